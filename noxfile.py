@@ -1,0 +1,49 @@
+"""Everything there is to run: ``nox -s demo``, ``tests``, ``lint``, ``types``, ``docs``."""
+
+import nox
+
+nox.options.sessions = ["tests"]
+nox.options.default_venv_backend = "virtualenv"
+CONSTRAINTS = ("-c", "constraints.txt")
+
+
+def install(session: nox.Session, *packages: str) -> None:
+    # torch first and by its exact version: a resolver left to itself may choose a build with gigabytes of CUDA
+    session.install(*CONSTRAINTS, "torch")
+    session.install(*CONSTRAINTS, *packages)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """The main job on an image with known truth: writes a figure and a table, prints what was found."""
+    install(session, ".[formats]")
+    session.run("stemkit", "demo", *(session.posargs or ["-o", "demo-output"]))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The test suite."""
+    install(session, "-e", ".[test]")
+    session.run("pytest", "-n", "2", "--dist", "loadfile", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style of the code."""
+    session.install(*CONSTRAINTS, "ruff")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Static types."""
+    install(session, "-e", ".", "mypy")
+    session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation, gallery included."""
+    install(session, "-e", ".[docs,formats]")
+    session.run("sphinx-build", "-n", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html", *session.posargs)

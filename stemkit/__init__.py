@@ -1,0 +1,62 @@
+"""stemkit: calibrate, synthesise, enhance and measure atomic-resolution STEM images.
+
+``import stemkit`` loads xarray (and registers ``image.stem``) but neither torch nor scikit-learn: those come with
+the first estimator that is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from stemkit import images as _images  # noqa: F401  (registers the accessor)
+
+if TYPE_CHECKING:
+    from stemkit.denoising import SFINDenoiser as SFINDenoiser
+    from stemkit.detection import AtomDetector as AtomDetector
+    from stemkit.io import datasets as datasets
+    from stemkit.io import read as read
+    from stemkit.io import write as write
+    from stemkit.noise import BackgroundNoise as BackgroundNoise
+    from stemkit.noise import Detector as Detector
+    from stemkit.noise import NoiseCalibrator as NoiseCalibrator
+    from stemkit.noise import NoiseModel as NoiseModel
+    from stemkit.noise import PointwiseNoise as PointwiseNoise
+    from stemkit.noise import ScanNoise as ScanNoise
+    from stemkit.periodicity import calibrated as calibrated
+    from stemkit.synthesis import STEMSynthesizer as STEMSynthesizer
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "read": "stemkit.io",
+    "write": "stemkit.io",
+    "datasets": "stemkit.io",
+    "calibrated": "stemkit.periodicity",
+    "NoiseCalibrator": "stemkit.noise",
+    "NoiseModel": "stemkit.noise",
+    "BackgroundNoise": "stemkit.noise",
+    "ScanNoise": "stemkit.noise",
+    "PointwiseNoise": "stemkit.noise",
+    "Detector": "stemkit.noise",
+    "STEMSynthesizer": "stemkit.synthesis",
+    "SFINDenoiser": "stemkit.denoising",
+    "AtomDetector": "stemkit.detection",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    try:
+        return importlib.import_module(f"stemkit.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"stemkit.{name}":
+            raise
+        raise AttributeError(f"module 'stemkit' has no attribute {name!r}") from None
+
+
+def __dir__() -> list[str]:
+    return __all__

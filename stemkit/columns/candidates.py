@@ -1,0 +1,122 @@
+"""Where columns may be: peaks of a map, or of an image seen through a filter of the columns' width."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+__all__ = ["column_response", "find_peaks", "nearest_distances", "peaks_above_noise"]
+
+#: The background around a column is seen through a Gaussian wider than the column by this factor.
+SURROUND = 2.0
+
+
+def find_peaks(values: NDArray, *, threshold: float, min_distance: float) -> NDArray[np.float64]:
+    """Local maxima above a threshold, no two closer than ``min_distance``; the higher one stays.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_y, n_x)
+    threshold : float
+        In the units of ``values``.
+    min_distance : float
+        In px.
+
+    Returns
+    -------
+    ndarray of shape (n_peaks, 2)
+        Sub-pixel ``(y, x)``, highest first. Peaks on the border count.
+    """
+    # plateaus have several maxima; the distance rule leaves one
+    is_peak = (values == ndimage.maximum_filter(values, size=3, mode="nearest")) & (values > threshold)
+    found = np.argwhere(is_peak)
+    if len(found) == 0:
+        return np.empty((0, 2))
+    found = found[np.argsort(-values[tuple(found.T)], kind="stable")]
+    positions = _subpixel(values, found)
+    return positions[_keep_highest(positions, min_distance)]
+
+
+def column_response(values: NDArray, sigma: float) -> NDArray[np.float64]:
+    """The image seen through a filter of the columns' shape, with the local background taken off.
+
+    The difference of a Gaussian of the columns' own width (the matched filter) and a wider one.
+    """
+    work = np.asarray(values, dtype=np.float64)
+    return ndimage.gaussian_filter(work, sigma, mode="reflect") - ndimage.gaussian_filter(
+        work, SURROUND * sigma, mode="reflect"
+    )
+
+
+def peaks_above_noise(
+    values: NDArray,
+    sigma: float,
+    *,
+    noise: float,
+    min_distance: float,
+    significance: float = 4.5,
+    correlation_x: float = 0.0,
+) -> NDArray[np.float64]:
+    """Peaks of :func:`column_response` that noise alone would not make.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_y, n_x)
+    sigma : float
+        Width of the columns, px.
+    noise : float
+        Standard deviation of the pointwise noise.
+    min_distance : float
+        In px.
+    significance : float
+        Threshold in standard deviations of the filtered noise.
+    correlation_x : float
+        Lag-1 correlation of the noise along the row.
+
+    Notes
+    -----
+    White noise through a 2-D Gaussian of sigma s keeps 1 / (4 pi s^2) of its variance; two Gaussians s and t share
+    1 / (2 pi (s^2 + t^2)). Noise correlated by rho along the row has (1 + rho) / (1 - rho) times the power at low
+    frequency.
+    """
+    wide = SURROUND * sigma
+    kept = 1 / (4 * np.pi * sigma**2) + 1 / (4 * np.pi * wide**2) - 1 / (np.pi * (sigma**2 + wide**2))
+    colour = (1 + correlation_x) / (1 - correlation_x)
+    deviation = noise * np.sqrt(kept * colour)
+    return find_peaks(column_response(values, sigma), threshold=significance * deviation, min_distance=min_distance)
+
+
+def nearest_distances(positions: NDArray) -> NDArray[np.float64]:
+    """Distance from each position to its nearest neighbour; empty for fewer than two."""
+    if len(positions) < 2:
+        return np.empty(0)
+    return cKDTree(positions).query(positions, k=2)[0][:, 1]
+
+
+def _subpixel(values: NDArray, found: NDArray) -> NDArray[np.float64]:
+    """Vertices of the parabolas through each maximum and its neighbours; on the border the pixel itself."""
+    padded = np.pad(np.asarray(values, dtype=np.float64), 1, mode="edge")
+    y, x = found.T + 1
+    at = padded[y, x]
+
+    def vertex(before: NDArray, after: NDArray) -> NDArray:
+        curvature = before - 2 * at + after
+        safe = np.where(curvature < 0, curvature, -1.0)
+        return np.where(curvature < 0, np.clip(0.5 * (before - after) / safe, -0.5, 0.5), 0.0)
+
+    shift_y = vertex(padded[y - 1, x], padded[y + 1, x])
+    shift_x = vertex(padded[y, x - 1], padded[y, x + 1])
+    return found + np.column_stack([shift_y, shift_x])
+
+
+def _keep_highest(positions: NDArray, min_distance: float) -> NDArray[np.bool_]:
+    """Which positions, given highest first, have no higher kept one within the distance."""
+    keep = np.ones(len(positions), dtype=bool)
+    pairs = cKDTree(positions).query_pairs(min_distance, output_type="ndarray")
+    # in order of the higher one: what an earlier peak has removed removes nothing itself
+    for high, low in pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))] if len(pairs) else ():
+        if keep[high]:
+            keep[low] = False
+    return keep

@@ -1,0 +1,77 @@
+"""Device, precision and seeding: the only file that knows about cuda, mps and cpu."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+__all__ = ["autocast", "describe_device", "resolve_device", "seed_from", "torch_generator"]
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """The device that ``device`` names; ``"auto"`` takes a GPU where there is one.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown or the device is not there.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        # the network needs FFTs and float64 at the door, which Apple's backend lacks in part: asked for by name only
+        return torch.device("cpu")
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f'device must be "auto" or a torch device such as "cpu" or "cuda", but is {device!r}') from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f'device={device!r} was asked for, but torch finds no CUDA device: use device="auto"')
+    return found
+
+
+def describe_device(device: torch.device) -> str:
+    """The device in words, for model cards and tables."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} thread(s)"
+
+
+def seed_from(random_state: int | np.random.RandomState | np.random.Generator | None) -> int:
+    """A seed for torch from whatever scikit-learn accepts as ``random_state``."""
+    if isinstance(random_state, np.random.Generator):
+        return int(random_state.integers(2**62))
+    if isinstance(random_state, int | np.integer):
+        return int(random_state)
+    if random_state is None:
+        return int(np.random.default_rng().integers(2**62))
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**31 - 1)) * 2**31 + int(random_state.randint(2**31 - 1))
+    raise ValueError(
+        "random_state must be None, an int, a numpy RandomState or a numpy Generator, but is "
+        f"{type(random_state).__name__}"
+    )
+
+
+def torch_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A seeded generator that lives on the device."""
+    return torch.Generator(device=device).manual_seed(seed % 2**63)
+
+
+def autocast(device: torch.device, enabled: bool = True) -> contextlib.AbstractContextManager:
+    """Mixed precision in bfloat16 where the device multiplies it fast, nothing elsewhere."""
+    if enabled and device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Run a block with torch's global generators seeded, and leave them as they were."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed % 2**63)
+        yield

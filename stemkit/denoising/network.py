@@ -1,0 +1,393 @@
+"""Denoising by networks."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+import stemkit
+from stemkit.compute import resolve_device, seed_from
+from stemkit.denoising.inference import resampled, run_network, sampling_factor
+from stemkit.denoising.training import PairSource, Source, SynthesisSource, train
+from stemkit.denoising.weights import OUTPUTS, NetworkInfo, load_weights
+from stemkit.images import (
+    MEASURED,
+    Images,
+    check_noise_attr,
+    float_dtype,
+    intensity_scale,
+    join,
+    mode_sign,
+    resolve_mode,
+    split,
+    warn_if_small,
+)
+from stemkit.metrics import psnr
+from stemkit.noise import NoiseCalibrator, NoiseModel
+from stemkit.periodicity import find_periodicity
+from stemkit.synthesis.recipe import Recipe
+
+__all__ = ["SFINDenoiser"]
+
+SAMPLINGS = ("auto", "native")
+#: Architecture of a network trained from scratch where nothing else is asked for: what a CPU trains in minutes.
+FROM_SCRATCH = {"width": 32, "n_blocks": 4, "downsampling": 2}
+
+
+class SFINDenoiser(TransformerMixin, BaseEstimator):
+    """Enhance images with the spatial-frequency interactive network.
+
+    With the shipped weights there is nothing to train: ``SFINDenoiser().fit_transform(image)``. Given pairs, ``fit``
+    trains on them; with ``fine_tune=True`` or ``weights=None`` and images alone, it measures their noise and
+    spacing, synthesises pairs like them and trains on those.
+
+    Parameters
+    ----------
+    weights : str, path or None, default="auto"
+        ``"auto"`` takes the shipped weights, a path a stemkit ``.safetensors`` or a checkpoint of the authors; None
+        starts from scratch.
+    target : {"enhance", "detect", "superresolve"}, default="enhance"
+        The map that ``transform`` returns.
+    fine_tune : bool, default=False
+        Go on training the weights on pairs synthesised like the images given to ``fit``.
+    n_blocks, width, downsampling : int or None, default=None
+        Architecture, see :class:`stemkit.networks.SFIN`. None takes the weights' own.
+    lr : float, default=2e-3
+        Highest learning rate.
+    max_epochs : int, default=10
+    batches_per_epoch : int, default=50
+    batch_size : int, default=8
+    crop_size : int, default=128
+        Edge of the training crops, px.
+    loss : {"l1", "l2"}, default="l1"
+    sampling : {"auto", "native"}, default="auto"
+        ``"auto"`` resamples an image whose spacing the network has not seen, and resamples the result back.
+    tile_size : int, default=2048
+        Larger images are enhanced in overlapping tiles of this size, px.
+    average_flips : bool, default=False
+        Average over the mirror images, at four times the cost; their spread becomes the coordinate ``uncertainty``.
+    mode : {"haadf", "bf"} or None, default=None
+        None asks the image, and infers it where the image does not say.
+    device : str, default="auto"
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+    random_state : int, RandomState or None, default=None
+        Seed of the training: the same one on the same device gives the same network.
+    verbose : int, default=0
+        1 shows a progress bar while training.
+
+    Attributes
+    ----------
+    net_ : torch.nn.Module
+        The network.
+    info_ : NetworkInfo
+        Its architecture, outputs and the spacings it knows (px).
+    history_ : pandas.DataFrame
+        One row per epoch of training; empty where nothing was trained.
+    n_images_ : int
+        Number of images seen by ``fit``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For anything that is not an image, unknown weights, or an architecture that contradicts the weights.
+
+    Notes
+    -----
+    The input is normalised by its mean and standard deviation in float64, and the result brought back: intensities
+    stay in the image's units. An image that comes as a DataArray carries the recorded pixels on as the coordinate
+    ``measured``, and the network's other maps as ``detect`` and ``superresolve``.
+
+    References
+    ----------
+    .. [1] Li, Wu, Shao, Zhang, Fu, "Noise Calibration and Spatial-Frequency Interactive Network for STEM Image
+       Enhancement", CVPR 2025, https://arxiv.org/abs/2504.02555
+
+    Examples
+    --------
+    >>> from stemkit import SFINDenoiser, STEMSynthesizer
+    >>> from stemkit.metrics import psnr
+    >>> pairs = STEMSynthesizer(shape=(128, 128), random_state=1).sample(1)
+    >>> enhanced = SFINDenoiser().fit_transform(pairs["noisy"])
+    >>> psnr(enhanced, pairs["enhance"]) > psnr(pairs["noisy"], pairs["enhance"])
+    True
+    """
+
+    def __init__(
+        self,
+        *,
+        weights: str | Path | None = "auto",
+        target: str = "enhance",
+        fine_tune: bool = False,
+        n_blocks: int | None = None,
+        width: int | None = None,
+        downsampling: int | None = None,
+        lr: float = 2e-3,
+        max_epochs: int = 10,
+        batches_per_epoch: int = 50,
+        batch_size: int = 8,
+        crop_size: int = 128,
+        loss: str = "l1",
+        sampling: str = "auto",
+        tile_size: int = 2048,
+        average_flips: bool = False,
+        mode: str | None = None,
+        device: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ):
+        self.weights = weights
+        self.target = target
+        self.fine_tune = fine_tune
+        self.n_blocks = n_blocks
+        self.width = width
+        self.downsampling = downsampling
+        self.lr = lr
+        self.max_epochs = max_epochs
+        self.batches_per_epoch = batches_per_epoch
+        self.batch_size = batch_size
+        self.crop_size = crop_size
+        self.loss = loss
+        self.sampling = sampling
+        self.tile_size = tile_size
+        self.average_flips = average_flips
+        self.mode = mode
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: Images, y: Images | None = None) -> SFINDenoiser:
+        """Load the weights and, where asked for, train.
+
+        Parameters
+        ----------
+        X : DataArray, ndarray or list of them
+            Recorded images, ``(n_y, n_x)`` or ``(n_images, n_y, n_x)``.
+        y : like X, optional
+            What ``target`` is for each of them, same shapes; then the network is trained on these pairs. A
+            one-dimensional y (labels that a pipeline hands on) is ignored.
+
+        Returns
+        -------
+        self
+        """
+        self._check_parameters()
+        images = split(X)
+        for image in images:
+            warn_if_small(image)
+        truth = None if y is None or np.ndim(y[0]) == 0 else split(y, name="y")
+        module, info = load_weights(self.weights) if self.weights is not None else (None, None)
+        info = self._check_info(info, supervised=truth is not None)
+        self.history_ = pd.DataFrame()
+        if truth is not None:
+            module, info = self._train(module, info, *self._pairs(images, truth, info))
+        elif self.fine_tune or module is None:
+            module, info = self._train(module, info, *self._synthesis(images, info))
+        assert module is not None
+        self.net_ = module.eval().to("cpu")
+        self.info_ = info
+        self.n_images_ = len(images)
+        return self
+
+    def transform(self, X: Images) -> Images:
+        """Enhance images.
+
+        Returns
+        -------
+        Same type, dims, coordinates and units as ``X``
+            DataArrays carry ``measured`` and the network's other maps as coordinates.
+        """
+        check_is_fitted(self, "net_")
+        self._check_parameters()
+        device = resolve_device(self.device)
+        module = self.net_.to(device)
+        try:
+            return join([self._enhanced(image, module) for image in split(X)], X)
+        finally:
+            self.net_.to("cpu")
+
+    def score(self, X: Images, y: Images) -> float:
+        """Mean PSNR (dB) of the transformed images against the truth."""
+        results, truth = split(self.transform(X)), split(y, name="y")
+        return float(np.mean([psnr(r.values, t.values) for r, t in zip(results, truth, strict=True)]))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = True
+        tags.input_tags.three_d_array = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        tags.non_deterministic = False
+        return tags
+
+    # --- parameters ----------------------------------------------------------------------------------------------
+
+    def _check_parameters(self) -> None:
+        if self.target not in OUTPUTS:
+            raise ValueError(f"target must be one of {', '.join(map(repr, OUTPUTS))}, but is {self.target!r}")
+        if self.sampling not in SAMPLINGS:
+            raise ValueError(f"sampling must be one of {', '.join(map(repr, SAMPLINGS))}, but is {self.sampling!r}")
+        for name, least in (("max_epochs", 0), ("batches_per_epoch", 1), ("batch_size", 1), ("crop_size", 8)):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or value < least:
+                raise ValueError(f"{name} must be an integer of at least {least}, but is {value!r}")
+        if self.tile_size < 64:
+            raise ValueError(f"tile_size must be at least 64 px, but is {self.tile_size!r}")
+        if not self.lr > 0:
+            raise ValueError(f"lr must be positive, but is {self.lr!r}")
+        if self.fine_tune and self.weights is None:
+            raise ValueError("fine_tune=True needs weights to start from, but weights is None: leave fine_tune out")
+
+    def _check_info(self, info: NetworkInfo | None, supervised: bool) -> NetworkInfo:
+        """The weights' architecture, which the parameters may confirm; without weights, what the parameters ask."""
+        asked = {k: getattr(self, k) for k in FROM_SCRATCH if getattr(self, k) is not None}
+        if info is None:
+            outputs = (self.target,) if supervised else OUTPUTS
+            return NetworkInfo(**{**FROM_SCRATCH, **asked}, outputs=outputs)
+        for name, value in asked.items():
+            if value != getattr(info, name):
+                raise ValueError(
+                    f"{name} must be None or that of the weights, {getattr(info, name)}, but is {value!r}: "
+                    "pass weights=None to train another architecture"
+                )
+        if self.target not in info.outputs:
+            raise ValueError(f"target must be one of the weights' outputs {info.outputs}, but is {self.target!r}")
+        return info
+
+    # --- training ------------------------------------------------------------------------------------------------
+
+    def _train(self, module: Any, info: NetworkInfo, source: Source, info_after: NetworkInfo) -> tuple[Any, Any]:
+        net = train(
+            info,
+            source,
+            device=resolve_device(self.device),
+            seed=seed_from(self.random_state),
+            max_epochs=self.max_epochs,
+            batches_per_epoch=self.batches_per_epoch,
+            lr=self.lr,
+            loss=self.loss,
+            module=module,
+            verbose=self.verbose,
+        )
+        self.history_ = pd.DataFrame([{k: v for k, v in e.items() if k != "batches"} for e in net.history.to_list()])
+        return net.module_, info_after
+
+    def _pairs(
+        self, images: list[xr.DataArray], truth: list[xr.DataArray], info: NetworkInfo
+    ) -> tuple[Source, NetworkInfo]:
+        if [i.shape for i in images] != [t.shape for t in truth]:
+            raise ValueError(
+                f"y must hold one image per image of X and of its shape, but the shapes are {[t.shape for t in truth]} "
+                f"and {[i.shape for i in images]}"
+            )
+        noisy, clean = [], []
+        for image, target in zip(images, truth, strict=True):
+            sign = mode_sign(resolve_mode(image, self.mode))
+            offset, scale = _network_units(image.values * sign, info)
+            noisy.append((image.values * sign - offset) / (scale or 1.0))
+            clean.append(_to_network(target.values, self.target, sign, offset, scale or 1.0))
+        source = PairSource(
+            noisy,
+            clean,
+            self.batch_size,
+            self.crop_size,
+            max(8, info.downsampling),
+            resolve_device(self.device),
+            channel=self.target,
+        )
+        return source, dataclasses.replace(info, spacing=_widened(info.spacing, images), sha256="")
+
+    def _synthesis(self, images: list[xr.DataArray], info: NetworkInfo) -> tuple[Source, NetworkInfo]:
+        models = [_noise_of(image, self.mode) for image in images]
+        spacings = [s for s in (find_periodicity(i.values).spacing for i in images) if s is not None]
+        known = Recipe().spacing
+        spacing = (0.8 * min(spacings), 1.25 * max(spacings)) if spacings else known
+        recipe = Recipe(spacing=(max(3.0, spacing[0]), max(4.0, spacing[1])), noise=models[0].parameters())
+        size = max(32, self.crop_size // 16 * 16)
+        source = SynthesisSource(recipe, info.outputs, self.batch_size, [size])
+        return source, dataclasses.replace(info, spacing=recipe.spacing, sha256="")
+
+    # --- inference -----------------------------------------------------------------------------------------------
+
+    def _enhanced(self, image: xr.DataArray, module: Any) -> xr.DataArray:
+        warn_if_small(image)
+        sign = mode_sign(resolve_mode(image, self.mode))
+        offset, scale = _network_units(image.values * sign, self.info_)
+        if scale == 0:
+            maps = {name: np.zeros(image.shape) for name in self.info_.outputs}
+            maps["enhance"] = np.asarray(image.values, dtype=np.float64)
+        else:
+            maps = self._maps(image.values, sign, offset, scale, module)
+        return self._carrying(image, maps)
+
+    def _maps(self, values: NDArray, sign: float, offset: float, scale: float, module: Any) -> dict[str, NDArray]:
+        """The network's maps in the image's units and sampling."""
+        work = (values.astype(np.float64) * sign - offset) / scale
+        spacing = find_periodicity(work).spacing if self.sampling == "auto" else None
+        factor = sampling_factor(spacing, self.info_.spacing)
+        shape = tuple(max(8, round(n * factor)) for n in work.shape)
+        work = work if factor == 1.0 else resampled(work, shape)
+        raw, spread = run_network(
+            module,
+            work,
+            multiple=self.info_.downsampling,
+            device=resolve_device(self.device),
+            tile_size=self.tile_size,
+            average_flips=self.average_flips,
+        )
+        if factor != 1.0:
+            raw = resampled(raw, values.shape)
+            spread = None if spread is None else resampled(spread, values.shape)
+        maps = {n: _from_network(raw[i], n, sign, offset, scale) for i, n in enumerate(self.info_.outputs)}
+        if spread is not None:
+            i = self.info_.outputs.index(self.target)
+            maps["uncertainty"] = spread[i] * (1.0 if self.target == "detect" else scale)
+        return maps
+
+    def _carrying(self, image: xr.DataArray, maps: dict[str, NDArray]) -> xr.DataArray:
+        dtype = float_dtype(image.dtype)
+        out = image.copy(data=maps[self.target].astype(dtype))
+        made = {"stemkit": stemkit.__version__, "step": "enhance", "target": self.target, "weights": self.info_.sha256}
+        out.attrs = {**image.attrs, "stemkit": json.dumps(made)}
+        recorded = image.coords[MEASURED].values if MEASURED in image.coords else image.values
+        others = {k: v.astype(np.float32) for k, v in maps.items() if k != self.target}
+        return out.assign_coords({MEASURED: (image.dims, recorded), **{k: (image.dims, v) for k, v in others.items()}})
+
+
+def _noise_of(image: xr.DataArray, mode: str | None) -> NoiseModel:
+    known = check_noise_attr(image)
+    return NoiseModel.from_dict(known) if known else NoiseCalibrator(mode=mode).fit(image).noise_model_
+
+
+def _network_units(values: NDArray, info: NetworkInfo) -> tuple[float, float]:
+    if info.scaling == "standard":
+        return intensity_scale(values)
+    low, high = float(values.min()), float(values.max())
+    return low, (high - low) / 255.0
+
+
+def _to_network(values: NDArray, name: str, sign: float, offset: float, scale: float) -> NDArray:
+    if name == "detect":
+        return values
+    return (values * sign - (offset if name == "enhance" else 0.0)) / scale
+
+
+def _from_network(values: NDArray, name: str, sign: float, offset: float, scale: float) -> NDArray:
+    if name == "detect":
+        return values
+    return sign * (values.astype(np.float64) * scale + (offset if name == "enhance" else 0.0))
+
+
+def _widened(known: tuple[float, float] | None, images: list[xr.DataArray]) -> tuple[float, float] | None:
+    spacings = [s for s in (find_periodicity(i.values).spacing for i in images) if s is not None]
+    if not spacings:
+        return known
+    low, high = 0.8 * min(spacings), 1.25 * max(spacings)
+    return (low, high) if known is None else (min(low, known[0]), max(high, known[1]))

@@ -1,0 +1,5 @@
+"""Measuring atomic columns."""
+
+from stemkit.detection.detector import AtomDetector
+
+__all__ = ["AtomDetector"]

@@ -1,0 +1,5 @@
+"""Plain torch modules: they know nothing of files, xarray or scikit-learn."""
+
+from stemkit.networks.sfin import SFIN
+
+__all__ = ["SFIN"]

@@ -1,0 +1,72 @@
+"""The paper's figure 3: two filters split an image's noise into a scan part and a pointwise part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+__all__ = ["Curve", "figure3"]
+
+#: Bins of a curve that hold fewer of the pixels than this are left out: the high-gradient tail.
+SMALLEST_SHARE = 0.005
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A standard deviation against what it depends on, with the straight line through it.
+
+    ``x``, ``y`` and ``count`` are ``(n_bins,)``; the line is ``intercept + slope x``, weighted by the counts.
+    """
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    count: NDArray[np.int64]
+    intercept: float
+    slope: float
+
+
+def figure3(values: NDArray, sigma: float, n_bins: int = 24) -> tuple[Curve, Curve]:
+    """Deviation of the scan residual against the gradient, and of the pointwise residual against the pixel value.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_y, n_x)
+        One image, in its own units.
+    sigma : float
+        Width of both filters, px.
+
+    Returns
+    -------
+    scan, pointwise : Curve
+        The pointwise deviation is corrected for what the row filter itself takes of white noise: the residual keeps
+        ``1 - 2 h(0) + sum(h^2)`` of its variance, for the row filter's kernel h.
+
+    References
+    ----------
+    Li, Wu, Shao, Zhang, Fu, CVPR 2025, https://arxiv.org/abs/2504.02555, figure 3
+    """
+    work = np.asarray(values, dtype=np.float64)
+    blurred = ndimage.gaussian_filter(work, sigma)
+    row_blurred = ndimage.gaussian_filter1d(work, sigma, axis=1)
+    gradient = np.hypot(*np.gradient(blurred)) if min(work.shape) > 1 else np.zeros_like(work)
+    scan = _curve(gradient, row_blurred - blurred, n_bins)
+    kernel = ndimage.gaussian_filter1d(np.eye(1, 8 * int(np.ceil(sigma)) + 9, 4 * int(np.ceil(sigma)) + 4)[0], sigma)
+    kept = 1 - 2 * kernel.max() + (kernel**2).sum()
+    pointwise = _curve(blurred, (work - row_blurred) / np.sqrt(kept), n_bins)
+    return scan, pointwise
+
+
+def _curve(x: NDArray, residual: NDArray, n_bins: int) -> Curve:
+    edges = np.linspace(x.min(), x.max() + 1e-12 * (1 + abs(x.max())), n_bins + 1)
+    index = np.clip(np.digitize(x.ravel(), edges) - 1, 0, n_bins - 1)
+    count = np.bincount(index, minlength=n_bins)
+    square = np.bincount(index, residual.ravel() ** 2, minlength=n_bins)
+    keep = count > max(SMALLEST_SHARE * x.size, 10)
+    if keep.sum() < 2:
+        return Curve(np.empty(0), np.empty(0), np.empty(0, dtype=np.int64), float(residual.std()), 0.0)
+    centre, deviation = (edges[:-1] + edges[1:])[keep] / 2, np.sqrt(square[keep] / count[keep])
+    slope, intercept = np.polyfit(centre, deviation, 1, w=np.sqrt(count[keep]))
+    return Curve(centre, deviation, count[keep], float(intercept), float(slope))

@@ -1,0 +1,199 @@
+"""Spacing and lattice vectors from an image's autocorrelation, and calibration by a known spacing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy import fft, ndimage
+
+from stemkit.images import Images, join, split, with_pixel_sizes
+
+__all__ = ["Periodicity", "calibrated", "find_periodicity"]
+
+#: A peak of the autocorrelation counts when it stands this many deviations above the noise of the correlogram.
+SIGNIFICANCE = 6.0
+#: Columns closer than this can't be told from the probe in an autocorrelation, px.
+SHORTEST = 2.0
+
+
+@dataclass(frozen=True)
+class Periodicity:
+    """What repeats in an image.
+
+    Parameters
+    ----------
+    spacing : float or None
+        Shortest distance at which the image resembles itself, px: that of neighbouring columns where they are
+        resolved. None where nothing repeats.
+    vectors : ndarray of shape (2, 2) or None
+        The two shortest independent repeat vectors as rows ``(y, x)``, px.
+    strength : float
+        Height of the autocorrelation at the spacing, relative to that of the noise-free image at zero shift; 1 is a
+        perfect crystal.
+    """
+
+    spacing: float | None
+    vectors: NDArray[np.float64] | None
+    strength: float
+
+
+def find_periodicity(values: NDArray) -> Periodicity:
+    """Measure the repeat distances of one image.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_y, n_x)
+        Either contrast: the autocorrelation does not know bright from dark.
+
+    Notes
+    -----
+    The autocorrelation of the image without its slow variation, of whole rows levelled (streaks would make a ridge
+    along x), computed with zero padding and divided by the number of overlapping pixels. Peaks are kept where they
+    stand above the noise of the correlogram; near the origin, where the probe's own width hides neighbours, the
+    correlogram is compared with what surrounds it at the same distance.
+    """
+    n_y, n_x = values.shape
+    if min(n_y, n_x) < 8 or np.ptp(values) == 0:
+        return Periodicity(None, None, 0.0)
+    correlogram = _autocorrelation(_levelled(np.asarray(values, dtype=np.float64)))
+    peaks, heights = _peaks(correlogram)
+    if len(peaks) == 0:
+        return Periodicity(None, None, 0.0)
+    length = np.hypot(*peaks.T)
+    tall = heights >= 0.35 * heights.max()
+    nearest = int(np.argmin(np.where(tall, length, np.inf)))
+    spacing = float(length[nearest])
+    return Periodicity(spacing, _two_shortest(peaks[tall], length[tall]), float(heights[nearest]))
+
+
+def calibrated(image: Images, *, pixel_size: float | None = None, spacing: float | None = None) -> Images:
+    """Give an image its pixel size.
+
+    Parameters
+    ----------
+    image : DataArray, ndarray or list of them
+        An ndarray comes back as a DataArray, since it can't carry a pixel size.
+    pixel_size : float, optional
+        Edge of a pixel, nm.
+    spacing : float, optional
+        Known distance of the nearest equivalent columns, nm: the pixel size follows from the spacing that is
+        measured in the image, in px.
+
+    Returns
+    -------
+    DataArray or list of DataArray
+
+    Raises
+    ------
+    ValueError
+        If not exactly one of the two is given, if it is not positive, or if the image has no lattice.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import stemkit
+    >>> image = stemkit.calibrated(np.zeros((64, 64)), pixel_size=0.01)
+    >>> image.stem.pixel_size
+    0.01
+    """
+    if (pixel_size is None) == (spacing is None):
+        raise ValueError(
+            f"give exactly one of pixel_size and spacing, in nm, but they are {pixel_size!r} and {spacing!r}"
+        )
+    results = [_calibrated_one(one, pixel_size, spacing) for one in split(image, name="image")]
+    if isinstance(image, np.ndarray):
+        if image.ndim == 2:
+            return results[0]
+        template = xr.DataArray(image, dims=("image", "y", "x"), coords={d: results[0].coords[d] for d in ("y", "x")})
+        return join(results, template)
+    if isinstance(image, xr.DataArray) and image.ndim == 3:
+        return join(results, image.assign_coords({d: results[0].coords[d] for d in ("y", "x")}))
+    return results if isinstance(image, list | tuple) else results[0]
+
+
+def _calibrated_one(image: xr.DataArray, pixel_size: float | None, spacing: float | None) -> xr.DataArray:
+    if pixel_size is None:
+        assert spacing is not None
+        if not spacing > 0:
+            raise ValueError(f"spacing must be a positive number of nm, but is {spacing!r}")
+        measured = find_periodicity(image.values).spacing
+        if measured is None:
+            raise ValueError("spacing needs a lattice, but nothing repeats in this image: give pixel_size instead")
+        pixel_size = spacing / measured
+    return with_pixel_sizes(image, pixel_size, pixel_size)
+
+
+# --- steps -------------------------------------------------------------------------------------------------------
+
+
+def _levelled(values: NDArray) -> NDArray:
+    """Without slow variation, outliers and row offsets."""
+    low, high = np.quantile(values, [0.001, 0.999])
+    clipped = np.clip(values, low, high)
+    broad = max(4.0, min(values.shape) / 12)
+    flat = clipped - ndimage.gaussian_filter(clipped, broad, mode="reflect")
+    return flat - np.median(flat, axis=1, keepdims=True)
+
+
+def _autocorrelation(flat: NDArray) -> NDArray:
+    """Unbiased autocorrelation up to a third of the image, zero shift at the centre, without the noise's spike."""
+    n_y, n_x = flat.shape
+    size = [fft.next_fast_len(2 * n, real=True) for n in flat.shape]
+    power = np.abs(fft.rfft2(flat, s=size)) ** 2
+    overlap = fft.irfft2(np.abs(fft.rfft2(np.ones_like(flat), s=size)) ** 2, s=size)
+    correlation = fft.irfft2(power, s=size) / np.maximum(overlap, 1.0)
+    reach_y, reach_x = max(3, n_y // 3), max(3, n_x // 3)
+    rows = np.r_[-reach_y : reach_y + 1]
+    columns = np.r_[-reach_x : reach_x + 1]
+    correlogram = correlation[np.ix_(rows, columns)]
+    # rows are noisy together: at zero shift along y the correlogram holds the noise beside the image
+    correlogram[reach_y] = (correlogram[reach_y - 1] + correlogram[reach_y + 1]) / 2
+    return correlogram / max(correlogram[reach_y, reach_x], 1e-300)
+
+
+def _peaks(correlogram: NDArray) -> tuple[NDArray, NDArray]:
+    """Sub-pixel peaks (y, x) relative to the centre in the upper half plane, with their heights."""
+    smooth = ndimage.gaussian_filter(correlogram, 0.7)
+    centre = np.array(correlogram.shape) // 2
+    is_peak = smooth == ndimage.maximum_filter(smooth, size=3)
+    is_peak[[0, -1], :] = is_peak[:, [0, -1]] = False
+    candidates = np.argwhere(is_peak)
+    offset = candidates - centre
+    upper = (offset[:, 0] > 0) | ((offset[:, 0] == 0) & (offset[:, 1] > 0))
+    distance = np.hypot(*offset.T)
+    candidates, distance = candidates[upper & (distance >= SHORTEST)], distance[upper & (distance >= SHORTEST)]
+    heights = smooth[tuple(candidates.T)]
+    noise = 1.4826 * np.median(np.abs(smooth - np.median(smooth)))
+    surround = ndimage.minimum_filter(smooth, size=5)[tuple(candidates.T)]
+    keep = (heights > max(0.08, 0.5 * noise)) & (heights - surround > 0.01)
+    if not keep.any() or heights[keep].max() < min(SIGNIFICANCE * noise, 0.2):
+        return np.empty((0, 2)), np.empty(0)
+    candidates, heights = candidates[keep], heights[keep]
+    return np.array([_subpixel(smooth, y, x) for y, x in candidates]) - centre, heights
+
+
+def _subpixel(values: NDArray, y: int, x: int) -> tuple[float, float]:
+    """Vertex of the parabolas through a peak and its neighbours."""
+
+    def vertex(before: float, at: float, after: float) -> float:
+        curvature = before - 2 * at + after
+        return 0.0 if curvature >= 0 else float(np.clip(0.5 * (before - after) / curvature, -0.5, 0.5))
+
+    return (
+        y + vertex(values[y - 1, x], values[y, x], values[y + 1, x]),
+        x + vertex(values[y, x - 1], values[y, x], values[y, x + 1]),
+    )
+
+
+def _two_shortest(peaks: NDArray, length: NDArray) -> NDArray | None:
+    order = np.argsort(length)
+    first = peaks[order[0]]
+    for i in order[1:]:
+        other = peaks[i]
+        sine = abs(first[0] * other[1] - first[1] * other[0]) / (length[order[0]] * length[i])
+        if sine > 0.4:
+            return np.array([first, other])
+    return None

@@ -1,0 +1,278 @@
+"""Synthetic images with known truth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from torch import Tensor
+
+from stemkit.compute import resolve_device, seed_from, torch_generator
+from stemkit.images import MODES, Images, check_noise_attr, mode_sign, pixel_sizes, resolve_mode, split
+from stemkit.noise import NoiseCalibrator, NoiseModel
+from stemkit.noise.drawing import NoiseParameters
+from stemkit.periodicity import find_periodicity
+from stemkit.synthesis.recipe import ARRANGEMENTS, Batch, Recipe, draw_batch
+
+__all__ = ["STEMSynthesizer"]
+
+#: Images are drawn in chunks of this many, each with a seed of its own: `sample(n)` is a prefix of `sample(m)`.
+CHUNK = 4
+#: Without an image to learn from: nm, and intensities of a normalised detector.
+PIXEL_SIZE = 0.01
+SCALES = {"haadf": (1.0, 0.1), "bf": (0.5, 1.0)}
+
+
+class STEMSynthesizer(BaseEstimator):
+    """Draw pairs of noisy and ideal images of lattices, amorphous matter and single atoms.
+
+    Columns are Gaussians; crystals of the five planar lattices carry up to four columns per cell, with vacancies,
+    atoms of another kind, islands and uneven thickness. The noise is a :class:`~stemkit.NoiseModel`. Fitted to
+    images, it draws pairs with *their* noise, spacing, contrast and pixel size.
+
+    Parameters
+    ----------
+    mode : {"haadf", "bf"} or None, default=None
+        None takes it from the fitted images; without them "haadf".
+    noise : NoiseModel or None, default=None
+        None takes it from the fitted images; without them it is drawn anew for each image.
+    shape : (int, int), default=(256, 256)
+        ``(n_y, n_x)`` of the images, px.
+    pixel_size : float or None, default=None
+        nm; None takes it from the fitted images; without them 0.01.
+    arrangements : tuple of str, default=("lattice", "random", "sparse")
+        What is drawn.
+    spacing : float, (float, float) or None, default=None
+        Distance of neighbouring columns, nm, or its range. None takes it from the fitted images; without them it is
+        drawn between 7 and 32 px.
+    vacancies : float, default=0.06
+        The largest fraction of columns that are missing.
+    random_state : int, RandomState or None, default=None
+        The same seed gives the same images.
+    device : str, default="auto"
+        Where ``stream`` draws; ``sample`` draws on the CPU, so that its images do not depend on the machine's GPU.
+
+    Attributes
+    ----------
+    mode_, noise_model_, pixel_size_, spacing_
+        What was learnt from the images: ``pixel_size_`` in nm or None, ``spacing_`` (low, high) in px or None.
+
+    Examples
+    --------
+    >>> from stemkit import STEMSynthesizer
+    >>> pairs, columns = STEMSynthesizer(shape=(64, 64), random_state=0).sample(2, return_columns=True)
+    >>> sorted(pairs)
+    ['detect', 'enhance', 'noisy', 'superresolve']
+    >>> pairs["noisy"].shape
+    (2, 64, 64)
+    """
+
+    def __init__(
+        self,
+        *,
+        mode: str | None = None,
+        noise: NoiseModel | None = None,
+        shape: tuple[int, int] = (256, 256),
+        pixel_size: float | None = None,
+        arrangements: tuple[str, ...] = ARRANGEMENTS,
+        spacing: float | tuple[float, float] | None = None,
+        vacancies: float = 0.06,
+        random_state: int | np.random.RandomState | None = None,
+        device: str = "auto",
+    ):
+        self.mode = mode
+        self.noise = noise
+        self.shape = shape
+        self.pixel_size = pixel_size
+        self.arrangements = arrangements
+        self.spacing = spacing
+        self.vacancies = vacancies
+        self.random_state = random_state
+        self.device = device
+
+    def fit(self, X: Images, y: object = None) -> STEMSynthesizer:
+        """Learn mode, noise, pixel size and spacing from images.
+
+        Parameters
+        ----------
+        X : DataArray, ndarray or list of them
+            ``(n_y, n_x)`` or ``(n_images, n_y, n_x)``.
+        y : ignored
+
+        Returns
+        -------
+        self
+        """
+        images = split(X)
+        self._check_parameters()
+        self.mode_ = resolve_mode(images[0], self.mode)
+        known = check_noise_attr(images[0])
+        self.noise_model_ = (
+            NoiseModel.from_dict(known) if known else NoiseCalibrator(mode=self.mode_).fit(X).noise_model_
+        )
+        sizes = pixel_sizes(images[0])
+        self.pixel_size_ = None if sizes is None else sizes[1]
+        spacings = [s for s in (find_periodicity(i.values).spacing for i in images) if s is not None]
+        self.spacing_ = (0.9 * min(spacings), 1.1 * max(spacings)) if spacings else None
+        return self
+
+    def sample(self, n: int = 1, *, return_columns: bool = False) -> xr.Dataset | tuple[xr.Dataset, pd.DataFrame]:
+        """Draw ``n`` pairs; ``sample(n)`` is the beginning of ``sample(m)`` for m > n.
+
+        Parameters
+        ----------
+        n : int
+        return_columns : bool
+            Also return the true columns.
+
+        Returns
+        -------
+        pairs : Dataset
+            ``noisy``, ``enhance``, ``detect``, ``superresolve``, each ``(image, y, x)``, float32.
+        columns : DataFrame
+            One row per column within the frame: ``image, y, x`` (nm), ``y_px, x_px, amplitude, sigma`` (nm),
+            ``species``.
+        """
+        if not isinstance(n, int | np.integer) or n < 1:
+            raise ValueError(f"n must be a positive integer, but is {n!r}")
+        self._check_parameters()
+        seed = seed_from(self.random_state)
+        batches = []
+        for chunk in range(-(-int(n) // CHUNK)):
+            generator = torch_generator(int(np.random.SeedSequence([seed, chunk]).generate_state(1, np.uint64)[0]))
+            batches.append(draw_batch(self._recipe(), CHUNK, self._shape(), generator))
+        pairs = self._dataset(batches).isel(image=slice(0, n))
+        if not return_columns:
+            return pairs
+        table = pd.concat([self._columns(b, CHUNK * i) for i, b in enumerate(batches)], ignore_index=True)
+        return pairs, table[table["image"] < n]
+
+    def stream(self, batch_size: int = 8) -> Iterator[dict[str, Tensor]]:
+        """Endless batches ``(batch_size, n_y, n_x)`` of ``noisy``, ``enhance``, ``detect``, ``superresolve`` on the
+        device, columns bright, in units of the contrast above the background's level.
+        """
+        self._check_parameters()
+        generator = torch_generator(seed_from(self.random_state), resolve_device(self.device))
+        while True:
+            batch = draw_batch(self._recipe(), batch_size, self._shape(), generator)
+            yield {"noisy": batch.noisy, **vars(batch.targets)}
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = True
+        tags.input_tags.three_d_array = True
+        return tags
+
+    # --- what is drawn -------------------------------------------------------------------------------------------
+
+    def _check_parameters(self) -> None:
+        if self.mode is not None and self.mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))} or None, but is {self.mode!r}")
+        if len(tuple(self.shape)) != 2 or min(self.shape) < 8:
+            raise ValueError(f"shape must be (n_y, n_x) of at least 8 px each, but is {self.shape!r}")
+        if not 0 <= self.vacancies < 1:
+            raise ValueError(f"vacancies must be a fraction from 0 to below 1, but is {self.vacancies!r}")
+        if self.pixel_size is not None and not self.pixel_size > 0:
+            raise ValueError(f"pixel_size must be a positive number of nm, but is {self.pixel_size!r}")
+        unknown = set(self.arrangements) - set(ARRANGEMENTS)
+        if unknown or not self.arrangements:
+            raise ValueError(f"arrangements must be some of {ARRANGEMENTS}, but is {self.arrangements!r}")
+        if self.noise is not None and self.mode is not None and self.noise.mode != self.mode:
+            raise ValueError(f"noise is for mode {self.noise.mode!r}, but mode is {self.mode!r}: give the two alike")
+
+    def _shape(self) -> tuple[int, int]:
+        return int(self.shape[0]), int(self.shape[1])
+
+    def _mode(self) -> str:
+        if self.mode is not None:
+            return self.mode
+        return self.noise.mode if self.noise is not None else getattr(self, "mode_", "haadf")
+
+    def _noise(self) -> NoiseModel | None:
+        return self.noise if self.noise is not None else getattr(self, "noise_model_", None)
+
+    def _pixel_size(self) -> float | None:
+        return self.pixel_size if self.pixel_size is not None else getattr(self, "pixel_size_", PIXEL_SIZE)
+
+    def _spacing_px(self) -> tuple[float, float]:
+        if self.spacing is None:
+            return getattr(self, "spacing_", None) or Recipe().spacing
+        low, high = (self.spacing, self.spacing) if np.isscalar(self.spacing) else tuple(self.spacing)  # type: ignore[arg-type]
+        if not 0 < low <= high:
+            raise ValueError(f"spacing must be positive nm, or (low, high), but is {self.spacing!r}")
+        size = self._pixel_size() or 1.0
+        return low / size, high / size
+
+    def _recipe(self) -> Recipe:
+        model = self._noise()
+        return Recipe(
+            arrangements=tuple(self.arrangements),
+            spacing=self._spacing_px(),
+            vacancies=self.vacancies,
+            noise=None if model is None else _single(model.parameters()),
+        )
+
+    # --- what is handed out --------------------------------------------------------------------------------------
+
+    def _scale(self) -> tuple[float, float]:
+        """Signed contrast and level of the images."""
+        model, mode = self._noise(), self._mode()
+        contrast, level = (model.contrast, model.level) if model is not None else SCALES[mode]
+        return contrast * mode_sign(mode), level
+
+    def _dataset(self, batches: list[Batch]) -> xr.Dataset:
+        contrast, level = self._scale()
+        maps = {
+            "noisy": level + contrast * _stacked([b.noisy for b in batches]),
+            "enhance": level + contrast * _stacked([b.targets.enhance for b in batches]),
+            "detect": _stacked([b.targets.detect for b in batches]),
+            "superresolve": contrast * _stacked([b.targets.superresolve for b in batches]),
+        }
+        size = self._pixel_size()
+        coords = {}
+        if size is not None:
+            centres = [np.arange(n) * size for n in self._shape()]
+            coords = {d: xr.Variable(d, c, {"units": "nm"}) for d, c in zip(("y", "x"), centres, strict=True)}
+        arrangement = [ARRANGEMENTS[k] for b in batches for k in b.arrangement.tolist()]
+        coords["arrangement"] = xr.Variable("image", arrangement)
+        attrs = {"mode": self._mode()}
+        arrays = {k: xr.DataArray(v, dims=("image", "y", "x"), attrs=attrs) for k, v in maps.items()}
+        return xr.Dataset(arrays, coords=coords, attrs=attrs)
+
+    def _columns(self, batch: Batch, first: int) -> pd.DataFrame:
+        columns, size = batch.columns, self._pixel_size() or 1.0
+        n_y, n_x = self._shape()
+        inside = columns.present & (columns.y >= -0.5) & (columns.y < n_y - 0.5)
+        inside &= (columns.x >= -0.5) & (columns.x < n_x - 0.5)
+        image = torch.arange(len(columns.y))[:, None].expand_as(columns.y) + first
+        y, x, amplitude, sigma = (
+            t[inside].double().numpy() for t in (columns.y, columns.x, columns.amplitude, columns.sigma)
+        )
+        return pd.DataFrame(
+            {
+                "image": image[inside].numpy(),
+                "y": y * size,
+                "x": x * size,
+                "y_px": y,
+                "x_px": x,
+                "amplitude": amplitude * abs(self._scale()[0]),
+                "sigma": sigma * size,
+                "species": columns.species[inside].numpy(),
+            }
+        )
+
+
+def _stacked(parts: list[Tensor]) -> NDArray[np.float32]:
+    return torch.cat(parts).numpy().astype(np.float32)
+
+
+def _single(noise: NoiseParameters) -> NoiseParameters:
+    values = {f.name: getattr(noise, f.name) for f in fields(noise)}
+    return NoiseParameters(**{k: v if v.dtype == torch.bool else v.float() for k, v in values.items()})

@@ -22,6 +22,7 @@ __all__ = [
     "StemAccessor",
     "intensity_scale",
     "is_calibrated",
+    "is_labels",
     "join",
     "measured_image",
     "mode_sign",
@@ -140,9 +141,14 @@ def join(images: Sequence[xr.DataArray], like: Images) -> Images:
         return images[0] if like.ndim == 2 else _stacked(images, like)
     if _is_list_of_images(like):
         return [r if isinstance(item, xr.DataArray) else r.values for r, item in zip(images, like, strict=True)]
-    if np.ndim(like) == 2:
+    if len(images) == 1 and np.asarray(like).ndim == 2:
         return images[0].values
     return np.stack([image.values for image in images])
+
+
+def is_labels(y: object) -> bool:
+    """Whether ``y`` is what scikit-learn hands on for tables, one number per row, rather than images."""
+    return y is not None and not isinstance(y, xr.DataArray) and not _is_list_of_images(y) and np.asarray(y).ndim == 1
 
 
 def float_dtype(dtype: np.dtype) -> np.dtype:

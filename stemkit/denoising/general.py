@@ -15,7 +15,7 @@ from stemkit.denoising.training import SynthesisSource, train
 from stemkit.denoising.weights import OUTPUTS, NetworkInfo, load_weights, save_weights
 from stemkit.synthesis.recipe import Recipe
 
-__all__ = ["train_general"]
+__all__ = ["model_card", "train_general"]
 
 CROP_SIZES = (96, 128, 192)
 BATCH_SIZE = 16
@@ -37,7 +37,7 @@ def train_general(
     downsampling: int = ARCHITECTURE["downsampling"],
     verbose: int = 1,
 ) -> Path:
-    """Train the general network on synthetic pairs and write ``NAME.safetensors`` into a folder.
+    """Train the general network on synthetic pairs and write ``NAME.safetensors`` with its model card into a folder.
 
     A checkpoint stands beside it after every epoch: the same call goes on from there. The wall-clock time is that
     of the last call alone.
@@ -77,4 +77,40 @@ def train_general(
     info = dataclasses.replace(info, training=training)
     path = save_weights(net.module_, info, folder / f"{name}.safetensors")
     load_weights(path)  # what was written can be read
+    path.with_suffix(".md").write_text(model_card(info, recipe))
     return path
+
+
+def model_card(info: NetworkInfo, recipe: Recipe) -> str:
+    """What the weights are, how they were made and what they are not for, in Markdown."""
+    made = info.training
+    options = (
+        f"--epochs {made['epochs']} --batches {made['batches_per_epoch']} --lr {made['lr']:g} --seed {made['seed']} "
+        f"--width {info.width} --blocks {info.n_blocks} --downsampling {info.downsampling}"
+    )
+    images = made["epochs"] * made["batches_per_epoch"] * made["batch_size"]
+    low, high = recipe.spacing
+    return f"""# General SFIN weights
+
+SFIN with {info.width} channels, {info.n_blocks} blocks and a grid coarser by {info.downsampling}; outputs
+{", ".join(info.outputs)}. Trained on synthetic images alone; no real micrograph was used.
+
+| | |
+|---|---|
+| made by | `stemkit train {options}` |
+| stemkit, torch, Python | {made["stemkit"]}, {made["torch"]}, {made["python"]} |
+| device | {made["device"]} |
+| batches | {made["epochs"]} x {made["batches_per_epoch"]} of up to {made["batch_size"]} fresh images (at most {images}) |
+| crops | {", ".join(map(str, made["crop_sizes"]))} px |
+| time of the last call | {made["seconds"]} s |
+| loss of the last epoch | {made["train_loss"]} |
+| PSNR on the last epoch's fresh images | {made["train_psnr"]} dB |
+| column spacing | {low:g} to {high:g} px, others are resampled |
+| column width (sigma) | {recipe.width[0]:g} to {recipe.width[1]:g} of the spacing, varied by species |
+| noise | 2 to 300 electrons per column pixel, or a readout of 1 to 50 % of the contrast; streaks up to 20 %, row jitter |
+|  | up to 7 % of the spacing, correlation along the row up to 0.5 |
+
+Not for: diffraction patterns, spectra, images without atomic resolution, intensities to be published (measure
+those on the recorded pixels, as `AtomDetector` does), or structures whose columns can't be told apart in the recorded
+image. Faint columns beside bright ones may be weakened at the lowest doses.
+"""

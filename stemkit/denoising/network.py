@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 import stemkit
 from stemkit.compute import resolve_device, seed_from
 from stemkit.denoising.inference import resampled, run_network, sampling_factor
-from stemkit.denoising.training import PairSource, Source, SynthesisSource, train
+from stemkit.denoising.training import PairSource, Source, SynthesisSource, epochs_of, train
 from stemkit.denoising.weights import OUTPUTS, NetworkInfo, load_weights
 from stemkit.images import (
     MEASURED,
@@ -25,6 +26,7 @@ from stemkit.images import (
     check_noise_attr,
     float_dtype,
     intensity_scale,
+    is_labels,
     join,
     mode_sign,
     resolve_mode,
@@ -183,7 +185,7 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
         images = split(X)
         for image in images:
             warn_if_small(image)
-        truth = None if y is None or np.ndim(y[0]) == 0 else split(y, name="y")
+        truth = None if y is None or is_labels(y) else split(y, name="y")
         module, info = load_weights(self.weights) if self.weights is not None else (None, None)
         info = self._check_info(info, supervised=truth is not None)
         self.history_ = pd.DataFrame()
@@ -215,7 +217,10 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
             self.net_.to("cpu")
 
     def score(self, X: Images, y: Images) -> float:
-        """Mean PSNR (dB) of the transformed images against the truth."""
+        """Mean PSNR (dB) of the transformed images against the truth; NaN, with a warning, where y holds no images."""
+        if is_labels(y):
+            warnings.warn("y holds one number per row and no images: there is no truth to score against", stacklevel=2)
+            return float("nan")
         results, truth = split(self.transform(X)), split(y, name="y")
         return float(np.mean([psnr(r.values, t.values) for r, t in zip(results, truth, strict=True)]))
 
@@ -276,7 +281,7 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
             module=module,
             verbose=self.verbose,
         )
-        self.history_ = pd.DataFrame([{k: v for k, v in e.items() if k != "batches"} for e in net.history.to_list()])
+        self.history_ = pd.DataFrame(epochs_of(net))
         return net.module_, info_after
 
     def _pairs(

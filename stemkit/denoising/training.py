@@ -187,6 +187,14 @@ def train(
     return net
 
 
+def epochs_of(net: skorch.NeuralNet) -> list[dict[str, Any]]:
+    """The history's epochs without their batches, in Python's own types (a checkpoint holds nothing to execute)."""
+    return [
+        {k: v.item() if isinstance(v, np.generic) else v for k, v in epoch.items() if k != "batches"}
+        for epoch in net.history.to_list()
+    ]
+
+
 # --- the net -----------------------------------------------------------------------------------------------------
 
 
@@ -302,7 +310,7 @@ class _Checkpoint(Callback):
         state = {
             "module": net.module_.state_dict(),
             "optimizer": net.optimizer_.state_dict(),
-            "history": [{k: v for k, v in epoch.items() if k != "batches"} for epoch in net.history.to_list()],
+            "history": epochs_of(net),
         }
         temporary = self.path.with_name(self.path.name + ".part")
         torch.save(state, temporary)

@@ -107,6 +107,7 @@ def save_weights(module: nn.Module, info: NetworkInfo, path: Path) -> Path:
     described = {k: v for k, v in asdict(info).items() if k != "sha256"}
     temporary = path.with_name(path.name + ".part")
     save_file(tensors, temporary, metadata={"stemkit": json.dumps(described)})
+    temporary.chmod(0o644)  # safetensors keeps its files from other users
     temporary.replace(path)
     return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from stemkit.images import (
     MEASURED,
     Images,
     check_noise_attr,
+    is_labels,
     measured_image,
     mode_sign,
     pixel_sizes,
@@ -33,7 +35,7 @@ __all__ = ["AtomDetector"]
 COLUMNS = (
     "image", "y", "x", "y_px", "x_px", "amplitude", "sigma", "background",
     "y_err", "x_err", "y_px_err", "x_px_err", "amplitude_err", "sigma_err", "background_err",
-    "snr", "residual", "quality",
+    "x_jitter", "snr", "residual", "quality",
 )  # fmt: skip
 #: A spot of the `detect` map counts from this height (1 is certain).
 DETECT_THRESHOLD = 0.35
@@ -85,7 +87,7 @@ class AtomDetector(TransformerMixin, BaseEstimator):
     Notes
     -----
     Errors are standard deviations from the inverse Fisher information of the fit, with the noise's correlation
-    along the row; they hold for the noise of single pixels, not for jitter of the beam. Noise comes from
+    along the row; jitter of the beam is not in them, but in ``x_jitter``. Noise comes from
     ``attrs["noise"]`` where :class:`~stemkit.NoiseCalibrator` has put it, else it is calibrated on the spot.
 
     Examples
@@ -149,7 +151,8 @@ class AtomDetector(TransformerMixin, BaseEstimator):
         DataFrame
             One row per column: ``image`` (index), ``y, x`` and ``sigma`` (nm where calibrated, else px), ``y_px,
             x_px``, ``amplitude`` (bf: depth) and ``background`` in the image's units, ``*_err`` (standard
-            deviations), ``snr`` (amplitude over the noise of one pixel), ``residual`` (RMS of the fit's residual
+            deviations from the noise of the pixels), ``x_jitter`` (what jitter of the rows adds to x in quadrature,
+            same unit as x), ``snr`` (amplitude over the noise of one pixel), ``residual`` (RMS of the fit's residual
             over the expected one), ``quality`` (0 is good; 1 within two sigmas of the border, 2 the fit failed and
             the position is the candidate's, 4 the residual is not noise; added up). Nothing found gives an empty
             table with these columns.
@@ -172,7 +175,15 @@ class AtomDetector(TransformerMixin, BaseEstimator):
         X : images
         y : list of DataFrame
             True columns with ``y_px`` and ``x_px``, one table per image.
+
+        Returns
+        -------
+        float
+            NaN, with a warning, where y holds no tables.
         """
+        if not isinstance(y[0], pd.DataFrame) and is_labels(y):
+            warnings.warn("y holds one number per row and no tables: there is no truth to score against", stacklevel=2)
+            return float("nan")
         table = self.transform(X)
         images = split(X)
         if len(images) != len(y):
@@ -339,12 +350,22 @@ def _table(fits: ColumnFits, view: _View, index: int) -> pd.DataFrame:
         "amplitude_err": fits.amplitude_err,
         "sigma_err": fits.sigma_err * mean_size,
         "background_err": fits.background_err,
+        "x_jitter": _jitter_error(view.noise.scan.jitter, fits.sigma) * sizes[1],
         "snr": fits.amplitude / np.sqrt(view.variance(fits.background + fits.amplitude)),
         "residual": fits.residual,
         "quality": _quality(fits, view.recorded.shape),
     }
     table = pd.DataFrame({name: data[name] for name in COLUMNS})
     return table.sort_values(["y_px", "x_px"], ignore_index=True)
+
+
+def _jitter_error(jitter: float, sigma: NDArray) -> NDArray:
+    """What independent displacements of the rows (RMS, px) add to a column's x.
+
+    A row at distance y from the centre tells of x in proportion to exp(-y^2 / sigma^2); the weighted mean of
+    independent displacements has the variance jitter^2 / (sqrt(2 pi) sigma).
+    """
+    return jitter / np.sqrt(np.sqrt(2 * np.pi) * np.maximum(sigma, 0.5))
 
 
 def _quality(fits: ColumnFits, shape: tuple[int, ...]) -> NDArray[np.int64]:

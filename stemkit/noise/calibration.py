@@ -122,7 +122,7 @@ class NoiseCalibrator(TransformerMixin, BaseEstimator):
 
     def _labelled(self, image: xr.DataArray) -> xr.DataArray:
         mode = resolve_mode(image, self.mode or self.noise_model_.mode)
-        contrast, level, _, _ = _contrast(image.values * mode_sign(mode), find_periodicity(image.values).spacing)
+        contrast, level, _ = _contrast(image.values * mode_sign(mode), find_periodicity(image.values).spacing)
         model = _with_scale(self.noise_model_, contrast, level * mode_sign(mode), mode)
         sizes = pixel_sizes(image)
         described = {"pixel_size": None if sizes is None else sizes[1], **model.to_dict()}
@@ -137,16 +137,16 @@ class NoiseCalibrator(TransformerMixin, BaseEstimator):
 def _calibrate(values: NDArray, mode: str) -> tuple[NoiseModel, dict[str, float], dict[str, Any]]:
     bright = np.asarray(values, dtype=np.float64) * mode_sign(mode)
     spacing = find_periodicity(bright).spacing
-    contrast, level, fits, background = _contrast(bright, spacing)
+    contrast, level, fits = _contrast(bright, spacing)
     width = float(np.median(fits.sigma)) if fits is not None else (0.2 * spacing if spacing else 2.0)
     rows = row_statistics((bright - level) / contrast, width)
     bands = [row_statistics((band - level) / contrast, width) for band in _bands(bright)]
-    amplitude, length = background
+    amplitude, length = _background((bright - level) / contrast, spacing, rows) if fits is not None else (0.0, 32.0)
     model = NoiseModel(
         contrast=contrast,
         level=level * mode_sign(mode),
         mode=mode,
-        background=BackgroundNoise(amplitude / contrast, length),
+        background=BackgroundNoise(amplitude, length),
         scan=ScanNoise(rows.streaks, rows.streak_length, rows.jitter),
         pointwise=PointwiseNoise(rows.readout, rows.gain, rows.shape, rows.correlation_x),
     )
@@ -161,8 +161,8 @@ def _calibrate(values: NDArray, mode: str) -> tuple[NoiseModel, dict[str, float]
     return model, _band_errors(bands), diagnostics
 
 
-def _contrast(bright: NDArray, spacing: float | None) -> tuple[float, float, ColumnFits | None, tuple[float, float]]:
-    """Contrast, level, the fits behind them, and the background's amplitude and length.
+def _contrast(bright: NDArray, spacing: float | None) -> tuple[float, float, ColumnFits | None]:
+    """Contrast, level, and the fits behind them.
 
     The contrast is the median amplitude of the brightest sublattice; without columns a robust range stands in.
     """
@@ -172,10 +172,10 @@ def _contrast(bright: NDArray, spacing: float | None) -> tuple[float, float, Col
     low, high = np.quantile(smooth, [0.05, 0.995])
     if fits is None:
         scale = high - low if high > low else 1.0
-        return float(scale), float(low), None, (0.0, 32.0)
+        return float(scale), float(low), None
     brightest = fits.amplitude >= _split_point(fits.amplitude)
     contrast = float(np.median(fits.amplitude[brightest]))
-    return contrast, float(np.median(fits.background)), fits, _background(values, spacing)
+    return contrast, float(np.median(fits.background)), fits
 
 
 def _fit_some(values: NDArray, spacing: float | None) -> ColumnFits | None:
@@ -214,23 +214,41 @@ def _split_point(amplitudes: NDArray) -> float:
     return float(a[best + 1]) if between[best] > 0.8 * a.var() and len(a) - best > 3 else float(a[0])
 
 
-def _background(values: NDArray, spacing: float | None) -> tuple[float, float]:
-    """Deviation and length of the variation that is slower than the lattice.
+def _background(signal: NDArray, spacing: float | None, rows: RowStatistics) -> tuple[float, float]:
+    """Deviation and length of the variation that is slower than the lattice and not other noise.
 
     Through a Gaussian of sigma s, noise of length L keeps L^2 / (L^2 + s^2) of its variance.
     """
     smoothing = max(3.0, spacing or 8.0)
-    if min(values.shape) < 6 * smoothing:
+    if min(signal.shape) < 6 * smoothing:
         return 0.0, 32.0
-    smooth = ndimage.gaussian_filter(values, smoothing)
+    smooth = ndimage.gaussian_filter(signal, smoothing)
     edge = int(smoothing)
-    smooth = smooth[edge:-edge, edge:-edge] - smooth[edge:-edge, edge:-edge].mean()
+    smooth = smooth[edge:-edge, edge:-edge]
     variance = smooth.var()
     slope = 0.5 * sum((np.diff(smooth, axis=a) ** 2).mean() for a in (0, 1))
+    others, their_slope = _passed(rows, float(signal.mean()), smoothing)
+    # the smoothed image holds this many independent values, which bound what can be told from the other noise
+    independent = smooth.size / (4 * np.pi * smoothing**2)
+    if variance < others * (1 + 3 * np.sqrt(2 / independent)) or slope <= their_slope:
+        return 0.0, 32.0
+    variance, slope = variance - others, slope - their_slope
     # filtered white noise of length l has a mean squared slope of variance / (2 l^2) per axis
-    length = np.sqrt(max(variance / (2 * slope) - smoothing**2, 1.0)) if slope > 0 else 32.0
-    length = float(np.clip(length, 1.0, max(values.shape)))
+    squared = variance / (2 * slope) - smoothing**2
+    if squared <= 1.0:  # no smoother than single pixels
+        return 0.0, 32.0
+    length = float(min(np.sqrt(squared), max(signal.shape)))
     return float(np.sqrt(variance * (1 + (smoothing / length) ** 2))), length
+
+
+def _passed(rows: RowStatistics, mean: float, smoothing: float) -> tuple[float, float]:
+    """Variance and mean squared slope that pointwise noise and streaks keep through a 2-D Gaussian."""
+    colour = (1 + rows.correlation_x) / (1 - rows.correlation_x)
+    pointwise = max(rows.readout**2 + rows.gain * mean, 0.0) * colour / (4 * np.pi * smoothing**2)
+    spread = 1 + (smoothing / rows.streak_length) ** 2
+    streaks = rows.streaks**2 / (2 * np.sqrt(np.pi) * smoothing * np.sqrt(spread))
+    slope_x = 1 - 1 / spread  # relative to that along y
+    return pointwise + streaks, (pointwise + streaks * (1 + slope_x) / 2) / (2 * smoothing**2)
 
 
 # --- several -----------------------------------------------------------------------------------------------------

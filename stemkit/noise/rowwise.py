@@ -67,7 +67,7 @@ def row_statistics(signal: NDArray, width: float) -> RowStatistics:
     centre, variance, count = _by_signal(difference**2, smooth, flat)
     readout, gain = _line(centre, variance - long_range, count)
     shape = _tukey_shape(difference, readout, gain, smooth, flat)
-    length = _streak_length(difference, streaks) if streaks > 0 else 20.0
+    length = _streak_length(difference, gradient, streaks, jitter) if streaks > 0 else 20.0
     return RowStatistics(readout, gain, shape, correlation, streaks, length, jitter, centre, variance - long_range)
 
 
@@ -162,12 +162,15 @@ def _tukey_shape(difference: NDArray, readout: float, gain: float, smooth: NDArr
     return float(optimize.brentq(lambda lam: tukey_kurtosis(lam) - excess, low, high, xtol=1e-4))
 
 
-def _streak_length(difference: NDArray, streaks: float) -> float:
-    """Where the covariance has fallen to half of the streaks' variance: exp(-k^2 / (4 l^2)) = 1/2."""
+def _streak_length(difference: NDArray, gradient: NDArray, streaks: float, jitter: float) -> float:
+    """Where the covariance without the jitter's has fallen to half of the streaks' variance:
+    exp(-k^2 / (4 l^2)) = 1/2.
+    """
     n_x = difference.shape[1]
     everywhere = np.ones(difference.shape, dtype=bool)
     lags = np.unique(np.geomspace(4, max(5, n_x // 2), 24).astype(int))
-    covariance = _covariance(difference, everywhere, tuple(int(k) for k in lags))
+    steps = tuple(int(k) for k in lags)
+    covariance = _covariance(difference, everywhere, steps) - jitter**2 * _covariance(gradient, everywhere, steps)
     below = np.flatnonzero(covariance < 0.5 * streaks**2)
     if len(below) == 0:
         return math.inf

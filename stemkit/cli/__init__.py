@@ -1,0 +1,41 @@
+"""The ``stemkit`` command: a file per verb, each with ``add_to(subparsers)`` and a function that runs it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+
+import stemkit
+from stemkit.cli import calibrate, demo, detect, enhance, info, train
+
+__all__ = ["main"]
+
+VERBS = (enhance, detect, calibrate, info, train, demo)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, or 1 where a file failed, 2 for unusable arguments."""
+    parser = argparse.ArgumentParser(
+        prog="stemkit", description="Calibrate, enhance and measure atomic-resolution STEM images."
+    )
+    parser.add_argument("--version", action="version", version=f"stemkit {stemkit.__version__}")
+    subparsers = parser.add_subparsers(required=True, metavar="VERB")
+    for verb in VERBS:
+        verb.add_to(subparsers)
+    arguments = parser.parse_args(argv)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            return int(arguments.run(arguments))
+        except KeyboardInterrupt:
+            print("stemkit: interrupted", file=sys.stderr)
+            return 130
+        except (OSError, ValueError, ImportError) as error:
+            print(f"stemkit: {error}", file=sys.stderr)
+            return 1
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    print(f"stemkit: note: {message}", file=sys.stderr)

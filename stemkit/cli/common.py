@@ -1,0 +1,146 @@
+"""What the verbs share: arguments, reading, and going on after a bad file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = [
+    "add_image_arguments",
+    "add_network_arguments",
+    "add_output_arguments",
+    "for_each_file",
+    "load",
+    "outputs",
+    "was_enhanced",
+]
+
+REGION = re.compile(r"^(\d+):(\d+),(\d+):(\d+)$")
+
+
+def add_image_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which images, and what their files do not say."""
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="image files, or folders of them")
+    parser.add_argument("--pixel-size", type=float, metavar="NM", help="edge of a pixel in nm, instead of the file's")
+    parser.add_argument("--region", type=region, metavar="Y0:Y1,X0:X1", help="use this part of the image alone, px")
+    parser.add_argument("--dataset", metavar="NAME", help="name or index of the dataset, in a file with several")
+    parser.add_argument("--mode", choices=("haadf", "bf"), help="bright or dark columns (default: ask the image)")
+
+
+def add_output_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where results go."""
+    parser.add_argument("-o", "--output", type=Path, default=Path("."), metavar="FOLDER", help="default: here")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+
+
+def add_network_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which network, and where it runs."""
+    parser.add_argument("--weights", default="auto", metavar="NAME", help="shipped weights or a file (default: auto)")
+    parser.add_argument("--device", default="auto", help='"auto", "cpu", "cuda", ... (default: auto)')
+
+
+def region(text: str) -> tuple[slice, slice]:
+    """The slices that ``y0:y1,x0:x1`` says."""
+    match = REGION.match(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"must be y0:y1,x0:x1 in px, such as 0:512,100:612, but is {text!r}")
+    y0, y1, x0, x1 = map(int, match.groups())
+    if y0 >= y1 or x0 >= x1:
+        raise argparse.ArgumentTypeError(f"must go up, y0 < y1 and x0 < x1, but is {text!r}")
+    return slice(y0, y1), slice(x0, x1)
+
+
+def load(path: Path, arguments: argparse.Namespace) -> xr.DataArray:
+    """Read the image that the arguments ask for."""
+    import stemkit
+
+    image = stemkit.read(path, dataset=arguments.dataset, pixel_size=arguments.pixel_size)
+    if arguments.mode is not None:
+        image.attrs["mode"] = arguments.mode
+    if arguments.region is None:
+        return image
+    rows, columns = arguments.region
+    n_y, n_x = image.sizes["y"], image.sizes["x"]
+    if rows.stop > n_y or columns.stop > n_x:
+        raise ValueError(
+            f"--region must lie within the image, {n_y} by {n_x} px, but asks for rows up to {rows.stop} and columns "
+            f"up to {columns.stop}"
+        )
+    return image.isel(y=rows, x=columns)
+
+
+def for_each_file(arguments: argparse.Namespace, work: Callable[[Path, str], None]) -> int:
+    """Do the work on each file, with its name for results; report those that fail, and say so in the exit code."""
+    from tqdm.auto import tqdm
+
+    files, failed = named_files(arguments.paths)
+    for path, name in tqdm(files, desc="files", unit="file", disable=len(files) < 2 or not sys.stderr.isatty()):
+        try:
+            work(path, name)
+        except (OSError, ValueError, TypeError, ImportError, MemoryError, RuntimeError) as error:
+            failed += 1
+            reason = str(error) if str(path) in str(error) else f"{path}: {error}"
+            tqdm.write(f"stemkit: {reason}", file=sys.stderr)
+    if failed:
+        print(f"stemkit: {failed} of {len(files) + failed_folders(arguments.paths)} failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def failed_folders(paths: list[Path]) -> int:
+    """Folders without a readable image."""
+    return sum(path.is_dir() and not _readable_in(path) for path in paths)
+
+
+def named_files(paths: list[Path]) -> tuple[list[tuple[Path, str]], int]:
+    """Files, those of folders included, each with a name for its results; and how many folders held none."""
+    files, empty = [], 0
+    for path in paths:
+        if path.is_dir():
+            found = _readable_in(path)
+            if not found:
+                empty += 1
+                print(f"stemkit: {path}: holds no image file that stemkit reads", file=sys.stderr)
+            files += found
+        else:
+            files.append(path)
+    stems = Counter(path.stem for path in files)
+    # a.dm4 beside a.tif: results of both keep the suffix in their names
+    return [(f, f.stem if stems[f.stem] == 1 else f.name.replace(".", "_")) for f in files], empty
+
+
+def outputs(arguments: argparse.Namespace, *names: str) -> list[Path]:
+    """Paths of results, after making their folder; refuses files that exist before any work is done."""
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    paths = [arguments.output / name for name in names]
+    for path in paths:
+        if path.exists() and not arguments.overwrite:
+            raise FileExistsError(f"{path} exists: pass --overwrite to replace it")
+    return paths
+
+
+def was_enhanced(image: xr.DataArray) -> bool:
+    """Whether the image's file says that stemkit enhanced it."""
+    text = image.attrs.get("stemkit")
+    made = json.loads(text) if isinstance(text, str) else {}
+    while isinstance(made, dict):
+        if made.get("step") == "enhance":
+            return True
+        made = made.get("previous")
+    return False
+
+
+def _readable_in(folder: Path) -> list[Path]:
+    from stemkit.io import READABLE
+
+    return sorted(
+        p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in READABLE and not p.name.startswith(".")
+    )

@@ -1,0 +1,432 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from strategies import (
+    SIGMAS,
+    amplitudes,
+    contrasts,
+    correlations,
+    crystal,
+    lengths,
+    levels,
+    modes,
+    noise_models,
+    pixel_sizes,
+    row_lengths,
+    seeds,
+    shapes,
+    tukey_shapes,
+)
+
+import stemkit
+from stemkit import BackgroundNoise, Detector, NoiseModel, PointwiseNoise, ScanNoise
+from stemkit.noise.drawing import displace_rows, score_correlation, tukey_quantile, tukey_variance
+
+FLAT = np.zeros((256, 256))
+SINGLE = settings(max_examples=15)
+
+
+def tukey(shape: float) -> stats.rv_continuous:
+    """The Tukey lambda distribution of unit variance."""
+    return stats.tukeylambda(shape, scale=1 / math.sqrt(stats.tukeylambda.stats(shape, moments="v")))
+
+
+def lagged(values: np.ndarray, lag: int, axis: int) -> float:
+    """Mean product of values ``lag`` apart."""
+    first = values.take(range(values.shape[axis] - lag), axis)
+    return float((first * values.take(range(lag, values.shape[axis]), axis)).mean())
+
+
+def samples_along(n: int, length: float) -> float:
+    """Independent values of squared filtered noise among ``n``: its correlation exp(-k^2 / (2 l^2)) adds up."""
+    lag = np.arange(1, n)
+    return n / (1 + 2 * ((1 - lag / n) * np.exp(-(lag**2) / (2 * length**2))).sum())
+
+
+# --- background --------------------------------------------------------------------------------------------------
+
+
+@SINGLE
+@given(amplitudes, lengths(2.0, 8.0), seeds)
+def test_background_has_the_variance_and_length_asked_for(amplitude, length, seed):
+    model = NoiseModel(background=BackgroundNoise(amplitude, length))
+    field = model.apply(FLAT, random_state=seed) / amplitude
+    error = math.sqrt(2 / samples_along(256, length) ** 2)
+    assert abs((field**2).mean() - 1) < SIGMAS * error
+    lag = round(1.5 * length)
+    for axis in (0, 1):
+        assert abs(lagged(field, lag, axis) - math.exp(-(lag**2) / (4 * length**2))) < SIGMAS * error
+
+
+@SINGLE
+@given(lengths(10.0, 40.0), st.integers(0, 2**20))
+def test_opposite_borders_of_a_background_are_independent(length, seed):
+    model = NoiseModel(background=BackgroundNoise(1.0, length))
+    n = 40
+    fields = np.stack([model.apply(np.zeros((8, 128)), random_state=seed + i) for i in range(n)])
+    product = (fields[:, 4, 0] * fields[:, 4, -1]).mean()
+    true = math.exp(-(127**2) / (4 * length**2))
+    assert abs(product - true) < SIGMAS * math.sqrt((1 + true**2) / n)
+
+
+# --- scan --------------------------------------------------------------------------------------------------------
+
+
+def row_samples(length: float) -> float:
+    return 256 * (1.0 if math.isinf(length) else samples_along(256, length))
+
+
+@SINGLE
+@given(amplitudes, row_lengths(2.0, 12.0), seeds)
+def test_streaks_have_the_variance_and_length_asked_for(amplitude, length, seed):
+    model = NoiseModel(scan=ScanNoise(amplitude, length))
+    field = model.apply(FLAT, random_state=seed) / amplitude
+    error = math.sqrt(2 / row_samples(length))
+    assert abs((field**2).mean() - 1) < SIGMAS * error
+    lag = 5
+    expected = 1.0 if math.isinf(length) else math.exp(-(lag**2) / (4 * length**2))
+    assert abs(lagged(field, lag, 1) - expected) < SIGMAS * error
+
+
+@SINGLE
+@given(row_lengths(1.0, 12.0), seeds)
+def test_rows_are_independent(length, seed):
+    model = NoiseModel(scan=ScanNoise(1.0, length))
+    field = model.apply(FLAT, random_state=seed)
+    for lag in (1, 2, 128):
+        assert abs(lagged(field, lag, 0)) < SIGMAS / math.sqrt(row_samples(length) * (1 - lag / 256))
+
+
+def test_streaks_of_infinite_length_are_whole_rows():
+    field = NoiseModel(scan=ScanNoise(0.3, math.inf)).apply(FLAT, random_state=0)
+    assert (field == field[:, :1]).all()
+    assert len(np.unique(field[:, 0])) == 256
+
+
+@SINGLE
+@given(st.floats(0.1, 2.0), row_lengths(2.0, 12.0), st.floats(0.05, 20.0), seeds)
+def test_jitter_is_the_rms_displacement_along_x(jitter, length, slope, seed):
+    ramp = np.broadcast_to(slope * np.arange(300.0), (256, 300))
+    model = NoiseModel(scan=ScanNoise(jitter=jitter, jitter_length=length))
+    shift = ((model.apply(ramp, random_state=seed) - ramp) / slope)[:, 22:-22] / jitter
+    error = math.sqrt(2 / row_samples(length))
+    assert abs((shift**2).mean() - 1) < SIGMAS * error
+    expected = 1.0 if math.isinf(length) else math.exp(-25 / (4 * length**2))
+    assert abs(lagged(shift, 5, 1) - expected) < SIGMAS * error
+    assert abs(lagged(shift, 1, 0)) < SIGMAS / math.sqrt(row_samples(length))
+
+
+def test_jitter_moves_nothing_along_y():
+    ramp = np.broadcast_to(np.arange(64.0)[:, None], (64, 64))
+    moved = NoiseModel(scan=ScanNoise(jitter=1.0)).apply(ramp, random_state=0)
+    np.testing.assert_allclose(moved, ramp, atol=1e-12)
+
+
+@given(shapes(), seeds)
+@settings(max_examples=25)
+def test_no_displacement_is_the_identity_and_whole_pixels_are_exact(shape, seed):
+    images = torch.randn((1, *shape), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    assert torch.equal(displace_rows(images, torch.zeros(1, shape[0], 1, dtype=torch.float64)), images)
+    by_one = displace_rows(images, torch.ones(1, shape[0], 1, dtype=torch.float64))
+    assert torch.equal(by_one[..., :-1], images[..., 1:])
+    assert torch.equal(by_one[..., -1], images[..., -1])
+
+
+@given(shapes(), seeds)
+@settings(max_examples=25)
+def test_a_model_without_noise_is_the_identity(shape, seed):
+    image = np.random.default_rng(seed).normal(size=shape)
+    assert np.array_equal(NoiseModel().apply(image, random_state=seed), image)
+
+
+@SINGLE
+@given(amplitudes, st.floats(0.1, 2.0), st.floats(0.01, 0.3), contrasts, seeds)
+def test_streaks_and_jitter_add_in_quadrature(amplitude, jitter, slope, contrast, seed):
+    ramp = np.broadcast_to(contrast * slope * np.arange(64.0), (2048, 64))
+    model = NoiseModel(contrast, 0.0, scan=ScanNoise(amplitude, math.inf, jitter))
+    rows = (model.apply(ramp, random_state=seed) - ramp)[:, 32] / contrast
+    expected = amplitude**2 + (jitter * slope) ** 2
+    assert abs((rows**2).mean() / expected - 1) < SIGMAS * math.sqrt(2 / 2048)
+
+
+# --- pointwise ---------------------------------------------------------------------------------------------------
+
+
+@SINGLE
+@given(amplitudes, st.floats(-0.3, 0.3), st.floats(-0.5, 1.5), tukey_shapes, modes, seeds)
+def test_pointwise_variance_is_a_line_in_the_signal(readout, gain, signal, shape, mode, seed):
+    model = NoiseModel(50.0, 7.0, mode, pointwise=PointwiseNoise(readout, gain, shape))
+    clean = np.full((256, 256), 7.0 + (-50.0 if mode == "bf" else 50.0) * signal)
+    noise = model.apply(clean, random_state=seed) - clean
+    expected = max(readout**2 + gain * signal, 0.0) * 2500
+    np.testing.assert_allclose(model.variance(clean), expected, atol=1e-9)
+    kurtosis = 3 + tukey_excess(shape)
+    assert abs((noise**2).mean() - expected) <= SIGMAS * expected * math.sqrt((kurtosis - 1) / noise.size)
+    assert abs(noise.mean()) <= SIGMAS * math.sqrt(expected / noise.size)
+
+
+def tukey_excess(shape: float) -> float:
+    return float(stats.tukeylambda.stats(shape, moments="k"))
+
+
+@settings(max_examples=10)
+@given(st.floats(-0.3, 0.5), seeds)
+def test_pointwise_noise_is_tukey_lambda(shape, seed):
+    model = NoiseModel(pointwise=PointwiseNoise(1.0, shape=shape))
+    noise = model.apply(FLAT[:128], random_state=seed).ravel()
+    assert stats.kstest(noise, tukey(shape).cdf).pvalue > 1e-6
+
+
+def test_shapes_are_told_apart():
+    noise = NoiseModel(pointwise=PointwiseNoise(1.0, shape=-0.2)).apply(FLAT, random_state=0).ravel()
+    assert stats.kstest(noise, tukey(0.14).cdf).pvalue < 1e-6
+
+
+@given(st.floats(-0.39, 3.0))
+def test_variance_of_the_tukey_lambda(shape):
+    assert tukey_variance(shape) == pytest.approx(float(stats.tukeylambda.stats(shape, moments="v")), rel=1e-4)
+
+
+@given(st.floats(-0.39, 1.0), st.floats(-4.0, 4.0))
+def test_quantiles_of_the_tukey_lambda(shape, score):
+    found = tukey_quantile(torch.full((1, 1, 1), score, dtype=torch.float64), torch.tensor([shape], dtype=torch.float64))
+    scale = math.sqrt(tukey_variance(shape))
+    expected = stats.tukeylambda.ppf(stats.norm.cdf(score), shape) / scale
+    assert float(found) == pytest.approx(float(expected), rel=1e-3, abs=1e-6)
+
+
+@SINGLE
+@given(correlations, tukey_shapes, seeds)
+def test_correlation_along_x_is_that_of_the_noise_itself(correlation, shape, seed):
+    model = NoiseModel(pointwise=PointwiseNoise(1.0, shape=shape, correlation_x=correlation))
+    noise = model.apply(FLAT, random_state=seed)
+    # an estimated lag-1 correlation has a deviation of at most 1 / sqrt(n), the variance divided out
+    assert abs(lagged(noise, 1, 1) / (noise**2).mean() - correlation) < SIGMAS / 256
+    widening = math.sqrt((1 + correlation**2) / (1 - correlation**2))
+    assert abs(lagged(noise, 1, 0)) < SIGMAS * widening / 256
+    assert stats.kstest(noise[:, ::16].ravel(), tukey(shape).cdf).pvalue > 1e-6
+
+
+def test_normal_noise_needs_the_correlation_of_its_scores():
+    np.testing.assert_allclose(score_correlation(np.full(3, 0.1349), np.array([-0.5, 0.0, 0.7])), [-0.5, 0, 0.7], atol=1e-3)
+
+
+def test_correlation_falls_off_as_a_power():
+    model = NoiseModel(pointwise=PointwiseNoise(1.0, shape=0.1349, correlation_x=0.6))
+    noise = model.apply(np.zeros((512, 512)), random_state=3)
+    for lag in (2, 3, 6):
+        assert abs(lagged(noise, lag, 1) - 0.6**lag) < SIGMAS * math.sqrt((1 + 0.36) / (1 - 0.36) * 2) / 512
+
+
+@SINGLE
+@given(st.floats(0.002, 0.3), st.floats(0.1, 1.0), st.floats(0.0, 1.2), contrasts, modes, seeds)
+def test_counted_electrons(gain, dark, signal, contrast, mode, seed):
+    # the background's level holds `dark` electrons in haadf and as many as the columns take away, and more, in bf
+    sign = -1.0 if mode == "bf" else 1.0
+    readout = math.sqrt(gain**2 * dark if mode == "haadf" else gain * (1.3 + dark))
+    model = NoiseModel(contrast, 3.0, mode, pointwise=PointwiseNoise(readout, sign * gain, kind="poisson"))
+    clean = np.full((128, 128), 3.0 + sign * contrast * signal)
+    noisy = model.apply(clean, random_state=seed)
+    variance = float(model.variance(clean)[0, 0])
+    expected = (readout**2 + sign * gain * signal) * contrast**2
+    assert variance == pytest.approx(expected, rel=1e-9)
+    assert abs(noisy.mean() - clean[0, 0]) < SIGMAS * math.sqrt(variance / clean.size)
+    kurtosis = 3 + (gain * contrast) ** 2 / variance
+    spread = SIGMAS * variance * math.sqrt((kurtosis - 1) / clean.size)
+    assert abs(((noisy - clean) ** 2).mean() - variance) < spread
+    electrons = ((noisy - 3.0) * sign / contrast + sign * readout**2 / gain) / (sign * gain)
+    np.testing.assert_allclose(electrons, np.round(electrons), atol=1e-5)
+    assert electrons.min() > -0.5
+
+
+def test_fewer_electrons_where_bf_columns_are_dark():
+    model = NoiseModel(1.0, 1.0, "bf", pointwise=PointwiseNoise(0.2, -0.03))
+    at_level, at_column = model.variance(np.array([[1.0, 0.0]]))[0]
+    assert at_level == pytest.approx(0.04)
+    assert at_column == pytest.approx(0.01)
+
+
+# --- detector ----------------------------------------------------------------------------------------------------
+
+
+@given(modes, st.floats(-20.0, 20.0), st.floats(21.0, 120.0), st.integers(2, 300), seeds)
+@settings(max_examples=25)
+def test_detector_clips_and_digitises(mode, low, high, n_levels, seed):
+    step = (high - low) / n_levels
+    model = NoiseModel(50.0, 40.0, mode, pointwise=PointwiseNoise(0.8), detector=Detector(low, high, step))
+    noisy = model.apply(np.full((64, 64), 40.0), random_state=seed)
+    np.testing.assert_allclose((noisy - low) / step, np.round((noisy - low) / step), atol=1e-6)
+    assert noisy.min() >= low - 1e-9
+    assert noisy.max() <= high + 1e-9
+    free = replace(model, detector=Detector()).apply(np.full((64, 64), 40.0), random_state=seed)
+    assert np.abs(noisy - np.clip(free, low, high)).max() <= step / 2 * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("mode", ["haadf", "bf"])
+def test_one_end_of_the_detector_leaves_the_other_open(mode):
+    model = NoiseModel(10.0, 5.0, mode, pointwise=PointwiseNoise(1.0), detector=Detector(low=0.0))
+    noisy = model.apply(np.full((64, 64), 5.0), random_state=0)
+    assert noisy.min() == pytest.approx(0.0, abs=1e-12)
+    assert noisy.max() > 20.0
+    noisy = replace(model, detector=Detector(high=10.0)).apply(np.full((64, 64), 5.0), random_state=0)
+    assert noisy.max() == pytest.approx(10.0)
+    assert noisy.min() < -10.0
+
+
+def test_levels_without_a_lower_end_are_multiples_of_the_step():
+    model = NoiseModel(10.0, 5.3, pointwise=PointwiseNoise(1.0), detector=Detector(step=0.7))
+    noisy = model.apply(np.full((64, 64), 5.0), random_state=0)
+    np.testing.assert_allclose(noisy / 0.7, np.round(noisy / 0.7), atol=1e-9)
+
+
+# --- together ----------------------------------------------------------------------------------------------------
+
+
+@SINGLE
+@given(amplitudes, amplitudes, amplitudes, seeds)
+def test_parts_are_independent(background, streaks, readout, seed):
+    model = NoiseModel(
+        background=BackgroundNoise(background, 2.0),
+        scan=ScanNoise(streaks, 2.0),
+        pointwise=PointwiseNoise(readout, shape=0.1349),
+    )
+    noise = model.apply(FLAT, random_state=seed)
+    parts = np.array([background, streaks, readout]) ** 2
+    samples = np.array([samples_along(256, 2.0) ** 2, row_samples(2.0), FLAT.size])
+    # the squares of the parts fluctuate, and so do their products
+    error = math.sqrt((2 * parts**2 / samples).sum() + 4 * sum(parts[i] * parts[j] / samples[i] for i, j in ((0, 1), (0, 2), (1, 2))))
+    assert abs((noise**2).mean() - parts.sum()) < SIGMAS * error
+
+
+@settings(max_examples=30)
+@given(noise_models(detector=False), shapes(2, 40), seeds)
+def test_noise_scales_with_contrast_and_moves_with_level(model, shape, seed):
+    signal = crystal(shape, spacing=8.0, sigma=1.5)
+    sign = -1.0 if model.mode == "bf" else 1.0
+    scaled = model.apply(model.level + sign * model.contrast * signal, random_state=seed)
+    plain = replace(model, contrast=1.0, level=0.0).apply(sign * signal, random_state=seed)
+    # rounding may move a count by one electron where the rate is at the edge of two
+    back = (scaled - model.level) / model.contrast
+    assert (np.abs(back - plain) > 1e-6 * (1 + abs(model.level) / model.contrast)).mean() < 0.01
+
+
+@settings(max_examples=25)
+@given(noise_models(), shapes(1, 20), seeds)
+def test_same_seed_same_noise(model, shape, seed):
+    image = np.full(shape, model.level)
+    first = model.apply(image, random_state=seed)
+    assert np.isfinite(first).all()
+    assert np.array_equal(first, model.apply(image, random_state=seed))
+    assert (image == model.level).all()
+
+
+def test_other_seeds_other_noise():
+    model = NoiseModel(pointwise=PointwiseNoise(0.1))
+    drawn = [model.apply(FLAT, random_state=s) for s in (0, 1, None, None, np.random.RandomState(5))]
+    assert len({d[0, 0] for d in drawn}) == 5
+    assert np.array_equal(drawn[-1], model.apply(FLAT, random_state=np.random.RandomState(5)))
+
+
+# --- containers --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given_dtype", "expected"), [("f4", "f4"), ("f8", "f8"), ("f2", "f4"), ("u1", "f4"), ("i4", "f4"), ("u2", "f4")]
+)
+def test_dtype(given_dtype, expected):
+    model = NoiseModel(pointwise=PointwiseNoise(0.1))
+    image = np.full((16, 16), 3, dtype=given_dtype)
+    assert model.apply(image, random_state=0).dtype == np.dtype(expected)
+    assert model.variance(image).dtype == np.dtype(expected)
+
+
+@settings(max_examples=20)
+@given(pixel_sizes, shapes(2, 20), modes)
+def test_dataarrays_keep_what_they_carry(pixel_size, shape, mode):
+    image = stemkit.calibrated(np.ones(shape), pixel_size=pixel_size).assign_attrs(mode=mode, dose=12.5).rename("scan")
+    for out in (NoiseModel(mode=mode).apply(image, random_state=0), NoiseModel(mode=mode).variance(image)):
+        assert out.dims == image.dims
+        assert out.attrs == image.attrs
+        assert out.name == "scan"
+        xr.testing.assert_identical(out.coords.to_dataset(), image.coords.to_dataset())
+        assert out.stem.pixel_size == pytest.approx(pixel_size)
+
+
+def test_each_image_of_a_stack_has_noise_of_its_own():
+    model = NoiseModel(pointwise=PointwiseNoise(0.1))
+    stack = xr.DataArray(np.zeros((3, 16, 16)), dims=("image", "y", "x"), coords={"image": [4, 5, 6]})
+    noisy = model.apply(stack, random_state=0)
+    assert noisy.dims == stack.dims
+    assert noisy["image"].values.tolist() == [4, 5, 6]
+    assert not np.array_equal(noisy[0], noisy[1])
+    assert np.array_equal(model.apply(stack.values, random_state=0), noisy.values)
+    assert np.array_equal(model.apply(stack.values[0], random_state=0), noisy.values[0])
+
+
+def test_lists_may_hold_different_sizes():
+    noisy = NoiseModel(pointwise=PointwiseNoise(0.1)).apply([np.zeros((9, 12)), np.zeros((5, 7))], random_state=0)
+    assert isinstance(noisy, list)
+    assert [n.shape for n in noisy] == [(9, 12), (5, 7)]
+
+
+# --- plain numbers -----------------------------------------------------------------------------------------------
+
+
+@given(noise_models())
+def test_a_model_survives_json(model):
+    text = json.dumps(model.to_dict(), allow_nan=False)
+    assert NoiseModel.from_dict(json.loads(text)) == model
+    assert NoiseModel.from_dict(model.to_dict()) == model
+
+
+def test_an_infinite_length_survives_json():
+    model = NoiseModel(scan=ScanNoise(0.1, math.inf, 0.2, math.inf))
+    described = model.to_dict()
+    assert described["scan"]["length"] == "inf"
+    assert math.isinf(NoiseModel.from_dict(described).scan.length)
+
+
+def test_unknown_parts_are_refused():
+    with pytest.raises(ValueError, match=r"has no \['colour'\]"):
+        NoiseModel.from_dict({"colour": 3})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: NoiseModel(contrast=0.0), "contrast of NoiseModel must be positive"),
+        (lambda: NoiseModel(contrast=math.nan), "contrast of NoiseModel must be positive"),
+        (lambda: NoiseModel(level=math.inf), "level of NoiseModel must be a finite number"),
+        (lambda: NoiseModel(mode="df"), "mode must be one of 'haadf', 'bf', but is 'df'"),
+        (lambda: BackgroundNoise(-0.1), "amplitude of BackgroundNoise must be at least 0"),
+        (lambda: BackgroundNoise(0.1, 0.0), "length of BackgroundNoise must be positive"),
+        (lambda: BackgroundNoise(0.1, math.inf), "length of BackgroundNoise must be positive"),
+        (lambda: ScanNoise(-0.1), "amplitude of ScanNoise must be at least 0"),
+        (lambda: ScanNoise(0.1, -1.0), "length of ScanNoise must be at least 0"),
+        (lambda: ScanNoise(0.1, math.nan), "length of ScanNoise must be at least 0"),
+        (lambda: ScanNoise(jitter=math.inf), "jitter of ScanNoise must be at least 0"),
+        (lambda: ScanNoise(jitter_length=-1.0), "jitter_length of ScanNoise must be at least 0"),
+        (lambda: PointwiseNoise(-0.1), "readout of PointwiseNoise must be at least 0"),
+        (lambda: PointwiseNoise(gain=math.nan), "gain of PointwiseNoise must be a finite number"),
+        (lambda: PointwiseNoise(shape=-0.4), r"shape of PointwiseNoise must be a finite number above -0\.4"),
+        (lambda: PointwiseNoise(correlation_x=1.0), "correlation_x of PointwiseNoise must be between -1 and 1"),
+        (lambda: PointwiseNoise(kind="gauss"), "kind must be one of 'tukey', 'poisson', but is 'gauss'"),
+        (lambda: PointwiseNoise(kind="poisson"), "gain must not be 0"),
+        (lambda: PointwiseNoise(gain=0.1, correlation_x=0.1, kind="poisson"), "correlation_x must be 0"),
+        (lambda: Detector(step=0.0), "step must be positive"),
+        (lambda: Detector(2.0, 1.0), "low must be below high"),
+    ],
+)
+def test_impossible_noise_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

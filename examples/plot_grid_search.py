@@ -40,7 +40,7 @@ print(len(X), "images to search with,", len(X_test), "left aside")
 # in dB of the enhanced images, each against its own truth, over the images that a fold leaves out.
 
 denoiser = SFINDenoiser(
-    weights=None, max_epochs=2, batches_per_epoch=15, batch_size=4, crop_size=64, device="cpu", random_state=0
+    weights=None, max_epochs=3, batches_per_epoch=40, batch_size=4, crop_size=64, device="cpu", random_state=0
 )
 search = GridSearchCV(denoiser, {"width": [8, 16], "n_blocks": [1, 2]}, cv=2)
 search.fit(X, y)
@@ -60,7 +60,7 @@ print(f"PSNR on the images left aside: {before:.1f} dB as recorded, {search.scor
 
 # %%
 enhanced = search.best_estimator_.transform(X_test)
-fig, axes = plt.subplots(1, 3, figsize=(10, 3.7), layout="constrained")
+fig, axes = plt.subplots(1, 3, figsize=(10, 3.65), layout="constrained")
 for ax, (title, stack) in zip(axes, {"recorded": X_test, "enhanced": enhanced, "truth": y_test}.items(), strict=True):
     show_image(stack[0], ax, title)
 

@@ -65,9 +65,10 @@ calibrator = NoiseCalibrator().fit(recorded)
 found, std = calibrator.noise_model_, calibrator.noise_model_std_
 
 # %%
-# The calibrator takes contrast and level from fits to the columns. Columns differ, so its contrast need not be the
-# number that the image was drawn with; everything that is a fraction of it moves along. The comparison is therefore
-# in the image's own units. The stated deviations come from bands of rows of this one image.
+# The calibrator takes contrast and level from fits to the columns. Columns differ in height, and between columns that
+# overlap it is brighter than where there are none, so the two need not be the numbers that the image was drawn with;
+# everything that is a fraction of the contrast moves along. The comparison is therefore in the image's own units. The
+# stated deviations come from bands of rows of this one image.
 
 
 def in_counts(model):
@@ -113,8 +114,8 @@ ax.set(xlabel="signal s", ylabel=r"variance / contrast$^2$", ylim=(0, None))
 ax.legend(frameon=False)
 
 # %%
-# The points include the row-correlated part, streaks above all; the line does not, since the correlation at long
-# range along the row says how much of it there is.
+# Streaks are noise of rows, too. They are taken off before the fit: what is still correlated at a distance of several
+# px along the row is theirs, or the jitter's.
 #
 # The curves of the paper
 # -----------------------

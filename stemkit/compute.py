@@ -27,7 +27,9 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f'device must be "auto" or a torch device such as "cpu" or "cuda", but is {device!r}') from error
+        raise ValueError(
+            f'device must be "auto" or a torch device such as "cpu" or "cuda", but is {device!r}'
+        ) from error
     if found.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f'device={device!r} was asked for, but torch finds no CUDA device: use device="auto"')
     return found
@@ -45,6 +47,8 @@ def seed_from(random_state: int | np.random.RandomState | np.random.Generator | 
     if isinstance(random_state, np.random.Generator):
         return int(random_state.integers(2**62))
     if isinstance(random_state, int | np.integer):
+        if random_state < 0:
+            raise ValueError(f"random_state must not be negative, but is {random_state!r}")
         return int(random_state)
     if random_state is None:
         return int(np.random.default_rng().integers(2**62))

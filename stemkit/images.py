@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Hashable, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
 import numpy as np
 import xarray as xr
@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 __all__ = [
     "Images",
     "StemAccessor",
+    "holds_images",
     "intensity_scale",
     "is_calibrated",
-    "is_labels",
     "join",
     "measured_image",
     "mode_sign",
@@ -136,7 +136,7 @@ def split(X: Images, *, name: str = "X") -> list[xr.DataArray]:
 
 
 def join(images: Sequence[xr.DataArray], like: Images) -> Images:
-    """Give single results the container that came in: the counterpart of :func:`split`."""
+    """Give single results the container that came in: the counterpart of :func:`~stemkit.images.split`."""
     if isinstance(like, xr.DataArray):
         return images[0] if like.ndim == 2 else _stacked(images, like)
     if _is_list_of_images(like):
@@ -146,9 +146,15 @@ def join(images: Sequence[xr.DataArray], like: Images) -> Images:
     return np.stack([image.values for image in images])
 
 
-def is_labels(y: object) -> bool:
-    """Whether ``y`` is what scikit-learn hands on for tables, one number per row, rather than images."""
-    return y is not None and not isinstance(y, xr.DataArray) and not _is_list_of_images(y) and np.asarray(y).ndim == 1
+def holds_images(y: object) -> TypeGuard[Images]:
+    """Whether ``y`` holds images, rather than what else a pipeline hands on: labels (one number per row) or tables."""
+    if isinstance(y, xr.DataArray):
+        return True
+    if y is None or hasattr(y, "columns"):
+        return False
+    if isinstance(y, list | tuple) and any(hasattr(item, "columns") for item in y):
+        return False
+    return _is_list_of_images(y) or np.asarray(y).ndim > 1
 
 
 def float_dtype(dtype: np.dtype) -> np.dtype:
@@ -178,9 +184,7 @@ def with_pixel_sizes(image: xr.DataArray, y: float, x: float) -> xr.DataArray:
     for label, size in (("y", y), ("x", x)):
         if not (np.isfinite(size) and size > 0):
             raise ValueError(f"pixel_size must be a positive number of nm, but along {label} it is {size!r}")
-    coords = {
-        d: xr.Variable(d, np.arange(image.sizes[d]) * float(s), {"units": "nm"}) for d, s in (("y", y), ("x", x))
-    }
+    coords = {d: xr.Variable(d, np.arange(image.sizes[d]) * float(s), {"units": "nm"}) for d, s in (("y", y), ("x", x))}
     return image.assign_coords(coords)
 
 
@@ -220,7 +224,7 @@ def mode_sign(mode: str) -> float:
 
 
 def intensity_scale(values: NDArray) -> tuple[float, float]:
-    """Offset and scale that normalise an image: its mean and standard deviation without the extreme 0.1 %.
+    """Offset and scale that normalise an image: its mean and standard deviation, the extreme 0.1 % clipped.
 
     Both move with the image, ``f(a I + b) = a f(I) + b``, and are computed in float64. The scale of a constant
     image is 0.

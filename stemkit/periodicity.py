@@ -15,6 +15,8 @@ __all__ = ["Periodicity", "calibrated", "find_periodicity"]
 
 #: A peak of the autocorrelation counts when it stands this many deviations above the noise of the correlogram.
 SIGNIFICANCE = 6.0
+#: Neighbouring rows are alike when their correlation is this many deviations of that of white noise.
+LIKENESS = 4.0
 #: Columns closer than this can't be told from the probe in an autocorrelation, px.
 SHORTEST = 2.0
 
@@ -59,7 +61,7 @@ def find_periodicity(values: NDArray) -> Periodicity:
     if min(n_y, n_x) < 8 or np.ptp(values) == 0:
         return Periodicity(None, None, 0.0)
     correlogram = _autocorrelation(_levelled(np.asarray(values, dtype=np.float64)))
-    peaks, heights = _peaks(correlogram)
+    peaks, heights = (np.empty((0, 2)), np.empty(0)) if correlogram is None else _peaks(correlogram)
     if len(peaks) == 0:
         return Periodicity(None, None, 0.0)
     length = np.hypot(*peaks.T)
@@ -138,8 +140,11 @@ def _levelled(values: NDArray) -> NDArray:
     return flat - np.median(flat, axis=1, keepdims=True)
 
 
-def _autocorrelation(flat: NDArray) -> NDArray:
-    """Unbiased autocorrelation up to a third of the image, zero shift at the centre, without the noise's spike."""
+def _autocorrelation(flat: NDArray) -> NDArray | None:
+    """Unbiased autocorrelation up to a third of the image, zero shift at the centre, without the noise's spike.
+
+    None where neighbouring rows are no more alike than those of white noise.
+    """
     n_y, n_x = flat.shape
     size = [fft.next_fast_len(2 * n, real=True) for n in flat.shape]
     power = np.abs(fft.rfft2(flat, s=size)) ** 2
@@ -151,7 +156,8 @@ def _autocorrelation(flat: NDArray) -> NDArray:
     correlogram = correlation[np.ix_(rows, columns)]
     # rows are noisy together: at zero shift along y the correlogram holds the noise beside the image
     correlogram[reach_y] = (correlogram[reach_y - 1] + correlogram[reach_y + 1]) / 2
-    return correlogram / max(correlogram[reach_y, reach_x], 1e-300)
+    beside = correlogram[reach_y, reach_x]
+    return correlogram / beside if beside > LIKENESS * correlation[0, 0] / np.sqrt(flat.size) else None
 
 
 def _peaks(correlogram: NDArray) -> tuple[NDArray, NDArray]:

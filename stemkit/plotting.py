@@ -126,7 +126,7 @@ def save_figure(
 def scale_bar_length(width: float) -> float:
     """A round length (nm) of about a fifth of a field of view (nm)."""
     exponent = np.floor(np.log10(width / 5))
-    candidates = np.array(ROUND_LENGTHS + (10.0,)) * 10.0**exponent
+    candidates = np.array((*ROUND_LENGTHS, 10.0)) * 10.0**exponent
     return float(candidates[np.argmin(np.abs(candidates - width / 5))])
 
 
@@ -151,20 +151,28 @@ def _draw_scale_bar(ax: Axes, image: xr.DataArray) -> None:
     n_y, n_x = image.shape
     length = scale_bar_length(n_x * sizes[1])
     label = f"{length:g} nm" if length >= 1 else f"{length * 10:g} Å"
-    width, thick = length / sizes[1], max(1.0, 0.012 * n_y)
+    width, thick = length / sizes[1], max(1.0, 0.014 * n_y)
     x, y = 0.035 * n_x, 0.955 * n_y
     # a thin dark outline keeps white readable on bright columns
     ax.add_patch(_rectangle(x, y, width, thick))
-    points = ax.get_position().height * ax.get_figure().get_size_inches()[1] * 72
+    points = _inches(ax)[1] * 72
     size = float(np.clip(0.045 * points, 5, 24))
     text = ax.text(x + width / 2, y - 0.008 * n_y, label, color="white", ha="center", va="bottom", fontsize=size)
-    text.set_path_effects([withStroke(linewidth=max(1.5, size / 5), foreground="black")])
+    text.set_path_effects([withStroke(linewidth=size / 7, foreground="black")])
 
 
 def _rectangle(x: float, y: float, width: float, height: float) -> Rectangle:
     from matplotlib.patches import Rectangle
 
-    return Rectangle((x, y), width, height, facecolor="white", edgecolor="black", linewidth=0.8)
+    return Rectangle((x, y), width, height, facecolor="white", edgecolor="black", linewidth=0.5)
+
+
+def _inches(ax: Axes) -> tuple[float, float]:
+    """Width and height of the axes on paper."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    width, height = figure.get_size_inches()
+    return ax.get_position().width * width, ax.get_position().height * height
 
 
 def _marker_size(ax: Axes, table: pd.DataFrame) -> float:
@@ -173,6 +181,5 @@ def _marker_size(ax: Axes, table: pd.DataFrame) -> float:
 
     positions = table[["y_px", "x_px"]].to_numpy()
     spacing = float(np.median(cKDTree(positions).query(positions, k=2)[0][:, 1])) if len(positions) > 1 else 20.0
-    figure = ax.get_figure()
-    points = ax.get_position().width * figure.get_size_inches()[0] * 72 / max(np.diff(ax.get_xlim())[0], 1)
+    points = _inches(ax)[0] * 72 / max(np.diff(ax.get_xlim())[0], 1)
     return float(np.clip((0.55 * spacing * points) ** 2, 2, 400))

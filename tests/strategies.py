@@ -85,7 +85,11 @@ def noise_models(draw: st.DrawFn, detector: bool = True) -> NoiseModel:
 
 
 def lattice_positions(
-    shape: tuple[int, int], spacing: float, angle: float = 0.3, basis: tuple[float, float] = (0.0, 0.0), margin: float = 0.0
+    shape: tuple[int, int],
+    spacing: float,
+    angle: float = 0.3,
+    basis: tuple[float, float] = (0.0, 0.0),
+    margin: float = 0.0,
 ) -> NDArray[np.float64]:
     """``(y, x)`` of a square lattice about the centre of the frame, within ``margin`` px of it."""
     reach = int(math.hypot(*shape) / spacing) + 2
@@ -106,7 +110,11 @@ def gaussians(
 
 
 def crystal(
-    shape: tuple[int, int] = (256, 256), spacing: float = 18.0, sigma: float = 3.0, angle: float = 0.3, second: float = 0.0
+    shape: tuple[int, int] = (256, 256),
+    spacing: float = 18.0,
+    sigma: float = 3.0,
+    angle: float = 0.3,
+    second: float = 0.0,
 ) -> NDArray[np.float64]:
     """A square lattice of columns of height 1 on 0, with columns of another height in the middle of its cells."""
     image = gaussians(shape, lattice_positions(shape, spacing, angle, margin=4 * sigma), sigma)

@@ -40,7 +40,7 @@ def expected_failures(estimator):
 
 @pytest.mark.filterwarnings("ignore:the image is .* px:UserWarning")
 @pytest.mark.filterwarnings("ignore:the image does not say its mode:UserWarning")
-@pytest.mark.filterwarnings("ignore:y holds one number per row:UserWarning")
+@pytest.mark.filterwarnings("ignore:y .*there is no truth to score against:UserWarning")
 @parametrize_with_checks(ESTIMATORS, expected_failed_checks=expected_failures)
 def test_scikit_learn_s_checks(estimator, check):
     check(estimator)
@@ -155,6 +155,14 @@ def test_cross_validation_trains_and_scores_the_shipped_network():
     denoiser = SFINDenoiser(max_epochs=1, batches_per_epoch=1, batch_size=2, crop_size=32, random_state=0)
     scores = cross_val_score(denoiser, pairs["noisy"], pairs["enhance"], cv=2)
     assert np.isfinite(scores).all()
+
+
+def test_the_whole_pipeline_can_be_scored_on_true_columns():
+    synthesizer = STEMSynthesizer(shape=(64, 64), arrangements=("lattice",), random_state=2)
+    pairs, truth = synthesizer.sample(4, return_columns=True)
+    tables = [truth[truth["image"] == i] for i in range(4)]
+    scores = cross_val_score(Pipeline(list(TestPipeline.STEPS)), pairs["noisy"], tables, cv=2)
+    assert ((scores > 0.5) & (scores <= 1)).all()
 
 
 def test_no_estimator_takes_unnamed_parameters():

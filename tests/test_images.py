@@ -98,7 +98,9 @@ class TestRefusal:
     def test_coordinates_must_be_even_and_ascending(self, x, match):
         y = xr.Variable("y", np.arange(4.0), {"units": "nm"})
         bad = xr.DataArray(
-            np.zeros((4, 4)), dims=("y", "x"), coords={"y": y, "x": xr.Variable("x", np.array(x, float), {"units": "nm"})}
+            np.zeros((4, 4)),
+            dims=("y", "x"),
+            coords={"y": y, "x": xr.Variable("x", np.array(x, float), {"units": "nm"})},
         )
         with pytest.raises(ValueError, match=match):
             split(bad)
@@ -175,7 +177,9 @@ def test_a_constant_image_has_no_scale(value):
 
 
 def test_noise_of_another_pixel_size_is_refused():
-    calibrated = stemkit.calibrated(image(), pixel_size=0.01).assign_attrs(noise='{"pixel_size": 0.01, "contrast": 2.0}')
+    calibrated = stemkit.calibrated(image(), pixel_size=0.01).assign_attrs(
+        noise='{"pixel_size": 0.01, "contrast": 2.0}'
+    )
     assert check_noise_attr(calibrated) == {"contrast": 2.0}
     with pytest.raises(ValueError, match="run NoiseCalibrator again"):
         check_noise_attr(calibrated[::2, ::2])

@@ -60,5 +60,7 @@ def test_imports_point_downwards():
         room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
         if room not in FLOOR:
             continue
-        wrong += [f"{path.relative_to(PACKAGE)} -> {to}" for to in imports_of(path) if to != room and FLOOR[to] >= FLOOR[room]]
+        wrong += [
+            f"{path.relative_to(PACKAGE)} -> {to}" for to in imports_of(path) if to != room and FLOOR[to] >= FLOOR[room]
+        ]
     assert wrong == []

@@ -37,5 +37,5 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
 
 
-def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:  # type: ignore[no-untyped-def]
     print(f"stemkit: note: {message}", file=sys.stderr)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
+    import xarray as xr
 
 #: Seeds of the images, each drawn at random; the network was trained on others.
 SEEDS = {"haadf": 20, "bf": 21}
@@ -79,7 +80,7 @@ def _one(mode: str, seed: int, folder: Path) -> tuple[str, ...]:
     )
 
 
-def _scene(mode: str, seed: int) -> tuple[Any, pd.DataFrame]:
+def _scene(mode: str, seed: int) -> tuple[xr.Dataset, pd.DataFrame]:
     """A crystal with a few vacancies, recorded with a dozen electrons per pixel on the columns, streaks and jitter."""
     from stemkit import NoiseModel, PointwiseNoise, ScanNoise, STEMSynthesizer
 

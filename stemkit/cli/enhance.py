@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stemkit.cli.common import (
     add_image_arguments,
@@ -14,6 +14,9 @@ from stemkit.cli.common import (
     load,
     outputs,
 )
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 FORMATS = ("tif", "hspy", "nc", "png")
 
@@ -38,26 +41,27 @@ def run(arguments: argparse.Namespace) -> int:
     denoiser = SFINDenoiser(weights=arguments.weights, device=arguments.device, average_flips=arguments.flips)
 
     def work(path: Path, name: str) -> None:
-        (target,) = outputs(arguments, f"{name}_enhanced.{arguments.format}")
-        enhanced = denoiser.fit_transform(load(path, arguments))
-        _write(enhanced, target, arguments)
-        print(target)
+        image = load(path, arguments)
+        stem = f"{name}_enhanced"
+        # a picture shows one image, the other formats hold stacks
+        frames = [""] if arguments.format != "png" or image.ndim == 2 else [f"_{i:03d}" for i in range(len(image))]
+        targets = outputs(arguments, *(f"{stem}{frame}.{arguments.format}" for frame in frames))
+        _write(denoiser.fit_transform(image), targets, arguments)
+        print(*targets, sep="\n")
 
     return for_each_file(arguments, work)
 
 
-def _write(image: Any, target: Path, arguments: argparse.Namespace) -> None:
+def _write(image: xr.DataArray, targets: list[Path], arguments: argparse.Namespace) -> None:
     if arguments.format != "png":
         from stemkit import write
 
-        write(image, target, overwrite=arguments.overwrite)
+        write(image, targets[0], overwrite=arguments.overwrite)
         return
     import matplotlib as mpl
 
     from stemkit.plotting import save_picture
 
     mpl.use("agg")
-    frames = [image] if image.ndim == 2 else list(image)
-    for i, frame in enumerate(frames):
-        path = target if len(frames) == 1 else target.with_name(f"{target.stem}_{i:03d}.png")
+    for frame, path in zip([image] if image.ndim == 2 else list(image), targets, strict=True):
         save_picture(frame, path, overwrite=arguments.overwrite)

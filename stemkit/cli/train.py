@@ -16,7 +16,7 @@ def add_to(subparsers: Any) -> None:
         "last epoch.",
     )
     parser.add_argument("-o", "--output", type=Path, default=Path("weights"), metavar="FOLDER", help="default: weights")
-    parser.add_argument("--epochs", type=int, default=40, help="default: 40")
+    parser.add_argument("--epochs", type=int, default=28, help="default: 28")
     parser.add_argument("--batches", type=int, default=200, help="batches per epoch (default: 200)")
     parser.add_argument("--lr", type=float, default=4e-3, help="highest learning rate (default: 4e-3)")
     parser.add_argument("--seed", type=int, default=1, help="default: 1")

@@ -59,7 +59,7 @@ def peaks_above_noise(
     significance: float = 4.5,
     correlation_x: float = 0.0,
 ) -> NDArray[np.float64]:
-    """Peaks of :func:`column_response` that noise alone would not make.
+    """Peaks of :func:`~stemkit.columns.column_response` that noise alone would not make.
 
     Parameters
     ----------
@@ -97,7 +97,8 @@ def nearest_distances(positions: NDArray) -> NDArray[np.float64]:
 
 def _subpixel(values: NDArray, found: NDArray) -> NDArray[np.float64]:
     """Vertices of the parabolas through each maximum and its neighbours; on the border the pixel itself."""
-    padded = np.pad(np.asarray(values, dtype=np.float64), 1, mode="edge")
+    # reflection makes both neighbours alike: no shift across the border
+    padded = np.pad(np.asarray(values, dtype=np.float64), 1, mode="reflect")
     y, x = found.T + 1
     at = padded[y, x]
 

@@ -22,6 +22,10 @@ ITERATIONS = 8
 #: Lags along the row at which correlated noise still counts.
 CORRELATED_LAGS = 6
 
+#: The numbers of a column, in the order of the fit's parameters, and their standard deviations.
+PARAMETERS = ("y", "x", "amplitude", "sigma", "background")
+MEASURED = (*PARAMETERS, *(f"{name}_err" for name in PARAMETERS))
+
 Variance = Callable[[NDArray], NDArray]
 
 
@@ -29,7 +33,8 @@ Variance = Callable[[NDArray], NDArray]
 class ColumnFits:
     """Fitted columns, one entry each; lengths in px, the others in the image's units.
 
-    ``*_err`` are standard deviations; ``failed`` marks fits that did not converge, whose numbers are the start.
+    ``*_err`` are standard deviations; ``failed`` marks fits that did not converge, whose numbers are the start
+    and whose errors are NaN.
     ``residual`` is the RMS of the residual over that of the noise that was expected.
     """
 
@@ -61,6 +66,7 @@ def fit_columns(
     *,
     variance: Variance | None = None,
     correlation_x: float = 0.0,
+    streaks: float = 0.0,
     fit_sigma: bool = True,
 ) -> ColumnFits:
     """Fit a round Gaussian and a constant background to each column, its neighbours' models subtracted.
@@ -77,6 +83,8 @@ def fit_columns(
         From the model's intensity at each pixel to the variance of its noise. None: constant, from the residuals.
     correlation_x : float
         Lag-1 correlation of the noise along the row, taken as autoregressive.
+    streaks : float
+        Standard deviation of offsets that a row has as a whole, across the width of a column.
     fit_sigma : bool
         False keeps every width at ``sigma``.
 
@@ -89,13 +97,15 @@ def fit_columns(
     Levenberg-Marquardt on ``A exp(-r^2 / (2 sigma^2)) + B`` over the pixels within ``2.5 sigma``, weighted by the
     variance at the *model's* intensity (weights from the data would favour pixels that are low by chance), in
     rounds: after each one every column sees the image without its neighbours' latest models. The covariance is
-    ``F^-1 M F^-1`` with ``F = J^T W J`` and ``M = J^T W C W J``, where C is the noise's covariance along the row;
-    for white noise this is the inverse Fisher information.
+    ``F^-1 M F^-1`` with ``F = J^T W J`` and ``M = J^T W C W J``, where C is the noise's covariance along the row,
+    streaks included; for white noise this is the inverse Fisher information. Where the residual is larger than the
+    noise explains (columns that are no Gaussians), errors grow in proportion to it.
     """
     if len(positions) == 0:
         return _empty()
     image = torch.as_tensor(np.asarray(values, dtype=np.float64))
     state = _State.from_positions(image, torch.as_tensor(np.asarray(positions, dtype=np.float64)), sigma)
+    first = state.parameters.clone()
     reach = max(2, int(np.ceil(REACH * sigma)))
     for _ in range(ROUNDS):
         others = _render(state, image.shape, 2 * reach)
@@ -103,10 +113,10 @@ def fit_columns(
             state.put(part, _fit_chunk(image, others, state.at(part), reach, sigma, variance, fit_sigma))
     others = _render(state, image.shape, 2 * reach)
     parts = [
-        _measure(image, others, state.at(part), reach, variance, correlation_x, fit_sigma)
+        _measure(image, others, state.at(part), reach, variance, correlation_x, streaks, fit_sigma)
         for part in torch.arange(len(positions)).split(CHUNK)
     ]
-    return _finish(state, positions, sigma, *(torch.cat(p).numpy() for p in zip(*parts, strict=True)))
+    return _finish(state, first, sigma, *(torch.cat(p).numpy() for p in zip(*parts, strict=True)))
 
 
 # --- state -------------------------------------------------------------------------------------------------------
@@ -168,7 +178,8 @@ def _render(state: _State, shape: torch.Size, reach: int) -> Tensor:
 
 def _data(image: Tensor, others: Tensor, one: _State, reach: int) -> tuple[Tensor, ...]:
     """Window pixels with the neighbours' models subtracted, those models, and the window's geometry."""
-    rows, cols, inside = _windows(one.start, reach, image.shape)
+    # the window follows the fit, so that the result does not depend on where the fit began
+    rows, cols, inside = _windows(one.parameters[:, :2], reach, image.shape)
     r, c = rows.clamp(0, image.shape[0] - 1)[:, :, None], cols.clamp(0, image.shape[1] - 1)[:, None, :]
     g, dy, dx = _gaussian(one.parameters, rows, cols)
     # a model is rendered to twice the window's reach, so its own part can be taken off exactly
@@ -262,6 +273,7 @@ def _measure(
     reach: int,
     variance: Variance | None,
     correlation_x: float,
+    streaks: float,
     fit_sigma: bool,
 ) -> tuple[Tensor, Tensor]:
     """Standard deviations ``(n, 5)`` and the residual's RMS over the expected one ``(n,)``."""
@@ -272,10 +284,11 @@ def _measure(
     chi2 = (weight * (data - model) ** 2).sum((1, 2)) / n_free
     matrix = _normal_matrix(jacobian, weight, fit_sigma)
     inverse, info = torch.linalg.inv_ex(matrix)
-    covariance = inverse @ _noise_matrix(jacobian, weight, correlation_x, fit_sigma) @ inverse
+    covariance = inverse @ _noise_matrix(jacobian, weight, correlation_x, streaks, fit_sigma) @ inverse
     if variance is None:
         covariance = covariance * chi2[:, None, None]
         chi2 = torch.ones_like(chi2)
+    covariance = covariance * chi2.clamp_min(1.0)[:, None, None]
     deviation = covariance.diagonal(dim1=1, dim2=2).clamp_min(0.0).sqrt()
     if not fit_sigma:
         deviation[:, 3] = 0.0
@@ -283,31 +296,34 @@ def _measure(
     return torch.where(bad[:, None], torch.nan, deviation), chi2.sqrt()
 
 
-def _noise_matrix(jacobian: Tensor, weight: Tensor, correlation_x: float, fit_sigma: bool) -> Tensor:
-    """``J^T W C W J`` for noise of variance 1 / W whose correlation along the row falls off as rho^lag."""
+def _noise_matrix(jacobian: Tensor, weight: Tensor, correlation_x: float, streaks: float, fit_sigma: bool) -> Tensor:
+    """``J^T W C W J`` for noise of variance 1 / W, its correlation along the row falling as rho^lag, and streaks."""
     scaled = jacobian * weight.sqrt()[:, None]
     total = scaled.flatten(2) @ scaled.flatten(2).transpose(1, 2)
     for lag in range(1, min(CORRELATED_LAGS, scaled.shape[-1] - 1) + 1 if correlation_x else 0):
         cross = scaled[..., lag:].flatten(2) @ scaled[..., :-lag].flatten(2).transpose(1, 2)
         total = total + correlation_x**lag * (cross + cross.transpose(1, 2))
+    if streaks:
+        rows = (jacobian * weight[:, None]).sum(dim=-1)
+        total = total + streaks**2 * rows @ rows.transpose(1, 2)
     if not fit_sigma:
         total[:, 3, 3] = 1.0
     return total
 
 
-def _finish(state: _State, positions: NDArray, sigma: float, errors: NDArray, residual: NDArray) -> ColumnFits:
-    y, x, amplitude, width, background = state.parameters.numpy().T
-    at_bound = (
+def _finish(state: _State, first: Tensor, sigma: float, errors: NDArray, residual: NDArray) -> ColumnFits:
+    """The fits, those that failed put back to where they began, without errors."""
+    fitted, began = state.parameters.numpy(), first.numpy()
+    width = fitted[:, 3]
+    failed = (
         (width <= sigma / 2 * 1.001)
         | (width >= sigma * 2 * 0.999)
-        | (np.abs(np.column_stack([y, x]) - positions) >= 1.499 * sigma).any(axis=1)
+        | (np.abs(fitted[:, :2] - began[:, :2]) >= 1.499 * sigma).any(axis=1)
+        | ~np.isfinite(errors).all(axis=1)
+        | ~np.isfinite(fitted).all(axis=1)
     )
-    failed = ~np.isfinite(errors).all(axis=1) | at_bound | ~np.isfinite(state.parameters.numpy()).all(axis=1)
-    y, x = np.where(failed, positions[:, 0], y), np.where(failed, positions[:, 1], x)
-    names = ("y_err", "x_err", "amplitude_err", "sigma_err", "background_err")
-    return ColumnFits(
-        y, x, amplitude, width, background, **dict(zip(names, errors.T, strict=True)), residual=residual, failed=failed
-    )
+    numbers = np.concatenate([np.where(failed[:, None], began, fitted), np.where(failed[:, None], np.nan, errors)], 1)
+    return ColumnFits(**dict(zip(MEASURED, numbers.T, strict=True)), residual=residual, failed=failed)
 
 
 def _empty() -> ColumnFits:

@@ -58,7 +58,8 @@ def run_network(
         maps = _tiled(module, image.flip(flip), multiple, tile_size).flip(flip)
         total = maps if total is None else total + maps
         square = maps**2 if square is None else square + maps**2
-    assert total is not None and square is not None
+    assert total is not None
+    assert square is not None
     mean = total / len(flips)
     if not average_flips:
         return mean.cpu().numpy(), None

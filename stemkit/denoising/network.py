@@ -25,8 +25,8 @@ from stemkit.images import (
     Images,
     check_noise_attr,
     float_dtype,
+    holds_images,
     intensity_scale,
-    is_labels,
     join,
     mode_sign,
     resolve_mode,
@@ -174,8 +174,8 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
         X : DataArray, ndarray or list of them
             Recorded images, ``(n_y, n_x)`` or ``(n_images, n_y, n_x)``.
         y : like X, optional
-            What ``target`` is for each of them, same shapes; then the network is trained on these pairs. A
-            one-dimensional y (labels that a pipeline hands on) is ignored.
+            What ``target`` is for each of them, same shapes; then the network is trained on these pairs. Labels and
+            tables, which a pipeline hands on for its other steps, are ignored.
 
         Returns
         -------
@@ -185,7 +185,7 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
         images = split(X)
         for image in images:
             warn_if_small(image)
-        truth = None if y is None or is_labels(y) else split(y, name="y")
+        truth = split(y, name="y") if holds_images(y) else None
         module, info = load_weights(self.weights) if self.weights is not None else (None, None)
         info = self._check_info(info, supervised=truth is not None)
         self.history_ = pd.DataFrame()
@@ -217,12 +217,19 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
             self.net_.to("cpu")
 
     def score(self, X: Images, y: Images) -> float:
-        """Mean PSNR (dB) of the transformed images against the truth; NaN, with a warning, where y holds no images."""
-        if is_labels(y):
-            warnings.warn("y holds one number per row and no images: there is no truth to score against", stacklevel=2)
+        """Mean PSNR (dB) of the transformed images against the truth.
+
+        Images whose truth is constant have no PSNR and are left out, with a warning; NaN where none is left, and
+        where y holds no images.
+        """
+        if not holds_images(y):
+            warnings.warn("y holds no images: there is no truth to score against", stacklevel=2)
             return float("nan")
-        results, truth = split(self.transform(X)), split(y, name="y")
-        return float(np.mean([psnr(r.values, t.values) for r, t in zip(results, truth, strict=True)]))
+        pairs = list(zip(split(self.transform(X)), split(y, name="y"), strict=True))
+        scores = [psnr(result.values, truth.values) for result, truth in pairs if np.ptp(truth.values) > 0]
+        if len(scores) < len(pairs):
+            warnings.warn(f"{len(pairs) - len(scores)} image(s) with constant truth have no PSNR", stacklevel=2)
+        return float(np.mean(scores)) if scores else float("nan")
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -334,7 +341,7 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
 
     def _maps(self, values: NDArray, sign: float, offset: float, scale: float, module: Any) -> dict[str, NDArray]:
         """The network's maps in the image's units and sampling."""
-        work = (values.astype(np.float64) * sign - offset) / scale
+        work: NDArray = (values.astype(np.float64) * sign - offset) / scale
         spacing = find_periodicity(work).spacing if self.sampling == "auto" else None
         factor = sampling_factor(spacing, self.info_.spacing)
         shape = tuple(max(8, round(n * factor)) for n in work.shape)

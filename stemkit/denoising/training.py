@@ -36,10 +36,12 @@ SHARES = {"enhance": 1.0, "detect": 1.0, "superresolve": 0.3}
 class Source(Protocol):
     """Where batches come from; ``taught`` names the network's outputs that the maps are for."""
 
-    taught: Sequence[str]
+    taught: tuple[str, ...]
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Network inputs ``(n, 1, n_y, n_x)``; maps ``(n, n_outputs, n_y, n_x)`` and ``unit``, the truth's range."""
+        """Network inputs ``(n, 1, n_y, n_x)``; maps ``(n, n_taught, n_y, n_x)``, and ``unit`` ``(n,)``, in which errors
+        count: the columns' contrast, or the truth's range.
+        """
 
 
 class SynthesisSource:
@@ -66,7 +68,7 @@ class SynthesisSource:
         offset, scale = _standard(batch.noisy)
         targets = vars(batch.targets)
         maps = [_in_network_units(targets[name], name, offset, scale) for name in self.taught]
-        unit = _range(batch.targets.enhance) / scale.flatten()
+        unit = 1.0 / scale.flatten()
         return ((batch.noisy - offset) / scale)[:, None], {"maps": torch.stack(maps, dim=1), "unit": unit}
 
 
@@ -97,7 +99,8 @@ class PairSource:
         self.size = max(multiple, min(crop_size, smallest) // multiple * multiple)
         self.noisy = [_at_least(torch.as_tensor(i, dtype=torch.float32), self.size).to(device) for i in noisy]
         self.truth = [_at_least(torch.as_tensor(i, dtype=torch.float32), self.size).to(device) for i in truth]
-        self.batch_size, self.taught = batch_size, (channel,)
+        self.batch_size = batch_size
+        self.taught: tuple[str, ...] = (channel,)
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Draw a batch on the generator's device."""
@@ -199,7 +202,7 @@ def epochs_of(net: skorch.NeuralNet) -> list[dict[str, Any]]:
 
 
 class _Net(skorch.NeuralNet):
-    """A skorch net for image maps: mixed precision, and a loss in units of each image's range."""
+    """A skorch net for image maps: mixed precision, and a loss in units of each image's contrast."""
 
     def __init__(self, *args: Any, outputs: Sequence[str] = (), taught: Sequence[str] = (), **kwargs: Any):
         self.outputs = outputs
@@ -211,8 +214,7 @@ class _Net(skorch.NeuralNet):
             return super().infer(x, **fit_params).float()
 
     def get_loss(self, y_pred: Tensor, y_true: dict[str, Tensor], X: Any = None, training: bool = False) -> Tensor:
-        # PSNR counts errors in units of the truth's range, and so does the loss
-        # (an empty image has no range: there, half of the noise stands in for it)
+        # errors count in units of the contrast, as in PSNR; where there is next to none, in those of the noise
         unit = y_true["unit"].clamp_min(0.5)[:, None, None]
         total = torch.zeros((), device=y_pred.device)
         for i, name in enumerate(self.taught):
@@ -334,7 +336,7 @@ def _resume(net: skorch.NeuralNet, path: Path) -> None:
 
 
 def _standard(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each image without its extreme 0.1 %, as in :func:`stemkit.images.intensity_scale`."""
+    """Mean and deviation of each image, its extreme 0.1 % clipped, as in :func:`stemkit.images.intensity_scale`."""
     flat = images.flatten(1)
     low, high = torch.quantile(flat, torch.tensor([0.001, 0.999], device=flat.device), dim=1, keepdim=True)
     clipped = torch.minimum(torch.maximum(flat, low), high)

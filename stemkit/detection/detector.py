@@ -18,7 +18,6 @@ from stemkit.images import (
     MEASURED,
     Images,
     check_noise_attr,
-    is_labels,
     measured_image,
     mode_sign,
     pixel_sizes,
@@ -45,6 +44,8 @@ ENHANCED_THRESHOLD = 0.12
 TRIED_WIDTHS = (1.0, 1.5, 2.2, 3.3, 5.0, 7.5)
 #: Columns on which the width is learnt.
 LEARNT_ON = 300
+#: A residual of this many times the noise says that the column is no single Gaussian.
+ODD_RESIDUAL = 2.0
 #: The variance of the noise is nowhere below this fraction of its value at a bright column: weights stay finite.
 VARIANCE_FLOOR = 0.02
 
@@ -87,7 +88,9 @@ class AtomDetector(TransformerMixin, BaseEstimator):
     Notes
     -----
     Errors are standard deviations from the inverse Fisher information of the fit, with the noise's correlation
-    along the row; jitter of the beam is not in them, but in ``x_jitter``. Noise comes from
+    along the row and its streaks, and grow with the residual where columns are no Gaussians; jitter of the beam is
+    not in them, but in ``x_jitter``. The background of a column is constant: one that is tilted by b per px moves
+    the column by about ``3.3 b sigma^2 / amplitude`` px towards the brighter side. Noise comes from
     ``attrs["noise"]`` where :class:`~stemkit.NoiseCalibrator` has put it, else it is calibrated on the spot.
 
     Examples
@@ -153,9 +156,9 @@ class AtomDetector(TransformerMixin, BaseEstimator):
             x_px``, ``amplitude`` (bf: depth) and ``background`` in the image's units, ``*_err`` (standard
             deviations from the noise of the pixels), ``x_jitter`` (what jitter of the rows adds to x in quadrature,
             same unit as x), ``snr`` (amplitude over the noise of one pixel), ``residual`` (RMS of the fit's residual
-            over the expected one), ``quality`` (0 is good; 1 within two sigmas of the border, 2 the fit failed and
-            the position is the candidate's, 4 the residual is not noise; added up). Nothing found gives an empty
-            table with these columns.
+            over the expected one), ``quality`` (0 is good; 1 within two sigmas of the border, 2 the fit failed: its
+            numbers are the candidate's and have no errors, 4 the residual is not noise; added up). Columns centred
+            outside the frame are left out. Nothing found gives an empty table with these columns.
         """
         check_is_fitted(self, "width_")
         self._check_parameters()
@@ -181,8 +184,8 @@ class AtomDetector(TransformerMixin, BaseEstimator):
         float
             NaN, with a warning, where y holds no tables.
         """
-        if not isinstance(y[0], pd.DataFrame) and is_labels(y):
-            warnings.warn("y holds one number per row and no tables: there is no truth to score against", stacklevel=2)
+        if not (isinstance(y, list | tuple) and all(isinstance(t, pd.DataFrame) for t in y)):
+            warnings.warn("y is no list of tables: there is no truth to score against", stacklevel=2)
             return float("nan")
         table = self.transform(X)
         images = split(X)
@@ -221,11 +224,18 @@ class AtomDetector(TransformerMixin, BaseEstimator):
         width = self.width_ / size
         positions = _candidates(view, self.spacing_ / size, width)
         fits = fit_columns(
-            view.recorded, positions, width, variance=view.variance, correlation_x=view.noise.pointwise.correlation_x
+            view.recorded,
+            positions,
+            width,
+            variance=view.variance,
+            correlation_x=view.noise.pointwise.correlation_x,
+            streaks=view.noise.scan.amplitude * view.noise.contrast,
         )
         with np.errstate(invalid="ignore"):
             clear = fits.amplitude >= self.significance * fits.amplitude_err
-        return _table(fits.take(clear | (fits.failed & (fits.amplitude > 0))), view, index)
+        n_y, n_x = view.recorded.shape
+        inside = (fits.y >= -0.5) & (fits.y < n_y - 0.5) & (fits.x >= -0.5) & (fits.x < n_x - 0.5)
+        return _table(fits.take(inside & (clear | (fits.failed & (fits.amplitude > 0)))), view, index)
 
 
 class _View:
@@ -244,7 +254,7 @@ class _View:
             NoiseModel.from_dict(known) if known else NoiseCalibrator(mode=self.mode).fit(recorded).noise_model_
         )
 
-    def variance(self, intensity: NDArray) -> NDArray:
+    def variance(self, intensity: NDArray | float) -> NDArray:
         """Variance of one pixel at a given bright intensity, floored."""
         model = self.noise
         signal = (intensity - model.level * self.sign) / model.contrast
@@ -281,7 +291,7 @@ def _first_width(view: _View, spacing: float | None) -> float:
     if spacing is not None:
         return float(np.clip(0.18 * spacing, 0.8, 20.0))
     # the width through whose filter the tallest peaks stand out most
-    noise = np.sqrt(view.variance(np.median(view.recorded)))
+    noise = np.sqrt(view.variance(float(np.median(view.recorded))))
     contrast = [np.quantile(column_response(view.recorded, s), 0.999) * s for s in TRIED_WIDTHS]
     return TRIED_WIDTHS[int(np.argmax(contrast))] if noise > 0 else TRIED_WIDTHS[2]
 
@@ -315,7 +325,7 @@ def _candidates(view: _View, spacing: float, width: float) -> NDArray[np.float64
             return peaks
         heights = response[tuple(np.clip(peaks.round().astype(int), 0, np.array(response.shape) - 1).T)]
         return peaks[heights > ENHANCED_THRESHOLD * np.quantile(heights, 0.95)]
-    noise = float(np.sqrt(view.variance(np.median(view.recorded))))
+    noise = float(np.sqrt(view.variance(float(np.median(view.recorded)))))
     correlation = view.noise.pointwise.correlation_x
     return peaks_above_noise(view.recorded, width, noise=noise, min_distance=apart, correlation_x=correlation)
 
@@ -371,4 +381,4 @@ def _jitter_error(jitter: float, sigma: NDArray) -> NDArray:
 def _quality(fits: ColumnFits, shape: tuple[int, ...]) -> NDArray[np.int64]:
     margin = 2 * fits.sigma
     edge = (np.minimum(fits.y, fits.x) < margin) | (fits.y > shape[0] - 1 - margin) | (fits.x > shape[1] - 1 - margin)
-    return edge * 1 + fits.failed * 2 + (fits.residual > 2.0) * 4
+    return edge * 1 + fits.failed * 2 + (fits.residual > ODD_RESIDUAL) * 4

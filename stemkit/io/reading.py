@@ -37,7 +37,7 @@ class DatasetInfo:
     Attributes
     ----------
     index : int
-        Its place in the file, from 0: a value of `dataset` in :func:`read`.
+        Its place in the file, from 0: a value of `dataset` in :func:`~stemkit.read`.
     name : str
         Its name, empty where the format has none.
     shape : tuple of int
@@ -47,7 +47,7 @@ class DatasetInfo:
     pixel_sizes : tuple of float or None
         Height and width of a pixel in nm, None where the file does not say.
     is_image : bool
-        Whether :func:`read` can read it.
+        Whether :func:`~stemkit.read` can read it.
     """
 
     index: int
@@ -114,7 +114,7 @@ def datasets(path: str | os.PathLike[str]) -> list[DatasetInfo]:
     Parameters
     ----------
     path : path-like
-        A file that :func:`read` can read.
+        A file that :func:`~stemkit.read` can read.
 
     Returns
     -------

@@ -80,7 +80,6 @@ class InteractiveBlock(nn.Module):
 
     def __init__(self, half: int):
         super().__init__()
-        self.half = half
         self.ffc = Interaction(half)
         self.bn_l = nn.BatchNorm2d(half)
         self.bn_g = nn.BatchNorm2d(half)
@@ -95,7 +94,7 @@ class Interaction(nn.Module):
 
     def __init__(self, half: int):
         super().__init__()
-        self.half = half
+        self.channels = half
         self.convl2l = nn.Conv2d(half, half, 3, padding=1)
         self.convl2g = nn.Conv2d(half, half, 3, padding=1)
         self.convg2l = nn.Conv2d(half, half, 3, padding=1)
@@ -107,7 +106,7 @@ class Interaction(nn.Module):
         on_l = torch.cat([self.convl2l.weight, torch.zeros_like(u_conv.weight)])
         on_g = torch.cat([self.convg2l.weight, u_conv.weight])
         bias = torch.cat([_bias(self.convl2l) + _bias(self.convg2l), _bias(u_conv)])
-        spatial, u = F.conv2d(features, torch.cat([on_l, on_g], dim=1), bias, padding=1).split(self.half, dim=1)
+        spatial, u = F.conv2d(features, torch.cat([on_l, on_g], dim=1), bias, padding=1).split(self.channels, dim=1)
         v = self.convg2g.fu(u)
         # g' reads [l, g, v]
         merge = self.convg2g.conv2

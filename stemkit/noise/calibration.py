@@ -305,7 +305,12 @@ def _mean_model(models: list[NoiseModel]) -> NoiseModel:
         mode=models[0].mode,
         background=BackgroundNoise(*(mean("background", k) for k in ("amplitude", "length"))),
         scan=ScanNoise(*(mean("scan", k) for k in ("amplitude", "length", "jitter", "jitter_length"))),
-        pointwise=PointwiseNoise(*(mean("pointwise", k) for k in ("readout", "gain", "shape", "correlation_x"))),
+        pointwise=PointwiseNoise(
+            mean("pointwise", "readout"),
+            mean("pointwise", "gain"),
+            mean("pointwise", "shape"),
+            mean("pointwise", "correlation_x"),
+        ),
     )
 
 

@@ -192,7 +192,7 @@ def score_correlation(shape: NDArray, correlation: NDArray) -> NDArray:
     scores = torch.as_tensor(nodes)[None, None, :].expand(len(shape), 1, -1)
     mapped = tukey_quantile(scores, torch.as_tensor(shape, dtype=torch.float64)).numpy()[:, 0, :]
     orders = np.arange(1, 20, 2)
-    basis = np.stack([np.polynomial.hermite_e.hermeval(nodes, np.eye(k + 1)[k]) for k in orders])
+    basis = np.stack([np.polynomial.hermite_e.hermeval(nodes, [0.0] * int(k) + [1.0]) for k in orders])
     norms = np.array([math.sqrt(2 * math.pi * math.factorial(int(k))) for k in orders])
     coefficients = (mapped * weights) @ basis.T / norms
     power = coefficients**2

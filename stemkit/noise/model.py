@@ -130,6 +130,7 @@ class Detector:
     step: float | None = None
 
     def __post_init__(self) -> None:
+        _require(self, low=_finite_or_none, high=_finite_or_none, step=_finite_or_none)
         if self.step is not None and not self.step > 0:
             raise ValueError(f"step must be positive or None, but is {self.step!r}")
         if self.low is not None and self.high is not None and not self.low < self.high:
@@ -285,6 +286,10 @@ def _require(instance: object, **rules: Any) -> None:
 
 def _finite(value: float) -> str | None:
     return None if math.isfinite(value) else "a finite number"
+
+
+def _finite_or_none(value: float | None) -> str | None:
+    return None if value is None or math.isfinite(value) else "a finite number or None"
 
 
 def _not_negative(value: float) -> str | None:

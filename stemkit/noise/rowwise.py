@@ -16,6 +16,8 @@ DIFFERENCE = np.array([1.0, -4.0, 6.0, -4.0, 1.0]) / math.sqrt(70.0)
 #: Lags along the row at which pointwise noise is over and streaks are not yet.
 STREAK_LAGS = (4, 5, 6, 7, 8)
 N_BINS = 12
+#: Pixels whose noise has less than this fraction of the usual variance are taken for clipped.
+CLIPPED = 0.05
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,14 @@ def _by_signal(square: NDArray, smooth: NDArray, where: NDArray) -> tuple[NDArra
 
 
 def _line(signal: NDArray, variance: NDArray, count: NDArray) -> tuple[float, float]:
-    """Readout and gain: a line weighted by the counts, whose variance is nowhere negative between 0 and 1."""
+    """Readout and gain: a line weighted by the counts, whose variance is nowhere negative between 0 and 1.
+
+    Bins with hardly any variance are left out: pixels clipped at the detector's end tell nothing of the noise.
+    """
+    alive = variance > CLIPPED * np.median(variance)
+    signal, variance, count = signal[alive], variance[alive], count[alive]
+    if len(signal) == 0:
+        return 0.0, 0.0
     if len(signal) < 3 or np.ptp(signal) < 1e-3:
         return float(np.sqrt(max(np.average(variance, weights=count), 0.0))), 0.0
     # the error of a variance grows with the variance itself

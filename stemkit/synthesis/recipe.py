@@ -44,7 +44,8 @@ class Recipe:
     thickness : float
         The largest relative variation of the columns' height across an image.
     support : float
-        The largest amplitude of the specimen's own smooth signal beside the columns.
+        The largest amplitude of the specimen's own smooth signal beside the columns: a wedge, a film, patches of
+        contamination. Film and patches reach four times this.
     noise : NoiseParameters or None
         The noise of every image (of one image, ``(1,)`` tensors); None draws it anew for each.
     """
@@ -87,8 +88,8 @@ def draw_batch(recipe: Recipe, n_images: int, shape: tuple[int, int], generator:
 def draw_noise(spacing: Tensor, generator: torch.Generator) -> NoiseParameters:
     """Noise of many microscopes: from averaged series to a few electrons per column; jitter grows with the spacing."""
     n, g = len(spacing), generator
-    readout = _log_uniform(g, n, 0.01, 0.5)
-    electron = 1.0 / _log_uniform(g, n, 2.0, 300.0)
+    readout = _log_uniform(g, n, 0.01, 0.6)
+    electron = 1.0 / _log_uniform(g, n, 1.5, 300.0)
     counted = _pick(g, n, 0.35).bool()
     gain = torch.where(counted, electron, _uniform(g, n, -0.3, 1.0).clamp_min(0) * readout**2 * 2)
     # counting detectors read out a fraction of an electron, and see some electrons between the columns
@@ -101,8 +102,8 @@ def draw_noise(spacing: Tensor, generator: torch.Generator) -> NoiseParameters:
     nothing = torch.full((n,), math.nan, device=g.device)
     digital = _pick(g, n, 0.3).bool()
     return NoiseParameters(
-        background=_pick(g, n, 0.4) * _uniform(g, n, 0.0, 0.06),
-        background_length=_log_uniform(g, n, 10.0, 60.0),
+        background=_pick(g, n, 0.7) * _uniform(g, n, 0.0, 0.12),
+        background_length=_log_uniform(g, n, 8.0, 64.0),
         streaks=streaks,
         streak_length=torch.where(_pick(g, n, 0.4).bool(), torch.inf, _log_uniform(g, n, 4.0, 60.0)),
         jitter=jitter,
@@ -122,9 +123,7 @@ def draw_noise(spacing: Tensor, generator: torch.Generator) -> NoiseParameters:
 # --- columns -----------------------------------------------------------------------------------------------------
 
 
-def _draw_columns(
-    recipe: Recipe, n: int, shape: tuple[int, int], generator: torch.Generator
-) -> tuple[Columns, Tensor]:
+def _draw_columns(recipe: Recipe, n: int, shape: tuple[int, int], generator: torch.Generator) -> tuple[Columns, Tensor]:
     g = generator
     spacing = _log_uniform(g, n, *recipe.spacing)
     kind = _draw_arrangement(recipe, n, g)
@@ -201,15 +200,27 @@ def _at(field: Tensor, columns: Columns, shape: tuple[int, int]) -> Tensor:
 
 
 def _draw_support(recipe: Recipe, n: int, shape: tuple[int, int], spacing: Tensor, g: torch.Generator) -> Tensor:
-    """The specimen's own smooth signal: a wedge, and a support film whose texture is wider than the columns."""
+    """The specimen's own signal beside its columns: a wedge, a film, and patches of contamination with an edge.
+
+    Film and patches are stronger than the background noise of :func:`draw_noise`: what varies slowly and little is
+    noise, what varies slowly and much is specimen.
+    """
     y = torch.linspace(-0.5, 0.5, shape[0], device=g.device)[None, :, None]
     x = torch.linspace(-0.5, 0.5, shape[1], device=g.device)[None, None, :]
     slope = (_uniform(g, 2 * n, -0.5, 0.5) * recipe.support).view(2, n, 1, 1)
     wedge = (slope[0] * y + slope[1] * x) * _pick(g, n, 0.5)[:, None, None]
-    length = (_log_uniform(g, n, 1.5, 8.0) * spacing).clamp(max=max(shape) / 3)
+    largest = 4 * recipe.support + 1e-6
+    length = (_log_uniform(g, n, 3.0, 12.0) * spacing).clamp(max=max(shape) / 3)
     film = smooth_field(torch.Size((n, *shape)), length, g, torch.float32)
-    strength = _pick(g, n, 0.4) * _uniform(g, n, 0.0, 0.3) * recipe.support
-    return wedge + film * strength[:, None, None]
+    strength = _pick(g, n, 0.25) * _log_uniform(g, n, 0.1 * largest, 0.6 * largest)
+    landscape = smooth_field(torch.Size((n, *shape)), _uniform(g, n, 0.08, 0.3) * max(shape), g, torch.float32)
+    edge = torch.sigmoid(
+        _log_uniform(g, n, 3.0, 20.0)[:, None, None] * (landscape - _uniform(g, n, -1, 1)[:, None, None])
+    )
+    height = _pick(g, n, 0.15) * _log_uniform(g, n, 0.15 * largest, largest)
+    total = wedge + film * strength[:, None, None] + edge * height[:, None, None]
+    # matter only adds to the signal: the level is that of the darkest place
+    return total - total.amin(dim=(1, 2), keepdim=True)
 
 
 # --- random numbers ----------------------------------------------------------------------------------------------

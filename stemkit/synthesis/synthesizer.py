@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import pandas as pd
@@ -123,6 +123,12 @@ class STEMSynthesizer(BaseEstimator):
         self.spacing_ = (0.9 * min(spacings), 1.1 * max(spacings)) if spacings else None
         return self
 
+    @overload
+    def sample(self, n: int = 1, *, return_columns: Literal[False] = False) -> xr.Dataset: ...
+
+    @overload
+    def sample(self, n: int = 1, *, return_columns: Literal[True]) -> tuple[xr.Dataset, pd.DataFrame]: ...
+
     def sample(self, n: int = 1, *, return_columns: bool = False) -> xr.Dataset | tuple[xr.Dataset, pd.DataFrame]:
         """Draw ``n`` pairs; ``sample(n)`` is the beginning of ``sample(m)`` for m > n.
 
@@ -175,7 +181,8 @@ class STEMSynthesizer(BaseEstimator):
     def _check_parameters(self) -> None:
         if self.mode is not None and self.mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))} or None, but is {self.mode!r}")
-        if len(tuple(self.shape)) != 2 or min(self.shape) < 8:
+        sizes = tuple(self.shape) if isinstance(self.shape, Iterable) else ()
+        if len(sizes) != 2 or not all(isinstance(n, int | np.integer) and n >= 8 for n in sizes):
             raise ValueError(f"shape must be (n_y, n_x) of at least 8 px each, but is {self.shape!r}")
         if not 0 <= self.vacancies < 1:
             raise ValueError(f"vacancies must be a fraction from 0 to below 1, but is {self.vacancies!r}")
@@ -204,9 +211,10 @@ class STEMSynthesizer(BaseEstimator):
     def _spacing_px(self) -> tuple[float, float]:
         if self.spacing is None:
             return getattr(self, "spacing_", None) or Recipe().spacing
-        low, high = (self.spacing, self.spacing) if np.isscalar(self.spacing) else tuple(self.spacing)  # type: ignore[arg-type]
-        if not 0 < low <= high:
+        limits = np.ravel(self.spacing)
+        if limits.dtype.kind not in "iuf" or limits.size not in (1, 2) or not 0 < limits[0] <= limits[-1] < np.inf:
             raise ValueError(f"spacing must be positive nm, or (low, high), but is {self.spacing!r}")
+        low, high = float(limits[0]), float(limits[-1])
         size = self._pixel_size() or 1.0
         return low / size, high / size
 

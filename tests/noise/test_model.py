@@ -18,7 +18,6 @@ from strategies import (
     correlations,
     crystal,
     lengths,
-    levels,
     modes,
     noise_models,
     pixel_sizes,
@@ -30,7 +29,14 @@ from strategies import (
 
 import stemkit
 from stemkit import BackgroundNoise, Detector, NoiseModel, PointwiseNoise, ScanNoise
-from stemkit.noise.drawing import displace_rows, score_correlation, tukey_quantile, tukey_variance
+from stemkit.noise.drawing import (
+    displace_rows,
+    row_field,
+    score_correlation,
+    smooth_field,
+    tukey_quantile,
+    tukey_variance,
+)
 
 FLAT = np.zeros((256, 256))
 SINGLE = settings(max_examples=15)
@@ -77,6 +83,19 @@ def test_opposite_borders_of_a_background_are_independent(length, seed):
     product = (fields[:, 4, 0] * fields[:, 4, -1]).mean()
     true = math.exp(-(127**2) / (4 * length**2))
     assert abs(product - true) < SIGMAS * math.sqrt((1 + true**2) / n)
+
+
+@pytest.mark.parametrize("length", [1.5, 4.0, 9.0])
+def test_lengths_are_exact_in_large_fields(length):
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.tensor([length], dtype=torch.float64)
+    rows = row_field(torch.Size((1, 4000, 512)), lengths, generator, torch.float64)[0].numpy()
+    square = smooth_field(torch.Size((1, 1500, 1500)), lengths, generator, torch.float64)[0].numpy()
+    lag = round(1.5 * length)
+    expected = math.exp(-(lag**2) / (4 * length**2))
+    assert abs(lagged(rows, lag, 1) - expected) < SIGMAS * math.sqrt(2 / (4000 * samples_along(512, length)))
+    for axis in (0, 1):
+        assert abs(lagged(square, lag, axis) - expected) < SIGMAS * math.sqrt(2) / samples_along(1500, length)
 
 
 # --- scan --------------------------------------------------------------------------------------------------------
@@ -199,7 +218,9 @@ def test_variance_of_the_tukey_lambda(shape):
 
 @given(st.floats(-0.39, 1.0), st.floats(-4.0, 4.0))
 def test_quantiles_of_the_tukey_lambda(shape, score):
-    found = tukey_quantile(torch.full((1, 1, 1), score, dtype=torch.float64), torch.tensor([shape], dtype=torch.float64))
+    found = tukey_quantile(
+        torch.full((1, 1, 1), score, dtype=torch.float64), torch.tensor([shape], dtype=torch.float64)
+    )
     scale = math.sqrt(tukey_variance(shape))
     expected = stats.tukeylambda.ppf(stats.norm.cdf(score), shape) / scale
     assert float(found) == pytest.approx(float(expected), rel=1e-3, abs=1e-6)
@@ -217,8 +238,32 @@ def test_correlation_along_x_is_that_of_the_noise_itself(correlation, shape, see
     assert stats.kstest(noise[:, ::16].ravel(), tukey(shape).cdf).pvalue > 1e-6
 
 
+def test_correlation_is_measured_after_the_mapping():
+    # uniform noise, the shape farthest from normal: its scores have to be correlated by 0.618
+    noise = NoiseModel(pointwise=PointwiseNoise(1.0, shape=1.0, correlation_x=0.6)).apply(
+        np.zeros((512, 512)), random_state=0
+    )
+    assert abs(lagged(noise, 1, 1) / (noise**2).mean() - 0.6) < SIGMAS / 512
+
+
 def test_normal_noise_needs_the_correlation_of_its_scores():
-    np.testing.assert_allclose(score_correlation(np.full(3, 0.1349), np.array([-0.5, 0.0, 0.7])), [-0.5, 0, 0.7], atol=1e-3)
+    np.testing.assert_allclose(
+        score_correlation(np.full(3, 0.1349), np.array([-0.5, 0.0, 0.7])), [-0.5, 0, 0.7], atol=1e-3
+    )
+
+
+@settings(max_examples=20)
+@given(tukey_shapes, correlations)
+def test_scores_of_a_correlation(shape, correlation):
+    r = float(score_correlation(np.array([shape]), np.array([correlation]))[0])
+    nodes, weights = np.polynomial.hermite_e.hermegauss(40)
+    first, second = (v.ravel() for v in np.meshgrid(nodes, nodes))
+    quantiles = [
+        tukey_quantile(torch.as_tensor(z)[None, None], torch.tensor([shape], dtype=torch.float64)).numpy().ravel()
+        for z in (first, r * first + math.sqrt(1 - r**2) * second)
+    ]
+    mapped = (np.outer(weights, weights).ravel() * quantiles[0] * quantiles[1]).sum() / (2 * math.pi)
+    assert mapped == pytest.approx(correlation, abs=2e-4)
 
 
 def test_correlation_falls_off_as_a_power():
@@ -304,7 +349,9 @@ def test_parts_are_independent(background, streaks, readout, seed):
     parts = np.array([background, streaks, readout]) ** 2
     samples = np.array([samples_along(256, 2.0) ** 2, row_samples(2.0), FLAT.size])
     # the squares of the parts fluctuate, and so do their products
-    error = math.sqrt((2 * parts**2 / samples).sum() + 4 * sum(parts[i] * parts[j] / samples[i] for i, j in ((0, 1), (0, 2), (1, 2))))
+    error = math.sqrt(
+        (2 * parts**2 / samples).sum() + 4 * sum(parts[i] * parts[j] / samples[i] for i, j in ((0, 1), (0, 2), (1, 2)))
+    )
     assert abs((noise**2).mean() - parts.sum()) < SIGMAS * error
 
 
@@ -424,6 +471,9 @@ def test_unknown_parts_are_refused():
         (lambda: PointwiseNoise(kind="poisson"), "gain must not be 0"),
         (lambda: PointwiseNoise(gain=0.1, correlation_x=0.1, kind="poisson"), "correlation_x must be 0"),
         (lambda: Detector(step=0.0), "step must be positive"),
+        (lambda: Detector(step=math.inf), "step of Detector must be a finite number or None"),
+        (lambda: Detector(low=math.nan), "low of Detector must be a finite number or None"),
+        (lambda: Detector(high=math.inf), "high of Detector must be a finite number or None"),
         (lambda: Detector(2.0, 1.0), "low must be below high"),
     ],
 )

@@ -1,0 +1,19 @@
+"""The order of the gallery's pages."""
+
+from pathlib import Path
+
+PAGES = ("plot_noise_model.py", "plot_whole_pipeline.py", "plot_grid_search.py")
+
+
+class GalleryOrder:
+    """Pages in the order above, any others after them by name."""
+
+    def __init__(self, folder: str):
+        self.folder = folder
+
+    def __call__(self, filename: str) -> tuple[int, str]:
+        name = Path(filename).name
+        return (PAGES.index(name) if name in PAGES else len(PAGES), name)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"

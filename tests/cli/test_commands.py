@@ -1,0 +1,212 @@
+"""The ``stemkit`` command, through its entry point."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import stemkit
+from stemkit import NoiseModel, PointwiseNoise, STEMSynthesizer
+from stemkit.cli import main
+
+
+@pytest.fixture(scope="module")
+def scene():
+    noise = NoiseModel(contrast=1000.0, level=300.0, pointwise=PointwiseNoise(readout=0.1))
+    synthesizer = STEMSynthesizer(shape=(96, 112), noise=noise, arrangements=("lattice",), spacing=0.14, random_state=2)
+    return synthesizer.sample(1, return_columns=True)
+
+
+@pytest.fixture
+def image(scene):
+    return scene[0]["noisy"][0].drop_vars("arrangement")
+
+
+@pytest.fixture
+def tif(tmp_path, image):
+    return stemkit.write(image, tmp_path / "image.tif")
+
+
+def test_version_and_help_are_quick():
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "stemkit", "--help"], capture_output=True, text=True, check=True)
+    assert "enhance" in done.stdout
+    # a loose bound on a busy machine: torch alone takes longer
+    assert time.perf_counter() - start < 5
+
+
+class TestEnhance:
+    @pytest.mark.parametrize("suffix", ["tif", "hspy", "nc"])
+    def test_keeps_units_and_pixel_size(self, tmp_path, tif, image, suffix):
+        assert main(["enhance", str(tif), "-o", str(tmp_path / "out"), "--format", suffix]) == 0
+        enhanced = stemkit.read(tmp_path / "out" / f"image_enhanced.{suffix}")
+        assert enhanced.shape == image.shape
+        assert enhanced.stem.pixel_size == pytest.approx(0.01, rel=1e-6)
+        assert float(enhanced.mean()) == pytest.approx(float(image.mean()), rel=0.05)
+        assert json.loads(enhanced.attrs["stemkit"])["step"] == "enhance"
+
+    def test_png_is_a_picture(self, tmp_path, tif):
+        assert main(["enhance", str(tif), "-o", str(tmp_path), "--format", "png"]) == 0
+        from PIL import Image
+
+        with Image.open(tmp_path / "image_enhanced.png") as picture:
+            assert min(picture.size) >= 96
+
+    def test_a_stack_gives_a_picture_per_frame(self, tmp_path, image, capsys):
+        stack = xr.concat([image, image], dim="image", combine_attrs="override").transpose("image", "y", "x")
+        stemkit.write(stack, tmp_path / "stack.tif")
+        assert main(["enhance", str(tmp_path / "stack.tif"), "-o", str(tmp_path), "--format", "png"]) == 0
+        printed = capsys.readouterr().out.split()
+        assert [p.rsplit("_", 1)[1] for p in printed] == ["000.png", "001.png"]
+        assert all(Path(p).exists() for p in printed)
+
+    def test_region(self, tmp_path, tif):
+        assert main(["enhance", str(tif), "-o", str(tmp_path), "--region", "10:74,20:100"]) == 0
+        assert stemkit.read(tmp_path / "image_enhanced.tif").shape == (64, 80)
+
+    def test_pixel_size_for_a_file_without(self, tmp_path, image):
+        np.save(tmp_path / "bare.npy", image.values)
+        assert main(["enhance", str(tmp_path / "bare.npy"), "-o", str(tmp_path), "--pixel-size", "0.02"]) == 0
+        assert stemkit.read(tmp_path / "bare_enhanced.tif").stem.pixel_size == pytest.approx(0.02, rel=1e-6)
+
+    def test_does_not_replace_files_unless_asked(self, tmp_path, tif, capsys):
+        (tmp_path / "image_enhanced.tif").write_bytes(b"precious")
+        assert main(["enhance", str(tif), "-o", str(tmp_path)]) == 1
+        assert "--overwrite" in capsys.readouterr().err
+        assert (tmp_path / "image_enhanced.tif").read_bytes() == b"precious"
+        assert main(["enhance", str(tif), "-o", str(tmp_path), "--overwrite"]) == 0
+        assert stemkit.read(tmp_path / "image_enhanced.tif").shape == (96, 112)
+
+
+class TestBatches:
+    def test_one_bad_file_is_reported_and_the_others_run(self, tmp_path, tif, image, capsys):
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        stemkit.write(image, folder / "a.tif")
+        stemkit.write(image, folder / "c.nc")
+        (folder / "b.tif").write_bytes(b"II*\0 broken")
+        (folder / "notes.txt").write_text("not an image")
+        assert main(["enhance", str(folder), "-o", str(tmp_path / "out")]) == 1
+        assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a_enhanced.tif", "c_enhanced.tif"]
+        err = capsys.readouterr().err
+        assert "b.tif" in err
+        assert "1 of 3 failed" in err
+
+    def test_files_of_one_name_keep_their_suffixes(self, tmp_path, image):
+        stemkit.write(image, tmp_path / "a.tif")
+        stemkit.write(image, tmp_path / "a.nc")
+        out = tmp_path / "out"
+        assert main(["enhance", str(tmp_path / "a.tif"), str(tmp_path / "a.nc"), "-o", str(out)]) == 0
+        assert sorted(p.name for p in out.iterdir()) == ["a_nc_enhanced.tif", "a_tif_enhanced.tif"]
+
+    @pytest.mark.parametrize("path", ["missing.tif", "empty"])
+    def test_nothing_to_do_is_a_failure(self, tmp_path, capsys, path):
+        (tmp_path / "empty").mkdir()
+        assert main(["info", str(tmp_path / path)]) == 1
+        assert path in capsys.readouterr().err
+
+
+class TestDetect:
+    def test_table_in_nm_and_a_figure(self, tmp_path, tif, scene):
+        assert main(["detect", str(tif), "-o", str(tmp_path)]) == 0
+        table = pd.read_csv(tmp_path / "image_columns.csv")
+        assert set(table["unit"]) == {"nm"}
+        found = stemkit.metrics.match_columns(table[["y", "x"]], scene[1][["y", "x"]], 0.04)
+        assert found.recall > 0.95
+        assert (tmp_path / "image_columns.png").stat().st_size > 10_000
+
+    def test_without_network(self, tmp_path, tif):
+        assert main(["detect", str(tif), "-o", str(tmp_path), "--no-enhance"]) == 0
+        assert len(pd.read_csv(tmp_path / "image_columns.csv")) > 20
+
+    def test_px_where_uncalibrated(self, tmp_path, image):
+        np.save(tmp_path / "bare.npy", image.values)
+        assert main(["detect", str(tmp_path / "bare.npy"), "-o", str(tmp_path)]) == 0
+        table = pd.read_csv(tmp_path / "bare_columns.csv")
+        assert set(table["unit"]) == {"px"}
+        np.testing.assert_allclose(table["x"], table["x_px"])
+
+    def test_refuses_an_enhanced_file_without_the_recorded_one(self, tmp_path, tif, capsys):
+        main(["enhance", str(tif), "-o", str(tmp_path)])
+        enhanced = str(tmp_path / "image_enhanced.tif")
+        assert main(["detect", enhanced, "-o", str(tmp_path)]) == 1
+        assert "--measured" in capsys.readouterr().err
+        assert main(["detect", enhanced, "--measured", str(tif), "-o", str(tmp_path)]) == 0
+        assert main(["detect", str(tif), "-o", str(tmp_path)]) == 0
+        a, b = (pd.read_csv(tmp_path / f"{n}_columns.csv") for n in ("image_enhanced", "image"))
+        assert a["x_err"].median() == pytest.approx(b["x_err"].median(), rel=0.1)
+
+    def test_a_netcdf_carries_its_recorded_pixels(self, tmp_path, tif):
+        main(["enhance", str(tif), "-o", str(tmp_path), "--format", "nc"])
+        assert main(["detect", str(tmp_path / "image_enhanced.nc"), "-o", str(tmp_path)]) == 0
+        assert len(pd.read_csv(tmp_path / "image_enhanced_columns.csv")) > 20
+
+    def test_measured_must_fit(self, tmp_path, tif, image, capsys):
+        other = stemkit.write(image[:50], tmp_path / "other.tif")
+        main(["enhance", str(tif), "-o", str(tmp_path)])
+        enhanced = str(tmp_path / "image_enhanced.tif")
+        assert main(["detect", enhanced, "--measured", str(other), "-o", str(tmp_path)]) == 1
+        assert "--measured must have the image's shape" in capsys.readouterr().err
+
+
+class TestCalibrateAndInfo:
+    def test_table(self, tif, capsys):
+        assert main(["calibrate", str(tif)]) == 0
+        out = capsys.readouterr().out
+        assert "pointwise.readout" in out
+        assert "±" in out
+
+    def test_json_is_the_noise_model(self, tif, capsys):
+        assert main(["calibrate", str(tif), "--json"]) == 0
+        described = json.loads(capsys.readouterr().out)
+        parts = ("contrast", "level", "mode", "background", "scan", "pointwise", "detector")
+        model = NoiseModel.from_dict({k: described[k] for k in parts})
+        assert model.pointwise.readout == pytest.approx(0.1, rel=0.2)
+
+    def test_info(self, tif, capsys):
+        assert main(["info", str(tif)]) == 0
+        out = capsys.readouterr().out
+        assert "96 x 112 px" in out
+        assert "0.01 nm" in out
+        assert "haadf" in out
+
+
+class TestArguments:
+    @pytest.mark.parametrize("region", ["10:20", "a:b,c:d", "20:10,0:5"])
+    def test_region_says_its_form(self, tif, region, capsys):
+        with pytest.raises(SystemExit, match="2"):
+            main(["info", str(tif), "--region", region])
+        assert "--region" in capsys.readouterr().err
+
+    def test_region_beyond_the_image(self, tif, capsys):
+        assert main(["info", str(tif), "--region", "0:500,0:10"]) == 1
+        assert "must lie within the image, 96 by 112 px" in capsys.readouterr().err
+
+    def test_a_bad_weights_name_lists_the_known_ones(self, tmp_path, tif, capsys):
+        assert main(["enhance", str(tif), "-o", str(tmp_path), "--weights", "nothing"]) == 1
+        assert "sfin-general" in capsys.readouterr().err
+
+
+def test_demo_gains_and_finds(tmp_path, capsys):
+    assert main(["demo", "-o", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    for mode in ("haadf", "bf"):
+        line = next(row.split() for row in out.splitlines() if row.split()[:1] == [mode])
+        before, after, f1 = float(line[1]), float(line[3]), float(line[7])
+        assert after > before + 5
+        assert f1 > 0.9
+        assert (tmp_path / f"{mode}.png").exists()
+        assert (tmp_path / f"{mode}_columns.csv").exists()
+
+
+def test_train_writes_weights_and_card(tmp_path, capsys):
+    arguments = ["train", "-o", str(tmp_path), "--epochs", "1", "--batches", "1", "--width", "4", "--blocks", "1"]
+    assert main(arguments) == 0
+    assert (tmp_path / "sfin-general.safetensors").exists()
+    assert "made by" in capsys.readouterr().out

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import SIGMAS, gaussians, lattice_positions, seeds
+
+from stemkit import NoiseModel, PointwiseNoise
+from stemkit.columns import fit_columns
+from stemkit.columns.fitting import ColumnFits
+
+SHAPE = (400, 400)
+SIGMA = 2.5
+
+
+def scene(spacing: float = 20.0, margin: float = -10.0) -> np.ndarray:
+    positions = lattice_positions(SHAPE, spacing, margin=margin)
+    return positions + np.random.default_rng(0).uniform(-0.5, 0.5, positions.shape)
+
+
+def started(positions: np.ndarray, by: float = 0.5) -> np.ndarray:
+    return positions + np.random.default_rng(1).uniform(-by, by, positions.shape)
+
+
+def pulls(fits: ColumnFits, positions: np.ndarray) -> np.ndarray:
+    return np.column_stack([(fits.y - positions[:, 0]) / fits.y_err, (fits.x - positions[:, 1]) / fits.x_err])
+
+
+def spread_of(n: int) -> float:
+    """Relative error of a standard deviation from n values."""
+    return SIGMAS / math.sqrt(2 * n)
+
+
+# --- exact -------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=10)
+@given(st.floats(1.5, 5.0), st.floats(0.1, 1e4), st.floats(-1e3, 1e3), st.floats(-0.3, 0.4), st.booleans(), seeds)
+def test_a_noise_free_column_is_recovered(sigma, amplitude, background, widening, weighted, seed):
+    rng = np.random.default_rng(seed)
+    position = rng.uniform(28, 32, (1, 2))
+    true = sigma * (1 + widening)
+    image = background + gaussians((61, 61), position, true, amplitude)
+    variance = (lambda i: np.full_like(i, 0.01 * amplitude**2)) if weighted else None
+    fits = fit_columns(image, position + rng.uniform(-0.7, 0.7, (1, 2)), sigma, variance=variance)
+    assert not fits.failed.any()
+    assert (fits.y[0], fits.x[0]) == pytest.approx(tuple(position[0]), abs=1e-3)
+    assert fits.amplitude[0] == pytest.approx(amplitude, rel=1e-3)
+    assert fits.sigma[0] == pytest.approx(true, rel=1e-3)
+    assert fits.background[0] == pytest.approx(background, abs=1e-3 * amplitude)
+
+
+def test_overlapping_neighbours_are_told_apart():
+    positions = lattice_positions((120, 120), 9.0, margin=12.0)
+    fits = fit_columns(gaussians((120, 120), positions, SIGMA), started(positions, 0.3), SIGMA)
+    inner = ((positions > 15) & (positions < 104)).all(axis=1)
+    assert not fits.failed[inner].any()
+    # columns 3.6 sigma apart: three rounds of the fit leave a part of the neighbours
+    off = np.hypot(fits.y - positions[:, 0], fits.x - positions[:, 1])[inner]
+    assert off.mean() < 0.01
+    assert off.max() < 0.03
+    np.testing.assert_allclose(fits.amplitude[inner], 1.0, atol=0.12)
+
+
+def test_fixed_width_stays():
+    positions = scene()
+    image = gaussians(SHAPE, positions, SIGMA) + np.random.default_rng(0).normal(0, 0.05, SHAPE)
+    fits = fit_columns(image, started(positions), SIGMA, fit_sigma=False)
+    assert (fits.sigma == SIGMA).all()
+    assert (fits.sigma_err == 0).all()
+    assert not fits.failed.any()
+    free = fit_columns(image, started(positions), SIGMA)
+    # what is known does not make the height uncertain
+    assert np.median(fits.amplitude_err) < np.median(free.amplitude_err)
+    assert np.std(pulls(fits, positions)) == pytest.approx(1.0, rel=spread_of(2 * len(positions)) + 0.02)
+
+
+# --- errors ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_white_noise_gives_the_errors_of_theory(weighted):
+    positions, level = scene(), 0.05
+    image = 3.0 + gaussians(SHAPE, positions, SIGMA) + np.random.default_rng(2).normal(0, level, SHAPE)
+    variance = (lambda i: np.full_like(i, level**2)) if weighted else None
+    fits = fit_columns(image, started(positions), SIGMA, variance=variance)
+    n = 2 * len(positions)
+    assert n > 400
+    assert not fits.failed.any()
+    # Fisher information of a Gaussian in white noise; beyond 2.5 sigma lie 1.4 % of it
+    theory = math.sqrt(2 / math.pi) * level
+    off = np.column_stack([fits.y, fits.x]) - positions
+    assert off.std() == pytest.approx(theory, rel=spread_of(n) + 0.01)
+    assert abs(off.mean()) < SIGMAS * theory / math.sqrt(n)
+    stated = np.r_[fits.y_err, fits.x_err]
+    assert stated.mean() == pytest.approx(theory, rel=0.03)
+    assert pulls(fits, positions).std() == pytest.approx(1.0, rel=spread_of(n) + 0.02)
+    for name, true in (("amplitude", 1.0), ("sigma", SIGMA), ("background", 3.0)):
+        pull = (getattr(fits, name) - true) / getattr(fits, f"{name}_err")
+        assert pull.std() == pytest.approx(1.0, rel=spread_of(n / 2) + 0.03)
+    if weighted:
+        # the RMS of a residual over about 120 pixels
+        assert fits.residual.mean() == pytest.approx(1.0, abs=SIGMAS / math.sqrt(2 * 120 * n / 2) + 0.005)
+    else:
+        assert (fits.residual == 1).all()
+
+
+@pytest.mark.parametrize("correlation_x", [0.3, 0.6])
+def test_correlated_noise_widens_the_errors(correlation_x):
+    positions = scene()
+    noise = NoiseModel(pointwise=PointwiseNoise(0.05, shape=0.1349, correlation_x=correlation_x))
+    image = noise.apply(gaussians(SHAPE, positions, SIGMA), random_state=4)
+
+    def fitted(stated: float) -> ColumnFits:
+        return fit_columns(
+            image, started(positions), SIGMA, variance=lambda i: np.full_like(i, 0.0025), correlation_x=stated
+        )
+
+    fits = fitted(correlation_x)
+    n = len(positions)
+    for axis, pull in zip("yx", pulls(fits, positions).T, strict=True):
+        assert pull.std() == pytest.approx(1.0, rel=spread_of(n) + 0.02), axis
+    ignored = pulls(fitted(0.0), positions)
+    assert ignored.std() > 1.2
+    np.testing.assert_array_equal(fitted(0.0).y, fits.y)
+
+
+@pytest.mark.parametrize("dose", [10.0, 50.0])
+def test_counted_electrons(dose):
+    positions = scene()
+    noise = NoiseModel(1.0, 0.0, pointwise=PointwiseNoise(math.sqrt(0.5 / dose**2), 1 / dose, kind="poisson"))
+    image = noise.apply(gaussians(SHAPE, positions, SIGMA), random_state=5)
+
+    def variance(intensity: np.ndarray) -> np.ndarray:
+        return np.maximum(intensity / dose, 0) + 0.5 / dose**2
+
+    # a start within the error itself, as the detector's
+    fits = fit_columns(image, started(positions, 0.3), SIGMA, variance=variance)
+    kept = ~fits.failed
+    assert kept.mean() > 0.97
+    n = 2 * kept.sum()
+    off = (np.column_stack([fits.y, fits.x]) - positions)[kept]
+    pull = pulls(fits, positions)[kept]
+    # counts around the columns and a free background cost a little above 1 / sqrt(2 pi dose)
+    bound = 1 / math.sqrt(2 * math.pi * dose)
+    assert (1 - spread_of(n)) * bound < off.std() < (1.25 + spread_of(n)) * bound
+    assert pull.std() == pytest.approx(1.0, rel=spread_of(n) + 0.08)
+    assert abs(off.mean()) < SIGMAS * off.std() / math.sqrt(n)
+    assert fits.residual.mean() == pytest.approx(1.0, abs=0.06)
+
+
+@settings(max_examples=5)
+@given(st.floats(1e-3, 1e3), st.floats(-1e3, 1e3))
+def test_fits_move_with_the_units(scale, offset):
+    positions = lattice_positions((100, 100), 20.0, margin=-8.0)
+    image = gaussians((100, 100), positions, SIGMA) + np.random.default_rng(0).normal(0, 0.05, (100, 100))
+    one, other = (fit_columns(v, started(positions), SIGMA) for v in (image, scale * image + offset))
+    np.testing.assert_allclose(other.y, one.y, atol=1e-4)
+    np.testing.assert_allclose(other.y_err, one.y_err, rtol=1e-3)
+    np.testing.assert_allclose(other.amplitude, scale * one.amplitude, rtol=1e-3)
+    np.testing.assert_allclose(other.background, scale * one.background + offset, rtol=1e-5, atol=1e-3 * scale)
+
+
+# --- what can't be fitted ----------------------------------------------------------------------------------------
+
+
+def test_nothing_to_fit():
+    fits = fit_columns(np.zeros((20, 20)), np.empty((0, 2)), 2.0)
+    assert len(fits) == 0
+    assert fits.y.shape == fits.residual.shape == (0,)
+    assert fits.failed.dtype == bool
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_constant_image_has_no_columns_to_fit(weighted):
+    variance = (lambda i: np.ones_like(i)) if weighted else None
+    fits = fit_columns(np.full((40, 40), 3.0), np.array([[20.0, 20.0], [10.0, 12.0]]), 2.0, variance=variance)
+    assert (fits.failed | (np.abs(fits.amplitude) <= 3 * fits.amplitude_err)).all()
+
+
+def test_a_start_on_the_flank_of_another_column_fails():
+    image = gaussians((61, 61), np.array([[30.0, 30.0]]), SIGMA)
+    fits = fit_columns(image, np.array([[30.0, 36.0]]), SIGMA)
+    assert fits.failed.all()
+    # numbers of a failed fit are the start
+    assert (fits.y[0], fits.x[0]) == (30.0, 36.0)
+
+
+def test_a_column_of_another_width_fails():
+    wide = gaussians((121, 121), np.array([[60.0, 60.0]]), 8.0)
+    assert fit_columns(wide, np.array([[60.0, 60.0]]), 2.5).failed.all()
+
+
+def test_one_failure_leaves_the_others_alone():
+    positions = np.array([[30.0, 30.0], [30.0, 90.0]])
+    image = gaussians((61, 121), positions, SIGMA)
+    fits = fit_columns(image, np.array([[30.2, 29.7], [29.8, 90.3], [30.0, 60.0]]), SIGMA)
+    assert not fits.failed[:2].any()
+    np.testing.assert_allclose(np.column_stack([fits.y, fits.x])[:2], positions, atol=1e-3)
+
+
+@pytest.mark.parametrize("position", [(0.3, 30.0), (59.6, 30.0), (30.0, 0.4), (0.2, 59.7)])
+def test_columns_on_the_border_are_fitted_on_what_there_is_of_them(position):
+    level = 0.02
+    image = gaussians((60, 60), np.array([position]), SIGMA) + np.random.default_rng(3).normal(0, level, (60, 60))
+    fits = fit_columns(image, np.array([position]), SIGMA, variance=lambda i: np.full_like(i, level**2))
+    assert not fits.failed.any()
+    assert np.abs(pulls(fits, np.array([position]))).max() < SIGMAS
+    # half a column says less than a whole one
+    whole = math.sqrt(2 / math.pi) * level
+    assert max(fits.y_err[0], fits.x_err[0]) > 1.3 * whole
+
+
+def test_take():
+    positions = scene()[:5]
+    fits = fit_columns(gaussians(SHAPE, positions, SIGMA), positions, SIGMA)
+    assert len(fits.take(np.array([True, False, True, False, False]))) == 2
+    np.testing.assert_array_equal(fits.take(np.array([4, 0])).x, fits.x[[4, 0]])

@@ -1,0 +1,248 @@
+"""SFINDenoiser: weights, training, and what it gives."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from stemkit import NoiseModel, PointwiseNoise, SFINDenoiser, STEMSynthesizer
+from stemkit.denoising import known_weights, load_weights, save_weights
+from stemkit.denoising.weights import NetworkInfo, build
+from stemkit.metrics import psnr
+from stemkit.networks import SFIN
+
+TINY = {"width": 4, "n_blocks": 1, "downsampling": 2}
+QUICK = {"max_epochs": 2, "batches_per_epoch": 2, "batch_size": 2, "crop_size": 32, "random_state": 0, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    noise = NoiseModel(pointwise=PointwiseNoise(readout=0.3))
+    return STEMSynthesizer(shape=(96, 96), noise=noise, arrangements=("lattice",), random_state=5).sample(4)
+
+
+class TestShippedWeights:
+    def test_enhance_without_training(self, pairs):
+        denoiser = SFINDenoiser().fit(pairs["noisy"])
+        assert denoiser.history_.empty
+        noisy = np.mean([psnr(a, b) for a, b in zip(pairs["noisy"], pairs["enhance"], strict=True)])
+        assert denoiser.score(pairs["noisy"], pairs["enhance"]) > noisy + 5
+
+    def test_carry_the_recorded_pixels_and_the_other_maps(self, pairs):
+        enhanced = SFINDenoiser().fit_transform(pairs["noisy"][0])
+        np.testing.assert_array_equal(enhanced.coords["measured"], pairs["noisy"][0])
+        assert {"detect", "superresolve"} <= set(enhanced.coords)
+        assert enhanced.coords["detect"].values.max() > 0.5
+        made = json.loads(enhanced.attrs["stemkit"])
+        assert made["step"] == "enhance"
+        assert made["weights"] == load_weights("auto")[1].sha256
+
+    def test_denoising_twice_keeps_the_first_measurement(self, pairs):
+        denoiser = SFINDenoiser().fit(pairs["noisy"][0])
+        twice = denoiser.transform(denoiser.transform(pairs["noisy"][0]))
+        np.testing.assert_array_equal(twice.coords["measured"], pairs["noisy"][0])
+
+    def test_move_with_the_image(self, pairs):
+        image = pairs["noisy"][0].astype(np.float64)
+        denoiser = SFINDenoiser(mode="haadf").fit(image)
+        expected = 250.0 * denoiser.transform(image) - 3000.0
+        np.testing.assert_allclose(denoiser.transform(250.0 * image - 3000.0), expected, atol=250 * 1e-3)
+
+    def test_flip_dark_columns_at_the_door(self, pairs):
+        image = pairs["noisy"][0].values
+        bright = SFINDenoiser(mode="haadf").fit_transform(image)
+        dark = SFINDenoiser(mode="bf").fit_transform(-image)
+        np.testing.assert_allclose(dark, -bright, atol=1e-5)
+
+    @pytest.mark.parametrize("target", ["detect", "superresolve"])
+    def test_other_targets_are_what_transform_returns(self, pairs, target):
+        result = SFINDenoiser(target=target).fit_transform(pairs["noisy"][0])
+        enhanced = SFINDenoiser().fit_transform(pairs["noisy"][0])
+        np.testing.assert_allclose(result, enhanced.coords[target], atol=1e-6)
+        assert "enhance" in result.coords
+
+    def test_flips_average_and_tell_their_spread(self, pairs):
+        image = pairs["noisy"][0]
+        denoiser = SFINDenoiser(average_flips=True).fit(image)
+        result = denoiser.transform(image)
+        assert (result.coords["uncertainty"] >= 0).all()
+        # the average over all mirror images does not know which one it was given
+        mirrored = denoiser.transform(image.copy(data=image.values[:, ::-1].copy()))
+        np.testing.assert_allclose(mirrored.values[:, ::-1], result.values, atol=1e-4)
+
+    def test_resample_a_spacing_that_the_network_has_not_seen(self):
+        noise = NoiseModel(pointwise=PointwiseNoise(readout=0.3))
+        wide = STEMSynthesizer(shape=(256, 256), noise=noise, arrangements=("lattice",), spacing=0.6, random_state=1)
+        pair = wide.sample(1)
+        auto = SFINDenoiser().fit_transform(pair["noisy"][0])
+        assert auto.shape == (256, 256)
+        assert psnr(auto, pair["enhance"][0]) > psnr(pair["noisy"][0], pair["enhance"][0]) + 8
+
+    @pytest.mark.parametrize("shape", [(33, 47), (64, 65), (101, 40)])
+    def test_any_shape(self, shape):
+        values = np.random.default_rng(0).normal(size=shape)
+        assert SFINDenoiser(mode="haadf").fit_transform(values).shape == shape
+
+
+class TestTiles:
+    def test_agree_with_the_whole_image(self, pairs):
+        image = pairs["noisy"][0].values
+        image = np.tile(image, (3, 3))
+        whole = SFINDenoiser(mode="haadf").fit_transform(image)
+        tiled = SFINDenoiser(mode="haadf", tile_size=192).fit_transform(image)
+        scale = np.ptp(whole)
+        assert np.sqrt(np.mean((tiled - whole) ** 2)) < 0.03 * scale
+
+    def test_are_the_same_every_time(self, pairs):
+        image = np.tile(pairs["noisy"][0].values, (2, 2))
+        denoiser = SFINDenoiser(mode="haadf", tile_size=128).fit(image)
+        np.testing.assert_array_equal(denoiser.transform(image), denoiser.transform(image))
+
+
+class TestTraining:
+    def test_supervised_learns(self, pairs):
+        denoiser = SFINDenoiser(
+            weights=None, width=16, n_blocks=1, max_epochs=3, batches_per_epoch=15, batch_size=4, crop_size=48, lr=5e-3,
+            random_state=0, device="cpu",
+        ).fit(pairs["noisy"], pairs["enhance"])  # fmt: skip
+        assert list(denoiser.history_["epoch"]) == [1, 2, 3]
+        assert denoiser.history_["train_loss"].iloc[-1] < 0.6 * denoiser.history_["train_loss"].iloc[0]
+        assert denoiser.info_.outputs == ("enhance",)
+
+    def test_synthesised_needs_no_truth(self, pairs):
+        denoiser = SFINDenoiser(weights=None, **TINY, **QUICK).fit(pairs["noisy"])
+        assert len(denoiser.history_) == 2
+        assert denoiser.info_.outputs == ("enhance", "detect", "superresolve")
+        assert denoiser.transform(pairs["noisy"]).shape == pairs["noisy"].shape
+
+    def test_fine_tuning_moves_the_weights(self, pairs):
+        before = load_weights("auto")[0].head_conv.weight
+        denoiser = SFINDenoiser(fine_tune=True, **{**QUICK, "max_epochs": 1}).fit(pairs["noisy"])
+        assert not torch.equal(denoiser.net_.head_conv.weight, before)
+        assert denoiser.info_.sha256 == ""
+
+    def test_another_target_of_the_shipped_network(self, pairs):
+        denoiser = SFINDenoiser(target="detect", **{**QUICK, "max_epochs": 1}).fit(pairs["noisy"], pairs["detect"])
+        assert denoiser.transform(pairs["noisy"]).shape == pairs["noisy"].shape
+
+    @pytest.mark.parametrize("supervised", [True, False])
+    def test_the_same_seed_gives_the_same_network(self, pairs, supervised):
+        y = pairs["enhance"] if supervised else None
+        one, two = (SFINDenoiser(weights=None, **TINY, **QUICK).fit(pairs["noisy"], y) for _ in range(2))
+        for a, b in zip(one.net_.parameters(), two.net_.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+    def test_leaves_the_global_generator_alone(self, pairs):
+        torch.manual_seed(3)
+        expected = torch.rand(1)
+        torch.manual_seed(3)
+        SFINDenoiser(weights=None, **TINY, **QUICK).fit(pairs["noisy"])
+        assert torch.equal(torch.rand(1), expected)
+
+    def test_prints_nothing(self, pairs, capfd):
+        SFINDenoiser(weights=None, **TINY, **QUICK).fit(pairs["noisy"])
+        out, err = capfd.readouterr()
+        assert (out, err) == ("", "")
+
+    def test_bf_pairs_are_learnt_flipped(self, pairs):
+        noisy, clean = -pairs["noisy"], -pairs["enhance"]
+        bright = SFINDenoiser(weights=None, mode="haadf", **TINY, **QUICK).fit(
+            pairs["noisy"].values, pairs["enhance"].values
+        )
+        dark = SFINDenoiser(weights=None, mode="bf", **TINY, **QUICK).fit(noisy.values, clean.values)
+        np.testing.assert_allclose(dark.transform(noisy.values), -bright.transform(pairs["noisy"].values), atol=1e-4)
+
+    def test_shapes_of_pairs_must_agree(self, pairs):
+        with pytest.raises(ValueError, match="one image per image of X and of its shape"):
+            SFINDenoiser(**QUICK).fit(pairs["noisy"], pairs["enhance"][:, :50])
+
+
+class TestParameters:
+    @pytest.mark.parametrize(
+        ("parameters", "match"),
+        [
+            ({"weights": "nothing"}, r"weights must be .*'sfin-general'"),
+            ({"target": "sharpen"}, "target must be one of"),
+            ({"sampling": "sometimes"}, "sampling must be one of"),
+            ({"width": 6}, "width must be None or that of the weights"),
+            ({"lr": 0.0}, "lr must be positive"),
+            ({"max_epochs": 1.5}, "max_epochs must be an integer"),
+            ({"tile_size": 8}, "tile_size must be at least 64"),
+            ({"weights": None, "fine_tune": True}, "fine_tune=True needs weights"),
+            ({"device": "abacus"}, "device must be"),
+            ({"weights": None, "width": 3}, "width must be an even number"),
+            ({"weights": None, "loss": "l3", **QUICK}, "loss must be one of"),
+        ],
+    )
+    def test_errors_name_the_parameter(self, pairs, parameters, match):
+        with pytest.raises(ValueError, match=match):
+            SFINDenoiser(**parameters).fit(pairs["noisy"]).transform(pairs["noisy"])
+
+
+class TestWeightsFiles:
+    def test_survive_the_disk(self, tmp_path):
+        info = NetworkInfo(4, 1, 2, ("enhance", "detect"), "standard", (5.0, 9.0), training={"seed": 1})
+        module = build(info).eval()
+        path = save_weights(module, info, tmp_path / "w.safetensors")
+        again, read = load_weights(path)
+        assert read.training == {"seed": 1}
+        assert (read.outputs, read.spacing, len(read.sha256)) == (("enhance", "detect"), (5.0, 9.0), 64)
+        x = torch.randn(1, 1, 16, 16)
+        torch.testing.assert_close(again.eval()(x), module(x), atol=5e-3, rtol=5e-3)
+
+    def test_the_authors_checkpoint(self, tmp_path, pairs):
+        module = SFIN(width=8, n_blocks=2)
+        state = {f"module.{k}": v for k, v in module.state_dict().items()}
+        torch.save({"model_state_dict": state, "epoch": 500}, tmp_path / "authors.pth")
+        again, info = load_weights(tmp_path / "authors.pth")
+        assert (info.width, info.n_blocks, info.scaling, info.outputs) == (8, 2, "grey255", ("enhance",))
+        assert torch.equal(again.tail_conv.weight, module.tail_conv.weight)
+        result = SFINDenoiser(weights=str(tmp_path / "authors.pth")).fit_transform(pairs["noisy"][0])
+        assert np.isfinite(result).all()
+
+    def test_nothing_is_executed(self, tmp_path):
+        class Evil:
+            def __reduce__(self):
+                return (open, (str(tmp_path / "executed"), "w"))
+
+        torch.save({"model_state_dict": Evil()}, tmp_path / "evil.pth")
+        with pytest.raises(ValueError, match="tensors alone"):
+            load_weights(tmp_path / "evil.pth")
+        assert not (tmp_path / "executed").exists()
+
+    @pytest.mark.parametrize(("content", "match"), [(b"not safetensors", "as safetensors"), (b"", "as safetensors")])
+    def test_damaged_files(self, tmp_path, content, match):
+        (tmp_path / "w.safetensors").write_bytes(content)
+        with pytest.raises(ValueError, match=match):
+            load_weights(tmp_path / "w.safetensors")
+
+    def test_weights_of_another_network(self, tmp_path):
+        info = NetworkInfo(4, 1, 2)
+        path = save_weights(build(NetworkInfo(8, 1, 2)), info, tmp_path / "w.safetensors")
+        with pytest.raises(ValueError, match="do not fit"):
+            load_weights(path)
+
+    def test_ship_with_a_card(self):
+        for path in known_weights().values():
+            assert path.stat().st_size < 3e6
+            card = path.with_suffix(".md").read_text()
+            info = load_weights(path)[1]
+            assert f"--seed {info.training['seed']}" in card
+            assert info.training["device"] in card
+
+
+def test_authors_scaling_is_grey_values(pairs, tmp_path):
+    """An untrained network that returns its input times 0 plus a bias shows the scaling of the output."""
+    module = SFIN(width=4, n_blocks=1)
+    with torch.no_grad():
+        module.tail_conv.weight.zero_()
+        module.tail_conv.bias.fill_(255.0)
+    torch.save({f"module.{k}": v for k, v in module.state_dict().items()}, tmp_path / "w.pth")
+    image = xr.DataArray(pairs["noisy"][0].values * 10 + 7, dims=("y", "x"), attrs={"mode": "haadf"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = SFINDenoiser(weights=tmp_path / "w.pth").fit_transform(image)
+    np.testing.assert_allclose(result, float(image.max()), rtol=1e-5)

@@ -1,0 +1,201 @@
+"""AtomDetector: what is found, how well, and how honest its errors are."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import stemkit
+from stemkit import (
+    AtomDetector,
+    NoiseCalibrator,
+    NoiseModel,
+    PointwiseNoise,
+    ScanNoise,
+    SFINDenoiser,
+    STEMSynthesizer,
+)
+from stemkit.detection.detector import COLUMNS
+from stemkit.metrics import match_columns
+
+SIGMA, SPACING, SIZE = 3.0, 14.0, 256
+
+
+def crystal(mode="haadf", contrast=100.0, level=50.0, seed=0, size=SIZE):
+    """A square lattice, slightly disturbed, in plain NumPy; returns the clean image and positions (y, x) px."""
+    rng = np.random.default_rng(seed)
+    grid = np.arange(SPACING / 2, size, SPACING)
+    positions = np.stack(np.meshgrid(grid, grid, indexing="ij"), axis=-1).reshape(-1, 2)
+    positions += rng.uniform(-0.5, 0.5, positions.shape)
+    y, x = np.arange(size)[:, None], np.arange(size)[None, :]
+    clean = np.zeros((size, size))
+    for row, col in positions:
+        clean += np.exp(-((y - row) ** 2 + (x - col) ** 2) / (2 * SIGMA**2))
+    return level + contrast * clean * (1 if mode == "haadf" else -1), positions
+
+
+def recorded(mode="haadf", seed=0, pixel_size=0.02, **noise):
+    contrast, level = 100.0, 50.0 if mode == "haadf" else 500.0
+    clean, positions = crystal(mode, contrast, level)
+    model = NoiseModel(contrast, level, mode, pointwise=PointwiseNoise(**noise))
+    image = model.apply(clean, random_state=seed)
+    return stemkit.calibrated(image, pixel_size=pixel_size).assign_attrs(mode=mode), positions
+
+
+@pytest.mark.parametrize("mode", ["haadf", "bf"])
+def test_finds_every_column_and_nothing_else(mode):
+    image, positions = recorded(mode, readout=0.1)
+    table = AtomDetector().fit_transform(image)
+    match = match_columns(table[["y_px", "x_px"]], positions, SPACING / 3)
+    assert (match.precision, match.recall) == (1.0, 1.0)
+    assert (table["amplitude"] > 0).all()
+    assert table["amplitude"].median() == pytest.approx(100.0, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        {"readout": 0.1},
+        {"readout": 0.05, "gain": 0.05},
+        {"readout": 0.1, "correlation_x": 0.3},
+        {"readout": 0.1, "gain": 0.05, "kind": "poisson"},
+    ],
+    ids=["white", "signal-dependent", "correlated", "counted"],
+)
+def test_errors_are_honest(noise):
+    image, positions = recorded(**noise)
+    table = AtomDetector().fit_transform(image)
+    match = match_columns(table[["y_px", "x_px"]], positions, SPACING / 3)
+    found, true = table.iloc[match.found], positions[match.true]
+    inside = (found["quality"] == 0).to_numpy()
+    n = inside.sum()
+    assert n > 200
+    for i, axis in enumerate("yx"):
+        error = (found[f"{axis}_px"].to_numpy() - true[:, i])[inside]
+        pull = error / found[f"{axis}_px_err"].to_numpy()[inside]
+        # the deviation of n pulls is known to 1 / sqrt(2 n); the calibrated noise itself to about 10 %
+        assert pull.std() == pytest.approx(1.0, abs=4 / np.sqrt(2 * n) + 0.1)
+        assert abs(error.mean()) < 4 * error.std() / np.sqrt(n)
+
+
+def test_jitter_has_its_own_column():
+    clean, positions = crystal()
+    model = NoiseModel(100.0, 50.0, scan=ScanNoise(jitter=0.6), pointwise=PointwiseNoise(readout=0.05))
+    image = stemkit.calibrated(model.apply(clean, random_state=1), pixel_size=0.02).assign_attrs(mode="haadf")
+    table = AtomDetector().fit_transform(image)
+    match = match_columns(table[["y_px", "x_px"]], positions, SPACING / 3)
+    found = table.iloc[match.found]
+    good = (found["quality"] != 1).to_numpy()
+    error = (found["x_px"].to_numpy() - positions[match.true, 1])[good]
+    stated = np.hypot(found["x_px_err"], found["x_jitter"] / 0.02).to_numpy()[good]
+    # columns of one lattice row share their scan lines: there are about 18 independent displacements
+    assert np.sqrt(np.mean((error / stated) ** 2)) == pytest.approx(1.0, abs=0.4)
+
+
+def test_lengths_are_in_nm_where_calibrated():
+    image, _ = recorded(readout=0.1)
+    in_nm = AtomDetector().fit(image)
+    bare = image.drop_vars(["y", "x"])
+    in_px = AtomDetector().fit(bare)
+    assert in_nm.calibrated_
+    assert not in_px.calibrated_
+    assert in_nm.spacing_ == pytest.approx(0.02 * in_px.spacing_)
+    assert in_px.width_ == pytest.approx(SIGMA, rel=0.03)
+    assert in_px.spacing_ == pytest.approx(SPACING, abs=1.0)
+    a, b = in_nm.transform(image), in_px.transform(bare)
+    np.testing.assert_allclose(a["x"], 0.02 * b["x"], rtol=1e-6)
+    np.testing.assert_allclose(a["x_err"], 0.02 * b["x_px_err"], rtol=1e-6)
+    np.testing.assert_allclose(b["x"], b["x_px"])
+    with pytest.raises(ValueError, match="fitted on images calibrated in nm"):
+        in_nm.transform(bare)
+
+
+def test_a_crop_keeps_its_place():
+    image, _ = recorded(readout=0.05)
+    detector = AtomDetector().fit(image)
+    whole, part = detector.transform(image), detector.transform(image[100:, 60:])
+    match = match_columns(part[["y", "x"]], whole[["y", "x"]], 0.05)
+    inner = part.iloc[match.found]["quality"].to_numpy() == 0
+    assert inner.sum() > 50
+    difference = part.iloc[match.found][["y", "x"]].to_numpy() - whole.iloc[match.true][["y", "x"]].to_numpy()
+    assert np.abs(difference[inner]).max() < 2e-3
+
+
+class TestWhoMeasures:
+    """The network finds, the recorded image measures."""
+
+    def test_a_network_can_not_move_an_atom(self):
+        image, _ = recorded(readout=0.15)
+        enhanced = SFINDenoiser().fit_transform(NoiseCalibrator().fit_transform(image))
+        moved = enhanced.copy(data=np.roll(enhanced.values, 2, axis=1))
+        moved = moved.assign_coords(detect=(("y", "x"), np.roll(enhanced.coords["detect"].values, 2, axis=1)))
+        a, b = (AtomDetector().fit_transform(i) for i in (enhanced, moved))
+        match = match_columns(a[["y_px", "x_px"]], b[["y_px", "x_px"]], 1.0)
+        good = (a.iloc[match.found]["quality"] == 0).to_numpy()
+        difference = a.iloc[match.found]["x_px"].to_numpy() - b.iloc[match.true]["x_px"].to_numpy()
+        assert good.sum() > 200
+        assert np.abs(difference[good]).max() < 0.05
+
+    def test_errors_come_from_the_recorded_pixels(self):
+        image, _ = recorded(readout=0.15)
+        labelled = NoiseCalibrator().fit_transform(image)
+        enhanced = SFINDenoiser().fit_transform(labelled)
+        with_network, without = (AtomDetector().fit_transform(i) for i in (enhanced, labelled))
+        assert with_network["x_err"].median() == pytest.approx(without["x_err"].median(), rel=0.05)
+
+    def test_calibrated_noise_is_taken_from_the_image(self):
+        image, _ = recorded(readout=0.1)
+        labelled = NoiseCalibrator().fit_transform(image)
+        noise = json.loads(labelled.attrs["noise"])
+        noise["pointwise"]["readout"] *= 2
+        louder = labelled.assign_attrs(noise=json.dumps(noise))
+        a, b = (AtomDetector().fit_transform(i) for i in (labelled, louder))
+        assert b["x_err"].median() == pytest.approx(2 * a["x_err"].median(), rel=0.1)
+
+
+class TestNothingThere:
+    @pytest.mark.parametrize(
+        "image",
+        [np.full((64, 64), 3.0), np.random.default_rng(0).normal(size=(128, 128)), np.zeros((3, 3))],
+        ids=["constant", "noise", "tiny"],
+    )
+    @pytest.mark.filterwarnings("ignore:the image is .* px:UserWarning")
+    def test_gives_an_empty_table_with_the_columns(self, image):
+        table = AtomDetector(mode="haadf").fit_transform(image)
+        assert isinstance(table, pd.DataFrame)
+        assert tuple(table.columns) == COLUMNS
+        assert len(table) == 0
+
+    def test_one_column(self):
+        y, x = np.mgrid[:64, :64]
+        clean = np.exp(-((y - 30.3) ** 2 + (x - 33.8) ** 2) / 18.0)
+        image = NoiseModel(pointwise=PointwiseNoise(readout=0.05)).apply(clean, random_state=0)
+        table = AtomDetector(mode="haadf").fit_transform(image)
+        assert len(table) == 1
+        assert table.loc[0, ["y_px", "x_px"]].to_numpy(float) == pytest.approx([30.3, 33.8], abs=0.1)
+
+
+def test_images_of_a_list_are_told_apart():
+    (a, _), (b, _) = recorded(readout=0.1), recorded(readout=0.1, seed=3)
+    table = AtomDetector().fit_transform([a, b[:128]])
+    counts = table["image"].value_counts()
+    assert counts[0] > 1.8 * counts[1] > 0
+
+
+def test_score_is_the_mean_f1():
+    pairs, truth = STEMSynthesizer(shape=(128, 128), arrangements=("lattice",), random_state=3).sample(
+        2, return_columns=True
+    )
+    tables = [truth[truth["image"] == i] for i in range(2)]
+    detector = AtomDetector().fit(pairs["noisy"])
+    assert 0.5 < detector.score(pairs["noisy"], tables) <= 1.0
+    assert detector.score(pairs["noisy"], [t.iloc[:0] for t in tables]) == 0.0
+    with pytest.raises(ValueError, match="one table per image"):
+        detector.score(pairs["noisy"], tables[:1])
+
+
+@pytest.mark.parametrize("parameter", ["significance", "spacing", "width"])
+def test_parameters_must_be_positive(parameter):
+    with pytest.raises(ValueError, match=f"{parameter} must be positive"):
+        AtomDetector(**{parameter: -1.0}).fit(np.zeros((40, 40)))

@@ -1,0 +1,329 @@
+from __future__ import annotations
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial import cKDTree
+from sklearn.base import clone
+from strategies import SIGMAS, crystal, modes, noise_models, pixel_sizes, seeds, shapes
+
+import stemkit
+from stemkit import NoiseModel, PointwiseNoise, STEMSynthesizer
+from stemkit.compute import torch_generator
+from stemkit.periodicity import find_periodicity
+from stemkit.synthesis.recipe import Recipe, draw_batch
+
+MAPS = ["noisy", "enhance", "detect", "superresolve"]
+TABLE = ["image", "y", "x", "y_px", "x_px", "amplitude", "sigma", "species"]
+QUIET = NoiseModel(100.0, 20.0, pointwise=PointwiseNoise(readout=1e-6))
+
+
+# --- seeds -------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=8)
+@given(st.integers(1, 6), st.integers(1, 6), seeds, modes)
+def test_fewer_images_are_the_beginning_of_more(n, more, seed, mode):
+    synthesizer = STEMSynthesizer(shape=(32, 40), random_state=seed, mode=mode)
+    short, short_table = synthesizer.sample(n, return_columns=True)
+    long, long_table = synthesizer.sample(n + more, return_columns=True)
+    xr.testing.assert_identical(short, long.isel(image=slice(0, n)))
+    pd.testing.assert_frame_equal(short_table, long_table[long_table["image"] < n])
+
+
+def test_same_seed_same_images_and_other_seeds_others():
+    def drawn(seed):
+        return STEMSynthesizer(shape=(32, 32), random_state=seed).sample(2)["noisy"].values
+
+    assert np.array_equal(drawn(3), drawn(3))
+    assert not np.array_equal(drawn(3), drawn(4))
+    assert not np.array_equal(drawn(None), drawn(None))
+    assert np.array_equal(drawn(np.random.RandomState(1)), drawn(np.random.RandomState(1)))
+    first, second = drawn(3)
+    assert not np.array_equal(first, second)
+
+
+def test_drawing_leaves_the_global_generators_alone():
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    STEMSynthesizer(shape=(32, 32), random_state=1).sample(1)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert np.array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
+
+
+# --- what is handed out ------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=10)
+@given(st.integers(1, 5), shapes(8, 50), st.none() | pixel_sizes, modes, seeds)
+def test_dataset(n, shape, pixel_size, mode, seed):
+    synthesizer = STEMSynthesizer(shape=shape, pixel_size=pixel_size, mode=mode, random_state=seed)
+    pairs = synthesizer.sample(n)
+    assert list(pairs) == MAPS
+    assert pairs.attrs["mode"] == mode
+    assert set(pairs["arrangement"].values) <= {"lattice", "random", "sparse"}
+    for name in MAPS:
+        image = pairs[name]
+        assert image.dims == ("image", "y", "x")
+        assert image.shape == (n, *shape)
+        assert image.dtype == np.float32
+        assert image.attrs["mode"] == mode
+        assert np.isfinite(image).all()
+        assert image[0].stem.pixel_size == pytest.approx(pixel_size or 0.01)
+    assert pairs["detect"].min() >= 0
+    assert pairs["detect"].max() <= 1
+
+
+@settings(max_examples=10)
+@given(shapes(16, 60), pixel_sizes, modes, seeds)
+def test_table_of_columns(shape, pixel_size, mode, seed):
+    synthesizer = STEMSynthesizer(shape=shape, pixel_size=pixel_size, mode=mode, random_state=seed)
+    _, table = synthesizer.sample(5, return_columns=True)
+    assert list(table) == TABLE
+    assert set(table["image"]) <= set(range(5))
+    for axis, n in (("y", shape[0]), ("x", shape[1])):
+        assert table[f"{axis}_px"].between(-0.5, n - 0.5, inclusive="left").all()
+        np.testing.assert_allclose(table[axis], table[f"{axis}_px"] * pixel_size)
+    assert (table["amplitude"] > 0).all()
+    assert (table["sigma"] >= 0.8 * pixel_size * (1 - 1e-6)).all()
+
+
+def test_the_table_says_where_the_spots_are():
+    synthesizer = STEMSynthesizer(shape=(96, 96), spacing=(0.07, 0.1), random_state=2)
+    pairs, table = synthesizer.sample(4, return_columns=True)
+    inner = table[table["y_px"].between(2, 93) & table["x_px"].between(2, 93)]
+    rounded = inner[["y_px", "x_px"]].round().astype(int)
+    detect = pairs["detect"].values[inner["image"], rounded["y_px"], rounded["x_px"]]
+    # half a pixel off along both axes, through the narrowest spot
+    assert len(detect) > 100
+    assert detect.min() >= math.exp(-0.25 / 0.7**2) - 1e-5
+
+
+def test_bf_is_haadf_upside_down():
+    bright, bright_table = STEMSynthesizer(shape=(48, 48), random_state=4, mode="haadf").sample(3, return_columns=True)
+    dark, dark_table = STEMSynthesizer(shape=(48, 48), random_state=4, mode="bf").sample(3, return_columns=True)
+    for name in ("noisy", "enhance"):
+        np.testing.assert_allclose((1.0 - dark[name]) / 0.5, bright[name] - 0.1, atol=1e-5)
+    np.testing.assert_allclose(-dark["superresolve"] / 0.5, bright["superresolve"], atol=1e-5)
+    np.testing.assert_array_equal(dark["detect"], bright["detect"])
+    np.testing.assert_allclose(dark_table["amplitude"], 0.5 * bright_table["amplitude"])
+
+
+@pytest.mark.parametrize("mode", ["haadf", "bf"])
+def test_columns_stand_above_or_below_the_level_by_their_amplitude(mode):
+    noise = NoiseModel(100.0, 300.0, mode, pointwise=PointwiseNoise(readout=1e-6))
+    synthesizer = STEMSynthesizer(shape=(96, 96), random_state=1, noise=noise, arrangements=("sparse",))
+    pairs, table = synthesizer.sample(4, return_columns=True)
+    narrow = pairs["superresolve"].values * (-1 if mode == "bf" else 1)
+    for image, rows in table.groupby("image"):
+        positions = rows[["y_px", "x_px"]].to_numpy()
+        away = cKDTree(positions).query(positions, k=2)[0][:, 1] if len(rows) > 1 else np.full(len(rows), np.inf)
+        for _, row in rows[(away > 20) & rows["y_px"].between(8, 87) & rows["x_px"].between(8, 87)].iterrows():
+            y, x = round(row["y_px"]), round(row["x_px"])
+            width = max(row["sigma"] / 0.01 / 2, 0.5)
+            off = (y - row["y_px"]) ** 2 + (x - row["x_px"]) ** 2
+            assert narrow[image, y, x] == pytest.approx(row["amplitude"] * math.exp(-off / (2 * width**2)), rel=0.02)
+    assert table["amplitude"].max() > 50.0
+
+
+def test_a_known_noise_is_on_the_images():
+    noise = NoiseModel(100.0, 20.0, pointwise=PointwiseNoise(readout=0.2, shape=0.14))
+    pairs = STEMSynthesizer(shape=(64, 64), noise=noise, random_state=0).sample(4)
+    difference = (pairs["noisy"] - pairs["enhance"]).values
+    kurtosis = 3.0
+    assert (difference**2).mean() == pytest.approx(400.0, rel=SIGMAS * math.sqrt((kurtosis - 1) / difference.size))
+
+
+@settings(max_examples=8)
+@given(noise_models(), seeds)
+def test_any_noise_model_can_be_drawn(noise, seed):
+    pairs = STEMSynthesizer(shape=(24, 24), noise=noise, random_state=seed).sample(2)
+    assert pairs.attrs["mode"] == noise.mode
+    assert np.isfinite(pairs["noisy"]).all()
+    if noise.detector.low is not None and noise.detector.step is None:
+        assert pairs["noisy"].min() >= noise.detector.low - 1e-5 * (noise.contrast + abs(noise.level))
+
+
+# --- what is drawn -----------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=8)
+@given(st.floats(8.0, 20.0), pixel_sizes, seeds)
+def test_spacing_is_kept(spacing, pixel_size, seed):
+    synthesizer = STEMSynthesizer(
+        shape=(96, 96),
+        pixel_size=pixel_size,
+        spacing=spacing * pixel_size,
+        arrangements=("lattice",),
+        random_state=seed,
+    )
+    _, table = synthesizer.sample(8, return_columns=True)
+    medians = []
+    for _, rows in table.groupby("image"):
+        positions = rows[["y", "x"]].to_numpy() / pixel_size
+        if len(rows) > 4:
+            medians.append(np.median(cKDTree(positions).query(positions, k=2)[0][:, 1]))
+    # static displacements of 5 % of the spacing move nearest neighbours together
+    assert np.median(medians) == pytest.approx(spacing, rel=0.15)
+
+
+def test_perfect_lattices_have_the_spacing_exactly():
+    batch = draw_batch(Recipe(("lattice",), (12.0, 12.0), vacancies=0.0, islands=0.0), 12, (80, 80), torch_generator(5))
+    smallest = []
+    for k in range(12):
+        positions = torch.stack([batch.columns.y[k], batch.columns.x[k]], 1)[batch.columns.present[k]].numpy()
+        smallest.append(cKDTree(positions).query(positions, k=2)[0][:, 1].min())
+    # four in ten crystals are drawn without static displacements
+    assert np.isclose(smallest, 12.0, rtol=1e-4).sum() >= 2
+    assert max(smallest) <= 12.0 * (1 + 1e-4)
+
+
+def test_vacancies_are_missing_columns():
+    def table(vacancies):
+        synthesizer = STEMSynthesizer(
+            shape=(96, 96), spacing=0.08, vacancies=vacancies, arrangements=("lattice",), random_state=7
+        )
+        return synthesizer.sample(60, return_columns=True)[1]
+
+    full, holed = table(0.0), table(0.3)
+    keys = ["image", "y_px", "x_px"]
+    left = pd.merge(holed[keys], full[keys], on=keys)
+    assert len(left) == len(holed)
+    missing = 1 - holed.groupby("image").size() / full.groupby("image").size()
+    assert missing.max() < 0.3 + SIGMAS * math.sqrt(0.3 * 0.7 / 60)
+    # six images in ten have up to 30 %, uniformly
+    spread = 0.3 * math.sqrt(0.6 / 3 - 0.3**2)
+    assert abs(missing.mean() - 0.09) < SIGMAS * spread / math.sqrt(60)
+    assert (missing == 0).sum() > 60 * (0.4 - SIGMAS * math.sqrt(0.24 / 60))
+
+
+@pytest.mark.parametrize("arrangement", ["lattice", "random", "sparse"])
+def test_arrangement_is_what_was_asked_for(arrangement):
+    synthesizer = STEMSynthesizer(shape=(96, 96), arrangements=(arrangement,), spacing=0.1, random_state=0, noise=QUIET)
+    pairs, table = synthesizer.sample(8, return_columns=True)
+    assert set(pairs["arrangement"].values) == {arrangement}
+    strength = np.median([find_periodicity(i.values).strength for i in pairs["superresolve"]])
+    assert strength > 0.4 if arrangement == "lattice" else strength < 0.4
+    per_image = len(table) / 8
+    assert per_image < 0.5 * (96 / 10) ** 2 if arrangement == "sparse" else per_image > 0.3 * (96 / 10) ** 2
+
+
+# --- fit ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["haadf", "bf"])
+def test_fit_takes_mode_noise_spacing_and_pixel_size(mode):
+    sign = -1 if mode == "bf" else 1
+    noise = NoiseModel(100.0, 300.0, mode, pointwise=PointwiseNoise(0.1))
+    clean = 300.0 + sign * 100.0 * crystal((128, 128), spacing=14.0, sigma=2.5)
+    image = stemkit.calibrated(noise.apply(clean, random_state=0), pixel_size=0.02).assign_attrs(mode=mode)
+    fitted = STEMSynthesizer(shape=(48, 48), random_state=0, arrangements=("lattice",)).fit(image)
+    assert fitted.mode_ == mode
+    assert fitted.pixel_size_ == pytest.approx(0.02)
+    assert fitted.spacing_ == (pytest.approx(0.9 * 14.0, rel=0.02), pytest.approx(1.1 * 14.0, rel=0.02))
+    assert fitted.noise_model_.pointwise.readout == pytest.approx(0.1, rel=0.15)
+    pairs = fitted.sample(3)
+    assert pairs.attrs["mode"] == mode
+    assert pairs["noisy"][0].stem.pixel_size == pytest.approx(0.02)
+    difference = (pairs["noisy"] - pairs["enhance"]).values
+    assert difference.std() == pytest.approx(10.0, rel=0.2)
+
+
+def test_fit_believes_the_noise_that_an_image_carries():
+    noise = NoiseModel(7.0, 3.0, pointwise=PointwiseNoise(0.2, correlation_x=0.25))
+    image = stemkit.calibrated(crystal((64, 64)), pixel_size=0.02)
+    image.attrs = {"mode": "haadf", "noise": json.dumps({"pixel_size": 0.02, **noise.to_dict()})}
+    assert STEMSynthesizer().fit(image).noise_model_ == noise
+
+
+def test_parameters_come_before_what_was_fitted():
+    image = stemkit.calibrated(3 + crystal((64, 64), spacing=12.0), pixel_size=0.02)
+    fitted = STEMSynthesizer(shape=(24, 24), noise=QUIET, pixel_size=0.05, random_state=0, mode="haadf").fit(image)
+    pairs = fitted.sample(1)
+    assert pairs["noisy"][0].stem.pixel_size == pytest.approx(0.05)
+    assert np.abs(pairs["noisy"] - pairs["enhance"]).max() < 0.01
+
+
+def test_an_uncalibrated_image_gives_uncalibrated_images():
+    fitted = STEMSynthesizer(shape=(24, 24), random_state=0, mode="haadf").fit(crystal((64, 64)))
+    pairs, table = fitted.sample(1, return_columns=True)
+    assert not pairs["noisy"][0].stem.is_calibrated
+    np.testing.assert_array_equal(table["y"], table["y_px"])
+
+
+# --- stream ------------------------------------------------------------------------------------------------------
+
+
+def test_stream_is_endless_and_repeatable():
+    synthesizer = STEMSynthesizer(shape=(24, 32), random_state=0, device="cpu")
+    batches = list(itertools.islice(synthesizer.stream(3), 3))
+    again = list(itertools.islice(synthesizer.stream(3), 3))
+    for batch, other in zip(batches, again, strict=True):
+        assert list(batch) == MAPS
+        for name in MAPS:
+            assert batch[name].shape == (3, 24, 32)
+            assert batch[name].dtype == torch.float32
+            assert torch.equal(batch[name], other[name])
+    assert not torch.equal(batches[0]["noisy"], batches[1]["noisy"])
+
+
+def test_stream_is_in_units_of_the_contrast():
+    noise = NoiseModel(1e4, 5e4, "bf", pointwise=PointwiseNoise(readout=0.1))
+    batch = next(STEMSynthesizer(shape=(32, 32), noise=noise, random_state=0, device="cpu").stream(8))
+    assert batch["superresolve"].min() >= 0
+    assert 0.5 < batch["superresolve"].max() < 5
+    assert float((batch["noisy"] - batch["enhance"]).std()) == pytest.approx(0.1, rel=SIGMAS / math.sqrt(2 * 8 * 1024))
+
+
+# --- errors ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"mode": "df"}, "mode must be one of 'haadf', 'bf' or None, but is 'df'"),
+        ({"shape": (7, 64)}, r"shape must be \(n_y, n_x\) of at least 8 px each"),
+        ({"shape": (64, 64, 64)}, r"shape must be \(n_y, n_x\)"),
+        ({"shape": 64}, r"shape must be \(n_y, n_x\)"),
+        ({"shape": (64.5, 32)}, r"shape must be \(n_y, n_x\)"),
+        ({"vacancies": -0.1}, "vacancies must be a fraction"),
+        ({"vacancies": 1.0}, "vacancies must be a fraction"),
+        ({"pixel_size": 0.0}, "pixel_size must be a positive number of nm"),
+        ({"pixel_size": math.nan}, "pixel_size must be a positive number of nm"),
+        ({"arrangements": ()}, "arrangements must be some of"),
+        ({"arrangements": ("glass",)}, "arrangements must be some of"),
+        ({"spacing": 0.0}, r"spacing must be positive nm, or \(low, high\)"),
+        ({"spacing": (0.3, 0.2)}, r"spacing must be positive nm, or \(low, high\)"),
+        ({"spacing": (0.1, 0.2, 0.3)}, r"spacing must be positive nm, or \(low, high\)"),
+        ({"spacing": "wide"}, r"spacing must be positive nm, or \(low, high\)"),
+        ({"mode": "bf", "noise": QUIET}, "noise is for mode 'haadf', but mode is 'bf'"),
+        ({"random_state": -1}, "random_state must not be negative, but is -1"),
+        ({"random_state": "seed"}, "random_state must be None, an int"),
+    ],
+)
+def test_impossible_parameters_are_refused(parameters, message):
+    synthesizer = clone(STEMSynthesizer(**{"shape": (32, 32), **parameters}))
+    with pytest.raises(ValueError, match=message):
+        synthesizer.sample(1)
+    with pytest.raises(ValueError, match=message):
+        next(synthesizer.stream(1))
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5, "3"])
+def test_impossible_numbers_of_images_are_refused(n):
+    with pytest.raises(ValueError, match="n must be a positive integer"):
+        STEMSynthesizer(shape=(32, 32)).sample(n)
+
+
+def test_parameters_survive_cloning():
+    synthesizer = STEMSynthesizer(noise=QUIET, shape=(32, 48), spacing=(0.1, 0.2), random_state=3)
+    assert clone(synthesizer).get_params() == synthesizer.get_params()

@@ -105,27 +105,37 @@ def calibrated(image: Images, *, pixel_size: float | None = None, spacing: float
         raise ValueError(
             f"give exactly one of pixel_size and spacing, in nm, but they are {pixel_size!r} and {spacing!r}"
         )
-    results = [_calibrated_one(one, pixel_size, spacing) for one in split(image, name="image")]
-    if isinstance(image, np.ndarray):
-        if image.ndim == 2:
-            return results[0]
-        template = xr.DataArray(image, dims=("image", "y", "x"), coords={d: results[0].coords[d] for d in ("y", "x")})
-        return join(results, template)
-    if isinstance(image, xr.DataArray) and image.ndim == 3:
-        return join(results, image.assign_coords({d: results[0].coords[d] for d in ("y", "x")}))
-    return results if isinstance(image, list | tuple) else results[0]
-
-
-def _calibrated_one(image: xr.DataArray, pixel_size: float | None, spacing: float | None) -> xr.DataArray:
+    bare = _without_coordinates(image)
+    images = split(bare, name="image")
     if pixel_size is None:
         assert spacing is not None
-        if not spacing > 0:
-            raise ValueError(f"spacing must be a positive number of nm, but is {spacing!r}")
-        measured = find_periodicity(image.values).spacing
-        if measured is None:
-            raise ValueError("spacing needs a lattice, but nothing repeats in this image: give pixel_size instead")
-        pixel_size = spacing / measured
-    return with_pixel_sizes(image, pixel_size, pixel_size)
+        pixel_size = _pixel_size_from(spacing, images)
+    results = [with_pixel_sizes(one, pixel_size, pixel_size) for one in images]
+    if isinstance(bare, list | tuple):
+        return results
+    if np.ndim(bare) == 2:
+        return results[0]
+    stack = bare if isinstance(bare, xr.DataArray) else xr.DataArray(bare, dims=("image", "y", "x"))
+    return join(results, stack.assign_coords({d: results[0].coords[d] for d in ("y", "x")}))
+
+
+def _without_coordinates(image: Images) -> Images:
+    """Images without their y and x, whatever those are: they are about to be replaced."""
+    if isinstance(image, xr.DataArray):
+        return image.drop_vars(("y", "x"), errors="ignore")
+    if isinstance(image, list | tuple) and any(isinstance(one, xr.DataArray) for one in image):
+        return [_without_coordinates(one) for one in image]  # type: ignore[misc]
+    return image
+
+
+def _pixel_size_from(spacing: float, images: list[xr.DataArray]) -> float:
+    """Pixel size (nm) at which the median of the images' measured spacings is the known one."""
+    if not spacing > 0:
+        raise ValueError(f"spacing must be a positive number of nm, but is {spacing!r}")
+    measured = [found for one in images if (found := find_periodicity(one.values).spacing) is not None]
+    if not measured:
+        raise ValueError("spacing needs a lattice, but nothing repeats in the image: give pixel_size instead")
+    return spacing / float(np.median(measured))
 
 
 # --- steps -------------------------------------------------------------------------------------------------------

@@ -109,6 +109,10 @@ class TestRefusal:
         with pytest.raises(ValueError, match="units"):
             split(image().assign_coords(x=np.arange(10.0), y=np.arange(8.0)))
 
+    def test_calibrated_mends_what_its_error_asks_to_mend(self):
+        bad = image().assign_coords(x=np.arange(10.0), y=np.arange(8.0))
+        assert stemkit.calibrated(bad, pixel_size=0.3).stem.pixel_size == pytest.approx(0.3)
+
     def test_one_coordinate_alone(self):
         with pytest.raises(ValueError, match="alone"):
             split(stemkit.calibrated(image(), pixel_size=1.0).drop_vars("x"))

@@ -97,7 +97,7 @@ SFIN with {info.width} channels, {info.n_blocks} blocks and a grid coarser by {i
 | made by | `stemkit train {options}` |
 | stemkit, torch, Python | {made["stemkit"]}, {made["torch"]}, {made["python"]} |
 | device | {made["device"]} |
-| batches | {made["epochs"]} x {made["batches_per_epoch"]} of up to {made["batch_size"]} fresh images (at most {images}) |
+| images | {made["epochs"]} x {made["batches_per_epoch"]} batches of up to {made["batch_size"]}, at most {images} |
 | crops | {", ".join(map(str, made["crop_sizes"]))} px |
 | time | {made["seconds"]} s |
 | loss of the last epoch | {made["train_loss"]} |

@@ -220,16 +220,16 @@ def _autoregressive(white: Tensor, r: Tensor) -> Tensor:
 
 
 def _digitise(signal: Tensor, noise: NoiseParameters) -> Tensor:
+    """Round to the digital levels, then clip: no value lies beyond the detector's ends."""
+    digital = ~torch.isnan(noise.step)
+    if bool(digital.any()):
+        step = _per_image(torch.where(digital, noise.step, torch.ones_like(noise.step)))
+        origin = _per_image(noise.step_origin)
+        levels = torch.round((signal - origin) / step) * step + origin
+        signal = torch.where(_per_image(digital), levels, signal)
     low = torch.nan_to_num(noise.low, nan=-torch.inf)
     high = torch.nan_to_num(noise.high, nan=torch.inf)
-    signal = torch.minimum(torch.maximum(signal, _per_image(low)), _per_image(high))
-    digital = ~torch.isnan(noise.step)
-    if not bool(digital.any()):
-        return signal
-    step = torch.where(digital, noise.step, torch.ones_like(noise.step))
-    origin = _per_image(noise.step_origin)
-    levels = torch.round((signal - origin) / _per_image(step)) * _per_image(step) + origin
-    return torch.where(_per_image(digital), levels, signal)
+    return torch.minimum(torch.maximum(signal, _per_image(low)), _per_image(high))
 
 
 def _per_image(parameter: Tensor) -> Tensor:

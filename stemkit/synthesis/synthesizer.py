@@ -25,6 +25,8 @@ __all__ = ["STEMSynthesizer"]
 
 #: Images are drawn in chunks of this many, each with a seed of its own: `sample(n)` is a prefix of `sample(m)`.
 CHUNK = 4
+#: Columns closer than this can't be told apart, px.
+CLOSEST = 2.0
 #: Without an image to learn from: nm, and intensities of a normalised detector.
 PIXEL_SIZE = 0.01
 SCALES = {"haadf": (1.0, 0.1), "bf": (0.5, 1.0)}
@@ -216,6 +218,10 @@ class STEMSynthesizer(BaseEstimator):
             raise ValueError(f"spacing must be positive nm, or (low, high), but is {self.spacing!r}")
         low, high = float(limits[0]), float(limits[-1])
         size = self._pixel_size() or 1.0
+        if low < CLOSEST * size:
+            raise ValueError(
+                f"spacing must be at least {CLOSEST} px, {CLOSEST * size:.3g} nm at this pixel size, but is {self.spacing!r}"
+            )
         return low / size, high / size
 
     def _recipe(self) -> Recipe:

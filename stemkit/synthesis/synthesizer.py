@@ -219,9 +219,8 @@ class STEMSynthesizer(BaseEstimator):
         low, high = float(limits[0]), float(limits[-1])
         size = self._pixel_size() or 1.0
         if low < CLOSEST * size:
-            raise ValueError(
-                f"spacing must be at least {CLOSEST} px, {CLOSEST * size:.3g} nm at this pixel size, but is {self.spacing!r}"
-            )
+            least = f"{CLOSEST} px, {CLOSEST * size:.3g} nm at this pixel size"
+            raise ValueError(f"spacing must be at least {least}, but is {self.spacing!r}")
         return low / size, high / size
 
     def _recipe(self) -> Recipe:

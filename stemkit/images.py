@@ -30,6 +30,7 @@ __all__ = [
     "pixel_sizes",
     "resolve_mode",
     "split",
+    "was_enhanced",
     "with_pixel_sizes",
 ]
 
@@ -253,6 +254,17 @@ def warn_if_small(image: xr.DataArray) -> None:
         )
 
 
+def was_enhanced(image: xr.DataArray) -> bool:
+    """Whether the image says that stemkit enhanced it: it is no measurement."""
+    text = image.attrs.get("stemkit")
+    made = json.loads(text) if isinstance(text, str) else None
+    while isinstance(made, dict):
+        if made.get("step") == "enhance":
+            return True
+        made = made.get("previous")
+    return False
+
+
 def check_noise_attr(image: xr.DataArray) -> dict | None:
     """The noise model an image carries, as a dict, or None.
 
@@ -264,7 +276,13 @@ def check_noise_attr(image: xr.DataArray) -> dict | None:
     text = image.attrs.get("noise")
     if text is None:
         return None
-    noise = json.loads(text)
+    try:
+        noise = json.loads(text)
+    except (TypeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f'attrs["noise"] must be the JSON text of one noise model per image, but is {str(text)[:60]!r}: a stack '
+            "that is cut after calibration keeps the list of all its models. Calibrate after cutting"
+        ) from error
     sizes = pixel_sizes(image)
     calibrated_at = noise.pop("pixel_size", None)
     now = None if sizes is None else sizes[1]
@@ -335,6 +353,10 @@ def _stacked(images: Sequence[xr.DataArray], like: xr.DataArray) -> xr.DataArray
 def _numeric(X: object, name: str) -> NDArray:
     if hasattr(X, "toarray"):
         raise TypeError(f"{name} is a sparse matrix: images are dense, call .toarray() first")
+    if np.ma.is_masked(X):
+        raise ValueError(
+            f"{name} has masked pixels, and images have none: fill them first, for example by X.filled(value)"
+        )
     values = np.asarray(X)
     if values.dtype == object or values.dtype.kind in "US":
         values = values.astype(np.float64)

@@ -35,7 +35,7 @@ class Match:
 
 
 def psnr(image: ArrayLike, truth: ArrayLike) -> float:
-    """Peak signal-to-noise ratio in dB; the peak is the truth's range, max - min.
+    """Peak signal-to-noise ratio in dB; the peak is the truth's range, max - min. That of a stack is the mean.
 
     Raises
     ------
@@ -43,18 +43,22 @@ def psnr(image: ArrayLike, truth: ArrayLike) -> float:
         If the shapes differ, or the truth is constant.
     """
     image, truth = _pair(image, truth)
+    if image.ndim == 3:
+        return float(np.mean([psnr(i, t) for i, t in zip(image, truth, strict=True)]))
     error = float(np.mean((image - truth) ** 2))
     return float("inf") if error == 0 else float(10 * np.log10(_range(truth) ** 2 / error))
 
 
 def ssim(image: ArrayLike, truth: ArrayLike) -> float:
-    """Structural similarity with Gaussian weights of sigma 1.5 px and the truth's range.
+    """Structural similarity with Gaussian weights of sigma 1.5 px and the truth's range. That of a stack is the mean.
 
     References
     ----------
     Wang et al., IEEE Trans. Image Process. 13, 600 (2004), https://doi.org/10.1109/TIP.2003.819861
     """
     image, truth = _pair(image, truth)
+    if image.ndim == 3:
+        return float(np.mean([ssim(i, t) for i, t in zip(image, truth, strict=True)]))
     c1, c2 = (0.01 * _range(truth)) ** 2, (0.03 * _range(truth)) ** 2
 
     def mean(values: NDArray) -> NDArray:
@@ -128,6 +132,8 @@ def _pair(image: ArrayLike, truth: ArrayLike) -> tuple[NDArray, NDArray]:
     image, truth = np.asarray(image, dtype=np.float64), np.asarray(truth, dtype=np.float64)
     if image.shape != truth.shape:
         raise ValueError(f"image and truth must have one shape, but have {image.shape} and {truth.shape}")
+    if image.ndim not in (2, 3):
+        raise ValueError(f"image must be (n_y, n_x) or a stack of such, but has shape {image.shape}")
     return image, truth
 
 

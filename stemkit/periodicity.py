@@ -17,6 +17,8 @@ __all__ = ["Periodicity", "calibrated", "find_periodicity"]
 SIGNIFICANCE = 6.0
 #: Neighbouring rows are alike when their correlation is this many deviations of that of white noise.
 LIKENESS = 4.0
+#: Peaks of at least these fractions of the tallest: where columns meet columns, and where the lattice meets itself.
+ALIKE, SAME = 0.35, 0.92
 #: Columns closer than this can't be told from the probe in an autocorrelation, px.
 SHORTEST = 2.0
 
@@ -28,18 +30,25 @@ class Periodicity:
     Parameters
     ----------
     spacing : float or None
-        Shortest distance at which the image resembles itself, px: that of neighbouring columns where they are
-        resolved. None where nothing repeats.
+        Shortest distance at which the image resembles itself, px: that of neighbouring columns, like or unlike, where
+        they are resolved. None where nothing repeats.
+    repeat : float or None
+        Shortest distance at which the image is the same again, px: that of equivalent columns, the shortest vector of
+        the lattice.
     vectors : ndarray of shape (2, 2) or None
-        The two shortest independent repeat vectors as rows ``(y, x)``, px.
+        The two shortest independent vectors of the lattice as rows ``(y, x)``, px.
     strength : float
         Height of the autocorrelation at the spacing, relative to that of the noise-free image at zero shift; 1 is a
         perfect crystal.
     """
 
     spacing: float | None
+    repeat: float | None
     vectors: NDArray[np.float64] | None
     strength: float
+
+
+NOTHING = Periodicity(None, None, None, 0.0)
 
 
 def find_periodicity(values: NDArray) -> Periodicity:
@@ -59,16 +68,16 @@ def find_periodicity(values: NDArray) -> Periodicity:
     """
     n_y, n_x = values.shape
     if min(n_y, n_x) < 8 or np.ptp(values) == 0:
-        return Periodicity(None, None, 0.0)
+        return NOTHING
     correlogram = _autocorrelation(_levelled(np.asarray(values, dtype=np.float64)))
     peaks, heights = (np.empty((0, 2)), np.empty(0)) if correlogram is None else _peaks(correlogram)
     if len(peaks) == 0:
-        return Periodicity(None, None, 0.0)
+        return NOTHING
     length = np.hypot(*peaks.T)
-    tall = heights >= 0.35 * heights.max()
-    nearest = int(np.argmin(np.where(tall, length, np.inf)))
-    spacing = float(length[nearest])
-    return Periodicity(spacing, _two_shortest(peaks[tall], length[tall]), float(heights[nearest]))
+    nearest = int(np.argmin(np.where(heights >= ALIKE * heights.max(), length, np.inf)))
+    same = heights >= SAME * heights.max()
+    vectors = _two_shortest(peaks[same], length[same])
+    return Periodicity(float(length[nearest]), float(length[same].min()), vectors, float(heights[nearest]))
 
 
 def calibrated(image: Images, *, pixel_size: float | None = None, spacing: float | None = None) -> Images:
@@ -81,8 +90,8 @@ def calibrated(image: Images, *, pixel_size: float | None = None, spacing: float
     pixel_size : float, optional
         Edge of a pixel, nm.
     spacing : float, optional
-        Known distance of the nearest equivalent columns, nm: the pixel size follows from the spacing that is
-        measured in the image, in px.
+        Known shortest distance of equivalent columns, nm, such as the lattice parameter of a cubic crystal seen along
+        [001]: the pixel size follows from the image's own, in px (``find_periodicity(values).repeat``).
 
     Returns
     -------
@@ -129,10 +138,10 @@ def _without_coordinates(image: Images) -> Images:
 
 
 def _pixel_size_from(spacing: float, images: list[xr.DataArray]) -> float:
-    """Pixel size (nm) at which the median of the images' measured spacings is the known one."""
+    """Pixel size (nm) at which the median of the images' lattices has the known repeat."""
     if not spacing > 0:
         raise ValueError(f"spacing must be a positive number of nm, but is {spacing!r}")
-    measured = [found for one in images if (found := find_periodicity(one.values).spacing) is not None]
+    measured = [found for one in images if (found := find_periodicity(one.values).repeat) is not None]
     if not measured:
         raise ValueError("spacing needs a lattice, but nothing repeats in the image: give pixel_size instead")
     return spacing / float(np.median(measured))

@@ -187,3 +187,18 @@ def test_noise_of_another_pixel_size_is_refused():
     assert check_noise_attr(calibrated) == {"contrast": 2.0}
     with pytest.raises(ValueError, match="run NoiseCalibrator again"):
         check_noise_attr(calibrated[::2, ::2])
+
+
+def test_a_stack_cut_after_calibration_says_what_to_do():
+    stack = xr.DataArray(np.zeros((3, 8, 8)), dims=("image", "y", "x"), attrs={"noise": ["{}", "{}", "{}"]})
+    assert [check_noise_attr(i) for i in split(stack)] == [{}, {}, {}]
+    for part in (stack[0], stack[:2]):
+        with pytest.raises(ValueError, match="Calibrate after cutting"):
+            check_noise_attr(split(part)[0])
+
+
+def test_masked_pixels_are_refused():
+    masked = np.ma.masked_array(np.ones((8, 8)), mask=np.eye(8, dtype=bool))
+    with pytest.raises(ValueError, match="masked pixels"):
+        split(masked)
+    assert len(split(np.ma.masked_array(np.ones((8, 8))))) == 1

@@ -155,3 +155,16 @@ def test_impossible_calibrations_are_refused(how, message):
 def test_an_image_without_lattice_has_no_spacing_to_calibrate_by():
     with pytest.raises(ValueError, match="nothing repeats in the image: give pixel_size instead"):
         stemkit.calibrated(np.random.default_rng(0).normal(size=(64, 64)), spacing=0.3)
+
+
+@pytest.mark.parametrize("second", [0.15, 0.3, 0.6])
+def test_calibrated_by_the_lattice_s_repeat_and_not_by_an_unlike_neighbour(second):
+    n, a, sigma = 320, 20.0, 2.5
+    y, x = np.arange(n)[:, None], np.arange(n)[None, :]
+    image = np.zeros((n, n))
+    for row in np.arange(0, n + a, a):
+        for col in np.arange(0, n + a, a):
+            image += np.exp(-((y - row) ** 2 + (x - col) ** 2) / (2 * sigma**2))
+            image += second * np.exp(-((y - row - a / 2) ** 2 + (x - col - a / 2) ** 2) / (2 * sigma**2))
+    noisy = image + np.random.default_rng(0).normal(0, 0.1, image.shape)
+    assert stemkit.calibrated(noisy, spacing=0.4).stem.pixel_size == pytest.approx(0.4 / a, rel=0.01)

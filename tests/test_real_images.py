@@ -1,20 +1,24 @@
-"""Every real micrograph through the whole pipeline, where the data folder is there."""
+"""Real micrographs and simulated pairs through the whole pipeline, where the data folder is there."""
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from sklearn.pipeline import Pipeline
 
 import stemkit
 from stemkit import AtomDetector, NoiseCalibrator, SFINDenoiser
+from stemkit.metrics import psnr
 
-FOLDER = Path(__file__).parents[2] / "shared" / "data" / "real"
-FILES = sorted(FOLDER.glob("*")) if FOLDER.is_dir() else []
+DATA = Path(__file__).parents[2] / "shared" / "data"
+FILES = sorted((DATA / "real").glob("*"))
+PAIRS = sorted((DATA / "pairs").rglob("*.h5"))
+SCENES = DATA / "scenes" / "scenes.npz"
 #: What the files themselves do not say: their names do.
 PIXEL_SIZES = {"10_dso_8nm": 0.0078, "Si110_5nm": 0.0098, "G-GrainBoundary-6nm": 6 / 512, "MoS2": 0.0176}
 
-pytestmark = pytest.mark.skipif(not FILES, reason="the folder with real micrographs is not there")
+pytestmark = pytest.mark.skipif(not FILES, reason="the data folder is not there")
 
 
 def pixel_size(path):
@@ -36,3 +40,26 @@ def test_goes_through_the_pipeline(path):
     # enhanced means less noise between neighbouring pixels
     assert float(np.abs(np.diff(enhanced, axis=0)).mean()) < float(np.abs(np.diff(image, axis=0)).mean())
     assert np.isfinite(columns[["y", "x", "amplitude"]]).all().all()
+
+
+@pytest.mark.parametrize("path", PAIRS, ids=lambda p: p.name)
+def test_simulated_pairs_of_other_physics_gain(path):
+    with h5py.File(path) as file:
+        truth, recorded = (file[f"haadf/{name}"][()].astype(float) for name in ("raw", "stem00-blbk1"))
+    image = stemkit.calibrated(recorded, pixel_size=0.0102).assign_attrs(mode="haadf")
+    enhanced = Pipeline([("noise", NoiseCalibrator()), ("denoise", SFINDenoiser())]).fit_transform(image)
+    before, after = (psnr(_affine(i, truth), truth) for i in (recorded, enhanced.values))
+    assert after > before
+
+
+@pytest.mark.parametrize("name", ["perovskite_d5", "perovskite_d30", "hex2D_d5", "hex2D_d30", "dense_d5", "dense_d30"])
+def test_scenes_gain(name):
+    with np.load(SCENES) as scenes:
+        noisy, clean = scenes[f"{name}_noisy"], scenes[name.split("_")[0] + "_clean"].astype(float)
+    enhanced = SFINDenoiser(mode="haadf").fit_transform(noisy)
+    assert psnr(_affine(enhanced, clean), clean) > psnr(_affine(noisy, clean), clean) + 3
+
+
+def _affine(image, truth):
+    gain, offset = np.polyfit(np.ravel(image).astype(float), truth.ravel(), 1)
+    return gain * image + offset

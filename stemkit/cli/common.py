@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections import Counter
@@ -21,7 +20,6 @@ __all__ = [
     "for_each_file",
     "load",
     "outputs",
-    "was_enhanced",
 ]
 
 REGION = re.compile(r"^(\d+):(\d+),(\d+):(\d+)$")
@@ -59,8 +57,8 @@ def region(text: str) -> tuple[slice, slice]:
     return slice(y0, y1), slice(x0, x1)
 
 
-def load(path: Path, arguments: argparse.Namespace) -> xr.DataArray:
-    """Read the image that the arguments ask for."""
+def load(path: Path, arguments: argparse.Namespace, cut: bool = False) -> xr.DataArray:
+    """Read the image that the arguments ask for; one that may be ``cut`` already can have the region's size."""
     import stemkit
 
     image = stemkit.read(path, dataset=arguments.dataset, pixel_size=arguments.pixel_size)
@@ -70,6 +68,8 @@ def load(path: Path, arguments: argparse.Namespace) -> xr.DataArray:
         return image
     rows, columns = arguments.region
     n_y, n_x = image.sizes["y"], image.sizes["x"]
+    if cut and (n_y, n_x) == (rows.stop - rows.start, columns.stop - columns.start):
+        return image
     if rows.stop > n_y or columns.stop > n_x:
         raise ValueError(
             f"--region must lie within the image, {n_y} by {n_x} px, but asks for rows up to {rows.stop} and columns "
@@ -86,7 +86,7 @@ def for_each_file(arguments: argparse.Namespace, work: Callable[[Path, str], Non
     for path, name in tqdm(files, desc="files", unit="file", disable=len(files) < 2 or not sys.stderr.isatty()):
         try:
             work(path, name)
-        except (OSError, ValueError, TypeError, ImportError, MemoryError, RuntimeError) as error:
+        except Exception as error:  # whatever is wrong with one file, the others run
             failed += 1
             reason = str(error) if str(path) in str(error) else f"{path}: {error}"
             tqdm.write(f"stemkit: {reason}", file=sys.stderr)
@@ -112,9 +112,14 @@ def named_files(paths: list[Path]) -> tuple[list[tuple[Path, str]], int]:
             files += found
         else:
             files.append(path)
-    stems = Counter(path.stem for path in files)
-    # a.dm4 beside a.tif: results of both keep the suffix in their names
-    return [(f, f.stem if stems[f.stem] == 1 else f.name.replace(".", "_")) for f in files], empty
+    stems, names = Counter(path.stem for path in files), Counter(path.name for path in files)
+
+    def result_name(path: Path) -> str:
+        # a.dm4 beside a.tif: the suffix tells their results apart; x/a.tif beside y/a.tif: the folder does
+        name = path.stem if stems[path.stem] == 1 else path.name.replace(".", "_")
+        return name if names[path.name] == 1 else f"{path.resolve().parent.name}_{name}"
+
+    return [(path, result_name(path)) for path in files], empty
 
 
 def outputs(arguments: argparse.Namespace, *names: str) -> list[Path]:
@@ -125,17 +130,6 @@ def outputs(arguments: argparse.Namespace, *names: str) -> list[Path]:
         if path.exists() and not arguments.overwrite:
             raise FileExistsError(f"{path} exists: pass --overwrite to replace it")
     return paths
-
-
-def was_enhanced(image: xr.DataArray) -> bool:
-    """Whether the image's file says that stemkit enhanced it."""
-    text = image.attrs.get("stemkit")
-    made = json.loads(text) if isinstance(text, str) else {}
-    while isinstance(made, dict):
-        if made.get("step") == "enhance":
-            return True
-        made = made.get("previous")
-    return False
 
 
 def _readable_in(folder: Path) -> list[Path]:

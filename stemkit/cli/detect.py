@@ -13,7 +13,6 @@ from stemkit.cli.common import (
     for_each_file,
     load,
     outputs,
-    was_enhanced,
 )
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def work(path: Path, name: str) -> None:
         table_path, figure_path = outputs(arguments, f"{name}_columns.csv", f"{name}_columns.png")
-        image = _with_measured(load(path, arguments), arguments)
+        image = _with_measured(load(path, arguments, cut=arguments.measured is not None), arguments)
         table, shown = measure(image, arguments)
         _save_table(table, image, table_path)
         _save_figure(table, shown, figure_path, arguments.overwrite)
@@ -73,6 +72,8 @@ def measure(image: xr.DataArray, arguments: argparse.Namespace) -> tuple[pd.Data
 
 def _with_measured(image: xr.DataArray, arguments: argparse.Namespace) -> xr.DataArray:
     """The image with its recorded pixels, where it is an enhanced one."""
+    from stemkit.images import was_enhanced
+
     if arguments.measured is None:
         if was_enhanced(image) and "measured" not in image.coords:
             raise ValueError(
@@ -83,7 +84,9 @@ def _with_measured(image: xr.DataArray, arguments: argparse.Namespace) -> xr.Dat
     from stemkit import read
     from stemkit.images import pixel_sizes
 
-    recorded = read(arguments.measured, pixel_size=arguments.pixel_size)
+    recorded = read(arguments.measured, dataset=arguments.dataset, pixel_size=arguments.pixel_size)
+    if was_enhanced(recorded):
+        raise ValueError(f"--measured must be a recorded image, but {arguments.measured} was enhanced by stemkit")
     if arguments.region is not None and recorded.shape != image.shape:
         recorded = recorded.isel(y=arguments.region[0], x=arguments.region[1])
     if recorded.shape != image.shape:
@@ -95,10 +98,10 @@ def _with_measured(image: xr.DataArray, arguments: argparse.Namespace) -> xr.Dat
 
 def _save_table(table: pd.DataFrame, image: xr.DataArray, path: Path) -> None:
     from stemkit.images import is_calibrated
+    from stemkit.io.atomic import whole_file
 
-    temporary = path.with_name(f".{path.name}.part")
-    table.assign(unit="nm" if is_calibrated(image) else "px").to_csv(temporary, index=False, float_format="%.7g")
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        table.assign(unit="nm" if is_calibrated(image) else "px").to_csv(temporary, index=False, float_format="%.7g")
 
 
 def _save_figure(table: pd.DataFrame, shown: xr.DataArray, path: Path, overwrite: bool) -> None:

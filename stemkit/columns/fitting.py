@@ -103,7 +103,7 @@ def fit_columns(
     """
     if len(positions) == 0:
         return _empty()
-    image = torch.as_tensor(np.asarray(values, dtype=np.float64))
+    image = torch.as_tensor(np.array(values, dtype=np.float64))
     state = _State.from_positions(image, torch.as_tensor(np.asarray(positions, dtype=np.float64)), sigma)
     first = state.parameters.clone()
     reach = max(2, int(np.ceil(REACH * sigma)))
@@ -247,11 +247,11 @@ def _normal_matrix(jacobian: Tensor, weight: Tensor, fit_sigma: bool) -> Tensor:
 def _step(jacobian: Tensor, weight: Tensor, residual: Tensor, damping: Tensor, fit_sigma: bool) -> Tensor:
     matrix = _normal_matrix(jacobian, weight, fit_sigma)
     gradient = (jacobian.flatten(2) @ (weight * residual).flatten(1)[..., None])[..., 0]
-    diagonal = matrix.diagonal(dim1=1, dim2=2)
-    floor = 1e-12 * diagonal.amax(dim=1, keepdim=True) + 1e-300
-    matrix = matrix + torch.diag_embed(damping[:, None] * diagonal + floor)
-    solution, info = torch.linalg.solve_ex(matrix, gradient[..., None])
-    step = solution[..., 0]
+    # parameters have different units: each is scaled by its own curvature (Marquardt)
+    scale = matrix.diagonal(dim1=1, dim2=2).clamp_min(1e-300).rsqrt()
+    matrix = matrix * scale[:, :, None] * scale[:, None, :] + torch.diag_embed(damping[:, None].expand(-1, 5) + 1e-12)
+    solution, info = torch.linalg.solve_ex(matrix, (gradient * scale)[..., None])
+    step = solution[..., 0] * scale
     return torch.where((info[:, None] == 0) & torch.isfinite(step), step, torch.zeros_like(step))
 
 
@@ -282,8 +282,12 @@ def _measure(
     weight = inside * _weights(model + neighbours, variance)
     n_free = (inside.sum((1, 2)) - (5 if fit_sigma else 4)).clamp_min(1.0)
     chi2 = (weight * (data - model) ** 2).sum((1, 2)) / n_free
+    # streaks are expected in the residual, too
+    chi2 = chi2 / (1 + streaks**2 * weight.sum((1, 2)) / inside.sum((1, 2)).clamp_min(1.0))
     matrix = _normal_matrix(jacobian, weight, fit_sigma)
-    inverse, info = torch.linalg.inv_ex(matrix)
+    scale = matrix.diagonal(dim1=1, dim2=2).clamp_min(1e-300).rsqrt()
+    inverse, info = torch.linalg.inv_ex(matrix * scale[:, :, None] * scale[:, None, :])
+    inverse = inverse * scale[:, :, None] * scale[:, None, :]
     covariance = inverse @ _noise_matrix(jacobian, weight, correlation_x, streaks, fit_sigma) @ inverse
     if variance is None:
         covariance = covariance * chi2[:, None, None]

@@ -35,6 +35,7 @@ from stemkit.images import (
 )
 from stemkit.metrics import psnr
 from stemkit.noise import NoiseCalibrator, NoiseModel
+from stemkit.noise.drawing import stacked
 from stemkit.periodicity import find_periodicity
 from stemkit.synthesis.recipe import Recipe
 
@@ -246,14 +247,18 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
             raise ValueError(f"target must be one of {', '.join(map(repr, OUTPUTS))}, but is {self.target!r}")
         if self.sampling not in SAMPLINGS:
             raise ValueError(f"sampling must be one of {', '.join(map(repr, SAMPLINGS))}, but is {self.sampling!r}")
-        for name, least in (("max_epochs", 0), ("batches_per_epoch", 1), ("batch_size", 1), ("crop_size", 8)):
+        for name, least in (
+            ("max_epochs", 0),
+            ("batches_per_epoch", 1),
+            ("batch_size", 1),
+            ("crop_size", 8),
+            ("tile_size", 64),
+        ):
             value = getattr(self, name)
             if not isinstance(value, int | np.integer) or value < least:
                 raise ValueError(f"{name} must be an integer of at least {least}, but is {value!r}")
-        if self.tile_size < 64:
-            raise ValueError(f"tile_size must be at least 64 px, but is {self.tile_size!r}")
-        if not self.lr > 0:
-            raise ValueError(f"lr must be positive, but is {self.lr!r}")
+        if not isinstance(self.lr, int | float | np.number) or not self.lr > 0:
+            raise ValueError(f"lr must be a positive number, but is {self.lr!r}")
         if self.fine_tune and self.weights is None:
             raise ValueError("fine_tune=True needs weights to start from, but weights is None: leave fine_tune out")
 
@@ -317,11 +322,16 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
         return source, dataclasses.replace(info, spacing=_widened(info.spacing, images), sha256="")
 
     def _synthesis(self, images: list[xr.DataArray], info: NetworkInfo) -> tuple[Source, NetworkInfo]:
-        models = [_noise_of(image, self.mode) for image in images]
+        if info.scaling != "standard":
+            raise ValueError(
+                f"fine_tune=True needs weights whose input has a mean of 0 and a deviation of 1, but these want "
+                f"{info.scaling}: give pairs to fit instead"
+            )
+        noise = stacked([_noise_of(image, self.mode).parameters() for image in images])
         spacings = [s for s in (find_periodicity(i.values).spacing for i in images) if s is not None]
         known = Recipe().spacing
         spacing = (0.8 * min(spacings), 1.25 * max(spacings)) if spacings else known
-        recipe = Recipe(spacing=(max(3.0, spacing[0]), max(4.0, spacing[1])), noise=models[0].parameters())
+        recipe = Recipe(spacing=(max(3.0, spacing[0]), max(4.0, spacing[1])), noise=noise)
         size = max(32, self.crop_size // 16 * 16)
         source = SynthesisSource(recipe, info.outputs, self.batch_size, [size])
         return source, dataclasses.replace(info, spacing=recipe.spacing, sha256="")
@@ -330,14 +340,15 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
 
     def _enhanced(self, image: xr.DataArray, module: Any) -> xr.DataArray:
         warn_if_small(image)
-        sign = mode_sign(resolve_mode(image, self.mode))
+        mode = resolve_mode(image, self.mode)
+        sign = mode_sign(mode)
         offset, scale = _network_units(image.values * sign, self.info_)
         if scale == 0:
             maps = {name: np.zeros(image.shape) for name in self.info_.outputs}
             maps["enhance"] = np.asarray(image.values, dtype=np.float64)
         else:
             maps = self._maps(image.values, sign, offset, scale, module)
-        return self._carrying(image, maps)
+        return self._carrying(image, maps, mode)
 
     def _maps(self, values: NDArray, sign: float, offset: float, scale: float, module: Any) -> dict[str, NDArray]:
         """The network's maps in the image's units and sampling."""
@@ -363,13 +374,14 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
             maps["uncertainty"] = spread[i] * (1.0 if self.target == "detect" else scale)
         return maps
 
-    def _carrying(self, image: xr.DataArray, maps: dict[str, NDArray]) -> xr.DataArray:
+    def _carrying(self, image: xr.DataArray, maps: dict[str, NDArray], mode: str) -> xr.DataArray:
         dtype = float_dtype(image.dtype)
         out = image.copy(data=maps[self.target].astype(dtype))
         made = {"stemkit": stemkit.__version__, "step": "enhance", "target": self.target, "weights": self.info_.sha256}
-        out.attrs = {**image.attrs, "stemkit": json.dumps(made)}
+        out.attrs = {**image.attrs, "mode": mode, "stemkit": json.dumps(made)}
         recorded = image.coords[MEASURED].values if MEASURED in image.coords else image.values
-        others = {k: v.astype(np.float32) for k, v in maps.items() if k != self.target}
+        # what transform returns is no map beside it; but a map in another's place must not be taken for the image
+        others = {k: v.astype(np.float32) for k, v in maps.items() if k != "enhance" or self.target != "enhance"}
         return out.assign_coords({MEASURED: (image.dims, recorded), **{k: (image.dims, v) for k, v in others.items()}})
 
 

@@ -22,6 +22,7 @@ from torch.utils.data import IterableDataset
 
 from stemkit.compute import autocast, seeded, torch_generator
 from stemkit.denoising.weights import NetworkInfo, build
+from stemkit.io.atomic import whole_file
 from stemkit.synthesis.recipe import Recipe, draw_batch
 
 __all__ = ["PairSource", "SynthesisSource", "train"]
@@ -160,6 +161,7 @@ def train(
     """
     if loss not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(map(repr, LOSSES))}, but is {loss!r}")
+    settings = {"seed": seed, "max_epochs": max_epochs, "batches_per_epoch": batches_per_epoch, "lr": lr, "loss": loss}
     with seeded(seed, device):
         net = _Net(
             module if module is not None else build(info),
@@ -176,14 +178,14 @@ def train(
                 ("psnr", PassthroughScoring(name="psnr", on_train=True, lower_is_better=False)),
                 ("clip", GradientNormClipping(1.0)),
                 ("schedule", _Schedule(lr, max_epochs * batches_per_epoch)),
-                ("checkpoint", _Checkpoint(checkpoint)),
+                ("checkpoint", _Checkpoint(checkpoint, settings)),
                 ("progress", _Progress(max_epochs, batches_per_epoch, verbose)),
             ],
             callbacks__print_log=None,
             verbose=0,
         ).initialize()
         if checkpoint is not None and checkpoint.exists():
-            _resume(net, checkpoint)
+            _resume(net, checkpoint, settings)
         batches = _Batches(source, batches_per_epoch, seed, device, epoch=len(net.history))
         net.partial_fit(batches, epochs=max(0, max_epochs - len(net.history)))
         net.module_.eval()
@@ -301,8 +303,8 @@ class _Progress(Callback):
 class _Checkpoint(Callback):
     """Network, optimiser and history on disk after every epoch."""
 
-    def __init__(self, path: Path | None):
-        self.path = path
+    def __init__(self, path: Path | None, settings: dict[str, Any]):
+        self.path, self.settings = path, settings
 
     def on_epoch_end(
         self, net: skorch.NeuralNet, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any
@@ -313,14 +315,19 @@ class _Checkpoint(Callback):
             "module": net.module_.state_dict(),
             "optimizer": net.optimizer_.state_dict(),
             "history": epochs_of(net),
+            "settings": self.settings,
         }
-        temporary = self.path.with_name(self.path.name + ".part")
-        torch.save(state, temporary)
-        temporary.replace(self.path)
+        with whole_file(self.path) as temporary:
+            torch.save(state, temporary)
 
 
-def _resume(net: skorch.NeuralNet, path: Path) -> None:
+def _resume(net: skorch.NeuralNet, path: Path, settings: dict[str, Any]) -> None:
     state = torch.load(path, map_location=net.device, weights_only=True)
+    if state.get("settings", settings) != settings:
+        raise ValueError(
+            f"checkpoint {path} was made with {state['settings']}, but this run asks for {settings}: go on with the "
+            "same, or remove the checkpoint to begin again"
+        )
     try:
         net.module_.load_state_dict(state["module"])
     except RuntimeError as error:

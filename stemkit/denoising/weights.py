@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stemkit.io.atomic import whole_file
 from stemkit.networks import SFIN
 
 __all__ = ["OUTPUTS", "NetworkInfo", "build", "find_weights", "known_weights", "load_weights", "save_weights"]
@@ -105,10 +106,9 @@ def save_weights(module: nn.Module, info: NetworkInfo, path: Path) -> Path:
         half = value.dim() == 4
         tensors[key] = value.detach().cpu().to(torch.float16 if half else torch.float32).contiguous()
     described = {k: v for k, v in asdict(info).items() if k != "sha256"}
-    temporary = path.with_name(path.name + ".part")
-    save_file(tensors, temporary, metadata={"stemkit": json.dumps(described)})
-    temporary.chmod(0o644)  # safetensors keeps its files from other users
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        save_file(tensors, temporary, metadata={"stemkit": json.dumps(described)})
+        temporary.chmod(0o644)  # safetensors keeps its files from other users
     return path
 
 

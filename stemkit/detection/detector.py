@@ -24,6 +24,7 @@ from stemkit.images import (
     resolve_mode,
     split,
     warn_if_small,
+    was_enhanced,
 )
 from stemkit.metrics import match_columns
 from stemkit.noise import NoiseCalibrator, NoiseModel
@@ -46,6 +47,8 @@ TRIED_WIDTHS = (1.0, 1.5, 2.2, 3.3, 5.0, 7.5)
 LEARNT_ON = 300
 #: A residual of this many times the noise says that the column is no single Gaussian.
 ODD_RESIDUAL = 2.0
+#: Pixels count as square when height and width differ by less than this fraction.
+SQUARE = 0.03
 #: The variance of the noise is nowhere below this fraction of its value at a bright column: weights stay finite.
 VARIANCE_FLOOR = 0.02
 
@@ -209,8 +212,9 @@ class AtomDetector(TransformerMixin, BaseEstimator):
     def _check_parameters(self) -> None:
         for name in ("significance", "spacing", "width"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be positive, but is {value!r}")
+            optional = " or None" if name != "significance" else ""
+            if (value is None and not optional) or (value is not None and not (_is_number(value) and value > 0)):
+                raise ValueError(f"{name} must be a positive number{optional}, but is {value!r}")
 
     def _measure(self, image: xr.DataArray, index: int) -> pd.DataFrame:
         size, calibrated = _unit(image)
@@ -243,6 +247,18 @@ class _View:
 
     def __init__(self, image: xr.DataArray, mode: str | None):
         recorded = measured_image(image)
+        if recorded is image and was_enhanced(image):
+            raise ValueError(
+                "this image was enhanced by stemkit and does not carry its recorded pixels: errors fitted to it would "
+                "be wrong. Give the recorded image, or add its pixels: "
+                "image.assign_coords(measured=(image.dims, recorded.values))"
+            )
+        sizes = pixel_sizes(image) or (1.0, 1.0)
+        if abs(sizes[0] / sizes[1] - 1) > SQUARE:
+            raise ValueError(
+                f"AtomDetector needs square pixels, but these are {sizes[0]:.6g} nm (y) by {sizes[1]:.6g} nm (x): "
+                "resample the image"
+            )
         self.image = image
         self.mode = resolve_mode(recorded, mode)
         self.sign = mode_sign(self.mode)
@@ -262,6 +278,10 @@ class _View:
         bright = max(model.pointwise.readout**2 + model.pointwise.gain, model.pointwise.readout**2)
         floor = max(VARIANCE_FLOOR * bright, 1e-12)
         return np.maximum(at, floor) * model.contrast**2
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 # --- candidates --------------------------------------------------------------------------------------------------
@@ -291,9 +311,9 @@ def _first_width(view: _View, spacing: float | None) -> float:
     if spacing is not None:
         return float(np.clip(0.18 * spacing, 0.8, 20.0))
     # the width through whose filter the tallest peaks stand out most
-    noise = np.sqrt(view.variance(float(np.median(view.recorded))))
-    contrast = [np.quantile(column_response(view.recorded, s), 0.999) * s for s in TRIED_WIDTHS]
-    return TRIED_WIDTHS[int(np.argmax(contrast))] if noise > 0 else TRIED_WIDTHS[2]
+    # (white noise seen through a filter of width s has a deviation in proportion to 1 / s)
+    prominence = [np.quantile(column_response(view.recorded, s), 0.999) * s for s in TRIED_WIDTHS]
+    return TRIED_WIDTHS[int(np.argmax(prominence))]
 
 
 def _fitted_width(view: _View, positions: NDArray, guess: float) -> float:

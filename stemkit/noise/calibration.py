@@ -13,10 +13,20 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from stemkit.columns import ColumnFits, column_response, find_peaks, fit_columns
-from stemkit.images import Images, float_dtype, join, mode_sign, pixel_sizes, resolve_mode, split, warn_if_small
+from stemkit.images import (
+    Images,
+    float_dtype,
+    join,
+    measured_image,
+    mode_sign,
+    pixel_sizes,
+    resolve_mode,
+    split,
+    warn_if_small,
+)
 from stemkit.noise.figure3 import figure3
 from stemkit.noise.model import BackgroundNoise, NoiseModel, PointwiseNoise, ScanNoise
-from stemkit.noise.rowwise import RowStatistics, row_statistics
+from stemkit.noise.rowwise import RowStatistics, repaired, row_statistics
 from stemkit.periodicity import find_periodicity
 
 __all__ = ["NoiseCalibrator"]
@@ -98,7 +108,8 @@ class NoiseCalibrator(TransformerMixin, BaseEstimator):
         modes = [resolve_mode(image, self.mode) for image in images]
         if len(set(modes)) > 1:
             raise ValueError(f"X must hold images of one mode, but they are {sorted(set(modes))}: fit each on its own")
-        results = [_calibrate(image.values, mode) for image, mode in zip(images, modes, strict=True)]
+        recorded = [measured_image(image).values for image in images]
+        results = [_calibrate(values, mode) for values, mode in zip(recorded, modes, strict=True)]
         self.noise_model_ = _mean_model([model for model, _, _ in results])
         self.noise_model_std_ = _mean_std([model for model, _, _ in results], [std for _, std, _ in results])
         self.diagnostics_ = [diagnostics for _, _, diagnostics in results]
@@ -121,8 +132,14 @@ class NoiseCalibrator(TransformerMixin, BaseEstimator):
         return tags
 
     def _labelled(self, image: xr.DataArray) -> xr.DataArray:
-        mode = resolve_mode(image, self.mode or self.noise_model_.mode)
-        contrast, level, _ = _contrast(image.values * mode_sign(mode), find_periodicity(image.values).spacing)
+        mode = self.mode or image.attrs.get("mode") or self.noise_model_.mode
+        if mode != self.noise_model_.mode:
+            raise ValueError(
+                f"NoiseCalibrator was fitted on {self.noise_model_.mode} images, but this one is {mode}: fit it on "
+                "images of this mode"
+            )
+        bright = repaired(measured_image(image).values) * mode_sign(mode)
+        contrast, level, _ = _contrast(bright, find_periodicity(bright).spacing)
         model = _with_scale(self.noise_model_, contrast, level * mode_sign(mode), mode)
         sizes = pixel_sizes(image)
         described = {"pixel_size": None if sizes is None else sizes[1], **model.to_dict()}
@@ -135,7 +152,7 @@ class NoiseCalibrator(TransformerMixin, BaseEstimator):
 
 
 def _calibrate(values: NDArray, mode: str) -> tuple[NoiseModel, dict[str, float], dict[str, Any]]:
-    bright = np.asarray(values, dtype=np.float64) * mode_sign(mode)
+    bright = repaired(values) * mode_sign(mode)
     spacing = find_periodicity(bright).spacing
     contrast, level, fits = _contrast(bright, spacing)
     width = float(np.median(fits.sigma)) if fits is not None else (0.2 * spacing if spacing else 2.0)
@@ -189,9 +206,8 @@ def _fit_some(values: NDArray, spacing: float | None) -> ColumnFits | None:
     peaks = peaks[inside]
     if len(peaks) < 4:
         return None
-    every = max(1, len(peaks) // MOST_COLUMNS)
     # neighbours that are not fitted would sit in the background: all are fitted in small images, a crop in large ones
-    if every > 1:
+    if len(peaks) > MOST_COLUMNS:
         centre = np.array(values.shape) / 2
         peaks = peaks[np.argsort(np.abs(peaks - centre).max(axis=1))[:MOST_COLUMNS]]
     fits = fit_columns(values, peaks, sigma)
@@ -287,7 +303,7 @@ def _mean_std(models: list[NoiseModel], stds: list[dict[str, float]]) -> dict[st
         within = float(np.sqrt(np.sum([std[key] ** 2 for std in stds])) / n)
         values = [getattr(getattr(model, part), name) for model in models]
         between = float(np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else 0.0
-        result[key] = max(within, between)
+        result[key] = float(np.fmax(within, between)) if n > 1 else within
     return result
 
 

@@ -8,6 +8,7 @@ bright columns: ``s = (I - level) / contrast``.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -15,7 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["NoiseParameters", "add_noise", "displace_rows", "pointwise_variance", "row_field", "smooth_field"]
+__all__ = [
+    "NoiseParameters",
+    "add_noise",
+    "displace_rows",
+    "pointwise_variance",
+    "row_field",
+    "smooth_field",
+    "stacked",
+]
 
 #: A Gaussian filter reaches this many sigmas: beyond it, what wraps around in the FFT is below 1e-3.
 REACH = 4.0
@@ -41,8 +50,15 @@ class NoiseParameters:
     step: Tensor
     step_origin: Tensor
 
-    def to(self, device: torch.device | str) -> NoiseParameters:
-        return NoiseParameters(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+    def take(self, index: Tensor) -> NoiseParameters:
+        """The noise of the images that an index picks, on the index's device, in single precision."""
+        picked = {f.name: getattr(self, f.name).to(index.device)[index] for f in fields(self)}
+        return NoiseParameters(**{k: v if v.dtype == torch.bool else v.float() for k, v in picked.items()})
+
+
+def stacked(noises: Sequence[NoiseParameters]) -> NoiseParameters:
+    """The noise of several images as that of one batch."""
+    return NoiseParameters(**{f.name: torch.cat([getattr(n, f.name) for n in noises]) for f in fields(NoiseParameters)})
 
 
 def add_noise(signal: Tensor, noise: NoiseParameters, generator: torch.Generator) -> Tensor:

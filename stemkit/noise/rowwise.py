@@ -16,6 +16,11 @@ DIFFERENCE = np.array([1.0, -4.0, 6.0, -4.0, 1.0]) / math.sqrt(70.0)
 #: Lags along the row at which pointwise noise is over and streaks are not yet.
 STREAK_LAGS = (4, 5, 6, 7, 8)
 N_BINS = 12
+#: The Tukey lambda that is nearest to a normal distribution; taken where the shape can't be measured, which is where
+#: pointwise noise has less than this part of the fourth moment.
+NORMAL, HIDDEN = 0.14, 0.5
+#: A row that is this many times farther from both its neighbours than rows usually are is no recording.
+BROKEN = 6.0
 #: Pixels whose noise has less than this fraction of the usual variance are taken for clipped.
 CLIPPED = 0.05
 
@@ -57,7 +62,7 @@ def row_statistics(signal: NDArray, width: float) -> RowStatistics:
     """
     n_y, n_x = signal.shape
     if n_y < 8 or n_x < 12:
-        return RowStatistics(0.0, 0.0, 0.14, 0.0, 0.0, 20.0, 0.0, np.empty(0), np.empty(0))
+        return RowStatistics(0.0, 0.0, NORMAL, 0.0, 0.0, 20.0, 0.0, np.empty(0), np.empty(0))
     difference = _clipped(ndimage.convolve1d(signal, DIFFERENCE, axis=0, mode="reflect")[2:-2])
     smooth = ndimage.gaussian_filter(signal, max(0.8, 0.5 * width))[2:-2]
     gradient = np.gradient(smooth, axis=1) * _gradient_loss(width, max(0.8, 0.5 * width))
@@ -66,11 +71,34 @@ def row_statistics(signal: NDArray, width: float) -> RowStatistics:
     long_range = _covariance(difference, flat, STREAK_LAGS).mean()
     c0, c1 = _covariance(difference, flat, (0, 1)) - long_range
     correlation = float(np.clip(c1 / c0, -0.9, 0.9)) if c0 > 0 else 0.0
-    centre, variance, count = _by_signal(difference**2, smooth, flat)
-    readout, gain = _line(centre, variance - long_range, count)
-    shape = _tukey_shape(difference, readout, gain, smooth, flat)
+    # streaks lift the signal of a row and its squares together: they are taken off pixel by pixel
+    centre, variance, count = _by_signal(difference**2 - _neighbours(difference), smooth, flat)
+    readout, gain = _line(centre, variance, count)
+    shape = _tukey_shape(difference, readout, gain, long_range, smooth, flat)
     length = _streak_length(difference, gradient, streaks, jitter) if streaks > 0 else 20.0
-    return RowStatistics(readout, gain, shape, correlation, streaks, length, jitter, centre, variance - long_range)
+    return RowStatistics(readout, gain, shape, correlation, streaks, length, jitter, centre, variance)
+
+
+def repaired(values: NDArray) -> NDArray[np.float64]:
+    """The image without rows that are no recording (dead, or a scan cut short), filled from the nearest good ones.
+
+    Such a row differs from its neighbours by much more than the others do.
+    """
+    out = np.asarray(values, dtype=np.float64)
+    if out.shape[0] < 8:
+        return out
+    steps = np.diff(out, axis=0)
+    # a broken row is far from both of its neighbours, the first of a broken block from the one before
+    flat = (np.abs(np.diff(out, axis=1)).max(axis=1) == 0) if out.shape[1] > 1 else np.zeros(len(out), dtype=bool)
+    size = np.median(np.abs(steps), axis=1)
+    far = np.r_[0.0, size], np.r_[size, 0.0]
+    usual = np.median(size)
+    broken = flat & (np.ptp(out) > 0) & (flat.mean() < 0.5) | (np.minimum(*far) > BROKEN * usual) & (usual > 0)
+    good = np.flatnonzero(~broken)
+    if len(good) in (0, len(out)):
+        return out
+    nearest = good[np.abs(np.arange(len(out))[:, None] - good[None, :]).argmin(axis=1)]
+    return out[nearest]
 
 
 def tukey_kurtosis(shape: float) -> float:
@@ -155,14 +183,34 @@ def _line(signal: NDArray, variance: NDArray, count: NDArray) -> tuple[float, fl
     return float(np.sqrt(at_zero)), float(max(gain, -at_zero))
 
 
-def _tukey_shape(difference: NDArray, readout: float, gain: float, smooth: NDArray, where: NDArray) -> float:
-    """Tukey lambda from the kurtosis: a weighted sum of five pixels keeps sum(w^4) of the excess."""
-    deviation = np.sqrt(np.maximum(readout**2 + gain * smooth, 1e-12))[where]
-    normal = difference[where] / deviation
-    if normal.size < 100 or normal.std() == 0:
-        return 0.14
+def _neighbours(difference: NDArray) -> NDArray:
+    """D(x) times its mean neighbour at the streaks' lags, on both sides where there are two."""
+    n_x = difference.shape[1]
+    total, count = np.zeros_like(difference), np.zeros(n_x)
+    for k in STREAK_LAGS:
+        total[:, k:] += difference[:, :-k]
+        total[:, :-k] += difference[:, k:]
+        count[k:] += 1
+        count[: n_x - k] += 1
+    return difference * total / np.maximum(count, 1)
+
+
+def _tukey_shape(
+    difference: NDArray, readout: float, gain: float, long_range: float, smooth: NDArray, where: NDArray
+) -> float:
+    """Tukey lambda from the kurtosis: a weighted sum of five pixels keeps sum(w^4) of the excess.
+
+    Streaks are taken for normal: they dilute the excess by the square of their share of the variance. Where they hide
+    it the distribution is taken for normal, too. Kurtosis tells nothing of tails heavier than a lambda of -0.15.
+    """
+    pointwise = np.maximum(readout**2 + gain * smooth, 1e-12)[where]
+    variance = pointwise + max(long_range, 0.0)
+    normal = difference[where] / np.sqrt(variance)
+    share = float(np.mean((pointwise / variance) ** 2)) if normal.size else 0.0
+    if normal.size < 100 or normal.std() == 0 or share < HIDDEN:
+        return NORMAL
     normal = normal / normal.std()
-    excess = (np.mean(normal**4) - 3) / np.sum(DIFFERENCE**4)
+    excess = (np.mean(normal**4) - 3) / (share * np.sum(DIFFERENCE**4))
     low, high = -0.15, 0.6
     if excess >= tukey_kurtosis(low):
         return low

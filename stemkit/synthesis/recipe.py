@@ -47,7 +47,7 @@ class Recipe:
         The largest amplitude of the specimen's own smooth signal beside the columns: a wedge, a film, patches of
         contamination. Film and patches reach four times this.
     noise : NoiseParameters or None
-        The noise of every image (of one image, ``(1,)`` tensors); None draws it anew for each.
+        Noises, ``(n_noises,)`` tensors, of which each image takes one; None draws it anew for each.
     """
 
     arrangements: tuple[str, ...] = ARRANGEMENTS
@@ -78,10 +78,11 @@ def draw_batch(recipe: Recipe, n_images: int, shape: tuple[int, int], generator:
     spread = _uniform(generator, n_images, 1.6, 2.6)
     support = _draw_support(recipe, n_images, shape, columns.spacing, generator)
     targets = render_targets(columns, shape, support, tail, spread)
-    noise = recipe.noise if recipe.noise is not None else draw_noise(columns.spacing, generator)
-    if len(noise.readout) != n_images:
-        noise = NoiseParameters(**{k: v.expand(n_images).float().to(generator.device) for k, v in vars(noise).items()})
-        noise.poisson = noise.poisson.bool()
+    if recipe.noise is None:
+        noise = draw_noise(columns.spacing, generator)
+    else:
+        known = len(recipe.noise.readout)
+        noise = recipe.noise.take(torch.randint(known, (n_images,), generator=generator, device=generator.device))
     return Batch(add_noise(targets.enhance, noise, generator), targets, columns, arrangement)
 
 

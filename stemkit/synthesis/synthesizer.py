@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
 from typing import Any, Literal, overload
 
 import numpy as np
@@ -17,7 +16,6 @@ from torch import Tensor
 from stemkit.compute import resolve_device, seed_from, torch_generator
 from stemkit.images import MODES, Images, check_noise_attr, mode_sign, pixel_sizes, resolve_mode, split
 from stemkit.noise import NoiseCalibrator, NoiseModel
-from stemkit.noise.drawing import NoiseParameters
 from stemkit.periodicity import find_periodicity
 from stemkit.synthesis.recipe import ARRANGEMENTS, Batch, Recipe, draw_batch
 
@@ -212,7 +210,10 @@ class STEMSynthesizer(BaseEstimator):
 
     def _spacing_px(self) -> tuple[float, float]:
         if self.spacing is None:
-            return getattr(self, "spacing_", None) or Recipe().spacing
+            learnt, size = getattr(self, "spacing_", None), getattr(self, "pixel_size_", None)
+            # another pixel size than the images' samples the same crystal more coarsely or finely
+            resampling = size / self.pixel_size if size and self.pixel_size else 1.0
+            return (learnt[0] * resampling, learnt[1] * resampling) if learnt else Recipe().spacing
         limits = np.ravel(self.spacing)
         if limits.dtype.kind not in "iuf" or limits.size not in (1, 2) or not 0 < limits[0] <= limits[-1] < np.inf:
             raise ValueError(f"spacing must be positive nm, or (low, high), but is {self.spacing!r}")
@@ -229,7 +230,7 @@ class STEMSynthesizer(BaseEstimator):
             arrangements=tuple(self.arrangements),
             spacing=self._spacing_px(),
             vacancies=self.vacancies,
-            noise=None if model is None else _single(model.parameters()),
+            noise=None if model is None else model.parameters(),
         )
 
     # --- what is handed out --------------------------------------------------------------------------------------
@@ -284,8 +285,3 @@ class STEMSynthesizer(BaseEstimator):
 
 def _stacked(parts: list[Tensor]) -> NDArray[np.float32]:
     return torch.cat(parts).numpy().astype(np.float32)
-
-
-def _single(noise: NoiseParameters) -> NoiseParameters:
-    values = {f.name: getattr(noise, f.name) for f in fields(noise)}
-    return NoiseParameters(**{k: v if v.dtype == torch.bool else v.float() for k, v in values.items()})

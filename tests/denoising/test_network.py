@@ -11,6 +11,7 @@ import xarray as xr
 from stemkit import NoiseModel, PointwiseNoise, SFINDenoiser, STEMSynthesizer
 from stemkit.denoising import known_weights, load_weights, save_weights
 from stemkit.denoising.weights import NetworkInfo, build
+from stemkit.images import split
 from stemkit.metrics import psnr
 from stemkit.networks import SFIN
 
@@ -62,7 +63,7 @@ class TestShippedWeights:
         result = SFINDenoiser(target=target).fit_transform(pairs["noisy"][0])
         enhanced = SFINDenoiser().fit_transform(pairs["noisy"][0])
         np.testing.assert_allclose(result, enhanced.coords[target], atol=1e-6)
-        assert "enhance" in result.coords
+        assert {"enhance", target} <= set(result.coords)
 
     def test_flips_average_and_tell_their_spread(self, pairs):
         image = pairs["noisy"][0]
@@ -124,6 +125,20 @@ class TestTraining:
         assert not torch.equal(denoiser.net_.head_conv.weight, before)
         assert denoiser.info_.sha256 == ""
 
+    def test_fine_tuning_takes_the_noise_of_every_image(self, pairs):
+        clean = pairs["enhance"].values
+        X = [NoiseModel(pointwise=PointwiseNoise(readout=r)).apply(clean[0], random_state=0) for r in (0.1, 0.5)]
+        denoiser = SFINDenoiser(weights=None, mode="haadf", **TINY, **QUICK)
+        source, _ = denoiser._synthesis(split(X), NetworkInfo(4, 1, 2))
+        # fractions are of the brightest columns' amplitude, which the two images share
+        quiet, loud = source.recipe.noise.readout.tolist()
+        assert loud / quiet == pytest.approx(5, rel=0.4)
+
+    def test_the_authors_weights_need_pairs(self, pairs, tmp_path):
+        torch.save(SFIN(width=4, n_blocks=1).state_dict(), tmp_path / "w.pth")
+        with pytest.raises(ValueError, match="give pairs to fit instead"):
+            SFINDenoiser(weights=tmp_path / "w.pth", fine_tune=True, **QUICK).fit(pairs["noisy"])
+
     def test_another_target_of_the_shipped_network(self, pairs):
         denoiser = SFINDenoiser(target="detect", **{**QUICK, "max_epochs": 1}).fit(pairs["noisy"], pairs["detect"])
         assert denoiser.transform(pairs["noisy"]).shape == pairs["noisy"].shape
@@ -168,9 +183,9 @@ class TestParameters:
             ({"target": "sharpen"}, "target must be one of"),
             ({"sampling": "sometimes"}, "sampling must be one of"),
             ({"width": 6}, "width must be None or that of the weights"),
-            ({"lr": 0.0}, "lr must be positive"),
+            ({"lr": 0.0}, "lr must be a positive number"),
             ({"max_epochs": 1.5}, "max_epochs must be an integer"),
-            ({"tile_size": 8}, "tile_size must be at least 64"),
+            ({"tile_size": 8}, "tile_size must be an integer of at least 64"),
             ({"weights": None, "fine_tune": True}, "fine_tune=True needs weights"),
             ({"device": "abacus"}, "device must be"),
             ({"weights": None, "width": 3}, "width must be an even number"),

@@ -66,3 +66,10 @@ def test_the_weights_that_ship_can_be_made_again(tmp_path):
     assert (info.training["seed"], info.width, module.downsampling) == (9, 4, 2)
     card = path.with_suffix(".md").read_text()
     assert "stemkit train --epochs 1 --batches 1 --lr 0.004 --seed 9 --width 4 --blocks 1 --downsampling 2" in card
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    arguments = {"max_epochs": 1, "batches_per_epoch": 1, "width": 4, "n_blocks": 1, "device": "cpu", "verbose": 0}
+    train_general(tmp_path, seed=1, **arguments)
+    with pytest.raises(ValueError, match="remove the checkpoint to begin again"):
+        train_general(tmp_path, seed=2, **arguments)

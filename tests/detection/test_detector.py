@@ -17,6 +17,7 @@ from stemkit import (
     STEMSynthesizer,
 )
 from stemkit.detection.detector import COLUMNS
+from stemkit.images import with_pixel_sizes
 from stemkit.metrics import match_columns
 
 SIGMA, SPACING, SIZE = 3.0, 14.0, 256
@@ -197,5 +198,58 @@ def test_score_is_the_mean_f1():
 
 @pytest.mark.parametrize("parameter", ["significance", "spacing", "width"])
 def test_parameters_must_be_positive(parameter):
-    with pytest.raises(ValueError, match=f"{parameter} must be positive"):
+    with pytest.raises(ValueError, match=f"{parameter} must be a positive number"):
         AtomDetector(**{parameter: -1.0}).fit(np.zeros((40, 40)))
+
+
+class TestWhatIsNoMeasurement:
+    def test_an_enhanced_image_without_its_recorded_pixels_is_refused(self):
+        image, _ = recorded(readout=0.1)
+        enhanced = SFINDenoiser().fit_transform(image)
+        with pytest.raises(ValueError, match="does not carry its recorded pixels"):
+            AtomDetector().fit(enhanced.drop_vars("measured"))
+
+    def test_oblong_pixels_are_refused(self):
+        image, _ = recorded(readout=0.1)
+        with pytest.raises(ValueError, match="needs square pixels"):
+            AtomDetector().fit(with_pixel_sizes(image, 0.02, 0.01))
+
+    def test_calibration_after_enhancement_measures_the_recorded_pixels(self):
+        image, _ = recorded(readout=0.1)
+        before = NoiseCalibrator().fit(image).noise_model_
+        after = NoiseCalibrator().fit(SFINDenoiser().fit_transform(image)).noise_model_
+        assert after == before
+
+
+@pytest.mark.parametrize("mode", ["haadf", "bf"])
+def test_the_detect_map_as_target_finds_the_same_columns(mode):
+    image, positions = recorded(mode, readout=0.1)
+    table = AtomDetector().fit_transform(SFINDenoiser(target="detect").fit_transform(image))
+    match = match_columns(table[["y_px", "x_px"]], positions, SPACING / 3)
+    assert (match.precision, match.recall) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("amplitude", "length", "recall"), [(0.15, 40.0, 0.97), (0.15, np.inf, 0.97), (0.3, 40.0, 0.8)]
+)
+def test_streaks_are_in_the_errors(amplitude, length, recall):
+    clean, positions = crystal()
+    model = NoiseModel(100.0, 50.0, scan=ScanNoise(amplitude, length), pointwise=PointwiseNoise(readout=0.1, gain=0.01))
+    image = stemkit.calibrated(model.apply(clean, random_state=0), pixel_size=0.02).assign_attrs(mode="haadf")
+    table = AtomDetector().fit_transform(image)
+    match = match_columns(table[["y_px", "x_px"]], positions, SPACING / 3)
+    assert match.recall > recall
+    found = table.iloc[match.found]
+    good = (found["quality"] == 0).to_numpy()
+    assert good.mean() > 0.8
+    pull = (found["y_px"].to_numpy() - positions[match.true, 0])[good] / found["y_px_err"].to_numpy()[good]
+    # columns of one lattice row share their streaks: there are about 18 independent rows
+    assert pull.std() == pytest.approx(1.0, abs=0.35)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_units_do_not_matter(scale):
+    image, _ = recorded(readout=0.1)
+    a, b = (AtomDetector().fit_transform(i) for i in (image, image * scale))
+    np.testing.assert_allclose(b[["y", "x", "y_err", "x_err"]], a[["y", "x", "y_err", "x_err"]], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(b["amplitude"], scale * a["amplitude"], rtol=1e-4)

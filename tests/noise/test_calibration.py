@@ -342,3 +342,24 @@ def test_figure_3_of_a_constant_image():
     for curve in figure3(np.full((32, 32), 5.0), 2.0):
         assert len(curve.x) == 0
         assert curve.intercept == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("broken", [slice(80, 81), slice(50, 52), slice(-6, None)], ids=["dead", "two", "cut short"])
+def test_rows_that_are_no_recording_do_not_count(broken):
+    clean = crystal((320, 320))
+    noisy = np.asarray(NoiseModel(1.0, 0.0, pointwise=PointwiseNoise(0.1)).apply(clean, random_state=0)) + 5.0
+    whole = NoiseCalibrator(mode="haadf").fit(noisy).noise_model_
+    noisy[broken] = 0.0
+    model = NoiseCalibrator(mode="haadf").fit(noisy).noise_model_
+    assert model.contrast == pytest.approx(whole.contrast, rel=0.02)
+    assert model.pointwise.readout == pytest.approx(whole.pointwise.readout, rel=0.05)
+    assert model.scan.jitter == pytest.approx(whole.scan.jitter, abs=0.05)
+
+
+def test_an_image_of_the_other_mode_is_refused():
+    clean = crystal((320, 320))
+    noisy = np.asarray(NoiseModel(1.0, 0.0, pointwise=PointwiseNoise(0.1)).apply(clean, random_state=0))
+    dark = xr.DataArray(-noisy, dims=("y", "x"), attrs={"mode": "bf"})
+    calibrator = NoiseCalibrator().fit(dark)
+    with pytest.raises(ValueError, match="fitted on bf images, but this one is haadf"):
+        calibrator.transform(xr.DataArray(noisy, dims=("y", "x"), attrs={"mode": "haadf"}))

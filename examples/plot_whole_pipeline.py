@@ -90,7 +90,7 @@ show_columns(recorded, columns, ax)
 
 # %%
 flags = columns["quality"].to_numpy()
-for bit, meaning in {1: "near the border", 2: "fit failed", 4: "residual is not noise"}.items():
+for bit, meaning in {1: "near the border", 2: "fit failed", 4: "residual is not noise", 8: "width held"}.items():
     print(f"{meaning}: {np.count_nonzero(flags & bit)} of {len(flags)} columns")
 
 # %%

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ class AtomDetector(TransformerMixin, BaseEstimator):
 
     Parameters
     ----------
-    significance : float, default=4.0
+    significance : float, default=2.5
         A column's fitted amplitude is at least this many of its standard deviations.
     spacing : float or None, default=None
         Distance of neighbouring columns, in nm where the images are calibrated, else px. None learns it.
@@ -108,7 +109,7 @@ class AtomDetector(TransformerMixin, BaseEstimator):
     def __init__(
         self,
         *,
-        significance: float = 4.0,
+        significance: float = 2.5,
         spacing: float | None = None,
         width: float | None = None,
         mode: str | None = None,
@@ -160,8 +161,9 @@ class AtomDetector(TransformerMixin, BaseEstimator):
             deviations from the noise of the pixels), ``x_jitter`` (what jitter of the rows adds to x in quadrature,
             same unit as x), ``snr`` (amplitude over the noise of one pixel), ``residual`` (RMS of the fit's residual
             over the expected one), ``quality`` (0 is good; 1 within two sigmas of the border, 2 the fit failed: its
-            numbers are the candidate's and have no errors, 4 the residual is not noise; added up). Columns centred
-            outside the frame are left out. Nothing found gives an empty table with these columns.
+            numbers are the candidate's and have no errors, 4 the residual is not noise, 8 too faint to tell its width,
+            which is held at the learnt one; added up). Columns centred outside the frame are left out. Nothing found
+            gives an empty table with these columns.
         """
         check_is_fitted(self, "width_")
         self._check_parameters()
@@ -227,19 +229,13 @@ class AtomDetector(TransformerMixin, BaseEstimator):
         view = _View(image, self.mode)
         width = self.width_ / size
         positions = _candidates(view, self.spacing_ / size, width)
-        fits = fit_columns(
-            view.recorded,
-            positions,
-            width,
-            variance=view.variance,
-            correlation_x=view.noise.pointwise.correlation_x,
-            streaks=view.noise.scan.amplitude * view.noise.contrast,
-        )
+        fits, held = _fit(view, positions, width)
         with np.errstate(invalid="ignore"):
             clear = fits.amplitude >= self.significance * fits.amplitude_err
         n_y, n_x = view.recorded.shape
         inside = (fits.y >= -0.5) & (fits.y < n_y - 0.5) & (fits.x >= -0.5) & (fits.x < n_x - 0.5)
-        return _table(fits.take(inside & (clear | (fits.failed & (fits.amplitude > 0)))), view, index)
+        kept = inside & (clear | (fits.failed & (fits.amplitude > 0)))
+        return _table(fits.take(kept), held[kept], view, index)
 
 
 class _View:
@@ -350,6 +346,30 @@ def _candidates(view: _View, spacing: float, width: float) -> NDArray[np.float64
     return peaks_above_noise(view.recorded, width, noise=noise, min_distance=apart, correlation_x=correlation)
 
 
+def _fit(view: _View, positions: NDArray, width: float) -> tuple[ColumnFits, NDArray[np.bool_]]:
+    """Fits, and which of them have their width held at the learnt one: those too faint to tell their own."""
+
+    def fit(fit_sigma: bool) -> ColumnFits:
+        return fit_columns(
+            view.recorded,
+            positions,
+            width,
+            variance=view.variance,
+            correlation_x=view.noise.pointwise.correlation_x,
+            streaks=view.noise.scan.amplitude * view.noise.contrast,
+            fit_sigma=fit_sigma,
+        )
+
+    free = fit(True)
+    if not free.failed.any():
+        return free, free.failed
+    narrow = fit(False)
+    narrow.sigma_err[:] = np.nan
+    held = free.failed & ~narrow.failed
+    names = [f.name for f in fields(ColumnFits)]
+    return ColumnFits(**{k: np.where(held, getattr(narrow, k), getattr(free, k)) for k in names}), held
+
+
 # --- the table ---------------------------------------------------------------------------------------------------
 
 
@@ -359,7 +379,7 @@ def _unit(image: xr.DataArray) -> tuple[float, bool]:
     return (1.0, False) if sizes is None else (float(np.sqrt(sizes[0] * sizes[1])), True)
 
 
-def _table(fits: ColumnFits, view: _View, index: int) -> pd.DataFrame:
+def _table(fits: ColumnFits, held: NDArray, view: _View, index: int) -> pd.DataFrame:
     image = view.image
     sizes = pixel_sizes(image) or (1.0, 1.0)
     origin = [float(image.coords[d][0]) if d in image.coords else 0.0 for d in ("y", "x")]
@@ -383,7 +403,7 @@ def _table(fits: ColumnFits, view: _View, index: int) -> pd.DataFrame:
         "x_jitter": _jitter_error(view.noise.scan.jitter, fits.sigma) * sizes[1],
         "snr": fits.amplitude / np.sqrt(view.variance(fits.background + fits.amplitude)),
         "residual": fits.residual,
-        "quality": _quality(fits, view.recorded.shape),
+        "quality": _quality(fits, view.recorded.shape) + 8 * held,
     }
     table = pd.DataFrame({name: data[name] for name in COLUMNS})
     return table.sort_values(["y_px", "x_px"], ignore_index=True)

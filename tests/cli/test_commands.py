@@ -213,13 +213,14 @@ class TestArguments:
 def test_demo_gains_and_finds(tmp_path, capsys):
     assert main(["demo", "-o", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    for mode in ("haadf", "bf"):
-        line = next(row.split() for row in out.splitlines() if row.split()[:1] == [mode])
+    names = [f"{mode}_{seed}" for mode in ("haadf", "bf") for seed in (20, 21, 22)]
+    for name in names:
+        line = next(row.split() for row in out.splitlines() if row.split()[:1] == [name])
         before, after, f1 = float(line[1]), float(line[3]), float(line[7])
         assert after > before + 5
         assert f1 > 0.9
-        assert (tmp_path / f"{mode}.png").exists()
-        assert (tmp_path / f"{mode}_columns.csv").exists()
+        assert (tmp_path / f"{name}.png").exists()
+        assert (tmp_path / f"{name}_columns.csv").exists()
 
 
 def test_train_writes_weights_and_card(tmp_path, capsys):

@@ -253,3 +253,20 @@ def test_units_do_not_matter(scale):
     a, b = (AtomDetector().fit_transform(i) for i in (image, image * scale))
     np.testing.assert_allclose(b[["y", "x", "y_err", "x_err"]], a[["y", "x", "y_err", "x_err"]], rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(b["amplitude"], scale * a["amplitude"], rtol=1e-4)
+
+
+def test_columns_too_faint_to_tell_their_width_take_the_learnt_one():
+    clean, positions = crystal()
+    model = NoiseModel(100.0, 50.0, pointwise=PointwiseNoise(readout=0.9))
+    image = stemkit.calibrated(model.apply(clean, random_state=0), pixel_size=0.02).assign_attrs(mode="haadf")
+    detector = AtomDetector(width=0.02 * SIGMA, spacing=0.02 * SPACING).fit(image)
+    table = detector.transform(image)
+    held = (table["quality"] & 8) > 0
+    assert held.sum() > 5
+    np.testing.assert_allclose(table.loc[held, "sigma"], detector.width_)
+    assert table.loc[held, "sigma_err"].isna().all()
+    match = match_columns(table.loc[held, ["y_px", "x_px"]], positions, SPACING / 3)
+    assert match.precision > 0.8
+    found, true = table[held].iloc[match.found], positions[match.true]
+    pull = (found["y_px"].to_numpy() - true[:, 0]) / found["y_px_err"].to_numpy()
+    assert pull.std() == pytest.approx(1.0, abs=4 / np.sqrt(2 * len(pull)) + 0.25)

@@ -5,8 +5,8 @@ Choosing a network with a grid search
 Every estimator of stemkit keeps scikit-learn's contract, so that its tools apply: here
 :class:`~sklearn.model_selection.GridSearchCV` over the architecture of a network that is trained from scratch.
 
-The search is tiny so that this page builds in seconds: small images, small networks, few steps of training. It
-shows how a search is done, not how good a network can get.
+The search is tiny so that this page builds in less than a minute: small images, small networks, few steps of
+training. It shows how a search is done, not how good a network can get.
 """
 
 # %%

@@ -9,6 +9,7 @@ images of different sizes are images too: :func:`split` takes any of them apart 
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Hashable, Sequence
 from typing import TypeAlias, TypeGuard
@@ -255,11 +256,11 @@ def warn_if_small(image: xr.DataArray) -> None:
 
 
 def was_enhanced(image: xr.DataArray) -> bool:
-    """Whether the image says that stemkit enhanced it: it is no measurement."""
+    """Whether the image says that stemkit enhanced it or drew it as a picture: it is no measurement."""
     text = image.attrs.get("stemkit")
     made = json.loads(text) if isinstance(text, str) else None
     while isinstance(made, dict):
-        if made.get("step") == "enhance":
+        if made.get("step") in ("enhance", "picture"):
             return True
         made = made.get("previous")
     return False
@@ -357,6 +358,8 @@ def _numeric(X: object, name: str) -> NDArray:
         raise ValueError(
             f"{name} has masked pixels, and images have none: fill them first, for example by X.filled(value)"
         )
+    if isinstance(X, str | os.PathLike):
+        raise TypeError(f"{name} is a path: read the file first, with stemkit.read({os.fspath(X)!r})")
     values = np.asarray(X)
     if values.dtype == object or values.dtype.kind in "US":
         values = values.astype(np.float64)

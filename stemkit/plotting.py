@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+import stemkit
 from stemkit.images import Images, pixel_sizes, split
 
 if TYPE_CHECKING:
@@ -61,12 +63,13 @@ def show_columns(image: Images, table: pd.DataFrame, ax: Axes | None = None, tit
     Parameters
     ----------
     image : DataArray or ndarray of shape (n_y, n_x)
+        A calibrated one can be a part of the image that was measured: columns stand at their place in nm.
     table : DataFrame
         What :class:`stemkit.AtomDetector` gave for this image.
     """
     ax = show_image(image, ax, title)
     good = table["quality"].to_numpy() == 0
-    x, y = table["x_px"].to_numpy(), table["y_px"].to_numpy()
+    y, x = _places(_one(image), table)
     size = _marker_size(ax, table)
     for which, colour in ((good, COLUMN_COLOUR), (~good, FLAGGED_COLOUR)):
         ax.scatter(x[which], y[which], s=size, facecolors="none", edgecolors=colour, linewidths=0.8)
@@ -103,20 +106,35 @@ def save_picture(image: Images, path: str | Path, *, overwrite: bool = False) ->
     figure = plt.figure(figsize=(zoom * n_x / dpi, zoom * n_y / dpi), dpi=dpi)
     try:
         show_image(one, figure.add_axes((0, 0, 1, 1)))
-        return save_figure(figure, path, overwrite=overwrite, tight=False)
+        made = {"stemkit": stemkit.__version__, "step": "picture"}
+        if "stemkit" in one.attrs:
+            made["previous"] = json.loads(one.attrs["stemkit"])
+        return save_figure(figure, path, overwrite=overwrite, tight=False, text={"stemkit": json.dumps(made)})
     finally:
         plt.close(figure)
 
 
 def save_figure(
-    figure: Figure, path: str | Path, *, overwrite: bool = False, tight: bool = True, dpi: float | None = None
+    figure: Figure,
+    path: str | Path,
+    *,
+    overwrite: bool = False,
+    tight: bool = True,
+    dpi: float | None = None,
+    text: dict[str, str] | None = None,
 ) -> Path:
-    """Write a figure whole or not at all, and not over another file unless asked to."""
+    """Write a figure whole or not at all, over another file only if asked to; ``text`` goes into its metadata."""
     path = Path(path)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists: pass overwrite=True (--overwrite) to replace it")
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix[1:] or "png", bbox_inches="tight" if tight else None, dpi=dpi or "figure")
+    figure.savefig(
+        buffer,
+        format=path.suffix[1:] or "png",
+        bbox_inches="tight" if tight else None,
+        dpi=dpi or "figure",
+        metadata=text,
+    )
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_bytes(buffer.getvalue())
     temporary.replace(path)
@@ -128,6 +146,16 @@ def scale_bar_length(width: float) -> float:
     exponent = np.floor(np.log10(width / 5))
     candidates = np.array((*ROUND_LENGTHS, 10.0)) * 10.0**exponent
     return float(candidates[np.argmin(np.abs(candidates - width / 5))])
+
+
+def _places(image: xr.DataArray, table: pd.DataFrame) -> tuple[NDArray, NDArray]:
+    """Positions of columns in the image's pixels: from their nm where both know them."""
+    sizes = pixel_sizes(image)
+    in_nm = not np.array_equal(table["x"], table["x_px"])
+    if sizes is None or not in_nm:
+        return table["y_px"].to_numpy(), table["x_px"].to_numpy()
+    y, x = ((table[d].to_numpy() - float(image.coords[d][0])) / s for d, s in zip(("y", "x"), sizes, strict=True))
+    return y, x
 
 
 def _one(image: Images) -> xr.DataArray:

@@ -70,6 +70,7 @@ class TestRefusal:
         [
             (np.zeros(5), ValueError, "1 dimension"),
             (np.zeros((2, 2, 2, 2)), ValueError, "4 dimension"),
+            ("image.dm4", TypeError, "read the file first"),
             (np.zeros((0, 4)), ValueError, "empty"),
             (np.zeros((16, 16, 3)), ValueError, "RGB"),
             (np.zeros((4, 4), dtype=complex), ValueError, "complex"),

@@ -65,3 +65,17 @@ def test_save_picture_keeps_what_is_there(tmp_path, image):
         plotting.save_picture(image, path)
     plotting.save_picture(image, path, overwrite=True)
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_columns_stand_at_their_place_in_a_part_of_the_image(axes, image):
+    table = AtomDetector().fit_transform(image)
+    plotting.show_columns(image[32:, 48:], table, axes)
+    drawn = np.concatenate([c.get_offsets() for c in axes.collections])
+    expected = table[["x_px", "y_px"]].to_numpy() - [48, 32]
+    np.testing.assert_allclose(np.sort(drawn, axis=0), np.sort(expected, axis=0), atol=1e-6)
+
+
+def test_a_picture_is_no_measurement(tmp_path, image):
+    path = plotting.save_picture(image, tmp_path / "a.png")
+    with pytest.raises(ValueError, match="does not carry its recorded pixels"):
+        AtomDetector(mode="haadf").fit(stemkit.read(path))

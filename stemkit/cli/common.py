@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -84,15 +85,26 @@ def for_each_file(arguments: argparse.Namespace, work: Callable[[Path, str], Non
 
     files, failed = named_files(arguments.paths)
     for path, name in tqdm(files, desc="files", unit="file", disable=len(files) < 2 or not sys.stderr.isatty()):
-        try:
-            work(path, name)
-        except Exception as error:  # whatever is wrong with one file, the others run
-            failed += 1
-            reason = str(error) if str(path) in str(error) else f"{path}: {error}"
-            tqdm.write(f"stemkit: {reason}", file=sys.stderr)
+        with warnings.catch_warnings(record=True) as notes:
+            warnings.simplefilter("always", UserWarning)
+            try:
+                work(path, name)
+            except Exception as error:  # whatever is wrong with one file, the others run
+                failed += 1
+                tqdm.write(f"stemkit: {_about(path, error)}", file=sys.stderr)
+        for note in dict.fromkeys(_about(path, n.message) for n in notes if issubclass(n.category, UserWarning)):
+            tqdm.write(f"stemkit: note: {note}", file=sys.stderr)
     if failed:
         print(f"stemkit: {failed} of {len(files) + failed_folders(arguments.paths)} failed", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _about(path: Path, message: object) -> str:
+    """What was said of a file, with its name and the command's own words for parameters."""
+    text = re.sub(
+        r"\b(pixel_size|mode|dataset|overwrite)=(True)?", lambda m: f"--{m[1].replace('_', '-')}", str(message)
+    )
+    return text if str(path) in text else f"{path}: {text}"
 
 
 def failed_folders(paths: list[Path]) -> int:
@@ -124,6 +136,8 @@ def named_files(paths: list[Path]) -> tuple[list[tuple[Path, str]], int]:
 
 def outputs(arguments: argparse.Namespace, *names: str) -> list[Path]:
     """Paths of results, after making their folder; refuses files that exist before any work is done."""
+    if arguments.output.exists() and not arguments.output.is_dir():
+        raise NotADirectoryError(f"-o must name a folder, but {arguments.output} is a file")
     arguments.output.mkdir(parents=True, exist_ok=True)
     paths = [arguments.output / name for name in names]
     for path in paths:

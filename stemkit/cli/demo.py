@@ -40,6 +40,9 @@ def run(arguments: argparse.Namespace) -> int:
     print("  ".join(h.rjust(w) for h, w in zip(header, widths, strict=True)))
     for row in rows:
         print("  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)))
+    print(
+        "RMS and stated errors are of columns without flags; stated ones leave out tilted backgrounds and neighbours."
+    )
     print(f"figures and tables: {arguments.output}")
     return 0
 

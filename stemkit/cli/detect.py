@@ -48,8 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         table, shown = measure(image, arguments)
         _save_table(table, image, table_path)
         _save_figure(table, shown, figure_path, arguments.overwrite)
-        flagged = int((table["quality"] != 0).sum())
-        print(f"{table_path}: {len(table)} columns, {flagged} of them flagged")
+        print(f"{table_path}: {summary(table)}")
 
     return for_each_file(arguments, work)
 
@@ -68,6 +67,14 @@ def measure(image: xr.DataArray, arguments: argparse.Namespace) -> tuple[pd.Data
             steps.append(("denoise", SFINDenoiser(weights=arguments.weights, device=arguments.device)))
     shown = Pipeline(steps).fit_transform(image) if steps else image
     return AtomDetector().fit_transform(shown), shown
+
+
+def summary(table: pd.DataFrame) -> str:
+    """How many columns, and how many carry which flag."""
+    flags = {1: "near the border", 2: "without a fit", 4: "of odd shape", 8: "too faint for a width of their own"}
+    counts = {text: int((table["quality"] & bit > 0).sum()) for bit, text in flags.items()}
+    found = ", ".join(f"{n} {text}" for text, n in counts.items() if n)
+    return f"{len(table)} columns" + (f" ({found})" if found else "")
 
 
 def _with_measured(image: xr.DataArray, arguments: argparse.Namespace) -> xr.DataArray:

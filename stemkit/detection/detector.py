@@ -47,7 +47,7 @@ TRIED_WIDTHS = (1.0, 1.5, 2.2, 3.3, 5.0, 7.5)
 #: Columns on which the width is learnt.
 LEARNT_ON = 300
 #: A residual of this many times the noise says that the column is no single Gaussian.
-ODD_RESIDUAL = 2.0
+ODD_RESIDUAL = 3.0
 #: Pixels count as square when height and width differ by less than this fraction.
 SQUARE = 0.03
 #: The variance of the noise is nowhere below this fraction of its value at a bright column: weights stay finite.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from stemkit.io.attributes import PROVENANCE
 from stemkit.io.recorded import Recorded, recorded
 
 __all__ = ["load"]
@@ -20,10 +21,11 @@ def load(path: Path) -> list[Recorded]:
     from PIL import Image
 
     with Image.open(path, formats=("PNG", "JPEG")) as picture:
+        attrs = {PROVENANCE: picture.info[PROVENANCE]} if PROVENANCE in picture.info else {}
         if picture.mode in _GREY:
-            return [recorded(np.asarray(picture))]
+            return [recorded(np.asarray(picture), attrs=attrs)]
         _refuse_sixteen_bit_colour(path)
-        return [recorded(np.asarray(picture.convert("RGB")), colour=True)]
+        return [recorded(np.asarray(picture.convert("RGB")), colour=True, attrs=attrs)]
 
 
 def _refuse_sixteen_bit_colour(path: Path) -> None:

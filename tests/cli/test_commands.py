@@ -194,6 +194,22 @@ class TestCalibrateAndInfo:
         assert "haadf" in out
 
 
+class TestMessages:
+    def test_notes_name_the_file_and_the_command_s_options(self, tmp_path, image, capsys):
+        for name in ("a", "b"):
+            np.save(tmp_path / f"{name}.npy", -image.values)
+        assert main(["info", str(tmp_path)]) == 0
+        notes = [line for line in capsys.readouterr().err.splitlines() if "its columns look dark" in line]
+        assert len(notes) == 2
+        assert all("--mode to decide" in note for note in notes)
+        assert "a.npy" in notes[0]
+        assert "b.npy" in notes[1]
+
+    def test_output_must_be_a_folder(self, tif, capsys):
+        assert main(["enhance", str(tif), "-o", str(tif)]) == 1
+        assert "-o must name a folder" in capsys.readouterr().err
+
+
 class TestArguments:
     @pytest.mark.parametrize("region", ["10:20", "a:b,c:d", "20:10,0:5"])
     def test_region_says_its_form(self, tif, region, capsys):

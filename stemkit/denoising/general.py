@@ -11,15 +11,14 @@ import torch
 import stemkit
 from stemkit.compute import describe_device, resolve_device
 from stemkit.denoising.training import SynthesisSource, train
-from stemkit.denoising.weights import OUTPUTS, NetworkInfo, load_weights, save_weights
+from stemkit.denoising.weights import OUTPUTS, SMALL, NetworkInfo, load_weights, save_weights
+from stemkit.synthesis import recipe as draws
 from stemkit.synthesis.recipe import Recipe
 
 __all__ = ["model_card", "train_general"]
 
 CROP_SIZES = (96, 128, 192)
 BATCH_SIZE = 16
-#: The width and depth that two CPU cores train in an hour; a GPU has time for 64 and 8.
-ARCHITECTURE = {"width": 32, "n_blocks": 4, "downsampling": 2}
 
 
 def train_general(
@@ -31,9 +30,9 @@ def train_general(
     lr: float = 4e-3,
     seed: int = 1,
     device: str = "auto",
-    width: int = ARCHITECTURE["width"],
-    n_blocks: int = ARCHITECTURE["n_blocks"],
-    downsampling: int = ARCHITECTURE["downsampling"],
+    width: int = SMALL["width"],
+    n_blocks: int = SMALL["n_blocks"],
+    downsampling: int = SMALL["downsampling"],
     verbose: int = 1,
 ) -> Path:
     """Train the general network on synthetic pairs and write ``NAME.safetensors`` with its model card into a folder.
@@ -104,8 +103,10 @@ SFIN with {info.width} channels, {info.n_blocks} blocks and a grid coarser by {i
 | its PSNR on fresh images (peak: the contrast) | {made["train_psnr"]} dB |
 | column spacing | {low:g} to {high:g} px, others are resampled |
 | column width (sigma) | {recipe.width[0]:g} to {recipe.width[1]:g} of the spacing, varied by species |
-| noise | 1.5 to 300 electrons per pixel at a column, or a readout of 1 to 60 % of the contrast; streaks up to |
-|  | 20 %, row jitter up to 7 % of the spacing, correlation along the row up to 0.5, smooth background up to 12 % |
+| noise | {draws.DOSE[0]:g} to {draws.DOSE[1]:g} electrons per pixel at a column, or a readout of \
+{draws.READOUT[0]:.0%} to {draws.READOUT[1]:.0%} of the contrast; streaks up to {draws.STREAKS[1]:.0%}, row jitter up \
+to {draws.JITTER[1]:.0%} of the spacing, correlation along the row up to {draws.CORRELATION[1]:g}, smooth background \
+up to {draws.BACKGROUND[1]:.0%} |
 
 Not for: diffraction patterns, spectra, images without atomic resolution, intensities to be published (measure
 those on the recorded pixels, as `AtomDetector` does), or structures whose columns can't be told apart in the recorded

@@ -19,7 +19,7 @@ import stemkit
 from stemkit.compute import resolve_device, seed_from
 from stemkit.denoising.inference import resampled, run_network, sampling_factor
 from stemkit.denoising.training import PairSource, Source, SynthesisSource, epochs_of, train
-from stemkit.denoising.weights import OUTPUTS, NetworkInfo, load_weights
+from stemkit.denoising.weights import OUTPUTS, SMALL, NetworkInfo, load_weights
 from stemkit.images import (
     MEASURED,
     Images,
@@ -42,8 +42,6 @@ from stemkit.synthesis.recipe import Recipe
 __all__ = ["SFINDenoiser"]
 
 SAMPLINGS = ("auto", "native")
-#: Architecture of a network trained from scratch where nothing else is asked for: what a CPU trains in minutes.
-FROM_SCRATCH = {"width": 32, "n_blocks": 4, "downsampling": 2}
 
 
 class SFINDenoiser(TransformerMixin, BaseEstimator):
@@ -264,10 +262,10 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
 
     def _check_info(self, info: NetworkInfo | None, supervised: bool) -> NetworkInfo:
         """The weights' architecture, which the parameters may confirm; without weights, what the parameters ask."""
-        asked = {k: getattr(self, k) for k in FROM_SCRATCH if getattr(self, k) is not None}
+        asked = {k: getattr(self, k) for k in SMALL if getattr(self, k) is not None}
         if info is None:
             outputs = (self.target,) if supervised else OUTPUTS
-            return NetworkInfo(**{**FROM_SCRATCH, **asked}, outputs=outputs)
+            return NetworkInfo(**{**SMALL, **asked}, outputs=outputs)
         for name, value in asked.items():
             if value != getattr(info, name):
                 raise ValueError(

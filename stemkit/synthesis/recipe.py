@@ -20,6 +20,14 @@ __all__ = ["Batch", "Recipe", "draw_batch"]
 
 ARRANGEMENTS = ("lattice", "random", "sparse")
 Range = tuple[float, float]
+#: Ranges of the noise that is drawn anew for each image: fractions of the contrast, electrons per pixel at a column,
+#: and jitter as a fraction of the spacing.
+READOUT: Range = (0.01, 0.6)
+DOSE: Range = (1.5, 300.0)
+STREAKS: Range = (0.01, 0.2)
+JITTER: Range = (0.004, 0.07)
+CORRELATION: Range = (0.0, 0.5)
+BACKGROUND: Range = (0.0, 0.12)
 
 
 @dataclass(frozen=True)
@@ -89,21 +97,21 @@ def draw_batch(recipe: Recipe, n_images: int, shape: tuple[int, int], generator:
 def draw_noise(spacing: Tensor, generator: torch.Generator) -> NoiseParameters:
     """Noise of many microscopes: from averaged series to a few electrons per column; jitter grows with the spacing."""
     n, g = len(spacing), generator
-    readout = _log_uniform(g, n, 0.01, 0.6)
-    electron = 1.0 / _log_uniform(g, n, 1.5, 300.0)
+    readout = _log_uniform(g, n, *READOUT)
+    electron = 1.0 / _log_uniform(g, n, *DOSE)
     counted = _pick(g, n, 0.35).bool()
     gain = torch.where(counted, electron, _uniform(g, n, -0.3, 1.0).clamp_min(0) * readout**2 * 2)
     # counting detectors read out a fraction of an electron, and see some electrons between the columns
     dark = electron * _uniform(g, n, 0.02, 1.5)
     readout = torch.where(counted, dark.sqrt(), readout)
-    correlation = _pick(g, n, 0.4) * _uniform(g, n, 0.0, 0.5)
-    streaks = _pick(g, n, 0.7) * _log_uniform(g, n, 0.01, 0.2)
-    jitter = _pick(g, n, 0.75) * _log_uniform(g, n, 0.004, 0.07) * spacing
+    correlation = _pick(g, n, 0.4) * _uniform(g, n, *CORRELATION)
+    streaks = _pick(g, n, 0.7) * _log_uniform(g, n, *STREAKS)
+    jitter = _pick(g, n, 0.75) * _log_uniform(g, n, *JITTER) * spacing
     whole = _pick(g, n, 0.5).bool()
     nothing = torch.full((n,), math.nan, device=g.device)
     digital = _pick(g, n, 0.3).bool()
     return NoiseParameters(
-        background=_pick(g, n, 0.7) * _uniform(g, n, 0.0, 0.12),
+        background=_pick(g, n, 0.7) * _uniform(g, n, *BACKGROUND),
         background_length=_log_uniform(g, n, 8.0, 64.0),
         streaks=streaks,
         streak_length=torch.where(_pick(g, n, 0.4).bool(), torch.inf, _log_uniform(g, n, 4.0, 60.0)),
@@ -132,7 +140,7 @@ def _draw_columns(recipe: Recipe, n: int, shape: tuple[int, int], generator: tor
     margin = 1.5 * recipe.spacing[1]
     columns = lattice(random_cell(n, g), spacing, _uniform(g, n, 0.0, 2 * math.pi), shape, g, margin)
     columns = _disturb(columns, crystal, g)
-    columns = _paint(recipe, columns, crystal, g)
+    columns = _paint(recipe, columns, g)
     columns = _remove(recipe, columns, kind, shape, g)
     return keep_near_frame(columns, shape, margin), kind
 
@@ -156,7 +164,7 @@ def _disturb(columns: Columns, crystal: Tensor, g: torch.Generator) -> Columns:
     return replace(columns, y=columns.y + move[0], x=columns.x + move[1])
 
 
-def _paint(recipe: Recipe, columns: Columns, crystal: Tensor, g: torch.Generator) -> Columns:
+def _paint(recipe: Recipe, columns: Columns, g: torch.Generator) -> Columns:
     """Heights and widths: one per species, a spread between columns, and atoms of another kind."""
     n, n_columns = columns.y.shape
     n_species = int(columns.species.max()) + 2

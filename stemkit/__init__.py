@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stemkit.noise import NoiseCalibrator as NoiseCalibrator
     from stemkit.noise import NoiseModel as NoiseModel
     from stemkit.noise import PointwiseNoise as PointwiseNoise
+    from stemkit.noise import RowAligner as RowAligner
     from stemkit.noise import ScanNoise as ScanNoise
     from stemkit.periodicity import calibrated as calibrated
     from stemkit.synthesis import STEMSynthesizer as STEMSynthesizer
@@ -34,6 +35,7 @@ _HOMES = {
     "datasets": "stemkit.io",
     "calibrated": "stemkit.periodicity",
     "NoiseCalibrator": "stemkit.noise",
+    "RowAligner": "stemkit.noise",
     "NoiseModel": "stemkit.noise",
     "BackgroundNoise": "stemkit.noise",
     "ScanNoise": "stemkit.noise",

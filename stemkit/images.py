@@ -8,6 +8,7 @@ images of different sizes are images too: :func:`split` takes any of them apart 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import warnings
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 __all__ = [
     "Images",
     "StemAccessor",
+    "digest",
     "holds_images",
     "intensity_scale",
     "is_calibrated",
@@ -242,6 +244,11 @@ def intensity_scale(values: NDArray) -> tuple[float, float]:
 def pad_reflect(values: NDArray, before: tuple[int, int], after: tuple[int, int]) -> NDArray:
     """Continue an image beyond its border by reflection, whatever its size."""
     return np.pad(values, tuple(zip(before, after, strict=True)), mode="reflect")
+
+
+def digest(values: NDArray) -> str:
+    """A short text that is the same for the same pixels: estimators know by it what they have measured."""
+    return hashlib.sha1(np.ascontiguousarray(values).tobytes() + str(values.shape).encode()).hexdigest()
 
 
 def warn_if_small(image: xr.DataArray) -> None:

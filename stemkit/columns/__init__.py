@@ -1,6 +1,14 @@
 """Finding and fitting atomic columns: plain arrays in and out, bright columns only."""
 
 from stemkit.columns.candidates import column_response, find_peaks, peaks_above_noise
-from stemkit.columns.fitting import ColumnFits, fit_columns
+from stemkit.columns.fitting import ColumnFits, absorbed, fit_columns, render_columns
 
-__all__ = ["ColumnFits", "column_response", "find_peaks", "fit_columns", "peaks_above_noise"]
+__all__ = [
+    "ColumnFits",
+    "absorbed",
+    "column_response",
+    "find_peaks",
+    "fit_columns",
+    "peaks_above_noise",
+    "render_columns",
+]

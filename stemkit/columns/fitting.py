@@ -10,12 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["ColumnFits", "fit_columns"]
+__all__ = ["ColumnFits", "absorbed", "fit_columns", "render_columns"]
 
 #: A column is fitted on the pixels within this many sigmas of its start.
 REACH = 2.5
-#: Columns fitted in one batch: bounds the memory (4096 windows of 15 x 15 px take 40 MB).
-CHUNK = 4096
+#: Its model is drawn within this many.
+RENDERED = 4.0
+#: Columns fitted in one batch: bounds the memory, and keeps it near the processor (512 windows of 15 x 15 px: 5 MB).
+CHUNK = 512
 #: Rounds in which each column is fitted with its neighbours' latest models subtracted.
 ROUNDS = 3
 ITERATIONS = 8
@@ -67,7 +69,10 @@ def fit_columns(
     variance: Variance | None = None,
     correlation_x: float = 0.0,
     streaks: float = 0.0,
+    shifts: NDArray | None = None,
     fit_sigma: bool = True,
+    rounds: int = ROUNDS,
+    iterations: int = ITERATIONS,
 ) -> ColumnFits:
     """Fit a round Gaussian and a constant background to each column, its neighbours' models subtracted.
 
@@ -85,8 +90,13 @@ def fit_columns(
         Lag-1 correlation of the noise along the row, taken as autoregressive.
     streaks : float
         Standard deviation of offsets that a row has as a whole, across the width of a column.
+    shifts : ndarray of shape (n_y, n_x), optional
+        Where the beam stood, relative to its place in the grid, along x, px: pixel x recorded ``x + shift``. Positions
+        are then those on the undisturbed grid.
     fit_sigma : bool
         False keeps every width at ``sigma``.
+    rounds, iterations : int
+        Rounds in which neighbours are subtracted, and steps of the fit in each.
 
     Returns
     -------
@@ -106,17 +116,53 @@ def fit_columns(
     image = torch.as_tensor(np.array(values, dtype=np.float64))
     state = _State.from_positions(image, torch.as_tensor(np.asarray(positions, dtype=np.float64)), sigma)
     first = state.parameters.clone()
-    reach = max(2, int(np.ceil(REACH * sigma)))
-    for _ in range(ROUNDS):
-        others = _render(state, image.shape, 2 * reach)
+    reach, drawn = max(2, int(np.ceil(REACH * sigma))), max(3, int(np.ceil(RENDERED * sigma)))
+    scan = None if shifts is None else torch.as_tensor(np.asarray(shifts, dtype=np.float64))
+    for _ in range(rounds):
+        others = _render(state, image.shape, drawn, scan)
         for part in torch.arange(len(positions)).split(CHUNK):
-            state.put(part, _fit_chunk(image, others, state.at(part), reach, sigma, variance, fit_sigma))
-    others = _render(state, image.shape, 2 * reach)
+            one = state.at(part)
+            state.put(part, _fit_chunk(image, others, one, reach, drawn, sigma, variance, fit_sigma, scan, iterations))
+    others = _render(state, image.shape, drawn, scan)
     parts = [
-        _measure(image, others, state.at(part), reach, variance, correlation_x, streaks, fit_sigma)
+        _measure(image, others, state.at(part), reach, drawn, variance, correlation_x, streaks, fit_sigma, scan)
         for part in torch.arange(len(positions)).split(CHUNK)
     ]
     return _finish(state, first, sigma, *(torch.cat(p).numpy() for p in zip(*parts, strict=True)))
+
+
+def render_columns(fits: ColumnFits, shape: tuple[int, int], shifts: NDArray | None = None) -> NDArray[np.float64]:
+    """The fitted columns' Gaussians without their backgrounds, ``(n_y, n_x)``, as a displaced beam records them."""
+    if len(fits) == 0:
+        return np.zeros(shape)
+    parameters = torch.as_tensor(np.stack([getattr(fits, name) for name in PARAMETERS], axis=1))
+    scan = None if shifts is None else torch.as_tensor(np.asarray(shifts, dtype=np.float64))
+    reach = int(np.ceil(RENDERED * float(np.quantile(fits.sigma, 0.95))))
+    return _render(_State(parameters, parameters[:, :2]), torch.Size(shape), reach, scan).numpy()
+
+
+def absorbed(fits: ColumnFits, field: NDArray) -> NDArray[np.float64]:
+    """What the columns' Gaussians would take of a small field ``(n_y, n_x)`` that is added to the image: one step of
+    the fits, their backgrounds free and not counted.
+    """
+    image = torch.as_tensor(np.asarray(field, dtype=np.float64))
+    total = torch.zeros(image.shape, dtype=torch.float64)
+    if len(fits) == 0:
+        return total.numpy()
+    everything = torch.as_tensor(np.stack([getattr(fits, name) for name in PARAMETERS], axis=1))
+    reach = max(2, int(np.ceil(REACH * float(np.median(fits.sigma)))))
+    n_y, n_x = image.shape
+    for part in torch.arange(len(fits)).split(CHUNK):
+        parameters = everything[part]
+        rows, cols, inside = _windows(parameters[:, :2], reach, image.shape)
+        _, jacobian = _jacobian(parameters, rows, cols, True, None)
+        flat = rows.clamp(0, n_y - 1)[:, :, None] * n_x + cols.clamp(0, n_x - 1)[:, None, :]
+        weight = inside.to(torch.float64)
+        none = torch.zeros(len(parameters), dtype=torch.float64)
+        step = _step(jacobian, weight, image.view(-1)[flat], none, True)
+        taken = (jacobian[:, :4] * step[:, :4, None, None]).sum(1)
+        total.view(-1).index_add_(0, flat.flatten(), (taken * inside).flatten())
+    return total.numpy()
 
 
 # --- state -------------------------------------------------------------------------------------------------------
@@ -134,7 +180,7 @@ class _State:
         n_y, n_x = image.shape
         row = positions[:, 0].round().long().clamp(0, n_y - 1)
         col = positions[:, 1].round().long().clamp(0, n_x - 1)
-        level = image.quantile(0.2) if image.numel() < 2**24 else image.flatten()[::16].quantile(0.2)
+        level = image.flatten()[:: max(1, image.numel() // 2**16)].quantile(0.2)
         height = image[row, col] - level
         ones = torch.ones_like(height)
         parameters = torch.stack([positions[:, 0], positions[:, 1], height, sigma * ones, level * ones], dim=1)
@@ -157,40 +203,51 @@ def _windows(start: Tensor, reach: int, shape: torch.Size) -> tuple[Tensor, Tens
     return rows, cols, inside_y[:, :, None] & inside_x[:, None, :] & round_window
 
 
-def _gaussian(parameters: Tensor, rows: Tensor, cols: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _gaussian(parameters: Tensor, rows: Tensor, cols: Tensor, scan: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     y, x, _, sigma, _ = parameters.unbind(1)
     dy = (rows - y[:, None])[:, :, None]
     dx = (cols - x[:, None])[:, None, :]
+    if scan is not None:
+        r, c = rows.clamp(0, scan.shape[0] - 1)[:, :, None], cols.clamp(0, scan.shape[1] - 1)[:, None, :]
+        dx = dx + scan[r, c]
     return torch.exp(-0.5 * (dy**2 + dx**2) / sigma[:, None, None] ** 2), dy, dx
 
 
-def _render(state: _State, shape: torch.Size, reach: int) -> Tensor:
+def _render(state: _State, shape: torch.Size, reach: int, scan: Tensor | None) -> Tensor:
     """All columns' models without their backgrounds."""
     total = torch.zeros(shape, dtype=torch.float64)
     for part in torch.arange(len(state.start)).split(CHUNK):
         one = state.at(part)
         rows, cols, inside = _windows(one.parameters[:, :2], reach, shape)
-        g, _, _ = _gaussian(one.parameters, rows, cols)
+        g, _, _ = _gaussian(one.parameters, rows, cols, scan)
         flat = (rows.clamp(0, shape[0] - 1) * shape[1])[:, :, None] + cols.clamp(0, shape[1] - 1)[:, None, :]
-        total.view(-1).index_add_(0, flat[inside], (one.parameters[:, 2, None, None] * g)[inside])
+        g = g * inside * one.parameters[:, 2, None, None]
+        total.view(-1).index_add_(0, flat.flatten(), g.flatten())
     return total
 
 
-def _data(image: Tensor, others: Tensor, one: _State, reach: int) -> tuple[Tensor, ...]:
+def _data(
+    image: Tensor, others: Tensor, one: _State, reach: int, drawn: int, scan: Tensor | None
+) -> tuple[Tensor, ...]:
     """Window pixels with the neighbours' models subtracted, those models, and the window's geometry."""
     # the window follows the fit, so that the result does not depend on where the fit began
     rows, cols, inside = _windows(one.parameters[:, :2], reach, image.shape)
     r, c = rows.clamp(0, image.shape[0] - 1)[:, :, None], cols.clamp(0, image.shape[1] - 1)[:, None, :]
-    g, dy, dx = _gaussian(one.parameters, rows, cols)
-    # a model is rendered to twice the window's reach, so its own part can be taken off exactly
-    near = (dy**2 + dx**2) <= (2 * reach + 0.5) ** 2
+    g, _, _ = _gaussian(one.parameters, rows, cols, scan)
+    # a model is drawn farther than the window reaches, so its own part can be taken off exactly
+    near = (rows - one.parameters[:, :1].round())[:, :, None] ** 2 + (cols - one.parameters[:, 1:2].round())[
+        :, None
+    ] ** 2
+    near = near <= (drawn + 0.5) ** 2
     neighbours = others[r, c] - one.parameters[:, 2, None, None] * g * near
     return image[r, c] - neighbours, neighbours, rows, cols, inside.to(torch.float64)
 
 
-def _jacobian(parameters: Tensor, rows: Tensor, cols: Tensor, fit_sigma: bool) -> tuple[Tensor, Tensor]:
+def _jacobian(
+    parameters: Tensor, rows: Tensor, cols: Tensor, fit_sigma: bool, scan: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Model ``(n, w, w)`` and its derivatives ``(n, 5, w, w)``."""
-    g, dy, dx = _gaussian(parameters, rows, cols)
+    g, dy, dx = _gaussian(parameters, rows, cols, scan)
     amplitude, sigma, background = (parameters[:, i, None, None] for i in (2, 3, 4))
     ag = amplitude * g
     by_sigma = ag * (dy**2 + dx**2) / sigma**3 if fit_sigma else torch.zeros_like(g)
@@ -206,20 +263,23 @@ def _fit_chunk(
     others: Tensor,
     one: _State,
     reach: int,
+    drawn: int,
     sigma: float,
     variance: Variance | None,
     fit_sigma: bool,
+    scan: Tensor | None,
+    iterations: int,
 ) -> Tensor:
-    data, neighbours, rows, cols, inside = _data(image, others, one, reach)
+    data, neighbours, rows, cols, inside = _data(image, others, one, reach, drawn, scan)
     parameters = one.parameters.clone()
     damping = torch.full((len(parameters),), 1e-2, dtype=torch.float64)
-    model, jacobian = _jacobian(parameters, rows, cols, fit_sigma)
+    model, jacobian = _jacobian(parameters, rows, cols, fit_sigma, scan)
     weight = inside * _weights(model + neighbours, variance)
     cost = (weight * (data - model) ** 2).sum((1, 2))
-    for _ in range(ITERATIONS):
+    for _ in range(iterations):
         step = _step(jacobian, weight, data - model, damping, fit_sigma)
         tried = _bounded(parameters + step, one.start, sigma, reach)
-        tried_model, tried_jacobian = _jacobian(tried, rows, cols, fit_sigma)
+        tried_model, tried_jacobian = _jacobian(tried, rows, cols, fit_sigma, scan)
         tried_cost = (weight * (data - tried_model) ** 2).sum((1, 2))
         better = tried_cost <= cost
         parameters = torch.where(better[:, None], tried, parameters)
@@ -271,14 +331,16 @@ def _measure(
     others: Tensor,
     one: _State,
     reach: int,
+    drawn: int,
     variance: Variance | None,
     correlation_x: float,
     streaks: float,
     fit_sigma: bool,
+    scan: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Standard deviations ``(n, 5)`` and the residual's RMS over the expected one ``(n,)``."""
-    data, neighbours, rows, cols, inside = _data(image, others, one, reach)
-    model, jacobian = _jacobian(one.parameters, rows, cols, fit_sigma)
+    data, neighbours, rows, cols, inside = _data(image, others, one, reach, drawn, scan)
+    model, jacobian = _jacobian(one.parameters, rows, cols, fit_sigma, scan)
     weight = inside * _weights(model + neighbours, variance)
     n_free = (inside.sum((1, 2)) - (5 if fit_sigma else 4)).clamp_min(1.0)
     chi2 = (weight * (data - model) ** 2).sum((1, 2)) / n_free

@@ -49,6 +49,7 @@ class NoiseParameters:
     high: Tensor
     step: Tensor
     step_origin: Tensor
+    jitter_y: Tensor
 
     def take(self, index: Tensor) -> NoiseParameters:
         """The noise of the images that an index picks, on the index's device, in single precision."""
@@ -71,8 +72,11 @@ def add_noise(signal: Tensor, noise: NoiseParameters, generator: torch.Generator
     if bool((noise.background > 0).any()):
         field = smooth_field(signal.shape, noise.background_length, generator, signal.dtype)
         seen = seen + _per_image(noise.background) * field
-    if bool((noise.jitter > 0).any()):
+    if bool(((noise.jitter > 0) | (noise.jitter_y > 0)).any()):
         shifts = _per_image(noise.jitter) * row_field(signal.shape, noise.jitter_length, generator, signal.dtype)
+        if bool((noise.jitter_y > 0).any()):
+            along_y = row_field(signal.shape, noise.jitter_length, generator, signal.dtype)
+            seen = displace_rows(seen, _per_image(noise.jitter_y) * along_y, axis=-2)
         seen = displace_rows(seen, shifts)
     recorded = _pointwise(seen, noise, generator)
     if bool((noise.streaks > 0).any()):
@@ -115,13 +119,14 @@ def row_field(shape: torch.Size, length: Tensor, generator: torch.Generator, dty
     return torch.where(_per_image(whole_row), white[:, :, :1], field[:, :, :n_x])
 
 
-def displace_rows(images: Tensor, shifts: Tensor) -> Tensor:
+def displace_rows(images: Tensor, shifts: Tensor, *, axis: int = -1) -> Tensor:
     """What the beam records at ``x`` when it stands at ``x + shift``: cubic convolution along x (Keys 1981).
 
-    Beyond the border the last pixel goes on. A shift of 0 returns the pixels themselves.
+    ``axis=-2`` displaces along y. Beyond the border the last pixel goes on. A shift of 0 returns the pixels themselves.
     """
-    n_x = images.shape[-1]
-    position = torch.arange(n_x, device=images.device, dtype=images.dtype) + shifts
+    n = images.shape[axis]
+    place = torch.arange(n, device=images.device, dtype=images.dtype)
+    position = (place if axis == -1 else place[:, None]) + shifts
     left = torch.floor(position)
     t = position - left
     weights = (
@@ -133,7 +138,7 @@ def displace_rows(images: Tensor, shifts: Tensor) -> Tensor:
     index = left.long()
     out = torch.zeros_like(images)
     for k, weight in enumerate(weights):
-        out = out + weight * torch.gather(images, -1, (index + (k - 1)).clamp(0, n_x - 1))
+        out = out + weight * torch.gather(images, axis, (index + (k - 1)).clamp(0, n - 1).expand_as(images))
     return out
 
 
@@ -153,6 +158,10 @@ def _pointwise(signal: Tensor, noise: NoiseParameters, generator: torch.Generato
     gain = torch.where(noise.poisson, noise.gain, torch.ones_like(noise.gain))
     rate = variance / _per_image(gain**2)
     counts = torch.poisson(torch.where(_per_image(noise.poisson), rate, torch.zeros_like(rate)), generator=generator)
+    if bool((noise.poisson & (noise.correlation_x != 0)).any()):
+        # afterglow: what one pixel has counted too many is seen in the next ones, too
+        r = torch.where(noise.poisson, noise.correlation_x, torch.zeros_like(noise.correlation_x))
+        counts = rate + rate.sqrt() * _autoregressive((counts - rate) / rate.clamp_min(1e-12).sqrt(), r.to(rate.dtype))
     counted = _per_image(gain) * counts - _per_image(noise.readout**2 / gain)
     return torch.where(_per_image(noise.poisson), counted, recorded)
 

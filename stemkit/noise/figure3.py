@@ -6,10 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, stats
 
-__all__ = ["Curve", "figure3"]
+from stemkit.images import mode_sign
+from stemkit.noise.model import NoiseModel, PointwiseNoise, ScanNoise
 
+__all__ = ["Curve", "figure3", "figure3_model"]
+
+#: Pixels whose distribution is compared with Tukey's.
+MOST_RANKED = 4000
 #: Bins of a curve that hold fewer of the pixels than this are left out: the high-gradient tail.
 SMALLEST_SHARE = 0.005
 
@@ -57,6 +62,45 @@ def figure3(values: NDArray, sigma: float, n_bins: int = 24) -> tuple[Curve, Cur
     kept = 1 - 2 * kernel.max() + (kernel**2).sum()
     pointwise = _curve(blurred, (work - row_blurred) / np.sqrt(kept), n_bins)
     return scan, pointwise
+
+
+def figure3_model(values: NDArray, *, mode: str, contrast: float, level: float, sigma: float) -> NoiseModel:
+    """The noise as figure 3 alone tells it, without any correction: what :class:`~stemkit.NoiseCalibrator` is compared
+    with.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_y, n_x)
+    mode : {"haadf", "bf"}
+    contrast, level : float
+        Brightness of the columns above the background, and the background's, in the image's units.
+    sigma : float
+        Width of the filters, px.
+
+    Returns
+    -------
+    NoiseModel
+        Streaks: the scan residual's deviation where there is no gradient; jitter: its growth with the gradient; their
+        length: the filter's, since the method does not measure it. Readout and gain: the pointwise deviation's line, at
+        the background and at the columns. Shape: the largest probability plot correlation. No background, and no
+        correlation along the row.
+    """
+    bright = np.asarray(values, dtype=np.float64) * mode_sign(mode)
+    scan, pointwise = figure3(bright, sigma)
+    at_level, at_column = (
+        max(pointwise.intercept + pointwise.slope * s, 0.0) / contrast
+        for s in (level * mode_sign(mode), level * mode_sign(mode) + contrast)
+    )
+    residual = (bright - ndimage.gaussian_filter1d(bright, sigma, axis=1)).ravel()
+    some = residual[:: max(1, residual.size // MOST_RANKED)]
+    shape = float(np.clip(stats.ppcc_max(some, brack=(-0.3, 0.5)), -0.39, 2.0))
+    return NoiseModel(
+        contrast,
+        level,
+        mode,
+        scan=ScanNoise(max(scan.intercept, 0.0) / contrast, sigma, max(scan.slope, 0.0)),
+        pointwise=PointwiseNoise(at_level, at_column**2 - at_level**2, shape),
+    )
 
 
 def _curve(x: NDArray, residual: NDArray, n_bins: int) -> Curve:

@@ -46,7 +46,8 @@ class ScanNoise:
 
     Streaks add to the signal; jitter displaces the beam along x, which moves a signal of gradient dI/dx by
     ``jitter * dI/dx``. Together the row-correlated variance, in units of the contrast squared, is
-    ``amplitude^2 + (jitter * dI/dx / contrast)^2``.
+    ``amplitude^2 + (jitter * dI/dx / contrast)^2``. A beam that trembles across the rows, too, adds
+    ``(jitter_y * dI/dy / contrast)^2``.
 
     Parameters
     ----------
@@ -57,13 +58,16 @@ class ScanNoise:
     jitter : float
         RMS displacement of the beam along x, px.
     jitter_length : float
-        Like ``length``, for the displacement; ``inf`` (default): a row moves as a whole.
+        Like ``length``, for the displacements; ``inf`` (default): a row moves as a whole.
+    jitter_y : float
+        RMS displacement of the beam along y, across the rows, px; independent of that along x.
     """
 
     amplitude: float = 0.0
     length: float = 20.0
     jitter: float = 0.0
     jitter_length: float = math.inf
+    jitter_y: float = 0.0
 
     def __post_init__(self) -> None:
         _require(
@@ -72,6 +76,7 @@ class ScanNoise:
             length=_not_negative_or_inf,
             jitter=_not_negative,
             jitter_length=_not_negative_or_inf,
+            jitter_y=_not_negative,
         )
 
 
@@ -94,7 +99,8 @@ class PointwiseNoise:
         Correlation of neighbours along the row (afterglow, bandwidth of the amplifier).
     kind : {"tukey", "poisson"}
         ``"poisson"`` counts electrons: with v = readout^2 + gain s, n ~ Poisson(v / gain^2) and the signal is
-        ``gain n - readout^2 / gain``. It has no ``shape`` or ``correlation_x`` of its own.
+        ``gain n - readout^2 / gain``. It has no ``shape`` of its own; a ``correlation_x`` spreads what each pixel
+        counted too many or too few along the row, at the same variance.
     """
 
     readout: float = 0.0
@@ -109,8 +115,42 @@ class PointwiseNoise:
             raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, but is {self.kind!r}")
         if self.kind == "poisson" and self.gain == 0:
             raise ValueError("gain must not be 0 for counted electrons: give the signal of one electron")
-        if self.kind == "poisson" and self.correlation_x != 0:
-            raise ValueError("correlation_x must be 0 for counted electrons, which are independent: use kind='tukey'")
+
+    @classmethod
+    def counted(cls, dose: float, *, background: float = 0.0, mode: str = "haadf") -> PointwiseNoise:
+        """The noise of counted electrons alone.
+
+        Parameters
+        ----------
+        dose : float
+            Expected electrons per pixel at the brightest column, above the background; in bf the contrast in
+            electrons, which the darkest column takes away.
+        background : float
+            Expected electrons per pixel of the background; in bf at least ``dose``.
+        mode : {"haadf", "bf"}
+
+        Raises
+        ------
+        ValueError
+            If an expectation would be negative somewhere.
+
+        Examples
+        --------
+        >>> from stemkit import PointwiseNoise
+        >>> PointwiseNoise.counted(25.0).gain
+        0.04
+        """
+        if not (math.isfinite(dose) and dose > 0):
+            raise ValueError(f"dose must be a positive number of electrons per pixel, but is {dose!r}")
+        least = dose if mode == "bf" else 0.0
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}, but is {mode!r}")
+        if not (math.isfinite(background) and background >= least):
+            raise ValueError(
+                f"background must be at least {least:g} electrons per pixel, but is {background!r}: nowhere are "
+                "fewer than no electrons expected"
+            )
+        return cls(readout=math.sqrt(background) / dose, gain=-1 / dose if mode == "bf" else 1 / dose, kind="poisson")
 
 
 @dataclass(frozen=True)
@@ -215,6 +255,19 @@ class NoiseModel:
 
         return join([one(clean) for clean in split(image, name="image")], image)
 
+    @property
+    def dose(self) -> float:
+        """Electrons per pixel at the brightest column, above the background, if the signal-dependent noise is that of
+        counting: ``1 / |gain|``; ``inf`` where the noise does not depend on the signal.
+        """
+        return 1 / abs(self.pointwise.gain) if self.pointwise.gain else math.inf
+
+    def dose_per_area(self, pixel_size: float) -> float:
+        """``dose`` in electrons per square angstrom, for a pixel size in nm."""
+        if not (math.isfinite(pixel_size) and pixel_size > 0):
+            raise ValueError(f"pixel_size must be a positive number of nm, but is {pixel_size!r}")
+        return self.dose / (10 * pixel_size) ** 2
+
     def to_dict(self) -> dict[str, Any]:
         """The model as plain numbers and strings, for JSON: an infinite length is the string ``"inf"``."""
         return _plain(asdict(self))
@@ -244,6 +297,7 @@ class NoiseModel:
             "streak_length": self.scan.length,
             "jitter": self.scan.jitter,
             "jitter_length": self.scan.jitter_length,
+            "jitter_y": self.scan.jitter_y,
             "readout": self.pointwise.readout,
             "gain": self.pointwise.gain,
             "shape": self.pointwise.shape,

@@ -1,234 +1,361 @@
-"""Noise from the difference of neighbouring rows: a smooth specimen cancels, noise does not."""
+"""Noise split by how it is correlated along the row: pointwise, streaks, and what moves with the gradient."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, optimize
 
-__all__ = ["RowStatistics", "row_statistics", "tukey_kurtosis"]
+from stemkit.noise.registration import Registration
+from stemkit.noise.specimen import DIFFERENCE, row_difference
 
-#: Fourth difference: cancels a specimen that is cubic across five rows; unit gain for noise of independent rows.
-DIFFERENCE = np.array([1.0, -4.0, 6.0, -4.0, 1.0]) / math.sqrt(70.0)
-#: Lags along the row at which pointwise noise is over and streaks are not yet.
+__all__ = ["RowStatistics", "row_statistics"]
+
+#: Lags along the row at which pointwise noise is over and streaks are not yet: there the gradient shows jitter.
 STREAK_LAGS = (4, 5, 6, 7, 8)
-N_BINS = 12
-#: The Tukey lambda that is nearest to a normal distribution; taken where the shape can't be measured, which is where
-#: pointwise noise has less than this part of the fourth moment.
-NORMAL, HIDDEN = 0.14, 0.5
-#: A row that is this many times farther from both its neighbours than rows usually are is no recording.
-BROKEN = 6.0
-#: Pixels whose noise has less than this fraction of the usual variance are taken for clipped.
+#: Rows of the fourth difference are correlated: a mean of squares over n of them is worth that over n / SHARED.
+SHARED = float((np.correlate(DIFFERENCE, DIFFERENCE, "full") ** 2).sum())
+#: Of that scatter, the part by which it misses the noise of the very same image (the rest is the noise's own scatter).
+OWN = math.sqrt((SHARED - 1) / SHARED)
+N_BINS = 24
+#: Bins whose noise has less than this fraction of the usual variance are clipped at the detector's end.
 CLIPPED = 0.05
+#: Longest lag, as a part of the row; streaks longer than the row's part LONGEST are rows as a whole.
+FARTHEST, LONGEST = 0.5, 0.6
+#: Displacements that the registration has left, or along y, count from this many standard deviations.
+SEEN = 3.0
+#: Width of the filter along the row that takes streaks off the pointwise noise, px.
+SLOW = 6
+#: Rows in a block whose separate results tell the error of a regression.
+ROW_BLOCK = 16
+#: A pixel beyond this many robust deviations is a dead or hot one, or hit by a cosmic ray.
+OUTLIER = 10.0
 
 
 @dataclass(frozen=True)
 class RowStatistics:
     """Noise of one image, amplitudes as fractions of the contrast; meanings as in :class:`stemkit.NoiseModel`.
 
-    ``signal`` and ``variance`` ``(n_bins,)`` are the curve that ``readout`` and ``gain`` are the line of.
+    ``left`` is the RMS displacement along x (px) that is there still, ``jitter_y`` that along y. ``signal``,
+    ``variance``, ``count`` ``(n_bins,)`` are the curve that ``readout`` and ``gain`` are the line of; ``lag``,
+    ``covariance``, ``fitted`` ``(n_lags,)`` what ``correlation_x`` and the streaks explain. ``std`` holds standard
+    deviations by name (that of ``left`` is of its square).
     """
 
-    readout: float
-    gain: float
-    shape: float
-    correlation_x: float
-    streaks: float
-    streak_length: float
-    jitter: float
-    signal: NDArray[np.float64]
-    variance: NDArray[np.float64]
+    readout: float = 0.0
+    gain: float = 0.0
+    correlation_x: float = 0.0
+    streaks: float = 0.0
+    streak_length: float = 20.0
+    left: float = 0.0
+    jitter_y: float = 0.0
+    signal: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    variance: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    count: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    lag: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    covariance: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    fitted: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    std: dict[str, float] = field(default_factory=dict)
 
 
-def row_statistics(signal: NDArray, width: float) -> RowStatistics:
+def row_statistics(
+    rest: NDArray,
+    signal: NDArray,
+    slope: NDArray,
+    slope_y: NDArray,
+    *,
+    valid: NDArray | None = None,
+    registration: Registration | None = None,
+) -> RowStatistics:
     """Split the noise of an image by how it is correlated along the row.
 
     Parameters
     ----------
+    rest : ndarray of shape (n_y, n_x)
+        The image, or what its fitted columns leave of it, over the contrast.
     signal : ndarray of shape (n_y, n_x)
-        ``(I - level) / contrast``, columns bright.
-    width : float
-        Sigma of the columns, px.
+        ``(I_clean - level) / contrast``, columns bright.
+    slope : ndarray of shape (n_y, n_x)
+        Its derivative along x, per px.
+    slope_y : ndarray of shape (n_y, n_x)
+        That along y.
+    valid : ndarray of bool, optional
+        Pixels that were recorded.
+    registration : Registration, optional
+        Displacements that ``rest`` is without.
 
     Notes
     -----
     With D the fourth difference across rows and C(k) the mean of D(x) D(x + k) along the row, pointwise noise of
-    variance v and lag-1 correlation r gives C(0) = v and C(1) = r v, streaks of variance a^2 and length l give
-    a^2 exp(-k^2 / (4 l^2)), and a displacement of RMS d gives d^2 I'(x) I'(x + k). The lags 4 to 8 hold the last two
-    alone, and the gradients tell them apart.
+    variance v and lag-1 correlation r gives C(k) = v r^k, streaks of variance a^2 and length l give
+    a^2 exp(-k^2 / (4 l^2)), and displacements of variance d^2 give d^2 I'(x) I'(x + k), found at lags 4 to 8 by
+    regression. Where rows were registered first, that took some noise with it: residuals of a linear prediction have
+    the covariance of the noise less that of the prediction's error (in px squared, times ``I'(x) I'(x + k)``), which is
+    added. The rest is fitted by generalised least squares, its covariance that of a Gaussian process
+    (Bartlett 1946, doi:10.2307/2983611). The variance against the signal is then a straight line.
     """
-    n_y, n_x = signal.shape
+    n_y, n_x = rest.shape
     if n_y < 8 or n_x < 12:
-        return RowStatistics(0.0, 0.0, NORMAL, 0.0, 0.0, 20.0, 0.0, np.empty(0), np.empty(0))
-    difference = _clipped(ndimage.convolve1d(signal, DIFFERENCE, axis=0, mode="reflect")[2:-2])
-    smooth = ndimage.gaussian_filter(signal, max(0.8, 0.5 * width))[2:-2]
-    gradient = np.gradient(smooth, axis=1) * _gradient_loss(width, max(0.8, 0.5 * width))
-    flat = np.abs(gradient) <= np.quantile(np.abs(gradient), 0.5)
-    streaks, jitter = _row_correlated(difference, gradient)
-    long_range = _covariance(difference, flat, STREAK_LAGS).mean()
-    c0, c1 = _covariance(difference, flat, (0, 1)) - long_range
-    correlation = float(np.clip(c1 / c0, -0.9, 0.9)) if c0 > 0 else 0.0
-    # streaks lift the signal of a row and its squares together: they are taken off pixel by pixel
-    centre, variance, count = _by_signal(difference**2 - _neighbours(difference), smooth, flat)
-    readout, gain = _line(centre, variance, count)
-    shape = _tukey_shape(difference, readout, gain, long_range, smooth, flat)
-    length = _streak_length(difference, gradient, streaks, jitter) if streaks > 0 else 20.0
-    return RowStatistics(readout, gain, shape, correlation, streaks, length, jitter, centre, variance)
+        return RowStatistics()
+    difference = row_difference(rest)
+    known = np.ones(difference.shape) if valid is None else _five(valid)
+    deviation = 1.4826 * float(np.median(np.abs(difference[known > 0]))) if (known > 0).any() else 0.0
+    if deviation == 0:
+        return RowStatistics()
+    known = known * (np.abs(difference) < OUTLIER * deviation)
+    difference = difference * known
+    # the variance of a difference is that of the five rows it is made of
+    seen = _weighted(signal)
+    pushed, lifted = slope[2:-2] * known, slope_y[2:-2] * known
+    lags = _lags(n_x)
+    taken = np.zeros(len(lags)) if registration is None else registration.left_at(lags)
+    moved, moved_std = _with_gradients(difference, slope, slope_y, known, float(taken[lags == STREAK_LAGS[2]].mean()))
+    # what could as well be noise is left where it is
+    squared_shift, squared_lift = np.where(moved > SEEN * moved_std, moved, 0.0)
+    covariance, pairs = _covariance(difference, known, lags)
+    covariance = covariance + (taken - squared_shift) * _covariance(pushed, known, lags)[0]
+    covariance = covariance - squared_lift * _covariance(lifted, known, lags)[0]
+    model, scatter = _split(lags, covariance, pairs, n_x)
+    pointwise, correlation, streaks, length = model
+    # streaks are the same for bright and dark pixels, but their luck is long: most of them is taken off before squaring
+    quick, kept, passed = _without_slow(difference, known, correlation, length)
+    square = quick**2 - streaks * passed
+    square += (taken[0] - squared_shift) * _weighted(slope**2) - squared_lift * _weighted(slope_y**2)
+    centre, variance, count = _by_signal(square / kept, seen, known)
+    readout, gain, at, gain_std = _line(centre, variance, count, pointwise, streaks * passed / kept, correlation)
+    readout_std = math.sqrt(scatter[0] ** 2 * OWN**2 + (at * gain_std) ** 2) / (2 * max(readout, math.sqrt(scatter[0])))
+    amplitude = math.sqrt(streaks)
+    std = {
+        "readout": readout_std,
+        "gain": gain_std,
+        "correlation_x": scatter[1] * OWN,
+        "streaks": scatter[2] * OWN / (2 * max(amplitude, math.sqrt(scatter[2] * OWN) / 2)),
+        "streak_length": scatter[3],
+        "left": moved_std[0],
+        "jitter_y": moved_std[1] * OWN / (2 * math.sqrt(max(squared_lift, moved_std[1], 1e-300))),
+    }
+    fitted = _model_covariance(lags, *model)
+    left, lift = math.sqrt(squared_shift), math.sqrt(squared_lift)
+    return RowStatistics(
+        readout, gain, correlation, amplitude, length, left, lift, centre, variance, count, lags, covariance,
+        fitted, std,
+    )  # fmt: skip
 
 
-def repaired(values: NDArray) -> NDArray[np.float64]:
-    """The image without rows that are no recording (dead, or a scan cut short), filled from the nearest good ones.
-
-    Such a row differs from its neighbours by much more than the others do.
-    """
-    out = np.asarray(values, dtype=np.float64)
-    if out.shape[0] < 8:
-        return out
-    steps = np.diff(out, axis=0)
-    # a broken row is far from both of its neighbours, the first of a broken block from the one before
-    flat = (np.abs(np.diff(out, axis=1)).max(axis=1) == 0) if out.shape[1] > 1 else np.zeros(len(out), dtype=bool)
-    size = np.median(np.abs(steps), axis=1)
-    far = np.r_[0.0, size], np.r_[size, 0.0]
-    usual = np.median(size)
-    broken = flat & (np.ptp(out) > 0) & (flat.mean() < 0.5) | (np.minimum(*far) > BROKEN * usual) & (usual > 0)
-    good = np.flatnonzero(~broken)
-    if len(good) in (0, len(out)):
-        return out
-    nearest = good[np.abs(np.arange(len(out))[:, None] - good[None, :]).argmin(axis=1)]
-    return out[nearest]
+# --- covariance along the row ------------------------------------------------------------------------------------
 
 
-def tukey_kurtosis(shape: float) -> float:
-    """Excess kurtosis of the Tukey lambda distribution, for shape > -1/4 (Joiner and Rosenblatt 1971)."""
-    from scipy.stats import tukeylambda
-
-    return float(tukeylambda.stats(shape, moments="k"))
+def _five(valid: NDArray) -> NDArray:
+    n = len(valid) - 4
+    return np.logical_and.reduce([valid[i : i + n] for i in range(5)]).astype(np.float64)
 
 
-# --- steps -------------------------------------------------------------------------------------------------------
+def _weighted(signal: NDArray) -> NDArray:
+    n = len(signal) - 4
+    return sum(weight**2 * signal[i : i + n] for i, weight in enumerate(DIFFERENCE))
 
 
-def _clipped(difference: NDArray) -> NDArray:
-    """Without dead pixels and hot rows: nothing beyond 8 robust deviations."""
-    deviation = 1.4826 * np.median(np.abs(difference - np.median(difference)))
-    return np.clip(difference, -8 * deviation, 8 * deviation) if deviation > 0 else difference
+def _lags(n_x: int) -> NDArray[np.int64]:
+    farthest = max(8, min(int(FARTHEST * n_x), n_x - 4))
+    return np.unique(np.r_[0:9, np.geomspace(9, farthest, 18).astype(int)])
 
 
-def _gradient_loss(width: float, smoothing: float) -> float:
-    """A Gaussian of sigma w seen through one of sigma s has gradients lower by (w^2 / (w^2 + s^2))^1.5."""
-    return float((1 + (smoothing / width) ** 2) ** 1.5)
-
-
-def _covariance(difference: NDArray, where: NDArray, lags: tuple[int, ...]) -> NDArray:
-    """Mean of D(x) D(x + k) over pixel pairs that both lie where asked."""
-    n_x = difference.shape[1]
-    means = []
+def _covariance(values: NDArray, known: NDArray, lags: NDArray) -> tuple[NDArray, NDArray]:
+    """Mean of the product of pixels at each lag, and how many pairs it is the mean of."""
+    n_x = values.shape[1]
+    means, counts = [], []
     for k in lags:
-        both = where[:, : n_x - k] & where[:, k:]
-        product = difference[:, : n_x - k] * difference[:, k:]
-        means.append(product[both].mean() if both.any() else 0.0)
-    return np.array(means)
+        pairs = float(np.vdot(known[:, : n_x - k], known[:, k:]))
+        means.append(float(np.vdot(values[:, : n_x - k], values[:, k:])) / max(pairs, 1.0))
+        counts.append(pairs)
+    return np.array(means), np.array(counts)
 
 
-def _row_correlated(difference: NDArray, gradient: NDArray) -> tuple[float, float]:
-    """Streaks and jitter: intercept and slope of D(x) D(x + k) on I'(x) I'(x + k)."""
+def _with_gradients(
+    difference: NDArray, slope: NDArray, slope_y: NDArray, known: NDArray, taken: float
+) -> tuple[NDArray, NDArray]:
+    """Variances of the displacements along x and y, and their standard deviations: regression of D(x) D(x + k) on the
+    products of both slopes at the streaks' lags, each lag about its own mean, after ``taken`` is given back.
+    """
     n_x = difference.shape[1]
-    sums = np.zeros(5)
+    blocks = np.arange(0, len(difference), ROW_BLOCK)
+    matrices, rights = np.zeros((len(blocks), 2, 2)), np.zeros((len(blocks), 2))
     for k in STREAK_LAGS:
-        product = (difference[:, : n_x - k] * difference[:, k:]).ravel()
-        driver = (gradient[:, : n_x - k] * gradient[:, k:]).ravel()
-        sums += [product.size, driver.sum(), (driver**2).sum(), product.sum(), (driver * product).sum()]
-    n, s_x, s_xx, s_y, s_xy = sums
-    spread = s_xx - s_x**2 / n
-    slope = (s_xy - s_x * s_y / n) / spread if spread > 1e-12 else 0.0
-    slope = max(slope, 0.0)
-    intercept = (s_y - slope * s_x) / n
-    return float(np.sqrt(max(intercept, 0.0))), float(np.sqrt(slope))
+        left, moved = slice(0, n_x - k), slice(k, n_x)
+        weight = known[:, left] * known[:, moved]
+        count = max(float(weight.sum()), 1.0)
+        drivers = np.stack([_weighted(s[:, left] * s[:, moved]) for s in (slope, slope_y)]) * weight
+        # streaks fall with the lag, and so do the slopes' products: only what differs from place to place counts
+        drivers -= weight * (drivers.sum((1, 2), keepdims=True) / count)
+        product = difference[:, left] * difference[:, moved]
+        rows = np.einsum("iyx,jyx->yij", drivers, drivers)
+        matrices += np.add.reduceat(rows, blocks, axis=0)
+        rights += np.add.reduceat((drivers * product).sum(2).T, blocks, axis=0)
+    matrix = matrices.sum(0)
+    scale = np.sqrt(np.maximum(np.diag(matrix), 1e-300))
+    if np.linalg.cond(matrix / np.outer(scale, scale)) > 1e6 or known.sum() == 0:
+        return np.zeros(2), np.zeros(2)
+    found = np.linalg.solve(matrix, rights.sum(0))
+    # what each block of rows wants otherwise tells how sure the whole is, whatever the noise
+    pull = rights - matrices @ found
+    inverse = np.linalg.inv(matrix)
+    return np.maximum(found + np.array([taken, 0.0]), 0.0), np.sqrt(np.diag(inverse @ (pull.T @ pull) @ inverse))
 
 
-def _by_signal(square: NDArray, smooth: NDArray, where: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-    """Mean of squares in bins of the signal with equal numbers of pixels."""
-    x, y = smooth[where], square[where]
-    edges = np.unique(np.quantile(x, np.linspace(0, 1, N_BINS + 1)))
-    if len(edges) < 3:
-        return np.array([x.mean()]), np.array([y.mean()]), np.array([x.size])
-    index = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, len(edges) - 2)
-    count = np.bincount(index)
-    keep = count > 0
-    return (
-        (np.bincount(index, x)[keep] / count[keep]),
-        (np.bincount(index, y)[keep] / count[keep]),
-        count[keep],
+def _model_covariance(lags: NDArray, pointwise: float, correlation: float, streaks: float, length: float) -> NDArray:
+    return pointwise * np.sign(correlation) ** lags * np.abs(correlation) ** lags + streaks * _streak_shape(
+        lags, length
     )
 
 
-def _line(signal: NDArray, variance: NDArray, count: NDArray) -> tuple[float, float]:
-    """Readout and gain: a line weighted by the counts, whose variance is nowhere negative between 0 and 1.
+def _streak_shape(lags: NDArray, length: float) -> NDArray:
+    return np.ones(len(lags)) if math.isinf(length) else np.exp(-((lags / (2 * max(length, 1e-3))) ** 2))
 
-    Bins with hardly any variance are left out: pixels clipped at the detector's end tell nothing of the noise.
+
+def _split(lags: NDArray, covariance: NDArray, pairs: NDArray, n_x: int) -> tuple[tuple[float, ...], NDArray]:
+    """Pointwise variance, its lag-1 correlation, the streaks' variance and length; and their standard deviations."""
+    total = max(float(covariance[0]), 1e-300)
+    scaled = covariance / total
+    # first with equal weights, then with those of the first result
+    best = _fit(lags, scaled, np.diag(1 / np.maximum(pairs, 1.0)), n_x)
+    for _ in range(2):
+        best = _fit(lags, scaled, _bartlett(lags, best, pairs, n_x), n_x)
+    spread = _scatter(lags, best, _bartlett(lags, best, pairs, n_x))
+    pointwise, correlation, streaks, length = best
+    return (pointwise * total, correlation, streaks * total, length), spread * np.array([total, 1.0, total, 1.0])
+
+
+def _fit(lags: NDArray, covariance: NDArray, scatter: NDArray, n_x: int) -> tuple[float, float, float, float]:
+    """Least squares over the correlation and the streaks' length; both variances are linear and not negative."""
+    whiten = np.linalg.inv(np.linalg.cholesky(scatter + 1e-14 * np.trace(scatter) * np.eye(len(lags))))
+    told = whiten @ covariance
+    longest = LONGEST * n_x
+
+    def solve(correlation: float, log_length: float) -> tuple[float, NDArray]:
+        length = math.exp(log_length)
+        columns = np.stack([_model_covariance(lags, 1.0, correlation, 0.0, 1.0), _streak_shape(lags, length)], axis=1)
+        amplitudes, cost = optimize.nnls(whiten @ columns, told)
+        return cost, amplitudes
+
+    correlations = np.linspace(-0.3, 0.8, 12)
+    lengths = np.append(np.linspace(math.log(2.0), math.log(longest), 10), math.log(1e6))
+    tried = [(solve(c, g)[0], c, g) for g in lengths for c in correlations]
+    _, correlation, length = min(tried)
+    bounds = [(-0.9, 0.95), (math.log(1.5), math.log(longest))]
+    if length < math.log(1e5):
+        found = optimize.minimize(
+            lambda p: solve(p[0], p[1])[0], [correlation, length], bounds=bounds, method="Nelder-Mead",
+            options={"xatol": 1e-4, "fatol": 1e-9, "maxfev": 160, "initial_simplex": _simplex(correlation, length)},
+        )  # fmt: skip
+        correlation, length = found.x
+    else:
+        found = optimize.minimize_scalar(lambda c: solve(c, length)[0], bounds=bounds[0], method="bounded")
+        correlation = found.x
+    _, (pointwise, streaks) = solve(correlation, length)
+    whole = length > math.log(0.98 * longest)
+    return float(pointwise), float(correlation), float(streaks), math.inf if whole else math.exp(length)
+
+
+def _simplex(correlation: float, length: float) -> NDArray:
+    return np.array([[correlation, length], [correlation + 0.05, length], [correlation, length + 0.2]])
+
+
+def _bartlett(lags: NDArray, model: tuple[float, ...], pairs: NDArray, n_x: int) -> NDArray:
+    """Covariance of the estimated covariances of a Gaussian process: sum_m R(m) R(m + j - k) + R(m + j) R(m - k)."""
+    reach = n_x - 1
+    m = np.arange(-reach, reach + 1)
+    everywhere = np.arange(-3 * n_x, 3 * n_x + 1)
+    r = _model_covariance(np.abs(everywhere), *model)
+    # rows end: what lies beyond has no pair
+    r = r * np.clip(1 - np.abs(everywhere) / n_x, 0.0, 1.0)
+    origin = 3 * n_x
+    shifted = np.stack([r[origin + m + k] for k in lags])
+    back = np.stack([r[origin + m - k] for k in lags])
+    together = shifted @ shifted.T + shifted @ back.T
+    return SHARED * together / np.sqrt(pairs[:, None] * pairs[None, :]).clip(1.0)
+
+
+def _scatter(lags: NDArray, model: tuple[float, ...], scatter: NDArray) -> NDArray:
+    """Standard deviations of the four numbers, from their derivatives."""
+    length = model[3]
+    steps = (1e-4, 1e-4, 1e-4, 0.0 if math.isinf(length) else 1e-3 * length)
+    derivatives = []
+    for i, step in enumerate(steps):
+        if step == 0:
+            continue
+        up, down = list(model), list(model)
+        up[i], down[i] = up[i] + step, down[i] - step
+        derivatives.append((_model_covariance(lags, *up) - _model_covariance(lags, *down)) / (2 * step))
+    jacobian = np.array(derivatives).T
+    weight = np.linalg.pinv(scatter)
+    inverse = np.linalg.pinv(jacobian.T @ weight @ jacobian)
+    deviation = np.sqrt(np.clip(np.diag(inverse), 0.0, None))
+    return np.append(deviation, math.nan) if len(deviation) == 3 else deviation
+
+
+# --- variance against the signal ---------------------------------------------------------------------------------
+
+
+def _without_slow(
+    difference: NDArray, known: NDArray, correlation: float, length: float
+) -> tuple[NDArray, float, float]:
+    """The noise without its Gaussian mean along the row, and the parts of the pointwise and of the streaks' variance
+    that are left.
     """
-    alive = variance > CLIPPED * np.median(variance)
+    smooth = ndimage.gaussian_filter1d(difference, SLOW, axis=1, mode="constant")
+    weight = ndimage.gaussian_filter1d(known, SLOW, axis=1, mode="constant")
+    quick = (difference - smooth / np.maximum(weight, 0.05)) * known
+    kernel = ndimage.gaussian_filter1d(np.eye(1, 8 * SLOW + 1, 4 * SLOW)[0], SLOW, mode="constant")
+    filtered = np.eye(1, 8 * SLOW + 1, 4 * SLOW)[0] - kernel
+    own = np.correlate(filtered, filtered, "full")
+    lags = np.abs(np.arange(len(own)) - len(own) // 2)
+    kept = float((own * _model_covariance(lags, 1.0, correlation, 0.0, 1.0)).sum())
+    passed = float((own * _streak_shape(lags, length)).sum())
+    return quick, kept, max(passed, 0.0)
+
+
+def _by_signal(square: NDArray, seen: NDArray, known: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    """Mean of squares in bins of the signal: half of them with equal numbers of pixels, half of equal width."""
+    use = known.ravel() > 0
+    x, y = seen.ravel()[use], square.ravel()[use]
+    low, high = np.quantile(x, [0.001, 0.999])
+    edges = np.unique(np.r_[np.quantile(x, np.linspace(0, 1, N_BINS // 2 + 1)), np.linspace(low, high, N_BINS // 2)])
+    if len(edges) < 3 or high <= low:
+        return np.array([x.mean()]), np.array([y.mean()]), np.array([x.size])
+    index = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, len(edges) - 2)
+    count = np.bincount(index)
+    keep = count > 30
+    return np.bincount(index, x)[keep] / count[keep], np.bincount(index, y)[keep] / count[keep], count[keep]
+
+
+def _line(
+    signal: NDArray, variance: NDArray, count: NDArray, pointwise: float, streaks: float, correlation: float
+) -> tuple[float, float, float, float]:
+    """Readout and gain, the signal at which the variance is the mean one, and the gain's standard deviation.
+
+    The line goes through the pointwise variance that the covariance along the row gave; bins weigh as the scatter of a
+    variance wants it. Bins with hardly any variance are left out: pixels clipped at the detector's end tell nothing.
+    """
+    usual = float(np.average(variance, weights=count)) if len(variance) else 0.0
+    alive = variance > CLIPPED * usual
     signal, variance, count = signal[alive], variance[alive], count[alive]
-    if len(signal) == 0:
-        return 0.0, 0.0
-    if len(signal) < 3 or np.ptp(signal) < 1e-3:
-        return float(np.sqrt(max(np.average(variance, weights=count), 0.0))), 0.0
-    # the error of a variance grows with the variance itself
-    weight = np.sqrt(count) / np.maximum(variance, 1e-3 * np.abs(variance).max() + 1e-30)
-    gain, at_zero = np.polyfit(signal, variance, 1, w=weight)
-    at_zero = max(at_zero, 0.0)
-    return float(np.sqrt(at_zero)), float(max(gain, -at_zero))
-
-
-def _neighbours(difference: NDArray) -> NDArray:
-    """D(x) times its mean neighbour at the streaks' lags, on both sides where there are two."""
-    n_x = difference.shape[1]
-    total, count = np.zeros_like(difference), np.zeros(n_x)
-    for k in STREAK_LAGS:
-        total[:, k:] += difference[:, :-k]
-        total[:, :-k] += difference[:, k:]
-        count[k:] += 1
-        count[: n_x - k] += 1
-    return difference * total / np.maximum(count, 1)
-
-
-def _tukey_shape(
-    difference: NDArray, readout: float, gain: float, long_range: float, smooth: NDArray, where: NDArray
-) -> float:
-    """Tukey lambda from the kurtosis: a weighted sum of five pixels keeps sum(w^4) of the excess.
-
-    Streaks are taken for normal: they dilute the excess by the square of their share of the variance. Where they hide
-    it the distribution is taken for normal, too. Kurtosis tells nothing of tails heavier than a lambda of -0.15.
-    """
-    pointwise = np.maximum(readout**2 + gain * smooth, 1e-12)[where]
-    variance = pointwise + max(long_range, 0.0)
-    normal = difference[where] / np.sqrt(variance)
-    share = float(np.mean((pointwise / variance) ** 2)) if normal.size else 0.0
-    if normal.size < 100 or normal.std() == 0 or share < HIDDEN:
-        return NORMAL
-    normal = normal / normal.std()
-    excess = (np.mean(normal**4) - 3) / (share * np.sum(DIFFERENCE**4))
-    low, high = -0.15, 0.6
-    if excess >= tukey_kurtosis(low):
-        return low
-    if excess <= tukey_kurtosis(high):
-        return high
-    return float(optimize.brentq(lambda lam: tukey_kurtosis(lam) - excess, low, high, xtol=1e-4))
-
-
-def _streak_length(difference: NDArray, gradient: NDArray, streaks: float, jitter: float) -> float:
-    """Where the covariance without the jitter's has fallen to half of the streaks' variance:
-    exp(-k^2 / (4 l^2)) = 1/2.
-    """
-    n_x = difference.shape[1]
-    everywhere = np.ones(difference.shape, dtype=bool)
-    lags = np.unique(np.geomspace(4, max(5, n_x // 2), 24).astype(int))
-    steps = tuple(int(k) for k in lags)
-    covariance = _covariance(difference, everywhere, steps) - jitter**2 * _covariance(gradient, everywhere, steps)
-    below = np.flatnonzero(covariance < 0.5 * streaks**2)
-    if len(below) == 0:
-        return math.inf
-    return float(lags[below[0]] / (2 * math.sqrt(math.log(2))))
+    if len(signal) < 3 or np.ptp(signal) < 1e-3 or usual <= 0:
+        return math.sqrt(max(pointwise, 0.0)), 0.0, 0.0, math.nan
+    colour = (1 + correlation**2) / (1 - correlation**2)
+    expected = variance
+    for _ in range(3):
+        weight = count / np.maximum(expected + streaks, 1e-3 * usual) ** 2
+        at = float(np.average(signal, weights=weight))
+        level = float(np.average(variance, weights=weight))
+        spread = float((weight * (signal - at) ** 2).sum())
+        gain = float((weight * (signal - at) * (variance - level)).sum()) / spread
+        expected = level + gain * (signal - at)
+    gain_std = math.sqrt(2 * (SHARED - 1) * colour / spread)
+    mean = float(np.average(signal, weights=count))
+    # clipped pixels apart, the mean variance is known from all lags together
+    level = pointwise if alive.all() else level + gain * (mean - at)
+    at_zero = max(level - gain * mean, 0.0)
+    return math.sqrt(at_zero), max(gain, -at_zero), mean, gain_std

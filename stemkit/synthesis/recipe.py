@@ -126,6 +126,7 @@ def draw_noise(spacing: Tensor, generator: torch.Generator) -> NoiseParameters:
         high=nothing,
         step=torch.where(digital, _log_uniform(g, n, 0.005, 0.02), nothing),
         step_origin=torch.zeros(n, device=g.device),
+        jitter_y=torch.zeros(n, device=g.device),
     )
 
 

@@ -17,7 +17,7 @@ from stemkit import BackgroundNoise, NoiseCalibrator, NoiseModel, PointwiseNoise
 from stemkit.images import check_noise_attr
 from stemkit.noise.calibration import _split_point
 from stemkit.noise.figure3 import figure3
-from stemkit.noise.rowwise import row_statistics, tukey_kurtosis
+
 
 #: Relative errors that are reached on crystals of 320 px, with room for other seeds (measured: half of them).
 READOUT, GAIN, JITTER, STREAKS, CONTRAST, BACKGROUND = 0.12, 0.3, 0.25, 0.15, 0.04, 0.45
@@ -308,17 +308,6 @@ def test_estimator_conventions():
 
 
 # --- steps -------------------------------------------------------------------------------------------------------
-
-
-def test_kurtosis_of_tukey_lambda():
-    assert tukey_kurtosis(0.0) == pytest.approx(1.2, abs=1e-3)  # logistic
-    assert tukey_kurtosis(1.0) == pytest.approx(-1.2, abs=1e-6)  # uniform
-
-
-def test_rows_of_a_smooth_specimen_have_no_noise():
-    found = row_statistics(crystal((128, 128), sigma=5.0, spacing=30.0), 5.0)
-    assert found.readout < 0.01
-    assert found.streaks < 0.01
 
 
 def test_brightest_sublattice():

@@ -1,0 +1,219 @@
+"""Scan lines put back where the crystal says they were."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy import ndimage, sparse
+from scipy.sparse.linalg import spsolve
+from scipy.spatial import cKDTree
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from stemkit.images import MEASURED, Images, digest, float_dtype, join, mode_sign, resolve_mode, split, warn_if_small
+from stemkit.noise.registration import Readings
+from stemkit.noise.repair import repaired
+from stemkit.noise.specimen import find_specimen
+
+__all__ = ["RowAligner"]
+
+#: Rows are registered on at most this many px of their middle, and on at most this many readings in all.
+WIDEST, MOST_READINGS = 1024, 2**23
+#: A column is where the middle of two opposite neighbours is, within this many px at least.
+STIFFEST = 0.02
+#: Neighbours are within this part of a lattice vector of where it leads.
+NEAR = 0.25
+#: Rounds that give neighbours less weight where the lattice is broken; beyond this many deviations they lose it.
+ROUNDS, BROKEN = 6, 3.0
+
+
+class RowAligner(TransformerMixin, BaseEstimator):
+    """Take the beam's jitter out of images: each scan line moves back, along x, to where the crystal says it was.
+
+    Columns are fitted, and every row says how far it is off at each of them. What a whole row has in common is its
+    displacement, if the lattice can't have it: a column is expected midway between its opposite neighbours, so that
+    rows of columns don't move together, while strain, shear and drift, which bend a lattice slowly, stay in the image.
+
+    Parameters
+    ----------
+    mode : {"haadf", "bf"} or None, default=None
+        Bright or dark columns; None asks the image, and infers it where the image does not say.
+
+    Attributes
+    ----------
+    shifts_ : list of ndarray of shape (n_y,)
+        Displacement of the beam in each row of the images that were fitted, px: pixel x had recorded ``x + shift``.
+    n_images_ : int
+        Number of images seen.
+
+    Raises
+    ------
+    ValueError, TypeError
+        From ``fit`` and ``transform``, for anything that is not an image, and for a denoised one.
+
+    Warns
+    -----
+    UserWarning
+        Where an image has no lattice of columns: it comes back as it is.
+
+    See Also
+    --------
+    NoiseCalibrator : stands after it; the jitter that it finds is what is left.
+
+    Notes
+    -----
+    With a displacement ``d_y`` of row y, an error ``e_c`` of column c's place, and readings ``t_cy`` of weight
+    ``w_cy``, what is minimised is ``sum w (t - d + e)^2 + sum d^2 / jitter^2 + sum (second difference of x + e)^2 /
+    stiffness^2`` over opposite neighbours by a lattice vector, with Cauchy weights where the lattice is broken. Rows
+    are shifted by cubic splines: noise is interpolated, too, and a little smoother where the shift is half a pixel.
+    Jitter that changes along the row is straightened in its mean.
+
+    References
+    ----------
+    .. [1] Jones and Nellist, "Identifying and correcting scan noise and drift in the scanning transmission electron
+       microscope", Microsc. Microanal. 19, 1050 (2013), https://doi.org/10.1017/S1431927613001402
+
+    Examples
+    --------
+    >>> from stemkit import NoiseModel, RowAligner, ScanNoise, STEMSynthesizer
+    >>> clean = STEMSynthesizer(arrangements=("lattice",), random_state=0).sample(1)["enhance"]
+    >>> torn = NoiseModel(scan=ScanNoise(jitter=0.5)).apply(clean, random_state=0)
+    >>> straight = RowAligner().fit_transform(torn)
+    >>> bool(((straight - clean) ** 2).mean() < ((torn - clean) ** 2).mean() / 4)
+    True
+    """
+
+    def __init__(self, *, mode: str | None = None):
+        self.mode = mode
+
+    def fit(self, X: Images, y: object = None) -> RowAligner:
+        """Measure the rows' displacements.
+
+        Parameters
+        ----------
+        X : DataArray, ndarray or list of them
+            Recorded images, ``(n_y, n_x)`` or ``(n_images, n_y, n_x)``.
+        y : ignored
+
+        Returns
+        -------
+        self
+        """
+        images = [_recorded(image) for image in split(X)]
+        for image in images:
+            warn_if_small(image)
+        self.shifts_ = [_row_shifts(image, self.mode) for image in images]
+        # so that fit_transform does not measure each image twice
+        self._known = {digest(i.values): shifts for i, shifts in zip(images, self.shifts_, strict=True)}
+        self.n_images_ = len(images)
+        return self
+
+    def transform(self, X: Images) -> Images:
+        """The images with their rows straightened, each measured by itself; without ``attrs["noise"]``."""
+        check_is_fitted(self, "shifts_")
+        return join([self._straightened(_recorded(image)) for image in split(X)], X)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = True
+        tags.input_tags.three_d_array = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def _straightened(self, image: xr.DataArray) -> xr.DataArray:
+        shifts = self._known.get(digest(image.values))
+        if shifts is None:
+            shifts = _row_shifts(image, self.mode)
+        out = image.copy(data=_moved_back(image.values, shifts).astype(float_dtype(image.dtype)))
+        out.attrs = {k: v for k, v in image.attrs.items() if k != "noise"}
+        return out
+
+
+def _recorded(image: xr.DataArray) -> xr.DataArray:
+    if MEASURED in image.coords:
+        raise ValueError(
+            "X must be recorded images, but this one is denoised (it carries its recorded pixels as the coordinate "
+            f'"{MEASURED}"): put RowAligner before the denoiser, or give image.stem.measured'
+        )
+    return image
+
+
+def _row_shifts(image: xr.DataArray, mode: str | None) -> NDArray[np.float64]:
+    """Displacement of each row, px."""
+    n_y, n_x = image.shape
+    bright = repaired(image.values) * mode_sign(resolve_mode(image, mode))
+    left = max(0, (n_x - WIDEST) // 2)
+    specimen = find_specimen(bright[:, left : left + WIDEST])
+    if specimen.fits is None or specimen.readings is None or specimen.registration is None:
+        if np.ptp(bright) > 0:
+            warnings.warn(
+                "no lattice of columns was found in the image: its rows are left where they are",
+                UserWarning,
+                stacklevel=4,
+            )
+        return np.zeros(n_y)
+    jitter = specimen.registration.jitter
+    if jitter == 0 or specimen.vectors is None:
+        return np.zeros(n_y)
+    places = np.column_stack([specimen.fits.y, specimen.fits.x])
+    return _displacements(specimen.readings, places, specimen.vectors, jitter)
+
+
+def _moved_back(values: NDArray, shifts: NDArray) -> NDArray:
+    """Each row at ``x - shift``, by cubic splines; rows that did not move keep their very pixels."""
+    out = np.array(values, dtype=np.float64)
+    for row, shift in enumerate(shifts):
+        if shift != 0:
+            out[row] = ndimage.shift(out[row], shift, order=3, mode="nearest")
+    return out
+
+
+# --- the least-squares problem -----------------------------------------------------------------------------------
+
+
+def _displacements(readings: Readings, places: NDArray, vectors: NDArray, jitter: float) -> NDArray[np.float64]:
+    """Rows' displacements under a lattice that bends slowly."""
+    step = max(1, -(-readings.weight.size // MOST_READINGS))
+    keep = np.arange(0, len(places), step)
+    weight = sparse.csr_matrix(readings.weight[keep])
+    told = weight.multiply(readings.shift[keep]).tocsr()
+    places = places[keep]
+    bends = _second_differences(places, vectors * (1.0 if step == 1 else np.sqrt(step)))
+    n_columns, n_rows = weight.shape
+    by_row, by_column = np.asarray(weight.sum(0)).ravel(), np.asarray(weight.sum(1)).ravel()
+    rows, errors = np.zeros(n_rows), np.zeros(n_columns)
+    trust = np.ones(bends.shape[0])
+    stiffness = max(STIFFEST, 0.3 * jitter)
+    for _ in range(ROUNDS):
+        bent = bends @ (places[:, 1] + errors)
+        # a bend that all have is no fault: strain
+        stiffness = max(STIFFEST, min(stiffness, 1.4826 * float(np.median(np.abs(bent))) if len(bent) else stiffness))
+        trust = 1 / (1 + (bent / (BROKEN * stiffness)) ** 2)
+        scaled = sparse.diags(np.sqrt(trust) / stiffness) @ bends
+        held = (scaled.T @ scaled + sparse.diags(by_column + 1e-9 * by_column.max())).tocsc()
+        matrix = sparse.bmat([[sparse.diags(by_row + 1 / jitter**2), -weight.T], [-weight, held]]).tocsc()
+        right = np.r_[
+            np.asarray(told.sum(0)).ravel(),
+            -np.asarray(told.sum(1)).ravel() - scaled.T @ (scaled @ places[:, 1]),
+        ]
+        solution = spsolve(matrix, right)
+        rows, errors = solution[:n_rows], solution[n_rows:]
+    return rows - rows.mean()
+
+
+def _second_differences(places: NDArray, vectors: NDArray) -> sparse.csr_matrix:
+    """``x_c - (x_(c + v) + x_(c - v)) / 2`` for each column with both neighbours, ``(n_bends, n_columns)``."""
+    tree, entries, n = cKDTree(places), [], 0
+    for vector in (*vectors, vectors[0] + vectors[1], vectors[0] - vectors[1]):
+        near = NEAR * float(np.hypot(*vectors[0]))
+        (up, after), (down, before) = (tree.query(places + s * vector, distance_upper_bound=near) for s in (1, -1))
+        both = np.flatnonzero(np.isfinite(up) & np.isfinite(down))
+        index = np.arange(n, n + len(both))
+        entries += [(index, both, 1.0), (index, after[both], -0.5), (index, before[both], -0.5)]
+        n += len(both)
+    i, j, v = (np.concatenate(part) for part in zip(*[(r, c, np.full(len(r), w)) for r, c, w in entries], strict=True))
+    return sparse.csr_matrix((v, (i, j)), shape=(n, len(places)))

@@ -1,0 +1,231 @@
+"""What the beam saw, without the noise: the columns that are fitted to an image, and where each row stood."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from stemkit.columns import ColumnFits, column_response, find_peaks, fit_columns, peaks_above_noise, render_columns
+from stemkit.noise.registration import Readings, Registration, read_shifts, register, slope
+from stemkit.periodicity import find_periodicity
+
+__all__ = ["DIFFERENCE", "Specimen", "find_specimen", "row_difference"]
+
+#: Fourth difference: cancels a specimen that is cubic across five rows; unit gain for noise of independent rows.
+DIFFERENCE = np.array([1.0, -4.0, 6.0, -4.0, 1.0]) / math.sqrt(70.0)
+#: The columns are fitted, the rows registered to them, and both again: displacements of 2 px need three rounds.
+ROUNDS = 3
+#: Rows have settled when a round moves them by less than this (RMS, px).
+SETTLED = 0.03
+#: Rows that would be displaced by more than this many widths (RMS) have met the wrong columns.
+LARGEST = 1.5
+#: Peaks below this part of the tallest are not columns of the first round.
+PROMINENT = 0.3
+FEWEST_COLUMNS = 4
+#: Columns beyond the border reach this many widths into the image.
+BORDER = 2.5
+#: An image is searched for its lattice on a square of this many px.
+LATTICE_SQUARE = 512
+#: Columns are found with a filter of this part of the spacing, unless they are narrower than the second.
+FIRST_WIDTH, PAIRED = 0.2, 0.125
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """One image taken apart, in its own units, columns bright; all arrays ``(n_y, n_x)``.
+
+    Parameters
+    ----------
+    columns : ndarray
+        The fitted columns as the displaced beam recorded them, without background; 0 where there are none.
+    rest : ndarray
+        The image without ``columns``: background and noise.
+    signal : ndarray
+        ``columns`` and the smoothed rest: what was there to be recorded.
+    trusted : ndarray of bool
+        Pixels that no column beyond the border, which is not fitted, reaches.
+    fits : ColumnFits or None
+    registration : Registration or None
+    spacing : float or None
+        Shortest distance of columns, px.
+    width : float
+        Sigma of the columns, px; a guess without them.
+    vectors : ndarray of shape (2, 2) or None
+        Lattice vectors ``(y, x)``, px.
+    readings : Readings or None
+        What the rows say of the fitted columns, for other uses than ``registration``.
+    """
+
+    columns: NDArray[np.float64]
+    rest: NDArray[np.float64]
+    signal: NDArray[np.float64]
+    trusted: NDArray[np.bool_]
+    fits: ColumnFits | None
+    registration: Registration | None
+    spacing: float | None
+    width: float
+    vectors: NDArray[np.float64] | None = None
+    readings: Readings | None = None
+
+
+def row_difference(values: NDArray) -> NDArray[np.float64]:
+    """Fourth difference across rows at every row that has two neighbours on both sides: ``(n_y - 4, n_x)``."""
+    n = len(values) - 4
+    return sum(weight * values[i : i + n] for i, weight in enumerate(DIFFERENCE))
+
+
+def find_specimen(bright: NDArray, *, rounds: int = ROUNDS) -> Specimen:
+    """Fit the columns of an image and register its rows to them, in turns.
+
+    Parameters
+    ----------
+    bright : ndarray of shape (n_y, n_x)
+        One image, columns bright.
+    rounds : int
+        Fits of columns, each with the rows where the last one put them; up to twice as many until the rows settle.
+
+    Notes
+    -----
+    Columns come from the image seen through a filter of a fifth of the spacing, and from what the first fits leave
+    above the noise (faint sublattices). Without a lattice or with fewer than four columns nothing is fitted.
+    """
+    values = np.asarray(bright, dtype=np.float64)
+    periodicity = find_periodicity(_middle(values, LATTICE_SQUARE))
+    spacing = periodicity.spacing
+    if spacing is None or spacing < 4 or min(values.shape) < 16:
+        return _without_columns(values, spacing)
+    fits = _first_columns(values, spacing)
+    if fits is None:
+        return _without_columns(values, spacing)
+    shifts, registration = np.zeros(values.shape), None
+    for i in range(2 * rounds):
+        columns = render_columns(fits, values.shape, shifts)
+        rest = values - columns
+        variance = _reading_variance(rest, columns, float(np.median(fits.sigma)))
+        readings = read_shifts(rest - _local_level(rest, fits), slope(columns), fits, shifts, variance)
+        registration = register(readings, values.shape, find_length=i > 0)
+        change = float(np.sqrt(((registration.shifts - shifts) ** 2).mean()))
+        if registration.jitter > LARGEST * float(np.median(fits.sigma)):
+            registration = register(readings.none(), values.shape)
+        shifts = registration.shifts
+        if i == 0:
+            fits = _with_faint_columns(values, rest, fits, spacing, math.sqrt(float(np.median(variance))))
+        fits = _fit(values, np.column_stack([fits.y, fits.x]), float(np.median(fits.sigma)), shifts, 2, 2)
+        if fits is None:
+            return _without_columns(values, spacing)
+        if i >= rounds - 1 and change < SETTLED:
+            break
+    columns = render_columns(fits, values.shape, shifts)
+    rest = values - columns
+    variance = _reading_variance(rest, columns, float(np.median(fits.sigma)))
+    readings = read_shifts(rest - _local_level(rest, fits), slope(columns), fits, shifts, variance)
+    smooth = ndimage.gaussian_filter(rest, max(2.0, 0.5 * spacing))
+    width = float(np.median(fits.sigma))
+    jitter = registration.jitter if registration else 0.0
+    trusted = _away_from_border(values.shape, BORDER * width, BORDER * width + 2 * jitter)
+    return Specimen(
+        columns, rest, columns + smooth, trusted, fits, registration, spacing, width, periodicity.vectors, readings
+    )
+
+
+def _without_columns(values: NDArray, spacing: float | None) -> Specimen:
+    width = 0.2 * spacing if spacing else 2.0
+    smooth = ndimage.gaussian_filter(values, max(0.8, 0.5 * width))
+    everywhere = np.ones(values.shape, dtype=bool)
+    return Specimen(np.zeros_like(values), values, smooth, everywhere, None, None, spacing, width)
+
+
+def _away_from_border(shape: tuple[int, ...], margin_y: float, margin_x: float) -> NDArray[np.bool_]:
+    inside = np.zeros(shape, dtype=bool)
+    y, x = (min(math.ceil(m), n // 8) for m, n in zip((margin_y, margin_x), shape, strict=True))
+    inside[y : shape[0] - y, x : shape[1] - x] = True
+    return inside
+
+
+def _middle(values: NDArray, size: int) -> NDArray:
+    top, left = (max(0, (n - size) // 2) for n in values.shape)
+    return values[top : top + size, left : left + size]
+
+
+def _first_columns(values: NDArray, spacing: float) -> ColumnFits | None:
+    """Fits of the peaks that stand out. Columns that are narrow for their spacing may come in pairs: they are sought
+    through a narrower filter, nearer to each other.
+    """
+    usual = float(np.clip(FIRST_WIDTH * spacing, 1.0, 12.0))
+    width = _width(values, spacing) or usual
+    paired = width < PAIRED * spacing
+    sigma, apart = (max(0.6 * width, 0.8), 2.2 * width) if paired else (usual, 0.6 * spacing)
+    response = column_response(values, sigma)
+    difference = row_difference(values)
+    noise = 1.4826 * float(np.median(np.abs(difference)))
+    # white noise through a Gaussian keeps 1 / (4 pi s^2) of its variance, a little less without its surround
+    least = 5 * noise / (2 * math.sqrt(math.pi) * sigma) if paired else 0.0
+    threshold = max(PROMINENT * float(np.quantile(response, 0.995)), least)
+    peaks = find_peaks(response, threshold=threshold, min_distance=apart)
+    return _fit(values, peaks, width if paired else usual, None, 5, 2)
+
+
+def _width(values: NDArray, spacing: float) -> float | None:
+    """Sigma of the columns from how alike rows one and two px apart are: ``exp(-k^2 / (4 sigma^2))``."""
+    flat = values - ndimage.gaussian_filter(values, 0.6 * spacing)
+    flat = flat - np.median(flat, axis=1, keepdims=True)
+    near, far = (float((flat[:-k] * flat[k:]).mean()) for k in (1, 2))
+    return math.sqrt(0.75 / math.log(near / far)) if near > far > 0 else None
+
+
+def _fit(
+    values: NDArray, peaks: NDArray, width: float, shifts: NDArray | None, rounds: int, iterations: int
+) -> ColumnFits | None:
+    if len(peaks) < FEWEST_COLUMNS:
+        return None
+    fits = fit_columns(values, peaks, width, shifts=shifts, rounds=rounds, iterations=iterations)
+    with np.errstate(invalid="ignore"):
+        good = fits.take(~fits.failed & (fits.amplitude > 3 * fits.amplitude_err))
+    return good if len(good) >= FEWEST_COLUMNS else None
+
+
+def _with_faint_columns(values: NDArray, rest: NDArray, fits: ColumnFits, spacing: float, noise: float) -> ColumnFits:
+    """The fits and, unfitted, the peaks that they have left, which are no closer to them than columns are."""
+    width = float(np.median(fits.sigma))
+    peaks = peaks_above_noise(rest, width, noise=noise, min_distance=0.6 * spacing, significance=6.0)
+    known = np.column_stack([fits.y, fits.x])
+    apart = cKDTree(known).query(peaks)[0] if len(peaks) else np.empty(0)
+    new = peaks[apart > max(0.5 * spacing, 1.5 * width)]
+    if len(new) == 0:
+        return fits
+    found = _fit(rest, new, width, None, 2, 3)
+    if found is None:
+        return fits
+    return ColumnFits(**{k: np.concatenate([v, getattr(found, k)]) for k, v in vars(fits).items()})
+
+
+def _local_level(rest: NDArray, fits: ColumnFits) -> float:
+    return float(np.median(fits.background))
+
+
+def _reading_variance(rest: NDArray, columns: NDArray, width: float) -> NDArray:
+    """Variance of the noise as a reading of a displacement feels it: that of a pixel, times the noise's colour.
+
+    A reading sums noise weighted by the slope of a Gaussian, whose autocorrelation is ``(1 - k^2 / (2 s^2))
+    exp(-k^2 / (4 s^2))``: short correlation of the noise makes it worse, a row's offset does not.
+    """
+    difference = row_difference(rest)
+    limit = 8 * 1.4826 * float(np.median(np.abs(difference)))
+    difference = np.clip(difference, -limit, limit)
+    square = difference**2
+    signal = columns[2:-2]
+    dim = signal < 0.1 * max(float(np.quantile(signal, 0.99)), 1e-300)
+    base = float(square[dim].mean()) if dim.sum() > 100 else float(square.mean())
+    extra = float(((square - base) * signal).sum() / max(float((signal**2).sum()), 1e-300))
+    lags = np.arange(1, min(math.ceil(4 * width), rest.shape[1] - 1) + 1)
+    ratio = (lags / width) ** 2
+    weight = (1 - ratio / 2) * np.exp(-ratio / 4)
+    correlation = np.array([(difference[:, k:] * difference[:, :-k]).mean() for k in lags]) / max(square.mean(), 1e-300)
+    colour = max(1 + 2 * float((weight * correlation).sum()), 0.1)
+    floor = max(0.05 * base, 1e-300)
+    return colour * np.maximum(base + max(extra, -base) * columns, floor)

@@ -2,7 +2,12 @@
 
 from pathlib import Path
 
-PAGES = ("plot_noise_model.py", "plot_whole_pipeline.py", "plot_grid_search.py")
+PAGES = (
+    "plot_noise_in_my_image.py",
+    "plot_straighten_the_rows.py",
+    "plot_whole_pipeline.py",
+    "plot_grid_search.py",
+)
 
 
 class GalleryOrder:

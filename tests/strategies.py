@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from stemkit import BackgroundNoise, Detector, NoiseModel, PointwiseNoise, ScanNoise
+from stemkit.columns import ColumnFits, fit_columns
 
 #: Statistical tests fail at this many standard deviations of what they estimate.
 SIGMAS = 5.0
@@ -50,6 +52,7 @@ def scans() -> st.SearchStrategy[ScanNoise]:
         length=row_lengths(),
         jitter=st.floats(0, 2),
         jitter_length=row_lengths(),
+        jitter_y=st.just(0.0) | st.floats(0, 1),
     )
 
 
@@ -120,3 +123,24 @@ def crystal(
     image = gaussians(shape, lattice_positions(shape, spacing, angle, margin=4 * sigma), sigma)
     centres = lattice_positions(shape, spacing, angle, (0.5, 0.5), margin=4 * sigma)
     return image + gaussians(shape, centres, sigma, second)
+
+
+def displacements(model: NoiseModel, shape: tuple[int, int], seed: int, axis: int = 1) -> NDArray[np.float64]:
+    """Where the beam stood along x (or y, axis 0), px, when ``model.apply(..., random_state=seed)`` drew an image."""
+    ramp = np.indices(shape)[axis].astype(float)
+    # what the seed draws before the displacements is drawn here, too, and is too small to be seen
+    background = replace(model.background, amplitude=min(model.background.amplitude, 1e-12))
+    scan = replace(model.scan, amplitude=0.0)
+    return NoiseModel(background=background, scan=scan).apply(ramp, random_state=seed) - ramp
+
+
+def realised_background(model: NoiseModel, shape: tuple[int, int], seed: int) -> NDArray[np.float64]:
+    """The background that the same call has drawn, over the contrast, columns bright."""
+    return NoiseModel(background=model.background).apply(np.zeros(shape), random_state=seed)
+
+
+def columns_of(shape: tuple[int, int], spacing: float = 18.0, sigma: float = 3.0) -> tuple[NDArray, ColumnFits]:
+    """A crystal of whole columns, 1 on 0, and the fits that describe it exactly."""
+    positions = lattice_positions(shape, spacing, margin=-2.5 * sigma)
+    clean = gaussians(shape, positions, sigma)
+    return clean, fit_columns(clean, positions, sigma)

@@ -12,7 +12,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import stemkit
-from stemkit import AtomDetector, NoiseCalibrator, SFINDenoiser, STEMSynthesizer
+from stemkit import AtomDetector, NoiseCalibrator, RowAligner, SFINDenoiser, STEMSynthesizer
 
 ANY_WIDTH = {
     "check_n_features_in": "images of any width are accepted",
@@ -27,6 +27,7 @@ OUR_OWN = {"check_transformer_general": "rows are not samples; see test_fit_tran
 A_TABLE = {"check_transformer_data_not_an_array": "the output is a table"}
 EXPECTED_FAILURES = {
     NoiseCalibrator: ANY_WIDTH | OUR_OWN,
+    RowAligner: ANY_WIDTH | OUR_OWN,
     STEMSynthesizer: ANY_WIDTH,
     SFINDenoiser: ANY_WIDTH | NOT_SAMPLES | OUR_OWN,
     AtomDetector: ANY_WIDTH | NOT_SAMPLES | OUR_OWN | A_TABLE,
@@ -40,6 +41,7 @@ def expected_failures(estimator):
 
 @pytest.mark.filterwarnings("ignore:the image is .* px:UserWarning")
 @pytest.mark.filterwarnings("ignore:the image does not say its mode:UserWarning")
+@pytest.mark.filterwarnings("ignore:no lattice of columns was found:UserWarning")
 @pytest.mark.filterwarnings("ignore:y .*there is no truth to score against:UserWarning")
 @parametrize_with_checks(ESTIMATORS, expected_failed_checks=expected_failures)
 def test_scikit_learn_s_checks(estimator, check):
@@ -51,7 +53,7 @@ def noisy():
     return STEMSynthesizer(shape=(64, 64), arrangements=("lattice",), random_state=2).sample(2)["noisy"]
 
 
-TRANSFORMERS = [NoiseCalibrator(), SFINDenoiser(), AtomDetector()]
+TRANSFORMERS = [NoiseCalibrator(), RowAligner(), SFINDenoiser(), AtomDetector()]
 
 
 @pytest.mark.parametrize("estimator", TRANSFORMERS, ids=lambda e: type(e).__name__)
@@ -70,7 +72,7 @@ def test_a_pickled_estimator_does_the_same(estimator, noisy):
     np.testing.assert_array_equal(np.asarray(fitted.transform(noisy)), np.asarray(again.transform(noisy)))
 
 
-@pytest.mark.parametrize("estimator", [NoiseCalibrator(), SFINDenoiser()], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("estimator", [NoiseCalibrator(), RowAligner(), SFINDenoiser()], ids=lambda e: type(e).__name__)
 class TestInIsOut:
     @pytest.mark.parametrize(
         ("dtype", "out"), [(np.float32, np.float32), (np.float64, np.float64), (np.uint16, np.float32)]
@@ -105,6 +107,7 @@ class TestInIsOut:
 
 
 @pytest.mark.filterwarnings("ignore:the image is .* px:UserWarning")
+@pytest.mark.filterwarnings("ignore:no lattice of columns was found:UserWarning")
 @pytest.mark.parametrize("shape", [(1, 1), (1, 30), (30, 1), (3, 5), (7, 33)])
 @pytest.mark.parametrize("estimator", TRANSFORMERS, ids=lambda e: type(e).__name__)
 def test_there_is_no_smallest_size(estimator, shape):

@@ -19,6 +19,7 @@ __all__ = [
     "add_network_arguments",
     "add_output_arguments",
     "for_each_file",
+    "frames",
     "load",
     "outputs",
 ]
@@ -77,6 +78,11 @@ def load(path: Path, arguments: argparse.Namespace, cut: bool = False) -> xr.Dat
             f"up to {columns.stop}"
         )
     return image.isel(y=rows, x=columns)
+
+
+def frames(image: xr.DataArray) -> list[str]:
+    """What the names of results of one image each end in: nothing for an image, a number per frame of a stack."""
+    return [""] if image.ndim == 2 else [f"_{i:03d}" for i in range(len(image))]
 
 
 def for_each_file(arguments: argparse.Namespace, work: Callable[[Path, str], None]) -> int:

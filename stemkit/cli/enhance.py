@@ -11,6 +11,7 @@ from stemkit.cli.common import (
     add_network_arguments,
     add_output_arguments,
     for_each_file,
+    frames,
     load,
     outputs,
 )
@@ -44,8 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
         image = load(path, arguments)
         stem = f"{name}_enhanced"
         # a picture shows one image, the other formats hold stacks
-        frames = [""] if arguments.format != "png" or image.ndim == 2 else [f"_{i:03d}" for i in range(len(image))]
-        targets = outputs(arguments, *(f"{stem}{frame}.{arguments.format}" for frame in frames))
+        endings = frames(image) if arguments.format == "png" else [""]
+        targets = outputs(arguments, *(f"{stem}{ending}.{arguments.format}" for ending in endings))
         _write(denoiser.fit_transform(image), targets, arguments)
         print(*targets, sep="\n")
 

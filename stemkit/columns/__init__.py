@@ -1,6 +1,6 @@
 """Finding and fitting atomic columns: plain arrays in and out, bright columns only."""
 
-from stemkit.columns.candidates import column_response, find_peaks, peaks_above_noise
+from stemkit.columns.candidates import column_response, find_peaks, nearest_distances, peaks_above_noise
 from stemkit.columns.fitting import ColumnFits, absorbed, fit_columns, render_columns
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "column_response",
     "find_peaks",
     "fit_columns",
+    "nearest_distances",
     "peaks_above_noise",
     "render_columns",
 ]

@@ -90,9 +90,9 @@ def fit_columns(
         Lag-1 correlation of the noise along the row, taken as autoregressive.
     streaks : float
         Standard deviation of offsets that a row has as a whole, across the width of a column.
-    shifts : ndarray of shape (n_y, n_x), optional
-        Where the beam stood, relative to its place in the grid, along x, px: pixel x recorded ``x + shift``. Positions
-        are then those on the undisturbed grid.
+    shifts : ndarray of shape (2, n_y, n_x), optional
+        Where the beam stood, relative to its place in the grid, along y and x, px: pixel x recorded ``x + shift``.
+        Positions are then those on the undisturbed grid.
     fit_sigma : bool
         False keeps every width at ``sigma``.
     rounds, iterations : int
@@ -208,8 +208,8 @@ def _gaussian(parameters: Tensor, rows: Tensor, cols: Tensor, scan: Tensor | Non
     dy = (rows - y[:, None])[:, :, None]
     dx = (cols - x[:, None])[:, None, :]
     if scan is not None:
-        r, c = rows.clamp(0, scan.shape[0] - 1)[:, :, None], cols.clamp(0, scan.shape[1] - 1)[:, None, :]
-        dx = dx + scan[r, c]
+        r, c = rows.clamp(0, scan.shape[1] - 1)[:, :, None], cols.clamp(0, scan.shape[2] - 1)[:, None, :]
+        dy, dx = dy + scan[0][r, c], dx + scan[1][r, c]
     return torch.exp(-0.5 * (dy**2 + dx**2) / sigma[:, None, None] ** 2), dy, dx
 
 

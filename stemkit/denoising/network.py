@@ -375,7 +375,15 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
     def _carrying(self, image: xr.DataArray, maps: dict[str, NDArray], mode: str) -> xr.DataArray:
         dtype = float_dtype(image.dtype)
         out = image.copy(data=maps[self.target].astype(dtype))
-        made = {"stemkit": stemkit.__version__, "step": "enhance", "target": self.target, "weights": self.info_.sha256}
+        made: dict[str, Any] = {
+            "stemkit": stemkit.__version__,
+            "step": "enhance",
+            "target": self.target,
+            "weights": self.info_.sha256,
+        }
+        before = image.attrs.get("stemkit")
+        if isinstance(before, str):
+            made["previous"] = json.loads(before)
         out.attrs = {**image.attrs, "mode": mode, "stemkit": json.dumps(made)}
         recorded = image.coords[MEASURED].values if MEASURED in image.coords else image.values
         # what transform returns is no map beside it; but a map in another's place must not be taken for the image

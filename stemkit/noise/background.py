@@ -22,6 +22,8 @@ NEAR, LEAST = (2.0, 1.6, 1.3), 0.15
 REACH, PART = 3.0, 0.35
 #: The residual of the columns' model that a background can't be told from, as a part of the amplitude.
 MISFIT = 0.01
+#: A background no longer than this many widths of a column is none.
+NO_LONGER = 1.8
 #: A correction is itself uncertain by this part.
 CORRECTED = 0.15
 DEFAULT_LENGTH = 32.0
@@ -88,6 +90,9 @@ def background_statistics(
     area = float(n_y * n_x)
     seen, some = _fit(distance, covariance, pairs, area)
     if seen[0] == 0.0:
+        return BackgroundStatistics(0.0, DEFAULT_LENGTH, MISFIT, math.nan, distance, covariance)
+    if seen[1] < NO_LONGER * float(np.median(fits.sigma)):
+        # as long as a column is wide: what its model leaves of it
         return BackgroundStatistics(0.0, DEFAULT_LENGTH, MISFIT, math.nan, distance, covariance)
     lost, longer = _taken_by_fits(rest.shape, use, fits, seen[1])
     squared, length = seen[0] / lost, seen[1] / longer

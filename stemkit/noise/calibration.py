@@ -45,6 +45,8 @@ __all__ = ["NoiseCalibrator"]
 
 #: Larger images are looked at in part: this many pixels, in rows of at most this length, and at least so many rows.
 MOST_PIXELS, LONGEST_ROW, FEWEST_ROWS = 2**18, 2048, 128
+#: Noise is looked at without what a Gaussian of this width holds, px.
+QUICK = 6.0
 #: Jitter that changes along the row counts from this part of the variance of that which doesn't.
 LOCAL = 0.1
 #: Bias of a fitted amplitude A of error e is about this times e^2 / A, for fits whose place and width are free.
@@ -207,9 +209,15 @@ def _calibrate(values: NDArray, mode: str) -> tuple[NoiseModel, dict[str, float]
     good = specimen.trusted & ~saturated(bright) & recorded_rows(values)[rows, None]
     signal, rest = (specimen.signal - level) / contrast, (specimen.rest - level) / contrast
     split = row_statistics(
-        rest, signal, slope(signal), slope(signal, 0), valid=good, registration=specimen.registration
+        rest,
+        signal,
+        slope(signal),
+        slope(signal, 0),
+        valid=good,
+        registration=specimen.registration,
+        across=specimen.across,
     )
-    kind, shape, shape_std = _law(rest, signal, split, good)
+    kind, shape, shape_std = _law(rest, signal, split, good, specimen.fits)
     background = _background(rest, specimen, split, good, float(signal.mean()))
     scan, scan_std = _scan(specimen, split, len(whole) / len(bright))
     model = NoiseModel(
@@ -320,7 +328,9 @@ def _split_point(amplitudes: NDArray) -> float:
     return float(a[best + 1]) if between[best] > 0.8 * a.var() and len(a) - best > 3 else float(a[0])
 
 
-def _law(rest: NDArray, signal: NDArray, split: RowStatistics, good: NDArray) -> tuple[str, float, float]:
+def _law(
+    rest: NDArray, signal: NDArray, split: RowStatistics, good: NDArray, fits: ColumnFits | None
+) -> tuple[str, float, float]:
     """Kind, shape and the shape's standard deviation."""
     if rest.shape[0] < 8 or (split.readout == 0 and split.gain == 0):
         return "tukey", NORMAL, math.nan
@@ -332,9 +342,22 @@ def _law(rest: NDArray, signal: NDArray, split: RowStatistics, good: NDArray) ->
     if not known.any():
         return "tukey", NORMAL, math.nan
     share = float((pointwise[known] / variance[known]).mean())
-    if is_counted(difference, known, split.gain, variance, split.correlation_x):
+    if _skewed_like_counts(rest, signal, split, good, fits):
         return "poisson", NORMAL, math.nan
     return "tukey", *tukey_shape(difference / np.sqrt(variance), share, known)
+
+
+def _skewed_like_counts(
+    rest: NDArray, signal: NDArray, split: RowStatistics, good: NDArray, fits: ColumnFits | None
+) -> bool:
+    """Whether the noise between the columns, where no model of them is in the way, has the skewness of counts."""
+    quick = rest - ndimage.gaussian_filter(rest, QUICK)
+    use = between_columns(rest.shape, fits) & good
+    variance = np.maximum(split.readout**2 + split.gain * signal[use], 0.05 * split.readout**2) + split.streaks**2
+    if not use.any() or variance.min() <= 0:
+        return False
+    deviation = np.sqrt(variance)
+    return is_counted(quick[use] / deviation, split.gain, deviation, split.correlation_x)
 
 
 def _background(
@@ -369,14 +392,18 @@ def _scan(specimen: Specimen, split: RowStatistics, larger: float) -> tuple[Scan
         length, length_std = found.length, found.length_std
         if math.isinf(length) and split.left**2 > LOCAL * jitter**2:
             jitter, jitter_std, length = _partly_whole(jitter, jitter_std, split, specimen.rest.shape[1])
+    across = specimen.across
+    whole_y, whole_y_std = (0.0, 0.0) if across is None else (across.jitter, across.jitter_std)
+    jitter_y = math.hypot(whole_y, split.left_y)
+    left_y_std = split.std.get("left_y", math.nan)
     std = {
         "scan.amplitude": split.std.get("streaks", math.nan),
         "scan.length": split.std.get("streak_length", math.nan),
         "scan.jitter": jitter_std,
         "scan.jitter_length": length_std,
-        "scan.jitter_y": split.std.get("jitter_y", math.nan),
+        "scan.jitter_y": math.hypot(left_y_std / 2, whole_y * whole_y_std) / max(jitter_y, left_y_std**0.5, 1e-150),
     }
-    return ScanNoise(split.streaks, split.streak_length, jitter, length, split.jitter_y), std
+    return ScanNoise(split.streaks, split.streak_length, jitter, length, jitter_y), std
 
 
 def _partly_whole(whole: float, whole_std: float, split: RowStatistics, n_x: int) -> tuple[float, float, float]:

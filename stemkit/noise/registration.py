@@ -19,7 +19,7 @@ REACH = 2.2
 FEWEST_ROWS = 8
 #: Blocks of rows whose separate curves give the errors of the covariance along a row.
 BLOCKS = 8
-MOST_PAIRED = 700
+MOST_PAIRED = 400
 #: The displacement is called a field along the row only where its covariance falls by this many standard deviations.
 SURE = 4.0
 #: The variance of a reading is known within this part, which is what remains of it in the jitter.
@@ -35,21 +35,31 @@ class Readings:
     """What each row says of each column's place along x, ``(n_columns, n_y)``.
 
     ``shift`` is the beam's displacement in px, ``weight`` the inverse of its variance; 0 where the row does not
-    cross the column.
+    cross the column. ``modes`` ``(n_modes, n_columns, n_y)`` are what an error of the column's own parameters makes of
+    the readings, orthonormal under the weights: nothing of that kind is known.
     """
 
     shift: NDArray[np.float64]
     weight: NDArray[np.float64]
     x: NDArray[np.float64]
+    modes: NDArray[np.float64]
 
     def none(self) -> Readings:
         """The same without any weight."""
-        return Readings(self.shift, np.zeros_like(self.weight), self.x)
+        return Readings(self.shift, np.zeros_like(self.weight), self.x, self.modes)
+
+    def weighted_modes(self) -> NDArray[np.float64]:
+        """``weight * modes``."""
+        return self.weight * self.modes
+
+    def take(self, chosen: NDArray) -> Readings:
+        """Those of some columns."""
+        return Readings(self.shift[chosen], self.weight[chosen], self.x[chosen], self.modes[:, chosen])
 
 
 @dataclass(frozen=True)
 class Registration:
-    """Displacement of the beam along x.
+    """Displacement of the beam along x, or along y.
 
     Parameters
     ----------
@@ -85,7 +95,9 @@ def slope(image: NDArray, axis: int = 1) -> NDArray[np.float64]:
     return ndimage.correlate1d(image, np.array([1.0, -8.0, 0.0, 8.0, -1.0]) / 12.0, axis=axis, mode="nearest")
 
 
-def read_shifts(residual: NDArray, gradient: NDArray, fits: ColumnFits, shifts: NDArray, variance: NDArray) -> Readings:
+def read_shifts(
+    residual: NDArray, gradient: NDArray, fits: ColumnFits, shifts: NDArray, variance: NDArray, *, axis: int = 1
+) -> Readings:
     """The displacement that each row shows at each column, from the residual of the columns' model.
 
     Parameters
@@ -93,13 +105,15 @@ def read_shifts(residual: NDArray, gradient: NDArray, fits: ColumnFits, shifts: 
     residual : ndarray of shape (n_y, n_x)
         The image without its model at ``shifts``.
     gradient : ndarray of shape (n_y, n_x)
-        Derivative of that model along x.
+        Derivative of that model along the axis.
     fits : ColumnFits
         The model.
-    shifts : ndarray of shape (n_y, n_x)
-        Displacements that the model has already, px.
+    shifts : ndarray of shape (2, n_y, n_x)
+        Displacements along y and x that the model has already, px.
     variance : ndarray of shape (n_y, n_x)
         Variance that the noise has for a reading: that of a pixel times the colour of the noise.
+    axis : int
+        Displacements along x, or along y (0).
 
     Notes
     -----
@@ -113,27 +127,73 @@ def read_shifts(residual: NDArray, gradient: NDArray, fits: ColumnFits, shifts: 
     place = np.clip(np.round(fits.x).astype(int), 0, n_x - 1)
     safe = np.clip(row, 0, n_y - 1)
     # the beam meets the column where it stands, not where the column is
-    at = shifts[safe, place[:, None]]
-    col = np.round(fits.x[:, None] - at).astype(int)[:, :, None] + span
+    at_y, at_x = (shift[safe, place[:, None]] for shift in shifts)
+    col = np.round(fits.x[:, None] - at_x).astype(int)[:, :, None] + span
     inside = ((row >= 0) & (row < n_y))[:, :, None] & (col >= 0) & (col < n_x)
     flat = safe[:, :, None] * n_x + np.clip(col, 0, n_x - 1)
-    dx = col + at[:, :, None] - fits.x[:, None, None]
-    dy = row - fits.y[:, None]
+    dx = col + at_x[:, :, None] - fits.x[:, None, None]
+    dy = (row + at_y - fits.y[:, None])[:, :, None]
     width = fits.sigma[:, None, None]
-    own = -fits.amplitude[:, None, None] * dx / width**2 * np.exp(-0.5 * (dx**2 + dy[:, :, None] ** 2) / width**2)
-    own = own * inside
+    own = -fits.amplitude[:, None, None] * (dx if axis == 1 else dy) / width**2
+    own = own * np.exp(-0.5 * (dx**2 + dy**2) / width**2) * inside
     own = (own - own.sum(2, keepdims=True) / np.maximum(inside.sum(2, keepdims=True), 1)) * inside
     top = (own * residual.ravel()[flat]).sum(2)
     bottom = (own * gradient.ravel()[flat]).sum(2)
     noise = (own**2 * variance.ravel()[flat]).sum(2)
     # a column that is cut by the border, or whose neighbour turns the slope around, tells nothing
     good = (bottom > 0.3 * (own**2).sum(2)) & (noise > 0) & (inside.sum(2) > reach)
-    n = len(fits)
+    n, at = len(fits), at_x if axis == 1 else at_y
     shift, weight = np.zeros((n, n_y)), np.zeros((n, n_y))
     index = np.broadcast_to(np.arange(n)[:, None], row.shape)[good]
     shift[index, row[good]] = top[good] / bottom[good] + at[good]
     weight[index, row[good]] = bottom[good] ** 2 / noise[good]
-    return Readings(shift, weight, fits.x)
+    effects = [np.ones(row.shape)]
+    if axis == 0:
+        # a column that is taken for too bright or too wide seems displaced up on one side and down on the other
+        bump = np.exp(-0.5 * (dx**2 + dy**2) / width**2)
+        safe_bottom = np.where(good, bottom, 1.0)
+        effects += [(own * bump * r).sum(2) / safe_bottom for r in (1.0, dx**2 + dy**2)]
+        shift = _without_profile(shift, weight, np.arange(n_y) - fits.y[:, None], fits.amplitude)
+    else:
+        shift = _without_tilt(shift, weight, np.arange(n_y) - fits.y[:, None])
+    modes = np.zeros((len(effects), n, n_y))
+    for mode, effect in zip(modes, effects, strict=True):
+        mode[index, row[good]] = effect[good]
+    return Readings(shift, weight, fits.x, _orthonormal(modes, weight))
+
+
+def _without_tilt(shift: NDArray, weight: NDArray, dy: NDArray) -> NDArray[np.float64]:
+    """Readings along x without a slant that all columns have in common: an astigmatic probe draws tilted ellipses."""
+    slant = float((weight * shift * dy).sum() / max(float((weight * dy**2).sum()), 1e-300))
+    return np.where(weight > 0, shift - slant * dy, shift)
+
+
+def _without_profile(shift: NDArray, weight: NDArray, dy: NDArray, amplitude: NDArray) -> NDArray[np.float64]:
+    """Readings along y without what all columns of about the same height have in common at the same distance from their
+    centres: columns are no Gaussians, and where a lattice is level they would all say so in the same row.
+    """
+    group = np.searchsorted(np.quantile(amplitude, [1 / 3, 2 / 3]), amplitude)
+    place = np.rint(dy).astype(int)
+    reach = int(np.abs(place[weight > 0]).max(initial=0))
+    use = weight > 0
+    index = (group[:, None] * (2 * reach + 1) + place + reach)[use]
+    total = np.bincount(index, weight[use], 3 * (2 * reach + 1))
+    mean = np.bincount(index, (weight * shift)[use], 3 * (2 * reach + 1)) / np.maximum(total, 1e-300)
+    out = shift.copy()
+    out[use] -= mean[index]
+    return out
+
+
+def _orthonormal(modes: NDArray, weight: NDArray) -> NDArray[np.float64]:
+    """Gram-Schmidt for each column, under its weights; a mode that the others hold becomes 0."""
+    out = np.zeros_like(modes)
+    for i, mode in enumerate(modes):
+        rest = mode.copy()
+        for known in out[:i]:
+            rest -= (weight * rest * known).sum(1, keepdims=True) * known
+        norm, before = (np.sqrt((weight * m**2).sum(1, keepdims=True)) for m in (rest, mode))
+        out[i] = np.where(norm > 1e-6 * before, rest / np.maximum(norm, 1e-300), 0.0)
+    return out
 
 
 def register(readings: Readings, shape: tuple[int, int], *, find_length: bool = True) -> Registration:
@@ -148,12 +208,13 @@ def register(readings: Readings, shape: tuple[int, int], *, find_length: bool = 
 
     Notes
     -----
-    Readings are ``d_y - delta_c + noise``, with the displacement of the row and the error of the column's place. With
-    the places eliminated, the rows' information is ``S = diag(sum_c w_cy) - sum_c w_c w_c^T / sum_y w_cy`` and
-    ``S^-1 u`` their estimate; along the eigenvectors of S, u has the variance ``lambda + jitter^2 lambda^2``, which
-    gives the jitter by maximum likelihood (restricted: Patterson and Thompson 1971, doi:10.1093/biomet/58.3.545). The
-    displacements are their expectation under it, and the RMS is that of the image at hand: ``E[sum d^2]``, with its
-    variance ``sum 2 P^2 + 4 d^2 P`` for a posterior covariance of eigenvalues P.
+    Readings are ``d_y - q_cy e_c + noise``, with the displacement of the row and the errors of the column's parameters
+    (its place; along y its height and width, too), whose modes q are orthonormal. With those eliminated, the rows'
+    information is ``S = diag(sum_c w_cy) - sum_c (w q)_c (w q)_c^T`` and ``S^-1 u`` their estimate; along the
+    eigenvectors of S, u has the variance ``lambda + jitter^2 lambda^2``, which gives the jitter by maximum likelihood
+    (restricted: Patterson and Thompson 1971, doi:10.1093/biomet/58.3.545). The displacements are their expectation
+    under it, and the RMS is that of the image at hand: ``E[sum d^2]``, with its variance ``sum 2 P^2 + 4 d^2 P`` for a
+    posterior covariance of eigenvalues P.
 
     Where the covariance between columns of a row falls with their distance, the displacement is a field along the
     row, ``jitter^2 exp(-distance^2 / (4 length^2))``, and its expectation that of a Gaussian process.
@@ -183,9 +244,10 @@ def _whole_rows(readings: Readings, pairs: tuple[float, float]) -> tuple[NDArray
     likelihood contradicts it.
     """
     w, t = readings.weight, readings.shift
-    per_column = np.maximum(w.sum(1), 1e-300)
-    information = np.diag(w.sum(0)) - (w / per_column[:, None]).T @ w
-    u = (w * t).sum(0) - w.T @ ((w * t).sum(1) / per_column)
+    information, u = np.diag(w.sum(0)), (w * t).sum(0)
+    for mode in readings.weighted_modes():
+        information = information - mode.T @ mode
+        u = u - mode.T @ (mode * t).sum(1)
     values, vectors = np.linalg.eigh(information)
     values = np.maximum(values, 0.0)
     along = vectors.T @ u
@@ -227,12 +289,12 @@ def _likeliest(values: NDArray, along: NDArray) -> float:
 
 
 def _some(readings: Readings) -> Readings:
-    """Readings of at most 700 columns: pairs grow with the square of their number."""
+    """Readings of at most MOST_PAIRED columns: pairs grow with the square of their number."""
     n = len(readings.x)
     if n <= MOST_PAIRED:
         return readings
     chosen = np.random.default_rng(0).permutation(n)[:MOST_PAIRED]
-    return Readings(readings.shift[chosen], readings.weight[chosen], readings.x[chosen])
+    return readings.take(chosen)
 
 
 # --- displacements that change along the row ---------------------------------------------------------------------
@@ -245,17 +307,22 @@ def _along_row(
     its mean with its standard deviation.
     """
     w, n_y = readings.weight, readings.weight.shape[1]
-    per_column = np.maximum(w.sum(1), 1e-300)
-    centred = w * (readings.shift - ((w * readings.shift).sum(1) / per_column)[:, None])
+    modes = readings.weighted_modes()
+    centred = w * readings.shift
+    for mode, free in zip(modes, readings.modes, strict=True):
+        centred = centred - w * free * (mode * readings.shift).sum(1, keepdims=True)
     apart = np.abs(readings.x[:, None] - readings.x[None, :])
     edges = _edges(readings)
     index = np.digitize(apart, edges) - 1
     index[(index < 0) | (index >= len(edges) - 1) | (np.tri(len(apart), dtype=bool))] = len(edges) - 1
     flat, n_bins = index.ravel(), len(edges)
     shared = w @ w.T
-    # the column's place takes its part of every displacement in its rows
-    seen = shared - (w**2 @ w.T) / per_column[:, None] - (w @ (w**2).T) / per_column[None, :]
-    seen += (shared / per_column[:, None]) * (shared / per_column[None, :])
+    # the column's parameters take their part of every displacement in its rows
+    taken = (modes**2).sum(0)
+    seen = shared - taken @ w.T - w @ taken.T
+    for one in modes:
+        for other in modes:
+            seen += (one @ other.T) ** 2
     bottom = np.bincount(flat, seen.ravel(), n_bins)[:-1]
     middle = np.bincount(flat, apart.ravel() * shared.ravel(), n_bins)[:-1] / np.maximum(
         np.bincount(flat, shared.ravel(), n_bins)[:-1], 1e-300
@@ -319,7 +386,8 @@ def _fall(
     fall = rms**2 * np.exp(-((distance / (2 * length)) ** 2))
     gain = float((weight * ((covariance - flat) ** 2 - (covariance - fall) ** 2)).sum())
     drop = fall[0] - fall[-1]
-    if length > distance.max() or gain < SURE**2 or drop < 0.25 * fall[0]:
+    # columns that are farther apart than the displacement is long can't tell its length
+    if not distance.min() / 2 < length < distance.max() or gain < SURE**2 or drop < 0.25 * fall[0]:
         return whole
     left_out = np.array([fit(one) for one in others])
     spread = np.sqrt((BLOCKS - 1) / BLOCKS * ((left_out - left_out.mean(0)) ** 2).sum(0))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy import ndimage, sparse
+from scipy import fft, ndimage, sparse
 from scipy.sparse.linalg import spsolve
 from scipy.spatial import cKDTree
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -27,6 +28,8 @@ WIDEST, MOST_READINGS = 1024, 2**23
 STIFFEST = 0.02
 #: Neighbours are within this part of a lattice vector of where it leads.
 NEAR = 0.25
+#: Displacements that change more slowly than over this many lattice vectors may be the specimen's.
+SLOW = 3.0
 #: Rounds that give neighbours less weight where the lattice is broken; beyond this many deviations they lose it.
 ROUNDS, BROKEN = 6, 3.0
 
@@ -36,7 +39,8 @@ class RowAligner(TransformerMixin, BaseEstimator):
 
     Columns are fitted, and every row says how far it is off at each of them. What a whole row has in common is its
     displacement, if the lattice can't have it: a column is expected midway between its opposite neighbours, so that
-    rows of columns don't move together, while strain, shear and drift, which bend a lattice slowly, stay in the image.
+    rows of columns don't move together. Strain, shear and drift bend a lattice slowly: slow displacements stay in the
+    image as far as they exceed the jitter.
 
     Parameters
     ----------
@@ -70,7 +74,9 @@ class RowAligner(TransformerMixin, BaseEstimator):
     ``w_cy``, what is minimised is ``sum w (t - d + e)^2 + sum d^2 / jitter^2 + sum (second difference of x + e)^2 /
     stiffness^2`` over opposite neighbours by a lattice vector, with Cauchy weights where the lattice is broken. Rows
     are shifted by cubic splines: noise is interpolated, too, and a little smoother where the shift is half a pixel.
-    Jitter that changes along the row is straightened in its mean.
+    Jitter that changes along the row is straightened in its mean. Of displacements slower than three lattice vectors no
+    more is taken away, at any frequency, than there is at the others, where they can only be jitter: strain along y
+    much below the jitter is lost with it.
 
     References
     ----------
@@ -157,10 +163,40 @@ def _row_shifts(image: xr.DataArray, mode: str | None) -> NDArray[np.float64]:
             )
         return np.zeros(n_y)
     jitter = specimen.registration.jitter
-    if jitter == 0 or specimen.vectors is None:
+    if jitter == 0:
         return np.zeros(n_y)
     places = np.column_stack([specimen.fits.y, specimen.fits.x])
-    return _displacements(specimen.readings, places, specimen.vectors, jitter)
+    vectors = specimen.vectors if specimen.vectors is not None else _neighbour_vectors(places)
+    rows = _displacements(specimen.readings, places, vectors, jitter)
+    return _without_slow(rows, SLOW * float(np.hypot(*vectors.T).min()))
+
+
+def _neighbour_vectors(places: NDArray) -> NDArray[np.float64]:
+    """Two vectors from columns to near ones, where the spectrum tells none: the commonest, and one across it."""
+    _, index = cKDTree(places).query(places, k=min(5, len(places)))
+    offsets = (places[index[:, 1:]] - places[:, None]).reshape(-1, 2)
+    offsets *= np.where(offsets[:, :1] * 1e3 + offsets[:, 1:] < 0, -1.0, 1.0)
+    length = np.hypot(*offsets.T)
+    crowd = np.array([len(i) for i in cKDTree(offsets).query_ball_point(offsets, 0.1 * np.median(length))])
+    first = offsets[int(np.argmax(crowd))]
+    across = np.abs(offsets @ np.array([first[1], -first[0]])) > 0.4 * length * np.hypot(*first)
+    second = offsets[int(np.argmax(np.where(across, crowd, -1)))]
+    return np.array([first, second])
+
+
+def _without_slow(rows: NDArray, longest: float) -> NDArray[np.float64]:
+    """Displacements of which those slower than some rows are no larger than the others: jitter is as strong at every
+    frequency, strain and drift are slow, and belong to the specimen.
+    """
+    waves = fft.dct(rows, norm="ortho")
+    slow = np.arange(len(rows)) < 2 * len(rows) / longest
+    if slow.all() or not slow.any():
+        return rows
+    # the median of the square of a normal number is 0.455 of its mean
+    usual = math.sqrt(float(np.median(waves[~slow] ** 2)) / 0.455)
+    waves[slow] = np.clip(waves[slow], -usual, usual)
+    waves[0] = 0.0
+    return fft.idct(waves, norm="ortho")
 
 
 def _moved_back(values: NDArray, shifts: NDArray) -> NDArray:

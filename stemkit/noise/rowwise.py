@@ -39,10 +39,10 @@ OUTLIER = 10.0
 class RowStatistics:
     """Noise of one image, amplitudes as fractions of the contrast; meanings as in :class:`stemkit.NoiseModel`.
 
-    ``left`` is the RMS displacement along x (px) that is there still, ``jitter_y`` that along y. ``signal``,
+    ``left`` and ``left_y`` are the RMS displacements along x and y (px) that are there still. ``signal``,
     ``variance``, ``count`` ``(n_bins,)`` are the curve that ``readout`` and ``gain`` are the line of; ``lag``,
     ``covariance``, ``fitted`` ``(n_lags,)`` what ``correlation_x`` and the streaks explain. ``std`` holds standard
-    deviations by name (that of ``left`` is of its square).
+    deviations by name (those of ``left`` and ``left_y`` are of their squares).
     """
 
     readout: float = 0.0
@@ -51,7 +51,7 @@ class RowStatistics:
     streaks: float = 0.0
     streak_length: float = 20.0
     left: float = 0.0
-    jitter_y: float = 0.0
+    left_y: float = 0.0
     signal: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     variance: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     count: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
@@ -69,6 +69,7 @@ def row_statistics(
     *,
     valid: NDArray | None = None,
     registration: Registration | None = None,
+    across: Registration | None = None,
 ) -> RowStatistics:
     """Split the noise of an image by how it is correlated along the row.
 
@@ -84,8 +85,8 @@ def row_statistics(
         That along y.
     valid : ndarray of bool, optional
         Pixels that were recorded.
-    registration : Registration, optional
-        Displacements that ``rest`` is without.
+    registration, across : Registration, optional
+        Displacements along x and y that ``rest`` is without.
 
     Notes
     -----
@@ -111,19 +112,22 @@ def row_statistics(
     seen = _weighted(signal)
     pushed, lifted = slope[2:-2] * known, slope_y[2:-2] * known
     lags = _lags(n_x)
-    taken = np.zeros(len(lags)) if registration is None else registration.left_at(lags)
-    moved, moved_std = _with_gradients(difference, slope, slope_y, known, float(taken[lags == STREAK_LAGS[2]].mean()))
+    taken, lifted_by = (np.zeros(len(lags)) if r is None else r.left_at(lags) for r in (registration, across))
+    middle = lags == STREAK_LAGS[2]
+    given_back = np.array([taken[middle].mean(), lifted_by[middle].mean()])
+    moved, moved_std = _with_gradients(difference, slope, slope_y, known, given_back)
     # what could as well be noise is left where it is
     squared_shift, squared_lift = np.where(moved > SEEN * moved_std, moved, 0.0)
     covariance, pairs = _covariance(difference, known, lags)
     covariance = covariance + (taken - squared_shift) * _covariance(pushed, known, lags)[0]
-    covariance = covariance - squared_lift * _covariance(lifted, known, lags)[0]
+    covariance = covariance + (lifted_by - squared_lift) * _covariance(lifted, known, lags)[0]
     model, scatter = _split(lags, covariance, pairs, n_x)
     pointwise, correlation, streaks, length = model
     # streaks are the same for bright and dark pixels, but their luck is long: most of them is taken off before squaring
-    quick, kept, passed = _without_slow(difference, known, correlation, length)
+    quick, kept, passed, seen = _without_slow(difference, known, seen, correlation, length)
     square = quick**2 - streaks * passed
-    square += (taken[0] - squared_shift) * _weighted(slope**2) - squared_lift * _weighted(slope_y**2)
+    square += (taken[0] - squared_shift) * _weighted(slope**2)
+    square += (lifted_by[0] - squared_lift) * _weighted(slope_y**2)
     centre, variance, count = _by_signal(square / kept, seen, known)
     readout, gain, at, gain_std = _line(centre, variance, count, pointwise, streaks * passed / kept, correlation)
     readout_std = math.sqrt(scatter[0] ** 2 * OWN**2 + (at * gain_std) ** 2) / (2 * max(readout, math.sqrt(scatter[0])))
@@ -135,7 +139,7 @@ def row_statistics(
         "streaks": scatter[2] * OWN / (2 * max(amplitude, math.sqrt(scatter[2] * OWN) / 2)),
         "streak_length": scatter[3],
         "left": moved_std[0],
-        "jitter_y": moved_std[1] * OWN / (2 * math.sqrt(max(squared_lift, moved_std[1], 1e-300))),
+        "left_y": moved_std[1],
     }
     fitted = _model_covariance(lags, *model)
     left, lift = math.sqrt(squared_shift), math.sqrt(squared_lift)
@@ -175,7 +179,7 @@ def _covariance(values: NDArray, known: NDArray, lags: NDArray) -> tuple[NDArray
 
 
 def _with_gradients(
-    difference: NDArray, slope: NDArray, slope_y: NDArray, known: NDArray, taken: float
+    difference: NDArray, slope: NDArray, slope_y: NDArray, known: NDArray, taken: NDArray
 ) -> tuple[NDArray, NDArray]:
     """Variances of the displacements along x and y, and their standard deviations: regression of D(x) D(x + k) on the
     products of both slopes at the streaks' lags, each lag about its own mean, after ``taken`` is given back.
@@ -202,7 +206,7 @@ def _with_gradients(
     # what each block of rows wants otherwise tells how sure the whole is, whatever the noise
     pull = rights - matrices @ found
     inverse = np.linalg.inv(matrix)
-    return np.maximum(found + np.array([taken, 0.0]), 0.0), np.sqrt(np.diag(inverse @ (pull.T @ pull) @ inverse))
+    return np.maximum(found + taken, 0.0), np.sqrt(np.diag(inverse @ (pull.T @ pull) @ inverse))
 
 
 def _model_covariance(lags: NDArray, pointwise: float, correlation: float, streaks: float, length: float) -> NDArray:
@@ -300,10 +304,10 @@ def _scatter(lags: NDArray, model: tuple[float, ...], scatter: NDArray) -> NDArr
 
 
 def _without_slow(
-    difference: NDArray, known: NDArray, correlation: float, length: float
-) -> tuple[NDArray, float, float]:
-    """The noise without its Gaussian mean along the row, and the parts of the pointwise and of the streaks' variance
-    that are left.
+    difference: NDArray, known: NDArray, seen: NDArray, correlation: float, length: float
+) -> tuple[NDArray, float, float, NDArray]:
+    """The noise without its Gaussian mean along the row, the parts of the pointwise and of the streaks' variance that
+    are left, and the signal that this variance belongs to: the pixel's own and a little of its neighbours'.
     """
     smooth = ndimage.gaussian_filter1d(difference, SLOW, axis=1, mode="constant")
     weight = ndimage.gaussian_filter1d(known, SLOW, axis=1, mode="constant")
@@ -314,7 +318,10 @@ def _without_slow(
     lags = np.abs(np.arange(len(own)) - len(own) // 2)
     kept = float((own * _model_covariance(lags, 1.0, correlation, 0.0, 1.0)).sum())
     passed = float((own * _streak_shape(lags, length)).sum())
-    return quick, kept, max(passed, 0.0)
+    middle = float(kernel.max())
+    around = ndimage.correlate1d(seen, kernel**2, axis=1, mode="nearest")
+    seen = ((1 - 2 * middle) * seen + around) / (1 - 2 * middle + float((kernel**2).sum()))
+    return quick, kept, max(passed, 0.0), seen
 
 
 def _by_signal(square: NDArray, seen: NDArray, known: NDArray) -> tuple[NDArray, NDArray, NDArray]:

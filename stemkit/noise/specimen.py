@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from stemkit.columns import ColumnFits, column_response, find_peaks, fit_columns, peaks_above_noise, render_columns
+from stemkit.columns import (
+    ColumnFits,
+    column_response,
+    find_peaks,
+    fit_columns,
+    nearest_distances,
+    peaks_above_noise,
+    render_columns,
+)
 from stemkit.noise.registration import Readings, Registration, read_shifts, register, slope
 from stemkit.periodicity import find_periodicity
 
@@ -21,7 +29,7 @@ DIFFERENCE = np.array([1.0, -4.0, 6.0, -4.0, 1.0]) / math.sqrt(70.0)
 #: The columns are fitted, the rows registered to them, and both again: displacements of 2 px need three rounds.
 ROUNDS = 3
 #: Rows have settled when a round moves them by less than this (RMS, px).
-SETTLED = 0.03
+SETTLED = 0.1
 #: Rows that would be displaced by more than this many widths (RMS) have met the wrong columns.
 LARGEST = 1.5
 #: Peaks below this part of the tallest are not columns of the first round.
@@ -31,8 +39,10 @@ FEWEST_COLUMNS = 4
 BORDER = 2.5
 #: An image is searched for its lattice on a square of this many px.
 LATTICE_SQUARE = 512
-#: Columns are found with a filter of this part of the spacing, unless they are narrower than the second.
-FIRST_WIDTH, PAIRED = 0.2, 0.125
+#: Columns are found with a filter of this part of the spacing at first.
+FIRST_WIDTH = 0.2
+#: Pairs are taken for columns where there are this many times more of them, their distances even within this part.
+MANY_MORE, EVEN = 1.4, 0.12
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,8 @@ class Specimen:
     trusted : ndarray of bool
         Pixels that no column beyond the border, which is not fitted, reaches.
     fits : ColumnFits or None
-    registration : Registration or None
+    registration, across : Registration or None
+        Displacements of the beam along x and along y.
     spacing : float or None
         Shortest distance of columns, px.
     width : float
@@ -67,6 +78,7 @@ class Specimen:
     trusted: NDArray[np.bool_]
     fits: ColumnFits | None
     registration: Registration | None
+    across: Registration | None
     spacing: float | None
     width: float
     vectors: NDArray[np.float64] | None = None
@@ -87,7 +99,7 @@ def find_specimen(bright: NDArray, *, rounds: int = ROUNDS) -> Specimen:
     bright : ndarray of shape (n_y, n_x)
         One image, columns bright.
     rounds : int
-        Fits of columns, each with the rows where the last one put them; up to twice as many until the rows settle.
+        Fits of columns, each with the rows where the last one put them; up to two more until the rows settle.
 
     Notes
     -----
@@ -102,42 +114,70 @@ def find_specimen(bright: NDArray, *, rounds: int = ROUNDS) -> Specimen:
     fits = _first_columns(values, spacing)
     if fits is None:
         return _without_columns(values, spacing)
-    shifts, registration = np.zeros(values.shape), None
-    for i in range(2 * rounds):
-        columns = render_columns(fits, values.shape, shifts)
-        rest = values - columns
-        variance = _reading_variance(rest, columns, float(np.median(fits.sigma)))
-        readings = read_shifts(rest - _local_level(rest, fits), slope(columns), fits, shifts, variance)
-        registration = register(readings, values.shape, find_length=i > 0)
-        change = float(np.sqrt(((registration.shifts - shifts) ** 2).mean()))
-        if registration.jitter > LARGEST * float(np.median(fits.sigma)):
-            registration = register(readings.none(), values.shape)
-        shifts = registration.shifts
+    n_y, n_x = values.shape
+    shifts, registration, across = np.zeros((2, n_y, n_x)), None, None
+    for i in range(rounds + 2):
+        readings, readings_y = _readings(values, fits, shifts, along_y=0 < i < rounds)
+        registration = _sensible(readings, (n_y, n_x), fits, find_length=i > 0)
+        before = shifts.copy()
+        shifts[1] = registration.shifts
+        if readings_y is not None:
+            across = _sensible(readings_y, (n_y, n_x), fits, find_length=False)
+            shifts[0] = across.shifts
         if i == 0:
-            fits = _with_faint_columns(values, rest, fits, spacing, math.sqrt(float(np.median(variance))))
+            fits = _with_faint_columns(values, shifts, fits, spacing)
         fits = _fit(values, np.column_stack([fits.y, fits.x]), float(np.median(fits.sigma)), shifts, 2, 2)
         if fits is None:
             return _without_columns(values, spacing)
-        if i >= rounds - 1 and change < SETTLED:
+        if i >= rounds - 1 and float(np.sqrt(((shifts - before) ** 2).mean())) < SETTLED:
             break
     columns = render_columns(fits, values.shape, shifts)
     rest = values - columns
-    variance = _reading_variance(rest, columns, float(np.median(fits.sigma)))
-    readings = read_shifts(rest - _local_level(rest, fits), slope(columns), fits, shifts, variance)
+    readings, _ = _readings(values, fits, shifts, along_y=False)
     smooth = ndimage.gaussian_filter(rest, max(2.0, 0.5 * spacing))
     width = float(np.median(fits.sigma))
     jitter = registration.jitter if registration else 0.0
     trusted = _away_from_border(values.shape, BORDER * width, BORDER * width + 2 * jitter)
     return Specimen(
-        columns, rest, columns + smooth, trusted, fits, registration, spacing, width, periodicity.vectors, readings
+        columns,
+        rest,
+        columns + smooth,
+        trusted,
+        fits,
+        registration,
+        across,
+        spacing,
+        width,
+        periodicity.vectors,
+        readings,
     )
+
+
+def _readings(values: NDArray, fits: ColumnFits, shifts: NDArray, *, along_y: bool) -> tuple[Readings, Readings | None]:
+    """What the rows say of the columns' places along x, and along y if asked."""
+    columns = render_columns(fits, values.shape, shifts)
+    rest = values - columns
+    variance = _reading_variance(rest, columns, float(np.median(fits.sigma)))
+    residual = rest - float(np.median(fits.background))
+    along_x = read_shifts(residual, slope(columns), fits, shifts, variance)
+    if not along_y:
+        return along_x, None
+    return along_x, read_shifts(residual, slope(columns, 0), fits, shifts, variance, axis=0)
+
+
+def _sensible(readings: Readings, shape: tuple[int, int], fits: ColumnFits, *, find_length: bool) -> Registration:
+    """The registration, or that of no readings where it is not sure, or has met the wrong columns."""
+    found = register(readings, shape, find_length=find_length)
+    if found.jitter <= LARGEST * float(np.median(fits.sigma)):
+        return found
+    return register(readings.none(), shape)
 
 
 def _without_columns(values: NDArray, spacing: float | None) -> Specimen:
     width = 0.2 * spacing if spacing else 2.0
     smooth = ndimage.gaussian_filter(values, max(0.8, 0.5 * width))
     everywhere = np.ones(values.shape, dtype=bool)
-    return Specimen(np.zeros_like(values), values, smooth, everywhere, None, None, spacing, width)
+    return Specimen(np.zeros_like(values), values, smooth, everywhere, None, None, None, spacing, width)
 
 
 def _away_from_border(shape: tuple[int, ...], margin_y: float, margin_x: float) -> NDArray[np.bool_]:
@@ -153,21 +193,34 @@ def _middle(values: NDArray, size: int) -> NDArray:
 
 
 def _first_columns(values: NDArray, spacing: float) -> ColumnFits | None:
-    """Fits of the peaks that stand out. Columns that are narrow for their spacing may come in pairs: they are sought
-    through a narrower filter, nearer to each other.
+    """Fits of the peaks that stand out. Columns may come in pairs that an autocorrelation does not part: they are also
+    sought through a narrower filter, nearer to each other, which counts where it finds many more of them, all equally
+    far apart.
     """
     usual = float(np.clip(FIRST_WIDTH * spacing, 1.0, 12.0))
     width = _width(values, spacing) or usual
-    paired = width < PAIRED * spacing
-    sigma, apart = (max(0.6 * width, 0.8), 2.2 * width) if paired else (usual, 0.6 * spacing)
+    whole = _peaks(values, usual, 0.6 * spacing, 0.0)
+    noise = 1.4826 * float(np.median(np.abs(row_difference(values))))
+    parted = _peaks(values, max(0.6 * width, 0.8), 2.2 * width, noise)
+    if len(parted) > MANY_MORE * len(whole) and _evenly_apart(parted):
+        return _fit(values, parted, width, None, 5, 2)
+    return _fit(values, whole, usual, None, 5, 2)
+
+
+def _peaks(values: NDArray, sigma: float, apart: float, noise: float) -> NDArray[np.float64]:
     response = column_response(values, sigma)
-    difference = row_difference(values)
-    noise = 1.4826 * float(np.median(np.abs(difference)))
     # white noise through a Gaussian keeps 1 / (4 pi s^2) of its variance, a little less without its surround
-    least = 5 * noise / (2 * math.sqrt(math.pi) * sigma) if paired else 0.0
-    threshold = max(PROMINENT * float(np.quantile(response, 0.995)), least)
-    peaks = find_peaks(response, threshold=threshold, min_distance=apart)
-    return _fit(values, peaks, width if paired else usual, None, 5, 2)
+    least = 5 * noise / (2 * math.sqrt(math.pi) * sigma)
+    return find_peaks(
+        response, threshold=max(PROMINENT * float(np.quantile(response, 0.995)), least), min_distance=apart
+    )
+
+
+def _evenly_apart(peaks: NDArray) -> bool:
+    """Whether most peaks have their nearest neighbour equally far away; noise on a column's flank has not."""
+    distance = nearest_distances(peaks)
+    middle = float(np.median(distance))
+    return float(np.median(np.abs(distance - middle))) < EVEN * middle
 
 
 def _width(values: NDArray, spacing: float) -> float | None:
@@ -189,9 +242,12 @@ def _fit(
     return good if len(good) >= FEWEST_COLUMNS else None
 
 
-def _with_faint_columns(values: NDArray, rest: NDArray, fits: ColumnFits, spacing: float, noise: float) -> ColumnFits:
-    """The fits and, unfitted, the peaks that they have left, which are no closer to them than columns are."""
+def _with_faint_columns(values: NDArray, shifts: NDArray, fits: ColumnFits, spacing: float) -> ColumnFits:
+    """The fits, and those of the peaks that they have left, which are no closer to them than columns are."""
     width = float(np.median(fits.sigma))
+    columns = render_columns(fits, values.shape, shifts)
+    rest = values - columns
+    noise = math.sqrt(float(np.median(_reading_variance(rest, columns, width))))
     peaks = peaks_above_noise(rest, width, noise=noise, min_distance=0.6 * spacing, significance=6.0)
     known = np.column_stack([fits.y, fits.x])
     apart = cKDTree(known).query(peaks)[0] if len(peaks) else np.empty(0)
@@ -202,10 +258,6 @@ def _with_faint_columns(values: NDArray, rest: NDArray, fits: ColumnFits, spacin
     if found is None:
         return fits
     return ColumnFits(**{k: np.concatenate([v, getattr(found, k)]) for k, v in vars(fits).items()})
-
-
-def _local_level(rest: NDArray, fits: ColumnFits) -> float:
-    return float(np.median(fits.background))
 
 
 def _reading_variance(rest: NDArray, columns: NDArray, width: float) -> NDArray:

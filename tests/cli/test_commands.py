@@ -1,6 +1,7 @@
 """The ``stemkit`` command, through its entry point."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import xarray as xr
 
 import stemkit
-from stemkit import NoiseModel, PointwiseNoise, STEMSynthesizer
+from stemkit import NoiseModel, PointwiseNoise, ScanNoise, STEMSynthesizer
 from stemkit.cli import main
 
 
@@ -172,12 +173,148 @@ class TestDetect:
         assert "--measured must have the image's shape" in capsys.readouterr().err
 
 
+@pytest.fixture
+def torn(tmp_path, scene):
+    """A file whose rows are displaced by 0.8 px."""
+    noise = NoiseModel(contrast=1000.0, scan=ScanNoise(jitter=0.8), pointwise=PointwiseNoise(readout=0.05))
+    image = noise.apply(scene[0]["enhance"][0].drop_vars("arrangement"), random_state=0)
+    return stemkit.write(image, tmp_path / "torn.tif")
+
+
+class TestStraighten:
+    @pytest.mark.parametrize("suffix", ["tif", "hspy", "nc"])
+    def test_brings_rows_back_and_says_how_far_they_were_off(self, tmp_path, torn, scene, capsys, suffix):
+        assert main(["straighten", str(torn), "-o", str(tmp_path / "out"), "--format", suffix]) == 0
+        straight = stemkit.read(tmp_path / "out" / f"torn_straightened.{suffix}")
+        before, after = (
+            np.mean((i.values - scene[0]["enhance"][0].values) ** 2) for i in (stemkit.read(torn), straight)
+        )
+        assert after < before / 2
+        assert straight.stem.pixel_size == pytest.approx(0.01, rel=1e-6)
+        (line,) = capsys.readouterr().out.splitlines()
+        px, pm = re.search(r"displaced by ([\d.]+) px, ([\d.]+) pm", line).groups()
+        # RMS of 96 displacements, and what the lattice leaves open
+        assert float(px) == pytest.approx(0.8, rel=0.3)
+        assert float(pm) == pytest.approx(10 * float(px), rel=0.01)
+        made = json.loads(straight.attrs["stemkit"])
+        assert made["step"] == "straighten"
+        assert made["rms_shift_px"] == pytest.approx(float(px), rel=0.01)
+
+    def test_px_where_uncalibrated(self, tmp_path, torn, capsys):
+        np.save(tmp_path / "bare.npy", stemkit.read(torn).values)
+        assert main(["straighten", str(tmp_path / "bare.npy"), "-o", str(tmp_path)]) == 0
+        assert capsys.readouterr().out.endswith(" px (RMS)\n")
+
+    def test_figure(self, tmp_path, torn):
+        assert main(["straighten", str(torn), "-o", str(tmp_path), "--figure"]) == 0
+        assert (tmp_path / "torn_straightened.png").stat().st_size > 10_000
+
+    def test_a_stack_has_a_figure_per_frame(self, tmp_path, torn):
+        image = stemkit.read(torn)
+        stack = xr.concat([image, image], dim="image", combine_attrs="override").transpose("image", "y", "x")
+        stemkit.write(stack, tmp_path / "stack.tif")
+        assert main(["straighten", str(tmp_path / "stack.tif"), "-o", str(tmp_path), "--figure"]) == 0
+        assert stemkit.read(tmp_path / "stack_straightened.tif").shape == stack.shape
+        assert {p.name for p in tmp_path.glob("*.png")} == {f"stack_straightened_00{i}.png" for i in range(2)}
+
+    def test_an_image_without_a_lattice_fails_and_the_others_run(self, tmp_path, torn, capsys):
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        np.save(folder / "a.npy", np.random.default_rng(0).normal(size=(96, 96)))
+        stemkit.write(stemkit.read(torn), folder / "b.tif")
+        assert main(["straighten", str(folder), "-o", str(tmp_path / "out"), "--figure"]) == 1
+        assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["b_straightened.png", "b_straightened.tif"]
+        err = capsys.readouterr().err
+        assert "a.npy: no lattice" in err
+        assert "1 of 2 failed" in err
+
+    def test_does_not_replace_files_unless_asked(self, tmp_path, torn, capsys):
+        (tmp_path / "torn_straightened.tif").write_bytes(b"precious")
+        assert main(["straighten", str(torn), "-o", str(tmp_path)]) == 1
+        assert "--overwrite" in capsys.readouterr().err
+        assert (tmp_path / "torn_straightened.tif").read_bytes() == b"precious"
+        assert main(["straighten", str(torn), "-o", str(tmp_path), "--overwrite"]) == 0
+
+    def test_a_straightened_image_is_a_measurement(self, tmp_path, torn, scene):
+        main(["straighten", str(torn), "-o", str(tmp_path)])
+        straight = str(tmp_path / "torn_straightened.tif")
+        assert main(["detect", straight, "-o", str(tmp_path)]) == 0
+        found = pd.read_csv(tmp_path / "torn_straightened_columns.csv")
+        assert stemkit.metrics.match_columns(found[["y", "x"]], scene[1][["y", "x"]], 0.04).recall > 0.95
+        assert main(["enhance", straight, "-o", str(tmp_path)]) == 0
+        made = json.loads(stemkit.read(tmp_path / "torn_straightened_enhanced.tif").attrs["stemkit"])
+        assert (made["step"], made["previous"]["step"]) == ("enhance", "straighten")
+
+    @pytest.mark.parametrize("suffix", ["tif", "nc"])
+    def test_refuses_an_enhanced_image(self, tmp_path, tif, capsys, suffix):
+        main(["enhance", str(tif), "-o", str(tmp_path), "--format", suffix])
+        assert main(["straighten", str(tmp_path / f"image_enhanced.{suffix}"), "-o", str(tmp_path)]) == 1
+        assert "straighten the recorded one" in capsys.readouterr().err
+
+
 class TestCalibrateAndInfo:
     def test_table(self, tif, capsys):
         assert main(["calibrate", str(tif)]) == 0
         out = capsys.readouterr().out
         assert "pointwise.readout" in out
         assert "±" in out
+
+    def test_table_has_only_what_is_there(self, tif, capsys):
+        main(["calibrate", str(tif)])
+        out = capsys.readouterr().out
+        assert "scan.jitter_length" in out
+        assert "scan.jitter_y" in out
+        assert "nan" not in out
+        assert "detector" not in out
+        assert "dose" not in out
+
+    def test_dose_where_electrons_were_counted(self, tmp_path, capsys):
+        # so many pixels that the skewness of the noise is beyond doubt
+        noise = NoiseModel(contrast=1000.0, level=200.0, pointwise=PointwiseNoise.counted(4.0, background=1.0))
+        synthesizer = STEMSynthesizer(
+            shape=(320, 320), noise=noise, arrangements=("lattice",), spacing=0.2, vacancies=0.0, random_state=16
+        )
+        image = synthesizer.sample(1)["noisy"][0].drop_vars("arrangement")
+        path = str(stemkit.write(image, tmp_path / "counted.tif"))
+        assert main(["calibrate", path]) == 0
+        lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+        assert lines["pointwise.kind"].split()[1] == "poisson"
+        assert "e/Å^2" in lines["dose"]
+        assert main(["calibrate", path, "--json"]) == 0
+        dose = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["dose"]
+        # a pixel of 0.01 nm is a hundredth of a square angstrom
+        per_pixel, per_area = (dose[k]["value"] for k in ("electrons_per_pixel", "electrons_per_square_angstrom"))
+        assert per_area == pytest.approx(100 * per_pixel)
+        assert per_pixel == pytest.approx(4, rel=0.3)
+
+    def test_the_detector_and_what_is_wrong(self, tmp_path, image, capsys):
+        clipped = image.clip(max=float(image.quantile(0.97)))
+        path = str(stemkit.write(clipped, tmp_path / "clipped.tif"))
+        assert main(["calibrate", path]) == 0
+        lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+        assert float(lines["detector.high"].split()[1]) == pytest.approx(float(clipped.max()), rel=1e-3)
+        assert "detector.low" not in lines
+        assert "detector's range" in lines["!"]
+        assert main(["calibrate", path, "--json"]) == 0
+        (faults,) = json.loads(capsys.readouterr().out)["faults"]
+        assert "saturation" in faults
+
+    def test_json_is_valid_where_nothing_is_known(self, tmp_path, capsys):
+        np.save(tmp_path / "flat.npy", np.full((64, 64), 3.0))
+        assert main(["calibrate", str(tmp_path / "flat.npy"), "--json"]) == 0
+        described = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+        assert described["std"]["contrast"] is None
+        assert described["scan"]["jitter_length"] == "inf"
+
+    def test_figure(self, tmp_path, tif, capsys):
+        assert main(["calibrate", str(tif), "--figure", "-o", str(tmp_path / "out")]) == 0
+        assert (tmp_path / "out" / "image_noise.png").stat().st_size > 10_000
+        assert main(["calibrate", str(tif), "--figure", "-o", str(tmp_path / "out")]) == 1
+        assert "--overwrite" in capsys.readouterr().err
+
+    def test_without_a_figure_nothing_is_written(self, tmp_path, tif):
+        assert main(["calibrate", str(tif), "-o", str(tmp_path / "out")]) == 0
+        assert not (tmp_path / "out").exists()
 
     def test_json_is_the_noise_model(self, tif, capsys):
         assert main(["calibrate", str(tif), "--json"]) == 0

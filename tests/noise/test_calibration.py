@@ -10,17 +10,13 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
-from strategies import SIGMAS, crystal, pixel_sizes
+from strategies import SIGMAS, crystal, displacements, modes, pixel_sizes, realised_background, seeds
 
 import stemkit
 from stemkit import BackgroundNoise, NoiseCalibrator, NoiseModel, PointwiseNoise, ScanNoise, STEMSynthesizer
 from stemkit.images import check_noise_attr
 from stemkit.noise.calibration import _split_point
 from stemkit.noise.figure3 import figure3
-
-
-#: Relative errors that are reached on crystals of 320 px, with room for other seeds (measured: half of them).
-READOUT, GAIN, JITTER, STREAKS, CONTRAST, BACKGROUND = 0.12, 0.3, 0.25, 0.15, 0.04, 0.45
 
 
 def recorded(model: NoiseModel, seed: int = 0, second: float = 0.0, n: int = 320) -> np.ndarray:
@@ -47,40 +43,69 @@ def model(mode: str = "haadf", *, background=None, scan=None, **pointwise) -> No
 # --- what was drawn is found -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("second", [0.0, 0.6])
-@pytest.mark.parametrize("mode", ["haadf", "bf"])
-@pytest.mark.parametrize("gain", [0.0, 0.03])
-def test_pointwise_noise_is_recovered(mode, gain, second):
-    known = model(mode, readout=0.2, gain=-gain if mode == "bf" else gain)
-    found = calibrated(known, seed=1, second=second)
-    assert found.mode == mode
-    assert found.contrast == pytest.approx(100.0, rel=CONTRAST)
-    assert found.level == pytest.approx(known.level, abs=4.0)
-    assert found.pointwise.readout == pytest.approx(0.2, rel=READOUT)
-    assert found.pointwise.gain == pytest.approx(known.pointwise.gain, abs=GAIN * 0.03)
-    assert abs(found.pointwise.correlation_x) < 0.03
-    assert found.scan.amplitude < 0.02
-    assert found.scan.jitter < 0.25
+@st.composite
+def recordings(draw: st.DrawFn) -> tuple[NoiseModel, np.ndarray, int]:
+    """A noise model, a clean crystal whose columns stand apart, and a seed."""
+    mode = draw(modes)
+    readout = draw(st.floats(0.05, 0.2))
+    gain = draw(st.just(0.0) | st.floats(0.005, 0.04))
+    scan = ScanNoise(
+        draw(st.just(0.0) | st.floats(0.03, 0.1)), draw(st.floats(10.0, 40.0)), draw(st.just(0.0) | st.floats(0.2, 0.8))
+    )
+    known = model(
+        mode,
+        background=BackgroundNoise(draw(st.just(0.0) | st.floats(0.05, 0.12)), draw(st.floats(15.0, 30.0))),
+        scan=scan,
+        readout=readout,
+        gain=-min(gain, 0.8 * readout**2) if mode == "bf" else gain,
+        shape=draw(st.floats(-0.1, 0.4)),
+        correlation_x=draw(st.just(0.0) | st.floats(0.1, 0.4)),
+    )
+    n, second = draw(st.integers(256, 320)), draw(st.sampled_from([0.0, 0.6]))
+    spacing = draw(st.floats(20.0, 26.0) if second else st.floats(15.0, 22.0))
+    apart = spacing / math.sqrt(2) if second else spacing
+    angle, width = draw(st.floats(0.1, 0.7)), draw(st.floats(0.14, 0.19))
+    signal = crystal((n, n), spacing, width * apart, angle, second)
+    return known, known.level + (-100.0 if mode == "bf" else 100.0) * signal, draw(seeds)
 
 
-@pytest.mark.parametrize("shape", [-0.05, 0.14, 0.4])
-def test_shape_is_recovered(shape):
-    assert calibrated(model(readout=0.2, shape=shape)).pointwise.shape == pytest.approx(shape, abs=0.06)
+@settings(max_examples=10)
+@given(recordings())
+def test_what_was_drawn_is_found(recording):
+    known, clean, seed = recording
+    sign = -1.0 if known.mode == "bf" else 1.0
+    fitted = NoiseCalibrator(mode=known.mode).fit(known.apply(clean, random_state=seed))
+    found, std = fitted.noise_model_, fitted.noise_model_std_
 
+    def near(key: str, true: float, floor: float) -> None:
+        part, _, name = key.partition(".")
+        value = getattr(getattr(found, part), name) if name else getattr(found, part)
+        error = SIGMAS * std[key] if math.isfinite(std[key]) else 0.0
+        assert abs(value - true) < error + floor, f"{key}: {value:.4g} for {true:.4g} +- {std[key]:.2g}"
 
-@pytest.mark.parametrize("correlation", [0.15, 0.35])
-def test_correlation_along_the_row_is_recovered(correlation):
-    found = calibrated(model(readout=0.15, correlation_x=correlation)).pointwise
-    assert found.correlation_x == pytest.approx(correlation, abs=0.04)
-    assert found.readout == pytest.approx(0.15, rel=READOUT)
-
-
-@pytest.mark.parametrize("length", [15.0, 30.0])
-def test_streaks_are_recovered(length):
-    found = calibrated(model(scan=ScanNoise(0.08, length), readout=0.1))
-    assert found.scan.amplitude == pytest.approx(0.08, rel=STREAKS)
-    assert found.scan.length == pytest.approx(length, rel=0.35)
-    assert found.pointwise.readout == pytest.approx(0.1, rel=READOUT)
+    # errors are about the noise of this very image: a drawn background has a mean, and rows a scatter, of their own
+    field = sign * realised_background(known, clean.shape, seed)
+    rows = displacements(known, clean.shape, seed)[:, clean.shape[1] // 2]
+    signal_mean = sign * field.mean()
+    assert found.mode == known.mode
+    near("contrast", 100.0, 3.0)
+    near("level", known.level + 100.0 * field.mean(), 2.0)
+    pointwise = known.pointwise
+    at_level = math.sqrt(max(pointwise.readout**2 + pointwise.gain * signal_mean, 0.0))
+    near("pointwise.readout", at_level, 0.03 * at_level)
+    near("pointwise.gain", pointwise.gain, 0.05 * abs(pointwise.gain) + 0.001)
+    near("pointwise.correlation_x", pointwise.correlation_x, 0.015)
+    if math.isfinite(std["pointwise.shape"]):
+        near("pointwise.shape", pointwise.shape, 0.03)
+    near("scan.amplitude", known.scan.amplitude, 0.05 * known.scan.amplitude + 0.005)
+    near("scan.jitter", rows.std(), 0.03 * rows.std() + 0.02)
+    near("scan.jitter_y", 0.0, 0.02)
+    near("background.amplitude", field.std(), 0.2 * field.std() + 0.025)
+    if known.scan.amplitude:
+        near("scan.length", known.scan.length, 0.1 * known.scan.length)
+    assert math.isinf(found.scan.jitter_length)
+    assert fitted.diagnostics_[0]["has_columns"]
+    assert fitted.diagnostics_[0]["faults"] == {}
 
 
 def test_streaks_of_whole_rows_are_recovered():
@@ -90,28 +115,90 @@ def test_streaks_of_whole_rows_are_recovered():
     assert math.isinf(found.length)
 
 
-@pytest.mark.parametrize("second", [0.0, 0.6])
-@pytest.mark.parametrize("jitter", [0.4, 0.8])
-def test_jitter_is_recovered_beside_streaks(jitter, second):
-    found = calibrated(model(scan=ScanNoise(0.05, 30.0, jitter), readout=0.08), second=second).scan
-    # columns seen through noise look a little steeper than they are
-    assert (1 - JITTER) * jitter < found.jitter < 1.1 * jitter
-    assert found.amplitude == pytest.approx(0.05, rel=STREAKS)
-    assert found.length == pytest.approx(30.0, rel=0.35)
+@settings(max_examples=2)
+@given(st.floats(0.3, 0.8), st.floats(15.0, 30.0), seeds)
+def test_jitter_that_changes_along_the_row_is_recovered(jitter, length, seed):
+    known = model(scan=ScanNoise(jitter=jitter, jitter_length=length), readout=0.05)
+    fitted = NoiseCalibrator(mode="haadf").fit(recorded(known, seed=seed % 1000, n=256))
+    found, std = fitted.noise_model_.scan, fitted.noise_model_std_
+    assert abs(found.jitter - jitter) < SIGMAS * std["scan.jitter"] + 0.1 * jitter
+    assert abs(found.jitter_length - length) < SIGMAS * std["scan.jitter_length"] + 0.15 * length
 
 
-def test_counted_electrons_are_recovered():
-    found = calibrated(model(readout=0.1, gain=0.05, kind="poisson")).pointwise
-    assert found.readout == pytest.approx(0.1, rel=READOUT)
-    assert found.gain == pytest.approx(0.05, rel=GAIN)
+@settings(max_examples=2)
+@given(st.floats(0.2, 0.5), seeds)
+def test_displacements_along_y_are_recovered(jitter_y, seed):
+    known = model(scan=ScanNoise(jitter=0.3, jitter_y=jitter_y), readout=0.05)
+    fitted = NoiseCalibrator(mode="haadf").fit(recorded(known, seed=seed % 1000, n=256))
+    found, std = fitted.noise_model_.scan, fitted.noise_model_std_
+    assert abs(found.jitter_y - jitter_y) < SIGMAS * std["scan.jitter_y"] + 0.15 * jitter_y
+    assert abs(found.jitter - 0.3) < SIGMAS * std["scan.jitter"] + 0.05
 
 
-@pytest.mark.parametrize("length", [20.0, 40.0])
-def test_background_is_recovered_from_several_images(length):
-    known = model(background=BackgroundNoise(0.08, length), readout=0.1)
-    found = NoiseCalibrator(mode="haadf").fit([recorded(known, seed=s) for s in range(4)]).noise_model_.background
-    assert found.amplitude == pytest.approx(0.08, rel=BACKGROUND)
-    assert found.length == pytest.approx(length, rel=BACKGROUND)
+@pytest.mark.parametrize(("readout", "gain"), [(0.05, 0.1), (0.1, 0.05)])
+def test_counted_electrons_are_recovered(readout, gain):
+    found = calibrated(model(readout=readout, gain=gain, kind="poisson")).pointwise
+    assert found.readout == pytest.approx(readout, rel=0.12)
+    assert found.gain == pytest.approx(gain, rel=0.2)
+    # rarer electrons are more skewed: at four in the background it takes more pixels to tell
+    assert found.kind == "poisson" or readout > gain
+
+
+@settings(max_examples=2)
+@given(seeds)
+def test_haadf_and_bf_are_the_same_upside_down(seed):
+    image = recorded(model(readout=0.1, gain=0.01, scan=ScanNoise(0.05, 20.0, 0.3)), seed=seed % 1000, n=192)
+    bright = NoiseCalibrator(mode="haadf").fit(image).noise_model_
+    dark = NoiseCalibrator(mode="bf").fit(-image).noise_model_
+    assert (dark.contrast, dark.level) == pytest.approx((bright.contrast, -bright.level), rel=1e-6)
+    assert vars(dark.scan) == pytest.approx(vars(bright.scan), rel=1e-6)
+    assert dark.pointwise.readout == pytest.approx(bright.pointwise.readout, rel=1e-6)
+    assert dark.pointwise.gain == pytest.approx(bright.pointwise.gain, rel=1e-6)
+    assert dark.pointwise.shape == pytest.approx(bright.pointwise.shape, rel=1e-6)
+
+
+def test_a_background_is_recovered_from_several_images():
+    known = model(background=BackgroundNoise(0.08, 20.0), readout=0.1)
+    found = NoiseCalibrator(mode="haadf").fit([recorded(known, seed=s, n=256) for s in range(4)]).noise_model_
+    # four fields of 256 px hold 4 * 256^2 / (2 pi 20^2) = 100 independent squares
+    assert found.background.amplitude == pytest.approx(0.08, rel=0.2 + 2 / math.sqrt(200))
+    assert found.background.length == pytest.approx(20.0, rel=0.45)
+
+
+# --- what is no noise --------------------------------------------------------------------------------------------
+
+
+def spoiled(kind: str, noisy: np.ndarray, seed: int) -> np.ndarray:
+    rng, out = np.random.default_rng(seed), noisy.copy()
+    if kind == "dead and hot pixels":
+        y, x = rng.integers(0, len(out), (2, 40))
+        out[y, x] = rng.choice([-100.0, 1000.0], 40)
+    elif kind == "saturated area":
+        out[40:90, 60:110] += 200.0
+        out = np.minimum(out, 180.0)
+    elif kind == "dead rows":
+        out[[30, 100, 101, 180]] = 0.0
+    elif kind == "vacuum around an island":
+        out = np.pad(out, 90, mode="constant", constant_values=20.0)
+        edge = np.pad(np.zeros(noisy.shape, dtype=bool), 90, constant_values=True)
+        out[edge] = 20.0 + 10.0 * rng.normal(size=int(edge.sum()))
+    return out
+
+
+@pytest.mark.parametrize(
+    "kind", ["dead and hot pixels", "saturated area", "dead rows", "vacuum around an island"], ids=str
+)
+def test_the_noise_is_found_beside(kind):
+    known = model(scan=ScanNoise(jitter=0.4), readout=0.1)
+    image = spoiled(kind, recorded(known, seed=2, n=224), 2)
+    fitted = NoiseCalibrator(mode="haadf").fit(image)
+    found = fitted.noise_model_
+    assert found.contrast == pytest.approx(100.0, rel=0.03)
+    assert found.pointwise.readout == pytest.approx(0.1, rel=0.06)
+    assert found.scan.jitter == pytest.approx(0.4, rel=0.2)
+    assert found.scan.amplitude < 0.03
+    faults = set(fitted.diagnostics_[0]["faults"])
+    assert faults == {"dead rows": {"rows"}, "saturated area": {"saturation"}}.get(kind, set())
 
 
 @pytest.mark.parametrize(
@@ -124,8 +211,15 @@ def test_background_is_recovered_from_several_images(length):
     ],
 )
 def test_other_noise_is_not_taken_for_a_background(other):
-    for seed in range(3):
-        assert calibrated(model(**other), seed=seed).background.amplitude < 0.03
+    for seed in range(2):
+        assert calibrated(model(**other), seed=seed, n=256).background.amplitude < 0.03
+
+
+def test_what_fits_leave_of_crowded_columns_is_not_taken_for_a_background():
+    # neighbours 11 px apart and 3 px wide
+    clean = crystal((300, 300), 16.0, 3.0, angle=0.5, second=0.6)
+    noisy = NoiseModel(pointwise=PointwiseNoise(0.2)).apply(clean, random_state=0)
+    assert NoiseCalibrator(mode="haadf").fit(noisy).noise_model_.background.amplitude < 0.05
 
 
 def test_several_images_average_and_state_smaller_errors():
@@ -210,7 +304,7 @@ def test_not_finite_pixels_are_refused():
 # --- affine ------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(st.floats(1e-3, 1e3), st.floats(-1e3, 1e3), st.sampled_from(["haadf", "bf"]))
 def test_fractions_do_not_depend_on_the_units(scale, offset, mode):
     known = model(mode, readout=0.1, gain=0.02 if mode == "haadf" else -0.005, scan=ScanNoise(0.05, 20.0, 0.3))
@@ -335,7 +429,7 @@ def test_figure_3_of_a_constant_image():
 
 @pytest.mark.parametrize("broken", [slice(80, 81), slice(50, 52), slice(-6, None)], ids=["dead", "two", "cut short"])
 def test_rows_that_are_no_recording_do_not_count(broken):
-    clean = crystal((320, 320))
+    clean = crystal((224, 224))
     noisy = np.asarray(NoiseModel(1.0, 0.0, pointwise=PointwiseNoise(0.1)).apply(clean, random_state=0)) + 5.0
     whole = NoiseCalibrator(mode="haadf").fit(noisy).noise_model_
     noisy[broken] = 0.0
@@ -346,7 +440,7 @@ def test_rows_that_are_no_recording_do_not_count(broken):
 
 
 def test_an_image_of_the_other_mode_is_refused():
-    clean = crystal((320, 320))
+    clean = crystal((224, 224))
     noisy = np.asarray(NoiseModel(1.0, 0.0, pointwise=PointwiseNoise(0.1)).apply(clean, random_state=0))
     dark = xr.DataArray(-noisy, dims=("y", "x"), attrs={"mode": "bf"})
     calibrator = NoiseCalibrator().fit(dark)

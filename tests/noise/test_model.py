@@ -29,11 +29,13 @@ from strategies import (
 
 import stemkit
 from stemkit import BackgroundNoise, Detector, NoiseModel, PointwiseNoise, ScanNoise
+from stemkit.compute import seed_from, torch_generator
 from stemkit.noise.drawing import (
     displace_rows,
     row_field,
     score_correlation,
     smooth_field,
+    standard_noise,
     tukey_quantile,
     tukey_variance,
 )
@@ -149,6 +151,57 @@ def test_jitter_moves_nothing_along_y():
     ramp = np.broadcast_to(np.arange(64.0)[:, None], (64, 64))
     moved = NoiseModel(scan=ScanNoise(jitter=1.0)).apply(ramp, random_state=0)
     np.testing.assert_allclose(moved, ramp, atol=1e-12)
+
+
+@SINGLE
+@given(st.floats(0.1, 2.0), row_lengths(2.0, 12.0), st.floats(0.05, 20.0), seeds)
+def test_jitter_y_is_the_rms_displacement_along_y(jitter, length, slope, seed):
+    ramp = np.broadcast_to(slope * np.arange(280.0)[:, None], (280, 256))
+    model = NoiseModel(scan=ScanNoise(jitter_y=jitter, jitter_length=length))
+    shift = ((model.apply(ramp, random_state=seed) - ramp) / slope)[12:-12] / jitter
+    error = math.sqrt(2 / row_samples(length))
+    assert abs((shift**2).mean() - 1) < SIGMAS * error
+    expected = 1.0 if math.isinf(length) else math.exp(-25 / (4 * length**2))
+    assert abs(lagged(shift, 5, 1) - expected) < SIGMAS * error
+    assert abs(lagged(shift, 1, 0)) < SIGMAS / math.sqrt(row_samples(length))
+    np.testing.assert_allclose(model.apply(ramp.T, random_state=seed), ramp.T, atol=1e-9 * slope)
+
+
+@SINGLE
+@given(st.floats(0.1, 1.0), st.floats(0.1, 1.0), seeds)
+def test_both_displacements_are_independent(along_x, along_y, seed):
+    y, x = np.mgrid[:2048, :24].astype(float)
+    model = NoiseModel(scan=ScanNoise(jitter=along_x, jitter_y=along_y))
+    shift_y, shift_x = ((model.apply(r, random_state=seed) - r)[8:-8, 12] for r in (y, x))
+    assert abs(np.corrcoef(shift_y, shift_x)[0, 1]) < SIGMAS / math.sqrt(2032)
+
+
+@settings(max_examples=10)
+@given(
+    st.sampled_from([BackgroundNoise(), BackgroundNoise(0.1, 5.0)]),
+    st.sampled_from([ScanNoise(), ScanNoise(0.1, 9.0, 0.5), ScanNoise(0.1, math.inf, 0.4, 20.0)]),
+    correlations,
+    seeds,
+)
+def test_without_jitter_y_the_stream_is_that_of_the_parts(background, scan, correlation, seed):
+    model = NoiseModel(background=background, scan=scan, pointwise=PointwiseNoise(0.2, 0.05, 0.3, correlation))
+    image = torch.as_tensor(crystal((30, 40), 9.0, 1.5))[None]
+    noise = model.parameters()
+    generator = torch_generator(int(np.random.default_rng(seed_from(seed)).integers(2**62)))
+    by_hand = image
+    if background.amplitude:
+        by_hand = by_hand + background.amplitude * smooth_field(
+            image.shape, noise.background_length, generator, image.dtype
+        )
+    if scan.jitter:
+        by_hand = displace_rows(
+            by_hand, scan.jitter * row_field(image.shape, noise.jitter_length, generator, image.dtype)
+        )
+    deviation = (0.04 + 0.05 * by_hand).clamp_min(0).sqrt()
+    by_hand = by_hand + deviation * standard_noise(image.shape, noise, generator, image.dtype)
+    if scan.amplitude:
+        by_hand = by_hand + scan.amplitude * row_field(image.shape, noise.streak_length, generator, image.dtype)
+    np.testing.assert_allclose(model.apply(image[0].numpy(), random_state=seed), by_hand[0], rtol=0, atol=1e-14)
 
 
 @given(shapes(), seeds)
@@ -292,6 +345,45 @@ def test_counted_electrons(gain, dark, signal, contrast, mode, seed):
     electrons = ((noisy - 3.0) * sign / contrast + sign * readout**2 / gain) / (sign * gain)
     np.testing.assert_allclose(electrons, np.round(electrons), atol=1e-5)
     assert electrons.min() > -0.5
+
+
+@SINGLE
+@given(st.floats(5.0, 60.0), st.floats(-0.4, 0.6), modes, seeds)
+def test_correlated_counts_keep_their_variance_and_some_skewness(rate, correlation, mode, seed):
+    sign = -1.0 if mode == "bf" else 1.0
+    gain = sign * 0.05
+    pointwise = PointwiseNoise(abs(gain) * math.sqrt(rate), gain, correlation_x=correlation, kind="poisson")
+    noise = NoiseModel(mode=mode, pointwise=pointwise).apply(FLAT, random_state=seed) * sign
+    z = noise / (gain * math.sqrt(rate))
+    # sums over a row of what squares, products and cubes share with their neighbours
+    widened = (1 + abs(correlation)) / (1 - abs(correlation))
+    assert abs(z.mean()) < SIGMAS * math.sqrt(widened) / 256
+    assert abs((z**2).mean() - 1) < SIGMAS * math.sqrt((2 + 1 / rate) * widened) / 256
+    assert abs(lagged(z, 1, 1) - correlation) < SIGMAS * math.sqrt((2 + 1 / rate) * widened) / 256
+    assert abs(lagged(z, 1, 0)) < SIGMAS * math.sqrt(widened) / 256
+    skewness = (1 - correlation**2) ** 1.5 / (1 - correlation**3) / math.sqrt(rate)
+    assert abs((z**3).mean() - skewness) < SIGMAS * math.sqrt((15 + 25 / rate) * widened) / 256
+
+
+@given(st.floats(0.5, 1e4), st.floats(0.0, 50.0), contrasts, pixel_sizes, modes)
+def test_counted_electrons_by_their_dose(dose, background, contrast, pixel_size, mode):
+    background += dose if mode == "bf" else 0.0
+    model = NoiseModel(contrast, 3.0, mode, pointwise=PointwiseNoise.counted(dose, background=background, mode=mode))
+    sign = -1.0 if mode == "bf" else 1.0
+    # the variance of counts is their mean
+    electrons = model.variance(np.array([[3.0, 3.0 + sign * contrast]]))[0] * (dose / contrast) ** 2
+    assert electrons == pytest.approx([background, background + sign * dose], rel=1e-6, abs=1e-6 * dose)
+    assert model.dose == pytest.approx(dose)
+    assert model.dose_per_area(pixel_size) == pytest.approx(dose / (10 * pixel_size) ** 2)
+
+
+def test_noise_that_ignores_the_signal_has_no_dose():
+    model = NoiseModel(pointwise=PointwiseNoise(0.1))
+    assert math.isinf(model.dose)
+    assert math.isinf(model.dose_per_area(0.01))
+    for size in (0.0, -0.1, math.nan, math.inf):
+        with pytest.raises(ValueError, match="pixel_size must be a positive number of nm, but is"):
+            model.dose_per_area(size)
 
 
 def test_fewer_electrons_where_bf_columns_are_dark():
@@ -443,6 +535,25 @@ def test_an_infinite_length_survives_json():
     assert math.isinf(NoiseModel.from_dict(described).scan.length)
 
 
+@given(noise_models())
+def test_a_model_written_before_jitter_y_can_be_read(model):
+    described = model.to_dict()
+    del described["scan"]["jitter_y"]
+    assert NoiseModel.from_dict(described) == replace(model, scan=replace(model.scan, jitter_y=0.0))
+
+
+@pytest.mark.parametrize("suffix", ["nc", "zarr"])
+def test_a_model_survives_a_file(suffix, tmp_path):
+    pytest.importorskip({"nc": "h5netcdf", "zarr": "zarr"}[suffix])
+    model = NoiseModel(50.0, 3.0, "bf", scan=ScanNoise(0.1, math.inf, 0.2, 7.0, 0.3), detector=Detector(high=200.0))
+    image = xr.DataArray(np.ones((4, 5)), dims=("y", "x"), attrs={"noise": json.dumps(model.to_dict())}, name="image")
+    path = tmp_path / f"image.{suffix}"
+    image.to_zarr(path, consolidated=False) if suffix == "zarr" else image.to_netcdf(path, engine="h5netcdf")
+    opened = xr.open_zarr(path, consolidated=False) if suffix == "zarr" else xr.open_dataset(path, engine="h5netcdf")
+    with opened as back:
+        assert NoiseModel.from_dict(json.loads(back["image"].attrs["noise"])) == model
+
+
 def test_unknown_parts_are_refused():
     with pytest.raises(ValueError, match=r"has no \['colour'\]"):
         NoiseModel.from_dict({"colour": 3})
@@ -470,6 +581,9 @@ def test_unknown_parts_are_refused():
         (lambda: PointwiseNoise(kind="gauss"), "kind must be one of 'tukey', 'poisson', but is 'gauss'"),
         (lambda: PointwiseNoise(kind="poisson"), "gain must not be 0"),
         (lambda: PointwiseNoise.counted(0.0), "dose must be a positive number"),
+        (lambda: PointwiseNoise.counted(math.inf), "dose must be a positive number"),
+        (lambda: PointwiseNoise.counted(9.0, mode="df"), "mode must be one of 'haadf', 'bf', but is 'df'"),
+        (lambda: PointwiseNoise.counted(9.0, background=-1.0), "background must be at least 0 electrons"),
         (lambda: PointwiseNoise.counted(20.0, background=10.0, mode="bf"), "background must be at least 20 electrons"),
         (lambda: ScanNoise(jitter_y=-1.0), "jitter_y of ScanNoise must be at least 0"),
         (lambda: Detector(step=0.0), "step must be positive"),

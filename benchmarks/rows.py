@@ -1,0 +1,514 @@
+"""Do scan lines go back where they belong? ``python benchmarks/rows.py [FOLDER] [--figures DIR] [--csv FILE]``.
+
+Simulated crystals come from plain NumPy that shares no code with the package; whole rows of them are displaced, and
+electrons counted, over a background of a fifth of the contrast. In images of even seeds rows of columns run along the
+scan lines within 3 degrees, as microscopists turn them; in the others the crystal is turned at random. RowAligner
+stands beside the usual row alignments: each row is correlated with the mean of its neighbours, in rounds, or with the
+row before it, displacements added up and their line taken off; and beside doing nothing. Given are
+
+rows
+    RMS of measured less true displacement, about its mean, px; of all rows, and of those that cross a column (within
+    1.5 sigma of its centre).
+columns
+    RMS displacement along x of the columns by what is left, with a row's part in a column ``exp(-(y - y_c)^2 /
+    sigma^2)``; pm at 0.01 nm per pixel. Without jitter that is what aligning has done to a straight image.
+slope
+    Regression of the displacement that columns have in the end on the true one of a strained, sheared or faulted
+    crystal: 1 keeps it, 0 has straightened it away. A wave along y moves rows of columns together, as jitter does.
+
+FOLDER holds recorded micrographs, of which the middle is taken. Nothing is known there but that columns form a
+lattice: the spread of x is that of second differences along lattice vectors that cross rows, over sqrt(1.5), so that
+independent errors come out as they are, of the same columns before and after; along vectors within the rows it is what
+jitter of whole rows does not do. RowAligner makes the former small by construction; crossed, each half of the width is
+straightened by the displacements that were measured on the other half, which share no noise with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import joblib
+import matplotlib
+import numpy as np
+import pandas as pd
+import plain_scenes as plain
+import scipy
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from plain_scenes import Columns, Noise
+from scipy import ndimage
+from scipy.spatial import cKDTree
+from tqdm import tqdm
+
+import stemkit
+from stemkit import NoiseCalibrator, RowAligner
+from stemkit.columns import fit_columns
+from stemkit.images import mode_sign, resolve_mode
+from stemkit.noise.repair import repaired
+from stemkit.noise.specimen import find_specimen
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+OURS, NOTHING = "stemkit", "nothing"
+DOSES = (3.0, 10.0, 30.0, 100.0)
+JITTERS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0)
+PM = 10.0  # per pixel
+DARK = 0.2  # electrons of the background, in parts of the contrast
+ALIGNED = np.radians(3)
+CROSSES = 1.5  # sigmas from a column's centre to the rows that cross it
+FARTHEST = 8  # px that a rival looks for a row
+NEIGHBOURS, ROUNDS = 2, 4
+NEAR = 0.25  # of a lattice vector: what still is the neighbour
+CROP = 120
+
+Shifts = Callable[[NDArray], NDArray]
+
+
+class Scene(NamedTuple):
+    """Columns where they are, and how far along x that is from the perfect lattice."""
+
+    columns: Columns
+    moved: NDArray
+
+
+@dataclass(frozen=True)
+class Case:
+    crystal: str
+    dose: float
+    jitter: float
+    seed: int
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, nargs="?", help="recorded micrographs")
+    parser.add_argument("--figures", type=Path, help="where to draw the recorded ones")
+    parser.add_argument("--csv", type=Path, help="the simulated table; the recorded one beside it, as NAME-real.csv")
+    parser.add_argument("--seeds", type=int, default=2, help="images of each crystal, dose and jitter; 0: none")
+    parser.add_argument("--size", type=int, default=256, help="of the simulated images")
+    parser.add_argument("--length", type=float, default=np.inf, help="of the jitter along the row, px")
+    parser.add_argument("--part", type=int, default=512, help="middle part of recorded images that is looked at")
+    parser.add_argument("--jobs", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    versions = {m.__name__: m.__version__ for m in (stemkit, np, scipy, torch)}
+    print(platform.processor() or platform.machine(), *(f"{k} {v}" for k, v in versions.items()), sep=", ")
+    print(f"seeds {list(range(arguments.seeds))}: {' '.join(sys.argv)}")
+    if arguments.seeds:
+        table = simulated(arguments.seeds, arguments.size, arguments.length, arguments.jobs)
+        report(table)
+        if arguments.csv:
+            table.to_csv(arguments.csv, index=False)
+    if arguments.folder:
+        table = recorded(arguments.folder, arguments.part, arguments.figures)
+        print("\n" + table.round(3).to_string(index=False, na_rep="-"))
+        print("jitter: by NoiseCalibrator, px; spreads of x: px; seconds: of RowAligner")
+        if arguments.csv:
+            table.to_csv(arguments.csv.with_name(f"{arguments.csv.stem}-real.csv"), index=False)
+
+
+# --- crystals ----------------------------------------------------------------------------------------------------
+
+
+def wave(amplitude: float, length: float) -> Callable[..., NDArray]:
+    """Displacement along x that is a wave along y."""
+
+    def moved(y: NDArray, spacing: float, size: int, rng: np.random.Generator) -> NDArray:
+        return amplitude * np.sin(2 * np.pi * (y / length + rng.uniform()))
+
+    return moved
+
+
+def shear(y: NDArray, spacing: float, size: int, rng: np.random.Generator) -> NDArray:
+    return rng.choice([-1, 1]) * 0.04 * (y - size / 2)
+
+
+def fault(y: NDArray, spacing: float, size: int, rng: np.random.Generator) -> NDArray:
+    return 0.3 * spacing * (y > rng.uniform(1 / 3, 2 / 3) * size)
+
+
+def straight(y: NDArray, spacing: float, size: int, rng: np.random.Generator) -> NDArray:
+    return np.zeros_like(y)
+
+
+#: The kind of crystal, and how its columns are moved along x.
+CRYSTALS = {
+    "square": ("square", straight),
+    "perovskite": ("perovskite", straight),
+    "hexagonal": ("hexagonal", straight),
+    "dumbbell": ("dumbbell", straight),
+    "strained": ("perovskite", wave(0.5, 300.0)),  # from crest to trough in 150 px
+    "bent": ("square", wave(0.5, 150.0)),
+    "sheared": ("square", shear),
+    "faulted": ("square", fault),
+}
+MOVED = ("strained", "bent", "sheared", "faulted")
+
+
+def build(crystal: str, size: int, *, turned: bool, rng: np.random.Generator) -> Scene:
+    kind, moved_by = CRYSTALS[crystal]
+    spacings, widths = plain.CRYSTALS[kind]
+    spacing = rng.uniform(*spacings)
+    sigma = spacing * rng.uniform(*widths)
+    angle = rng.uniform(0, 2 * np.pi) if turned else rng.uniform(-ALIGNED, ALIGNED) + rng.choice(4) * np.pi / 2
+    sites, amplitude = lattice(kind, size, spacing, angle, rng)
+    near = (abs(sites - size / 2) < size / 2 + plain.REACH * sigma + 20).all(axis=1)
+    y, x = sites[near].T + rng.normal(0, 0.05, (2, near.sum()))
+    amplitude = amplitude[near] * (1 + rng.normal(0, 0.03, near.sum()))
+    moved = moved_by(y, spacing, size, rng)
+    return Scene(Columns(y, x + moved, amplitude, float(sigma)), moved)
+
+
+def lattice(kind: str, size: int, spacing: float, angle: float, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
+    """Sites (y, x) of a turned crystal that covers the image, and their heights."""
+    basis, motif = plain.unit_cell(kind, rng)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    reach = int(np.ceil(1.3 * np.sqrt(2) * size / spacing)) + 8
+    steps = np.stack(np.meshgrid(*2 * [np.arange(-reach, reach + 1)], indexing="ij"), axis=-1).reshape(-1, 2)
+    origin = rng.uniform(0, 1, 2)
+    sites = np.concatenate([(steps + origin + offset) @ basis * spacing @ turn.T + size / 2 for offset, _ in motif])
+    return sites, np.repeat([height for _, height in motif], len(steps))
+
+
+# --- rivals ------------------------------------------------------------------------------------------------------
+
+
+def by_stemkit(values: NDArray) -> NDArray:
+    image = xr.DataArray(values, dims=("y", "x"), attrs={"mode": "haadf"})
+    return RowAligner().fit(image).shifts_[0]
+
+
+def by_neighbours(values: NDArray) -> NDArray:
+    """Each row correlated with the mean of its neighbours where they stand by now, in rounds."""
+    kernel = np.ones(2 * NEIGHBOURS + 1)
+    kernel[NEIGHBOURS] = 0
+    shifts = np.zeros(len(values))
+    for _ in range(ROUNDS):
+        rows = moved_back(values, shifts)
+        shifts = shifts + correlated(rows, ndimage.correlate1d(rows, kernel, axis=0, mode="nearest"))
+    return shifts
+
+
+def by_previous(values: NDArray) -> NDArray:
+    """Each row correlated with the one before it; the line through the sum is drift, or a turned crystal."""
+    shifts = np.r_[0, np.cumsum(correlated(values[1:], values[:-1]))]
+    row = np.arange(len(shifts))
+    return shifts - np.polyval(np.polyfit(row, shifts, 1), row)
+
+
+def correlated(rows: NDArray, reference: NDArray) -> NDArray:
+    """How far each row is displaced from its reference, at most a few px: the parabola through the highest three."""
+    n = rows.shape[1] + FARTHEST
+    a, b = (np.fft.rfft(part - part.mean(axis=1, keepdims=True), n, axis=1) for part in (rows, reference))
+    correlogram = np.fft.irfft(a.conj() * b, n, axis=1)
+    near = np.concatenate([correlogram[:, -FARTHEST:], correlogram[:, : FARTHEST + 1]], axis=1)
+    top = np.clip(near.argmax(axis=1), 1, 2 * FARTHEST - 1)
+    before, at, after = (near[np.arange(len(near)), top + k] for k in (-1, 0, 1))
+    curvature = before - 2 * at + after
+    safe = np.where(curvature < 0, curvature, -np.inf)
+    return top - FARTHEST + np.clip(0.5 * (before - after) / safe, -0.5, 0.5)
+
+
+def moved_back(values: NDArray, shifts: NDArray) -> NDArray:
+    rows = zip(values, shifts, strict=True)
+    return np.array([ndimage.shift(row, shift, order=3, mode="nearest") for row, shift in rows])
+
+
+METHODS: dict[str, Shifts] = {
+    NOTHING: lambda values: np.zeros(len(values)),
+    OURS: by_stemkit,
+    "neighbours": by_neighbours,
+    "previous": by_previous,
+}
+RIVALS = ("neighbours", "previous")
+
+
+# --- simulated ---------------------------------------------------------------------------------------------------
+
+
+def simulated(n_seeds: int, size: int, length: float, n_jobs: int) -> pd.DataFrame:
+    cases = list(design(n_seeds))
+    work = joblib.Parallel(n_jobs, return_as="generator")(joblib.delayed(measured)(c, size, length) for c in cases)
+    return pd.concat(tqdm(work, total=len(cases), smoothing=0, disable=None), ignore_index=True)
+
+
+def design(n_seeds: int) -> Iterator[Case]:
+    for seed in range(n_seeds):
+        for crystal in CRYSTALS:
+            yield from (Case(crystal, dose, jitter, seed) for dose in DOSES for jitter in JITTERS)
+
+
+def measured(case: Case, size: int, length: float) -> pd.DataFrame:
+    """One row per method."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore", UserWarning)  # no lattice found: counted below
+    # one crystal at every dose and jitter
+    scene = build(case.crystal, size, turned=case.seed % 2 == 1, rng=generator(case.crystal, case.seed))
+    noise = Noise(
+        kind="poisson",
+        gain=1 / case.dose,
+        readout=float(np.sqrt(DARK / case.dose)),
+        jitter=case.jitter,
+        jitter_length=length,
+        streaks=0.0,
+        background=0.03,
+    )
+    key = f"{case.crystal} {case.dose} {case.jitter}"
+    noisy, fields = plain.draw(np.zeros((size, size)), noise, generator(key, case.seed), columns=scene.columns)
+    rows = []
+    for name, method in METHODS.items():
+        start = time.perf_counter()
+        shifts = method(noisy)
+        seconds = time.perf_counter() - start
+        rows.append({"method": name, **errors(shifts, fields.shift, scene), "seconds": seconds})
+    return pd.DataFrame(rows).assign(**vars(case))
+
+
+def generator(key: str, seed: int) -> np.random.Generator:
+    return np.random.default_rng((zlib.crc32(key.encode()), seed))
+
+
+def errors(shifts: NDArray, true: NDArray, scene: Scene) -> dict[str, float]:
+    left = shifts[:, None] - true
+    y, x, _, sigma = scene.columns
+    size = len(true)
+    seen = ((np.column_stack([y, x]) >= 0) & (np.column_stack([y, x]) <= size - 1)).all(axis=1)
+    y, x, moved = y[seen], x[seen], scene.moved[seen]
+    away = np.arange(size)[:, None] - y
+    crossing = (abs(away) < CROSSES * sigma).any(axis=1)
+    part = np.exp(-((away / sigma) ** 2))
+    displaced = (part * left[:, np.round(x).astype(int)]).sum(axis=0) / part.sum(axis=0)
+    slope = np.polyfit(moved, moved + displaced, 1)[0] if np.ptp(moved) > 0 else np.nan
+    return {
+        "rows": float(left.std()),
+        "crossing": float(left[crossing].std()),
+        "columns": PM * float(displaced.std()),
+        "slope": float(slope),
+        "still": bool((shifts == 0).all()),
+    }
+
+
+# --- tables ------------------------------------------------------------------------------------------------------
+
+
+def report(table: pd.DataFrame) -> None:
+    print("\nRMS over crystals and seeds; ! worse than doing nothing, with the images in which it is worse")
+    print(accuracy(table[table["jitter"] > 0]).to_string(index=False))
+    print("\nWithout jitter: RMS displacement of the columns by aligning, pm; worst image")
+    print(distortion(table[table["jitter"] == 0]).to_string())
+    print("\nColumns by crystal, pm: before -> stemkit (best rival), RMS over doses and seeds")
+    print(by_crystal(table).to_string())
+    print("\nSlope on the true strain: stemkit (best rival), mean over seeds")
+    print(kept(table[table["crystal"].isin(MOVED)]).to_string())
+    ours = table[table["method"] == OURS]
+    still = ours[ours["still"] & (ours["jitter"] > 0)]
+    print(f"\nleft as they are in spite of jitter: {len(still)} of {(ours['jitter'] > 0).sum()} images", end="")
+    print("".join(f"\n  {c}, dose {d:g}: {n}" for (c, d), n in still.groupby(["crystal", "dose"]).size().items()))
+    print(f"seconds per image: {table.groupby('method')['seconds'].mean().round(3).to_dict()}")
+
+
+def rms(values: pd.Series) -> float:
+    return float(np.sqrt((values**2).mean()))
+
+
+def accuracy(table: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for (dose, jitter), cell in table.groupby(["dose", "jitter"]):
+        of = {name: part.reset_index(drop=True) for name, part in cell.groupby("method")}
+        all_rows, crossing, columns = (
+            {name: rms(part[what]) for name, part in of.items()} for what in ("rows", "crossing", "columns")
+        )
+        worse = int((of[OURS]["columns"] > of[NOTHING]["columns"]).sum())
+        rows.append(
+            {
+                "dose": f"{dose:g}",
+                "jitter": jitter,
+                "rows, px": f"{all_rows[NOTHING]:.3f} -> {all_rows[OURS]:.3f}",
+                "crossing": f"{crossing[NOTHING]:.3f} -> {crossing[OURS]:.3f}",
+                **{f"{name} ": f"{crossing[name]:.3f}" for name in RIVALS},
+                "columns, pm": f"{columns[NOTHING]:.2f} -> {columns[OURS]:.2f}",
+                **{name: f"{columns[name]:.2f}" for name in RIVALS},
+                "of nothing": f"{columns[OURS] / columns[NOTHING]:.2f}",
+                "of best rival": f"{columns[OURS] / min(columns[name] for name in RIVALS):.2f}",
+                "worse": f"{worse} of {len(of[OURS])}" + (" !" if columns[OURS] > columns[NOTHING] else ""),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def distortion(table: pd.DataFrame) -> pd.DataFrame:
+    cells = table.groupby(["dose", "crystal", "method"])["columns"].agg(rms).unstack("method")
+    shown = cells[OURS].unstack("crystal")[list(CRYSTALS)]
+    shown.insert(0, "worst", table[table["method"] == OURS].groupby("dose")["columns"].max())
+    for name in RIVALS:
+        shown[name] = table[table["method"] == name].groupby("dose")["columns"].agg(rms)
+    return shown.round(2)
+
+
+def by_crystal(table: pd.DataFrame) -> pd.DataFrame:
+    cells = table[table["jitter"] > 0].groupby(["crystal", "jitter", "method"])["columns"].agg(rms).unstack("method")
+    best = cells[list(RIVALS)].min(axis=1)
+    numbers = zip(cells[NOTHING], cells[OURS], best, strict=True)
+    text = [f"{before:.2f} -> {after:.2f} ({rival:.2f})" for before, after, rival in numbers]
+    return pd.Series(text, cells.index).unstack("jitter").loc[list(CRYSTALS)]
+
+
+def kept(table: pd.DataFrame) -> pd.DataFrame:
+    cells = table.groupby(["crystal", "dose", "jitter", "method"])["slope"].mean().unstack("method")
+    rivals = cells[list(RIVALS)].to_numpy()
+    best = rivals[np.arange(len(rivals)), abs(rivals - 1).argmin(axis=1)]
+    text = [f"{ours:.2f} ({rival:.2f})" for ours, rival in zip(cells[OURS], best, strict=True)]
+    return pd.Series(text, cells.index).unstack("jitter").loc[list(MOVED)]
+
+
+# --- recorded ----------------------------------------------------------------------------------------------------
+
+
+def recorded(folder: Path, part: int, figures: Path | None) -> pd.DataFrame:
+    warnings.simplefilter("ignore", UserWarning)  # inferred modes, no lattice: said in the table
+    rows = []
+    for path in tqdm(sorted(p for p in folder.iterdir() if p.is_file()), disable=None):
+        try:
+            image = stemkit.read(path)
+        except (ValueError, TypeError, OSError, ImportError) as error:
+            tqdm.write(f"{path.name}: left out, {error}")
+            continue
+        if image.ndim == 2:
+            rows.append({"file": path.name[:22], **straightened(middle(image, part), path, figures)})
+    return pd.DataFrame(rows)
+
+
+def middle(image: xr.DataArray, part: int) -> xr.DataArray:
+    image = image.assign_attrs(mode=resolve_mode(image))
+    starts = {axis: max(0, (image.sizes[axis] - part) // 2) for axis in ("y", "x")}
+    return image.isel({axis: slice(start, start + part) for axis, start in starts.items()})
+
+
+def straightened(image: xr.DataArray, path: Path, figures: Path | None) -> dict[str, object]:
+    start = time.perf_counter()
+    aligner = RowAligner().fit(image)
+    seconds = time.perf_counter() - start
+    after = aligner.transform(image)
+    shifts = aligner.shifts_[0]
+    half = image.sizes["x"] // 2
+    halves = [RowAligner().fit(image.isel(x=part)).shifts_[0] for part in (slice(None, half), slice(half, None))]
+    calibrators = [NoiseCalibrator().fit(one) for one in (image, after)]
+    if figures is not None:
+        figures.mkdir(parents=True, exist_ok=True)
+        draw_figure(image, after, shifts, halves, calibrators, figures / f"{path.stem}.png")
+    noise, left = (calibrator.noise_model_.scan for calibrator in calibrators)
+    both = all(np.ptp(one) > 0 for one in halves)  # no lattice may be found in a half
+    bright = repaired(image.values) * mode_sign(image.attrs["mode"])
+    return {
+        **spreads(bright, shifts, halves),
+        "moved": shifts.std(),
+        "jitter": noise.jitter,
+        "length": noise.jitter_length,
+        "jitter after": left.jitter,
+        "length after": left.jitter_length,
+        "halves differ": (halves[0] - halves[1]).std() if both else np.nan,
+        "halves agree": np.corrcoef(*halves)[0, 1] if both else np.nan,
+        "seconds": seconds,
+    }
+
+
+def spreads(bright: NDArray, shifts: NDArray, halves: list[NDArray]) -> dict[str, float]:
+    """Of the columns' x about their lattice, across and along the rows: as recorded, straightened, and crossed."""
+    after = moved_back(bright, shifts)
+    specimen = find_specimen(after)
+    if specimen.fits is None or specimen.vectors is None:
+        return {"columns": 0}
+    places = np.column_stack([specimen.fits.y, specimen.fits.x])
+    across, along = triples(places, specimen.vectors, specimen.width)
+
+    def fitted(values: NDArray) -> NDArray:
+        return fit_columns(values, places, specimen.width).x
+
+    def spread(x: NDArray, which: NDArray) -> float:
+        bends = x[which[:, 0]] - (x[which[:, 1]] + x[which[:, 2]]) / 2
+        return float(np.sqrt(np.mean(bends**2) / 1.5)) if len(bends) else np.nan
+
+    before, straight = fitted(bright), fitted(after)
+    left, right = (fitted(moved_back(bright, other)) for other in halves[::-1])
+    edge = bright.shape[1] // 2
+    whole = (places[across, 1] < edge).all(axis=1), (places[across, 1] >= edge).all(axis=1)
+    pairs = [(spread(x, across[side]), side.sum()) for x, side in zip((left, right), whole, strict=True)]
+    crossed = np.sqrt(sum(s**2 * n for s, n in pairs if n) / max(sum(n for _, n in pairs), 1))
+    return {
+        "columns": len(places),
+        "across": spread(before, across),
+        "across after": spread(straight, across),
+        "crossed": float(crossed) if all(np.ptp(one) > 0 for one in halves) else np.nan,
+        "along": spread(before, along),
+        "along after": spread(straight, along),
+    }
+
+
+def triples(places: NDArray, vectors: NDArray, width: float) -> tuple[NDArray, NDArray]:
+    """Columns with both neighbours along a lattice vector, as (middle, one, other): across the rows, and along them."""
+    tree, across, along = cKDTree(places), [np.empty((0, 3), int)], [np.empty((0, 3), int)]
+    for vector in (*vectors, vectors[0] + vectors[1], vectors[0] - vectors[1]):
+        near = NEAR * float(np.hypot(*vectors[0]))
+        (up, one), (down, other) = (tree.query(places + s * vector, distance_upper_bound=near) for s in (1, -1))
+        both = np.flatnonzero(np.isfinite(up) & np.isfinite(down))
+        found = np.column_stack([both, one[both], other[both]])
+        # two columns share their rows where they are nearer than a column is wide
+        if abs(vector[0]) > 2 * width:
+            across.append(found)
+        elif abs(vector[0]) < 0.5 * width:
+            along.append(found)
+    return np.concatenate(across), np.concatenate(along)
+
+
+# --- figures -----------------------------------------------------------------------------------------------------
+
+
+def draw_figure(
+    image: xr.DataArray,
+    after: xr.DataArray,
+    shifts: NDArray,
+    halves: list[NDArray],
+    calibrators: list[NoiseCalibrator],
+    path: Path,
+) -> None:
+    """Two crops before and after, in the middle and where rows were moved apart most; shifts; covariances."""
+    figure, axes = plt.subplots(2, 3, figsize=(21, 14), layout="constrained")
+    n_y, n_x = image.shape
+    jump = int(np.argmax(ndimage.uniform_filter1d(abs(np.diff(shifts)), 9))) if np.ptp(shifts) > 0 else n_y // 4
+    for row, y in enumerate((n_y // 2, jump)):
+        top, left = (int(np.clip(c - CROP // 2, 0, max(n - CROP, 0))) for c, n in ((y, n_y), (n_x // 2, n_x)))
+        crop = (slice(top, top + CROP), slice(left, left + CROP))
+        grey = dict(zip(("vmin", "vmax"), np.quantile(image.values[crop], [0.005, 0.995]), strict=True))
+        for axis, one, title in zip(axes[row], (image, after), ("recorded", "straightened"), strict=False):
+            axis.imshow(one.values[crop], cmap="gray", interpolation="nearest", **grey)
+            axis.set_title(f"{title}, rows {top} to {top + CROP}")
+            axis.set_axis_off()
+    for name, curve in (("left half", halves[0]), ("right half", halves[1]), ("all", shifts)):
+        axes[0, 2].plot(curve, linewidth=0.8, label=name)
+    axes[0, 2].set(title="displacement of the rows, px", xlabel="row")
+    for name, calibrator in zip(("recorded", "straightened"), calibrators, strict=True):
+        registration = calibrator.diagnostics_[0]["registration"]
+        if registration is not None and len(registration.distance):
+            axes[1, 2].plot(registration.distance, registration.covariance, ".-", label=name)
+    axes[1, 2].set(title="covariance of the displacements along the row, px squared", xlabel="distance, px")
+    for axis in axes[:, 2]:
+        axis.axhline(0, color="0.7", linewidth=0.8)
+        axis.legend()
+    figure.suptitle(path.stem)
+    figure.savefig(path, dpi=60)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()

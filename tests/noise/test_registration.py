@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import SIGMAS, columns_of, displacements, seeds
+
+from stemkit import NoiseModel, PointwiseNoise, ScanNoise
+from stemkit.columns import render_columns
+from stemkit.noise.registration import Readings, Registration, read_shifts, register, slope
+
+SHAPE = (192, 192)
+CLEAN, FITS = columns_of(SHAPE, 16.0, 2.6)
+FEW = settings(max_examples=4)
+
+
+def read(values: np.ndarray, noise: float, shifts: np.ndarray | None = None, axis: int = 1) -> Readings:
+    shifts = np.zeros((2, *values.shape)) if shifts is None else shifts
+    columns = render_columns(FITS, values.shape, shifts)
+    variance = np.full(values.shape, noise**2)
+    return read_shifts(values - columns, slope(columns, axis), FITS, shifts, variance, axis=axis)
+
+
+def registered(jitter: float, length: float, noise: float, seed: int, axis: int = 1) -> tuple[Registration, np.ndarray]:
+    """Rows registered in three rounds, and where they were."""
+    scan = ScanNoise(jitter_length=length, **{("jitter_y", "jitter")[axis]: jitter})
+    model = NoiseModel(scan=scan, pointwise=PointwiseNoise(noise))
+    torn, shifts = model.apply(CLEAN, random_state=seed), np.zeros((2, *SHAPE))
+    for _ in range(3):
+        found = register(read(torn, noise, shifts, axis), SHAPE)
+        shifts[axis] = found.shifts
+    return found, displacements(model, SHAPE, seed, axis)
+
+
+@FEW
+@given(st.floats(0.02, 0.1), st.floats(0.0, 0.3), seeds)
+def test_readings_scatter_as_they_state(noise, shift, seed):
+    model = NoiseModel(pointwise=PointwiseNoise(noise, shape=0.1349))
+    moved = render_columns(FITS, SHAPE, np.stack([np.zeros(SHAPE), np.full(SHAPE, shift)]))
+    readings = read(model.apply(moved, random_state=seed), noise)
+    some = readings.weight > 0
+    z = (readings.shift[some] - shift) * np.sqrt(readings.weight[some])
+    # a shift of a third of a pixel is not quite a slope
+    assert abs(z.mean()) < SIGMAS / math.sqrt(z.size) + 0.1 * shift * np.sqrt(readings.weight[some]).mean()
+    # columns that stand in the same rows share pixels only at their feet
+    assert abs(z.std() - 1) < SIGMAS / math.sqrt(2 * z.size) + 0.1 * shift / noise
+    assert np.abs(z).max() < SIGMAS + 1 + 0.1 * shift / noise
+
+
+@FEW
+@given(st.floats(0.2, 1.0), st.floats(0.03, 0.1), seeds)
+def test_rows_that_move_as_a_whole_are_registered(jitter, noise, seed):
+    found, true = registered(jitter, math.inf, noise, seed)
+    # displacements of the ramp end at its border
+    rows = true[:, 96] - true[:, 96].mean()
+    assert abs(found.jitter - rows.std()) < SIGMAS * found.jitter_std
+    assert math.isinf(found.length)
+    assert (found.shifts == found.shifts[:, :1]).all()
+    assert found.shifts.mean() == pytest.approx(0.0, abs=1e-9)
+    # rows with much to read are left with the variance that is stated
+    told = (read(CLEAN, noise).weight.sum(0) > 1 / jitter**2) & (np.abs(rows) < 2 * jitter)
+    left = (found.shifts[:, 0] - rows)[told]
+    assert left.std() < 0.3 * jitter
+    assert 0.3 * left.std() < math.sqrt(found.left[0]) < 3 * left.std()
+
+
+@FEW
+@given(st.floats(0.2, 0.5), st.floats(0.02, 0.06), seeds)
+def test_rows_are_registered_along_y_too(jitter, noise, seed):
+    found, true = registered(jitter, math.inf, noise, seed, axis=0)
+    assert abs(found.jitter - true[4:-4].std()) < SIGMAS * found.jitter_std
+    assert (found.shifts - true)[4:-4, 0].std() < 0.6 * jitter
+
+
+@FEW
+@given(st.floats(0.3, 0.8), st.floats(15.0, 35.0), seeds)
+def test_the_length_of_displacements_along_the_row_is_found(jitter, length, seed):
+    found, true = registered(jitter, length, 0.03, seed)
+    assert abs(found.length - length) < SIGMAS * found.length_std + 0.1 * length
+    inside = np.s_[:, 20:-20]
+    assert abs(found.jitter - true[inside].std()) < SIGMAS * found.jitter_std
+    assert (found.shifts - true)[inside].std() < 0.5 * true[inside].std()
+    # what is open falls with the lag
+    assert found.left_at(np.array([0.0])) > 2 * abs(found.left_at(np.array([60.0])))
+
+
+@FEW
+@given(st.floats(0.02, 0.1), seeds)
+def test_rows_that_stand_still_are_left_there(noise, seed):
+    found, _ = registered(0.0, math.inf, noise, seed)
+    assert found.jitter < SIGMAS * found.jitter_std
+    assert np.abs(found.shifts).max() < noise
+
+
+def test_rows_cannot_be_told_without_columns():
+    found = register(read(CLEAN, 0.1).none(), SHAPE)
+    assert (found.shifts == np.zeros(SHAPE)).all()
+    assert found.jitter == 0
+    assert math.isnan(found.jitter_std)
+    assert found.left_at(np.array([0.0, 5.0])) == pytest.approx(0.0)
+
+
+def test_rows_between_columns_say_nothing():
+    lone = FITS.take(np.arange(4))
+    readings = read_shifts(np.zeros(SHAPE), slope(CLEAN), lone, np.zeros((2, *SHAPE)), np.ones(SHAPE))
+    y = np.arange(SHAPE[0])
+    far = np.abs(y[None] - lone.y[:, None]) > 2.2 * lone.sigma[:, None] + 1.5
+    assert (readings.weight[far] == 0).all()
+    near = np.abs(y[None] - lone.y[:, None]) < lone.sigma[:, None]
+    assert (readings.weight[near] > 0).all()
+
+
+@given(st.lists(st.floats(-1, 1), min_size=5, max_size=5))
+def test_the_slope_of_a_polynomial_is_exact(coefficients):
+    x = np.linspace(-1, 1, 21)
+    image = np.broadcast_to(np.polyval(coefficients, x), (5, 21))
+    expected = np.polyval(np.polyder(coefficients), x) * 0.1
+    np.testing.assert_allclose(slope(image)[2, 2:-2], expected[2:-2], atol=1e-12)
+    np.testing.assert_allclose(slope(image.T, axis=0)[2:-2, 2], expected[2:-2], atol=1e-12)

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import displacements, gaussians, lattice_positions, pixel_sizes, seeds
+
+import stemkit
+from stemkit import NoiseCalibrator, NoiseModel, PointwiseNoise, RowAligner, ScanNoise
+
+SHAPE = (224, 224)
+Y = np.arange(SHAPE[0])
+FEW = settings(max_examples=3)
+
+
+def specimen(*, sine: float = 0.0, period: float = 150.0, shear: float = 0.0, bend: float = 0.0) -> np.ndarray:
+    """A crystal whose columns are displaced along x as a function of y, px."""
+    positions = lattice_positions(SHAPE, 16.0, margin=12.0)
+    y = positions[:, 0] - SHAPE[0] / 2
+    positions[:, 1] += sine * np.sin(2 * np.pi * y / period) + shear * y + bend * (2 * y / SHAPE[0]) ** 2
+    return gaussians(SHAPE, positions, 2.6)
+
+
+def torn(clean: np.ndarray, jitter: float, noise: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A recording, and how its rows were displaced about their mean."""
+    model = NoiseModel(scan=ScanNoise(jitter=jitter), pointwise=PointwiseNoise(noise))
+    rows = displacements(model, SHAPE, seed)[:, SHAPE[1] // 2]
+    return model.apply(clean, random_state=seed), rows - rows.mean()
+
+
+def labelled(values: np.ndarray, pixel_size: float = 0.01, **attrs: object) -> xr.DataArray:
+    return stemkit.calibrated(values, pixel_size=pixel_size).assign_attrs(mode="haadf", **attrs).rename("counts")
+
+
+@FEW
+@given(st.floats(0.3, 1.0), st.floats(0.01, 0.06), seeds)
+def test_rows_are_put_back(jitter, noise, seed):
+    clean = specimen()
+    image, rows = torn(clean, jitter, noise, seed)
+    aligner = RowAligner(mode="haadf")
+    straight = aligner.fit_transform(image)
+    (shifts,) = aligner.shifts_
+    assert shifts.shape == (SHAPE[0],)
+    assert (shifts - rows).std() < 0.25 * rows.std()
+    inside = np.s_[:, 8:-8]
+    quiet = ((straight - clean)[inside] ** 2).mean() - noise**2
+    assert quiet < 0.15 * (((image - clean)[inside] ** 2).mean() - noise**2)
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.3, 0.8])
+@pytest.mark.parametrize("strain", [{"sine": 0.5}, {"shear": 0.04}, {"bend": 2.0}], ids=["sine", "shear", "bend"])
+def test_a_strained_lattice_stays_strained(strain, jitter):
+    image, rows = torn(specimen(**strain), jitter, 0.02, 1)
+    error = RowAligner(mode="haadf").fit(image).shifts_[0] - rows
+    # what the rows have taken of the lattice's own displacement, by regression on it
+    (shape,) = ({"sine": np.sin, "shear": np.copy, "bend": lambda y: y**2}[k] for k in strain)
+    own = shape((2 * np.pi / 150 if "sine" in strain else 2 / SHAPE[0]) * (Y - SHAPE[0] / 2))
+    own = (own - own.mean()) * {"sine": 0.5, "shear": 0.04 * SHAPE[0] / 2, "bend": 2.0}[next(iter(strain))]
+    assert abs((error * own).mean() / (own**2).mean()) < 0.2
+
+
+@FEW
+@given(st.floats(0.01, 0.15), seeds)
+def test_rows_that_stand_still_stay_there(noise, seed):
+    image, _ = torn(specimen(), 0.0, noise, seed)
+    aligner = RowAligner(mode="haadf")
+    straight = aligner.fit_transform(image)
+    assert np.abs(aligner.shifts_[0]).max() < 0.5 * noise
+    assert (straight - image).std() < 0.1 * noise
+
+
+@FEW
+@given(pixel_sizes, st.sampled_from(["f4", "f8", "u2"]), seeds)
+def test_labels_stay_and_noise_goes(pixel_size, dtype, seed):
+    image, _ = torn(specimen(), 0.5, 0.05, seed)
+    recorded = labelled((100 * image + 1000).astype(dtype), pixel_size, sample="STO")
+    with_noise = recorded.assign_attrs(noise=json.dumps(NoiseModel().to_dict()))
+    straight = RowAligner().fit_transform(with_noise)
+    assert straight.dtype == (np.float64 if dtype == "f8" else np.float32)
+    assert (straight.dims, straight.name, straight.attrs) == (recorded.dims, "counts", recorded.attrs)
+    xr.testing.assert_identical(straight.coords.to_dataset(), recorded.coords.to_dataset())
+    assert "noise" in with_noise.attrs
+
+
+def test_dark_columns_are_bright_ones_upside_down():
+    image, _ = torn(specimen(), 0.5, 0.05, 0)
+    bright = RowAligner(mode="haadf").fit(image)
+    dark = RowAligner(mode="bf").fit(3 - image)
+    np.testing.assert_allclose(dark.shifts_[0], bright.shifts_[0], atol=1e-6)
+    np.testing.assert_allclose(dark.transform(3 - image), 3 - bright.transform(image), atol=1e-6)
+
+
+@settings(max_examples=2)
+@given(st.floats(1e-3, 1e3), st.floats(-1e3, 1e3))
+def test_units_do_not_matter(scale, offset):
+    image, _ = torn(specimen(), 0.5, 0.05, 0)
+    straight = RowAligner(mode="haadf").fit_transform(image)
+    other = RowAligner(mode="haadf").fit_transform(scale * image + offset)
+    np.testing.assert_allclose((other - offset) / scale, straight, atol=1e-4)
+
+
+def test_stacks_and_lists_are_measured_one_by_one():
+    images = [torn(specimen(), jitter, 0.05, seed)[0] for seed, jitter in enumerate([0.3, 0.8])]
+    alone = [RowAligner(mode="haadf").fit_transform(image) for image in images]
+    aligner = RowAligner(mode="haadf").fit(np.stack(images))
+    assert aligner.n_images_ == len(aligner.shifts_) == 2
+    np.testing.assert_array_equal(aligner.transform(np.stack(images)), np.stack(alone))
+    sizes = [labelled(images[0]), images[1][:180, :200]]
+    first, second = RowAligner(mode="haadf").fit_transform(sizes)
+    np.testing.assert_array_equal(first, alone[0])
+    assert isinstance(second, np.ndarray)
+    assert second.shape == (180, 200)
+    # an image that was not fitted is measured by itself
+    np.testing.assert_array_equal(RowAligner(mode="haadf").fit(images[0]).transform(images[1]), alone[1])
+
+
+def test_what_is_left_is_found_by_the_calibrator():
+    image, rows = torn(specimen(), 0.8, 0.05, 2)
+    straight = RowAligner(mode="haadf").fit_transform(image)
+    left = NoiseCalibrator(mode="haadf").fit(straight).noise_model_.scan
+    assert left.jitter < 0.25 * rows.std()
+
+
+def test_without_columns_rows_stay_where_they_are():
+    noise = np.random.default_rng(0).normal(size=(96, 96))
+    aligner = RowAligner(mode="haadf")
+    with pytest.warns(UserWarning, match="no lattice of columns was found in the image: its rows are left"):
+        aligner.fit(noise)
+    assert (aligner.shifts_[0] == 0).all()
+    np.testing.assert_array_equal(aligner.transform(noise), noise)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(RowAligner(mode="haadf").fit_transform(np.full((40, 40), 3.0)), 3.0)
+
+
+def test_denoised_images_are_refused():
+    image = labelled(specimen())
+    denoised = image.assign_coords(measured=image.variable)
+    with pytest.raises(ValueError, match="put RowAligner before the denoiser"):
+        RowAligner().fit(denoised)
+    aligner = RowAligner().fit(image)
+    with pytest.raises(ValueError, match="put RowAligner before the denoiser"):
+        aligner.transform(denoised)
+
+
+def test_dead_rows_do_not_move_the_others():
+    image, rows = torn(specimen(), 0.5, 0.03, 3)
+    image[100:102] = -5.0
+    shifts = RowAligner(mode="haadf").fit(image).shifts_[0]
+    good = np.r_[0:97, 105:224]
+    assert (shifts - rows)[good].std() < 0.25 * rows.std()
+
+
+def test_unknown_modes_and_unfitted_aligners_are_refused():
+    with pytest.raises(ValueError, match="mode must be one of 'haadf', 'bf' or None, but is 'df'"):
+        RowAligner(mode="df").fit(np.zeros((40, 40)))
+    with pytest.raises(ValueError, match="not fitted"):
+        RowAligner().transform(np.zeros((40, 40)))

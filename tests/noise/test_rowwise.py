@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import SIGMAS, crystal, seeds
+
+from stemkit import NoiseModel, PointwiseNoise, ScanNoise
+from stemkit.noise.registration import slope
+from stemkit.noise.rowwise import RowStatistics, row_statistics
+
+CLEAN = crystal((256, 256))
+FEW = settings(max_examples=6)
+
+
+def split(model: NoiseModel, seed: int, **how) -> RowStatistics:
+    """What the noise of a crystal is made of, its clean image known."""
+    noisy = model.apply(CLEAN, random_state=seed)
+    return row_statistics(noisy, CLEAN, slope(CLEAN), slope(CLEAN, 0), **how)
+
+
+@FEW
+@given(
+    st.floats(0.05, 0.3), st.floats(0.0, 0.05), st.floats(-0.2, 0.5), st.floats(0.03, 0.1), st.floats(8.0, 30.0), seeds
+)
+def test_noise_is_split_by_its_correlation_along_the_row(readout, gain, correlation, streaks, length, seed):
+    pointwise = PointwiseNoise(readout, gain, 0.1349, correlation)
+    found = split(NoiseModel(scan=ScanNoise(streaks, length), pointwise=pointwise), seed)
+    std = found.std
+    # fourth differences of this crystal leave less than 1e-3 of it
+    assert abs(found.readout - readout) < SIGMAS * std["readout"] + 0.02 * readout
+    assert abs(found.gain - gain) < SIGMAS * std["gain"] + 0.002
+    assert abs(found.correlation_x - correlation) < SIGMAS * std["correlation_x"] + 0.01
+    assert abs(found.streaks - streaks) < SIGMAS * std["streaks"] + 0.05 * streaks
+    assert abs(found.streak_length - length) < SIGMAS * std["streak_length"] + 0.05 * length
+    assert found.left**2 < SIGMAS * std["left"] + 0.01
+    assert found.left_y**2 < SIGMAS * std["left_y"] + 0.01
+    np.testing.assert_allclose(found.fitted[0], found.covariance[0], rtol=0.1)
+    assert found.lag.shape == found.covariance.shape == found.fitted.shape
+    assert found.signal.shape == found.variance.shape == found.count.shape
+
+
+@FEW
+@given(st.floats(0.3, 0.8), st.floats(0.3, 0.8), seeds)
+def test_displacements_are_what_moves_with_the_slopes(along_x, along_y, seed):
+    model = NoiseModel(scan=ScanNoise(jitter=along_x, jitter_y=along_y), pointwise=PointwiseNoise(0.05))
+    found = split(model, seed)
+    # 256 rows, and slopes that change over a displacement of a quarter of a column
+    scatter = SIGMAS / math.sqrt(2 * 256) + 0.15
+    assert found.left == pytest.approx(along_x, rel=scatter)
+    assert found.left_y == pytest.approx(along_y, rel=scatter)
+    assert found.streaks < 0.04
+
+
+@FEW
+@given(st.floats(0.05, 0.2), st.integers(1, 60), seeds)
+def test_outliers_and_pixels_that_are_no_recording_do_not_count(readout, n_outliers, seed):
+    model, rng = NoiseModel(pointwise=PointwiseNoise(readout)), np.random.default_rng(seed)
+    noisy = model.apply(CLEAN, random_state=seed)
+    valid = np.ones(CLEAN.shape, dtype=bool)
+    valid[100:140, 50:90] = False
+    noisy[~valid] = 7.0 * rng.normal(size=1600)
+    noisy.ravel()[rng.choice(CLEAN.size, n_outliers)] += 30.0
+    found = row_statistics(noisy, CLEAN, slope(CLEAN), slope(CLEAN, 0), valid=valid)
+    assert abs(found.readout - readout) < SIGMAS * found.std["readout"] + 0.02 * readout
+    assert found.streaks < 0.2 * readout
+
+
+@pytest.mark.parametrize("image", [np.ones((7, 40)), np.ones((40, 11)), np.ones((40, 40))])
+def test_there_may_be_nothing_to_measure(image):
+    still = np.zeros_like(image)
+    found = row_statistics(image, still, still, still)
+    assert (found.readout, found.gain, found.streaks, found.left, found.left_y) == pytest.approx((0,) * 5, abs=1e-12)
+    assert found.gain == 0

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import SIGMAS, modes, seeds
+
+from stemkit import NoiseModel, PointwiseNoise
+from stemkit.noise.shape import NORMAL, is_counted, tukey_shape
+from stemkit.noise.specimen import row_difference
+
+SHAPE = (256, 256)
+EVERYWHERE = np.ones((252, 256), dtype=bool)
+
+
+def difference(pointwise: PointwiseNoise, seed: int, mode: str = "haadf") -> np.ndarray:
+    """Fourth difference of noise on a flat image, columns bright."""
+    noise = NoiseModel(mode=mode, pointwise=pointwise).apply(np.zeros(SHAPE), random_state=seed)
+    return row_difference(noise * (-1.0 if mode == "bf" else 1.0))
+
+
+@settings(max_examples=12)
+@given(st.floats(-0.3, 0.6), st.floats(0.0, 0.4), seeds)
+def test_the_shape_of_drawn_noise(shape, correlation, seed):
+    found, error = tukey_shape(difference(PointwiseNoise(1.0, 0, shape, correlation), seed), 1.0, EVERYWHERE)
+    # eight blocks know their scatter within a quarter; light tails look alike
+    assert abs(found - shape) < SIGMAS * 1.25 * error + 0.01
+    assert error < 0.02 + 0.2 * max(shape, 0)
+
+
+@settings(max_examples=6)
+@given(st.floats(-0.25, 0.1), st.floats(0.5, 0.9), seeds)
+def test_other_noise_beside_it_is_allowed_for(shape, share, seed):
+    mixed = math.sqrt(share) * difference(PointwiseNoise(1.0, shape=shape), seed)
+    mixed += math.sqrt(1 - share) * row_difference(np.random.default_rng(seed).normal(size=SHAPE))
+    found, error = tukey_shape(mixed, share, EVERYWHERE)
+    assert abs(found - shape) < SIGMAS * 1.25 * error + 0.02
+
+
+def test_hidden_noise_and_few_pixels_have_no_shape():
+    noise = difference(PointwiseNoise(1.0, shape=-0.2), 0)
+    for share, known in ((0.2, EVERYWHERE), (1.0, EVERYWHERE & (np.arange(256) < 1))):
+        shape, error = tukey_shape(noise, share, known)
+        assert shape == NORMAL
+        assert math.isnan(error)
+
+
+@settings(max_examples=8)
+@given(st.floats(0.3, 0.8), st.floats(0.0, 0.2), modes, seeds)
+def test_counted_electrons_are_told_by_their_skewness(rate, correlation, mode, seed):
+    gain = -0.05 if mode == "bf" else 0.05
+    pointwise = PointwiseNoise(abs(gain) * math.sqrt(rate), gain, correlation_x=correlation, kind="poisson")
+    variance = np.full(EVERYWHERE.shape, gain**2 * rate)
+    assert is_counted(difference(pointwise, seed, mode), EVERYWHERE, gain, variance, correlation)
+    # electrons of the other sign are no electrons
+    assert not is_counted(difference(pointwise, seed, mode), EVERYWHERE, -gain, variance, correlation)
+
+
+@settings(max_examples=8)
+@given(st.floats(3.0, 12.0), st.floats(-0.05, 0.4), seeds)
+def test_symmetric_noise_is_not_counted(rate, shape, seed):
+    noise = difference(PointwiseNoise(0.05 * math.sqrt(rate), shape=shape), seed)
+    variance = np.full(EVERYWHERE.shape, 0.05**2 * rate)
+    assert not is_counted(noise, EVERYWHERE, 0.05, variance, 0.0)
+    assert not is_counted(noise, EVERYWHERE, 0.0, variance, 0.0)

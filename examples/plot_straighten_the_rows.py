@@ -165,8 +165,9 @@ fig.colorbar(dots, ax=axes, label="displacement along x (px)", shrink=0.9)
 
 # %%
 # The stripes are gone, the strain is not. There is one thing that rows can't tell from jitter: columns that all follow
-# one and the same curve from row to row. Measure the bending of a lattice on the recorded image, or on one that was
-# scanned in another direction.
+# one and the same curve from row to row. Jitter is as strong at every frequency, so a slow curve stays as far as it
+# exceeds the jitter at the others; one that is smaller goes with it. Measure a faint bending of the lattice on the
+# recorded image, or on one that was scanned in another direction.
 #
 # When to use it, and when not
 # ----------------------------

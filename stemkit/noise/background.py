@@ -21,11 +21,11 @@ NEAR, LEAST = (2.0, 1.6, 1.3), 0.15
 #: The covariance is fitted up to this many lengths, and up to this part of the image.
 REACH, PART = 3.0, 0.35
 #: The residual of the columns' model that a background can't be told from, as a part of the amplitude.
-MISFIT = 0.01
+MISFIT = 0.02
 #: A background no longer than this many widths of a column is none.
 NO_LONGER = 1.8
 #: A correction is itself uncertain by this part.
-CORRECTED = 0.15
+CORRECTED = 0.25
 DEFAULT_LENGTH = 32.0
 #: Signal to noise below which no background is stated.
 FAINT = 2.0
@@ -109,8 +109,10 @@ def background_statistics(
     scatter = math.hypot(white / lost, whole, cross, 2 * doubt * realised, MISFIT**2 / 4)
     if realised < FAINT * scatter:
         return BackgroundStatistics(0.0, DEFAULT_LENGTH, math.sqrt(scatter) / 2, math.nan, distance, covariance)
-    length_std = length * math.hypot(
-        math.sqrt(2 * math.pi * length**2 / (n_y * n_x)), scatter / realised / 2, abs(1 - longer) / 4
+    length_std = (
+        1.3
+        * length
+        * math.hypot(math.sqrt(2 * math.pi * length**2 / (n_y * n_x)), scatter / realised / 2, abs(1 - longer) / 4)
     )
     fitted = seen[0] * _shape(distance, seen[1], area)
     std = scatter / (2 * amplitude)

@@ -29,6 +29,7 @@ from stemkit.images import (
     warn_if_small,
 )
 from stemkit.noise.background import BackgroundStatistics, background_statistics, between_columns
+from stemkit.noise.differences import row_difference
 from stemkit.noise.figure3 import figure3
 from stemkit.noise.figures import draw_calibration
 from stemkit.noise.model import BackgroundNoise, Detector, NoiseModel, PointwiseNoise, ScanNoise
@@ -36,7 +37,7 @@ from stemkit.noise.registration import slope
 from stemkit.noise.repair import find_faults, recorded_rows, repaired, saturated
 from stemkit.noise.rowwise import RowStatistics, row_statistics
 from stemkit.noise.shape import NORMAL, is_counted, tukey_shape
-from stemkit.noise.specimen import Specimen, find_specimen, row_difference
+from stemkit.noise.specimen import Specimen, find_specimen
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -249,7 +250,8 @@ def _calibrate(values: NDArray, mode: str) -> tuple[NoiseModel, dict[str, float]
         "rows": split,
         "registration": specimen.registration,
         "background": background,
-        "faults": find_faults(values[rows, columns], specimen.fits, specimen.registration) | _missing_rows(values),
+        "faults": find_faults(values[rows, columns], specimen.fits, specimen.registration, specimen.vectors)
+        | _missing_rows(values),
     }
     return model, {key: float(value) for key, value in std.items()}, diagnostics
 
@@ -378,29 +380,28 @@ def _background(
 
 def _scan(specimen: Specimen, split: RowStatistics, larger: float) -> tuple[ScanNoise, dict[str, float]]:
     """Streaks and jitter. Without columns the jitter is what moves with the gradient of the smoothed image, whose
-    slopes are lower than the specimen's.
+    slopes are lower than the specimen's, and its error is not known.
     """
-    found = specimen.registration
-    if found is None:
-        smoothing = max(0.8, 0.5 * specimen.width)
-        jitter = split.left / (1 + (smoothing / specimen.width) ** 2) ** 1.5
-        jitter_std, length, length_std = math.nan, math.inf, math.nan
-    else:
-        # rows that were not looked at may jitter more or less than those that were
-        unseen = found.jitter * math.sqrt((1 - 1 / larger) / (2 * len(specimen.rest)))
-        jitter, jitter_std = found.jitter, math.hypot(found.jitter_std, unseen)
-        length, length_std = found.length, found.length_std
-        if math.isinf(length) and split.left**2 > LOCAL * jitter**2:
-            jitter, jitter_std, length = _partly_whole(jitter, jitter_std, split, specimen.rest.shape[1])
-    across = specimen.across
-    whole_y, whole_y_std = (0.0, 0.0) if across is None else (across.jitter, across.jitter_std)
-    jitter_y = math.hypot(whole_y, split.left_y)
-    left_y_std = split.std.get("left_y", math.nan)
     std = {
         "scan.amplitude": split.std.get("streaks", math.nan),
         "scan.length": split.std.get("streak_length", math.nan),
+        **dict.fromkeys(("scan.jitter", "scan.jitter_length", "scan.jitter_y"), math.nan),
+    }
+    found, across = specimen.registration, specimen.across
+    if found is None:
+        smoothing = max(0.8, 0.5 * specimen.width)
+        jitter = split.left / (1 + (smoothing / specimen.width) ** 2) ** 1.5
+        return ScanNoise(split.streaks, split.streak_length, jitter), std
+    # rows that were not looked at may jitter more or less than those that were
+    unseen = found.jitter * math.sqrt((1 - 1 / larger) / (2 * len(specimen.rest)))
+    jitter, jitter_std, length = found.jitter, math.hypot(found.jitter_std, unseen), found.length
+    if math.isinf(length) and split.left**2 > LOCAL * jitter**2:
+        jitter, jitter_std, length = _partly_whole(jitter, jitter_std, split, specimen.rest.shape[1])
+    whole_y, whole_y_std = (0.0, 0.0) if across is None else (across.jitter, across.jitter_std)
+    jitter_y, left_y_std = math.hypot(whole_y, split.left_y), split.std.get("left_y", math.nan)
+    std |= {
         "scan.jitter": jitter_std,
-        "scan.jitter_length": length_std,
+        "scan.jitter_length": found.length_std,
         "scan.jitter_y": math.hypot(left_y_std / 2, whole_y * whole_y_std) / max(jitter_y, left_y_std**0.5, 1e-150),
     }
     return ScanNoise(split.streaks, split.streak_length, jitter, length, jitter_y), std

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemkit.columns import ColumnFits
+from stemkit.noise.differences import row_difference
 from stemkit.noise.registration import Registration
 
 __all__ = ["find_faults", "recorded_rows", "repaired", "saturated"]
@@ -18,6 +19,8 @@ BROKEN = 6.0
 SATURATED = 2e-3
 #: A line in the spectrum of the displacements is hum where noise would be that high once in a thousand images.
 CHANCE = 1e-3
+#: Hum whose frequency is this near to that of level rows of columns is the lattice.
+LIKE_THE_LATTICE = 0.1
 #: Displacement at the left edge that is reported: in px, and in its own standard deviations.
 FLYBACK, SURE = 0.1, 5.0
 
@@ -61,11 +64,17 @@ def saturated(values: NDArray) -> NDArray[np.bool_]:
     return out
 
 
-def find_faults(values: NDArray, fits: ColumnFits | None, registration: Registration | None) -> dict[str, str]:
+def find_faults(
+    values: NDArray,
+    fits: ColumnFits | None,
+    registration: Registration | None,
+    vectors: NDArray | None = None,
+) -> dict[str, str]:
     """What is wrong with the scan beyond noise: name and sentence of each fault that was found.
 
     ``rows``: dead or missing rows; ``saturation``: pixels at the detector's ends; ``flyback``: columns at the left edge
-    displaced by the beam's return; ``hum``: rows displaced periodically.
+    displaced by the beam's return; ``hum``: rows displaced periodically; ``direction``: noise that is correlated down
+    the image, as if the scan lines ran along y.
     """
     faults = {}
     bad = np.flatnonzero(~recorded_rows(values))
@@ -73,18 +82,39 @@ def find_faults(values: NDArray, fits: ColumnFits | None, registration: Registra
         end = len(values) - 1
         last = " (the scan was cut short)" if bad[-1] == end and np.array_equal(bad, np.arange(bad[0], end + 1)) else ""
         faults["rows"] = f"{len(bad)} row(s) are no recording, the first is row {bad[0]}{last}"
+    faults |= _direction(values)
     clipped = float(saturated(values).mean())
     if clipped:
         faults["saturation"] = f"{clipped:.1%} of the pixels are at an end of the detector's range"
     if registration is not None:
-        faults |= _hum(registration.shifts.mean(axis=1))
+        faults |= _hum(registration.shifts.mean(axis=1), vectors, values.shape[1])
     if fits is not None:
         faults |= _flyback(fits, values.shape[1])
     return faults
 
 
-def _hum(shifts: NDArray) -> dict[str, str]:
-    """Fisher's exact test for the largest line of a spectrum (Proc. R. Soc. A 125, 54, 1929)."""
+def _direction(values: NDArray) -> dict[str, str]:
+    """Whether noise is correlated more along y than along x: both seen through a fourth difference across."""
+    if min(values.shape) < 64:
+        return {}
+    found = []
+    for image in (values, values.T):
+        difference = row_difference(np.asarray(image, dtype=np.float64))
+        limit = 8 * 1.4826 * float(np.median(np.abs(difference)))
+        difference = np.clip(difference, -limit, limit)
+        together = [float((difference[:, :-k] * difference[:, k:]).mean()) for k in (4, 5, 6, 7, 8)]
+        found.append((float(np.mean(together)), float((difference**2).mean()) / np.sqrt(difference.size)))
+    (along_x, _), (along_y, noise) = found
+    if along_y < max(3 * along_x, SURE * 2 * noise):
+        return {}
+    return {"direction": "noise is correlated along y: if that is how the beam scanned, transpose the image first"}
+
+
+def _hum(shifts: NDArray, vectors: NDArray | None, width: int) -> dict[str, str]:
+    """Fisher's exact test for the largest line of a spectrum (Proc. R. Soc. A 125, 54, 1929).
+
+    Rows of columns come periodically, too, and with them whatever a model of columns leaves.
+    """
     n = len(shifts)
     power = np.abs(np.fft.rfft(shifts - shifts.mean()))[1 : (n + 1) // 2] ** 2
     # slow drift is no hum
@@ -97,7 +127,17 @@ def _hum(shifts: NDArray) -> dict[str, str]:
     if chance > CHANCE:
         return {}
     amplitude, period = 2 * np.sqrt(power[line]) / n, n / (line + 1)
+    if vectors is not None and _is_of_the_lattice(1 / period, vectors, width):
+        return {}
     return {"hum": f"rows are displaced periodically: amplitude {amplitude:.2g} px, once in {period:.3g} rows"}
+
+
+def _is_of_the_lattice(frequency: float, vectors: NDArray, width: int) -> bool:
+    """Whether rows of columns that are level come so often: a reciprocal vector along y has the frequency."""
+    h = np.arange(-1, 2)
+    reciprocal = np.stack(np.meshgrid(h, h), axis=-1).reshape(-1, 2) @ np.linalg.inv(vectors).T
+    level = np.abs(reciprocal[:, 1]) * width < 3
+    return bool((np.abs(np.abs(reciprocal[level, 0]) / frequency - 1) < LIKE_THE_LATTICE).any())
 
 
 def _flyback(fits: ColumnFits, n_x: int) -> dict[str, str]:

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, ndtr
 
+from stemkit.noise.differences import DIFFERENCE
 from stemkit.noise.drawing import tukey_variance
-from stemkit.noise.specimen import DIFFERENCE
 
 __all__ = ["NORMAL", "is_counted", "tukey_shape"]
 
@@ -28,7 +28,7 @@ BLOCKS, FEWEST = 8, 500
 #: Skewness decides between counted electrons and a symmetric law where it is known this well (standard deviations).
 SURE = 4.0
 #: ... and agrees with that of counting within this part: streaks and filters dilute it.
-ALIKE = 0.4
+ALIKE = 0.6
 
 
 def tukey_shape(standardised: NDArray, share: float, known: NDArray) -> tuple[float, float]:

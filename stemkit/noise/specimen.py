@@ -19,13 +19,12 @@ from stemkit.columns import (
     peaks_above_noise,
     render_columns,
 )
+from stemkit.noise.differences import row_difference
 from stemkit.noise.registration import Readings, Registration, read_shifts, register, slope
 from stemkit.periodicity import find_periodicity
 
-__all__ = ["DIFFERENCE", "Specimen", "find_specimen", "row_difference"]
+__all__ = ["Specimen", "find_specimen"]
 
-#: Fourth difference: cancels a specimen that is cubic across five rows; unit gain for noise of independent rows.
-DIFFERENCE = np.array([1.0, -4.0, 6.0, -4.0, 1.0]) / math.sqrt(70.0)
 #: The columns are fitted, the rows registered to them, and both again: displacements of 2 px need three rounds.
 ROUNDS = 3
 #: Rows have settled when a round moves them by less than this (RMS, px).
@@ -83,12 +82,6 @@ class Specimen:
     width: float
     vectors: NDArray[np.float64] | None = None
     readings: Readings | None = None
-
-
-def row_difference(values: NDArray) -> NDArray[np.float64]:
-    """Fourth difference across rows at every row that has two neighbours on both sides: ``(n_y - 4, n_x)``."""
-    n = len(values) - 4
-    return sum(weight * values[i : i + n] for i, weight in enumerate(DIFFERENCE))
 
 
 def find_specimen(bright: NDArray, *, rounds: int = ROUNDS) -> Specimen:

@@ -52,6 +52,7 @@ import stemkit
 from stemkit import BackgroundNoise, NoiseCalibrator, NoiseModel, SFINDenoiser
 from stemkit.images import resolve_mode
 from stemkit.noise.figure3 import figure3
+from stemkit.noise.repair import scan_faults
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -205,6 +206,9 @@ def judged(path: Path, seeds: list[int], background: bool) -> Case | None:
 def halves(image: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
     """The rows above and below the middle, at most 512 of each and 512 px wide, with the image's mode on them."""
     image = image.assign_attrs(mode=resolve_mode(image))
+    if scan_faults(image.values):
+        # the file's lines run along y: judged as they were scanned
+        image = image.transpose("x", "y").rename({"x": "y", "y": "x"})
     middle = image.sizes["y"] // 2
     n = min(middle, LARGEST)
     image = image.isel(x=slice(0, LARGEST))

@@ -117,7 +117,7 @@ def fit_columns(
     state = _State.from_positions(image, torch.as_tensor(np.asarray(positions, dtype=np.float64)), sigma)
     first = state.parameters.clone()
     reach, drawn = max(2, int(np.ceil(REACH * sigma))), max(3, int(np.ceil(RENDERED * sigma)))
-    scan = None if shifts is None else torch.as_tensor(np.asarray(shifts, dtype=np.float64))
+    scan = _scan(shifts)
     for _ in range(rounds):
         others = _render(state, image.shape, drawn, scan)
         for part in torch.arange(len(positions)).split(CHUNK):
@@ -136,7 +136,7 @@ def render_columns(fits: ColumnFits, shape: tuple[int, int], shifts: NDArray | N
     if len(fits) == 0:
         return np.zeros(shape)
     parameters = torch.as_tensor(np.stack([getattr(fits, name) for name in PARAMETERS], axis=1))
-    scan = None if shifts is None else torch.as_tensor(np.asarray(shifts, dtype=np.float64))
+    scan = _scan(shifts)
     reach = int(np.ceil(RENDERED * float(np.quantile(fits.sigma, 0.95))))
     return _render(_State(parameters, parameters[:, :2]), torch.Size(shape), reach, scan).numpy()
 
@@ -193,6 +193,14 @@ class _State:
         self.parameters[part] = parameters
 
 
+def _scan(shifts: NDArray | None) -> Tensor | None:
+    """Displacements as a tensor, those of whole rows once per row."""
+    if shifts is None:
+        return None
+    field = np.asarray(shifts, dtype=np.float64)
+    return torch.as_tensor(field[:, :, :1].copy() if (field == field[:, :, :1]).all() else field)
+
+
 def _windows(start: Tensor, reach: int, shape: torch.Size) -> tuple[Tensor, Tensor, Tensor]:
     """Rows ``(n, w)``, columns ``(n, w)`` and whether a pixel is in the image and within reach ``(n, w, w)``."""
     span = torch.arange(-reach, reach + 1)
@@ -209,7 +217,8 @@ def _gaussian(parameters: Tensor, rows: Tensor, cols: Tensor, scan: Tensor | Non
     dx = (cols - x[:, None])[:, None, :]
     if scan is not None:
         r, c = rows.clamp(0, scan.shape[1] - 1)[:, :, None], cols.clamp(0, scan.shape[2] - 1)[:, None, :]
-        dy, dx = dy + scan[0][r, c], dx + scan[1][r, c]
+        at = scan[:, r[:, :, 0], 0][..., None] if scan.shape[2] == 1 else scan[:, r, c]
+        dy, dx = dy + at[0], dx + at[1]
     return torch.exp(-0.5 * (dy**2 + dx**2) / sigma[:, None, None] ** 2), dy, dx
 
 

@@ -34,7 +34,7 @@ from stemkit.noise.figure3 import figure3
 from stemkit.noise.figures import draw_calibration
 from stemkit.noise.model import BackgroundNoise, Detector, NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.noise.registration import slope
-from stemkit.noise.repair import find_faults, recorded_rows, repaired, saturated
+from stemkit.noise.repair import find_faults, recorded_rows, repaired, saturated, scan_faults
 from stemkit.noise.rowwise import RowStatistics, row_statistics
 from stemkit.noise.shape import NORMAL, is_counted, tukey_shape
 from stemkit.noise.specimen import Specimen, find_specimen
@@ -202,12 +202,13 @@ class NoiseCalibrator(TransformerMixin, BaseEstimator):
 
 
 def _calibrate(values: NDArray, mode: str) -> tuple[NoiseModel, dict[str, float], dict[str, Any]]:
-    whole = repaired(values) * mode_sign(mode)
+    recorded = recorded_rows(values)
+    whole = repaired(values, recorded) * mode_sign(mode)
     rows, columns = _part(whole)
     bright = whole[rows, columns]
     specimen = find_specimen(bright)
     contrast, level, scale_std = _scale(specimen)
-    good = specimen.trusted & ~saturated(bright) & recorded_rows(values)[rows, None]
+    good = specimen.trusted & ~saturated(bright) & recorded[rows, None]
     signal, rest = (specimen.signal - level) / contrast, (specimen.rest - level) / contrast
     split = row_statistics(
         rest,
@@ -218,8 +219,9 @@ def _calibrate(values: NDArray, mode: str) -> tuple[NoiseModel, dict[str, float]
         registration=specimen.registration,
         across=specimen.across,
     )
-    kind, shape, shape_std = _law(rest, signal, split, good, specimen.fits)
-    background = _background(rest, specimen, split, good, float(signal.mean()))
+    between = between_columns(rest.shape, specimen.fits) & good
+    kind, shape, shape_std = _law(rest, signal, split, good, between)
+    background = _background(rest, specimen, split, between, float(signal.mean()))
     scan, scan_std = _scan(specimen, split, len(whole) / len(bright))
     model = NoiseModel(
         contrast=contrast,
@@ -240,6 +242,7 @@ def _calibrate(values: NDArray, mode: str) -> tuple[NoiseModel, dict[str, float]
         "pointwise.shape": shape_std,
         "pointwise.correlation_x": split.std.get("correlation_x", math.nan),
     }
+    found = specimen.registration
     scan_curve, pointwise_curve = figure3(bright, max(0.8, 0.6 * specimen.width))
     diagnostics = {
         "spacing": specimen.spacing,
@@ -248,10 +251,9 @@ def _calibrate(values: NDArray, mode: str) -> tuple[NoiseModel, dict[str, float]
         "scan": scan_curve,
         "pointwise": pointwise_curve,
         "rows": split,
-        "registration": specimen.registration,
+        "registration": found,
         "background": background,
-        "faults": find_faults(values[rows, columns], specimen.fits, specimen.registration, specimen.vectors)
-        | _missing_rows(values),
+        "faults": find_faults(values, recorded) | scan_faults(bright, specimen.fits, found, specimen.vectors),
     }
     return model, {key: float(value) for key, value in std.items()}, diagnostics
 
@@ -331,7 +333,7 @@ def _split_point(amplitudes: NDArray) -> float:
 
 
 def _law(
-    rest: NDArray, signal: NDArray, split: RowStatistics, good: NDArray, fits: ColumnFits | None
+    rest: NDArray, signal: NDArray, split: RowStatistics, good: NDArray, between: NDArray
 ) -> tuple[str, float, float]:
     """Kind, shape and the shape's standard deviation."""
     if rest.shape[0] < 8 or (split.readout == 0 and split.gain == 0):
@@ -344,17 +346,14 @@ def _law(
     if not known.any():
         return "tukey", NORMAL, math.nan
     share = float((pointwise[known] / variance[known]).mean())
-    if _skewed_like_counts(rest, signal, split, good, fits):
+    if _skewed_like_counts(rest, signal, split, between):
         return "poisson", NORMAL, math.nan
     return "tukey", *tukey_shape(difference / np.sqrt(variance), share, known)
 
 
-def _skewed_like_counts(
-    rest: NDArray, signal: NDArray, split: RowStatistics, good: NDArray, fits: ColumnFits | None
-) -> bool:
+def _skewed_like_counts(rest: NDArray, signal: NDArray, split: RowStatistics, use: NDArray) -> bool:
     """Whether the noise between the columns, where no model of them is in the way, has the skewness of counts."""
     quick = rest - ndimage.gaussian_filter(rest, QUICK)
-    use = between_columns(rest.shape, fits) & good
     variance = np.maximum(split.readout**2 + split.gain * signal[use], 0.05 * split.readout**2) + split.streaks**2
     if not use.any() or variance.min() <= 0:
         return False
@@ -363,14 +362,14 @@ def _skewed_like_counts(
 
 
 def _background(
-    rest: NDArray, specimen: Specimen, split: RowStatistics, good: NDArray, mean: float
+    rest: NDArray, specimen: Specimen, split: RowStatistics, between: NDArray, mean: float
 ) -> BackgroundStatistics:
     if specimen.fits is None:
         return BackgroundStatistics()
     colour = (1 + split.correlation_x) / (1 - split.correlation_x)
     return background_statistics(
         rest,
-        between_columns(rest.shape, specimen.fits) & good,
+        between,
         specimen.fits,
         pointwise=max(split.readout**2 + split.gain * mean, 0.0) * colour,
         streaks=split.streaks**2,
@@ -435,10 +434,6 @@ def _detector(values: NDArray, noise: float) -> Detector:
     step = float(np.diff(levels).min()) if 2 < len(levels) < 4096 else 0.0
     whole = step > 0 and np.allclose((levels - levels[0]) / step, np.rint((levels - levels[0]) / step), atol=1e-3)
     return Detector(low, high, step if whole and step > 0.2 * noise else None)
-
-
-def _missing_rows(values: NDArray) -> dict[str, str]:
-    return {k: v for k, v in find_faults(values, None, None).items() if k in ("rows", "saturation")}
 
 
 # --- several -----------------------------------------------------------------------------------------------------

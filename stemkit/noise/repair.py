@@ -11,7 +11,7 @@ from stemkit.columns import ColumnFits
 from stemkit.noise.differences import row_difference
 from stemkit.noise.registration import Registration
 
-__all__ = ["find_faults", "recorded_rows", "repaired", "saturated"]
+__all__ = ["find_faults", "recorded_rows", "repaired", "saturated", "scan_faults"]
 
 #: A row that is this many times farther from both its neighbours than rows usually are is no recording.
 BROKEN = 6.0
@@ -40,10 +40,10 @@ def recorded_rows(values: NDArray) -> NDArray[np.bool_]:
     return ~broken if 0 < broken.sum() < len(out) else np.ones(len(out), dtype=bool)
 
 
-def repaired(values: NDArray) -> NDArray[np.float64]:
+def repaired(values: NDArray, recorded: NDArray | None = None) -> NDArray[np.float64]:
     """The image with rows that are no recording filled from the nearest good ones."""
     out = np.asarray(values, dtype=np.float64)
-    good = np.flatnonzero(recorded_rows(out))
+    good = np.flatnonzero(recorded_rows(out) if recorded is None else recorded)
     if len(good) == len(out):
         return out
     nearest = good[np.abs(np.arange(len(out))[:, None] - good[None, :]).argmin(axis=1)]
@@ -64,28 +64,36 @@ def saturated(values: NDArray) -> NDArray[np.bool_]:
     return out
 
 
-def find_faults(
-    values: NDArray,
-    fits: ColumnFits | None,
-    registration: Registration | None,
-    vectors: NDArray | None = None,
-) -> dict[str, str]:
-    """What is wrong with the scan beyond noise: name and sentence of each fault that was found.
+def find_faults(values: NDArray, recorded: NDArray | None = None) -> dict[str, str]:
+    """What is wrong with the pixels: name and sentence of each fault.
 
-    ``rows``: dead or missing rows; ``saturation``: pixels at the detector's ends; ``flyback``: columns at the left edge
-    displaced by the beam's return; ``hum``: rows displaced periodically; ``direction``: noise that is correlated down
-    the image, as if the scan lines ran along y.
+    ``rows``: dead or missing rows; ``saturation``: pixels at the detector's ends. ``recorded`` are the
+    :func:`recorded_rows`, where they are known.
     """
     faults = {}
-    bad = np.flatnonzero(~recorded_rows(values))
+    bad = np.flatnonzero(~(recorded_rows(values) if recorded is None else recorded))
     if len(bad):
         end = len(values) - 1
         last = " (the scan was cut short)" if bad[-1] == end and np.array_equal(bad, np.arange(bad[0], end + 1)) else ""
         faults["rows"] = f"{len(bad)} row(s) are no recording, the first is row {bad[0]}{last}"
-    faults |= _direction(values)
     clipped = float(saturated(values).mean())
     if clipped:
         faults["saturation"] = f"{clipped:.1%} of the pixels are at an end of the detector's range"
+    return faults
+
+
+def scan_faults(
+    values: NDArray,
+    fits: ColumnFits | None = None,
+    registration: Registration | None = None,
+    vectors: NDArray | None = None,
+) -> dict[str, str]:
+    """What is wrong with the scan: name and sentence of each fault.
+
+    ``direction``: noise that is correlated down the image, as if the scan lines ran along y; ``hum``: rows displaced
+    periodically; ``flyback``: columns at the left edge displaced by the beam's return.
+    """
+    faults = _direction(values)
     if registration is not None:
         faults |= _hum(registration.shifts.mean(axis=1), vectors, values.shape[1])
     if fits is not None:

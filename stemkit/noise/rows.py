@@ -153,8 +153,8 @@ def _row_shifts(image: xr.DataArray, mode: str | None) -> NDArray[np.float64]:
     n_y, n_x = image.shape
     bright = repaired(image.values) * mode_sign(resolve_mode(image, mode))
     left = max(0, (n_x - WIDEST) // 2)
-    specimen = find_specimen(bright[:, left : left + WIDEST])
-    if specimen.fits is None or specimen.readings is None or specimen.registration is None:
+    specimen = find_specimen(bright[:, left : left + WIDEST], most_columns=max(1, MOST_READINGS // n_y))
+    if specimen.read is None or specimen.readings is None or specimen.registration is None:
         if np.ptp(bright) > 0:
             warnings.warn(
                 "no lattice of columns was found in the image: its rows are left where they are",
@@ -165,7 +165,7 @@ def _row_shifts(image: xr.DataArray, mode: str | None) -> NDArray[np.float64]:
     jitter = specimen.registration.jitter
     if jitter == 0:
         return np.zeros(n_y)
-    places = np.column_stack([specimen.fits.y, specimen.fits.x])
+    places = specimen.read
     vectors = specimen.vectors if specimen.vectors is not None else _neighbour_vectors(places)
     rows = _displacements(specimen.readings, places, vectors, jitter)
     return _without_slow(rows, SLOW * float(np.hypot(*vectors.T).min()))
@@ -213,12 +213,9 @@ def _moved_back(values: NDArray, shifts: NDArray) -> NDArray:
 
 def _displacements(readings: Readings, places: NDArray, vectors: NDArray, jitter: float) -> NDArray[np.float64]:
     """Rows' displacements under a lattice that bends slowly."""
-    step = max(1, -(-readings.weight.size // MOST_READINGS))
-    keep = np.arange(0, len(places), step)
-    weight = sparse.csr_matrix(readings.weight[keep])
-    told = weight.multiply(readings.shift[keep]).tocsr()
-    places = places[keep]
-    bends = _second_differences(places, vectors * (1.0 if step == 1 else np.sqrt(step)))
+    weight = sparse.csr_matrix(readings.weight)
+    told = weight.multiply(readings.shift).tocsr()
+    bends = _second_differences(places, vectors)
     n_columns, n_rows = weight.shape
     by_row, by_column = np.asarray(weight.sum(0)).ravel(), np.asarray(weight.sum(1)).ravel()
     rows, errors = np.zeros(n_rows), np.zeros(n_columns)

@@ -28,7 +28,8 @@ FARTHEST, LONGEST = 0.5, 0.6
 #: Displacements that the registration has left, or along y, count from this many standard deviations.
 SEEN = 3.0
 #: What the columns' model leaves in the noise, as a part of readout, of the streaks' variance, and of the gain; and by
-#: how much the length of streaks, and twice that the correlation, scatters more than a Gaussian process says. Measured on simulated images.
+#: how much the length of streaks, and twice that the correlation, scatters more than a Gaussian process says. Measured
+#: on simulated images.
 MISFIT, GAIN_MISFIT, LUCK = 0.006, 0.03, 1.15
 #: Width of the filter along the row that takes streaks off the pointwise noise, px.
 SLOW = 6

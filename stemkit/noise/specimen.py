@@ -33,7 +33,7 @@ SETTLED = 0.1
 LARGEST = 1.5
 #: Peaks below this part of the tallest are not columns of the first round.
 PROMINENT = 0.3
-FEWEST_COLUMNS = 4
+FEWEST_COLUMNS, MOST_COLUMNS = 4, 1200
 #: Columns beyond the border reach this many widths into the image.
 BORDER = 2.5
 #: An image is searched for its lattice on a square of this many px.
@@ -68,7 +68,9 @@ class Specimen:
     vectors : ndarray of shape (2, 2) or None
         Lattice vectors ``(y, x)``, px.
     readings : Readings or None
-        What the rows say of the fitted columns, for other uses than ``registration``.
+        What the rows say of some of the fitted columns, for other uses than ``registration``.
+    read : ndarray of shape (n_columns, 2)
+        Places ``(y, x)`` of the columns that ``readings`` are of, px.
     """
 
     columns: NDArray[np.float64]
@@ -82,9 +84,10 @@ class Specimen:
     width: float
     vectors: NDArray[np.float64] | None = None
     readings: Readings | None = None
+    read: NDArray[np.float64] | None = None
 
 
-def find_specimen(bright: NDArray, *, rounds: int = ROUNDS) -> Specimen:
+def find_specimen(bright: NDArray, *, rounds: int = ROUNDS, most_columns: int = MOST_COLUMNS) -> Specimen:
     """Fit the columns of an image and register its rows to them, in turns.
 
     Parameters
@@ -93,6 +96,8 @@ def find_specimen(bright: NDArray, *, rounds: int = ROUNDS) -> Specimen:
         One image, columns bright.
     rounds : int
         Fits of columns, each with the rows where the last one put them; up to two more until the rows settle.
+    most_columns : int
+        Rows are registered to so many of the columns, evenly chosen: their readings are the most of the memory.
 
     Notes
     -----
@@ -110,7 +115,7 @@ def find_specimen(bright: NDArray, *, rounds: int = ROUNDS) -> Specimen:
     n_y, n_x = values.shape
     shifts, registration, across = np.zeros((2, n_y, n_x)), None, None
     for i in range(rounds + 2):
-        readings, readings_y = _readings(values, fits, shifts, along_y=0 < i < rounds)
+        readings, readings_y = _readings(values, fits, shifts, most_columns, along_y=0 < i < rounds)
         registration = _sensible(readings, (n_y, n_x), fits, find_length=i > 0)
         before = shifts.copy()
         shifts[1] = registration.shifts
@@ -126,7 +131,7 @@ def find_specimen(bright: NDArray, *, rounds: int = ROUNDS) -> Specimen:
             break
     columns = render_columns(fits, values.shape, shifts)
     rest = values - columns
-    readings, _ = _readings(values, fits, shifts, along_y=False)
+    readings, _ = _readings(values, fits, shifts, most_columns, along_y=False)
     smooth = ndimage.gaussian_filter(rest, max(2.0, 0.5 * spacing))
     width = float(np.median(fits.sigma))
     jitter = registration.jitter if registration else 0.0
@@ -143,19 +148,28 @@ def find_specimen(bright: NDArray, *, rounds: int = ROUNDS) -> Specimen:
         width,
         periodicity.vectors,
         readings,
+        np.column_stack([fits.y, fits.x])[_some(len(fits), most_columns)],
     )
 
 
-def _readings(values: NDArray, fits: ColumnFits, shifts: NDArray, *, along_y: bool) -> tuple[Readings, Readings | None]:
+def _readings(
+    values: NDArray, fits: ColumnFits, shifts: NDArray, most_columns: int, *, along_y: bool
+) -> tuple[Readings, Readings | None]:
     """What the rows say of the columns' places along x, and along y if asked."""
     columns = render_columns(fits, values.shape, shifts)
     rest = values - columns
     variance = _reading_variance(rest, columns, float(np.median(fits.sigma)))
     residual = rest - float(np.median(fits.background))
+    fits = fits.take(_some(len(fits), most_columns))
     along_x = read_shifts(residual, slope(columns), fits, shifts, variance)
     if not along_y:
         return along_x, None
     return along_x, read_shifts(residual, slope(columns, 0), fits, shifts, variance, axis=0)
+
+
+def _some(n: int, most: int) -> NDArray[np.int64]:
+    """At most so many of n, evenly."""
+    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(int))
 
 
 def _sensible(readings: Readings, shape: tuple[int, int], fits: ColumnFits, *, find_length: bool) -> Registration:

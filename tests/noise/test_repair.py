@@ -12,7 +12,7 @@ from strategies import columns_of, crystal, gaussians, lattice_positions, noise_
 from stemkit import NoiseCalibrator, NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.columns import fit_columns
 from stemkit.noise.drawing import displace_rows
-from stemkit.noise.repair import find_faults, recorded_rows, repaired, saturated
+from stemkit.noise.repair import find_faults, recorded_rows, repaired, saturated, scan_faults
 
 CLEAN = 5.0 + crystal((120, 130))
 QUIET = NoiseModel(pointwise=PointwiseNoise(0.1))
@@ -33,9 +33,7 @@ def test_dead_rows_are_found_and_filled_from_the_nearest(rows, value, seed):
     filled = repaired(broken)
     np.testing.assert_array_equal(filled[good], noisy[good])
     assert {tuple(r) for r in filled[~good]} <= {tuple(r) for r in noisy[good]}
-    assert (
-        f"{len(rows)} row(s) are no recording, the first is row {min(rows)}" in find_faults(broken, None, None)["rows"]
-    )
+    assert f"{len(rows)} row(s) are no recording, the first is row {min(rows)}" in find_faults(broken)["rows"]
 
 
 @settings(max_examples=20)
@@ -49,10 +47,10 @@ def test_noise_breaks_no_row(model, seed):
 def test_a_scan_that_was_cut_short_says_so():
     noisy = QUIET.apply(CLEAN, random_state=0)
     noisy[-7:] = 0.0
-    assert "7 row(s)" in find_faults(noisy, None, None)["rows"]
-    assert "cut short" in find_faults(noisy, None, None)["rows"]
+    assert "7 row(s)" in find_faults(noisy)["rows"]
+    assert "cut short" in find_faults(noisy)["rows"]
     noisy = np.roll(noisy, -20, axis=0)
-    assert "cut short" not in find_faults(noisy, None, None)["rows"]
+    assert "cut short" not in find_faults(noisy)["rows"]
 
 
 @pytest.mark.parametrize("image", [np.zeros((40, 50)), np.zeros((5, 9)), np.ones((60, 1)), np.eye(40)[:, :12]])
@@ -68,7 +66,7 @@ def test_saturated_pixels_are_those_at_the_end(end, upside_down, seed):
     sign = -1.0 if upside_down else 1.0
     clipped = sign * np.minimum(QUIET.apply(CLEAN, random_state=seed), end)
     np.testing.assert_array_equal(saturated(clipped), clipped == sign * end)
-    assert f"{(clipped == sign * end).mean():.1%} of the pixels" in find_faults(clipped, None, None)["saturation"]
+    assert f"{(clipped == sign * end).mean():.1%} of the pixels" in find_faults(clipped)["saturation"]
 
 
 @settings(max_examples=15)
@@ -120,6 +118,6 @@ def test_a_flyback_is_seen_at_the_left_edge(shift, seed):
 
 def test_few_columns_have_no_flyback():
     _, fits = columns_of((64, 64))
-    assert find_faults(QUIET.apply(crystal((64, 64)), random_state=0), fits, None) == {}
+    assert scan_faults(QUIET.apply(crystal((64, 64)), random_state=0), fits, None) == {}
     everything = fit_columns(CLEAN, lattice_positions(CLEAN.shape, 18.0, margin=-8.0), 3.0)
-    assert find_faults(CLEAN, everything, None) == {}
+    assert scan_faults(CLEAN, everything, None) == {}

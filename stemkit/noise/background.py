@@ -24,6 +24,8 @@ REACH, PART = 3.0, 0.35
 MISFIT = 0.02
 #: A background no longer than this many widths of a column is none.
 NO_LONGER = 1.8
+#: Part of the misfit of the covariance's curve by which its value at 0 may be wrong.
+UNLIKE = 0.4
 #: A correction is itself uncertain by this part.
 CORRECTED = 0.25
 DEFAULT_LENGTH = 32.0
@@ -106,7 +108,10 @@ def background_statistics(
     realised = max(squared, 0.0) * (1 - _mean_part(length, area))
     amplitude = math.sqrt(realised)
     doubt = MISFIT + CORRECTED * abs(1 / lost - 1)
-    scatter = math.hypot(white / lost, whole, cross, 2 * doubt * realised, MISFIT**2 / 4)
+    # what a lattice leaves has no such covariance
+    off = covariance[some] - seen[0] * _shape(distance[some], seen[1], area)
+    unlike = UNLIKE * math.sqrt(float(np.average(off**2, weights=pairs[some])))
+    scatter = math.hypot(white / lost, whole, cross, 2 * doubt * realised, MISFIT**2 / 4, unlike)
     if realised < FAINT * scatter:
         return BackgroundStatistics(0.0, DEFAULT_LENGTH, math.sqrt(scatter) / 2, math.nan, distance, covariance)
     length_std = (

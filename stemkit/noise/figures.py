@@ -28,11 +28,11 @@ def draw_calibration(model: NoiseModel, diagnostics: dict[str, Any]) -> Figure:
     figure, axes = plt.subplots(2, 3, figsize=(13, 7.2), layout="constrained")
     rows, registration, background = (diagnostics[k] for k in ("rows", "registration", "background"))
     _figure3(axes[0, 0], diagnostics["scan"], model.contrast, "gradient (contrast / px)", "scan residual (contrast)")
-    axes[0, 0].set_title("Figure 3: scan noise")
+    axes[0, 0].set_title("Figure 3: scan noise", fontsize=10)
     _figure3(
         axes[0, 1], diagnostics["pointwise"], model.contrast, "pixel value (contrast)", "pointwise residual (contrast)"
     )
-    axes[0, 1].set_title("Figure 3: pointwise noise")
+    axes[0, 1].set_title("Figure 3: pointwise noise", fontsize=10)
     _variance(axes[0, 2], rows, model)
     _along_row(axes[1, 0], rows, model)
     _background(axes[1, 1], background, model)

@@ -15,8 +15,8 @@ from strategies import SIGMAS, crystal, displacements, modes, pixel_sizes, reali
 import stemkit
 from stemkit import BackgroundNoise, NoiseCalibrator, NoiseModel, PointwiseNoise, ScanNoise, STEMSynthesizer
 from stemkit.images import check_noise_attr
-from stemkit.noise.calibration import _split_point
 from stemkit.noise.figure3 import figure3
+from stemkit.noise.measuring import _split_point
 
 
 def recorded(model: NoiseModel, seed: int = 0, second: float = 0.0, n: int = 320) -> np.ndarray:

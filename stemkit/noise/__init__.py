@@ -1,8 +1,8 @@
 """The noise of a microscope: what it is (model), how it is drawn (drawing), how it is measured, and rows put back in
 their places (rows).
 
-Measuring reads in this order: calibration (the estimator), measuring (one image), specimen (its columns, taken off) with
-registration (where each row stood), then rowwise (streaks and pointwise noise), shape (their law), background, and
+Measuring reads in this order: calibration (the estimator), measuring (one image), specimen (its columns, taken off)
+with registration (where each row stood), then rowwise (streaks and pointwise noise), shape (their law), background, and
 repair (what is no recording). figure3 is the paper's method, and figures draws it.
 """
 

@@ -24,7 +24,7 @@ def add_to(subparsers: Any) -> None:
         "straighten",
         help="put the rows back in their places",
         description="Take the beam's jitter out of images of crystals: each row moves back, along x, to where the "
-        "lattice says it was. Strain and shear stay.",
+        "lattice says it was. Shear stays, and strain as far as it exceeds the jitter.",
     )
     add_image_arguments(parser)
     add_output_arguments(parser)

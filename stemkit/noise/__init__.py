@@ -2,8 +2,8 @@
 their places (rows).
 
 Measuring reads in this order: calibration (the estimator), measuring (one image), specimen (its columns, taken off)
-with registration (where each row stood), then rowwise (streaks and pointwise noise), shape (their law), background, and
-repair (what is no recording). figure3 is the paper's method, and figures draws it.
+with readings and registration (where each row stood), then rowwise (streaks and pointwise noise), shape (their law),
+background, and repair (what is no recording). figure3 is the paper's method, and figures draws it.
 """
 
 from stemkit.noise.calibration import NoiseCalibrator

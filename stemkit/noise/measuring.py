@@ -16,7 +16,7 @@ from stemkit.noise.background import BackgroundStatistics, background_statistics
 from stemkit.noise.differences import row_difference
 from stemkit.noise.figure3 import figure3
 from stemkit.noise.model import BackgroundNoise, Detector, NoiseModel, PointwiseNoise, ScanNoise
-from stemkit.noise.registration import slope
+from stemkit.noise.readings import slope
 from stemkit.noise.repair import find_faults, recorded_rows, repaired, saturated, scan_faults
 from stemkit.noise.rowwise import RowStatistics, row_statistics
 from stemkit.noise.shape import NORMAL, is_counted, tukey_shape

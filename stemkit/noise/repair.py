@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from stemkit.columns import ColumnFits
 from stemkit.noise.differences import row_difference
@@ -150,8 +151,6 @@ def _is_of_the_lattice(frequency: float, vectors: NDArray, width: int) -> bool:
 
 def _flyback(fits: ColumnFits, n_x: int) -> dict[str, str]:
     """Columns at the left edge against those farther right, by how far each is from the middle of its neighbours."""
-    from scipy.spatial import cKDTree
-
     places = np.column_stack([fits.y, fits.x])
     if len(places) < 50:
         return {}
@@ -173,7 +172,7 @@ def _flyback(fits: ColumnFits, n_x: int) -> dict[str, str]:
     return {"flyback": f"columns at the left edge are displaced by {shift:+.2f} ± {error:.2f} px: the beam's return"}
 
 
-def _neighbour(tree, places: NDArray, spacing: float, step: int = 1) -> NDArray[np.int64]:  # type: ignore[no-untyped-def]
+def _neighbour(tree: cKDTree, places: NDArray, spacing: float, step: int = 1) -> NDArray[np.int64]:
     """Index of the column that is ``step`` places to the right in the same row of columns, -1 without one."""
     distance, index = tree.query(places, k=min(9, len(places)))
     offset = places[index] - places[:, None]

@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from stemkit.images import MEASURED, Images, digest, float_dtype, join, mode_sign, resolve_mode, split, warn_if_small
-from stemkit.noise.registration import Readings
+from stemkit.noise.readings import Readings
 from stemkit.noise.repair import repaired
 from stemkit.noise.specimen import find_specimen
 

@@ -20,7 +20,8 @@ from stemkit.columns import (
     render_columns,
 )
 from stemkit.noise.differences import row_difference
-from stemkit.noise.registration import Readings, Registration, read_shifts, register, slope
+from stemkit.noise.readings import Readings, read_shifts, slope
+from stemkit.noise.registration import Registration, register
 from stemkit.periodicity import find_periodicity
 
 __all__ = ["Specimen", "find_specimen"]

@@ -10,7 +10,8 @@ from strategies import SIGMAS, columns_of, displacements, seeds
 
 from stemkit import NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.columns import render_columns
-from stemkit.noise.registration import Readings, Registration, read_shifts, register, slope
+from stemkit.noise.readings import Readings, read_shifts, slope
+from stemkit.noise.registration import Registration, register
 
 SHAPE = (192, 192)
 CLEAN, FITS = columns_of(SHAPE, 16.0, 2.6)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from strategies import SIGMAS, crystal, seeds
 
 from stemkit import NoiseModel, PointwiseNoise, ScanNoise
-from stemkit.noise.registration import slope
+from stemkit.noise.readings import slope
 from stemkit.noise.rowwise import RowStatistics, row_statistics
 
 CLEAN = crystal((256, 256))

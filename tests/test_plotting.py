@@ -2,6 +2,7 @@
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 
 import stemkit
@@ -79,3 +80,102 @@ def test_a_picture_is_no_measurement(tmp_path, image):
     path = plotting.save_picture(image, tmp_path / "a.png")
     with pytest.raises(ValueError, match="does not carry its recorded pixels"):
         AtomDetector(mode="haadf").fit(stemkit.read(path))
+
+
+@pytest.fixture
+def known():
+    """Two good columns and one whose fit failed, on pixels of 0.02 nm."""
+    error = np.array([0.05, 0.1, np.nan])
+    table = pd.DataFrame({"y_px": [20.0, 40.0, 60.0], "x_px": [30.0, 60.0, 90.0], "quality": [0, 1, 2]})
+    table = table.assign(y=table["y_px"] * 0.02, x=table["x_px"] * 0.02)
+    return table.assign(y_px_err=error, x_px_err=2 * error, y_err=0.02 * error, x_err=0.04 * error)
+
+
+def half_axes(axes):
+    """Of the ellipses, (x, y) in px, as they are drawn."""
+    from matplotlib.collections import EllipseCollection
+
+    axes.figure.canvas.draw()
+    to_px = axes.transData.inverted()
+    found = []
+    for ellipses in (c for c in axes.collections if isinstance(c, EllipseCollection)):
+        for shape in ellipses.get_transforms():
+            box = ellipses.get_paths()[0].transformed(ellipses.get_transform()).get_extents()
+            corners = np.array([[box.x0, box.y0], [box.x1, box.y1]]) @ shape[:2, :2].T
+            found.append(np.abs(np.diff(to_px.transform(corners), axis=0)[0]) / 2)
+    return np.array(found)
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_errors_are_ellipses_of_their_size(axes, image, known, calibrated):
+    plotting.show_columns(image if calibrated else image.values, known, axes, errors=50)
+    np.testing.assert_allclose(half_axes(axes), [[5.0, 2.5], [10.0, 5.0]], rtol=1e-6)
+    assert "1σ errors × 50" in [t.get_text() for t in axes.texts]
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_jitter_is_in_the_ellipses(axes, image, known, calibrated):
+    known["x_jitter"] = 0.02 * 0.1 * np.sqrt(3)
+    plotting.show_columns(image if calibrated else image.values, known, axes, errors=10)
+    np.testing.assert_allclose(half_axes(axes)[0], [10 * np.hypot(0.1, 0.1 * np.sqrt(3)), 0.5], rtol=1e-6)
+
+
+def test_columns_without_errors_are_marked_too(axes, image, known):
+    plotting.show_columns(image, known, axes, errors=50)
+    offsets = np.concatenate([c.get_offsets() for c in axes.collections])
+    np.testing.assert_allclose(np.sort(offsets[:, 0]), known["x_px"])
+
+
+def test_a_key_counts_the_flagged(axes, image, known):
+    plotting.show_columns(image, known, axes)
+    assert "○ 2 flagged" in [t.get_text() for t in axes.texts]
+    axes.clear()
+    plotting.show_columns(image, known[:1], axes)
+    assert not [t for t in axes.texts if "flagged" in t.get_text()]
+
+
+@pytest.mark.parametrize("errors", [0, -1.0, np.nan, np.inf])
+def test_errors_are_enlarged_by_a_positive_number(axes, image, known, errors):
+    with pytest.raises(ValueError, match="errors must be a positive number"):
+        plotting.show_columns(image, known, axes, errors=errors)
+
+
+def test_an_empty_table_has_no_errors_to_draw(axes, image, known):
+    plotting.show_columns(image, known[:0], axes, errors=10)
+    assert len(half_axes(axes)) == 0
+
+
+class TestResidual:
+    def test_is_in_expected_deviations(self, axes, image):
+        model = image.values - 0.3
+        plotting.show_residual(image, model, 0.1, axes, "left over")
+        (drawn,) = axes.images
+        np.testing.assert_allclose(drawn.get_array(), 3.0)
+        low, high = drawn.get_clim()
+        assert -low == high == pytest.approx(3.0)
+        assert {t.get_text() for t in axes.texts} == {"RMS 3", "5 Å"}
+        assert axes.get_title() == "left over"
+
+    def test_noise_of_its_own_in_each_pixel(self, axes, image):
+        std = np.linspace(0.1, 2.0, image.size).reshape(image.shape)
+        left = np.random.default_rng(0).normal(0, std)
+        plotting.show_residual(image, image.values - left, std, axes)
+        assert float(axes.images[0].get_array().std()) == pytest.approx(1.0, abs=0.03)
+
+    def test_compares_with_what_was_recorded(self, axes, image):
+        enhanced = image.copy(data=np.zeros(image.shape)).assign_coords(measured=(image.dims, image.values))
+        plotting.show_residual(enhanced, image.values, 0.1, axes)
+        np.testing.assert_array_equal(axes.images[0].get_array(), 0.0)
+
+    @pytest.mark.parametrize(
+        ("fitted", "std", "message"),
+        [
+            (np.zeros((3, 3)), 1.0, r"fitted must have the image's shape, \(96, 128\), but has \(3, 3\)"),
+            (np.zeros((96, 128)), np.ones(128), "noise_std must be a number or have the image's shape"),
+            (np.full((96, 128), np.nan), 1.0, "fitted must be finite, but has 12288"),
+            (np.zeros((96, 128)), 0.0, "noise_std must be finite and above 0, but is not in 1 places"),
+        ],
+    )
+    def test_refuses_what_does_not_fit(self, axes, image, fitted, std, message):
+        with pytest.raises(ValueError, match=message):
+            plotting.show_residual(image, fitted, std, axes)

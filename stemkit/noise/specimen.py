@@ -125,7 +125,7 @@ def find_specimen(bright: NDArray, *, rounds: int = ROUNDS, most_columns: int = 
             shifts[0] = across.shifts
         if i == 0:
             fits = _with_faint_columns(values, shifts, fits, spacing)
-        fits = _fit(values, np.column_stack([fits.y, fits.x]), float(np.median(fits.sigma)), shifts, 2, 2)
+        fits = _fit(values, np.column_stack([fits.y, fits.x]), float(np.median(fits.sigma)), shifts, 4)
         if fits is None:
             return _without_columns(values, spacing)
         if i >= rounds - 1 and float(np.sqrt(((shifts - before) ** 2).mean())) < SETTLED:
@@ -211,8 +211,8 @@ def _first_columns(values: NDArray, spacing: float) -> ColumnFits | None:
     noise = 1.4826 * float(np.median(np.abs(row_difference(values))))
     parted = _peaks(values, max(0.6 * width, 0.8), 2.2 * width, noise)
     if len(parted) > MANY_MORE * len(whole) and _evenly_apart(parted):
-        return _fit(values, parted, width, None, 5, 2)
-    return _fit(values, whole, usual, None, 5, 2)
+        return _fit(values, parted, width, None, 8)
+    return _fit(values, whole, usual, None, 8)
 
 
 def _peaks(values: NDArray, sigma: float, apart: float, noise: float) -> NDArray[np.float64]:
@@ -239,12 +239,10 @@ def _width(values: NDArray, spacing: float) -> float | None:
     return math.sqrt(0.75 / math.log(near / far)) if near > far > 0 else None
 
 
-def _fit(
-    values: NDArray, peaks: NDArray, width: float, shifts: NDArray | None, rounds: int, iterations: int
-) -> ColumnFits | None:
+def _fit(values: NDArray, peaks: NDArray, width: float, shifts: NDArray | None, iterations: int) -> ColumnFits | None:
     if len(peaks) < FEWEST_COLUMNS:
         return None
-    fits = fit_columns(values, peaks, width, shifts=shifts, rounds=rounds, iterations=iterations)
+    fits = fit_columns(values, peaks, width, shifts=shifts, iterations=iterations)
     with np.errstate(invalid="ignore"):
         good = fits.take(~fits.failed & (fits.amplitude > 3 * fits.amplitude_err))
     return good if len(good) >= FEWEST_COLUMNS else None
@@ -262,7 +260,7 @@ def _with_faint_columns(values: NDArray, shifts: NDArray, fits: ColumnFits, spac
     new = peaks[apart > max(0.5 * spacing, 1.5 * width)]
     if len(new) == 0:
         return fits
-    found = _fit(rest, new, width, None, 2, 3)
+    found = _fit(rest, new, width, None, 6)
     if found is None:
         return fits
     return ColumnFits(**{k: np.concatenate([v, getattr(found, k)]) for k, v in vars(fits).items()})

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import SIGMAS, gaussians, lattice_positions, seeds
@@ -44,7 +45,7 @@ def test_a_noise_free_column_is_recovered(sigma, amplitude, background, widening
     position = rng.uniform(28, 32, (1, 2))
     true = sigma * (1 + widening)
     image = background + gaussians((61, 61), position, true, amplitude)
-    variance = (lambda i: np.full_like(i, 0.01 * amplitude**2)) if weighted else None
+    variance = (lambda i: torch.full_like(i, 0.01 * amplitude**2)) if weighted else None
     fits = fit_columns(image, position + rng.uniform(-0.7, 0.7, (1, 2)), sigma, variance=variance)
     assert not fits.failed.any()
     assert (fits.y[0], fits.x[0]) == pytest.approx(tuple(position[0]), abs=1e-3)
@@ -54,15 +55,14 @@ def test_a_noise_free_column_is_recovered(sigma, amplitude, background, widening
 
 
 def test_overlapping_neighbours_are_told_apart():
-    positions = lattice_positions((120, 120), 9.0, margin=12.0)
+    positions = lattice_positions((120, 120), 9.0, margin=1.0)
     fits = fit_columns(gaussians((120, 120), positions, SIGMA), started(positions, 0.3), SIGMA)
     inner = ((positions > 15) & (positions < 104)).all(axis=1)
     assert not fits.failed[inner].any()
-    # columns 3.6 sigma apart: three rounds of the fit leave a part of the neighbours
+    # columns 3.6 sigma apart, fitted together
     off = np.hypot(fits.y - positions[:, 0], fits.x - positions[:, 1])[inner]
-    assert off.mean() < 0.01
-    assert off.max() < 0.03
-    np.testing.assert_allclose(fits.amplitude[inner], 1.0, atol=0.12)
+    assert off.max() < 1e-3
+    np.testing.assert_allclose(fits.amplitude[inner], 1.0, atol=1e-3)
 
 
 def test_fixed_width_stays():
@@ -85,7 +85,7 @@ def test_fixed_width_stays():
 def test_white_noise_gives_the_errors_of_theory(weighted):
     positions, level = scene(), 0.05
     image = 3.0 + gaussians(SHAPE, positions, SIGMA) + np.random.default_rng(2).normal(0, level, SHAPE)
-    variance = (lambda i: np.full_like(i, level**2)) if weighted else None
+    variance = (lambda i: torch.full_like(i, level**2)) if weighted else None
     fits = fit_columns(image, started(positions), SIGMA, variance=variance)
     n = 2 * len(positions)
     assert n > 400
@@ -116,7 +116,7 @@ def test_correlated_noise_widens_the_errors(correlation_x):
 
     def fitted(stated: float) -> ColumnFits:
         return fit_columns(
-            image, started(positions), SIGMA, variance=lambda i: np.full_like(i, 0.0025), correlation_x=stated
+            image, started(positions), SIGMA, variance=lambda i: torch.full_like(i, 0.0025), correlation_x=stated
         )
 
     fits = fitted(correlation_x)
@@ -125,7 +125,10 @@ def test_correlated_noise_widens_the_errors(correlation_x):
         assert pull.std() == pytest.approx(1.0, rel=spread_of(n) + 0.02), axis
     ignored = pulls(fitted(0.0), positions)
     assert ignored.std() > 1.2
-    np.testing.assert_array_equal(fitted(0.0).y, fits.y)
+    # weights that know of the correlation are the better ones
+    if correlation_x > 0.5:
+        off, coarse = ((f.x - positions[:, 1]).std() for f in (fits, fitted(0.0)))
+        assert off < 0.99 * coarse
 
 
 @pytest.mark.parametrize("dose", [10.0, 50.0])
@@ -134,8 +137,8 @@ def test_counted_electrons(dose):
     noise = NoiseModel(1.0, 0.0, pointwise=PointwiseNoise(math.sqrt(0.5 / dose**2), 1 / dose, kind="poisson"))
     image = noise.apply(gaussians(SHAPE, positions, SIGMA), random_state=5)
 
-    def variance(intensity: np.ndarray) -> np.ndarray:
-        return np.maximum(intensity / dose, 0) + 0.5 / dose**2
+    def variance(intensity: torch.Tensor) -> torch.Tensor:
+        return (intensity / dose).clamp_min(0) + 0.5 / dose**2
 
     # a start within the error itself, as the detector's
     fits = fit_columns(image, started(positions, 0.3), SIGMA, variance=variance)
@@ -176,7 +179,7 @@ def test_nothing_to_fit():
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_constant_image_has_no_columns_to_fit(weighted):
-    variance = (lambda i: np.ones_like(i)) if weighted else None
+    variance = (lambda i: torch.ones_like(i)) if weighted else None
     fits = fit_columns(np.full((40, 40), 3.0), np.array([[20.0, 20.0], [10.0, 12.0]]), 2.0, variance=variance)
     assert (fits.failed | (np.abs(fits.amplitude) <= 3 * fits.amplitude_err)).all()
 
@@ -194,6 +197,15 @@ def test_a_column_of_another_width_fails():
     assert fit_columns(wide, np.array([[60.0, 60.0]]), 2.5).failed.all()
 
 
+def test_columns_beyond_the_frame_fail_and_leave_the_others_alone():
+    positions = np.array([[20.0, 20.0], [20.0, -6.0]])
+    image = gaussians((41, 61), positions[:1], SIGMA)
+    fits = fit_columns(image, positions, SIGMA)
+    np.testing.assert_array_equal(fits.failed, [False, True])
+    assert fits.x[0] == pytest.approx(20.0, abs=1e-4)
+    assert fits.amplitude[1] == 0
+
+
 def test_one_failure_leaves_the_others_alone():
     positions = np.array([[30.0, 30.0], [30.0, 90.0]])
     image = gaussians((61, 121), positions, SIGMA)
@@ -206,7 +218,7 @@ def test_one_failure_leaves_the_others_alone():
 def test_columns_on_the_border_are_fitted_on_what_there_is_of_them(position):
     level = 0.02
     image = gaussians((60, 60), np.array([position]), SIGMA) + np.random.default_rng(3).normal(0, level, (60, 60))
-    fits = fit_columns(image, np.array([position]), SIGMA, variance=lambda i: np.full_like(i, level**2))
+    fits = fit_columns(image, np.array([position]), SIGMA, variance=lambda i: torch.full_like(i, level**2))
     assert not fits.failed.any()
     assert np.abs(pulls(fits, np.array([position]))).max() < SIGMAS
     # half a column says less than a whole one

@@ -14,9 +14,8 @@ from stemkit import (
     PointwiseNoise,
     ScanNoise,
     SFINDenoiser,
-    STEMSynthesizer,
 )
-from stemkit.detection.detector import COLUMNS
+from stemkit.detection.table import COLUMNS
 from stemkit.images import with_pixel_sizes
 from stemkit.metrics import match_columns
 
@@ -87,7 +86,7 @@ def test_jitter_has_its_own_column():
     table = AtomDetector().fit_transform(image)
     match = match_columns(table[["y_px", "x_px"]], positions, SPACING / 3)
     found = table.iloc[match.found]
-    good = (found["quality"] != 1).to_numpy()
+    good = ((found["quality"] & 3) == 0).to_numpy()
     error = (found["x_px"].to_numpy() - positions[match.true, 1])[good]
     stated = np.hypot(found["x_px_err"], found["x_jitter"] / 0.02).to_numpy()[good]
     # columns of one lattice row share their scan lines: there are about 18 independent displacements
@@ -136,7 +135,9 @@ class TestWhoMeasures:
         good = (a.iloc[match.found]["quality"] == 0).to_numpy()
         difference = a.iloc[match.found]["x_px"].to_numpy() - b.iloc[match.true]["x_px"].to_numpy()
         assert good.sum() > 200
-        assert np.abs(difference[good]).max() < 0.05
+        # fits end within a twentieth of their errors
+        assert np.abs(difference[good] / a.iloc[match.found]["x_px_err"].to_numpy()[good]).max() < 0.5
+        assert np.abs(difference[good]).mean() < 0.02
 
     def test_errors_come_from_the_recorded_pixels(self):
         image, _ = recorded(readout=0.15)
@@ -185,15 +186,15 @@ def test_images_of_a_list_are_told_apart():
 
 
 def test_score_is_the_mean_f1():
-    pairs, truth = STEMSynthesizer(shape=(128, 128), arrangements=("lattice",), random_state=3).sample(
-        2, return_columns=True
-    )
-    tables = [truth[truth["image"] == i] for i in range(2)]
-    detector = AtomDetector().fit(pairs["noisy"])
-    assert 0.5 < detector.score(pairs["noisy"], tables) <= 1.0
-    assert detector.score(pairs["noisy"], [t.iloc[:0] for t in tables]) == 0.0
+    (a, positions), (b, _) = recorded(readout=0.1), recorded(readout=0.1, seed=3)
+    images = [a, b[:128]]
+    truth = pd.DataFrame(positions, columns=["y_px", "x_px"])
+    tables = [truth, truth[truth["y_px"] < 120]]
+    detector = AtomDetector().fit(images)
+    assert 0.95 < detector.score(images, tables) <= 1.0
+    assert detector.score(images, [tables[0], tables[1].iloc[:0]]) == pytest.approx(0.5, abs=0.01)
     with pytest.raises(ValueError, match="one table per image"):
-        detector.score(pairs["noisy"], tables[:1])
+        detector.score(images, tables[:1])
 
 
 @pytest.mark.parametrize("parameter", ["significance", "spacing", "width"])
@@ -261,7 +262,7 @@ def test_columns_too_faint_to_tell_their_width_take_the_learnt_one():
     image = stemkit.calibrated(model.apply(clean, random_state=0), pixel_size=0.02).assign_attrs(mode="haadf")
     detector = AtomDetector(width=0.02 * SIGMA, spacing=0.02 * SPACING).fit(image)
     table = detector.transform(image)
-    held = (table["quality"] & 8) > 0
+    held = ((table["quality"] & 8) > 0) & ((table["quality"] & 2) == 0)
     assert held.sum() > 5
     np.testing.assert_allclose(table.loc[held, "sigma"], detector.width_)
     assert table.loc[held, "sigma_err"].isna().all()

@@ -1,0 +1,45 @@
+"""What a table of columns says about the crystal: its lattice, sublattices, strain, distances and vacancies.
+
+Functions that take the table of :class:`~stemkit.AtomDetector` (one row per column, ``y`` growing downwards) and
+compose: a lattice first, then whatever is wanted of it.
+
+>>> import numpy as np, pandas as pd
+>>> from stemkit.detection import structure
+>>> rng = np.random.default_rng(0)
+>>> y, x = np.mgrid[0:12, 0:12].reshape(2, -1) * 0.39
+>>> table = pd.DataFrame({"y": y, "x": x, "amplitude": 1.0}) + rng.normal(0, 0.004, (144, 3))
+>>> table = table.drop(index=77).reset_index(drop=True)  # a vacancy
+>>> lattice = structure.fit_lattice(table)
+>>> lattice.lengths.round(2)
+array([0.39, 0.39])
+>>> missing = structure.missing_sites(table, lattice)
+>>> bool(np.allclose(missing[["y", "x"]], [[6 * 0.39, 5 * 0.39]], atol=0.01))
+True
+>>> measured = pd.DataFrame({"amplitude": [0.02], "amplitude_err": [0.05]})  # what the image shows there
+>>> found = structure.find_vacancies(missing, measured)
+>>> bool((found["significance"] > 5).all() and (found["presence"] < 3).all())
+True
+>>> float(structure.strain(table, lattice)["exx"].abs().median().round(2))
+0.0
+"""
+
+from stemkit.detection.structure.distances import PixelSize, neighbour_distances, pixel_size
+from stemkit.detection.structure.lattice import Lattice, fit_lattice
+from stemkit.detection.structure.strain import displacement_map, strain, strain_map
+from stemkit.detection.structure.sublattices import sublattices
+from stemkit.detection.structure.vacancies import find_vacancies, missing_sites, weak_columns
+
+__all__ = [
+    "Lattice",
+    "PixelSize",
+    "displacement_map",
+    "find_vacancies",
+    "fit_lattice",
+    "missing_sites",
+    "neighbour_distances",
+    "pixel_size",
+    "strain",
+    "strain_map",
+    "sublattices",
+    "weak_columns",
+]

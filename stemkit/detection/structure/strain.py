@@ -1,0 +1,263 @@
+"""Strain and displacement, column by column and as maps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+from scipy.spatial import Delaunay, QhullError
+
+from stemkit.detection.structure.lattice import Lattice
+from stemkit.detection.structure.neighbours import CellIndex, ring
+from stemkit.detection.structure.tables import check_lattice, read_columns, to_pixels
+from stemkit.images import pixel_sizes, split
+
+__all__ = ["displacement_map", "strain", "strain_map"]
+
+COMPONENTS = ("exx", "eyy", "exy", "rotation")
+#: Fewest columns at the same site around a column that its deformation is taken from.
+FEWEST = 4
+#: Directions of neighbours are independent above this determinant of their normalised moments.
+INDEPENDENT = 0.05
+#: Values are interpolated between columns that are at most so many of the longer vector apart.
+BRIDGED = 2.1
+
+
+def strain(table: pd.DataFrame, lattice: Lattice, *, reference: ArrayLike | None = None) -> pd.DataFrame:
+    """Strain and rotation at each column, from the columns at the same site of the cells around it.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns of one image.
+    lattice : Lattice
+        ``fit_lattice(table)``.
+    reference : array-like of shape (2, 2), optional
+        Rows ``(y, x)``: the unstrained vectors that correspond to ``lattice.vectors``, such as those fitted to
+        a substrate. None: the mean lattice.
+
+    Returns
+    -------
+    DataFrame
+        With the table's index: ``y, x, exx, eyy, exy`` (1), ``rotation`` (degrees from +x towards +y, which points
+        down: clockwise on the screen), their ``*_err``, and ``neighbours``, the columns it was taken from. NaN where
+        fewer than 4 of the 8 surround a column, and for columns off the lattice.
+
+    Notes
+    -----
+    The plane ``r = c + F X`` is fitted to the positions r of a column and those around it, X being their places in
+    the reference; ``F = R U`` gives the rotation R and the strain ``U - 1``, whatever the size of the rotation. This
+    is strain from positions in real space as of [1]_, with all neighbours of a column in place of pairs of peaks.
+    Errors are the deviations of columns from these planes, pooled over the crystal, carried through the fit: noise,
+    jitter and disorder are in them, what varies over many cells is not.
+
+    References
+    ----------
+    .. [1] Galindo et al., Ultramicroscopy 107, 1186 (2007), https://doi.org/10.1016/j.ultramic.2007.01.019
+    """
+    columns = read_columns(table)
+    check_lattice(lattice, table)
+    vectors = lattice.vectors if reference is None else _reference(reference)
+    rows = np.flatnonzero(lattice.site >= 0)
+    around = np.column_stack([rows, CellIndex(lattice).around(lattice.indices[rows], lattice.site[rows])])
+    steps = np.vstack([[0, 0], ring()]) @ vectors
+    deformation, unit_variance, rest, freedom = _planes(columns.positions, around, steps)
+    good = np.isfinite(unit_variance[:, 0])
+    parts = _polar(deformation) | _polar_errors(unit_variance, _pooled_variance(rest[good], freedom[good]))
+    result = pd.DataFrame({"y": columns.positions[:, 0], "x": columns.positions[:, 1]}, index=table.index)
+    for name, values in parts.items():
+        result[name] = np.nan
+        result.iloc[rows[good], -1] = values[good]
+    result["neighbours"] = 0
+    result.iloc[rows, -1] = (around[:, 1:] >= 0).sum(axis=1)
+    return result
+
+
+def strain_map(
+    table: pd.DataFrame,
+    lattice: Lattice,
+    like: xr.DataArray | NDArray,
+    *,
+    coarsen: int = 1,
+    reference: ArrayLike | None = None,
+) -> xr.Dataset:
+    """Strain and rotation on the grid of an image.
+
+    Parameters
+    ----------
+    table, lattice, reference
+        As of :func:`strain`.
+    like : DataArray or ndarray of shape (n_y, n_x)
+        The image whose pixels are the grid.
+    coarsen : int, default=1
+        Pixels of the image per point of the map, along y and x.
+
+    Returns
+    -------
+    Dataset
+        ``exx, eyy, exy`` and ``rotation`` (degrees), dims ``("y", "x")``, linear between columns, NaN outside the
+        crystal. Coordinates are those of the image in nm, none where it has none.
+    """
+    at = strain(table, lattice, reference=reference)
+    units = {name: "degree" if name == "rotation" else "1" for name in COMPONENTS}
+    return _map(table, lattice, at[list(COMPONENTS)].to_numpy(), units, like, coarsen)
+
+
+def displacement_map(
+    table: pd.DataFrame, lattice: Lattice, like: xr.DataArray | NDArray, *, coarsen: int = 1
+) -> xr.Dataset:
+    """Displacement of columns from their ideal places on the grid of an image.
+
+    Parameters
+    ----------
+    table, lattice, like, coarsen
+        As of :func:`strain_map`.
+
+    Returns
+    -------
+    Dataset
+        ``displacement_y`` and ``displacement_x`` in the lattice's unit, dims ``("y", "x")``, linear between columns,
+        NaN outside the crystal.
+    """
+    check_lattice(lattice, table)
+    units = dict.fromkeys(("displacement_y", "displacement_x"), lattice.unit)
+    return _map(table, lattice, lattice.displacement, units, like, coarsen)
+
+
+# --- deformation of one neighbourhood ------------------------------------------------------------------------------
+
+
+def _planes(
+    positions: NDArray, around: NDArray, steps: NDArray
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+    """Deformation ``(m, 2, 2)`` of each neighbourhood.
+
+    With it the variances of its slopes along y and x for positions of unit variance ``(m, 2)``, NaN where the
+    neighbours do not fix them, the sums of squares left along y and x ``(m, 2)``, and the degrees of freedom ``(m,)``.
+    """
+    weight = (around >= 0).astype(np.float64)
+    design = np.column_stack([np.ones(len(steps)), steps])
+    at = np.where(weight[..., None] > 0, positions[around] - positions[around[:, :1]], 0.0)
+    normal = np.einsum("mn,ni,nj->mij", weight, design, design)
+    fixed = (weight.sum(axis=1) > FEWEST) & _independent(normal)
+    normal[~fixed] = np.eye(3)
+    inverse = np.linalg.inv(normal)
+    solution = inverse @ np.einsum("ni,mnk->mik", design, at)
+    rest = weight[..., None] * (at - np.einsum("ni,mik->mnk", design, solution))
+    variance = np.diagonal(inverse, axis1=1, axis2=2)[:, 1:].copy()
+    variance[~fixed] = np.nan
+    freedom = np.maximum(weight.sum(axis=1) - 3, 1).astype(np.int64)
+    return solution[:, 1:].transpose(0, 2, 1), variance, (rest**2).sum(axis=1), freedom
+
+
+def _independent(normal: NDArray) -> NDArray[np.bool_]:
+    """Whether neighbours stand in two directions from their mean."""
+    count = np.maximum(normal[:, 0, 0], 1)
+    mean = normal[:, 0, 1:] / count[:, None]
+    moment = normal[:, 1:, 1:] / count[:, None, None] - mean[:, :, None] * mean[:, None]
+    trace = np.maximum(moment[:, 0, 0] + moment[:, 1, 1], 1e-100)  # a column alone has none
+    return 4 * np.linalg.det(moment) / trace**2 > INDEPENDENT
+
+
+def _pooled_variance(rest: NDArray, freedom: NDArray) -> NDArray[np.float64]:
+    """Variance of a position along y and x from sums of squares, whose median a few odd columns do not move."""
+    if len(rest) == 0:
+        return np.full(2, np.nan)
+    return np.median(rest / stats.chi2.median(freedom)[:, None], axis=0)
+
+
+def _polar(deformation: NDArray) -> dict[str, NDArray]:
+    (yy, yx), (xy, xx) = deformation.transpose(1, 2, 0)
+    turn = np.arctan2(yx - xy, xx + yy)
+    cos, sin = np.cos(turn), np.sin(turn)
+    return {
+        "exx": cos * xx + sin * yx - 1,
+        "eyy": cos * yy - sin * xy - 1,
+        "exy": cos * xy + sin * yy,
+        "rotation": np.degrees(turn),
+    }
+
+
+def _polar_errors(unit_variance: NDArray, variance: NDArray) -> dict[str, NDArray]:
+    """To first order in the strain, for small rotations."""
+    along_y, along_x = unit_variance.T
+    mixed = np.sqrt(variance[0] * along_x + variance[1] * along_y) / 2
+    return {
+        "exx_err": np.sqrt(variance[1] * along_x),
+        "eyy_err": np.sqrt(variance[0] * along_y),
+        "exy_err": mixed,
+        "rotation_err": np.degrees(mixed),
+    }
+
+
+def _reference(vectors: ArrayLike) -> NDArray[np.float64]:
+    rows = np.asarray(vectors, dtype=np.float64)
+    if rows.shape != (2, 2) or not np.isfinite(rows).all() or np.linalg.det(rows) == 0:
+        raise ValueError(f"reference must be two independent rows (y, x), but is {vectors!r}")
+    return rows
+
+
+# --- maps ----------------------------------------------------------------------------------------------------------
+
+
+def _map(
+    table: pd.DataFrame,
+    lattice: Lattice,
+    values: NDArray,
+    units: dict[str, str],
+    like: xr.DataArray | NDArray,
+    coarsen: int,
+) -> xr.Dataset:
+    images = split(like, name="like")
+    if len(images) != 1:
+        raise ValueError(f"like must be a single image, but is a stack of {len(images)}: choose one with like[i]")
+    if not (int(coarsen) == coarsen and 1 <= coarsen <= min(images[0].shape)):
+        raise ValueError(f"coarsen must be a whole number of px from 1 to the image's size, but is {coarsen!r}")
+    y, x = (_coarse(np.arange(float(n)), int(coarsen)) for n in images[0].shape)
+    points, scale = _in_pixels(table, images[0], lattice)
+    grid = _interpolated(points, values, y, x, BRIDGED * float(lattice.lengths.max()) * scale)
+    coords = {}
+    if pixel_sizes(images[0]) is not None:
+        coords = {d: (d, _coarse(images[0].coords[d].values, int(coarsen)), {"units": "nm"}) for d in ("y", "x")}
+    return xr.Dataset(
+        {name: (("y", "x"), grid[..., k], {"units": unit}) for k, (name, unit) in enumerate(units.items())}, coords
+    )
+
+
+def _in_pixels(table: pd.DataFrame, image: xr.DataArray, lattice: Lattice) -> tuple[NDArray[np.float64], float]:
+    """Positions in the image's pixels, and pixels per unit of the table: by their nm where both know them."""
+    sizes = pixel_sizes(image)
+    at = read_columns(table).positions
+    if sizes is None or lattice.unit == "px":
+        pixels = to_pixels(table, at)
+        return pixels, float(np.ptp(pixels) / max(float(np.ptp(at)), 1e-300))
+    start = [float(image.coords[d][0]) for d in ("y", "x")]
+    return (at - start) / sizes, 1 / float(np.mean(sizes))
+
+
+def _coarse(line: NDArray, step: int) -> NDArray[np.float64]:
+    whole = len(line) // step * step
+    return line[:whole].reshape(-1, step).mean(axis=1)
+
+
+def _interpolated(points: NDArray, values: NDArray, y: NDArray, x: NDArray, longest: float) -> NDArray[np.float64]:
+    """Values ``(n_y, n_x, k)`` between points, linear in triangles without an edge above ``longest``, else NaN."""
+    result = np.full((len(y), len(x), values.shape[1]), np.nan)
+    known = np.isfinite(values).all(axis=1)
+    try:
+        mesh = Delaunay(points[known])
+    except (QhullError, ValueError):
+        return result
+    corners = mesh.points[mesh.simplices]
+    edges = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2).max(axis=1)
+    grid = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1).reshape(-1, 2)
+    triangle = mesh.find_simplex(grid)
+    inside = (triangle >= 0) & (edges[triangle] <= longest)
+    triangle, grid = triangle[inside], grid[inside]
+    two = np.einsum("nij,nj->ni", mesh.transform[triangle, :2], grid - mesh.transform[triangle, 2])
+    shares = np.column_stack([two, 1 - two.sum(axis=1)])
+    at_corners = values[known][mesh.simplices[triangle]]
+    result.reshape(-1, values.shape[1])[inside] = np.einsum("ni,nik->nk", shares, at_corners)
+    return result

@@ -1,0 +1,165 @@
+"""Which columns are of a kind."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
+
+from stemkit.detection.structure.lattice import Lattice
+from stemkit.detection.structure.tables import amplitudes, check_lattice, read_columns
+
+__all__ = ["sublattices"]
+
+#: Most kinds that are told apart by brightness alone, and the fewest columns that make one.
+KINDS, FEWEST = 4, 8
+#: Two kinds differ by so many of the wider one's standard deviations, and hold this share of the columns.
+APART, SHARE = 3.0, 0.1
+
+
+def sublattices(
+    table: pd.DataFrame, lattice: Lattice | None = None, n: int | None = None, *, by: str = "amplitude"
+) -> pd.Series:
+    """Label columns by their place in the cell and by brightness.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns of one image.
+    lattice : Lattice, optional
+        ``fit_lattice(table)``. Each of its sites is a sublattice, and one whose columns are of clearly different
+        brightness is more than one. None goes by brightness alone.
+    n : int, optional
+        Number of sublattices. With a lattice, sites of similar brightness are put together until so many remain;
+        without one, the brightness is divided into so many kinds. None finds it.
+    by : str, default="amplitude"
+        Column of the table that says how bright a column is; not needed with a lattice of one site.
+
+    Returns
+    -------
+    Series of int
+        With the table's index and the name ``sublattice``: 0 is the brightest, -1 belongs to none.
+
+    Raises
+    ------
+    ValueError
+        If ``n`` is impossible, or brightness is needed and the table lacks it.
+
+    Notes
+    -----
+    Kinds are the parts of a Gaussian mixture of the logarithm of the brightness, as many as the Bayesian information
+    criterion [1]_ wants, provided that they are three standard deviations apart and each holds a tenth of the columns.
+
+    References
+    ----------
+    .. [1] Schwarz, Ann. Statist. 6, 461 (1978), https://doi.org/10.1214/aos/1176344136
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from stemkit.detection.structure import sublattices
+    >>> table = pd.DataFrame({"y": range(20), "x": range(20), "amplitude": [1.0, 3.0] * 10})
+    >>> sublattices(table, n=2).tolist()[:4]
+    [1, 0, 1, 0]
+    """
+    read_columns(table)
+    if n is not None and not n >= 1:
+        raise ValueError(f"n must be at least 1 or None, but is {n!r}")
+    if lattice is None:
+        values = amplitudes(table, by)[0]
+        return _series(_by_brightness(values, n), values, table)
+    check_lattice(lattice, table)
+    values = amplitudes(table, by)[0] if by in table else np.ones(len(table))
+    if n is None:
+        return _series(_split(lattice.site, values), values, table)
+    if n > len(lattice.sites):
+        raise ValueError(
+            f"n must be at most {len(lattice.sites)}, the number of the lattice's sites, but is {n}: leave lattice out "
+            "to divide columns by brightness alone"
+        )
+    return _series(_merged(lattice.site, values, n), values, table)
+
+
+def _series(label: NDArray, values: NDArray, table: pd.DataFrame) -> pd.Series:
+    """Labels in order of falling median brightness."""
+    kinds = np.unique(label[label >= 0])
+    middle = np.array([_median(values[label == kind]) for kind in kinds])
+    order = kinds[np.argsort(-middle, kind="stable")]
+    ranked = np.full(len(label), -1, dtype=np.int64)
+    for rank, kind in enumerate(order):
+        ranked[label == kind] = rank
+    return pd.Series(ranked, index=table.index, name="sublattice")
+
+
+def _median(values: NDArray) -> float:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if len(known) else -np.inf
+
+
+def _by_brightness(values: NDArray, n: int | None) -> NDArray[np.int64]:
+    """Kinds of brightness; -1 where it is not positive."""
+    label = np.full(len(values), -1)
+    with np.errstate(invalid="ignore"):
+        usable = np.isfinite(values) & (values > 0)
+    logs = np.log(values[usable])[:, None]
+    if n is not None and len(np.unique(logs)) < n:
+        raise ValueError(f"n must be at most the number of different amplitudes, {len(np.unique(logs))}, but is {n}")
+    model = _mixture(logs, n) if n is not None else _best_mixture(logs)
+    label[usable] = 0 if model is None else model.predict(logs)
+    return label
+
+
+def _best_mixture(logs: NDArray) -> GaussianMixture | None:
+    """The mixture that the criterion prefers among those whose parts are apart; None for a single kind."""
+    most = min(KINDS, len(logs) // FEWEST, len(np.unique(logs)))
+    if most < 2:
+        return None
+    single = _mixture(logs, 1).bic(logs)
+    models = [_mixture(logs, n) for n in range(2, most + 1)]
+    models = [m for m in models if _are_apart(m) and m.bic(logs) < single]
+    return min(models, key=lambda m: m.bic(logs)) if models else None
+
+
+def _mixture(logs: NDArray, n: int) -> GaussianMixture:
+    start = np.quantile(logs, (np.arange(n) + 0.5) / n)[:, None]
+    least = 1e-6 + 1e-4 * float(logs.var())
+    models = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for means in (start, None):
+            models.append(GaussianMixture(n, means_init=means, reg_covar=least, random_state=0).fit(logs))
+    return min(models, key=lambda m: m.bic(logs))
+
+
+def _are_apart(model: GaussianMixture) -> bool:
+    order = np.argsort(model.means_[:, 0])
+    means, deviations = model.means_[order, 0], np.sqrt(model.covariances_[order, 0, 0])
+    wider = np.maximum(deviations[1:], deviations[:-1])
+    return bool((np.diff(means) > APART * wider).all() and (model.weights_ >= SHARE).all())
+
+
+def _split(site: NDArray, values: NDArray) -> NDArray[np.int64]:
+    """Sites, those of several kinds of brightness divided."""
+    label = np.full(len(site), -1)
+    count = 0
+    for s in np.unique(site[site >= 0]):
+        here = np.flatnonzero(site == s)
+        kinds = np.maximum(_by_brightness(values[here], None), 0)
+        label[here] = count + kinds
+        count += int(kinds.max()) + 1
+    return label
+
+
+def _merged(site: NDArray, values: NDArray, n: int) -> NDArray[np.int64]:
+    """Sites put together across all but the ``n - 1`` widest gaps of their median brightness."""
+    middle = np.array([_median(values[site == s]) for s in range(site.max() + 1)])
+    order = np.argsort(-middle, kind="stable")
+    gaps = np.log(np.maximum(middle[order[:-1]], 1e-300)) - np.log(np.maximum(middle[order[1:]], 1e-300))
+    cuts = np.sort(np.argsort(-gaps, kind="stable")[: n - 1])
+    group = np.empty(len(order), dtype=np.int64)
+    group[order] = np.searchsorted(cuts, np.arange(len(order)), side="left")
+    return np.where(site >= 0, group[site], -1)

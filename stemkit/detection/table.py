@@ -1,0 +1,176 @@
+"""The table of columns: what AtomDetector gives."""
+
+from __future__ import annotations
+
+from enum import IntFlag
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from stemkit.columns import ColumnFits
+from stemkit.columns.candidates import nearest_distances
+from stemkit.detection.view import View, unit_of
+from stemkit.images import pixel_sizes
+
+__all__ = ["COLUMNS", "ELLIPTICAL_COLUMNS", "Quality", "table_of"]
+
+COLUMNS = (
+    "image", "y", "x", "y_px", "x_px", "amplitude", "sigma", "background", "intensity",
+    "y_err", "x_err", "y_px_err", "x_px_err", "amplitude_err", "sigma_err", "background_err", "intensity_err",
+    "y_jitter", "x_jitter", "snr", "residual", "quality",
+)  # fmt: skip
+#: What the shape of elliptical columns adds.
+ELLIPTICAL_COLUMNS = ("sigma_major", "sigma_minor", "angle")
+
+#: A column within this many sigmas of the border is flagged.
+EDGE_SIGMAS = 2.0
+#: Columns nearer to each other than this many sigmas have no dip between them.
+BLENDED_SIGMAS = 2.6
+#: A residual of this many times the noise says that the column is no single Gaussian.
+ODD_RESIDUAL = 3.0
+#: A column whose amplitude is less than this many of its errors is faint.
+FAINT_SIGMAS = 5.0
+
+
+class Quality(IntFlag):
+    """Flags of a column; 0 is good. They add up.
+
+    ``EDGE`` (1): within two sigmas of the border. ``FAILED`` (2): the fit did, the numbers are the candidate's and have
+    no errors. ``ODD_SHAPE`` (4): the residual is not noise, the column is no single Gaussian. ``WIDTH_HELD`` (8): it
+    does not tell its width, which is held at the learnt one. ``BLENDED`` (16): a neighbour is so near that there is no
+    dip between them. ``FAINT`` (32): the amplitude is less than five of its errors. ``SATURATED`` (64): pixels at the
+    detector's limit.
+    """
+
+    EDGE = 1
+    FAILED = 2
+    ODD_SHAPE = 4
+    WIDTH_HELD = 8
+    BLENDED = 16
+    FAINT = 32
+    SATURATED = 64
+
+
+def table_of(fits: ColumnFits, held: NDArray, view: View, index: int, *, elliptical: bool = False) -> pd.DataFrame:
+    """One row per fit, in the image's units.
+
+    Parameters
+    ----------
+    fits : ColumnFits
+        In units of the view.
+    held : ndarray of bool, shape (n,)
+        Which of them have their width held.
+    view : View
+    index : int
+        Of the image.
+    elliptical : bool
+        Whether the columns' axes are listed.
+    """
+    image, contrast, level = view.image, view.noise.contrast, view.noise.level
+    sizes = pixel_sizes(image) or (1.0, 1.0)
+    size, calibrated = unit_of(image)
+    origin = [float(image.coords[d][0]) if d in image.coords else 0.0 for d in ("y", "x")]
+    scan = view.noise.scan
+    data = {
+        "image": np.full(len(fits), index, dtype=np.int64),
+        "y": origin[0] + fits.y * sizes[0],
+        "x": origin[1] + fits.x * sizes[1],
+        "y_px": fits.y,
+        "x_px": fits.x,
+        "amplitude": fits.amplitude * contrast,
+        "sigma": fits.sigma * size,
+        "background": level + fits.background * view.sign * contrast,
+        "intensity": fits.intensity * contrast * size**2,
+        "y_err": fits.y_err * sizes[0],
+        "x_err": fits.x_err * sizes[1],
+        "y_px_err": fits.y_err,
+        "x_px_err": fits.x_err,
+        "amplitude_err": fits.amplitude_err * contrast,
+        "sigma_err": fits.sigma_err * size,
+        "background_err": fits.background_err * contrast,
+        "intensity_err": fits.intensity_err * contrast * size**2,
+        "y_jitter": _jitter_error(scan.jitter_y, scan.jitter_length, fits.sigma, along_y=True) * sizes[0],
+        "x_jitter": _jitter_error(scan.jitter, scan.jitter_length, fits.sigma, along_y=False) * sizes[1],
+        "snr": fits.amplitude / np.sqrt(view.variance(fits.background + fits.amplitude)),
+        "residual": fits.residual,
+        "quality": _quality(fits, held, view),
+    }
+    names: tuple[str, ...] = COLUMNS
+    if elliptical:
+        data |= _axes(fits, size)
+        names = (*COLUMNS[:-3], *(f"{name}{end}" for end in ("", "_err") for name in ELLIPTICAL_COLUMNS), *COLUMNS[-3:])
+    table = pd.DataFrame({name: data[name] for name in names})
+    table.attrs["unit"] = "nm" if calibrated else "px"
+    return table
+
+
+# --- steps -------------------------------------------------------------------------------------------------------
+
+
+def _jitter_error(jitter: float, length: float, sigma: NDArray, *, along_y: bool) -> NDArray:
+    """What displacements of the beam (RMS, px) add to a column's position.
+
+    A pixel tells of x in proportion to ``x^2 exp(-r^2 / sigma^2)``, of y in proportion to ``y^2 exp(-r^2 / sigma^2)``.
+    The mean of displacements with these weights, independent between rows and with the autocovariance
+    ``exp(-d^2 / (4 length^2))`` along them, has the variance ``jitter^2 f / ((2 pi)^1/2 sigma)`` with, for
+    ``q = (sigma / (2 length))^2``, ``f = (1 + 2 q + 3 q^2) / (1 + 2 q)^(5/2)`` in x and ``3/4 (1 + 2 q)^(-1/2)`` in y.
+    """
+    sigma = np.maximum(sigma, 0.5)
+    q = (sigma / (2 * max(length, 0.3))) ** 2
+    factor = 0.75 / np.sqrt(1 + 2 * q) if along_y else (1 + 2 * q + 3 * q**2) / (1 + 2 * q) ** 2.5
+    return jitter * np.sqrt(factor / (np.sqrt(2 * np.pi) * sigma))
+
+
+def _axes(fits: ColumnFits, size: float) -> dict[str, NDArray]:
+    """Sigmas along the longest and the shortest direction, and the longest one's angle from x towards y, degrees."""
+    e = np.hypot(fits.e1, fits.e2)
+    safe = np.maximum(e, 1e-12)
+    e_err = np.hypot(fits.e1 * fits.e1_err, fits.e2 * fits.e2_err) / safe
+    turned = np.hypot(fits.e2 * fits.e1_err, fits.e1 * fits.e2_err) / safe**2 / 2
+    major, minor = fits.sigma * np.sqrt(1 + e), fits.sigma * np.sqrt(1 - e)
+
+    def error(axis: NDArray) -> NDArray:
+        return np.hypot(axis * fits.sigma_err / fits.sigma, fits.sigma**2 * e_err / (2 * axis))
+
+    return {
+        "sigma_major": major * size,
+        "sigma_minor": minor * size,
+        "angle": np.degrees(0.5 * np.arctan2(fits.e2, -fits.e1)),
+        "sigma_major_err": error(major) * size,
+        "sigma_minor_err": error(minor) * size,
+        "angle_err": np.degrees(np.minimum(turned, np.pi / np.sqrt(12))),
+    }
+
+
+def _quality(fits: ColumnFits, held: NDArray, view: View) -> NDArray[np.int64]:
+    n_y, n_x = view.recorded.shape
+    margin = EDGE_SIGMAS * fits.sigma
+    edge = (np.minimum(fits.y, fits.x) < margin) | (fits.y > n_y - 1 - margin) | (fits.x > n_x - 1 - margin)
+    nearest = nearest_distances(np.column_stack([fits.y, fits.x]))
+    blended = nearest < BLENDED_SIGMAS * fits.sigma if len(nearest) else np.zeros(len(fits), dtype=bool)
+    with np.errstate(invalid="ignore"):
+        faint = fits.amplitude < FAINT_SIGMAS * fits.amplitude_err
+        odd = fits.residual > ODD_RESIDUAL
+    return (
+        edge * Quality.EDGE.value
+        + fits.failed * Quality.FAILED.value
+        + odd * Quality.ODD_SHAPE.value
+        + held * Quality.WIDTH_HELD.value
+        + blended * Quality.BLENDED.value
+        + faint * Quality.FAINT.value
+        + _saturated(fits, view) * Quality.SATURATED.value
+    )
+
+
+def _saturated(fits: ColumnFits, view: View) -> NDArray[np.bool_]:
+    """Columns on whose central pixels the detector was at its limit."""
+    limit = view.noise.detector.high if view.sign > 0 else view.noise.detector.low
+    if limit is None:
+        return np.zeros(len(fits), dtype=bool)
+    at_limit = view.recorded >= (limit - view.noise.level) * view.sign / view.noise.contrast
+    n_y, n_x = at_limit.shape
+    near = np.arange(-1, 2)
+    rows = (fits.y.round().astype(int)[:, None, None] + near[:, None]).clip(0, n_y - 1)
+    cols = (fits.x.round().astype(int)[:, None, None] + near).clip(0, n_x - 1)
+    return at_limit[rows, cols].any(axis=(1, 2))

@@ -35,6 +35,7 @@ from scipy.spatial import cKDTree
 import stemkit
 from stemkit import AtomDetector, NoiseCalibrator, RowAligner, SFINDenoiser
 from stemkit.columns.candidates import nearest_distances
+from stemkit.detection.structure import find_vacancies, fit_lattice, missing_sites
 from stemkit.metrics import match_columns
 
 NEEDS_FOLDER = ("detection", "simulated", "real")
@@ -44,6 +45,8 @@ SPEED = ((1025, 40, True), (4096, 141, False), (417, 32, False), (1301, 100, Fal
 WIDTH = 0.16
 #: A transform that takes longer is not repeated, s.
 LONG = 20.0
+#: A place of the lattice is listed as vacant from this many standard deviations.
+VACANT = 4.0
 SPEED_NOISE = Noise(readout=0.05, gain=0.04, kind="poisson")
 #: nm per px of the multislice images, 2.6 nm along 256 px.
 SIMULATED_PIXEL = 0.0102
@@ -195,16 +198,20 @@ def detection_rows(
             row["vacancies"] = len(vacancies)
             row["called columns"] = int((cKDTree(found).query(vacancies)[0] < radius).sum())
             listed = listed_vacancies(image, table)
-            if listed is not None:
-                right = match_columns(inside(listed, image.shape), inside(vacancies, image.shape), radius)
-                row |= {"listed": len(listed), "rightly": len(right.found)}
+            right = match_columns(inside(listed, image.shape), inside(vacancies, image.shape), radius)
+            row |= {"listed": len(listed), "rightly": len(right.found)}
         rows.append(row)
     return rows
 
 
-def listed_vacancies(image: xr.DataArray, table: pd.DataFrame) -> NDArray | None:
-    """Places (y, x) px that stemkit lists as vacancies of the lattice; None while it lists none."""
-    return None
+def listed_vacancies(image: xr.DataArray, table: pd.DataFrame) -> NDArray:
+    """Places (y, x) px that stemkit lists as vacancies of the lattice: missing by more than four standard deviations."""
+    missing = missing_sites(table, fit_lattice(table))
+    if len(missing) == 0:
+        return np.empty((0, 2))
+    measured = AtomDetector().fit(image).measure(image, missing, hold=True)
+    found = find_vacancies(missing, measured)
+    return found.loc[found["significance"] > VACANT, ["y_px", "x_px"]].to_numpy()
 
 
 def inside(places: NDArray, shape: tuple[int, ...]) -> NDArray:

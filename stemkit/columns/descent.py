@@ -60,7 +60,6 @@ def scene_of(
     scan = None if shifts is None else np.pad(shifts, ((0, 0), (pad, pad), (pad, pad)), mode="edge").astype(np.float32)
     return Scene(
         image=torch.as_tensor(np.pad(values, pad).astype(np.float32), device=device),
-        inside=torch.as_tensor(np.pad(np.ones(values.shape, dtype=bool), pad), device=device),
         pad=pad,
         reach=reach,
         noise=noise,

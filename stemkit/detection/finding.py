@@ -32,8 +32,9 @@ NEAREST, NEAREST_WIDTHS = 0.6, 2.0
 COARSE = 0.5
 #: Part of the streaks' variance that a filter of half their length leaves, and a margin.
 LEFT_OF_STREAKS = 0.03
-#: The lattice is asked where peaks that noise could make are more than this part of the columns; about places within
-#: this part of the spacing, of which at least this part hold a column; in the middle of the image, px.
+#: The lattice is asked where there are more peaks that noise could make than it makes, by this part of the columns;
+#: about places within this part of the spacing, of which at least this part hold a column; in the middle of the image,
+#: px.
 WORTH_A_LATTICE, SAME_PLACE, MOST_OF, LATTICE_SQUARE = 0.02, 0.2, 0.5, 1024
 #: Widths that are tried where nothing tells the columns' width, px.
 TRIED_WIDTHS = (1.0, 1.5, 2.2, 3.3, 5.0, 7.5)
@@ -81,7 +82,8 @@ def overlooked(view: View, fits: ColumnFits, spacing: float, width: float) -> ND
     free = cKDTree(taken).query(places)[0] > apart(spacing, width) if len(places) else np.empty(0, dtype=bool)
     places, tall = places[free], tall[free]
     clear = tall > threshold(tall, view.recorded.size, width, len(good))
-    if WORTH_A_LATTICE * len(good) < (~clear).sum():
+    by_chance = float(_noise_peaks(LOWEST, view.recorded.size, width))
+    if (~clear).sum() > by_chance + WORTH_A_LATTICE * len(good):
         clear |= _supported(places, tall, known, good.amplitude / good.amplitude_err, view.recorded, spacing)
     return places[clear]
 
@@ -129,24 +131,16 @@ def threshold(heights: NDArray, area: float, width: float, known: int = 0) -> fl
     .. [2] B. Efron, R. Tibshirani, J. D. Storey, V. Tusher, J. Am. Stat. Assoc. 96, 1151 (2001),
        https://doi.org/10.1198/016214501753382129
     """
-    v = np.array([2.0, 1 + SURROUND**2, 2 * SURROUND**2])
-    signs = np.array([1.0, -2.0, 1.0])
-    curvature = float((signs / v**2).sum() / (signs / v).sum()) / width**2
-
-    def of_noise(z: NDArray) -> NDArray:
-        z = np.maximum(z, 1.0)
-        return area * curvature / (2 * np.pi) ** 1.5 * z * np.exp(-(z**2) / 2)
-
     def from_here(sample: NDArray, z: NDArray) -> NDArray:
         return np.searchsorted(sample, z + 1, side="right") - np.searchsorted(sample, z)
 
     ordered = np.sort(heights)
-    noise = of_noise(ordered) - of_noise(ordered + 1)
+    noise = _noise_peaks(ordered, area, width) - _noise_peaks(ordered + 1, area, width)
     above = known + np.arange(len(ordered), 0, -1)
     # few peaks may be there by chance: what counts is how many there are at least
     near = from_here(ordered, ordered)
     allowed = np.maximum(FALSE * (near - 1.5 * np.sqrt(near)), FALSE_IN_ALL)
-    doubtful = np.flatnonzero((noise > allowed) | (of_noise(ordered) > FALSE_IN_ALL * above))
+    doubtful = np.flatnonzero((noise > allowed) | (_noise_peaks(ordered, area, width) > FALSE_IN_ALL * above))
     return max(LOWEST, float(ordered[doubtful[-1]])) if len(doubtful) else LOWEST
 
 
@@ -157,6 +151,15 @@ def apart(spacing: float, width: float) -> float:
     """Columns are not looked for nearer to each other than this, px."""
     near = NEAREST * spacing if np.isfinite(spacing) else math.inf
     return max(1.5, min(near, NEAREST_WIDTHS * width))
+
+
+def _noise_peaks(heights: NDArray | float, area: float, width: float) -> NDArray:
+    """How many peaks above a height noise makes in an area; the formula is in :func:`threshold`."""
+    v = np.array([2.0, 1 + SURROUND**2, 2 * SURROUND**2])
+    signs = np.array([1.0, -2.0, 1.0])
+    curvature = float((signs / v**2).sum() / (signs / v).sum()) / width**2
+    z = np.maximum(heights, 1.0)
+    return area * curvature / (2 * np.pi) ** 1.5 * z * np.exp(-(z**2) / 2)
 
 
 def _tall(response: NDArray, peaks: NDArray) -> NDArray[np.bool_]:

@@ -1,0 +1,20 @@
+"""Tables of columns to files and to other programs: pandas, ASE, OVITO, Atomap, HyperSpy, napari.
+
+None of those is needed by stemkit: each is imported where its function is called. Positions go out in the other
+program's own convention, which every function states.
+"""
+
+from stemkit.detection.exports.atoms import to_ase
+from stemkit.detection.exports.files import READABLE_TABLES, WRITABLE_TABLES, read_columns, write_columns
+from stemkit.detection.exports.viewers import to_atomap, to_hyperspy_markers, to_napari
+
+__all__ = [
+    "READABLE_TABLES",
+    "WRITABLE_TABLES",
+    "read_columns",
+    "to_ase",
+    "to_atomap",
+    "to_hyperspy_markers",
+    "to_napari",
+    "write_columns",
+]

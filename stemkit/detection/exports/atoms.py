@@ -1,0 +1,188 @@
+"""Columns as atoms: ASE and extended XYZ."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from stemkit.detection.exports.checks import by_image, check_nm, check_single, checked_table, optional, spacing_of
+from stemkit.images import Images, split
+
+__all__ = ["Species", "structures", "to_ase", "xyz_lines"]
+
+Species: TypeAlias = "str | Sequence[str] | pd.Series"
+#: Columns of the table that are lengths in its unit, beside the positions.
+LENGTHS = ("sigma", "sigma_err", "y_err", "x_err", "y_jitter", "x_jitter")
+ANGSTROM = 10.0
+#: Around the columns, where neither the image nor a neighbour tells more, nm.
+MARGIN = 0.1
+#: The column that carries symbols along while a table is taken apart.
+SYMBOLS = " species"
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One image's columns as atoms, in Angstrom, y upwards."""
+
+    symbols: list[str]
+    positions: NDArray[np.float64]
+    cell: NDArray[np.float64]
+    properties: dict[str, NDArray]
+    info: dict[str, Any]
+
+
+def to_ase(
+    table: pd.DataFrame,
+    *,
+    species: Species = "X",
+    image: Images | None = None,
+    thickness: float = 1.0,
+    unit: str | None = None,
+) -> Any:
+    """The columns of one image as ``ase.Atoms``, one atom per column; needs ``pip install ase``.
+
+    Positions are in Angstrom with x to the right, **y upwards** and the beam along -z: seen from +z the atoms stand as
+    in the image, whose own y grows downwards. The origin is the lower left corner of the image (of the outermost
+    pixel), or without `image` of a box half a spacing wider than the columns; z is 0. An atom's place in the image is
+    ``x = info["x0_nm"] + X / 10``, ``y = info["y0_nm"] - Y / 10`` nm.
+
+    Parameters
+    ----------
+    table : DataFrame
+        What :class:`stemkit.AtomDetector` gave for one calibrated image.
+    species : str, or sequence or Series of str
+        Chemical symbol of all columns or of each, ``"X"`` where unknown. A Series is matched by the table's index.
+    image : DataArray, optional
+        The measured image, or the stack that ``table["image"]`` counts in, for the cell. None takes the columns' box.
+    thickness : float, default=1.0
+        Height of the cell, nm.
+    unit : {"nm", "px"}, optional
+        As in :func:`write_columns`.
+
+    Returns
+    -------
+    ase.Atoms
+        Not periodic. All numbers of the table but ``y, x`` and ``image`` are its arrays under their own names, those
+        of AtomDetector that are lengths (``sigma``, ``x_err`` and so on) in Angstrom, those in px as they are.
+
+    Raises
+    ------
+    ImportError
+        If ASE is not installed.
+    ValueError
+        If the table is in px or holds several images, or `species` does not fit.
+    """
+    ase = optional("ase", "to_ase")
+    table, unit = checked_table(table, unit)
+    check_single(table, "to_ase")
+    (structure,) = structures(table, unit, species, image, thickness)
+    atoms = ase.Atoms(
+        structure.symbols, positions=structure.positions, cell=structure.cell, pbc=False, info=structure.info
+    )
+    for name, values in structure.properties.items():
+        atoms.set_array(name, values)
+    return atoms
+
+
+def structures(
+    table: pd.DataFrame, unit: str, species: Species, image: Images | None, thickness: float
+) -> list[Structure]:
+    """One per image."""
+    check_nm(table, unit)
+    if not (isinstance(thickness, int | float | np.number) and np.isfinite(thickness) and thickness > 0):
+        raise ValueError(f"thickness must be a positive number of nm, but is {thickness!r}")
+    numbered = table.assign(**{SYMBOLS: _symbols(species, table)})
+    images = None if image is None else split(image, name="image")
+    return [_structure(part, _image_of(index, images), index, thickness) for index, part in by_image(numbered)]
+
+
+def _structure(part: pd.DataFrame, image: xr.DataArray | None, index: int, thickness: float) -> Structure:
+    from stemkit import __version__
+
+    left, bottom, width, height = _box(part) if image is None else _field(image)
+    x, y = part["x"].to_numpy(dtype=np.float64), part["y"].to_numpy(dtype=np.float64)
+    return Structure(
+        symbols=list(part[SYMBOLS]),
+        positions=ANGSTROM * np.column_stack([x - left, bottom - y, np.zeros(len(part))]),
+        cell=ANGSTROM * np.array([width, height, thickness]),
+        properties=_properties(part),
+        info={"image": index, "x0_nm": left, "y0_nm": bottom, "stemkit": __version__},
+    )
+
+
+def _properties(part: pd.DataFrame) -> dict[str, NDArray]:
+    """Numbers and truth values of the table; lengths in Angstrom. Names are those that a comment line can hold."""
+    columns = {str(name): part[name].to_numpy() for name in part if name not in ("image", "y", "x")}
+    return {
+        name: values * ANGSTROM if name in LENGTHS else values
+        for name, values in columns.items()
+        if values.dtype.kind in "biuf" and re.fullmatch(r"[A-Za-z]\w*", name, flags=re.ASCII)
+    }
+
+
+def _symbols(species: Species, table: pd.DataFrame) -> list[str]:
+    if isinstance(species, pd.Series) and not species.index.equals(table.index):
+        species = species.reindex(table.index)
+    symbols = [species] * len(table) if isinstance(species, str) else list(species)
+    if len(symbols) != len(table):
+        raise ValueError(
+            f"species must be one symbol or one per column, but there are {len(symbols)} for {len(table)} columns"
+        )
+    for symbol in dict.fromkeys([species] if isinstance(species, str) else symbols):
+        if not (isinstance(symbol, str) and re.fullmatch("[A-Z][a-z]?", symbol)):
+            raise ValueError(f"species must be chemical symbols such as 'Sr', or 'X' where unknown, but has {symbol!r}")
+    return symbols
+
+
+def _image_of(index: int, images: list[xr.DataArray] | None) -> xr.DataArray | None:
+    if images is None or len(images) == 1:
+        return images[0] if images else None
+    if index >= len(images):
+        raise ValueError(f"image must be the stack that table counts in, but has {len(images)} images, table {index}")
+    return images[index]
+
+
+def _field(image: xr.DataArray) -> tuple[float, float, float, float]:
+    """Left and lower edge, width and height of an image, nm."""
+    size_y, size_x = image.stem.pixel_sizes
+    y0, x0 = (float(image.coords[d][0]) if d in image.coords else 0.0 for d in ("y", "x"))
+    n_y, n_x = image.shape
+    return x0 - size_x / 2, y0 + (n_y - 0.5) * size_y, n_x * size_x, n_y * size_y
+
+
+def _box(part: pd.DataFrame) -> tuple[float, float, float, float]:
+    """Left and lower edge, width and height of a box half a spacing wider than the columns, nm."""
+    margin = spacing_of(part, ("y", "x"), default=2 * MARGIN) / 2
+    if len(part) == 0:
+        return -margin, margin, 2 * margin, 2 * margin
+    left, right = float(part["x"].min()) - margin, float(part["x"].max()) + margin
+    top, bottom = float(part["y"].min()) - margin, float(part["y"].max()) + margin
+    return left, bottom, right - left, bottom - top
+
+
+def xyz_lines(structure: Structure) -> Iterator[str]:
+    """Lines of one frame of an extended XYZ file."""
+    letters = {"b": "L", "i": "I", "u": "I", "f": "R"}
+    kinds = [f"{name}:{letters[values.dtype.kind]}:1" for name, values in structure.properties.items()]
+    lattice = " ".join(f"{v:.10g}" for v in np.diag(structure.cell).ravel())
+    info = " ".join(
+        f"{key}={value:.10g}" if isinstance(value, float) else f"{key}={value}" for key, value in structure.info.items()
+    )
+    yield str(len(structure.symbols))
+    yield f'Lattice="{lattice}" Properties={":".join(["species:S:1", "pos:R:3", *kinds])} pbc="F F F" {info}'
+    columns = [*structure.positions.T, *structure.properties.values()]
+    for symbol, row in zip(structure.symbols, zip(*map(_words, columns), strict=True), strict=True):
+        yield " ".join((symbol, *row))
+
+
+def _words(values: NDArray) -> list[str]:
+    if values.dtype.kind == "b":
+        return ["T" if v else "F" for v in values]
+    return [f"{v:.10g}" if values.dtype.kind == "f" else str(v) for v in values.tolist()]

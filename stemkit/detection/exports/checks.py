@@ -1,0 +1,99 @@
+"""What every export asks of a table of columns, and of packages that stemkit does without."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from stemkit.columns import nearest_distances
+
+__all__ = [
+    "POSITIONS",
+    "UNITS",
+    "by_image",
+    "check_nm",
+    "check_single",
+    "checked_table",
+    "n_images",
+    "optional",
+    "spacing_of",
+    "unit_of_table",
+]
+
+UNITS = ("nm", "px")
+POSITIONS = ("y", "x", "y_px", "x_px")
+
+
+def checked_table(table: pd.DataFrame, unit: str | None) -> tuple[pd.DataFrame, str]:
+    """The table without a column ``unit``, and the unit."""
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(f"table must be the DataFrame that AtomDetector gives, but is a {type(table).__name__}")
+    if lacking := [name for name in POSITIONS if name not in table]:
+        raise ValueError(
+            f"table must have the columns {', '.join(POSITIONS)} of AtomDetector's, but lacks {', '.join(lacking)}"
+        )
+    unit = unit_of_table(table, unit)
+    return table.drop(columns="unit", errors="ignore"), unit
+
+
+def unit_of_table(table: pd.DataFrame, unit: str | None) -> str:
+    if unit is None:
+        unit = table.attrs.get("unit")
+    if unit is None and "unit" in table and len(table):
+        units = table["unit"].unique()
+        unit = units[0] if len(units) == 1 else " and ".join(map(str, units))
+    if unit is None:
+        same = np.array_equal(table["x"], table["x_px"]) and np.array_equal(table["y"], table["y_px"])
+        unit = "px" if same else "nm"
+    if unit not in UNITS:
+        raise ValueError(f"unit must be 'nm' or 'px' for the whole table, but is {unit!r}")
+    return unit
+
+
+def n_images(table: pd.DataFrame) -> int:
+    return int(table["image"].nunique()) if "image" in table else 1
+
+
+def check_single(table: pd.DataFrame, function: str) -> None:
+    if (n := n_images(table)) > 1:
+        raise ValueError(
+            f"{function} takes the columns of one image, but table holds {n} images: choose one with "
+            "table[table['image'] == 0]"
+        )
+
+
+def check_nm(table: pd.DataFrame, unit: str) -> None:
+    if unit != "nm" and len(table):
+        raise ValueError(
+            "atoms have positions in Angstrom, but table is in px: measure an image with a pixel size "
+            "(stemkit.calibrated(image, pixel_size=...) in nm), or pass unit='nm' if x and y are nm after all"
+        )
+
+
+def spacing_of(table: pd.DataFrame, names: Sequence[str], default: float) -> float:
+    """Median distance of nearest columns within an image."""
+    distances = [nearest_distances(part[list(names)].to_numpy(dtype=np.float64)) for _, part in by_image(table)]
+    known = np.concatenate(distances)
+    return float(np.median(known)) if len(known) else default
+
+
+def by_image(table: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:
+    """Index and rows of each image; one without rows for an empty table."""
+    if "image" not in table or len(table) == 0:
+        yield 0, table
+        return
+    for index, part in table.groupby("image", sort=True):
+        yield int(str(index)), part
+
+
+def optional(module: str, what: str) -> Any:
+    """A package that stemkit does without, or an ImportError that says how to get it."""
+    package = module.partition(".")[0]
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"{what} needs {package}: pip install {package}") from error

@@ -1,0 +1,204 @@
+"""Tables of columns to files and back."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from stemkit.detection.exports.atoms import Species, structures, xyz_lines
+from stemkit.detection.exports.checks import POSITIONS, checked_table, optional, unit_of_table
+from stemkit.images import Images
+from stemkit.io.atomic import whole_file
+from stemkit.io.attributes import pack, unpack
+
+__all__ = ["READABLE_TABLES", "WRITABLE_TABLES", "read_columns", "write_columns"]
+
+#: Suffixes that :func:`write_columns` knows.
+WRITABLE_TABLES = (".csv", ".parquet", ".xyz")
+#: Suffixes that :func:`read_columns` knows.
+READABLE_TABLES = (".csv", ".parquet")
+WHOLE_NUMBERS = ("image", "quality")
+#: The key of a Parquet file's metadata that says what wrote it.
+METADATA = b"stemkit"
+
+
+def write_columns(
+    table: pd.DataFrame,
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    unit: str | None = None,
+    species: Species = "X",
+    image: Images | None = None,
+    thickness: float = 1.0,
+) -> Path:
+    """Write a table of columns, whole or not at all.
+
+    Parameters
+    ----------
+    table : DataFrame
+        What :class:`stemkit.AtomDetector` gave, with any columns added to it.
+    path : path-like
+        Where to. The suffix says the format:
+
+        - ``.csv``: all digits, and a column ``unit``, ``"nm"`` or ``"px"``.
+        - ``.parquet``: the same, for large tables, with ``table.attrs``; needs ``pip install pyarrow``.
+        - ``.xyz``: extended XYZ for ASE, OVITO and their like: one frame per image, each as :func:`to_ase` gives it.
+    overwrite : bool
+        Replace an existing file.
+    unit : {"nm", "px"}, optional
+        Unit of ``x`` and ``y``. None takes ``table.attrs["unit"]`` or the column ``unit``, and where there is neither,
+        px if x and y equal x_px and y_px, else nm.
+    species, image, thickness
+        As in :func:`to_ase`, for ``.xyz`` alone.
+
+    Returns
+    -------
+    Path
+        Where the file is.
+
+    Raises
+    ------
+    FileExistsError
+        If there is a file and `overwrite` is False.
+    FileNotFoundError
+        If there is no such folder.
+    ImportError
+        If the format needs a package that is not installed.
+    ValueError, TypeError
+        If the suffix is not known, or `table` is no table of columns; for ``.xyz`` also if it is in px.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import pandas as pd
+    >>> from stemkit.detection.exports import read_columns, write_columns
+    >>> table = pd.DataFrame({"y": [0.1], "x": [0.2], "y_px": [10.0], "x_px": [20.0], "quality": [0]})
+    >>> path = write_columns(table, pathlib.Path(tempfile.mkdtemp()) / "columns.csv")
+    >>> read_columns(path).attrs["unit"]
+    'nm'
+    """
+    path = Path(path)
+    suffix = _known_suffix(path, "write", WRITABLE_TABLES)
+    _check_place(path, overwrite)
+    table, unit = checked_table(table, unit)
+    with whole_file(path) as temporary:
+        if suffix == ".csv":
+            table.assign(unit=unit).to_csv(temporary, index=False)
+        elif suffix == ".parquet":
+            _save_parquet(table, unit, temporary)
+        else:
+            frames = structures(table, unit, species, image, thickness)
+            temporary.write_text(
+                "".join(line + "\n" for frame in frames for line in xyz_lines(frame)), encoding="utf-8"
+            )
+    return path
+
+
+def read_columns(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read a table that :func:`write_columns` wrote as CSV or Parquet, or ``stemkit detect`` as CSV.
+
+    Returns
+    -------
+    DataFrame
+        The same numbers, rows numbered from 0, and the unit of x and y in ``attrs["unit"]``. A CSV without rows
+        does not know its unit.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ImportError
+        If the format needs a package that is not installed.
+    ValueError
+        If the suffix is not known, or the file holds no table of columns.
+    """
+    path = Path(path)
+    suffix = _known_suffix(path, "read", READABLE_TABLES)
+    if not path.is_file():
+        raise FileNotFoundError(f"can't read {path}: there is no such file")
+    try:
+        table = _load_csv(path) if suffix == ".csv" else _load_parquet(path)
+    except ValueError as error:  # pandas' and pyarrow's own are all of this kind
+        raise ValueError(f"can't read {path} as {suffix[1:].upper()}: {str(error).strip()}") from error
+    if lacking := [name for name in POSITIONS if name not in table]:
+        raise ValueError(f"{path} holds no table of columns: it has no {', '.join(lacking)}")
+    return _with_unit(table, path)
+
+
+def _known_suffix(path: Path, verb: str, known: Sequence[str]) -> str:
+    suffix = path.suffix.lower()
+    if suffix not in known:
+        raise ValueError(f"can't {verb} {path}: the suffix {path.suffix!r} is not known, use one of {', '.join(known)}")
+    return suffix
+
+
+def _check_place(path: Path, overwrite: bool) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(f"can't write {path}: it is a folder, give a file name")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"can't write {path}: there is no folder {path.parent}")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists: pass overwrite=True (--overwrite on the command line) to replace it")
+
+
+def _load_csv(path: Path) -> pd.DataFrame:
+    # before 3.1, pandas' default parser is a digit off at times
+    old = tuple(int(part) for part in pd.__version__.split(".")[:2]) < (3, 1)
+    table = pd.read_csv(path, float_precision="round_trip") if old else pd.read_csv(path)
+    if len(table) == 0:
+        table = table.astype({name: np.int64 if name in WHOLE_NUMBERS else np.float64 for name in table})
+    return table
+
+
+def _save_parquet(table: pd.DataFrame, unit: str, path: Path) -> None:
+    from stemkit import __version__
+
+    pyarrow = optional("pyarrow", "a Parquet file")
+    parquet = importlib.import_module("pyarrow.parquet")
+    made = pack({"stemkit": __version__, "attrs": {**_plain_attrs(table), "unit": unit}})
+    bare = table.assign(unit=unit)
+    bare.attrs = {}
+    arrow = pyarrow.Table.from_pandas(bare, preserve_index=False)
+    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), METADATA: made.encode()})
+    parquet.write_table(arrow, path)
+
+
+def _load_parquet(path: Path) -> pd.DataFrame:
+    optional("pyarrow", "a Parquet file")
+    parquet = importlib.import_module("pyarrow.parquet")
+    with parquet.ParquetFile(path) as file:
+        arrow = file.read()
+    table: pd.DataFrame = arrow.to_pandas()
+    made = unpack((arrow.schema.metadata or {}).get(METADATA))
+    table.attrs = made.get("attrs", {}) if isinstance(made, dict) else {}
+    return table
+
+
+def _plain_attrs(table: pd.DataFrame) -> dict[str, Any]:
+    """The attributes that JSON has room for."""
+    kept = {}
+    for key, value in table.attrs.items():
+        try:
+            kept[str(key)] = json.loads(pack(value))
+        except TypeError:
+            continue
+    return kept
+
+
+def _with_unit(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The table with its unit in ``attrs`` rather than in a column."""
+    if len(table) or "unit" in table.attrs:
+        try:
+            unit = unit_of_table(table, None)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        table.attrs = {**table.attrs, "unit": unit}
+    return table.drop(columns="unit", errors="ignore")

@@ -6,6 +6,9 @@ PAGES = (
     "plot_noise_in_my_image.py",
     "plot_straighten_the_rows.py",
     "plot_whole_pipeline.py",
+    "plot_positions_with_error_bars.py",
+    "plot_displacements_and_strain.py",
+    "plot_vacancies.py",
     "plot_grid_search.py",
 )
 

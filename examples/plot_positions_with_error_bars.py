@@ -74,9 +74,9 @@ recorded = microscope.apply(clean, random_state=1)
 # Measure
 # -------
 # The noise comes first, since it weighs the pixels. The network then shows where columns are, and the recorded pixels
-# say where exactly: columns that overlap are fitted together. Red ellipses are the errors of the positions, ten times
-# enlarged. They are larger for dim columns than for bright ones, and along x the jitter of the rows adds to them.
-# Columns with a flag are yellow.
+# say where exactly: columns that overlap are fitted together. Ellipses are the errors of the positions, twenty times
+# enlarged. Those of dim columns are larger than those of bright ones, and longer towards the partner, whose place is
+# not known exactly either. Along x they hold the jitter of the rows, too. Columns with a flag are yellow.
 
 calibrator = NoiseCalibrator()
 labelled = calibrator.fit_transform(recorded)
@@ -87,7 +87,7 @@ zoom = labelled.isel(y=slice(130, 270), x=slice(110, 250))
 seen = columns[columns["y_px"].between(130, 269) & columns["x_px"].between(110, 249)]
 fig, axes = plt.subplots(1, 2, figsize=(11, 5.6), layout="constrained")
 show_columns(labelled, columns, axes[0], "columns, as measured in the recorded image")
-show_columns(zoom, seen, axes[1], "their errors", errors=10)
+show_columns(zoom, seen, axes[1], "their errors", errors=20)
 
 # %%
 # Lengths are in nm, since the image has a pixel size. ``amplitude`` is the height of a column, ``intensity`` the
@@ -116,8 +116,8 @@ for flag, meaning in meanings.items():
     print(f"{flag.value:3d} {flag.name:10s} {np.count_nonzero(flags & flag.value):3d}  {meaning}")
 
 # %%
-# Those that are flagged for something else than the border: the pair that was planted, and what the network took for
-# a column or was too faint to be measured freely.
+# Away from the border there are the two that were planted side by side, and the faint ones: enough to know where they
+# are, too little to know how wide.
 
 inner = (flags != 0) & (flags & Quality.EDGE.value == 0)
 named = columns.loc[inner, ["y_px", "x_px", "amplitude", "amplitude_err", "snr"]].round(1)
@@ -159,21 +159,19 @@ for name, colour in {"y": "#31688e", "x": "#e8543f"}.items():
 axes[0].plot(np.linspace(-4.5, 4.5, 181), norm.pdf(np.linspace(-4.5, 4.5, 181)), "k--", linewidth=1, label="normal")
 axes[0].set(xlabel="error / stated error", ylabel="density", title="pulls of the positions")
 axes[0].legend(frameon=False)
-for (kind, which), colour in zip(kinds.items(), ("#e8543f", "#31688e"), strict=True):
-    off, bar = (1e3 * v[which] for v in (found["x"] - true["x"], stated["x"]))
-    some = slice(None, 40)
-    axes[1].errorbar(
-        found["amplitude"][which][some], off[some], bar[some], fmt="o", markersize=3, linewidth=1, color=colour, label=kind
-    )
+for (kind, which), colour, first in zip(kinds.items(), ("#e8543f", "#31688e"), (0, 40), strict=True):
+    off, bar = (1e3 * v[which].to_numpy()[:36] for v in (found["x"] - true["x"], stated["x"]))
+    axes[1].errorbar(first + np.arange(36), off, bar, fmt="o", markersize=3.5, linewidth=1, color=colour, label=kind)
 axes[1].axhline(0, color="0.5", linewidth=1)
-axes[1].set(xlabel="amplitude", ylabel="error along x (pm)", title="some of them, with their bars")
-axes[1].legend(frameon=False)
+axes[1].set(xlabel="column", ylabel="error along x (pm)", title="some columns with their error bars", ylim=(-9, 9))
+axes[1].legend(frameon=False, ncols=2)
 
 # %%
 # What is left
 # ------------
 # The columns drawn from the table, taken off the recorded image: what is left should be noise, with an RMS of 1 where
-# it is counted in expected standard deviations. A column that is missing in the table would be a red spot here.
+# it is counted in expected standard deviations. A column that is missing in the table is a red spot, like those along
+# the right border: their centres are beyond the frame, and the table leaves such columns out.
 
 noise = calibrator.noise_model_
 drawable = columns[columns["quality"].to_numpy() & Quality.FAILED.value == 0]
@@ -192,14 +190,15 @@ show_residual(recorded, model, expected, ax)
 
 longish = AtomDetector(elliptical=True).fit_transform(enhanced)
 longish = longish[longish["quality"] == 0]
-print(f"major {1e3 * longish['sigma_major'].median():.1f} pm, minor {1e3 * longish['sigma_minor'].median():.1f} pm,", end=" ")
-print(f"each ± {1e3 * longish['sigma_major_err'].median():.1f} pm; true {1e3 * width:.1f} pm")
+for axis in ("major", "minor"):
+    print(f"{axis}: {1e3 * longish[f'sigma_{axis}'].median():.1f} pm", end=" ")
+    print(f"± {1e3 * longish[f'sigma_{axis}_err'].median():.1f} pm, true: {1e3 * width:.1f} pm")
 
 # %%
 # To other programs
 # -----------------
 # A CSV keeps all digits and the unit. Extended XYZ is for ASE and OVITO, in Angstrom, with y upwards.
-# :mod:`stemkit.detection.exports` has functions for Atomap, HyperSpy, napari and ASE, too.
+# ``stemkit.detection.exports`` has functions for Atomap, HyperSpy, napari and ASE, too.
 
 with tempfile.TemporaryDirectory() as folder:
     path = write_columns(columns, Path(folder) / "columns.csv")

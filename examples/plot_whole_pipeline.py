@@ -30,6 +30,7 @@ from stemkit import (
     SFINDenoiser,
     STEMSynthesizer,
 )
+from stemkit.detection import Quality
 from stemkit.metrics import match_columns, psnr, ssim
 from stemkit.plotting import show_columns, show_image
 
@@ -83,15 +84,16 @@ print(f"gain: {quality['PSNR (dB)'].diff().iloc[-1]:.1f} dB")
 # The columns
 # -----------
 # Circles mark measured columns, over the recorded image. The yellow ones carry a flag in ``quality``: within two
-# sigmas of the border a part of the column is missing, and elsewhere the fit failed or does not describe the pixels.
+# sigmas of the border a part of the column is missing, and elsewhere the fit failed or does not describe the pixels,
+# the column is faint, or a neighbour is too near.
 
 fig, ax = plt.subplots(figsize=(6.5, 6.5), layout="constrained")
 show_columns(recorded, columns, ax)
 
 # %%
 flags = columns["quality"].to_numpy()
-for bit, meaning in {1: "near the border", 2: "fit failed", 4: "residual is not noise", 8: "width held"}.items():
-    print(f"{meaning}: {np.count_nonzero(flags & bit)} of {len(flags)} columns")
+for flag in Quality:
+    print(f"{flag.name}: {np.count_nonzero(flags & flag.value)} of {len(flags)} columns")
 
 # %%
 # A found column is matched with a true one if they are less than a third of the spacing apart.
@@ -150,6 +152,6 @@ axes[0].set_ylabel("density")
 axes[0].legend(frameon=False)
 
 # %%
-# The deviation of the pulls is the ratio of what happened to what was stated. Where columns overlap or stand on a
-# tilted background the stated errors are a lower bound, since the fit takes each column for a Gaussian on a constant,
-# and its neighbours for known.
+# The deviation of the pulls is the ratio of what happened to what was stated. Overlapping columns are fitted together,
+# and that the neighbours are not known exactly is in the errors. What the network overlooks, and columns that are no
+# Gaussians on a level background, are not, or only in part.

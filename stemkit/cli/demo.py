@@ -40,9 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     print("  ".join(h.rjust(w) for h, w in zip(header, widths, strict=True)))
     for row in rows:
         print("  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)))
-    print(
-        "RMS and stated errors are of columns without flags; stated ones leave out tilted backgrounds and neighbours."
-    )
+    print("RMS and stated errors are of columns away from the border, jitter of the beam among the stated ones.")
     print(f"figures and tables: {arguments.output}")
     return 0
 
@@ -53,6 +51,7 @@ def _one(mode: str, seed: int, folder: Path) -> tuple[str, ...]:
     from sklearn.pipeline import Pipeline
 
     from stemkit import AtomDetector, NoiseCalibrator, SFINDenoiser
+    from stemkit.detection import Quality
     from stemkit.metrics import match_columns, psnr
     from stemkit.plotting import compare, save_figure
 
@@ -63,10 +62,9 @@ def _one(mode: str, seed: int, folder: Path) -> tuple[str, ...]:
     enhanced = pipeline[:-1].transform(noisy)
     match = match_columns(columns[["y", "x"]], truth[["y", "x"]], pipeline["atoms"].spacing_ / 3)
     found, true = columns.iloc[match.found], truth.iloc[match.true]
-    good = (found["quality"] == 0).to_numpy()
+    good = (found["quality"].to_numpy() & (Quality.EDGE | Quality.FAILED)) == 0
     error = (found[["y", "x"]].to_numpy() - true[["y", "x"]].to_numpy())[good]
-    variance = found[["y_err", "x_err"]].to_numpy() ** 2
-    variance[:, 1] += found["x_jitter"].to_numpy() ** 2
+    variance = found[["y_err", "x_err"]].to_numpy() ** 2 + found[["y_jitter", "x_jitter"]].to_numpy() ** 2
     name = f"{mode}_{seed}"
     columns.to_csv(folder / f"{name}_columns.csv", index=False)
     figure = compare({"recorded": noisy, "enhanced": enhanced, "measured columns": noisy}, columns)

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+    from stemkit import AtomDetector
+
+
+#: A place of the lattice is vacant where this many standard deviations of its column's amplitude are missing.
+VACANT = 4.0
+
 
 def add_to(subparsers: Any) -> None:
     """Add the verb to the command line."""
@@ -26,13 +32,22 @@ def add_to(subparsers: Any) -> None:
         "detect",
         help="measure the atomic columns",
         description="Measure the atomic columns: NAME_columns.csv (nm where calibrated, else px) and a figure. The "
-        "network finds the columns; positions and errors come from the recorded pixels.",
+        "network finds the columns; positions and errors come from the recorded pixels. With --lattice also the "
+        "crystal's lattice, and NAME_vacancies.csv: where it expects a column that the image does not show.",
     )
     add_image_arguments(parser)
     add_output_arguments(parser)
     add_network_arguments(parser)
     parser.add_argument("--measured", type=Path, metavar="FILE", help="the recorded image behind an enhanced one")
     parser.add_argument("--no-enhance", action="store_true", help="find columns in the recorded image, without network")
+    parser.add_argument("--elliptical", action="store_true", help="fit elliptical columns: their axes and angle, too")
+    parser.add_argument("--lattice", action="store_true", help="fit the lattice, and list its vacancies")
+    parser.add_argument(
+        "--format",
+        choices=("csv", "parquet", "xyz"),
+        default="csv",
+        help="of the table; xyz is extended XYZ, for ASE and OVITO (default: csv)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -41,20 +56,24 @@ def run(arguments: argparse.Namespace) -> int:
     import matplotlib as mpl
 
     mpl.use("agg")
+    from stemkit.detection.exports import write_columns
 
     def work(path: Path, name: str) -> None:
-        table_path, figure_path = outputs(arguments, f"{name}_columns.csv", f"{name}_columns.png")
+        names = [f"{name}_columns.{arguments.format}", f"{name}_columns.png"]
+        table_path, figure_path, *more = outputs(arguments, *names, *[f"{name}_vacancies.csv"] * arguments.lattice)
         image = _with_measured(load(path, arguments, cut=arguments.measured is not None), arguments)
-        table, shown = measure(image, arguments)
-        _save_table(table, image, table_path)
+        table, shown, detector = measure(image, arguments)
+        write_columns(table, table_path, overwrite=arguments.overwrite, image=image)
         _save_figure(table, shown, figure_path, arguments.overwrite)
         print(f"{table_path}: {summary(table)}")
+        for vacancies_path in more:
+            print(_lattice(table, shown, detector, vacancies_path, arguments.overwrite))
 
     return for_each_file(arguments, work)
 
 
-def measure(image: xr.DataArray, arguments: argparse.Namespace) -> tuple[pd.DataFrame, xr.DataArray]:
-    """The columns' table, and the image that they were found in."""
+def measure(image: xr.DataArray, arguments: argparse.Namespace) -> tuple[pd.DataFrame, xr.DataArray, AtomDetector]:
+    """The columns' table, the image that they were found in, and what found them."""
     from sklearn.pipeline import Pipeline
 
     from stemkit import AtomDetector, NoiseCalibrator, SFINDenoiser
@@ -66,12 +85,21 @@ def measure(image: xr.DataArray, arguments: argparse.Namespace) -> tuple[pd.Data
         if not arguments.no_enhance:
             steps.append(("denoise", SFINDenoiser(weights=arguments.weights, device=arguments.device)))
     shown = Pipeline(steps).fit_transform(image) if steps else image
-    return AtomDetector().fit_transform(shown), shown
+    detector = AtomDetector(elliptical=arguments.elliptical, device=arguments.device).fit(shown)
+    return detector.transform(shown), shown, detector
 
 
 def summary(table: pd.DataFrame) -> str:
     """How many columns, and how many carry which flag."""
-    flags = {1: "near the border", 2: "without a fit", 4: "of odd shape", 8: "too faint for a width of their own"}
+    flags = {
+        1: "near the border",
+        2: "without a fit",
+        4: "of odd shape",
+        8: "too faint for a width of their own",
+        16: "blended with a neighbour",
+        32: "faint",
+        64: "saturated",
+    }
     counts = {text: int((table["quality"] & bit > 0).sum()) for bit, text in flags.items()}
     found = ", ".join(f"{n} {text}" for text, n in counts.items() if n)
     return f"{len(table)} columns" + (f" ({found})" if found else "")
@@ -103,12 +131,25 @@ def _with_measured(image: xr.DataArray, arguments: argparse.Namespace) -> xr.Dat
     return image.assign_coords(measured=(image.dims, recorded.values))
 
 
-def _save_table(table: pd.DataFrame, image: xr.DataArray, path: Path) -> None:
-    from stemkit.images import is_calibrated
-    from stemkit.io.atomic import whole_file
+def _lattice(table: pd.DataFrame, shown: xr.DataArray, detector: AtomDetector, path: Path, overwrite: bool) -> str:
+    """Write the vacancies of each image's lattice; the lattices in words."""
+    import pandas as pd
 
-    with whole_file(path) as temporary:
-        table.assign(unit="nm" if is_calibrated(image) else "px").to_csv(temporary, index=False, float_format="%.7g")
+    from stemkit.detection.exports import write_columns
+    from stemkit.detection.structure import find_vacancies, fit_lattice, missing_sites
+    from stemkit.images import split
+
+    words, found = [], []
+    for i, image in enumerate(split(shown)):
+        part = table[table["image"] == i]
+        lattice = fit_lattice(part)
+        missing = missing_sites(part, lattice)
+        measured = detector.measure(image, missing.drop(columns="image", errors="ignore"), hold=True)
+        vacancies = find_vacancies(missing, measured)
+        found.append(vacancies[vacancies["significance"] > VACANT].assign(image=i))
+        words.append(f"{lattice}\n{path}: {len(found[-1])} vacancies")
+    write_columns(pd.concat(found), path, overwrite=overwrite, unit=table.attrs["unit"])
+    return "\n".join(words)
 
 
 def _save_figure(table: pd.DataFrame, shown: xr.DataArray, path: Path, overwrite: bool) -> None:

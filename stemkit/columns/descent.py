@@ -46,22 +46,24 @@ LONGISH = 0.6
 def scene_of(
     values: NDArray,
     positions: NDArray,
-    sigma: float,
+    sigma: NDArray,
     noise: Noise,
     shifts: NDArray | None,
     free: NDArray,
     device: torch.device,
 ) -> Scene:
     """What :class:`Descent` works on, from arrays."""
-    reach = max(2, int(np.ceil(REACH * sigma)))
+    radius = np.maximum(2, np.ceil(REACH * sigma)).astype(int)
+    reach = int(radius.max())
     pad = 2 * reach + 2
-    near = neighbours(positions, RENDERED * sigma + reach)
+    near = neighbours(positions, radius, RENDERED * sigma)
     coupled = _coupled(positions, near, sigma)
     scan = None if shifts is None else np.pad(shifts, ((0, 0), (pad, pad), (pad, pad)), mode="edge").astype(np.float32)
     return Scene(
         image=torch.as_tensor(np.pad(values, pad).astype(np.float32), device=device),
         pad=pad,
         reach=reach,
+        radius=torch.as_tensor(np.append(radius, 0), device=device),
         noise=noise,
         near=torch.as_tensor(near, device=device),
         coupled=torch.as_tensor(coupled, device=device),
@@ -77,8 +79,8 @@ class Descent:
     ----------
     scene : Scene
     start : Tensor of shape (n, P)
-    sigma : float
-        The width that lengths are compared with, px.
+    sigma : Tensor of shape (n,)
+        The widths that lengths are compared with, px.
 
     Attributes
     ----------
@@ -86,7 +88,7 @@ class Descent:
         The last one stands for a column that is not there.
     """
 
-    def __init__(self, scene: Scene, start: Tensor, sigma: float):
+    def __init__(self, scene: Scene, start: Tensor, sigma: Tensor):
         self.scene, self.start, self.sigma, self.n = scene, start, sigma, len(start)
         nobody = torch.zeros_like(start[:1])
         nobody[:, 3] = 1.0
@@ -136,7 +138,7 @@ class Descent:
         blocks, neighbours = self.blocks.take(active), self._among(active)
         change = step(blocks, neighbours, self.damping[active])
         before = self.parameters[active]
-        self.parameters[active] = self._bounded(before + self._limited(change), self.start[active])
+        self.parameters[active] = self._bounded(before + self._limited(change, active), active)
         change = self.parameters[active] - before
         length = self._length(active, change)
         off = active[(self.parameters[active, :2] - self.centre[active]).abs().amax(1) > OFF_CENTRE]
@@ -170,7 +172,9 @@ class Descent:
 
     def _unfinished(self, active: Tensor, better: Tensor, length: Tensor, change: Tensor) -> Tensor:
         amplitude = self.parameters[active, 2].abs().clamp_min(1e-12)
-        relative = torch.maximum(change[:, [0, 1, 3]].abs().amax(1) / self.sigma, change[:, 2].abs() / amplitude)
+        relative = torch.maximum(
+            change[:, [0, 1, 3]].abs().amax(1) / self.sigma[active], change[:, 2].abs() / amplitude
+        )
         # errors are not known as long as there is more in the residual than noise
         small = SMALL_STEP if self.scene.noise.variance is not None else SMALL_STEP / 5
         finished = better & ((length < small) | (relative < SMALLEST_STEP))
@@ -196,16 +200,17 @@ class Descent:
         number[columns] = torch.arange(len(columns), device=columns.device)
         return number[self.scene.coupled[columns]]
 
-    def _limited(self, change: Tensor) -> Tensor:
-        limit = change.new_full((change.shape[1],), torch.inf)
-        limit[:2], limit[3], limit[5:] = LONGEST * self.sigma, QUICKEST * self.sigma, QUICKEST
-        limit[2] = limit[4] = 1.0
+    def _limited(self, change: Tensor, columns: Tensor) -> Tensor:
+        sigma = self.sigma[columns]
+        limit = torch.ones_like(change)
+        limit[:, :2], limit[:, 3], limit[:, 5:] = LONGEST * sigma[:, None], QUICKEST * sigma, QUICKEST
         return torch.maximum(torch.minimum(change, limit), -limit)
 
-    def _bounded(self, parameters: Tensor, start: Tensor) -> Tensor:
-        far = FARTHEST * self.sigma
-        parameters[:, :2] = torch.maximum(torch.minimum(parameters[:, :2], start[:, :2] + far), start[:, :2] - far)
-        parameters[:, 3] = parameters[:, 3].clamp(self.sigma / NARROWEST, self.sigma * WIDEST)
+    def _bounded(self, parameters: Tensor, columns: Tensor) -> Tensor:
+        sigma, start = self.sigma[columns], self.start[columns, :2]
+        far = FARTHEST * sigma[:, None]
+        parameters[:, :2] = torch.maximum(torch.minimum(parameters[:, :2], start + far), start - far)
+        parameters[:, 3] = torch.maximum(torch.minimum(parameters[:, 3], sigma * WIDEST), sigma / NARROWEST)
         parameters[:, 5:] = parameters[:, 5:].clamp(-LONGISH, LONGISH)
         return parameters
 
@@ -228,13 +233,18 @@ class Descent:
         return (self.blocks.pixels - self.scene.free[:-1].sum(1)).clamp_min(1).to(self.start.dtype)
 
 
-def _coupled(positions: NDArray, near: NDArray, sigma: float) -> NDArray[np.int64]:
+def _coupled(positions: NDArray, near: NDArray, sigma: NDArray) -> NDArray[np.int64]:
     """The neighbours that columns are solved for together with, filled up with n."""
     n = len(positions)
     if near.shape[1] == 0:
         return near
     padded = np.concatenate([positions, np.full((1, 2), np.inf)])
     distance = np.hypot(*np.moveaxis(padded[near] - positions[:, None], -1, 0))
-    apart = (distance > COUPLED * sigma) | (distance[:, :1] > CROWDED * sigma)
+    # in terms of the mean width of both
+    distance /= (sigma[:, None] + np.append(sigma, 1.0)[near]) / 2
+    apart = (distance > COUPLED) | (distance.min(axis=1, keepdims=True) > CROWDED)
     coupled = np.where(apart, n, near)
-    return coupled[:, : min(MOST_COUPLED, int((coupled < n).sum(1).max()))]
+    # nearest first, those that are none last
+    order = np.argsort(np.where(apart, np.inf, distance), axis=1, kind="stable")
+    most = min(MOST_COUPLED, int((coupled < n).sum(1).max()))
+    return np.take_along_axis(coupled, order, axis=1)[:, :most]

@@ -45,7 +45,9 @@ class Scene:
     image : Tensor of shape (n_y + 2 pad, n_x + 2 pad)
         Recorded values.
     pad, reach : int
-        Columns are fitted on the pixels within ``reach`` of them.
+        Windows are squares of ``2 reach + 1`` px.
+    radius : Tensor of shape (n + 1,)
+        A column is fitted on the pixels within this distance of the one at its centre.
     noise : Noise
     near, coupled : Tensor of shape (n, k)
         Neighbours whose models reach into the column's window, and those that are solved for together with it; filled
@@ -59,6 +61,7 @@ class Scene:
     image: Tensor
     pad: int
     reach: int
+    radius: Tensor
     noise: Noise
     near: Tensor
     coupled: Tensor
@@ -80,13 +83,13 @@ class Scene:
             return torch.from_numpy(blocks[..., row.numpy(), col.numpy(), :, :])
         return values.unfold(-2, size, 1).unfold(-2, size, 1)[..., row, col, :, :]
 
-    def used(self, centre: Tensor) -> Tensor:
-        """Which pixels of the windows are in the image and within reach, ``(m, h, w)``."""
+    def used(self, columns: Tensor, centre: Tensor) -> Tensor:
+        """Which pixels of the columns' windows are in the image and within the radius, ``(m, h, w)``."""
         size = torch.tensor(self.image.shape, device=centre.device) - 2 * self.pad
         place = centre[:, :, None] + self.span
         inside = (place >= 0) & (place < size[:, None])
         square = self.span**2
-        disk = square[:, None] + square[None, :] <= (self.reach + 0.5) ** 2
+        disk = square[:, None] + square[None, :] <= ((self.radius[columns] + 0.5) ** 2)[:, None, None]
         return inside[:, 0, :, None] & inside[:, 1, None, :] & disk
 
 
@@ -115,20 +118,28 @@ class Blocks:
             getattr(self, f.name)[which] = getattr(others, f.name)
 
 
-def neighbours(positions: NDArray, radius: float, most: int | None = None) -> NDArray[np.int64]:
-    """Indices of the neighbours within a radius, nearest first, ``(n, k)``, filled up with n."""
+def neighbours(positions: NDArray, windows: NDArray, drawn: NDArray) -> NDArray[np.int64]:
+    """Neighbours of n columns whose models, drawn so far (px), reach into the column's window, nearest first.
+
+    Returns
+    -------
+    ndarray of shape (n, k)
+        Indices, filled up with n.
+    """
     n = len(positions)
-    pairs = cKDTree(positions).query_pairs(radius, output_type="ndarray")
-    if len(pairs) == 0:
-        return np.empty((n, 0), dtype=np.int64)
+    pairs = cKDTree(positions).query_pairs(float(windows.max() + drawn.max()), output_type="ndarray")
     both = np.concatenate([pairs, pairs[:, ::-1]])
     distance = np.hypot(*(positions[both[:, 0]] - positions[both[:, 1]]).T)
+    reaching = distance <= windows[both[:, 0]] + drawn[both[:, 1]]
+    both, distance = both[reaching], distance[reaching]
+    if len(both) == 0:
+        return np.empty((n, 0), dtype=np.int64)
     both = both[np.lexsort((distance, both[:, 0]))]
     first = np.searchsorted(both[:, 0], np.arange(n))
     place = np.arange(len(both)) - first[both[:, 0]]
     found = np.full((n, int(place.max()) + 1), n, dtype=np.int64)
     found[both[:, 0], place] = both[:, 1]
-    return found[:, :most]
+    return found
 
 
 def equations(scene: Scene, parameters: Tensor, centre: Tensor, columns: Tensor, *, with_shared: bool = True) -> Blocks:
@@ -204,7 +215,7 @@ class _Weighed:
 
 def _weighed(scene: Scene, parameters: Tensor, centre: Tensor, part: Tensor) -> _Weighed:
     middle, dtype = centre[part], scene.image.dtype
-    use = scene.used(middle)
+    use = scene.used(part, middle)
     displaced = None if scene.scan is None else scene.windows(scene.scan, middle)
     shares, model = _backgrounds(scene, parameters, centre, part)
     stacked = torch.empty(len(part), parameters.shape[1] + 1, *use.shape[1:], dtype=dtype, device=use.device)
@@ -234,11 +245,12 @@ def _others(scene: Scene, parameters: Tensor, middle: Tensor, displaced: Tensor 
     return summed(parameters.to(scene.image.dtype), *distances)
 
 
-def _covered(scene: Scene, of: Tensor, middle: Tensor) -> Tensor:
-    """Which of a window's pixels are in the windows of other columns, whose centres are given: ``(..., h, w)``."""
-    offset = of - middle
+def _covered(scene: Scene, centre: Tensor, columns: Tensor, middle: Tensor) -> Tensor:
+    """Which of a window's pixels are within the radius of other columns: ``(..., h, w)``."""
+    offset = centre[columns] - middle
     dy, dx = (scene.span - offset[..., i, None] for i in (0, 1))
-    return dy[..., :, None] ** 2 + dx[..., None, :] ** 2 <= (scene.reach + 0.5) ** 2
+    within = ((scene.radius[columns] + 0.5) ** 2)[..., None, None]
+    return dy[..., :, None] ** 2 + dx[..., None, :] ** 2 <= within
 
 
 def _backgrounds(scene: Scene, parameters: Tensor, centre: Tensor, part: Tensor) -> tuple[Tensor, Tensor]:
@@ -249,7 +261,7 @@ def _backgrounds(scene: Scene, parameters: Tensor, centre: Tensor, part: Tensor)
     levels = parameters[columns, 4].to(scene.image.dtype)[:, :, None, None]
     if columns.shape[1] == 1:
         return torch.ones_like(levels), levels[:, 0]
-    covered = _covered(scene, centre[columns], centre[part][:, None]).to(scene.image.dtype)
+    covered = _covered(scene, centre, columns, centre[part][:, None]).to(scene.image.dtype)
     covered[:, 0] = 1.0
     shares = covered / covered.sum(1, keepdim=True)
     return shares, (shares * levels).sum(1)

@@ -66,7 +66,7 @@ class ColumnFits:
 def fit_columns(
     values: NDArray,
     positions: NDArray | ColumnFits,
-    sigma: float,
+    sigma: float | NDArray,
     *,
     variance: Variance | None = None,
     correlation_x: float = 0.0,
@@ -87,7 +87,7 @@ def fit_columns(
         Recorded pixels, columns bright.
     positions : ndarray of shape (n_columns, 2) or ColumnFits
         Starting ``(y, x)``, px; or fits to go on from. Columns that start beyond the frame fail.
-    sigma : float
+    sigma : float or ndarray of shape (n_columns,)
         Starting width, px; a fitted one stays within a factor of 2 of it.
     variance : callable, optional
         From the model's intensity at each pixel, a Tensor, to the variance of its noise, a Tensor of this shape.
@@ -137,6 +137,7 @@ def fit_columns(
     noise = Noise(units.variance(variance), correlation_x, streaks / units.scale, tilt / units.scale)
     before = positions if isinstance(positions, ColumnFits) else None
     places = np.asarray(positions, dtype=np.float64) if before is None else np.column_stack([before.y, before.x])
+    sigma = np.broadcast_to(np.asarray(sigma, dtype=np.float64), len(positions))
     widths = np.broadcast_to(fit_sigma, len(positions))
     free = np.ones((len(positions), 7 if elliptical else 5), dtype=bool)
     free[:, :2], free[:, 3], free[:, 5:] = fit_position, widths, widths[:, None]
@@ -144,10 +145,10 @@ def fit_columns(
     free[outside] = False
     scene = scene_of(units.normalised, places, sigma, noise, shifts, free, torch.device(device))
     start = _start(units.normalised, places, sigma) if before is None else _again(before, units)
-    start[torch.as_tensor(~widths), 3] = sigma
+    start[torch.as_tensor(~widths), 3] = torch.as_tensor(sigma[~widths])
     start = torch.nn.functional.pad(start, (0, free.shape[1] - 5)) if before is None else start[:, : free.shape[1]]
     start[torch.as_tensor(outside), 2] = 0.0
-    descent = Descent(scene, start.to(device), sigma)
+    descent = Descent(scene, start.to(device), torch.as_tensor(sigma.copy(), device=device))
     descent.run(iterations)
     return _results(descent, sigma, units)
 
@@ -221,7 +222,7 @@ class _Units:
         return None if variance is None else lambda i: variance(self.level + self.scale * i) / self.scale**2
 
 
-def _start(values: NDArray, positions: NDArray, sigma: float) -> Tensor:
+def _start(values: NDArray, positions: NDArray, sigma: NDArray) -> Tensor:
     row, col = (p.round().astype(int).clip(0, n - 1) for p, n in zip(positions.T, values.shape, strict=True))
     start = np.zeros((len(positions), len(ROUND)))
     start[:, :2], start[:, 2], start[:, 3] = positions, values[row, col], sigma
@@ -248,7 +249,7 @@ def _windows(places: Tensor, reach: int, shape: tuple[int, ...]) -> tuple[Tensor
 # --- results -----------------------------------------------------------------------------------------------------
 
 
-def _results(descent: Descent, sigma: float, units: _Units) -> ColumnFits:
+def _results(descent: Descent, sigma: NDArray, units: _Units) -> ColumnFits:
     """The fits in the image's units, those that failed put back to where they began, without errors."""
     fitted, began = descent.parameters[:-1].cpu().numpy(), descent.start.cpu().numpy()
     covariance, residual = (part.cpu().numpy() for part in descent.errors())
@@ -262,7 +263,7 @@ def _results(descent: Descent, sigma: float, units: _Units) -> ColumnFits:
         ~descent.scene.free[:-1, 2].cpu().numpy()
         | (fitted[:, 3] <= sigma / NARROWEST * 1.001)
         | (fitted[:, 3] >= sigma * WIDEST * 0.999)
-        | (np.abs(fitted[:, :2] - began[:, :2]) >= FARTHEST * sigma * 0.999).any(axis=1)
+        | (np.abs(fitted[:, :2] - began[:, :2]) >= FARTHEST * sigma[:, None] * 0.999).any(axis=1)
         | ~np.isfinite(errors).all(axis=1)
         | ~np.isfinite(fitted).all(axis=1)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,9 @@ __all__ = ["AtomDetector"]
 
 #: What fits leave is looked through so often, as long as it makes more than this part of the columns.
 LOOKS, WORTH_A_LOOK = 3, 0.02
+NONE = np.empty((0, 2))
+#: A column that leaves a residual of this many times the noise is tried at this many times the learnt width.
+WIDE_RESIDUAL, WIDE = 1.5, 2.0
 
 
 class AtomDetector(TransformerMixin, BaseEstimator):
@@ -184,7 +187,7 @@ class AtomDetector(TransformerMixin, BaseEstimator):
             places = _places(positions, i if len(images) > 1 else None)
             fits, held = self._fit(view, places, fit_sigma=not hold, fit_position=not hold), np.full(len(places), hold)
             if not hold:
-                fits, held = self._with_faint_held(view, fits, held, np.empty((0, 2)))
+                fits, held = self._with_faint_held(view, fits, held, NONE)
             tables.append(table_of(fits, held, view, i, elliptical=self.elliptical))
         return _stacked(tables)
 
@@ -266,7 +269,7 @@ class AtomDetector(TransformerMixin, BaseEstimator):
         for i, view in enumerate(views):
             fits = self._fit(view, places, fit_position=False)
             held = np.zeros(len(fits), dtype=bool)
-            fits, held = self._with_faint_held(view, fits, held, np.empty((0, 2)), fit_position=False)
+            fits, held = self._with_faint_held(view, fits, held, NONE, fit_position=False)
             fits.y_err, fits.x_err = errors.T
             tables.append(table_of(fits, held, view, i, elliptical=self.elliptical))
         return _stacked(tables)
@@ -276,7 +279,8 @@ class AtomDetector(TransformerMixin, BaseEstimator):
         spacing, width = self._lengths(view)
         fits = self._fit(view, candidates(view, spacing, width))
         fits = fits.take(_there(fits, view, 0.5 * self.significance))
-        held = np.zeros(len(fits), dtype=bool)
+        fits, held = self._with_faint_held(view, fits, np.zeros(len(fits), dtype=bool), NONE)
+        fits, held = self._with_wide_ones(view, fits, held)
         for _ in range(LOOKS):
             more = overlooked(view, fits, spacing, width)
             fits, held = self._with_faint_held(view, fits, held, more)
@@ -293,24 +297,52 @@ class AtomDetector(TransformerMixin, BaseEstimator):
             faint = ~held & (fits.failed | ~(fits.amplitude >= FAINT_SIGMAS * fits.amplitude_err))
         if not faint.any() and len(more) == 0:
             return fits, held
-        start = _joined(fits, more, self._lengths(view)[1], view) if len(more) else fits
-        held = np.append(held | faint, np.ones(len(more), dtype=bool))
-        narrow = self._fit(view, start, fit_sigma=~held, fit_position=fit_position)
+        held = held | faint
+        width = self._lengths(view)[1]
+        widths = np.append(np.where(held, width, _rounded(fits.sigma, width)), np.full(len(more), width))
+        start = _joined(fits, more, width, view) if len(more) else fits
+        held = np.append(held, np.ones(len(more), dtype=bool))
+        narrow = self._fit(view, start, widths, fit_sigma=~held, fit_position=fit_position)
         narrow.sigma_err[held] = np.nan
         return narrow, held
+
+    def _with_wide_ones(
+        self, view: View, fits: ColumnFits, held: NDArray[np.bool_]
+    ) -> tuple[ColumnFits, NDArray[np.bool_]]:
+        """The fits with those columns fitted anew that are much wider than the learnt width."""
+        width = self._lengths(view)[1]
+        odd = fits.residual > WIDE_RESIDUAL
+        if not odd.any():
+            return fits, held
+        rest = replace(view, recorded=view.recorded - render_columns(fits.take(~odd), view.recorded.shape))
+        places = np.column_stack([fits.y, fits.x])
+        trial = self._fit(rest, places[odd], WIDE * width)
+        # what fits a window of its own size better, and is no bump of the background
+        wide = ~trial.failed & (trial.residual < fits.residual[odd]) & (trial.sigma > WIDE**0.5 * width)
+        wide &= trial.amplitude > FAINT_SIGMAS * np.nan_to_num(trial.amplitude_err, nan=np.inf)
+        if not wide.any():
+            return fits, held
+        widths = np.full(len(fits), width)
+        widths[np.flatnonzero(odd)[wide]] = WIDE * width
+        held = held & (widths == width)
+        anew = self._fit(view, places, widths, fit_sigma=~held)
+        anew.sigma_err[held] = np.nan
+        return anew, held
 
     def _fit(
         self,
         view: View,
         positions: NDArray | ColumnFits,
+        widths: NDArray | float | None = None,
         *,
         fit_sigma: bool | NDArray = True,
         fit_position: bool = True,
     ) -> ColumnFits:
+        width = self._lengths(view)[1]
         return fit_columns(
             view.recorded,
             positions,
-            width := self._lengths(view)[1],
+            width if widths is None else widths,
             variance=view.variance,
             correlation_x=view.noise.pointwise.correlation_x,
             streaks=view.noise.scan.amplitude,
@@ -336,6 +368,11 @@ def _stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
     stacked = pd.concat(filled, ignore_index=True) if filled else tables[0]
     stacked.attrs.update(tables[0].attrs)
     return stacked
+
+
+def _rounded(sigma: NDArray, width: float) -> NDArray[np.float64]:
+    """Widths that windows are made for: the learnt one, or that of wide columns."""
+    return np.where(sigma > WIDE**0.5 * width, WIDE * width, width)
 
 
 def _there(fits: ColumnFits, view: View, significance: float) -> NDArray[np.bool_]:

@@ -30,12 +30,16 @@ FALSE, FALSE_IN_ALL = 0.25, 0.02
 NEAREST, NEAREST_WIDTHS = 0.6, 2.0
 #: Images are looked at in pixels of this many widths at most: coarser than recorded ones where columns are wide.
 COARSE = 0.5
+#: Holes in what fits leave that are deeper than noise by this factor come from columns of another shape.
+MISFIT = 1.4
 #: Part of the streaks' variance that a filter of half their length leaves, and a margin.
 LEFT_OF_STREAKS = 0.03
-#: The lattice is asked where there are more peaks that noise could make than it makes, by this part of the columns;
-#: about places within this part of the spacing, of which at least this part hold a column; in the middle of the image,
-#: px.
-WORTH_A_LATTICE, SAME_PLACE, MOST_OF, LATTICE_SQUARE = 0.02, 0.2, 0.5, 1024
+#: The lattice is asked where peaks that noise could make are more than this part of the columns, and the faintest of
+#: these less significant than this.
+WORTH_A_LATTICE, BEYOND_DOUBT = 0.02, 10.0
+#: It is asked about places within this part of the spacing, of which at least this part hold a column; its vectors are
+#: those in the middle of the image, px.
+SAME_PLACE, MOST_OF, LATTICE_SQUARE = 0.2, 0.5, 1024
 #: Widths that are tried where nothing tells the columns' width, px.
 TRIED_WIDTHS = (1.0, 1.5, 2.2, 3.3, 5.0, 7.5)
 #: Columns on which the width is learnt.
@@ -74,17 +78,19 @@ def overlooked(view: View, fits: ColumnFits, spacing: float, width: float) -> ND
     model = _coarse_model(good, view.recorded.shape, factor)
     rest, levelled = _without_streaks(_coarse(view.recorded, factor) - model, view.noise, width / factor)
     heights = _heights(rest, _smoothed(rest + model, width, factor), view, levelled, width)
-    # what columns that are no Gaussians leave is no noise, but all over the image, as holes like as peaks
-    heights /= max(1.0, -float(np.quantile(heights, 0.01)) / 2.33)
+    # what columns that are no Gaussians leave is no noise, but all over the image, as holes like as peaks; columns that
+    # are not known yet dig shallow ones around them
+    holes = -float(np.quantile(heights, 0.01)) / 2.33
+    heights /= holes if holes > MISFIT else 1.0
     peaks = find_peaks(heights, threshold=LOWEST, min_distance=apart(spacing, width) / factor)
     places, tall = _full(peaks, factor), _at(heights, peaks)
     known, taken = (np.column_stack([f.y, f.x]) for f in (good, fits))
     free = cKDTree(taken).query(places)[0] > apart(spacing, width) if len(places) else np.empty(0, dtype=bool)
     places, tall = places[free], tall[free]
     clear = tall > threshold(tall, view.recorded.size, width, len(good))
-    by_chance = float(_noise_peaks(LOWEST, view.recorded.size, width))
-    if (~clear).sum() > by_chance + WORTH_A_LATTICE * len(good):
-        clear |= _supported(places, tall, known, good.amplitude / good.amplitude_err, view.recorded, spacing)
+    significance = good.amplitude / good.amplitude_err
+    if (~clear).sum() > WORTH_A_LATTICE * len(good) and np.quantile(significance, 0.02) < BEYOND_DOUBT:
+        clear |= _supported(places, tall, known, significance, view.recorded, spacing)
     return places[clear]
 
 
@@ -131,6 +137,7 @@ def threshold(heights: NDArray, area: float, width: float, known: int = 0) -> fl
     .. [2] B. Efron, R. Tibshirani, J. D. Storey, V. Tusher, J. Am. Stat. Assoc. 96, 1151 (2001),
        https://doi.org/10.1198/016214501753382129
     """
+
     def from_here(sample: NDArray, z: NDArray) -> NDArray:
         return np.searchsorted(sample, z + 1, side="right") - np.searchsorted(sample, z)
 

@@ -1,0 +1,154 @@
+"""
+Vacancies
+=========
+
+A detector lists what is there. What is *not* there takes a lattice that says where a column should be, and a
+measurement of how little there is. A sheet of a dichalcogenide is searched for its missing sulphur.
+"""
+
+# %%
+# A sheet with vacancies
+# ----------------------
+# MoS2 seen from above is a honeycomb: bright molybdenum, and beside it two sulphur atoms one above the other. Either of
+# them may be missing, which leaves half of a dim column, or both. Seven double and ten single vacancies are planted.
+
+# sphinx_gallery_thumbnail_number = 3
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+import stemkit
+from stemkit import AtomDetector, NoiseCalibrator, NoiseModel, PointwiseNoise, ScanNoise
+from stemkit.detection import Quality
+from stemkit.detection.structure import find_vacancies, fit_lattice, missing_sites, weak_columns
+from stemkit.metrics import match_columns
+from stemkit.plotting import show_columns, show_image
+
+size, pixel_size, width = 400, 0.0125, 0.045  # px, nm, nm
+constant = 0.316  # the lattice's, nm
+rng = np.random.default_rng(8)
+
+
+def sheet():
+    """The true columns: ``y`` and ``x`` in nm, their heights, and how many sulphur atoms are there (-1: molybdenum)."""
+    i, j = (part.ravel() for part in np.meshgrid(np.arange(-25, 26), np.arange(-25, 26), indexing="ij"))
+    y, x = constant * np.sqrt(3) / 2 * i + size / 2 * pixel_size, constant * (j + i / 2) + size / 2 * pixel_size
+    metal = pd.DataFrame({"y": y, "x": x, "amplitude": 1000.0, "sulphur": -1})
+    dim = pd.DataFrame({"y": y + constant / np.sqrt(3), "x": x, "amplitude": 420.0, "sulphur": 2})
+    inside = dim[["y", "x"]].gt(0.4).all(axis=1) & dim[["y", "x"]].lt(size * pixel_size - 0.4).all(axis=1)
+    chosen = rng.choice(dim.index[inside], 17, replace=False)
+    dim.loc[chosen[:7], ["amplitude", "sulphur"]] = 0.0, 0
+    dim.loc[chosen[7:], ["amplitude", "sulphur"]] = 210.0, 1
+    table = pd.concat([metal, dim], ignore_index=True)
+    near = table[["y", "x"]].gt(-0.2).all(axis=1) & table[["y", "x"]].lt(size * pixel_size + 0.2).all(axis=1)
+    return table[near].reset_index(drop=True)
+
+
+true_columns = sheet()
+pixel = np.arange(size) * pixel_size
+along_y, along_x = (np.exp(-0.5 * ((pixel - true_columns[[d]].to_numpy()) / width) ** 2) for d in ("y", "x"))
+clean = 100.0 + (along_y * true_columns[["amplitude"]].to_numpy()).T @ along_x
+microscope = NoiseModel(
+    contrast=1000.0,
+    level=100.0,
+    scan=ScanNoise(amplitude=0.02, length=20.0, jitter=0.2),
+    pointwise=PointwiseNoise.counted(25.0, background=2.0),
+)
+recorded = microscope.apply(stemkit.calibrated(clean, pixel_size=pixel_size), random_state=4)
+
+# %%
+# The columns, and their lattice
+# ------------------------------
+# Columns are looked for in the recorded pixels, without a network: nothing but them shall say what is missing. The
+# dim ones with a yellow circle are too faint to tell their width; their amplitudes count all the same. Those that are
+# cut by the border are left out. The lattice finds two sites, site 0 being the brighter one.
+
+image = NoiseCalibrator().fit_transform(recorded)
+detector = AtomDetector()
+columns = detector.fit_transform(image)
+cut = columns["quality"].to_numpy() & (Quality.EDGE.value | Quality.FAILED.value) > 0
+good = columns[~cut].reset_index(drop=True)
+lattice = fit_lattice(good)
+print(lattice)
+
+fig, axes = plt.subplots(1, 2, figsize=(11, 5.6), layout="constrained")
+zoom = image.isel(y=slice(140, 280), x=slice(240, 380))
+seen = columns[columns["y_px"].between(140, 279) & columns["x_px"].between(240, 379)]
+show_image(image, axes[0], "recorded")
+show_columns(zoom, seen, axes[1], "a part of it, with the columns found")
+
+# %%
+# Places without a column
+# -----------------------
+# ``missing_sites`` lists where the lattice expects a column and the table has none, with the brightness that the
+# neighbours let expect. A column that is not in the table may still be in the image, though, too faint to be found. So
+# the image is asked: ``measure`` with ``hold=True`` keeps the places and fits how much of a column there is, which may
+# be less than nothing. The columns that were found are measured along with the empty places, because they overlap.
+
+missing = missing_sites(good, lattice)
+places = ["y_px", "x_px"]
+measured = detector.measure(image, pd.concat([missing[places], columns[places]]), hold=True)
+vacancies = find_vacancies(missing, measured[: len(missing)])
+vacancies[["y", "x", "site", "expected", "amplitude", "amplitude_err", "significance", "presence", "occupancy"]].round(
+    2
+)
+
+# %%
+# ``significance`` says by how many standard deviations the column is too weak for its place, ``presence`` by how many
+# there is something at all. A double vacancy has much of the first and none of the second.
+#
+# Columns that are too weak
+# -------------------------
+# Single vacancies are in the table, as columns. ``weak_columns`` compares each column with others at the same site
+# around it; the errors and the spread among the neighbours say how unusual it is.
+
+weak = weak_columns(good, lattice)
+weak[["y", "x", "site", "amplitude", "expected", "significance", "occupancy", "occupancy_err"]].round(2)
+
+# %%
+# Both kinds on the image: squares where nothing is left, circles where half a column is.
+
+fig, ax = plt.subplots(figsize=(6.4, 6.4), layout="constrained")
+show_image(image, ax)
+for table, marker, colour in ((vacancies, "s", "#e8543f"), (weak, "o", "#f2b134")):
+    ax.scatter(
+        table["x"] / pixel_size,
+        table["y"] / pixel_size,
+        s=170,
+        marker=marker,
+        facecolors="none",
+        edgecolors=colour,
+        linewidths=1.8,
+    )
+
+# %%
+# All the sulphur sites at once. The occupancy falls into three groups, for two atoms, one and none; the bars
+# are its errors.
+
+everything = weak_columns(good, lattice, significance=-np.inf)
+sulphur = pd.concat([everything[everything["site"] == 1], vacancies[vacancies["site"] == 1]], ignore_index=True)
+match = match_columns(sulphur[["y", "x"]], true_columns[["y", "x"]], 0.06)
+sulphur.loc[match.found, "atoms"] = true_columns["sulphur"].to_numpy()[match.true]
+colours = {2: "0.55", 1: "#f2b134", 0: "#e8543f"}
+names = {2: "both atoms", 1: "one", 0: "none"}
+
+fig, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained", width_ratios=(1.5, 1))
+bins = np.arange(-4, 31, 1.0)
+for atoms, group in sulphur.groupby("atoms"):
+    style = {"color": colours[atoms], "label": f"{names[atoms]} ({len(group)})"}
+    axes[0].errorbar(
+        group["x"], group["occupancy"], group["occupancy_err"], fmt="o", markersize=4, linewidth=0.9, **style
+    )
+    axes[1].hist(group["significance"], bins, alpha=0.85, **style)
+for level in (0.0, 0.5, 1.0):
+    axes[0].axhline(level, color="0.8", linewidth=1, zorder=0)
+axes[0].set(xlabel="x (nm)", ylabel="occupancy", title="sulphur sites")
+axes[1].axvline(4, color="k", linestyle="--", linewidth=1)
+axes[1].set(xlabel="significance", ylabel="sites", title="how sure it is that something is missing", yscale="log")
+axes[0].legend(frameon=False, ncols=3, loc="upper center")
+axes[0].set_ylim(-0.2, 1.6)
+
+# %%
+# In the histogram the two kinds of vacancies stand apart from all the sites that lack nothing; the dashed line is the
+# limit of ``weak_columns``. The same on an image of your own: the limit that is right depends on how many sites are
+# looked at, since one in 30,000 is beyond four deviations by chance.

@@ -205,11 +205,11 @@ def detection_rows(
 
 
 def listed_vacancies(image: xr.DataArray, table: pd.DataFrame) -> NDArray:
-    """Places (y, x) px that stemkit lists as vacancies of the lattice: missing by more than four standard deviations."""
+    """Places (y, x) px that stemkit lists as vacancies: four standard deviations of their columns are missing."""
     missing = missing_sites(table, fit_lattice(table))
     if len(missing) == 0:
         return np.empty((0, 2))
-    measured = AtomDetector().fit(image).measure(image, missing, hold=True)
+    measured = AtomDetector().fit(image).measure(image, missing, beside=table, hold=True)
     found = find_vacancies(missing, measured)
     return found.loc[found["significance"] > VACANT, ["y_px", "x_px"]].to_numpy()
 

@@ -96,6 +96,9 @@ def show_columns(
         raise ValueError(f"errors must be a positive number, by how much error bars are enlarged, but is {errors!r}")
     ax = show_image(image, ax, title)
     one = _one(image)
+    n_y, n_x = one.shape
+    y, x = _places(one, table)
+    table = table[(y >= -0.5) & (y < n_y - 0.5) & (x >= -0.5) & (x < n_x - 0.5)]
     flagged = table["quality"].to_numpy() != 0
     for which, colour in ((~flagged, COLUMN_COLOUR), (flagged, FLAGGED_COLOUR)):
         if errors is None:
@@ -107,7 +110,6 @@ def show_columns(
         _draw_note(ax, 0.035, 0.97, f"1σ errors × {errors:g}", ha="left", va="top")
     if flagged.any():
         _draw_note(ax, 0.965, 0.97, f"○ {flagged.sum()} flagged", ha="right", va="top", colour=FLAGGED_COLOUR)
-    n_y, n_x = one.shape
     ax.set_xlim(-0.5, n_x - 0.5)
     ax.set_ylim(n_y - 0.5, -0.5)
     return ax

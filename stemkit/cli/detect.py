@@ -144,7 +144,7 @@ def _lattice(table: pd.DataFrame, shown: xr.DataArray, detector: AtomDetector, p
         part = table[table["image"] == i]
         lattice = fit_lattice(part)
         missing = missing_sites(part, lattice)
-        measured = detector.measure(image, missing.drop(columns="image", errors="ignore"), hold=True)
+        measured = detector.measure(image, missing, beside=part, hold=True)
         vacancies = find_vacancies(missing, measured)
         found.append(vacancies[vacancies["significance"] > VACANT].assign(image=i))
         words.append(f"{lattice}\n{path}: {len(found[-1])} vacancies")

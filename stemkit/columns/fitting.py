@@ -74,7 +74,7 @@ def fit_columns(
     tilt: float = 0.0,
     shifts: NDArray | None = None,
     fit_sigma: bool | NDArray = True,
-    fit_position: bool = True,
+    fit_position: bool | NDArray = True,
     elliptical: bool = False,
     iterations: int = ITERATIONS,
     device: torch.device | str = "cpu",
@@ -101,10 +101,8 @@ def fit_columns(
     shifts : ndarray of shape (2, n_y, n_x), optional
         Where the beam stood, relative to its place in the grid, along y and x, px: pixel x recorded ``x + shift``.
         Positions are then those on the undisturbed grid.
-    fit_sigma : bool or ndarray of bool, shape (n_columns,)
-        False keeps a column's width at ``sigma``.
-    fit_position : bool
-        False keeps the positions where they start.
+    fit_sigma, fit_position : bool or ndarray of bool, shape (n_columns,)
+        False keeps a column's width at ``sigma``, its position where it starts.
     elliptical : bool
         Whether columns have three numbers for their width rather than one.
     iterations : int
@@ -140,7 +138,8 @@ def fit_columns(
     sigma = np.broadcast_to(np.asarray(sigma, dtype=np.float64), len(positions))
     widths = np.broadcast_to(fit_sigma, len(positions))
     free = np.ones((len(positions), 7 if elliptical else 5), dtype=bool)
-    free[:, :2], free[:, 3], free[:, 5:] = fit_position, widths, widths[:, None]
+    free[:, :2] = np.broadcast_to(fit_position, len(places))[:, None]
+    free[:, 3], free[:, 5:] = widths, widths[:, None]
     outside = ((places < -1) | (places > values.shape)).any(axis=1)
     free[outside] = False
     scene = scene_of(units.normalised, places, sigma, noise, shifts, free, torch.device(device))

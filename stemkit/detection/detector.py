@@ -161,7 +161,14 @@ class AtomDetector(TransformerMixin, BaseEstimator):
             return self._together(images)
         return _stacked([self._measured(View.of(image, self.mode), i) for i, image in enumerate(images)])
 
-    def measure(self, X: Images, positions: pd.DataFrame | ArrayLike, *, hold: bool = False) -> pd.DataFrame:
+    def measure(
+        self,
+        X: Images,
+        positions: pd.DataFrame | ArrayLike,
+        *,
+        beside: pd.DataFrame | ArrayLike | None = None,
+        hold: bool = False,
+    ) -> pd.DataFrame:
         """Measure columns at given positions instead of looking for them.
 
         Parameters
@@ -171,6 +178,9 @@ class AtomDetector(TransformerMixin, BaseEstimator):
         positions : DataFrame or array-like of shape (n, 2)
             Where fits start: a table with ``y_px`` and ``x_px`` (rows of other images left out where it has the column
             ``image`` and there are several), or ``(y, x)`` in px.
+        beside : DataFrame or array-like of shape (n, 2), optional
+            Other columns that are there: they are fitted, too, and not listed. Without them their tails would be taken
+            for background.
         hold : bool
             Keep the positions and the learnt width: only amplitude and background are fitted, which may come out
             negative. It tells how much of a column there is where one is expected.
@@ -184,11 +194,15 @@ class AtomDetector(TransformerMixin, BaseEstimator):
         tables = []
         for i, image in enumerate(images):
             view = View.of(image, self.mode)
-            places = _places(positions, i if len(images) > 1 else None)
-            fits, held = self._fit(view, places, fit_sigma=not hold, fit_position=not hold), np.full(len(places), hold)
+            index = i if len(images) > 1 else None
+            asked = _places(positions, index)
+            others = NONE if beside is None else _places(beside, index)
+            n, free = len(asked), np.arange(len(asked) + len(others)) >= (len(asked) if hold else 0)
+            fits = self._fit(view, np.concatenate([asked, others]), fit_sigma=free, fit_position=free)
+            held = ~free
             if not hold:
                 fits, held = self._with_faint_held(view, fits, held, NONE)
-            tables.append(table_of(fits, held, view, i, elliptical=self.elliptical))
+            tables.append(table_of(fits.take(np.arange(n)), held[:n], view, i, elliptical=self.elliptical))
         return _stacked(tables)
 
     def predict(self, X: Images) -> pd.DataFrame:
@@ -336,7 +350,7 @@ class AtomDetector(TransformerMixin, BaseEstimator):
         widths: NDArray | float | None = None,
         *,
         fit_sigma: bool | NDArray = True,
-        fit_position: bool = True,
+        fit_position: bool | NDArray = True,
     ) -> ColumnFits:
         width = self._lengths(view)[1]
         return fit_columns(
@@ -381,7 +395,9 @@ def _there(fits: ColumnFits, view: View, significance: float) -> NDArray[np.bool
         clear = fits.amplitude >= significance * fits.amplitude_err
     n_y, n_x = view.recorded.shape
     inside = (fits.y >= -0.5) & (fits.y < n_y - 0.5) & (fits.x >= -0.5) & (fits.x < n_x - 0.5)
-    return inside & (clear | (fits.failed & (fits.amplitude > 0)))
+    # a peak on the border that is no column is the flank of one beyond
+    within = (np.minimum(fits.y, fits.x) > 1) & (fits.y < n_y - 2) & (fits.x < n_x - 2)
+    return inside & (clear | (fits.failed & within & (fits.amplitude > 0)))
 
 
 def _joined(fits: ColumnFits, more: NDArray, width: float, view: View) -> ColumnFits:

@@ -78,20 +78,37 @@ def overlooked(view: View, fits: ColumnFits, spacing: float, width: float) -> ND
     model = _coarse_model(good, view.recorded.shape, factor)
     rest, levelled = _without_streaks(_coarse(view.recorded, factor) - model, view.noise, width / factor)
     heights = _heights(rest, _smoothed(rest + model, width, factor), view, levelled, width)
-    # what columns that are no Gaussians leave is no noise, but all over the image, as holes like as peaks; columns that
-    # are not known yet dig shallow ones around them
-    holes = -float(np.quantile(heights, 0.01)) / 2.33
-    heights /= holes if holes > MISFIT else 1.0
-    peaks = find_peaks(heights, threshold=LOWEST, min_distance=apart(spacing, width) / factor)
-    places, tall = _full(peaks, factor), _at(heights, peaks)
+    near = apart(spacing, width)
     known, taken = (np.column_stack([f.y, f.x]) for f in (good, fits))
-    free = cKDTree(taken).query(places)[0] > apart(spacing, width) if len(places) else np.empty(0, dtype=bool)
-    places, tall = places[free], tall[free]
+    places, tall = _away_from(taken, heights, near, factor)
+    _, holes = _away_from(taken, -heights, near, factor)
     clear = tall > threshold(tall, view.recorded.size, width, len(good))
+    if -float(np.quantile(heights, 0.01)) > MISFIT * 2.33:
+        clear &= tall > _above_misfit(tall, holes)
     significance = good.amplitude / good.amplitude_err
     if (~clear).sum() > WORTH_A_LATTICE * len(good) and np.quantile(significance, 0.02) < BEYOND_DOUBT:
         clear |= _supported(places, tall, known, significance, view.recorded, spacing)
     return places[clear]
+
+
+def _away_from(taken: NDArray, heights: NDArray, near: float, factor: int) -> tuple[NDArray, NDArray]:
+    """Peaks ``(n, 2)`` px that are not near columns, and their heights."""
+    peaks = find_peaks(heights, threshold=LOWEST, min_distance=near / factor)
+    places = _full(peaks, factor)
+    free = cKDTree(taken).query(places)[0] > near if len(places) else np.empty(0, dtype=bool)
+    return places[free], _at(heights, peaks)[free]
+
+
+def _above_misfit(heights: NDArray, holes: NDArray) -> float:
+    """The lowest height above which there are few holes as deep.
+
+    Columns that are no Gaussians leave what is no noise, all over the image, as holes like as peaks; columns that were
+    overlooked leave peaks.
+    """
+    ordered = np.sort(heights)
+    deeper = len(holes) - np.searchsorted(np.sort(holes), ordered)
+    doubtful = np.flatnonzero(deeper > FALSE * np.arange(len(ordered), 0, -1))
+    return float(ordered[doubtful[-1]]) if len(doubtful) else LOWEST
 
 
 def learn(view: View, spacing: float | None, width: float | None) -> tuple[float, float]:

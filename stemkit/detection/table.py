@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import IntFlag
+from enum import IntEnum
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ COLUMNS = (
 ELLIPTICAL_COLUMNS = ("sigma_major", "sigma_minor", "angle")
 
 #: A column within this many sigmas of the border is flagged.
-EDGE_SIGMAS = 2.0
+EDGE_SIGMAS = 3.0
 #: Columns nearer to each other than this many sigmas have no dip between them.
 BLENDED_SIGMAS = 2.6
 #: A residual of this many times the noise says that the column is no single Gaussian.
@@ -33,14 +33,14 @@ ODD_RESIDUAL = 3.0
 FAINT_SIGMAS = 5.0
 
 
-class Quality(IntFlag):
-    """Flags of a column; 0 is good. They add up.
+class Quality(IntEnum):
+    """Flags of a column; 0 is good. They add up: where one is set, ``table["quality"] & Quality.EDGE`` is not 0.
 
-    ``EDGE`` (1): within two sigmas of the border. ``FAILED`` (2): the fit did, the numbers are the candidate's and have
-    no errors. ``ODD_SHAPE`` (4): the residual is not noise, the column is no single Gaussian. ``WIDTH_HELD`` (8): it
-    does not tell its width, which is held at the learnt one. ``BLENDED`` (16): a neighbour is so near that there is no
-    dip between them. ``FAINT`` (32): the amplitude is less than five of its errors. ``SATURATED`` (64): pixels at the
-    detector's limit.
+    ``EDGE`` (1): within three sigmas of the border, where a part of it is missing, and columns beyond are not known.
+    ``FAILED`` (2): the fit did, the numbers are the candidate's and have no errors. ``ODD_SHAPE`` (4): the residual is
+    not noise, the column is no single Gaussian. ``WIDTH_HELD`` (8): it does not tell its width, which is held at the
+    learnt one. ``BLENDED`` (16): a neighbour is so near that there is no dip between them. ``FAINT`` (32): the
+    amplitude is less than five of its errors. ``SATURATED`` (64): pixels at the detector's limit.
     """
 
     EDGE = 1
@@ -153,13 +153,13 @@ def _quality(fits: ColumnFits, held: NDArray, view: View) -> NDArray[np.int64]:
         faint = fits.amplitude < FAINT_SIGMAS * fits.amplitude_err
         odd = fits.residual > ODD_RESIDUAL
     return (
-        edge * Quality.EDGE.value
-        + fits.failed * Quality.FAILED.value
-        + odd * Quality.ODD_SHAPE.value
-        + held * Quality.WIDTH_HELD.value
-        + blended * Quality.BLENDED.value
-        + faint * Quality.FAINT.value
-        + _saturated(fits, view) * Quality.SATURATED.value
+        edge * Quality.EDGE
+        + fits.failed * Quality.FAILED
+        + odd * Quality.ODD_SHAPE
+        + held * Quality.WIDTH_HELD
+        + blended * Quality.BLENDED
+        + faint * Quality.FAINT
+        + _saturated(fits, view) * Quality.SATURATED
     )
 
 

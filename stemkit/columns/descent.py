@@ -26,8 +26,9 @@ FARTHEST, NARROWEST, WIDEST = 1.5, 2.0, 2.0
 #: One step moves a column by less than this many sigmas, and changes its width by less than this part (its height by
 #: less than the image's range).
 LONGEST, QUICKEST = 0.5, 0.3
-#: A fit has converged when its last step was less than this part of its errors, or of its width and height.
-SMALL_STEP, SMALLEST_STEP = 0.05, 1e-4
+#: A fit has converged when its last step was less than this part of its errors, or of its width and height: the next
+#: one is several times shorter.
+SMALL_STEP, SMALLEST_STEP = 0.1, 1e-4
 #: Steps that are shorter than this part of the errors are taken without looking: the weights change with the model.
 TRUSTED_STEP = 0.3
 #: A step after which the slope is steeper by this factor calls for shorter ones.
@@ -124,12 +125,12 @@ class Descent:
         if self.scene.noise.variance is None:
             return covariance * chi2[:, None, None], torch.ones_like(chi2)
         unexplained = torch.where(chi2 > 1 + UNEXPLAINED * (2 / dof).sqrt(), chi2, 1.0)
-        covariance = covariance * unexplained[:, None, None]
+        widened = covariance * unexplained[:, None, None]
         if self.scene.noise.tilt:
             rises = slopes(self.scene, self.parameters, self.centre, self.everyone)
             moved = self.scene.noise.tilt * rises @ covariance
-            covariance = covariance + moved.transpose(1, 2) @ moved
-        return covariance, chi2.sqrt()
+            widened = widened + moved.transpose(1, 2) @ moved
+        return widened, chi2.sqrt()
 
     # --- steps ---------------------------------------------------------------------------------------------------
 
@@ -176,7 +177,7 @@ class Descent:
             change[:, [0, 1, 3]].abs().amax(1) / self.sigma[active], change[:, 2].abs() / amplitude
         )
         # errors are not known as long as there is more in the residual than noise
-        small = SMALL_STEP if self.scene.noise.variance is not None else SMALL_STEP / 5
+        small = SMALL_STEP if self.scene.noise.variance is not None else SMALL_STEP / 10
         finished = better & ((length < small) | (relative < SMALLEST_STEP))
         moving = torch.zeros(self.n + 1, dtype=torch.bool, device=active.device)
         moving[active] = ~finished

@@ -25,6 +25,8 @@ __all__ = ["AtomDetector"]
 
 #: What fits leave is looked through so often, as long as it makes more than this part of the columns.
 LOOKS, WORTH_A_LOOK = 3, 0.02
+#: A place where the fit failed is a column's if it stands out of its surroundings by this part of the usual amplitude.
+BRIGHT = 0.3
 NONE = np.empty((0, 2))
 #: A column that leaves a residual of this many times the noise is tried at this many times the learnt width.
 WIDE_RESIDUAL, WIDE = 1.5, 2.0
@@ -397,7 +399,20 @@ def _there(fits: ColumnFits, view: View, significance: float) -> NDArray[np.bool
     inside = (fits.y >= -0.5) & (fits.y < n_y - 0.5) & (fits.x >= -0.5) & (fits.x < n_x - 0.5)
     # a peak on the border that is no column is the flank of one beyond
     within = (np.minimum(fits.y, fits.x) > 1) & (fits.y < n_y - 2) & (fits.x < n_x - 2)
-    return inside & (clear | (fits.failed & within & (fits.amplitude > 0)))
+    usual = float(np.median(fits.amplitude[clear & ~fits.failed])) if (clear & ~fits.failed).any() else 0.0
+    bright = within & (fits.amplitude - _surround(fits, view) > BRIGHT * usual)
+    return inside & (clear | (fits.failed & bright))
+
+
+def _surround(fits: ColumnFits, view: View) -> NDArray[np.float64]:
+    """The median of a ring around each column."""
+    turn = np.linspace(0, 2 * np.pi, 16, endpoint=False)
+    ring = 2.5 * fits.sigma[:, None]
+    y, x = (
+        (p[:, None] + ring * t).round().astype(int).clip(0, n - 1)
+        for p, t, n in zip((fits.y, fits.x), (np.sin(turn), np.cos(turn)), view.recorded.shape, strict=True)
+    )
+    return np.median(view.recorded[y, x], axis=1)
 
 
 def _joined(fits: ColumnFits, more: NDArray, width: float, view: View) -> ColumnFits:

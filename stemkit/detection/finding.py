@@ -26,6 +26,8 @@ ENHANCED_THRESHOLD = 0.12
 LOWEST = 2.5
 #: Of the peaks of about one height that are taken for columns, this part may be noise; and this part of all.
 FALSE, FALSE_IN_ALL = 0.25, 0.02
+#: Part of the skewness of counts that is reckoned with: brighter places have less, and all of it costs faint columns.
+SKEWED = 0.5
 #: Neighbours are no nearer than this part of the spacing, or than this many widths.
 NEAREST, NEAREST_WIDTHS = 0.6, 2.0
 #: Images are looked at in pixels of this many widths at most: coarser than recorded ones where columns are wide.
@@ -39,9 +41,15 @@ LEFT_OF_STREAKS = 0.03
 WORTH_A_LATTICE, BEYOND_DOUBT = 0.02, 10.0
 #: It is asked about places within this part of the spacing, of which at least this part hold a column; its vectors are
 #: those in the middle of the image, px.
-SAME_PLACE, MOST_OF, LATTICE_SQUARE = 0.2, 0.5, 1024
+SAME_PLACE, MOST_OF, MIDDLE = 0.2, 0.5, 1024
 #: Widths that are tried where nothing tells the columns' width, px.
 TRIED_WIDTHS = (1.0, 1.5, 2.2, 3.3, 5.0, 7.5)
+#: Neighbours nearer than this many widths are told apart through a filter of this part of the columns' width, of this
+#: many px at least.
+CLOSE, SHARP, SHARPEST = 5.5, 0.5, 1.0
+#: Parts of the first width that are tried; a narrower one is taken where this part of the fits is good and their
+#: residual smaller by this factor.
+NARROWER, FITTED, BETTER = (0.7, 0.5), 0.75, 0.92
 #: Columns on which the width is learnt.
 LEARNT_ON = 300
 
@@ -62,7 +70,7 @@ def candidates(view: View, spacing: float, width: float) -> NDArray[np.float64]:
         response = column_response(view.enhanced, 0.7 * width)
         peaks = find_peaks(response, threshold=0.0, min_distance=apart(spacing, width))
         return peaks[_tall(response, peaks)] if len(peaks) else peaks
-    return _significant(view, spacing, width)
+    return _sharp_and_faint(view, spacing, width)
 
 
 def overlooked(view: View, fits: ColumnFits, spacing: float, width: float) -> NDArray[np.float64]:
@@ -77,12 +85,14 @@ def overlooked(view: View, fits: ColumnFits, spacing: float, width: float) -> ND
     factor = _coarseness(width)
     model = _coarse_model(good, view.recorded.shape, factor)
     rest, levelled = _without_streaks(_coarse(view.recorded, factor) - model, view.noise, width / factor)
-    heights = _heights(rest, _smoothed(rest + model, width, factor), view, levelled, width)
+    heights = _heights(rest, view, levelled, width, on=model)
+    # errors of the fits are noise, too: what is below the middle tells how much
+    heights /= max(1.0, float(np.subtract(*np.quantile(heights, [0.5, 0.16]))))
     near = apart(spacing, width)
     known, taken = (np.column_stack([f.y, f.x]) for f in (good, fits))
     places, tall = _away_from(taken, heights, near, factor)
     _, holes = _away_from(taken, -heights, near, factor)
-    clear = tall > threshold(tall, view.recorded.size, width, len(good))
+    clear = tall > threshold(tall, view.recorded.size, width, len(good), _skewness(view, width))
     if -float(np.quantile(heights, 0.01)) > MISFIT * 2.33:
         clear &= tall > _above_misfit(tall, holes)
     significance = good.amplitude / good.amplitude_err
@@ -115,9 +125,12 @@ def learn(view: View, spacing: float | None, width: float | None) -> tuple[float
     """Spacing and width of one image, px, from its candidates and the fits to some of them."""
     if spacing is not None and width is not None:
         return spacing, width
+    view = _middle_of(view)
     periodicity = find_periodicity(view.recorded).spacing
     guess = width if width is not None else _first_width(view, spacing or periodicity)
-    positions = candidates(view, spacing or periodicity or np.nan, guess)
+    if width is None and view.detect is None and view.enhanced is None:
+        guess = _best_width(view, spacing or periodicity or np.nan, guess)
+    positions = _sought(view, spacing or periodicity or np.nan, guess)
     distance = nearest_distances(positions)
     if spacing is None:
         spacing = float(np.median(distance)) if len(distance) else float("nan")
@@ -127,7 +140,7 @@ def learn(view: View, spacing: float | None, width: float | None) -> tuple[float
     return spacing, width
 
 
-def threshold(heights: NDArray, area: float, width: float, known: int = 0) -> float:
+def threshold(heights: NDArray, area: float, width: float, known: int = 0, skewness: float = 0.0) -> float:
     """The lowest height, in standard deviations of the noise, down to which few peaks are noise.
 
     Parameters
@@ -140,6 +153,8 @@ def threshold(heights: NDArray, area: float, width: float, known: int = 0) -> fl
         Of the filter, px.
     known : int
         Number of columns that are known already.
+    skewness : float
+        Of the filtered noise.
 
     Notes
     -----
@@ -159,13 +174,14 @@ def threshold(heights: NDArray, area: float, width: float, known: int = 0) -> fl
         return np.searchsorted(sample, z + 1, side="right") - np.searchsorted(sample, z)
 
     ordered = np.sort(heights)
-    noise = _noise_peaks(ordered, area, width) - _noise_peaks(ordered + 1, area, width)
+    all_noise = _noise_peaks(ordered, area, width, skewness)
+    noise = all_noise - _noise_peaks(ordered + 1, area, width, skewness)
     above = known + np.arange(len(ordered), 0, -1)
     # few peaks may be there by chance: what counts is how many there are at least
     near = from_here(ordered, ordered)
     allowed = np.maximum(FALSE * (near - 1.5 * np.sqrt(near)), FALSE_IN_ALL)
-    doubtful = np.flatnonzero((noise > allowed) | (_noise_peaks(ordered, area, width) > FALSE_IN_ALL * above))
-    return max(LOWEST, float(ordered[doubtful[-1]])) if len(doubtful) else LOWEST
+    good = np.flatnonzero((noise <= allowed) & (all_noise <= FALSE_IN_ALL * above))
+    return max(LOWEST, float(np.nextafter(ordered[good[0]], 0))) if len(good) else math.inf
 
 
 # --- steps -------------------------------------------------------------------------------------------------------
@@ -177,12 +193,26 @@ def apart(spacing: float, width: float) -> float:
     return max(1.5, min(near, NEAREST_WIDTHS * width))
 
 
-def _noise_peaks(heights: NDArray | float, area: float, width: float) -> NDArray:
+def _skewness(view: View, width: float) -> float:
+    """Skewness of the filtered noise of counts, of which a part is reckoned with: ``0.389 gain / (width sigma)``.
+
+    The filter's third moment is ``0.389 / width`` times its second one's power of 3/2; a count of variance v and gain g
+    has the skewness ``g / v^1/2``.
+    """
+    pointwise = view.noise.pointwise
+    if pointwise.kind != "poisson" or view.sign < 0:
+        return 0.0
+    variance = float(view.variance(np.atleast_1d(np.median(view.recorded)))[0])
+    return SKEWED * 0.389 * max(pointwise.gain, 0.0) / (width * math.sqrt(variance))
+
+
+def _noise_peaks(heights: NDArray, area: float, width: float, skewness: float) -> NDArray:
     """How many peaks above a height noise makes in an area; the formula is in :func:`threshold`."""
     v = np.array([2.0, 1 + SURROUND**2, 2 * SURROUND**2])
     signs = np.array([1.0, -2.0, 1.0])
     curvature = float((signs / v**2).sum() / (signs / v).sum()) / width**2
-    z = np.maximum(heights, 1.0)
+    z = np.minimum(heights, 2.5 / max(skewness, 1e-3))
+    z = np.maximum(z - skewness * (z**2 - 1) / 6, 1.0)
     return area * curvature / (2 * np.pi) ** 1.5 * z * np.exp(-(z**2) / 2)
 
 
@@ -195,21 +225,65 @@ def _at(values: NDArray, positions: NDArray) -> NDArray:
     return values[tuple(np.clip(positions.round().astype(int), 0, np.array(values.shape) - 1).T)]
 
 
-def _significant(view: View, spacing: float, width: float) -> NDArray[np.float64]:
-    """Peaks of the recorded image that the noise does not make, ``(n, 2)`` px."""
+def _sought(view: View, spacing: float, width: float) -> NDArray[np.float64]:
+    """Candidates while the width is not known: through one filter alone."""
+    if view.detect is None and view.enhanced is None:
+        return _significant(view, apart(spacing, width), width)
+    return candidates(view, spacing, width)
+
+
+def _best_width(view: View, spacing: float, guess: float) -> float:
+    """The guess, or a part of it whose peaks, fitted, leave clearly less: close pairs are one peak to a wide filter."""
+    best, least = guess, math.inf
+    for part in (1.0, *NARROWER):
+        positions = _sought(view, spacing, part * guess)
+        if len(positions) < 3 or (part < 1 and part * guess < SHARPEST):
+            break
+        some = _middle_ones(positions, view.recorded.shape)
+        fits = fit_columns(view.recorded, some, _fitted_width(view, positions, part * guess), variance=view.variance)
+        good = ~fits.failed & (fits.amplitude > 4 * fits.amplitude_err)
+        residual = float(np.median(fits.residual))
+        if part == 1 or (good.mean() > FITTED and residual < BETTER * least):
+            best, least = part * guess, residual
+    return best
+
+
+def _middle_ones(positions: NDArray, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """The positions in the middle of the image, as many as a width is learnt on."""
+    distance = np.abs(positions - np.array(shape) / 2).max(axis=1)
+    return positions[np.argsort(distance)[:LEARNT_ON]]
+
+
+def _sharp_and_faint(view: View, spacing: float, width: float) -> NDArray[np.float64]:
+    """Peaks through a filter of half the columns' width, which tells neighbours apart, and those that only the
+    matched one shows.
+    """
+    near = apart(spacing, width)
+    faint = _significant(view, near, width)
+    if SHARP * width < SHARPEST or spacing > CLOSE * width:
+        return faint
+    sharp = _significant(view, near, SHARP * width)
+    if len(sharp) == 0 or len(faint) == 0:
+        return sharp if len(sharp) else faint
+    return np.concatenate([sharp, faint[cKDTree(sharp).query(faint)[0] > near]])
+
+
+def _significant(view: View, near: float, width: float) -> NDArray[np.float64]:
+    """Peaks of the recorded image that the noise does not make, no two nearer than a distance, ``(n, 2)`` px."""
     factor = _coarseness(width)
     coarse = _coarse(view.recorded, factor)
-    heights = _heights(coarse, _smoothed(coarse, width, factor), view, view.noise, width)
-    peaks = find_peaks(heights, threshold=LOWEST, min_distance=apart(spacing, width) / factor)
+    heights = _heights(coarse, view, view.noise, width)
+    peaks = find_peaks(heights, threshold=LOWEST, min_distance=near / factor)
     tall = _at(heights, peaks)
-    return _full(peaks[tall > threshold(tall, view.recorded.size, width)], factor)
+    least = threshold(tall, view.recorded.size, width, skewness=_skewness(view, width))
+    return _full(peaks[tall > least], factor)
 
 
 def _supported(
     places: NDArray, heights: NDArray, known: NDArray, significance: NDArray, values: NDArray, spacing: float
 ) -> NDArray[np.bool_]:
     """Which peaks stand where the lattice has columns, and are at least half as significant as those."""
-    vectors = find_periodicity(_middle(values, LATTICE_SQUARE)).vectors
+    vectors = find_periodicity(_middle(values)).vectors
     if vectors is None or len(places) == 0:
         return np.zeros(len(places), dtype=bool)
     steps = np.array([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]) @ vectors
@@ -221,12 +295,20 @@ def _supported(
     return (taken.sum(axis=1) >= MOST_OF * np.maximum(inside.sum(axis=1), 4)) & (heights >= np.array(usual) / 2)
 
 
-def _heights(values: NDArray, level: NDArray, view: View, noise: NoiseModel, width: float) -> NDArray[np.float64]:
-    """An image, coarse already, through the filter, in standard deviations of the noise at its level."""
+def _heights(
+    values: NDArray, view: View, noise: NoiseModel, width: float, on: NDArray | float = 0.0
+) -> NDArray[np.float64]:
+    """An image, coarse already, through the filter, in standard deviations of the noise; what it stands ``on`` has
+    noise, too.
+    """
     factor = _coarseness(width)
-    response = column_response(values, _coarse_width(width, factor))
+    sigma = math.sqrt(width**2 + (factor**2 - 1) / 12) / factor
+    level, surround = (ndimage.gaussian_filter(values, s, mode="reflect") for s in (sigma, SURROUND * sigma))
     white, other = _filtered_noise(noise, width)
-    return response / np.sqrt(view.variance(level) * white * _mirrored(values.shape, width / factor) + other)
+    variance = view.variance(level + on)
+    variance *= white * _mirrored(values.shape, width / factor)
+    variance += other
+    return (level - surround) / np.sqrt(variance)
 
 
 def _mirrored(shape: tuple[int, ...], width: float) -> NDArray[np.float64]:
@@ -235,15 +317,6 @@ def _mirrored(shape: tuple[int, ...], width: float) -> NDArray[np.float64]:
     """
     along = [1 + np.exp(-(((np.minimum(np.arange(n), np.arange(n)[::-1]) + 0.5) / width) ** 2)) for n in shape]
     return along[0][:, None] * along[1]
-
-
-def _smoothed(values: NDArray, width: float, factor: int) -> NDArray[np.float64]:
-    return ndimage.gaussian_filter(values, _coarse_width(width, factor), mode="reflect")
-
-
-def _coarse_width(width: float, factor: int) -> float:
-    """Sigma of a column in coarse pixels."""
-    return math.sqrt(width**2 + (factor**2 - 1) / 12) / factor
 
 
 def _full(positions: NDArray, factor: int) -> NDArray[np.float64]:
@@ -268,9 +341,17 @@ def _without_streaks(rest: NDArray, noise: NoiseModel, width: float) -> tuple[ND
     return rest - told * offset, replace(noise, scan=replace(scan, amplitude=left))
 
 
-def _middle(values: NDArray, size: int) -> NDArray:
-    top, left = (max(0, (n - size) // 2) for n in values.shape)
-    return values[top : top + size, left : left + size]
+def _middle(values: NDArray) -> NDArray:
+    """As much of the middle of an image as lengths are learnt on."""
+    top, left = (max(0, (n - MIDDLE) // 2) for n in values.shape)
+    return values[top : top + MIDDLE, left : left + MIDDLE]
+
+
+def _middle_of(view: View) -> View:
+    parts = (view.recorded, view.enhanced, view.detect)
+    recorded, enhanced, detect = (None if part is None else _middle(part) for part in parts)
+    assert recorded is not None
+    return replace(view, recorded=recorded, enhanced=enhanced, detect=detect)
 
 
 def _coarseness(width: float) -> int:
@@ -283,8 +364,8 @@ def _coarse(values: NDArray, factor: int) -> NDArray:
         return values
     pad = [(0, -n % factor) for n in values.shape]
     padded = np.pad(values, pad, mode="edge")
-    n_y, n_x = (n // factor for n in padded.shape)
-    return padded.reshape(n_y, factor, n_x, factor).mean(axis=(1, 3))
+    total = sum(padded[i::factor, j::factor] for i in range(factor) for j in range(factor))
+    return np.asarray(total) / factor**2
 
 
 def _coarse_model(fits: ColumnFits, shape: tuple[int, ...], factor: int) -> NDArray[np.float64]:
@@ -342,8 +423,7 @@ def _fitted_width(view: View, positions: NDArray, guess: float) -> float:
     """Median width of the columns in the middle of the image, fitted twice: the second time from the first's width."""
     if len(positions) == 0:
         return guess
-    centre = np.array(view.recorded.shape) / 2
-    some = positions[np.argsort(np.abs(positions - centre).max(axis=1))[:LEARNT_ON]]
+    some = _middle_ones(positions, view.recorded.shape)
     for _ in range(2):
         fits = fit_columns(view.recorded, some, guess, variance=view.variance)
         good = fits.sigma[~fits.failed & (fits.amplitude > 4 * fits.amplitude_err)]

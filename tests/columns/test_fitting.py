@@ -231,3 +231,87 @@ def test_take():
     fits = fit_columns(gaussians(SHAPE, positions, SIGMA), positions, SIGMA)
     assert len(fits.take(np.array([True, False, True, False, False]))) == 2
     np.testing.assert_array_equal(fits.take(np.array([4, 0])).x, fits.x[[4, 0]])
+
+
+# --- columns that overlap ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("apart", [2.0, 3.0, 4.0])
+def test_pairs_reach_their_joint_bound(apart):
+    """Fisher information of two Gaussians on one background, by finite differences."""
+    level, n = 0.05, 150
+    rng = np.random.default_rng(7)
+    centres = np.stack(np.mgrid[0:15, 0:10], axis=-1).reshape(-1, 2) * 40.0 + 20
+    middle = centres + rng.uniform(-0.5, 0.5, centres.shape)
+    half = apart * SIGMA / 2 * np.array([0.0, 1.0])
+    positions = np.vstack([middle - half, middle + half])
+    shape = (600, 400)
+    image = gaussians(shape, positions, SIGMA) + rng.normal(0, level, shape)
+    fits = fit_columns(image, positions, SIGMA, variance=lambda i: torch.full_like(i, level**2))
+    kept = ~fits.failed
+    assert kept.mean() > 0.97
+
+    def model(p: np.ndarray) -> np.ndarray:
+        y, x = np.mgrid[:61, :61] - 30.0
+        return p[8] + sum(
+            p[i + 2] * np.exp(-((y - p[i]) ** 2 + (x - p[i + 1]) ** 2) / (2 * p[i + 3] ** 2)) for i in (0, 4)
+        )
+
+    true = np.array([0, -half[1], 1, SIGMA, 0, half[1], 1, SIGMA, 0.0])
+    steps = np.eye(9) * 1e-4
+    jacobian = np.stack([(model(true + s) - model(true - s)).ravel() / 2e-4 for s in steps])
+    bound = level * np.sqrt(np.diag(np.linalg.inv(jacobian @ jacobian.T)))[1]
+    off = (fits.x - positions[:, 1])[kept]
+    # the backgrounds of the two are bound, not one
+    assert off.std() == pytest.approx(bound, rel=spread_of(2 * n) + 0.1)
+    assert (off / fits.x_err[kept]).std() == pytest.approx(1.0, rel=spread_of(2 * n) + 0.1)
+
+
+def test_streaks_in_the_weights_make_positions_better():
+    positions, level, streak = scene(), 0.05, 0.1
+    rng = np.random.default_rng(3)
+    rows = rng.normal(0, streak, (SHAPE[0], 1))
+    image = gaussians(SHAPE, positions, SIGMA) + rng.normal(0, level, SHAPE) + rows
+    variance = lambda i: torch.full_like(i, level**2)  # noqa: E731
+    known, not_known = (
+        fit_columns(image, started(positions, 0.3), SIGMA, variance=variance, streaks=s) for s in (streak, 0.0)
+    )
+    good = ~known.failed & ~not_known.failed
+    off, coarse = ((f.y - positions[:, 0])[good].std() for f in (known, not_known))
+    assert off < 0.75 * coarse
+    assert ((known.y - positions[:, 0]) / known.y_err)[good].std() == pytest.approx(1.0, rel=0.3)
+
+
+def test_a_sloping_background_is_in_the_errors():
+    positions, slope = scene(), 0.003
+    rng = np.random.default_rng(3)
+    image = gaussians(SHAPE, positions, SIGMA)
+    moved = []
+    for tilt in rng.normal(0, slope, 60):
+        fits = fit_columns(
+            image + tilt * np.arange(SHAPE[1]) + rng.normal(0, 0.01, SHAPE),
+            positions[150:153],
+            SIGMA,
+            variance=lambda i: torch.full_like(i, 1e-4),
+            tilt=slope,
+        )
+        moved.append((fits.x[1] - positions[151, 1]) / fits.x_err[1])
+    assert np.std(moved) == pytest.approx(1.0, rel=spread_of(60))
+
+
+def test_fits_go_on_from_fits():
+    positions = scene()
+    image = gaussians(SHAPE, positions, SIGMA) + np.random.default_rng(0).normal(0, 0.05, SHAPE)
+    first = fit_columns(image, started(positions), SIGMA)
+    again = fit_columns(image, first, SIGMA)
+    np.testing.assert_allclose(again.x, first.x, atol=0.2 * first.x_err.max())
+
+
+def test_columns_of_two_widths():
+    positions = scene(spacing=30.0)
+    wide = np.arange(len(positions)) % 2 == 0
+    image = gaussians(SHAPE, positions[wide], 2 * SIGMA) + gaussians(SHAPE, positions[~wide], SIGMA)
+    fits = fit_columns(image, started(positions, 0.3), np.where(wide, 2.0, 1.0) * SIGMA)
+    inner = ((positions > 15) & (positions < 385)).all(axis=1)
+    assert not fits.failed[inner].any()
+    np.testing.assert_allclose(fits.sigma[inner], np.where(wide, 2.0, 1.0)[inner] * SIGMA, rtol=1e-2)

@@ -5,16 +5,19 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 
 import stemkit
 from stemkit import (
     AtomDetector,
+    Detector,
     NoiseCalibrator,
     NoiseModel,
     PointwiseNoise,
     ScanNoise,
     SFINDenoiser,
 )
+from stemkit.detection import Quality
 from stemkit.detection.table import COLUMNS
 from stemkit.images import with_pixel_sizes
 from stemkit.metrics import match_columns
@@ -271,3 +274,152 @@ def test_columns_too_faint_to_tell_their_width_take_the_learnt_one():
     found, true = table[held].iloc[match.found], positions[match.true]
     pull = (found["y_px"].to_numpy() - true[:, 0]) / found["y_px_err"].to_numpy()
     assert pull.std() == pytest.approx(1.0, abs=4 / np.sqrt(2 * len(pull)) + 0.25)
+
+
+class TestMeasuringGivenPositions:
+    def test_every_position_is_a_row_in_its_order(self):
+        image, positions = recorded(readout=0.1)
+        detector = AtomDetector().fit(image)
+        start = np.vstack([positions[::-1] + 0.3, [[-40.0, 10.0]]])
+        table = detector.measure(image, start)
+        assert len(table) == len(start)
+        assert table["quality"].iloc[-1] & Quality.FAILED
+        good = ((table["quality"] & Quality.FAILED) == 0).to_numpy()
+        assert good.sum() >= len(positions) - 3
+        off = table[["y_px", "x_px"]].to_numpy()[good] - np.vstack([positions[::-1], [[0, 0]]])[good]
+        assert np.abs(off).max() < 0.6
+
+    def test_held_positions_tell_how_much_is_there(self):
+        clean, positions = crystal()
+        vacancy = positions[150]
+        rest = np.delete(positions, 150, axis=0)
+        y, x = np.arange(SIZE)[:, None], np.arange(SIZE)[None, :]
+        clean -= 100.0 * np.exp(-((y - vacancy[0]) ** 2 + (x - vacancy[1]) ** 2) / (2 * SIGMA**2))
+        image = NoiseModel(100.0, 50.0, pointwise=PointwiseNoise(readout=0.1)).apply(clean, random_state=0)
+        detector = AtomDetector(mode="haadf").fit(image)
+        asked = np.vstack([vacancy, positions[149]])
+        table = detector.measure(image, asked, beside=np.delete(rest, 149, axis=0), hold=True)
+        np.testing.assert_array_equal(table[["y_px", "x_px"]], asked)
+        pull = (table["amplitude"] - [0.0, 100.0]) / table["amplitude_err"]
+        assert np.abs(pull).max() < 4.5
+        assert table["amplitude_err"].max() < 5
+
+    @pytest.mark.parametrize("positions", [[1.0, 2.0], [[1.0, 2.0, 3.0]], [[np.nan, 1.0]]])
+    def test_positions_that_are_none(self, positions):
+        image, _ = recorded(readout=0.1)
+        with pytest.raises(ValueError, match="positions must be"):
+            AtomDetector().fit(image).measure(image, positions)
+
+
+def test_detectors_of_one_scan_share_positions():
+    (a, positions), (b, _) = recorded(readout=0.1), recorded("bf", readout=0.2, seed=1)
+    together = AtomDetector(shared_positions=True).fit_transform([a, b])
+    halves = [together[together["image"] == i].reset_index(drop=True) for i in (0, 1)]
+    np.testing.assert_array_equal(halves[0][["y", "x"]], halves[1][["y", "x"]])
+    match = match_columns(halves[0][["y_px", "x_px"]], positions, SPACING / 3)
+    assert (match.precision, match.recall) == (1.0, 1.0)
+    for half in halves:
+        assert half["amplitude"].median() == pytest.approx(100.0, rel=0.03)
+    # two measurements are better than the better one
+    alone = AtomDetector().fit_transform(a)
+    assert halves[0]["y_err"].median() == pytest.approx(alone["y_err"].median() / np.sqrt(1 + 0.25), rel=0.05)
+    with pytest.raises(ValueError, match="images of one scan"):
+        AtomDetector(shared_positions=True).fit_transform([a, b[:100]])
+
+
+def test_elliptical_columns_have_axes():
+    y, x = np.mgrid[:200, :200]
+    turn = np.radians(30.0)
+    grid = np.arange(12.5, 190, 25.0)
+    positions = np.stack(np.meshgrid(grid, grid, indexing="ij"), axis=-1).reshape(-1, 2)
+    clean = np.zeros((200, 200))
+    for row, col in positions:
+        along = (x - col) * np.cos(turn) + (y - row) * np.sin(turn)
+        across = -(x - col) * np.sin(turn) + (y - row) * np.cos(turn)
+        clean += np.exp(-(along**2) / (2 * 4.0**2) - across**2 / (2 * 3.0**2))
+    image = NoiseModel(pointwise=PointwiseNoise(readout=0.02)).apply(clean, random_state=0)
+    table = AtomDetector(elliptical=True, mode="haadf").fit_transform(image)
+    inner = table[table["quality"] == 0]
+    assert len(inner) > 25
+    for name, true in (("sigma_major", 4.0), ("sigma_minor", 3.0), ("angle", 30.0)):
+        pull = (inner[name] - true) / inner[f"{name}_err"]
+        assert inner[name].median() == pytest.approx(true, rel=0.03)
+        assert 0.6 < pull.std() < 1.5, name
+    assert inner["intensity"].median() == pytest.approx(2 * np.pi * 12.0, rel=0.02)
+
+
+def test_the_integral_of_a_column_has_an_error():
+    image, _ = recorded(readout=0.1)
+    table = AtomDetector().fit_transform(image)
+    inner = table[table["quality"] == 0]
+    pull = (inner["intensity"] - 2 * np.pi * 100.0 * (SIGMA * 0.02) ** 2) / inner["intensity_err"]
+    assert pull.std() == pytest.approx(1.0, abs=4 / np.sqrt(2 * len(inner)) + 0.1)
+
+
+class TestBadInput:
+    def test_saturated_columns_are_flagged(self):
+        clean, _ = crystal()
+        model = NoiseModel(100.0, 50.0, pointwise=PointwiseNoise(readout=0.05), detector=Detector(high=130.0))
+        image = stemkit.calibrated(model.apply(clean, random_state=0), pixel_size=0.02).assign_attrs(mode="haadf")
+        image.attrs["noise"] = json.dumps({"pixel_size": 0.02, **model.to_dict()})
+        table = AtomDetector().fit_transform(image)
+        assert len(table) > 250
+        assert ((table["quality"] & Quality.SATURATED) > 0).mean() > 0.9
+
+    def test_a_steep_background(self):
+        clean, positions = crystal()
+        image = NoiseModel(100.0, 50.0, pointwise=PointwiseNoise(readout=0.05)).apply(clean, random_state=0)
+        image += 2.0 * np.arange(SIZE)
+        table = AtomDetector(mode="haadf").fit_transform(image)
+        match = match_columns(table[["y_px", "x_px"]], positions, SPACING / 3)
+        assert match.f1 > 0.98
+        # 3.3 b sigma^2 / A
+        inner = (table.iloc[match.found]["quality"] & 1 == 0).to_numpy()
+        off = table.iloc[match.found]["x_px"].to_numpy() - positions[match.true, 1]
+        assert off[inner].mean() == pytest.approx(3.3 * 2.0 * SIGMA**2 / 100, rel=0.3)
+
+    def test_two_px_apart(self):
+        grid = np.arange(1.0, 64, 2.0)
+        positions = np.stack(np.meshgrid(grid, grid, indexing="ij"), axis=-1).reshape(-1, 2)
+        y, x = np.mgrid[:64, :64]
+        clean = sum(np.exp(-((y - r) ** 2 + (x - c) ** 2) / (2 * 0.5**2)) for r, c in positions)
+        model = NoiseModel(mode="haadf", pointwise=PointwiseNoise(readout=0.05))
+        noise = {"noise": json.dumps({"pixel_size": None, **model.to_dict()}), "mode": "haadf"}
+        image = xr.DataArray(model.apply(clean, random_state=0), dims=("y", "x"), attrs=noise)
+        table = AtomDetector(spacing=2.0, width=0.5).fit_transform(image)
+        assert match_columns(table[["y_px", "x_px"]], positions, 0.7).recall > 0.9
+
+    @pytest.mark.parametrize("shape", [(64, 256), (256, 40)])
+    def test_a_rectangle(self, shape):
+        image, positions = recorded(readout=0.1)
+        part = image[: shape[0], : shape[1]]
+        table = AtomDetector().fit_transform(part)
+        there = positions[(positions < np.array(shape) - 4).all(axis=1) & (positions > 4).all(axis=1)]
+        assert match_columns(table[["y_px", "x_px"]], there, SPACING / 3).recall == 1.0
+
+    def test_nan_is_refused(self):
+        image, _ = recorded(readout=0.1)
+        with pytest.raises(ValueError, match="NaN"):
+            AtomDetector().fit(image.where(image > image.min()))
+
+
+def test_faint_partners_of_dumbbells_are_found():
+    rng = np.random.default_rng(0)
+    first = np.array([(20 + 34 * i, 20 + 36 * j + 18 * (i % 2)) for i in range(7) for j in range(7)], dtype=float)
+    first += rng.uniform(-0.5, 0.5, first.shape)
+    positions = np.vstack([first, first + np.array([15.0, 0.0])])
+    height = np.repeat([1.0, 0.45], len(first))
+    y, x = np.mgrid[:270, :290]
+    clean = sum(
+        a * np.exp(-((y - r) ** 2 + (x - c) ** 2) / (2 * 4.7**2)) for (r, c), a in zip(positions, height, strict=True)
+    )
+    noise = NoiseModel(1.0, 0.1, "haadf", pointwise=PointwiseNoise(0.05, 1 / 30, kind="poisson"))
+    image = noise.apply(clean + 0.1, random_state=0)
+    table = AtomDetector(mode="haadf").fit_transform(image)
+    inside = positions[(positions > 14).all(axis=1) & (positions < np.array(image.shape) - 14).all(axis=1)]
+    match = match_columns(table[["y_px", "x_px"]], inside, 5.0)
+    assert match.recall > 0.98
+    found = table.iloc[match.found]
+    good = (found["quality"] & (Quality.EDGE | Quality.FAILED)).to_numpy() == 0
+    pull = (found["y_px"].to_numpy() - inside[match.true, 0])[good] / found["y_px_err"].to_numpy()[good]
+    assert pull.std() == pytest.approx(1.0, abs=4 / np.sqrt(2 * good.sum()) + 0.1)

@@ -83,12 +83,11 @@ show_columns(zoom, seen, axes[1], "a part of it, with the columns found")
 # ``missing_sites`` lists where the lattice expects a column and the table has none, with the brightness that the
 # neighbours let expect. A column that is not in the table may still be in the image, though, too faint to be found. So
 # the image is asked: ``measure`` with ``hold=True`` keeps the places and fits how much of a column there is, which may
-# be less than nothing. The columns that were found are measured along with the empty places, because they overlap.
+# be less than nothing. ``beside`` names the columns that were found: they overlap, and are fitted along.
 
 missing = missing_sites(good, lattice)
-places = ["y_px", "x_px"]
-measured = detector.measure(image, pd.concat([missing[places], columns[places]]), hold=True)
-vacancies = find_vacancies(missing, measured[: len(missing)])
+measured = detector.measure(image, missing, beside=columns, hold=True)
+vacancies = find_vacancies(missing, measured)
 vacancies[["y", "x", "site", "expected", "amplitude", "amplitude_err", "significance", "presence", "occupancy"]].round(
     2
 )

@@ -150,13 +150,13 @@ class AtomDetector(TransformerMixin, BaseEstimator):
         -------
         DataFrame
             One row per column: ``image`` (index), ``y, x`` and ``sigma`` (nm where calibrated, else px), ``y_px,
-            x_px``, ``amplitude`` (bf: depth) and ``background`` in the image's units, ``*_err`` (standard
-            deviations from the noise of the pixels), ``x_jitter`` (what jitter of the rows adds to x in quadrature,
-            same unit as x), ``snr`` (amplitude over the noise of one pixel), ``residual`` (RMS of the fit's residual
-            over the expected one), ``quality`` (0 is good; 1 within two sigmas of the border, 2 the fit failed: its
-            numbers are the candidate's and have no errors, 4 the residual is not noise, 8 too faint to tell its width,
-            which is held at the learnt one; added up). Columns centred outside the frame are left out. Nothing found
-            gives an empty table with these columns.
+            x_px``, ``amplitude`` (bf: depth) and ``background`` in the image's units, ``intensity`` (the Gaussian's
+            integral, times nm^2 or px^2), ``*_err`` (standard deviations from the noise of the pixels), ``y_jitter``
+            and ``x_jitter`` (what displacements of the beam add in quadrature, same unit as y and x), ``snr``
+            (amplitude over the noise of one pixel), ``residual`` (RMS of the fit's residual over the expected one),
+            ``quality`` (0 is good; :class:`stemkit.detection.Quality` lists the flags). Elliptical columns have
+            ``sigma_major``, ``sigma_minor`` and ``angle`` (degrees, from x towards y), too. Columns centred outside
+            the frame are left out. Nothing found gives an empty table with these columns.
         """
         images = self._checked(X)
         if self.shared_positions:

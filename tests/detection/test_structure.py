@@ -686,3 +686,17 @@ def test_vectors_are_told_in_one_way(angle, seed):
         assert b[0] > 0
         assert a[1] / np.hypot(*a) >= abs(b[1]) / np.hypot(*b) - 0.05
         assert lattice.angle == pytest.approx(120 if kind == "hexagonal" else 90, abs=1.5)
+
+
+def test_failed_fits_are_no_strain():
+    crystal = Crystal("square")
+    table = crystal.table.assign(y_err=0.6, x_err=0.6)
+    lattice = fit_lattice(table)
+    before = strain(table, lattice)
+    failed = table.copy()
+    failed.loc[5, ["y_err", "x_err"]] = np.nan
+    failed.loc[5, "y"] += 3.0
+    after = strain(failed, fit_lattice(failed))
+    assert np.isnan(after.loc[5, "eyy"])
+    others = after["eyy"].notna()
+    np.testing.assert_allclose(after.loc[others, "eyy"], before.loc[others, "eyy"], atol=0.05)

@@ -60,8 +60,10 @@ def strain(table: pd.DataFrame, lattice: Lattice, *, reference: ArrayLike | None
     columns = read_columns(table)
     check_lattice(lattice, table)
     vectors = lattice.vectors if reference is None else _reference(reference)
-    rows = np.flatnonzero(lattice.site >= 0)
+    # where a fit failed, the position is a guess
+    rows = np.flatnonzero((lattice.site >= 0) & columns.trusted)
     around = np.column_stack([rows, CellIndex(lattice).around(lattice.indices[rows], lattice.site[rows])])
+    around = np.where((around >= 0) & columns.trusted[around], around, -1)
     steps = np.vstack([[0, 0], ring()]) @ vectors
     deformation, unit_variance, rest, freedom = _planes(columns.positions, around, steps)
     good = np.isfinite(unit_variance[:, 0])
@@ -123,7 +125,8 @@ def displacement_map(
     """
     check_lattice(lattice, table)
     units = dict.fromkeys(("displacement_y", "displacement_x"), lattice.unit)
-    return _map(table, lattice, lattice.displacement, units, like, coarsen)
+    measured = np.where(read_columns(table).trusted[:, None], lattice.displacement, np.nan)
+    return _map(table, lattice, measured, units, like, coarsen)
 
 
 # --- deformation of one neighbourhood ------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from scipy.stats import norm
 
 import stemkit
 from stemkit import AtomDetector, NoiseCalibrator, NoiseModel, PointwiseNoise, ScanNoise, SFINDenoiser
-from stemkit.detection import Quality
+from stemkit.detection import Quality, fitted_image
 from stemkit.detection.exports import read_columns, to_atomap, write_columns
 from stemkit.metrics import match_columns
 from stemkit.plotting import show_columns, show_residual
@@ -103,7 +103,7 @@ columns.loc[columns["quality"] == 0, shown].head().round(4)
 # which of the numbers to be careful with.
 
 meanings = {
-    Quality.EDGE: "within two sigmas of the border",
+    Quality.EDGE: "within three sigmas of the border",
     Quality.FAILED: "the fit failed: the numbers are those of the start",
     Quality.ODD_SHAPE: "the residual is not noise",
     Quality.WIDTH_HELD: "too faint to tell its width, which is the others'",
@@ -121,7 +121,7 @@ for flag, meaning in meanings.items():
 
 inner = (flags != 0) & (flags & Quality.EDGE.value == 0)
 named = columns.loc[inner, ["y_px", "x_px", "amplitude", "amplitude_err", "snr"]].round(1)
-named.assign(flags=[Quality(int(flag)).name for flag in flags[inner]])
+named.assign(flags=[Quality.names(flag) for flag in flags[inner]])
 
 # %%
 # Do the error bars hold?
@@ -174,12 +174,11 @@ axes[1].legend(frameon=False, ncols=2)
 # the right border: their centres are beyond the frame, and the table leaves such columns out.
 
 noise = calibrator.noise_model_
-drawable = columns[columns["quality"].to_numpy() & Quality.FAILED.value == 0]
-model = drawn(drawable, drawable["background"].median())
-expected = np.sqrt(noise.variance(model) + (noise.scan.amplitude * noise.contrast) ** 2)
+model = fitted_image(columns, recorded)
+expected = np.sqrt(noise.variance(model.values) + (noise.scan.amplitude * noise.contrast) ** 2)
 
 fig, ax = plt.subplots(figsize=(6.6, 5.6), layout="constrained")
-show_residual(recorded, model, expected, ax)
+show_residual(recorded, model.values, expected, ax)
 
 # %%
 # Longish columns, and several detectors

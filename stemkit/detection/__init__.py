@@ -1,6 +1,7 @@
 """Measuring atomic columns."""
 
 from stemkit.detection.detector import AtomDetector
+from stemkit.detection.fitted import fitted_image
 from stemkit.detection.table import Quality
 
-__all__ = ["AtomDetector", "Quality"]
+__all__ = ["AtomDetector", "Quality", "fitted_image"]

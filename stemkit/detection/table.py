@@ -51,6 +51,11 @@ class Quality(IntEnum):
     FAINT = 32
     SATURATED = 64
 
+    @classmethod
+    def names(cls, quality: int) -> str:
+        """The flags of one column in words, such as ``"EDGE | FAINT"``; empty for a good one."""
+        return " | ".join(flag.name for flag in cls if int(quality) & flag)
+
 
 def table_of(fits: ColumnFits, held: NDArray, view: View, index: int, *, elliptical: bool = False) -> pd.DataFrame:
     """One row per fit, in the image's units.

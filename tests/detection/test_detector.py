@@ -423,3 +423,10 @@ def test_faint_partners_of_dumbbells_are_found():
     good = (found["quality"] & (Quality.EDGE | Quality.FAILED)).to_numpy() == 0
     pull = (found["y_px"].to_numpy() - inside[match.true, 0])[good] / found["y_px_err"].to_numpy()[good]
     assert pull.std() == pytest.approx(1.0, abs=4 / np.sqrt(2 * good.sum()) + 0.1)
+
+
+def test_flags_have_names():
+    assert Quality.names(0) == ""
+    assert Quality.names(Quality.EDGE | Quality.FAINT) == "EDGE | FAINT"
+    quality = pd.Series([0, 24, 1])
+    np.testing.assert_array_equal(quality & Quality.BLENDED != 0, [False, True, False])

@@ -700,3 +700,12 @@ def test_failed_fits_are_no_strain():
     assert np.isnan(after.loc[5, "eyy"])
     others = after["eyy"].notna()
     np.testing.assert_allclose(after.loc[others, "eyy"], before.loc[others, "eyy"], atol=0.05)
+
+
+def test_few_places_have_the_spread_of_their_site():
+    crystal = Crystal("square", missing=0.02)
+    table = crystal.table
+    table = table.assign(amplitude=100 * np.random.default_rng(0).normal(1, 0.05, len(table)), amplitude_err=0.5)
+    missing = missing_sites(table, fit_lattice(table))
+    assert len(missing) > 1
+    assert missing["spread"].min() > 3.0

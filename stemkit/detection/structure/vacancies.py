@@ -73,7 +73,7 @@ def missing_sites(
     kept &= _widest_gap(lattice, present | beyond) < WIDEST_GAP
     kept &= cKDTree(columns.positions).query(places)[0] > FILLS * lattice.shortest
     cells, site, places, present = cells[kept], site[kept], places[kept], present[kept]
-    expected, spread = _expected_brightness(table, index, cells, site, by)
+    expected, spread = _expected_brightness(table, index, cells, site, by, lattice)
     pixels = to_pixels(table, places)
     return pd.DataFrame(
         {
@@ -158,7 +158,7 @@ def weak_columns(
     values, errors = amplitudes(table, by)
     rows = np.flatnonzero(lattice.site >= 0)
     cells, site = lattice.indices[rows], lattice.site[rows]
-    expected, spread = _expected_brightness(table, CellIndex(lattice), cells, site, by)
+    expected, spread = _expected_brightness(table, CellIndex(lattice), cells, site, by, lattice)
     values, errors = values[rows], errors[rows]
     with np.errstate(divide="ignore", invalid="ignore"):
         below = (expected - values) / np.hypot(errors, spread)
@@ -238,8 +238,12 @@ def _widest_gap(lattice: Lattice, present: NDArray) -> NDArray[np.float64]:
 
 
 def _expected_brightness(
-    table: pd.DataFrame, index: CellIndex, cells: NDArray, site: NDArray, by: str
+    table: pd.DataFrame, index: CellIndex, cells: NDArray, site: NDArray, by: str, lattice: Lattice
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     if by not in table:
         return np.full(len(site), np.nan), np.full(len(site), np.nan)
-    return local_brightness(index.around(cells, site, BRIGHTNESS_REACH), site, *amplitudes(table, by))
+    # what is usual for a site is what all its columns show, not the few places that are asked about
+    rows = np.flatnonzero(lattice.site >= 0)
+    cells, sites = np.concatenate([cells, lattice.indices[rows]]), np.concatenate([site, lattice.site[rows]])
+    both = local_brightness(index.around(cells, sites, BRIGHTNESS_REACH), sites, *amplitudes(table, by))
+    return both[0][: len(site)], both[1][: len(site)]

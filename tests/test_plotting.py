@@ -73,6 +73,8 @@ def test_columns_stand_at_their_place_in_a_part_of_the_image(axes, image):
     plotting.show_columns(image[32:, 48:], table, axes)
     drawn = np.concatenate([c.get_offsets() for c in axes.collections])
     expected = table[["x_px", "y_px"]].to_numpy() - [48, 32]
+    # those that are elsewhere are not drawn
+    expected = expected[(expected > -0.5).all(axis=1)]
     np.testing.assert_allclose(np.sort(drawn, axis=0), np.sort(expected, axis=0), atol=1e-6)
 
 

@@ -263,6 +263,8 @@ def _with_faint_columns(values: NDArray, shifts: NDArray, fits: ColumnFits, spac
     found = _fit(rest, new, width, None, 6)
     if found is None:
         return fits
+    # what is brighter than the columns that are known is a hot pixel
+    found = found.take(found.amplitude < 1.5 * np.quantile(fits.amplitude, 0.9))
     return ColumnFits(**{k: np.concatenate([v, getattr(found, k)]) for k, v in vars(fits).items()})
 
 

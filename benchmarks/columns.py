@@ -46,7 +46,7 @@ WIDTH = 0.16
 #: A transform that takes longer is not repeated, s.
 LONG = 20.0
 #: A place of the lattice is listed as vacant from this many standard deviations.
-VACANT = 4.0
+VACANT = 3.0
 SPEED_NOISE = Noise(readout=0.05, gain=0.04, kind="poisson")
 #: nm per px of the multislice images, 2.6 nm along 256 px.
 SIMULATED_PIXEL = 0.0102
@@ -205,7 +205,7 @@ def detection_rows(
 
 
 def listed_vacancies(image: xr.DataArray, table: pd.DataFrame) -> NDArray:
-    """Places (y, x) px that stemkit lists as vacancies: four standard deviations of their columns are missing."""
+    """Places (y, x) px that stemkit lists as vacancies: three standard deviations of their columns are missing."""
     missing = missing_sites(table, fit_lattice(table))
     if len(missing) == 0:
         return np.empty((0, 2))

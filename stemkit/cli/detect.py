@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 #: A place of the lattice is vacant where this many standard deviations of its column's amplitude are missing.
-VACANT = 4.0
+VACANT = 3.0
 
 
 def add_to(subparsers: Any) -> None:

@@ -29,10 +29,9 @@ LONGEST, QUICKEST = 0.5, 0.3
 #: A fit has converged when its last step was less than this part of its errors, or of its width and height: the next
 #: one is several times shorter.
 SMALL_STEP, SMALLEST_STEP = 0.1, 1e-4
-#: Steps that are shorter than this part of the errors are taken without looking: the weights change with the model.
-TRUSTED_STEP = 0.3
-#: A step after which the slope is steeper by this factor calls for shorter ones.
-GETTING_WORSE = 1.5
+#: A step after which the slope is steeper by this factor calls for shorter ones; a slope that would move a parameter by
+#: less than this part of its error is no reason, since the weights change with the model.
+GETTING_WORSE, GENTLE = 1.5, 0.3
 #: The residual is larger than noise explains from this many of its own standard deviations.
 UNEXPLAINED = 4.0
 FIRST_DAMPING, CROWDED_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-3, 0.3, 1e-7, 1e4
@@ -145,7 +144,7 @@ class Descent:
         off = active[(self.parameters[active, :2] - self.centre[active]).abs().amax(1) > OFF_CENTRE]
         self.centre[off] = self._centres(self.parameters[off])
         now = self._equations(self.parameters, active, None if with_shared else blocks.shared)
-        better = self._steepness(now) < GETTING_WORSE * self._steepness(blocks).clamp_min(TRUSTED_STEP)
+        better = self._steepness(now) < GETTING_WORSE * self._steepness(blocks).clamp_min(GENTLE)
         worse = now.chi2 > MUCH_WORSE * (blocks.chi2 + blocks.pixels * self._unit()[active])
         if worse.any():
             back = worse | torch.cat([worse, worse[:1] & False])[neighbours].any(1)

@@ -65,14 +65,15 @@ def fitted_image(table: pd.DataFrame, image: xr.DataArray | NDArray, *, mode: st
 
 
 def _fits(table: pd.DataFrame, size: float) -> ColumnFits:
-    numbers = {f.name: np.zeros(len(table)) for f in fields(ColumnFits)}
+    numbers: dict[str, NDArray] = {f.name: np.zeros(len(table)) for f in fields(ColumnFits)}
+    numbers["failed"] = np.zeros(len(table), dtype=bool)
     numbers |= {"y": table["y_px"].to_numpy(), "x": table["x_px"].to_numpy()}
     numbers |= {"amplitude": table["amplitude"].to_numpy(), "sigma": table["sigma"].to_numpy() / size}
     if "angle" in table:
         major, minor = table["sigma_major"] ** 2, table["sigma_minor"] ** 2
         e, turn = ((major - minor) / (major + minor)).to_numpy(), np.radians(2 * table["angle"].to_numpy())
         numbers |= {"e1": -e * np.cos(turn), "e2": e * np.sin(turn)}
-    return ColumnFits(**numbers)  # type: ignore[arg-type]
+    return ColumnFits(**numbers)
 
 
 def _background(table: pd.DataFrame, image: xr.DataArray) -> NDArray[np.float64]:

@@ -272,10 +272,12 @@ def test_streaks_in_the_weights_make_positions_better():
     rng = np.random.default_rng(3)
     rows = rng.normal(0, streak, (SHAPE[0], 1))
     image = gaussians(SHAPE, positions, SIGMA) + rng.normal(0, level, SHAPE) + rows
-    variance = lambda i: torch.full_like(i, level**2)  # noqa: E731
-    known, not_known = (
-        fit_columns(image, started(positions, 0.3), SIGMA, variance=variance, streaks=s) for s in (streak, 0.0)
-    )
+
+    def fitted(streaks: float) -> ColumnFits:
+        start = started(positions, 0.3)
+        return fit_columns(image, start, SIGMA, variance=lambda i: torch.full_like(i, level**2), streaks=streaks)
+
+    known, not_known = fitted(streak), fitted(0.0)
     good = ~known.failed & ~not_known.failed
     off, coarse = ((f.y - positions[:, 0])[good].std() for f in (known, not_known))
     assert off < 0.75 * coarse

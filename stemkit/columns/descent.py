@@ -28,15 +28,18 @@ FARTHEST, NARROWEST, WIDEST = 1.5, 2.0, 2.0
 LONGEST, QUICKEST = 0.5, 0.3
 #: A fit has converged when its last step was less than this part of its errors, or of its width and height: the next
 #: one is several times shorter.
-SMALL_STEP, SMALLEST_STEP = 0.1, 1e-4
-#: A step after which the slope is steeper by this factor calls for shorter ones; a slope that would move a parameter by
-#: less than this part of its error is no reason, since the weights change with the model.
-GETTING_WORSE, GENTLE = 1.5, 0.3
+SMALL_STEP, SMALLEST_STEP = 0.05, 1e-4
+#: As long as steps are damped by more than this they say little.
+DAMPED = 0.1
 #: The residual is larger than noise explains from this many of its own standard deviations.
 UNEXPLAINED = 4.0
-FIRST_DAMPING, CROWDED_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-3, 0.3, 1e-7, 1e4
-#: A step after which the residual on a column's window is larger by this factor is taken back.
-MUCH_WORSE = 2.0
+FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-3, 1e-7, 1e4
+#: Of columns that overlap. They are never without: many of them together have widths and backgrounds that hardly
+#: change the image, and along these a column that is no Gaussian leads its neighbours astray.
+CROWDED_DAMPING, LEAST_CROWDED_DAMPING = 0.3, 0.03
+#: A step is damped less the next time if it went too far by no more than the first part of its length, and more beyond
+#: the second.
+ON_TARGET, OVERSHOT = 0.15, 0.5
 #: The window follows a column that is farther from its middle than this, px.
 OFF_CENTRE = 0.55
 #: The largest of the numbers that make a column longish.
@@ -98,6 +101,7 @@ class Descent:
         self.centre = self._centres(self.parameters)
         crowded = (scene.coupled < self.n).any(1)
         self.damping = torch.where(crowded, CROWDED_DAMPING, FIRST_DAMPING).to(start.dtype)
+        self.least_damping = torch.where(crowded, LEAST_CROWDED_DAMPING, LEAST_DAMPING).to(start.dtype)
         self.everyone = torch.arange(self.n, device=start.device)
         self.bond = torch.zeros(scene.coupled.shape, dtype=start.dtype, device=start.device)
         self.blocks = self._equations(self.parameters, self.everyone)
@@ -136,25 +140,30 @@ class Descent:
     def _advance(self, active: Tensor, *, with_shared: bool) -> Tensor:
         """One step of some columns; those that have to take another."""
         blocks, neighbours = self.blocks.take(active), self._among(active)
-        change = step(blocks, neighbours, self.damping[active])
+        change = step(blocks, neighbours, self._damping(active))
         before = self.parameters[active]
-        self.parameters[active] = self._bounded(before + self._limited(change, active), active)
+        self.parameters[active] = self._bounded(before + self._limited(change, active, neighbours), active)
         change = self.parameters[active] - before
-        length = self._length(active, change)
+        length = ((blocks.gradient * change).sum(1).abs() / self._unit()[active]).sqrt()
         off = active[(self.parameters[active, :2] - self.centre[active]).abs().amax(1) > OFF_CENTRE]
         self.centre[off] = self._centres(self.parameters[off])
         now = self._equations(self.parameters, active, None if with_shared else blocks.shared)
-        better = self._steepness(now) < GETTING_WORSE * self._steepness(blocks).clamp_min(GENTLE)
-        worse = now.chi2 > MUCH_WORSE * (blocks.chi2 + blocks.pixels * self._unit()[active])
+        first, last = (self._slope(part, change, neighbours) for part in (blocks, now))
+        # what a step gains is half the sum of the slopes at its ends
+        worse = (first + last < 0) & (length > SMALL_STEP)
         if worse.any():
-            back = worse | torch.cat([worse, worse[:1] & False])[neighbours].any(1)
+            back = worse | _any(worse, neighbours)
             self.parameters[active[back]] = before[back]
             now.put(back, blocks.take(back))
-            better &= ~back
+            beside = ~back & _any(back, neighbours)
+            if beside.any():
+                now.put(beside, self._equations(self.parameters, active[beside]))
         self.blocks.put(active, now)
-        factor = torch.where(better, 0.2, 8.0)
-        self.damping[active] = (self.damping[active] * factor).clamp(LEAST_DAMPING, MOST_DAMPING)
-        return self._unfinished(active, better, length, change)
+        over = -last / first.clamp_min(1e-200)
+        factor = torch.where(over < ON_TARGET, 0.2, torch.where(over < OVERSHOT, 1.0, 4.0))
+        changed = (self.damping[active] * factor).clamp(max=MOST_DAMPING)
+        self.damping[active] = changed.maximum(self.least_damping[active])
+        return self._unfinished(active, ~worse, length, change)
 
     def _equations(self, parameters: Tensor, columns: Tensor, shared: Tensor | None = None) -> Blocks:
         """With the bond between the backgrounds of columns that overlap; ``shared`` is what it was before, if given."""
@@ -170,14 +179,14 @@ class Descent:
         blocks.gradient[:, 4] -= (bond * (level[columns, None] - level[self.scene.coupled[columns]])).sum(1)
         return blocks
 
-    def _unfinished(self, active: Tensor, better: Tensor, length: Tensor, change: Tensor) -> Tensor:
+    def _unfinished(self, active: Tensor, good: Tensor, length: Tensor, change: Tensor) -> Tensor:
         amplitude = self.parameters[active, 2].abs().clamp_min(1e-12)
         relative = torch.maximum(
             change[:, [0, 1, 3]].abs().amax(1) / self.sigma[active], change[:, 2].abs() / amplitude
         )
         # errors are not known as long as there is more in the residual than noise
-        small = SMALL_STEP if self.scene.noise.variance is not None else SMALL_STEP / 10
-        finished = better & ((length < small) | (relative < SMALLEST_STEP))
+        small = SMALL_STEP if self.scene.noise.variance is not None else SMALL_STEP / 50
+        finished = good & ((length < small) & (self.damping[active] < DAMPED) | (relative < SMALLEST_STEP))
         moving = torch.zeros(self.n + 1, dtype=torch.bool, device=active.device)
         moving[active] = ~finished
         # steps that make things worse again and again lead nowhere
@@ -200,11 +209,14 @@ class Descent:
         number[columns] = torch.arange(len(columns), device=columns.device)
         return number[self.scene.coupled[columns]]
 
-    def _limited(self, change: Tensor, columns: Tensor) -> Tensor:
+    def _limited(self, change: Tensor, columns: Tensor, neighbours: Tensor) -> Tensor:
+        """Steps shortened as a whole where a part of them is too long, and those of neighbours with them."""
         sigma = self.sigma[columns]
         limit = torch.ones_like(change)
         limit[:, :2], limit[:, 3], limit[:, 5:] = LONGEST * sigma[:, None], QUICKEST * sigma, QUICKEST
-        return torch.maximum(torch.minimum(change, limit), -limit)
+        part = (limit / change.abs().clamp_min(1e-200)).amin(1).clamp(max=1.0)
+        among = torch.cat([part, torch.ones_like(part[:1])])[neighbours]
+        return change * torch.cat([part[:, None], among], dim=1).amin(1, keepdim=True)
 
     def _bounded(self, parameters: Tensor, columns: Tensor) -> Tensor:
         sigma, start = self.sigma[columns], self.start[columns, :2]
@@ -214,23 +226,28 @@ class Descent:
         parameters[:, 5:] = parameters[:, 5:].clamp(-LONGISH, LONGISH)
         return parameters
 
-    def _length(self, columns: Tensor, change: Tensor) -> Tensor:
-        """The largest part of a change, in standard deviations of that parameter, the others held."""
-        curvature = self.blocks.own[columns].diagonal(dim1=1, dim2=2) / self._unit()[columns, None]
-        return (change.abs() * curvature.sqrt()).amax(1)
+    def _damping(self, columns: Tensor) -> Tensor:
+        """That of the most damped of a column and its neighbours: they move together."""
+        among = torch.cat([self.damping, self.damping[:1] * 0])[self.scene.coupled[columns]]
+        return torch.cat([self.damping[columns, None], among], dim=1).amax(1)
 
-    def _steepness(self, blocks: Blocks) -> Tensor:
-        """How far from its best value, in standard deviations, each column's parameters are at most, others held."""
-        return (blocks.gradient.abs() * blocks.own.diagonal(dim1=1, dim2=2).clamp_min(1e-200).rsqrt()).amax(1)
+    def _slope(self, blocks: Blocks, change: Tensor, neighbours: Tensor) -> Tensor:
+        """Along a change, summed over each column and its neighbours: above zero as long as it gains."""
+        slope = (blocks.gradient * change).sum(1)
+        return slope + torch.cat([slope, slope[:1] * 0])[neighbours].sum(1)
 
     def _unit(self) -> Tensor:
-        """Variance of the weighed residuals: 1 where the noise is known."""
-        blocks = self.blocks
-        known = self.scene.noise.variance is not None
-        return torch.ones_like(blocks.chi2) if known else (blocks.chi2 / self._degrees_of_freedom()).clamp_min(1e-12)
+        """Variance of the weighed residuals: 1 where the noise is known and explains them."""
+        least = 1.0 if self.scene.noise.variance is not None else 1e-12
+        return (self.blocks.chi2 / self._degrees_of_freedom()).clamp_min(least)
 
     def _degrees_of_freedom(self) -> Tensor:
         return (self.blocks.pixels - self.scene.free[:-1].sum(1)).clamp_min(1).to(self.start.dtype)
+
+
+def _any(of: Tensor, neighbours: Tensor) -> Tensor:
+    """Whether one of the neighbours is among some columns."""
+    return torch.cat([of, of[:1] & False])[neighbours].any(1)
 
 
 def _coupled(positions: NDArray, near: NDArray, sigma: NDArray) -> NDArray[np.int64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ class Scene:
     image : Tensor of shape (n_y + 2 pad, n_x + 2 pad)
         Recorded values.
     pad, reach : int
-        Windows are squares of ``2 reach + 1`` px.
+        Windows are squares of ``2 reach + 1`` px, those of the widest columns.
     radius : Tensor of shape (n + 1,)
         A column is fitted on the pixels within this distance of the one at its centre.
     noise : Noise
@@ -163,25 +163,43 @@ def equations(scene: Scene, parameters: Tensor, centre: Tensor, columns: Tensor,
     """
     elliptical_or_bent = scene.scan is not None or parameters.shape[1] > len(ROUND)
     deep = 1 + scene.coupled.shape[1] * with_shared + scene.near.shape[1] * elliptical_or_bent
-    size = max(16, AT_ONCE // ((2 * scene.reach + 1) ** 2 * deep))
-    parts = [_part(scene, parameters, centre, part, with_shared) for part in columns.split(size)]
-    return Blocks(*(torch.cat(p) for p in zip(*parts, strict=True)))
+
+    def part(own_scene: Scene, some: Tensor) -> tuple[Tensor, ...]:
+        return _part(own_scene, parameters, centre, some, with_shared)
+
+    return Blocks(*_in_parts(part, scene, columns, deep))
 
 
 def slopes(scene: Scene, parameters: Tensor, centre: Tensor, columns: Tensor) -> Tensor:
     """``J^T C^-1 r`` for backgrounds that rise by 1 per px along y and x, ``(m, 2, P)``."""
-    size = max(16, AT_ONCE // (2 * scene.reach + 1) ** 2)
-    parts = []
-    for part in columns.split(size):
-        weighed = _weighed(scene, parameters, centre, part)
-        dy, dx = _distances(scene, parameters[part], centre[part], None)
+
+    def part(own_scene: Scene, some: Tensor) -> tuple[Tensor, ...]:
+        weighed = _weighed(own_scene, parameters, centre, some)
+        dy, dx = _distances(own_scene, parameters[some], centre[some], None)
         rise = torch.stack(torch.broadcast_tensors(dy, dx), dim=1).contiguous()
         product = weighed.whiten(rise).flatten(2) @ weighed.stacked[:, :-1].flatten(2).transpose(1, 2)
-        parts.append(product.to(torch.float64) * scene.free[part][:, None])
-    return torch.cat(parts)
+        return (product.to(torch.float64) * scene.free[some][:, None],)
+
+    return _in_parts(part, scene, columns)[0]
 
 
 # --- steps -------------------------------------------------------------------------------------------------------
+
+
+def _in_parts(
+    work: Callable[[Scene, Tensor], tuple[Tensor, ...]], scene: Scene, columns: Tensor, deep: int = 1
+) -> tuple[Tensor, ...]:
+    """What some work gives for columns, done for a few at a time, in windows no larger than these need."""
+    radius = scene.radius[columns]
+    parts, order = [], []
+    for reach in torch.unique(radius).tolist():
+        some = torch.nonzero(radius == reach)[:, 0]
+        own_scene = replace(scene, reach=int(reach))
+        size = max(16, AT_ONCE // ((2 * own_scene.reach + 1) ** 2 * deep))
+        parts += [work(own_scene, columns[few]) for few in some.split(size)]
+        order.append(some)
+    back = torch.argsort(torch.cat(order))
+    return tuple(torch.cat(part)[back] for part in zip(*parts, strict=True))
 
 
 def _part(scene: Scene, parameters: Tensor, centre: Tensor, part: Tensor, with_shared: bool) -> tuple[Tensor, ...]:

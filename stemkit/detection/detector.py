@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -13,23 +12,17 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from stemkit.columns import ColumnFits, fit_columns, render_columns
+from stemkit.columns import ColumnFits
 from stemkit.compute import resolve_device
-from stemkit.detection.finding import apart, candidates, learn, overlooked
-from stemkit.detection.table import FAINT_SIGMAS, table_of
+from stemkit.detection.finding import apart
+from stemkit.detection.lengths import learn
+from stemkit.detection.search import NOTHING, Search
+from stemkit.detection.table import table_of
 from stemkit.detection.view import View, unit_of
 from stemkit.images import Images, split, warn_if_small
 from stemkit.metrics import match_columns
 
 __all__ = ["AtomDetector"]
-
-#: What fits leave is looked through so often, as long as it makes more than this part of the columns.
-LOOKS, WORTH_A_LOOK = 3, 0.02
-#: A place where the fit failed is a column's if it stands out of its surroundings by this part of the usual amplitude.
-BRIGHT = 0.3
-NONE = np.empty((0, 2))
-#: A column that leaves a residual of this many times the noise is tried at this many times the learnt width.
-WIDE_RESIDUAL, WIDE = 1.5, 2.0
 
 
 class AtomDetector(TransformerMixin, BaseEstimator):
@@ -198,12 +191,13 @@ class AtomDetector(TransformerMixin, BaseEstimator):
             view = View.of(image, self.mode)
             index = i if len(images) > 1 else None
             asked = _places(positions, index)
-            others = NONE if beside is None else _places(beside, index)
+            others = NOTHING if beside is None else _places(beside, index)
             n, free = len(asked), np.arange(len(asked) + len(others)) >= (len(asked) if hold else 0)
-            fits = self._fit(view, np.concatenate([asked, others]), fit_sigma=free, fit_position=free)
+            search = self._search(view)
+            fits = search.fit(np.concatenate([asked, others]), fit_sigma=free, fit_position=free)
             held = ~free
             if not hold:
-                fits, held = self._with_faint_held(view, fits, held, NONE)
+                fits, held = search.with_faint_held(fits, held)
             tables.append(table_of(fits.take(np.arange(n)), held[:n], view, i, elliptical=self.elliptical))
         return _stacked(tables)
 
@@ -269,7 +263,7 @@ class AtomDetector(TransformerMixin, BaseEstimator):
         return images
 
     def _measured(self, view: View, index: int) -> pd.DataFrame:
-        fits, held = self._found(view)
+        fits, held = self._search(view).columns()
         table = table_of(fits, held, view, index, elliptical=self.elliptical)
         return table.sort_values(["y_px", "x_px"], ignore_index=True)
 
@@ -279,100 +273,27 @@ class AtomDetector(TransformerMixin, BaseEstimator):
         if len(shapes) > 1:
             raise ValueError(f"shared_positions needs images of one scan, of one shape, but they have {sorted(shapes)}")
         views = [View.of(image, self.mode) for image in images]
-        found = [self._found(view)[0] for view in views]
-        places, errors = _merged(found, apart(*self._lengths(views[0])))
+        searches = [self._search(view) for view in views]
+        found = [search.columns()[0] for search in searches]
+        places, errors = _merged(found, apart(searches[0].spacing, searches[0].width))
         tables = []
-        for i, view in enumerate(views):
-            fits = self._fit(view, places, fit_position=False)
-            held = np.zeros(len(fits), dtype=bool)
-            fits, held = self._with_faint_held(view, fits, held, NONE, fit_position=False)
+        for i, (view, search) in enumerate(zip(views, searches, strict=True)):
+            fits = search.fit(places, fit_position=False)
+            fits, held = search.with_faint_held(fits, np.zeros(len(fits), dtype=bool), fit_position=False)
             fits.y_err, fits.x_err = errors.T
             tables.append(table_of(fits, held, view, i, elliptical=self.elliptical))
         return _stacked(tables)
 
-    def _found(self, view: View) -> tuple[ColumnFits, NDArray[np.bool_]]:
-        """The columns of an image, and which of them have their width held."""
-        spacing, width = self._lengths(view)
-        fits = self._fit(view, candidates(view, spacing, width))
-        fits = fits.take(_there(fits, view, 0.5 * self.significance))
-        fits, held = self._with_faint_held(view, fits, np.zeros(len(fits), dtype=bool), NONE)
-        fits, held = self._with_wide_ones(view, fits, held)
-        for _ in range(LOOKS):
-            more = overlooked(view, fits, spacing, width)
-            fits, held = self._with_faint_held(view, fits, held, more)
-            if len(more) < WORTH_A_LOOK * len(fits):
-                break
-        kept = _there(fits, view, self.significance)
-        return fits.take(kept), held[kept]
-
-    def _with_faint_held(
-        self, view: View, fits: ColumnFits, held: NDArray[np.bool_], more: NDArray, *, fit_position: bool = True
-    ) -> tuple[ColumnFits, NDArray[np.bool_]]:
-        """Fits whose widths are held at the learnt one where they tell none; ``more`` columns join in."""
-        with np.errstate(invalid="ignore"):
-            faint = ~held & (fits.failed | ~(fits.amplitude >= FAINT_SIGMAS * fits.amplitude_err))
-        if not faint.any() and len(more) == 0:
-            return fits, held
-        held = held | faint
-        width = self._lengths(view)[1]
-        widths = np.append(np.where(held, width, _rounded(fits.sigma, width)), np.full(len(more), width))
-        start = _joined(fits, more, width, view) if len(more) else fits
-        held = np.append(held, np.ones(len(more), dtype=bool))
-        narrow = self._fit(view, start, widths, fit_sigma=~held, fit_position=fit_position)
-        narrow.sigma_err[held] = np.nan
-        return narrow, held
-
-    def _with_wide_ones(
-        self, view: View, fits: ColumnFits, held: NDArray[np.bool_]
-    ) -> tuple[ColumnFits, NDArray[np.bool_]]:
-        """The fits with those columns fitted anew that are much wider than the learnt width."""
-        width = self._lengths(view)[1]
-        odd = fits.residual > WIDE_RESIDUAL
-        if not odd.any():
-            return fits, held
-        rest = replace(view, recorded=view.recorded - render_columns(fits.take(~odd), view.recorded.shape))
-        places = np.column_stack([fits.y, fits.x])
-        trial = self._fit(rest, places[odd], WIDE * width)
-        # what fits a window of its own size better, and is no bump of the background
-        wide = ~trial.failed & (trial.residual < fits.residual[odd]) & (trial.sigma > WIDE**0.5 * width)
-        wide &= trial.amplitude > FAINT_SIGMAS * np.nan_to_num(trial.amplitude_err, nan=np.inf)
-        if not wide.any():
-            return fits, held
-        widths = np.full(len(fits), width)
-        widths[np.flatnonzero(odd)[wide]] = WIDE * width
-        held = held & (widths == width)
-        anew = self._fit(view, places, widths, fit_sigma=~held)
-        anew.sigma_err[held] = np.nan
-        return anew, held
-
-    def _fit(
-        self,
-        view: View,
-        positions: NDArray | ColumnFits,
-        widths: NDArray | float | None = None,
-        *,
-        fit_sigma: bool | NDArray = True,
-        fit_position: bool | NDArray = True,
-    ) -> ColumnFits:
-        width = self._lengths(view)[1]
-        return fit_columns(
-            view.recorded,
-            positions,
-            width if widths is None else widths,
-            variance=view.variance,
-            correlation_x=view.noise.pointwise.correlation_x,
-            streaks=view.noise.scan.amplitude,
-            tilt=view.tilt(width),
-            fit_sigma=fit_sigma,
-            fit_position=fit_position,
-            elliptical=self.elliptical,
-            device=resolve_device(self.device),
-        )
-
-    def _lengths(self, view: View) -> tuple[float, float]:
-        """Spacing and width, px."""
+    def _search(self, view: View) -> Search:
         size = unit_of(view.image)[0]
-        return self.spacing_ / size, self.width_ / size
+        return Search(
+            view,
+            self.spacing_ / size,
+            self.width_ / size,
+            self.significance,
+            self.elliptical,
+            resolve_device(self.device),
+        )
 
 
 def _is_number(value: object) -> bool:
@@ -384,51 +305,6 @@ def _stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
     stacked = pd.concat(filled, ignore_index=True) if filled else tables[0]
     stacked.attrs.update(tables[0].attrs)
     return stacked
-
-
-def _rounded(sigma: NDArray, width: float) -> NDArray[np.float64]:
-    """Widths that windows are made for: the learnt one, or that of wide columns."""
-    return np.where(sigma > WIDE**0.5 * width, WIDE * width, width)
-
-
-def _there(fits: ColumnFits, view: View, significance: float) -> NDArray[np.bool_]:
-    """Which fits are columns in the frame: those that stand out, and those that failed on something bright."""
-    with np.errstate(invalid="ignore"):
-        clear = fits.amplitude >= significance * fits.amplitude_err
-    n_y, n_x = view.recorded.shape
-    inside = (fits.y >= -0.5) & (fits.y < n_y - 0.5) & (fits.x >= -0.5) & (fits.x < n_x - 0.5)
-    # a peak on the border that is no column is the flank of one beyond
-    within = (np.minimum(fits.y, fits.x) > 1) & (fits.y < n_y - 2) & (fits.x < n_x - 2)
-    usual = float(np.median(fits.amplitude[clear & ~fits.failed])) if (clear & ~fits.failed).any() else 0.0
-    bright = within & (fits.amplitude - _surround(fits, view) > BRIGHT * usual)
-    return inside & (clear | (fits.failed & bright))
-
-
-def _surround(fits: ColumnFits, view: View) -> NDArray[np.float64]:
-    """The median of a ring around each column."""
-    turn = np.linspace(0, 2 * np.pi, 16, endpoint=False)
-    ring = 2.5 * fits.sigma[:, None]
-    y, x = (
-        (p[:, None] + ring * t).round().astype(int).clip(0, n - 1)
-        for p, t, n in zip((fits.y, fits.x), (np.sin(turn), np.cos(turn)), view.recorded.shape, strict=True)
-    )
-    return np.median(view.recorded[y, x], axis=1)
-
-
-def _joined(fits: ColumnFits, more: NDArray, width: float, view: View) -> ColumnFits:
-    """Fits and new columns as a start for all."""
-    row, col = (p.round().astype(int).clip(0, n - 1) for p, n in zip(more.T, view.recorded.shape, strict=True))
-    model = render_columns(fits.take(~fits.failed), view.recorded.shape) + float(np.median(fits.background))
-    zero = np.zeros(len(more))
-    new = {f.name: zero for f in fields(ColumnFits)} | {
-        "y": more[:, 0],
-        "x": more[:, 1],
-        "amplitude": np.maximum(view.recorded[row, col] - model[row, col], 0.1),
-        "sigma": zero + width,
-        "background": zero + float(np.median(fits.background)),
-        "failed": zero.astype(bool),
-    }
-    return ColumnFits(**{name: np.concatenate([getattr(fits, name), value]) for name, value in new.items()})
 
 
 def _merged(found: list[ColumnFits], radius: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,0 +1,146 @@
+"""The columns' spacing and width, from an image."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stemkit.columns import ColumnFits, column_response, find_peaks, fit_columns, nearest_distances
+from stemkit.detection.finding import DETECT_THRESHOLD, SHARPEST, apart, candidates, middle, significant
+from stemkit.detection.search import Search
+from stemkit.detection.view import View
+from stemkit.periodicity import find_periodicity
+
+__all__ = ["learn"]
+
+#: Widths that are tried where nothing tells the columns' width, px.
+TRIED_WIDTHS = (1.0, 1.5, 2.2, 3.3, 5.0, 7.5)
+#: Parts of the first width that are tried; a narrower one is taken where this part of the fits is good and their
+#: residual smaller by this factor.
+NARROWER, FITTED, BETTER = (0.7, 0.5), 0.75, 0.92
+#: Columns on which the width is learnt.
+LEARNT_ON = 300
+#: Lengths are learnt on a square of so many first spacings a side, in so many rounds at most, until the width changes
+#: by less than this part; of a few columns at least.
+ENOUGH, ROUNDS, SETTLED, FEWEST = 16, 2, 0.1, 3
+#: The amplitude of columns that are learnt from, in its standard deviations.
+SIGNIFICANT = 4.0
+#: No more of the image than this is looked at, px.
+MIDDLE = 1024
+
+
+def learn(view: View, spacing: float | None, width: float | None) -> tuple[float, float]:
+    """Spacing and width of one image, px: those of the columns that are found in its middle."""
+    if spacing is not None and width is not None:
+        return spacing, width
+    first = _first_lengths(_middle_of(view, MIDDLE), spacing, width)
+    learnt = first
+    part = _middle_of(view, math.ceil(ENOUGH * first[0]) if np.isfinite(first[0]) else MIDDLE)
+    for _ in range(ROUNDS):
+        fits, held = Search(part, *learnt, SIGNIFICANT).columns()
+        before, learnt = learnt, _lengths_of(fits, held, part, learnt)
+        learnt = (learnt[0] if spacing is None else spacing, learnt[1] if width is None else width)
+        if abs(learnt[1] / before[1] - 1) < SETTLED:
+            break
+    return learnt
+
+
+# --- steps -------------------------------------------------------------------------------------------------------
+
+
+def _lengths_of(
+    fits: ColumnFits, held: NDArray[np.bool_], view: View, otherwise: tuple[float, float]
+) -> tuple[float, float]:
+    """Median distance of nearest columns and median width of those that tell it."""
+    spacing, width = otherwise
+    good = fits.take(~fits.failed)
+    distance = nearest_distances(np.column_stack([good.y, good.x]))
+    inside = (np.minimum(fits.y, fits.x) > 3 * width) & (fits.y < view.recorded.shape[0] - 1 - 3 * width)
+    inside &= fits.x < view.recorded.shape[1] - 1 - 3 * width
+    telling = fits.sigma[~fits.failed & ~held & inside]
+    return (
+        float(np.median(distance)) if len(distance) else spacing,
+        float(np.median(telling)) if len(telling) >= FEWEST else width,
+    )
+
+
+def _first_lengths(view: View, spacing: float | None, width: float | None) -> tuple[float, float]:
+    """Spacing and width of some candidates, each fitted by itself."""
+    periodicity = find_periodicity(view.recorded).spacing
+    guess = width if width is not None else _first_width(view, spacing or periodicity)
+    if width is None and view.detect is None and view.enhanced is None:
+        guess = _best_width(view, spacing or periodicity or np.nan, guess)
+    positions = _sought(view, spacing or periodicity or np.nan, guess)
+    distance = nearest_distances(positions)
+    if spacing is None:
+        spacing = float(np.median(distance)) if len(distance) else float("nan")
+    if width is None:
+        near = min(guess, 0.3 * spacing) if np.isfinite(spacing) else guess
+        width = _fitted_width(view, positions, max(near, 0.7))
+    return spacing, width
+
+
+def _first_width(view: View, spacing: float | None) -> float:
+    if view.detect is not None:
+        distance = nearest_distances(find_peaks(view.detect, threshold=DETECT_THRESHOLD, min_distance=2.0))
+        if len(distance) > 3:
+            return float(np.clip(0.2 * np.median(distance), 0.8, 20.0))
+    if spacing is not None:
+        return float(np.clip(0.18 * spacing, 0.8, 20.0))
+    # the width through whose filter the tallest peaks stand out most
+    # (white noise seen through a filter of width s has a deviation in proportion to 1 / s)
+    prominence = [np.quantile(column_response(view.recorded, s), 0.999) * s for s in TRIED_WIDTHS]
+    return TRIED_WIDTHS[int(np.argmax(prominence))]
+
+
+def _best_width(view: View, spacing: float, guess: float) -> float:
+    """The guess, or a part of it whose peaks, fitted, leave clearly less: close pairs are one peak to a wide filter."""
+    best, least = guess, math.inf
+    for part in (1.0, *NARROWER):
+        positions = _sought(view, spacing, part * guess)
+        if len(positions) < 3 or (part < 1 and part * guess < SHARPEST):
+            break
+        some = _middle_ones(positions, view.recorded.shape)
+        fits = fit_columns(view.recorded, some, _fitted_width(view, positions, part * guess), variance=view.variance)
+        good = ~fits.failed & (fits.amplitude > 4 * fits.amplitude_err)
+        residual = float(np.median(fits.residual))
+        if part == 1 or (good.mean() > FITTED and residual < BETTER * least):
+            best, least = part * guess, residual
+    return best
+
+
+def _fitted_width(view: View, positions: NDArray, guess: float) -> float:
+    """Median width of the columns in the middle of the image, fitted twice: the second time from the first's width."""
+    if len(positions) == 0:
+        return guess
+    some = _middle_ones(positions, view.recorded.shape)
+    for _ in range(2):
+        fits = fit_columns(view.recorded, some, guess, variance=view.variance)
+        good = fits.sigma[~fits.failed & (fits.amplitude > 4 * fits.amplitude_err)]
+        if len(good) < 3:
+            break
+        guess = float(np.median(good))
+    return guess
+
+
+def _sought(view: View, spacing: float, width: float) -> NDArray[np.float64]:
+    """Candidates while the width is not known: through one filter alone."""
+    if view.detect is None and view.enhanced is None:
+        return significant(view, apart(spacing, width), width)
+    return candidates(view, spacing, width)
+
+
+def _middle_ones(positions: NDArray, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """The positions in the middle of the image, as many as a width is learnt on."""
+    distance = np.abs(positions - np.array(shape) / 2).max(axis=1)
+    return positions[np.argsort(distance)[:LEARNT_ON]]
+
+
+def _middle_of(view: View, size: int) -> View:
+    parts = (view.recorded, view.enhanced, view.detect)
+    recorded, enhanced, detect = (None if part is None else middle(part, size) for part in parts)
+    assert recorded is not None
+    return replace(view, recorded=recorded, enhanced=enhanced, detect=detect)

@@ -36,7 +36,7 @@ UNEXPLAINED = 4.0
 FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-3, 1e-7, 1e4
 #: Of columns that overlap. They are never without: many of them together have widths and backgrounds that hardly
 #: change the image, and along these a column that is no Gaussian leads its neighbours astray.
-CROWDED_DAMPING, LEAST_CROWDED_DAMPING = 0.3, 0.03
+CROWDED_DAMPING, LEAST_CROWDED_DAMPING = 0.3, 0.01
 #: A step is damped less the next time if it went too far by no more than the first part of its length, and more beyond
 #: the second.
 ON_TARGET, OVERSHOT = 0.15, 0.5

@@ -61,7 +61,7 @@ def test_overlapping_neighbours_are_told_apart():
     assert not fits.failed[inner].any()
     # columns 3.6 sigma apart, fitted together
     off = np.hypot(fits.y - positions[:, 0], fits.x - positions[:, 1])[inner]
-    assert off.max() < 2e-3
+    assert off.max() < 1e-3
     np.testing.assert_allclose(fits.amplitude[inner], 1.0, atol=1e-3)
 
 

@@ -26,6 +26,8 @@ WIDE_RESIDUAL, WIDE = 1.5, 2.0
 #: Columns within this many widths of one that changes are fitted again with it; those as far again take part, and keep
 #: what they had. All are fitted again where these are more than a part of all.
 CONCERNED, MOST = 7.0, 0.4
+#: A column whose width is held has its own if its amplitude is this many times its error after all.
+CLEAR_SIGMAS = 1.5 * FAINT_SIGMAS
 #: Known columns around a new one that tell what it stands on.
 AROUND = 6
 NOTHING = np.empty((0, 2))
@@ -64,7 +66,9 @@ class Search:
             fits, held = self.with_faint_held(fits, held, more)
             if len(more) < WORTH_A_LOOK * len(fits):
                 break
+        # whether a column is there is asked at the learnt width: its own makes the errors larger
         kept = _there(fits, self.view, self.significance)
+        fits, held = self._with_clear_freed(fits, held)
         return fits.take(kept), held[kept]
 
     def fit(
@@ -125,6 +129,17 @@ class Search:
         anew = self.fit(_places(fits), widths, fit_sigma=~held)
         anew.sigma_err[held] = np.nan
         return anew, held
+
+    def _with_clear_freed(self, fits: ColumnFits, held: NDArray[np.bool_]) -> tuple[ColumnFits, NDArray[np.bool_]]:
+        """The fits with the widths of those free that were held, as all that join are, and stand out clearly."""
+        with np.errstate(invalid="ignore"):
+            clear = held & ~fits.failed & (fits.amplitude >= CLEAR_SIGMAS * fits.amplitude_err)
+        if not clear.any():
+            return fits, held
+        held = held & ~clear
+        return self.with_faint_held(
+            self._fitted_again(fits, clear, self._rounded(fits.sigma), held, fit_position=True), held
+        )
 
     def _fitted_again(
         self, start: ColumnFits, changed: NDArray, widths: NDArray, held: NDArray, *, fit_position: bool

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["whole_file"]
+__all__ = ["check_place", "whole_file"]
 
 
 @contextmanager
@@ -24,3 +24,13 @@ def whole_file(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def check_place(path: Path, overwrite: bool) -> None:
+    """Refuse a path that can't be written to, or that holds something, before the work is done."""
+    if path.is_dir():
+        raise IsADirectoryError(f"can't write {path}: it is a folder, give a file name")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"can't write {path}: there is no folder {path.parent}")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists: pass overwrite=True (--overwrite on the command line) to replace it")

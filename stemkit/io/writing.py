@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from stemkit.images import split
 from stemkit.io import hyperspy_files, netcdf, numpy_files, tiff
-from stemkit.io.atomic import whole_file
+from stemkit.io.atomic import check_place, whole_file
 from stemkit.io.attributes import maps_of, provenance_text
 
 __all__ = ["WRITABLE", "write"]
@@ -95,7 +95,7 @@ def write(
     """
     path = Path(path)
     save = _saver(path, format)
-    _check_place(path, overwrite)
+    check_place(path, overwrite)
     image = _validated(image)
     left_out = [] if save is netcdf.save else maps_of(image)
     text = provenance_text(image, provenance, left_out)
@@ -115,15 +115,6 @@ def _saver(path: Path, format: str | None) -> Saver:
         what = f"format={format!r}" if format is not None else f"the suffix {path.suffix!r}"
         raise ValueError(f"can't write {path}: {what} is not known, use one of {', '.join(WRITABLE)}")
     return _SAVERS[name]
-
-
-def _check_place(path: Path, overwrite: bool) -> None:
-    if path.is_dir():
-        raise IsADirectoryError(f"can't write {path}: it is a folder, give a file name")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"can't write {path}: there is no folder {path.parent}")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists: pass overwrite=True (--overwrite on the command line) to replace it")
 
 
 def _validated(image: xr.DataArray | NDArray) -> xr.DataArray:

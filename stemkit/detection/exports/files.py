@@ -15,7 +15,7 @@ import pandas as pd
 from stemkit.detection.exports.atoms import Species, structures, xyz_lines
 from stemkit.detection.exports.checks import POSITIONS, checked_table, optional, unit_of_table
 from stemkit.images import Images
-from stemkit.io.atomic import whole_file
+from stemkit.io.atomic import check_place, whole_file
 from stemkit.io.attributes import pack, unpack
 
 __all__ = ["READABLE_TABLES", "WRITABLE_TABLES", "read_columns", "write_columns"]
@@ -87,7 +87,7 @@ def write_columns(
     """
     path = Path(path)
     suffix = _known_suffix(path, "write", WRITABLE_TABLES)
-    _check_place(path, overwrite)
+    check_place(path, overwrite)
     table, unit = checked_table(table, unit)
     with whole_file(path) as temporary:
         if suffix == ".csv":
@@ -138,15 +138,6 @@ def _known_suffix(path: Path, verb: str, known: Sequence[str]) -> str:
     if suffix not in known:
         raise ValueError(f"can't {verb} {path}: the suffix {path.suffix!r} is not known, use one of {', '.join(known)}")
     return suffix
-
-
-def _check_place(path: Path, overwrite: bool) -> None:
-    if path.is_dir():
-        raise IsADirectoryError(f"can't write {path}: it is a folder, give a file name")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"can't write {path}: there is no folder {path.parent}")
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists: pass overwrite=True (--overwrite on the command line) to replace it")
 
 
 def _load_csv(path: Path) -> pd.DataFrame:

@@ -94,7 +94,8 @@ vacancies[["y", "x", "site", "expected", "amplitude", "amplitude_err", "signific
 
 # %%
 # ``significance`` says by how many standard deviations the column is too weak for its place, ``presence`` by how many
-# there is something at all. A double vacancy has much of the first and none of the second.
+# there is something at all. A double vacancy has much of the first and none of the second. Six of the seven are here:
+# the seventh stands beside columns that the border cuts, at the edge of what is known of the crystal.
 #
 # Columns that are too weak
 # -------------------------

@@ -1,6 +1,6 @@
 """Finding and fitting atomic columns: plain arrays in and out, bright columns only."""
 
-from stemkit.columns.candidates import column_response, find_peaks, nearest_distances, peaks_above_noise
+from stemkit.columns.candidates import column_response, find_peaks, nearest_distances, peaks_above_noise, some_pixels
 from stemkit.columns.fitting import ColumnFits, absorbed, fit_columns, render_columns
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "nearest_distances",
     "peaks_above_noise",
     "render_columns",
+    "some_pixels",
 ]

@@ -7,10 +7,16 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-__all__ = ["column_response", "find_peaks", "nearest_distances", "peaks_above_noise"]
+__all__ = ["column_response", "find_peaks", "nearest_distances", "peaks_above_noise", "some_pixels"]
 
 #: The background around a column is seen through a Gaussian wider than the column by this factor.
 SURROUND = 2.0
+
+
+def some_pixels(values: NDArray, most: int = 2**16) -> NDArray:
+    """Pixels from all over an image, ``(n,)``, enough for its quantiles."""
+    # an odd stride does not stay in the same columns of pixels
+    return values.ravel()[:: values.size // most | 1]
 
 
 def find_peaks(values: NDArray, *, threshold: float, min_distance: float) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stemkit.columns.candidates import some_pixels
 from stemkit.columns.descent import FARTHEST, NARROWEST, REACH, RENDERED, WIDEST, Descent, scene_of
 from stemkit.columns.equations import Blocks, Noise, Variance
 from stemkit.columns.gaussians import ELLIPTICAL, ROUND, derivatives, summed
@@ -211,8 +212,7 @@ class _Units:
 
     @classmethod
     def of(cls, values: NDArray) -> _Units:
-        some = values.flatten()[:: max(1, values.size // 2**16)]
-        level, high = (float(v) for v in np.quantile(some, [0.2, 0.99]))
+        level, high = (float(v) for v in np.quantile(some_pixels(values), [0.2, 0.99]))
         scale = high - level if high > level else float(np.abs(values - level).max()) or 1.0
         return cls(level, scale, (values - level) / scale)
 

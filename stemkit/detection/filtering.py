@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from stemkit.columns import ColumnFits, render_columns
+from stemkit.columns import ColumnFits, render_columns, some_pixels
 from stemkit.columns.candidates import SURROUND
 from stemkit.detection.view import View
 from stemkit.noise import NoiseModel
@@ -109,7 +109,7 @@ def skewness(view: View, width: float) -> float:
     pointwise = view.noise.pointwise
     if pointwise.kind != "poisson" or view.sign < 0:
         return 0.0
-    variance = float(view.variance(np.atleast_1d(np.median(view.recorded)))[0])
+    variance = float(view.variance(np.atleast_1d(np.median(some_pixels(view.recorded))))[0])
     return SKEWED * 0.389 * max(pointwise.gain, 0.0) / (width * math.sqrt(variance))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from stemkit.columns import ColumnFits, column_response, find_peaks
+from stemkit.columns import ColumnFits, column_response, find_peaks, some_pixels
 from stemkit.detection.filtering import (
     FALSE,
     LOWEST,
@@ -78,13 +78,15 @@ def overlooked(view: View, fits: ColumnFits, spacing: float, width: float) -> ND
     rest, levelled = without_streaks(coarsened(view.recorded, factor) - model, view.noise, width / factor)
     heights = filtered(rest, view, levelled, width, on=model)
     # errors of the fits are noise, too: what is below the middle tells how much
-    heights /= max(1.0, float(np.subtract(*np.quantile(heights, [0.5, 0.16]))))
+    low, middling, below = np.quantile(some_pixels(heights), [0.01, 0.5, 0.16])
+    unit = max(1.0, float(middling - below))
+    heights /= unit
     near = apart(spacing, width)
     known, taken = (np.column_stack([f.y, f.x]) for f in (good, fits))
     places, tall = _away_from(taken, heights, near, factor)
     _, holes = _away_from(taken, -heights, near, factor)
     clear = tall > threshold(tall, view.recorded.size, width, len(good), skewness(view, width))
-    if -float(np.quantile(heights, 0.01)) > MISFIT * 2.33:
+    if -low / unit > MISFIT * 2.33:
         clear &= tall > _above_misfit(tall, holes)
     significance = good.amplitude / good.amplitude_err
     if (~clear).sum() > WORTH_A_LATTICE * len(good) and np.quantile(significance, 0.02) < BEYOND_DOUBT:

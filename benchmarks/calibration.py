@@ -288,7 +288,7 @@ def package_image(
     spacings, widths = plain.CRYSTALS[case.crystal]
     spacing = rng.uniform(*spacings)
     sigma = spacing * rng.uniform(*widths)
-    signal = package_crystal(case.crystal, shape, spacing, sigma, rng, generator)
+    signal = package_crystal(case.crystal, shape, spacing, sigma, rng)
     noisy, fields = composed(signal, case.noise, generator)
     return signal[0].numpy(), noisy[0].numpy(), fields, sigma
 
@@ -299,16 +299,11 @@ def package_crystal(
     spacing: float,
     sigma: float,
     rng: np.random.Generator,
-    generator: torch.Generator,
 ) -> torch.Tensor:
     vectors, motif = plain.unit_cell(kind, rng)
-    cell = Cell(
-        torch.as_tensor(vectors)[None],
-        torch.as_tensor(np.stack([place for place, _ in motif]))[None],
-        torch.ones((1, len(motif)), dtype=torch.bool),
-    )
-    angle = torch.as_tensor(rng.uniform(0, 2 * np.pi, 1))
-    columns = lattice(cell, spacing * nearest_distance(cell), angle, shape, generator, margin=plain.REACH * sigma)
+    cell = Cell.single(vectors, np.stack([place for place, _ in motif]))
+    scale, angle, origin = spacing * nearest_distance(cell), rng.uniform(0, 360), rng.uniform(0, 1, 2)
+    columns = lattice(cell, shape, spacing=scale, angle=angle, origin=tuple(origin), margin=plain.REACH * sigma)
     heights = torch.as_tensor([height for _, height in motif])[columns.species]
     spread = torch.as_tensor(rng.normal(0, 1, (3, 1, columns.y.shape[1])))
     amplitude = heights * (1 + 0.03 * spread[0])
@@ -337,10 +332,11 @@ def composed(signal: torch.Tensor, noise: Noise, generator: torch.Generator) -> 
         shift = noise.jitter * drawing.row_field(signal.shape, p.jitter_length, generator, signal.dtype)
         seen = drawing.displace_rows(seen, shift)
     variance = drawing.pointwise_variance(seen, p.readout, p.gain)
-    recorded = seen + variance.sqrt() * drawing.standard_noise(signal.shape, p, generator, signal.dtype)
     if noise.kind == "poisson":
         counts = torch.poisson(variance / noise.gain**2, generator=generator)
         recorded = noise.gain * counts - noise.readout**2 / noise.gain
+    else:
+        recorded = seen + variance.sqrt() * drawing.standard_noise(signal.shape, p, generator, signal.dtype)
     pointwise = recorded - seen
     if noise.streaks > 0:
         streaks = noise.streaks * drawing.row_field(signal.shape, p.streak_length, generator, signal.dtype)

@@ -12,7 +12,7 @@ import stemkit
 from stemkit.compute import describe_device, resolve_device
 from stemkit.denoising.training import SynthesisSource, train
 from stemkit.denoising.weights import OUTPUTS, SMALL, NetworkInfo, load_weights, save_weights
-from stemkit.synthesis import recipe as draws
+from stemkit.synthesis import noises as draws
 from stemkit.synthesis.recipe import Recipe
 
 __all__ = ["model_card", "train_general"]

@@ -8,7 +8,7 @@ bright columns: ``s = (I - level) / contrast``.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -26,8 +26,10 @@ __all__ = [
     "stacked",
 ]
 
-#: A Gaussian filter reaches this many sigmas: beyond it, what wraps around in the FFT is below 1e-3.
-REACH = 4.0
+#: A Gaussian filter reaches this many sigmas beyond the image.
+REACH = 4.5
+#: Correlation below this is none.
+FORGOTTEN = 1e-9
 
 
 @dataclass
@@ -68,39 +70,45 @@ def add_noise(signal: Tensor, noise: NoiseParameters, generator: torch.Generator
     The order is that of the microscope: the background belongs to what the beam sees, the beam is displaced while
     it sees it, electrons are counted, the row's offset is added by the electronics, and the sum is digitised.
     """
-    seen = signal
-    if bool((noise.background > 0).any()):
-        field = smooth_field(signal.shape, noise.background_length, generator, signal.dtype)
-        seen = seen + _per_image(noise.background) * field
-    if bool(((noise.jitter > 0) | (noise.jitter_y > 0)).any()):
-        shifts = _per_image(noise.jitter) * row_field(signal.shape, noise.jitter_length, generator, signal.dtype)
-        if bool((noise.jitter_y > 0).any()):
-            along_y = row_field(signal.shape, noise.jitter_length, generator, signal.dtype)
-            seen = displace_rows(seen, _per_image(noise.jitter_y) * along_y, axis=-2)
-        seen = displace_rows(seen, shifts)
-    recorded = _pointwise(seen, noise, generator)
-    if bool((noise.streaks > 0).any()):
-        field = row_field(signal.shape, noise.streak_length, generator, signal.dtype)
-        recorded = recorded + _per_image(noise.streaks) * field
-    return _digitise(recorded, noise)
+
+    def with_background(images: Tensor, some: NoiseParameters) -> Tensor:
+        field = smooth_field(images.shape, some.background_length, generator, images.dtype)
+        return images + _per_image(some.background) * field
+
+    def displaced(images: Tensor, some: NoiseParameters) -> Tensor:
+        shifts = _per_image(some.jitter) * row_field(images.shape, some.jitter_length, generator, images.dtype)
+        return displace_rows(_changed(images, some, some.jitter_y > 0, displaced_across), shifts)
+
+    def displaced_across(images: Tensor, some: NoiseParameters) -> Tensor:
+        shifts = _per_image(some.jitter_y) * row_field(images.shape, some.jitter_length, generator, images.dtype)
+        return displace_rows(images, shifts, axis=-2)
+
+    def counted(images: Tensor, some: NoiseParameters) -> Tensor:
+        return _counted(images, some, generator)
+
+    def measured(images: Tensor, some: NoiseParameters) -> Tensor:
+        variance = pointwise_variance(images, some.readout, some.gain)
+        return images + variance.sqrt() * standard_noise(images.shape, some, generator, images.dtype)
+
+    def with_streaks(images: Tensor, some: NoiseParameters) -> Tensor:
+        field = row_field(images.shape, some.streak_length, generator, images.dtype)
+        return images + _per_image(some.streaks) * field
+
+    images = _changed(signal, noise, noise.background > 0, with_background)
+    images = _changed(images, noise, (noise.jitter > 0) | (noise.jitter_y > 0), displaced)
+    # an image is counted or not: what it is has been decided before it changes
+    recorded = _changed(images, noise, ~noise.poisson, measured)
+    recorded = _changed(recorded, noise, noise.poisson, counted)
+    return _digitise(_changed(recorded, noise, noise.streaks > 0, with_streaks), noise)
 
 
 def smooth_field(shape: torch.Size, length: Tensor, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-    """White noise through a 2-D Gaussian filter of sigma ``length`` px, with unit variance.
-
-    Drawn on a larger grid and cropped, so that opposite borders are independent.
-    """
+    """White noise through a 2-D Gaussian filter of sigma ``length`` px, with unit variance."""
     n_images, n_y, n_x = shape
-    pad = _padding(length, max(n_y, n_x))
-    grid = (n_images, n_y + pad, n_x + pad)
-    white = torch.randn(grid, generator=generator, device=generator.device, dtype=dtype)
-    f_y = torch.fft.fftfreq(grid[1], device=white.device, dtype=dtype)
-    f_x = torch.fft.rfftfreq(grid[2], device=white.device, dtype=dtype)
-    transfer = _gaussian_transfer(length, f_y)[:, :, None] * _gaussian_transfer(length, f_x)[:, None, :]
-    # the filter is separable, so its power is the product of the powers along each axis
-    power = _filter_power(length, grid[1], dtype) * _filter_power(length, grid[2], dtype)
-    field = torch.fft.irfft2(torch.fft.rfft2(white) * transfer, s=grid[1:])
-    return field[:, :n_y, :n_x] / _per_image(power.sqrt())
+    down, across = _filter(length, n_y, dtype), _filter(length, n_x, dtype)
+    size = (n_images, down.shape[2], across.shape[2])
+    white = torch.randn(size, generator=generator, device=generator.device, dtype=dtype)
+    return down @ (white @ across.transpose(1, 2))
 
 
 def row_field(shape: torch.Size, length: Tensor, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
@@ -110,13 +118,9 @@ def row_field(shape: torch.Size, length: Tensor, generator: torch.Generator, dty
     """
     n_images, n_y, n_x = shape
     whole_row = torch.isinf(length)
-    finite = torch.where(whole_row, torch.zeros_like(length), length)
-    n = n_x + _padding(finite, n_x)
-    white = torch.randn((n_images, n_y, n), generator=generator, device=generator.device, dtype=dtype)
-    transfer = _gaussian_transfer(finite, torch.fft.rfftfreq(n, device=white.device, dtype=dtype))
-    field = torch.fft.irfft(torch.fft.rfft(white) * transfer[:, None, :], n=n)
-    field = field / _per_image(_filter_power(finite, n, dtype).sqrt())
-    return torch.where(_per_image(whole_row), white[:, :, :1], field[:, :, :n_x])
+    across = _filter(torch.where(whole_row, n_x, length), n_x, dtype)
+    white = torch.randn((n_images, n_y, across.shape[2]), generator=generator, device=generator.device, dtype=dtype)
+    return torch.where(_per_image(whole_row), white[:, :, :1], white @ across.transpose(1, 2))
 
 
 def displace_rows(images: Tensor, shifts: Tensor, *, axis: int = -1) -> Tensor:
@@ -150,20 +154,16 @@ def pointwise_variance(signal: Tensor, readout: Tensor, gain: Tensor) -> Tensor:
 # --- pointwise noise ---------------------------------------------------------------------------------------------
 
 
-def _pointwise(signal: Tensor, noise: NoiseParameters, generator: torch.Generator) -> Tensor:
-    variance = pointwise_variance(signal, noise.readout, noise.gain)
-    recorded = signal + variance.sqrt() * standard_noise(signal.shape, noise, generator, signal.dtype)
-    if not bool(noise.poisson.any()):
-        return recorded
-    gain = torch.where(noise.poisson, noise.gain, torch.ones_like(noise.gain))
-    rate = variance / _per_image(gain**2)
-    counts = torch.poisson(torch.where(_per_image(noise.poisson), rate, torch.zeros_like(rate)), generator=generator)
-    if bool((noise.poisson & (noise.correlation_x != 0)).any()):
+def _counted(signal: Tensor, noise: NoiseParameters, generator: torch.Generator) -> Tensor:
+    """Electrons, one by one."""
+    gain = _per_image(noise.gain)
+    rate = pointwise_variance(signal, noise.readout, noise.gain) / gain**2
+    counts = torch.poisson(rate, generator=generator)
+    if bool((noise.correlation_x != 0).any()):
         # afterglow: what one pixel has counted too many is seen in the next ones, too
-        r = torch.where(noise.poisson, noise.correlation_x, torch.zeros_like(noise.correlation_x))
-        counts = rate + rate.sqrt() * _autoregressive((counts - rate) / rate.clamp_min(1e-12).sqrt(), r.to(rate.dtype))
-    counted = _per_image(gain) * counts - _per_image(noise.readout**2 / gain)
-    return torch.where(_per_image(noise.poisson), counted, recorded)
+        excess = (counts - rate) / rate.clamp_min(1e-12).sqrt()
+        counts = rate + rate.sqrt() * _autoregressive(excess, noise.correlation_x.to(rate.dtype))
+    return gain * counts - _per_image(noise.readout**2) / gain
 
 
 def standard_noise(shape: torch.Size, noise: NoiseParameters, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
@@ -172,10 +172,12 @@ def standard_noise(shape: torch.Size, noise: NoiseParameters, generator: torch.G
     Normal scores follow an AR(1) process along the row and go through the Tukey quantile function.
     """
     scores = torch.randn(shape, generator=generator, device=generator.device, dtype=dtype)
-    correlation = noise.correlation_x
-    if bool((correlation != 0).any()):
-        r = score_correlation(noise.shape.cpu().numpy(), correlation.cpu().numpy())
-        scores = _autoregressive(scores, torch.as_tensor(r, dtype=dtype, device=scores.device))
+
+    def correlated(scores: Tensor, some: NoiseParameters) -> Tensor:
+        r = score_correlation(some.shape.cpu().numpy(), some.correlation_x.cpu().numpy())
+        return _autoregressive(scores, torch.as_tensor(r, dtype=dtype, device=scores.device))
+
+    scores = _changed(scores, noise, noise.correlation_x != 0, correlated)
     return tukey_quantile(scores, noise.shape)
 
 
@@ -183,8 +185,10 @@ def tukey_quantile(scores: Tensor, shape: Tensor) -> Tensor:
     """Normal scores to the Tukey lambda of unit variance: ``(p^l - (1 - p)^l) / l`` over its standard deviation."""
     lam = _per_image(shape)
     safe = torch.where(lam.abs() < 1e-4, torch.full_like(lam, 1e-4), lam)
-    log_p, log_q = torch.special.log_ndtr(scores), torch.special.log_ndtr(-scores)
-    quantile = (torch.expm1(safe * log_p) - torch.expm1(safe * log_q)) / safe
+    # of p and 1 - p, what is below 1/2 is known to all its digits
+    less = torch.special.ndtr(-scores.abs()).clamp_min(torch.finfo(scores.dtype).tiny)
+    above = (torch.expm1(safe * torch.log1p(-less)) - torch.expm1(safe * torch.log(less))) / safe
+    quantile = torch.copysign(above, scores)
     deviation = np.sqrt(tukey_variance(shape.detach().cpu().numpy()))
     return quantile / _per_image(torch.as_tensor(deviation, dtype=scores.dtype, device=scores.device))
 
@@ -235,13 +239,30 @@ def _autoregressive(white: Tensor, r: Tensor) -> Tensor:
     innovation = _per_image((1 - r**2).sqrt())
     process = torch.cat([white[..., :1], white[..., 1:] * innovation], dim=-1)
     lag, factor = 1, _per_image(r)
-    while lag < white.shape[-1]:
+    # what a float32 no longer holds is not carried on
+    while lag < white.shape[-1] and float(factor.abs().max()) > FORGOTTEN:
         process = torch.cat([process[..., :lag], process[..., lag:] + factor * process[..., :-lag]], dim=-1)
         lag, factor = 2 * lag, factor * factor
     return process
 
 
 # --- small pieces ------------------------------------------------------------------------------------------------
+
+
+def _changed(
+    images: Tensor,
+    noise: NoiseParameters,
+    which: Tensor,
+    change: Callable[[Tensor, NoiseParameters], Tensor],
+) -> Tensor:
+    """Images of a batch, those that are marked changed."""
+    index = torch.nonzero(which)[:, 0]
+    if len(index) == 0:
+        return images
+    if len(index) == len(images):
+        return change(images, noise)
+    some = NoiseParameters(**{f.name: getattr(noise, f.name)[index] for f in fields(NoiseParameters)})
+    return images.index_copy(0, index, change(images[index], some))
 
 
 def _digitise(signal: Tensor, noise: NoiseParameters) -> Tensor:
@@ -261,16 +282,18 @@ def _per_image(parameter: Tensor) -> Tensor:
     return parameter[:, None, None]
 
 
-def _padding(length: Tensor, size: int) -> int:
-    """Pixels to add so that what a filter carries around the end is cropped away; at most the image again, twice."""
-    return int(min(math.ceil(2 * REACH * float(length.max())), 2 * size))
+def _filter(length: Tensor, n: int, dtype: torch.dtype) -> Tensor:
+    """Gaussians on knots, ``(n_images, n, n_knots)``, through which white noise at the knots becomes noise of unit
+    variance at n pixels, filtered with a Gaussian of sigma ``length``.
 
-
-def _gaussian_transfer(length: Tensor, frequency: Tensor) -> Tensor:
-    return torch.exp(-2.0 * (math.pi * length[:, None].to(frequency.dtype) * frequency) ** 2)
-
-
-def _filter_power(length: Tensor, n: int, dtype: torch.dtype) -> Tensor:
-    """Mean squared transfer along one axis: the variance that white noise of variance 1 keeps."""
-    frequency = torch.fft.fftfreq(n, device=length.device, dtype=dtype)
-    return (_gaussian_transfer(length, frequency) ** 2).mean(dim=1)
+    Knots are one sigma apart, or one pixel: what is filtered changes little between them, and the covariance differs
+    by less than ``2 exp(-pi^2)``, 1e-4, from that of a filter on all pixels.
+    """
+    apart = length.clamp_min(1.0).to(dtype)
+    beyond = math.ceil(REACH)
+    n_knots = math.ceil((n - 1) / float(apart.min())) + 1 + 2 * beyond
+    knots = (torch.arange(n_knots, device=length.device, dtype=dtype) - beyond) * apart[:, None]
+    pixels = torch.arange(n, device=length.device, dtype=dtype)
+    distance = (pixels[:, None] - knots[:, None, :]) / _per_image(length.clamp_min(1e-3).to(dtype))
+    gaussian = torch.exp(-0.5 * distance**2)
+    return gaussian / torch.linalg.norm(gaussian, dim=2, keepdim=True)

@@ -1,20 +1,28 @@
-"""What atomic columns look like: sums of separable Gaussians, as batched matrix products."""
+"""What atomic columns look like: sums of separable Gaussians, as matrix products."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from stemkit.synthesis.arrangements import Columns
+from stemkit.synthesis.arrangements.columns import along
 
-__all__ = ["Targets", "render", "render_targets"]
+__all__ = ["Targets", "blurred", "render", "render_targets", "through_probe"]
 
 #: Spot of the `detect` map: sigma as a fraction of the nearest-neighbour distance, and its limits in px.
 SPOT_FRACTION, SPOT_RANGE = 0.12, (0.7, 2.0)
 #: The narrowest spot of the `superresolve` map that pixels can hold.
 NARROWEST = 0.5
+#: Columns narrower than this, px, are averaged over each pixel's area.
+NARROW = 1.0
+#: On a CPU so many rows are drawn at once, from the columns within this many sigmas.
+ROWS = 64
+FARTHEST = {torch.float32: 6.0, torch.float64: 8.5}
 
 
 @dataclass
@@ -31,17 +39,40 @@ def render(
     shape: tuple[int, int],
     sigma: Tensor | None = None,
     amplitude: Tensor | None = None,
+    *,
+    integrated: bool = True,
 ) -> Tensor:
-    """Sum of round Gaussians, ``sum_k a_k exp(-((y - y_k)^2 + (x - x_k)^2) / (2 sigma_k^2))``, at pixel centres.
+    """Sum of round Gaussians, ``sum_k a_k exp(-((y - y_k)^2 + (x - x_k)^2) / (2 sigma_k^2))``.
 
     A Gaussian is a product of one along y and one along x, so an image is ``Gy^T diag(a) Gx``.
+
+    Parameters
+    ----------
+    columns : Columns
+    shape : (int, int)
+        ``(n_y, n_x)``.
+    sigma, amplitude : Tensor of shape (n_images, n_columns), optional
+        In place of those of the columns.
+    integrated : bool
+        Columns whose sigma is below 1 px are averaged over the area of each pixel: their sum is exact however narrow
+        they are, and their centroid is off by ``exp(-2 pi^2 sigma^2) / pi`` px at most, 2e-4 at 0.6 px. The others,
+        and all with False, are taken at the pixels' centres.
+
+    Returns
+    -------
+    Tensor of shape (n_images, n_y, n_x)
+        In parts of the contrast.
     """
     sigma = columns.sigma if sigma is None else sigma
     amplitude = columns.amplitude if amplitude is None else amplitude
-    height = torch.where(columns.present, amplitude, torch.zeros_like(amplitude))
-    along_y = _profiles(columns.y, sigma, shape[0])
-    along_x = _profiles(columns.x, sigma, shape[1])
-    return (along_y * height[..., None]).transpose(1, 2) @ along_x
+    if columns.y.device.type != "cpu":
+        height = torch.where(columns.present, amplitude, torch.zeros_like(amplitude))
+        along_y = _profiles(columns.y, sigma, 0, shape[0], integrated)
+        along_x = _profiles(columns.x, sigma, 0, shape[1], integrated)
+        return (along_y * height[..., None]).transpose(1, 2) @ along_x
+    # images have very different numbers of columns, and a row sees few of them
+    parts = zip(columns.y, columns.x, sigma, amplitude, columns.present, strict=True)
+    return torch.stack([_drawn(y[k], x[k], s[k], a[k], shape, integrated) for y, x, s, a, k in parts])
 
 
 def render_targets(columns: Columns, shape: tuple[int, int], specimen: Tensor, tail: Tensor, spread: Tensor) -> Targets:
@@ -58,14 +89,80 @@ def render_targets(columns: Columns, shape: tuple[int, int], specimen: Tensor, t
         ``(n_images,)``: part of each column's height in a second Gaussian, wider by the factor ``spread``.
     """
     core = render(columns, shape, amplitude=columns.amplitude * (1 - tail[:, None]))
-    if bool((tail > 0).any()):
-        core = core + render(columns, shape, columns.sigma * spread[:, None], columns.amplitude * tail[:, None])
+    tailed = torch.nonzero(tail > 0)[:, 0]
+    if len(tailed):
+        wide = columns.take(tailed)
+        core[tailed] += render(wide, shape, wide.sigma * spread[tailed, None], wide.amplitude * tail[tailed, None])
     spot = (SPOT_FRACTION * columns.spacing).clamp(*SPOT_RANGE)[:, None].expand_as(columns.sigma)
-    detect = render(columns, shape, spot, torch.ones_like(columns.amplitude)).clamp(max=1.0)
-    narrow = render(columns, shape, (columns.sigma / 2).clamp_min(NARROWEST))
+    detect = render(columns, shape, spot, torch.ones_like(columns.amplitude), integrated=False).clamp(max=1.0)
+    narrow = render(columns, shape, (columns.sigma / 2).clamp_min(NARROWEST), integrated=False)
     return Targets(core + specimen, detect, narrow)
 
 
-def _profiles(centre: Tensor, sigma: Tensor, n: int) -> Tensor:
-    pixel = torch.arange(n, device=centre.device, dtype=centre.dtype)
-    return torch.exp(-0.5 * ((pixel - centre[..., None]) / sigma.clamp_min(1e-3)[..., None]) ** 2)
+def blurred(columns: Columns, source: float | Tensor) -> Columns:
+    """Columns as a source of finite size shows them: wider, and as much lower, so that their sums stay.
+
+    Parameters
+    ----------
+    columns : Columns
+    source : float or Tensor of shape (n_images,)
+        Sigma of its image on the specimen, px.
+    """
+    wider = torch.sqrt(columns.sigma**2 + along(source, columns.sigma) ** 2)
+    return replace(columns, sigma=wider, amplitude=columns.amplitude * (columns.sigma / wider) ** 2)
+
+
+def through_probe(images: Tensor, probe: ArrayLike) -> Tensor:
+    """Images ``(n_images, n_y, n_x)`` as a probe of any shape sees them: their convolution with it.
+
+    Draw the columns as narrow as they are without the probe, and as far beyond the frame as it reaches; the image is
+    dark beyond the frame.
+
+    Parameters
+    ----------
+    images : Tensor
+    probe : array-like of shape (odd, odd)
+        Intensity, sampled at the image's pixel size, its centre in the middle. It is divided by its sum.
+
+    Raises
+    ------
+    ValueError
+        If the probe has no middle pixel, or no positive sum.
+    """
+    kernel = torch.as_tensor(probe, dtype=images.dtype, device=images.device)
+    if kernel.ndim != 2 or not all(n % 2 for n in kernel.shape):
+        raise ValueError(f"probe must have two odd sizes, its centre in the middle, but is {tuple(kernel.shape)}")
+    if not float(kernel.sum()) > 0:
+        raise ValueError("probe must have a positive sum")
+    size = [n + m - 1 for n, m in zip(images.shape[1:], kernel.shape, strict=True)]
+    product = torch.fft.rfft2(images, s=size) * torch.fft.rfft2(kernel / kernel.sum(), s=size)
+    first = [m // 2 for m in kernel.shape]
+    whole = torch.fft.irfft2(product, s=size)
+    return whole[:, first[0] : first[0] + images.shape[1], first[1] : first[1] + images.shape[2]]
+
+
+def _drawn(y: Tensor, x: Tensor, sigma: Tensor, height: Tensor, shape: tuple[int, int], integrated: bool) -> Tensor:
+    """One image, some rows at a time."""
+    image = torch.zeros(shape, dtype=y.dtype)
+    reach = FARTHEST.get(y.dtype, 8.5) * sigma + 0.5
+    along_x = _profiles(x, sigma, 0, shape[1], integrated)
+    for start in range(0, shape[0], ROWS):
+        end = min(start + ROWS, shape[0])
+        near = (y + reach > start) & (y - reach < end - 1)
+        along_y = _profiles(y[near], sigma[near], start, end, integrated) * height[near, None]
+        image[start:end] = along_y.T @ along_x[near]
+    return image
+
+
+def _profiles(centre: Tensor, sigma: Tensor, start: int, end: int, integrated: bool) -> Tensor:
+    """Gaussians along one axis at the pixels from ``start`` to ``end``, ``(..., end - start)``."""
+    pixel = torch.arange(start, end, device=centre.device, dtype=centre.dtype)
+    width = sigma.clamp_min(1e-3)[..., None]
+    distance = (pixel - centre[..., None]) / width
+    profile = torch.exp(-0.5 * distance**2)
+    if integrated and bool((sigma < NARROW).any()):
+        half, scale = 0.5 / width, math.sqrt(math.pi / 2) * width
+        root = math.sqrt(2)
+        mean = scale * (torch.erf((distance + half) / root) - torch.erf((distance - half) / root))
+        profile = torch.where(width < NARROW, mean, profile)
+    return profile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, overload
 
@@ -13,11 +14,14 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
+from stemkit.columns import nearest_distances
 from stemkit.compute import resolve_device, seed_from, torch_generator
 from stemkit.images import MODES, Images, check_noise_attr, mode_sign, pixel_sizes, resolve_mode, split
 from stemkit.noise import NoiseCalibrator, NoiseModel
-from stemkit.periodicity import find_periodicity
-from stemkit.synthesis.recipe import ARRANGEMENTS, Batch, Recipe, draw_batch
+from stemkit.noise.specimen import find_specimen
+from stemkit.synthesis.arrangements import Columns, Defect
+from stemkit.synthesis.recipe import ARRANGEMENTS, Batch, Recipe, draw_batch, recorded
+from stemkit.synthesis.rendering import render_targets
 
 __all__ = ["STEMSynthesizer"]
 
@@ -25,17 +29,20 @@ __all__ = ["STEMSynthesizer"]
 CHUNK = 4
 #: Columns closer than this can't be told apart, px.
 CLOSEST = 2.0
+#: Lengths are learnt from a square of this many px in the middle of an image, from this many columns at least.
+LEARNT_FROM, ENOUGH = 512, 4
 #: Without an image to learn from: nm, and intensities of a normalised detector.
 PIXEL_SIZE = 0.01
 SCALES = {"haadf": (1.0, 0.1), "bf": (0.5, 1.0)}
 
 
 class STEMSynthesizer(BaseEstimator):
-    """Draw pairs of noisy and ideal images of lattices, amorphous matter and single atoms.
+    """Draw pairs of noisy and ideal images of crystals with their defects, amorphous matter and single atoms.
 
-    Columns are Gaussians; crystals of the five planar lattices carry up to four columns per cell, with vacancies,
-    atoms of another kind, islands and uneven thickness. The noise is a :class:`~stemkit.NoiseModel`. Fitted to
-    images, it draws pairs with *their* noise, spacing, contrast and pixel size.
+    Columns are Gaussians; crystals of the five planar lattices carry up to four columns per cell, alone, as layers,
+    grains, twins and phases, with dislocations and strain, as particles and islands, with vacancies, interstitials and
+    atoms of another kind. The noise is a :class:`~stemkit.NoiseModel`. Fitted to images, it draws pairs with *their*
+    noise, spacing, widths, contrast and pixel size; ``record`` does it for a specimen that you arrange yourself.
 
     Parameters
     ----------
@@ -47,11 +54,14 @@ class STEMSynthesizer(BaseEstimator):
         ``(n_y, n_x)`` of the images, px.
     pixel_size : float or None, default=None
         nm; None takes it from the fitted images; without them 0.01.
-    arrangements : tuple of str, default=("lattice", "random", "sparse")
-        What is drawn.
+    arrangements : tuple of str, default=all
+        What is drawn: :class:`~stemkit.synthesis.Recipe` says what there is.
     spacing : float, (float, float) or None, default=None
         Distance of neighbouring columns, nm, or its range. None takes it from the fitted images; without them it is
         drawn between 7 and 32 px.
+    width : float, (float, float) or None, default=None
+        Sigma of a column, nm, or its range. None takes it from the fitted images; without them it is 0.13 to 0.28 of
+        the spacing.
     vacancies : float, default=0.06
         The largest fraction of columns that are missing.
     random_state : int, RandomState or None, default=None
@@ -61,8 +71,9 @@ class STEMSynthesizer(BaseEstimator):
 
     Attributes
     ----------
-    mode_, noise_model_, pixel_size_, spacing_
-        What was learnt from the images: ``pixel_size_`` in nm or None, ``spacing_`` (low, high) in px or None.
+    mode_, noise_model_, pixel_size_, spacing_, width_
+        What was learnt from the images: ``pixel_size_`` in nm or None, ``spacing_`` (low, high) in px, and ``width_``,
+        the same of the columns' sigma as a fraction of the spacing; None where no columns were found.
 
     Examples
     --------
@@ -83,6 +94,7 @@ class STEMSynthesizer(BaseEstimator):
         pixel_size: float | None = None,
         arrangements: tuple[str, ...] = ARRANGEMENTS,
         spacing: float | tuple[float, float] | None = None,
+        width: float | tuple[float, float] | None = None,
         vacancies: float = 0.06,
         random_state: int | np.random.RandomState | None = None,
         device: str = "auto",
@@ -93,12 +105,13 @@ class STEMSynthesizer(BaseEstimator):
         self.pixel_size = pixel_size
         self.arrangements = arrangements
         self.spacing = spacing
+        self.width = width
         self.vacancies = vacancies
         self.random_state = random_state
         self.device = device
 
     def fit(self, X: Images, y: object = None) -> STEMSynthesizer:
-        """Learn mode, noise, pixel size and spacing from images.
+        """Learn mode, noise, pixel size, spacing and widths of columns from images.
 
         Parameters
         ----------
@@ -119,8 +132,9 @@ class STEMSynthesizer(BaseEstimator):
         )
         sizes = pixel_sizes(images[0])
         self.pixel_size_ = None if sizes is None else sizes[1]
-        spacings = [s for s in (find_periodicity(i.values).spacing for i in images) if s is not None]
-        self.spacing_ = (0.9 * min(spacings), 1.1 * max(spacings)) if spacings else None
+        seen = [lengths for i in images if (lengths := _lengths(mode_sign(self.mode_) * i.values)) is not None]
+        self.spacing_ = (0.9 * min(s for s, _, _ in seen), 1.1 * max(s for s, _, _ in seen)) if seen else None
+        self.width_ = (min(low for _, low, _ in seen), max(high for _, _, high in seen)) if seen else None
         return self
 
     @overload
@@ -144,7 +158,7 @@ class STEMSynthesizer(BaseEstimator):
             ``noisy``, ``enhance``, ``detect``, ``superresolve``, each ``(image, y, x)``, float32.
         columns : DataFrame
             One row per column within the frame: ``image, y, x`` (nm), ``y_px, x_px, amplitude, sigma`` (nm),
-            ``species``.
+            ``species``, and ``defect``: what was done to the column, "none" to most.
         """
         if not isinstance(n, int | np.integer) or n < 1:
             raise ValueError(f"n must be a positive integer, but is {n!r}")
@@ -159,6 +173,59 @@ class STEMSynthesizer(BaseEstimator):
             return pairs
         table = pd.concat([self._columns(b, CHUNK * i) for i, b in enumerate(batches)], ignore_index=True)
         return pairs, table[table["image"] < n]
+
+    @overload
+    def record(self, specimen: Columns, n: int = 1, *, return_columns: Literal[False] = False) -> xr.Dataset: ...
+
+    @overload
+    def record(
+        self, specimen: Columns, n: int = 1, *, return_columns: Literal[True]
+    ) -> tuple[xr.Dataset, pd.DataFrame]: ...
+
+    def record(
+        self, specimen: Columns, n: int = 1, *, return_columns: bool = False
+    ) -> xr.Dataset | tuple[xr.Dataset, pd.DataFrame]:
+        """Record a specimen that you have arranged, ``n`` times.
+
+        Parameters
+        ----------
+        specimen : Columns
+            Of one image or several, from the functions of :mod:`stemkit.synthesis`; positions and widths are in px,
+            heights in parts of the contrast.
+        n : int
+            Recordings of each image, which differ in their noise.
+        return_columns : bool
+            Also return the true columns.
+
+        Returns
+        -------
+        pairs, columns
+            As from ``sample``; ``arrangement`` is ``"given"``, and an image's recordings follow each other.
+
+        Examples
+        --------
+        >>> from stemkit import STEMSynthesizer
+        >>> from stemkit.synthesis import lattice, nearest, planar_cell, removed
+        >>> crystal = lattice(planar_cell("hexagonal"), (64, 64), spacing=9.0)
+        >>> damaged = removed(crystal, nearest(crystal, (31.5, 31.5)))
+        >>> pairs = STEMSynthesizer(shape=(64, 64), random_state=0).record(damaged, 3)
+        >>> pairs["noisy"].shape
+        (3, 64, 64)
+        """
+        if not isinstance(n, int | np.integer) or n < 1:
+            raise ValueError(f"n must be a positive integer, but is {n!r}")
+        if not isinstance(specimen, Columns):
+            raise TypeError(f"specimen must be Columns, but is a {type(specimen).__name__}")
+        self._check_parameters()
+        shape, recipe = self._shape(), self._recipe()
+        columns = specimen.take(torch.arange(len(specimen)).repeat_interleave(n))
+        nothing = torch.zeros(len(columns), dtype=columns.y.dtype)
+        targets = render_targets(columns, shape, torch.zeros(1, 1, 1, dtype=columns.y.dtype), nothing, nothing + 2.0)
+        generator = torch_generator(seed_from(self.random_state))
+        noisy = recorded(targets.enhance.float(), columns.spacing.float(), recipe.noise, generator)
+        batch = Batch(noisy, targets, columns)
+        pairs = self._dataset([batch])
+        return (pairs, self._columns(batch, 0)) if return_columns else pairs
 
     def stream(self, batch_size: int = 8) -> Iterator[dict[str, Tensor]]:
         """Endless batches ``(batch_size, n_y, n_x)`` of ``noisy``, ``enhance``, ``detect``, ``superresolve`` on the
@@ -184,6 +251,7 @@ class STEMSynthesizer(BaseEstimator):
         sizes = tuple(self.shape) if isinstance(self.shape, Iterable) else ()
         if len(sizes) != 2 or not all(isinstance(n, int | np.integer) and n >= 8 for n in sizes):
             raise ValueError(f"shape must be (n_y, n_x) of at least 8 px each, but is {self.shape!r}")
+        self._width_fraction()
         if not 0 <= self.vacancies < 1:
             raise ValueError(f"vacancies must be a fraction from 0 to below 1, but is {self.vacancies!r}")
         if self.pixel_size is not None and not self.pixel_size > 0:
@@ -214,21 +282,28 @@ class STEMSynthesizer(BaseEstimator):
             # another pixel size than the images' samples the same crystal more coarsely or finely
             resampling = size / self.pixel_size if size and self.pixel_size else 1.0
             return (learnt[0] * resampling, learnt[1] * resampling) if learnt else Recipe().spacing
-        limits = np.ravel(self.spacing)
-        if limits.dtype.kind not in "iuf" or limits.size not in (1, 2) or not 0 < limits[0] <= limits[-1] < np.inf:
-            raise ValueError(f"spacing must be positive nm, or (low, high), but is {self.spacing!r}")
-        low, high = float(limits[0]), float(limits[-1])
+        low, high = _range(self.spacing, "spacing")
         size = self._pixel_size() or 1.0
         if low < CLOSEST * size:
             least = f"{CLOSEST} px, {CLOSEST * size:.3g} nm at this pixel size"
             raise ValueError(f"spacing must be at least {least}, but is {self.spacing!r}")
         return low / size, high / size
 
+    def _width_fraction(self) -> tuple[float, float]:
+        """Range of the columns' sigma as a fraction of the spacing."""
+        if self.width is None:
+            return getattr(self, "width_", None) or Recipe().width
+        low, high = _range(self.width, "width")
+        size, spacing = self._pixel_size() or 1.0, self._spacing_px()
+        typical = math.sqrt(spacing[0] * spacing[1]) * size
+        return low / typical, high / typical
+
     def _recipe(self) -> Recipe:
         model = self._noise()
         return Recipe(
             arrangements=tuple(self.arrangements),
             spacing=self._spacing_px(),
+            width=self._width_fraction(),
             vacancies=self.vacancies,
             noise=None if model is None else model.parameters(),
         )
@@ -254,7 +329,7 @@ class STEMSynthesizer(BaseEstimator):
         if size is not None:
             centres = [np.arange(n) * size for n in self._shape()]
             coords = {d: xr.Variable(d, c, {"units": "nm"}) for d, c in zip(("y", "x"), centres, strict=True)}
-        arrangement = [ARRANGEMENTS[k] for b in batches for k in b.arrangement.tolist()]
+        arrangement = [name for b in batches for name in b.names]
         coords["arrangement"] = xr.Variable("image", arrangement)
         attrs = {"mode": self._mode()}
         arrays = {k: xr.DataArray(v, dims=("image", "y", "x"), attrs=attrs) for k, v in maps.items()}
@@ -279,9 +354,29 @@ class STEMSynthesizer(BaseEstimator):
                 "amplitude": amplitude * abs(self._scale()[0]),
                 "sigma": sigma * size,
                 "species": columns.species[inside].numpy(),
+                "defect": [Defect(d).name.lower() for d in columns.defect[inside].tolist()],
             }
         )
 
 
+def _lengths(bright: NDArray) -> tuple[float, float, float] | None:
+    """Distance of neighbouring columns, px, and the range of their widths in parts of it."""
+    n_y, n_x = (slice(max(0, (n - LEARNT_FROM) // 2), (n + LEARNT_FROM) // 2) for n in bright.shape)
+    fits = find_specimen(bright[n_y, n_x].astype(np.float64)).fits
+    if fits is None or (~fits.failed).sum() < ENOUGH:
+        return None
+    good = fits.take(~fits.failed)
+    spacing = float(np.median(nearest_distances(np.column_stack([good.y, good.x]))))
+    low, high = np.quantile(good.sigma / spacing, [0.1, 0.9])
+    return spacing, float(low), float(high)
+
+
+def _range(value: object, name: str) -> tuple[float, float]:
+    limits = np.ravel(np.asarray(value))
+    if limits.dtype.kind not in "iuf" or limits.size not in (1, 2) or not 0 < limits[0] <= limits[-1] < np.inf:
+        raise ValueError(f"{name} must be positive nm, or (low, high), but is {value!r}")
+    return float(limits[0]), float(limits[-1])
+
+
 def _stacked(parts: list[Tensor]) -> NDArray[np.float32]:
-    return torch.cat(parts).numpy().astype(np.float32)
+    return torch.cat(parts).float().numpy()

@@ -1,0 +1,58 @@
+"""Where atomic columns are, and how bright and wide: batches of images, in torch, on any device.
+
+Positions are in px, ``(y, x)``, pixel centres at integers. Numbers that are given may be one for all images or a tensor
+with one for each; what is random takes a generator on the device.
+"""
+
+from stemkit.synthesis.arrangements.cells import (
+    LATTICES,
+    Cell,
+    crystal_cell,
+    nearest_distance,
+    planar_cell,
+    random_cell,
+)
+from stemkit.synthesis.arrangements.columns import Columns, Defect, columns_at, keep_near_frame, stacked, superposed
+from stemkit.synthesis.arrangements.defects import inserted, nearest, removed, shifted, some, substituted, within
+from stemkit.synthesis.arrangements.disorder import blue_noise
+from stemkit.synthesis.arrangements.displacements import dislocated, displaced_randomly, strained
+from stemkit.synthesis.arrangements.lattices import lattice, lattice_vectors
+from stemkit.synthesis.arrangements.particles import projected_columns
+from stemkit.synthesis.arrangements.regions import Region, cut, disk, facets, half_plane, joined, mirrored, uneven
+
+__all__ = [
+    "LATTICES",
+    "Cell",
+    "Columns",
+    "Defect",
+    "Region",
+    "blue_noise",
+    "columns_at",
+    "crystal_cell",
+    "cut",
+    "disk",
+    "dislocated",
+    "displaced_randomly",
+    "facets",
+    "half_plane",
+    "inserted",
+    "joined",
+    "keep_near_frame",
+    "lattice",
+    "lattice_vectors",
+    "mirrored",
+    "nearest",
+    "nearest_distance",
+    "planar_cell",
+    "projected_columns",
+    "random_cell",
+    "removed",
+    "shifted",
+    "some",
+    "stacked",
+    "strained",
+    "substituted",
+    "superposed",
+    "uneven",
+    "within",
+]

@@ -1,0 +1,279 @@
+"""Unit cells of planar lattices: by name, at random, and of crystals seen along a zone axis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+__all__ = ["LATTICES", "Cell", "crystal_cell", "nearest_distance", "planar_cell", "random_cell"]
+
+#: The five planar lattices: the angle of a and b in degrees where it is fixed, whether they are equally long, and
+#: whether a second point is in the middle.
+LATTICES: dict[str, tuple[float | None, bool, bool]] = {
+    "square": (90.0, True, False),
+    "rectangular": (90.0, False, False),
+    "centred rectangular": (90.0, False, True),
+    "hexagonal": (60.0, True, False),
+    "oblique": (None, False, False),
+}
+#: Atoms whose projections are nearer than this are one column, nm; in a crystal they are on top of each other.
+ONE_COLUMN = 0.01
+#: Intensity of an atom in HAADF goes with this power of its atomic number.
+POWER = 1.7
+
+
+@dataclass
+class Cell:
+    """Unit cells of a batch: ``vectors`` (n_images, 2, 2) with rows a, b as (y, x), in any unit; ``basis`` (n_images,
+    n_sites, 2) in fractions of them; ``occupied`` (n_images, n_sites). ``amplitude`` and ``width`` (n_images, n_sites)
+    are relative to other sites.
+    """
+
+    vectors: Tensor
+    basis: Tensor
+    occupied: Tensor
+    amplitude: Tensor
+    width: Tensor
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @classmethod
+    def single(cls, vectors: ArrayLike, basis: ArrayLike, amplitude: ArrayLike = 1.0, width: ArrayLike = 1.0) -> Cell:
+        """The cell of one crystal: vectors ``(2, 2)``, basis ``(n_sites, 2)``."""
+        a_b, sites = (torch.as_tensor(np.array(v, dtype=float))[None] for v in (vectors, basis))
+        if a_b.shape[1:] != (2, 2) or not float(torch.linalg.det(a_b).abs()) > 1e-9 * float(a_b.abs().max()) ** 2:
+            raise ValueError(f"vectors must be two, (y, x) each, that are not along one line, but is {vectors!r}")
+        if sites.ndim != 3 or sites.shape[2] != 2 or sites.shape[1] == 0:
+            raise ValueError(f"basis must be of shape (n_sites, 2), in fractions of the vectors, but is {basis!r}")
+        heights, widths = (_one_each(v, sites.shape[1], k) for v, k in ((amplitude, "amplitude"), (width, "width")))
+        return cls(a_b, sites, torch.ones_like(heights, dtype=torch.bool), heights, widths)
+
+
+def planar_cell(
+    name: str,
+    *,
+    ratio: float = 1.0,
+    angle: float = 75.0,
+    basis: ArrayLike = ((0.0, 0.0),),
+    amplitude: ArrayLike = 1.0,
+    width: ArrayLike = 1.0,
+) -> Cell:
+    """A cell of one of the five planar lattices, a along x and of length 1.
+
+    Parameters
+    ----------
+    name : {"square", "rectangular", "centred rectangular", "hexagonal", "oblique"}
+    ratio : float
+        Length of b over that of a; square and hexagonal lattices have 1.
+    angle : float
+        Between a and b, degrees, for an oblique lattice.
+    basis : array-like of shape (n_sites, 2)
+        Places in the cell, in fractions of a and b. ``[(0, 0), (1/3, 1/3)]`` in a hexagonal cell is a honeycomb.
+    amplitude, width : float or array-like of shape (n_sites,)
+        Of each site's column, relative to others.
+
+    Examples
+    --------
+    >>> from stemkit.synthesis import lattice, planar_cell
+    >>> perovskite = planar_cell("square", basis=[(0, 0), (0.5, 0.5)], amplitude=[1.0, 0.4])
+    >>> columns = lattice(perovskite, (128, 128), spacing=12.0)
+    """
+    if name not in LATTICES:
+        raise ValueError(f"name must be one of {', '.join(map(repr, LATTICES))}, but is {name!r}")
+    fixed, equal, centred = LATTICES[name]
+    if not ratio > 0:
+        raise ValueError(f"ratio must be positive, but is {ratio!r}")
+    if equal and ratio != 1.0:
+        raise ValueError(f"ratio must be 1 in a {name} lattice, but is {ratio!r}: choose another lattice")
+    if not 0 < angle < 180:
+        raise ValueError(f"angle must be between 0 and 180 degrees, but is {angle!r}")
+    turn = math.radians(angle if fixed is None else fixed)
+    sites = np.atleast_2d(np.asarray(basis, dtype=float))
+    if centred:
+        heights, widths = (np.broadcast_to(v, len(sites)) for v in (amplitude, width))
+        sites, amplitude, width = np.concatenate([sites, sites + 0.5]), np.tile(heights, 2), np.tile(widths, 2)
+    return Cell.single([(0.0, 1.0), (ratio * math.sin(turn), ratio * math.cos(turn))], sites, amplitude, width)
+
+
+def crystal_cell(atoms: Atoms, zone_axis: Sequence[int] = (0, 0, 1), *, power: float = POWER) -> Cell:
+    """What a crystal looks like along a zone axis: its projected cell in nm, one site for each column.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+        Periodic along its three cell vectors: ``ase.io.read("crystal.cif")``, ``ase.build.bulk("Au", cubic=True)``.
+    zone_axis : sequence of three int
+        ``[u v w]``, the beam's direction, in terms of the cell vectors.
+    power : float
+        A column's amplitude is the sum of ``occupancy * Z**power`` along it, relative to the brightest column: 1.7 in
+        HAADF, 2 at very large detector angles [1]_, 1.64 as measured in medium-angle dark field [2]_, less in BF.
+
+    Raises
+    ------
+    ValueError
+        If the crystal is not periodic, or the zone axis no direction.
+
+    Notes
+    -----
+    The vectors of the projected cell are those of two lattice vectors that make up a cell of the crystal together with
+    the shortest one along the zone axis. Occupancies are those that ASE reads from CIF files (``atoms.info``); thermal
+    motion, channelling and absorption are not in it.
+
+    References
+    ----------
+    .. [1] S. J. Pennycook, D. E. Jesson, Ultramicroscopy 37, 14 (1991),
+       https://doi.org/10.1016/0304-3991(91)90004-P
+    .. [2] O. L. Krivanek et al., Nature 464, 571 (2010), https://doi.org/10.1038/nature08879
+
+    Examples
+    --------
+    >>> from ase.build import bulk
+    >>> from stemkit.synthesis import crystal_cell, lattice
+    >>> silicon = crystal_cell(bulk("Si", cubic=True), (1, 1, 0))
+    >>> columns = lattice(silicon, (128, 128), pixel_size=0.01, sigma=4.0)
+    """
+    if not np.all(atoms.pbc) or abs(float(atoms.cell.volume)) < 1e-9:
+        raise ValueError("atoms must be periodic along three vectors: use projected_columns for a particle")
+    axis = np.array(zone_axis)
+    if axis.shape != (3,) or not np.issubdtype(axis.dtype, np.integer) or not axis.any():
+        raise ValueError(f"zone_axis must be three integers [u v w], not all zero, but is {zone_axis!r}")
+    steps = _completed(axis // math.gcd(*map(int, axis)))
+    cell = steps @ np.asarray(atoms.cell) / 10
+    along = cell[2] / np.linalg.norm(cell[2])
+    across = cell[:2] - (cell[:2] @ along)[:, None] * along
+    across = _shortest(across, along)
+    # x along a, y so that one looks along the beam
+    x = across[0] / np.linalg.norm(across[0])
+    plane = np.stack([np.cross(along, x), x])
+    vectors = across @ plane.T
+    fractions = (atoms.positions / 10 @ plane.T) @ np.linalg.inv(vectors) % 1.0
+    sites, weights = _merged(fractions, brightness(atoms, power), vectors)
+    return Cell.single(vectors, sites, weights / weights.max())
+
+
+def random_cell(n_images: int, generator: torch.Generator, max_sites: int = 4) -> Cell:
+    """Cells of the five planar lattices with one to ``max_sites`` columns, some of them dumbbells."""
+    u = torch.rand((n_images, 8), generator=generator, device=generator.device)
+    kind = u[:, 0]
+    ratio = torch.where(kind < 0.65, torch.ones_like(kind), 1.0 + 0.8 * u[:, 1])
+    angle = torch.full_like(kind, math.pi / 2)
+    angle = torch.where((kind >= 0.4) & (kind < 0.65), torch.full_like(kind, math.pi / 3), angle)
+    angle = torch.where(kind >= 0.85, math.pi * (0.36 + 0.14 * u[:, 2]), angle)
+    a = torch.stack([torch.zeros_like(kind), torch.ones_like(kind)], dim=-1)
+    b = torch.stack([ratio * torch.sin(angle), ratio * torch.cos(angle)], dim=-1)
+    hexagonal = (kind >= 0.4) & (kind < 0.65)
+    centre = torch.where(hexagonal[:, None], torch.full((2,), 1 / 3, device=kind.device), 0.5)
+    special = torch.stack(
+        [
+            torch.zeros(n_images, 2, device=kind.device),
+            centre.expand(n_images, 2),
+            torch.tensor([0.5, 0.0], device=kind.device).expand(n_images, 2),
+            torch.tensor([0.0, 0.5], device=kind.device).expand(n_images, 2),
+        ],
+        dim=1,
+    )
+    # a third of the second sites are free: dumbbells and low-symmetry bases
+    free = 0.22 + 0.5 * torch.rand((n_images, 1, 2), generator=generator, device=generator.device)
+    second = torch.where((u[:, 4] < 0.33)[:, None, None], free, special[:, 1:2])
+    basis = torch.cat([special[:, :1], second, special[:, 2:]], dim=1)[:, :max_sites]
+    n_sites = 1 + (u[:, 3] * u[:, 3] * max_sites).long().clamp(max=max_sites - 1)
+    n_sites = torch.where(hexagonal, n_sites.clamp(max=2), n_sites)
+    occupied = torch.arange(max_sites, device=kind.device)[None] < n_sites[:, None]
+    alike = torch.ones_like(basis[..., 0])
+    return Cell(torch.stack([a, b], dim=1), basis, occupied, alike, alike)
+
+
+def nearest_distance(cell: Cell) -> Tensor:
+    """Distance between nearest columns of each cell's lattice, ``(n_images,)``, in units of its vectors."""
+    steps = torch.cartesian_prod(*(torch.arange(-2, 3, device=cell.basis.device),) * 2).to(cell.basis.dtype)
+    apart = cell.basis[:, :, None, None] - cell.basis[:, None, :, None] + steps
+    distance = torch.linalg.norm(apart @ cell.vectors[:, None, None], dim=-1)
+    pairs = cell.occupied[:, :, None] & cell.occupied[:, None, :]
+    valid = pairs[..., None] & (distance > 1e-6)
+    return torch.where(valid, distance, torch.inf).flatten(1).min(dim=1).values
+
+
+def brightness(atoms: Atoms, power: float) -> NDArray[np.float64]:
+    """``occupancy * Z**power`` of each atom, summed over the kinds that share a place."""
+    from ase.data import atomic_numbers
+
+    shared: dict[str, dict[str, float]] = atoms.info.get("occupancy", {})
+    kinds = atoms.arrays.get("spacegroup_kinds")
+    weights = atoms.numbers.astype(float) ** power
+    if not shared or kinds is None:
+        return weights
+    for i, kind in enumerate(kinds):
+        if (there := shared.get(str(kind))) is not None:
+            weights[i] = sum(part * atomic_numbers[symbol] ** power for symbol, part in there.items())
+    return weights
+
+
+# --- steps -------------------------------------------------------------------------------------------------------
+
+
+def _one_each(values: ArrayLike, n: int, name: str) -> Tensor:
+    given = np.asarray(values, dtype=float)
+    if given.ndim > 1 or given.size not in (1, n) or not (given > 0).all():
+        raise ValueError(f"{name} must be positive, one number or one for each of {n} sites, but is {values!r}")
+    return torch.as_tensor(np.broadcast_to(given, n).copy())[None]
+
+
+def _completed(axis: NDArray) -> NDArray[np.int64]:
+    """An integer matrix of determinant 1 whose last row is a vector without a common divisor."""
+    u, v, w = (int(n) for n in axis)
+    g, s, t = _bezout(u, v)
+    if g == 0:
+        return np.array([[1, 0, 0], [0, w, 0], [0, 0, w]])
+    _, p, q = _bezout(g, w)
+    # (-t, s) and (u, v) / g span the plane of the first two; (-q, p) and (g, w) that of (u, v) / g and the third
+    return np.array([[-t, s, 0], [-q * (u // g), -q * (v // g), p], [u, v, w]])
+
+
+def _bezout(a: int, b: int) -> tuple[int, int, int]:
+    """The greatest common divisor g of two integers, and s, t with ``s a + t b = g``."""
+    if b == 0:
+        return abs(a), (a > 0) - (a < 0), 0
+    g, s, t = _bezout(b, a % b)
+    return g, t, s - (a // b) * t
+
+
+def _shortest(vectors: NDArray, normal: NDArray) -> NDArray[np.float64]:
+    """Gauss's reduction of two vectors of a plane to the shortest that span the same lattice, turned right."""
+    a, b = sorted(vectors, key=np.linalg.norm)
+    while True:
+        shorter = b - round(float(a @ b / (a @ a))) * a
+        # where two are equally long, digits would decide for ever
+        if np.linalg.norm(shorter) > (1 - 1e-9) * np.linalg.norm(b):
+            break
+        a, b = sorted((a, shorter), key=np.linalg.norm)
+    return np.array([a, b if np.cross(a, b) @ normal < 0 else -b])
+
+
+def _merged(fractions: NDArray, weights: NDArray, vectors: NDArray) -> tuple[NDArray, NDArray]:
+    """Atoms on top of each other as one column: its mean place and its total weight."""
+    groups: list[list[int]] = []
+    for i, place in enumerate(fractions):
+        for group in groups:
+            apart = place - fractions[group[0]]
+            if np.linalg.norm((apart - apart.round()) @ vectors) < ONE_COLUMN:
+                group.append(i)
+                break
+        else:
+            groups.append([i])
+    places = []
+    for group in groups:
+        apart = fractions[group] - fractions[group[0]]
+        near = fractions[group[0]] + apart - apart.round()
+        places.append(np.average(near, axis=0, weights=weights[group]))
+    return np.array(places), np.array([weights[group].sum() for group in groups])

@@ -1,0 +1,161 @@
+"""The atomic columns of a batch of images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from enum import IntEnum
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from stemkit.columns import nearest_distances
+
+__all__ = ["Columns", "Defect", "along", "columns_at", "keep_near_frame", "stacked", "superposed"]
+
+
+class Defect(IntEnum):
+    """What was done to a column of the perfect arrangement."""
+
+    NONE = 0
+    VACANCY = 1
+    SUBSTITUTION = 2
+    INTERSTITIAL = 3
+    SHIFT = 4
+
+
+@dataclass
+class Columns:
+    """The atomic columns of a batch of images; tensors are ``(n_images, n_columns)`` unless stated.
+
+    Positions are in px, pixel centres at integers. ``amplitude`` is the height of a column over what it stands on, in
+    parts of the image's contrast, ``sigma`` its width, px. ``present`` marks real columns: images have different
+    numbers of them, and a vacancy is a column that is absent. ``spacing`` ``(n_images,)`` is the distance of nearest
+    neighbours in the ideal arrangement, px; ``defect`` is a :class:`Defect`.
+    """
+
+    y: Tensor
+    x: Tensor
+    amplitude: Tensor
+    sigma: Tensor
+    species: Tensor
+    present: Tensor
+    defect: Tensor
+    spacing: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def places(self) -> Tensor:
+        """``(n_images, n_columns, 2)``, the positions ``(y, x)``."""
+        return torch.stack([self.y, self.x], dim=-1)
+
+    def take(self, images: Tensor) -> Columns:
+        """Those of some images of the batch."""
+        return Columns(**{f.name: getattr(self, f.name)[images] for f in fields(self)})
+
+    def where(self, keep: Tensor) -> Columns:
+        """The same columns, those not kept absent."""
+        return replace(self, present=self.present & keep)
+
+    def moved(self, dy: Tensor, dx: Tensor) -> Columns:
+        """The same columns, displaced by px."""
+        return replace(self, y=self.y + dy, x=self.x + dx)
+
+
+def columns_at(
+    positions: ArrayLike,
+    amplitude: ArrayLike = 1.0,
+    sigma: ArrayLike = 2.0,
+    *,
+    species: ArrayLike = 0,
+    spacing: float | None = None,
+) -> Columns:
+    """Columns of one image at given places.
+
+    Parameters
+    ----------
+    positions : array-like of shape (n_columns, 2)
+        ``(y, x)``, px.
+    amplitude, sigma, species : float, int or array-like of shape (n_columns,)
+        Height, width (px) and kind.
+    spacing : float, optional
+        px; None takes the distance of the two nearest columns.
+    """
+    places = torch.as_tensor(positions, dtype=torch.float64)
+    if places.ndim != 2 or places.shape[1] != 2:
+        raise ValueError(f"positions must be of shape (n_columns, 2), (y, x) in px, but is {tuple(places.shape)}")
+    if spacing is None:
+        several = len(places) > 1
+        spacing = float(nearest_distances(places.numpy()).min()) if several else 10 * float(np.max(sigma))
+    height, width = (
+        torch.as_tensor(v, dtype=torch.float64).expand(len(places)).clone()[None] for v in (amplitude, sigma)
+    )
+    kind = torch.as_tensor(species).expand(len(places)).clone()[None]
+    return Columns(
+        y=places[None, :, 0],
+        x=places[None, :, 1],
+        amplitude=height,
+        sigma=width,
+        species=kind.long(),
+        present=torch.ones_like(height, dtype=torch.bool),
+        defect=torch.zeros_like(kind, dtype=torch.long),
+        spacing=torch.tensor([spacing], dtype=torch.float64),
+    )
+
+
+def superposed(first: Columns, second: Columns) -> Columns:
+    """Both in one image, as layers that lie on each other: moire, islands on a crystal, atoms on a film.
+
+    The spacing is the first one's.
+    """
+    both = {name: torch.cat([getattr(first, name), getattr(second, name)], dim=1) for name in _PER_COLUMN}
+    return Columns(**both, spacing=first.spacing)
+
+
+def stacked(parts: Sequence[Columns]) -> Columns:
+    """The images of several batches, one after the other."""
+    most = max(part.y.shape[1] for part in parts)
+
+    def filled(part: Columns, name: str) -> Tensor:
+        values = getattr(part, name)
+        return torch.nn.functional.pad(values, (0, most - values.shape[1]), value=_NOBODY.get(name, 0))
+
+    columns = {name: torch.cat([filled(part, name) for part in parts]) for name in _PER_COLUMN}
+    return Columns(**columns, spacing=torch.cat([part.spacing for part in parts]))
+
+
+def keep_near_frame(columns: Columns, shape: tuple[int, int], margin: Tensor | float) -> Columns:
+    """Drop the columns that lie more than ``margin`` px outside the frame, and shorten the tensors to what is left.
+
+    Parameters
+    ----------
+    columns : Columns
+    shape : (int, int)
+        ``(n_y, n_x)``.
+    margin : float or Tensor of shape (n_images,)
+    """
+    margin = along(margin, columns.y)
+    near = (columns.y > -margin) & (columns.y < shape[0] - 1 + margin)
+    near &= (columns.x > -margin) & (columns.x < shape[1] - 1 + margin)
+    # a vacancy is remembered, what never was there is not
+    near &= columns.present | (columns.defect == Defect.VACANCY)
+    n = max(int(near.sum(dim=1).max()), 1)
+    order = torch.argsort((~near).to(torch.uint8), dim=1, stable=True)[:, :n]
+    kept = {name: torch.gather(getattr(columns, name), 1, order) for name in _PER_COLUMN}
+    kept["present"] = kept["present"] & torch.gather(near, 1, order)
+    return Columns(**kept, spacing=columns.spacing)
+
+
+def along(value: Tensor | float, like: Tensor) -> Tensor:
+    """A number, or one for each image, as a tensor that goes with those of the columns."""
+    tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    return tensor[:, None] if tensor.ndim == 1 else tensor
+
+
+#: What stands where an image has fewer columns than others: something far from the frame, and absent.
+_NOBODY = {"y": -1e6, "x": -1e6, "sigma": 1.0, "present": False}
+_PER_COLUMN = [f.name for f in fields(Columns) if f.name != "spacing"]

@@ -1,0 +1,104 @@
+"""Point defects: which columns, and what is done to them.
+
+A selection is a mask of shape ``(n_images, n_columns)``; what is done says it in ``columns.defect``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from stemkit.synthesis.arrangements.columns import Columns, Defect, along, superposed
+
+__all__ = ["inserted", "nearest", "removed", "shifted", "some", "substituted", "within"]
+
+
+def nearest(columns: Columns, at: ArrayLike) -> Tensor:
+    """The columns that are nearest to places ``(n_places, 2)``, (y, x) in px, in every image of the batch."""
+    places = torch.atleast_2d(torch.as_tensor(at, dtype=columns.y.dtype, device=columns.y.device))
+    distance = torch.cdist(places.expand(len(columns), -1, -1), columns.places)
+    distance = torch.where(columns.present[:, None], distance, torch.inf)
+    chosen = torch.zeros_like(columns.present)
+    return chosen.scatter(1, distance.argmin(dim=2), True) & columns.present
+
+
+def within(columns: Columns, at: Sequence[float], radius: float) -> Tensor:
+    """The columns within a radius, px, of a place (y, x)."""
+    return (torch.hypot(columns.y - at[0], columns.x - at[1]) <= radius) & columns.present
+
+
+def some(columns: Columns, fraction: float | Tensor, generator: torch.Generator) -> Tensor:
+    """Each column with the same probability, a number or one for each image."""
+    draw = torch.rand(columns.y.shape, generator=generator, device=columns.y.device)
+    return (draw < along(fraction, columns.y)) & columns.present
+
+
+def removed(columns: Columns, which: Tensor) -> Columns:
+    """Vacancies."""
+    gone = which & columns.present
+    return replace(columns, present=columns.present & ~gone, defect=_marked(columns, gone, Defect.VACANCY))
+
+
+def substituted(
+    columns: Columns, which: Tensor, amplitude: float | Tensor, width: float | Tensor = 1.0, species: int | None = None
+) -> Columns:
+    """Columns of another kind.
+
+    Parameters
+    ----------
+    columns : Columns
+    which : Tensor
+        Mask.
+    amplitude, width : float or Tensor of shape (n_images,)
+        Of the new kind, as factors of what was there.
+    species : int, optional
+        Its number; None: one more than the largest.
+    """
+    kind = int(columns.species.max()) + 1 if species is None else species
+    return replace(
+        columns,
+        amplitude=torch.where(which, columns.amplitude * along(amplitude, columns.y), columns.amplitude),
+        sigma=torch.where(which, columns.sigma * along(width, columns.y), columns.sigma),
+        species=torch.where(which, kind, columns.species),
+        defect=_marked(columns, which, Defect.SUBSTITUTION),
+    )
+
+
+def shifted(columns: Columns, which: Tensor, dy: float | Tensor, dx: float | Tensor) -> Columns:
+    """Columns beside their places, by px."""
+    moved = columns.moved(which * along(dy, columns.y), which * along(dx, columns.y))
+    return replace(moved, defect=_marked(columns, which, Defect.SHIFT))
+
+
+def inserted(columns: Columns, at: ArrayLike, amplitude: float | Tensor, sigma: float | Tensor) -> Columns:
+    """Interstitials.
+
+    Parameters
+    ----------
+    columns : Columns
+    at : array-like of shape (n_places, 2) or (n_images, n_places, 2)
+        (y, x), px.
+    amplitude, sigma : float or Tensor of shape (n_images,)
+        Height, in parts of the contrast, and width, px.
+    """
+    places = torch.as_tensor(at, dtype=columns.y.dtype, device=columns.y.device)
+    y, x = places.expand(len(columns), *places.shape[-2:]).unbind(-1)
+    new = replace(
+        columns,
+        y=y,
+        x=x,
+        amplitude=along(amplitude, y).expand_as(y),
+        sigma=along(sigma, y).expand_as(y),
+        species=torch.zeros_like(y, dtype=torch.long) + int(columns.species.max()) + 1,
+        present=torch.ones_like(y, dtype=torch.bool),
+        defect=torch.full_like(y, Defect.INTERSTITIAL, dtype=torch.long),
+    )
+    return superposed(columns, new)
+
+
+def _marked(columns: Columns, which: Tensor, defect: Defect) -> Tensor:
+    return torch.where(which, int(defect), columns.defect)

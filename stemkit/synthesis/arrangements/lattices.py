@@ -1,0 +1,111 @@
+"""Crystals: a cell repeated over the frame."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from stemkit.synthesis.arrangements.cells import Cell, nearest_distance
+from stemkit.synthesis.arrangements.columns import Columns, along, keep_near_frame
+
+__all__ = ["MARGIN", "SIGMA", "lattice", "lattice_vectors"]
+
+#: Columns are drawn up to this many spacings beyond the frame, and are this part of the spacing wide if not told.
+MARGIN, SIGMA = 2.0, 0.2
+
+
+def lattice(
+    cell: Cell,
+    shape: tuple[int, int],
+    *,
+    spacing: float | Tensor | None = None,
+    pixel_size: float | None = None,
+    sigma: float | Tensor | None = None,
+    angle: float | Tensor = 0.0,
+    origin: tuple[float, float] | Tensor = (0.0, 0.0),
+    margin: float | Tensor | None = None,
+) -> Columns:
+    """A perfect crystal that fills the frame.
+
+    Parameters
+    ----------
+    cell : Cell
+        One, or one for each image.
+    shape : (int, int)
+        ``(n_y, n_x)`` of the image, px.
+    spacing : float or Tensor of shape (n_images,)
+        Distance of nearest columns, px. Give this or `pixel_size`.
+    pixel_size : float
+        In the unit of the cell's vectors.
+    sigma : float or Tensor of shape (n_images,), optional
+        Width of columns, px, times that of the cell's sites; None: 0.2 of the spacing.
+    angle : float or Tensor of shape (n_images,)
+        The crystal is turned by this many degrees, clockwise as it is displayed.
+    origin : (float, float) or Tensor of shape (n_images, 2)
+        Where the cell's origin is, from the middle of the image, in fractions of its vectors.
+    margin : float or Tensor of shape (n_images,), optional
+        How far beyond the frame there are columns, px; None: 2 spacings.
+
+    Returns
+    -------
+    Columns
+        Amplitudes are the cell's, species the number of the site.
+
+    Raises
+    ------
+    ValueError
+        If not exactly one of `spacing` and `pixel_size` is given, or one is not positive.
+    """
+    if (spacing is None) == (pixel_size is None):
+        raise ValueError("give either spacing or pixel_size: one tells how large the cell is")
+    nearest = nearest_distance(cell)
+    if pixel_size is not None:
+        spacing = nearest / _positive(pixel_size, nearest, "pixel_size")
+    spacing = _positive(spacing, nearest, "spacing").expand(len(cell))
+    margin = MARGIN * spacing if margin is None else margin
+    vectors = lattice_vectors(cell, spacing, angle)
+    reach = math.hypot(*shape) / 2 + float(torch.as_tensor(margin).max())
+    height = torch.linalg.det(vectors).abs() / torch.linalg.norm(vectors, dim=-1).max(dim=1).values
+    m = int(torch.ceil(reach / height).max()) + 1
+    steps = torch.arange(-m, m + 1, device=spacing.device, dtype=spacing.dtype)
+    index = torch.cartesian_prod(steps, steps)
+    start = torch.as_tensor(origin, dtype=spacing.dtype, device=spacing.device).expand(len(cell), 2)
+    fractional = index[None, :, None] + (cell.basis + start[:, None])[:, None]
+    position = (fractional @ vectors[:, None]).flatten(1, 2)
+
+    def of_sites(values: Tensor) -> Tensor:
+        return values[:, None].expand(-1, len(index), -1).flatten(1)
+
+    kind = torch.arange(cell.basis.shape[1], device=spacing.device).expand(len(cell), -1)
+    width = along(SIGMA * spacing if sigma is None else sigma, spacing)
+    columns = Columns(
+        y=position[..., 0] + (shape[0] - 1) / 2,
+        x=position[..., 1] + (shape[1] - 1) / 2,
+        amplitude=of_sites(cell.amplitude),
+        sigma=of_sites(cell.width) * width,
+        species=of_sites(kind),
+        present=of_sites(cell.occupied),
+        defect=torch.zeros_like(of_sites(kind)),
+        spacing=spacing,
+    )
+    return keep_near_frame(columns, shape, margin)
+
+
+def lattice_vectors(cell: Cell, spacing: Tensor, angle: float | Tensor = 0.0) -> Tensor:
+    """The vectors a and b, (y, x) in px each, of crystals that :func:`lattice` draws: ``(n_images, 2, 2)``."""
+    return cell.vectors * (spacing / nearest_distance(cell))[:, None, None] @ _turned(angle, cell.vectors)
+
+
+def _positive(value: float | Tensor | None, like: Tensor, name: str) -> Tensor:
+    tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    if not bool((tensor > 0).all()):
+        raise ValueError(f"{name} must be positive, but is {value!r}")
+    return tensor
+
+
+def _turned(angle: float | Tensor, like: Tensor) -> Tensor:
+    radians = torch.deg2rad(torch.as_tensor(angle, dtype=like.dtype, device=like.device)).expand(len(like))
+    cos, sin = torch.cos(radians), torch.sin(radians)
+    return torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], dim=1)

@@ -1,0 +1,25 @@
+"""Random numbers for a batch of images, on the generator's device."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["log_uniform", "pick", "uniform"]
+
+
+def uniform(g: torch.Generator, n: int, low: float, high: float) -> Tensor:
+    """``(n,)`` between two numbers."""
+    return low + (high - low) * torch.rand(n, generator=g, device=g.device)
+
+
+def log_uniform(g: torch.Generator, n: int, low: float, high: float) -> Tensor:
+    """``(n,)`` whose logarithms are even."""
+    return torch.exp(uniform(g, n, math.log(low), math.log(high)))
+
+
+def pick(g: torch.Generator, n: int, probability: float) -> Tensor:
+    """1 with the given probability, else 0, ``(n,)``."""
+    return (torch.rand(n, generator=g, device=g.device) < probability).float()

@@ -1,0 +1,362 @@
+"""What specimens are drawn: arrangements of columns over the ranges of a recipe, and what they stand on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from stemkit.noise.drawing import smooth_field
+from stemkit.synthesis.arrangements import (
+    Cell,
+    Columns,
+    blue_noise,
+    disk,
+    dislocated,
+    displaced_randomly,
+    facets,
+    half_plane,
+    inserted,
+    joined,
+    keep_near_frame,
+    lattice,
+    lattice_vectors,
+    mirrored,
+    random_cell,
+    removed,
+    shifted,
+    some,
+    stacked,
+    strained,
+    substituted,
+    superposed,
+    uneven,
+)
+from stemkit.synthesis.chance import log_uniform, pick, uniform
+
+if TYPE_CHECKING:
+    from stemkit.synthesis.recipe import Recipe
+
+__all__ = ["ARRANGEMENTS", "draw_columns", "draw_support"]
+
+#: Species that a crystal's cell may have; those of a second crystal follow.
+SITES = 4
+#: Columns are drawn up to this many spacings beyond the frame.
+MARGIN = 2.0
+#: Lattices are drawn so many times as often as one of the other arrangements.
+LATTICES_FIRST = 6.0
+#: Two crystals side by side are apart by this part of the spacing at least.
+GAP = 0.6
+#: Interstitials in an image at most, and their distance from a column in parts of the spacing.
+INTERSTITIALS, BESIDE = 3, 0.5
+#: Strain and rotation at most, and the smooth displacements of a crystal in parts of the spacing.
+STRAIN, BENT = 0.03, 0.12
+#: The narrowest column, sigma in px.
+NARROWEST = 0.4
+#: The grain of a support: its length in parts of the spacing, its height in parts of the recipe's support.
+GRAIN_SIZE, GRAIN = (0.15, 0.5), 0.3
+
+
+def draw_columns(recipe: Recipe, n: int, shape: tuple[int, int], g: torch.Generator) -> tuple[Columns, Tensor]:
+    """Columns of ``n`` images, and the number of each image's arrangement, ``(n,)``."""
+    spacing = log_uniform(g, n, *recipe.spacing)
+    kind = _draw_kind(recipe, n, g)
+    parts, order = [], []
+    for code in sorted(set(kind.tolist())):
+        images = torch.nonzero(kind == code)[:, 0]
+        parts.append(_DRAWN[ARRANGEMENTS[code]](spacing[images], shape, g))
+        order.append(images)
+    columns = stacked(parts).take(torch.argsort(torch.cat(order)))
+    landscape = _landscape(n, g)
+    columns = _disturbed(recipe, columns, torch.isin(kind, torch.tensor(CRYSTALLINE, device=g.device)), shape, g)
+    columns = _painted(recipe, columns, g)
+    columns = _with_defects(recipe, columns, shape, g)
+    height = _at(landscape, columns, shape)
+    island = pick(g, n, recipe.islands).bool()[:, None]
+    columns = columns.where(~island | (height > uniform(g, n, -1.0, 0.3)[:, None]))
+    thick = 1 + uniform(g, n, 0.0, recipe.thickness)[:, None] * torch.tanh(height)
+    return keep_near_frame(uneven(columns, thick.clamp_min(0.1)), shape, MARGIN * spacing), kind
+
+
+def draw_support(recipe: Recipe, kind: Tensor, spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Tensor:
+    """The specimen's own signal beside its columns: a wedge, a film, patches of contamination with an edge, and the
+    grain of an amorphous support under particles and single atoms.
+
+    Film and patches are stronger than the background noise that is drawn: what varies slowly and little is
+    noise, what varies slowly and much is specimen.
+    """
+    n = len(spacing)
+    y = torch.linspace(-0.5, 0.5, shape[0], device=g.device)[None, :, None]
+    x = torch.linspace(-0.5, 0.5, shape[1], device=g.device)[None, None, :]
+    slope = (uniform(g, 2 * n, -0.5, 0.5) * recipe.support).view(2, n, 1, 1)
+    wedge = (slope[0] * y + slope[1] * x) * pick(g, n, 0.5)[:, None, None]
+    largest = 4 * recipe.support + 1e-6
+    length = (log_uniform(g, n, 3.0, 12.0) * spacing).clamp(max=max(shape) / 3)
+    film = smooth_field(torch.Size((n, *shape)), length, g, torch.float32)
+    strength = pick(g, n, 0.25) * log_uniform(g, n, 0.1 * largest, 0.6 * largest)
+    landscape = smooth_field(torch.Size((n, *shape)), uniform(g, n, 0.08, 0.3) * max(shape), g, torch.float32)
+    edge = torch.sigmoid(
+        log_uniform(g, n, 3.0, 20.0)[:, None, None] * (landscape - uniform(g, n, -1, 1)[:, None, None])
+    )
+    height = pick(g, n, 0.15) * log_uniform(g, n, 0.15 * largest, largest)
+    grain = smooth_field(torch.Size((n, *shape)), uniform(g, n, *GRAIN_SIZE) * spacing, g, torch.float32)
+    supported = torch.isin(kind, torch.tensor(SUPPORTED, device=g.device))
+    rough = supported * uniform(g, n, 0.0, GRAIN * recipe.support)
+    total = wedge + grain * rough[:, None, None] + film * strength[:, None, None] + edge * height[:, None, None]
+    # matter only adds to the signal: the level is that of the darkest place
+    return total - total.amin(dim=(1, 2), keepdim=True)
+
+
+# --- arrangements ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Crystals:
+    """Crystals of a batch, before they are cut to an image."""
+
+    cell: Cell
+    spacing: Tensor
+    angle: Tensor
+
+    @classmethod
+    def draw(cls, spacing: Tensor, g: torch.Generator) -> _Crystals:
+        return cls(random_cell(len(spacing), g, SITES), spacing, uniform(g, len(spacing), 0.0, 360.0))
+
+    @property
+    def vectors(self) -> Tensor:
+        return lattice_vectors(self.cell, self.spacing, self.angle)
+
+    def columns(self, shape: tuple[int, int], origin: Tensor | tuple[float, float] = (0.0, 0.0)) -> Columns:
+        # heights and widths are painted on later
+        return lattice(
+            self.cell,
+            shape,
+            spacing=self.spacing,
+            angle=self.angle,
+            origin=origin,
+            margin=MARGIN * self.spacing,
+        )
+
+
+def _crystal(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Columns:
+    return _Crystals.draw(spacing, g).columns(shape, _anywhere(len(spacing), g))
+
+
+def _moire(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Columns:
+    """Two layers of one crystal, or of two, turned against each other."""
+    n = len(spacing)
+    first = _Crystals.draw(spacing, g)
+    other = _Crystals.draw(spacing * uniform(g, n, 0.85, 1.2), g)
+    same = pick(g, n, 0.6).bool()
+    cell = Cell(
+        *(_chosen(same, a, b) for a, b in zip(vars(first.cell).values(), vars(other.cell).values(), strict=True))
+    )
+    apart = torch.where(same, spacing, other.spacing)
+    second = _Crystals(cell, apart, first.angle + uniform(g, n, 2.0, 30.0))
+    return superposed(first.columns(shape, _anywhere(n, g)), _other_species(second.columns(shape, _anywhere(n, g))))
+
+
+def _grains(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Columns:
+    """One crystal in two orientations, the border straight, or round a grain."""
+    n = len(spacing)
+    first = _Crystals.draw(spacing, g)
+    second = replace(first, angle=first.angle + uniform(g, n, 3.0, 60.0))
+    at = _inside(n, shape, g)
+    straight, around = half_plane(at, uniform(g, n, 0.0, 360.0)), disk(at, uniform(g, n, 0.15, 0.4) * min(shape))
+    round_one = pick(g, n, 0.3).bool()[:, None]
+
+    def region(y: Tensor, x: Tensor) -> Tensor:
+        return torch.where(round_one, around(y, x), straight(y, x))
+
+    inner, outer = (crystal.columns(shape, _anywhere(n, g)) for crystal in (first, second))
+    return joined(inner, outer, region, GAP * spacing)
+
+
+def _twin(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Columns:
+    """A crystal and its mirror image, which share the columns of the plane between them."""
+    n = len(spacing)
+    crystal = _Crystals.draw(spacing, g)
+    a, b = crystal.vectors.unbind(1)
+    rows = torch.round(uniform(g, n, -0.3, 0.3) * min(shape) / torch.linalg.norm(b, dim=1))
+    through = (b * rows[:, None]).T + (torch.tensor(shape, device=g.device)[:, None] - 1) / 2
+    angle = torch.rad2deg(torch.atan2(a[:, 0], a[:, 1]))
+    first = crystal.columns(shape)
+    # the plane itself belongs to the first
+    normal = torch.stack([torch.cos(torch.deg2rad(angle)), -torch.sin(torch.deg2rad(angle))])
+    border = half_plane(tuple(through - 0.2 * spacing * normal), angle)
+    return joined(first, mirrored(first, tuple(through), angle), border)
+
+
+def _phases(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Columns:
+    """Two crystals with a straight interface along a vector of the first."""
+    n = len(spacing)
+    first = _Crystals.draw(spacing, g)
+    second = _Crystals.draw(spacing * uniform(g, n, 0.8, 1.3), g)
+    a = first.vectors[:, 0]
+    angle = torch.rad2deg(torch.atan2(a[:, 0], a[:, 1]))
+    second = replace(second, angle=torch.where(pick(g, n, 0.5).bool(), angle, second.angle))
+    sides = first.columns(shape, _anywhere(n, g)), _other_species(second.columns(shape, _anywhere(n, g)))
+    return joined(*sides, half_plane(_inside(n, shape, g), angle), GAP * spacing)
+
+
+def _dislocation(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Columns:
+    """An edge dislocation, or two whose Burgers vectors are opposed."""
+    n = len(spacing)
+    crystal = _Crystals.draw(spacing, g)
+    columns = crystal.columns(shape, _anywhere(n, g))
+    burgers = crystal.vectors[torch.arange(n), pick(g, n, 0.5).long()]
+    columns = dislocated(columns, _inside(n, shape, g), tuple(burgers.T))
+    back = burgers * pick(g, n, 0.4)[:, None]
+    return dislocated(columns, _inside(n, shape, g), tuple(-back.T))
+
+
+def _particle(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Columns:
+    """A crystal with facets, or a round one, thinner towards its edge, in vacuum or on a support."""
+    n = len(spacing)
+    at, radius = _inside(n, shape, g), uniform(g, n, 0.15, 0.45) * min(shape)
+    columns = _crystal(spacing, shape, g)
+    edge = facets(at, radius, angle=uniform(g, n, 0.0, 60.0))
+    ball = disk(at, radius)
+    round_one = pick(g, n, 0.4).bool()[:, None]
+    inside = torch.where(round_one, ball(columns.y, columns.x), edge(columns.y, columns.x)) > 0
+    from_edge = (ball(columns.y, columns.x) / radius[:, None]).clamp(0.0, 1.0)
+    thin = torch.where(round_one, (from_edge * (2 - from_edge)).sqrt().clamp_min(0.25), 1.0)
+    return uneven(columns.where(inside), thin)
+
+
+def _random(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Columns:
+    columns = blue_noise(spacing, shape, g, margin=MARGIN * spacing)
+    # a few kinds of atoms
+    kind = torch.rand(columns.y.shape, generator=g, device=g.device) * uniform(g, len(spacing), 1, SITES)[:, None]
+    return replace(columns, species=kind.long())
+
+
+def _sparse(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Columns:
+    """Single atoms."""
+    columns = _random(spacing, shape, g)
+    return columns.where(some(columns, uniform(g, len(spacing), 0.02, 0.3), g))
+
+
+_DRAWN: dict[str, Callable[[Tensor, tuple[int, int], torch.Generator], Columns]] = {
+    "lattice": _crystal,
+    "moire": _moire,
+    "grains": _grains,
+    "twin": _twin,
+    "phases": _phases,
+    "dislocation": _dislocation,
+    "particle": _particle,
+    "random": _random,
+    "sparse": _sparse,
+}
+#: What can be drawn.
+ARRANGEMENTS = tuple(_DRAWN)
+CRYSTALLINE = [ARRANGEMENTS.index(name) for name in ARRANGEMENTS if name not in ("random", "sparse")]
+SUPPORTED = [ARRANGEMENTS.index(name) for name in ("particle", "sparse")]
+
+
+def _draw_kind(recipe: Recipe, n: int, g: torch.Generator) -> Tensor:
+    unknown = set(recipe.arrangements) - set(ARRANGEMENTS)
+    if unknown or not recipe.arrangements:
+        raise ValueError(f"arrangements must be some of {ARRANGEMENTS}, but is {recipe.arrangements!r}")
+    weights = torch.tensor([LATTICES_FIRST if a == "lattice" else 1.0 for a in recipe.arrangements], device=g.device)
+    chosen = torch.multinomial(weights, n, replacement=True, generator=g)
+    codes = torch.tensor([ARRANGEMENTS.index(a) for a in recipe.arrangements], device=g.device)
+    return codes[chosen]
+
+
+def _anywhere(n: int, g: torch.Generator) -> Tensor:
+    """Origins of cells."""
+    return torch.rand((n, 2), generator=g, device=g.device)
+
+
+def _inside(n: int, shape: tuple[int, int], g: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Places in the inner part of an image, (y, x)."""
+    return uniform(g, n, 0.2, 0.8) * shape[0], uniform(g, n, 0.2, 0.8) * shape[1]
+
+
+def _chosen(which: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    return torch.where(which.view(-1, *[1] * (first.ndim - 1)), first, second)
+
+
+def _other_species(columns: Columns) -> Columns:
+    return replace(columns, species=columns.species + SITES)
+
+
+# --- what is done to them ----------------------------------------------------------------------------------------
+
+
+def _disturbed(
+    recipe: Recipe, columns: Columns, crystal: Tensor, shape: tuple[int, int], g: torch.Generator
+) -> Columns:
+    """Strain and disorder of crystals."""
+    n, device = len(columns), g.device
+    slight = crystal * pick(g, n, 0.6) * uniform(g, n, 0.0, 0.05)
+    columns = displaced_randomly(columns, slight * columns.spacing, g)
+    gradient = (2 * torch.rand((n, 2, 2), generator=g, device=device) - 1) * STRAIN
+    middle = tuple((m - 1) / 2 for m in shape)
+    columns = strained(columns, gradient * (crystal * pick(g, n, recipe.strain))[:, None, None], middle)
+    bend = crystal * pick(g, n, recipe.strain) * uniform(g, n, 0.0, BENT) * columns.spacing
+    move = [_at(_landscape(n, g), columns, shape) * bend[:, None] for _ in range(2)]
+    return columns.moved(*move)
+
+
+def _painted(recipe: Recipe, columns: Columns, g: torch.Generator) -> Columns:
+    """Heights and widths: one per species, and a spread between columns; the brightest species has height 1."""
+    n, n_columns = columns.y.shape
+    n_species = 2 * SITES
+    strength = torch.rand((n, n_species), generator=g, device=g.device) * 0.85 + 0.15
+    there = torch.zeros_like(strength).scatter_reduce(1, columns.species, columns.present.float(), "amax")
+    strength = (strength / (strength * there).amax(1, keepdim=True).clamp_min(0.1)).clamp(max=1.0)
+    # wider atoms sit beside narrower ones, heavy columns of thick ABF images by a factor of two
+    widening = torch.exp(0.22 * torch.randn((n, n_species), generator=g, device=g.device)).clamp(0.75, 1.9)
+    base = uniform(g, n, *recipe.width) * columns.spacing
+    scatter = uniform(g, n, 0.0, 0.12)[:, None] * torch.randn((n, n_columns), generator=g, device=g.device)
+    amplitude = torch.gather(strength, 1, columns.species) * (1 + scatter).clamp_min(0.2)
+    sigma = (base[:, None] * torch.gather(widening, 1, columns.species)).clamp_min(NARROWEST)
+    return replace(columns, amplitude=columns.amplitude * amplitude, sigma=sigma)
+
+
+def _with_defects(recipe: Recipe, columns: Columns, shape: tuple[int, int], g: torch.Generator) -> Columns:
+    """Atoms of another kind, alone and in clusters, columns beside their places, interstitials and vacancies."""
+    n = len(columns)
+    foreign = some(columns, uniform(g, n, 0.0, recipe.embedded) * pick(g, n, 0.4), g)
+    at, radius = _inside(n, shape, g), uniform(g, n, 1.0, 3.5) * columns.spacing * pick(g, n, recipe.clusters)
+    foreign |= (disk(at, radius)(columns.y, columns.x) > 0) & columns.present
+    columns = substituted(columns, foreign, uniform(g, n, 0.25, 1.8), uniform(g, n, 0.8, 1.3), species=2 * SITES)
+    turn, far = uniform(g, n, 0.0, 6.2832), uniform(g, n, 0.08, 0.3) * columns.spacing
+    beside = some(columns, uniform(g, n, 0.0, recipe.shifts) * pick(g, n, 0.3), g)
+    columns = shifted(columns, beside, far * torch.sin(turn), far * torch.cos(turn))
+    columns = removed(columns, some(columns, uniform(g, n, 0.0, recipe.vacancies) * pick(g, n, 0.6), g))
+    return _with_interstitials(recipe, columns, g)
+
+
+def _with_interstitials(recipe: Recipe, columns: Columns, g: torch.Generator) -> Columns:
+    n, device = len(columns), g.device
+    host = torch.multinomial(columns.present + 1e-9, INTERSTITIALS, replacement=True, generator=g)
+    turn = 6.2832 * torch.rand((n, INTERSTITIALS), generator=g, device=device)
+    offset = BESIDE * columns.spacing[:, None, None] * torch.stack([torch.sin(turn), torch.cos(turn)], dim=-1)
+    at = torch.gather(columns.places, 1, host[..., None].expand(-1, -1, 2)) + offset
+    sigma = torch.gather(columns.sigma, 1, host).amin(1)
+    both = inserted(columns, at, uniform(g, n, 0.2, 0.8), sigma)
+    there = (pick(g, n, recipe.interstitials) > 0) & columns.present.any(1)
+    extra = torch.arange(both.y.shape[1], device=device) >= columns.y.shape[1]
+    return both.where(~extra | there[:, None])
+
+
+# --- fields ------------------------------------------------------------------------------------------------------
+
+
+def _landscape(n: int, g: torch.Generator) -> Tensor:
+    """A smooth field of variance 1 on a coarse grid, ``(n, 64, 64)``."""
+    return smooth_field(torch.Size((n, 64, 64)), uniform(g, n, 0.12, 0.4) * 64, g, torch.float32)
+
+
+def _at(field: Tensor, columns: Columns, shape: tuple[int, int]) -> Tensor:
+    """The value of a coarse field, spread over the image, at each column."""
+    place = torch.stack([2 * columns.x / (shape[1] - 1) - 1, 2 * columns.y / (shape[0] - 1) - 1], dim=-1)
+    return torch.nn.functional.grid_sample(
+        field[:, None], place[:, None].float(), padding_mode="border", align_corners=True
+    )[:, 0, 0]

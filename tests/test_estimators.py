@@ -12,7 +12,16 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import stemkit
-from stemkit import AtomDetector, NoiseCalibrator, RowAligner, SFINDenoiser, STEMSynthesizer
+from stemkit import (
+    AtomDetector,
+    NoiseCalibrator,
+    NoiseModel,
+    PointwiseNoise,
+    RowAligner,
+    SFINDenoiser,
+    STEMSynthesizer,
+)
+from stemkit.synthesis import lattice, planar_cell
 
 ANY_WIDTH = {
     "check_n_features_in": "images of any width are accepted",
@@ -49,7 +58,9 @@ def test_scikit_learn_s_checks(estimator, check):
 
 @pytest.fixture(scope="module")
 def noisy():
-    return STEMSynthesizer(shape=(64, 64), arrangements=("lattice",), random_state=2).sample(2)["noisy"]
+    crystal = lattice(planar_cell("square", basis=[(0, 0), (0.5, 0.5)], amplitude=[1.0, 0.6]), (64, 64), spacing=9.0)
+    noise = NoiseModel(pointwise=PointwiseNoise(readout=0.1))
+    return STEMSynthesizer(shape=(64, 64), noise=noise, random_state=2).record(crystal, 2)["noisy"]
 
 
 TRANSFORMERS = [NoiseCalibrator(), RowAligner(), SFINDenoiser(), AtomDetector()]

@@ -14,6 +14,7 @@ from stemkit.denoising.weights import NetworkInfo, build
 from stemkit.images import split
 from stemkit.metrics import psnr
 from stemkit.networks import SFIN
+from stemkit.synthesis import lattice, planar_cell, render
 
 TINY = {"width": 4, "n_blocks": 1, "downsampling": 2}
 QUICK = {"max_epochs": 2, "batches_per_epoch": 2, "batch_size": 2, "crop_size": 32, "random_state": 0, "device": "cpu"}
@@ -76,8 +77,8 @@ class TestShippedWeights:
 
     def test_resample_a_spacing_that_the_network_has_not_seen(self):
         noise = NoiseModel(pointwise=PointwiseNoise(readout=0.3))
-        wide = STEMSynthesizer(shape=(256, 256), noise=noise, arrangements=("lattice",), spacing=0.6, random_state=1)
-        pair = wide.sample(1)
+        crystal = lattice(planar_cell("hexagonal"), (256, 256), spacing=60.0, angle=12.0)
+        pair = STEMSynthesizer(shape=(256, 256), noise=noise, random_state=1).record(crystal)
         auto = SFINDenoiser().fit_transform(pair["noisy"][0])
         assert auto.shape == (256, 256)
         assert psnr(auto, pair["enhance"][0]) > psnr(pair["noisy"][0], pair["enhance"][0]) + 8
@@ -125,9 +126,9 @@ class TestTraining:
         assert not torch.equal(denoiser.net_.head_conv.weight, before)
         assert denoiser.info_.sha256 == ""
 
-    def test_fine_tuning_takes_the_noise_of_every_image(self, pairs):
-        clean = pairs["enhance"].values
-        X = [NoiseModel(pointwise=PointwiseNoise(readout=r)).apply(clean[0], random_state=0) for r in (0.1, 0.5)]
+    def test_fine_tuning_takes_the_noise_of_every_image(self):
+        clean = render(lattice(planar_cell("square"), (96, 96), spacing=11.0), (96, 96))[0].numpy()
+        X = [NoiseModel(pointwise=PointwiseNoise(readout=r)).apply(clean, random_state=0) for r in (0.1, 0.5)]
         denoiser = SFINDenoiser(weights=None, mode="haadf", **TINY, **QUICK)
         source, _ = denoiser._synthesis(split(X), NetworkInfo(4, 1, 2))
         # fractions are of the brightest columns' amplitude, which the two images share

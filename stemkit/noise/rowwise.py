@@ -240,7 +240,7 @@ def _split(lags: NDArray, covariance: NDArray, pairs: NDArray, n_x: int) -> tupl
 
 def _fit(lags: NDArray, covariance: NDArray, scatter: NDArray, n_x: int) -> tuple[float, float, float, float]:
     """Least squares over the correlation and the streaks' length; both variances are linear and not negative."""
-    whiten = np.linalg.inv(np.linalg.cholesky(scatter + 1e-14 * np.trace(scatter) * np.eye(len(lags))))
+    whiten = np.linalg.inv(_root(scatter))
     told = whiten @ covariance
     longest = LONGEST * n_x
 
@@ -267,6 +267,15 @@ def _fit(lags: NDArray, covariance: NDArray, scatter: NDArray, n_x: int) -> tupl
     _, (pointwise, streaks) = solve(correlation, length)
     whole = length > math.log(0.98 * longest)
     return float(pointwise), float(correlation), float(streaks), math.inf if whole else math.exp(length)
+
+
+def _root(scatter: NDArray) -> NDArray:
+    """The Cholesky factor of a covariance, to which is added what rounding has left below zero: much where an image
+    has hardly any noise.
+    """
+    values, vectors = np.linalg.eigh(scatter)
+    lifted = (vectors * values.clip(min=1e-14 * np.trace(scatter))) @ vectors.T
+    return np.linalg.cholesky((lifted + lifted.T) / 2 + 1e-15 * np.trace(scatter) * np.eye(len(scatter)))
 
 
 def _simplex(correlation: float, length: float) -> NDArray:

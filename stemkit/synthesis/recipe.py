@@ -41,6 +41,9 @@ class Recipe:
         the specimen, with strain.
     thickness : float
         The largest relative variation of the columns' height across an image.
+    dark : float
+        Fraction of images that are bright field: dips, which differ less in depth than the columns of dark field do in
+        height, and wider ones where columns are heavy.
     support : float
         The largest amplitude of the specimen's own smooth signal beside the columns: a wedge, a film, patches of
         contamination. Film and patches reach four times this.
@@ -59,6 +62,7 @@ class Recipe:
     islands: float = 0.25
     strain: float = 0.3
     thickness: float = 0.4
+    dark: float = 0.4
     support: float = 0.5
     noise: NoiseParameters | None = None
 

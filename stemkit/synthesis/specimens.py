@@ -54,10 +54,12 @@ GAP = 0.6
 INTERSTITIALS, BESIDE = 3, 0.5
 #: Strain and rotation at most, and the smooth displacements of a crystal in parts of the spacing.
 STRAIN, BENT = 0.03, 0.12
+#: In bright field columns are wider by the first number, and the more so by the second the deeper they are.
+HEAVY = (0.7, 0.6)
 #: The narrowest column, sigma in px.
 NARROWEST = 0.4
 #: The grain of a support: its length in parts of the spacing, its height in parts of the recipe's support.
-GRAIN_SIZE, GRAIN = (0.15, 0.5), 0.3
+GRAIN_SIZE, GRAIN = (0.15, 0.5), 0.2
 
 
 def draw_columns(recipe: Recipe, n: int, shape: tuple[int, int], g: torch.Generator) -> tuple[Columns, Tensor]:
@@ -312,6 +314,9 @@ def _painted(recipe: Recipe, columns: Columns, g: torch.Generator) -> Columns:
     strength = (strength / (strength * there).amax(1, keepdim=True).clamp_min(0.1)).clamp(max=1.0)
     # wider atoms sit beside narrower ones, heavy columns of thick ABF images by a factor of two
     widening = torch.exp(0.22 * torch.randn((n, n_species), generator=g, device=g.device)).clamp(0.75, 1.9)
+    dark = pick(g, n, recipe.dark).bool()[:, None]
+    strength = torch.where(dark, strength.sqrt(), strength)
+    widening = torch.where(dark, (HEAVY[0] + HEAVY[1] * strength) * widening, widening)
     base = uniform(g, n, *recipe.width) * columns.spacing
     scatter = uniform(g, n, 0.0, 0.12)[:, None] * torch.randn((n, n_columns), generator=g, device=g.device)
     amplitude = torch.gather(strength, 1, columns.species) * (1 + scatter).clamp_min(0.2)

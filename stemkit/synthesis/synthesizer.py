@@ -19,7 +19,8 @@ from stemkit.compute import resolve_device, seed_from, torch_generator
 from stemkit.images import MODES, Images, check_noise_attr, mode_sign, pixel_sizes, resolve_mode, split
 from stemkit.noise import NoiseCalibrator, NoiseModel
 from stemkit.noise.specimen import find_specimen
-from stemkit.synthesis.arrangements import Columns, Defect
+from stemkit.synthesis.arrangements import Columns
+from stemkit.synthesis.pairs import SCALES, Units, pairs_of, true_columns
 from stemkit.synthesis.recipe import ARRANGEMENTS, Batch, Recipe, draw_batch, recorded
 from stemkit.synthesis.rendering import render_targets
 
@@ -31,9 +32,8 @@ CHUNK = 4
 CLOSEST = 2.0
 #: Lengths are learnt from a square of this many px in the middle of an image, from this many columns at least.
 LEARNT_FROM, ENOUGH = 512, 4
-#: Without an image to learn from: nm, and intensities of a normalised detector.
+#: Without an image to learn from, nm.
 PIXEL_SIZE = 0.01
-SCALES = {"haadf": (1.0, 0.1), "bf": (0.5, 1.0)}
 
 
 class STEMSynthesizer(BaseEstimator):
@@ -168,10 +168,10 @@ class STEMSynthesizer(BaseEstimator):
         for chunk in range(-(-int(n) // CHUNK)):
             generator = torch_generator(int(np.random.SeedSequence([seed, chunk]).generate_state(1, np.uint64)[0]))
             batches.append(draw_batch(self._recipe(), CHUNK, self._shape(), generator))
-        pairs = self._dataset(batches).isel(image=slice(0, n))
+        pairs = pairs_of(batches, self._units()).isel(image=slice(0, n))
         if not return_columns:
             return pairs
-        table = pd.concat([self._columns(b, CHUNK * i) for i, b in enumerate(batches)], ignore_index=True)
+        table = true_columns(batches, self._units())
         return pairs, table[table["image"] < n]
 
     @overload
@@ -224,8 +224,8 @@ class STEMSynthesizer(BaseEstimator):
         generator = torch_generator(seed_from(self.random_state))
         noisy = recorded(targets.enhance.float(), columns.spacing.float(), recipe.noise, generator)
         batch = Batch(noisy, targets, columns)
-        pairs = self._dataset([batch])
-        return (pairs, self._columns(batch, 0)) if return_columns else pairs
+        pairs = pairs_of([batch], self._units())
+        return (pairs, true_columns([batch], self._units())) if return_columns else pairs
 
     def stream(self, batch_size: int = 8) -> Iterator[dict[str, Tensor]]:
         """Endless batches ``(batch_size, n_y, n_x)`` of ``noisy``, ``enhance``, ``detect``, ``superresolve`` on the
@@ -305,58 +305,16 @@ class STEMSynthesizer(BaseEstimator):
             spacing=self._spacing_px(),
             width=self._width_fraction(),
             vacancies=self.vacancies,
+            dark=float(self._mode() == "bf"),
             noise=None if model is None else model.parameters(),
         )
 
     # --- what is handed out --------------------------------------------------------------------------------------
 
-    def _scale(self) -> tuple[float, float]:
-        """Signed contrast and level of the images."""
+    def _units(self) -> Units:
         model, mode = self._noise(), self._mode()
         contrast, level = (model.contrast, model.level) if model is not None else SCALES[mode]
-        return contrast * mode_sign(mode), level
-
-    def _dataset(self, batches: list[Batch]) -> xr.Dataset:
-        contrast, level = self._scale()
-        maps = {
-            "noisy": level + contrast * _stacked([b.noisy for b in batches]),
-            "enhance": level + contrast * _stacked([b.targets.enhance for b in batches]),
-            "detect": _stacked([b.targets.detect for b in batches]),
-            "superresolve": contrast * _stacked([b.targets.superresolve for b in batches]),
-        }
-        size = self._pixel_size()
-        coords = {}
-        if size is not None:
-            centres = [np.arange(n) * size for n in self._shape()]
-            coords = {d: xr.Variable(d, c, {"units": "nm"}) for d, c in zip(("y", "x"), centres, strict=True)}
-        arrangement = [name for b in batches for name in b.names]
-        coords["arrangement"] = xr.Variable("image", arrangement)
-        attrs = {"mode": self._mode()}
-        arrays = {k: xr.DataArray(v, dims=("image", "y", "x"), attrs=attrs) for k, v in maps.items()}
-        return xr.Dataset(arrays, coords=coords, attrs=attrs)
-
-    def _columns(self, batch: Batch, first: int) -> pd.DataFrame:
-        columns, size = batch.columns, self._pixel_size() or 1.0
-        n_y, n_x = self._shape()
-        inside = columns.present & (columns.y >= -0.5) & (columns.y < n_y - 0.5)
-        inside &= (columns.x >= -0.5) & (columns.x < n_x - 0.5)
-        image = torch.arange(len(columns.y))[:, None].expand_as(columns.y) + first
-        y, x, amplitude, sigma = (
-            t[inside].double().numpy() for t in (columns.y, columns.x, columns.amplitude, columns.sigma)
-        )
-        return pd.DataFrame(
-            {
-                "image": image[inside].numpy(),
-                "y": y * size,
-                "x": x * size,
-                "y_px": y,
-                "x_px": x,
-                "amplitude": amplitude * abs(self._scale()[0]),
-                "sigma": sigma * size,
-                "species": columns.species[inside].numpy(),
-                "defect": [Defect(d).name.lower() for d in columns.defect[inside].tolist()],
-            }
-        )
+        return Units(mode, contrast, level, self._pixel_size())
 
 
 def _lengths(bright: NDArray) -> tuple[float, float, float] | None:
@@ -376,7 +334,3 @@ def _range(value: object, name: str) -> tuple[float, float]:
     if limits.dtype.kind not in "iuf" or limits.size not in (1, 2) or not 0 < limits[0] <= limits[-1] < np.inf:
         raise ValueError(f"{name} must be positive nm, or (low, high), but is {value!r}")
     return float(limits[0]), float(limits[-1])
-
-
-def _stacked(parts: list[Tensor]) -> NDArray[np.float32]:
-    return torch.cat(parts).float().numpy()

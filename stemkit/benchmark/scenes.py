@@ -1,0 +1,163 @@
+"""The fixed sets of images on which methods are compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+
+from stemkit import NoiseModel, PointwiseNoise
+from stemkit.benchmark.held_back import HELD_BACK
+from stemkit.benchmark.simulated import SIMULATED, simulated
+from stemkit.noise.drawing import NoiseParameters, add_noise
+from stemkit.synthesis import Columns, Recipe
+from stemkit.synthesis.noises import draw_noise
+from stemkit.synthesis.pairs import SCALES, Units, pairs_of, true_columns
+from stemkit.synthesis.recipe import ARRANGEMENTS, Batch, draw_batch
+from stemkit.synthesis.rendering import render_targets
+
+__all__ = ["SETS", "Scenes", "scenes"]
+
+SHAPE = (256, 256)
+#: Images of a set; every other one has a structure that the training stream never draws.
+IMAGES = 100
+#: Seeds of the sets. Training takes its own from 0 to 2**31.
+SEEDS = {"haadf": 2**40 + 1, "bf": 2**40 + 2, "simulated": 2**40 + 3}
+#: Distance of nearest columns, px: from undersampled to magnified.
+SPACING, HELD_BACK_SPACING = (4.0, 48.0), (6.0, 30.0)
+#: Counted electrons whose afterglow correlates them: noise that the training stream never draws.
+DOSES, AFTERGLOW = (2.0, 5.0, 15.0, 50.0), 0.3
+#: Expected electrons per pixel at a simulated image's brightest place, above its darkest.
+SIMULATED_DOSES = (3.0, 10.0, 30.0)
+#: nm.
+PIXEL_SIZE = 0.01
+SETS = ("haadf", "bf", "simulated")
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """A set of images with their truth.
+
+    Parameters
+    ----------
+    name : str
+    pairs : Dataset
+        ``noisy``, ``enhance``, and where they are defined ``detect`` and ``superresolve``, ``(image, y, x)``. The
+        coordinate ``arrangement`` names what each image shows; ``held_back`` marks what training never draws.
+    columns : DataFrame
+        The true columns, as from ``STEMSynthesizer.sample``.
+    """
+
+    name: str
+    pairs: xr.Dataset
+    columns: pd.DataFrame
+
+    def __len__(self) -> int:
+        return self.pairs.sizes["image"]
+
+
+def scenes(name: str = "haadf", n: int | None = None) -> Scenes:
+    """One of the fixed sets, or its first ``n`` images.
+
+    Parameters
+    ----------
+    name : {"haadf", "bf", "simulated"}
+        ``"haadf"`` and ``"bf"`` are 100 images of 256 px each: every arrangement that is drawn in training, from other
+        seeds, in turn with structures and noise that training never draws. ``"simulated"`` are multislice images of
+        five crystals in HAADF, ABF and BF, by abTEM; noise is added at three doses.
+    n : int, optional
+
+    Examples
+    --------
+    >>> from stemkit.benchmark import scenes
+    >>> few = scenes("haadf", 4)
+    >>> few.pairs["arrangement"].values.tolist()
+    ['lattice', 'kagome', 'moire', 'superstructure']
+    """
+    if name not in SETS:
+        raise ValueError(f"name must be one of {', '.join(map(repr, SETS))}, but is {name!r}")
+    if n is not None and n < 1:
+        raise ValueError(f"n must be at least 1, but is {n!r}")
+    return _simulated_scenes(n) if name == "simulated" else _drawn_scenes(name, min(n or IMAGES, IMAGES))
+
+
+# --- drawn -------------------------------------------------------------------------------------------------------
+
+
+def _drawn_scenes(mode: str, n: int) -> Scenes:
+    batches, names, held = [], [], []
+    structures = list(HELD_BACK)
+    for i in range(n):
+        generator = torch.Generator().manual_seed(_seed(mode, i))
+        if i % 2 == 0:
+            name = ARRANGEMENTS[(i // 2) % len(ARRANGEMENTS)]
+            recipe = Recipe(arrangements=(name,), spacing=SPACING, dark=float(mode == "bf"))
+            batches.append(draw_batch(recipe, 1, SHAPE, generator))
+        else:
+            name = structures[(i // 2) % len(structures)]
+            batches.append(_held_back(name, mode, generator))
+        names.append(name)
+        held.append(i % 2 == 1)
+    units = Units(mode, *SCALES[mode], PIXEL_SIZE)
+    pairs = pairs_of(batches, units).assign_coords(arrangement=("image", names), held_back=("image", held))
+    return Scenes(mode, pairs, true_columns(batches, units))
+
+
+def _held_back(name: str, mode: str, generator: torch.Generator) -> Batch:
+    low, high = np.log(HELD_BACK_SPACING)
+    spacing = float(np.exp(low + (high - low) * float(torch.rand(1, generator=generator))))
+    columns = HELD_BACK[name](spacing, SHAPE, generator)
+    columns = _single(columns)
+    if mode == "bf":
+        columns.amplitude = columns.amplitude.sqrt()
+    nothing = torch.zeros(1)
+    targets = render_targets(columns, SHAPE, torch.zeros(1, 1, 1), nothing, nothing + 2.0)
+    noise = draw_noise(columns.spacing, generator)
+    if float(torch.rand(1, generator=generator)) < 0.5:
+        noise = _counted(generator, noise)
+    return Batch(add_noise(targets.enhance, noise, generator), targets, columns)
+
+
+def _counted(generator: torch.Generator, noise: NoiseParameters) -> NoiseParameters:
+    dose = DOSES[int(torch.randint(len(DOSES), (1,), generator=generator))]
+    noise.gain = torch.full((1,), 1 / dose)
+    noise.readout = torch.full((1,), (0.2 / dose) ** 0.5)
+    noise.poisson, noise.correlation_x = torch.ones(1, dtype=torch.bool), torch.full((1,), AFTERGLOW)
+    return noise
+
+
+def _single(columns: Columns) -> Columns:
+    return Columns(**{k: v.float() if v.is_floating_point() else v for k, v in vars(columns).items()})
+
+
+def _seed(name: str, image: int) -> int:
+    return int(np.random.SeedSequence([SEEDS[name], image]).generate_state(1, np.uint64)[0])
+
+
+# --- simulated ---------------------------------------------------------------------------------------------------
+
+
+def _simulated_scenes(n: int | None) -> Scenes:
+    images, tables, names, modes = [], [], [], []
+    cases = [(name, mode, dose) for name in SIMULATED for mode in ("haadf", "abf", "bf") for dose in SIMULATED_DOSES]
+    for i, (name, mode, dose) in enumerate(cases[:n]):
+        clean, columns = simulated(name, mode, shape=SHAPE)
+        low, high = float(clean.min()), float(clean.max())
+        dark = mode != "haadf"
+        # the level, dark or bright, is counted, too
+        kind, level = ("bf", high) if dark else ("haadf", low)
+        counts = PointwiseNoise.counted(dose, background=dose * level / (high - low), mode=kind)
+        model = NoiseModel(high - low, level, kind, pointwise=counts)
+        noisy = model.apply(clean, random_state=_seed("simulated", i) % 2**32)
+        images.append(xr.Dataset({"noisy": noisy, "enhance": clean}))
+        tables.append(columns.assign(image=i))
+        names.append(f"{name} {mode} {dose:g}")
+        modes.append(kind)
+    pairs = xr.concat(images, "image", combine_attrs="drop", join="override")
+    pairs = pairs.assign_coords(
+        arrangement=("image", names), held_back=("image", [True] * len(names)), mode=("image", modes)
+    )
+    return Scenes("simulated", pairs, pd.concat(tables, ignore_index=True))

@@ -1,0 +1,93 @@
+"""Scores of what a method makes of an image: one small function each.
+
+PSNR and SSIM are in :mod:`stemkit.metrics`. Lengths are in px unless stated.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from stemkit.columns import find_peaks
+from stemkit.metrics import Match, match_columns
+
+__all__ = ["contrast_left", "heights", "intensity_slope", "located", "peaks", "photon_limit", "shift_errors"]
+
+#: Columns are matched within this part of their spacing.
+RADIUS = 1 / 3
+#: A maximum is a column from this part of the image's range.
+VISIBLE = 0.2
+
+
+def located(found: pd.DataFrame, true: pd.DataFrame, spacing: float) -> Match:
+    """Found columns matched to true ones: precision, recall, F1, bias and RMS error."""
+    names = ["y_px", "x_px"]
+    return match_columns(found[names].to_numpy(), true[names].to_numpy(), RADIUS * spacing)
+
+
+def peaks(
+    image: xr.DataArray | NDArray, spacing: float, *, contrast: float | None = None, sign: float = 1
+) -> pd.DataFrame:
+    """The columns that an enhanced image shows to a plain eye: ``y_px, x_px`` of its maxima above a fifth of its range.
+
+    The same for every method: maxima of the image, no two nearer than half the spacing, to a part of a pixel by a
+    parabola. The range is from the 5th to the 99.5th percentile, or the contrast, where it is known.
+    """
+    values = sign * np.asarray(image, dtype=np.float64)
+    low, high = np.quantile(values, [0.05, 0.995])
+    least = low + VISIBLE * (high - low if contrast is None else contrast)
+    found = find_peaks(values, threshold=least, min_distance=0.5 * spacing)
+    return pd.DataFrame(found, columns=["y_px", "x_px"])
+
+
+def heights(image: xr.DataArray | NDArray, places: ArrayLike, *, sign: float = 1) -> NDArray[np.float64]:
+    """What an image shows at places ``(n, 2)`` (y, x), interpolated linearly, times ``sign``."""
+    from scipy.ndimage import map_coordinates
+
+    values = np.asarray(image, dtype=np.float64)
+    return sign * map_coordinates(values, np.asarray(places, dtype=float).T, order=1, mode="nearest")
+
+
+def contrast_left(
+    image: xr.DataArray | NDArray, empty: ArrayLike, full: ArrayLike, between: ArrayLike, *, sign: float = 1
+) -> float:
+    """How much of a column an image shows where there is none: 0 is the truth, 1 means that vacancies are filled in.
+
+    Parameters
+    ----------
+    image : DataArray or ndarray of shape (n_y, n_x)
+    empty, full, between : array-like of shape (n, 2)
+        Places (y, x) of vacancies, of columns of their kind, and of the darkest points between columns.
+    sign : int
+        -1 in bright field.
+    """
+    low, high, gone = (float(np.mean(heights(image, p, sign=sign))) for p in (between, full, empty))
+    return (gone - low) / (high - low) if high != low else np.nan
+
+
+def shift_errors(found: ArrayLike, true: ArrayLike, direction: ArrayLike) -> tuple[float, float]:
+    """Bias and RMS of positions along a direction (y, x), px: what becomes of a planted shift."""
+    unit = np.asarray(direction, dtype=float) / np.linalg.norm(direction)
+    error = (np.asarray(found, dtype=float) - np.asarray(true, dtype=float)) @ unit
+    return float(error.mean()), float(np.sqrt((error**2).mean()))
+
+
+def photon_limit(dose: float) -> float:
+    """The smallest RMS error of a column's position along one axis, px, that counted electrons allow.
+
+    A Gaussian of ``N = 2 pi sigma^2 dose`` electrons without background is located to ``sigma / sqrt(N)``
+    ``= 1 / sqrt(2 pi dose)``, whatever its width (Bobroff, Rev. Sci. Instrum. 57, 1152 (1986),
+    https://doi.org/10.1063/1.1138619).
+    """
+    return float(1 / np.sqrt(2 * np.pi * dose))
+
+
+def intensity_slope(measured: ArrayLike, true: ArrayLike) -> float:
+    """Slope of measured on true intensities of columns, both relative to their means: below 1 where a method makes
+    columns alike.
+    """
+    y, x = (np.asarray(v, dtype=float) for v in (measured, true))
+    y, x = y / y.mean(), x / x.mean()
+    return float(((x - 1) * (y - 1)).sum() / ((x - 1) ** 2).sum())

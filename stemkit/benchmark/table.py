@@ -1,0 +1,176 @@
+"""Any method on all sets: a tidy table of scores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from tqdm import tqdm
+
+import stemkit
+from stemkit.benchmark import scores
+from stemkit.benchmark.scenes import SETS, scenes
+from stemkit.benchmark.truths import SPACING, TRUTHS
+from stemkit.columns import nearest_distances
+from stemkit.compute import describe_device
+from stemkit.images import mode_sign
+from stemkit.metrics import psnr, ssim
+
+__all__ = ["Detector", "Method", "evaluate"]
+
+#: Doses of the truth tests, electrons per pixel at the brightest column, and the seed of each recording.
+DOSES = (3.0, 10.0, 30.0)
+FIRST_SEED = 2**41
+
+
+class Method(Protocol):
+    """What is judged: anything with scikit-learn's ``fit`` and ``transform`` for an image."""
+
+    def fit(self, X: xr.DataArray, y: object = None) -> Any: ...
+
+    def transform(self, X: xr.DataArray) -> xr.DataArray: ...
+
+
+class Detector(Protocol):
+    """What finds columns: anything with ``fit`` and ``transform`` that gives a table with ``y_px`` and ``x_px``."""
+
+    def fit(self, X: xr.DataArray, y: object = None) -> Any: ...
+
+    def transform(self, X: xr.DataArray) -> pd.DataFrame: ...
+
+
+def evaluate(
+    methods: Mapping[str, Method | None],
+    sets: Iterable[str] = (*SETS, "truths"),
+    *,
+    n: int | None = None,
+    detector: Detector | None = None,
+    verbose: bool = True,
+) -> pd.DataFrame:
+    """Judge methods on the fixed sets.
+
+    Parameters
+    ----------
+    methods : mapping of str to estimator
+        By name; each is fitted to every image anew (shipped networks load their weights), and gives the enhanced
+        image. None stands for the recorded image itself.
+    sets : iterable of {"haadf", "bf", "simulated", "truths"}
+    n : int, optional
+        Images of each set, recordings of each truth; all, and 3, by default.
+    detector : estimator, optional
+        What finds columns in the images that methods give, such as :class:`~stemkit.AtomDetector`. None: the maxima
+        above a fifth of the image's range, :func:`stemkit.benchmark.scores.peaks`, the same for all methods. Either is
+        given the bare image, without the recorded pixels.
+    verbose : bool
+        Show progress.
+
+    Returns
+    -------
+    DataFrame
+        One row per score: ``method, set, image, shows, held_back, score, value``. In ``attrs`` what it was made with.
+
+    Examples
+    --------
+    >>> from stemkit.benchmark import evaluate
+    >>> table = evaluate({"recorded": None}, ["haadf"], n=2, verbose=False)
+    >>> table["score"].unique().tolist()
+    ['psnr', 'ssim', 'f1', 'precision', 'recall', 'rms px', 'seconds']
+    """
+    sets = list(sets)
+    unknown = set(sets) - {*SETS, "truths"}
+    if unknown:
+        raise ValueError(f"sets must be of {', '.join([*SETS, 'truths'])}, but has {', '.join(sorted(unknown))}")
+    rows: list[dict[str, Any]] = []
+    for name in sets:
+        if name == "truths":
+            rows += _truths(methods, 3 if n is None else n, detector, verbose)
+        else:
+            rows += _scenes(methods, name, n, detector, verbose)
+    table = pd.DataFrame(rows, columns=["method", "set", "image", "shows", "held_back", "score", "value"])
+    table.attrs.update(_made_with())
+    return table
+
+
+# --- steps -------------------------------------------------------------------------------------------------------
+
+
+def _scenes(
+    methods: Mapping[str, Method | None], name: str, n: int | None, detector: Detector | None, verbose: bool
+) -> list[dict[str, Any]]:
+    fixed = scenes(name, n)
+    rows = []
+    about: dict[str, Any]
+    for i in tqdm(range(len(fixed)), desc=name, disable=not verbose):
+        pair = fixed.pairs.isel(image=i)
+        mode = str(pair["mode"].values) if "mode" in pair.coords else name
+        about = {"set": name, "image": i, "shows": str(pair["arrangement"].values)}
+        about |= {"held_back": bool(pair["held_back"])}
+        pair = pair.drop_vars(("arrangement", "held_back", "mode"), errors="ignore")
+        noisy, clean = pair["noisy"].assign_attrs(mode=mode), pair["enhance"]
+        true = fixed.columns[fixed.columns["image"] == i]
+        for label, method in methods.items():
+            enhanced, seconds = _enhanced(method, noisy)
+            values = {"psnr": psnr(enhanced, clean), "ssim": ssim(enhanced, clean)}
+            if len(true) > 1:
+                spacing = _spacing(true)
+                match = scores.located(_columns(enhanced, spacing, detector), true, spacing)
+                values |= {"f1": match.f1, "precision": match.precision, "recall": match.recall}
+                values["rms px"] = float(np.mean(match.rms)) if len(match.found) else float("nan")
+            values["seconds"] = seconds
+            rows += [{"method": label, **about, "score": k, "value": v} for k, v in values.items()]
+    return rows
+
+
+def _truths(
+    methods: Mapping[str, Method | None], n: int, detector: Detector | None, verbose: bool
+) -> list[dict[str, Any]]:
+    rows = []
+    cases = [(name, dose, k) for name in TRUTHS for dose in DOSES for k in range(n)]
+    for i, (name, dose, k) in enumerate(tqdm(cases, desc="truths", disable=not verbose)):
+        crystal, planted, pair = TRUTHS[name].record(dose, FIRST_SEED + i)
+        noisy = pair["noisy"].drop_vars("arrangement")
+        for label, method in methods.items():
+            enhanced, _ = _enhanced(method, noisy)
+            found = _columns(enhanced, SPACING, detector, contrast=1.0)
+            for score, value in TRUTHS[name].judge(crystal, planted, enhanced, found, dose).items():
+                about = {"set": "truths", "image": k, "shows": f"{name}, dose {dose:g}", "held_back": True}
+                rows.append({"method": label, **about, "score": score, "value": value})
+    return rows
+
+
+def _enhanced(method: Method | None, noisy: xr.DataArray) -> tuple[xr.DataArray, float]:
+    """What a method gives, without what it carries along, and how long it took."""
+    start = time.perf_counter()
+    image = noisy if method is None else method.fit(noisy).transform(noisy)
+    seconds = time.perf_counter() - start
+    bare = noisy.copy(data=np.asarray(image.values, dtype=np.float64))
+    bare.attrs = {"mode": noisy.attrs["mode"]}
+    return bare, seconds
+
+
+def _columns(
+    image: xr.DataArray, spacing: float, detector: Detector | None, contrast: float | None = None
+) -> pd.DataFrame:
+    if detector is None:
+        return scores.peaks(image, spacing, contrast=contrast, sign=mode_sign(image.attrs["mode"]))
+    return detector.fit(image).transform(image)
+
+
+def _spacing(true: pd.DataFrame) -> float:
+    return float(np.median(nearest_distances(true[["y_px", "x_px"]].to_numpy())))
+
+
+def _made_with() -> dict[str, Any]:
+    return {
+        "stemkit": stemkit.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "device": describe_device(torch.device("cpu")),
+        "threads": torch.get_num_threads(),
+        "first_seed": FIRST_SEED,
+    }

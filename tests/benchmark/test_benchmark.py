@@ -1,0 +1,220 @@
+"""The fixed sets, the truths that are planted, and what is scored on them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
+from scipy.spatial import cKDTree
+
+from stemkit import SFINDenoiser
+from stemkit.benchmark import SETS, SIMULATED, TRUTHS, evaluate, made_by, scenes, simulated
+from stemkit.benchmark.held_back import HELD_BACK
+from stemkit.benchmark.scores import contrast_left, intensity_slope, peaks, photon_limit, shift_errors
+from stemkit.columns import fit_columns
+from stemkit.synthesis import Columns, columns_at, render
+from stemkit.synthesis.recipe import ARRANGEMENTS
+
+
+class Smoothing:
+    """A method without anything to learn."""
+
+    def __init__(self, sigma):
+        self.sigma = sigma
+
+    def fit(self, X, y=None):
+        return self
+
+    def transform(self, X):
+        return X.copy(data=gaussian_filter(X.values, self.sigma))
+
+
+# --- sets --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["haadf", "bf"])
+def test_a_set_is_the_same_every_time_and_begins_with_fewer(name):
+    few, more = scenes(name, 3), scenes(name, 6)
+    for key in few.pairs:
+        np.testing.assert_array_equal(few.pairs[key], more.pairs[key][:3])
+    assert (few.columns == more.columns[more.columns["image"] < 3]).all(axis=None)
+    assert more.pairs.attrs["mode"] == name
+    assert np.isfinite(more.pairs["noisy"]).all()
+
+
+def test_every_arrangement_and_every_held_back_structure_is_there():
+    fixed = scenes("haadf")
+    assert len(fixed) == 100
+    shown = fixed.pairs["arrangement"].values
+    held = fixed.pairs["held_back"].values
+    assert set(shown[~held]) == set(ARRANGEMENTS)
+    assert set(shown[held]) == set(HELD_BACK)
+    assert not set(ARRANGEMENTS) & set(HELD_BACK)
+    assert set(fixed.columns["image"]) <= set(range(100))
+    # the sets of the two modes share no image
+    other = scenes("bf", 4).pairs["detect"].values
+    assert not any(np.array_equal(a, b) for a, b in zip(fixed.pairs["detect"].values, other, strict=False))
+
+
+def test_sets_that_are_not_known():
+    with pytest.raises(ValueError, match="name must be one of 'haadf', 'bf', 'simulated'"):
+        scenes("eels")
+    with pytest.raises(ValueError, match="n must be at least 1"):
+        scenes("haadf", 0)
+    with pytest.raises(ValueError, match="sets must be of"):
+        evaluate({}, ["haadf", "xrd"])
+
+
+@pytest.mark.parametrize("name", HELD_BACK)
+def test_held_back_structures(name):
+    columns = HELD_BACK[name](11.0, (128, 140), torch.Generator().manual_seed(3))
+    assert isinstance(columns, Columns)
+    places = columns.places[0][columns.present[0]].numpy()
+    inside = ((places > 0) & (places < (127, 139))).all(axis=1)
+    assert inside.sum() > 15
+    assert float(columns.amplitude[columns.present].max()) <= 1.0
+    distance = cKDTree(places).query(places, k=2)[0][:, 1]
+    if name != "atoms on a crystal":
+        assert distance.min() == pytest.approx(11.0, rel=0.02) or distance.min() > 5.4
+    assert bool(torch.isfinite(render(columns, (128, 140))).all())
+
+
+# --- simulated ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SIMULATED)
+@pytest.mark.parametrize("signal", ["haadf", "abf", "bf"])
+def test_simulated_crystals(name, signal):
+    image, columns = simulated(name, signal, shape=(90, 120), pixel_size=0.02)
+    assert image.shape == (90, 120)
+    assert image.stem.pixel_size == pytest.approx(0.02)
+    assert image.attrs["mode"] == ("haadf" if signal == "haadf" else "bf")
+    # fractions of the beam
+    assert image.min() > 0
+    assert image.max() < 1
+    assert columns["y_px"].between(0, 89.5).all()
+    assert columns["x_px"].between(0, 119.5).all()
+    # another pixel size shows the same crystal
+    fine, _ = simulated(name, signal, shape=(180, 240), pixel_size=0.01)
+    np.testing.assert_allclose(fine.values[::2, ::2], image.values, atol=1e-9)
+    assert made_by(name)["configurations"] >= 4
+
+
+@pytest.mark.parametrize("name", ["gold_110", "gallium_nitride_11-20", "tungsten_diselenide"])
+def test_heavy_columns_are_where_the_atoms_are(name):
+    image, columns = simulated(name, "haadf", shape=(256, 256), pixel_size=0.01)
+    heavy = columns[columns["weight"] > 0.9 * columns["weight"].max()]
+    places = heavy[["y_px", "x_px"]].to_numpy()
+    inner = places[((places > 20) & (places < 235)).all(axis=1)]
+    fits = fit_columns(image.values, inner, 4.5)
+    off = np.hypot(*(np.column_stack([fits.y, fits.x]) - inner)[~fits.failed].T)
+    # 1 px is 10 pm; light neighbours draw the fits of heavy columns by less than that
+    assert np.median(off) < 1.0
+
+
+def test_simulations_that_are_not_known():
+    with pytest.raises(ValueError, match="name must be one of 'gold_110'"):
+        simulated("unobtainium")
+    with pytest.raises(ValueError, match="signal must be one of"):
+        simulated("gold_110", "eels")
+    with pytest.raises(ValueError, match="pixel_size must be"):
+        simulated("gold_110", pixel_size=0.0)
+
+
+# --- scores ------------------------------------------------------------------------------------------------------
+
+
+@given(st.floats(0.0, 1.5), st.floats(0.1, 10.0), st.floats(-5.0, 5.0))
+@settings(max_examples=20)
+def test_contrast_left_is_what_is_left(part, scale, level):
+    places = np.array([(10.0, 10.0), (10.0, 30.0), (30.0, 20.0)])
+    image = level + scale * render(columns_at(places[:2], [1.0, part], 2.0), (41, 41))[0].numpy()
+    left = contrast_left(image, places[1:2], places[:1], places[2:])
+    assert left == pytest.approx(part, abs=1e-3)
+    assert contrast_left(-image, places[1:2], places[:1], places[2:], sign=-1) == pytest.approx(left)
+
+
+def test_scores_of_what_is_known():
+    true = np.array([(10.0, 10.0), (20.0, 30.0)])
+    assert shift_errors(true + (0.0, 0.5), true, (0, 1)) == pytest.approx((0.5, 0.5))
+    assert shift_errors(true + (0.5, 0.0), true, (0, 1)) == pytest.approx((0.0, 0.0))
+    heights = np.array([0.8, 1.0, 1.2])
+    assert intensity_slope(heights, heights) == pytest.approx(1.0)
+    assert intensity_slope(3 * (1 + 0.5 * (heights - 1)), heights) == pytest.approx(0.5)
+    assert photon_limit(5.0) == pytest.approx(0.178, abs=1e-3)
+
+
+def test_peaks_are_the_columns_of_a_clean_image():
+    fixed = scenes("haadf", 2)
+    true = fixed.columns[fixed.columns["image"] == 1]
+    found = peaks(fixed.pairs["enhance"][1], 12.0)
+    distance = cKDTree(found.to_numpy()).query(true[["y_px", "x_px"]].to_numpy())[0]
+    assert np.median(distance) < 0.2
+
+
+def test_the_photon_limit_is_reached_by_a_fit():
+    rng = np.random.default_rng(0)
+    places = np.stack(np.meshgrid(*[np.arange(15.0, 400, 25)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
+    places += rng.uniform(-0.5, 0.5, places.shape)
+    dose = 20.0
+    counts = rng.poisson(dose * render(columns_at(places, 1.0, 2.5), (410, 410))[0].numpy() + 0.02) - 0.02
+    fits = fit_columns(counts, places, 2.5, variance=lambda i: i.clamp_min(0.02))
+    rms = np.sqrt(((fits.x - places[:, 1]) ** 2).mean())
+    assert rms == pytest.approx(photon_limit(dose), rel=0.2)
+
+
+# --- truths ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TRUTHS)
+def test_the_truth_is_scored_as_true(name):
+    # at a dose without limit, what was recorded is what is there
+    crystal, planted, pair = TRUTHS[name].record(1e7, 5)
+    image = pair["noisy"]
+    figures = TRUTHS[name].judge(crystal, planted, image, peaks(image, 16.0, contrast=1.0), 1e7)
+    expected = {
+        "contrast left": 0.0, "filled in": 0.0, "height shown": 1.0, "found": 1.0, "relative height": 1.0,
+        "bias": 0.0, "slope of sublattice 0": 1.0, "slope of sublattice 1": 1.0, "invented beyond": 0.0,
+        "columns per cell": 0.0, "rms over noise": 1.0,
+    }  # fmt: skip
+    for score, value in figures.items():
+        if score in expected:
+            assert value == pytest.approx(expected[score], abs=0.08), score
+
+
+def test_a_method_that_makes_columns_alike_is_caught():
+    crystal, planted, _ = TRUTHS["vacancies"].record(1e7, 5)
+    filled = render(crystal, (256, 256))[0].numpy()
+    image = TRUTHS["vacancies"].record(1e7, 5)[2]["noisy"].copy(data=filled)
+    figures = TRUTHS["vacancies"].judge(crystal, planted, image, peaks(image, 16.0, contrast=1.0), 1e7)
+    assert figures["contrast left"] == pytest.approx(1.0, abs=0.02)
+    assert figures["filled in"] == 1.0
+
+
+# --- the table ---------------------------------------------------------------------------------------------------
+
+
+def test_evaluate_is_tidy():
+    table = evaluate({"recorded": None, "smooth": Smoothing(1.0)}, [*SETS, "truths"], n=1, verbose=False)
+    assert list(table) == ["method", "set", "image", "shows", "held_back", "score", "value"]
+    assert set(table["method"]) == {"recorded", "smooth"}
+    assert set(table["set"]) == {*SETS, "truths"}
+    assert {"psnr", "ssim", "f1", "rms px", "seconds", "contrast left"} <= set(table["score"])
+    assert {"stemkit", "torch", "device", "threads"} <= set(table.attrs)
+    assert not table.duplicated(["method", "set", "image", "shows", "score"]).any()
+    again = evaluate({"recorded": None}, ["bf"], n=1, verbose=False)
+    first = table[(table["method"] == "recorded") & (table["set"] == "bf") & (table["score"] == "psnr")]["value"]
+    assert again[again["score"] == "psnr"]["value"].tolist() == first.tolist()
+
+
+def test_the_network_is_better_than_nothing():
+    table = evaluate({"recorded": None, "sfin": SFINDenoiser()}, ["haadf"], n=4, verbose=False)
+    means = table.groupby(["score", "method"])["value"].mean().unstack()
+    assert means.loc["psnr", "sfin"] > means.loc["psnr", "recorded"] + 5
+    assert means.loc["f1", "sfin"] > means.loc["f1", "recorded"]
+    assert math.isfinite(means.loc["rms px", "sfin"])

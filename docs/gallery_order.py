@@ -9,6 +9,9 @@ PAGES = (
     "plot_positions_with_error_bars.py",
     "plot_displacements_and_strain.py",
     "plot_vacancies.py",
+    "plot_data_like_my_microscope.py",
+    "plot_any_crystal.py",
+    "plot_plant_a_defect.py",
     "plot_grid_search.py",
 )
 

@@ -12,6 +12,12 @@ if TYPE_CHECKING:
 
 #: Seeds of the images, not chosen for what they show; the network was trained on others.
 SEEDS = (20, 21, 22)
+#: Lattice, base and relative heights of what is shown.
+CRYSTALS = (
+    ("square", [(0, 0), (0.5, 0.5)], [1.0, 0.55]),
+    ("hexagonal", [(0, 0), (1 / 3, 1 / 3)], [1.0, 0.7]),
+    ("oblique", [(0, 0)], [1.0]),
+)
 
 
 def add_to(subparsers: Any) -> None:
@@ -85,8 +91,12 @@ def _one(mode: str, seed: int, folder: Path) -> tuple[str, ...]:
 
 
 def _scene(mode: str, seed: int) -> tuple[xr.Dataset, pd.DataFrame]:
-    """A crystal with a few vacancies, recorded with a dozen electrons per pixel on the columns, streaks and jitter."""
+    """A crystal with a surface, vacancies and foreign atoms, recorded with a dozen electrons per pixel on the columns,
+    streaks and jitter.
+    """
     from stemkit import NoiseModel, PointwiseNoise, ScanNoise, STEMSynthesizer
+    from stemkit.compute import torch_generator
+    from stemkit.synthesis import cut, displaced_randomly, half_plane, lattice, planar_cell, removed, some, substituted
 
     noise = NoiseModel(
         contrast=1000.0,
@@ -95,7 +105,11 @@ def _scene(mode: str, seed: int) -> tuple[xr.Dataset, pd.DataFrame]:
         scan=ScanNoise(amplitude=0.05, length=20.0, jitter=0.3),
         pointwise=PointwiseNoise(readout=0.12, gain=0.08 if mode == "haadf" else -0.005),
     )
-    synthesizer = STEMSynthesizer(
-        mode=mode, noise=noise, arrangements=("lattice",), spacing=(0.13, 0.16), random_state=seed
-    )
-    return synthesizer.sample(1, return_columns=True)
+    generator = torch_generator(seed)
+    name, basis, heights = CRYSTALS[seed % len(CRYSTALS)]
+    cell = planar_cell(name, basis=basis, amplitude=heights)
+    crystal = lattice(cell, (256, 256), spacing=14.0, sigma=2.8, angle=7.0 * seed)
+    crystal = displaced_randomly(cut(crystal, half_plane((60.0, 128.0), 7.0 * seed % 40)), 0.2, generator)
+    crystal = substituted(crystal, some(crystal, 0.03, generator), amplitude=0.6)
+    crystal = removed(crystal, some(crystal, 0.03, generator))
+    return STEMSynthesizer(mode=mode, noise=noise, random_state=seed).record(crystal, return_columns=True)

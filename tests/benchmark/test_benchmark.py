@@ -141,8 +141,8 @@ def test_contrast_left_is_what_is_left(part, scale, level):
 
 def test_scores_of_what_is_known():
     true = np.array([(10.0, 10.0), (20.0, 30.0)])
-    assert shift_errors(true + (0.0, 0.5), true, (0, 1)) == pytest.approx((0.5, 0.5))
-    assert shift_errors(true + (0.5, 0.0), true, (0, 1)) == pytest.approx((0.0, 0.0))
+    assert shift_errors(true + np.array([0.0, 0.5]), true, (0, 1)) == pytest.approx((0.5, 0.5))
+    assert shift_errors(true + np.array([0.5, 0.0]), true, (0, 1)) == pytest.approx((0.0, 0.0))
     heights = np.array([0.8, 1.0, 1.2])
     assert intensity_slope(heights, heights) == pytest.approx(1.0)
     assert intensity_slope(3 * (1 + 0.5 * (heights - 1)), heights) == pytest.approx(0.5)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-#: Seeds of the images, not chosen for what they show; the network was trained on others.
+#: Seeds of the images, not chosen for what comes out; the network was trained on others.
 SEEDS = (20, 21, 22)
 #: Lattice, base and relative heights of what is shown.
 CRYSTALS = (

@@ -130,7 +130,10 @@ def displace_rows(images: Tensor, shifts: Tensor, *, axis: int = -1) -> Tensor:
     """
     n = images.shape[axis]
     place = torch.arange(n, device=images.device, dtype=images.dtype)
-    position = (place if axis == -1 else place[:, None]) + shifts
+    # beyond these places nothing changes any more, and there are pixels enough on either side
+    position = ((place if axis == -1 else place[:, None]) + shifts).clamp(-2.0, n + 1.0)
+    beyond = (4, 4, 0, 0) if axis == -1 else (0, 0, 4, 4)
+    padded = torch.nn.functional.pad(images[:, None], beyond, mode="replicate")[:, 0]
     left = torch.floor(position)
     t = position - left
     weights = (
@@ -139,10 +142,10 @@ def displace_rows(images: Tensor, shifts: Tensor, *, axis: int = -1) -> Tensor:
         ((-1.5 * t + 2.0) * t + 0.5) * t,
         (0.5 * t - 0.5) * t * t,
     )
-    index = left.long()
+    index = (left.long() + 3).expand_as(images)
     out = torch.zeros_like(images)
     for k, weight in enumerate(weights):
-        out = out + weight * torch.gather(images, axis, (index + (k - 1)).clamp(0, n - 1).expand_as(images))
+        out = out.addcmul_(weight.expand_as(images), torch.gather(padded, axis, index + k))
     return out
 
 
@@ -186,7 +189,7 @@ def tukey_quantile(scores: Tensor, shape: Tensor) -> Tensor:
     lam = _per_image(shape)
     safe = torch.where(lam.abs() < 1e-4, torch.full_like(lam, 1e-4), lam)
     # of p and 1 - p, what is below 1/2 is known to all its digits
-    less = torch.special.ndtr(-scores.abs()).clamp_min(torch.finfo(scores.dtype).tiny)
+    less = (0.5 * torch.erfc(scores.abs() * math.sqrt(0.5))).clamp_min(torch.finfo(scores.dtype).tiny)
     above = (torch.expm1(safe * torch.log1p(-less)) - torch.expm1(safe * torch.log(less))) / safe
     quantile = torch.copysign(above, scores)
     deviation = np.sqrt(tukey_variance(shape.detach().cpu().numpy()))

@@ -144,11 +144,13 @@ def through_probe(images: Tensor, probe: ArrayLike) -> Tensor:
 def _drawn(y: Tensor, x: Tensor, sigma: Tensor, height: Tensor, shape: tuple[int, int], integrated: bool) -> Tensor:
     """One image, some rows at a time."""
     image = torch.zeros(shape, dtype=y.dtype)
+    if len(y) == 0:
+        return image
     reach = FARTHEST.get(y.dtype, 8.5) * sigma + 0.5
-    along_x = _profiles(x, sigma, 0, shape[1], integrated)
+    along_x = _near_profiles(x, sigma, shape[1], int(torch.ceil(reach.max())), integrated)
     for start in range(0, shape[0], ROWS):
         end = min(start + ROWS, shape[0])
-        near = (y + reach > start) & (y - reach < end - 1)
+        near = torch.nonzero((y + reach > start) & (y - reach < end - 1))[:, 0]
         along_y = _profiles(y[near], sigma[near], start, end, integrated) * height[near, None]
         image[start:end] = along_y.T @ along_x[near]
     return image
@@ -157,12 +159,27 @@ def _drawn(y: Tensor, x: Tensor, sigma: Tensor, height: Tensor, shape: tuple[int
 def _profiles(centre: Tensor, sigma: Tensor, start: int, end: int, integrated: bool) -> Tensor:
     """Gaussians along one axis at the pixels from ``start`` to ``end``, ``(..., end - start)``."""
     pixel = torch.arange(start, end, device=centre.device, dtype=centre.dtype)
+    return _gaussian(pixel - centre[..., None], sigma, integrated)
+
+
+def _near_profiles(centre: Tensor, sigma: Tensor, n: int, reach: int, integrated: bool) -> Tensor:
+    """The same at n pixels, ``(k, n)``, and 0 beyond the reach: most of an image is far from a column."""
+    middle = centre.round().clamp(-reach - 1, n + reach)
+    offset = torch.arange(-reach, reach + 1, dtype=centre.dtype)
+    values = _gaussian(middle[:, None] + offset - centre[:, None], sigma, integrated)
+    # what is beyond the border goes into two pixels that are cut off
+    place = (middle[:, None] + offset + 1).clamp(0, n + 1).long()
+    return torch.zeros(len(centre), n + 2, dtype=centre.dtype).scatter_(1, place, values)[:, 1:-1]
+
+
+def _gaussian(distance: Tensor, sigma: Tensor, integrated: bool) -> Tensor:
+    """``exp(-d^2 / (2 sigma^2))``, or its mean over a pixel where sigma is small."""
     width = sigma.clamp_min(1e-3)[..., None]
-    distance = (pixel - centre[..., None]) / width
-    profile = torch.exp(-0.5 * distance**2)
+    relative = distance / width
+    profile = torch.exp(-0.5 * relative.square())
     if integrated and bool((sigma < NARROW).any()):
         half, scale = 0.5 / width, math.sqrt(math.pi / 2) * width
         root = math.sqrt(2)
-        mean = scale * (torch.erf((distance + half) / root) - torch.erf((distance - half) / root))
+        mean = scale * (torch.erf((relative + half) / root) - torch.erf((relative - half) / root))
         profile = torch.where(width < NARROW, mean, profile)
     return profile

@@ -190,7 +190,7 @@ class STEMSynthesizer(BaseEstimator):
         Parameters
         ----------
         specimen : Columns
-            Of one image or several, from the functions of :mod:`stemkit.synthesis`; positions and widths are in px,
+            Of one image or several, from the functions of ``stemkit.synthesis``; positions and widths are in px,
             heights in parts of the contrast.
         n : int
             Recordings of each image, which differ in their noise.

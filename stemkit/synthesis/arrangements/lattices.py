@@ -94,7 +94,7 @@ def lattice(
 
 
 def lattice_vectors(cell: Cell, spacing: Tensor, angle: float | Tensor = 0.0) -> Tensor:
-    """The vectors a and b, (y, x) in px each, of crystals that :func:`lattice` draws: ``(n_images, 2, 2)``."""
+    """The vectors a and b, (y, x) in px each, of crystals that :func:`~stemkit.synthesis.lattice` draws: ``(n_images, 2, 2)``."""
     return cell.vectors * (spacing / nearest_distance(cell))[:, None, None] @ _turned(angle, cell.vectors)
 
 

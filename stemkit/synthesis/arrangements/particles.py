@@ -43,7 +43,7 @@ def projected_columns(
         Atoms whose projections are nearer than this, nm, are one column.
     power : float
         A column's amplitude is the sum of its atoms' ``occupancy * Z**power``, relative to the brightest column; see
-        :func:`crystal_cell`.
+        :func:`~stemkit.synthesis.crystal_cell`.
     """
     if not pixel_size > 0 or not sigma > 0:
         raise ValueError(f"pixel_size and sigma must be positive nm, but are {pixel_size!r} and {sigma!r}")

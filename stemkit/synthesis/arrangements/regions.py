@@ -83,7 +83,7 @@ def joined(first: Columns, second: Columns, region: Region, gap: float | Tensor 
 def mirrored(columns: Columns, through: Place, angle: float | Tensor) -> Columns:
     """Columns on the other side of a line: joined with those on this side they are a twin.
 
-    The line is given as in :func:`half_plane`.
+    The line is given as in :func:`~stemkit.synthesis.half_plane`.
     """
     turn = torch.deg2rad(along(angle, columns.y))
     distance = half_plane(through, angle)(columns.y, columns.x)

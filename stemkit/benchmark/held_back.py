@@ -73,17 +73,19 @@ def antiphase_boundary(spacing: float, shape: Shape, g: torch.Generator) -> Colu
 
 
 def stacking_faults(spacing: float, shape: Shape, g: torch.Generator) -> Columns:
-    """Close-packed rows, every fifth of which is displaced by a third of their period against the one above."""
+    """A close-packed crystal along [110]: each row is displaced by a third of its period against the one above, every
+    fifth the other way.
+    """
     size = max(shape) + 4 * BEYOND * spacing
     rows = np.arange(-math.ceil(size / spacing), math.ceil(size / spacing))
-    offset = np.cumsum(np.where(rows % 5 == 0, -0.5, 0.5))
+    offset = np.cumsum(np.where(rows % 5 == 0, -1 / 3, 1 / 3))
     row, column = (part.ravel() for part in np.meshgrid(rows, rows, indexing="ij"))
-    places = np.stack([row * math.sqrt(3) / 2, column + np.repeat(offset, len(rows)) % 1.0], axis=1) * spacing
+    places = np.stack([row * math.sqrt(8) / 3, column + np.repeat(offset, len(rows)) % 1.0], axis=1) * spacing
     return _turned(places, spacing, shape, g)
 
 
 def dodecagonal(spacing: float, shape: Shape, g: torch.Generator) -> Columns:
-    """A quasicrystal with twelvefold symmetry: the vertices of squares, triangles and rhombs, none periodic."""
+    """A quasicrystal with twelvefold symmetry: the vertices of squares and rhombs, not periodic."""
     stars = np.array([(math.cos(k * math.pi / 6), math.sin(k * math.pi / 6)) for k in range(6)]).T
     return _projected(stars, spacing, shape, g)
 
@@ -112,7 +114,7 @@ def five_fold_twin(spacing: float, shape: Shape, g: torch.Generator) -> Columns:
 
 
 def line_of_vacancies(spacing: float, shape: Shape, g: torch.Generator) -> Columns:
-    """A layer from which half the columns of one row are gone, and some elsewhere in pairs."""
+    """A layer from which half the columns along a line are gone, and a few elsewhere."""
     cell = planar_cell("hexagonal", basis=[(0, 0), (1 / 3, 1 / 3)], amplitude=[1.0, 0.5])
     columns = _crystal(cell, spacing, shape, g)
     a = lattice_vectors(cell, columns.spacing)[0, 0]
@@ -137,7 +139,7 @@ def atoms_on_a_crystal(spacing: float, shape: Shape, g: torch.Generator) -> Colu
     columns = _crystal(planar_cell("hexagonal", basis=[(0, 0), (1 / 3, 1 / 3)], amplitude=0.35), spacing, shape, g)
     n = max(3, int(0.02 * shape[0] * shape[1] / spacing**2))
     at = torch.rand((n, 2), generator=g).numpy() * np.array(shape)
-    return superposed(columns, columns_at(at, 1.0, 0.9 * SIGMA * spacing, species=1, spacing=spacing))
+    return superposed(columns, columns_at(at, 1.0, 0.9 * SIGMA * spacing, species=2, spacing=spacing))
 
 
 HELD_BACK: dict[str, Callable[[float, Shape, torch.Generator], Columns]] = {

@@ -24,7 +24,7 @@ __all__ = ["SETS", "Scenes", "scenes"]
 SHAPE = (256, 256)
 #: Images of a set; every other one has a structure that the training stream never draws.
 IMAGES = 100
-#: Seeds of the sets. Training takes its own from 0 to 2**31.
+#: Seeds of the sets, hashed with each image's number: training, whose seeds are below 2**32, has others.
 SEEDS = {"haadf": 2**40 + 1, "bf": 2**40 + 2, "simulated": 2**40 + 3}
 #: Distance of nearest columns, px: from undersampled to magnified.
 SPACING, HELD_BACK_SPACING = (4.0, 48.0), (6.0, 30.0)
@@ -115,16 +115,17 @@ def _held_back(name: str, mode: str, generator: torch.Generator) -> Batch:
         columns.amplitude = columns.amplitude.sqrt()
     nothing = torch.zeros(1)
     targets = render_targets(columns, SHAPE, torch.zeros(1, 1, 1), nothing, nothing + 2.0)
-    noise = draw_noise(columns.spacing, generator)
+    dark = torch.tensor([mode == "bf"])
+    noise = draw_noise(columns.spacing, generator, dark)
     if float(torch.rand(1, generator=generator)) < 0.5:
-        noise = _counted(generator, noise)
+        noise = _counted(generator, noise, dark)
     return Batch(add_noise(targets.enhance, noise, generator), targets, columns)
 
 
-def _counted(generator: torch.Generator, noise: NoiseParameters) -> NoiseParameters:
+def _counted(generator: torch.Generator, noise: NoiseParameters, dark: torch.Tensor) -> NoiseParameters:
     dose = DOSES[int(torch.randint(len(DOSES), (1,), generator=generator))]
-    noise.gain = torch.full((1,), 1 / dose)
-    noise.readout = torch.full((1,), (0.2 / dose) ** 0.5)
+    noise.gain = torch.where(dark, -1.0, 1.0) / dose
+    noise.readout = torch.sqrt(torch.where(dark, 1.2, 0.2) / dose)
     noise.poisson, noise.correlation_x = torch.ones(1, dtype=torch.bool), torch.full((1,), AFTERGLOW)
     return noise
 

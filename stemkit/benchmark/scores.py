@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import cKDTree
 
 from stemkit.columns import find_peaks
 from stemkit.metrics import Match, match_columns
 
-__all__ = ["contrast_left", "heights", "intensity_slope", "located", "peaks", "photon_limit", "shift_errors"]
+__all__ = ["contrast_left", "heights", "intensity_slope", "located", "peaks", "photon_limit", "shift_errors", "visible"]
 
 #: Columns are matched within this part of their spacing.
 RADIUS = 1 / 3
@@ -25,6 +26,35 @@ def located(found: pd.DataFrame, true: pd.DataFrame, spacing: float) -> Match:
     """Found columns matched to true ones: precision, recall, F1, bias and RMS error."""
     names = ["y_px", "x_px"]
     return match_columns(found[names].to_numpy(), true[names].to_numpy(), RADIUS * spacing)
+
+
+def visible(
+    found: pd.DataFrame, true: pd.DataFrame, shown: pd.DataFrame, spacing: float, shape: tuple[int, ...]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What detection is judged on: found and true columns half a spacing or more from the border, and of the true ones
+    those that the clean image shows as maxima (``shown``). What is found at a maximum of the clean image that is no
+    column's, such as two columns in one, counts neither for nor against a method: a perfect one has F1 = 1.
+    """
+    names = ["y_px", "x_px"]
+    match = located(shown, true, spacing)
+    strange = np.delete(shown[names].to_numpy(), match.found, axis=0)
+    judged = true.iloc[np.sort(match.true)]
+    if len(strange) and len(found):
+        found = found[cKDTree(strange).query(found[names].to_numpy())[0] > RADIUS * spacing]
+    last = np.array(shape) - 1 - spacing / 2
+    inner = [((t[names] > spacing / 2) & (t[names] < last)).all(axis=1) for t in (found, judged)]
+    # a column may be found on the other side of the line
+    near = cKDTree(found[names].to_numpy()) if len(found) else None
+    kept = judged[inner[1]]
+    if near is None or len(kept) == 0:
+        return found[inner[0]], kept
+    ours = np.zeros(len(found), dtype=bool)
+    ours[located(found, kept, spacing).found] = True
+    beyond = np.zeros(len(found), dtype=bool)
+    rest = judged[~inner[1]]
+    if len(rest):
+        beyond[located(found, rest, spacing).found] = True
+    return found[ours | (inner[0].to_numpy() & ~beyond)], kept
 
 
 def peaks(
@@ -74,14 +104,27 @@ def shift_errors(found: ArrayLike, true: ArrayLike, direction: ArrayLike) -> tup
     return float(error.mean()), float(np.sqrt((error**2).mean()))
 
 
-def photon_limit(dose: float) -> float:
+def photon_limit(dose: float, *, background: float = 0.0) -> float:
     """The smallest RMS error of a column's position along one axis, px, that counted electrons allow.
 
-    A Gaussian of ``N = 2 pi sigma^2 dose`` electrons without background is located to ``sigma / sqrt(N)``
+    Without background a Gaussian of ``N = 2 pi sigma^2 dose`` electrons is located to ``sigma / sqrt(N)``
     ``= 1 / sqrt(2 pi dose)``, whatever its width (Bobroff, Rev. Sci. Instrum. 57, 1152 (1986),
-    https://doi.org/10.1063/1.1138619).
+    https://doi.org/10.1063/1.1138619). With one it is the inverse root of the Fisher information, the sum over pixels
+    of ``(ds/dx)^2 / (s + background)``, where s is the column; it does not depend on the width either.
+
+    Parameters
+    ----------
+    dose, background : float
+        Electrons per pixel at the column, above the background, and of the background.
     """
-    return float(1 / np.sqrt(2 * np.pi * dose))
+    if background == 0:
+        return float(1 / np.sqrt(2 * np.pi * dose))
+    at = np.arange(-8, 8, 0.05)
+    y, x = np.meshgrid(at, at, indexing="ij")
+    column = dose * np.exp(-(y**2 + x**2) / 2)
+    # in units of sigma, which cancels: the slope is 1 / sigma as large, the area sigma^2
+    information = float(((x * column) ** 2 / (column + background)).sum() * 0.05**2)
+    return float(1 / np.sqrt(information))
 
 
 def intensity_slope(measured: ArrayLike, true: ArrayLike) -> float:

@@ -113,14 +113,14 @@ def _scenes(
         pair = pair.drop_vars(("arrangement", "held_back", "mode"), errors="ignore")
         noisy, clean = pair["noisy"].assign_attrs(mode=mode), pair["enhance"]
         true = fixed.columns[fixed.columns["image"] == i]
+        spacing = _spacing(true) if len(true) > 1 else float("nan")
+        if len(true) > 1:
+            shown = scores.peaks(clean, spacing, sign=mode_sign(mode))
         for label, method in methods.items():
             enhanced, seconds = _enhanced(method, noisy)
             values = {"psnr": psnr(enhanced, clean), "ssim": ssim(enhanced, clean)}
             if len(true) > 1:
-                spacing = _spacing(true)
-                match = scores.located(_columns(enhanced, spacing, detector), true, spacing)
-                values |= {"f1": match.f1, "precision": match.precision, "recall": match.recall}
-                values["rms px"] = float(np.mean(match.rms)) if len(match.found) else float("nan")
+                values |= _detection(_columns(enhanced, spacing, detector), true, shown, spacing, noisy.shape)
             values["seconds"] = seconds
             rows += [{"method": label, **about, "score": k, "value": v} for k, v in values.items()]
     return rows
@@ -131,8 +131,8 @@ def _truths(
 ) -> list[dict[str, Any]]:
     rows = []
     cases = [(name, dose, k) for name in TRUTHS for dose in DOSES for k in range(n)]
-    for i, (name, dose, k) in enumerate(tqdm(cases, desc="truths", disable=not verbose)):
-        crystal, planted, pair = TRUTHS[name].record(dose, FIRST_SEED + i)
+    for name, dose, k in tqdm(cases, desc="truths", disable=not verbose):
+        crystal, planted, pair = TRUTHS[name].record(dose, FIRST_SEED + k)
         noisy = pair["noisy"].drop_vars("arrangement")
         for label, method in methods.items():
             enhanced, _ = _enhanced(method, noisy)
@@ -141,6 +141,17 @@ def _truths(
                 about = {"set": "truths", "image": k, "shows": f"{name}, dose {dose:g}", "held_back": True}
                 rows.append({"method": label, **about, "score": score, "value": value})
     return rows
+
+
+def _detection(
+    found: pd.DataFrame, true: pd.DataFrame, shown: pd.DataFrame, spacing: float, shape: tuple[int, ...]
+) -> dict[str, float]:
+    found, judged = scores.visible(found, true, shown, spacing, shape)
+    if len(judged) == 0:
+        return {}
+    match = scores.located(found, judged, spacing)
+    values = {"f1": match.f1, "precision": match.precision, "recall": match.recall}
+    return values | {"rms px": float(np.mean(match.rms)) if len(match.found) else float("nan")}
 
 
 def _enhanced(method: Method | None, noisy: xr.DataArray) -> tuple[xr.DataArray, float]:

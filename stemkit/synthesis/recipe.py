@@ -86,19 +86,26 @@ class Batch:
 
 def draw_batch(recipe: Recipe, n_images: int, shape: tuple[int, int], generator: torch.Generator) -> Batch:
     """Draw ``n_images`` pairs on the generator's device."""
-    columns, arrangement = draw_columns(recipe, n_images, shape, generator)
+    columns, arrangement, dark = draw_columns(recipe, n_images, shape, generator)
     tail = pick(generator, n_images, 0.5) * uniform(generator, n_images, 0.0, 0.25)
     spread = uniform(generator, n_images, 1.6, 2.6)
     support = draw_support(recipe, arrangement, columns.spacing, shape, generator)
     targets = render_targets(columns, shape, support, tail, spread)
-    return Batch(recorded(targets.enhance, columns.spacing, recipe.noise, generator), targets, columns, arrangement)
+    noisy = recorded(targets.enhance, columns.spacing, recipe.noise, generator, dark)
+    return Batch(noisy, targets, columns, arrangement)
 
 
-def recorded(clean: Tensor, spacing: Tensor, noise: NoiseParameters | None, generator: torch.Generator) -> Tensor:
+def recorded(
+    clean: Tensor,
+    spacing: Tensor,
+    noise: NoiseParameters | None,
+    generator: torch.Generator,
+    dark: Tensor | None = None,
+) -> Tensor:
     """Clean images ``(n_images, n_y, n_x)`` with one of some noises each, or with noise drawn anew."""
     n = len(clean)
     if noise is None:
-        drawn = draw_noise(spacing, generator)
+        drawn = draw_noise(spacing, generator, dark)
     else:
         known = len(noise.readout)
         drawn = noise.take(torch.randint(known, (n,), generator=generator, device=generator.device))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -62,8 +63,8 @@ NARROWEST = 0.4
 GRAIN_SIZE, GRAIN = (0.15, 0.5), 0.2
 
 
-def draw_columns(recipe: Recipe, n: int, shape: tuple[int, int], g: torch.Generator) -> tuple[Columns, Tensor]:
-    """Columns of ``n`` images, and the number of each image's arrangement, ``(n,)``."""
+def draw_columns(recipe: Recipe, n: int, shape: tuple[int, int], g: torch.Generator) -> tuple[Columns, Tensor, Tensor]:
+    """Columns of ``n`` images, the number of each image's arrangement, and which are bright field, ``(n,)`` each."""
     spacing = log_uniform(g, n, *recipe.spacing)
     kind = _draw_kind(recipe, n, g)
     parts, order = [], []
@@ -74,13 +75,14 @@ def draw_columns(recipe: Recipe, n: int, shape: tuple[int, int], g: torch.Genera
     columns = stacked(parts).take(torch.argsort(torch.cat(order)))
     landscape = _landscape(n, g)
     columns = _disturbed(recipe, columns, torch.isin(kind, torch.tensor(CRYSTALLINE, device=g.device)), shape, g)
-    columns = _painted(recipe, columns, g)
+    dark = pick(g, n, recipe.dark).bool()
+    columns = _painted(recipe, columns, dark, g)
     columns = _with_defects(recipe, columns, shape, g)
     height = _at(landscape, columns, shape)
     island = pick(g, n, recipe.islands).bool()[:, None]
     columns = columns.where(~island | (height > uniform(g, n, -1.0, 0.3)[:, None]))
     thick = 1 + uniform(g, n, 0.0, recipe.thickness)[:, None] * torch.tanh(height)
-    return keep_near_frame(uneven(columns, thick.clamp_min(0.1)), shape, MARGIN * spacing), kind
+    return keep_near_frame(uneven(columns, thick.clamp_min(0.1)), shape, MARGIN * spacing), kind, dark
 
 
 def draw_support(recipe: Recipe, kind: Tensor, spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Tensor:
@@ -131,7 +133,9 @@ class _Crystals:
     def vectors(self) -> Tensor:
         return lattice_vectors(self.cell, self.spacing, self.angle)
 
-    def columns(self, shape: tuple[int, int], origin: Tensor | tuple[float, float] = (0.0, 0.0)) -> Columns:
+    def columns(
+        self, shape: tuple[int, int], origin: Tensor | tuple[float, float] = (0.0, 0.0), beyond: float = 0.0
+    ) -> Columns:
         # heights and widths are painted on later
         return lattice(
             self.cell,
@@ -139,7 +143,7 @@ class _Crystals:
             spacing=self.spacing,
             angle=self.angle,
             origin=origin,
-            margin=MARGIN * self.spacing,
+            margin=MARGIN * self.spacing + beyond,
         )
 
 
@@ -185,7 +189,8 @@ def _twin(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Column
     rows = torch.round(uniform(g, n, -0.3, 0.3) * min(shape) / torch.linalg.norm(b, dim=1))
     through = (b * rows[:, None]).T + (torch.tensor(shape, device=g.device)[:, None] - 1) / 2
     angle = torch.rad2deg(torch.atan2(a[:, 0], a[:, 1]))
-    first = crystal.columns(shape)
+    # what is mirrored into the frame may come from far beyond
+    first = crystal.columns(shape, beyond=math.hypot(*shape))
     # the plane itself belongs to the first
     normal = torch.stack([torch.cos(torch.deg2rad(angle)), -torch.sin(torch.deg2rad(angle))])
     border = half_plane(tuple(through - 0.2 * spacing * normal), angle)
@@ -305,7 +310,7 @@ def _disturbed(
     return columns.moved(*move)
 
 
-def _painted(recipe: Recipe, columns: Columns, g: torch.Generator) -> Columns:
+def _painted(recipe: Recipe, columns: Columns, dark: Tensor, g: torch.Generator) -> Columns:
     """Heights and widths: one per species, and a spread between columns; the brightest species has height 1."""
     n, n_columns = columns.y.shape
     n_species = 2 * SITES
@@ -314,7 +319,7 @@ def _painted(recipe: Recipe, columns: Columns, g: torch.Generator) -> Columns:
     strength = (strength / (strength * there).amax(1, keepdim=True).clamp_min(0.1)).clamp(max=1.0)
     # wider atoms sit beside narrower ones, heavy columns of thick ABF images by a factor of two
     widening = torch.exp(0.22 * torch.randn((n, n_species), generator=g, device=g.device)).clamp(0.75, 1.9)
-    dark = pick(g, n, recipe.dark).bool()[:, None]
+    dark = dark[:, None]
     strength = torch.where(dark, strength.sqrt(), strength)
     widening = torch.where(dark, (HEAVY[0] + HEAVY[1] * strength) * widening, widening)
     base = uniform(g, n, *recipe.width) * columns.spacing
@@ -345,7 +350,7 @@ def _with_interstitials(recipe: Recipe, columns: Columns, g: torch.Generator) ->
     offset = BESIDE * columns.spacing[:, None, None] * torch.stack([torch.sin(turn), torch.cos(turn)], dim=-1)
     at = torch.gather(columns.places, 1, host[..., None].expand(-1, -1, 2)) + offset
     sigma = torch.gather(columns.sigma, 1, host).amin(1)
-    both = inserted(columns, at, uniform(g, n, 0.2, 0.8), sigma)
+    both = inserted(columns, at, uniform(g, n, 0.2, 0.8), sigma, species=2 * SITES + 1)
     there = (pick(g, n, recipe.interstitials) > 0) & columns.present.any(1)
     extra = torch.arange(both.y.shape[1], device=device) >= columns.y.shape[1]
     return both.where(~extra | there[:, None])

@@ -15,8 +15,8 @@ from scipy.spatial import cKDTree
 from stemkit import SFINDenoiser
 from stemkit.benchmark import SETS, SIMULATED, TRUTHS, evaluate, made_by, scenes, simulated
 from stemkit.benchmark.held_back import HELD_BACK
-from stemkit.benchmark.scores import contrast_left, intensity_slope, peaks, photon_limit, shift_errors
-from stemkit.columns import fit_columns
+from stemkit.benchmark.scores import contrast_left, intensity_slope, located, peaks, photon_limit, shift_errors, visible
+from stemkit.columns import fit_columns, nearest_distances
 from stemkit.synthesis import Columns, columns_at, render
 from stemkit.synthesis.recipe import ARRANGEMENTS
 
@@ -155,6 +155,24 @@ def test_peaks_are_the_columns_of_a_clean_image():
     found = peaks(fixed.pairs["enhance"][1], 12.0)
     distance = cKDTree(found.to_numpy()).query(true[["y_px", "x_px"]].to_numpy())[0]
     assert np.median(distance) < 0.2
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_a_perfect_method_finds_every_column(name):
+    fixed = scenes(name, 12)
+    for i in range(12):
+        true = fixed.columns[fixed.columns["image"] == i]
+        if len(true) < 2:
+            continue
+        mode = str(fixed.pairs["mode"].values[i]) if name == "simulated" else name
+        sign = -1 if mode == "bf" else 1
+        spacing = float(np.median(nearest_distances(true[["y_px", "x_px"]].to_numpy())))
+        shown = peaks(fixed.pairs["enhance"][i], spacing, sign=sign)
+        found, judged = visible(shown, true, shown, spacing, (256, 256))
+        if len(judged):
+            match = located(found, judged, spacing)
+            assert match.recall == 1.0
+            assert match.f1 > 0.99
 
 
 def test_the_photon_limit_is_reached_by_a_fit():

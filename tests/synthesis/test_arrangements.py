@@ -499,3 +499,23 @@ def test_layers_lie_on_each_other():
 def test_positions_that_are_refused():
     with pytest.raises(ValueError, match="positions must be of shape"):
         columns_at([1.0, 2.0])
+
+
+def test_the_nearest_column_of_a_flat_cell_is_far_along_it():
+    cell = planar_cell("oblique", ratio=3.0, angle=10.0)
+    columns = lattice(cell, (60, 60), pixel_size=0.1)
+    assert nearest_of(columns).min() == pytest.approx(10 * float(nearest_distance(cell)), rel=1e-6)
+
+
+@pytest.mark.parametrize("origin", [(8.0, 0.0), (-3.5, 7.25)])
+def test_an_origin_far_away_is_one_in_the_cell(origin):
+    near = lattice(SQUARE, (64, 64), spacing=8.0, origin=(origin[0] % 1, origin[1] % 1))
+    far = lattice(SQUARE, (64, 64), spacing=8.0, origin=origin)
+    torch.testing.assert_close(far.places, near.places)
+
+
+def test_no_columns_have_no_defects():
+    nobody = columns_at(np.empty((0, 2)), spacing=10.0)
+    assert nearest(nobody, (3.0, 4.0)).shape == (1, 0)
+    assert len(there(inserted(nobody, [(5.0, 6.0)], 1.0, 2.0))) == 1
+    assert len(there(substituted(nobody, nobody.present, 0.5))) == 0

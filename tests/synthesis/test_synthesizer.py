@@ -20,6 +20,7 @@ from stemkit import NoiseModel, PointwiseNoise, STEMSynthesizer
 from stemkit.compute import torch_generator
 from stemkit.periodicity import find_periodicity
 from stemkit.synthesis import Columns, lattice, planar_cell, render, stacked
+from stemkit.synthesis.noises import draw_noise
 from stemkit.synthesis.recipe import ARRANGEMENTS, Recipe, draw_batch
 
 MAPS = ["noisy", "enhance", "detect", "superresolve"]
@@ -423,3 +424,24 @@ def test_every_arrangement_can_be_drawn_at_every_spacing(seed):
         assert batch.names == [name] * 3
         assert float(batch.targets.detect.max()) <= 1.0
         assert bool((batch.columns.amplitude[batch.columns.present] > 0).all())
+
+
+@pytest.mark.parametrize("name", ["lattice", "twin", "grains", "phases", "dislocation"])
+def test_crystals_leave_no_part_of_the_frame_empty(name):
+    nothing = dict.fromkeys(("vacancies", "embedded", "shifts", "interstitials", "islands", "strain"), 0.0)
+    batch = draw_batch(Recipe((name,), (10.0, 10.0), **nothing), 12, (160, 160), torch_generator(1))
+    grid = np.stack(np.meshgrid(*[np.arange(0, 160, 4.0)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
+    for k in range(12):
+        places = batch.columns.places[k][batch.columns.present[k]].numpy()
+        # the widest gaps are those of cells with one column, and of borders
+        assert (cKDTree(places).query(grid)[0] > 35).mean() < 0.02
+
+
+def test_bright_field_counts_fewer_electrons_where_columns_are():
+    dark = draw_batch(Recipe(dark=1.0), 40, (48, 48), torch_generator(2))
+    noise = draw_noise(dark.columns.spacing, torch_generator(3), torch.ones(40, dtype=torch.bool))
+    assert bool((noise.gain <= 0).all())
+    # the variance is nowhere negative, down to a column's full depth
+    assert bool((noise.readout**2 + noise.gain >= -1e-6).all())
+    bright = draw_noise(dark.columns.spacing, torch_generator(3))
+    assert bool((bright.gain >= 0).all())

@@ -28,6 +28,8 @@ LATTICES: dict[str, tuple[float | None, bool, bool]] = {
 }
 #: Atoms whose projections are nearer than this are one column, nm; in a crystal they are on top of each other.
 ONE_COLUMN = 0.01
+#: How many cells away the nearest column is looked for at most.
+MOST_STEPS = 12
 #: Intensity of an atom in HAADF goes with this power of its atomic number.
 POWER = 1.7
 
@@ -196,8 +198,13 @@ def random_cell(n_images: int, generator: torch.Generator, max_sites: int = 4) -
 
 def nearest_distance(cell: Cell) -> Tensor:
     """Distance between nearest columns of each cell's lattice, ``(n_images,)``, in units of its vectors."""
-    steps = torch.cartesian_prod(*(torch.arange(-2, 3, device=cell.basis.device),) * 2).to(cell.basis.dtype)
-    apart = cell.basis[:, :, None, None] - cell.basis[:, None, :, None] + steps
+    # a cell that is long and flat comes near itself after many steps along its shorter vector
+    length = torch.linalg.norm(cell.vectors, dim=-1)
+    flatness = (length.amax(1) ** 2 / torch.linalg.det(cell.vectors).abs()).max()
+    m = min(MOST_STEPS, 1 + math.ceil(float(flatness)))
+    steps = torch.cartesian_prod(*(torch.arange(-m, m + 1, device=cell.basis.device),) * 2).to(cell.basis.dtype)
+    apart = cell.basis[:, :, None, None] - cell.basis[:, None, :, None]
+    apart = apart - apart.round() + steps
     distance = torch.linalg.norm(apart @ cell.vectors[:, None, None], dim=-1)
     pairs = cell.occupied[:, :, None] & cell.occupied[:, None, :]
     valid = pairs[..., None] & (distance > 1e-6)

@@ -20,6 +20,8 @@ __all__ = ["inserted", "nearest", "removed", "shifted", "some", "substituted", "
 def nearest(columns: Columns, at: ArrayLike) -> Tensor:
     """The columns that are nearest to places ``(n_places, 2)``, (y, x) in px, in every image of the batch."""
     places = torch.atleast_2d(torch.as_tensor(at, dtype=columns.y.dtype, device=columns.y.device))
+    if columns.y.shape[1] == 0:
+        return torch.zeros_like(columns.present)
     distance = torch.cdist(places.expand(len(columns), -1, -1), columns.places)
     distance = torch.where(columns.present[:, None], distance, torch.inf)
     chosen = torch.zeros_like(columns.present)
@@ -58,7 +60,7 @@ def substituted(
     species : int, optional
         Its number; None: one more than the largest.
     """
-    kind = int(columns.species.max()) + 1 if species is None else species
+    kind = _next_species(columns) if species is None else species
     return replace(
         columns,
         amplitude=torch.where(which, columns.amplitude * along(amplitude, columns.y), columns.amplitude),
@@ -74,7 +76,9 @@ def shifted(columns: Columns, which: Tensor, dy: float | Tensor, dx: float | Ten
     return replace(moved, defect=_marked(columns, which, Defect.SHIFT))
 
 
-def inserted(columns: Columns, at: ArrayLike, amplitude: float | Tensor, sigma: float | Tensor) -> Columns:
+def inserted(
+    columns: Columns, at: ArrayLike, amplitude: float | Tensor, sigma: float | Tensor, species: int | None = None
+) -> Columns:
     """Interstitials.
 
     Parameters
@@ -84,7 +88,10 @@ def inserted(columns: Columns, at: ArrayLike, amplitude: float | Tensor, sigma: 
         (y, x), px.
     amplitude, sigma : float or Tensor of shape (n_images,)
         Height, in parts of the contrast, and width, px.
+    species : int, optional
+        Their number; None: one more than the largest.
     """
+    kind = _next_species(columns) if species is None else species
     places = torch.as_tensor(at, dtype=columns.y.dtype, device=columns.y.device)
     y, x = places.expand(len(columns), *places.shape[-2:]).unbind(-1)
     new = replace(
@@ -93,11 +100,15 @@ def inserted(columns: Columns, at: ArrayLike, amplitude: float | Tensor, sigma: 
         x=x,
         amplitude=along(amplitude, y).expand_as(y),
         sigma=along(sigma, y).expand_as(y),
-        species=torch.zeros_like(y, dtype=torch.long) + int(columns.species.max()) + 1,
+        species=torch.full_like(y, kind, dtype=torch.long),
         present=torch.ones_like(y, dtype=torch.bool),
         defect=torch.full_like(y, Defect.INTERSTITIAL, dtype=torch.long),
     )
     return superposed(columns, new)
+
+
+def _next_species(columns: Columns) -> int:
+    return int(columns.species.max()) + 1 if columns.species.numel() else 0
 
 
 def _marked(columns: Columns, which: Tensor, defect: Defect) -> Tensor:

@@ -72,7 +72,7 @@ def dislocated(
     cos, sin = bx / b, by / b
     dy, dx = columns.y - y0, columns.x - x0
     xi, eta = cos * dx + sin * dy, cos * dy - sin * dx
-    # a column in the core itself stays where it is
+    # in the core itself the field of a continuum says nothing
     r2 = (xi**2 + eta**2).clamp_min(1e-4 * b**2)
     stiff = 4 * (1 - poisson)
     u_xi = b / (2 * math.pi) * (torch.atan2(eta, xi) + 2 * xi * eta / (stiff * r2))

@@ -72,7 +72,7 @@ def lattice(
     steps = torch.arange(-m, m + 1, device=spacing.device, dtype=spacing.dtype)
     index = torch.cartesian_prod(steps, steps)
     start = torch.as_tensor(origin, dtype=spacing.dtype, device=spacing.device).expand(len(cell), 2)
-    fractional = index[None, :, None] + (cell.basis + start[:, None])[:, None]
+    fractional = index[None, :, None] + ((cell.basis + start[:, None]) % 1.0)[:, None]
     position = (fractional @ vectors[:, None]).flatten(1, 2)
 
     def of_sites(values: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ def lattice(
 
 
 def lattice_vectors(cell: Cell, spacing: Tensor, angle: float | Tensor = 0.0) -> Tensor:
-    """The vectors a and b, (y, x) in px each, of crystals that :func:`~stemkit.synthesis.lattice` draws: ``(n_images, 2, 2)``."""
+    """The vectors a and b, (y, x) in px each, of the crystals that ``lattice`` draws: ``(n_images, 2, 2)``."""
     return cell.vectors * (spacing / nearest_distance(cell))[:, None, None] @ _turned(angle, cell.vectors)
 
 

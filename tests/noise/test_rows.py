@@ -55,13 +55,17 @@ def test_rows_are_put_back(jitter, noise, seed):
 @pytest.mark.parametrize("jitter", [0.0, 0.3, 0.8])
 @pytest.mark.parametrize("strain", [{"sine": 0.5}, {"shear": 0.04}, {"bend": 2.0}], ids=["sine", "shear", "bend"])
 def test_a_strained_lattice_stays_strained(strain, jitter):
-    image, rows = torn(specimen(**strain), jitter, 0.02, 1)
-    error = RowAligner(mode="haadf").fit(image).shifts_[0] - rows
     # what the rows have taken of the lattice's own displacement, by regression on it
     (shape,) = ({"sine": np.sin, "shear": np.copy, "bend": lambda y: y**2}[k] for k in strain)
     own = shape((2 * np.pi / 150 if "sine" in strain else 2 / SHAPE[0]) * (Y - SHAPE[0] / 2))
     own = (own - own.mean()) * {"sine": 0.5, "shear": 0.04 * SHAPE[0] / 2, "bend": 2.0}[next(iter(strain))]
-    assert abs((error * own).mean() / (own**2).mean()) < 0.2
+    taken = []
+    for seed in range(3):
+        image, rows = torn(specimen(**strain), jitter, 0.02, seed)
+        error = RowAligner(mode="haadf").fit(image).shifts_[0] - rows
+        taken.append((error * own).mean() / (own**2).mean())
+    # one image may be off by as much again
+    assert abs(np.mean(taken)) < 0.2
 
 
 @FEW

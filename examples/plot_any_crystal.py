@@ -12,11 +12,12 @@ from pathlib import Path
 
 import ase.io
 import matplotlib.pyplot as plt
+from ase.cluster import Octahedron
 from ase.spacegroup import crystal
 
 from stemkit import NoiseModel, PointwiseNoise, STEMSynthesizer
 from stemkit.plotting import show_image
-from stemkit.synthesis import crystal_cell, lattice
+from stemkit.synthesis import crystal_cell, lattice, projected_columns
 
 # %%
 # The file is one of yours; here one is written first. It has a site that strontium and barium share.
@@ -54,10 +55,6 @@ for (above, below), axis in zip(axes.T, ((0, 0, 1), (1, 1, 0), (1, 1, 1)), stric
 # :func:`stemkit.benchmark.simulated`, have them.
 #
 # A particle, or whatever has no cell, goes through :func:`~stemkit.synthesis.projected_columns`.
-
-from ase.cluster import Octahedron  # noqa: E402
-
-from stemkit.synthesis import projected_columns  # noqa: E402
 
 particle = Octahedron("Au", 9, cutoff=3)
 particle.rotate(45, "z")

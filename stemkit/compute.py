@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import torch
 
-__all__ = ["autocast", "describe_device", "resolve_device", "seed_from", "torch_generator"]
+__all__ = ["autocast", "describe_device", "resolve_device", "seed_from", "side_by_side", "torch_generator"]
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
@@ -79,3 +84,17 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed % 2**63)
         yield
+
+
+def side_by_side(work: Callable[[Task], Result], tasks: Iterable[Task]) -> list[Result]:
+    """Work on several tasks at once on the CPU, one thread each, as many as torch has threads; results in order.
+
+    Many small steps gain little from threads within each, and results do not depend on how many there are.
+    """
+    n_threads = torch.get_num_threads()
+    try:
+        # the number is each thread's own, and what threads that are yet to come begin with
+        with ThreadPoolExecutor(n_threads, initializer=lambda: torch.set_num_threads(1)) as pool:
+            return list(pool.map(work, tasks))
+    finally:
+        torch.set_num_threads(n_threads)

@@ -3,6 +3,20 @@
 from stemkit.benchmark.scenes import SETS, Scenes, scenes
 from stemkit.benchmark.simulated import SIMULATED, made_by, simulated
 from stemkit.benchmark.table import Method, evaluate
-from stemkit.benchmark.truths import TRUTHS, Truth
+from stemkit.benchmark.truths import HOSTS, TRUTHS, Host, Planted, Truth
 
-__all__ = ["SETS", "SIMULATED", "TRUTHS", "Method", "Scenes", "Truth", "evaluate", "made_by", "scenes", "simulated"]
+__all__ = [
+    "HOSTS",
+    "SETS",
+    "SIMULATED",
+    "TRUTHS",
+    "Host",
+    "Method",
+    "Planted",
+    "Scenes",
+    "Truth",
+    "evaluate",
+    "made_by",
+    "scenes",
+    "simulated",
+]

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from stemkit.columns import find_peaks
+from stemkit.images import mode_sign
 from stemkit.metrics import Match, match_columns
 
 __all__ = ["contrast_left", "heights", "intensity_slope", "located", "peaks", "photon_limit", "shift_errors", "visible"]
@@ -104,18 +105,20 @@ def shift_errors(found: ArrayLike, true: ArrayLike, direction: ArrayLike) -> tup
     return float(error.mean()), float(np.sqrt((error**2).mean()))
 
 
-def photon_limit(dose: float, *, background: float = 0.0) -> float:
+def photon_limit(dose: float, *, background: float = 0.0, mode: str = "haadf") -> float:
     """The smallest RMS error of a column's position along one axis, px, that counted electrons allow.
 
     Without background a Gaussian of ``N = 2 pi sigma^2 dose`` electrons is located to ``sigma / sqrt(N)``
     ``= 1 / sqrt(2 pi dose)``, whatever its width (Bobroff, Rev. Sci. Instrum. 57, 1152 (1986),
     https://doi.org/10.1063/1.1138619). With one it is the inverse root of the Fisher information, the sum over pixels
-    of ``(ds/dx)^2 / (s + background)``, where s is the column; it does not depend on the width either.
+    of ``(ds/dx)^2 / (s + background)``, where s is the column, of negative sign in bright field; it does not depend on
+    the width either.
 
     Parameters
     ----------
     dose, background : float
-        Electrons per pixel at the column, above the background, and of the background.
+        Electrons per pixel that the column adds, in bright field takes away, and those where there is no column.
+    mode : {"haadf", "bf"}
     """
     if background == 0:
         return float(1 / np.sqrt(2 * np.pi * dose))
@@ -123,7 +126,7 @@ def photon_limit(dose: float, *, background: float = 0.0) -> float:
     y, x = np.meshgrid(at, at, indexing="ij")
     column = dose * np.exp(-(y**2 + x**2) / 2)
     # in units of sigma, which cancels: the slope is 1 / sigma as large, the area sigma^2
-    information = float(((x * column) ** 2 / (column + background)).sum() * 0.05**2)
+    information = float(((x * column) ** 2 / (mode_sign(mode) * column + background)).sum() * 0.05**2)
     return float(1 / np.sqrt(information))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
@@ -15,10 +16,10 @@ from tqdm import tqdm
 import stemkit
 from stemkit.benchmark import scores
 from stemkit.benchmark.scenes import SETS, scenes
-from stemkit.benchmark.truths import SPACING, TRUTHS
+from stemkit.benchmark.truths import HOSTS, TRUTHS
 from stemkit.columns import nearest_distances
 from stemkit.compute import describe_device
-from stemkit.images import mode_sign
+from stemkit.images import MODES, mode_sign
 from stemkit.metrics import psnr, ssim
 
 __all__ = ["Detector", "Method", "evaluate"]
@@ -61,7 +62,7 @@ def evaluate(
         image. None stands for the recorded image itself.
     sets : iterable of {"haadf", "bf", "simulated", "truths"}
     n : int, optional
-        Images of each set, recordings of each truth; all, and 3, by default.
+        Images of each set, and recordings of each truth in each crystal, mode and dose; all, and 2, by default.
     detector : estimator, optional
         What finds columns in the images that methods give, such as :class:`~stemkit.AtomDetector`. None: the maxima
         above a fifth of the image's range, :func:`stemkit.benchmark.scores.peaks`, the same for all methods. Either is
@@ -88,7 +89,7 @@ def evaluate(
     rows: list[dict[str, Any]] = []
     for name in sets:
         if name == "truths":
-            rows += _truths(methods, 3 if n is None else n, detector, verbose)
+            rows += _truths(methods, 2 if n is None else n, detector, verbose)
         else:
             rows += _scenes(methods, name, n, detector, verbose)
     table = pd.DataFrame(rows, columns=["method", "set", "image", "shows", "held_back", "score", "value"])
@@ -130,15 +131,16 @@ def _truths(
     methods: Mapping[str, Method | None], n: int, detector: Detector | None, verbose: bool
 ) -> list[dict[str, Any]]:
     rows = []
-    cases = [(name, dose, k) for name in TRUTHS for dose in DOSES for k in range(n)]
-    for name, dose, k in tqdm(cases, desc="truths", disable=not verbose):
-        crystal, planted, pair = TRUTHS[name].record(dose, FIRST_SEED + k)
-        noisy = pair["noisy"].drop_vars("arrangement")
+    cases = list(itertools.product(TRUTHS.values(), HOSTS, MODES, DOSES, range(n)))
+    for truth, host, mode, dose, k in tqdm(cases, desc="truths", disable=not verbose):
+        planted = truth.record(dose, FIRST_SEED + k, host=host, mode=mode)
+        spacing, noisy = planted.host.spacing, planted.pair["noisy"]
         for label, method in methods.items():
             enhanced, _ = _enhanced(method, noisy)
-            found = _columns(enhanced, SPACING, detector, contrast=1.0)
-            for score, value in TRUTHS[name].judge(crystal, planted, enhanced, found, dose).items():
-                about = {"set": "truths", "image": k, "shows": f"{name}, dose {dose:g}", "held_back": True}
+            found = _columns(enhanced, spacing, detector, contrast=1.0)
+            shows = f"{truth.name}, dose {dose:g}, {host} {mode}"
+            for score, value in truth.judge(planted, enhanced * mode_sign(mode), found).items():
+                about = {"set": "truths", "image": k, "shows": shows, "held_back": True}
                 rows.append({"method": label, **about, "score": score, "value": value})
     return rows
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,11 +15,14 @@ from scipy.spatial import cKDTree
 from stemkit import NoiseModel, PointwiseNoise, STEMSynthesizer
 from stemkit.benchmark import scores
 from stemkit.synthesis import (
+    Cell,
     Columns,
+    Defect,
     cut,
     half_plane,
     inserted,
     lattice,
+    lattice_vectors,
     planar_cell,
     removed,
     shifted,
@@ -27,15 +30,13 @@ from stemkit.synthesis import (
     substituted,
 )
 
-__all__ = ["TRUTHS", "Truth"]
+__all__ = ["HOSTS", "TRUTHS", "Host", "Planted", "Truth"]
 
-SHAPE, SPACING, SIGMA = (256, 256), 16.0, 2.6
-#: The crystal is turned by this many degrees; the edges of its cell, (y, x) px.
+SHAPE = (256, 256)
+#: Crystals are turned by this many degrees.
 ANGLE = 17.0
-_COS, _SIN = np.cos(np.deg2rad(ANGLE)), np.sin(np.deg2rad(ANGLE))
-EDGES = SPACING * np.sqrt(2) * np.array([(_SIN, _COS), (_COS, -_SIN)])
-#: Electrons between the columns, for each at a column.
-DARK = 0.1
+#: Electrons where there is no column, for each that a column adds, or takes away in bright field.
+ELECTRONS = {"haadf": 0.1, "bf": 1.5}
 #: Part of the columns that are changed, the shift in px, and how far from the border columns are judged.
 PART, SHIFT, BORDER = 0.08, 1.5, 14.0
 #: The spread of the columns' heights.
@@ -43,36 +44,129 @@ SPREAD = 0.2
 
 
 @dataclass(frozen=True)
+class Host:
+    """A perfect crystal of two sublattices, the second dimmer, in which something is planted.
+
+    Parameters
+    ----------
+    cell : Cell
+    spacing, sigma : float
+        Distance of nearest columns and their width, px.
+    between : tuple of (float, float)
+        From a brighter column to the darkest points, in fractions of the cell's vectors; an atom finds room at the
+        first.
+    """
+
+    cell: Cell
+    spacing: float
+    sigma: float
+    between: tuple[tuple[float, float], ...]
+
+    def columns(self, origin: Sequence[float]) -> Columns:
+        start = (float(origin[0]), float(origin[1]))
+        return lattice(self.cell, SHAPE, spacing=self.spacing, sigma=self.sigma, angle=ANGLE, origin=start)
+
+    @property
+    def offsets(self) -> NDArray[np.float64]:
+        """``between``, (y, x) in px."""
+        vectors = lattice_vectors(self.cell, torch.tensor([self.spacing], dtype=torch.float64), ANGLE)[0]
+        return np.array(self.between) @ vectors.numpy()
+
+
+HOSTS = {
+    "square": Host(
+        planar_cell("square", basis=[(0, 0), (0.5, 0.5)], amplitude=[1.0, 0.6]), 16.0, 2.6, ((0.5, 0.0), (0.0, 0.5))
+    ),
+    "honeycomb": Host(
+        planar_cell("hexagonal", basis=[(0, 0), (1 / 3, 1 / 3)], amplitude=[1.0, 0.6]), 12.0, 2.2, ((2 / 3, 2 / 3),)
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Planted:
+    """What was recorded, and what it is of.
+
+    Parameters
+    ----------
+    host : Host
+    mode : {"haadf", "bf"}
+    dose : float
+        Electrons per pixel that the brightest column adds, or takes away in bright field.
+    crystal, columns : Columns
+        The perfect crystal, and what became of it.
+    pair : Dataset
+        One image: ``noisy``, ``enhance``, ``detect``, ``superresolve``.
+    """
+
+    host: Host
+    mode: str
+    dose: float
+    crystal: Columns
+    columns: Columns
+    pair: xr.Dataset
+
+    @property
+    def electrons(self) -> float:
+        """Expected electrons per pixel where there is no column."""
+        return ELECTRONS[self.mode] * self.dose
+
+    def at(self, which: torch.Tensor) -> NDArray[np.float64]:
+        """Places of some columns."""
+        return _places(self.columns, which)
+
+    @property
+    def gone(self) -> NDArray[np.float64]:
+        """Where columns were, away from the border."""
+        return _places(self.crystal, self.crystal.present & ~self.columns.present & _inner(self.crystal))
+
+    @property
+    def between(self) -> NDArray[np.float64]:
+        """The darkest points, away from what has been changed."""
+        whole = self.columns.defect == 0
+        bright = self.at(self.columns.present & (self.columns.species == 0) & whole & _inner(self.columns))
+        points = np.concatenate([bright + offset for offset in self.host.offsets])
+        changed = self.at(~whole)
+        return points[cKDTree(changed).query(points)[0] > 0.8 * self.host.spacing] if len(changed) else points
+
+    def found_at(self, found: pd.DataFrame, places: NDArray) -> float:
+        """Part of some places at which a column was found."""
+        if len(places) == 0:
+            return float("nan")
+        table = pd.DataFrame(places, columns=["y_px", "x_px"])
+        return scores.located(found, table, self.host.spacing).recall if len(found) else 0.0
+
+
+@dataclass(frozen=True)
 class Truth:
-    """An image with its truth, and how a method is judged on it.
+    """Something that is planted, and how a method is judged on it.
 
     Parameters
     ----------
     name : str
     plant : callable
-        From a perfect crystal and a generator to what is recorded.
+        From the host, the perfect crystal and a generator to what is recorded.
     judge : callable
-        From the perfect crystal, the planted one, the image that a method gave, the table of its columns, and the dose
-        to a dict of scores.
+        From what was planted, the image that a method gave, its columns bright in bright field, too, and the table of
+        columns in it, to a dict of scores.
     """
 
     name: str
-    plant: Callable[[Columns, torch.Generator], Columns]
-    judge: Callable[[Columns, Columns, xr.DataArray, pd.DataFrame, float], dict[str, float]]
+    plant: Callable[[Host, Columns, torch.Generator], Columns]
+    judge: Callable[[Planted, xr.DataArray, pd.DataFrame], dict[str, float]]
 
-    def record(self, dose: float, seed: int) -> tuple[Columns, Columns, xr.Dataset]:
-        """The perfect crystal, what is planted, and one recording at a dose."""
+    def record(self, dose: float, seed: int, *, host: str = "square", mode: str = "haadf") -> Planted:
+        """Plant it in one of ``HOSTS`` and record it at a dose."""
         # one for what is planted, one for the noise; the same for the same test however many there are
-        key = [seed, *self.name.encode(), round(1000 * dose)]
+        key = [seed, *self.name.encode(), *host.encode(), *mode.encode(), round(1000 * dose)]
         place, noisy = (int(n) for n in np.random.SeedSequence(key).generate_state(2))
         generator = torch.Generator().manual_seed(place)
-        origin = torch.rand(2, generator=generator).tolist()
-        cell = planar_cell("square", basis=[(0, 0), (0.5, 0.5)], amplitude=[1.0, 0.6])
-        crystal = lattice(cell, SHAPE, spacing=SPACING, sigma=SIGMA, angle=ANGLE, origin=(origin[0], origin[1]))
-        planted = self.plant(crystal, generator)
-        noise = NoiseModel(1.0, 0.0, pointwise=PointwiseNoise.counted(dose, background=DARK * dose))
-        synthesizer = STEMSynthesizer(shape=SHAPE, noise=noise, random_state=noisy)
-        return crystal, planted, synthesizer.record(planted).isel(image=0)
+        crystal = HOSTS[host].columns(torch.rand(2, generator=generator).tolist())
+        columns = self.plant(HOSTS[host], crystal, generator)
+        counts = PointwiseNoise.counted(dose, background=ELECTRONS[mode] * dose, mode=mode)
+        noise = NoiseModel(1.0, 0.0, mode, pointwise=counts)
+        pair = STEMSynthesizer(shape=SHAPE, noise=noise, random_state=noisy).record(columns).isel(image=0)
+        return Planted(HOSTS[host], mode, dose, crystal, columns, pair.drop_vars("arrangement"))
 
 
 # --- what is planted ---------------------------------------------------------------------------------------------
@@ -83,111 +177,97 @@ def _minor(columns: Columns, part: float, g: torch.Generator) -> torch.Tensor:
     return some(columns, part, g) & (columns.species == 1) & _inner(columns)
 
 
-def _vacancies(columns: Columns, g: torch.Generator) -> Columns:
+def _vacancies(host: Host, columns: Columns, g: torch.Generator) -> Columns:
     return removed(columns, _minor(columns, PART, g))
 
 
-def _interstitials(columns: Columns, g: torch.Generator) -> Columns:
-    # between two columns of a kind, where there is most room
-    host = some(columns, PART / 2, g) & (columns.species == 0) & _inner(columns)
-    at = _of(columns, host) + EDGES[0] / 2
+def _interstitials(host: Host, columns: Columns, g: torch.Generator) -> Columns:
+    near = some(columns, PART / 2, g) & (columns.species == 0) & _inner(columns)
+    at = _places(columns, near) + host.offsets[0]
     inside = ((at > BORDER) & (at < np.array(SHAPE) - 1 - BORDER)).all(axis=1)
-    return inserted(columns, at[inside], 0.5, SIGMA)
+    return inserted(columns, at[inside], 0.5, host.sigma)
 
 
-def _substitutions(columns: Columns, g: torch.Generator) -> Columns:
+def _substitutions(host: Host, columns: Columns, g: torch.Generator) -> Columns:
     return substituted(columns, _minor(columns, PART, g), amplitude=1.5)
 
 
-def _shifts(columns: Columns, g: torch.Generator) -> Columns:
+def _shifts(host: Host, columns: Columns, g: torch.Generator) -> Columns:
     return shifted(columns, _minor(columns, PART, g), 0.0, SHIFT)
 
 
-def _spread(columns: Columns, g: torch.Generator) -> Columns:
+def _spread(host: Host, columns: Columns, g: torch.Generator) -> Columns:
     factor = 1 + SPREAD * torch.randn(columns.y.shape, generator=g, dtype=torch.float64).clamp(-2.5, 2.5)
     return replace(columns, amplitude=columns.amplitude * factor)
 
 
-def _edge(columns: Columns, g: torch.Generator) -> Columns:
+def _edge(host: Host, columns: Columns, g: torch.Generator) -> Columns:
     middle = tuple((n - 1) / 2 for n in SHAPE)
     return cut(columns, half_plane(middle, ANGLE + 360 * float(torch.rand(1, generator=g))))
 
 
-def _nothing(columns: Columns, g: torch.Generator) -> Columns:
+def _nothing(host: Host, columns: Columns, g: torch.Generator) -> Columns:
     return columns.where(torch.zeros_like(columns.present))
 
 
 # --- how it is judged --------------------------------------------------------------------------------------------
 
 
-def _judge_vacancies(
-    crystal: Columns, planted: Columns, image: xr.DataArray, found: pd.DataFrame, dose: float
-) -> dict[str, float]:
-    gone = crystal.present & ~planted.present
-    alike = planted.present & (planted.species == 1) & _inner(planted)
-    left = scores.contrast_left(image, _of(crystal, gone), _of(planted, alike), _between(planted))
-    return {"contrast left": left, "filled in": _found_at(found, _of(crystal, gone))}
+def _judge_vacancies(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -> dict[str, float]:
+    columns = planted.columns
+    alike = planted.at(columns.present & (columns.species == 1) & _inner(columns))
+    left = scores.contrast_left(image, planted.gone, alike, planted.between)
+    return {"contrast left": left, "filled in": planted.found_at(found, planted.gone)}
 
 
-def _judge_interstitials(
-    crystal: Columns, planted: Columns, image: xr.DataArray, found: pd.DataFrame, dose: float
-) -> dict[str, float]:
-    new = _of(planted, _new(crystal, planted))
-    bright = planted.present & (planted.species == 0) & _inner(planted)
-    shown = scores.contrast_left(image, new, _of(planted, bright), _between(planted))
+def _judge_interstitials(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -> dict[str, float]:
+    columns = planted.columns
+    new = planted.at(columns.present & (columns.defect == Defect.INTERSTITIAL))
+    bright = planted.at(columns.present & (columns.species == 0) & _inner(columns))
+    shown = scores.contrast_left(image, new, bright, planted.between)
     # its height is half of that of the brighter columns
-    return {"height shown": shown / 0.5, "found": _found_at(found, new)}
+    return {"height shown": shown / 0.5, "found": planted.found_at(found, new)}
 
 
-def _judge_substitutions(
-    crystal: Columns, planted: Columns, image: xr.DataArray, found: pd.DataFrame, dose: float
-) -> dict[str, float]:
-    changed = planted.defect > 0
-    others = (planted.species == 1) & ~changed & _inner(planted)
-    low = float(scores.heights(image, _between(planted)).mean())
-    bright, usual = (float(scores.heights(image, _of(planted, which)).mean()) - low for which in (changed, others))
+def _judge_substitutions(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -> dict[str, float]:
+    changed = planted.columns.defect > 0
+    others = (planted.columns.species == 1) & ~changed & _inner(planted.columns)
+    low = float(scores.heights(image, planted.between).mean())
+    bright, usual = (float(scores.heights(image, planted.at(which)).mean()) - low for which in (changed, others))
     return {"relative height": bright / usual / 1.5}
 
 
-def _judge_shifts(
-    crystal: Columns, planted: Columns, image: xr.DataArray, found: pd.DataFrame, dose: float
-) -> dict[str, float]:
-    places = _of(planted, planted.defect > 0)
-    match = scores.located(found, pd.DataFrame(places, columns=["y_px", "x_px"]), SPACING)
+def _judge_shifts(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -> dict[str, float]:
+    changed = planted.columns.defect > 0
+    places = planted.at(changed)
+    match = scores.located(found, pd.DataFrame(places, columns=["y_px", "x_px"]), planted.host.spacing)
     if len(match.found) == 0:
         return {"found": 0.0}
     ours = found[["y_px", "x_px"]].to_numpy()[match.found]
     bias, rms = scores.shift_errors(ours, places[match.true], (0.0, 1.0))
-    height = float(planted.amplitude[planted.defect > 0].mean())
-    limit = scores.photon_limit(dose * height, background=DARK * dose)
+    height = float(planted.columns.amplitude[changed].mean())
+    limit = scores.photon_limit(planted.dose * height, background=planted.electrons, mode=planted.mode)
     return {"found": match.recall, "bias": bias / SHIFT, "rms over limit": rms / limit}
 
 
-def _judge_spread(
-    crystal: Columns, planted: Columns, image: xr.DataArray, found: pd.DataFrame, dose: float
-) -> dict[str, float]:
-    slopes = {}
-    low = float(scores.heights(image, _between(planted)).mean())
+def _judge_spread(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -> dict[str, float]:
+    slopes, columns = {}, planted.columns
+    low = float(scores.heights(image, planted.between).mean())
     for species in (0, 1):
-        which = (planted.species == species) & _inner(planted) & planted.present
-        shown = scores.heights(image, _of(planted, which)) - low
-        slopes[f"slope of sublattice {species}"] = scores.intensity_slope(shown, planted.amplitude[which].numpy())
+        which = (columns.species == species) & _inner(columns) & columns.present
+        shown = scores.heights(image, planted.at(which)) - low
+        slopes[f"slope of sublattice {species}"] = scores.intensity_slope(shown, columns.amplitude[which].numpy())
     return slopes
 
 
-def _judge_edge(
-    crystal: Columns, planted: Columns, image: xr.DataArray, found: pd.DataFrame, dose: float
-) -> dict[str, float]:
-    gone = crystal.present & ~planted.present & _inner(crystal)
-    there = _of(planted, planted.present & _inner(planted))
-    return {"invented beyond": _found_at(found, _of(crystal, gone)), "found": _found_at(found, there)}
+def _judge_edge(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -> dict[str, float]:
+    there = planted.at(planted.columns.present & _inner(planted.columns))
+    return {"invented beyond": planted.found_at(found, planted.gone), "found": planted.found_at(found, there)}
 
 
-def _judge_nothing(
-    crystal: Columns, planted: Columns, image: xr.DataArray, found: pd.DataFrame, dose: float
-) -> dict[str, float]:
-    area = image.size / SPACING**2
-    noise = np.sqrt(DARK / dose)
+def _judge_nothing(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -> dict[str, float]:
+    noise = np.sqrt(planted.electrons) / planted.dose
+    area = image.size / planted.host.spacing**2
     return {"columns per cell": len(found) / area, "rms over noise": float(np.std(image.values)) / noise}
 
 
@@ -213,28 +293,5 @@ def _inner(columns: Columns) -> torch.Tensor:
     return y_in & (columns.x > BORDER) & (columns.x < SHAPE[1] - 1 - BORDER)
 
 
-def _of(columns: Columns, which: torch.Tensor) -> NDArray[np.float64]:
+def _places(columns: Columns, which: torch.Tensor) -> NDArray[np.float64]:
     return np.asarray(columns.places[0][which[0]], dtype=float)
-
-
-def _new(crystal: Columns, planted: Columns) -> torch.Tensor:
-    number = torch.arange(planted.y.shape[1])
-    return (number >= crystal.y.shape[1])[None] & planted.present
-
-
-def _between(columns: Columns) -> NDArray[np.float64]:
-    """The darkest points, in the middle of the edges between bright columns, away from what has been changed."""
-    bright = _of(columns, (columns.species == 0) & (columns.defect == 0) & _inner(columns))
-    points = np.concatenate([bright + edge / 2 for edge in EDGES])
-    changed = _of(columns, columns.defect > 0)
-    if len(changed) == 0:
-        return points
-    return points[cKDTree(changed).query(points)[0] > 0.8 * SPACING]
-
-
-def _found_at(found: pd.DataFrame, places: NDArray) -> float:
-    """Part of some places at which a column was found."""
-    if len(places) == 0:
-        return float("nan")
-    table = pd.DataFrame(places, columns=["y_px", "x_px"])
-    return scores.located(found, table, SPACING).recall if len(found) else 0.0

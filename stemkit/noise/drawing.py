@@ -102,7 +102,9 @@ def add_noise(signal: Tensor, noise: NoiseParameters, generator: torch.Generator
     return _digitise(_changed(recorded, noise, noise.streaks > 0, with_streaks), noise)
 
 
-def smooth_field(shape: torch.Size, length: Tensor, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+def smooth_field(
+    shape: torch.Size, length: Tensor, generator: torch.Generator, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """White noise through a 2-D Gaussian filter of sigma ``length`` px, with unit variance."""
     n_images, n_y, n_x = shape
     down, across = _filter(length, n_y, dtype), _filter(length, n_x, dtype)

@@ -99,19 +99,36 @@ def draw_support(recipe: Recipe, kind: Tensor, spacing: Tensor, shape: tuple[int
     wedge = (slope[0] * y + slope[1] * x) * pick(g, n, 0.5)[:, None, None]
     largest = 4 * recipe.support + 1e-6
     length = (log_uniform(g, n, 3.0, 12.0) * spacing).clamp(max=max(shape) / 3)
-    film = smooth_field(torch.Size((n, *shape)), length, g, torch.float32)
-    strength = pick(g, n, 0.25) * log_uniform(g, n, 0.1 * largest, 0.6 * largest)
-    landscape = smooth_field(torch.Size((n, *shape)), uniform(g, n, 0.08, 0.3) * max(shape), g, torch.float32)
-    edge = torch.sigmoid(
-        log_uniform(g, n, 3.0, 20.0)[:, None, None] * (landscape - uniform(g, n, -1, 1)[:, None, None])
+    film = pick(g, n, 0.25) * log_uniform(g, n, 0.1 * largest, 0.6 * largest)
+    patches = pick(g, n, 0.15) * log_uniform(g, n, 0.15 * largest, largest)
+    broad, sharp, threshold = (
+        uniform(g, n, 0.08, 0.3) * max(shape),
+        log_uniform(g, n, 3.0, 20.0)[:, None, None],
+        uniform(g, n, -1, 1)[:, None, None],
     )
-    height = pick(g, n, 0.15) * log_uniform(g, n, 0.15 * largest, largest)
-    grain = smooth_field(torch.Size((n, *shape)), uniform(g, n, *GRAIN_SIZE) * spacing, g, torch.float32)
     supported = torch.isin(kind, torch.tensor(SUPPORTED, device=g.device))
     rough = supported * uniform(g, n, 0.0, GRAIN * recipe.support)
-    total = wedge + grain * rough[:, None, None] + film * strength[:, None, None] + edge * height[:, None, None]
+    fine = uniform(g, n, *GRAIN_SIZE) * spacing
+    # few images have each of them
+    total = _added(wedge.expand(n, *shape), film, lambda at: smooth_field(_sized(at, shape), length[at], g))
+    total = _added(total, rough, lambda at: smooth_field(_sized(at, shape), fine[at], g))
+    total = _added(
+        total,
+        patches,
+        lambda at: torch.sigmoid(sharp[at] * (smooth_field(_sized(at, shape), broad[at], g) - threshold[at])),
+    )
     # matter only adds to the signal: the level is that of the darkest place
     return total - total.amin(dim=(1, 2), keepdim=True)
+
+
+def _added(total: Tensor, height: Tensor, drawn: Callable[[Tensor], Tensor]) -> Tensor:
+    """A sum of fields with one more, drawn for the images in which its height is not 0."""
+    at = torch.nonzero(height)[:, 0]
+    return total.index_add(0, at, height[at, None, None] * drawn(at)) if len(at) else total
+
+
+def _sized(images: Tensor, shape: tuple[int, int]) -> torch.Size:
+    return torch.Size((len(images), *shape))
 
 
 # --- arrangements ------------------------------------------------------------------------------------------------
@@ -361,7 +378,7 @@ def _with_interstitials(recipe: Recipe, columns: Columns, g: torch.Generator) ->
 
 def _landscape(n: int, g: torch.Generator) -> Tensor:
     """A smooth field of variance 1 on a coarse grid, ``(n, 64, 64)``."""
-    return smooth_field(torch.Size((n, 64, 64)), uniform(g, n, 0.12, 0.4) * 64, g, torch.float32)
+    return smooth_field(torch.Size((n, 64, 64)), uniform(g, n, 0.12, 0.4) * 64, g)
 
 
 def _at(field: Tensor, columns: Columns, shape: tuple[int, int]) -> Tensor:

@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from stemkit.columns import nearest_distances
-from stemkit.compute import resolve_device, seed_from, torch_generator
+from stemkit.compute import resolve_device, seed_from, side_by_side, torch_generator
 from stemkit.images import MODES, Images, check_noise_attr, mode_sign, pixel_sizes, resolve_mode, split
 from stemkit.noise import NoiseCalibrator, NoiseModel
 from stemkit.noise.specimen import find_specimen
@@ -26,8 +26,9 @@ from stemkit.synthesis.rendering import render_targets
 
 __all__ = ["STEMSynthesizer"]
 
-#: Images are drawn in chunks of this many, each with a seed of its own: `sample(n)` is a prefix of `sample(m)`.
-CHUNK = 4
+#: Images are drawn in chunks, each with a seed of its own: `sample(n)` is a prefix of `sample(m)`. A chunk has so many
+#: images at most, and so many pixels if it has more than one image.
+CHUNK, CHUNK_PIXELS = 16, 16 * 256**2
 #: Columns closer than this can't be told apart, px.
 CLOSEST = 2.0
 #: Lengths are learnt from a square of this many px in the middle of an image, from this many columns at least.
@@ -163,11 +164,14 @@ class STEMSynthesizer(BaseEstimator):
         if not isinstance(n, int | np.integer) or n < 1:
             raise ValueError(f"n must be a positive integer, but is {n!r}")
         self._check_parameters()
-        seed = seed_from(self.random_state)
-        batches = []
-        for chunk in range(-(-int(n) // CHUNK)):
-            generator = torch_generator(int(np.random.SeedSequence([seed, chunk]).generate_state(1, np.uint64)[0]))
-            batches.append(draw_batch(self._recipe(), CHUNK, self._shape(), generator))
+        seed, recipe, shape = seed_from(self.random_state), self._recipe(), self._shape()
+        size = min(CHUNK, max(1, CHUNK_PIXELS // math.prod(shape)))
+
+        def drawn(chunk: int) -> Batch:
+            key = np.random.SeedSequence([seed, chunk]).generate_state(1, np.uint64)
+            return draw_batch(recipe, size, shape, torch_generator(int(key[0])))
+
+        batches = side_by_side(drawn, range(-(-int(n) // size)))
         pairs = pairs_of(batches, self._units()).isel(image=slice(0, n))
         if not return_columns:
             return pairs

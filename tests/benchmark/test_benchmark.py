@@ -13,10 +13,11 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
 from stemkit import SFINDenoiser
-from stemkit.benchmark import SETS, SIMULATED, TRUTHS, evaluate, made_by, scenes, simulated
+from stemkit.benchmark import HOSTS, SETS, SIMULATED, TRUTHS, evaluate, made_by, scenes, simulated
 from stemkit.benchmark.held_back import HELD_BACK
 from stemkit.benchmark.scores import contrast_left, intensity_slope, located, peaks, photon_limit, shift_errors, visible
 from stemkit.columns import fit_columns, nearest_distances
+from stemkit.images import MODES, mode_sign
 from stemkit.synthesis import Columns, columns_at, render
 from stemkit.synthesis.recipe import ARRANGEMENTS
 
@@ -175,26 +176,30 @@ def test_a_perfect_method_finds_every_column(name):
             assert match.f1 > 0.99
 
 
-def test_the_photon_limit_is_reached_by_a_fit():
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize(("mode", "background"), [("haadf", 0.02), ("haadf", 8.0), ("bf", 30.0)])
+def test_the_photon_limit_is_reached_by_a_fit(mode, background):
+    rng, sign = np.random.default_rng(0), mode_sign(mode)
     places = np.stack(np.meshgrid(*[np.arange(15.0, 400, 25)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)
     places += rng.uniform(-0.5, 0.5, places.shape)
     dose = 20.0
-    counts = rng.poisson(dose * render(columns_at(places, 1.0, 2.5), (410, 410))[0].numpy() + 0.02) - 0.02
-    fits = fit_columns(counts, places, 2.5, variance=lambda i: i.clamp_min(0.02))
+    shown = sign * dose * render(columns_at(places, 1.0, 2.5), (410, 410))[0].numpy() + background
+    columns = sign * (rng.poisson(shown) - background)
+    fits = fit_columns(columns, places, 2.5, variance=lambda i: (background + sign * i).clamp_min(0.02))
     rms = np.sqrt(((fits.x - places[:, 1]) ** 2).mean())
-    assert rms == pytest.approx(photon_limit(dose), rel=0.2)
+    assert rms == pytest.approx(photon_limit(dose, background=background, mode=mode), rel=0.2)
 
 
 # --- truths ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("name", TRUTHS)
-def test_the_truth_is_scored_as_true(name):
+def test_the_truth_is_scored_as_true(name, host, mode):
     # at a dose without limit, what was recorded is what is there
-    crystal, planted, pair = TRUTHS[name].record(1e7, 5)
-    image = pair["noisy"]
-    figures = TRUTHS[name].judge(crystal, planted, image, peaks(image, 16.0, contrast=1.0), 1e7)
+    planted = TRUTHS[name].record(1e7, 5, host=host, mode=mode)
+    image = planted.pair["noisy"] * mode_sign(mode)
+    figures = TRUTHS[name].judge(planted, image, peaks(image, planted.host.spacing, contrast=1.0))
     expected = {
         "contrast left": 0.0, "filled in": 0.0, "height shown": 1.0, "found": 1.0, "relative height": 1.0,
         "bias": 0.0, "slope of sublattice 0": 1.0, "slope of sublattice 1": 1.0, "invented beyond": 0.0,
@@ -206,10 +211,9 @@ def test_the_truth_is_scored_as_true(name):
 
 
 def test_a_method_that_makes_columns_alike_is_caught():
-    crystal, planted, _ = TRUTHS["vacancies"].record(1e7, 5)
-    filled = render(crystal, (256, 256))[0].numpy()
-    image = TRUTHS["vacancies"].record(1e7, 5)[2]["noisy"].copy(data=filled)
-    figures = TRUTHS["vacancies"].judge(crystal, planted, image, peaks(image, 16.0, contrast=1.0), 1e7)
+    planted = TRUTHS["vacancies"].record(1e7, 5)
+    image = planted.pair["noisy"].copy(data=render(planted.crystal, (256, 256))[0].numpy())
+    figures = TRUTHS["vacancies"].judge(planted, image, peaks(image, planted.host.spacing, contrast=1.0))
     assert figures["contrast left"] == pytest.approx(1.0, abs=0.02)
     assert figures["filled in"] == 1.0
 

@@ -116,16 +116,19 @@ def _held_back(name: str, mode: str, generator: torch.Generator) -> Batch:
     nothing = torch.zeros(1)
     targets = render_targets(columns, SHAPE, torch.zeros(1, 1, 1), nothing, nothing + 2.0)
     dark = torch.tensor([mode == "bf"])
-    noise = draw_noise(columns.spacing, generator, dark)
+    depth = targets.enhance.amax(dim=(1, 2)).clamp_min(1.0)
+    noise = draw_noise(columns.spacing, generator, dark, depth)
     if float(torch.rand(1, generator=generator)) < 0.5:
-        noise = _counted(generator, noise, dark)
+        noise = _counted(generator, noise, dark, depth)
     return Batch(add_noise(targets.enhance, noise, generator), targets, columns)
 
 
-def _counted(generator: torch.Generator, noise: NoiseParameters, dark: torch.Tensor) -> NoiseParameters:
+def _counted(
+    generator: torch.Generator, noise: NoiseParameters, dark: torch.Tensor, depth: torch.Tensor
+) -> NoiseParameters:
     dose = DOSES[int(torch.randint(len(DOSES), (1,), generator=generator))]
     noise.gain = torch.where(dark, -1.0, 1.0) / dose
-    noise.readout = torch.sqrt(torch.where(dark, 1.2, 0.2) / dose)
+    noise.readout = torch.sqrt((0.2 + dark * depth) / dose)
     noise.poisson, noise.correlation_x = torch.ones(1, dtype=torch.bool), torch.full((1,), AFTERGLOW)
     return noise
 

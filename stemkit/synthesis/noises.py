@@ -26,22 +26,26 @@ LARGEST_JITTER = 3.0
 ACROSS: Range = (0.3, 1.0)
 
 
-def draw_noise(spacing: Tensor, generator: torch.Generator, dark: Tensor | None = None) -> NoiseParameters:
+def draw_noise(
+    spacing: Tensor, generator: torch.Generator, dark: Tensor | None = None, depth: Tensor | None = None
+) -> NoiseParameters:
     """Noise of many microscopes: from averaged series to a few electrons per column; jitter grows with the spacing.
 
-    Where ``dark`` marks bright-field images, electrons are fewer where columns are: the gain is negative.
+    Where ``dark`` marks bright-field images, electrons are fewer where matter is: the gain is negative, and electrons
+    are left at the deepest place, ``depth`` contrasts (1 where not given) below the level.
     """
     n, g = len(spacing), generator
     dark = torch.zeros(n, dtype=torch.bool, device=g.device) if dark is None else dark
+    depth = torch.ones(n, device=g.device) if depth is None else depth.clamp_min(1.0)
     readout = log_uniform(g, n, *READOUT)
     electron = 1.0 / log_uniform(g, n, *DOSE)
     counted = pick(g, n, 0.35).bool()
     gain = torch.where(counted, electron, uniform(g, n, -0.3, 1.0).clamp_min(0) * readout**2 * 2)
     # counting detectors read out a fraction of an electron, and see some electrons between the columns; in bright
-    # field there are more than a column takes away
+    # field there are more than matter takes away
     least = electron * uniform(g, n, 0.02, 1.5)
-    readout = torch.where(counted, (least + dark * electron).sqrt(), readout)
-    gain = torch.where(dark, -torch.minimum(gain, readout**2), gain)
+    readout = torch.where(counted, (least + dark * depth * electron).sqrt(), readout)
+    gain = torch.where(dark, -torch.minimum(gain, readout**2 / depth), gain)
     correlation = pick(g, n, 0.4) * uniform(g, n, *CORRELATION)
     streaks = pick(g, n, 0.7) * log_uniform(g, n, *STREAKS)
     jitter = pick(g, n, 0.75) * (log_uniform(g, n, *JITTER) * spacing).clamp(max=LARGEST_JITTER)

@@ -39,14 +39,17 @@ class Recipe:
     clusters, interstitials, islands, strain : float
         Fraction of images with a cluster of atoms of another kind, with atoms between the columns, with vacuum beside
         the specimen, with strain.
-    thickness : float
-        The largest relative variation of the columns' height across an image.
+    thickness, spread : float
+        The largest relative variation of the columns' height across an image, and the largest relative deviation of
+        columns of one kind; most images have a small one.
     dark : float
         Fraction of images that are bright field: dips, which differ less in depth than the columns of dark field do in
         height, and wider ones where columns are heavy.
     support : float
         The largest amplitude of the specimen's own smooth signal beside the columns: a wedge, a film, patches of
         contamination. Film and patches reach four times this.
+    empty : float
+        Fraction of images without a single column: what a network should leave empty.
     noise : NoiseParameters or None
         Noises, ``(n_noises,)`` tensors, of which each image takes one; None draws it anew for each.
     """
@@ -56,14 +59,16 @@ class Recipe:
     width: Range = (0.13, 0.28)
     vacancies: float = 0.06
     embedded: float = 0.1
-    shifts: float = 0.05
+    shifts: float = 0.1
     clusters: float = 0.1
     interstitials: float = 0.1
     islands: float = 0.25
     strain: float = 0.3
     thickness: float = 0.4
+    spread: float = 0.3
     dark: float = 0.4
     support: float = 0.5
+    empty: float = 0.0
     noise: NoiseParameters | None = None
 
 
@@ -105,7 +110,7 @@ def recorded(
     """Clean images ``(n_images, n_y, n_x)`` with one of some noises each, or with noise drawn anew."""
     n = len(clean)
     if noise is None:
-        drawn = draw_noise(spacing, generator, dark)
+        drawn = draw_noise(spacing, generator, dark, clean.amax(dim=(1, 2)))
     else:
         known = len(noise.readout)
         drawn = noise.take(torch.randint(known, (n,), generator=generator, device=generator.device))

@@ -81,6 +81,7 @@ def draw_columns(recipe: Recipe, n: int, shape: tuple[int, int], g: torch.Genera
     height = _at(landscape, columns, shape)
     island = pick(g, n, recipe.islands).bool()[:, None]
     columns = columns.where(~island | (height > uniform(g, n, -1.0, 0.3)[:, None]))
+    columns = columns.where(~pick(g, n, recipe.empty).bool()[:, None])
     thick = 1 + uniform(g, n, 0.0, recipe.thickness)[:, None] * torch.tanh(height)
     return keep_near_frame(uneven(columns, thick.clamp_min(0.1)), shape, MARGIN * spacing), kind, dark
 
@@ -340,7 +341,8 @@ def _painted(recipe: Recipe, columns: Columns, dark: Tensor, g: torch.Generator)
     strength = torch.where(dark, strength.sqrt(), strength)
     widening = torch.where(dark, (HEAVY[0] + HEAVY[1] * strength) * widening, widening)
     base = uniform(g, n, *recipe.width) * columns.spacing
-    scatter = uniform(g, n, 0.0, 0.12)[:, None] * torch.randn((n, n_columns), generator=g, device=g.device)
+    spread = recipe.spread * uniform(g, n, 0.0, 1.0) ** 2
+    scatter = spread[:, None] * torch.randn((n, n_columns), generator=g, device=g.device)
     amplitude = torch.gather(strength, 1, columns.species) * (1 + scatter).clamp_min(0.2)
     sigma = (base[:, None] * torch.gather(widening, 1, columns.species)).clamp_min(NARROWEST)
     return replace(columns, amplitude=columns.amplitude * amplitude, sigma=sigma)
@@ -354,7 +356,7 @@ def _with_defects(recipe: Recipe, columns: Columns, shape: tuple[int, int], g: t
     foreign |= (disk(at, radius)(columns.y, columns.x) > 0) & columns.present
     columns = substituted(columns, foreign, uniform(g, n, 0.25, 1.8), uniform(g, n, 0.8, 1.3), species=2 * SITES)
     turn, far = uniform(g, n, 0.0, 6.2832), uniform(g, n, 0.08, 0.3) * columns.spacing
-    beside = some(columns, uniform(g, n, 0.0, recipe.shifts) * pick(g, n, 0.3), g)
+    beside = some(columns, uniform(g, n, 0.0, recipe.shifts) * pick(g, n, 0.4), g)
     columns = shifted(columns, beside, far * torch.sin(turn), far * torch.cos(turn))
     columns = removed(columns, some(columns, uniform(g, n, 0.0, recipe.vacancies) * pick(g, n, 0.6), g))
     return _with_interstitials(recipe, columns, g)

@@ -426,6 +426,15 @@ def test_every_arrangement_can_be_drawn_at_every_spacing(seed):
         assert bool((batch.columns.amplitude[batch.columns.present] > 0).all())
 
 
+def test_an_empty_image_shows_its_support_alone():
+    batch = draw_batch(Recipe(empty=0.5), 60, (48, 48), torch_generator(3))
+    empty = ~batch.columns.present.any(1)
+    assert 18 <= int(empty.sum()) <= 42
+    assert float(batch.targets.detect[empty].abs().max()) == 0.0
+    assert float(batch.targets.superresolve[empty].abs().max()) == 0.0
+    assert bool((batch.noisy[empty].std(dim=(1, 2)) > 0).all())
+
+
 @pytest.mark.parametrize("name", ["lattice", "twin", "grains", "phases", "dislocation"])
 def test_crystals_leave_no_part_of_the_frame_empty(name):
     nothing = dict.fromkeys(("vacancies", "embedded", "shifts", "interstitials", "islands", "strain"), 0.0)
@@ -443,5 +452,10 @@ def test_bright_field_counts_fewer_electrons_where_columns_are():
     assert bool((noise.gain <= 0).all())
     # the variance is nowhere negative, down to a column's full depth
     assert bool((noise.readout**2 + noise.gain >= -1e-6).all())
+    # nor in the thickest film: nothing is clipped at no electrons
+    depth = dark.targets.enhance.amax(dim=(1, 2))
+    noise = draw_noise(dark.columns.spacing, torch_generator(3), torch.ones(40, dtype=torch.bool), depth)
+    assert float(depth.max()) > 1.5
+    assert bool((noise.readout**2 + noise.gain * depth >= -1e-6).all())
     bright = draw_noise(dark.columns.spacing, torch_generator(3))
     assert bool((bright.gain >= 0).all())

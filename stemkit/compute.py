@@ -10,7 +10,15 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-__all__ = ["autocast", "describe_device", "resolve_device", "seed_from", "side_by_side", "torch_generator"]
+__all__ = [
+    "autocast",
+    "describe_device",
+    "inference_dtype",
+    "resolve_device",
+    "seed_from",
+    "side_by_side",
+    "torch_generator",
+]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -72,9 +80,22 @@ def torch_generator(seed: int, device: torch.device | str = "cpu") -> torch.Gene
 
 def autocast(device: torch.device, enabled: bool = True) -> contextlib.AbstractContextManager:
     """Mixed precision in bfloat16 where the device multiplies it fast, nothing elsewhere."""
-    if enabled and device.type == "cuda" and torch.cuda.is_bf16_supported():
-        return torch.autocast("cuda", dtype=torch.bfloat16)
+    if enabled and _is_fast_in_half(device):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()
+
+
+def inference_dtype(device: torch.device) -> torch.dtype:
+    """Of features: bfloat16 where it is much faster; single precision on every CPU, so that they agree."""
+    return torch.bfloat16 if device.type == "cuda" and _is_fast_in_half(device) else torch.float32
+
+
+def _is_fast_in_half(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    # other CPUs would emulate it
+    asked = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+    return device.type == "cpu" and any(ask() for ask in asked if ask is not None)
 
 
 @contextlib.contextmanager

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
-import contextlib
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stemkit.compute import autocast, describe_device, resolve_device, seed_from, seeded, torch_generator
+from stemkit.compute import (
+    autocast,
+    describe_device,
+    inference_dtype,
+    resolve_device,
+    seed_from,
+    seeded,
+    torch_generator,
+)
 
 CPU = torch.device("cpu")
 
@@ -82,9 +88,15 @@ def test_seeded_blocks_repeat_and_leave_the_global_generator_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_cpu_computes_in_full_precision():
+def test_a_cpu_enhances_in_full_precision():
+    assert inference_dtype(CPU) == torch.float32
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_training_is_in_mixed_precision_where_that_is_fast(monkeypatch, fast):
+    for name in ("avx512_bf16", "amx_tile"):
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda: fast, raising=False)
     for enabled in (True, False):
-        context = autocast(CPU, enabled)
-        assert isinstance(context, contextlib.nullcontext)
-        with context:
-            assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+        with autocast(CPU, enabled):
+            product = torch.ones(2, 2) @ torch.ones(2, 2)
+        assert product.dtype == (torch.bfloat16 if fast and enabled else torch.float32)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from stemkit.compute import autocast
 from stemkit.images import pad_reflect
 
 __all__ = ["resampled", "run_network", "sampling_factor"]
@@ -20,8 +21,12 @@ OVERLAP = 128
 FLIPS = ((), (-1,), (-2,), (-2, -1))
 
 
+#: From images ``(n, 1, n_y, n_x)`` to maps ``(n, n_outputs, n_y, n_x)``.
+Network = Callable[[Tensor], Tensor]
+
+
 def run_network(
-    module: nn.Module,
+    network: Network,
     values: NDArray,
     *,
     multiple: int,
@@ -33,8 +38,8 @@ def run_network(
 
     Parameters
     ----------
-    module : nn.Module
-        In evaluation mode, on the device.
+    network : callable
+        From images ``(n, 1, n_y, n_x)`` on the device to maps ``(n, n_outputs, n_y, n_x)``.
     values : ndarray of shape (n_y, n_x)
         In the network's units.
     multiple : int
@@ -55,7 +60,7 @@ def run_network(
     total, square = None, None
     flips = FLIPS if average_flips else FLIPS[:1]
     for flip in flips:
-        maps = _tiled(module, image.flip(flip), multiple, tile_size).flip(flip)
+        maps = _tiled(network, image.flip(flip), multiple, tile_size).flip(flip)
         total = maps if total is None else total + maps
         square = maps**2 if square is None else square + maps**2
     assert total is not None
@@ -86,16 +91,16 @@ def resampled(values: NDArray, shape: tuple[int, int]) -> NDArray[np.float32]:
     return out.reshape(*values.shape[:-2], *shape).numpy()
 
 
-def _tiled(module: nn.Module, image: Tensor, multiple: int, tile_size: int) -> Tensor:
+def _tiled(network: Network, image: Tensor, multiple: int, tile_size: int) -> Tensor:
     if max(image.shape) <= tile_size:
-        return _padded(module, image, multiple)
+        return _padded(network, image, multiple)
     rows, cols = (_tile_starts(n, tile_size) for n in image.shape)
     total: Tensor | None = None
     weight = torch.zeros(image.shape, device=image.device)
     for y in rows:
         for x in cols:
             tile = image[y : y + tile_size, x : x + tile_size]
-            maps = _padded(module, tile, multiple)
+            maps = _padded(network, tile, multiple)
             ramp = _ramp(tile.shape[0], image.device)[:, None] * _ramp(tile.shape[1], image.device)[None, :]
             if total is None:
                 total = torch.zeros((maps.shape[0], *image.shape), device=image.device)
@@ -122,13 +127,12 @@ def _ramp(n: int, device: torch.device) -> Tensor:
 
 
 @torch.inference_mode()
-def _padded(module: nn.Module, image: Tensor, multiple: int) -> Tensor:
+def _padded(network: Network, image: Tensor, multiple: int) -> Tensor:
     n_y, n_x = image.shape
     after = [MARGIN + _fill(n + 2 * MARGIN, multiple) for n in (n_y, n_x)]
     padded = pad_reflect(image.cpu().numpy(), (MARGIN, MARGIN), (after[0], after[1]))
     batch = torch.as_tensor(padded, device=image.device)[None, None]
-    with autocast(image.device):
-        maps = module(batch)[0].float()
+    maps = network(batch)[0].float()
     return maps[:, MARGIN : MARGIN + n_y, MARGIN : MARGIN + n_x].clone()
 
 

@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 import stemkit
-from stemkit.compute import resolve_device, seed_from
+from stemkit.compute import inference_dtype, resolve_device, seed_from
 from stemkit.denoising.inference import resampled, run_network, sampling_factor
 from stemkit.denoising.training import PairSource, Source, SynthesisSource, epochs_of, train
 from stemkit.denoising.weights import OUTPUTS, SMALL, NetworkInfo, load_weights
@@ -34,6 +34,7 @@ from stemkit.images import (
     warn_if_small,
 )
 from stemkit.metrics import psnr
+from stemkit.networks import FoldedSFIN
 from stemkit.noise import NoiseCalibrator, NoiseModel
 from stemkit.noise.drawing import stacked
 from stemkit.periodicity import find_periodicity
@@ -209,11 +210,8 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
         check_is_fitted(self, "net_")
         self._check_parameters()
         device = resolve_device(self.device)
-        module = self.net_.to(device)
-        try:
-            return join([self._enhanced(image, module) for image in split(X)], X)
-        finally:
-            self.net_.to("cpu")
+        network = FoldedSFIN(self.net_, inference_dtype(device), device)
+        return join([self._enhanced(image, network) for image in split(X)], X)
 
     def score(self, X: Images, y: Images) -> float:
         """Mean PSNR (dB) of the transformed images against the truth.
@@ -336,7 +334,7 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
 
     # --- inference -----------------------------------------------------------------------------------------------
 
-    def _enhanced(self, image: xr.DataArray, module: Any) -> xr.DataArray:
+    def _enhanced(self, image: xr.DataArray, network: FoldedSFIN) -> xr.DataArray:
         warn_if_small(image)
         mode = resolve_mode(image, self.mode)
         sign = mode_sign(mode)
@@ -345,10 +343,12 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
             maps = {name: np.zeros(image.shape) for name in self.info_.outputs}
             maps["enhance"] = np.asarray(image.values, dtype=np.float64)
         else:
-            maps = self._maps(image.values, sign, offset, scale, module)
+            maps = self._maps(image.values, sign, offset, scale, network)
         return self._carrying(image, maps, mode)
 
-    def _maps(self, values: NDArray, sign: float, offset: float, scale: float, module: Any) -> dict[str, NDArray]:
+    def _maps(
+        self, values: NDArray, sign: float, offset: float, scale: float, network: FoldedSFIN
+    ) -> dict[str, NDArray]:
         """The network's maps in the image's units and sampling."""
         work: NDArray = (values.astype(np.float64) * sign - offset) / scale
         spacing = find_periodicity(work).spacing if self.sampling == "auto" else None
@@ -356,10 +356,10 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
         shape = tuple(max(8, round(n * factor)) for n in work.shape)
         work = work if factor == 1.0 else resampled(work, shape)
         raw, spread = run_network(
-            module,
+            network,
             work,
             multiple=self.info_.downsampling,
-            device=resolve_device(self.device),
+            device=network.device,
             tile_size=self.tile_size,
             average_flips=self.average_flips,
         )

@@ -52,6 +52,11 @@ class SFIN(nn.Module):
         self.body = nn.ModuleList(ResidualBlock(width // 2) for _ in range(n_blocks))
         self.tail_conv = nn.Conv2d(width, n_outputs * cells, 3, padding=1)
 
+    @property
+    def residual_blocks(self) -> list[ResidualBlock]:
+        """The body, one by one."""
+        return [block for block in self.body if isinstance(block, ResidualBlock)]
+
     def forward(self, images: Tensor) -> Tensor:
         """Images ``(n, 1, n_y, n_x)`` to maps ``(n, n_outputs, n_y, n_x)``."""
         x = F.pixel_unshuffle(images, self.downsampling) if self.downsampling > 1 else images
@@ -101,20 +106,21 @@ class Interaction(nn.Module):
         self.convg2g = FrequencyPath(half)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        # l' reads [l, g] and u reads g: one convolution of [l, g], with u's weights on l zero
-        u_conv = self.convg2g.conv1
-        on_l = torch.cat([self.convl2l.weight, torch.zeros_like(u_conv.weight)])
-        on_g = torch.cat([self.convg2l.weight, u_conv.weight])
-        bias = torch.cat([_bias(self.convl2l) + _bias(self.convg2l), _bias(u_conv)])
-        spatial, u = F.conv2d(features, torch.cat([on_l, on_g], dim=1), bias, padding=1).split(self.channels, dim=1)
-        v = self.convg2g.fu(u)
-        # g' reads [l, g, v]
-        merge = self.convg2g.conv2
-        weight = torch.cat([self.convl2g.weight, merge.weight], dim=1)
-        frequency = F.conv2d(
-            torch.cat([features, v.to(features.dtype)], dim=1), weight, _bias(self.convl2g) + _bias(merge), padding=1
-        )
-        return spatial, frequency
+        weight, bias, from_unit = self.merged()
+        spatial, frequency, u = F.conv2d(features, weight, bias, padding=1).split(self.channels, dim=1)
+        v = self.convg2g.fu(u).to(features.dtype)
+        return spatial, frequency + F.conv2d(v, from_unit, padding=1)
+
+    def merged(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The convolutions as two: weight and bias of what reads [l, g], to l', to g' and to u, which reads g alone;
+        and the weight of what reads v, to g'.
+        """
+        u_conv, merge = self.convg2g.conv1, self.convg2g.conv2
+        g_to_g, from_unit = merge.weight.split(self.channels, dim=1)
+        on_l = torch.cat([self.convl2l.weight, self.convl2g.weight, torch.zeros_like(u_conv.weight)])
+        on_g = torch.cat([self.convg2l.weight, g_to_g, u_conv.weight])
+        biases = _bias(self.convl2l) + _bias(self.convg2l), _bias(self.convl2g) + _bias(merge), _bias(u_conv)
+        return torch.cat([on_l, on_g], dim=1), torch.cat(biases), from_unit
 
 
 class FrequencyPath(nn.Module):

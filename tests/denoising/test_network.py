@@ -23,7 +23,9 @@ QUICK = {"max_epochs": 2, "batches_per_epoch": 2, "batch_size": 2, "crop_size": 
 @pytest.fixture(scope="module")
 def pairs():
     noise = NoiseModel(pointwise=PointwiseNoise(readout=0.3))
-    return STEMSynthesizer(shape=(96, 96), noise=noise, arrangements=("lattice",), random_state=5).sample(4)
+    return STEMSynthesizer(
+        shape=(96, 96), noise=noise, arrangements=("lattice",), spacing=(0.09, 0.16), random_state=5
+    ).sample(4)
 
 
 class TestShippedWeights:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from strategies import seeds
 from torch.nn import functional
 
-from stemkit.networks.sfin import SFIN
+from stemkit.networks import SFIN, FoldedSFIN
 
 
 def naive(state: dict[str, torch.Tensor], images: torch.Tensor) -> torch.Tensor:
@@ -74,6 +74,31 @@ def test_merged_convolutions_are_the_published_network(width, n_blocks, n_output
 
 
 @torch.no_grad()
+@settings(max_examples=12)
+@given(
+    st.sampled_from([2, 6, 12]), st.integers(1, 3), st.sampled_from([1, 2, 4]), st.integers(2, 9), st.integers(2, 9),
+    st.integers(1, 3), seeds,
+)  # fmt: skip
+def test_folded_for_inference_it_is_the_same_network(width, n_blocks, downsampling, cells_y, cells_x, n_images, seed):
+    net = trained(seed, n_outputs=2, width=width, n_blocks=n_blocks, downsampling=downsampling)
+    images = torch.randn(n_images, 1, downsampling * cells_y, downsampling * cells_x)
+    with torch.no_grad():
+        expected = net(images)
+    before = images.clone()
+    assert torch.allclose(FoldedSFIN(net)(images), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    assert torch.equal(images, before)
+
+
+def test_folded_in_half_the_digits_it_is_nearly_the_same():
+    net = trained(0, n_outputs=3, width=16, n_blocks=3, downsampling=2)
+    images = torch.randn(1, 1, 48, 64)
+    with torch.no_grad():
+        expected = net(images)
+    given = FoldedSFIN(net, torch.bfloat16)(images)
+    assert given.dtype == torch.float32
+    assert float((given - expected).std() / expected.std()) < 0.02
+
+
 def test_the_default_is_the_published_network():
     net = trained(0)
     images = torch.rand(1, 1, 24, 31)

@@ -18,6 +18,7 @@ __all__ = [
     "seed_from",
     "side_by_side",
     "torch_generator",
+    "workers",
 ]
 
 Task = TypeVar("Task")
@@ -107,15 +108,28 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-def side_by_side(work: Callable[[Task], Result], tasks: Iterable[Task]) -> list[Result]:
-    """Work on several tasks at once on the CPU, one thread each, as many as torch has threads; results in order.
+@contextlib.contextmanager
+def workers(n: int) -> Iterator[Callable[[Callable[[Task], Result], Iterable[Task]], list[Result]]]:
+    """Work on ``n`` tasks at once on the CPU: within the block, ``together(work, tasks)`` gives the results in order.
 
-    Many small steps gain little from threads within each, and results do not depend on how many there are.
+    Each has its share of torch's threads. Many small steps gain little from threads within each.
     """
     n_threads = torch.get_num_threads()
+    if n == 1:
+        yield lambda work, tasks: [work(task) for task in tasks]
+        return
+    share = max(1, n_threads // n)
     try:
         # the number is each thread's own, and what threads that are yet to come begin with
-        with ThreadPoolExecutor(n_threads, initializer=lambda: torch.set_num_threads(1)) as pool:
-            return list(pool.map(work, tasks))
+        with ThreadPoolExecutor(min(n, n_threads), initializer=torch.set_num_threads, initargs=(share,)) as pool:
+            yield lambda work, tasks: list(pool.map(work, tasks))
     finally:
         torch.set_num_threads(n_threads)
+
+
+def side_by_side(work: Callable[[Task], Result], tasks: Iterable[Task]) -> list[Result]:
+    """Work on several tasks at once on the CPU, one thread each, as many as torch has threads; results in order, and
+    the same however many there are.
+    """
+    with workers(max(2, torch.get_num_threads())) as together:
+        return together(work, tasks)

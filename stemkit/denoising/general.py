@@ -10,7 +10,8 @@ import torch
 
 import stemkit
 from stemkit.compute import describe_device, resolve_device
-from stemkit.denoising.training import SynthesisSource, train
+from stemkit.denoising.sources import SynthesisSource
+from stemkit.denoising.training import train
 from stemkit.denoising.weights import OUTPUTS, SMALL, NetworkInfo, load_weights, save_weights
 from stemkit.synthesis import noises as draws
 from stemkit.synthesis.recipe import Recipe

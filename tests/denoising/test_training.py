@@ -6,7 +6,8 @@ import torch
 
 from stemkit.denoising import load_weights
 from stemkit.denoising.general import train_general
-from stemkit.denoising.training import SynthesisSource, train
+from stemkit.denoising.sources import PairSource, SynthesisSource
+from stemkit.denoising.training import train
 from stemkit.denoising.weights import NetworkInfo
 from stemkit.synthesis import Recipe
 
@@ -18,39 +19,116 @@ def source():
     return SynthesisSource(Recipe(spacing=(6.0, 10.0)), INFO.outputs, batch_size=2, crop_sizes=(32, 48))
 
 
-class InterruptedRunError(RuntimeError):
-    pass
+class Failing:
+    """Stops the run after so many parts of batches, as a user would."""
 
+    def __init__(self, after, error=KeyboardInterrupt):
+        self.inner, self.left, self.error = source(), after, error
+        self.taught, self.batch_size, self.held_back = self.inner.taught, self.inner.batch_size, self.inner
 
-class FailingSource:
-    """Stops the run after some batches, as a user would."""
-
-    def __init__(self, after):
-        self.inner, self.after, self.left, self.taught = source(), after, after, INFO.outputs
-
-    def draw(self, generator):
+    def draw(self, generator, parts=1):
         self.left -= 1
         if self.left < 0:
-            raise InterruptedRunError(f"after {self.after} batches")
-        return self.inner.draw(generator)
+            raise self.error
+        return self.inner.draw(generator, parts)
 
 
-def run(src, checkpoint=None):
-    return train(
-        INFO, src, device=CPU, seed=4, max_epochs=3, batches_per_epoch=3, lr=1e-3, checkpoint=checkpoint, verbose=0
-    )
+def run(src, checkpoint=None, **options):
+    settings = {"seed": 4, "max_epochs": 3, "batches_per_epoch": 3, "lr": 1e-3, "verbose": 0, **options}
+    return train(INFO, src, device=CPU, checkpoint=checkpoint, **settings)
 
 
-def test_goes_on_after_an_interruption_to_the_same_result(tmp_path):
+def alike(first, second):
+    states = first.module_.state_dict(), second.module_.state_dict()
+    return all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_goes_on_after_an_interruption_to_the_same_result(tmp_path, error):
     straight = run(source())
     path = tmp_path / "run.checkpoint"
-    with pytest.raises(InterruptedRunError, match="after 5 batches"):
-        run(FailingSource(after=5), path)
+    with pytest.raises(error):
+        run(Failing(10, error), path)
     assert path.exists()
     resumed = run(source(), path)
     assert len(resumed.history) == 3
-    for key, value in straight.module_.state_dict().items():
-        assert torch.equal(value, resumed.module_.state_dict()[key]), key
+    assert alike(straight, resumed)
+
+
+def test_in_pieces_it_comes_to_the_same_result(tmp_path):
+    straight, path = run(source()), tmp_path / "run.checkpoint"
+    for done in (1, 2, 3):
+        piece = run(source(), path, minutes=0.0)
+        assert len(piece.history) == done
+    assert alike(straight, piece)
+    # what is complete is not trained any further
+    assert alike(straight, run(source(), path))
+
+
+def test_does_not_depend_on_how_many_threads_there_are():
+    n = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = run(source())
+        torch.set_num_threads(2)
+        assert alike(one, run(source()))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(n)
+
+
+class Constant:
+    """The same images in every batch and every part of one; what is held back asks for the contrary."""
+
+    taught, batch_size = INFO.outputs, 2
+
+    def __init__(self, sign=1.0):
+        self.sign = sign
+        self.images = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+
+    @property
+    def held_back(self):
+        return Constant(-self.sign)
+
+    def draw(self, generator, parts=1):
+        return self.images, {"maps": (3 * self.sign * self.images).expand(-1, 3, -1, -1), "unit": torch.ones(2)}
+
+
+def test_gradients_are_the_mean_of_those_of_the_parts():
+    def gradients(n_parts):
+        net = run(Constant(), max_epochs=0)
+        net.together = lambda work, tasks: [work(task) for task in tasks]
+        net.history.new_epoch()
+        net.history.new_batch()
+        net.train_step_single(torch.arange(n_parts))
+        return [parameter.grad for parameter in net.module_.parameters()]
+
+    for both, one in zip(gradients(2), gradients(1), strict=True):
+        assert torch.allclose(both, one, atol=1e-6)
+
+
+def test_the_best_network_is_kept():
+    net = run(Constant(), max_epochs=4, lr=0.01)
+    losses = net.history[:, "valid_loss"]
+    assert list(losses) == sorted(losses)
+    assert losses[0] < losses[-1]
+    assert alike(net, run(Constant(), max_epochs=4, lr=0.01, minutes=0.0))
+
+
+def test_patience_ends_training():
+    net = run(source(), max_epochs=30, lr=0.3, patience=2)
+    losses = net.history[:, "valid_loss"]
+    assert len(losses) < 30
+    assert int(np.argmin(losses)) == len(losses) - 3
+
+
+def test_one_pair_in_ten_is_held_back():
+    images = [np.full((16, 16), k, dtype=float) for k in range(20)]
+    pairs = PairSource(images, images, 4, 16, 2, CPU)
+    assert [float(i[0, 0]) for i in pairs.noisy] == list(range(18))
+    assert pairs.held_back is not None
+    assert [float(i[0, 0]) for i in pairs.held_back.noisy] == [18, 19]
+    assert PairSource(images[:9], images[:9], 4, 16, 2, CPU).held_back is None
 
 
 def test_every_epoch_draws_other_images():

@@ -1,0 +1,163 @@
+"""Where training takes its images from: fresh synthetic pairs, or crops of given ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stemkit.synthesis.recipe import Recipe, draw_batch
+
+__all__ = ["PairSource", "Source", "SynthesisSource"]
+
+#: Of so many pairs one is held back to see how training goes.
+HELD_BACK = 10
+
+
+class Source(Protocol):
+    """Where batches come from."""
+
+    batch_size: int
+
+    @property
+    def taught(self) -> tuple[str, ...]:
+        """The network's outputs that the maps are for."""
+
+    @property
+    def held_back(self) -> Source | None:
+        """Images that training does not see, on which it is judged; None where there are too few."""
+
+    def draw(self, generator: torch.Generator, parts: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
+        """Draw a batch, or one of its equal parts, on the generator's device.
+
+        Returns
+        -------
+        inputs : Tensor of shape (n, 1, n_y, n_x)
+        truth : dict
+            ``maps`` ``(n, n_taught, n_y, n_x)``, and ``unit`` ``(n,)``, in which errors count: the columns' contrast,
+            or the truth's range.
+        """
+
+
+class SynthesisSource:
+    """Fresh synthetic pairs for every batch.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    outputs : tuple of str
+    batch_size : int
+    crop_sizes : sequence of int
+        Each batch takes one of them; larger crops have fewer images.
+    """
+
+    def __init__(self, recipe: Recipe, outputs: Sequence[str], batch_size: int, crop_sizes: Sequence[int]):
+        self.recipe, self.taught, self.batch_size, self.crop_sizes = recipe, tuple(outputs), batch_size, [*crop_sizes]
+
+    @property
+    def held_back(self) -> Source:
+        """Itself: no image is ever drawn twice."""
+        return self
+
+    def draw(self, generator: torch.Generator, parts: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
+        """Draw a batch, or one of its equal parts, on the generator's device."""
+        pick = int(torch.randint(len(self.crop_sizes), (1,), generator=generator, device=generator.device))
+        size = self.crop_sizes[pick]
+        n = max(1, round(self.batch_size / parts * (min(self.crop_sizes) / size) ** 2))
+        batch = draw_batch(self.recipe, n, (size, size), generator)
+        offset, scale = _standard(batch.noisy)
+        targets = vars(batch.targets)
+        maps = [_in_network_units(targets[name], name, offset, scale) for name in self.taught]
+        unit = 1.0 / scale.flatten()
+        return ((batch.noisy - offset) / scale)[:, None], {"maps": torch.stack(maps, dim=1), "unit": unit}
+
+
+class PairSource:
+    """Random crops, flipped at random, of given pairs.
+
+    Parameters
+    ----------
+    noisy, truth : list of ndarray
+        Images, already in the network's units.
+    batch_size, crop_size : int
+        Crops are at most as large as the smallest image, and a multiple of ``multiple``.
+    channel : str
+        The network's output that the truth is for.
+    hold_back : bool
+        Of ten pairs the last one, and so on, is for judging alone.
+    """
+
+    def __init__(
+        self,
+        noisy: list[NDArray],
+        truth: list[NDArray],
+        batch_size: int,
+        crop_size: int,
+        multiple: int,
+        device: torch.device,
+        channel: str = "enhance",
+        hold_back: bool = True,
+    ):
+        n_kept = len(noisy) - len(noisy) // HELD_BACK if hold_back else len(noisy)
+        smallest = min(min(image.shape) for image in noisy)
+        self.size = max(multiple, min(crop_size, smallest) // multiple * multiple)
+        self.noisy, self.truth = (
+            [_at_least(torch.as_tensor(i, dtype=torch.float32), self.size).to(device) for i in images[:n_kept]]
+            for images in (noisy, truth)
+        )
+        self.batch_size = batch_size
+        self.taught: tuple[str, ...] = (channel,)
+        self.held_back: PairSource | None = None
+        if n_kept < len(noisy):
+            rest = noisy[n_kept:], truth[n_kept:]
+            self.held_back = PairSource(*rest, batch_size, self.size, multiple, device, channel, hold_back=False)
+
+    def draw(self, generator: torch.Generator, parts: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
+        """Draw a batch, or one of its equal parts, on the generator's device."""
+        crops = [self._crop(generator) for _ in range(max(1, round(self.batch_size / parts)))]
+        noisy, truth = (torch.stack(part)[:, None] for part in zip(*crops, strict=True))
+        return noisy, {"maps": truth, "unit": _range(truth[:, 0])}
+
+    def _crop(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        def below(n: int) -> int:
+            return int(torch.randint(n, (1,), generator=generator, device=generator.device))
+
+        i = below(len(self.noisy))
+        y, x = (below(n - self.size + 1) for n in self.noisy[i].shape)
+        flips = [axis for axis in (0, 1) if below(2)]
+        noisy, truth = (part[i][y : y + self.size, x : x + self.size].flip(flips) for part in (self.noisy, self.truth))
+        return noisy, truth
+
+
+# --- units -------------------------------------------------------------------------------------------------------
+
+
+def _standard(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each image, its extreme 0.1 % clipped, as in :func:`stemkit.images.intensity_scale`."""
+    flat = images.flatten(1)
+    low, high = torch.quantile(flat, torch.tensor([0.001, 0.999], device=flat.device), dim=1, keepdim=True)
+    clipped = torch.minimum(torch.maximum(flat, low), high)
+    scale = clipped.std(dim=1, correction=0).clamp_min(1e-6)
+    return clipped.mean(dim=1)[:, None, None], scale[:, None, None]
+
+
+def _in_network_units(target: Tensor, name: str, offset: Tensor, scale: Tensor) -> Tensor:
+    if name == "detect":
+        return target
+    return (target - offset) / scale if name == "enhance" else target / scale
+
+
+def _range(images: Tensor) -> Tensor:
+    return images.amax(dim=(1, 2)) - images.amin(dim=(1, 2))
+
+
+def _at_least(image: Tensor, size: int) -> Tensor:
+    """Small images continued by reflection up to the crop's size."""
+    missing = [max(0, size - n) for n in image.shape]
+    if not any(missing):
+        return image
+    return torch.as_tensor(np.pad(image.numpy(), [(0, m) for m in missing], mode="reflect"))

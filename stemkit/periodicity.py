@@ -151,12 +151,14 @@ def _pixel_size_from(spacing: float, images: list[xr.DataArray]) -> float:
 
 
 def _levelled(values: NDArray) -> NDArray:
-    """Without slow variation, outliers and row offsets."""
+    """Without slow variation, outliers and row offsets, and with a mean of 0."""
     low, high = np.quantile(values, [0.001, 0.999])
     clipped = np.clip(values, low, high)
     broad = max(4.0, min(values.shape) / 12)
     flat = clipped - ndimage.gaussian_filter(clipped, broad, mode="reflect")
-    return flat - np.median(flat, axis=1, keepdims=True)
+    flat -= np.median(flat, axis=1, keepdims=True)
+    # the median of few electrons is not their mean, and what is left would be alike everywhere
+    return flat - flat.mean()
 
 
 def _autocorrelation(flat: NDArray) -> NDArray | None:
@@ -173,8 +175,10 @@ def _autocorrelation(flat: NDArray) -> NDArray | None:
     rows = np.r_[-reach_y : reach_y + 1]
     columns = np.r_[-reach_x : reach_x + 1]
     correlogram = correlation[np.ix_(rows, columns)]
-    # rows are noisy together: at zero shift along y the correlogram holds the noise beside the image
-    correlogram[reach_y] = (correlogram[reach_y - 1] + correlogram[reach_y + 1]) / 2
+    # rows are noisy together: at zero shift along y the correlogram holds the noise beside the image. What it would be
+    # without follows from the rows above and below, exact up to the third power of the shift
+    near, far = (correlogram[reach_y - k] + correlogram[reach_y + k] for k in (1, 2))
+    correlogram[reach_y] = (4 * near - far) / 6
     beside = correlogram[reach_y, reach_x]
     return correlogram / beside if beside > LIKENESS * correlation[0, 0] / np.sqrt(flat.size) else None
 

@@ -119,6 +119,13 @@ def test_calibrating_again_replaces_and_keeps_the_rest():
     assert not image.stem.is_calibrated
 
 
+@pytest.mark.parametrize("electrons", [0.1, 0.3, 1.0, 4.5, 20.0])
+def test_few_electrons_do_not_repeat(electrons):
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        assert find_periodicity(rng.poisson(electrons, (256, 256))).spacing is None
+
+
 @pytest.mark.parametrize("how", [{"pixel_size": 0.01}, {"spacing": 0.12}])
 def test_calibrated_containers(how):
     values = np.stack([crystal((64, 64), 12.0, 2.5)] * 2)

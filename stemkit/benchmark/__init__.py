@@ -2,7 +2,7 @@
 
 from stemkit.benchmark.scenes import SETS, Scenes, scenes
 from stemkit.benchmark.simulated import SIMULATED, made_by, simulated
-from stemkit.benchmark.table import Method, evaluate
+from stemkit.benchmark.table import Method, evaluate, summary
 from stemkit.benchmark.truths import HOSTS, TRUTHS, Host, Planted, Truth
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "made_by",
     "scenes",
     "simulated",
+    "summary",
 ]

@@ -22,11 +22,12 @@ from stemkit.compute import describe_device
 from stemkit.images import MODES, mode_sign
 from stemkit.metrics import psnr, ssim
 
-__all__ = ["Detector", "Method", "evaluate"]
+__all__ = ["Detector", "Method", "evaluate", "summary"]
 
 #: Doses of the truth tests, electrons per pixel at the brightest column, and the seed of each recording.
 DOSES = (3.0, 10.0, 30.0)
 FIRST_SEED = 2**41
+COLUMNS = ["method", "set", "image", "shows", "crystal", "mode", "dose", "held_back", "score", "value"]
 
 
 class Method(Protocol):
@@ -73,7 +74,8 @@ def evaluate(
     Returns
     -------
     DataFrame
-        One row per score: ``method, set, image, shows, held_back, score, value``. In ``attrs`` what it was made with.
+        One row per score: ``method, set, image, shows, crystal, mode, dose, held_back, score, value``; a truth's
+        crystal and dose are empty in the other sets. In ``attrs`` what it was made with.
 
     Examples
     --------
@@ -92,9 +94,37 @@ def evaluate(
             rows += _truths(methods, 2 if n is None else n, detector, verbose)
         else:
             rows += _scenes(methods, name, n, detector, verbose)
-    table = pd.DataFrame(rows, columns=["method", "set", "image", "shows", "held_back", "score", "value"])
+    table = pd.DataFrame(rows, columns=COLUMNS)
     table.attrs.update(_made_with())
     return table
+
+
+def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What ``evaluate`` gave, in short: means over images.
+
+    Parameters
+    ----------
+    table : DataFrame
+
+    Returns
+    -------
+    scenes : DataFrame
+        PSNR (dB), SSIM, F1 and RMS error of positions (px), by set, whether held back, and method.
+    truths : DataFrame
+        What became of each planted truth, by mode, dose and method: means over crystals and recordings.
+
+    Examples
+    --------
+    >>> from stemkit.benchmark import evaluate, summary
+    >>> scenes, truths = summary(evaluate({"recorded": None}, ["haadf"], n=2, verbose=False))
+    >>> scenes.index.names
+    FrozenList(['set', 'held_back', 'method'])
+    """
+    planted = table["set"] == "truths"
+    kept = table[~planted & table["score"].isin(["psnr", "ssim", "f1", "rms px"])]
+    scenes = kept.pivot_table("value", ["set", "held_back", "method"], "score", sort=False)
+    truths = table[planted].pivot_table("value", ["shows", "score", "method"], ["mode", "dose"], sort=False)
+    return scenes, truths
 
 
 # --- steps -------------------------------------------------------------------------------------------------------
@@ -109,8 +139,8 @@ def _scenes(
     for i in tqdm(range(len(fixed)), desc=name, disable=not verbose):
         pair = fixed.pairs.isel(image=i)
         mode = str(pair["mode"].values) if "mode" in pair.coords else name
-        about = {"set": name, "image": i, "shows": str(pair["arrangement"].values)}
-        about |= {"held_back": bool(pair["held_back"])}
+        about = {"set": name, "image": i, "shows": str(pair["arrangement"].values), "crystal": "", "mode": mode}
+        about |= {"dose": float("nan"), "held_back": bool(pair["held_back"])}
         pair = pair.drop_vars(("arrangement", "held_back", "mode"), errors="ignore")
         noisy, clean = pair["noisy"].assign_attrs(mode=mode), pair["enhance"]
         true = fixed.columns[fixed.columns["image"] == i]
@@ -138,10 +168,9 @@ def _truths(
         for label, method in methods.items():
             enhanced, _ = _enhanced(method, noisy)
             found = _columns(enhanced, spacing, detector, contrast=1.0)
-            shows = f"{truth.name}, dose {dose:g}, {host} {mode}"
-            for score, value in truth.judge(planted, enhanced * mode_sign(mode), found).items():
-                about = {"set": "truths", "image": k, "shows": shows, "held_back": True}
-                rows.append({"method": label, **about, "score": score, "value": value})
+            about = {"set": "truths", "image": k, "shows": truth.name, "crystal": host, "mode": mode, "dose": dose}
+            values = truth.judge(planted, enhanced * mode_sign(mode), found)
+            rows += [{"method": label, **about, "held_back": True, "score": s, "value": v} for s, v in values.items()]
     return rows
 
 

@@ -18,6 +18,8 @@ __all__ = ["resampled", "run_network", "sampling_factor"]
 MARGIN = 24
 #: Neighbouring tiles share this many pixels, over which they are blended.
 OVERLAP = 128
+#: Spacings are brought this far into the range that a network knows.
+INSIDE = 1.25
 FLIPS = ((), (-1,), (-2,), (-2, -1))
 
 
@@ -78,8 +80,8 @@ def sampling_factor(spacing: float | None, known: tuple[float, float] | None) ->
     low, high = known
     if low <= spacing <= high:
         return 1.0
-    # into the middle of the range: what the network knows best, and fewer pixels where they are too many
-    return float(np.sqrt(low * high) / spacing)
+    # a little inside of the range, and no further: resampled noise is no longer that of pixels
+    return float((min(INSIDE * low, high) if spacing < low else max(high / INSIDE, low)) / spacing)
 
 
 def resampled(values: NDArray, shape: tuple[int, int]) -> NDArray[np.float32]:

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
 from stemkit import SFINDenoiser
-from stemkit.benchmark import HOSTS, SETS, SIMULATED, TRUTHS, evaluate, made_by, scenes, simulated
+from stemkit.benchmark import HOSTS, SETS, SIMULATED, TRUTHS, evaluate, made_by, scenes, simulated, summary
 from stemkit.benchmark.held_back import HELD_BACK
 from stemkit.benchmark.scores import contrast_left, intensity_slope, located, peaks, photon_limit, shift_errors, visible
 from stemkit.columns import fit_columns, nearest_distances
@@ -223,12 +223,17 @@ def test_a_method_that_makes_columns_alike_is_caught():
 
 def test_evaluate_is_tidy():
     table = evaluate({"recorded": None, "smooth": Smoothing(1.0)}, [*SETS, "truths"], n=1, verbose=False)
-    assert list(table) == ["method", "set", "image", "shows", "held_back", "score", "value"]
+    names = ["method", "set", "image", "shows", "crystal", "mode", "dose", "held_back", "score", "value"]
+    assert list(table) == names
     assert set(table["method"]) == {"recorded", "smooth"}
     assert set(table["set"]) == {*SETS, "truths"}
     assert {"psnr", "ssim", "f1", "rms px", "seconds", "contrast left"} <= set(table["score"])
     assert {"stemkit", "torch", "device", "threads"} <= set(table.attrs)
-    assert not table.duplicated(["method", "set", "image", "shows", "score"]).any()
+    assert not table.duplicated(names[:-1]).any()
+    by_set, by_truth = summary(table)
+    psnr = table[(table["set"] == "bf") & (table["method"] == "smooth") & (table["score"] == "psnr")]["value"].mean()
+    assert by_set.loc[("bf", False, "smooth"), "psnr"] == pytest.approx(psnr)
+    assert ("vacancies", "contrast left", "recorded") in by_truth.index
     again = evaluate({"recorded": None}, ["bf"], n=1, verbose=False)
     first = table[(table["method"] == "recorded") & (table["set"] == "bf") & (table["score"] == "psnr")]["value"]
     assert again[again["score"] == "psnr"]["value"].tolist() == first.tolist()

@@ -11,7 +11,7 @@ from scipy import fft, ndimage
 
 from stemkit.images import Images, join, split, with_pixel_sizes
 
-__all__ = ["Periodicity", "calibrated", "find_periodicity"]
+__all__ = ["Periodicity", "calibrated", "find_periodicity", "middle"]
 
 #: A peak of the autocorrelation counts when it stands this many deviations above the noise of the correlogram.
 SIGNIFICANCE = 6.0
@@ -78,6 +78,12 @@ def find_periodicity(values: NDArray) -> Periodicity:
     same = heights >= SAME * heights.max()
     vectors = _two_shortest(peaks[same], length[same])
     return Periodicity(float(length[nearest]), float(length[same].min()), vectors, float(heights[nearest]))
+
+
+def middle(values: NDArray, size: int) -> NDArray:
+    """The middle of an image, a square of a size in px at most: what repeats in an image repeats there."""
+    top, left = (max(0, (n - size) // 2) for n in values.shape)
+    return values[top : top + size, left : left + size]
 
 
 def calibrated(image: Images, *, pixel_size: float | None = None, spacing: float | None = None) -> Images:
@@ -200,21 +206,21 @@ def _peaks(correlogram: NDArray) -> tuple[NDArray, NDArray]:
     keep = (heights > max(0.08, 0.5 * noise)) & (heights - surround > 0.01)
     if not keep.any() or heights[keep].max() < min(SIGNIFICANCE * noise, 0.2):
         return np.empty((0, 2)), np.empty(0)
-    candidates, heights = candidates[keep], heights[keep]
-    return np.array([_subpixel(smooth, y, x) for y, x in candidates]) - centre, heights
+    vertices = np.array([_subpixel(smooth, y, x) for y, x in candidates[keep]])
+    return vertices[:, :2] - centre, vertices[:, 2]
 
 
-def _subpixel(values: NDArray, y: int, x: int) -> tuple[float, float]:
-    """Vertex of the parabolas through a peak and its neighbours."""
+def _subpixel(values: NDArray, y: int, x: int) -> tuple[float, float, float]:
+    """Vertex (y, x) of the parabolas through a peak and its neighbours, and their height there."""
 
-    def vertex(before: float, at: float, after: float) -> float:
-        curvature = before - 2 * at + after
-        return 0.0 if curvature >= 0 else float(np.clip(0.5 * (before - after) / curvature, -0.5, 0.5))
+    def vertex(before: float, at: float, after: float) -> tuple[float, float]:
+        slope, curvature = 0.5 * (after - before), before - 2 * at + after
+        step = 0.0 if curvature >= 0 else float(np.clip(-slope / curvature, -0.5, 0.5))
+        return step, slope * step + 0.5 * curvature * step**2
 
-    return (
-        y + vertex(values[y - 1, x], values[y, x], values[y + 1, x]),
-        x + vertex(values[y, x - 1], values[y, x], values[y, x + 1]),
-    )
+    down, above_y = vertex(values[y - 1, x], values[y, x], values[y + 1, x])
+    across, above_x = vertex(values[y, x - 1], values[y, x], values[y, x + 1])
+    return y + down, x + across, values[y, x] + above_y + above_x
 
 
 def _two_shortest(peaks: NDArray, length: NDArray) -> NDArray | None:

@@ -39,12 +39,14 @@ from stemkit.metrics import psnr
 from stemkit.networks import FoldedSFIN
 from stemkit.noise import NoiseCalibrator, NoiseModel
 from stemkit.noise.drawing import stacked
-from stemkit.periodicity import find_periodicity
+from stemkit.periodicity import find_periodicity, middle
 from stemkit.synthesis.recipe import Recipe
 
 __all__ = ["SFINDenoiser"]
 
 SAMPLINGS = ("auto", "native")
+#: An image's spacing is measured on a square of this many px in its middle.
+MEASURED_ON = 1024
 
 
 class SFINDenoiser(TransformerMixin, BaseEstimator):
@@ -373,7 +375,7 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
     ) -> dict[str, NDArray]:
         """The network's maps in the image's units and sampling."""
         work: NDArray = (values.astype(np.float64) * sign - offset) / scale
-        spacing = find_periodicity(work).spacing if self.sampling == "auto" else None
+        spacing = find_periodicity(middle(work, MEASURED_ON)).spacing if self.sampling == "auto" else None
         factor = sampling_factor(spacing, self.info_.spacing)
         shape = tuple(max(8, round(n * factor)) for n in work.shape)
         work = work if factor == 1.0 else resampled(work, shape)

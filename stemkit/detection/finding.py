@@ -22,9 +22,9 @@ from stemkit.detection.filtering import (
     without_streaks,
 )
 from stemkit.detection.view import View
-from stemkit.periodicity import find_periodicity
+from stemkit.periodicity import find_periodicity, middle
 
-__all__ = ["DETECT_THRESHOLD", "SHARPEST", "apart", "candidates", "middle", "overlooked", "significant"]
+__all__ = ["DETECT_THRESHOLD", "SHARPEST", "apart", "candidates", "overlooked", "significant"]
 
 #: A spot of the `detect` map counts from this height (1 is certain).
 DETECT_THRESHOLD = 0.35
@@ -109,12 +109,6 @@ def apart(spacing: float, width: float) -> float:
     """Columns are not looked for nearer to each other than this, px."""
     near = NEAREST * spacing if np.isfinite(spacing) else math.inf
     return max(1.5, min(near, NEAREST_WIDTHS * width))
-
-
-def middle(values: NDArray, size: int) -> NDArray:
-    """The middle of an image, a square of a size in px at most."""
-    top, left = (max(0, (n - size) // 2) for n in values.shape)
-    return values[top : top + size, left : left + size]
 
 
 # --- steps -------------------------------------------------------------------------------------------------------

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemkit.columns import ColumnFits, column_response, find_peaks, fit_columns, nearest_distances
-from stemkit.detection.finding import DETECT_THRESHOLD, SHARPEST, apart, candidates, middle, significant
+from stemkit.detection.finding import DETECT_THRESHOLD, SHARPEST, apart, candidates, significant
 from stemkit.detection.search import Search
 from stemkit.detection.view import View
-from stemkit.periodicity import find_periodicity
+from stemkit.periodicity import find_periodicity, middle
 
 __all__ = ["learn"]
 

@@ -22,7 +22,7 @@ from stemkit.columns import (
 from stemkit.noise.differences import row_difference
 from stemkit.noise.readings import Readings, read_shifts, slope
 from stemkit.noise.registration import Registration, register
-from stemkit.periodicity import find_periodicity
+from stemkit.periodicity import find_periodicity, middle
 
 __all__ = ["Specimen", "find_specimen"]
 
@@ -106,7 +106,7 @@ def find_specimen(bright: NDArray, *, rounds: int = ROUNDS, most_columns: int = 
     above the noise (faint sublattices). Without a lattice or with fewer than four columns nothing is fitted.
     """
     values = np.asarray(bright, dtype=np.float64)
-    periodicity = find_periodicity(_middle(values, LATTICE_SQUARE))
+    periodicity = find_periodicity(middle(values, LATTICE_SQUARE))
     spacing = periodicity.spacing
     if spacing is None or spacing < 4 or min(values.shape) < 16:
         return _without_columns(values, spacing)
@@ -193,11 +193,6 @@ def _away_from_border(shape: tuple[int, ...], margin_y: float, margin_x: float) 
     y, x = (min(math.ceil(m), n // 8) for m, n in zip((margin_y, margin_x), shape, strict=True))
     inside[y : shape[0] - y, x : shape[1] - x] = True
     return inside
-
-
-def _middle(values: NDArray, size: int) -> NDArray:
-    top, left = (max(0, (n - size) // 2) for n in values.shape)
-    return values[top : top + size, left : left + size]
 
 
 def _first_columns(values: NDArray, spacing: float) -> ColumnFits | None:

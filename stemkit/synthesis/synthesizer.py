@@ -19,6 +19,7 @@ from stemkit.compute import resolve_device, seed_from, side_by_side, torch_gener
 from stemkit.images import MODES, Images, check_noise_attr, mode_sign, pixel_sizes, resolve_mode, split
 from stemkit.noise import NoiseCalibrator, NoiseModel
 from stemkit.noise.specimen import find_specimen
+from stemkit.periodicity import middle
 from stemkit.synthesis.arrangements import Columns
 from stemkit.synthesis.pairs import SCALES, Units, pairs_of, true_columns
 from stemkit.synthesis.recipe import ARRANGEMENTS, Batch, Recipe, draw_batch, recorded
@@ -325,8 +326,7 @@ class STEMSynthesizer(BaseEstimator):
 
 def _lengths(bright: NDArray) -> tuple[float, float, float] | None:
     """Distance of neighbouring columns, px, and the range of their widths in parts of it."""
-    n_y, n_x = (slice(max(0, (n - LEARNT_FROM) // 2), (n + LEARNT_FROM) // 2) for n in bright.shape)
-    fits = find_specimen(bright[n_y, n_x].astype(np.float64)).fits
+    fits = find_specimen(middle(bright, LEARNT_FROM).astype(np.float64)).fits
     if fits is None or (~fits.failed).sum() < ENOUGH:
         return None
     good = fits.take(~fits.failed)

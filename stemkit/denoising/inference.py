@@ -10,9 +10,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from stemkit.images import pad_reflect
+from stemkit.denoising.units import from_network, network_units
+from stemkit.denoising.weights import NetworkInfo
+from stemkit.images import float_dtype, pad_reflect
+from stemkit.networks import FoldedSFIN
+from stemkit.periodicity import find_periodicity, middle
 
-__all__ = ["resampled", "run_network", "sampling_factor"]
+__all__ = ["enhanced_maps", "resampled", "run_network", "sampling_factor", "tile_starts"]
+
+#: An image's spacing is measured on a square of this many px in its middle.
+MEASURED_ON = 1024
 
 #: Reflected pixels around the image: zero padding and the wrap-around of the FFT spoil the border.
 MARGIN = 24
@@ -25,6 +32,60 @@ FLIPS = ((), (-1,), (-2,), (-2, -1))
 
 #: From images ``(n, 1, n_y, n_x)`` to maps ``(n, n_outputs, n_y, n_x)``.
 Network = Callable[[Tensor], Tensor]
+
+
+def enhanced_maps(
+    values: NDArray,
+    network: FoldedSFIN,
+    info: NetworkInfo,
+    *,
+    sign: float = 1,
+    resample: bool = True,
+    tile_size: int = 2048,
+    spread_of: str | None = None,
+) -> dict[str, NDArray]:
+    """The network's maps of one image, in its units and sampling.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_y, n_x)
+    network : FoldedSFIN
+    info : NetworkInfo
+        Its outputs, the scaling of its input and the spacings that it knows.
+    sign : int
+        -1 in bright field.
+    resample : bool
+        Bring an image to a spacing that the network knows, and the maps back.
+    tile_size : int
+        See :func:`run_network`.
+    spread_of : str, optional
+        Average over flips; the spread of this map is ``uncertainty``.
+    """
+    dtype = float_dtype(values.dtype)
+    offset, scale = network_units(values * sign, info)
+    if scale == 0:
+        empty = {name: np.zeros(values.shape, dtype) for name in info.outputs}
+        return empty | {"enhance": values.astype(dtype)}
+    work = ((values.astype(np.float64) * sign - offset) / scale).astype(np.float32)
+    spacing = find_periodicity(middle(work, MEASURED_ON)).spacing if resample else None
+    factor = sampling_factor(spacing, info.spacing)
+    if factor != 1.0:
+        work = resampled(work, (max(8, round(work.shape[0] * factor)), max(8, round(work.shape[1] * factor))))
+    raw, spread = run_network(
+        network,
+        work,
+        multiple=info.downsampling,
+        device=network.device,
+        tile_size=tile_size,
+        average_flips=spread_of is not None,
+    )
+    if factor != 1.0:
+        raw = resampled(raw, values.shape)
+        spread = None if spread is None else resampled(spread, values.shape)
+    maps = {n: from_network(raw[i], n, sign, offset, scale).astype(dtype) for i, n in enumerate(info.outputs)}
+    if spread is not None and spread_of is not None:
+        maps["uncertainty"] = spread[info.outputs.index(spread_of)] * (1.0 if spread_of == "detect" else scale)
+    return maps
 
 
 def run_network(
@@ -59,18 +120,14 @@ def run_network(
         Standard deviation over the flips.
     """
     image = torch.as_tensor(np.ascontiguousarray(values, dtype=np.float32), device=device)
-    total, square = None, None
-    flips = FLIPS if average_flips else FLIPS[:1]
-    for flip in flips:
-        maps = _tiled(network, image.flip(flip), multiple, tile_size).flip(flip)
-        total = maps if total is None else total + maps
-        square = maps**2 if square is None else square + maps**2
-    assert total is not None
-    assert square is not None
-    mean = total / len(flips)
     if not average_flips:
-        return mean.cpu().numpy(), None
-    return mean.cpu().numpy(), (square / len(flips) - mean**2).clamp_min(0).sqrt().cpu().numpy()
+        return _tiled(network, image, multiple, tile_size).cpu().numpy(), None
+    total = square = torch.zeros(())
+    for flip in FLIPS:
+        maps = _tiled(network, image.flip(flip), multiple, tile_size).flip(flip).cpu()
+        total, square = total + maps, square + maps**2
+    mean = total / len(FLIPS)
+    return mean.numpy(), (square / len(FLIPS) - mean**2).clamp_min(0).sqrt().numpy()
 
 
 def sampling_factor(spacing: float | None, known: tuple[float, float] | None) -> float:
@@ -96,29 +153,38 @@ def resampled(values: NDArray, shape: tuple[int, int]) -> NDArray[np.float32]:
 def _tiled(network: Network, image: Tensor, multiple: int, tile_size: int) -> Tensor:
     if max(image.shape) <= tile_size:
         return _padded(network, image, multiple)
-    rows, cols = (_tile_starts(n, tile_size) for n in image.shape)
     total: Tensor | None = None
-    weight = torch.zeros(image.shape, device=image.device)
-    for y in rows:
-        for x in cols:
+    for y in tile_starts(image.shape[0], tile_size):
+        for x in tile_starts(image.shape[1], tile_size):
             tile = image[y : y + tile_size, x : x + tile_size]
             maps = _padded(network, tile, multiple)
-            ramp = _ramp(tile.shape[0], image.device)[:, None] * _ramp(tile.shape[1], image.device)[None, :]
             if total is None:
-                total = torch.zeros((maps.shape[0], *image.shape), device=image.device)
-            total[:, y : y + tile_size, x : x + tile_size] += maps * ramp
-            weight[y : y + tile_size, x : x + tile_size] += ramp
+                total = torch.zeros((len(maps), *image.shape), device=image.device)
+            down, across = (_ramp(n, image.device) for n in tile.shape)
+            total[:, y : y + tile_size, x : x + tile_size] += maps * (down[:, None] * across)
     assert total is not None
-    return total / weight
+    # the weights of all tiles are a product of one along y and one along x
+    return total.div_(_weight(image.shape[0], tile_size, image.device)[:, None]).div_(
+        _weight(image.shape[1], tile_size, image.device)
+    )
 
 
-def _tile_starts(n: int, tile_size: int) -> list[int]:
+def tile_starts(n: int, tile_size: int) -> list[int]:
     """Starts of evenly spread tiles that overlap by at least ``OVERLAP``."""
     if n <= tile_size:
         return [0]
     overlap = min(OVERLAP, tile_size // 2)
     count = int(np.ceil((n - overlap) / (tile_size - overlap)))
     return [round(i * (n - tile_size) / (count - 1)) for i in range(count)]
+
+
+def _weight(n: int, tile_size: int, device: torch.device) -> Tensor:
+    """The sum of the weights of all tiles along an axis."""
+    weight = torch.zeros(n, device=device)
+    for start in tile_starts(n, tile_size):
+        part = weight[start : start + tile_size]
+        part += _ramp(len(part), device)
+    return weight
 
 
 def _ramp(n: int, device: torch.device) -> Tensor:

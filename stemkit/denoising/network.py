@@ -18,10 +18,10 @@ from sklearn.utils.validation import check_is_fitted
 import stemkit
 from stemkit.compute import inference_dtype, resolve_device, seed_from
 from stemkit.denoising.callbacks import epochs_of
-from stemkit.denoising.inference import resampled, run_network, sampling_factor
+from stemkit.denoising.inference import enhanced_maps
 from stemkit.denoising.sources import PairSource, Source, SynthesisSource
 from stemkit.denoising.training import train
-from stemkit.denoising.units import from_network, network_units, to_network, widened
+from stemkit.denoising.units import network_units, to_network, widened
 from stemkit.denoising.weights import OUTPUTS, SMALL, NetworkInfo, load_weights
 from stemkit.images import (
     MEASURED,
@@ -39,14 +39,12 @@ from stemkit.metrics import psnr
 from stemkit.networks import FoldedSFIN
 from stemkit.noise import NoiseCalibrator, NoiseModel
 from stemkit.noise.drawing import stacked
-from stemkit.periodicity import find_periodicity, middle
+from stemkit.periodicity import find_periodicity
 from stemkit.synthesis.recipe import Recipe
 
 __all__ = ["SFINDenoiser"]
 
 SAMPLINGS = ("auto", "native")
-#: An image's spacing is measured on a square of this many px in its middle.
-MEASURED_ON = 1024
 
 
 class SFINDenoiser(TransformerMixin, BaseEstimator):
@@ -361,44 +359,20 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
     def _enhanced(self, image: xr.DataArray, network: FoldedSFIN) -> xr.DataArray:
         warn_if_small(image)
         mode = resolve_mode(image, self.mode)
-        sign = mode_sign(mode)
-        offset, scale = network_units(image.values * sign, self.info_)
-        if scale == 0:
-            maps = {name: np.zeros(image.shape) for name in self.info_.outputs}
-            maps["enhance"] = np.asarray(image.values, dtype=np.float64)
-        else:
-            maps = self._maps(image.values, sign, offset, scale, network)
-        return self._carrying(image, maps, mode)
-
-    def _maps(
-        self, values: NDArray, sign: float, offset: float, scale: float, network: FoldedSFIN
-    ) -> dict[str, NDArray]:
-        """The network's maps in the image's units and sampling."""
-        work: NDArray = (values.astype(np.float64) * sign - offset) / scale
-        spacing = find_periodicity(middle(work, MEASURED_ON)).spacing if self.sampling == "auto" else None
-        factor = sampling_factor(spacing, self.info_.spacing)
-        shape = tuple(max(8, round(n * factor)) for n in work.shape)
-        work = work if factor == 1.0 else resampled(work, shape)
-        raw, spread = run_network(
+        maps = enhanced_maps(
+            image.values,
             network,
-            work,
-            multiple=self.info_.downsampling,
-            device=network.device,
+            self.info_,
+            sign=mode_sign(mode),
+            resample=self.sampling == "auto",
             tile_size=self.tile_size,
-            average_flips=self.average_flips,
+            spread_of=self.target if self.average_flips else None,
         )
-        if factor != 1.0:
-            raw = resampled(raw, values.shape)
-            spread = None if spread is None else resampled(spread, values.shape)
-        maps = {n: from_network(raw[i], n, sign, offset, scale) for i, n in enumerate(self.info_.outputs)}
-        if spread is not None:
-            i = self.info_.outputs.index(self.target)
-            maps["uncertainty"] = spread[i] * (1.0 if self.target == "detect" else scale)
-        return maps
+        return self._carrying(image, maps, mode)
 
     def _carrying(self, image: xr.DataArray, maps: dict[str, NDArray], mode: str) -> xr.DataArray:
         dtype = float_dtype(image.dtype)
-        out = image.copy(data=maps[self.target].astype(dtype))
+        out = image.copy(data=maps[self.target].astype(dtype, copy=False))
         made: dict[str, Any] = {
             "stemkit": stemkit.__version__,
             "step": "enhance",
@@ -411,7 +385,9 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
         out.attrs = {**image.attrs, "mode": mode, "stemkit": json.dumps(made)}
         recorded = image.coords[MEASURED].values if MEASURED in image.coords else image.values
         # what transform returns is no map beside it; but a map in another's place must not be taken for the image
-        others = {k: v.astype(np.float32) for k, v in maps.items() if k != "enhance" or self.target != "enhance"}
+        others = {
+            k: v.astype(np.float32, copy=False) for k, v in maps.items() if k != "enhance" or self.target != "enhance"
+        }
         return out.assign_coords({MEASURED: (image.dims, recorded), **{k: (image.dims, v) for k, v in others.items()}})
 
 

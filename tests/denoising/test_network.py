@@ -10,6 +10,7 @@ import xarray as xr
 
 from stemkit import NoiseModel, PointwiseNoise, SFINDenoiser, STEMSynthesizer
 from stemkit.denoising import known_weights, load_weights, save_weights
+from stemkit.denoising.inference import tile_starts
 from stemkit.denoising.weights import NetworkInfo, build
 from stemkit.images import split
 from stemkit.metrics import psnr
@@ -104,6 +105,20 @@ class TestTiles:
         image = np.tile(pairs["noisy"][0].values, (2, 2))
         denoiser = SFINDenoiser(mode="haadf", tile_size=128).fit(image)
         np.testing.assert_array_equal(denoiser.transform(image), denoiser.transform(image))
+
+    def test_leave_no_seam(self):
+        # along the lines where tiles meet, errors are what they are elsewhere
+        crystal = lattice(planar_cell("hexagonal"), (448, 448), spacing=12.0, angle=12.0)
+        noise = NoiseModel(pointwise=PointwiseNoise(readout=0.3))
+        pair = STEMSynthesizer(shape=(448, 448), noise=noise, random_state=1).record(crystal).isel(image=0)
+        tiled = SFINDenoiser(tile_size=256).fit_transform(pair["noisy"]).values - pair["enhance"].values
+        starts = tile_starts(448, 256)
+        assert len(starts) == 3
+        at = [start + k for start in starts[1:] for k in (-1, 0, 1)]
+        seam, all_over = np.abs(tiled[at, :]).mean(), np.abs(tiled[24:-24]).mean()
+        assert seam < 1.5 * all_over
+        jumps = np.abs(np.diff(tiled, axis=0)).mean(axis=1)
+        assert jumps[[start - 1 for start in starts[1:]]].max() < 1.5 * np.median(jumps)
 
 
 class TestTraining:

@@ -6,13 +6,16 @@ PAGES = (
     "plot_noise_in_my_image.py",
     "plot_straighten_the_rows.py",
     "plot_whole_pipeline.py",
+    "plot_enhance.py",
     "plot_positions_with_error_bars.py",
     "plot_displacements_and_strain.py",
     "plot_vacancies.py",
     "plot_data_like_my_microscope.py",
     "plot_any_crystal.py",
     "plot_plant_a_defect.py",
+    "plot_train_on_my_microscope.py",
     "plot_grid_search.py",
+    "plot_super_resolve.py",
 )
 
 

@@ -59,13 +59,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def scores(weights: Path, n: int) -> str:
-    """A network's scores on the first ``n`` images of the fixed sets, and two recordings of each truth, in Markdown."""
+    """A network's scores on the first ``n`` images of the fixed sets and on the planted truths, in Markdown."""
     from stemkit import SFINDenoiser
     from stemkit.benchmark import SETS, evaluate, summary
 
     methods = {"recorded": None, "enhanced": SFINDenoiser(weights=weights)}
     by_set, _ = summary(evaluate(methods, SETS, n=n))
-    truths = evaluate({"enhanced": methods["enhanced"]}, ["truths"], n=2)
+    truths = evaluate({"enhanced": methods["enhanced"]}, ["truths"], n=min(n, 2))
     by_truth = summary(truths)[1].droplevel("method")
     # tabulate shows levels of columns as tuples
     modes, doses = (by_truth.columns.get_level_values(level) for level in ("mode", "dose"))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
 from stemkit.denoising.units import from_network, network_units
 from stemkit.denoising.weights import NetworkInfo
@@ -43,6 +45,7 @@ def enhanced_maps(
     resample: bool = True,
     tile_size: int = 2048,
     spread_of: str | None = None,
+    progress: bool = False,
 ) -> dict[str, NDArray]:
     """The network's maps of one image, in its units and sampling.
 
@@ -60,6 +63,8 @@ def enhanced_maps(
         See :func:`run_network`.
     spread_of : str, optional
         Average over flips; the spread of this map is ``uncertainty``.
+    progress : bool
+        Show a bar where there are several tiles.
     """
     dtype = float_dtype(values.dtype)
     offset, scale = network_units(values * sign, info)
@@ -78,6 +83,7 @@ def enhanced_maps(
         device=network.device,
         tile_size=tile_size,
         average_flips=spread_of is not None,
+        progress=progress,
     )
     if factor != 1.0:
         raw = resampled(raw, values.shape)
@@ -96,6 +102,7 @@ def run_network(
     device: torch.device,
     tile_size: int = 2048,
     average_flips: bool = False,
+    progress: bool = False,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """Maps of one image and, with flips, their spread.
 
@@ -112,6 +119,8 @@ def run_network(
         Larger images go through in tiles of this size, on a grid that is a function of the shape alone.
     average_flips : bool
         Mean over the four mirror images.
+    progress : bool
+        Show a bar where there are several tiles.
 
     Returns
     -------
@@ -121,10 +130,10 @@ def run_network(
     """
     image = torch.as_tensor(np.ascontiguousarray(values, dtype=np.float32), device=device)
     if not average_flips:
-        return _tiled(network, image, multiple, tile_size).cpu().numpy(), None
+        return _tiled(network, image, multiple, tile_size, progress).cpu().numpy(), None
     total = square = torch.zeros(())
     for flip in FLIPS:
-        maps = _tiled(network, image.flip(flip), multiple, tile_size).flip(flip).cpu()
+        maps = _tiled(network, image.flip(flip), multiple, tile_size, progress).flip(flip).cpu()
         total, square = total + maps, square + maps**2
     mean = total / len(FLIPS)
     return mean.numpy(), (square / len(FLIPS) - mean**2).clamp_min(0).sqrt().numpy()
@@ -150,18 +159,18 @@ def resampled(values: NDArray, shape: tuple[int, int]) -> NDArray[np.float32]:
     return out.reshape(*values.shape[:-2], *shape).numpy()
 
 
-def _tiled(network: Network, image: Tensor, multiple: int, tile_size: int) -> Tensor:
+def _tiled(network: Network, image: Tensor, multiple: int, tile_size: int, progress: bool) -> Tensor:
     if max(image.shape) <= tile_size:
         return _padded(network, image, multiple)
     total: Tensor | None = None
-    for y in tile_starts(image.shape[0], tile_size):
-        for x in tile_starts(image.shape[1], tile_size):
-            tile = image[y : y + tile_size, x : x + tile_size]
-            maps = _padded(network, tile, multiple)
-            if total is None:
-                total = torch.zeros((len(maps), *image.shape), device=image.device)
-            down, across = (_ramp(n, image.device) for n in tile.shape)
-            total[:, y : y + tile_size, x : x + tile_size] += maps * (down[:, None] * across)
+    corners = list(product(*(tile_starts(n, tile_size) for n in image.shape)))
+    for y, x in tqdm(corners, desc="enhancing", unit="tile", disable=not progress):
+        tile = image[y : y + tile_size, x : x + tile_size]
+        maps = _padded(network, tile, multiple)
+        if total is None:
+            total = torch.zeros((len(maps), *image.shape), device=image.device)
+        down, across = (_ramp(n, image.device) for n in tile.shape)
+        total[:, y : y + tile_size, x : x + tile_size] += maps * (down[:, None] * across)
     assert total is not None
     # the weights of all tiles are a product of one along y and one along x
     return total.div_(_weight(image.shape[0], tile_size, image.device)[:, None]).div_(

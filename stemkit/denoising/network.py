@@ -94,7 +94,7 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
     random_state : int, RandomState or None, default=None
         Seed of the training: the same one on the same device gives the same network.
     verbose : int, default=0
-        1 shows a progress bar while training.
+        1 shows a progress bar while training, and over the tiles of large images.
 
     Attributes
     ----------
@@ -367,6 +367,7 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
             resample=self.sampling == "auto",
             tile_size=self.tile_size,
             spread_of=self.target if self.average_flips else None,
+            progress=self.verbose > 0,
         )
         return self._carrying(image, maps, mode)
 

@@ -376,8 +376,17 @@ def test_demo_gains_and_finds(tmp_path, capsys):
         assert (tmp_path / f"{name}_columns.csv").exists()
 
 
-def test_train_writes_weights_and_card(tmp_path, capsys):
-    arguments = ["train", "-o", str(tmp_path), "--epochs", "1", "--batches", "1", "--width", "4", "--blocks", "1"]
-    assert main(arguments) == 0
+def test_train_writes_weights_and_card(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("stemkit.benchmark.table.DOSES", (10.0,))
+    monkeypatch.setattr("stemkit.benchmark.table.HOSTS", ("square",))
+    arguments = ["train", "-o", str(tmp_path), "--epochs", "2", "--batches", "1", "--width", "4", "--blocks", "1"]
+    assert main([*arguments, "--minutes", "0", "--judged", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert "1 epochs (of 2: not finished)" in printed
+    assert main([*arguments, "--judged", "1"]) == 0
+    printed = capsys.readouterr().out
     assert (tmp_path / "sfin-general.safetensors").exists()
-    assert "made by" in capsys.readouterr().out
+    card = (tmp_path / "sfin-general.md").read_text()
+    assert card in printed
+    for word in ("made by", "2 epochs of 1", "| simulated ", "enhanced", "contrast left", "haadf 10", "bf 10"):
+        assert word in card

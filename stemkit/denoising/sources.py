@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stemkit.synthesis import Columns, render
 from stemkit.synthesis.recipe import Recipe, draw_batch
 
 __all__ = ["PairSource", "Source", "SynthesisSource"]
@@ -38,8 +40,8 @@ class Source(Protocol):
         -------
         inputs : Tensor of shape (n, 1, n_y, n_x)
         truth : dict
-            ``maps`` ``(n, n_taught, n_y, n_x)``, and ``unit`` ``(n,)``, in which errors count: the columns' contrast,
-            or the truth's range.
+            ``maps`` ``(n, n_taught, n_y, n_x)``, ``unit`` ``(n,)``, in which errors count: the columns' contrast, or
+            the truth's range, and ``weight`` ``(n, n_y, n_x)``, how much a pixel counts.
         """
 
 
@@ -53,10 +55,21 @@ class SynthesisSource:
     batch_size : int
     crop_sizes : sequence of int
         Each batch takes one of them; larger crops have fewer images.
+    emphasis : float
+        How much more than others a pixel counts in the middle of a defect: few columns are, and a network that took
+        them for the others would be right most of the time.
     """
 
-    def __init__(self, recipe: Recipe, outputs: Sequence[str], batch_size: int, crop_sizes: Sequence[int]):
+    def __init__(
+        self,
+        recipe: Recipe,
+        outputs: Sequence[str],
+        batch_size: int,
+        crop_sizes: Sequence[int],
+        emphasis: float = 0.0,
+    ):
         self.recipe, self.taught, self.batch_size, self.crop_sizes = recipe, tuple(outputs), batch_size, [*crop_sizes]
+        self.emphasis = emphasis
 
     @property
     def held_back(self) -> Source:
@@ -72,8 +85,9 @@ class SynthesisSource:
         offset, scale = _standard(batch.noisy)
         targets = vars(batch.targets)
         maps = [_in_network_units(targets[name], name, offset, scale) for name in self.taught]
-        unit = 1.0 / scale.flatten()
-        return ((batch.noisy - offset) / scale)[:, None], {"maps": torch.stack(maps, dim=1), "unit": unit}
+        truth = {"maps": torch.stack(maps, dim=1), "unit": 1.0 / scale.flatten()}
+        truth["weight"] = 1.0 + self.emphasis * _defects(batch.columns, (size, size))
+        return ((batch.noisy - offset) / scale)[:, None], truth
 
 
 class PairSource:
@@ -120,7 +134,7 @@ class PairSource:
         """Draw a batch, or one of its equal parts, on the generator's device."""
         crops = [self._crop(generator) for _ in range(max(1, round(self.batch_size / parts)))]
         noisy, truth = (torch.stack(part)[:, None] for part in zip(*crops, strict=True))
-        return noisy, {"maps": truth, "unit": _range(truth[:, 0])}
+        return noisy, {"maps": truth, "unit": _range(truth[:, 0]), "weight": torch.ones_like(truth[:, 0])}
 
     def _crop(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         def below(n: int) -> int:
@@ -131,6 +145,12 @@ class PairSource:
         flips = [axis for axis in (0, 1) if below(2)]
         noisy, truth = (part[i][y : y + self.size, x : x + self.size].flip(flips) for part in (self.noisy, self.truth))
         return noisy, truth
+
+
+def _defects(columns: Columns, shape: tuple[int, int]) -> Tensor:
+    """1 in the middle of a defect, where a column is or has been, falling to 0 around it."""
+    marked = replace(columns, present=columns.defect > 0)
+    return render(marked, shape, amplitude=torch.ones_like(columns.amplitude), integrated=False).clamp(max=1.0)
 
 
 # --- units -------------------------------------------------------------------------------------------------------

@@ -94,6 +94,7 @@ def train(
         net = _Net(
             module if module is not None else build(info),
             criterion=nn.L1Loss if loss == "l1" else nn.MSELoss,
+            criterion__reduction="none",
             source=source,
             outputs=info.outputs,
             together=together,
@@ -220,15 +221,14 @@ class _Net(skorch.NeuralNet):
     def _loss(self, predicted: Tensor, truth: dict[str, Tensor]) -> tuple[Tensor, float]:
         """The loss, and the PSNR of the first map that is taught."""
         # errors count in units of the contrast, as in PSNR; where there is next to none, in those of the noise
-        unit = truth["unit"].clamp_min(0.5)[:, None, None]
+        unit, weight = truth["unit"].clamp_min(0.5)[:, None, None], truth["weight"]
         total, psnr = torch.zeros((), device=predicted.device), float("nan")
         for i, name in enumerate(self.source.taught):
             ours, theirs = predicted[:, list(self.outputs).index(name)], truth["maps"][:, i]
-            if name == "detect":
-                # spots cover few pixels: a mean absolute error would call them all background
-                total = total + SHARES[name] * nn.functional.mse_loss(ours, theirs)
-            else:
-                total = total + SHARES[name] * self.criterion_(ours / unit, theirs / unit)
+            # spots cover few pixels: a mean absolute error would call them all background
+            squared = name == "detect"
+            loss = (ours - theirs).square() if squared else self.criterion_(ours / unit, theirs / unit)
+            total = total + SHARES[name] * (weight * loss).mean()
             if i == 0:
                 error = ((ours.detach() - theirs) / (1.0 if name == "detect" else unit)).square().mean(dim=(1, 2))
                 psnr = float((-10 * torch.log10(error + 1e-12)).mean())

@@ -91,7 +91,11 @@ class Constant:
         return Constant(-self.sign)
 
     def draw(self, generator, parts=1):
-        return self.images, {"maps": (3 * self.sign * self.images).expand(-1, 3, -1, -1), "unit": torch.ones(2)}
+        return self.images, {
+            "maps": (3 * self.sign * self.images).expand(-1, 3, -1, -1),
+            "unit": torch.ones(2),
+            "weight": torch.ones(2, 16, 16),
+        }
 
 
 def test_gradients_are_the_mean_of_those_of_the_parts():
@@ -122,6 +126,19 @@ def test_patience_ends_training():
     assert int(np.argmin(losses)) == len(losses) - 3
 
 
+def test_defects_count_more():
+    recipe = Recipe(("lattice",), (9.0, 9.0), vacancies=0.9, strain=0.0, islands=0.0)
+    plain, emphasised = (SynthesisSource(recipe, ("enhance",), 6, [48], emphasis) for emphasis in (0.0, 3.0))
+    first, second = (s.draw(torch.Generator().manual_seed(1)) for s in (plain, emphasised))
+    assert torch.equal(first[0], second[0])
+    assert bool((first[1]["weight"] == 1).all())
+    weight = second[1]["weight"]
+    assert float(weight.min()) >= 1.0
+    assert 2.5 < float(weight.max()) <= 4.0
+    # what counts more is a part of the image, around what was done
+    assert 0.02 < float((weight > 2).float().mean()) < 0.5
+
+
 def test_one_pair_in_ten_is_held_back():
     images = [np.full((16, 16), k, dtype=float) for k in range(20)]
     pairs = PairSource(images, images, 4, 16, 2, CPU)
@@ -143,7 +160,7 @@ def test_the_weights_that_ship_can_be_made_again(tmp_path):
     module, info = load_weights(path)
     assert (info.training["seed"], info.width, module.downsampling) == (9, 4, 2)
     card = path.with_suffix(".md").read_text()
-    assert "stemkit train --epochs 1 --batches 1 --lr 0.004 --seed 9 --width 4 --blocks 1 --downsampling 2" in card
+    assert "stemkit train --epochs 1 --batches 1 --lr 0.003 --seed 9 --width 4 --blocks 1 --downsampling 2" in card
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):

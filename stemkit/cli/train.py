@@ -27,6 +27,10 @@ def add_to(subparsers: Any) -> None:
     parser.add_argument("--blocks", type=int, default=4, help="residual blocks (default: 4; the paper's: 8)")
     parser.add_argument("--downsampling", type=int, default=2, choices=(1, 2, 4), help="default: 2; the paper's: 1")
     parser.add_argument("--device", default="auto", help='"auto", "cpu", "cuda", ... (default: auto)')
+    parser.add_argument(
+        "--emphasis", type=float, default=0.0, help="how much more pixels at defects count than others (default: 0)"
+    )
+    parser.add_argument("--weights", metavar="FILE", help="start from these weights, with their architecture")
     parser.add_argument("--minutes", type=float, help="stop after the epoch in which so much time is over")
     parser.add_argument("--compile", action="store_true", help="let torch compile the network: faster on a GPU")
     parser.add_argument("--judged", type=int, default=24, metavar="N", help="images of each set (default: 24; 0: none)")
@@ -47,6 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
         width=arguments.width,
         n_blocks=arguments.blocks,
         downsampling=arguments.downsampling,
+        emphasis=arguments.emphasis,
+        weights=arguments.weights,
         minutes=arguments.minutes,
         compile=arguments.compile,
     )

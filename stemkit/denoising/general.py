@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -38,6 +39,8 @@ def train_general(
     width: int = ARCHITECTURE["width"],
     n_blocks: int = ARCHITECTURE["n_blocks"],
     downsampling: int = ARCHITECTURE["downsampling"],
+    emphasis: float = 0.0,
+    weights: str | Path | None = None,
     minutes: float | None = None,
     compile: bool = False,
     verbose: int = 1,
@@ -45,19 +48,35 @@ def train_general(
     """Train the general network on synthetic pairs and write ``NAME.safetensors`` with its model card into a folder.
 
     A checkpoint stands beside it after every epoch: the same call goes on from there. With ``minutes`` it stops after
-    the epoch in which so much time is over, and what is written is the best network so far.
+    the epoch in which so much time is over, and what is written is the best network so far. With ``weights`` it starts
+    from those, and takes their architecture; the card says what they had been through.
+
+    Raises
+    ------
+    ValueError
+        If the weights' outputs or their scaling are not those of the general network.
     """
     folder.mkdir(parents=True, exist_ok=True)
     where = resolve_device(device)
     info = NetworkInfo(width, n_blocks, downsampling, OUTPUTS, "standard", RECIPE.spacing)
+    module, before = None, {}
+    if weights is not None:
+        module, known = load_weights(weights)
+        if (known.outputs, known.scaling) != (info.outputs, info.scaling):
+            raise ValueError(
+                f"weights must be those of a general network, with outputs {OUTPUTS}, but {weights} has {known.outputs}"
+            )
+        info = dataclasses.replace(known, spacing=RECIPE.spacing, sha256="")
+        before = {"before": {**known.training, "sha256": known.sha256}}
     net = train(
         info,
-        SynthesisSource(RECIPE, OUTPUTS, BATCH_SIZE, CROP_SIZES),
+        SynthesisSource(RECIPE, OUTPUTS, BATCH_SIZE, CROP_SIZES, emphasis),
         device=where,
         seed=seed,
         max_epochs=max_epochs,
         batches_per_epoch=batches_per_epoch,
         lr=lr,
+        module=module,
         checkpoint=folder / f"{name}.checkpoint",
         minutes=minutes,
         compile=compile,
@@ -76,9 +95,11 @@ def train_general(
         "batch_size": BATCH_SIZE,
         "crop_sizes": list(CROP_SIZES),
         "lr": lr,
+        "emphasis": emphasis,
         "seconds": round(sum(net.history[:, "dur"])),
         "valid_loss": round(float(min(net.history[:, "valid_loss"])), 5),
         "valid_psnr": round(float(last["valid_psnr"]), 2),
+        **before,
     }
     info = dataclasses.replace(info, training=training)
     path = save_weights(net.module_, info, folder / f"{name}.safetensors")
@@ -90,11 +111,8 @@ def train_general(
 def model_card(info: NetworkInfo, recipe: Recipe) -> str:
     """What the weights are, how they were made and what they are not for, in Markdown."""
     made = info.training
-    options = (
-        f"--epochs {made['epochs']} --batches {made['batches_per_epoch']} --lr {made['lr']:g} --seed {made['seed']} "
-        f"--width {info.width} --blocks {info.n_blocks} --downsampling {info.downsampling}"
-    )
-    images = made["epochs_done"] * made["batches_per_epoch"] * made["batch_size"]
+    images = sum(run["epochs_done"] * run["batches_per_epoch"] * run["batch_size"] for run in _runs(made))
+    commands = "<br>".join(f"`stemkit train {_options(run, info)}`" for run in _runs(made))
     unfinished = "" if made["epochs_done"] == made["epochs"] else f" (of {made['epochs']}: not finished)"
     low, high = recipe.spacing
     return f"""# General SFIN weights
@@ -104,13 +122,13 @@ SFIN with {info.width} channels, {info.n_blocks} blocks and a grid coarser by {i
 
 | | |
 |---|---|
-| made by | `stemkit train {options}` |
+| made by | {commands} |
 | stemkit, torch, Python | {made["stemkit"]}, {made["torch"]}, {made["python"]} |
 | device | {made["device"]} |
 | images | {made["epochs_done"]} epochs{unfinished} of {made["batches_per_epoch"]} batches of up to \
-{made["batch_size"]}, at most {images} |
+{made["batch_size"]}; in all at most {images} |
 | crops | {", ".join(map(str, made["crop_sizes"]))} px |
-| time | {made["seconds"]} s |
+| time | {sum(run["seconds"] for run in _runs(made))} s |
 | loss of the best epoch, on images that training does not draw | {made["valid_loss"]} |
 | PSNR on them (peak: the contrast) | {made["valid_psnr"]} dB |
 | column spacing | {low:g} to {high:g} px, others are resampled |
@@ -125,3 +143,19 @@ those on the recorded pixels, as `AtomDetector` does), or structures whose colum
 image. Smooth variation of up to about a tenth of the contrast is taken for background and removed; stronger variation
 is kept. Faint columns beside bright ones may be weakened at the lowest doses.
 """
+
+
+def _runs(made: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs that weights have been through, the first one first."""
+    return [*(_runs(made["before"]) if "before" in made else []), made]
+
+
+def _options(made: dict[str, Any], info: NetworkInfo) -> str:
+    options = (
+        f"--epochs {made['epochs']} --batches {made['batches_per_epoch']} --lr {made['lr']:g} --seed {made['seed']}"
+    )
+    if made.get("emphasis"):
+        options += f" --emphasis {made['emphasis']:g}"
+    if "before" in made:
+        return f"{options} --weights {made['before']['sha256'][:8]}..."
+    return f"{options} --width {info.width} --blocks {info.n_blocks} --downsampling {info.downsampling}"

@@ -163,6 +163,19 @@ def test_the_weights_that_ship_can_be_made_again(tmp_path):
     assert "stemkit train --epochs 1 --batches 1 --lr 0.003 --seed 9 --width 4 --blocks 1 --downsampling 2" in card
 
 
+def test_weights_say_what_they_have_been_through(tmp_path):
+    arguments = {"max_epochs": 1, "batches_per_epoch": 1, "device": "cpu", "verbose": 0}
+    first = train_general(tmp_path / "first", width=4, n_blocks=1, seed=1, **arguments)
+    second = train_general(tmp_path / "second", weights=first, emphasis=2.0, seed=2, **arguments)
+    _, info = load_weights(second)
+    assert info.width == 4
+    assert info.training["before"]["sha256"] == load_weights(first)[1].sha256
+    card = second.with_suffix(".md").read_text()
+    assert "--seed 1 --width 4 --blocks 1" in card
+    assert "--seed 2 --emphasis 2 --weights " in card
+    assert "in all at most 32" in card
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     arguments = {"max_epochs": 1, "batches_per_epoch": 1, "width": 4, "n_blocks": 1, "device": "cpu", "verbose": 0}
     train_general(tmp_path, seed=1, **arguments)

@@ -43,7 +43,7 @@ for sigma, column in zip(sigmas, axes.T, strict=True):
 
 # %%
 # Both columns of a pair are found as long as the map shows two maxima; the score is F1 of all columns. Two Gaussians of
-# equal height have one maximum from a distance of two sigma on, 68 pm here.
+# equal height run into one maximum when they are closer than two sigma: here from a sigma of 68 pm on.
 
 fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
 for k, title in enumerate(("recorded", "enhanced", "super-resolved")):

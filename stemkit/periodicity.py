@@ -186,7 +186,9 @@ def _autocorrelation(flat: NDArray) -> NDArray | None:
     near, far = (correlogram[reach_y - k] + correlogram[reach_y + k] for k in (1, 2))
     correlogram[reach_y] = (4 * near - far) / 6
     beside = correlogram[reach_y, reach_x]
-    return correlogram / beside if beside > LIKENESS * correlation[0, 0] / np.sqrt(flat.size) else None
+    # that of white noise: beside is (4 near - far) / 6 of sums of two equal ones
+    deviation = np.sqrt(17) / 3 * correlation[0, 0] / np.sqrt(flat.size)
+    return correlogram / beside if beside > LIKENESS * deviation else None
 
 
 def _peaks(correlogram: NDArray) -> tuple[NDArray, NDArray]:

@@ -119,7 +119,14 @@ def photon_limit(dose: float, *, background: float = 0.0, mode: str = "haadf") -
     dose, background : float
         Electrons per pixel that the column adds, in bright field takes away, and those where there is no column.
     mode : {"haadf", "bf"}
+
+    Raises
+    ------
+    ValueError
+        If there are too few electrons for the column to take away, in bright field.
     """
+    if mode == "bf" and background < dose:
+        raise ValueError(f"background must be at least the dose, {dose:g}, in bright field, but is {background!r}")
     if background == 0:
         return float(1 / np.sqrt(2 * np.pi * dose))
     at = np.arange(-8, 8, 0.05)

@@ -157,6 +157,10 @@ class Truth:
 
     def record(self, dose: float, seed: int, *, host: str = "square", mode: str = "haadf") -> Planted:
         """Plant it in one of ``HOSTS`` and record it at a dose."""
+        if host not in HOSTS:
+            raise ValueError(f"host must be one of {', '.join(map(repr, HOSTS))}, but is {host!r}")
+        if mode not in ELECTRONS:
+            raise ValueError(f"mode must be one of {', '.join(map(repr, ELECTRONS))}, but is {mode!r}")
         # one for what is planted, one for the noise; the same for the same test however many there are
         key = [seed, *self.name.encode(), *host.encode(), *mode.encode(), round(1000 * dose)]
         place, noisy = (int(n) for n in np.random.SeedSequence(key).generate_state(2))

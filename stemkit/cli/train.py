@@ -23,9 +23,9 @@ def add_to(subparsers: Any) -> None:
     parser.add_argument("--batches", type=int, default=200, help="batches per epoch (default: 200)")
     parser.add_argument("--lr", type=float, default=3e-3, help="highest learning rate (default: 3e-3)")
     parser.add_argument("--seed", type=int, default=1, help="default: 1")
-    parser.add_argument("--width", type=int, default=64, help="feature channels (default: 64)")
-    parser.add_argument("--blocks", type=int, default=4, help="residual blocks (default: 4; the paper's: 8)")
-    parser.add_argument("--downsampling", type=int, default=2, choices=(1, 2, 4), help="default: 2; the paper's: 1")
+    parser.add_argument("--width", type=int, help="feature channels (default: 64)")
+    parser.add_argument("--blocks", type=int, help="residual blocks (default: 4; the paper's: 8)")
+    parser.add_argument("--downsampling", type=int, choices=(1, 2, 4), help="default: 2; the paper's: 1")
     parser.add_argument("--device", default="auto", help='"auto", "cpu", "cuda", ... (default: auto)')
     parser.add_argument(
         "--emphasis", type=float, default=0.0, help="how much more pixels at defects count than others (default: 0)"
@@ -40,6 +40,7 @@ def add_to(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Train and write weights with their model card and scores."""
     from stemkit.denoising.general import train_general
+    from stemkit.io.atomic import whole_file
 
     path = train_general(
         arguments.output,
@@ -58,7 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     card = path.with_suffix(".md")
     if arguments.judged:
-        card.write_text(f"{card.read_text()}\n{scores(path, arguments.judged)}")
+        judged = f"{card.read_text()}\n{scores(path, arguments.judged)}"
+        with whole_file(card) as temporary:
+            temporary.write_text(judged)
     print(path)
     print(card.read_text())
     return 0

@@ -15,7 +15,18 @@ from skorch.callbacks import Callback
 
 from stemkit.io.atomic import whole_file
 
-__all__ = ["BestSoFar", "Checkpoint", "EndEarly", "Enough", "Progress", "Schedule", "resume"]
+__all__ = [
+    "BestSoFar",
+    "Checkpoint",
+    "EndEarly",
+    "Enough",
+    "Progress",
+    "Schedule",
+    "best_of",
+    "epochs_of",
+    "resume",
+    "seed_of",
+]
 
 
 class Enough(Exception):  # noqa: N818 (no error)
@@ -157,7 +168,12 @@ def best_of(net: skorch.NeuralNet) -> BestSoFar:
 def epochs_of(net: skorch.NeuralNet) -> list[dict[str, Any]]:
     """The history's epochs without their batches, in Python's own types (a checkpoint holds nothing to execute)."""
     return [
-        {k: v.item() if isinstance(v, np.generic) else v for k, v in epoch.items() if k != "batches"}
+        {
+            k: v.item() if isinstance(v, np.generic) else v
+            for k, v in epoch.items()
+            # which epoch was the best is not known again after an interruption
+            if k != "batches" and not k.endswith("_best")
+        }
         for epoch in net.history.to_list()
     ]
 
@@ -170,11 +186,13 @@ def resume(net: skorch.NeuralNet, path: Path, settings: dict[str, Any]) -> None:
     ValueError
         If it is of another run or another network.
     """
-    state = torch.load(path, map_location=net.device, weights_only=True)
-    if state.get("settings", settings) != settings:
+    state = _read(path, net.device)
+    changed = [name for name, value in settings.items() if state["settings"].get(name) != value]
+    if changed:
+        was, now = ({name: s.get(name) for name in changed} for s in (state["settings"], settings))
         raise ValueError(
-            f"checkpoint {path} was made with {state['settings']}, but this run asks for {settings}: go on with the "
-            "same, or remove the checkpoint to begin again"
+            f"checkpoint {path} was made with {was}, but this run asks for {now}: go on with the same, or remove the "
+            "checkpoint to begin again"
         )
     try:
         net.module_.load_state_dict(state["module"])
@@ -187,3 +205,19 @@ def resume(net: skorch.NeuralNet, path: Path, settings: dict[str, Any]) -> None:
         net.history.new_epoch()
         for key, value in epoch.items():
             net.history.record(key, value)
+
+
+def seed_of(path: Path) -> int:
+    """The seed of the run that a checkpoint is of."""
+    return int(_read(path, "cpu")["settings"]["seed"])
+
+
+def _read(path: Path, device: str) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        state["settings"]["seed"], state["best"]["state"]
+    except Exception as error:  # torch raises many types for a bad file
+        raise ValueError(
+            f"can't read {path} as a checkpoint of training: remove it to begin again ({error})"
+        ) from error
+    return dict(state)

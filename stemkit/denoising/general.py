@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import stemkit
-from stemkit.compute import describe_device, resolve_device
+from stemkit.compute import resolve_device
 from stemkit.denoising.sources import SynthesisSource
-from stemkit.denoising.training import train
+from stemkit.denoising.training import made_with, train
 from stemkit.denoising.weights import OUTPUTS, NetworkInfo, load_weights, save_weights
+from stemkit.io.atomic import whole_file
 from stemkit.synthesis import noises as draws
 from stemkit.synthesis.recipe import Recipe
 
@@ -36,9 +33,9 @@ def train_general(
     lr: float = 3e-3,
     seed: int = 1,
     device: str = "auto",
-    width: int = ARCHITECTURE["width"],
-    n_blocks: int = ARCHITECTURE["n_blocks"],
-    downsampling: int = ARCHITECTURE["downsampling"],
+    width: int | None = None,
+    n_blocks: int | None = None,
+    downsampling: int | None = None,
     emphasis: float = 0.0,
     weights: str | Path | None = None,
     minutes: float | None = None,
@@ -54,20 +51,26 @@ def train_general(
     Raises
     ------
     ValueError
-        If the weights' outputs or their scaling are not those of the general network.
+        If the weights' outputs or their scaling are not those of the general network, or their architecture is not the
+        one that is asked for.
     """
     folder.mkdir(parents=True, exist_ok=True)
     where = resolve_device(device)
-    info = NetworkInfo(width, n_blocks, downsampling, OUTPUTS, "standard", RECIPE.spacing)
-    module, before = None, {}
+    asked = {"width": width, "n_blocks": n_blocks, "downsampling": downsampling}
+    chosen: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    info = NetworkInfo(**{**ARCHITECTURE, **chosen}, outputs=OUTPUTS, spacing=RECIPE.spacing)
+    module, before = None, dict[str, Any]()
     if weights is not None:
         module, known = load_weights(weights)
         if (known.outputs, known.scaling) != (info.outputs, info.scaling):
             raise ValueError(
                 f"weights must be those of a general network, with outputs {OUTPUTS}, but {weights} has {known.outputs}"
             )
+        for name, value in chosen.items():
+            if value != getattr(known, name):
+                raise ValueError(f"{name} must be that of the weights, {getattr(known, name)}, but is {value}")
         info = dataclasses.replace(known, spacing=RECIPE.spacing, sha256="")
-        before = {"before": {**known.training, "sha256": known.sha256}}
+        before = {**known.training, "sha256": known.sha256}
     net = train(
         info,
         SynthesisSource(RECIPE, OUTPUTS, BATCH_SIZE, CROP_SIZES, emphasis),
@@ -82,36 +85,19 @@ def train_general(
         compile=compile,
         verbose=verbose,
     )
-    last = net.history[-1]
-    training = {
-        "stemkit": stemkit.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "device": describe_device(where),
-        "seed": seed,
-        "epochs": max_epochs,
-        "epochs_done": len(net.history),
-        "batches_per_epoch": batches_per_epoch,
-        "batch_size": BATCH_SIZE,
-        "crop_sizes": list(CROP_SIZES),
-        "lr": lr,
-        "emphasis": emphasis,
-        "seconds": round(sum(net.history[:, "dur"])),
-        "valid_loss": round(float(min(net.history[:, "valid_loss"])), 5),
-        "valid_psnr": round(float(last["valid_psnr"]), 2),
-        **before,
-    }
+    training = made_with(net, where, seed, before) | {"crop_sizes": list(CROP_SIZES), "emphasis": emphasis}
     info = dataclasses.replace(info, training=training)
     path = save_weights(net.module_, info, folder / f"{name}.safetensors")
     load_weights(path)  # what was written can be read
-    path.with_suffix(".md").write_text(model_card(info, RECIPE))
+    with whole_file(path.with_suffix(".md")) as temporary:
+        temporary.write_text(model_card(info, RECIPE))
     return path
 
 
 def model_card(info: NetworkInfo, recipe: Recipe) -> str:
     """What the weights are, how they were made and what they are not for, in Markdown."""
     made = info.training
-    images = sum(run["epochs_done"] * run["batches_per_epoch"] * run["batch_size"] for run in _runs(made))
+    images = sum(_done(run) * run.get("batches_per_epoch", 0) * run.get("batch_size", 0) for run in _runs(made))
     commands = "<br>".join(f"`stemkit train {_options(run, info)}`" for run in _runs(made))
     unfinished = "" if made["epochs_done"] == made["epochs"] else f" (of {made['epochs']}: not finished)"
     low, high = recipe.spacing
@@ -128,9 +114,9 @@ SFIN with {info.width} channels, {info.n_blocks} blocks and a grid coarser by {i
 | images | {made["epochs_done"]} epochs{unfinished} of {made["batches_per_epoch"]} batches of up to \
 {made["batch_size"]}; in all at most {images} |
 | crops | {", ".join(map(str, made["crop_sizes"]))} px |
-| time | {sum(run["seconds"] for run in _runs(made))} s |
+| time | {sum(run.get("seconds", 0) for run in _runs(made))} s |
 | loss of the best epoch, on images that training does not draw | {made["valid_loss"]} |
-| PSNR on them (peak: the contrast) | {made["valid_psnr"]} dB |
+| PSNR on them (peak: the contrast) | {made["valid_psnr"]:.2f} dB |
 | column spacing | {low:g} to {high:g} px, others are resampled |
 | column width (sigma) | {recipe.width[0]:g} to {recipe.width[1]:g} of the spacing, varied by species |
 | noise | {draws.DOSE[0]:g} to {draws.DOSE[1]:g} electrons per pixel at a column, or a readout of \
@@ -150,12 +136,16 @@ def _runs(made: dict[str, Any]) -> list[dict[str, Any]]:
     return [*(_runs(made["before"]) if "before" in made else []), made]
 
 
+def _done(made: dict[str, Any]) -> int:
+    return int(made.get("epochs_done", made.get("epochs", 0)))
+
+
 def _options(made: dict[str, Any], info: NetworkInfo) -> str:
-    options = (
-        f"--epochs {made['epochs']} --batches {made['batches_per_epoch']} --lr {made['lr']:g} --seed {made['seed']}"
-    )
+    # weights of one's own may say nothing of how they were made
+    known = {"epochs": "epochs", "batches": "batches_per_epoch", "lr": "lr", "seed": "seed"}
+    options = " ".join(f"--{option} {made.get(name, 'unknown')}" for option, name in known.items())
     if made.get("emphasis"):
         options += f" --emphasis {made['emphasis']:g}"
     if "before" in made:
-        return f"{options} --weights {made['before']['sha256'][:8]}..."
+        return f"{options} --weights SHA256_{made['before'].get('sha256', '')[:8]}"
     return f"{options} --width {info.width} --blocks {info.n_blocks} --downsampling {info.downsampling}"

@@ -12,16 +12,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from stemkit.denoising.units import from_network, network_units
+from stemkit.denoising.units import MEASURED_ON, from_network, network_units
 from stemkit.denoising.weights import NetworkInfo
 from stemkit.images import float_dtype, pad_reflect
 from stemkit.networks import FoldedSFIN
 from stemkit.periodicity import find_periodicity, middle
 
 __all__ = ["enhanced_maps", "resampled", "run_network", "sampling_factor", "tile_starts"]
-
-#: An image's spacing is measured on a square of this many px in its middle.
-MEASURED_ON = 1024
 
 #: Reflected pixels around the image: zero padding and the wrap-around of the FFT spoil the border.
 MARGIN = 24
@@ -69,8 +66,9 @@ def enhanced_maps(
     dtype = float_dtype(values.dtype)
     offset, scale = network_units(values * sign, info)
     if scale == 0:
-        empty = {name: np.zeros(values.shape, dtype) for name in info.outputs}
-        return empty | {"enhance": values.astype(dtype)}
+        names = [*info.outputs, *(["uncertainty"] if spread_of is not None else [])]
+        flat = {name: np.zeros(values.shape, dtype) for name in names}
+        return flat | ({"enhance": values.astype(dtype)} if "enhance" in names else {})
     work = ((values.astype(np.float64) * sign - offset) / scale).astype(np.float32)
     spacing = find_periodicity(middle(work, MEASURED_ON)).spacing if resample else None
     factor = sampling_factor(spacing, info.spacing)
@@ -131,12 +129,10 @@ def run_network(
     image = torch.as_tensor(np.ascontiguousarray(values, dtype=np.float32), device=device)
     if not average_flips:
         return _tiled(network, image, multiple, tile_size, progress).cpu().numpy(), None
-    total = square = torch.zeros(())
-    for flip in FLIPS:
-        maps = _tiled(network, image.flip(flip), multiple, tile_size, progress).flip(flip).cpu()
-        total, square = total + maps, square + maps**2
-    mean = total / len(FLIPS)
-    return mean.numpy(), (square / len(FLIPS) - mean**2).clamp_min(0).sqrt().numpy()
+    first, *others = (_tiled(network, image.flip(f), multiple, tile_size, progress).flip(f).cpu() for f in FLIPS)
+    # what they differ by is small beside what they are
+    apart = torch.stack([torch.zeros_like(first), *(maps - first for maps in others)])
+    return (first + apart.mean(dim=0)).numpy(), apart.std(dim=0, correction=0).numpy()
 
 
 def sampling_factor(spacing: float | None, known: tuple[float, float] | None) -> float:

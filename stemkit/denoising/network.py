@@ -17,10 +17,10 @@ from sklearn.utils.validation import check_is_fitted
 
 import stemkit
 from stemkit.compute import inference_dtype, resolve_device, seed_from
-from stemkit.denoising.callbacks import epochs_of
+from stemkit.denoising.callbacks import epochs_of, seed_of
 from stemkit.denoising.inference import enhanced_maps
 from stemkit.denoising.sources import PairSource, Source, SynthesisSource
-from stemkit.denoising.training import train
+from stemkit.denoising.training import made_with, train
 from stemkit.denoising.units import network_units, to_network, widened
 from stemkit.denoising.weights import OUTPUTS, SMALL, NetworkInfo, load_weights
 from stemkit.images import (
@@ -39,12 +39,13 @@ from stemkit.metrics import psnr
 from stemkit.networks import FoldedSFIN
 from stemkit.noise import NoiseCalibrator, NoiseModel
 from stemkit.noise.drawing import stacked
-from stemkit.periodicity import find_periodicity
-from stemkit.synthesis.recipe import Recipe
+from stemkit.synthesis import STEMSynthesizer
 
 __all__ = ["SFINDenoiser"]
 
 SAMPLINGS = ("auto", "native")
+#: Part of the images that are synthesised for training that show nothing.
+EMPTY = 0.05
 
 
 class SFINDenoiser(TransformerMixin, BaseEstimator):
@@ -80,7 +81,7 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
         Written after every epoch. Where it is there, training goes on from it, to the result that it would have had
         without the interruption; remove it to begin again.
     compile : bool, default=False
-        Let torch compile the network for training: a minute at the start, faster steps on a GPU.
+        Let torch compile the network for training on a GPU: a minute at the start, faster steps.
     sampling : {"auto", "native"}, default="auto"
         ``"auto"`` resamples an image whose spacing the network has not seen, and resamples the result back.
     tile_size : int, default=2048
@@ -296,23 +297,27 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
     # --- training ------------------------------------------------------------------------------------------------
 
     def _train(self, module: Any, info: NetworkInfo, source: Source, info_after: NetworkInfo) -> tuple[Any, Any]:
+        device, checkpoint = resolve_device(self.device), None if self.checkpoint is None else Path(self.checkpoint)
+        going_on = self.random_state is None and checkpoint is not None and checkpoint.exists()
+        seed = seed_of(checkpoint) if going_on and checkpoint is not None else seed_from(self.random_state)
         net = train(
             info,
             source,
-            device=resolve_device(self.device),
-            seed=seed_from(self.random_state),
+            device=device,
+            seed=seed,
             max_epochs=self.max_epochs,
             batches_per_epoch=self.batches_per_epoch,
             lr=self.lr,
             loss=self.loss,
             module=module,
-            checkpoint=None if self.checkpoint is None else Path(self.checkpoint),
+            checkpoint=checkpoint,
             patience=self.patience,
             compile=self.compile,
             verbose=self.verbose,
         )
         self.history_ = pd.DataFrame(epochs_of(net))
-        return net.module_, info_after
+        before = {**info.training, "sha256": info.sha256} if info.sha256 else {}
+        return net.module_, dataclasses.replace(info_after, training=made_with(net, device, seed, before))
 
     def _pairs(
         self, images: list[xr.DataArray], truth: list[xr.DataArray], info: NetworkInfo
@@ -345,11 +350,12 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
                 f"fine_tune=True needs weights whose input has a mean of 0 and a deviation of 1, but these want "
                 f"{info.scaling}: give pairs to fit instead"
             )
-        noise = stacked([_noise_of(image, self.mode).parameters() for image in images])
-        spacings = [s for s in (find_periodicity(i.values).spacing for i in images) if s is not None]
-        known = Recipe().spacing
-        spacing = (0.8 * min(spacings), 1.25 * max(spacings)) if spacings else known
-        recipe = Recipe(spacing=(max(3.0, spacing[0]), max(4.0, spacing[1])), noise=noise)
+        models = [_noise_of(image, self.mode) for image in images]
+        like = STEMSynthesizer(mode=models[0].mode, noise=models[0]).fit(images).recipe()
+        low, high = like.spacing
+        # every image's noise, and a little more than its lengths: the next image is not quite the same
+        noise, spacing = stacked([model.parameters() for model in models]), (max(3.0, 0.9 * low), max(4.0, 1.1 * high))
+        recipe = dataclasses.replace(like, noise=noise, spacing=spacing, empty=EMPTY)
         size = max(32, self.crop_size // 16 * 16)
         source = SynthesisSource(recipe, info.outputs, self.batch_size, [size])
         return source, dataclasses.replace(info, spacing=recipe.spacing, sha256="")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stemkit.images import digest
 from stemkit.synthesis import Columns, render
 from stemkit.synthesis.recipe import Recipe, draw_batch
 
@@ -26,6 +27,10 @@ class Source(Protocol):
     batch_size: int
 
     @property
+    def described(self) -> str:
+        """A text that differs where what is drawn differs."""
+
+    @property
     def taught(self) -> tuple[str, ...]:
         """The network's outputs that the maps are for."""
 
@@ -33,8 +38,14 @@ class Source(Protocol):
     def held_back(self) -> Source | None:
         """Images that training does not see, on which it is judged; None where there are too few."""
 
-    def draw(self, generator: torch.Generator, parts: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
-        """Draw a batch, or one of its equal parts, on the generator's device.
+    def draw(self, generator: torch.Generator, n: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Draw a batch, or a part of one, on the generator's device.
+
+        Parameters
+        ----------
+        generator : torch.Generator
+        n : int
+            Images; fewer where they are larger than others that are drawn.
 
         Returns
         -------
@@ -72,15 +83,21 @@ class SynthesisSource:
         self.emphasis = emphasis
 
     @property
-    def held_back(self) -> Source:
-        """Itself: no image is ever drawn twice."""
-        return self
+    def described(self) -> str:
+        recipe = asdict(self.recipe)
+        noise = {k: v.tolist() for k, v in (recipe.pop("noise") or {}).items()}
+        return f"{recipe} {noise} {self.taught} {self.batch_size} {self.crop_sizes} {self.emphasis}"
 
-    def draw(self, generator: torch.Generator, parts: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
-        """Draw a batch, or one of its equal parts, on the generator's device."""
+    @property
+    def held_back(self) -> Source:
+        """The same without emphasis, since no image is ever drawn twice."""
+        return SynthesisSource(self.recipe, self.taught, self.batch_size, self.crop_sizes)
+
+    def draw(self, generator: torch.Generator, n: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Draw images on the generator's device."""
         pick = int(torch.randint(len(self.crop_sizes), (1,), generator=generator, device=generator.device))
         size = self.crop_sizes[pick]
-        n = max(1, round(self.batch_size / parts * (min(self.crop_sizes) / size) ** 2))
+        n = max(1, round(n * (min(self.crop_sizes) / size) ** 2))
         batch = draw_batch(self.recipe, n, (size, size), generator)
         offset, scale = _standard(batch.noisy)
         targets = vars(batch.targets)
@@ -130,9 +147,14 @@ class PairSource:
             rest = noisy[n_kept:], truth[n_kept:]
             self.held_back = PairSource(*rest, batch_size, self.size, multiple, device, channel, hold_back=False)
 
-    def draw(self, generator: torch.Generator, parts: int = 1) -> tuple[Tensor, dict[str, Tensor]]:
-        """Draw a batch, or one of its equal parts, on the generator's device."""
-        crops = [self._crop(generator) for _ in range(max(1, round(self.batch_size / parts)))]
+    @property
+    def described(self) -> str:
+        parts = [digest(image.cpu().numpy()) for image in (*self.noisy, *self.truth)]
+        return f"{parts} {self.taught} {self.batch_size} {self.size}"
+
+    def draw(self, generator: torch.Generator, n: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Draw crops on the generator's device."""
+        crops = [self._crop(generator) for _ in range(n)]
         noisy, truth = (torch.stack(part)[:, None] for part in zip(*crops, strict=True))
         return noisy, {"maps": truth, "unit": _range(truth[:, 0]), "weight": torch.ones_like(truth[:, 0])}
 

@@ -7,8 +7,11 @@ the same result. On a CPU the parts of a batch are worked on side by side, each 
 from __future__ import annotations
 
 import copy
+import hashlib
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +23,13 @@ from skorch.helper import predefined_split
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
-from stemkit.compute import autocast, seeded, torch_generator, workers
-from stemkit.denoising.callbacks import BestSoFar, Checkpoint, EndEarly, Enough, Progress, Schedule, resume
+import stemkit
+from stemkit.compute import autocast, describe_device, seeded, torch_generator, workers
+from stemkit.denoising.callbacks import BestSoFar, Checkpoint, EndEarly, Enough, Progress, Schedule, best_of, resume
 from stemkit.denoising.sources import Source
 from stemkit.denoising.weights import NetworkInfo, build
 
-__all__ = ["train"]
+__all__ = ["made_with", "train"]
 
 LOSSES = ("l1", "l2")
 #: The share of each map in the loss.
@@ -75,7 +79,7 @@ def train(
     minutes : float, optional
         Stop after the epoch in which so much time is over; the checkpoint is there to go on from.
     compile : bool
-        Let torch compile the network first, which takes a minute and a compiler.
+        Let torch compile the network first, which takes a minute and a compiler; not on a CPU.
     verbose : int
         0 prints nothing, 1 shows a progress bar.
 
@@ -87,8 +91,19 @@ def train(
     """
     if loss not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(map(repr, LOSSES))}, but is {loss!r}")
-    settings = {"seed": seed, "max_epochs": max_epochs, "batches_per_epoch": batches_per_epoch, "lr": lr, "loss": loss}
-    n_parts = PARTS if device.type == "cpu" else 1
+    # a checkpoint holds Python's own numbers alone
+    seed, max_epochs, batches_per_epoch, lr = int(seed), int(max_epochs), int(batches_per_epoch), float(lr)
+    settings = {
+        "seed": seed,
+        "max_epochs": max_epochs,
+        "batches_per_epoch": batches_per_epoch,
+        "lr": lr,
+        "loss": loss,
+        "outputs": list(info.outputs),
+        "source": hashlib.sha256(source.described.encode()).hexdigest(),
+        "start": None if module is None else _digest(module),
+    }
+    n_parts = min(PARTS, source.batch_size) if device.type == "cpu" else 1
     judged = None if source.held_back is None else _Steps(JUDGED, seed, n_parts, JUDGING)
     with seeded(seed, device), workers(n_parts) as together:
         net = _Net(
@@ -98,7 +113,7 @@ def train(
             source=source,
             outputs=info.outputs,
             together=together,
-            compiled=compile,
+            compiled=compile and device.type != "cpu",
             optimizer=torch.optim.AdamW,
             lr=lr,
             max_epochs=max_epochs,
@@ -124,13 +139,42 @@ def train(
         steps = _Steps(batches_per_epoch, seed, n_parts, TRAINING, epoch=len(net.history))
         net.notify("on_train_begin", X=steps, y=None)
         try:
-            net.fit_loop(steps, epochs=max(0, max_epochs - len(net.history)))
+            if not best_of(net).waits_too_long(net):
+                net.fit_loop(steps, epochs=max(0, max_epochs - len(net.history)))
         except Enough:
             pass
         finally:
             net.notify("on_train_end", X=steps, y=None)
         net.module_.eval()
     return net
+
+
+def made_with(net: skorch.NeuralNet, device: torch.device, seed: int, before: dict[str, Any]) -> dict[str, Any]:
+    """How a network was made, in plain numbers and strings: what its weights file says."""
+    losses = net.history[:, "valid_loss" if "valid_loss" in net.history[-1] else "train_loss"] if net.history else []
+    best = net.history[int(np.argmin(losses))] if len(losses) else {}
+    made = {
+        "stemkit": stemkit.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": describe_device(device),
+        "seed": int(seed),
+        "epochs": int(net.max_epochs),
+        "epochs_done": len(net.history),
+        "batches_per_epoch": sum(int(epoch["train_batch_count"]) for epoch in net.history[:1]),
+        "batch_size": int(net.source.batch_size),
+        "lr": float(net.lr),
+        "seconds": round(sum(net.history[:, "dur"])) if net.history else 0,
+    }
+    made |= {name: round(float(best[name]), 5) for name in ("valid_loss", "valid_psnr") if name in best}
+    return made | ({"before": before} if before else {})
+
+
+def _digest(module: nn.Module) -> str:
+    hashed = hashlib.sha256()
+    for value in module.state_dict().values():
+        hashed.update(value.cpu().numpy().tobytes())
+    return hashed.hexdigest()
 
 
 # --- the net -----------------------------------------------------------------------------------------------------
@@ -176,7 +220,7 @@ class _Net(skorch.NeuralNet):
         """Gradients of a batch: the mean over its parts."""
         seeds = batch.tolist()
         networks = self._networks(len(seeds), training=True)
-        tasks = [(network, self.source, seed, len(seeds)) for network, seed in zip(networks, seeds, strict=True)]
+        tasks = list(zip(networks, repeat(self.source), seeds, self._shares(len(seeds)), strict=False))
         assert self.together is not None
         parts: list[_Part] = self.together(self._learnt, tasks)
         for weight, *gradients in zip(self.module_.parameters(), *(part.gradients for part in parts), strict=True):
@@ -189,10 +233,13 @@ class _Net(skorch.NeuralNet):
     def validation_step(self, batch: Tensor, **fit_params: Any) -> dict[str, Any]:
         seeds = batch.tolist()
         networks = self._networks(len(seeds), training=False)
-        held_back = self.source.held_back
         assert self.together is not None
-        tasks = [(network, held_back, seed, len(seeds)) for network, seed in zip(networks, seeds, strict=True)]
+        tasks = list(zip(networks, repeat(self.source.held_back), seeds, self._shares(len(seeds)), strict=False))
         return self._step(self.together(self._judged, tasks), "valid_psnr")
+
+    def _shares(self, n: int) -> list[int]:
+        """Images of a batch in each of its parts."""
+        return [self.source.batch_size // n + (k < self.source.batch_size % n) for k in range(n)]
 
     def _networks(self, n: int, training: bool) -> list[nn.Module]:
         """As many networks as a batch has parts, all with the same weights."""
@@ -210,9 +257,9 @@ class _Net(skorch.NeuralNet):
         return _Part(part.loss.detach(), part.psnr, torch.autograd.grad(part.loss, list(task[0].parameters())))
 
     def _judged(self, task: tuple[nn.Module, Source, int, int]) -> _Part:
-        network, source, seed, n_parts = task
+        network, source, seed, n = task
         device = torch.device(self.device)
-        inputs, truth = source.draw(torch_generator(seed, device), n_parts)
+        inputs, truth = source.draw(torch_generator(seed, device), n)
         with torch.set_grad_enabled(network.training):
             with autocast(device):
                 predicted = network(inputs).float()

@@ -8,9 +8,12 @@ from numpy.typing import NDArray
 
 from stemkit.denoising.weights import NetworkInfo
 from stemkit.images import intensity_scale
-from stemkit.periodicity import find_periodicity
+from stemkit.periodicity import find_periodicity, middle
 
-__all__ = ["from_network", "network_units", "to_network", "widened"]
+#: An image's spacing is measured on a square of this many px in its middle.
+MEASURED_ON = 1024
+
+__all__ = ["MEASURED_ON", "from_network", "network_units", "to_network", "widened"]
 
 
 def network_units(values: NDArray, info: NetworkInfo) -> tuple[float, float]:
@@ -39,7 +42,7 @@ def from_network(values: NDArray, name: str, sign: float, offset: float, scale: 
 
 def widened(known: tuple[float, float] | None, images: list[xr.DataArray]) -> tuple[float, float] | None:
     """The range of spacings, px, that a network knows once it has learnt from some images."""
-    spacings = [s for s in (find_periodicity(i.values).spacing for i in images) if s is not None]
+    spacings = [s for s in (find_periodicity(middle(i.values, MEASURED_ON)).spacing for i in images) if s is not None]
     if not spacings:
         return known
     low, high = 0.8 * min(spacings), 1.25 * max(spacings)

@@ -21,7 +21,7 @@ DEFAULT = "sfin-general"
 #: The authors' checkpoints want grey values 0..255 as they are; ours a mean of 0 and a standard deviation of 1.
 SCALINGS = ("standard", "grey255")
 OUTPUTS = ("enhance", "detect", "superresolve")
-#: The architecture that two CPU cores train: in minutes on one's own data, in an hour in general.
+#: The architecture that two CPU cores train in minutes on one's own data.
 SMALL = {"width": 32, "n_blocks": 4, "downsampling": 2}
 
 

@@ -47,12 +47,12 @@ class FoldedSFIN:
         return torch.cat([self._maps(image[None]) for image in images])
 
     def _here(self, weights: Sequence[Tensor]) -> list[Tensor]:
-        return [weight.to(self.device, self.dtype) for weight in weights]
+        return [weight.detach().to(self.device, self.dtype, copy=True) for weight in weights]
 
     def _folded(self, block: InteractiveBlock) -> _Folded:
         weights, mixing = _fold(block)
         weight, bias, from_unit = self._here(weights)
-        return _Folded(weight, bias, from_unit, mixing.to(self.device))
+        return _Folded(weight, bias, from_unit, mixing.detach().to(self.device, copy=True))
 
     def _maps(self, image: Tensor) -> Tensor:
         x = F.pixel_unshuffle(image, self.downsampling) if self.downsampling > 1 else image

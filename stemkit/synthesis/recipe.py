@@ -96,7 +96,8 @@ def draw_batch(recipe: Recipe, n_images: int, shape: tuple[int, int], generator:
     spread = uniform(generator, n_images, 1.6, 2.6)
     support = draw_support(recipe, arrangement, columns.spacing, shape, generator)
     targets = render_targets(columns, shape, support, tail, spread)
-    noisy = recorded(targets.enhance, columns.spacing, recipe.noise, generator, dark)
+    depth = targets.enhance.amax(dim=(1, 2))
+    noisy = recorded(targets.enhance, columns.spacing, recipe.noise, generator, dark, depth)
     return Batch(noisy, targets, columns, arrangement)
 
 
@@ -106,12 +107,19 @@ def recorded(
     noise: NoiseParameters | None,
     generator: torch.Generator,
     dark: Tensor | None = None,
+    depth: Tensor | None = None,
 ) -> Tensor:
-    """Clean images ``(n_images, n_y, n_x)`` with one of some noises each, or with noise drawn anew."""
+    """Clean images ``(n_images, n_y, n_x)`` with one of some noises each, or with noise drawn anew.
+
+    With ``depth`` ``(n_images,)``, what the thickest place takes away in bright field, the beam is so bright that
+    electrons are left there.
+    """
     n = len(clean)
     if noise is None:
-        drawn = draw_noise(spacing, generator, dark, clean.amax(dim=(1, 2)))
+        drawn = draw_noise(spacing, generator, dark, depth)
     else:
         known = len(noise.readout)
         drawn = noise.take(torch.randint(known, (n,), generator=generator, device=generator.device))
+        if depth is not None:
+            drawn.readout = torch.maximum(drawn.readout, (-drawn.gain * depth).clamp_min(0).sqrt())
     return add_noise(clean, drawn, generator)

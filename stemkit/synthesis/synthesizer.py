@@ -129,9 +129,12 @@ class STEMSynthesizer(BaseEstimator):
         self._check_parameters()
         self.mode_ = resolve_mode(images[0], self.mode)
         known = check_noise_attr(images[0])
-        self.noise_model_ = (
-            NoiseModel.from_dict(known) if known else NoiseCalibrator(mode=self.mode_).fit(X).noise_model_
-        )
+        if self.noise is not None:
+            self.noise_model_ = self.noise
+        elif known:
+            self.noise_model_ = NoiseModel.from_dict(known)
+        else:
+            self.noise_model_ = NoiseCalibrator(mode=self.mode_).fit(X).noise_model_
         sizes = pixel_sizes(images[0])
         self.pixel_size_ = None if sizes is None else sizes[1]
         seen = [lengths for i in images if (lengths := _lengths(mode_sign(self.mode_) * i.values)) is not None]
@@ -165,7 +168,7 @@ class STEMSynthesizer(BaseEstimator):
         if not isinstance(n, int | np.integer) or n < 1:
             raise ValueError(f"n must be a positive integer, but is {n!r}")
         self._check_parameters()
-        seed, recipe, shape = seed_from(self.random_state), self._recipe(), self._shape()
+        seed, recipe, shape = seed_from(self.random_state), self.recipe(), self._shape()
         size = min(CHUNK, max(1, CHUNK_PIXELS // math.prod(shape)))
 
         def drawn(chunk: int) -> Batch:
@@ -222,7 +225,7 @@ class STEMSynthesizer(BaseEstimator):
         if not isinstance(specimen, Columns):
             raise TypeError(f"specimen must be Columns, but is a {type(specimen).__name__}")
         self._check_parameters()
-        shape, recipe = self._shape(), self._recipe()
+        shape, recipe = self._shape(), self.recipe()
         columns = Columns(**{name: values.cpu() for name, values in vars(specimen).items()})
         columns = columns.take(torch.arange(len(specimen)).repeat_interleave(n))
         nothing = torch.zeros(len(columns), dtype=columns.y.dtype)
@@ -241,8 +244,21 @@ class STEMSynthesizer(BaseEstimator):
         self._check_parameters()
         generator = torch_generator(seed_from(self.random_state), resolve_device(self.device))
         while True:
-            batch = draw_batch(self._recipe(), batch_size, self._shape(), generator)
+            batch = draw_batch(self.recipe(), batch_size, self._shape(), generator)
             yield {"noisy": batch.noisy, **vars(batch.targets)}
+
+    def recipe(self) -> Recipe:
+        """What is drawn, in px and in parts of the contrast: what training takes, for one."""
+        self._check_parameters()
+        model = self._noise()
+        return Recipe(
+            arrangements=tuple(self.arrangements),
+            spacing=self._spacing_px(),
+            width=self._width_fraction(),
+            vacancies=self.vacancies,
+            dark=float(self._mode() == "bf"),
+            noise=None if model is None else model.parameters(),
+        )
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -304,17 +320,6 @@ class STEMSynthesizer(BaseEstimator):
         size, spacing = self._pixel_size() or 1.0, self._spacing_px()
         typical = math.sqrt(spacing[0] * spacing[1]) * size
         return low / typical, high / typical
-
-    def _recipe(self) -> Recipe:
-        model = self._noise()
-        return Recipe(
-            arrangements=tuple(self.arrangements),
-            spacing=self._spacing_px(),
-            width=self._width_fraction(),
-            vacancies=self.vacancies,
-            dark=float(self._mode() == "bf"),
-            noise=None if model is None else model.parameters(),
-        )
 
     # --- what is handed out --------------------------------------------------------------------------------------
 

@@ -189,6 +189,15 @@ def test_the_photon_limit_is_reached_by_a_fit(mode, background):
     assert rms == pytest.approx(photon_limit(dose, background=background, mode=mode), rel=0.2)
 
 
+def test_impossible_truths_are_refused():
+    with pytest.raises(ValueError, match="background must be at least the dose"):
+        photon_limit(10.0, background=5.0, mode="bf")
+    with pytest.raises(ValueError, match="host must be one of 'square'"):
+        TRUTHS["edge"].record(3.0, 0, host="cubic")
+    with pytest.raises(ValueError, match="mode must be one of 'haadf'"):
+        TRUTHS["edge"].record(3.0, 0, mode="abf")
+
+
 # --- truths ------------------------------------------------------------------------------------------------------
 
 

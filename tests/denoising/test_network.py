@@ -69,6 +69,16 @@ class TestShippedWeights:
         np.testing.assert_allclose(result, enhanced.coords[target], atol=1e-6)
         assert {"enhance", target} <= set(result.coords)
 
+    def test_a_constant_image_is_no_error(self, pairs):
+        stack = pairs["noisy"][:2].copy()
+        stack[1] = 3.0
+        for order in ([0, 1], [1, 0]):
+            result = SFINDenoiser(average_flips=True).fit_transform(stack[order])
+            constant = result[order.index(1)]
+            assert (constant == 3.0).all()
+            assert (constant.coords["uncertainty"] == 0).all()
+            assert (result[order.index(0)].coords["uncertainty"] > 0).any()
+
     def test_flips_average_and_tell_their_spread(self, pairs):
         image = pairs["noisy"][0]
         denoiser = SFINDenoiser(average_flips=True).fit(image)
@@ -151,6 +161,29 @@ class TestTraining:
         # fractions are of the brightest columns' amplitude, which the two images share
         quiet, loud = source.recipe.noise.readout.tolist()
         assert loud / quiet == pytest.approx(5, rel=0.4)
+
+    def test_bright_field_is_learnt_as_such(self, pairs):
+        dark = -pairs["noisy"][0].assign_attrs(mode="bf")
+        dark.attrs["mode"] = "bf"
+        denoiser = SFINDenoiser(weights=None, **TINY, **QUICK).fit(dark)
+        assert denoiser.info_.training["seed"] == 0
+        assert denoiser.transform(dark).shape == dark.shape
+
+    def test_training_goes_on_from_a_checkpoint_whatever_the_seed(self, pairs, tmp_path):
+        settings = {**TINY, **QUICK, "random_state": None, "checkpoint": tmp_path / "mine.checkpoint", "weights": None}
+        first = SFINDenoiser(**{**settings, "max_epochs": 1}).fit(pairs["noisy"], pairs["enhance"])
+        again = SFINDenoiser(**{**settings, "max_epochs": 1}).fit(pairs["noisy"], pairs["enhance"])
+        assert first.info_.training["seed"] == again.info_.training["seed"]
+        for key, value in first.net_.state_dict().items():
+            assert torch.equal(value, again.net_.state_dict()[key])
+        with pytest.raises(ValueError, match="checkpoint"):
+            SFINDenoiser(**{**settings, "target": "detect", "max_epochs": 1}).fit(pairs["noisy"], pairs["detect"])
+
+    def test_fine_tuned_weights_say_so(self, pairs):
+        denoiser = SFINDenoiser(fine_tune=True, **QUICK).fit(pairs["noisy"])
+        training = denoiser.info_.training
+        assert (training["epochs"], training["batch_size"]) == (2, 2)
+        assert training["before"]["sha256"] == SFINDenoiser().fit(pairs["noisy"]).info_.sha256
 
     def test_the_authors_weights_need_pairs(self, pairs, tmp_path):
         torch.save(SFIN(width=4, n_blocks=1).state_dict(), tmp_path / "w.pth")

@@ -26,11 +26,13 @@ class Failing:
         self.inner, self.left, self.error = source(), after, error
         self.taught, self.batch_size, self.held_back = self.inner.taught, self.inner.batch_size, self.inner
 
-    def draw(self, generator, parts=1):
+    described = property(lambda self: self.inner.described)
+
+    def draw(self, generator, n):
         self.left -= 1
         if self.left < 0:
             raise self.error
-        return self.inner.draw(generator, parts)
+        return self.inner.draw(generator, n)
 
 
 def run(src, checkpoint=None, **options):
@@ -78,37 +80,43 @@ def test_does_not_depend_on_how_many_threads_there_are():
 
 
 class Constant:
-    """The same images in every batch and every part of one; what is held back asks for the contrary."""
+    """Crops of one image, whose places the generator chooses; what is held back asks for the contrary."""
 
-    taught, batch_size = INFO.outputs, 2
+    taught, batch_size, described = INFO.outputs, 2, "constant"
 
     def __init__(self, sign=1.0):
         self.sign = sign
-        self.images = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+        self.image = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
 
     @property
     def held_back(self):
         return Constant(-self.sign)
 
-    def draw(self, generator, parts=1):
-        return self.images, {
-            "maps": (3 * self.sign * self.images).expand(-1, 3, -1, -1),
-            "unit": torch.ones(2),
-            "weight": torch.ones(2, 16, 16),
-        }
+    def draw(self, generator, n):
+        at = torch.randint(48, (n, 2), generator=generator).tolist()
+        images = torch.stack([self.image[y : y + 16, x : x + 16] for y, x in at])[:, None]
+        maps = (3 * self.sign * images).expand(-1, 3, -1, -1)
+        return images, {"maps": maps, "unit": torch.ones(n), "weight": torch.ones(n, 16, 16)}
 
 
-def test_gradients_are_the_mean_of_those_of_the_parts():
-    def gradients(n_parts):
-        net = run(Constant(), max_epochs=0)
-        net.together = lambda work, tasks: [work(task) for task in tasks]
-        net.history.new_epoch()
-        net.history.new_batch()
-        net.train_step_single(torch.arange(n_parts))
-        return [parameter.grad for parameter in net.module_.parameters()]
+def step(seeds, batch_size):
+    """Gradients and batch norms' statistics after a step on parts that are drawn from some seeds."""
+    source = Constant()
+    source.batch_size = batch_size
+    net = run(source, max_epochs=0)
+    net.together = lambda work, tasks: [work(task) for task in tasks]
+    net.history.new_epoch()
+    net.history.new_batch()
+    net.train_step_single(torch.tensor(seeds))
+    gradients = [parameter.grad for parameter in net.module_.parameters()]
+    return gradients + [buffer for buffer in net.module_.buffers() if buffer.is_floating_point()]
 
-    for both, one in zip(gradients(2), gradients(1), strict=True):
-        assert torch.allclose(both, one, atol=1e-6)
+
+def test_a_step_is_the_mean_of_those_of_its_parts():
+    both, first, second = step([1, 2], 2), step([1], 1), step([2], 1)
+    assert not all(torch.allclose(one, other) for one, other in zip(first, second, strict=True))
+    for mean, one, other in zip(both, first, second, strict=True):
+        assert torch.allclose(mean, (one + other) / 2, atol=1e-5)
 
 
 def test_the_best_network_is_kept():
@@ -129,7 +137,7 @@ def test_patience_ends_training():
 def test_defects_count_more():
     recipe = Recipe(("lattice",), (9.0, 9.0), vacancies=0.9, strain=0.0, islands=0.0)
     plain, emphasised = (SynthesisSource(recipe, ("enhance",), 6, [48], emphasis) for emphasis in (0.0, 3.0))
-    first, second = (s.draw(torch.Generator().manual_seed(1)) for s in (plain, emphasised))
+    first, second = (s.draw(torch.Generator().manual_seed(1), 6) for s in (plain, emphasised))
     assert torch.equal(first[0], second[0])
     assert bool((first[1]["weight"] == 1).all())
     weight = second[1]["weight"]
@@ -148,9 +156,51 @@ def test_one_pair_in_ten_is_held_back():
     assert PairSource(images[:9], images[:9], 4, 16, 2, CPU).held_back is None
 
 
-def test_every_epoch_draws_other_images():
-    net = run(source())
-    assert len(set(np.round(net.history[:, "train_loss"], 12))) == 3
+def test_every_step_draws_other_images():
+    seen = []
+
+    class Watched(Failing):
+        def draw(self, generator, n):
+            seen.append(generator.initial_seed())
+            return super().draw(generator, n)
+
+    run(Watched(1000), max_epochs=3, batches_per_epoch=3)
+    # of these, the ones that judge are drawn by what is held back
+    assert len(set(seen)) == len(seen) == 3 * 3 * 2
+
+
+def test_a_run_that_patience_has_ended_stays_ended(tmp_path):
+    settings = {"max_epochs": 30, "lr": 0.01, "patience": 2, "checkpoint": tmp_path / "run.checkpoint"}
+    first = run(Constant(), **settings)
+    again = run(Constant(), **settings)
+    assert len(first.history) == len(again.history) < 30
+    assert alike(first, again)
+
+
+@pytest.mark.parametrize("other", ["recipe", "emphasis", "lr", "start"])
+def test_a_checkpoint_goes_on_with_the_same_alone(tmp_path, other):
+    path = tmp_path / "run.checkpoint"
+    first = run(source(), path, minutes=0.0)
+    changed, options = source(), {}
+    if other == "recipe":
+        changed = SynthesisSource(Recipe(spacing=(7.0, 10.0)), INFO.outputs, 2, (32, 48))
+    elif other == "emphasis":
+        changed.emphasis = 2.0
+    elif other == "lr":
+        options = {"lr": 2e-3}
+    else:
+        options = {"module": first.module_}
+    with pytest.raises(ValueError, match="remove the checkpoint to begin again"):
+        run(changed, path, **options)
+    path.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="remove it to begin again"):
+        run(source(), path)
+
+
+def test_settings_may_be_numbers_of_numpy(tmp_path):
+    path, options = tmp_path / "run.checkpoint", {"lr": np.float64(1e-3), "max_epochs": np.int64(2)}
+    run(source(), path, minutes=0.0, **options)
+    assert len(run(source(), path, **options).history) == 2
 
 
 def test_the_weights_that_ship_can_be_made_again(tmp_path):
@@ -174,6 +224,8 @@ def test_weights_say_what_they_have_been_through(tmp_path):
     assert "--seed 1 --width 4 --blocks 1" in card
     assert "--seed 2 --emphasis 2 --weights " in card
     assert "in all at most 32" in card
+    with pytest.raises(ValueError, match="width must be that of the weights, 4, but is 8"):
+        train_general(tmp_path / "third", weights=first, width=8, **arguments)
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):

@@ -73,7 +73,6 @@ def test_merged_convolutions_are_the_published_network(width, n_blocks, n_output
     torch.testing.assert_close(net(images), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
-@torch.no_grad()
 @settings(max_examples=12)
 @given(
     st.sampled_from([2, 6, 12]), st.integers(1, 3), st.sampled_from([1, 2, 4]), st.integers(2, 9), st.integers(2, 9),
@@ -89,6 +88,16 @@ def test_folded_for_inference_it_is_the_same_network(width, n_blocks, downsampli
     assert torch.equal(images, before)
 
 
+def test_folded_it_no_longer_follows_the_network():
+    net = trained(0, width=4, n_blocks=1)
+    folded, images = FoldedSFIN(net), torch.randn(1, 1, 8, 8)
+    before = folded(images)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.zero_()
+    assert torch.equal(folded(images), before)
+
+
 def test_folded_in_half_the_digits_it_is_nearly_the_same():
     net = trained(0, n_outputs=3, width=16, n_blocks=3, downsampling=2)
     images = torch.randn(1, 1, 48, 64)
@@ -99,6 +108,7 @@ def test_folded_in_half_the_digits_it_is_nearly_the_same():
     assert float((given - expected).std() / expected.std()) < 0.02
 
 
+@torch.no_grad()
 def test_the_default_is_the_published_network():
     net = trained(0)
     images = torch.rand(1, 1, 24, 31)

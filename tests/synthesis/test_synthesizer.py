@@ -426,6 +426,16 @@ def test_every_arrangement_can_be_drawn_at_every_spacing(seed):
         assert bool((batch.columns.amplitude[batch.columns.present] > 0).all())
 
 
+def test_my_bright_field_has_electrons_left_everywhere():
+    noise = NoiseModel(mode="bf", pointwise=PointwiseNoise.counted(10.0, background=15.0, mode="bf"))
+    pairs = STEMSynthesizer(noise=noise, shape=(64, 64), random_state=0).sample(48)
+    depth = noise.level - pairs["enhance"].min(("y", "x"))
+    assert float(depth.max()) > 2.0 * noise.contrast
+    # where there were none, neighbouring pixels would be equal
+    flat = (pairs["noisy"].diff("x") == 0).mean(("y", "x"))
+    assert float(flat.max()) < 0.3
+
+
 def test_an_empty_image_shows_its_support_alone():
     batch = draw_batch(Recipe(empty=0.5), 60, (48, 48), torch_generator(3))
     empty = ~batch.columns.present.any(1)

@@ -58,8 +58,8 @@ class Columns:
         return Columns(**{f.name: getattr(self, f.name)[images] for f in fields(self)})
 
     def where(self, keep: Tensor) -> Columns:
-        """The same columns, those not kept absent."""
-        return replace(self, present=self.present & keep)
+        """The same columns, those not kept absent, whatever was done to them."""
+        return replace(self, present=self.present & keep, defect=torch.where(keep, self.defect, int(Defect.NONE)))
 
     def moved(self, dy: Tensor, dx: Tensor) -> Columns:
         """The same columns, displaced by px."""

@@ -40,8 +40,8 @@ from stemkit.metrics import psnr
 from stemkit.synthesis import lattice, planar_cell, removed, some
 
 SIZES = (512, 1024, 2048, 4096)
-#: The paper's network at full resolution takes minutes from here.
-TOO_LARGE = 2048
+#: The network of the paper at full resolution takes minutes beyond.
+TOO_LARGE = 1024
 
 
 class Oracle:

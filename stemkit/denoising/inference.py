@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from itertools import product
 
@@ -24,6 +25,8 @@ __all__ = ["enhanced_maps", "resampled", "run_network", "sampling_factor", "tile
 MARGIN = 24
 #: Neighbouring tiles share this many pixels, over which they are blended.
 OVERLAP = 128
+#: Columns that are nearer than this, px, are not sampled finely enough to be told apart.
+COARSEST = 2.5
 #: Spacings are brought this far into the range that a network knows.
 INSIDE = 1.25
 FLIPS = ((), (-1,), (-2,), (-2, -1))
@@ -70,8 +73,11 @@ def enhanced_maps(
         flat = {name: np.zeros(values.shape, dtype) for name in names}
         return flat | ({"enhance": values.astype(dtype)} if "enhance" in names else {})
     work = ((values.astype(np.float64) * sign - offset) / scale).astype(np.float32)
-    spacing = find_periodicity(middle(work, MEASURED_ON)).spacing if resample else None
+    spacing = find_periodicity(middle(work, MEASURED_ON)).spacing
     factor = sampling_factor(spacing, info.spacing)
+    if spacing is not None and factor != 1.0:
+        _warn(spacing, info, resample)
+    factor = factor if resample else 1.0
     if factor != 1.0:
         work = resampled(work, (max(8, round(work.shape[0] * factor)), max(8, round(work.shape[1] * factor))))
     raw, spread = run_network(
@@ -144,6 +150,24 @@ def sampling_factor(spacing: float | None, known: tuple[float, float] | None) ->
         return 1.0
     # a little inside of the range, and no further: resampled noise is no longer that of pixels
     return float((min(INSIDE * low, high) if spacing < low else max(high / INSIDE, low)) / spacing)
+
+
+def _warn(spacing: float, info: NetworkInfo, resample: bool) -> None:
+    """Say where the network is asked what it can't know."""
+    assert info.spacing is not None
+    low, high = info.spacing
+    if not resample:
+        warnings.warn(
+            f"columns are {spacing:.1f} px apart, but the network has seen {low:g} to {high:g} px: "
+            'sampling="auto" resamples the image',
+            stacklevel=4,
+        )
+    elif spacing < COARSEST:
+        warnings.warn(
+            f"columns are {spacing:.1f} px apart: below {COARSEST:g} px neighbours run into each other, and resampling "
+            "does not bring back what was not recorded",
+            stacklevel=4,
+        )
 
 
 def resampled(values: NDArray, shape: tuple[int, int]) -> NDArray[np.float32]:

@@ -83,7 +83,8 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
     compile : bool, default=False
         Let torch compile the network for training on a GPU: a minute at the start, faster steps.
     sampling : {"auto", "native"}, default="auto"
-        ``"auto"`` resamples an image whose spacing the network has not seen, and resamples the result back.
+        ``"auto"`` resamples an image whose spacing the network has not seen, and resamples the result back; it warns
+        where columns are sampled too coarsely for that to help. ``"native"`` warns where it would.
     tile_size : int, default=2048
         Larger images are enhanced in overlapping tiles of this size, px.
     average_flips : bool, default=False

@@ -59,6 +59,8 @@ STRAIN, BENT = 0.03, 0.12
 HEAVY = (0.7, 0.6)
 #: The narrowest column, sigma in px.
 NARROWEST = 0.4
+#: A wedge rises by as much as it can over so many px: in a small image it is as steep as in a large one.
+WEDGE = 512
 #: The grain of a support: its length in parts of the spacing, its height in parts of the recipe's support.
 GRAIN_SIZE, GRAIN = (0.15, 0.5), 0.2
 
@@ -96,7 +98,7 @@ def draw_support(recipe: Recipe, kind: Tensor, spacing: Tensor, shape: tuple[int
     n = len(spacing)
     y = torch.linspace(-0.5, 0.5, shape[0], device=g.device)[None, :, None]
     x = torch.linspace(-0.5, 0.5, shape[1], device=g.device)[None, None, :]
-    slope = (uniform(g, 2 * n, -0.5, 0.5) * recipe.support).view(2, n, 1, 1)
+    slope = (uniform(g, 2 * n, -0.5, 0.5) * recipe.support * min(1.0, max(shape) / WEDGE)).view(2, n, 1, 1)
     wedge = (slope[0] * y + slope[1] * x) * pick(g, n, 0.5)[:, None, None]
     largest = 4 * recipe.support + 1e-6
     length = (log_uniform(g, n, 3.0, 12.0) * spacing).clamp(max=max(shape) / 3)

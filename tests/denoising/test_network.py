@@ -96,6 +96,16 @@ class TestShippedWeights:
         assert auto.shape == (256, 256)
         assert psnr(auto, pair["enhance"][0]) > psnr(pair["noisy"][0], pair["enhance"][0]) + 8
 
+    def test_say_what_the_network_can_not_know(self):
+        def image(spacing):
+            crystal = lattice(planar_cell("square"), (192, 192), spacing=spacing, sigma=0.25 * spacing)
+            return render(crystal, (192, 192))[0].numpy()
+
+        with pytest.warns(UserWarning, match='sampling="auto" resamples the image'):
+            SFINDenoiser(mode="haadf", sampling="native").fit_transform(image(42.0))
+        with pytest.warns(UserWarning, match="resampling does not bring back"):
+            SFINDenoiser(mode="haadf").fit_transform(image(2.3))
+
     @pytest.mark.parametrize("shape", [(33, 47), (64, 65), (101, 40)])
     def test_any_shape(self, shape):
         values = np.random.default_rng(0).normal(size=shape)

@@ -359,7 +359,10 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
         recipe = dataclasses.replace(like, noise=noise, spacing=spacing, empty=EMPTY)
         size = max(32, self.crop_size // 16 * 16)
         source = SynthesisSource(recipe, info.outputs, self.batch_size, [size])
-        return source, dataclasses.replace(info, spacing=recipe.spacing, sha256="")
+        # a spacing is known to the network as it is found in an image: other than that of neighbours in some crystals
+        known = info.spacing if self.weights is not None and info.spacing is not None else spacing
+        widest = (min(known[0], spacing[0]), max(known[1], spacing[1]))
+        return source, dataclasses.replace(info, spacing=widened(widest, images), sha256="")
 
     # --- inference -----------------------------------------------------------------------------------------------
 

@@ -86,7 +86,9 @@ class RowAligner(TransformerMixin, BaseEstimator):
     Examples
     --------
     >>> from stemkit import NoiseModel, RowAligner, ScanNoise, STEMSynthesizer
-    >>> clean = STEMSynthesizer(arrangements=("lattice",), random_state=0).sample(1)["enhance"]
+    >>> from stemkit.synthesis import lattice, planar_cell
+    >>> crystal = lattice(planar_cell("square"), (256, 256), spacing=16.0, angle=8.0)
+    >>> clean = STEMSynthesizer().record(crystal)["enhance"]
     >>> torn = NoiseModel(scan=ScanNoise(jitter=0.5)).apply(clean, random_state=0)
     >>> straight = RowAligner().fit_transform(torn)
     >>> bool(((straight - clean) ** 2).mean() < ((torn - clean) ** 2).mean() / 4)

@@ -14,13 +14,15 @@ import xarray as xr
 import stemkit
 from stemkit import NoiseModel, PointwiseNoise, ScanNoise, STEMSynthesizer
 from stemkit.cli import main
+from stemkit.synthesis import lattice, planar_cell
 
 
 @pytest.fixture(scope="module")
 def scene():
     noise = NoiseModel(contrast=1000.0, level=300.0, pointwise=PointwiseNoise(readout=0.1))
-    synthesizer = STEMSynthesizer(shape=(96, 112), noise=noise, arrangements=("lattice",), spacing=0.14, random_state=2)
-    return synthesizer.sample(1, return_columns=True)
+    crystal = lattice(planar_cell("square"), (96, 112), spacing=14.0, sigma=3.0, angle=8.0)
+    synthesizer = STEMSynthesizer(shape=(96, 112), noise=noise, pixel_size=0.01, random_state=2)
+    return synthesizer.record(crystal, return_columns=True)
 
 
 @pytest.fixture
@@ -271,10 +273,9 @@ class TestCalibrateAndInfo:
     def test_dose_where_electrons_were_counted(self, tmp_path, capsys):
         # so many pixels that the skewness of the noise is beyond doubt
         noise = NoiseModel(contrast=1000.0, level=200.0, pointwise=PointwiseNoise.counted(4.0, background=1.0))
-        synthesizer = STEMSynthesizer(
-            shape=(320, 320), noise=noise, arrangements=("lattice",), spacing=0.2, vacancies=0.0, random_state=16
-        )
-        image = synthesizer.sample(1)["noisy"][0].drop_vars("arrangement")
+        crystal = lattice(planar_cell("square"), (320, 320), spacing=20.0, sigma=4.0, angle=8.0)
+        synthesizer = STEMSynthesizer(shape=(320, 320), noise=noise, pixel_size=0.01, random_state=16)
+        image = synthesizer.record(crystal)["noisy"][0].drop_vars("arrangement")
         path = str(stemkit.write(image, tmp_path / "counted.tif"))
         assert main(["calibrate", path]) == 0
         lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}

@@ -357,8 +357,9 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
         low, high = like.spacing
         # every image's noise, and a little more than its lengths: the next image is not quite the same
         noise, spacing = stacked([model.parameters() for model in models]), (max(3.0, 0.9 * low), max(4.0, 1.1 * high))
-        # a stronger background is the specimen's: it is drawn as a film, and stays
+        # a background that is stronger, or as short as columns, is the specimen's: it is drawn as a film, and stays
         noise.background = noise.background.clamp(max=BACKGROUND[1])
+        noise.background_length = noise.background_length.clamp(min=spacing[1])
         recipe = dataclasses.replace(like, noise=noise, spacing=spacing, empty=EMPTY)
         size = max(32, self.crop_size // 16 * 16)
         source = SynthesisSource(recipe, info.outputs, self.batch_size, [size])

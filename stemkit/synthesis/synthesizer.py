@@ -330,13 +330,16 @@ class STEMSynthesizer(BaseEstimator):
 
 
 def _lengths(bright: NDArray) -> tuple[float, float, float] | None:
-    """Distance of neighbouring columns, px, and the range of their widths in parts of it."""
+    """Distance of neighbouring columns, px, and the range of their widths in parts of it.
+
+    The middle half of the fitted widths: beyond it they are what noise and overlap have made of them.
+    """
     fits = find_specimen(middle(bright, LEARNT_FROM).astype(np.float64)).fits
     if fits is None or (~fits.failed).sum() < ENOUGH:
         return None
     good = fits.take(~fits.failed)
     spacing = float(np.median(nearest_distances(np.column_stack([good.y, good.x]))))
-    low, high = np.quantile(good.sigma / spacing, [0.1, 0.9])
+    low, high = np.quantile(good.sigma / spacing, [0.25, 0.75])
     return spacing, float(low), float(high)
 
 

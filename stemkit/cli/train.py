@@ -28,6 +28,9 @@ def add_to(subparsers: Any) -> None:
     parser.add_argument("--downsampling", type=int, choices=(1, 2, 4), help="default: 2; the paper's: 1")
     parser.add_argument("--device", default="auto", help='"auto", "cpu", "cuda", ... (default: auto)')
     parser.add_argument(
+        "--crops", type=int, nargs="+", metavar="PX", help="sizes of the images that are drawn (default: 96 128 192)"
+    )
+    parser.add_argument(
         "--emphasis", type=float, default=0.0, help="how much more pixels at defects count than others (default: 0)"
     )
     parser.add_argument("--weights", metavar="FILE", help="start from these weights, with their architecture")
@@ -39,7 +42,7 @@ def add_to(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train and write weights with their model card and scores."""
-    from stemkit.denoising.general import train_general
+    from stemkit.denoising.general import CROP_SIZES, train_general
     from stemkit.io.atomic import whole_file
 
     path = train_general(
@@ -52,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         width=arguments.width,
         n_blocks=arguments.blocks,
         downsampling=arguments.downsampling,
+        crop_sizes=arguments.crops or CROP_SIZES,
         emphasis=arguments.emphasis,
         weights=arguments.weights,
         minutes=arguments.minutes,

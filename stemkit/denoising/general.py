@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def train_general(
     width: int | None = None,
     n_blocks: int | None = None,
     downsampling: int | None = None,
+    crop_sizes: Sequence[int] = CROP_SIZES,
     emphasis: float = 0.0,
     weights: str | Path | None = None,
     minutes: float | None = None,
@@ -51,9 +53,12 @@ def train_general(
     Raises
     ------
     ValueError
-        If the weights' outputs or their scaling are not those of the general network, or their architecture is not the
-        one that is asked for.
+        If the weights' outputs or their scaling are not those of the general network, their architecture is not the
+        one that is asked for, or a crop's size does not suit the network.
     """
+    for size in crop_sizes:
+        if size < 32 or size % 16:
+            raise ValueError(f"crop_sizes must be multiples of 16 of at least 32 px, but one is {size!r}")
     folder.mkdir(parents=True, exist_ok=True)
     where = resolve_device(device)
     asked = {"width": width, "n_blocks": n_blocks, "downsampling": downsampling}
@@ -73,7 +78,7 @@ def train_general(
         before = {**known.training, "sha256": known.sha256}
     net = train(
         info,
-        SynthesisSource(RECIPE, OUTPUTS, BATCH_SIZE, CROP_SIZES, emphasis),
+        SynthesisSource(RECIPE, OUTPUTS, BATCH_SIZE, crop_sizes, emphasis),
         device=where,
         seed=seed,
         max_epochs=max_epochs,
@@ -85,7 +90,7 @@ def train_general(
         compile=compile,
         verbose=verbose,
     )
-    training = made_with(net, where, seed, before) | {"crop_sizes": list(CROP_SIZES), "emphasis": emphasis}
+    training = made_with(net, where, seed, before) | {"crop_sizes": list(crop_sizes), "emphasis": emphasis}
     info = dataclasses.replace(info, training=training)
     path = save_weights(net.module_, info, folder / f"{name}.safetensors")
     load_weights(path)  # what was written can be read
@@ -144,6 +149,9 @@ def _options(made: dict[str, Any], info: NetworkInfo) -> str:
     # weights of one's own may say nothing of how they were made
     known = {"epochs": "epochs", "batches": "batches_per_epoch", "lr": "lr", "seed": "seed"}
     options = " ".join(f"--{option} {made.get(name, 'unknown')}" for option, name in known.items())
+    crops = made.get("crop_sizes", CROP_SIZES)
+    if tuple(crops) != CROP_SIZES:
+        options += " --crops " + " ".join(map(str, crops))
     if made.get("emphasis"):
         options += f" --emphasis {made['emphasis']:g}"
     if "before" in made:

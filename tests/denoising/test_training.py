@@ -216,14 +216,16 @@ def test_the_weights_that_ship_can_be_made_again(tmp_path):
 def test_weights_say_what_they_have_been_through(tmp_path):
     arguments = {"max_epochs": 1, "batches_per_epoch": 1, "device": "cpu", "verbose": 0}
     first = train_general(tmp_path / "first", width=4, n_blocks=1, seed=1, **arguments)
-    second = train_general(tmp_path / "second", weights=first, emphasis=2.0, seed=2, **arguments)
+    second = train_general(tmp_path / "second", weights=first, emphasis=2.0, crop_sizes=[32, 64], seed=2, **arguments)
     _, info = load_weights(second)
     assert info.width == 4
     assert info.training["before"]["sha256"] == load_weights(first)[1].sha256
     card = second.with_suffix(".md").read_text()
     assert "--seed 1 --width 4 --blocks 1" in card
-    assert "--seed 2 --emphasis 2 --weights " in card
+    assert "--seed 2 --crops 32 64 --emphasis 2 --weights " in card
     assert "in all at most 32" in card
+    with pytest.raises(ValueError, match="crop_sizes must be multiples of 16 .* one is 100"):
+        train_general(tmp_path / "third", weights=first, crop_sizes=[100], **arguments)
     with pytest.raises(ValueError, match="width must be that of the weights, 4, but is 8"):
         train_general(tmp_path / "third", weights=first, width=8, **arguments)
 

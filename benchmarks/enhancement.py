@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -106,10 +107,10 @@ def one_run(network: str, size: int) -> None:
         info = NetworkInfo(64, 8, 1, ("enhance",), "standard", None)
         denoiser.net_, denoiser.info_ = build(info).eval(), info
         # as published: batch norms and convolutions one after the other
-        run: Callable[[], object] = lambda: _plain(denoiser.net_, image)  # noqa: E731
+        run: Callable[[], object] = partial(_plain, denoiser.net_, image)
     else:
         denoiser = SFINDenoiser(weights=network, mode="haadf").fit(image[:64, :64])
-        run = lambda: denoiser.transform(image)  # noqa: E731
+        run = partial(denoiser.transform, image)
     start, times = _peak(), []
     for _ in range(1 if network == "paper" and size > 512 else 2):
         before = time.perf_counter()

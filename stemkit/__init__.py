@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 from stemkit import images as _images  # noqa: F401  (registers the accessor)
 
 if TYPE_CHECKING:
+    from stemkit.denoising import ABSFDenoiser as ABSFDenoiser
+    from stemkit.denoising import NLMDenoiser as NLMDenoiser
     from stemkit.denoising import SFINDenoiser as SFINDenoiser
+    from stemkit.denoising import WienerDenoiser as WienerDenoiser
     from stemkit.detection import AtomDetector as AtomDetector
     from stemkit.io import datasets as datasets
     from stemkit.io import read as read
@@ -43,6 +46,9 @@ _HOMES = {
     "Detector": "stemkit.noise",
     "STEMSynthesizer": "stemkit.synthesis",
     "SFINDenoiser": "stemkit.denoising",
+    "WienerDenoiser": "stemkit.denoising",
+    "ABSFDenoiser": "stemkit.denoising",
+    "NLMDenoiser": "stemkit.denoising",
     "AtomDetector": "stemkit.detection",
 }
 

@@ -13,13 +13,16 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import stemkit
 from stemkit import (
+    ABSFDenoiser,
     AtomDetector,
+    NLMDenoiser,
     NoiseCalibrator,
     NoiseModel,
     PointwiseNoise,
     RowAligner,
     SFINDenoiser,
     STEMSynthesizer,
+    WienerDenoiser,
 )
 from stemkit.synthesis import lattice, planar_cell
 
@@ -37,6 +40,9 @@ EXPECTED_FAILURES = {
     RowAligner: ANY_WIDTH | OUR_OWN,
     STEMSynthesizer: ANY_WIDTH,
     SFINDenoiser: ANY_WIDTH | NOT_SAMPLES | OUR_OWN,
+    WienerDenoiser: ANY_WIDTH | NOT_SAMPLES | OUR_OWN,
+    ABSFDenoiser: ANY_WIDTH | NOT_SAMPLES | OUR_OWN,
+    NLMDenoiser: ANY_WIDTH | NOT_SAMPLES | OUR_OWN,
     # the images of the other check are noise, which has no columns, and no part of it has
     AtomDetector: ANY_WIDTH | ORDER | OUR_OWN | A_TABLE,
 }
@@ -63,7 +69,8 @@ def noisy():
     return STEMSynthesizer(shape=(64, 64), noise=noise, random_state=2).record(crystal, 2)["noisy"]
 
 
-TRANSFORMERS = [NoiseCalibrator(), RowAligner(), SFINDenoiser(), AtomDetector()]
+DENOISERS = [SFINDenoiser(), WienerDenoiser(), ABSFDenoiser(), NLMDenoiser()]
+TRANSFORMERS = [NoiseCalibrator(), RowAligner(), *DENOISERS, AtomDetector()]
 
 
 @pytest.mark.parametrize("estimator", TRANSFORMERS, ids=lambda e: type(e).__name__)
@@ -82,7 +89,7 @@ def test_a_pickled_estimator_does_the_same(estimator, noisy):
     np.testing.assert_array_equal(np.asarray(fitted.transform(noisy)), np.asarray(again.transform(noisy)))
 
 
-@pytest.mark.parametrize("estimator", [NoiseCalibrator(), RowAligner(), SFINDenoiser()], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("estimator", TRANSFORMERS[:-1], ids=lambda e: type(e).__name__)
 class TestInIsOut:
     @pytest.mark.parametrize(
         ("dtype", "out"), [(np.float32, np.float32), (np.float64, np.float64), (np.uint16, np.float32)]

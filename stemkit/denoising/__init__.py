@@ -1,6 +1,16 @@
 """Denoisers: estimators that enhance images."""
 
+from stemkit.denoising.classical import ABSFDenoiser, NLMDenoiser, WienerDenoiser
 from stemkit.denoising.network import SFINDenoiser
 from stemkit.denoising.weights import NetworkInfo, known_weights, load_weights, save_weights
 
-__all__ = ["NetworkInfo", "SFINDenoiser", "known_weights", "load_weights", "save_weights"]
+__all__ = [
+    "ABSFDenoiser",
+    "NLMDenoiser",
+    "NetworkInfo",
+    "SFINDenoiser",
+    "WienerDenoiser",
+    "known_weights",
+    "load_weights",
+    "save_weights",
+]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +10,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils.validation import check_is_fitted
 
-import stemkit
 from stemkit.compute import inference_dtype, resolve_device, seed_from
+from stemkit.denoising.base import Denoiser, Enhancer, noise_of
 from stemkit.denoising.callbacks import epochs_of, seed_of
 from stemkit.denoising.inference import enhanced_maps
 from stemkit.denoising.sources import PairSource, Source, SynthesisSource
@@ -24,20 +20,14 @@ from stemkit.denoising.training import made_with, train
 from stemkit.denoising.units import network_units, to_network, widened
 from stemkit.denoising.weights import OUTPUTS, SMALL, NetworkInfo, load_weights
 from stemkit.images import (
-    MEASURED,
     Images,
-    check_noise_attr,
-    float_dtype,
     holds_images,
-    join,
     mode_sign,
     resolve_mode,
     split,
     warn_if_small,
 )
-from stemkit.metrics import psnr
 from stemkit.networks import FoldedSFIN
-from stemkit.noise import NoiseCalibrator, NoiseModel
 from stemkit.noise.drawing import stacked
 from stemkit.synthesis import STEMSynthesizer
 from stemkit.synthesis.noises import BACKGROUND
@@ -49,7 +39,7 @@ SAMPLINGS = ("auto", "native")
 EMPTY = 0.05
 
 
-class SFINDenoiser(TransformerMixin, BaseEstimator):
+class SFINDenoiser(Denoiser):
     """Enhance images with the spatial-frequency interactive network.
 
     With the shipped weights there is nothing to train: ``SFINDenoiser().fit_transform(image)``. Given pairs, ``fit``
@@ -185,7 +175,7 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: Images, y: Images | None = None) -> SFINDenoiser:
+    def fit(self, X: Images, y: object = None) -> SFINDenoiser:
         """Load the weights and, where asked for, train.
 
         Parameters
@@ -217,43 +207,6 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
         self.info_ = info
         self.n_images_ = len(images)
         return self
-
-    def transform(self, X: Images) -> Images:
-        """Enhance images.
-
-        Returns
-        -------
-        Same type, dims, coordinates and units as ``X``
-            DataArrays carry ``measured`` and the network's other maps as coordinates.
-        """
-        check_is_fitted(self, "net_")
-        self._check_parameters()
-        device = resolve_device(self.device)
-        network = FoldedSFIN(self.net_, inference_dtype(device), device)
-        return join([self._enhanced(image, network) for image in split(X)], X)
-
-    def score(self, X: Images, y: Images) -> float:
-        """Mean PSNR (dB) of the transformed images against the truth.
-
-        Images whose truth is constant have no PSNR and are left out, with a warning; NaN where none is left, and
-        where y holds no images.
-        """
-        if not holds_images(y):
-            warnings.warn("y holds no images: there is no truth to score against", stacklevel=2)
-            return float("nan")
-        pairs = list(zip(split(self.transform(X)), split(y, name="y"), strict=True))
-        scores = [psnr(result.values, truth.values) for result, truth in pairs if np.ptp(truth.values) > 0]
-        if len(scores) < len(pairs):
-            warnings.warn(f"{len(pairs) - len(scores)} image(s) with constant truth have no PSNR", stacklevel=2)
-        return float(np.mean(scores)) if scores else float("nan")
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = True
-        tags.input_tags.three_d_array = True
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        tags.non_deterministic = False
-        return tags
 
     # --- parameters ----------------------------------------------------------------------------------------------
 
@@ -352,7 +305,7 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
                 f"fine_tune=True needs weights whose input has a mean of 0 and a deviation of 1, but these want "
                 f"{info.scaling}: give pairs to fit instead"
             )
-        models = [_noise_of(image, self.mode) for image in images]
+        models = [noise_of(image, self.mode) for image in images]
         like = STEMSynthesizer(mode=models[0].mode, noise=models[0]).fit(images).recipe()
         low, high = like.spacing
         # every image's noise, and a little more than its lengths: the next image is not quite the same
@@ -370,42 +323,23 @@ class SFINDenoiser(TransformerMixin, BaseEstimator):
 
     # --- inference -----------------------------------------------------------------------------------------------
 
-    def _enhanced(self, image: xr.DataArray, network: FoldedSFIN) -> xr.DataArray:
-        warn_if_small(image)
-        mode = resolve_mode(image, self.mode)
-        maps = enhanced_maps(
-            image.values,
-            network,
-            self.info_,
-            sign=mode_sign(mode),
-            resample=self.sampling == "auto",
-            tile_size=self.tile_size,
-            spread_of=self.target if self.average_flips else None,
-            progress=self.verbose > 0,
-        )
-        return self._carrying(image, maps, mode)
+    def _enhancer(self) -> Enhancer:
+        device = resolve_device(self.device)
+        network = FoldedSFIN(self.net_, inference_dtype(device), device)
 
-    def _carrying(self, image: xr.DataArray, maps: dict[str, NDArray], mode: str) -> xr.DataArray:
-        dtype = float_dtype(image.dtype)
-        out = image.copy(data=maps[self.target].astype(dtype, copy=False))
-        made: dict[str, Any] = {
-            "stemkit": stemkit.__version__,
-            "step": "enhance",
-            "target": self.target,
-            "weights": self.info_.sha256,
-        }
-        before = image.attrs.get("stemkit")
-        if isinstance(before, str):
-            made["previous"] = json.loads(before)
-        out.attrs = {**image.attrs, "mode": mode, "stemkit": json.dumps(made)}
-        recorded = image.coords[MEASURED].values if MEASURED in image.coords else image.values
-        # what transform returns is no map beside it; but a map in another's place must not be taken for the image
-        others = {
-            k: v.astype(np.float32, copy=False) for k, v in maps.items() if k != "enhance" or self.target != "enhance"
-        }
-        return out.assign_coords({MEASURED: (image.dims, recorded), **{k: (image.dims, v) for k, v in others.items()}})
+        def enhance(image: xr.DataArray, mode: str) -> dict[str, NDArray]:
+            return enhanced_maps(
+                image.values,
+                network,
+                self.info_,
+                sign=mode_sign(mode),
+                resample=self.sampling == "auto",
+                tile_size=self.tile_size,
+                spread_of=self.target if self.average_flips else None,
+                progress=self.verbose > 0,
+            )
 
+        return enhance
 
-def _noise_of(image: xr.DataArray, mode: str | None) -> NoiseModel:
-    known = check_noise_attr(image)
-    return NoiseModel.from_dict(known) if known else NoiseCalibrator(mode=mode).fit(image).noise_model_
+    def _made_with(self) -> dict[str, Any]:
+        return {"weights": self.info_.sha256}

@@ -224,7 +224,7 @@ def test_weights_say_what_they_have_been_through(tmp_path):
     assert "--seed 1 --width 4 --blocks 1" in card
     assert "--seed 2 --crops 32 64 --emphasis 2 --weights " in card
     assert "in all at most 32" in card
-    with pytest.raises(ValueError, match="crop_sizes must be multiples of 16 .* one is 100"):
+    with pytest.raises(ValueError, match=r"crop_sizes must be multiples of 16 .* one is 100"):
         train_general(tmp_path / "third", weights=first, crop_sizes=[100], **arguments)
     with pytest.raises(ValueError, match="width must be that of the weights, 4, but is 8"):
         train_general(tmp_path / "third", weights=first, width=8, **arguments)

@@ -1,0 +1,79 @@
+"""Counting noise made alike at every intensity, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stemkit.images import mode_sign
+from stemkit.noise import NoiseModel
+
+__all__ = ["Stabilised", "image_of", "signal_of"]
+
+ROOT = np.sqrt(1.5)
+
+
+@dataclass(frozen=True)
+class Stabilised:
+    r"""The generalised Anscombe transform for noise of variance ``readout^2 + gain * signal``, and its inverse.
+
+    The transform is ``f(z) = 2 / g sqrt(g z + 3 / 8 g^2 + r^2)`` with r the readout and g the gain, both in the units
+    of the signal z; its noise has a deviation of 1 wherever some electrons are counted. The inverse is that of the mean
+    of what was transformed, not of f itself, which would come out too low where electrons are few:
+    ``D^2 / 4 + sqrt(3 / 2) / (4 D) - 11 / (8 D^2) + 5 sqrt(3 / 2) / (8 D^3) - 1 / 8 - r^2 / g^2`` times g [1]_.
+    Without gain the transform is ``z / r``.
+
+    Parameters
+    ----------
+    readout : float
+        Standard deviation of the noise where the signal is 0.
+    gain : float
+        Growth of its variance with the signal; negative where darker columns stand for electrons taken away.
+
+    References
+    ----------
+    .. [1] Mäkitalo and Foi, "Optimal inversion of the generalized Anscombe transformation for Poisson-Gaussian noise",
+       IEEE Trans. Image Process. 22, 91 (2013), https://doi.org/10.1109/TIP.2012.2202675
+    """
+
+    readout: float
+    gain: float
+
+    @classmethod
+    def of(cls, model: NoiseModel) -> Stabilised:
+        """That of an image's pointwise noise: of ``(image - level) * sign / contrast``."""
+        return cls(model.pointwise.readout, model.pointwise.gain)
+
+    def forward(self, signal: NDArray) -> NDArray:
+        """The signal in deviations of its noise."""
+        if not self.gain:
+            return signal / (self.readout or 1.0)
+        gain = abs(self.gain)
+        counted = np.sign(self.gain) * signal
+        return np.sign(self.gain) * 2 / gain * np.sqrt(np.maximum(gain * counted + self._offset, 0.0))
+
+    def inverse(self, stabilised: NDArray) -> NDArray:
+        """The signal whose transform has this mean."""
+        if not self.gain:
+            return stabilised * (self.readout or 1.0)
+        gain = abs(self.gain)
+        # the mean of the transform where nothing is counted and nothing read out: no mean is lower
+        mean = np.maximum(np.sign(self.gain) * stabilised, 2 * np.sqrt(0.375))
+        powers = mean**2 / 4 + ROOT / (4 * mean) - 11 / (8 * mean**2) + 5 * ROOT / (8 * mean**3) - 0.125
+        return np.sign(self.gain) * (gain * powers - self.readout**2 / gain)
+
+    @property
+    def _offset(self) -> float:
+        return 0.375 * self.gain**2 + self.readout**2
+
+
+def signal_of(values: NDArray, model: NoiseModel) -> NDArray:
+    """An image in contrasts above its level, columns bright."""
+    return (values.astype(np.float64) - model.level) * (mode_sign(model.mode) / model.contrast)
+
+
+def image_of(signal: NDArray, model: NoiseModel) -> NDArray:
+    """The image of a signal."""
+    return signal * (mode_sign(model.mode) * model.contrast) + model.level

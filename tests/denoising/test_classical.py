@@ -1,0 +1,144 @@
+"""Denoisers that are not learnt, and what they stand on."""
+
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.base import clone
+
+from stemkit import ABSFDenoiser, NLMDenoiser, NoiseModel, PointwiseNoise, STEMSynthesizer, WienerDenoiser
+from stemkit.denoising.anscombe import Stabilised
+from stemkit.denoising.spectral import information_limit, periodic_part, radial_background
+from stemkit.metrics import psnr
+from stemkit.synthesis import lattice, planar_cell
+
+CLASSICAL = [WienerDenoiser(), ABSFDenoiser(), NLMDenoiser()]
+
+
+def by_name(estimator):
+    return type(estimator).__name__
+
+
+@pytest.fixture(scope="module", params=["haadf", "bf"])
+def pair(request):
+    noise = NoiseModel(
+        contrast=1000.0,
+        level=200.0 if request.param == "haadf" else 2000.0,
+        mode=request.param,
+        pointwise=PointwiseNoise(readout=0.15, gain=0.1 if request.param == "haadf" else -0.01),
+    )
+    crystal = lattice(planar_cell("square"), (160, 192), spacing=11.0, sigma=2.4, angle=12.0)
+    synthesizer = STEMSynthesizer(shape=(160, 192), noise=noise, mode=request.param, random_state=0)
+    return synthesizer.record(crystal).isel(image=0)
+
+
+@pytest.mark.parametrize("estimator", CLASSICAL, ids=by_name)
+class TestAllOfThem:
+    def test_enhance(self, estimator, pair):
+        enhanced = clone(estimator).fit_transform(pair["noisy"])
+        assert psnr(enhanced, pair["enhance"]) > psnr(pair["noisy"], pair["enhance"]) + 5
+
+    def test_carry_the_recorded_pixels_and_say_what_they_are(self, estimator, pair):
+        enhanced = clone(estimator).fit_transform(pair["noisy"])
+        np.testing.assert_array_equal(enhanced.coords["measured"], pair["noisy"])
+        assert json.loads(enhanced.attrs["stemkit"])["method"] == type(estimator).__name__
+        assert enhanced.attrs["mode"] == pair["noisy"].attrs["mode"]
+
+    def test_do_not_mind_units(self, estimator, pair):
+        plain = np.asarray(clone(estimator).fit_transform(pair["noisy"]))
+        other = pair["noisy"].astype(float) * 3.0 + 500.0
+        np.testing.assert_allclose(clone(estimator).fit_transform(other), plain * 3.0 + 500.0, rtol=1e-3)
+
+    def test_a_constant_image_stays(self, estimator):
+        image = xr.DataArray(np.full((40, 50), 7.0), dims=("y", "x"), attrs={"mode": "haadf"})
+        np.testing.assert_array_equal(clone(estimator).fit_transform(image), image)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "message"),
+    [
+        (WienerDenoiser(smoothing=-1.0), "smoothing must be a number of at least 0, but is -1.0"),
+        (ABSFDenoiser(smoothing="much"), "smoothing must be a number of at least 0, but is 'much'"),
+        (NLMDenoiser(strength=0), "strength must be a positive number, but is 0"),
+        (NLMDenoiser(patch_size=0), "patch_size must be a positive integer, but is 0"),
+    ],
+)
+def test_errors_name_the_parameter(estimator, message):
+    with pytest.raises(ValueError, match=message):
+        estimator.fit(np.zeros((40, 40)))
+
+
+class TestSpectrum:
+    @settings(deadline=None)
+    @given(st.integers(2, 40), st.integers(2, 40), st.integers(0, 2**16))
+    def test_the_parts_are_the_whole(self, n_y, n_x, seed):
+        values = np.random.default_rng(seed).normal(size=(n_y, n_x)).cumsum(axis=0)
+        spectrum, rest = periodic_part(values)
+        np.testing.assert_allclose(np.fft.irfft2(spectrum, s=values.shape) + rest, values, atol=1e-9)
+
+    def test_what_differs_at_the_borders_is_not_in_the_spectrum(self):
+        # a ramp has power at all frequencies along the axes; its periodic part has little
+        y, _ = np.mgrid[:64, :48] / 64.0
+        spectrum, _ = periodic_part(y)
+        assert (np.abs(spectrum[1:]) ** 2).sum() < 0.05 * (np.abs(np.fft.rfft2(y)[1:]) ** 2).sum()
+
+    @pytest.mark.parametrize("shape", [(64, 64), (63, 97), (200, 120)])
+    def test_the_background_is_the_noise_s_mean_power(self, shape):
+        noise = np.random.default_rng(0).normal(size=(8, *shape))
+        backgrounds = [radial_background(np.abs(np.fft.rfft2(one)) ** 2, shape) for one in noise]
+        assert np.mean(backgrounds) == pytest.approx(shape[0] * shape[1], rel=0.05)
+
+    def test_bragg_peaks_do_not_move_the_background(self):
+        y, x = np.mgrid[:128, :128]
+        noise = np.random.default_rng(0).normal(size=(128, 128))
+        crystal = 3 * np.cos(2 * np.pi * (0.125 * x + 0.03 * y)) + 3 * np.cos(2 * np.pi * 0.125 * y)
+        with_it, without = (radial_background(np.abs(np.fft.rfft2(v)) ** 2, v.shape) for v in (noise + crystal, noise))
+        np.testing.assert_allclose(with_it, without, rtol=0.2)
+
+    def test_information_reaches_to_the_last_peak(self):
+        y, x = np.mgrid[:128, :128]
+        noise = np.random.default_rng(1).normal(size=(128, 128))
+        crystal = np.cos(2 * np.pi * (16 * x + 12 * y) / 128) + np.cos(2 * np.pi * 10 * x / 128)
+        assert information_limit(noise + crystal) == pytest.approx(20 / 128, abs=1e-9)
+        assert information_limit(noise) == 0.0
+
+    def test_wiener_keeps_a_crystal_and_stops_noise(self):
+        y, x = np.mgrid[:128, :128]
+        crystal = np.cos(2 * np.pi * (16 * x + 12 * y) / 128)
+        noise = np.random.default_rng(2).normal(size=(128, 128))
+        enhanced = WienerDenoiser(smoothing=0.0, mode="haadf").fit_transform(crystal + noise)
+        kept = (enhanced * crystal).sum() / (crystal**2).sum()
+        assert kept == pytest.approx(1.0, abs=0.03)
+        assert (enhanced - kept * crystal).std() < 0.65
+
+
+class TestStabilised:
+    @pytest.mark.parametrize(("dose", "readout"), [(4.0, 0.0), (20.0, 0.0), (2.0, 1.5), (10.0, 3.0)])
+    def test_noise_has_a_deviation_of_one_and_the_mean_comes_back(self, dose, readout):
+        rng, gain = np.random.default_rng(0), 0.05
+        counts = rng.poisson(dose, 400_000) + rng.normal(0, readout, 400_000)
+        stabilised = Stabilised(readout * gain, gain).forward(counts * gain)
+        assert stabilised.std() == pytest.approx(1.0, abs=0.06)
+        mean = Stabilised(readout * gain, gain).inverse(np.array(stabilised.mean()))
+        assert mean == pytest.approx(dose * gain, rel=0.02)
+        # the transform's own inverse would be too low by about a quarter of an electron
+        naive = ((stabilised.mean() / 2) ** 2 - 0.375 - readout**2) * gain
+        assert abs(naive - dose * gain) > 4 * abs(mean - dose * gain)
+
+    def test_dark_columns_take_electrons_away(self):
+        rng, gain, level = np.random.default_rng(0), 0.02, 30.0
+        # signal is what is missing from the level, in parts of the contrast
+        signal = (level - rng.poisson(12.0, 400_000)) * gain
+        stabilised = Stabilised(np.sqrt(level) * gain, -gain).forward(signal)
+        assert stabilised.std() == pytest.approx(1.0, abs=0.03)
+        mean = Stabilised(np.sqrt(level) * gain, -gain).inverse(np.array(stabilised.mean()))
+        assert mean == pytest.approx((level - 12.0) * gain, rel=0.02)
+
+    @given(st.floats(0.01, 1.0), st.floats(-2.0, 2.0))
+    def test_without_gain_nothing_bends(self, readout, signal):
+        counts = Stabilised(readout, 0.0)
+        assert counts.forward(np.array(signal)) == pytest.approx(signal / readout)
+        assert counts.inverse(counts.forward(np.array(signal))) == pytest.approx(signal)

@@ -1,6 +1,8 @@
 """Plain torch modules: they know nothing of files, xarray or scikit-learn."""
 
+from stemkit.networks.atomsegnet import AtomSegNet
+from stemkit.networks.fcn import FCN
 from stemkit.networks.folded import FoldedSFIN
 from stemkit.networks.sfin import SFIN
 
-__all__ = ["SFIN", "FoldedSFIN"]
+__all__ = ["FCN", "SFIN", "AtomSegNet", "FoldedSFIN"]

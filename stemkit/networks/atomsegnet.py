@@ -1,0 +1,79 @@
+"""AtomSegNet, a U-Net of three levels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["AtomSegNet"]
+
+LEVELS = 3
+
+
+class AtomSegNet(nn.Module):
+    """U-Net of three levels, whose output goes through a sigmoid.
+
+    Parameters
+    ----------
+    n_outputs : int, default=1
+        Output channels (maps).
+    width : int, default=64
+        Feature channels of the first level; each further one has twice as many.
+    output_range : (float, float), default=(0, 1)
+        What the sigmoid's 0 and 1 stand for.
+
+    Notes
+    -----
+    As described by [1]_: two 3 x 3 convolutions with batch norm and ReLU at each level; max-pooling down; bilinear
+    interpolation, a 1 x 1 convolution and batch norm up; batch norm after each concatenation. Height and width of the
+    input must be multiples of 4.
+
+    References
+    ----------
+    .. [1] Lin, Zhang, Wang, Yang, Xin, "TEMImageNet training library and AtomSegNet deep-learning models for
+       high-precision atom segmentation, localization, denoising, and deblurring of atomic-resolution images", Sci. Rep.
+       11, 5386 (2021), https://doi.org/10.1038/s41598-021-84499-w
+    """
+
+    def __init__(self, n_outputs: int = 1, width: int = 64, output_range: tuple[float, float] = (0.0, 1.0)):
+        super().__init__()
+        if width < 1:
+            raise ValueError(f"width must be at least 1, but is {width!r}")
+        if not output_range[0] < output_range[1]:
+            raise ValueError(f"output_range must rise, but is {output_range!r}")
+        self.low, self.span = float(output_range[0]), float(output_range[1]) - float(output_range[0])
+        widths = [width * 2**level for level in range(LEVELS)]
+        self.down = nn.ModuleList(_pair(n_in, n_out) for n_in, n_out in zip([1, *widths], widths, strict=False))
+        self.pool = nn.MaxPool2d(2)
+        below = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
+        self.rise = nn.ModuleList(
+            nn.Sequential(
+                nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
+                nn.Conv2d(n_below, n_here, 1),
+                nn.BatchNorm2d(n_here),
+            )
+            for n_below, n_here in below
+        )
+        self.join = nn.ModuleList(nn.BatchNorm2d(2 * n_here) for _, n_here in below)
+        self.up = nn.ModuleList(_pair(2 * n_here, n_here) for _, n_here in below)
+        self.out = nn.Sequential(nn.Conv2d(width, n_outputs, 1), nn.ReLU(), nn.BatchNorm2d(n_outputs), nn.Sigmoid())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images ``(n, 1, n_y, n_x)`` to maps ``(n, n_outputs, n_y, n_x)``."""
+        levels: list[Tensor] = []
+        features = images
+        for level, block in enumerate(self.down):
+            features = block(self.pool(features) if level else features)
+            levels.append(features)
+        levels.pop()
+        for rise, join, block in zip(self.rise, self.join, self.up, strict=True):
+            features = block(join(torch.cat([levels.pop(), rise(features)], dim=1)))
+        maps: Tensor = self.low + self.span * self.out(features)
+        return maps
+
+
+def _pair(n_in: int, n_out: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for n in (n_in, n_out):
+        layers += [nn.Conv2d(n, n_out, 3, padding=1), nn.BatchNorm2d(n_out), nn.ReLU()]
+    return nn.Sequential(*layers)

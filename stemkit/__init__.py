@@ -13,6 +13,8 @@ from stemkit import images as _images  # noqa: F401  (registers the accessor)
 
 if TYPE_CHECKING:
     from stemkit.denoising import ABSFDenoiser as ABSFDenoiser
+    from stemkit.denoising import AtomSegNetDenoiser as AtomSegNetDenoiser
+    from stemkit.denoising import FCNDenoiser as FCNDenoiser
     from stemkit.denoising import NLMDenoiser as NLMDenoiser
     from stemkit.denoising import SFINDenoiser as SFINDenoiser
     from stemkit.denoising import WienerDenoiser as WienerDenoiser
@@ -46,6 +48,8 @@ _HOMES = {
     "Detector": "stemkit.noise",
     "STEMSynthesizer": "stemkit.synthesis",
     "SFINDenoiser": "stemkit.denoising",
+    "FCNDenoiser": "stemkit.denoising",
+    "AtomSegNetDenoiser": "stemkit.denoising",
     "WienerDenoiser": "stemkit.denoising",
     "ABSFDenoiser": "stemkit.denoising",
     "NLMDenoiser": "stemkit.denoising",

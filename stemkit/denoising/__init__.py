@@ -1,11 +1,13 @@
 """Denoisers: estimators that enhance images."""
 
 from stemkit.denoising.classical import ABSFDenoiser, NLMDenoiser, WienerDenoiser
-from stemkit.denoising.network import SFINDenoiser
+from stemkit.denoising.network import AtomSegNetDenoiser, FCNDenoiser, SFINDenoiser
 from stemkit.denoising.weights import NetworkInfo, known_weights, load_weights, save_weights
 
 __all__ = [
     "ABSFDenoiser",
+    "AtomSegNetDenoiser",
+    "FCNDenoiser",
     "NLMDenoiser",
     "NetworkInfo",
     "SFINDenoiser",

@@ -67,9 +67,10 @@ def train_general(
     module, before = None, dict[str, Any]()
     if weights is not None:
         module, known = load_weights(weights)
-        if (known.outputs, known.scaling) != (info.outputs, info.scaling):
+        if (known.architecture, known.outputs, known.scaling) != (info.architecture, info.outputs, info.scaling):
             raise ValueError(
-                f"weights must be those of a general network, with outputs {OUTPUTS}, but {weights} has {known.outputs}"
+                f"weights must be those of a general network, SFIN with outputs {OUTPUTS}, but {weights} is "
+                f"{known.architecture} with {known.outputs}"
             )
         for name, value in chosen.items():
             if value != getattr(known, name):

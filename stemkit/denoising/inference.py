@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from itertools import product
@@ -9,17 +10,18 @@ from itertools import product
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from stemkit.compute import inference_dtype
 from stemkit.denoising.units import MEASURED_ON, from_network, network_units
 from stemkit.denoising.weights import NetworkInfo
 from stemkit.images import float_dtype, pad_reflect
-from stemkit.networks import FoldedSFIN
+from stemkit.networks import SFIN, FoldedSFIN
 from stemkit.periodicity import find_periodicity, middle
 
-__all__ = ["enhanced_maps", "resampled", "run_network", "sampling_factor", "tile_starts"]
+__all__ = ["enhanced_maps", "for_inference", "resampled", "run_network", "sampling_factor", "tile_starts"]
 
 #: Reflected pixels around the image: zero padding and the wrap-around of the FFT spoil the border.
 MARGIN = 24
@@ -36,9 +38,26 @@ FLIPS = ((), (-1,), (-2,), (-2, -1))
 Network = Callable[[Tensor], Tensor]
 
 
+class Plain:
+    """A module as it is, on a device."""
+
+    def __init__(self, module: nn.Module, device: torch.device):
+        # what the estimator holds stays where it is
+        self.module, self.device = copy.deepcopy(module).eval().to(device), device
+
+    def __call__(self, images: Tensor) -> Tensor:
+        maps: Tensor = self.module(images)
+        return maps
+
+
+def for_inference(module: nn.Module, device: torch.device) -> FoldedSFIN | Plain:
+    """A trained network as it is fastest."""
+    return FoldedSFIN(module, inference_dtype(device), device) if isinstance(module, SFIN) else Plain(module, device)
+
+
 def enhanced_maps(
     values: NDArray,
-    network: FoldedSFIN,
+    network: FoldedSFIN | Plain,
     info: NetworkInfo,
     *,
     sign: float = 1,
@@ -52,7 +71,8 @@ def enhanced_maps(
     Parameters
     ----------
     values : ndarray of shape (n_y, n_x)
-    network : FoldedSFIN
+    network : callable
+        See :func:`for_inference`.
     info : NetworkInfo
         Its outputs, the scaling of its input and the spacings that it knows.
     sign : int
@@ -83,7 +103,7 @@ def enhanced_maps(
     raw, spread = run_network(
         network,
         work,
-        multiple=info.downsampling,
+        multiple=info.multiple,
         device=network.device,
         tile_size=tile_size,
         average_flips=spread_of is not None,

@@ -12,17 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from stemkit.io.atomic import whole_file
-from stemkit.networks import SFIN
+from stemkit.networks import FCN, SFIN, AtomSegNet
 
-__all__ = ["OUTPUTS", "SMALL", "NetworkInfo", "build", "find_weights", "known_weights", "load_weights", "save_weights"]
+__all__ = ["OUTPUTS", "NetworkInfo", "build", "find_weights", "known_weights", "load_weights", "save_weights"]
 
 SHIPPED = Path(__file__).parent / "shipped"
 DEFAULT = "sfin-general"
 #: The authors' checkpoints want grey values 0..255 as they are; ours a mean of 0 and a standard deviation of 1.
 SCALINGS = ("standard", "grey255")
 OUTPUTS = ("enhance", "detect", "superresolve")
-#: The architecture that two CPU cores train in minutes on one's own data.
-SMALL = {"width": 32, "n_blocks": 4, "downsampling": 2}
+#: What the sigmoid of AtomSegNet spans, in standard deviations of an image.
+SIGMOID = (-4.0, 12.0)
+#: Height and width that a network takes are multiples of this; SFIN's, of its downsampling.
+MULTIPLES = {"fcn": 1, "atomsegnet": 4}
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class NetworkInfo:
     Parameters
     ----------
     width, n_blocks, downsampling : int
-        Architecture, see :class:`stemkit.networks.SFIN`.
+        See :class:`stemkit.networks.SFIN`; ``n_blocks`` are the layers of :class:`stemkit.networks.FCN`.
     outputs : tuple of str
         What the output channels are, of ``"enhance"``, ``"detect"``, ``"superresolve"``.
     scaling : {"standard", "grey255"}
@@ -43,6 +45,8 @@ class NetworkInfo:
         Of the file; empty for a network that was never saved.
     training : dict
         How the weights were made, in plain numbers and strings.
+    architecture : {"sfin", "fcn", "atomsegnet"}
+        Which of the networks it is.
     """
 
     width: int = 64
@@ -53,11 +57,31 @@ class NetworkInfo:
     spacing: tuple[float, float] | None = None
     sha256: str = ""
     training: dict[str, Any] = field(default_factory=dict)
+    architecture: str = "sfin"
+
+    @property
+    def multiple(self) -> int:
+        """Height and width of what the network takes are multiples of this."""
+        return MULTIPLES.get(self.architecture, self.downsampling)
 
 
-def build(info: NetworkInfo) -> SFIN:
-    """The network that the info describes, with fresh weights."""
-    return SFIN(len(info.outputs), info.width, info.n_blocks, info.downsampling)
+def build(info: NetworkInfo) -> nn.Module:
+    """The network that the info describes, with fresh weights.
+
+    Raises
+    ------
+    ValueError
+        If there is no such architecture.
+    """
+    n_outputs = len(info.outputs)
+    match info.architecture:
+        case "sfin":
+            return SFIN(n_outputs, info.width, info.n_blocks, info.downsampling)
+        case "fcn":
+            return FCN(n_outputs, info.width, info.n_blocks)
+        case "atomsegnet":
+            return AtomSegNet(n_outputs, info.width, SIGMOID)
+    raise ValueError(f"architecture must be 'sfin' or one of {sorted(MULTIPLES)}, but is {info.architecture!r}")
 
 
 def known_weights() -> dict[str, Path]:
@@ -86,7 +110,7 @@ def find_weights(weights: str | Path) -> Path:
     )
 
 
-def load_weights(weights: str | Path) -> tuple[SFIN, NetworkInfo]:
+def load_weights(weights: str | Path) -> tuple[nn.Module, NetworkInfo]:
     """A network with its weights, from a shipped name, a stemkit safetensors file, or the authors' checkpoint.
 
     Nothing in a file is ever executed: safetensors, or torch's loader restricted to tensors.
@@ -114,7 +138,7 @@ def save_weights(module: nn.Module, info: NetworkInfo, path: Path) -> Path:
     return path
 
 
-def _load_safetensors(path: Path) -> tuple[SFIN, NetworkInfo]:
+def _load_safetensors(path: Path) -> tuple[nn.Module, NetworkInfo]:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -134,7 +158,7 @@ def _load_safetensors(path: Path) -> tuple[SFIN, NetworkInfo]:
     return module, info
 
 
-def _load_checkpoint(path: Path) -> tuple[SFIN, NetworkInfo]:
+def _load_checkpoint(path: Path) -> tuple[nn.Module, NetworkInfo]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a bad file
@@ -154,7 +178,7 @@ def _load_checkpoint(path: Path) -> tuple[SFIN, NetworkInfo]:
     return module, info
 
 
-def _fill(module: SFIN, tensors: dict[str, Tensor], path: Path) -> None:
+def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     try:
         missing, unexpected = module.load_state_dict(tensors, strict=False)
     except RuntimeError as error:

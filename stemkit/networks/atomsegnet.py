@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -56,7 +58,12 @@ class AtomSegNet(nn.Module):
         )
         self.join = nn.ModuleList(nn.BatchNorm2d(2 * n_here) for _, n_here in below)
         self.up = nn.ModuleList(_pair(2 * n_here, n_here) for _, n_here in below)
-        self.out = nn.Sequential(nn.Conv2d(width, n_outputs, 1), nn.ReLU(), nn.BatchNorm2d(n_outputs), nn.Sigmoid())
+        last = nn.BatchNorm2d(n_outputs)
+        if self.low < 0 < self.low + self.span:  # begin about 0, with a deviation of 1, not all over the range
+            at = -self.low / self.span
+            nn.init.constant_(last.bias, math.log(at / (1 - at)))
+            nn.init.constant_(last.weight, 1 / (self.span * at * (1 - at)))
+        self.out = nn.Sequential(nn.Conv2d(width, n_outputs, 1), nn.ReLU(), last, nn.Sigmoid())
 
     def forward(self, images: Tensor) -> Tensor:
         """Images ``(n, 1, n_y, n_x)`` to maps ``(n, n_outputs, n_y, n_x)``."""

@@ -11,7 +11,7 @@ from stemkit.images import intensity_scale
 from stemkit.periodicity import find_periodicity, middle
 
 #: An image's spacing is measured on a square of this many px in its middle.
-MEASURED_ON = 1024
+MEASURED_ON = 768
 
 __all__ = ["MEASURED_ON", "from_network", "network_units", "to_network", "widened"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,10 @@ from torch.nn import functional as F
 from stemkit.networks.sfin import SFIN, FourierUnit, InteractiveBlock
 
 __all__ = ["FoldedSFIN"]
+
+#: Bytes of what a CPU works on at once: as much as stays in its caches, and comes from memory that was used before.
+#: Fewest rows of a convolution: each strip works on two of its neighbours' rows again.
+STRIP, FEWEST_ROWS = 2**23, 16
 
 
 class FoldedSFIN:
@@ -57,12 +61,15 @@ class FoldedSFIN:
     def _maps(self, image: Tensor) -> Tensor:
         x = F.pixel_unshuffle(image, self.downsampling) if self.downsampling > 1 else image
         head = F.conv2d(x.to(self.dtype), self.head[0], self.head[1], padding=1)
-        spectrum = _Spectrum.empty(head.shape[1] // 2, head.shape[-2:], head.device)
-        features = head
+        half = head.shape[1] // 2
+        inner, other = torch.empty_like(head), torch.empty_like(head)
+        spectrum, rows = _Spectrum.empty(half, head.shape[-2:], head.device), _rows_at_once(head)
+        features = head.clone()
         for first, second in self.blocks:
-            inner = _interact(first, features, spectrum)
-            features = _interact(second, inner, spectrum).add_(features)
-        out = F.conv2d(features + head, self.tail[0], self.tail[1], padding=1).float()
+            _interact(first, features, inner, spectrum, rows)
+            _interact(second, inner, other, spectrum, rows)
+            features.add_(other)
+        out = F.conv2d(features.add_(head), self.tail[0], self.tail[1], padding=1).float()
         return F.pixel_shuffle(out, self.downsampling) if self.downsampling > 1 else out
 
 
@@ -81,11 +88,13 @@ class _Folded:
 
 @dataclass
 class _Spectrum:
-    """Rows that a Fourier unit mixes, used by one after the other: coordinates, spectrum, ones."""
+    """What Fourier units work in, one after the other."""
 
+    #: Features, before and after.
+    features: Tensor
+    #: What is mixed: coordinates, the spectrum's real and imaginary parts in turn, ones.
     rows: Tensor
-    n_y: int
-    n_x: int
+    mixture: Tensor
 
     @classmethod
     def empty(cls, channels: int, shape: torch.Size, device: torch.device) -> _Spectrum:
@@ -94,25 +103,55 @@ class _Spectrum:
         rows[0] = torch.linspace(0, 1, n_y, device=device)[:, None]
         rows[1] = torch.linspace(0, 1, n_x // 2 + 1, device=device)
         rows[-1] = 1.0
-        return cls(rows, n_y, n_x)
+        features = torch.empty(channels, n_y, n_x, device=device)
+        return cls(features, rows, torch.empty(2 * channels, n_y * (n_x // 2 + 1), device=device))
 
-    def mixed(self, features: Tensor, mixing: Tensor) -> Tensor:
-        """The Fourier unit of features ``(channels, n_y, n_x)``."""
-        values = torch.fft.rfft2(features, norm="ortho")
-        # real and imaginary parts are rows of their own
-        parts = (len(features), 2, *values.shape[1:])
-        self.rows[2:-1].view(parts).copy_(torch.view_as_real(values).permute(0, 3, 1, 2))
-        mixed = torch.mm(mixing, self.rows.flatten(1)).relu_().view(parts)
-        torch.view_as_real(values).copy_(mixed.permute(0, 2, 3, 1))
-        return torch.fft.irfft2(values, s=(self.n_y, self.n_x), norm="ortho")
+    def mix(self, mixing: Tensor) -> None:
+        """Put the features through a Fourier unit."""
+        shape = (-1, 2, *self.rows.shape[1:])
+        parts = self.rows[2:-1].view(shape).permute(0, 2, 3, 1)
+        for some in self._groups():
+            parts[some] = torch.view_as_real(torch.fft.rfft2(self.features[some], norm="ortho"))
+        torch.mm(mixing, self.rows.flatten(1), out=self.mixture).relu_()
+        parts = self.mixture.view(shape).permute(0, 2, 3, 1)
+        for some in self._groups():
+            values = torch.view_as_complex(parts[some].contiguous())
+            self.features[some] = torch.fft.irfft2(values, s=self.features.shape[1:], norm="ortho")
+
+    def _groups(self) -> list[slice]:
+        """Channels that are transformed at once."""
+        n, size = len(self.features), self.features[0].numel() * self.features.element_size()
+        step = max(1, STRIP // size) if self.features.device.type == "cpu" else n
+        return [slice(start, start + step) for start in range(0, n, step)]
 
 
-def _interact(block: _Folded, features: Tensor, spectrum: _Spectrum) -> Tensor:
+def _interact(block: _Folded, features: Tensor, result: Tensor, spectrum: _Spectrum, rows: int) -> None:
+    """An interactive block, from features to a result of their shape."""
     width = features.shape[1]
-    out = F.conv2d(features, block.weight, block.bias, padding=1)
-    v = spectrum.mixed(out[0, width:].float(), block.mixing).to(out.dtype)
-    out[:, width // 2 : width] += F.conv2d(v[None], block.from_unit, padding=1)
-    return out[:, :width].relu_()
+    for start, stop, out in _convolved(features, block.weight, block.bias, rows):
+        result[:, :, start:stop] = out[:, :width]
+        spectrum.features[:, start:stop] = out[0, width:]
+    spectrum.mix(block.mixing)
+    for start, stop, out in _convolved(spectrum.features[None].to(features.dtype), block.from_unit, None, rows):
+        result[:, width // 2 :, start:stop] += out
+    result.relu_()
+
+
+def _convolved(features: Tensor, weight: Tensor, bias: Tensor | None, rows: int) -> Iterator[tuple[int, int, Tensor]]:
+    """A 3 x 3 convolution, some rows at a time: the first row, the one after the last, and what comes out."""
+    n = features.shape[2]
+    for start in range(0, n, rows):
+        stop = min(n, start + rows)
+        above, below = int(start > 0), int(stop < n)
+        out = F.conv2d(features[:, :, start - above : stop + below], weight, bias, padding=1)
+        yield start, stop, out[:, :, above : above + stop - start]
+
+
+def _rows_at_once(features: Tensor) -> int:
+    """Rows that are convolved at once."""
+    _, width, n_y, n_x = features.shape
+    row = width * 3 // 2 * n_x * features.element_size()
+    return max(FEWEST_ROWS, STRIP // row) if features.device.type == "cpu" else n_y
 
 
 def _fold(block: InteractiveBlock) -> tuple[list[Tensor], Tensor]:

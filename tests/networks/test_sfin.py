@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from strategies import seeds
 from torch.nn import functional
 
-from stemkit.networks import SFIN, FoldedSFIN
+from stemkit.networks import SFIN, FoldedSFIN, folded
 
 
 def naive(state: dict[str, torch.Tensor], images: torch.Tensor) -> torch.Tensor:
@@ -88,14 +88,25 @@ def test_folded_for_inference_it_is_the_same_network(width, n_blocks, downsampli
     assert torch.equal(images, before)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_folded_it_works_on_parts_of_an_image(monkeypatch, rows):
+    monkeypatch.setattr(folded, "STRIP", 1)
+    monkeypatch.setattr(folded, "FEWEST_ROWS", rows)
+    net = trained(1, n_outputs=2, width=8, n_blocks=2, downsampling=2)
+    images = torch.randn(1, 1, 22, 30)
+    with torch.no_grad():
+        expected = net(images)
+    torch.testing.assert_close(FoldedSFIN(net)(images), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
 def test_folded_it_no_longer_follows_the_network():
     net = trained(0, width=4, n_blocks=1)
-    folded, images = FoldedSFIN(net), torch.randn(1, 1, 8, 8)
-    before = folded(images)
+    network, images = FoldedSFIN(net), torch.randn(1, 1, 8, 8)
+    before = network(images)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.zero_()
-    assert torch.equal(folded(images), before)
+    assert torch.equal(network(images), before)
 
 
 def test_folded_in_half_the_digits_it_is_nearly_the_same():

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from stemkit.denoising import AtomSegNetDenoiser as AtomSegNetDenoiser
     from stemkit.denoising import FCNDenoiser as FCNDenoiser
     from stemkit.denoising import NLMDenoiser as NLMDenoiser
+    from stemkit.denoising import PeriodicDenoiser as PeriodicDenoiser
     from stemkit.denoising import SFINDenoiser as SFINDenoiser
     from stemkit.denoising import WienerDenoiser as WienerDenoiser
     from stemkit.detection import AtomDetector as AtomDetector
@@ -53,6 +54,7 @@ _HOMES = {
     "WienerDenoiser": "stemkit.denoising",
     "ABSFDenoiser": "stemkit.denoising",
     "NLMDenoiser": "stemkit.denoising",
+    "PeriodicDenoiser": "stemkit.denoising",
     "AtomDetector": "stemkit.detection",
 }
 

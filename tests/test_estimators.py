@@ -20,6 +20,7 @@ from stemkit import (
     NLMDenoiser,
     NoiseCalibrator,
     NoiseModel,
+    PeriodicDenoiser,
     PointwiseNoise,
     RowAligner,
     SFINDenoiser,
@@ -46,6 +47,7 @@ EXPECTED_FAILURES = {
     ABSFDenoiser: ANY_WIDTH | NOT_SAMPLES | OUR_OWN,
     # the images of the others are narrower than a patch
     NLMDenoiser: ANY_WIDTH | OUR_OWN,
+    PeriodicDenoiser: ANY_WIDTH | OUR_OWN,
     FCNDenoiser: ANY_WIDTH | NOT_SAMPLES | OUR_OWN,
     AtomSegNetDenoiser: ANY_WIDTH | NOT_SAMPLES | OUR_OWN,
     # the images of the other check are noise, which has no columns, and no part of it has
@@ -77,7 +79,7 @@ def noisy():
     return STEMSynthesizer(shape=(64, 64), noise=noise, random_state=2).record(crystal, 2)["noisy"]
 
 
-DENOISERS = [SFINDenoiser(), WienerDenoiser(), ABSFDenoiser(), NLMDenoiser()]
+DENOISERS = [SFINDenoiser(), WienerDenoiser(), ABSFDenoiser(), NLMDenoiser(), PeriodicDenoiser()]
 TRANSFORMERS = [NoiseCalibrator(), RowAligner(), *DENOISERS, AtomDetector()]
 
 

@@ -2,6 +2,7 @@
 
 from stemkit.denoising.classical import ABSFDenoiser, NLMDenoiser, WienerDenoiser
 from stemkit.denoising.network import AtomSegNetDenoiser, FCNDenoiser, SFINDenoiser
+from stemkit.denoising.periodic import PeriodicDenoiser
 from stemkit.denoising.weights import NetworkInfo, known_weights, load_weights, save_weights
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "FCNDenoiser",
     "NLMDenoiser",
     "NetworkInfo",
+    "PeriodicDenoiser",
     "SFINDenoiser",
     "WienerDenoiser",
     "known_weights",

@@ -3,19 +3,31 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 
-from stemkit import ABSFDenoiser, NLMDenoiser, NoiseModel, PointwiseNoise, STEMSynthesizer, WienerDenoiser
+from stemkit import (
+    ABSFDenoiser,
+    BackgroundNoise,
+    NLMDenoiser,
+    NoiseModel,
+    PeriodicDenoiser,
+    PointwiseNoise,
+    STEMSynthesizer,
+    WienerDenoiser,
+)
+from stemkit.benchmark import TRUTHS
 from stemkit.denoising.anscombe import Stabilised
+from stemkit.denoising.periodic import FRACTIONS, Overlap, _average, _between_pixels
 from stemkit.denoising.spectral import information_limit, periodic_part, radial_background
 from stemkit.metrics import psnr
 from stemkit.synthesis import lattice, planar_cell
 
-CLASSICAL = [WienerDenoiser(), ABSFDenoiser(), NLMDenoiser()]
+CLASSICAL = [WienerDenoiser(), ABSFDenoiser(), NLMDenoiser(), PeriodicDenoiser()]
 
 
 def by_name(estimator):
@@ -62,6 +74,8 @@ class TestAllOfThem:
     [
         (WienerDenoiser(smoothing=-1.0), "smoothing must be a number of at least 0, but is -1.0"),
         (ABSFDenoiser(smoothing="much"), "smoothing must be a number of at least 0, but is 'much'"),
+        (PeriodicDenoiser(n_neighbors=0), "n_neighbors must be a positive integer, but is 0"),
+        (PeriodicDenoiser(strength=-1), "strength must be a positive number, but is -1"),
         (NLMDenoiser(strength=0), "strength must be a positive number, but is 0"),
         (NLMDenoiser(patch_size=0), "patch_size must be a positive integer, but is 0"),
     ],
@@ -142,3 +156,64 @@ class TestStabilised:
         counts = Stabilised(readout, 0.0)
         assert counts.forward(np.array(signal)) == pytest.approx(signal / readout)
         assert counts.inverse(counts.forward(np.array(signal))) == pytest.approx(signal)
+
+
+class TestPeriodic:
+    @given(st.integers(12, 60), st.integers(-100, 100))
+    def test_every_pixel_s_like_is_a_step_away(self, n, step):
+        overlap = Overlap.of(n, step % (2 * n) - n)
+        step = step % (2 * n) - n
+        at = np.arange(n)
+        np.testing.assert_array_equal(at[overlap.there] - at[overlap.here], step // FRACTIONS)
+        back, source, shared = at[overlap.back], at[overlap.source], at[overlap.here][overlap.shared]
+        # to the whole pixel a step away from what it belongs to, and the step back in whole pixels
+        np.testing.assert_array_equal(back - shared, round(step / FRACTIONS + 1e-9))
+        np.testing.assert_array_equal(source - back, -step // FRACTIONS)
+
+    @settings(deadline=None)
+    @given(st.integers(-80, 80), st.integers(-80, 80))
+    def test_what_repeats_stays(self, step_y, step_x):
+        """A wave whose crests are a step apart is the mean of itself."""
+        step = np.array([step_y, step_x])
+        assume(np.hypot(*step) > 8 * FRACTIONS)
+        y, x = np.mgrid[:64, :48]
+        wave = np.cos(2 * np.pi * FRACTIONS * (y * step[0] + x * step[1]) / (step**2).sum())
+        offsets = step[None] / FRACTIONS
+        inner = (slice(4, -4), slice(4, -4))
+        mean = _average(wave, wave, offsets, 5, 1.0, 1.0)
+        np.testing.assert_allclose(mean[inner], wave[inner], atol=0.02)
+
+    @settings(deadline=None)
+    @given(st.integers(0, FRACTIONS - 1), st.integers(0, FRACTIONS - 1))
+    def test_reads_between_pixels(self, y, x):
+        rows, columns = np.mgrid[:40, :40]
+
+        def spot(at_y, at_x):
+            return np.exp(-((at_y - 20) ** 2 + (at_x - 19) ** 2) / (2 * 2.0**2))
+
+        moved = _between_pixels(spot(rows, columns), np.array([[y, x]]))[y, x]
+        np.testing.assert_allclose(moved, spot(rows + y / FRACTIONS, columns + x / FRACTIONS), atol=0.006)
+
+    def test_a_vacancy_stays_empty(self):
+        planted = TRUTHS["vacancies"].record(10.0, 5)
+        enhanced = PeriodicDenoiser().fit_transform(planted.pair["noisy"])
+        none = pd.DataFrame(columns=["y_px", "x_px"])
+        assert abs(TRUTHS["vacancies"].judge(planted, enhanced, none)["contrast left"]) < 0.15
+
+    def test_takes_off_the_background_that_the_noise_model_states(self):
+        noise = NoiseModel(background=BackgroundNoise(0.1, 30.0), pointwise=PointwiseNoise(readout=0.05))
+        crystal = lattice(planar_cell("square"), (160, 160), spacing=11.0, sigma=2.4)
+        pair = STEMSynthesizer(shape=(160, 160), noise=noise, random_state=0).record(crystal).isel(image=0)
+        keeps = NoiseModel(pointwise=PointwiseNoise(readout=0.05))
+        image = pair["noisy"].copy()
+        scores = {}
+        for name, model in {"stated": noise, "unknown": keeps}.items():
+            image.attrs["noise"] = json.dumps({"pixel_size": image.stem.pixel_size, **model.to_dict()})
+            scores[name] = psnr(PeriodicDenoiser().fit_transform(image), pair["enhance"])
+        assert scores["stated"] > scores["unknown"] + 3
+
+    def test_an_image_without_a_lattice_is_denoised_by_what_is_near(self):
+        clean = np.add.outer(np.linspace(0, 1, 64), np.linspace(0, 2, 64))
+        noisy = clean + np.random.default_rng(0).normal(0, 0.3, clean.shape)
+        image = xr.DataArray(noisy, dims=("y", "x"), attrs={"mode": "haadf"})
+        assert psnr(PeriodicDenoiser().fit_transform(image), clean) > psnr(noisy, clean) + 5

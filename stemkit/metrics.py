@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage, optimize, sparse
 from scipy.spatial import cKDTree
 
-__all__ = ["Match", "match_columns", "psnr", "ssim"]
+__all__ = ["Match", "match_columns", "psnr", "psnr_8bit", "ssim"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,20 @@ def psnr(image: ArrayLike, truth: ArrayLike) -> float:
         return float(np.mean([psnr(i, t) for i, t in zip(image, truth, strict=True)]))
     error = float(np.mean((image - truth) ** 2))
     return float("inf") if error == 0 else float(10 * np.log10(_range(truth) ** 2 / error))
+
+
+def psnr_8bit(image: ArrayLike, truth: ArrayLike) -> float:
+    """PSNR in dB as it is often published: both images as 8-bit pictures in which the truth spans 0 to 255.
+
+    What an image shows beyond the truth's range is cut off, and nothing is better than the rounding of grey values.
+    That of a stack is the mean.
+    """
+    image, truth = _pair(image, truth)
+    if image.ndim == 3:
+        return float(np.mean([psnr_8bit(i, t) for i, t in zip(image, truth, strict=True)]))
+    low, scale = float(truth.min()), 255 / _range(truth)
+    pictures = [np.round((values - low) * scale).clip(0, 255) for values in (image, truth)]
+    return psnr(*pictures)
 
 
 def ssim(image: ArrayLike, truth: ArrayLike) -> float:

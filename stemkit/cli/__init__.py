@@ -8,11 +8,11 @@ import warnings
 from collections.abc import Sequence
 
 import stemkit
-from stemkit.cli import calibrate, demo, detect, enhance, info, straighten, synthesize, train
+from stemkit.cli import benchmark, calibrate, demo, detect, enhance, info, straighten, synthesize, train
 
 __all__ = ["main"]
 
-VERBS = (enhance, detect, calibrate, straighten, info, synthesize, train, demo)
+VERBS = (enhance, detect, calibrate, straighten, info, synthesize, train, benchmark, demo)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

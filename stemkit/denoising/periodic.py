@@ -24,8 +24,11 @@ MEASURED_ON = 1024
 NEARBY = 4
 #: Edge of a patch, in spacings, and its limits, px.
 PATCH, EDGES = 0.5, (3, 25)
-#: Frequencies up to so many times the last Bragg peak are kept.
-BEYOND = 1.15
+#: Frequencies up to so many times the last Bragg peak are kept; without peaks, those of columns as narrow as an eighth
+#: of their spacing, whose amplitude is below a hundredth beyond this, in cycles per spacing.
+BEYOND, NARROWEST = 1.15, 4.0
+#: A pixel says no more than this, in deviations of the noise, of its row's offset.
+OUTLYING = 3.0
 #: Background is taken off where it has so many times the power of the noise: elsewhere the specimen itself may vary.
 CERTAIN = 100.0
 #: A stronger background than this part of the contrast is the specimen's.
@@ -55,6 +58,9 @@ class PeriodicDenoiser(Denoiser):
         Lattice vectors at which patches are sought, the shortest ones first.
     strength : float, default=1.0
         How much more than by noise patches may differ and still be averaged.
+    flatten : bool, default=False
+        Take off the slow background that the noise model states. What varies as slowly in the specimen goes with it:
+        thickness, a support, the vacuum beside it.
     mode : {"haadf", "bf"} or None, default=None
         None asks the image, and infers it where the image does not say.
 
@@ -90,9 +96,12 @@ class PeriodicDenoiser(Denoiser):
     True
     """
 
-    def __init__(self, *, n_neighbors: int = 120, strength: float = 1.0, mode: str | None = None):
+    def __init__(
+        self, *, n_neighbors: int = 120, strength: float = 1.0, flatten: bool = False, mode: str | None = None
+    ):
         self.n_neighbors = n_neighbors
         self.strength = strength
+        self.flatten = flatten
         self.mode = mode
 
     def _check_parameters(self) -> None:
@@ -108,36 +117,49 @@ class PeriodicDenoiser(Denoiser):
                 return {"enhance": values}
             model = noise_of(image, mode)
             counts = Stabilised.of(model)
+            contrast = float(np.ptp(counts.forward(np.array([0.0, 1.0]))))  # in deviations of the noise
             even = counts.forward(signal_of(values, model))
-            even -= _background(even, model, counts)
-            return {"enhance": image_of(counts.inverse(self._averaged(even)), model)}
+            if self.flatten:
+                even -= _background(even, model, contrast)
+            averaged = self._averaged(even, model, contrast)
+            return {"enhance": image_of(counts.inverse(averaged), model)}
 
         return enhance
 
-    def _averaged(self, noisy: NDArray) -> NDArray:
+    def _averaged(self, noisy: NDArray, model: NoiseModel, contrast: float) -> NDArray:
         """An image whose noise has a deviation of 1, without most of it."""
         periodicity = find_periodicity(middle(noisy, MEASURED_ON))
         spacing = periodicity.spacing or 2.0 * NEARBY
         offsets = _lattice_offsets(periodicity.vectors, self.n_neighbors, noisy.shape)
         edge = int(np.clip(round(PATCH * spacing), *EDGES)) // 2 * 2 + 1
         limit = BEYOND * information_limit(noisy)
-        smooth, kept = _low_pass(noisy, limit)
-        pilot = _average(smooth, smooth, offsets, edge, 2 * kept, self.strength)
+        if not limit and periodicity.spacing:
+            limit = NARROWEST / periodicity.spacing
+        smooth, kept, kept_along_y = _low_pass(noisy, limit)
+        scan = kept_along_y * _scan_variance(smooth, model, contrast)
+        pilot = _average(smooth, smooth, offsets, edge, 2 * (kept + scan), self.strength)
         # what is left of whole rows is the scan's
-        smooth, _ = _low_pass(noisy - np.median(noisy - pilot, axis=1, keepdims=True), limit)
-        average = _average(smooth, pilot, offsets, edge, 2 * kept * LEFT, self.strength)
-        return average + _seen(smooth - average, max(1.0, REACH * spacing))
+        rows = (noisy - pilot).clip(-OUTLYING, OUTLYING).mean(axis=1, keepdims=True)
+        smooth, *_ = _low_pass(noisy - (rows - rows.mean()), limit)
+        average = _average(smooth, pilot, offsets, edge, 2 * (kept + scan) * LEFT, self.strength)
+        return average + _seen(smooth - average, max(1.0, REACH * spacing), 1 + scan)
 
 
 # --- steps -------------------------------------------------------------------------------------------------------
 
 
-def _background(noisy: NDArray, model: NoiseModel, counts: Stabilised) -> NDArray:
+def _scan_variance(smooth: NDArray, model: NoiseModel, contrast: float) -> float:
+    """The variance of what the scan adds: streaks, and what the beam's trembling makes of slopes along the row."""
+    slope = np.gradient(smooth, axis=1)
+    return float((model.scan.amplitude * contrast) ** 2 + (model.scan.jitter * slope.std()) ** 2)
+
+
+def _background(noisy: NDArray, model: NoiseModel, contrast: float) -> NDArray:
     """The slow background that the noise model states, where it is beyond doubt: a Wiener filter's estimate."""
     background = model.background
     if not background.amplitude:
         return np.zeros_like(noisy)
-    amplitude = min(background.amplitude, FAINT) * np.ptp(counts.forward(np.array([0.0, 1.0])))
+    amplitude = min(background.amplitude, FAINT) * contrast
     spectrum, _ = periodic_part(noisy)
     turns = 2 * np.pi * background.length * frequencies(noisy.shape)
     # white noise through a Gaussian, scaled to the amplitude; the pointwise noise has a power of 1
@@ -160,10 +182,12 @@ def _lattice_offsets(vectors: NDArray | None, n: int, shape: tuple[int, ...]) ->
     return np.asarray(half[np.argsort(np.hypot(*half.T), kind="stable")][: max(1, n // 2)])
 
 
-def _low_pass(values: NDArray, cutoff: float) -> tuple[NDArray, float]:
-    """Without frequencies beyond a cutoff, cycles per px, and the part of white noise that is left; 0 keeps all."""
+def _low_pass(values: NDArray, cutoff: float) -> tuple[NDArray, float, float]:
+    """Without frequencies beyond a cutoff, cycles per px; and the parts of the power of white noise, and of streaks of
+    whole rows, that are left. 0 keeps all.
+    """
     if not cutoff:
-        return values, 1.0
+        return values, 1.0, 1.0
 
     def window(distance: NDArray) -> NDArray:
         return np.asarray(1.0 / (1.0 + (distance / cutoff) ** 16))
@@ -171,7 +195,7 @@ def _low_pass(values: NDArray, cutoff: float) -> tuple[NDArray, float]:
     spectrum, rest = periodic_part(values)
     whole = np.hypot(fft.fftfreq(64)[:, None], fft.fftfreq(64))
     smooth = fft.irfft2(spectrum * window(frequencies(values.shape)), s=values.shape, workers=-1)
-    return smooth + rest, float((window(whole) ** 2).mean())
+    return smooth + rest, float((window(whole) ** 2).mean()), float((window(whole[0]) ** 2).mean())
 
 
 def _average(noisy: NDArray, guide: NDArray, offsets: NDArray, edge: int, variance: float, strength: float) -> NDArray:
@@ -209,9 +233,9 @@ def _average(noisy: NDArray, guide: NDArray, offsets: NDArray, edge: int, varian
     return np.asarray(total / weights, dtype=np.float64)
 
 
-def _seen(residual: NDArray, reach: float) -> NDArray:
-    """The part of a residual, of noise of deviation 1, that can't be noise."""
-    noise = 1 / (2 * np.sqrt(np.pi) * reach)
+def _seen(residual: NDArray, reach: float, variance: float) -> NDArray:
+    """The part of a residual that can't be noise of a variance."""
+    noise = np.sqrt(variance) / (2 * np.sqrt(np.pi) * reach)
     there = np.abs(ndimage.gaussian_filter(residual, reach)) > SEEN * noise
     around = ndimage.grey_dilation(there.astype(float), size=(2 * round(reach) + 1,) * 2)
     return np.asarray(ndimage.gaussian_filter(around, reach / 2) * residual)

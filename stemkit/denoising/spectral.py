@@ -58,7 +58,8 @@ def information_limit(values: NDArray) -> float:
     """The largest frequency, cycles per px, at which an image has a Bragg peak; 0 without one."""
     spectrum, _ = periodic_part(values)
     power = np.abs(spectrum) ** 2
-    peaks = power > BRAGG * radial_background(power, values.shape)
-    # streaks have all their power where the frequency along x is small
-    peaks[:, : max(2, values.shape[1] // 64)] = False
+    # streaks have their power where the frequency along x is small, whatever it is along y
+    streaks = np.median(power, axis=0) / MEDIAN
+    peaks = power > BRAGG * np.maximum(radial_background(power, values.shape), streaks)
+    peaks[:, :2] = False
     return float(frequencies(values.shape)[peaks].max(initial=0.0))

@@ -1,0 +1,109 @@
+"""Who is compared: each row of the tables by name, and how it is made, or why it can't be."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import util
+from pathlib import Path
+from typing import Any
+
+from stemkit.benchmark.entrants import RIVALS, SFIN_ALIKE, Entrant
+
+__all__ = ["Contestant", "contestants"]
+
+RECORDED = "recorded"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A row: a class by its place, and its parameters.
+
+    Parameters
+    ----------
+    name : str
+        As in the tables.
+    place : str
+        ``"module:Class"``; empty for the recorded image.
+    parameters : mapping
+    missing : str
+        Why it is not run; empty where it is.
+    learnt : bool
+        Whether it has maps for detection and super-resolution, which ``target`` selects.
+    """
+
+    name: str
+    place: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    missing: str = ""
+    learnt: bool = False
+
+    def method(self, **changed: Any) -> Any:
+        """The estimator, or None for the recorded image.
+
+        Raises
+        ------
+        ValueError
+            If there is no such class.
+        """
+        if not self.place:
+            return None
+        module, _, name = self.place.partition(":")
+        try:
+            made = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise ValueError(
+                f"add must name a class that can be imported, as module:Class, but is {self.place!r}: {error}"
+            ) from error
+        return made(**{**self.parameters, **changed})
+
+
+def contestants(networks: Path | None = None, *, rivals: bool = False, add: Sequence[str] = ()) -> list[Contestant]:
+    """The rows of the tables.
+
+    Parameters
+    ----------
+    networks : Path, optional
+        Folder in which :func:`~stemkit.benchmark.entrants.train_entrant` has left weights; without them the networks
+        that do not ship are not run.
+    rivals : bool
+        Also what other packages offer, where they are installed.
+    add : sequence of str
+        Estimators of one's own, as ``"module:Class"``, without parameters.
+
+    Raises
+    ------
+    ValueError
+        If one of ``add`` is no such name.
+    """
+    rows = [
+        Contestant(RECORDED, ""),
+        Contestant("ABSF", "stemkit:ABSFDenoiser"),
+        Contestant("Wiener", "stemkit:WienerDenoiser"),
+        Contestant("NLM", "stemkit:NLMDenoiser"),
+    ]
+    if rivals:
+        here = util.find_spec("bm3d") is not None
+        missing = "" if here else "the package bm3d is not installed"
+        rows.append(Contestant("BM3D", "stemkit.benchmark.rivals:BM3DDenoiser", missing=missing))
+    rows.append(Contestant("Periodic", "stemkit:PeriodicDenoiser"))
+    named = {"fcn": "stemkit:FCNDenoiser", "atomsegnet": "stemkit:AtomSegNetDenoiser", "sfin": "stemkit:SFINDenoiser"}
+    for entrant in (*RIVALS, *(rival.on_time() for rival in RIVALS), SFIN_ALIKE):
+        rows.append(_trained(entrant, named[entrant.info.architecture], networks))
+    rows.append(Contestant("SFIN", "stemkit:SFINDenoiser", learnt=True))
+    rows.append(Contestant("SFIN, flips averaged", "stemkit:SFINDenoiser", {"average_flips": True}, learnt=True))
+    for place in add:
+        if not all(place.partition(":")):
+            raise ValueError(f"add must name a class as module:Class, but is {place!r}")
+        row = Contestant(place.partition(":")[2], place)
+        row.method()
+        rows.append(row)
+    return rows
+
+
+def _trained(entrant: Entrant, place: str, networks: Path | None) -> Contestant:
+    path = None if networks is None else networks / f"{entrant.file}.safetensors"
+    if path is not None and path.exists():
+        return Contestant(entrant.name, place, {"weights": path}, learnt=True)
+    return Contestant(entrant.name, place, missing="no weights ship, and none were trained", learnt=True)

@@ -1,0 +1,79 @@
+"""``stemkit benchmark``: every method on the same images, with the truth beside them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+#: The tables, by name: as in :data:`stemkit.benchmark.contest.TABLES`.
+NAMES = ("enhancement", "detection", "superresolution", "truths", "localisation", "cost", "ablations")
+
+
+def add_to(subparsers: Any) -> None:
+    """Add the verb to the command line."""
+    parser = subparsers.add_parser(
+        "benchmark",
+        help="compare methods where the truth is known",
+        description="Compare methods on images whose truth is known, and print the tables; a folder gets them in "
+        "Markdown, all scores as CSV, and pictures. Networks that do not ship are trained first with --train, for "
+        "hours without a GPU; interrupted, or after its minutes, the same call goes on.",
+    )
+    parser.add_argument("--quick", action="store_true", help="20 images of each set: minutes instead of an hour")
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES), metavar="TABLE", help=", ".join(NAMES))
+    parser.add_argument("--add", nargs="+", default=[], metavar="MODULE:CLASS", help="estimators of yours")
+    parser.add_argument("--rivals", action="store_true", help="also other packages, where they are installed: bm3d")
+    parser.add_argument("--train", type=int, metavar="IMAGES", help="train the networks, each on so many images")
+    parser.add_argument("--minutes", type=float, help="stop training after so much time; the tables come next time")
+    parser.add_argument("--device", default="auto", help='for training: "auto", "cpu", "cuda", ... (default: auto)')
+    parser.add_argument("-o", "--output", type=Path, default=Path("benchmark"), metavar="FOLDER")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train what is asked for, and judge."""
+    from stemkit.benchmark.contest import FULL, QUICK, TABLES
+    from stemkit.benchmark.contestants import contestants
+    from stemkit.benchmark.report import Report, pictures
+    from stemkit.io.atomic import whole_file
+
+    networks = arguments.output / "networks"
+    if arguments.train is not None and not train(networks, arguments.train, arguments.device, arguments.minutes):
+        print("stemkit: the time is over, and training is not: the same call goes on", file=sys.stderr)
+        return 0
+    rows = contestants(networks, rivals=arguments.rivals, add=arguments.add)
+    report = Report(arguments.output, " ".join(["stemkit", *sys.argv[1:]]))
+    for name in arguments.only:
+        table = TABLES[name]
+        scores = table.make(rows, QUICK if arguments.quick else FULL, networks)
+        print(report.add(name, table, scores, rows), flush=True)
+        print()
+    with whole_file(arguments.output / "pictures.png") as temporary:
+        pictures(rows).savefig(temporary, dpi=200, format="png")
+    print(arguments.output / "tables.md")
+    return 0
+
+
+def train(folder: Path, n_images: int, device: str, minutes: float | None) -> bool:
+    """Train the networks that are compared, one after the other; False where the time was over before."""
+    import time
+
+    from stemkit.benchmark.entrants import ENTRANTS, train_entrant
+    from stemkit.denoising import load_weights
+
+    start, took = time.perf_counter(), dict[str, float]()
+    for entrant in ENTRANTS:
+        n = n_images
+        if entrant.equal_time:
+            alike, own = took["SFIN, trained alike"], took[entrant.name.removesuffix(", equal time")]
+            n = max(16, round(n_images * alike / own))
+        left = None if minutes is None else minutes - (time.perf_counter() - start) / 60
+        if left is not None and left <= 0:
+            return False
+        path = train_entrant(entrant, folder, n, device=device, minutes=left)
+        if path is None:
+            return False
+        took[entrant.name] = load_weights(path)[1].training["seconds"]
+        print(f"{entrant.name}: {n} images in {took[entrant.name]} s", flush=True)
+    return True

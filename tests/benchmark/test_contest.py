@@ -1,0 +1,253 @@
+"""Who is compared, how networks are trained for it, and the tables."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from stemkit import SFINDenoiser, WienerDenoiser
+from stemkit.benchmark.contest import TABLES, Extent
+from stemkit.benchmark.contestants import contestants
+from stemkit.benchmark.cost import cost_table
+from stemkit.benchmark.entrants import (
+    ABLATIONS,
+    ENTRANTS,
+    RIVALS,
+    SFIN_ALIKE,
+    plain_noise,
+    train_entrant,
+    without_frequency,
+    without_interaction,
+)
+from stemkit.benchmark.localisation import MEASURED, displaced_crystal, localisation_table
+from stemkit.benchmark.report import Report, pictures
+from stemkit.benchmark.separation import pairs_of_columns, separation_table
+from stemkit.cli import main
+from stemkit.cli.benchmark import NAMES
+from stemkit.denoising import load_weights
+from stemkit.networks.sfin import Interaction
+
+TINY = dataclasses.replace(SFIN_ALIKE.info, width=4, n_blocks=1)
+LITTLE = Extent(1, 1, (30.0,), (3.0,), (64,))
+
+
+class Shows:
+    """A method that shows something of its own."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def fit(self, X, y=None):
+        return self
+
+    def transform(self, X):
+        return X.copy(data=self.values)
+
+
+# --- who ---------------------------------------------------------------------------------------------------------
+
+
+class TestContestants:
+    def test_every_row_of_the_paper_is_there(self):
+        names = [row.name for row in contestants()]
+        assert {"recorded", "ABSF", "Wiener", "AtomSegNet", "FCN", "SFIN"} <= set(names)
+        assert len(set(names)) == len(names)
+
+    def test_networks_without_weights_say_so(self):
+        missing = {row.name for row in contestants() if row.missing}
+        assert missing == {entrant.name for entrant in ENTRANTS} - {entrant.name for entrant in ABLATIONS}
+
+    def test_one_s_own(self):
+        added = contestants(add=["stemkit:WienerDenoiser"])[-1]
+        assert added.name == "WienerDenoiser"
+        assert isinstance(added.method(), WienerDenoiser)
+
+    @pytest.mark.parametrize("place", ["WienerDenoiser", "stemkit:Nothing", "no_such_module:Class", ":Class"])
+    def test_one_s_own_that_is_not_there(self, place):
+        with pytest.raises(ValueError, match="add must name a class"):
+            contestants(add=[place])
+
+    def test_targets(self):
+        row = next(row for row in contestants() if row.name == "SFIN")
+        assert row.method(target="detect").target == "detect"
+
+    def test_rivals_are_run_where_they_are_installed(self):
+        row = next(row for row in contestants(rivals=True) if row.name == "BM3D")
+        if row.missing:
+            assert row.missing == "the package bm3d is not installed"
+        else:
+            assert row.method().fit_transform(np.random.default_rng(0).normal(size=(64, 64))).shape == (64, 64)
+
+
+# --- training ----------------------------------------------------------------------------------------------------
+
+
+class TestEntrants:
+    def test_weights_and_how_they_were_made(self, tmp_path):
+        entrant = dataclasses.replace(SFIN_ALIKE, info=TINY, rates=(1e-3, 1e-2))
+        path = train_entrant(entrant, tmp_path, 128)
+        made = load_weights(path)[1].training
+        assert made["images"] == 128
+        assert set(made["tried"]) == {"0.001", "0.01"}
+        assert made["lr"] == float(min(made["tried"], key=made["tried"].get))
+        # a second call finds them
+        before = path.stat().st_mtime_ns
+        assert train_entrant(entrant, tmp_path, 128) == path
+        assert path.stat().st_mtime_ns == before
+        with pytest.raises(ValueError, match="was trained on 128 images, not on 256: remove it"):
+            train_entrant(entrant, tmp_path, 256)
+
+    def test_training_goes_on_where_time_was_over(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("stemkit.benchmark.entrants.EPOCH_IMAGES", 32)
+        entrant = dataclasses.replace(SFIN_ALIKE, info=TINY, rates=(1e-3,))
+        assert train_entrant(entrant, tmp_path / "pieces", 96, minutes=1e-6) is None
+        pieces = train_entrant(entrant, tmp_path / "pieces", 96)
+        at_once = train_entrant(entrant, tmp_path / "at once", 96)
+        ours, theirs = (load_weights(path)[0].state_dict() for path in (pieces, at_once))
+        for name, value in ours.items():
+            np.testing.assert_array_equal(value, theirs[name], err_msg=name)
+
+    @pytest.mark.parametrize(
+        ("cut", "silent"),
+        [
+            (without_frequency, lambda block: [block.convg2g.conv2.weight[:, block.channels :]]),
+            (without_interaction, lambda block: [block.convl2g.weight, block.convg2l.weight]),
+        ],
+    )
+    def test_what_is_cut_off_stays_so(self, tmp_path, cut, silent):
+        entrant = dataclasses.replace(SFIN_ALIKE, name="cut", info=TINY, rates=(1e-2,), cut=cut)
+        network, _ = load_weights(train_entrant(entrant, tmp_path, 64))
+        blocks = [module for module in network.modules() if isinstance(module, Interaction)]
+        assert len(blocks) == 2
+        for block in blocks:
+            assert all(not weight.any() for weight in silent(block))
+            assert block.convl2l.weight.any()
+
+    def test_what_the_ablations_leave_out(self):
+        assert {entrant.name for entrant in ABLATIONS} == {
+            "lattices only",
+            "without random arrangements",
+            "with Gaussian noise",
+            "without frequency",
+            "without interaction",
+        }
+        noise = plain_noise()
+        assert not noise.streaks.any()
+        assert not noise.gain.any()
+        assert not noise.poisson.any()
+        assert (noise.readout > 0).all()
+        # all see the network's own ranges
+        assert {entrant.recipe.spacing for entrant in (*RIVALS, *ABLATIONS)} == {SFIN_ALIKE.recipe.spacing}
+
+
+# --- tables ------------------------------------------------------------------------------------------------------
+
+
+class TestSeparation:
+    def test_pairs_are_as_far_apart_as_asked(self):
+        image, true = pairs_of_columns(3.0, 100.0, seed=1)
+        places = true.to_numpy()
+        n = len(places) // 2
+        np.testing.assert_allclose(np.hypot(*(places[:n] - places[n:]).T), 6.0)
+        assert image.shape == (256, 256)
+
+    def test_columns_far_apart_are_found_in_the_recorded_image(self):
+        table = separation_table({"recorded": None}, separations=(5.0,), doses=(300.0,), n=1, verbose=False)
+        means = table.groupby("method")["f1"].mean()
+        assert set(means.index) == {"recorded", "Richardson-Lucy"}
+        assert (means > 0.98).all()
+
+    def test_nothing_is_found_in_nothing(self):
+        nothing = {"blank": Shows(np.zeros((256, 256)))}
+        table = separation_table(nothing, separations=(3.0,), doses=(300.0,), n=1, verbose=False)
+        assert table.set_index("method")["f1"]["blank"] == 0
+
+
+class TestLocalisation:
+    def test_the_detector_reaches_the_bound_and_tells_the_truth(self):
+        table = localisation_table({"recorded": None}, doses=(30.0,), n=1, verbose=False).set_index("method")
+        assert 0.9 < table["rms over limit"][MEASURED] < 1.15
+        # all weights alike is not quite as good
+        assert table["rms over limit"][MEASURED] < table["rms over limit"]["recorded"] < 1.4
+        assert table["slope"][MEASURED] == pytest.approx(1, abs=0.05)
+        assert table["lost"].max() == 0
+
+    def test_a_perfect_lattice_is_no_measurement(self):
+        seed = int(np.random.SeedSequence([2**43, 0, 30]).generate_state(1)[0])
+        *_, ideal, _ = displaced_crystal(30.0, seed)
+        y, x = np.mgrid[:256, :256]
+        spots = sum(np.exp(-((y - at[0]) ** 2 + (x - at[1]) ** 2) / (2 * 2.6**2)) for at in ideal)
+        table = localisation_table({"lattice": Shows(spots)}, doses=(30.0,), n=1, verbose=False).set_index("method")
+        assert table["slope"]["lattice"] == pytest.approx(0, abs=0.05)
+        assert table["rms px"]["lattice"] == pytest.approx(0.5, rel=0.1)
+
+
+class TestReport:
+    def test_tables_by_name(self):
+        assert tuple(TABLES) == NAMES
+
+    @pytest.mark.parametrize("name", ["enhancement", "detection", "truths"])
+    def test_tables(self, name, tmp_path, monkeypatch):
+        monkeypatch.setattr("stemkit.benchmark.table.TRUTHS", {})
+        rows = [row for row in contestants() if row.name in ("recorded", "SFIN", "FCN")]
+        if name == "truths":
+            scores = pd.DataFrame(
+                [("SFIN", "vacancies", "contrast left", 3.0, 0.25), ("SFIN", "nothing", "columns per cell", 3.0, 0.0)],
+                columns=["method", "shows", "score", "dose", "value"],
+            )
+        else:
+            scores = TABLES[name].make(rows, LITTLE, None)
+        text = Report(tmp_path, "stemkit benchmark").add(name, TABLES[name], scores, rows)
+        assert "| SFIN" in text
+        assert "Not run: FCN (no weights ship, and none were trained)." in text
+        written = (tmp_path / "tables.md").read_text()
+        assert text in written
+        assert "stemkit benchmark" in written
+        assert len(pd.read_csv(tmp_path / f"{name}.csv")) == len(scores)
+
+    def test_ablations_that_were_not_trained(self, tmp_path):
+        scores = TABLES["ablations"].make(contestants(), LITTLE, tmp_path)
+        assert "Not run" in Report(tmp_path, "").add("ablations", TABLES["ablations"], scores, contestants())
+
+    def test_pictures_have_a_title_for_each_method(self):
+        figure = pictures([row for row in contestants() if row.name in ("recorded", "Wiener")])
+        assert [axis.get_title() for axis in figure.axes[:3]] == ["recorded", "Wiener", "truth"]
+
+    def test_cost(self):
+        row = next(row for row in contestants() if row.name == "Wiener")
+        table = cost_table([row], sizes=(64,), verbose=False).set_index("method")
+        assert table["seconds"]["Wiener"] > 0
+        assert table["GiB"]["Wiener"] >= 0
+
+
+def test_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("stemkit.benchmark.contest.QUICK", LITTLE)
+    only = [row for row in contestants() if row.name in ("recorded", "Wiener", "FCN")]
+    monkeypatch.setattr("stemkit.benchmark.contestants.contestants", lambda *a, **k: only)
+    folder = tmp_path / "out"
+    assert main(["benchmark", "--quick", "--only", "superresolution", "localisation", "-o", str(folder)]) == 0
+    assert {p.name for p in folder.iterdir()} == {
+        "tables.md",
+        "superresolution.csv",
+        "localisation.csv",
+        "pictures.png",
+    }
+    assert "Localisation" in capsys.readouterr().out
+
+
+def test_command_that_trains_in_pieces(tmp_path, capsys):
+    folder = tmp_path / "out"
+    assert main(["benchmark", "--train", "64", "--minutes", "1e-9", "-o", str(folder)]) == 0
+    assert "the same call goes on" in capsys.readouterr().err
+    assert not (folder / "tables.md").exists()
+
+
+def test_what_is_judged_is_an_image(tmp_path):
+    image = xr.DataArray(np.random.default_rng(0).normal(size=(64, 64)), dims=("y", "x"), attrs={"mode": "haadf"})
+    entrant = dataclasses.replace(SFIN_ALIKE, info=TINY, rates=(1e-3,))
+    weights = train_entrant(entrant, tmp_path, 32)
+    assert SFINDenoiser(weights=weights).fit_transform(image).shape == (64, 64)

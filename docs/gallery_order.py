@@ -16,6 +16,8 @@ PAGES = (
     "plot_train_on_my_microscope.py",
     "plot_grid_search.py",
     "plot_super_resolve.py",
+    "plot_compare_methods.py",
+    "plot_when_not_to_trust.py",
 )
 
 

@@ -35,7 +35,7 @@ class Report:
     Parameters
     ----------
     folder : Path
-        Gets ``NAME.csv``, all scores of a table, and ``tables.md``.
+        Gets ``NAME.csv``, all scores of a table, ``NAME_table.csv``, what is printed, and ``tables.md``.
     command : str
         That made it.
     """
@@ -50,6 +50,8 @@ class Report:
         with whole_file(self.folder / f"{name}.csv") as temporary:
             scores.to_csv(temporary, index=False)
         short = table.short(scores) if len(scores) else pd.DataFrame()
+        with whole_file(self.folder / f"{name}_table.csv") as temporary:
+            short.rename_axis("method").to_csv(temporary)
         missing = {row.name: row.missing for row in rows if row.missing}
         lines = [f"## {table.title}", table.shows, str(short.rename_axis("method").to_markdown())]
         if len(short) == 0:

@@ -230,12 +230,8 @@ def test_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("stemkit.benchmark.contestants.contestants", lambda *a, **k: only)
     folder = tmp_path / "out"
     assert main(["benchmark", "--quick", "--only", "superresolution", "localisation", "-o", str(folder)]) == 0
-    assert {p.name for p in folder.iterdir()} == {
-        "tables.md",
-        "superresolution.csv",
-        "localisation.csv",
-        "pictures.png",
-    }
+    tables = [f"{name}{end}.csv" for name in ("superresolution", "localisation") for end in ("", "_table")]
+    assert {path.name for path in folder.iterdir()} == {*tables, "tables.md", "pictures.png"}
     assert "Localisation" in capsys.readouterr().out
 
 

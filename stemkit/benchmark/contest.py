@@ -162,7 +162,8 @@ def _truths_short(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _localisation(rows: Sequence[Contestant], extent: Extent, networks: Path | None) -> pd.DataFrame:
-    return localisation_table(_methods(rows), doses=extent.doses, n=extent.repeats)
+    locators = {row.name: row.method() for row in rows if row.locates and not row.missing}
+    return localisation_table(_methods(rows), locators=locators, doses=extent.doses, n=extent.repeats)
 
 
 def _localisation_short(table: pd.DataFrame) -> pd.DataFrame:
@@ -248,7 +249,8 @@ TABLES = {
 
 def _methods(rows: Sequence[Contestant], *, learnt: bool = False, **changed: Any) -> dict[str, Any]:
     """The estimators of the rows that can be run."""
-    return {row.name: row.method(**changed) for row in rows if not row.missing and (row.learnt or not learnt)}
+    asked = [row for row in rows if not row.missing and not row.locates and (row.learnt or not learnt)]
+    return {row.name: row.method(**changed) for row in asked}
 
 
 def _by_method(table: pd.DataFrame, value: str, columns: Sequence[str] | pd.Series) -> pd.DataFrame:

@@ -31,6 +31,8 @@ class Contestant:
         Why it is not run; empty where it is.
     learnt : bool
         Whether it has maps for detection and super-resolution, which ``target`` selects.
+    locates : bool
+        It gives no image, but is a function from an image and places (y, x), px, to where it finds columns near them.
     """
 
     name: str
@@ -38,9 +40,10 @@ class Contestant:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     missing: str = ""
     learnt: bool = False
+    locates: bool = False
 
     def method(self, **changed: Any) -> Any:
-        """The estimator, or None for the recorded image.
+        """The estimator, or None for the recorded image; or the function that locates.
 
         Raises
         ------
@@ -49,14 +52,17 @@ class Contestant:
         """
         if not self.place:
             return None
+        made = self._made()
+        return made if self.locates else made(**{**self.parameters, **changed})
+
+    def _made(self) -> Any:
         module, _, name = self.place.partition(":")
         try:
-            made = getattr(importlib.import_module(module), name)
+            return getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
             raise ValueError(
                 f"add must name a class that can be imported, as module:Class, but is {self.place!r}: {error}"
             ) from error
-        return made(**{**self.parameters, **changed})
 
 
 def contestants(networks: Path | None = None, *, rivals: bool = False, add: Sequence[str] = ()) -> list[Contestant]:
@@ -84,9 +90,9 @@ def contestants(networks: Path | None = None, *, rivals: bool = False, add: Sequ
         Contestant("NLM", "stemkit:NLMDenoiser"),
     ]
     if rivals:
-        here = util.find_spec("bm3d") is not None
-        missing = "" if here else "the package bm3d is not installed"
-        rows.append(Contestant("BM3D", "stemkit.benchmark.rivals:BM3DDenoiser", missing=missing))
+        rows.append(Contestant("BM3D", "stemkit.benchmark.rivals:BM3DDenoiser", missing=_not_here("bm3d")))
+        atomap = "stemkit.benchmark.rivals:atomap_positions"
+        rows.append(Contestant("Atomap, recorded pixels", atomap, missing=_not_here("atomap"), locates=True))
     rows.append(Contestant("Periodic", "stemkit:PeriodicDenoiser"))
     named = {"fcn": "stemkit:FCNDenoiser", "atomsegnet": "stemkit:AtomSegNetDenoiser", "sfin": "stemkit:SFINDenoiser"}
     for entrant in (*RIVALS, *(rival.on_time() for rival in RIVALS), SFIN_ALIKE):
@@ -100,6 +106,10 @@ def contestants(networks: Path | None = None, *, rivals: bool = False, add: Sequ
         row.method()
         rows.append(row)
     return rows
+
+
+def _not_here(package: str) -> str:
+    return "" if util.find_spec(package) else f"the package {package} is not installed"
 
 
 def _trained(entrant: Entrant, place: str, networks: Path | None) -> Contestant:

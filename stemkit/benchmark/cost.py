@@ -36,7 +36,9 @@ def cost_table(rows: Sequence[Contestant], *, sizes: Sequence[int] = SIZES, verb
     """
     table = []
     everyone = [*rows, Contestant(CALIBRATION, "stemkit:NoiseCalibrator")]
-    for row in tqdm([row for row in everyone if row.place and not row.missing], desc="cost", disable=not verbose):
+    for row in tqdm(
+        [row for row in everyone if row.place and not row.missing and not row.locates], desc="cost", disable=not verbose
+    ):
         for size in sizes:
             parameters = {k: str(v) if isinstance(v, Path) else v for k, v in row.parameters.items()}
             asked = json.dumps([row.name, row.place, parameters, size])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -25,6 +25,8 @@ DISPLACED = 0.5
 #: A fit that ends further away from a column, px, is another's.
 LOST = 3.0
 FIRST_SEED = 2**43
+#: From an image and places (y, x), px, to where columns are near them.
+Locator = Callable[[xr.DataArray, NDArray], NDArray]
 #: Row of what stemkit does: found in the network's image, measured on the recorded pixels.
 MEASURED = "measured on the recorded pixels"
 
@@ -58,12 +60,18 @@ def displaced_crystal(dose: float, seed: int) -> tuple[xr.DataArray, NDArray, ND
 
 
 def localisation_table(
-    methods: Mapping[str, Method | None], *, doses: Sequence[float] = DOSES, n: int = 2, verbose: bool = True
+    methods: Mapping[str, Method | None],
+    *,
+    locators: Mapping[str, Locator] | None = None,
+    doses: Sequence[float] = DOSES,
+    n: int = 2,
+    verbose: bool = True,
 ) -> pd.DataFrame:
     """Errors of positions that least squares find in the images that methods give.
 
     A Gaussian with a background is fitted to each column, all weights alike, from its true place to the px; beside
-    them stands what stemkit does: :class:`~stemkit.AtomDetector` on the recorded pixels, weighted by their noise.
+    them stands what stemkit does: :class:`~stemkit.AtomDetector` on the recorded pixels, weighted by their noise; and
+    what other functions find there, ``locators``, from the recorded image and the same places.
 
     Returns
     -------
@@ -84,6 +92,7 @@ def localisation_table(
                 for name, method in methods.items()
             }
             table = AtomDetector().fit(image).measure(image, np.round(true))
+            found |= {name: locate(image, np.round(true)) for name, locate in (locators or {}).items()}
             found[MEASURED] = table[["y_px", "x_px"]].to_numpy()
             rows += [(name, dose, i, *_errors(places, true, ideal, limit)) for name, places in found.items()]
     return pd.DataFrame(rows, columns=["method", "dose", "image", "rms px", "rms over limit", "slope", "lost"])

@@ -79,7 +79,7 @@ def pictures(rows: Sequence[Contestant]) -> Figure:
     """What each method makes of the same images."""
     from matplotlib.figure import Figure
 
-    shown = [row for row in rows if not row.missing]
+    shown = [row for row in rows if not row.missing and not row.locates]
     figure = Figure(figsize=(1.6 * (len(shown) + 1), 1.7 * len(SHOWN) + 0.3), layout="constrained")
     axes = figure.subplots(len(SHOWN), len(shown) + 1, squeeze=False)
     for k, (line, (which, index)) in enumerate(zip(axes, SHOWN, strict=True)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 from stemkit.denoising.anscombe import Stabilised, image_of, signal_of
 from stemkit.denoising.base import Denoiser, Enhancer, noise_of
 
-__all__ = ["BM3DDenoiser"]
+__all__ = ["BM3DDenoiser", "atomap_positions"]
 
 
 class BM3DDenoiser(Denoiser):
@@ -38,3 +40,16 @@ class BM3DDenoiser(Denoiser):
             return {"enhance": image_of(counts.inverse(filtered * scale + low), model)}
 
         return enhance
+
+
+def atomap_positions(image: xr.DataArray, places: NDArray) -> NDArray:
+    """Atomap's refinement from given places (y, x), px: centre of mass, then 2-D Gaussians, as its manual does."""
+    from atomap.api import Sublattice
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sublattice = Sublattice(places[:, ::-1], image=image.values)
+        sublattice.find_nearest_neighbors()
+        sublattice.refine_atom_positions_using_center_of_mass(show_progressbar=False)
+        sublattice.refine_atom_positions_using_2d_gaussian(show_progressbar=False)
+    return np.column_stack([sublattice.y_position, sublattice.x_position])

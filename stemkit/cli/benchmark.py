@@ -23,7 +23,9 @@ def add_to(subparsers: Any) -> None:
     parser.add_argument("--quick", action="store_true", help="20 images of each set: minutes instead of an hour")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES), metavar="TABLE", help=", ".join(NAMES))
     parser.add_argument("--add", nargs="+", default=[], metavar="MODULE:CLASS", help="estimators of yours")
-    parser.add_argument("--rivals", action="store_true", help="also other packages, where they are installed: bm3d")
+    parser.add_argument(
+        "--rivals", action="store_true", help="also other packages, where they are installed: bm3d, atomap"
+    )
     parser.add_argument("--train", type=int, metavar="IMAGES", help="train the networks, each on so many images")
     parser.add_argument("--minutes", type=float, help="stop training after so much time; the tables come next time")
     parser.add_argument("--device", default="auto", help='for training: "auto", "cpu", "cuda", ... (default: auto)')

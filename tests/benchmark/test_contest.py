@@ -185,6 +185,13 @@ class TestLocalisation:
         assert table["slope"]["lattice"] == pytest.approx(0, abs=0.05)
         assert table["rms px"]["lattice"] == pytest.approx(0.5, rel=0.1)
 
+    def test_others_may_locate(self):
+        known = {"given": lambda image, places: places}
+        table = localisation_table({}, locators=known, doses=(30.0,), n=1, verbose=False).set_index("method")
+        # places to the px
+        assert table["rms px"]["given"] == pytest.approx(1 / np.sqrt(12), rel=0.1)
+        assert table["rms px"][MEASURED] < 0.1
+
 
 class TestReport:
     def test_tables_by_name(self):

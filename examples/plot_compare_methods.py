@@ -10,6 +10,7 @@ the same images before them: a perfect crystal, of physics that none of them kno
 # A multislice image (abTEM) of gallium nitride along [11-20], recorded with five electrons per pixel at its columns.
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
 from stemkit import (
     ABSFDenoiser,
@@ -22,7 +23,6 @@ from stemkit import (
     WienerDenoiser,
 )
 from stemkit.benchmark import TRUTHS, simulated
-from stemkit.benchmark.scores import contrast_left
 from stemkit.metrics import psnr
 
 perfect, _ = simulated("gallium_nitride_11-20", "haadf", pixel_size=0.012)
@@ -69,9 +69,8 @@ for host in ("square", "honeycomb"):
     planted = vacancies.record(5.0, seed=1, host=host)
     noisy = NoiseCalibrator().fit_transform(planted.pair["noisy"])
     shown = {name: method.fit_transform(noisy) for name, method in methods.items()}
-    fainter = planted.at(planted.columns.present & (planted.columns.species == 1))
     for name, image in shown.items():
-        left[name].append(contrast_left(image, planted.gone, fainter, planted.between))
+        left[name].append(vacancies.judge(planted, image, pd.DataFrame(columns=["y_px", "x_px"]))["contrast left"])
 for name, values in left.items():
     print(f"{name:>16}: {np.mean(values):5.2f} of a column's contrast left where there is none")
 

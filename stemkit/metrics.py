@@ -50,17 +50,16 @@ def psnr(image: ArrayLike, truth: ArrayLike) -> float:
 
 
 def psnr_8bit(image: ArrayLike, truth: ArrayLike) -> float:
-    """PSNR in dB as it is often published: both images as 8-bit pictures in which the truth spans 0 to 255.
+    """PSNR in dB as it is often published: of the image as an 8-bit picture in which the truth spans 0 to 255.
 
-    What an image shows beyond the truth's range is cut off, and nothing is better than the rounding of grey values.
-    That of a stack is the mean.
+    What the image shows beyond the truth's range is cut off, and its grey values are rounded: nothing is better than
+    about 59 dB. That of a stack is the mean.
     """
     image, truth = _pair(image, truth)
     if image.ndim == 3:
         return float(np.mean([psnr_8bit(i, t) for i, t in zip(image, truth, strict=True)]))
     low, scale = float(truth.min()), 255 / _range(truth)
-    pictures = [np.round((values - low) * scale).clip(0, 255) for values in (image, truth)]
-    return psnr(*pictures)
+    return psnr(np.round((image - low) * scale).clip(0, 255), (truth - low) * scale)
 
 
 def ssim(image: ArrayLike, truth: ArrayLike) -> float:

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies import crystal, seeds, shapes
 
-from stemkit.metrics import Match, match_columns, psnr, ssim
+from stemkit.metrics import Match, match_columns, psnr, psnr_8bit, ssim
 
 RADIUS = 1.0
 
@@ -198,3 +198,16 @@ def test_a_better_image_has_a_better_psnr(shape, seed):
     image, truth = pair(shape, seed)
     assume(not np.array_equal(image, truth))
     assert psnr((image + truth) / 2, truth) == pytest.approx(psnr(image, truth) + 20 * math.log10(2), abs=1e-6)
+
+
+@given(seeds)
+def test_psnr_of_pictures(seed):
+    truth = np.random.default_rng(seed).uniform(-3.0, 5.0, (32, 40))
+    # grey values are rounded: an error of a twelfth of one squared
+    assert psnr_8bit(truth, truth) == pytest.approx(20 * np.log10(255 * np.sqrt(12)), abs=0.5)
+    # what is beyond the truth's range is cut off
+    beyond = np.where(truth > 4.0, 100.0, truth)
+    assert psnr_8bit(beyond, truth) > psnr(beyond, truth) + 20
+    assert psnr_8bit(np.stack([truth, beyond]), np.stack([truth, truth])) == pytest.approx(
+        (psnr_8bit(truth, truth) + psnr_8bit(beyond, truth)) / 2
+    )

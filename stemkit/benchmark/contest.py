@@ -61,12 +61,15 @@ class Table:
         From contestants, extent and the folder of trained networks to all scores.
     short : callable
         From all scores to the table that is printed, a row for each method.
+    takes : callable
+        Whether a contestant belongs into it.
     """
 
     title: str
     shows: str
     make: Callable[[Sequence[Contestant], Extent, Path | None], pd.DataFrame]
     short: Callable[[pd.DataFrame], pd.DataFrame]
+    takes: Callable[[Contestant], bool] = lambda row: not row.locates
 
 
 # --- enhancement -------------------------------------------------------------------------------------------------
@@ -100,9 +103,12 @@ def _detection(rows: Sequence[Contestant], extent: Extent, networks: Path | None
             if len(true) < 2 or np.ptp(truth) == 0:
                 continue
             spacing = float(np.median(nearest_distances(true[["y_px", "x_px"]].to_numpy())))
+            visible = scores.peaks(truth, spacing, contrast=1.0)
             for name, method in methods.items():
                 shown = np.asarray(method.fit(noisy).transform(noisy).values, dtype=np.float64)
-                f1 = scores.located(scores.peaks(shown, spacing, contrast=1.0), true, spacing).f1
+                found = scores.peaks(shown, spacing, contrast=1.0)
+                found, judged = scores.visible(found, true, visible, spacing, noisy.shape)
+                f1 = scores.located(found, judged, spacing).f1
                 values = {"PSNR": psnr(shown, truth), "SSIM": ssim(shown, truth), "F1": f1}
                 values["8-bit PSNR"] = psnr_8bit(shown, truth)
                 out += [{"method": name, "set": which, "image": i, "score": k, "value": v} for k, v in values.items()]
@@ -207,6 +213,7 @@ TABLES = {
         "A spot for each column: PSNR in dB and SSIM of the maps, F1 of their maxima.",
         _detection,
         _detection_short,
+        lambda row: row.learnt,
     ),
     "superresolution": Table(
         "Super-resolution",
@@ -214,6 +221,7 @@ TABLES = {
         "has the number of iterations that the truth likes best.",
         _separation,
         _separation_short,
+        lambda row: row.learnt,
     ),
     "truths": Table(
         "Does it tell the truth?",
@@ -231,6 +239,7 @@ TABLES = {
         "its slope is below 1.",
         _localisation,
         _localisation_short,
+        lambda row: True,
     ),
     "cost": Table(
         "Time and memory",
@@ -243,6 +252,7 @@ TABLES = {
         "SFIN trained alike on other data, or with a part of it switched off.",
         _ablations,
         _enhancement_short,
+        lambda row: False,
     ),
 }
 

@@ -102,10 +102,21 @@ def contestants(networks: Path | None = None, *, rivals: bool = False, add: Sequ
     for place in add:
         if not all(place.partition(":")):
             raise ValueError(f"add must name a class as module:Class, but is {place!r}")
-        row = Contestant(place.partition(":")[2], place)
-        row.method()
+        name = place.partition(":")[2]
+        row = Contestant(place if name in {row.name for row in rows} else name, place)
+        _check(row)
         rows.append(row)
     return rows
+
+
+def _check(row: Contestant) -> None:
+    try:
+        method = row.method()
+    except TypeError as error:
+        raise ValueError(f"add must name a class that needs no parameters, but {row.place!r} does: {error}") from error
+    lacks = [name for name in ("fit", "transform") if not callable(getattr(method, name, None))]
+    if lacks:
+        raise ValueError(f"add must name a class with fit and transform, but {row.place!r} lacks {', '.join(lacks)}")
 
 
 def _not_here(package: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -45,7 +44,7 @@ def cost_table(rows: Sequence[Contestant], *, sizes: Sequence[int] = SIZES, verb
             call = [sys.executable, "-m", "stemkit.benchmark.cost", asked]
             done = subprocess.run(call, capture_output=True, text=True, check=False)
             if done.returncode:
-                raise RuntimeError(f"{row.name} failed on {size} px: {done.stderr.strip()[-500:]}")
+                raise OSError(f"{row.name} failed on {size} px: {done.stderr.strip()[-500:]}")
             seconds, gib = json.loads(done.stdout.splitlines()[-1])
             table.append((row.name, size, seconds, gib))
     return pd.DataFrame(table, columns=["method", "px", "seconds", "GiB"])
@@ -73,7 +72,13 @@ def _one(name: str, place: str, parameters: dict[str, object], size: int) -> tup
 
 
 def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    """Highest resident memory so far, GiB; NaN where the system does not tell.
+
+    What ``getrusage`` gives begins with the peak of the process that started this one.
+    """
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    return next((float(line.split()[1]) / 2**20 for line in lines if line.startswith("VmHWM")), float("nan"))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import hashlib
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ __all__ = [
     "SFIN_ALIKE",
     "Entrant",
     "train_entrant",
+    "train_entrants",
     "without_frequency",
     "without_interaction",
 ]
@@ -40,6 +43,7 @@ TRIED_ON = 0.125
 #: Noises that are drawn for a recipe of its own noise.
 NOISES = 4096
 SEED = 7
+EQUAL_TIME = ", equal time"
 #: A spacing, px, for noises; its jitter alone depends on it.
 MIDDLE = 12.0
 
@@ -60,7 +64,7 @@ class Entrant:
     cut : callable, optional
         Switches a part of the network off, before it is trained.
     equal_time : bool
-        Trained for the time that SFIN took, instead of on as many images.
+        :func:`train_entrants` gives it as many images as take the time that SFIN took, instead of as many as SFIN has.
     """
 
     name: str
@@ -77,7 +81,7 @@ class Entrant:
 
     def on_time(self) -> Entrant:
         """The same, trained for as long as SFIN."""
-        return dataclasses.replace(self, name=f"{self.name}, equal time", equal_time=True)
+        return dataclasses.replace(self, name=f"{self.name}{EQUAL_TIME}", equal_time=True)
 
 
 def train_entrant(
@@ -92,7 +96,7 @@ def train_entrant(
     entrant : Entrant
     folder : Path
     n_images : int
-        Images of 128 px; those on which learning rates are tried come on top.
+        Images of 128 px, in whole batches; those on which learning rates are tried come on top.
     device : str
     minutes : float, optional
         Stop after the epoch in which so much time is over.
@@ -105,63 +109,98 @@ def train_entrant(
     Raises
     ------
     ValueError
-        If the folder holds weights of this name that were made otherwise.
+        If there are fewer images than in a batch, or the folder holds weights of this name that were made otherwise.
     """
+    if n_images < BATCH_SIZE:
+        raise ValueError(f"n_images must be at least {BATCH_SIZE}, a batch, but is {n_images}")
     path = folder / f"{entrant.file}.safetensors"
+    asked = {"images": n_images, "taught": _taught(entrant), "rates": list(entrant.rates)}
     if path.exists():
         made = load_weights(path)[1].training
-        if made.get("images") != n_images:
-            raise ValueError(f"{path} was trained on {made.get('images')} images, not on {n_images}: remove it first")
+        changed = [name for name, value in asked.items() if made.get(name) != value]
+        if changed:
+            was, now = ({name: given.get(name) for name in changed} for given in (made, asked))
+            raise ValueError(f"{path} was made with {was}, but {now} are asked for: remove it to train it again")
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    where, spent = resolve_device(device), 0.0
+    where, start = resolve_device(device), time.monotonic()
     rate, tried = entrant.rates[0], dict[str, float]()
-    if len(entrant.rates) > 1:
-        for rate in entrant.rates:
-            left = None if minutes is None else minutes - spent
-            net = _run(entrant, folder, max(BATCH_SIZE, round(TRIED_ON * n_images)), rate, where, left)
-            spent += _minutes(net)
-            if not _done(net):
+    few = max(BATCH_SIZE, round(TRIED_ON * n_images))
+    for n, rates in ((few, entrant.rates if len(entrant.rates) > 1 else ()), (n_images, (None,))):
+        for one in rates:
+            left = None if minutes is None else minutes - (time.monotonic() - start) / 60
+            if left is not None and left <= 0:
                 return None
-            tried[f"{rate:g}"] = min(net.history[:, "valid_loss"])
-        rate = float(min(tried, key=lambda name: tried[name]))
-    net = _run(entrant, folder, n_images, rate, where, None if minutes is None else minutes - spent)
-    if not _done(net):
-        return None
-    training = made_with(net, where, SEED, {}) | {"images": n_images, "tried": tried}
+            net = _run(entrant, folder, n, rate if one is None else one, where, left)
+            if len(net.history) < net.max_epochs:
+                return None
+            if one is not None:
+                tried[f"{one:g}"] = min(net.history[:, "valid_loss"])
+                rate = float(min(tried, key=lambda name: tried[name]))
+    training = made_with(net, where, SEED, {}) | asked | {"tried": tried, "seconds": sum(net.history[:, "dur"])}
     net.module_(torch.zeros(1, 1, 32, 32, device=where))  # what is cut off is forgotten once more
     return save_weights(net.module_, dataclasses.replace(entrant.info, training=training), path)
 
 
+def train_entrants(
+    folder: Path, n_images: int, *, device: str = "auto", minutes: float | None = None
+) -> Iterator[tuple[str, Path | None]]:
+    """Train all who take part, one after the other, each on so many images; rivals again for the time that SFIN took.
+
+    What is taken away from SFIN is trained at the learning rate that SFIN has chosen.
+
+    Yields
+    ------
+    name, path
+        None, and then nothing more, where the time was over.
+    """
+    start, seconds, rate = time.monotonic(), dict[str, float](), 0.0
+    for entrant in ENTRANTS:
+        left = None if minutes is None else minutes - (time.monotonic() - start) / 60
+        n = n_images
+        if entrant.equal_time:
+            whole = seconds[entrant.name.removesuffix(EQUAL_TIME)]
+            n = max(BATCH_SIZE, round(n_images * seconds[SFIN_ALIKE.name] / whole))
+        if entrant in ABLATIONS:
+            entrant = dataclasses.replace(entrant, rates=(rate,))
+        path = train_entrant(entrant, folder, n, device=device, minutes=left)
+        yield entrant.name, path
+        if path is None:
+            return
+        made = load_weights(path)[1].training
+        seconds[entrant.name] = made["seconds"]
+        rate = made["lr"] if entrant is SFIN_ALIKE else rate
+
+
+def _source(entrant: Entrant) -> SynthesisSource:
+    return SynthesisSource(entrant.recipe, entrant.info.outputs, BATCH_SIZE, [CROP_SIZE])
+
+
+def _taught(entrant: Entrant) -> str:
+    """A text that differs where what is drawn, or the network that learns it, differs."""
+    described = f"{_source(entrant).described} {entrant.info} {entrant.cut and entrant.cut.__name__} {SEED}"
+    return hashlib.sha256(described.encode()).hexdigest()
+
+
 def _run(entrant: Entrant, folder: Path, n: int, rate: float, device: torch.device, minutes: float | None) -> Any:
-    """One run: ``n`` images at a learning rate."""
-    # a run of its own for each number of images: what was tried is not gone on with
+    """One run: ``n`` images at a learning rate, with a checkpoint of its own."""
     with seeded(SEED, device):
         module = build(entrant.info)
     if entrant.cut is not None:
         entrant.cut(module)
-    n_steps = max(1, n // BATCH_SIZE)
-    n_epochs = max(1, round(n_steps * BATCH_SIZE / EPOCH_IMAGES))
+    n_epochs = max(1, round(n / EPOCH_IMAGES))
     return train(
         entrant.info,
-        SynthesisSource(entrant.recipe, entrant.info.outputs, BATCH_SIZE, [CROP_SIZE]),
+        _source(entrant),
         device=device,
         seed=SEED,
         max_epochs=n_epochs,
-        batches_per_epoch=n_steps // n_epochs,
+        batches_per_epoch=max(1, round(n / BATCH_SIZE / n_epochs)),
         lr=rate,
         module=module,
         checkpoint=folder / f"{entrant.file}-{n}-{rate:g}.checkpoint",
         minutes=minutes,
     )
-
-
-def _done(net: Any) -> bool:
-    return len(net.history) >= net.max_epochs
-
-
-def _minutes(net: Any) -> float:
-    return float(sum(net.history[:, "dur"])) / 60 if net.history else 0.0
 
 
 # --- parts that are switched off ---------------------------------------------------------------------------------
@@ -220,8 +259,8 @@ def _info(**shape: Any) -> NetworkInfo:
 
 
 def _without(name: str, **changed: Any) -> Entrant:
-    """SFIN, trained alike but for one thing, at the rate that suits it as a whole."""
-    return dataclasses.replace(SFIN_ALIKE, name=name, rates=(3e-3,), **changed)
+    """SFIN, trained alike but for one thing."""
+    return dataclasses.replace(SFIN_ALIKE, name=name, **changed)
 
 
 _SFIN = _info(**ARCHITECTURE)

@@ -12,67 +12,85 @@ import pandas as pd
 import torch
 
 import stemkit
-from stemkit.benchmark.contest import Table
+from stemkit.benchmark.contest import TABLES, Extent, Table
 from stemkit.benchmark.contestants import Contestant
 from stemkit.benchmark.scenes import scenes
-from stemkit.compute import describe_device
+from stemkit.compute import describe_device, resolve_device
+from stemkit.denoising import load_weights
 from stemkit.io.atomic import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Report", "pictures"]
+__all__ = ["Report", "made_with", "pictures"]
 
-NOT_RUN = "not run"
+NOT_RUN = "Not run"
 #: Images of the sets that are shown, and the part of them, px.
 SHOWN = (("haadf", 0), ("haadf", 7), ("bf", 3), ("simulated", 2))
 PART = 128
 
 
 class Report:
-    """Tables in a folder, complete after each one.
+    """Tables in a folder, one by one: what is there and was made alike is not made again.
 
     Parameters
     ----------
     folder : Path
-        Gets ``NAME.csv``, all scores of a table, ``NAME_table.csv``, what is printed, and ``tables.md``.
-    command : str
-        That made it.
+        Gets for each table ``NAME.csv``, all scores, ``NAME_table.csv`` and ``NAME.md``, what is printed; and
+        ``tables.md``, all that are there.
+    made_with : str
+        How the tables are made, in Markdown; it stands above each.
     """
 
-    def __init__(self, folder: Path, command: str):
-        self.folder = folder
-        self.parts = [f"# Benchmark\n\n{made_with(command)}"]
+    def __init__(self, folder: Path, made_with: str):
+        self.folder, self.made_with = folder, made_with
         folder.mkdir(parents=True, exist_ok=True)
+
+    def known(self, name: str) -> str | None:
+        """A table that is there, and was made alike; else None."""
+        path = self.folder / f"{name}.md"
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        return text if self.made_with in text else None
 
     def add(self, name: str, table: Table, scores: pd.DataFrame, rows: Sequence[Contestant]) -> str:
         """Write a table down, and return it in Markdown."""
-        with whole_file(self.folder / f"{name}.csv") as temporary:
-            scores.to_csv(temporary, index=False)
-        short = table.short(scores) if len(scores) else pd.DataFrame()
-        with whole_file(self.folder / f"{name}_table.csv") as temporary:
-            short.rename_axis("method").to_csv(temporary)
-        missing = {row.name: row.missing for row in rows if row.missing}
-        lines = [f"## {table.title}", table.shows, str(short.rename_axis("method").to_markdown())]
-        if len(short) == 0:
-            lines[-1] = f"{NOT_RUN.capitalize()}: no networks were trained for it."
-        elif missing and name not in ("ablations",):
+        short = table.short(scores).rename_axis("method") if len(scores) else pd.DataFrame()
+        lines = [f"## {table.title}", table.shows]
+        lines.append(str(short.to_markdown()) if len(short) else f"{NOT_RUN}: no networks were trained for it.")
+        missing = {row.name: row.missing for row in rows if row.missing and table.takes(row)}
+        if missing and len(short):
             why = {reason: [row for row in missing if missing[row] == reason] for reason in missing.values()}
-            names = [f"{', '.join(those)} ({reason})" for reason, those in why.items()]
-            lines.append(f"{NOT_RUN.capitalize()}: {'; '.join(names)}.")
-        part = "\n\n".join(lines)
-        self.parts.append(part)
-        with whole_file(self.folder / "tables.md") as temporary:
-            temporary.write_text("\n\n".join(self.parts) + "\n")
-        return part
+            parts = [f"{', '.join(names)} ({reason})" for reason, names in why.items()]
+            lines.append(f"{NOT_RUN}: {'; '.join(parts)}.")
+        text = "\n\n".join([*lines, self.made_with]) + "\n"
+        self._write(f"{name}.csv", scores.to_csv(index=False))
+        self._write(f"{name}_table.csv", short.to_csv())
+        self._write(f"{name}.md", text)
+        there = [self.folder / f"{each}.md" for each in TABLES]
+        parts = [path.read_text(encoding="utf-8") for path in there if path.exists()]
+        self._write("tables.md", "\n".join(["# Benchmark\n", *parts]))
+        return text
+
+    def _write(self, name: str, text: str) -> None:
+        with whole_file(self.folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
-def made_with(command: str) -> str:
-    """Versions, machine and command, in Markdown."""
+def made_with(rows: Sequence[Contestant], extent: Extent) -> str:
+    """Versions, machine, extent and weights, in Markdown."""
+    weights = {row.name: load_weights(row.parameters.get("weights", "auto"))[1] for row in rows if _has_weights(row)}
+    trained = [
+        f"{name} {info.sha256[:8]} ({info.training.get('images', 'more')} images)" for name, info in weights.items()
+    ]
     return (
-        f"`{command}`: stemkit {stemkit.__version__}, torch {torch.__version__}, numpy {np.__version__}, Python "
-        f"{platform.python_version()}, {describe_device(torch.device('cpu'))}. The sets' seeds are fixed."
+        f"*stemkit {stemkit.__version__}, torch {torch.__version__}, numpy {np.__version__}, Python "
+        f"{platform.python_version()}, {describe_device(resolve_device('auto'))}; {extent}; fixed seeds; weights: "
+        f"{', '.join(trained)}.*"
     )
+
+
+def _has_weights(row: Contestant) -> bool:
+    return row.learnt and not row.missing
 
 
 def pictures(rows: Sequence[Contestant]) -> Figure:

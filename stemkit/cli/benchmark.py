@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Train what is asked for, and judge."""
     from stemkit.benchmark.contest import FULL, QUICK, TABLES
     from stemkit.benchmark.contestants import contestants
-    from stemkit.benchmark.report import Report, pictures
+    from stemkit.benchmark.report import Report, made_with, pictures
     from stemkit.io.atomic import whole_file
 
     networks = arguments.output / "networks"
@@ -45,12 +45,14 @@ def run(arguments: argparse.Namespace) -> int:
         print("stemkit: the time is over, and training is not: the same call goes on", file=sys.stderr)
         return 0
     rows = contestants(networks, rivals=arguments.rivals, add=arguments.add)
-    report = Report(arguments.output, " ".join(["stemkit", *sys.argv[1:]]))
+    extent = QUICK if arguments.quick else FULL
+    report = Report(arguments.output, made_with(rows, extent))
     for name in arguments.only:
-        table = TABLES[name]
-        scores = table.make(rows, QUICK if arguments.quick else FULL, networks)
-        print(report.add(name, table, scores, rows), flush=True)
-        print()
+        text = report.known(name)
+        if text is None:
+            table = TABLES[name]
+            text = report.add(name, table, table.make(rows, extent, networks), rows)
+        print(text, flush=True)
     with whole_file(arguments.output / "pictures.png") as temporary:
         pictures(rows).savefig(temporary, dpi=200, format="png")
     print(arguments.output / "tables.md")
@@ -58,24 +60,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def train(folder: Path, n_images: int, device: str, minutes: float | None) -> bool:
-    """Train the networks that are compared, one after the other; False where the time was over before."""
-    import time
-
-    from stemkit.benchmark.entrants import ENTRANTS, train_entrant
+    """Train the networks that are compared; False where the time was over before."""
+    from stemkit.benchmark.entrants import train_entrants
     from stemkit.denoising import load_weights
 
-    start, took = time.perf_counter(), dict[str, float]()
-    for entrant in ENTRANTS:
-        n = n_images
-        if entrant.equal_time:
-            alike, own = took["SFIN, trained alike"], took[entrant.name.removesuffix(", equal time")]
-            n = max(16, round(n_images * alike / own))
-        left = None if minutes is None else minutes - (time.perf_counter() - start) / 60
-        if left is not None and left <= 0:
-            return False
-        path = train_entrant(entrant, folder, n, device=device, minutes=left)
+    for name, path in train_entrants(folder, n_images, device=device, minutes=minutes):
         if path is None:
             return False
-        took[entrant.name] = load_weights(path)[1].training["seconds"]
-        print(f"{entrant.name}: {n} images in {took[entrant.name]} s", flush=True)
+        made = load_weights(path)[1].training
+        print(f"{name}: {made['images']} images in {made['seconds']:.0f} s at a rate of {made['lr']:g}", flush=True)
     return True

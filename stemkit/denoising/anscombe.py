@@ -46,6 +46,11 @@ class Stabilised:
         """That of an image's pointwise noise: of ``(image - level) * sign / contrast``."""
         return cls(model.pointwise.readout, model.pointwise.gain)
 
+    @property
+    def silent(self) -> bool:
+        """Whether there is no noise at all: nothing to make alike, and nothing to take away."""
+        return not self.gain and not self.readout
+
     def forward(self, signal: NDArray) -> NDArray:
         """The signal in deviations of its noise."""
         if not self.gain:

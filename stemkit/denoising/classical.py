@@ -195,6 +195,8 @@ class NLMDenoiser(Denoiser):
                 return {"enhance": image.values}
             model = noise_of(image, mode)
             counts = Stabilised.of(model)
+            if counts.silent:
+                return {"enhance": image.values}
             even = denoise_nl_means(
                 counts.forward(signal_of(image.values, model)),
                 patch_size=self.patch_size,

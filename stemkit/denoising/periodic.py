@@ -117,6 +117,8 @@ class PeriodicDenoiser(Denoiser):
                 return {"enhance": values}
             model = noise_of(image, mode)
             counts = Stabilised.of(model)
+            if counts.silent:
+                return {"enhance": values}
             contrast = float(np.ptp(counts.forward(np.array([0.0, 1.0]))))  # in deviations of the noise
             even = counts.forward(signal_of(values, model))
             if self.flatten:
@@ -136,22 +138,40 @@ class PeriodicDenoiser(Denoiser):
         if not limit and periodicity.spacing:
             limit = NARROWEST / periodicity.spacing
         smooth, kept, kept_along_y = _low_pass(noisy, limit)
-        scan = kept_along_y * _scan_variance(smooth, model, contrast)
+        streaks, jitter = _scan_variances(smooth, model, contrast)
+        scan = kept_along_y * (streaks + jitter)
         pilot = _average(smooth, smooth, offsets, edge, 2 * (kept + scan), self.strength)
         # what is left of whole rows is the scan's
         rows = (noisy - pilot).clip(-OUTLYING, OUTLYING).mean(axis=1, keepdims=True)
         smooth, *_ = _low_pass(noisy - (rows - rows.mean()), limit)
         average = _average(smooth, pilot, offsets, edge, 2 * (kept + scan) * LEFT, self.strength)
-        return average + _seen(smooth - average, max(1.0, REACH * spacing), 1 + scan)
+        reach = max(1.0, REACH * spacing)
+        noise = _filtered_noise(model, streaks, jitter, reach)
+        return average + _seen(smooth - average, reach, noise)
 
 
 # --- steps -------------------------------------------------------------------------------------------------------
 
 
-def _scan_variance(smooth: NDArray, model: NoiseModel, contrast: float) -> float:
-    """The variance of what the scan adds: streaks, and what the beam's trembling makes of slopes along the row."""
+def _scan_variances(smooth: NDArray, model: NoiseModel, contrast: float) -> tuple[float, float]:
+    """The variances of what the scan adds: streaks, and what the beam's trembling makes of slopes along the row."""
     slope = np.gradient(smooth, axis=1)
-    return float((model.scan.amplitude * contrast) ** 2 + (model.scan.jitter * slope.std()) ** 2)
+    return float((model.scan.amplitude * contrast) ** 2), float((model.scan.jitter * slope.std()) ** 2)
+
+
+def _filtered_noise(model: NoiseModel, streaks: float, jitter: float, reach: float) -> float:
+    """The deviation that all noise has left after a Gaussian filter of sigma ``reach``, px.
+
+    White noise keeps ``1 / (4 pi reach^2)`` of its variance, autoregressive noise along the row ``(1 + r) / (1 - r)``
+    times that. Rows are independent, which keeps ``1 / (2 sqrt(pi) reach)``, and along them noise that was filtered
+    with a Gaussian of sigma L keeps ``L / sqrt(L^2 + reach^2)``.
+    """
+    correlation = float(np.clip(model.pointwise.correlation_x, 0.0, 0.9))
+    variance = (1 + correlation) / (1 - correlation) / (4 * np.pi * reach**2)
+    for scan, length in ((streaks, model.scan.length), (jitter, model.scan.jitter_length)):
+        along = length / np.hypot(length, reach) if np.isfinite(length) else 1.0
+        variance += scan * along / (2 * np.sqrt(np.pi) * reach)
+    return float(np.sqrt(variance))
 
 
 def _background(noisy: NDArray, model: NoiseModel, contrast: float) -> NDArray:
@@ -233,9 +253,8 @@ def _average(noisy: NDArray, guide: NDArray, offsets: NDArray, edge: int, varian
     return np.asarray(total / weights, dtype=np.float64)
 
 
-def _seen(residual: NDArray, reach: float, variance: float) -> NDArray:
-    """The part of a residual that can't be noise of a variance."""
-    noise = np.sqrt(variance) / (2 * np.sqrt(np.pi) * reach)
+def _seen(residual: NDArray, reach: float, noise: float) -> NDArray:
+    """The part of a residual that can't be noise, which a filter leaves with a deviation of ``noise``."""
     there = np.abs(ndimage.gaussian_filter(residual, reach)) > SEEN * noise
     around = ndimage.grey_dilation(there.astype(float), size=(2 * round(reach) + 1,) * 2)
     return np.asarray(ndimage.gaussian_filter(around, reach / 2) * residual)

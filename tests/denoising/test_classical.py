@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 from sklearn.base import clone
 
 from stemkit import (
@@ -23,7 +24,7 @@ from stemkit import (
 )
 from stemkit.benchmark import TRUTHS
 from stemkit.denoising.anscombe import Stabilised
-from stemkit.denoising.periodic import FRACTIONS, Overlap, _average, _between_pixels
+from stemkit.denoising.periodic import FRACTIONS, Overlap, _average, _between_pixels, _filtered_noise
 from stemkit.denoising.spectral import information_limit, periodic_part, radial_background
 from stemkit.metrics import psnr
 from stemkit.synthesis import lattice, planar_cell
@@ -222,7 +223,19 @@ class TestPeriodic:
         noise = NoiseModel(scan=ScanNoise(amplitude=0.15, length=12.0), pointwise=PointwiseNoise(readout=0.1))
         pair = STEMSynthesizer(shape=(160, 160), noise=noise, random_state=0).record(crystal).isel(image=0)
         enhanced = PeriodicDenoiser().fit_transform(pair["noisy"])
-        assert psnr(enhanced, pair["enhance"]) > psnr(pair["noisy"], pair["enhance"]) + 8
+        assert psnr(enhanced, pair["enhance"]) > psnr(pair["noisy"], pair["enhance"]) + 15
+
+    @pytest.mark.parametrize("correlation", [0.0, 0.3, 0.5])
+    def test_what_comes_back_is_no_noise(self, correlation):
+        pointwise = PointwiseNoise(readout=1.0, correlation_x=correlation)
+        model = NoiseModel(scan=ScanNoise(amplitude=0.5, length=12.0), pointwise=pointwise)
+        noise = model.apply(np.zeros((400, 400)), random_state=0)
+        stated = _filtered_noise(model, 0.5**2, 0.0, reach=3.0)
+        assert gaussian_filter(noise, 3.0).std() == pytest.approx(stated, rel=0.08)
+
+    def test_an_image_that_says_it_has_no_noise_stays(self, pair):
+        image = pair["enhance"].assign_attrs(noise=json.dumps({"pixel_size": 0.01, **NoiseModel().to_dict()}))
+        np.testing.assert_array_equal(PeriodicDenoiser().fit_transform(image), image)
 
     def test_an_image_without_a_lattice_is_denoised_by_what_is_near(self):
         clean = np.add.outer(np.linspace(0, 1, 64), np.linspace(0, 2, 64))

@@ -41,13 +41,13 @@ def main(crystal: str = CRYSTAL, dose: float = DOSE, shown: int = SHOWN) -> None
         f"{len(columns)} found, F1 {match.f1:.3f}, RMS {1e3 * match.rms[0]:.1f}, {1e3 * match.rms[1]:.1f} pm, stated "
         f"{1e3 * columns['y_err'].median():.1f} pm\n"
     )
-    figure, axes = plt.subplots(1, 3, figsize=(12, 4.2), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4.45), layout="constrained")
     heavy = truth.loc[truth["weight"] > 0.9 * truth["weight"].max(), ["y_px", "x_px"]].to_numpy()
     centre = heavy[np.argmin(np.hypot(*(heavy - 192).T))].round().astype(int)
     part = {d: slice(max(0, c - shown // 2), c + shown // 2) for d, c in zip(("y", "x"), centre, strict=True)}
     show_image(recorded.isel(part), axes[0], f"recorded, {dose:g} electrons per pixel on silicon")
     show_image(enhanced.isel(part), axes[1], "enhanced")
-    show_columns(recorded.isel(part), columns, axes[2], "measured on the recorded pixels", errors=3.0)
+    show_columns(recorded.isel(part), columns, axes[2], "measured on the recorded pixels", errors=5.0)
     figure.savefig(Path(__file__).with_name("first.png"), dpi=110)
 
 

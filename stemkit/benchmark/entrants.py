@@ -70,7 +70,7 @@ class Entrant:
     name: str
     info: NetworkInfo
     recipe: Recipe = RECIPE
-    rates: tuple[float, ...] = (1e-3, 3e-3, 6e-3)
+    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     cut: Callable[[nn.Module], None] | None = None
     equal_time: bool = False
 

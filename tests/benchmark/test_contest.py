@@ -103,6 +103,13 @@ class TestContestants:
 # --- training ----------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def small_crops(monkeypatch):
+    """Training on next to nothing."""
+    monkeypatch.setattr("stemkit.benchmark.entrants.CROP_SIZE", 32)
+
+
+@pytest.mark.usefixtures("small_crops")
 class TestEntrants:
     def test_weights_and_how_they_were_made(self, tmp_path):
         entrant = dataclasses.replace(SFIN_ALIKE, info=TINY, rates=(1e-3, 1e-2))
@@ -295,11 +302,11 @@ class TestReport:
     def test_cost(self):
         row = next(row for row in contestants() if row.name == "Wiener")
         held = np.ones(2**26)  # what this process holds is not the other's
-        table = cost_table([row], sizes=(1024,), verbose=False).set_index("method")
+        table = cost_table([row], sizes=(512,), verbose=False).set_index("method")
         assert held.any()
         assert table["seconds"]["Wiener"] > 0
         # the image in double precision, and its spectrum
-        assert table["GiB"]["Wiener"] > 8 * 1024**2 / 2**30
+        assert table["GiB"]["Wiener"] > 8 * 512**2 / 2**30
 
 
 def test_command(tmp_path, monkeypatch, capsys):
@@ -321,7 +328,7 @@ def test_command_that_trains_in_pieces(tmp_path, capsys):
     assert not (folder / "tables.md").exists()
 
 
-def test_what_is_judged_is_an_image(tmp_path):
+def test_what_is_judged_is_an_image(tmp_path, small_crops):
     image = xr.DataArray(np.random.default_rng(0).normal(size=(64, 64)), dims=("y", "x"), attrs={"mode": "haadf"})
     entrant = dataclasses.replace(SFIN_ALIKE, info=TINY, rates=(1e-3,))
     weights = train_entrant(entrant, tmp_path, 32)

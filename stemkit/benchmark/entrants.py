@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,52 +124,72 @@ def train_entrant(
         return path
     folder.mkdir(parents=True, exist_ok=True)
     where, start = resolve_device(device), time.monotonic()
-    rate, tried = entrant.rates[0], dict[str, float]()
-    few = max(BATCH_SIZE, round(TRIED_ON * n_images))
-    for n, rates in ((few, entrant.rates if len(entrant.rates) > 1 else ()), (n_images, (None,))):
-        for one in rates:
-            left = None if minutes is None else minutes - (time.monotonic() - start) / 60
-            if left is not None and left <= 0:
+
+    def run(n: int, rate: float) -> Any:
+        """A finished run, or None where the time is over."""
+        left = None if minutes is None else minutes - (time.monotonic() - start) / 60
+        if left is not None and left <= 0:
+            return None
+        net = _run(entrant, folder, n, rate, where, left)
+        return net if len(net.history) == net.max_epochs else None
+
+    rate, tried = entrant.rates[0], dict[float, float]()
+    if len(entrant.rates) > 1:
+        for one in entrant.rates:
+            net = run(max(BATCH_SIZE, round(TRIED_ON * n_images)), one)
+            if net is None:
                 return None
-            net = _run(entrant, folder, n, rate if one is None else one, where, left)
-            if len(net.history) < net.max_epochs:
-                return None
-            if one is not None:
-                tried[f"{one:g}"] = min(net.history[:, "valid_loss"])
-                rate = float(min(tried, key=lambda name: tried[name]))
-    training = made_with(net, where, SEED, {}) | asked | {"tried": tried, "seconds": sum(net.history[:, "dur"])}
+            tried[one] = min(net.history[:, "valid_loss"])
+        rate = min(tried, key=lambda one: tried[one])
+    net = run(n_images, rate)
+    if net is None:
+        return None
     net.module_(torch.zeros(1, 1, 32, 32, device=where))  # what is cut off is forgotten once more
+    training = made_with(net, where, SEED, {}) | asked
+    training |= {"tried": {f"{one:g}": loss for one, loss in tried.items()}, "seconds": sum(net.history[:, "dur"])}
     return save_weights(net.module_, dataclasses.replace(entrant.info, training=training), path)
 
 
 def train_entrants(
-    folder: Path, n_images: int, *, device: str = "auto", minutes: float | None = None
+    folder: Path,
+    n_images: int,
+    *,
+    entrants: Sequence[Entrant] | None = None,
+    device: str = "auto",
+    minutes: float | None = None,
 ) -> Iterator[tuple[str, Path | None]]:
-    """Train all who take part, one after the other, each on so many images; rivals again for the time that SFIN took.
+    """Train who takes part, one after the other, each on so many images; rivals again for the time that SFIN took.
 
-    What is taken away from SFIN is trained at the learning rate that SFIN has chosen.
+    A learning rate is chosen once for a network: SFIN without a part, and a rival on fewer images, take the same.
+
+    Parameters
+    ----------
+    folder : Path
+    n_images : int
+    entrants : sequence of Entrant, optional
+        SFIN first, and a rival before the same on equal time; all of :data:`ENTRANTS` where nothing is said.
+    device, minutes
+        As in :func:`train_entrant`.
 
     Yields
     ------
     name, path
         None, and then nothing more, where the time was over.
     """
-    start, seconds, rate = time.monotonic(), dict[str, float](), 0.0
-    for entrant in ENTRANTS:
+    start, made = time.monotonic(), dict[str, dict[str, Any]]()
+    for entrant in ENTRANTS if entrants is None else entrants:
         left = None if minutes is None else minutes - (time.monotonic() - start) / 60
+        like = SFIN_ALIKE.name if entrant in ABLATIONS else entrant.name.removesuffix(EQUAL_TIME)
         n = n_images
         if entrant.equal_time:
-            whole = seconds[entrant.name.removesuffix(EQUAL_TIME)]
-            n = max(BATCH_SIZE, round(n_images * seconds[SFIN_ALIKE.name] / whole))
-        if entrant in ABLATIONS:
-            entrant = dataclasses.replace(entrant, rates=(rate,))
+            n = max(BATCH_SIZE, round(n_images * made[SFIN_ALIKE.name]["seconds"] / made[like]["seconds"]))
+        if like in made:
+            entrant = dataclasses.replace(entrant, rates=(made[like]["lr"],))
         path = train_entrant(entrant, folder, n, device=device, minutes=left)
         yield entrant.name, path
         if path is None:
             return
-        made = load_weights(path)[1].training
-        seconds[entrant.name] = made["seconds"]
-        rate = made["lr"] if entrant is SFIN_ALIKE else rate
+        made[entrant.name] = load_weights(path)[1].training
 
 
 def _source(entrant: Entrant) -> SynthesisSource:

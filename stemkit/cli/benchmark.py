@@ -26,7 +26,9 @@ def add_to(subparsers: Any) -> None:
     parser.add_argument(
         "--rivals", action="store_true", help="also other packages, where they are installed: bm3d, atomap"
     )
-    parser.add_argument("--train", type=int, metavar="IMAGES", help="train the networks, each on so many images")
+    parser.add_argument(
+        "--train", type=int, metavar="IMAGES", help="train the networks that the tables compare, each on so many images"
+    )
     parser.add_argument("--minutes", type=float, help="stop training after so much time; the tables come next time")
     parser.add_argument("--device", default="auto", help='for training: "auto", "cpu", "cuda", ... (default: auto)')
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmark"), metavar="FOLDER")
@@ -41,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     from stemkit.io.atomic import whole_file
 
     networks = arguments.output / "networks"
-    if arguments.train is not None and not train(networks, arguments.train, arguments.device, arguments.minutes):
+    if arguments.train is not None and not train(networks, arguments):
         print("stemkit: the time is over, and training is not: the same call goes on", file=sys.stderr)
         return 0
     rows = contestants(networks, rivals=arguments.rivals, add=arguments.add)
@@ -59,12 +61,18 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def train(folder: Path, n_images: int, device: str, minutes: float | None) -> bool:
-    """Train the networks that are compared; False where the time was over before."""
-    from stemkit.benchmark.entrants import train_entrants
+def train(folder: Path, arguments: argparse.Namespace) -> bool:
+    """Train the networks that the tables compare; False where the time was over before."""
+    from stemkit.benchmark.entrants import ABLATIONS, ENTRANTS, SFIN_ALIKE, train_entrants
     from stemkit.denoising import load_weights
 
-    for name, path in train_entrants(folder, n_images, device=device, minutes=minutes):
+    left_out = {e.name for e in ABLATIONS if "ablations" not in arguments.only}
+    if arguments.only == ["ablations"]:
+        left_out = {e.name for e in ENTRANTS if e not in (SFIN_ALIKE, *ABLATIONS)}
+    entrants = [e for e in ENTRANTS if e.name not in left_out]
+    for name, path in train_entrants(
+        folder, arguments.train, entrants=entrants, device=arguments.device, minutes=arguments.minutes
+    ):
         if path is None:
             return False
         made = load_weights(path)[1].training

@@ -26,9 +26,10 @@ FARTHEST, NARROWEST, WIDEST = 1.5, 2.0, 2.0
 #: One step moves a column by less than this many sigmas, and changes its width by less than this part (its height by
 #: less than the image's range).
 LONGEST, QUICKEST = 0.5, 0.3
-#: A fit has converged when its last step was less than this part of its errors, or of its width and height: the next
-#: one is several times shorter.
-SMALL_STEP, SMALLEST_STEP = 0.05, 1e-4
+#: A fit has converged when its last step was less than this part of its width and height, if not of its errors.
+SMALLEST_STEP = 1e-4
+#: A step back is one that is longer than this part of the errors.
+SMALL_STEP = 0.05
 #: As long as steps are damped by more than this they say little.
 DAMPED = 0.1
 #: The residual is larger than noise explains from this many of its own standard deviations.
@@ -89,6 +90,8 @@ class Descent:
     ----------
     parameters : Tensor of shape (n + 1, P)
         The last one stands for a column that is not there.
+    last_step : Tensor of shape (n,)
+        Length of each column's last step, in its errors.
     """
 
     def __init__(self, scene: Scene, start: Tensor, sigma: Tensor):
@@ -103,14 +106,18 @@ class Descent:
         self.damping = torch.where(crowded, CROWDED_DAMPING, FIRST_DAMPING).to(start.dtype)
         self.least_damping = torch.where(crowded, LEAST_CROWDED_DAMPING, LEAST_DAMPING).to(start.dtype)
         self.everyone = torch.arange(self.n, device=start.device)
+        self.last_step = torch.full_like(self.damping, torch.inf)
         self.bond = torch.zeros(scene.coupled.shape, dtype=start.dtype, device=start.device)
         self.blocks = self._equations(self.parameters, self.everyone)
 
-    def run(self, iterations: int) -> None:
-        """Take steps until every column has converged, its window around where it is then."""
-        active = self.everyone
+    def run(self, iterations: int, tolerance: float, first: Tensor | None = None) -> None:
+        """Take steps until those of every column are shorter than a part of its errors, its window around it then.
+
+        Where only some, ``first`` ``(n,)``, have changed, the others join in as far as their neighbours move.
+        """
+        active = self.everyone if first is None else self._concerned(torch.cat([first, first[:1] & False]))
         for i in range(iterations):
-            active = self._advance(active, with_shared=i + 1 in RENEWED)
+            active = self._advance(active, tolerance, with_shared=i + 1 in RENEWED)
             if len(active) == 0:
                 break
         crowded = self.everyone[(self.scene.coupled < self.n).any(1)]
@@ -137,7 +144,7 @@ class Descent:
 
     # --- steps ---------------------------------------------------------------------------------------------------
 
-    def _advance(self, active: Tensor, *, with_shared: bool) -> Tensor:
+    def _advance(self, active: Tensor, tolerance: float, *, with_shared: bool) -> Tensor:
         """One step of some columns; those that have to take another."""
         blocks, neighbours = self.blocks.take(active), self._among(active)
         change = step(blocks, neighbours, self._damping(active))
@@ -157,13 +164,14 @@ class Descent:
             now.put(back, blocks.take(back))
             beside = ~back & _any(back, neighbours)
             if beside.any():
-                now.put(beside, self._equations(self.parameters, active[beside]))
+                now.put(beside, self._equations(self.parameters, active[beside], now.shared[beside]))
         self.blocks.put(active, now)
         over = -last / first.clamp_min(1e-200)
         factor = torch.where(over < ON_TARGET, 0.2, torch.where(over < OVERSHOT, 1.0, 4.0))
         changed = (self.damping[active] * factor).clamp(max=MOST_DAMPING)
         self.damping[active] = changed.maximum(self.least_damping[active])
-        return self._unfinished(active, ~worse, length, change)
+        self.last_step[active] = length
+        return self._unfinished(active, ~worse, tolerance, change)
 
     def _equations(self, parameters: Tensor, columns: Tensor, shared: Tensor | None = None) -> Blocks:
         """With the bond between the backgrounds of columns that overlap; ``shared`` is what it was before, if given."""
@@ -179,14 +187,16 @@ class Descent:
         blocks.gradient[:, 4] -= (bond * (level[columns, None] - level[self.scene.coupled[columns]])).sum(1)
         return blocks
 
-    def _unfinished(self, active: Tensor, good: Tensor, length: Tensor, change: Tensor) -> Tensor:
+    def _unfinished(self, active: Tensor, good: Tensor, tolerance: float, change: Tensor) -> Tensor:
         amplitude = self.parameters[active, 2].abs().clamp_min(1e-12)
         relative = torch.maximum(
             change[:, [0, 1, 3]].abs().amax(1) / self.sigma[active], change[:, 2].abs() / amplitude
         )
         # errors are not known as long as there is more in the residual than noise
-        small = SMALL_STEP if self.scene.noise.variance is not None else SMALL_STEP / 50
-        finished = good & ((length < small) & (self.damping[active] < DAMPED) | (relative < SMALLEST_STEP))
+        small = tolerance if self.scene.noise.variance is not None else tolerance / 50
+        finished = good & (
+            (self.last_step[active] < small) & (self.damping[active] < DAMPED) | (relative < SMALLEST_STEP)
+        )
         moving = torch.zeros(self.n + 1, dtype=torch.bool, device=active.device)
         moving[active] = ~finished
         # steps that make things worse again and again lead nowhere

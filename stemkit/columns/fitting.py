@@ -18,6 +18,8 @@ from stemkit.columns.solving import step
 __all__ = ["ColumnFits", "absorbed", "fit_columns", "render_columns"]
 
 ITERATIONS = 25
+#: The next step is several times shorter than the last.
+TOLERANCE = 0.05
 #: Columns that are drawn at once.
 CHUNK = 512
 
@@ -34,7 +36,7 @@ class ColumnFits:
     ``*_err`` are standard deviations; ``failed`` marks fits that did not converge, whose numbers are the start
     and whose errors are NaN. The covariance of a column's Gaussian is ``sigma^2 [[1 + e1, e2], [e2, 1 - e1]]`` in
     (y, x), ``intensity`` its integral. ``residual`` is the RMS of the residual over that of the noise that was
-    expected.
+    expected; ``last_step`` the length of the last step in terms of the errors, small where the fit has converged.
     """
 
     y: NDArray[np.float64]
@@ -54,6 +56,7 @@ class ColumnFits:
     e2_err: NDArray[np.float64]
     intensity_err: NDArray[np.float64]
     residual: NDArray[np.float64]
+    last_step: NDArray[np.float64]
     failed: NDArray[np.bool_]
 
     def __len__(self) -> int:
@@ -77,7 +80,9 @@ def fit_columns(
     fit_sigma: bool | NDArray = True,
     fit_position: bool | NDArray = True,
     elliptical: bool = False,
+    changed: NDArray | None = None,
     iterations: int = ITERATIONS,
+    tolerance: float = TOLERANCE,
     device: torch.device | str = "cpu",
 ) -> ColumnFits:
     """Fit a Gaussian and a constant background to each column, together with those that it overlaps.
@@ -106,8 +111,13 @@ def fit_columns(
         False keeps a column's width at ``sigma``, its position where it starts.
     elliptical : bool
         Whether columns have three numbers for their width rather than one.
+    changed : ndarray of bool, shape (n_columns,), optional
+        Where fits go on, those that have changed or have new neighbours: the others take steps as far as these move
+        them.
     iterations : int
         Steps at most.
+    tolerance : float
+        A column is done when its step is shorter than this part of its errors.
     device : torch.device or str
         Where to compute.
 
@@ -149,7 +159,12 @@ def fit_columns(
     start = torch.nn.functional.pad(start, (0, free.shape[1] - 5)) if before is None else start[:, : free.shape[1]]
     start[torch.as_tensor(outside), 2] = 0.0
     descent = Descent(scene, start.to(device), torch.as_tensor(sigma.copy(), device=device))
-    descent.run(iterations)
+    first = None
+    if before is not None:
+        descent.last_step[:] = torch.as_tensor(before.last_step)
+        # those that failed have been put back to where they began
+        first = None if changed is None else torch.as_tensor(changed | before.failed, device=device)
+    descent.run(iterations, tolerance, first)
     return _results(descent, sigma, units)
 
 
@@ -276,7 +291,10 @@ def _results(descent: Descent, sigma: NDArray, units: _Units) -> ColumnFits:
     numbers, errors = numbers * scale, errors * scale
     numbers[:, 4] += units.level
     return ColumnFits(
-        **dict(zip(MEASURED, np.hstack([numbers, errors]).T, strict=True)), residual=residual, failed=failed
+        **dict(zip(MEASURED, np.hstack([numbers, errors]).T, strict=True)),
+        residual=residual,
+        last_step=descent.last_step.cpu().numpy(),
+        failed=failed,
     )
 
 

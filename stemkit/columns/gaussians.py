@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["ELLIPTICAL", "ROUND", "derivatives", "profile", "summed"]
+__all__ = ["ELLIPTICAL", "ROUND", "derivatives", "profile", "projected", "summed"]
 
 #: The parameters of a column, in this order. A Gaussian's covariance is ``sigma^2 [[1 + e1, e2], [e2, 1 - e1]]`` in
 #: (y, x): round where both are zero.
@@ -83,3 +83,44 @@ def derivatives(
         result[:, 5] = 0.5 * sigma**2 * (result[:, 0] * u_y - result[:, 1] * u_x)
         result[:, 6] = sigma**2 * result[:, 0] * u_x
     return column, result
+
+
+def projected(parameters: Tensor, dy: Tensor, dx: Tensor, share: Tensor, onto: Tensor) -> Tensor:
+    """Inner products of the derivatives of k columns on each window with Q fields there, ``(m, k, Q, P)``.
+
+    Parameters
+    ----------
+    parameters : Tensor of shape (m, k, P)
+    dy, dx : Tensor of shape (m, k, h, 1) and (m, k, 1, w), or both (m, k, h, w)
+    share : Tensor of shape (m, k, h, w)
+    onto : Tensor of shape (m, Q, h, w)
+
+    Notes
+    -----
+    A round Gaussian is a product of one along y and one along x. So are its derivatives, sums of few products with
+    ``d^i``, i up to 2: all that is needed of a field is its sums with these, one axis after the other.
+    """
+    m, k, n_parameters = parameters.shape
+    n_fields, h, w = onto.shape[1:]
+    if n_parameters > len(ROUND) or dy.shape[-1] > 1 or dx.shape[-2] > 1:
+        fields = onto.flatten(2)
+        every = [derivatives(parameters[:, i], dy[:, i], dx[:, i], share[:, i])[1].flatten(2) for i in range(k)]
+        return torch.stack([fields @ one.transpose(1, 2) for one in every], dim=1)
+    amplitude, sigma = parameters[:, :, None, 2], parameters[:, :, None, 3]
+    along_y, along_x = (_moments(d, sigma) for d in (dy[..., 0], dx[..., 0, :]))
+    rows = onto.reshape(m, n_fields * h, w) @ along_x.reshape(m, 3 * k, w).transpose(1, 2)
+    rows = rows.view(m, n_fields, h, k, 3).permute(0, 3, 2, 1, 4).reshape(m, k, h, 3 * n_fields)
+    sums = (along_y @ rows).view(m, k, 3, n_fields, 3)
+    result = onto.new_empty(m, k, n_fields, n_parameters)
+    steep = amplitude / sigma**2
+    result[..., 0], result[..., 1] = steep * sums[:, :, 1, :, 0], steep * sums[:, :, 0, :, 1]
+    result[..., 2] = sums[:, :, 0, :, 0]
+    result[..., 3] = steep / sigma * (sums[:, :, 2, :, 0] + sums[:, :, 0, :, 2])
+    result[..., 4] = share.flatten(2) @ onto.flatten(2).transpose(1, 2)
+    return result
+
+
+def _moments(distance: Tensor, sigma: Tensor) -> Tensor:
+    """A Gaussian along one axis, times 1, d and d^2: ``(m, k, 3, n)``."""
+    values = torch.exp(-0.5 * (distance / sigma) ** 2)
+    return torch.stack([values, values * distance, values * distance**2], dim=2)

@@ -133,9 +133,8 @@ def _around(own: Tensor, shared: Tensor, coupled: Tensor, part: Tensor) -> Tenso
     total = own.new_zeros(m, size, size, p, p)
     total[:, at, at] = torch.cat([own, absent])[nodes]
     theirs = torch.cat([coupled, torch.full_like(coupled[:1], n)])[nodes]
-    blocks = torch.cat([shared, torch.zeros_like(shared[:1])])[nodes]
-    for k in range(coupled.shape[1]):
-        same = (theirs[:, :, k, None] == nodes[:, None, :]) & (nodes[:, None, :] < n)
-        total += same[..., None, None] * blocks[:, :, k, None]
+    same = (theirs[:, :, :, None] == nodes[:, None, None, :]) & (theirs < n)[..., None]
+    group, i, k, j = torch.nonzero(same, as_tuple=True)
+    total[group, i, j] = shared[nodes[group, i], k]
     total = total.permute(0, 1, 3, 2, 4).reshape(m, size * p, size * p)
     return (total + total.transpose(1, 2)) / 2

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from stemkit.columns import ColumnFits, fit_columns, render_columns
+from stemkit.columns.fitting import ITERATIONS, TOLERANCE
 from stemkit.detection.finding import candidates, overlooked
 from stemkit.detection.table import FAINT_SIGMAS
 from stemkit.detection.view import View
@@ -30,6 +31,9 @@ CONCERNED, MOST = 7.0, 0.4
 CLEAR_SIGMAS = 1.5 * FAINT_SIGMAS
 #: Known columns around a new one that tell what it stands on.
 AROUND = 6
+#: While columns are looked for, fits take so many steps at most and stop where these are shorter than this part of the
+#: errors; those of the last ones are shorter than this.
+QUICK_STEPS, QUICK, LAST = 12, 0.3, 0.1
 NOTHING = np.empty((0, 2))
 
 
@@ -46,6 +50,8 @@ class Search:
         A column's amplitude over its error, at least.
     elliptical : bool
     device : torch.device or str
+    quick : bool
+        Whether fits may stop early.
     """
 
     view: View
@@ -54,9 +60,20 @@ class Search:
     significance: float
     elliptical: bool = False
     device: torch.device | str = "cpu"
+    quick: bool = False
 
     def columns(self) -> tuple[ColumnFits, NDArray[np.bool_]]:
         """The columns, and which of them have their width held."""
+        fits, held, kept = replace(self, quick=True)._sought()
+        with np.errstate(invalid="ignore"):
+            loose = ~fits.failed & ~(fits.last_step < LAST)
+        if loose.any():
+            fits = self._fitted_again(fits, loose, self._rounded(fits.sigma), held)
+            fits, held = self.with_faint_held(fits, held)
+        return fits.take(kept), held[kept]
+
+    def _sought(self) -> tuple[ColumnFits, NDArray[np.bool_], NDArray[np.bool_]]:
+        """All that is fitted together, what has its width held, and which are columns."""
         fits = self.fit(candidates(self.view, self.spacing, self.width))
         fits = fits.take(_there(fits, self.view, 0.5 * self.significance))
         fits, held = self.with_faint_held(fits, np.zeros(len(fits), dtype=bool))
@@ -68,8 +85,7 @@ class Search:
                 break
         # whether a column is there is asked at the learnt width: its own makes the errors larger
         kept = _there(fits, self.view, self.significance)
-        fits, held = self._with_clear_freed(fits, held)
-        return fits.take(kept), held[kept]
+        return *self._with_clear_freed(fits, held), kept
 
     def fit(
         self,
@@ -78,6 +94,7 @@ class Search:
         *,
         fit_sigma: bool | NDArray = True,
         fit_position: bool | NDArray = True,
+        changed: NDArray | None = None,
     ) -> ColumnFits:
         """Fits to all of an image's columns, starting at the learnt width where none is given."""
         view = self.view
@@ -92,7 +109,10 @@ class Search:
             fit_sigma=fit_sigma,
             fit_position=fit_position,
             elliptical=self.elliptical,
+            changed=changed,
             device=self.device,
+            iterations=QUICK_STEPS if self.quick else ITERATIONS,
+            tolerance=QUICK if self.quick else TOLERANCE,
         )
 
     def with_faint_held(
@@ -137,23 +157,23 @@ class Search:
         if not clear.any():
             return fits, held
         held = held & ~clear
-        return self.with_faint_held(
-            self._fitted_again(fits, clear, self._rounded(fits.sigma), held, fit_position=True), held
-        )
+        return self.with_faint_held(self._fitted_again(fits, clear, self._rounded(fits.sigma), held), held)
 
     def _fitted_again(
-        self, start: ColumnFits, changed: NDArray, widths: NDArray, held: NDArray, *, fit_position: bool
+        self, start: ColumnFits, changed: NDArray, widths: NDArray, held: NDArray, *, fit_position: bool = True
     ) -> ColumnFits:
         """Columns that have changed fitted again, together with those that they concern; the others stay."""
         places = _places(start)
         far = cKDTree(places[changed]).query(places)[0] / widths.max()
         part = far < 2 * CONCERNED
         if part.mean() > MOST:
-            anew = self.fit(start, widths, fit_sigma=~held, fit_position=fit_position)
+            anew = self.fit(start, widths, fit_sigma=~held, fit_position=fit_position, changed=changed)
             anew.sigma_err[held] = np.nan
             return anew
         rest = self._without(start.take(~part))
-        anew = rest.fit(start.take(part), widths[part], fit_sigma=~held[part], fit_position=fit_position)
+        anew = rest.fit(
+            start.take(part), widths[part], fit_sigma=~held[part], fit_position=fit_position, changed=changed[part]
+        )
         anew.sigma_err[held[part]] = np.nan
         concerned = far < CONCERNED
         result = {f.name: getattr(start, f.name).copy() for f in fields(ColumnFits)}

@@ -317,3 +317,53 @@ def test_columns_of_two_widths():
     inner = ((positions > 15) & (positions < 385)).all(axis=1)
     assert not fits.failed[inner].any()
     np.testing.assert_allclose(fits.sigma[inner], np.where(wide, 2.0, 1.0)[inner] * SIGMA, rtol=1e-2)
+
+
+def test_only_what_has_changed_is_fitted_again():
+    positions = scene()
+    rng = np.random.default_rng(3)
+    image = gaussians(SHAPE, positions, SIGMA) + rng.normal(0, 0.05, SHAPE)
+
+    def variance(intensity: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(intensity, 0.05**2)
+
+    before = fit_columns(image, positions, SIGMA, variance=variance)
+    changed = np.arange(len(positions)) == 40
+    moved = before.take(slice(None))
+    moved.x = before.x + 0.3
+    after = fit_columns(image, moved, SIGMA, variance=variance, changed=changed)
+    # what stands alone stays where it was put, what has changed finds its place
+    np.testing.assert_array_equal(after.x[~changed], moved.x[~changed])
+    np.testing.assert_array_equal(after.last_step[~changed], before.last_step[~changed])
+    assert abs(after.x[40] - before.x[40]) < 0.05 * before.x_err[40]
+    assert after.x_err[40] == pytest.approx(before.x_err[40], rel=0.02)
+
+
+def test_neighbours_of_what_has_changed_join_in():
+    positions = lattice_positions((120, 120), 9.0, margin=1.0)
+    image = gaussians((120, 120), positions, SIGMA) + np.random.default_rng(3).normal(0, 0.02, (120, 120))
+
+    def variance(intensity: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(intensity, 0.02**2)
+
+    before = fit_columns(image, positions, SIGMA, variance=variance)
+    changed = np.hypot(*(positions - 60).T) < 15
+    moved = before.take(slice(None))
+    moved.x = before.x + np.where(changed, 1.0, 0.0)
+    after = fit_columns(image, moved, SIGMA, variance=variance, changed=changed)
+    assert (np.abs(after.x - before.x) / before.x_err).max() < 0.2
+
+
+def test_a_coarse_tolerance_takes_fewer_steps():
+    positions = lattice_positions((120, 120), 9.0, margin=1.0)
+    image = gaussians((120, 120), positions, SIGMA) + np.random.default_rng(3).normal(0, 0.02, (120, 120))
+
+    def fitted(tolerance: float) -> ColumnFits:
+        return fit_columns(
+            image, started(positions), SIGMA, variance=lambda i: torch.full_like(i, 0.02**2), tolerance=tolerance
+        )
+
+    coarse, fine = fitted(0.5), fitted(0.05)
+    assert fine.last_step.max() < 0.05
+    assert 0.05 < coarse.last_step.max() < 0.5
+    assert (np.abs(coarse.x - fine.x) / fine.x_err).max() < 0.5

@@ -28,6 +28,9 @@ __all__ = ["DETECT_THRESHOLD", "SHARPEST", "apart", "candidates", "overlooked", 
 
 #: A spot of the `detect` map counts from this height (1 is certain).
 DETECT_THRESHOLD = 0.35
+#: The sum of two equal Gaussians has one maximum where they are nearer than two widths. Where spots of the `detect` map
+#: are nearer than this, the recorded pixels do not bear them out; a learnt width may be a tenth off.
+RESOLVED = 1.8
 #: A peak of an enhanced image counts from this fraction of its tall peaks.
 ENHANCED_THRESHOLD = 0.12
 #: Neighbours are no nearer than this part of the spacing, or than this many widths.
@@ -55,7 +58,7 @@ def candidates(view: View, spacing: float, width: float) -> NDArray[np.float64]:
         Of the columns, px; the spacing may be NaN.
     """
     if view.detect is not None:
-        near = max(1.5, 0.25 * spacing) if np.isfinite(spacing) else 1.5
+        near = max(1.5, 0.25 * spacing if np.isfinite(spacing) else 0.0, RESOLVED * width)
         return find_peaks(view.detect, threshold=DETECT_THRESHOLD, min_distance=near)
     if view.enhanced is not None:
         response = column_response(view.enhanced, 0.7 * width)

@@ -31,6 +31,9 @@ CONCERNED, MOST = 7.0, 0.4
 CLEAR_SIGMAS = 1.5 * FAINT_SIGMAS
 #: Known columns around a new one that tell what it stands on.
 AROUND = 6
+#: Two fits nearer than this many of their widths share one column: the sum of two equal ones has one maximum up to two
+#: widths.
+ONE_COLUMN = 1.5
 #: While columns are looked for, fits take so many steps at most and stop where these are shorter than this part of the
 #: errors; those of the last ones are shorter than this.
 QUICK_STEPS, QUICK, LAST = 12, 0.3, 0.1
@@ -77,12 +80,14 @@ class Search:
         fits = self.fit(candidates(self.view, self.spacing, self.width))
         fits = fits.take(_there(fits, self.view, 0.5 * self.significance))
         fits, held = self.with_faint_held(fits, np.zeros(len(fits), dtype=bool))
+        fits, held = self._without_doubles(fits, held)
         fits, held = self._with_wide_ones(fits, held)
         for _ in range(LOOKS):
             more = overlooked(self.view, fits, self.spacing, self.width)
             fits, held = self.with_faint_held(fits, held, more)
             if len(more) < WORTH_A_LOOK * len(fits):
                 break
+        fits, held = self._without_doubles(fits, held)
         # whether a column is there is asked at the learnt width: its own makes the errors larger
         kept = _there(fits, self.view, self.significance)
         return *self._with_clear_freed(fits, held), kept
@@ -130,6 +135,22 @@ class Search:
         return self._fitted_again(start, changed, widths, held, fit_position=fit_position), held
 
     # --- steps -------------------------------------------------------------------------------------------------------
+
+    def _without_doubles(self, fits: ColumnFits, held: NDArray[np.bool_]) -> tuple[ColumnFits, NDArray[np.bool_]]:
+        """The fits, of those that share one column the highest alone."""
+        places = _places(fits)
+        pairs = cKDTree(places).query_pairs(ONE_COLUMN * fits.sigma.max(initial=0.0), output_type="ndarray")
+        apart = np.hypot(*(places[pairs[:, 0]] - places[pairs[:, 1]]).T) / fits.sigma[pairs].mean(axis=1)
+        pairs = pairs[apart < ONE_COLUMN]
+        kept = np.ones(len(fits), dtype=bool)
+        higher_first = np.take_along_axis(pairs, np.argsort(-fits.amplitude[pairs], axis=1), axis=1)
+        for higher, lower in higher_first[np.argsort(-fits.amplitude[higher_first[:, 0]])]:
+            kept[lower] &= ~kept[higher]
+        if kept.all():
+            return fits, held
+        left, held = fits.take(kept), held[kept]
+        beside = cKDTree(places[~kept]).query(places[kept])[0] < CONCERNED * self.width
+        return self._fitted_again(left, beside, self._rounded(left.sigma), held), held
 
     def _with_wide_ones(self, fits: ColumnFits, held: NDArray[np.bool_]) -> tuple[ColumnFits, NDArray[np.bool_]]:
         """The fits with those columns fitted anew that are much wider than the learnt width."""

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from strategies import gaussians
 
 import stemkit
 from stemkit import (
@@ -309,6 +310,22 @@ class TestMeasuringGivenPositions:
         image, _ = recorded(readout=0.1)
         with pytest.raises(ValueError, match="positions must be"):
             AtomDetector().fit(image).measure(image, positions)
+
+
+@pytest.mark.parametrize("apart", [0.8, 1.3, 1.7])
+def test_a_map_that_splits_columns_splits_none(apart):
+    # two spots for each column, as networks see them that meet scan noise of another kind
+    clean, positions = crystal()
+    model = NoiseModel(100.0, 50.0, "haadf", pointwise=PointwiseNoise(readout=0.03))
+    image = model.apply(clean, random_state=0)
+    aside = np.array([0.0, apart * SIGMA / 2])
+    halves = np.concatenate([positions + aside, positions - aside])
+    spots = 0.8 * gaussians(clean.shape, halves, 0.8)
+    enhanced = stemkit.calibrated(clean, pixel_size=0.02).assign_attrs(mode="haadf")
+    enhanced = enhanced.assign_coords(measured=(("y", "x"), image), detect=(("y", "x"), spots))
+    table = AtomDetector().fit_transform(enhanced)
+    match = match_columns(table[["y_px", "x_px"]], positions, 3.0)
+    assert (match.precision, match.recall) == (1.0, 1.0)
 
 
 def test_detectors_of_one_scan_share_positions():

@@ -65,7 +65,9 @@ class Contestant:
             ) from error
 
 
-def contestants(networks: Path | None = None, *, rivals: bool = False, add: Sequence[str] = ()) -> list[Contestant]:
+def contestants(
+    networks: Path | None = None, *, rivals: bool = False, add: Sequence[str] = (), quick: bool = False
+) -> list[Contestant]:
     """The rows of the tables.
 
     Parameters
@@ -77,6 +79,8 @@ def contestants(networks: Path | None = None, *, rivals: bool = False, add: Sequ
         Also what other packages offer, where they are installed.
     add : sequence of str
         Estimators of one's own, as ``"module:Class"``, without parameters.
+    quick : bool
+        Without the mean over mirror images, which takes as long as the rest.
 
     Raises
     ------
@@ -98,7 +102,8 @@ def contestants(networks: Path | None = None, *, rivals: bool = False, add: Sequ
     for entrant in (*RIVALS, *(rival.on_time() for rival in RIVALS), SFIN_ALIKE):
         rows.append(_trained(entrant, named[entrant.info.architecture], networks))
     rows.append(Contestant("SFIN", "stemkit:SFINDenoiser", learnt=True))
-    rows.append(Contestant("SFIN, flips averaged", "stemkit:SFINDenoiser", {"average_flips": True}, learnt=True))
+    if not quick:
+        rows.append(Contestant("SFIN, flips averaged", "stemkit:SFINDenoiser", {"average_flips": True}, learnt=True))
     for place in add:
         if not all(place.partition(":")):
             raise ValueError(f"add must name a class as module:Class, but is {place!r}")

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.train is not None and not train(networks, arguments):
         print("stemkit: the time is over, and training is not: the same call goes on", file=sys.stderr)
         return 0
-    rows = contestants(networks, rivals=arguments.rivals, add=arguments.add)
+    rows = contestants(networks, rivals=arguments.rivals, add=arguments.add, quick=arguments.quick)
     extent = QUICK if arguments.quick else FULL
     report = Report(arguments.output, made_with(rows, extent))
     for name in arguments.only:

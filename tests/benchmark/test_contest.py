@@ -60,6 +60,10 @@ class TestContestants:
         assert {"recorded", "ABSF", "Wiener", "AtomSegNet", "FCN", "SFIN"} <= set(names)
         assert len(set(names)) == len(names)
 
+    def test_in_short_without_what_takes_longest(self):
+        names, short = ([row.name for row in contestants(quick=quick)] for quick in (False, True))
+        assert set(names) - set(short) == {"SFIN, flips averaged"}
+
     def test_networks_without_weights_say_so(self):
         missing = {row.name for row in contestants() if row.missing}
         assert missing == {entrant.name for entrant in ENTRANTS} - {entrant.name for entrant in ABLATIONS}

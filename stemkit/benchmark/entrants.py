@@ -167,7 +167,7 @@ def train_entrants(
     folder : Path
     n_images : int
     entrants : sequence of Entrant, optional
-        SFIN first, and a rival before the same on equal time; all of :data:`ENTRANTS` where nothing is said.
+        SFIN first, and a rival before the same on equal time; all where nothing is said.
     device, minutes
         As in :func:`train_entrant`.
 

@@ -28,7 +28,7 @@ FARTHEST, NARROWEST, WIDEST = 1.5, 2.0, 2.0
 LONGEST, QUICKEST = 0.5, 0.3
 #: A fit has converged when its last step was less than this part of its width and height, if not of its errors.
 SMALLEST_STEP = 1e-4
-#: A step back is one that is longer than this part of the errors.
+#: Steps that made things worse are taken back where they are longer than this part of the errors.
 SMALL_STEP = 0.05
 #: As long as steps are damped by more than this they say little.
 DAMPED = 0.1

@@ -18,7 +18,7 @@ from stemkit.columns.solving import step
 __all__ = ["ColumnFits", "absorbed", "fit_columns", "render_columns"]
 
 ITERATIONS = 25
-#: The next step is several times shorter than the last.
+#: Steps end where they are shorter than this part of the errors: the next one is several times shorter.
 TOLERANCE = 0.05
 #: Columns that are drawn at once.
 CHUNK = 512

@@ -85,7 +85,13 @@ class Entrant:
 
 
 def train_entrant(
-    entrant: Entrant, folder: Path, n_images: int, *, device: str = "auto", minutes: float | None = None
+    entrant: Entrant,
+    folder: Path,
+    n_images: int,
+    *,
+    seed: int = SEED,
+    device: str = "auto",
+    minutes: float | None = None,
 ) -> Path | None:
     """Train an entrant on a number of images and write its weights into a folder, if they are not there.
 
@@ -97,6 +103,8 @@ def train_entrant(
     folder : Path
     n_images : int
         Images of 128 px, in whole batches; those on which learning rates are tried come on top.
+    seed : int
+        Of the first weights and of all images.
     device : str
     minutes : float, optional
         Stop after the epoch in which so much time is over.
@@ -114,7 +122,7 @@ def train_entrant(
     if n_images < BATCH_SIZE:
         raise ValueError(f"n_images must be at least {BATCH_SIZE}, a batch, but is {n_images}")
     path = folder / f"{entrant.file}.safetensors"
-    asked = {"images": n_images, "taught": _taught(entrant), "rates": list(entrant.rates)}
+    asked = {"images": n_images, "taught": _taught(entrant, seed), "rates": list(entrant.rates)}
     if path.exists():
         made = load_weights(path)[1].training
         changed = [name for name, value in asked.items() if made.get(name) != value]
@@ -130,7 +138,7 @@ def train_entrant(
         left = None if minutes is None else minutes - (time.monotonic() - start) / 60
         if left is not None and left <= 0:
             return None
-        net = _run(entrant, folder, n, rate, where, left)
+        net = _run(entrant, folder, n, rate, seed, where, left)
         return net if len(net.history) == net.max_epochs else None
 
     rate, tried = entrant.rates[0], dict[float, float]()
@@ -145,7 +153,7 @@ def train_entrant(
     if net is None:
         return None
     net.module_(torch.zeros(1, 1, 32, 32, device=where))  # what is cut off is forgotten once more
-    training = made_with(net, where, SEED, {}) | asked
+    training = made_with(net, where, seed, {}) | asked
     training |= {"tried": {f"{one:g}": loss for one, loss in tried.items()}, "seconds": sum(net.history[:, "dur"])}
     return save_weights(net.module_, dataclasses.replace(entrant.info, training=training), path)
 
@@ -155,6 +163,7 @@ def train_entrants(
     n_images: int,
     *,
     entrants: Sequence[Entrant] | None = None,
+    seed: int = SEED,
     device: str = "auto",
     minutes: float | None = None,
 ) -> Iterator[tuple[str, Path | None]]:
@@ -168,7 +177,7 @@ def train_entrants(
     n_images : int
     entrants : sequence of Entrant, optional
         SFIN first, and a rival before the same on equal time; all where nothing is said.
-    device, minutes
+    seed, device, minutes
         As in :func:`train_entrant`.
 
     Yields
@@ -185,7 +194,7 @@ def train_entrants(
             n = max(BATCH_SIZE, round(n_images * made[SFIN_ALIKE.name]["seconds"] / made[like]["seconds"]))
         if like in made:
             entrant = dataclasses.replace(entrant, rates=(made[like]["lr"],))
-        path = train_entrant(entrant, folder, n, device=device, minutes=left)
+        path = train_entrant(entrant, folder, n, seed=seed, device=device, minutes=left)
         yield entrant.name, path
         if path is None:
             return
@@ -196,15 +205,17 @@ def _source(entrant: Entrant) -> SynthesisSource:
     return SynthesisSource(entrant.recipe, entrant.info.outputs, BATCH_SIZE, [CROP_SIZE])
 
 
-def _taught(entrant: Entrant) -> str:
+def _taught(entrant: Entrant, seed: int) -> str:
     """A text that differs where what is drawn, or the network that learns it, differs."""
-    described = f"{_source(entrant).described} {entrant.info} {entrant.cut and entrant.cut.__name__} {SEED}"
+    described = f"{_source(entrant).described} {entrant.info} {entrant.cut and entrant.cut.__name__} {seed}"
     return hashlib.sha256(described.encode()).hexdigest()
 
 
-def _run(entrant: Entrant, folder: Path, n: int, rate: float, device: torch.device, minutes: float | None) -> Any:
+def _run(
+    entrant: Entrant, folder: Path, n: int, rate: float, seed: int, device: torch.device, minutes: float | None
+) -> Any:
     """One run: ``n`` images at a learning rate, with a checkpoint of its own."""
-    with seeded(SEED, device):
+    with seeded(seed, device):
         module = build(entrant.info)
     if entrant.cut is not None:
         entrant.cut(module)
@@ -213,12 +224,12 @@ def _run(entrant: Entrant, folder: Path, n: int, rate: float, device: torch.devi
         entrant.info,
         _source(entrant),
         device=device,
-        seed=SEED,
+        seed=seed,
         max_epochs=n_epochs,
         batches_per_epoch=max(1, round(n / BATCH_SIZE / n_epochs)),
         lr=rate,
         module=module,
-        checkpoint=folder / f"{entrant.file}-{n}-{rate:g}.checkpoint",
+        checkpoint=folder / f"{entrant.file}-{n}-{rate:g}-{seed}.checkpoint",
         minutes=minutes,
     )
 

@@ -16,7 +16,7 @@ from stemkit.benchmark.contest import TABLES, Extent, Table
 from stemkit.benchmark.contestants import Contestant
 from stemkit.benchmark.scenes import scenes
 from stemkit.compute import describe_device, resolve_device
-from stemkit.denoising import load_weights
+from stemkit.denoising import NetworkInfo, load_weights
 from stemkit.io.atomic import whole_file
 
 if TYPE_CHECKING:
@@ -79,14 +79,17 @@ class Report:
 def made_with(rows: Sequence[Contestant], extent: Extent) -> str:
     """Versions, machine, extent and weights, in Markdown."""
     weights = {row.name: load_weights(row.parameters.get("weights", "auto"))[1] for row in rows if _has_weights(row)}
-    trained = [
-        f"{name} {info.sha256[:8]} ({info.training.get('images', 'more')} images)" for name, info in weights.items()
-    ]
     return (
         f"*stemkit {stemkit.__version__}, torch {torch.__version__}, numpy {np.__version__}, Python "
-        f"{platform.python_version()}, {describe_device(resolve_device('auto'))}; {extent}; fixed seeds; weights: "
-        f"{', '.join(trained)}.*"
+        f"{platform.python_version()}, {describe_device(resolve_device('auto'))}; {extent}; the images' seeds are "
+        f"fixed; weights: {', '.join(_trained(name, info) for name, info in weights.items())}.*"
     )
+
+
+def _trained(name: str, info: NetworkInfo) -> str:
+    made = info.training
+    how = f"{made['images']} images, seed {made['seed']}" if "images" in made else "see its model card"
+    return f"{name} {info.sha256[:8]} ({how})"
 
 
 def _has_weights(row: Contestant) -> bool:

@@ -29,6 +29,7 @@ def add_to(subparsers: Any) -> None:
     parser.add_argument(
         "--train", type=int, metavar="IMAGES", help="train the networks that the tables compare, each on so many images"
     )
+    parser.add_argument("--seed", type=int, default=7, help="of that training (default: 7); the images' are fixed")
     parser.add_argument("--minutes", type=float, help="stop training after so much time; the tables come next time")
     parser.add_argument("--device", default="auto", help='for training: "auto", "cpu", "cuda", ... (default: auto)')
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmark"), metavar="FOLDER")
@@ -70,9 +71,8 @@ def train(folder: Path, arguments: argparse.Namespace) -> bool:
     if arguments.only == ["ablations"]:
         left_out = {e.name for e in ENTRANTS if e not in (SFIN_ALIKE, *ABLATIONS)}
     entrants = [e for e in ENTRANTS if e.name not in left_out]
-    for name, path in train_entrants(
-        folder, arguments.train, entrants=entrants, device=arguments.device, minutes=arguments.minutes
-    ):
+    told = {"seed": arguments.seed, "device": arguments.device, "minutes": arguments.minutes}
+    for name, path in train_entrants(folder, arguments.train, entrants=entrants, **told):
         if path is None:
             return False
         made = load_weights(path)[1].training

@@ -133,6 +133,14 @@ class TestEntrants:
         with pytest.raises(ValueError, match="n_images must be at least 16, a batch, but is 0"):
             train_entrant(entrant, tmp_path, 0)
 
+    def test_a_seed_is_another_run(self, tmp_path):
+        entrant = dataclasses.replace(SFIN_ALIKE, info=TINY, rates=(1e-3,))
+        first, second = (train_entrant(entrant, tmp_path / str(seed), 32, seed=seed) for seed in (1, 2))
+        losses = [load_weights(path)[1].training["valid_loss"] for path in (first, second)]
+        assert losses[0] != losses[1]
+        with pytest.raises(ValueError, match="remove it to train it again"):
+            train_entrant(entrant, tmp_path / "1", 32, seed=2)
+
     def test_rivals_have_the_time_that_sfin_took(self, tmp_path, monkeypatch):
         ours = dataclasses.replace(SFIN_ALIKE, info=TINY, rates=(1e-2, 1e-3))
         rival = dataclasses.replace(RIVALS[0], info=dataclasses.replace(RIVALS[0].info, width=8), rates=(1e-3,))

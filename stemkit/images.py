@@ -273,13 +273,13 @@ def was_enhanced(image: xr.DataArray) -> bool:
     return False
 
 
-def check_noise_attr(image: xr.DataArray) -> dict | None:
+def check_noise_attr(image: xr.DataArray, mode: str | None = None) -> dict | None:
     """The noise model an image carries, as a dict, or None.
 
     Raises
     ------
     ValueError
-        If it was calibrated at another pixel size: its lengths in pixels would be wrong.
+        If it was calibrated at another pixel size, where its lengths in pixels would be wrong, or in another mode.
     """
     text = image.attrs.get("noise")
     if text is None:
@@ -298,6 +298,11 @@ def check_noise_attr(image: xr.DataArray) -> dict | None:
         raise ValueError(
             f'attrs["noise"] was calibrated at a pixel size of {calibrated_at} nm, but the image has {now} nm: '
             "run NoiseCalibrator again on the resampled image"
+        )
+    if mode is not None and noise.get("mode", mode) != mode:
+        raise ValueError(
+            f'mode is {mode!r}, but attrs["noise"] was calibrated in mode {noise["mode"]!r}: calibrate again, with '
+            f"NoiseCalibrator(mode={mode!r})"
         )
     return noise
 
@@ -368,11 +373,13 @@ def _numeric(X: object, name: str) -> NDArray:
     if isinstance(X, str | os.PathLike):
         raise TypeError(f"{name} is a path: read the file first, with stemkit.read({os.fspath(X)!r})")
     values = np.asarray(X)
+    if values.dtype.kind == "b":
+        values = values.astype(np.uint8)
     if values.dtype == object or values.dtype.kind in "US":
         values = values.astype(np.float64)
     if values.dtype.kind == "c":
         raise ValueError(f"Complex data not supported: {name} is complex; take its magnitude or phase first")
-    if values.dtype.kind not in "fiub":
+    if values.dtype.kind not in "fiu":
         raise TypeError(f"{name} must hold numbers, but its dtype is {values.dtype}")
     return values
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib import util
+from dataclasses import dataclass, field, replace
+from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from stemkit.benchmark.entrants import RIVALS, SFIN_ALIKE, Entrant
+from stemkit.benchmark.entrants import ABLATIONS, RIVALS, SFIN_ALIKE, Entrant
 
 __all__ = ["Contestant", "contestants"]
 
@@ -33,6 +34,10 @@ class Contestant:
         Whether it has maps for detection and super-resolution, which ``target`` selects.
     locates : bool
         It gives no image, but is a function from an image and places (y, x), px, to where it finds columns near them.
+    ablated : bool
+        SFIN without a part of its data or of itself: compared with the whole alone.
+    package : str
+        Another package that it needs.
     """
 
     name: str
@@ -41,6 +46,8 @@ class Contestant:
     missing: str = ""
     learnt: bool = False
     locates: bool = False
+    ablated: bool = False
+    package: str = ""
 
     def method(self, **changed: Any) -> Any:
         """The estimator, or None for the recorded image; or the function that locates.
@@ -54,6 +61,24 @@ class Contestant:
             return None
         made = self._made()
         return made if self.locates else made(**{**self.parameters, **changed})
+
+    @property
+    def made_of(self) -> str:
+        """A text that differs where what is judged does: its parameters, its weights, its code."""
+        told = [self.name, self.place, self.missing]
+        for name, value in self.parameters.items():
+            told += [name, _digest(value) if isinstance(value, Path) else repr(value)]
+        if self.package and not self.missing:
+            told.append(self.version)
+        if self.place and not self.place.startswith("stemkit"):
+            source = getattr(importlib.import_module(self.place.partition(":")[0]), "__file__", None)
+            told.append(_digest(Path(source)) if source else "")
+        return "\n".join(told)
+
+    @property
+    def version(self) -> str:
+        """The other package and its version."""
+        return f"{self.package} {metadata.version(self.package)}"
 
     def _made(self) -> Any:
         module, _, name = self.place.partition(":")
@@ -94,13 +119,16 @@ def contestants(
         Contestant("NLM", "stemkit:NLMDenoiser"),
     ]
     if rivals:
-        rows.append(Contestant("BM3D", "stemkit.benchmark.rivals:BM3DDenoiser", missing=_not_here("bm3d")))
-        atomap = "stemkit.benchmark.rivals:atomap_positions"
-        rows.append(Contestant("Atomap, recorded pixels", atomap, missing=_not_here("atomap"), locates=True))
+        bm3d, atomap = "stemkit.benchmark.rivals:BM3DDenoiser", "stemkit.benchmark.rivals:atomap_positions"
+        rows.append(Contestant("BM3D", bm3d, missing=_not_here("bm3d"), package="bm3d"))
+        rows.append(
+            Contestant("Atomap, recorded pixels", atomap, missing=_not_here("atomap"), locates=True, package="atomap")
+        )
     rows.append(Contestant("Periodic", "stemkit:PeriodicDenoiser"))
     named = {"fcn": "stemkit:FCNDenoiser", "atomsegnet": "stemkit:AtomSegNetDenoiser", "sfin": "stemkit:SFINDenoiser"}
     for entrant in (*RIVALS, *(rival.on_time() for rival in RIVALS), SFIN_ALIKE):
         rows.append(_trained(entrant, named[entrant.info.architecture], networks))
+    rows += [replace(_trained(entrant, named["sfin"], networks), ablated=True) for entrant in ABLATIONS]
     rows.append(Contestant("SFIN", "stemkit:SFINDenoiser", learnt=True))
     if not quick:
         rows.append(Contestant("SFIN, flips averaged", "stemkit:SFINDenoiser", {"average_flips": True}, learnt=True))
@@ -122,6 +150,10 @@ def _check(row: Contestant) -> None:
     lacks = [name for name in ("fit", "transform") if not callable(getattr(method, name, None))]
     if lacks:
         raise ValueError(f"add must name a class with fit and transform, but {row.place!r} lacks {', '.join(lacks)}")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _not_here(package: str) -> str:

@@ -17,6 +17,7 @@ from stemkit.benchmark import scores
 from stemkit.benchmark.table import DOSES, Method
 from stemkit.benchmark.truths import BORDER, ELECTRONS, HOSTS, SHAPE
 from stemkit.columns import fit_columns
+from stemkit.detection import Quality
 
 __all__ = ["displaced_crystal", "localisation_table"]
 
@@ -69,16 +70,17 @@ def localisation_table(
 ) -> pd.DataFrame:
     """Errors of positions that least squares find in the images that methods give.
 
-    A Gaussian with a background is fitted to each column, all weights alike, from its true place to the px; beside
-    them stands what stemkit does: :class:`~stemkit.AtomDetector` on the recorded pixels, weighted by their noise; and
-    what other functions find there, ``locators``, from the recorded image and the same places.
+    A Gaussian with a background is fitted to each column, all weights alike, from where a perfect lattice would have
+    it: a fit that goes nowhere knows nothing of the displacement. Beside them stands what stemkit does:
+    :class:`~stemkit.AtomDetector` on the recorded pixels, weighted by their noise; and what other functions find there,
+    ``locators``, from the recorded image and the same places.
 
     Returns
     -------
     DataFrame
         ``method, dose, image``; ``rms px`` per axis; ``rms over limit``, in parts of the Cramer-Rao bound of each
         column's electrons; ``slope`` of the displacements that were found on the true ones, 1 for the truth, 0 for a
-        perfect lattice; ``lost``, the part of columns whose fit went elsewhere.
+        perfect lattice; ``lost``, the part of columns whose fit failed or went elsewhere.
     """
     rows = []
     sigma = HOSTS["square"].sigma
@@ -88,19 +90,24 @@ def localisation_table(
             image, true, ideal, height = displaced_crystal(dose, seed)
             limit = np.array([scores.photon_limit(dose * h, background=ELECTRONS["haadf"] * dose) for h in height])
             found = {
-                name: _fitted(image if method is None else method.fit(image).transform(image), true, sigma)
+                name: _fitted(image if method is None else method.fit(image).transform(image), ideal, sigma)
                 for name, method in methods.items()
             }
-            table = AtomDetector().fit(image).measure(image, np.round(true))
-            found |= {name: locate(image, np.round(true)) for name, locate in (locators or {}).items()}
-            found[MEASURED] = table[["y_px", "x_px"]].to_numpy()
+            found |= {name: locate(image, ideal) for name, locate in (locators or {}).items()}
+            found[MEASURED] = _measured(image, ideal)
             rows += [(name, dose, i, *_errors(places, true, ideal, limit)) for name, places in found.items()]
     return pd.DataFrame(rows, columns=["method", "dose", "image", "rms px", "rms over limit", "slope", "lost"])
 
 
-def _fitted(image: xr.DataArray, true: NDArray, sigma: float) -> NDArray:
-    fits = fit_columns(np.asarray(image.values, dtype=np.float64), np.round(true), sigma)
-    return np.column_stack([fits.y, fits.x])
+def _fitted(image: xr.DataArray, near: NDArray, sigma: float) -> NDArray:
+    fits = fit_columns(np.asarray(image.values, dtype=np.float64), near, sigma)
+    return np.where(fits.failed[:, None], np.nan, np.column_stack([fits.y, fits.x]))
+
+
+def _measured(image: xr.DataArray, near: NDArray) -> NDArray:
+    table = AtomDetector().fit(image).measure(image, near)
+    failed = (table["quality"].to_numpy() & Quality.FAILED) > 0
+    return np.where(failed[:, None], np.nan, table[["y_px", "x_px"]].to_numpy())
 
 
 def _errors(places: NDArray, true: NDArray, ideal: NDArray, limit: NDArray) -> tuple[float, float, float, float]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,7 @@ import pandas as pd
 import torch
 
 import stemkit
-from stemkit.benchmark.contest import TABLES, Extent, Table
+from stemkit.benchmark.contest import TABLES, Extent
 from stemkit.benchmark.contestants import Contestant
 from stemkit.benchmark.scenes import scenes
 from stemkit.compute import describe_device, resolve_device
@@ -24,9 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Report", "made_with", "pictures"]
 
-NOT_RUN = "Not run"
 #: Images of the sets that are shown, and the part of them, px.
-SHOWN = (("haadf", 0), ("haadf", 7), ("bf", 3), ("simulated", 2))
+SHOWN = (("haadf", 0), ("haadf", 7), ("bf", 3), ("simulated", 15))
 PART = 128
 
 
@@ -38,37 +39,38 @@ class Report:
     folder : Path
         Gets for each table ``NAME.csv``, all scores, ``NAME_table.csv`` and ``NAME.md``, what is printed; and
         ``tables.md``, all that are there.
-    made_with : str
-        How the tables are made, in Markdown; it stands above each.
+    extent : Extent
+        How much is judged.
     """
 
-    def __init__(self, folder: Path, made_with: str):
-        self.folder, self.made_with = folder, made_with
+    def __init__(self, folder: Path, extent: Extent):
+        self.folder, self.extent = folder, extent
         folder.mkdir(parents=True, exist_ok=True)
 
-    def known(self, name: str) -> str | None:
-        """A table that is there, and was made alike; else None."""
-        path = self.folder / f"{name}.md"
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        return text if self.made_with in text else None
-
-    def add(self, name: str, table: Table, scores: pd.DataFrame, rows: Sequence[Contestant]) -> str:
-        """Write a table down, and return it in Markdown."""
-        short = table.short(scores).rename_axis("method") if len(scores) else pd.DataFrame()
-        lines = [f"## {table.title}", table.shows]
-        lines.append(str(short.to_markdown()) if len(short) else f"{NOT_RUN}: no networks were trained for it.")
-        missing = {row.name: row.missing for row in rows if row.missing and table.takes(row)}
-        if missing and len(short):
-            why = {reason: [row for row in missing if missing[row] == reason] for reason in missing.values()}
-            parts = [f"{', '.join(names)} ({reason})" for reason, names in why.items()]
-            lines.append(f"{NOT_RUN}: {'; '.join(parts)}.")
-        text = "\n\n".join([*lines, self.made_with]) + "\n"
+    def table(self, name: str, rows: Sequence[Contestant]) -> str:
+        """One of ``TABLES`` in Markdown: the one that is there where it was made alike, else made and written down."""
+        table = TABLES[name]
+        taken = [row for row in rows if table.takes(row)]
+        there, made = self.folder / f"{name}.md", made_with(taken, self.extent)
+        known = there.read_text(encoding="utf-8") if there.exists() else ""
+        if made in known:
+            return known
+        able = [row for row in taken if not row.missing]
+        scores = table.make(able, self.extent) if able else pd.DataFrame()
+        short = table.short(scores).rename_axis("method") if able else pd.DataFrame()
+        lines = [
+            f"## {table.title}",
+            table.shows,
+            *([str(short.to_markdown())] if able else []),
+            *_missing(taken),
+            made,
+        ]
+        text = "\n\n".join(lines) + "\n"
         self._write(f"{name}.csv", scores.to_csv(index=False))
         self._write(f"{name}_table.csv", short.to_csv())
         self._write(f"{name}.md", text)
-        there = [self.folder / f"{each}.md" for each in TABLES]
-        parts = [path.read_text(encoding="utf-8") for path in there if path.exists()]
-        self._write("tables.md", "\n".join(["# Benchmark\n", *parts]))
+        parts = [self.folder / f"{each}.md" for each in TABLES]
+        self._write("tables.md", "\n".join(["# Benchmark\n", *(p.read_text("utf-8") for p in parts if p.exists())]))
         return text
 
     def _write(self, name: str, text: str) -> None:
@@ -77,12 +79,16 @@ class Report:
 
 
 def made_with(rows: Sequence[Contestant], extent: Extent) -> str:
-    """Versions, machine, extent and weights, in Markdown."""
-    weights = {row.name: load_weights(row.parameters.get("weights", "auto"))[1] for row in rows if _has_weights(row)}
+    """Versions, machine, extent and weights, in Markdown, and a digest of all code and weights."""
+    here = [row for row in rows if not row.missing]
+    weights = {row.name: load_weights(row.parameters.get("weights", "auto"))[1] for row in here if row.learnt}
+    trained = [_trained(name, info) for name, info in weights.items()]
+    packages = [f"torch {torch.__version__}", f"numpy {np.__version__}", *(row.version for row in here if row.package)]
+    code = hashlib.sha256("\n".join([_code(), *(row.made_of for row in rows)]).encode()).hexdigest()
     return (
-        f"*stemkit {stemkit.__version__}, torch {torch.__version__}, numpy {np.__version__}, Python "
-        f"{platform.python_version()}, {describe_device(resolve_device('auto'))}; {extent}; the images' seeds are "
-        f"fixed; weights: {', '.join(_trained(name, info) for name, info in weights.items())}.*"
+        f"*stemkit {stemkit.__version__}, {', '.join(packages)}, Python {platform.python_version()}, "
+        f"{describe_device(resolve_device('auto'))}; {extent}; the images' seeds are fixed; weights: "
+        f"{', '.join(trained) or 'none'}; code and weights {code[:8]}.*"
     )
 
 
@@ -92,15 +98,29 @@ def _trained(name: str, info: NetworkInfo) -> str:
     return f"{name} {info.sha256[:8]} ({how})"
 
 
-def _has_weights(row: Contestant) -> bool:
-    return row.learnt and not row.missing
+@cache
+def _code() -> str:
+    """Of stemkit itself, and of the weights that ship."""
+    digest, home = hashlib.sha256(), Path(stemkit.__file__).parent
+    for path in sorted(home.rglob("*")):
+        if path.suffix in (".py", ".safetensors", ".npz"):
+            digest.update(path.relative_to(home).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _missing(rows: Sequence[Contestant]) -> list[str]:
+    """Who was not run, and why."""
+    missing = {row.name: row.missing for row in rows if row.missing}
+    why = {reason: [row for row in missing if missing[row] == reason] for reason in missing.values()}
+    parts = [f"{', '.join(names)} ({reason})" for reason, names in why.items()]
+    return [f"Not run: {'; '.join(parts)}."] if parts else []
 
 
 def pictures(rows: Sequence[Contestant]) -> Figure:
     """What each method makes of the same images."""
     from matplotlib.figure import Figure
 
-    shown = [row for row in rows if not row.missing and not row.locates]
+    shown = [row for row in rows if not row.missing and not row.locates and not row.ablated]
     figure = Figure(figsize=(1.6 * (len(shown) + 1), 1.7 * len(SHOWN) + 0.3), layout="constrained")
     axes = figure.subplots(len(SHOWN), len(shown) + 1, squeeze=False)
     for k, (line, (which, index)) in enumerate(zip(axes, SHOWN, strict=True)):

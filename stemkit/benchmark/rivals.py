@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import xarray as xr
@@ -34,11 +36,12 @@ class BM3DDenoiser(Denoiser):
             if counts.silent:
                 return {"enhance": image.values}
             even = counts.forward(signal_of(image.values, model))
+            contrast = float(np.ptp(counts.forward(np.array([0.0, 1.0]))))  # in deviations of the noise
             correlation = float(np.clip(model.pointwise.correlation_x, 0.0, 0.9))
-            filtered = _bm3d(even, correlation)
+            filtered = _bm3d(even, contrast, correlation)
             if model.scan.amplitude:
                 rows = (even - filtered).clip(-OUTLYING, OUTLYING).mean(axis=1, keepdims=True)
-                filtered = _bm3d(even - (rows - rows.mean()), correlation)
+                filtered = _bm3d(even - (rows - rows.mean()), contrast, correlation)
             return {"enhance": image_of(counts.inverse(filtered), model)}
 
         return enhance
@@ -46,23 +49,37 @@ class BM3DDenoiser(Denoiser):
 
 #: A pixel says no more than this, in deviations of the noise, of its row's offset.
 OUTLYING = 3.0
-#: Noise above this part of the range is strong, for the authors of BM3D: 40 of 255 grey values.
+#: Noise above this part of the contrast is strong, for the authors of BM3D: 40 of 255 grey values.
 STRONG = 40 / 255
 
 
-def _bm3d(noisy: NDArray, correlation: float) -> NDArray:
+def _bm3d(noisy: NDArray, contrast: float, correlation: float) -> NDArray:
     """BM3D of an image whose noise has a deviation of 1 and is correlated along the row, autoregressive."""
     import bm3d
 
-    low, scale = float(noisy.min()), float(np.ptp(noisy))
+    low = float(noisy.min())
     turns = np.exp(-2j * np.pi * np.fft.fftfreq(noisy.shape[1]))
     along = (1 - correlation**2) / np.abs(1 - correlation * turns) ** 2
-    power = np.broadcast_to(along, noisy.shape) * (noisy.size / scale**2)
-    profile = "vn" if 1 / scale > STRONG else "np"
-    # the package asks NumPy for a function that NumPy 2.4 has dropped where it is given a spectrum
-    given = power if correlation and hasattr(np, "trapz") else 1 / scale
-    filtered = bm3d.bm3d((noisy - low) / scale, sigma_psd=given, profile=profile)
-    return np.asarray(filtered, dtype=np.float64) * scale + low
+    power = np.broadcast_to(along, noisy.shape) * (noisy.size / contrast**2)
+    given = power if correlation else 1 / contrast
+    profile = "vn" if 1 / contrast > STRONG else "np"
+    with _trapz():
+        filtered = bm3d.bm3d((noisy - low) / contrast, sigma_psd=given, profile=profile)
+    return np.asarray(filtered, dtype=np.float64) * contrast + low
+
+
+@contextmanager
+def _trapz() -> Iterator[None]:
+    """The name that BM3D 4.0 asks NumPy for where it is given a spectrum, and that NumPy 2.4 has dropped."""
+    name = "trapz"
+    if hasattr(np, name):
+        yield
+        return
+    setattr(np, name, np.trapezoid)
+    try:
+        yield
+    finally:
+        delattr(np, name)
 
 
 def atomap_positions(image: xr.DataArray, places: NDArray) -> NDArray:

@@ -66,8 +66,9 @@ def scenes(name: str = "haadf", n: int | None = None) -> Scenes:
     ----------
     name : {"haadf", "bf", "simulated"}
         ``"haadf"`` and ``"bf"`` are 100 images of 256 px each: every arrangement that is drawn in training, from other
-        seeds, in turn with structures and noise that training never draws. ``"simulated"`` are multislice images of
-        five crystals in HAADF, ABF and BF, by abTEM; noise is added at three doses.
+        seeds, in turn with structures that training never draws, about half of those with noise that it never draws.
+        ``"simulated"`` are multislice images of five crystals in HAADF, ABF and BF, by abTEM; noise is added at three
+        doses, and the first few images have some of all.
     n : int, optional
 
     Examples
@@ -144,10 +145,20 @@ def _seed(name: str, image: int) -> int:
 # --- simulated ---------------------------------------------------------------------------------------------------
 
 
+def _cases() -> list[tuple[str, str, float]]:
+    """Crystals, signals and doses of the simulated images, in an order whose beginning has some of all."""
+    crystals, signals = list(SIMULATED), ("haadf", "abf", "bf")
+    cases = []
+    for turn in range(9):
+        for k, name in enumerate(crystals):
+            signal, dose = (turn + k) % 3, (turn // 3 + turn + 2 * k) % 3
+            cases.append((name, signals[signal], SIMULATED_DOSES[dose]))
+    return cases
+
+
 def _simulated_scenes(n: int | None) -> Scenes:
     images, tables, names, modes = [], [], [], []
-    cases = [(name, mode, dose) for name in SIMULATED for mode in ("haadf", "abf", "bf") for dose in SIMULATED_DOSES]
-    for i, (name, mode, dose) in enumerate(cases[:n]):
+    for i, (name, mode, dose) in enumerate(_cases()[:n]):
         clean, columns = simulated(name, mode, shape=SHAPE)
         low, high = float(clean.min()), float(clean.max())
         dark = mode != "haadf"

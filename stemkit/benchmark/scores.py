@@ -82,7 +82,13 @@ def heights(image: xr.DataArray | NDArray, places: ArrayLike, *, sign: float = 1
 
 
 def contrast_left(
-    image: xr.DataArray | NDArray, empty: ArrayLike, full: ArrayLike, between: ArrayLike, *, sign: float = 1
+    image: xr.DataArray | NDArray,
+    empty: ArrayLike,
+    full: ArrayLike,
+    between: ArrayLike,
+    *,
+    contrast: float | None = None,
+    sign: float = 1,
 ) -> float:
     """How much of a column an image shows where there is none: 0 is the truth, 1 means that vacancies are filled in.
 
@@ -91,11 +97,15 @@ def contrast_left(
     image : DataArray or ndarray of shape (n_y, n_x)
     empty, full, between : array-like of shape (n, 2)
         Places (y, x) of vacancies, of columns of their kind, and of the darkest points between columns.
+    contrast : float, optional
+        By how much the columns stand above those points in truth. None takes what the image shows of it: no measure of
+        an image without contrast.
     sign : int
         -1 in bright field.
     """
     low, high, gone = (float(np.mean(heights(image, p, sign=sign))) for p in (between, full, empty))
-    return (gone - low) / (high - low) if high != low else np.nan
+    contrast = high - low if contrast is None else contrast
+    return (gone - low) / contrast if contrast else np.nan
 
 
 def shift_errors(found: ArrayLike, true: ArrayLike, direction: ArrayLike) -> tuple[float, float]:
@@ -129,7 +139,8 @@ def photon_limit(dose: float, *, background: float = 0.0, mode: str = "haadf") -
         raise ValueError(f"background must be at least the dose, {dose:g}, in bright field, but is {background!r}")
     if background == 0:
         return float(1 / np.sqrt(2 * np.pi * dose))
-    at = np.arange(-8, 8, 0.05)
+    # not in the middle, where in bright field all electrons may be gone
+    at = np.arange(-8, 8, 0.05) + 0.025
     y, x = np.meshgrid(at, at, indexing="ij")
     column = dose * np.exp(-(y**2 + x**2) / 2)
     # in units of sigma, which cancels: the slope is 1 / sigma as large, the area sigma^2
@@ -138,9 +149,8 @@ def photon_limit(dose: float, *, background: float = 0.0, mode: str = "haadf") -
 
 
 def intensity_slope(measured: ArrayLike, true: ArrayLike) -> float:
-    """Slope of measured on true intensities of columns, both relative to their means: below 1 where a method makes
-    columns alike.
+    """Slope of measured on true intensities of columns, in the same units: below 1 where a method makes columns alike,
+    or faint.
     """
     y, x = (np.asarray(v, dtype=float) for v in (measured, true))
-    y, x = y / y.mean(), x / x.mean()
-    return float(((x - 1) * (y - 1)).sum() / ((x - 1) ** 2).sum())
+    return float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())

@@ -19,7 +19,7 @@ from stemkit.benchmark import scores
 from stemkit.benchmark.scenes import SETS, scenes
 from stemkit.benchmark.truths import HOSTS, TRUTHS
 from stemkit.columns import nearest_distances
-from stemkit.compute import describe_device
+from stemkit.compute import describe_device, resolve_device
 from stemkit.images import MODES, mode_sign
 from stemkit.metrics import psnr, psnr_8bit, ssim
 
@@ -233,7 +233,7 @@ def _made_with() -> dict[str, Any]:
         "stemkit": stemkit.__version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "device": describe_device(torch.device("cpu")),
+        "device": describe_device(resolve_device("auto")),
         "threads": torch.get_num_threads(),
         "first_seed": FIRST_SEED,
     }

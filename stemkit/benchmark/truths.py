@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 
 from stemkit import NoiseModel, PointwiseNoise, STEMSynthesizer
 from stemkit.benchmark import scores
+from stemkit.images import mode_sign
 from stemkit.synthesis import (
     Cell,
     Columns,
@@ -67,10 +68,19 @@ class Host:
         return lattice(self.cell, SHAPE, spacing=self.spacing, sigma=self.sigma, angle=ANGLE, origin=start)
 
     @property
+    def vectors(self) -> NDArray[np.float64]:
+        """Of the unit cell, (y, x) in px."""
+        return lattice_vectors(self.cell, torch.tensor([self.spacing], dtype=torch.float64), ANGLE)[0].numpy()
+
+    @property
     def offsets(self) -> NDArray[np.float64]:
         """``between``, (y, x) in px."""
-        vectors = lattice_vectors(self.cell, torch.tensor([self.spacing], dtype=torch.float64), ANGLE)[0]
-        return np.array(self.between) @ vectors.numpy()
+        return np.array(self.between) @ self.vectors
+
+    @property
+    def cell_area(self) -> float:
+        """Of the unit cell, px^2."""
+        return float(abs(np.linalg.det(self.vectors)))
 
 
 HOSTS = {
@@ -128,6 +138,11 @@ class Planted:
         points = np.concatenate([bright + offset for offset in self.host.offsets])
         changed = self.at(~whole)
         return points[cKDTree(changed).query(points)[0] > 0.8 * self.host.spacing] if len(changed) else points
+
+    def true_heights(self, places: NDArray) -> NDArray[np.float64]:
+        """By how much the truth stands above the darkest points at some places."""
+        clean, sign = self.pair["enhance"], mode_sign(self.mode)
+        return scores.heights(clean, places, sign=sign) - scores.heights(clean, self.between, sign=sign).mean()
 
     def found_at(self, found: pd.DataFrame, places: NDArray) -> float:
         """Part of some places at which a column was found."""
@@ -220,25 +235,27 @@ def _nothing(host: Host, columns: Columns, g: torch.Generator) -> Columns:
 def _judge_vacancies(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -> dict[str, float]:
     columns = planted.columns
     alike = planted.at(columns.present & (columns.species == 1) & _inner(columns))
-    left = scores.contrast_left(image, planted.gone, alike, planted.between)
+    contrast = float(planted.true_heights(alike).mean())
+    left = scores.contrast_left(image, planted.gone, alike, planted.between, contrast=contrast)
     return {"contrast left": left, "filled in": planted.found_at(found, planted.gone)}
 
 
 def _judge_interstitials(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -> dict[str, float]:
     columns = planted.columns
     new = planted.at(columns.present & (columns.defect == Defect.INTERSTITIAL))
-    bright = planted.at(columns.present & (columns.species == 0) & _inner(columns))
-    shown = scores.contrast_left(image, new, bright, planted.between)
-    # its height is half of that of the brighter columns
-    return {"height shown": shown / 0.5, "found": planted.found_at(found, new)}
+    # the part of what there is
+    contrast = float(planted.true_heights(new).mean())
+    shown = scores.contrast_left(image, new, new, planted.between, contrast=contrast)
+    return {"height shown": shown, "found": planted.found_at(found, new)}
 
 
 def _judge_substitutions(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -> dict[str, float]:
     changed = planted.columns.defect > 0
     others = (planted.columns.species == 1) & ~changed & _inner(planted.columns)
-    low = float(scores.heights(image, planted.between).mean())
-    bright, usual = (float(scores.heights(image, planted.at(which)).mean()) - low for which in (changed, others))
-    return {"relative height": bright / usual / 1.5}
+    bright, usual = planted.at(changed), planted.at(others)
+    shown = scores.heights(image, bright).mean() - scores.heights(image, usual).mean()
+    true = planted.true_heights(bright).mean() - planted.true_heights(usual).mean()
+    return {"difference shown": float(shown / true)}
 
 
 def _judge_shifts(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -> dict[str, float]:
@@ -246,7 +263,7 @@ def _judge_shifts(planted: Planted, image: xr.DataArray, found: pd.DataFrame) ->
     places = planted.at(changed)
     match = scores.located(found, pd.DataFrame(places, columns=["y_px", "x_px"]), planted.host.spacing)
     if len(match.found) == 0:
-        return {"found": 0.0}
+        return {"found": 0.0, "bias": float("nan"), "rms over limit": float("nan")}
     ours = found[["y_px", "x_px"]].to_numpy()[match.found]
     bias, rms = scores.shift_errors(ours, places[match.true], (0.0, 1.0))
     height = float(planted.columns.amplitude[changed].mean())
@@ -256,11 +273,10 @@ def _judge_shifts(planted: Planted, image: xr.DataArray, found: pd.DataFrame) ->
 
 def _judge_spread(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -> dict[str, float]:
     slopes, columns = {}, planted.columns
-    low = float(scores.heights(image, planted.between).mean())
     for species in (0, 1):
-        which = (columns.species == species) & _inner(columns) & columns.present
-        shown = scores.heights(image, planted.at(which)) - low
-        slopes[f"slope of sublattice {species}"] = scores.intensity_slope(shown, columns.amplitude[which].numpy())
+        at = planted.at((columns.species == species) & _inner(columns) & columns.present)
+        slope = scores.intensity_slope(scores.heights(image, at), planted.true_heights(at))
+        slopes[f"slope of sublattice {species}"] = slope
     return slopes
 
 
@@ -271,8 +287,8 @@ def _judge_edge(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -> d
 
 def _judge_nothing(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -> dict[str, float]:
     noise = np.sqrt(planted.electrons) / planted.dose
-    area = image.size / planted.host.spacing**2
-    return {"columns per cell": len(found) / area, "rms over noise": float(np.std(image.values)) / noise}
+    cells = image.size / planted.host.cell_area
+    return {"columns per cell": len(found) / cells, "rms over noise": float(np.std(image.values)) / noise}
 
 
 TRUTHS = {

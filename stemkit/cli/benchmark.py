@@ -38,24 +38,21 @@ def add_to(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train what is asked for, and judge."""
-    from stemkit.benchmark.contest import FULL, QUICK, TABLES
+    from stemkit.benchmark.contest import FULL, QUICK
     from stemkit.benchmark.contestants import contestants
-    from stemkit.benchmark.report import Report, made_with, pictures
+    from stemkit.benchmark.report import Report, pictures
     from stemkit.io.atomic import whole_file
 
     networks = arguments.output / "networks"
     if arguments.train is not None and not train(networks, arguments):
         print("stemkit: the time is over, and training is not: the same call goes on", file=sys.stderr)
         return 0
+    if arguments.add:
+        sys.path.insert(0, str(Path.cwd()))  # a file beside the user, as with python -m
     rows = contestants(networks, rivals=arguments.rivals, add=arguments.add, quick=arguments.quick)
-    extent = QUICK if arguments.quick else FULL
-    report = Report(arguments.output, made_with(rows, extent))
+    report = Report(arguments.output, QUICK if arguments.quick else FULL)
     for name in arguments.only:
-        text = report.known(name)
-        if text is None:
-            table = TABLES[name]
-            text = report.add(name, table, table.make(rows, extent, networks), rows)
-        print(text, flush=True)
+        print(report.table(name, rows), flush=True)
     with whole_file(arguments.output / "pictures.png") as temporary:
         pictures(rows).savefig(temporary, dpi=200, format="png")
     print(arguments.output / "tables.md")

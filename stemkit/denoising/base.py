@@ -21,6 +21,7 @@ from stemkit.images import (
     float_dtype,
     holds_images,
     join,
+    measured_image,
     resolve_mode,
     split,
     warn_if_small,
@@ -122,7 +123,7 @@ class Denoiser(TransformerMixin, BaseEstimator):
 
     def _carrying(self, image: xr.DataArray, maps: dict[str, NDArray], mode: str) -> xr.DataArray:
         dtype = float_dtype(image.dtype)
-        out = image.copy(data=maps[self.target].astype(dtype, copy=False))
+        out = image.copy(data=maps[self.target].astype(dtype))
         made: dict[str, Any] = {
             "stemkit": stemkit.__version__,
             "step": "enhance",
@@ -133,7 +134,7 @@ class Denoiser(TransformerMixin, BaseEstimator):
         if isinstance(before, str):
             made["previous"] = json.loads(before)
         out.attrs = {**image.attrs, "mode": mode, "stemkit": json.dumps(made)}
-        recorded = image.coords[MEASURED].values if MEASURED in image.coords else image.values
+        recorded = measured_image(image).values.copy()
         # what transform returns is no map beside it; but a map in another's place must not be taken for the image
         others = {
             k: v.astype(np.float32, copy=False) for k, v in maps.items() if k != "enhance" or self.target != "enhance"
@@ -143,5 +144,5 @@ class Denoiser(TransformerMixin, BaseEstimator):
 
 def noise_of(image: xr.DataArray, mode: str | None) -> NoiseModel:
     """The noise that an image says it has, or that is measured in it."""
-    known = check_noise_attr(image)
+    known = check_noise_attr(image, mode)
     return NoiseModel.from_dict(known) if known else NoiseCalibrator(mode=mode).fit(image).noise_model_

@@ -74,7 +74,7 @@ class View:
                 "resample the image"
             )
         mode = resolve_mode(recorded, mode)
-        known = check_noise_attr(image)
+        known = check_noise_attr(image, mode)
         noise = NoiseModel.from_dict(known) if known else NoiseCalibrator(mode=mode).fit(recorded).noise_model_
         sign = mode_sign(mode)
 

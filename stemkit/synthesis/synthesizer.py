@@ -128,7 +128,7 @@ class STEMSynthesizer(BaseEstimator):
         images = split(X)
         self._check_parameters()
         self.mode_ = resolve_mode(images[0], self.mode)
-        known = check_noise_attr(images[0])
+        known = check_noise_attr(images[0], self.mode_)
         if self.noise is not None:
             self.noise_model_ = self.noise
         elif known:

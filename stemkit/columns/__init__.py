@@ -1,10 +1,12 @@
 """Finding and fitting atomic columns: plain arrays in and out, bright columns only."""
 
 from stemkit.columns.candidates import column_response, find_peaks, nearest_distances, peaks_above_noise, some_pixels
+from stemkit.columns.equations import Variance
 from stemkit.columns.fitting import ColumnFits, absorbed, fit_columns, render_columns
 
 __all__ = [
     "ColumnFits",
+    "Variance",
     "absorbed",
     "column_response",
     "find_peaks",

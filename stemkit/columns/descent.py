@@ -53,6 +53,7 @@ def scene_of(
     sigma: NDArray,
     noise: Noise,
     shifts: NDArray | None,
+    valid: NDArray | None,
     free: NDArray,
     device: torch.device,
 ) -> Scene:
@@ -73,6 +74,7 @@ def scene_of(
         coupled=torch.as_tensor(coupled, device=device),
         free=torch.as_tensor(np.concatenate([free, free[:1]]), device=device),
         scan=None if scan is None else torch.as_tensor(scan, device=device),
+        valid=None if valid is None else torch.as_tensor(np.pad(valid, pad), device=device),
     )
 
 

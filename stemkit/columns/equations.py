@@ -13,21 +13,35 @@ from torch import Tensor
 
 from stemkit.columns.gaussians import ROUND, derivatives, projected, summed
 
-__all__ = ["Blocks", "Noise", "Scene", "equations", "neighbours", "slopes"]
+__all__ = ["Blocks", "Noise", "Scene", "Variance", "equations", "neighbours", "slopes"]
 
 #: Values of the windows that are worked on at once: bounds the memory, and keeps it near the processor.
 AT_ONCE = 2**17
 #: Columns that overlap have backgrounds alike: each pixel that two windows share counts this many times for it.
 ALIKE = 10.0
 
-Variance = Callable[[Tensor], Tensor]
+
+@dataclass(frozen=True)
+class Variance:
+    """Variance of the noise of a pixel, ``max(constant + slope I, floor)`` where the noise-free intensity is I."""
+
+    constant: float
+    slope: float = 0.0
+    floor: float = 0.0
+
+    def __call__(self, intensity: Tensor) -> Tensor:
+        return (self.constant + self.slope * intensity).clamp_min(self.floor)
+
+    def in_units(self, level: float, scale: float) -> Variance:
+        """The same of ``(I - level) / scale``."""
+        return Variance((self.constant + self.slope * level) / scale**2, self.slope / scale, self.floor / scale**2)
 
 
 @dataclass(frozen=True)
 class Noise:
-    """The noise that residuals are weighed by; ``variance`` is None where it is unknown, else a function of the
-    intensity. ``streaks`` is the standard deviation of the offset that a row has as a whole. ``tilt``, that of the
-    background's slope per px along either axis, widens the errors.
+    """The noise that residuals are weighted by; ``variance`` is None where it is unknown. ``streaks`` is the standard
+    deviation of the offset that a row has as a whole. ``tilt``, that of the background's slope per px along either
+    axis, widens the errors.
     """
 
     variance: Variance | None = None
@@ -56,6 +70,8 @@ class Scene:
         Which parameters are fitted.
     scan : Tensor of shape (2, n_y + 2 pad, n_x + 2 pad) or None
         Displacement of the beam at each pixel, px.
+    valid : Tensor of bool, shape (n_y + 2 pad, n_x + 2 pad), or None
+        Pixels that count; all of them where it is None.
     """
 
     image: Tensor
@@ -67,6 +83,7 @@ class Scene:
     coupled: Tensor
     free: Tensor
     scan: Tensor | None = None
+    valid: Tensor | None = None
 
     @property
     def span(self) -> Tensor:
@@ -90,7 +107,8 @@ class Scene:
         inside = (place >= 0) & (place < size[:, None])
         square = self.span**2
         disk = square[:, None] + square[None, :] <= ((self.radius[columns] + 0.5) ** 2)[:, None, None]
-        return inside[:, 0, :, None] & inside[:, 1, None, :] & disk
+        within = inside[:, 0, :, None] & inside[:, 1, None, :] & disk
+        return within if self.valid is None else within & self.windows(self.valid, centre)
 
 
 @dataclass
@@ -161,6 +179,13 @@ def equations(scene: Scene, parameters: Tensor, centre: Tensor, columns: Tensor,
     -------
     Blocks
     """
+    if scene.image.device.type == "cpu":
+        return compiled(scene, parameters, centre, columns, with_shared=with_shared)[0]
+    return batched(scene, parameters, centre, columns, with_shared=with_shared)
+
+
+def batched(scene: Scene, parameters: Tensor, centre: Tensor, columns: Tensor, *, with_shared: bool) -> Blocks:
+    """The equations of thousands of columns at once, as a GPU likes it."""
     elliptical_or_bent = scene.scan is not None or parameters.shape[1] > len(ROUND)
     deep = 1 + scene.coupled.shape[1] * with_shared + scene.near.shape[1] * elliptical_or_bent
 
@@ -172,6 +197,13 @@ def equations(scene: Scene, parameters: Tensor, centre: Tensor, columns: Tensor,
 
 def slopes(scene: Scene, parameters: Tensor, centre: Tensor, columns: Tensor) -> Tensor:
     """``J^T C^-1 r`` for backgrounds that rise by 1 per px along y and x, ``(m, 2, P)``."""
+    if scene.image.device.type == "cpu":
+        return compiled(scene, parameters, centre, columns, with_shared=False, with_rises=True)[1]
+    return batched_slopes(scene, parameters, centre, columns)
+
+
+def batched_slopes(scene: Scene, parameters: Tensor, centre: Tensor, columns: Tensor) -> Tensor:
+    """The slopes of thousands of columns at once."""
 
     def part(own_scene: Scene, some: Tensor) -> tuple[Tensor, ...]:
         weighed = _weighed(own_scene, parameters, centre, some)
@@ -181,6 +213,45 @@ def slopes(scene: Scene, parameters: Tensor, centre: Tensor, columns: Tensor) ->
         return (product.to(torch.float64) * scene.free[some][:, None],)
 
     return _in_parts(part, scene, columns)[0]
+
+
+# --- on the CPU --------------------------------------------------------------------------------------------------
+
+
+def compiled(
+    scene: Scene, parameters: Tensor, centre: Tensor, columns: Tensor, *, with_shared: bool, with_rises: bool = False
+) -> tuple[Blocks, Tensor]:
+    """The equations one column at a time, and the columns' :func:`slopes`."""
+    from stemkit.columns.compiled import normal_equations
+
+    m, n_parameters, k = len(columns), parameters.shape[1], scene.coupled.shape[1]
+    own, gradient = np.empty((m, n_parameters, n_parameters)), np.empty((m, n_parameters))
+    shared = np.zeros((m, k, n_parameters, n_parameters))
+    chi2, pixels, rises = np.empty(m), np.empty(m), np.empty((m if with_rises else 0, 2, n_parameters))
+    noise, known = scene.noise, scene.noise.variance
+    normal_equations(
+        scene.image.numpy(),
+        np.empty((0, 0), dtype=bool) if scene.valid is None else scene.valid.numpy(),
+        np.empty((0, 0, 0), dtype=np.float32) if scene.scan is None else scene.scan.numpy(),
+        scene.pad,
+        parameters.numpy(),
+        centre.numpy(),
+        scene.radius.numpy(),
+        scene.near.numpy(),
+        scene.coupled.numpy(),
+        scene.free.numpy(),
+        np.array([] if known is None else [known.constant, known.slope, known.floor]),
+        float(noise.correlation_x),
+        float(noise.streaks),
+        columns.numpy(),
+        own,
+        shared if with_shared and k else shared[:0],
+        gradient,
+        chi2,
+        pixels,
+        rises,
+    )
+    return Blocks(*map(torch.from_numpy, (own, shared, gradient, chi2, pixels))), torch.from_numpy(rises)
 
 
 # --- steps -------------------------------------------------------------------------------------------------------

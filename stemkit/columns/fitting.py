@@ -72,10 +72,11 @@ def fit_columns(
     positions: NDArray | ColumnFits,
     sigma: float | NDArray,
     *,
-    variance: Variance | None = None,
+    variance: Variance | float | None = None,
     correlation_x: float = 0.0,
     streaks: float = 0.0,
     tilt: float = 0.0,
+    valid: NDArray | None = None,
     shifts: NDArray | None = None,
     fit_sigma: bool | NDArray = True,
     fit_position: bool | NDArray = True,
@@ -95,15 +96,16 @@ def fit_columns(
         Starting ``(y, x)``, px; or fits to go on from. Columns that start beyond the frame fail.
     sigma : float or ndarray of shape (n_columns,)
         Starting width, px; a fitted one stays within a factor of 2 of it.
-    variance : callable, optional
-        From the model's intensity at each pixel, a Tensor, to the variance of its noise, a Tensor of this shape.
-        None: constant, from the residuals.
+    variance : Variance or float, optional
+        Of the noise of a pixel, a straight line in the model's intensity. None: constant, from the residuals.
     correlation_x : float
         Lag-1 correlation of the noise along the row, taken as autoregressive.
     streaks : float
         Standard deviation of offsets that a row has as a whole, across the width of a column.
     tilt : float
         Standard deviation of the background's slope along either axis, per px: it moves columns, and is in the errors.
+    valid : ndarray of bool, shape (n_y, n_x), optional
+        Pixels that are fitted; all of them without it.
     shifts : ndarray of shape (2, n_y, n_x), optional
         Where the beam stood, relative to its place in the grid, along y and x, px: pixel x recorded ``x + shift``.
         Positions are then those on the undisturbed grid.
@@ -153,7 +155,7 @@ def fit_columns(
     free[:, 3], free[:, 5:] = widths, widths[:, None]
     outside = ((places < -1) | (places > values.shape)).any(axis=1)
     free[outside] = False
-    scene = scene_of(units.normalised, places, sigma, noise, shifts, free, torch.device(device))
+    scene = scene_of(units.normalised, places, sigma, noise, shifts, valid, free, torch.device(device))
     start = _start(units.normalised, places, sigma) if before is None else _again(before, units)
     start[torch.as_tensor(~widths), 3] = torch.as_tensor(sigma[~widths])
     start = torch.nn.functional.pad(start, (0, free.shape[1] - 5)) if before is None else start[:, : free.shape[1]]
@@ -231,9 +233,12 @@ class _Units:
         scale = high - level if high > level else float(np.abs(values - level).max()) or 1.0
         return cls(level, scale, (values - level) / scale)
 
-    def variance(self, variance: Variance | None) -> Variance | None:
+    def variance(self, variance: Variance | float | None) -> Variance | None:
         """A variance of the image's intensities as one of these."""
-        return None if variance is None else lambda i: variance(self.level + self.scale * i) / self.scale**2
+        if variance is None:
+            return None
+        known = variance if isinstance(variance, Variance) else Variance(float(variance))
+        return known.in_units(self.level, self.scale)
 
 
 def _start(values: NDArray, positions: NDArray, sigma: NDArray) -> Tensor:

@@ -104,7 +104,9 @@ def _best_width(view: View, spacing: float, guess: float) -> float:
         if len(positions) < 3 or (part < 1 and part * guess < SHARPEST):
             break
         some = _middle_ones(positions, view.recorded.shape)
-        fits = fit_columns(view.recorded, some, _fitted_width(view, positions, part * guess), variance=view.variance)
+        fits = fit_columns(
+            view.recorded, some, _fitted_width(view, positions, part * guess), variance=view.pixel_variance
+        )
         good = ~fits.failed & (fits.amplitude > 4 * fits.amplitude_err)
         residual = float(np.median(fits.residual))
         if part == 1 or (good.mean() > FITTED and residual < BETTER * least):
@@ -118,7 +120,7 @@ def _fitted_width(view: View, positions: NDArray, guess: float) -> float:
         return guess
     some = _middle_ones(positions, view.recorded.shape)
     for _ in range(2):
-        fits = fit_columns(view.recorded, some, guess, variance=view.variance)
+        fits = fit_columns(view.recorded, some, guess, variance=view.pixel_variance)
         good = fits.sigma[~fits.failed & (fits.amplitude > 4 * fits.amplitude_err)]
         if len(good) < 3:
             break

@@ -107,7 +107,7 @@ class Search:
             view.recorded,
             positions,
             self.width if widths is None else widths,
-            variance=view.variance,
+            variance=view.pixel_variance,
             correlation_x=view.noise.pointwise.correlation_x,
             streaks=view.noise.scan.amplitude,
             tilt=view.tilt(self.width),

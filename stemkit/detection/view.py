@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from torch import Tensor
 
+from stemkit.columns import Variance
 from stemkit.images import (
     MEASURED,
     check_noise_attr,
@@ -29,8 +28,6 @@ __all__ = ["View", "unit_of"]
 SQUARE = 0.03
 #: The variance of the noise is nowhere below this fraction of its value at a bright column: weights stay finite.
 VARIANCE_FLOOR = 0.02
-
-Values = TypeVar("Values", NDArray, Tensor)
 
 
 @dataclass(frozen=True)
@@ -90,10 +87,16 @@ class View:
             np.asarray(image.coords["detect"].values) if "detect" in image.coords else None,
         )
 
-    def variance(self, intensity: Values) -> Values:
+    def variance(self, intensity: NDArray) -> NDArray:
         """Variance of the pointwise noise where the noise-free intensity is this, floored."""
+        law = self.pixel_variance
+        return (law.constant + law.slope * intensity).clip(law.floor)
+
+    @property
+    def pixel_variance(self) -> Variance:
+        """Variance of the pointwise noise against the noise-free intensity."""
         pointwise = self.noise.pointwise
-        return (pointwise.readout**2 + pointwise.gain * intensity).clip(self._floor)
+        return Variance(pointwise.readout**2, pointwise.gain, self._floor)
 
     def tilt(self, width: float) -> float:
         """Standard deviation of the background's slope under columns of this width, per px.

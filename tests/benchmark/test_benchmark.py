@@ -16,7 +16,7 @@ from stemkit import SFINDenoiser
 from stemkit.benchmark import HOSTS, SETS, SIMULATED, TRUTHS, evaluate, made_by, scenes, simulated, summary
 from stemkit.benchmark.held_back import HELD_BACK
 from stemkit.benchmark.scores import contrast_left, intensity_slope, located, peaks, photon_limit, shift_errors, visible
-from stemkit.columns import fit_columns, nearest_distances
+from stemkit.columns import Variance, fit_columns, nearest_distances
 from stemkit.images import MODES, mode_sign
 from stemkit.synthesis import Columns, columns_at, render
 from stemkit.synthesis.recipe import ARRANGEMENTS
@@ -196,7 +196,7 @@ def test_the_photon_limit_is_reached_by_a_fit(mode, background):
     dose = 20.0
     shown = sign * dose * render(columns_at(places, 1.0, 2.5), (410, 410))[0].numpy() + background
     columns = sign * (rng.poisson(shown) - background)
-    fits = fit_columns(columns, places, 2.5, variance=lambda i: (background + sign * i).clamp_min(0.02))
+    fits = fit_columns(columns, places, 2.5, variance=Variance(background, sign, 0.02))
     rms = np.sqrt(((fits.x - places[:, 1]) ** 2).mean())
     assert rms == pytest.approx(photon_limit(dose, background=background, mode=mode), rel=0.2)
 

@@ -4,13 +4,12 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import SIGMAS, gaussians, lattice_positions, seeds
 
 from stemkit import NoiseModel, PointwiseNoise
-from stemkit.columns import fit_columns
+from stemkit.columns import Variance, fit_columns
 from stemkit.columns.fitting import ColumnFits
 
 SHAPE = (400, 400)
@@ -45,7 +44,7 @@ def test_a_noise_free_column_is_recovered(sigma, amplitude, background, widening
     position = rng.uniform(28, 32, (1, 2))
     true = sigma * (1 + widening)
     image = background + gaussians((61, 61), position, true, amplitude)
-    variance = (lambda i: torch.full_like(i, 0.01 * amplitude**2)) if weighted else None
+    variance = 0.01 * amplitude**2 if weighted else None
     fits = fit_columns(image, position + rng.uniform(-0.7, 0.7, (1, 2)), sigma, variance=variance)
     assert not fits.failed.any()
     assert (fits.y[0], fits.x[0]) == pytest.approx(tuple(position[0]), abs=1e-3)
@@ -85,7 +84,7 @@ def test_fixed_width_stays():
 def test_white_noise_gives_the_errors_of_theory(weighted):
     positions, level = scene(), 0.05
     image = 3.0 + gaussians(SHAPE, positions, SIGMA) + np.random.default_rng(2).normal(0, level, SHAPE)
-    variance = (lambda i: torch.full_like(i, level**2)) if weighted else None
+    variance = level**2 if weighted else None
     fits = fit_columns(image, started(positions), SIGMA, variance=variance)
     n = 2 * len(positions)
     assert n > 400
@@ -115,9 +114,7 @@ def test_correlated_noise_widens_the_errors(correlation_x):
     image = noise.apply(gaussians(SHAPE, positions, SIGMA), random_state=4)
 
     def fitted(stated: float) -> ColumnFits:
-        return fit_columns(
-            image, started(positions), SIGMA, variance=lambda i: torch.full_like(i, 0.0025), correlation_x=stated
-        )
+        return fit_columns(image, started(positions), SIGMA, variance=0.0025, correlation_x=stated)
 
     fits = fitted(correlation_x)
     n = len(positions)
@@ -137,9 +134,7 @@ def test_counted_electrons(dose):
     noise = NoiseModel(1.0, 0.0, pointwise=PointwiseNoise(math.sqrt(0.5 / dose**2), 1 / dose, kind="poisson"))
     image = noise.apply(gaussians(SHAPE, positions, SIGMA), random_state=5)
 
-    def variance(intensity: torch.Tensor) -> torch.Tensor:
-        return (intensity / dose).clamp_min(0) + 0.5 / dose**2
-
+    variance = Variance(0.5 / dose**2, 1 / dose, 0.5 / dose**2)
     # a start within the error itself, as the detector's
     fits = fit_columns(image, started(positions, 0.3), SIGMA, variance=variance)
     kept = ~fits.failed
@@ -179,7 +174,7 @@ def test_nothing_to_fit():
 
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_constant_image_has_no_columns_to_fit(weighted):
-    variance = (lambda i: torch.ones_like(i)) if weighted else None
+    variance = 1.0 if weighted else None
     fits = fit_columns(np.full((40, 40), 3.0), np.array([[20.0, 20.0], [10.0, 12.0]]), 2.0, variance=variance)
     assert (fits.failed | (np.abs(fits.amplitude) <= 3 * fits.amplitude_err)).all()
 
@@ -218,7 +213,7 @@ def test_one_failure_leaves_the_others_alone():
 def test_columns_on_the_border_are_fitted_on_what_there_is_of_them(position):
     level = 0.02
     image = gaussians((60, 60), np.array([position]), SIGMA) + np.random.default_rng(3).normal(0, level, (60, 60))
-    fits = fit_columns(image, np.array([position]), SIGMA, variance=lambda i: torch.full_like(i, level**2))
+    fits = fit_columns(image, np.array([position]), SIGMA, variance=level**2)
     assert not fits.failed.any()
     assert np.abs(pulls(fits, np.array([position]))).max() < SIGMAS
     # half a column says less than a whole one
@@ -247,7 +242,7 @@ def test_pairs_reach_their_joint_bound(apart):
     positions = np.vstack([middle - half, middle + half])
     shape = (600, 400)
     image = gaussians(shape, positions, SIGMA) + rng.normal(0, level, shape)
-    fits = fit_columns(image, positions, SIGMA, variance=lambda i: torch.full_like(i, level**2))
+    fits = fit_columns(image, positions, SIGMA, variance=level**2)
     kept = ~fits.failed
     assert kept.mean() > 0.97
 
@@ -275,7 +270,7 @@ def test_streaks_in_the_weights_make_positions_better():
 
     def fitted(streaks: float) -> ColumnFits:
         start = started(positions, 0.3)
-        return fit_columns(image, start, SIGMA, variance=lambda i: torch.full_like(i, level**2), streaks=streaks)
+        return fit_columns(image, start, SIGMA, variance=level**2, streaks=streaks)
 
     known, not_known = fitted(streak), fitted(0.0)
     good = ~known.failed & ~not_known.failed
@@ -294,7 +289,7 @@ def test_a_sloping_background_is_in_the_errors():
             image + tilt * np.arange(SHAPE[1]) + rng.normal(0, 0.01, SHAPE),
             positions[150:153],
             SIGMA,
-            variance=lambda i: torch.full_like(i, 1e-4),
+            variance=1e-4,
             tilt=slope,
         )
         moved.append((fits.x[1] - positions[151, 1]) / fits.x_err[1])
@@ -324,9 +319,7 @@ def test_only_what_has_changed_is_fitted_again():
     rng = np.random.default_rng(3)
     image = gaussians(SHAPE, positions, SIGMA) + rng.normal(0, 0.05, SHAPE)
 
-    def variance(intensity: torch.Tensor) -> torch.Tensor:
-        return torch.full_like(intensity, 0.05**2)
-
+    variance = 0.05**2
     before = fit_columns(image, positions, SIGMA, variance=variance)
     changed = np.arange(len(positions)) == 40
     moved = before.take(slice(None))
@@ -343,9 +336,7 @@ def test_neighbours_of_what_has_changed_join_in():
     positions = lattice_positions((120, 120), 9.0, margin=1.0)
     image = gaussians((120, 120), positions, SIGMA) + np.random.default_rng(3).normal(0, 0.02, (120, 120))
 
-    def variance(intensity: torch.Tensor) -> torch.Tensor:
-        return torch.full_like(intensity, 0.02**2)
-
+    variance = 0.02**2
     before = fit_columns(image, positions, SIGMA, variance=variance)
     changed = np.hypot(*(positions - 60).T) < 15
     moved = before.take(slice(None))
@@ -359,9 +350,7 @@ def test_a_coarse_tolerance_takes_fewer_steps():
     image = gaussians((120, 120), positions, SIGMA) + np.random.default_rng(3).normal(0, 0.02, (120, 120))
 
     def fitted(tolerance: float) -> ColumnFits:
-        return fit_columns(
-            image, started(positions), SIGMA, variance=lambda i: torch.full_like(i, 0.02**2), tolerance=tolerance
-        )
+        return fit_columns(image, started(positions), SIGMA, variance=0.02**2, tolerance=tolerance)
 
     coarse, fine = fitted(0.5), fitted(0.05)
     assert fine.last_step.max() < 0.05

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numba import njit
 
-__all__ = ["normal_equations"]
+__all__ = ["add_columns", "normal_equations"]
 
 #: Parameters of a round column, in the order of :data:`stemkit.columns.gaussians.ROUND`.
 N_ROUND = 5
@@ -147,6 +147,47 @@ def _dot(a, b, n):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, fastmath=FAST, nogil=True, error_model="numpy")
+def add_columns(image, parameters, scan, reach):  # type: ignore[no-untyped-def]
+    """Add columns without their backgrounds to an image, each drawn within ``reach`` px of its centre.
+
+    Parameters
+    ----------
+    image : ndarray of shape (n_y, n_x)
+        Changed in place.
+    parameters : ndarray of shape (n, P)
+    scan : ndarray of shape (2, n_y, n_x), or (0, 0, 0)
+        Displacement of the beam, px; none where it is empty.
+    reach : int
+    """
+    n_y, n_x = image.shape
+    size = 2 * reach + 1
+    dy, dx, across = np.empty(size), np.empty(size), np.empty(size)
+    separable = scan.shape[0] == 0 and parameters.shape[1] == N_ROUND
+    for c in range(len(parameters)):
+        column = parameters[c]
+        y0, x0 = int(round(column[0])), int(round(column[1]))
+        if separable:
+            _gaussian_along(column[1] - (x0 - reach), size, column[3], across)
+        for y in range(max(0, y0 - reach), min(n_y, y0 + reach + 1)):
+            half = _half_width(reach, y - y0)
+            begin, end = max(0, x0 - half), min(n_x, x0 + half + 1)
+            if half < 0 or begin >= end:
+                continue
+            if separable:
+                height = column[2] * math.exp(-0.5 * ((y - column[0]) / column[3]) ** 2)
+                for x in range(begin, end):
+                    image[y, x] += height * across[x - (x0 - reach)]
+                continue
+            for x in range(begin, end):
+                dy[x - begin], dx[x - begin] = y - column[0], x - column[1]
+            if scan.shape[0]:
+                for x in range(begin, end):
+                    dy[x - begin] += scan[0, y, x]
+                    dx[x - begin] += scan[1, y, x]
+            _add_column(column, dy, dx, end - begin, image[y, begin:end])
+
+
+@njit(cache=True, fastmath=FAST, nogil=True, error_model="numpy")
 def normal_equations(  # type: ignore[no-untyped-def]
     image, valid, scan, pad, parameters, centre, radius, near, coupled, free,
     variance, rho, streaks, columns, own, shared, gradient, chi2, pixels, rises,
@@ -190,7 +231,7 @@ def normal_equations(  # type: ignore[no-untyped-def]
     model, count, level, scale = np.empty(size * size), np.empty(size * size), np.empty(size * size), np.empty(size**2)
     gain, carry = np.empty(size * size if rho != 0.0 else 0), np.empty(size * size if rho != 0.0 else 0)
     row, removed = np.empty(size * size if streaks != 0.0 else 0), np.empty(size if streaks != 0.0 else 0)
-    down, across = np.empty(size), np.empty(size)
+    across = np.empty(size)
     first, left, line = np.empty(size + 1, np.int64), np.empty(size, np.int64), np.empty(size, np.int64)
 
     for m in range(len(columns)):

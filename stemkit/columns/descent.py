@@ -87,6 +87,8 @@ class Descent:
     start : Tensor of shape (n, P)
     sigma : Tensor of shape (n,)
         The widths that lengths are compared with, px.
+    prior : Tensor of shape (n, 3) or None
+        Expected positions and their standard deviation, px.
 
     Attributes
     ----------
@@ -96,8 +98,8 @@ class Descent:
         Length of each column's last step, in its errors.
     """
 
-    def __init__(self, scene: Scene, start: Tensor, sigma: Tensor):
-        self.scene, self.start, self.sigma, self.n = scene, start, sigma, len(start)
+    def __init__(self, scene: Scene, start: Tensor, sigma: Tensor, prior: Tensor | None = None):
+        self.scene, self.start, self.sigma, self.n, self.prior = scene, start, sigma, len(start), prior
         nobody = torch.zeros_like(start[:1])
         nobody[:, 3] = 1.0
         # far away: in nobody's window
@@ -184,6 +186,11 @@ class Descent:
             blocks.shared[:, :, 4, 4] -= self.bond[columns]
         else:
             blocks.shared = shared
+        if self.prior is not None:
+            place, precision = self.prior[columns, :2], self.prior[columns, 2:] ** -2
+            precision = precision * self.scene.free[columns, :2]
+            blocks.gradient[:, :2] += precision * (place - parameters[columns, :2])
+            blocks.own[:, [0, 1], [0, 1]] += precision
         bond, level = self.bond[columns], parameters[:, 4]
         blocks.own[:, 4, 4] += bond.sum(1)
         blocks.gradient[:, 4] -= (bond * (level[columns, None] - level[self.scene.coupled[columns]])).sum(1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from stemkit.columns.candidates import some_pixels
 from stemkit.columns.descent import FARTHEST, NARROWEST, REACH, RENDERED, WIDEST, Descent, scene_of
 from stemkit.columns.equations import Blocks, Noise, Variance
-from stemkit.columns.gaussians import ELLIPTICAL, ROUND, derivatives, summed
+from stemkit.columns.gaussians import ELLIPTICAL, ROUND, derivatives
 from stemkit.columns.solving import step
 
 __all__ = ["ColumnFits", "absorbed", "fit_columns", "render_columns"]
@@ -80,6 +80,7 @@ def fit_columns(
     shifts: NDArray | None = None,
     fit_sigma: bool | NDArray = True,
     fit_position: bool | NDArray = True,
+    prior: NDArray | None = None,
     elliptical: bool = False,
     changed: NDArray | None = None,
     iterations: int = ITERATIONS,
@@ -111,6 +112,9 @@ def fit_columns(
         Positions are then those on the undisturbed grid.
     fit_sigma, fit_position : bool or ndarray of bool, shape (n_columns,)
         False keeps a column's width at ``sigma``, its position where it starts.
+    prior : ndarray of shape (n_columns, 3), optional
+        What is known of positions beforehand: ``(y, x)`` and the standard deviation of either, px, inf where nothing
+        is. It counts like another measurement, in the errors too. It needs a variance.
     elliptical : bool
         Whether columns have three numbers for their width rather than one.
     changed : ndarray of bool, shape (n_columns,), optional
@@ -160,7 +164,8 @@ def fit_columns(
     start[torch.as_tensor(~widths), 3] = torch.as_tensor(sigma[~widths])
     start = torch.nn.functional.pad(start, (0, free.shape[1] - 5)) if before is None else start[:, : free.shape[1]]
     start[torch.as_tensor(outside), 2] = 0.0
-    descent = Descent(scene, start.to(device), torch.as_tensor(sigma.copy(), device=device))
+    known = None if prior is None else torch.as_tensor(np.asarray(prior, dtype=np.float64), device=device)
+    descent = Descent(scene, start.to(device), torch.as_tensor(sigma.copy(), device=device), known)
     first = None
     if before is not None:
         descent.last_step[:] = torch.as_tensor(before.last_step)
@@ -172,24 +177,18 @@ def fit_columns(
 
 def render_columns(fits: ColumnFits, shape: tuple[int, int], shifts: NDArray | None = None) -> NDArray[np.float64]:
     """The fitted columns' Gaussians without their backgrounds, ``(n_y, n_x)``, as a displaced beam records them."""
-    total = torch.zeros(shape, dtype=torch.float64)
+    from stemkit.columns.compiled import add_columns
+
+    total = np.zeros(shape)
     if len(fits) == 0:
-        return total.numpy()
-    parameters = torch.as_tensor(np.stack([getattr(fits, name) for name in ELLIPTICAL], axis=1))
+        return total
+    parameters = np.stack([getattr(fits, name) for name in ELLIPTICAL], axis=1)
     if not parameters[:, 5:].any():
         parameters = parameters[:, :5]
-    scan = None if shifts is None else torch.as_tensor(np.asarray(shifts, dtype=np.float64))
+    scan = np.empty((0, 0, 0)) if shifts is None else np.asarray(shifts, dtype=np.float64)
     reach = max(3, int(np.ceil(RENDERED * float(np.quantile(fits.sigma, 0.95)))))
-    for part in parameters.split(CHUNK):
-        rows, cols, inside = _windows(part[:, :2], reach, shape)
-        dy, dx = (rows - part[:, :1])[:, :, None], (cols - part[:, 1:2])[:, None, :]
-        at = rows.clamp(0, shape[0] - 1)[:, :, None], cols.clamp(0, shape[1] - 1)[:, None, :]
-        if scan is not None:
-            moved = scan[:, at[0], at[1]]
-            dy, dx = dy + moved[0], dx + moved[1]
-        drawn = summed(part[:, None], dy[:, None], dx[:, None]) * inside
-        total.view(-1).index_add_(0, (at[0] * shape[1] + at[1]).flatten(), drawn.flatten())
-    return total.numpy()
+    add_columns(total, np.ascontiguousarray(parameters, dtype=np.float64), scan, reach)
+    return total
 
 
 def absorbed(fits: ColumnFits, field: NDArray) -> NDArray[np.float64]:

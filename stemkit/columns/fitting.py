@@ -66,6 +66,48 @@ class ColumnFits:
         """The fits that an index or a mask selects."""
         return ColumnFits(**{f.name: getattr(self, f.name)[which] for f in fields(self)})
 
+    @property
+    def positions(self) -> NDArray[np.float64]:
+        """``(y, x)``, px, of shape (n, 2)."""
+        return np.column_stack([self.y, self.x])
+
+    def updated(self, which: NDArray, others: ColumnFits) -> ColumnFits:
+        """The same with the fits that an index or a mask selects replaced."""
+        result = {f.name: getattr(self, f.name).copy() for f in fields(self)}
+        for name, values in result.items():
+            values[which] = getattr(others, name)
+        return ColumnFits(**result)
+
+    def extended(self, others: ColumnFits) -> ColumnFits:
+        """The same with others appended."""
+        return ColumnFits(**{f.name: np.append(getattr(self, f.name), getattr(others, f.name)) for f in fields(self)})
+
+    def unbinned(self, factor: int) -> ColumnFits:
+        """Fits to means of squares of pixels as those to the pixels.
+
+        The mean over a square of f px widens a Gaussian's variance by that of the square's pixels, (f^2 - 1) / 12.
+        """
+        f = factor
+        if f == 1:
+            return self
+        widened = (f * self.sigma) ** 2
+        sigma = np.sqrt(np.maximum(widened - (f**2 - 1) / 12, 0.1 * widened))
+        ratio = widened / sigma**2
+        changed = {
+            "y": f * self.y + (f - 1) / 2,
+            "x": f * self.x + (f - 1) / 2,
+            "y_err": f * self.y_err,
+            "x_err": f * self.x_err,
+            "sigma": sigma,
+            "sigma_err": f * self.sigma_err * np.sqrt(ratio),
+            "amplitude": self.amplitude * ratio,
+            "amplitude_err": self.amplitude_err * ratio,
+            "intensity": self.intensity * f**2,
+            "intensity_err": self.intensity_err * f**2,
+        }
+        changed |= {name: getattr(self, name) * ratio for name in ("e1", "e2", "e1_err", "e2_err")}
+        return ColumnFits(**({f.name: getattr(self, f.name) for f in fields(self)} | changed))
+
 
 def fit_columns(
     values: NDArray,

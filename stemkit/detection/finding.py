@@ -8,23 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from stemkit.columns import ColumnFits, column_response, find_peaks, some_pixels
+from stemkit.columns import ColumnFits, column_response, find_peaks, render_columns, some_pixels
 from stemkit.detection.filtering import (
-    FALSE,
     LOWEST,
-    coarse_model,
-    coarsened,
-    coarseness,
     filtered,
-    full,
+    noise_variance,
     skewness,
     threshold,
     without_streaks,
 )
+from stemkit.detection.misfit import Misfit, measure_misfit
 from stemkit.detection.view import View
 from stemkit.periodicity import find_periodicity, middle
 
-__all__ = ["DETECT_THRESHOLD", "SHARPEST", "apart", "candidates", "overlooked", "significant"]
+__all__ = ["SHARPEST", "apart", "network_candidates", "overlooked", "significant"]
 
 #: A spot of the `detect` map counts from this height (1 is certain).
 DETECT_THRESHOLD = 0.35
@@ -35,21 +32,19 @@ RESOLVED = 1.8
 ENHANCED_THRESHOLD = 0.12
 #: Neighbours are no nearer than this part of the spacing, or than this many widths.
 NEAREST, NEAREST_WIDTHS = 0.6, 2.0
-#: Holes in what fits leave that are deeper than noise by this factor come from columns of another shape.
-MISFIT = 1.4
 #: The lattice is asked where peaks that noise could make are more than this part of the columns, and the faintest of
 #: these less significant than this.
 WORTH_A_LATTICE, BEYOND_DOUBT = 0.02, 10.0
 #: It is asked about places within this part of the spacing, of which at least this part hold a column; its vectors are
 #: those in the middle of the image, px.
-SAME_PLACE, MOST_OF, MIDDLE = 0.2, 0.5, 1024
-#: Neighbours nearer than this many widths are told apart through a filter of this part of the columns' width, of this
-#: many px at least.
+SAME_PLACE, MOST_OF, MIDDLE = 0.2, 0.5, 512
+#: Neighbours nearer than this many widths are distinguished through a filter of this part of the columns' width, of
+#: this many px at least.
 CLOSE, SHARP, SHARPEST = 5.5, 0.5, 1.0
 
 
-def candidates(view: View, spacing: float, width: float) -> NDArray[np.float64]:
-    """Positions ``(n, 2)`` px.
+def network_candidates(view: View, spacing: float, width: float) -> NDArray[np.float64] | None:
+    """Where a network shows columns, ``(n, 2)`` px; None for an image that has been through none.
 
     Parameters
     ----------
@@ -64,48 +59,51 @@ def candidates(view: View, spacing: float, width: float) -> NDArray[np.float64]:
         response = column_response(view.enhanced, 0.7 * width)
         peaks = find_peaks(response, threshold=0.0, min_distance=apart(spacing, width))
         return peaks[_tall(response, peaks)] if len(peaks) else peaks
-    return _sharp_and_faint(view, spacing, width)
+    return None
 
 
-def overlooked(view: View, fits: ColumnFits, spacing: float, width: float) -> NDArray[np.float64]:
-    """Positions ``(n, 2)`` px of what fitted columns leave above the noise, no nearer to them than columns are.
+def significant(view: View, spacing: float, width: float) -> NDArray[np.float64]:
+    """Peaks ``(n, 2)`` px of the recorded image that noise does not make: through a filter of half the columns' width,
+    which distinguishes close neighbours, and those that only the matched one shows.
+    """
+    near = apart(spacing, width)
+    faint = _significant(view, near, width)
+    if SHARP * width < SHARPEST or spacing > CLOSE * width:
+        return faint
+    sharp = _significant(view, near, SHARP * width)
+    if len(sharp) == 0 or len(faint) == 0:
+        return sharp if len(sharp) else faint
+    return np.concatenate([sharp, faint[cKDTree(sharp).query(faint)[0] > near]])
+
+
+def overlooked(
+    view: View, fits: ColumnFits, spacing: float, width: float
+) -> tuple[NDArray[np.float64], Misfit]:
+    """Positions ``(n, 2)`` px of what fitted columns leave above the noise and their misfit, and this misfit.
 
     A peak that noise could make counts all the same where the lattice has columns: where most of the places a lattice
     vector away hold one, and it is at least half as significant as they are.
     """
     good = fits.take(~fits.failed & (fits.amplitude > 0))
     if len(good) == 0:
-        return np.empty((0, 2))
-    factor = coarseness(width)
-    model = coarse_model(good, view.recorded.shape, factor)
-    rest, levelled = without_streaks(coarsened(view.recorded, factor) - model, view.noise, width / factor)
-    heights = filtered(rest, view, levelled, width, on=model)
-    # errors of the fits are noise, too: what is below the middle tells how much
-    low, middling, below = np.quantile(some_pixels(heights), [0.01, 0.5, 0.16])
-    unit = max(1.0, float(middling - below))
-    heights /= unit
+        return np.empty((0, 2)), Misfit(np.zeros(1), width)
+    rest, levelled = without_streaks(
+        view.recorded - render_columns(good, view.recorded.shape), view.noise, width
+    )
+    residual, level = filtered(rest, width)
+    variance = noise_variance(level + render_columns(good, level.shape), view, levelled, width)
+    misfit = measure_misfit(residual, variance, good, width)
+    heights = residual / np.sqrt(variance + misfit.variance(good, variance.shape))
+    # errors of the fits are noise, too: what is below the median tells how much
+    middling, below = np.quantile(some_pixels(heights), [0.5, 0.16])
+    heights /= max(1.0, float(middling - below))
     near = apart(spacing, width)
-    known, taken = (np.column_stack([f.y, f.x]) for f in (good, fits))
-    places, tall = _away_from(taken, heights, near, factor)
-    _, holes = _away_from(taken, -heights, near, factor)
+    places, tall = _away_from(fits.positions, heights, near)
     clear = tall > threshold(tall, view.recorded.size, width, len(good), skewness(view, width))
-    if -low / unit > MISFIT * 2.33:
-        clear &= tall > _above_misfit(tall, holes)
     significance = good.amplitude / good.amplitude_err
     if (~clear).sum() > WORTH_A_LATTICE * len(good) and np.quantile(significance, 0.02) < BEYOND_DOUBT:
-        clear |= _supported(places, tall, known, significance, view.recorded, spacing)
-    return places[clear]
-
-
-def significant(view: View, near: float, width: float) -> NDArray[np.float64]:
-    """Peaks of the recorded image that the noise does not make, no two nearer than a distance, ``(n, 2)`` px."""
-    factor = coarseness(width)
-    coarse = coarsened(view.recorded, factor)
-    heights = filtered(coarse, view, view.noise, width)
-    peaks = find_peaks(heights, threshold=LOWEST, min_distance=near / factor)
-    tall = _at(heights, peaks)
-    least = threshold(tall, view.recorded.size, width, skewness=skewness(view, width))
-    return full(peaks[tall > least], factor)
+        clear |= _supported(places, tall, good.positions, significance, view.recorded, spacing)
+    return places[clear], misfit
 
 
 def apart(spacing: float, width: float) -> float:
@@ -126,38 +124,19 @@ def _at(values: NDArray, positions: NDArray) -> NDArray:
     return values[tuple(np.clip(positions.round().astype(int), 0, np.array(values.shape) - 1).T)]
 
 
-def _sharp_and_faint(view: View, spacing: float, width: float) -> NDArray[np.float64]:
-    """Peaks through a filter of half the columns' width, which tells neighbours apart, and those that only the
-    matched one shows.
-    """
-    near = apart(spacing, width)
-    faint = significant(view, near, width)
-    if SHARP * width < SHARPEST or spacing > CLOSE * width:
-        return faint
-    sharp = significant(view, near, SHARP * width)
-    if len(sharp) == 0 or len(faint) == 0:
-        return sharp if len(sharp) else faint
-    return np.concatenate([sharp, faint[cKDTree(sharp).query(faint)[0] > near]])
+def _significant(view: View, near: float, width: float) -> NDArray[np.float64]:
+    response, level = filtered(view.recorded, width)
+    heights = response / np.sqrt(noise_variance(level, view, view.noise, width))
+    peaks = find_peaks(heights, threshold=LOWEST, min_distance=near)
+    tall = _at(heights, peaks)
+    return peaks[tall > threshold(tall, view.recorded.size, width, skewness=skewness(view, width))]
 
 
-def _away_from(taken: NDArray, heights: NDArray, near: float, factor: int) -> tuple[NDArray, NDArray]:
+def _away_from(taken: NDArray, heights: NDArray, near: float) -> tuple[NDArray, NDArray]:
     """Peaks ``(n, 2)`` px that are not near columns, and their heights."""
-    peaks = find_peaks(heights, threshold=LOWEST, min_distance=near / factor)
-    places = full(peaks, factor)
-    free = cKDTree(taken).query(places)[0] > near if len(places) else np.empty(0, dtype=bool)
-    return places[free], _at(heights, peaks)[free]
-
-
-def _above_misfit(heights: NDArray, holes: NDArray) -> float:
-    """The lowest height above which there are few holes as deep.
-
-    Columns that are no Gaussians leave what is no noise, all over the image, as holes like as peaks; columns that were
-    overlooked leave peaks.
-    """
-    ordered = np.sort(heights)
-    deeper = len(holes) - np.searchsorted(np.sort(holes), ordered)
-    doubtful = np.flatnonzero(deeper > FALSE * np.arange(len(ordered), 0, -1))
-    return float(ordered[doubtful[-1]]) if len(doubtful) else LOWEST
+    peaks = find_peaks(heights, threshold=LOWEST, min_distance=near)
+    free = cKDTree(taken).query(peaks)[0] > near if len(peaks) else np.empty(0, dtype=bool)
+    return peaks[free], _at(heights, peaks)[free]
 
 
 def _supported(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemkit.columns import ColumnFits, column_response, find_peaks, fit_columns, nearest_distances
-from stemkit.detection.finding import DETECT_THRESHOLD, SHARPEST, apart, candidates, significant
+from stemkit.detection.finding import DETECT_THRESHOLD, SHARPEST, network_candidates, significant
 from stemkit.detection.search import Search
 from stemkit.detection.view import View
 from stemkit.periodicity import find_periodicity, middle
@@ -22,23 +22,25 @@ TRIED_WIDTHS = (1.0, 1.5, 2.2, 3.3, 5.0, 7.5)
 #: residual smaller by this factor.
 NARROWER, FITTED, BETTER = (0.7, 0.5), 0.75, 0.92
 #: Columns on which the width is learnt.
-LEARNT_ON = 300
+LEARNT_ON = 100
 #: Lengths are learnt on a square of so many first spacings a side, in so many rounds at most, until the width changes
 #: by less than this part; of a few columns at least.
-ENOUGH, ROUNDS, SETTLED, FEWEST = 16, 2, 0.1, 3
+ENOUGH, ROUNDS, SETTLED, FEWEST = 11, 2, 0.1, 3
 #: The amplitude of columns that are learnt from, in its standard deviations.
 SIGNIFICANT = 4.0
-#: No more of the image than this is looked at, px.
-MIDDLE = 1024
+#: Lengths are learnt in the middle of the image, on a square of this many px; where nothing repeats there, on all of it
+#: in coarser pixels, as many along its longer side.
+MIDDLE = 512
+#: Steps and tolerance of fits whose width alone is of interest.
+FEW_STEPS, ROUGH = 10, 0.3
 
 
 def learn(view: View, spacing: float | None, width: float | None) -> tuple[float, float]:
     """Spacing and width of one image, px: those of the columns that are found in its middle."""
     if spacing is not None and width is not None:
         return spacing, width
-    first = _first_lengths(_middle_of(view, MIDDLE), spacing, width)
-    learnt = first
-    part = _middle_of(view, math.ceil(ENOUGH * first[0]) if np.isfinite(first[0]) else MIDDLE)
+    learnt = _first_lengths(_middle_of(view, MIDDLE), spacing, width)
+    part = _middle_of(view, math.ceil(ENOUGH * learnt[0]) if np.isfinite(learnt[0]) else MIDDLE)
     for _ in range(ROUNDS):
         fits, held = Search(part, *learnt, SIGNIFICANT).columns()
         before, learnt = learnt, _lengths_of(fits, held, part, learnt)
@@ -71,15 +73,18 @@ def _first_lengths(view: View, spacing: float | None, width: float | None) -> tu
     """Spacing and width of some candidates, each fitted by itself."""
     periodicity = find_periodicity(view.recorded).spacing
     guess = width if width is not None else _first_width(view, spacing or periodicity)
+    fits = None
     if width is None and view.detect is None and view.enhanced is None:
-        guess = _best_width(view, spacing or periodicity or np.nan, guess)
+        guess, fits = _best_width(view, spacing or periodicity or np.nan, guess)
     positions = _sought(view, spacing or periodicity or np.nan, guess)
     distance = nearest_distances(positions)
     if spacing is None:
         spacing = float(np.median(distance)) if len(distance) else float("nan")
     if width is None:
-        near = min(guess, 0.3 * spacing) if np.isfinite(spacing) else guess
-        width = _fitted_width(view, positions, max(near, 0.7))
+        if fits is None:
+            near = min(guess, 0.3 * spacing) if np.isfinite(spacing) else guess
+            fits = _fits(view, positions, max(near, 0.7))
+        width = _width_of(fits, guess)
     return spacing, width
 
 
@@ -96,43 +101,46 @@ def _first_width(view: View, spacing: float | None) -> float:
     return TRIED_WIDTHS[int(np.argmax(prominence))]
 
 
-def _best_width(view: View, spacing: float, guess: float) -> float:
-    """The guess, or a part of it whose peaks, fitted, leave clearly less: close pairs are one peak to a wide filter."""
-    best, least = guess, math.inf
+def _best_width(view: View, spacing: float, guess: float) -> tuple[float, ColumnFits | None]:
+    """The guess, or a part of it whose peaks, fitted, leave a clearly smaller residual: close pairs are one peak to a
+    wide filter. And these fits.
+    """
+    best, best_fits, least = guess, None, math.inf
     for part in (1.0, *NARROWER):
         positions = _sought(view, spacing, part * guess)
         if len(positions) < 3 or (part < 1 and part * guess < SHARPEST):
             break
-        some = _middle_ones(positions, view.recorded.shape)
-        fits = fit_columns(
-            view.recorded, some, _fitted_width(view, positions, part * guess), variance=view.pixel_variance
-        )
+        fits = _fits(view, positions, part * guess)
         good = ~fits.failed & (fits.amplitude > 4 * fits.amplitude_err)
         residual = float(np.median(fits.residual))
         if part == 1 or (good.mean() > FITTED and residual < BETTER * least):
-            best, least = part * guess, residual
-    return best
+            best, best_fits, least = part * guess, fits, residual
+    return best, best_fits
 
 
-def _fitted_width(view: View, positions: NDArray, guess: float) -> float:
-    """Median width of the columns in the middle of the image, fitted twice: the second time from the first's width."""
-    if len(positions) == 0:
-        return guess
+def _fits(view: View, positions: NDArray, guess: float) -> ColumnFits:
+    """The columns in the middle of the image, fitted twice: the second time from the first's width."""
     some = _middle_ones(positions, view.recorded.shape)
     for _ in range(2):
-        fits = fit_columns(view.recorded, some, guess, variance=view.pixel_variance)
-        good = fits.sigma[~fits.failed & (fits.amplitude > 4 * fits.amplitude_err)]
-        if len(good) < 3:
+        fits = fit_columns(
+            view.recorded, some, guess, variance=view.pixel_variance, iterations=FEW_STEPS, tolerance=ROUGH
+        )
+        before, guess = guess, _width_of(fits, guess)
+        if abs(guess / before - 1) < SETTLED:
             break
-        guess = float(np.median(good))
-    return guess
+    return fits
+
+
+def _width_of(fits: ColumnFits, otherwise: float) -> float:
+    """Median width of the fits that determine one."""
+    good = fits.sigma[~fits.failed & (fits.amplitude > SIGNIFICANT * fits.amplitude_err)]
+    return float(np.median(good)) if len(good) >= FEWEST else otherwise
 
 
 def _sought(view: View, spacing: float, width: float) -> NDArray[np.float64]:
-    """Candidates while the width is not known: through one filter alone."""
-    if view.detect is None and view.enhanced is None:
-        return significant(view, apart(spacing, width), width)
-    return candidates(view, spacing, width)
+    """Candidates while the width is not known."""
+    found = network_candidates(view, spacing, width)
+    return significant(view, spacing, width) if found is None else found
 
 
 def _middle_ones(positions: NDArray, shape: tuple[int, ...]) -> NDArray[np.float64]:

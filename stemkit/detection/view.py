@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -22,7 +22,7 @@ from stemkit.images import (
 )
 from stemkit.noise import NoiseCalibrator, NoiseModel
 
-__all__ = ["View", "unit_of"]
+__all__ = ["View", "binned", "unit_of"]
 
 #: Pixels count as square when height and width differ by less than this fraction.
 SQUARE = 0.03
@@ -45,6 +45,8 @@ class View:
         What is measured.
     enhanced, detect : ndarray or None
         What a network made of it: where to look.
+    faulty : ndarray of bool, or None
+        Pixels that are no recording, which are filled in ``recorded``.
     """
 
     image: xr.DataArray
@@ -53,6 +55,7 @@ class View:
     recorded: NDArray[np.float64]
     enhanced: NDArray[np.float64] | None
     detect: NDArray | None
+    faulty: NDArray[np.bool_] | None = None
 
     @classmethod
     def of(cls, image: xr.DataArray, mode: str | None) -> View:
@@ -87,6 +90,43 @@ class View:
             np.asarray(image.coords["detect"].values) if "detect" in image.coords else None,
         )
 
+    def binned(self, factor: int) -> View:
+        """The recorded image in means of squares of pixels, without what a network made of it.
+
+        Lengths are in the new pixels. Of noise with the lag-1 correlation rho, the mean of f pixels has the variance
+        ``(f + 2 sum_k (f - k) rho^k) / f^2``, those of neighbouring means have the covariance
+        ``rho ((1 - rho^f) / (1 - rho))^2 / f^2``.
+        """
+        f = factor
+        if f == 1:
+            return replace(self, enhanced=None, detect=None)
+        scan, pointwise, background = self.noise.scan, self.noise.pointwise, self.noise.background
+        rho, lags = pointwise.correlation_x, np.arange(1, f)
+        kept = (f + 2 * float(((f - lags) * rho**lags).sum())) / f**3
+        covariance = rho * ((1 - rho**f) / (1 - rho)) ** 2 / f**3
+        noise = replace(
+            self.noise,
+            background=replace(background, length=background.length / f),
+            scan=replace(
+                scan,
+                amplitude=scan.amplitude / math.sqrt(f),
+                length=scan.length / f,
+                jitter=scan.jitter / f**1.5,
+                jitter_length=scan.jitter_length / f,
+                jitter_y=scan.jitter_y / f**1.5,
+            ),
+            pointwise=replace(
+                pointwise,
+                readout=pointwise.readout * math.sqrt(kept),
+                gain=pointwise.gain * kept,
+                correlation_x=covariance / kept,
+            ),
+        )
+        faulty = None if self.faulty is None else binned(self.faulty.astype(float), f) > 0
+        return replace(
+            self, noise=noise, recorded=binned(self.recorded, f), enhanced=None, detect=None, faulty=faulty
+        )
+
     def variance(self, intensity: NDArray) -> NDArray:
         """Variance of the pointwise noise where the noise-free intensity is this, floored."""
         law = self.pixel_variance
@@ -112,6 +152,18 @@ class View:
         pointwise = self.noise.pointwise
         dark = pointwise.readout**2
         return max(VARIANCE_FLOOR * max(dark + pointwise.gain, dark), 1e-12)
+
+
+def binned(values: NDArray, factor: int) -> NDArray[np.float64]:
+    """Means of squares of pixels; the border is repeated where the last ones are not full."""
+    if factor == 1:
+        return values
+    padded = np.pad(values, [(0, -n % factor) for n in values.shape], mode="edge")
+    total = np.zeros((padded.shape[0] // factor, padded.shape[1] // factor))
+    for i in range(factor):
+        for j in range(factor):
+            total += padded[i::factor, j::factor]
+    return total / factor**2
 
 
 def unit_of(image: xr.DataArray) -> tuple[float, bool]:

@@ -1,0 +1,114 @@
+"""What Gaussian fits leave around real columns: torn rows, tails, shapes that are not Gaussian.
+
+It is not noise of the pixels, and not another column either. Its size is learnt from the columns themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stemkit.columns import ColumnFits
+
+__all__ = ["Misfit", "measure_misfit"]
+
+#: Rings around a column on which its residual is measured: their width and the largest radius, in column widths
+#: (chosen: a filter of the columns' width blurs the residual over about one).
+RING, FARTHEST_RING = 0.5, 5.0
+#: Columns that are measured on, at most (chosen), and at least (a median of fewer is not one).
+MOST_COLUMNS, FEWEST_COLUMNS = 400, 8
+#: Amplitude of the columns that are measured on, in their standard deviations: noise is small in what they leave.
+CLEAR = 10.0
+#: A mean square over some pixels of a ring has its median below its mean: by this factor for a few independent pixels
+#: (chi-square of 4 degrees of freedom).
+MEDIAN_OF_RING = 0.84
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """Mean square residual around a column of amplitude 1, as seen through the filter of the columns' width.
+
+    Parameters
+    ----------
+    mean_square : ndarray of shape (n_rings,)
+        In units of the amplitude squared, on rings of half a width.
+    width : float
+        Of the columns, px.
+    """
+
+    mean_square: NDArray[np.float64]
+    width: float
+
+    def __bool__(self) -> bool:
+        return bool(self.mean_square.any())
+
+    def variance(self, fits: ColumnFits, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """The misfit's variance at each pixel of an image with these columns, ``shape``."""
+        total = np.zeros(shape)
+        if not self or len(fits) == 0:
+            return total
+        span = np.arange(-self._reach, self._reach + 1)
+        row, col = (p.round().astype(int) for p in (fits.y, fits.x))
+        dy, dx = span[None, :] - (fits.y - row)[:, None], span[None, :] - (fits.x - col)[:, None]
+        square = self.at(np.hypot(dy[:, :, None], dx[:, None, :])) * (fits.amplitude**2)[:, None, None]
+        rows, cols = row[:, None] + span, col[:, None] + span
+        inside = ((rows >= 0) & (rows < shape[0]))[:, :, None] & ((cols >= 0) & (cols < shape[1]))[:, None, :]
+        index = rows[:, :, None] * shape[1] + cols[:, None, :]
+        total.ravel()[:] = np.bincount(index[inside], square[inside], minlength=total.size)
+        return total
+
+    def at(self, distance: NDArray) -> NDArray[np.float64]:
+        """Mean square residual at a distance from a column of amplitude 1, px."""
+        ring = (np.arange(len(self.mean_square)) + 0.5) * RING * self.width
+        return np.interp(distance, ring, self.mean_square, right=0.0)
+
+    @property
+    def _reach(self) -> int:
+        return int(np.ceil(FARTHEST_RING * self.width))
+
+
+def measure_misfit(residual: NDArray, variance: NDArray, fits: ColumnFits, width: float) -> Misfit:
+    """Learn the misfit from what clear columns leave.
+
+    Parameters
+    ----------
+    residual : ndarray of shape (n_y, n_x)
+        The image without the fitted columns, through the filter of the columns' width.
+    variance : ndarray of shape (n_y, n_x)
+        Of the noise in it.
+    fits : ColumnFits
+    width : float
+        Of the columns, px.
+
+    Returns
+    -------
+    Misfit
+        The median over the columns, so that the few that have an overlooked neighbour do not count; zero where there
+        are too few clear columns.
+    """
+    n_rings = int(round(FARTHEST_RING / RING))
+    nothing = Misfit(np.zeros(n_rings), width)
+    reach = int(np.ceil(FARTHEST_RING * width))
+    n_y, n_x = residual.shape
+    with np.errstate(invalid="ignore"):
+        clear = ~fits.failed & (fits.amplitude > CLEAR * fits.amplitude_err)
+    clear &= (np.minimum(fits.y, fits.x) > reach) & (fits.y < n_y - 1 - reach) & (fits.x < n_x - 1 - reach)
+    # the misfit of a bright neighbour is not the column's own
+    clear &= fits.amplitude > 0.5 * np.median(fits.amplitude[clear]) if clear.any() else clear
+    which = np.flatnonzero(clear)
+    if len(which) < FEWEST_COLUMNS:
+        return nothing
+    which = which[np.linspace(0, len(which) - 1, min(len(which), MOST_COLUMNS)).astype(int)]
+    span = np.arange(-reach, reach + 1)
+    rows = fits.y[which].round().astype(int)[:, None] + span
+    cols = fits.x[which].round().astype(int)[:, None] + span
+    excess = (residual**2 - variance)[rows[:, :, None], cols[:, None, :]] / (fits.amplitude[which] ** 2)[:, None, None]
+    ring = (np.hypot(span[:, None], span) / (RING * width)).astype(int)
+    found = np.zeros(n_rings)
+    for i in range(n_rings):
+        on_ring = ring == i
+        if on_ring.any():
+            found[i] = max(0.0, float(np.median(excess[:, on_ring].mean(axis=1))) / MEDIAN_OF_RING)
+    return Misfit(found, width)

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numba import njit
 
-__all__ = ["add_columns", "normal_equations"]
+__all__ = ["add_columns", "normal_equations", "solve_coupled"]
 
 #: Parameters of a round column, in the order of :data:`stemkit.columns.gaussians.ROUND`.
 N_ROUND = 5
@@ -401,3 +401,79 @@ def normal_equations(  # type: ignore[no-untyped-def]
             for a in range(n_parameters):
                 for b in range(n_parameters):
                     shared[m, k, a, b] = _dot(adjoint[a], theirs[b], total) * free[c, a] * free[j, b]
+
+
+@njit(cache=True, fastmath=FAST, nogil=True, error_model="numpy")
+def _product(own, shared, coupled, vector, result):  # type: ignore[no-untyped-def]
+    """The matrix of :func:`solve_coupled` times a vector ``(n, P)``."""
+    n, n_parameters = vector.shape
+    for c in range(n):
+        for a in range(n_parameters):
+            total = 0.0
+            for b in range(n_parameters):
+                total += own[c, a, b] * vector[c, b]
+            result[c, a] = total
+        for k in range(coupled.shape[1]):
+            j = coupled[c, k]
+            if j == n:
+                continue
+            for a in range(n_parameters):
+                total = 0.0
+                for b in range(n_parameters):
+                    total += shared[c, k, a, b] * vector[j, b]
+                result[c, a] += total
+
+
+@njit(cache=True, fastmath=FAST, nogil=True, error_model="numpy")
+def _block_product(blocks, vector, result):  # type: ignore[no-untyped-def]
+    n, n_parameters = vector.shape
+    for c in range(n):
+        for a in range(n_parameters):
+            total = 0.0
+            for b in range(n_parameters):
+                total += blocks[c, a, b] * vector[c, b]
+            result[c, a] = total
+
+
+@njit(cache=True, fastmath=FAST, nogil=True, error_model="numpy")
+def solve_coupled(own, shared, coupled, inverse, gradient, cycles, tolerance):  # type: ignore[no-untyped-def]
+    """Stabilised biconjugate gradients with the columns' own blocks as preconditioner, ``(n, P)``.
+
+    Parameters
+    ----------
+    own, inverse : ndarray of shape (n, P, P)
+        Blocks on the diagonal, and their inverses.
+    shared : ndarray of shape (n, k, P, P)
+        Blocks of coupled columns.
+    coupled : ndarray of shape (n, k)
+        Which these are, filled up with n.
+    gradient : ndarray of shape (n, P)
+    cycles : int
+        At most.
+    tolerance : float
+        Of the residual's norm, in that of the gradient.
+    """
+    solution = np.zeros_like(gradient)
+    rest = gradient.copy()
+    shadow, direction = gradient.copy(), gradient.copy()
+    ready, along, smoothed, across = (
+        np.empty_like(rest), np.empty_like(rest), np.empty_like(rest), np.empty_like(rest)
+    )  # fmt: skip
+    size = np.sum(rest * shadow)
+    start = size
+    for _ in range(cycles):
+        if not np.sum(rest * rest) > tolerance**2 * start:
+            break
+        _block_product(inverse, direction, ready)
+        _product(own, shared, coupled, ready, along)
+        length = size / np.sum(along * shadow)
+        rest -= length * along
+        _block_product(inverse, rest, smoothed)
+        _product(own, shared, coupled, smoothed, across)
+        weight = np.sum(across * rest) / max(np.sum(across * across), 1e-300)
+        solution += length * ready + weight * smoothed
+        rest -= weight * across
+        before = size
+        size = np.sum(rest * shadow)
+        direction = rest + (size / before) * (length / weight) * (direction - weight * along)
+    return solution

@@ -10,8 +10,10 @@ from stemkit.columns.equations import Blocks
 __all__ = ["covariances", "step"]
 
 #: Of the biconjugate gradients: those that precede a step need not be exact.
-CYCLES = 40
-TOLERANCE = 1e-3
+CYCLES = 20
+TOLERANCE = 1e-2
+#: Neighbours whose parameters are free in a column's errors, the nearest ones.
+MOST_JOINT = 8
 #: Columns whose errors are worked out at once.
 CHUNK = 512
 
@@ -61,6 +63,7 @@ def covariances(blocks: Blocks, coupled: Tensor) -> Tensor:
     result = _inverse(own)
     if coupled.shape[1]:
         shared = _scaled_shared(blocks.shared, scale, coupled)
+        coupled, shared = coupled[:, :MOST_JOINT], shared[:, :MOST_JOINT].contiguous()
         for part in torch.nonzero(coupled[:, 0] < n)[:, 0].split(CHUNK):
             joint = _inverse(_around(own, shared, coupled, part))[:, :p, :p]
             # a neighbour that is lost leaves the column with its own
@@ -96,6 +99,11 @@ def _scaled_shared(shared: Tensor, scale: Tensor, coupled: Tensor) -> Tensor:
 
 
 def _biconjugate_gradients(own: Tensor, shared: Tensor, coupled: Tensor, inverse: Tensor, gradient: Tensor) -> Tensor:
+    if gradient.device.type == "cpu":
+        from stemkit.columns.compiled import solve_coupled
+
+        parts = (part.contiguous().numpy() for part in (own, shared, coupled, inverse, gradient))
+        return _finite(torch.from_numpy(solve_coupled(*parts, CYCLES, TOLERANCE)))
     nobody = torch.zeros_like(gradient[:1])
 
     def product(vector: Tensor) -> Tensor:
@@ -120,7 +128,11 @@ def _biconjugate_gradients(own: Tensor, shared: Tensor, coupled: Tensor, inverse
         rest = half - weight * across
         size, before = (rest * shadow).sum(), size
         direction = rest + (size / before) * (length / weight) * (direction - weight * along)
-    return torch.where(torch.isfinite(solution), solution, 0.0)
+    return _finite(solution)
+
+
+def _finite(values: Tensor) -> Tensor:
+    return torch.where(torch.isfinite(values), values, 0.0)
 
 
 def _around(own: Tensor, shared: Tensor, coupled: Tensor, part: Tensor) -> Tensor:

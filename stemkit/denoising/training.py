@@ -216,7 +216,7 @@ class _Net(skorch.NeuralNet):
         super().initialize_module()
         # each part of a batch has a network of its own: batch norms count along
         self.others_: list[nn.Module] = []
-        self.run_: nn.Module = torch.compile(self.module_) if self.compiled else self.module_  # type: ignore[assignment]
+        self.run_: nn.Module = torch.compile(self.module_, dynamic=False) if self.compiled else self.module_  # type: ignore[assignment]
         return self
 
     def train_step_single(self, batch: Tensor, **fit_params: Any) -> dict[str, Any]:

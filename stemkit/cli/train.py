@@ -31,10 +31,18 @@ def add_to(subparsers: Any) -> None:
         "--crops", type=int, nargs="+", metavar="PX", help="sizes of the images that are drawn (default: 96 128 192)"
     )
     parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="images per batch of the smallest size (default: 16)"
+    )
+    parser.add_argument(
         "--emphasis", type=float, default=0.0, help="how much more pixels at defects count than others (default: 0)"
     )
     parser.add_argument("--weights", metavar="FILE", help="start from these weights, with their architecture")
-    parser.add_argument("--minutes", type=float, help="stop after the epoch in which so much time is over")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        help="stop after the epoch in which so much time is over; "
+        "the learning rate of a run that begins falls to 0 by then",
+    )
     parser.add_argument("--compile", action="store_true", help="let torch compile the network: faster on a GPU")
     parser.add_argument("--judged", type=int, default=24, metavar="N", help="images of each set (default: 24; 0: none)")
     parser.set_defaults(run=run)
@@ -42,7 +50,7 @@ def add_to(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train and write weights with their model card and scores."""
-    from stemkit.denoising.general import CROP_SIZES, train_general
+    from stemkit.denoising.general import BATCH_SIZE, CROP_SIZES, train_general
     from stemkit.io.atomic import whole_file
 
     path = train_general(
@@ -56,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         n_blocks=arguments.blocks,
         downsampling=arguments.downsampling,
         crop_sizes=arguments.crops or CROP_SIZES,
+        batch_size=BATCH_SIZE if arguments.batch_size is None else arguments.batch_size,
         emphasis=arguments.emphasis,
         weights=arguments.weights,
         minutes=arguments.minutes,

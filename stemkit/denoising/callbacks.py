@@ -34,13 +34,20 @@ class Enough(Exception):  # noqa: N818 (no error)
 
 
 class Schedule(Callback):
-    """Warm-up over the first 2 % of the steps, then a cosine to 0; a function of the step's number alone."""
+    """Warm-up over the first 2 % of the steps, then a cosine to 0.
 
-    def __init__(self, lr: float, n_steps: int):
-        self.lr, self.n_steps = lr, n_steps
+    It is a function of the step's number alone, except in a run that begins with a limit of time: its progress is the
+    larger of that in steps and that in time, so that the learning rate is 0 when the time is over. With a limit of 0
+    minutes, one epoch per run, it is that of the steps.
+    """
+
+    def __init__(self, lr: float, n_steps: int, minutes: float | None = None):
+        self.lr, self.n_steps, self.minutes = lr, n_steps, minutes
 
     def on_train_begin(self, net: skorch.NeuralNet, X: Any = None, y: Any = None, **kwargs: Any) -> None:
         self.step_ = sum(epoch["train_batch_count"] for epoch in net.history)
+        self.start_ = time.monotonic()
+        self.timed_ = bool(self.minutes) and self.step_ == 0
 
     def on_batch_begin(
         self, net: skorch.NeuralNet, batch: Any = None, training: bool | None = None, **kwargs: Any
@@ -48,11 +55,19 @@ class Schedule(Callback):
         if not training:
             return
         warm_up = max(1, self.n_steps // 50)
-        progress = self.step_ / max(1, self.n_steps)
-        factor = min((self.step_ + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+        spent = self._time_spent()
+        progress = max(self.step_ / max(1, self.n_steps), spent)
+        risen = max((self.step_ + 1) / warm_up, spent * 50)
+        factor = min(risen, 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
         for group in net.optimizer_.param_groups:
             group["lr"] = self.lr * factor
         self.step_ += 1
+
+    def _time_spent(self) -> float:
+        """The fraction of the time that is over; 0 where time does not count."""
+        if not self.timed_ or self.minutes is None:
+            return 0.0
+        return (time.monotonic() - self.start_) / (60 * self.minutes)
 
 
 class Progress(Callback):
@@ -186,7 +201,7 @@ def resume(net: skorch.NeuralNet, path: Path, settings: dict[str, Any]) -> None:
     ValueError
         If it is of another run or another network.
     """
-    state = _read(path, net.device)
+    state = _read(path)
     changed = [name for name, value in settings.items() if state["settings"].get(name) != value]
     if changed:
         was, now = ({name: s.get(name) for name in changed} for s in (state["settings"], settings))
@@ -209,12 +224,13 @@ def resume(net: skorch.NeuralNet, path: Path, settings: dict[str, Any]) -> None:
 
 def seed_of(path: Path) -> int:
     """The seed of the run that a checkpoint is of."""
-    return int(_read(path, "cpu")["settings"]["seed"])
+    return int(_read(path)["settings"]["seed"])
 
 
-def _read(path: Path, device: str) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        # network and optimiser copy to their device; an optimiser's step counts, read in every step, stay on the CPU
+        state = torch.load(path, map_location="cpu", weights_only=True)
         state["settings"]["seed"], state["best"]["state"]
     except Exception as error:  # torch raises many types for a bad file
         raise ValueError(

@@ -38,6 +38,7 @@ def train_general(
     n_blocks: int | None = None,
     downsampling: int | None = None,
     crop_sizes: Sequence[int] = CROP_SIZES,
+    batch_size: int = BATCH_SIZE,
     emphasis: float = 0.0,
     weights: str | Path | None = None,
     minutes: float | None = None,
@@ -47,15 +48,19 @@ def train_general(
     """Train the general network on synthetic pairs and write ``NAME.safetensors`` with its model card into a folder.
 
     A checkpoint stands beside it after every epoch: the same call goes on from there. With ``minutes`` it stops after
-    the epoch in which so much time is over, and what is written is the best network so far. With ``weights`` it starts
+    the epoch in which so much time is over, its learning rate having fallen to 0 by then where the run began there, and
+    what is written is the best network so far. ``batch_size`` are the images of the smallest crop; larger crops have
+    as many pixels per batch. With ``weights`` it starts
     from those, and takes their architecture; the card says what they had been through.
 
     Raises
     ------
     ValueError
         If the weights' outputs or their scaling are not those of the general network, their architecture is not the
-        one that is asked for, or a crop's size does not suit the network.
+        one that is asked for, a crop's size does not suit the network, or a batch has no image.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, but is {batch_size!r}")
     for size in crop_sizes:
         if size < 32 or size % 16:
             raise ValueError(f"crop_sizes must be multiples of 16 of at least 32 px, but one is {size!r}")
@@ -79,7 +84,7 @@ def train_general(
         before = {**known.training, "sha256": known.sha256}
     net = train(
         info,
-        SynthesisSource(RECIPE, OUTPUTS, BATCH_SIZE, crop_sizes, emphasis),
+        SynthesisSource(RECIPE, OUTPUTS, batch_size, crop_sizes, emphasis),
         device=where,
         seed=seed,
         max_epochs=max_epochs,
@@ -92,6 +97,7 @@ def train_general(
         verbose=verbose,
     )
     training = made_with(net, where, seed, before) | {"crop_sizes": list(crop_sizes), "emphasis": emphasis}
+    training |= {} if minutes is None else {"minutes": float(minutes)}
     info = dataclasses.replace(info, training=training)
     path = save_weights(net.module_, info, folder / f"{name}.safetensors")
     load_weights(path)  # what was written can be read
@@ -127,7 +133,8 @@ SFIN with {info.width} channels, {info.n_blocks} blocks and a grid coarser by {i
 | column width (sigma) | {recipe.width[0]:g} to {recipe.width[1]:g} of the spacing, varied by species |
 | noise | {draws.DOSE[0]:g} to {draws.DOSE[1]:g} electrons per pixel at a column, or a readout of \
 {draws.READOUT[0]:.0%} to {draws.READOUT[1]:.0%} of the contrast; streaks up to {draws.STREAKS[1]:.0%}, row jitter up \
-to {draws.JITTER[1]:.0%} of the spacing, correlation along the row up to {draws.CORRELATION[1]:g}, smooth background \
+to {draws.JITTER[1]:.0%} of the spacing, displacement as in real scans (drift, hum, along both axes) up to \
+{draws.ALONG_Y[1]:g} px RMS, correlation along the row up to {draws.CORRELATION[1]:g}, smooth background \
 up to {draws.BACKGROUND[1]:.0%} |
 
 Not for: diffraction patterns, spectra, images without atomic resolution, intensities to be published (measure
@@ -153,6 +160,10 @@ def _options(made: dict[str, Any], info: NetworkInfo) -> str:
     crops = made.get("crop_sizes", CROP_SIZES)
     if tuple(crops) != CROP_SIZES:
         options += " --crops " + " ".join(map(str, crops))
+    if made.get("batch_size", BATCH_SIZE) != BATCH_SIZE:
+        options += f" --batch-size {made['batch_size']}"
+    if "minutes" in made:
+        options += f" --minutes {made['minutes']:g}"
     if made.get("emphasis"):
         options += f" --emphasis {made['emphasis']:g}"
     if "before" in made:

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from stemkit.compute import inference_dtype
 from stemkit.denoising.units import MEASURED_ON, from_network, network_units
 from stemkit.denoising.weights import NetworkInfo
-from stemkit.images import float_dtype, pad_reflect
+from stemkit.images import float_dtype
 from stemkit.networks import SFIN, FoldedSFIN
 from stemkit.periodicity import find_periodicity, middle
 
@@ -247,9 +247,12 @@ def _ramp(n: int, device: torch.device) -> Tensor:
 def _padded(network: Network, image: Tensor, multiple: int) -> Tensor:
     n_y, n_x = image.shape
     after = [MARGIN + _fill(n + 2 * MARGIN, multiple) for n in (n_y, n_x)]
-    padded = pad_reflect(image.cpu().numpy(), (MARGIN, MARGIN), (after[0], after[1]))
-    batch = torch.as_tensor(padded, device=image.device)[None, None]
-    maps = network(batch)[0].float()
+    # an image that is smaller than its margin is reflected several times
+    reflected = (
+        np.pad(np.arange(n), (MARGIN, beyond), mode="reflect") for n, beyond in zip((n_y, n_x), after, strict=True)
+    )
+    rows, cols = (torch.as_tensor(index, device=image.device) for index in reflected)
+    maps = network(image[rows[:, None], cols][None, None])[0].float()
     return maps[:, MARGIN : MARGIN + n_y, MARGIN : MARGIN + n_x].clone()
 
 

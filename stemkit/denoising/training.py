@@ -68,7 +68,8 @@ def train(
     seed : int
     max_epochs, batches_per_epoch : int
     lr : float
-        Highest learning rate of the schedule: a short warm-up, then a cosine to 0.
+        Highest learning rate of the schedule: a short warm-up, then a cosine to 0 at the last step, or where
+        ``minutes`` are over first.
     loss : {"l1", "l2"}
     module : nn.Module, optional
         Start from this network instead of fresh weights.
@@ -77,7 +78,9 @@ def train(
     patience : int, optional
         Stop after so many epochs in a row that were not the best.
     minutes : float, optional
-        Stop after the epoch in which so much time is over; the checkpoint is there to go on from.
+        Stop after the epoch in which so much time is over. In a run that begins, the schedule follows the time, too:
+        the learning rate is 0 when the time is over, and the weights depend on the speed of the device. A run that
+        resumes from a checkpoint, and one of 0 minutes, which is one epoch, follow the steps alone.
     compile : bool
         Let torch compile the network first, which takes a minute and a compiler; not on a CPU.
     verbose : int
@@ -125,7 +128,7 @@ def train(
                 ("psnr", PassthroughScoring(name="psnr", on_train=True, lower_is_better=False)),
                 ("valid_psnr", PassthroughScoring(name="valid_psnr", lower_is_better=False)),
                 ("clip", GradientNormClipping(1.0)),
-                ("schedule", Schedule(lr, max_epochs * batches_per_epoch)),
+                ("schedule", Schedule(lr, max_epochs * batches_per_epoch, minutes)),
                 ("best", BestSoFar(patience)),
                 ("checkpoint", Checkpoint(checkpoint, settings)),
                 ("progress", Progress(max_epochs, batches_per_epoch, source.batch_size, verbose)),
@@ -185,7 +188,7 @@ class _Part:
     """What one part of a batch gave."""
 
     loss: Tensor
-    psnr: float
+    psnr: Tensor
     gradients: Sequence[Tensor] = ()
 
 
@@ -213,7 +216,7 @@ class _Net(skorch.NeuralNet):
         super().initialize_module()
         # each part of a batch has a network of its own: batch norms count along
         self.others_: list[nn.Module] = []
-        self.run_: nn.Module = torch.compile(self.module_) if self.compiled else self.module_  # type: ignore[assignment]
+        self.run_: nn.Module = torch.compile(self.module_, dynamic=False) if self.compiled else self.module_  # type: ignore[assignment]
         return self
 
     def train_step_single(self, batch: Tensor, **fit_params: Any) -> dict[str, Any]:
@@ -224,9 +227,9 @@ class _Net(skorch.NeuralNet):
         assert self.together is not None
         parts: list[_Part] = self.together(self._learnt, tasks)
         for weight, *gradients in zip(self.module_.parameters(), *(part.gradients for part in parts), strict=True):
-            weight.grad = torch.stack(gradients).mean(dim=0)
+            weight.grad = torch.stack(gradients).mean(dim=0) if len(gradients) > 1 else gradients[0]
         for own, *others in zip(self.module_.buffers(), *(other.buffers() for other in self.others_), strict=True):
-            if own.is_floating_point():
+            if others and own.is_floating_point():
                 own.copy_(torch.stack([own, *others]).mean(dim=0))
         return self._step(parts, "psnr")
 
@@ -250,7 +253,8 @@ class _Net(skorch.NeuralNet):
             network.train(training)
         for other in self.others_:
             other.load_state_dict(state)
-        return [self.run_, *self.others_[: n - 1]]
+        # judging takes the network as it is: compiling it once more for evaluation costs more than it saves
+        return [self.run_ if training else self.module_, *self.others_[: n - 1]]
 
     def _learnt(self, task: tuple[nn.Module, Source, int, int]) -> _Part:
         part = self._judged(task)
@@ -260,16 +264,16 @@ class _Net(skorch.NeuralNet):
         network, source, seed, n = task
         device = torch.device(self.device)
         inputs, truth = source.draw(torch_generator(seed, device), n)
-        with torch.set_grad_enabled(network.training):
+        with torch.set_grad_enabled(self.module_.training):
             with autocast(device):
                 predicted = network(inputs).float()
             return _Part(*self._loss(predicted, truth))
 
-    def _loss(self, predicted: Tensor, truth: dict[str, Tensor]) -> tuple[Tensor, float]:
+    def _loss(self, predicted: Tensor, truth: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The loss, and the PSNR of the first map that is taught."""
         # errors count in units of the contrast, as in PSNR; where there is next to none, in those of the noise
         unit, weight = truth["unit"].clamp_min(0.5)[:, None, None], truth["weight"]
-        total, psnr = torch.zeros((), device=predicted.device), float("nan")
+        total, psnr = torch.zeros((), device=predicted.device), torch.tensor(torch.nan)
         for i, name in enumerate(self.source.taught):
             ours, theirs = predicted[:, list(self.outputs).index(name)], truth["maps"][:, i]
             # spots cover few pixels: a mean absolute error would call them all background
@@ -278,11 +282,11 @@ class _Net(skorch.NeuralNet):
             total = total + SHARES[name] * (weight * loss).mean()
             if i == 0:
                 error = ((ours.detach() - theirs) / (1.0 if name == "detect" else unit)).square().mean(dim=(1, 2))
-                psnr = float((-10 * torch.log10(error + 1e-12)).mean())
+                psnr = (-10 * torch.log10(error + 1e-12)).mean()
         return total, psnr
 
     def _step(self, parts: Sequence[_Part], score: str) -> dict[str, Any]:
-        self.history.record_batch(score, float(np.mean([part.psnr for part in parts])))
+        self.history.record_batch(score, float(np.mean([float(part.psnr) for part in parts])))
         return {"loss": torch.stack([part.loss for part in parts]).mean(), "y_pred": None}
 
 

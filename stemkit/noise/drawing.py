@@ -20,6 +20,8 @@ __all__ = [
     "NoiseParameters",
     "add_noise",
     "displace_rows",
+    "drift_field",
+    "hum_field",
     "pointwise_variance",
     "row_field",
     "smooth_field",
@@ -34,7 +36,14 @@ FORGOTTEN = 1e-9
 
 @dataclass
 class NoiseParameters:
-    """Noise of a batch, one number per image; meanings as in :class:`stemkit.NoiseModel`."""
+    """Noise of a batch, one number per image; meanings as in :class:`stemkit.NoiseModel`.
+
+    The displacement of the beam along x is the sum of three independent parts, and that along y (``*_y``) of three
+    others: ``jitter``, independent between rows; ``drift``, RMS in px, correlated over ``drift_rows`` rows (the sigma
+    of a Gaussian filter along y) and constant along a row; ``hum``, amplitude in px of a sine with a period of
+    ``hum_period`` rows and a random phase. ``short_streaks`` is a second kind of streaks, filtered along x with
+    ``short_streak_length``, px, and added to the first.
+    """
 
     background: Tensor
     background_length: Tensor
@@ -52,6 +61,23 @@ class NoiseParameters:
     step: Tensor
     step_origin: Tensor
     jitter_y: Tensor
+    drift: Tensor
+    drift_y: Tensor
+    drift_rows: Tensor
+    hum: Tensor
+    hum_y: Tensor
+    hum_period: Tensor
+    short_streaks: Tensor
+    short_streak_length: Tensor
+
+    def moves(self, suffix: str) -> Tensor:
+        """Which images have a displacement along x (``""``) or y (``"_y"``)."""
+        return (self.of("jitter", suffix) > 0) | (self.of("drift", suffix) > 0) | (self.of("hum", suffix) > 0)
+
+    def of(self, name: str, suffix: str) -> Tensor:
+        """The amplitude of a part of the displacement along x (``""``) or y (``"_y"``)."""
+        amplitude: Tensor = getattr(self, name + suffix)
+        return amplitude
 
     def take(self, index: Tensor) -> NoiseParameters:
         """The noise of the images that an index picks, on the index's device, in single precision."""
@@ -76,12 +102,11 @@ def add_noise(signal: Tensor, noise: NoiseParameters, generator: torch.Generator
         return images + _per_image(some.background) * field
 
     def displaced(images: Tensor, some: NoiseParameters) -> Tensor:
-        shifts = _per_image(some.jitter) * row_field(images.shape, some.jitter_length, generator, images.dtype)
-        return displace_rows(_changed(images, some, some.jitter_y > 0, displaced_across), shifts)
+        shifts = _displacement(images.shape, some, "", generator, images.dtype)
+        return displace_rows(_changed(images, some, some.moves("_y"), displaced_across), shifts)
 
     def displaced_across(images: Tensor, some: NoiseParameters) -> Tensor:
-        shifts = _per_image(some.jitter_y) * row_field(images.shape, some.jitter_length, generator, images.dtype)
-        return displace_rows(images, shifts, axis=-2)
+        return displace_rows(images, _displacement(images.shape, some, "_y", generator, images.dtype), axis=-2)
 
     def counted(images: Tensor, some: NoiseParameters) -> Tensor:
         return _counted(images, some, generator)
@@ -94,12 +119,17 @@ def add_noise(signal: Tensor, noise: NoiseParameters, generator: torch.Generator
         field = row_field(images.shape, some.streak_length, generator, images.dtype)
         return images + _per_image(some.streaks) * field
 
+    def with_short_streaks(images: Tensor, some: NoiseParameters) -> Tensor:
+        field = row_field(images.shape, some.short_streak_length, generator, images.dtype)
+        return images + _per_image(some.short_streaks) * field
+
     images = _changed(signal, noise, noise.background > 0, with_background)
-    images = _changed(images, noise, (noise.jitter > 0) | (noise.jitter_y > 0), displaced)
+    images = _changed(images, noise, noise.moves("") | noise.moves("_y"), displaced)
     # an image is counted or not: what it is has been decided before it changes
     recorded = _changed(images, noise, ~noise.poisson, measured)
     recorded = _changed(recorded, noise, noise.poisson, counted)
-    return _digitise(_changed(recorded, noise, noise.streaks > 0, with_streaks), noise)
+    recorded = _changed(recorded, noise, noise.streaks > 0, with_streaks)
+    return _digitise(_changed(recorded, noise, noise.short_streaks > 0, with_short_streaks), noise)
 
 
 def smooth_field(
@@ -123,6 +153,25 @@ def row_field(shape: torch.Size, length: Tensor, generator: torch.Generator, dty
     across = _filter(torch.where(whole_row, n_x, length), n_x, dtype)
     white = torch.randn((n_images, n_y, across.shape[2]), generator=generator, device=generator.device, dtype=dtype)
     return torch.where(_per_image(whole_row), white[:, :, :1], white @ across.transpose(1, 2))
+
+
+def drift_field(shape: torch.Size, rows: Tensor, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    """White noise through a Gaussian filter of sigma ``rows`` along y, one value per row, ``(n_images, n_y, 1)``."""
+    down = _filter(rows, shape[1], dtype)
+    white = torch.randn((shape[0], down.shape[2], 1), generator=generator, device=generator.device, dtype=dtype)
+    return down @ white
+
+
+def hum_field(shape: torch.Size, period: Tensor, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    """A sine of amplitude 1 and random phase with a period of so many rows.
+
+    It is continuous in time: a row lasts ``1 / period`` of a period, the flyback none.
+    """
+    n_images, n_y, n_x = shape
+    phase = torch.rand((n_images, 1, 1), generator=generator, device=generator.device, dtype=dtype)
+    y = torch.arange(n_y, device=generator.device, dtype=dtype)[:, None]
+    x = torch.arange(n_x, device=generator.device, dtype=dtype) / n_x
+    return torch.sin(2 * math.pi * (phase + (y + x) / _per_image(period.to(dtype))))
 
 
 def displace_rows(images: Tensor, shifts: Tensor, *, axis: int = -1) -> Tensor:
@@ -243,12 +292,33 @@ def _autoregressive(white: Tensor, r: Tensor) -> Tensor:
     """A stationary AR(1) process along x from white noise, in log2(n_x) steps (prefix sums by doubling)."""
     innovation = _per_image((1 - r**2).sqrt())
     process = torch.cat([white[..., :1], white[..., 1:] * innovation], dim=-1)
-    lag, factor = 1, _per_image(r)
-    # what a float32 no longer holds is not carried on
-    while lag < white.shape[-1] and float(factor.abs().max()) > FORGOTTEN:
+    lag, factor, largest = 1, _per_image(r), float(r.abs().max())
+    # what a float32 no longer holds is not carried on; the device is asked for the largest correlation only once
+    while lag < white.shape[-1] and largest**lag > FORGOTTEN:
         process = torch.cat([process[..., :lag], process[..., lag:] + factor * process[..., :-lag]], dim=-1)
         lag, factor = 2 * lag, factor * factor
     return process
+
+
+# --- displacement ------------------------------------------------------------------------------------------------
+
+
+def _displacement(
+    shape: torch.Size, noise: NoiseParameters, suffix: str, generator: torch.Generator, dtype: torch.dtype
+) -> Tensor:
+    """Displacement of the beam along x (suffix ``""``) or y (``"_y"``), px: independent rows, drift and hum."""
+
+    def drifting(shifts: Tensor, some: NoiseParameters) -> Tensor:
+        field = drift_field(shifts.shape, some.drift_rows, generator, dtype)
+        return shifts + _per_image(some.of("drift", suffix)) * field
+
+    def humming(shifts: Tensor, some: NoiseParameters) -> Tensor:
+        field = hum_field(shifts.shape, some.hum_period, generator, dtype)
+        return shifts + _per_image(some.of("hum", suffix)) * field
+
+    shifts = _per_image(noise.of("jitter", suffix)) * row_field(shape, noise.jitter_length, generator, dtype)
+    shifts = _changed(shifts, noise, noise.of("drift", suffix) > 0, drifting)
+    return _changed(shifts, noise, noise.of("hum", suffix) > 0, humming)
 
 
 # --- small pieces ------------------------------------------------------------------------------------------------

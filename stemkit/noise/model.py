@@ -298,6 +298,9 @@ class NoiseModel:
             "jitter": self.scan.jitter,
             "jitter_length": self.scan.jitter_length,
             "jitter_y": self.scan.jitter_y,
+            # ScanNoise describes neither drift and hum nor a second kind of streaks
+            **dict.fromkeys(("drift", "drift_y", "drift_rows", "hum", "hum_y", "hum_period"), 0.0),
+            **dict.fromkeys(("short_streaks", "short_streak_length"), 0.0),
             "readout": self.pointwise.readout,
             "gain": self.pointwise.gain,
             "shape": self.pointwise.shape,

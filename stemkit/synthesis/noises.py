@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +25,37 @@ BACKGROUND: Range = (0.0, 0.12)
 #: The beam trembles by less than this, px, and across the rows by this part of what it does along them, if at all.
 LARGEST_JITTER = 3.0
 ACROSS: Range = (0.3, 1.0)
+
+# Displacement of the beam as real scans show it. "Measured" is what nine recorded images have; a range is theirs
+# widened by half at both ends.
+#: Fraction of the images with displaced rows that have it; the others have independent rows. Chosen.
+SCANNED = 0.5
+#: RMS displacement along x, px. Measured: 0.35 to 1.24.
+ALONG_X: Range = (0.23, 1.9)
+#: RMS displacement along y, px. Measured: 0.5 to 1.4, and 2.2 in one image; limited by LARGEST_JITTER.
+ALONG_Y: Range = (0.33, LARGEST_JITTER)
+#: Largest RMS displacement as a fraction of the spacing, where that is less: columns remain apart. Chosen.
+LARGEST_FRACTION = 0.1
+#: Length of the displacement along the row, px. Measured: 90 to 250.
+SCAN_LENGTH: Range = (60.0, 375.0)
+#: Fraction of the variance of the part that is correlated over rows. Measured: a lag-1 correlation of 0.14 to 0.57, and
+#: 2 to 40 % of the variance below 0.03 cycles per row.
+DRIFT_SHARE: Range = (0.05, 0.6)
+#: Correlation length of that part, rows (sigma of a Gaussian filter). Chosen: with the shares above, correlations at
+#: lags 1 to 5 and slow variation cover those measured.
+DRIFT_ROWS: Range = (1.0, 40.0)
+#: Fraction of these images that show mains hum. Measured: in four of nine.
+HUMMING = 0.45
+#: Fraction of the variance that is hum. Measured: 0.1 to 0.25.
+HUM_SHARE: Range = (0.06, 0.38)
+#: Period of the hum, rows. Measured: 2.3 to 20.
+HUM_PERIOD: Range = (1.5, 30.0)
+#: Fraction of images with short streaks. Measured: in half of the images; chosen below that: simple noise stays.
+SHORTLY_STREAKED = 0.35
+#: Amplitude of short streaks as a fraction of the contrast. Measured: 0.02 to 0.07.
+SHORT_STREAKS: Range = (0.013, 0.105)
+#: Length of short streaks along the row, px. Measured: 1.5 to 7.
+SHORT_STREAK_LENGTH: Range = (1.0, 10.5)
 
 
 def draw_noise(
@@ -48,8 +80,14 @@ def draw_noise(
     gain = torch.where(dark, -torch.minimum(gain, readout**2 / depth), gain)
     correlation = pick(g, n, 0.4) * uniform(g, n, *CORRELATION)
     streaks = pick(g, n, 0.7) * log_uniform(g, n, *STREAKS)
-    jitter = pick(g, n, 0.75) * (log_uniform(g, n, *JITTER) * spacing).clamp(max=LARGEST_JITTER)
+    moved = pick(g, n, 0.75)
+    jitter = moved * (log_uniform(g, n, *JITTER) * spacing).clamp(max=LARGEST_JITTER)
+    jitter_y = pick(g, n, 0.4) * uniform(g, n, *ACROSS) * jitter
     whole = pick(g, n, 0.5).bool()
+    length = log_uniform(g, n, 4.0, 60.0)
+    scanned = (moved * pick(g, n, SCANNED)).bool()
+    along_x, along_y = (_displacement(spacing, limits, g) for limits in (ALONG_X, ALONG_Y))
+    scan_length = log_uniform(g, n, *SCAN_LENGTH)
     nothing = torch.full((n,), math.nan, device=g.device)
     digital = pick(g, n, 0.3).bool()
     return NoiseParameters(
@@ -57,8 +95,8 @@ def draw_noise(
         background_length=log_uniform(g, n, 8.0, 64.0),
         streaks=streaks,
         streak_length=torch.where(pick(g, n, 0.4).bool(), torch.inf, log_uniform(g, n, 4.0, 60.0)),
-        jitter=jitter,
-        jitter_length=torch.where(whole, torch.inf, log_uniform(g, n, 4.0, 60.0)),
+        jitter=torch.where(scanned, along_x.jitter, jitter),
+        jitter_length=torch.where(whole, torch.inf, torch.where(scanned, scan_length, length)),
         readout=readout,
         gain=gain,
         shape=uniform(g, n, -0.1, 0.2),
@@ -68,5 +106,32 @@ def draw_noise(
         high=nothing,
         step=torch.where(digital, log_uniform(g, n, 0.005, 0.02), nothing),
         step_origin=torch.zeros(n, device=g.device),
-        jitter_y=pick(g, n, 0.4) * uniform(g, n, *ACROSS) * jitter,
+        jitter_y=torch.where(scanned, along_y.jitter, jitter_y),
+        drift=scanned * along_x.drift,
+        drift_y=scanned * along_y.drift,
+        drift_rows=log_uniform(g, n, *DRIFT_ROWS),
+        hum=scanned * along_x.hum,
+        hum_y=scanned * along_y.hum,
+        hum_period=log_uniform(g, n, *HUM_PERIOD),
+        short_streaks=pick(g, n, SHORTLY_STREAKED) * log_uniform(g, n, *SHORT_STREAKS),
+        short_streak_length=log_uniform(g, n, *SHORT_STREAK_LENGTH),
     )
+
+
+class _Displacement(NamedTuple):
+    """The parts of a displacement along one axis: RMS of jitter and drift, amplitude of hum, px."""
+
+    jitter: Tensor
+    drift: Tensor
+    hum: Tensor
+
+
+def _displacement(spacing: Tensor, limits: Range, g: torch.Generator) -> _Displacement:
+    """A displacement as real scans show it: its RMS between limits, and how its variance is divided."""
+    n = len(spacing)
+    largest = (LARGEST_FRACTION * spacing).clamp(limits[0], limits[1])
+    rms = limits[0] * (largest / limits[0]) ** uniform(g, n, 0.0, 1.0)
+    drift = uniform(g, n, *DRIFT_SHARE)
+    hum = pick(g, n, HUMMING) * uniform(g, n, *HUM_SHARE)
+    # the mean square of a sine is half of its amplitude squared
+    return _Displacement(rms * (1 - drift - hum).sqrt(), rms * drift.sqrt(), rms * (2 * hum).sqrt())

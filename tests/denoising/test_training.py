@@ -1,10 +1,14 @@
 """A run that was interrupted goes on to the same result, and the command that makes the weights."""
 
+import math
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from stemkit.denoising import load_weights
+from stemkit.denoising.callbacks import Schedule
 from stemkit.denoising.general import train_general
 from stemkit.denoising.sources import PairSource, SynthesisSource
 from stemkit.denoising.training import train
@@ -235,3 +239,43 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     train_general(tmp_path, seed=1, **arguments)
     with pytest.raises(ValueError, match="remove the checkpoint to begin again"):
         train_general(tmp_path, seed=2, **arguments)
+
+
+@pytest.mark.parametrize("steps_before", [0, 5])
+def test_the_learning_rate_is_0_when_the_time_is_over(steps_before, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("stemkit.denoising.callbacks.time.monotonic", lambda: clock[0])
+    net = SimpleNamespace(
+        history=[{"train_batch_count": steps_before}], optimizer_=SimpleNamespace(param_groups=[{"lr": 0.0}])
+    )
+    rates = {}
+    for minutes in (None, 2.0):
+        schedule = Schedule(0.01, 1000, minutes)
+        clock[0] = 100.0
+        schedule.on_train_begin(net)
+        for seconds in range(0, 121, 10):
+            clock[0] = 100.0 + seconds
+            schedule.on_batch_begin(net, training=True)
+            rates[minutes, seconds] = net.optimizer_.param_groups[0]["lr"]
+    steps = [rates[None, seconds] for seconds in range(0, 121, 10)]
+    timed = [rates[2.0, seconds] for seconds in range(0, 121, 10)]
+    # thirteen steps of a thousand are within the warm-up
+    assert steps == pytest.approx([0.01 * (steps_before + k + 1) / 20 for k in range(13)])
+    if steps_before:
+        # a run that resumes follows the steps alone
+        assert timed == steps
+    else:
+        assert timed[1:] == pytest.approx([0.005 * (1 + math.cos(math.pi * k / 12)) for k in range(1, 13)])
+
+
+def test_a_batch_has_an_image(tmp_path):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, but is 0"):
+        train_general(tmp_path, batch_size=0)
+
+
+def test_batch_size_and_minutes_are_in_the_model_card(tmp_path):
+    small = {"width": 4, "n_blocks": 1, "batches_per_epoch": 1, "crop_sizes": (32,), "device": "cpu", "verbose": 0}
+    path = train_general(tmp_path, **small, batch_size=3, minutes=1e-6)
+    card = path.with_suffix(".md").read_text()
+    assert "--crops 32 --batch-size 3 --minutes 1e-06" in card
+    assert "of up to 3; in all at most 3" in card

@@ -31,6 +31,8 @@ import stemkit
 from stemkit import BackgroundNoise, Detector, NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.compute import seed_from, torch_generator
 from stemkit.noise.drawing import (
+    NoiseParameters,
+    add_noise,
     displace_rows,
     row_field,
     score_correlation,
@@ -229,6 +231,97 @@ def test_streaks_and_jitter_add_in_quadrature(amplitude, jitter, slope, contrast
     rows = (model.apply(ramp, random_state=seed) - ramp)[:, 32] / contrast
     expected = amplitude**2 + (jitter * slope) ** 2
     assert abs((rows**2).mean() / expected - 1) < SIGMAS * math.sqrt(2 / 2048)
+
+
+def displaced(axis: int, n_images: int, shape: tuple[int, int], seed: int, **parts: float) -> np.ndarray:
+    """Displacements along an axis, px, as ramps show them: images of the rows (and columns) far from the border."""
+    noise = NoiseModel().parameters(n_images)
+    for name, value in parts.items():
+        setattr(noise, name, torch.full((n_images,), value, dtype=torch.float64))
+    edge = 24
+    n_y, n_x = shape[0] + 2 * edge, shape[1] + 2 * edge
+    y, x = torch.meshgrid(torch.arange(n_y), torch.arange(n_x), indexing="ij")
+    ramp = (x if axis else y).to(torch.float64).expand(n_images, n_y, n_x)
+    return (add_noise(ramp, noise, torch_generator(seed)) - ramp)[:, edge:-edge, edge:-edge].numpy()
+
+
+@pytest.mark.parametrize(("suffix", "axis"), [("", 1), ("_y", 0)])
+@SINGLE
+@given(st.floats(0.1, 2.0), st.floats(1.0, 10.0), seeds)
+def test_drift_is_correlated_over_rows_and_constant_along_them(suffix, axis, drift, rows, seed):
+    n_images, n = 40, 256
+    shift = displaced(axis, n_images, (n, 3), seed, **{"drift" + suffix: drift, "drift_rows": rows}) / drift
+    np.testing.assert_allclose(shift, shift[:, :, :1].repeat(3, 2), atol=1e-9)
+    assert np.abs(displaced(1 - axis, 1, (16, 16), seed, **{"drift" + suffix: drift, "drift_rows": rows})).max() < 1e-9
+    error = math.sqrt(2 / (n_images * samples_along(n, rows)))
+    for lag in (0, 1, 2, 5, 20):
+        expected = math.exp(-(lag**2) / (4 * rows**2))
+        assert abs(lagged(shift[:, :, 0], lag, 1) - expected) < SIGMAS * error
+
+
+@pytest.mark.parametrize(("suffix", "axis"), [("", 1), ("_y", 0)])
+@SINGLE
+@given(st.floats(0.1, 2.0), st.floats(2.3, 20.0), seeds)
+def test_hum_is_a_sine_in_time(suffix, axis, hum, period, seed):
+    parts = {"hum" + suffix: hum, "hum_period": period}
+    shape, edge = (200, 52), 24
+    shift = displaced(axis, 3, shape, seed, **parts) / hum
+    # a row of the whole image lasts 1 / period of a period
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    time = 2 * np.pi * (y + x / (shape[1] + 2 * edge)) / period
+    waves = np.stack([np.sin(time).ravel(), np.cos(time).ravel()], axis=1)
+    size, _, _, _ = np.linalg.lstsq(waves, shift.reshape(3, -1).T)
+    np.testing.assert_allclose(np.hypot(*size), 1.0, atol=1e-9)
+    np.testing.assert_allclose((waves @ size).T.reshape(shift.shape), shift, atol=1e-9)
+
+
+def test_phases_of_hum_are_random():
+    shift = displaced(1, 400, (1, 1), 0, hum=1.0, hum_period=7.0)
+    assert abs(shift.mean()) < SIGMAS * math.sqrt(0.5 / 400)
+    assert abs((shift**2).mean() - 0.5) < SIGMAS * math.sqrt(0.125 / 400)
+
+
+@SINGLE
+@given(st.floats(0.1, 1.0), st.floats(0.1, 1.0), st.floats(0.1, 1.0), seeds)
+def test_jitter_drift_and_hum_add_in_quadrature(jitter, drift, hum, seed):
+    n_images, n, rows, period = 60, 256, 3.0, 5.3
+    parts = {"jitter": jitter, "jitter_length": math.inf, "drift": drift, "drift_rows": rows, "hum": hum}
+    shift = displaced(1, n_images, (n, 1), seed, **parts, hum_period=period)[:, :, 0]
+    error = (jitter**2 + drift**2 + hum**2) * math.sqrt(2 / (n_images * samples_along(n, rows)))
+    for lag in (0, 1, 2, 3, 5):
+        expected = jitter**2 * (lag == 0) + drift**2 * math.exp(-(lag**2) / (4 * rows**2))
+        expected += hum**2 / 2 * math.cos(2 * math.pi * lag / period)
+        assert abs(lagged(shift, lag, 1) - expected) < SIGMAS * error
+
+
+@SINGLE
+@given(amplitudes, st.floats(1.5, 7.0), amplitudes, seeds)
+def test_short_streaks_add_to_streaks(amplitude, length, whole, seed):
+    noise = NoiseModel(scan=ScanNoise(whole, math.inf)).parameters()
+    noise.short_streaks[:], noise.short_streak_length[:] = amplitude, length
+    zero = torch.zeros((1, 256, 256), dtype=torch.float64)
+    field = add_noise(zero, noise, torch_generator(seed))[0].numpy()
+    # the mean of a row has the streaks and little of the short ones
+    mean = field.mean(axis=1, keepdims=True)
+    of_mean = amplitude**2 / samples_along(256, length * math.sqrt(2))
+    assert abs((mean**2).mean() / (whole**2 + of_mean) - 1) < SIGMAS * math.sqrt(2 / 256) + 0.1
+    rest = (field - mean) / amplitude
+    error = math.sqrt(2 / row_samples(length)) + 4 * length / 256
+    for lag in (0, 1, 3):
+        assert abs(lagged(rest, lag, 1) - math.exp(-(lag**2) / (4 * length**2))) < SIGMAS * error
+    assert abs(lagged(rest, 1, 0)) < SIGMAS * error
+
+
+@SINGLE
+@given(noise_models(), shapes(2, 30), seeds)
+def test_parts_of_amplitude_zero_change_no_bit(model, shape, seed):
+    images = torch.as_tensor(crystal(shape, 8.0, 1.5)).expand(3, *shape)
+    plain, with_lengths = model.parameters(3), model.parameters(3)
+    for name in ("drift_rows", "hum_period", "short_streak_length"):
+        setattr(with_lengths, name, torch.full((3,), 5.0, dtype=torch.float64))
+    assert isinstance(plain, NoiseParameters)
+    drawn = [add_noise(images, noise, torch_generator(seed)) for noise in (plain, with_lengths)]
+    assert torch.equal(*drawn)
 
 
 # --- pointwise ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from strategies import SIGMAS
+
+from stemkit.compute import torch_generator
+from stemkit.synthesis import noises
+from stemkit.synthesis.noises import draw_noise
+
+N = 20_000
+#: Correlation of the rows' displacements at lags 1, 2, 3 and 5 in recorded images.
+RECORDED = [
+    (0.53, 0.30, 0.32, 0.15),
+    (0.57, 0.44, 0.31, 0.13),
+    (0.31, 0.50, 0.26, 0.28),
+    (0.39, 0.19, 0.14, -0.07),
+    (-0.21, 0.37, -0.14, 0.04),
+]
+
+
+def rms(noise, suffix):
+    return (noise.of("jitter", suffix) ** 2 + noise.of("drift", suffix) ** 2 + noise.of("hum", suffix) ** 2 / 2).sqrt()
+
+
+@pytest.mark.parametrize(("suffix", "limits"), [("", noises.ALONG_X), ("_y", noises.ALONG_Y)])
+@pytest.mark.parametrize("spacing", [4.0, 12.0, 36.0])
+def test_displacements_of_real_scans(suffix, limits, spacing):
+    noise = draw_noise(torch.full((N,), spacing), torch_generator(0))
+    scanned = noise.drift > 0
+    # half of the three in four whose rows are displaced
+    share = 0.75 * noises.SCANNED
+    assert abs(float(scanned.float().mean()) - share) < SIGMAS * math.sqrt(share * (1 - share) / N)
+    size = rms(noise, suffix)[scanned]
+    assert float(size.min()) >= limits[0] * (1 - 1e-5)
+    assert float(size.max()) <= max(limits[0], min(limits[1], noises.LARGEST_FRACTION * spacing)) * (1 + 1e-5)
+    humming = noise.of("hum", suffix)[scanned] > 0
+    assert abs(float(humming.float().mean()) - noises.HUMMING) < SIGMAS * math.sqrt(0.25 / len(humming))
+
+
+def test_the_others_have_independent_rows():
+    noise = draw_noise(torch.full((N,), 20.0), torch_generator(0))
+    simple = noise.drift == 0
+    for name in ("drift_y", "hum", "hum_y"):
+        assert not getattr(noise, name)[simple].any()
+    assert (noise.jitter[simple] > 0).any()
+    assert (noise.jitter[simple] == 0).any()
+    assert ((noise.short_streaks > 0) & (noise.streaks > 0)).any()
+    assert ((noise.short_streaks == 0) & (noise.streaks == 0)).any()
+
+
+@pytest.mark.parametrize("lag", [1, 2, 3, 5])
+def test_correlations_of_recorded_rows_are_within_what_is_drawn(lag):
+    noise = draw_noise(torch.full((N,), 20.0), torch_generator(0))
+    scanned = noise.drift > 0
+    correlated = noise.drift**2 * torch.exp(-(lag**2) / (4 * noise.drift_rows**2))
+    correlated += noise.hum**2 / 2 * torch.cos(2 * math.pi * lag / noise.hum_period)
+    drawn = (correlated / rms(noise, "") ** 2)[scanned]
+    place = [1, 2, 3, 5].index(lag)
+    for recorded in RECORDED:
+        # not at the very edge of what is drawn
+        assert float(drawn.quantile(0.001)) < recorded[place] < float(drawn.quantile(0.999))

@@ -460,7 +460,9 @@ def _smoothed_skewness(values: NDArray) -> float:
     """Skewness after a light blur, which keeps columns and averages pixel noise."""
     from scipy.ndimage import gaussian_filter
 
+    from stemkit.filters import wide_gaussian
+
     smooth = gaussian_filter(np.asarray(values, dtype=np.float64), 1.5)
-    smooth = smooth - gaussian_filter(smooth, max(4.0, min(values.shape) / 8))
+    smooth = smooth - wide_gaussian(smooth, max(4.0, min(values.shape) / 8))
     deviation = smooth.std()
     return 0.0 if deviation == 0 else float(((smooth - smooth.mean()) ** 3).mean() / deviation**3)

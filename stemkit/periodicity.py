@@ -9,6 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
+from stemkit.filters import wide_gaussian
 from stemkit.images import Images, join, split, with_pixel_sizes
 
 __all__ = ["Periodicity", "calibrated", "find_periodicity", "middle"]
@@ -161,22 +162,10 @@ def _levelled(values: NDArray) -> NDArray:
     low, high = np.quantile(values, [0.001, 0.999])
     clipped = np.clip(values, low, high)
     broad = max(4.0, min(values.shape) / 12)
-    flat = clipped - _smooth(clipped, broad)
+    flat = clipped - wide_gaussian(clipped, broad)
     flat -= np.median(flat, axis=1, keepdims=True)
     # the median of few electrons is not their mean, and what is left would be alike everywhere
     return flat - flat.mean()
-
-
-def _smooth(values: NDArray, sigma: float) -> NDArray:
-    """A wide Gaussian filter as three box filters, whose time does not grow with its width.
-
-    Wells, IEEE Trans. Pattern Anal. Mach. Intell. 8, 234 (1986), https://doi.org/10.1109/TPAMI.1986.4767776. Three boxes
-    of n px have the variance ``(n^2 - 1) / 4``.
-    """
-    size = max(1, round(np.sqrt(4 * sigma**2 + 1)))
-    for _ in range(3):
-        values = ndimage.uniform_filter(values, size, mode="reflect")
-    return values
 
 
 def _autocorrelation(flat: NDArray) -> NDArray | None:

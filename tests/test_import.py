@@ -12,6 +12,7 @@ import stemkit
 PACKAGE = Path(stemkit.__file__).parent
 #: From the ground up; rooms on one floor do not import each other.
 FLOORS = [
+    {"filters"},
     {"images", "metrics", "compute", "networks"},
     {"plotting", "columns", "periodicity"},
     {"io"},

@@ -14,6 +14,7 @@ from scipy import ndimage
 from stemkit.columns import some_pixels
 from stemkit.columns.candidates import SURROUND
 from stemkit.detection.view import View
+from stemkit.filters import wide_gaussian
 from stemkit.noise import NoiseModel
 
 __all__ = ["LOWEST", "filtered", "noise_variance", "skewness", "threshold", "without_streaks"]
@@ -113,7 +114,7 @@ def without_streaks(rest: NDArray, noise: NoiseModel, width: float) -> tuple[NDA
         return rest, noise
     # half the streaks' length follows them well
     length = min(max(scan.length / 2, 3 * width), rest.shape[1] / 3)
-    along = _smoothed_along_rows(rest, length)
+    along = wide_gaussian(rest, length, axes=(1,))
     offset = along - ndimage.gaussian_filter1d(along, SURROUND * width, axis=0, mode="reflect", truncate=TRUNCATE)
     pointwise = (noise.pointwise.readout**2 + max(noise.pointwise.gain, 0.0) / 4) / (2 * math.sqrt(math.pi) * length)
     told = scan.amplitude**2 / (scan.amplitude**2 + pointwise)
@@ -132,19 +133,6 @@ def _noise_peaks(heights: NDArray, area: float, width: float, skewness: float) -
     z = np.minimum(heights, 2.5 / max(skewness, 1e-3))
     z = np.maximum(z - skewness * (z**2 - 1) / 6, 1.0)
     return area * curvature / (2 * np.pi) ** 1.5 * z * np.exp(-(z**2) / 2)
-
-
-def _smoothed_along_rows(values: NDArray, sigma: float) -> NDArray[np.float64]:
-    """Rows through a Gaussian: three box filters, whose time does not grow with its length [Wells, IEEE Trans. Pattern
-    Anal. Mach. Intell. 8, 234 (1986), https://doi.org/10.1109/TPAMI.1986.4767776].
-    """
-    if sigma < 3:
-        return np.asarray(ndimage.gaussian_filter1d(values, sigma, axis=1, mode="reflect", truncate=TRUNCATE))
-    # three boxes of n px have the variance (n^2 - 1) / 4
-    size = min(2 * round((math.sqrt(4 * sigma**2 + 1) - 1) / 2) + 1, values.shape[1])
-    for _ in range(3):
-        values = ndimage.uniform_filter1d(values, size, axis=1, mode="reflect")
-    return values
 
 
 def _mirrored(shape: tuple[int, ...], width: float) -> NDArray[np.float64]:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from stemkit.columns import ColumnFits, fit_columns, render_columns
-from stemkit.columns.fitting import ITERATIONS
 from stemkit.detection.finding import network_candidates, overlooked, significant
 from stemkit.detection.misfit import Misfit
 from stemkit.detection.table import FAINT_SIGMAS
@@ -41,8 +40,10 @@ TIGHT = 0.6
 #: squares of half a width lose 1 % of the precision, of a quarter 0.3 % (sigma^2 grows by 1/12 px^2).
 SEARCHED, MEASURED = 2, 4
 #: While columns are searched for, fits take so many steps at most and stop where these are shorter than this part of
-#: the errors; those of the last fit are shorter than the third number.
-QUICK_STEPS, QUICK, LAST = 12, 0.3, 0.1
+#: the errors.
+QUICK_STEPS, QUICK = 8, 0.3
+#: The same of the last fit, and of those of a few columns in the middle of others.
+LAST_STEPS, LAST, STEPS_AGAIN = 16, 0.1, 6
 NOTHING = np.empty((0, 2))
 
 
@@ -105,6 +106,7 @@ class Search:
         fit_position: bool | NDArray = True,
         prior: NDArray | None = None,
         changed: NDArray | None = None,
+        iterations: int | None = None,
     ) -> ColumnFits:
         """Fits to all of an image's columns, starting at the learnt width where none is given."""
         view = self.view
@@ -123,7 +125,7 @@ class Search:
             elliptical=self.elliptical,
             changed=changed,
             device=self.device,
-            iterations=QUICK_STEPS if self.quick else ITERATIONS,
+            iterations=iterations or (QUICK_STEPS if self.quick else LAST_STEPS),
             tolerance=QUICK if self.quick else LAST,
         )
 
@@ -148,7 +150,9 @@ class Search:
         far = cKDTree(start.positions[changed]).query(start.positions)[0] / widths.max()
         part = far < 2 * CONCERNED
         if part.mean() > MOST:
-            anew = self.fit(start, widths, fit_sigma=~held, fit_position=fit_position, changed=changed)
+            anew = self.fit(
+                start, widths, fit_sigma=~held, fit_position=fit_position, changed=changed, iterations=STEPS_AGAIN
+            )
             anew.sigma_err[held] = np.nan
             return anew
         rest = self._without(start.take(~part))

@@ -38,13 +38,22 @@ WORTH_A_LATTICE, BEYOND_DOUBT = 0.02, 10.0
 #: It is asked about places within this part of the spacing, of which at least this part hold a column; its vectors are
 #: those in the middle of the image, px.
 SAME_PLACE, MOST_OF, MIDDLE = 0.2, 0.5, 512
+#: A column that is expected at a place counts from this many standard deviations (chosen: noise reaches it at one place
+#: in 700).
+EXPECTED = 3.0
+#: What a network shows within this many widths of a column, and of less than this part of its height, must stand out of
+#: the noise of the recorded image (chosen: networks draw such spots into the dark between bright columns).
+SHADOW, OVERSHADOWED = 5.0, 0.35
 #: Neighbours nearer than this many widths are distinguished through a filter of this part of the columns' width, of
 #: this many px at least.
 CLOSE, SHARP, SHARPEST = 5.5, 0.5, 1.0
 
 
-def network_candidates(view: View, spacing: float, width: float) -> NDArray[np.float64] | None:
-    """Where a network shows columns, ``(n, 2)`` px; None for an image that has been through none.
+def network_candidates(
+    view: View, spacing: float, width: float
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]] | None:
+    """Where a network shows columns, ``(n, 2)`` px, and which of them are much fainter there than a column nearby; None
+    for an image that has been through no network.
 
     Parameters
     ----------
@@ -52,14 +61,19 @@ def network_candidates(view: View, spacing: float, width: float) -> NDArray[np.f
     spacing, width : float
         Of the columns, px; the spacing may be NaN.
     """
+    if view.detect is None and view.enhanced is None:
+        return None
+    response = None if view.enhanced is None else column_response(view.enhanced, 0.7 * width)
     if view.detect is not None:
         near = max(1.5, 0.25 * spacing if np.isfinite(spacing) else 0.0, RESOLVED * width)
-        return find_peaks(view.detect, threshold=DETECT_THRESHOLD, min_distance=near)
-    if view.enhanced is not None:
-        response = column_response(view.enhanced, 0.7 * width)
+        peaks = find_peaks(view.detect, threshold=DETECT_THRESHOLD, min_distance=near)
+    else:
+        assert response is not None
         peaks = find_peaks(response, threshold=0.0, min_distance=apart(spacing, width))
-        return peaks[_tall(response, peaks)] if len(peaks) else peaks
-    return None
+        peaks = peaks[_tall(response, peaks)] if len(peaks) else peaks
+    if response is None:
+        return peaks, np.zeros(len(peaks), dtype=bool)
+    return peaks, _overshadowed(peaks, _at(response, peaks), width)
 
 
 def significant(view: View, spacing: float, width: float) -> NDArray[np.float64]:
@@ -77,12 +91,13 @@ def significant(view: View, spacing: float, width: float) -> NDArray[np.float64]
 
 
 def overlooked(
-    view: View, fits: ColumnFits, spacing: float, width: float
+    view: View, fits: ColumnFits, spacing: float, width: float, expected: NDArray | None = None
 ) -> tuple[NDArray[np.float64], Misfit]:
     """Positions ``(n, 2)`` px of what fitted columns leave above the noise and their misfit, and this misfit.
 
     A peak that noise could make counts all the same where the lattice has columns: where most of the places a lattice
-    vector away hold one, and it is at least half as significant as they are.
+    vector away hold one, and it is at least half as significant as they are; and at ``expected`` places from a few
+    standard deviations.
     """
     good = fits.take(~fits.failed & (fits.amplitude > 0))
     if len(good) == 0:
@@ -103,7 +118,12 @@ def overlooked(
     significance = good.amplitude / good.amplitude_err
     if (~clear).sum() > WORTH_A_LATTICE * len(good) and np.quantile(significance, 0.02) < BEYOND_DOUBT:
         clear |= _supported(places, tall, good.positions, significance, view.recorded, spacing)
-    return places[clear], misfit
+    found = places[clear]
+    if expected is not None and len(expected):
+        taken = np.concatenate([fits.positions, found])
+        free = expected[cKDTree(taken).query(expected)[0] > near]
+        found = np.concatenate([found, free[_at(heights, free) > EXPECTED]])
+    return found, misfit
 
 
 def apart(spacing: float, width: float) -> float:
@@ -113,6 +133,15 @@ def apart(spacing: float, width: float) -> float:
 
 
 # --- steps -------------------------------------------------------------------------------------------------------
+
+
+def _overshadowed(places: NDArray, heights: NDArray, width: float) -> NDArray[np.bool_]:
+    """Which of some peaks are much lower than one nearby."""
+    low = np.zeros(len(places), dtype=bool)
+    pairs = cKDTree(places).query_pairs(SHADOW * width, output_type="ndarray")
+    for one, other in (pairs.T, pairs.T[::-1]):
+        low[one[heights[one] < OVERSHADOWED * heights[other]]] = True
+    return low
 
 
 def _tall(response: NDArray, peaks: NDArray) -> NDArray[np.bool_]:

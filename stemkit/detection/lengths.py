@@ -140,7 +140,7 @@ def _width_of(fits: ColumnFits, otherwise: float) -> float:
 def _sought(view: View, spacing: float, width: float) -> NDArray[np.float64]:
     """Candidates while the width is not known."""
     found = network_candidates(view, spacing, width)
-    return significant(view, spacing, width) if found is None else found
+    return significant(view, spacing, width) if found is None else found[0]
 
 
 def _middle_ones(positions: NDArray, shape: tuple[int, ...]) -> NDArray[np.float64]:

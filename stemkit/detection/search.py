@@ -74,10 +74,15 @@ class Search:
 
     def columns(self) -> tuple[ColumnFits, NDArray[np.bool_]]:
         """The columns, and which of them have their width fixed."""
-        seeds = network_candidates(self.view, self.spacing, self.width)
+        shown = network_candidates(self.view, self.spacing, self.width)
         fine = max(1, int(self.width / MEASURED))
         coarse = fine * max(1, int(self.width / fine / SEARCHED))
-        found, held, kept = self.binned(coarse, quick=True)._found(None if seeds is None else binned_places(seeds, coarse))
+        if shown is None:
+            seeds = expected = None
+        else:
+            places, overshadowed = binned_places(shown[0], coarse), shown[1]
+            seeds, expected = places[~overshadowed], places[overshadowed]
+        found, held, kept = self.binned(coarse, quick=True)._found(seeds, expected)
         measuring = self.binned(fine)
         if coarse > fine:
             fits, held = found.unbinned(coarse // fine), held
@@ -169,7 +174,9 @@ class Search:
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
-    def _found(self, seeds: NDArray | None) -> tuple[ColumnFits, NDArray[np.bool_], NDArray[np.bool_]]:
+    def _found(
+        self, seeds: NDArray | None, expected: NDArray | None
+    ) -> tuple[ColumnFits, NDArray[np.bool_], NDArray[np.bool_]]:
         """All that is fitted together, which of these have their width fixed, and which are columns."""
         fits = self.fit(significant(self.view, self.spacing, self.width) if seeds is None else seeds)
         fits = fits.take(_is_column(fits, self.view, 0.5 * self.significance))
@@ -178,7 +185,7 @@ class Search:
         fits, held = self._with_wide_ones(fits, held)
         misfit = None
         for _ in range(LOOKS):
-            more, misfit = overlooked(self.view, fits, self.spacing, self.width)
+            more, misfit = overlooked(self.view, fits, self.spacing, self.width, expected)
             if len(more) == 0:
                 break
             fits, held = self.with_faint_held(fits, held, more)
@@ -213,6 +220,10 @@ class Search:
         for i in np.argsort(-fits.amplitude[higher]):
             if one[i]:
                 kept[lower[i]] &= ~kept[higher[i]]
+        return self._kept(fits, held, kept)
+
+    def _kept(self, fits: ColumnFits, held: NDArray[np.bool_], kept: NDArray) -> tuple[ColumnFits, NDArray[np.bool_]]:
+        """Some of the fits, with the neighbours of the others fitted again."""
         if kept.all():
             return fits, held
         left, held = fits.take(kept), held[kept]

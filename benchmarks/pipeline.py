@@ -457,20 +457,24 @@ def save_overlay(image: xr.DataArray, table: pd.DataFrame, folder: Path, name: s
     from stemkit.columns.candidates import nearest_distances
     from stemkit.detection import Quality
 
+    colours = [GOOD, *FLAGS.values()]
+    n_greys = 256 - len(colours)  # the picture has a palette: the greys, then the colours
     low, high = np.quantile(image.values, (0.002, 0.998))
-    grey = np.clip(255 * (image.values.astype(np.float64) - low) / max(high - low, 1e-12), 0, 255).astype(np.uint8)
+    signal = (image.values.astype(np.float64) - low) / max(high - low, 1e-12)
+    grey = np.clip(n_greys * signal, 0, n_greys - 1).astype(np.uint8)
     zoom = next((zoom for most, zoom in ZOOMS if max(image.shape) <= most), 1)
-    picture = Image.fromarray(grey).resize((zoom * grey.shape[1], zoom * grey.shape[0]), Image.Resampling.NEAREST)
+    picture = Image.fromarray(grey.repeat(zoom, axis=0).repeat(zoom, axis=1))
+    levels = [(int(255 * level / (n_greys - 1)),) * 3 for level in range(n_greys)]
+    picture.putpalette([value for colour in levels + colours for value in colour])
     picture.save(folder / f"{name}.png", optimize=True)
     places = table[["y_px", "x_px"]].to_numpy()
     spacing = float(np.median(nearest_distances(places))) if len(places) > 1 else 10.0
     radius = float(np.clip(0.2 * spacing * zoom, 3, 9))
-    coloured = picture.convert("RGB")
-    draw = ImageDraw.Draw(coloured)
+    draw = ImageDraw.Draw(picture)
     for (y, x), quality in zip(zoom * (places + 0.5) - 0.5, table["quality"], strict=True):
-        colour = next((c for flag, c in FLAGS.items() if quality & Quality[flag]), GOOD)
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour)
-    coloured.quantize(128, dither=Image.Dither.NONE).save(folder / f"{name}_{on}.png", optimize=True)
+        flag = next((i for i, name in enumerate(FLAGS, start=1) if quality & Quality[name]), 0)
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=n_greys + flag)
+    picture.save(folder / f"{name}_{on}.png", optimize=True)
 
 
 # --- the table ---------------------------------------------------------------------------------------------------

@@ -72,11 +72,15 @@ HEADINGS = {
     "f1": "F1",
     "distance %": "distance %",
     "r": "r",
+    "CPU s": "CPU s",
+    "wall s": "wall s",
+    "peak MB": "peak MB",
     "status": "status",
 }
 #: Decimals in the table; the numbers of columns have none.
 DECIMALS = {
     "memory MB": 0,
+    "peak MB": 0,
     "ms per column": 2,
     "atomap ms": 2,
     "precision": 3,

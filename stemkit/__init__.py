@@ -12,7 +12,7 @@ import sys
 from typing import TYPE_CHECKING
 
 # Threads that wait for each other sleep instead of spinning. Each library reads its setting once, when it is loaded; a
-# user's own setting is kept. On two cores at a load average of 5 `stemkit detect` on 463 x 463 px with 1024 columns took
+# user's own setting is kept. On two cores at a load average of 5, `stemkit detect` on 463 x 463 px, 1024 columns, took
 # 31 CPU seconds with two spinning threads, and 86 s on the clock; with these settings and one thread for NumPy's matrix
 # products 6.9 and 10 s; with one thread 7.0 and 13 s (benchmarks/pipeline.py --command). What sleeping costs on idle
 # cores was not measured.

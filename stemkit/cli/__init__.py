@@ -47,9 +47,10 @@ def _one_blas_thread() -> contextlib.AbstractContextManager:
     """
     if "OPENBLAS_NUM_THREADS" in os.environ:
         return contextlib.nullcontext()
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-    return threadpool_limits(limits=1, user_api="blas")
+    limits: contextlib.AbstractContextManager = threadpool_limits(limits=1, user_api="blas")
+    return limits
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:  # type: ignore[no-untyped-def]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -25,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for verb in VERBS:
         verb.add_to(subparsers)
     arguments = parser.parse_args(argv)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _one_blas_thread():
         warnings.showwarning = _show_warning
         try:
             return int(arguments.run(arguments))
@@ -35,6 +37,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (OSError, ValueError, ImportError) as error:
             print(f"stemkit: {error}", file=sys.stderr)
             return 1
+
+
+def _one_blas_thread() -> contextlib.AbstractContextManager:
+    """One thread for the matrix products of NumPy, unless the user has set their number.
+
+    They are small here: the calibration of 463 x 463 px takes 1.4 CPU seconds with one thread, and 2.4 with two on two
+    busy cores. The threads of torch are not concerned.
+    """
+    if "OPENBLAS_NUM_THREADS" in os.environ:
+        return contextlib.nullcontext()
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    limits: contextlib.AbstractContextManager = threadpool_limits(limits=1, user_api="blas")
+    return limits
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:  # type: ignore[no-untyped-def]

@@ -12,7 +12,7 @@ import stemkit
 PACKAGE = Path(stemkit.__file__).parent
 #: From the ground up; rooms on one floor do not import each other.
 FLOORS = [
-    {"images", "metrics", "compute", "networks"},
+    {"images", "metrics", "pixels", "compute", "networks"},
     {"plotting", "columns", "periodicity"},
     {"io"},
     {"noise"},

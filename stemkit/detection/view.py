@@ -22,6 +22,7 @@ from stemkit.images import (
     was_enhanced,
 )
 from stemkit.noise import NoiseCalibrator, NoiseModel
+from stemkit.pixels import faulty_pixels, filled
 
 __all__ = ["View", "unit_of"]
 
@@ -45,9 +46,11 @@ class View:
     sign : float
         -1 where columns are dark in the image.
     recorded : ndarray
-        What is measured.
+        What is measured; faulty pixels are interpolated.
     enhanced, detect : ndarray or None
         What a network made of it: where to look.
+    faulty : ndarray of bool or None
+        Pixels that are no measurement and have no weight in a fit; None where there are none.
     """
 
     image: xr.DataArray
@@ -56,6 +59,7 @@ class View:
     recorded: NDArray[np.float64]
     enhanced: NDArray[np.float64] | None
     detect: NDArray | None
+    faulty: NDArray[np.bool_] | None = None
 
     @classmethod
     def of(cls, image: xr.DataArray, mode: str | None) -> View:
@@ -77,6 +81,7 @@ class View:
         known = check_noise_attr(image, mode)
         noise = NoiseModel.from_dict(known) if known else NoiseCalibrator(mode=mode).fit(recorded).noise_model_
         sign = mode_sign(mode)
+        faulty = faulty_pixels(recorded.values)
 
         def normalised(values: NDArray) -> NDArray[np.float64]:
             return (np.asarray(values, dtype=np.float64) - noise.level) * (sign / noise.contrast)
@@ -85,9 +90,10 @@ class View:
             image,
             noise,
             sign,
-            normalised(recorded.values),
+            normalised(filled(recorded.values, faulty)),
             normalised(image.values) if MEASURED in image.coords else None,
             np.asarray(image.coords["detect"].values) if "detect" in image.coords else None,
+            faulty if faulty.any() else None,
         )
 
     def variance(self, intensity: Values) -> Values:

@@ -140,8 +140,11 @@ def find_pixel_faults(values: NDArray) -> PixelFaults:
     none = np.zeros(work.shape, dtype=bool)
     if min(work.shape) < LIMITS.smallest or np.ptp(work) == 0:
         return PixelFaults(none, none, none, none)
-    noise = Noise.of(work)
-    constant, flat = _constant(work, noise)
+    constant = _single_valued(work)
+    noise = Noise.of(work, constant)
+    if constant.any():
+        constant = _abrupt(work, constant, noise)
+    flat = constant.all(axis=1) & (np.ptp(work, axis=1) == 0)
     rows = none.copy()
     rows[flat | _far_rows(np.where(constant, np.nan, work), noise, flat)] = True
     if rows.all():
@@ -206,9 +209,12 @@ class Noise:
     ceiling: float
 
     @classmethod
-    def of(cls, work: NDArray) -> Noise:
-        """From the image, with its outliers left out."""
-        sample = work[:: max(1, work.shape[0] // 256), :: max(1, work.shape[1] // 256)]
+    def of(cls, work: NDArray, constant: NDArray | None = None) -> Noise:
+        """From the image, with its outliers left out; areas of a single value do not count for its range."""
+        some = tuple(slice(None, None, max(1, n // 256)) for n in work.shape)
+        sample = work[some]
+        if constant is not None and 0 < constant[some].mean() < 0.8:
+            sample = sample[~constant[some]]
         low, high = (float(q) for q in np.quantile(sample, [0.01, 0.99]))
         reach = max(high - low, 1e-12 * float(np.abs(work).max()))
         floor, ceiling = low - reach, high + reach
@@ -386,8 +392,8 @@ def _mean(values: NDArray) -> NDArray:
     return np.where(good, values, 0.0).sum(axis=1) / np.maximum(good.sum(axis=1), 1)
 
 
-def _constant(work: NDArray, noise: Noise) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Constant areas and runs that are no recording, and which rows are such a run as a whole."""
+def _single_valued(work: NDArray) -> NDArray[np.bool_]:
+    """Areas and runs along a row whose pixels have the same value."""
     n_y, n_x = work.shape
     across, down = work[:, 1:] == work[:, :-1], work[1:] == work[:-1]
     area = np.zeros(work.shape, dtype=bool)
@@ -398,9 +404,7 @@ def _constant(work: NDArray, noise: Noise) -> tuple[NDArray[np.bool_], NDArray[n
     run = min(LIMITS.run, n_x)
     if across.sum() >= run - 1:
         area |= _covered(_windows(across, run - 1, 1), run, 1)
-    if area.any():
-        area = _abrupt(work, area, noise)
-    return area, area.all(axis=1) & across.all(axis=1)
+    return area
 
 
 def _windows(mask: NDArray, size: int, axis: int) -> NDArray[np.bool_]:
@@ -431,7 +435,8 @@ def _abrupt(work: NDArray, area: NDArray, noise: Noise) -> NDArray[np.bool_]:
         count = np.bincount(where.ravel(), minlength=n + 1)
         return np.bincount(where.ravel(), of.ravel(), minlength=n + 1) / np.maximum(count, 1), count
 
-    value, _ = means(work, labels)
+    value = np.zeros(n + 1)
+    value[labels[area]] = work[area]
     beside, has_ring = means(image, ring)
     beyond, has_more = means(image, far)
     varies = np.where(has_more > 0, np.abs(beyond - beside), 0.0)

@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 from stemkit.columns import ColumnFits
 from stemkit.noise.differences import row_difference
 from stemkit.noise.registration import Registration
-from stemkit.pixels import PixelFaults
+from stemkit.pixels import Noise, PixelFaults
 
 __all__ = ["pixel_faults", "saturated", "scan_faults"]
 
@@ -18,6 +18,8 @@ __all__ = ["pixel_faults", "saturated", "scan_faults"]
 SATURATED = 2e-3
 #: Variance of counts over their mean, with the variation of the specimen between two pixels (chosen).
 COUNTED = 1.6
+#: Fraction of the levels at which the variance of an image of counts is their mean (chosen).
+ALL_COUNTED = 0.7
 #: A line in the spectrum of the displacements is hum where noise would be that high once in a thousand images.
 CHANCE = 1e-3
 #: Hum whose frequency is this near to that of level rows of columns is the lattice.
@@ -30,7 +32,7 @@ def saturated(values: NDArray, faulty: NDArray | None = None) -> NDArray[np.bool
     """Pixels at an end of the detector's range: at an extreme value that more of them share than noise would put there.
 
     Zero is no end of the range of counts: where few electrons arrive many pixels have none. The variance of counts
-    equals their mean, and that of noise which is cut off at zero exceeds it.
+    equals their mean, and that of noise which is cut off at zero exceeds it there.
 
     Parameters
     ----------
@@ -56,13 +58,18 @@ def saturated(values: NDArray, faulty: NDArray | None = None) -> NDArray[np.bool
 
 
 def _is_no_count(values: NDArray, at_zero: NDArray, quantum: float) -> bool:
-    """Whether zeros are counts of none: to the left and right of them the variance is no larger than counts have."""
+    """Whether zeros are counts of none: next to them, or in most of the image, the variance is the mean."""
     if values.shape[1] < 3:
         return False
     y, x = np.nonzero(at_zero[:, 1:-1])
     left, right = (values[y, x + i].astype(np.float64) for i in (0, 2))
     mean = float((left + right).mean()) / 2
-    return float(((left - right) ** 2).mean()) / 2 <= COUNTED * quantum * mean
+    if float(((left - right) ** 2).mean()) / 2 <= COUNTED * quantum * mean:
+        return True
+    # zeros next to the edge of a specimen do not tell: then the rest of the image does
+    noise = Noise.of(values.astype(np.float64))
+    ratio = noise.variance / np.maximum(quantum * noise.level, 1e-300)
+    return bool(((ratio > 1 / COUNTED) & (ratio < COUNTED)).mean() > ALL_COUNTED)
 
 
 def pixel_faults(values: NDArray, found: PixelFaults) -> dict[str, str]:

@@ -14,7 +14,7 @@ PACKAGE = Path(stemkit.__file__).parent
 #: From the ground up; rooms on one floor do not import each other.
 FLOORS = [
     {"filters"},
-    {"images", "metrics", "compute", "networks"},
+    {"images", "metrics", "pixels", "compute", "networks"},
     {"plotting", "columns", "periodicity"},
     {"io"},
     {"noise"},

@@ -7,6 +7,7 @@ from enum import IntEnum
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from stemkit.columns import ColumnFits
 from stemkit.columns.candidates import nearest_distances
@@ -31,6 +32,8 @@ BLENDED_SIGMAS = 2.6
 ODD_RESIDUAL = 3.0
 #: A column whose amplitude is less than this many of its errors is faint.
 FAINT_SIGMAS = 5.0
+#: A column with faulty pixels within this many sigmas of its center is flagged: these carry most of its weight.
+FAULTY_SIGMAS = 1.5
 
 
 class Quality(IntEnum):
@@ -40,7 +43,8 @@ class Quality(IntEnum):
     ``FAILED`` (2): the fit did, the numbers are the candidate's and have no errors. ``ODD_SHAPE`` (4): the residual is
     not noise, the column is no single Gaussian. ``WIDTH_HELD`` (8): it does not tell its width, which is held at the
     learnt one. ``BLENDED`` (16): a neighbour is so near that there is no dip between them. ``FAINT`` (32): the
-    amplitude is less than five of its errors. ``SATURATED`` (64): pixels at the detector's limit.
+    amplitude is less than five of its errors. ``SATURATED`` (64): pixels at the detector's limit. ``FAULTY_PIXELS``
+    (128): pixels within 1.5 sigmas of the center are no measurement and have no weight.
     """
 
     EDGE = 1
@@ -50,6 +54,7 @@ class Quality(IntEnum):
     BLENDED = 16
     FAINT = 32
     SATURATED = 64
+    FAULTY_PIXELS = 128
 
     @classmethod
     def names(cls, quality: int) -> str:
@@ -165,6 +170,7 @@ def _quality(fits: ColumnFits, held: NDArray, view: View) -> NDArray[np.int64]:
         + blended * Quality.BLENDED
         + faint * Quality.FAINT
         + _saturated(fits, view) * Quality.SATURATED
+        + _on_faulty_pixels(fits, view) * Quality.FAULTY_PIXELS
     )
 
 
@@ -179,3 +185,12 @@ def _saturated(fits: ColumnFits, view: View) -> NDArray[np.bool_]:
     rows = (fits.y.round().astype(int)[:, None, None] + near[:, None]).clip(0, n_y - 1)
     cols = (fits.x.round().astype(int)[:, None, None] + near).clip(0, n_x - 1)
     return at_limit[rows, cols].any(axis=(1, 2))
+
+
+def _on_faulty_pixels(fits: ColumnFits, view: View) -> NDArray[np.bool_]:
+    """Columns with pixels near their center that are no measurement."""
+    if view.faulty is None or len(fits) == 0:
+        return np.zeros(len(fits), dtype=bool)
+    tree = cKDTree(np.argwhere(view.faulty))
+    distance, _ = tree.query(np.column_stack([fits.y, fits.x]))
+    return distance < np.maximum(FAULTY_SIGMAS * fits.sigma, 1.0)

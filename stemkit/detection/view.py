@@ -21,6 +21,7 @@ from stemkit.images import (
     was_enhanced,
 )
 from stemkit.noise import NoiseCalibrator, NoiseModel
+from stemkit.pixels import faulty_pixels, filled
 
 __all__ = ["View", "binned", "unit_of"]
 
@@ -42,11 +43,11 @@ class View:
     sign : float
         -1 where columns are dark in the image.
     recorded : ndarray
-        What is measured.
+        What is measured; faulty pixels are interpolated.
     enhanced, detect : ndarray or None
         What a network made of it: where to look.
-    faulty : ndarray of bool, or None
-        Pixels that are no recording, which are filled in ``recorded``.
+    faulty : ndarray of bool or None
+        Pixels that are no measurement and have no weight in a fit; None where there are none.
     """
 
     image: xr.DataArray
@@ -77,6 +78,7 @@ class View:
         known = check_noise_attr(image, mode)
         noise = NoiseModel.from_dict(known) if known else NoiseCalibrator(mode=mode).fit(recorded).noise_model_
         sign = mode_sign(mode)
+        faulty = faulty_pixels(recorded.values)
 
         def normalised(values: NDArray) -> NDArray[np.float64]:
             return (np.asarray(values, dtype=np.float64) - noise.level) * (sign / noise.contrast)
@@ -85,9 +87,10 @@ class View:
             image,
             noise,
             sign,
-            normalised(recorded.values),
+            normalised(filled(recorded.values, faulty)),
             normalised(image.values) if MEASURED in image.coords else None,
             np.asarray(image.coords["detect"].values) if "detect" in image.coords else None,
+            faulty if faulty.any() else None,
         )
 
     def binned(self, factor: int) -> View:

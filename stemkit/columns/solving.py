@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stemkit.columns.equations import Blocks
@@ -102,8 +103,9 @@ def _biconjugate_gradients(own: Tensor, shared: Tensor, coupled: Tensor, inverse
     if gradient.device.type == "cpu":
         from stemkit.columns.compiled import solve_coupled
 
-        parts = (part.contiguous().numpy() for part in (own, shared, coupled, inverse, gradient))
-        return _finite(torch.from_numpy(solve_coupled(*parts, CYCLES, TOLERANCE)))
+        arrays = [part.contiguous().numpy() for part in (own, shared, coupled, inverse, gradient)]
+        solution: NDArray = solve_coupled(*arrays, CYCLES, TOLERANCE)  # type: ignore[call-arg]
+        return _finite(torch.from_numpy(solution))
     nobody = torch.zeros_like(gradient[:1])
 
     def product(vector: Tensor) -> Tensor:

@@ -263,8 +263,8 @@ class AtomDetector(TransformerMixin, BaseEstimator):
         return images
 
     def _measured(self, view: View, index: int) -> pd.DataFrame:
-        fits, held = self._search(view).columns()
-        table = table_of(fits, held, view, index, elliptical=self.elliptical)
+        found = self._search(view).columns()
+        table = table_of(found.fits, found.width_fixed, view, index, guided=found.guided, elliptical=self.elliptical)
         return table.sort_values(["y_px", "x_px"], ignore_index=True)
 
     def _together(self, images: list[xr.DataArray]) -> pd.DataFrame:
@@ -274,7 +274,7 @@ class AtomDetector(TransformerMixin, BaseEstimator):
             raise ValueError(f"shared_positions needs images of one scan, of one shape, but they have {sorted(shapes)}")
         views = [View.of(image, self.mode) for image in images]
         searches = [self._search(view) for view in views]
-        found = [search.columns()[0] for search in searches]
+        found = [search.columns().fits for search in searches]
         places, errors = _merged(found, apart(searches[0].spacing, searches[0].width))
         tables = []
         for i, (view, search) in enumerate(zip(views, searches, strict=True)):

@@ -101,14 +101,14 @@ def overlooked(
     """
     good = fits.take(~fits.failed & (fits.amplitude > 0))
     if len(good) == 0:
-        return np.empty((0, 2)), Misfit(np.zeros(1), width)
+        return np.empty((0, 2)), Misfit(np.zeros(1))
     rest, levelled = without_streaks(
         view.recorded - render_columns(good, view.recorded.shape), view.noise, width
     )
     residual, level = filtered(rest, width)
     variance = noise_variance(level + render_columns(good, level.shape), view, levelled, width)
     misfit = measure_misfit(residual, variance, good, width)
-    heights = residual / np.sqrt(variance + misfit.variance(good, variance.shape))
+    heights = residual / np.sqrt(variance + misfit.variance(good, width, variance.shape))
     # errors of the fits are noise, too: what is below the median tells how much
     middling, below = np.quantile(some_pixels(heights), [0.5, 0.16])
     heights /= max(1.0, float(middling - below))

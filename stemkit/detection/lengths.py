@@ -42,8 +42,8 @@ def learn(view: View, spacing: float | None, width: float | None) -> tuple[float
     learnt = _first_lengths(_middle_of(view, MIDDLE), spacing, width)
     part = _middle_of(view, math.ceil(ENOUGH * learnt[0]) if np.isfinite(learnt[0]) else MIDDLE)
     for _ in range(ROUNDS):
-        fits, held = Search(part, *learnt, SIGNIFICANT).columns()
-        before, learnt = learnt, _lengths_of(fits, held, part, learnt)
+        found = Search(part, *learnt, SIGNIFICANT).columns()
+        before, learnt = learnt, _lengths_of(found.fits, found.width_fixed, part, learnt)
         learnt = (learnt[0] if spacing is None else spacing, learnt[1] if width is None else width)
         if abs(learnt[1] / before[1] - 1) < SETTLED:
             break

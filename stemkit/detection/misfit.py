@@ -9,18 +9,25 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from stemkit.columns import ColumnFits
+from stemkit.columns.candidates import SURROUND
 
 __all__ = ["Misfit", "measure_misfit"]
 
 #: Rings around a column on which its residual is measured: their width and the largest radius, in column widths
 #: (chosen: a filter of the columns' width blurs the residual over about one).
 RING, FARTHEST_RING = 0.5, 5.0
+#: Columns whose residuals meet at a place, at most (those within five widths of it).
+NEIGHBORS = 8
 #: Columns that are measured on, at most (chosen), and at least (a median of fewer is not one).
 MOST_COLUMNS, FEWEST_COLUMNS = 400, 8
 #: Amplitude of the columns that are measured on, in their standard deviations: noise is small in what they leave.
 CLEAR = 10.0
+#: A column of amplitude 1 through the filter of its width: 1/2 through the Gaussian, 1 / (1 + SURROUND^2) through the
+#: wider one.
+RESPONSE = 0.5 - 1 / (1 + SURROUND**2)
 #: A mean square over some pixels of a ring has its median below its mean: by this factor for a few independent pixels
 #: (chi-square of 4 degrees of freedom).
 MEDIAN_OF_RING = 0.84
@@ -28,31 +35,30 @@ MEDIAN_OF_RING = 0.84
 
 @dataclass(frozen=True)
 class Misfit:
-    """Mean square residual around a column of amplitude 1, as seen through the filter of the columns' width.
+    """Mean square amplitude of what looks like columns around a column of amplitude 1.
 
     Parameters
     ----------
     mean_square : ndarray of shape (n_rings,)
-        In units of the amplitude squared, on rings of half a width.
-    width : float
-        Of the columns, px.
+        On rings of half a width.
     """
 
     mean_square: NDArray[np.float64]
-    width: float
 
     def __bool__(self) -> bool:
         return bool(self.mean_square.any())
 
-    def variance(self, fits: ColumnFits, shape: tuple[int, ...]) -> NDArray[np.float64]:
-        """The misfit's variance at each pixel of an image with these columns, ``shape``."""
+    def variance(self, fits: ColumnFits, width: float, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """The misfit's variance at each pixel of an image with these columns, through the filter of their width."""
         total = np.zeros(shape)
         if not self or len(fits) == 0:
             return total
-        span = np.arange(-self._reach, self._reach + 1)
+        reach = int(np.ceil(FARTHEST_RING * width))
+        span = np.arange(-reach, reach + 1)
         row, col = (p.round().astype(int) for p in (fits.y, fits.x))
         dy, dx = span[None, :] - (fits.y - row)[:, None], span[None, :] - (fits.x - col)[:, None]
-        square = self.at(np.hypot(dy[:, :, None], dx[:, None, :])) * (fits.amplitude**2)[:, None, None]
+        square = self.at(np.hypot(dy[:, :, None], dx[:, None, :]) / width) * (fits.amplitude**2)[:, None, None]
+        square *= RESPONSE**2
         rows, cols = row[:, None] + span, col[:, None] + span
         inside = ((rows >= 0) & (rows < shape[0]))[:, :, None] & ((cols >= 0) & (cols < shape[1]))[:, None, :]
         index = rows[:, :, None] * shape[1] + cols[:, None, :]
@@ -60,13 +66,17 @@ class Misfit:
         return total
 
     def at(self, distance: NDArray) -> NDArray[np.float64]:
-        """Mean square residual at a distance from a column of amplitude 1, px."""
-        ring = (np.arange(len(self.mean_square)) + 0.5) * RING * self.width
+        """Mean square amplitude at a distance from a column of amplitude 1, in widths."""
+        ring = (np.arange(len(self.mean_square)) + 0.5) * RING
         return np.interp(distance, ring, self.mean_square, right=0.0)
 
-    @property
-    def _reach(self) -> int:
-        return int(np.ceil(FARTHEST_RING * self.width))
+    def amplitude(self, places: NDArray, fits: ColumnFits, width: float) -> NDArray[np.float64]:
+        """RMS amplitude at places ``(n, 2)``, px, of what fitted columns leave there."""
+        if not self or len(fits) == 0 or len(places) == 0:
+            return np.zeros(len(places))
+        k = min(NEIGHBORS, len(fits))
+        distance, which = cKDTree(fits.positions).query(places, k=[*range(1, k + 1)])
+        return np.sqrt((self.at(distance / width) * fits.amplitude[which] ** 2).sum(axis=1))
 
 
 def measure_misfit(residual: NDArray, variance: NDArray, fits: ColumnFits, width: float) -> Misfit:
@@ -89,7 +99,7 @@ def measure_misfit(residual: NDArray, variance: NDArray, fits: ColumnFits, width
         are too few clear columns.
     """
     n_rings = int(round(FARTHEST_RING / RING))
-    nothing = Misfit(np.zeros(n_rings), width)
+    nothing = Misfit(np.zeros(n_rings))
     reach = int(np.ceil(FARTHEST_RING * width))
     n_y, n_x = residual.shape
     with np.errstate(invalid="ignore"):
@@ -110,5 +120,5 @@ def measure_misfit(residual: NDArray, variance: NDArray, fits: ColumnFits, width
     for i in range(n_rings):
         on_ring = ring == i
         if on_ring.any():
-            found[i] = max(0.0, float(np.median(excess[:, on_ring].mean(axis=1))) / MEDIAN_OF_RING)
-    return Misfit(found, width)
+            found[i] = max(0.0, float(np.median(excess[:, on_ring].mean(axis=1))) / (MEDIAN_OF_RING * RESPONSE**2))
+    return Misfit(found)

@@ -15,7 +15,7 @@ from stemkit.detection.misfit import Misfit
 from stemkit.detection.table import FAINT_SIGMAS
 from stemkit.detection.view import View
 
-__all__ = ["NOTHING", "Search"]
+__all__ = ["NOTHING", "FoundColumns", "Search"]
 
 #: The residual of the fits is searched so often at most, as long as it adds more than this part of the columns.
 LOOKS, WORTH_A_LOOK = 2, 0.02
@@ -44,7 +44,24 @@ SEARCHED, MEASURED = 2, 4
 QUICK_STEPS, QUICK = 8, 0.3
 #: The same of the last fit, and of those of a few columns in the middle of others.
 LAST_STEPS, LAST, STEPS_AGAIN = 16, 0.1, 6
+#: Error of the positions that a network shows, in widths (measured on lattices at 1 to 10 electrons: 0.10 to 0.16, with
+#: tails); a column that is held there has an amplitude of this many of its errors at least (chosen: a network shows none
+#: in pure noise, so that few that it shows are not there).
+NETWORK_ERROR, LEAST_GUIDED = 0.2, 0.3
+#: What a network shows faintly beside a bright column is held there from this many errors, those of the misfit included.
+SHOWN = 2.5
 NOTHING = np.empty((0, 2))
+
+
+@dataclass(frozen=True)
+class FoundColumns:
+    """What a search gives: fits, and which of them have their width fixed, and their position held near where a
+    network shows it.
+    """
+
+    fits: ColumnFits
+    width_fixed: NDArray[np.bool_]
+    guided: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -72,20 +89,19 @@ class Search:
     device: torch.device | str = "cpu"
     quick: bool = False
 
-    def columns(self) -> tuple[ColumnFits, NDArray[np.bool_]]:
-        """The columns, and which of them have their width fixed."""
+    def columns(self) -> FoundColumns:
+        """The columns of the image."""
         shown = network_candidates(self.view, self.spacing, self.width)
         fine = max(1, int(self.width / MEASURED))
         coarse = fine * max(1, int(self.width / fine / SEARCHED))
-        if shown is None:
-            seeds = expected = None
-        else:
+        seeds = expected = None
+        if shown is not None:
             places, overshadowed = binned_places(shown[0], coarse), shown[1]
             seeds, expected = places[~overshadowed], places[overshadowed]
-        found, held, kept = self.binned(coarse, quick=True)._found(seeds, expected)
+        found, held, kept, misfit = self.binned(coarse, quick=True)._found(seeds, expected)
         measuring = self.binned(fine)
         if coarse > fine:
-            fits, held = found.unbinned(coarse // fine), held
+            fits = found.unbinned(coarse // fine)
             fits = measuring.fit(fits, measuring.rounded(fits.sigma), fit_sigma=~held)
             fits.sigma_err[held] = np.nan
         else:
@@ -93,7 +109,11 @@ class Search:
                 loose = ~found.failed & ~(found.last_step < LAST)
             fits = measuring.fitted_again(found, loose, measuring.rounded(found.sigma), held) if loose.any() else found
         fits, held = measuring.with_faint_held(fits, held)
-        return fits.take(kept).unbinned(fine), held[kept]
+        fits, held = fits.take(kept), held[kept]
+        guided = np.zeros(len(fits), dtype=bool)
+        if shown is not None:
+            fits, held, guided = measuring._guided(fits, held, binned_places(shown[0], fine), shown[1], misfit)
+        return FoundColumns(fits.unbinned(fine), held, guided)
 
     def binned(self, factor: int, *, quick: bool = False) -> Search:
         """The same in means of squares of pixels."""
@@ -176,14 +196,14 @@ class Search:
 
     def _found(
         self, seeds: NDArray | None, expected: NDArray | None
-    ) -> tuple[ColumnFits, NDArray[np.bool_], NDArray[np.bool_]]:
-        """All that is fitted together, which of these have their width fixed, and which are columns."""
+    ) -> tuple[ColumnFits, NDArray[np.bool_], NDArray[np.bool_], Misfit]:
+        """All that is fitted together, which of these have their width fixed, which are columns, and the misfit."""
         fits = self.fit(significant(self.view, self.spacing, self.width) if seeds is None else seeds)
         fits = fits.take(_is_column(fits, self.view, 0.5 * self.significance))
         fits, held = self.with_faint_held(fits, np.zeros(len(fits), dtype=bool))
         fits, held = self._without_duplicates(fits, held)
         fits, held = self._with_wide_ones(fits, held)
-        misfit = None
+        misfit = Misfit(np.zeros(1))
         for _ in range(LOOKS):
             more, misfit = overlooked(self.view, fits, self.spacing, self.width, expected)
             if len(more) == 0:
@@ -194,7 +214,7 @@ class Search:
         fits, held = self._without_duplicates(fits, held, misfit)
         # whether a column is there is judged at the learnt width: its own makes the errors larger
         kept = _is_column(fits, self.view, self.significance)
-        return *self._with_clear_freed(fits, held), kept
+        return *self._with_clear_freed(fits, held), kept, misfit
 
     def _without_duplicates(
         self, fits: ColumnFits, held: NDArray[np.bool_], misfit: Misfit | None = None
@@ -213,7 +233,8 @@ class Search:
         else:
             # the fainter one may be what the brighter one leaves
             uncertain = np.hypot(
-                np.nan_to_num(fits.amplitude_err[lower], nan=np.inf), fits.amplitude[higher] * np.sqrt(misfit.at(distance))
+                np.nan_to_num(fits.amplitude_err[lower], nan=np.inf),
+                fits.amplitude[higher] * np.sqrt(misfit.at(distance / self.width)),
             )
             one |= (distance < tight) & (fits.amplitude[lower] < 2 * self.significance * uncertain)
         kept = np.ones(len(fits), dtype=bool)
@@ -258,6 +279,46 @@ class Search:
         held = held & ~clear
         return self.with_faint_held(self.fitted_again(fits, clear, self.rounded(fits.sigma), held), held)
 
+    def _guided(
+        self,
+        fits: ColumnFits,
+        held: NDArray[np.bool_],
+        seeds: NDArray,
+        overshadowed: NDArray[np.bool_],
+        misfit: Misfit,
+    ) -> tuple[ColumnFits, NDArray[np.bool_], NDArray[np.bool_]]:
+        """The fits with the faint ones and those that are lost held near where a network shows them."""
+        guided = np.zeros(len(fits), dtype=bool)
+        if len(seeds) == 0:
+            return fits, held, guided
+        with np.errstate(invalid="ignore"):
+            faint = fits.failed | ~(fits.amplitude >= FAINT_SIGMAS * fits.amplitude_err)
+        prior = np.column_stack([fits.positions, np.full(len(fits), np.inf)])
+        distance, nearest = cKDTree(seeds).query(fits.positions) if len(fits) else (np.empty(0), np.empty(0, dtype=int))
+        guided = faint & (distance < self.width)
+        error = NETWORK_ERROR * self.width
+        prior[guided] = np.column_stack([seeds[nearest[guided]], np.full(int(guided.sum()), error)])
+        start = fits.updated(guided, fits.take(guided))
+        start.y[guided], start.x[guided] = prior[guided, :2].T
+        lost = _distance(seeds, start.positions) > ONE_COLUMN * self.width
+        if lost.any():
+            start = start.extended(self._new(fits, seeds[lost]))
+            prior = np.concatenate([prior, np.column_stack([seeds[lost], np.full(int(lost.sum()), error)])])
+        guided = np.append(guided, np.ones(int(lost.sum()), dtype=bool))
+        doubtful = np.append(np.zeros(len(fits), dtype=bool), overshadowed[lost])
+        if not guided.any():
+            return fits, held, guided
+        held = np.append(held, np.ones(int(lost.sum()), dtype=bool)) | guided
+        widths = np.where(held, self.width, self.rounded(start.sigma))
+        anew = self.fit(start, widths, fit_sigma=~held, prior=prior, changed=guided)
+        anew.sigma_err[held] = np.nan
+        with np.errstate(invalid="ignore"):
+            least = LEAST_GUIDED * anew.amplitude_err
+            left = misfit.amplitude(anew.positions[doubtful], anew.take(~guided), self.width)
+            least[doubtful] = SHOWN * np.hypot(anew.amplitude_err[doubtful], left)
+            kept = ~guided | (~anew.failed & (anew.amplitude >= least))
+        return anew.take(kept), held[kept], guided[kept]
+
     def _without(self, fits: ColumnFits) -> Search:
         """The same in what an image is without some columns."""
         recorded = self.view.recorded - render_columns(fits, self.view.recorded.shape)
@@ -289,6 +350,13 @@ class Search:
 def binned_places(positions: NDArray, factor: int) -> NDArray[np.float64]:
     """Positions in means of squares of pixels."""
     return (positions - (factor - 1) / 2) / factor
+
+
+def _distance(places: NDArray, others: NDArray) -> NDArray[np.float64]:
+    """From each place to the nearest of others."""
+    if len(others) == 0 or len(places) == 0:
+        return np.full(len(places), np.inf)
+    return np.asarray(cKDTree(others).query(places)[0])
 
 
 def _is_column(fits: ColumnFits, view: View, significance: float) -> NDArray[np.bool_]:

@@ -44,7 +44,8 @@ class Quality(IntEnum):
     not noise, the column is no single Gaussian. ``WIDTH_HELD`` (8): it does not tell its width, which is held at the
     learnt one. ``BLENDED`` (16): a neighbour is so near that there is no dip between them. ``FAINT`` (32): the
     amplitude is less than five of its errors. ``SATURATED`` (64): pixels at the detector's limit. ``FAULTY_PIXELS``
-    (128): pixels within 1.5 sigmas of the center are no measurement and have no weight.
+    (128): pixels within 1.5 sigmas of the center are no measurement and have no weight. ``GUIDED`` (256): the recorded
+    pixels do not determine the position by themselves, which is held near where a network shows it.
     """
 
     EDGE = 1
@@ -55,6 +56,7 @@ class Quality(IntEnum):
     FAINT = 32
     SATURATED = 64
     FAULTY_PIXELS = 128
+    GUIDED = 256
 
     @classmethod
     def names(cls, quality: int) -> str:
@@ -62,7 +64,15 @@ class Quality(IntEnum):
         return " | ".join(flag.name for flag in cls if int(quality) & flag)
 
 
-def table_of(fits: ColumnFits, held: NDArray, view: View, index: int, *, elliptical: bool = False) -> pd.DataFrame:
+def table_of(
+    fits: ColumnFits,
+    held: NDArray,
+    view: View,
+    index: int,
+    *,
+    guided: NDArray | None = None,
+    elliptical: bool = False,
+) -> pd.DataFrame:
     """One row per fit, in the image's units.
 
     Parameters
@@ -74,9 +84,12 @@ def table_of(fits: ColumnFits, held: NDArray, view: View, index: int, *, ellipti
     view : View
     index : int
         Of the image.
+    guided : ndarray of bool, shape (n,), optional
+        Which of them have their position held near where a network shows it.
     elliptical : bool
         Whether the columns' axes are listed.
     """
+    guided = np.zeros(len(fits), dtype=bool) if guided is None else guided
     image, contrast, level = view.image, view.noise.contrast, view.noise.level
     sizes = pixel_sizes(image) or (1.0, 1.0)
     size, calibrated = unit_of(image)
@@ -104,7 +117,7 @@ def table_of(fits: ColumnFits, held: NDArray, view: View, index: int, *, ellipti
         "x_jitter": _jitter_error(scan.jitter, scan.jitter_length, fits.sigma, along_y=False) * sizes[1],
         "snr": fits.amplitude / np.sqrt(view.variance(fits.background + fits.amplitude)),
         "residual": fits.residual,
-        "quality": _quality(fits, held, view),
+        "quality": _quality(fits, held, guided, view),
     }
     names: tuple[str, ...] = COLUMNS
     if elliptical:
@@ -153,7 +166,7 @@ def _axes(fits: ColumnFits, size: float) -> dict[str, NDArray]:
     }
 
 
-def _quality(fits: ColumnFits, held: NDArray, view: View) -> NDArray[np.int64]:
+def _quality(fits: ColumnFits, held: NDArray, guided: NDArray, view: View) -> NDArray[np.int64]:
     n_y, n_x = view.recorded.shape
     margin = EDGE_SIGMAS * fits.sigma
     edge = (np.minimum(fits.y, fits.x) < margin) | (fits.y > n_y - 1 - margin) | (fits.x > n_x - 1 - margin)
@@ -171,6 +184,7 @@ def _quality(fits: ColumnFits, held: NDArray, view: View) -> NDArray[np.int64]:
         + faint * Quality.FAINT
         + _saturated(fits, view) * Quality.SATURATED
         + _on_faulty_pixels(fits, view) * Quality.FAULTY_PIXELS
+        + guided * Quality.GUIDED
     )
 
 

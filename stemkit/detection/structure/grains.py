@@ -10,6 +10,7 @@ from scipy.spatial import cKDTree
 
 from stemkit.detection.structure.growing import Growth, grow, unit_cell
 from stemkit.detection.structure.significance import NEEDED, evidence
+from stemkit.detection.structure.tables import counted
 from stemkit.detection.structure.vectors import find_vectors, matched, nearest_distance
 
 __all__ = ["best_growth", "segment"]
@@ -70,21 +71,20 @@ def best_growth(positions: NDArray) -> Growth:
         except ValueError:
             continue
         growth = grow(positions, vectors, unit_cell(positions, vectors, place), place)
-        weight = evidence(growth)
-        if weight < NEEDED:
-            # a lattice may end within the field, and the growth go on into matter without order
-            _, residual, fits = _local_bases(growth)
-            fits &= np.sqrt(np.where(fits, residual, np.inf)) < AGREE_WELL * growth.shortest
-            among = fits[growth.neighbours[:, :8]].mean(axis=1)
-            growth.remove(~fits | (among < 0.5))
-            weight = evidence(growth, among_all=True)
+        weight, placed = evidence(growth), int((growth.site >= 0).sum())
         if weight >= NEEDED:
             return growth
-        placed = int((growth.site >= 0).sum())
         found = (
-            f"the best one, with {len(growth.sites)} site(s) per cell, holds {placed} of them with an evidence of "
-            f"{weight:.1f} nats, where {NEEDED:g} are needed to exclude chance"
+            f"the best one, with {counted(len(growth.sites), 'site')} per cell, holds {placed} of them with evidence "
+            f"of {weight:.1f} nats, where {NEEDED:g} are needed to exclude chance"
         )
+        # a lattice may end within the field, and the growth go on into matter without order
+        _, residual, fits = _local_bases(growth)
+        fits &= np.sqrt(np.where(fits, residual, np.inf)) < AGREE_WELL * growth.shortest
+        among = fits[growth.neighbours[:, :8]].mean(axis=1)
+        growth.remove(~fits | (among < 0.5))
+        if evidence(growth, among_all=True) >= NEEDED:
+            return growth
     raise ValueError(
         f"table must show a lattice, but among its {len(positions)} columns {found}: measure a larger field, remove "
         "false columns, or give vectors= if the lattice is known"

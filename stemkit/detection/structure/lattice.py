@@ -225,7 +225,7 @@ def fit_lattice(
     Notes
     -----
     A lattice needs evidence: what it saves in the description of the positions, less the cost of its own parameters,
-    must exceed 24 nats (minimum description length [1]_). Random positions reach that in fewer than one of 1000
+    must exceed 24 nats (minimum description length [1]_). Random positions reach that in fewer than one of 100
     cases, a lattice of 20 columns displaced by 5 % of their spacing has 30 or more.
 
     Cells are told from neighbour to neighbour, each column being expected where those around it place it, so that a

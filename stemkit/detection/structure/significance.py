@@ -10,7 +10,7 @@ from stemkit.detection.structure.growing import Growth
 __all__ = ["NEEDED", "evidence"]
 
 #: Evidence that a lattice needs, nats. Tuned on random positions of 10 to 300 points, Poisson and blue noise, of which
-#: fewer than 1 in 1000 reach it; lattices of 20 columns with displacements of 8 % of the spacing exceed it.
+#: fewer than 1 in 100 reach it; lattices of 20 columns with displacements of 8 % of the spacing exceed it.
 NEEDED = 24.0
 #: A column off the lattice is in its region where this fraction of the 8 nearest columns is on it. Chosen.
 INSIDE = 0.25

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 import stemkit
 from stemkit.images import Images, measured_image, pixel_sizes, split
@@ -20,12 +20,23 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-__all__ = ["compare", "save_figure", "save_picture", "scale_bar_length", "show_columns", "show_image", "show_residual"]
+__all__ = [
+    "compare",
+    "save_figure",
+    "save_picture",
+    "scale_bar_length",
+    "show_columns",
+    "show_image",
+    "show_labels",
+    "show_residual",
+]
 
 #: A scale bar has one of these lengths, times a power of ten, nm.
 ROUND_LENGTHS = (1.0, 2.0, 5.0)
 COLUMN_COLOUR = "#e8543f"
 FLAGGED_COLOUR = "#f2b134"
+#: Of labels 0, 1, ..., repeated; distinguishable with the common colour vision deficiencies (Okabe and Ito 2008).
+LABEL_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 #: The colours of a map of residuals reach at least this many standard deviations.
 RESIDUAL_RANGE = 3.0
 #: Scale bar and notes lie over the columns.
@@ -112,6 +123,60 @@ def show_columns(
         _draw_note(ax, 0.965, 0.97, f"○ {flagged.sum()} flagged", ha="right", va="top", colour=FLAGGED_COLOUR)
     ax.set_xlim(-0.5, n_x - 0.5)
     ax.set_ylim(n_y - 0.5, -0.5)
+    return ax
+
+
+def show_labels(
+    image: Images,
+    table: pd.DataFrame,
+    labels: ArrayLike,
+    ax: Axes | None = None,
+    title: str | None = None,
+    name: str = "lattice",
+) -> Axes:
+    """Draw an image with its columns in the colours of their labels: lattices, sublattices.
+
+    Parameters
+    ----------
+    image : DataArray or ndarray of shape (n_y, n_x)
+        As of :func:`show_columns`.
+    table : DataFrame
+        The columns.
+    labels : Series or array-like of int, shape (n,)
+        Of each column, such as ``fit_lattices(table).labels``. Columns of label -1, which belong to none, are crosses.
+    ax : matplotlib Axes, optional
+    title : str, optional
+    name : str, default="lattice"
+        What a label is, for the legend, which counts the columns of each.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ValueError
+        If ``image`` is a stack, or there is not one label for each column.
+    """
+    values = np.asarray(labels)
+    if values.shape != (len(table),):
+        raise ValueError(f"labels must be one per column of the table, {len(table)}, but have the shape {values.shape}")
+    ax = show_image(image, ax, title)
+    one = _one(image)
+    y, x = _places(one, table)
+    size = _marker_size(ax, table)
+    for label in np.unique(values[values >= 0]):
+        rows = values == label
+        colour = LABEL_COLOURS[int(label) % len(LABEL_COLOURS)]
+        text = f"{name} {label} ({rows.sum()})"
+        ax.scatter(x[rows], y[rows], s=size, facecolors="none", edgecolors=colour, linewidths=1.0, label=text)
+    rows = values < 0
+    if rows.any():
+        ax.scatter(x[rows], y[rows], s=size / 3, c="white", marker="x", linewidths=0.8, label=f"none ({rows.sum()})")
+    if len(values):
+        ax.legend(loc="upper right", fontsize="small", facecolor="0.35", labelcolor="white", framealpha=0.8)
+    ax.set_xlim(-0.5, one.shape[1] - 0.5)
+    ax.set_ylim(one.shape[0] - 0.5, -0.5)
     return ax
 
 

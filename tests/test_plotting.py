@@ -181,3 +181,15 @@ class TestResidual:
     def test_refuses_what_does_not_fit(self, axes, image, fitted, std, message):
         with pytest.raises(ValueError, match=message):
             plotting.show_residual(image, fitted, std, axes)
+
+
+def test_labels_have_colours_and_a_legend(axes, image):
+    table = AtomDetector().fit_transform(image)
+    labels = np.where(np.arange(len(table)) < 5, -1, np.arange(len(table)) % 2)
+    plotting.show_labels(image, table, labels, axes)
+    drawn = [len(c.get_offsets()) for c in axes.collections]
+    assert sum(drawn) == len(table)
+    texts = [t.get_text() for t in axes.get_legend().get_texts()]
+    assert texts == [f"lattice 0 ({drawn[0]})", f"lattice 1 ({drawn[1]})", "none (5)"]
+    with pytest.raises(ValueError, match="labels must be one per column"):
+        plotting.show_labels(image, table, labels[:3], axes)

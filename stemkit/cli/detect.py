@@ -33,7 +33,7 @@ def add_to(subparsers: Any) -> None:
         help="measure the atomic columns",
         description="Measure the atomic columns: NAME_columns.csv (nm where calibrated, else px) and a figure. The "
         "network finds the columns; positions and errors come from the recorded pixels. With --lattice also the "
-        "crystal's lattice, and NAME_vacancies.csv: where it expects a column that the image does not show.",
+        "lattices, and NAME_vacancies.csv: where they expect a column that the image does not show.",
     )
     add_image_arguments(parser)
     add_output_arguments(parser)
@@ -41,7 +41,14 @@ def add_to(subparsers: Any) -> None:
     parser.add_argument("--measured", type=Path, metavar="FILE", help="the recorded image behind an enhanced one")
     parser.add_argument("--no-enhance", action="store_true", help="find columns in the recorded image, without network")
     parser.add_argument("--elliptical", action="store_true", help="fit elliptical columns: their axes and angle, too")
-    parser.add_argument("--lattice", action="store_true", help="fit the lattice, and list its vacancies")
+    parser.add_argument("--lattice", action="store_true", help="fit the lattices, and list their vacancies")
+    parser.add_argument(
+        "--pixel-size-error",
+        type=float,
+        default=0.0,
+        metavar="FRACTION",
+        help="relative error of the pixel size, such as 0.01, for the lengths of --lattice (default: 0, not known)",
+    )
     parser.add_argument(
         "--format",
         choices=("csv", "parquet", "xyz"),
@@ -67,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         _save_figure(table, shown, figure_path, arguments.overwrite)
         print(f"{table_path}: {summary(table)}")
         for vacancies_path in more:
-            print(_lattice(table, shown, detector, vacancies_path, arguments.overwrite))
+            print(_lattices(table, shown, detector, vacancies_path, arguments))
 
     return for_each_file(arguments, work)
 
@@ -91,6 +98,8 @@ def measure(image: xr.DataArray, arguments: argparse.Namespace) -> tuple[pd.Data
 
 def summary(table: pd.DataFrame) -> str:
     """How many columns, and how many carry which flag."""
+    from stemkit.detection.structure.tables import counted
+
     flags = {
         1: "near the border",
         2: "without a fit",
@@ -102,7 +111,7 @@ def summary(table: pd.DataFrame) -> str:
     }
     counts = {text: int((table["quality"] & bit > 0).sum()) for bit, text in flags.items()}
     found = ", ".join(f"{n} {text}" for text, n in counts.items() if n)
-    return f"{len(table)} columns" + (f" ({found})" if found else "")
+    return counted(len(table), "column") + (f" ({found})" if found else "")
 
 
 def _with_measured(image: xr.DataArray, arguments: argparse.Namespace) -> xr.DataArray:
@@ -131,25 +140,44 @@ def _with_measured(image: xr.DataArray, arguments: argparse.Namespace) -> xr.Dat
     return image.assign_coords(measured=(image.dims, recorded.values))
 
 
-def _lattice(table: pd.DataFrame, shown: xr.DataArray, detector: AtomDetector, path: Path, overwrite: bool) -> str:
-    """Write the vacancies of each image's lattice; the lattices in words."""
+def _lattices(
+    table: pd.DataFrame, shown: xr.DataArray, detector: AtomDetector, path: Path, arguments: argparse.Namespace
+) -> str:
+    """Write the vacancies of each image's lattices; the lattices in words."""
     import pandas as pd
 
     from stemkit.detection.exports import write_columns
-    from stemkit.detection.structure import find_vacancies, fit_lattice, missing_sites
+    from stemkit.detection.structure import find_vacancies, fit_lattices, missing_sites
+    from stemkit.detection.structure.tables import counted
     from stemkit.images import split
 
     words, found = [], []
     for i, image in enumerate(split(shown)):
         part = table[table["image"] == i]
-        lattice = fit_lattice(part)
-        missing = missing_sites(part, lattice)
-        measured = detector.measure(image, missing, beside=part, hold=True)
-        vacancies = find_vacancies(missing, measured)
-        found.append(vacancies[vacancies["significance"] > VACANT].assign(image=i))
-        words.append(f"{lattice}\n{path}: {len(found[-1])} vacancies")
-    write_columns(pd.concat(found), path, overwrite=overwrite, unit=table.attrs["unit"])
+        lattices = fit_lattices(part, pixel_size_error=arguments.pixel_size_error).lattices
+        if not lattices:
+            words.append(_without_lattice(part, path))
+        for number, lattice in enumerate(lattices):
+            missing = missing_sites(part, lattice)
+            measured = detector.measure(image, missing, beside=part, hold=True)
+            vacancies = find_vacancies(missing, measured)
+            vacancies = vacancies[vacancies["significance"] > VACANT]
+            found.append(vacancies.assign(image=i, lattice=number))
+            words.append(f"{lattice}\n{path}: {counted(len(vacancies), 'vacancy', 'vacancies')}")
+    if found:
+        write_columns(pd.concat(found), path, overwrite=arguments.overwrite, unit=table.attrs["unit"])
     return "\n".join(words)
+
+
+def _without_lattice(part: pd.DataFrame, path: Path) -> str:
+    """Why the columns of an image are on no lattice."""
+    from stemkit.detection.structure import fit_lattice
+
+    try:
+        reason = f"{fit_lattice(part)} holds too few columns"
+    except ValueError as error:
+        reason = str(error)
+    return f"note: no lattice, and no {path.name}: {reason}"
 
 
 def _save_figure(table: pd.DataFrame, shown: xr.DataArray, path: Path, overwrite: bool) -> None:

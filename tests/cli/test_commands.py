@@ -133,6 +133,29 @@ class TestDetect:
         assert main(["detect", str(tif), "-o", str(tmp_path), "--no-enhance"]) == 0
         assert len(pd.read_csv(tmp_path / "image_columns.csv")) > 20
 
+    def test_the_lattice_and_its_vacancies(self, tmp_path, tif, capsys):
+        options = ["--no-enhance", "--lattice", "--pixel-size-error", "0.02", "-o", str(tmp_path)]
+        assert main(["detect", str(tif), *options]) == 0
+        out = capsys.readouterr().out
+        assert "Lattice(a=0.1" in out
+        assert "statistical errors, and 2 % of both lengths from the pixel size" in out
+        n = len(pd.read_csv(tmp_path / "image_vacancies.csv"))
+        assert f"{n} {'vacancy' if n == 1 else 'vacancies'}" in out
+
+    def test_columns_without_a_lattice_are_written_with_a_note(self, tmp_path, capsys):
+        rng = np.random.default_rng(1)
+        at = np.array(
+            [(24, 20), (70, 33), (41, 75), (96, 88), (25, 101), (60, 104), (98, 40), (68, 62), (35, 48), (101, 15)]
+        )
+        y, x = np.mgrid[:120, :120]
+        clean = sum(np.exp(-((y - p) ** 2 + (x - q) ** 2) / 18.0) for p, q in at)
+        np.save(tmp_path / "atoms.npy", clean + rng.normal(0, 0.05, clean.shape))
+        assert main(["detect", str(tmp_path / "atoms.npy"), "--no-enhance", "--lattice", "-o", str(tmp_path)]) == 0
+        out = capsys.readouterr().out
+        assert "note: no lattice, and no atoms_vacancies.csv: table must" in out
+        assert len(pd.read_csv(tmp_path / "atoms_columns.csv")) >= 8
+        assert not (tmp_path / "atoms_vacancies.csv").exists()
+
     def test_px_where_uncalibrated(self, tmp_path, image):
         np.save(tmp_path / "bare.npy", image.values)
         assert main(["detect", str(tmp_path / "bare.npy"), "-o", str(tmp_path)]) == 0

@@ -273,7 +273,7 @@ def test_failed_fits_have_a_place_but_no_weight():
 def test_a_lattice_describes_itself():
     text = repr(fit_lattice(Crystal("perovskite", noise=0.01).table))
     assert text.startswith("Lattice(a=")
-    assert "2 site(s)" in text
+    assert "2 sites" in text
     assert "px" in text
 
 
@@ -619,7 +619,7 @@ def test_too_few_columns_are_refused(n):
 
 def test_what_is_no_lattice_is_refused():
     at = np.random.default_rng(0).uniform(0, 400, (300, 2))
-    with pytest.raises(ValueError, match="no two directions repeat among its 300 columns"):
+    with pytest.raises(ValueError, match="must show a lattice, but among its 300 columns"):
         fit_lattice(pd.DataFrame({"y": at[:, 0], "x": at[:, 1]}))
     line = pd.DataFrame({"y": np.zeros(20), "x": np.arange(20.0)})
     with pytest.raises(ValueError, match="no two directions repeat"):
@@ -674,18 +674,6 @@ def test_a_lattice_in_nm_has_no_pixels():
     table = table.assign(y_px=table["y"] * 50, x_px=table["x"] * 50)
     with pytest.raises(ValueError, match="source must be a lattice in px, but is in nm: give the table"):
         pixel_size(fit_lattice(table), 0.4)
-
-
-@given(angle=angles, seed=seeds)
-@settings(max_examples=15)
-def test_vectors_are_told_in_one_way(angle, seed):
-    for kind in ("square", "hexagonal", "rectangle"):
-        lattice = fit_lattice(Crystal(kind, (9, 9), angle, noise=0.02, seed=seed).table)
-        a, b = lattice.vectors
-        assert a[1] > 0
-        assert b[0] > 0
-        assert a[1] / np.hypot(*a) >= abs(b[1]) / np.hypot(*b) - 0.05
-        assert lattice.angle == pytest.approx(120 if kind == "hexagonal" else 90, abs=1.5)
 
 
 def test_failed_fits_are_no_strain():

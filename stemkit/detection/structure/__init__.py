@@ -24,17 +24,19 @@ True
 """
 
 from stemkit.detection.structure.distances import PixelSize, neighbour_distances, pixel_size
-from stemkit.detection.structure.lattice import Lattice, fit_lattice
+from stemkit.detection.structure.lattice import Lattice, Lattices, fit_lattice, fit_lattices
 from stemkit.detection.structure.strain import displacement_map, strain, strain_map
 from stemkit.detection.structure.sublattices import sublattices
 from stemkit.detection.structure.vacancies import find_vacancies, missing_sites, weak_columns
 
 __all__ = [
     "Lattice",
+    "Lattices",
     "PixelSize",
     "displacement_map",
     "find_vacancies",
     "fit_lattice",
+    "fit_lattices",
     "missing_sites",
     "neighbour_distances",
     "pixel_size",

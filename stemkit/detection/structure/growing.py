@@ -26,6 +26,8 @@ JOINS = 0.36
 #: A column is taken back where it is this many spreads, and this fraction of the shortest distance, from the place
 #: that its neighbours predict.
 STRAYS, STRAYS_AT_LEAST = 6.0, 0.12
+#: Fewest columns of a detached piece: at its own offset, a single column fits anywhere.
+PIECE = 4
 #: Detached pieces of crystal that are looked for, and the share of a piece that must fit.
 PIECES, FITS = 200, 0.6
 
@@ -138,6 +140,8 @@ class Growth:
 
     def start(self, rows: NDArray, shift: NDArray) -> bool:
         """Begin with some rows, at the common offset from the expected shift that suits most of them."""
+        if len(rows) < PIECE:
+            return False
         at = self.positions[rows] - shift
         for _ in range(3):
             offset = np.median(at - self.nearest_place(at)[2], axis=0)
@@ -155,10 +159,16 @@ class Growth:
             with np.errstate(invalid="ignore"):
                 off = np.hypot(*(self.shift[rows] - self.predict(rows)).T)
             limit = max(STRAYS * float(np.nanmedian(off)), STRAYS_AT_LEAST * self.shortest)
-            stray = rows[~(off <= limit)]
-            self.site[stray] = -1
-            self.taken = set(self._key(self.site, self.cell)[self.site >= 0].tolist())
-            self.known = (self.site[self.neighbours] >= 0).sum(axis=1)
+            stray = np.zeros(len(self.site), dtype=bool)
+            stray[rows[~(off <= limit)]] = True
+            self.remove(stray)
+
+    def remove(self, which: NDArray) -> None:
+        """Take columns ``(n,)`` off the lattice."""
+        self.site[which] = -1
+        self.cell[which] = 0
+        self.taken = set(self._key(self.site, self.cell)[self.site >= 0].tolist())
+        self.known = (self.site[self.neighbours] >= 0).sum(axis=1)
 
     def _update_gradient(self, rows: NDArray) -> None:
         """Least squares over the neighbours, held near what those already know."""

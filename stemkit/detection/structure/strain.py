@@ -9,9 +9,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.spatial import Delaunay, QhullError
 
-from stemkit.detection.structure.lattice import Lattice
+from stemkit.detection.structure.lattice import Lattice, check_lattice
 from stemkit.detection.structure.neighbours import CellIndex, ring
-from stemkit.detection.structure.tables import check_lattice, read_columns, to_pixels
+from stemkit.detection.structure.tables import read_columns, to_pixels
+from stemkit.detection.structure.vectors import corresponding
 from stemkit.images import pixel_sizes, split
 
 __all__ = ["displacement_map", "strain", "strain_map"]
@@ -21,6 +22,8 @@ COMPONENTS = ("exx", "eyy", "exy", "rotation")
 FEWEST = 4
 #: Directions of neighbours are independent above this determinant of their normalised moments.
 INDEPENDENT = 0.05
+#: A reference that differs from the lattice by more than this strain is another lattice. Chosen.
+LARGEST_STRAIN = 0.2
 #: Values are interpolated between columns that are at most so many of the longer vector apart.
 BRIDGED = 2.1
 
@@ -35,8 +38,9 @@ def strain(table: pd.DataFrame, lattice: Lattice, *, reference: ArrayLike | None
     lattice : Lattice
         ``fit_lattice(table)``.
     reference : array-like of shape (2, 2), optional
-        Rows ``(y, x)``: the unstrained vectors that correspond to ``lattice.vectors``, such as those fitted to
-        a substrate. None: the mean lattice.
+        Rows ``(y, x)``: vectors of the unstrained lattice, such as those fitted to a substrate, by any of its bases.
+        The one that corresponds to ``lattice.vectors`` with the smallest strain, and the smallest rotation among equal
+        strains, is used. None: the mean lattice.
 
     Returns
     -------
@@ -44,6 +48,11 @@ def strain(table: pd.DataFrame, lattice: Lattice, *, reference: ArrayLike | None
         With the table's index: ``y, x, exx, eyy, exy`` (1), ``rotation`` (degrees from +x towards +y, which points
         down: clockwise on the screen), their ``*_err``, and ``neighbours``, the columns it was taken from. NaN where
         fewer than 4 of the 8 surround a column, and for columns off the lattice.
+
+    Raises
+    ------
+    ValueError
+        If the strain between reference and lattice is above 20 %: they are different lattices.
 
     Notes
     -----
@@ -59,7 +68,7 @@ def strain(table: pd.DataFrame, lattice: Lattice, *, reference: ArrayLike | None
     """
     columns = read_columns(table)
     check_lattice(lattice, table)
-    vectors = lattice.vectors if reference is None else _reference(reference)
+    vectors = lattice.vectors if reference is None else _reference(reference, lattice)
     # where a fit failed, the position is a guess
     rows = np.flatnonzero((lattice.site >= 0) & columns.trusted)
     around = np.column_stack([rows, CellIndex(lattice).around(lattice.indices[rows], lattice.site[rows])])
@@ -195,11 +204,21 @@ def _polar_errors(unit_variance: NDArray, variance: NDArray) -> dict[str, NDArra
     }
 
 
-def _reference(vectors: ArrayLike) -> NDArray[np.float64]:
-    rows = np.asarray(vectors, dtype=np.float64)
-    if rows.shape != (2, 2) or not np.isfinite(rows).all() or np.linalg.det(rows) == 0:
-        raise ValueError(f"reference must be two independent rows (y, x), but is {vectors!r}")
-    return rows
+def _reference(reference: ArrayLike, lattice: Lattice) -> NDArray[np.float64]:
+    """The basis of the reference that corresponds to the lattice's vectors."""
+    rows = np.asarray(reference, dtype=np.float64)
+    if rows.shape != (2, 2) or not np.isfinite(rows).all() or abs(np.linalg.det(rows)) < 1e-9 * (rows**2).sum():
+        raise ValueError(f"reference must be two independent rows (y, x), but is {reference!r}")
+    basis, largest = corresponding(lattice.vectors, rows)
+    if largest > LARGEST_STRAIN:
+        a, b = np.hypot(*rows.T)
+        raise ValueError(
+            f"reference must be a lattice within {100 * LARGEST_STRAIN:.0f} % of the fitted one, but with vectors of "
+            f"{a:.4g} and {b:.4g} {lattice.unit} the best match with {lattice.lengths[0]:.4g} and "
+            f"{lattice.lengths[1]:.4g} {lattice.unit} has a strain of {100 * largest:.0f} %: give it in "
+            f"{lattice.unit}, and for the same cell (fit_lattice(order=False) gives the small one)"
+        )
+    return basis
 
 
 # --- maps ----------------------------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
-from stemkit.detection.structure.lattice import Lattice
-from stemkit.detection.structure.tables import amplitudes, check_lattice, read_columns
+from stemkit.detection.structure.lattice import Lattice, check_lattice
+from stemkit.detection.structure.tables import amplitudes, read_columns
 
 __all__ = ["sublattices"]
 

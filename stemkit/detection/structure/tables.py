@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from stemkit.detection.structure.lattice import Lattice
-
-__all__ = ["Columns", "amplitudes", "check_lattice", "read_columns", "robust_spread", "to_pixels"]
+__all__ = ["Columns", "amplitudes", "check_table", "counted", "read_columns", "robust_spread", "to_pixels"]
 
 #: The bit of ``quality`` that says that the fit of a column failed.
 FAILED = 2
@@ -48,7 +44,7 @@ def read_columns(table: pd.DataFrame, pixels: bool = False) -> Columns:
     ValueError
         If it has no positions, several images, or positions that are not finite.
     """
-    _check_table(table)
+    check_table(table)
     suffix = "_px" if pixels and {"y_px", "x_px"} <= set(table) else ""
     positions = table[[f"y{suffix}", f"x{suffix}"]].to_numpy(dtype=np.float64)
     bad = ~np.isfinite(positions).all(axis=1)
@@ -78,16 +74,6 @@ def amplitudes(table: pd.DataFrame, by: str = "amplitude") -> tuple[NDArray[np.f
     return values, errors
 
 
-def check_lattice(lattice: Lattice, table: pd.DataFrame) -> None:
-    """Refuse a lattice that was fitted to another table."""
-    _check_table(table)
-    if len(lattice.site) != len(table):
-        raise ValueError(
-            f"lattice must have been fitted to this table, but it has {len(lattice.site)} columns and the table "
-            f"{len(table)}: fit it again with fit_lattice(table)"
-        )
-
-
 def to_pixels(table: pd.DataFrame, positions: NDArray) -> NDArray[np.float64]:
     """Positions ``(m, 2)`` in the table's unit as ``(y, x)`` px, by the relation that its columns show."""
     if not {"y_px", "x_px"} <= set(table):
@@ -106,7 +92,13 @@ def robust_spread(values: NDArray, axis: int | None = None) -> NDArray[np.float6
     return 1.4826 * np.nanmedian(np.abs(values - middle), axis=axis)
 
 
-def _check_table(table: object) -> None:
+def counted(n: int, one: str, more: str | None = None) -> str:
+    """A number with its noun: ``"1 vacancy"``, ``"2 vacancies"``."""
+    return f"{n} {one if n == 1 else more or one + 's'}"
+
+
+def check_table(table: object) -> None:
+    """Refuse what is no table of the columns of one image."""
     if not isinstance(table, pd.DataFrame):
         raise TypeError(f"table must be a DataFrame such as AtomDetector gives, but is {type(table).__name__}")
     missing = [c for c in ("y", "x") if c not in table]

@@ -73,6 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
         write_columns(table, table_path, overwrite=arguments.overwrite, image=image)
         _save_figure(table, shown, figure_path, arguments.overwrite)
         print(f"{table_path}: {summary(table)}")
+        for note in notes(table, detector, shown):
+            print(note)
         for vacancies_path in more:
             print(_lattices(table, shown, detector, vacancies_path, arguments))
 
@@ -98,6 +100,7 @@ def measure(image: xr.DataArray, arguments: argparse.Namespace) -> tuple[pd.Data
 
 def summary(table: pd.DataFrame) -> str:
     """How many columns, and how many carry which flag."""
+    from stemkit.detection import good_columns
     from stemkit.detection.structure.tables import counted
 
     flags = {
@@ -108,10 +111,34 @@ def summary(table: pd.DataFrame) -> str:
         16: "blended with a neighbour",
         32: "faint",
         64: "saturated",
+        128: "on faulty pixels",
+        256: "held near where the network shows them",
     }
     counts = {text: int((table["quality"] & bit > 0).sum()) for bit, text in flags.items()}
     found = ", ".join(f"{n} {text}" for text, n in counts.items() if n)
-    return counted(len(table), "column") + (f" ({found})" if found else "")
+    good = f", {len(good_columns(table))} good" if len(table) else ""
+    return counted(len(table), "column") + good + (f" ({found})" if found else "")
+
+
+def notes(table: pd.DataFrame, detector: AtomDetector, shown: xr.DataArray) -> list[str]:
+    """What a user should know of the image as a whole."""
+    from stemkit.detection.table import ODD_RESIDUAL
+
+    found = []
+    unit = "nm" if detector.calibrated_ else "px"
+    if len(table) == 0:
+        spacing = f"{detector.spacing_:.3g} {unit}" if detector.spacing_ > 0 else "no known distance"
+        found.append(
+            f"note: no columns. Columns of sigma {detector.width_:.3g} {unit}, {spacing} apart, were searched for in an "
+            f"image of {shown.shape[-2]} x {shown.shape[-1]} px: check the pixel size, give --pixel-size, or try "
+            "AtomDetector(width=...) with the columns' sigma"
+        )
+    elif table.attrs["residual"] > ODD_RESIDUAL:
+        found.append(
+            f"note: the residuals are {table.attrs['residual']:.1f} times the noise: the columns of this image are not "
+            "quite Gaussian, and the errors have been enlarged accordingly"
+        )
+    return found
 
 
 def _with_measured(image: xr.DataArray, arguments: argparse.Namespace) -> xr.DataArray:

@@ -43,7 +43,7 @@ def _gaussian_along(offset, n, sigma, values):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, fastmath=FAST, nogil=True, error_model="numpy")
 def _derivatives(parameters, dy, dx, n, values):  # type: ignore[no-untyped-def]
-    """A column's derivatives by its parameters but the background, ``(P, n)``, at distances ``(n,)`` from its centre."""
+    """Derivatives of a column by its parameters but the background, ``(P, n)``, at distances ``(n,)`` from it."""
     amplitude, sigma = parameters[2], parameters[3]
     inverse = 1.0 / (sigma * sigma)
     if len(parameters) == N_ROUND:
@@ -92,7 +92,7 @@ def _add_column(parameters, dy, dx, n, total):  # type: ignore[no-untyped-def]
 def _half_width(radius, dy):  # type: ignore[no-untyped-def]
     """Pixels to either side of a disk's middle at a distance along y; -1 where there are none."""
     rest = (radius + 0.5) ** 2 - dy * dy
-    return int(math.floor(math.sqrt(rest))) if rest >= 0 else -1
+    return int(math.sqrt(rest)) if rest >= 0 else -1
 
 
 @njit(cache=True, fastmath=FAST, nogil=True, error_model="numpy")
@@ -165,7 +165,7 @@ def add_columns(image, parameters, scan, reach):  # type: ignore[no-untyped-def]
     separable = scan.shape[0] == 0 and parameters.shape[1] == N_ROUND
     for c in range(len(parameters)):
         column = parameters[c]
-        y0, x0 = int(round(column[0])), int(round(column[1]))
+        y0, x0 = round(column[0]), round(column[1])
         if separable:
             _gaussian_along(column[1] - (x0 - reach), size, column[3], across)
         for y in range(max(0, y0 - reach), min(n_y, y0 + reach + 1)):

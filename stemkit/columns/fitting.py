@@ -122,6 +122,7 @@ def fit_columns(
     shifts: NDArray | None = None,
     fit_sigma: bool | NDArray = True,
     fit_position: bool | NDArray = True,
+    background: float | None = None,
     prior: NDArray | None = None,
     elliptical: bool = False,
     changed: NDArray | None = None,
@@ -154,6 +155,8 @@ def fit_columns(
         Positions are then those on the undisturbed grid.
     fit_sigma, fit_position : bool or ndarray of bool, shape (n_columns,)
         False keeps a column's width at ``sigma``, its position where it starts.
+    background : float, optional
+        One background for all columns, in the image's units; each has its own without it.
     prior : ndarray of shape (n_columns, 3), optional
         What is known of positions beforehand: ``(y, x)`` and the standard deviation of either, px, inf where nothing
         is. It counts like another measurement, in the errors too. It needs a variance.
@@ -199,6 +202,7 @@ def fit_columns(
     free = np.ones((len(positions), 7 if elliptical else 5), dtype=bool)
     free[:, :2] = np.broadcast_to(fit_position, len(places))[:, None]
     free[:, 3], free[:, 5:] = widths, widths[:, None]
+    free[:, 4] = background is None
     outside = ((places < -1) | (places > values.shape)).any(axis=1)
     free[outside] = False
     scene = scene_of(units.normalised, places, sigma, noise, shifts, valid, free, torch.device(device))
@@ -206,6 +210,8 @@ def fit_columns(
     start[torch.as_tensor(~widths), 3] = torch.as_tensor(sigma[~widths])
     start = torch.nn.functional.pad(start, (0, free.shape[1] - 5)) if before is None else start[:, : free.shape[1]]
     start[torch.as_tensor(outside), 2] = 0.0
+    if background is not None:
+        start[:, 4] = (background - units.level) / units.scale
     known = None if prior is None else torch.as_tensor(np.asarray(prior, dtype=np.float64), device=device)
     descent = Descent(scene, start.to(device), torch.as_tensor(sigma.copy(), device=device), known)
     first = None

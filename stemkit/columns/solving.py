@@ -104,8 +104,8 @@ def _biconjugate_gradients(own: Tensor, shared: Tensor, coupled: Tensor, inverse
         from stemkit.columns.compiled import solve_coupled
 
         arrays = [part.contiguous().numpy() for part in (own, shared, coupled, inverse, gradient)]
-        solution: NDArray = solve_coupled(*arrays, CYCLES, TOLERANCE)  # type: ignore[call-arg]
-        return _finite(torch.from_numpy(solution))
+        found: NDArray = solve_coupled(*arrays, CYCLES, TOLERANCE)  # type: ignore[call-arg]
+        return _finite(torch.from_numpy(found))
     nobody = torch.zeros_like(gradient[:1])
 
     def product(vector: Tensor) -> Tensor:

@@ -2,6 +2,6 @@
 
 from stemkit.detection.detector import AtomDetector
 from stemkit.detection.fitted import fitted_image
-from stemkit.detection.table import Quality
+from stemkit.detection.table import Quality, good_columns
 
-__all__ = ["AtomDetector", "Quality", "fitted_image"]
+__all__ = ["AtomDetector", "Quality", "fitted_image", "good_columns"]

@@ -44,6 +44,9 @@ class AtomDetector(TransformerMixin, BaseEstimator):
         Sigma of the columns, same unit. None learns it.
     elliptical : bool, default=False
         Fit elliptical Gaussians: the table then has ``sigma_major``, ``sigma_minor`` and ``angle``, too.
+    background : float or None, default=None
+        One background for all columns, in the image's units: that of the vacuum or the support, where intensities are
+        to hold all that a column adds to it. None: each column has its own, that of its surroundings.
     shared_positions : bool, default=False
         The images are detectors of one scan (HAADF and ABF, say): columns found in any of them are measured in all, at
         one position, the mean of those of the images that show them, weighted by their errors.
@@ -93,6 +96,7 @@ class AtomDetector(TransformerMixin, BaseEstimator):
         spacing: float | None = None,
         width: float | None = None,
         elliptical: bool = False,
+        background: float | None = None,
         shared_positions: bool = False,
         mode: str | None = None,
         device: str = "auto",
@@ -101,6 +105,7 @@ class AtomDetector(TransformerMixin, BaseEstimator):
         self.spacing = spacing
         self.width = width
         self.elliptical = elliptical
+        self.background = background
         self.shared_positions = shared_positions
         self.mode = mode
         self.device = device
@@ -248,6 +253,9 @@ class AtomDetector(TransformerMixin, BaseEstimator):
             if (value is None and not optional) or (value is not None and not (_is_number(value) and value > 0)):
                 raise ValueError(f"{name} must be a positive number{optional}, but is {value!r}")
 
+        if self.background is not None and not (_is_number(self.background) and np.isfinite(self.background)):
+            raise ValueError(f"background must be a finite number or None, but is {self.background!r}")
+
     def _checked(self, X: Images) -> list[xr.DataArray]:
         check_is_fitted(self, "width_")
         self._check_parameters()
@@ -293,6 +301,7 @@ class AtomDetector(TransformerMixin, BaseEstimator):
             self.significance,
             self.elliptical,
             resolve_device(self.device),
+            None if self.background is None else view.sign * (self.background - view.noise.level) / view.noise.contrast,
         )
 
 

@@ -102,9 +102,7 @@ def overlooked(
     good = fits.take(~fits.failed & (fits.amplitude > 0))
     if len(good) == 0:
         return np.empty((0, 2)), Misfit(np.zeros(1))
-    rest, levelled = without_streaks(
-        view.recorded - render_columns(good, view.recorded.shape), view.noise, width
-    )
+    rest, levelled = without_streaks(view.recorded - render_columns(good, view.recorded.shape), view.noise, width)
     residual, level = filtered(rest, width)
     variance = noise_variance(level + render_columns(good, level.shape), view, levelled, width)
     misfit = measure_misfit(residual, variance, good, width)

@@ -98,7 +98,7 @@ def measure_misfit(residual: NDArray, variance: NDArray, fits: ColumnFits, width
         The median over the columns, so that the few that have an overlooked neighbour do not count; zero where there
         are too few clear columns.
     """
-    n_rings = int(round(FARTHEST_RING / RING))
+    n_rings = round(FARTHEST_RING / RING)
     nothing = Misfit(np.zeros(n_rings))
     reach = int(np.ceil(FARTHEST_RING * width))
     n_y, n_x = residual.shape

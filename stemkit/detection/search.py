@@ -77,6 +77,8 @@ class Search:
         A column's amplitude over its error, at least.
     elliptical : bool
     device : torch.device or str
+    background : float or None
+        One background for all columns, in units of the view; None: each has its own.
     quick : bool
         Whether fits may stop early.
     """
@@ -87,6 +89,7 @@ class Search:
     significance: float
     elliptical: bool = False
     device: torch.device | str = "cpu"
+    background: float | None = None
     quick: bool = False
 
     def columns(self) -> FoundColumns:
@@ -98,9 +101,11 @@ class Search:
         if shown is not None:
             places, overshadowed = binned_places(shown[0], coarse), shown[1]
             seeds, expected = places[~overshadowed], places[overshadowed]
-        found, held, kept, misfit = self.binned(coarse, quick=True)._found(seeds, expected)
+        # what is on one background must not be made of columns
+        searching = replace(self.binned(coarse, quick=True), background=None)
+        found, held, kept, misfit = searching._found(seeds, expected)
         measuring = self.binned(fine)
-        if coarse > fine:
+        if coarse > fine or self.background is not None:
             fits = found.unbinned(coarse // fine)
             fits = measuring.fit(fits, measuring.rounded(fits.sigma), fit_sigma=~held)
             fits.sigma_err[held] = np.nan
@@ -146,6 +151,7 @@ class Search:
             valid=None if view.faulty is None else ~view.faulty,
             fit_sigma=fit_sigma,
             fit_position=fit_position,
+            background=self.background,
             prior=prior,
             elliptical=self.elliptical,
             changed=changed,

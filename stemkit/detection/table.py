@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
+from scipy.stats import median_abs_deviation
 
 from stemkit.columns import ColumnFits
-from stemkit.columns.candidates import nearest_distances
 from stemkit.detection.view import View, unit_of
 from stemkit.images import pixel_sizes
 
-__all__ = ["COLUMNS", "ELLIPTICAL_COLUMNS", "Quality", "table_of"]
+__all__ = ["COLUMNS", "ELLIPTICAL_COLUMNS", "Quality", "good_columns", "table_of"]
 
 COLUMNS = (
     "image", "y", "x", "y_px", "x_px", "amplitude", "sigma", "background", "intensity",
@@ -28,8 +28,11 @@ ELLIPTICAL_COLUMNS = ("sigma_major", "sigma_minor", "angle")
 EDGE_SIGMAS = 3.0
 #: Columns nearer to each other than this many sigmas have no dip between them.
 BLENDED_SIGMAS = 2.6
-#: A residual of this many times the noise says that the column is no single Gaussian.
-ODD_RESIDUAL = 3.0
+#: A residual of this many times the noise says that the column is no single Gaussian (chosen), if it is also larger than
+#: the median of the columns by this many of their standard deviations.
+ODD_RESIDUAL, UNLIKE_OTHERS = 3.0, 5.0
+#: Position errors of a blended column that is resolved are below this part of the pair's distance (chosen).
+RESOLVED_ERROR = 0.1
 #: A column whose amplitude is less than this many of its errors is faint.
 FAINT_SIGMAS = 5.0
 #: A column with faulty pixels within this many sigmas of its center is flagged: these carry most of its weight.
@@ -39,13 +42,18 @@ FAULTY_SIGMAS = 1.5
 class Quality(IntEnum):
     """Flags of a column; 0 is good. They add up: where one is set, ``table["quality"] & Quality.EDGE`` is not 0.
 
-    ``EDGE`` (1): within three sigmas of the border, where a part of it is missing, and columns beyond are not known.
-    ``FAILED`` (2): the fit did, the numbers are the candidate's and have no errors. ``ODD_SHAPE`` (4): the residual is
-    not noise, the column is no single Gaussian. ``WIDTH_HELD`` (8): it does not tell its width, which is held at the
-    learnt one. ``BLENDED`` (16): a neighbour is so near that there is no dip between them. ``FAINT`` (32): the
-    amplitude is less than five of its errors. ``SATURATED`` (64): pixels at the detector's limit. ``FAULTY_PIXELS``
-    (128): pixels within 1.5 sigmas of the center are no measurement and have no weight. ``GUIDED`` (256): the recorded
-    pixels do not determine the position by themselves, which is held near where a network shows it.
+    ``EDGE`` (1): within three sigmas of the border, where a part of the column is missing and columns beyond are not
+    known. ``FAILED`` (2): the fit did not converge, the numbers are those of the start and have no errors.
+    ``ODD_SHAPE`` (4): the residual is larger than noise explains and than that of the other columns. ``WIDTH_HELD`` (8):
+    the column does not determine its width, which is fixed at the learnt one. ``BLENDED`` (16): a neighbour is so near
+    that there is no dip between the two. ``FAINT`` (32): the amplitude is less than five of its errors. ``SATURATED``
+    (64): pixels at the detector's limit. ``FAULTY_PIXELS`` (128): pixels within 1.5 sigmas of the center are no
+    measurement and have no weight. ``GUIDED`` (256): the recorded pixels do not determine the position by themselves; it
+    is held near where a network shows the column.
+
+    See Also
+    --------
+    good_columns : the columns whose numbers can be used with their errors.
     """
 
     EDGE = 1
@@ -62,6 +70,73 @@ class Quality(IntEnum):
     def names(cls, quality: int) -> str:
         """The flags of one column in words, such as ``"EDGE | FAINT"``; empty for a good one."""
         return " | ".join(flag.name for flag in cls if int(quality) & flag)
+
+
+#: Flags of columns whose numbers are wrong, or not those of the recorded pixels alone.
+UNUSABLE = (
+    Quality.EDGE
+    | Quality.FAILED
+    | Quality.ODD_SHAPE
+    | Quality.SATURATED
+    | Quality.FAULTY_PIXELS
+    | Quality.GUIDED
+)  # fmt: skip
+
+
+def good_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """The columns whose position and amplitude can be used with their errors.
+
+    Parameters
+    ----------
+    table : DataFrame
+        What :class:`~stemkit.AtomDetector` gave.
+
+    Returns
+    -------
+    DataFrame
+        The rows without ``EDGE``, ``FAILED``, ``ODD_SHAPE``, ``SATURATED``, ``FAULTY_PIXELS`` and ``GUIDED`` columns, in
+        their order, with their index. Columns that are ``BLENDED`` stay where both they and their neighbour are fitted
+        well: where position errors are below a tenth of their distance. ``WIDTH_HELD`` and ``FAINT`` columns stay:
+        their errors are large, and right.
+
+    Raises
+    ------
+    ValueError
+        If the table lacks ``quality`` or the positions in px.
+
+    Examples
+    --------
+    >>> from stemkit import AtomDetector, STEMSynthesizer
+    >>> from stemkit.detection import good_columns
+    >>> noisy = STEMSynthesizer(arrangements=("lattice",), random_state=0).sample(1)["noisy"]
+    >>> columns = AtomDetector().fit_transform(noisy)
+    >>> 0 < len(good_columns(columns)) < len(columns)
+    True
+    """
+    needed = ("quality", "y_px", "x_px", "y_px_err", "x_px_err")
+    missing = [name for name in needed if name not in table]
+    if missing:
+        raise ValueError(f"table must be one of AtomDetector's, but lacks {', '.join(missing)}")
+    quality = table["quality"].to_numpy()
+    good = quality & UNUSABLE == 0
+    blended = np.flatnonzero(good & (quality & Quality.BLENDED > 0))
+    if len(blended) == 0:
+        return table[good]
+    error = np.hypot(table["y_px_err"].to_numpy(), table["x_px_err"].to_numpy())
+    for _, rows in (
+        table.reset_index(drop=True).groupby(table["image"].to_numpy() if "image" in table else 0).groups.items()
+    ):
+        some = np.asarray(rows)
+        if len(some) < 2:
+            continue
+        places = table[["y_px", "x_px"]].to_numpy()[some]
+        distance, nearest = cKDTree(places).query(places, k=2)
+        worst = np.fmax(error[some], error[some[nearest[:, 1]]])
+        with np.errstate(invalid="ignore"):
+            resolved = worst < RESOLVED_ERROR * distance[:, 1]
+        failed = quality[some[nearest[:, 1]]] & Quality.FAILED > 0
+        good[some] &= (quality[some] & Quality.BLENDED == 0) | (resolved & ~failed)
+    return table[good]
 
 
 def table_of(
@@ -125,6 +200,8 @@ def table_of(
         names = (*COLUMNS[:-3], *(f"{name}{end}" for end in ("", "_err") for name in ELLIPTICAL_COLUMNS), *COLUMNS[-3:])
     table = pd.DataFrame({name: data[name] for name in names})
     table.attrs["unit"] = "nm" if calibrated else "px"
+    # columns of real images are not quite Gaussian: said once, of all of them
+    table.attrs["residual"] = float(np.median(fits.residual)) if len(fits) else float("nan")
     return table
 
 
@@ -170,22 +247,40 @@ def _quality(fits: ColumnFits, held: NDArray, guided: NDArray, view: View) -> ND
     n_y, n_x = view.recorded.shape
     margin = EDGE_SIGMAS * fits.sigma
     edge = (np.minimum(fits.y, fits.x) < margin) | (fits.y > n_y - 1 - margin) | (fits.x > n_x - 1 - margin)
-    nearest = nearest_distances(np.column_stack([fits.y, fits.x]))
-    blended = nearest < BLENDED_SIGMAS * fits.sigma if len(nearest) else np.zeros(len(fits), dtype=bool)
     with np.errstate(invalid="ignore"):
         faint = fits.amplitude < FAINT_SIGMAS * fits.amplitude_err
-        odd = fits.residual > ODD_RESIDUAL
+        odd = fits.residual > max(ODD_RESIDUAL, _usual_residual(fits))
     return (
         edge * Quality.EDGE
         + fits.failed * Quality.FAILED
         + odd * Quality.ODD_SHAPE
         + held * Quality.WIDTH_HELD
-        + blended * Quality.BLENDED
+        + _blended(fits) * Quality.BLENDED
         + faint * Quality.FAINT
         + _saturated(fits, view) * Quality.SATURATED
         + _on_faulty_pixels(fits, view) * Quality.FAULTY_PIXELS
         + guided * Quality.GUIDED
     )
+
+
+def _usual_residual(fits: ColumnFits) -> float:
+    """The largest residual that columns of this image usually have."""
+    residual = fits.residual[~fits.failed & np.isfinite(fits.residual)]
+    if len(residual) == 0:
+        return 0.0
+    middle = float(np.median(residual))
+    return middle + UNLIKE_OTHERS * float(median_abs_deviation(residual, scale="normal"))
+
+
+def _blended(fits: ColumnFits) -> NDArray[np.bool_]:
+    """Both columns of each pair without a dip between them."""
+    blended = np.zeros(len(fits), dtype=bool)
+    if len(fits) < 2:
+        return blended
+    pairs = cKDTree(fits.positions).query_pairs(BLENDED_SIGMAS * float(fits.sigma.max()), output_type="ndarray")
+    distance = np.hypot(*(fits.positions[pairs[:, 0]] - fits.positions[pairs[:, 1]]).T)
+    blended[pairs[distance < BLENDED_SIGMAS * fits.sigma[pairs].mean(axis=1)]] = True
+    return blended
 
 
 def _saturated(fits: ColumnFits, view: View) -> NDArray[np.bool_]:

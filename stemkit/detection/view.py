@@ -126,9 +126,7 @@ class View:
             ),
         )
         faulty = None if self.faulty is None else binned(self.faulty.astype(float), f) > 0
-        return replace(
-            self, noise=noise, recorded=binned(self.recorded, f), enhanced=None, detect=None, faulty=faulty
-        )
+        return replace(self, noise=noise, recorded=binned(self.recorded, f), enhanced=None, detect=None, faulty=faulty)
 
     def variance(self, intensity: NDArray) -> NDArray:
         """Variance of the pointwise noise where the noise-free intensity is this, floored."""

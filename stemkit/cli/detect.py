@@ -129,8 +129,8 @@ def notes(table: pd.DataFrame, detector: AtomDetector, shown: xr.DataArray) -> l
     if len(table) == 0:
         spacing = f"{detector.spacing_:.3g} {unit}" if detector.spacing_ > 0 else "no known distance"
         found.append(
-            f"note: no columns. Columns of sigma {detector.width_:.3g} {unit}, {spacing} apart, were searched for in an "
-            f"image of {shown.shape[-2]} x {shown.shape[-1]} px: check the pixel size, give --pixel-size, or try "
+            f"note: no columns. Columns of sigma {detector.width_:.3g} {unit}, {spacing} apart, were searched for in "
+            f"an image of {shown.shape[-2]} x {shown.shape[-1]} px: check the pixel size, give --pixel-size, or try "
             "AtomDetector(width=...) with the columns' sigma"
         )
     elif table.attrs["residual"] > ODD_RESIDUAL:

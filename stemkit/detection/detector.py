@@ -271,7 +271,10 @@ class AtomDetector(TransformerMixin, BaseEstimator):
         return images
 
     def _measured(self, view: View, index: int) -> pd.DataFrame:
-        found = self._search(view).columns()
+        background = self.background
+        if background is not None:
+            background = view.sign * (background - view.noise.level) / view.noise.contrast
+        found = self._search(view).columns(background)
         table = table_of(found.fits, found.width_fixed, view, index, guided=found.guided, elliptical=self.elliptical)
         return table.sort_values(["y_px", "x_px"], ignore_index=True)
 
@@ -301,7 +304,6 @@ class AtomDetector(TransformerMixin, BaseEstimator):
             self.significance,
             self.elliptical,
             resolve_device(self.device),
-            None if self.background is None else view.sign * (self.background - view.noise.level) / view.noise.contrast,
         )
 
 

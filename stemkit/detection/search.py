@@ -33,8 +33,8 @@ AROUND = 6
 #: Two fits nearer than this many of their widths share one column: the sum of two equal ones has one maximum up to two
 #: widths.
 ONE_COLUMN = 1.5
-#: Of two columns nearer than this part of the spacing the fainter is left out, and comes back only if it stands out of
-#: what the brighter one leaves.
+#: Of two columns nearer than this part of the spacing the fainter is left out, and comes back only if it stands out
+#: of the residual of the brighter one.
 TIGHT = 0.6
 #: Columns are searched for in pixels of this part of their width, and measured in pixels of the other: means over
 #: squares of half a width lose 1 % of the precision, of a quarter 0.3 % (sigma^2 grows by 1/12 px^2).
@@ -45,10 +45,13 @@ QUICK_STEPS, QUICK = 8, 0.3
 #: The same of the last fit, and of those of a few columns in the middle of others.
 LAST_STEPS, LAST, STEPS_AGAIN = 16, 0.1, 6
 #: Error of the positions that a network shows, in widths (measured on lattices at 1 to 10 electrons: 0.10 to 0.16, with
-#: tails); a column that is held there has an amplitude of this many of its errors at least (chosen: a network shows none
-#: in pure noise, so that few that it shows are not there).
-NETWORK_ERROR, LEAST_GUIDED = 0.2, 0.3
-#: What a network shows faintly beside a bright column is held there from this many errors, those of the misfit included.
+#: tails).
+NETWORK_ERROR = 0.2
+#: A column that is held there has an amplitude of this many of its errors at least (chosen: a network shows none in pure
+#: noise, so that hardly any that it shows is missing).
+LEAST_GUIDED = 0.3
+#: What a network shows faintly beside a bright column is held there from this many errors, those of the misfit included
+#: (chosen between simulated lattices, where such columns are true, and a particle in which they are not).
 SHOWN = 2.5
 NOTHING = np.empty((0, 2))
 
@@ -77,8 +80,6 @@ class Search:
         A column's amplitude over its error, at least.
     elliptical : bool
     device : torch.device or str
-    background : float or None
-        One background for all columns, in units of the view; None: each has its own.
     quick : bool
         Whether fits may stop early.
     """
@@ -89,11 +90,10 @@ class Search:
     significance: float
     elliptical: bool = False
     device: torch.device | str = "cpu"
-    background: float | None = None
     quick: bool = False
 
-    def columns(self) -> FoundColumns:
-        """The columns of the image."""
+    def columns(self, background: float | None = None) -> FoundColumns:
+        """The columns of the image; ``background``, in units of the view, is that of all of them in the last fit."""
         shown = network_candidates(self.view, self.spacing, self.width)
         fine = max(1, int(self.width / MEASURED))
         coarse = fine * max(1, int(self.width / fine / SEARCHED))
@@ -101,11 +101,9 @@ class Search:
         if shown is not None:
             places, overshadowed = binned_places(shown[0], coarse), shown[1]
             seeds, expected = places[~overshadowed], places[overshadowed]
-        # what is on one background must not be made of columns
-        searching = replace(self.binned(coarse, quick=True), background=None)
-        found, held, kept, misfit = searching._found(seeds, expected)
+        found, held, kept, misfit = self.binned(coarse, quick=True)._found(seeds, expected)
         measuring = self.binned(fine)
-        if coarse > fine or self.background is not None:
+        if coarse > fine:
             fits = found.unbinned(coarse // fine)
             fits = measuring.fit(fits, measuring.rounded(fits.sigma), fit_sigma=~held)
             fits.sigma_err[held] = np.nan
@@ -118,6 +116,11 @@ class Search:
         guided = np.zeros(len(fits), dtype=bool)
         if shown is not None:
             fits, held, guided = measuring._guided(fits, held, binned_places(shown[0], fine), shown[1], misfit)
+        if background is not None:
+            fits = measuring.fit(
+                fits, measuring.rounded(fits.sigma), fit_sigma=~held, fit_position=~guided, background=background
+            )
+            fits.sigma_err[held] = np.nan
         return FoundColumns(fits.unbinned(fine), held, guided)
 
     def binned(self, factor: int, *, quick: bool = False) -> Search:
@@ -134,6 +137,7 @@ class Search:
         *,
         fit_sigma: bool | NDArray = True,
         fit_position: bool | NDArray = True,
+        background: float | None = None,
         prior: NDArray | None = None,
         changed: NDArray | None = None,
         iterations: int | None = None,
@@ -151,7 +155,7 @@ class Search:
             valid=None if view.faulty is None else ~view.faulty,
             fit_sigma=fit_sigma,
             fit_position=fit_position,
-            background=self.background,
+            background=background,
             prior=prior,
             elliptical=self.elliptical,
             changed=changed,
@@ -341,7 +345,7 @@ class Search:
         background = np.median(known.background[which], axis=1)
         zero = np.zeros(len(positions))
         return ColumnFits(
-            **{name: zero for name in vars(fits)}
+            **dict.fromkeys(vars(fits), zero)
             | {
                 "y": positions[:, 0],
                 "x": positions[:, 1],

@@ -28,8 +28,8 @@ ELLIPTICAL_COLUMNS = ("sigma_major", "sigma_minor", "angle")
 EDGE_SIGMAS = 3.0
 #: Columns nearer to each other than this many sigmas have no dip between them.
 BLENDED_SIGMAS = 2.6
-#: A residual of this many times the noise says that the column is no single Gaussian (chosen), if it is also larger than
-#: the median of the columns by this many of their standard deviations.
+#: A residual of this many times the noise says that the column is no single Gaussian (chosen), if it is also larger
+#: than the median of the columns by this many of their standard deviations.
 ODD_RESIDUAL, UNLIKE_OTHERS = 3.0, 5.0
 #: Position errors of a blended column that is resolved are below this part of the pair's distance (chosen).
 RESOLVED_ERROR = 0.1
@@ -44,12 +44,12 @@ class Quality(IntEnum):
 
     ``EDGE`` (1): within three sigmas of the border, where a part of the column is missing and columns beyond are not
     known. ``FAILED`` (2): the fit did not converge, the numbers are those of the start and have no errors.
-    ``ODD_SHAPE`` (4): the residual is larger than noise explains and than that of the other columns. ``WIDTH_HELD`` (8):
-    the column does not determine its width, which is fixed at the learnt one. ``BLENDED`` (16): a neighbour is so near
-    that there is no dip between the two. ``FAINT`` (32): the amplitude is less than five of its errors. ``SATURATED``
-    (64): pixels at the detector's limit. ``FAULTY_PIXELS`` (128): pixels within 1.5 sigmas of the center are no
-    measurement and have no weight. ``GUIDED`` (256): the recorded pixels do not determine the position by themselves; it
-    is held near where a network shows the column.
+    ``ODD_SHAPE`` (4): the residual is larger than noise explains and than that of the other columns. ``WIDTH_HELD``
+    (8): the column does not determine its width, which is fixed at the learnt one. ``BLENDED`` (16): a neighbour is so
+    near that there is no dip between the two. ``FAINT`` (32): the amplitude is less than five of its errors.
+    ``SATURATED`` (64): pixels at the detector's limit. ``FAULTY_PIXELS`` (128): pixels within 1.5 sigmas of the center
+    are no measurement and have no weight. ``GUIDED`` (256): the recorded pixels do not determine the position by
+    themselves; it is held near where a network shows the column.
 
     See Also
     --------
@@ -94,10 +94,10 @@ def good_columns(table: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        The rows without ``EDGE``, ``FAILED``, ``ODD_SHAPE``, ``SATURATED``, ``FAULTY_PIXELS`` and ``GUIDED`` columns, in
-        their order, with their index. Columns that are ``BLENDED`` stay where both they and their neighbour are fitted
-        well: where position errors are below a tenth of their distance. ``WIDTH_HELD`` and ``FAINT`` columns stay:
-        their errors are large, and right.
+        The rows without ``EDGE``, ``FAILED``, ``ODD_SHAPE``, ``SATURATED``, ``FAULTY_PIXELS`` and ``GUIDED`` columns,
+        in their order, with their index. Columns that are ``BLENDED`` stay where both they and their neighbour are
+        fitted well: where position errors are below a tenth of their distance. ``WIDTH_HELD`` and ``FAINT`` columns
+        stay: their errors are large, and right.
 
     Raises
     ------

@@ -51,8 +51,8 @@ from tqdm import tqdm
 import stemkit
 from stemkit import BackgroundNoise, NoiseCalibrator, NoiseModel, SFINDenoiser
 from stemkit.images import resolve_mode
+from stemkit.noise.faults import scan_faults
 from stemkit.noise.figure3 import figure3
-from stemkit.noise.repair import scan_faults
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -54,8 +54,8 @@ import stemkit
 from stemkit import NoiseCalibrator, RowAligner
 from stemkit.columns import fit_columns
 from stemkit.images import mode_sign, resolve_mode
-from stemkit.noise.repair import repaired
 from stemkit.noise.specimen import find_specimen
+from stemkit.pixels import filled
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -409,7 +409,7 @@ def straightened(image: xr.DataArray, path: Path, figures: Path | None) -> dict[
         draw_figure(image, after, shifts, halves, calibrators, figures / f"{path.stem}.png")
     noise, left = (calibrator.noise_model_.scan for calibrator in calibrators)
     both = all(np.ptp(one) > 0 for one in halves)  # no lattice may be found in a half
-    bright = repaired(image.values) * mode_sign(image.attrs["mode"])
+    bright = filled(image.values).astype(np.float64) * mode_sign(image.attrs["mode"])
     return {
         **spreads(bright, shifts, halves),
         "moved": shifts.std(),

@@ -44,6 +44,8 @@ MEASURED = "measured"
 #: Attributes that belong to single images: a stack carries a list of them.
 PER_IMAGE_ATTRS = ("noise",)
 SMALL_IMAGE = 32
+#: Intensities outside the 1 % and 99 % quantiles by this part of their distance do not count for the mode (chosen).
+OUTLIERS = 0.5
 #: Spacings of neighbouring coordinates may differ by this fraction (files store them in single precision).
 COORDINATE_TOLERANCE = 1e-3
 
@@ -231,7 +233,8 @@ def intensity_scale(values: NDArray) -> tuple[float, float]:
     """Offset and scale that normalise an image: its mean and standard deviation, the extreme 0.1 % clipped.
 
     Both move with the image, ``f(a I + b) = a f(I) + b``, and are computed in float64. The scale of a constant
-    image is 0.
+    image is 0. Faulty pixels must have been filled (:func:`stemkit.pixels.filled`): a row or an area of them is more
+    than the quantiles leave out.
     """
     work = np.asarray(values, dtype=np.float64)
     low, high = np.quantile(work, [0.001, 0.999])
@@ -460,7 +463,11 @@ def _smoothed_skewness(values: NDArray) -> float:
     """Skewness after a light blur, which keeps columns and averages pixel noise."""
     from scipy.ndimage import gaussian_filter
 
-    smooth = gaussian_filter(np.asarray(values, dtype=np.float64), 1.5)
+    work = np.asarray(values, dtype=np.float64)
+    # faulty pixels may exceed all others a thousandfold
+    low, high = np.quantile(work, [0.01, 0.99])
+    work = np.clip(work, low - OUTLIERS * (high - low), high + OUTLIERS * (high - low)) if high > low else work
+    smooth = gaussian_filter(work, 1.5)
     smooth = smooth - gaussian_filter(smooth, max(4.0, min(values.shape) / 8))
     deviation = smooth.std()
     return 0.0 if deviation == 0 else float(((smooth - smooth.mean()) ** 3).mean() / deviation**3)

@@ -28,8 +28,9 @@ from stemkit.images import (
 )
 from stemkit.metrics import psnr
 from stemkit.noise import NoiseCalibrator, NoiseModel
+from stemkit.pixels import faulty_pixels, filled
 
-__all__ = ["Denoiser", "Enhancer", "noise_of"]
+__all__ = ["Denoiser", "Enhancer", "noise_of", "without_faults"]
 
 #: From an image and its mode to maps of its shape by name, the enhanced image among them.
 Enhancer = Callable[[xr.DataArray, str], dict[str, NDArray]]
@@ -73,6 +74,7 @@ class Denoiser(TransformerMixin, BaseEstimator):
         -------
         Same type, dims, coordinates and units as ``X``
             DataArrays carry the recorded pixels as the coordinate ``measured``, and other maps where there are any.
+            Faulty pixels are interpolated before the image is enhanced; ``measured`` has them as they were recorded.
         """
         check_is_fitted(self, "n_images_")
         self._check_parameters()
@@ -119,7 +121,7 @@ class Denoiser(TransformerMixin, BaseEstimator):
     def _enhanced(self, image: xr.DataArray, enhancer: Enhancer) -> xr.DataArray:
         warn_if_small(image)
         mode = resolve_mode(image, self.mode)
-        return self._carrying(image, enhancer(image, mode), mode)
+        return self._carrying(image, enhancer(without_faults(image), mode), mode)
 
     def _carrying(self, image: xr.DataArray, maps: dict[str, NDArray], mode: str) -> xr.DataArray:
         dtype = float_dtype(image.dtype)
@@ -140,6 +142,17 @@ class Denoiser(TransformerMixin, BaseEstimator):
             k: v.astype(np.float32, copy=False) for k, v in maps.items() if k != "enhance" or self.target != "enhance"
         }
         return out.assign_coords({MEASURED: (image.dims, recorded), **{k: (image.dims, v) for k, v in others.items()}})
+
+
+def without_faults(image: xr.DataArray) -> xr.DataArray:
+    """The image with its faulty pixels interpolated, the recorded ones as its coordinate ``measured``; the image itself
+    where it has none.
+    """
+    faulty = faulty_pixels(image.values)
+    if not faulty.any():
+        return image
+    recorded = measured_image(image).values
+    return image.copy(data=filled(image.values, faulty)).assign_coords({MEASURED: (image.dims, recorded)})
 
 
 def noise_of(image: xr.DataArray, mode: str | None) -> NoiseModel:

@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from stemkit.compute import resolve_device, seed_from
-from stemkit.denoising.base import Denoiser, Enhancer, noise_of
+from stemkit.denoising.base import Denoiser, Enhancer, noise_of, without_faults
 from stemkit.denoising.callbacks import epochs_of, seed_of
 from stemkit.denoising.inference import enhanced_maps, for_inference
 from stemkit.denoising.sources import PairSource, Source, SynthesisSource
@@ -91,6 +91,8 @@ class LearntDenoiser(Denoiser):
         module, info = load_weights(self.weights) if self.weights is not None else (None, None)
         info = self._check_info(info, supervised=truth is not None)
         self.history_ = pd.DataFrame()
+        if truth is not None or self.fine_tune or module is None:
+            images = [without_faults(image) for image in images]
         if truth is not None:
             module, info = self._train(module, info, *self._pairs(images, truth, info))
         elif self.fine_tune or module is None:

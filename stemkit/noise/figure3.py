@@ -33,7 +33,7 @@ class Curve:
     slope: float
 
 
-def figure3(values: NDArray, sigma: float, n_bins: int = 24) -> tuple[Curve, Curve]:
+def figure3(values: NDArray, sigma: float, n_bins: int = 24, *, valid: NDArray | None = None) -> tuple[Curve, Curve]:
     """Deviation of the scan residual against the gradient, and of the pointwise residual against the pixel value.
 
     Parameters
@@ -42,6 +42,10 @@ def figure3(values: NDArray, sigma: float, n_bins: int = 24) -> tuple[Curve, Cur
         One image, in its own units.
     sigma : float
         Width of both filters, px.
+    n_bins : int
+        Bins of a curve.
+    valid : ndarray of bool, optional
+        Pixels that count; None takes all.
 
     Returns
     -------
@@ -57,10 +61,11 @@ def figure3(values: NDArray, sigma: float, n_bins: int = 24) -> tuple[Curve, Cur
     blurred = ndimage.gaussian_filter(work, sigma)
     row_blurred = ndimage.gaussian_filter1d(work, sigma, axis=1)
     gradient = np.hypot(*np.gradient(blurred)) if min(work.shape) > 1 else np.zeros_like(work)
-    scan = _curve(gradient, row_blurred - blurred, n_bins)
+    use = slice(None) if valid is None else valid
+    scan = _curve(gradient[use], (row_blurred - blurred)[use], n_bins)
     kernel = ndimage.gaussian_filter1d(np.eye(1, 8 * int(np.ceil(sigma)) + 9, 4 * int(np.ceil(sigma)) + 4)[0], sigma)
     kept = 1 - 2 * kernel.max() + (kernel**2).sum()
-    pointwise = _curve(blurred, (work - row_blurred) / np.sqrt(kept), n_bins)
+    pointwise = _curve(blurred[use], ((work - row_blurred) / np.sqrt(kept))[use], n_bins)
     return scan, pointwise
 
 

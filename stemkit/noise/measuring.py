@@ -14,13 +14,14 @@ from stemkit.columns import ColumnFits
 from stemkit.images import mode_sign
 from stemkit.noise.background import BackgroundStatistics, background_statistics, between_columns
 from stemkit.noise.differences import row_difference
+from stemkit.noise.faults import pixel_faults, saturated, scan_faults
 from stemkit.noise.figure3 import figure3
 from stemkit.noise.model import BackgroundNoise, Detector, NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.noise.readings import slope
-from stemkit.noise.repair import find_faults, recorded_rows, repaired, saturated, scan_faults
 from stemkit.noise.rowwise import RowStatistics, row_statistics
 from stemkit.noise.shape import NORMAL, is_counted, tukey_shape
 from stemkit.noise.specimen import Specimen, find_specimen
+from stemkit.pixels import faulty_pixels, filled, find_pixel_faults
 
 __all__ = ["measure", "own_scale"]
 
@@ -36,13 +37,14 @@ SEEKING = 2.5
 
 def measure(values: NDArray, mode: str) -> tuple[NoiseModel, dict[str, float], dict[str, Any]]:
     """The noise of one image ``(n_y, n_x)``, the standard deviation of each of its numbers, and the curves behind."""
-    recorded = recorded_rows(values)
-    whole = repaired(values, recorded) * mode_sign(mode)
+    found = find_pixel_faults(values)
+    faulty = found.mask
+    whole = filled(values, faulty).astype(np.float64) * mode_sign(mode)
     rows, columns = _part(whole)
-    bright = whole[rows, columns]
-    specimen = find_specimen(bright)
+    bright, bad = whole[rows, columns], faulty[rows, columns]
+    specimen = find_specimen(bright, faulty=bad)
     contrast, level, scale_std = _scale(specimen)
-    good = specimen.trusted & ~saturated(bright) & recorded[rows, None]
+    good = specimen.trusted & ~saturated(values[rows, columns], bad)
     signal, rest = (specimen.signal - level) / contrast, (specimen.rest - level) / contrast
     split = row_statistics(
         rest,
@@ -64,7 +66,7 @@ def measure(values: NDArray, mode: str) -> tuple[NoiseModel, dict[str, float], d
         background=BackgroundNoise(background.amplitude, background.length),
         scan=scan,
         pointwise=PointwiseNoise(split.readout, split.gain, shape, split.correlation_x, kind),
-        detector=_detector(values, split.readout * contrast),
+        detector=_detector(values, faulty, split.readout * contrast),
     )
     std = {
         **scale_std,
@@ -76,8 +78,7 @@ def measure(values: NDArray, mode: str) -> tuple[NoiseModel, dict[str, float], d
         "pointwise.shape": shape_std,
         "pointwise.correlation_x": split.std.get("correlation_x", math.nan),
     }
-    found = specimen.registration
-    scan_curve, pointwise_curve = figure3(bright, max(0.8, 0.6 * specimen.width))
+    scan_curve, pointwise_curve = figure3(bright, max(0.8, 0.6 * specimen.width), valid=~bad)
     diagnostics = {
         "spacing": specimen.spacing,
         "has_columns": specimen.fits is not None,
@@ -85,17 +86,21 @@ def measure(values: NDArray, mode: str) -> tuple[NoiseModel, dict[str, float], d
         "scan": scan_curve,
         "pointwise": pointwise_curve,
         "rows": split,
-        "registration": found,
+        "registration": specimen.registration,
         "background": background,
-        "faults": find_faults(values, recorded) | scan_faults(bright, specimen.fits, found, specimen.vectors),
+        "faults": pixel_faults(values, found)
+        | scan_faults(bright, specimen.fits, specimen.registration, specimen.vectors, faulty=bad),
+        "faulty": faulty,
     }
     return model, {key: float(value) for key, value in std.items()}, diagnostics
 
 
 def own_scale(values: NDArray, mode: str) -> tuple[float, float]:
     """Contrast and level of one image, in its units."""
-    bright = repaired(values) * mode_sign(mode)
-    contrast, level, _ = _scale(find_specimen(bright[_part(bright)]))
+    faulty = faulty_pixels(values)
+    bright = filled(values, faulty).astype(np.float64) * mode_sign(mode)
+    part = _part(bright)
+    contrast, level, _ = _scale(find_specimen(bright[part], faulty=faulty[part]))
     return contrast, level * mode_sign(mode)
 
 
@@ -118,7 +123,7 @@ def _scale(specimen: Specimen) -> tuple[float, float, dict[str, float]]:
 
     The contrast is the median amplitude of the brightest sublattice; without columns a robust range stands in.
     """
-    fits = specimen.fits
+    fits = specimen.whole_columns
     if fits is None:
         low, high = np.quantile(ndimage.gaussian_filter(specimen.rest, max(1.5, 0.6 * specimen.width)), [0.05, 0.995])
         scale = high - low if high > low else 1.0
@@ -260,12 +265,13 @@ def _with_scale_error(std: float | None, value: float, scale_std: dict[str, floa
     return math.hypot(std, value * relative) if math.isfinite(relative) else std
 
 
-def _detector(values: NDArray, noise: float) -> Detector:
+def _detector(values: NDArray, faulty: NDArray, noise: float) -> Detector:
     """Ends of the range where pixels are clipped there, and digital levels where they are not finer than the noise."""
-    clipped = saturated(values)
-    low = float(values.min()) if (clipped & (values == values.min())).any() else None
-    high = float(values.max()) if (clipped & (values == values.max())).any() else None
-    levels = np.unique(values[:: max(1, len(values) // 64)])
+    clipped, good = saturated(values, faulty), values[~faulty]
+    low = float(good.min()) if (clipped & (values == good.min())).any() else None
+    high = float(good.max()) if (clipped & (values == good.max())).any() else None
+    some = slice(None, None, max(1, len(values) // 64))
+    levels = np.unique(values[some][~faulty[some]])
     step = float(np.diff(levels).min()) if 2 < len(levels) < 4096 else 0.0
     whole = step > 0 and np.allclose((levels - levels[0]) / step, np.rint((levels - levels[0]) / step), atol=1e-3)
     return Detector(low, high, step if whole and step > 0.2 * noise else None)

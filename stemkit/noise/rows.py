@@ -17,8 +17,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from stemkit.images import MEASURED, Images, digest, float_dtype, join, mode_sign, resolve_mode, split, warn_if_small
 from stemkit.noise.readings import Readings
-from stemkit.noise.repair import repaired
 from stemkit.noise.specimen import find_specimen
+from stemkit.pixels import faulty_pixels, filled
 
 __all__ = ["RowAligner"]
 
@@ -153,9 +153,11 @@ def _recorded(image: xr.DataArray) -> xr.DataArray:
 def _row_shifts(image: xr.DataArray, mode: str | None) -> NDArray[np.float64]:
     """Displacement of each row, px."""
     n_y, n_x = image.shape
-    bright = repaired(image.values) * mode_sign(resolve_mode(image, mode))
+    faulty = faulty_pixels(image.values)
+    bright = filled(image.values, faulty).astype(np.float64) * mode_sign(resolve_mode(image, mode))
     left = max(0, (n_x - WIDEST) // 2)
-    specimen = find_specimen(bright[:, left : left + WIDEST], most_columns=max(1, MOST_READINGS // n_y))
+    part = slice(None), slice(left, left + WIDEST)
+    specimen = find_specimen(bright[part], faulty=faulty[part], most_columns=max(1, MOST_READINGS // n_y))
     if specimen.read is None or specimen.readings is None or specimen.registration is None:
         if np.ptp(bright) > 0:
             warnings.warn(

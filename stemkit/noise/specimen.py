@@ -34,6 +34,13 @@ SETTLED = 0.1
 LARGEST = 1.5
 #: Peaks below this part of the tallest are not columns of the first round.
 PROMINENT = 0.3
+#: Variance of a pixel that is no measurement, over the largest of the others: it has no weight (chosen).
+UNKNOWN = 1e12
+#: A column counts where less than this part of its Gaussian is on faulty pixels (chosen).
+HIDDEN = 0.1
+#: Vacuum begins this many spacings from the nearest column, its level more standard deviations than this from those of
+#: the columns' backgrounds; smaller fractions of the image than these are no vacuum, or too little crystal (chosen).
+OUTSIDE, OTHER_LEVEL, LEAST_OUTSIDE, LEAST_INSIDE = 0.9, 5.0, 2e-3, 0.05
 FEWEST_COLUMNS, MOST_COLUMNS = 4, 1200
 #: Columns beyond the border reach this many widths into the image.
 BORDER = 2.5
@@ -58,7 +65,8 @@ class Specimen:
     signal : ndarray
         ``columns`` and the smoothed rest: what was there to be recorded.
     trusted : ndarray of bool
-        Pixels that no column beyond the border, which is not fitted, reaches.
+        Measured pixels of the crystal that no column beyond the border or in a faulty area, which is not fitted,
+        reaches: none of the vacuum or support next to it, whose level is another.
     fits : ColumnFits or None
     registration, across : Registration or None
         Displacements of the beam along x and along y.
@@ -72,6 +80,8 @@ class Specimen:
         What the rows say of some of the fitted columns, for other uses than ``registration``.
     read : ndarray of shape (n_columns, 2)
         Places ``(y, x)`` of the columns that ``readings`` are of, px.
+    whole_columns : ColumnFits or None
+        Those of ``fits`` that lie on measured pixels, all of them where too few do.
     """
 
     columns: NDArray[np.float64]
@@ -86,15 +96,20 @@ class Specimen:
     vectors: NDArray[np.float64] | None = None
     readings: Readings | None = None
     read: NDArray[np.float64] | None = None
+    whole_columns: ColumnFits | None = None
 
 
-def find_specimen(bright: NDArray, *, rounds: int = ROUNDS, most_columns: int = MOST_COLUMNS) -> Specimen:
+def find_specimen(
+    bright: NDArray, *, faulty: NDArray | None = None, rounds: int = ROUNDS, most_columns: int = MOST_COLUMNS
+) -> Specimen:
     """Fit the columns of an image and register its rows to them, in turns.
 
     Parameters
     ----------
     bright : ndarray of shape (n_y, n_x)
-        One image, columns bright.
+        One image, columns bright, its faulty pixels filled.
+    faulty : ndarray of bool, shape (n_y, n_x), optional
+        Pixels that are no measurement: rows are not registered on them, and they are not ``trusted``.
     rounds : int
         Fits of columns, each with the rows where the last one put them; up to two more until the rows settle.
     most_columns : int
@@ -106,17 +121,18 @@ def find_specimen(bright: NDArray, *, rounds: int = ROUNDS, most_columns: int = 
     above the noise (faint sublattices). Without a lattice or with fewer than four columns nothing is fitted.
     """
     values = np.asarray(bright, dtype=np.float64)
+    bad = np.zeros(values.shape, dtype=bool) if faulty is None else faulty
     periodicity = find_periodicity(middle(values, LATTICE_SQUARE))
     spacing = periodicity.spacing
     if spacing is None or spacing < 4 or min(values.shape) < 16:
-        return _without_columns(values, spacing)
+        return _without_columns(values, spacing, bad)
     fits = _first_columns(values, spacing)
     if fits is None:
-        return _without_columns(values, spacing)
+        return _without_columns(values, spacing, bad)
     n_y, n_x = values.shape
     shifts, registration, across = np.zeros((2, n_y, n_x)), None, None
     for i in range(rounds + 2):
-        readings, readings_y = _readings(values, fits, shifts, most_columns, along_y=0 < i < rounds)
+        readings, readings_y = _readings(values, bad, fits, shifts, most_columns, along_y=0 < i < rounds)
         registration = _sensible(readings, (n_y, n_x), fits, find_length=i > 0)
         before = shifts.copy()
         shifts[1] = registration.shifts
@@ -124,19 +140,21 @@ def find_specimen(bright: NDArray, *, rounds: int = ROUNDS, most_columns: int = 
             across = _sensible(readings_y, (n_y, n_x), fits, find_length=False)
             shifts[0] = across.shifts
         if i == 0:
-            fits = _with_faint_columns(values, shifts, fits, spacing)
+            fits = _with_faint_columns(values, bad, shifts, fits, spacing)
         fits = _fit(values, np.column_stack([fits.y, fits.x]), float(np.median(fits.sigma)), shifts, 4)
         if fits is None:
-            return _without_columns(values, spacing)
+            return _without_columns(values, spacing, bad)
         if i >= rounds - 1 and float(np.sqrt(((shifts - before) ** 2).mean())) < SETTLED:
             break
     columns = render_columns(fits, values.shape, shifts)
     rest = values - columns
-    readings, _ = _readings(values, fits, shifts, most_columns, along_y=False)
+    readings, _ = _readings(values, bad, fits, shifts, most_columns, along_y=False)
     smooth = ndimage.gaussian_filter(rest, max(2.0, 0.5 * spacing))
     width = float(np.median(fits.sigma))
     jitter = registration.jitter if registration else 0.0
     trusted = _away_from_border(values.shape, BORDER * width, BORDER * width + 2 * jitter)
+    trusted &= _away_from_faults(bad, BORDER * width)
+    trusted = _inside_crystal(rest, trusted, fits, spacing)
     return Specimen(
         columns,
         rest,
@@ -150,16 +168,18 @@ def find_specimen(bright: NDArray, *, rounds: int = ROUNDS, most_columns: int = 
         periodicity.vectors,
         readings,
         np.column_stack([fits.y, fits.x])[_some(len(fits), most_columns)],
+        _whole(fits, bad),
     )
 
 
 def _readings(
-    values: NDArray, fits: ColumnFits, shifts: NDArray, most_columns: int, *, along_y: bool
+    values: NDArray, bad: NDArray, fits: ColumnFits, shifts: NDArray, most_columns: int, *, along_y: bool
 ) -> tuple[Readings, Readings | None]:
     """What the rows say of the columns' places along x, and along y if asked."""
     columns = render_columns(fits, values.shape, shifts)
     rest = values - columns
-    variance = _reading_variance(rest, columns, float(np.median(fits.sigma)))
+    variance = _reading_variance(rest, bad, columns, float(np.median(fits.sigma)))
+    variance[bad] = UNKNOWN * float(variance.max())
     residual = rest - float(np.median(fits.background))
     fits = fits.take(_some(len(fits), most_columns))
     along_x = read_shifts(residual, slope(columns), fits, shifts, variance)
@@ -181,11 +201,10 @@ def _sensible(readings: Readings, shape: tuple[int, int], fits: ColumnFits, *, f
     return register(readings.none(), shape)
 
 
-def _without_columns(values: NDArray, spacing: float | None) -> Specimen:
+def _without_columns(values: NDArray, spacing: float | None, bad: NDArray) -> Specimen:
     width = 0.2 * spacing if spacing else 2.0
     smooth = ndimage.gaussian_filter(values, max(0.8, 0.5 * width))
-    everywhere = np.ones(values.shape, dtype=bool)
-    return Specimen(np.zeros_like(values), values, smooth, everywhere, None, None, None, spacing, width)
+    return Specimen(np.zeros_like(values), values, smooth, ~bad, None, None, None, spacing, width)
 
 
 def _away_from_border(shape: tuple[int, ...], margin_y: float, margin_x: float) -> NDArray[np.bool_]:
@@ -193,6 +212,50 @@ def _away_from_border(shape: tuple[int, ...], margin_y: float, margin_x: float) 
     y, x = (min(math.ceil(m), n // 8) for m, n in zip((margin_y, margin_x), shape, strict=True))
     inside[y : shape[0] - y, x : shape[1] - x] = True
     return inside
+
+
+def _away_from_faults(bad: NDArray, margin: float) -> NDArray[np.bool_]:
+    """Pixels that are measured and no column reaches whose center is not: one in an area of faulty pixels."""
+    if not bad.any():
+        return ~bad
+    # single pixels and rows hide no column
+    area = ndimage.binary_opening(bad, np.ones((3, 3)))
+    return ~bad & (ndimage.distance_transform_edt(~area) > margin) if area.any() else ~bad
+
+
+def _inside_crystal(rest: NDArray, trusted: NDArray, fits: ColumnFits, spacing: float) -> NDArray[np.bool_]:
+    """The trusted pixels without those next to the crystal: far from all columns, on a level that the backgrounds of
+    the columns do not have, and within a spacing of such pixels.
+
+    A step to the vacuum is not background noise, and the noise in the vacuum is not that of the specimen.
+    """
+    if not trusted.any():
+        return trusted
+    column = np.ones(rest.shape, dtype=bool)
+    at = (p.round().astype(int).clip(0, n - 1) for p, n in zip((fits.y, fits.x), rest.shape, strict=True))
+    column[tuple(at)] = False
+    far = ndimage.distance_transform_edt(column) > OUTSIDE * spacing
+    if far.mean() < LEAST_OUTSIDE:
+        return trusted
+    level = float(np.median(fits.background))
+    spread = 1.4826 * float(np.median(np.abs(fits.background - level)))
+    local = ndimage.gaussian_filter(rest, 0.25 * spacing)
+    outside = ndimage.binary_opening(far & (np.abs(local - level) > OTHER_LEVEL * spread), np.ones((3, 3)))
+    if not outside.any():
+        return trusted
+    inside = trusted & (ndimage.distance_transform_edt(~outside) > spacing)
+    return inside if inside.mean() > LEAST_INSIDE else trusted
+
+
+def _whole(fits: ColumnFits, bad: NDArray) -> ColumnFits:
+    """The columns on measured pixels: of the Gaussian, less than a tenth is on others."""
+    if not bad.any():
+        return fits
+    hidden = ndimage.gaussian_filter(bad.astype(np.float64), float(np.median(fits.sigma)))
+    n_y, n_x = bad.shape
+    at = fits.y.round().astype(int).clip(0, n_y - 1), fits.x.round().astype(int).clip(0, n_x - 1)
+    whole = fits.take(hidden[at] < HIDDEN)
+    return whole if len(whole) >= FEWEST_COLUMNS else fits
 
 
 def _first_columns(values: NDArray, spacing: float) -> ColumnFits | None:
@@ -243,12 +306,12 @@ def _fit(values: NDArray, peaks: NDArray, width: float, shifts: NDArray | None, 
     return good if len(good) >= FEWEST_COLUMNS else None
 
 
-def _with_faint_columns(values: NDArray, shifts: NDArray, fits: ColumnFits, spacing: float) -> ColumnFits:
+def _with_faint_columns(values: NDArray, bad: NDArray, shifts: NDArray, fits: ColumnFits, spacing: float) -> ColumnFits:
     """The fits, and those of the peaks that they have left, which are no closer to them than columns are."""
     width = float(np.median(fits.sigma))
     columns = render_columns(fits, values.shape, shifts)
     rest = values - columns
-    noise = math.sqrt(float(np.median(_reading_variance(rest, columns, width))))
+    noise = math.sqrt(float(np.median(_reading_variance(rest, bad, columns, width))))
     peaks = peaks_above_noise(rest, width, noise=noise, min_distance=0.6 * spacing, significance=6.0)
     known = np.column_stack([fits.y, fits.x])
     apart = cKDTree(known).query(peaks)[0] if len(peaks) else np.empty(0)
@@ -263,7 +326,7 @@ def _with_faint_columns(values: NDArray, shifts: NDArray, fits: ColumnFits, spac
     return ColumnFits(**{k: np.concatenate([v, getattr(found, k)]) for k, v in vars(fits).items()})
 
 
-def _reading_variance(rest: NDArray, columns: NDArray, width: float) -> NDArray:
+def _reading_variance(rest: NDArray, bad: NDArray, columns: NDArray, width: float) -> NDArray:
     """Variance of the noise as a reading of a displacement feels it: that of a pixel, times the noise's colour.
 
     A reading sums noise weighted by the slope of a Gaussian, whose autocorrelation is ``(1 - k^2 / (2 s^2))
@@ -272,6 +335,10 @@ def _reading_variance(rest: NDArray, columns: NDArray, width: float) -> NDArray:
     difference = row_difference(rest)
     limit = 8 * 1.4826 * float(np.median(np.abs(difference)))
     difference = np.clip(difference, -limit, limit)
+    if bad.any():
+        known = np.logical_and.reduce([~bad[i : i + len(difference)] for i in range(5)])
+        difference *= known
+        difference *= math.sqrt(known.size / max(known.sum(), 1))
     square = difference**2
     signal = columns[2:-2]
     dim = signal < 0.1 * max(float(np.quantile(signal, 0.99)), 1e-300)

@@ -20,6 +20,7 @@ from stemkit.images import MODES, Images, check_noise_attr, mode_sign, pixel_siz
 from stemkit.noise import NoiseCalibrator, NoiseModel
 from stemkit.noise.specimen import find_specimen
 from stemkit.periodicity import middle
+from stemkit.pixels import filled
 from stemkit.synthesis.arrangements import Columns
 from stemkit.synthesis.pairs import SCALES, Units, pairs_of, true_columns
 from stemkit.synthesis.recipe import ARRANGEMENTS, Batch, Recipe, draw_batch, recorded
@@ -137,7 +138,7 @@ class STEMSynthesizer(BaseEstimator):
             self.noise_model_ = NoiseCalibrator(mode=self.mode_).fit(X).noise_model_
         sizes = pixel_sizes(images[0])
         self.pixel_size_ = None if sizes is None else sizes[1]
-        seen = [lengths for i in images if (lengths := _lengths(mode_sign(self.mode_) * i.values)) is not None]
+        seen = [lengths for i in images if (lengths := _lengths(mode_sign(self.mode_) * filled(i.values))) is not None]
         self.spacing_ = (0.9 * min(s for s, _, _ in seen), 1.1 * max(s for s, _, _ in seen)) if seen else None
         self.width_ = (min(low for _, low, _ in seen), max(high for _, _, high in seen)) if seen else None
         return self

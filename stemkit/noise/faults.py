@@ -1,23 +1,25 @@
-"""Rows and pixels that are no recording, and other faults of a scan that the noise model does not hold."""
+"""Faults of an image that are in no noise model: pixels that are no measurement, and faults of the scan."""
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from stemkit.columns import ColumnFits
 from stemkit.noise.differences import row_difference
 from stemkit.noise.registration import Registration
+from stemkit.pixels import Noise, PixelFaults
 
-__all__ = ["find_faults", "recorded_rows", "repaired", "saturated", "scan_faults"]
+__all__ = ["pixel_faults", "saturated", "scan_faults"]
 
-#: A row that is this many times farther from both its neighbours than rows usually are is no recording.
-BROKEN = 6.0
-#: More than this part of the pixels at the very highest or lowest value: the detector's end.
+#: Smallest fraction of the pixels at the highest or lowest value that is an end of the detector's range (chosen).
 SATURATED = 2e-3
+#: Variance of counts over their mean, with the variation of the specimen between two pixels (chosen).
+COUNTED = 1.6
+#: Fraction of the levels at which the variance of an image of counts is their mean (chosen).
+ALL_COUNTED = 0.7
 #: A line in the spectrum of the displacements is hum where noise would be that high once in a thousand images.
 CHANCE = 1e-3
 #: Hum whose frequency is this near to that of level rows of columns is the lattice.
@@ -26,58 +28,78 @@ LIKE_THE_LATTICE = 0.1
 FLYBACK, SURE = 0.1, 5.0
 
 
-def recorded_rows(values: NDArray) -> NDArray[np.bool_]:
-    """Which rows are a recording: not dead, not after the scan was cut short, not far off both their neighbours."""
-    out = np.asarray(values, dtype=np.float64)
-    if out.shape[0] < 8:
-        return np.ones(len(out), dtype=bool)
-    # a broken row is far from both of its neighbours, the first of a broken block from the one before
-    flat = (np.abs(np.diff(out, axis=1)).max(axis=1) == 0) if out.shape[1] > 1 else np.zeros(len(out), dtype=bool)
-    size = np.array([np.median(np.abs(b - a)) for a, b in pairwise(out)])
-    far = np.r_[0.0, size], np.r_[size, 0.0]
-    usual = np.median(size)
-    dead = flat & (np.ptp(out) > 0) & (flat.mean() < 0.5)
-    broken = dead | (np.minimum(*far) > BROKEN * usual) & (usual > 0)
-    return ~broken if 0 < broken.sum() < len(out) else np.ones(len(out), dtype=bool)
+def saturated(values: NDArray, faulty: NDArray | None = None) -> NDArray[np.bool_]:
+    """Pixels at an end of the detector's range: at an extreme value that more of them share than noise would put there.
 
+    Zero is no end of the range of counts: where few electrons arrive many pixels have none. The variance of counts
+    equals their mean, and that of noise which is cut off at zero exceeds it there.
 
-def repaired(values: NDArray, recorded: NDArray | None = None) -> NDArray[np.float64]:
-    """The image with rows that are no recording filled from the nearest good ones."""
-    out = np.asarray(values, dtype=np.float64)
-    good = np.flatnonzero(recorded_rows(out) if recorded is None else recorded)
-    if len(good) == len(out):
-        return out
-    nearest = good[np.abs(np.arange(len(out))[:, None] - good[None, :]).argmin(axis=1)]
-    return out[nearest]
-
-
-def saturated(values: NDArray) -> NDArray[np.bool_]:
-    """Pixels at the detector's ends: at an extreme value that is shared by more of them than noise would put there."""
+    Parameters
+    ----------
+    values : ndarray of shape (n_y, n_x)
+    faulty : ndarray of bool, shape (n_y, n_x), optional
+        Pixels that are no measurement, and are at no end.
+    """
     out = np.zeros(values.shape, dtype=bool)
-    low, high = values.min(), values.max()
+    good = values if faulty is None else values[~faulty]
+    low, high = good.min(), good.max()
     if low == high:
         return out
-    for end, beside in ((low, values[values > low].min()), (high, values[values < high].max())):
+    for end, beside in ((low, good[good > low].min()), (high, good[good < high].max())):
         at_end = values == end
-        # digital levels share values everywhere: an end holds many more pixels than the level beside it
-        if at_end.mean() > SATURATED and at_end.sum() > 2 * (values == beside).sum():
+        if faulty is not None:
+            at_end &= ~faulty
+        # digital levels share values everywhere: an end holds many more pixels than the level next to it
+        if at_end.mean() <= SATURATED or at_end.sum() <= 2 * (values == beside).sum():
+            continue
+        if end != 0 or beside < 0 or not _is_no_count(values, at_end, float(beside)):
             out |= at_end
     return out
 
 
-def find_faults(values: NDArray, recorded: NDArray | None = None) -> dict[str, str]:
-    """What is wrong with the pixels: name and sentence of each fault.
+def _is_no_count(values: NDArray, at_zero: NDArray, quantum: float) -> bool:
+    """Whether zeros are counts of none: next to them, or in most of the image, the variance is the mean."""
+    if values.shape[1] < 3:
+        return False
+    y, x = np.nonzero(at_zero[:, 1:-1])
+    left, right = (values[y, x + i].astype(np.float64) for i in (0, 2))
+    mean = float((left + right).mean()) / 2
+    if float(((left - right) ** 2).mean()) / 2 <= COUNTED * quantum * mean:
+        return True
+    # zeros next to the edge of a specimen do not tell: then the rest of the image does
+    noise = Noise.of(values.astype(np.float64))
+    ratio = noise.variance / np.maximum(quantum * noise.level, 1e-300)
+    return bool(((ratio > 1 / COUNTED) & (ratio < COUNTED)).mean() > ALL_COUNTED)
 
-    ``rows``: dead or missing rows; ``saturation``: pixels at the detector's ends. ``recorded`` are the
-    :func:`recorded_rows`, where they are known.
+
+def pixel_faults(values: NDArray, found: PixelFaults) -> dict[str, str]:
+    """Name and sentence of what is wrong with the pixels of an image.
+
+    ``rows``: dead, hot or missing rows; ``hot``, ``dead``: pixels; ``constant``: areas of a single value;
+    ``saturation``: pixels at an end of the detector's range.
     """
     faults = {}
-    bad = np.flatnonzero(~(recorded_rows(values) if recorded is None else recorded))
+    bad = np.flatnonzero(found.rows.any(axis=1))
     if len(bad):
         end = len(values) - 1
         last = " (the scan was cut short)" if bad[-1] == end and np.array_equal(bad, np.arange(bad[0], end + 1)) else ""
         faults["rows"] = f"{len(bad)} row(s) are no recording, the first is row {bad[0]}{last}"
-    clipped = float(saturated(values).mean())
+    for name, mask, farthest in (("hot", found.hot, np.argmax), ("dead", found.dead, np.argmin)):
+        if mask.any():
+            y, x = np.nonzero(mask)
+            i = int(farthest(values[y, x]))
+            faults[name] = (
+                f"{len(y)} {name} pixel(s), the {'brightest' if name == 'hot' else 'darkest'} at y={y[i]}, x={x[i]} "
+                f"with the value {values[y[i], x[i]]:.6g}"
+            )
+    if found.constant.any():
+        labels, n = ndimage.label(found.constant)
+        rows, columns = ndimage.find_objects(labels)[int(np.argmax(np.bincount(labels.ravel())[1:]))]
+        faults["constant"] = (
+            f"{int(found.constant.sum())} pixels in {n} area(s) of a single value are no recording, the largest area "
+            f"in rows {rows.start} to {rows.stop - 1}, columns {columns.start} to {columns.stop - 1}"
+        )
+    clipped = float(saturated(values, found.mask).mean())
     if clipped:
         faults["saturation"] = f"{clipped:.1%} of the pixels are at an end of the detector's range"
     return faults
@@ -88,13 +110,15 @@ def scan_faults(
     fits: ColumnFits | None = None,
     registration: Registration | None = None,
     vectors: NDArray | None = None,
+    *,
+    faulty: NDArray | None = None,
 ) -> dict[str, str]:
     """What is wrong with the scan: name and sentence of each fault.
 
     ``direction``: noise that is correlated down the image, as if the scan lines ran along y; ``hum``: rows displaced
     periodically; ``flyback``: columns at the left edge displaced by the beam's return.
     """
-    faults = _direction(values)
+    faults = _direction(values, np.zeros(values.shape, dtype=bool) if faulty is None else faulty)
     if registration is not None:
         faults |= _hum(registration.shifts.mean(axis=1), vectors, values.shape[1])
     if fits is not None:
@@ -102,15 +126,17 @@ def scan_faults(
     return faults
 
 
-def _direction(values: NDArray) -> dict[str, str]:
+def _direction(values: NDArray, faulty: NDArray) -> dict[str, str]:
     """Whether noise is correlated more along y than along x: both seen through a fourth difference across."""
     if min(values.shape) < 64:
         return {}
     found = []
-    for image in (values, values.T):
+    for image, bad in ((values, faulty), (values.T, faulty.T)):
         difference = row_difference(np.asarray(image, dtype=np.float64))
         limit = 8 * 1.4826 * float(np.median(np.abs(difference)))
         difference = np.clip(difference, -limit, limit)
+        if bad.any():
+            difference *= ~np.logical_or.reduce([bad[i : i + len(difference)] for i in range(5)])
         together = [float((difference[:, :-k] * difference[:, k:]).mean()) for k in (4, 5, 6, 7, 8)]
         found.append((float(np.mean(together)), float((difference**2).mean()) / np.sqrt(difference.size)))
     (along_x, _), (along_y, noise) = found

@@ -41,6 +41,8 @@ class Limits:
     #: Edge of the smallest constant area, px, and the shortest constant run along a row, px (chosen).
     area: int = 7
     run: int = 48
+    #: Constant areas of fewer pixels must differ by twice as many deviations from their surroundings (chosen).
+    small: int = 200
     #: A row whose distance from both neighbours exceeds the usual one by this factor is no recording (tuned).
     row_distance: float = 6.0
     #: Widest gap that is filled by interpolation along an axis, px (chosen).
@@ -50,6 +52,9 @@ class Limits:
 
 
 LIMITS = Limits()
+#: Standard deviation of a pixel less the cubic through two neighbors on either side, for noise of 1 (derived), with an
+#: allowance for its heavier tails (tuned).
+CUBIC = 1.2 * math.sqrt(1 + 34 / 36)
 
 
 @dataclass(frozen=True)
@@ -126,10 +131,11 @@ def find_pixel_faults(values: NDArray) -> PixelFaults:
     this width on a constant, three neighbouring pixels l, v, r of a row or a column satisfy ``l r >= exp(-1 / s^2)
     v^2`` (Cauchy-Schwarz). A pixel is hot where it exceeds ``exp(1 / (2 s^2)) sqrt(l r)`` along both axes by several
     standard deviations of the noise, all counted from the minimum of its neighbourhood of 5 x 5 px; it is dead where
-    the inverted image does. The noise is a function of the local level: mean squares of the residuals of a cubic
-    interpolation, in blocks of 8 x 8 px, their medians in bins of the blocks' level. One digital level is added, so
-    that single counts are recordings, and the threshold grows with the tails of the noise. Clusters are removed from
-    their corners inwards.
+    the inverted image does, with a smaller width because gaps between columns may be narrow, and where the cubics
+    through its neighbours along both axes exceed it by as many standard deviations. The noise is a function of the
+    local level: mean squares of the residuals of a cubic interpolation, in blocks of 8 x 8 px, their medians in bins of
+    the blocks' level. One digital level is added, so that single counts are recordings, and the threshold grows with
+    the tails of the noise. Clusters are removed from their corners inwards.
 
     A row is no recording if it is constant, or much farther from both neighbours than the rows around it are. Areas
     and runs of one value are no recording if noise would be visible at that value, or if they end more abruptly than
@@ -154,7 +160,7 @@ def find_pixel_faults(values: NDArray) -> PixelFaults:
     if bad.mean() > 0.9:
         return PixelFaults(none, none, none, none)
     work = filled(work, bad)
-    hot, dead = _isolated(work, noise, 1.0), _isolated(work, noise, -1.0)
+    hot, dead = _isolated(work, noise, 1.0), _isolated(work, noise, -1.0) | _dips(work, noise)
     return PixelFaults(hot & ~bad, dead & ~bad & ~hot, rows, constant)
 
 
@@ -318,6 +324,29 @@ def _isolated(work: NDArray, noise: Noise, sign: float) -> NDArray[np.bool_]:
     return found
 
 
+def _dips(work: NDArray, noise: Noise) -> NDArray[np.bool_]:
+    """Pixels that are darker than the cubics through their neighbors along both axes."""
+    middle = slice(2, -2)
+
+    def cubic(image: NDArray) -> NDArray:
+        out = image[1:-3] + image[3:-1]
+        out *= 4.0
+        out -= image[:-4]
+        out -= image[4:]
+        out /= 6.0
+        return out
+
+    # at the border there is no cubic
+    expected = np.minimum(cubic(work[:, middle]), cubic(work.T[:, middle]).T)
+    least = noise.threshold * float(np.sqrt(noise.variance.min() + noise.quantum**2))
+    y, x = np.nonzero(expected - work[middle, middle] > CUBIC * least)
+    level = expected[y, x]
+    over = level - work[y + 2, x + 2] > CUBIC * noise.threshold * noise.deviation(level)
+    out = np.zeros(work.shape, dtype=bool)
+    out[y[over] + 2, x[over] + 2] = True
+    return out
+
+
 def _sharp(padded: NDArray, widen: float, least: float) -> tuple[NDArray, NDArray]:
     """Rows and columns of the pixels that may be too bright for their neighbors: those that remain to be tested.
 
@@ -440,7 +469,9 @@ def _abrupt(work: NDArray, area: NDArray, noise: Noise) -> NDArray[np.bool_]:
     beside, has_ring = means(image, ring)
     beyond, has_more = means(image, far)
     varies = np.where(has_more > 0, np.abs(beyond - beside), 0.0)
-    sharp = np.abs(value - beside) > 3 * varies + 1.5 * noise.deviation(beside)
+    # where few electrons arrive small areas without any may be next to pixels with several
+    factor = np.where(np.bincount(labels.ravel(), minlength=n + 1) < LIMITS.small, 3.0, 1.5)
+    sharp = np.abs(value - beside) > 3 * varies + factor * noise.deviation(beside)
     inside = (value > work.min()) & (value < work.max())
     least = LIMITS.least_noise * (noise.ceiling - noise.floor)
     visible = noise.at(value) > max(0.25 * noise.quantum**2, least**2)

@@ -54,8 +54,9 @@ def between_columns(shape: tuple[int, int], fits: ColumnFits | None) -> NDArray[
     if fits is None:
         return np.ones(shape, dtype=bool)
     grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), axis=-1).reshape(-1, 2)
-    distance = cKDTree(np.column_stack([fits.y, fits.x])).query(grid)[0].reshape(shape)
     width = float(np.median(fits.sigma))
+    tree = cKDTree(np.column_stack([fits.y, fits.x]))
+    distance = tree.query(grid, distance_upper_bound=1.001 * NEAR[0] * width)[0].reshape(shape)
     for reach in NEAR:
         apart = distance > reach * width
         if apart.mean() > LEAST:

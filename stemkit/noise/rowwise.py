@@ -123,8 +123,9 @@ def row_statistics(
     # what could as well be noise is left where it is
     squared_shift, squared_lift = np.where(moved > SEEN * moved_std, moved, 0.0)
     covariance, pairs = _covariance(difference, known, lags)
-    covariance = covariance + (taken - squared_shift) * _covariance(pushed, known, lags)[0]
-    covariance = covariance + (lifted_by - squared_lift) * _covariance(lifted, known, lags)[0]
+    for lost, driver in ((taken - squared_shift, pushed), (lifted_by - squared_lift, lifted)):
+        if lost.any():
+            covariance = covariance + lost * _covariance(driver, known, lags)[0]
     model, scatter = _split(lags, covariance, pairs, n_x)
     pointwise, correlation, streaks, length = model
     # streaks are the same for bright and dark pixels, but their luck is long: most of them is taken off before squaring

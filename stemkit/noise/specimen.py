@@ -148,7 +148,7 @@ def find_specimen(
             break
     columns = render_columns(fits, values.shape, shifts)
     rest = values - columns
-    readings, _ = _readings(values, bad, fits, shifts, most_columns, along_y=False)
+    readings, _ = _readings(values, bad, fits, shifts, most_columns, along_y=False, columns=columns)
     smooth = ndimage.gaussian_filter(rest, max(2.0, 0.5 * spacing))
     width = float(np.median(fits.sigma))
     jitter = registration.jitter if registration else 0.0
@@ -173,10 +173,17 @@ def find_specimen(
 
 
 def _readings(
-    values: NDArray, bad: NDArray, fits: ColumnFits, shifts: NDArray, most_columns: int, *, along_y: bool
+    values: NDArray,
+    bad: NDArray,
+    fits: ColumnFits,
+    shifts: NDArray,
+    most_columns: int,
+    *,
+    along_y: bool,
+    columns: NDArray | None = None,
 ) -> tuple[Readings, Readings | None]:
-    """What the rows say of the columns' places along x, and along y if asked."""
-    columns = render_columns(fits, values.shape, shifts)
+    """What the rows say of the columns' places along x, and along y if asked; ``columns`` are the rendered fits."""
+    columns = render_columns(fits, values.shape, shifts) if columns is None else columns
     rest = values - columns
     variance = _reading_variance(rest, bad, columns, float(np.median(fits.sigma)))
     variance[bad] = UNKNOWN * float(variance.max())

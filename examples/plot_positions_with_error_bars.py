@@ -110,6 +110,7 @@ meanings = {
     Quality.BLENDED: "no dip between it and a neighbour",
     Quality.FAINT: "amplitude below five of its errors",
     Quality.SATURATED: "the detector was at its limit",
+    Quality.FAULTY_PIXELS: "pixels near its center are no measurement",
 }
 flags = columns["quality"].to_numpy()
 for flag, meaning in meanings.items():

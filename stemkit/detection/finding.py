@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from stemkit.columns import ColumnFits, column_response, find_peaks, render_columns, some_pixels
@@ -73,7 +74,10 @@ def network_candidates(
         peaks = peaks[_tall(response, peaks)] if len(peaks) else peaks
     if response is None:
         return peaks, np.zeros(len(peaks), dtype=bool)
-    return peaks, _overshadowed(peaks, _at(response, peaks), width)
+    overshadowed = _overshadowed(peaks, _at(response, peaks), width)
+    # in the dark between bright columns the map shows spots where the enhanced image has no maximum
+    shown = ~overshadowed | _has_maximum(response, peaks, max(1, round(0.5 * width)))
+    return peaks[shown], overshadowed[shown]
 
 
 def significant(view: View, spacing: float, width: float) -> NDArray[np.float64]:
@@ -140,6 +144,12 @@ def _overshadowed(places: NDArray, heights: NDArray, width: float) -> NDArray[np
     for one, other in (pairs.T, pairs.T[::-1]):
         low[one[heights[one] < OVERSHADOWED * heights[other]]] = True
     return low
+
+
+def _has_maximum(response: NDArray, places: NDArray, reach: int) -> NDArray[np.bool_]:
+    """Whether a local maximum is within some px of each place."""
+    is_maximum = response == ndimage.maximum_filter(response, 2 * reach + 1, mode="nearest")
+    return _at(ndimage.maximum_filter(is_maximum, 2 * reach + 1), places)
 
 
 def _tall(response: NDArray, peaks: NDArray) -> NDArray[np.bool_]:

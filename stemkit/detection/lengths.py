@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.columns import ColumnFits, column_response, find_peaks, fit_columns, nearest_distances
-from stemkit.detection.finding import DETECT_THRESHOLD, SHARPEST, network_candidates, significant
+from stemkit.columns import ColumnFits, column_response, fit_columns, nearest_distances
+from stemkit.detection.finding import SHARPEST, network_candidates, significant
 from stemkit.detection.search import Search
 from stemkit.detection.view import View
 from stemkit.periodicity import find_periodicity, middle
@@ -31,6 +31,8 @@ SIGNIFICANT = 4.0
 #: Lengths are learnt in the middle of the image, on a square of this many px; where nothing repeats there, on all of it
 #: in coarser pixels, as many along its longer side.
 MIDDLE = 512
+#: Lengths are learnt on what the recorded image shows where it shows this part of what a network does.
+ENOUGH_SHOWN = 0.3
 #: Steps and tolerance of fits whose width alone is of interest.
 FEW_STEPS, ROUGH = 10, 0.3
 
@@ -70,29 +72,31 @@ def _lengths_of(
 
 
 def _first_lengths(view: View, spacing: float | None, width: float | None) -> tuple[float, float]:
-    """Spacing and width of some candidates, each fitted by itself."""
+    """Spacing and width of some candidates, each fitted by itself: of those that the recorded image shows, where these
+    are many, else of those that a network shows.
+    """
     periodicity = find_periodicity(view.recorded).spacing
-    guess = width if width is not None else _first_width(view, spacing or periodicity)
+    alone = replace(view, enhanced=None, detect=None)
+    guess = width if width is not None else _first_width(alone, spacing or periodicity)
     fits = None
-    if width is None and view.detect is None and view.enhanced is None:
-        guess, fits = _best_width(view, spacing or periodicity or np.nan, guess)
-    positions = _sought(view, spacing or periodicity or np.nan, guess)
+    if width is None:
+        guess, fits = _best_width(alone, spacing or periodicity or np.nan, guess)
+    positions = significant(alone, spacing or periodicity or np.nan, guess)
+    if width is None:
+        width = _width_of(_fits(view, positions, guess) if fits is None else fits, guess)
+    shown = network_candidates(view, spacing or periodicity or np.nan, width)
+    if shown is not None and len(positions) < ENOUGH_SHOWN * len(shown[0][~shown[1]]):
+        positions = shown[0][~shown[1]]
+        distance = nearest_distances(positions)
+        guess = float(np.clip(0.2 * np.median(distance), 0.8, 20.0)) if len(distance) > FEWEST else width
+        width = _width_of(_fits(view, positions, guess), guess)
     distance = nearest_distances(positions)
     if spacing is None:
         spacing = float(np.median(distance)) if len(distance) else float("nan")
-    if width is None:
-        if fits is None:
-            near = min(guess, 0.3 * spacing) if np.isfinite(spacing) else guess
-            fits = _fits(view, positions, max(near, 0.7))
-        width = _width_of(fits, guess)
     return spacing, width
 
 
 def _first_width(view: View, spacing: float | None) -> float:
-    if view.detect is not None:
-        distance = nearest_distances(find_peaks(view.detect, threshold=DETECT_THRESHOLD, min_distance=2.0))
-        if len(distance) > 3:
-            return float(np.clip(0.2 * np.median(distance), 0.8, 20.0))
     if spacing is not None:
         return float(np.clip(0.18 * spacing, 0.8, 20.0))
     # the width through whose filter the tallest peaks stand out most
@@ -107,7 +111,7 @@ def _best_width(view: View, spacing: float, guess: float) -> tuple[float, Column
     """
     best, best_fits, least = guess, None, math.inf
     for part in (1.0, *NARROWER):
-        positions = _sought(view, spacing, part * guess)
+        positions = significant(view, spacing, part * guess)
         if len(positions) < 3 or (part < 1 and part * guess < SHARPEST):
             break
         fits = _fits(view, positions, part * guess)
@@ -135,12 +139,6 @@ def _width_of(fits: ColumnFits, otherwise: float) -> float:
     """Median width of the fits that determine one."""
     good = fits.sigma[~fits.failed & (fits.amplitude > SIGNIFICANT * fits.amplitude_err)]
     return float(np.median(good)) if len(good) >= FEWEST else otherwise
-
-
-def _sought(view: View, spacing: float, width: float) -> NDArray[np.float64]:
-    """Candidates while the width is not known."""
-    found = network_candidates(view, spacing, width)
-    return significant(view, spacing, width) if found is None else found[0]
 
 
 def _middle_ones(positions: NDArray, shape: tuple[int, ...]) -> NDArray[np.float64]:

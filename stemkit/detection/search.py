@@ -80,6 +80,8 @@ class Search:
         A column's amplitude over its error, at least.
     elliptical : bool
     device : torch.device or str
+    periodic : bool
+        Whether the image is of a crystal, not of single atoms.
     quick : bool
         Whether fits may stop early.
     """
@@ -90,6 +92,7 @@ class Search:
     significance: float
     elliptical: bool = False
     device: torch.device | str = "cpu"
+    periodic: bool = True
     quick: bool = False
 
     def columns(self, background: float | None = None) -> FoundColumns:
@@ -179,20 +182,38 @@ class Search:
         return self.fitted_again(start, changed, widths, held, fit_position=fit_position), held
 
     def fitted_again(
-        self, start: ColumnFits, changed: NDArray, widths: NDArray, held: NDArray, *, fit_position: bool = True
+        self,
+        start: ColumnFits,
+        changed: NDArray,
+        widths: NDArray,
+        held: NDArray,
+        *,
+        fit_position: bool = True,
+        prior: NDArray | None = None,
     ) -> ColumnFits:
         """Columns that have changed fitted again, together with their neighbours; the others stay."""
         far = cKDTree(start.positions[changed]).query(start.positions)[0] / widths.max()
         part = far < 2 * CONCERNED
         if part.mean() > MOST:
             anew = self.fit(
-                start, widths, fit_sigma=~held, fit_position=fit_position, changed=changed, iterations=STEPS_AGAIN
+                start,
+                widths,
+                fit_sigma=~held,
+                fit_position=fit_position,
+                prior=prior,
+                changed=changed,
+                iterations=STEPS_AGAIN,
             )
             anew.sigma_err[held] = np.nan
             return anew
         rest = self._without(start.take(~part))
         anew = rest.fit(
-            start.take(part), widths[part], fit_sigma=~held[part], fit_position=fit_position, changed=changed[part]
+            start.take(part),
+            widths[part],
+            fit_sigma=~held[part],
+            fit_position=fit_position,
+            prior=None if prior is None else prior[part],
+            changed=changed[part],
         )
         anew.sigma_err[held[part]] = np.nan
         concerned = far < CONCERNED
@@ -213,8 +234,11 @@ class Search:
         self, seeds: NDArray | None, expected: NDArray | None
     ) -> tuple[ColumnFits, NDArray[np.bool_], NDArray[np.bool_], Misfit]:
         """All that is fitted together, which of these have their width fixed, which are columns, and the misfit."""
-        places = significant(self.view, self.spacing, self.width)
-        if seeds is not None:
+        if seeds is not None and not self.periodic:
+            places = seeds
+        else:
+            places = significant(self.view, self.spacing, self.width, periodic=self.periodic)
+        if seeds is not None and self.periodic:
             # what the recorded image shows by itself, and what only the network does
             places = np.concatenate([places, seeds[_distance(seeds, places) > ONE_COLUMN * self.width]])
         fits = self.fit(places)
@@ -329,8 +353,7 @@ class Search:
             return fits, held, guided
         held = np.append(held, np.ones(int(lost.sum()), dtype=bool)) | guided
         widths = np.where(held, self.width, self.rounded(start.sigma))
-        anew = self.fit(start, widths, fit_sigma=~held, prior=prior, changed=guided)
-        anew.sigma_err[held] = np.nan
+        anew = self.fitted_again(start, guided, widths, held, prior=prior)
         with np.errstate(invalid="ignore"):
             least = LEAST_GUIDED * anew.amplitude_err
             left = misfit.amplitude(anew.positions[doubtful], anew.take(~guided), self.width)

@@ -230,7 +230,7 @@ class TestBackground:
 
     def test_a_level_that_is_wrong_goes_into_the_intensities(self):
         """What a support of 2 % of the contrast more would take from each column."""
-        image, places, _ = self.particle(500.0, 80.0, 1.0, 0)
+        image = self.particle(500.0, 80.0, 1.0, 0)[0]
         right, wrong = (AtomDetector(background=b).fit_transform(image) for b in (500.0, 501.6))
         assert len(right) == len(wrong)
         assert wrong["intensity"].sum() < 0.97 * right["intensity"].sum()

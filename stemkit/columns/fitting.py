@@ -14,6 +14,7 @@ from stemkit.columns.descent import FARTHEST, NARROWEST, REACH, RENDERED, WIDEST
 from stemkit.columns.equations import Blocks, Noise, Variance
 from stemkit.columns.gaussians import ELLIPTICAL, ROUND, derivatives
 from stemkit.columns.solving import step
+from stemkit.pixels import filled
 
 __all__ = ["ColumnFits", "absorbed", "fit_columns", "render_columns"]
 
@@ -193,7 +194,9 @@ def fit_columns(
     """
     if len(positions) == 0:
         return _empty()
-    units = _Units.of(np.asarray(values, dtype=np.float64))
+    values = np.asarray(values, dtype=np.float64)
+    # a fit starts at what is recorded under the column
+    units = _Units.of(values if valid is None else filled(values, ~np.asarray(valid)))
     noise = Noise(units.variance(variance), correlation_x, streaks / units.scale, tilt / units.scale)
     before = positions if isinstance(positions, ColumnFits) else None
     places = np.asarray(positions, dtype=np.float64) if before is None else np.column_stack([before.y, before.x])

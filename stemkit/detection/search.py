@@ -47,8 +47,8 @@ LAST_STEPS, LAST, STEPS_AGAIN = 16, 0.1, 6
 #: Error of the positions that a network shows, in widths (measured on lattices at 1 to 10 electrons: 0.10 to 0.16, with
 #: tails).
 NETWORK_ERROR = 0.2
-#: A column that is held there has an amplitude of this many of its errors at least (chosen: a network shows none in pure
-#: noise, so that hardly any that it shows is missing).
+#: A column that is held there has an amplitude of this many of its errors at least (chosen: a network shows none in
+#: pure noise, so that hardly any that it shows is missing).
 LEAST_GUIDED = 0.3
 #: What a network shows faintly beside a bright column is held there from this many errors, those of the misfit included
 #: (chosen between simulated lattices, where such columns are true, and a particle in which they are not).
@@ -256,6 +256,7 @@ class Search:
                 break
         fits, held = self._without_duplicates(fits, held, misfit)
         # whether a column is there is judged at the learnt width: its own makes the errors larger
+        fits, held = self.with_faint_held(fits, held)
         kept = _is_column(fits, self.view, self.significance)
         return *self._with_clear_freed(fits, held), kept, misfit
 
@@ -371,17 +372,19 @@ class Search:
         recorded = self.view.recorded
         row, col = (p.round().astype(int).clip(0, n - 1) for p, n in zip(positions.T, recorded.shape, strict=True))
         known = fits.take(~fits.failed)
-        k = min(AROUND, len(known))
-        distance, which = cKDTree(known.positions).query(positions, k=[*range(1, k + 1)])
-        on = known.amplitude[which] * np.exp(-0.5 * (distance / known.sigma[which]) ** 2)
-        background = np.median(known.background[which], axis=1)
+        if len(known):
+            distance, which = cKDTree(known.positions).query(positions, k=[*range(1, min(AROUND, len(known)) + 1)])
+            theirs = (known.amplitude[which] * np.exp(-0.5 * (distance / known.sigma[which]) ** 2)).sum(axis=1)
+            background = np.median(known.background[which], axis=1)
+        else:
+            theirs, background = np.zeros(len(positions)), np.full(len(positions), np.median(recorded))
         zero = np.zeros(len(positions))
         return ColumnFits(
             **dict.fromkeys(vars(fits), zero)
             | {
                 "y": positions[:, 0],
                 "x": positions[:, 1],
-                "amplitude": np.maximum(recorded[row, col] - background - on.sum(axis=1), 0.1),
+                "amplitude": np.maximum(recorded[row, col] - background - theirs, 0.1),
                 "sigma": zero + self.width,
                 "background": background,
                 "failed": zero.astype(bool),

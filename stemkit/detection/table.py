@@ -123,10 +123,9 @@ def good_columns(table: pd.DataFrame) -> pd.DataFrame:
     if len(blended) == 0:
         return table[good]
     error = np.hypot(table["y_px_err"].to_numpy(), table["x_px_err"].to_numpy())
-    for _, rows in (
-        table.reset_index(drop=True).groupby(table["image"].to_numpy() if "image" in table else 0).groups.items()
-    ):
-        some = np.asarray(rows)
+    image = table["image"].to_numpy() if "image" in table else np.zeros(len(table))
+    for index in np.unique(image):
+        some = np.flatnonzero(image == index)
         if len(some) < 2:
             continue
         places = table[["y_px", "x_px"]].to_numpy()[some]

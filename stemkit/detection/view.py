@@ -88,7 +88,7 @@ class View:
             noise,
             sign,
             normalised(filled(recorded.values, faulty)),
-            normalised(image.values) if MEASURED in image.coords else None,
+            None if (enhanced := _enhanced(image)) is None else normalised(enhanced),
             np.asarray(image.coords["detect"].values) if "detect" in image.coords else None,
             faulty if faulty.any() else None,
         )
@@ -153,6 +153,18 @@ class View:
         pointwise = self.noise.pointwise
         dark = pointwise.readout**2
         return max(VARIANCE_FLOOR * max(dark + pointwise.gain, dark), 1e-12)
+
+
+def _enhanced(image: xr.DataArray) -> NDArray | None:
+    """What a network made of the recorded image; None where the image is recorded, or is the map ``detect`` alone."""
+    if MEASURED not in image.coords:
+        return None
+    if "enhance" in image.coords:
+        # the image itself is another of the network's maps
+        return np.asarray(image.coords["enhance"].values)
+    if "detect" in image.coords and np.array_equal(image.values.astype(np.float32), image.coords["detect"].values):
+        return None
+    return np.asarray(image.values)
 
 
 def binned(values: NDArray, factor: int) -> NDArray[np.float64]:

@@ -213,5 +213,5 @@ for name, image in {"recorded": recorded, "twin": twin}.items():
 #   trains on such pairs.
 # - Simulated images get the noise of your microscope: ``found.apply(simulated)``, after ``replace(found, contrast=...,
 #   level=...)`` in the simulation's units.
-# - ``calibrator.diagnostics_[0]["faults"]`` says what is wrong with a scan and is in no noise model: hum, fly-back,
-#   dead rows, saturation.
+# - ``calibrator.diagnostics_[0]["faults"]`` says what is wrong with an image and is in no noise model: hot and
+#   dead pixels, dead rows, constant areas, saturation, hum, fly-back; ``["faulty"]`` is the mask of these pixels.

@@ -27,9 +27,11 @@ class Limits:
     #: Excess of a faulty pixel over the highest possible recording, standard deviations of the noise (tuned).
     excess: float = 7.0
     #: Growth of ``excess`` with the 99.8 % quantile of the noise beyond that of a normal distribution (tuned).
-    tail: float = 3.0
+    tail: float = 5.0
     #: The same quantile for a normal distribution (derived).
     normal_tail: float = 3.09
+    #: Blocks with a residual beyond this many standard deviations do not count for the tails (chosen).
+    extreme: float = 7.0
     #: Allowance for the noise of the neighbours, standard deviations (tuned).
     allowance: float = 1.5
     #: Noise is never less than this fraction of the image's range (chosen).
@@ -52,9 +54,10 @@ class Limits:
 
 
 LIMITS = Limits()
-#: Standard deviation of a pixel less the cubic through two neighbors on either side, for noise of 1 (derived), with an
-#: allowance for its heavier tails (tuned).
-CUBIC = 1.2 * math.sqrt(1 + 34 / 36)
+#: Standard deviation of a pixel less the mean of the cubics along both axes, for noise of 1 (derived).
+CUBIC = math.sqrt(1 + 4 / 9 + 4 / 144)
+#: Fraction of that excess which a pixel has above the larger of the two cubics (chosen).
+ONE_AXIS = 0.6
 
 
 @dataclass(frozen=True)
@@ -129,10 +132,10 @@ def find_pixel_faults(values: NDArray) -> PixelFaults:
     -----
     A recorded image is the specimen convolved with a probe of sigma s or wider. For any sum of Gaussians of at least
     this width on a constant, three neighbouring pixels l, v, r of a row or a column satisfy ``l r >= exp(-1 / s^2)
-    v^2`` (Cauchy-Schwarz). A pixel is hot where it exceeds ``exp(1 / (2 s^2)) sqrt(l r)`` along both axes by several
-    standard deviations of the noise, all counted from the minimum of its neighbourhood of 5 x 5 px; it is dead where
-    the inverted image does, with a smaller width because gaps between columns may be narrow, and where the cubics
-    through its neighbours along both axes exceed it by as many standard deviations. The noise is a function of the
+    v^2`` (Cauchy-Schwarz), counted from the minimum of their neighbourhood of 5 x 5 px. A pixel is hot where it exceeds
+    ``exp(1 / (2 s^2)) sqrt(l r)`` along both axes, with an allowance for the noise of the neighbours, and either this
+    limit or the cubics through its neighbours by several standard deviations of the noise. It is dead where it is below
+    the cubics, or where the inverted image exceeds the limit for a smaller width. The noise is a function of the
     local level: mean squares of the residuals of a cubic interpolation, in blocks of 8 x 8 px, their medians in bins of
     the blocks' level. One digital level is added, so that single counts are recordings, and the threshold grows with
     the tails of the noise. Clusters are removed from their corners inwards.
@@ -160,7 +163,8 @@ def find_pixel_faults(values: NDArray) -> PixelFaults:
     if bad.mean() > 0.9:
         return PixelFaults(none, none, none, none)
     work = filled(work, bad)
-    hot, dead = _isolated(work, noise, 1.0), _isolated(work, noise, -1.0) | _dips(work, noise)
+    cubics = _cubics(work)
+    hot, dead = (_isolated(work, noise, sign) | _outlying(work, cubics, noise, sign) for sign in (1.0, -1.0))
     return PixelFaults(hot & ~bad, dead & ~bad & ~hot, rows, constant)
 
 
@@ -250,9 +254,13 @@ class Noise:
         gain = gain if len(level) > 1 else 0.0
         chosen = np.zeros(n_y * n_x, dtype=bool)
         chosen[order[:: max(1, len(order) // 512)]] = True
-        picked = blocks(residual).transpose(0, 2, 1, 3).reshape(-1, b * b)[chosen]
-        sigma = np.sqrt(np.interp(mean[chosen], level, variance))
-        tail = float(np.quantile(np.abs(picked / sigma[:, None]), 0.998))
+        picked, intensity = (blocks(i).transpose(0, 2, 1, 3).reshape(-1, b * b)[chosen] for i in (residual, at))
+        model = cls(level, variance, gain, quantum, LIMITS.normal_tail, floor, ceiling)
+        # the noise of a pixel is that of the level which its neighbors predict
+        z = np.abs(picked) / np.sqrt(model.at(intensity - CUBIC * picked))
+        usual = z.max(axis=1) < LIMITS.extreme
+        z = z[usual] if usual.mean() > 0.5 else z
+        tail = float(np.quantile(z, 0.998))
         return cls(level, variance, gain, quantum, max(tail, LIMITS.normal_tail), floor, ceiling)
 
     def at(self, level: NDArray | float) -> NDArray[np.float64]:
@@ -290,7 +298,7 @@ def _residual(work: NDArray) -> NDArray[np.float64]:
     far /= 12.0
     far -= near
     far += work[2:-2, 2:-2]
-    far /= math.sqrt(1 + 4 / 9 + 4 / 144)
+    far /= CUBIC
     return far
 
 
@@ -307,12 +315,7 @@ def _isolated(work: NDArray, noise: Noise, sign: float) -> NDArray[np.bool_]:
     for _ in range(LIMITS.rounds):
         if len(y) == 0:
             break
-        left, right, up, down = (padded[y + 2 + i, x + 2 + j] for i, j in ((0, -1), (0, 1), (-1, 0), (1, 0)))
-        base = _around(padded, y, x).min(axis=1)
-        room = LIMITS.allowance * noise.deviation(sign * (left + right + up + down) / 4)
-        side = np.sqrt(np.maximum(left - base, 0) + room) * np.sqrt(np.maximum(right - base, 0) + room)
-        along = np.sqrt(np.maximum(up - base, 0) + room) * np.sqrt(np.maximum(down - base, 0) + room)
-        highest = base + widen * np.maximum(side, along)
+        highest = _highest(padded, y, x, noise, sign, sharpest)
         over = padded[y + 2, x + 2] > highest + noise.threshold * noise.deviation(sign * highest)
         y, x = y[over], x[over]
         if len(y) == 0:
@@ -324,9 +327,8 @@ def _isolated(work: NDArray, noise: Noise, sign: float) -> NDArray[np.bool_]:
     return found
 
 
-def _dips(work: NDArray, noise: Noise) -> NDArray[np.bool_]:
-    """Pixels that are darker than the cubics through their neighbors along both axes."""
-    middle = slice(2, -2)
+def _cubics(work: NDArray) -> tuple[NDArray, NDArray]:
+    """Cubics through the neighbors along y and along x; without the outer two px, where there is none."""
 
     def cubic(image: NDArray) -> NDArray:
         out = image[1:-3] + image[3:-1]
@@ -336,15 +338,41 @@ def _dips(work: NDArray, noise: Noise) -> NDArray[np.bool_]:
         out /= 6.0
         return out
 
-    # at the border there is no cubic
-    expected = np.minimum(cubic(work[:, middle]), cubic(work.T[:, middle]).T)
-    least = noise.threshold * float(np.sqrt(noise.variance.min() + noise.quantum**2))
-    y, x = np.nonzero(expected - work[middle, middle] > CUBIC * least)
-    level = expected[y, x]
-    over = level - work[y + 2, x + 2] > CUBIC * noise.threshold * noise.deviation(level)
+    return cubic(work[:, 2:-2]), cubic(work.T[:, 2:-2]).T
+
+
+def _outlying(work: NDArray, cubics: tuple[NDArray, NDArray], noise: Noise, sign: float) -> NDArray[np.bool_]:
+    """Pixels that are brighter (darker: sign -1) than the cubics through their neighbors along both axes; of the
+    bright ones those that are sharper than a column.
+    """
+    image, middle = work * sign, slice(2, -2)
+    along_y, along_x = cubics[0] * sign, cubics[1] * sign
+    threshold = CUBIC * noise.threshold
+    least = threshold * float(np.sqrt(noise.variance.min() + noise.quantum**2))
+    excess = image[middle, middle] - np.maximum(along_y, along_x)
+    y, x = np.nonzero(excess > ONE_AXIS * least)
+    expected = (along_y[y, x] + along_x[y, x]) / 2
+    least_there = threshold * noise.deviation(sign * expected)
+    over = (image[y + 2, x + 2] - expected > least_there) & (excess[y, x] > ONE_AXIS * least_there)
+    y, x = y[over], x[over]
+    if sign > 0 and len(y):
+        over = image[y + 2, x + 2] > _highest(image, y, x, noise, sign, LIMITS.sharpest)
+        y, x = y[over], x[over]
     out = np.zeros(work.shape, dtype=bool)
-    out[y[over] + 2, x[over] + 2] = True
+    out[y + 2, x + 2] = True
     return out
+
+
+def _highest(
+    padded: NDArray, y: NDArray, x: NDArray, noise: Noise, sign: float, sharpest: float
+) -> NDArray[np.float64]:
+    """The largest values that columns of this sigma can have between the neighbors of pixels, given their noise."""
+    left, right, up, down = (padded[y + 2 + i, x + 2 + j] for i, j in ((0, -1), (0, 1), (-1, 0), (1, 0)))
+    base = _around(padded, y, x).min(axis=1)
+    room = LIMITS.allowance * noise.deviation(sign * (left + right + up + down) / 4)
+    side = np.sqrt(np.maximum(left - base, 0) + room) * np.sqrt(np.maximum(right - base, 0) + room)
+    along = np.sqrt(np.maximum(up - base, 0) + room) * np.sqrt(np.maximum(down - base, 0) + room)
+    return base + math.exp(0.5 / sharpest**2) * np.maximum(side, along)
 
 
 def _sharp(padded: NDArray, widen: float, least: float) -> tuple[NDArray, NDArray]:

@@ -3,7 +3,7 @@ their places (rows).
 
 Measuring reads in this order: calibration (the estimator), measuring (one image), specimen (its columns, taken off)
 with readings and registration (where each row stood), then rowwise (streaks and pointwise noise), shape (their law),
-background, and repair (what is no recording). figure3 is the paper's method, and figures draws it.
+background, and faults (of the pixels and of the scan). figure3 is the paper's method, and figures draws it.
 """
 
 from stemkit.noise.calibration import NoiseCalibrator

@@ -56,9 +56,10 @@ class NoiseCalibrator(TransformerMixin, BaseEstimator):
     diagnostics_ : list of dict
         Per image: ``spacing`` (px or None), ``has_columns``, ``part`` (slices of the rows and columns that were looked
         at), ``scan`` and ``pointwise`` (the curves of the paper's figure 3, :class:`~stemkit.noise.figure3.Curve`),
-        ``rows``, ``registration`` and ``background`` (the curves behind the numbers), and ``faults`` (a sentence for
-        each thing that is wrong with the scan and not in the model: ``"rows"``, ``"saturation"``, ``"flyback"``,
-        ``"hum"``, ``"direction"``).
+        ``rows``, ``registration`` and ``background`` (the curves behind the numbers), ``faults`` (a sentence for
+        each thing that is wrong with the image and not in the model: ``"hot"``, ``"dead"``, ``"rows"``,
+        ``"constant"``, ``"saturation"``, ``"flyback"``, ``"hum"``, ``"direction"``), and ``faulty`` (the pixels
+        ``(n_y, n_x)`` that are no measurement and have no weight, see :func:`stemkit.pixels.find_pixel_faults`).
     n_images_ : int
         Number of images seen.
 

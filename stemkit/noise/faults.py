@@ -8,7 +8,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from stemkit.columns import ColumnFits
-from stemkit.noise.differences import row_difference
+from stemkit.noise.differences import robust_deviation, row_difference
 from stemkit.noise.registration import Registration
 from stemkit.pixels import Noise, PixelFaults
 
@@ -133,14 +133,14 @@ def _direction(values: NDArray, faulty: NDArray) -> dict[str, str]:
     found = []
     for image, bad in ((values, faulty), (values.T, faulty.T)):
         difference = row_difference(np.asarray(image, dtype=np.float64))
-        limit = 8 * 1.4826 * float(np.median(np.abs(difference)))
+        limit = 8 * robust_deviation(difference)
         difference = np.clip(difference, -limit, limit)
         if bad.any():
             difference *= ~np.logical_or.reduce([bad[i : i + len(difference)] for i in range(5)])
         together = [float((difference[:, :-k] * difference[:, k:]).mean()) for k in (4, 5, 6, 7, 8)]
         found.append((float(np.mean(together)), float((difference**2).mean()) / np.sqrt(difference.size)))
     (along_x, _), (along_y, noise) = found
-    if along_y < max(3 * along_x, SURE * 2 * noise):
+    if along_y <= max(3 * along_x, SURE * 2 * noise):
         return {}
     return {"direction": "noise is correlated along y: if that is how the beam scanned, transpose the image first"}
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, optimize
 
-from stemkit.noise.differences import DIFFERENCE, row_difference
+from stemkit.noise.differences import DIFFERENCE, robust_deviation, row_difference
 from stemkit.noise.registration import Registration
 
 __all__ = ["RowStatistics", "row_statistics"]
@@ -107,7 +107,7 @@ def row_statistics(
         return RowStatistics()
     difference = row_difference(rest)
     known = np.ones(difference.shape) if valid is None else _five(valid)
-    deviation = 1.4826 * float(np.median(np.abs(difference[known > 0]))) if (known > 0).any() else 0.0
+    deviation = robust_deviation(difference[known > 0])
     if deviation == 0:
         return RowStatistics()
     known = known * (np.abs(difference) < OUTLIER * deviation)

@@ -19,7 +19,7 @@ from stemkit.columns import (
     peaks_above_noise,
     render_columns,
 )
-from stemkit.noise.differences import row_difference
+from stemkit.noise.differences import robust_deviation, row_difference
 from stemkit.noise.readings import Readings, read_shifts, slope
 from stemkit.noise.registration import Registration, register
 from stemkit.periodicity import find_periodicity, middle
@@ -340,7 +340,7 @@ def _reading_variance(rest: NDArray, bad: NDArray, columns: NDArray, width: floa
     exp(-k^2 / (4 s^2))``: short correlation of the noise makes it worse, a row's offset does not.
     """
     difference = row_difference(rest)
-    limit = 8 * 1.4826 * float(np.median(np.abs(difference)))
+    limit = 8 * robust_deviation(difference)
     difference = np.clip(difference, -limit, limit)
     if bad.any():
         known = np.logical_and.reduce([~bad[i : i + len(difference)] for i in range(5)])

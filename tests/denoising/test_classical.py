@@ -15,6 +15,7 @@ from stemkit import (
     ABSFDenoiser,
     BackgroundNoise,
     NLMDenoiser,
+    NoiseCalibrator,
     NoiseModel,
     PeriodicDenoiser,
     PointwiseNoise,
@@ -60,6 +61,18 @@ class TestAllOfThem:
         np.testing.assert_array_equal(enhanced.coords["measured"], pair["noisy"])
         assert json.loads(enhanced.attrs["stemkit"])["method"] == type(estimator).__name__
         assert enhanced.attrs["mode"] == pair["noisy"].attrs["mode"]
+
+    def test_faulty_pixels_change_nothing_elsewhere(self, estimator, pair):
+        clean, spoiled = pair["noisy"], pair["noisy"].copy(deep=True)
+        model = NoiseCalibrator().fit(clean)
+        clean = model.transform(clean)
+        y, x = np.random.default_rng(0).integers(4, 156, (2, 12))
+        spoiled.values[y, x] = 1e4 * float(spoiled.max())
+        spoiled.attrs = clean.attrs
+        without, enhanced = (clone(estimator).fit_transform(image) for image in (clean, spoiled))
+        np.testing.assert_array_equal(enhanced.coords["measured"], spoiled)
+        change = np.sqrt(((enhanced - without) ** 2).mean()).item()
+        assert change < 0.1 * np.sqrt(((clean - without) ** 2).mean()).item()
 
     def test_do_not_mind_units(self, estimator, pair):
         plain = np.asarray(clone(estimator).fit_transform(pair["noisy"]))

@@ -192,3 +192,15 @@ def test_vacuum_is_no_fault_and_no_background_noise():
     assert abs(fitted.noise_model_.level - without.noise_model_.level) < 1.0
     gains = [c.noise_model_.pointwise.gain for c in (without, fitted)]
     assert abs(gains[1] - gains[0]) < 2 * without.noise_model_std_["pointwise.gain"]
+
+
+def test_a_particle_in_vacuum_with_few_counts_has_the_noise_of_counts():
+    shape = (300, 300)
+    positions = lattice_positions(shape, 13.0, angle=0.2, margin=40)
+    positions = positions[((positions - 150) ** 2).sum(axis=1) < 70**2]
+    counted = np.random.default_rng(0).poisson(2.5 * gaussians(shape, positions, 2.4) + 0.03)
+    fitted = NoiseCalibrator(mode="haadf").fit(counted)
+    assert fitted.diagnostics_[0]["faults"] == {}
+    assert fitted.noise_model_.detector.low is None
+    gain, error = fitted.noise_model_.pointwise.gain, fitted.noise_model_std_["pointwise.gain"]
+    assert abs(gain - 1 / fitted.noise_model_.contrast) < 4 * error < 0.3

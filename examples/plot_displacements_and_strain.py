@@ -80,11 +80,11 @@ reference = undisturbed.vectors * pixel.value
 # %%
 # The lattice
 # -----------
-# With the pixel size the table is in nm. ``fit_lattice`` assigns cells from neighbour to neighbour, so that the strain of
-# a crystal does not lead to wrong cells, and returns the cell of each column and its displacement from its ideal place.
-# The lattice is the mean one: it is slightly larger than that of the undisturbed crystal, because it includes the disc.
-# The errors of its lengths assume that the displacements of the columns are independent, which they are not here.
-# ``good_columns`` leaves out the columns at the border, whose positions are not reliable.
+# With the pixel size the table is in nm. ``fit_lattice`` assigns cells from neighbour to neighbour, so that the strain
+# of a crystal does not lead to wrong cells, and returns the cell of each column and its displacement from its ideal
+# place. The lattice is the mean one: it is slightly larger than that of the undisturbed crystal, because it includes
+# the disc. The errors of its lengths assume that the displacements of the columns are independent, which they are not
+# here. ``good_columns`` leaves out the columns at the border, whose positions are not reliable.
 
 image = stemkit.calibrated(recorded, pixel_size=pixel.value)
 columns = pipeline.fit_transform(image)

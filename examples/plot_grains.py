@@ -9,7 +9,8 @@ A table of columns may hold several crystals: grains, twins, a film and its subs
 # %%
 # Two grains
 # ----------
-# Two crystals of the same structure are rotated by 18 degrees against each other. The noise is that of counted electrons.
+# Two crystals of the same structure are rotated by 18 degrees against each other. The noise is that of counted
+# electrons.
 
 # sphinx_gallery_thumbnail_number = 1
 import matplotlib.pyplot as plt
@@ -50,8 +51,8 @@ show_labels(image, columns, found.labels, axes[1], "the lattice of each column")
 # %%
 # The misorientation
 # ------------------
-# Vectors have the convention of :doc:`/measuring`: a points right, or down where it is steeper than 45 degrees. The angle
-# between the a of two square lattices is therefore known up to a multiple of 90 degrees.
+# Vectors have the convention of :doc:`/measuring`: a points right, or down where it is steeper than 45 degrees. The
+# angle between the a of two square lattices is therefore known up to a multiple of 90 degrees.
 
 angles = [np.degrees(np.arctan2(*found_lattice.vectors[0])) for found_lattice in found.lattices[:2]]
 print(f"rotation: {abs(angles[0] - angles[1]):.3f} degrees, true: {rotation:.3f} degrees")
@@ -60,8 +61,8 @@ print(f"rotation: {abs(angles[0] - angles[1]):.3f} degrees, true: {rotation:.3f}
 # One grain at a time
 # -------------------
 # Each lattice is that of the whole table, with ``site`` -1 for the columns of the others. The functions of
-# :mod:`stemkit.detection.structure` therefore take the table and one of its lattices. Here the displacements in the first
-# grain, which are errors of measurement: the crystal is perfect.
+# :mod:`stemkit.detection.structure` therefore take the table and one of its lattices. Here the displacements in the
+# first grain, which are errors of measurement: the crystal is perfect.
 
 grain = found.lattices[0]
 maps = displacement_map(columns, grain, image, coarsen=2)

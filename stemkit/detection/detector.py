@@ -60,6 +60,8 @@ class AtomDetector(TransformerMixin, BaseEstimator):
     spacing_, width_ : float
         Median distance of nearest columns and median sigma, in nm where calibrated, else px; ``spacing_`` is NaN
         with fewer than two columns.
+    periodic_ : bool
+        Whether anything repeats in one of the images: in those of single atoms columns must stand out of the support.
     calibrated_ : bool
         Whether lengths are in nm.
     n_images_ : int
@@ -133,11 +135,13 @@ class AtomDetector(TransformerMixin, BaseEstimator):
         for image, (size, _) in zip(images, units, strict=True):
             warn_if_small(image)
             given = [None if v is None else v / size for v in (self.spacing, self.width)]
-            learnt.append([v * size for v in learn(View.of(image, self.mode), *given)])
+            spacing, width, periodic = learn(View.of(image, self.mode), *given)
+            learnt.append((spacing * size, width * size, periodic))
         with np.errstate(invalid="ignore"):
-            spacing, width = np.array(learnt).T
-        self.spacing_ = float(np.nanmedian(spacing)) if np.isfinite(spacing).any() else float("nan")
-        self.width_ = float(np.median(width))
+            spacings, widths, periodics = np.array(learnt, dtype=np.float64).T
+        self.spacing_ = float(np.nanmedian(spacings)) if np.isfinite(spacings).any() else float("nan")
+        self.width_ = float(np.median(widths))
+        self.periodic_ = bool(periodics.any())
         self.n_images_ = len(images)
         return self
 
@@ -304,6 +308,7 @@ class AtomDetector(TransformerMixin, BaseEstimator):
             self.significance,
             self.elliptical,
             resolve_device(self.device),
+            self.periodic_,
         )
 
 

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from stemkit.columns import ColumnFits, column_response, find_peaks, render_columns, some_pixels
@@ -73,18 +74,26 @@ def network_candidates(
         peaks = peaks[_tall(response, peaks)] if len(peaks) else peaks
     if response is None:
         return peaks, np.zeros(len(peaks), dtype=bool)
-    return peaks, _overshadowed(peaks, _at(response, peaks), width)
+    overshadowed = _overshadowed(peaks, _at(response, peaks), width)
+    # in the dark between bright columns the map shows spots where the enhanced image has no maximum
+    shown = ~overshadowed | _has_maximum(response, peaks, max(1, round(0.5 * width)))
+    return peaks[shown], overshadowed[shown]
 
 
-def significant(view: View, spacing: float, width: float) -> NDArray[np.float64]:
+def significant(view: View, spacing: float, width: float, *, periodic: bool = True) -> NDArray[np.float64]:
     """Peaks ``(n, 2)`` px of the recorded image that noise does not make: through a filter of half the columns' width,
     which distinguishes close neighbours, and those that only the matched one shows.
+
+    Where nothing is ``periodic``, the support between single atoms is not told by the noise: peaks must stand out of
+    the usual variation of the image.
     """
     near = apart(spacing, width)
-    faint = _significant(view, near, width)
+    faint = _significant(view, near, width, periodic)
+    if not periodic:
+        return faint
     if SHARP * width < SHARPEST or spacing > CLOSE * width:
         return faint
-    sharp = _significant(view, near, SHARP * width)
+    sharp = _significant(view, near, SHARP * width, periodic)
     if len(sharp) == 0 or len(faint) == 0:
         return sharp if len(sharp) else faint
     return np.concatenate([sharp, faint[cKDTree(sharp).query(faint)[0] > near]])
@@ -107,9 +116,8 @@ def overlooked(
     variance = noise_variance(level + render_columns(good, level.shape), view, levelled, width)
     misfit = measure_misfit(residual, variance, good, width)
     heights = residual / np.sqrt(variance + misfit.variance(good, width, variance.shape))
-    # errors of the fits are noise, too: what is below the median tells how much
-    middling, below = np.quantile(some_pixels(heights), [0.5, 0.16])
-    heights /= max(1.0, float(middling - below))
+    # errors of the fits are noise, too
+    heights /= _spread(heights)
     near = apart(spacing, width)
     places, tall = _away_from(fits.positions, heights, near)
     clear = tall > threshold(tall, view.recorded.size, width, len(good), skewness(view, width))
@@ -142,18 +150,32 @@ def _overshadowed(places: NDArray, heights: NDArray, width: float) -> NDArray[np
     return low
 
 
+def _has_maximum(response: NDArray, places: NDArray, reach: int) -> NDArray[np.bool_]:
+    """Whether a local maximum is within some px of each place."""
+    is_maximum = response == ndimage.maximum_filter(response, 2 * reach + 1, mode="nearest")
+    return _at(ndimage.maximum_filter(is_maximum, 2 * reach + 1), places)
+
+
 def _tall(response: NDArray, peaks: NDArray) -> NDArray[np.bool_]:
     heights = _at(response, peaks)
     return heights > ENHANCED_THRESHOLD * np.quantile(heights, 0.95)
+
+
+def _spread(heights: NDArray) -> float:
+    """Standard deviation of what is below the median, at least 1."""
+    middling, below = np.quantile(some_pixels(heights), [0.5, 0.16])
+    return max(1.0, float(middling - below))
 
 
 def _at(values: NDArray, positions: NDArray) -> NDArray:
     return values[tuple(np.clip(positions.round().astype(int), 0, np.array(values.shape) - 1).T)]
 
 
-def _significant(view: View, near: float, width: float) -> NDArray[np.float64]:
+def _significant(view: View, near: float, width: float, periodic: bool) -> NDArray[np.float64]:
     response, level = filtered(view.recorded, width)
     heights = response / np.sqrt(noise_variance(level, view, view.noise, width))
+    if not periodic:
+        heights /= _spread(heights)
     peaks = find_peaks(heights, threshold=LOWEST, min_distance=near)
     tall = _at(heights, peaks)
     return peaks[tall > threshold(tall, view.recorded.size, width, skewness=skewness(view, width))]

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.columns import ColumnFits, column_response, find_peaks, fit_columns, nearest_distances
-from stemkit.detection.finding import DETECT_THRESHOLD, SHARPEST, network_candidates, significant
+from stemkit.columns import ColumnFits, column_response, fit_columns, nearest_distances
+from stemkit.detection.finding import SHARPEST, network_candidates, significant
 from stemkit.detection.search import Search
 from stemkit.detection.view import View
 from stemkit.periodicity import find_periodicity, middle
@@ -31,23 +31,29 @@ SIGNIFICANT = 4.0
 #: Lengths are learnt in the middle of the image, on a square of this many px; where nothing repeats there, on all of it
 #: in coarser pixels, as many along its longer side.
 MIDDLE = 512
+#: Lengths are learnt on what the recorded image shows where it shows this part of what a network does.
+ENOUGH_SHOWN = 0.3
 #: Steps and tolerance of fits whose width alone is of interest.
 FEW_STEPS, ROUGH = 10, 0.3
 
 
-def learn(view: View, spacing: float | None, width: float | None) -> tuple[float, float]:
-    """Spacing and width of one image, px: those of the columns that are found in its middle."""
+def learn(view: View, spacing: float | None, width: float | None) -> tuple[float, float, bool]:
+    """Spacing and width of one image, px: those of the columns that are found in its middle; and whether anything is
+    periodic there.
+    """
+    periodicity = find_periodicity(middle(view.recorded, MIDDLE)).spacing
+    periodic = periodicity is not None
     if spacing is not None and width is not None:
-        return spacing, width
-    learnt = _first_lengths(_middle_of(view, MIDDLE), spacing, width)
+        return spacing, width, periodic
+    learnt = _first_lengths(_middle_of(view, MIDDLE), periodicity, spacing, width)
     part = _middle_of(view, math.ceil(ENOUGH * learnt[0]) if np.isfinite(learnt[0]) else MIDDLE)
     for _ in range(ROUNDS):
-        found = Search(part, *learnt, SIGNIFICANT).columns()
+        found = Search(part, *learnt, SIGNIFICANT, periodic=periodic).columns()
         before, learnt = learnt, _lengths_of(found.fits, found.width_fixed, part, learnt)
         learnt = (learnt[0] if spacing is None else spacing, learnt[1] if width is None else width)
         if abs(learnt[1] / before[1] - 1) < SETTLED:
             break
-    return learnt
+    return *learnt, periodic
 
 
 # --- steps -------------------------------------------------------------------------------------------------------
@@ -69,45 +75,54 @@ def _lengths_of(
     )
 
 
-def _first_lengths(view: View, spacing: float | None, width: float | None) -> tuple[float, float]:
-    """Spacing and width of some candidates, each fitted by itself."""
-    periodicity = find_periodicity(view.recorded).spacing
-    guess = width if width is not None else _first_width(view, spacing or periodicity)
+def _first_lengths(
+    view: View, periodicity: float | None, spacing: float | None, width: float | None
+) -> tuple[float, float]:
+    """Spacing and width of some candidates, each fitted by itself: of those that the recorded image shows, where these
+    are many, else of those that a network shows.
+    """
+    periodic = periodicity is not None
+    alone = replace(view, enhanced=None, detect=None)
+    guess = width if width is not None else _first_width(alone, spacing or periodicity)
     fits = None
-    if width is None and view.detect is None and view.enhanced is None:
-        guess, fits = _best_width(view, spacing or periodicity or np.nan, guess)
-    positions = _sought(view, spacing or periodicity or np.nan, guess)
+    if width is None:
+        guess, fits = _best_width(alone, spacing or periodicity or np.nan, guess, periodic)
+    positions = significant(alone, spacing or periodicity or np.nan, guess, periodic=periodic)
+    if width is None:
+        width = _width_of(_fits(view, positions, guess) if fits is None else fits, guess)
+    shown = network_candidates(view, spacing or periodicity or np.nan, width)
+    if shown is not None and (not periodic or len(positions) < ENOUGH_SHOWN * len(shown[0][~shown[1]])):
+        positions = shown[0][~shown[1]]
+        distance = nearest_distances(positions)
+        guess = float(np.clip(0.2 * np.median(distance), 0.8, 20.0)) if len(distance) > FEWEST else width
+        width = _width_of(_fits(view, positions, guess), guess)
     distance = nearest_distances(positions)
     if spacing is None:
         spacing = float(np.median(distance)) if len(distance) else float("nan")
-    if width is None:
-        if fits is None:
-            near = min(guess, 0.3 * spacing) if np.isfinite(spacing) else guess
-            fits = _fits(view, positions, max(near, 0.7))
-        width = _width_of(fits, guess)
     return spacing, width
 
 
 def _first_width(view: View, spacing: float | None) -> float:
-    if view.detect is not None:
-        distance = nearest_distances(find_peaks(view.detect, threshold=DETECT_THRESHOLD, min_distance=2.0))
-        if len(distance) > 3:
-            return float(np.clip(0.2 * np.median(distance), 0.8, 20.0))
     if spacing is not None:
         return float(np.clip(0.18 * spacing, 0.8, 20.0))
-    # the width through whose filter the tallest peaks stand out most
-    # (white noise seen through a filter of width s has a deviation in proportion to 1 / s)
-    prominence = [np.quantile(column_response(view.recorded, s), 0.999) * s for s in TRIED_WIDTHS]
+    # the width through whose filter the tallest peaks stand out most of the rest, be it noise or a support
+    prominence = []
+    for width in TRIED_WIDTHS:
+        response = column_response(view.recorded, width)
+        middling, usual, tall = np.quantile(response, [0.5, 0.84, 0.999])
+        prominence.append((tall - middling) / max(usual - middling, 1e-12))
     return TRIED_WIDTHS[int(np.argmax(prominence))]
 
 
-def _best_width(view: View, spacing: float, guess: float) -> tuple[float, ColumnFits | None]:
+def _best_width(
+    view: View, spacing: float, guess: float, periodic: bool
+) -> tuple[float, ColumnFits | None]:
     """The guess, or a part of it whose peaks, fitted, leave a clearly smaller residual: close pairs are one peak to a
     wide filter. And these fits.
     """
     best, best_fits, least = guess, None, math.inf
     for part in (1.0, *NARROWER):
-        positions = _sought(view, spacing, part * guess)
+        positions = significant(view, spacing, part * guess, periodic=periodic)
         if len(positions) < 3 or (part < 1 and part * guess < SHARPEST):
             break
         fits = _fits(view, positions, part * guess)
@@ -135,12 +150,6 @@ def _width_of(fits: ColumnFits, otherwise: float) -> float:
     """Median width of the fits that determine one."""
     good = fits.sigma[~fits.failed & (fits.amplitude > SIGNIFICANT * fits.amplitude_err)]
     return float(np.median(good)) if len(good) >= FEWEST else otherwise
-
-
-def _sought(view: View, spacing: float, width: float) -> NDArray[np.float64]:
-    """Candidates while the width is not known."""
-    found = network_candidates(view, spacing, width)
-    return significant(view, spacing, width) if found is None else found[0]
 
 
 def _middle_ones(positions: NDArray, shape: tuple[int, ...]) -> NDArray[np.float64]:

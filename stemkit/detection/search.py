@@ -35,7 +35,7 @@ AROUND = 6
 ONE_COLUMN = 1.5
 #: Of two columns nearer than this part of the spacing the fainter is left out, and comes back only if it stands out
 #: of the residual of the brighter one.
-TIGHT = 0.6
+TIGHT = 0.5
 #: Columns are searched for in pixels of this part of their width, and measured in pixels of the other part: means over
 #: squares widen columns, sigma^2 by 1/12 px^2, which costs 0.9 % of the precision at a third of the width.
 SEARCHED, MEASURED = 2, 3
@@ -80,6 +80,8 @@ class Search:
         A column's amplitude over its error, at least.
     elliptical : bool
     device : torch.device or str
+    periodic : bool
+        Whether the image is of a crystal, not of single atoms.
     quick : bool
         Whether fits may stop early.
     """
@@ -90,6 +92,7 @@ class Search:
     significance: float
     elliptical: bool = False
     device: torch.device | str = "cpu"
+    periodic: bool = True
     quick: bool = False
 
     def columns(self, background: float | None = None) -> FoundColumns:
@@ -179,20 +182,38 @@ class Search:
         return self.fitted_again(start, changed, widths, held, fit_position=fit_position), held
 
     def fitted_again(
-        self, start: ColumnFits, changed: NDArray, widths: NDArray, held: NDArray, *, fit_position: bool = True
+        self,
+        start: ColumnFits,
+        changed: NDArray,
+        widths: NDArray,
+        held: NDArray,
+        *,
+        fit_position: bool = True,
+        prior: NDArray | None = None,
     ) -> ColumnFits:
         """Columns that have changed fitted again, together with their neighbours; the others stay."""
         far = cKDTree(start.positions[changed]).query(start.positions)[0] / widths.max()
         part = far < 2 * CONCERNED
         if part.mean() > MOST:
             anew = self.fit(
-                start, widths, fit_sigma=~held, fit_position=fit_position, changed=changed, iterations=STEPS_AGAIN
+                start,
+                widths,
+                fit_sigma=~held,
+                fit_position=fit_position,
+                prior=prior,
+                changed=changed,
+                iterations=STEPS_AGAIN,
             )
             anew.sigma_err[held] = np.nan
             return anew
         rest = self._without(start.take(~part))
         anew = rest.fit(
-            start.take(part), widths[part], fit_sigma=~held[part], fit_position=fit_position, changed=changed[part]
+            start.take(part),
+            widths[part],
+            fit_sigma=~held[part],
+            fit_position=fit_position,
+            prior=None if prior is None else prior[part],
+            changed=changed[part],
         )
         anew.sigma_err[held[part]] = np.nan
         concerned = far < CONCERNED
@@ -202,13 +223,25 @@ class Search:
         """Widths that windows are made for: the learnt one, or that of wide columns."""
         return np.where(sigma > WIDE**0.5 * self.width, WIDE * self.width, self.width)
 
+    @property
+    def _tight(self) -> float:
+        """Columns are hardly nearer to each other than this, px; 0 where no spacing is known."""
+        return TIGHT * self.spacing if np.isfinite(self.spacing) else 0.0
+
     # --- steps -------------------------------------------------------------------------------------------------------
 
     def _found(
         self, seeds: NDArray | None, expected: NDArray | None
     ) -> tuple[ColumnFits, NDArray[np.bool_], NDArray[np.bool_], Misfit]:
         """All that is fitted together, which of these have their width fixed, which are columns, and the misfit."""
-        fits = self.fit(significant(self.view, self.spacing, self.width) if seeds is None else seeds)
+        if seeds is not None and not self.periodic:
+            places = seeds
+        else:
+            places = significant(self.view, self.spacing, self.width, periodic=self.periodic)
+        if seeds is not None and self.periodic:
+            # what the recorded image shows by itself, and what only the network does
+            places = np.concatenate([places, seeds[_distance(seeds, places) > ONE_COLUMN * self.width]])
+        fits = self.fit(places)
         fits = fits.take(_is_column(fits, self.view, 0.5 * self.significance))
         fits, held = self.with_faint_held(fits, np.zeros(len(fits), dtype=bool))
         fits, held = self._without_duplicates(fits, held)
@@ -231,7 +264,7 @@ class Search:
     ) -> tuple[ColumnFits, NDArray[np.bool_]]:
         """The fits, of those that share one column the highest alone."""
         width = np.maximum(fits.sigma, 1e-3)
-        tight = TIGHT * self.spacing if np.isfinite(self.spacing) else 0.0
+        tight = self._tight
         reach = max(ONE_COLUMN * float(width.max(initial=0.0)), tight)
         pairs = cKDTree(fits.positions).query_pairs(reach, output_type="ndarray")
         distance = np.hypot(*(fits.positions[pairs[:, 0]] - fits.positions[pairs[:, 1]]).T)
@@ -310,7 +343,7 @@ class Search:
         prior[guided] = np.column_stack([seeds[nearest[guided]], np.full(int(guided.sum()), error)])
         start = fits.updated(guided, fits.take(guided))
         start.y[guided], start.x[guided] = prior[guided, :2].T
-        lost = _distance(seeds, start.positions) > ONE_COLUMN * self.width
+        lost = _distance(seeds, start.positions) > max(ONE_COLUMN * self.width, self._tight)
         if lost.any():
             start = start.extended(self._new(fits, seeds[lost]))
             prior = np.concatenate([prior, np.column_stack([seeds[lost], np.full(int(lost.sum()), error)])])
@@ -320,8 +353,7 @@ class Search:
             return fits, held, guided
         held = np.append(held, np.ones(int(lost.sum()), dtype=bool)) | guided
         widths = np.where(held, self.width, self.rounded(start.sigma))
-        anew = self.fit(start, widths, fit_sigma=~held, prior=prior, changed=guided)
-        anew.sigma_err[held] = np.nan
+        anew = self.fitted_again(start, guided, widths, held, prior=prior)
         with np.errstate(invalid="ignore"):
             least = LEAST_GUIDED * anew.amplitude_err
             left = misfit.amplitude(anew.positions[doubtful], anew.take(~guided), self.width)

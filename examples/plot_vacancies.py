@@ -61,13 +61,12 @@ recorded = microscope.apply(stemkit.calibrated(clean, pixel_size=pixel_size), ra
 # The columns, and their lattice
 # ------------------------------
 # Columns are searched for in the recorded pixels, without a network, so that the result depends on them alone. The
-# distance of nearest columns is known, and given to the detector: 0.18 nm from molybdenum to sulphur. The
 # lattice is fitted to all columns of the table: a column that was left out would be listed as missing.
 # :func:`~stemkit.detection.structure.fit_lattices` returns all lattices of the image, here one. Its site 0 is the
 # brightest. ``stemkit detect --lattice`` does the same from the shell.
 
 image = NoiseCalibrator().fit_transform(recorded)
-detector = AtomDetector(spacing=constant / np.sqrt(3))
+detector = AtomDetector()
 columns = detector.fit_transform(image)
 lattices = fit_lattices(columns)
 print(lattices)

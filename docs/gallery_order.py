@@ -9,6 +9,7 @@ PAGES = (
     "plot_enhance.py",
     "plot_positions_with_error_bars.py",
     "plot_displacements_and_strain.py",
+    "plot_grains.py",
     "plot_vacancies.py",
     "plot_data_like_my_microscope.py",
     "plot_any_crystal.py",

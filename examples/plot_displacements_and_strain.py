@@ -22,6 +22,7 @@ from sklearn.pipeline import Pipeline
 
 import stemkit
 from stemkit import AtomDetector, NoiseCalibrator, NoiseModel, PointwiseNoise
+from stemkit.detection import good_columns
 from stemkit.detection.structure import displacement_map, fit_lattice, pixel_size, strain, strain_map
 from stemkit.metrics import match_columns
 from stemkit.plotting import show_image
@@ -70,7 +71,7 @@ elsewhere = record(ideal, seed=3)
 
 pipeline = Pipeline([("noise", NoiseCalibrator()), ("atoms", AtomDetector())])
 table = pipeline.fit_transform(elsewhere)
-undisturbed = fit_lattice(table[table["quality"] == 0])
+undisturbed = fit_lattice(good_columns(table))
 print(undisturbed)
 pixel = pixel_size(undisturbed, spacing=0.3905)
 print(f"pixel size: {1e3 * pixel.value:.5f} ± {1e3 * pixel.error:.5f} pm, true: {1e3 * 0.3905 / spacing:.5f} pm")
@@ -79,15 +80,15 @@ reference = undisturbed.vectors * pixel.value
 # %%
 # The lattice
 # -----------
-# With the pixel size the table is in nm. ``fit_lattice`` goes from neighbour to neighbour, so that a strained crystal
-# does not lose count, and says of each column in which cell it stands and how far it is from its place. The lattice is
-# the mean one: it is a little larger than the undisturbed crystal, since the disc takes part in it. The errors
-# of its lengths assume that columns are displaced independently of each other, which here they are not. Flagged
-# columns, cut by the border, are left out from here on.
+# With the pixel size the table is in nm. ``fit_lattice`` assigns cells from neighbour to neighbour, so that the strain
+# of a crystal does not lead to wrong cells, and returns the cell of each column and its displacement from its ideal
+# place. The lattice is the mean one: it is slightly larger than that of the undisturbed crystal, because it includes
+# the disc. The errors of its lengths assume that the displacements of the columns are independent, which they are not
+# here. ``good_columns`` leaves out the columns at the border, whose positions are not reliable.
 
 image = stemkit.calibrated(recorded, pixel_size=pixel.value)
 columns = pipeline.fit_transform(image)
-columns = columns[columns["quality"] == 0].reset_index(drop=True)
+columns = good_columns(columns).reset_index(drop=True)
 lattice = fit_lattice(columns)
 print(lattice)
 print("undisturbed:", np.hypot(*reference.T).round(5), "nm")

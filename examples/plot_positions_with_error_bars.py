@@ -25,7 +25,7 @@ from scipy.stats import norm
 
 import stemkit
 from stemkit import AtomDetector, NoiseCalibrator, NoiseModel, PointwiseNoise, ScanNoise, SFINDenoiser
-from stemkit.detection import Quality, fitted_image
+from stemkit.detection import Quality, fitted_image, good_columns
 from stemkit.detection.exports import read_columns, to_atomap, write_columns
 from stemkit.metrics import match_columns
 from stemkit.plotting import show_columns, show_residual
@@ -94,27 +94,29 @@ show_columns(zoom, seen, axes[1], "their errors", errors=20)
 # integral of its Gaussian, and each number has its error.
 
 shown = ["y", "x", "y_err", "x_err", "x_jitter", "amplitude", "amplitude_err", "sigma", "intensity", "quality"]
-columns.loc[columns["quality"] == 0, shown].head().round(4)
+good_columns(columns)[shown].head().round(4)
 
 # %%
 # What the flags mean
 # -------------------
-# ``quality`` is 0 for a good column, else a sum of :class:`stemkit.detection.Quality`. A flag is no verdict: it says
-# which of the numbers to be careful with.
+# ``quality`` is a sum of the flags of :class:`stemkit.detection.Quality`, 0 without any. A flag says which numbers of a
+# column are uncertain. :func:`~stemkit.detection.good_columns` selects the columns whose position and amplitude can be
+# used with their errors: faint ones are among them, and blended ones whose pair is resolved.
 
 meanings = {
     Quality.EDGE: "within three sigmas of the border",
     Quality.FAILED: "the fit failed: the numbers are those of the start",
-    Quality.ODD_SHAPE: "the residual is not noise",
-    Quality.WIDTH_HELD: "too faint to tell its width, which is the others'",
+    Quality.ODD_SHAPE: "the residual is larger than noise, and than that of the other columns",
+    Quality.WIDTH_HELD: "too faint to determine a width, which is fixed at the learnt one",
     Quality.BLENDED: "no dip between it and a neighbour",
     Quality.FAINT: "amplitude below five of its errors",
     Quality.SATURATED: "the detector was at its limit",
-    Quality.FAULTY_PIXELS: "pixels near its center are no measurement",
+    Quality.FAULTY_PIXELS: "pixels near the center are no measurement and have no weight",
+    Quality.GUIDED: "position held near that in the enhanced image",
 }
 flags = columns["quality"].to_numpy()
 for flag, meaning in meanings.items():
-    print(f"{flag.value:3d} {flag.name:10s} {np.count_nonzero(flags & flag.value):3d}  {meaning}")
+    print(f"{flag.value:3d} {flag.name:13s} {np.count_nonzero(flags & flag.value):3d}  {meaning}")
 
 # %%
 # Away from the border there are the two that were planted side by side, and the faint ones: enough to know where they
@@ -133,7 +135,7 @@ named.assign(flags=[Quality.names(flag) for flag in flags[inner]])
 
 match = match_columns(columns[["y_px", "x_px"]], true_columns[["y_px", "x_px"]], 4.0)
 found, true = columns.iloc[match.found].reset_index(drop=True), true_columns.iloc[match.true].reset_index(drop=True)
-good = found["quality"] == 0
+good = found.index.isin(good_columns(found).index)
 kinds = {"bright": good & (true["amplitude"] == 1000), "dim": good & (true["amplitude"] == 520)}
 true = true.assign(y=true["y_px"] * pixel_size, x=true["x_px"] * pixel_size)
 true["intensity"] = 2 * np.pi * true["amplitude"] * width**2
@@ -189,7 +191,7 @@ show_residual(recorded, model.values, expected, ax)
 # detectors of one scan, HAADF and ABF, say: columns have one position in all of them.
 
 longish = AtomDetector(elliptical=True).fit_transform(enhanced)
-longish = longish[longish["quality"] == 0]
+longish = good_columns(longish)
 for axis in ("major", "minor"):
     print(f"{axis}: {1e3 * longish[f'sigma_{axis}'].median():.1f} pm", end=" ")
     print(f"± {1e3 * longish[f'sigma_{axis}_err'].median():.1f} pm, true: {1e3 * width:.1f} pm")

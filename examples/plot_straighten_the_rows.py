@@ -22,6 +22,7 @@ from sklearn.pipeline import Pipeline
 
 import stemkit
 from stemkit import AtomDetector, NoiseCalibrator, NoiseModel, PointwiseNoise, RowAligner
+from stemkit.detection import good_columns
 from stemkit.metrics import match_columns
 from stemkit.plotting import show_image
 
@@ -93,9 +94,9 @@ print(f"after it, they are off by {1e3 * pixel_size * (shifts - true).std():.1f}
 
 
 def measured(image):
-    """Columns without flags, and how far each is from its true place, pm."""
+    """Good columns, and the displacement of each from its true place, pm."""
     table = Pipeline([("noise", NoiseCalibrator()), ("atoms", AtomDetector())]).fit_transform(image)
-    table = table[table["quality"] == 0].reset_index(drop=True)
+    table = good_columns(table).reset_index(drop=True)
     y, x, _ = columns_of()
     match = match_columns(table[["y_px", "x_px"]], np.column_stack([y, x]), cell / 3)
     pm = 1e3 * pixel_size
@@ -143,7 +144,7 @@ straight_film = RowAligner().fit_transform(film)
 def displacements(image):
     """Columns' places and how far they are, along x, from those of a perfect lattice, px."""
     table = Pipeline([("noise", NoiseCalibrator()), ("atoms", AtomDetector())]).fit_transform(image)
-    table = table[table["quality"] == 0]
+    table = good_columns(table)
     y, x, _ = columns_of()
     match = match_columns(table[["y_px", "x_px"]], np.column_stack([y, x]), cell / 3)
     y, x = y[match.true], x[match.true]

@@ -2,15 +2,16 @@
 Vacancies
 =========
 
-A detector lists what is there. What is *not* there takes a lattice that says where a column should be, and a
-measurement of how little there is. A sheet of a dichalcogenide is searched for its missing sulphur.
+A detector lists the columns that it finds. To find the sites *without* a column requires a lattice, which predicts the
+positions, and a measurement of the amplitude at each of them. Here the missing sulphur of a dichalcogenide is searched
+for.
 """
 
 # %%
 # A sheet with vacancies
 # ----------------------
-# MoS2 seen from above is a honeycomb: bright molybdenum, and beside it two sulphur atoms one above the other. Either of
-# them may be missing, which leaves half of a dim column, or both. Seven double and ten single vacancies are planted.
+# In plan view MoS2 is a honeycomb of bright molybdenum columns and dim columns of two sulphur atoms. One of these atoms
+# may be missing, which leaves half of the amplitude, or both. The image has seven double and ten single vacancies.
 
 # sphinx_gallery_thumbnail_number = 3
 import matplotlib.pyplot as plt
@@ -19,8 +20,8 @@ import pandas as pd
 
 import stemkit
 from stemkit import AtomDetector, NoiseCalibrator, NoiseModel, PointwiseNoise, ScanNoise
-from stemkit.detection import Quality
-from stemkit.detection.structure import find_vacancies, fit_lattice, missing_sites, weak_columns
+from stemkit.detection import good_columns
+from stemkit.detection.structure import find_vacancies, fit_lattices, missing_sites, weak_columns
 from stemkit.metrics import match_columns
 from stemkit.plotting import show_columns, show_image
 
@@ -30,7 +31,7 @@ rng = np.random.default_rng(8)
 
 
 def sheet():
-    """The true columns: ``y`` and ``x`` in nm, their heights, and how many sulphur atoms are there (-1: molybdenum)."""
+    """The true columns: ``y`` and ``x`` in nm, heights, and the number of sulphur atoms (-1: molybdenum)."""
     i, j = (part.ravel() for part in np.meshgrid(np.arange(-25, 26), np.arange(-25, 26), indexing="ij"))
     y, x = constant * np.sqrt(3) / 2 * i + size / 2 * pixel_size, constant * (j + i / 2) + size / 2 * pixel_size
     metal = pd.DataFrame({"y": y, "x": x, "amplitude": 1000.0, "sulphur": -1})
@@ -59,17 +60,17 @@ recorded = microscope.apply(stemkit.calibrated(clean, pixel_size=pixel_size), ra
 # %%
 # The columns, and their lattice
 # ------------------------------
-# Columns are looked for in the recorded pixels, without a network: nothing but them shall say what is missing. The
-# dim ones with a yellow circle are too faint to tell their width; their amplitudes count all the same. Those that are
-# cut by the border are left out. The lattice finds two sites, site 0 being the brighter one.
+# Columns are searched for in the recorded pixels, without a network, so that the result depends on them alone. The
+# lattice is fitted to all columns of the table: a column that was left out would be listed as missing.
+# :func:`~stemkit.detection.structure.fit_lattices` returns all lattices of the image, here one. Its site 0 is the
+# brightest. ``stemkit detect --lattice`` does the same from the shell.
 
 image = NoiseCalibrator().fit_transform(recorded)
 detector = AtomDetector()
 columns = detector.fit_transform(image)
-cut = columns["quality"].to_numpy() & (Quality.EDGE.value | Quality.FAILED.value) > 0
-good = columns[~cut].reset_index(drop=True)
-lattice = fit_lattice(good)
-print(lattice)
+lattices = fit_lattices(columns)
+print(lattices)
+lattice = lattices.lattices[0]
 
 fig, axes = plt.subplots(1, 2, figsize=(11, 5.6), layout="constrained")
 zoom = image.isel(y=slice(140, 280), x=slice(240, 380))
@@ -80,12 +81,12 @@ show_columns(zoom, seen, axes[1], "a part of it, with the columns found")
 # %%
 # Places without a column
 # -----------------------
-# ``missing_sites`` lists where the lattice expects a column and the table has none, with the brightness that the
-# neighbours let expect. A column that is not in the table may still be in the image, though, too faint to be found. So
-# the image is asked: ``measure`` with ``hold=True`` keeps the places and fits how much of a column there is, which may
-# be less than nothing. ``beside`` names the columns that were found: they overlap, and are fitted along.
+# ``missing_sites`` lists the places where the lattice expects a column and the table has none, with the amplitude that
+# is expected from the neighbours. A column that is not in the table may still be in the image, too faint to be
+# significant. Therefore ``measure`` with ``hold=True`` fits the amplitude at these places, which may be negative.
+# ``beside`` contains the columns of the table: they overlap with the places, and are fitted together with them.
 
-missing = missing_sites(good, lattice)
+missing = missing_sites(columns, lattice)
 measured = detector.measure(image, missing, beside=columns, hold=True)
 vacancies = find_vacancies(missing, measured)
 vacancies[["y", "x", "site", "expected", "amplitude", "amplitude_err", "significance", "presence", "occupancy"]].round(
@@ -93,20 +94,21 @@ vacancies[["y", "x", "site", "expected", "amplitude", "amplitude_err", "signific
 )
 
 # %%
-# ``significance`` says by how many standard deviations the column is too weak for its place, ``presence`` by how many
-# there is something at all. A double vacancy has much of the first and none of the second. Six of the seven are here:
-# the seventh stands beside columns that the border cuts, at the edge of what is known of the crystal.
+# ``significance`` is the number of standard deviations by which the amplitude is below the expected one, ``presence``
+# the amplitude in units of its error. A double vacancy has a high significance and a presence near 0.
 #
 # Columns that are too weak
 # -------------------------
-# Single vacancies are in the table, as columns. ``weak_columns`` compares each column with others at the same site
-# around it; the errors and the spread among the neighbours say how unusual it is.
+# Single vacancies are in the table, as columns. ``weak_columns`` compares the amplitude of each column with that of the
+# others at the same site around it, in units of the errors and of the spread among the neighbours. Amplitudes near the
+# border are not reliable: here ``good_columns`` selects the columns.
 
-weak = weak_columns(good, lattice)
+weak = weak_columns(columns, lattice)
+weak = weak.loc[weak.index.intersection(good_columns(columns).index, sort=False)]
 weak[["y", "x", "site", "amplitude", "expected", "significance", "occupancy", "occupancy_err"]].round(2)
 
 # %%
-# Both kinds on the image: squares where nothing is left, circles where half a column is.
+# Both kinds on the image: squares mark double vacancies, circles single ones.
 
 fig, ax = plt.subplots(figsize=(6.4, 6.4), layout="constrained")
 show_image(image, ax)
@@ -122,10 +124,10 @@ for table, marker, colour in ((vacancies, "s", "#e8543f"), (weak, "o", "#f2b134"
     )
 
 # %%
-# All the sulphur sites at once. The occupancy falls into three groups, for two atoms, one and none; the bars
-# are its errors.
+# All sulphur sites. The occupancy has three groups, for two atoms, one and none; the bars are its errors.
 
-everything = weak_columns(good, lattice, significance=-np.inf)
+everything = weak_columns(columns, lattice, significance=-np.inf)
+everything = everything.loc[everything.index.intersection(good_columns(columns).index, sort=False)]
 sulphur = pd.concat([everything[everything["site"] == 1], vacancies[vacancies["site"] == 1]], ignore_index=True)
 match = match_columns(sulphur[["y", "x"]], true_columns[["y", "x"]], 0.06)
 sulphur.loc[match.found, "atoms"] = true_columns["sulphur"].to_numpy()[match.true]
@@ -144,11 +146,11 @@ for level in (0.0, 0.5, 1.0):
     axes[0].axhline(level, color="0.8", linewidth=1, zorder=0)
 axes[0].set(xlabel="x (nm)", ylabel="occupancy", title="sulphur sites")
 axes[1].axvline(4, color="k", linestyle="--", linewidth=1)
-axes[1].set(xlabel="significance", ylabel="sites", title="how sure it is that something is missing", yscale="log")
+axes[1].set(xlabel="significance", ylabel="sites", title="evidence that atoms are missing", yscale="log")
 axes[0].legend(frameon=False, ncols=3, loc="upper center")
 axes[0].set_ylim(-0.2, 1.6)
 
 # %%
-# In the histogram the two kinds of vacancies stand apart from all the sites that lack nothing; the dashed line is the
-# limit of ``weak_columns``. The same on an image of your own: the limit that is right depends on how many sites are
-# looked at, since one in 30,000 is beyond four deviations by chance.
+# In the histogram both kinds of vacancies are separated from the complete sites; the dashed line is the limit of
+# ``weak_columns``. For other images the limit depends on the number of sites: one in 30,000 exceeds four standard
+# deviations by chance.

@@ -18,6 +18,8 @@ import numpy as np
 from stemkit import AtomDetector, NoiseModel, PointwiseNoise, SFINDenoiser, STEMSynthesizer
 from stemkit.benchmark.localisation import displaced_crystal
 from stemkit.columns import fit_columns
+from stemkit.detection import good_columns
+from stemkit.detection.structure import fit_lattices
 
 fig, axes = plt.subplots(1, 3, figsize=(9, 3.2), sharex=True, sharey=True, layout="constrained")
 for ax, dose in zip(axes, (3.0, 10.0, 30.0), strict=True):
@@ -62,14 +64,15 @@ for row, (name, image) in zip(axes, {"counts": counts, "film": film}.items(), st
     for ax, values, title in zip(row, (image, enhanced), (name, "enhanced"), strict=True):
         ax.imshow(values, cmap="gray", vmin=image.min(), vmax=image.max())
         ax.set(title=title, xticks=[], yticks=[])
-    good = table[table["quality"] == 0]
+    good = good_columns(table)
     row[1].plot(good["x_px"], good["y_px"], "y.", ms=3)
-    print(f"{name}: {len(table)} columns found, {len(good)} of them without a flag")
+    lattices = fit_lattices(table).lattices
+    print(f"{name}: {len(table)} columns found, {len(good)} of them good, {len(lattices)} lattices")
 
 # %%
-# Pure noise stays empty. A film's grain is as large as columns, and some of it is taken for columns: no method that
-# looks at one image can know better. What tells is the lattice that such columns do not have
-# (:func:`stemkit.detection.structure.fit_lattice`), and a second recording.
+# There are no columns in pure noise. The grain of a film is as large as columns, and part of it is found as columns:
+# one image does not contain the difference. Such columns have no lattice
+# (:func:`~stemkit.detection.structure.fit_lattices`).
 #
 # The network's own doubt
 # -----------------------

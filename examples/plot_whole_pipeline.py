@@ -30,7 +30,7 @@ from stemkit import (
     SFINDenoiser,
     STEMSynthesizer,
 )
-from stemkit.detection import Quality
+from stemkit.detection import Quality, good_columns
 from stemkit.metrics import match_columns, psnr, ssim
 from stemkit.plotting import show_columns, show_image
 
@@ -58,7 +58,7 @@ print(recorded.stem.pixel_size, "nm per px,", len(true_columns), "columns")
 pipeline = Pipeline([("noise", NoiseCalibrator()), ("denoise", SFINDenoiser()), ("atoms", AtomDetector())])
 columns = pipeline.fit_transform(recorded)
 shown = ["y", "x", "y_err", "x_err", "amplitude", "amplitude_err", "sigma", "snr", "quality"]
-columns.loc[columns["quality"] == 0, shown].head().round(4)
+good_columns(columns)[shown].head().round(4)
 
 # %%
 # The steps before the last one give the enhanced image.
@@ -83,9 +83,10 @@ print(f"gain: {quality['PSNR (dB)'].diff().iloc[-1]:.1f} dB")
 # %%
 # The columns
 # -----------
-# Circles mark measured columns, over the recorded image. The yellow ones carry a flag in ``quality``: within two
-# sigmas of the border a part of the column is missing, and elsewhere the fit failed or does not describe the pixels,
-# the column is faint, or a neighbour is too near.
+# Circles mark measured columns, over the recorded image. The yellow ones carry a flag in ``quality``: they are within
+# three sigmas of the border, the fit failed or does not describe the pixels, the column is faint, or a neighbour is too
+# near. The table of :ref:`flags <quality>` lists them all, and :func:`~stemkit.detection.good_columns` selects the
+# columns whose numbers can be used with their errors.
 
 fig, ax = plt.subplots(figsize=(6.5, 6.5), layout="constrained")
 show_columns(recorded, columns, ax)
@@ -114,14 +115,13 @@ print(f"precision {match.precision:.3f}, recall {match.recall:.3f}, F1 {match.f1
 
 
 def compare(image):
-    """Errors and stated standard deviations of the unflagged columns, pm."""
-    found = pipeline.fit_transform(image)
+    """Errors and stated standard deviations of the good columns, pm."""
+    found = good_columns(pipeline.fit_transform(image))
     paired = match_columns(found[["y", "x"]], true_columns[["y", "x"]], third)
     measured = found.iloc[paired.found].reset_index(drop=True)
     true = true_columns.iloc[paired.true].reset_index(drop=True)
     stated = {"y": measured["y_err"], "x": np.hypot(measured["x_err"], measured["x_jitter"])}
-    good = measured["quality"] == 0
-    return {axis: ((measured[axis] - true[axis])[good] * 1e3, stated[axis][good] * 1e3) for axis in "yx"}
+    return {axis: ((measured[axis] - true[axis]) * 1e3, stated[axis] * 1e3) for axis in "yx"}
 
 
 quiet = NoiseModel(contrast=microscope.contrast, level=microscope.level, pointwise=microscope.pointwise)

@@ -19,7 +19,6 @@ from stemkit import AtomDetector, NoiseModel, PointwiseNoise, SFINDenoiser, STEM
 from stemkit.benchmark.localisation import displaced_crystal
 from stemkit.columns import fit_columns
 from stemkit.detection import good_columns
-from stemkit.detection.structure import fit_lattices
 
 fig, axes = plt.subplots(1, 3, figsize=(9, 3.2), sharex=True, sharey=True, layout="constrained")
 for ax, dose in zip(axes, (3.0, 10.0, 30.0), strict=True):
@@ -66,13 +65,13 @@ for row, (name, image) in zip(axes, {"counts": counts, "film": film}.items(), st
         ax.set(title=title, xticks=[], yticks=[])
     good = good_columns(table)
     row[1].plot(good["x_px"], good["y_px"], "y.", ms=3)
-    lattices = fit_lattices(table).lattices
-    print(f"{name}: {len(table)} columns found, {len(good)} of them good, {len(lattices)} lattices")
+    print(f"{name}: {len(table)} columns found, {len(good)} of them good")
 
 # %%
-# There are no columns in pure noise. The grain of a film is as large as columns, and part of it is found as columns:
-# one image does not contain the difference. Such columns have no lattice
-# (:func:`~stemkit.detection.structure.fit_lattices`).
+# The network removes pure noise. It does not remove the grain of a film, which is as large as columns, and some of it
+# looks like columns in the enhanced image. The detector analyses the recorded image: where nothing is periodic, a
+# column has to exceed the variation of the support (:doc:`/measuring`). Columns that are found in such an image have no
+# lattice (:func:`~stemkit.detection.structure.fit_lattices`).
 #
 # The network's own doubt
 # -----------------------

@@ -29,10 +29,10 @@ class AtomDetector(TransformerMixin, BaseEstimator):
     """Find atomic columns and measure them on the recorded pixels.
 
     Gaussians on a local background are fitted to the columns, those that overlap together, weighted by the calibrated
-    noise with its correlation. What a network enhanced only says where to look: an image that carries its recorded
-    pixels (the coordinate ``measured``) is measured on those. Candidates come from the map ``detect`` where the image
-    has one, from an enhanced image, or from the recorded image through a filter of the columns' width; what the fits
-    leave above the noise is a candidate, too.
+    noise with its correlation. Candidates are what the recorded image shows above its noise through a filter of the
+    columns' width; where a network has enhanced the image, what only this shows; and what the fits leave above the
+    noise and the misfit that columns of this image have. An image that carries its recorded pixels (the coordinate
+    ``measured``) is measured on those: a network says where to search, not where a column is.
 
     Parameters
     ----------

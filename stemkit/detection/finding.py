@@ -84,16 +84,18 @@ def significant(view: View, spacing: float, width: float, *, periodic: bool = Tr
     """Peaks ``(n, 2)`` px of the recorded image that noise does not make: through a filter of half the columns' width,
     which distinguishes close neighbours, and those that only the matched one shows.
 
-    Where nothing is ``periodic``, the support between single atoms is not told by the noise: peaks must stand out of
-    the usual variation of the image.
+    Where nothing is ``periodic``, single atoms are distinguished from the texture of their support: where some peaks
+    stand out of the usual variation of the image, these alone are columns.
     """
     near = apart(spacing, width)
-    faint = _significant(view, near, width, periodic)
     if not periodic:
-        return faint
+        single = _significant(view, near, width, of_support=True)
+        if len(single):
+            return single
+    faint = _significant(view, near, width)
     if SHARP * width < SHARPEST or spacing > CLOSE * width:
         return faint
-    sharp = _significant(view, near, SHARP * width, periodic)
+    sharp = _significant(view, near, SHARP * width)
     if len(sharp) == 0 or len(faint) == 0:
         return sharp if len(sharp) else faint
     return np.concatenate([sharp, faint[cKDTree(sharp).query(faint)[0] > near]])
@@ -171,10 +173,10 @@ def _at(values: NDArray, positions: NDArray) -> NDArray:
     return values[tuple(np.clip(positions.round().astype(int), 0, np.array(values.shape) - 1).T)]
 
 
-def _significant(view: View, near: float, width: float, periodic: bool) -> NDArray[np.float64]:
+def _significant(view: View, near: float, width: float, *, of_support: bool = False) -> NDArray[np.float64]:
     response, level = filtered(view.recorded, width)
     heights = response / np.sqrt(noise_variance(level, view, view.noise, width))
-    if not periodic:
+    if of_support:
         heights /= _spread(heights)
     peaks = find_peaks(heights, threshold=LOWEST, min_distance=near)
     tall = _at(heights, peaks)

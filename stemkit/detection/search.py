@@ -359,7 +359,7 @@ class Search:
             least = LEAST_GUIDED * anew.amplitude_err
             left = misfit.amplitude(anew.positions[doubtful], anew.take(~guided), self.width)
             least[doubtful] = SHOWN * np.hypot(anew.amplitude_err[doubtful], left)
-            kept = ~guided | (~anew.failed & (anew.amplitude >= least))
+            kept = ~guided | (~anew.failed & (anew.amplitude >= least) & _is_inside(anew, self.view))
         return anew.take(kept), held[kept], guided[kept]
 
     def _without(self, fits: ColumnFits) -> Search:
@@ -409,12 +409,17 @@ def _is_column(fits: ColumnFits, view: View, significance: float) -> NDArray[np.
     with np.errstate(invalid="ignore"):
         clear = fits.amplitude >= significance * fits.amplitude_err
     n_y, n_x = view.recorded.shape
-    inside = (fits.y >= -0.5) & (fits.y < n_y - 0.5) & (fits.x >= -0.5) & (fits.x < n_x - 0.5)
     # a peak on the border that is no column is the flank of one beyond
     away_from_border = (np.minimum(fits.y, fits.x) > 1) & (fits.y < n_y - 2) & (fits.x < n_x - 2)
     usual = float(np.median(fits.amplitude[clear & ~fits.failed])) if (clear & ~fits.failed).any() else 0.0
     bright = away_from_border & (fits.amplitude - _surround(fits, view) > BRIGHT * usual)
-    return inside & (clear | (fits.failed & bright))
+    return _is_inside(fits, view) & (clear | (fits.failed & bright))
+
+
+def _is_inside(fits: ColumnFits, view: View) -> NDArray[np.bool_]:
+    """Which fits are centred in the frame."""
+    n_y, n_x = view.recorded.shape
+    return (fits.y >= -0.5) & (fits.y < n_y - 0.5) & (fits.x >= -0.5) & (fits.x < n_x - 0.5)
 
 
 def _surround(fits: ColumnFits, view: View) -> NDArray[np.float64]:

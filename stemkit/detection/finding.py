@@ -107,8 +107,9 @@ def overlooked(
     """Positions ``(n, 2)`` px of what fitted columns leave above the noise and their misfit, and this misfit.
 
     A peak that noise could make counts all the same where the lattice has columns: where most of the places a lattice
-    vector away hold one, and it is at least half as significant as they are; and at ``expected`` places from a few
-    standard deviations.
+    vector away hold one, and it is at least half as significant as they are. What the misfit could explain counts where
+    the same is true of columns and of other such peaks. At ``expected`` places a column counts from a few standard
+    deviations.
     """
     good = fits.take(~fits.failed & (fits.amplitude > 0))
     if len(good) == 0:
@@ -117,9 +118,7 @@ def overlooked(
     residual, level = filtered(rest, width)
     variance = noise_variance(level + render_columns(good, level.shape), view, levelled, width)
     misfit = measure_misfit(residual, variance, good, width)
-    heights = residual / np.sqrt(variance + misfit.variance(good, width, variance.shape))
-    # errors of the fits are noise, too
-    heights /= _spread(heights)
+    heights = _standard(residual, variance + misfit.variance(good, width, variance.shape))
     near = apart(spacing, width)
     places, tall = _away_from(fits.positions, heights, near)
     clear = tall > threshold(tall, view.recorded.size, width, len(good), skewness(view, width))
@@ -127,6 +126,15 @@ def overlooked(
     if (~clear).sum() > WORTH_A_LATTICE * len(good) and np.quantile(significance, 0.02) < BEYOND_DOUBT:
         clear |= _supported(places, tall, good.positions, significance, view.recorded, spacing)
     found = places[clear]
+    if misfit:
+        # around columns that all have the same faint neighbours these are taken for misfit; but they repeat
+        places, tall = _away_from(np.concatenate([fits.positions, found]), _standard(residual, variance), near)
+        strong = tall > threshold(tall, view.recorded.size, width, len(good), skewness(view, width))
+        places, tall = places[strong], tall[strong]
+        if len(places) > WORTH_A_LATTICE * len(good):
+            known, certain = np.concatenate([good.positions, places]), np.append(significance, tall)
+            repeats = _supported(places, tall, known, certain, view.recorded, spacing)
+            found = np.concatenate([found, places[repeats]])
     if expected is not None and len(expected):
         taken = np.concatenate([fits.positions, found])
         free = expected[cKDTree(taken).query(expected)[0] > near]
@@ -141,6 +149,13 @@ def apart(spacing: float, width: float) -> float:
 
 
 # --- steps -------------------------------------------------------------------------------------------------------
+
+
+def _standard(residual: NDArray, variance: NDArray) -> NDArray[np.float64]:
+    """A residual in its standard deviations."""
+    heights = residual / np.sqrt(variance)
+    # errors of the fits are noise, too
+    return np.asarray(heights / _spread(heights))
 
 
 def _overshadowed(places: NDArray, heights: NDArray, width: float) -> NDArray[np.bool_]:

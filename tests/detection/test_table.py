@@ -171,11 +171,29 @@ class TestOddShape:
     def test_columns_that_are_all_alike_are_not_odd(self):
         places = lattice_positions(SHAPE, 24.0, margin=-14.0)
         table = AtomDetector().fit_transform(recorded(two_widths(places), 0.002))
-        assert len(table) >= len(places)
+        assert len(table) == len(places)
         # no Gaussian fits them
         assert table.attrs["residual"] > 3
         assert table.attrs["residual"] == pytest.approx(table["residual"].median())
         assert (table["quality"].to_numpy() & Quality.ODD_SHAPE > 0).mean() < 0.05
+
+    @pytest.mark.parametrize("part", [0.3, 0.5])
+    @pytest.mark.parametrize("wide", [1.6, 3.0])
+    def test_what_fits_leave_of_them_is_no_column(self, wide, part):
+        """It repeats with the lattice, as columns do."""
+        places = lattice_positions(SHAPE, 24.0, margin=-14.0)
+        table = AtomDetector().fit_transform(recorded(two_widths(places, wide, part), 0.005))
+        match = match_columns(table[["y_px", "x_px"]], places, 6.0)
+        assert (match.precision, match.recall) == (1.0, 1.0)
+
+    @pytest.mark.parametrize("readout", [0.005, 0.05])
+    def test_what_round_fits_leave_of_long_columns_is_none_either(self, readout):
+        places = lattice_positions(SHAPE, 24.0, margin=-14.0)
+        y, x = np.indices(SHAPE)
+        clean = sum(np.exp(-((y - r) ** 2) / (2 * 3.0**2) - (x - c) ** 2 / (2 * 4.2**2)) for r, c in places)
+        table = AtomDetector().fit_transform(recorded(clean, readout))
+        match = match_columns(table[["y_px", "x_px"]], places, 6.0)
+        assert (match.precision, match.recall) == (1.0, 1.0)
 
     def test_one_of_another_shape_among_them_is(self):
         places = lattice_positions(SHAPE, 24.0, margin=-14.0)

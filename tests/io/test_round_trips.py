@@ -11,7 +11,7 @@ import stemkit
 from stemkit.images import pixel_sizes, with_pixel_sizes
 
 CALIBRATED = ("tif", "hspy", "nc")
-DTYPES = ("uint8", "uint16", "int16", "uint32", "int32", "int64", "float16", "float32", "float64", "bool")
+DTYPES = ("uint8", "uint16", "int16", "uint32", "int32", "int64", "float16", "float32", "float64")
 
 sizes = st.floats(1e-5, 1e4)
 

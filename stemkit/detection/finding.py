@@ -45,6 +45,9 @@ EXPECTED = 3.0
 #: What a network shows within this many widths of a column, and of less than this part of its height, must stand out of
 #: the noise of the recorded image (chosen: networks draw such spots into the dark between bright columns).
 SHADOW, OVERSHADOWED = 5.0, 0.35
+#: Peaks that repeat with the lattice count although the misfit could explain them, from this many of its standard
+#: deviations (tuned: sublattices of 0.1 to 0.3 of the bright columns' height are found, torn particles are not filled).
+BEYOND_MISFIT = 0.9
 #: Neighbours nearer than this many widths are distinguished through a filter of this part of the columns' width, of
 #: this many px at least.
 CLOSE, SHARP, SHARPEST = 5.5, 0.5, 1.0
@@ -130,6 +133,7 @@ def overlooked(
         # around columns that all have the same faint neighbours these are taken for misfit; but they repeat
         places, tall = _away_from(np.concatenate([fits.positions, found]), _standard(residual, variance), near)
         strong = tall > threshold(tall, view.recorded.size, width, len(good), skewness(view, width))
+        strong &= _at(heights, places) > BEYOND_MISFIT
         places, tall = places[strong], tall[strong]
         if len(places) > WORTH_A_LATTICE * len(good):
             known, certain = np.concatenate([good.positions, places]), np.append(significance, tall)

@@ -93,6 +93,7 @@ def train_general(
         module=module,
         checkpoint=folder / f"{name}.checkpoint",
         minutes=minutes,
+        timed=True,
         compile=compile,
         verbose=verbose,
     )

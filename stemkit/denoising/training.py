@@ -54,6 +54,7 @@ def train(
     checkpoint: Path | None = None,
     patience: int | None = None,
     minutes: float | None = None,
+    timed: bool = False,
     compile: bool = False,
     verbose: int = 1,
 ) -> skorch.NeuralNet:
@@ -68,8 +69,7 @@ def train(
     seed : int
     max_epochs, batches_per_epoch : int
     lr : float
-        Highest learning rate of the schedule: a short warm-up, then a cosine to 0 at the last step, or where
-        ``minutes`` are over first.
+        Highest learning rate of the schedule: a short warm-up, then a cosine to 0 at the last step.
     loss : {"l1", "l2"}
     module : nn.Module, optional
         Start from this network instead of fresh weights.
@@ -78,9 +78,11 @@ def train(
     patience : int, optional
         Stop after so many epochs in a row that were not the best.
     minutes : float, optional
-        Stop after the epoch in which so much time is over. In a run that begins, the schedule follows the time, too:
-        the learning rate is 0 when the time is over, and the weights depend on the speed of the device. A run that
-        resumes from a checkpoint, and one of 0 minutes, which is one epoch, follow the steps alone.
+        Stop after the epoch in which so much time is over; training can resume from the checkpoint.
+    timed : bool
+        Whether the schedule of a run that begins follows its minutes, too: the learning rate is 0 when they are over,
+        and the weights depend on the speed of the device. A run that resumes from a checkpoint, and one of 0 minutes,
+        which is one epoch, follow the steps alone.
     compile : bool
         Let torch compile the network first, which takes a minute and a compiler; not on a CPU.
     verbose : int
@@ -128,7 +130,7 @@ def train(
                 ("psnr", PassthroughScoring(name="psnr", on_train=True, lower_is_better=False)),
                 ("valid_psnr", PassthroughScoring(name="valid_psnr", lower_is_better=False)),
                 ("clip", GradientNormClipping(1.0)),
-                ("schedule", Schedule(lr, max_epochs * batches_per_epoch, minutes)),
+                ("schedule", Schedule(lr, max_epochs * batches_per_epoch, minutes if timed else None)),
                 ("best", BestSoFar(patience)),
                 ("checkpoint", Checkpoint(checkpoint, settings)),
                 ("progress", Progress(max_epochs, batches_per_epoch, source.batch_size, verbose)),

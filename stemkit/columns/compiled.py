@@ -7,6 +7,8 @@ other. On a GPU the same equations are batched tensors, :func:`stemkit.columns.e
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -23,9 +25,17 @@ SMALLEST_EXPONENT = -50.0
 FAST = {"contract", "reassoc", "nsz", "arcp"}
 
 
-@njit(cache=True, fastmath=FAST, nogil=True, error_model="numpy")
+def _compiled(function: Callable) -> Any:
+    """Compile a function at its first call, and keep the result on disk where that can be written."""
+    try:
+        return njit(cache=True, fastmath=FAST, nogil=True, error_model="numpy")(function)
+    except RuntimeError:  # there is no folder for the cache
+        return njit(fastmath=FAST, nogil=True, error_model="numpy")(function)
+
+
+@_compiled
 def _exp(exponent):  # type: ignore[no-untyped-def]
-    """``exp`` of a number that is not positive, in arithmetic that vectorises; relative error below 1e-9 above -20."""
+    """``exp`` of a number that is not positive, in arithmetic that vectorises; its error is below 1e-11."""
     t = max(exponent, SMALLEST_EXPONENT) * PART
     value = 1.0 + t * (1.0 + t / 2.0 * (1.0 + t / 3.0 * (1.0 + t / 4.0 * (1.0 + t / 5.0 * (1.0 + t / 6.0)))))
     for _ in range(FOLDS):
@@ -33,7 +43,7 @@ def _exp(exponent):  # type: ignore[no-untyped-def]
     return value
 
 
-@njit(cache=True, fastmath=FAST, nogil=True, error_model="numpy")
+@_compiled
 def _gaussian_along(offset, n, sigma, values):  # type: ignore[no-untyped-def]
     """A Gaussian of height 1 at n pixels ``-offset, 1 - offset, ...`` from its centre."""
     inverse = -0.5 / (sigma * sigma)
@@ -41,7 +51,7 @@ def _gaussian_along(offset, n, sigma, values):  # type: ignore[no-untyped-def]
         values[i] = math.exp(inverse * (i - offset) * (i - offset))
 
 
-@njit(cache=True, fastmath=FAST, nogil=True, error_model="numpy")
+@_compiled
 def _derivatives(parameters, dy, dx, n, values):  # type: ignore[no-untyped-def]
     """Derivatives of a column by its parameters but the background, ``(P, n)``, at distances ``(n,)`` from it."""
     amplitude, sigma = parameters[2], parameters[3]
@@ -72,7 +82,7 @@ def _derivatives(parameters, dy, dx, n, values):  # type: ignore[no-untyped-def]
         values[6, i] = sigma * sigma * column * u_y * u_x
 
 
-@njit(cache=True, fastmath=FAST, nogil=True, error_model="numpy")
+@_compiled
 def _add_column(parameters, dy, dx, n, total):  # type: ignore[no-untyped-def]
     """Add a column without its background at distances ``(n,)``."""
     amplitude, sigma = parameters[2], parameters[3]
@@ -88,14 +98,14 @@ def _add_column(parameters, dy, dx, n, total):  # type: ignore[no-untyped-def]
         total[i] += amplitude * _exp(inverse * square)
 
 
-@njit(cache=True, fastmath=FAST, nogil=True, error_model="numpy")
+@_compiled
 def _half_width(radius, dy):  # type: ignore[no-untyped-def]
     """Pixels to either side of a disk's middle at a distance along y; -1 where there are none."""
     rest = (radius + 0.5) ** 2 - dy * dy
     return int(math.sqrt(rest)) if rest >= 0 else -1
 
 
-@njit(cache=True, fastmath=FAST, nogil=True, error_model="numpy")
+@_compiled
 def _whiten(field, first, scale, gain, carry, row, removed):  # type: ignore[no-untyped-def]
     """``C^-1/2`` on a field ``(n_pixels,)``, in place; see :class:`stemkit.columns.equations._Whitening`.
 
@@ -113,7 +123,7 @@ def _whiten(field, first, scale, gain, carry, row, removed):  # type: ignore[no-
         _without_row_offsets(field, first, row, removed)
 
 
-@njit(cache=True, fastmath=FAST, nogil=True, error_model="numpy")
+@_compiled
 def _whiten_adjoint(field, first, scale, gain, carry, row, removed):  # type: ignore[no-untyped-def]
     """The transpose of :func:`_whiten`."""
     n = first[len(first) - 1]
@@ -127,7 +137,7 @@ def _whiten_adjoint(field, first, scale, gain, carry, row, removed):  # type: ig
         field[i] *= scale[i]
 
 
-@njit(cache=True, fastmath=FAST, nogil=True, error_model="numpy")
+@_compiled
 def _without_row_offsets(field, first, row, removed):  # type: ignore[no-untyped-def]
     for r in range(len(first) - 1):
         dot = 0.0
@@ -138,7 +148,7 @@ def _without_row_offsets(field, first, row, removed):  # type: ignore[no-untyped
             field[i] -= dot * row[i]
 
 
-@njit(cache=True, fastmath=FAST, nogil=True, error_model="numpy")
+@_compiled
 def _dot(a, b, n):  # type: ignore[no-untyped-def]
     total = 0.0
     for i in range(n):
@@ -146,7 +156,7 @@ def _dot(a, b, n):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(cache=True, fastmath=FAST, nogil=True, error_model="numpy")
+@_compiled
 def add_columns(image, parameters, scan, reach):  # type: ignore[no-untyped-def]
     """Add columns without their backgrounds to an image, each drawn within ``reach`` px of its centre.
 
@@ -187,7 +197,7 @@ def add_columns(image, parameters, scan, reach):  # type: ignore[no-untyped-def]
             _add_column(column, dy, dx, end - begin, image[y, begin:end])
 
 
-@njit(cache=True, fastmath=FAST, nogil=True, error_model="numpy")
+@_compiled
 def normal_equations(  # type: ignore[no-untyped-def]
     image, valid, scan, pad, parameters, centre, radius, near, coupled, free,
     variance, rho, streaks, columns, own, shared, gradient, chi2, pixels, rises,
@@ -403,7 +413,7 @@ def normal_equations(  # type: ignore[no-untyped-def]
                     shared[m, k, a, b] = _dot(adjoint[a], theirs[b], total) * free[c, a] * free[j, b]
 
 
-@njit(cache=True, fastmath=FAST, nogil=True, error_model="numpy")
+@_compiled
 def _product(own, shared, coupled, vector, result):  # type: ignore[no-untyped-def]
     """The matrix of :func:`solve_coupled` times a vector ``(n, P)``."""
     n, n_parameters = vector.shape
@@ -424,7 +434,7 @@ def _product(own, shared, coupled, vector, result):  # type: ignore[no-untyped-d
                 result[c, a] += total
 
 
-@njit(cache=True, fastmath=FAST, nogil=True, error_model="numpy")
+@_compiled
 def _block_product(blocks, vector, result):  # type: ignore[no-untyped-def]
     n, n_parameters = vector.shape
     for c in range(n):
@@ -435,7 +445,7 @@ def _block_product(blocks, vector, result):  # type: ignore[no-untyped-def]
             result[c, a] = total
 
 
-@njit(cache=True, fastmath=FAST, nogil=True, error_model="numpy")
+@_compiled
 def solve_coupled(own, shared, coupled, inverse, gradient, cycles, tolerance):  # type: ignore[no-untyped-def]
     """Stabilised biconjugate gradients with the columns' own blocks as preconditioner, ``(n, P)``.
 

@@ -63,9 +63,12 @@ def scene_of(
     pad = 2 * reach + 2
     near = neighbours(positions, radius, RENDERED * sigma)
     coupled = _coupled(positions, near, sigma)
-    scan = None if shifts is None else np.pad(shifts, ((0, 0), (pad, pad), (pad, pad)), mode="edge").astype(np.float32)
+    scan = None
+    if shifts is not None:
+        padded = np.pad(shifts, ((0, 0), (pad, pad), (pad, pad)), mode="edge")
+        scan = np.ascontiguousarray(padded, dtype=np.float32)
     return Scene(
-        image=torch.as_tensor(np.pad(values, pad).astype(np.float32), device=device),
+        image=torch.as_tensor(np.ascontiguousarray(np.pad(values, pad), dtype=np.float32), device=device),
         pad=pad,
         reach=reach,
         radius=torch.as_tensor(np.append(radius, 0), device=device),
@@ -74,7 +77,7 @@ def scene_of(
         coupled=torch.as_tensor(coupled, device=device),
         free=torch.as_tensor(np.concatenate([free, free[:1]]), device=device),
         scan=None if scan is None else torch.as_tensor(scan, device=device),
-        valid=None if valid is None else torch.as_tensor(np.pad(valid, pad), device=device),
+        valid=None if valid is None else torch.as_tensor(np.ascontiguousarray(np.pad(valid, pad)), device=device),
     )
 
 
@@ -144,9 +147,20 @@ class Descent:
             rises = slopes(self.scene, self.parameters, self.centre, self.everyone)
             moved = self.scene.noise.tilt * rises @ covariance
             widened = widened + moved.transpose(1, 2) @ moved
-        return widened, chi2.sqrt()
+        return self._within_prior(widened), chi2.sqrt()
 
     # --- steps ---------------------------------------------------------------------------------------------------
+
+    def _within_prior(self, covariance: Tensor) -> Tensor:
+        """Covariances whose positions are no less certain than they were beforehand: a residual makes the pixels worse,
+        not what is known besides.
+        """
+        if self.prior is None:
+            return covariance
+        scale = torch.ones_like(self.start)
+        variance = covariance.diagonal(dim1=1, dim2=2)[:, :2].clamp_min(1e-300)
+        scale[:, :2] = (self.prior[:, 2:] / variance.sqrt()).clamp(max=1.0)
+        return covariance * scale[:, :, None] * scale[:, None, :]
 
     def _advance(self, active: Tensor, tolerance: float, *, with_shared: bool) -> Tensor:
         """One step of some columns; those that have to take another."""
@@ -283,4 +297,4 @@ def _coupled(positions: NDArray, near: NDArray, sigma: NDArray) -> NDArray[np.in
     # nearest first, those that are none last
     order = np.argsort(np.where(apart, np.inf, distance), axis=1, kind="stable")
     most = min(MOST_COUPLED, int((coupled < n).sum(1).max()))
-    return np.take_along_axis(coupled, order, axis=1)[:, :most]
+    return np.ascontiguousarray(np.take_along_axis(coupled, order, axis=1)[:, :most])

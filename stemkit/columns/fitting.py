@@ -21,6 +21,8 @@ __all__ = ["ColumnFits", "absorbed", "fit_columns", "render_columns"]
 ITERATIONS = 25
 #: Steps end where they are shorter than this part of the errors: the next one is several times shorter.
 TOLERANCE = 0.05
+#: Ellipticity of a column at most, after its width has been corrected for the size of pixels.
+LONGEST_ELLIPSE = 0.9
 #: Columns that are drawn at once.
 CHUNK = 512
 
@@ -94,6 +96,12 @@ class ColumnFits:
         widened = (f * self.sigma) ** 2
         sigma = np.sqrt(np.maximum(widened - (f**2 - 1) / 12, 0.1 * widened))
         ratio = widened / sigma**2
+        e1, e2 = self.e1 * ratio, self.e2 * ratio
+        # an ellipse stays one
+        shrunk = np.minimum(1.0, LONGEST_ELLIPSE / np.maximum(np.hypot(e1, e2), 1e-12))
+        e1, e2 = e1 * shrunk, e2 * shrunk
+        # the integral stays: the height is in proportion to the root of the covariance's determinant
+        higher = ratio * np.sqrt((1 - self.e1**2 - self.e2**2) / (1 - e1**2 - e2**2))
         changed = {
             "y": f * self.y + (f - 1) / 2,
             "x": f * self.x + (f - 1) / 2,
@@ -101,12 +109,15 @@ class ColumnFits:
             "x_err": f * self.x_err,
             "sigma": sigma,
             "sigma_err": f * self.sigma_err * np.sqrt(ratio),
-            "amplitude": self.amplitude * ratio,
-            "amplitude_err": self.amplitude_err * ratio,
+            "amplitude": self.amplitude * higher,
+            "amplitude_err": self.amplitude_err * higher,
+            "e1": e1,
+            "e2": e2,
+            "e1_err": self.e1_err * ratio,
+            "e2_err": self.e2_err * ratio,
             "intensity": self.intensity * f**2,
             "intensity_err": self.intensity_err * f**2,
         }
-        changed |= {name: getattr(self, name) * ratio for name in ("e1", "e2", "e1_err", "e2_err")}
         return ColumnFits(**({f.name: getattr(self, f.name) for f in fields(self)} | changed))
 
 
@@ -197,6 +208,8 @@ def fit_columns(
     values = np.asarray(values, dtype=np.float64)
     # a fit starts at what is recorded under the column
     units = _Units.of(values if valid is None else filled(values, ~np.asarray(valid)))
+    if prior is not None and variance is None:
+        raise ValueError("prior needs a variance, by which it is weighted against the pixels, but variance is None")
     noise = Noise(units.variance(variance), correlation_x, streaks / units.scale, tilt / units.scale)
     before = positions if isinstance(positions, ColumnFits) else None
     places = np.asarray(positions, dtype=np.float64) if before is None else np.column_stack([before.y, before.x])

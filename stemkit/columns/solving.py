@@ -104,7 +104,7 @@ def _biconjugate_gradients(own: Tensor, shared: Tensor, coupled: Tensor, inverse
         from stemkit.columns.compiled import solve_coupled
 
         arrays = [part.contiguous().numpy() for part in (own, shared, coupled, inverse, gradient)]
-        found: NDArray = solve_coupled(*arrays, CYCLES, TOLERANCE)  # type: ignore[call-arg]
+        found: NDArray = solve_coupled(*arrays, CYCLES, TOLERANCE)
         return _finite(torch.from_numpy(found))
     nobody = torch.zeros_like(gradient[:1])
 

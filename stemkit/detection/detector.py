@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import cKDTree
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
@@ -37,7 +39,8 @@ class AtomDetector(TransformerMixin, BaseEstimator):
     Parameters
     ----------
     significance : float, default=2.5
-        A column's fitted amplitude is at least this many of its standard deviations.
+        A column's fitted amplitude is at least this many of its standard deviations; columns that are held near where a
+        network shows them (``GUIDED``) may be fainter.
     spacing : float or None, default=None
         Distance of neighbouring columns, in nm where the images are calibrated, else px. None learns it.
     width : float or None, default=None
@@ -202,7 +205,7 @@ class AtomDetector(TransformerMixin, BaseEstimator):
             asked = _places(positions, index)
             others = NOTHING if beside is None else _places(beside, index)
             n, free = len(asked), np.arange(len(asked) + len(others)) >= (len(asked) if hold else 0)
-            search = self._search(view)
+            search = replace(self._search(view), background=self._background(view))
             fits = search.fit(np.concatenate([asked, others]), fit_sigma=free, fit_position=free)
             held = ~free
             if not hold:
@@ -275,10 +278,7 @@ class AtomDetector(TransformerMixin, BaseEstimator):
         return images
 
     def _measured(self, view: View, index: int) -> pd.DataFrame:
-        background = self.background
-        if background is not None:
-            background = view.sign * (background - view.noise.level) / view.noise.contrast
-        found = self._search(view).columns(background)
+        found = self._search(view).columns(self._background(view))
         table = table_of(found.fits, found.width_fixed, view, index, guided=found.guided, elliptical=self.elliptical)
         return table.sort_values(["y_px", "x_px"], ignore_index=True)
 
@@ -289,15 +289,25 @@ class AtomDetector(TransformerMixin, BaseEstimator):
             raise ValueError(f"shared_positions needs images of one scan, of one shape, but they have {sorted(shapes)}")
         views = [View.of(image, self.mode) for image in images]
         searches = [self._search(view) for view in views]
-        found = [search.columns().fits for search in searches]
-        places, errors = _merged(found, apart(searches[0].spacing, searches[0].width))
+        found = [search.columns(self._background(view)) for search, view in zip(searches, views, strict=True)]
+        places, errors = _merged([one.fits for one in found], apart(searches[0].spacing, searches[0].width))
+        free = [one.fits.positions[~one.guided] for one in found]
+        radius = max(searches[0].width, 1.0)
+        guided = ~np.any([_is_near(places, some, radius) for some in free], axis=0)
         tables = []
         for i, (view, search) in enumerate(zip(views, searches, strict=True)):
+            search = replace(search, background=self._background(view))
             fits = search.fit(places, fit_position=False)
             fits, held = search.with_faint_held(fits, np.zeros(len(fits), dtype=bool), fit_position=False)
-            fits.y_err, fits.x_err = errors.T
-            tables.append(table_of(fits, held, view, i, elliptical=self.elliptical))
+            fits.y_err, fits.x_err = np.where(fits.failed, np.nan, errors.T)
+            tables.append(table_of(fits, held, view, i, guided=guided, elliptical=self.elliptical))
         return _stacked(tables)
+
+    def _background(self, view: View) -> float | None:
+        """The background of all columns in units of the view, where one is given."""
+        if self.background is None:
+            return None
+        return view.sign * (self.background - view.noise.level) / view.noise.contrast
 
     def _search(self, view: View) -> Search:
         size = unit_of(view.image)[0]
@@ -316,10 +326,19 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
+def _is_near(places: NDArray, others: NDArray, radius: float) -> NDArray[np.bool_]:
+    """Which places have another within a radius."""
+    if len(others) == 0:
+        return np.zeros(len(places), dtype=bool)
+    return np.asarray(cKDTree(others).query(places)[0] < radius)
+
+
 def _stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
     filled = [t for t in tables if len(t)]
     stacked = pd.concat(filled, ignore_index=True) if filled else tables[0]
     stacked.attrs.update(tables[0].attrs)
+    if len(stacked):
+        stacked.attrs["residual"] = float(np.nanmedian(stacked["residual"]))
     return stacked
 
 

@@ -28,8 +28,7 @@ LEARNT_ON = 100
 ENOUGH, ROUNDS, SETTLED, FEWEST = 11, 2, 0.1, 3
 #: The amplitude of columns that are learnt from, in its standard deviations.
 SIGNIFICANT = 4.0
-#: Lengths are learnt in the middle of the image, on a square of this many px; where nothing repeats there, on all of it
-#: in coarser pixels, as many along its longer side.
+#: Lengths are learnt in the middle of the image, on a square of this many px.
 MIDDLE = 512
 #: Lengths are learnt on what the recorded image shows where it shows this part of what a network does.
 ENOUGH_SHOWN = 0.3
@@ -81,7 +80,7 @@ def _first_lengths(
     """Spacing and width of some candidates, each fitted by itself: of those that the recorded image shows, where these
     are many, else of those that a network shows.
     """
-    periodic = periodicity is not None
+    periodic, given = periodicity is not None, width is not None
     alone = replace(view, enhanced=None, detect=None)
     guess = width if width is not None else _first_width(alone, spacing or periodicity)
     fits = None
@@ -94,8 +93,9 @@ def _first_lengths(
     if shown is not None and (not periodic or len(positions) < ENOUGH_SHOWN * len(shown[0][~shown[1]])):
         positions = shown[0][~shown[1]]
         distance = nearest_distances(positions)
-        guess = float(np.clip(0.2 * np.median(distance), 0.8, 20.0)) if len(distance) > FEWEST else width
-        width = _width_of(_fits(view, positions, guess), guess)
+        if not given:
+            guess = float(np.clip(0.2 * np.median(distance), 0.8, 20.0)) if len(distance) > FEWEST else width
+            width = _width_of(_fits(view, positions, guess), guess)
     distance = nearest_distances(positions)
     if spacing is None:
         spacing = float(np.median(distance)) if len(distance) else float("nan")

@@ -19,6 +19,8 @@ __all__ = ["Misfit", "measure_misfit"]
 #: Rings around a column on which its residual is measured: their width and the largest radius, in column widths
 #: (chosen: a filter of the columns' width blurs the residual over about one).
 RING, FARTHEST_RING = 0.5, 5.0
+#: Columns that are drawn at once: bounds the memory (chosen).
+AT_ONCE = 4096
 #: Columns whose residuals meet at a place, at most (those within five widths of it).
 NEIGHBORS = 8
 #: Columns that are measured on, at most (chosen), and at least (a median of fewer is not one).
@@ -53,6 +55,12 @@ class Misfit:
         total = np.zeros(shape)
         if not self or len(fits) == 0:
             return total
+        for first in range(0, len(fits), AT_ONCE):
+            total += self._drawn(fits.take(np.arange(first, min(first + AT_ONCE, len(fits)))), width, shape)
+        return total
+
+    def _drawn(self, fits: ColumnFits, width: float, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """The misfit's variance around some columns."""
         reach = int(np.ceil(FARTHEST_RING * width))
         span = np.arange(-reach, reach + 1)
         row, col = (p.round().astype(int) for p in (fits.y, fits.x))
@@ -62,8 +70,8 @@ class Misfit:
         rows, cols = row[:, None] + span, col[:, None] + span
         inside = ((rows >= 0) & (rows < shape[0]))[:, :, None] & ((cols >= 0) & (cols < shape[1]))[:, None, :]
         index = rows[:, :, None] * shape[1] + cols[:, None, :]
-        total.ravel()[:] = np.bincount(index[inside], square[inside], minlength=total.size)
-        return total
+        drawn = np.bincount(index[inside], square[inside], minlength=shape[0] * shape[1])
+        return np.asarray(drawn, dtype=np.float64).reshape(shape)
 
     def at(self, distance: NDArray) -> NDArray[np.float64]:
         """Mean square amplitude at a distance from a column of amplitude 1, in widths."""

@@ -82,6 +82,8 @@ class Search:
     device : torch.device or str
     periodic : bool
         Whether the image is of a crystal, not of single atoms.
+    background : float or None
+        That of all columns, in units of the view, in each fit; None: each column has its own.
     quick : bool
         Whether fits may stop early.
     """
@@ -93,6 +95,7 @@ class Search:
     elliptical: bool = False
     device: torch.device | str = "cpu"
     periodic: bool = True
+    background: float | None = None
     quick: bool = False
 
     def columns(self, background: float | None = None) -> FoundColumns:
@@ -109,22 +112,22 @@ class Search:
         if coarse > fine:
             fits = found.unbinned(coarse // fine)
             fits = measuring.fit(fits, measuring.rounded(fits.sigma), fit_sigma=~held)
-            fits.sigma_err[held] = np.nan
         else:
             with np.errstate(invalid="ignore"):
                 loose = ~found.failed & ~(found.last_step < LAST)
             fits = measuring.fitted_again(found, loose, measuring.rounded(found.sigma), held) if loose.any() else found
         fits, held = measuring.with_faint_held(fits, held)
         fits, held = fits.take(kept), held[kept]
-        guided = np.zeros(len(fits), dtype=bool)
+        guided, prior = np.zeros(len(fits), dtype=bool), None
         if shown is not None:
-            fits, held, guided = measuring._guided(fits, held, binned_places(shown[0], fine), shown[1], misfit)
+            fits, held, guided, prior = measuring._guided(fits, held, binned_places(shown[0], fine), shown[1], misfit)
         if background is not None:
             fits = measuring.fit(
-                fits, measuring.rounded(fits.sigma), fit_sigma=~held, fit_position=~guided, background=background
+                fits, measuring.rounded(fits.sigma), fit_sigma=~held, background=background, prior=prior
             )
-            fits.sigma_err[held] = np.nan
-        return FoundColumns(fits.unbinned(fine), held, guided)
+        fits = fits.unbinned(fine)
+        inside = _is_inside(fits, self.view)
+        return FoundColumns(fits.take(inside), held[inside], guided[inside])
 
     def binned(self, factor: int, *, quick: bool = False) -> Search:
         """The same in means of squares of pixels."""
@@ -147,7 +150,7 @@ class Search:
     ) -> ColumnFits:
         """Fits to all of an image's columns, starting at the learnt width where none is given."""
         view = self.view
-        return fit_columns(
+        fits = fit_columns(
             view.recorded,
             positions,
             self.width if widths is None else widths,
@@ -158,7 +161,7 @@ class Search:
             valid=None if view.faulty is None else ~view.faulty,
             fit_sigma=fit_sigma,
             fit_position=fit_position,
-            background=background,
+            background=self.background if background is None else background,
             prior=prior,
             elliptical=self.elliptical,
             changed=changed,
@@ -166,6 +169,9 @@ class Search:
             iterations=iterations or (QUICK_STEPS if self.quick else LAST_STEPS),
             tolerance=QUICK if self.quick else LAST,
         )
+        # what is fixed has no error, not one of 0
+        fits.sigma_err[~np.broadcast_to(fit_sigma, len(fits))] = np.nan
+        return fits
 
     def with_faint_held(
         self, fits: ColumnFits, held: NDArray[np.bool_], more: NDArray = NOTHING, *, fit_position: bool = True
@@ -190,22 +196,21 @@ class Search:
         *,
         fit_position: bool = True,
         prior: NDArray | None = None,
+        iterations: int = STEPS_AGAIN,
     ) -> ColumnFits:
         """Columns that have changed fitted again, together with their neighbours; the others stay."""
         far = cKDTree(start.positions[changed]).query(start.positions)[0] / widths.max()
         part = far < 2 * CONCERNED
         if part.mean() > MOST:
-            anew = self.fit(
+            return self.fit(
                 start,
                 widths,
                 fit_sigma=~held,
                 fit_position=fit_position,
                 prior=prior,
                 changed=changed,
-                iterations=STEPS_AGAIN,
+                iterations=iterations,
             )
-            anew.sigma_err[held] = np.nan
-            return anew
         rest = self._without(start.take(~part))
         anew = rest.fit(
             start.take(part),
@@ -215,7 +220,6 @@ class Search:
             prior=None if prior is None else prior[part],
             changed=changed[part],
         )
-        anew.sigma_err[held[part]] = np.nan
         concerned = far < CONCERNED
         return start.updated(concerned, anew.take(concerned[part]))
 
@@ -330,16 +334,25 @@ class Search:
         seeds: NDArray,
         overshadowed: NDArray[np.bool_],
         misfit: Misfit,
-    ) -> tuple[ColumnFits, NDArray[np.bool_], NDArray[np.bool_]]:
-        """The fits with the faint ones and those that are lost held near where a network shows them."""
+    ) -> tuple[ColumnFits, NDArray[np.bool_], NDArray[np.bool_], NDArray | None]:
+        """The fits with the faint ones and those that are lost near where a network shows them; which have their width
+        fixed, which are these, and what is known of the positions.
+        """
         guided = np.zeros(len(fits), dtype=bool)
         if len(seeds) == 0:
-            return fits, held, guided
+            return fits, held, guided, None
         with np.errstate(invalid="ignore"):
             faint = fits.failed | ~(fits.amplitude >= FAINT_SIGMAS * fits.amplitude_err)
         prior = np.column_stack([fits.positions, np.full(len(fits), np.inf)])
         distance, nearest = cKDTree(seeds).query(fits.positions) if len(fits) else (np.empty(0), np.empty(0, dtype=int))
         guided = faint & (distance < self.width)
+        # of several at one place that the network shows, the nearest
+        order = np.lexsort((distance, nearest))
+        first = np.append(True, np.diff(nearest[order]) > 0) if len(fits) else guided
+        spare = guided.copy()
+        spare[order[first]] = False
+        fits, held, faint = fits.take(~spare), held[~spare], faint[~spare]
+        prior, guided, nearest = prior[~spare], guided[~spare], nearest[~spare]
         error = NETWORK_ERROR * self.width
         prior[guided] = np.column_stack([seeds[nearest[guided]], np.full(int(guided.sum()), error)])
         start = fits.updated(guided, fits.take(guided))
@@ -351,16 +364,16 @@ class Search:
         guided = np.append(guided, np.ones(int(lost.sum()), dtype=bool))
         doubtful = np.append(np.zeros(len(fits), dtype=bool), overshadowed[lost])
         if not guided.any():
-            return fits, held, guided
+            return fits, held, guided, None
         held = np.append(held, np.ones(int(lost.sum()), dtype=bool)) | guided
         widths = np.where(held, self.width, self.rounded(start.sigma))
-        anew = self.fitted_again(start, guided, widths, held, prior=prior)
+        anew = self.fitted_again(start, guided, widths, held, prior=prior, iterations=LAST_STEPS)
         with np.errstate(invalid="ignore"):
             least = LEAST_GUIDED * anew.amplitude_err
             left = misfit.amplitude(anew.positions[doubtful], anew.take(~guided), self.width)
             least[doubtful] = SHOWN * np.hypot(anew.amplitude_err[doubtful], left)
             kept = ~guided | (~anew.failed & (anew.amplitude >= least) & _is_inside(anew, self.view))
-        return anew.take(kept), held[kept], guided[kept]
+        return anew.take(kept), held[kept], guided[kept], prior[kept]
 
     def _without(self, fits: ColumnFits) -> Search:
         """The same in what an image is without some columns."""

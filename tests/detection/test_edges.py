@@ -1,0 +1,88 @@
+"""Columns where several things meet: frames that bins do not fill, one background, several images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+from strategies import gaussians, lattice_positions
+
+from stemkit import AtomDetector
+from stemkit.columns import fit_columns
+from stemkit.columns.compiled import normal_equations
+from stemkit.detection import Quality, good_columns
+
+
+def shown_by_a_network(dose: float = 0.15, seed: int = 0) -> xr.DataArray:
+    """A lattice recorded with hardly any electrons, and what a network that knows it would make of it."""
+    rng, shape = np.random.default_rng(seed), (96, 96)
+    positions = lattice_positions(shape, 16.0, margin=8.0)
+    clean = 0.02 + gaussians(shape, positions, 2.5)
+    noisy = rng.poisson(dose * clean) / dose
+    spots = gaussians(shape, positions, 1.2)
+    coords = {"measured": (("y", "x"), noisy), "detect": (("y", "x"), spots)}
+    return xr.DataArray(clean, dims=("y", "x"), coords=coords, attrs={"mode": "haadf"})
+
+
+@pytest.mark.parametrize("background", [None, 0.02])
+def test_guided_columns_have_errors(background):
+    table = AtomDetector(spacing=16.0, width=2.5, background=background).fit_transform(shown_by_a_network())
+    guided = table[table["quality"] & Quality.GUIDED > 0]
+    assert len(guided) > 10
+    # at most the network's own error, a fifth of the width, which the pixels make smaller
+    errors = guided[["y_px_err", "x_px_err"]].to_numpy()
+    assert ((errors > 0.1) & (errors < 0.2 * 2.5 + 1e-6)).all()
+
+
+def test_shared_positions_say_which_are_guided():
+    images = [shown_by_a_network(seed=seed) for seed in (0, 1)]
+    table = AtomDetector(spacing=16.0, width=2.5, shared_positions=True, background=0.02).fit_transform(images)
+    guided = table["quality"] & Quality.GUIDED > 0
+    assert guided.sum() > 10
+    assert not guided[good_columns(table).index].any()
+    assert table["background"].to_numpy() == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("n", [97, 98, 99])
+def test_columns_beyond_a_frame_that_bins_do_not_fill_are_left_out(n):
+    positions = np.array([(30.0, 30.0), (30.0, 75.0), (75.0, 30.0), (n + 2.0, 60.0)])
+    image = gaussians((n, n), positions, 8.0) + np.random.default_rng(0).normal(0, 0.02, (n, n))
+    table = AtomDetector(spacing=45.0, width=8.0, mode="haadf").fit_transform(image)
+    assert (table[["y_px", "x_px"]].to_numpy() < n - 0.5).all()
+    assert len(table) == 3
+
+
+def test_elliptical_columns_in_means_of_pixels_are_those_of_the_pixels():
+    y, x = np.mgrid[:160, :160] - 80.0
+    e1, sigma = 0.5, 7.0
+    image = np.exp(-0.5 * (y**2 / (1 + e1) + x**2 / (1 - e1)) / sigma**2)
+    means = image.reshape(80, 2, 80, 2).mean(axis=(1, 3))
+    fits = fit_columns(means, np.array([[39.5, 39.5]]), sigma / 2, elliptical=True, iterations=60).unbinned(2)
+    assert fits.amplitude[0] == pytest.approx(1.0, abs=1e-4)
+    assert fits.e1[0] == pytest.approx(e1, abs=1e-4)
+    assert fits.sigma[0] == pytest.approx(sigma, rel=1e-4)
+
+
+def test_the_residual_of_a_stack_is_that_of_all_its_columns():
+    positions = lattice_positions((90, 90), 15.0, margin=4.0)
+    rng = np.random.default_rng(0)
+    crystal = gaussians((90, 90), positions, 2.4) + rng.normal(0, 0.05, (90, 90))
+    table = AtomDetector(mode="haadf").fit_transform([rng.normal(0, 0.05, (90, 90)), crystal])
+    assert table.attrs["residual"] == pytest.approx(np.median(table["residual"]))
+
+
+def test_the_equations_are_compiled_once():
+    positions = lattice_positions((60, 64), 9.0, margin=2.0)
+    image = gaussians((60, 64), positions, 2.4)
+    fit_columns(image, positions, 2.4)
+    before = len(normal_equations.signatures)
+    transposed = np.asfortranarray(image)
+    fit_columns(transposed, positions, 2.4, valid=np.asfortranarray(np.ones((60, 64), dtype=bool)))
+    fit_columns(image.astype(np.float32), positions, 2.4, shifts=np.zeros((2, 60, 64)), elliptical=True)
+    fit_columns(image, positions[:1], 2.4, variance=0.01, streaks=0.1, tilt=0.1)
+    assert len(normal_equations.signatures) == before
+
+
+def test_a_prior_needs_a_variance():
+    with pytest.raises(ValueError, match="prior needs a variance"):
+        fit_columns(np.zeros((20, 20)), np.array([[10.0, 10.0]]), 2.0, prior=np.array([[10.0, 10.0, 1.0]]))

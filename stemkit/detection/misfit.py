@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from stemkit.columns import ColumnFits
+from stemkit.columns import ColumnFits, some_pixels
 from stemkit.columns.candidates import SURROUND
 
 __all__ = ["Misfit", "measure_misfit"]
@@ -19,6 +19,8 @@ __all__ = ["Misfit", "measure_misfit"]
 #: Rings around a column on which its residual is measured: their width and the largest radius, in column widths
 #: (chosen: a filter of the columns' width blurs the residual over about one).
 RING, FARTHEST_RING = 0.5, 5.0
+#: A misfit whose variance is less than this part of the noise's is none (chosen: it would change heights by 5 %).
+NEGLIGIBLE = 0.1
 #: Columns that are drawn at once: bounds the memory (chosen).
 AT_ONCE = 4096
 #: Columns whose residuals meet at a place, at most (those within five widths of it).
@@ -129,4 +131,5 @@ def measure_misfit(residual: NDArray, variance: NDArray, fits: ColumnFits, width
         on_ring = ring == i
         if on_ring.any():
             found[i] = max(0.0, float(np.median(excess[:, on_ring].mean(axis=1))) / (MEDIAN_OF_RING * RESPONSE**2))
-    return Misfit(found)
+    usual = float(np.median(fits.amplitude[which])) ** 2 * RESPONSE**2
+    return Misfit(found) if usual * found.max() > NEGLIGIBLE * float(np.median(some_pixels(variance))) else nothing

@@ -131,11 +131,13 @@ class Descent:
         if len(crowded):
             self.blocks.put(crowded, self._equations(self.parameters, crowded))
 
-    def errors(self) -> tuple[Tensor, Tensor]:
-        """Covariances ``(n, P, P)``, and the residual's RMS over the expected one ``(n,)``."""
+    def errors(self, joint: int) -> tuple[Tensor, Tensor]:
+        """Covariances ``(n, P, P)`` with ``joint`` neighbours free, and the residual's RMS over the expected one."""
         blocks, free = self.blocks, self.scene.free[:-1].to(self.start.dtype)
         # what is not fitted has no errors
-        covariance = covariances(replace(blocks, own=blocks.own + torch.diag_embed(1 - free)), self.scene.coupled)
+        covariance = covariances(
+            replace(blocks, own=blocks.own + torch.diag_embed(1 - free)), self.scene.coupled, joint
+        )
         covariance = covariance * free[:, :, None] * free[:, None, :]
         dof = self._degrees_of_freedom()
         chi2 = blocks.chi2 / dof

@@ -13,7 +13,7 @@ from stemkit.columns.candidates import some_pixels
 from stemkit.columns.descent import FARTHEST, NARROWEST, REACH, RENDERED, WIDEST, Descent, scene_of
 from stemkit.columns.equations import Blocks, Noise, Variance
 from stemkit.columns.gaussians import ELLIPTICAL, ROUND, derivatives
-from stemkit.columns.solving import step
+from stemkit.columns.solving import MOST_JOINT, step
 from stemkit.pixels import filled
 
 __all__ = ["ColumnFits", "absorbed", "fit_columns", "render_columns"]
@@ -140,6 +140,7 @@ def fit_columns(
     changed: NDArray | None = None,
     iterations: int = ITERATIONS,
     tolerance: float = TOLERANCE,
+    joint: int = MOST_JOINT,
     device: torch.device | str = "cpu",
 ) -> ColumnFits:
     """Fit a Gaussian and a constant background to each column, together with those that it overlaps.
@@ -181,6 +182,9 @@ def fit_columns(
         Steps at most.
     tolerance : float
         A column is done when its step is shorter than this part of its errors.
+    joint : int
+        Overlapping neighbours whose numbers are free in the errors of a column, the nearest ones; those of the others
+        are taken as known.
     device : torch.device or str
         Where to compute.
 
@@ -236,7 +240,7 @@ def fit_columns(
         # those that failed have been put back to where they began
         first = None if changed is None else torch.as_tensor(changed | before.failed, device=device)
     descent.run(iterations, tolerance, first)
-    return _results(descent, sigma, units)
+    return _results(descent, sigma, units, joint)
 
 
 def render_columns(fits: ColumnFits, shape: tuple[int, int], shifts: NDArray | None = None) -> NDArray[np.float64]:
@@ -331,10 +335,10 @@ def _windows(places: Tensor, reach: int, shape: tuple[int, ...]) -> tuple[Tensor
 # --- results -----------------------------------------------------------------------------------------------------
 
 
-def _results(descent: Descent, sigma: NDArray, units: _Units) -> ColumnFits:
+def _results(descent: Descent, sigma: NDArray, units: _Units, joint: int) -> ColumnFits:
     """The fits in the image's units, those that failed put back to where they began, without errors."""
     fitted, began = descent.parameters[:-1].cpu().numpy(), descent.start.cpu().numpy()
-    covariance, residual = (part.cpu().numpy() for part in descent.errors())
+    covariance, residual = (part.cpu().numpy() for part in descent.errors(joint))
     gradient = _intensity_gradient(fitted)
     variance = np.column_stack(
         [np.diagonal(covariance, axis1=1, axis2=2), np.einsum("ni,nij,nj->n", gradient, covariance, gradient)]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from stemkit.columns.equations import Blocks
 
-__all__ = ["covariances", "step"]
+__all__ = ["MOST_JOINT", "covariances", "step"]
 
 #: Of the biconjugate gradients: those that precede a step need not be exact.
 CYCLES = 20
@@ -49,7 +49,7 @@ def step(blocks: Blocks, coupled: Tensor, damping: Tensor) -> Tensor:
     return _biconjugate_gradients(own, shared, coupled, inverse, gradient) * scale
 
 
-def covariances(blocks: Blocks, coupled: Tensor) -> Tensor:
+def covariances(blocks: Blocks, coupled: Tensor, joint: int = MOST_JOINT) -> Tensor:
     """Covariance of each column's parameters, ``(n, P, P)``: with its coupled neighbours free, theirs held.
 
     Parameters
@@ -57,6 +57,8 @@ def covariances(blocks: Blocks, coupled: Tensor) -> Tensor:
     blocks : Blocks
     coupled : Tensor of shape (n, k)
         Neighbours, filled up with n.
+    joint : int
+        Neighbours that are free, the nearest ones.
     """
     n, p = blocks.gradient.shape
     scale = _scale(blocks.own)
@@ -64,11 +66,11 @@ def covariances(blocks: Blocks, coupled: Tensor) -> Tensor:
     result = _inverse(own)
     if coupled.shape[1]:
         shared = _scaled_shared(blocks.shared, scale, coupled)
-        coupled, shared = coupled[:, :MOST_JOINT], shared[:, :MOST_JOINT].contiguous()
+        coupled, shared = coupled[:, :joint], shared[:, :joint].contiguous()
         for part in torch.nonzero(coupled[:, 0] < n)[:, 0].split(CHUNK):
-            joint = _inverse(_around(own, shared, coupled, part))[:, :p, :p]
+            found = _inverse(_around(own, shared, coupled, part))[:, :p, :p]
             # a neighbour that is lost leaves the column with its own
-            result[part] = torch.where(torch.isfinite(joint), joint, result[part])
+            result[part] = torch.where(torch.isfinite(found), found, result[part])
     return _scaled(result, scale)
 
 

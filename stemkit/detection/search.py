@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from stemkit.columns import ColumnFits, fit_columns, render_columns
+from stemkit.columns.solving import MOST_JOINT
 from stemkit.detection.finding import network_candidates, overlooked, significant
 from stemkit.detection.misfit import Misfit
 from stemkit.detection.table import FAINT_SIGMAS
@@ -42,7 +43,9 @@ SEARCHED, MEASURED = 2, 3
 #: While columns are searched for, fits take so many steps at most and stop where these are shorter than this part of
 #: the errors.
 QUICK_STEPS, QUICK = 8, 0.3
-#: The same of the last fit, and of those of a few columns in the middle of others.
+#: Overlapping neighbours that are free in the errors of these fits (chosen: those of the last fit have eight).
+QUICK_JOINT = 2
+#: Steps and tolerance of the last fit, and steps of those of a few columns in the middle of others.
 LAST_STEPS, LAST, STEPS_AGAIN = 16, 0.1, 6
 #: Error of the positions that a network shows, in widths (measured on lattices at 1 to 10 electrons: 0.10 to 0.16, with
 #: tails).
@@ -168,6 +171,7 @@ class Search:
             device=self.device,
             iterations=iterations or (QUICK_STEPS if self.quick else LAST_STEPS),
             tolerance=QUICK if self.quick else LAST,
+            joint=QUICK_JOINT if self.quick else MOST_JOINT,
         )
         # what is fixed has no error, not one of 0
         fits.sigma_err[~np.broadcast_to(fit_sigma, len(fits))] = np.nan

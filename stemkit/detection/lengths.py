@@ -40,11 +40,21 @@ def learn(view: View, spacing: float | None, width: float | None) -> tuple[float
     """Spacing and width of one image, px: those of the columns that are found in its middle; and whether anything is
     periodic there.
     """
-    periodicity = find_periodicity(middle(view.recorded, MIDDLE)).spacing
+    square, factor = _middle_of(view, MIDDLE), 1
+    periodicity = find_periodicity(square.recorded).spacing
+    if periodicity is None and max(view.recorded.shape) > MIDDLE:
+        # columns may be too large for that: all of the image, in coarser pixels
+        whole_factor = math.ceil(max(view.recorded.shape) / MIDDLE)
+        whole = view.binned(whole_factor)
+        periodicity = find_periodicity(whole.recorded).spacing
+        if periodicity is not None:
+            square, factor = whole, whole_factor
     periodic = periodicity is not None
     if spacing is not None and width is not None:
         return spacing, width, periodic
-    learnt = _first_lengths(_middle_of(view, MIDDLE), periodicity, spacing, width)
+    given = [None if v is None else v / factor for v in (spacing, width)]
+    first = _first_lengths(square, periodicity, *given)
+    learnt = factor * first[0], factor * first[1]
     part = _middle_of(view, math.ceil(ENOUGH * learnt[0]) if np.isfinite(learnt[0]) else MIDDLE)
     for _ in range(ROUNDS):
         found = Search(part, *learnt, SIGNIFICANT, periodic=periodic).columns()

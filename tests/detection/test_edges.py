@@ -11,6 +11,7 @@ from stemkit import AtomDetector
 from stemkit.columns import fit_columns
 from stemkit.columns.compiled import normal_equations
 from stemkit.detection import Quality, good_columns
+from stemkit.metrics import match_columns
 
 
 def shown_by_a_network(dose: float = 0.15, seed: int = 0) -> xr.DataArray:
@@ -86,3 +87,14 @@ def test_the_equations_are_compiled_once():
 def test_a_prior_needs_a_variance():
     with pytest.raises(ValueError, match="prior needs a variance"):
         fit_columns(np.zeros((20, 20)), np.array([[10.0, 10.0]]), 2.0, prior=np.array([[10.0, 10.0, 1.0]]))
+
+
+def test_columns_that_are_much_oversampled_are_found():
+    shape = (900, 900)
+    positions = lattice_positions(shape, 180.0, margin=60.0)
+    image = gaussians(shape, positions, 36.0) + np.random.default_rng(0).normal(0, 0.1, shape)
+    detector = AtomDetector(mode="haadf")
+    table = detector.fit_transform(image)
+    assert detector.periodic_
+    assert detector.width_ == pytest.approx(36.0, rel=0.05)
+    assert match_columns(table[["y_px", "x_px"]], positions, 60.0).f1 > 0.99

@@ -376,7 +376,8 @@ class Search:
             least = LEAST_GUIDED * anew.amplitude_err
             left = misfit.amplitude(anew.positions[doubtful], anew.take(~guided), self.width)
             least[doubtful] = SHOWN * np.hypot(anew.amplitude_err[doubtful], left)
-            kept = ~guided | (~anew.failed & (anew.amplitude >= least) & _is_inside(anew, self.view))
+            # at the border a network shows the flanks of columns beyond
+            kept = ~guided | (~anew.failed & (anew.amplitude >= least) & _is_inside(anew, self.view, margin=1.0))
         return anew.take(kept), held[kept], guided[kept], prior[kept]
 
     def _without(self, fits: ColumnFits) -> Search:
@@ -433,10 +434,11 @@ def _is_column(fits: ColumnFits, view: View, significance: float) -> NDArray[np.
     return _is_inside(fits, view) & (clear | (fits.failed & bright))
 
 
-def _is_inside(fits: ColumnFits, view: View) -> NDArray[np.bool_]:
-    """Which fits are centred in the frame."""
+def _is_inside(fits: ColumnFits, view: View, margin: float = -0.5) -> NDArray[np.bool_]:
+    """Which fits are centred in the frame, ``margin`` px from the centres of its outermost pixels at least."""
     n_y, n_x = view.recorded.shape
-    return (fits.y >= -0.5) & (fits.y < n_y - 0.5) & (fits.x >= -0.5) & (fits.x < n_x - 0.5)
+    inside = (np.minimum(fits.y, fits.x) >= margin) & (fits.y < n_y - 1 - margin) & (fits.x < n_x - 1 - margin)
+    return np.asarray(inside)
 
 
 def _surround(fits: ColumnFits, view: View) -> NDArray[np.float64]:

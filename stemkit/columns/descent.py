@@ -124,9 +124,9 @@ class Descent:
         """
         active = self.everyone if first is None else self._concerned(torch.cat([first, first[:1] & False]))
         for i in range(iterations):
-            active = self._advance(active, tolerance, with_shared=i + 1 in RENEWED)
             if len(active) == 0:
                 break
+            active = self._advance(active, tolerance, with_shared=i + 1 in RENEWED)
         crowded = self.everyone[(self.scene.coupled < self.n).any(1)]
         if len(crowded):
             self.blocks.put(crowded, self._equations(self.parameters, crowded))

@@ -1,4 +1,4 @@
-"""What Gaussian fits leave around real columns: torn rows, tails, shapes that are not Gaussian.
+"""Residuals of Gaussian fits around real columns: torn rows, tails, shapes that are not Gaussian.
 
 It is not noise of the pixels, and not another column either. Its size is learnt from the columns themselves.
 """

@@ -47,8 +47,8 @@ QUICK_STEPS, QUICK = 8, 0.3
 QUICK_JOINT = 2
 #: Steps and tolerance of the last fit, and steps of those of a few columns in the middle of others.
 LAST_STEPS, LAST, STEPS_AGAIN = 16, 0.1, 6
-#: Error of the positions that a network shows, in widths (measured on lattices at 1 to 10 electrons: 0.10 to 0.16, with
-#: tails).
+#: Error of the positions that a network shows, in widths (``benchmarks/low_dose.py``: 0.1 to 0.2 at 1 to 10 electrons,
+#: with tails).
 NETWORK_ERROR = 0.2
 #: A column that is held there has an amplitude of this many of its errors at least (chosen: a network shows none in
 #: pure noise, so that hardly any that it shows is missing).

@@ -9,10 +9,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stemkit.columns.compiled import (
+    Equations,
+    Limits,
+    Problem,
+    Progress,
+    covariance_blocks,
+    judge,
+    normal_equations,
+    take_step,
+    tie,
+    unfinished,
+)
 from stemkit.columns.equations import ALIKE, Blocks, Noise, Scene, equations, neighbours, slopes
-from stemkit.columns.solving import covariances, step
+from stemkit.columns.solving import CYCLES, TOLERANCE, covariances, step
 
-__all__ = ["FARTHEST", "NARROWEST", "REACH", "RENDERED", "WIDEST", "Descent", "scene_of"]
+__all__ = ["FARTHEST", "NARROWEST", "REACH", "RENDERED", "WIDEST", "CompiledDescent", "Descent", "scene_of"]
 
 #: A column is fitted on the pixels within this many sigmas of it, and its model is drawn within this many.
 REACH, RENDERED = 2.5, 4.5
@@ -21,13 +33,14 @@ REACH, RENDERED = 2.5, 4.5
 CROWDED, COUPLED, MOST_COUPLED = 4.5, 5.5, 20
 #: Steps before which the neighbours' part in the equations is worked out anew; it changes little between them.
 RENEWED = (1, 2, 3, 4, 8, 12, 16)
+RENEWED_AT = np.isin(np.arange(max(RENEWED) + 2), RENEWED)
 #: Fits stay within this many sigmas of their start, and their widths within these factors.
 FARTHEST, NARROWEST, WIDEST = 1.5, 2.0, 2.0
 #: One step moves a column by less than this many sigmas, and changes its width by less than this part (its height by
 #: less than the image's range).
 LONGEST, QUICKEST = 0.5, 0.3
 #: A fit has converged when its last step was less than this part of its width and height, if not of its errors.
-SMALLEST_STEP = 1e-4
+SMALLEST_STEP = 3e-5
 #: Steps that made things worse are taken back where they are longer than this part of the errors.
 SMALL_STEP = 0.05
 #: As long as steps are damped by more than this they say little.
@@ -45,6 +58,22 @@ ON_TARGET, OVERSHOT = 0.15, 0.5
 OFF_CENTRE = 0.55
 #: The largest of the numbers that make a column longish.
 LONGISH = 0.6
+LIMITS = Limits(
+    alike=ALIKE,
+    farthest=FARTHEST,
+    narrowest=NARROWEST,
+    widest=WIDEST,
+    longest=LONGEST,
+    quickest=QUICKEST,
+    smallest_step=SMALLEST_STEP,
+    small_step=SMALL_STEP,
+    damped=DAMPED,
+    most_damping=MOST_DAMPING,
+    on_target=ON_TARGET,
+    overshot=OVERSHOT,
+    off_centre=OFF_CENTRE,
+    longish=LONGISH,
+)
 
 
 def scene_of(
@@ -79,6 +108,172 @@ def scene_of(
         scan=None if scan is None else torch.as_tensor(scan, device=device),
         valid=None if valid is None else torch.as_tensor(np.ascontiguousarray(np.pad(valid, pad)), device=device),
     )
+
+
+class CompiledDescent:
+    """Columns on their way from where they started to the most likely numbers, on the CPU.
+
+    Parameters
+    ----------
+    scene : Scene
+    start : Tensor of shape (n, P)
+    sigma : Tensor of shape (n,)
+        The widths that lengths are compared with, px.
+    prior : Tensor of shape (n, 3) or None
+        Expected positions and their standard deviation, px.
+
+    Attributes
+    ----------
+    touched : ndarray of bool, shape (n,)
+        Columns that took part in the last run: the others are where they started.
+    """
+
+    def __init__(self, scene: Scene, start: Tensor, sigma: Tensor, prior: Tensor | None = None):
+        self.scene, self.start, self.n = scene, start, len(start)
+        self.touched = np.zeros(self.n, dtype=bool)
+        n_parameters, coupled = start.shape[1], scene.coupled.numpy()
+        nobody = np.zeros((1, n_parameters))
+        # far away: in nobody's window
+        nobody[0, :2], nobody[0, 3] = -1e6, 1.0
+        parameters = np.concatenate([start.numpy(), nobody])
+        crowded = (coupled < self.n).any(1)
+        self._crowded, self._no_rises = crowded, np.empty((0, 2, n_parameters))
+        self.problem = compiled_problem(scene)
+        self.equations = Equations(
+            own=np.zeros((self.n, n_parameters, n_parameters)),
+            shared=np.zeros((*coupled.shape, n_parameters, n_parameters)),
+            gradient=np.zeros((self.n, n_parameters)),
+            chi2=np.zeros(self.n),
+            pixels=np.zeros(self.n),
+        )
+        self.progress = Progress(
+            parameters=parameters,
+            centre=centres(scene, parameters),
+            start=np.ascontiguousarray(start.numpy()),
+            sigma=np.ascontiguousarray(sigma.numpy()),
+            prior=np.empty((0, 3)) if prior is None else np.ascontiguousarray(prior.numpy()),
+            damping=np.where(crowded, CROWDED_DAMPING, FIRST_DAMPING),
+            least_damping=np.where(crowded, LEAST_CROWDED_DAMPING, LEAST_DAMPING),
+            last_step=np.full(self.n, np.inf),
+            bond=np.zeros(coupled.shape),
+            known=np.zeros(self.n, dtype=bool),
+            age=np.zeros(self.n, dtype=np.int64),
+            stale=np.zeros(self.n, dtype=bool),
+        )
+
+    def run(self, iterations: int, tolerance: float, first: NDArray | None = None) -> None:
+        """Take steps until those of every column are shorter than a part of its errors.
+
+        Where only some, ``first`` ``(n,)``, have changed, the others join in as far as these move them.
+        """
+        small = tolerance if self.scene.noise.variance is not None else tolerance / 50
+        active = np.ones(self.n, dtype=bool) if first is None else np.asarray(first)
+        columns = np.flatnonzero(active)
+        for _ in range(iterations):
+            if len(columns) == 0:
+                break
+            self._evaluate_new(columns)
+            columns = self._advance(columns, small)
+        self._evaluate_new(columns)
+        stale = np.flatnonzero(self.progress.stale)
+        self._evaluate(stale, np.ones(len(stale), dtype=bool))
+        self.touched = self.progress.known.copy()
+
+    @property
+    def fitted(self) -> NDArray[np.float64]:
+        """The columns' parameters ``(n, P)``."""
+        return self.progress.parameters[:-1]
+
+    @property
+    def last_steps(self) -> NDArray[np.float64]:
+        """The length of each column's last step, in its errors."""
+        return self.progress.last_step
+
+    def errors(self, joint: int) -> tuple[NDArray, NDArray]:
+        """Of the columns that were evaluated: covariances ``(m, P, P)`` with ``joint`` neighbours free, and the
+        residual's RMS over the expected one.
+        """
+        which = np.flatnonzero(self.touched)
+        free = self.scene.free.numpy()[which].astype(np.float64)
+        covariance = self._covariances(which, joint) * free[:, :, None] * free[:, None, :]
+        dof = np.maximum(self.equations.pixels[which] - free.sum(1), 1.0)
+        chi2 = self.equations.chi2[which] / dof
+        if self.scene.noise.variance is None:
+            return covariance * chi2[:, None, None], np.ones_like(chi2)
+        unexplained = np.where(chi2 > 1 + UNEXPLAINED * np.sqrt(2 / dof), chi2, 1.0)
+        widened = covariance * unexplained[:, None, None]
+        if self.scene.noise.tilt:
+            moved = self.scene.noise.tilt * self._rises(which) @ covariance
+            widened = widened + moved.transpose(0, 2, 1) @ moved
+        prior = self.progress.prior
+        if len(prior):
+            # a residual makes the pixels worse, not what is known in addition to them
+            scale = np.ones(free.shape)
+            variance = np.maximum(np.diagonal(widened, axis1=1, axis2=2)[:, :2], 1e-300)
+            scale[:, :2] = np.minimum(prior[which, 2:] / np.sqrt(variance), 1.0)
+            widened = widened * scale[:, :, None] * scale[:, None, :]
+        return widened, np.sqrt(chi2)
+
+    # --- steps ---------------------------------------------------------------------------------------------------
+
+    def _advance(self, columns: NDArray, small: float) -> NDArray[np.int64]:
+        """One step of some columns; those that take another.
+
+        Only columns that still move are evaluated. One that stands still joins in when the displacements of its
+        neighbours, to first order, would move it by more than the tolerance.
+        """
+        progress, state = self.progress, (self.problem, self.progress, self.equations, LIMITS)
+        number = np.full(self.n + 1, len(columns))
+        number[columns] = np.arange(len(columns))
+        change, length, slope = take_step(*state, columns, number, CYCLES, TOLERANCE)
+        progress.age[columns] += 1
+        progress.stale[columns] |= (length > small) & self._crowded[columns]
+        self._evaluate(columns, RENEWED_AT[np.minimum(progress.age[columns], len(RENEWED_AT) - 1)])
+        worse, concerned = judge(*state, columns, number, change, length, slope)
+        if worse.any():
+            self._evaluate(columns[concerned], np.zeros(int(concerned.sum()), dtype=bool))
+        return np.asarray(unfinished(*state, columns, number, change, worse, small))
+
+    def _evaluate_new(self, columns: NDArray) -> None:
+        """Work out the equations of those columns of which they are not known."""
+        new = columns[~self.progress.known[columns]]
+        self._evaluate(new, np.ones(len(new), dtype=bool))
+        self.progress.known[new] = True
+
+    def _evaluate(self, columns: NDArray, renewed: NDArray) -> None:
+        """Work out the equations of some columns, and of those marked the blocks with their neighbours."""
+        if len(columns) == 0:
+            return
+        progress = self.progress
+        normal_equations(
+            self.problem, progress.parameters, progress.centre, columns, renewed, self.equations, self._no_rises
+        )
+        tie(self.problem, progress, self.equations, LIMITS, columns, renewed)
+        progress.stale[columns[renewed]] = False
+
+    def _covariances(self, which: NDArray, joint: int) -> NDArray[np.float64]:
+        own, shared, coupled = self.equations.own, self.equations.shared, self.problem.coupled
+        neighbours = np.unique(coupled[which, :joint])
+        self._evaluate_new(neighbours[neighbours < self.n])
+        diagonal, at = np.diagonal(own, axis1=1, axis2=2), np.arange(own.shape[1])
+        scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+        blocks = own * scale[:, :, None] * scale[:, None, :]
+        # what is not fitted has no errors
+        blocks[:, at, at] += ~self.scene.free.numpy()[:-1]
+        theirs = np.append(scale, np.zeros_like(scale[:1]), axis=0)[coupled]
+        between = shared * scale[:, None, :, None] * theirs[:, :, None, :]
+        result = np.empty((len(which), *own.shape[1:]))
+        covariance_blocks(blocks, between, coupled, which, joint, result)
+        return result * scale[which][:, :, None] * scale[which][:, None, :]
+
+    def _rises(self, which: NDArray) -> NDArray[np.float64]:
+        rises = np.empty((len(which), 2, self.start.shape[1]))
+        spare = Equations(*map(np.empty_like, self.equations))._replace(shared=self.equations.shared)
+        no_neighbours = np.zeros(len(which), dtype=bool)
+        normal_equations(
+            self.problem, self.progress.parameters, self.progress.centre, which, no_neighbours, spare, rises
+        )
+        return rises
 
 
 class Descent:
@@ -117,12 +312,29 @@ class Descent:
         self.bond = torch.zeros(scene.coupled.shape, dtype=start.dtype, device=start.device)
         self.blocks = self._equations(self.parameters, self.everyone)
 
-    def run(self, iterations: int, tolerance: float, first: Tensor | None = None) -> None:
+    @property
+    def touched(self) -> NDArray[np.bool_]:
+        """Columns that take part: all of them."""
+        return np.ones(self.n, dtype=bool)
+
+    @property
+    def fitted(self) -> NDArray[np.float64]:
+        """The columns' parameters ``(n, P)``."""
+        return self.parameters[:-1].cpu().numpy()
+
+    @property
+    def last_steps(self) -> NDArray[np.float64]:
+        """The length of each column's last step, in its errors."""
+        return self.last_step.cpu().numpy()
+
+    def run(self, iterations: int, tolerance: float, first: NDArray | None = None) -> None:
         """Take steps until those of every column are shorter than a part of its errors, its window around it then.
 
         Where only some, ``first`` ``(n,)``, have changed, the others join in as far as their neighbours move.
         """
-        active = self.everyone if first is None else self._concerned(torch.cat([first, first[:1] & False]))
+        active = self.everyone
+        if first is not None:
+            active = self._concerned(torch.as_tensor(np.append(first, False), device=self.start.device))
         for i in range(iterations):
             if len(active) == 0:
                 break
@@ -131,8 +343,12 @@ class Descent:
         if len(crowded):
             self.blocks.put(crowded, self._equations(self.parameters, crowded))
 
-    def errors(self, joint: int) -> tuple[Tensor, Tensor]:
+    def errors(self, joint: int) -> tuple[NDArray, NDArray]:
         """Covariances ``(n, P, P)`` with ``joint`` neighbours free, and the residual's RMS over the expected one."""
+        covariance, residual = self._errors(joint)
+        return covariance.cpu().numpy(), residual.cpu().numpy()
+
+    def _errors(self, joint: int) -> tuple[Tensor, Tensor]:
         blocks, free = self.blocks, self.scene.free[:-1].to(self.start.dtype)
         # what is not fitted has no errors
         covariance = covariances(
@@ -278,6 +494,31 @@ class Descent:
 
     def _degrees_of_freedom(self) -> Tensor:
         return (self.blocks.pixels - self.scene.free[:-1].sum(1)).clamp_min(1).to(self.start.dtype)
+
+
+def compiled_problem(scene: Scene) -> Problem:
+    """A scene on the CPU as the compiled functions take it."""
+    noise, known = scene.noise, scene.noise.variance
+    return Problem(
+        image=scene.image.numpy(),
+        valid=np.empty((0, 0), dtype=bool) if scene.valid is None else scene.valid.numpy(),
+        scan=np.empty((0, 0, 0), dtype=np.float32) if scene.scan is None else scene.scan.numpy(),
+        pad=scene.pad,
+        radius=scene.radius.numpy(),
+        near=scene.near.numpy(),
+        coupled=scene.coupled.numpy(),
+        free=scene.free.numpy(),
+        variance=np.array([] if known is None else [known.constant, known.slope, known.floor]),
+        rho=float(noise.correlation_x),
+        streaks=float(noise.streaks),
+    )
+
+
+def centres(scene: Scene, parameters: NDArray) -> NDArray[np.int64]:
+    """Pixels at which the windows of columns ``(n, P)`` stand."""
+    size = np.array(scene.image.shape) - 2 * scene.pad
+    places = np.rint(parameters[:, :2]).astype(np.int64)
+    return np.ascontiguousarray(places.clip(-scene.reach - 1, size + scene.reach))
 
 
 def _any(of: Tensor, neighbours: Tensor) -> Tensor:

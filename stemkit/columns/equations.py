@@ -179,13 +179,6 @@ def equations(scene: Scene, parameters: Tensor, centre: Tensor, columns: Tensor,
     -------
     Blocks
     """
-    if scene.image.device.type == "cpu":
-        return compiled(scene, parameters, centre, columns, with_shared=with_shared)[0]
-    return batched(scene, parameters, centre, columns, with_shared=with_shared)
-
-
-def batched(scene: Scene, parameters: Tensor, centre: Tensor, columns: Tensor, *, with_shared: bool) -> Blocks:
-    """The equations of thousands of columns at once, as a GPU likes it."""
     elliptical_or_bent = scene.scan is not None or parameters.shape[1] > len(ROUND)
     deep = 1 + scene.coupled.shape[1] * with_shared + scene.near.shape[1] * elliptical_or_bent
 
@@ -197,13 +190,6 @@ def batched(scene: Scene, parameters: Tensor, centre: Tensor, columns: Tensor, *
 
 def slopes(scene: Scene, parameters: Tensor, centre: Tensor, columns: Tensor) -> Tensor:
     """``J^T C^-1 r`` for backgrounds that rise by 1 per px along y and x, ``(m, 2, P)``."""
-    if scene.image.device.type == "cpu":
-        return compiled(scene, parameters, centre, columns, with_shared=False, with_rises=True)[1]
-    return batched_slopes(scene, parameters, centre, columns)
-
-
-def batched_slopes(scene: Scene, parameters: Tensor, centre: Tensor, columns: Tensor) -> Tensor:
-    """The slopes of thousands of columns at once."""
 
     def part(own_scene: Scene, some: Tensor) -> tuple[Tensor, ...]:
         weighed = _weighed(own_scene, parameters, centre, some)
@@ -213,45 +199,6 @@ def batched_slopes(scene: Scene, parameters: Tensor, centre: Tensor, columns: Te
         return (product.to(torch.float64) * scene.free[some][:, None],)
 
     return _in_parts(part, scene, columns)[0]
-
-
-# --- on the CPU --------------------------------------------------------------------------------------------------
-
-
-def compiled(
-    scene: Scene, parameters: Tensor, centre: Tensor, columns: Tensor, *, with_shared: bool, with_rises: bool = False
-) -> tuple[Blocks, Tensor]:
-    """The equations one column at a time, and the columns' :func:`slopes`."""
-    from stemkit.columns.compiled import normal_equations
-
-    m, n_parameters, k = len(columns), parameters.shape[1], scene.coupled.shape[1]
-    own, gradient = np.empty((m, n_parameters, n_parameters)), np.empty((m, n_parameters))
-    shared = np.zeros((m, k, n_parameters, n_parameters))
-    chi2, pixels, rises = np.empty(m), np.empty(m), np.empty((m if with_rises else 0, 2, n_parameters))
-    noise, known = scene.noise, scene.noise.variance
-    normal_equations(
-        scene.image.numpy(),
-        np.empty((0, 0), dtype=bool) if scene.valid is None else scene.valid.numpy(),
-        np.empty((0, 0, 0), dtype=np.float32) if scene.scan is None else scene.scan.numpy(),
-        scene.pad,
-        parameters.numpy(),
-        centre.numpy(),
-        scene.radius.numpy(),
-        scene.near.numpy(),
-        scene.coupled.numpy(),
-        scene.free.numpy(),
-        np.array([] if known is None else [known.constant, known.slope, known.floor]),
-        float(noise.correlation_x),
-        float(noise.streaks),
-        columns.numpy(),
-        own,
-        shared if with_shared and k else shared[:0],
-        gradient,
-        chi2,
-        pixels,
-        rises,
-    )
-    return Blocks(*map(torch.from_numpy, (own, shared, gradient, chi2, pixels))), torch.from_numpy(rises)
 
 
 # --- steps -------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stemkit.columns.candidates import some_pixels
-from stemkit.columns.descent import FARTHEST, NARROWEST, REACH, RENDERED, WIDEST, Descent, scene_of
+from stemkit.columns.descent import FARTHEST, NARROWEST, REACH, RENDERED, WIDEST, CompiledDescent, Descent, scene_of
 from stemkit.columns.equations import Blocks, Noise, Variance
 from stemkit.columns.gaussians import ELLIPTICAL, ROUND, derivatives
 from stemkit.columns.solving import MOST_JOINT, step
@@ -233,14 +233,16 @@ def fit_columns(
     if background is not None:
         start[:, 4] = (background - units.level) / units.scale
     known = None if prior is None else torch.as_tensor(np.asarray(prior, dtype=np.float64), device=device)
-    descent = Descent(scene, start.to(device), torch.as_tensor(sigma.copy(), device=device), known)
-    first = None
-    if before is not None:
-        descent.last_step[:] = torch.as_tensor(before.last_step)
-        # those that failed have been put back to where they began
-        first = None if changed is None else torch.as_tensor(changed | before.failed, device=device)
+    widths_of_windows = torch.as_tensor(sigma.copy(), device=device)
+    descent_of = CompiledDescent if torch.device(device).type == "cpu" else Descent
+    descent = descent_of(scene, start.to(device), widths_of_windows, known)
+    # those that failed have been put back to where they began
+    first = None if before is None or changed is None else changed | before.failed
     descent.run(iterations, tolerance, first)
-    return _results(descent, sigma, units, joint)
+    found = _results(descent, sigma, units, joint)
+    if before is None or first is None:
+        return found
+    return before.updated(descent.touched, found)
 
 
 def render_columns(fits: ColumnFits, shape: tuple[int, int], shifts: NDArray | None = None) -> NDArray[np.float64]:
@@ -335,10 +337,11 @@ def _windows(places: Tensor, reach: int, shape: tuple[int, ...]) -> tuple[Tensor
 # --- results -----------------------------------------------------------------------------------------------------
 
 
-def _results(descent: Descent, sigma: NDArray, units: _Units, joint: int) -> ColumnFits:
-    """The fits in the image's units, those that failed put back to where they began, without errors."""
-    fitted, began = descent.parameters[:-1].cpu().numpy(), descent.start.cpu().numpy()
-    covariance, residual = (part.cpu().numpy() for part in descent.errors(joint))
+def _results(descent: Descent | CompiledDescent, sigma: NDArray, units: _Units, joint: int) -> ColumnFits:
+    """The fits that took part, in the image's units; those that failed are where they began, without errors."""
+    some = np.flatnonzero(descent.touched)
+    fitted, began, sigma = descent.fitted[some], descent.start.cpu().numpy()[some], sigma[some]
+    covariance, residual = descent.errors(joint)
     gradient = _intensity_gradient(fitted)
     variance = np.column_stack(
         [np.diagonal(covariance, axis1=1, axis2=2), np.einsum("ni,nij,nj->n", gradient, covariance, gradient)]
@@ -346,7 +349,7 @@ def _results(descent: Descent, sigma: NDArray, units: _Units, joint: int) -> Col
     with np.errstate(invalid="ignore"):
         errors = np.sqrt(variance)
     failed = (
-        ~descent.scene.free[:-1, 2].cpu().numpy()
+        ~descent.scene.free[:-1, 2].cpu().numpy()[some]
         | (fitted[:, 3] <= sigma / NARROWEST * 1.001)
         | (fitted[:, 3] >= sigma * WIDEST * 0.999)
         | (np.abs(fitted[:, :2] - began[:, :2]) >= FARTHEST * sigma[:, None] * 0.999).any(axis=1)
@@ -365,7 +368,7 @@ def _results(descent: Descent, sigma: NDArray, units: _Units, joint: int) -> Col
     return ColumnFits(
         **dict(zip(MEASURED, np.hstack([numbers, errors]).T, strict=True)),
         residual=residual,
-        last_step=descent.last_step.cpu().numpy(),
+        last_step=descent.last_steps[some],
         failed=failed,
     )
 

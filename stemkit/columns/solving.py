@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from stemkit.columns.equations import Blocks
@@ -102,12 +101,6 @@ def _scaled_shared(shared: Tensor, scale: Tensor, coupled: Tensor) -> Tensor:
 
 
 def _biconjugate_gradients(own: Tensor, shared: Tensor, coupled: Tensor, inverse: Tensor, gradient: Tensor) -> Tensor:
-    if gradient.device.type == "cpu":
-        from stemkit.columns.compiled import solve_coupled
-
-        arrays = [part.contiguous().numpy() for part in (own, shared, coupled, inverse, gradient)]
-        found: NDArray = solve_coupled(*arrays, CYCLES, TOLERANCE)
-        return _finite(torch.from_numpy(found))
     nobody = torch.zeros_like(gradient[:1])
 
     def product(vector: Tensor) -> Tensor:

@@ -7,10 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import gaussians, seeds
+from strategies import gaussians, lattice_positions, seeds
 
-from stemkit.columns.descent import Descent, scene_of
-from stemkit.columns.equations import Noise, Variance, _Whitening, batched, batched_slopes, compiled
+from stemkit.columns import fit_columns
+from stemkit.columns.compiled import normal_equations
+from stemkit.columns.descent import CompiledDescent, Descent, scene_of
+from stemkit.columns.equations import Noise, Scene, Variance, _Whitening, equations, slopes
 from stemkit.columns.gaussians import derivatives, projected
 
 H, W = 9, 11
@@ -51,6 +53,26 @@ def test_adjoint_of_whitening(correlation_x, streaks):
     torch.testing.assert_close((ours * whiten.adjoint(theirs)).sum(), there)
 
 
+def crowd(
+    rng: np.random.Generator, n_parameters: int, displaced: bool, masked: bool, noise: Noise, sigma: float
+) -> tuple[Scene, torch.Tensor, torch.Tensor]:
+    """Columns near each other and at the border, with all that can be wrong with their pixels: what is fitted, the
+    start, and the widths.
+    """
+    shape = (50, 41)
+    places = rng.uniform(-0.9, 1, (30, 2)) + rng.uniform(0, 1, (30, 2)) * np.array(shape)
+    places = places.clip(-0.9, np.array(shape) - 0.1)
+    image = gaussians(shape, places, sigma) + rng.normal(0, 0.1, shape)
+    shifts = rng.normal(0, 0.5, (2, *shape)) if displaced else None
+    valid = rng.uniform(size=shape) > 0.1 if masked else None
+    widths = sigma * rng.uniform(0.8, 1.2, len(places))
+    start = np.column_stack([places, rng.uniform(0.5, 1.5, 30), widths, rng.normal(0, 0.1, 30)])
+    start = np.column_stack([start, rng.uniform(-0.2, 0.2, (30, n_parameters - 5))])
+    free = rng.uniform(size=start.shape) > 0.1
+    scene = scene_of(image, places, widths, noise, shifts, valid, free, torch.device("cpu"))
+    return scene, torch.as_tensor(start), torch.as_tensor(widths)
+
+
 @settings(max_examples=40)
 @given(
     st.sampled_from([5, 7]),
@@ -65,28 +87,71 @@ def test_adjoint_of_whitening(correlation_x, streaks):
 def test_compiled_and_batched_equations_are_the_same(
     n_parameters, displaced, masked, correlation_x, streaks, weighted, sigma, seed
 ):
-    """Columns near each other and at the border, with all that can be wrong with their pixels."""
     rng = np.random.default_rng(seed)
-    shape = (50, 41)
-    places = rng.uniform(-0.9, 1, (30, 2)) + rng.uniform(0, 1, (30, 2)) * np.array(shape)
-    places = places.clip(-0.9, np.array(shape) - 0.1)
-    image = gaussians(shape, places, sigma) + rng.normal(0, 0.1, shape)
     noise = Noise(Variance(0.01, 0.02, 0.005) if weighted else None, correlation_x, streaks)
-    shifts = rng.normal(0, 0.5, (2, *shape)) if displaced else None
-    valid = rng.uniform(size=shape) > 0.1 if masked else None
-    widths = sigma * rng.uniform(0.8, 1.2, len(places))
-    start = np.column_stack([places, rng.uniform(0.5, 1.5, 30), widths, rng.normal(0, 0.1, 30)])
-    start = np.column_stack([start, rng.uniform(-0.2, 0.2, (30, n_parameters - 5))])
-    free = rng.uniform(size=start.shape) > 0.1
-    scene = scene_of(image, places, widths, noise, shifts, valid, free, torch.device("cpu"))
-    descent = Descent(scene, torch.as_tensor(start), torch.as_tensor(widths))
-    some = torch.as_tensor(rng.permutation(30)[:20])
-    arguments = scene, descent.parameters, descent.centre, some
-    ours, rises = compiled(*arguments, with_shared=True, with_rises=True)
-    theirs = batched(*arguments, with_shared=True)
+    scene, start, widths = crowd(rng, n_parameters, displaced, masked, noise, sigma)
+    batched, compiled = Descent(scene, start, widths), CompiledDescent(scene, start, widths)
+    some = rng.permutation(30)[:20]
+    arguments = scene, batched.parameters, batched.centre, torch.as_tensor(some)
+    theirs, their_rises = equations(*arguments), slopes(*arguments)
+    rises = np.empty((20, 2, n_parameters))
+    state, ours = compiled.progress, compiled.equations
+    normal_equations(compiled.problem, state.parameters, state.centre, some, np.ones(20, dtype=bool), ours, rises)
     # the batched ones are in single precision
     for name in ("own", "shared", "gradient", "chi2", "pixels"):
-        one, other = getattr(ours, name).numpy(), getattr(theirs, name).numpy()
+        one, other = getattr(ours, name)[some], getattr(theirs, name).numpy()
         np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-5 * np.abs(other).max() + 1e-9, err_msg=name)
-    other = batched_slopes(*arguments).numpy()
-    np.testing.assert_allclose(rises.numpy(), other, rtol=2e-4, atol=2e-5 * np.abs(other).max())
+    other = their_rises.numpy()
+    np.testing.assert_allclose(rises, other, rtol=2e-4, atol=2e-5 * np.abs(other).max())
+
+
+@settings(max_examples=15)
+@given(st.sampled_from([5, 7]), st.booleans(), st.booleans(), seeds)
+def test_compiled_and_batched_descents_end_at_the_same_place(n_parameters, with_prior, weighted, seed):
+    """Columns that overlap, as fitted on the CPU and as on a GPU: within a part of their errors, with the same ones."""
+    rng = np.random.default_rng(seed)
+    shape, sigma = (64, 70), 2.5
+    places = lattice_positions(shape, 3.4 * sigma, margin=-3.0)
+    places = places + rng.normal(0, 0.2, places.shape)
+    n = len(places)
+    image = gaussians(shape, places, sigma) + rng.normal(0, 0.05, shape)
+    noise = Noise(Variance(0.0025) if weighted else None, 0.0, 0.0, tilt=0.001)
+    free = np.ones((n, n_parameters), dtype=bool)
+    free[::5, 3] = False
+    start = np.column_stack([places + rng.normal(0, 0.3, places.shape), np.full((n, 2), (1.0, sigma)), np.zeros(n)])
+    start = torch.as_tensor(np.column_stack([start, np.zeros((n, n_parameters - 5))]))
+    scene = scene_of(image, start[:, :2].numpy(), np.full(n, sigma), noise, None, None, free, torch.device("cpu"))
+    widths = torch.full((n,), sigma, dtype=torch.float64)
+    prior = None
+    if with_prior:
+        prior = torch.as_tensor(np.column_stack([places, np.where(np.arange(n) % 3, np.inf, 0.02)]))
+    ends = []
+    for kind in (Descent, CompiledDescent):
+        descent = kind(scene, start.clone(), widths, prior)
+        descent.run(40, 0.01)
+        covariance, residual = descent.errors(8)
+        ends.append((descent.fitted, np.sqrt(np.diagonal(covariance, axis1=1, axis2=2)), residual))
+    (one, error, rms), (other, other_error, other_rms) = ends
+    assert (np.abs(one - other)[:, :4] < 0.1 * error[:, :4] + 1e-6).all()
+    np.testing.assert_allclose(error, other_error, rtol=0.02)
+    np.testing.assert_allclose(rms, other_rms, rtol=1e-3)
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 400), seeds)
+def test_a_change_of_one_column_reaches_those_that_it_moves_and_no_others(chosen, seed):
+    """A fit resumed with one column elsewhere gives what a fit of all gives; columns far away keep their numbers."""
+    rng = np.random.default_rng(seed)
+    shape, sigma, noise = (150, 150), 2.5, 0.05
+    places = lattice_positions(shape, 3.6 * sigma, margin=-4.0)
+    image = gaussians(shape, places, sigma) + rng.normal(0, noise, shape)
+    before = fit_columns(image, places, sigma, variance=noise**2, tolerance=0.01, iterations=60)
+    one = chosen % len(places)
+    start = before.take(np.arange(len(before)))
+    start.x[one], start.amplitude[one] = np.rint(start.x[one]), 0.6
+    changed = np.arange(len(places)) == one
+    again = fit_columns(image, start, sigma, variance=noise**2, changed=changed, tolerance=0.01, iterations=60)
+    assert (np.abs(again.positions - before.positions) < 0.2 * before.y_err[:, None]).all()
+    np.testing.assert_allclose(again.y_err, before.y_err, rtol=0.01)
+    far = np.hypot(*(places - places[one]).T) > 60
+    np.testing.assert_array_equal(again.y[far], before.y[far])

@@ -355,4 +355,4 @@ def test_a_coarse_tolerance_takes_fewer_steps():
     coarse, fine = fitted(0.5), fitted(0.05)
     assert fine.last_step.max() < 0.05
     assert 0.05 < coarse.last_step.max() < 0.5
-    assert (np.abs(coarse.x - fine.x) / fine.x_err).max() < 0.5
+    assert (np.abs(coarse.x - fine.x) / fine.x_err).max() < 1.0

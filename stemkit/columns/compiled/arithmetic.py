@@ -1,0 +1,150 @@
+"""Gaussian columns at pixels: values and derivatives, compiled for the CPU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+__all__ = ["N_ROUND", "add_column", "add_columns", "compiled", "derivatives", "dot", "gaussian_along", "half_width"]
+
+#: Parameters of a round column, in the order of :data:`stemkit.columns.gaussians.ROUND`.
+N_ROUND = 5
+#: An interval's exponential is that of its 64th part, a Taylor polynomial, squared six times.
+FOLDS, PART = 6, 1.0 / 64.0
+#: Exponents below this are zero to double precision of the sum they are in.
+SMALLEST_EXPONENT = -50.0
+#: Numerical liberties: sums in any order, no signed zeros. NaN and inf keep their meaning.
+FAST = {"contract", "reassoc", "nsz", "arcp"}
+
+
+def compiled(function: Callable) -> Any:
+    """Compile a function at its first call, and keep the result on disk where that can be written."""
+    try:
+        return njit(cache=True, fastmath=FAST, nogil=True, error_model="numpy")(function)
+    except RuntimeError:  # there is no folder for the cache
+        return njit(fastmath=FAST, nogil=True, error_model="numpy")(function)
+
+
+@compiled
+def _exp(exponent):  # type: ignore[no-untyped-def]
+    """``exp`` of a number that is not positive, in arithmetic that vectorises; its error is below 1e-11."""
+    t = max(exponent, SMALLEST_EXPONENT) * PART
+    value = 1.0 + t * (1.0 + t / 2.0 * (1.0 + t / 3.0 * (1.0 + t / 4.0 * (1.0 + t / 5.0 * (1.0 + t / 6.0)))))
+    for _ in range(FOLDS):
+        value *= value
+    return value
+
+
+@compiled
+def gaussian_along(offset, n, sigma, values):  # type: ignore[no-untyped-def]
+    """A Gaussian of height 1 at n pixels ``-offset, 1 - offset, ...`` from its centre."""
+    inverse = -0.5 / (sigma * sigma)
+    for i in range(n):
+        values[i] = _exp(inverse * (i - offset) * (i - offset))
+
+
+@compiled
+def derivatives(parameters, dy, dx, n, values):  # type: ignore[no-untyped-def]
+    """Derivatives of a column by its parameters but the background, ``(P, n)``, at distances ``(n,)`` from it."""
+    amplitude, sigma = parameters[2], parameters[3]
+    inverse = 1.0 / (sigma * sigma)
+    if len(parameters) == N_ROUND:
+        for i in range(n):
+            squared = inverse * (dy[i] * dy[i] + dx[i] * dx[i])
+            height = _exp(-0.5 * squared)
+            column = amplitude * height
+            values[0, i] = column * inverse * dy[i]
+            values[1, i] = column * inverse * dx[i]
+            values[2, i] = height
+            values[3, i] = column * squared / sigma
+        return
+    e1, e2 = parameters[5], parameters[6]
+    inverse = inverse / (1.0 - e1 * e1 - e2 * e2)
+    for i in range(n):
+        u_y = inverse * ((1.0 - e1) * dy[i] - e2 * dx[i])
+        u_x = inverse * ((1.0 + e1) * dx[i] - e2 * dy[i])
+        squared = u_y * dy[i] + u_x * dx[i]
+        height = _exp(-0.5 * squared)
+        column = amplitude * height
+        values[0, i] = column * u_y
+        values[1, i] = column * u_x
+        values[2, i] = height
+        values[3, i] = column * squared / sigma
+        values[5, i] = 0.5 * sigma * sigma * column * (u_y * u_y - u_x * u_x)
+        values[6, i] = sigma * sigma * column * u_y * u_x
+
+
+@compiled
+def add_column(parameters, dy, dx, n, total):  # type: ignore[no-untyped-def]
+    """Add a column without its background at distances ``(n,)``."""
+    amplitude, sigma = parameters[2], parameters[3]
+    if len(parameters) == N_ROUND:
+        inverse = -0.5 / (sigma * sigma)
+        for i in range(n):
+            total[i] += amplitude * _exp(inverse * (dy[i] * dy[i] + dx[i] * dx[i]))
+        return
+    e1, e2 = parameters[5], parameters[6]
+    inverse = -0.5 / (sigma * sigma * (1.0 - e1 * e1 - e2 * e2))
+    for i in range(n):
+        square = (1.0 - e1) * dy[i] * dy[i] + (1.0 + e1) * dx[i] * dx[i] - 2.0 * e2 * dy[i] * dx[i]
+        total[i] += amplitude * _exp(inverse * square)
+
+
+@compiled
+def half_width(radius, dy):  # type: ignore[no-untyped-def]
+    """Pixels to either side of a disk's middle at a distance along y; -1 where there are none."""
+    rest = (radius + 0.5) ** 2 - dy * dy
+    return int(math.sqrt(rest)) if rest >= 0 else -1
+
+
+@compiled
+def dot(a, b, n):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for i in range(n):
+        total += a[i] * b[i]
+    return total
+
+
+@compiled
+def add_columns(image, parameters, scan, reach):  # type: ignore[no-untyped-def]
+    """Add columns without their backgrounds to an image, each drawn within ``reach`` px of its centre.
+
+    Parameters
+    ----------
+    image : ndarray of shape (n_y, n_x)
+        Changed in place.
+    parameters : ndarray of shape (n, P)
+    scan : ndarray of shape (2, n_y, n_x), or (0, 0, 0)
+        Displacement of the beam, px; none where it is empty.
+    reach : int
+    """
+    n_y, n_x = image.shape
+    size = 2 * reach + 1
+    dy, dx, across = np.empty(size), np.empty(size), np.empty(size)
+    separable = scan.shape[0] == 0 and parameters.shape[1] == N_ROUND
+    for c in range(len(parameters)):
+        column = parameters[c]
+        y0, x0 = round(column[0]), round(column[1])
+        if separable:
+            gaussian_along(column[1] - (x0 - reach), size, column[3], across)
+        for y in range(max(0, y0 - reach), min(n_y, y0 + reach + 1)):
+            half = half_width(reach, y - y0)
+            begin, end = max(0, x0 - half), min(n_x, x0 + half + 1)
+            if half < 0 or begin >= end:
+                continue
+            if separable:
+                height = column[2] * math.exp(-0.5 * ((y - column[0]) / column[3]) ** 2)
+                for x in range(begin, end):
+                    image[y, x] += height * across[x - (x0 - reach)]
+                continue
+            for x in range(begin, end):
+                dy[x - begin], dx[x - begin] = y - column[0], x - column[1]
+            if scan.shape[0]:
+                for x in range(begin, end):
+                    dy[x - begin] += scan[0, y, x]
+                    dx[x - begin] += scan[1, y, x]
+            add_column(column, dy, dx, end - begin, image[y, begin:end])

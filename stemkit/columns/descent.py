@@ -149,6 +149,7 @@ class CompiledDescent:
         self.progress = Progress(
             parameters=parameters,
             centre=centres(scene, parameters),
+            movable=np.ones(self.n, dtype=bool),
             start=np.ascontiguousarray(start.numpy()),
             sigma=np.ascontiguousarray(sigma.numpy()),
             prior=np.empty((0, 3)) if prior is None else np.ascontiguousarray(prior.numpy()),
@@ -161,14 +162,21 @@ class CompiledDescent:
             stale=np.zeros(self.n, dtype=bool),
         )
 
-    def run(self, iterations: int, tolerance: float, first: NDArray | None = None) -> None:
+    def run(
+        self, iterations: int, tolerance: float, first: NDArray | None = None, movable: NDArray | None = None
+    ) -> None:
         """Take steps until those of every column are shorter than a part of its errors.
 
-        Where only some, ``first`` ``(n,)``, have changed, the others join in as far as these move them.
+        Where only some, ``first`` ``(n,)``, have changed, the others that are ``movable`` ``(n,)`` join in as far as
+        these move them.
         """
         small = tolerance if self.scene.noise.variance is not None else tolerance / 50
-        active = np.ones(self.n, dtype=bool) if first is None else np.asarray(first)
-        columns = np.flatnonzero(active)
+        columns = np.arange(self.n)
+        if first is not None:
+            # what their neighbours' models were before is not known
+            marked = np.append(first, False)
+            self.progress.movable[:] = True if movable is None else movable
+            columns = np.flatnonzero((first | marked[self.problem.coupled].any(1)) & self.progress.movable)
         for _ in range(iterations):
             if len(columns) == 0:
                 break
@@ -308,6 +316,7 @@ class Descent:
         self.damping = torch.where(crowded, CROWDED_DAMPING, FIRST_DAMPING).to(start.dtype)
         self.least_damping = torch.where(crowded, LEAST_CROWDED_DAMPING, LEAST_DAMPING).to(start.dtype)
         self.everyone = torch.arange(self.n, device=start.device)
+        self.movable = torch.ones_like(self.everyone, dtype=torch.bool)
         self.last_step = torch.full_like(self.damping, torch.inf)
         self.bond = torch.zeros(scene.coupled.shape, dtype=start.dtype, device=start.device)
         self.blocks = self._equations(self.parameters, self.everyone)
@@ -327,12 +336,17 @@ class Descent:
         """The length of each column's last step, in its errors."""
         return self.last_step.cpu().numpy()
 
-    def run(self, iterations: int, tolerance: float, first: NDArray | None = None) -> None:
+    def run(
+        self, iterations: int, tolerance: float, first: NDArray | None = None, movable: NDArray | None = None
+    ) -> None:
         """Take steps until those of every column are shorter than a part of its errors, its window around it then.
 
-        Where only some, ``first`` ``(n,)``, have changed, the others join in as far as their neighbours move.
+        Where only some, ``first`` ``(n,)``, have changed, the others that are ``movable`` ``(n,)`` join in as far as
+        their neighbours move.
         """
         active = self.everyone
+        if movable is not None:
+            self.movable = torch.as_tensor(movable, device=self.start.device)
         if first is not None:
             active = self._concerned(torch.as_tensor(np.append(first, False), device=self.start.device))
         for i in range(iterations):
@@ -446,7 +460,7 @@ class Descent:
 
     def _concerned(self, moved: Tensor) -> Tensor:
         """Columns that have moved, ``(n + 1,)``, or overlap one that has."""
-        return self.everyone[moved[:-1] | moved[self.scene.coupled].any(1)]
+        return self.everyone[(moved[:-1] | moved[self.scene.coupled].any(1)) & self.movable]
 
     def _centres(self, parameters: Tensor) -> Tensor:
         """Pixels at which windows can stand."""

@@ -138,6 +138,7 @@ def fit_columns(
     prior: NDArray | None = None,
     elliptical: bool = False,
     changed: NDArray | None = None,
+    movable: NDArray | None = None,
     iterations: int = ITERATIONS,
     tolerance: float = TOLERANCE,
     joint: int = MOST_JOINT,
@@ -176,8 +177,11 @@ def fit_columns(
     elliptical : bool
         Whether columns have three numbers for their width rather than one.
     changed : ndarray of bool, shape (n_columns,), optional
-        Where fits go on, those that have changed or have new neighbours: the others take steps as far as these move
-        them.
+        Where fits are resumed, those that have changed or have new neighbours: the others take steps as far as these
+        move them.
+    movable : ndarray of bool, shape (n_columns,), optional
+        Where only some have changed: columns that may take steps, those that have changed among them; the others keep
+        their numbers.
     iterations : int
         Steps at most.
     tolerance : float
@@ -238,7 +242,7 @@ def fit_columns(
     descent = descent_of(scene, start.to(device), widths_of_windows, known)
     # those that failed have been put back to where they began
     first = None if before is None or changed is None else changed | before.failed
-    descent.run(iterations, tolerance, first)
+    descent.run(iterations, tolerance, first, movable)
     found = _results(descent, sigma, units, joint)
     if before is None or first is None:
         return found

@@ -149,6 +149,7 @@ class Search:
         background: float | None = None,
         prior: NDArray | None = None,
         changed: NDArray | None = None,
+        movable: NDArray | None = None,
         iterations: int | None = None,
     ) -> ColumnFits:
         """Fits to all of an image's columns, starting at the learnt width where none is given."""
@@ -168,6 +169,7 @@ class Search:
             prior=prior,
             elliptical=self.elliptical,
             changed=changed,
+            movable=movable,
             device=self.device,
             iterations=iterations or (QUICK_STEPS if self.quick else LAST_STEPS),
             tolerance=QUICK if self.quick else LAST,
@@ -213,6 +215,7 @@ class Search:
                 fit_position=fit_position,
                 prior=prior,
                 changed=changed,
+                movable=far < CONCERNED,
                 iterations=iterations,
             )
         rest = self._without(start.take(~part))

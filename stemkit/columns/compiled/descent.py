@@ -39,7 +39,7 @@ class Limits(NamedTuple):
 class Progress(NamedTuple):
     """Where n columns of P parameters stand.
 
-    ``start`` ``(n, P)`` and ``sigma`` ``(n,)`` are what limits refer to, ``prior`` ``(n, 3)`` or ``(0, 3)`` expected
+    ``movable`` ``(n,)`` marks the columns that may take steps. ``start`` ``(n, P)`` and ``sigma`` ``(n,)`` are what limits refer to, ``prior`` ``(n, 3)`` or ``(0, 3)`` expected
     positions and their standard deviation. ``bond`` ``(n, k)`` ties the backgrounds of coupled columns. ``known``
     says whose equations have been evaluated, ``age`` how often, and ``stale`` whose blocks with their neighbours are
     older than a step that mattered.
@@ -47,6 +47,7 @@ class Progress(NamedTuple):
 
     parameters: NDArray[np.float64]
     centre: NDArray[np.int64]
+    movable: NDArray[np.bool_]
     start: NDArray[np.float64]
     sigma: NDArray[np.float64]
     prior: NDArray[np.float64]
@@ -318,7 +319,7 @@ def unfinished(problem, progress, equations, limits, columns, number, change, wo
             if number[j] == m:
                 _push(equations, progress, coupled, c, k, change[i])
     for j in np.flatnonzero(waiting & ~moving):
-        if progress.damping[j] >= limits.most_damping:
+        if progress.damping[j] >= limits.most_damping or not progress.movable[j]:
             continue
         # the blocks of a column that has not been evaluated are those of a neighbour
         like = j

@@ -104,7 +104,10 @@ def _first_lengths(
         positions = shown[0][~shown[1]]
         distance = nearest_distances(positions)
         if not given:
+            # where columns repeat, a fifth of their distance; single atoms are far from each other, and as wide as the
+            # few that the recorded image shows
             guess = float(np.clip(0.2 * np.median(distance), 0.8, 20.0)) if len(distance) > FEWEST else width
+            guess = guess if periodic else width
             width = _width_of(_fits(view, positions, guess), guess)
     distance = nearest_distances(positions)
     if spacing is None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["N_ROUND", "add_column", "add_columns", "compiled", "derivatives", "dot", "gaussian_along", "half_width"]
+__all__ = ["N_ROUND", "add_column", "add_columns", "compiled", "derivatives", "dots", "gaussian_along", "half_width"]
 
 #: Parameters of a round column, in the order of :data:`stemkit.columns.gaussians.ROUND`.
 N_ROUND = 5
@@ -102,11 +102,27 @@ def half_width(radius, dy):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def dot(a, b, n):  # type: ignore[no-untyped-def]
-    total = 0.0
-    for i in range(n):
-        total += a[i] * b[i]
-    return total
+def dots(fields, first, last, vector, begin, end, result):  # type: ignore[no-untyped-def]
+    """Inner products of fields ``first`` to ``last`` with a vector over a range of pixels, five at a time."""
+    a = first
+    while a + 5 <= last:
+        f0, f1, f2, f3, f4 = fields[a], fields[a + 1], fields[a + 2], fields[a + 3], fields[a + 4]
+        s0, s1, s2, s3, s4 = 0.0, 0.0, 0.0, 0.0, 0.0
+        for i in range(begin, end):
+            v = vector[i]
+            s0 += f0[i] * v
+            s1 += f1[i] * v
+            s2 += f2[i] * v
+            s3 += f3[i] * v
+            s4 += f4[i] * v
+        result[a], result[a + 1], result[a + 2], result[a + 3], result[a + 4] = s0, s1, s2, s3, s4
+        a += 5
+    while a < last:
+        total = 0.0
+        for i in range(begin, end):
+            total += fields[a, i] * vector[i]
+        result[a] = total
+        a += 1
 
 
 @compiled

@@ -39,10 +39,10 @@ class Limits(NamedTuple):
 class Progress(NamedTuple):
     """Where n columns of P parameters stand.
 
-    ``movable`` ``(n,)`` marks the columns that may take steps. ``start`` ``(n, P)`` and ``sigma`` ``(n,)`` are what limits refer to, ``prior`` ``(n, 3)`` or ``(0, 3)`` expected
-    positions and their standard deviation. ``bond`` ``(n, k)`` ties the backgrounds of coupled columns. ``known``
-    says whose equations have been evaluated, ``age`` how often, and ``stale`` whose blocks with their neighbours are
-    older than a step that mattered.
+    ``movable`` ``(n,)`` marks the columns that may take steps. ``start`` ``(n, P)`` and ``sigma`` ``(n,)`` are what
+    limits refer to, ``prior`` ``(n, 3)`` or ``(0, 3)`` expected positions and their standard deviation. ``bond``
+    ``(n, k)`` ties the backgrounds of coupled columns. ``known`` says whose equations have been evaluated, ``age`` how
+    often, and ``stale`` whose blocks with their neighbours are older than a step that mattered.
     """
 
     parameters: NDArray[np.float64]

@@ -13,12 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemkit.columns.compiled.arithmetic import (
-    N_ROUND,
     add_column,
     compiled,
     derivatives,
-    dot,
-    gaussian_along,
+    dots,
     half_width,
 )
 
@@ -103,7 +101,6 @@ def normal_equations(problem, parameters, centre, columns, renewed, equations, r
     image, scan, pad, near, coupled = problem.image, problem.scan, problem.pad, problem.near, problem.coupled
     free, variance, rho, streaks = problem.free, problem.variance, problem.rho, problem.streaks
     n, n_parameters = len(parameters) - 1, parameters.shape[1]
-    separable = scan.shape[0] == 0 and n_parameters == N_ROUND
     widest = 0
     for c in columns:
         widest = max(widest, problem.radius[c])
@@ -117,13 +114,11 @@ def normal_equations(problem, parameters, centre, columns, renewed, equations, r
     model, count, scale = np.empty(area), np.empty(area), np.empty(area)
     kept, carried, ones = np.empty(area), np.empty(area), np.empty(area)
     offsets, weight = np.empty((n_all, size)), np.empty(size)
-    across, down = np.empty(size), np.empty(size)
+    products = np.empty(n_all)
     first, left, line = np.empty(size + 1, np.int64), np.empty(size, np.int64), np.empty(size, np.int64)
 
     for m in range(len(columns)):
         c = columns[m]
-        reach, y0, x0 = problem.radius[c], centre[c, 0], centre[c, 1]
-        width = 2 * reach + 1
         rows = _intervals(problem, centre, c, line, left, first)
         total = first[rows]
         oy, ox = parameters[c, 0], parameters[c, 1]
@@ -154,41 +149,16 @@ def normal_equations(problem, parameters, centre, columns, renewed, equations, r
             raw[4, i] = count[i]
 
         # the column, and those near it
-        if separable:
-            gaussian_along(ox - (x0 - reach), width, parameters[c, 3], across)
-            gaussian_along(oy - (y0 - reach), width, parameters[c, 3], down)
-            sigma, amplitude = parameters[c, 3], parameters[c, 2]
-            inverse = 1.0 / (sigma * sigma)
-            for r in range(rows):
-                height_y, shift = down[line[r] - (y0 - reach)], left[r] - (x0 - reach) - first[r]
-                for i in range(first[r], first[r + 1]):
-                    height = height_y * across[i + shift]
-                    column = amplitude * height
-                    raw[0, i] = column * inverse * dy[i]
-                    raw[1, i] = column * inverse * dx[i]
-                    raw[2, i] = height
-                    raw[3, i] = column * inverse * (dy[i] * dy[i] + dx[i] * dx[i]) / sigma
-                    model[i] += column
-        else:
-            derivatives(parameters[c], dy, dx, total, raw)
-            for i in range(total):
-                model[i] += parameters[c, 2] * raw[2, i]
+        derivatives(parameters[c], dy, dx, total, raw)
+        for i in range(total):
+            model[i] += parameters[c, 2] * raw[2, i]
         for k in range(near.shape[1]):
             j = near[c, k]
             if j == n:
                 break
-            if separable:
-                gaussian_along(parameters[j, 1] - (x0 - reach), width, parameters[j, 3], across)
-                gaussian_along(parameters[j, 0] - (y0 - reach), width, parameters[j, 3], down)
-                for r in range(rows):
-                    height = parameters[j, 2] * down[line[r] - (y0 - reach)]
-                    shift = left[r] - (x0 - reach) - first[r]
-                    for i in range(first[r], first[r + 1]):
-                        model[i] += height * across[i + shift]
-            else:
-                for i in range(total):
-                    away_y[i], away_x[i] = dy[i] + oy - parameters[j, 0], dx[i] + ox - parameters[j, 1]
-                add_column(parameters[j], away_y, away_x, total, model)
+            for i in range(total):
+                away_y[i], away_x[i] = dy[i] + oy - parameters[j, 0], dx[i] + ox - parameters[j, 1]
+            add_column(parameters[j], away_y, away_x, total, model)
 
         # the residual, and the weights of pixels
         for r in range(rows):
@@ -248,11 +218,11 @@ def normal_equations(problem, parameters, centre, columns, renewed, equations, r
                     offsets[f, r] = along
 
         # inner products
-        for a in range(n_all):
-            for b in range(a, n_all):
-                if b >= n_fields and a >= n_parameters:
-                    continue
-                value = dot(fields[a], fields[b], total)
+        for b in range(n_all):
+            first_field = min(b, n_parameters)
+            dots(fields, 0, first_field + 1, fields[b], 0, total, products)
+            for a in range(first_field + 1):
+                value = products[a]
                 if streaks != 0.0:
                     for r in range(rows):
                         value -= weight[r] * offsets[a, r] * offsets[b, r]
@@ -260,12 +230,13 @@ def normal_equations(problem, parameters, centre, columns, renewed, equations, r
                     value = value * free[c, a] * free[c, b]
                     equations.own[c, a, b] = value
                     equations.own[c, b, a] = value
-                elif a == n_parameters:
-                    equations.chi2[c] = value
-                elif b == n_parameters:
+                elif b > n_parameters:
+                    if a < n_parameters:
+                        rises[m, b - n_fields, a] = value * free[c, a]
+                elif a < n_parameters:
                     equations.gradient[c, a] = value * free[c, a]
                 else:
-                    rises[m, b - n_fields, a] = value * free[c, a]
+                    equations.chi2[c] = value
         equations.pixels[c] = used
         if not renewed[m] or coupled.shape[1] == 0 or coupled[c, 0] == n:
             continue
@@ -288,32 +259,15 @@ def normal_equations(problem, parameters, centre, columns, renewed, equations, r
             j = coupled[c, k]
             if j == n:
                 break
-            if separable:
-                gaussian_along(parameters[j, 1] - (x0 - reach), width, parameters[j, 3], across)
-                gaussian_along(parameters[j, 0] - (y0 - reach), width, parameters[j, 3], down)
-                sigma, amplitude = parameters[j, 3], parameters[j, 2]
-                inverse = 1.0 / (sigma * sigma)
-                for r in range(rows):
-                    height_y, shift = down[line[r] - (y0 - reach)], left[r] - (x0 - reach) - first[r]
-                    from_y = line[r] - parameters[j, 0]
-                    for i in range(first[r], first[r + 1]):
-                        height = height_y * across[i + shift]
-                        from_x = left[r] + i - first[r] - parameters[j, 1]
-                        column = amplitude * height * inverse
-                        theirs[0, i] = column * from_y
-                        theirs[1, i] = column * from_x
-                        theirs[2, i] = height
-                        theirs[3, i] = column * (from_y * from_y + from_x * from_x) / sigma
-                        theirs[4, i] = 0.0
-            else:
-                for i in range(total):
-                    away_y[i], away_x[i] = dy[i] + oy - parameters[j, 0], dx[i] + ox - parameters[j, 1]
-                    theirs[4, i] = 0.0
-                derivatives(parameters[j], away_y, away_x, total, theirs)
+            for i in range(total):
+                away_y[i], away_x[i] = dy[i] + oy - parameters[j, 0], dx[i] + ox - parameters[j, 1]
+                theirs[4, i] = 0.0
+            derivatives(parameters[j], away_y, away_x, total, theirs)
             for r in range(rows):
                 begin, end = _overlap(problem, centre, j, line[r], left[r], left[r] + first[r + 1] - first[r])
                 for i in range(first[r] + begin - left[r], first[r] + end - left[r]):
                     theirs[4, i] = count[i]
-            for a in range(n_parameters):
-                for b in range(n_parameters):
-                    equations.shared[c, k, a, b] = dot(raw[a], theirs[b], total) * free[c, a] * free[j, b]
+            for b in range(n_parameters):
+                dots(raw, 0, n_parameters, theirs[b], 0, total, products)
+                for a in range(n_parameters):
+                    equations.shared[c, k, a, b] = products[a] * free[c, a] * free[j, b]

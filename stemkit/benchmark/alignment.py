@@ -24,6 +24,10 @@ MAX_SHIFT = 0.25
 DISTINCT = 4.0
 #: Standard deviations above which the correlation of two frames shows common structure (chosen).
 SIGNIFICANT = 6.0
+#: Fraction of the power of a frame that is taken as noise at least (chosen): frames without noise can be aligned.
+LEAST_NOISE = 1e-6
+#: Rounds in which each frame's shift is searched again against the mean of the others (chosen).
+SEARCH_ROUNDS = 3
 #: Refinement ends where no shift changes by more than this, px, or after so many rounds (chosen).
 CONVERGED = 0.003
 MOST_ROUNDS = 20
@@ -152,9 +156,10 @@ def align_frames(frames: NDArray, *, max_shift: float | None = None, verbose: bo
     -----
     Assumptions: frames differ by a translation of the whole frame; their noise is independent, so that it does not
     correlate at any shift. A lattice correlates equally well one lattice vector further: of all maxima whose
-    correlation is within four standard deviations of the highest one, the one with the smallest shift is taken. The
-    standard deviation is that of the correlation of two frames of white noise after the filter H,
-    ``sum |H|^4 / (sum |H|^2)^2``. The filter is the one for which the correlations are the largest multiple of it.
+    correlation c does not differ significantly from the highest one, the one with the smallest shift is taken. Shifts
+    from frame to frame must therefore be below half a lattice vector, unless an edge or defects distinguish the cells.
+    The variance of c is taken as ``(1 - c^2) sum |H|^4 / (sum |H|^2)^2``, with the filter H and white noise. Of several
+    widths of the filter the one with the highest ratio of signal to noise in the correlations is used.
 
     References
     ----------
@@ -195,12 +200,13 @@ def _noise_std(shape: tuple[int, int], smoothing: float) -> float:
 
 
 def _best_smoothing(frames: NDArray, reach: int) -> float:
-    """The filter after which neighbouring frames have the most significant correlation."""
+    """The filter after which the correlation of neighbouring frames is highest relative to that of their noise."""
 
     def significance(smoothing: float) -> float:
         filtered = [_Spectra(_band_pass(frame, smoothing), reach) for frame in frames]
-        highest = [a.correlation(b).max() for a, b in itertools.pairwise(filtered)]
-        return float(np.median(highest)) / _noise_std(frames.shape[1:], smoothing)
+        highest = np.median([a.correlation(b).max() for a, b in itertools.pairwise(filtered)])
+        noise = max(1 - float(highest), LEAST_NOISE) * _noise_std(frames.shape[1:], smoothing)
+        return float(highest) / noise
 
     return max(SMOOTHINGS, key=significance)
 
@@ -246,14 +252,31 @@ def _first_shifts(
         correlations[i, j] = correlations[j, i] = maps[y, x]
     others = correlations[~np.eye(n, dtype=bool)].reshape(n, n - 1)
     reference = int(np.argmax(np.median(others, axis=1)))
-    return offsets[reference], correlations
+    return _searched_again(filtered, spectra, offsets[reference], noise_std), correlations
+
+
+def _searched_again(
+    filtered: NDArray, spectra: Sequence[_Spectra], shifts: NDArray, noise_std: float
+) -> NDArray[np.float64]:
+    """Shifts against the mean of the others, which has less noise than the reference frame."""
+    reach, shifts = spectra[0].reach, shifts.copy()
+    for _ in range(SEARCH_ROUNDS):
+        before = shifts.copy()
+        for i, spectrum in enumerate(spectra):
+            others = [k for k in range(len(spectra)) if k != i]
+            mean = np.mean([shifted(filtered[k], -np.round(shifts[k])) for k in others], axis=0)
+            shifts[i] = np.subtract(_smallest_shift(_Spectra(mean, reach).correlation(spectrum), noise_std), reach)
+        if np.array_equal(before, shifts):
+            break
+    return shifts
 
 
 def _smallest_shift(correlation: NDArray, noise_std: float) -> tuple[int, int]:
     """Of the maxima that do not differ significantly from the highest, the one nearest to the centre."""
-    doubt = DISTINCT * np.sqrt(2) * noise_std
+    highest = float(correlation.max())
+    doubt = DISTINCT * np.sqrt(2 * max(0.0, 1 - highest**2)) * noise_std
     is_peak = ndimage.maximum_filter(correlation, 3) == correlation
-    candidates = np.argwhere(is_peak & (correlation >= correlation.max() - doubt))
+    candidates = np.argwhere(is_peak & (correlation >= highest - doubt))
     distance = np.hypot(*(candidates - (np.array(correlation.shape) - 1) / 2).T)
     y, x = candidates[np.argmin(distance)]
     return int(y), int(x)

@@ -99,16 +99,14 @@ def frames_figure(comparison: FrameComparison) -> Figure:
     images = {name: _middle(image) for name, image in comparison.images.items()}
     n_rows = -(-len(images) // PER_ROW)
     figure = Figure(figsize=(2.3 * PER_ROW, 4.2 + 2.5 * n_rows), layout="constrained")
-    parts = figure.subfigures(2, 1, height_ratios=[4.2, 2.5 * n_rows])
-    _draw_curves(parts[0].subplots(), comparison)
-    axes = parts[1].subplots(n_rows, PER_ROW, squeeze=False).ravel()
+    grid = figure.add_gridspec(n_rows + 1, PER_ROW, height_ratios=[4.2, *[2.5] * n_rows])
+    _draw_curves(figure.add_subplot(grid[0, :]), comparison)
     low, high = np.quantile(list(images.values())[-1].values, [0.001, 0.999])
-    for axis, (name, image) in zip(axes, images.items(), strict=False):
+    for k, (name, image) in enumerate(images.items()):
+        axis = figure.add_subplot(grid[1 + k // PER_ROW, k % PER_ROW])
         show_image(image, axis)
         axis.images[0].set_clim(low, high)
         axis.set_title(name, fontsize=9)
-    for axis in axes[len(images) :]:
-        axis.set_axis_off()
     return figure
 
 

@@ -54,8 +54,10 @@ class FrameComparison:
           of the others crosses the threshold;
         - ``seconds``: of wall-clock time per frame.
 
-        Standard errors are those of the jackknife over frames; that of ``mse`` and ``snr dB`` is NaN for three frames,
-        that of ``seconds`` always.
+        Standard errors are those of the jackknife over frames, for the expected score of a frame recorded under the
+        same conditions; on average they are not too small. Most of them is common to all methods, so that differences
+        between methods are more precise. That of ``mse`` and ``snr dB`` is NaN for three frames, that of ``seconds``
+        always.
     frame_scores : DataFrame
         ``method, frame, score, value``: ``correlation`` and ``mse`` of each denoised frame.
     curves : DataFrame

@@ -14,7 +14,7 @@ from stemkit.benchmark.frame_scores import ceiling, signal_variance
 
 __all__ = ["Rings", "resolution", "threshold_curve"]
 
-#: Fourier coefficients that a Hann window makes dependent, along each axis: ``<w^4> / <w^2>^2`` (derived).
+#: Coefficients along a ring that a Hann window makes dependent: ``<w^4> / <w^2>^2`` (derived); a ring is one wide.
 HANN_DEPENDENT = 35 / 18
 #: Signal-to-noise ratio of each of two images whose mean has half a bit per coefficient (van Heel and Schatz 2005).
 HALF_BIT_SNR = (math.sqrt(2) - 1) / 2
@@ -60,7 +60,7 @@ class Rings:
         self._kept = slice(1, n_rings + 1)
         self._window = np.outer(*(np.hanning(n + 2)[1:-1] for n in shape))
         self.frequency = width * np.arange(1, n_rings + 1)
-        self.n_independent = self._sum(np.ones(q.size)) / HANN_DEPENDENT**2
+        self.n_independent = self._sum(np.ones(q.size)) / HANN_DEPENDENT
 
     def transform(self, image: NDArray) -> NDArray[np.complex128]:
         """Fourier coefficients of an image without its mean, in a Hann window."""

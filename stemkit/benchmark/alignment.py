@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 from tqdm import tqdm
 
-__all__ = ["Alignment", "align_frames", "shifted"]
+from stemkit.benchmark.shifting import shifted
+
+__all__ = ["Alignment", "align_frames"]
 
 #: Standard deviations (px) of the Gaussian filters that are tried before frames are correlated (chosen).
 SMOOTHINGS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
@@ -93,35 +95,6 @@ class Alignment:
         return np.stack([image[crop] for image in moved])
 
 
-def shifted(image: NDArray, shift: Sequence[float] | NDArray) -> NDArray[np.float64]:
-    """Move an image by any number of pixels without blurring it.
-
-    The image is continued by reflection at each border and interpolated by its Fourier series, which leaves the power
-    at each frequency below Nyquist's unchanged. Pixels within a few px of the border depend on the continuation.
-
-    Parameters
-    ----------
-    image : ndarray of shape (n_y, n_x)
-    shift : (float, float)
-        Along y and x, px: ``shifted(image, (1, 0))[y] == image[y - 1]``.
-
-    Returns
-    -------
-    ndarray of shape (n_y, n_x)
-    """
-    out = np.asarray(image, dtype=np.float64)
-    for axis, step in enumerate(shift):
-        if step == 0:
-            continue
-        n = out.shape[axis]
-        spectrum = fft.rfft(np.concatenate([out, np.flip(out, axis)], axis), axis=axis)
-        phase = np.exp(-2j * np.pi * fft.rfftfreq(2 * n) * step)
-        phase[-1] = phase[-1].real  # the Fourier coefficient at Nyquist's frequency has no phase
-        spectrum *= phase[:, None] if axis == 0 else phase
-        out = np.take(fft.irfft(spectrum, 2 * n, axis=axis), np.arange(n), axis=axis)
-    return out
-
-
 def align_frames(frames: NDArray, *, max_shift: float | None = None, verbose: bool = True) -> Alignment:
     """Determine the shifts between repeat frames.
 
@@ -159,7 +132,8 @@ def align_frames(frames: NDArray, *, max_shift: float | None = None, verbose: bo
     correlation c does not differ significantly from the highest one, the one with the smallest shift is taken. Shifts
     from frame to frame must therefore be below half a lattice vector, unless an edge or defects distinguish the cells.
     The variance of c is taken as ``(1 - c^2) sum |H|^4 / (sum |H|^2)^2``, with the filter H and white noise. Of several
-    widths of the filter the one with the highest ratio of signal to noise in the correlations is used.
+    widths of the filter the one with the highest ratio of signal to noise in the correlations is used for the first
+    shifts, and the one with the lowest expected error of the shifts in the end.
 
     References
     ----------
@@ -171,11 +145,15 @@ def align_frames(frames: NDArray, *, max_shift: float | None = None, verbose: bo
     if not (np.isfinite(limit) and limit > 0):
         raise ValueError(f"max_shift must be a positive number of px, but is {max_shift!r}")
     reach = max(1, int(min(limit, min(shape) - SMALLEST_AREA)))
-    smoothing = _best_smoothing(frames, reach)
+    smoothing = _most_significant_smoothing(frames, reach)
     filtered = np.stack([_band_pass(frame, smoothing) for frame in frames])
     shifts, correlations = _first_shifts(filtered, reach, _noise_std(shape, smoothing), verbose)
     _check_common_structure(correlations, _noise_std(shape, smoothing), reach)
     shifts = _refined(filtered, shifts - shifts.mean(axis=0))
+    _check_overlap(Alignment(shifts, np.empty(0), smoothing, shape))
+    smoothing = _most_precise_smoothing(Alignment(shifts, np.empty(0), smoothing, shape).on_grid_of(0, frames))
+    filtered = np.stack([_band_pass(frame, smoothing) for frame in frames])
+    shifts = _refined(filtered, shifts)
     found = Alignment(shifts, np.empty(0), smoothing, shape)
     _check_overlap(found)
     found = Alignment(shifts, _correlations_with_others(filtered, found), smoothing, shape)
@@ -193,13 +171,12 @@ def _band_pass(image: NDArray, smoothing: float) -> NDArray[np.float64]:
 
 def _noise_std(shape: tuple[int, int], smoothing: float) -> float:
     """Standard deviation of the correlation of two frames of white noise after the filter."""
-    square = (2 * np.pi) ** 2 * (fft.fftfreq(shape[0])[:, None] ** 2 + fft.fftfreq(shape[1]) ** 2)
-    wide = WIDEST * min(shape)
-    power = (np.exp(-square * smoothing**2 / 2) - np.exp(-square * wide**2 / 2)) ** 2
-    return float(np.sqrt((power**2).sum()) / power.sum())
+    power = _transfer(shape, smoothing)[1] ** 2
+    # the half plane holds half of all coefficients
+    return float(np.sqrt((power**2).sum() / 2) / power.sum())
 
 
-def _best_smoothing(frames: NDArray, reach: int) -> float:
+def _most_significant_smoothing(frames: NDArray, reach: int) -> float:
     """The filter after which the correlation of neighbouring frames is highest relative to that of their noise."""
 
     def significance(smoothing: float) -> float:
@@ -209,6 +186,35 @@ def _best_smoothing(frames: NDArray, reach: int) -> float:
         return float(highest) / noise
 
     return max(SMOOTHINGS, key=significance)
+
+
+def _transfer(shape: tuple[int, int], smoothing: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Squared frequency and transfer function of the filter, on the half plane of a real Fourier transform."""
+    square = (2 * np.pi) ** 2 * (fft.fftfreq(shape[0])[:, None] ** 2 + fft.rfftfreq(shape[1]) ** 2)
+    return square, np.exp(-square * smoothing**2 / 2) - np.exp(-square * (WIDEST * min(shape)) ** 2 / 2)
+
+
+def _most_precise_smoothing(aligned: NDArray) -> float:
+    """The filter with the lowest expected error of the shifts.
+
+    The maximum of the correlation with the mean of K others has the curvature ``sum q^2 H^2 S``, and noise moves its
+    slope by the variance ``sum q^2 H^4 (N^2 / K + (1 + 1 / K) S N)``, with the power S of the signal, from products of
+    different frames, and N of the noise.
+    """
+    n, *shape = aligned.shape
+    window = np.outer(*(np.hanning(size + 2)[1:-1] for size in shape))
+    spectra = fft.rfft2((aligned - aligned.mean(axis=(1, 2), keepdims=True)) * window)
+    total = (np.abs(spectra) ** 2).sum(axis=0)
+    signal = (np.abs(spectra.sum(axis=0)) ** 2 - total) / (n * (n - 1))
+    noise = np.maximum(total / n - signal, 0.0)
+
+    def variance(smoothing: float) -> float:
+        square, transfer = _transfer((shape[0], shape[1]), smoothing)
+        curvature = (square * transfer**2 * signal).sum()
+        spread = (square * transfer**4 * (noise**2 / (n - 1) + (1 + 1 / (n - 1)) * signal * noise)).sum()
+        return float(spread / curvature**2) if curvature > 0 else float("inf")
+
+    return min(SMOOTHINGS, key=variance)
 
 
 # --- first shifts ------------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import gaussians, seeds
 
-from stemkit.benchmark.alignment import MARGIN, Alignment, align_frames, shifted
+from stemkit.benchmark.alignment import MARGIN, Alignment, align_frames
+from stemkit.benchmark.shifting import shifted
 
 steps = st.floats(-6, 6)
 
@@ -114,3 +115,17 @@ def test_a_frame_of_something_else_is_named():
     kept = [0, 1, 3, 4, 5]
     shifts = found.shifts[kept] - found.shifts[kept].mean(axis=0)
     np.testing.assert_allclose(shifts, data.shifts[kept] - data.shifts[kept].mean(axis=0), atol=0.15)
+
+
+@pytest.mark.parametrize("sigma", [0.8, 4.0])
+def test_the_filter_follows_the_width_of_columns(sigma):
+    """Shifts of frames of narrow columns need less smoothing than those of wide ones."""
+    at = np.random.default_rng(0).uniform(10, 150, (40, 2))
+    truth = gaussians((160, 160), at, sigma, 1.0)
+    frames = truth + np.random.default_rng(1).normal(0, 0.5, (4, 160, 160))
+    found = align_frames(frames, verbose=False)
+    assert (found.smoothing <= 1.0) == (sigma == 0.8)
+    # sigma of the shift of one frame against the mean of three, of a known shape in white noise
+    gradient = sum((np.gradient(truth, axis=axis) ** 2).sum() for axis in (0, 1)) / 2
+    limit = 0.5 * np.sqrt((1 + 1 / 3) / gradient)
+    assert np.abs(found.shifts).max() < 5 * limit

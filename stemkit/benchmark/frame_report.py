@@ -25,6 +25,11 @@ __all__ = ["frames_figure", "printed_table", "write_frames"]
 SHOWN = 128
 #: Images in a row of the figure (chosen).
 PER_ROW = 5
+#: Heights of the curves and of a row of images in the figure, inches (chosen).
+CURVES_HEIGHT = 3.8
+ROW_HEIGHT = 2.2
+#: Index of the grey among matplotlib's default colours, which the recorded frame has.
+GREY = 7
 #: Significant digits of a standard error.
 ERROR_DIGITS = 2
 #: Decimals of values without a standard error.
@@ -98,8 +103,8 @@ def frames_figure(comparison: FrameComparison) -> Figure:
 
     images = {name: _middle(image) for name, image in comparison.images.items()}
     n_rows = -(-len(images) // PER_ROW)
-    figure = Figure(figsize=(2.3 * PER_ROW, 4.2 + 2.5 * n_rows), layout="constrained")
-    grid = figure.add_gridspec(n_rows + 1, PER_ROW, height_ratios=[4.2, *[2.5] * n_rows])
+    figure = Figure(figsize=(2.3 * PER_ROW, CURVES_HEIGHT + ROW_HEIGHT * n_rows), layout="constrained")
+    grid = figure.add_gridspec(n_rows + 1, PER_ROW, height_ratios=[CURVES_HEIGHT, *[ROW_HEIGHT] * n_rows])
     _draw_curves(figure.add_subplot(grid[0, :]), comparison)
     low, high = np.quantile(list(images.values())[-1].values, [0.001, 0.999])
     for k, (name, image) in enumerate(images.items()):
@@ -111,12 +116,15 @@ def frames_figure(comparison: FrameComparison) -> Figure:
 
 
 def _draw_curves(axes: Axes, comparison: FrameComparison) -> None:
+    from matplotlib.colors import to_rgba
+
     unit = "nm" if is_calibrated(next(iter(comparison.images.values()))) else "px"
     styles: dict[str, dict[str, Any]] = {
         CEILING: {"color": "black", "lw": 2},
         RECORDED: {"color": "0.7", "lw": 3},
         comparison.threshold: {"color": "black", "lw": 1, "ls": ":"},
     }
+    axes.set_prop_cycle(color=[to_rgba(f"C{k}") for k in range(10) if k != GREY])
     for name, curve in comparison.curves.groupby("method", sort=False):
         style = styles.get(str(name), {})
         label = f"threshold ({name})" if name == comparison.threshold else str(name)
@@ -124,9 +132,17 @@ def _draw_curves(axes: Axes, comparison: FrameComparison) -> None:
     axes.axhline(0, color="0.8", lw=0.8, zorder=0)
     axes.set_xlabel(f"spatial frequency (1/{unit})")
     axes.set_ylabel("Fourier ring correlation with\nthe mean of the other frames")
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, _shown_frequency(comparison))
     axes.set_ylim(-0.2, 1.02)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+
+
+def _shown_frequency(comparison: FrameComparison) -> float:
+    """Twice the highest frequency at which a method is above the threshold, or the highest one."""
+    curves = comparison.curves.pivot(index="frequency", columns="method", values="correlation")
+    is_above = curves.drop(columns=comparison.threshold).gt(curves[comparison.threshold], axis=0).any(axis=1)
+    highest = float(curves.index.max())
+    return min(highest, 2 * float(curves.index[is_above].max())) if is_above.any() else highest
 
 
 def _middle(image: xr.DataArray) -> xr.DataArray:

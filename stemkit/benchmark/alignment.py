@@ -13,6 +13,7 @@ from scipy import fft, ndimage
 from tqdm import tqdm
 
 from stemkit.benchmark.shifting import shifted
+from stemkit.filters import wide_gaussian
 
 __all__ = ["Alignment", "align_frames"]
 
@@ -145,14 +146,15 @@ def align_frames(frames: NDArray, *, max_shift: float | None = None, verbose: bo
     if not (np.isfinite(limit) and limit > 0):
         raise ValueError(f"max_shift must be a positive number of px, but is {max_shift!r}")
     reach = max(1, int(min(limit, min(shape) - SMALLEST_AREA)))
-    smoothing = _most_significant_smoothing(frames, reach)
-    filtered = np.stack([_band_pass(frame, smoothing) for frame in frames])
+    high_pass = np.stack([_high_pass(frame) for frame in frames])
+    smoothing = _most_significant_smoothing(high_pass, reach)
+    filtered = _smoothed(high_pass, smoothing)
     shifts, correlations = _first_shifts(filtered, reach, _noise_std(shape, smoothing), verbose)
     _check_common_structure(correlations, _noise_std(shape, smoothing), reach)
     shifts = _refined(filtered, shifts - shifts.mean(axis=0))
     _check_overlap(Alignment(shifts, np.empty(0), smoothing, shape))
     smoothing = _most_precise_smoothing(Alignment(shifts, np.empty(0), smoothing, shape).on_grid_of(0, frames))
-    filtered = np.stack([_band_pass(frame, smoothing) for frame in frames])
+    filtered = _smoothed(high_pass, smoothing)
     shifts = _refined(filtered, shifts)
     found = Alignment(shifts, np.empty(0), smoothing, shape)
     _check_overlap(found)
@@ -164,9 +166,12 @@ def align_frames(frames: NDArray, *, max_shift: float | None = None, verbose: bo
 # --- filters -----------------------------------------------------------------------------------------------------
 
 
-def _band_pass(image: NDArray, smoothing: float) -> NDArray[np.float64]:
-    wide = WIDEST * min(image.shape)
-    return ndimage.gaussian_filter(image, smoothing) - ndimage.gaussian_filter(image, wide)
+def _high_pass(image: NDArray) -> NDArray[np.float64]:
+    return image - wide_gaussian(image, WIDEST * min(image.shape))
+
+
+def _smoothed(images: NDArray, smoothing: float) -> NDArray[np.float64]:
+    return ndimage.gaussian_filter(images, (0, smoothing, smoothing))
 
 
 def _noise_std(shape: tuple[int, int], smoothing: float) -> float:
@@ -180,7 +185,7 @@ def _most_significant_smoothing(frames: NDArray, reach: int) -> float:
     """The filter after which the correlation of neighbouring frames is highest relative to that of their noise."""
 
     def significance(smoothing: float) -> float:
-        filtered = [_Spectra(_band_pass(frame, smoothing), reach) for frame in frames]
+        filtered = [_Spectra(frame, reach) for frame in _smoothed(frames, smoothing)]
         highest = np.median([a.correlation(b).max() for a, b in itertools.pairwise(filtered)])
         noise = max(1 - float(highest), LEAST_NOISE) * _noise_std(frames.shape[1:], smoothing)
         return float(highest) / noise
@@ -191,7 +196,8 @@ def _most_significant_smoothing(frames: NDArray, reach: int) -> float:
 def _transfer(shape: tuple[int, int], smoothing: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Squared frequency and transfer function of the filter, on the half plane of a real Fourier transform."""
     square = (2 * np.pi) ** 2 * (fft.fftfreq(shape[0])[:, None] ** 2 + fft.rfftfreq(shape[1]) ** 2)
-    return square, np.exp(-square * smoothing**2 / 2) - np.exp(-square * (WIDEST * min(shape)) ** 2 / 2)
+    wide = WIDEST * min(shape)
+    return square, np.exp(-square * smoothing**2 / 2) * (1 - np.exp(-square * wide**2 / 2))
 
 
 def _most_precise_smoothing(aligned: NDArray) -> float:

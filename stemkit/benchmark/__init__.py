@@ -1,5 +1,6 @@
 """Fixed images and scores on which methods are compared."""
 
+from stemkit.benchmark.frames import FrameComparison, compare_frames, repeat_frames
 from stemkit.benchmark.scenes import SETS, Scenes, scenes
 from stemkit.benchmark.simulated import SIMULATED, made_by, simulated
 from stemkit.benchmark.table import Method, evaluate, summary
@@ -10,13 +11,16 @@ __all__ = [
     "SETS",
     "SIMULATED",
     "TRUTHS",
+    "FrameComparison",
     "Host",
     "Method",
     "Planted",
     "Scenes",
     "Truth",
+    "compare_frames",
     "evaluate",
     "made_by",
+    "repeat_frames",
     "scenes",
     "simulated",
     "summary",

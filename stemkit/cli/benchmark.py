@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stemkit.benchmark.contestants import Contestant
 
 #: The tables, by name: as in :data:`stemkit.benchmark.contest.TABLES`.
 NAMES = ("enhancement", "detection", "superresolution", "truths", "localisation", "cost", "ablations")
@@ -32,6 +36,29 @@ def add_to(subparsers: Any) -> None:
     parser.add_argument("--seed", type=int, default=7, help="of that training (default: 7); the images' are fixed")
     parser.add_argument("--minutes", type=float, help="stop training after so much time; the tables come next time")
     parser.add_argument("--device", default="auto", help='for training: "auto", "cpu", "cuda", ... (default: auto)')
+    repeated = parser.add_argument_group("repeat frames, in place of the tables")
+    repeated.add_argument(
+        "--frames",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="compare methods on at least three recorded frames of one area, in one file (a stack) or several: each "
+        "method denoises one frame and is compared with the mean of the others",
+    )
+    repeated.add_argument("--pixel-size", type=float, metavar="NM", help="edge of a pixel in nm, instead of the files'")
+    repeated.add_argument(
+        "--mode", choices=("haadf", "bf"), help="bright or dark columns (default: the files', else inferred)"
+    )
+    repeated.add_argument(
+        "--max-shift", type=float, metavar="PX", help="largest shift between frames (default: a quarter of the side)"
+    )
+    repeated.add_argument(
+        "--threshold",
+        choices=("half-bit", "1/7"),
+        default="half-bit",
+        help="of the Fourier ring correlation, which defines the resolution (default: half-bit)",
+    )
     parser.add_argument("-o", "--output", type=Path, default=Path("benchmark"), metavar="FOLDER")
     parser.set_defaults(run=run)
 
@@ -50,12 +77,38 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.add:
         sys.path.insert(0, str(Path.cwd()))  # a file beside the user, as with python -m
     rows = contestants(networks, rivals=arguments.rivals, add=arguments.add, quick=arguments.quick)
+    if arguments.frames:
+        return compare_on_frames(rows, arguments)
     report = Report(arguments.output, QUICK if arguments.quick else FULL)
     for name in arguments.only:
         print(report.table(name, rows), flush=True)
     with whole_file(arguments.output / "pictures.png") as temporary:
         pictures(rows).savefig(temporary, dpi=200, format="png")
     print(arguments.output / "tables.md")
+    return 0
+
+
+def compare_on_frames(rows: Sequence[Contestant], arguments: argparse.Namespace) -> int:
+    """Compare the methods on repeat frames; print the table and write it with the figure."""
+    import stemkit
+    from stemkit.benchmark.frame_report import write_frames
+    from stemkit.benchmark.frames import compare_frames
+    from stemkit.images import split
+
+    images = [
+        frame
+        for path in arguments.frames
+        for frame in split(stemkit.read(path, pixel_size=arguments.pixel_size), name=str(path))
+    ]
+    comparison = compare_frames(
+        images,
+        rows,
+        max_shift=arguments.max_shift,
+        mode=arguments.mode,
+        threshold=arguments.threshold,
+    )
+    print(write_frames(comparison, arguments.output))
+    print(arguments.output / "frames.png")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -128,17 +129,32 @@ class AtomDetector(TransformerMixin, BaseEstimator):
         -------
         self
         """
-        self._check_parameters()
         images = split(X)
+        return self._fitted(images, (View.of(image, self.mode) for image in images))
+
+    def fit_transform(self, X: Images, y: object = None, **fit_params: Any) -> pd.DataFrame:
+        """Learn spacing and width, and measure the columns of the same images: :meth:`fit`, then :meth:`transform`."""
+        images = split(X)
+        if len(images) > 1 or self.shared_positions:
+            return self.fit(X).transform(X)
+        # the noise of an image that carries none is calibrated once, not twice
+        self._check_parameters()
+        view = View.of(images[0], self.mode)
+        self._fitted(images, [view])
+        return _stacked([self._measured(view, 0)])
+
+    def _fitted(self, images: list[xr.DataArray], views: Iterable[View]) -> AtomDetector:
+        self._check_parameters()
         units = [unit_of(image) for image in images]
         if len({calibrated for _, calibrated in units}) > 1:
             raise ValueError("X must hold calibrated images alone or uncalibrated ones alone, but it mixes them")
         self.calibrated_ = units[0][1]
         learnt = []
-        for image, (size, _) in zip(images, units, strict=True):
+        for image in images:
             warn_if_small(image)
+        for view, (size, _) in zip(views, units, strict=True):
             given = [None if v is None else v / size for v in (self.spacing, self.width)]
-            spacing, width, periodic = learn(View.of(image, self.mode), *given)
+            spacing, width, periodic = learn(view, *given)
             learnt.append((spacing * size, width * size, periodic))
         with np.errstate(invalid="ignore"):
             spacings, widths, periodics = np.array(learnt, dtype=np.float64).T

@@ -23,6 +23,8 @@ TRIED_WIDTHS = (1.0, 1.5, 2.2, 3.3, 5.0, 7.5)
 NARROWER, FITTED, BETTER = (0.7, 0.5), 0.75, 0.92
 #: Columns on which the width is learnt.
 LEARNT_ON = 100
+#: The first spacing and width are learnt on a square of this many periods a side (chosen: some 200 columns).
+FIRST = 15
 #: Lengths are learnt on a square of so many first spacings a side, in so many rounds at most, until the width changes
 #: by less than this part; of a few columns at least.
 ENOUGH, ROUNDS, SETTLED, FEWEST = 11, 2, 0.1, 3
@@ -53,6 +55,8 @@ def learn(view: View, spacing: float | None, width: float | None) -> tuple[float
     if spacing is not None and width is not None:
         return spacing, width, periodic
     given = [None if v is None else v / factor for v in (spacing, width)]
+    if periodicity is not None:
+        square = _middle_of(square, math.ceil(FIRST * periodicity))
     first = _first_lengths(square, periodicity, *given)
     learnt = factor * first[0], factor * first[1]
     part = _middle_of(view, math.ceil(ENOUGH * learnt[0]) if np.isfinite(learnt[0]) else MIDDLE)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stemkit.columns import ColumnFits, column_response, fit_columns, nearest_distances
 from stemkit.detection.finding import SHARPEST, network_candidates, significant
-from stemkit.detection.search import Search
+from stemkit.detection.search import SEARCHED, Search, binned_places
 from stemkit.detection.view import View
 from stemkit.periodicity import find_periodicity, middle
 
@@ -140,7 +140,7 @@ def _best_width(view: View, spacing: float, guess: float, periodic: bool) -> tup
         positions = significant(view, spacing, part * guess, periodic=periodic)
         if len(positions) < 3 or (part < 1 and part * guess < SHARPEST):
             break
-        fits = _fits(view, positions, part * guess)
+        fits = _fits(view, positions, part * guess, coarsest=NARROWER[-1] * guess)
         good = ~fits.failed & (fits.amplitude > 4 * fits.amplitude_err)
         residual = float(np.median(fits.residual))
         if part == 1 or (good.mean() > FITTED and residual < BETTER * least):
@@ -148,13 +148,20 @@ def _best_width(view: View, spacing: float, guess: float, periodic: bool) -> tup
     return best, best_fits
 
 
-def _fits(view: View, positions: NDArray, guess: float) -> ColumnFits:
-    """The columns in the middle of the image, fitted twice: the second time from the first's width."""
-    some = _middle_ones(positions, view.recorded.shape)
+def _fits(view: View, positions: NDArray, guess: float, coarsest: float | None = None) -> ColumnFits:
+    """The columns in the middle of the image, fitted twice: the second time from the first's width.
+
+    In means of pixels that suit the guess, or the width ``coarsest``: residuals can be compared where these are alike.
+    """
+    factor = max(1, int((guess if coarsest is None else coarsest) / SEARCHED))
+    binned = view.binned(factor)
+    some = binned_places(_middle_ones(positions, view.recorded.shape), factor)
     for _ in range(2):
+        start = float(np.sqrt(guess**2 + (factor**2 - 1) / 12)) / factor
         fits = fit_columns(
-            view.recorded, some, guess, variance=view.pixel_variance, iterations=FEW_STEPS, tolerance=ROUGH
+            binned.recorded, some, start, variance=binned.pixel_variance, iterations=FEW_STEPS, tolerance=ROUGH
         )
+        fits = fits.unbinned(factor)
         before, guess = guess, _width_of(fits, guess)
         if abs(guess / before - 1) < SETTLED:
             break

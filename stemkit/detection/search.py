@@ -16,7 +16,7 @@ from stemkit.detection.misfit import Misfit
 from stemkit.detection.table import FAINT_SIGMAS
 from stemkit.detection.view import View
 
-__all__ = ["NOTHING", "FoundColumns", "Search"]
+__all__ = ["NOTHING", "SEARCHED", "FoundColumns", "Search", "binned_places"]
 
 #: The residual of the fits is searched so often at most, as long as it adds more than this part of the columns.
 LOOKS, WORTH_A_LOOK = 2, 0.02
@@ -374,7 +374,7 @@ class Search:
             return fits, held, guided, None
         held = np.append(held, np.ones(int(lost.sum()), dtype=bool)) | guided
         widths = np.where(held, self.width, self.rounded(start.sigma))
-        anew = self.fitted_again(start, guided, widths, held, prior=prior, iterations=LAST_STEPS)
+        anew = self.fitted_again(start, guided, widths, held, prior=prior)
         with np.errstate(invalid="ignore"):
             least = LEAST_GUIDED * anew.amplitude_err
             left = misfit.amplitude(anew.positions[doubtful], anew.take(~guided), self.width)

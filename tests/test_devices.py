@@ -13,6 +13,7 @@ from stemkit.compute import torch_generator
 from stemkit.denoising.general import RECIPE
 from stemkit.denoising.sources import SynthesisSource
 from stemkit.denoising.weights import OUTPUTS
+from stemkit.metrics import match_columns
 from stemkit.synthesis.recipe import draw_batch
 
 TINY = {"weights": None, "width": 4, "n_blocks": 1, "max_epochs": 1, "batches_per_epoch": 1, "batch_size": 2}
@@ -94,9 +95,12 @@ def test_fits(options, pairs, monkeypatch):
 
 
 def test_detection(pairs, monkeypatch):
-    noisy = pairs["noisy"].values[:1, :64, :64]
+    noisy = pairs["noisy"].values[:1]
     here = AtomDetector(device="cpu").fit_transform(noisy)
     with pretended_device(monkeypatch) as device:
         there = AtomDetector(device=str(device)).fit_transform(noisy)
-    assert len(there) == len(here) > 0
-    np.testing.assert_allclose(there[["y", "x"]], here[["y", "x"]], rtol=0, atol=0.01 * here["x_err"].max())
+    match = match_columns(there[["y", "x"]], here[["y", "x"]], 1.0)
+    assert match.f1 > 0.95
+    # columns are fitted by other code on a GPU
+    difference = there["x"].to_numpy()[match.found] - here["x"].to_numpy()[match.true]
+    assert np.quantile(np.abs(difference) / here["x_err"].to_numpy()[match.true], 0.9) < 0.2

@@ -194,8 +194,12 @@ class CompiledDescent:
 
     @property
     def last_steps(self) -> NDArray[np.float64]:
-        """The length of each column's last step, in its errors."""
+        """The length of each column's last step, or of the one that it has not taken, in its errors."""
         return self.progress.last_step
+
+    def continue_from(self, last_steps: NDArray) -> None:
+        """Take over the lengths ``(n,)`` of the last steps of a former fit."""
+        self.progress.last_step[:] = last_steps
 
     def errors(self, joint: int) -> tuple[NDArray, NDArray]:
         """Of the columns that were evaluated: covariances ``(m, P, P)`` with ``joint`` neighbours free, and the
@@ -335,6 +339,10 @@ class Descent:
     def last_steps(self) -> NDArray[np.float64]:
         """The length of each column's last step, in its errors."""
         return self.last_step.cpu().numpy()
+
+    def continue_from(self, last_steps: NDArray) -> None:
+        """Take over the lengths ``(n,)`` of the last steps of a former fit."""
+        self.last_step[:] = torch.as_tensor(last_steps)
 
     def run(
         self, iterations: int, tolerance: float, first: NDArray | None = None, movable: NDArray | None = None

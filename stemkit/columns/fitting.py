@@ -242,11 +242,16 @@ def fit_columns(
     descent = descent_of(scene, start.to(device), widths_of_windows, known)
     # those that failed have been put back to where they began
     first = None if before is None or changed is None else changed | before.failed
+    if before is not None:
+        descent.continue_from(before.last_step)
     descent.run(iterations, tolerance, first, movable)
     found = _results(descent, sigma, units, joint)
     if before is None or first is None:
         return found
-    return before.updated(descent.touched, found)
+    result = before.updated(descent.touched, found)
+    # what neighbours that moved leave to do is known of all
+    result.last_step = descent.last_steps
+    return result
 
 
 def render_columns(fits: ColumnFits, shape: tuple[int, int], shifts: NDArray | None = None) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ It is not noise of the pixels, and not another column either. Its size is learnt
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +22,6 @@ __all__ = ["Misfit", "measure_misfit"]
 RING, FARTHEST_RING = 0.5, 5.0
 #: A misfit whose variance is less than this part of the noise's is none (chosen: it would change heights by 5 %).
 NEGLIGIBLE = 0.1
-#: Columns that are drawn at once: bounds the memory (chosen).
-AT_ONCE = 4096
 #: Columns whose residuals meet at a place, at most (those within five widths of it).
 NEIGHBORS = 8
 #: Columns that are measured on, at most (chosen), and at least (a median of fewer is not one).
@@ -54,26 +53,20 @@ class Misfit:
 
     def variance(self, fits: ColumnFits, width: float, shape: tuple[int, ...]) -> NDArray[np.float64]:
         """The misfit's variance at each pixel of an image with these columns, through the filter of their width."""
+        from stemkit.columns.compiled import add_rings
+
         total = np.zeros(shape)
         if not self or len(fits) == 0:
             return total
-        for first in range(0, len(fits), AT_ONCE):
-            total += self._drawn(fits.take(np.arange(first, min(first + AT_ONCE, len(fits)))), width, shape)
+        add_rings(
+            total,
+            np.ascontiguousarray(fits.positions),
+            (RESPONSE * fits.amplitude) ** 2,
+            np.ascontiguousarray(self.mean_square, dtype=np.float64),
+            RING * width,
+            math.ceil(FARTHEST_RING * width),
+        )
         return total
-
-    def _drawn(self, fits: ColumnFits, width: float, shape: tuple[int, ...]) -> NDArray[np.float64]:
-        """The misfit's variance around some columns."""
-        reach = int(np.ceil(FARTHEST_RING * width))
-        span = np.arange(-reach, reach + 1)
-        row, col = (p.round().astype(int) for p in (fits.y, fits.x))
-        dy, dx = span[None, :] - (fits.y - row)[:, None], span[None, :] - (fits.x - col)[:, None]
-        square = self.at(np.hypot(dy[:, :, None], dx[:, None, :]) / width) * (fits.amplitude**2)[:, None, None]
-        square *= RESPONSE**2
-        rows, cols = row[:, None] + span, col[:, None] + span
-        inside = ((rows >= 0) & (rows < shape[0]))[:, :, None] & ((cols >= 0) & (cols < shape[1]))[:, None, :]
-        index = rows[:, :, None] * shape[1] + cols[:, None, :]
-        drawn = np.bincount(index[inside], square[inside], minlength=shape[0] * shape[1])
-        return np.asarray(drawn, dtype=np.float64).reshape(shape)
 
     def at(self, distance: NDArray) -> NDArray[np.float64]:
         """Mean square amplitude at a distance from a column of amplitude 1, in widths."""

@@ -46,7 +46,7 @@ QUICK_STEPS, QUICK = 8, 0.3
 #: Overlapping neighbours that are free in the errors of these fits (chosen: those of the last fit have eight).
 QUICK_JOINT = 2
 #: Steps and tolerance of the last fit, and steps of those of a few columns in the middle of others.
-LAST_STEPS, LAST, STEPS_AGAIN = 16, 0.1, 6
+LAST_STEPS, LAST, STEPS_AGAIN = 16, 0.05, 6
 #: Error of the positions that a network shows, in widths (``benchmarks/low_dose.py``: 0.1 to 0.2 at 1 to 10 electrons,
 #: with tails).
 NETWORK_ERROR = 0.2

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import gaussians, seeds
 
-from stemkit.columns.compiled import add_columns, solve_coupled
+from stemkit.columns.compiled import add_columns, add_rings, solve_coupled
 
 SHAPE = (40, 47)
 NO_SCAN = np.empty((0, 0, 0))
@@ -116,3 +116,18 @@ def test_columns_far_beyond_the_frame_leave_it_alone(elliptical):
     image = np.zeros(SHAPE)
     add_columns(image, parameters, NO_SCAN, 15)
     assert not image.any()
+
+
+@given(st.integers(1, 5), st.integers(1, 8), st.floats(0.5, 3.0), seeds)
+def test_rings_are_added_as_by_an_interpolation(n, n_rings, step, seed):
+    rng = np.random.default_rng(seed)
+    places, weights, values = rng.uniform(-3, 33, (n, 2)), rng.uniform(0, 2, n), rng.uniform(0, 1, n_rings)
+    image = np.zeros((30, 28))
+    add_rings(image, places, weights, values, step, 40)
+    y, x = np.mgrid[:30, :28]
+    centres = (np.arange(n_rings) + 0.5) * step
+    expected = sum(
+        w * np.interp(np.hypot(y - p[0], x - p[1]), centres, values, right=0.0)
+        for p, w in zip(places, weights, strict=True)
+    )
+    np.testing.assert_allclose(image, expected, atol=1e-12)

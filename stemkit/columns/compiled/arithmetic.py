@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-__all__ = ["N_ROUND", "add_column", "add_columns", "compiled", "derivatives", "dots", "gaussian_along", "half_width"]
+__all__ = [
+    "N_ROUND",
+    "add_column",
+    "add_columns",
+    "add_rings",
+    "compiled",
+    "derivatives",
+    "dots",
+    "gaussian_along",
+    "half_width",
+]
 
 #: Parameters of a round column, in the order of :data:`stemkit.columns.gaussians.ROUND`.
 N_ROUND = 5
@@ -164,3 +174,38 @@ def add_columns(image, parameters, scan, reach):  # type: ignore[no-untyped-def]
                     dy[x - begin] += scan[0, y, x]
                     dx[x - begin] += scan[1, y, x]
             add_column(column, dy, dx, end - begin, image[y, begin:end])
+
+
+@compiled
+def add_rings(image, places, weights, values, step, reach):  # type: ignore[no-untyped-def]
+    """Add a function of the distance from each of some places to an image, within a square of ``reach`` px.
+
+    Parameters
+    ----------
+    image : ndarray of shape (n_y, n_x)
+        Changed in place.
+    places : ndarray of shape (n, 2)
+        ``(y, x)``, px.
+    weights : ndarray of shape (n,)
+        Factors of the function.
+    values : ndarray of shape (n_rings,)
+        The function at ``(i + 1/2) step``, linear between these, constant before the first and 0 beyond the last.
+    step : float
+        px.
+    reach : int
+    """
+    n_y, n_x = image.shape
+    last = len(values) - 1
+    for c in range(len(places)):
+        y0, x0 = round(places[c, 0]), round(places[c, 1])
+        for y in range(max(0, y0 - reach), min(n_y, y0 + reach + 1)):
+            dy = y - places[c, 0]
+            for x in range(max(0, x0 - reach), min(n_x, x0 + reach + 1)):
+                dx = x - places[c, 1]
+                ring = max(math.sqrt(dy * dy + dx * dx) / step - 0.5, 0.0)
+                if ring > last:
+                    continue
+                i = min(int(ring), last - 1) if last > 0 else 0
+                part = ring - i
+                value = values[i] if last == 0 else (1.0 - part) * values[i] + part * values[i + 1]
+                image[y, x] += weights[c] * value

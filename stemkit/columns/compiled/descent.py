@@ -198,6 +198,10 @@ def _solved(problem, progress, equations, columns, number, cycles, tolerance):  
                 own[i, a, b] = equations.own[c, a, b] * scale[c, a] * scale[c, b]
             own[i, a, a] += damping + RIDGE
             gradient[i, a] = equations.gradient[c, a] * scale[c, a]
+        if not _is_finite(own[i], gradient[i]):
+            # a column that overflows stays where it is, and leaves the others alone
+            own[i], gradient[i] = np.eye(n_parameters), 0.0
+            neighbours[i] = m
         invert(own[i], work, inverse[i])
     if together:
         shared = np.zeros((m, n_coupled, n_parameters, n_parameters))
@@ -208,7 +212,8 @@ def _solved(problem, progress, equations, columns, number, cycles, tolerance):  
                 c, j = columns[i], coupled[columns[i], k]
                 for a in range(n_parameters):
                     for b in range(n_parameters):
-                        shared[i, k, a, b] = equations.shared[c, k, a, b] * scale[c, a] * scale[j, b]
+                        value = equations.shared[c, k, a, b] * scale[c, a] * scale[j, b]
+                        shared[i, k, a, b] = value if math.isfinite(value) else 0.0
         change = solve_coupled(own, shared, neighbours, inverse, gradient, cycles, tolerance)
     else:
         change = np.empty((m, n_parameters))
@@ -220,6 +225,17 @@ def _solved(problem, progress, equations, columns, number, cycles, tolerance):  
             value = change[i, a] * scale[columns[i], a]
             change[i, a] = value if math.isfinite(value) else 0.0
     return change
+
+
+@compiled
+def _is_finite(own, gradient):  # type: ignore[no-untyped-def]
+    for a in range(len(gradient)):
+        if not math.isfinite(gradient[a]):
+            return False
+        for b in range(len(gradient)):
+            if not math.isfinite(own[a, b]):
+                return False
+    return True
 
 
 @compiled
@@ -332,7 +348,10 @@ def unfinished(problem, progress, equations, limits, columns, number, change, wo
                 moving[j] = True
                 continue
         squared = _squared_step(equations.own[like], equations.gradient[j], scaled, work, inverse)
-        moving[j] = squared > small * small * _unit(problem, equations, like)
+        step = math.sqrt(max(squared, 0.0) / _unit(problem, equations, like))
+        moving[j] = step > small
+        # the step that is left undone
+        progress.last_step[j] = max(progress.last_step[j], step)
     return np.flatnonzero(moving)
 
 

@@ -103,7 +103,7 @@ def one_run(network: str, size: int) -> None:
     rng = np.random.default_rng(0)
     image = rng.poisson(5.0, (size, size)).astype(np.float32)
     if network == "paper":
-        denoiser = SFINDenoiser(weights=None, sampling="native", mode="haadf")
+        denoiser = SFINDenoiser(weights=None, sampling=1, mode="haadf")
         info = NetworkInfo(64, 8, 1, ("enhance",), "standard", None)
         denoiser.net_, denoiser.info_ = build(info).eval(), info
         # as published: batch norms and convolutions one after the other

@@ -58,7 +58,7 @@ film = np.fft.irfft2(spectrum * np.exp(-((size / 0.06) ** 2)), s=(256, 256))
 film = film / film.std() + grain
 fig, axes = plt.subplots(2, 2, figsize=(6, 6), layout="constrained")
 for row, (name, image) in zip(axes, {"counts": counts, "film": film}.items(), strict=True):
-    enhanced = SFINDenoiser(mode="haadf", sampling="native").fit_transform(image)
+    enhanced = SFINDenoiser(mode="haadf", sampling=1).fit_transform(image)
     table = AtomDetector(mode="haadf").fit_transform(image)
     for ax, values, title in zip(row, (image, enhanced), (name, "enhanced"), strict=True):
         ax.imshow(values, cmap="gray", vmin=image.min(), vmax=image.max())

@@ -47,9 +47,9 @@ class SFINDenoiser(LearntDenoiser):
         Let torch compile the network for training on a GPU: a minute at the start, faster steps.
     sampling : "auto" or float, default="auto"
         Grid on which the network is applied, in pixels per pixel of the image, in (0, 1]; the result is on the image's
-        own grid. 1 is the image's own. ``"auto"`` resamples an image whose spacing is outside the range of the
-        training, and one that is dominated by noise and whose columns are at least 25 px apart; it warns where columns
-        are sampled too coarsely. A number warns where the spacing is outside the range.
+        own grid. 1 is the image's own. ``"auto"`` takes an image that noise dominates and whose columns are at least
+        25 px apart to a coarser grid, and one with little noise whose columns are nearer than those of the training to
+        a finer one; all others keep their own.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Of the network's activations. ``"auto"`` takes bfloat16 where the CPU or GPU multiplies it fast, which changes
         the PSNR by less than 0.1 dB; results of different machines then differ by as much. Only SFIN uses it.

@@ -11,25 +11,35 @@ from scipy import fft
 
 from stemkit.periodicity import find_periodicity, middle
 
-__all__ = ["Grid", "check_sampling", "chosen_grid", "noise_share", "resampled"]
+__all__ = ["Grid", "check_sampling", "chosen_grid", "resampled", "variance_shares"]
 
 #: An image's spacing and noise are measured on a square of this many px in its middle (chosen).
 MEASURED_ON = 768
 #: Columns that are nearer than this, px, cannot be resolved (chosen).
 COARSEST = 2.5
-#: A spacing outside the network's range is brought this factor inside it (chosen: resampled noise is correlated, so the
-#: image is resampled no more than necessary).
-INSIDE = 1.25
-#: Sampling of a noisy image of large spacing (tuned: ``benchmarks/sampling.py``).
-COARSER = 0.65
-#: Share of white noise in an image's variance from which noise dominates it (tuned: ``benchmarks/sampling.py``).
+#: A spacing below this, px, may be that of peaks in the correlogram of noise (chosen).
+DOUBTFUL = 4.0
+#: Slow variation is below this fraction of the Nyquist frequency along both axes: columns nearer than ``DOUBTFUL`` have
+#: their power above it (derived).
+SLOW = 0.25
+#: Share of slow variation in an image's variance from which it does not show such columns (chosen).
+SLOW_SHARE = 0.5
+#: Multiple of the largest spacing of the training up to which a network is applied at the image's own sampling (tuned:
+#: ``benchmarks/sampling.py``, crystals and lattices).
+BEYOND = 2.0
+#: Largest share of noise at which an image whose columns are too near is resampled to a finer grid (tuned:
+#: ``benchmarks/sampling.py``, lattices).
+CLEAR = 0.5
+#: Share of noise from which it dominates an image (tuned: ``benchmarks/sampling.py``, crystals and drawn).
 NOISY = 0.8
+#: Sampling of an image that noise dominates (tuned: ``benchmarks/sampling.py``, crystals).
+COARSER = 0.65
+#: Spacing from which such an image is resampled, px (tuned: ``benchmarks/sampling.py``, crystals and drawn).
+LARGE = 25.0
 #: White noise is measured above this fraction of the Nyquist frequency along both axes (chosen).
 HIGH = 0.5
 #: Median of the squares of normal deviates, of variance 1 (chi-squared, one degree of freedom).
 MEDIAN_SQUARE = 0.4549
-#: Spacing from which a noisy image is resampled, px (tuned: ``benchmarks/sampling.py``).
-LARGE = 25.0
 #: Fewest pixels along an axis of a resampled image (chosen).
 FEWEST = 8
 
@@ -44,13 +54,13 @@ class Grid:
         Pixels along an axis for each of the image's own.
     spacing : float or None
         Spacing of the image, px of its own; None without a lattice.
-    noisy : bool
-        Whether noise dominates the image.
+    noise : float
+        Share of white noise in the image's variance.
     """
 
     sampling: float
     spacing: float | None
-    noisy: bool
+    noise: float
 
     def shape(self, own: tuple[int, ...]) -> tuple[int, int]:
         """Shape of an image of the shape ``own`` on this grid."""
@@ -68,48 +78,49 @@ def check_sampling(sampling: float | str) -> None:
 
 
 def chosen_grid(values: NDArray, sampling: float | str, known: tuple[float, float] | None) -> Grid:
-    """The grid for an image, with a warning where the network's range is left.
+    """The grid for an image, with a warning where columns are sampled too coarsely, or for a number leave the range.
 
     Parameters
     ----------
     values : ndarray of shape (n_y, n_x)
     sampling : float or "auto"
-        ``"auto"`` brings a spacing outside ``known`` into it, and takes an image that is dominated by noise and whose
-        columns are far apart to a coarser grid.
+        ``"auto"`` takes an image that noise dominates and whose columns are far apart to a coarser grid, and one with
+        little noise whose columns are nearer than those of the training to a finer grid. Other images keep their own.
     known : (float, float) or None
-        Spacings on which the network was trained, px.
+        Spacings of the training, px.
     """
     if sampling == 1 and known is None:
-        return Grid(1.0, None, False)
+        return Grid(1.0, None, 0.0)
     part = middle(values, MEASURED_ON)
-    noisy = noise_share(part) > NOISY
-    spacing = _spacing(part, noisy)
+    spacing, fine, noise = _spacing(part)
+    low, high = (0.0, np.inf) if known is None else known
     if sampling != "auto":
-        grid = Grid(float(sampling), spacing, noisy)
-        _warn_outside(grid, known)
+        grid = Grid(float(sampling), spacing, noise)
+        _warn_outside(grid, low, BEYOND * high)
         return grid
-    factor = _into(spacing, known)
-    if noisy and spacing is not None and spacing >= LARGE:
-        factor = min(factor, max(COARSER, (known[0] if known else 0.0) / spacing))
-    if factor > 1 and spacing is not None and spacing < COARSEST:
+    grid = Grid(_factor(spacing, fine, noise, low, high), spacing, noise)
+    if grid.sampling > 1 and spacing is not None and spacing < COARSEST:
         warnings.warn(
             f"columns are {spacing:.1f} px apart: below {COARSEST:g} px neighbours overlap, and resampling does not "
             "restore what was not recorded",
             stacklevel=4,
         )
-    return Grid(factor, spacing, noisy)
+    return grid
 
 
-def noise_share(values: NDArray) -> float:
-    """Share of white noise in an image's variance, 0 for a constant image.
+def variance_shares(values: NDArray) -> tuple[float, float]:
+    """Shares of white noise and of slow variation in an image's variance; zeros for a constant image.
 
-    From the median of the image's cosine series at high frequencies: Bragg peaks have no influence on it, and of noise
-    that is correlated along the row it contains the white part alone.
+    The noise is the median of the image's cosine series at high frequencies: Bragg peaks have no influence on it, and
+    of noise that is correlated along the row it contains the white part alone.
     """
     power = fft.dctn(values - values.mean(), norm="ortho") ** 2
     total = float(power.sum())
-    n_y, n_x = (int(HIGH * n) for n in values.shape)
-    return float(np.median(power[n_y:, n_x:])) / MEDIAN_SQUARE * values.size / total if total > 0 else 0.0
+    if total == 0:
+        return 0.0, 0.0
+    (high_y, high_x), (slow_y, slow_x) = ([int(part * n) for n in values.shape] for part in (HIGH, SLOW))
+    noise = float(np.median(power[high_y:, high_x:])) / MEDIAN_SQUARE * values.size
+    return noise / total, float(power[:slow_y, :slow_x].sum()) / total
 
 
 def resampled(values: NDArray[np.floating], shape: tuple[int, ...]) -> NDArray[np.floating]:
@@ -154,33 +165,40 @@ def _resampled_along(values: NDArray[np.float32], n: int, axis: int) -> NDArray[
     return np.asarray(fft.idct(series, n=n, axis=axis, norm="ortho"), dtype=np.float32)
 
 
-def _spacing(values: NDArray, noisy: bool) -> float | None:
-    """The spacing of an image; in a noisy one, where the correlogram of the noise has peaks that are nearer than
-    columns can be, that of the image on half as many pixels.
+def _factor(spacing: float | None, fine: bool, noise: float, low: float, high: float) -> float:
+    """The sampling that is best for a spacing (px) and a share of noise, given the range of the training."""
+    if spacing is None:
+        return 1.0
+    if spacing < low:
+        return low / spacing if fine else 1.0
+    factor = min(1.0, BEYOND * high / spacing)
+    if noise > NOISY and spacing >= LARGE:
+        factor = min(factor, COARSER, high / spacing)
+    return float(max(factor, low / spacing))
+
+
+def _spacing(values: NDArray) -> tuple[float | None, bool, float]:
+    """The spacing of an image, whether it shows columns that are near, and its share of noise.
+
+    Where the spacing may be that of noise, the one of the image on half as many pixels is taken, where there is one.
     """
-    spacing = find_periodicity(values).spacing
-    if not noisy or (spacing is not None and spacing >= COARSEST) or min(values.shape) < 2 * FEWEST:
-        return spacing
-    n_y, n_x = values.shape
-    coarse = find_periodicity(resampled(values, (n_y // 2, n_x // 2))).spacing
-    return spacing if coarse is None else 2 * coarse
+    spacing = found = find_periodicity(values).spacing
+    noise, slow = variance_shares(values)
+    # interpolated noise is correlated, and is taken for columns
+    fine = noise < CLEAR and slow < SLOW_SHARE
+    doubtful, coarse, factor = not fine, values, 1
+    while doubtful and (found is None or found < DOUBTFUL) and min(coarse.shape) >= 4 * FEWEST:
+        coarse, factor = resampled(coarse, tuple(n // 2 for n in coarse.shape)), 2 * factor
+        found = find_periodicity(coarse).spacing
+        doubtful = max(variance_shares(coarse)) > CLEAR
+    return (spacing if found is None or found < DOUBTFUL else factor * found), fine, noise
 
 
-def _into(spacing: float | None, known: tuple[float, float] | None) -> float:
-    """The factor that brings a spacing into a range."""
-    if spacing is None or known is None:
-        return 1.0
-    low, high = known
-    if low <= spacing <= high:
-        return 1.0
-    return float((min(INSIDE * low, high) if spacing < low else max(high / INSIDE, low)) / spacing)
-
-
-def _warn_outside(grid: Grid, known: tuple[float, float] | None) -> None:
-    if grid.spacing is None or known is None or known[0] <= grid.spacing * grid.sampling <= known[1]:
+def _warn_outside(grid: Grid, low: float, high: float) -> None:
+    if grid.spacing is None or low <= grid.spacing * grid.sampling <= high:
         return
     warnings.warn(
-        f"columns are {grid.spacing * grid.sampling:.1f} px apart at sampling={grid.sampling:g}, but the network was "
-        f'trained on {known[0]:g} to {known[1]:g} px: sampling="auto" brings the image into this range',
+        f"columns are {grid.spacing * grid.sampling:.1f} px apart at sampling={grid.sampling:g}, but the network gives "
+        f'the best results from {low:g} to {high:g} px: try sampling="auto"',
         stacklevel=4,
     )

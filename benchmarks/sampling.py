@@ -9,8 +9,8 @@ details   RMS error (px, both axes together) of the positions of heavy columns f
 precision PSNR and pixels in bfloat16 compared with single precision
 speed     processor seconds, alternately, the least of several runs
 
-Gains are in dB over ``sampling=1``. ``"auto"`` in ``crystals``, ``lattices`` and ``drawn`` was tuned on those images, in ``series``
-and ``details`` it was not.
+Gains are in dB over ``sampling=1``. ``"auto"`` was tuned on the images of ``crystals``, ``lattices`` and ``drawn``, not
+on those of ``series`` and ``details``.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _by_class(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Means, the least gain of ``"auto"`` and how often it resamples, by keys and spacing."""
     classes = pd.cut(table["spacing"], SPACINGS).astype(str)
     groups = table.assign(spacing=classes, least=table["auto"], resampled=table["chosen"] != 1.0)
-    how = {name: "mean" for name in ("PSNR", "0.8", "0.65", "0.5", "auto", "resampled")} | {"least": "min"}
+    how = dict.fromkeys(("PSNR", "0.8", "0.65", "0.5", "auto", "resampled"), "mean") | {"least": "min"}
     return groups.groupby([*keys, "spacing"]).agg(how).round(2)
 
 

@@ -85,7 +85,7 @@ def enhanced_maps(
     dtype = float_dtype(values.dtype)
     if np.ptp(values) == 0 or network_units(values * sign, info)[1] == 0:
         return _constant_maps(values.astype(dtype), info, spread_of)
-    work = values.astype(np.float64) * sign
+    work: NDArray = values.astype(np.float64) * sign
     shape = chosen_grid(work, sampling, info.spacing).shape(work.shape)
     if shape != work.shape:
         work = resampled(work, shape)

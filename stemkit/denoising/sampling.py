@@ -25,8 +25,8 @@ SLOW = 0.25
 #: Share of slow variation in an image's variance from which it does not show such columns (chosen).
 SLOW_SHARE = 0.5
 #: Multiple of the largest spacing of the training up to which a network is applied at the image's own sampling (tuned:
-#: ``benchmarks/sampling.py``, crystals and lattices).
-BEYOND = 2.0
+#: ``benchmarks/sampling.py``, lattices).
+BEYOND = 3.0
 #: Largest share of noise at which an image whose columns are too near is resampled to a finer grid (tuned:
 #: ``benchmarks/sampling.py``, lattices).
 CLEAR = 0.5

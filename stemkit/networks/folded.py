@@ -75,14 +75,14 @@ class FoldedSFIN:
 
     def _maps(self, image: Tensor) -> Tensor:
         x = F.pixel_unshuffle(image, self.downsampling) if self.downsampling > 1 else image
-        head = F.conv2d(x.float().contiguous(memory_format=self.layout), *self.head, padding=1)
+        head = F.conv2d(x.float().contiguous(memory_format=self.layout), self.head[0], self.head[1], padding=1)
         head = head.to(self.dtype, memory_format=self.layout)
         features, inner, outer = head.clone(), torch.empty_like(head), torch.empty_like(head)
         spectrum, rows = self.spectrum.empty(head.shape[1] // 2, head), _rows_at_once(head)
         for first, second in self.blocks:
             _interact(first, features, inner, spectrum, rows)
             _interact(second, inner, outer, spectrum, rows, onto=features)
-        out = F.conv2d(features.add_(head).float(), *self.tail, padding=1)
+        out = F.conv2d(features.add_(head).float(), self.tail[0], self.tail[1], padding=1)
         return F.pixel_shuffle(out, self.downsampling) if self.downsampling > 1 else out
 
 

@@ -1,4 +1,4 @@
-"""The grid on which a network is applied: what resampling preserves, which grid is chosen, and how results come back."""
+"""The grid on which a network is applied: what resampling preserves, which one is chosen, and how results come back."""
 
 import warnings
 
@@ -112,13 +112,13 @@ class TestChosenGrid:
     def test_noise_and_a_large_spacing_ask_for_a_coarser_grid(self):
         assert chosen_grid(noisy(crystal(32.0), 1.2), "auto", KNOWN).sampling == COARSER
 
-    @pytest.mark.parametrize(("spacing", "readout"), [(32.0, 0.1), (12.0, 1.2), (12.0, 0.1), (60.0, 0.1), (3.6, 1.0)])
+    @pytest.mark.parametrize(("spacing", "readout"), [(32.0, 0.1), (12.0, 1.2), (12.0, 0.1), (80.0, 0.1), (3.6, 1.0)])
     def test_other_images_keep_their_own(self, spacing, readout):
         assert chosen_grid(noisy(crystal(spacing), readout), "auto", KNOWN).sampling == 1.0
 
-    @pytest.mark.parametrize(("spacing", "expected"), [(90.0, 72.0), (3.2, 4.0)])
+    @pytest.mark.parametrize(("spacing", "expected"), [(140.0, 108.0), (3.2, 4.0)])
     def test_a_clear_image_far_outside_the_range_is_brought_to_it(self, spacing, expected):
-        image = crystal(spacing, (320, 320), 0.22)
+        image = crystal(spacing, (512, 512), 0.22)
         assert chosen_grid(image, "auto", KNOWN).sampling * spacing == pytest.approx(expected, rel=0.05)
 
     def test_a_noisy_image_of_larger_spacing_is_brought_into_the_range(self):
@@ -131,10 +131,6 @@ class TestChosenGrid:
         for seed in range(5):
             noise = np.random.default_rng(seed).normal(size=(256, 257))
             assert chosen_grid(clean + 0.05 * (noise[:, 1:] + noise[:, :-1]), "auto", KNOWN).sampling == 1.0
-
-    def test_columns_that_are_not_resolved_warn(self):
-        with pytest.warns(UserWarning, match=r"columns are 2\.\d px apart: below 2\.5 px neighbours overlap"):
-            chosen_grid(crystal(2.3, (192, 192), 0.25), "auto", KNOWN)
 
     @given(st.floats(0.01, 1.0))
     def test_a_number_is_what_it_says(self, sampling):

@@ -48,7 +48,7 @@ class SFINDenoiser(LearntDenoiser):
     sampling : "auto" or float, default="auto"
         Grid on which the network is applied, in pixels per pixel of the image, in (0, 1]; the result is on the image's
         own grid. 1 is the image's own. ``"auto"`` takes an image that noise dominates and whose columns are at least
-        25 px apart to a coarser grid, and one with little noise whose columns are nearer than those of the training to
+        40 px apart to a coarser grid, and one with little noise whose columns are nearer than those of the training to
         a finer one; all others keep their own.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Of the network's activations. ``"auto"`` takes bfloat16 where the CPU or GPU multiplies it fast, which changes

@@ -1,7 +1,7 @@
 """What enhancement costs and what it gives: ``python benchmarks/enhancement.py [--only PART ...]``.
 
-speed     processor and elapsed seconds and peak memory of the process by size, of the shipped weights in single precision
-          and as they are, and of the network of the paper at full resolution
+speed     processor and elapsed seconds and peak memory of the process by size, of the shipped weights by precision, and
+          of the network of the paper at full resolution
 sizes     PSNR of the same 128 px in the middle of images of growing size
 tiles     tiles against the whole image, in parts of its range, by their overlap with borders
 sets      the fixed sets of :mod:`stemkit.benchmark`, beside a Gaussian filter whose width the truth has chosen

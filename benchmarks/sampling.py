@@ -203,6 +203,8 @@ def _position_error(enhanced: np.ndarray, columns: pd.DataFrame, mode: str) -> t
     near, px, and fraction of the others.
     """
     heavy = columns[columns["weight"] > 0.5 * columns["weight"].max()]
+    # one silicon atom in graphene is no crystal
+    heavy = heavy if len(heavy) > 8 else columns
     places, spacing = heavy[["y_px", "x_px"]].to_numpy(), _spacing(heavy)
     inner = ((places > spacing / 2) & (places < np.array(enhanced.shape) - 1 - spacing / 2)).all(axis=1)
     fits = fit_columns(enhanced * mode_sign(mode), places, 0.18 * spacing)

@@ -34,9 +34,12 @@ CLEAR = 0.5
 NOISY = 0.8
 #: Sampling of an image that noise dominates (tuned: ``benchmarks/sampling.py``, crystals).
 COARSER = 0.65
-#: Spacing from which such an image is resampled, px (tuned: ``benchmarks/sampling.py``, crystals and drawn; below, bright
-#: field images of anatase lose 1 to 2 dB).
+#: Spacing from which such an image is resampled, px (tuned: ``benchmarks/sampling.py``, crystals and drawn; from 25 to
+#: 40 px bright-field images of anatase lose 1 to 2 dB).
 LARGE = 40.0
+#: Such an image is brought to this multiple of the largest spacing of the training, px, where that is coarser (tuned:
+#: ``benchmarks/sampling.py``, crystals and lattices).
+LARGEST = 1.25
 #: White noise is measured above this fraction of the Nyquist frequency along both axes (chosen).
 HIGH = 0.5
 #: Median of the squares of normal deviates, of variance 1 (chi-squared, one degree of freedom).
@@ -174,7 +177,7 @@ def _factor(spacing: float | None, fine: bool, noise: float, low: float, high: f
         return low / spacing if fine else 1.0
     factor = min(1.0, BEYOND * high / spacing)
     if noise > NOISY and spacing >= LARGE:
-        factor = min(factor, COARSER, high / spacing)
+        factor = min(factor, COARSER, LARGEST * high / spacing)
     return float(max(factor, low / spacing))
 
 

@@ -1,6 +1,7 @@
 """What enhancement costs and what it gives: ``python benchmarks/enhancement.py [--only PART ...]``.
 
-speed     seconds and peak memory of the process by size, beside the network of the paper at full resolution
+speed     processor and elapsed seconds and peak memory of the process by size, of the shipped weights by precision, and
+          of the network of the paper at full resolution
 sizes     PSNR of the same 128 px in the middle of images of growing size
 tiles     tiles against the whole image, in parts of its range, by their overlap with borders
 sets      the fixed sets of :mod:`stemkit.benchmark`, beside a Gaussian filter whose width the truth has chosen
@@ -41,6 +42,8 @@ from stemkit.metrics import psnr
 from stemkit.synthesis import lattice, planar_cell, removed, some
 
 SIZES = (512, 1024, 2048, 4096)
+#: Shipped weights in a precision, and the network of the paper.
+NETWORKS = ("auto", "float32", "paper")
 #: The network of the paper at full resolution takes minutes beyond.
 TOO_LARGE = 1024
 
@@ -68,7 +71,7 @@ def main() -> None:
     parser.add_argument("--run", nargs=2, metavar=("NETWORK", "SIZE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run:
-        one_run(arguments.run[0], int(arguments.run[1]))
+        one_run(arguments.run[0], int(arguments.run[1]), arguments.weights)
         return
     pd.set_option("display.width", 160)
     print(f"{platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.weights}")
@@ -81,42 +84,40 @@ def main() -> None:
 
 
 def speed(arguments: argparse.Namespace) -> pd.DataFrame:
-    """Seconds, the best of two runs, and peak memory of the process; what Python and torch take before is ``start``."""
+    """Processor and elapsed seconds, the least of two runs, and peak memory of the process; what Python and torch take
+    before is ``start``.
+    """
     rows = []
     for size in SIZES:
         row: dict[str, object] = {"px": size}
-        for network in (arguments.weights, "paper"):
-            if network == "paper" and size > TOO_LARGE:
+        for name in NETWORKS:
+            if name == "paper" and size > TOO_LARGE:
                 continue
-            call = [sys.executable, __file__, "--run", network, str(size)]
+            call = [sys.executable, __file__, "--run", name, str(size), "--weights", arguments.weights]
             given = subprocess.run(call, capture_output=True, text=True, check=True)
-            took, peak, start = map(float, given.stdout.split())
-            name = "paper" if network == "paper" else "stemkit"
-            row |= {f"{name} s": round(took, 2), f"{name} GiB": round(peak, 2), "start GiB": round(start, 2)}
-        if "paper s" in row:
-            row["ratio"] = round(float(str(row["paper s"])) / float(str(row["stemkit s"])), 1)
+            cpu, elapsed, peak, start = map(float, given.stdout.split())
+            row |= {f"{name} CPU s": round(cpu, 2), f"{name} s": round(elapsed, 2), f"{name} GiB": round(peak, 2)}
+            row |= {"start GiB": round(start, 2)}
         rows.append(row)
     return pd.DataFrame(rows).set_index("px")
 
 
-def one_run(network: str, size: int) -> None:
+def one_run(network: str, size: int, weights: str) -> None:
     rng = np.random.default_rng(0)
     image = rng.poisson(5.0, (size, size)).astype(np.float32)
     if network == "paper":
-        denoiser = SFINDenoiser(weights=None, sampling="native", mode="haadf")
-        info = NetworkInfo(64, 8, 1, ("enhance",), "standard", None)
-        denoiser.net_, denoiser.info_ = build(info).eval(), info
+        module = build(NetworkInfo(64, 8, 1, ("enhance",), "standard", None)).eval()
         # as published: batch norms and convolutions one after the other
-        run: Callable[[], object] = partial(_plain, denoiser.net_, image)
+        run: Callable[[], object] = partial(_plain, module, image)
     else:
-        denoiser = SFINDenoiser(weights=network, mode="haadf").fit(image[:64, :64])
+        denoiser = SFINDenoiser(weights=weights, mode="haadf", sampling=1, precision=network).fit(image[:64, :64])
         run = partial(denoiser.transform, image)
     start, times = _peak(), []
     for _ in range(1 if network == "paper" and size > 512 else 2):
-        before = time.perf_counter()
+        before = time.process_time(), time.perf_counter()
         run()
-        times.append(time.perf_counter() - before)
-    print(min(times), _peak(), start)
+        times.append((time.process_time() - before[0], time.perf_counter() - before[1]))
+    print(*np.min(times, axis=0), _peak(), start)
 
 
 @torch.inference_mode()

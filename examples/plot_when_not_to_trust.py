@@ -58,7 +58,7 @@ film = np.fft.irfft2(spectrum * np.exp(-((size / 0.06) ** 2)), s=(256, 256))
 film = film / film.std() + grain
 fig, axes = plt.subplots(2, 2, figsize=(6, 6), layout="constrained")
 for row, (name, image) in zip(axes, {"counts": counts, "film": film}.items(), strict=True):
-    enhanced = SFINDenoiser(mode="haadf", sampling="native").fit_transform(image)
+    enhanced = SFINDenoiser(mode="haadf", sampling=1).fit_transform(image)
     table = AtomDetector(mode="haadf").fit_transform(image)
     for ax, values, title in zip(row, (image, enhanced), (name, "enhanced"), strict=True):
         ax.imshow(values, cmap="gray", vmin=image.min(), vmax=image.max())
@@ -110,7 +110,7 @@ print(f"RMS uncertainty {np.sqrt((doubt**2).mean()):.3f}, RMS error {np.sqrt((er
 # - *Intensities.* What is rare is drawn towards what is usual: heights of columns differ less than they should
 #   (:doc:`/enhancing` has the figures). ``amplitude`` and ``intensity`` of the table are measured on recorded pixels.
 # - *Slow variation* of up to about a tenth of the contrast is taken for noise and removed. Stronger variation stays.
-# - *Spacings* that the network has not seen are resampled to some that it has; where columns are sampled too coarsely
-#   for that, a warning says so.
+# - *Spacings* below those of the training: an image with little noise is resampled to a finer grid and the result
+#   brought back; one with more noise is not improved by it. Where columns are sampled too coarsely, a warning says so.
 # - *Other images.* It knows columns. Diffraction patterns, spectra and images without atomic resolution come out as
 #   something that they are not.

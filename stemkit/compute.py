@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 __all__ = [
+    "PRECISIONS",
     "autocast",
     "describe_device",
     "inference_dtype",
@@ -20,6 +21,9 @@ __all__ = [
     "torch_generator",
     "workers",
 ]
+
+#: Of a network's activations.
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -86,9 +90,18 @@ def autocast(device: torch.device, enabled: bool = True) -> contextlib.AbstractC
     return contextlib.nullcontext()
 
 
-def inference_dtype(device: torch.device) -> torch.dtype:
-    """Of features: bfloat16 where it is much faster; single precision on every CPU, so that they agree."""
-    return torch.bfloat16 if device.type == "cuda" and _is_fast_in_half(device) else torch.float32
+def inference_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
+    """Data type of a network's activations: with ``"auto"``, bfloat16 where the device multiplies it fast.
+
+    Raises
+    ------
+    ValueError
+        If there is no such precision.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}, but is {precision!r}")
+    half = _is_fast_in_half(device) if precision == "auto" else precision == "bfloat16"
+    return torch.bfloat16 if half else torch.float32
 
 
 def _is_fast_in_half(device: torch.device) -> bool:

@@ -88,8 +88,24 @@ def test_seeded_blocks_repeat_and_leave_the_global_generator_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_a_cpu_enhances_in_full_precision():
+@pytest.mark.parametrize("fast", [True, False])
+def test_inference_is_in_half_precision_where_that_is_fast_or_asked_for(monkeypatch, fast):
+    for name in ("avx512_bf16", "amx_tile"):
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda: fast, raising=False)
+    assert inference_dtype(CPU) == inference_dtype(CPU, "auto") == (torch.bfloat16 if fast else torch.float32)
+    assert inference_dtype(CPU, "float32") == torch.float32
+    assert inference_dtype(CPU, "bfloat16") == torch.bfloat16
+
+
+def test_a_cpu_of_which_torch_says_nothing_is_not_fast_in_half_precision(monkeypatch):
+    for name in ("avx512_bf16", "amx_tile"):
+        monkeypatch.delattr(torch.cpu, f"_is_{name}_supported", raising=False)
     assert inference_dtype(CPU) == torch.float32
+
+
+def test_unknown_precisions_are_refused():
+    with pytest.raises(ValueError, match="precision must be one of 'auto', 'float32', 'bfloat16', but is 'half'"):
+        inference_dtype(CPU, "half")
 
 
 @pytest.mark.parametrize("fast", [True, False])

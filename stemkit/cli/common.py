@@ -9,7 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -21,6 +21,7 @@ __all__ = [
     "for_each_file",
     "frames",
     "load",
+    "network_options",
     "outputs",
 ]
 
@@ -43,9 +44,37 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which network, and where it runs."""
+    """Which network, where it runs, on which grid and in which precision."""
     parser.add_argument("--weights", default="auto", metavar="NAME", help="shipped weights or a file (default: auto)")
+    parser.add_argument(
+        "--sampling",
+        type=sampling,
+        default="auto",
+        metavar="FRACTION",
+        help="apply the network to the image at this sampling, in (0, 1]; 1 is its own (default: auto)",
+    )
+    parser.add_argument(
+        "--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="of the network (default: auto)"
+    )
     parser.add_argument("--device", default="auto", help='"auto", "cpu", "cuda", ... (default: auto)')
+
+
+def network_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The denoiser's parameters that the arguments give."""
+    return {name: getattr(arguments, name) for name in ("weights", "device", "sampling", "precision")}
+
+
+def sampling(text: str) -> float | str:
+    """``"auto"``, or a number in (0, 1]."""
+    if text == "auto":
+        return text
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"must be auto or a number in (0, 1], but is {text!r}")
+    return number
 
 
 def region(text: str) -> tuple[slice, slice]:

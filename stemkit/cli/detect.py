@@ -12,6 +12,7 @@ from stemkit.cli.common import (
     add_output_arguments,
     for_each_file,
     load,
+    network_options,
     outputs,
 )
 
@@ -92,7 +93,7 @@ def measure(image: xr.DataArray, arguments: argparse.Namespace) -> tuple[pd.Data
     if "measured" not in image.coords:
         steps.append(("noise", NoiseCalibrator()))
         if not arguments.no_enhance:
-            steps.append(("denoise", SFINDenoiser(weights=arguments.weights, device=arguments.device)))
+            steps.append(("denoise", SFINDenoiser(**network_options(arguments))))
     shown = Pipeline(steps).fit_transform(image) if steps else image
     detector = AtomDetector(elliptical=arguments.elliptical, device=arguments.device).fit(shown)
     return detector.transform(shown), shown, detector

@@ -13,6 +13,7 @@ from stemkit.cli.common import (
     for_each_file,
     frames,
     load,
+    network_options,
     outputs,
 )
 
@@ -39,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Enhance each file."""
     from stemkit import SFINDenoiser
 
-    denoiser = SFINDenoiser(weights=arguments.weights, device=arguments.device, average_flips=arguments.flips)
+    denoiser = SFINDenoiser(**network_options(arguments), average_flips=arguments.flips)
 
     def work(path: Path, name: str) -> None:
         image = load(path, arguments)

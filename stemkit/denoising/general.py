@@ -130,7 +130,7 @@ SFIN with {info.width} channels, {info.n_blocks} blocks and a grid coarser by {i
 | time | {sum(run.get("seconds", 0) for run in _runs(made))} s |
 | loss of the best epoch, on images that training does not draw | {made["valid_loss"]} |
 | PSNR on them (peak: the contrast) | {made["valid_psnr"]:.2f} dB |
-| column spacing | {low:g} to {high:g} px, others are resampled |
+| column spacing | {low:g} to {high:g} px |
 | column width (sigma) | {recipe.width[0]:g} to {recipe.width[1]:g} of the spacing, varied by species |
 | noise | {draws.DOSE[0]:g} to {draws.DOSE[1]:g} electrons per pixel at a column, or a readout of \
 {draws.READOUT[0]:.0%} to {draws.READOUT[1]:.0%} of the contrast; streaks up to {draws.STREAKS[1]:.0%}, row jitter up \

@@ -1,9 +1,8 @@
-"""Running a network on an image of any size: sampling, padding, tiles, flips."""
+"""Applying a network to an image of any size: padding, tiles, flips, in the network's units."""
 
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable
 from itertools import product
 
@@ -11,26 +10,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from stemkit.compute import inference_dtype
-from stemkit.denoising.units import MEASURED_ON, from_network, network_units
+from stemkit.denoising.sampling import chosen_grid, resampled
+from stemkit.denoising.units import from_network, network_units
 from stemkit.denoising.weights import NetworkInfo
 from stemkit.images import float_dtype
 from stemkit.networks import SFIN, FoldedSFIN
-from stemkit.periodicity import find_periodicity, middle
 
-__all__ = ["enhanced_maps", "for_inference", "resampled", "run_network", "sampling_factor", "tile_starts"]
+__all__ = ["enhanced_maps", "for_inference", "run_network", "tile_starts"]
 
 #: Reflected pixels around the image: zero padding and the wrap-around of the FFT spoil the border.
 MARGIN = 24
 #: Neighbouring tiles share this many pixels, over which they are blended.
 OVERLAP = 128
-#: Columns that are nearer than this, px, are not sampled finely enough to be told apart.
-COARSEST = 2.5
-#: Spacings are brought this far into the range that a network knows.
-INSIDE = 1.25
 FLIPS = ((), (-1,), (-2,), (-2, -1))
 
 
@@ -50,9 +44,11 @@ class Plain:
         return maps
 
 
-def for_inference(module: nn.Module, device: torch.device) -> FoldedSFIN | Plain:
-    """A trained network as it is fastest."""
-    return FoldedSFIN(module, inference_dtype(device), device) if isinstance(module, SFIN) else Plain(module, device)
+def for_inference(module: nn.Module, device: torch.device, precision: str = "auto") -> FoldedSFIN | Plain:
+    """A trained network in its fastest form; networks other than SFIN are applied in single precision."""
+    if not isinstance(module, SFIN):
+        return Plain(module, device)
+    return FoldedSFIN(module, inference_dtype(device, precision), device)
 
 
 def enhanced_maps(
@@ -61,12 +57,12 @@ def enhanced_maps(
     info: NetworkInfo,
     *,
     sign: float = 1,
-    resample: bool = True,
+    sampling: float | str = "auto",
     tile_size: int = 2048,
     spread_of: str | None = None,
     progress: bool = False,
 ) -> dict[str, NDArray]:
-    """The network's maps of one image, in its units and sampling.
+    """The network's maps of one image, in the image's units and on its grid.
 
     Parameters
     ----------
@@ -74,11 +70,11 @@ def enhanced_maps(
     network : callable
         See :func:`for_inference`.
     info : NetworkInfo
-        Its outputs, the scaling of its input and the spacings that it knows.
+        Its outputs, the scaling of its input and the spacings of its training.
     sign : int
         -1 in bright field.
-    resample : bool
-        Bring an image to a spacing that the network knows, and the maps back.
+    sampling : float or "auto"
+        Of the grid on which the network is applied, see :func:`stemkit.denoising.sampling.chosen_grid`.
     tile_size : int
         See :func:`run_network`.
     spread_of : str, optional
@@ -87,35 +83,35 @@ def enhanced_maps(
         Show a bar where there are several tiles.
     """
     dtype = float_dtype(values.dtype)
-    offset, scale = network_units(values * sign, info)
-    if scale == 0:
-        names = [*info.outputs, *(["uncertainty"] if spread_of is not None else [])]
-        flat = {name: np.zeros(values.shape, dtype) for name in names}
-        return flat | ({"enhance": values.astype(dtype)} if "enhance" in names else {})
-    work = ((values.astype(np.float64) * sign - offset) / scale).astype(np.float32)
-    spacing = find_periodicity(middle(work, MEASURED_ON)).spacing
-    factor = sampling_factor(spacing, info.spacing)
-    if spacing is not None and factor != 1.0:
-        _warn(spacing, info, resample)
-    factor = factor if resample else 1.0
-    if factor != 1.0:
-        work = resampled(work, (max(8, round(work.shape[0] * factor)), max(8, round(work.shape[1] * factor))))
+    if np.ptp(values) == 0 or network_units(values * sign, info)[1] == 0:
+        return _constant_maps(values.astype(dtype), info, spread_of)
+    work: NDArray = values.astype(np.float64) * sign
+    shape = chosen_grid(work, sampling, info.spacing).shape(work.shape)
+    if shape != work.shape:
+        work = resampled(work, shape)
+    offset, scale = network_units(work, info)
     raw, spread = run_network(
         network,
-        work,
+        (work - offset) / scale,
         multiple=info.multiple,
         device=network.device,
         tile_size=tile_size,
         average_flips=spread_of is not None,
         progress=progress,
     )
-    if factor != 1.0:
+    if shape != values.shape:
         raw = resampled(raw, values.shape)
-        spread = None if spread is None else resampled(spread, values.shape)
+        spread = None if spread is None else resampled(spread, values.shape).clip(min=0.0)
     maps = {n: from_network(raw[i], n, sign, offset, scale).astype(dtype) for i, n in enumerate(info.outputs)}
     if spread is not None and spread_of is not None:
         maps["uncertainty"] = spread[info.outputs.index(spread_of)] * (1.0 if spread_of == "detect" else scale)
     return maps
+
+
+def _constant_maps(values: NDArray, info: NetworkInfo, spread_of: str | None) -> dict[str, NDArray]:
+    """The maps of an image without contrast: itself, and zeros."""
+    names = [*info.outputs, *(["uncertainty"] if spread_of is not None else [])]
+    return {name: values if name == "enhance" else np.zeros_like(values) for name in names}
 
 
 def run_network(
@@ -159,44 +155,6 @@ def run_network(
     # what they differ by is small beside what they are
     apart = torch.stack([torch.zeros_like(first), *(maps - first for maps in others)])
     return (first + apart.mean(dim=0)).numpy(), apart.std(dim=0, correction=0).numpy()
-
-
-def sampling_factor(spacing: float | None, known: tuple[float, float] | None) -> float:
-    """By how much to resample an image so that its spacing (px) is one that the network knows."""
-    if spacing is None or known is None:
-        return 1.0
-    low, high = known
-    if low <= spacing <= high:
-        return 1.0
-    # a little inside of the range, and no further: resampled noise is no longer that of pixels
-    return float((min(INSIDE * low, high) if spacing < low else max(high / INSIDE, low)) / spacing)
-
-
-def _warn(spacing: float, info: NetworkInfo, resample: bool) -> None:
-    """Say where the network is asked what it can't know."""
-    assert info.spacing is not None
-    low, high = info.spacing
-    if not resample:
-        warnings.warn(
-            f"columns are {spacing:.1f} px apart, but the network has seen {low:g} to {high:g} px: "
-            'sampling="auto" resamples the image',
-            stacklevel=4,
-        )
-    elif spacing < COARSEST:
-        warnings.warn(
-            f"columns are {spacing:.1f} px apart: below {COARSEST:g} px neighbours run into each other, and resampling "
-            "does not bring back what was not recorded",
-            stacklevel=4,
-        )
-
-
-def resampled(values: NDArray, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """An image on another number of pixels over the same field of view; smoothed first where it gets coarser."""
-    tensor = torch.as_tensor(np.ascontiguousarray(values, dtype=np.float32))
-    finer = shape[0] >= values.shape[-2]
-    tensor = tensor.reshape(-1, 1, *values.shape[-2:])
-    out = F.interpolate(tensor, size=shape, mode="bicubic", antialias=not finer, align_corners=False)
-    return out.reshape(*values.shape[:-2], *shape).numpy()
 
 
 def _tiled(network: Network, image: Tensor, multiple: int, tile_size: int, progress: bool) -> Tensor:

@@ -11,10 +11,11 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.compute import resolve_device, seed_from
+from stemkit.compute import PRECISIONS, resolve_device, seed_from
 from stemkit.denoising.base import Denoiser, Enhancer, noise_of, without_faults
 from stemkit.denoising.callbacks import epochs_of, seed_of
 from stemkit.denoising.inference import enhanced_maps, for_inference
+from stemkit.denoising.sampling import check_sampling
 from stemkit.denoising.sources import PairSource, Source, SynthesisSource
 from stemkit.denoising.training import made_with, train
 from stemkit.denoising.units import network_units, to_network, widened
@@ -33,7 +34,6 @@ from stemkit.synthesis.noises import BACKGROUND
 
 __all__ = ["LearntDenoiser"]
 
-SAMPLINGS = ("auto", "native")
 #: Part of the images that are synthesised for training that show nothing.
 EMPTY = 0.05
 
@@ -61,7 +61,8 @@ class LearntDenoiser(Denoiser):
     loss: str
     checkpoint: str | Path | None
     compile: bool
-    sampling: str
+    sampling: float | str
+    precision: str
     tile_size: int
     average_flips: bool
     device: str
@@ -108,8 +109,9 @@ class LearntDenoiser(Denoiser):
     def _check_parameters(self) -> None:
         if self.target not in OUTPUTS:
             raise ValueError(f"target must be one of {', '.join(map(repr, OUTPUTS))}, but is {self.target!r}")
-        if self.sampling not in SAMPLINGS:
-            raise ValueError(f"sampling must be one of {', '.join(map(repr, SAMPLINGS))}, but is {self.sampling!r}")
+        check_sampling(self.sampling)
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}, but is {self.precision!r}")
         for name, least in (
             ("max_epochs", 0),
             ("batches_per_epoch", 1),
@@ -227,7 +229,7 @@ class LearntDenoiser(Denoiser):
 
     def _enhancer(self) -> Enhancer:
         device = resolve_device(self.device)
-        network = for_inference(self.net_, device)
+        network = for_inference(self.net_, device, self.precision)
 
         def enhance(image: xr.DataArray, mode: str) -> dict[str, NDArray]:
             return enhanced_maps(
@@ -235,7 +237,7 @@ class LearntDenoiser(Denoiser):
                 network,
                 self.info_,
                 sign=mode_sign(mode),
-                resample=self.sampling == "auto",
+                sampling=self.sampling,
                 tile_size=self.tile_size,
                 spread_of=self.target if self.average_flips else None,
                 progress=self.verbose > 0,

@@ -6,14 +6,12 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from stemkit.denoising.sampling import MEASURED_ON
 from stemkit.denoising.weights import NetworkInfo
 from stemkit.images import intensity_scale
 from stemkit.periodicity import find_periodicity, middle
 
-#: An image's spacing is measured on a square of this many px in its middle.
-MEASURED_ON = 768
-
-__all__ = ["MEASURED_ON", "from_network", "network_units", "to_network", "widened"]
+__all__ = ["from_network", "network_units", "to_network", "widened"]
 
 
 def network_units(values: NDArray, info: NetworkInfo) -> tuple[float, float]:

@@ -51,6 +51,21 @@ class TestEnhance:
         assert float(enhanced.mean()) == pytest.approx(float(image.mean()), rel=0.05)
         assert json.loads(enhanced.attrs["stemkit"])["step"] == "enhance"
 
+    def test_sampling_and_precision_are_those_of_the_denoiser(self, tmp_path, tif, image):
+        from stemkit import SFINDenoiser
+
+        options = ["--sampling", "0.7", "--precision", "bfloat16"]
+        assert main(["enhance", str(tif), "-o", str(tmp_path), *options]) == 0
+        expected = SFINDenoiser(sampling=0.7, precision="bfloat16").fit_transform(stemkit.read(tif))
+        np.testing.assert_allclose(stemkit.read(tmp_path / "image_enhanced.tif"), expected, rtol=1e-6)
+        assert not np.allclose(SFINDenoiser().fit_transform(image), expected, rtol=1e-6)
+
+    @pytest.mark.parametrize("sampling", ["native", "0", "1.2", "nan"])
+    def test_impossible_samplings_are_refused(self, tmp_path, tif, sampling, capsys):
+        with pytest.raises(SystemExit, match="2"):
+            main(["enhance", str(tif), "-o", str(tmp_path), "--sampling", sampling])
+        assert f"must be auto or a number in (0, 1], but is '{sampling}'" in capsys.readouterr().err
+
     def test_png_is_a_picture(self, tmp_path, tif):
         assert main(["enhance", str(tif), "-o", str(tmp_path), "--format", "png"]) == 0
         from PIL import Image

@@ -101,9 +101,9 @@ class TestShippedWeights:
             crystal = lattice(planar_cell("square"), (192, 192), spacing=spacing, sigma=0.25 * spacing)
             return render(crystal, (192, 192))[0].numpy()
 
-        with pytest.warns(UserWarning, match='sampling="auto" resamples the image'):
-            SFINDenoiser(mode="haadf", sampling="native").fit_transform(image(42.0))
-        with pytest.warns(UserWarning, match="resampling does not bring back"):
+        with pytest.warns(UserWarning, match='try sampling="auto"'):
+            SFINDenoiser(mode="haadf", sampling=1).fit_transform(image(3.2))
+        with pytest.warns(UserWarning, match="resampling does not restore"):
             SFINDenoiser(mode="haadf").fit_transform(image(2.3))
 
     @pytest.mark.parametrize("shape", [(33, 47), (64, 65), (101, 40)])
@@ -242,7 +242,11 @@ class TestParameters:
         [
             ({"weights": "nothing"}, r"weights must be .*'sfin-general'"),
             ({"target": "sharpen"}, "target must be one of"),
-            ({"sampling": "sometimes"}, "sampling must be one of"),
+            ({"sampling": "sometimes"}, r"sampling must be \"auto\" or a number in \(0, 1\].*'sometimes'"),
+            ({"sampling": 0}, r"sampling must be .* is 0"),
+            ({"sampling": 1.5}, r"sampling must be .* is 1\.5"),
+            ({"sampling": True}, r"sampling must be .* is True"),
+            ({"precision": "float16"}, "precision must be one of 'auto', 'float32', 'bfloat16', but is 'float16'"),
             ({"width": 6}, "width must be None or that of the weights"),
             ({"lr": 0.0}, "lr must be a positive number"),
             ({"max_epochs": 1.5}, "max_epochs must be an integer"),

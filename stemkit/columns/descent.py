@@ -136,7 +136,7 @@ class CompiledDescent:
         # far away: in nobody's window
         nobody[0, :2], nobody[0, 3] = -1e6, 1.0
         parameters = np.concatenate([start.numpy(), nobody])
-        crowded = (coupled < self.n).any(1)
+        crowded: NDArray[np.bool_] = np.asarray((coupled < self.n).any(1))
         self._crowded, self._no_rises = crowded, np.empty((0, 2, n_parameters))
         self.problem = compiled_problem(scene)
         self.equations = Equations(

@@ -17,8 +17,6 @@ __all__ = ["Blocks", "Noise", "Scene", "Variance", "equations", "neighbours", "s
 
 #: Values of the windows that are worked on at once: bounds the memory, and keeps it near the processor.
 AT_ONCE = 2**17
-#: Columns that overlap have backgrounds alike: each pixel that two windows share counts this many times for it.
-ALIKE = 10.0
 
 
 @dataclass(frozen=True)

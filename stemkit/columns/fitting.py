@@ -9,10 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stemkit.columns.batched import BatchedDescent
 from stemkit.columns.candidates import some_pixels
-from stemkit.columns.descent import FARTHEST, NARROWEST, REACH, RENDERED, WIDEST, CompiledDescent, Descent, scene_of
+from stemkit.columns.descent import CompiledDescent
 from stemkit.columns.equations import Blocks, Noise, Variance
 from stemkit.columns.gaussians import ELLIPTICAL, ROUND, derivatives
+from stemkit.columns.limits import LIMITS, REACH, RENDERED
+from stemkit.columns.scene import scene_of
 from stemkit.columns.solving import MOST_JOINT, step
 from stemkit.pixels import filled
 
@@ -238,7 +241,7 @@ def fit_columns(
         start[:, 4] = (background - units.level) / units.scale
     known = None if prior is None else torch.as_tensor(np.asarray(prior, dtype=np.float64), device=device)
     widths_of_windows = torch.as_tensor(sigma.copy(), device=device)
-    descent_of = CompiledDescent if torch.device(device).type == "cpu" else Descent
+    descent_of = CompiledDescent if torch.device(device).type == "cpu" else BatchedDescent
     descent = descent_of(scene, start.to(device), widths_of_windows, known)
     # those that failed have been put back to where they began
     first = None if before is None or changed is None else changed | before.failed
@@ -346,7 +349,7 @@ def _windows(places: Tensor, reach: int, shape: tuple[int, ...]) -> tuple[Tensor
 # --- results -----------------------------------------------------------------------------------------------------
 
 
-def _results(descent: Descent | CompiledDescent, sigma: NDArray, units: _Units, joint: int) -> ColumnFits:
+def _results(descent: CompiledDescent | BatchedDescent, sigma: NDArray, units: _Units, joint: int) -> ColumnFits:
     """The fits that took part, in the image's units; those that failed are where they began, without errors."""
     some = np.flatnonzero(descent.touched)
     fitted, began, sigma = descent.fitted[some], descent.start.cpu().numpy()[some], sigma[some]
@@ -359,9 +362,9 @@ def _results(descent: Descent | CompiledDescent, sigma: NDArray, units: _Units, 
         errors = np.sqrt(variance)
     failed = (
         ~descent.scene.free[:-1, 2].cpu().numpy()[some]
-        | (fitted[:, 3] <= sigma / NARROWEST * 1.001)
-        | (fitted[:, 3] >= sigma * WIDEST * 0.999)
-        | (np.abs(fitted[:, :2] - began[:, :2]) >= FARTHEST * sigma[:, None] * 0.999).any(axis=1)
+        | (fitted[:, 3] <= sigma / LIMITS.narrowest * 1.001)
+        | (fitted[:, 3] >= sigma * LIMITS.widest * 0.999)
+        | (np.abs(fitted[:, :2] - began[:, :2]) >= LIMITS.farthest * sigma[:, None] * 0.999).any(axis=1)
         | ~np.isfinite(errors).all(axis=1)
         | ~np.isfinite(fitted).all(axis=1)
     )

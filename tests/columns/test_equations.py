@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from strategies import gaussians, lattice_positions, seeds
 
 from stemkit.columns import fit_columns
+from stemkit.columns.batched import BatchedDescent
 from stemkit.columns.compiled import normal_equations
-from stemkit.columns.descent import CompiledDescent, Descent, scene_of
+from stemkit.columns.descent import CompiledDescent
 from stemkit.columns.equations import Noise, Scene, Variance, _Whitening, equations, slopes
 from stemkit.columns.gaussians import derivatives, projected
+from stemkit.columns.scene import scene_of
 
 H, W = 9, 11
 
@@ -90,7 +92,7 @@ def test_compiled_and_batched_equations_are_the_same(
     rng = np.random.default_rng(seed)
     noise = Noise(Variance(0.01, 0.02, 0.005) if weighted else None, correlation_x, streaks)
     scene, start, widths = crowd(rng, n_parameters, displaced, masked, noise, sigma)
-    batched, compiled = Descent(scene, start, widths), CompiledDescent(scene, start, widths)
+    batched, compiled = BatchedDescent(scene, start, widths), CompiledDescent(scene, start, widths)
     some = rng.permutation(30)[:20]
     arguments = scene, batched.parameters, batched.centre, torch.as_tensor(some)
     theirs, their_rises = equations(*arguments), slopes(*arguments)
@@ -126,7 +128,7 @@ def test_compiled_and_batched_descents_end_at_the_same_place(n_parameters, with_
     if with_prior:
         prior = torch.as_tensor(np.column_stack([places, np.where(np.arange(n) % 3, np.inf, 0.02)]))
     ends = []
-    for kind in (Descent, CompiledDescent):
+    for kind in (BatchedDescent, CompiledDescent):
         descent = kind(scene, start.clone(), widths, prior)
         descent.run(40, 0.01)
         covariance, residual = descent.errors(8)

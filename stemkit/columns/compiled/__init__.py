@@ -1,13 +1,12 @@
 """The fits of :mod:`stemkit.columns`, compiled for the CPU with Numba."""
 
 from stemkit.columns.compiled.arithmetic import add_columns, add_rings
-from stemkit.columns.compiled.descent import Limits, Progress, judge, take_step, tie, unfinished
+from stemkit.columns.compiled.descent import Progress, judge, take_step, tie, unfinished
 from stemkit.columns.compiled.equations import Equations, Problem, normal_equations
 from stemkit.columns.compiled.steps import covariance_blocks, solve_coupled
 
 __all__ = [
     "Equations",
-    "Limits",
     "Problem",
     "Progress",
     "add_columns",

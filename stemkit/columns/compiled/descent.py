@@ -11,29 +11,10 @@ from numpy.typing import NDArray
 from stemkit.columns.compiled.arithmetic import compiled
 from stemkit.columns.compiled.steps import invert, solve_coupled
 
-__all__ = ["Limits", "Progress", "judge", "take_step", "tie", "unfinished"]
+__all__ = ["Progress", "judge", "take_step", "tie", "unfinished"]
 
 #: Added to each block's unit diagonal before it is inverted.
 RIDGE = 1e-9
-
-
-class Limits(NamedTuple):
-    """The constants of :mod:`stemkit.columns.descent` that steps obey."""
-
-    alike: float
-    farthest: float
-    narrowest: float
-    widest: float
-    longest: float
-    quickest: float
-    smallest_step: float
-    small_step: float
-    damped: float
-    most_damping: float
-    on_target: float
-    overshot: float
-    off_centre: float
-    longish: float
 
 
 class Progress(NamedTuple):

@@ -11,6 +11,7 @@ from stemkit.columns.compiled import (
     Problem,
     Progress,
     covariance_blocks,
+    damped_step,
     judge,
     normal_equations,
     take_step,
@@ -151,7 +152,8 @@ class CompiledDescent:
         progress, state = self.progress, (self.problem, self.progress, self.equations, LIMITS)
         number = np.full(self.n + 1, len(columns))
         number[columns] = np.arange(len(columns))
-        change, length, slope = take_step(*state, columns, number, CYCLES, TOLERANCE)
+        change = damped_step(*state[:3], columns, number, CYCLES, TOLERANCE)
+        length, slope = take_step(*state, columns, number, change)
         progress.age[columns] += 1
         progress.stale[columns] |= (length > small) & self._crowded[columns]
         self._evaluate(columns, RENEWED_AT[np.minimum(progress.age[columns], len(RENEWED_AT) - 1)])

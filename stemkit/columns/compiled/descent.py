@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stemkit.columns.compiled.arithmetic import compiled
 from stemkit.columns.compiled.steps import invert, solve_coupled
 
-__all__ = ["Progress", "judge", "take_step", "tie", "unfinished"]
+__all__ = ["Progress", "damped_step", "judge", "take_step", "tie", "unfinished"]
 
 #: Added to each block's unit diagonal before it is inverted.
 RIDGE = 1e-9
@@ -65,8 +65,8 @@ def tie(problem, progress, equations, limits, columns, renewed):  # type: ignore
 
 
 @compiled
-def take_step(problem, progress, equations, limits, columns, number, cycles, tolerance):  # type: ignore[no-untyped-def]
-    """Move some columns by a damped step, within their bounds.
+def take_step(problem, progress, equations, limits, columns, number, change):  # type: ignore[no-untyped-def]
+    """Move some columns by a step, within their bounds.
 
     Parameters
     ----------
@@ -78,19 +78,17 @@ def take_step(problem, progress, equations, limits, columns, number, cycles, tol
     columns : ndarray of int, shape (m,)
     number : ndarray of int, shape (n + 1,)
         Place of each column among these; m for the others.
-    cycles, tolerance : int, float
-        Of the biconjugate gradients.
+    change : ndarray of shape (m, P)
+        The step; changed in place where it is too long.
 
     Returns
     -------
-    change : ndarray of shape (m, P)
     length : ndarray of shape (m,)
         In the columns' errors.
     slope : ndarray of shape (m,)
         Of the likelihood along the step.
     """
     parameters, m = progress.parameters, len(columns)
-    change = _solved(problem, progress, equations, columns, number, cycles, tolerance)
     _shorten(problem, progress, limits, columns, number, change)
     length, slope = np.empty(m), np.empty(m)
     for i in range(m):
@@ -104,7 +102,7 @@ def take_step(problem, progress, equations, limits, columns, number, cycles, tol
         slope[i] = _dot_small(equations.gradient[c], change[i])
         length[i] = math.sqrt(abs(slope[i]) / _unit(problem, equations, c))
         _recentre(problem, progress, limits, c)
-    return change, length, slope
+    return length, slope
 
 
 @compiled
@@ -150,14 +148,17 @@ def judge(problem, progress, equations, limits, columns, number, change, length,
 
 
 @compiled
-def _solved(problem, progress, equations, columns, number, cycles, tolerance):  # type: ignore[no-untyped-def]
-    """Damped steps ``(m, P)`` of some columns, each parameter scaled by its own curvature; the others stand still."""
+def damped_step(problem, progress, equations, columns, number, cycles, tolerance):  # type: ignore[no-untyped-def]
+    """Damped steps ``(m, P)`` of some columns, each parameter scaled by its own curvature; the others stand still.
+
+    ``cycles`` and ``tolerance`` are those of the biconjugate gradients; for the others see :func:`take_step`.
+    """
     coupled = problem.coupled
     n, m, n_parameters, n_coupled = len(coupled), len(columns), equations.own.shape[1], coupled.shape[1]
     scale = np.empty((n + 1, n_parameters))
     own, inverse = np.empty((m, n_parameters, n_parameters)), np.empty((m, n_parameters, n_parameters))
     gradient, work = np.empty((m, n_parameters)), np.empty((n_parameters, n_parameters))
-    neighbours = np.full((m, n_coupled), m, np.int64)
+    neighbours = np.empty((m, n_coupled), np.int64)
     together = False
     for i in range(m):
         c = columns[i]
@@ -166,6 +167,8 @@ def _solved(problem, progress, equations, columns, number, cycles, tolerance):  
     for i in range(m):
         c = columns[i]
         damping = progress.damping[c]
+        for k in range(n_coupled):
+            neighbours[i, k] = m
         for k in range(n_coupled):
             j = coupled[c, k]
             if j == n:
@@ -181,8 +184,12 @@ def _solved(problem, progress, equations, columns, number, cycles, tolerance):  
             gradient[i, a] = equations.gradient[c, a] * scale[c, a]
         if not _is_finite(own[i], gradient[i]):
             # a column that overflows stays where it is, and leaves the others alone
-            own[i], gradient[i] = np.eye(n_parameters), 0.0
-            neighbours[i] = m
+            for a in range(n_parameters):
+                for b in range(n_parameters):
+                    own[i, a, b] = 1.0 if a == b else 0.0
+                gradient[i, a] = 0.0
+            for k in range(n_coupled):
+                neighbours[i, k] = m
         invert(own[i], work, inverse[i])
     if together:
         shared = np.zeros((m, n_coupled, n_parameters, n_parameters))

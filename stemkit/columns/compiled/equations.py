@@ -169,7 +169,8 @@ def normal_equations(problem, parameters, centre, columns, renewed, equations, r
             for i in range(total):
                 scale[i] = 1.0 / math.sqrt(max(variance[0] + variance[1] * model[i], variance[2]))
         else:
-            scale[:total] = 1.0
+            for i in range(total):
+                scale[i] = 1.0
         used = total
         if problem.valid.shape[0]:
             for r in range(rows):
@@ -203,7 +204,8 @@ def normal_equations(problem, parameters, centre, columns, renewed, equations, r
             for f in range(n_all):
                 for i in range(total):
                     fields[f, i] = scale[i] * raw[f, i]
-            ones[:total] = scale[:total]
+            for i in range(total):
+                ones[i] = scale[i]
         # an offset of each row, of variance s^2, takes s^2 / (1 + s^2 t.t) t t^T from the inverse covariance
         if streaks != 0.0:
             for r in range(rows):

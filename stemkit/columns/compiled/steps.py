@@ -32,9 +32,10 @@ def _cholesky(matrix, n):  # type: ignore[no-untyped-def]
 def invert(matrix, work, result):  # type: ignore[no-untyped-def]
     """The inverse of a positive definite matrix ``(P, P)``; 0 where it is none, and whether it is one."""
     n = len(matrix)
-    work[:n, :n] = matrix
+    for i in range(n):
+        for j in range(n):
+            work[i, j], result[i, j] = matrix[i, j], 0.0
     if not _cholesky(work, n):
-        result[:] = 0.0
         return False
     for j in range(n):
         # the column of the factor's inverse, then of the product with its transpose
@@ -87,10 +88,14 @@ def covariance_blocks(own, shared, coupled, columns, joint, result):  # type: ig
         if count > 1:
             # the column last, so that its block of the inverse is that of the factor's last rows
             used = count * n_parameters
-            matrix[:used, :used] = 0.0
+            for i in range(used):
+                for j in range(used):
+                    matrix[i, j] = 0.0
             for i in range(count):
                 at = (count - 1 - i) * n_parameters
-                matrix[at : at + n_parameters, at : at + n_parameters] += own[nodes[i]]
+                for a in range(n_parameters):
+                    for b in range(n_parameters):
+                        matrix[at + a, at + b] += own[nodes[i], a, b]
                 for k in range(most):
                     other = coupled[nodes[i], k]
                     if other == n:
@@ -120,10 +125,10 @@ def covariance_blocks(own, shared, coupled, columns, joint, result):  # type: ig
                         result[m, a, b] = value
                 done = True
         if not done:
-            if invert(own[c], work, inverse):
-                result[m] = inverse
-            else:
-                result[m] = math.nan
+            good = invert(own[c], work, inverse)
+            for a in range(n_parameters):
+                for b in range(n_parameters):
+                    result[m, a, b] = inverse[a, b] if good else math.nan
 
 
 @compiled
@@ -159,6 +164,22 @@ def _block_product(blocks, vector, result):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def _inner(one, other):  # type: ignore[no-untyped-def]
+    total = 0.0
+    for i in range(one.shape[0]):
+        for a in range(one.shape[1]):
+            total += one[i, a] * other[i, a]
+    return total
+
+
+@compiled
+def _add(total, factor, more):  # type: ignore[no-untyped-def]
+    for i in range(total.shape[0]):
+        for a in range(total.shape[1]):
+            total[i, a] += factor * more[i, a]
+
+
+@compiled
 def solve_coupled(own, shared, coupled, inverse, gradient, cycles, tolerance):  # type: ignore[no-untyped-def]
     """Stabilised biconjugate gradients with the columns' own blocks as preconditioner, ``(n, P)``.
 
@@ -176,27 +197,28 @@ def solve_coupled(own, shared, coupled, inverse, gradient, cycles, tolerance):  
     tolerance : float
         Of the residual's norm, in that of the gradient.
     """
-    solution = np.zeros_like(gradient)
-    rest = gradient.copy()
-    shadow, direction = gradient.copy(), gradient.copy()
-    ready, along, smoothed, across = (
-        np.empty_like(rest), np.empty_like(rest), np.empty_like(rest), np.empty_like(rest)
-    )  # fmt: skip
-    size = np.sum(rest * shadow)
+    solution, rest, shadow = np.zeros_like(gradient), gradient.copy(), gradient.copy()
+    direction, ready, along = gradient.copy(), np.empty_like(gradient), np.empty_like(gradient)
+    smoothed, across = np.empty_like(gradient), np.empty_like(gradient)
+    size = _inner(rest, shadow)
     start = size
     for _ in range(cycles):
-        if not np.sum(rest * rest) > tolerance**2 * start:
+        if not _inner(rest, rest) > tolerance**2 * start:
             break
         _block_product(inverse, direction, ready)
         _product(own, shared, coupled, ready, along)
-        length = size / np.sum(along * shadow)
-        rest -= length * along
+        length = size / _inner(along, shadow)
+        _add(rest, -length, along)
         _block_product(inverse, rest, smoothed)
         _product(own, shared, coupled, smoothed, across)
-        weight = np.sum(across * rest) / max(np.sum(across * across), 1e-300)
-        solution += length * ready + weight * smoothed
-        rest -= weight * across
+        weight = _inner(across, rest) / max(_inner(across, across), 1e-300)
+        _add(solution, length, ready)
+        _add(solution, weight, smoothed)
+        _add(rest, -weight, across)
         before = size
-        size = np.sum(rest * shadow)
-        direction = rest + (size / before) * (length / weight) * (direction - weight * along)
+        size = _inner(rest, shadow)
+        factor = (size / before) * (length / weight)
+        for i in range(len(rest)):
+            for a in range(rest.shape[1]):
+                direction[i, a] = rest[i, a] + factor * (direction[i, a] - weight * along[i, a])
     return solution

@@ -132,7 +132,7 @@ def test_the_best_network_is_kept():
 
 
 def test_patience_ends_training():
-    net = run(source(), max_epochs=30, lr=0.3, patience=2)
+    net = run(Constant(), max_epochs=30, lr=0.01, patience=2)
     losses = net.history[:, "valid_loss"]
     assert len(losses) < 30
     assert int(np.argmin(losses)) == len(losses) - 3

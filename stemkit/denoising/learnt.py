@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from stemkit.compute import resolve_device, seed_from
 from stemkit.denoising.base import Denoiser, Enhancer, noise_of, without_faults
 from stemkit.denoising.callbacks import epochs_of, seed_of
+from stemkit.denoising.crystal import combine_with_lattice
 from stemkit.denoising.inference import enhanced_maps, for_inference
 from stemkit.denoising.sources import PairSource, Source, SynthesisSource
 from stemkit.denoising.training import made_with, train
@@ -34,6 +35,7 @@ from stemkit.synthesis.noises import BACKGROUND
 __all__ = ["LearntDenoiser"]
 
 SAMPLINGS = ("auto", "native")
+LATTICES = ("auto", "off")
 #: Part of the images that are synthesised for training that show nothing.
 EMPTY = 0.05
 
@@ -62,6 +64,7 @@ class LearntDenoiser(Denoiser):
     checkpoint: str | Path | None
     compile: bool
     sampling: str
+    lattice: str
     tile_size: int
     average_flips: bool
     device: str
@@ -110,6 +113,8 @@ class LearntDenoiser(Denoiser):
             raise ValueError(f"target must be one of {', '.join(map(repr, OUTPUTS))}, but is {self.target!r}")
         if self.sampling not in SAMPLINGS:
             raise ValueError(f"sampling must be one of {', '.join(map(repr, SAMPLINGS))}, but is {self.sampling!r}")
+        if self.lattice not in LATTICES:
+            raise ValueError(f"lattice must be one of {', '.join(map(repr, LATTICES))}, but is {self.lattice!r}")
         for name, least in (
             ("max_epochs", 0),
             ("batches_per_epoch", 1),
@@ -230,7 +235,7 @@ class LearntDenoiser(Denoiser):
         network = for_inference(self.net_, device)
 
         def enhance(image: xr.DataArray, mode: str) -> dict[str, NDArray]:
-            return enhanced_maps(
+            maps = enhanced_maps(
                 image.values,
                 network,
                 self.info_,
@@ -240,6 +245,9 @@ class LearntDenoiser(Denoiser):
                 spread_of=self.target if self.average_flips else None,
                 progress=self.verbose > 0,
             )
+            if self.lattice == "auto" and "enhance" in maps:
+                maps["enhance"] = combine_with_lattice(image.values, maps["enhance"])
+            return maps
 
         return enhance
 

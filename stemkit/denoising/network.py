@@ -48,6 +48,10 @@ class SFINDenoiser(LearntDenoiser):
     sampling : {"auto", "native"}, default="auto"
         ``"auto"`` resamples an image whose spacing the network has not seen, and resamples the result back; it warns
         where columns are sampled too coarsely for that to help. ``"native"`` warns where it would.
+    lattice : {"off", "auto"}, default="off"
+        ``"auto"`` averages the enhanced image over the translations of its lattice where the recorded pixels agree with
+        that, and leaves the network's result where they do not; see :doc:`/enhancing`. An image without a lattice is
+        not changed. The other maps are the network's.
     tile_size : int, default=2048
         Larger images are enhanced in overlapping tiles of this size, px.
     average_flips : bool, default=False
@@ -121,6 +125,7 @@ class SFINDenoiser(LearntDenoiser):
         checkpoint: str | Path | None = None,
         compile: bool = False,
         sampling: str = "auto",
+        lattice: str = "off",
         tile_size: int = 2048,
         average_flips: bool = False,
         mode: str | None = None,
@@ -144,6 +149,7 @@ class SFINDenoiser(LearntDenoiser):
         self.checkpoint = checkpoint
         self.compile = compile
         self.sampling = sampling
+        self.lattice = lattice
         self.tile_size = tile_size
         self.average_flips = average_flips
         self.mode = mode
@@ -169,7 +175,7 @@ class FCNDenoiser(LearntDenoiser):
         Architecture, see :class:`stemkit.networks.FCN`. None takes the weights' own, else 17 and 64.
     lr, max_epochs, patience, batches_per_epoch, batch_size, crop_size, loss, checkpoint, compile : optional
         Training, as in :class:`SFINDenoiser`.
-    sampling, tile_size, average_flips : optional
+    sampling, lattice, tile_size, average_flips : optional
         Inference, as in :class:`SFINDenoiser`.
     mode : {"haadf", "bf"} or None, default=None
         None asks the image, and infers it where the image does not say.
@@ -218,6 +224,7 @@ class FCNDenoiser(LearntDenoiser):
         checkpoint: str | Path | None = None,
         compile: bool = False,
         sampling: str = "auto",
+        lattice: str = "off",
         tile_size: int = 2048,
         average_flips: bool = False,
         mode: str | None = None,
@@ -240,6 +247,7 @@ class FCNDenoiser(LearntDenoiser):
         self.checkpoint = checkpoint
         self.compile = compile
         self.sampling = sampling
+        self.lattice = lattice
         self.tile_size = tile_size
         self.average_flips = average_flips
         self.mode = mode
@@ -265,7 +273,7 @@ class AtomSegNetDenoiser(LearntDenoiser):
         Architecture, see :class:`stemkit.networks.AtomSegNet`. None takes the weights' own, else 64.
     lr, max_epochs, patience, batches_per_epoch, batch_size, crop_size, loss, checkpoint, compile : optional
         Training, as in :class:`SFINDenoiser`.
-    sampling, tile_size, average_flips : optional
+    sampling, lattice, tile_size, average_flips : optional
         Inference, as in :class:`SFINDenoiser`.
     mode : {"haadf", "bf"} or None, default=None
         None asks the image, and infers it where the image does not say.
@@ -316,6 +324,7 @@ class AtomSegNetDenoiser(LearntDenoiser):
         checkpoint: str | Path | None = None,
         compile: bool = False,
         sampling: str = "auto",
+        lattice: str = "off",
         tile_size: int = 2048,
         average_flips: bool = False,
         mode: str | None = None,
@@ -337,6 +346,7 @@ class AtomSegNetDenoiser(LearntDenoiser):
         self.checkpoint = checkpoint
         self.compile = compile
         self.sampling = sampling
+        self.lattice = lattice
         self.tile_size = tile_size
         self.average_flips = average_flips
         self.mode = mode

@@ -49,7 +49,7 @@ SHOWN = {
 
 @dataclass(frozen=True)
 class Given:
-    """An image with columns of either sign, and what two methods make of it."""
+    """An image, its columns bright in bright field, too, and what two methods make of it."""
 
     recorded: NDArray
     network: NDArray
@@ -123,11 +123,11 @@ def truths(n: int | None) -> pd.DataFrame:
         values = {label: variant(given) for label, variant in VARIANTS.items()}
         clean = planted.pair["enhance"].values
         rows += [
-            {"shows": "PSNR", "dose": dose, "variant": label, "value": psnr(enhanced, clean)}
+            {"shows": "PSNR", "dose": dose, "variant": label, "value": psnr(enhanced, sign * clean)}
             for label, enhanced in values.items()
         ]
         for label, enhanced in values.items():
-            image = noisy.copy(data=enhanced).assign_attrs(mode=mode)
+            image = noisy.copy(data=sign * enhanced).assign_attrs(mode=mode)
             found = scores.peaks(image, planted.host.spacing, contrast=1.0, sign=sign)
             for score, value in TRUTHS[name].judge(planted, image * sign, found).items():
                 if (name, score) in SHOWN:
@@ -174,12 +174,13 @@ def _images(name: str, n: int | None) -> Iterator[tuple[xr.DataArray, NDArray]]:
 def _given(noisy: xr.DataArray) -> Given:
     calibrated = NoiseCalibrator().fit_transform(noisy)
     made = [method.fit_transform(calibrated).values.astype(float) for method in (SFINDenoiser(), PeriodicDenoiser())]
-    return Given(noisy.values.astype(float), *made)
+    sign = mode_sign(noisy.attrs["mode"])
+    return Given(*(sign * image for image in (noisy.values.astype(float), *made)))
 
 
 def _psnr_of(noisy: xr.DataArray, clean: NDArray) -> dict[str, float]:
     given = _given(noisy)
-    return {label: psnr(variant(given), clean) for label, variant in VARIANTS.items()}
+    return {label: psnr(variant(given), mode_sign(noisy.attrs["mode"]) * clean) for label, variant in VARIANTS.items()}
 
 
 PARTS = {"sets": sets, "truths": truths, "cost": cost}

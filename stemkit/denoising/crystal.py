@@ -71,7 +71,7 @@ def combine_with_lattice(recorded: NDArray, enhanced: NDArray) -> NDArray[np.flo
     Parameters
     ----------
     recorded : ndarray of shape (n_y, n_x)
-        Recorded image, bright or dark columns.
+        Recorded image, columns bright.
     enhanced : ndarray of shape (n_y, n_x)
         The network's result, in the same units.
 

@@ -246,7 +246,8 @@ class LearntDenoiser(Denoiser):
                 progress=self.verbose > 0,
             )
             if self.lattice == "auto" and "enhance" in maps:
-                maps["enhance"] = combine_with_lattice(image.values, maps["enhance"])
+                sign = mode_sign(mode)
+                maps["enhance"] = sign * combine_with_lattice(sign * image.values, sign * maps["enhance"])
             return maps
 
         return enhance

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, ndimage
+from scipy import fft
 
 from stemkit.filters import wide_gaussian
 from stemkit.periodicity import find_periodicity, middle
@@ -131,13 +131,26 @@ def _refined(values: NDArray, vectors: NDArray) -> NDArray:
 
 
 def _autocorrelation(values: NDArray) -> NDArray:
-    """Mean product of pixels at each distance, which is taken modulo the shape."""
-    flat = values - ndimage.uniform_filter(values, max(3, min(values.shape) // 6))
-    flat -= flat.mean()
+    """Correlation coefficient of an image and itself at each distance, which is taken modulo the shape.
+
+    Mean and variance are those of the parts that overlap: those of the whole image displace the peaks, since the parts
+    do not hold whole numbers of unit cells.
+    """
+    flat = values - values.mean()
     padded = [fft.next_fast_len(2 * n, real=True) for n in values.shape]
-    product = fft.irfft2(np.abs(fft.rfft2(flat, s=padded)) ** 2, s=padded)
-    overlap = fft.irfft2(np.abs(fft.rfft2(np.ones_like(flat), s=padded)) ** 2, s=padded)
-    return np.asarray(product / np.maximum(overlap, 1.0))
+    image, square, ones = (fft.rfft2(v, s=padded, workers=-1) for v in (flat, flat**2, np.ones_like(flat)))
+
+    def sums(one: NDArray, other: NDArray) -> NDArray:
+        return np.asarray(fft.irfft2(one * other.conj(), s=padded, workers=-1))
+
+    def opposite(product: NDArray) -> NDArray:
+        return np.roll(product[::-1, ::-1], (1, 1), (0, 1))
+
+    n = np.maximum(sums(ones, ones), 1.0)
+    total, power = sums(image, ones), sums(square, ones)
+    variance = np.maximum(power / n - (total / n) ** 2, 1e-6 * float(flat.var()) + 1e-30)
+    covariance = sums(image, image) / n - total * opposite(total) / n**2
+    return np.asarray(covariance / np.sqrt(variance * opposite(variance)))
 
 
 def _lattice_peaks(correlation: NDArray, vectors: NDArray, limit: float) -> tuple[NDArray, NDArray, NDArray]:

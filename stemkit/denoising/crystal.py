@@ -104,7 +104,9 @@ def combine_with_lattice(recorded: NDArray, enhanced: NDArray) -> NDArray[np.flo
     periodic = _periodic_estimate(crystal, noise, recorded, enhanced)
     width = _column_width(periodic)
     misfit = noise.chi_squared(levelled - periodic, width)
-    doubt = _doubt(misfit, periodic, noise, width, crystal.spacing)
+    doubt = _doubt(misfit, periodic, noise, width, crystal.spacing).astype(np.float32)
+    if doubt.min() == 1:
+        return enhanced.astype(np.float64)
     periodic = periodic + (1 - doubt) * _refit(levelled, periodic, enhanced, noise, width)
     misfit = noise.chi_squared(levelled - periodic, width)
     keep = np.maximum(doubt, _spread(misfit, SETTINGS.contradiction, width))

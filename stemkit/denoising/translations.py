@@ -13,8 +13,9 @@ from stemkit.periodicity import find_periodicity, middle
 
 __all__ = ["Translations"]
 
-#: The lattice is measured on a square of this edge in the middle of the image, px (as for ``PeriodicDenoiser``).
-MEASURED_ON = 1024
+#: The lattice is measured on a square of this edge in the middle of the image, px (chosen: a dozen cells or more along
+#: each side), and the window is chosen on a smaller one.
+MEASURED_ON, CHOSEN_ON = 768, 512
 #: Standard deviations of the Gaussian window over the translations, in edges of the unit cell (chosen): the one that
 #: predicts the recorded pixels best is used, so that a distorted lattice is averaged over a shorter distance.
 WINDOWS = (8.0, 3.0)
@@ -63,10 +64,16 @@ class Translations:
         else:
             return None
         vectors = _refined(middle(image, MEASURED_ON).astype(np.float64), found.vectors)
-        several = [cls._with_window(recorded.shape, vectors, found.spacing, window) for window in WINDOWS]
-        best = max(several, key=lambda one: one.prediction(recorded))
-        enough = float(np.median(best.cells)) >= FEWEST_CELLS
-        return best if enough and best.prediction(recorded) > 0 else None
+        part = middle(recorded, CHOSEN_ON)
+        several = [cls._with_window(part.shape, vectors, found.spacing, window) for window in WINDOWS]
+        predictions = [one.prediction(part) for one in several]
+        choice = int(np.argmax(predictions))
+        enough = float(np.median(several[choice].cells)) >= FEWEST_CELLS
+        if not enough or predictions[choice] <= 0:
+            return None
+        if part.shape == recorded.shape:
+            return several[choice]
+        return cls._with_window(recorded.shape, vectors, found.spacing, WINDOWS[choice])
 
     @classmethod
     def _with_window(cls, shape: tuple[int, ...], vectors: NDArray, spacing: float, window: float) -> Translations:

@@ -95,10 +95,20 @@ def combine_with_lattice(recorded: NDArray, enhanced: NDArray) -> NDArray[np.flo
 
     The variance of the noise is a linear function of intensity, fitted to the squared residuals of ``enhanced``.
     """
-    recorded, enhanced = np.asarray(recorded, np.float32), np.asarray(enhanced, np.float32)
+    enhanced = np.asarray(enhanced, dtype=np.float64)
+    offset, scale = float(enhanced.mean()), float(enhanced.std())
+    if not scale:
+        return enhanced
+    given = ((np.asarray(image, dtype=np.float64) - offset) / scale for image in (recorded, enhanced))
+    combined = _combined(*(image.astype(np.float32) for image in given))
+    return enhanced if combined is None else combined * scale + offset
+
+
+def _combined(recorded: NDArray, enhanced: NDArray) -> NDArray[np.float64] | None:
+    """The combination; None where it is the enhanced image."""
     crystal = Translations.of(recorded, enhanced)
     if crystal is None:
-        return enhanced.astype(np.float64)
+        return None
     noise = _Noise.of(recorded, enhanced)
     levelled = recorded - noise.rows
     periodic = _periodic_estimate(crystal, noise, recorded, enhanced)
@@ -106,7 +116,7 @@ def combine_with_lattice(recorded: NDArray, enhanced: NDArray) -> NDArray[np.flo
     misfit = noise.chi_squared(levelled - periodic, width)
     doubt = _doubt(misfit, periodic, noise, width, crystal.spacing).astype(np.float32)
     if doubt.min() == 1:
-        return enhanced.astype(np.float64)
+        return None
     periodic = periodic + (1 - doubt) * _refit(levelled, periodic, enhanced, noise, width)
     misfit = noise.chi_squared(levelled - periodic, width)
     keep = np.maximum(doubt, _spread(misfit, SETTINGS.contradiction, width))

@@ -253,4 +253,4 @@ class LearntDenoiser(Denoiser):
         return enhance
 
     def _made_with(self) -> dict[str, Any]:
-        return {"weights": self.info_.sha256}
+        return {"weights": self.info_.sha256} | ({"lattice": "auto"} if self.lattice == "auto" else {})

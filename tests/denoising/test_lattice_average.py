@@ -133,8 +133,9 @@ class TestCombination:
         noisy, clean = (pair[name].values.astype(float) for name in ("noisy", "enhance"))
         enhanced = 0.5 * clean + 0.5 * clean.mean()
         one = combine_with_lattice(noisy, enhanced)
-        other = combine_with_lattice(100 * noisy + 7, 100 * enhanced + 7)
-        np.testing.assert_allclose((other - 7) / 100, one, atol=2e-3)
+        for factor, level in ((100.0, 7.0), (1e-20, 0.0), (1.0, 1e5)):
+            other = combine_with_lattice(factor * noisy + level, factor * enhanced + level)
+            np.testing.assert_allclose((other - level) / factor, one, atol=2e-3)
 
     def test_sign_does_not_matter(self):
         noisy = crystal(seed=6)["noisy"].values

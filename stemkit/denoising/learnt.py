@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from stemkit.compute import PRECISIONS, resolve_device, seed_from
 from stemkit.denoising.base import Denoiser, Enhancer, noise_of, without_faults
 from stemkit.denoising.callbacks import epochs_of, seed_of
+from stemkit.denoising.crystal import combine_with_lattice
 from stemkit.denoising.inference import enhanced_maps, for_inference
 from stemkit.denoising.sampling import check_sampling
 from stemkit.denoising.sources import PairSource, Source, SynthesisSource
@@ -34,6 +35,7 @@ from stemkit.synthesis.noises import BACKGROUND
 
 __all__ = ["LearntDenoiser"]
 
+LATTICES = ("auto", "off")
 #: Part of the images that are synthesised for training that show nothing.
 EMPTY = 0.05
 
@@ -63,6 +65,7 @@ class LearntDenoiser(Denoiser):
     compile: bool
     sampling: float | str
     precision: str
+    lattice: str
     tile_size: int
     average_flips: bool
     device: str
@@ -112,6 +115,8 @@ class LearntDenoiser(Denoiser):
         check_sampling(self.sampling)
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}, but is {self.precision!r}")
+        if self.lattice not in LATTICES:
+            raise ValueError(f"lattice must be one of {', '.join(map(repr, LATTICES))}, but is {self.lattice!r}")
         for name, least in (
             ("max_epochs", 0),
             ("batches_per_epoch", 1),
@@ -232,7 +237,7 @@ class LearntDenoiser(Denoiser):
         network = for_inference(self.net_, device, self.precision)
 
         def enhance(image: xr.DataArray, mode: str) -> dict[str, NDArray]:
-            return enhanced_maps(
+            maps = enhanced_maps(
                 image.values,
                 network,
                 self.info_,
@@ -242,8 +247,12 @@ class LearntDenoiser(Denoiser):
                 spread_of=self.target if self.average_flips else None,
                 progress=self.verbose > 0,
             )
+            if self.lattice == "auto" and "enhance" in maps:
+                sign = mode_sign(mode)
+                maps["enhance"] = sign * combine_with_lattice(sign * image.values, sign * maps["enhance"])
+            return maps
 
         return enhance
 
     def _made_with(self) -> dict[str, Any]:
-        return {"weights": self.info_.sha256}
+        return {"weights": self.info_.sha256} | ({"lattice": "auto"} if self.lattice == "auto" else {})

@@ -53,6 +53,10 @@ class SFINDenoiser(LearntDenoiser):
     precision : {"auto", "float32", "bfloat16"}, default="auto"
         Of the network's activations. ``"auto"`` takes bfloat16 where the CPU or GPU multiplies it fast, which changes
         the PSNR by less than 0.1 dB; results of different machines then differ by as much. Only SFIN uses it.
+    lattice : {"off", "auto"}, default="off"
+        ``"auto"`` averages the enhanced image over the translations of its lattice where the recorded pixels agree with
+        that, and leaves the network's result where they do not; see :doc:`/enhancing`. An image without a lattice is
+        not changed. The other maps are the network's.
     tile_size : int, default=2048
         Larger images are enhanced in overlapping tiles of this size, px.
     average_flips : bool, default=False
@@ -127,6 +131,7 @@ class SFINDenoiser(LearntDenoiser):
         compile: bool = False,
         sampling: float | str = "auto",
         precision: str = "auto",
+        lattice: str = "off",
         tile_size: int = 2048,
         average_flips: bool = False,
         mode: str | None = None,
@@ -151,6 +156,7 @@ class SFINDenoiser(LearntDenoiser):
         self.compile = compile
         self.sampling = sampling
         self.precision = precision
+        self.lattice = lattice
         self.tile_size = tile_size
         self.average_flips = average_flips
         self.mode = mode
@@ -176,7 +182,7 @@ class FCNDenoiser(LearntDenoiser):
         Architecture, see :class:`stemkit.networks.FCN`. None takes the weights' own, else 17 and 64.
     lr, max_epochs, patience, batches_per_epoch, batch_size, crop_size, loss, checkpoint, compile : optional
         Training, as in :class:`SFINDenoiser`.
-    sampling, precision, tile_size, average_flips : optional
+    sampling, precision, lattice, tile_size, average_flips : optional
         Inference, as in :class:`SFINDenoiser`.
     mode : {"haadf", "bf"} or None, default=None
         None asks the image, and infers it where the image does not say.
@@ -226,6 +232,7 @@ class FCNDenoiser(LearntDenoiser):
         compile: bool = False,
         sampling: float | str = "auto",
         precision: str = "auto",
+        lattice: str = "off",
         tile_size: int = 2048,
         average_flips: bool = False,
         mode: str | None = None,
@@ -249,6 +256,7 @@ class FCNDenoiser(LearntDenoiser):
         self.compile = compile
         self.sampling = sampling
         self.precision = precision
+        self.lattice = lattice
         self.tile_size = tile_size
         self.average_flips = average_flips
         self.mode = mode
@@ -274,7 +282,7 @@ class AtomSegNetDenoiser(LearntDenoiser):
         Architecture, see :class:`stemkit.networks.AtomSegNet`. None takes the weights' own, else 64.
     lr, max_epochs, patience, batches_per_epoch, batch_size, crop_size, loss, checkpoint, compile : optional
         Training, as in :class:`SFINDenoiser`.
-    sampling, precision, tile_size, average_flips : optional
+    sampling, precision, lattice, tile_size, average_flips : optional
         Inference, as in :class:`SFINDenoiser`.
     mode : {"haadf", "bf"} or None, default=None
         None asks the image, and infers it where the image does not say.
@@ -326,6 +334,7 @@ class AtomSegNetDenoiser(LearntDenoiser):
         compile: bool = False,
         sampling: float | str = "auto",
         precision: str = "auto",
+        lattice: str = "off",
         tile_size: int = 2048,
         average_flips: bool = False,
         mode: str | None = None,
@@ -348,6 +357,7 @@ class AtomSegNetDenoiser(LearntDenoiser):
         self.compile = compile
         self.sampling = sampling
         self.precision = precision
+        self.lattice = lattice
         self.tile_size = tile_size
         self.average_flips = average_flips
         self.mode = mode

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -180,6 +182,22 @@ def test_every_weight_learns():
 
 
 @torch.no_grad()
+def test_batch_norms_of_both_halves_are_computed_as_one():
+    torch.manual_seed(0)
+    block = SFIN(width=6, n_blocks=1).residual_blocks[0].conv1.train()
+    features = torch.randn(3, 6, 10, 12)
+    separate = copy.deepcopy(block)
+    found = block(features)
+    halves = separate.ffc(features)
+    expected = torch.cat(
+        [norm(h).relu() for norm, h in zip((separate.bn_l, separate.bn_g), halves, strict=True)], dim=1
+    )
+    torch.testing.assert_close(found, expected)
+    for name, value in separate.state_dict().items():
+        torch.testing.assert_close(block.state_dict()[name], value, msg=name)
+    assert block.bn_g.num_batches_tracked == 1
+
+
 def test_images_of_a_batch_do_not_see_each_other():
     net = trained(2, width=8, n_blocks=2)
     images = torch.randn(3, 1, 12, 12)

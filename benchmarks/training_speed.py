@@ -1,0 +1,76 @@
+"""Images per CPU second of training: ``python benchmarks/training_speed.py [--profile]``.
+
+The shipped architecture, forward and backward, on one thread, without drawing the images, which is a line of its own;
+the least of several rounds, in mixed precision where the CPU has it and in single precision. The profile lists the
+operations in which the time goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import platform
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from stemkit.compute import autocast, torch_generator
+from stemkit.denoising.general import RECIPE
+from stemkit.denoising.sources import SynthesisSource
+from stemkit.denoising.weights import load_weights
+
+CPU = torch.device("cpu")
+#: Operations of the profile.
+SHOWN = 12
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=128, help="edge of the crops, px (default: 128)")
+    parser.add_argument("--images", type=int, default=4, help="of a step (default: 4, half a batch of 8)")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--profile", action="store_true")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    module, info = load_weights("auto")
+    module.train()
+    source = SynthesisSource(RECIPE, info.outputs, arguments.images, [arguments.size])
+    images, truth = source.draw(torch_generator(0, CPU), arguments.images)
+    mixed = not isinstance(autocast(CPU), contextlib.nullcontext)
+    steps: dict[str, Callable[[], object]] = {
+        "drawing": lambda: source.draw(torch_generator(0, CPU), arguments.images),
+        "single precision": lambda: step(module, images, truth["maps"], mixed=False),
+    }
+    if mixed:
+        steps["bfloat16"] = lambda: step(module, images, truth["maps"], mixed=True)
+    print(f"{platform.machine()}, torch {torch.__version__}, {arguments.size} px, {arguments.images} images a step")
+    for name, seconds in least(steps, arguments.rounds).items():
+        rate, per_image = arguments.images / seconds, 1e3 * seconds / arguments.images
+        print(f"{name}: {rate:.1f} images per CPU second ({per_image:.0f} ms)")
+    if arguments.profile:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            steps["bfloat16" if mixed else "single precision"]()
+        print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=SHOWN, max_name_column_width=40))
+
+
+def step(module: nn.Module, images: Tensor, maps: Tensor, *, mixed: bool) -> None:
+    with autocast(CPU, mixed):
+        predicted = module(images).float()
+    torch.autograd.grad((predicted - maps).abs().mean(), list(module.parameters()))
+
+
+def least(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """CPU seconds of each, in turn, so that another load on the machine slows all of them alike."""
+    best = dict.fromkeys(steps, float("inf"))
+    for _ in range(rounds):
+        for name, run in steps.items():
+            start = time.process_time()
+            run()
+            best[name] = min(best[name], time.process_time() - start)
+    return best
+
+
+if __name__ == "__main__":
+    main()

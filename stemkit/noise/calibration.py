@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -187,15 +187,31 @@ def _number(model: NoiseModel, key: str) -> float:
     return float(value)
 
 
+#: Lengths and periods along with the amplitudes that they are of: images without any of these do not count.
+BELONGING = {
+    "drift_rows": ("drift", "drift_y"),
+    "hum_period": ("hum", "hum_y"),
+    "short_length": ("short_amplitude",),
+}
+
+
 def _mean_std(models: list[NoiseModel], stds: list[dict[str, float]]) -> dict[str, float]:
     """Of the mean over images: from what each states, or from how they differ, whichever is larger."""
-    n, result = len(models), {}
+    result = {}
     for key in stds[0]:
-        within = float(np.sqrt(np.sum([std[key] ** 2 for std in stds])) / n)
-        values = np.array([_number(model, key) for model in models])
+        chosen = _having(models, *key.split(".")) if "." in key else models
+        within = np.array([std[key] for model, std in zip(models, stds, strict=True) if model in chosen])
+        values, n = np.array([_number(model, key) for model in chosen]), len(chosen)
+        stated = float(np.sqrt((within**2).sum()) / n)
         between = float(np.std(values, ddof=1) / np.sqrt(n)) if n > 1 and np.isfinite(values).all() else 0.0
-        result[key] = float(np.fmax(within, between)) if n > 1 else within
+        result[key] = float(np.fmax(stated, between)) if n > 1 else stated
     return result
+
+
+def _having(models: list[NoiseModel], part: str, name: str) -> list[NoiseModel]:
+    """The models that have what a length or a period is of; all where none has."""
+    amplitudes = BELONGING.get(name, ())
+    return [m for m in models if any(getattr(getattr(m, part), amplitude) for amplitude in amplitudes)] or models
 
 
 def _mean_model(models: list[NoiseModel]) -> NoiseModel:
@@ -203,8 +219,9 @@ def _mean_model(models: list[NoiseModel]) -> NoiseModel:
         return models[0]
 
     def mean(part: str, name: str) -> float:
-        values = np.array([getattr(getattr(m, part), name) for m in models])
-        return float(np.median(values) if np.isinf(values).any() else values.mean())
+        values = np.array([_number(m, f"{part}.{name}") for m in _having(models, part, name)])
+        # periods of different images are not those of one hum
+        return float(np.median(values) if np.isinf(values).any() or name == "hum_period" else values.mean())
 
     counted = sum(m.pointwise.kind == "poisson" for m in models) > len(models) / 2
     return NoiseModel(
@@ -212,7 +229,7 @@ def _mean_model(models: list[NoiseModel]) -> NoiseModel:
         level=float(np.median([m.level for m in models])),
         mode=models[0].mode,
         background=BackgroundNoise(*(mean("background", k) for k in ("amplitude", "length"))),
-        scan=ScanNoise(*(mean("scan", k) for k in ("amplitude", "length", "jitter", "jitter_length", "jitter_y"))),
+        scan=ScanNoise(**{f.name: mean("scan", f.name) for f in fields(ScanNoise)}),
         pointwise=PointwiseNoise(
             mean("pointwise", "readout"),
             mean("pointwise", "gain"),

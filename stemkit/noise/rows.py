@@ -11,11 +11,11 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import fft, ndimage, sparse
 from scipy.sparse.linalg import spsolve
-from scipy.spatial import cKDTree
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from stemkit.images import MEASURED, Images, digest, float_dtype, join, mode_sign, resolve_mode, split, warn_if_small
+from stemkit.noise.bends import STIFFEST, neighbour_vectors, second_differences
 from stemkit.noise.readings import Readings
 from stemkit.noise.specimen import find_specimen
 from stemkit.pixels import faulty_pixels, filled
@@ -24,10 +24,6 @@ __all__ = ["RowAligner"]
 
 #: Rows are registered on at most this many px of their middle, and on at most this many readings in all.
 WIDEST, MOST_READINGS = 1024, 2**23
-#: A column is where the middle of two opposite neighbours is, within this many px at least.
-STIFFEST = 0.02
-#: Neighbours are within this part of a lattice vector of where it leads.
-NEAR = 0.25
 #: Displacements that change more slowly than over this many lattice vectors may be the specimen's.
 SLOW = 3.0
 #: Rounds that give neighbours less weight where the lattice is broken; beyond this many deviations they lose it.
@@ -170,22 +166,9 @@ def _row_shifts(image: xr.DataArray, mode: str | None) -> NDArray[np.float64]:
     if jitter == 0:
         return np.zeros(n_y)
     places = specimen.read
-    vectors = specimen.vectors if specimen.vectors is not None else _neighbour_vectors(places)
+    vectors = specimen.vectors if specimen.vectors is not None else neighbour_vectors(places)
     rows = _displacements(specimen.readings, places, vectors, jitter)
     return _without_slow(rows, SLOW * float(np.hypot(*vectors.T).min()))
-
-
-def _neighbour_vectors(places: NDArray) -> NDArray[np.float64]:
-    """Two vectors from columns to near ones, where the spectrum tells none: the commonest, and one across it."""
-    _, index = cKDTree(places).query(places, k=min(5, len(places)))
-    offsets = (places[index[:, 1:]] - places[:, None]).reshape(-1, 2)
-    offsets *= np.where(offsets[:, :1] * 1e3 + offsets[:, 1:] < 0, -1.0, 1.0)
-    length = np.hypot(*offsets.T)
-    crowd = np.array([len(i) for i in cKDTree(offsets).query_ball_point(offsets, 0.1 * np.median(length))])
-    first = offsets[int(np.argmax(crowd))]
-    across = np.abs(offsets @ np.array([first[1], -first[0]])) > 0.4 * length * np.hypot(*first)
-    second = offsets[int(np.argmax(np.where(across, crowd, -1)))]
-    return np.array([first, second])
 
 
 def _without_slow(rows: NDArray, longest: float) -> NDArray[np.float64]:
@@ -219,7 +202,7 @@ def _displacements(readings: Readings, places: NDArray, vectors: NDArray, jitter
     """Rows' displacements under a lattice that bends slowly."""
     weight = sparse.csr_matrix(readings.weight)
     told = weight.multiply(readings.shift).tocsr()
-    bends = _second_differences(places, vectors)
+    bends = second_differences(places, vectors)
     n_columns, n_rows = weight.shape
     by_row, by_column = np.asarray(weight.sum(0)).ravel(), np.asarray(weight.sum(1)).ravel()
     rows, errors = np.zeros(n_rows), np.zeros(n_columns)
@@ -240,17 +223,3 @@ def _displacements(readings: Readings, places: NDArray, vectors: NDArray, jitter
         solution = spsolve(matrix, right)
         rows, errors = solution[:n_rows], solution[n_rows:]
     return rows - rows.mean()
-
-
-def _second_differences(places: NDArray, vectors: NDArray) -> sparse.csr_matrix:
-    """``x_c - (x_(c + v) + x_(c - v)) / 2`` for each column with both neighbours, ``(n_bends, n_columns)``."""
-    tree, entries, n = cKDTree(places), [], 0
-    for vector in (*vectors, vectors[0] + vectors[1], vectors[0] - vectors[1]):
-        near = NEAR * float(np.hypot(*vectors[0]))
-        (up, after), (down, before) = (tree.query(places + s * vector, distance_upper_bound=near) for s in (1, -1))
-        both = np.flatnonzero(np.isfinite(up) & np.isfinite(down))
-        index = np.arange(n, n + len(both))
-        entries += [(index, both, 1.0), (index, after[both], -0.5), (index, before[both], -0.5)]
-        n += len(both)
-    i, j, v = (np.concatenate(part) for part in zip(*[(r, c, np.full(len(r), w)) for r, c, w in entries], strict=True))
-    return sparse.csr_matrix((v, (i, j)), shape=(n, len(places)))

@@ -8,21 +8,16 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, optimize, sparse, stats
-from scipy.sparse.linalg import splu
-
-from stemkit.noise.bends import LatticeHold
-from stemkit.noise.readings import Readings
+from scipy import fft, optimize, stats
 
 __all__ = [
     "NO_PARTS",
-    "RowInformation",
     "RowParts",
     "RowSpectrum",
     "fit_parts",
-    "row_information",
     "row_spectrum",
     "slow_factor",
+    "slow_spectrum",
 ]
 
 #: Correlation lengths of the drift that are tried, rows (chosen: a factor of 1.6 apart).
@@ -47,24 +42,8 @@ SLOWEST_LINE = 4
 TYPICAL_ROWS, TYPICAL_FREQUENCY = 4.0, 0.2
 #: A Gaussian filter reaches this many sigmas beyond the image.
 REACH = 4.5
-#: Rounds of reweighting of the fit, and of the search for a line with the variances of the last fit.
+#: Rounds of reweighting of the fit, and of the fit without the line that the last round has found.
 REWEIGHTED, ROUNDS = 8, 2
-
-
-@dataclass(frozen=True)
-class RowInformation:
-    """What the readings say of the displacement of each row as a whole.
-
-    Parameters
-    ----------
-    matrix : ndarray of shape (n_y, n_y)
-        Inverse covariance of the rows' displacements, the parameters of the columns left free, px^-2.
-    told : ndarray of shape (n_y,)
-        ``matrix`` times the estimated displacements; its covariance without any displacement is ``matrix``.
-    """
-
-    matrix: NDArray[np.float64]
-    told: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -133,45 +112,17 @@ class RowParts:
 NO_PARTS = RowParts()
 
 
-def row_information(readings: Readings, hold: LatticeHold | None = None) -> RowInformation:
-    """Readings of all columns combined for each row.
-
-    Parameters
-    ----------
-    readings : Readings
-    hold : LatticeHold, optional
-        What the lattice says of the columns' positions; None leaves them free.
-
-    Notes
-    -----
-    For readings ``d_y - q_cy e_c + noise`` of weights ``w_cy``, with orthonormal modes q of the errors e of the
-    columns' parameters, the information on d is ``diag(sum_c w_cy) - sum_c (w q)_c (w q)_c^T``. With a lattice of
-    precision P the term of the first mode, the position, is ``w^T (diag(sum_y w_cy) + P)^-1 w``.
-    """
-    w, t = readings.weight, readings.shift
-    matrix, told = np.diag(w.sum(0)), (w * t).sum(0)
-    for mode in readings.weighted_modes()[0 if hold is None else 1 :]:
-        matrix = matrix - mode.T @ mode
-        told = told - mode.T @ (mode * t).sum(1)
-    if hold is None:
-        return RowInformation(matrix, told)
-    by_column = w.sum(1)
-    held = sparse.diags(by_column + 1e-9 * by_column.max()) + hold.precision
-    solved = splu(held.tocsc()).solve(np.column_stack([w, (w * t).sum(1) + hold.told]))
-    return RowInformation(matrix - w.T @ solved[:, :-1], told - w.T @ solved[:, -1])
-
-
 def row_spectrum(values: NDArray, vectors: NDArray, told: NDArray, variance: float) -> RowSpectrum:
     """Spectrum of the displacements, estimated by a Wiener filter for independent rows.
 
     Parameters
     ----------
     values : ndarray of shape (n_y,)
-        Eigenvalues of the information.
+        Eigenvalues of the information on the rows' displacements, px^-2.
     vectors : ndarray of shape (n_y, n_y)
         Its eigenvectors.
     told : ndarray of shape (n_y,)
-        As in :class:`RowInformation`.
+        The information times the estimated displacements.
     variance : float
         Variance of the displacements for which the filter is made, px squared.
     """
@@ -196,6 +147,12 @@ def slow_factor(n: int, rows: float) -> NDArray[np.float64]:
     knots = (np.arange(math.ceil((n - 1) / apart) + 1 + 2 * beyond) - beyond) * apart
     gaussian = np.exp(-0.5 * ((np.arange(n)[:, None] - knots) / rows) ** 2)
     return gaussian / np.linalg.norm(gaussian, axis=1, keepdims=True)
+
+
+def slow_spectrum(n: int, rows: float) -> NDArray[np.float64]:
+    """Variances ``(n,)`` of the orthonormal cosine transform of a drift of unit variance and this correlation length."""
+    factor = slow_factor(n, rows)
+    return (fft.dct(factor, axis=0, norm="ortho") ** 2).sum(1)
 
 
 # --- the fit -----------------------------------------------------------------------------------------------------
@@ -242,17 +199,15 @@ def fit_parts(
     spectra = [s.above(slowest) for s in spectra]
     axes = [_Axis(s, s.ordinate**2, np.empty(0), np.zeros(len(s.ordinate))) for s in spectra]
     slow = _slow_spectra(spectra[0].n_rows, slowest)
+    rows, weights = _fit_all(axes, slow)
     frequency = math.nan
     for _ in range(ROUNDS):
-        rows, weights = _fit_all(axes, slow)
-        for axis in axes:
-            axis.line = np.zeros(len(axis.power))
         frequency = _line(axes, excluded, slowest)
         if math.isnan(frequency):
             break
         for axis in axes:
             axis.power = (axis.spectrum.ordinate - axis.line) ** 2
-    rows, weights = _fit_all(axes, slow)
+        rows, weights = _fit_all(axes, slow)
     return [_parts(axis, weight, rows, frequency) for axis, weight in zip(axes, weights, strict=True)]
 
 
@@ -263,12 +218,7 @@ def _slow_spectra(n: int, slowest: float) -> dict[float, NDArray[np.float64]]:
         # the standard deviation of the frequency of the drift's power is 1 / (sqrt(8) pi rows)
         longest = max(min(longest, 1 / (math.sqrt(8) * math.pi * slowest)), DRIFT_ROWS[0])
     tried = [rows for rows in DRIFT_ROWS if rows <= longest]
-    return {rows: _slow_spectrum(n, rows) for rows in tried}
-
-
-def _slow_spectrum(n: int, rows: float) -> NDArray[np.float64]:
-    factor = slow_factor(n, rows)
-    return (fft.dct(factor, axis=0, norm="ortho") ** 2).sum(1)
+    return {rows: slow_spectrum(n, rows) for rows in tried}
 
 
 def _fit_all(axes: list[_Axis], slow: dict[float, NDArray]) -> tuple[float, list[NDArray]]:
@@ -285,7 +235,7 @@ def _fit_all(axes: list[_Axis], slow: dict[float, NDArray]) -> tuple[float, list
     best = list(slow)[int(np.argmax(gains[some].sum(0)))]
     n = axes[0].spectrum.n_rows
     found = optimize.minimize_scalar(
-        lambda log_rows: sum(_cost(axis, _slow_spectrum(n, math.exp(log_rows))) for axis in drifting),
+        lambda log_rows: sum(_cost(axis, slow_spectrum(n, math.exp(log_rows))) for axis in drifting),
         bounds=(math.log(best / 1.6), math.log(best * 1.6)),
         method="bounded",
         options={"xatol": 0.03},
@@ -293,7 +243,7 @@ def _fit_all(axes: list[_Axis], slow: dict[float, NDArray]) -> tuple[float, list
     rows = math.exp(found.x)
     results, shapes = list(without), [None] * len(axes)
     for i in some:
-        shape = axes[i].spectrum.window @ _slow_spectrum(n, rows)
+        shape = axes[i].spectrum.window @ slow_spectrum(n, rows)
         one = _amplitudes(axes[i], shape)
         if without[i][1] - one[1] > _least_gain(1):
             results[i], shapes[i] = one, shape
@@ -364,6 +314,8 @@ def _not_negative(left: NDArray, right: NDArray) -> NDArray[np.float64]:
 
 def _line(axes: list[_Axis], excluded: NDArray | None, slowest: float) -> float:
     """Frequency of a line that all axes share, NaN without one; ``line`` of each axis is set to its ordinates."""
+    for axis in axes:
+        axis.line = np.zeros(len(axis.power))
     n = axes[0].spectrum.n_rows
     grid = np.arange(1, OVERSAMPLED * n // 2) / (OVERSAMPLED * n)
     allowed = grid > max(slowest, SLOWEST_LINE / (2 * n))
@@ -453,11 +405,11 @@ def _errors(axis: _Axis, weight: NDArray, rows: float) -> dict[str, float]:
     """
     n, window = axis.spectrum.n_rows, axis.spectrum.window
     rows = rows if weight[2] > 0 else TYPICAL_ROWS
-    columns = [axis.spectrum.noise, window.sum(1), window @ _slow_spectrum(n, rows)]
+    columns = [axis.spectrum.noise, window.sum(1), window @ slow_spectrum(n, rows)]
     names = ["noise", "jitter^2", "drift^2"]
     if weight[2] > 0:
         step = 0.02 * rows
-        change = _slow_spectrum(n, rows + step) - _slow_spectrum(n, rows - step)
+        change = slow_spectrum(n, rows + step) - slow_spectrum(n, rows - step)
         columns.append(weight[2] * (window @ change) / (2 * step))
         names.append("drift_rows")
     scaled = np.stack(columns, axis=1) / axis.fitted[:, None]

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.noise.displacements import FALSE_AMPLITUDE, RowParts
+from stemkit.noise.displacements import RowParts
 from stemkit.noise.posterior import RowPosterior
 from stemkit.noise.readings import Readings
 
@@ -54,7 +54,10 @@ def along_rows(
     chosen, fits = frequency, None
     for times, sign in ALIASES:
         alias = times + sign * frequency
-        one = [_fitted(r, q, alias, row_length) if p.hum else None for r, q, p in zip(readings, posteriors, parts, strict=True)]
+        one = [
+            _fitted(r, q, alias, row_length) if p.hum else None
+            for r, q, p in zip(readings, posteriors, parts, strict=True)
+        ]
         if fits is None or _gain(one) > _gain(fits):
             chosen, fits = alias, one
     return [p if fit is None else _with_hum(p, fit, chosen) for p, fit in zip(parts, fits or [], strict=True)]

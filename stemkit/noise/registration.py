@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize
 
 from stemkit.noise.bends import LatticeHold, second_differences
-from stemkit.noise.displacements import NO_PARTS, RowParts, RowSpectrum, fit_parts, row_information, row_spectrum
+from stemkit.noise.displacements import NO_PARTS, RowParts, RowSpectrum, fit_parts
 from stemkit.noise.hum import along_rows, level_bands
 from stemkit.noise.posterior import RowPosterior
 from stemkit.noise.readings import Readings
 from stemkit.noise.row_covariance import NO_PAIRS, Pairs, covariance_along_rows, fall
+from stemkit.noise.row_information import RowInformation
 
 __all__ = ["Registration", "no_registration", "register", "register_parts"]
 
@@ -101,7 +101,7 @@ def register(readings: Readings, shape: tuple[int, int], *, find_length: bool = 
     if _too_few(readings):
         return no_registration(shape)
     pairs = covariance_along_rows(readings) if find_length else NO_PAIRS
-    return _jitter(readings, shape, _Rows.of(readings, 0.0), pairs, find_length=find_length)
+    return _jitter(readings, shape, RowInformation.of(readings), pairs, find_length=find_length)
 
 
 def register_parts(
@@ -112,6 +112,7 @@ def register_parts(
     row_length: int | None = None,
     vectors: NDArray | None = None,
     places: NDArray | None = None,
+    known: tuple[Registration | None, Registration | None] = (None, None),
 ) -> tuple[Registration, Registration]:
     """Displacements along x and along y, divided into jitter, drift and hum.
 
@@ -125,6 +126,8 @@ def register_parts(
         Lattice vectors ``(y, x)``, px.
     places : ndarray of shape (n_columns, 2), optional
         Places ``(y, x)`` of the columns, px.
+    known : pair of Registration or None
+        Those that take all of the displacement for jitter; where there is nothing else they are returned.
 
     Notes
     -----
@@ -141,17 +144,20 @@ def register_parts(
     rows = []
     for axis, r, pair in zip((1, 0), readings, pairs, strict=True):
         hold = None if bends is None else LatticeHold.of(bends, places[:, axis], r.weight.sum(1))
-        rows.append(_Rows.of(r, pair.within_rows(), hold))
+        rows.append(RowInformation.of(r, pair.within_rows(), hold))
     spectra = [r.spectrum() for r in rows]
     slowest = 0.0 if vectors is None else 1 / (SLOW * float(np.hypot(*vectors.T).min()))
     parts = fit_parts(spectra, level_bands(vectors, shape[1]), slowest=slowest)
     posteriors = [RowPosterior.of(r.values, r.vectors, p) for r, p in zip(rows, parts, strict=True)]
     length = row_length or shape[1]
-    parts = along_rows([r.inflated for r in rows], posteriors, parts, length)
-    found = [
-        _divided(*one, length, shape, find_length=one[0] is along_x)
-        for one in zip(readings, rows, pairs, spectra, parts, posteriors, strict=True)
-    ]
+    parts = along_rows([r.readings for r in rows], posteriors, parts, length)
+    found = []
+    for before, *one in zip(known, readings, rows, pairs, spectra, parts, posteriors, strict=True):
+        part, spectrum = one[4], one[3]
+        if before is not None and not (part.drift or part.hum):
+            found.append(replace(before, parts=part, spectrum=spectrum))
+        else:
+            found.append(_divided(*one, length, shape, find_length=one[0] is along_x))
     return found[0], found[1]
 
 
@@ -166,7 +172,7 @@ def no_registration(shape: tuple[int, int]) -> Registration:
 
 
 def _jitter(
-    readings: Readings, shape: tuple[int, int], rows: _Rows, pairs: Pairs, *, find_length: bool
+    readings: Readings, shape: tuple[int, int], rows: RowInformation, pairs: Pairs, *, find_length: bool
 ) -> Registration:
     """All of the displacement taken for jitter."""
     length, local, errors = fall(pairs) if find_length else (math.inf, 0.0, (math.nan, math.nan))
@@ -182,7 +188,7 @@ def _jitter(
 
 def _divided(
     readings: Readings,
-    rows: _Rows,
+    rows: RowInformation,
     pairs: Pairs,
     spectrum: RowSpectrum,
     parts: RowParts,
@@ -198,15 +204,15 @@ def _divided(
     hum = parts.line(place[:, None] + np.arange(n_x) / row_length)
     at_columns = parts.line(place + readings.x[:, None] / row_length)
     still = readings.moved(-at_columns)
-    drift, parts = posterior.drift(rows.vectors.T @ rows.reduced(still), parts)
+    drift, parts = posterior.drift(rows.of_shift(still.shift), parts)
     common = posterior.seen_in_pairs(parts.drift**2)
     common = common + parts.hum**2 / 2 * posterior.line_in_pairs(parts.hum_frequency) * np.cos(
         2 * np.pi * np.nan_to_num(parts.hum_frequency) * pairs.distance / row_length
     )
     still = still.moved(-drift)
-    found = _jitter(still, shape, _Rows.of(still, 0.0), pairs.without(common), find_length=find_length)
+    found = _jitter(still, shape, RowInformation.of(still), pairs.without(common), find_length=find_length)
     if parts.drift and math.isinf(found.length):
-        jitter, std = posterior.jitter(rows.vectors.T @ rows.reduced(readings.moved(-at_columns)), parts)
+        jitter, std = posterior.jitter(rows.of_shift(readings.shift - at_columns), parts)
         noise = DOUBT * n_y / max(float(rows.values.sum()), 1e-300)
         std = math.hypot(std, noise, MISFIT * jitter)
         found = replace(found, jitter=math.sqrt(jitter), jitter_std=std / (2 * math.sqrt(max(jitter, std / 2))))
@@ -219,62 +225,18 @@ def _divided(
     )
 
 
-# --- what the rows say ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Readings combined for each row: eigenvalues and eigenvectors of the information, and what it tells.
-
-    ``inflated`` are the readings with ``extra``, the variance within a row, in their weights.
-    """
-
-    inflated: Readings
-    extra: float
-    values: NDArray[np.float64]
-    vectors: NDArray[np.float64]
-    told: NDArray[np.float64]
-    hold: LatticeHold | None = None
-
-    @classmethod
-    def of(cls, readings: Readings, extra: float, hold: LatticeHold | None = None) -> _Rows:
-        if extra > 0:
-            readings = readings.reweighted(readings.weight / (1 + extra * readings.weight))
-        information = row_information(readings, hold)
-        values, vectors = np.linalg.eigh(information.matrix)
-        return cls(readings, extra, np.maximum(values, 0.0), vectors, information.told, hold)
-
-    def reduced(self, readings: Readings) -> NDArray[np.float64]:
-        """What other displacements at the same columns tell, under the same weights."""
-        return row_information(replace(self.inflated, shift=readings.shift), self.hold).told
-
-    def along(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """What is told along the eigenvectors, 0 along those that no reading knows; and which are known."""
-        known = self.values > 1e-9 * self.values.max()
-        return np.where(known, self.vectors.T @ self.told, 0.0), known
-
-    def likeliest(self) -> float:
-        """Variance of the displacements of independent rows, px squared."""
-        along, known = self.along()
-        return _likeliest(self.values[known], along[known])
-
-    def spectrum(self) -> RowSpectrum:
-        typical = 1 / max(float(np.median(self.values)), 1e-300)
-        return row_spectrum(self.values, self.vectors, self.told, max(self.likeliest(), 0.1 * typical))
-
-
 # --- rows that move as a whole -----------------------------------------------------------------------------------
 
 
-def _whole_rows(rows: _Rows, told: NDArray, pairs: tuple[float, float]) -> tuple[NDArray, float, float, float]:
+def _whole_rows(rows: RowInformation, told: NDArray, pairs: tuple[float, float]) -> tuple[NDArray, float, float, float]:
     """Displacement of each row, the variance that its residual has lost, and the RMS with its standard deviation.
 
     ``told`` is the weight of all readings of each row, and ``pairs`` the mean covariance of columns in a row, which
     holds no noise, and its error: it stands where the likelihood contradicts it.
     """
     values, vectors = rows.values, rows.vectors
-    along, known = rows.along()
-    squared = _likeliest(values[known], along[known])
+    along, _ = rows.along()
+    squared = rows.likeliest()
     if abs(squared - pairs[0]) > CONTRADICTED * math.hypot(pairs[1], DOUBT * len(told) / values.sum()):
         squared = max(pairs[0], 0.0)
     expected = squared * along / (1 + squared * values)
@@ -294,18 +256,6 @@ def _whole_rows(rows: _Rows, told: NDArray, pairs: tuple[float, float]) -> tuple
     # what the residual has lost: the columns' places, free too, lose no more of it
     typical = float((told * squared / (1 + squared * told)).sum() / told.sum())
     return place - place.mean(), typical, jitter, std
-
-
-def _likeliest(values: NDArray, along: NDArray) -> float:
-    """Variance of the displacements (px squared): the minimum of sum(log v + z^2 / v), v = lambda + s lambda^2."""
-
-    def cost(log_s: float) -> float:
-        v = values + math.exp(log_s) * values**2
-        return float((np.log(v) + along**2 / v).sum())
-
-    at_zero = float((np.log(values) + along**2 / values).sum())
-    found = optimize.minimize_scalar(cost, bounds=(math.log(1e-7), math.log(100.0)), method="bounded")
-    return math.exp(found.x) if found.fun < at_zero - 1e-6 else 0.0
 
 
 # --- displacements that change along the row ---------------------------------------------------------------------

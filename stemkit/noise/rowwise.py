@@ -43,6 +43,9 @@ OUTLIER = 10.0
 #: by chance in one image of seven); kept where it takes off this much (false alarm of 1e-3 for 2 parameters); shortest
 #: length in px, and least ratio of the lengths (chosen: less alike, they are not distinguished).
 UNEXPLAINED, LEAST_GAIN, SHORTEST, PARTED = 30.0, 13.8, 0.7, 1.6
+#: What is left of the variance that displacements make of the columns' slopes is as long as a column is wide, like short
+#: streaks: those with a smaller variance than this part of it do not count (tuned on benchmarks/calibration.py).
+DRIVEN = 0.2
 
 #: Pointwise variance, its lag-1 correlation, variance and length of the streaks, and of the short ones.
 Model = tuple[float, float, float, float, float, float]
@@ -150,7 +153,7 @@ def row_statistics(
     for lost, driver in ((taken - squared_shift, pushed), (lifted_by - squared_lift, lifted)):
         if lost.any():
             covariance = covariance + lost * _covariance(driver, known, lags)[0]
-    model, scatter = _split(lags, covariance, pairs, n_x)
+    model, scatter = _split(lags, covariance, pairs, n_x, _driven(slope, slope_y, registration, across))
     pointwise, correlation, streaks, length, short, short_length = model
     # streaks are the same for bright and dark pixels, but their luck is long: most of them is taken off before squaring
     quick, kept, passed, seen = _without_slow(difference, known, seen, correlation, (length, short_length))
@@ -266,9 +269,15 @@ def _streak_shape(lags: NDArray, length: float) -> NDArray:
     return np.ones(len(lags)) if math.isinf(length) else np.exp(-((lags / (2 * max(length, 1e-3))) ** 2))
 
 
-def _split(lags: NDArray, covariance: NDArray, pairs: NDArray, n_x: int) -> tuple[Model, NDArray]:
+def _driven(slope: NDArray, slope_y: NDArray, along_x: Registration | None, along_y: Registration | None) -> float:
+    """Variance that the displacements have made of the columns' slopes."""
+    pairs = ((slope, along_x), (slope_y, along_y))
+    return sum(found.displacement**2 * float((s**2).mean()) for s, found in pairs if found is not None)
+
+
+def _split(lags: NDArray, covariance: NDArray, pairs: NDArray, n_x: int, driven: float) -> tuple[Model, NDArray]:
     """Pointwise variance, its lag-1 correlation, variances and lengths of both kinds of streaks; and their standard
-    deviations.
+    deviations. ``driven`` is the variance that displacements have made of slopes, before it was taken off.
     """
     total = max(float(covariance[0]), 1e-300)
     scaled = covariance / total
@@ -279,7 +288,7 @@ def _split(lags: NDArray, covariance: NDArray, pairs: NDArray, n_x: int) -> tupl
     if cost > UNEXPLAINED:
         for _ in range(2):
             both = _fit_both(lags, scaled, _bartlett(lags, best, pairs, n_x), best, n_x)
-            if both is None:
+            if both is None or both[4] * total < DRIVEN * driven:
                 break
             best = both
     spread = _scatter(lags, best, _bartlett(lags, best, pairs, n_x))
@@ -335,7 +344,7 @@ def _fit_both(lags: NDArray, covariance: NDArray, scatter: NDArray, one: Model, 
 
     def cost(p: NDArray) -> float:
         lengths = np.exp(p[1:])
-        if not (-0.9 < p[0] < 0.95 and SHORTEST < lengths[1] and PARTED * lengths[1] < lengths[0] < 1.01e6):
+        if not (-0.9 < p[0] < 0.95 and lengths[1] > SHORTEST and PARTED * lengths[1] < lengths[0] < 1.01e6):
             return math.inf
         return solve(p[0], np.where(lengths > longest, math.inf, lengths))[0]
 
@@ -356,7 +365,7 @@ def _fit_both(lags: NDArray, covariance: NDArray, scatter: NDArray, one: Model, 
     alone = solve(one[1], np.array([one[3]]))[0]
     lengths = np.where(np.exp(found.x[1:]) > longest, math.inf, np.exp(found.x[1:]))
     _, (pointwise, streaks, short) = solve(found.x[0], lengths)
-    if one[4] == 0 and alone - found.fun < LEAST_GAIN or streaks == 0 or short == 0:
+    if (one[4] == 0 and alone - found.fun < LEAST_GAIN) or streaks == 0 or short == 0:
         return None
     return float(pointwise), float(found.x[0]), float(streaks), float(lengths[0]), float(short), float(lengths[1])
 

@@ -164,7 +164,13 @@ def find_specimen(
     readings, readings_y = _readings(values, bad, fits, shifts, most_columns, along_y=True, columns=columns)
     read = np.column_stack([fits.y, fits.x])[_some(len(fits), most_columns)]
     parts = register_parts(
-        readings, readings_y, (n_y, n_x), row_length=row_length, vectors=periodicity.vectors, places=read
+        readings,
+        readings_y,
+        (n_y, n_x),
+        row_length=row_length,
+        vectors=periodicity.vectors,
+        places=read,
+        known=(registration, across),
     )
     smooth = ndimage.gaussian_filter(rest, max(2.0, 0.5 * spacing))
     width = float(np.median(fits.sigma))
@@ -186,7 +192,10 @@ def find_specimen(
         readings,
         read,
         _whole(fits, bad),
-        *(_sensible(part, fits, registration) for part, registration in zip(parts, (registration, across), strict=True)),
+        *(
+            _sensible(part, fits, registration)
+            for part, registration in zip(parts, (registration, across), strict=True)
+        ),
     )
 
 

@@ -3,8 +3,9 @@
 Half of the images are drawn by the package, half by plain NumPy that shares no code with it. Half vary one parameter
 at a time, half all at once; a few more per amplitude have it at zero: 3 x the RMS of what is said there is its
 detection limit. More images (``--parts``) have displacements along x and y with drift and hum, and streaks of two
-lengths; for these numbers the detection limit is that of all other images, which have none of them. An estimate is compared with what was realised in its image (deviations of the fields over the image,
-a weighted line through the squared pointwise noise, its lag-1 correlation); lengths and shape with the true ones.
+lengths; for these numbers the detection limit is that of all other images, which have none of them. An estimate is
+compared with what was realised in its image (deviations of the fields over the image, a weighted line through the
+squared pointwise noise, its lag-1 correlation); lengths, periods, amplitudes of hum and shape with the true ones.
 Counted are images whose realised amplitude is at least twice the limit; for shape and correlation those where the
 pointwise noise has more variance than streaks and displacement together. Errors are in % of the realised value, those
 of shape and correlation absolute. ``!`` marks a missed target.
@@ -200,7 +201,7 @@ def random_case(number: int, seed: int) -> Case:
 
 
 def parts_case(number: int, seed: int) -> Case:
-    """Displacements and streaks of all kinds, each with a probability of its own; readout and gain as in real images."""
+    """Displacements and streaks of all kinds, each with a probability of its own; pointwise noise as in real images."""
     key, rng = case_seed("parts", number, seed)
 
     def between(low: float, high: float) -> float:

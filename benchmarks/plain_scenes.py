@@ -63,7 +63,7 @@ class Columns(NamedTuple):
 
 
 class Fields(NamedTuple):
-    """What was drawn, part by part; ``seen`` is signal + background where the beam was, ``shift`` the whole displacement
+    """What was drawn, part by part; ``seen`` is signal + background where the beam was, ``shift`` the displacement
     along x, and the parts of the displacements are by name.
     """
 

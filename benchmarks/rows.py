@@ -317,8 +317,9 @@ def errors(shifts: NDArray, true: NDArray, scene: Scene) -> dict[str, float]:
 def report(table: pd.DataFrame) -> None:
     print("\nRMS over crystals and seeds; ! worse than doing nothing, with the images in which it is worse")
     print(accuracy(table[table["jitter"] > 0]).to_string(index=False))
-    print("\nWithout jitter: RMS displacement of the columns by aligning, pm; worst image")
-    print(distortion(table[table["jitter"] == 0]).to_string())
+    if (table["jitter"] == 0).any():
+        print("\nWithout jitter: RMS displacement of the columns by aligning, pm; worst image")
+        print(distortion(table[table["jitter"] == 0]).to_string())
     print("\nColumns by crystal, pm: before -> stemkit (best rival), RMS over doses and seeds")
     print(by_crystal(table).to_string())
     print("\nSlope on the true strain: stemkit (best rival), mean over seeds")

@@ -35,7 +35,8 @@ __all__ = ["NoiseCalibrator"]
 class NoiseCalibrator(TransformerMixin, BaseEstimator):
     """Measure background, scan noise and pointwise noise from images, without any other data.
 
-    The columns are fitted, and every row is registered to them: that is the jitter. What they leave differs from row to
+    The columns are fitted, and every row is registered to them: that is its displacement. The spectrum of the
+    displacements is divided into jitter, drift and hum. What they leave differs from row to
     row, and a fourth difference across rows takes away whatever of the specimen they did not hold: what is correlated
     along the row at long range is streaks, what is not is pointwise noise, whose variance is a straight line in the
     signal. Between the columns, what rows have in common is the background.
@@ -56,7 +57,8 @@ class NoiseCalibrator(TransformerMixin, BaseEstimator):
     diagnostics_ : list of dict
         Per image: ``spacing`` (px or None), ``has_columns``, ``part`` (slices of the rows and columns that were looked
         at), ``scan`` and ``pointwise`` (the curves of the paper's figure 3, :class:`~stemkit.noise.figure3.Curve`),
-        ``rows``, ``registration`` and ``background`` (the curves behind the numbers), ``faults`` (a sentence for
+        ``rows``, ``registration``, ``across`` and ``background`` (the curves behind the numbers; ``registration`` is of
+        the displacements along x, ``across`` of those along y), ``faults`` (a sentence for
         each thing that is wrong with the image and not in the model: ``"hot"``, ``"dead"``, ``"rows"``,
         ``"constant"``, ``"saturation"``, ``"flyback"``, ``"hum"``, ``"direction"``), and ``faulty`` (the pixels
         ``(n_y, n_x)`` that are no measurement and have no weight, see :func:`stemkit.pixels.find_pixel_faults`).
@@ -76,7 +78,9 @@ class NoiseCalibrator(TransformerMixin, BaseEstimator):
     Notes
     -----
     Of images larger than 512 x 512 px a part of about as many pixels is looked at, in whole rows up to 2048 px; the
-    numbers are those of the image, and their errors say so. Without a lattice of columns (``has_columns`` is False)
+    numbers are those of the image, and their errors say so. Drift, hum and short streaks that are not significant are
+    0, with the error that they would have. Drift is measured at frequencies above one cycle in three lattice vectors:
+    below, strain of the specimen is not distinguished from it. Without a lattice of columns (``has_columns`` is False)
     the contrast is the image's range of intensities, the jitter is what moves with the gradient of the smoothed image,
     and no background is told from the specimen.
 

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, optimize, stats
 
-__all__ = [
-    "NO_PARTS",
-    "RowParts",
-    "RowSpectrum",
-    "fit_parts",
-    "row_spectrum",
-    "slow_factor",
-    "slow_spectrum",
-]
+from stemkit.noise.spectrum import RowSpectrum, slow_spectrum
+
+__all__ = ["NO_PARTS", "RowParts", "fit_parts"]
 
 #: Correlation lengths of the drift that are tried, rows (chosen: a factor of 1.6 apart).
 DRIFT_ROWS = (1.0, 1.6, 2.6, 4.2, 6.7, 11.0, 17.0, 28.0, 45.0)
@@ -37,48 +31,14 @@ DOUBT = 0.1
 OVERSAMPLED = 4
 #: A line is sought above this many independent frequencies: below is drift (chosen).
 SLOWEST_LINE = 4
-#: Correlation length, rows, and frequency, cycles per row, for which the error of a drift or a hum is stated where there
-#: is none (chosen).
+#: Neither drift nor hum is stated where the spectrum misses the model by more standard deviations than this (chosen):
+#: rows of columns that are displaced in the specimen are no drift.
+UNLIKE = 5.0
+#: Correlation length in rows and frequency in cycles per row for which the error of a drift or a hum is stated where
+#: there is none (chosen).
 TYPICAL_ROWS, TYPICAL_FREQUENCY = 4.0, 0.2
-#: A Gaussian filter reaches this many sigmas beyond the image.
-REACH = 4.5
 #: Rounds of reweighting of the fit, and of the fit without the line that the last round has found.
 REWEIGHTED, ROUNDS = 8, 2
-
-
-@dataclass(frozen=True)
-class RowSpectrum:
-    """Spectrum of the estimated displacements of the rows, in the order of the frequencies of a cosine transform.
-
-    Parameters
-    ----------
-    frequency : ndarray of shape (n,)
-        Cycles per row.
-    ordinate : ndarray of shape (n,)
-        Cosine transform of the estimated displacements, px.
-    noise : ndarray of shape (n,)
-        Its variance where nothing is displaced, px squared.
-    window : ndarray of shape (n, n_y)
-        Variance of each ordinate for a unit variance of each frequency of the displacements.
-    response : ndarray of shape (n, n_y)
-        Ordinates as a linear function of the displacements.
-    """
-
-    frequency: NDArray[np.float64]
-    ordinate: NDArray[np.float64]
-    noise: NDArray[np.float64]
-    window: NDArray[np.float64]
-    response: NDArray[np.float64]
-
-    @property
-    def n_rows(self) -> int:
-        """Number of rows."""
-        return self.response.shape[1]
-
-    def above(self, frequency: float) -> RowSpectrum:
-        """The ordinates of higher frequencies."""
-        keep = self.frequency >= frequency
-        return RowSpectrum(*(getattr(self, f.name)[keep] for f in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -101,6 +61,11 @@ class RowParts:
     std: dict[str, float] = field(default_factory=dict)
     fitted: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
+    def without_slow(self) -> RowParts:
+        """Neither drift nor hum, with the errors that they would have."""
+        std = {**self.std, "drift": self.std.get("drift", math.sqrt(self.std["drift^2"]))}
+        return RowParts(self.jitter, noise=self.noise, std=std)
+
     def line(self, rows: NDArray) -> NDArray[np.float64]:
         """The hum at these rows, px."""
         if not self.hum:
@@ -110,49 +75,6 @@ class RowParts:
 
 
 NO_PARTS = RowParts()
-
-
-def row_spectrum(values: NDArray, vectors: NDArray, told: NDArray, variance: float) -> RowSpectrum:
-    """Spectrum of the displacements, estimated by a Wiener filter for independent rows.
-
-    Parameters
-    ----------
-    values : ndarray of shape (n_y,)
-        Eigenvalues of the information on the rows' displacements, px^-2.
-    vectors : ndarray of shape (n_y, n_y)
-        Its eigenvectors.
-    told : ndarray of shape (n_y,)
-        The information times the estimated displacements.
-    variance : float
-        Variance of the displacements for which the filter is made, px squared.
-    """
-    n = len(values)
-    gain = variance / (1 + variance * values)
-    waves = fft.dct(vectors, axis=0, norm="ortho")
-    filtered = waves * gain
-    response = (filtered * values) @ vectors.T
-    return RowSpectrum(
-        np.arange(n) / (2 * n),
-        filtered @ (vectors.T @ told),
-        (filtered**2 * values).sum(1),
-        fft.dct(response, axis=1, norm="ortho") ** 2,
-        response,
-    )
-
-
-def slow_factor(n: int, rows: float) -> NDArray[np.float64]:
-    """Factor ``(n, n_knots)`` of the covariance ``exp(-k^2 / (4 rows^2))``: its product with its transpose."""
-    apart = max(rows, 1.0)
-    beyond = math.ceil(REACH * max(rows, 1.0) / apart)
-    knots = (np.arange(math.ceil((n - 1) / apart) + 1 + 2 * beyond) - beyond) * apart
-    gaussian = np.exp(-0.5 * ((np.arange(n)[:, None] - knots) / rows) ** 2)
-    return gaussian / np.linalg.norm(gaussian, axis=1, keepdims=True)
-
-
-def slow_spectrum(n: int, rows: float) -> NDArray[np.float64]:
-    """Variances ``(n,)`` of the orthonormal cosine transform of a drift of unit variance and this correlation length."""
-    factor = slow_factor(n, rows)
-    return (fft.dct(factor, axis=0, norm="ortho") ** 2).sum(1)
 
 
 # --- the fit -----------------------------------------------------------------------------------------------------
@@ -209,6 +131,15 @@ def fit_parts(
             axis.power = (axis.spectrum.ordinate - axis.line) ** 2
         rows, weights = _fit_all(axes, slow)
     return [_parts(axis, weight, rows, frequency) for axis, weight in zip(axes, weights, strict=True)]
+
+
+def _misfit(axis: _Axis) -> float:
+    """How much worse the ordinates fit their variances than normal numbers do, in standard deviations.
+
+    For the square x of a normal number of unit variance, ``x - log x`` has the mean 2.270 and the variance 2.935.
+    """
+    ratio = np.maximum(axis.power / axis.fitted, 1e-12)
+    return float((ratio - np.log(ratio) - 2.270).sum() / math.sqrt(2.935 * len(ratio)))
 
 
 def _slow_spectra(n: int, slowest: float) -> dict[float, NDArray[np.float64]]:
@@ -375,6 +306,8 @@ def _line_at(axis: _Axis, frequency: float) -> tuple[NDArray[np.float64], float,
 
 
 def _parts(axis: _Axis, weight: NDArray, rows: float, frequency: float) -> RowParts:
+    if _misfit(axis) > UNLIKE:
+        weight, rows, axis.line = np.append(_amplitudes(axis, None)[0], 0.0), math.nan, np.zeros(len(axis.line))
     noise, jitter, drift = weight
     std = _errors(axis, weight, rows)
     wave, hum = np.zeros(2), 0.0

@@ -17,9 +17,8 @@ from stemkit.noise.readings import Readings
 
 __all__ = ["along_rows", "level_bands"]
 
-#: Frequencies ``m + s f`` that rows alone do not distinguish from f: pairs (m, s), cycles per row (chosen: periods
-#: from 2/3 of a row).
-ALIASES = ((0, 1), (1, -1), (1, 1))
+#: Highest frequency of a hum, cycles per row (chosen: the mean over a row keeps 0.3 of its amplitude).
+HIGHEST = 0.76
 #: A frequency within this fraction of that of level rows of columns is the lattice's (chosen).
 LIKE_THE_LATTICE = 0.1
 #: Rows of columns are level where their phase changes by less than this along a row, cycles (chosen).
@@ -52,8 +51,10 @@ def along_rows(
         return list(parts)
     frequency = next(p.hum_frequency for p in parts if p.hum)
     chosen, fits = frequency, None
-    for times, sign in ALIASES:
-        alias = times + sign * frequency
+    # rows alone do not distinguish the frequencies f and 1 - f
+    for alias in (frequency, 1 - frequency):
+        if alias > HIGHEST:
+            continue
         one = [
             _fitted(r, q, alias, row_length) if p.hum else None
             for r, q, p in zip(readings, posteriors, parts, strict=True)

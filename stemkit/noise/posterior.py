@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import fft
 
-from stemkit.noise.displacements import RowParts, slow_factor
+from stemkit.noise.displacements import RowParts
+from stemkit.noise.spectrum import slow_factor
 
 __all__ = ["RowPosterior"]
 
@@ -35,6 +37,8 @@ class RowPosterior:
         ``Q^T drift B``.
     open : ndarray of shape (n_knots, n_knots)
         Covariance of c given the readings.
+    strain : ndarray of shape (n_y, n)
+        Slow displacements, along the eigenvectors, of which nothing is known before the rows are read: the specimen's.
     """
 
     values: NDArray[np.float64]
@@ -43,15 +47,19 @@ class RowPosterior:
     factor: NDArray[np.float64]
     turned: NDArray[np.float64]
     open: NDArray[np.float64]
+    strain: NDArray[np.float64]
 
     @classmethod
-    def of(cls, values: NDArray, vectors: NDArray, parts: RowParts) -> RowPosterior:
+    def of(cls, values: NDArray, vectors: NDArray, parts: RowParts, *, slowest: float = 0.0) -> RowPosterior:
+        """From the information on the rows; displacements below ``slowest`` cycles per row may be the specimen's."""
         n, squared = len(values), parts.jitter**2
         values = values / max(parts.noise, 1e-3)
         factor = parts.drift * slow_factor(n, parts.drift_rows) if parts.drift else np.empty((n, 0))
         turned = vectors.T @ factor
-        told = turned.T @ ((values / (1 + squared * values))[:, None] * turned)
-        return cls(values, vectors, squared, factor, turned, np.linalg.inv(np.eye(factor.shape[1]) + told))
+        strain = vectors.T @ fft.idct(np.eye(n)[:, 1 : math.ceil(2 * n * slowest)], axis=0, norm="ortho")
+        empty = cls(values, vectors, squared, factor, turned, np.empty((0, 0)), strain)
+        told = turned.T @ empty._without_strain((values / (1 + squared * values))[:, None] * turned)
+        return replace(empty, open=np.linalg.inv(np.eye(factor.shape[1]) + told))
 
     @property
     def absorbed(self) -> NDArray[np.float64]:
@@ -93,8 +101,10 @@ class RowPosterior:
         """Mean square of the jitter in this image, px squared, and its standard deviation."""
         n = len(self.values)
         told = told / parts.noise
+        shrunk = told / (1 + self.squared * self.values)
         drift = self.turned @ self._coefficients(told)
-        expected = self.squared / (1 + self.squared * self.values) * (told - self.values * drift)
+        slow = drift + self._strain(shrunk - self.values / (1 + self.squared * self.values) * drift)
+        expected = self.squared * (shrunk - self.values / (1 + self.squared * self.values) * slow)
         own = self.squared / (1 + self.squared * self.values)
         shared = self.open @ (self.turned.T @ (self.absorbed[:, None] ** 2 * self.turned))
         left = float(own.sum() + np.trace(shared))
@@ -104,25 +114,22 @@ class RowPosterior:
         prior = left / n / max(self.squared, 1e-300) * parts.std["jitter^2"]
         return mean_square, math.hypot(math.sqrt(variance) / n, prior)
 
-    def seen_in_pairs(self, mean_square: float) -> float:
-        """Mean covariance of the readings of two columns of a row that a drift of this mean square makes, as far as
-        the columns' own places do not take it.
-        """
-        if not self.factor.shape[1]:
-            return 0.0
-        scale = mean_square / max(float((self.factor**2).sum(1).mean()), 1e-300)
-        return scale * float((self.values**2 * (self.turned**2).sum(1)).sum() / (self.values**2).sum())
-
-    def line_in_pairs(self, frequency: float) -> float:
-        """The same for a line of unit mean square."""
-        if math.isnan(frequency):
-            return 0.0
-        angle = 2 * np.pi * frequency * np.arange(len(self.values))
-        waves = self.vectors.T @ np.stack([np.cos(angle), np.sin(angle)], axis=1)
-        return float((self.values**2 * (waves**2).sum(1)).sum() / (self.values**2).sum())
-
     def _coefficients(self, told: NDArray) -> NDArray[np.float64]:
-        return self.open @ (self.turned.T @ (told / (1 + self.squared * self.values)))
+        return self.open @ (self.turned.T @ self._without_strain(told / (1 + self.squared * self.values)))
+
+    def _strain(self, told: NDArray) -> NDArray[np.float64]:
+        """The slow displacements that the readings, combined over jitter, are nearest to, along the eigenvectors."""
+        information = (self.values / (1 + self.squared * self.values))[:, None] * self.strain
+        seen = self.strain.T @ information + 1e-12 * np.eye(self.strain.shape[1]) * max(
+            float(self.values.max()), 1e-300
+        )
+        return self.strain @ np.linalg.solve(seen, self.strain.T @ told)
+
+    def _without_strain(self, told: NDArray) -> NDArray[np.float64]:
+        """What is told of displacements of which the slow ones are unknown."""
+        weight = self.values / (1 + self.squared * self.values)
+        strain = self._strain(told)
+        return told - (weight[:, None] if told.ndim == 2 else weight) * strain
 
 
 def _square(vector: NDArray, matrix: NDArray) -> float:

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemkit.noise.bends import LatticeHold, second_differences
-from stemkit.noise.displacements import NO_PARTS, RowParts, RowSpectrum, fit_parts
+from stemkit.noise.displacements import NO_PARTS, RowParts, fit_parts
 from stemkit.noise.hum import along_rows, level_bands
 from stemkit.noise.posterior import RowPosterior
 from stemkit.noise.readings import Readings
 from stemkit.noise.row_covariance import NO_PAIRS, Pairs, covariance_along_rows, fall
 from stemkit.noise.row_information import RowInformation
+from stemkit.noise.spectrum import RowSpectrum
 
 __all__ = ["Registration", "no_registration", "register", "register_parts"]
 
@@ -108,6 +109,7 @@ def register_parts(
     along_x: Readings,
     along_y: Readings,
     shape: tuple[int, int],
+    spacing: float,
     *,
     row_length: int | None = None,
     vectors: NDArray | None = None,
@@ -120,6 +122,8 @@ def register_parts(
     ----------
     along_x, along_y : Readings
     shape : (n_y, n_x)
+    spacing : float
+        Shortest distance of columns, px; it stands for the lattice vectors where they are not known.
     row_length : int, optional
         Pixels of a whole row, where ``shape`` is that of a part of the image.
     vectors : ndarray of shape (2, 2), optional
@@ -146,18 +150,15 @@ def register_parts(
         hold = None if bends is None else LatticeHold.of(bends, places[:, axis], r.weight.sum(1))
         rows.append(RowInformation.of(r, pair.within_rows(), hold))
     spectra = [r.spectrum() for r in rows]
-    slowest = 0.0 if vectors is None else 1 / (SLOW * float(np.hypot(*vectors.T).min()))
+    slowest = 1 / (SLOW * (spacing if vectors is None else float(np.hypot(*vectors.T).min())))
     parts = fit_parts(spectra, level_bands(vectors, shape[1]), slowest=slowest)
-    posteriors = [RowPosterior.of(r.values, r.vectors, p) for r, p in zip(rows, parts, strict=True)]
+    posteriors = [RowPosterior.of(r.values, r.vectors, p, slowest=slowest) for r, p in zip(rows, parts, strict=True)]
     length = row_length or shape[1]
     parts = along_rows([r.readings for r in rows], posteriors, parts, length)
-    found = []
-    for before, *one in zip(known, readings, rows, pairs, spectra, parts, posteriors, strict=True):
-        part, spectrum = one[4], one[3]
-        if before is not None and not (part.drift or part.hum):
-            found.append(replace(before, parts=part, spectrum=spectrum))
-        else:
-            found.append(_divided(*one, length, shape, find_length=one[0] is along_x))
+    found = [
+        _divided(*one, length, shape, find_length=one[0] is along_x)
+        for one in zip(readings, rows, pairs, spectra, parts, posteriors, known, strict=True)
+    ]
     return found[0], found[1]
 
 
@@ -193,36 +194,52 @@ def _divided(
     spectrum: RowSpectrum,
     parts: RowParts,
     posterior: RowPosterior,
+    known: Registration | None,
     row_length: int,
     shape: tuple[int, int],
     *,
     find_length: bool,
 ) -> Registration:
-    """Drift and hum taken off, the rest registered as jitter."""
+    """Drift and hum taken off, the rest registered as jitter; ``known`` where there is neither."""
+    if known is not None and not (parts.drift or parts.hum):
+        return replace(known, parts=parts, spectrum=spectrum)
     n_y, n_x = shape
+    free = RowInformation.of(readings)
+    common = _in_pairs(free, posterior.factor, parts, pairs, row_length)
+    mean, error = pairs.mean()
+    if float(common.mean()) > mean + CONTRADICTED * error:
+        # columns whose places are free do not show it: the specimen's
+        parts = parts.without_slow()
+        return replace(known or _jitter(readings, shape, free, pairs, find_length=find_length), parts=parts)
     place = np.arange(n_y)
     hum = parts.line(place[:, None] + np.arange(n_x) / row_length)
     at_columns = parts.line(place + readings.x[:, None] / row_length)
-    still = readings.moved(-at_columns)
-    drift, parts = posterior.drift(rows.of_shift(still.shift), parts)
-    common = posterior.seen_in_pairs(parts.drift**2)
-    common = common + parts.hum**2 / 2 * posterior.line_in_pairs(parts.hum_frequency) * np.cos(
-        2 * np.pi * np.nan_to_num(parts.hum_frequency) * pairs.distance / row_length
-    )
-    still = still.moved(-drift)
-    found = _jitter(still, shape, RowInformation.of(still), pairs.without(common), find_length=find_length)
+    fitted = parts.drift
+    drift, parts = posterior.drift(rows.of_shift(readings.shift - at_columns), parts)
+    factor = posterior.factor * (parts.drift / fitted if fitted else 1.0)
+    common = _in_pairs(free, factor, parts, pairs, row_length)
+    still = readings.moved(-at_columns - drift)
+    rest = free.with_shift(still.shift)
+    found = _jitter(still, shape, rest, pairs.without(common), find_length=find_length)
     if parts.drift and math.isinf(found.length):
-        jitter, std = posterior.jitter(rows.of_shift(readings.shift - at_columns), parts)
+        squared, std = posterior.jitter(rows.of_shift(readings.shift - at_columns), parts)
         noise = DOUBT * n_y / max(float(rows.values.sum()), 1e-300)
-        std = math.hypot(std, noise, MISFIT * jitter)
-        found = replace(found, jitter=math.sqrt(jitter), jitter_std=std / (2 * math.sqrt(max(jitter, std / 2))))
-    return replace(
-        found,
-        shifts=found.shifts + hum + drift[:, None],
-        covariance=pairs.covariance,
-        parts=parts,
-        spectrum=spectrum,
-    )
+        std = math.hypot(std, noise, MISFIT * squared)
+        found = replace(found, jitter=math.sqrt(squared), jitter_std=std / (2 * math.sqrt(max(squared, std / 2))))
+    shifts = found.shifts + hum + drift[:, None]
+    return replace(found, shifts=shifts, covariance=pairs.covariance, parts=parts, spectrum=spectrum)
+
+
+def _in_pairs(
+    free: RowInformation, factor: NDArray, parts: RowParts, pairs: Pairs, row_length: int
+) -> NDArray[np.float64]:
+    """Covariance at the distances of the pairs that drift (of this factor) and hum make, px squared."""
+    drift = free.seen_in_pairs(factor)
+    if not parts.hum:
+        return np.full(len(pairs.distance), drift)
+    angle = 2 * np.pi * parts.hum_frequency * np.arange(len(free.values))
+    hum = parts.hum**2 / 2 * free.seen_in_pairs(np.stack([np.cos(angle), np.sin(angle)], axis=1))
+    return drift + hum * np.cos(2 * np.pi * parts.hum_frequency * pairs.distance / row_length)
 
 
 # --- rows that move as a whole -----------------------------------------------------------------------------------

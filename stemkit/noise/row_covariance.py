@@ -64,7 +64,7 @@ class Pairs:
         return max(float((weight * self.covariance[near]).sum() / weight.sum()) - self.mean()[0], 0.0)
 
 
-NO_PAIRS = Pairs(*np.empty((3, 0)), np.empty((BLOCKS, 0)))
+NO_PAIRS = Pairs(np.empty(0), np.empty(0), np.empty(0), np.empty((BLOCKS, 0)))
 
 
 def covariance_along_rows(readings: Readings) -> Pairs:
@@ -117,7 +117,10 @@ def _edges(readings: Readings) -> NDArray:
 
 
 def fall(pairs: Pairs) -> tuple[float, float, tuple[float, float]]:
-    """Length, RMS, and the standard deviations of RMS and length, of ``a exp(-distance^2 / (4 length^2))``; an infinite length where the curve does not fall."""
+    """Length, RMS, and the standard deviations of RMS and length, of ``a exp(-distance^2 / (4 length^2))``.
+
+    The length is infinite where the curve does not fall.
+    """
     distance, covariance, error, others = pairs.distance, pairs.covariance, pairs.error, pairs.others
     whole = math.inf, 0.0, (math.nan, math.nan)
     if len(distance) < 5 or not (error > 0).all():

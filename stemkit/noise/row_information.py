@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +10,8 @@ from scipy import optimize, sparse
 from scipy.sparse.linalg import SuperLU, splu
 
 from stemkit.noise.bends import LatticeHold
-from stemkit.noise.displacements import RowSpectrum, row_spectrum
 from stemkit.noise.readings import Readings
+from stemkit.noise.spectrum import RowSpectrum, row_spectrum
 
 __all__ = ["RowInformation"]
 
@@ -73,6 +73,19 @@ class RowInformation:
     def of_shift(self, shift: NDArray) -> NDArray[np.float64]:
         """What other displacements ``(n_columns, n_y)`` at the same columns tell, along the eigenvectors."""
         return self.vectors.T @ _told(self.readings, shift, self.hold, self.held)
+
+    def with_shift(self, shift: NDArray) -> RowInformation:
+        """The same of other displacements ``(n_columns, n_y)`` at the same columns."""
+        told = _told(self.readings, shift, self.hold, self.held)
+        return replace(self, told=told, readings=replace(self.readings, shift=shift))
+
+    def seen_in_pairs(self, factor: NDArray) -> float:
+        """Mean covariance of the readings of two columns of a row, as far as the columns' own places do not take it.
+
+        The displacements have the covariance ``factor factor^T``, px squared.
+        """
+        seen = ((self.vectors.T @ factor) ** 2).sum(1)
+        return float((self.values**2 * seen).sum() / max(float((self.values**2).sum()), 1e-300))
 
     def along(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """What is told along the eigenvectors, 0 along those that no reading knows; and which are known."""

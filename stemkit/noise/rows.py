@@ -17,10 +17,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from stemkit.images import MEASURED, Images, digest, float_dtype, join, mode_sign, resolve_mode, split, warn_if_small
 from stemkit.noise.bends import STIFFEST, neighbour_vectors, second_differences
-from stemkit.noise.displacements import NO_PARTS, RowParts, slow_factor, slow_spectrum
+from stemkit.noise.displacements import NO_PARTS, RowParts
 from stemkit.noise.readings import Readings
 from stemkit.noise.registration import Registration
 from stemkit.noise.specimen import find_specimen
+from stemkit.noise.spectrum import slow_factor, slow_spectrum
 from stemkit.pixels import faulty_pixels, filled
 
 __all__ = ["RowAligner"]
@@ -160,9 +161,8 @@ def _row_shifts(image: xr.DataArray, mode: str | None) -> NDArray[np.float64]:
     bright = filled(image.values, faulty).astype(np.float64) * mode_sign(resolve_mode(image, mode))
     left = max(0, (n_x - WIDEST) // 2)
     part = slice(None), slice(left, left + WIDEST)
-    specimen = find_specimen(
-        bright[part], faulty=faulty[part], most_columns=max(1, MOST_READINGS // n_y), row_length=n_x
-    )
+    most = max(1, MOST_READINGS // n_y)
+    specimen = find_specimen(bright[part], faulty=faulty[part], most_columns=most, row_length=n_x)
     if specimen.read is None or specimen.readings is None or specimen.registration is None:
         if np.ptp(bright) > 0:
             warnings.warn(

@@ -167,6 +167,7 @@ def find_specimen(
         readings,
         readings_y,
         (n_y, n_x),
+        spacing,
         row_length=row_length,
         vectors=periodicity.vectors,
         places=read,

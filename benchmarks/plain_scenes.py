@@ -169,15 +169,19 @@ def draw(
     shape = signal.shape
     parts = displacements(shape, noise, rng)
     shift, shift_y = (sum(parts[name + end] for name in ("jitter", "drift", "hum")) for end in ("", "_y"))
-    margin = int(np.ceil(max(abs(shift).max(), abs(shift_y).max()))) + 12  # the splines' own edge stays outside
-    wider = (shape[0] + 2 * margin, shape[1] + 2 * margin)
+    # the splines' own edge stays outside
+    margin = int(np.ceil(abs(shift).max())) + 12
+    above = int(np.ceil(abs(shift_y).max())) + 12 if abs(shift_y).max() > 0 else 0
+    wider = (shape[0] + 2 * above, shape[1] + 2 * margin)
     background = noise.background * smooth_plane(wider, noise.background_length, rng)
-    seen = displaced(background, shift, margin, shift_y)
+    seen = displaced(background, shift, margin, shift_y, above)
     seen = seen + (displaced(signal, shift, 0, shift_y) if columns is None else render(columns, shift, shift_y))
     pointwise = pointwise_noise(seen, noise, rng)
     streaks = noise.streaks * along_rows(shape, noise.streaks_length, rng)
-    short = noise.short_streaks * along_rows(shape, noise.short_streaks_length, rng)
-    background = background[margin : margin + shape[0], margin : margin + shape[1]]
+    short = np.zeros(shape)
+    if noise.short_streaks > 0:
+        short = noise.short_streaks * along_rows(shape, noise.short_streaks_length, rng)
+    background = background[above : above + shape[0], margin : margin + shape[1]]
     fields = Fields(background, shift, seen, pointwise, streaks, short, parts)
     return seen + pointwise + streaks + short, fields
 
@@ -188,7 +192,8 @@ def displacements(shape: tuple[int, int], noise: Noise, rng: np.random.Generator
     y, x = np.indices(shape)
     for end in ("", "_y"):
         jitter, drift, hum = (getattr(noise, name + end) for name in ("jitter", "drift", "hum"))
-        parts[f"jitter{end}"] = jitter * along_rows(shape, noise.jitter_length, rng) if jitter else np.zeros(shape)
+        still = jitter == 0 and end == "_y"  # along x a field is always drawn
+        parts[f"jitter{end}"] = np.zeros(shape) if still else jitter * along_rows(shape, noise.jitter_length, rng)
         slow = along_rows((1, shape[0]), noise.drift_rows, rng)[0] if drift else np.zeros(shape[0])
         parts[f"drift{end}"] = drift * np.repeat(slow[:, None], shape[1], axis=1)
         phase = rng.uniform() if hum else 0.0
@@ -263,10 +268,12 @@ def pointwise_noise(seen: NDArray, noise: Noise, rng: np.random.Generator) -> ND
     return noise.gain * rng.poisson(variance / noise.gain**2) - noise.readout**2 / noise.gain - seen
 
 
-def displaced(field: NDArray, shift: NDArray, margin: int, shift_y: NDArray | float = 0.0) -> NDArray:
-    """The field at x + shift, y + shift_y, by splines of the fifth order; ``margin`` px more at all sides are known."""
-    rows, columns = np.indices(shift.shape, dtype=float) + margin
-    return ndimage.map_coordinates(field, [rows + shift_y, columns + shift], order=5, mode="mirror")
+def displaced(field: NDArray, shift: NDArray, margin: int, shift_y: NDArray | float = 0.0, above: int = 0) -> NDArray:
+    """The field at x + shift, y + shift_y, by splines of the fifth order; ``margin`` px more at either side are known,
+    and ``above`` above and below.
+    """
+    rows, columns = np.indices(shift.shape, dtype=float)
+    return ndimage.map_coordinates(field, [rows + above + shift_y, columns + margin + shift], order=5, mode="mirror")
 
 
 def smooth_plane(shape: tuple[int, int], length: float, rng: np.random.Generator) -> NDArray:

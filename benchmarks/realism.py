@@ -420,7 +420,7 @@ def compare_recipe(folder: Path, csv: Path | None) -> None:
 
 
 def with_totals(table: pd.DataFrame) -> pd.DataFrame:
-    """With the RMS displacement, and the fractions of its variance that are drift and hum; NaN for what is not meant."""
+    """With the RMS displacement, and the fractions of its variance that are drift and hum."""
     out = table.copy()
     for end in ("", "_y"):
         total = table[f"jitter{end}"] ** 2 + table[f"drift{end}"] ** 2 + table[f"hum{end}"] ** 2 / 2

@@ -15,12 +15,6 @@ if TYPE_CHECKING:
 
     from stemkit.noise import NoiseCalibrator, NoiseModel
 
-#: Lengths and periods that are left out of the table where none of these amplitudes is there.
-BELONGING = {
-    "drift_rows": ("drift", "drift_y"),
-    "hum_period": ("hum", "hum_y"),
-    "short_length": ("short_amplitude",),
-}
 #: Key, unit, and what it is.
 ROWS = (
     ("contrast", "image units", "amplitude of the brightest columns"),
@@ -123,6 +117,8 @@ def _table(path: Path, calibrator: NoiseCalibrator, image: xr.DataArray) -> str:
 
 def _is_meant(model: NoiseModel, key: str) -> bool:
     """Whether a number describes anything: a length or a period without an amplitude does not."""
+    from stemkit.noise.calibration import BELONGING
+
     amplitudes = BELONGING.get(key.split(".")[-1], ())
     return not amplitudes or any(getattr(model.scan, name) for name in amplitudes)
 

@@ -172,7 +172,8 @@ def _fit_all(axes: list[_Axis], slow: dict[float, NDArray]) -> tuple[float, list
         options={"xatol": 0.03},
     )
     rows = math.exp(found.x)
-    results, shapes = list(without), [None] * len(axes)
+    results = list(without)
+    shapes: list[NDArray | None] = [None] * len(axes)
     for i in some:
         shape = axes[i].spectrum.window @ slow_spectrum(n, rows)
         one = _amplitudes(axes[i], shape)
@@ -254,7 +255,7 @@ def _line(axes: list[_Axis], excluded: NDArray | None, slowest: float) -> float:
         allowed &= (grid < low) | (grid > high)
     if not allowed.any():
         return math.nan
-    power = sum(_line_power(axis, grid) for axis in axes)
+    power = np.sum([_line_power(axis, grid) for axis in axes], axis=0)
     at = int(np.argmax(np.where(allowed, power, 0.0)))
     if n / 2 * stats.chi2.sf(power[at], 2 * len(axes)) > FALSE_ALARM:
         return math.nan
@@ -291,7 +292,7 @@ def _waves(spectrum: RowSpectrum, frequency: float) -> NDArray[np.float64]:
     return spectrum.response @ np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
-def _line_at(axis: _Axis, frequency: float) -> tuple[NDArray[np.float64], float, NDArray[np.float64]]:
+def _line_at(axis: _Axis, frequency: float) -> tuple[NDArray, float, NDArray]:
     """Amplitudes of the cosine and the sine, twice the gain of the log-likelihood, and their covariance."""
     waves = _waves(axis.spectrum, frequency)
     weighted = waves / axis.fitted[:, None]

@@ -259,7 +259,8 @@ def _slow_and_periodic(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Drift and hum along both axes: numbers of ``ScanNoise``, and their standard deviations."""
     n_y = len(along_x.shifts)
-    numbers, std = {}, {}
+    numbers: dict[str, float] = {}
+    std: dict[str, float] = {}
     for suffix, found in (("", along_x), ("_y", along_y)):
         parts = NO_PARTS if found is None else found.parts
         numbers |= {f"drift{suffix}": parts.drift, f"hum{suffix}": parts.hum}

@@ -59,7 +59,8 @@ class RowPosterior:
         strain = vectors.T @ fft.idct(np.eye(n)[:, 1 : math.ceil(2 * n * slowest)], axis=0, norm="ortho")
         empty = cls(values, vectors, squared, factor, turned, np.empty((0, 0)), strain)
         told = turned.T @ empty._without_strain((values / (1 + squared * values))[:, None] * turned)
-        return replace(empty, open=np.linalg.inv(np.eye(factor.shape[1]) + told))
+        known: NDArray[np.float64] = np.eye(factor.shape[1]) + told
+        return replace(empty, open=np.asarray(np.linalg.inv(known), dtype=np.float64))
 
     @property
     def absorbed(self) -> NDArray[np.float64]:

@@ -140,26 +140,37 @@ def register_parts(
     much slower than a column is high show as its slant only, which all columns have in common with an astigmatic
     probe; the mean slope of the drift over the image is therefore not measured.
     """
-    readings = (along_x, along_y)
-    if any(_too_few(r) for r in readings):
+    if _too_few(along_x) or _too_few(along_y):
         return no_registration(shape), no_registration(shape)
-    pairs = [covariance_along_rows(r) for r in readings]
     bends = None if vectors is None or places is None else second_differences(places, vectors)
-    rows = []
-    for axis, r, pair in zip((1, 0), readings, pairs, strict=True):
-        hold = None if bends is None else LatticeHold.of(bends, places[:, axis], r.weight.sum(1))
-        rows.append(RowInformation.of(r, pair.within_rows(), hold))
-    spectra = [r.spectrum() for r in rows]
     slowest = 1 / (SLOW * (spacing if vectors is None else float(np.hypot(*vectors.T).min())))
+    rows, pairs = [], []
+    for axis, readings in ((1, along_x), (0, along_y)):
+        hold = None
+        if bends is not None and places is not None:
+            hold = LatticeHold.of(bends, places[:, axis], readings.weight.sum(1))
+        pairs.append(covariance_along_rows(readings))
+        rows.append(RowInformation.of(readings, pairs[-1].within_rows(), hold))
+    spectra = [r.spectrum() for r in rows]
     parts = fit_parts(spectra, level_bands(vectors, shape[1]), slowest=slowest)
     posteriors = [RowPosterior.of(r.values, r.vectors, p, slowest=slowest) for r, p in zip(rows, parts, strict=True)]
     length = row_length or shape[1]
     parts = along_rows([r.readings for r in rows], posteriors, parts, length)
-    found = [
-        _divided(*one, length, shape, find_length=one[0] is along_x)
-        for one in zip(readings, rows, pairs, spectra, parts, posteriors, known, strict=True)
-    ]
-    return found[0], found[1]
+    x, y = (_Axis(*one) for one in zip((along_x, along_y), rows, pairs, spectra, parts, posteriors, known, strict=True))
+    return _divided(x, length, shape, find_length=True), _divided(y, length, shape, find_length=False)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """All that is known of one axis: ``known`` is the registration that takes all of the displacement for jitter."""
+
+    readings: Readings
+    rows: RowInformation
+    pairs: Pairs
+    spectrum: RowSpectrum
+    parts: RowParts
+    posterior: RowPosterior
+    known: Registration | None
 
 
 def _too_few(readings: Readings) -> bool:
@@ -187,22 +198,12 @@ def _jitter(
     return Registration(field, lag, left, local, errors[0], length, errors[1], *curve)
 
 
-def _divided(
-    readings: Readings,
-    rows: RowInformation,
-    pairs: Pairs,
-    spectrum: RowSpectrum,
-    parts: RowParts,
-    posterior: RowPosterior,
-    known: Registration | None,
-    row_length: int,
-    shape: tuple[int, int],
-    *,
-    find_length: bool,
-) -> Registration:
-    """Drift and hum taken off, the rest registered as jitter; ``known`` where there is neither."""
+def _divided(axis: _Axis, row_length: int, shape: tuple[int, int], *, find_length: bool) -> Registration:
+    """Drift and hum taken off, the rest registered as jitter; the known registration where there is neither."""
+    readings, rows, pairs, parts = axis.readings, axis.rows, axis.pairs, axis.parts
+    posterior, known = axis.posterior, axis.known
     if known is not None and not (parts.drift or parts.hum):
-        return replace(known, parts=parts, spectrum=spectrum)
+        return replace(known, parts=parts, spectrum=axis.spectrum)
     n_y, n_x = shape
     free = RowInformation.of(readings)
     common = _in_pairs(free, posterior.factor, parts, pairs, row_length)
@@ -227,7 +228,7 @@ def _divided(
         std = math.hypot(std, noise, MISFIT * squared)
         found = replace(found, jitter=math.sqrt(squared), jitter_std=std / (2 * math.sqrt(max(squared, std / 2))))
     shifts = found.shifts + hum + drift[:, None]
-    return replace(found, shifts=shifts, covariance=pairs.covariance, parts=parts, spectrum=spectrum)
+    return replace(found, shifts=shifts, covariance=pairs.covariance, parts=parts, spectrum=axis.spectrum)
 
 
 def _in_pairs(

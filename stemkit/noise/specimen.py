@@ -165,7 +165,7 @@ def find_specimen(
     read = np.column_stack([fits.y, fits.x])[_some(len(fits), most_columns)]
     parts = register_parts(
         readings,
-        readings_y,
+        readings_y or readings.none(),
         (n_y, n_x),
         spacing,
         row_length=row_length,

@@ -52,6 +52,8 @@ class Registration:
         Drift and hum in this image. ``jitter`` of it is that of the mean of a row.
     spectrum : RowSpectrum or None
         What the parts were fitted to.
+    pairs : Pairs or None
+        ``covariance`` with its errors.
     """
 
     shifts: NDArray[np.float64]
@@ -65,6 +67,7 @@ class Registration:
     covariance: NDArray[np.float64]
     parts: RowParts = NO_PARTS
     spectrum: RowSpectrum | None = None
+    pairs: Pairs | None = None
 
     @property
     def displacement(self) -> float:
@@ -145,11 +148,12 @@ def register_parts(
     bends = None if vectors is None or places is None else second_differences(places, vectors)
     slowest = 1 / (SLOW * (spacing if vectors is None else float(np.hypot(*vectors.T).min())))
     rows, pairs = [], []
-    for axis, readings in ((1, along_x), (0, along_y)):
+    for axis, readings, before in zip((1, 0), (along_x, along_y), known, strict=True):
         hold = None
         if bends is not None and places is not None:
             hold = LatticeHold.of(bends, places[:, axis], readings.weight.sum(1))
-        pairs.append(covariance_along_rows(readings))
+        seen = None if before is None else before.pairs
+        pairs.append(covariance_along_rows(readings) if seen is None or seen is NO_PAIRS else seen)
         rows.append(RowInformation.of(readings, pairs[-1].within_rows(), hold))
     spectra = [r.spectrum() for r in rows]
     parts = fit_parts(spectra, level_bands(vectors, shape[1]), slowest=slowest)
@@ -193,9 +197,9 @@ def _jitter(
         mean = pairs.mean() if find_length else (0.0, math.inf)
         place, lost, jitter, std = _whole_rows(rows, readings.weight.sum(0), mean)
         field = np.repeat(place[:, None], shape[1], axis=1)
-        return Registration(field, np.zeros(1), np.array([lost]), jitter, std, length, math.nan, *curve)
+        return Registration(field, np.zeros(1), np.array([lost]), jitter, std, length, math.nan, *curve, pairs=pairs)
     field, lag, left = _fields(readings, local, length, shape)
-    return Registration(field, lag, left, local, errors[0], length, errors[1], *curve)
+    return Registration(field, lag, left, local, errors[0], length, errors[1], *curve, pairs=pairs)
 
 
 def _divided(axis: _Axis, row_length: int, shape: tuple[int, int], *, find_length: bool) -> Registration:

@@ -27,7 +27,7 @@ LEAST_GAIN = 13.8
 SHORTEST, PARTED = 0.7, 1.6
 #: What is left of the variance that displacements make of the columns' slopes is as long as a column is wide, like
 #: short streaks: those with a smaller variance than this part of it do not count (tuned on benchmarks/calibration.py).
-DRIVEN = 0.2
+DRIVEN = 0.4
 
 #: Pointwise variance, its lag-1 correlation, variance and length of the streaks, and of the short ones.
 Model = tuple[float, float, float, float, float, float]

@@ -10,8 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
-from stemkit.noise.displacements import RowParts
+from stemkit.noise.displacements import FALSE_ALARM, FALSE_AMPLITUDE, RowParts
 from stemkit.noise.posterior import RowPosterior
 from stemkit.noise.readings import Readings
 
@@ -61,7 +62,12 @@ def along_rows(
         ]
         if fits is None or _gain(one) > _gain(fits):
             chosen, fits = alias, one
-    return [p if fit is None else _with_hum(p, fit, chosen) for p, fit in zip(parts, fits or [], strict=True)]
+    fits = [fit if fit is not None and fit[2] > stats.chi2.isf(FALSE_AMPLITUDE, 2) else None for fit in fits or []]
+    kept = [fit for fit in fits if fit is not None]
+    n_rows = len(posteriors[0].values)
+    if n_rows / 2 * stats.chi2.sf(_gain(fits), 2 * max(len(kept), 1)) > FALSE_ALARM:
+        fits = [None] * len(parts)
+    return [_without_hum(p) if fit is None else _with_hum(p, fit, chosen) for p, fit in zip(parts, fits, strict=True)]
 
 
 _Fit = tuple[NDArray[np.float64], NDArray[np.float64], float]
@@ -69,6 +75,11 @@ _Fit = tuple[NDArray[np.float64], NDArray[np.float64], float]
 
 def _gain(fits: Sequence[_Fit | None]) -> float:
     return sum(fit[2] for fit in fits if fit is not None)
+
+
+def _without_hum(parts: RowParts) -> RowParts:
+    std = {name: value for name, value in parts.std.items() if name != "hum_frequency"}
+    return replace(parts, hum=0.0, hum_frequency=math.nan, phase=(0.0, 0.0), std=std)
 
 
 def _with_hum(parts: RowParts, fit: _Fit, frequency: float) -> RowParts:

@@ -13,7 +13,7 @@ from stemkit.noise.displacements import NO_PARTS, RowParts, fit_parts
 from stemkit.noise.hum import along_rows, level_bands
 from stemkit.noise.posterior import RowPosterior
 from stemkit.noise.readings import Readings
-from stemkit.noise.row_covariance import NO_PAIRS, Pairs, covariance_along_rows, fall
+from stemkit.noise.row_covariance import MOST_PAIRED, NO_PAIRS, Pairs, covariance_along_rows, fall
 from stemkit.noise.row_information import RowInformation
 from stemkit.noise.spectrum import RowSpectrum
 
@@ -27,6 +27,8 @@ DOUBT = 0.1
 MISFIT = 0.02
 #: Displacements that change more slowly than over this many lattice vectors may be the specimen's.
 SLOW = 3.0
+#: Columns whose pairs give the variance within a row along y, where no length is sought (chosen).
+FEWER_PAIRED = 200
 #: Standard deviations beyond which two estimates of the jitter contradict each other.
 CONTRADICTED = 2.5
 
@@ -153,7 +155,8 @@ def register_parts(
         if bends is not None and places is not None:
             hold = LatticeHold.of(bends, places[:, axis], readings.weight.sum(1))
         seen = None if before is None else before.pairs
-        pairs.append(covariance_along_rows(readings) if seen is None or seen is NO_PAIRS else seen)
+        most = MOST_PAIRED if axis == 1 else FEWER_PAIRED
+        pairs.append(covariance_along_rows(readings, most) if seen is None or seen is NO_PAIRS else seen)
         rows.append(RowInformation.of(readings, pairs[-1].within_rows(), hold))
     spectra = [r.spectrum() for r in rows]
     parts = fit_parts(spectra, level_bands(vectors, shape[1]), slowest=slowest)

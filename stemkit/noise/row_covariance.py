@@ -67,9 +67,9 @@ class Pairs:
 NO_PAIRS = Pairs(np.empty(0), np.empty(0), np.empty(0), np.empty((BLOCKS, 0)))
 
 
-def covariance_along_rows(readings: Readings) -> Pairs:
+def covariance_along_rows(readings: Readings, most: int = MOST_PAIRED) -> Pairs:
     """Covariance of the displacement between columns of a row, without the noise, which columns do not share."""
-    readings = _some(readings)
+    readings = _some(readings, most)
     w, n_y = readings.weight, readings.weight.shape[1]
     modes = readings.weighted_modes()
     centred = w * readings.shift
@@ -155,10 +155,10 @@ def fall(pairs: Pairs) -> tuple[float, float, tuple[float, float]]:
     return length, rms, (float(spread[1]), float(spread[0]))
 
 
-def _some(readings: Readings) -> Readings:
-    """Readings of at most MOST_PAIRED columns: pairs grow with the square of their number."""
+def _some(readings: Readings, most: int) -> Readings:
+    """Readings of at most so many columns: pairs grow with the square of their number."""
     n = len(readings.x)
-    if n <= MOST_PAIRED:
+    if n <= most:
         return readings
-    chosen = np.random.default_rng(0).permutation(n)[:MOST_PAIRED]
+    chosen = np.random.default_rng(0).permutation(n)[:most]
     return readings.take(chosen)

@@ -300,7 +300,7 @@ def _first_columns(values: NDArray, spacing: float) -> ColumnFits | None:
     usual = float(np.clip(FIRST_WIDTH * spacing, 1.0, 12.0))
     width = _width(values, spacing) or usual
     whole = _peaks(values, usual, 0.6 * spacing, 0.0)
-    noise = 1.4826 * float(np.median(np.abs(row_difference(values))))
+    noise = 1.4826 * float(np.median(np.abs(row_difference(values[:, ::THINNED]))))
     parted = _peaks(values, max(0.6 * width, 0.8), 2.2 * width, noise)
     if len(parted) > MANY_MORE * len(whole) and _evenly_apart(parted):
         return _fit(values, parted, width, None, 8)

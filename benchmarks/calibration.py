@@ -2,8 +2,10 @@
 
 Half of the images are drawn by the package, half by plain NumPy that shares no code with it. Half vary one parameter
 at a time, half all at once; a few more per amplitude have it at zero: 3 x the RMS of what is said there is its
-detection limit. An estimate is compared with what was realised in its image (deviations of the fields over the image,
-a weighted line through the squared pointwise noise, its lag-1 correlation); lengths and shape with the true ones.
+detection limit. More images (``--parts``) have displacements along x and y with drift and hum, and streaks of two
+lengths; for these numbers the detection limit is that of all other images, which have none of them. An estimate is
+compared with what was realised in its image (deviations of the fields over the image, a weighted line through the
+squared pointwise noise, its lag-1 correlation); lengths, periods, amplitudes of hum and shape with the true ones.
 Counted are images whose realised amplitude is at least twice the limit; for shape and correlation those where the
 pointwise noise has more variance than streaks and displacement together. Errors are in % of the realised value, those
 of shape and correlation absolute. ``!`` marks a missed target.
@@ -55,9 +57,26 @@ KEYS = {
     "jitter_length": "scan.jitter_length",
     "background": "background.amplitude",
     "background_length": "background.length",
+    "jitter_y": "scan.jitter_y",
+    "drift": "scan.drift",
+    "drift_y": "scan.drift_y",
+    "drift_rows": "scan.drift_rows",
+    "hum": "scan.hum",
+    "hum_y": "scan.hum_y",
+    "hum_period": "scan.hum_period",
+    "short_streaks": "scan.short_amplitude",
+    "short_streaks_length": "scan.short_length",
 }
 AMPLITUDES = ("readout", "gain", "streaks", "jitter", "background")
+#: Those that only the images of the sweep "parts" have.
+PART_AMPLITUDES = ("jitter_y", "drift", "drift_y", "hum", "hum_y", "short_streaks")
 LENGTHS = {f"{name}_length": name for name in ("streaks", "jitter", "background")}
+#: Lengths and periods that are reported in one line, and the amplitudes that they belong to.
+PART_LENGTHS = {
+    "drift_rows": ("drift", "drift_y"),
+    "hum_period": ("hum", "hum_y"),
+    "short_streaks_length": ("short_streaks",),
+}
 SHORT = 20.0  # px: lengths are reported up to here, and beyond
 AS_GOOD_AS_ROW = 150.0  # px: a length beyond this is said of a whole row
 TARGETS = {"amplitude": 5.0, "bias": 3.0, "length": 15.0, "absolute": 0.03, "pull": (0.8, 1.25)}
@@ -95,15 +114,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=200, help="images beside those for the detection limits")
     parser.add_argument("--zeros", type=int, default=12, help="images per amplitude for its detection limit")
+    parser.add_argument("--parts", type=int, default=60, help="images with drift, hum and short streaks")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--only", choices=(*LEVELS, "random", "zero"), help="one sweep instead of all of them")
+    parser.add_argument("--only", choices=(*LEVELS, "random", "zero", "parts"), help="one sweep instead of all of them")
     parser.add_argument("--csv", type=Path, help="the table of every image and parameter")
     arguments = parser.parse_args()
 
     composition_is_the_packages()
-    cases = list(design(arguments.images, arguments.zeros, arguments.seed, arguments.only))
+    cases = list(design(arguments.images, arguments.zeros, arguments.parts, arguments.seed, arguments.only))
     versions = {m.__name__: m.__version__ for m in (stemkit, np, scipy, torch, sklearn)}
     print(platform.processor() or platform.machine(), *(f"{k} {v}" for k, v in versions.items()), sep=", ")
     print(f"{len(cases)} images of {arguments.size} px, seed {arguments.seed}: {' '.join(sys.argv)}")
@@ -119,7 +139,7 @@ def main() -> None:
 # --- which images ------------------------------------------------------------------------------------------------
 
 
-def design(n_images: int, n_zeros: int, seed: int, only: str | None) -> Iterator[Case]:
+def design(n_images: int, n_zeros: int, n_parts: int, seed: int, only: str | None) -> Iterator[Case]:
     """Cases of every sweep; those of a sweep do not depend on how many there are, nor on the other sweeps."""
     names = list(LEVELS)
     if only in (None, "random"):
@@ -129,8 +149,10 @@ def design(n_images: int, n_zeros: int, seed: int, only: str | None) -> Iterator
         yield from (level_case(names[i % len(names)], i // len(names), seed) for i in range(n_images // 2))
     elif only in names:
         yield from (level_case(only, number, seed) for number in range(n_images))
+    if only in (None, "parts"):
+        yield from (parts_case(number, seed) for number in range(n_parts))
     for amplitude in AMPLITUDES:
-        if only in (None, "random", "zero", amplitude, f"{amplitude}_length"):
+        if only in (None, "random", "zero", "parts", amplitude, f"{amplitude}_length"):
             yield from (zero_case(amplitude, number, seed) for number in range(n_zeros))
 
 
@@ -176,6 +198,43 @@ def random_case(number: int, seed: int) -> Case:
     noise = in_mode(noise, mode, keep_gain=bool(rng.random() < 0.5))
     half, crystal = ("package", "plain")[number % 2], CRYSTALS[number % len(CRYSTALS)]
     return Case("random", number, half, crystal, mode, noise, key)
+
+
+def parts_case(number: int, seed: int) -> Case:
+    """Displacements and streaks of all kinds, each with a probability of its own; pointwise noise as in real images."""
+    key, rng = case_seed("parts", number, seed)
+
+    def between(low: float, high: float) -> float:
+        return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+    def sometimes(probability: float, low: float, high: float) -> float:
+        value = between(low, high)
+        return value if rng.random() < probability else 0.0
+
+    mode = "bf" if rng.random() < 1 / 3 else "haadf"
+    noise = Noise(
+        readout=between(0.02, 0.25),
+        gain=between(0.002, 0.05),
+        correlation_x=0.0 if rng.random() < 0.5 else rng.uniform(0, 0.5),
+        streaks=between(0.01, 0.1),
+        streaks_length=np.inf if rng.random() < 0.3 else between(8, 60),
+        jitter=between(0.2, 1.0),
+        jitter_length=np.inf if rng.random() < 0.5 else between(60, 300),
+        background=between(0.02, 0.1),
+        background_length=between(8, 64),
+        jitter_y=sometimes(0.7, 0.2, 1.0),
+        drift=sometimes(0.7, 0.1, 1.0),
+        drift_y=sometimes(0.5, 0.1, 1.0),
+        drift_rows=between(1.0, 8.0),
+        hum=sometimes(0.6, 0.1, 0.8),
+        hum_y=sometimes(0.5, 0.1, 0.8),
+        hum_period=between(1.6, 20.0),
+        short_streaks=sometimes(0.6, 0.01, 0.1),
+        short_streaks_length=between(1.2, 5.0),
+    )
+    noise = in_mode(noise, mode, keep_gain=False)
+    half, crystal = ("package", "plain")[number % 2], CRYSTALS[(number // 2) % len(CRYSTALS)]
+    return Case("parts", number, half, crystal, mode, noise, key)
 
 
 def zero_case(amplitude: str, number: int, seed: int) -> Case:
@@ -225,7 +284,9 @@ def measured(case: Case, size: int) -> pd.DataFrame:
     model, stated, failure = calibrated(xr.DataArray(values, dims=("y", "x"), attrs={"mode": case.mode}))
     done = time.perf_counter()
     figure3 = by_figure3(values, mode=case.mode, contrast=contrast, level=level, sigma=sigma)
-    row_correlated = fields.streaks.var() + ((fields.seen - signal - fields.background) ** 2).mean()
+    row_correlated = (
+        fields.streaks.var() + fields.short_streaks.var() + ((fields.seen - signal - fields.background) ** 2).mean()
+    )
     table = pd.DataFrame(
         {
             "parameter": list(KEYS),
@@ -323,13 +384,20 @@ def package_crystal(
 def composed(signal: torch.Tensor, noise: Noise, generator: torch.Generator) -> tuple[torch.Tensor, Fields]:
     """What ``add_noise`` does, step by step, so that every field is known."""
     p = package_noise(noise).parameters()
-    background = shift = streaks = torch.zeros_like(signal)
+    background = streaks = short = torch.zeros_like(signal)
     seen = signal
     if noise.background > 0:
         background = noise.background * drawing.smooth_field(signal.shape, p.background_length, generator, signal.dtype)
         seen = seen + background
-    if noise.jitter > 0:
-        shift = noise.jitter * drawing.row_field(signal.shape, p.jitter_length, generator, signal.dtype)
+    parts = composed_displacement(signal.shape, noise, p, "", generator)
+    shift = sum(parts.values(), torch.zeros_like(signal))
+    parts |= (
+        composed_displacement(signal.shape, noise, p, "_y", generator) if moves(noise, "") or moves(noise, "_y") else {}
+    )
+    if moves(noise, "_y"):
+        shift_y = sum((v for k, v in parts.items() if k.endswith("_y")), torch.zeros_like(signal))
+        seen = drawing.displace_rows(seen, shift_y, axis=-2)
+    if moves(noise, "") or moves(noise, "_y"):
         seen = drawing.displace_rows(seen, shift)
     variance = drawing.pointwise_variance(seen, p.readout, p.gain)
     if noise.kind == "poisson":
@@ -340,14 +408,52 @@ def composed(signal: torch.Tensor, noise: Noise, generator: torch.Generator) -> 
     pointwise = recorded - seen
     if noise.streaks > 0:
         streaks = noise.streaks * drawing.row_field(signal.shape, p.streak_length, generator, signal.dtype)
-    parts = (background, shift, seen, pointwise, streaks)
-    return recorded + streaks, Fields(*(part[0].numpy() for part in parts))
+    if noise.short_streaks > 0:
+        short = noise.short_streaks * drawing.row_field(signal.shape, p.short_streak_length, generator, signal.dtype)
+    zeros = {f"{name}{end}": torch.zeros_like(signal) for end in ("", "_y") for name in ("jitter", "drift", "hum")}
+    named = {k: v.expand_as(signal)[0].numpy() for k, v in (zeros | parts).items()}
+    fields = (part[0].numpy() for part in (background, shift, seen, pointwise, streaks, short))
+    return recorded + streaks + short, Fields(*fields, named)
+
+
+def moves(noise: Noise, end: str) -> bool:
+    return any(getattr(noise, name + end) > 0 for name in ("jitter", "drift", "hum"))
+
+
+def composed_displacement(
+    shape: torch.Size, noise: Noise, p: drawing.NoiseParameters, end: str, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """Parts of the displacement along x, drawn where anything moves, and along y, where it moves along y."""
+    if not (moves(noise, end) or (end == "" and moves(noise, "_y"))):
+        return {}
+    jitter, drift, hum = (getattr(noise, name + end) for name in ("jitter", "drift", "hum"))
+    dtype = torch.float64
+    parts = {f"jitter{end}": jitter * drawing.row_field(shape, p.jitter_length, generator, dtype)}
+    if drift > 0:
+        parts[f"drift{end}"] = drift * drawing.drift_field(shape, p.drift_rows, generator, dtype)
+    if hum > 0:
+        parts[f"hum{end}"] = hum * drawing.hum_field(shape, p.hum_period, generator, dtype)
+    return parts
 
 
 def package_noise(noise: Noise) -> NoiseModel:
     return NoiseModel(
         background=BackgroundNoise(noise.background, noise.background_length),
-        scan=ScanNoise(noise.streaks, noise.streaks_length, noise.jitter, noise.jitter_length),
+        scan=ScanNoise(
+            noise.streaks,
+            noise.streaks_length,
+            noise.jitter,
+            noise.jitter_length,
+            noise.jitter_y,
+            noise.drift,
+            noise.drift_y,
+            noise.drift_rows,
+            noise.hum,
+            noise.hum_y,
+            noise.hum_period,
+            noise.short_streaks,
+            noise.short_streaks_length,
+        ),
         pointwise=PointwiseNoise(noise.readout, noise.gain, noise.shape, noise.correlation_x, noise.kind),
     )
 
@@ -355,7 +461,14 @@ def package_noise(noise: Noise) -> NoiseModel:
 def composition_is_the_packages() -> None:
     """The fields belong to the package's own noise only while the steps here are those of ``add_noise``."""
     signal = torch.as_tensor(plain.random_crystal("square", (96, 128), np.random.default_rng(0))[0])[None]
-    for noise in (Noise(correlation_x=0.3, jitter_length=20.0), Noise(kind="poisson"), Noise(jitter=0, background=0)):
+    slow = Noise(drift=0.3, hum=0.2, short_streaks=0.05)
+    for noise in (
+        Noise(correlation_x=0.3, jitter_length=20.0),
+        Noise(kind="poisson"),
+        Noise(jitter=0, background=0),
+        slow,
+        replace(slow, jitter=0.0, drift=0.0, hum=0.0, jitter_y=0.3, drift_y=0.2, hum_y=0.1),
+    ):
         generators = [torch.Generator().manual_seed(1) for _ in range(2)]
         noisy, _ = composed(signal, noise, generators[0])
         whole = drawing.add_noise(signal, package_noise(noise).parameters(), generators[1])
@@ -409,6 +522,9 @@ def detection_limits(table: pd.DataFrame, column: str) -> dict[str, float]:
     for amplitude in AMPLITUDES:
         zero = table.loc[(table["sweep"] == f"zero {amplitude}") & (table["parameter"] == amplitude), column].dropna()
         limits[amplitude] = 3 * float(np.sqrt((zero**2).mean())) if len(zero) else np.nan
+    for amplitude in PART_AMPLITUDES:
+        zero = table.loc[(table["true"] == 0) & (table["parameter"] == amplitude), column].dropna()
+        limits[amplitude] = 3 * float(np.sqrt((zero**2).mean())) if len(zero) else np.nan
     return limits
 
 
@@ -422,6 +538,7 @@ def with_errors(table: pd.DataFrame, limits: dict[str, float], column: str) -> p
     unit = (100 / realised).where(~rows["parameter"].isin(("shape", "correlation_x")), 1.0)
     rows["error"] = unit * (rows[column] - realised)
     rows["stated_error"] = abs(unit) * rows["stated"]
+    rows["found"] = rows[column]
     rows["pull"] = (rows[column] - realised) / rows["stated"].where(rows["stated"] > 0)
     long = np.where(realised > SHORT, f" > {SHORT:.0f} px", f" <= {SHORT:.0f} px")
     rows["row"] = rows["parameter"].where(~rows["parameter"].isin(LENGTHS), rows["parameter"] + long)
@@ -432,10 +549,16 @@ def strong_enough(rows: pd.DataFrame, limits: dict[str, float]) -> pd.Series:
     """Amplitudes at twice their limit or more, lengths whose amplitude is; shapes where pointwise noise dominates."""
     realised = rows.pivot(index="image", columns="parameter", values="realised")
     strong = pd.Series(rows["pointwise_dominates"].to_numpy(), index=rows.index)
-    for amplitude in AMPLITUDES:
+    strong_amplitude = {}
+    for amplitude in (*AMPLITUDES, *PART_AMPLITUDES):
         enough = abs(realised[amplitude]) >= 2 * np.nan_to_num(limits[amplitude])
         belong = rows["parameter"].isin((amplitude, f"{amplitude}_length"))
-        strong[belong] = rows.loc[belong, "image"].map(enough & (realised[amplitude] != 0))
+        strong_amplitude[amplitude] = enough & (realised[amplitude] != 0)
+        strong[belong] = rows.loc[belong, "image"].map(strong_amplitude[amplitude])
+    for length, amplitudes in PART_LENGTHS.items():
+        belong = rows["parameter"] == length
+        any_of = np.logical_or.reduce([strong_amplitude[amplitude] for amplitude in amplitudes])
+        strong[belong] = rows.loc[belong, "image"].map(pd.Series(any_of, realised.index))
     return strong
 
 
@@ -451,14 +574,20 @@ def accuracy_table(counted: pd.DataFrame, limits: dict[str, float], *, pulls: bo
 def accuracy_line(row: str, found: pd.DataFrame, limit: float | None, *, pulls: bool) -> dict[str, str | int]:
     error = found["error"].dropna()
     percent = row not in ("shape", "correlation_x")
-    target = TARGETS["amplitude" if row in AMPLITUDES else "length" if percent else "absolute"]
+    target = TARGETS["amplitude" if row in (*AMPLITUDES, *PART_AMPLITUDES) else "length" if percent else "absolute"]
     line = {
         "parameter": row,
         "limit": "" if limit is None else "-" if np.isnan(limit) else f"{limit:.2g}",
         "images": len(error),
         "no estimate": len(found) - len(error),
         "median |error|": marked(median(abs(error)), percent, -np.inf, target),
-        "bias": marked(median(error), percent, *((-TARGETS["bias"], TARGETS["bias"]) if row in AMPLITUDES else ())),
+        "RMS": marked(float(np.sqrt((error**2).mean())) if len(error) else np.nan, percent),
+        "found": f"{int((found['found'] > 0).sum())}" if row in (*AMPLITUDES, *PART_AMPLITUDES) else "",
+        "bias": marked(
+            median(error),
+            percent,
+            *((-TARGETS["bias"], TARGETS["bias"]) if row in (*AMPLITUDES, *PART_AMPLITUDES) else ()),
+        ),
         "90 % within": marked(quantile(abs(error), 0.9), percent),
     }
     if pulls:

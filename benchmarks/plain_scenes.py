@@ -44,6 +44,15 @@ class Noise:
     jitter_length: float = np.inf
     background: float = 0.05
     background_length: float = 20.0
+    jitter_y: float = 0.0
+    drift: float = 0.0
+    drift_y: float = 0.0
+    drift_rows: float = 4.0
+    hum: float = 0.0
+    hum_y: float = 0.0
+    hum_period: float = 7.3
+    short_streaks: float = 0.0
+    short_streaks_length: float = 2.5
 
 
 class Columns(NamedTuple):
@@ -54,13 +63,17 @@ class Columns(NamedTuple):
 
 
 class Fields(NamedTuple):
-    """What was drawn, part by part; ``seen`` is signal + background where the beam was."""
+    """What was drawn, part by part; ``seen`` is signal + background where the beam was, ``shift`` the displacement
+    along x, and the parts of the displacements are by name.
+    """
 
     background: NDArray
     shift: NDArray
     seen: NDArray
     pointwise: NDArray
     streaks: NDArray
+    short_streaks: NDArray
+    parts: dict[str, NDArray]
 
 
 def crystal(
@@ -122,19 +135,19 @@ def random_crystal(kind: str, shape: tuple[int, int], rng: np.random.Generator) 
     return crystal(kind, shape, spacing, spacing * rng.uniform(*widths), rng)
 
 
-def render(columns: Columns, shift: NDArray) -> NDArray:
-    """The sum of the Gaussians, seen at x + shift(y, x)."""
+def render(columns: Columns, shift: NDArray, shift_y: NDArray | float = 0.0) -> NDArray:
+    """The sum of the Gaussians, seen at x + shift(y, x), y + shift_y(y, x)."""
     image = np.zeros(shift.shape)
     at_x = np.arange(shift.shape[1]) + shift
-    tall = REACH * columns.sigma
-    wide = tall + abs(shift).max()
+    at_y = np.broadcast_to(np.arange(shift.shape[0])[:, None] + shift_y, shift.shape)
+    tall = REACH * columns.sigma + np.abs(shift_y).max()
+    wide = REACH * columns.sigma + abs(shift).max()
     for y, x, amplitude in zip(columns.y, columns.x, columns.amplitude, strict=True):
         y0, y1 = max(int(np.ceil(y - tall)), 0), min(int(y + tall) + 1, shift.shape[0])
         x0, x1 = max(int(np.ceil(x - wide)), 0), min(int(x + wide) + 1, shift.shape[1])
         if y0 < y1 and x0 < x1:
-            down = np.exp(-((np.arange(y0, y1) - y) ** 2) / (2 * columns.sigma**2))
-            across = np.exp(-((at_x[y0:y1, x0:x1] - x) ** 2) / (2 * columns.sigma**2))
-            image[y0:y1, x0:x1] += amplitude * down[:, None] * across
+            squared = (at_y[y0:y1, x0:x1] - y) ** 2 + (at_x[y0:y1, x0:x1] - x) ** 2
+            image[y0:y1, x0:x1] += amplitude * np.exp(-squared / (2 * columns.sigma**2))
     return image
 
 
@@ -154,16 +167,38 @@ def draw(
 ) -> tuple[NDArray, Fields]:
     """The signal as recorded, and the fields that made it so."""
     shape = signal.shape
-    shift = noise.jitter * along_rows(shape, noise.jitter_length, rng)
-    margin = int(np.ceil(abs(shift).max())) + 12  # the splines' own edge stays outside the image
-    wider = (shape[0], shape[1] + 2 * margin)
+    parts = displacements(shape, noise, rng)
+    shift, shift_y = (sum(parts[name + end] for name in ("jitter", "drift", "hum")) for end in ("", "_y"))
+    # the splines' own edge stays outside
+    margin = int(np.ceil(abs(shift).max())) + 12
+    above = int(np.ceil(abs(shift_y).max())) + 12 if abs(shift_y).max() > 0 else 0
+    wider = (shape[0] + 2 * above, shape[1] + 2 * margin)
     background = noise.background * smooth_plane(wider, noise.background_length, rng)
-    seen = displaced(background, shift, margin)
-    seen = seen + (displaced(signal, shift, 0) if columns is None else render(columns, shift))
+    seen = displaced(background, shift, margin, shift_y, above)
+    seen = seen + (displaced(signal, shift, 0, shift_y) if columns is None else render(columns, shift, shift_y))
     pointwise = pointwise_noise(seen, noise, rng)
     streaks = noise.streaks * along_rows(shape, noise.streaks_length, rng)
-    background = background[:, margin : margin + shape[1]]
-    return seen + pointwise + streaks, Fields(background, shift, seen, pointwise, streaks)
+    short = np.zeros(shape)
+    if noise.short_streaks > 0:
+        short = noise.short_streaks * along_rows(shape, noise.short_streaks_length, rng)
+    background = background[above : above + shape[0], margin : margin + shape[1]]
+    fields = Fields(background, shift, seen, pointwise, streaks, short, parts)
+    return seen + pointwise + streaks + short, fields
+
+
+def displacements(shape: tuple[int, int], noise: Noise, rng: np.random.Generator) -> dict[str, NDArray]:
+    """Every part of the displacements along x and y, px."""
+    parts = {}
+    y, x = np.indices(shape)
+    for end in ("", "_y"):
+        jitter, drift, hum = (getattr(noise, name + end) for name in ("jitter", "drift", "hum"))
+        still = jitter == 0 and end == "_y"  # along x a field is always drawn
+        parts[f"jitter{end}"] = np.zeros(shape) if still else jitter * along_rows(shape, noise.jitter_length, rng)
+        slow = along_rows((1, shape[0]), noise.drift_rows, rng)[0] if drift else np.zeros(shape[0])
+        parts[f"drift{end}"] = drift * np.repeat(slow[:, None], shape[1], axis=1)
+        phase = rng.uniform() if hum else 0.0
+        parts[f"hum{end}"] = hum * np.sin(2 * np.pi * (phase + (y + x / shape[1]) / noise.hum_period))
+    return parts
 
 
 def recorded(noisy: NDArray, *, mode: str, contrast: float, level: float) -> NDArray:
@@ -185,7 +220,14 @@ def realised(fields: Fields, noise: Noise) -> dict[str, float]:
         "correlation_x": lag_one(fields.pointwise, variance),
         "streaks": float(fields.streaks.std()),
         "streaks_length": noise.streaks_length,
-        "jitter": float(fields.shift.std()),
+        **{name: float(field.std()) for name, field in fields.parts.items()},
+        # the hum's amplitude, which no draw changes
+        "hum": noise.hum,
+        "hum_y": noise.hum_y,
+        "drift_rows": noise.drift_rows,
+        "hum_period": noise.hum_period,
+        "short_streaks": float(fields.short_streaks.std()),
+        "short_streaks_length": noise.short_streaks_length,
         "jitter_length": noise.jitter_length,
         "background": float(fields.background.std()),
         "background_length": noise.background_length,
@@ -226,10 +268,12 @@ def pointwise_noise(seen: NDArray, noise: Noise, rng: np.random.Generator) -> ND
     return noise.gain * rng.poisson(variance / noise.gain**2) - noise.readout**2 / noise.gain - seen
 
 
-def displaced(field: NDArray, shift: NDArray, margin: int) -> NDArray:
-    """The field at x + shift, by splines of the fifth order along x; ``margin`` px more at either side are known."""
+def displaced(field: NDArray, shift: NDArray, margin: int, shift_y: NDArray | float = 0.0, above: int = 0) -> NDArray:
+    """The field at x + shift, y + shift_y, by splines of the fifth order; ``margin`` px more at either side are known,
+    and ``above`` above and below.
+    """
     rows, columns = np.indices(shift.shape, dtype=float)
-    return ndimage.map_coordinates(field, [rows, columns + margin + shift], order=5, mode="mirror")
+    return ndimage.map_coordinates(field, [rows + above + shift_y, columns + margin + shift], order=5, mode="mirror")
 
 
 def smooth_plane(shape: tuple[int, int], length: float, rng: np.random.Generator) -> NDArray:
@@ -343,7 +387,8 @@ def check_pointwise(rng: np.random.Generator) -> None:
             assert np.all(abs(drawn.mean(axis=1)) < 4.5 * np.sqrt(variance / 200_000))
             kurtosis = 2 + 1.2 + gain**2 / variance
             assert np.all(abs((drawn**2).mean(axis=1) / variance - 1) < 4.5 * np.sqrt(kurtosis / 200_000))
-            line = variance_line(seen, drawn, noise)
+            none = np.zeros_like(seen)
+            line = variance_line(Fields(none, none, seen, drawn, none, none, {}), noise)
             assert np.allclose(line, (readout, gain), rtol=0.03)
 
 

@@ -25,6 +25,9 @@ and its streaks go without the part of them that is pointwise noise leaking thro
 ``BackgroundNoise`` is left out of the twins: the network keeps slow variation, so E has the specimen's background
 already and a second one would be there twice. ``--background`` draws it all the same; the network keeps it, and the
 measures hardly change.
+
+``--recipe`` compares the scan noise of the recorded images, which NoiseCalibrator measures on the whole of each, with
+what the training recipe draws for the spacings of their columns: a table of the images, and quantiles of both.
 """
 
 from __future__ import annotations
@@ -49,10 +52,11 @@ from scipy import ndimage, stats
 from tqdm import tqdm
 
 import stemkit
-from stemkit import BackgroundNoise, NoiseCalibrator, NoiseModel, SFINDenoiser
+from stemkit import BackgroundNoise, NoiseCalibrator, NoiseModel, ScanNoise, SFINDenoiser
 from stemkit.images import resolve_mode
 from stemkit.noise.faults import scan_faults
 from stemkit.noise.figure3 import figure3
+from stemkit.synthesis.noises import draw_noise
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -121,7 +125,11 @@ def main() -> None:
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--background", action="store_true", help="draw the fitted background on top, too")
+    parser.add_argument("--recipe", action="store_true", help="compare the fitted numbers with the recipe's instead")
     arguments = parser.parse_args()
+    if arguments.recipe:
+        compare_recipe(arguments.folder, arguments.csv)
+        return
     if arguments.seeds < 2:
         parser.error("--seeds must be at least 2: the floor needs two twins")
     seeds = list(range(arguments.seeds))
@@ -367,6 +375,71 @@ def report(table: pd.DataFrame) -> None:
 
 def min_of(table: pd.DataFrame, index: int) -> float:
     return float(table.loc[index, list(RIVALS)].min())
+
+
+# --- the recipe --------------------------------------------------------------------------------------------------
+
+SCAN = tuple(f.name for f in dataclasses.fields(ScanNoise))
+#: Lengths and periods, and the amplitudes without which they mean nothing.
+MEANT = {
+    "length": ("amplitude",),
+    "short_length": ("short_amplitude",),
+    "jitter_length": ("jitter", "jitter_y"),
+    "drift_rows": ("drift", "drift_y"),
+    "hum_period": ("hum", "hum_y"),
+}
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+N_DRAWN = 20_000
+
+
+def compare_recipe(folder: Path, csv: Path | None) -> None:
+    """Print the scan noise of every recorded image with columns, and its quantiles beside the recipe's."""
+    warnings.simplefilter("ignore", UserWarning)
+    rows = {}
+    for path in tqdm(sorted(p for p in folder.iterdir() if p.is_file()), disable=None):
+        try:
+            image = stemkit.read(path)
+        except (ValueError, TypeError, OSError, ImportError) as error:
+            tqdm.write(f"{path.name}: left out, {error}")
+            continue
+        calibrator = NoiseCalibrator().fit(image)
+        if all(d["has_columns"] for d in calibrator.diagnostics_):
+            spacing = calibrator.diagnostics_[0]["spacing"]
+            rows[path.name[:22]] = {"spacing": spacing, **dataclasses.asdict(calibrator.noise_model_.scan)}
+    found = with_totals(pd.DataFrame(rows).T)
+    spacings = torch.as_tensor(np.resize(found["spacing"].to_numpy(), N_DRAWN), dtype=torch.float32)
+    drawn = draw_noise(spacings, torch.Generator().manual_seed(0))
+    names = {"amplitude": "streaks", "length": "streak_length"}
+    names |= {"short_amplitude": "short_streaks", "short_length": "short_streak_length"}
+    recipe = with_totals(pd.DataFrame({name: getattr(drawn, names.get(name, name)).numpy() for name in SCAN}))
+    print(found.round(3).to_string())
+    print("\nFraction of the images that have it, and quantiles among them: recorded | recipe")
+    print(pd.DataFrame({name: quantiles(found, recipe, name) for name in recipe}).T.to_string())
+    if csv is not None:
+        found.to_csv(csv)
+
+
+def with_totals(table: pd.DataFrame) -> pd.DataFrame:
+    """With the RMS displacement, and the fractions of its variance that are drift and hum."""
+    out = table.copy()
+    for end in ("", "_y"):
+        total = table[f"jitter{end}"] ** 2 + table[f"drift{end}"] ** 2 + table[f"hum{end}"] ** 2 / 2
+        out[f"displacement{end}"] = np.sqrt(total)
+        out[f"drift share{end}"] = table[f"drift{end}"] ** 2 / total.where(total > 0)
+        out[f"hum share{end}"] = table[f"hum{end}"] ** 2 / 2 / total.where(total > 0)
+    for name, amplitudes in MEANT.items():
+        out[name] = out[name].where((table[list(amplitudes)] > 0).any(axis=1))
+    return out
+
+
+def quantiles(found: pd.DataFrame, recipe: pd.DataFrame, name: str) -> dict[str, str]:
+    have = [table[name][table[name].notna() & (table[name] != 0)] for table in (found, recipe)]
+    cells = {"have it": " | ".join(f"{len(h) / len(t):.2f}" for h, t in zip(have, (found, recipe), strict=True))}
+    for q in QUANTILES:
+        # infinite lengths do not survive interpolation
+        at = (np.quantile(h, q, method="nearest") if len(h) else np.nan for h in have)
+        cells[f"{q:.0%}"] = " | ".join(f"{value:.3g}" for value in at)
+    return cells
 
 
 # --- figures -----------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ import sys
 import time
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -98,6 +98,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2, help="images of each crystal, dose and jitter; 0: none")
     parser.add_argument("--size", type=int, default=256, help="of the simulated images")
     parser.add_argument("--length", type=float, default=np.inf, help="of the jitter along the row, px")
+    parser.add_argument("--drift", type=float, default=0.0, help="RMS of the drift over that of the jitter")
+    parser.add_argument("--drift-rows", type=float, default=4.0, help="correlation length of the drift, rows")
+    parser.add_argument("--hum", type=float, default=0.0, help="amplitude of the hum over the RMS of the jitter")
+    parser.add_argument("--hum-period", type=float, default=7.3, help="rows")
+    parser.add_argument("--jitters", type=float, nargs="+", default=JITTERS, help="RMS of the jitter, px")
     parser.add_argument("--part", type=int, default=512, help="middle part of recorded images that is looked at")
     parser.add_argument("--jobs", type=int, default=1)
     arguments = parser.parse_args()
@@ -106,7 +111,7 @@ def main() -> None:
     print(platform.processor() or platform.machine(), *(f"{k} {v}" for k, v in versions.items()), sep=", ")
     print(f"seeds {list(range(arguments.seeds))}: {' '.join(sys.argv)}")
     if arguments.seeds:
-        table = simulated(arguments.seeds, arguments.size, arguments.length, arguments.jobs)
+        table = simulated(arguments)
         report(table)
         if arguments.csv:
             table.to_csv(arguments.csv, index=False)
@@ -237,20 +242,23 @@ RIVALS = ("neighbours", "previous")
 # --- simulated ---------------------------------------------------------------------------------------------------
 
 
-def simulated(n_seeds: int, size: int, length: float, n_jobs: int) -> pd.DataFrame:
-    cases = list(design(n_seeds))
-    work = joblib.Parallel(n_jobs, return_as="generator")(joblib.delayed(measured)(c, size, length) for c in cases)
+def simulated(arguments: argparse.Namespace) -> pd.DataFrame:
+    cases = list(design(arguments.seeds, arguments.jitters))
+    work = joblib.Parallel(arguments.jobs, return_as="generator")(
+        joblib.delayed(measured)(case, arguments) for case in cases
+    )
     return pd.concat(tqdm(work, total=len(cases), smoothing=0, disable=None), ignore_index=True)
 
 
-def design(n_seeds: int) -> Iterator[Case]:
+def design(n_seeds: int, jitters: Sequence[float]) -> Iterator[Case]:
     for seed in range(n_seeds):
         for crystal in CRYSTALS:
-            yield from (Case(crystal, dose, jitter, seed) for dose in DOSES for jitter in JITTERS)
+            yield from (Case(crystal, dose, jitter, seed) for dose in DOSES for jitter in jitters)
 
 
-def measured(case: Case, size: int, length: float) -> pd.DataFrame:
+def measured(case: Case, arguments: argparse.Namespace) -> pd.DataFrame:
     """One row per method."""
+    size = arguments.size
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", UserWarning)  # no lattice found: counted below
     # one crystal at every dose and jitter
@@ -260,7 +268,11 @@ def measured(case: Case, size: int, length: float) -> pd.DataFrame:
         gain=1 / case.dose,
         readout=float(np.sqrt(DARK / case.dose)),
         jitter=case.jitter,
-        jitter_length=length,
+        jitter_length=arguments.length,
+        drift=arguments.drift * case.jitter,
+        drift_rows=arguments.drift_rows,
+        hum=arguments.hum * case.jitter,
+        hum_period=arguments.hum_period,
         streaks=0.0,
         background=0.03,
     )
@@ -305,8 +317,9 @@ def errors(shifts: NDArray, true: NDArray, scene: Scene) -> dict[str, float]:
 def report(table: pd.DataFrame) -> None:
     print("\nRMS over crystals and seeds; ! worse than doing nothing, with the images in which it is worse")
     print(accuracy(table[table["jitter"] > 0]).to_string(index=False))
-    print("\nWithout jitter: RMS displacement of the columns by aligning, pm; worst image")
-    print(distortion(table[table["jitter"] == 0]).to_string())
+    if (table["jitter"] == 0).any():
+        print("\nWithout jitter: RMS displacement of the columns by aligning, pm; worst image")
+        print(distortion(table[table["jitter"] == 0]).to_string())
     print("\nColumns by crystal, pm: before -> stemkit (best rival), RMS over doses and seeds")
     print(by_crystal(table).to_string())
     print("\nSlope on the true strain: stemkit (best rival), mean over seeds")

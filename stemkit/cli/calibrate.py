@@ -13,7 +13,7 @@ from stemkit.cli.common import add_image_arguments, add_output_arguments, for_ea
 if TYPE_CHECKING:
     import xarray as xr
 
-    from stemkit.noise import NoiseCalibrator
+    from stemkit.noise import NoiseCalibrator, NoiseModel
 
 #: Key, unit, and what it is.
 ROWS = (
@@ -23,9 +23,17 @@ ROWS = (
     ("background.length", "px", "its length"),
     ("scan.amplitude", "contrast", "streaks along the rows"),
     ("scan.length", "px", "their length (inf: whole rows)"),
-    ("scan.jitter", "px", "displacement of the beam along x"),
-    ("scan.jitter_length", "px", "its length along the row (inf: rows move as a whole)"),
-    ("scan.jitter_y", "px", "displacement across the rows"),
+    ("scan.short_amplitude", "contrast", "streaks of a second kind"),
+    ("scan.short_length", "px", "their length"),
+    ("scan.jitter", "px", "displacement of the beam along x, independent between rows"),
+    ("scan.jitter_y", "px", "the same along y, across the rows"),
+    ("scan.jitter_length", "px", "their length along the row (inf: rows move as a whole)"),
+    ("scan.drift", "px", "slow displacement along x, RMS"),
+    ("scan.drift_y", "px", "the same along y"),
+    ("scan.drift_rows", "rows", "their correlation length"),
+    ("scan.hum", "px", "periodic displacement along x, amplitude"),
+    ("scan.hum_y", "px", "the same along y"),
+    ("scan.hum_period", "rows", "their period"),
     ("pointwise.readout", "contrast", "pixel noise at the background"),
     ("pointwise.gain", "contrast^2", "growth of its variance with the signal"),
     ("pointwise.shape", "", "Tukey lambda (0.14 normal, smaller: heavier tails)"),
@@ -95,7 +103,7 @@ def _table(path: Path, calibrator: NoiseCalibrator, image: xr.DataArray) -> str:
         value: Any = model
         for part in key.split("."):
             value = getattr(value, part)
-        if value is not None:
+        if value is not None and _is_meant(model, key):
             lines.append(_line(key, value, calibrator.noise_model_std_.get(key), unit, meaning))
     lines += [
         _line("dose", value, error, unit, "of the brightest columns, above the background")
@@ -105,6 +113,14 @@ def _table(path: Path, calibrator: NoiseCalibrator, image: xr.DataArray) -> str:
         where = f"image {i}: " if image.ndim == 3 else ""
         lines += [f"  ! {where}{sentence}" for sentence in diagnostics["faults"].values()]
     return "\n".join(lines)
+
+
+def _is_meant(model: NoiseModel, key: str) -> bool:
+    """Whether a number describes anything: a length or a period without an amplitude does not."""
+    from stemkit.noise.calibration import BELONGING
+
+    amplitudes = BELONGING.get(key.split(".")[-1], ())
+    return not amplitudes or any(getattr(model.scan, name) for name in amplitudes)
 
 
 def _line(key: str, value: float | str, error: float | None, unit: str, meaning: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,8 @@ def _facts(image: xr.DataArray) -> list[tuple[str, str]]:
         (
             "noise",
             f"{100 * model.pointwise.readout:.3g} % of the contrast between columns, {100 * bright:.3g} % on them, "
-            f"streaks {100 * model.scan.amplitude:.2g} %, jitter {model.scan.jitter:.2g} px",
+            f"streaks {100 * math.hypot(model.scan.amplitude, model.scan.short_amplitude):.2g} %, rows displaced by "
+            f"{model.scan.displacement:.2g} px",
         )
     )
     known = ("detector", "voltage", "dwell_time", "dataset", "title")

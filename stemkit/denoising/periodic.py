@@ -154,9 +154,10 @@ class PeriodicDenoiser(Denoiser):
 
 
 def _scan_variances(smooth: NDArray, model: NoiseModel, contrast: float) -> tuple[float, float]:
-    """The variances of what the scan adds: streaks, and what the beam's trembling makes of slopes along the row."""
-    slope = np.gradient(smooth, axis=1)
-    return float((model.scan.amplitude * contrast) ** 2), float((model.scan.jitter * slope.std()) ** 2)
+    """The variances of what the scan adds: streaks, and what the beam's displacements make of slopes along the row."""
+    slope, scan = np.gradient(smooth, axis=1), model.scan
+    streaks = (scan.amplitude**2 + scan.short_amplitude**2) * contrast**2
+    return float(streaks), float((scan.displacement * slope.std()) ** 2)
 
 
 def _filtered_noise(model: NoiseModel, streaks: float, jitter: float, reach: float) -> float:

@@ -13,6 +13,7 @@ from scipy.stats import median_abs_deviation
 from stemkit.columns import ColumnFits
 from stemkit.detection.view import View, unit_of
 from stemkit.images import pixel_sizes
+from stemkit.noise.model import ScanNoise
 
 __all__ = ["COLUMNS", "ELLIPTICAL_COLUMNS", "Quality", "good_columns", "table_of"]
 
@@ -187,8 +188,8 @@ def table_of(
         "sigma_err": fits.sigma_err * size,
         "background_err": fits.background_err * contrast,
         "intensity_err": fits.intensity_err * contrast * size**2,
-        "y_jitter": _jitter_error(scan.jitter_y, scan.jitter_length, fits.sigma, along_y=True) * sizes[0],
-        "x_jitter": _jitter_error(scan.jitter, scan.jitter_length, fits.sigma, along_y=False) * sizes[1],
+        "y_jitter": _jitter_error(scan, fits.sigma, along_y=True) * sizes[0],
+        "x_jitter": _jitter_error(scan, fits.sigma, along_y=False) * sizes[1],
         "snr": fits.amplitude / np.sqrt(view.variance(fits.background + fits.amplitude)),
         "residual": fits.residual,
         "quality": _quality(fits, held, guided, view),
@@ -207,18 +208,30 @@ def table_of(
 # --- steps -------------------------------------------------------------------------------------------------------
 
 
-def _jitter_error(jitter: float, length: float, sigma: NDArray, *, along_y: bool) -> NDArray:
-    """What displacements of the beam (RMS, px) add to a column's position.
+def _jitter_error(scan: ScanNoise, sigma: NDArray, *, along_y: bool) -> NDArray:
+    """What displacements of the beam add to a column's position: standard deviations, px.
 
     A pixel tells of x in proportion to ``x^2 exp(-r^2 / sigma^2)``, of y in proportion to ``y^2 exp(-r^2 / sigma^2)``.
-    The mean of displacements with these weights, independent between rows and with the autocovariance
-    ``exp(-d^2 / (4 length^2))`` along them, has the variance ``jitter^2 f / ((2 pi)^1/2 sigma)`` with, for
-    ``q = (sigma / (2 length))^2``, ``f = (1 + 2 q + 3 q^2) / (1 + 2 q)^(5/2)`` in x and ``3/4 (1 + 2 q)^(-1/2)`` in y.
+    The mean of displacements with these weights has the variance of the sum of
+
+    - jitter, independent between rows and with the autocovariance ``exp(-d^2 / (4 length^2))`` along them:
+      ``jitter^2 f / ((2 pi)^1/2 sigma)`` with, for ``q = (sigma / (2 length))^2``, ``f = (1 + 2 q + 3 q^2) /
+      (1 + 2 q)^(5/2)`` in x and ``3/4 (1 + 2 q)^(-1/2)`` in y;
+    - drift with the autocovariance ``exp(-k^2 / (4 rows^2))`` between rows: ``drift^2 (1 + r)^(-1/2)`` for
+      ``r = sigma^2 / (2 rows^2)``, in y times ``1 - p + 3/4 p^2`` with ``p = r / (1 + r)``;
+    - hum: ``hum^2 exp(-t^2 / 2) / 2`` for ``t = 2 pi sigma / period``, in y times ``(1 - t^2 / 2)^2``.
     """
+    jitter, drift, hum = (scan.jitter_y, scan.drift_y, scan.hum_y) if along_y else (scan.jitter, scan.drift, scan.hum)
     sigma = np.maximum(sigma, 0.5)
-    q = (sigma / (2 * max(length, 0.3))) ** 2
+    q = (sigma / (2 * max(scan.jitter_length, 0.3))) ** 2
     factor = 0.75 / np.sqrt(1 + 2 * q) if along_y else (1 + 2 * q + 3 * q**2) / (1 + 2 * q) ** 2.5
-    return jitter * np.sqrt(factor / (np.sqrt(2 * np.pi) * sigma))
+    r = (sigma / scan.drift_rows) ** 2 / 2
+    p = r / (1 + r)
+    kept = (1 - p + 0.75 * p**2 if along_y else 1.0) / np.sqrt(1 + r)
+    t = 2 * np.pi * sigma / scan.hum_period
+    passed = (1 - t**2 / 2) ** 2 if along_y else 1.0
+    variance = jitter**2 * factor / (np.sqrt(2 * np.pi) * sigma) + drift**2 * kept
+    return np.sqrt(variance + hum**2 / 2 * passed * np.exp(-(t**2) / 2))
 
 
 def _axes(fits: ColumnFits, size: float) -> dict[str, NDArray]:

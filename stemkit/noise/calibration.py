@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +35,8 @@ __all__ = ["NoiseCalibrator"]
 class NoiseCalibrator(TransformerMixin, BaseEstimator):
     """Measure background, scan noise and pointwise noise from images, without any other data.
 
-    The columns are fitted, and every row is registered to them: that is the jitter. What they leave differs from row to
+    The columns are fitted, and every row is registered to them: that is its displacement. The spectrum of the
+    displacements is divided into jitter, drift and hum. What they leave differs from row to
     row, and a fourth difference across rows takes away whatever of the specimen they did not hold: what is correlated
     along the row at long range is streaks, what is not is pointwise noise, whose variance is a straight line in the
     signal. Between the columns, what rows have in common is the background.
@@ -56,7 +57,8 @@ class NoiseCalibrator(TransformerMixin, BaseEstimator):
     diagnostics_ : list of dict
         Per image: ``spacing`` (px or None), ``has_columns``, ``part`` (slices of the rows and columns that were looked
         at), ``scan`` and ``pointwise`` (the curves of the paper's figure 3, :class:`~stemkit.noise.figure3.Curve`),
-        ``rows``, ``registration`` and ``background`` (the curves behind the numbers), ``faults`` (a sentence for
+        ``rows``, ``registration``, ``across`` and ``background`` (the curves behind the numbers; ``registration`` is of
+        the displacements along x, ``across`` of those along y), ``faults`` (a sentence for
         each thing that is wrong with the image and not in the model: ``"hot"``, ``"dead"``, ``"rows"``,
         ``"constant"``, ``"saturation"``, ``"flyback"``, ``"hum"``, ``"direction"``), and ``faulty`` (the pixels
         ``(n_y, n_x)`` that are no measurement and have no weight, see :func:`stemkit.pixels.find_pixel_faults`).
@@ -76,7 +78,9 @@ class NoiseCalibrator(TransformerMixin, BaseEstimator):
     Notes
     -----
     Of images larger than 512 x 512 px a part of about as many pixels is looked at, in whole rows up to 2048 px; the
-    numbers are those of the image, and their errors say so. Without a lattice of columns (``has_columns`` is False)
+    numbers are those of the image, and their errors say so. Drift, hum and short streaks that are not significant are
+    0, with the error that they would have. Drift is measured at frequencies above one cycle in three lattice vectors:
+    below, strain of the specimen is not distinguished from it. Without a lattice of columns (``has_columns`` is False)
     the contrast is the image's range of intensities, the jitter is what moves with the gradient of the smoothed image,
     and no background is told from the specimen.
 
@@ -187,15 +191,31 @@ def _number(model: NoiseModel, key: str) -> float:
     return float(value)
 
 
+#: Lengths and periods along with the amplitudes that they are of: images without any of these do not count.
+BELONGING = {
+    "drift_rows": ("drift", "drift_y"),
+    "hum_period": ("hum", "hum_y"),
+    "short_length": ("short_amplitude",),
+}
+
+
 def _mean_std(models: list[NoiseModel], stds: list[dict[str, float]]) -> dict[str, float]:
     """Of the mean over images: from what each states, or from how they differ, whichever is larger."""
-    n, result = len(models), {}
+    result = {}
     for key in stds[0]:
-        within = float(np.sqrt(np.sum([std[key] ** 2 for std in stds])) / n)
-        values = np.array([_number(model, key) for model in models])
+        chosen = _having(models, *key.split(".")) if "." in key else models
+        within = np.array([std[key] for model, std in zip(models, stds, strict=True) if model in chosen])
+        values, n = np.array([_number(model, key) for model in chosen]), len(chosen)
+        stated = float(np.sqrt((within**2).sum()) / n)
         between = float(np.std(values, ddof=1) / np.sqrt(n)) if n > 1 and np.isfinite(values).all() else 0.0
-        result[key] = float(np.fmax(within, between)) if n > 1 else within
+        result[key] = float(np.fmax(stated, between)) if n > 1 else stated
     return result
+
+
+def _having(models: list[NoiseModel], part: str, name: str) -> list[NoiseModel]:
+    """The models that have what a length or a period is of; all where none has."""
+    amplitudes = BELONGING.get(name, ())
+    return [m for m in models if any(getattr(getattr(m, part), amplitude) for amplitude in amplitudes)] or models
 
 
 def _mean_model(models: list[NoiseModel]) -> NoiseModel:
@@ -203,8 +223,9 @@ def _mean_model(models: list[NoiseModel]) -> NoiseModel:
         return models[0]
 
     def mean(part: str, name: str) -> float:
-        values = np.array([getattr(getattr(m, part), name) for m in models])
-        return float(np.median(values) if np.isinf(values).any() else values.mean())
+        values = np.array([_number(m, f"{part}.{name}") for m in _having(models, part, name)])
+        # periods of different images are not those of one hum
+        return float(np.median(values) if np.isinf(values).any() or name == "hum_period" else values.mean())
 
     counted = sum(m.pointwise.kind == "poisson" for m in models) > len(models) / 2
     return NoiseModel(
@@ -212,7 +233,7 @@ def _mean_model(models: list[NoiseModel]) -> NoiseModel:
         level=float(np.median([m.level for m in models])),
         mode=models[0].mode,
         background=BackgroundNoise(*(mean("background", k) for k in ("amplitude", "length"))),
-        scan=ScanNoise(*(mean("scan", k) for k in ("amplitude", "length", "jitter", "jitter_length", "jitter_y"))),
+        scan=ScanNoise(**{f.name: mean("scan", f.name) for f in fields(ScanNoise)}),
         pointwise=PointwiseNoise(
             mean("pointwise", "readout"),
             mean("pointwise", "gain"),

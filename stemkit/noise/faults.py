@@ -9,6 +9,7 @@ from scipy.spatial import cKDTree
 
 from stemkit.columns import ColumnFits
 from stemkit.noise.differences import robust_deviation, row_difference
+from stemkit.noise.hum import level_bands
 from stemkit.noise.registration import Registration
 from stemkit.pixels import Noise, PixelFaults
 
@@ -22,8 +23,6 @@ COUNTED = 1.6
 ALL_COUNTED = 0.7
 #: A line in the spectrum of the displacements is hum where noise would be that high once in a thousand images.
 CHANCE = 1e-3
-#: Hum whose frequency is this near to that of level rows of columns is the lattice.
-LIKE_THE_LATTICE = 0.1
 #: Displacement at the left edge that is reported: in px, and in its own standard deviations.
 FLYBACK, SURE = 0.1, 5.0
 
@@ -162,17 +161,9 @@ def _hum(shifts: NDArray, vectors: NDArray | None, width: int) -> dict[str, str]
     if chance > CHANCE:
         return {}
     amplitude, period = 2 * np.sqrt(power[line]) / n, n / (line + 1)
-    if vectors is not None and _is_of_the_lattice(1 / period, vectors, width):
+    if any(low < 1 / period < high for low, high in level_bands(vectors, width)):
         return {}
     return {"hum": f"rows are displaced periodically: amplitude {amplitude:.2g} px, once in {period:.3g} rows"}
-
-
-def _is_of_the_lattice(frequency: float, vectors: NDArray, width: int) -> bool:
-    """Whether rows of columns that are level come so often: a reciprocal vector along y has the frequency."""
-    h = np.arange(-1, 2)
-    reciprocal = np.stack(np.meshgrid(h, h), axis=-1).reshape(-1, 2) @ np.linalg.inv(vectors).T
-    level = np.abs(reciprocal[:, 1]) * width < 3
-    return bool((np.abs(np.abs(reciprocal[level, 0]) / frequency - 1) < LIKE_THE_LATTICE).any())
 
 
 def _flyback(fits: ColumnFits, n_x: int) -> dict[str, str]:

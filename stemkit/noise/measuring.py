@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,12 @@ from stemkit.columns import ColumnFits
 from stemkit.images import mode_sign
 from stemkit.noise.background import BackgroundStatistics, background_statistics, between_columns
 from stemkit.noise.differences import row_difference
+from stemkit.noise.displacements import NO_PARTS
 from stemkit.noise.faults import pixel_faults, saturated, scan_faults
 from stemkit.noise.figure3 import figure3
 from stemkit.noise.model import BackgroundNoise, Detector, NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.noise.readings import slope
+from stemkit.noise.registration import Registration
 from stemkit.noise.rowwise import RowStatistics, row_statistics
 from stemkit.noise.shape import NORMAL, is_counted, tukey_shape
 from stemkit.noise.specimen import Specimen, find_specimen
@@ -42,7 +45,7 @@ def measure(values: NDArray, mode: str) -> tuple[NoiseModel, dict[str, float], d
     whole = filled(values, faulty).astype(np.float64) * mode_sign(mode)
     rows, columns = _part(whole)
     bright, bad = whole[rows, columns], faulty[rows, columns]
-    specimen = find_specimen(bright, faulty=bad)
+    specimen = find_specimen(bright, faulty=bad, row_length=whole.shape[1])
     contrast, level, scale_std = _scale(specimen)
     good = specimen.trusted & ~saturated(values[rows, columns], bad)
     signal, rest = (specimen.signal - level) / contrast, (specimen.rest - level) / contrast
@@ -86,7 +89,8 @@ def measure(values: NDArray, mode: str) -> tuple[NoiseModel, dict[str, float], d
         "scan": scan_curve,
         "pointwise": pointwise_curve,
         "rows": split,
-        "registration": specimen.registration,
+        "registration": specimen.registration if specimen.parts is None else specimen.parts,
+        "across": specimen.parts_y,
         "background": background,
         "faults": pixel_faults(values, found)
         | scan_faults(bright, specimen.fits, specimen.registration, specimen.vectors, faulty=bad),
@@ -181,7 +185,7 @@ def _law(
     difference = row_difference(rest)
     known = np.logical_and.reduce([good[i : i + len(difference)] for i in range(5)])
     pointwise = np.maximum(split.readout**2 + split.gain * signal[2:-2], 0.0)
-    variance = np.maximum(pointwise + split.streaks**2, 1e-12)
+    variance = np.maximum(pointwise + split.streak_variance, 1e-12)
     known &= pointwise > 0.05 * float(pointwise.mean())
     if not known.any():
         return "tukey", NORMAL, math.nan
@@ -194,7 +198,7 @@ def _law(
 def _skewed_like_counts(rest: NDArray, signal: NDArray, split: RowStatistics, use: NDArray) -> bool:
     """Whether the noise between the columns, where no model of them is in the way, has the skewness of counts."""
     quick = rest - ndimage.gaussian_filter(rest, QUICK)
-    variance = np.maximum(split.readout**2 + split.gain * signal[use], 0.05 * split.readout**2) + split.streaks**2
+    variance = np.maximum(split.readout**2 + split.gain * signal[use], 0.05 * split.readout**2) + split.streak_variance
     if not use.any() or variance.min() <= 0:
         return False
     deviation = np.sqrt(variance)
@@ -212,25 +216,28 @@ def _background(
         between,
         specimen.fits,
         pointwise=max(split.readout**2 + split.gain * mean, 0.0) * colour,
-        streaks=split.streaks**2,
-        streak_length=split.streak_length,
+        streaks=split.streak_variance,
+        streak_length=split.mean_streak_length,
     )
 
 
 def _scan(specimen: Specimen, split: RowStatistics, larger: float) -> tuple[ScanNoise, dict[str, float]]:
-    """Streaks and jitter. Without columns the jitter is what moves with the gradient of the smoothed image, whose
-    slopes are lower than the specimen's, and its error is not known.
+    """Streaks and displacements. Without columns the jitter is what moves with the gradient of the smoothed image,
+    whose slopes are lower than the specimen's, and its error is not known.
     """
-    std = {
+    std = {f"scan.{f.name}": math.nan for f in fields(ScanNoise)} | {
         "scan.amplitude": split.std.get("streaks", math.nan),
         "scan.length": split.std.get("streak_length", math.nan),
-        **dict.fromkeys(("scan.jitter", "scan.jitter_length", "scan.jitter_y"), math.nan),
+        "scan.short_amplitude": split.std.get("short_streaks", math.nan),
+        "scan.short_length": split.std.get("short_length", math.nan),
     }
-    found, across = specimen.registration, specimen.across
+    streaks = ScanNoise(
+        split.streaks, split.streak_length, short_amplitude=split.short_streaks, short_length=split.short_length
+    )
+    found, across = specimen.parts, specimen.parts_y
     if found is None:
         smoothing = max(0.8, 0.5 * specimen.width)
-        jitter = split.left / (1 + (smoothing / specimen.width) ** 2) ** 1.5
-        return ScanNoise(split.streaks, split.streak_length, jitter), std
+        return replace(streaks, jitter=split.left / (1 + (smoothing / specimen.width) ** 2) ** 1.5), std
     # rows that were not looked at may jitter more or less than those that were
     unseen = found.jitter * math.sqrt((1 - 1 / larger) / (2 * len(specimen.rest)))
     jitter, jitter_std, length = found.jitter, math.hypot(found.jitter_std, unseen), found.length
@@ -243,7 +250,33 @@ def _scan(specimen: Specimen, split: RowStatistics, larger: float) -> tuple[Scan
         "scan.jitter_length": found.length_std,
         "scan.jitter_y": math.hypot(left_y_std / 2, whole_y * whole_y_std) / max(jitter_y, left_y_std**0.5, 1e-150),
     }
-    return ScanNoise(split.streaks, split.streak_length, jitter, length, jitter_y), std
+    slow, slow_std = _slow_and_periodic(found, across, larger)
+    return replace(streaks, jitter=jitter, jitter_length=length, jitter_y=jitter_y, **slow), std | slow_std
+
+
+def _slow_and_periodic(
+    along_x: Registration, along_y: Registration | None, larger: float
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Drift and hum along both axes: numbers of ``ScanNoise``, and their standard deviations."""
+    n_y = len(along_x.shifts)
+    numbers: dict[str, float] = {}
+    std: dict[str, float] = {}
+    for suffix, found in (("", along_x), ("_y", along_y)):
+        parts = NO_PARTS if found is None else found.parts
+        numbers |= {f"drift{suffix}": parts.drift, f"hum{suffix}": parts.hum}
+        # as many independent values as correlation lengths fit into the rows
+        unseen = parts.drift * math.sqrt(
+            (1 - 1 / larger) * min(math.sqrt(math.pi / 2) * np.nan_to_num(parts.drift_rows) / n_y, 0.5)
+        )
+        std[f"scan.drift{suffix}"] = math.hypot(parts.std.get("drift", math.nan), unseen)
+        std[f"scan.hum{suffix}"] = parts.std.get("hum", math.nan)
+        # the axes share the length and the period: that of the better known one is stated
+        if parts.drift and parts.std["drift_rows"] < std.get("scan.drift_rows", math.inf):
+            numbers["drift_rows"], std["scan.drift_rows"] = parts.drift_rows, parts.std["drift_rows"]
+        period_std = parts.std.get("hum_frequency", math.inf) / np.nan_to_num(parts.hum_frequency, nan=1.0) ** 2
+        if parts.hum and period_std < std.get("scan.hum_period", math.inf):
+            numbers["hum_period"], std["scan.hum_period"] = 1 / parts.hum_frequency, float(period_std)
+    return numbers, std
 
 
 def _partly_whole(whole: float, whole_std: float, split: RowStatistics, n_x: int) -> tuple[float, float, float]:

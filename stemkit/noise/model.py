@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from stemkit.compute import seed_from, torch_generator
 from stemkit.images import MODES, Images, float_dtype, join, mode_sign, split
 from stemkit.noise.drawing import NoiseParameters, add_noise
+from stemkit.noise.scan import ScanNoise
+from stemkit.noise.validation import above, correlation, finite, finite_or_none, not_negative, positive, require
 
 __all__ = ["BackgroundNoise", "Detector", "NoiseModel", "PointwiseNoise", "ScanNoise"]
 
@@ -37,47 +39,7 @@ class BackgroundNoise:
     length: float = 32.0
 
     def __post_init__(self) -> None:
-        _require(self, amplitude=_not_negative, length=_positive)
-
-
-@dataclass(frozen=True)
-class ScanNoise:
-    """Noise that is correlated along a scan line and independent between lines.
-
-    Streaks add to the signal; jitter displaces the beam along x, which moves a signal of gradient dI/dx by
-    ``jitter * dI/dx``. Together the row-correlated variance, in units of the contrast squared, is
-    ``amplitude^2 + (jitter * dI/dx / contrast)^2``. A beam that trembles across the rows, too, adds
-    ``(jitter_y * dI/dy / contrast)^2``.
-
-    Parameters
-    ----------
-    amplitude : float
-        Standard deviation of the streaks, as a fraction of the contrast.
-    length : float
-        Sigma in px of the Gaussian, along x only, that the streaks are filtered with; ``inf`` for whole rows.
-    jitter : float
-        RMS displacement of the beam along x, px.
-    jitter_length : float
-        Like ``length``, for the displacements; ``inf`` (default): a row moves as a whole.
-    jitter_y : float
-        RMS displacement of the beam along y, across the rows, px; independent of that along x.
-    """
-
-    amplitude: float = 0.0
-    length: float = 20.0
-    jitter: float = 0.0
-    jitter_length: float = math.inf
-    jitter_y: float = 0.0
-
-    def __post_init__(self) -> None:
-        _require(
-            self,
-            amplitude=_not_negative,
-            length=_not_negative_or_inf,
-            jitter=_not_negative,
-            jitter_length=_not_negative_or_inf,
-            jitter_y=_not_negative,
-        )
+        require(self, amplitude=not_negative, length=positive)
 
 
 @dataclass(frozen=True)
@@ -110,7 +72,7 @@ class PointwiseNoise:
     kind: str = "tukey"
 
     def __post_init__(self) -> None:
-        _require(self, readout=_not_negative, gain=_finite, shape=_above(-0.4), correlation_x=_correlation)
+        require(self, readout=not_negative, gain=finite, shape=above(-0.4), correlation_x=correlation)
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, but is {self.kind!r}")
         if self.kind == "poisson" and self.gain == 0:
@@ -170,7 +132,7 @@ class Detector:
     step: float | None = None
 
     def __post_init__(self) -> None:
-        _require(self, low=_finite_or_none, high=_finite_or_none, step=_finite_or_none)
+        require(self, low=finite_or_none, high=finite_or_none, step=finite_or_none)
         if self.step is not None and not self.step > 0:
             raise ValueError(f"step must be positive or None, but is {self.step!r}")
         if self.low is not None and self.high is not None and not self.low < self.high:
@@ -224,7 +186,7 @@ class NoiseModel:
     detector: Detector = field(default_factory=Detector)
 
     def __post_init__(self) -> None:
-        _require(self, contrast=_positive, level=_finite)
+        require(self, contrast=positive, level=finite)
         if self.mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}, but is {self.mode!r}")
 
@@ -274,7 +236,7 @@ class NoiseModel:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> NoiseModel:
-        """The model that :meth:`to_dict` described."""
+        """The model that :meth:`to_dict` described; numbers that are not in ``values`` have their defaults."""
         parts = {"background": BackgroundNoise, "scan": ScanNoise, "pointwise": PointwiseNoise, "detector": Detector}
         known = {f.name for f in fields(cls)}
         unknown = set(values) - known
@@ -298,9 +260,14 @@ class NoiseModel:
             "jitter": self.scan.jitter,
             "jitter_length": self.scan.jitter_length,
             "jitter_y": self.scan.jitter_y,
-            # ScanNoise describes neither drift and hum nor a second kind of streaks
-            **dict.fromkeys(("drift", "drift_y", "drift_rows", "hum", "hum_y", "hum_period"), 0.0),
-            **dict.fromkeys(("short_streaks", "short_streak_length"), 0.0),
+            "drift": self.scan.drift,
+            "drift_y": self.scan.drift_y,
+            "drift_rows": self.scan.drift_rows,
+            "hum": self.scan.hum,
+            "hum_y": self.scan.hum_y,
+            "hum_period": self.scan.hum_period,
+            "short_streaks": self.scan.short_amplitude,
+            "short_streak_length": self.scan.short_length,
             "readout": self.pointwise.readout,
             "gain": self.pointwise.gain,
             "shape": self.pointwise.shape,
@@ -330,43 +297,7 @@ def _relative(value: float | None, level: float, contrast: float) -> float:
     return math.nan if value is None else (value - level) / contrast
 
 
-# --- validation and plain numbers --------------------------------------------------------------------------------
-
-
-def _require(instance: object, **rules: Any) -> None:
-    for name, rule in rules.items():
-        value = getattr(instance, name)
-        constraint = rule(value)
-        if constraint:
-            raise ValueError(f"{name} of {type(instance).__name__} must be {constraint}, but is {value!r}")
-
-
-def _finite(value: float) -> str | None:
-    return None if math.isfinite(value) else "a finite number"
-
-
-def _finite_or_none(value: float | None) -> str | None:
-    return None if value is None or math.isfinite(value) else "a finite number or None"
-
-
-def _not_negative(value: float) -> str | None:
-    return None if math.isfinite(value) and value >= 0 else "at least 0 and finite"
-
-
-def _not_negative_or_inf(value: float) -> str | None:
-    return None if value >= 0 else "at least 0 (inf: the whole row)"
-
-
-def _positive(value: float) -> str | None:
-    return None if math.isfinite(value) and value > 0 else "positive and finite"
-
-
-def _correlation(value: float) -> str | None:
-    return None if -1 < value < 1 else "between -1 and 1, exclusive"
-
-
-def _above(limit: float) -> Any:
-    return lambda value: None if math.isfinite(value) and value > limit else f"a finite number above {limit}"
+# --- plain numbers -------------------------------------------------------------------------------------------------
 
 
 def _plain(value: Any) -> Any:

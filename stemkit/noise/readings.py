@@ -38,6 +38,14 @@ class Readings:
         """``weight * modes``."""
         return self.weight * self.modes
 
+    def moved(self, by: NDArray) -> Readings:
+        """The same with displacements (px, of a shape that ``shift`` takes) added."""
+        return Readings(self.shift + by, self.weight, self.x, self.modes)
+
+    def reweighted(self, weight: NDArray) -> Readings:
+        """The same with other weights, under which the modes are orthonormal again."""
+        return Readings(self.shift, weight, self.x, _orthonormal(self.modes, weight))
+
     def take(self, chosen: NDArray) -> Readings:
         """Those of some columns."""
         return Readings(self.shift[chosen], self.weight[chosen], self.x[chosen], self.modes[:, chosen])

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize
 
+from stemkit.noise.bends import LatticeHold, second_differences
+from stemkit.noise.displacements import NO_PARTS, RowParts, fit_parts
+from stemkit.noise.hum import along_rows, level_bands
+from stemkit.noise.posterior import RowPosterior
 from stemkit.noise.readings import Readings
+from stemkit.noise.row_covariance import MOST_PAIRED, NO_PAIRS, Pairs, covariance_along_rows, fall
+from stemkit.noise.row_information import RowInformation
+from stemkit.noise.spectrum import RowSpectrum
 
-__all__ = ["Registration", "register"]
+__all__ = ["Registration", "no_registration", "register", "register_parts"]
 
 #: Fewer rows than this with a reading can't tell jitter from noise.
 FEWEST_ROWS = 8
-#: Blocks of rows whose separate curves give the errors of the covariance along a row.
-BLOCKS = 8
-MOST_PAIRED = 400
-#: The displacement is called a field along the row only where its covariance falls by this many standard deviations.
-SURE = 4.0
 #: The variance of a reading is known within this part, which is what remains of it in the jitter.
 DOUBT = 0.1
 #: Columns are not quite Gaussian, nor their displacement quite what a reading makes of it: in parts of its square.
 MISFIT = 0.02
+#: Displacements that change more slowly than over this many lattice vectors may be the specimen's.
+SLOW = 3.0
+#: Columns whose pairs give the variance within a row along y, where no length is sought (chosen).
+FEWER_PAIRED = 200
 #: Standard deviations beyond which two estimates of the jitter contradict each other.
 CONTRADICTED = 2.5
 
@@ -39,11 +44,18 @@ class Registration:
     lag, left : ndarray of shape (n_lags,)
         Covariance (px squared) along the row of what the readings leave open, as rows with much to read have it.
     jitter, jitter_std : float
-        RMS displacement in this image, and the standard deviation of that number.
+        RMS displacement in this image of the part that is independent between rows, and the standard deviation of
+        that number.
     length, length_std : float
         Along the row, as in :class:`stemkit.ScanNoise`; ``inf``: rows move as a whole.
     distance, covariance : ndarray of shape (n_bins,)
         Covariance of the displacements at two columns of a row against their distance (px squared, px).
+    parts : RowParts
+        Drift and hum in this image. ``jitter`` of it is that of the mean of a row.
+    spectrum : RowSpectrum or None
+        What the parts were fitted to.
+    pairs : Pairs or None
+        ``covariance`` with its errors.
     """
 
     shifts: NDArray[np.float64]
@@ -55,6 +67,14 @@ class Registration:
     length_std: float
     distance: NDArray[np.float64]
     covariance: NDArray[np.float64]
+    parts: RowParts = NO_PARTS
+    spectrum: RowSpectrum | None = None
+    pairs: Pairs | None = None
+
+    @property
+    def displacement(self) -> float:
+        """RMS of all parts, px."""
+        return math.sqrt(self.jitter**2 + self.parts.drift**2 + self.parts.hum**2 / 2)
 
     def left_at(self, lags: NDArray) -> NDArray[np.float64]:
         """``left`` at other lags; beyond the last one it is that of the last one."""
@@ -62,7 +82,7 @@ class Registration:
 
 
 def register(readings: Readings, shape: tuple[int, int], *, find_length: bool = True) -> Registration:
-    """Displacements from the readings, each column's own place left free.
+    """Displacements from the readings, each column's own place left free, all of them jitter.
 
     Parameters
     ----------
@@ -84,179 +104,186 @@ def register(readings: Readings, shape: tuple[int, int], *, find_length: bool = 
     Where the covariance between columns of a row falls with their distance, the displacement is a field along the
     row, ``jitter^2 exp(-distance^2 / (4 length^2))``, and its expectation that of a Gaussian process.
     """
+    if _too_few(readings):
+        return no_registration(shape)
+    pairs = covariance_along_rows(readings) if find_length else NO_PAIRS
+    return _jitter(readings, shape, RowInformation.of(readings), pairs, find_length=find_length)
+
+
+def register_parts(
+    along_x: Readings,
+    along_y: Readings,
+    shape: tuple[int, int],
+    spacing: float,
+    *,
+    row_length: int | None = None,
+    vectors: NDArray | None = None,
+    places: NDArray | None = None,
+    known: tuple[Registration | None, Registration | None] = (None, None),
+) -> tuple[Registration, Registration]:
+    """Displacements along x and along y, divided into jitter, drift and hum.
+
+    Parameters
+    ----------
+    along_x, along_y : Readings
+    shape : (n_y, n_x)
+    spacing : float
+        Shortest distance of columns, px; it stands for the lattice vectors where they are not known.
+    row_length : int, optional
+        Pixels of a whole row, where ``shape`` is that of a part of the image.
+    vectors : ndarray of shape (2, 2), optional
+        Lattice vectors ``(y, x)``, px.
+    places : ndarray of shape (n_columns, 2), optional
+        Places ``(y, x)`` of the columns, px.
+    known : pair of Registration or None
+        Those that take all of the displacement for jitter; where there is nothing else they are returned.
+
+    Notes
+    -----
+    :func:`stemkit.noise.displacements.fit_parts` divides the spectrum of the rows' displacements. Drift is then what is
+    expected of it given the readings, its RMS that of the image at hand. A column's own place is free: displacements
+    much slower than a column is high show as its slant only, which all columns have in common with an astigmatic
+    probe; the mean slope of the drift over the image is therefore not measured.
+    """
+    if _too_few(along_x) or _too_few(along_y):
+        return no_registration(shape), no_registration(shape)
+    bends = None if vectors is None or places is None else second_differences(places, vectors)
+    slowest = 1 / (SLOW * (spacing if vectors is None else float(np.hypot(*vectors.T).min())))
+    rows, pairs = [], []
+    for axis, readings, before in zip((1, 0), (along_x, along_y), known, strict=True):
+        hold = None
+        if bends is not None and places is not None:
+            hold = LatticeHold.of(bends, places[:, axis], readings.weight.sum(1))
+        seen = None if before is None else before.pairs
+        most = MOST_PAIRED if axis == 1 else FEWER_PAIRED
+        pairs.append(covariance_along_rows(readings, most) if seen is None or seen is NO_PAIRS else seen)
+        rows.append(RowInformation.of(readings, pairs[-1].within_rows(), hold))
+    spectra = [r.spectrum() for r in rows]
+    parts = fit_parts(spectra, level_bands(vectors, shape[1]), slowest=slowest)
+    posteriors = [RowPosterior.of(r.values, r.vectors, p, slowest=slowest) for r, p in zip(rows, parts, strict=True)]
+    length = row_length or shape[1]
+    parts = along_rows([r.readings for r in rows], posteriors, parts, length)
+    x, y = (_Axis(*one) for one in zip((along_x, along_y), rows, pairs, spectra, parts, posteriors, known, strict=True))
+    return _divided(x, length, shape, find_length=True), _divided(y, length, shape, find_length=False)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """All that is known of one axis: ``known`` is the registration that takes all of the displacement for jitter."""
+
+    readings: Readings
+    rows: RowInformation
+    pairs: Pairs
+    spectrum: RowSpectrum
+    parts: RowParts
+    posterior: RowPosterior
+    known: Registration | None
+
+
+def _too_few(readings: Readings) -> bool:
+    return bool((readings.weight.sum(0) > 0).sum() < FEWEST_ROWS)
+
+
+def no_registration(shape: tuple[int, int]) -> Registration:
+    """That of an image without readings."""
     zero = np.zeros(1)
-    nothing = Registration(np.zeros(shape), zero, zero, 0.0, math.nan, math.inf, math.nan, *np.empty((2, 0)))
-    if (readings.weight.sum(0) > 0).sum() < FEWEST_ROWS:
-        return nothing
-    empty = np.empty(0)
-    whole = (empty, empty, math.inf, 0.0, (math.nan, math.nan), (0.0, math.inf))
-    distance, covariance, length, local, errors, mean = _along_row(_some(readings)) if find_length else whole
+    return Registration(np.zeros(shape), zero, zero, 0.0, math.nan, math.inf, math.nan, *np.empty((2, 0)))
+
+
+def _jitter(
+    readings: Readings, shape: tuple[int, int], rows: RowInformation, pairs: Pairs, *, find_length: bool
+) -> Registration:
+    """All of the displacement taken for jitter."""
+    length, local, errors = fall(pairs) if find_length else (math.inf, 0.0, (math.nan, math.nan))
+    curve = pairs.distance, pairs.covariance
     if math.isinf(length):
-        rows, lost, jitter, std = _whole_rows(readings, mean)
-        field = np.repeat(rows[:, None], shape[1], axis=1)
-        return Registration(field, zero, np.array([lost]), jitter, std, length, math.nan, distance, covariance)
+        mean = pairs.mean() if find_length else (0.0, math.inf)
+        place, lost, jitter, std = _whole_rows(rows, readings.weight.sum(0), mean)
+        field = np.repeat(place[:, None], shape[1], axis=1)
+        return Registration(field, np.zeros(1), np.array([lost]), jitter, std, length, math.nan, *curve, pairs=pairs)
     field, lag, left = _fields(readings, local, length, shape)
-    return Registration(field, lag, left, local, errors[0], length, errors[1], distance, covariance)
+    return Registration(field, lag, left, local, errors[0], length, errors[1], *curve, pairs=pairs)
+
+
+def _divided(axis: _Axis, row_length: int, shape: tuple[int, int], *, find_length: bool) -> Registration:
+    """Drift and hum taken off, the rest registered as jitter; the known registration where there is neither."""
+    readings, rows, pairs, parts = axis.readings, axis.rows, axis.pairs, axis.parts
+    posterior, known = axis.posterior, axis.known
+    if known is not None and not (parts.drift or parts.hum):
+        return replace(known, parts=parts, spectrum=axis.spectrum)
+    n_y, n_x = shape
+    free = RowInformation.of(readings)
+    common = _in_pairs(free, posterior.factor, parts, pairs, row_length)
+    mean, error = pairs.mean()
+    if float(common.mean()) > mean + CONTRADICTED * error:
+        # columns whose places are free do not show it: the specimen's
+        parts = parts.without_slow()
+        return replace(known or _jitter(readings, shape, free, pairs, find_length=find_length), parts=parts)
+    place = np.arange(n_y)
+    hum = parts.line(place[:, None] + np.arange(n_x) / row_length)
+    at_columns = parts.line(place + readings.x[:, None] / row_length)
+    fitted = parts.drift
+    drift, parts = posterior.drift(rows.of_shift(readings.shift - at_columns), parts)
+    factor = posterior.factor * (parts.drift / fitted if fitted else 1.0)
+    common = _in_pairs(free, factor, parts, pairs, row_length)
+    still = readings.moved(-at_columns - drift)
+    rest = free.with_shift(still.shift)
+    found = _jitter(still, shape, rest, pairs.without(common), find_length=find_length)
+    if parts.drift and math.isinf(found.length):
+        squared, std = posterior.jitter(rows.of_shift(readings.shift - at_columns), parts)
+        noise = DOUBT * n_y / max(float(rows.values.sum()), 1e-300)
+        std = math.hypot(std, noise, MISFIT * squared)
+        found = replace(found, jitter=math.sqrt(squared), jitter_std=std / (2 * math.sqrt(max(squared, std / 2))))
+    shifts = found.shifts + hum + drift[:, None]
+    return replace(found, shifts=shifts, covariance=pairs.covariance, parts=parts, spectrum=axis.spectrum)
+
+
+def _in_pairs(
+    free: RowInformation, factor: NDArray, parts: RowParts, pairs: Pairs, row_length: int
+) -> NDArray[np.float64]:
+    """Covariance at the distances of the pairs that drift (of this factor) and hum make, px squared."""
+    drift = free.seen_in_pairs(factor)
+    if not parts.hum:
+        return np.full(len(pairs.distance), drift)
+    angle = 2 * np.pi * parts.hum_frequency * np.arange(len(free.values))
+    hum = parts.hum**2 / 2 * free.seen_in_pairs(np.stack([np.cos(angle), np.sin(angle)], axis=1))
+    return drift + hum * np.cos(2 * np.pi * parts.hum_frequency * pairs.distance / row_length)
 
 
 # --- rows that move as a whole -----------------------------------------------------------------------------------
 
 
-def _whole_rows(readings: Readings, pairs: tuple[float, float]) -> tuple[NDArray, float, float, float]:
+def _whole_rows(rows: RowInformation, told: NDArray, pairs: tuple[float, float]) -> tuple[NDArray, float, float, float]:
     """Displacement of each row, the variance that its residual has lost, and the RMS with its standard deviation.
 
-    ``pairs`` is the mean covariance of columns in a row, which holds no noise, and its error: it stands where the
-    likelihood contradicts it.
+    ``told`` is the weight of all readings of each row, and ``pairs`` the mean covariance of columns in a row, which
+    holds no noise, and its error: it stands where the likelihood contradicts it.
     """
-    w, t = readings.weight, readings.shift
-    information, u = np.diag(w.sum(0)), (w * t).sum(0)
-    for mode in readings.weighted_modes():
-        information = information - mode.T @ mode
-        u = u - mode.T @ (mode * t).sum(1)
-    values, vectors = np.linalg.eigh(information)
-    values = np.maximum(values, 0.0)
-    along = vectors.T @ u
-    known = values > 1e-9 * values.max()
-    along = np.where(known, along, 0.0)
-    squared = _likeliest(values[known], along[known])
-    if abs(squared - pairs[0]) > CONTRADICTED * math.hypot(pairs[1], DOUBT * len(w.T) / values.sum()):
+    values, vectors = rows.values, rows.vectors
+    along, _ = rows.along()
+    squared = rows.likeliest()
+    if abs(squared - pairs[0]) > CONTRADICTED * math.hypot(pairs[1], DOUBT * len(told) / values.sum()):
         squared = max(pairs[0], 0.0)
     expected = squared * along / (1 + squared * values)
     left = squared / (1 + squared * values)
-    rows = vectors @ expected
-    n = len(rows)
+    place = vectors @ expected
+    n = len(place)
     # the mean of all rows is where the image stands, not jitter
-    mean_square = max(float((expected**2).sum() + left.sum()) / n - float(rows.mean()) ** 2 - squared / n, 0.0)
-    if abs(mean_square - pairs[0]) > CONTRADICTED * math.hypot(pairs[1], DOUBT * len(rows) / values.sum()):
+    mean_square = max(float((expected**2).sum() + left.sum()) / n - float(place.mean()) ** 2 - squared / n, 0.0)
+    if abs(mean_square - pairs[0]) > CONTRADICTED * math.hypot(pairs[1], DOUBT * n / values.sum()):
         mean_square = max(pairs[0], 0.0)
-    noise = len(rows) / values.sum()
+    noise = n / values.sum()
     spread = math.sqrt(float((2 * left**2 + 4 * expected**2 * left).sum())) / n
     spread = math.hypot(spread, DOUBT * noise, MISFIT * mean_square)
     jitter = math.sqrt(mean_square)
     # near zero the square is what has a normal error
     std = spread / (2 * math.sqrt(max(mean_square, spread / 2)))
     # what the residual has lost: the columns' places, free too, lose no more of it
-    told = w.sum(0)
     typical = float((told * squared / (1 + squared * told)).sum() / told.sum())
-    return rows - rows.mean(), typical, jitter, std
-
-
-def _likeliest(values: NDArray, along: NDArray) -> float:
-    """Variance of the displacements (px squared): the minimum of sum(log v + z^2 / v), v = lambda + s lambda^2."""
-
-    def cost(log_s: float) -> float:
-        v = values + math.exp(log_s) * values**2
-        return float((np.log(v) + along**2 / v).sum())
-
-    at_zero = float((np.log(values) + along**2 / values).sum())
-    found = optimize.minimize_scalar(cost, bounds=(math.log(1e-7), math.log(100.0)), method="bounded")
-    return math.exp(found.x) if found.fun < at_zero - 1e-6 else 0.0
-
-
-def _some(readings: Readings) -> Readings:
-    """Readings of at most MOST_PAIRED columns: pairs grow with the square of their number."""
-    n = len(readings.x)
-    if n <= MOST_PAIRED:
-        return readings
-    chosen = np.random.default_rng(0).permutation(n)[:MOST_PAIRED]
-    return readings.take(chosen)
+    return place - place.mean(), typical, jitter, std
 
 
 # --- displacements that change along the row ---------------------------------------------------------------------
-
-
-def _along_row(
-    readings: Readings,
-) -> tuple[NDArray, NDArray, float, float, tuple[float, float], tuple[float, float]]:
-    """Covariance of the displacement between columns of a row; what its fall says: length, RMS and their errors; and
-    its mean with its standard deviation.
-    """
-    w, n_y = readings.weight, readings.weight.shape[1]
-    modes = readings.weighted_modes()
-    centred = w * readings.shift
-    for mode, free in zip(modes, readings.modes, strict=True):
-        centred = centred - w * free * (mode * readings.shift).sum(1, keepdims=True)
-    apart = np.abs(readings.x[:, None] - readings.x[None, :])
-    edges = _edges(readings)
-    index = np.digitize(apart, edges) - 1
-    index[(index < 0) | (index >= len(edges) - 1) | (np.tri(len(apart), dtype=bool))] = len(edges) - 1
-    flat, n_bins = index.ravel(), len(edges)
-    shared = w @ w.T
-    # the column's parameters take their part of every displacement in its rows
-    taken = (modes**2).sum(0)
-    seen = shared - taken @ w.T - w @ taken.T
-    for one in modes:
-        for other in modes:
-            seen += (one @ other.T) ** 2
-    bottom = np.bincount(flat, seen.ravel(), n_bins)[:-1]
-    middle = np.bincount(flat, apart.ravel() * shared.ravel(), n_bins)[:-1] / np.maximum(
-        np.bincount(flat, shared.ravel(), n_bins)[:-1], 1e-300
-    )
-    keep = bottom > 1e-3 * bottom.max() if len(bottom) else np.zeros(0, dtype=bool)
-    tops = np.array(
-        [
-            np.bincount(flat, (centred[:, part] @ centred[:, part].T).ravel(), n_bins)[:-1][keep]
-            for part in np.array_split(np.arange(n_y), BLOCKS)
-        ]
-    )
-    covariance = tops.sum(0) / bottom[keep] if keep.any() else np.empty(0)
-    # leaving out one block of rows at a time
-    others = (tops.sum(0) - tops) / (bottom[keep] * (1 - 1 / BLOCKS)) if keep.any() else tops
-    if not keep.any():
-        return np.empty(0), np.empty(0), math.inf, 0.0, (math.nan, math.nan), (0.0, math.inf)
-    # eight blocks tell the size of the errors for all bins together, the pairs how they differ
-    scatter = np.sqrt((BLOCKS - 1) / BLOCKS * ((others - others.mean(0)) ** 2).sum(0))
-    error = np.median(scatter * np.sqrt(bottom[keep])) / np.sqrt(bottom[keep])
-    length, rms, errors = _fall(middle[keep], covariance, error, others)
-    weight = 1 / np.maximum(error, 1e-300) ** 2
-    mean = float((weight * covariance).sum() / weight.sum())
-    means = (others * weight).sum(1) / weight.sum()
-    mean_std = math.sqrt((BLOCKS - 1) / BLOCKS * float(((means - means.mean()) ** 2).sum()))
-    return middle[keep], covariance, length, rms, errors, (mean, mean_std)
-
-
-def _edges(readings: Readings) -> NDArray:
-    """Bins of distance: nearer columns share their noise; the last ones have too few pairs."""
-    extent = float(np.ptp(readings.x))
-    nearest = 3.0 + 2 * np.sqrt((readings.weight > 0).sum(1).mean())
-    return np.geomspace(nearest, max(0.8 * extent, 2 * nearest), 15)
-
-
-def _fall(
-    distance: NDArray, covariance: NDArray, error: NDArray, others: NDArray
-) -> tuple[float, float, tuple[float, float]]:
-    """Length and RMS of ``a exp(-distance^2 / (4 length^2))``; an infinite length where the curve does not fall."""
-    whole = math.inf, 0.0, (math.nan, math.nan)
-    if len(distance) < 5 or not (error > 0).all():
-        return whole
-
-    def fit(curve: NDArray) -> tuple[float, float]:
-        def shape(log_l: float) -> NDArray:
-            return np.exp(-((distance / (2 * math.exp(log_l))) ** 2))
-
-        def cost(log_l: float) -> float:
-            e = shape(log_l) / error
-            scale = max((e * curve / error).sum() / (e * e).sum(), 0.0)
-            return float((((curve - scale * shape(log_l)) / error) ** 2).sum())
-
-        tries = np.linspace(math.log(3.0), math.log(4 * distance.max()), 40)
-        best = tries[int(np.argmin([cost(t) for t in tries]))]
-        best = optimize.minimize_scalar(cost, bounds=(best - 0.2, best + 0.2), method="bounded").x
-        e = shape(best) / error
-        return math.exp(best), math.sqrt(max((e * curve / error).sum() / (e * e).sum(), 0.0))
-
-    length, rms = fit(covariance)
-    weight = error**-2.0
-    flat = max(float((weight * covariance).sum() / weight.sum()), 0.0)
-    fall = rms**2 * np.exp(-((distance / (2 * length)) ** 2))
-    gain = float((weight * ((covariance - flat) ** 2 - (covariance - fall) ** 2)).sum())
-    drop = fall[0] - fall[-1]
-    # columns that are farther apart than the displacement is long can't tell its length
-    if not distance.min() / 2 < length < distance.max() or gain < SURE**2 or drop < 0.25 * fall[0]:
-        return whole
-    left_out = np.array([fit(one) for one in others])
-    spread = np.sqrt((BLOCKS - 1) / BLOCKS * ((left_out - left_out.mean(0)) ** 2).sum(0))
-    return length, rms, (float(spread[1]), float(spread[0]))
 
 
 def _fields(

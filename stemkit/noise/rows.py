@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,25 +12,27 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import fft, ndimage, sparse
 from scipy.sparse.linalg import spsolve
-from scipy.spatial import cKDTree
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from stemkit.images import MEASURED, Images, digest, float_dtype, join, mode_sign, resolve_mode, split, warn_if_small
+from stemkit.noise.bends import STIFFEST, neighbour_vectors, second_differences
+from stemkit.noise.displacements import NO_PARTS, RowParts
 from stemkit.noise.readings import Readings
+from stemkit.noise.registration import Registration
 from stemkit.noise.specimen import find_specimen
+from stemkit.noise.spectrum import slow_factor, slow_spectrum
 from stemkit.pixels import faulty_pixels, filled
 
 __all__ = ["RowAligner"]
 
 #: Rows are registered on at most this many px of their middle, and on at most this many readings in all.
 WIDEST, MOST_READINGS = 1024, 2**23
-#: A column is where the middle of two opposite neighbours is, within this many px at least.
-STIFFEST = 0.02
-#: Neighbours are within this part of a lattice vector of where it leads.
-NEAR = 0.25
 #: Displacements that change more slowly than over this many lattice vectors may be the specimen's.
 SLOW = 3.0
+#: The prior of a row is at least this part of the RMS displacement wide, and factors of it below that part are left out
+#: (chosen).
+LEAST_JITTER, NEGLIGIBLE = 0.2, 1e-4
 #: Rounds that give neighbours less weight where the lattice is broken; beyond this many deviations they lose it.
 ROUNDS, BROKEN = 6, 3.0
 
@@ -71,12 +74,13 @@ class RowAligner(TransformerMixin, BaseEstimator):
     Notes
     -----
     With a displacement ``d_y`` of row y, an error ``e_c`` of column c's place, and readings ``t_cy`` of weight
-    ``w_cy``, what is minimised is ``sum w (t - d + e)^2 + sum d^2 / jitter^2 + sum (second difference of x + e)^2 /
-    stiffness^2`` over opposite neighbours by a lattice vector, with Cauchy weights where the lattice is broken. Rows
+    ``w_cy``, what is minimised is ``sum w (t - d + e)^2 + d^T K^-1 d + sum (second difference of x + e)^2 /
+    stiffness^2`` over opposite neighbours by a lattice vector, with Cauchy weights where the lattice is broken, and
+    with the covariance K of the displacements that was measured: jitter, drift and hum. Rows
     are shifted by cubic splines: noise is interpolated, too, and a little smoother where the shift is half a pixel.
     Jitter that changes along the row is straightened in its mean. Of displacements slower than three lattice vectors no
-    more is taken away, at any frequency, than there is at the others, where they can only be jitter: strain along y
-    much below the jitter is lost with it.
+    more is taken away, at any frequency, than jitter and drift have at the others, where they can only be the rows':
+    strain along y much below these is lost with them.
 
     References
     ----------
@@ -157,7 +161,8 @@ def _row_shifts(image: xr.DataArray, mode: str | None) -> NDArray[np.float64]:
     bright = filled(image.values, faulty).astype(np.float64) * mode_sign(resolve_mode(image, mode))
     left = max(0, (n_x - WIDEST) // 2)
     part = slice(None), slice(left, left + WIDEST)
-    specimen = find_specimen(bright[part], faulty=faulty[part], most_columns=max(1, MOST_READINGS // n_y))
+    most = max(1, MOST_READINGS // n_y)
+    specimen = find_specimen(bright[part], faulty=faulty[part], most_columns=most, row_length=n_x)
     if specimen.read is None or specimen.readings is None or specimen.registration is None:
         if np.ptp(bright) > 0:
             warnings.warn(
@@ -166,38 +171,56 @@ def _row_shifts(image: xr.DataArray, mode: str | None) -> NDArray[np.float64]:
                 stacklevel=4,
             )
         return np.zeros(n_y)
-    jitter = specimen.registration.jitter
-    if jitter == 0:
+    found = specimen.parts if specimen.parts is not None else specimen.registration
+    if found.displacement == 0:
         return np.zeros(n_y)
     places = specimen.read
-    vectors = specimen.vectors if specimen.vectors is not None else _neighbour_vectors(places)
-    rows = _displacements(specimen.readings, places, vectors, jitter)
-    return _without_slow(rows, SLOW * float(np.hypot(*vectors.T).min()))
+    vectors = specimen.vectors if specimen.vectors is not None else neighbour_vectors(places)
+    rows = _displacements(specimen.readings, places, vectors, _Prior.of(found, n_y))
+    return _without_slow(rows, SLOW * float(np.hypot(*vectors.T).min()), found.parts)
 
 
-def _neighbour_vectors(places: NDArray) -> NDArray[np.float64]:
-    """Two vectors from columns to near ones, where the spectrum tells none: the commonest, and one across it."""
-    _, index = cKDTree(places).query(places, k=min(5, len(places)))
-    offsets = (places[index[:, 1:]] - places[:, None]).reshape(-1, 2)
-    offsets *= np.where(offsets[:, :1] * 1e3 + offsets[:, 1:] < 0, -1.0, 1.0)
-    length = np.hypot(*offsets.T)
-    crowd = np.array([len(i) for i in cKDTree(offsets).query_ball_point(offsets, 0.1 * np.median(length))])
-    first = offsets[int(np.argmax(crowd))]
-    across = np.abs(offsets @ np.array([first[1], -first[0]])) > 0.4 * length * np.hypot(*first)
-    second = offsets[int(np.argmax(np.where(across, crowd, -1)))]
-    return np.array([first, second])
+@dataclass(frozen=True)
+class _Prior:
+    """Distribution of the rows' displacements before they are read: jitter, and what ``factor`` (n_y, n) makes of
+    independent numbers of unit variance, the drift and the hum.
+    """
+
+    jitter: float
+    displacement: float
+    factor: sparse.csr_matrix
+
+    @classmethod
+    def of(cls, found: Registration, n_y: int) -> _Prior:
+        parts = found.parts
+        if not (parts.drift or parts.hum):
+            return cls(found.jitter, found.jitter, sparse.csr_matrix((n_y, 0)))
+        factors = []
+        if parts.drift:
+            factors.append(parts.drift * slow_factor(n_y, parts.drift_rows))
+        if parts.hum:
+            angle = 2 * np.pi * parts.hum_frequency * np.arange(n_y)
+            factors.append(parts.hum / math.sqrt(2) * np.stack([np.cos(angle), np.sin(angle)], axis=1))
+        factor = np.hstack(factors)
+        factor[np.abs(factor) < NEGLIGIBLE * found.displacement] = 0.0
+        # of a displacement that changes along the row, its mean counts
+        jitter = max(parts.jitter, LEAST_JITTER * found.displacement)
+        return cls(jitter, found.displacement, sparse.csr_matrix(factor))
 
 
-def _without_slow(rows: NDArray, longest: float) -> NDArray[np.float64]:
-    """Displacements of which those slower than some rows are no larger than the others: jitter is as strong at every
-    frequency, strain and drift are slow, and belong to the specimen.
+def _without_slow(rows: NDArray, longest: float, parts: RowParts = NO_PARTS) -> NDArray[np.float64]:
+    """Displacements of which those slower than some rows are no larger than is expected from the others: jitter is as
+    strong at every frequency, and drift as it was measured at the others; strain is slow, and belongs to the specimen.
     """
     waves = fft.dct(rows, norm="ortho")
     slow = np.arange(len(rows)) < 2 * len(rows) / longest
     if slow.all() or not slow.any():
         return rows
+    expected = np.ones(len(rows))
+    if parts.drift and parts.jitter:
+        expected += (parts.drift / parts.jitter) ** 2 * slow_spectrum(len(rows), parts.drift_rows)
     # the median of the square of a normal number is 0.455 of its mean
-    usual = math.sqrt(float(np.median(waves[~slow] ** 2)) / 0.455)
+    usual = np.sqrt(float(np.median(waves[~slow] ** 2 / expected[~slow])) / 0.455 * expected[slow])
     waves[slow] = np.clip(waves[slow], -usual, usual)
     waves[0] = 0.0
     return fft.idct(waves, norm="ortho")
@@ -215,16 +238,19 @@ def _moved_back(values: NDArray, shifts: NDArray) -> NDArray:
 # --- the least-squares problem -----------------------------------------------------------------------------------
 
 
-def _displacements(readings: Readings, places: NDArray, vectors: NDArray, jitter: float) -> NDArray[np.float64]:
+def _displacements(readings: Readings, places: NDArray, vectors: NDArray, prior: _Prior) -> NDArray[np.float64]:
     """Rows' displacements under a lattice that bends slowly."""
     weight = sparse.csr_matrix(readings.weight)
     told = weight.multiply(readings.shift).tocsr()
-    bends = _second_differences(places, vectors)
+    bends = second_differences(places, vectors)
     n_columns, n_rows = weight.shape
     by_row, by_column = np.asarray(weight.sum(0)).ravel(), np.asarray(weight.sum(1)).ravel()
     rows, errors = np.zeros(n_rows), np.zeros(n_columns)
-    trust = np.ones(bends.shape[0])
-    stiffness = max(STIFFEST, 0.3 * jitter)
+    stiffness = max(STIFFEST, 0.3 * prior.displacement)
+    jitter = prior.jitter**-2.0
+    shared = jitter * prior.factor
+    own = sparse.eye(prior.factor.shape[1]) + prior.factor.T @ shared
+    nothing = sparse.csr_matrix((n_columns, prior.factor.shape[1]))
     for _ in range(ROUNDS):
         bent = bends @ (places[:, 1] + errors)
         # a bend that all have is no fault: strain
@@ -232,25 +258,18 @@ def _displacements(readings: Readings, places: NDArray, vectors: NDArray, jitter
         trust = 1 / (1 + (bent / (BROKEN * stiffness)) ** 2)
         scaled = sparse.diags(np.sqrt(trust) / stiffness) @ bends
         held = (scaled.T @ scaled + sparse.diags(by_column + 1e-9 * by_column.max())).tocsc()
-        matrix = sparse.bmat([[sparse.diags(by_row + 1 / jitter**2), -weight.T], [-weight, held]]).tocsc()
+        matrix = sparse.bmat(
+            [
+                [sparse.diags(by_row + jitter), -weight.T, -shared],
+                [-weight, held, nothing],
+                [-shared.T, nothing.T, own],
+            ]
+        ).tocsc()
         right = np.r_[
             np.asarray(told.sum(0)).ravel(),
             -np.asarray(told.sum(1)).ravel() - scaled.T @ (scaled @ places[:, 1]),
+            np.zeros(prior.factor.shape[1]),
         ]
         solution = spsolve(matrix, right)
-        rows, errors = solution[:n_rows], solution[n_rows:]
+        rows, errors = solution[:n_rows], solution[n_rows : n_rows + n_columns]
     return rows - rows.mean()
-
-
-def _second_differences(places: NDArray, vectors: NDArray) -> sparse.csr_matrix:
-    """``x_c - (x_(c + v) + x_(c - v)) / 2`` for each column with both neighbours, ``(n_bends, n_columns)``."""
-    tree, entries, n = cKDTree(places), [], 0
-    for vector in (*vectors, vectors[0] + vectors[1], vectors[0] - vectors[1]):
-        near = NEAR * float(np.hypot(*vectors[0]))
-        (up, after), (down, before) = (tree.query(places + s * vector, distance_upper_bound=near) for s in (1, -1))
-        both = np.flatnonzero(np.isfinite(up) & np.isfinite(down))
-        index = np.arange(n, n + len(both))
-        entries += [(index, both, 1.0), (index, after[both], -0.5), (index, before[both], -0.5)]
-        n += len(both)
-    i, j, v = (np.concatenate(part) for part in zip(*[(r, c, np.full(len(r), w)) for r, c, w in entries], strict=True))
-    return sparse.csr_matrix((v, (i, j)), shape=(n, len(places)))

@@ -7,24 +7,23 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage, optimize
+from scipy import ndimage
 
 from stemkit.noise.differences import DIFFERENCE, robust_deviation, row_difference
 from stemkit.noise.registration import Registration
+from stemkit.noise.row_fit import SHARED, SHORT_LENGTH, model_covariance, split_covariance, streak_shape
 
 __all__ = ["RowStatistics", "row_statistics"]
 
 #: Lags along the row at which pointwise noise is over and streaks are not yet: there the gradient shows jitter.
 STREAK_LAGS = (4, 5, 6, 7, 8)
-#: Rows of the fourth difference are correlated: a mean of squares over n of them is worth that over n / SHARED.
-SHARED = float((np.correlate(DIFFERENCE, DIFFERENCE, "full") ** 2).sum())
 #: Of that scatter, the part by which it misses the noise of the very same image (the rest is the noise's own scatter).
 OWN = math.sqrt((SHARED - 1) / SHARED)
 N_BINS = 24
 #: Bins whose noise has less than this fraction of the usual variance are clipped at the detector's end.
 CLIPPED = 0.05
-#: Longest lag, as a part of the row; streaks longer than the row's part LONGEST are rows as a whole.
-FARTHEST, LONGEST = 0.5, 0.6
+#: Longest lag, as a part of the row.
+FARTHEST = 0.5
 #: Displacements that the registration has left, or along y, count from this many standard deviations.
 SEEN = 3.0
 #: What the columns' model leaves in the noise, as a part of readout, of the streaks' variance, and of the gain; and by
@@ -35,6 +34,8 @@ MISFIT, GAIN_MISFIT, LUCK = 0.006, 0.03, 1.15
 SLOW = 6
 #: Rows in a block whose separate results tell the error of a regression.
 ROW_BLOCK = 16
+#: Quantiles of an image are taken of every so many columns of pixels (chosen).
+THINNED = 4
 #: A pixel beyond this many robust deviations is a dead or hot one, or hit by a cosmic ray.
 OUTLIER = 10.0
 
@@ -54,6 +55,8 @@ class RowStatistics:
     correlation_x: float = 0.0
     streaks: float = 0.0
     streak_length: float = 20.0
+    short_streaks: float = 0.0
+    short_length: float = SHORT_LENGTH
     left: float = 0.0
     left_y: float = 0.0
     signal: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
@@ -63,6 +66,19 @@ class RowStatistics:
     covariance: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     fitted: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     std: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def streak_variance(self) -> float:
+        """Variance of both kinds of streaks."""
+        return self.streaks**2 + self.short_streaks**2
+
+    @property
+    def mean_streak_length(self) -> float:
+        """Length of one kind of streaks with the integrated covariance of both, px."""
+        if not self.streak_variance:
+            return self.streak_length
+        whole = self.streaks**2 * self.streak_length if self.streaks else 0.0
+        return (whole + self.short_streaks**2 * self.short_length) / self.streak_variance
 
 
 def row_statistics(
@@ -107,7 +123,7 @@ def row_statistics(
         return RowStatistics()
     difference = row_difference(rest)
     known = np.ones(difference.shape) if valid is None else _five(valid)
-    deviation = robust_deviation(difference[known > 0])
+    deviation = robust_deviation(difference[:, ::THINNED][known[:, ::THINNED] > 0])
     if deviation == 0:
         return RowStatistics()
     known = known * (np.abs(difference) < OUTLIER * deviation)
@@ -126,34 +142,43 @@ def row_statistics(
     for lost, driver in ((taken - squared_shift, pushed), (lifted_by - squared_lift, lifted)):
         if lost.any():
             covariance = covariance + lost * _covariance(driver, known, lags)[0]
-    model, scatter = _split(lags, covariance, pairs, n_x)
-    pointwise, correlation, streaks, length = model
+    model, scatter = split_covariance(lags, covariance, pairs, n_x, _driven(slope, slope_y, registration, across))
+    pointwise, correlation, streaks, length, short, short_length = model
     # streaks are the same for bright and dark pixels, but their luck is long: most of them is taken off before squaring
-    quick, kept, passed, seen = _without_slow(difference, known, seen, correlation, length)
-    square = quick**2 - streaks * passed
+    quick, kept, passed, seen = _without_slow(difference, known, seen, correlation, (length, short_length))
+    rest_of_streaks = streaks * passed[0] + short * passed[1]
+    square = quick**2 - rest_of_streaks
     square += (taken[0] - squared_shift) * _weighted(slope**2)
     square += (lifted_by[0] - squared_lift) * _weighted(slope_y**2)
     centre, variance, count = _by_signal(square / kept, seen, known)
-    readout, gain, at, gain_std = _line(centre, variance, count, pointwise, streaks * passed / kept, correlation)
+    readout, gain, at, gain_std = _line(centre, variance, count, pointwise, rest_of_streaks / kept, correlation)
     readout_std = math.sqrt(scatter[0] ** 2 * OWN**2 + (at * gain_std) ** 2) / (2 * max(readout, math.sqrt(scatter[0])))
     amplitude = math.sqrt(streaks)
     length = length if streaks else RowStatistics.streak_length
+    short_amplitude = math.sqrt(short)
     std = {
         "readout": math.hypot(readout_std, MISFIT * readout),
         "gain": math.hypot(gain_std, GAIN_MISFIT * gain),
         "correlation_x": LUCK**2 * scatter[1] * OWN,
-        "streaks": math.hypot(scatter[2] * OWN, MISFIT * streaks)
-        / (2 * max(amplitude, math.sqrt(scatter[2] * OWN) / 2, 1e-150)),
+        "streaks": _amplitude_std(streaks, scatter[2]),
         "streak_length": LUCK * scatter[3] if streaks else math.nan,
+        "short_streaks": _amplitude_std(short, scatter[4]),
+        "short_length": LUCK * scatter[5] if short else math.nan,
         "left": moved_std[0],
         "left_y": moved_std[1],
     }
-    fitted = _model_covariance(lags, *model)
+    fitted = model_covariance(lags, *model)
     left, lift = math.sqrt(squared_shift), math.sqrt(squared_lift)
     return RowStatistics(
-        readout, gain, correlation, amplitude, length, left, lift, centre, variance, count, lags, covariance,
-        fitted, std,
+        readout, gain, correlation, amplitude, length, short_amplitude, short_length, left, lift, centre, variance,
+        count, lags, covariance, fitted, std,
     )  # fmt: skip
+
+
+def _amplitude_std(variance: float, scatter: float) -> float:
+    """Standard deviation of the square root of a variance that has the standard deviation ``scatter``."""
+    amplitude = math.sqrt(variance)
+    return math.hypot(scatter * OWN, MISFIT * variance) / (2 * max(amplitude, math.sqrt(scatter * OWN) / 2, 1e-150))
 
 
 # --- covariance along the row ------------------------------------------------------------------------------------
@@ -216,114 +241,20 @@ def _with_gradients(
     return np.maximum(found + taken, 0.0), np.sqrt(np.diag(inverse @ (pull.T @ pull) @ inverse))
 
 
-def _model_covariance(lags: NDArray, pointwise: float, correlation: float, streaks: float, length: float) -> NDArray:
-    return pointwise * np.sign(correlation) ** lags * np.abs(correlation) ** lags + streaks * _streak_shape(
-        lags, length
-    )
-
-
-def _streak_shape(lags: NDArray, length: float) -> NDArray:
-    return np.ones(len(lags)) if math.isinf(length) else np.exp(-((lags / (2 * max(length, 1e-3))) ** 2))
-
-
-def _split(lags: NDArray, covariance: NDArray, pairs: NDArray, n_x: int) -> tuple[tuple[float, ...], NDArray]:
-    """Pointwise variance, its lag-1 correlation, the streaks' variance and length; and their standard deviations."""
-    total = max(float(covariance[0]), 1e-300)
-    scaled = covariance / total
-    # first with equal weights, then with those of the first result
-    best = _fit(lags, scaled, np.diag(1 / np.maximum(pairs, 1.0)), n_x)
-    for _ in range(2):
-        best = _fit(lags, scaled, _bartlett(lags, best, pairs, n_x), n_x)
-    spread = _scatter(lags, best, _bartlett(lags, best, pairs, n_x))
-    pointwise, correlation, streaks, length = best
-    return (pointwise * total, correlation, streaks * total, length), spread * np.array([total, 1.0, total, 1.0])
-
-
-def _fit(lags: NDArray, covariance: NDArray, scatter: NDArray, n_x: int) -> tuple[float, float, float, float]:
-    """Least squares over the correlation and the streaks' length; both variances are linear and not negative."""
-    whiten = np.linalg.inv(_root(scatter))
-    told = whiten @ covariance
-    longest = LONGEST * n_x
-
-    def solve(correlation: float, log_length: float) -> tuple[float, NDArray]:
-        length = math.exp(log_length)
-        columns = np.stack([_model_covariance(lags, 1.0, correlation, 0.0, 1.0), _streak_shape(lags, length)], axis=1)
-        amplitudes, cost = optimize.nnls(whiten @ columns, told)
-        return cost, amplitudes
-
-    correlations = np.linspace(-0.3, 0.8, 12)
-    lengths = np.append(np.linspace(math.log(2.0), math.log(longest), 10), math.log(1e6))
-    tried = [(solve(c, g)[0], c, g) for g in lengths for c in correlations]
-    _, correlation, length = min(tried)
-    bounds = [(-0.9, 0.95), (math.log(1.5), math.log(longest))]
-    if length < math.log(1e5):
-        found = optimize.minimize(
-            lambda p: solve(p[0], p[1])[0], [correlation, length], bounds=bounds, method="Nelder-Mead",
-            options={"xatol": 1e-4, "fatol": 1e-9, "maxfev": 160, "initial_simplex": _simplex(correlation, length)},
-        )  # fmt: skip
-        correlation, length = found.x
-    else:
-        found = optimize.minimize_scalar(lambda c: solve(c, length)[0], bounds=bounds[0], method="bounded")
-        correlation = found.x
-    _, (pointwise, streaks) = solve(correlation, length)
-    whole = length > math.log(0.98 * longest)
-    return float(pointwise), float(correlation), float(streaks), math.inf if whole else math.exp(length)
-
-
-def _root(scatter: NDArray) -> NDArray:
-    """The Cholesky factor of a covariance, to which is added what rounding has left below zero: much where an image
-    has hardly any noise.
-    """
-    values, vectors = np.linalg.eigh(scatter)
-    lifted = (vectors * values.clip(min=1e-14 * np.trace(scatter))) @ vectors.T
-    return np.linalg.cholesky((lifted + lifted.T) / 2 + 1e-15 * np.trace(scatter) * np.eye(len(scatter)))
-
-
-def _simplex(correlation: float, length: float) -> NDArray:
-    return np.array([[correlation, length], [correlation + 0.05, length], [correlation, length + 0.2]])
-
-
-def _bartlett(lags: NDArray, model: tuple[float, ...], pairs: NDArray, n_x: int) -> NDArray:
-    """Covariance of the estimated covariances of a Gaussian process: sum_m R(m) R(m + j - k) + R(m + j) R(m - k)."""
-    reach = n_x - 1
-    m = np.arange(-reach, reach + 1)
-    everywhere = np.arange(-3 * n_x, 3 * n_x + 1)
-    r = _model_covariance(np.abs(everywhere), *model)
-    # rows end: what lies beyond has no pair
-    r = r * np.clip(1 - np.abs(everywhere) / n_x, 0.0, 1.0)
-    origin = 3 * n_x
-    shifted = np.stack([r[origin + m + k] for k in lags])
-    back = np.stack([r[origin + m - k] for k in lags])
-    together = shifted @ shifted.T + shifted @ back.T
-    return SHARED * together / np.sqrt(pairs[:, None] * pairs[None, :]).clip(1.0)
-
-
-def _scatter(lags: NDArray, model: tuple[float, ...], scatter: NDArray) -> NDArray:
-    """Standard deviations of the four numbers, from their derivatives."""
-    length = model[3]
-    steps = (1e-4, 1e-4, 1e-4, 0.0 if math.isinf(length) else 1e-3 * length)
-    derivatives = []
-    for i, step in enumerate(steps):
-        if step == 0:
-            continue
-        up, down = list(model), list(model)
-        up[i], down[i] = up[i] + step, down[i] - step
-        derivatives.append((_model_covariance(lags, *up) - _model_covariance(lags, *down)) / (2 * step))
-    jacobian = np.array(derivatives).T
-    weight = np.linalg.pinv(scatter)
-    inverse = np.linalg.pinv(jacobian.T @ weight @ jacobian)
-    deviation = np.sqrt(np.clip(np.diag(inverse), 0.0, None))
-    return np.append(deviation, math.nan) if len(deviation) == 3 else deviation
+def _driven(slope: NDArray, slope_y: NDArray, along_x: Registration | None, along_y: Registration | None) -> float:
+    """Variance that the displacements have made of the columns' slopes."""
+    pairs = ((slope, along_x), (slope_y, along_y))
+    return sum(found.displacement**2 * float((s**2).mean()) for s, found in pairs if found is not None)
 
 
 # --- variance against the signal ---------------------------------------------------------------------------------
 
 
 def _without_slow(
-    difference: NDArray, known: NDArray, seen: NDArray, correlation: float, length: float
-) -> tuple[NDArray, float, float, NDArray]:
-    """The noise without its Gaussian mean along the row, the parts of the pointwise and of the streaks' variance that
-    are left, and the signal that this variance belongs to: the pixel's own and a little of its neighbours'.
+    difference: NDArray, known: NDArray, seen: NDArray, correlation: float, lengths: tuple[float, float]
+) -> tuple[NDArray, float, list[float], NDArray]:
+    """The noise without its Gaussian mean along the row, the fractions of the pointwise and of both streaks' variance
+    that are left, and the signal that this variance belongs to: the pixel's own and a little of its neighbours'.
     """
     smooth = ndimage.gaussian_filter1d(difference, SLOW, axis=1, mode="constant")
     weight = ndimage.gaussian_filter1d(known, SLOW, axis=1, mode="constant")
@@ -332,12 +263,12 @@ def _without_slow(
     filtered = np.eye(1, 8 * SLOW + 1, 4 * SLOW)[0] - kernel
     own = np.correlate(filtered, filtered, "full")
     lags = np.abs(np.arange(len(own)) - len(own) // 2)
-    kept = float((own * _model_covariance(lags, 1.0, correlation, 0.0, 1.0)).sum())
-    passed = float((own * _streak_shape(lags, length)).sum())
+    kept = float((own * model_covariance(lags, 1.0, correlation, 0.0, 1.0)).sum())
+    passed = [max(float((own * streak_shape(lags, length)).sum()), 0.0) for length in lengths]
     middle = float(kernel.max())
     around = ndimage.correlate1d(seen, kernel**2, axis=1, mode="nearest")
     seen = ((1 - 2 * middle) * seen + around) / (1 - 2 * middle + float((kernel**2).sum()))
-    return quick, kept, max(passed, 0.0), seen
+    return quick, kept, passed, seen
 
 
 def _by_signal(square: NDArray, seen: NDArray, known: NDArray) -> tuple[NDArray, NDArray, NDArray]:

@@ -21,7 +21,7 @@ from stemkit.columns import (
 )
 from stemkit.noise.differences import robust_deviation, row_difference
 from stemkit.noise.readings import Readings, read_shifts, slope
-from stemkit.noise.registration import Registration, register
+from stemkit.noise.registration import Registration, no_registration, register, register_parts
 from stemkit.periodicity import find_periodicity, middle
 
 __all__ = ["Specimen", "find_specimen"]
@@ -34,6 +34,8 @@ SETTLED = 0.1
 LARGEST = 1.5
 #: Peaks below this part of the tallest are not columns of the first round.
 PROMINENT = 0.3
+#: Quantiles of an image are taken of every so many columns of pixels, and correlations of every so many rows (chosen).
+THINNED, THINNED_ROWS = 4, 2
 #: Variance of a pixel that is no measurement, over the largest of the others: it has no weight (chosen).
 UNKNOWN = 1e12
 #: A column counts where less than this part of its Gaussian is on faulty pixels (chosen).
@@ -69,7 +71,7 @@ class Specimen:
         reaches: none of the vacuum or support next to it, whose level is another.
     fits : ColumnFits or None
     registration, across : Registration or None
-        Displacements of the beam along x and along y.
+        Displacements of the beam along x and along y, all of them taken for jitter: those that ``columns`` have.
     spacing : float or None
         Shortest distance of columns, px.
     width : float
@@ -82,6 +84,8 @@ class Specimen:
         Places ``(y, x)`` of the columns that ``readings`` are of, px.
     whole_columns : ColumnFits or None
         Those of ``fits`` that lie on measured pixels, all of them where too few do.
+    parts, parts_y : Registration or None
+        Displacements of the beam along x and along y, divided into jitter, drift and hum.
     """
 
     columns: NDArray[np.float64]
@@ -97,10 +101,17 @@ class Specimen:
     readings: Readings | None = None
     read: NDArray[np.float64] | None = None
     whole_columns: ColumnFits | None = None
+    parts: Registration | None = None
+    parts_y: Registration | None = None
 
 
 def find_specimen(
-    bright: NDArray, *, faulty: NDArray | None = None, rounds: int = ROUNDS, most_columns: int = MOST_COLUMNS
+    bright: NDArray,
+    *,
+    faulty: NDArray | None = None,
+    rounds: int = ROUNDS,
+    most_columns: int = MOST_COLUMNS,
+    row_length: int | None = None,
 ) -> Specimen:
     """Fit the columns of an image and register its rows to them, in turns.
 
@@ -114,6 +125,8 @@ def find_specimen(
         Fits of columns, each with the rows where the last one put them; up to two more until the rows settle.
     most_columns : int
         Rows are registered to so many of the columns, evenly chosen: their readings are the most of the memory.
+    row_length : int, optional
+        Pixels of a whole row, where ``bright`` is a part of the image.
 
     Notes
     -----
@@ -133,11 +146,11 @@ def find_specimen(
     shifts, registration, across = np.zeros((2, n_y, n_x)), None, None
     for i in range(rounds + 2):
         readings, readings_y = _readings(values, bad, fits, shifts, most_columns, along_y=0 < i < rounds)
-        registration = _sensible(readings, (n_y, n_x), fits, find_length=i > 0)
         before = shifts.copy()
+        registration = _sensible(register(readings, (n_y, n_x), find_length=i > 0), fits)
         shifts[1] = registration.shifts
         if readings_y is not None:
-            across = _sensible(readings_y, (n_y, n_x), fits, find_length=False)
+            across = _sensible(register(readings_y, (n_y, n_x), find_length=False), fits)
             shifts[0] = across.shifts
         if i == 0:
             fits = _with_faint_columns(values, bad, shifts, fits, spacing)
@@ -148,10 +161,21 @@ def find_specimen(
             break
     columns = render_columns(fits, values.shape, shifts)
     rest = values - columns
-    readings, _ = _readings(values, bad, fits, shifts, most_columns, along_y=False, columns=columns)
+    readings, readings_y = _readings(values, bad, fits, shifts, most_columns, along_y=True, columns=columns)
+    read = np.column_stack([fits.y, fits.x])[_some(len(fits), most_columns)]
+    parts = register_parts(
+        readings,
+        readings_y or readings.none(),
+        (n_y, n_x),
+        spacing,
+        row_length=row_length,
+        vectors=periodicity.vectors,
+        places=read,
+        known=(registration, across),
+    )
     smooth = ndimage.gaussian_filter(rest, max(2.0, 0.5 * spacing))
     width = float(np.median(fits.sigma))
-    jitter = registration.jitter if registration else 0.0
+    jitter = registration.displacement if registration else 0.0
     trusted = _away_from_border(values.shape, BORDER * width, BORDER * width + 2 * jitter)
     trusted &= _away_from_faults(bad, BORDER * width)
     trusted = _inside_crystal(rest, trusted, fits, spacing)
@@ -167,8 +191,12 @@ def find_specimen(
         width,
         periodicity.vectors,
         readings,
-        np.column_stack([fits.y, fits.x])[_some(len(fits), most_columns)],
+        read,
         _whole(fits, bad),
+        *(
+            _sensible(part, fits, registration)
+            for part, registration in zip(parts, (registration, across), strict=True)
+        ),
     )
 
 
@@ -200,12 +228,11 @@ def _some(n: int, most: int) -> NDArray[np.int64]:
     return np.unique(np.linspace(0, n - 1, min(n, most)).astype(int))
 
 
-def _sensible(readings: Readings, shape: tuple[int, int], fits: ColumnFits, *, find_length: bool) -> Registration:
-    """The registration, or that of no readings where it is not sure, or has met the wrong columns."""
-    found = register(readings, shape, find_length=find_length)
-    if found.jitter <= LARGEST * float(np.median(fits.sigma)):
+def _sensible(found: Registration, fits: ColumnFits, instead: Registration | None = None) -> Registration:
+    """The registration, or another, or that of no readings, where it has met the wrong columns."""
+    if found.displacement <= LARGEST * float(np.median(fits.sigma)):
         return found
-    return register(readings.none(), shape)
+    return no_registration(found.shifts.shape) if instead is None else instead
 
 
 def _without_columns(values: NDArray, spacing: float | None, bad: NDArray) -> Specimen:
@@ -273,7 +300,7 @@ def _first_columns(values: NDArray, spacing: float) -> ColumnFits | None:
     usual = float(np.clip(FIRST_WIDTH * spacing, 1.0, 12.0))
     width = _width(values, spacing) or usual
     whole = _peaks(values, usual, 0.6 * spacing, 0.0)
-    noise = 1.4826 * float(np.median(np.abs(row_difference(values))))
+    noise = 1.4826 * float(np.median(np.abs(row_difference(values[:, ::THINNED]))))
     parted = _peaks(values, max(0.6 * width, 0.8), 2.2 * width, noise)
     if len(parted) > MANY_MORE * len(whole) and _evenly_apart(parted):
         return _fit(values, parted, width, None, 8)
@@ -340,7 +367,7 @@ def _reading_variance(rest: NDArray, bad: NDArray, columns: NDArray, width: floa
     exp(-k^2 / (4 s^2))``: short correlation of the noise makes it worse, a row's offset does not.
     """
     difference = row_difference(rest)
-    limit = 8 * robust_deviation(difference)
+    limit = 8 * robust_deviation(difference[:, ::THINNED])
     difference = np.clip(difference, -limit, limit)
     if bad.any():
         known = np.logical_and.reduce([~bad[i : i + len(difference)] for i in range(5)])
@@ -348,13 +375,15 @@ def _reading_variance(rest: NDArray, bad: NDArray, columns: NDArray, width: floa
         difference *= math.sqrt(known.size / max(known.sum(), 1))
     square = difference**2
     signal = columns[2:-2]
-    dim = signal < 0.1 * max(float(np.quantile(signal, 0.99)), 1e-300)
+    dim = signal < 0.1 * max(float(np.quantile(signal[:, ::THINNED], 0.99)), 1e-300)
     base = float(square[dim].mean()) if dim.sum() > 100 else float(square.mean())
     extra = float(((square - base) * signal).sum() / max(float((signal**2).sum()), 1e-300))
     lags = np.arange(1, min(math.ceil(4 * width), rest.shape[1] - 1) + 1)
     ratio = (lags / width) ** 2
     weight = (1 - ratio / 2) * np.exp(-ratio / 4)
-    correlation = np.array([(difference[:, k:] * difference[:, :-k]).mean() for k in lags]) / max(square.mean(), 1e-300)
+    some = difference[::THINNED_ROWS]
+    together = np.array([(some[:, k:] * some[:, :-k]).mean() for k in lags])
+    correlation = together / max(square[::THINNED_ROWS].mean(), 1e-300)
     colour = max(1 + 2 * float((weight * correlation).sum()), 0.1)
     floor = max(0.05 * base, 1e-300)
     return colour * np.maximum(base + max(extra, -base) * columns, floor)

@@ -28,17 +28,19 @@ def closed():
 
 @pytest.mark.usefixtures("closed")
 @pytest.mark.parametrize("columns", [True, False], ids=["columns", "no columns"])
-def test_six_panels(columns):
+def test_panels(columns):
     image = RICH.apply(20 + 100 * crystal((192, 192)) * columns, random_state=0)
     calibrator = NoiseCalibrator(mode="haadf").fit(image)
     figure = calibrator.plot()
     assert isinstance(figure, Figure)
     titles = [ax.get_title() for ax in figure.axes]
-    starts = ["Figure 3: scan", "Figure 3: pointwise", "Pointwise: readout", "Streaks", "Background", "Jitter"]
-    assert [t.startswith(s) for t, s in zip(titles, starts, strict=True)] == [True] * 6
-    assert f"{calibrator.noise_model_.scan.amplitude:.3g}" in titles[3]
+    starts = ["Figure 3: scan", "Figure 3: pointwise", "Pointwise: readout", "Displacement"]
+    starts += ["Streaks", "Background", "Jitter along x", "Jitter along y"]
+    assert [t.startswith(s) for t, s in zip(titles, starts, strict=True)] == [True] * 8
+    assert f"{calibrator.noise_model_.scan.amplitude:.3g}" in titles[4]
     assert all(ax.get_xlabel() and ax.get_ylabel() for ax in figure.axes)
-    assert any("no columns" in t.get_text() for t in figure.axes[5].texts) == (not columns)
+    for i in (3, 6, 7):
+        assert any("no columns" in t.get_text() for t in figure.axes[i].texts) == (not columns)
     figure.canvas.draw()
 
 

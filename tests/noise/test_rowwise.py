@@ -75,3 +75,16 @@ def test_there_may_be_nothing_to_measure(image):
     found = row_statistics(image, still, still, still)
     assert (found.readout, found.gain, found.streaks, found.left, found.left_y) == pytest.approx((0,) * 5, abs=1e-12)
     assert found.gain == 0
+
+
+@FEW
+@given(st.floats(0.06, 0.12), st.floats(25.0, 60.0), st.floats(0.06, 0.12), st.floats(1.5, 4.0), seeds)
+def test_streaks_of_two_lengths_are_told_apart(streaks, length, short, short_length, seed):
+    scan = ScanNoise(streaks, length, short_amplitude=short, short_length=short_length)
+    found = split(NoiseModel(scan=scan, pointwise=PointwiseNoise(0.05)), seed)
+    std = found.std
+    assert abs(found.streaks - streaks) < SIGMAS * std["streaks"] + 0.05 * streaks
+    assert abs(found.streak_length - length) < SIGMAS * std["streak_length"] + 0.05 * length
+    assert abs(found.short_streaks - short) < SIGMAS * std["short_streaks"] + 0.05 * short
+    assert abs(found.short_length - short_length) < SIGMAS * std["short_length"] + 0.05 * short_length
+    assert found.streak_variance == pytest.approx(streaks**2 + short**2, rel=0.1)

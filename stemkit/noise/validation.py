@@ -1,0 +1,53 @@
+"""Constraints on the numbers of a noise model."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+__all__ = [
+    "above",
+    "correlation",
+    "finite",
+    "finite_or_none",
+    "not_negative",
+    "not_negative_or_inf",
+    "positive",
+    "require",
+]
+
+
+def require(instance: object, **rules: Any) -> None:
+    for name, rule in rules.items():
+        value = getattr(instance, name)
+        constraint = rule(value)
+        if constraint:
+            raise ValueError(f"{name} of {type(instance).__name__} must be {constraint}, but is {value!r}")
+
+
+def finite(value: float) -> str | None:
+    return None if math.isfinite(value) else "a finite number"
+
+
+def finite_or_none(value: float | None) -> str | None:
+    return None if value is None or math.isfinite(value) else "a finite number or None"
+
+
+def not_negative(value: float) -> str | None:
+    return None if math.isfinite(value) and value >= 0 else "at least 0 and finite"
+
+
+def not_negative_or_inf(value: float) -> str | None:
+    return None if value >= 0 else "at least 0 (inf: the whole row)"
+
+
+def positive(value: float) -> str | None:
+    return None if math.isfinite(value) and value > 0 else "positive and finite"
+
+
+def correlation(value: float) -> str | None:
+    return None if -1 < value < 1 else "between -1 and 1, exclusive"
+
+
+def above(limit: float) -> Any:
+    return lambda value: None if math.isfinite(value) and value > limit else f"a finite number above {limit}"

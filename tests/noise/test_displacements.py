@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import SIGMAS, crystal, displacements, seeds
+
+from stemkit import NoiseCalibrator, NoiseModel, PointwiseNoise, RowAligner, ScanNoise
+from stemkit.noise.displacements import RowParts, fit_parts
+from stemkit.noise.hum import level_bands
+from stemkit.noise.posterior import RowPosterior
+from stemkit.noise.rows import _without_slow
+from stemkit.noise.spectrum import RowSpectrum, row_spectrum, slow_factor, slow_spectrum
+
+N_ROWS = 320
+FEW = settings(max_examples=5)
+axes = st.sampled_from([("x", 1, ""), ("y", 0, "_y")])
+
+
+# --- what is drawn -----------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=12)
+@given(
+    axes, st.floats(0.1, 1.0), st.floats(0.1, 1.0), st.floats(1.0, 6.0), st.floats(0.1, 1.0), st.floats(1.5, 9.0), seeds
+)
+def test_drawn_displacements_have_the_stated_autocovariance(axis, jitter, drift, rows, hum, period, seed):
+    name, index, suffix = axis
+    scan = ScanNoise(
+        **{f"jitter{suffix}": jitter, f"drift{suffix}": drift, f"hum{suffix}": hum}, drift_rows=rows, hum_period=period
+    )
+    shape = (2000, 12)
+    found = displacements(NoiseModel(scan=scan), shape, seed, index)[20:-20, 6]
+    rms = scan.displacement if name == "x" else scan.displacement_y
+    n = len(found)
+    # variance of an estimated covariance (Bartlett 1946), and that of a sine over a broken number of periods
+    broken = hum**2 / 2 * period / (2 * math.pi * n) * 4
+    scatter = math.sqrt(
+        2 * (jitter**4 + drift**4 * math.sqrt(2 * math.pi) * max(rows, 1.0) + jitter**2 * rms**2 * 4) / n
+    )
+    for lag in (0, 1, 2, 5, 9):
+        together = float((found[lag:] * found[: n - lag]).mean())
+        assert abs(together - scan.autocovariance(lag, name)) < SIGMAS * scatter + broken
+    assert scan.autocovariance(0, name) == pytest.approx(rms**2)
+    # nothing of it is on the other axis, where the drawing displaces by less than rounding
+    other = displacements(NoiseModel(scan=scan), (40, 12), seed, 1 - index)
+    assert np.abs(other).max() < 1e-9
+
+
+@settings(max_examples=8)
+@given(st.floats(0.1, 1.0), st.floats(1.3, 12.0), st.floats(0.0, 0.3), seeds)
+def test_drawn_hum_has_the_stated_period(hum, period, jitter, seed):
+    scan = ScanNoise(hum=hum, hum_period=period, jitter=jitter * hum)
+    shape = (600, 16)
+    found = displacements(NoiseModel(scan=scan), shape, seed)[:, 4:-4]
+    y, x = np.indices(shape)
+    angle = 2 * np.pi * (y + x / shape[1])[:, 4:-4] / period
+    amplitude = 2 * abs((found * np.exp(1j * angle)).mean())
+    assert amplitude == pytest.approx(hum, rel=SIGMAS * (jitter * math.sqrt(2 / 600)) + 0.03)
+
+
+def test_two_kinds_of_streaks_add():
+    scan = ScanNoise(0.1, math.inf, short_amplitude=0.2, short_length=2.0)
+    field = NoiseModel(scan=scan).apply(np.zeros((3000, 24)), random_state=0)
+    for lag in (0, 2, 5):
+        expected = 0.01 + 0.04 * math.exp(-(lag**2) / 16)
+        found = float((field[:, : 24 - lag] * field[:, lag:]).mean())
+        assert found == pytest.approx(expected, abs=SIGMAS * 0.05 * math.sqrt(2 / 3000))
+
+
+def test_old_descriptions_are_still_read():
+    old = {"scan": {"amplitude": 0.1, "length": "inf", "jitter": 0.2, "jitter_length": 7.0, "jitter_y": 0.3}}
+    model = NoiseModel.from_dict(json.loads(json.dumps(old)))
+    assert model.scan == ScanNoise(0.1, math.inf, 0.2, 7.0, 0.3)
+    assert model.scan.displacement == pytest.approx(0.2)
+    new = ScanNoise(0.1, 9.0, 0.2, 7.0, 0.3, 0.4, 0.5, 6.0, 0.7, 0.8, 9.0, 0.05, 2.0)
+    assert NoiseModel.from_dict(json.loads(json.dumps(NoiseModel(scan=new).to_dict()))).scan == new
+    assert set(asdict(new).values()) == set(NoiseModel(scan=new).to_dict()["scan"].values())
+
+
+@pytest.mark.parametrize(
+    ("what", "match"),
+    [
+        ({"drift": -0.1}, "drift of ScanNoise must be at least 0"),
+        ({"drift_y": math.inf}, "drift_y of ScanNoise must be at least 0"),
+        ({"drift_rows": 0.0}, "drift_rows of ScanNoise must be positive"),
+        ({"hum": math.nan}, "hum of ScanNoise must be at least 0"),
+        ({"hum_y": -1.0}, "hum_y of ScanNoise must be at least 0"),
+        ({"hum_period": math.inf}, "hum_period of ScanNoise must be positive and finite"),
+        ({"short_amplitude": -1.0}, "short_amplitude of ScanNoise must be at least 0"),
+        ({"short_length": -1.0}, "short_length of ScanNoise must be at least 0"),
+    ],
+)
+def test_impossible_numbers_are_refused(what, match):
+    with pytest.raises(ValueError, match=match):
+        ScanNoise(**what)
+
+
+def test_the_axis_of_an_autocovariance_is_x_or_y():
+    with pytest.raises(ValueError, match="axis must be 'x' or 'y', but is 'z'"):
+        ScanNoise().autocovariance([0, 1], "z")
+
+
+# --- spectra -----------------------------------------------------------------------------------------------------
+
+
+def spectrum_of(rows: np.ndarray, noise: float, rng: np.random.Generator) -> RowSpectrum:
+    """Rows that are each read with this standard deviation, columns without a place of their own."""
+    n = len(rows)
+    read = rows + noise * rng.normal(size=n)
+    values = np.full(n, noise**-2.0)
+    return row_spectrum(values, np.eye(n), values * read, 1.0)
+
+
+def drawn(
+    rng: np.random.Generator, jitter: float, drift: float, rows: float, hum: float, frequency: float
+) -> np.ndarray:
+    factor = slow_factor(N_ROWS, rows)
+    wave = hum * np.sin(2 * np.pi * (frequency * np.arange(N_ROWS) + rng.uniform()))
+    return jitter * rng.normal(size=N_ROWS) + drift * factor @ rng.normal(size=factor.shape[1]) + wave
+
+
+@settings(max_examples=15)
+@given(st.floats(0.3, 0.6), st.floats(0.4, 1.0), st.floats(2.0, 6.0), st.floats(0.5, 1.0), st.floats(0.1, 0.45), seeds)
+def test_jitter_drift_and_hum_are_divided(jitter, drift, rows, hum, frequency, seed):
+    rng = np.random.default_rng(seed)
+    found = fit_parts([spectrum_of(drawn(rng, jitter, drift, rows, hum, frequency), 0.2, rng) for _ in range(2)])
+    for parts in found:
+        assert abs(parts.jitter**2 - jitter**2) < SIGMAS * parts.std["jitter^2"]
+        # a draw of a drift has more or less than its expected variance
+        own = drift**2 * math.sqrt(2 * math.sqrt(2 * math.pi) * rows / N_ROWS)
+        assert abs(parts.drift**2 - drift**2) < SIGMAS * math.hypot(parts.std["drift^2"], own)
+        assert abs(parts.drift_rows - rows) < SIGMAS * parts.std["drift_rows"] + 0.1 * rows
+        assert abs(parts.hum - hum) < SIGMAS * parts.std["hum"]
+        assert abs(parts.hum_frequency - frequency) < SIGMAS * parts.std["hum_frequency"]
+
+
+@settings(max_examples=15)
+@given(st.floats(0.0, 1.0), seeds)
+def test_independent_rows_have_neither_drift_nor_hum(jitter, seed):
+    rng = np.random.default_rng(seed)
+    parts = fit_parts([spectrum_of(jitter * rng.normal(size=N_ROWS), 0.1, rng)])[0]
+    # both appear once in a thousand draws
+    assert parts.drift == parts.hum == 0
+    assert math.isnan(parts.hum_frequency)
+    assert 0 < parts.std["drift"] < 0.3 * max(jitter, 0.1)
+    assert 0 < parts.std["hum"] < 0.3 * max(jitter, 0.1)
+
+
+def test_no_line_is_taken_from_the_lattice():
+    rng = np.random.default_rng(0)
+    spectrum = spectrum_of(drawn(rng, 0.3, 0.0, 1.0, 0.5, 0.0625), 0.1, rng)
+    assert fit_parts([spectrum])[0].hum > 0.3
+    bands = level_bands(np.array([[16.0, 0.0], [0.0, 16.0]]), 256)
+    assert (bands[:, 0] < 0.0625).any()
+    assert fit_parts([spectrum], bands)[0].hum == 0
+    assert len(level_bands(None, 256)) == 0
+
+
+@FEW
+@given(st.floats(1.0, 20.0))
+def test_the_spectrum_of_a_drift_is_that_of_its_autocovariance(rows):
+    n = 120
+    factor = slow_factor(n, rows)
+    lag = np.arange(n)
+    covariance = factor @ factor.T
+    np.testing.assert_allclose(covariance, np.exp(-(((lag[:, None] - lag) / (2 * rows)) ** 2)), atol=2e-4)
+    assert slow_spectrum(n, rows).sum() == pytest.approx(n)
+
+
+@FEW
+@given(st.floats(0.2, 0.6), st.floats(0.4, 1.0), st.floats(2.0, 8.0), seeds)
+def test_expected_drift_and_jitter_are_those_of_a_gaussian_process(jitter, drift, rows, seed):
+    rng = np.random.default_rng(seed)
+    n = 60
+    root = rng.normal(size=(n, n))
+    information = root @ root.T / n + np.eye(n)
+    values, vectors = np.linalg.eigh(information)
+    told = rng.normal(size=n)
+    parts = RowParts(jitter, drift, rows, std={"drift^2": 0.0, "jitter^2": 0.0})
+    posterior = RowPosterior.of(values, vectors, parts)
+    expected, found = posterior.drift(vectors.T @ told, parts)
+    slow = drift**2 * slow_factor(n, rows) @ slow_factor(n, rows).T
+    whole = slow + jitter**2 * np.eye(n)
+    direct = slow @ np.linalg.solve(np.eye(n) + information @ whole, told)
+    np.testing.assert_allclose(expected, direct - direct.mean(), atol=1e-8)
+    left = np.linalg.inv(np.linalg.inv(whole) + information)
+    np.testing.assert_allclose(vectors @ posterior.covariance_times(vectors.T @ np.eye(n)), left, atol=1e-8)
+    centre = np.eye(n) - 1 / n
+    own = slow - slow @ information @ np.linalg.solve(np.eye(n) + whole @ information, slow)
+    mean_square = float(expected @ expected + np.trace(centre @ own)) / n
+    assert found.drift == pytest.approx(math.sqrt(mean_square), rel=1e-6)
+
+
+# --- images ------------------------------------------------------------------------------------------------------
+
+SHAPE = (256, 256)
+CLEAN = crystal(SHAPE, angle=0.3)
+
+
+def calibrated(scan: ScanNoise, seed: int, readout: float = 0.05) -> NoiseCalibrator:
+    image = NoiseModel(scan=scan, pointwise=PointwiseNoise(readout)).apply(CLEAN, random_state=seed)
+    return NoiseCalibrator(mode="haadf").fit(image)
+
+
+@settings(max_examples=4)
+@given(axes, st.floats(0.2, 0.4), st.floats(0.5, 0.8), st.floats(2.0, 3.5), st.integers(0, 1000))
+def test_drift_in_an_image_is_found(axis, jitter, drift, rows, seed):
+    name, index, suffix = axis
+    scan = ScanNoise(**{f"jitter{suffix}": jitter, f"drift{suffix}": drift}, drift_rows=rows)
+    calibrator = calibrated(scan, seed)
+    found, std = calibrator.noise_model_.scan, calibrator.noise_model_std_
+    alone = replace(scan, jitter=0.0, jitter_y=0.0)
+    # the drift is what the same seed draws less the jitter, whose own draw comes first
+    both = displacements(NoiseModel(scan=scan), SHAPE, seed, index)[8:-8, 128]
+    total = found.displacement if name == "x" else found.displacement_y
+    assert total == pytest.approx(both.std(), rel=0.2)
+    assert abs(getattr(found, f"drift{suffix}") - getattr(alone, f"drift{suffix}")) < SIGMAS * math.hypot(
+        std[f"scan.drift{suffix}"], drift * math.sqrt(math.sqrt(2 * math.pi) * rows / (2 * SHAPE[0]))
+    )
+    assert abs(found.drift_rows - rows) < SIGMAS * std["scan.drift_rows"] + 0.1 * rows
+    assert abs(getattr(found, f"jitter{suffix}") - jitter) < 0.2 * jitter + SIGMAS * std[f"scan.jitter{suffix}"]
+
+
+@settings(max_examples=4)
+@given(axes, st.floats(0.3, 0.6), st.floats(1.4, 9.0), st.integers(0, 1000))
+def test_hum_in_an_image_is_found_with_its_period(axis, hum, period, seed):
+    suffix = axis[2]
+    # a period of two rows, and one of a row, cannot be distinguished from their aliases or from no hum
+    frequency = 1 / period
+    if abs(frequency - 0.5) < 0.03:
+        frequency = 0.47
+    scan = ScanNoise(**{f"hum{suffix}": hum, f"jitter{suffix}": 0.2}, hum_period=1 / frequency)
+    calibrator = calibrated(scan, seed)
+    found, std = calibrator.noise_model_.scan, calibrator.noise_model_std_
+    assert abs(getattr(found, f"hum{suffix}") - hum) < SIGMAS * std[f"scan.hum{suffix}"] + 0.1 * hum
+    assert abs(1 / found.hum_period - frequency) < SIGMAS * std["scan.hum_period"] * frequency**2 + 1e-4
+    assert found.drift == found.drift_y == 0
+
+
+@pytest.mark.parametrize("scan", [ScanNoise(), ScanNoise(0.05, 20.0, 0.4, jitter_y=0.3), ScanNoise(jitter=0.8)])
+def test_an_image_without_drift_and_hum_has_none(scan):
+    calibrator = calibrated(scan, 0, readout=0.1)
+    found, std = calibrator.noise_model_.scan, calibrator.noise_model_std_
+    assert (found.drift, found.drift_y, found.hum, found.hum_y, found.short_amplitude) == (0, 0, 0, 0, 0)
+    assert all(std[f"scan.{name}"] > 0 for name in ("drift", "drift_y", "hum", "hum_y"))
+    assert math.isnan(std["scan.drift_rows"])
+    assert math.isnan(std["scan.hum_period"])
+
+
+def test_lengths_are_means_over_the_images_that_have_them():
+    still = NoiseModel(scan=ScanNoise(jitter=0.2), pointwise=PointwiseNoise(0.05))
+    humming = replace(still, scan=replace(still.scan, hum=0.6, hum_period=4.3))
+    images = [one.apply(CLEAN, random_state=i) for i, one in enumerate((still, humming, still))]
+    calibrator = NoiseCalibrator(mode="haadf").fit(images)
+    found = calibrator.noise_model_.scan
+    assert found.hum_period == pytest.approx(4.3, abs=0.02)
+    assert found.hum == pytest.approx(0.2, rel=0.15)
+    assert calibrator.noise_model_std_["scan.hum"] > 0.1
+
+
+def test_rows_that_move_together_are_straightened_better():
+    scan = ScanNoise(jitter=0.15, drift=0.6, drift_rows=2.5)
+    model = NoiseModel(scan=scan, pointwise=PointwiseNoise(0.15))
+    torn = model.apply(CLEAN, random_state=3)
+    shifts = RowAligner(mode="haadf").fit(torn).shifts_[0]
+    true = displacements(model, SHAPE, 3)[:, 128]
+    left, before = (shifts - true)[4:-4].std(), true[4:-4].std()
+    assert left < 0.45 * before
+
+
+def test_a_slow_displacement_is_kept_as_far_as_the_drift_has_it():
+    rng = np.random.default_rng(0)
+    slow = np.sin(2 * np.pi * 1.5 * np.arange(N_ROWS) / N_ROWS)
+    rows = 0.1 * rng.normal(size=N_ROWS) + slow
+    parts = RowParts(0.1, 1.5, 20.0)
+    kept = [float((_without_slow(rows, 60.0, one) * slow).sum() / (slow**2).sum()) for one in (RowParts(), parts)]
+    assert kept[0] < 0.3
+    assert kept[1] > 0.8

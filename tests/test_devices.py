@@ -60,9 +60,13 @@ def test_training_steps_are_drawn_on_their_device(monkeypatch):
 
 def test_enhancement(pairs, monkeypatch):
     noisy = pairs["noisy"].values
-    here = SFINDenoiser(device="cpu", average_flips=True, tile_size=64).fit(noisy).transform(noisy)
+    here = SFINDenoiser(device="cpu", average_flips=True, tile_size=64, precision="float32").fit(noisy).transform(noisy)
     with pretended_device(monkeypatch) as device:
-        there = SFINDenoiser(device=str(device), average_flips=True, tile_size=64).fit(noisy).transform(noisy)
+        there = (
+            SFINDenoiser(device=str(device), average_flips=True, tile_size=64, precision="float32")
+            .fit(noisy)
+            .transform(noisy)
+        )
     np.testing.assert_allclose(there, here, rtol=0, atol=1e-3 * here.std())
 
 

@@ -20,6 +20,8 @@ STREAK_LAGS = (4, 5, 6, 7, 8)
 #: Of that scatter, the part by which it misses the noise of the very same image (the rest is the noise's own scatter).
 OWN = math.sqrt((SHARED - 1) / SHARED)
 N_BINS = 24
+#: Displacements explain all of the variance but this fraction at most (chosen).
+LEAST_LEFT = 0.01
 #: Bins whose noise has less than this fraction of the usual variance are clipped at the detector's end.
 CLIPPED = 0.05
 #: Longest lag, as a part of the row.
@@ -139,9 +141,12 @@ def row_statistics(
     # what could as well be noise is left where it is
     squared_shift, squared_lift = np.where(moved > SEEN * moved_std, moved, 0.0)
     covariance, pairs = _covariance(difference, known, lags)
-    for lost, driver in ((taken - squared_shift, pushed), (lifted_by - squared_lift, lifted)):
-        if lost.any():
-            covariance = covariance + lost * _covariance(driver, known, lags)[0]
+    by_shift, by_lift = (_covariance(driver, known, lags)[0] for driver in (pushed, lifted))
+    restored = covariance + taken * by_shift + lifted_by * by_lift
+    covariance = restored - squared_shift * by_shift - squared_lift * by_lift
+    if covariance[0] < LEAST_LEFT * restored[0]:
+        # displacements that explain more than the variance that is there are not measured
+        covariance, squared_shift, squared_lift = restored, 0.0, 0.0
     model, scatter = split_covariance(lags, covariance, pairs, n_x, _driven(slope, slope_y, registration, across))
     pointwise, correlation, streaks, length, short, short_length = model
     # streaks are the same for bright and dark pixels, but their luck is long: most of them is taken off before squaring
@@ -152,7 +157,8 @@ def row_statistics(
     square += (lifted_by[0] - squared_lift) * _weighted(slope_y**2)
     centre, variance, count = _by_signal(square / kept, seen, known)
     readout, gain, at, gain_std = _line(centre, variance, count, pointwise, rest_of_streaks / kept, correlation)
-    readout_std = math.sqrt(scatter[0] ** 2 * OWN**2 + (at * gain_std) ** 2) / (2 * max(readout, math.sqrt(scatter[0])))
+    least = max(math.sqrt(scatter[0]), 1e-150)
+    readout_std = math.sqrt(scatter[0] ** 2 * OWN**2 + (at * gain_std) ** 2) / (2 * max(readout, least))
     amplitude = math.sqrt(streaks)
     length = length if streaks else RowStatistics.streak_length
     short_amplitude = math.sqrt(short)

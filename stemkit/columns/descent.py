@@ -156,11 +156,12 @@ class CompiledDescent:
         length, slope = take_step(*state, columns, number, change)
         progress.age[columns] += 1
         progress.stale[columns] |= (length > small) & self._crowded[columns]
-        self._evaluate(columns, RENEWED_AT[np.minimum(progress.age[columns], len(RENEWED_AT) - 1)])
-        worse, concerned = judge(*state, columns, number, change, length, slope)
-        if worse.any():
-            self._evaluate(columns[concerned], np.zeros(int(concerned.sum()), dtype=bool))
-        return np.asarray(unfinished(*state, columns, number, change, worse, small))
+        renewed = RENEWED_AT[np.minimum(progress.age[columns], len(RENEWED_AT) - 1)]
+        self._evaluate(columns, renewed)
+        back, concerned = judge(*state, columns, number, change, length, slope)
+        if back.any():
+            self._evaluate(columns[concerned], renewed[concerned])
+        return np.asarray(unfinished(*state, columns, number, change, back, small))
 
     def _evaluate_new(self, columns: NDArray) -> None:
         """Work out the equations of those columns of which they are not known."""

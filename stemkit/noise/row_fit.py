@@ -30,6 +30,11 @@ SHORTEST, PARTED = 0.7, 1.6
 #: short streaks: those with a smaller variance than this part of it do not count (tuned on benchmarks/calibration.py).
 DRIVEN = 0.4
 
+#: Streaks shorter than this, px, where the pointwise variance is less than this fraction of theirs, are pointwise
+#: noise that is correlated along the row (chosen: 1.5 px is the shortest length that is fitted).
+SHORTEST_ALONE = 2.0
+LEAST_POINTWISE = 0.05
+
 #: Pointwise variance, its lag-1 correlation, variance and length of the streaks, and of the short ones.
 Model = tuple[float, float, float, float, float, float]
 
@@ -104,6 +109,14 @@ def _fit(lags: NDArray, covariance: NDArray, scatter: NDArray, n_x: int) -> tupl
         found = optimize.minimize_scalar(lambda c: solve(c, length)[0], bounds=bounds[0], method="bounded")
         correlation = found.x
     cost, (pointwise, streaks) = solve(correlation, length)
+    if pointwise < LEAST_POINTWISE * streaks and length < math.log(SHORTEST_ALONE):
+        # every recording has pointwise noise: streaks as short as its correlation are that
+        def alone(correlation: float) -> tuple[float, NDArray]:
+            amplitude, cost = optimize.nnls(whiten @ model_covariance(lags, 1.0, correlation, 0.0, 1.0)[:, None], told)
+            return cost, amplitude
+
+        correlation = optimize.minimize_scalar(lambda c: alone(c)[0], bounds=bounds[0], method="bounded").x
+        (cost, (pointwise,)), streaks, length = alone(correlation), 0.0, math.log(longest)
     whole = length > math.log(0.98 * longest)
     found = float(pointwise), float(correlation), float(streaks), math.inf if whole else math.exp(length)
     return (*found, 0.0, SHORT_LENGTH), cost**2

@@ -113,9 +113,10 @@ def judge(problem, progress, equations, limits, columns, number, change, length,
 
     Returns
     -------
-    worse : ndarray of bool, shape (m,)
+    back : ndarray of bool, shape (m,)
+        Columns that were put back: those that became worse, and their neighbours.
     concerned : ndarray of bool, shape (m,)
-        Columns that were put back, and their neighbours: their equations are old.
+        These and their neighbours: their equations are old.
     """
     coupled, m = problem.coupled, len(columns)
     last = np.empty(m)
@@ -144,7 +145,8 @@ def judge(problem, progress, equations, limits, columns, number, change, length,
             for a in range(change.shape[1]):
                 progress.parameters[columns[i], a] -= change[i, a]
                 change[i, a] = 0.0
-    return worse, _with_neighbours(coupled, columns, number, back)
+            _recentre(problem, progress, limits, columns[i])
+    return back, _with_neighbours(coupled, columns, number, back)
 
 
 @compiled
@@ -294,7 +296,7 @@ def _with_neighbours(coupled, columns, number, marked):  # type: ignore[no-untyp
 
 
 @compiled
-def unfinished(problem, progress, equations, limits, columns, number, change, worse, small):  # type: ignore[no-untyped-def]
+def unfinished(problem, progress, equations, limits, columns, number, change, back, small):  # type: ignore[no-untyped-def]
     """Columns that have not converged, and those that their neighbours' last steps would move, as indices."""
     coupled, m = problem.coupled, len(columns)
     n, n_parameters = len(coupled), change.shape[1]
@@ -307,7 +309,7 @@ def unfinished(problem, progress, equations, limits, columns, number, change, wo
         for a in (0, 1, 3):
             relative = max(relative, abs(change[i, a]) / sigma)
         settled = progress.last_step[c] < small and progress.damping[c] < limits.damped
-        finished = not worse[i] and (settled or relative < limits.smallest_step)
+        finished = not back[i] and (settled or relative < limits.smallest_step)
         if not finished:
             moving[c] = progress.damping[c] < limits.most_damping
         moved = False

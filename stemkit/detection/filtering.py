@@ -163,6 +163,10 @@ def _filtered_noise(noise: NoiseModel, width: float) -> tuple[float, float]:
 
     rho = noise.pointwise.correlation_x
     white = kept(1 / (2 * np.pi * v)) * (1 + rho) / (1 - rho)
-    streaks = noise.scan.amplitude**2 * kept(np.sqrt(smooth(noise.scan.length) / (2 * np.pi * v)))
+    scan = noise.scan
+    streaks = sum(
+        amplitude**2 * kept(np.sqrt(smooth(length) / (2 * np.pi * v)))
+        for amplitude, length in ((scan.amplitude, scan.length), (scan.short_amplitude, scan.short_length))
+    )
     background = noise.background.amplitude**2 * kept(smooth(noise.background.length))
     return white, streaks + background

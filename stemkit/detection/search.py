@@ -154,13 +154,14 @@ class Search:
     ) -> ColumnFits:
         """Fits to all of an image's columns, starting at the learnt width where none is given."""
         view = self.view
+        variance, streaks = view.fitted_noise(self.width)
         fits = fit_columns(
             view.recorded,
             positions,
             self.width if widths is None else widths,
-            variance=view.pixel_variance,
+            variance=variance,
             correlation_x=view.noise.pointwise.correlation_x,
-            streaks=view.noise.scan.amplitude,
+            streaks=streaks,
             tilt=view.tilt(self.width),
             valid=None if view.faulty is None else ~view.faulty,
             fit_sigma=fit_sigma,

@@ -147,6 +147,19 @@ class View:
         pointwise = self.noise.pointwise
         return Variance(pointwise.readout**2, pointwise.gain, self._floor)
 
+    def fitted_noise(self, width: float) -> tuple[Variance, float]:
+        """Variance of the pixels, and standard deviation of the offset of a row as a whole, for fits of columns of this
+        width.
+
+        Short streaks, of variance a^2 and autocovariance exp(-k^2 / (4 L^2)) along the row, are to a column much wider
+        than L what white noise of the variance 2 pi^1/2 L a^2 is; longer ones shift its rows.
+        """
+        law, scan = self.pixel_variance, self.noise.scan
+        if 2 * scan.short_length > width:
+            return law, math.hypot(scan.amplitude, scan.short_amplitude)
+        white = scan.short_amplitude**2 * max(1.0, 2 * math.sqrt(math.pi) * scan.short_length)
+        return replace(law, constant=law.constant + white, floor=law.floor + white), scan.amplitude
+
     def tilt(self, width: float) -> float:
         """Standard deviation of the background's slope under columns of this width, per px.
 

@@ -1,0 +1,49 @@
+"""Columns among streaks that are shorter than a column is wide."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+from strategies import gaussians, lattice_positions
+
+from stemkit import AtomDetector, NoiseModel, PointwiseNoise, ScanNoise
+from stemkit.detection.filtering import filtered, noise_variance
+from stemkit.detection.view import View
+from stemkit.metrics import match_columns
+
+MODEL = NoiseModel(
+    scan=ScanNoise(short_amplitude=0.1, short_length=1.2), pointwise=PointwiseNoise(readout=0.05), mode="haadf"
+)
+
+
+def image_of(clean: np.ndarray, seed: int) -> xr.DataArray:
+    attrs = {"mode": "haadf", "noise": json.dumps({"pixel_size": None, **MODEL.to_dict()})}
+    noisy = MODEL.apply(clean, random_state=seed)
+    return xr.DataArray(noisy, dims=("y", "x"), attrs=attrs)
+
+
+@pytest.mark.parametrize("width", [1.5, 3.0, 6.0])
+def test_their_variance_through_the_filter(width):
+    view = View.of(image_of(np.zeros((400, 400)), 0), None)
+    through, level = filtered(view.recorded, width)
+    expected = noise_variance(level, view, view.noise, width)
+    inner = slice(40, -40), slice(40, -40)
+    assert through[inner].var() == pytest.approx(expected[inner].mean(), rel=0.15)
+
+
+def test_errors_of_positions():
+    shape = (300, 300)
+    positions = lattice_positions(shape, 22.0, margin=-12.0)
+    pulls = []
+    for seed in range(2):
+        table = AtomDetector(spacing=22.0, width=3.5).fit_transform(image_of(gaussians(shape, positions, 3.5), seed))
+        match = match_columns(table[["y_px", "x_px"]], positions, 5.0)
+        assert match.recall == 1
+        found, true = table.iloc[match.found], positions[match.true]
+        pulls.append((found[["y_px", "x_px"]].to_numpy() - true) / found[["y_px_err", "x_px_err"]].to_numpy())
+    y, x = np.concatenate(pulls).std(axis=0)
+    assert 0.85 < y < 1.2
+    assert 0.85 < x < 1.2

@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from stemkit.compute import PRECISIONS, resolve_device, seed_from
-from stemkit.denoising.base import Denoiser, Enhancer, noise_of, without_faults
+from stemkit.denoising.base import Denoiser, Enhancer, without_faults
 from stemkit.denoising.callbacks import epochs_of, seed_of
 from stemkit.denoising.crystal import combine_with_lattice
 from stemkit.denoising.inference import enhanced_maps, for_inference
@@ -29,6 +29,7 @@ from stemkit.images import (
     split,
     warn_if_small,
 )
+from stemkit.noise.attached import noise_of
 from stemkit.noise.drawing import stacked
 from stemkit.synthesis import STEMSynthesizer
 from stemkit.synthesis.noises import BACKGROUND

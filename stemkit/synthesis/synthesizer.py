@@ -17,7 +17,8 @@ from torch import Tensor
 from stemkit.columns import nearest_distances
 from stemkit.compute import resolve_device, seed_from, side_by_side, torch_generator
 from stemkit.images import MODES, Images, check_noise_attr, mode_sign, pixel_sizes, resolve_mode, split
-from stemkit.noise import NoiseCalibrator, NoiseModel
+from stemkit.noise import NoiseModel
+from stemkit.noise.attached import noise_of
 from stemkit.noise.specimen import find_specimen
 from stemkit.periodicity import middle
 from stemkit.pixels import filled
@@ -129,13 +130,8 @@ class STEMSynthesizer(BaseEstimator):
         images = split(X)
         self._check_parameters()
         self.mode_ = resolve_mode(images[0], self.mode)
-        known = check_noise_attr(images[0], self.mode_)
-        if self.noise is not None:
-            self.noise_model_ = self.noise
-        elif known:
-            self.noise_model_ = NoiseModel.from_dict(known)
-        else:
-            self.noise_model_ = NoiseCalibrator(mode=self.mode_).fit(X).noise_model_
+        check_noise_attr(images[0], self.mode_)  # an unsuitable model is an error even where noise is given
+        self.noise_model_ = noise_of(images[0], self.mode_, X) if self.noise is None else self.noise
         sizes = pixel_sizes(images[0])
         self.pixel_size_ = None if sizes is None else sizes[1]
         seen = [lengths for i in images if (lengths := _lengths(mode_sign(self.mode_) * filled(i.values))) is not None]

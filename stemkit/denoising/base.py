@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -28,7 +28,7 @@ from stemkit.images import (
 from stemkit.metrics import psnr
 from stemkit.pixels import faulty_pixels, filled
 
-__all__ = ["Denoiser", "Enhancer", "check_integer", "check_positive", "without_faults"]
+__all__ = ["Denoiser", "Enhancer", "check_choice", "check_integer", "check_positive", "without_faults"]
 
 #: Function of an image and its mode that returns maps of the image's shape by name, including ``"enhance"``.
 Enhancer = Callable[[xr.DataArray, str], dict[str, NDArray]]
@@ -154,6 +154,12 @@ def without_faults(image: xr.DataArray) -> xr.DataArray:
         return image
     recorded = measured_image(image).values
     return image.copy(data=filled(image.values, faulty)).assign_coords({MEASURED: (image.dims, recorded)})
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise ValueError if ``value`` is not one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, but is {value!r}")
 
 
 def check_integer(name: str, value: object, least: int = 1) -> None:

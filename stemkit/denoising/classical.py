@@ -63,7 +63,7 @@ class WienerDenoiser(SpectralDenoiser):
     Attributes
     ----------
     n_images_ : int
-        Number of images seen by ``fit``.
+        Number of images passed to ``fit``.
 
     Notes
     -----
@@ -109,7 +109,7 @@ class ABSFDenoiser(SpectralDenoiser):
     Attributes
     ----------
     n_images_ : int
-        Number of images seen by ``fit``.
+        Number of images passed to ``fit``.
 
     References
     ----------
@@ -150,7 +150,7 @@ class NLMDenoiser(Denoiser):
     Attributes
     ----------
     n_images_ : int
-        Number of images seen by ``fit``.
+        Number of images passed to ``fit``.
 
     Notes
     -----

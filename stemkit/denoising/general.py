@@ -119,7 +119,7 @@ def model_card(info: NetworkInfo, recipe: Recipe) -> str:
     return f"""# General SFIN weights
 
 SFIN with {info.width} channels, {info.n_blocks} blocks and a grid coarser by {info.downsampling}; outputs
-{", ".join(info.outputs)}. Trained on synthetic images alone; no real micrograph was used.
+{", ".join(info.outputs)}. Trained on synthetic images only; no real micrograph was used.
 
 | | |
 |---|---|
@@ -141,9 +141,9 @@ to {draws.JITTER[1]:.0%} of the spacing, displacement as in real scans (drift, h
 up to {draws.BACKGROUND[1]:.0%} |
 
 Not for: diffraction patterns, spectra, images without atomic resolution, intensities to be published (measure
-those on the recorded pixels, as `AtomDetector` does), or structures whose columns can't be told apart in the recorded
-image. Smooth variation of up to about a tenth of the contrast is taken for background and removed; stronger variation
-is kept. Faint columns beside bright ones may be weakened at the lowest doses.
+those on the recorded pixels, as `AtomDetector` does), or structures whose columns are not resolved in the recorded
+image. Smooth variation of up to about a tenth of the contrast is removed as background; stronger variation is kept.
+Faint columns next to bright ones may be weakened at the lowest doses.
 """
 
 

@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from stemkit.compute import PRECISIONS, resolve_device, seed_from
-from stemkit.denoising.base import Denoiser, Enhancer, check_integer, without_faults
+from stemkit.denoising.base import Denoiser, Enhancer, check_choice, check_integer, without_faults
 from stemkit.denoising.callbacks import epochs_of, seed_of
 from stemkit.denoising.crystal import combine_with_lattice
 from stemkit.denoising.inference import enhanced_maps, for_inference
@@ -120,13 +120,10 @@ class LearntDenoiser(Denoiser):
     # --- parameters ----------------------------------------------------------------------------------------------
 
     def _check_parameters(self) -> None:
-        if self.target not in OUTPUTS:
-            raise ValueError(f"target must be one of {', '.join(map(repr, OUTPUTS))}, but is {self.target!r}")
+        check_choice("target", self.target, OUTPUTS)
         check_sampling(self.sampling)
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}, but is {self.precision!r}")
-        if self.lattice not in LATTICES:
-            raise ValueError(f"lattice must be one of {', '.join(map(repr, LATTICES))}, but is {self.lattice!r}")
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("lattice", self.lattice, LATTICES)
         for name, least in LEAST.items():
             if name != "patience" or self.patience is not None:
                 check_integer(name, getattr(self, name), least)

@@ -84,7 +84,7 @@ class PeriodicDenoiser(Denoiser):
     Attributes
     ----------
     n_images_ : int
-        Number of images seen by ``fit``.
+        Number of images passed to ``fit``.
 
     Notes
     -----

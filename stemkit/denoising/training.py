@@ -25,6 +25,7 @@ from torch.utils.data import IterableDataset
 
 import stemkit
 from stemkit.compute import autocast, describe_device, seeded, torch_generator, workers
+from stemkit.denoising.base import check_choice
 from stemkit.denoising.callbacks import (
     BestSoFar,
     Checkpoint,
@@ -115,8 +116,7 @@ def train(
     ValueError
         If ``loss`` is not one of those listed, or the checkpoint is of another run.
     """
-    if loss not in LOSSES:
-        raise ValueError(f"loss must be one of {', '.join(map(repr, LOSSES))}, but is {loss!r}")
+    check_choice("loss", loss, LOSSES)
     # a checkpoint must contain built-in types only
     seed, max_epochs, batches_per_epoch, lr = int(seed), int(max_epochs), int(batches_per_epoch), float(lr)
     settings = {

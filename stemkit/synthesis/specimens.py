@@ -117,9 +117,8 @@ def draw_support(recipe: Recipe, kind: Tensor, spacing: Tensor, shape: tuple[int
     n = len(spacing)
     y = torch.linspace(-0.5, 0.5, shape[0], device=g.device)[None, :, None]
     x = torch.linspace(-0.5, 0.5, shape[1], device=g.device)[None, None, :]
-    slope = (uniform(g, 2 * n, -0.5, 0.5) * recipe.support * min(1.0, max(shape) / SETTINGS.wedge_length)).view(
-        2, n, 1, 1
-    )
+    rise = min(1.0, max(shape) / SETTINGS.wedge_length)
+    slope = (uniform(g, 2 * n, -0.5, 0.5) * recipe.support * rise).view(2, n, 1, 1)
     wedge = (slope[0] * y + slope[1] * x) * pick(g, n, 0.5)[:, None, None]
     largest = 4 * recipe.support + 1e-6
     length = (log_uniform(g, n, 3.0, 12.0) * spacing).clamp(max=max(shape) / 3)
@@ -277,11 +276,9 @@ def _particle(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Co
 def _random(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Columns:
     """Amorphous matter of several species."""
     columns = blue_noise(spacing, shape, g, margin=SETTINGS.margin * spacing)
-    kind = (
-        torch.rand(columns.y.shape, generator=g, device=g.device)
-        * uniform(g, len(spacing), 1, SETTINGS.n_sites)[:, None]
-    )
-    return replace(columns, species=kind.long())
+    kind = torch.rand(columns.y.shape, generator=g, device=g.device)
+    n_species = uniform(g, len(spacing), 1, SETTINGS.n_sites)
+    return replace(columns, species=(kind * n_species[:, None]).long())
 
 
 def _sparse(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Columns:

@@ -1,4 +1,4 @@
-"""The atomic columns of a batch of images."""
+"""Atomic columns of a batch of images."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Columns:
         return replace(self, present=self.present & keep, defect=torch.where(keep, self.defect, int(Defect.NONE)))
 
     def moved(self, dy: Tensor, dx: Tensor) -> Columns:
-        """The same columns, displaced by px."""
+        """The same columns, displaced by ``dy`` and ``dx`` px."""
         return replace(self, y=self.y + dy, x=self.x + dx)
 
 

@@ -80,7 +80,7 @@ def test_training_on_pairs(estimator, pairs, monkeypatch):
 
 
 def test_training_on_what_is_synthesised(pairs, monkeypatch):
-    monkeypatch.setattr("stemkit.denoising.training.JUDGED", 1)
+    monkeypatch.setattr("stemkit.denoising.training.N_VALIDATION", 1)
     with pretended_device(monkeypatch) as device:
         model = SFINDenoiser(**TINY, crop_size=32, random_state=0, device=str(device)).fit(pairs["noisy"].values)
         assert np.isfinite(model.history_[["train_loss", "valid_loss"]]).all(axis=None)

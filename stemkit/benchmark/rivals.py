@@ -11,7 +11,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from stemkit.denoising.anscombe import Stabilised, image_of, signal_of
-from stemkit.denoising.base import Denoiser, Enhancer, noise_of
+from stemkit.denoising.base import Denoiser, Enhancer
+from stemkit.noise.attached import noise_of
 
 __all__ = ["BM3DDenoiser", "atomap_positions"]
 
@@ -33,7 +34,7 @@ class BM3DDenoiser(Denoiser):
                 return {"enhance": image.values}
             model = noise_of(image, mode)
             counts = Stabilised.of(model)
-            if counts.silent:
+            if counts.noise_free:
                 return {"enhance": image.values}
             even = counts.forward(signal_of(image.values, model))
             contrast = float(np.ptp(counts.forward(np.array([0.0, 1.0]))))  # in deviations of the noise

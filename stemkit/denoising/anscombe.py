@@ -1,4 +1,4 @@
-"""Counting noise made alike at every intensity, and back."""
+"""Variance stabilisation of counting noise."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from stemkit.noise import NoiseModel
 
 __all__ = ["Stabilised", "image_of", "signal_of"]
 
+#: Coefficient of the approximate inverse (derived: reference [1] of :class:`Stabilised`).
 ROOT = np.sqrt(1.5)
 
 
@@ -20,8 +21,8 @@ class Stabilised:
     r"""The generalised Anscombe transform for noise of variance ``readout^2 + gain * signal``, and its inverse.
 
     The transform is ``f(z) = 2 / g sqrt(g z + 3 / 8 g^2 + r^2)`` with r the readout and g the gain, both in the units
-    of the signal z; its noise has a deviation of 1 wherever some electrons are counted. The inverse is that of the mean
-    of what was transformed, not of f itself, which would come out too low where electrons are few:
+    of the signal z; the transformed noise has a standard deviation of 1 unless electrons are very few. The inverse maps
+    the mean D of the transformed values to the mean signal, since the algebraic inverse of f is biased at low doses:
     ``D^2 / 4 + sqrt(3 / 2) / (4 D) - 11 / (8 D^2) + 5 sqrt(3 / 2) / (8 D^3) - 1 / 8 - r^2 / g^2`` times g [1]_.
     Without gain the transform is ``z / r``.
 
@@ -30,7 +31,7 @@ class Stabilised:
     readout : float
         Standard deviation of the noise where the signal is 0.
     gain : float
-        Growth of its variance with the signal; negative where darker columns stand for electrons taken away.
+        Increase of the variance with the signal; negative in bright field, where columns have fewer electrons.
 
     References
     ----------
@@ -43,16 +44,16 @@ class Stabilised:
 
     @classmethod
     def of(cls, model: NoiseModel) -> Stabilised:
-        """That of an image's pointwise noise: of ``(image - level) * sign / contrast``."""
+        """Transform for the pointwise noise of ``(image - level) * sign / contrast``."""
         return cls(model.pointwise.readout, model.pointwise.gain)
 
     @property
-    def silent(self) -> bool:
-        """Whether there is no noise at all: nothing to make alike, and nothing to take away."""
+    def noise_free(self) -> bool:
+        """Whether the variance of the noise is zero."""
         return not self.gain and not self.readout
 
     def forward(self, signal: NDArray) -> NDArray:
-        """The signal in deviations of its noise."""
+        """Transform a signal to units of the standard deviation of its noise."""
         if not self.gain:
             return signal / (self.readout or 1.0)
         gain = abs(self.gain)
@@ -60,11 +61,11 @@ class Stabilised:
         return np.sign(self.gain) * 2 / gain * np.sqrt(np.maximum(gain * counted + self._offset, 0.0))
 
     def inverse(self, stabilised: NDArray) -> NDArray:
-        """The signal whose transform has this mean."""
+        """Signal whose transform has this mean."""
         if not self.gain:
             return stabilised * (self.readout or 1.0)
         gain = abs(self.gain)
-        # the mean of the transform where nothing is counted and nothing read out: no mean is lower
+        # lower bound: the transform of zero counts without readout noise
         mean = np.maximum(np.sign(self.gain) * stabilised, 2 * np.sqrt(0.375))
         powers = mean**2 / 4 + ROOT / (4 * mean) - 11 / (8 * mean**2) + 5 * ROOT / (8 * mean**3) - 0.125
         return np.sign(self.gain) * (gain * powers - self.readout**2 / gain)
@@ -75,10 +76,10 @@ class Stabilised:
 
 
 def signal_of(values: NDArray, model: NoiseModel) -> NDArray:
-    """An image in contrasts above its level, columns bright."""
+    """Image in units of the contrast above the level, columns bright."""
     return (values.astype(np.float64) - model.level) * (mode_sign(model.mode) / model.contrast)
 
 
 def image_of(signal: NDArray, model: NoiseModel) -> NDArray:
-    """The image of a signal."""
+    """Inverse of :func:`signal_of`."""
     return signal * (mode_sign(model.mode) * model.contrast) + model.level

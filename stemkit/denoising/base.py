@@ -1,10 +1,10 @@
-"""What all denoisers share: images in, images out, the recorded pixels beside them."""
+"""Base class of the denoisers: conversion of images, provenance, score."""
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -17,7 +17,6 @@ import stemkit
 from stemkit.images import (
     MEASURED,
     Images,
-    check_noise_attr,
     float_dtype,
     holds_images,
     join,
@@ -27,20 +26,19 @@ from stemkit.images import (
     warn_if_small,
 )
 from stemkit.metrics import psnr
-from stemkit.noise import NoiseCalibrator, NoiseModel
 from stemkit.pixels import faulty_pixels, filled
 
-__all__ = ["Denoiser", "Enhancer", "noise_of", "without_faults"]
+__all__ = ["Denoiser", "Enhancer", "check_choice", "check_integer", "check_positive", "without_faults"]
 
-#: From an image and its mode to maps of its shape by name, the enhanced image among them.
+#: Function of an image and its mode that returns maps of the image's shape by name, including ``"enhance"``.
 Enhancer = Callable[[xr.DataArray, str], dict[str, NDArray]]
 
 
 class Denoiser(TransformerMixin, BaseEstimator):
     """An estimator whose ``transform`` enhances images.
 
-    A denoiser says with ``_enhancer`` how an image is enhanced; that images come back as what they came as, carry their
-    recorded pixels, and are scored, is here.
+    Subclasses implement ``_enhancer``. This class returns images of the type of the input, attaches the recorded pixels
+    and computes the score.
     """
 
     #: The map that ``transform`` returns.
@@ -48,7 +46,7 @@ class Denoiser(TransformerMixin, BaseEstimator):
     mode: str | None
 
     def fit(self, X: Images, y: object = None) -> Self:
-        """Check the parameters and the images; what the filter needs to know it takes from each image it transforms.
+        """Check the parameters and the images; the filters estimate what they need from each transformed image.
 
         Parameters
         ----------
@@ -73,8 +71,8 @@ class Denoiser(TransformerMixin, BaseEstimator):
         Returns
         -------
         Same type, dims, coordinates and units as ``X``
-            DataArrays carry the recorded pixels as the coordinate ``measured``, and other maps where there are any.
-            Faulty pixels are interpolated before the image is enhanced; ``measured`` has them as they were recorded.
+            DataArrays contain the recorded pixels as the coordinate ``measured``, and further maps, if any, as further
+            coordinates. Faulty pixels are interpolated before the image is enhanced, but not in ``measured``.
         """
         check_is_fitted(self, "n_images_")
         self._check_parameters()
@@ -84,16 +82,18 @@ class Denoiser(TransformerMixin, BaseEstimator):
     def score(self, X: Images, y: Images) -> float:
         """Mean PSNR (dB) of the transformed images against the truth.
 
-        Images whose truth is constant have no PSNR and are left out, with a warning; NaN where none is left, and
-        where y holds no images.
+        Images with constant truth have no PSNR and are omitted with a warning. The score is NaN if all are omitted or
+        if y contains no images.
         """
         if not holds_images(y):
-            warnings.warn("y holds no images: there is no truth to score against", stacklevel=2)
+            warnings.warn("y contains no images: the score is NaN. Pass the true images as y", stacklevel=2)
             return float("nan")
         pairs = list(zip(split(self.transform(X)), split(y, name="y"), strict=True))
         scores = [psnr(result.values, truth.values) for result, truth in pairs if np.ptp(truth.values) > 0]
         if len(scores) < len(pairs):
-            warnings.warn(f"{len(pairs) - len(scores)} image(s) with constant truth have no PSNR", stacklevel=2)
+            warnings.warn(
+                f"{len(pairs) - len(scores)} image(s) with constant truth have no PSNR and are omitted", stacklevel=2
+            )
         return float(np.mean(scores)) if scores else float("nan")
 
     def __sklearn_tags__(self) -> Any:
@@ -104,16 +104,16 @@ class Denoiser(TransformerMixin, BaseEstimator):
         tags.non_deterministic = False
         return tags
 
-    # --- what a denoiser says ------------------------------------------------------------------------------------
+    # --- for subclasses ------------------------------------------------------------------------------------------
 
     def _enhancer(self) -> Enhancer:
         raise NotImplementedError
 
     def _check_parameters(self) -> None:
-        """Raise ValueError for a parameter that can't be."""
+        """Raise ValueError for an invalid parameter."""
 
     def _made_with(self) -> dict[str, Any]:
-        """What an enhanced image says of how it was made."""
+        """Entries of the provenance record in ``attrs["stemkit"]``."""
         return {"method": type(self).__name__}
 
     # -------------------------------------------------------------------------------------------------------------
@@ -121,9 +121,9 @@ class Denoiser(TransformerMixin, BaseEstimator):
     def _enhanced(self, image: xr.DataArray, enhancer: Enhancer) -> xr.DataArray:
         warn_if_small(image)
         mode = resolve_mode(image, self.mode)
-        return self._carrying(image, enhancer(without_faults(image), mode), mode)
+        return self._with_maps(image, enhancer(without_faults(image), mode), mode)
 
-    def _carrying(self, image: xr.DataArray, maps: dict[str, NDArray], mode: str) -> xr.DataArray:
+    def _with_maps(self, image: xr.DataArray, maps: dict[str, NDArray], mode: str) -> xr.DataArray:
         dtype = float_dtype(image.dtype)
         out = image.copy(data=maps[self.target].astype(dtype))
         made: dict[str, Any] = {
@@ -137,7 +137,7 @@ class Denoiser(TransformerMixin, BaseEstimator):
             made["previous"] = json.loads(before)
         out.attrs = {**image.attrs, "mode": mode, "stemkit": json.dumps(made)}
         recorded = measured_image(image).values.copy()
-        # what transform returns is no map beside it; but a map in another's place must not be taken for the image
+        # "enhance" is a coordinate only where transform returns another map
         others = {
             k: v.astype(np.float32, copy=False) for k, v in maps.items() if k != "enhance" or self.target != "enhance"
         }
@@ -145,8 +145,9 @@ class Denoiser(TransformerMixin, BaseEstimator):
 
 
 def without_faults(image: xr.DataArray) -> xr.DataArray:
-    """The image with its faulty pixels interpolated, the recorded ones as its coordinate ``measured``; the image itself
-    where it has none.
+    """Interpolate faulty pixels and keep the recorded ones as the coordinate ``measured``.
+
+    An image without faulty pixels is returned itself.
     """
     faulty = faulty_pixels(image.values)
     if not faulty.any():
@@ -155,7 +156,19 @@ def without_faults(image: xr.DataArray) -> xr.DataArray:
     return image.copy(data=filled(image.values, faulty)).assign_coords({MEASURED: (image.dims, recorded)})
 
 
-def noise_of(image: xr.DataArray, mode: str | None) -> NoiseModel:
-    """The noise that an image says it has, or that is measured in it."""
-    known = check_noise_attr(image, mode)
-    return NoiseModel.from_dict(known) if known else NoiseCalibrator(mode=mode).fit(image).noise_model_
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise ValueError if ``value`` is not one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, but is {value!r}")
+
+
+def check_integer(name: str, value: object, least: int = 1) -> None:
+    """Raise ValueError if ``value`` is not an integer of at least ``least``."""
+    if not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{name} must be an integer of at least {least}, but is {value!r}")
+
+
+def check_positive(name: str, value: object) -> None:
+    """Raise ValueError if ``value`` is not a positive finite number."""
+    if not isinstance(value, int | float | np.number) or not 0 < value < np.inf:
+        raise ValueError(f"{name} must be a positive number, but is {value!r}")

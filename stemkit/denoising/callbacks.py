@@ -1,4 +1,4 @@
-"""What happens around the steps of training: schedule, progress, checkpoints, the best network so far."""
+"""Callbacks of training: learning rate, progress bar, checkpoints, best network, early stopping."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = [
     "BestSoFar",
     "Checkpoint",
     "EndEarly",
-    "Enough",
     "Progress",
     "Schedule",
+    "StopTraining",
     "best_of",
     "epochs_of",
     "resume",
@@ -29,16 +29,20 @@ __all__ = [
 ]
 
 
-class Enough(Exception):  # noqa: N818 (no error)
-    """Training ends before its last epoch."""
+#: Ratio of all steps to those of the warm-up (chosen).
+WARM_UP = 50
+
+
+class StopTraining(Exception):  # noqa: N818 (no error)
+    """Raised to end training before its last epoch."""
 
 
 class Schedule(Callback):
-    """Warm-up over the first 2 % of the steps, then a cosine to 0.
+    """Learning rate with linear warm-up over the first 2 % of the steps, then a cosine to 0.
 
-    It is a function of the step's number alone, except in a run that begins with a limit of time: its progress is the
-    larger of that in steps and that in time, so that the learning rate is 0 when the time is over. With a limit of 0
-    minutes, one epoch per run, it is that of the steps.
+    It is a function of the step number only, except in a new run with a time limit: its progress is then the larger of
+    the fractions of steps and of time, so that the learning rate is 0 at the time limit. A limit of 0 minutes, which is
+    one epoch per run, has no influence.
     """
 
     def __init__(self, lr: float, n_steps: int, minutes: float | None = None):
@@ -54,24 +58,24 @@ class Schedule(Callback):
     ) -> None:
         if not training:
             return
-        warm_up = max(1, self.n_steps // 50)
-        spent = self._time_spent()
-        progress = max(self.step_ / max(1, self.n_steps), spent)
-        risen = max((self.step_ + 1) / warm_up, spent * 50)
-        factor = min(risen, 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+        warm_up_steps = max(1, self.n_steps // WARM_UP)
+        elapsed = self._elapsed_fraction()
+        progress = max(self.step_ / max(1, self.n_steps), elapsed)
+        warm_up = max((self.step_ + 1) / warm_up_steps, elapsed * WARM_UP)
+        factor = min(warm_up, 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
         for group in net.optimizer_.param_groups:
             group["lr"] = self.lr * factor
         self.step_ += 1
 
-    def _time_spent(self) -> float:
-        """The fraction of the time that is over; 0 where time does not count."""
+    def _elapsed_fraction(self) -> float:
+        """Elapsed fraction of the time limit; 0 in runs whose schedule does not depend on time."""
         if not self.timed_ or self.minutes is None:
             return 0.0
         return (time.monotonic() - self.start_) / (60 * self.minutes)
 
 
 class Progress(Callback):
-    """A tqdm bar over all images, with their rate and what is left, loss and PSNR."""
+    """Progress bar over all images, with rate, remaining time, loss and PSNR."""
 
     def __init__(self, max_epochs: int, batches_per_epoch: int, batch_size: int, verbose: int):
         self.max_epochs, self.batches_per_epoch = max_epochs, batches_per_epoch
@@ -108,7 +112,7 @@ class Progress(Callback):
 
 
 class BestSoFar(Callback):
-    """Keeps the network after its best epoch, on what is held back, and goes back to it at the end."""
+    """Restores the network of the epoch with the lowest validation loss at the end of training."""
 
     def __init__(self, patience: int | None):
         self.patience = patience
@@ -128,13 +132,13 @@ class BestSoFar(Callback):
         if self.state is not None:
             net.module_.load_state_dict(self.state)
 
-    def waits_too_long(self, net: skorch.NeuralNet) -> bool:
-        """Whether the best epoch is longer ago than the patience."""
+    def is_exhausted(self, net: skorch.NeuralNet) -> bool:
+        """Whether at least ``patience`` epochs have passed since the best one."""
         return self.patience is not None and self.state is not None and len(net.history) - self.epoch >= self.patience
 
 
 class Checkpoint(Callback):
-    """Network, optimiser, history and the best network on disk after every epoch."""
+    """Writes network, optimiser, history and best network to disk after every epoch."""
 
     def __init__(self, path: Path | None, settings: dict[str, Any]):
         self.path, self.settings = path, settings
@@ -157,7 +161,7 @@ class Checkpoint(Callback):
 
 
 class EndEarly(Callback):
-    """Ends training after the epoch in which its time is over, or the patience of :class:`BestSoFar`."""
+    """Ends training after the epoch that exceeds the time limit or exhausts the patience of :class:`BestSoFar`."""
 
     def __init__(self, minutes: float | None):
         self.minutes = minutes
@@ -169,24 +173,24 @@ class EndEarly(Callback):
         self, net: skorch.NeuralNet, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any
     ) -> None:
         late = self.minutes is not None and time.monotonic() - self.start_ >= 60 * self.minutes
-        if late or best_of(net).waits_too_long(net):
-            raise Enough
+        if late or best_of(net).is_exhausted(net):
+            raise StopTraining
 
 
 def best_of(net: skorch.NeuralNet) -> BestSoFar:
-    """The net's callback of that kind."""
+    """The :class:`BestSoFar` callback of a net."""
     found = dict(net.callbacks_)["best"]
     assert isinstance(found, BestSoFar)
     return found
 
 
 def epochs_of(net: skorch.NeuralNet) -> list[dict[str, Any]]:
-    """The history's epochs without their batches, in Python's own types (a checkpoint holds nothing to execute)."""
+    """Epochs of the history without their batches, in built-in types (a checkpoint must load with ``weights_only``)."""
     return [
         {
             k: v.item() if isinstance(v, np.generic) else v
             for k, v in epoch.items()
-            # which epoch was the best is not known again after an interruption
+            # the marks of best epochs are not restored when training resumes
             if k != "batches" and not k.endswith("_best")
         }
         for epoch in net.history.to_list()
@@ -194,25 +198,27 @@ def epochs_of(net: skorch.NeuralNet) -> list[dict[str, Any]]:
 
 
 def resume(net: skorch.NeuralNet, path: Path, settings: dict[str, Any]) -> None:
-    """Go on from a checkpoint.
+    """Resume from a checkpoint.
 
     Raises
     ------
     ValueError
-        If it is of another run or another network.
+        If the checkpoint was written with other settings or for another network.
     """
     state = _read(path)
     changed = [name for name, value in settings.items() if state["settings"].get(name) != value]
     if changed:
         was, now = ({name: s.get(name) for name in changed} for s in (state["settings"], settings))
         raise ValueError(
-            f"checkpoint {path} was made with {was}, but this run asks for {now}: go on with the same, or remove the "
-            "checkpoint to begin again"
+            f"checkpoint {path} must have the settings of this run, {now}, but has {was}: use the same settings, or "
+            "remove the checkpoint to begin again"
         )
     try:
         net.module_.load_state_dict(state["module"])
     except RuntimeError as error:
-        raise ValueError(f"checkpoint {path} is of another network: remove it, or choose its architecture") from error
+        raise ValueError(
+            f"checkpoint {path} must be of this architecture, but is of another one: use that one, or remove the file"
+        ) from error
     net.optimizer_.load_state_dict(state["optimizer"])
     best = best_of(net)
     best.loss, best.epoch, best.state = (state["best"][key] for key in ("loss", "epoch", "state"))
@@ -223,17 +229,17 @@ def resume(net: skorch.NeuralNet, path: Path, settings: dict[str, Any]) -> None:
 
 
 def seed_of(path: Path) -> int:
-    """The seed of the run that a checkpoint is of."""
+    """Seed of the run that wrote a checkpoint."""
     return int(_read(path)["settings"]["seed"])
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        # network and optimiser copy to their device; an optimiser's step counts, read in every step, stay on the CPU
+        # states are copied to the device later; the optimiser's step counts must stay on the CPU
         state = torch.load(path, map_location="cpu", weights_only=True)
         state["settings"]["seed"], state["best"]["state"]
     except Exception as error:  # torch raises many types for a bad file
         raise ValueError(
-            f"can't read {path} as a checkpoint of training: remove it to begin again ({error})"
+            f"checkpoint {path} must be written by training, but can't be read: remove it to begin again ({error})"
         ) from error
     return dict(state)

@@ -1,4 +1,4 @@
-"""Denoisers that are not learnt: filters of the spectrum, and non-local means."""
+"""Classical denoisers: spectral filters and non-local means."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from scipy import fft, ndimage
 from skimage.restoration import denoise_nl_means
 
 from stemkit.denoising.anscombe import Stabilised, image_of, signal_of
-from stemkit.denoising.base import Denoiser, Enhancer, noise_of
+from stemkit.denoising.base import Denoiser, Enhancer, check_integer, check_positive
 from stemkit.denoising.spectral import periodic_part, radial_background
+from stemkit.noise.attached import noise_of
 
 __all__ = ["ABSFDenoiser", "NLMDenoiser", "WienerDenoiser"]
 
 
 class SpectralDenoiser(Denoiser):
-    """A weight for each frequency, from the power there and the background's at the same distance from the origin."""
+    """Multiplication of each frequency by a weight, a function of its power and of the radial background."""
 
     def __init__(self, *, smoothing: float = 1.0, mode: str | None = None):
         self.smoothing = smoothing
@@ -34,8 +35,8 @@ class SpectralDenoiser(Denoiser):
             spectrum, rest = periodic_part(values)
             power = np.abs(spectrum) ** 2
             background = radial_background(power, values.shape)
-            power[0, 0] = background[0, 0]  # the image's sum is nobody's neighbour
-            # along the frequencies of y both halves are there; along those of x the spectrum ends
+            power[0, 0] = background[0, 0]  # the image's sum must not be averaged into its neighbours
+            # rfft2 has both halves of the frequencies along y, but one half along x
             local = ndimage.gaussian_filter(power, self.smoothing, mode=("wrap", "mirror")) if self.smoothing else power
             weight = self._weight(np.maximum(local, np.finfo(float).tiny), background)
             weight[0, 0] = 1.0
@@ -49,27 +50,27 @@ class SpectralDenoiser(Denoiser):
 
 
 class WienerDenoiser(SpectralDenoiser):
-    """Kilaas's Wiener filter: each frequency is weighted by its part of signal power, ``(P - B) / P``.
+    """Kilaas's Wiener filter: each frequency is weighted by its fraction of signal power, ``(P - B) / P``.
 
     Parameters
     ----------
     smoothing : float, default=1.0
-        Deviation, in frequency pixels, of the Gaussian over which the image's power P is averaged; 0 takes each
-        frequency for itself, as published.
+        Standard deviation, in frequency pixels, of the Gaussian filter that smooths the image's power P; with 0 it is
+        not smoothed, as published.
     mode : {"haadf", "bf"} or None, default=None
-        What the result says of itself; the filter is the same for both. None asks the image.
+        Mode recorded in the result; the filter is the same for both. None takes it from the image.
 
     Attributes
     ----------
     n_images_ : int
-        Number of images seen by ``fit``.
+        Number of images passed to ``fit``.
 
     Notes
     -----
-    The background's power B is that of the amorphous material and the noise: what is the same in all directions. It is
-    the median of the power in rings, which Bragg peaks do not move, over that of an exponential law, ln 2. What crosses
-    the image's borders is kept out of the spectrum [2]_. Streaks of a scan are not the same in all directions: they
-    stay.
+    The background's power B is the isotropic power of amorphous material and noise. It is the median of the power in
+    rings, on which Bragg peaks have little influence, divided by ln 2, the median of an exponential distribution with
+    mean 1. Differences between opposite borders are excluded from the spectrum [2]_. Streaks are not isotropic and are
+    not removed.
 
     References
     ----------
@@ -101,14 +102,14 @@ class ABSFDenoiser(SpectralDenoiser):
     Parameters
     ----------
     smoothing : float, default=1.0
-        As in :class:`WienerDenoiser`, of which this differs in the weights alone.
+        As in :class:`WienerDenoiser`, which differs in the weights only.
     mode : {"haadf", "bf"} or None, default=None
         As in :class:`WienerDenoiser`.
 
     Attributes
     ----------
     n_images_ : int
-        Number of images seen by ``fit``.
+        Number of images passed to ``fit``.
 
     References
     ----------
@@ -133,28 +134,28 @@ class ABSFDenoiser(SpectralDenoiser):
 
 
 class NLMDenoiser(Denoiser):
-    """Non-local means (scikit-image's), on noise that is made alike at every intensity.
+    """Non-local means (scikit-image) after variance stabilisation.
 
     Parameters
     ----------
     strength : float, default=0.7
-        The cut-off of the patches' distances, ``h``, in deviations of the noise.
+        Cut-off ``h`` of the distance between patches, in standard deviations of the noise.
     patch_size : int, default=7
         Edge of the patches that are compared, px.
     patch_distance : int, default=11
-        How far away they are sought, px.
+        Largest distance at which patches are searched, px.
     mode : {"haadf", "bf"} or None, default=None
-        None asks the image, and infers it where the image does not say.
+        None takes the image's mode, or infers it where the image has none.
 
     Attributes
     ----------
     n_images_ : int
-        Number of images seen by ``fit``.
+        Number of images passed to ``fit``.
 
     Notes
     -----
-    The noise comes from ``attrs["noise"]`` where :class:`~stemkit.NoiseCalibrator` has put it, else it is calibrated on
-    the spot.
+    The noise model is taken from ``attrs["noise"]``, see :class:`~stemkit.NoiseCalibrator`; without it, the noise is
+    calibrated.
 
     References
     ----------
@@ -182,29 +183,26 @@ class NLMDenoiser(Denoiser):
         self.mode = mode
 
     def _check_parameters(self) -> None:
-        if not isinstance(self.strength, int | float | np.number) or not 0 < self.strength < np.inf:
-            raise ValueError(f"strength must be a positive number, but is {self.strength!r}")
-        for name in ("patch_size", "patch_distance"):
-            value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, but is {value!r}")
+        check_positive("strength", self.strength)
+        check_integer("patch_size", self.patch_size)
+        check_integer("patch_distance", self.patch_distance)
 
     def _enhancer(self) -> Enhancer:
         def enhance(image: xr.DataArray, mode: str) -> dict[str, NDArray]:
             if min(image.shape) < self.patch_size or np.ptp(image.values) == 0:
                 return {"enhance": image.values}
             model = noise_of(image, mode)
-            counts = Stabilised.of(model)
-            if counts.silent:
+            transform = Stabilised.of(model)
+            if transform.noise_free:
                 return {"enhance": image.values}
-            even = denoise_nl_means(
-                counts.forward(signal_of(image.values, model)),
+            denoised = denoise_nl_means(
+                transform.forward(signal_of(image.values, model)),
                 patch_size=self.patch_size,
                 patch_distance=self.patch_distance,
                 h=self.strength,
                 sigma=1.0,
                 fast_mode=True,
             )
-            return {"enhance": image_of(counts.inverse(even), model)}
+            return {"enhance": image_of(transform.inverse(denoised), model)}
 
         return enhance

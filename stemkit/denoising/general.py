@@ -1,4 +1,4 @@
-"""The general network that ships: how it is made, so that anyone can make it again."""
+"""Training of the general network that is shipped with the package."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from stemkit.synthesis.recipe import Recipe
 
 __all__ = ["model_card", "train_general"]
 
+#: Edges of the training crops, px (chosen).
 CROP_SIZES = (96, 128, 192)
+#: Crops of the smallest size in a batch (chosen).
 BATCH_SIZE = 16
-#: One image in twenty shows nothing: what a network should leave empty.
+#: Distribution of the training images; one in twenty has no columns, and their maps must be empty (chosen).
 RECIPE = Recipe(spacing=(4.0, 36.0), empty=0.05)
-#: What two CPU cores train in an hour or two.
+#: Default architecture, which two CPU cores train in one to two hours (chosen).
 ARCHITECTURE = {"width": 64, "n_blocks": 4, "downsampling": 2}
 
 
@@ -47,17 +49,17 @@ def train_general(
 ) -> Path:
     """Train the general network on synthetic pairs and write ``NAME.safetensors`` with its model card into a folder.
 
-    A checkpoint stands beside it after every epoch: the same call goes on from there. With ``minutes`` it stops after
-    the epoch in which so much time is over, its learning rate having fallen to 0 by then where the run began there, and
-    what is written is the best network so far. ``batch_size`` are the images of the smallest crop; larger crops have
-    as many pixels per batch. With ``weights`` it starts
-    from those, and takes their architecture; the card says what they had been through.
+    A checkpoint is written to the same folder after every epoch, and the same call resumes from it. With ``minutes``,
+    training stops after the epoch that exceeds this time, and the best network is written; in a new run the learning
+    rate decreases to 0 by then. ``batch_size`` is the number of images of the smallest crop size; batches of larger
+    crops have equally many pixels. With ``weights``, training starts from those and keeps their architecture; the card
+    lists the earlier runs.
 
     Raises
     ------
     ValueError
-        If the weights' outputs or their scaling are not those of the general network, their architecture is not the
-        one that is asked for, a crop's size does not suit the network, or a batch has no image.
+        If outputs or scaling of the weights are not those of the general network, their architecture is not that of
+        the parameters, a crop size is unsuitable for the network, or the batch size is below 1.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, but is {batch_size!r}")
@@ -66,8 +68,8 @@ def train_general(
             raise ValueError(f"crop_sizes must be multiples of 16 of at least 32 px, but one is {size!r}")
     folder.mkdir(parents=True, exist_ok=True)
     where = resolve_device(device)
-    asked = {"width": width, "n_blocks": n_blocks, "downsampling": downsampling}
-    chosen: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    given = {"width": width, "n_blocks": n_blocks, "downsampling": downsampling}
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     info = NetworkInfo(**{**ARCHITECTURE, **chosen}, outputs=OUTPUTS, spacing=RECIPE.spacing)
     module, before = None, dict[str, Any]()
     if weights is not None:
@@ -77,9 +79,9 @@ def train_general(
                 f"weights must be those of a general network, SFIN with outputs {OUTPUTS}, but {weights} is "
                 f"{known.architecture} with {known.outputs}"
             )
-        for name, value in chosen.items():
-            if value != getattr(known, name):
-                raise ValueError(f"{name} must be that of the weights, {getattr(known, name)}, but is {value}")
+        for key, value in chosen.items():
+            if value != getattr(known, key):
+                raise ValueError(f"{key} must be that of the weights, {getattr(known, key)}, but is {value}")
         info = dataclasses.replace(known, spacing=RECIPE.spacing, sha256="")
         before = {**known.training, "sha256": known.sha256}
     net = train(
@@ -101,14 +103,14 @@ def train_general(
     training |= {} if minutes is None else {"minutes": float(minutes)}
     info = dataclasses.replace(info, training=training)
     path = save_weights(net.module_, info, folder / f"{name}.safetensors")
-    load_weights(path)  # what was written can be read
+    load_weights(path)  # raises if the written file can't be read
     with whole_file(path.with_suffix(".md")) as temporary:
         temporary.write_text(model_card(info, RECIPE))
     return path
 
 
 def model_card(info: NetworkInfo, recipe: Recipe) -> str:
-    """What the weights are, how they were made and what they are not for, in Markdown."""
+    """Model card in Markdown: architecture, training, limits of use."""
     made = info.training
     images = sum(_done(run) * run.get("batches_per_epoch", 0) * run.get("batch_size", 0) for run in _runs(made))
     commands = "<br>".join(f"`stemkit train {_options(run, info)}`" for run in _runs(made))
@@ -117,7 +119,7 @@ def model_card(info: NetworkInfo, recipe: Recipe) -> str:
     return f"""# General SFIN weights
 
 SFIN with {info.width} channels, {info.n_blocks} blocks and a grid coarser by {info.downsampling}; outputs
-{", ".join(info.outputs)}. Trained on synthetic images alone; no real micrograph was used.
+{", ".join(info.outputs)}. Trained on synthetic images only; no real micrograph was used.
 
 | | |
 |---|---|
@@ -139,14 +141,14 @@ to {draws.JITTER[1]:.0%} of the spacing, displacement as in real scans (drift, h
 up to {draws.BACKGROUND[1]:.0%} |
 
 Not for: diffraction patterns, spectra, images without atomic resolution, intensities to be published (measure
-those on the recorded pixels, as `AtomDetector` does), or structures whose columns can't be told apart in the recorded
-image. Smooth variation of up to about a tenth of the contrast is taken for background and removed; stronger variation
-is kept. Faint columns beside bright ones may be weakened at the lowest doses.
+those on the recorded pixels, as `AtomDetector` does), or structures whose columns are not resolved in the recorded
+image. Smooth variation of up to about a tenth of the contrast is removed as background; stronger variation is kept.
+Faint columns next to bright ones may be weakened at the lowest doses.
 """
 
 
 def _runs(made: dict[str, Any]) -> list[dict[str, Any]]:
-    """The runs that weights have been through, the first one first."""
+    """Training runs of the weights in chronological order."""
     return [*(_runs(made["before"]) if "before" in made else []), made]
 
 
@@ -155,7 +157,7 @@ def _done(made: dict[str, Any]) -> int:
 
 
 def _options(made: dict[str, Any], info: NetworkInfo) -> str:
-    # weights of one's own may say nothing of how they were made
+    # weights from other sources may have no record of their training
     known = {"epochs": "epochs", "batches": "batches_per_epoch", "lr": "lr", "seed": "seed"}
     options = " ".join(f"--{option} {made.get(name, 'unknown')}" for option, name in known.items())
     crops = made.get("crop_sizes", CROP_SIZES)

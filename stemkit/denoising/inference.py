@@ -1,4 +1,4 @@
-"""Applying a network to an image of any size: padding, tiles, flips, in the network's units."""
+"""Application of a network to an image of any size: units, padding, tiles, flips."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from stemkit.networks import SFIN, FoldedSFIN
 
 __all__ = ["enhanced_maps", "for_inference", "run_network", "tile_starts"]
 
-#: Reflected pixels around the image: zero padding and the wrap-around of the FFT spoil the border.
+#: Width of the reflected border, px, which reduces the effects of zero padding and of the periodic FFT (chosen).
 MARGIN = 24
-#: Neighbouring tiles share this many pixels, over which they are blended.
+#: Least overlap of neighbouring tiles, px, over which they are blended (chosen).
 OVERLAP = 128
+#: Axes of the four mirror images.
 FLIPS = ((), (-1,), (-2,), (-2, -1))
 
-
-#: From images ``(n, 1, n_y, n_x)`` to maps ``(n, n_outputs, n_y, n_x)``.
+#: Function from images ``(n, 1, n_y, n_x)`` to maps ``(n, n_outputs, n_y, n_x)``.
 Network = Callable[[Tensor], Tensor]
 
 
 class Plain:
-    """A module as it is, on a device."""
+    """A copy of a module on a device, without optimisation."""
 
     def __init__(self, module: nn.Module, device: torch.device):
-        # what the estimator holds stays where it is
+        # the estimator's module must stay on the CPU
         self.module, self.device = copy.deepcopy(module).eval().to(device), device
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def enhanced_maps(
     spread_of: str | None = None,
     progress: bool = False,
 ) -> dict[str, NDArray]:
-    """The network's maps of one image, in the image's units and on its grid.
+    """Maps of one image by a network, in the image's units and on its grid.
 
     Parameters
     ----------
@@ -70,17 +70,17 @@ def enhanced_maps(
     network : callable
         See :func:`for_inference`.
     info : NetworkInfo
-        Its outputs, the scaling of its input and the spacings of its training.
+        Outputs of the network, scaling of its input and spacings of its training.
     sign : int
         -1 in bright field.
     sampling : float or "auto"
-        Of the grid on which the network is applied, see :func:`stemkit.denoising.sampling.chosen_grid`.
+        Sampling of the grid on which the network is applied, see :func:`stemkit.denoising.sampling.chosen_grid`.
     tile_size : int
         See :func:`run_network`.
     spread_of : str, optional
-        Average over flips; the spread of this map is ``uncertainty``.
+        Average over flips; the standard deviation of this map over them is added as ``uncertainty``.
     progress : bool
-        Show a bar where there are several tiles.
+        Show a progress bar over tiles.
     """
     dtype = float_dtype(values.dtype)
     if np.ptp(values) == 0 or network_units(values * sign, info)[1] == 0:
@@ -109,7 +109,7 @@ def enhanced_maps(
 
 
 def _constant_maps(values: NDArray, info: NetworkInfo, spread_of: str | None) -> dict[str, NDArray]:
-    """The maps of an image without contrast: itself, and zeros."""
+    """Maps of an image without contrast: the image as ``enhance``, zeros as the others."""
     names = [*info.outputs, *(["uncertainty"] if spread_of is not None else [])]
     return {name: values if name == "enhance" else np.zeros_like(values) for name in names}
 
@@ -124,23 +124,23 @@ def run_network(
     average_flips: bool = False,
     progress: bool = False,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """Maps of one image and, with flips, their spread.
+    """Maps of one image and their standard deviation over flips.
 
     Parameters
     ----------
     network : callable
-        From images ``(n, 1, n_y, n_x)`` on the device to maps ``(n, n_outputs, n_y, n_x)``.
+        Function from images ``(n, 1, n_y, n_x)`` on the device to maps ``(n, n_outputs, n_y, n_x)``.
     values : ndarray of shape (n_y, n_x)
-        In the network's units.
+        Image in the network's units.
     multiple : int
-        Height and width that the network takes are multiples of this.
+        The network's input must have a height and width that are multiples of this.
     device : torch.device
     tile_size : int
-        Larger images go through in tiles of this size, on a grid that is a function of the shape alone.
+        Larger images are divided into overlapping tiles of this size, px, whose positions depend on the shape only.
     average_flips : bool
         Mean over the four mirror images.
     progress : bool
-        Show a bar where there are several tiles.
+        Show a progress bar over tiles.
 
     Returns
     -------
@@ -152,9 +152,9 @@ def run_network(
     if not average_flips:
         return _tiled(network, image, multiple, tile_size, progress).cpu().numpy(), None
     first, *others = (_tiled(network, image.flip(f), multiple, tile_size, progress).flip(f).cpu() for f in FLIPS)
-    # what they differ by is small beside what they are
-    apart = torch.stack([torch.zeros_like(first), *(maps - first for maps in others)])
-    return (first + apart.mean(dim=0)).numpy(), apart.std(dim=0, correction=0).numpy()
+    # the mean of the differences is more accurate than that of the maps in single precision
+    differences = torch.stack([torch.zeros_like(first), *(maps - first for maps in others)])
+    return (first + differences.mean(dim=0)).numpy(), differences.std(dim=0, correction=0).numpy()
 
 
 def _tiled(network: Network, image: Tensor, multiple: int, tile_size: int, progress: bool) -> Tensor:
@@ -167,17 +167,16 @@ def _tiled(network: Network, image: Tensor, multiple: int, tile_size: int, progr
         maps = _padded(network, tile, multiple)
         if total is None:
             total = torch.zeros((len(maps), *image.shape), device=image.device)
-        down, across = (_ramp(n, image.device) for n in tile.shape)
-        total[:, y : y + tile_size, x : x + tile_size] += maps * (down[:, None] * across)
+        weight_y, weight_x = (_ramp(n, image.device) for n in tile.shape)
+        total[:, y : y + tile_size, x : x + tile_size] += maps * (weight_y[:, None] * weight_x)
     assert total is not None
-    # the weights of all tiles are a product of one along y and one along x
-    return total.div_(_weight(image.shape[0], tile_size, image.device)[:, None]).div_(
-        _weight(image.shape[1], tile_size, image.device)
-    )
+    # the sum of the weights is separable
+    total_y, total_x = (_total_weight(n, tile_size, image.device) for n in image.shape)
+    return total.div_(total_y[:, None]).div_(total_x)
 
 
 def tile_starts(n: int, tile_size: int) -> list[int]:
-    """Starts of evenly spread tiles that overlap by at least ``OVERLAP``."""
+    """First pixels of evenly spaced tiles that overlap by at least ``OVERLAP`` or half of their size."""
     if n <= tile_size:
         return [0]
     overlap = min(OVERLAP, tile_size // 2)
@@ -185,17 +184,17 @@ def tile_starts(n: int, tile_size: int) -> list[int]:
     return [round(i * (n - tile_size) / (count - 1)) for i in range(count)]
 
 
-def _weight(n: int, tile_size: int, device: torch.device) -> Tensor:
-    """The sum of the weights of all tiles along an axis."""
+def _total_weight(n: int, tile_size: int, device: torch.device) -> Tensor:
+    """Sum of the weights of all tiles along an axis."""
     weight = torch.zeros(n, device=device)
     for start in tile_starts(n, tile_size):
-        part = weight[start : start + tile_size]
-        part += _ramp(len(part), device)
+        tile = weight[start : start + tile_size]
+        tile += _ramp(len(tile), device)
     return weight
 
 
 def _ramp(n: int, device: torch.device) -> Tensor:
-    """Weights that fall to (almost) 0 at both ends of a tile."""
+    """Weights of a tile along an axis, which decrease towards 0 at both ends."""
     edge = torch.arange(n, device=device, dtype=torch.float32) + 0.5
     distance = torch.minimum(edge, n - edge) / min(OVERLAP, n)
     return torch.sin(0.5 * torch.pi * distance.clamp(max=1.0)) ** 2
@@ -204,10 +203,9 @@ def _ramp(n: int, device: torch.device) -> Tensor:
 @torch.inference_mode()
 def _padded(network: Network, image: Tensor, multiple: int) -> Tensor:
     n_y, n_x = image.shape
-    after = [MARGIN + _fill(n + 2 * MARGIN, multiple) for n in (n_y, n_x)]
-    # an image that is smaller than its margin is reflected several times
+    # np.pad reflects an image that is smaller than the margin several times
     reflected = (
-        np.pad(np.arange(n), (MARGIN, beyond), mode="reflect") for n, beyond in zip((n_y, n_x), after, strict=True)
+        np.pad(np.arange(n), (MARGIN, MARGIN + _fill(n + 2 * MARGIN, multiple)), mode="reflect") for n in (n_y, n_x)
     )
     rows, cols = (torch.as_tensor(index, device=image.device) for index in reflected)
     maps = network(image[rows[:, None], cols][None, None])[0].float()
@@ -215,7 +213,7 @@ def _padded(network: Network, image: Tensor, multiple: int) -> Tensor:
 
 
 def _fill(n: int, multiple: int) -> int:
-    """Pixels to add to ``n`` so that it is a multiple, with a quotient whose FFT is fast."""
+    """Pixels to add to ``n`` for the next multiple whose quotient has a fast FFT."""
     from scipy.fft import next_fast_len
 
     return next_fast_len(-(-n // multiple), real=True) * multiple - n

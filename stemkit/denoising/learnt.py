@@ -1,4 +1,4 @@
-"""What denoisers by networks share: training in fit, inference in transform."""
+"""Base class of denoisers by networks: training in fit, inference in transform."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from stemkit.compute import PRECISIONS, resolve_device, seed_from
-from stemkit.denoising.base import Denoiser, Enhancer, noise_of, without_faults
+from stemkit.denoising.base import Denoiser, Enhancer, check_choice, check_integer, without_faults
 from stemkit.denoising.callbacks import epochs_of, seed_of
 from stemkit.denoising.crystal import combine_with_lattice
 from stemkit.denoising.inference import enhanced_maps, for_inference
@@ -29,6 +29,7 @@ from stemkit.images import (
     split,
     warn_if_small,
 )
+from stemkit.noise.attached import noise_of
 from stemkit.noise.drawing import stacked
 from stemkit.synthesis import STEMSynthesizer
 from stemkit.synthesis.noises import BACKGROUND
@@ -36,20 +37,25 @@ from stemkit.synthesis.noises import BACKGROUND
 __all__ = ["LearntDenoiser"]
 
 LATTICES = ("auto", "off")
-#: Part of the images that are synthesised for training that show nothing.
+#: Fraction of synthetic training images without columns (chosen).
 EMPTY = 0.05
+#: Range of spacings of synthetic images, in multiples of that of the given images (chosen).
+WIDENING = (0.9, 1.1)
+#: Lower limits of the ends of that range, px (chosen).
+LEAST_SPACING = (3.0, 4.0)
+#: Least values of integer parameters.
+LEAST = {"max_epochs": 0, "batches_per_epoch": 1, "batch_size": 1, "crop_size": 8, "tile_size": 64, "patience": 1}
 
 
 class LearntDenoiser(Denoiser):
-    """A denoiser that is a network: training and inference behind an estimator's parameters.
+    """A denoiser by a network, with the parameters of training and inference.
 
-    An architecture says what it is called, which of its parameters are the network's, and what those are where they
-    are None and there are no weights to tell.
+    Subclasses define the architecture, and an ``__init__`` with the signature that scikit-learn reads.
     """
 
-    #: As in a weights file.
+    #: Name of the architecture in a weights file.
     architecture: ClassVar[str]
-    #: Parameters of the estimator that shape the network, their names in a weights file, and what None stands for.
+    #: Parameters of the architecture: name in the estimator, name in a weights file, and value of None without weights.
     shaped_by: ClassVar[tuple[tuple[str, str, int], ...]]
 
     weights: str | Path | None
@@ -72,16 +78,20 @@ class LearntDenoiser(Denoiser):
     random_state: int | np.random.RandomState | None
     verbose: int
 
+    def _store(self, parameters: dict[str, Any]) -> None:
+        """Set the attributes from the local variables of ``__init__``."""
+        self.__dict__.update({name: value for name, value in parameters.items() if name != "self"})
+
     def fit(self, X: Images, y: object = None) -> Self:
-        """Load the weights and, where asked for, train.
+        """Load the weights, and train the network if pairs are given, ``fine_tune`` is set or ``weights`` is None.
 
         Parameters
         ----------
         X : DataArray, ndarray or list of them
             Recorded images, ``(n_y, n_x)`` or ``(n_images, n_y, n_x)``.
         y : like X, optional
-            What ``target`` is for each of them, same shapes; then the network is trained on these pairs. Labels and
-            tables, which a pipeline hands on for its other steps, are ignored.
+            True ``target`` maps, of the same shapes. The network is then trained on these pairs. Labels and tables,
+            which a pipeline passes on to its other steps, are ignored.
 
         Returns
         -------
@@ -110,37 +120,24 @@ class LearntDenoiser(Denoiser):
     # --- parameters ----------------------------------------------------------------------------------------------
 
     def _check_parameters(self) -> None:
-        if self.target not in OUTPUTS:
-            raise ValueError(f"target must be one of {', '.join(map(repr, OUTPUTS))}, but is {self.target!r}")
+        check_choice("target", self.target, OUTPUTS)
         check_sampling(self.sampling)
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}, but is {self.precision!r}")
-        if self.lattice not in LATTICES:
-            raise ValueError(f"lattice must be one of {', '.join(map(repr, LATTICES))}, but is {self.lattice!r}")
-        for name, least in (
-            ("max_epochs", 0),
-            ("batches_per_epoch", 1),
-            ("batch_size", 1),
-            ("crop_size", 8),
-            ("tile_size", 64),
-            ("patience", 1),
-        ):
-            value = getattr(self, name)
-            if name == "patience" and value is None:
-                continue
-            if not isinstance(value, int | np.integer) or value < least:
-                raise ValueError(f"{name} must be an integer of at least {least}, but is {value!r}")
+        check_choice("precision", self.precision, PRECISIONS)
+        check_choice("lattice", self.lattice, LATTICES)
+        for name, least in LEAST.items():
+            if name != "patience" or self.patience is not None:
+                check_integer(name, getattr(self, name), least)
         if not isinstance(self.lr, int | float | np.number) or not self.lr > 0:
             raise ValueError(f"lr must be a positive number, but is {self.lr!r}")
         if self.fine_tune and self.weights is None:
-            raise ValueError("fine_tune=True needs weights to start from, but weights is None: leave fine_tune out")
+            raise ValueError("fine_tune=True needs weights to start from, but weights is None: use fine_tune=False")
 
     def _check_info(self, info: NetworkInfo | None, supervised: bool) -> NetworkInfo:
-        """The weights' architecture, which the parameters may confirm; without weights, what the parameters ask."""
+        """Description of the weights, compared with the parameters; without weights, that of a new network."""
         if info is None:
             outputs = (self.target,) if supervised else OUTPUTS
-            given = [(key, getattr(self, name), fresh) for name, key, fresh in self.shaped_by]
-            shape: dict[str, Any] = {key: fresh if value is None else value for key, value, fresh in given}
+            given = [(key, getattr(self, name), default) for name, key, default in self.shaped_by]
+            shape: dict[str, Any] = {key: default if value is None else value for key, value, default in given}
             return NetworkInfo(**shape, outputs=outputs, architecture=self.architecture)
         if info.architecture != self.architecture:
             raise ValueError(
@@ -160,10 +157,12 @@ class LearntDenoiser(Denoiser):
 
     # --- training ------------------------------------------------------------------------------------------------
 
-    def _train(self, module: Any, info: NetworkInfo, source: Source, info_after: NetworkInfo) -> tuple[Any, Any]:
+    def _train(self, module: Any, info: NetworkInfo, source: Source, trained: NetworkInfo) -> tuple[Any, Any]:
         device, checkpoint = resolve_device(self.device), None if self.checkpoint is None else Path(self.checkpoint)
-        going_on = self.random_state is None and checkpoint is not None and checkpoint.exists()
-        seed = seed_of(checkpoint) if going_on and checkpoint is not None else seed_from(self.random_state)
+        if self.random_state is None and checkpoint is not None and checkpoint.exists():
+            seed = seed_of(checkpoint)
+        else:
+            seed = seed_from(self.random_state)
         net = train(
             info,
             source,
@@ -181,7 +180,7 @@ class LearntDenoiser(Denoiser):
         )
         self.history_ = pd.DataFrame(epochs_of(net))
         before = {**info.training, "sha256": info.sha256} if info.sha256 else {}
-        return net.module_, dataclasses.replace(info_after, training=made_with(net, device, seed, before))
+        return net.module_, dataclasses.replace(trained, training=made_with(net, device, seed, before))
 
     def _pairs(
         self, images: list[xr.DataArray], truth: list[xr.DataArray], info: NetworkInfo
@@ -211,24 +210,25 @@ class LearntDenoiser(Denoiser):
     def _synthesis(self, images: list[xr.DataArray], info: NetworkInfo) -> tuple[Source, NetworkInfo]:
         if info.scaling != "standard":
             raise ValueError(
-                f"fine_tune=True needs weights whose input has a mean of 0 and a deviation of 1, but these want "
-                f"{info.scaling}: give pairs to fit instead"
+                "fine_tune=True needs weights with input scaling 'standard' (mean 0, standard deviation 1), but these "
+                f"have {info.scaling!r}: give pairs to fit instead"
             )
         models = [noise_of(image, self.mode) for image in images]
         like = STEMSynthesizer(mode=models[0].mode, noise=models[0]).fit(images).recipe()
         low, high = like.spacing
-        # every image's noise, and a little more than its lengths: the next image is not quite the same
-        noise, spacing = stacked([model.parameters() for model in models]), (max(3.0, 0.9 * low), max(4.0, 1.1 * high))
-        # a background that is stronger, or as short as columns, is the specimen's: it is drawn as a film, and stays
+        noise = stacked([model.parameters() for model in models])
+        # a wider range than that of the given images, for similar images of the same specimen
+        spacing = max(LEAST_SPACING[0], WIDENING[0] * low), max(LEAST_SPACING[1], WIDENING[1] * high)
+        # background that is stronger, or as short as columns, belongs to the specimen and must not be removed
         noise.background = noise.background.clamp(max=BACKGROUND[1])
         noise.background_length = noise.background_length.clamp(min=spacing[1])
         recipe = dataclasses.replace(like, noise=noise, spacing=spacing, empty=EMPTY)
         size = max(32, self.crop_size // 16 * 16)
         source = SynthesisSource(recipe, info.outputs, self.batch_size, [size])
-        # a spacing is known to the network as it is found in an image: other than that of neighbours in some crystals
-        known = info.spacing if self.weights is not None and info.spacing is not None else spacing
-        widest = (min(known[0], spacing[0]), max(known[1], spacing[1]))
-        return source, dataclasses.replace(info, spacing=widened(widest, images), sha256="")
+        # inference compares results of find_periodicity with this range: in some crystals not the nearest distance
+        trained = info.spacing if self.weights is not None and info.spacing is not None else spacing
+        union = (min(trained[0], spacing[0]), max(trained[1], spacing[1]))
+        return source, dataclasses.replace(info, spacing=widened(union, images), sha256="")
 
     # --- inference -----------------------------------------------------------------------------------------------
 

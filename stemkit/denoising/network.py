@@ -1,4 +1,4 @@
-"""Denoisers that are networks."""
+"""Denoisers by networks."""
 
 from __future__ import annotations
 
@@ -14,83 +14,87 @@ __all__ = ["AtomSegNetDenoiser", "FCNDenoiser", "SFINDenoiser"]
 class SFINDenoiser(LearntDenoiser):
     """Enhance images with the spatial-frequency interactive network.
 
-    With the shipped weights there is nothing to train: ``SFINDenoiser().fit_transform(image)``. Given pairs, ``fit``
-    trains on them; with ``fine_tune=True`` or ``weights=None`` and images alone, it measures their noise and
-    spacing, synthesises pairs like them and trains on those.
+    The shipped weights need no training: ``SFINDenoiser().fit_transform(image)``. Given pairs, ``fit`` trains on them.
+    Given images only, with ``fine_tune=True`` or ``weights=None``, it measures their noise and spacing and trains on
+    synthetic pairs with the same noise and spacing.
 
     Parameters
     ----------
     weights : str, path or None, default="auto"
-        ``"auto"`` takes the shipped weights, a path a stemkit ``.safetensors`` or a checkpoint of the authors; None
-        starts from scratch.
+        ``"auto"`` are the shipped weights, a path is that of a stemkit ``.safetensors`` file or of a checkpoint of the
+        authors; None starts from random weights.
     target : {"enhance", "detect", "superresolve"}, default="enhance"
         The map that ``transform`` returns.
     fine_tune : bool, default=False
-        Go on training the weights on pairs synthesised like the images given to ``fit``.
+        Continue the training of the weights on synthetic pairs with noise and spacing of the images given to ``fit``.
     n_blocks, width, downsampling : int or None, default=None
-        Architecture, see :class:`stemkit.networks.SFIN`. None takes the weights' own.
+        Architecture, see :class:`stemkit.networks.SFIN`. None takes that of the weights, or width 32, 4 blocks and
+        downsampling 2, which two CPU cores train in minutes.
     lr : float, default=2e-3
         Highest learning rate.
     max_epochs : int, default=10
     patience : int or None, default=None
-        Stop after so many epochs in a row that were not the best. The network is that of the best epoch, judged on
-        pairs that are held back: on fresh ones where pairs are synthesised, on one in ten where at least ten are given.
+        Stop after this number of consecutive epochs without improvement. The network is that of the epoch with the
+        lowest loss on validation pairs: newly drawn ones where pairs are synthesised, one in ten where at least ten are
+        given.
     batches_per_epoch : int, default=50
     batch_size : int, default=8
     crop_size : int, default=128
         Edge of the training crops, px.
     loss : {"l1", "l2"}, default="l1"
     checkpoint : path or None, default=None
-        Written after every epoch. Where it is there, training goes on from it, to the result that it would have had
-        without the interruption; remove it to begin again.
+        Written after every epoch. Training resumes from an existing file, to the result of an uninterrupted run; remove
+        the file to begin again.
     compile : bool, default=False
-        Let torch compile the network for training on a GPU: a minute at the start, faster steps.
+        Compile the network with torch for training on a GPU: this takes a minute at the start and makes steps faster.
     sampling : "auto" or float, default="auto"
         Grid on which the network is applied, in pixels per pixel of the image, in (0, 1]; the result is on the image's
-        own grid. 1 is the image's own. ``"auto"`` takes an image that noise dominates and whose columns are at least
-        40 px apart to a coarser grid, and one with little noise whose columns are nearer than those of the training to
-        a finer one; all others keep their own.
+        own grid, which is 1. ``"auto"`` uses a coarser grid for an image dominated by noise with columns at least 40 px
+        apart, a finer one for an image with little noise and a smaller spacing than that of the training, and the
+        image's own grid otherwise.
     precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Of the network's activations. ``"auto"`` takes bfloat16 where the CPU or GPU multiplies it fast, which changes
-        the PSNR by less than 0.1 dB; results of different machines then differ by as much. Only SFIN uses it.
+        Data type of the network's activations. ``"auto"`` is bfloat16 where the CPU or GPU multiplies it fast, which
+        changes the PSNR by less than 0.1 dB; results of different machines then differ by this amount. Only SFIN uses
+        it.
     lattice : {"off", "auto"}, default="off"
-        ``"auto"`` averages the enhanced image over the translations of its lattice where the recorded pixels agree with
-        that, and leaves the network's result where they do not; see :doc:`/enhancing`. An image without a lattice is
-        not changed. The other maps are the network's.
+        ``"auto"`` averages the enhanced image over the translations of its lattice where this agrees with the recorded
+        pixels, and keeps the network's result elsewhere; see :doc:`/enhancing`. An image without a lattice, and the
+        other maps, are not changed.
     tile_size : int, default=2048
         Larger images are enhanced in overlapping tiles of this size, px.
     average_flips : bool, default=False
-        Average over the mirror images, at four times the cost; their spread becomes the coordinate ``uncertainty``.
+        Average over the four mirror images, at four times the cost; their standard deviation is the coordinate
+        ``uncertainty``.
     mode : {"haadf", "bf"} or None, default=None
-        None asks the image, and infers it where the image does not say.
+        None takes the image's mode, or infers it where the image has none.
     device : str, default="auto"
         ``"auto"``, ``"cpu"``, ``"cuda"``, ...
     random_state : int, RandomState or None, default=None
-        Seed of the training: the same one on the same device gives the same network.
+        Seed of the training; the same seed on the same device gives the same network.
     verbose : int, default=0
-        1 shows a progress bar while training, and over the tiles of large images.
+        1 shows a progress bar during training, and over the tiles of large images.
 
     Attributes
     ----------
     net_ : torch.nn.Module
         The network.
     info_ : NetworkInfo
-        Its architecture, outputs and the spacings it knows (px).
+        Architecture, outputs and range of spacings (px) of the network.
     history_ : pandas.DataFrame
-        One row per epoch of training; empty where nothing was trained.
+        One row per epoch of training; empty without training.
     n_images_ : int
-        Number of images seen by ``fit``.
+        Number of images passed to ``fit``.
 
     Raises
     ------
     ValueError, TypeError
-        For anything that is not an image, unknown weights, or an architecture that contradicts the weights.
+        If X contains no images, the weights are unknown, or the architecture differs from that of the weights.
 
     Notes
     -----
-    The input is normalised by its mean and standard deviation in float64, and the result brought back: intensities
-    stay in the image's units. An image that comes as a DataArray carries the recorded pixels on as the coordinate
-    ``measured``, and the network's other maps as ``detect`` and ``superresolve``.
+    The input is normalised by its mean and standard deviation in float64, and the result is converted back to the
+    image's units. A DataArray has the recorded pixels as the coordinate ``measured``, and the network's other maps as
+    ``detect`` and ``superresolve``.
 
     References
     ----------
@@ -108,7 +112,7 @@ class SFINDenoiser(LearntDenoiser):
     """
 
     architecture = "sfin"
-    # what two CPU cores train in minutes on one's own data
+    # chosen: two CPU cores train it in minutes
     shaped_by = (("width", "width", 32), ("n_blocks", "n_blocks", 4), ("downsampling", "downsampling", 2))
 
     def __init__(
@@ -139,53 +143,30 @@ class SFINDenoiser(LearntDenoiser):
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ):
-        self.weights = weights
-        self.target = target
-        self.fine_tune = fine_tune
-        self.n_blocks = n_blocks
-        self.width = width
-        self.downsampling = downsampling
-        self.lr = lr
-        self.max_epochs = max_epochs
-        self.patience = patience
-        self.batches_per_epoch = batches_per_epoch
-        self.batch_size = batch_size
-        self.crop_size = crop_size
-        self.loss = loss
-        self.checkpoint = checkpoint
-        self.compile = compile
-        self.sampling = sampling
-        self.precision = precision
-        self.lattice = lattice
-        self.tile_size = tile_size
-        self.average_flips = average_flips
-        self.mode = mode
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
+        self._store(locals())
 
 
 class FCNDenoiser(LearntDenoiser):
-    """Enhance images with a plain fully convolutional network: what SFIN is compared with.
+    """Enhance images with a plain fully convolutional network, for comparison with SFIN.
 
-    Trained as :class:`SFINDenoiser` is, on pairs, or on pairs that are synthesised like the images.
+    It is trained like :class:`SFINDenoiser`, on given or on synthetic pairs.
 
     Parameters
     ----------
     weights : path or None, default=None
-        A file that :func:`stemkit.denoising.save_weights` wrote; none ship. None starts from scratch.
+        File written by :func:`stemkit.denoising.save_weights`; none are shipped. None starts from random weights.
     target : {"enhance", "detect", "superresolve"}, default="enhance"
         The map that ``transform`` returns.
     fine_tune : bool, default=False
-        Go on training the weights on pairs synthesised like the images given to ``fit``.
+        Continue the training of the weights on synthetic pairs with noise and spacing of the images given to ``fit``.
     n_layers, width : int or None, default=None
-        Architecture, see :class:`stemkit.networks.FCN`. None takes the weights' own, else 17 and 64.
+        Architecture, see :class:`stemkit.networks.FCN`. None takes that of the weights, or 17 and 64.
     lr, max_epochs, patience, batches_per_epoch, batch_size, crop_size, loss, checkpoint, compile : optional
         Training, as in :class:`SFINDenoiser`.
     sampling, precision, lattice, tile_size, average_flips : optional
         Inference, as in :class:`SFINDenoiser`.
     mode : {"haadf", "bf"} or None, default=None
-        None asks the image, and infers it where the image does not say.
+        None takes the image's mode, or infers it where the image has none.
     device : str, default="auto"
     random_state : int, RandomState or None, default=None
         Seed of the training.
@@ -240,52 +221,30 @@ class FCNDenoiser(LearntDenoiser):
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ):
-        self.weights = weights
-        self.target = target
-        self.fine_tune = fine_tune
-        self.n_layers = n_layers
-        self.width = width
-        self.lr = lr
-        self.max_epochs = max_epochs
-        self.patience = patience
-        self.batches_per_epoch = batches_per_epoch
-        self.batch_size = batch_size
-        self.crop_size = crop_size
-        self.loss = loss
-        self.checkpoint = checkpoint
-        self.compile = compile
-        self.sampling = sampling
-        self.precision = precision
-        self.lattice = lattice
-        self.tile_size = tile_size
-        self.average_flips = average_flips
-        self.mode = mode
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
+        self._store(locals())
 
 
 class AtomSegNetDenoiser(LearntDenoiser):
-    """Enhance images with AtomSegNet, a U-Net of three levels: what SFIN is compared with.
+    """Enhance images with AtomSegNet, a U-Net of three levels, for comparison with SFIN.
 
-    Trained as :class:`SFINDenoiser` is, on pairs, or on pairs that are synthesised like the images.
+    It is trained like :class:`SFINDenoiser`, on given or on synthetic pairs.
 
     Parameters
     ----------
     weights : path or None, default=None
-        A file that :func:`stemkit.denoising.save_weights` wrote; none ship. None starts from scratch.
+        File written by :func:`stemkit.denoising.save_weights`; none are shipped. None starts from random weights.
     target : {"enhance", "detect", "superresolve"}, default="enhance"
         The map that ``transform`` returns.
     fine_tune : bool, default=False
-        Go on training the weights on pairs synthesised like the images given to ``fit``.
+        Continue the training of the weights on synthetic pairs with noise and spacing of the images given to ``fit``.
     width : int or None, default=None
-        Architecture, see :class:`stemkit.networks.AtomSegNet`. None takes the weights' own, else 64.
+        Architecture, see :class:`stemkit.networks.AtomSegNet`. None takes that of the weights, or 64.
     lr, max_epochs, patience, batches_per_epoch, batch_size, crop_size, loss, checkpoint, compile : optional
         Training, as in :class:`SFINDenoiser`.
     sampling, precision, lattice, tile_size, average_flips : optional
         Inference, as in :class:`SFINDenoiser`.
     mode : {"haadf", "bf"} or None, default=None
-        None asks the image, and infers it where the image does not say.
+        None takes the image's mode, or infers it where the image has none.
     device : str, default="auto"
     random_state : int, RandomState or None, default=None
         Seed of the training.
@@ -298,7 +257,7 @@ class AtomSegNetDenoiser(LearntDenoiser):
 
     Notes
     -----
-    The sigmoid spans 4 standard deviations of the image below its mean to 12 above it.
+    The output range of the sigmoid is from 4 standard deviations of the image below its mean to 12 above it.
 
     References
     ----------
@@ -342,25 +301,4 @@ class AtomSegNetDenoiser(LearntDenoiser):
         random_state: int | np.random.RandomState | None = None,
         verbose: int = 0,
     ):
-        self.weights = weights
-        self.target = target
-        self.fine_tune = fine_tune
-        self.width = width
-        self.lr = lr
-        self.max_epochs = max_epochs
-        self.patience = patience
-        self.batches_per_epoch = batches_per_epoch
-        self.batch_size = batch_size
-        self.crop_size = crop_size
-        self.loss = loss
-        self.checkpoint = checkpoint
-        self.compile = compile
-        self.sampling = sampling
-        self.precision = precision
-        self.lattice = lattice
-        self.tile_size = tile_size
-        self.average_flips = average_flips
-        self.mode = mode
-        self.device = device
-        self.random_state = random_state
-        self.verbose = verbose
+        self._store(locals())

@@ -1,4 +1,4 @@
-"""What repeats in a crystal, averaged where it does repeat."""
+"""Average of similar patches at the lattice vectors of a crystal."""
 
 from __future__ import annotations
 
@@ -11,70 +11,87 @@ from scipy import fft, ndimage
 
 from stemkit.compute import side_by_side
 from stemkit.denoising.anscombe import Stabilised, image_of, signal_of
-from stemkit.denoising.base import Denoiser, Enhancer, noise_of
+from stemkit.denoising.base import Denoiser, Enhancer, check_integer, check_positive
 from stemkit.denoising.spectral import frequencies, information_limit, periodic_part
 from stemkit.noise import NoiseModel
+from stemkit.noise.attached import noise_of
 from stemkit.periodicity import find_periodicity, middle
 
 __all__ = ["PeriodicDenoiser"]
 
-#: A crystal's vectors are measured on so many px in the middle of the image.
-MEASURED_ON = 1024
-#: Without a crystal, patches are sought in a square of so many px to each side.
-NEARBY = 4
-#: Edge of a patch, in spacings, and its limits, px.
-PATCH, EDGES = 0.5, (3, 25)
-#: Frequencies up to so many times the last Bragg peak are kept; without peaks, those of columns as narrow as an eighth
-#: of their spacing, whose amplitude is below a hundredth beyond this, in cycles per spacing.
-BEYOND, NARROWEST = 1.15, 4.0
-#: A pixel says no more than this, in deviations of the noise, of its row's offset.
-OUTLYING = 3.0
-#: Background is taken off where it has so many times the power of the noise: elsewhere the specimen itself may vary.
-CERTAIN = 100.0
-#: A stronger background than this part of the contrast is the specimen's.
-FAINT = 0.12
-#: The variance of noise that is left in a first average, in parts of the variance before.
-LEFT = 0.2
-#: What an average has taken away comes back where it stands so many deviations above the noise, over this part of the
-#: spacing.
-SEEN, REACH = 4.0, 0.2
-#: Taps of the windowed sinc that moves an image by a fraction of a pixel, and the fractions.
-TAPS, FRACTIONS = 6, 4
-#: Parts in which offsets are summed: the result does not depend on the number of threads.
-PARTS = 4
+#: Taps of the windowed sinc that interpolates between pixels (chosen).
+TAPS = 6
+#: Interpolated positions per pixel along an axis (chosen).
+FRACTIONS = 4
+#: Sums over offsets that are computed in parallel; fixed, so that the result does not depend on the number of threads.
+N_SUMS = 4
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Constants of the method, chosen unless stated otherwise."""
+
+    #: Edge of the square in the middle of the image on which lattice vectors are measured, px.
+    measured_on: int = 1024
+    #: Largest offset of patches along an axis in an image without a lattice, px.
+    nearby: int = 4
+    #: Edge of a patch, spacings.
+    patch: float = 0.5
+    #: Limits of the edge of a patch, px.
+    edges: tuple[int, int] = (3, 25)
+    #: Cut-off frequency, in multiples of that of the last Bragg peak.
+    cutoff: float = 1.15
+    #: Cut-off frequency without Bragg peaks, cycles per spacing; derived: columns whose width is an eighth of the
+    #: spacing have less than a hundredth of their amplitude above it.
+    cutoff_without_peaks: float = 4.0
+    #: Residuals are clipped at this many standard deviations of the noise before rows are averaged.
+    outlying: float = 3.0
+    #: Ratio of the power of background to that of noise from which background is subtracted.
+    background_ratio: float = 100.0
+    #: Largest amplitude of subtracted background, in units of the contrast; a stronger one belongs to the specimen.
+    faint: float = 0.12
+    #: Variance of noise after the first average, as a fraction of the variance before.
+    pilot_variance: float = 0.2
+    #: Filtered residuals above this many standard deviations of the noise are restored.
+    significant: float = 4.0
+    #: Sigma of the filter of residuals, spacings.
+    residual_filter: float = 0.2
+
+
+SETTINGS = Settings()
 
 
 class PeriodicDenoiser(Denoiser):
-    """Average patches of a crystal that are alike, sought at the crystal's own periods.
+    """Average similar patches of a crystal at the vectors of its lattice.
 
-    Counting noise is made alike at all intensities, frequencies beyond the last Bragg peak are left out, and patches
-    are compared with those one or several lattice vectors away: where they differ by no more than noise, as they do not
-    at a defect, they are averaged. A second round compares what the first has made, after the rows are levelled. What
-    noise can't explain of the difference, such as a lone vacancy, comes back.
+    The variance of counting noise is stabilised, frequencies above the last Bragg peak are removed, and each patch is
+    compared with patches at lattice vectors. Patches that differ by noise only are averaged, so that defects are
+    preserved. A second iteration compares patches of the first result, after row offsets are subtracted. Significant
+    residuals, such as an isolated vacancy, are added to the result.
 
     Parameters
     ----------
     n_neighbors : int, default=120
-        Lattice vectors at which patches are sought, the shortest ones first.
+        Number of lattice vectors at which patches are compared, the shortest ones first.
     strength : float, default=1.0
-        How much more than by noise patches may differ and still be averaged.
+        Decay length of the weight with the difference of patches, in units of the difference expected from noise.
     flatten : bool, default=False
-        Take off the slow background that the noise model states. What varies as slowly in the specimen goes with it:
-        thickness, a support, the vacuum beside it.
+        Subtract the slow background of the noise model. Equally slow variation of the specimen (thickness, support,
+        adjacent vacuum) is subtracted too.
     mode : {"haadf", "bf"} or None, default=None
-        None asks the image, and infers it where the image does not say.
+        None takes the image's mode, or infers it where the image has none.
 
     Attributes
     ----------
     n_images_ : int
-        Number of images seen by ``fit``.
+        Number of images passed to ``fit``.
 
     Notes
     -----
     The periodic search is that of [1]_, with the weights of non-local means [2]_ instead of block matching: 1 up to the
-    difference that noise makes on average, and falling exponentially beyond. The noise comes from ``attrs["noise"]``
-    where :class:`~stemkit.NoiseCalibrator` has put it, else it is calibrated on the spot. An image without a lattice is
-    denoised by patches nearby.
+    mean difference caused by noise, and an exponential decay above it. The noise model is taken from
+    ``attrs["noise"]``, see :class:`~stemkit.NoiseCalibrator`; without it, the noise is calibrated. In an image without
+    a lattice, patches are compared with neighbouring ones.
 
     References
     ----------
@@ -105,10 +122,8 @@ class PeriodicDenoiser(Denoiser):
         self.mode = mode
 
     def _check_parameters(self) -> None:
-        if not isinstance(self.n_neighbors, int | np.integer) or self.n_neighbors < 1:
-            raise ValueError(f"n_neighbors must be a positive integer, but is {self.n_neighbors!r}")
-        if not isinstance(self.strength, int | float | np.number) or not 0 < self.strength < np.inf:
-            raise ValueError(f"strength must be a positive number, but is {self.strength!r}")
+        check_integer("n_neighbors", self.n_neighbors)
+        check_positive("strength", self.strength)
 
     def _enhancer(self) -> Enhancer:
         def enhance(image: xr.DataArray, mode: str) -> dict[str, NDArray]:
@@ -116,84 +131,85 @@ class PeriodicDenoiser(Denoiser):
             if min(values.shape) < 2 * TAPS or np.ptp(values) == 0:
                 return {"enhance": values}
             model = noise_of(image, mode)
-            counts = Stabilised.of(model)
-            if counts.silent:
+            transform = Stabilised.of(model)
+            if transform.noise_free:
                 return {"enhance": values}
-            contrast = float(np.ptp(counts.forward(np.array([0.0, 1.0]))))  # in deviations of the noise
-            even = counts.forward(signal_of(values, model))
+            contrast = float(np.ptp(transform.forward(np.array([0.0, 1.0]))))  # in standard deviations of the noise
+            noisy = transform.forward(signal_of(values, model))
             if self.flatten:
-                even -= _background(even, model, contrast)
-            averaged = self._averaged(even, model, contrast)
-            return {"enhance": image_of(counts.inverse(averaged), model)}
+                noisy -= _background(noisy, model, contrast)
+            averaged = self._averaged(noisy, model, contrast)
+            return {"enhance": image_of(transform.inverse(averaged), model)}
 
         return enhance
 
     def _averaged(self, noisy: NDArray, model: NoiseModel, contrast: float) -> NDArray:
-        """An image whose noise has a deviation of 1, without most of it."""
-        periodicity = find_periodicity(middle(noisy, MEASURED_ON))
-        spacing = periodicity.spacing or 2.0 * NEARBY
+        """Denoise an image whose noise has a standard deviation of 1."""
+        periodicity = find_periodicity(middle(noisy, SETTINGS.measured_on))
+        spacing = periodicity.spacing or 2.0 * SETTINGS.nearby
         offsets = _lattice_offsets(periodicity.vectors, self.n_neighbors, noisy.shape)
-        edge = int(np.clip(round(PATCH * spacing), *EDGES)) // 2 * 2 + 1
-        limit = BEYOND * information_limit(noisy)
+        edge = int(np.clip(round(SETTINGS.patch * spacing), *SETTINGS.edges)) // 2 * 2 + 1
+        limit = SETTINGS.cutoff * information_limit(noisy)
         if not limit and periodicity.spacing:
-            limit = NARROWEST / periodicity.spacing
+            limit = SETTINGS.cutoff_without_peaks / periodicity.spacing
         smooth, kept, kept_along_y = _low_pass(noisy, limit)
         streaks, jitter = _scan_variances(smooth, model, contrast)
         scan = kept_along_y * (streaks + jitter)
         pilot = _average(smooth, smooth, offsets, edge, 2 * (kept + scan), self.strength)
-        # what is left of whole rows is the scan's
-        rows = (noisy - pilot).clip(-OUTLYING, OUTLYING).mean(axis=1, keepdims=True)
+        # the mean residual of a row is its offset by the scan
+        rows = (noisy - pilot).clip(-SETTINGS.outlying, SETTINGS.outlying).mean(axis=1, keepdims=True)
         smooth, *_ = _low_pass(noisy - (rows - rows.mean()), limit)
-        average = _average(smooth, pilot, offsets, edge, 2 * (kept + scan) * LEFT, self.strength)
-        reach = max(1.0, REACH * spacing)
-        noise = _filtered_noise(model, streaks, jitter, reach)
-        return average + _seen(smooth - average, reach, noise)
+        average = _average(smooth, pilot, offsets, edge, 2 * (kept + scan) * SETTINGS.pilot_variance, self.strength)
+        sigma = max(1.0, SETTINGS.residual_filter * spacing)
+        noise = _filtered_noise(model, streaks, jitter, sigma)
+        return average + _significant(smooth - average, sigma, noise)
 
 
 # --- steps -------------------------------------------------------------------------------------------------------
 
 
 def _scan_variances(smooth: NDArray, model: NoiseModel, contrast: float) -> tuple[float, float]:
-    """The variances of what the scan adds: streaks, and what the beam's displacements make of slopes along the row."""
+    """Variances of streaks, and of the intensity changes that displacements of the beam cause on slopes along the row."""
     slope, scan = np.gradient(smooth, axis=1), model.scan
     streaks = (scan.amplitude**2 + scan.short_amplitude**2) * contrast**2
     return float(streaks), float((scan.displacement * slope.std()) ** 2)
 
 
-def _filtered_noise(model: NoiseModel, streaks: float, jitter: float, reach: float) -> float:
-    """The deviation that all noise has left after a Gaussian filter of sigma ``reach``, px.
+def _filtered_noise(model: NoiseModel, streaks: float, jitter: float, sigma: float) -> float:
+    """Standard deviation of all noise after a Gaussian filter of ``sigma``, px.
 
-    White noise keeps ``1 / (4 pi reach^2)`` of its variance, autoregressive noise along the row ``(1 + r) / (1 - r)``
-    times that. Rows are independent, which keeps ``1 / (2 sqrt(pi) reach)``, and along them noise that was filtered
-    with a Gaussian of sigma L keeps ``L / sqrt(L^2 + reach^2)``.
+    The filter multiplies the variance of white noise by ``1 / (4 pi sigma^2)``, and that of autoregressive noise along
+    the row by ``(1 + r) / (1 - r)`` times that. The variance of noise that is independent between rows is multiplied by
+    ``1 / (2 sqrt(pi) sigma)``, and by ``L / sqrt(L^2 + sigma^2)`` if it is white noise filtered along the row with a
+    Gaussian of sigma L.
     """
     correlation = float(np.clip(model.pointwise.correlation_x, 0.0, 0.9))
-    variance = (1 + correlation) / (1 - correlation) / (4 * np.pi * reach**2)
+    variance = (1 + correlation) / (1 - correlation) / (4 * np.pi * sigma**2)
     for scan, length in ((streaks, model.scan.length), (jitter, model.scan.jitter_length)):
-        along = length / np.hypot(length, reach) if np.isfinite(length) else 1.0
-        variance += scan * along / (2 * np.sqrt(np.pi) * reach)
+        along = length / np.hypot(length, sigma) if np.isfinite(length) else 1.0
+        variance += scan * along / (2 * np.sqrt(np.pi) * sigma)
     return float(np.sqrt(variance))
 
 
 def _background(noisy: NDArray, model: NoiseModel, contrast: float) -> NDArray:
-    """The slow background that the noise model states, where it is beyond doubt: a Wiener filter's estimate."""
+    """Wiener estimate of the noise model's background, at the frequencies where it exceeds the noise by far."""
     background = model.background
     if not background.amplitude:
         return np.zeros_like(noisy)
-    amplitude = min(background.amplitude, FAINT) * contrast
+    amplitude = min(background.amplitude, SETTINGS.faint) * contrast
     spectrum, _ = periodic_part(noisy)
-    turns = 2 * np.pi * background.length * frequencies(noisy.shape)
-    # white noise through a Gaussian, scaled to the amplitude; the pointwise noise has a power of 1
-    power = 4 * np.pi * background.length**2 * amplitude**2 * np.exp(-(turns**2))
-    weight = power / (power + CERTAIN)
+    phase = 2 * np.pi * background.length * frequencies(noisy.shape)
+    # power of white noise after a Gaussian filter, scaled to the amplitude; that of the pointwise noise is 1
+    power = 4 * np.pi * background.length**2 * amplitude**2 * np.exp(-(phase**2))
+    weight = power / (power + SETTINGS.background_ratio)
     weight[0, 0] = 0.0
     return np.asarray(fft.irfft2(weight * spectrum, s=noisy.shape, workers=-1))
 
 
 def _lattice_offsets(vectors: NDArray | None, n: int, shape: tuple[int, ...]) -> NDArray:
-    """The shortest lattice vectors ``(n / 2, 2)``, px, one of each and its opposite; without a lattice those nearby."""
+    """Shortest lattice vectors ``(n / 2, 2)``, px, one of each opposite pair; offsets of pixels without a lattice."""
     if vectors is None:
-        reach, vectors = NEARBY, np.eye(2)
+        reach, vectors = SETTINGS.nearby, np.eye(2)
     else:
         reach = int(np.ceil(np.sqrt(n))) + 1
     steps = np.arange(-reach, reach + 1)
@@ -204,8 +220,9 @@ def _lattice_offsets(vectors: NDArray | None, n: int, shape: tuple[int, ...]) ->
 
 
 def _low_pass(values: NDArray, cutoff: float) -> tuple[NDArray, float, float]:
-    """Without frequencies beyond a cutoff, cycles per px; and the parts of the power of white noise, and of streaks of
-    whole rows, that are left. 0 keeps all.
+    """Low-pass filter, and the fractions of the power of white noise and of row offsets that it transmits.
+
+    ``cutoff`` is in cycles per px; 0 transmits all.
     """
     if not cutoff:
         return values, 1.0, 1.0
@@ -214,79 +231,79 @@ def _low_pass(values: NDArray, cutoff: float) -> tuple[NDArray, float, float]:
         return np.asarray(1.0 / (1.0 + (distance / cutoff) ** 16))
 
     spectrum, rest = periodic_part(values)
-    whole = np.hypot(fft.fftfreq(64)[:, None], fft.fftfreq(64))
+    grid = np.hypot(fft.fftfreq(64)[:, None], fft.fftfreq(64))
     smooth = fft.irfft2(spectrum * window(frequencies(values.shape)), s=values.shape, workers=-1)
-    return smooth + rest, float((window(whole) ** 2).mean()), float((window(whole[0]) ** 2).mean())
+    return smooth + rest, float((window(grid) ** 2).mean()), float((window(grid[0]) ** 2).mean())
 
 
 def _average(noisy: NDArray, guide: NDArray, offsets: NDArray, edge: int, variance: float, strength: float) -> NDArray:
-    """Weighted mean of an image and itself at offsets, to both sides, the weights by how alike the guide's patches are.
+    """Mean of an image and its copies at both signs of the offsets, weighted by the similarity of the guide's patches.
 
-    Patches are as alike from one end of an offset as from the other: they are compared once. ``variance`` is that of
-    the difference of two pixels of the guide that differ by noise alone.
+    The similarity is the same for both signs and computed once. ``variance`` is that of the difference of two pixels of
+    the guide that differ by noise only.
     """
     steps = np.round(offsets * FRACTIONS).astype(int)
-    image = _between_pixels(noisy, np.concatenate([steps, -steps]))
-    similar = image if guide is noisy else _between_pixels(guide, steps)
+    image = _subpixel_shifts(noisy, np.concatenate([steps, -steps]))
+    similar = image if guide is noisy else _subpixel_shifts(guide, steps)
 
-    def sums(several: NDArray) -> tuple[NDArray, NDArray]:
+    def sums(subset: NDArray) -> tuple[NDArray, NDArray]:
         total, weights = (np.zeros(noisy.shape, np.float32) for _ in range(2))
-        for step in several:
+        for step in subset:
             y, x = (Overlap.of(n, int(s)) for n, s in zip(noisy.shape, step, strict=True))
             fraction, opposite = tuple(step % FRACTIONS), tuple(-step % FRACTIONS)
-            here = (y.here, x.here)
-            differs = (similar[0, 0][here] - similar[fraction][y.there, x.there]) ** 2
-            ends = [ndimage.uniform_filter1d(np.ones(n, np.float32), edge, mode="constant") for n in differs.shape]
-            differs = _box(differs, edge) / (ends[0][:, None] * ends[1])
-            # every patch that holds a pixel has its say
-            alike = _box(np.exp(np.maximum(differs / np.float32(variance) - 1, 0) / np.float32(-strength)), edge)
-            total[here] += alike * image[fraction][y.there, x.there]
-            weights[here] += alike
-            alike = alike[y.shared, x.shared]
-            total[y.back, x.back] += alike * image[opposite][y.source, x.source]
-            weights[y.back, x.back] += alike
+            target = (y.target, x.target)
+            distance = (similar[0, 0][target] - similar[fraction][y.source, x.source]) ** 2
+            ends = [ndimage.uniform_filter1d(np.ones(n, np.float32), edge, mode="constant") for n in distance.shape]
+            distance = _box(distance, edge) / (ends[0][:, None] * ends[1])
+            # a pixel's weight is the mean over all patches that contain it
+            weight = _box(np.exp(np.maximum(distance / np.float32(variance) - 1, 0) / np.float32(-strength)), edge)
+            total[target] += weight * image[fraction][y.source, x.source]
+            weights[target] += weight
+            weight = weight[y.shared, x.shared]
+            total[y.back_target, x.back_target] += weight * image[opposite][y.back_source, x.back_source]
+            weights[y.back_target, x.back_target] += weight
         return total, weights
 
     total, weights = noisy.astype(np.float32), np.ones(noisy.shape, np.float32)
-    for part, weight in side_by_side(sums, np.array_split(steps, PARTS)):
-        total += part
-        weights += weight
+    for one_total, one_weights in side_by_side(sums, np.array_split(steps, N_SUMS)):
+        total += one_total
+        weights += one_weights
     return np.asarray(total / weights, dtype=np.float64)
 
 
-def _seen(residual: NDArray, reach: float, noise: float) -> NDArray:
-    """The part of a residual that can't be noise, which a filter leaves with a deviation of ``noise``."""
-    there = np.abs(ndimage.gaussian_filter(residual, reach)) > SEEN * noise
-    around = ndimage.grey_dilation(there.astype(float), size=(2 * round(reach) + 1,) * 2)
-    return np.asarray(ndimage.gaussian_filter(around, reach / 2) * residual)
+def _significant(residual: NDArray, sigma: float, noise: float) -> NDArray:
+    """Residual where it is significant after a filter of ``sigma``, px; ``noise`` is its standard deviation then."""
+    significant = np.abs(ndimage.gaussian_filter(residual, sigma)) > SETTINGS.significant * noise
+    dilated = ndimage.grey_dilation(significant.astype(float), size=(2 * round(sigma) + 1,) * 2)
+    return np.asarray(ndimage.gaussian_filter(dilated, sigma / 2) * residual)
 
 
 def _box(values: NDArray, edge: int) -> NDArray:
-    """Mean over squares; beyond the frame there is nothing."""
+    """Mean over squares, zero outside the frame."""
     return np.asarray(ndimage.uniform_filter(values, edge, mode="constant"))
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Where an axis overlaps with itself some way on, in whole pixels: views, which take no time.
+    """Overlap of an axis with itself after a step, as slices of whole pixels.
 
-    What is ``here`` has its like ``there``, and a fraction of a pixel further on. What is at ``back``, the pixel
-    nearest to that, has its like at ``source``, and the opposite fraction further on; ``shared`` is the part of
-    ``here`` that ``back`` belongs to.
+    Pixels ``target`` are averaged with those at ``source`` plus a fraction of a pixel. For the opposite step, pixels
+    ``back_target`` are averaged with those at ``back_source`` plus the opposite fraction; ``shared`` are the
+    corresponding elements of ``target``.
     """
 
-    here: slice
-    there: slice
-    shared: slice
-    back: slice
+    target: slice
     source: slice
+    shared: slice
+    back_target: slice
+    back_source: slice
 
     @classmethod
     def of(cls, n: int, step: int) -> Overlap:
-        """For n pixels and a step in fractions of one."""
+        """Overlap for ``n`` pixels and a step in units of ``1 / FRACTIONS`` px."""
         whole, nearest = step // FRACTIONS, (step + FRACTIONS // 2) // FRACTIONS
-        before = int(nearest * FRACTIONS < step)  # what lies at -step from back lies between source and the next
-        rim = TAPS // 2 if step % FRACTIONS else 0  # between pixels nothing is read so near to the border
+        before = int(nearest * FRACTIONS < step)  # -step from back_target is between back_source and the next pixel
+        rim = TAPS // 2 if step % FRACTIONS else 0  # interpolation needs this many pixels
         low = max(0, rim - whole)
         high = max(low, min(n, n - rim - whole))
         first = max(low, -nearest, before + rim)
@@ -295,17 +312,17 @@ class Overlap:
         return cls(slice(low, high), *(slice(start + by, stop + by) for start, stop, by in moved))
 
 
-def _between_pixels(image: NDArray, steps: NDArray) -> dict[tuple[int, ...], NDArray]:
-    """An image, moved by each of the fractions of a pixel that steps ``(n, 2)`` need."""
+def _subpixel_shifts(image: NDArray, steps: NDArray) -> dict[tuple[int, ...], NDArray]:
+    """Image shifted by each fraction of a pixel that occurs in steps ``(n, 2)``."""
     values = image.astype(np.float32)
     needed = sorted({(0, 0)} | {(int(y), int(x)) for y, x in steps % FRACTIONS})
-    rows = {y: _read_between(values, y / FRACTIONS, 0) for y in {y for y, _ in needed}}
-    moved = side_by_side(lambda at: _read_between(rows[at[0]], at[1] / FRACTIONS, 1), needed)
+    rows = {y: _shifted(values, y / FRACTIONS, 0) for y in {y for y, _ in needed}}
+    moved = side_by_side(lambda at: _shifted(rows[at[0]], at[1] / FRACTIONS, 1), needed)
     return dict(zip(needed, moved, strict=True))
 
 
-def _read_between(image: NDArray, fraction: float, axis: int) -> NDArray:
-    """An image read a fraction of a pixel further on, by a windowed sinc of ``TAPS`` taps (Lanczos)."""
+def _shifted(image: NDArray, fraction: float, axis: int) -> NDArray:
+    """Lanczos interpolation of an image at positions shifted by a fraction of a pixel."""
     if not fraction:
         return image
     at = np.arange(TAPS) - (TAPS // 2 - 1) - fraction

@@ -1,4 +1,4 @@
-"""Where training takes its images from: fresh synthetic pairs, or crops of given ones."""
+"""Sources of training batches: synthetic pairs, or crops of given pairs."""
 
 from __future__ import annotations
 
@@ -11,53 +11,54 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stemkit.denoising.units import to_network
 from stemkit.images import digest
 from stemkit.synthesis import Columns, render
 from stemkit.synthesis.recipe import Recipe, draw_batch
 
 __all__ = ["PairSource", "Source", "SynthesisSource"]
 
-#: Of so many pairs one is held back to see how training goes.
+#: Of this number of pairs one is held back for validation (chosen).
 HELD_BACK = 10
 
 
 class Source(Protocol):
-    """Where batches come from."""
+    """Source of training batches."""
 
     batch_size: int
 
     @property
     def described(self) -> str:
-        """A text that differs where what is drawn differs."""
+        """Text that identifies the distribution of the batches."""
 
     @property
     def taught(self) -> tuple[str, ...]:
-        """The network's outputs that the maps are for."""
+        """The network's outputs of which the source has target maps."""
 
     @property
     def held_back(self) -> Source | None:
-        """Images that training does not see, on which it is judged; None where there are too few."""
+        """Source of validation images; None if there are too few images."""
 
     def draw(self, generator: torch.Generator, n: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Draw a batch, or a part of one, on the generator's device.
+        """Draw a batch, or part of a batch, on the generator's device.
 
         Parameters
         ----------
         generator : torch.Generator
         n : int
-            Images; fewer where they are larger than others that are drawn.
+            Number of images of the smallest size; larger images are fewer.
 
         Returns
         -------
         inputs : Tensor of shape (n, 1, n_y, n_x)
         truth : dict
-            ``maps`` ``(n, n_taught, n_y, n_x)``, ``unit`` ``(n,)``, in which errors count: the columns' contrast, or
-            the truth's range, and ``weight`` ``(n, n_y, n_x)``, how much a pixel counts.
+            ``maps`` ``(n, n_taught, n_y, n_x)``, the targets; ``unit`` ``(n,)``, the unit of errors, which is the
+            contrast or the range of the target; ``weight`` ``(n, n_y, n_x)``, the weight of each pixel in the loss.
         """
 
 
 class SynthesisSource:
-    """Fresh synthetic pairs for every batch.
+    """Synthetic pairs, drawn anew for every batch.
 
     Parameters
     ----------
@@ -65,10 +66,10 @@ class SynthesisSource:
     outputs : tuple of str
     batch_size : int
     crop_sizes : sequence of int
-        Each batch takes one of them; larger crops have fewer images.
+        Each batch has one of these sizes, px; batches of larger crops have fewer images.
     emphasis : float
-        How much more than others a pixel counts in the middle of a defect: few columns are, and a network that took
-        them for the others would be right most of the time.
+        Additional weight of a pixel at the centre of a defect. Defects are rare, and without it a network that ignores
+        them has a small loss.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class SynthesisSource:
 
     @property
     def held_back(self) -> Source:
-        """The same without emphasis, since no image is ever drawn twice."""
+        """The same source without emphasis; no image is drawn twice."""
         return SynthesisSource(self.recipe, self.taught, self.batch_size, self.crop_sizes)
 
     def draw(self, generator: torch.Generator, n: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -99,27 +100,27 @@ class SynthesisSource:
         size = self.crop_sizes[pick]
         n = max(1, round(n * (min(self.crop_sizes) / size) ** 2))
         batch = draw_batch(self.recipe, n, (size, size), generator)
-        offset, scale = _standard(batch.noisy)
+        offset, scale = _intensity_scale(batch.noisy)
         targets = vars(batch.targets)
-        maps = [_in_network_units(targets[name], name, offset, scale) for name in self.taught]
+        maps = [to_network(targets[name], name, 1, offset, scale) for name in self.taught]
         truth = {"maps": torch.stack(maps, dim=1), "unit": 1.0 / scale.flatten()}
-        truth["weight"] = 1.0 + self.emphasis * _defects(batch.columns, (size, size))
+        truth["weight"] = 1.0 + self.emphasis * _defect_map(batch.columns, (size, size))
         return ((batch.noisy - offset) / scale)[:, None], truth
 
 
 class PairSource:
-    """Random crops, flipped at random, of given pairs.
+    """Random crops of given pairs, flipped at random.
 
     Parameters
     ----------
     noisy, truth : list of ndarray
-        Images, already in the network's units.
+        Images in the network's units.
     batch_size, crop_size : int
         Crops are at most as large as the smallest image, and a multiple of ``multiple``.
     channel : str
-        The network's output that the truth is for.
+        The network's output of which ``truth`` is the target.
     hold_back : bool
-        Of ten pairs the last one, and so on, is for judging alone.
+        Reserve the last tenth of the pairs for validation.
     """
 
     def __init__(
@@ -137,7 +138,7 @@ class PairSource:
         smallest = min(min(image.shape) for image in noisy)
         self.size = max(multiple, min(crop_size, smallest) // multiple * multiple)
         self.noisy, self.truth = (
-            [_at_least(torch.as_tensor(i, dtype=torch.float32), self.size).to(device) for i in images[:n_kept]]
+            [_padded(torch.as_tensor(i, dtype=torch.float32), self.size).to(device) for i in images[:n_kept]]
             for images in (noisy, truth)
         )
         self.batch_size = batch_size
@@ -169,8 +170,8 @@ class PairSource:
         return noisy, truth
 
 
-def _defects(columns: Columns, shape: tuple[int, int]) -> Tensor:
-    """1 in the middle of a defect, where a column is or has been, falling to 0 around it."""
+def _defect_map(columns: Columns, shape: tuple[int, int]) -> Tensor:
+    """Map of Gaussian spots of height 1 at defects, vacancies included."""
     marked = replace(columns, present=columns.defect > 0)
     return render(marked, shape, amplitude=torch.ones_like(columns.amplitude), integrated=False).clamp(max=1.0)
 
@@ -178,8 +179,8 @@ def _defects(columns: Columns, shape: tuple[int, int]) -> Tensor:
 # --- units -------------------------------------------------------------------------------------------------------
 
 
-def _standard(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each image, its extreme 0.1 % clipped, as in :func:`stemkit.images.intensity_scale`."""
+def _intensity_scale(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each image, clipped as in :func:`stemkit.images.intensity_scale`."""
     flat = images.flatten(1)
     low, high = torch.quantile(flat, torch.tensor([0.001, 0.999], device=flat.device), dim=1, keepdim=True)
     clipped = torch.minimum(torch.maximum(flat, low), high)
@@ -187,18 +188,12 @@ def _standard(images: Tensor) -> tuple[Tensor, Tensor]:
     return clipped.mean(dim=1)[:, None, None], scale[:, None, None]
 
 
-def _in_network_units(target: Tensor, name: str, offset: Tensor, scale: Tensor) -> Tensor:
-    if name == "detect":
-        return target
-    return (target - offset) / scale if name == "enhance" else target / scale
-
-
 def _range(images: Tensor) -> Tensor:
     return images.amax(dim=(1, 2)) - images.amin(dim=(1, 2))
 
 
-def _at_least(image: Tensor, size: int) -> Tensor:
-    """Small images continued by reflection up to the crop's size."""
+def _padded(image: Tensor, size: int) -> Tensor:
+    """Image padded by reflection up to ``size`` px along each axis."""
     missing = [max(0, size - n) for n in image.shape]
     if not any(missing):
         return image

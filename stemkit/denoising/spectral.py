@@ -1,4 +1,4 @@
-"""An image's spectrum: its periodic part, what is the same in all directions, and how far information reaches."""
+"""Spectrum of an image: periodic part, isotropic background, information limit."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from scipy import fft, ndimage
 
 __all__ = ["frequencies", "information_limit", "periodic_part", "radial_background"]
 
-#: The median of an exponential law, as noise makes it in a power spectrum, in parts of its mean.
+#: Ratio of median to mean of an exponential distribution, which the power of white noise has (derived).
 MEDIAN = np.log(2.0)
-#: A Bragg peak stands so many times above the background; noise does in one of e^15 frequencies.
+#: Least ratio of a Bragg peak's power to the background; noise exceeds it with probability e^-15 (chosen).
 BRAGG = 15.0
-#: Deviation of the Gaussian by which the background is smoothed, rings.
+#: Standard deviation of the Gaussian filter that smooths the radial background, rings (chosen).
 RINGS = 2.0
 
 
 def periodic_part(values: NDArray) -> tuple[NDArray, NDArray]:
-    """The spectrum (``rfft2``) of an image's periodic part, and the smooth rest, in which the borders differ.
+    """Spectrum (``rfft2``) of an image's periodic component, and the smooth component.
 
-    Moisan's decomposition: the rest v solves the discrete Poisson equation for the jumps across the borders.
+    Moisan's decomposition: the smooth component solves the discrete Poisson equation for the differences between
+    opposite borders.
     """
     n_y, n_x = values.shape
     jumps = np.zeros_like(values)
@@ -36,29 +37,29 @@ def periodic_part(values: NDArray) -> tuple[NDArray, NDArray]:
 
 
 def frequencies(shape: tuple[int, int]) -> NDArray:
-    """Distances from the origin, cycles per px, of the frequencies of ``rfft2``."""
+    """Magnitudes of the frequencies of ``rfft2``, cycles per px."""
     return np.hypot(fft.fftfreq(shape[0])[:, None], fft.rfftfreq(shape[1]))
 
 
 def radial_background(power: NDArray, shape: tuple[int, int]) -> NDArray:
-    """What the power of an image would be without what repeats: the mean of noise at each distance from the origin."""
+    """Isotropic background of a power spectrum, without Bragg peaks: mean power at each magnitude of frequency."""
     distance = frequencies(shape)
     width = 1.0 / min(max(shape), 2 * min(shape))
-    # without the first, which is the image's sum
+    # the first frequency is the image's sum
     ring = np.floor(distance / width).astype(int).ravel()[1:]
     order = np.argsort(ring, kind="stable")
-    known, first, count = np.unique(ring[order], return_index=True, return_counts=True)
+    rings, first, count = np.unique(ring[order], return_index=True, return_counts=True)
     medians = np.array([np.median(part) for part in np.split(power.ravel()[1:][order], first[1:])]) / MEDIAN
-    # rings near the origin hold few frequencies: each counts by how many it holds
+    # rings are weighted by their numbers of frequencies, since those near the origin contain few
     smooth = ndimage.gaussian_filter1d(medians * count, RINGS) / ndimage.gaussian_filter1d(count * 1.0, RINGS)
-    return np.interp(distance, (known + 0.5) * width, smooth)
+    return np.interp(distance, (rings + 0.5) * width, smooth)
 
 
 def information_limit(values: NDArray) -> float:
-    """The largest frequency, cycles per px, at which an image has a Bragg peak; 0 without one."""
+    """Largest frequency of a Bragg peak, cycles per px; 0 without peaks."""
     spectrum, _ = periodic_part(values)
     power = np.abs(spectrum) ** 2
-    # streaks have their power where the frequency along x is small, whatever it is along y
+    # the power of streaks is at low frequencies along x and all frequencies along y
     streaks = np.median(power, axis=0) / MEDIAN
     peaks = power > BRAGG * np.maximum(radial_background(power, values.shape), streaks)
     peaks[:, :2] = False

@@ -1,7 +1,7 @@
-"""Training: a skorch net that draws its batches itself.
+"""Training of a network with skorch, on batches drawn from a source.
 
-What a step draws is a function of the seed and the step's number alone, so that a run which was interrupted goes on to
-the same result. On a CPU the parts of a batch are worked on side by side, each with one thread.
+The batch of a step is a function of the seed and the step number only, so that a resumed run gives the same result as
+an uninterrupted one. On a CPU a batch is divided into parts that are processed in parallel, one thread each.
 """
 
 from __future__ import annotations
@@ -25,19 +25,36 @@ from torch.utils.data import IterableDataset
 
 import stemkit
 from stemkit.compute import autocast, describe_device, seeded, torch_generator, workers
-from stemkit.denoising.callbacks import BestSoFar, Checkpoint, EndEarly, Enough, Progress, Schedule, best_of, resume
+from stemkit.denoising.base import check_choice
+from stemkit.denoising.callbacks import (
+    BestSoFar,
+    Checkpoint,
+    EndEarly,
+    Progress,
+    Schedule,
+    StopTraining,
+    best_of,
+    resume,
+)
 from stemkit.denoising.sources import Source
 from stemkit.denoising.weights import NetworkInfo, build
 
 __all__ = ["made_with", "train"]
 
 LOSSES = ("l1", "l2")
-#: The share of each map in the loss.
-SHARES = {"enhance": 1.0, "detect": 1.0, "superresolve": 0.3}
-#: Parts of a batch on a CPU, and batches on which an epoch is judged.
-PARTS, JUDGED = 2, 8
-#: Steps of training and batches for judging have seeds of their own.
-TRAINING, JUDGING = 0, 1
+#: Weight of each map in the loss (chosen).
+MAP_WEIGHTS = {"enhance": 1.0, "detect": 1.0, "superresolve": 0.3}
+#: Parts of a batch on a CPU; fixed, so that results do not depend on the number of cores (chosen).
+N_PARTS = 2
+#: Batches of the validation after each epoch (chosen).
+N_VALIDATION = 8
+#: Errors are divided by the contrast, but at least by this multiple of the image's standard deviation (chosen).
+LEAST_UNIT = 0.5
+#: Largest norm of the gradient (chosen).
+LARGEST_GRADIENT = 1.0
+#: Entries of the seeds of training and validation batches, which make them differ.
+TRAINING = 0
+VALIDATION = 1
 
 
 def train(
@@ -74,29 +91,33 @@ def train(
     module : nn.Module, optional
         Start from this network instead of fresh weights.
     checkpoint : Path, optional
-        Written after every epoch; an existing one is gone on from.
+        Written after every epoch; training resumes from an existing one.
     patience : int, optional
-        Stop after so many epochs in a row that were not the best.
+        Stop after this number of consecutive epochs without improvement.
     minutes : float, optional
-        Stop after the epoch in which so much time is over; training can resume from the checkpoint.
+        Stop after the epoch that exceeds this time; training can resume from the checkpoint.
     timed : bool
-        Whether the schedule of a run that begins follows its minutes, too: the learning rate is 0 when they are over,
-        and the weights depend on the speed of the device. A run that resumes from a checkpoint, and one of 0 minutes,
-        which is one epoch, follow the steps alone.
+        Whether the learning rate of a new run also decreases with time, to 0 at ``minutes``; the weights then depend on
+        the speed of the device. It does not in a run that resumes from a checkpoint, nor with 0 minutes, which is one
+        epoch.
     compile : bool
-        Let torch compile the network first, which takes a minute and a compiler; not on a CPU.
+        Compile the network with torch first, which takes about a minute and needs a compiler; ignored on a CPU.
     verbose : int
         0 prints nothing, 1 shows a progress bar.
 
     Returns
     -------
     skorch.NeuralNet
-        ``module_`` is the network as it was after its best epoch, on images that are held back, or after the last one
-        where there are too few to hold any back. ``history`` are the epochs.
+        ``module_`` is the network of the epoch with the lowest validation loss, or of the last epoch if there are too
+        few images for a validation. ``history`` contains the epochs.
+
+    Raises
+    ------
+    ValueError
+        If ``loss`` is not one of those listed, or the checkpoint is of another run.
     """
-    if loss not in LOSSES:
-        raise ValueError(f"loss must be one of {', '.join(map(repr, LOSSES))}, but is {loss!r}")
-    # a checkpoint holds Python's own numbers alone
+    check_choice("loss", loss, LOSSES)
+    # a checkpoint must contain built-in types only
     seed, max_epochs, batches_per_epoch, lr = int(seed), int(max_epochs), int(batches_per_epoch), float(lr)
     settings = {
         "seed": seed,
@@ -108,28 +129,28 @@ def train(
         "source": hashlib.sha256(source.described.encode()).hexdigest(),
         "start": None if module is None else _digest(module),
     }
-    n_parts = min(PARTS, source.batch_size) if device.type == "cpu" else 1
-    judged = None if source.held_back is None else _Steps(JUDGED, seed, n_parts, JUDGING)
-    with seeded(seed, device), workers(n_parts) as together:
+    n_parts = min(N_PARTS, source.batch_size) if device.type == "cpu" else 1
+    validation = None if source.held_back is None else _Steps(N_VALIDATION, seed, n_parts, VALIDATION)
+    with seeded(seed, device), workers(n_parts) as parallel_map:
         net = _Net(
             module if module is not None else build(info),
             criterion=nn.L1Loss if loss == "l1" else nn.MSELoss,
             criterion__reduction="none",
             source=source,
             outputs=info.outputs,
-            together=together,
+            parallel_map=parallel_map,
             compiled=compile and device.type != "cpu",
             optimizer=torch.optim.AdamW,
             lr=lr,
             max_epochs=max_epochs,
             iterator_train__batch_size=None,
             iterator_valid__batch_size=None,
-            train_split=None if judged is None else predefined_split(judged),
+            train_split=None if validation is None else predefined_split(validation),
             device=str(device),
             callbacks=[
                 ("psnr", PassthroughScoring(name="psnr", on_train=True, lower_is_better=False)),
                 ("valid_psnr", PassthroughScoring(name="valid_psnr", lower_is_better=False)),
-                ("clip", GradientNormClipping(1.0)),
+                ("clip", GradientNormClipping(LARGEST_GRADIENT)),
                 ("schedule", Schedule(lr, max_epochs * batches_per_epoch, minutes if timed else None)),
                 ("best", BestSoFar(patience)),
                 ("checkpoint", Checkpoint(checkpoint, settings)),
@@ -144,9 +165,9 @@ def train(
         steps = _Steps(batches_per_epoch, seed, n_parts, TRAINING, epoch=len(net.history))
         net.notify("on_train_begin", X=steps, y=None)
         try:
-            if not best_of(net).waits_too_long(net):
+            if not best_of(net).is_exhausted(net):
                 net.fit_loop(steps, epochs=max(0, max_epochs - len(net.history)))
-        except Enough:
+        except StopTraining:
             pass
         finally:
             net.notify("on_train_end", X=steps, y=None)
@@ -155,7 +176,7 @@ def train(
 
 
 def made_with(net: skorch.NeuralNet, device: torch.device, seed: int, before: dict[str, Any]) -> dict[str, Any]:
-    """How a network was made, in plain numbers and strings: what its weights file says."""
+    """Record of the training for the weights file, in built-in types."""
     losses = net.history[:, "valid_loss" if "valid_loss" in net.history[-1] else "train_loss"] if net.history else []
     best = net.history[int(np.argmin(losses))] if len(losses) else {}
     made = {
@@ -185,9 +206,13 @@ def _digest(module: nn.Module) -> str:
 # --- the net -----------------------------------------------------------------------------------------------------
 
 
+#: Network, source, seed and number of images of one part of a batch.
+_Task = tuple[nn.Module, Source, int, int]
+
+
 @dataclass
 class _Part:
-    """What one part of a batch gave."""
+    """Result of one part of a batch."""
 
     loss: Tensor
     psnr: Tensor
@@ -195,74 +220,70 @@ class _Part:
 
 
 class _Net(skorch.NeuralNet):
-    """A skorch net for image maps: its batches are seeds, from which it draws; mixed precision, and a loss in units of
-    each image's contrast.
-    """
+    """A skorch net whose batches are seeds for the source, with mixed precision and a loss in units of the contrast."""
 
     def __init__(
         self,
         *args: Any,
         source: Source,
         outputs: Sequence[str] = (),
-        together: Callable[..., list[Any]] | None = None,
+        parallel_map: Callable[..., list[Any]] | None = None,
         compiled: bool = False,
         **kwargs: Any,
     ):
         self.source = source
         self.outputs = outputs
-        self.together = together
+        self.parallel_map = parallel_map
         self.compiled = compiled
         super().__init__(*args, **kwargs)
 
     def initialize_module(self) -> _Net:
         super().initialize_module()
-        # each part of a batch has a network of its own: batch norms count along
-        self.others_: list[nn.Module] = []
-        self.run_: nn.Module = torch.compile(self.module_, dynamic=False) if self.compiled else self.module_  # type: ignore[assignment]
+        # each part of a batch has its own copy of the network, since batch norms update their statistics
+        self.copies_: list[nn.Module] = []
+        self.compiled_: nn.Module = torch.compile(self.module_, dynamic=False) if self.compiled else self.module_  # type: ignore[assignment]
         return self
 
     def train_step_single(self, batch: Tensor, **fit_params: Any) -> dict[str, Any]:
-        """Gradients of a batch: the mean over its parts."""
-        seeds = batch.tolist()
-        networks = self._networks(len(seeds), training=True)
-        tasks = list(zip(networks, repeat(self.source), seeds, self._shares(len(seeds)), strict=False))
-        assert self.together is not None
-        parts: list[_Part] = self.together(self._learnt, tasks)
+        """Gradients of a batch, the mean over its parts."""
+        parts = self._parts(batch, self.source, self._with_gradients, training=True)
         for weight, *gradients in zip(self.module_.parameters(), *(part.gradients for part in parts), strict=True):
             weight.grad = torch.stack(gradients).mean(dim=0) if len(gradients) > 1 else gradients[0]
-        for own, *others in zip(self.module_.buffers(), *(other.buffers() for other in self.others_), strict=True):
+        for own, *others in zip(self.module_.buffers(), *(other.buffers() for other in self.copies_), strict=True):
             if others and own.is_floating_point():
                 own.copy_(torch.stack([own, *others]).mean(dim=0))
         return self._step(parts, "psnr")
 
     def validation_step(self, batch: Tensor, **fit_params: Any) -> dict[str, Any]:
-        seeds = batch.tolist()
-        networks = self._networks(len(seeds), training=False)
-        assert self.together is not None
-        tasks = list(zip(networks, repeat(self.source.held_back), seeds, self._shares(len(seeds)), strict=False))
-        return self._step(self.together(self._judged, tasks), "valid_psnr")
+        assert self.source.held_back is not None
+        return self._step(self._parts(batch, self.source.held_back, self._evaluated, training=False), "valid_psnr")
 
-    def _shares(self, n: int) -> list[int]:
-        """Images of a batch in each of its parts."""
-        return [self.source.batch_size // n + (k < self.source.batch_size % n) for k in range(n)]
+    def _parts(self, batch: Tensor, source: Source, step: Callable[[_Task], _Part], training: bool) -> list[_Part]:
+        """Results of the parts of a batch, which have equal numbers of images, up to one."""
+        seeds, size = batch.tolist(), self.source.batch_size
+        n = len(seeds)
+        n_images = [size // n + (k < size % n) for k in range(n)]
+        assert self.parallel_map is not None
+        tasks = zip(self._networks(n, training), repeat(source), seeds, n_images, strict=False)
+        return self.parallel_map(step, list(tasks))
 
     def _networks(self, n: int, training: bool) -> list[nn.Module]:
-        """As many networks as a batch has parts, all with the same weights."""
-        while len(self.others_) < n - 1:
-            self.others_.append(copy.deepcopy(self.module_))
+        """One network for each of ``n`` parts of a batch, with the same weights."""
+        while len(self.copies_) < n - 1:
+            self.copies_.append(copy.deepcopy(self.module_))
         state = self.module_.state_dict()
-        for network in (self.module_, *self.others_):
+        for network in (self.module_, *self.copies_):
             network.train(training)
-        for other in self.others_:
+        for other in self.copies_:
             other.load_state_dict(state)
-        # judging takes the network as it is: compiling it once more for evaluation costs more than it saves
-        return [self.run_ if training else self.module_, *self.others_[: n - 1]]
+        # validation uses the network without compilation: compiling it again for evaluation costs more than it saves
+        return [self.compiled_ if training else self.module_, *self.copies_[: n - 1]]
 
-    def _learnt(self, task: tuple[nn.Module, Source, int, int]) -> _Part:
-        part = self._judged(task)
+    def _with_gradients(self, task: _Task) -> _Part:
+        part = self._evaluated(task)
         return _Part(part.loss.detach(), part.psnr, torch.autograd.grad(part.loss, list(task[0].parameters())))
 
-    def _judged(self, task: tuple[nn.Module, Source, int, int]) -> _Part:
+    def _evaluated(self, task: _Task) -> _Part:
         network, source, seed, n = task
         device = torch.device(self.device)
         inputs, truth = source.draw(torch_generator(seed, device), n)
@@ -272,18 +293,18 @@ class _Net(skorch.NeuralNet):
             return _Part(*self._loss(predicted, truth))
 
     def _loss(self, predicted: Tensor, truth: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The loss, and the PSNR of the first map that is taught."""
-        # errors count in units of the contrast, as in PSNR; where there is next to none, in those of the noise
-        unit, weight = truth["unit"].clamp_min(0.5)[:, None, None], truth["weight"]
+        """Loss, and PSNR of the first target map."""
+        # errors are in units of the contrast, as in PSNR, or of the noise in images of low contrast
+        unit, weight = truth["unit"].clamp_min(LEAST_UNIT)[:, None, None], truth["weight"]
         total, psnr = torch.zeros((), device=predicted.device), torch.tensor(torch.nan)
         for i, name in enumerate(self.source.taught):
-            ours, theirs = predicted[:, list(self.outputs).index(name)], truth["maps"][:, i]
-            # spots cover few pixels: a mean absolute error would call them all background
+            estimate, target = predicted[:, list(self.outputs).index(name)], truth["maps"][:, i]
+            # spots cover few pixels: the minimum of the mean absolute error is an empty map
             squared = name == "detect"
-            loss = (ours - theirs).square() if squared else self.criterion_(ours / unit, theirs / unit)
-            total = total + SHARES[name] * (weight * loss).mean()
+            loss = (estimate - target).square() if squared else self.criterion_(estimate / unit, target / unit)
+            total = total + MAP_WEIGHTS[name] * (weight * loss).mean()
             if i == 0:
-                error = ((ours.detach() - theirs) / (1.0 if name == "detect" else unit)).square().mean(dim=(1, 2))
+                error = ((estimate.detach() - target) / (1.0 if name == "detect" else unit)).square().mean(dim=(1, 2))
                 psnr = (-10 * torch.log10(error + 1e-12)).mean()
         return total, psnr
 
@@ -293,7 +314,7 @@ class _Net(skorch.NeuralNet):
 
 
 class _Steps(IterableDataset):
-    """The seeds of an epoch's steps, one for each part of a batch; those for judging are the same in each epoch."""
+    """Seeds of an epoch's steps, one for each part of a batch; those of the validation are the same in each epoch."""
 
     def __init__(self, n: int, seed: int, n_parts: int, purpose: int, epoch: int = 0):
         self.n, self.seed, self.n_parts, self.purpose, self.epoch = n, seed, n_parts, purpose, epoch

@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors that say which network they are for and how its input is scaled."""
+"""Files of weights, with the architecture of the network and the scaling of its input."""
 
 from __future__ import annotations
 
@@ -17,36 +17,37 @@ from stemkit.networks import FCN, SFIN, AtomSegNet
 __all__ = ["OUTPUTS", "NetworkInfo", "build", "find_weights", "known_weights", "load_weights", "save_weights"]
 
 SHIPPED = Path(__file__).parent / "shipped"
+#: Name of the shipped weights that ``"auto"`` stands for.
 DEFAULT = "sfin-general"
-#: The authors' checkpoints want grey values 0..255 as they are; ours a mean of 0 and a standard deviation of 1.
-SCALINGS = ("standard", "grey255")
+#: All output channels of stemkit's own networks.
 OUTPUTS = ("enhance", "detect", "superresolve")
-#: What the sigmoid of AtomSegNet spans, in standard deviations of an image.
-SIGMOID = (-4.0, 12.0)
-#: Height and width that a network takes are multiples of this; SFIN's, of its downsampling.
+#: Output range of AtomSegNet's sigmoid, standard deviations of an image (chosen).
+SIGMOID_RANGE = (-4.0, 12.0)
+#: Divisors of the height and width of a network's input; that of SFIN is its downsampling (derived: pooling).
 MULTIPLES = {"fcn": 1, "atomsegnet": 4}
 
 
 @dataclass(frozen=True)
 class NetworkInfo:
-    """What a weights file says of itself.
+    """Description of a network in a file of weights.
 
     Parameters
     ----------
     width, n_blocks, downsampling : int
-        See :class:`stemkit.networks.SFIN`; ``n_blocks`` are the layers of :class:`stemkit.networks.FCN`.
+        See :class:`stemkit.networks.SFIN`; ``n_blocks`` is the number of layers of an
+        :class:`stemkit.networks.FCN`.
     outputs : tuple of str
-        What the output channels are, of ``"enhance"``, ``"detect"``, ``"superresolve"``.
+        Names of the output channels: ``"enhance"``, ``"detect"``, ``"superresolve"``.
     scaling : {"standard", "grey255"}
-        How the input is scaled.
+        Scaling of the input: mean 0 and standard deviation 1, or grey values from 0 to 255 (the authors' weights).
     spacing : (float, float) or None
-        Distances of neighbouring columns in px that the network has seen.
+        Range of the distances of neighbouring columns in the training images, px.
     sha256 : str
-        Of the file; empty for a network that was never saved.
+        Hash of the file; empty for a network that was not saved.
     training : dict
-        How the weights were made, in plain numbers and strings.
+        Record of the training, in built-in types.
     architecture : {"sfin", "fcn", "atomsegnet"}
-        Which of the networks it is.
+        Class of the network.
     """
 
     width: int = 64
@@ -61,17 +62,17 @@ class NetworkInfo:
 
     @property
     def multiple(self) -> int:
-        """Height and width of what the network takes are multiples of this."""
+        """Divisor of the height and width of the network's input."""
         return MULTIPLES.get(self.architecture, self.downsampling)
 
 
 def build(info: NetworkInfo) -> nn.Module:
-    """The network that the info describes, with fresh weights.
+    """Network of this description with random weights.
 
     Raises
     ------
     ValueError
-        If there is no such architecture.
+        If the architecture is unknown.
     """
     n_outputs = len(info.outputs)
     match info.architecture:
@@ -80,22 +81,22 @@ def build(info: NetworkInfo) -> nn.Module:
         case "fcn":
             return FCN(n_outputs, info.width, info.n_blocks)
         case "atomsegnet":
-            return AtomSegNet(n_outputs, info.width, SIGMOID)
+            return AtomSegNet(n_outputs, info.width, SIGMOID_RANGE)
     raise ValueError(f"architecture must be 'sfin' or one of {sorted(MULTIPLES)}, but is {info.architecture!r}")
 
 
 def known_weights() -> dict[str, Path]:
-    """Names and files of the weights that ship with the package."""
+    """Names and files of the weights shipped with the package."""
     return {path.stem: path for path in sorted(SHIPPED.glob("*.safetensors"))}
 
 
 def find_weights(weights: str | Path) -> Path:
-    """The file behind a name or a path.
+    """File of weights from a name or a path.
 
     Raises
     ------
     ValueError
-        If it is neither a known name nor an existing file.
+        If ``weights`` is neither a shipped name nor an existing file.
     """
     known = known_weights()
     name = DEFAULT if weights == "auto" else str(weights)
@@ -106,14 +107,14 @@ def find_weights(weights: str | Path) -> Path:
         return path
     raise ValueError(
         f"weights must be 'auto', None, one of the names {sorted(known)} or the path of a .safetensors or .pth file, "
-        f"but is {str(weights)!r}, which is no such name and no file"
+        f"but is {str(weights)!r}, which is neither"
     )
 
 
 def load_weights(weights: str | Path) -> tuple[nn.Module, NetworkInfo]:
-    """A network with its weights, from a shipped name, a stemkit safetensors file, or the authors' checkpoint.
+    """Load a network from a shipped name, a stemkit safetensors file, or a checkpoint of SFIN's authors.
 
-    Nothing in a file is ever executed: safetensors, or torch's loader restricted to tensors.
+    No code in a file is executed: files are read by safetensors, or by torch with ``weights_only=True``.
     """
     path = find_weights(weights)
     if path.suffix == ".safetensors":
@@ -122,7 +123,7 @@ def load_weights(weights: str | Path) -> tuple[nn.Module, NetworkInfo]:
 
 
 def save_weights(module: nn.Module, info: NetworkInfo, path: Path) -> Path:
-    """Write weights in half precision with their description; normalisation statistics stay in single precision."""
+    """Write convolution weights in half precision, other weights in single precision, and their description."""
     from safetensors.torch import save_file
 
     tensors = {}
@@ -134,7 +135,7 @@ def save_weights(module: nn.Module, info: NetworkInfo, path: Path) -> Path:
     described = {k: v for k, v in asdict(info).items() if k != "sha256"}
     with whole_file(path) as temporary:
         save_file(tensors, temporary, metadata={"stemkit": json.dumps(described)})
-        temporary.chmod(0o644)  # safetensors keeps its files from other users
+        temporary.chmod(0o644)  # safetensors writes files that other users cannot read
     return path
 
 
@@ -146,15 +147,18 @@ def _load_safetensors(path: Path) -> tuple[nn.Module, NetworkInfo]:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
-        raise ValueError(f"can't read {path} as safetensors: {error}") from error
+        raise ValueError(f"weights {path} can't be read as safetensors, the file may be damaged: {error}") from error
     if "stemkit" not in metadata:
-        raise ValueError(f"{path} does not say which network it is for: it was not written by stemkit")
+        raise ValueError(
+            f"weights {path} must have stemkit's description of the network, but have none: use a file that "
+            "save_weights wrote"
+        )
     described = json.loads(metadata["stemkit"])
     described["outputs"] = tuple(described["outputs"])
     described["spacing"] = tuple(described["spacing"]) if described.get("spacing") else None
     info = NetworkInfo(**described, sha256=_sha256(path))
     module = build(info)
-    _fill(module, tensors, path)
+    _load_state(module, tensors, path)
     return module, info
 
 
@@ -162,11 +166,15 @@ def _load_checkpoint(path: Path) -> tuple[nn.Module, NetworkInfo]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a bad file
-        raise ValueError(f"can't read {path} as a torch checkpoint of tensors alone: {error}") from error
+        raise ValueError(
+            f"weights {path} can't be read as a torch checkpoint that contains tensors only: {error}"
+        ) from error
     state = content.get("model_state_dict", content)
     state = {key.removeprefix("module."): value for key, value in state.items()}
     if "head_conv.weight" not in state:
-        raise ValueError(f"{path} holds no SFIN weights: there is no 'head_conv' among its keys {sorted(state)[:5]}")
+        raise ValueError(
+            f"weights {path} must be of an SFIN, with a key 'head_conv.weight', but have the keys {sorted(state)[:5]}"
+        )
     info = NetworkInfo(
         width=state["head_conv.weight"].shape[0],
         n_blocks=1 + max(int(k.split(".")[1]) for k in state if k.startswith("body.")),
@@ -174,18 +182,20 @@ def _load_checkpoint(path: Path) -> tuple[nn.Module, NetworkInfo]:
         sha256=_sha256(path),
     )
     module = build(info)
-    _fill(module, {k: v.float() for k, v in state.items() if not k.endswith("num_batches_tracked")}, path)
+    _load_state(module, {k: v.float() for k, v in state.items() if not k.endswith("num_batches_tracked")}, path)
     return module, info
 
 
-def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+def _load_state(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     try:
         missing, unexpected = module.load_state_dict(tensors, strict=False)
     except RuntimeError as error:
-        raise ValueError(f"the weights in {path} do not fit the network they describe: {error}") from error
+        raise ValueError(f"weights {path} do not fit the network that the file describes: {error}") from error
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]
     if missing or unexpected:
-        raise ValueError(f"the weights in {path} do not fit: missing {missing[:3]}, unexpected {unexpected[:3]}")
+        raise ValueError(
+            f"weights {path} do not fit the network: missing keys {missing[:3]}, unexpected keys {unexpected[:3]}"
+        )
 
 
 def _sha256(path: Path) -> str:

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from stemkit.columns import Variance
 from stemkit.images import (
     MEASURED,
-    check_noise_attr,
     measured_image,
     mode_sign,
     pixel_sizes,
     resolve_mode,
     was_enhanced,
 )
-from stemkit.noise import NoiseCalibrator, NoiseModel
+from stemkit.noise import NoiseModel
+from stemkit.noise.attached import noise_of
 from stemkit.pixels import faulty_pixels, filled
 
 __all__ = ["View", "binned", "unit_of"]
@@ -75,8 +75,7 @@ class View:
                 "resample the image"
             )
         mode = resolve_mode(recorded, mode)
-        known = check_noise_attr(image, mode)
-        noise = NoiseModel.from_dict(known) if known else NoiseCalibrator(mode=mode).fit(recorded).noise_model_
+        noise = noise_of(image, mode, recorded)
         sign = mode_sign(mode)
         faulty = faulty_pixels(recorded.values)
 

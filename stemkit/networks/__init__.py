@@ -1,4 +1,4 @@
-"""Plain torch modules: they know nothing of files, xarray or scikit-learn."""
+"""Network architectures as torch modules."""
 
 from stemkit.networks.atomsegnet import AtomSegNet
 from stemkit.networks.fcn import FCN

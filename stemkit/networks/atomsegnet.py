@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 __all__ = ["AtomSegNet"]
 
+#: Levels of the U-Net (reference [1] of :class:`AtomSegNet`).
 LEVELS = 3
 
 
 class AtomSegNet(nn.Module):
-    """U-Net of three levels, whose output goes through a sigmoid.
+    """U-Net of three levels with a sigmoid output.
 
     Parameters
     ----------
@@ -22,13 +23,13 @@ class AtomSegNet(nn.Module):
     width : int, default=64
         Feature channels of the first level; each further one has twice as many.
     output_range : (float, float), default=(0, 1)
-        What the sigmoid's 0 and 1 stand for.
+        Output values at 0 and 1 of the sigmoid.
 
     Notes
     -----
-    As described by [1]_: two 3 x 3 convolutions with batch norm and ReLU at each level; max-pooling down; bilinear
-    interpolation, a 1 x 1 convolution and batch norm up; batch norm after each concatenation. Height and width of the
-    input must be multiples of 4.
+    The architecture is that of [1]_: two 3 x 3 convolutions with batch norm and ReLU at each level; max-pooling in the
+    encoder; bilinear interpolation, a 1 x 1 convolution and batch norm in the decoder; batch norm after each
+    concatenation. Height and width of the input must be multiples of 4.
 
     References
     ----------
@@ -42,27 +43,27 @@ class AtomSegNet(nn.Module):
         if width < 1:
             raise ValueError(f"width must be at least 1, but is {width!r}")
         if not output_range[0] < output_range[1]:
-            raise ValueError(f"output_range must rise, but is {output_range!r}")
+            raise ValueError(f"output_range must rise from the first number to the second, but is {output_range!r}")
         self.low, self.span = float(output_range[0]), float(output_range[1]) - float(output_range[0])
         widths = [width * 2**level for level in range(LEVELS)]
         self.down = nn.ModuleList(_pair(n_in, n_out) for n_in, n_out in zip([1, *widths], widths, strict=False))
         self.pool = nn.MaxPool2d(2)
-        below = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
+        steps_up = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
         self.rise = nn.ModuleList(
             nn.Sequential(
                 nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
-                nn.Conv2d(n_below, n_here, 1),
-                nn.BatchNorm2d(n_here),
+                nn.Conv2d(n_in, n_out, 1),
+                nn.BatchNorm2d(n_out),
             )
-            for n_below, n_here in below
+            for n_in, n_out in steps_up
         )
-        self.join = nn.ModuleList(nn.BatchNorm2d(2 * n_here) for _, n_here in below)
-        self.up = nn.ModuleList(_pair(2 * n_here, n_here) for _, n_here in below)
+        self.join = nn.ModuleList(nn.BatchNorm2d(2 * n_out) for _, n_out in steps_up)
+        self.up = nn.ModuleList(_pair(2 * n_out, n_out) for _, n_out in steps_up)
         last = nn.BatchNorm2d(n_outputs)
-        if self.low < 0 < self.low + self.span:  # begin about 0, with a deviation of 1, not all over the range
-            at = -self.low / self.span
-            nn.init.constant_(last.bias, math.log(at / (1 - at)))
-            nn.init.constant_(last.weight, 1 / (self.span * at * (1 - at)))
+        if self.low < 0 < self.low + self.span:  # initial outputs have mean 0 and standard deviation 1
+            zero = -self.low / self.span
+            nn.init.constant_(last.bias, math.log(zero / (1 - zero)))
+            nn.init.constant_(last.weight, 1 / (self.span * zero * (1 - zero)))
         self.out = nn.Sequential(nn.Conv2d(width, n_outputs, 1), nn.ReLU(), last, nn.Sigmoid())
 
     def forward(self, images: Tensor) -> Tensor:

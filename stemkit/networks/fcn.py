@@ -10,9 +10,10 @@ __all__ = ["FCN"]
 
 
 class FCN(nn.Module):
-    """Convolutions one after the other, each with batch norm and ReLU, without pooling or skips.
+    """Sequence of convolutions with batch norm and ReLU, without pooling and skip connections.
 
-    What Li et al. [1]_ compare with by this name is not described there; this is DnCNN [2]_ without its residual.
+    Li et al. [1]_ compare SFIN with a network of this name, but do not describe it. This is DnCNN [2]_ without the
+    residual connection.
 
     Parameters
     ----------
@@ -21,7 +22,7 @@ class FCN(nn.Module):
     width : int, default=64
         Feature channels.
     n_layers : int, default=17
-        Convolutions of 3 x 3, the last one included.
+        Number of 3 x 3 convolutions, including the output layer.
 
     References
     ----------

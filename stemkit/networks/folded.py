@@ -1,4 +1,4 @@
-"""SFIN for inference alone: the same maps with fewer operations."""
+"""SFIN for inference, with fewer operations."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from stemkit.networks.sfin import SFIN, FourierUnit, InteractiveBlock
 
 __all__ = ["FoldedSFIN"]
 
-#: Bytes that a CPU processes at once, so that they remain in its caches (chosen: 1 to 8 MiB differ by 7 % at most).
+#: Size of the strips that a CPU processes one after the other, bytes, so that they remain in its caches (chosen: times
+#: for 1 to 8 MiB differ by 7 % at most).
 STRIP = 2**23
-#: Rows of a convolution at least: each strip computes one row beyond either end again (chosen).
+#: Least number of rows of a strip, since each strip computes one additional row at either end (chosen).
 FEWEST_ROWS = 16
 
 
 class FoldedSFIN:
-    """A trained SFIN whose batch norms are folded into its convolutions, and which works in place.
+    """A trained SFIN with batch norms folded into the convolutions and operations in place.
 
-    Normalisation by known statistics is an affine map, as is the convolution before it [1]_; the 1x1 convolution of the
-    spectrum is one matrix product with it, its coordinates and a row of ones.
+    Normalisation with fixed statistics is an affine map, and can be combined with the preceding convolution [1]_. The
+    1x1 convolution of the spectrum is one matrix product with the spectrum, its coordinates and a row of ones.
 
     Parameters
     ----------
     module : SFIN
-        Its running statistics are taken; later changes to it are not seen.
+        Weights and running statistics are copied.
     dtype : torch.dtype, default=torch.float32
         Data type of activations and convolutions. Spectra, the first and the last layer are in single precision.
     device : torch.device, default="cpu"
-        Where it runs.
 
     Notes
     -----
-    On a CPU the channels are the last axis in memory, which is how oneDNN convolves; a spectrum is then a matrix of
-    frequencies by real and imaginary parts, and its 1x1 convolution is a product of matrices without copies.
+    On a CPU the channels are the last axis in memory, which is the layout of oneDNN's convolutions. A spectrum is then
+    a matrix of frequencies by real and imaginary parts, and its 1x1 convolution is a matrix product without copies.
 
     References
     ----------
@@ -53,15 +53,17 @@ class FoldedSFIN:
         self.layout = torch.channels_last if on_cpu else torch.contiguous_format
         self.spectrum = _SpectrumOnCPU if on_cpu else _Spectrum
         with torch.no_grad():
-            self.head, self.tail = (self._here(_affine(c), torch.float32) for c in (module.head_conv, module.tail_conv))
+            self.head, self.tail = (
+                self._on_device(_affine(c), torch.float32) for c in (module.head_conv, module.tail_conv)
+            )
             self.blocks = [(self._folded(block.conv1), self._folded(block.conv2)) for block in module.residual_blocks]
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        """Images ``(n, 1, n_y, n_x)`` to maps ``(n, n_outputs, n_y, n_x)``, single precision; one after the other."""
+        """Images ``(n, 1, n_y, n_x)`` to maps ``(n, n_outputs, n_y, n_x)``, single precision, image by image."""
         return torch.cat([self._maps(image[None]) for image in images])
 
-    def _here(self, weights: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    def _on_device(self, weights: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
         layouts = [self.layout if weight.ndim == 4 else torch.contiguous_format for weight in weights]
         return [
             weight.detach().to(self.device, dtype, copy=True).contiguous(memory_format=layout)
@@ -70,7 +72,7 @@ class FoldedSFIN:
 
     def _folded(self, block: InteractiveBlock) -> _Folded:
         weights, mixing = _fold(block)
-        weight, bias, from_unit = self._here(weights, self.dtype)
+        weight, bias, from_unit = self._on_device(weights, self.dtype)
         return _Folded(weight, bias, from_unit, mixing.detach().to(self.device, copy=True))
 
     def _maps(self, image: Tensor) -> Tensor:
@@ -90,22 +92,23 @@ class FoldedSFIN:
 class _Folded:
     """The weights of one interactive block."""
 
-    #: What reads both halves: the spatial half, the frequency half before its Fourier unit's share, the unit's input.
+    #: Convolution of both halves; outputs: spatial half, frequency half without the Fourier unit's contribution, input
+    #: of the Fourier unit.
     weight: Tensor
     bias: Tensor
-    #: What reads the Fourier unit's output.
+    #: Convolution of the Fourier unit's output.
     from_unit: Tensor
-    #: The unit: coordinates down and across, parts of the spectrum, one.
+    #: Matrix of the Fourier unit; columns: coordinates y and x, real and imaginary parts of the spectrum, constant.
     mixing: Tensor
 
 
 @dataclass
 class _Spectrum:
-    """Working memory of the Fourier units, which use it one after the other."""
+    """Working memory of the Fourier units."""
 
-    #: Features ``(channels, n_y, n_x)``, before and after.
+    #: Features ``(channels, n_y, n_x)``, input and output.
     features: Tensor
-    #: What is mixed: coordinates, the spectrum's real and imaginary parts in turn, ones.
+    #: Factors of the matrix product: coordinates, alternating real and imaginary parts of the spectrum, ones.
     rows: Tensor
     mixture: Tensor
 
@@ -120,7 +123,7 @@ class _Spectrum:
         return cls(features, rows, torch.empty(2 * channels, n_y * (n_x // 2 + 1), device=device))
 
     def put(self, start: int, strip: Tensor) -> None:
-        """Set the features from this row on."""
+        """Set the features of a strip of rows that begins at ``start``."""
         self.features[:, start : start + strip.shape[1]] = strip
 
     def mix(self, mixing: Tensor) -> None:
@@ -135,16 +138,18 @@ class _Spectrum:
 
 @dataclass
 class _SpectrumOnCPU:
-    """Working memory of the Fourier units with channels last, transformed by SciPy some rows or frequencies at a time:
-    what one step writes is in the caches when the next one reads it.
+    """Working memory of the Fourier units with channels last.
+
+    SciPy transforms subsets of rows or frequencies, so that each step reads its input from the caches.
     """
 
-    #: Features ``(channels, n_y, n_x)``, after.
+    #: Output features ``(channels, n_y, n_x)``.
     features: Tensor
-    #: The spectrum along x, ``(n_y, n_x // 2 + 1, channels)``.
+    #: Spectrum along x, ``(n_y, n_x // 2 + 1, channels)``.
     values: NDArray[np.complex64]
-    down: Tensor
-    across: Tensor
+    #: Coordinates of frequencies along y and x.
+    f_y: Tensor
+    f_x: Tensor
 
     @classmethod
     def empty(cls, channels: int, like: Tensor) -> _SpectrumOnCPU:
@@ -155,29 +160,29 @@ class _SpectrumOnCPU:
         return cls(features, values, torch.linspace(0, 1, n_y)[:, None, None], torch.linspace(0, 1, n_f)[:, None])
 
     def put(self, start: int, strip: Tensor) -> None:
-        """Set the features from this row on."""
+        """Set the features of a strip of rows that begins at ``start``."""
         rows = strip.permute(1, 2, 0).float().numpy()
         self.values[start : start + len(rows)] = fft.rfft(rows, axis=1, norm="ortho", workers=torch.get_num_threads())
 
     def mix(self, mixing: Tensor) -> None:
         """Apply a Fourier unit to the features."""
         n_y, n_f, channels = self.values.shape
-        on_down, on_across, weight, constant = mixing.T.split([1, 1, 2 * channels, 1])
-        along = {"norm": "ortho", "workers": torch.get_num_threads()}
-        for some in _slices(n_f, self.values[:, :1].nbytes):
-            spectrum = fft.fft(np.ascontiguousarray(self.values[:, some]), axis=0, overwrite_x=True, **along)
+        weight_y, weight_x, weight, constant = mixing.T.split([1, 1, 2 * channels, 1])
+        options = {"norm": "ortho", "workers": torch.get_num_threads()}
+        for subset in _slices(n_f, self.values[:, :1].nbytes):
+            spectrum = fft.fft(np.ascontiguousarray(self.values[:, subset]), axis=0, overwrite_x=True, **options)
             parts = torch.view_as_real(torch.from_numpy(spectrum)).flatten(-2)
-            mixed = torch.matmul(parts, weight).add_(self.across[some] * on_across + constant)
-            mixed.addcmul_(self.down, on_down).relu_()
+            mixed = torch.matmul(parts, weight).add_(self.f_x[subset] * weight_x + constant)
+            mixed.addcmul_(self.f_y, weight_y).relu_()
             pairs = torch.view_as_complex(mixed.view(n_y, -1, channels, 2)).numpy()
-            self.values[:, some] = fft.ifft(pairs, axis=0, overwrite_x=True, **along)
-        for some in _slices(n_y, self.values[:1].nbytes):
-            back = fft.irfft(self.values[some], n=self.features.shape[2], axis=1, **along)
-            self.features[:, some] = torch.from_numpy(back).permute(2, 0, 1)
+            self.values[:, subset] = fft.ifft(pairs, axis=0, overwrite_x=True, **options)
+        for subset in _slices(n_y, self.values[:1].nbytes):
+            back = fft.irfft(self.values[subset], n=self.features.shape[2], axis=1, **options)
+            self.features[:, subset] = torch.from_numpy(back).permute(2, 0, 1)
 
 
 def _slices(n: int, nbytes: int) -> list[slice]:
-    """Slices of ``n`` items of so many bytes, as large as a CPU processes at once."""
+    """Slices of ``n`` items of ``nbytes`` bytes each, with up to ``STRIP`` bytes."""
     step = max(1, STRIP // nbytes)
     return [slice(start, min(n, start + step)) for start in range(0, n, step)]
 
@@ -191,7 +196,7 @@ def _interact(
     *,
     onto: Tensor | None = None,
 ) -> None:
-    """An interactive block, from features to a result of their shape, which is also added to ``onto``."""
+    """Apply an interactive block to features; the result, of the same shape, is also added to ``onto``."""
     width = features.shape[1]
     for start, stop, out in _convolved(features, block.weight, block.bias, rows):
         result[:, :, start:stop] = out[:, :width]
@@ -206,7 +211,7 @@ def _interact(
 
 
 def _convolved(features: Tensor, weight: Tensor, bias: Tensor | None, rows: int) -> Iterator[tuple[int, int, Tensor]]:
-    """A 3 x 3 convolution, some rows at a time: the first row, the one after the last, and the result."""
+    """Apply a 3 x 3 convolution in strips of rows; yields first row, last row + 1, and result."""
     n = features.shape[2]
     for start in range(0, n, rows):
         stop = min(n, start + rows)
@@ -217,7 +222,7 @@ def _convolved(features: Tensor, weight: Tensor, bias: Tensor | None, rows: int)
 
 
 def _rows_at_once(features: Tensor) -> int:
-    """Rows that are convolved at once."""
+    """Number of rows of a strip."""
     _, width, n_y, n_x = features.shape
     row = width * 3 // 2 * n_x * features.element_size()
     return max(FEWEST_ROWS, STRIP // row) if features.device.type == "cpu" else n_y
@@ -244,7 +249,7 @@ def _mixing(unit: FourierUnit) -> Tensor:
 
 
 def _scale(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """A batch norm in evaluation as a factor and an offset."""
+    """Factor and offset of a batch norm in evaluation."""
     assert norm.running_var is not None
     assert norm.running_mean is not None
     scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)

@@ -10,11 +10,11 @@ __all__ = ["SFIN"]
 
 
 class SFIN(nn.Module):
-    """Residual network whose blocks see an image in space and in frequency at once.
+    """Residual network that processes an image in space and in frequency.
 
-    Features are split in two halves. The spatial half is convolved; the frequency half also goes through a
-    Fourier unit, a 1x1 convolution of its spectrum, which sees the whole image in one layer: a lattice is a few
-    points there. Each half reads the other in every block.
+    Features are divided into two halves. The spatial half is convolved. The frequency half also passes a Fourier unit,
+    a 1x1 convolution of its spectrum, whose receptive field is the whole image and in which a lattice consists of a few
+    points. Each block exchanges information between the halves.
 
     Parameters
     ----------
@@ -25,8 +25,8 @@ class SFIN(nn.Module):
     n_blocks : int, default=8
         Residual blocks of two interactive blocks each.
     downsampling : {1, 2, 4}, default=1
-        The features live on a grid coarser by this factor: the image goes in through pixel-unshuffle and comes
-        out through pixel-shuffle, losing nothing. The input's height and width must be multiples of it.
+        Factor by which the grid of the features is coarser than the image. Pixel-unshuffle and pixel-shuffle convert
+        between them without loss. Height and width of the input must be multiples of it.
 
     Notes
     -----
@@ -54,7 +54,7 @@ class SFIN(nn.Module):
 
     @property
     def residual_blocks(self) -> list[ResidualBlock]:
-        """The body, one by one."""
+        """The residual blocks of the body."""
         return [block for block in self.body if isinstance(block, ResidualBlock)]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class InteractiveBlock(nn.Module):
         self.bn_g = nn.BatchNorm2d(half)
 
     def forward(self, features: Tensor) -> Tensor:
-        # one batch norm of all channels is faster than one of each half
+        # one batch norm of all channels is faster than one for each half
         both = torch.cat(self.ffc(features), dim=1)
         return F.relu(_batch_norm(both, (self.bn_l, self.bn_g)), inplace=True)
 
@@ -113,8 +113,10 @@ class Interaction(nn.Module):
         return spatial, frequency + F.conv2d(v, from_unit, padding=1)
 
     def merged(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The convolutions as two: weight and bias of what reads [l, g], to l', to g' and to u, which reads g alone;
-        and the weight of what reads v, to g'.
+        """The convolutions combined into two.
+
+        Returns weight and bias of the convolution of [l, g] to l', g' and u, the Fourier unit's input, which depends on
+        g only; and the weight of the convolution of the Fourier unit's output v to g'.
         """
         u_conv, merge = self.convg2g.conv1, self.convg2g.conv2
         g_to_g, from_unit = merge.weight.split(self.channels, dim=1)
@@ -135,7 +137,7 @@ class FrequencyPath(nn.Module):
 
 
 class FourierUnit(nn.Module):
-    """A 1x1 convolution of the spectrum and its coordinates: real and imaginary parts are channels in turn."""
+    """A 1x1 convolution of the spectrum and its coordinates, with alternating real and imaginary channels."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -149,12 +151,11 @@ class FourierUnit(nn.Module):
             spectrum = torch.fft.rfft2(x.float(), norm="ortho")
             f_y, f_x = spectrum.shape[-2:]
             parts = torch.view_as_real(spectrum).permute(0, 1, 4, 2, 3).reshape(n, 2 * c, f_y * f_x)
-            # a matrix product is faster than a convolution of odd width; the coordinates are the same for all images
-            of_down, of_across, of_parts = self.conv_layer.weight[:, :, 0, 0].split([1, 1, 2 * c], dim=1)
-            down = torch.linspace(0, 1, f_y, device=x.device)[:, None]
-            across = torch.linspace(0, 1, f_x, device=x.device)
-            coordinates = (of_down[..., None] * down + of_across[..., None] * across).flatten(1)
-            mixed = torch.baddbmm(coordinates.expand(n, -1, -1), of_parts.expand(n, -1, -1), parts)
+            # a matrix product is faster than a convolution; the coordinates are the same for all images
+            weight_y, weight_x, weight = self.conv_layer.weight[:, :, 0, 0].split([1, 1, 2 * c], dim=1)
+            y = torch.linspace(0, 1, f_y, device=x.device)[:, None]
+            coordinates = weight_y[..., None] * y + weight_x[..., None] * torch.linspace(0, 1, f_x, device=x.device)
+            mixed = torch.baddbmm(coordinates.flatten(1).expand(n, -1, -1), weight.expand(n, -1, -1), parts)
             mixed = F.relu(self.bn(mixed.view(n, 2 * c, f_y, f_x)), inplace=True)
             pairs = mixed.view(n, c, 2, f_y, f_x).permute(0, 1, 3, 4, 2).contiguous()
             return torch.fft.irfft2(torch.view_as_complex(pairs), s=(n_y, n_x), norm="ortho")
@@ -170,12 +171,12 @@ def _batch_norm(features: Tensor, norms: tuple[nn.BatchNorm2d, ...]) -> Tensor:
     if first.training:
         sizes = [norm.num_features for norm in norms]
         for norm, new_mean, new_variance in zip(norms, mean.split(sizes), variance.split(sizes), strict=True):
-            _remember(norm, new_mean, new_variance)
+            _set_statistics(norm, new_mean, new_variance)
     return out
 
 
 @torch.no_grad()
-def _remember(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
+def _set_statistics(norm: nn.BatchNorm2d, mean: Tensor, variance: Tensor) -> None:
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None

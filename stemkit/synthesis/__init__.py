@@ -1,4 +1,4 @@
-"""Synthetic images: where columns are, what they look like, what is drawn, and the estimator that hands it out."""
+"""Synthetic images: arrangements of columns, rendering, distributions of specimens and noise, STEMSynthesizer."""
 
 from stemkit.synthesis.arrangements import (
     LATTICES,

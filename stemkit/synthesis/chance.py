@@ -11,15 +11,15 @@ __all__ = ["log_uniform", "pick", "uniform"]
 
 
 def uniform(g: torch.Generator, n: int, low: float, high: float) -> Tensor:
-    """``(n,)`` between two numbers."""
+    """Uniform distribution between two numbers, ``(n,)``."""
     return low + (high - low) * torch.rand(n, generator=g, device=g.device)
 
 
 def log_uniform(g: torch.Generator, n: int, low: float, high: float) -> Tensor:
-    """``(n,)`` whose logarithms are even."""
+    """Log-uniform distribution between two numbers, ``(n,)``."""
     return torch.exp(uniform(g, n, math.log(low), math.log(high)))
 
 
 def pick(g: torch.Generator, n: int, probability: float) -> Tensor:
-    """1 with the given probability, else 0, ``(n,)``."""
+    """Bernoulli distribution: 1 with the given probability, else 0, ``(n,)``."""
     return (torch.rand(n, generator=g, device=g.device) < probability).float()

@@ -1,4 +1,4 @@
-"""Drawn images as they are handed out: in the microscope's units, with pixel size, and the table of true columns."""
+"""Conversion of drawn images to the microscope's units, and the table of true columns."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from stemkit.synthesis.recipe import Batch
 
 __all__ = ["SCALES", "Units", "pairs_of", "true_columns"]
 
-#: Contrast and level of a normalised detector.
+#: Contrast and level of a normalised detector, without a noise model (chosen).
 SCALES = {"haadf": (1.0, 0.1), "bf": (0.5, 1.0)}
 
 
 @dataclass(frozen=True)
 class Units:
-    """What a contrast of 1 and a level of 0 are in an image, and the pixel size in nm, if known."""
+    """Units of an image: contrast, level, and pixel size in nm or None."""
 
     mode: str
     contrast: float
@@ -54,7 +54,7 @@ def pairs_of(batches: Sequence[Batch], units: Units) -> xr.Dataset:
 
 
 def true_columns(batches: Sequence[Batch], units: Units) -> pd.DataFrame:
-    """The columns within the frame, images numbered from 0; names and units are those of the detector's table."""
+    """Columns inside the frame, images numbered from 0; names and units are those of the detector's table."""
     tables, first = [], 0
     for batch in batches:
         tables.append(_columns(batch, first, units))

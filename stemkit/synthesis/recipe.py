@@ -1,4 +1,4 @@
-"""What is drawn for each image of a batch: crystals, specimens and noise over the ranges that microscopes show."""
+"""Distributions of crystals, specimens and noise from which batches of images are drawn."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Recipe:
-    """Ranges that images are drawn from; lengths in px, amplitudes as fractions of the contrast.
+    """Distribution of images; lengths in px, amplitudes as fractions of the contrast.
 
     Parameters
     ----------
     arrangements : tuple of str
-        Of ``"lattice"``; two crystals in one image: ``"moire"``, ``"grains"``, ``"twin"``, ``"phases"``;
+        Subset of ``"lattice"``; two crystals in one image: ``"moire"``, ``"grains"``, ``"twin"``, ``"phases"``;
         ``"dislocation"``, ``"particle"``; ``"random"`` (amorphous) and ``"sparse"`` (single atoms). Lattices are drawn
         six times as often as each of the others.
     spacing : (float, float)
-        Distance of nearest columns, log-uniform.
+        Range of the distance of nearest columns, log-uniform.
     width : (float, float)
-        Sigma of a column as a fraction of the spacing; each species varies about the image's own.
+        Range of an image's column width (sigma) as a fraction of the spacing; that of each species varies around it.
     vacancies, embedded, shifts : float
-        The largest fraction of columns that are missing, that are atoms of another kind, or that stand beside their
-        place; each image draws its own up to it.
+        Largest fraction of columns that are missing, substituted or displaced from their site; each image has a
+        fraction between 0 and this.
     clusters, interstitials, islands, strain : float
-        Fraction of images with a cluster of atoms of another kind, with atoms between the columns, with vacuum beside
-        the specimen, with strain.
+        Fraction of images with a cluster of substituted columns, with interstitials, with vacuum adjacent to the
+        specimen, with strain.
     thickness, spread : float
-        The largest relative variation of the columns' height across an image, and the largest relative deviation of
-        columns of one kind; most images have a small one.
+        Largest relative variation of the columns' height across an image, and largest relative standard deviation of
+        the height in one species; the latter is small in most images.
     dark : float
-        Fraction of images that are bright field: dips, which differ less in depth than the columns of dark field do in
-        height, and wider ones where columns are heavy.
+        Fraction of bright-field images, whose columns are dips that differ less in depth than the columns of dark field
+        do in height, and are wider for heavy columns.
     support : float
-        The largest amplitude of the specimen's own smooth signal beside the columns: a wedge, a film, patches of
-        contamination. Film and patches reach four times this.
+        Largest amplitude of the specimen's smooth signal in addition to the columns: a wedge, a film, patches of
+        contamination. That of film and patches is four times this.
     empty : float
-        Fraction of images without a single column: what a network should leave empty.
+        Fraction of images without columns.
     noise : NoiseParameters or None
-        Noises, ``(n_noises,)`` tensors, of which each image takes one; None draws it anew for each.
+        Parameters ``(n_models,)`` of noise models, one of which is selected for each image; None draws new ones.
     """
 
     arrangements: tuple[str, ...] = ARRANGEMENTS
@@ -74,7 +74,7 @@ class Recipe:
 
 @dataclass
 class Batch:
-    """Images in units of the contrast above the level: what was recorded, what a network learns, what is true."""
+    """Recorded images, target maps and true columns; images are in units of the contrast above the level."""
 
     noisy: Tensor
     targets: Targets
@@ -83,7 +83,7 @@ class Batch:
 
     @property
     def names(self) -> list[str]:
-        """What each image shows; ``"given"`` where it was not drawn."""
+        """Names of the arrangements; ``"given"`` for a specimen that was not drawn."""
         if self.arrangement is None:
             return ["given"] * len(self.noisy)
         return [ARRANGEMENTS[k] for k in self.arrangement.tolist()]
@@ -109,17 +109,16 @@ def recorded(
     dark: Tensor | None = None,
     depth: Tensor | None = None,
 ) -> Tensor:
-    """Clean images ``(n_images, n_y, n_x)`` with one of some noises each, or with noise drawn anew.
+    """Add noise to clean images ``(n_images, n_y, n_x)``: one of the given models to each, or a newly drawn one.
 
-    With ``depth`` ``(n_images,)``, what the thickest place takes away in bright field, the beam is so bright that
-    electrons are left there.
+    ``depth`` ``(n_images,)`` is the largest decrease of the intensity in bright field. Where it is given, the dose is
+    high enough for a positive variance there.
     """
     n = len(clean)
     if noise is None:
         drawn = draw_noise(spacing, generator, dark, depth)
     else:
-        known = len(noise.readout)
-        drawn = noise.take(torch.randint(known, (n,), generator=generator, device=generator.device))
+        drawn = noise.take(torch.randint(len(noise.readout), (n,), generator=generator, device=generator.device))
         if depth is not None:
             drawn.readout = torch.maximum(drawn.readout, (-drawn.gain * depth).clamp_min(0).sqrt())
     return add_noise(clean, drawn, generator)

@@ -1,4 +1,4 @@
-"""What atomic columns look like: sums of separable Gaussians, as matrix products."""
+"""Rendering of atomic columns as sums of separable Gaussians, by matrix products."""
 
 from __future__ import annotations
 
@@ -14,20 +14,23 @@ from stemkit.synthesis.arrangements.columns import along
 
 __all__ = ["Targets", "blurred", "render", "render_targets", "through_probe"]
 
-#: Spot of the `detect` map: sigma as a fraction of the nearest-neighbour distance, and its limits in px.
-SPOT_FRACTION, SPOT_RANGE = 0.12, (0.7, 2.0)
-#: The narrowest spot of the `superresolve` map that pixels can hold.
+#: Sigma of the spots of the `detect` map as a fraction of the nearest-neighbour distance (chosen).
+SPOT_FRACTION = 0.12
+#: Limits of that sigma, px (chosen).
+SPOT_RANGE = (0.7, 2.0)
+#: Least sigma of the spots of the `superresolve` map, px (chosen: the pixels still sample them).
 NARROWEST = 0.5
-#: Columns narrower than this, px, are averaged over each pixel's area.
+#: Columns of a smaller sigma, px, are averaged over the area of each pixel (chosen).
 NARROW = 1.0
-#: On a CPU so many rows are drawn at once, from the columns within this many sigmas.
+#: Rows that a CPU renders at once (chosen).
 ROWS = 64
+#: Distance from a column, sigmas, at which its Gaussian is truncated (derived: below the precision of the data type).
 FARTHEST = {torch.float32: 6.0, torch.float64: 8.5}
 
 
 @dataclass
 class Targets:
-    """What a network learns, ``(n_images, n_y, n_x)`` each; definitions on the conventions page of the docs."""
+    """Target maps of a network, ``(n_images, n_y, n_x)`` each; see the conventions page of the documentation."""
 
     enhance: Tensor
     detect: Tensor
@@ -42,9 +45,9 @@ def render(
     *,
     integrated: bool = True,
 ) -> Tensor:
-    """Sum of round Gaussians, ``sum_k a_k exp(-((y - y_k)^2 + (x - x_k)^2) / (2 sigma_k^2))``.
+    """Sum of isotropic Gaussians, ``sum_k a_k exp(-((y - y_k)^2 + (x - x_k)^2) / (2 sigma_k^2))``.
 
-    A Gaussian is a product of one along y and one along x, so an image is ``Gy^T diag(a) Gx``.
+    A Gaussian is the product of a function of y and one of x, and the image is ``Gy^T diag(a) Gx``.
 
     Parameters
     ----------
@@ -52,16 +55,16 @@ def render(
     shape : (int, int)
         ``(n_y, n_x)``.
     sigma, amplitude : Tensor of shape (n_images, n_columns), optional
-        In place of those of the columns.
+        Used instead of those of the columns.
     integrated : bool
-        Columns whose sigma is below 1 px are averaged over the area of each pixel: their sum is exact however narrow
-        they are, and their centroid is off by ``exp(-2 pi^2 sigma^2) / pi`` px at most, 2e-4 at 0.6 px. The others,
-        and all with False, are taken at the pixels' centres.
+        Average columns with a sigma below 1 px over the area of each pixel: their sum is exact at any width, and the
+        error of their centroid is at most ``exp(-2 pi^2 sigma^2) / pi`` px, 2e-4 at 0.6 px. Other columns, and all with
+        False, are sampled at the pixels' centres.
 
     Returns
     -------
     Tensor of shape (n_images, n_y, n_x)
-        In parts of the contrast.
+        In units of the contrast.
     """
     sigma = columns.sigma if sigma is None else sigma
     amplitude = columns.amplitude if amplitude is None else amplitude
@@ -70,13 +73,13 @@ def render(
         along_y = _profiles(columns.y, sigma, 0, shape[0], integrated)
         along_x = _profiles(columns.x, sigma, 0, shape[1], integrated)
         return (along_y * height[..., None]).transpose(1, 2) @ along_x
-    # images have very different numbers of columns, and a row sees few of them
+    # numbers of columns differ between images, and few columns contribute to a row
     parts = zip(columns.y, columns.x, sigma, amplitude, columns.present, strict=True)
-    return torch.stack([_drawn(y[k], x[k], s[k], a[k], shape, integrated) for y, x, s, a, k in parts])
+    return torch.stack([_rendered(y[k], x[k], s[k], a[k], shape, integrated) for y, x, s, a, k in parts])
 
 
 def render_targets(columns: Columns, shape: tuple[int, int], specimen: Tensor, tail: Tensor, spread: Tensor) -> Targets:
-    """The clean image and the maps of its columns.
+    """Clean image and target maps.
 
     Parameters
     ----------
@@ -84,9 +87,9 @@ def render_targets(columns: Columns, shape: tuple[int, int], specimen: Tensor, t
     shape : tuple
         ``(n_y, n_x)``.
     specimen : Tensor
-        What belongs to the specimen beside its columns (support, thickness): stays in ``enhance``.
-    tail, spread : Tensor
-        ``(n_images,)``: part of each column's height in a second Gaussian, wider by the factor ``spread``.
+        Signal of the specimen in addition to its columns (support, thickness), which is part of ``enhance``.
+    tail, spread : Tensor of shape (n_images,)
+        Fraction of each column's height in a second Gaussian, and the ratio of its width to that of the first.
     """
     core = render(columns, shape, amplitude=columns.amplitude * (1 - tail[:, None]))
     tailed = torch.nonzero(tail > 0)[:, 0]
@@ -100,40 +103,42 @@ def render_targets(columns: Columns, shape: tuple[int, int], specimen: Tensor, t
 
 
 def blurred(columns: Columns, source: float | Tensor) -> Columns:
-    """Columns as a source of finite size shows them: wider, and as much lower, so that their sums stay.
+    """Convolve columns with a Gaussian source of finite size; their integrated intensities are preserved.
 
     Parameters
     ----------
     columns : Columns
     source : float or Tensor of shape (n_images,)
-        Sigma of its image on the specimen, px.
+        Sigma of the source's image on the specimen, px.
     """
     wider = torch.sqrt(columns.sigma**2 + along(source, columns.sigma) ** 2)
     return replace(columns, sigma=wider, amplitude=columns.amplitude * (columns.sigma / wider) ** 2)
 
 
 def through_probe(images: Tensor, probe: ArrayLike) -> Tensor:
-    """Images ``(n_images, n_y, n_x)`` as a probe of any shape sees them: their convolution with it.
+    """Convolve images ``(n_images, n_y, n_x)`` with a probe of any shape.
 
-    Draw the columns as narrow as they are without the probe, and as far beyond the frame as it reaches; the image is
-    dark beyond the frame.
+    Columns should have their width without the probe, and extend beyond the frame by the probe's radius; the image is
+    zero outside the frame.
 
     Parameters
     ----------
     images : Tensor
     probe : array-like of shape (odd, odd)
-        Intensity, sampled at the image's pixel size, its centre in the middle. It is divided by its sum.
+        Intensity at the image's pixel size, centred in the array. It is normalised by its sum.
 
     Raises
     ------
     ValueError
-        If the probe has no middle pixel, or no positive sum.
+        If a size of the probe is even, or its sum is not positive.
     """
     kernel = torch.as_tensor(probe, dtype=images.dtype, device=images.device)
     if kernel.ndim != 2 or not all(n % 2 for n in kernel.shape):
-        raise ValueError(f"probe must have two odd sizes, its centre in the middle, but is {tuple(kernel.shape)}")
+        raise ValueError(
+            f"probe must have two odd sizes, so that it has a central pixel, but has the shape {tuple(kernel.shape)}"
+        )
     if not float(kernel.sum()) > 0:
-        raise ValueError("probe must have a positive sum")
+        raise ValueError(f"probe must have a positive sum, but its sum is {float(kernel.sum())}")
     size = [n + m - 1 for n, m in zip(images.shape[1:], kernel.shape, strict=True)]
     product = torch.fft.rfft2(images, s=size) * torch.fft.rfft2(kernel / kernel.sum(), s=size)
     first = [m // 2 for m in kernel.shape]
@@ -141,8 +146,8 @@ def through_probe(images: Tensor, probe: ArrayLike) -> Tensor:
     return whole[:, first[0] : first[0] + images.shape[1], first[1] : first[1] + images.shape[2]]
 
 
-def _drawn(y: Tensor, x: Tensor, sigma: Tensor, height: Tensor, shape: tuple[int, int], integrated: bool) -> Tensor:
-    """One image, some rows at a time."""
+def _rendered(y: Tensor, x: Tensor, sigma: Tensor, height: Tensor, shape: tuple[int, int], integrated: bool) -> Tensor:
+    """Render one image in strips of rows."""
     image = torch.zeros(shape, dtype=y.dtype)
     if len(y) == 0:
         return image
@@ -157,23 +162,23 @@ def _drawn(y: Tensor, x: Tensor, sigma: Tensor, height: Tensor, shape: tuple[int
 
 
 def _profiles(centre: Tensor, sigma: Tensor, start: int, end: int, integrated: bool) -> Tensor:
-    """Gaussians along one axis at the pixels from ``start`` to ``end``, ``(..., end - start)``."""
+    """Gaussians along one axis at pixels ``start`` to ``end - 1``, ``(..., end - start)``."""
     pixel = torch.arange(start, end, device=centre.device, dtype=centre.dtype)
     return _gaussian(pixel - centre[..., None], sigma, integrated)
 
 
 def _near_profiles(centre: Tensor, sigma: Tensor, n: int, reach: int, integrated: bool) -> Tensor:
-    """The same at n pixels, ``(k, n)``, and 0 beyond the reach: most of an image is far from a column."""
+    """Gaussians along one axis at ``n`` pixels, ``(k, n)``, 0 at more than ``reach`` px from the column."""
     middle = centre.round().clamp(-reach - 1, n + reach)
     offset = torch.arange(-reach, reach + 1, dtype=centre.dtype)
     values = _gaussian(middle[:, None] + offset - centre[:, None], sigma, integrated)
-    # what is beyond the border goes into two pixels that are cut off
+    # values outside the frame are collected in two additional pixels, which are removed
     place = (middle[:, None] + offset + 1).clamp(0, n + 1).long()
     return torch.zeros(len(centre), n + 2, dtype=centre.dtype).scatter_(1, place, values)[:, 1:-1]
 
 
 def _gaussian(distance: Tensor, sigma: Tensor, integrated: bool) -> Tensor:
-    """``exp(-d^2 / (2 sigma^2))``, or its mean over a pixel where sigma is small."""
+    """``exp(-d^2 / (2 sigma^2))``, or its mean over a pixel for columns narrower than ``NARROW``."""
     width = sigma.clamp_min(1e-3)[..., None]
     relative = distance / width
     profile = torch.exp(-0.5 * relative.square())

@@ -1,4 +1,4 @@
-"""What specimens are drawn: arrangements of columns over the ranges of a recipe, and what they stand on."""
+"""Drawing of specimens: arrangements of columns from the ranges of a recipe, and their supports."""
 
 from __future__ import annotations
 
@@ -43,62 +43,82 @@ if TYPE_CHECKING:
 
 __all__ = ["ARRANGEMENTS", "draw_columns", "draw_support"]
 
-#: Species that a crystal's cell may have; those of a second crystal follow.
-SITES = 4
-#: Columns are drawn up to this many spacings beyond the frame.
-MARGIN = 2.0
-#: Lattices are drawn so many times as often as one of the other arrangements.
-LATTICES_FIRST = 6.0
-#: Two crystals side by side are apart by this part of the spacing at least.
-GAP = 0.6
-#: Interstitials in an image at most, and their distance from a column in parts of the spacing.
-INTERSTITIALS, BESIDE = 3, 0.5
-#: Strain and rotation at most, and the smooth displacements of a crystal in parts of the spacing.
-STRAIN, BENT = 0.03, 0.12
-#: In bright field columns are wider by the first number, and the more so by the second the deeper they are.
-HEAVY = (0.7, 0.6)
-#: The narrowest column, sigma in px.
-NARROWEST = 0.4
-#: A wedge rises by as much as it can over so many px: in a small image it is as steep as in a large one.
-WEDGE = 512
-#: The grain of a support: its length in parts of the spacing, its height in parts of the recipe's support.
-GRAIN_SIZE, GRAIN = (0.15, 0.5), 0.2
+#: Full turn, radians (derived: 2 pi, rounded).
+TURN = 6.2832
+#: Pixels of a smooth field along each axis (chosen).
+FIELD_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Constants of the drawn specimens, all of them chosen."""
+
+    #: Largest number of species of a crystal; those of a second crystal have the following numbers.
+    n_sites: int = 4
+    #: Distance beyond the frame up to which columns are drawn, spacings.
+    margin: float = 2.0
+    #: Relative frequency of lattices; that of each other arrangement is 1.
+    lattice_frequency: float = 6.0
+    #: Least distance between adjacent crystals, spacings.
+    gap: float = 0.6
+    #: Largest number of interstitials in an image.
+    n_interstitials: int = 3
+    #: Distance of an interstitial from a column, spacings.
+    interstitial_distance: float = 0.5
+    #: Largest components of strain and rotation.
+    strain: float = 0.03
+    #: Largest standard deviation of smooth displacements, spacings.
+    bending: float = 0.12
+    #: Width of a bright-field column relative to dark field: constant, and increase with its relative depth.
+    bf_width: tuple[float, float] = (0.7, 0.6)
+    #: Least sigma of a column, px.
+    narrowest: float = 0.4
+    #: Distance, px, over which a wedge changes by its full amplitude, so that its slope does not depend on the image.
+    wedge_length: int = 512
+    #: Range of the grain size of a support, spacings.
+    grain_size: tuple[float, float] = (0.15, 0.5)
+    #: Largest amplitude of that grain, as a fraction of the recipe's support.
+    grain_amplitude: float = 0.2
+
+
+SETTINGS = Settings()
 
 
 def draw_columns(recipe: Recipe, n: int, shape: tuple[int, int], g: torch.Generator) -> tuple[Columns, Tensor, Tensor]:
-    """Columns of ``n`` images, the number of each image's arrangement, and which are bright field, ``(n,)`` each."""
+    """Columns of ``n`` images; index of the arrangement and whether it is bright field, ``(n,)`` each."""
     spacing = log_uniform(g, n, *recipe.spacing)
     kind = _draw_kind(recipe, n, g)
-    parts, order = [], []
+    groups, order = [], []
     for code in sorted(set(kind.tolist())):
         images = torch.nonzero(kind == code)[:, 0]
-        parts.append(_DRAWN[ARRANGEMENTS[code]](spacing[images], shape, g))
+        groups.append(_DRAWN[ARRANGEMENTS[code]](spacing[images], shape, g))
         order.append(images)
-    columns = stacked(parts).take(torch.argsort(torch.cat(order)))
-    landscape = _landscape(n, g)
-    columns = _disturbed(recipe, columns, torch.isin(kind, torch.tensor(CRYSTALLINE, device=g.device)), shape, g)
+    columns = stacked(groups).take(torch.argsort(torch.cat(order)))
+    field = _smooth_fields(n, g)
+    columns = _distorted(recipe, columns, torch.isin(kind, torch.tensor(CRYSTALLINE, device=g.device)), shape, g)
     dark = pick(g, n, recipe.dark).bool()
-    columns = _painted(recipe, columns, dark, g)
+    columns = _with_heights_and_widths(recipe, columns, dark, g)
     columns = _with_defects(recipe, columns, shape, g)
-    height = _at(landscape, columns, shape)
+    height = _sampled(field, columns, shape)
     island = pick(g, n, recipe.islands).bool()[:, None]
     columns = columns.where(~island | (height > uniform(g, n, -1.0, 0.3)[:, None]))
     columns = columns.where(~pick(g, n, recipe.empty).bool()[:, None])
-    thick = 1 + uniform(g, n, 0.0, recipe.thickness)[:, None] * torch.tanh(height)
-    return keep_near_frame(uneven(columns, thick.clamp_min(0.1)), shape, MARGIN * spacing), kind, dark
+    thickness = 1 + uniform(g, n, 0.0, recipe.thickness)[:, None] * torch.tanh(height)
+    return keep_near_frame(uneven(columns, thickness.clamp_min(0.1)), shape, SETTINGS.margin * spacing), kind, dark
 
 
 def draw_support(recipe: Recipe, kind: Tensor, spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Tensor:
-    """The specimen's own signal beside its columns: a wedge, a film, patches of contamination with an edge, and the
-    grain of an amorphous support under particles and single atoms.
+    """Signal of the specimen in addition to its columns.
 
-    Film and patches are stronger than the background noise that is drawn: what varies slowly and little is
-    noise, what varies slowly and much is specimen.
+    It consists of a wedge, a film, patches of contamination with edges, and the grain of an amorphous support under
+    particles and single atoms. Film and patches are stronger than the background noise of the recipe: weak slow
+    variation is defined as noise, strong slow variation as specimen.
     """
     n = len(spacing)
     y = torch.linspace(-0.5, 0.5, shape[0], device=g.device)[None, :, None]
     x = torch.linspace(-0.5, 0.5, shape[1], device=g.device)[None, None, :]
-    slope = (uniform(g, 2 * n, -0.5, 0.5) * recipe.support * min(1.0, max(shape) / WEDGE)).view(2, n, 1, 1)
+    rise = min(1.0, max(shape) / SETTINGS.wedge_length)
+    slope = (uniform(g, 2 * n, -0.5, 0.5) * recipe.support * rise).view(2, n, 1, 1)
     wedge = (slope[0] * y + slope[1] * x) * pick(g, n, 0.5)[:, None, None]
     largest = 4 * recipe.support + 1e-6
     length = (log_uniform(g, n, 3.0, 12.0) * spacing).clamp(max=max(shape) / 3)
@@ -110,9 +130,9 @@ def draw_support(recipe: Recipe, kind: Tensor, spacing: Tensor, shape: tuple[int
         uniform(g, n, -1, 1)[:, None, None],
     )
     supported = torch.isin(kind, torch.tensor(SUPPORTED, device=g.device))
-    rough = supported * uniform(g, n, 0.0, GRAIN * recipe.support)
-    fine = uniform(g, n, *GRAIN_SIZE) * spacing
-    # few images have each of them
+    rough = supported * uniform(g, n, 0.0, SETTINGS.grain_amplitude * recipe.support)
+    fine = uniform(g, n, *SETTINGS.grain_size) * spacing
+    # fields are drawn only for the images that have them
     total = _added(wedge.expand(n, *shape), film, lambda at: smooth_field(_sized(at, shape), length[at], g))
     total = _added(total, rough, lambda at: smooth_field(_sized(at, shape), fine[at], g))
     total = _added(
@@ -120,12 +140,12 @@ def draw_support(recipe: Recipe, kind: Tensor, spacing: Tensor, shape: tuple[int
         patches,
         lambda at: torch.sigmoid(sharp[at] * (smooth_field(_sized(at, shape), broad[at], g) - threshold[at])),
     )
-    # matter only adds to the signal: the level is that of the darkest place
+    # the level is that of the darkest pixel, since matter only increases the signal
     return total - total.amin(dim=(1, 2), keepdim=True)
 
 
 def _added(total: Tensor, height: Tensor, drawn: Callable[[Tensor], Tensor]) -> Tensor:
-    """A sum of fields with one more, drawn for the images in which its height is not 0."""
+    """Add a field, drawn for the images in which its height is not 0."""
     at = torch.nonzero(height)[:, 0]
     return total.index_add(0, at, height[at, None, None] * drawn(at)) if len(at) else total
 
@@ -139,7 +159,7 @@ def _sized(images: Tensor, shape: tuple[int, int]) -> torch.Size:
 
 @dataclass
 class _Crystals:
-    """Crystals of a batch, before they are cut to an image."""
+    """Crystals of a batch: cells, spacings (px) and orientations (degrees)."""
 
     cell: Cell
     spacing: Tensor
@@ -147,7 +167,7 @@ class _Crystals:
 
     @classmethod
     def draw(cls, spacing: Tensor, g: torch.Generator) -> _Crystals:
-        return cls(random_cell(len(spacing), g, SITES), spacing, uniform(g, len(spacing), 0.0, 360.0))
+        return cls(random_cell(len(spacing), g, SETTINGS.n_sites), spacing, uniform(g, len(spacing), 0.0, 360.0))
 
     @property
     def vectors(self) -> Tensor:
@@ -156,14 +176,14 @@ class _Crystals:
     def columns(
         self, shape: tuple[int, int], origin: Tensor | tuple[float, float] = (0.0, 0.0), beyond: float = 0.0
     ) -> Columns:
-        # heights and widths are painted on later
+        # heights and widths are drawn later
         return lattice(
             self.cell,
             shape,
             spacing=self.spacing,
             angle=self.angle,
             origin=origin,
-            margin=MARGIN * self.spacing + beyond,
+            margin=SETTINGS.margin * self.spacing + beyond,
         )
 
 
@@ -172,21 +192,20 @@ def _crystal(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Col
 
 
 def _moire(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Columns:
-    """Two layers of one crystal, or of two, turned against each other."""
+    """Two rotated layers, of the same or of different crystals."""
     n = len(spacing)
     first = _Crystals.draw(spacing, g)
     other = _Crystals.draw(spacing * uniform(g, n, 0.85, 1.2), g)
     same = pick(g, n, 0.6).bool()
     cell = Cell(
-        *(_chosen(same, a, b) for a, b in zip(vars(first.cell).values(), vars(other.cell).values(), strict=True))
+        *(_where(same, a, b) for a, b in zip(vars(first.cell).values(), vars(other.cell).values(), strict=True))
     )
-    apart = torch.where(same, spacing, other.spacing)
-    second = _Crystals(cell, apart, first.angle + uniform(g, n, 2.0, 30.0))
+    second = _Crystals(cell, torch.where(same, spacing, other.spacing), first.angle + uniform(g, n, 2.0, 30.0))
     return superposed(first.columns(shape, _anywhere(n, g)), _other_species(second.columns(shape, _anywhere(n, g))))
 
 
 def _grains(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Columns:
-    """One crystal in two orientations, the border straight, or round a grain."""
+    """One crystal in two orientations, with a straight or a circular boundary."""
     n = len(spacing)
     first = _Crystals.draw(spacing, g)
     second = replace(first, angle=first.angle + uniform(g, n, 3.0, 60.0))
@@ -198,20 +217,20 @@ def _grains(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Colu
         return torch.where(round_one, around(y, x), straight(y, x))
 
     inner, outer = (crystal.columns(shape, _anywhere(n, g)) for crystal in (first, second))
-    return joined(inner, outer, region, GAP * spacing)
+    return joined(inner, outer, region, SETTINGS.gap * spacing)
 
 
 def _twin(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Columns:
-    """A crystal and its mirror image, which share the columns of the plane between them."""
+    """A crystal and its mirror image, which share the columns of the twin plane."""
     n = len(spacing)
     crystal = _Crystals.draw(spacing, g)
     a, b = crystal.vectors.unbind(1)
     rows = torch.round(uniform(g, n, -0.3, 0.3) * min(shape) / torch.linalg.norm(b, dim=1))
     through = (b * rows[:, None]).T + (torch.tensor(shape, device=g.device)[:, None] - 1) / 2
     angle = torch.rad2deg(torch.atan2(a[:, 0], a[:, 1]))
-    # what is mirrored into the frame may come from far beyond
+    # columns far outside the frame may be mirrored into it
     first = crystal.columns(shape, beyond=math.hypot(*shape))
-    # the plane itself belongs to the first
+    # columns of the plane belong to the first crystal
     normal = torch.stack([torch.cos(torch.deg2rad(angle)), -torch.sin(torch.deg2rad(angle))])
     border = half_plane(tuple(through - 0.2 * spacing * normal), angle)
     return joined(first, mirrored(first, tuple(through), angle), border)
@@ -226,11 +245,11 @@ def _phases(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Colu
     angle = torch.rad2deg(torch.atan2(a[:, 0], a[:, 1]))
     second = replace(second, angle=torch.where(pick(g, n, 0.5).bool(), angle, second.angle))
     sides = first.columns(shape, _anywhere(n, g)), _other_species(second.columns(shape, _anywhere(n, g)))
-    return joined(*sides, half_plane(_inside(n, shape, g), angle), GAP * spacing)
+    return joined(*sides, half_plane(_inside(n, shape, g), angle), SETTINGS.gap * spacing)
 
 
 def _dislocation(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Columns:
-    """An edge dislocation, or two whose Burgers vectors are opposed."""
+    """An edge dislocation, or two with opposite Burgers vectors."""
     n = len(spacing)
     crystal = _Crystals.draw(spacing, g)
     columns = crystal.columns(shape, _anywhere(n, g))
@@ -241,7 +260,7 @@ def _dislocation(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) ->
 
 
 def _particle(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Columns:
-    """A crystal with facets, or a round one, thinner towards its edge, in vacuum or on a support."""
+    """A faceted particle, or a spherical one whose thickness decreases towards its edge."""
     n = len(spacing)
     at, radius = _inside(n, shape, g), uniform(g, n, 0.15, 0.45) * min(shape)
     columns = _crystal(spacing, shape, g)
@@ -250,15 +269,16 @@ def _particle(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Co
     round_one = pick(g, n, 0.4).bool()[:, None]
     inside = torch.where(round_one, ball(columns.y, columns.x), edge(columns.y, columns.x)) > 0
     from_edge = (ball(columns.y, columns.x) / radius[:, None]).clamp(0.0, 1.0)
-    thin = torch.where(round_one, (from_edge * (2 - from_edge)).sqrt().clamp_min(0.25), 1.0)
-    return uneven(columns.where(inside), thin)
+    thickness = torch.where(round_one, (from_edge * (2 - from_edge)).sqrt().clamp_min(0.25), 1.0)
+    return uneven(columns.where(inside), thickness)
 
 
 def _random(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Columns:
-    columns = blue_noise(spacing, shape, g, margin=MARGIN * spacing)
-    # a few kinds of atoms
-    kind = torch.rand(columns.y.shape, generator=g, device=g.device) * uniform(g, len(spacing), 1, SITES)[:, None]
-    return replace(columns, species=kind.long())
+    """Amorphous matter of several species."""
+    columns = blue_noise(spacing, shape, g, margin=SETTINGS.margin * spacing)
+    kind = torch.rand(columns.y.shape, generator=g, device=g.device)
+    n_species = uniform(g, len(spacing), 1, SETTINGS.n_sites)
+    return replace(columns, species=(kind * n_species[:, None]).long())
 
 
 def _sparse(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Columns:
@@ -278,115 +298,122 @@ _DRAWN: dict[str, Callable[[Tensor, tuple[int, int], torch.Generator], Columns]]
     "random": _random,
     "sparse": _sparse,
 }
-#: What can be drawn.
+#: Names of the arrangements; a code is an index of this tuple.
 ARRANGEMENTS = tuple(_DRAWN)
+#: Codes of arrangements with a lattice.
 CRYSTALLINE = [ARRANGEMENTS.index(name) for name in ARRANGEMENTS if name not in ("random", "sparse")]
+#: Codes of arrangements that may have an amorphous support.
 SUPPORTED = [ARRANGEMENTS.index(name) for name in ("particle", "sparse")]
 
 
 def _draw_kind(recipe: Recipe, n: int, g: torch.Generator) -> Tensor:
     unknown = set(recipe.arrangements) - set(ARRANGEMENTS)
     if unknown or not recipe.arrangements:
-        raise ValueError(f"arrangements must be some of {ARRANGEMENTS}, but is {recipe.arrangements!r}")
-    weights = torch.tensor([LATTICES_FIRST if a == "lattice" else 1.0 for a in recipe.arrangements], device=g.device)
+        raise ValueError(f"arrangements must be one or several of {ARRANGEMENTS}, but is {recipe.arrangements!r}")
+    weights = torch.tensor(
+        [SETTINGS.lattice_frequency if a == "lattice" else 1.0 for a in recipe.arrangements], device=g.device
+    )
     chosen = torch.multinomial(weights, n, replacement=True, generator=g)
     codes = torch.tensor([ARRANGEMENTS.index(a) for a in recipe.arrangements], device=g.device)
     return codes[chosen]
 
 
 def _anywhere(n: int, g: torch.Generator) -> Tensor:
-    """Origins of cells."""
+    """Random origins of cells, in fractions of the lattice vectors."""
     return torch.rand((n, 2), generator=g, device=g.device)
 
 
 def _inside(n: int, shape: tuple[int, int], g: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Places in the inner part of an image, (y, x)."""
+    """Random positions in the inner part of an image, (y, x)."""
     return uniform(g, n, 0.2, 0.8) * shape[0], uniform(g, n, 0.2, 0.8) * shape[1]
 
 
-def _chosen(which: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    return torch.where(which.view(-1, *[1] * (first.ndim - 1)), first, second)
+def _where(condition: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    return torch.where(condition.view(-1, *[1] * (first.ndim - 1)), first, second)
 
 
 def _other_species(columns: Columns) -> Columns:
-    return replace(columns, species=columns.species + SITES)
+    return replace(columns, species=columns.species + SETTINGS.n_sites)
 
 
-# --- what is done to them ----------------------------------------------------------------------------------------
+# --- distortions, heights, defects -------------------------------------------------------------------------------
 
 
-def _disturbed(
+def _distorted(
     recipe: Recipe, columns: Columns, crystal: Tensor, shape: tuple[int, int], g: torch.Generator
 ) -> Columns:
     """Strain and disorder of crystals."""
     n, device = len(columns), g.device
     slight = crystal * pick(g, n, 0.6) * uniform(g, n, 0.0, 0.05)
     columns = displaced_randomly(columns, slight * columns.spacing, g)
-    gradient = (2 * torch.rand((n, 2, 2), generator=g, device=device) - 1) * STRAIN
+    gradient = (2 * torch.rand((n, 2, 2), generator=g, device=device) - 1) * SETTINGS.strain
     middle = tuple((m - 1) / 2 for m in shape)
     columns = strained(columns, gradient * (crystal * pick(g, n, recipe.strain))[:, None, None], middle)
-    bend = crystal * pick(g, n, recipe.strain) * uniform(g, n, 0.0, BENT) * columns.spacing
-    move = [_at(_landscape(n, g), columns, shape) * bend[:, None] for _ in range(2)]
+    bend = crystal * pick(g, n, recipe.strain) * uniform(g, n, 0.0, SETTINGS.bending) * columns.spacing
+    move = [_sampled(_smooth_fields(n, g), columns, shape) * bend[:, None] for _ in range(2)]
     return columns.moved(*move)
 
 
-def _painted(recipe: Recipe, columns: Columns, dark: Tensor, g: torch.Generator) -> Columns:
-    """Heights and widths: one per species, and a spread between columns; the brightest species has height 1."""
+def _with_heights_and_widths(recipe: Recipe, columns: Columns, dark: Tensor, g: torch.Generator) -> Columns:
+    """Heights and widths of each species, and a spread of heights; the brightest species has height 1."""
     n, n_columns = columns.y.shape
-    n_species = 2 * SITES
+    n_species = 2 * SETTINGS.n_sites
     strength = torch.rand((n, n_species), generator=g, device=g.device) * 0.85 + 0.15
-    there = torch.zeros_like(strength).scatter_reduce(1, columns.species, columns.present.float(), "amax")
-    strength = (strength / (strength * there).amax(1, keepdim=True).clamp_min(0.1)).clamp(max=1.0)
-    # wider atoms sit beside narrower ones, heavy columns of thick ABF images by a factor of two
+    occurs = torch.zeros_like(strength).scatter_reduce(1, columns.species, columns.present.float(), "amax")
+    strength = (strength / (strength * occurs).amax(1, keepdim=True).clamp_min(0.1)).clamp(max=1.0)
+    # widths of species differ, by up to a factor of two for heavy columns in thick ABF images
     widening = torch.exp(0.22 * torch.randn((n, n_species), generator=g, device=g.device)).clamp(0.75, 1.9)
     dark = dark[:, None]
     strength = torch.where(dark, strength.sqrt(), strength)
-    widening = torch.where(dark, (HEAVY[0] + HEAVY[1] * strength) * widening, widening)
+    widening = torch.where(dark, (SETTINGS.bf_width[0] + SETTINGS.bf_width[1] * strength) * widening, widening)
     base = uniform(g, n, *recipe.width) * columns.spacing
     spread = recipe.spread * uniform(g, n, 0.0, 1.0) ** 2
     scatter = spread[:, None] * torch.randn((n, n_columns), generator=g, device=g.device)
     amplitude = torch.gather(strength, 1, columns.species) * (1 + scatter).clamp_min(0.2)
-    sigma = (base[:, None] * torch.gather(widening, 1, columns.species)).clamp_min(NARROWEST)
+    sigma = (base[:, None] * torch.gather(widening, 1, columns.species)).clamp_min(SETTINGS.narrowest)
     return replace(columns, amplitude=columns.amplitude * amplitude, sigma=sigma)
 
 
 def _with_defects(recipe: Recipe, columns: Columns, shape: tuple[int, int], g: torch.Generator) -> Columns:
-    """Atoms of another kind, alone and in clusters, columns beside their places, interstitials and vacancies."""
+    """Substituted columns, alone and in clusters, displaced columns, interstitials and vacancies."""
     n = len(columns)
     foreign = some(columns, uniform(g, n, 0.0, recipe.embedded) * pick(g, n, 0.4), g)
     at, radius = _inside(n, shape, g), uniform(g, n, 1.0, 3.5) * columns.spacing * pick(g, n, recipe.clusters)
     foreign |= (disk(at, radius)(columns.y, columns.x) > 0) & columns.present
-    columns = substituted(columns, foreign, uniform(g, n, 0.25, 1.8), uniform(g, n, 0.8, 1.3), species=2 * SITES)
-    turn, far = uniform(g, n, 0.0, 6.2832), uniform(g, n, 0.08, 0.3) * columns.spacing
-    beside = some(columns, uniform(g, n, 0.0, recipe.shifts) * pick(g, n, 0.4), g)
-    columns = shifted(columns, beside, far * torch.sin(turn), far * torch.cos(turn))
+    columns = substituted(
+        columns, foreign, uniform(g, n, 0.25, 1.8), uniform(g, n, 0.8, 1.3), species=2 * SETTINGS.n_sites
+    )
+    direction, distance = uniform(g, n, 0.0, TURN), uniform(g, n, 0.08, 0.3) * columns.spacing
+    displaced = some(columns, uniform(g, n, 0.0, recipe.shifts) * pick(g, n, 0.4), g)
+    columns = shifted(columns, displaced, distance * torch.sin(direction), distance * torch.cos(direction))
     columns = removed(columns, some(columns, uniform(g, n, 0.0, recipe.vacancies) * pick(g, n, 0.6), g))
     return _with_interstitials(recipe, columns, g)
 
 
 def _with_interstitials(recipe: Recipe, columns: Columns, g: torch.Generator) -> Columns:
-    n, device = len(columns), g.device
-    host = torch.multinomial(columns.present + 1e-9, INTERSTITIALS, replacement=True, generator=g)
-    turn = 6.2832 * torch.rand((n, INTERSTITIALS), generator=g, device=device)
-    offset = BESIDE * columns.spacing[:, None, None] * torch.stack([torch.sin(turn), torch.cos(turn)], dim=-1)
+    n, device, most = len(columns), g.device, SETTINGS.n_interstitials
+    host = torch.multinomial(columns.present + 1e-9, most, replacement=True, generator=g)
+    direction = TURN * torch.rand((n, most), generator=g, device=device)
+    unit = torch.stack([torch.sin(direction), torch.cos(direction)], dim=-1)
+    offset = SETTINGS.interstitial_distance * columns.spacing[:, None, None] * unit
     at = torch.gather(columns.places, 1, host[..., None].expand(-1, -1, 2)) + offset
     sigma = torch.gather(columns.sigma, 1, host).amin(1)
-    both = inserted(columns, at, uniform(g, n, 0.2, 0.8), sigma, species=2 * SITES + 1)
-    there = (pick(g, n, recipe.interstitials) > 0) & columns.present.any(1)
+    both = inserted(columns, at, uniform(g, n, 0.2, 0.8), sigma, species=2 * SETTINGS.n_sites + 1)
+    has_any = (pick(g, n, recipe.interstitials) > 0) & columns.present.any(1)
     extra = torch.arange(both.y.shape[1], device=device) >= columns.y.shape[1]
-    return both.where(~extra | there[:, None])
+    return both.where(~extra | has_any[:, None])
 
 
 # --- fields ------------------------------------------------------------------------------------------------------
 
 
-def _landscape(n: int, g: torch.Generator) -> Tensor:
-    """A smooth field of variance 1 on a coarse grid, ``(n, 64, 64)``."""
-    return smooth_field(torch.Size((n, 64, 64)), uniform(g, n, 0.12, 0.4) * 64, g)
+def _smooth_fields(n: int, g: torch.Generator) -> Tensor:
+    """Smooth fields of variance 1 on a coarse grid, ``(n, FIELD_SIZE, FIELD_SIZE)``."""
+    return smooth_field(torch.Size((n, FIELD_SIZE, FIELD_SIZE)), uniform(g, n, 0.12, 0.4) * FIELD_SIZE, g)
 
 
-def _at(field: Tensor, columns: Columns, shape: tuple[int, int]) -> Tensor:
-    """The value of a coarse field, spread over the image, at each column."""
+def _sampled(field: Tensor, columns: Columns, shape: tuple[int, int]) -> Tensor:
+    """Value of a field on a coarse grid, which covers the image, at each column."""
     place = torch.stack([2 * columns.x / (shape[1] - 1) - 1, 2 * columns.y / (shape[0] - 1) - 1], dim=-1)
     return torch.nn.functional.grid_sample(
         field[:, None], place[:, None].float(), padding_mode="border", align_corners=True

@@ -1,4 +1,4 @@
-"""Synthetic images with known truth."""
+"""Estimator that draws synthetic images with known truth."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from torch import Tensor
 from stemkit.columns import nearest_distances
 from stemkit.compute import resolve_device, seed_from, side_by_side, torch_generator
 from stemkit.images import MODES, Images, check_noise_attr, mode_sign, pixel_sizes, resolve_mode, split
-from stemkit.noise import NoiseCalibrator, NoiseModel
+from stemkit.noise import NoiseModel
+from stemkit.noise.attached import noise_of
 from stemkit.noise.specimen import find_specimen
 from stemkit.periodicity import middle
 from stemkit.pixels import filled
@@ -28,24 +29,30 @@ from stemkit.synthesis.rendering import render_targets
 
 __all__ = ["STEMSynthesizer"]
 
-#: Images are drawn in chunks, each with a seed of its own: `sample(n)` is a prefix of `sample(m)`. A chunk has so many
-#: images at most, and so many pixels if it has more than one image.
-CHUNK, CHUNK_PIXELS = 16, 16 * 256**2
-#: Columns closer than this can't be told apart, px.
+#: Largest number of images of a chunk. Each chunk has its own seed, so that `sample(n)` is a prefix of `sample(m)`
+#: (chosen).
+CHUNK = 16
+#: Largest number of pixels of a chunk of several images (chosen).
+CHUNK_PIXELS = 16 * 256**2
+#: Least spacing, px, at which columns are resolved (derived: Nyquist).
 CLOSEST = 2.0
-#: Lengths are learnt from a square of this many px in the middle of an image, from this many columns at least.
-LEARNT_FROM, ENOUGH = 512, 4
-#: Without an image to learn from, nm.
+#: Edge of the square in the middle of an image on which lengths are measured, px (chosen).
+MEASURED_ON = 512
+#: Least number of fitted columns for a measurement of lengths (chosen).
+FEWEST_COLUMNS = 4
+#: Default pixel size, nm (chosen).
 PIXEL_SIZE = 0.01
+#: Range of drawn spacings, in multiples of the extreme spacings of the fitted images (chosen).
+WIDENING = (0.9, 1.1)
 
 
 class STEMSynthesizer(BaseEstimator):
     """Draw pairs of noisy and ideal images of crystals with their defects, amorphous matter and single atoms.
 
-    Columns are Gaussians; crystals of the five planar lattices carry up to four columns per cell, alone, as layers,
-    grains, twins and phases, with dislocations and strain, as particles and islands, with vacancies, interstitials and
-    atoms of another kind. The noise is a :class:`~stemkit.NoiseModel`. Fitted to images, it draws pairs with *their*
-    noise, spacing, widths, contrast and pixel size; ``record`` does it for a specimen that you arrange yourself.
+    Columns are Gaussians. Crystals of the five planar lattices have up to four columns per cell, and occur as single
+    crystals, layers, grains, twins and phases, with dislocations and strain, as particles and islands, with vacancies,
+    interstitials and substituted columns. The noise is a :class:`~stemkit.NoiseModel`. After ``fit``, pairs have the
+    noise, spacing, widths, contrast and pixel size of the images; ``record`` draws images of a given specimen.
 
     Parameters
     ----------
@@ -58,7 +65,7 @@ class STEMSynthesizer(BaseEstimator):
     pixel_size : float or None, default=None
         nm; None takes it from the fitted images; without them 0.01.
     arrangements : tuple of str, default=all
-        What is drawn: :class:`~stemkit.synthesis.Recipe` says what there is.
+        Arrangements that are drawn, see :class:`~stemkit.synthesis.Recipe`.
     spacing : float, (float, float) or None, default=None
         Distance of neighbouring columns, nm, or its range. None takes it from the fitted images; without them it is
         drawn between 7 and 32 px.
@@ -68,15 +75,15 @@ class STEMSynthesizer(BaseEstimator):
     vacancies : float, default=0.06
         The largest fraction of columns that are missing.
     random_state : int, RandomState or None, default=None
-        The same seed gives the same images.
+        Seed; the same seed gives the same images.
     device : str, default="auto"
-        Where ``stream`` draws; ``sample`` draws on the CPU, so that its images do not depend on the machine's GPU.
+        Device of ``stream``; ``sample`` draws on the CPU, so that its images do not depend on the GPU.
 
     Attributes
     ----------
     mode_, noise_model_, pixel_size_, spacing_, width_
-        What was learnt from the images: ``pixel_size_`` in nm or None, ``spacing_`` (low, high) in px, and ``width_``,
-        the same of the columns' sigma as a fraction of the spacing; None where no columns were found.
+        Estimates from the images: ``pixel_size_`` in nm or None, ``spacing_`` (low, high) in px, and ``width_`` (low,
+        high), the columns' sigma as a fraction of the spacing; None where no columns were found.
 
     Examples
     --------
@@ -114,7 +121,7 @@ class STEMSynthesizer(BaseEstimator):
         self.device = device
 
     def fit(self, X: Images, y: object = None) -> STEMSynthesizer:
-        """Learn mode, noise, pixel size, spacing and widths of columns from images.
+        """Estimate mode, noise, pixel size, spacing and widths of columns from images.
 
         Parameters
         ----------
@@ -129,18 +136,16 @@ class STEMSynthesizer(BaseEstimator):
         images = split(X)
         self._check_parameters()
         self.mode_ = resolve_mode(images[0], self.mode)
-        known = check_noise_attr(images[0], self.mode_)
-        if self.noise is not None:
-            self.noise_model_ = self.noise
-        elif known:
-            self.noise_model_ = NoiseModel.from_dict(known)
-        else:
-            self.noise_model_ = NoiseCalibrator(mode=self.mode_).fit(X).noise_model_
+        check_noise_attr(images[0], self.mode_)  # an unsuitable model is an error even where noise is given
+        self.noise_model_ = noise_of(images[0], self.mode_, X) if self.noise is None else self.noise
         sizes = pixel_sizes(images[0])
         self.pixel_size_ = None if sizes is None else sizes[1]
-        seen = [lengths for i in images if (lengths := _lengths(mode_sign(self.mode_) * filled(i.values))) is not None]
-        self.spacing_ = (0.9 * min(s for s, _, _ in seen), 1.1 * max(s for s, _, _ in seen)) if seen else None
-        self.width_ = (min(low for _, low, _ in seen), max(high for _, _, high in seen)) if seen else None
+        self.spacing_ = self.width_ = None
+        lengths = [_lengths(mode_sign(self.mode_) * filled(image.values)) for image in images]
+        if measured := [each for each in lengths if each is not None]:
+            spacings, low, high = zip(*measured, strict=True)
+            self.spacing_ = WIDENING[0] * min(spacings), WIDENING[1] * max(spacings)
+            self.width_ = min(low), max(high)
         return self
 
     @overload
@@ -150,7 +155,7 @@ class STEMSynthesizer(BaseEstimator):
     def sample(self, n: int = 1, *, return_columns: Literal[True]) -> tuple[xr.Dataset, pd.DataFrame]: ...
 
     def sample(self, n: int = 1, *, return_columns: bool = False) -> xr.Dataset | tuple[xr.Dataset, pd.DataFrame]:
-        """Draw ``n`` pairs; ``sample(n)`` is the beginning of ``sample(m)`` for m > n.
+        """Draw ``n`` pairs; ``sample(n)`` is a prefix of ``sample(m)`` for m > n.
 
         Parameters
         ----------
@@ -163,11 +168,10 @@ class STEMSynthesizer(BaseEstimator):
         pairs : Dataset
             ``noisy``, ``enhance``, ``detect``, ``superresolve``, each ``(image, y, x)``, float32.
         columns : DataFrame
-            One row per column within the frame: ``image, y, x`` (nm), ``y_px, x_px, amplitude, sigma`` (nm),
-            ``species``, and ``defect``: what was done to the column, "none" to most.
+            One row per column inside the frame: ``image, y, x`` (nm), ``y_px, x_px, amplitude, sigma`` (nm),
+            ``species``, and ``defect``, the kind of point defect or "none".
         """
-        if not isinstance(n, int | np.integer) or n < 1:
-            raise ValueError(f"n must be a positive integer, but is {n!r}")
+        _check_count(n)
         self._check_parameters()
         seed, recipe, shape = seed_from(self.random_state), self.recipe(), self._shape()
         size = min(CHUNK, max(1, CHUNK_PIXELS // math.prod(shape)))
@@ -194,22 +198,22 @@ class STEMSynthesizer(BaseEstimator):
     def record(
         self, specimen: Columns, n: int = 1, *, return_columns: bool = False
     ) -> xr.Dataset | tuple[xr.Dataset, pd.DataFrame]:
-        """Record a specimen that you have arranged, ``n`` times.
+        """Record a given specimen ``n`` times.
 
         Parameters
         ----------
         specimen : Columns
-            Of one image or several, from the functions of ``stemkit.synthesis``; positions and widths are in px,
-            heights in parts of the contrast.
+            Columns of one image or several, from the functions of ``stemkit.synthesis``; positions and widths are in
+            px, heights in units of the contrast.
         n : int
-            Recordings of each image, which differ in their noise.
+            Number of recordings of each image, which differ in their noise.
         return_columns : bool
             Also return the true columns.
 
         Returns
         -------
         pairs, columns
-            As from ``sample``; ``arrangement`` is ``"given"``, and an image's recordings follow each other.
+            See ``sample``; ``arrangement`` is ``"given"``, and recordings of one image are consecutive.
 
         Examples
         --------
@@ -221,10 +225,9 @@ class STEMSynthesizer(BaseEstimator):
         >>> pairs["noisy"].shape
         (3, 64, 64)
         """
-        if not isinstance(n, int | np.integer) or n < 1:
-            raise ValueError(f"n must be a positive integer, but is {n!r}")
+        _check_count(n)
         if not isinstance(specimen, Columns):
-            raise TypeError(f"specimen must be Columns, but is a {type(specimen).__name__}")
+            raise TypeError(f"specimen must be Columns, such as lattice() returns, but is a {type(specimen).__name__}")
         self._check_parameters()
         shape, recipe = self._shape(), self.recipe()
         columns = Columns(**{name: values.cpu() for name, values in vars(specimen).items()})
@@ -239,7 +242,7 @@ class STEMSynthesizer(BaseEstimator):
         return (pairs, true_columns([batch], self._units())) if return_columns else pairs
 
     def stream(self, batch_size: int = 8) -> Iterator[dict[str, Tensor]]:
-        """Endless batches ``(batch_size, n_y, n_x)`` of ``noisy``, ``enhance``, ``detect``, ``superresolve`` on the
+        """Unlimited batches ``(batch_size, n_y, n_x)`` of ``noisy``, ``enhance``, ``detect``, ``superresolve`` on the
         device, columns bright, in units of the contrast above the background's level.
         """
         self._check_parameters()
@@ -249,7 +252,7 @@ class STEMSynthesizer(BaseEstimator):
             yield {"noisy": batch.noisy, **vars(batch.targets)}
 
     def recipe(self) -> Recipe:
-        """What is drawn, in px and in parts of the contrast: what training takes, for one."""
+        """Distribution of the images, in px and units of the contrast, for example for training."""
         self._check_parameters()
         model = self._noise()
         return Recipe(
@@ -267,7 +270,7 @@ class STEMSynthesizer(BaseEstimator):
         tags.input_tags.three_d_array = True
         return tags
 
-    # --- what is drawn -------------------------------------------------------------------------------------------
+    # --- parameters ----------------------------------------------------------------------------------------------
 
     def _check_parameters(self) -> None:
         if self.mode is not None and self.mode not in MODES:
@@ -282,9 +285,9 @@ class STEMSynthesizer(BaseEstimator):
             raise ValueError(f"pixel_size must be a positive number of nm, but is {self.pixel_size!r}")
         unknown = set(self.arrangements) - set(ARRANGEMENTS)
         if unknown or not self.arrangements:
-            raise ValueError(f"arrangements must be some of {ARRANGEMENTS}, but is {self.arrangements!r}")
+            raise ValueError(f"arrangements must be one or several of {ARRANGEMENTS}, but is {self.arrangements!r}")
         if self.noise is not None and self.mode is not None and self.noise.mode != self.mode:
-            raise ValueError(f"noise is for mode {self.noise.mode!r}, but mode is {self.mode!r}: give the two alike")
+            raise ValueError(f"noise is for mode {self.noise.mode!r}, but mode is {self.mode!r}: both must be the same")
 
     def _shape(self) -> tuple[int, int]:
         return int(self.shape[0]), int(self.shape[1])
@@ -302,10 +305,10 @@ class STEMSynthesizer(BaseEstimator):
 
     def _spacing_px(self) -> tuple[float, float]:
         if self.spacing is None:
-            learnt, size = getattr(self, "spacing_", None), getattr(self, "pixel_size_", None)
-            # another pixel size than the images' samples the same crystal more coarsely or finely
+            fitted, size = getattr(self, "spacing_", None), getattr(self, "pixel_size_", None)
+            # a pixel size other than that of the images changes the spacing in px
             resampling = size / self.pixel_size if size and self.pixel_size else 1.0
-            return (learnt[0] * resampling, learnt[1] * resampling) if learnt else Recipe().spacing
+            return (fitted[0] * resampling, fitted[1] * resampling) if fitted else Recipe().spacing
         low, high = _range(self.spacing, "spacing")
         size = self._pixel_size() or 1.0
         if low < CLOSEST * size:
@@ -322,8 +325,6 @@ class STEMSynthesizer(BaseEstimator):
         typical = math.sqrt(spacing[0] * spacing[1]) * size
         return low / typical, high / typical
 
-    # --- what is handed out --------------------------------------------------------------------------------------
-
     def _units(self) -> Units:
         model, mode = self._noise(), self._mode()
         contrast, level = (model.contrast, model.level) if model is not None else SCALES[mode]
@@ -331,12 +332,12 @@ class STEMSynthesizer(BaseEstimator):
 
 
 def _lengths(bright: NDArray) -> tuple[float, float, float] | None:
-    """Distance of neighbouring columns, px, and the range of their widths in parts of it.
+    """Distance of neighbouring columns, px, and the range of their widths as fractions of it.
 
-    The middle half of the fitted widths: beyond it they are what noise and overlap have made of them.
+    The range is that between the quartiles of the fitted widths, which noise and overlap affect less than the extremes.
     """
-    fits = find_specimen(middle(bright, LEARNT_FROM).astype(np.float64)).fits
-    if fits is None or (~fits.failed).sum() < ENOUGH:
+    fits = find_specimen(middle(bright, MEASURED_ON).astype(np.float64)).fits
+    if fits is None or (~fits.failed).sum() < FEWEST_COLUMNS:
         return None
     good = fits.take(~fits.failed)
     spacing = float(np.median(nearest_distances(np.column_stack([good.y, good.x]))))
@@ -344,8 +345,13 @@ def _lengths(bright: NDArray) -> tuple[float, float, float] | None:
     return spacing, float(low), float(high)
 
 
+def _check_count(n: object) -> None:
+    if not isinstance(n, int | np.integer) or n < 1:
+        raise ValueError(f"n must be a positive integer, but is {n!r}")
+
+
 def _range(value: object, name: str) -> tuple[float, float]:
     limits = np.ravel(np.asarray(value))
     if limits.dtype.kind not in "iuf" or limits.size not in (1, 2) or not 0 < limits[0] <= limits[-1] < np.inf:
-        raise ValueError(f"{name} must be positive nm, or (low, high), but is {value!r}")
+        raise ValueError(f"{name} must be a positive number of nm, or (low, high), but is {value!r}")
     return float(limits[0]), float(limits[-1])

@@ -25,7 +25,7 @@ from stemkit import (
 )
 from stemkit.benchmark import TRUTHS
 from stemkit.denoising.anscombe import Stabilised
-from stemkit.denoising.periodic import FRACTIONS, Overlap, _average, _between_pixels, _filtered_noise
+from stemkit.denoising.periodic import FRACTIONS, Overlap, _average, _filtered_noise, _subpixel_shifts
 from stemkit.denoising.spectral import information_limit, periodic_part, radial_background
 from stemkit.metrics import psnr
 from stemkit.synthesis import lattice, planar_cell
@@ -89,10 +89,10 @@ class TestAllOfThem:
     [
         (WienerDenoiser(smoothing=-1.0), "smoothing must be a number of at least 0, but is -1.0"),
         (ABSFDenoiser(smoothing="much"), "smoothing must be a number of at least 0, but is 'much'"),
-        (PeriodicDenoiser(n_neighbors=0), "n_neighbors must be a positive integer, but is 0"),
+        (PeriodicDenoiser(n_neighbors=0), "n_neighbors must be an integer of at least 1, but is 0"),
         (PeriodicDenoiser(strength=-1), "strength must be a positive number, but is -1"),
         (NLMDenoiser(strength=0), "strength must be a positive number, but is 0"),
-        (NLMDenoiser(patch_size=0), "patch_size must be a positive integer, but is 0"),
+        (NLMDenoiser(patch_size=0), "patch_size must be an integer of at least 1, but is 0"),
     ],
 )
 def test_errors_name_the_parameter(estimator, message):
@@ -179,8 +179,8 @@ class TestPeriodic:
         overlap = Overlap.of(n, step % (2 * n) - n)
         step = step % (2 * n) - n
         at = np.arange(n)
-        np.testing.assert_array_equal(at[overlap.there] - at[overlap.here], step // FRACTIONS)
-        back, source, shared = at[overlap.back], at[overlap.source], at[overlap.here][overlap.shared]
+        np.testing.assert_array_equal(at[overlap.source] - at[overlap.target], step // FRACTIONS)
+        back, source, shared = at[overlap.back_target], at[overlap.back_source], at[overlap.target][overlap.shared]
         # to the whole pixel a step away from what it belongs to, and the step back in whole pixels
         np.testing.assert_array_equal(back - shared, round(step / FRACTIONS + 1e-9))
         np.testing.assert_array_equal(source - back, -step // FRACTIONS)
@@ -200,13 +200,13 @@ class TestPeriodic:
 
     @settings(deadline=None)
     @given(st.integers(0, FRACTIONS - 1), st.integers(0, FRACTIONS - 1))
-    def test_reads_between_pixels(self, y, x):
+    def test_shifts_by_fractions_of_a_pixel(self, y, x):
         rows, columns = np.mgrid[:40, :40]
 
         def spot(at_y, at_x):
             return np.exp(-((at_y - 20) ** 2 + (at_x - 19) ** 2) / (2 * 2.0**2))
 
-        moved = _between_pixels(spot(rows, columns), np.array([[y, x]]))[y, x]
+        moved = _subpixel_shifts(spot(rows, columns), np.array([[y, x]]))[y, x]
         np.testing.assert_allclose(moved, spot(rows + y / FRACTIONS, columns + x / FRACTIONS), atol=0.006)
 
     def test_a_vacancy_stays_empty(self):
@@ -243,7 +243,7 @@ class TestPeriodic:
         pointwise = PointwiseNoise(readout=1.0, correlation_x=correlation)
         model = NoiseModel(scan=ScanNoise(amplitude=0.5, length=12.0), pointwise=pointwise)
         noise = model.apply(np.zeros((400, 400)), random_state=0)
-        stated = _filtered_noise(model, 0.5**2, 0.0, reach=3.0)
+        stated = _filtered_noise(model, 0.5**2, 0.0, sigma=3.0)
         assert gaussian_filter(noise, 3.0).std() == pytest.approx(stated, rel=0.08)
 
     def test_an_image_that_says_it_has_no_noise_stays(self, pair):

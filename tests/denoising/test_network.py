@@ -289,7 +289,7 @@ class TestWeightsFiles:
                 return (open, (str(tmp_path / "executed"), "w"))
 
         torch.save({"model_state_dict": Evil()}, tmp_path / "evil.pth")
-        with pytest.raises(ValueError, match="tensors alone"):
+        with pytest.raises(ValueError, match="tensors only"):
             load_weights(tmp_path / "evil.pth")
         assert not (tmp_path / "executed").exists()
 

@@ -108,7 +108,7 @@ def step(seeds, batch_size):
     source = Constant()
     source.batch_size = batch_size
     net = run(source, max_epochs=0)
-    net.together = lambda work, tasks: [work(task) for task in tasks]
+    net.parallel_map = lambda work, tasks: [work(task) for task in tasks]
     net.history.new_epoch()
     net.history.new_batch()
     net.train_step_single(torch.tensor(seeds))

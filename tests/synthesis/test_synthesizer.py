@@ -316,12 +316,12 @@ def test_stream_is_in_units_of_the_contrast():
         ({"vacancies": 1.0}, "vacancies must be a fraction"),
         ({"pixel_size": 0.0}, "pixel_size must be a positive number of nm"),
         ({"pixel_size": math.nan}, "pixel_size must be a positive number of nm"),
-        ({"arrangements": ()}, "arrangements must be some of"),
-        ({"arrangements": ("glass",)}, "arrangements must be some of"),
-        ({"spacing": 0.0}, r"spacing must be positive nm, or \(low, high\)"),
-        ({"spacing": (0.3, 0.2)}, r"spacing must be positive nm, or \(low, high\)"),
-        ({"spacing": (0.1, 0.2, 0.3)}, r"spacing must be positive nm, or \(low, high\)"),
-        ({"spacing": "wide"}, r"spacing must be positive nm, or \(low, high\)"),
+        ({"arrangements": ()}, "arrangements must be one or several of"),
+        ({"arrangements": ("glass",)}, "arrangements must be one or several of"),
+        ({"spacing": 0.0}, r"spacing must be a positive number of nm, or \(low, high\)"),
+        ({"spacing": (0.3, 0.2)}, r"spacing must be a positive number of nm, or \(low, high\)"),
+        ({"spacing": (0.1, 0.2, 0.3)}, r"spacing must be a positive number of nm, or \(low, high\)"),
+        ({"spacing": "wide"}, r"spacing must be a positive number of nm, or \(low, high\)"),
         ({"mode": "bf", "noise": QUIET}, "noise is for mode 'haadf', but mode is 'bf'"),
         ({"random_state": -1}, "random_state must not be negative, but is -1"),
         ({"random_state": "seed"}, "random_state must be None, an int"),
@@ -389,7 +389,7 @@ def test_recordings_that_are_refused():
         STEMSynthesizer().record(np.zeros((3, 2)))
     with pytest.raises(ValueError, match="n must be a positive integer"):
         STEMSynthesizer().record(specimen(), 0)
-    with pytest.raises(ValueError, match="width must be positive"):
+    with pytest.raises(ValueError, match="width must be a positive number of nm"):
         STEMSynthesizer(width=(-1, 2)).sample(1)
 
 

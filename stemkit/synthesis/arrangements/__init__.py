@@ -1,7 +1,7 @@
-"""Where atomic columns are, and how bright and wide: batches of images, in torch, on any device.
+"""Positions, heights and widths of atomic columns in batches of images, in torch, on any device.
 
-Positions are in px, ``(y, x)``, pixel centres at integers. Numbers that are given may be one for all images or a tensor
-with one for each; what is random takes a generator on the device.
+Positions are in px, ``(y, x)``, with pixel centres at integers. Numerical parameters are one number for all images or a
+tensor with one for each; random functions take a generator on the device.
 """
 
 from stemkit.synthesis.arrangements.cells import (

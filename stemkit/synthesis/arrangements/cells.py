@@ -1,4 +1,4 @@
-"""Unit cells of planar lattices: by name, at random, and of crystals seen along a zone axis."""
+"""Unit cells of planar lattices: by name, at random, and of crystals projected along a zone axis."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LATTICES", "Cell", "crystal_cell", "nearest_distance", "planar_cell", "random_cell"]
 
-#: The five planar lattices: the angle of a and b in degrees where it is fixed, whether they are equally long, and
-#: whether a second point is in the middle.
+#: The five planar lattices: angle of a and b in degrees or None, whether they are equally long, whether the cell is
+#: centred.
 LATTICES: dict[str, tuple[float | None, bool, bool]] = {
     "square": (90.0, True, False),
     "rectangular": (90.0, False, False),
@@ -26,19 +26,28 @@ LATTICES: dict[str, tuple[float | None, bool, bool]] = {
     "hexagonal": (60.0, True, False),
     "oblique": (None, False, False),
 }
-#: Atoms whose projections are nearer than this are one column, nm; in a crystal they are on top of each other.
+#: Atoms whose projections are nearer than this, nm, are one column (chosen: projections of a perfect crystal coincide).
 ONE_COLUMN = 0.01
-#: How many cells away the nearest column is looked for at most.
+#: Largest distance, cells, at which the nearest column is searched (chosen).
 MOST_STEPS = 12
-#: Intensity of an atom in HAADF goes with this power of its atomic number.
+#: Exponent of the atomic number in the HAADF intensity of an atom (chosen: the references of :func:`crystal_cell` have
+#: 1.64 to 2).
 POWER = 1.7
 
 
 @dataclass
 class Cell:
-    """Unit cells of a batch: ``vectors`` (n_images, 2, 2) with rows a, b as (y, x), in any unit; ``basis`` (n_images,
-    n_sites, 2) in fractions of them; ``occupied`` (n_images, n_sites). ``amplitude`` and ``width`` (n_images, n_sites)
-    are relative to other sites.
+    """Unit cells of a batch.
+
+    Parameters
+    ----------
+    vectors : Tensor of shape (n_images, 2, 2)
+        Rows a and b, (y, x) each, in any unit.
+    basis : Tensor of shape (n_images, n_sites, 2)
+        Sites in fractions of a and b.
+    occupied : Tensor of shape (n_images, n_sites)
+    amplitude, width : Tensor of shape (n_images, n_sites)
+        Relative height and width of each site's column.
     """
 
     vectors: Tensor
@@ -52,13 +61,13 @@ class Cell:
 
     @classmethod
     def single(cls, vectors: ArrayLike, basis: ArrayLike, amplitude: ArrayLike = 1.0, width: ArrayLike = 1.0) -> Cell:
-        """The cell of one crystal: vectors ``(2, 2)``, basis ``(n_sites, 2)``."""
+        """Cell of one crystal: vectors ``(2, 2)``, basis ``(n_sites, 2)``."""
         a_b, sites = (torch.as_tensor(np.array(v, dtype=float))[None] for v in (vectors, basis))
         if a_b.shape[1:] != (2, 2) or not float(torch.linalg.det(a_b).abs()) > 1e-9 * float(a_b.abs().max()) ** 2:
             raise ValueError(f"vectors must be two, (y, x) each, that are not along one line, but is {vectors!r}")
         if sites.ndim != 3 or sites.shape[2] != 2 or sites.shape[1] == 0:
             raise ValueError(f"basis must be of shape (n_sites, 2), in fractions of the vectors, but is {basis!r}")
-        heights, widths = (_one_each(v, sites.shape[1], k) for v, k in ((amplitude, "amplitude"), (width, "width")))
+        heights, widths = (_per_site(v, sites.shape[1], k) for v, k in ((amplitude, "amplitude"), (width, "width")))
         return cls(a_b, sites, torch.ones_like(heights, dtype=torch.bool), heights, widths)
 
 
@@ -71,7 +80,7 @@ def planar_cell(
     amplitude: ArrayLike = 1.0,
     width: ArrayLike = 1.0,
 ) -> Cell:
-    """A cell of one of the five planar lattices, a along x and of length 1.
+    """Cell of one of the five planar lattices, with a along x and of length 1.
 
     Parameters
     ----------
@@ -81,9 +90,9 @@ def planar_cell(
     angle : float
         Between a and b, degrees, for an oblique lattice.
     basis : array-like of shape (n_sites, 2)
-        Places in the cell, in fractions of a and b. ``[(0, 0), (1/3, 1/3)]`` in a hexagonal cell is a honeycomb.
+        Sites in fractions of a and b. ``[(0, 0), (1/3, 1/3)]`` in a hexagonal cell is a honeycomb.
     amplitude, width : float or array-like of shape (n_sites,)
-        Of each site's column, relative to others.
+        Relative height and width of each site's column.
 
     Examples
     --------
@@ -100,16 +109,16 @@ def planar_cell(
         raise ValueError(f"ratio must be 1 in a {name} lattice, but is {ratio!r}: choose another lattice")
     if not 0 < angle < 180:
         raise ValueError(f"angle must be between 0 and 180 degrees, but is {angle!r}")
-    turn = math.radians(angle if fixed is None else fixed)
+    radians = math.radians(angle if fixed is None else fixed)
     sites = np.atleast_2d(np.asarray(basis, dtype=float))
     if centred:
         heights, widths = (np.broadcast_to(v, len(sites)) for v in (amplitude, width))
         sites, amplitude, width = np.concatenate([sites, sites + 0.5]), np.tile(heights, 2), np.tile(widths, 2)
-    return Cell.single([(0.0, 1.0), (ratio * math.sin(turn), ratio * math.cos(turn))], sites, amplitude, width)
+    return Cell.single([(0.0, 1.0), (ratio * math.sin(radians), ratio * math.cos(radians))], sites, amplitude, width)
 
 
 def crystal_cell(atoms: Atoms, zone_axis: Sequence[int] = (0, 0, 1), *, power: float = POWER) -> Cell:
-    """What a crystal looks like along a zone axis: its projected cell in nm, one site for each column.
+    """Projection of a crystal along a zone axis: its cell in nm, with one site for each column.
 
     Parameters
     ----------
@@ -124,13 +133,13 @@ def crystal_cell(atoms: Atoms, zone_axis: Sequence[int] = (0, 0, 1), *, power: f
     Raises
     ------
     ValueError
-        If the crystal is not periodic, or the zone axis no direction.
+        If the crystal is not periodic, or the zone axis is not three integers that are not all zero.
 
     Notes
     -----
-    The vectors of the projected cell are those of two lattice vectors that make up a cell of the crystal together with
-    the shortest one along the zone axis. Occupancies are those that ASE reads from CIF files (``atoms.info``); thermal
-    motion, channelling and absorption are not in it.
+    The vectors of the projected cell are the projections of two lattice vectors which, with the shortest one along the
+    zone axis, span a cell of the crystal. Occupancies are those that ASE reads from CIF files (``atoms.info``). Thermal
+    motion, channelling and absorption are neglected.
 
     References
     ----------
@@ -146,16 +155,18 @@ def crystal_cell(atoms: Atoms, zone_axis: Sequence[int] = (0, 0, 1), *, power: f
     >>> columns = lattice(silicon, (128, 128), pixel_size=0.01, sigma=4.0)
     """
     if not np.all(atoms.pbc) or abs(float(atoms.cell.volume)) < 1e-9:
-        raise ValueError("atoms must be periodic along three vectors: use projected_columns for a particle")
+        raise ValueError(
+            f"atoms must be periodic along three vectors, but pbc is {atoms.pbc}: use projected_columns for a particle"
+        )
     axis = np.array(zone_axis)
     if axis.shape != (3,) or not np.issubdtype(axis.dtype, np.integer) or not axis.any():
         raise ValueError(f"zone_axis must be three integers [u v w], not all zero, but is {zone_axis!r}")
-    steps = _completed(axis // math.gcd(*map(int, axis)))
+    steps = _unimodular(axis // math.gcd(*map(int, axis)))
     cell = steps @ np.asarray(atoms.cell) / 10
     along = cell[2] / np.linalg.norm(cell[2])
     across = cell[:2] - (cell[:2] @ along)[:, None] * along
-    across = _shortest(across, along)
-    # x along a, y so that one looks along the beam
+    across = _reduced(across, along)
+    # x along a, and y such that the view is along the beam
     x = across[0] / np.linalg.norm(across[0])
     plane = np.stack([np.cross(along, x), x])
     vectors = across @ plane.T
@@ -165,7 +176,7 @@ def crystal_cell(atoms: Atoms, zone_axis: Sequence[int] = (0, 0, 1), *, power: f
 
 
 def random_cell(n_images: int, generator: torch.Generator, max_sites: int = 4) -> Cell:
-    """Cells of the five planar lattices with one to ``max_sites`` columns, some of them dumbbells."""
+    """Random cells of the five planar lattices with one to ``max_sites`` columns."""
     u = torch.rand((n_images, 8), generator=generator, device=generator.device)
     kind = u[:, 0]
     ratio = torch.where(kind < 0.65, torch.ones_like(kind), 1.0 + 0.8 * u[:, 1])
@@ -185,23 +196,23 @@ def random_cell(n_images: int, generator: torch.Generator, max_sites: int = 4) -
         ],
         dim=1,
     )
-    # a third of the second sites are free: dumbbells and low-symmetry bases
-    free = 0.22 + 0.5 * torch.rand((n_images, 1, 2), generator=generator, device=generator.device)
-    second = torch.where((u[:, 4] < 0.33)[:, None, None], free, special[:, 1:2])
+    # a third of the second sites are in general positions: dumbbells and bases of low symmetry
+    general = 0.22 + 0.5 * torch.rand((n_images, 1, 2), generator=generator, device=generator.device)
+    second = torch.where((u[:, 4] < 0.33)[:, None, None], general, special[:, 1:2])
     basis = torch.cat([special[:, :1], second, special[:, 2:]], dim=1)[:, :max_sites]
     n_sites = 1 + (u[:, 3] * u[:, 3] * max_sites).long().clamp(max=max_sites - 1)
     n_sites = torch.where(hexagonal, n_sites.clamp(max=2), n_sites)
     occupied = torch.arange(max_sites, device=kind.device)[None] < n_sites[:, None]
-    alike = torch.ones_like(basis[..., 0])
-    return Cell(torch.stack([a, b], dim=1), basis, occupied, alike, alike)
+    ones = torch.ones_like(basis[..., 0])
+    return Cell(torch.stack([a, b], dim=1), basis, occupied, ones, ones)
 
 
 def nearest_distance(cell: Cell) -> Tensor:
     """Distance between nearest columns of each cell's lattice, ``(n_images,)``, in units of its vectors."""
-    # a cell that is long and flat comes near itself after many steps along its shorter vector
+    # the nearest sites of an elongated cell may be several short vectors apart
     length = torch.linalg.norm(cell.vectors, dim=-1)
-    flatness = (length.amax(1) ** 2 / torch.linalg.det(cell.vectors).abs()).max()
-    m = min(MOST_STEPS, 1 + math.ceil(float(flatness)))
+    elongation = (length.amax(1) ** 2 / torch.linalg.det(cell.vectors).abs()).max()
+    m = min(MOST_STEPS, 1 + math.ceil(float(elongation)))
     steps = torch.cartesian_prod(*(torch.arange(-m, m + 1, device=cell.basis.device),) * 2).to(cell.basis.dtype)
     apart = cell.basis[:, :, None, None] - cell.basis[:, None, :, None]
     apart = apart - apart.round() + steps
@@ -212,7 +223,7 @@ def nearest_distance(cell: Cell) -> Tensor:
 
 
 def brightness(atoms: Atoms, power: float) -> NDArray[np.float64]:
-    """``occupancy * Z**power`` of each atom, summed over the kinds that share a place."""
+    """``occupancy * Z**power`` of each atom, summed over the elements that share a site."""
     from ase.data import atomic_numbers
 
     shared: dict[str, dict[str, float]] = atoms.info.get("occupancy", {})
@@ -221,23 +232,23 @@ def brightness(atoms: Atoms, power: float) -> NDArray[np.float64]:
     if not shared or kinds is None:
         return weights
     for i, kind in enumerate(kinds):
-        if (there := shared.get(str(kind))) is not None:
-            weights[i] = sum(part * atomic_numbers[symbol] ** power for symbol, part in there.items())
+        if (occupancies := shared.get(str(kind))) is not None:
+            weights[i] = sum(share * atomic_numbers[symbol] ** power for symbol, share in occupancies.items())
     return weights
 
 
 # --- steps -------------------------------------------------------------------------------------------------------
 
 
-def _one_each(values: ArrayLike, n: int, name: str) -> Tensor:
+def _per_site(values: ArrayLike, n: int, name: str) -> Tensor:
     given = np.asarray(values, dtype=float)
     if given.ndim > 1 or given.size not in (1, n) or not (given > 0).all():
         raise ValueError(f"{name} must be positive, one number or one for each of {n} sites, but is {values!r}")
     return torch.as_tensor(np.broadcast_to(given, n).copy())[None]
 
 
-def _completed(axis: NDArray) -> NDArray[np.int64]:
-    """An integer matrix of determinant 1 whose last row is a vector without a common divisor."""
+def _unimodular(axis: NDArray) -> NDArray[np.int64]:
+    """Integer matrix of determinant 1 whose last row is a vector of coprime integers."""
     u, v, w = (int(n) for n in axis)
     g, s, t = _bezout(u, v)
     if g == 0:
@@ -255,12 +266,12 @@ def _bezout(a: int, b: int) -> tuple[int, int, int]:
     return g, t, s - (a // b) * t
 
 
-def _shortest(vectors: NDArray, normal: NDArray) -> NDArray[np.float64]:
-    """Gauss's reduction of two vectors of a plane to the shortest that span the same lattice, turned right."""
+def _reduced(vectors: NDArray, normal: NDArray) -> NDArray[np.float64]:
+    """Gauss's reduction of two vectors to the shortest ones that span the same lattice, right-handed."""
     a, b = sorted(vectors, key=np.linalg.norm)
     while True:
         shorter = b - round(float(a @ b / (a @ a))) * a
-        # where two are equally long, digits would decide for ever
+        # the tolerance prevents an endless loop by rounding errors where lengths are equal
         if np.linalg.norm(shorter) > (1 - 1e-9) * np.linalg.norm(b):
             break
         a, b = sorted((a, shorter), key=np.linalg.norm)
@@ -268,7 +279,7 @@ def _shortest(vectors: NDArray, normal: NDArray) -> NDArray[np.float64]:
 
 
 def _merged(fractions: NDArray, weights: NDArray, vectors: NDArray) -> tuple[NDArray, NDArray]:
-    """Atoms on top of each other as one column: its mean place and its total weight."""
+    """Columns of atoms whose projections coincide: mean positions and total weights."""
     groups: list[list[int]] = []
     for i, place in enumerate(fractions):
         for group in groups:

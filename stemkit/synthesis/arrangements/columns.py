@@ -1,4 +1,4 @@
-"""The atomic columns of a batch of images."""
+"""Atomic columns of a batch of images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Columns", "Defect", "along", "columns_at", "keep_near_frame", "stack
 
 
 class Defect(IntEnum):
-    """What was done to a column of the perfect arrangement."""
+    """Kind of point defect of a column."""
 
     NONE = 0
     VACANCY = 1
@@ -28,12 +28,12 @@ class Defect(IntEnum):
 
 @dataclass
 class Columns:
-    """The atomic columns of a batch of images; tensors are ``(n_images, n_columns)`` unless stated.
+    """Atomic columns of a batch of images; tensors are ``(n_images, n_columns)`` unless stated otherwise.
 
-    Positions are in px, pixel centres at integers. ``amplitude`` is the height of a column over what it stands on, in
-    parts of the image's contrast, ``sigma`` its width, px. ``present`` marks real columns: images have different
-    numbers of them, and a vacancy is a column that is absent. ``spacing`` ``(n_images,)`` is the distance of nearest
-    neighbours in the ideal arrangement, px; ``defect`` is a :class:`Defect`.
+    Positions are in px, with pixel centres at integers. ``amplitude`` is the height of a column above its background,
+    in units of the image's contrast, ``sigma`` its width, px. ``present`` is False for padding, since images have
+    different numbers of columns, and for vacancies. ``spacing`` ``(n_images,)`` is the distance of nearest neighbours
+    in the ideal arrangement, px; ``defect`` is a :class:`Defect`.
     """
 
     y: Tensor
@@ -50,19 +50,19 @@ class Columns:
 
     @property
     def places(self) -> Tensor:
-        """``(n_images, n_columns, 2)``, the positions ``(y, x)``."""
+        """Positions ``(y, x)``, ``(n_images, n_columns, 2)``."""
         return torch.stack([self.y, self.x], dim=-1)
 
     def take(self, images: Tensor) -> Columns:
-        """Those of some images of the batch."""
+        """Columns of a subset of the images."""
         return Columns(**{f.name: getattr(self, f.name)[images] for f in fields(self)})
 
     def where(self, keep: Tensor) -> Columns:
-        """The same columns, those not kept absent, whatever was done to them."""
+        """The same columns, of which those not kept become absent, without a defect."""
         return replace(self, present=self.present & keep, defect=torch.where(keep, self.defect, int(Defect.NONE)))
 
     def moved(self, dy: Tensor, dx: Tensor) -> Columns:
-        """The same columns, displaced by px."""
+        """The same columns, displaced by ``dy`` and ``dx`` px."""
         return replace(self, y=self.y + dy, x=self.x + dx)
 
 
@@ -74,16 +74,16 @@ def columns_at(
     species: ArrayLike = 0,
     spacing: float | None = None,
 ) -> Columns:
-    """Columns of one image at given places.
+    """Columns of one image at given positions.
 
     Parameters
     ----------
     positions : array-like of shape (n_columns, 2)
         ``(y, x)``, px.
     amplitude, sigma, species : float, int or array-like of shape (n_columns,)
-        Height, width (px) and kind.
+        Height, width (px) and species.
     spacing : float, optional
-        px; None takes the distance of the two nearest columns.
+        Distance of nearest columns, px; None: the least distance between the given columns.
     """
     places = torch.as_tensor(positions, dtype=torch.float64)
     if places.ndim != 2 or places.shape[1] != 2:
@@ -108,28 +108,28 @@ def columns_at(
 
 
 def superposed(first: Columns, second: Columns) -> Columns:
-    """Both in one image, as layers that lie on each other: moire, islands on a crystal, atoms on a film.
+    """Superpose columns in the same images: moire, islands on a crystal, atoms on a film.
 
-    The spacing is the first one's.
+    The spacing is that of ``first``.
     """
     both = {name: torch.cat([getattr(first, name), getattr(second, name)], dim=1) for name in _PER_COLUMN}
     return Columns(**both, spacing=first.spacing)
 
 
 def stacked(parts: Sequence[Columns]) -> Columns:
-    """The images of several batches, one after the other."""
+    """Concatenate the images of several batches."""
     most = max(part.y.shape[1] for part in parts)
 
     def filled(part: Columns, name: str) -> Tensor:
         values = getattr(part, name)
-        return torch.nn.functional.pad(values, (0, most - values.shape[1]), value=_NOBODY.get(name, 0))
+        return torch.nn.functional.pad(values, (0, most - values.shape[1]), value=_PADDING.get(name, 0))
 
     columns = {name: torch.cat([filled(part, name) for part in parts]) for name in _PER_COLUMN}
     return Columns(**columns, spacing=torch.cat([part.spacing for part in parts]))
 
 
 def keep_near_frame(columns: Columns, shape: tuple[int, int], margin: Tensor | float) -> Columns:
-    """Drop the columns that lie more than ``margin`` px outside the frame, and shorten the tensors to what is left.
+    """Remove columns more than ``margin`` px outside the frame, and shorten the tensors accordingly.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def keep_near_frame(columns: Columns, shape: tuple[int, int], margin: Tensor | f
     margin = along(margin, columns.y)
     near = (columns.y > -margin) & (columns.y < shape[0] - 1 + margin)
     near &= (columns.x > -margin) & (columns.x < shape[1] - 1 + margin)
-    # a vacancy is remembered, what never was there is not
+    # vacancies are kept, padding is not
     near &= columns.present | (columns.defect == Defect.VACANCY)
     n = max(int(near.sum(dim=1).max()), 1)
     order = torch.argsort((~near).to(torch.uint8), dim=1, stable=True)[:, :n]
@@ -151,11 +151,12 @@ def keep_near_frame(columns: Columns, shape: tuple[int, int], margin: Tensor | f
 
 
 def along(value: Tensor | float, like: Tensor) -> Tensor:
-    """A number, or one for each image, as a tensor that goes with those of the columns."""
+    """A number, or one for each image, as a tensor that broadcasts with those of the columns."""
     tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device)
     return tensor[:, None] if tensor.ndim == 1 else tensor
 
 
-#: What stands where an image has fewer columns than others: something far from the frame, and absent.
-_NOBODY = {"y": -1e6, "x": -1e6, "sigma": 1.0, "present": False}
+#: Values of padding where an image has fewer columns than others: absent, far outside the frame.
+_PADDING = {"y": -1e6, "x": -1e6, "sigma": 1.0, "present": False}
+#: Names of the tensors of shape ``(n_images, n_columns)``.
 _PER_COLUMN = [f.name for f in fields(Columns) if f.name != "spacing"]

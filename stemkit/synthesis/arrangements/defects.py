@@ -1,6 +1,6 @@
-"""Point defects: which columns, and what is done to them.
+"""Selection of columns, and point defects at selected columns.
 
-A selection is a mask of shape ``(n_images, n_columns)``; what is done says it in ``columns.defect``.
+A selection is a mask of shape ``(n_images, n_columns)``; the kind of defect is set in ``columns.defect``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["inserted", "nearest", "removed", "shifted", "some", "substituted", "
 
 
 def nearest(columns: Columns, at: ArrayLike) -> Tensor:
-    """The columns that are nearest to places ``(n_places, 2)``, (y, x) in px, in every image of the batch."""
+    """Select the columns nearest to positions ``(n_positions, 2)``, (y, x) in px, in every image."""
     places = torch.atleast_2d(torch.as_tensor(at, dtype=columns.y.dtype, device=columns.y.device))
     if columns.y.shape[1] == 0:
         return torch.zeros_like(columns.present)
@@ -29,36 +29,36 @@ def nearest(columns: Columns, at: ArrayLike) -> Tensor:
 
 
 def within(columns: Columns, at: Sequence[float], radius: float) -> Tensor:
-    """The columns within a radius, px, of a place (y, x)."""
+    """Select the columns inside a circle of this radius, px, around (y, x)."""
     return (torch.hypot(columns.y - at[0], columns.x - at[1]) <= radius) & columns.present
 
 
 def some(columns: Columns, fraction: float | Tensor, generator: torch.Generator) -> Tensor:
-    """Each column with the same probability, a number or one for each image."""
+    """Select each column with the same probability, which may differ between images."""
     draw = torch.rand(columns.y.shape, generator=generator, device=columns.y.device)
     return (draw < along(fraction, columns.y)) & columns.present
 
 
 def removed(columns: Columns, which: Tensor) -> Columns:
-    """Vacancies."""
-    gone = which & columns.present
-    return replace(columns, present=columns.present & ~gone, defect=_marked(columns, gone, Defect.VACANCY))
+    """Replace selected columns by vacancies."""
+    vacant = which & columns.present
+    return replace(columns, present=columns.present & ~vacant, defect=_marked(columns, vacant, Defect.VACANCY))
 
 
 def substituted(
     columns: Columns, which: Tensor, amplitude: float | Tensor, width: float | Tensor = 1.0, species: int | None = None
 ) -> Columns:
-    """Columns of another kind.
+    """Replace selected columns by another species.
 
     Parameters
     ----------
     columns : Columns
     which : Tensor
-        Mask.
+        Selection.
     amplitude, width : float or Tensor of shape (n_images,)
-        Of the new kind, as factors of what was there.
+        Height and width relative to those of the replaced columns.
     species : int, optional
-        Its number; None: one more than the largest.
+        Number of the species; None: one more than the largest.
     """
     kind = _next_species(columns) if species is None else species
     return replace(
@@ -71,7 +71,7 @@ def substituted(
 
 
 def shifted(columns: Columns, which: Tensor, dy: float | Tensor, dx: float | Tensor) -> Columns:
-    """Columns beside their places, by px."""
+    """Displace selected columns by ``dy`` and ``dx`` px."""
     moved = columns.moved(which * along(dy, columns.y), which * along(dx, columns.y))
     return replace(moved, defect=_marked(columns, which, Defect.SHIFT))
 
@@ -79,17 +79,17 @@ def shifted(columns: Columns, which: Tensor, dy: float | Tensor, dx: float | Ten
 def inserted(
     columns: Columns, at: ArrayLike, amplitude: float | Tensor, sigma: float | Tensor, species: int | None = None
 ) -> Columns:
-    """Interstitials.
+    """Add interstitials.
 
     Parameters
     ----------
     columns : Columns
     at : array-like of shape (n_places, 2) or (n_images, n_places, 2)
-        (y, x), px.
+        Positions (y, x), px.
     amplitude, sigma : float or Tensor of shape (n_images,)
-        Height, in parts of the contrast, and width, px.
+        Height, in units of the contrast, and width, px.
     species : int, optional
-        Their number; None: one more than the largest.
+        Number of the species; None: one more than the largest.
     """
     kind = _next_species(columns) if species is None else species
     places = torch.as_tensor(at, dtype=columns.y.dtype, device=columns.y.device)

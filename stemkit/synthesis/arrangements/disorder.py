@@ -12,8 +12,10 @@ from stemkit.synthesis.arrangements.lattices import MARGIN, SIGMA
 
 __all__ = ["blue_noise"]
 
-#: Rounds of darts: what is free after these is too small for another column nearly everywhere.
+#: Rounds of throwing darts (chosen: hardly any gap is large enough for another column afterwards).
 ROUNDS = 10
+#: Coordinate of empty grid squares, px (chosen: far outside any frame, and finite).
+OUTSIDE = -1e4
 
 
 def blue_noise(
@@ -23,17 +25,17 @@ def blue_noise(
     *,
     margin: float | Tensor | None = None,
 ) -> Columns:
-    """Columns at random, none nearer to another than the spacing, until there is hardly room for more.
+    """Random columns, none nearer to another than the spacing, with almost no gap for a further one.
 
     Parameters
     ----------
     spacing : float or Tensor of shape (n_images,)
-        px; a number makes one image.
+        Least distance, px; a number makes one image.
     shape : (int, int)
         ``(n_y, n_x)``, px.
     generator : torch.Generator
     margin : float or Tensor of shape (n_images,), optional
-        How far beyond the frame there are columns, px; None: 2 spacings.
+        Distance beyond the frame up to which there are columns, px; None: 2 spacings.
 
     Returns
     -------
@@ -42,9 +44,9 @@ def blue_noise(
 
     Notes
     -----
-    Poisson-disk sampling by throwing darts, all at once: a grid whose squares have the spacing as diagonal holds one
-    column each at most. In each round every empty square throws one, which stays if it is far enough from what is
-    there, and of all thrown around it has the lowest number [1]_.
+    Parallel Poisson-disk sampling by throwing darts [1]_. Each square of a grid whose diagonal is the spacing contains
+    at most one column. In each round a position and a random priority are drawn in every empty square; the position is
+    accepted if it is far enough from existing columns and has the lowest priority number of all conflicting ones.
 
     References
     ----------
@@ -59,14 +61,13 @@ def blue_noise(
     place = torch.full((2, *size), torch.inf, device=near.device)
     for _ in range(ROUNDS):
         darts = corner[:, None] + torch.rand((2, *size), generator=generator, device=near.device)
-        turn = torch.rand(size, generator=generator, device=near.device)
+        priority = torch.rand(size, generator=generator, device=near.device)
         free = torch.isinf(place[0]) & ~_close(darts, place)
         darts = torch.where(free, darts, torch.inf)
-        stays = free & ~_close(darts, darts, turn)
-        place = torch.where(stays, darts, place)
-    there = torch.isfinite(place[0]).flatten(1)
-    # numbers, so that they can be reckoned with
-    place = torch.where(torch.isfinite(place), place, -1e4)
+        accepted = free & ~_close(darts, darts, priority)
+        place = torch.where(accepted, darts, place)
+    present = torch.isfinite(place[0]).flatten(1)
+    place = torch.where(torch.isfinite(place), place, OUTSIDE)
     y, x = place.flatten(2) * side[:, None] - beyond[:, None]
     ones = torch.ones_like(y)
     columns = Columns(
@@ -75,25 +76,26 @@ def blue_noise(
         amplitude=ones,
         sigma=SIGMA * near[:, None] * ones,
         species=torch.zeros_like(y, dtype=torch.long),
-        present=there,
+        present=present,
         defect=torch.zeros_like(y, dtype=torch.long),
         spacing=near,
     )
     return keep_near_frame(columns, shape, beyond)
 
 
-def _close(darts: Tensor, others: Tensor, turn: Tensor | None = None) -> Tensor:
-    """Whether darts are nearer than the spacing, the diagonal of a square, to others; with ``turn``, to those whose
-    turn comes first.
+def _close(darts: Tensor, others: Tensor, priority: Tensor | None = None) -> Tensor:
+    """Whether darts are nearer to others than the spacing; with ``priority``, to others of a smaller one.
+
+    Distances are in edges of grid squares, so that the squared spacing is 2.
     """
     n_y, n_x = darts.shape[-2:]
-    around = torch.nn.functional.pad(others, (2, 2, 2, 2), value=torch.inf)
-    first = None if turn is None else torch.nn.functional.pad(turn, (2, 2, 2, 2), value=torch.inf)
+    neighbors = torch.nn.functional.pad(others, (2, 2, 2, 2), value=torch.inf)
+    other_priority = None if priority is None else torch.nn.functional.pad(priority, (2, 2, 2, 2), value=torch.inf)
     if darts.device.type != "cpu":
-        # a few large operations rather than many small ones: starting each takes longer than its work
-        hits = (darts[..., None, None] - _windows(around)).square().sum(0) < 2.0
-        if first is not None and turn is not None:
-            hits &= _windows(first) < turn[..., None, None]
+        # a few large operations, since launching a small one takes longer than its computation
+        hits = (darts[..., None, None] - _windows(neighbors)).square().sum(0) < 2.0
+        if other_priority is not None and priority is not None:
+            hits &= _windows(other_priority) < priority[..., None, None]
         hits[..., 2, 2] = False
         return hits.flatten(-2).any(-1)
     close = torch.zeros(darts.shape[1:], dtype=torch.bool, device=darts.device)
@@ -102,12 +104,14 @@ def _close(darts: Tensor, others: Tensor, turn: Tensor | None = None) -> Tensor:
             if (i, j) == (2, 2):
                 continue
             window = (..., slice(i, i + n_y), slice(j, j + n_x))
-            # what is not there is infinitely far, or not a number far
-            hit = (darts - around[window]).square().sum(0) < 2.0
-            close |= hit if first is None or turn is None else hit & (first[window] < turn)
+            # the distance to an empty square is infinite or NaN
+            hit = (darts - neighbors[window]).square().sum(0) < 2.0
+            if other_priority is not None and priority is not None:
+                hit &= other_priority[window] < priority
+            close |= hit
     return close
 
 
 def _windows(values: Tensor) -> Tensor:
-    """The squares of 5 x 5 of a grid, ``(..., n_y, n_x, 5, 5)``."""
+    """All 5 x 5 windows of a grid, ``(..., n_y, n_x, 5, 5)``."""
     return values.unfold(-2, 5, 1).unfold(-2, 5, 1)

@@ -1,4 +1,4 @@
-"""Crystals that are strained: columns displaced by a field."""
+"""Displacement of columns: strain, dislocations, static disorder."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from stemkit.synthesis.arrangements.columns import Columns, along
 
 __all__ = ["dislocated", "displaced_randomly", "strained"]
 
-#: Of an isotropic crystal.
+#: Default of Poisson's ratio (chosen: typical of metals).
 POISSON = 0.3
 
 
 def strained(columns: Columns, gradient: ArrayLike, about: Sequence[float] = (0.0, 0.0)) -> Columns:
-    """Displacements ``gradient @ (r - about)``: strain is its symmetric part, a rotation the other.
+    """Displace columns by ``gradient @ (r - about)``: strain is the symmetric part of the gradient, rotation the rest.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def strained(columns: Columns, gradient: ArrayLike, about: Sequence[float] = (0.
     gradient : array-like of shape (2, 2) or (n_images, 2, 2)
         ``[[du_y/dy, du_y/dx], [du_x/dy, du_x/dx]]``.
     about : (float, float)
-        What stays in place, (y, x) px.
+        Fixed point, (y, x) px.
     """
     matrix = torch.as_tensor(gradient, dtype=columns.y.dtype, device=columns.y.device).expand(len(columns), 2, 2)
     offset = columns.places - torch.as_tensor(about, dtype=columns.y.dtype, device=columns.y.device)
@@ -41,16 +41,16 @@ def dislocated(
     burgers: Sequence[float] | Sequence[Tensor],
     poisson: float = POISSON,
 ) -> Columns:
-    """An edge dislocation seen end-on, in an isotropic crystal.
+    """Displace columns by the field of an edge dislocation along the beam, in an isotropic crystal.
 
     Parameters
     ----------
     columns : Columns
     at : (float, float) or two Tensors of shape (n_images,)
-        Its core, (y, x) px.
+        Position of the core, (y, x) px.
     burgers : (float, float) or two Tensors of shape (n_images,)
-        Its Burgers vector, (y, x) px: a vector of the lattice, else there is a fault along the slip plane, which goes
-        from the core against the Burgers vector.
+        Burgers vector, (y, x) px. If it is not a lattice vector, there is a stacking fault along the slip plane, from
+        the core in the direction opposite to the Burgers vector.
     poisson : float
         Poisson's ratio.
 
@@ -72,7 +72,7 @@ def dislocated(
     cos, sin = bx / b, by / b
     dy, dx = columns.y - y0, columns.x - x0
     xi, eta = cos * dx + sin * dy, cos * dy - sin * dx
-    # in the core itself the field of a continuum says nothing
+    # the continuum theory does not describe the core
     r2 = (xi**2 + eta**2).clamp_min(1e-4 * b**2)
     stiff = 4 * (1 - poisson)
     u_xi = b / (2 * math.pi) * (torch.atan2(eta, xi) + 2 * xi * eta / (stiff * r2))
@@ -81,7 +81,7 @@ def dislocated(
 
 
 def displaced_randomly(columns: Columns, rms: float | Tensor, generator: torch.Generator) -> Columns:
-    """Static disorder: every column by itself, by ``rms`` px along either axis, at most 2.5 times that."""
+    """Static disorder: independent displacements of ``rms`` px along each axis, clipped at 2.5 times that."""
     move = torch.randn((2, *columns.y.shape), generator=generator, device=columns.y.device).clamp(-2.5, 2.5)
     move = move.to(columns.y.dtype) * along(rms, columns.y)
     return replace(columns, y=columns.y + move[0], x=columns.x + move[1])

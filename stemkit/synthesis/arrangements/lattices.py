@@ -1,4 +1,4 @@
-"""Crystals: a cell repeated over the frame."""
+"""Crystals: periodic repetition of a cell over the frame."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from stemkit.synthesis.arrangements.columns import Columns, along, keep_near_fra
 
 __all__ = ["MARGIN", "SIGMA", "lattice", "lattice_vectors"]
 
-#: Columns are drawn up to this many spacings beyond the frame, and are this part of the spacing wide if not told.
-MARGIN, SIGMA = 2.0, 0.2
+#: Default distance beyond the frame up to which there are columns, spacings (chosen).
+MARGIN = 2.0
+#: Default width (sigma) of columns, spacings (chosen).
+SIGMA = 0.2
 
 
 def lattice(
@@ -27,31 +29,31 @@ def lattice(
     origin: tuple[float, float] | Tensor = (0.0, 0.0),
     margin: float | Tensor | None = None,
 ) -> Columns:
-    """A perfect crystal that fills the frame.
+    """Perfect crystal that fills the frame.
 
     Parameters
     ----------
     cell : Cell
-        One, or one for each image.
+        One cell, or one for each image.
     shape : (int, int)
         ``(n_y, n_x)`` of the image, px.
     spacing : float or Tensor of shape (n_images,)
         Distance of nearest columns, px. Give this or `pixel_size`.
     pixel_size : float
-        In the unit of the cell's vectors.
+        Pixel size in the unit of the cell's vectors. Give this or `spacing`.
     sigma : float or Tensor of shape (n_images,), optional
-        Width of columns, px, times that of the cell's sites; None: 0.2 of the spacing.
+        Width of columns, px, which is multiplied by that of the cell's sites; None: 0.2 of the spacing.
     angle : float or Tensor of shape (n_images,)
-        The crystal is turned by this many degrees, clockwise as it is displayed.
+        Rotation of the crystal, degrees, clockwise with y downwards.
     origin : (float, float) or Tensor of shape (n_images, 2)
-        Where the cell's origin is, from the middle of the image, in fractions of its vectors.
+        Origin of the cell relative to the centre of the image, in fractions of its vectors.
     margin : float or Tensor of shape (n_images,), optional
-        How far beyond the frame there are columns, px; None: 2 spacings.
+        Distance beyond the frame up to which there are columns, px; None: 2 spacings.
 
     Returns
     -------
     Columns
-        Amplitudes are the cell's, species the number of the site.
+        Amplitudes are those of the cell; species are the numbers of the sites.
 
     Raises
     ------
@@ -59,7 +61,9 @@ def lattice(
         If not exactly one of `spacing` and `pixel_size` is given, or one is not positive.
     """
     if (spacing is None) == (pixel_size is None):
-        raise ValueError("give either spacing or pixel_size: one tells how large the cell is")
+        raise ValueError(
+            f"give either spacing or pixel_size, but {'neither is' if spacing is None else 'both are'} given"
+        )
     nearest = nearest_distance(cell)
     if pixel_size is not None:
         spacing = nearest / _positive(pixel_size, nearest, "pixel_size")
@@ -94,8 +98,8 @@ def lattice(
 
 
 def lattice_vectors(cell: Cell, spacing: Tensor, angle: float | Tensor = 0.0) -> Tensor:
-    """The vectors a and b, (y, x) in px each, of the crystals that ``lattice`` draws: ``(n_images, 2, 2)``."""
-    return cell.vectors * (spacing / nearest_distance(cell))[:, None, None] @ _turned(angle, cell.vectors)
+    """Vectors a and b, (y, x) in px each, of the crystals of ``lattice``: ``(n_images, 2, 2)``."""
+    return cell.vectors * (spacing / nearest_distance(cell))[:, None, None] @ _rotation(angle, cell.vectors)
 
 
 def _positive(value: float | Tensor | None, like: Tensor, name: str) -> Tensor:
@@ -105,7 +109,7 @@ def _positive(value: float | Tensor | None, like: Tensor, name: str) -> Tensor:
     return tensor
 
 
-def _turned(angle: float | Tensor, like: Tensor) -> Tensor:
+def _rotation(angle: float | Tensor, like: Tensor) -> Tensor:
     radians = torch.deg2rad(torch.as_tensor(angle, dtype=like.dtype, device=like.device)).expand(len(like))
     cos, sin = torch.cos(radians), torch.sin(radians)
     return torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], dim=1)

@@ -1,4 +1,4 @@
-"""Atoms without a cell: clusters and particles from a simulation."""
+"""Projection of atoms without a periodic cell: clusters and particles."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def projected_columns(
     together: float = 0.03,
     power: float = POWER,
 ) -> Columns:
-    """The columns of a particle, seen along z, in the middle of an image.
+    """Columns of a particle, projected along z, in the centre of an image.
 
     Parameters
     ----------
     atoms : ase.Atoms
-        In angstrom, as they are; turn them with ``atoms.rotate`` to look along another direction.
+        Positions in angstrom; rotate them with ``atoms.rotate`` for another projection.
     shape : (int, int)
         ``(n_y, n_x)``, px.
     pixel_size : float
@@ -48,7 +48,7 @@ def projected_columns(
     if not pixel_size > 0 or not sigma > 0:
         raise ValueError(f"pixel_size and sigma must be positive nm, but are {pixel_size!r} and {sigma!r}")
     if len(atoms) == 0:
-        raise ValueError("atoms must be some, but is empty")
+        raise ValueError("atoms must contain at least one atom, but is empty")
     xy = atoms.positions[:, :2] / 10
     pairs = cKDTree(xy).query_pairs(together, output_type="ndarray")
     graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(xy), len(xy)))

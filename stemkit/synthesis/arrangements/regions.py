@@ -1,6 +1,6 @@
-"""Parts of an image: grains, twins, phases, particles and islands.
+"""Regions of an image: grains, twins, phases, particles and islands.
 
-A region is a function of positions ``(y, x)``, two tensors in px, that gives the distance from its border, positive
+A region is a function of positions ``(y, x)``, two tensors in px, that returns the distance from its border, positive
 inside.
 """
 
@@ -22,26 +22,26 @@ Place = Sequence[float] | Sequence[Tensor]
 
 
 def half_plane(through: Place, angle: float | Tensor) -> Region:
-    """What lies on one side of a line.
+    """Region on one side of a line.
 
     Parameters
     ----------
     through : (float, float) or two Tensors of shape (n_images,)
         A point of the line, (y, x) px.
     angle : float or Tensor of shape (n_images,)
-        The line's direction in degrees, clockwise from x as it is displayed; the region is on its right, as seen
-        along it: below a line along x.
+        Direction of the line in degrees, clockwise from x with y downwards; the region is on the right of this
+        direction, below a line along x.
     """
 
     def inside(y: Tensor, x: Tensor) -> Tensor:
-        turn = torch.deg2rad(along(angle, y))
-        return torch.cos(turn) * (y - along(through[0], y)) - torch.sin(turn) * (x - along(through[1], y))
+        radians = torch.deg2rad(along(angle, y))
+        return torch.cos(radians) * (y - along(through[0], y)) - torch.sin(radians) * (x - along(through[1], y))
 
     return inside
 
 
 def disk(at: Place, radius: float | Tensor) -> Region:
-    """A disk around (y, x)."""
+    """Disk around (y, x) with this radius, px."""
 
     def inside(y: Tensor, x: Tensor) -> Tensor:
         return along(radius, y) - torch.hypot(y - along(at[0], y), x - along(at[1], y))
@@ -50,7 +50,7 @@ def disk(at: Place, radius: float | Tensor) -> Region:
 
 
 def facets(at: Place, radius: float | Tensor, sides: int = 6, angle: float | Tensor = 0.0) -> Region:
-    """A regular polygon around (y, x), whose sides are ``radius`` px from there; ``angle`` in degrees turns it."""
+    """Regular polygon around (y, x) with sides at a distance of ``radius`` px, rotated by ``angle`` degrees."""
     if sides < 3:
         raise ValueError(f"sides must be at least 3, but is {sides!r}")
 
@@ -64,15 +64,15 @@ def facets(at: Place, radius: float | Tensor, sides: int = 6, angle: float | Ten
 
 
 def cut(columns: Columns, region: Region) -> Columns:
-    """What is within a region: a particle, an island, a crystal with an edge."""
+    """Columns inside a region: a particle, an island, a crystal with an edge."""
     return columns.where(region(columns.y, columns.x) > 0)
 
 
 def joined(first: Columns, second: Columns, region: Region, gap: float | Tensor = 0.0) -> Columns:
-    """The first within a region, and the second around it: a grain boundary, an interface of two phases.
+    """Columns of ``first`` inside a region, and of ``second`` outside: a grain boundary, an interface of two phases.
 
-    Columns nearer to the border than half the ``gap``, px, are left out, on either side: so none are nearer to each
-    other than that.
+    Columns nearer to the border than half the ``gap``, px, are removed on either side, so that the distance between
+    columns of the two crystals is at least ``gap``.
     """
     half = along(gap, first.y) / 2
     inside = first.where(region(first.y, first.x) > half)
@@ -81,9 +81,9 @@ def joined(first: Columns, second: Columns, region: Region, gap: float | Tensor 
 
 
 def mirrored(columns: Columns, through: Place, angle: float | Tensor) -> Columns:
-    """Columns on the other side of a line: joined with those on this side they are a twin.
+    """Mirror columns at a line; joined with the original columns they form a twin.
 
-    The line is given as in :func:`~stemkit.synthesis.half_plane`.
+    The line is defined as in :func:`~stemkit.synthesis.half_plane`.
     """
     turn = torch.deg2rad(along(angle, columns.y))
     distance = half_plane(through, angle)(columns.y, columns.x)
@@ -91,5 +91,5 @@ def mirrored(columns: Columns, through: Place, angle: float | Tensor) -> Columns
 
 
 def uneven(columns: Columns, factor: Tensor) -> Columns:
-    """Columns of another thickness: heights times a factor, ``(n_images, n_columns)``."""
+    """Multiply the heights of columns by factors ``(n_images, n_columns)``, such as those of a varying thickness."""
     return replace(columns, amplitude=columns.amplitude * factor)

@@ -1,0 +1,32 @@
+"""The noise model of an image, attached or calibrated."""
+
+from __future__ import annotations
+
+import xarray as xr
+
+from stemkit.images import Images, check_noise_attr
+from stemkit.noise.calibration import NoiseCalibrator
+from stemkit.noise.model import NoiseModel
+
+__all__ = ["noise_of"]
+
+
+def noise_of(image: xr.DataArray, mode: str | None, calibrate_on: Images | None = None) -> NoiseModel:
+    """Noise model from ``attrs["noise"]``; without that entry it is calibrated.
+
+    Parameters
+    ----------
+    image : DataArray of shape (n_y, n_x)
+    mode : {"haadf", "bf"} or None
+    calibrate_on : DataArray, ndarray or list of them, optional
+        Images on which the noise is calibrated; None: ``image``.
+
+    Raises
+    ------
+    ValueError
+        If the attached model is of another pixel size or mode.
+    """
+    attached = check_noise_attr(image, mode)
+    if attached:
+        return NoiseModel.from_dict(attached)
+    return NoiseCalibrator(mode=mode).fit(image if calibrate_on is None else calibrate_on).noise_model_

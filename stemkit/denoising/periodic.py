@@ -169,7 +169,7 @@ class PeriodicDenoiser(Denoiser):
 
 
 def _scan_variances(smooth: NDArray, model: NoiseModel, contrast: float) -> tuple[float, float]:
-    """Variances of streaks, and of the intensity changes that displacements of the beam cause on slopes along the row."""
+    """Variances of streaks, and of the intensity changes that displacements of the beam cause on slopes along x."""
     slope, scan = np.gradient(smooth, axis=1), model.scan
     streaks = (scan.amplitude**2 + scan.short_amplitude**2) * contrast**2
     return float(streaks), float((scan.displacement * slope.std()) ** 2)

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-import stemkit
+from stemkit._version import __version__
 from stemkit.cli import benchmark, calibrate, demo, detect, enhance, info, straighten, synthesize, train
 
 __all__ = ["main"]
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="stemkit", description="Calibrate, enhance and measure atomic-resolution STEM images."
     )
-    parser.add_argument("--version", action="version", version=f"stemkit {stemkit.__version__}")
+    parser.add_argument("--version", action="version", version=f"stemkit {__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="VERB")
     for verb in VERBS:
         verb.add_to(subparsers)

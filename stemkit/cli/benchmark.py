@@ -65,10 +65,10 @@ def add_to(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train what is asked for, and judge."""
+    from stemkit.atomic import whole_file
     from stemkit.benchmark.contest import FULL, QUICK
     from stemkit.benchmark.contestants import contestants
     from stemkit.benchmark.report import Report, pictures
-    from stemkit.io.atomic import whole_file
 
     networks = arguments.output / "networks"
     if arguments.train is not None and not train(networks, arguments):

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Draw, and write the pairs and the table of their columns."""
     import stemkit
     from stemkit import STEMSynthesizer
-    from stemkit.io.atomic import check_place, whole_file
+    from stemkit.atomic import check_place, whole_file
     from stemkit.synthesis.specimens import ARRANGEMENTS
 
     path = arguments.output

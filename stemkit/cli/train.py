@@ -50,8 +50,8 @@ def add_to(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train and write weights with their model card and scores."""
+    from stemkit.atomic import whole_file
     from stemkit.denoising.general import BATCH_SIZE, CROP_SIZES, train_general
-    from stemkit.io.atomic import whole_file
 
     path = train_general(
         arguments.output,

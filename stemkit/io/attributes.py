@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from stemkit._version import __version__
+
 __all__ = [
     "PROVENANCE",
     "attributes_of",
@@ -79,8 +81,6 @@ def provenance_text(image: xr.DataArray, provenance: Mapping[str, str | float] |
     left_out : iterable of str
         Maps that the format has no room for.
     """
-    from stemkit import __version__
-
     before = unpack(image.attrs.get(PROVENANCE))
     made = dict(provenance) if provenance else dict(before) if isinstance(before, dict) else {}
     made.setdefault("stemkit", __version__)

@@ -11,9 +11,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from stemkit.atomic import check_place, whole_file
 from stemkit.images import split
 from stemkit.io import hyperspy_files, netcdf, numpy_files, tiff
-from stemkit.io.atomic import check_place, whole_file
 from stemkit.io.attributes import maps_of, provenance_text
 
 __all__ = ["WRITABLE", "write"]

@@ -1,7 +1,7 @@
-"""Pixels that are no measurement: hot and dead pixels, cosmic rays, missing rows, constant areas.
+"""Faulty pixels: hot and dead pixels, cosmic rays, missing rows, constant areas.
 
-An electron microscope's image is sharp only to the width of its probe: a pixel that differs from its neighbours by more
-than the probe and the noise allow comes from the detector or from the readout.
+The resolution of an image is limited by the width of the probe: a pixel that differs from its neighbours by more than
+the probe and the noise allow is a fault of the detector or of the readout.
 """
 
 from __future__ import annotations
@@ -18,60 +18,89 @@ __all__ = ["PixelFaults", "faulty_pixels", "filled", "find_pixel_faults"]
 
 @dataclass(frozen=True)
 class Limits:
-    """Constants of the search for faulty pixels; tuned on simulated images, see ``tests/test_pixels.py``."""
+    """Constants of the search for faulty pixels (tuned: on the simulated images of ``tests/test_pixels.py``)."""
 
-    #: Sigma of the sharpest column that can be recorded, px (chosen: a pixel alone blurs by 0.29 px).
+    #: Sigma of the narrowest bright column, px (chosen: integration over a pixel alone has a sigma of 0.29 px).
     sharpest: float = 0.75
-    #: The same for dark spots, which in a dense lattice are the gaps between the columns, px (tuned).
+    #: Sigma of the narrowest dark spot, such as the gap between columns of a dense lattice, px (tuned).
     sharpest_dark: float = 0.55
-    #: Excess of a faulty pixel over the highest possible recording, standard deviations of the noise (tuned).
+    #: Excess of a faulty pixel over the upper limit of its intensity, standard deviations of the noise (tuned).
     excess: float = 7.0
-    #: Growth of ``excess`` with the 99.8 % quantile of the noise beyond that of a normal distribution (tuned).
+    #: Increase of ``excess`` per unit of the tail of the noise beyond that of a normal distribution (tuned).
     tail: float = 5.0
-    #: The same quantile for a normal distribution (derived).
+    #: Quantile of the absolute residuals, in standard deviations, that is the tail of the noise (chosen).
+    tail_quantile: float = 0.998
+    #: This quantile for a normal distribution, standard deviations (derived).
     normal_tail: float = 3.09
-    #: Blocks with a residual beyond this many standard deviations do not count for the tails (chosen).
+    #: Largest residual of the blocks from which the tail is measured, standard deviations (chosen).
     extreme: float = 7.0
     #: Allowance for the noise of the neighbours, standard deviations (tuned).
     allowance: float = 1.5
-    #: Noise is never less than this fraction of the image's range (chosen).
+    #: Lower limit of the standard deviation of the noise, fraction of the range of intensities (chosen).
     least_noise: float = 2e-3
-    #: Rounds that remove clusters of faulty pixels from their corners inwards (chosen).
+    #: Quantiles that define the range of intensities (chosen).
+    range_quantiles: tuple[float, float] = (0.01, 0.99)
+    #: Number of rounds in which clusters of faulty pixels are removed from their corners inwards (chosen).
     rounds: int = 6
     #: Edge of the blocks in which the noise is measured, px (chosen).
     block: int = 8
-    #: Edge of the smallest constant area, px, and the shortest constant run along a row, px (chosen).
+    #: Edge of these blocks in an image with fewer than ``fewest_blocks``, px (chosen).
+    small_block: int = 4
+    #: Smallest number of blocks from which the noise is measured (chosen).
+    fewest_blocks: int = 4
+    #: Largest number of bins of the level (chosen).
+    bins: int = 24
+    #: Number of blocks per bin at least (chosen).
+    blocks_per_bin: int = 16
+    #: Number of blocks from which the tail is measured, about (chosen).
+    tail_blocks: int = 512
+    #: Edge of the smallest constant area, px (chosen).
     area: int = 7
+    #: Length of the shortest constant run along a row, px (chosen).
     run: int = 48
-    #: Constant areas of fewer pixels must differ by twice as many deviations from their surroundings (chosen).
+    #: Number of pixels below which a constant area has the stricter limit ``small_contrast`` (chosen).
     small: int = 200
-    #: A row whose distance from both neighbours exceeds the usual one by this factor is no recording (tuned).
+    #: Difference of a constant area from its surroundings, standard deviations of the noise (chosen).
+    contrast: float = 1.5
+    #: The same for a small area: at low dose, areas without electrons occur next to pixels with several (chosen).
+    small_contrast: float = 3.0
+    #: Difference of a constant area from its surroundings, in units of the variation of these (chosen).
+    variation: float = 3.0
+    #: Difference of a faulty row from both neighbours, in units of the median difference of rows (tuned).
     row_distance: float = 6.0
+    #: Number of rows over which this median is taken (chosen).
+    median_rows: int = 17
+    #: Fraction of a row's pixels outside constant areas at least, for a comparison with its neighbours (chosen).
+    valid_fraction: float = 0.2
+    #: Number of rows that can be compared with their neighbours at least (chosen).
+    fewest_rows: int = 8
+    #: Largest fraction of the image in faulty rows and constant areas; above it none is reported (chosen).
+    largest_fraction: float = 0.9
     #: Widest gap that is filled by interpolation along an axis, px (chosen).
     gap: int = 4
-    #: Smallest image that is searched, px (chosen).
+    #: Shorter side of the smallest image that is searched, px (chosen).
     smallest: int = 12
 
 
 LIMITS = Limits()
-#: Standard deviation of a pixel less the mean of the cubics along both axes, for noise of 1 (derived).
+#: Standard deviation of a pixel minus the mean of the cubics along both axes, for noise of 1 (derived).
 CUBIC = math.sqrt(1 + 4 / 9 + 4 / 144)
-#: Fraction of that excess which a pixel has above the larger of the two cubics (chosen).
-ONE_AXIS = 0.6
+#: Least excess of a faulty pixel over the larger of the two cubics, in units of its excess over their mean (chosen).
+LARGER_CUBIC = 0.6
 
 
 @dataclass(frozen=True)
 class PixelFaults:
-    """Masks ``(n_y, n_x)`` of the faulty pixels by kind; a pixel belongs to one kind.
+    """Masks ``(n_y, n_x)`` of the faulty pixels of each kind; no pixel has two kinds.
 
     Parameters
     ----------
     hot, dead : ndarray of bool
         Pixels and small clusters that are brighter or darker than the probe and the noise allow.
     rows : ndarray of bool
-        Rows that are no recording.
+        Faulty rows.
     constant : ndarray of bool
-        Areas of a single value: a border added by alignment, a masked or dead area of the detector.
+        Areas of a single value, such as a border added by alignment, or a masked or dead area of the detector.
     """
 
     hot: NDArray[np.bool_]
@@ -86,7 +115,7 @@ class PixelFaults:
 
 
 def faulty_pixels(values: NDArray) -> NDArray[np.bool_]:
-    """Mask ``(n_y, n_x)`` of the pixels that are no measurement.
+    """Find the faulty pixels of an image.
 
     Parameters
     ----------
@@ -95,12 +124,12 @@ def faulty_pixels(values: NDArray) -> NDArray[np.bool_]:
 
     Returns
     -------
-    ndarray of bool
+    ndarray of bool, shape (n_y, n_x)
 
     See Also
     --------
-    find_pixel_faults : the same by kind, and the method.
-    filled : replaces these pixels.
+    find_pixel_faults : Masks of each kind of fault; describes the method.
+    filled : Replaces these pixels.
 
     Examples
     --------
@@ -117,7 +146,7 @@ def faulty_pixels(values: NDArray) -> NDArray[np.bool_]:
 
 
 def find_pixel_faults(values: NDArray) -> PixelFaults:
-    """Pixels that are no measurement, by kind.
+    """Find the faulty pixels of an image by kind.
 
     Parameters
     ----------
@@ -132,18 +161,18 @@ def find_pixel_faults(values: NDArray) -> PixelFaults:
     -----
     A recorded image is the specimen convolved with a probe of sigma s or wider. For any sum of Gaussians of at least
     this width on a constant, three neighbouring pixels l, v, r of a row or a column satisfy ``l r >= exp(-1 / s^2)
-    v^2`` (Cauchy-Schwarz), counted from the minimum of their neighbourhood of 5 x 5 px. A pixel is hot where it exceeds
+    v^2`` (Cauchy-Schwarz), relative to the minimum of their neighbourhood of 5 x 5 px. A pixel is hot if it exceeds
     ``exp(1 / (2 s^2)) sqrt(l r)`` along both axes, with an allowance for the noise of the neighbours, and either this
-    limit or the cubics through its neighbours by several standard deviations of the noise. It is dead where it is below
-    the cubics, or where the inverted image exceeds the limit for a smaller width. The noise is a function of the
-    local level: mean squares of the residuals of a cubic interpolation, in blocks of 8 x 8 px, their medians in bins of
-    the blocks' level. One digital level is added, so that single counts are recordings, and the threshold grows with
-    the tails of the noise. Clusters are removed from their corners inwards.
+    limit or the cubics through its neighbours by several standard deviations of the noise. It is dead if it is below
+    the cubics, or if the inverted image exceeds the limit for a smaller width. The noise is a function of the local
+    level: the mean squares of the residuals of a cubic interpolation in blocks of 8 x 8 px, of which the median is
+    taken in bins of the blocks' level. One digital level is added, so that single counts are not faults, and the
+    threshold increases with the tails of the noise. Clusters are removed from their corners inwards.
 
-    A row is no recording if it is constant, or much farther from both neighbours than the rows around it are. Areas
-    and runs of one value are no recording if noise would be visible at that value, or if they end more abruptly than
-    the image around them varies. Zero counts in vacuum are recordings, and so are pixels at an end of the detector's
-    range if the image approaches that end gradually.
+    A row is faulty if it is constant, or if its difference from both neighbours is much larger than that of other rows
+    nearby. Areas and runs of a single value are faulty if noise would be visible at that value, or if their edge is
+    more abrupt than the variation of the image around them. Zero counts in vacuum are not faults, nor are pixels at an
+    end of the detector's range that the image approaches gradually.
     """
     work = _centred(values)
     none = np.zeros(work.shape, dtype=bool)
@@ -155,12 +184,12 @@ def find_pixel_faults(values: NDArray) -> PixelFaults:
         constant = _abrupt(work, constant, noise)
     flat = constant.all(axis=1) & (np.ptp(work, axis=1) == 0)
     rows = none.copy()
-    rows[flat | _far_rows(np.where(constant, np.nan, work), noise, flat)] = True
+    rows[flat | _distant_rows(np.where(constant, np.nan, work), noise, flat)] = True
     if rows.all():
         rows = none
     constant &= ~rows
     bad = rows | constant
-    if bad.mean() > 0.9:
+    if bad.mean() > LIMITS.largest_fraction:
         return PixelFaults(none, none, none, none)
     work = filled(work, bad)
     cubics = _cubics(work)
@@ -169,25 +198,25 @@ def find_pixel_faults(values: NDArray) -> PixelFaults:
 
 
 def filled(values: NDArray, mask: NDArray[np.bool_] | None = None) -> NDArray:
-    """The image with its faulty pixels replaced by an interpolation of their surroundings.
+    """Replace the faulty pixels of an image by interpolation.
 
     Parameters
     ----------
     values : ndarray of shape (n_y, n_x)
     mask : ndarray of bool, shape (n_y, n_x), optional
-        Pixels to replace; None takes :func:`faulty_pixels`.
+        Pixels to replace; by default those of :func:`faulty_pixels`.
 
     Returns
     -------
-    ndarray
-        The same array where there is nothing to replace; else a copy: float32 and float64 stay, other types become
+    ndarray of shape (n_y, n_x)
+        The same array if no pixel, or every pixel, is to be replaced; else a copy, float32 if ``values`` is, otherwise
         float64.
 
     Notes
     -----
-    Pixels in gaps of up to four are interpolated by the cubic through the two pixels on either side, along the axis
-    whose gap is narrower, along both where they are equal. The others take the average of the good pixels around them,
-    over as large an area as it needs.
+    Pixels in gaps of up to four are interpolated with the cubic through the two pixels on either side, along the axis
+    with the narrower gap, or as the mean of both axes if the gaps are equal. The others are replaced with the mean of
+    the valid pixels in the smallest area around them that contains any.
     """
     values = np.asarray(values)
     mask = faulty_pixels(values) if mask is None else mask
@@ -205,9 +234,9 @@ def filled(values: NDArray, mask: NDArray[np.bool_] | None = None) -> NDArray:
 class Noise:
     """Variance of the noise as a function of the local level, in the units of the image.
 
-    ``level`` and ``variance`` are ``(n_bins,)``, ``gain`` the growth of the variance beyond the highest level,
-    ``quantum`` the digital level (0: none), ``tail`` the 99.8 % quantile of the noise in standard deviations,
-    ``floor`` and ``ceiling`` the range of intensities without outliers.
+    ``level`` and ``variance`` are ``(n_bins,)``, ``gain`` the slope of the variance beyond the highest level,
+    ``quantum`` the digital level (0: none), ``tail`` the 99.8 % quantile of the absolute noise in standard deviations,
+    ``floor`` and ``ceiling`` the limits beyond which intensities are outliers.
     """
 
     level: NDArray[np.float64]
@@ -220,47 +249,48 @@ class Noise:
 
     @classmethod
     def of(cls, work: NDArray, constant: NDArray | None = None) -> Noise:
-        """From the image, with its outliers left out; areas of a single value do not count for its range."""
-        some = tuple(slice(None, None, max(1, n // 256)) for n in work.shape)
-        sample = work[some]
-        if constant is not None and 0 < constant[some].mean() < 0.8:
-            sample = sample[~constant[some]]
-        low, high = (float(q) for q in np.quantile(sample, [0.01, 0.99]))
-        reach = max(high - low, 1e-12 * float(np.abs(work).max()))
-        floor, ceiling = low - reach, high + reach
+        """Measure the noise of an image without outliers; constant areas are excluded from the range of intensities."""
+        subset = tuple(slice(None, None, max(1, n // 256)) for n in work.shape)
+        sample = work[subset]
+        if constant is not None and 0 < constant[subset].mean() < 0.8:
+            sample = sample[~constant[subset]]
+        low, high = (float(q) for q in np.quantile(sample, LIMITS.range_quantiles))
+        extent = max(high - low, 1e-12 * float(np.abs(work).max()))
+        floor, ceiling = low - extent, high + extent
         b = LIMITS.block
         residual, at = _residual(work), work[2:-2, 2:-2]
         outlier = (at > ceiling) | (at < floor)
         n_y, n_x = (n // b for n in at.shape)
-        if n_y * n_x < 4:
-            b, n_y, n_x = 4, at.shape[0] // 4, at.shape[1] // 4
+        if n_y * n_x < LIMITS.fewest_blocks:
+            b = LIMITS.small_block
+            n_y, n_x = (n // b for n in at.shape)
 
         def blocks(a: NDArray) -> NDArray:
             return a[: n_y * b, : n_x * b].reshape(n_y, b, n_x, b)
 
         square = np.einsum("iajb,iajb->ij", blocks(residual), blocks(residual)).ravel() / b**2
         mean = blocks(at).mean(axis=(1, 3)).ravel()
-        # blocks without any variation are no recording, or hold no counts
+        # blocks without variation are faulty, or contain no counts
         good = ~blocks(outlier).any(axis=(1, 3)).ravel() & (square > 0)
         quantum = _quantum(sample)
-        if good.sum() < 4:
+        if good.sum() < LIMITS.fewest_blocks:
             return cls(np.zeros(1), np.zeros(1), 0.0, quantum, LIMITS.normal_tail, floor, ceiling)
         order = np.flatnonzero(good)[np.argsort(mean[good], kind="stable")]
-        groups = np.array_split(order, max(1, min(24, len(order) // 16)))
+        groups = np.array_split(order, max(1, min(LIMITS.bins, len(order) // LIMITS.blocks_per_bin)))
         level = np.array([mean[g].mean() for g in groups])
         variance = np.array([np.median(square[g]) for g in groups])
-        variance = np.maximum(variance, (LIMITS.least_noise * reach) ** 2)
+        variance = np.maximum(variance, (LIMITS.least_noise * extent) ** 2)
         gain = max(float(variance[-1] - variance[0]) / max(float(level[-1] - level[0]), 1e-300), 0.0)
         gain = gain if len(level) > 1 else 0.0
         chosen = np.zeros(n_y * n_x, dtype=bool)
-        chosen[order[:: max(1, len(order) // 512)]] = True
-        picked, intensity = (blocks(i).transpose(0, 2, 1, 3).reshape(-1, b * b)[chosen] for i in (residual, at))
+        chosen[order[:: max(1, len(order) // LIMITS.tail_blocks)]] = True
+        residuals, intensity = (blocks(i).transpose(0, 2, 1, 3).reshape(-1, b * b)[chosen] for i in (residual, at))
         model = cls(level, variance, gain, quantum, LIMITS.normal_tail, floor, ceiling)
-        # the noise of a pixel is that of the level which its neighbors predict
-        z = np.abs(picked) / np.sqrt(model.at(intensity - CUBIC * picked))
-        usual = z.max(axis=1) < LIMITS.extreme
-        z = z[usual] if usual.mean() > 0.5 else z
-        tail = float(np.quantile(z, 0.998))
+        # the level of a pixel is that predicted from its neighbors
+        z = np.abs(residuals) / np.sqrt(model.at(intensity - CUBIC * residuals))
+        regular = z.max(axis=1) < LIMITS.extreme
+        z = z[regular] if regular.mean() > 0.5 else z
+        tail = float(np.quantile(z, LIMITS.tail_quantile))
         return cls(level, variance, gain, quantum, max(tail, LIMITS.normal_tail), floor, ceiling)
 
     def at(self, level: NDArray | float) -> NDArray[np.float64]:
@@ -269,29 +299,31 @@ class Noise:
         return np.interp(level, self.level, self.variance) + self.gain * beyond
 
     def deviation(self, level: NDArray | float) -> NDArray[np.float64]:
-        """Standard deviation at these levels, one digital level included."""
+        """Standard deviation at these levels, with one digital level added in quadrature."""
         return np.sqrt(self.at(level) + self.quantum**2)
 
     @property
     def threshold(self) -> float:
-        """Excess of a faulty pixel, in standard deviations."""
+        """Least excess of a faulty pixel, in standard deviations."""
         return LIMITS.excess + LIMITS.tail * (self.tail - LIMITS.normal_tail)
 
 
 def _centred(values: NDArray) -> NDArray[np.float64]:
-    """Double precision, without the offset."""
+    """The image in double precision minus about its median, against rounding errors."""
     work = np.asarray(values, dtype=np.float64)
     return work - np.median(work[:: max(1, len(work) // 64)])
 
 
 def _quantum(sample: NDArray) -> float:
-    """Smallest step between the values of an image, 0 where they are continuous."""
+    """Smallest difference between the values of an image, 0 if they are continuous."""
     levels = np.unique(sample)
     return float(np.diff(levels).min()) if 1 < len(levels) < 0.5 * sample.size else 0.0
 
 
 def _residual(work: NDArray) -> NDArray[np.float64]:
-    """Residual of a cubic interpolation along both axes, of the variance of the noise; without the outer two px."""
+    """Residual of the cubic interpolation along both axes, scaled to the variance of the noise, without two px at each
+    border.
+    """
     near = work[1:-3, 2:-2] + work[3:-1, 2:-2] + work[2:-2, 1:-3] + work[2:-2, 3:-1]
     far = work[:-4, 2:-2] + work[4:, 2:-2] + work[2:-2, :-4] + work[2:-2, 4:]
     near /= 3.0
@@ -306,12 +338,12 @@ def _residual(work: NDArray) -> NDArray[np.float64]:
 
 
 def _isolated(work: NDArray, noise: Noise, sign: float) -> NDArray[np.bool_]:
-    """Pixels that are brighter (darker: sign -1) than any probe makes them."""
+    """Pixels that are brighter (darker: sign -1) than the width of the probe allows."""
     padded = np.pad(work * sign, 2, mode="reflect")
     found = np.zeros(work.shape, dtype=bool)
     sharpest = LIMITS.sharpest if sign > 0 else LIMITS.sharpest_dark
-    widen = math.exp(0.5 / sharpest**2)
-    y, x = _sharp(padded, widen, noise.threshold * float(np.sqrt(noise.variance.min() + noise.quantum**2)))
+    ratio = math.exp(0.5 / sharpest**2)
+    y, x = _candidates(padded, ratio, noise.threshold * float(np.sqrt(noise.variance.min() + noise.quantum**2)))
     for _ in range(LIMITS.rounds):
         if len(y) == 0:
             break
@@ -328,7 +360,7 @@ def _isolated(work: NDArray, noise: Noise, sign: float) -> NDArray[np.bool_]:
 
 
 def _cubics(work: NDArray) -> tuple[NDArray, NDArray]:
-    """Cubics through the neighbors along y and along x; without the outer two px, where there is none."""
+    """Cubics through the four nearest pixels along y and along x, without two px at each border."""
 
     def cubic(image: NDArray) -> NDArray:
         out = image[1:-3] + image[3:-1]
@@ -342,18 +374,19 @@ def _cubics(work: NDArray) -> tuple[NDArray, NDArray]:
 
 
 def _outlying(work: NDArray, cubics: tuple[NDArray, NDArray], noise: Noise, sign: float) -> NDArray[np.bool_]:
-    """Pixels that are brighter (darker: sign -1) than the cubics through their neighbors along both axes; of the
-    bright ones those that are sharper than a column.
+    """Pixels that are brighter (darker: sign -1) than the cubics through their neighbors along both axes.
+
+    Bright pixels must also be brighter than the width of the probe allows.
     """
     image, middle = work * sign, slice(2, -2)
     along_y, along_x = cubics[0] * sign, cubics[1] * sign
     threshold = CUBIC * noise.threshold
     least = threshold * float(np.sqrt(noise.variance.min() + noise.quantum**2))
     excess = image[middle, middle] - np.maximum(along_y, along_x)
-    y, x = np.nonzero(excess > ONE_AXIS * least)
+    y, x = np.nonzero(excess > LARGER_CUBIC * least)
     expected = (along_y[y, x] + along_x[y, x]) / 2
-    least_there = threshold * noise.deviation(sign * expected)
-    over = (image[y + 2, x + 2] - expected > least_there) & (excess[y, x] > ONE_AXIS * least_there)
+    local_least = threshold * noise.deviation(sign * expected)
+    over = (image[y + 2, x + 2] - expected > local_least) & (excess[y, x] > LARGER_CUBIC * local_least)
     y, x = y[over], x[over]
     if sign > 0 and len(y):
         over = image[y + 2, x + 2] > _highest(image, y, x, noise, sign, LIMITS.sharpest)
@@ -366,34 +399,34 @@ def _outlying(work: NDArray, cubics: tuple[NDArray, NDArray], noise: Noise, sign
 def _highest(
     padded: NDArray, y: NDArray, x: NDArray, noise: Noise, sign: float, sharpest: float
 ) -> NDArray[np.float64]:
-    """The largest values that columns of this sigma can have between the neighbors of pixels, given their noise."""
+    """Upper limits of the intensities of pixels for columns of this sigma, from their neighbors and the noise."""
     left, right, up, down = (padded[y + 2 + i, x + 2 + j] for i, j in ((0, -1), (0, 1), (-1, 0), (1, 0)))
-    base = _around(padded, y, x).min(axis=1)
-    room = LIMITS.allowance * noise.deviation(sign * (left + right + up + down) / 4)
-    side = np.sqrt(np.maximum(left - base, 0) + room) * np.sqrt(np.maximum(right - base, 0) + room)
-    along = np.sqrt(np.maximum(up - base, 0) + room) * np.sqrt(np.maximum(down - base, 0) + room)
-    return base + math.exp(0.5 / sharpest**2) * np.maximum(side, along)
+    base = _neighborhoods(padded, y, x).min(axis=1)
+    allowance = LIMITS.allowance * noise.deviation(sign * (left + right + up + down) / 4)
+    mean_x = np.sqrt(np.maximum(left - base, 0) + allowance) * np.sqrt(np.maximum(right - base, 0) + allowance)
+    mean_y = np.sqrt(np.maximum(up - base, 0) + allowance) * np.sqrt(np.maximum(down - base, 0) + allowance)
+    return base + math.exp(0.5 / sharpest**2) * np.maximum(mean_x, mean_y)
 
 
-def _sharp(padded: NDArray, widen: float, least: float) -> tuple[NDArray, NDArray]:
-    """Rows and columns of the pixels that may be too bright for their neighbors: those that remain to be tested.
+def _candidates(padded: NDArray, ratio: float, least: float) -> tuple[NDArray, NDArray]:
+    """Rows and columns of the pixels that may exceed the limit of :func:`_highest`, from bounds that take less time.
 
-    The smaller of two neighbors is no more than their geometric mean.
+    The geometric mean of two neighbors is at least the smaller of them.
     """
     middle = slice(2, -2)
-    # without the minima of the neighborhood in a first step: these take longer
+    # the first bound does not need the minima of the neighborhoods, which take most of the time
     lowest = np.minimum(padded[middle, 1:-3], padded[middle, 3:-1])
     np.maximum(lowest, np.minimum(padded[1:-3, middle], padded[3:-1, middle]), out=lowest)
-    y, x = np.nonzero(padded[middle, middle] > lowest + least * (1 - 1 / widen))
-    base = _base(padded)[y, x] if len(y) > padded.size / 25 else _around(padded, y, x).min(axis=1)
-    keep = padded[y + 2, x + 2] - base > np.maximum(widen * (lowest[y, x] - base), least)
+    y, x = np.nonzero(padded[middle, middle] > lowest + least * (1 - 1 / ratio))
+    base = _base(padded)[y, x] if len(y) > padded.size / 25 else _neighborhoods(padded, y, x).min(axis=1)
+    keep = padded[y + 2, x + 2] - base > np.maximum(ratio * (lowest[y, x] - base), least)
     return y[keep], x[keep]
 
 
 def _base(padded: NDArray) -> NDArray[np.float64]:
-    """Minimum over 5 x 5 px of the image inside a border of 2 px."""
+    """Minimum over 5 x 5 px at each pixel of an image that is padded by 2 px."""
     for _ in range(2):
-        # along one axis, which the transposition changes; SciPy's filter takes six times longer
+        # along the last axis, then, after the transposition, along the other; SciPy's filter takes six times longer
         out = np.minimum(padded[:, :-4], padded[:, 4:])
         for i in (1, 2, 3):
             np.minimum(out, padded[:, i : padded.shape[1] - 4 + i], out=out)
@@ -401,19 +434,18 @@ def _base(padded: NDArray) -> NDArray[np.float64]:
     return padded
 
 
-def _around(padded: NDArray, y: NDArray, x: NDArray) -> NDArray:
-    """The 5 x 5 neighbourhoods ``(n, 25)`` of pixels of the image inside a border of 2 px."""
+def _neighborhoods(padded: NDArray, y: NDArray, x: NDArray) -> NDArray:
+    """The 5 x 5 neighbourhoods ``(n, 25)`` of pixels of an image that is padded by 2 px."""
     span = np.arange(5)
     return padded[(y[:, None] + span)[:, :, None], (x[:, None] + span)[:, None, :]].reshape(len(y), 25)
 
 
 def _replace(padded: NDArray, found: NDArray, y: NDArray, x: NDArray) -> None:
-    """Faulty pixels take the median of the others of their neighbourhood."""
-    around = _around(padded, y, x)
-    bad = _around(np.pad(found, 2, mode="reflect"), y, x)
-    around = np.where(bad, np.nan, around)
-    some = ~bad.all(axis=1)
-    padded[y[some] + 2, x[some] + 2] = np.nanmedian(around[some], axis=1)
+    """Replace faulty pixels with the median of the valid pixels of their neighbourhood, in place."""
+    bad = _neighborhoods(np.pad(found, 2, mode="reflect"), y, x)
+    neighborhoods = np.where(bad, np.nan, _neighborhoods(padded, y, x))
+    has_valid = ~bad.all(axis=1)
+    padded[y[has_valid] + 2, x[has_valid] + 2] = np.nanmedian(neighborhoods[has_valid], axis=1)
     n_y, n_x = found.shape
     padded[:] = np.pad(padded[2 : n_y + 2, 2 : n_x + 2], 2, mode="reflect")
 
@@ -421,36 +453,39 @@ def _replace(padded: NDArray, found: NDArray, y: NDArray, x: NDArray) -> None:
 # --- rows and areas ----------------------------------------------------------------------------------------------
 
 
-def _far_rows(work: NDArray, noise: Noise, flat: NDArray) -> NDArray[np.bool_]:
-    """Rows that are much farther from both neighbours than rows around them are from theirs."""
+def _distant_rows(work: NDArray, noise: Noise, flat: NDArray) -> NDArray[np.bool_]:
+    """Rows whose difference from both neighbours is much larger than that of other rows nearby."""
     far = np.zeros(len(work), dtype=bool)
-    some = work[:, :: max(1, work.shape[1] // 256)]
-    reach = noise.ceiling - noise.floor
-    some = np.clip(some, noise.floor - 2 * reach, noise.ceiling + 2 * reach)
-    keep = np.flatnonzero(~flat & (np.isfinite(some).mean(axis=1) > 0.2))
-    if len(keep) < 8:
+    rows = work[:, :: max(1, work.shape[1] // 256)]
+    extent = noise.ceiling - noise.floor
+    rows = np.clip(rows, noise.floor - 2 * extent, noise.ceiling + 2 * extent)
+    keep = np.flatnonzero(~flat & (np.isfinite(rows).mean(axis=1) > LIMITS.valid_fraction))
+    if len(keep) < LIMITS.fewest_rows:
         return far
-    some = some[keep]
-    size = _mean(np.abs(np.diff(some, axis=0)))
-    usual = ndimage.median_filter(size, 17, mode="mirror") if len(size) > 17 else np.full(len(size), np.median(size))
-    # a difference of two normal numbers has a mean modulus of 1.13 standard deviations
-    least = 1.13 * noise.deviation(_mean(some)) + 1e-300
-    usual = np.maximum(np.minimum(np.r_[np.inf, usual], np.r_[usual, np.inf]), least)
-    # the first and the last row have two neighbours on one side
-    first, last = (_mean(np.abs(some[i] - some[j])[None]) for i, j in ((0, 2), (-1, -3)))
-    before, after = np.r_[first, size], np.r_[size, last]
-    far[keep] = np.minimum(before, after) > LIMITS.row_distance * usual
+    rows = rows[keep]
+    distance = _row_mean(np.abs(np.diff(rows, axis=0)))
+    if len(distance) > LIMITS.median_rows:
+        typical = ndimage.median_filter(distance, LIMITS.median_rows, mode="mirror")
+    else:
+        typical = np.full(len(distance), np.median(distance))
+    # the mean absolute difference of two normal variables is 1.13 standard deviations
+    least = 1.13 * noise.deviation(_row_mean(rows)) + 1e-300
+    typical = np.maximum(np.minimum(np.r_[np.inf, typical], np.r_[typical, np.inf]), least)
+    # the first and the last row have both neighbours on the same side
+    first, last = (_row_mean(np.abs(rows[i] - rows[j])[None]) for i, j in ((0, 2), (-1, -3)))
+    before, after = np.r_[first, distance], np.r_[distance, last]
+    far[keep] = np.minimum(before, after) > LIMITS.row_distance * typical
     return far
 
 
-def _mean(values: NDArray) -> NDArray:
+def _row_mean(values: NDArray) -> NDArray:
     """Mean of each row over its finite pixels."""
     good = np.isfinite(values)
     return np.where(good, values, 0.0).sum(axis=1) / np.maximum(good.sum(axis=1), 1)
 
 
 def _single_valued(work: NDArray) -> NDArray[np.bool_]:
-    """Areas and runs along a row whose pixels have the same value."""
+    """Mask of the areas, and of the runs along a row, whose pixels have the same value."""
     n_y, n_x = work.shape
     across, down = work[:, 1:] == work[:, :-1], work[1:] == work[:-1]
     area = np.zeros(work.shape, dtype=bool)
@@ -465,7 +500,7 @@ def _single_valued(work: NDArray) -> NDArray[np.bool_]:
 
 
 def _windows(mask: NDArray, size: int, axis: int) -> NDArray[np.bool_]:
-    """Whether all of the ``size`` elements that start at a place are set; shorter by ``size - 1``."""
+    """Whether all elements of a window of this size are set, for each start along the axis."""
     out, width = np.moveaxis(mask, axis, 0), 1
     while width < size:
         step = min(width, size - width)
@@ -474,36 +509,36 @@ def _windows(mask: NDArray, size: int, axis: int) -> NDArray[np.bool_]:
 
 
 def _covered(starts: NDArray, size: int, axis: int) -> NDArray[np.bool_]:
-    """The elements of windows of this size that start where ``starts`` is set; longer by ``size - 1``."""
+    """The elements of the windows of this size with the given starts along the axis."""
     margin = [(0, 0), (0, 0)]
     margin[axis] = (size - 1, size - 1)
     return ~_windows(~np.pad(starts, margin), size, axis)
 
 
 def _abrupt(work: NDArray, area: NDArray, noise: Noise) -> NDArray[np.bool_]:
-    """The areas where noise would be visible, or which end more abruptly than the image around them varies."""
+    """The constant areas where noise would be visible, or whose edge is more abrupt than the image around them."""
     labels, n = ndimage.label(area)
     near, wide = (ndimage.maximum_filter(labels, size) for size in (3, 5))
     ring = np.where(area, 0, near)
     far = np.where(area | (near > 0), 0, wide)
     image = np.clip(work, noise.floor, noise.ceiling)
 
-    def means(of: NDArray, where: NDArray) -> tuple[NDArray, NDArray]:
-        count = np.bincount(where.ravel(), minlength=n + 1)
-        return np.bincount(where.ravel(), of.ravel(), minlength=n + 1) / np.maximum(count, 1), count
+    def means(labels: NDArray) -> tuple[NDArray, NDArray]:
+        count = np.bincount(labels.ravel(), minlength=n + 1)
+        return np.bincount(labels.ravel(), image.ravel(), minlength=n + 1) / np.maximum(count, 1), count
 
     value = np.zeros(n + 1)
     value[labels[area]] = work[area]
-    beside, has_ring = means(image, ring)
-    beyond, has_more = means(image, far)
-    varies = np.where(has_more > 0, np.abs(beyond - beside), 0.0)
-    # where few electrons arrive small areas without any may be next to pixels with several
-    factor = np.where(np.bincount(labels.ravel(), minlength=n + 1) < LIMITS.small, 3.0, 1.5)
-    sharp = np.abs(value - beside) > 3 * varies + factor * noise.deviation(beside)
+    ring_mean, n_ring = means(ring)
+    far_mean, n_far = means(far)
+    variation = np.where(n_far > 0, np.abs(far_mean - ring_mean), 0.0)
+    is_small = np.bincount(labels.ravel(), minlength=n + 1) < LIMITS.small
+    factor = np.where(is_small, LIMITS.small_contrast, LIMITS.contrast)
+    abrupt = np.abs(value - ring_mean) > LIMITS.variation * variation + factor * noise.deviation(ring_mean)
     inside = (value > work.min()) & (value < work.max())
     least = LIMITS.least_noise * (noise.ceiling - noise.floor)
     visible = noise.at(value) > max(0.25 * noise.quantum**2, least**2)
-    bad = (has_ring > 0) & (sharp | (inside & visible))
+    bad = (n_ring > 0) & (abrupt | (inside & visible))
     bad[0] = False
     return bad[labels]
 
@@ -512,7 +547,7 @@ def _abrupt(work: NDArray, area: NDArray, noise: Noise) -> NDArray[np.bool_]:
 
 
 def _interpolated(values: NDArray, mask: NDArray) -> NDArray:
-    """Values for the pixels of the mask."""
+    """Interpolated values of the pixels of the mask."""
     total, axes = (np.zeros(int(mask.sum())) for _ in range(2))
     narrowest = np.full(len(total), LIMITS.gap + 2)
     y, x = np.nonzero(mask)
@@ -525,20 +560,22 @@ def _interpolated(values: NDArray, mask: NDArray) -> NDArray:
     out = total / np.maximum(axes, 1.0)
     rest = narrowest == LIMITS.gap + 2
     if rest.any():
-        out[rest] = _spread(np.where(mask, 0.0, values).astype(np.float64), (~mask).astype(np.float64))[mask][rest]
+        out[rest] = _multiscale_mean(np.where(mask, 0.0, values).astype(np.float64), (~mask).astype(np.float64))[mask][
+            rest
+        ]
     return out
 
 
 def _across_gap(image: NDArray, bad: NDArray, y: NDArray, x: NDArray) -> tuple[NDArray, NDArray]:
-    """Cubic interpolation along each row through two good pixels on either side of a gap, and the distance of the inner
-    two; ``LIMITS.gap + 2`` and 0 where the gap is wider or the pixels are missing.
+    """Cubic interpolation along each row through two valid pixels on either side of a gap, and the distance of the
+    inner two; 0 and ``LIMITS.gap + 2`` if the gap is wider or these pixels are missing.
     """
     widest, n = LIMITS.gap, image.shape[1]
     margin = widest + 2
     padded, missing = (np.pad(a, ((0, 0), (margin, margin)), mode="reflect") for a in (image, bad))
     span = np.arange(-margin, margin + 1)
     near = missing[y[:, None], x[:, None] + margin + span]
-    # steps to the first good pixel on either side
+    # distance of the first valid pixel on either side
     before = np.argmin(near[:, margin::-1], axis=1)
     after = np.argmin(near[:, margin:], axis=1)
     start, end = x + margin - before, x + margin + after
@@ -557,8 +594,8 @@ def _across_gap(image: NDArray, bad: NDArray, y: NDArray, x: NDArray) -> tuple[N
     return np.where(inside, value, 0.0), np.where(inside, end - start, widest + 2)
 
 
-def _spread(total: NDArray, weight: NDArray) -> NDArray[np.float64]:
-    """Averages of the good pixels around each pixel: ``total`` is their weighted sum, halved in size step by step."""
+def _multiscale_mean(total: NDArray, weight: NDArray) -> NDArray[np.float64]:
+    """Mean of the valid pixels around each pixel, from sums and weights at half the size, recursively."""
     good = weight > 0
     mean = np.divide(total, weight, out=np.zeros_like(total), where=good)
     if good.all() or min(total.shape) < 2:
@@ -569,6 +606,6 @@ def _spread(total: NDArray, weight: NDArray) -> NDArray[np.float64]:
     def halved(a: NDArray) -> NDArray:
         return np.pad(a, margin).reshape(shape[0] // 2, 2, shape[1] // 2, 2).sum((1, 3))
 
-    coarse = _spread(halved(total), halved(weight))
+    coarse = _multiscale_mean(halved(total), halved(weight))
     fine = np.repeat(np.repeat(coarse, 2, 0), 2, 1)[: total.shape[0], : total.shape[1]]
     return np.where(good, mean, ndimage.uniform_filter(fine, 3, mode="nearest"))

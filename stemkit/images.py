@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,16 @@ from typing import TypeAlias, TypeGuard
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+
+from stemkit.image_checks import (
+    COORDINATE_TOLERANCE,
+    check_mode,
+    check_not_colour,
+    check_not_empty,
+    numeric,
+    validated,
+)
+from stemkit.image_checks import MODES as MODES
 
 __all__ = [
     "Images",
@@ -40,16 +49,12 @@ __all__ = [
 
 Images: TypeAlias = "xr.DataArray | NDArray | Sequence[xr.DataArray | NDArray]"
 
-#: Imaging modes: bright columns (high-angle annular dark field) and dark columns (bright field).
-MODES = ("haadf", "bf")
 #: Coordinate of a denoised image with the recorded pixels.
 MEASURED = "measured"
 #: Attributes of single images; in a stack they are lists with one element per image.
 PER_IMAGE_ATTRS = ("noise",)
 #: Shorter side of an image below which a warning is given, px (chosen).
 SMALL_IMAGE = 32
-#: Relative tolerance of the spacings of coordinates (chosen: files store them in single precision).
-COORDINATE_TOLERANCE = 1e-3
 #: Relative tolerance between the pixel size of an image and that of its noise model (chosen).
 NOISE_TOLERANCE = 1e-3
 #: Quantiles at which intensities are clipped before an image is normalised (chosen).
@@ -158,13 +163,13 @@ def split(X: Images, *, name: str = "X") -> list[xr.DataArray]:
         if not images:
             raise ValueError(f"{name} is an empty list: give at least one image")
         return images
-    values = _numeric(X, name)
+    values = numeric(X, name)
     if values.ndim == 2:
-        return [_validated(xr.DataArray(values, dims=("y", "x")), name)]
+        return [validated(xr.DataArray(values, dims=("y", "x")), name)]
     if values.ndim == 3:
-        _check_not_colour(values.shape, name)
-        _check_not_empty(values.shape, name)
-        return [_validated(xr.DataArray(v, dims=("y", "x")), f"{name}[{i}]") for i, v in enumerate(values)]
+        check_not_colour(values.shape, name)
+        check_not_empty(values.shape, name)
+        return [validated(xr.DataArray(v, dims=("y", "x")), f"{name}[{i}]") for i, v in enumerate(values)]
     raise ValueError(
         f"{name} must be one image (n_y, n_x) or a stack (n_images, n_y, n_x), but has {values.ndim} dimension(s), "
         f"shape {values.shape}. Reshape your data: for a single row of pixels use array.reshape(1, -1)"
@@ -241,7 +246,7 @@ def resolve_mode(image: xr.DataArray, mode: str | None = None) -> str:
     """
     known = mode if mode is not None else image.attrs.get("mode")
     if known is not None:
-        _check_mode(known, "mode")
+        check_mode(known, "mode")
         return known
     if _smoothed_skewness(image.values) >= MODE.skewness:
         return "haadf"
@@ -339,6 +344,11 @@ def check_noise_attr(image: xr.DataArray, mode: str | None = None) -> dict | Non
     return noise
 
 
+def _spacing(image: xr.DataArray, dim: str) -> float | None:
+    centres = np.asarray(image.coords[dim].values, dtype=np.float64)
+    return None if centres.size < 2 else float((centres[-1] - centres[0]) / (centres.size - 1))
+
+
 # --- containers --------------------------------------------------------------------------------------------------
 
 
@@ -357,18 +367,18 @@ def _single(item: xr.DataArray | NDArray, name: str) -> xr.DataArray:
 
 def _split_dataarray(X: xr.DataArray, name: str) -> list[xr.DataArray]:
     if X.dims == ("y", "x"):
-        return [_validated(X, name)]
+        return [validated(X, name)]
     if X.dims != ("image", "y", "x"):
         hint = ""
         if set(X.dims) in ({"y", "x"}, {"image", "y", "x"}):
             hint = f": reorder them with {name}.transpose(..., 'y', 'x')"
         raise ValueError(f'{name} must have dims ("y", "x") or ("image", "y", "x"), but has {X.dims}{hint}')
-    _check_not_empty(X.shape, name)
+    check_not_empty(X.shape, name)
     images = []
     for i in range(X.sizes["image"]):
         image = X.isel(image=i, drop=True)
         image.attrs = {k: _attribute_of_one(v, i, X.sizes["image"], k) for k, v in X.attrs.items()}
-        images.append(_validated(image, f"{name}[{i}]"))
+        images.append(validated(image, f"{name}[{i}]"))
     return images
 
 
@@ -393,102 +403,7 @@ def _stacked(images: Sequence[xr.DataArray], like: xr.DataArray) -> xr.DataArray
     return xr.DataArray(np.stack([i.values for i in images]), coords, like.dims, like.name, attrs)
 
 
-# --- validation --------------------------------------------------------------------------------------------------
-
-
-def _numeric(X: object, name: str) -> NDArray:
-    if hasattr(X, "toarray"):
-        raise TypeError(f"{name} must be a dense array, but is a sparse matrix: convert it with .toarray()")
-    if np.ma.is_masked(X):
-        raise ValueError(f"{name} must not have masked pixels: fill them first, for example with {name}.filled(value)")
-    if isinstance(X, str | os.PathLike):
-        raise TypeError(f"{name} must be an image, but is a path: read the file first, stemkit.read({os.fspath(X)!r})")
-    values = np.asarray(X)
-    if values.dtype.kind == "b":
-        values = values.astype(np.uint8)
-    if values.dtype == object or values.dtype.kind in "US":
-        values = values.astype(np.float64)
-    if values.dtype.kind == "c":
-        raise ValueError(f"Complex data not supported: {name} is complex; pass its magnitude or phase")
-    if values.dtype.kind not in "fiu":
-        raise TypeError(f"{name} must contain real numbers, but its dtype is {values.dtype}: use {name}.astype(float)")
-    return values
-
-
-def _validated(image: xr.DataArray, name: str) -> xr.DataArray:
-    values = _numeric(image.data if isinstance(image.data, np.ndarray) else image.values, name)
-    _check_not_empty(values.shape, name)
-    _check_finite(values, name)
-    if values is not image.data:
-        image = image.copy(data=values)
-    _check_coords(image, name)
-    _check_mode(image.attrs.get("mode"), f'{name}.attrs["mode"]')
-    return image
-
-
-def _check_mode(mode: str | None, name: str) -> None:
-    if mode is not None and mode not in MODES:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, MODES))} or None, but is {mode!r}")
-
-
-def _check_not_empty(shape: tuple[int, ...], name: str) -> None:
-    if 0 in shape:
-        raise ValueError(
-            f"{name} is empty: it has {shape[0]} sample(s) and {shape[-1]} feature(s) (shape={shape}) while a minimum "
-            "of 1 is required. Give at least one pixel"
-        )
-
-
-def _check_not_colour(shape: tuple[int, ...], name: str) -> None:
-    if shape[-1] in (3, 4) and min(shape[:2]) > 4:
-        raise ValueError(
-            f"{name} has shape {shape}, which looks like an RGB picture: pass one channel, such as {name}[..., 0]"
-        )
-
-
-def _check_finite(values: NDArray, name: str) -> None:
-    if values.dtype.kind != "f":
-        return
-    bad = ~np.isfinite(values)
-    if bad.any():
-        y, x = (int(i) for i in np.argwhere(bad)[0])
-        kind = "NaN" if np.isnan(values[y, x]) else "inf"
-        raise ValueError(
-            f"{name} must be finite (no NaN, no inf), but {int(bad.sum())} pixel(s) are not, the first at "
-            f"y={y}, x={x} ({kind}): replace them, for example with the median of their neighbours"
-        )
-
-
-def _spacing(image: xr.DataArray, dim: str) -> float | None:
-    centres = np.asarray(image.coords[dim].values, dtype=np.float64)
-    return None if centres.size < 2 else float((centres[-1] - centres[0]) / (centres.size - 1))
-
-
-def _check_coords(image: xr.DataArray, name: str) -> None:
-    present = [d for d in ("y", "x") if d in image.coords]
-    if len(present) == 1:
-        raise ValueError(
-            f"{name} must have coordinates y and x, or neither, but has {present[0]!r} alone: set the pixel size with "
-            "stemkit.calibrated(image, pixel_size=...)"
-        )
-    for dim in present:
-        units = image.coords[dim].attrs.get("units")
-        if units != "nm":
-            raise ValueError(
-                f"coordinate {dim!r} of {name} must be in nm with attrs['units'] = 'nm', but has units {units!r}: "
-                "set the pixel size with stemkit.calibrated(image, pixel_size=...)"
-            )
-        centres = np.asarray(image.coords[dim].values, dtype=np.float64)
-        if centres.size < 2:
-            continue
-        steps = np.diff(centres)
-        if not np.all(np.isfinite(steps)) or steps.min() <= 0:
-            raise ValueError(f"coordinate {dim!r} of {name} must increase, but does not: use {name}.sortby({dim!r})")
-        if steps.max() - steps.min() > COORDINATE_TOLERANCE * steps.mean() * 2:
-            raise ValueError(
-                f"coordinate {dim!r} of {name} must be evenly spaced, but its steps go from {steps.min():.6g} to "
-                f"{steps.max():.6g} nm: resample the image onto an even grid"
-            )
+# --- mode -------------------------------------------------------------------------------------------------------
 
 
 def _smoothed_skewness(values: NDArray) -> float:

@@ -333,7 +333,7 @@ def check_noise_attr(image: xr.DataArray, mode: str | None = None) -> dict | Non
     now = None if sizes is None else sizes[1]
     if (calibrated_at is None) != (now is None) or (now and not np.isclose(calibrated_at, now, rtol=NOISE_TOLERANCE)):
         raise ValueError(
-            f'attrs["noise"] was calibrated at a pixel size of {calibrated_at} nm, but that of the image is {now} nm: '
+            f'attrs["noise"] was calibrated at a pixel size of {calibrated_at} nm, but the image has {now} nm: '
             "run NoiseCalibrator again on the resampled image"
         )
     if mode is not None and noise.get("mode", mode) != mode:

@@ -8,15 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-__all__ = [
-    "COORDINATE_TOLERANCE",
-    "MODES",
-    "check_mode",
-    "check_not_colour",
-    "check_not_empty",
-    "numeric",
-    "validated",
-]
+__all__ = ["COORDINATE_TOLERANCE", "MODES", "check_mode", "check_not_colour", "check_not_empty", "numeric", "validated"]
 
 #: Imaging modes: bright columns (high-angle annular dark field) and dark columns (bright field).
 MODES = ("haadf", "bf")

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stemkit.cli.common import add_device_argument, add_metadata_arguments
+
 if TYPE_CHECKING:
     from stemkit.benchmark.contestants import Contestant
 
@@ -25,24 +27,14 @@ def add_to(subparsers: Any) -> None:
         "--train, which takes hours without a GPU; after an interruption, or the end of --minutes, the same call "
         "resumes.",
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="use 20 images of each set: takes minutes instead of an hour"
-    )
+    parser.add_argument("--quick", action="store_true", help="use 20 images of each set: minutes instead of an hour")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES), metavar="TABLE", help=", ".join(NAMES))
     parser.add_argument("--add", nargs="+", default=[], metavar="MODULE:CLASS", help="also compare these estimators")
-    parser.add_argument(
-        "--rivals", action="store_true", help="also compare other packages if they are installed: bm3d, atomap"
-    )
-    parser.add_argument(
-        "--train", type=int, metavar="IMAGES", help="train the networks of the tables on this number of images each"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=7, help="seed of the training (default: 7); the seeds of the images are fixed"
-    )
+    parser.add_argument("--rivals", action="store_true", help="also compare bm3d and atomap, if they are installed")
+    parser.add_argument("--train", type=int, metavar="IMAGES", help="train each network on this number of images")
+    parser.add_argument("--seed", type=int, default=7, help="seed of the training (default: 7)")
     parser.add_argument("--minutes", type=float, help="stop training after this time; the next call resumes it")
-    parser.add_argument(
-        "--device", default="auto", help='device of the training, such as "cpu" or "cuda" (default: auto)'
-    )
+    add_device_argument(parser)
     repeated = parser.add_argument_group("repeat frames, instead of the tables")
     repeated.add_argument(
         "--frames",
@@ -53,17 +45,9 @@ def add_to(subparsers: Any) -> None:
         help="compare methods on at least three recorded frames of one area, in one file (a stack) or several: each "
         "method denoises one frame and is compared with the mean of the others",
     )
+    add_metadata_arguments(repeated)
     repeated.add_argument(
-        "--pixel-size", type=float, metavar="NM", help="edge of a pixel, nm (default: from the files)"
-    )
-    repeated.add_argument(
-        "--mode", choices=("haadf", "bf"), help="bright or dark columns (default: from the files, else inferred)"
-    )
-    repeated.add_argument(
-        "--max-shift",
-        type=float,
-        metavar="PX",
-        help="largest shift between frames, px (default: a quarter of the side)",
+        "--max-shift", type=float, metavar="PX", help="largest shift between frames (default: a quarter of the side)"
     )
     repeated.add_argument(
         "--threshold",
@@ -113,11 +97,7 @@ def compare_on_frames(rows: Sequence[Contestant], arguments: argparse.Namespace)
         for frame in split(read(path, pixel_size=arguments.pixel_size), name=str(path))
     ]
     comparison = compare_frames(
-        images,
-        rows,
-        max_shift=arguments.max_shift,
-        mode=arguments.mode,
-        threshold=arguments.threshold,
+        images, rows, max_shift=arguments.max_shift, mode=arguments.mode, threshold=arguments.threshold
     )
     print(write_frames(comparison, arguments.output))
     print(arguments.output / "frames.png")

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "add_device_argument",
     "add_image_arguments",
+    "add_metadata_arguments",
     "add_network_arguments",
     "add_output_arguments",
     "for_each_file",
@@ -40,43 +42,26 @@ REGION = re.compile(r"^(\d+):(\d+),(\d+):(\d+)$")
 def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments for the images and for metadata that their files lack."""
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="image files, or folders of them")
+    add_metadata_arguments(parser)
+    parser.add_argument("--region", type=region, metavar="Y0:Y1,X0:X1", help="crop to these rows and columns, px")
+    parser.add_argument("--dataset", metavar="NAME", help="name or index in a file with several (default: first image)")
+
+
+def add_metadata_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the arguments for the pixel size and the mode."""
     parser.add_argument("--pixel-size", type=float, metavar="NM", help="edge of a pixel, nm (default: from the file)")
-    parser.add_argument(
-        "--region", type=region, metavar="Y0:Y1,X0:X1", help="crop the image to these rows and columns, px"
-    )
-    parser.add_argument(
-        "--dataset",
-        metavar="NAME",
-        help="name or index of the dataset in a file with several (default: the first image)",
-    )
-    parser.add_argument(
-        "--mode",
-        choices=("haadf", "bf"),
-        help="bright or dark columns (default: from the file, else inferred from the image)",
-    )
+    parser.add_argument("--mode", choices=("haadf", "bf"), help="bright or dark columns (default: from the file)")
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments for the folder of results."""
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        default=Path("."),
-        metavar="FOLDER",
-        help="folder of the results (default: the current one)",
-    )
+    parser.add_argument("-o", "--output", type=Path, default=Path("."), metavar="FOLDER", help="default: this folder")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments for the network, its device, sampling and precision."""
-    parser.add_argument(
-        "--weights",
-        default="auto",
-        metavar="NAME",
-        help="name of weights that stemkit contains, or a file of weights (default: auto)",
-    )
+    parser.add_argument("--weights", default="auto", metavar="NAME", help="name or file of weights (default: auto)")
     parser.add_argument(
         "--sampling",
         type=sampling,
@@ -84,13 +69,13 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FRACTION",
         help="sampling of the image for the network, fraction of its own in (0, 1] (default: auto)",
     )
-    parser.add_argument(
-        "--precision",
-        choices=("auto", "float32", "bfloat16"),
-        default="auto",
-        help="precision of the network (default: auto)",
-    )
-    parser.add_argument("--device", default="auto", help='device, such as "cpu" or "cuda" (default: auto)')
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="default: auto")
+    add_device_argument(parser)
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the argument for the device of the network."""
+    parser.add_argument("--device", default="auto", help='"cpu", "cuda", ... (default: auto, a GPU if available)')
 
 
 def network_options(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -32,26 +32,15 @@ def add_to(subparsers: Any) -> None:
         "files", nargs="*", type=Path, metavar="IMAGE", help="images from which noise and sampling are measured"
     )
     parser.add_argument("-n", "--n", type=int, default=16, help="number of pairs, default: 16")
-    parser.add_argument("--mode", choices=("haadf", "bf"), default=None, help="default: that of the images, else haadf")
+    parser.add_argument("--mode", choices=("haadf", "bf"), help="default: that of the images, else haadf")
     parser.add_argument("--size", type=int, default=256, metavar="PX", help="edge of an image, default: 256")
     parser.add_argument(
-        "--pixel-size",
-        type=float,
-        default=None,
-        metavar="NM",
-        help="edge of a pixel, nm (default: that of the images, else 0.01)",
+        "--pixel-size", type=float, metavar="NM", help="edge of a pixel, nm (default: that of the images, else 0.01)"
     )
     parser.add_argument(
-        "--spacing",
-        type=float,
-        nargs="+",
-        default=None,
-        metavar="NM",
-        help="spacing of the columns, nm: one number, or two",
+        "--spacing", type=float, nargs="+", metavar="NM", help="spacing of the columns, nm: one number, or two"
     )
-    parser.add_argument(
-        "--arrangement", nargs="+", default=None, metavar="NAME", help="arrangements of columns (default: all)"
-    )
+    parser.add_argument("--arrangement", nargs="+", metavar="NAME", help="arrangements of columns (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same images; default: 0")
     parser.add_argument("-o", "--output", type=Path, default=Path("pairs.nc"), help="NetCDF file, default: pairs.nc")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stemkit.cli.common import add_device_argument
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -26,7 +28,7 @@ def add_to(subparsers: Any) -> None:
     parser.add_argument("--width", type=int, help="number of feature channels (default: 64)")
     parser.add_argument("--blocks", type=int, help="number of residual blocks (default: 4; published: 8)")
     parser.add_argument("--downsampling", type=int, choices=(1, 2, 4), help="default: 2; published: 1")
-    parser.add_argument("--device", default="auto", help='device, such as "cpu" or "cuda" (default: auto)')
+    add_device_argument(parser)
     parser.add_argument(
         "--crops", type=int, nargs="+", metavar="PX", help="sizes of the synthetic images (default: 96 128 192)"
     )

@@ -13,16 +13,7 @@ import xarray as xr
 
 from stemkit._version import __version__
 
-__all__ = [
-    "PROVENANCE",
-    "attributes_of",
-    "maps_of",
-    "mode_of",
-    "pack",
-    "plain",
-    "provenance_text",
-    "unpack",
-]
+__all__ = ["PROVENANCE", "attributes_of", "maps_of", "mode_of", "pack", "plain", "provenance_text", "unpack"]
 
 #: Attribute with the provenance of an image, JSON.
 PROVENANCE = "stemkit"

@@ -291,7 +291,7 @@ def warn_if_small(image: xr.DataArray) -> None:
     """Warn of an image too small for reliable statistics and networks."""
     if min(image.shape) < SMALL_IMAGE:
         warnings.warn(
-            f"the image is {image.shape[0]} by {image.shape[1]} px: results are unreliable below "
+            f"the image is {image.shape[0]} by {image.shape[1]} px: results are unreliable under "
             f"{SMALL_IMAGE} px, use a larger image",
             UserWarning,
             stacklevel=3,

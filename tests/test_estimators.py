@@ -144,7 +144,7 @@ def test_there_is_no_smallest_size(estimator, shape):
 
 
 def test_small_images_are_warned_of():
-    with pytest.warns(UserWarning, match="below 32 px"):
+    with pytest.warns(UserWarning, match="under 32 px"):
         NoiseCalibrator(mode="haadf").fit(np.random.default_rng(0).normal(size=(20, 20)))
 
 

@@ -22,6 +22,7 @@ if "numpy" not in sys.modules:
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # workers wait 2^4 clock cycles for more work, not 2^26
 
 from stemkit import images as _images  # noqa: F401  (registers the accessor)
+from stemkit._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from stemkit.denoising import ABSFDenoiser as ABSFDenoiser
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     from stemkit.noise import ScanNoise as ScanNoise
     from stemkit.periodicity import calibrated as calibrated
     from stemkit.synthesis import STEMSynthesizer as STEMSynthesizer
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "read": "stemkit.io",

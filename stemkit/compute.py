@@ -1,4 +1,4 @@
-"""Device, precision and seeding: the only file that knows about cuda, mps and cpu."""
+"""Devices, precision, random seeds and parallel tasks; all code that depends on the kind of device."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
     "workers",
 ]
 
-#: Of a network's activations.
+#: Precisions of a network's activations.
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 Task = TypeVar("Task")
@@ -30,17 +30,17 @@ Result = TypeVar("Result")
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """The device that ``device`` names; ``"auto"`` takes a GPU where there is one.
+    """The device with this name; ``"auto"`` is a CUDA device if one is available, else the CPU.
 
     Raises
     ------
     ValueError
-        If the name is unknown or the device is not there.
+        If the name is not valid or the device is not available.
     """
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
-        # the network needs FFTs and float64 at the door, which Apple's backend lacks in part: asked for by name only
+        # not mps, which lacks float64 and some FFTs that the networks need
         return torch.device("cpu")
     try:
         found = torch.device(device)
@@ -49,19 +49,25 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
             f'device must be "auto" or a torch device such as "cpu" or "cuda", but is {device!r}'
         ) from error
     if found.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f'device={device!r} was asked for, but torch finds no CUDA device: use device="auto"')
+        raise ValueError(f'device is {device!r}, but torch finds no CUDA device: use device="auto"')
     return found
 
 
 def describe_device(device: torch.device) -> str:
-    """The device in words, for model cards and tables."""
+    """Name of the device, for model cards and tables."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.get_num_threads()} thread(s)"
 
 
 def seed_from(random_state: int | np.random.RandomState | np.random.Generator | None) -> int:
-    """A seed for torch from whatever scikit-learn accepts as ``random_state``."""
+    """A seed for torch from any ``random_state`` of scikit-learn, or from a NumPy generator.
+
+    Raises
+    ------
+    ValueError
+        If ``random_state`` is negative or of another type.
+    """
     if isinstance(random_state, np.random.Generator):
         return int(random_state.integers(2**62))
     if isinstance(random_state, int | np.integer):
@@ -79,24 +85,24 @@ def seed_from(random_state: int | np.random.RandomState | np.random.Generator | 
 
 
 def torch_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A seeded generator that lives on the device."""
+    """A seeded random generator on the device."""
     return torch.Generator(device=device).manual_seed(seed % 2**63)
 
 
 def autocast(device: torch.device, enabled: bool = True) -> contextlib.AbstractContextManager:
-    """Mixed precision in bfloat16 where the device multiplies it fast, nothing elsewhere."""
+    """Context of mixed precision in bfloat16 if the device has bfloat16 arithmetic, else one without effect."""
     if enabled and _is_fast_in_half(device):
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()
 
 
 def inference_dtype(device: torch.device, precision: str = "auto") -> torch.dtype:
-    """Data type of a network's activations: with ``"auto"``, bfloat16 where the device multiplies it fast.
+    """Data type of a network's activations: with ``"auto"``, bfloat16 if the device has bfloat16 arithmetic.
 
     Raises
     ------
     ValueError
-        If there is no such precision.
+        If the precision is not one of :data:`PRECISIONS`.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}, but is {precision!r}")
@@ -105,16 +111,17 @@ def inference_dtype(device: torch.device, precision: str = "auto") -> torch.dtyp
 
 
 def _is_fast_in_half(device: torch.device) -> bool:
+    """Whether the device has bfloat16 arithmetic."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    # other CPUs would emulate it
-    asked = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
-    return device.type == "cpu" and any(ask() for ask in asked if ask is not None)
+    # other CPUs emulate it
+    checks = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile"))
+    return device.type == "cpu" and any(is_supported() for is_supported in checks if is_supported is not None)
 
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Run a block with torch's global generators seeded, and leave them as they were."""
+    """Run a block with torch's global random generators seeded, and restore their state afterwards."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed % 2**63)
@@ -123,9 +130,10 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def workers(n: int) -> Iterator[Callable[[Callable[[Task], Result], Iterable[Task]], list[Result]]]:
-    """Work on ``n`` tasks at once on the CPU: within the block, ``together(work, tasks)`` gives the results in order.
+    """Run up to ``n`` tasks in parallel on the CPU: the context is a function ``run(work, tasks)`` of a list of results
+    in the order of the tasks.
 
-    Each has its share of torch's threads. Many small steps gain little from threads within each.
+    The threads of torch are divided among the tasks: small operations gain little from several threads.
     """
     n_threads = torch.get_num_threads()
     if n == 1:
@@ -133,7 +141,7 @@ def workers(n: int) -> Iterator[Callable[[Callable[[Task], Result], Iterable[Tas
         return
     share = max(1, n_threads // n)
     try:
-        # the number is each thread's own, and what threads that are yet to come begin with
+        # torch has a number of threads per thread, which new threads inherit
         with ThreadPoolExecutor(min(n, n_threads), initializer=torch.set_num_threads, initargs=(share,)) as pool:
             yield lambda work, tasks: list(pool.map(work, tasks))
     finally:
@@ -141,8 +149,9 @@ def workers(n: int) -> Iterator[Callable[[Callable[[Task], Result], Iterable[Tas
 
 
 def side_by_side(work: Callable[[Task], Result], tasks: Iterable[Task]) -> list[Result]:
-    """Work on several tasks at once on the CPU, one thread each, as many as torch has threads; results in order, and
-    the same however many there are.
+    """Run tasks in parallel on the CPU, one thread each, at most the number of torch's threads at a time.
+
+    The results are in the order of the tasks and do not depend on the number of threads.
     """
-    with workers(max(2, torch.get_num_threads())) as together:
-        return together(work, tasks)
+    with workers(max(2, torch.get_num_threads())) as run:
+        return run(work, tasks)

@@ -1,4 +1,4 @@
-"""Filters of plain arrays whose time does not grow with their width."""
+"""Filters of arrays whose computing time does not depend on their width."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 __all__ = ["wide_gaussian"]
 
-#: Box filters that make a Gaussian: three are within 3 % of its height everywhere [Wells 1986].
-BOXES = 3
-#: Below this sigma, px, a Gaussian is filtered as such: a box has a whole number of pixels.
-NARROW = 3.0
+#: Number of box filters that approximate a Gaussian (chosen: three differ by less than 3 % of its height, Wells 1986).
+N_BOXES = 3
+#: Smallest sigma of the approximation, px (chosen: the length of a box is an integer number of pixels).
+MIN_BOX_SIGMA = 3.0
 
 
 def wide_gaussian(values: NDArray, sigma: float, axes: Sequence[int] = (0, 1)) -> NDArray[np.float64]:
-    """A Gaussian filter as three box filters, the border reflected.
+    """Gaussian filter, approximated by three box filters for large sigma, with reflection at the border.
 
     Parameters
     ----------
@@ -25,6 +25,7 @@ def wide_gaussian(values: NDArray, sigma: float, axes: Sequence[int] = (0, 1)) -
     sigma : float
         Standard deviation, px.
     axes : sequence of int
+        Axes that are filtered.
 
     Returns
     -------
@@ -32,8 +33,8 @@ def wide_gaussian(values: NDArray, sigma: float, axes: Sequence[int] = (0, 1)) -
 
     Notes
     -----
-    A box of n px has the variance ``(n^2 - 1) / 12``: of three, some have n px and some n + 2, so that their sum is
-    nearest to sigma^2 [1]_. A box is no longer than the image.
+    A box of n px has the variance ``(n^2 - 1) / 12``. Each of the three boxes has n or n + 2 px, such that the sum of
+    their variances is nearest to sigma^2 [1]_. A box is no longer than the image.
 
     References
     ----------
@@ -42,13 +43,13 @@ def wide_gaussian(values: NDArray, sigma: float, axes: Sequence[int] = (0, 1)) -
     from scipy import ndimage
 
     out = np.asarray(values, dtype=np.float64)
-    size = 2 * math.floor((math.sqrt(12 * sigma**2 / BOXES + 1) - 1) / 2) + 1
-    n_small = round((BOXES * (size + 2) ** 2 - BOXES - 12 * sigma**2) / (4 * size + 4))
+    size = 2 * math.floor((math.sqrt(12 * sigma**2 / N_BOXES + 1) - 1) / 2) + 1
+    n_small = round((N_BOXES * (size + 2) ** 2 - N_BOXES - 12 * sigma**2) / (4 * size + 4))
     for axis in axes:
-        if sigma < NARROW:
+        if sigma < MIN_BOX_SIGMA:
             out = ndimage.gaussian_filter1d(out, sigma, axis=axis, mode="reflect")
             continue
-        for i in range(BOXES):
+        for i in range(N_BOXES):
             length = size if i < n_small else size + 2
             out = ndimage.uniform_filter1d(out, min(length, out.shape[axis]), axis=axis, mode="reflect")
     return np.asarray(out)

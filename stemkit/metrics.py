@@ -1,7 +1,8 @@
-"""Figures of merit: PSNR, SSIM, and columns matched with the truth."""
+"""Figures of merit: PSNR, SSIM, and the matching of measured with true columns."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,13 +12,25 @@ from scipy.spatial import cKDTree
 
 __all__ = ["Match", "match_columns", "psnr", "psnr_8bit", "ssim"]
 
+#: Sigma of the weights of SSIM, px (Wang et al. 2004).
+SSIM_SIGMA = 1.5
+#: Radius of the window of SSIM in units of its sigma (derived: 11 x 11 px, Wang et al. 2004).
+SSIM_TRUNCATE = 3.5
+#: Width of the border whose SSIM is not averaged, px (derived: half the window).
+SSIM_BORDER = 5
+#: Stabilising constants of SSIM for mean and variance, in units of the range (Wang et al. 2004).
+SSIM_K1 = 0.01
+SSIM_K2 = 0.03
+#: Cost of a pair beyond the radius, in units of the upper limit of the total cost within it (chosen: well above 1).
+UNMATCHED_COST = 1e3
+
 
 @dataclass(frozen=True)
 class Match:
-    """Found columns matched one to one with true ones.
+    """Measured columns matched one to one with true columns.
 
-    ``found`` and ``true`` are ``(n_matched,)`` indices of the pairs; ``rms`` and ``bias`` are ``(y, x)`` in the unit
-    of the positions, NaN without a match.
+    ``found`` and ``true`` are ``(n_matched,)`` indices of the pairs; ``rms`` and ``bias`` are the RMS and the mean
+    of the position errors ``(y, x)`` in the unit of the positions, NaN without a match.
     """
 
     found: NDArray[np.intp]
@@ -35,71 +48,65 @@ class Match:
 
 
 def psnr(image: ArrayLike, truth: ArrayLike) -> float:
-    """Peak signal-to-noise ratio in dB; the peak is the truth's range, max - min. That of a stack is the mean.
+    """Peak signal-to-noise ratio in dB, where the peak is the range of the truth; the mean over a stack.
+
+    Parameters
+    ----------
+    image, truth : array-like of shape (n_y, n_x) or (n_images, n_y, n_x)
+        In the same units.
 
     Raises
     ------
     ValueError
         If the shapes differ, or the truth is constant.
     """
-    image, truth = _pair(image, truth)
-    if image.ndim == 3:
-        return float(np.mean([psnr(i, t) for i, t in zip(image, truth, strict=True)]))
-    error = float(np.mean((image - truth) ** 2))
-    return float("inf") if error == 0 else float(10 * np.log10(_range(truth) ** 2 / error))
+    return _mean_over_images(_psnr, image, truth)
 
 
 def psnr_8bit(image: ArrayLike, truth: ArrayLike) -> float:
-    """PSNR in dB as it is often published: of the image as an 8-bit picture in which the truth spans 0 to 255.
+    """PSNR in dB of the image converted to 8 bits, with the range of the truth as 0 to 255; the mean over a stack.
 
-    What the image shows beyond the truth's range is cut off, and its grey values are rounded: nothing is better than
-    about 59 dB. That of a stack is the mean.
+    Many publications state this value. Intensities outside the range of the truth are clipped, and grey values are
+    rounded, which limits the PSNR to about 59 dB.
     """
-    image, truth = _pair(image, truth)
-    if image.ndim == 3:
-        return float(np.mean([psnr_8bit(i, t) for i, t in zip(image, truth, strict=True)]))
-    low, scale = float(truth.min()), 255 / _range(truth)
-    return psnr(np.round((image - low) * scale).clip(0, 255), (truth - low) * scale)
+    return _mean_over_images(_psnr_8bit, image, truth)
 
 
 def ssim(image: ArrayLike, truth: ArrayLike) -> float:
-    """Structural similarity with Gaussian weights of sigma 1.5 px and the truth's range. That of a stack is the mean.
+    """Structural similarity with Gaussian weights of sigma 1.5 px and the range of the truth; the mean over a stack.
 
     References
     ----------
     Wang et al., IEEE Trans. Image Process. 13, 600 (2004), https://doi.org/10.1109/TIP.2003.819861
     """
-    image, truth = _pair(image, truth)
-    if image.ndim == 3:
-        return float(np.mean([ssim(i, t) for i, t in zip(image, truth, strict=True)]))
-    c1, c2 = (0.01 * _range(truth)) ** 2, (0.03 * _range(truth)) ** 2
-
-    def mean(values: NDArray) -> NDArray:
-        return ndimage.gaussian_filter(values, 1.5, truncate=3.5)
-
-    mu_i, mu_t = mean(image), mean(truth)
-    var_i, var_t = mean(image**2) - mu_i**2, mean(truth**2) - mu_t**2
-    covariance = mean(image * truth) - mu_i * mu_t
-    similarity = (2 * mu_i * mu_t + c1) * (2 * covariance + c2)
-    similarity /= (mu_i**2 + mu_t**2 + c1) * (var_i + var_t + c2)
-    pad = 5 if min(image.shape) > 10 else 0
-    return float(similarity[pad : image.shape[0] - pad, pad : image.shape[1] - pad].mean())
+    return _mean_over_images(_ssim, image, truth)
 
 
 def match_columns(found: ArrayLike, true: ArrayLike, radius: float) -> Match:
-    """Match found positions with true ones: as many pairs as possible within the radius, the closest overall.
+    """Match found with true positions one to one, as many pairs as possible within a radius.
+
+    Of the matchings with the largest number of pairs it is the one with the smallest sum of squared distances.
 
     Parameters
     ----------
     found, true : array-like of shape (n, 2)
-        ``(y, x)`` in one unit.
+        Positions ``(y, x)`` in the same unit.
     radius : float
-        Largest distance of a pair, same unit.
+        Largest distance of a pair, in the unit of the positions.
+
+    Returns
+    -------
+    Match
+
+    Raises
+    ------
+    ValueError
+        If the radius is not positive.
     """
     found, true = (np.asarray(p, dtype=np.float64).reshape(-1, 2) for p in (found, true))
     if not radius > 0:
         raise ValueError(f"radius must be positive, but is {radius!r}")
-    i, j = _assign(found, true, radius)
+    i, j = _matched_indices(found, true, radius)
     difference = found[i] - true[j]
     missing = (float("nan"), float("nan"))
     rms = tuple(np.sqrt((difference**2).mean(axis=0)).tolist()) if len(i) else missing
@@ -109,49 +116,77 @@ def match_columns(found: ArrayLike, true: ArrayLike, radius: float) -> Match:
     return Match(i, j, precision, recall, rms, bias)
 
 
-def _assign(found: NDArray, true: NDArray, radius: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Optimal assignment within each cluster of positions that reach each other."""
+def _matched_indices(found: NDArray, true: NDArray, radius: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Optimal assignment within each connected component of the graph of pairs within the radius."""
     nothing = np.empty(0, dtype=np.intp)
     if len(found) == 0 or len(true) == 0:
         return nothing, nothing
-    reach = cKDTree(found).sparse_distance_matrix(cKDTree(true), radius, output_type="coo_matrix")
-    if reach.nnz == 0:
+    distances = cKDTree(found).sparse_distance_matrix(cKDTree(true), radius, output_type="coo_matrix")
+    if distances.nnz == 0:
         return nothing, nothing
     n = len(found)
-    graph = sparse.coo_matrix((np.ones(reach.nnz), (reach.row, reach.col + n)), shape=(n + len(true),) * 2)
+    graph = sparse.coo_matrix((np.ones(distances.nnz), (distances.row, distances.col + n)), shape=(n + len(true),) * 2)
     _, label = sparse.csgraph.connected_components(graph, directed=False)
-    order = np.argsort(label[reach.row], kind="stable")
-    edges = np.split(order, np.flatnonzero(np.diff(label[reach.row][order])) + 1)
-    pairs = [_assign_cluster(reach.row[e], reach.col[e], reach.data[e], radius) for e in edges]
+    order = np.argsort(label[distances.row], kind="stable")
+    edges = np.split(order, np.flatnonzero(np.diff(label[distances.row][order])) + 1)
+    pairs = [_assign_component(distances.row[e], distances.col[e], distances.data[e], radius) for e in edges]
     i, j = (np.concatenate(side).astype(np.intp) for side in zip(*pairs, strict=True))
     return i, j
 
 
-def _assign_cluster(row: NDArray, col: NDArray, distance: NDArray, radius: float) -> tuple[NDArray, NDArray]:
+def _assign_component(row: NDArray, col: NDArray, distance: NDArray, radius: float) -> tuple[NDArray, NDArray]:
+    """Optimal assignment in one component, given the distances of its pairs within the radius."""
     if len(row) == 1:
         return row, col
     rows, r = np.unique(row, return_inverse=True)
     cols, c = np.unique(col, return_inverse=True)
-    # out of reach costs more than any number of pairs within reach
-    too_far = 1e3 * radius * (len(rows) + len(cols))
-    cost = np.full((len(rows), len(cols)), too_far)
+    # a pair beyond the radius costs more than all pairs within it
+    unmatched = UNMATCHED_COST * radius * (len(rows) + len(cols))
+    cost = np.full((len(rows), len(cols)), unmatched)
     cost[r, c] = distance**2 / radius
     i, j = optimize.linear_sum_assignment(cost)
-    within = cost[i, j] < too_far
+    within = cost[i, j] < unmatched
     return rows[i[within]], cols[j[within]]
 
 
-def _pair(image: ArrayLike, truth: ArrayLike) -> tuple[NDArray, NDArray]:
+def _mean_over_images(metric: Callable[[NDArray, NDArray], float], image: ArrayLike, truth: ArrayLike) -> float:
+    """A metric of two images, or its mean over two stacks."""
     image, truth = np.asarray(image, dtype=np.float64), np.asarray(truth, dtype=np.float64)
     if image.shape != truth.shape:
-        raise ValueError(f"image and truth must have one shape, but have {image.shape} and {truth.shape}")
+        raise ValueError(f"image and truth must have the same shape, but have {image.shape} and {truth.shape}")
     if image.ndim not in (2, 3):
-        raise ValueError(f"image must be (n_y, n_x) or a stack of such, but has shape {image.shape}")
-    return image, truth
+        raise ValueError(f"image must have shape (n_y, n_x) or (n_images, n_y, n_x), but has {image.shape}")
+    pairs = zip(image, truth, strict=True) if image.ndim == 3 else [(image, truth)]
+    return float(np.mean([metric(one, its_truth) for one, its_truth in pairs]))
+
+
+def _psnr(image: NDArray, truth: NDArray) -> float:
+    error = float(np.mean((image - truth) ** 2))
+    return float("inf") if error == 0 else float(10 * np.log10(_range(truth) ** 2 / error))
+
+
+def _psnr_8bit(image: NDArray, truth: NDArray) -> float:
+    low, scale = float(truth.min()), 255 / _range(truth)
+    return _psnr(np.round((image - low) * scale).clip(0, 255), (truth - low) * scale)
+
+
+def _ssim(image: NDArray, truth: NDArray) -> float:
+    c1, c2 = (SSIM_K1 * _range(truth)) ** 2, (SSIM_K2 * _range(truth)) ** 2
+
+    def mean(values: NDArray) -> NDArray:
+        return ndimage.gaussian_filter(values, SSIM_SIGMA, truncate=SSIM_TRUNCATE)
+
+    mu_i, mu_t = mean(image), mean(truth)
+    var_i, var_t = mean(image**2) - mu_i**2, mean(truth**2) - mu_t**2
+    covariance = mean(image * truth) - mu_i * mu_t
+    similarity = (2 * mu_i * mu_t + c1) * (2 * covariance + c2)
+    similarity /= (mu_i**2 + mu_t**2 + c1) * (var_i + var_t + c2)
+    pad = SSIM_BORDER if min(image.shape) > 2 * SSIM_BORDER else 0
+    return float(similarity[pad : image.shape[0] - pad, pad : image.shape[1] - pad].mean())
 
 
 def _range(truth: NDArray) -> float:
     peak = float(np.ptp(truth))
     if peak == 0:
-        raise ValueError("truth must not be constant: its range is the peak that errors are compared with")
+        raise ValueError("truth must not be constant: its range is the peak of the signal. Give an image with contrast")
     return peak

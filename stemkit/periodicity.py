@@ -1,4 +1,4 @@
-"""Spacing and lattice vectors from an image's autocorrelation, and calibration by a known spacing."""
+"""Spacing and lattice vectors from the autocorrelation of an image, and calibration with a known spacing."""
 
 from __future__ import annotations
 
@@ -14,33 +14,68 @@ from stemkit.images import Images, join, split, with_pixel_sizes
 
 __all__ = ["Periodicity", "calibrated", "find_periodicity", "middle"]
 
-#: A peak of the autocorrelation counts when it stands this many deviations above the noise of the correlogram.
-SIGNIFICANCE = 6.0
-#: Neighbouring rows are alike when their correlation is this many deviations of that of white noise.
-LIKENESS = 4.0
-#: Peaks of at least these fractions of the tallest: where columns meet columns, and where the lattice meets itself.
-ALIKE, SAME = 0.35, 0.92
-#: Columns closer than this can't be told from the probe in an autocorrelation, px.
-SHORTEST = 2.0
+
+@dataclass(frozen=True)
+class Limits:
+    """Constants of the autocorrelation and of the search for its peaks."""
+
+    #: Shorter side of the smallest image that is searched, px (chosen).
+    smallest: int = 8
+    #: Quantiles at which intensities are clipped (chosen).
+    clipping: tuple[float, float] = (0.001, 0.999)
+    #: Shorter side of the image in units of the sigma of the filter whose result is the slow variation (chosen).
+    sides_per_background: int = 12
+    #: Smallest sigma of that filter, px (chosen: wider than a column).
+    background_sigma: float = 4.0
+    #: Size of the image along an axis in units of the largest shift (chosen).
+    sides_per_shift: int = 3
+    #: Smallest value of the largest shift, px (derived: two rows and a border).
+    smallest_shift: int = 3
+    #: Least correlation of neighbouring rows, standard deviations of that of white noise (chosen).
+    row_correlation: float = 4.0
+    #: Sigma of the filter of the correlogram, px (chosen).
+    smoothing: float = 0.7
+    #: Shortest shift of a peak, px (chosen: at shorter shifts the probe hides neighbouring columns).
+    shortest: float = 2.0
+    #: Least height of a peak, in units of the variance of the noise-free image (chosen).
+    height: float = 0.08
+    #: Least height of a peak, standard deviations of the noise of the correlogram (chosen).
+    height_over_noise: float = 0.5
+    #: Least height above the minimum of the surrounding 5 x 5 px, in units of the same variance (chosen).
+    prominence: float = 0.01
+    #: Least height of the tallest peak, standard deviations of the noise of the correlogram (chosen).
+    significance: float = 6.0
+    #: Height at which the tallest peak is significant at any noise, in units of the same variance (chosen).
+    significant_height: float = 0.2
+    #: Height of the peaks of neighbouring columns, fraction of the tallest (chosen).
+    neighbor_height: float = 0.35
+    #: Height of the peaks of equivalent columns, fraction of the tallest (chosen).
+    equivalent_height: float = 0.92
+    #: Least sine of the angle between the two lattice vectors (chosen: 24 degrees).
+    sine: float = 0.4
+
+
+LIMITS = Limits()
+#: Standard deviation of a normal distribution in units of the median absolute deviation (derived).
+STD_PER_MAD = 1.4826
 
 
 @dataclass(frozen=True)
 class Periodicity:
-    """What repeats in an image.
+    """Periodicity of an image.
 
     Parameters
     ----------
     spacing : float or None
-        Shortest distance at which the image resembles itself, px: that of neighbouring columns, like or unlike, where
-        they are resolved. None where nothing repeats.
+        Distance of neighbouring columns, equivalent or not, px: the shortest shift with a peak of the autocorrelation.
+        None if the image is not periodic.
     repeat : float or None
-        Shortest distance at which the image is the same again, px: that of equivalent columns, the shortest vector of
-        the lattice.
+        Distance of equivalent columns, px: the length of the shortest lattice vector.
     vectors : ndarray of shape (2, 2) or None
         The two shortest independent vectors of the lattice as rows ``(y, x)``, px.
     strength : float
-        Height of the autocorrelation at the spacing, relative to that of the noise-free image at zero shift; 1 is a
-        perfect crystal.
+        Autocorrelation at the spacing, relative to that of the noise-free image at zero shift; 1 for a perfect
+        crystal.
     """
 
     spacing: float | None
@@ -49,56 +84,60 @@ class Periodicity:
     strength: float
 
 
-NOTHING = Periodicity(None, None, None, 0.0)
+#: Result for an image that is not periodic.
+NOT_PERIODIC = Periodicity(None, None, None, 0.0)
 
 
 def find_periodicity(values: NDArray) -> Periodicity:
-    """Measure the repeat distances of one image.
+    """Measure the spacing and the lattice vectors of one image.
 
     Parameters
     ----------
     values : ndarray of shape (n_y, n_x)
-        Either contrast: the autocorrelation does not know bright from dark.
+        Columns bright or dark: the autocorrelation does not depend on the sign.
+
+    Returns
+    -------
+    Periodicity
 
     Notes
     -----
-    The autocorrelation of the image without its slow variation, of whole rows levelled (streaks would make a ridge
-    along x), computed with zero padding and divided by the number of overlapping pixels. Peaks are kept where they
-    stand above the noise of the correlogram; near the origin, where the probe's own width hides neighbours, the
-    correlogram is compared with what surrounds it at the same distance.
+    The slow variation of the image and the median of each row are subtracted (streaks would add a ridge along x). The
+    autocorrelation is computed with zero padding and divided by the number of overlapping pixels. Its peaks must exceed
+    the noise of the correlogram and the minimum of their neighbourhood.
     """
     n_y, n_x = values.shape
-    if min(n_y, n_x) < 8 or np.ptp(values) == 0:
-        return NOTHING
-    correlogram = _autocorrelation(_levelled(np.asarray(values, dtype=np.float64)))
+    if min(n_y, n_x) < LIMITS.smallest or np.ptp(values) == 0:
+        return NOT_PERIODIC
+    correlogram = _autocorrelation(_flattened(np.asarray(values, dtype=np.float64)))
     peaks, heights = (np.empty((0, 2)), np.empty(0)) if correlogram is None else _peaks(correlogram)
     if len(peaks) == 0:
-        return NOTHING
+        return NOT_PERIODIC
     length = np.hypot(*peaks.T)
-    nearest = int(np.argmin(np.where(heights >= ALIKE * heights.max(), length, np.inf)))
-    same = heights >= SAME * heights.max()
-    vectors = _two_shortest(peaks[same], length[same])
-    return Periodicity(float(length[nearest]), float(length[same].min()), vectors, float(heights[nearest]))
+    nearest = int(np.argmin(np.where(heights >= LIMITS.neighbor_height * heights.max(), length, np.inf)))
+    equivalent = heights >= LIMITS.equivalent_height * heights.max()
+    vectors = _two_shortest(peaks[equivalent], length[equivalent])
+    return Periodicity(float(length[nearest]), float(length[equivalent].min()), vectors, float(heights[nearest]))
 
 
 def middle(values: NDArray, size: int) -> NDArray:
-    """The middle of an image, a square of a size in px at most: what repeats in an image repeats there."""
+    """Central part of an image, at most ``size`` by ``size`` px."""
     top, left = (max(0, (n - size) // 2) for n in values.shape)
     return values[top : top + size, left : left + size]
 
 
 def calibrated(image: Images, *, pixel_size: float | None = None, spacing: float | None = None) -> Images:
-    """Give an image its pixel size.
+    """Set the pixel size of an image.
 
     Parameters
     ----------
     image : DataArray, ndarray or list of them
-        An ndarray comes back as a DataArray, since it can't carry a pixel size.
+        An ndarray, which can't have a pixel size, is converted to a DataArray.
     pixel_size : float, optional
-        Edge of a pixel, nm.
+        Edge of the square pixels, nm.
     spacing : float, optional
-        Known shortest distance of equivalent columns, nm, such as the lattice parameter of a cubic crystal seen along
-        [001]: the pixel size follows from the image's own, in px (``find_periodicity(values).repeat``).
+        Known shortest distance of equivalent columns, nm, such as the lattice parameter of a cubic crystal viewed along
+        [001]. It is divided by the distance measured in px (``find_periodicity(values).repeat``).
 
     Returns
     -------
@@ -107,7 +146,7 @@ def calibrated(image: Images, *, pixel_size: float | None = None, spacing: float
     Raises
     ------
     ValueError
-        If not exactly one of the two is given, if it is not positive, or if the image has no lattice.
+        If not exactly one of the two is given, if it is not positive, or if the image is not periodic.
 
     Examples
     --------
@@ -136,7 +175,7 @@ def calibrated(image: Images, *, pixel_size: float | None = None, spacing: float
 
 
 def _without_coordinates(image: Images) -> Images:
-    """Images without their y and x, whatever those are: they are about to be replaced."""
+    """Images without the coordinates y and x, valid or not, which are replaced."""
     if isinstance(image, xr.DataArray):
         return image.drop_vars(("y", "x"), errors="ignore")
     if isinstance(image, list | tuple) and any(isinstance(one, xr.DataArray) for one in image):
@@ -145,76 +184,77 @@ def _without_coordinates(image: Images) -> Images:
 
 
 def _pixel_size_from(spacing: float, images: list[xr.DataArray]) -> float:
-    """Pixel size (nm) at which the median of the images' lattices has the known repeat."""
+    """Pixel size (nm) at which the median of the distances of equivalent columns is ``spacing`` (nm)."""
     if not spacing > 0:
         raise ValueError(f"spacing must be a positive number of nm, but is {spacing!r}")
-    measured = [found for one in images if (found := find_periodicity(one.values).repeat) is not None]
+    measured = [repeat for one in images if (repeat := find_periodicity(one.values).repeat) is not None]
     if not measured:
-        raise ValueError("spacing needs a lattice, but nothing repeats in the image: give pixel_size instead")
+        raise ValueError("spacing requires a periodic image, but no period was found: give pixel_size instead")
     return spacing / float(np.median(measured))
 
 
 # --- steps -------------------------------------------------------------------------------------------------------
 
 
-def _levelled(values: NDArray) -> NDArray:
-    """Without slow variation, outliers and row offsets, and with a mean of 0."""
-    low, high = np.quantile(values, [0.001, 0.999])
+def _flattened(values: NDArray) -> NDArray:
+    """The image without slow variation, outliers and row offsets, with a mean of 0."""
+    low, high = np.quantile(values, LIMITS.clipping)
     clipped = np.clip(values, low, high)
-    broad = max(4.0, min(values.shape) / 12)
-    flat = clipped - wide_gaussian(clipped, broad)
+    sigma = max(LIMITS.background_sigma, min(values.shape) / LIMITS.sides_per_background)
+    flat = clipped - wide_gaussian(clipped, sigma)
     flat -= np.median(flat, axis=1, keepdims=True)
-    # the median of few electrons is not their mean, and what is left would be alike everywhere
+    # at low dose the median is not the mean, and a constant would correlate at all shifts
     return flat - flat.mean()
 
 
 def _autocorrelation(flat: NDArray) -> NDArray | None:
-    """Unbiased autocorrelation up to a third of the image, zero shift at the centre, without the noise's spike.
+    """Unbiased autocorrelation up to a third of the image, zero shift at the centre, without the peak of the noise.
 
-    None where neighbouring rows are no more alike than those of white noise.
+    It is divided by the variance of the noise-free image; None if neighbouring rows are not correlated.
     """
     n_y, n_x = flat.shape
     size = [fft.next_fast_len(2 * n, real=True) for n in flat.shape]
     power = np.abs(fft.rfft2(flat, s=size)) ** 2
     overlap = fft.irfft2(np.abs(fft.rfft2(np.ones_like(flat), s=size)) ** 2, s=size)
     correlation = fft.irfft2(power, s=size) / np.maximum(overlap, 1.0)
-    reach_y, reach_x = max(3, n_y // 3), max(3, n_x // 3)
-    rows = np.r_[-reach_y : reach_y + 1]
-    columns = np.r_[-reach_x : reach_x + 1]
+    largest_y, largest_x = (max(LIMITS.smallest_shift, n // LIMITS.sides_per_shift) for n in (n_y, n_x))
+    rows = np.r_[-largest_y : largest_y + 1]
+    columns = np.r_[-largest_x : largest_x + 1]
     correlogram = correlation[np.ix_(rows, columns)]
-    # rows are noisy together: at zero shift along y the correlogram holds the noise beside the image. What it would be
-    # without follows from the rows above and below, exact up to the third power of the shift
-    near, far = (correlogram[reach_y - k] + correlogram[reach_y + k] for k in (1, 2))
-    correlogram[reach_y] = (4 * near - far) / 6
-    beside = correlogram[reach_y, reach_x]
-    # that of white noise: beside is (4 near - far) / 6 of sums of two equal ones
-    deviation = np.sqrt(17) / 3 * correlation[0, 0] / np.sqrt(flat.size)
-    return correlogram / beside if beside > LIKENESS * deviation else None
+    # noise is correlated along a row, so the correlogram at zero shift along y contains that of the noise: it is
+    # replaced by a cubic interpolation of the two rows on either side
+    near, far = (correlogram[largest_y - k] + correlogram[largest_y + k] for k in (1, 2))
+    correlogram[largest_y] = (4 * near - far) / 6
+    variance = correlogram[largest_y, largest_x]
+    # for white noise: (4 near - far) / 6, where near and far are each twice an independent value
+    std = np.sqrt(17) / 3 * correlation[0, 0] / np.sqrt(flat.size)
+    return correlogram / variance if variance > LIMITS.row_correlation * std else None
 
 
 def _peaks(correlogram: NDArray) -> tuple[NDArray, NDArray]:
-    """Sub-pixel peaks (y, x) relative to the centre in the upper half plane, with their heights."""
-    smooth = ndimage.gaussian_filter(correlogram, 0.7)
+    """Positions (y, x) of the peaks relative to zero shift, in one half plane, and their heights."""
+    smooth = ndimage.gaussian_filter(correlogram, LIMITS.smoothing)
     centre = np.array(correlogram.shape) // 2
     is_peak = smooth == ndimage.maximum_filter(smooth, size=3)
     is_peak[[0, -1], :] = is_peak[:, [0, -1]] = False
     candidates = np.argwhere(is_peak)
     offset = candidates - centre
-    upper = (offset[:, 0] > 0) | ((offset[:, 0] == 0) & (offset[:, 1] > 0))
+    half_plane = (offset[:, 0] > 0) | ((offset[:, 0] == 0) & (offset[:, 1] > 0))
     distance = np.hypot(*offset.T)
-    candidates, distance = candidates[upper & (distance >= SHORTEST)], distance[upper & (distance >= SHORTEST)]
+    candidates = candidates[half_plane & (distance >= LIMITS.shortest)]
     heights = smooth[tuple(candidates.T)]
-    noise = 1.4826 * np.median(np.abs(smooth - np.median(smooth)))
-    surround = ndimage.minimum_filter(smooth, size=5)[tuple(candidates.T)]
-    keep = (heights > max(0.08, 0.5 * noise)) & (heights - surround > 0.01)
-    if not keep.any() or heights[keep].max() < min(SIGNIFICANCE * noise, 0.2):
+    noise = STD_PER_MAD * np.median(np.abs(smooth - np.median(smooth)))
+    lowest = ndimage.minimum_filter(smooth, size=5)[tuple(candidates.T)]
+    keep = heights > max(LIMITS.height, LIMITS.height_over_noise * noise)
+    keep &= heights - lowest > LIMITS.prominence
+    if not keep.any() or heights[keep].max() < min(LIMITS.significance * noise, LIMITS.significant_height):
         return np.empty((0, 2)), np.empty(0)
     vertices = np.array([_subpixel(smooth, y, x) for y, x in candidates[keep]])
     return vertices[:, :2] - centre, vertices[:, 2]
 
 
 def _subpixel(values: NDArray, y: int, x: int) -> tuple[float, float, float]:
-    """Vertex (y, x) of the parabolas through a peak and its neighbours, and their height there."""
+    """Vertex (y, x) of the parabolas through a peak and its neighbours, and its height."""
 
     def vertex(before: float, at: float, after: float) -> tuple[float, float]:
         slope, curvature = 0.5 * (after - before), before - 2 * at + after
@@ -227,11 +267,12 @@ def _subpixel(values: NDArray, y: int, x: int) -> tuple[float, float, float]:
 
 
 def _two_shortest(peaks: NDArray, length: NDArray) -> NDArray | None:
+    """The two shortest vectors that are not parallel as rows, None if there are none."""
     order = np.argsort(length)
     first = peaks[order[0]]
     for i in order[1:]:
         other = peaks[i]
         sine = abs(first[0] * other[1] - first[1] * other[0]) / (length[order[0]] * length[i])
-        if sine > 0.4:
+        if sine > LIMITS.sine:
             return np.array([first, other])
     return None

@@ -1,8 +1,7 @@
-"""Figures: images with a scale bar, columns over them, and pictures for people rather than programs."""
+"""Figures: images with a scale bar, their atomic columns, labels and residuals, and PNG pictures."""
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,14 +10,15 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-import stemkit
+from stemkit._version import __version__
+from stemkit.atomic import check_place, whole_file
 from stemkit.images import Images, measured_image, pixel_sizes, split
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.patches import Rectangle
+    from matplotlib.image import AxesImage
 
 __all__ = [
     "compare",
@@ -31,20 +31,32 @@ __all__ = [
     "show_residual",
 ]
 
-#: A scale bar has one of these lengths, times a power of ten, nm.
-ROUND_LENGTHS = (1.0, 2.0, 5.0)
+#: Leading digits of the length of a scale bar, nm times a power of ten (chosen).
+ROUND_LENGTHS = (1.0, 2.0, 5.0, 10.0)
+#: Colour of a column without quality flags (chosen).
 COLUMN_COLOUR = "#e8543f"
+#: Colour of a column with a quality flag (chosen).
 FLAGGED_COLOUR = "#f2b134"
-#: Of labels 0, 1, ..., repeated; distinguishable with the common colour vision deficiencies (Okabe and Ito 2008).
+#: Colours of labels 0, 1, ..., used cyclically; distinguishable with the common colour vision deficiencies (Okabe and
+#: Ito 2008).
 LABEL_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
-#: The colours of a map of residuals reach at least this many standard deviations.
+#: Smallest upper limit of the colour scale of a residual map, standard deviations (chosen).
 RESIDUAL_RANGE = 3.0
-#: Scale bar and notes lie over the columns.
-ON_TOP = 5.0
+#: Quantile of the absolute residuals at which the colour scale ends (chosen: three standard deviations of a normal
+#: distribution).
+RESIDUAL_QUANTILE = 0.997
+#: Quantiles of the intensities that are displayed black and white (chosen).
+DISPLAY_QUANTILES = (0.001, 0.999)
+#: Drawing order of scale bar and annotations (chosen: above the columns, which matplotlib draws at 1).
+ANNOTATION_ZORDER = 5.0
+#: Shorter side of a picture, screen pixels at least (chosen).
+PICTURE_SIZE = 256
+#: Resolution of a picture, dots per inch; it cancels, since the size of the figure is given in dots (chosen).
+PICTURE_DPI = 100
 
 
 def show_image(image: Images, ax: Axes | None = None, title: str | None = None) -> Axes:
-    """Draw one image in grey with a scale bar where it is calibrated.
+    """Draw an image in grey levels, with a scale bar if it is calibrated.
 
     Parameters
     ----------
@@ -59,15 +71,9 @@ def show_image(image: Images, ax: Axes | None = None, title: str | None = None) 
     """
     import matplotlib.pyplot as plt
 
-    one = _one(image)
+    one = _single_image(image)
     ax = plt.gca() if ax is None else ax
-    low, high = _display_range(one.values)
-    sizes = pixel_sizes(one) or (1.0, 1.0)
-    ax.imshow(one.values, cmap="gray", vmin=low, vmax=high, interpolation="nearest", aspect=sizes[0] / sizes[1])
-    ax.set_xticks([])
-    ax.set_yticks([])
-    if title:
-        ax.set_title(title)
+    _draw_pixels(ax, one, one.values, title, "gray", _display_range(one.values))
     _draw_scale_bar(ax, one)
     return ax
 
@@ -79,20 +85,20 @@ def show_columns(
     title: str | None = None,
     errors: float | None = None,
 ) -> Axes:
-    """Draw an image with its measured columns; those with a quality flag are yellow, and a key counts them.
+    """Draw an image with its measured columns; those with a quality flag are yellow, and a note gives their number.
 
     Parameters
     ----------
     image : DataArray or ndarray of shape (n_y, n_x)
-        A calibrated one can be a part of the image that was measured: columns stand at their place in nm.
+        A calibrated image can be a crop of the measured one: columns are drawn at their positions in nm.
     table : DataFrame
-        What :class:`stemkit.AtomDetector` gave for this image.
+        Result of :class:`stemkit.AtomDetector` for this image.
     ax : matplotlib Axes, optional
     title : str, optional
     errors : float, optional
-        Instead of circles, draw ellipses whose half axes are the positions' standard deviations times this number,
-        which stands in the corner. Jitter of the rows is added in quadrature where the table has it. Columns without
-        errors, whose fit failed, are crosses.
+        Draw ellipses instead of circles; their semi-axes are the standard deviations of the positions times this
+        number, which is written in the corner. The jitter of the rows is added in quadrature if the table contains it.
+        Columns without errors, whose fit failed, are drawn as crosses.
 
     Returns
     -------
@@ -104,16 +110,16 @@ def show_columns(
         If `image` is a stack, or `errors` is not a positive number.
     """
     if errors is not None and not 0 < errors < np.inf:
-        raise ValueError(f"errors must be a positive number, by how much error bars are enlarged, but is {errors!r}")
+        raise ValueError(f"errors must be a positive number, the magnification of the error bars, but is {errors!r}")
     ax = show_image(image, ax, title)
-    one = _one(image)
+    one = _single_image(image)
     n_y, n_x = one.shape
-    y, x = _places(one, table)
+    y, x = _pixel_positions(one, table)
     table = table[(y >= -0.5) & (y < n_y - 0.5) & (x >= -0.5) & (x < n_x - 0.5)]
     flagged = table["quality"].to_numpy() != 0
     for which, colour in ((~flagged, COLUMN_COLOUR), (flagged, FLAGGED_COLOUR)):
         if errors is None:
-            y, x = _places(one, table[which])
+            y, x = _pixel_positions(one, table[which])
             ax.scatter(x, y, s=_marker_size(ax, table), facecolors="none", edgecolors=colour, linewidths=0.8)
         else:
             _draw_errors(ax, one, table[which], errors, colour)
@@ -121,8 +127,7 @@ def show_columns(
         _draw_note(ax, 0.035, 0.97, f"1σ errors × {errors:g}", ha="left", va="top")
     if flagged.any():
         _draw_note(ax, 0.965, 0.97, f"○ {flagged.sum()} flagged", ha="right", va="top", colour=FLAGGED_COLOUR)
-    ax.set_xlim(-0.5, n_x - 0.5)
-    ax.set_ylim(n_y - 0.5, -0.5)
+    _limit_to_image(ax, one.shape)
     return ax
 
 
@@ -134,20 +139,21 @@ def show_labels(
     title: str | None = None,
     name: str = "lattice",
 ) -> Axes:
-    """Draw an image with its columns in the colours of their labels: lattices, sublattices.
+    """Draw an image with its columns coloured by label, such as the lattice or sublattice they belong to.
 
     Parameters
     ----------
     image : DataArray or ndarray of shape (n_y, n_x)
-        As of :func:`show_columns`.
+        As for :func:`show_columns`.
     table : DataFrame
         The columns.
     labels : Series or array-like of int, shape (n,)
-        Of each column, such as ``fit_lattices(table).labels``. Columns of label -1, which belong to none, are crosses.
+        Label of each column, such as ``fit_lattices(table).labels``. Columns labelled -1, which belong to no lattice,
+        are drawn as crosses.
     ax : matplotlib Axes, optional
     title : str, optional
     name : str, default="lattice"
-        What a label is, for the legend, which counts the columns of each.
+        Name of a label in the legend, which also gives the number of columns with each label.
 
     Returns
     -------
@@ -156,14 +162,14 @@ def show_labels(
     Raises
     ------
     ValueError
-        If ``image`` is a stack, or there is not one label for each column.
+        If ``image`` is a stack, or ``labels`` does not have one element per column.
     """
     values = np.asarray(labels)
     if values.shape != (len(table),):
-        raise ValueError(f"labels must be one per column of the table, {len(table)}, but have the shape {values.shape}")
+        raise ValueError(f"labels must be one per column of the table, {len(table)}, but has shape {values.shape}")
     ax = show_image(image, ax, title)
-    one = _one(image)
-    y, x = _places(one, table)
+    one = _single_image(image)
+    y, x = _pixel_positions(one, table)
     size = _marker_size(ax, table)
     for label in np.unique(values[values >= 0]):
         rows = values == label
@@ -175,8 +181,7 @@ def show_labels(
         ax.scatter(x[rows], y[rows], s=size / 3, c="white", marker="x", linewidths=0.8, label=f"none ({rows.sum()})")
     if len(values):
         ax.legend(loc="upper right", fontsize="small", facecolor="0.35", labelcolor="white", framealpha=0.8)
-    ax.set_xlim(-0.5, one.shape[1] - 0.5)
-    ax.set_ylim(one.shape[0] - 0.5, -0.5)
+    _limit_to_image(ax, one.shape)
     return ax
 
 
@@ -187,45 +192,39 @@ def show_residual(
     ax: Axes | None = None,
     title: str | None = None,
 ) -> Axes:
-    """Draw what a model leaves unexplained, in expected standard deviations: noise alone has an RMS of 1.
+    """Draw the residual of a model divided by the expected standard deviation: noise alone has an RMS of 1.
 
     Parameters
     ----------
     image : DataArray or ndarray of shape (n_y, n_x)
-        The recorded image, or an enhanced one that carries its recorded pixels: those are compared.
+        The recorded image, or an enhanced image that carries the recorded pixels, which are used.
     fitted : ndarray of shape (n_y, n_x)
         The model of the recorded pixels, in the image's units.
     noise_std : float or ndarray of shape (n_y, n_x)
-        Standard deviation of the noise that is expected there, in the image's units, above 0. From a noise model it
-        is ``np.sqrt(model.variance(fitted))``.
+        Expected standard deviation of the noise of each pixel, in the image's units, above 0. For a noise model it is
+        ``np.sqrt(model.variance(fitted))``.
     ax : matplotlib Axes, optional
     title : str, optional
 
     Returns
     -------
     matplotlib Axes
-        Its coordinates are pixels. The colours are centred on 0 (white), red where more was recorded than expected,
-        and reach to the 99.7 % quantile, at least 3. The RMS stands in the corner.
+        Its coordinates are pixels. The colour scale is centred on 0 (white), red where the recorded intensity exceeds
+        the model, and ends at the 99.7 % quantile of the absolute residuals or at 3, whichever is larger. The RMS is
+        written in the corner.
 
     Raises
     ------
     ValueError
-        If the shapes differ, or there are values that are not finite, or deviations that are not above 0.
+        If the shapes differ, if ``fitted`` is not finite, or if ``noise_std`` is not finite and above 0.
     """
     import matplotlib.pyplot as plt
 
-    recorded = measured_image(_one(image))
+    recorded = measured_image(_single_image(image))
     residual = _residual(recorded.values, np.asarray(fitted), np.asarray(noise_std))
-    limit = max(RESIDUAL_RANGE, float(np.quantile(np.abs(residual), 0.997)))
+    limit = max(RESIDUAL_RANGE, float(np.quantile(np.abs(residual), RESIDUAL_QUANTILE)))
     ax = plt.gca() if ax is None else ax
-    sizes = pixel_sizes(recorded) or (1.0, 1.0)
-    drawn = ax.imshow(
-        residual, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest", aspect=sizes[0] / sizes[1]
-    )
-    ax.set_xticks([])
-    ax.set_yticks([])
-    if title:
-        ax.set_title(title)
+    drawn = _draw_pixels(ax, recorded, residual, title, "RdBu_r", (-limit, limit))
     bar = plt.colorbar(drawn, ax=ax, extend="both", fraction=0.046, pad=0.03)
     bar.set_label("(recorded − model) / expected standard deviation")
     _draw_scale_bar(ax, recorded, colour="black", outline="white")
@@ -235,7 +234,7 @@ def show_residual(
 
 
 def compare(images: dict[str, xr.DataArray], table: pd.DataFrame | None = None) -> Figure:
-    """Images side by side, and the columns over the last one."""
+    """Draw images in one row of a figure, with the columns of ``table`` on the last one."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, len(images), figsize=(5 * len(images), 5.2), layout="constrained", squeeze=False)
@@ -248,20 +247,19 @@ def compare(images: dict[str, xr.DataArray], table: pd.DataFrame | None = None) 
 
 
 def save_picture(image: Images, path: str | Path, *, overwrite: bool = False) -> Path:
-    """Write an image as a PNG with a scale bar: a picture to look at, one screen pixel per image pixel.
+    """Write an image as a PNG picture with a scale bar, for display, one screen pixel per image pixel or more.
 
-    Its grey values are not the image's: 0.1 % at either end are clipped and the rest is stretched.
+    The grey values are not intensities: they are scaled, with 0.1 % of the pixels clipped at either end.
     """
     import matplotlib.pyplot as plt
 
-    one = _one(image)
+    one = _single_image(image)
     n_y, n_x = one.shape
-    dpi = 100
-    zoom = max(1, int(np.ceil(256 / min(n_y, n_x))))
-    figure = plt.figure(figsize=(zoom * n_x / dpi, zoom * n_y / dpi), dpi=dpi)
+    zoom = max(1, int(np.ceil(PICTURE_SIZE / min(n_y, n_x))))
+    figure = plt.figure(figsize=(zoom * n_x / PICTURE_DPI, zoom * n_y / PICTURE_DPI), dpi=PICTURE_DPI)
     try:
         show_image(one, figure.add_axes((0, 0, 1, 1)))
-        made = {"stemkit": stemkit.__version__, "step": "picture"}
+        made = {"stemkit": __version__, "step": "picture"}
         if "stemkit" in one.attrs:
             made["previous"] = json.loads(one.attrs["stemkit"])
         return save_figure(figure, path, overwrite=overwrite, tight=False, text={"stemkit": json.dumps(made)})
@@ -278,36 +276,69 @@ def save_figure(
     dpi: float | None = None,
     text: dict[str, str] | None = None,
 ) -> Path:
-    """Write a figure whole or not at all, over another file only if asked to; ``text`` goes into its metadata."""
+    """Write a figure completely or not at all.
+
+    Parameters
+    ----------
+    figure : matplotlib Figure
+    path : path-like
+        The suffix determines the format; without a suffix it is PNG.
+    overwrite : bool, default=False
+        Replace an existing file.
+    tight : bool, default=True
+        Crop the figure to what is drawn.
+    dpi : float, optional
+        Dots per inch; the figure's own by default.
+    text : dict of str to str, optional
+        Metadata of the file.
+
+    Raises
+    ------
+    FileExistsError
+        If the file exists and ``overwrite`` is False.
+    """
     path = Path(path)
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists: pass overwrite=True (--overwrite) to replace it")
-    buffer = io.BytesIO()
-    figure.savefig(
-        buffer,
-        format=path.suffix[1:] or "png",
-        bbox_inches="tight" if tight else None,
-        dpi=dpi or "figure",
-        metadata=text,
-    )
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(buffer.getvalue())
-    temporary.replace(path)
+    check_place(path, overwrite)
+    box = "tight" if tight else None
+    with whole_file(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:] or "png", bbox_inches=box, dpi=dpi or "figure", metadata=text)
     return path
 
 
 def scale_bar_length(width: float) -> float:
-    """A round length (nm) of about a fifth of a field of view (nm)."""
+    """Round length (nm) nearest to a fifth of the width of a field of view (nm)."""
     exponent = np.floor(np.log10(width / 5))
-    candidates = np.array((*ROUND_LENGTHS, 10.0)) * 10.0**exponent
+    candidates = np.array(ROUND_LENGTHS) * 10.0**exponent
     return float(candidates[np.argmin(np.abs(candidates - width / 5))])
 
 
-def _places(image: xr.DataArray, table: pd.DataFrame) -> tuple[NDArray, NDArray]:
-    """Positions of columns in the image's pixels: from their nm where both know them."""
+def _draw_pixels(
+    ax: Axes, image: xr.DataArray, values: NDArray, title: str | None, colormap: str, limits: tuple[float, float]
+) -> AxesImage:
+    """Draw an array with the pixel shape of the image, without ticks."""
+    height, width = pixel_sizes(image) or (1.0, 1.0)
+    low, high = limits
+    drawn = ax.imshow(values, cmap=colormap, vmin=low, vmax=high, interpolation="nearest", aspect=height / width)
+    ax.set(xticks=[], yticks=[])
+    if title:
+        ax.set_title(title)
+    return drawn
+
+
+def _limit_to_image(ax: Axes, shape: tuple[int, ...]) -> None:
+    """Limit the axes to the image after markers were drawn."""
+    ax.set(xlim=(-0.5, shape[1] - 0.5), ylim=(shape[0] - 0.5, -0.5))
+
+
+def _is_in_nm(table: pd.DataFrame) -> bool:
+    """Whether the table was measured in an image with a pixel size."""
+    return not np.array_equal(table["x"], table["x_px"])
+
+
+def _pixel_positions(image: xr.DataArray, table: pd.DataFrame) -> tuple[NDArray, NDArray]:
+    """Positions y, x of columns in pixels of the image, from their positions in nm if both are calibrated."""
     sizes = pixel_sizes(image)
-    in_nm = not np.array_equal(table["x"], table["x_px"])
-    if sizes is None or not in_nm:
+    if sizes is None or not _is_in_nm(table):
         return table["y_px"].to_numpy(), table["x_px"].to_numpy()
     y, x = ((table[d].to_numpy() - float(image.coords[d][0])) / s for d, s in zip(("y", "x"), sizes, strict=True))
     return y, x
@@ -316,7 +347,7 @@ def _places(image: xr.DataArray, table: pd.DataFrame) -> tuple[NDArray, NDArray]
 def _draw_errors(ax: Axes, image: xr.DataArray, table: pd.DataFrame, scale: float, colour: str) -> None:
     from matplotlib.collections import EllipseCollection
 
-    (y, x), (y_err, x_err) = _places(image, table), _position_errors(image, table)
+    (y, x), (y_err, x_err) = _pixel_positions(image, table), _position_errors(image, table)
     known = np.isfinite(y_err) & np.isfinite(x_err)
     ellipses = EllipseCollection(
         2 * scale * x_err[known],
@@ -334,34 +365,33 @@ def _draw_errors(ax: Axes, image: xr.DataArray, table: pd.DataFrame, scale: floa
 
 
 def _position_errors(image: xr.DataArray, table: pd.DataFrame) -> tuple[NDArray, NDArray]:
-    """Standard deviations of the positions in the image's pixels, with jitter."""
-    sizes = pixel_sizes(image)
-    in_nm = not np.array_equal(table["x"], table["x_px"])
-    found = []
+    """Standard deviations of the positions along y and x in pixels of the image, including jitter."""
+    sizes, in_nm = pixel_sizes(image), _is_in_nm(table)
+    errors = []
     for d, size in zip(("y", "x"), sizes or (1.0, 1.0), strict=True):
         error = table[f"{d}_err"].to_numpy(dtype=np.float64)
-        # an image without pixel size, measured when it had one: the table itself knows how many px its errors are
+        # the image may have lost the pixel size that it had when it was measured; the table contains the ratio
         px = 1 / size if sizes is not None and in_nm else table[f"{d}_px_err"].to_numpy(dtype=np.float64) / error
         jitter = table[f"{d}_jitter"].to_numpy(dtype=np.float64) if f"{d}_jitter" in table else 0.0
-        found.append(np.hypot(error, jitter) * px)
-    return found[0], found[1]
+        errors.append(np.hypot(error, jitter) * px)
+    return errors[0], errors[1]
 
 
 def _residual(recorded: NDArray, fitted: NDArray, noise_std: NDArray) -> NDArray[np.float64]:
     if fitted.shape != recorded.shape:
-        raise ValueError(f"fitted must have the image's shape, {recorded.shape}, but has {fitted.shape}")
+        raise ValueError(f"fitted must have the image's shape, {recorded.shape}, but has shape {fitted.shape}")
     if noise_std.shape not in ((), recorded.shape):
         raise ValueError(
-            f"noise_std must be a number or have the image's shape, {recorded.shape}, but has {noise_std.shape}"
+            f"noise_std must be a number or have the image's shape, {recorded.shape}, but has shape {noise_std.shape}"
         )
     if bad := int((~np.isfinite(fitted)).sum()):
-        raise ValueError(f"fitted must be finite, but has {bad} NaN or infinite values: give a model of every pixel")
+        raise ValueError(f"fitted must be finite, but {bad} value(s) are NaN or infinite: give a model of every pixel")
     if bad := int((~(np.isfinite(noise_std) & (noise_std > 0))).sum()):
-        raise ValueError(f"noise_std must be finite and above 0, but is not in {bad} places: give it a floor")
+        raise ValueError(f"noise_std must be finite and above 0, but {bad} value(s) are not: set a lower limit")
     return (recorded.astype(np.float64) - fitted) / noise_std
 
 
-def _one(image: Images) -> xr.DataArray:
+def _single_image(image: Images) -> xr.DataArray:
     images = split(image, name="image")
     if len(images) != 1:
         raise ValueError(f"image must be a single image, but is a stack of {len(images)}: choose one with image[i]")
@@ -369,11 +399,13 @@ def _one(image: Images) -> xr.DataArray:
 
 
 def _display_range(values: NDArray) -> tuple[float, float]:
-    low, high = np.quantile(values, [0.001, 0.999])
+    low, high = np.quantile(values, DISPLAY_QUANTILES)
     return float(low), float(high) if high > low else float(low) + 1.0
 
 
 def _draw_scale_bar(ax: Axes, image: xr.DataArray, colour: str = "white", outline: str = "black") -> None:
+    from matplotlib.patches import Rectangle
+
     sizes = pixel_sizes(image)
     if sizes is None:
         return
@@ -382,7 +414,9 @@ def _draw_scale_bar(ax: Axes, image: xr.DataArray, colour: str = "white", outlin
     label = f"{length:g} nm" if length >= 1 else f"{length * 10:g} Å"
     width, thick = length / sizes[1], max(1.0, 0.014 * n_y)
     x, y = 0.035 * n_x, 0.955 * n_y
-    ax.add_patch(_rectangle(x, y, width, thick, colour, outline))
+    ax.add_patch(
+        Rectangle((x, y), width, thick, facecolor=colour, edgecolor=outline, linewidth=0.5, zorder=ANNOTATION_ZORDER)
+    )
     place = {"ha": "center", "va": "bottom", "colour": colour, "outline": outline}
     _draw_note(ax, x + width / 2, y - 0.008 * n_y, label, **place, in_pixels=True)
 
@@ -399,24 +433,18 @@ def _draw_note(
     outline: str = "black",
     in_pixels: bool = False,
 ) -> None:
-    """Write over the image, at a place in its pixels or, from the lower left, in fractions of the axes."""
+    """Write text on the image, at a position in pixels or, from the lower left, in fractions of the axes."""
     from matplotlib.patheffects import withStroke
 
     size = float(np.clip(0.045 * _inches(ax)[1] * 72, 5, 24))
     transform = ax.transData if in_pixels else ax.transAxes
-    note = ax.text(x, y, text, color=colour, ha=ha, va=va, fontsize=size, transform=transform, zorder=ON_TOP)
-    # a thin outline keeps white readable on bright columns
+    note = ax.text(x, y, text, color=colour, ha=ha, va=va, fontsize=size, transform=transform, zorder=ANNOTATION_ZORDER)
+    # an outline keeps the text readable on bright columns
     note.set_path_effects([withStroke(linewidth=size / 5, foreground=outline)])
 
 
-def _rectangle(x: float, y: float, width: float, height: float, colour: str, outline: str) -> Rectangle:
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((x, y), width, height, facecolor=colour, edgecolor=outline, linewidth=0.5, zorder=ON_TOP)
-
-
 def _inches(ax: Axes) -> tuple[float, float]:
-    """Width and height of the axes on paper."""
+    """Width and height of the axes in inches."""
     figure = ax.get_figure(root=True)
     assert figure is not None
     width, height = figure.get_size_inches()
@@ -424,7 +452,7 @@ def _inches(ax: Axes) -> tuple[float, float]:
 
 
 def _marker_size(ax: Axes, table: pd.DataFrame) -> float:
-    """Area of the circles in points squared: they cover about a column's width."""
+    """Area of the circles in points squared, for a diameter of about half the spacing of the columns."""
     from scipy.spatial import cKDTree
 
     positions = table[["y_px", "x_px"]].to_numpy()

@@ -13,7 +13,7 @@ import stemkit
 PACKAGE = Path(stemkit.__file__).parent
 #: From the ground up; rooms on one floor do not import each other.
 FLOORS = [
-    {"filters"},
+    {"_version", "atomic", "filters", "image_checks"},
     {"images", "metrics", "pixels", "compute", "networks"},
     {"plotting", "columns", "periodicity"},
     {"io"},

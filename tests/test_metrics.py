@@ -186,7 +186,7 @@ def test_ssim_is_the_definition():
 
 @pytest.mark.parametrize("measure", [psnr, ssim])
 def test_pairs_that_can_not_be_compared_are_refused(measure):
-    with pytest.raises(ValueError, match=r"image and truth must have one shape, but have \(3, 3\) and \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"image and truth must have the same shape, but have \(3, 3\) and \(3, 4\)"):
         measure(np.zeros((3, 3)), np.zeros((3, 4)))
     with pytest.raises(ValueError, match="truth must not be constant"):
         measure(np.eye(3), np.ones((3, 3)))

@@ -161,7 +161,7 @@ def test_impossible_calibrations_are_refused(how, message):
 
 
 def test_an_image_without_lattice_has_no_spacing_to_calibrate_by():
-    with pytest.raises(ValueError, match="nothing repeats in the image: give pixel_size instead"):
+    with pytest.raises(ValueError, match="no period was found: give pixel_size instead"):
         stemkit.calibrated(np.random.default_rng(0).normal(size=(64, 64)), spacing=0.3)
 
 

@@ -68,6 +68,21 @@ def test_save_picture_keeps_what_is_there(tmp_path, image):
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
+def test_a_failure_leaves_the_old_figure_and_nothing_else(tmp_path, axes, monkeypatch):
+    path = plotting.save_figure(axes.figure, tmp_path / "a.png")
+    before = path.read_bytes()
+
+    def fail(place, **options):
+        place.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(axes.figure, "savefig", fail)
+    with pytest.raises(OSError, match="disk full"):
+        plotting.save_figure(axes.figure, path, overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+    assert path.read_bytes() == before
+
+
 def test_columns_stand_at_their_place_in_a_part_of_the_image(axes, image):
     table = AtomDetector().fit_transform(image)
     plotting.show_columns(image[32:, 48:], table, axes)
@@ -172,10 +187,10 @@ class TestResidual:
     @pytest.mark.parametrize(
         ("fitted", "std", "message"),
         [
-            (np.zeros((3, 3)), 1.0, r"fitted must have the image's shape, \(96, 128\), but has \(3, 3\)"),
+            (np.zeros((3, 3)), 1.0, r"fitted must have the image's shape, \(96, 128\), but has shape \(3, 3\)"),
             (np.zeros((96, 128)), np.ones(128), "noise_std must be a number or have the image's shape"),
-            (np.full((96, 128), np.nan), 1.0, "fitted must be finite, but has 12288"),
-            (np.zeros((96, 128)), 0.0, "noise_std must be finite and above 0, but is not in 1 places"),
+            (np.full((96, 128), np.nan), 1.0, r"fitted must be finite, but 12288 value\(s\)"),
+            (np.zeros((96, 128)), 0.0, r"noise_std must be finite and above 0, but 1 value\(s\) are not"),
         ],
     )
     def test_refuses_what_does_not_fit(self, axes, image, fitted, std, message):

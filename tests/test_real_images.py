@@ -25,7 +25,7 @@ def pixel_size(path):
     return next((size for name, size in PIXEL_SIZES.items() if path.name.startswith(name)), None)
 
 
-@pytest.mark.filterwarnings("ignore:the image does not say its mode:UserWarning")
+@pytest.mark.filterwarnings("ignore:the image has no mode:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*without a unit:UserWarning")
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
 def test_goes_through_the_pipeline(path):

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from stemkit.atomic import whole_file
 from stemkit.benchmark.contestants import RECORDED
 from stemkit.benchmark.frames import CEILING, FrameComparison
 from stemkit.images import is_calibrated
-from stemkit.io.atomic import whole_file
 from stemkit.plotting import show_image
 
 if TYPE_CHECKING:

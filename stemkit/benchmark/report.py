@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-import stemkit
+from stemkit._version import __version__
+from stemkit.atomic import whole_file
 from stemkit.benchmark.contest import TABLES, Extent
 from stemkit.benchmark.contestants import Contestant
 from stemkit.benchmark.scenes import scenes
 from stemkit.compute import describe_device, resolve_device
 from stemkit.denoising import NetworkInfo, load_weights
-from stemkit.io.atomic import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,7 +86,7 @@ def made_with(rows: Sequence[Contestant], extent: Extent) -> str:
     packages = [f"torch {torch.__version__}", f"numpy {np.__version__}", *(row.version for row in here if row.package)]
     code = hashlib.sha256("\n".join([_code(), *(row.made_of for row in rows)]).encode()).hexdigest()
     return (
-        f"*stemkit {stemkit.__version__}, {', '.join(packages)}, Python {platform.python_version()}, "
+        f"*stemkit {__version__}, {', '.join(packages)}, Python {platform.python_version()}, "
         f"{describe_device(resolve_device('auto'))}; {extent}; the images' seeds are fixed; weights: "
         f"{', '.join(trained) or 'none'}; code and weights {code[:8]}.*"
     )
@@ -101,7 +101,7 @@ def _trained(name: str, info: NetworkInfo) -> str:
 @cache
 def _code() -> str:
     """Of stemkit itself, and of the weights that ship."""
-    digest, home = hashlib.sha256(), Path(stemkit.__file__).parent
+    digest, home = hashlib.sha256(), Path(__file__).parents[1]
     for path in sorted(home.rglob("*")):
         if path.suffix in (".py", ".safetensors", ".npz"):
             digest.update(path.relative_to(home).as_posix().encode() + path.read_bytes())

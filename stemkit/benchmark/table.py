@@ -13,8 +13,8 @@ import torch
 import xarray as xr
 from tqdm import tqdm
 
-import stemkit
 from stemkit import NoiseCalibrator
+from stemkit._version import __version__
 from stemkit.benchmark import scores
 from stemkit.benchmark.scenes import SETS, scenes
 from stemkit.benchmark.truths import HOSTS, TRUTHS
@@ -230,7 +230,7 @@ def _spacing(true: pd.DataFrame) -> float:
 
 def _made_with() -> dict[str, Any]:
     return {
-        "stemkit": stemkit.__version__,
+        "stemkit": __version__,
         "torch": torch.__version__,
         "numpy": np.__version__,
         "device": describe_device(resolve_device("auto")),

@@ -1,4 +1,4 @@
-"""The ``stemkit`` command: a file per verb, each with ``add_to(subparsers)`` and a function that runs it."""
+"""The ``stemkit`` command: one module per verb, each with ``add_to(subparsers)`` and ``run(arguments)``."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-import stemkit
+from stemkit._version import __version__
 from stemkit.cli import benchmark, calibrate, demo, detect, enhance, info, straighten, synthesize, train
+from stemkit.cli.common import with_option_names
 
 __all__ = ["main"]
 
@@ -18,11 +19,11 @@ VERBS = (enhance, detect, calibrate, straighten, info, synthesize, train, benchm
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, or 1 where a file failed, 2 for unusable arguments."""
+    """Run the command and return its exit code: 0, 1 if a file failed, 130 if interrupted (2: invalid arguments)."""
     parser = argparse.ArgumentParser(
         prog="stemkit", description="Calibrate, enhance and measure atomic-resolution STEM images."
     )
-    parser.add_argument("--version", action="version", version=f"stemkit {stemkit.__version__}")
+    parser.add_argument("--version", action="version", version=f"stemkit {__version__}")
     subparsers = parser.add_subparsers(required=True, metavar="VERB")
     for verb in VERBS:
         verb.add_to(subparsers)
@@ -35,15 +36,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("stemkit: interrupted", file=sys.stderr)
             return 130
         except (OSError, ValueError, ImportError) as error:
-            print(f"stemkit: {error}", file=sys.stderr)
+            print(f"stemkit: {with_option_names(error)}", file=sys.stderr)
             return 1
 
 
 def _one_blas_thread() -> contextlib.AbstractContextManager:
-    """One thread for the matrix products of NumPy, unless the user has set their number.
+    """Context of one thread for NumPy's matrix products, unless the user has set the number of threads.
 
-    They are small here: the calibration of 463 x 463 px takes 1.4 CPU seconds with one thread, and 2.4 with two on two
-    busy cores. The threads of torch are not concerned.
+    The matrices are small: the calibration of 463 x 463 px takes 1.4 CPU seconds with one thread, and 2.4 with two on
+    two busy cores. The threads of torch are not changed.
     """
     if "OPENBLAS_NUM_THREADS" in os.environ:
         return contextlib.nullcontext()

@@ -1,4 +1,4 @@
-"""``stemkit calibrate``: the noise of images as a table."""
+"""``stemkit calibrate``: measure the noise of images and print it as a table."""
 
 from __future__ import annotations
 
@@ -8,43 +8,52 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stemkit.cli.common import add_image_arguments, add_output_arguments, for_each_file, frames, load, outputs
+from stemkit.cli.common import (
+    add_image_arguments,
+    add_output_arguments,
+    for_each_file,
+    frames,
+    load,
+    non_interactive_pyplot,
+    outputs,
+    save_and_close,
+)
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from stemkit.noise import NoiseCalibrator, NoiseModel
 
-#: Key, unit, and what it is.
+#: Rows of the table: parameter of the noise model, unit, description.
 ROWS = (
     ("contrast", "image units", "amplitude of the brightest columns"),
     ("level", "image units", "background"),
-    ("background.amplitude", "contrast", "smooth background"),
-    ("background.length", "px", "its length"),
-    ("scan.amplitude", "contrast", "streaks along the rows"),
-    ("scan.length", "px", "their length (inf: whole rows)"),
-    ("scan.short_amplitude", "contrast", "streaks of a second kind"),
-    ("scan.short_length", "px", "their length"),
-    ("scan.jitter", "px", "displacement of the beam along x, independent between rows"),
-    ("scan.jitter_y", "px", "the same along y, across the rows"),
-    ("scan.jitter_length", "px", "their length along the row (inf: rows move as a whole)"),
-    ("scan.drift", "px", "slow displacement along x, RMS"),
-    ("scan.drift_y", "px", "the same along y"),
-    ("scan.drift_rows", "rows", "their correlation length"),
-    ("scan.hum", "px", "periodic displacement along x, amplitude"),
-    ("scan.hum_y", "px", "the same along y"),
-    ("scan.hum_period", "rows", "their period"),
-    ("pointwise.readout", "contrast", "pixel noise at the background"),
-    ("pointwise.gain", "contrast^2", "growth of its variance with the signal"),
-    ("pointwise.shape", "", "Tukey lambda (0.14 normal, smaller: heavier tails)"),
-    ("pointwise.correlation_x", "", "correlation of neighbours in a row"),
-    ("pointwise.kind", "", "tukey: a symmetric law; poisson: counted electrons"),
+    ("background.amplitude", "contrast", "standard deviation of the smooth background"),
+    ("background.length", "px", "correlation length of the background"),
+    ("scan.amplitude", "contrast", "standard deviation of the streaks along the rows"),
+    ("scan.length", "px", "correlation length of the streaks (inf: whole rows)"),
+    ("scan.short_amplitude", "contrast", "standard deviation of the short streaks"),
+    ("scan.short_length", "px", "correlation length of the short streaks"),
+    ("scan.jitter", "px", "RMS displacement of the probe along x, independent between rows"),
+    ("scan.jitter_y", "px", "RMS displacement of the probe along y, independent between rows"),
+    ("scan.jitter_length", "px", "correlation length of the jitter along the row (inf: rows move as a whole)"),
+    ("scan.drift", "px", "RMS slow displacement of the probe along x"),
+    ("scan.drift_y", "px", "RMS slow displacement of the probe along y"),
+    ("scan.drift_rows", "rows", "correlation length of the slow displacements"),
+    ("scan.hum", "px", "amplitude of the periodic displacement along x"),
+    ("scan.hum_y", "px", "amplitude of the periodic displacement along y"),
+    ("scan.hum_period", "rows", "period of the periodic displacements"),
+    ("pointwise.readout", "contrast", "standard deviation of the pointwise noise at the background"),
+    ("pointwise.gain", "contrast^2", "increase of the variance of the pointwise noise with the signal"),
+    ("pointwise.shape", "", "Tukey lambda (0.14: normal, smaller: heavier tails)"),
+    ("pointwise.correlation_x", "", "correlation of neighbouring pixels in a row"),
+    ("pointwise.kind", "", "tukey: a symmetric distribution; poisson: counted electrons"),
     ("detector.low", "image units", "lower end of the detector's range"),
-    ("detector.high", "image units", "upper end"),
-    ("detector.step", "image units", "distance of its digital levels"),
+    ("detector.high", "image units", "upper end of the detector's range"),
+    ("detector.step", "image units", "distance of the detector's digital levels"),
 )
 
-#: Units of the dose in the table, and what JSON calls them.
+#: Units of the dose in the table and their keys in JSON.
 DOSES = {"e/px": "electrons_per_pixel", "e/Å^2": "electrons_per_square_angstrom"}
 
 
@@ -53,12 +62,14 @@ def add_to(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "calibrate",
         help="measure the noise",
-        description="Measure the noise of images and print it as a table, with whatever else is wrong with the scan.",
+        description="Measure the noise of images and print it as a table, with faults of scan and detector.",
     )
     add_image_arguments(parser)
     add_output_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, one line per file")
-    parser.add_argument("--figure", action="store_true", help="also draw the curves behind the numbers: NAME_noise.png")
+    parser.add_argument(
+        "--figure", action="store_true", help="also draw the measured curves and their fits: NAME_noise.png"
+    )
     parser.set_defaults(run=run)
 
 
@@ -72,7 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
         figures = outputs(arguments, *(f"{name}_noise{ending}.png" for ending in endings)) if endings else []
         calibrator = NoiseCalibrator().fit(image)
         for i, figure in enumerate(figures):
-            _save_figure(calibrator, i, figure, arguments.overwrite)
+            non_interactive_pyplot()
+            save_and_close(calibrator.plot(i), figure, arguments.overwrite)
         if arguments.json:
             print(json.dumps(_described(path, calibrator, image), allow_nan=False))
         else:
@@ -82,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _described(path: Path, calibrator: NoiseCalibrator, image: xr.DataArray) -> dict[str, Any]:
-    # JSON has no NaN: an error that is not known is null
+    # an unknown error is null, since JSON has no NaN
     errors = {k: v if math.isfinite(v) else None for k, v in calibrator.noise_model_std_.items()}
     return {
         "file": str(path),
@@ -98,7 +110,7 @@ def _table(path: Path, calibrator: NoiseCalibrator, image: xr.DataArray) -> str:
     model = calibrator.noise_model_
     lines = [f"{path} ({model.mode})"]
     if not all(d["has_columns"] for d in calibrator.diagnostics_):
-        lines.append("  no lattice of columns was found: contrast is the image's range of intensities")
+        lines.append("  no lattice of columns was found: the contrast is the range of intensities of the image")
     for key, unit, meaning in ROWS:
         value: Any = model
         for part in key.split("."):
@@ -106,7 +118,7 @@ def _table(path: Path, calibrator: NoiseCalibrator, image: xr.DataArray) -> str:
         if value is not None and _is_meant(model, key):
             lines.append(_line(key, value, calibrator.noise_model_std_.get(key), unit, meaning))
     lines += [
-        _line("dose", value, error, unit, "of the brightest columns, above the background")
+        _line("dose", value, error, unit, "dose at the brightest columns, above the background")
         for unit, value, error in _dose(calibrator, image)
     ]
     for i, diagnostics in enumerate(calibrator.diagnostics_):
@@ -130,7 +142,7 @@ def _line(key: str, value: float | str, error: float | None, unit: str, meaning:
 
 
 def _dose(calibrator: NoiseCalibrator, image: xr.DataArray) -> list[tuple[str, float, float | None]]:
-    """Unit, dose and its error, where electrons were counted: elsewhere the gain is the amplifier's, too."""
+    """Unit, dose and its error for counted electrons; otherwise the gain also contains that of the amplifier."""
     from stemkit.images import pixel_sizes
 
     model = calibrator.noise_model_
@@ -141,18 +153,3 @@ def _dose(calibrator: NoiseCalibrator, image: xr.DataArray) -> list[tuple[str, f
     if (sizes := pixel_sizes(image)) is not None:
         doses.append(("e/Å^2", model.dose_per_area(math.sqrt(sizes[0] * sizes[1]))))
     return [(unit, dose, dose * relative if math.isfinite(relative) else None) for unit, dose in doses]
-
-
-def _save_figure(calibrator: NoiseCalibrator, image: int, path: Path, overwrite: bool) -> None:
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    import matplotlib.pyplot as plt
-
-    from stemkit.plotting import save_figure
-
-    figure = calibrator.plot(image)
-    try:
-        save_figure(figure, path, overwrite=overwrite, dpi=160)
-    finally:
-        plt.close(figure)

@@ -1,4 +1,4 @@
-"""What the verbs share: arguments, reading, and going on after a bad file."""
+"""Common to the verbs: arguments, reading, names of results, figures, and the handling of failures of single files."""
 
 from __future__ import annotations
 
@@ -11,61 +11,80 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stemkit.atomic import check_place
+
 if TYPE_CHECKING:
+    from types import ModuleType
+
     import xarray as xr
+    from matplotlib.figure import Figure
 
 __all__ = [
+    "add_device_argument",
     "add_image_arguments",
+    "add_metadata_arguments",
     "add_network_arguments",
     "add_output_arguments",
     "for_each_file",
     "frames",
     "load",
     "network_options",
+    "non_interactive_pyplot",
     "outputs",
+    "save_and_close",
+    "with_option_names",
 ]
 
+#: Form of ``--region``.
 REGION = re.compile(r"^(\d+):(\d+),(\d+):(\d+)$")
 
 
 def add_image_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which images, and what their files do not say."""
+    """Add the arguments for the images and for metadata that their files lack."""
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="image files, or folders of them")
-    parser.add_argument("--pixel-size", type=float, metavar="NM", help="edge of a pixel in nm, instead of the file's")
-    parser.add_argument("--region", type=region, metavar="Y0:Y1,X0:X1", help="use this part of the image alone, px")
-    parser.add_argument("--dataset", metavar="NAME", help="name or index of the dataset, in a file with several")
-    parser.add_argument("--mode", choices=("haadf", "bf"), help="bright or dark columns (default: ask the image)")
+    add_metadata_arguments(parser)
+    parser.add_argument("--region", type=region, metavar="Y0:Y1,X0:X1", help="crop to these rows and columns, px")
+    parser.add_argument("--dataset", metavar="NAME", help="name or index in a file with several (default: first image)")
+
+
+def add_metadata_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add the arguments for the pixel size and the mode."""
+    parser.add_argument("--pixel-size", type=float, metavar="NM", help="edge of a pixel, nm (default: from the file)")
+    parser.add_argument("--mode", choices=("haadf", "bf"), help="bright or dark columns (default: from the file)")
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where results go."""
-    parser.add_argument("-o", "--output", type=Path, default=Path("."), metavar="FOLDER", help="default: here")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    """Add the arguments for the folder of results."""
+    parser.add_argument("-o", "--output", type=Path, default=Path("."), metavar="FOLDER", help="default: this folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which network, where it runs, on which grid and in which precision."""
-    parser.add_argument("--weights", default="auto", metavar="NAME", help="shipped weights or a file (default: auto)")
+    """Add the arguments for the network, its device, sampling and precision."""
+    parser.add_argument("--weights", default="auto", metavar="NAME", help="name or file of weights (default: auto)")
     parser.add_argument(
         "--sampling",
         type=sampling,
         default="auto",
         metavar="FRACTION",
-        help="apply the network to the image at this sampling, in (0, 1]; 1 is its own (default: auto)",
+        help="sampling of the image for the network, fraction of its own in (0, 1] (default: auto)",
     )
-    parser.add_argument(
-        "--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="of the network (default: auto)"
-    )
-    parser.add_argument("--device", default="auto", help='"auto", "cpu", "cuda", ... (default: auto)')
+    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="default: auto")
+    add_device_argument(parser)
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the argument for the device of the network."""
+    parser.add_argument("--device", default="auto", help='"cpu", "cuda", ... (default: auto, a GPU if available)')
 
 
 def network_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The denoiser's parameters that the arguments give."""
+    """Parameters of the denoiser from the arguments."""
     return {name: getattr(arguments, name) for name in ("weights", "device", "sampling", "precision")}
 
 
 def sampling(text: str) -> float | str:
-    """``"auto"``, or a number in (0, 1]."""
+    """Parse ``--sampling``: ``"auto"``, or a number in (0, 1]."""
     if text == "auto":
         return text
     try:
@@ -78,18 +97,20 @@ def sampling(text: str) -> float | str:
 
 
 def region(text: str) -> tuple[slice, slice]:
-    """The slices that ``y0:y1,x0:x1`` says."""
+    """Parse ``--region``: slices of rows and columns from ``y0:y1,x0:x1``."""
     match = REGION.match(text)
     if match is None:
-        raise argparse.ArgumentTypeError(f"must be y0:y1,x0:x1 in px, such as 0:512,100:612, but is {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"must have the form y0:y1,x0:x1 in px, such as 0:512,100:612, but is {text!r}"
+        )
     y0, y1, x0, x1 = map(int, match.groups())
     if y0 >= y1 or x0 >= x1:
-        raise argparse.ArgumentTypeError(f"must go up, y0 < y1 and x0 < x1, but is {text!r}")
+        raise argparse.ArgumentTypeError(f"must have y0 < y1 and x0 < x1, but is {text!r}")
     return slice(y0, y1), slice(x0, x1)
 
 
 def load(path: Path, arguments: argparse.Namespace, cut: bool = False) -> xr.DataArray:
-    """Read the image that the arguments ask for; one that may be ``cut`` already can have the region's size."""
+    """Read an image and crop it to the region; with ``cut`` an image of the region's size is taken as cropped."""
     import stemkit
 
     image = stemkit.read(path, dataset=arguments.dataset, pixel_size=arguments.pixel_size)
@@ -103,19 +124,19 @@ def load(path: Path, arguments: argparse.Namespace, cut: bool = False) -> xr.Dat
         return image
     if rows.stop > n_y or columns.stop > n_x:
         raise ValueError(
-            f"--region must lie within the image, {n_y} by {n_x} px, but asks for rows up to {rows.stop} and columns "
-            f"up to {columns.stop}"
+            f"--region must lie within the image, {n_y} by {n_x} px, but ends at row {rows.stop} and column "
+            f"{columns.stop}"
         )
     return image.isel(y=rows, x=columns)
 
 
 def frames(image: xr.DataArray) -> list[str]:
-    """What the names of results of one image each end in: nothing for an image, a number per frame of a stack."""
+    """Endings of the names of results: one empty ending for an image, numbers for the frames of a stack."""
     return [""] if image.ndim == 2 else [f"_{i:03d}" for i in range(len(image))]
 
 
 def for_each_file(arguments: argparse.Namespace, work: Callable[[Path, str], None]) -> int:
-    """Do the work on each file, with its name for results; report those that fail, and say so in the exit code."""
+    """Call ``work(path, name of results)`` for each file; report failures and return the exit code."""
     from tqdm.auto import tqdm
 
     files, failed = named_files(arguments.paths)
@@ -124,7 +145,7 @@ def for_each_file(arguments: argparse.Namespace, work: Callable[[Path, str], Non
             warnings.simplefilter("always", UserWarning)
             try:
                 work(path, name)
-            except Exception as error:  # whatever is wrong with one file, the others run
+            except Exception as error:  # a failure of one file must not stop the others
                 failed += 1
                 tqdm.write(f"stemkit: {_about(path, error)}", file=sys.stderr)
         for note in dict.fromkeys(_about(path, n.message) for n in notes if issubclass(n.category, UserWarning)):
@@ -135,34 +156,39 @@ def for_each_file(arguments: argparse.Namespace, work: Callable[[Path, str], Non
 
 
 def _about(path: Path, message: object) -> str:
-    """What was said of a file, with its name and the command's own words for parameters."""
-    text = re.sub(
-        r"\b(pixel_size|mode|dataset|overwrite)=(True)?", lambda m: f"--{m[1].replace('_', '-')}", str(message)
-    )
+    """A message about a file, with its name and the names of the command's options."""
+    text = with_option_names(message)
     return text if str(path) in text else f"{path}: {text}"
 
 
+def with_option_names(message: object) -> str:
+    """A message in which the names of parameters are replaced with those of the command's options."""
+    return re.sub(
+        r"\b(pixel_size|mode|dataset|overwrite)=(True)?", lambda m: f"--{m[1].replace('_', '-')}", str(message)
+    )
+
+
 def failed_folders(paths: list[Path]) -> int:
-    """Folders without a readable image."""
+    """Number of folders without a file that stemkit can read."""
     return sum(path.is_dir() and not _readable_in(path) for path in paths)
 
 
 def named_files(paths: list[Path]) -> tuple[list[tuple[Path, str]], int]:
-    """Files, those of folders included, each with a name for its results; and how many folders held none."""
+    """Files, including those in folders, each with the name of its results; and the number of folders without files."""
     files, empty = [], 0
     for path in paths:
         if path.is_dir():
             found = _readable_in(path)
             if not found:
                 empty += 1
-                print(f"stemkit: {path}: holds no image file that stemkit reads", file=sys.stderr)
+                print(f"stemkit: {path}: the folder contains no image file that stemkit can read", file=sys.stderr)
             files += found
         else:
             files.append(path)
     stems, names = Counter(path.stem for path in files), Counter(path.name for path in files)
 
     def result_name(path: Path) -> str:
-        # a.dm4 beside a.tif: the suffix tells their results apart; x/a.tif beside y/a.tif: the folder does
+        # the results of a.dm4 and a.tif are distinguished by the suffix, those of x/a.tif and y/a.tif by the folder
         name = path.stem if stems[path.stem] == 1 else path.name.replace(".", "_")
         return name if names[path.name] == 1 else f"{path.resolve().parent.name}_{name}"
 
@@ -170,15 +196,36 @@ def named_files(paths: list[Path]) -> tuple[list[tuple[Path, str]], int]:
 
 
 def outputs(arguments: argparse.Namespace, *names: str) -> list[Path]:
-    """Paths of results, after making their folder; refuses files that exist before any work is done."""
+    """Create the folder of results and return their paths; existing files raise an error before the computation."""
     if arguments.output.exists() and not arguments.output.is_dir():
-        raise NotADirectoryError(f"-o must name a folder, but {arguments.output} is a file")
+        raise NotADirectoryError(f"-o must name a folder, but {arguments.output} is a file: give another path")
     arguments.output.mkdir(parents=True, exist_ok=True)
     paths = [arguments.output / name for name in names]
     for path in paths:
-        if path.exists() and not arguments.overwrite:
-            raise FileExistsError(f"{path} exists: pass --overwrite to replace it")
+        check_place(path, arguments.overwrite)
     return paths
+
+
+def non_interactive_pyplot() -> ModuleType:
+    """Import matplotlib.pyplot with a backend that needs no display."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def save_and_close(figure: Figure, path: Path, overwrite: bool, dpi: float = 160) -> None:
+    """Write a figure and release its memory."""
+    import matplotlib.pyplot as plt
+
+    from stemkit.plotting import save_figure
+
+    try:
+        save_figure(figure, path, overwrite=overwrite, dpi=dpi)
+    finally:
+        plt.close(figure)
 
 
 def _readable_in(folder: Path) -> list[Path]:

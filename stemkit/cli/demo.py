@@ -1,4 +1,4 @@
-"""``stemkit demo``: the main job on images with known truth."""
+"""``stemkit demo``: calibration, enhancement and detection on synthetic images with known truth."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stemkit.cli.common import non_interactive_pyplot, save_and_close
+
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-#: Seeds of the images, not chosen for what comes out; the network was trained on others.
+#: Seeds of the images (chosen before the results were known; the training of the network uses others).
 SEEDS = (20, 21, 22)
-#: Lattice, base and relative heights of what is shown.
+#: Lattice, basis and relative amplitudes of the crystals (chosen).
 CRYSTALS = (
     ("square", [(0, 0), (0.5, 0.5)], [1.0, 0.55]),
     ("hexagonal", [(0, 0), (1 / 3, 1 / 3)], [1.0, 0.7]),
@@ -24,42 +26,44 @@ def add_to(subparsers: Any) -> None:
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "demo",
-        help="run everything on an image with known truth",
+        help="run all steps on synthetic images with known truth",
         description="Synthesise images, calibrate their noise, enhance them, measure their columns, and compare with "
         "the truth.",
     )
-    parser.add_argument("-o", "--output", type=Path, default=Path("demo-output"), metavar="FOLDER")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("demo-output"), metavar="FOLDER", help="default: demo-output"
+    )
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the pipeline in both modes and print what it found."""
-    import matplotlib as mpl
+    """Run the pipeline in both modes and print a table of its results."""
     from tqdm.auto import tqdm
 
-    mpl.use("agg")
+    non_interactive_pyplot()
     arguments.output.mkdir(parents=True, exist_ok=True)
     scenes = [(mode, seed) for mode in ("haadf", "bf") for seed in SEEDS]
-    rows = [_one(mode, seed, arguments.output) for mode, seed in tqdm(scenes, desc="scenes", leave=False)]
+    rows = [_run_scene(mode, seed, arguments.output) for mode, seed in tqdm(scenes, desc="scenes", leave=False)]
     header = ("scene", "PSNR before", "after", "columns", "found", "F1", "RMS error", "stated error")
     widths = (8, 12, 9, 8, 6, 6, 11, 13)
     print("  ".join(h.rjust(w) for h, w in zip(header, widths, strict=True)))
     for row in rows:
         print("  ".join(c.rjust(w) for c, w in zip(row, widths, strict=True)))
-    print("RMS and stated errors are of columns away from the border, jitter of the beam among the stated ones.")
+    print(
+        "RMS and stated errors are of the columns not at the border; the stated errors include the jitter of the probe."
+    )
     print(f"figures and tables: {arguments.output}")
     return 0
 
 
-def _one(mode: str, seed: int, folder: Path) -> tuple[str, ...]:
-    import matplotlib.pyplot as plt
+def _run_scene(mode: str, seed: int, folder: Path) -> tuple[str, ...]:
     import numpy as np
     from sklearn.pipeline import Pipeline
 
     from stemkit import AtomDetector, NoiseCalibrator, SFINDenoiser
     from stemkit.detection import Quality
     from stemkit.metrics import match_columns, psnr
-    from stemkit.plotting import compare, save_figure
+    from stemkit.plotting import compare
 
     pairs, truth = _scene(mode, seed)
     noisy, clean = pairs["noisy"][0], pairs["enhance"][0]
@@ -74,9 +78,8 @@ def _one(mode: str, seed: int, folder: Path) -> tuple[str, ...]:
     name = f"{mode}_{seed}"
     columns.to_csv(folder / f"{name}_columns.csv", index=False)
     figure = compare({"recorded": noisy, "enhanced": enhanced, "measured columns": noisy}, columns)
-    save_figure(figure, folder / f"{name}.png", overwrite=True, dpi=120)
-    plt.close(figure)
-    reached, stated = (1e3 * float(np.sqrt(v.mean())) for v in (error**2, variance[good]))
+    save_and_close(figure, folder / f"{name}.png", overwrite=True, dpi=120)
+    rms, stated = (1e3 * float(np.sqrt(v.mean())) for v in (error**2, variance[good]))
     before, after = psnr(noisy, clean), psnr(enhanced, clean)
     return (
         name,
@@ -85,14 +88,14 @@ def _one(mode: str, seed: int, folder: Path) -> tuple[str, ...]:
         str(len(truth)),
         str(len(columns)),
         f"{match.f1:.3f}",
-        f"{reached:.1f} pm",
+        f"{rms:.1f} pm",
         f"{stated:.1f} pm",
     )
 
 
 def _scene(mode: str, seed: int) -> tuple[xr.Dataset, pd.DataFrame]:
-    """A crystal with a surface, vacancies and foreign atoms, recorded with a dozen electrons per pixel on the columns,
-    streaks and jitter.
+    """A crystal with a surface, vacancies and substituted columns, recorded with about 12 electrons per pixel on the
+    columns, streaks and jitter.
     """
     from stemkit import NoiseModel, PointwiseNoise, ScanNoise, STEMSynthesizer
     from stemkit.compute import torch_generator

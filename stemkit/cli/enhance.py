@@ -1,4 +1,4 @@
-"""``stemkit enhance``: enhanced images in their own units."""
+"""``stemkit enhance``: enhance images, in the units of the recorded ones."""
 
 from __future__ import annotations
 
@@ -14,25 +14,33 @@ from stemkit.cli.common import (
     frames,
     load,
     network_options,
+    non_interactive_pyplot,
     outputs,
 )
 
 if TYPE_CHECKING:
     import xarray as xr
 
+#: Choices of ``--format``.
 FORMATS = ("tif", "hspy", "nc", "png")
 
 
 def add_to(subparsers: Any) -> None:
     """Add the verb to the command line."""
-    parser = subparsers.add_parser("enhance", help="enhance images", description="Enhance images; pixel size is kept.")
+    parser = subparsers.add_parser(
+        "enhance",
+        help="enhance images",
+        description="Enhance images with a network. Units and pixel size are those of the recorded image.",
+    )
     add_image_arguments(parser)
     add_output_arguments(parser)
     add_network_arguments(parser)
     parser.add_argument(
         "--format", choices=FORMATS, default="tif", help="png is a picture with a scale bar (default: tif)"
     )
-    parser.add_argument("--flips", action="store_true", help="average over mirror images: slower, slightly better")
+    parser.add_argument(
+        "--flips", action="store_true", help="average the results of mirror images: slower, slightly more accurate"
+    )
     parser.set_defaults(run=run)
 
 
@@ -45,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
     def work(path: Path, name: str) -> None:
         image = load(path, arguments)
         stem = f"{name}_enhanced"
-        # a picture shows one image, the other formats hold stacks
+        # a picture contains one image, the other formats contain stacks
         endings = frames(image) if arguments.format == "png" else [""]
         targets = outputs(arguments, *(f"{stem}{ending}.{arguments.format}" for ending in endings))
         _write(denoiser.fit_transform(image), targets, arguments)
@@ -60,10 +68,8 @@ def _write(image: xr.DataArray, targets: list[Path], arguments: argparse.Namespa
 
         write(image, targets[0], overwrite=arguments.overwrite)
         return
-    import matplotlib as mpl
-
     from stemkit.plotting import save_picture
 
-    mpl.use("agg")
+    non_interactive_pyplot()
     for frame, path in zip([image] if image.ndim == 2 else list(image), targets, strict=True):
         save_picture(frame, path, overwrite=arguments.overwrite)

@@ -1,4 +1,4 @@
-"""``stemkit info``: what is in a file."""
+"""``stemkit info``: print the properties of an image and the datasets of its file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 def add_to(subparsers: Any) -> None:
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
-        "info", help="what is in a file", description="Print size, pixel size, mode, noise, spacing and datasets."
+        "info",
+        help="describe an image and its file",
+        description="Print the size, pixel size, mode, noise and spacing of an image, and the datasets of its file.",
     )
     add_image_arguments(parser)
     parser.set_defaults(run=run)
@@ -29,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     def work(path: Path, name: str) -> None:
         image = load(path, arguments)
         print(path)
-        for label, text in _facts(image):
+        for label, text in _properties(image):
             print(f"  {label:<12}{text}")
         found = datasets(path)
         if len(found) > 1:
@@ -40,7 +42,8 @@ def run(arguments: argparse.Namespace) -> int:
     return for_each_file(arguments, work)
 
 
-def _facts(image: xr.DataArray) -> list[tuple[str, str]]:
+def _properties(image: xr.DataArray) -> list[tuple[str, str]]:
+    """Names and values of the properties of an image, or of the first image of a stack."""
     from stemkit import NoiseCalibrator
     from stemkit.images import pixel_sizes, resolve_mode
     from stemkit.periodicity import find_periodicity
@@ -48,33 +51,33 @@ def _facts(image: xr.DataArray) -> list[tuple[str, str]]:
     first = image if image.ndim == 2 else image[0]
     sizes = pixel_sizes(first)
     size = " x ".join(str(n) for n in image.shape)
-    facts = [("size", f"{size} px, {image.dtype}")]
+    properties = [("size", f"{size} px, {image.dtype}")]
     if sizes is None:
-        facts.append(("pixel size", "not known (--pixel-size sets it)"))
+        properties.append(("pixel size", "not known: give --pixel-size"))
     elif abs(sizes[0] / sizes[1] - 1) < 1e-3:
         field = " x ".join(f"{n * s:.4g}" for n, s in zip(first.shape, sizes, strict=True))
-        facts.append(("pixel size", f"{sizes[1]:.6g} nm ({field} nm)"))
+        properties.append(("pixel size", f"{sizes[1]:.6g} nm ({field} nm)"))
     else:
-        facts.append(("pixel size", f"{sizes[0]:.6g} nm (y) x {sizes[1]:.6g} nm (x)"))
-    said = "" if "mode" in image.attrs else " (inferred)"
-    facts.append(("mode", resolve_mode(first) + said))
+        properties.append(("pixel size", f"{sizes[0]:.6g} nm (y) x {sizes[1]:.6g} nm (x)"))
+    source = "" if "mode" in image.attrs else " (inferred)"
+    properties.append(("mode", resolve_mode(first) + source))
     spacing = find_periodicity(first.values).spacing
     if spacing is None:
-        facts.append(("spacing", "nothing repeats"))
+        properties.append(("spacing", "none: the image is not periodic"))
     else:
         in_nm = "" if sizes is None else f", {spacing * (sizes[0] * sizes[1]) ** 0.5:.4g} nm"
-        facts.append(("spacing", f"{spacing:.4g} px{in_nm}"))
+        properties.append(("spacing", f"{spacing:.4g} px{in_nm}"))
     model = NoiseCalibrator().fit(first).noise_model_
     bright = max(model.pointwise.readout**2 + model.pointwise.gain, 0.0) ** 0.5
-    facts.append(
+    properties.append(
         (
             "noise",
-            f"{100 * model.pointwise.readout:.3g} % of the contrast between columns, {100 * bright:.3g} % on them, "
-            f"streaks {100 * math.hypot(model.scan.amplitude, model.scan.short_amplitude):.2g} %, rows displaced by "
-            f"{model.scan.displacement:.2g} px",
+            f"{100 * model.pointwise.readout:.3g} % of the contrast at the background, {100 * bright:.3g} % at "
+            f"columns, streaks {100 * math.hypot(model.scan.amplitude, model.scan.short_amplitude):.2g} %, rows "
+            f"displaced by {model.scan.displacement:.2g} px",
         )
     )
     known = ("detector", "voltage", "dwell_time", "dataset", "title")
     units = {"voltage": " kV", "dwell_time": " s"}
-    facts += [(k.replace("_", " "), f"{image.attrs[k]}{units.get(k, '')}") for k in known if k in image.attrs]
-    return facts
+    properties += [(k.replace("_", " "), f"{image.attrs[k]}{units.get(k, '')}") for k in known if k in image.attrs]
+    return properties

@@ -1,4 +1,4 @@
-"""``stemkit synthesize``: pairs of noisy and ideal images with their true columns."""
+"""``stemkit synthesize``: synthesise pairs of noisy and ideal images with their true columns."""
 
 from __future__ import annotations
 
@@ -7,53 +7,61 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stemkit._version import __version__
+from stemkit.cli.common import non_interactive_pyplot, save_and_close
+
 if TYPE_CHECKING:
     import xarray as xr
 
     from stemkit import STEMSynthesizer
 
-#: Images that the figure shows.
-SHOWN = 6
+#: Largest number of pairs in the figure (chosen).
+N_IN_FIGURE = 6
 
 
 def add_to(subparsers: Any) -> None:
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "synthesize",
-        help="draw pairs of noisy and ideal images",
-        description="Draw pairs of noisy and ideal images of crystals, defects, particles, amorphous matter and single "
-        "atoms, with their true columns. Given images of yours, the pairs have their noise, spacing, widths, contrast "
-        "and pixel size.",
+        help="synthesise pairs of noisy and ideal images",
+        description="Synthesise pairs of noisy and ideal images of crystals, defects, particles, amorphous matter and "
+        "single atoms, with their true columns. If images are given, the pairs have their noise, spacing, column "
+        "widths, contrast and pixel size.",
     )
-    parser.add_argument("files", nargs="*", type=Path, metavar="IMAGE", help="images to take the microscope from")
+    parser.add_argument(
+        "files", nargs="*", type=Path, metavar="IMAGE", help="images from which noise and sampling are measured"
+    )
     parser.add_argument("-n", "--n", type=int, default=16, help="number of pairs, default: 16")
-    parser.add_argument("--mode", choices=("haadf", "bf"), default=None, help="default: that of the images, or haadf")
+    parser.add_argument("--mode", choices=("haadf", "bf"), help="default: that of the images, else haadf")
     parser.add_argument("--size", type=int, default=256, metavar="PX", help="edge of an image, default: 256")
-    parser.add_argument("--pixel-size", type=float, default=None, metavar="NM", help="default: the images', or 0.01")
-    parser.add_argument("--spacing", type=float, nargs="+", default=None, metavar="NM", help="one number, or two")
-    parser.add_argument("--arrangement", nargs="+", default=None, metavar="NAME", help="what is drawn; default: all")
+    parser.add_argument(
+        "--pixel-size", type=float, metavar="NM", help="edge of a pixel, nm (default: that of the images, else 0.01)"
+    )
+    parser.add_argument(
+        "--spacing", type=float, nargs="+", metavar="NM", help="spacing of the columns, nm: one number, or two"
+    )
+    parser.add_argument("--arrangement", nargs="+", metavar="NAME", help="arrangements of columns (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same images; default: 0")
     parser.add_argument("-o", "--output", type=Path, default=Path("pairs.nc"), help="NetCDF file, default: pairs.nc")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
-    parser.add_argument("--figure", action="store_true", help="also draw the first pairs")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    parser.add_argument("--figure", action="store_true", help="also draw a figure of the first pairs")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Draw, and write the pairs and the table of their columns."""
-    import stemkit
+    """Synthesise and write the pairs and the table of their columns."""
     from stemkit import STEMSynthesizer
-    from stemkit.io.atomic import check_place, whole_file
+    from stemkit.atomic import check_place, whole_file
     from stemkit.synthesis.specimens import ARRANGEMENTS
 
     path = arguments.output
     if path.suffix != ".nc":
-        raise ValueError(f"--output must end with .nc, the pairs are written as NetCDF, but is {path}")
+        raise ValueError(f"--output must end with .nc, since the pairs are written as NetCDF, but is {path}")
     table_path, figure_path = path.with_name(f"{path.stem}_columns.csv"), path.with_suffix(".png")
     for target in (path, table_path, *([figure_path] if arguments.figure else [])):
         check_place(target, arguments.overwrite)
     if arguments.spacing is not None and len(arguments.spacing) > 2:
-        raise ValueError(f"--spacing must be one number of nm or two, but is {len(arguments.spacing)}")
+        raise ValueError(f"--spacing must be one or two numbers of nm, but {len(arguments.spacing)} were given")
     synthesizer = STEMSynthesizer(
         mode=arguments.mode,
         shape=(arguments.size, arguments.size),
@@ -63,10 +71,10 @@ def run(arguments: argparse.Namespace) -> int:
         random_state=arguments.seed,
     )
     if arguments.files:
-        _learn(synthesizer, arguments.files)
+        _fit(synthesizer, arguments.files)
     pairs, columns = synthesizer.sample(arguments.n, return_columns=True)
     pairs.attrs["stemkit"] = json.dumps(
-        {"stemkit": stemkit.__version__, "step": "synthesize", "seed": arguments.seed, "n": arguments.n}
+        {"stemkit": __version__, "step": "synthesize", "seed": arguments.seed, "n": arguments.n}
     )
     with whole_file(path) as temporary:
         pairs.to_netcdf(temporary, engine="h5netcdf", encoding={name: {"zlib": True} for name in pairs.data_vars})
@@ -78,31 +86,25 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _learn(synthesizer: STEMSynthesizer, files: list[Path]) -> None:
-    import stemkit
+def _fit(synthesizer: STEMSynthesizer, files: list[Path]) -> None:
+    """Fit the synthesizer to all images of the files."""
+    from stemkit import read
 
     images = []
     for file in files:
-        image = stemkit.read(file)
+        image = read(file)
         images += [image] if image.ndim == 2 else list(image)
     synthesizer.fit(images)
 
 
 def _save_figure(pairs: xr.Dataset, path: Path, overwrite: bool) -> None:
-    import matplotlib as mpl
+    from stemkit.plotting import show_image
 
-    mpl.use("agg")
-    import matplotlib.pyplot as plt
-
-    from stemkit.plotting import save_figure, show_image
-
-    count = min(SHOWN, pairs.sizes["image"])
+    plt = non_interactive_pyplot()
+    count = min(N_IN_FIGURE, pairs.sizes["image"])
     figure, axes = plt.subplots(2, count, figsize=(2.6 * count, 5.6), layout="constrained", squeeze=False)
     for i in range(count):
         for ax, name in zip(axes[:, i], ("noisy", "enhance"), strict=True):
             title = str(pairs["arrangement"].values[i]) if name == "noisy" else ""
             show_image(pairs[name].isel(image=i), ax, title)
-    try:
-        save_figure(figure, path, overwrite=overwrite, dpi=130)
-    finally:
-        plt.close(figure)
+    save_and_close(figure, path, overwrite, dpi=130)

@@ -1,4 +1,4 @@
-"""Files to images and back: :func:`read` and :func:`write`, in front of a module per family of formats."""
+"""Reading and writing of images, :func:`read` and :func:`write`; one module per family of formats."""
 
 from stemkit.io.reading import READABLE, DatasetInfo, datasets, read
 from stemkit.io.writing import WRITABLE, write

@@ -1,4 +1,4 @@
-"""Attributes and provenance as JSON, and what a detector's name says about contrast."""
+"""Attributes and provenance as JSON; the imaging mode from the name of a detector."""
 
 from __future__ import annotations
 
@@ -11,76 +11,66 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-__all__ = [
-    "PROVENANCE",
-    "attributes_of",
-    "maps_of",
-    "mode_of",
-    "pack",
-    "plain",
-    "provenance_text",
-    "unpack",
-]
+from stemkit._version import __version__
 
-#: The attribute that says what made an image: JSON.
+__all__ = ["PROVENANCE", "attributes_of", "maps_of", "mode_of", "pack", "plain", "provenance_text", "unpack"]
+
+#: Attribute with the provenance of an image, JSON.
 PROVENANCE = "stemkit"
-#: Attributes about the file an image was read from: another file has its own.
-_OF_THE_FILE = ("source", "dataset")
-_BRIGHT = re.compile(r"^(HAADF|MAADF|LAADF|ADF|DF\d*|IDPC)$")
-_DARK = re.compile(r"^(ABF|BF\d*)$")
+#: Attributes of the file that an image was read from; they are not copied to another file.
+_FILE_ATTRIBUTES = ("source", "dataset")
+#: Detectors whose images show bright columns: annular dark field of any angle, and iDPC.
+_BRIGHT_COLUMNS = re.compile(r"^(HAADF|MAADF|LAADF|ADF|DF\d*|IDPC)$")
+#: Detectors whose images show dark columns: bright field and annular bright field.
+_DARK_COLUMNS = re.compile(r"^(ABF|BF\d*)$")
 
 
 def mode_of(detector: str | None) -> str | None:
-    """``"haadf"`` or ``"bf"`` where the detector's name says so.
-
-    Annular dark field of any angle and iDPC show bright columns, bright field and annular bright field dark ones.
-    """
+    """Mode ``"haadf"`` (bright columns) or ``"bf"`` (dark columns) from a detector's name, None if undetermined."""
     words = re.split(r"[^A-Z0-9]+", (detector or "").upper())
-    bright, dark = any(map(_BRIGHT.match, words)), any(map(_DARK.match, words))
+    bright, dark = any(map(_BRIGHT_COLUMNS.match, words)), any(map(_DARK_COLUMNS.match, words))
     if bright == dark:
         return None
     return "haadf" if bright else "bf"
 
 
 def attributes_of(image: xr.DataArray) -> dict[str, Any]:
-    """The image's attributes in plain types, without the provenance and what concerns the file it came from.
+    """The image's attributes in plain types, except the provenance and the attributes of its file.
 
-    Attributes that JSON has no room for are left out, with a warning.
+    Attributes that can't be stored as JSON are omitted with a warning.
     """
-    kept, lost = {}, []
+    kept, omitted = {}, []
     for key, value in image.attrs.items():
-        if key in (PROVENANCE, *_OF_THE_FILE):
+        if key in (PROVENANCE, *_FILE_ATTRIBUTES):
             continue
         try:
             kept[str(key)] = json.loads(pack(value))
         except TypeError:
-            lost.append(f"{key} ({type(value).__name__})")
-    if lost:
+            omitted.append(f"{key} ({type(value).__name__})")
+    if omitted:
         warnings.warn(
-            f"attributes that can't be written and are left out: {', '.join(lost)}", UserWarning, stacklevel=4
+            f"attributes that can't be stored as JSON are left out: {', '.join(omitted)}", UserWarning, stacklevel=4
         )
     return kept
 
 
 def maps_of(image: xr.DataArray) -> list[str]:
-    """Names of the coordinates beside the axes, such as ``measured``."""
+    """Names of the coordinates other than those of the axes, such as ``measured``."""
     return [str(name) for name in image.coords if name not in image.dims]
 
 
 def provenance_text(image: xr.DataArray, provenance: Mapping[str, str | float] | None, left_out: Iterable[str]) -> str:
-    """What made the file, as JSON.
+    """Provenance of a file, as JSON.
 
     Parameters
     ----------
     image : DataArray
-        Its ``attrs["stemkit"]`` is kept: as it is, or under ``"previous"`` where there is something new to say.
+        Its ``attrs["stemkit"]`` is kept: unchanged without ``provenance``, else under ``"previous"``.
     provenance : mapping, optional
-        What made the image now.
+        The processing step that made the image.
     left_out : iterable of str
-        Maps that the format has no room for.
+        Maps that the format can't store.
     """
-    from stemkit import __version__
-
     before = unpack(image.attrs.get(PROVENANCE))
     made = dict(provenance) if provenance else dict(before) if isinstance(before, dict) else {}
     made.setdefault("stemkit", __version__)
@@ -94,12 +84,12 @@ def provenance_text(image: xr.DataArray, provenance: Mapping[str, str | float] |
 
 
 def pack(value: object) -> str:
-    """JSON in one line of ASCII; a TypeError for what it has no room for."""
-    return json.dumps(value, default=_plain_or_refuse)
+    """JSON in one line of ASCII; TypeError for values that JSON can't represent."""
+    return json.dumps(value, default=_json_default)
 
 
 def unpack(text: object) -> Any:
-    """What the JSON says, or None where it is none."""
+    """The value of a JSON text, or None if it is not valid JSON."""
     try:
         return json.loads(text) if isinstance(text, str | bytes) else None
     except ValueError:
@@ -107,11 +97,11 @@ def unpack(text: object) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """A NumPy scalar or array as Python's own types."""
+    """A NumPy scalar or array as built-in Python types; other values unchanged."""
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
-def _plain_or_refuse(value: object) -> object:
+def _json_default(value: object) -> object:
     if isinstance(value, np.generic | np.ndarray) and value.dtype.kind in "fiubUS":
         return value.tolist()
-    raise TypeError(f"{type(value).__name__} is not JSON")
+    raise TypeError(f"{type(value).__name__} can't be stored as JSON")

@@ -1,4 +1,4 @@
-"""HSPY, HyperSpy's own format, written by RosettaSciIO."""
+"""HSPY files, the format of HyperSpy, written by RosettaSciIO."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["save"]
 
 
 def save(image: xr.DataArray, path: Path, provenance: str) -> None:
-    """Write pixels, pixel size, attributes and provenance; maps beside the pixels are left out."""
+    """Write pixels, pixel size, attributes and provenance; maps such as ``measured`` are omitted."""
     writer = plugin("hspy")
     signal = {
         "data": np.ascontiguousarray(image.values),
@@ -55,9 +55,9 @@ def _axes(image: xr.DataArray) -> list[dict[str, Any]]:
 
 
 def _metadata(image: xr.DataArray, provenance: str) -> dict[str, Any]:
-    """HyperSpy's own entries where it has them, and all attributes as JSON.
+    """HyperSpy's entries for the quantities it defines, and all attributes as JSON.
 
-    The JSON stands in a list because HDF5 limits an attribute to 64 KiB, and a list becomes a dataset.
+    The JSON is an element of a list because HDF5 limits an attribute to 64 KiB, and a list becomes a dataset.
     """
     attrs = attributes_of(image)
     energy, dwell = attrs.get("voltage"), attrs.get("dwell_time")

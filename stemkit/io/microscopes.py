@@ -1,4 +1,4 @@
-"""Microscopes' formats, read by RosettaSciIO: DM3, DM4, EMD (Velox and NCEM), SER, MRC, and HyperSpy's HSPY."""
+"""Formats read by RosettaSciIO: DM3, DM4, EMD (Velox and NCEM), SER, MRC and HSPY."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ __all__ = ["load", "plugin"]
 
 Tree = Mapping[str, Any]
 
+#: RosettaSciIO's reader of each suffix.
 _PLUGINS = {
     ".dm3": "digitalmicrograph",
     ".dm4": "digitalmicrograph",
@@ -29,42 +30,50 @@ _PLUGINS = {
     ".mrc": "mrc",
     ".hspy": "hspy",
 }
-_SPECTRA = ("EELS", "EDS", "CL", "LumiSpectrum")
-_ENERGIES = ("ev", "kev", "mev")
-#: Scales without a unit that can be a microscope's pixels in nm; 1.0 is how files say that they do not know.
+#: First letters of HyperSpy's signal types that are spectra.
+_SPECTRUM_TYPES = ("EELS", "EDS", "CL", "LumiSpectrum")
+#: Units of an energy axis.
+_ENERGY_UNITS = ("ev", "kev", "mev")
+#: Range of the scales without a unit that are taken as nm per pixel (chosen; files without calibration have 1.0).
 _PLAUSIBLE_NM = (1e-4, 1.0)
 
 
 def load(path: Path) -> list[Recorded]:
-    """A dataset per signal in the file."""
+    """Load the datasets of a file, one per signal."""
     suffix = path.suffix.lower()
-    # spectrum images of an EMD are unpacked from a stream of events, which takes minutes: only its images are read
+    # unpacking the spectrum images of an EMD file from their stream of events takes minutes, so only images are read
     options = {"select_type": "images"} if suffix == ".emd" else {}
     reader = plugin(_PLUGINS[suffix])
     with warnings.catch_warnings():
-        _ignore_its_own()
+        _ignore_reader_warnings()
         try:
             signals = reader.file_reader(str(path), lazy=False, **options)
         except Exception as error:
-            traceback.clear_frames(error.__traceback__)  # or the reader's open file would live on in the traceback
+            traceback.clear_frames(error.__traceback__)  # closes the file that the reader left open
             raise
     return [_signal(signal, suffix) for signal in signals if "data" in signal]
 
 
 def plugin(name: str) -> ModuleType:
-    """A reader and writer of RosettaSciIO, or an ImportError that says how to get it."""
+    """Import a module of RosettaSciIO that reads and writes one format.
+
+    Raises
+    ------
+    ImportError
+        If RosettaSciIO is not installed.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             return importlib.import_module(f"rsciio.{name}")
     except ImportError as error:
         raise ImportError(
-            "DM3, DM4, EMD, SER, MRC and HSPY files need RosettaSciIO: pip install 'stemkit[formats]'"
+            "DM3, DM4, EMD, SER, MRC and HSPY files need RosettaSciIO: install it with pip install 'stemkit[formats]'"
         ) from error
 
 
-def _ignore_its_own() -> None:
-    """Between RosettaSciIO and the libraries under it, and its unclosed MRC files: no reader can act on them."""
+def _ignore_reader_warnings() -> None:
+    """Ignore the deprecation warnings of RosettaSciIO and of its unclosed files, which the user can't act on."""
     exceptions = importlib.import_module("rsciio.exceptions")
     warnings.simplefilter("ignore", DeprecationWarning)
     warnings.simplefilter("ignore", ResourceWarning)
@@ -74,7 +83,7 @@ def _ignore_its_own() -> None:
 def _signal(signal: dict[str, Any], suffix: str) -> Recorded:
     axes, values = list(signal["axes"]), np.asarray(signal["data"])
     if suffix == ".emd":
-        axes, values = _upright(axes, values)
+        axes, values = _with_y_x_last(axes, values)
     original, metadata = signal.get("original_metadata") or {}, signal.get("metadata") or {}
     sizes, note = _calibration(axes[-2:])
     if suffix == ".mrc" and not _has_cell(original):
@@ -83,18 +92,18 @@ def _signal(signal: dict[str, Any], suffix: str) -> Recorded:
     return recorded(
         values,
         name=str(attrs.get("title", "")),
-        refusal=_spectrum(axes, metadata, values.ndim),
+        refusal=_spectrum_reason(axes, metadata, values.ndim),
         pixel_sizes=sizes,
         attrs=attrs,
         note=note,
     )
 
 
-def _upright(axes: list[dict[str, Any]], values: NDArray) -> tuple[list[dict[str, Any]], NDArray]:
-    """Axes and pixels with y and x last, where they are named so.
+def _with_y_x_last(axes: list[dict[str, Any]], values: NDArray) -> tuple[list[dict[str, Any]], NDArray]:
+    """Axes and pixels with y and x last, if axes have these names.
 
-    RosettaSciIO reverses the dimensions of EMD files of the NCEM kind. Those that store ``(Y, X)``, as the
-    microscopes at NCEM do, arrive with their scan lines upright.
+    RosettaSciIO reverses the dimensions of NCEM's EMD files. Those that store ``(Y, X)`` are returned transposed, with
+    the scan lines along the first dimension.
     """
     names = [str(axis.get("name")).casefold() for axis in axes]
     if names.count("y") != 1 or names.count("x") != 1 or len(names) != values.ndim:
@@ -103,11 +112,12 @@ def _upright(axes: list[dict[str, Any]], values: NDArray) -> tuple[list[dict[str
     return [axes[i] for i in order], values.transpose(order)
 
 
-def _spectrum(axes: list[dict[str, Any]], metadata: Tree, ndim: int) -> str:
+def _spectrum_reason(axes: list[dict[str, Any]], metadata: Tree, ndim: int) -> str:
+    """Description of the dataset if it is a spectrum or a spectrum image, else an empty string."""
     kind = str(_find(metadata, "Signal.signal_type") or "")
-    energy = any(str(axis.get("units")).casefold() in _ENERGIES for axis in axes)
+    energy = any(str(axis.get("units")).casefold() in _ENERGY_UNITS for axis in axes)
     one_signal_axis = ndim > 1 and [bool(a.get("navigate")) for a in axes] == [True] * (ndim - 1) + [False]
-    if energy or one_signal_axis or kind.startswith(_SPECTRA):
+    if energy or one_signal_axis or kind.startswith(_SPECTRUM_TYPES):
         return "a spectrum image" if ndim == 3 else "spectra"
     return ""
 
@@ -116,7 +126,7 @@ def _spectrum(axes: list[dict[str, Any]], metadata: Tree, ndim: int) -> str:
 
 
 def _calibration(axes: list[dict[str, Any]]) -> tuple[tuple[float, float] | None, str]:
-    """Pixel sizes of the last two axes in nm, and what to warn of."""
+    """Pixel sizes of the last two axes in nm, and the text of a warning (empty: none)."""
     if len(axes) < 2 or any(axis.get("scale") is None for axis in axes):
         return None, ""
     scales, units = [float(axis["scale"]) for axis in axes], [axis.get("units") for axis in axes]
@@ -126,17 +136,18 @@ def _calibration(axes: list[dict[str, Any]]) -> tuple[tuple[float, float] | None
         return (y, x), ""
     reciprocal = next((unit for unit in units if is_reciprocal(unit)), None)
     if reciprocal is not None:
-        return None, f"its axes are in {reciprocal}: reciprocal space, so the image has no pixel size"
+        return None, f"the axes are in {reciprocal}, a unit of reciprocal space: the image is read without a pixel size"
     low, high = _PLAUSIBLE_NM
     if all(is_unstated(unit) for unit in units) and all(low <= abs(s) < high for s in scales):
         return (scales[0], scales[1]), (
-            f"it says a scale of {abs(scales[1]):.6g} without a unit, taken as nm per pixel: pass pixel_size= to decide"
+            f"the file has a scale of {abs(scales[1]):.6g} without a unit, taken as nm per pixel: pass pixel_size= to "
+            "set another"
         )
     return None, ""
 
 
 def _has_cell(original: Tree) -> bool:
-    """Whether an MRC file has a pixel size: RosettaSciIO makes it 1 nm where the header has none."""
+    """Whether an MRC file has a pixel size: without one in the header RosettaSciIO returns 1 nm."""
     if "fei_header" in original:
         return True
     header = original.get("std_header", {})
@@ -147,42 +158,42 @@ def _has_cell(original: Tree) -> bool:
 
 
 def _attributes(signal: Tree, metadata: Tree, original: Tree) -> dict[str, Any]:
-    """Title, detector, mode, voltage (kV) and dwell time (s), where the file has them."""
+    """Title, detector, mode, voltage (kV) and dwell time (s), as far as the file contains them."""
     title = str(_find(metadata, "General.title") or "").strip()
     detector = _detector(title, original)
     attrs: dict[str, Any] = {
         "title": title or None,
         "detector": detector,
         "mode": mode_of(detector),
-        "voltage": _mapped(signal, "beam_energy") or _number(original, "microscope.high tension", 1e-3),
-        "dwell_time": _mapped(signal, "dwell_time")
+        "voltage": _quantity(signal, "beam_energy") or _number(original, "microscope.high tension", 1e-3),
+        "dwell_time": _quantity(signal, "dwell_time")
         or _number(original, "Scan.DwellTime")
         or _number(original, "microscope.dwell time"),
     }
     attrs = {key: value for key, value in attrs.items() if value is not None}
-    return {**attrs, **_ours(metadata)}
+    return {**attrs, **_stemkit_attributes(metadata)}
 
 
 def _detector(title: str, original: Tree) -> str | None:
-    """Velox titles an image by its detector, DigitalMicrograph has a tag for it."""
+    """Name of the detector: Velox stores it as the title of the image, DigitalMicrograph in a tag."""
     if "BinaryResult" in original:
         return title or None
     named = _find(original, "ImageList.TagGroup0.ImageTags.DataBar.Signal Name")
     return named.strip() or None if isinstance(named, str) else None
 
 
-def _ours(metadata: Tree) -> dict[str, Any]:
-    """What stemkit put into an HSPY file."""
-    ours = metadata.get("stemkit")
-    if not isinstance(ours, Mapping):
+def _stemkit_attributes(metadata: Tree) -> dict[str, Any]:
+    """Attributes and provenance that stemkit wrote into an HSPY file."""
+    entry = metadata.get("stemkit")
+    if not isinstance(entry, Mapping):
         return {}
-    attrs = unpack("".join(ours.get("attrs", []))) or {}
-    provenance = "".join(ours.get("provenance", []))
+    attrs = unpack("".join(entry.get("attrs", []))) or {}
+    provenance = "".join(entry.get("provenance", []))
     return {**attrs, **({PROVENANCE: provenance} if provenance else {})}
 
 
-def _mapped(signal: Tree, quantity: str) -> float | None:
-    """A quantity from the metadata, or from where RosettaSciIO's mapping says that the format keeps it."""
+def _quantity(signal: Tree, quantity: str) -> float | None:
+    """A quantity from the metadata, or from the original metadata at the path given by RosettaSciIO's mapping."""
     metadata = signal.get("metadata") or {}
     for microscope in ("TEM", "SEM"):
         value = _number(metadata, f"Acquisition_instrument.{microscope}.{quantity}")

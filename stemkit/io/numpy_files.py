@@ -1,4 +1,4 @@
-"""NPY: bare pixels."""
+"""NPY files: pixels without metadata."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ __all__ = ["load", "save"]
 
 
 def load(path: Path) -> list[Recorded]:
-    """The one array of an NPY file; pickled objects are refused."""
+    """Load the array of an NPY file; pickled objects raise a ValueError."""
     values = np.load(path, allow_pickle=False)
     if not isinstance(values, np.ndarray):
         values.close()
-        raise ValueError("it is an NPZ archive: save one array with numpy.save")
+        raise ValueError("the file is an NPZ archive: save one array with numpy.save")
     return [recorded(values, colour=_looks_coloured(values))]
 
 
 def save(image: xr.DataArray, path: Path, provenance: str) -> None:
-    """Write the pixels and nothing else: the format has no room for the provenance."""
+    """Write the pixels; the format can't store the provenance."""
     del provenance
     if is_calibrated(image):
         warnings.warn(
-            "an NPY file holds bare pixels, so the pixel size is lost: write .tif or .nc to keep it",
+            "an NPY file contains only the pixels, so the pixel size is lost: write .tif or .nc to keep it",
             UserWarning,
             stacklevel=4,
         )

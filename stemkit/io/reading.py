@@ -1,4 +1,4 @@
-"""Files to images."""
+"""Reading of images from files."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ _LOADERS: dict[str, Callable[[Path], list[Recorded]]] = {
     **dict.fromkeys((".png", ".jpg", ".jpeg"), pictures.load),
 }
 
-#: Suffixes that :func:`read` knows.
+#: Suffixes of the formats that :func:`read` supports.
 READABLE = tuple(_LOADERS)
 
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """One dataset of a file.
+    """Description of one dataset of a file.
 
     Attributes
     ----------
     index : int
-        Its place in the file, from 0: a value of `dataset` in :func:`~stemkit.read`.
+        Index in the file, from 0: a value of `dataset` in :func:`~stemkit.read`.
     name : str
-        Its name, empty where the format has none.
+        Name in the file, empty if the format has none.
     shape : tuple of int
-        ``(n_y, n_x)``, or ``(n_images, n_y, n_x)`` for a stack; whatever it is where it is no image.
+        ``(n_y, n_x)``, or ``(n_images, n_y, n_x)`` for a stack; any shape if it is not an image.
     dtype : str
-        What the pixels are recorded as, such as ``"uint16"``.
+        Data type in the file, such as ``"uint16"``.
     pixel_sizes : tuple of float or None
-        Height and width of a pixel in nm, None where the file does not say.
+        Height and width of a pixel in nm, None if the file has no pixel size.
     is_image : bool
         Whether :func:`~stemkit.read` can read it.
     """
@@ -61,10 +61,10 @@ class DatasetInfo:
 def read(
     path: str | os.PathLike[str], *, dataset: int | str | None = None, pixel_size: float | None = None
 ) -> xr.DataArray:
-    """Read an image, or a stack of them, with its pixel size.
+    """Read an image or a stack of images with its pixel size.
 
-    The values are those recorded, in their own dtype. Coordinates are pixel centres in nm, absent where the file
-    has no pixel size. ``attrs`` has ``source`` (the file's name) and, where the file says so, ``dataset``, ``title``,
+    Values and dtype are those of the file. Coordinates are pixel centres in nm; without a pixel size in the file there
+    are none. ``attrs`` contains ``source`` (the file's name) and, as far as the file has them, ``dataset``, ``title``,
     ``detector``, ``mode`` (``"haadf"`` or ``"bf"``), ``voltage`` (kV) and ``dwell_time`` (s).
 
     Parameters
@@ -73,10 +73,10 @@ def read(
         A ``.dm3``, ``.dm4``, ``.emd`` (Velox or NCEM), ``.ser``, ``.hspy``, ``.mrc``, ``.tif``, ``.nc``, ``.npy``,
         ``.png`` or ``.jpg`` file. The microscopes' formats need ``pip install 'stemkit[formats]'``.
     dataset : int or str, optional
-        Index or name of the dataset in a file with several (:func:`datasets` lists them). Default: the first that is
-        an image or a stack, with a warning where there are more.
+        Index or name of the dataset in a file with several (:func:`datasets` lists them). Default: the first image or
+        stack, with a warning if the file has several.
     pixel_size : float, optional
-        Edge of the square pixels in nm, overriding what the file says.
+        Edge of the square pixels in nm, used instead of the file's.
 
     Returns
     -------
@@ -86,10 +86,10 @@ def read(
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ValueError
-        If the format is not known, the file is damaged, or holds no image (spectra, 4D-STEM, colour): the message
-        has the path, the format and the reason.
+        If the format is not supported, or the file is damaged or contains no image (spectra, 4D-STEM, colour): the
+        message gives the path, the format and the reason.
     ImportError
         If the format needs RosettaSciIO and it is not installed.
 
@@ -104,12 +104,12 @@ def read(
         _check_pixel_size(pixel_size)
     path = Path(path)
     found = _load(path)
-    index = _choose(found, dataset, path)
+    index = _choose_dataset(found, dataset, path)
     return _image(found[index], index, len(found), path, pixel_size)
 
 
 def datasets(path: str | os.PathLike[str]) -> list[DatasetInfo]:
-    """What a file holds, images or not; of an EMD file's spectra nothing is listed.
+    """List the datasets of a file, images or not; the spectra of an EMD file are omitted.
 
     Parameters
     ----------
@@ -119,23 +119,23 @@ def datasets(path: str | os.PathLike[str]) -> list[DatasetInfo]:
     Returns
     -------
     list of DatasetInfo
-        One per dataset, in the file's order.
+        One per dataset, in the order of the file.
     """
     return [
-        DatasetInfo(i, d.name, d.values.shape, str(d.values.dtype), _sizes(d), not d.refusal)
+        DatasetInfo(i, d.name, d.values.shape, str(d.values.dtype), _pixel_sizes(d), not d.refusal)
         for i, d in enumerate(_load(Path(path)))
     ]
 
 
 def _load(path: Path) -> list[Recorded]:
-    """All datasets of a file; whatever goes wrong inside a format becomes one kind of error."""
+    """Load all datasets of a file; errors of a format's reader are raised as ValueError."""
     suffix = path.suffix.lower()
     if not path.exists():
         raise FileNotFoundError(f"can't read {path}: there is no such file")
     if suffix not in _LOADERS:
-        raise ValueError(f"can't read {path}: the suffix {suffix!r} is not one of {', '.join(READABLE)}")
+        raise ValueError(f"can't read {path}: the suffix must be one of {', '.join(READABLE)}, but is {suffix!r}")
     if path.is_dir():
-        raise IsADirectoryError(f"can't read {path}: it is a folder")
+        raise IsADirectoryError(f"can't read {path}: it is a folder, give a file")
     try:
         return _LOADERS[suffix](path)
     except (ImportError, MemoryError, PermissionError):
@@ -145,13 +145,14 @@ def _load(path: Path) -> list[Recorded]:
         raise ValueError(f"can't read {path} as {suffix[1:].upper()}: {reason}") from error
 
 
-# --- which dataset -----------------------------------------------------------------------------------------------
+# --- choice of a dataset --------------------------------------------------------------------------------------------
 
 
-def _choose(found: list[Recorded], dataset: int | str | None, path: Path) -> int:
+def _choose_dataset(found: list[Recorded], dataset: int | str | None, path: Path) -> int:
+    """Index of the dataset to read."""
     if dataset is None:
         return _first_image(found, path)
-    index = _named(found, dataset, path) if isinstance(dataset, str) else _numbered(found, dataset, path)
+    index = _index_of_name(found, dataset, path) if isinstance(dataset, str) else _checked_index(found, dataset, path)
     if found[index].refusal:
         raise ValueError(f"can't read dataset {dataset!r} of {path} as an image: it is {found[index].refusal}")
     return index
@@ -160,40 +161,38 @@ def _choose(found: list[Recorded], dataset: int | str | None, path: Path) -> int
 def _first_image(found: list[Recorded], path: Path) -> int:
     images = [i for i, candidate in enumerate(found) if not candidate.refusal]
     if not images:
-        what = "; ".join(dict.fromkeys(candidate.refusal for candidate in found)) or "nothing"
-        raise ValueError(f"can't read {path} as an image: it holds {what}")
+        contents = "; ".join(dict.fromkeys(candidate.refusal for candidate in found)) or "nothing"
+        raise ValueError(f"can't read {path} as an image: it contains {contents}")
     if len(images) > 1:
         first, *others = (_label(found, i) for i in images)
         warnings.warn(
-            f"{path} holds {len(images)} images and {first} is taken: choose another with dataset= its number or "
-            f"name (--dataset on the command line): {', '.join(others)}",
+            f"{path} contains {len(images)} images and {first} is read: to read another, pass its index or name as "
+            f"dataset=, one of {', '.join(others)}",
             UserWarning,
             stacklevel=4,
         )
     return images[0]
 
 
-def _named(found: list[Recorded], name: str, path: Path) -> int:
+def _index_of_name(found: list[Recorded], name: str, path: Path) -> int:
     hits = [i for i, candidate in enumerate(found) if candidate.name == name]
     if len(hits) > 1:
-        raise ValueError(f"{path} has {len(hits)} datasets called {name!r}: choose by number, {_numbers(hits)}")
+        raise ValueError(
+            f"{path} has {len(hits)} datasets named {name!r}: pass the index, {' or '.join(map(str, hits))}"
+        )
     if not hits and name.isdecimal():
-        return _numbered(found, int(name), path)
+        return _checked_index(found, int(name), path)
     if not hits:
-        raise ValueError(f"{path} has no dataset {name!r}: it has {_labels(found)}")
+        raise ValueError(f"{path} has no dataset {name!r}: choose one of {_labels(found)}")
     return hits[0]
 
 
-def _numbered(found: list[Recorded], index: int, path: Path) -> int:
+def _checked_index(found: list[Recorded], index: int, path: Path) -> int:
     if isinstance(index, bool) or not isinstance(index, Integral):
-        raise TypeError(f"dataset must be a number or a name, but is {index!r}")
+        raise TypeError(f"dataset must be an index or a name, but is {index!r}")
     if not 0 <= index < len(found):
-        raise ValueError(f"{path} has no dataset {index}: it has {_labels(found)}")
+        raise ValueError(f"{path} has no dataset {index}: choose one of {_labels(found)}")
     return int(index)
-
-
-def _numbers(indices: list[int]) -> str:
-    return " or ".join(map(str, indices))
 
 
 def _labels(found: list[Recorded]) -> str:
@@ -201,6 +200,7 @@ def _labels(found: list[Recorded]) -> str:
 
 
 def _label(found: list[Recorded], index: int) -> str:
+    """Index, name and shape of a dataset."""
     shape = " x ".join(map(str, found[index].values.shape))
     name = f" {found[index].name!r}" if found[index].name else ""
     return f"{index}{name} ({shape})"
@@ -209,20 +209,21 @@ def _label(found: list[Recorded], index: int) -> str:
 # --- the image ---------------------------------------------------------------------------------------------------
 
 
-def _image(taken: Recorded, index: int, count: int, path: Path, pixel_size: float | None) -> xr.DataArray:
-    dims = ("image", "y", "x")[3 - taken.values.ndim :]
-    image = xr.DataArray(taken.values, dict(taken.coords), dims, taken.array_name, dict(taken.attrs))
+def _image(chosen: Recorded, index: int, count: int, path: Path, pixel_size: float | None) -> xr.DataArray:
+    dims = ("image", "y", "x")[3 - chosen.values.ndim :]
+    image = xr.DataArray(chosen.values, dict(chosen.coords), dims, chosen.array_name, dict(chosen.attrs))
     image.attrs["source"] = path.name
-    if taken.name or count > 1:
-        image.attrs["dataset"] = taken.name or str(index)
+    if chosen.name or count > 1:
+        image.attrs["dataset"] = chosen.name or str(index)
     if pixel_size is not None:
         return with_pixel_sizes(image, pixel_size, pixel_size)
-    if taken.note:
-        warnings.warn(f"{path}: {taken.note}", UserWarning, stacklevel=3)
-    return image if taken.pixel_sizes is None else with_pixel_sizes(image, *taken.pixel_sizes)
+    if chosen.note:
+        warnings.warn(f"{path}: {chosen.note}", UserWarning, stacklevel=3)
+    return image if chosen.pixel_sizes is None else with_pixel_sizes(image, *chosen.pixel_sizes)
 
 
-def _sizes(found: Recorded) -> tuple[float, float] | None:
+def _pixel_sizes(found: Recorded) -> tuple[float, float] | None:
+    """Height and width of a pixel in nm, None without a pixel size or for data that are not an image."""
     if found.refusal or found.pixel_sizes is not None:
         return None if found.refusal else found.pixel_sizes
     axes = {d: found.coords[d] for d in ("y", "x") if d in found.coords}

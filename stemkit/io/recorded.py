@@ -1,4 +1,4 @@
-"""What a format's module finds in a file: arrays, with what the file says about them."""
+"""Datasets as the modules of the formats return them: arrays with the metadata of the file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 __all__ = ["Recorded", "recorded"]
 
-#: A file with colour channels has them in this order.
+#: Names of colour channels in the order in which they are stacked.
 _CHANNELS = ("R", "G", "B", "A")
 
 
@@ -19,7 +19,7 @@ _CHANNELS = ("R", "G", "B", "A")
 class Recorded:
     """One dataset of a file.
 
-    ``refusal`` says what it is where it is not an image, ``note`` what a reader of it should be warned of.
+    ``refusal`` describes data that are not an image (empty for an image), ``note`` is the text of a warning on reading.
     """
 
     values: NDArray
@@ -40,48 +40,49 @@ def recorded(
     pixel_sizes: tuple[float, float] | None = None,
     **fields: Any,
 ) -> Recorded:
-    """A dataset with its pixels in native byte order, grey where it was a grey picture in colour channels.
+    """Make a dataset with native byte order; equal colour channels are reduced to one channel of grey values.
 
     Parameters
     ----------
     values : ndarray
-        What the file holds.
+        Array of the file.
     colour : bool
-        Whether the last axis is colour (and opacity).
+        Whether the last axis contains colour channels (and opacity).
     refusal : str
-        What the file's metadata say that it is, if not an image.
+        Description from the file's metadata if the data are not an image.
     pixel_sizes : tuple of float, optional
-        Height and width of a pixel in nm, as the file says; what is not a positive number is dropped.
+        Height and width of a pixel in nm; ignored unless finite and different from 0.
     **fields
         The other fields of :class:`Recorded`.
     """
-    values = _native(np.asarray(values))
+    values = _native_byte_order(np.asarray(values))
     if values.dtype.names and set(values.dtype.names) <= set(_CHANNELS):
         values, colour = np.stack([values[c] for c in _CHANNELS if c in values.dtype.names], axis=-1), True
-    coloured = ""
+    colour_reason = ""
     if colour:
-        values, coloured = _grey(values)
+        values, colour_reason = _grey(values)
     return Recorded(
         values,
-        pixel_sizes=_credible(pixel_sizes),
-        refusal=refusal or coloured or _not_an_image(values),
+        pixel_sizes=_valid_sizes(pixel_sizes),
+        refusal=refusal or colour_reason or _not_an_image(values),
         **fields,
     )
 
 
-def _native(values: NDArray) -> NDArray:
+def _native_byte_order(values: NDArray) -> NDArray:
     return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
 
 
 def _grey(values: NDArray) -> tuple[NDArray, str]:
-    """The one channel of a picture whose colour channels are equal."""
+    """The grey values of a picture with equal colour channels; else the picture and the reason to reject it."""
     first = values[..., 0]
     if values.shape[-1] < 3 or (np.array_equal(first, values[..., 1]) and np.array_equal(first, values[..., 2])):
         return np.ascontiguousarray(first), ""
-    return values, "a coloured picture (RGB): intensities can't be recovered from its colours"
+    return values, "a coloured picture (RGB): its colours can't be converted to intensities"
 
 
 def _not_an_image(values: NDArray) -> str:
+    """Description of an array that is not an image or a stack, else an empty string."""
     if values.dtype.kind == "c":
         return "complex data (an exit wave or a Fourier transform): save its magnitude or phase as an image"
     if values.dtype.kind not in "fiub":
@@ -90,11 +91,11 @@ def _not_an_image(values: NDArray) -> str:
         return f"{values.ndim}-D data (a spectrum or a line profile)"
     if values.ndim > 3:
         return f"{values.ndim}-D data (4D-STEM, or a stack of stacks): reduce it to images first"
-    return "empty" if values.size == 0 else ""
+    return "an empty array" if values.size == 0 else ""
 
 
-def _credible(sizes: tuple[float, float] | None) -> tuple[float, float] | None:
-    """Sizes as positive floats; an axis that runs backwards has a negative scale."""
+def _valid_sizes(sizes: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Absolute sizes, None unless finite and above 0; a reversed axis has a negative scale."""
     if sizes is None:
         return None
     y, x = (abs(float(s)) for s in sizes)

@@ -1,4 +1,4 @@
-"""Images to files."""
+"""Writing of images to files."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from stemkit.atomic import check_place, whole_file
 from stemkit.images import split
 from stemkit.io import hyperspy_files, netcdf, numpy_files, tiff
-from stemkit.io.atomic import check_place, whole_file
 from stemkit.io.attributes import maps_of, provenance_text
 
 __all__ = ["WRITABLE", "write"]
@@ -27,10 +27,12 @@ _SAVERS: dict[str, Saver] = {
     ".hspy": hyperspy_files.save,
     ".npy": numpy_files.save,
 }
-_NAMES = {"netcdf": "nc", "hyperspy": "hspy", "numpy": "npy"}
-_PICTURES = (".png", ".jpg", ".jpeg")
+#: Other names of the formats.
+_FORMAT_NAMES = {"netcdf": "nc", "hyperspy": "hspy", "numpy": "npy"}
+#: Suffixes of pictures, which are not written as images.
+_PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
-#: Suffixes that :func:`write` knows.
+#: Suffixes of the formats that :func:`write` supports.
 WRITABLE = tuple(_SAVERS)
 
 
@@ -42,47 +44,47 @@ def write(
     overwrite: bool = False,
     provenance: Mapping[str, str | float] | None = None,
 ) -> Path:
-    """Write an image or a stack, whole or not at all.
+    """Write an image or a stack, completely or not at all.
 
-    The file is written under a temporary name in the same folder and then renamed, so that neither a crash nor a
-    full disk leaves half a file behind or damages the one that was there.
+    The file is written under a temporary name in the same folder and then renamed: neither a crash nor a full disk
+    leaves an incomplete file or damages an existing one.
 
     Parameters
     ----------
     image : DataArray or ndarray
         One image ``(n_y, n_x)`` or a stack ``(n_images, n_y, n_x)``.
     path : path-like
-        Where to. The suffix says the format:
+        The suffix determines the format:
 
-        - ``.tif``, ``.tiff``: pixels and pixel size as ImageJ writes them, attributes and provenance in its
+        - ``.tif``, ``.tiff``: pixels and pixel size in the form of ImageJ's files, attributes and provenance in the
           description. Any dtype is kept; ImageJ itself opens uint8, uint16 and float32, but not float64.
-        - ``.nc``: NetCDF, with everything that the image carries: maps such as ``measured``, exact coordinates.
+        - ``.nc``: NetCDF, with maps such as ``measured`` and exact coordinates.
         - ``.hspy``: HyperSpy's format; needs ``pip install 'stemkit[formats]'``.
-        - ``.npy``: bare pixels.
+        - ``.npy``: pixels without metadata.
 
-        TIFF and HSPY have no room for maps beside the pixels; their provenance names those left out.
+        TIFF and HSPY can't store maps; the provenance lists the names of the omitted ones.
     format : str, optional
-        ``"tif"``, ``"nc"``, ``"hspy"`` or ``"npy"``, where the suffix says something else or nothing.
+        ``"tif"``, ``"nc"``, ``"hspy"`` or ``"npy"``, used instead of the suffix.
     overwrite : bool
         Replace an existing file.
     provenance : mapping of str to str or number, optional
-        What made the image, such as ``{"stemkit": "0.1.0", "step": "enhance", "weights": "..."}``. Read back, it is
-        JSON in ``attrs["stemkit"]``. What the image says there already is kept under ``"previous"``, and is written
-        as it is where no new provenance is given.
+        The processing step that made the image, such as ``{"stemkit": "0.1.0", "step": "enhance", "weights": "..."}``.
+        :func:`~stemkit.read` returns it as JSON in ``attrs["stemkit"]``. The provenance that the image already has
+        there is kept under ``"previous"``, and written unchanged if no new provenance is given.
 
     Returns
     -------
     Path
-        Where the file is.
+        Path of the file.
 
     Raises
     ------
     FileExistsError
-        If there is a file and `overwrite` is False.
+        If the file exists and `overwrite` is False.
     FileNotFoundError
-        If there is no such folder.
+        If the folder does not exist.
     ValueError, TypeError
-        If the format is not known, or `image` is not an image.
+        If the format is not supported, or `image` is not an image.
 
     Examples
     --------
@@ -105,21 +107,23 @@ def write(
 
 
 def _saver(path: Path, format: str | None) -> Saver:
-    name = path.suffix.lower() if format is None else f".{_NAMES.get(format.lower(), format.lower().lstrip('.'))}"
-    if name in _PICTURES:
+    name = (
+        path.suffix.lower() if format is None else f".{_FORMAT_NAMES.get(format.lower(), format.lower().lstrip('.'))}"
+    )
+    if name in _PICTURE_SUFFIXES:
         raise ValueError(
-            f"can't write {path}: {name} is a picture, made by stemkit.plotting.save_picture, and holds no measured "
-            f"intensities. Images are written as {', '.join(WRITABLE)}"
+            f"can't write {path}: {name} is a format of pictures, which do not contain the measured intensities. Write "
+            f"a picture with stemkit.plotting.save_picture, or an image as one of {', '.join(WRITABLE)}"
         )
     if name not in _SAVERS:
-        what = f"format={format!r}" if format is not None else f"the suffix {path.suffix!r}"
-        raise ValueError(f"can't write {path}: {what} is not known, use one of {', '.join(WRITABLE)}")
+        given = f"format={format!r}" if format is not None else f"the suffix {path.suffix!r}"
+        raise ValueError(f"can't write {path}: {given} is not supported, use one of {', '.join(WRITABLE)}")
     return _SAVERS[name]
 
 
 def _validated(image: xr.DataArray | NDArray) -> xr.DataArray:
     if isinstance(image, list | tuple):
-        raise TypeError("image must be one image or a stack, but is a list: write its images one by one")
+        raise TypeError("image must be an image or a stack, but is a list: write its images one by one")
     parts = split(image, name="image")
     if not isinstance(image, xr.DataArray):
         image = xr.DataArray(image, dims=("image", "y", "x")[3 - np.ndim(image) :])

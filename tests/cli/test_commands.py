@@ -167,7 +167,7 @@ class TestDetect:
         np.save(tmp_path / "atoms.npy", clean + rng.normal(0, 0.05, clean.shape))
         assert main(["detect", str(tmp_path / "atoms.npy"), "--no-enhance", "--lattice", "-o", str(tmp_path)]) == 0
         out = capsys.readouterr().out
-        assert "note: no lattice, and no atoms_vacancies.csv: table must" in out
+        assert "note: no lattice was fitted, and atoms_vacancies.csv was not written: table must" in out
         assert len(pd.read_csv(tmp_path / "atoms_columns.csv")) >= 8
         assert not (tmp_path / "atoms_vacancies.csv").exists()
 
@@ -377,7 +377,7 @@ class TestMessages:
         assert main(["info", str(tmp_path)]) == 0
         notes = [line for line in capsys.readouterr().err.splitlines() if "its columns look dark" in line]
         assert len(notes) == 2
-        assert all("--mode to decide" in note for note in notes)
+        assert all("pass --mode to set it" in note for note in notes)
         assert "a.npy" in notes[0]
         assert "b.npy" in notes[1]
 

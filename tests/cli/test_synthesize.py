@@ -48,7 +48,7 @@ def test_pairs_like_an_image(tmp_path):
     ("arguments", "message"),
     [
         (["-o", "pairs.tif"], "--output must end with .nc"),
-        (["--spacing", "1", "2", "3"], "--spacing must be one number of nm or two"),
+        (["--spacing", "1", "2", "3"], "--spacing must be one or two numbers of nm"),
         (["--arrangement", "cubist"], "arrangements must be some of"),
         (["-n", "0"], "n must be a positive integer"),
         (["missing.dm4"], "missing.dm4"),

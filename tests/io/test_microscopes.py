@@ -76,7 +76,7 @@ def test_ncem_written_by_rosettasciio(tmp_path):
 
 def test_velox(tmp_path, make):
     path = make.velox(tmp_path / "a.emd", {"HAADF": IMAGE[..., None], "BF": np.moveaxis(FRAMES, 0, -1)})
-    with pytest.warns(UserWarning, match=r"0 'HAADF' \(5 x 7\) is taken.*1 'BF' \(3 x 5 x 7\)"):
+    with pytest.warns(UserWarning, match=r"0 'HAADF' \(5 x 7\) is read.*1 'BF' \(3 x 5 x 7\)"):
         haadf = stemkit.read(path)
     np.testing.assert_array_equal(haadf.values, IMAGE)
     assert haadf.stem.pixel_sizes == pytest.approx((0.02, 0.01))
@@ -94,7 +94,7 @@ def test_two_datasets_of_one_name(tmp_path):
             with h5py.File(tmp_path / "one.hspy") as one:
                 one.copy("Experiments/same", file.require_group("Experiments"), name)
                 file.attrs.update(one.attrs)
-    with pytest.raises(ValueError, match="2 datasets called 'same': choose by number, 0 or 1"):
+    with pytest.raises(ValueError, match="2 datasets named 'same': pass the index, 0 or 1"):
         stemkit.read(tmp_path / "a.hspy", dataset="same")
 
 
@@ -151,7 +151,7 @@ def test_backward_axes_have_positive_pixels(tmp_path):
 )
 def test_signals_that_are_no_image(values, axes, kind, what, tmp_path):
     path = hspy(tmp_path / "a.hspy", values, axes, Signal={"signal_type": kind})
-    with pytest.raises(ValueError, match=f"it holds .*{what}"):
+    with pytest.raises(ValueError, match=f"it contains .*{what}"):
         stemkit.read(path)
     assert not stemkit.datasets(path)[0].is_image
 

@@ -30,7 +30,7 @@ def test_missing_file(tmp_path):
 @pytest.mark.parametrize("name", ["a.docx", "a"])
 def test_unknown_suffix(name, tmp_path):
     (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"not one of \.dm3, .*\.png"):
+    with pytest.raises(ValueError, match=r"must be one of \.dm3, .*\.png"):
         stemkit.read(tmp_path / name)
 
 
@@ -180,7 +180,7 @@ def test_sixteen_bit_colour_is_not_halved(tmp_path):
 )
 def test_arrays_that_are_no_image(values, what, tmp_path):
     np.save(tmp_path / "a.npy", values)
-    with pytest.raises(ValueError, match=f"can't read .* as an image: it holds .*{what}"):
+    with pytest.raises(ValueError, match=f"can't read .* as an image: it contains .*{what}"):
         stemkit.read(tmp_path / "a.npy")
 
 
@@ -221,7 +221,7 @@ def several(tmp_path):
 
 
 def test_the_first_image_is_taken_with_a_warning(several):
-    with pytest.warns(UserWarning, match=r"1 'HAADF' \(4 x 6\) is taken.*dataset=.*2 'BF'.*3 'frames' \(3 x 4 x 6\)"):
+    with pytest.warns(UserWarning, match=r"1 'HAADF' \(4 x 6\) is read.*dataset=.*2 'BF'.*3 'frames' \(3 x 4 x 6\)"):
         image = stemkit.read(several)
     assert image.attrs["dataset"] == "HAADF"
     assert image.stem.pixel_sizes == pytest.approx((0.02, 0.01))
@@ -251,7 +251,7 @@ def test_a_dataset_that_is_no_image(several):
 
 @pytest.mark.parametrize("dataset", [1.0, True])
 def test_dataset_of_the_wrong_type(several, dataset):
-    with pytest.raises(TypeError, match="dataset must be a number or a name"):
+    with pytest.raises(TypeError, match="dataset must be an index or a name"):
         stemkit.read(several, dataset=dataset)
 
 

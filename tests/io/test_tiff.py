@@ -28,7 +28,7 @@ def test_uncalibrated_imagej(unit, tmp_path):
 
 @pytest.mark.parametrize("unit", ["1/nm", "nm^-1", "mrad"])
 def test_reciprocal_space(unit, tmp_path):
-    with pytest.warns(UserWarning, match=r"a\.tif: its axes are in .*: reciprocal space"):
+    with pytest.warns(UserWarning, match=r"a\.tif: the axes are in .* reciprocal space"):
         image = stemkit.read(imagej(tmp_path / "a.tif", unit))
     assert not image.coords
     assert stemkit.read(tmp_path / "a.tif", pixel_size=0.1).stem.pixel_size == pytest.approx(0.1)
@@ -66,7 +66,7 @@ def test_pages_of_different_sizes_are_datasets(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
         tif.write(IMAGE, metadata=None)
         tif.write(IMAGE[:9], metadata=None)
-    with pytest.warns(UserWarning, match="holds 2 images"):
+    with pytest.warns(UserWarning, match="contains 2 images"):
         assert stemkit.read(tmp_path / "a.tif").shape == IMAGE.shape
     assert stemkit.read(tmp_path / "a.tif", dataset=1).shape == (9, 12)
     assert [d.name for d in stemkit.datasets(tmp_path / "a.tif")] == ["series 0", "series 1"]

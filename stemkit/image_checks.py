@@ -1,0 +1,111 @@
+"""Validation of images: data type, shape, finite values, coordinates, mode."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+__all__ = ["COORDINATE_TOLERANCE", "MODES", "check_mode", "check_not_colour", "check_not_empty", "numeric", "validated"]
+
+#: Imaging modes: bright columns (high-angle annular dark field) and dark columns (bright field).
+MODES = ("haadf", "bf")
+#: Relative tolerance of the spacings of coordinates (chosen: files store them in single precision).
+COORDINATE_TOLERANCE = 1e-3
+
+
+def numeric(X: object, name: str) -> NDArray:
+    """Convert to an array of real numbers; TypeError or ValueError if that is not possible."""
+    if hasattr(X, "toarray"):
+        raise TypeError(f"{name} must be a dense array, but is a sparse matrix: convert it with .toarray()")
+    if np.ma.is_masked(X):
+        raise ValueError(f"{name} must not have masked pixels: fill them first, for example with {name}.filled(value)")
+    if isinstance(X, str | os.PathLike):
+        raise TypeError(f"{name} must be an image, but is a path: read the file first, stemkit.read({os.fspath(X)!r})")
+    values = np.asarray(X)
+    if values.dtype.kind == "b":
+        values = values.astype(np.uint8)
+    if values.dtype == object or values.dtype.kind in "US":
+        values = values.astype(np.float64)
+    if values.dtype.kind == "c":
+        raise ValueError(f"Complex data not supported: {name} is complex; pass its magnitude or phase")
+    if values.dtype.kind not in "fiu":
+        raise TypeError(f"{name} must contain real numbers, but its dtype is {values.dtype}: use {name}.astype(float)")
+    return values
+
+
+def validated(image: xr.DataArray, name: str) -> xr.DataArray:
+    """Check one image and convert its pixels to real numbers; TypeError or ValueError if it is not valid."""
+    values = numeric(image.data if isinstance(image.data, np.ndarray) else image.values, name)
+    check_not_empty(values.shape, name)
+    _check_finite(values, name)
+    if values is not image.data:
+        image = image.copy(data=values)
+    _check_coords(image, name)
+    check_mode(image.attrs.get("mode"), f'{name}.attrs["mode"]')
+    return image
+
+
+def check_mode(mode: str | None, name: str) -> None:
+    """Raise a ValueError unless the mode is None or one of :data:`MODES`."""
+    if mode is not None and mode not in MODES:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, MODES))} or None, but is {mode!r}")
+
+
+def check_not_empty(shape: tuple[int, ...], name: str) -> None:
+    """Raise a ValueError for an array without pixels."""
+    if 0 in shape:
+        raise ValueError(
+            f"{name} is empty: it has {shape[0]} sample(s) and {shape[-1]} feature(s) (shape={shape}) while a minimum "
+            "of 1 is required. Give at least one pixel"
+        )
+
+
+def check_not_colour(shape: tuple[int, ...], name: str) -> None:
+    """Raise a ValueError for the shape of an RGB or RGBA picture."""
+    if shape[-1] in (3, 4) and min(shape[:2]) > 4:
+        raise ValueError(
+            f"{name} has shape {shape}, which looks like an RGB picture: pass one channel, such as {name}[..., 0]"
+        )
+
+
+def _check_finite(values: NDArray, name: str) -> None:
+    if values.dtype.kind != "f":
+        return
+    bad = ~np.isfinite(values)
+    if bad.any():
+        y, x = (int(i) for i in np.argwhere(bad)[0])
+        kind = "NaN" if np.isnan(values[y, x]) else "inf"
+        raise ValueError(
+            f"{name} must be finite (no NaN, no inf), but {int(bad.sum())} pixel(s) are not, the first at "
+            f"y={y}, x={x} ({kind}): replace them, for example with the median of their neighbours"
+        )
+
+
+def _check_coords(image: xr.DataArray, name: str) -> None:
+    present = [d for d in ("y", "x") if d in image.coords]
+    if len(present) == 1:
+        raise ValueError(
+            f"{name} must have coordinates y and x, or neither, but has {present[0]!r} alone: set the pixel size with "
+            "stemkit.calibrated(image, pixel_size=...)"
+        )
+    for dim in present:
+        units = image.coords[dim].attrs.get("units")
+        if units != "nm":
+            raise ValueError(
+                f"coordinate {dim!r} of {name} must be in nm with attrs['units'] = 'nm', but has units {units!r}: "
+                "set the pixel size with stemkit.calibrated(image, pixel_size=...)"
+            )
+        centres = np.asarray(image.coords[dim].values, dtype=np.float64)
+        if centres.size < 2:
+            continue
+        steps = np.diff(centres)
+        if not np.all(np.isfinite(steps)) or steps.min() <= 0:
+            raise ValueError(f"coordinate {dim!r} of {name} must increase, but does not: use {name}.sortby({dim!r})")
+        if steps.max() - steps.min() > COORDINATE_TOLERANCE * steps.mean() * 2:
+            raise ValueError(
+                f"coordinate {dim!r} of {name} must be evenly spaced, but its steps go from {steps.min():.6g} to "
+                f"{steps.max():.6g} nm: resample the image onto an even grid"
+            )

@@ -1,0 +1,10 @@
+"""Faulty pixels: hot and dead pixels, cosmic rays, missing rows, constant areas.
+
+The resolution of an image is limited by the width of the probe: a pixel that differs from its neighbours by more than
+the probe and the noise allow is a fault of the detector or of the readout.
+"""
+
+from stemkit.pixels.noise import Noise
+from stemkit.pixels.search import PixelFaults, faulty_pixels, filled, find_pixel_faults
+
+__all__ = ["Noise", "PixelFaults", "faulty_pixels", "filled", "find_pixel_faults"]

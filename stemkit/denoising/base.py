@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-import stemkit
+from stemkit._version import __version__
 from stemkit.images import (
     MEASURED,
     Images,
@@ -127,7 +127,7 @@ class Denoiser(TransformerMixin, BaseEstimator):
         dtype = float_dtype(image.dtype)
         out = image.copy(data=maps[self.target].astype(dtype))
         made: dict[str, Any] = {
-            "stemkit": stemkit.__version__,
+            "stemkit": __version__,
             "step": "enhance",
             "target": self.target,
             **self._made_with(),

@@ -13,7 +13,7 @@ import skorch
 import torch
 from skorch.callbacks import Callback
 
-from stemkit.io.atomic import whole_file
+from stemkit.atomic import whole_file
 
 __all__ = [
     "BestSoFar",

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from stemkit.atomic import whole_file
 from stemkit.compute import resolve_device
 from stemkit.denoising.sources import SynthesisSource
 from stemkit.denoising.training import made_with, train
 from stemkit.denoising.weights import OUTPUTS, NetworkInfo, load_weights, save_weights
-from stemkit.io.atomic import whole_file
 from stemkit.synthesis import noises as draws
 from stemkit.synthesis.recipe import Recipe
 

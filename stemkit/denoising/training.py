@@ -23,7 +23,7 @@ from skorch.helper import predefined_split
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
-import stemkit
+from stemkit._version import __version__
 from stemkit.compute import autocast, describe_device, seeded, torch_generator, workers
 from stemkit.denoising.base import check_choice
 from stemkit.denoising.callbacks import (
@@ -180,7 +180,7 @@ def made_with(net: skorch.NeuralNet, device: torch.device, seed: int, before: di
     losses = net.history[:, "valid_loss" if "valid_loss" in net.history[-1] else "train_loss"] if net.history else []
     best = net.history[int(np.argmin(losses))] if len(losses) else {}
     made = {
-        "stemkit": stemkit.__version__,
+        "stemkit": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": describe_device(device),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stemkit.io.atomic import whole_file
+from stemkit.atomic import whole_file
 from stemkit.networks import FCN, SFIN, AtomSegNet
 
 __all__ = ["OUTPUTS", "NetworkInfo", "build", "find_weights", "known_weights", "load_weights", "save_weights"]

@@ -220,7 +220,10 @@ def test_the_weights_that_ship_can_be_made_again(tmp_path):
 def test_weights_say_what_they_have_been_through(tmp_path):
     arguments = {"max_epochs": 1, "batches_per_epoch": 1, "device": "cpu", "verbose": 0}
     first = train_general(tmp_path / "first", width=4, n_blocks=1, seed=1, **arguments)
-    second = train_general(tmp_path / "second", weights=first, emphasis=2.0, crop_sizes=[32, 64], seed=2, **arguments)
+    second = train_general(
+        tmp_path / "second", weights=first, width=4, emphasis=2.0, crop_sizes=[32, 64], seed=2, **arguments
+    )
+    assert second.name == first.name
     _, info = load_weights(second)
     assert info.width == 4
     assert info.training["before"]["sha256"] == load_weights(first)[1].sha256

@@ -104,7 +104,7 @@ def structures(
 
 
 def _structure(part: pd.DataFrame, image: xr.DataArray | None, index: int, thickness: float) -> Structure:
-    from stemkit import __version__
+    from stemkit._version import __version__
 
     left, bottom, width, height = _box(part) if image is None else _field(image)
     x, y = part["x"].to_numpy(dtype=np.float64), part["y"].to_numpy(dtype=np.float64)

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from stemkit.atomic import check_place, whole_file
 from stemkit.detection.exports.atoms import Species, structures, xyz_lines
 from stemkit.detection.exports.checks import POSITIONS, checked_table, optional, unit_of_table
 from stemkit.images import Images
-from stemkit.io.atomic import check_place, whole_file
 from stemkit.io.attributes import pack, unpack
 
 __all__ = ["READABLE_TABLES", "WRITABLE_TABLES", "read_columns", "write_columns"]
@@ -150,7 +150,7 @@ def _load_csv(path: Path) -> pd.DataFrame:
 
 
 def _save_parquet(table: pd.DataFrame, unit: str, path: Path) -> None:
-    from stemkit import __version__
+    from stemkit._version import __version__
 
     pyarrow = optional("pyarrow", "a Parquet file")
     parquet = importlib.import_module("pyarrow.parquet")

@@ -117,7 +117,7 @@ def repeat_frames(
     mode : {"haadf", "bf"}, optional
         Default: that of the frames, else inferred from their mean.
     threshold : {"half-bit", "1/7"}
-        Of the Fourier ring correlation (:func:`~stemkit.benchmark.rings.threshold_curve`).
+        Of the Fourier ring correlation (``stemkit.benchmark.rings.threshold_curve``).
     calibrate : bool
         Measure the noise of each frame with :class:`~stemkit.NoiseCalibrator` before it is denoised, once for all
         methods. ``seconds`` are without it.
@@ -127,7 +127,7 @@ def repeat_frames(
     Returns
     -------
     DataFrame
-        ``method, score, value, standard_error``: :attr:`FrameComparison.scores`.
+        ``method, score, value, standard_error``: ``FrameComparison.scores``.
 
     Raises
     ------
@@ -174,7 +174,7 @@ def compare_frames(
     calibrate: bool = True,
     verbose: bool = True,
 ) -> FrameComparison:
-    """:func:`repeat_frames` with Fourier ring correlations, shifts, scores of each frame and images.
+    """:func:`stemkit.benchmark.repeat_frames` with Fourier ring correlations, shifts, scores of each frame and images.
 
     Returns
     -------

@@ -84,7 +84,9 @@ class BatchedDescent:
         if movable is not None:
             self.movable = torch.as_tensor(movable, device=self.start.device)
         if first is not None:
-            active = self._concerned(torch.as_tensor(np.append(first, False), device=self.start.device))
+            marked = torch.as_tensor(np.append(first, False), device=self.start.device)
+            marked[:-1] |= marked[self.scene.near].any(1)
+            active = self._concerned(marked)
         for i in range(iterations):
             if len(active) == 0:
                 break

@@ -91,7 +91,8 @@ class CompiledDescent:
             # what their neighbours' models were before is not known
             marked = np.append(first, False)
             self.progress.movable[:] = True if movable is None else movable
-            columns = np.flatnonzero((first | marked[self.problem.coupled].any(1)) & self.progress.movable)
+            beside = marked[self.problem.coupled].any(1) | marked[self.problem.near].any(1)
+            columns = np.flatnonzero((first | beside) & self.progress.movable)
         for _ in range(iterations):
             if len(columns) == 0:
                 break

@@ -39,10 +39,11 @@ MEASURED = (*NUMBERS, *(f"{name}_err" for name in NUMBERS))
 class ColumnFits:
     """Fitted columns, one entry each; lengths in px, the others in the image's units.
 
-    ``*_err`` are standard deviations; ``failed`` marks fits that did not converge, whose numbers are the start
-    and whose errors are NaN. The covariance of a column's Gaussian is ``sigma^2 [[1 + e1, e2], [e2, 1 - e1]]`` in
-    (y, x), ``intensity`` its integral. ``residual`` is the RMS of the residual over that of the noise that was
-    expected; ``last_step`` the length of the last step in terms of the errors, small where the fit has converged.
+    ``*_err`` are standard deviations; ``failed`` marks fits that ended at a bound, without errors or beyond the frame,
+    whose numbers are the start and whose errors are NaN. The covariance of a column's Gaussian is
+    ``sigma^2 [[1 + e1, e2], [e2, 1 - e1]]`` in (y, x), ``intensity`` its integral. ``residual`` is the RMS of the
+    residual over that of the noise that was expected; ``last_step`` the length of the last step in terms of the errors,
+    small where the fit has converged.
     """
 
     y: NDArray[np.float64]
@@ -221,6 +222,12 @@ def fit_columns(
     units = _Units.of(values if valid is None else filled(values, ~np.asarray(valid)))
     if prior is not None and variance is None:
         raise ValueError("prior needs a variance, by which it is weighted against the pixels, but variance is None")
+    if prior is not None:
+        prior = _checked_prior(prior, len(positions))
+    if movable is not None and (changed is None or not isinstance(positions, ColumnFits)):
+        raise ValueError(
+            "movable needs fits that are resumed, as positions, and changed: all columns of a new fit move"
+        )
     noise = Noise(units.variance(variance), correlation_x, streaks / units.scale, tilt / units.scale)
     before = positions if isinstance(positions, ColumnFits) else None
     places = np.asarray(positions, dtype=np.float64) if before is None else np.column_stack([before.y, before.x])
@@ -251,7 +258,8 @@ def fit_columns(
     found = _results(descent, sigma, units, joint)
     if before is None or first is None:
         return found
-    result = before.updated(descent.touched, found)
+    taken = descent.touched[descent.touched] if movable is None else np.asarray(movable)[descent.touched]
+    result = before.updated(np.flatnonzero(descent.touched)[taken], found.take(taken))
     # what neighbours that moved leave to do is known of all
     result.last_step = descent.last_steps
     return result
@@ -320,6 +328,20 @@ class _Units:
             return None
         known = variance if isinstance(variance, Variance) else Variance(float(variance))
         return known.in_units(self.level, self.scale)
+
+
+def _checked_prior(prior: NDArray, n: int) -> NDArray[np.float64]:
+    """The prior with 0 for positions of which nothing is known."""
+    prior = np.array(prior, dtype=np.float64)
+    if prior.shape != (n, 3):
+        raise ValueError(f"prior must be (n_columns, 3), ({n}, 3) here, but has the shape {prior.shape}")
+    unknown = np.isposinf(prior[:, 2])
+    if not ((prior[:, 2] > 0).all() and np.isfinite(prior[~unknown]).all()):
+        raise ValueError(
+            "prior must hold finite positions with standard deviations above 0 px, or inf where nothing is known"
+        )
+    prior[unknown, :2] = 0.0
+    return prior
 
 
 def _start(values: NDArray, positions: NDArray, sigma: NDArray) -> Tensor:

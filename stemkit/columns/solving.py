@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -36,6 +38,7 @@ def step(blocks: Blocks, coupled: Tensor, damping: Tensor) -> Tensor:
     ----------
     .. [1] H. A. van der Vorst, SIAM J. Sci. Stat. Comput. 13, 631 (1992), https://doi.org/10.1137/0913035
     """
+    blocks, coupled = _finite_blocks(blocks, coupled)
     scale = _scale(blocks.own)
     identity = torch.eye(blocks.own.shape[1], dtype=scale.dtype, device=scale.device)
     own = _scaled(blocks.own, scale) + (damping[:, None, None] + 1e-9) * identity
@@ -74,6 +77,24 @@ def covariances(blocks: Blocks, coupled: Tensor, joint: int = MOST_JOINT) -> Ten
 
 
 # --- steps -------------------------------------------------------------------------------------------------------
+
+
+def _finite_blocks(blocks: Blocks, coupled: Tensor) -> tuple[Blocks, Tensor]:
+    """The blocks with columns that overflow standing still, and coupled to no other."""
+    good = torch.isfinite(blocks.own).all((1, 2)) & torch.isfinite(blocks.gradient).all(1)
+    if bool(good.all()):
+        return blocks, coupled
+    n, p = blocks.gradient.shape
+    identity = torch.eye(p, dtype=blocks.own.dtype, device=blocks.own.device)
+    with_nobody = torch.cat([good, good[:1] | True])
+    apart = ~good[:, None] | ~with_nobody[coupled]
+    finite = replace(
+        blocks,
+        own=torch.where(good[:, None, None], blocks.own, identity),
+        shared=torch.where(apart[..., None, None], 0.0, blocks.shared),
+        gradient=torch.where(good[:, None], blocks.gradient, 0.0),
+    )
+    return finite, torch.where(apart, n, coupled)
 
 
 def _scale(own: Tensor) -> Tensor:

@@ -132,7 +132,7 @@ class AtomDetector(TransformerMixin, BaseEstimator):
         images = split(X)
         return self._fitted(images, (View.of(image, self.mode) for image in images))
 
-    def fit_transform(self, X: Images, y: object = None, **fit_params: Any) -> pd.DataFrame:
+    def fit_transform(self, X: Images, y: object = None) -> pd.DataFrame:
         """Learn spacing and width, and measure the columns of the same images: :meth:`fit`, then :meth:`transform`."""
         images = split(X)
         if len(images) > 1 or self.shared_positions:

@@ -45,7 +45,7 @@ SEARCHED, MEASURED = 2, 3
 QUICK_STEPS, QUICK = 8, 0.3
 #: Overlapping neighbours that are free in the errors of these fits (chosen: those of the last fit have eight).
 QUICK_JOINT = 2
-#: Steps and tolerance of the last fit, and steps of those of a few columns in the middle of others.
+#: Steps and tolerance of the last fit, and steps where most columns are fitted again.
 LAST_STEPS, LAST, STEPS_AGAIN = 16, 0.05, 6
 #: Error of the positions that a network shows, in widths (``benchmarks/low_dose.py``: 0.1 to 0.2 at 1 to 10 electrons,
 #: with tails).
@@ -112,13 +112,8 @@ class Search:
             seeds, expected = places[~overshadowed], places[overshadowed]
         found, held, kept, misfit = self.binned(coarse, quick=True)._found(seeds, expected)
         measuring = self.binned(fine)
-        if coarse > fine:
-            fits = found.unbinned(coarse // fine)
-            fits = measuring.fit(fits, measuring.rounded(fits.sigma), fit_sigma=~held)
-        else:
-            with np.errstate(invalid="ignore"):
-                loose = ~found.failed & ~(found.last_step < LAST)
-            fits = measuring.fitted_again(found, loose, measuring.rounded(found.sigma), held) if loose.any() else found
+        fits = found.unbinned(coarse // fine)
+        fits = measuring.fit(fits, measuring.rounded(fits.sigma), fit_sigma=~held)
         fits, held = measuring.with_faint_held(fits, held)
         fits, held = fits.take(kept), held[kept]
         guided, prior = np.zeros(len(fits), dtype=bool), None

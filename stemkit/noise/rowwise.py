@@ -158,7 +158,7 @@ def row_statistics(
     centre, variance, count = _by_signal(square / kept, seen, known)
     readout, gain, at, gain_std = _line(centre, variance, count, pointwise, rest_of_streaks / kept, correlation)
     least = max(math.sqrt(scatter[0]), 1e-150)
-    readout_std = math.sqrt(scatter[0] ** 2 * OWN**2 + (at * gain_std) ** 2) / (2 * max(readout, least))
+    readout_std = math.sqrt(scatter[0] ** 2 * OWN**2 + np.nan_to_num(at * gain_std) ** 2) / (2 * max(readout, least))
     amplitude = math.sqrt(streaks)
     length = length if streaks else RowStatistics.streak_length
     short_amplitude = math.sqrt(short)

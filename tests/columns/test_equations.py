@@ -156,7 +156,7 @@ def test_a_change_of_one_column_reaches_those_that_it_moves_and_no_others(chosen
     assert (np.abs(again.positions - before.positions) < 0.2 * before.y_err[:, None]).all()
     np.testing.assert_allclose(again.y_err, before.y_err, rtol=0.01)
     far = np.hypot(*(places - places[one]).T) > 60
-    assert (np.abs(again.y - before.y) < 0.01 * before.y_err)[far].all()
+    assert (np.abs(again.y - before.y) < 0.05 * before.y_err)[far].all()
     assert (again.y == before.y)[far].mean() > 0.9
 
 
@@ -172,3 +172,63 @@ def test_a_column_that_is_not_finite_leaves_its_neighbours_alone():
     assert after.failed[7]
     assert not after.failed[others].any()
     assert (np.abs(after.y - before.y) < 0.2 * before.y_err)[others].all()
+
+
+@pytest.mark.parametrize("kind", [BatchedDescent, CompiledDescent])
+def test_a_column_that_is_not_finite_stands_still_on_every_device(kind):
+    """The same with the steps of a GPU: a prior of standard deviation 0 overflows."""
+    shape, sigma = (70, 70), 2.5
+    places = np.array([[20.0, 20.0], [20.0, 32.0], [45.0, 45.0]])
+    image = gaussians(shape, places, sigma) + np.random.default_rng(0).normal(0, 0.02, shape)
+    start = np.column_stack([places + 0.7, np.ones((3, 1)), np.full((3, 1), sigma), np.zeros((3, 1))])
+    prior = torch.tensor([[20.0, 20.0, 0.0], [20.0, 32.0, 0.1], [45.0, 45.0, np.inf]], dtype=torch.float64)
+    noise = Noise(Variance(4e-4), 0.0, 0.0)
+    free = np.ones((3, 5), dtype=bool)
+    scene = scene_of(image, start[:, :2], np.full(3, sigma), noise, None, None, free, torch.device("cpu"))
+    descent = kind(scene, torch.as_tensor(start), torch.full((3,), sigma, dtype=torch.float64), prior)
+    descent.run(20, 0.05)
+    assert np.abs(descent.fitted[2, :2] - 45.0).max() < 0.05
+
+
+def test_a_new_neighbour_makes_a_column_join_in():
+    """Five sigmas apart they are not solved for together, but the tail of one is in the window of the other."""
+    shape, sigma = (40, 64), 3.0
+    places = np.array([[20.0, 24.0], [20.0, 39.0]])
+    image = gaussians(shape, places, sigma) + np.random.default_rng(0).normal(0, 0.02, shape)
+    first = fit_columns(image, places[:1], sigma, variance=4e-4)
+    second = fit_columns(image, places[1:], sigma, variance=4e-4)
+    both = first.extended(second)
+    resumed = fit_columns(image, both, sigma, variance=4e-4, changed=np.array([False, True]), tolerance=0.01)
+    anew = fit_columns(image, places, sigma, variance=4e-4, tolerance=0.01)
+    assert np.abs(resumed.x - anew.x).max() < 0.1 * anew.x_err.max()
+    assert np.abs(resumed.amplitude - anew.amplitude).max() < 0.1 * anew.amplitude_err.max()
+
+
+def test_what_may_not_move_keeps_its_numbers():
+    shape, sigma = (50, 60), 2.5
+    places = lattice_positions(shape, 8.5, margin=-4.0)
+    image = gaussians(shape, places, sigma) + np.random.default_rng(0).normal(0, 0.02, shape)
+    before = fit_columns(image, places, sigma, variance=4e-4)
+    start = before.take(np.arange(len(places)))
+    start.amplitude[:] *= 0.8
+    movable = np.arange(len(places)) % 2 == 0
+    after = fit_columns(image, start, sigma, variance=4e-4, changed=movable, movable=movable)
+    np.testing.assert_array_equal(after.amplitude[~movable], start.amplitude[~movable])
+    assert (after.amplitude[movable] > start.amplitude[movable]).all()
+    with pytest.raises(ValueError, match="movable needs fits that are resumed"):
+        fit_columns(image, places, sigma, variance=4e-4, movable=movable)
+
+
+@pytest.mark.parametrize("prior", [[np.nan, 20.0, 0.1], [20.0, 20.0, 0.0], [20.0, 20.0, np.nan]])
+def test_a_prior_that_is_none_is_refused(prior):
+    with pytest.raises(ValueError, match="prior must hold finite positions"):
+        fit_columns(np.zeros((40, 40)), np.array([[20.0, 20.0]]), 2.5, variance=1.0, prior=np.array([prior]))
+
+
+def test_where_nothing_is_known_a_prior_may_hold_nan():
+    shape, sigma = (40, 40), 2.5
+    image = gaussians(shape, np.array([[20.0, 20.0]]), sigma) + np.random.default_rng(0).normal(0, 0.02, shape)
+    fits = fit_columns(
+        image, np.array([[20.5, 19.5]]), sigma, variance=4e-4, prior=np.array([[np.nan, np.nan, np.inf]])
+    )
+    assert abs(fits.y[0] - 20.0) < 4 * fits.y_err[0]

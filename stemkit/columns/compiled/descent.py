@@ -50,8 +50,9 @@ def tie(problem, progress, equations, limits, columns, renewed):  # type: ignore
         if len(prior):
             for axis in range(2):
                 precision = problem.free[c, axis] / (prior[c, 2] * prior[c, 2])
-                equations.own[c, axis, axis] += precision
-                equations.gradient[c, axis] += precision * (prior[c, axis] - parameters[c, axis])
+                if precision > 0.0:
+                    equations.own[c, axis, axis] += precision
+                    equations.gradient[c, axis] += precision * (prior[c, axis] - parameters[c, axis])
         for k in range(coupled.shape[1]):
             j = coupled[c, k]
             if j == len(coupled):

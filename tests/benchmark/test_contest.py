@@ -364,7 +364,7 @@ def test_command(tmp_path, monkeypatch, capsys):
 def test_command_that_trains_in_pieces(tmp_path, capsys):
     folder = tmp_path / "out"
     assert main(["benchmark", "--train", "64", "--minutes", "1e-9", "-o", str(folder)]) == 0
-    assert "the same call goes on" in capsys.readouterr().err
+    assert "the same call resumes it" in capsys.readouterr().err
     assert not (folder / "tables.md").exists()
 
 

@@ -49,7 +49,7 @@ def test_pairs_like_an_image(tmp_path):
     [
         (["-o", "pairs.tif"], "--output must end with .nc"),
         (["--spacing", "1", "2", "3"], "--spacing must be one or two numbers of nm"),
-        (["--arrangement", "cubist"], "arrangements must be some of"),
+        (["--arrangement", "cubist"], "arrangements must be one or several of"),
         (["-n", "0"], "n must be a positive integer"),
         (["missing.dm4"], "missing.dm4"),
     ],

@@ -84,7 +84,7 @@ def _fit(lags: NDArray, covariance: NDArray, scatter: NDArray, n_x: int) -> tupl
     """Least squares over the correlation and the streaks' length; both variances are linear and not negative. The
     second number is the sum of squares, in units of the covariance's scatter.
     """
-    whiten = np.linalg.inv(_root(scatter))
+    whiten = _whitening(scatter)
     told = whiten @ covariance
     longest = LONGEST * n_x
 
@@ -124,7 +124,7 @@ def _fit(lags: NDArray, covariance: NDArray, scatter: NDArray, n_x: int) -> tupl
 
 def _fit_both(lags: NDArray, covariance: NDArray, scatter: NDArray, one: Model, n_x: int) -> Model | None:
     """The same with streaks of two lengths; None where the second kind is not significant."""
-    whiten = np.linalg.inv(_root(scatter))
+    whiten = _whitening(scatter)
     told = whiten @ covariance
     longest = LONGEST * n_x
 
@@ -162,13 +162,13 @@ def _fit_both(lags: NDArray, covariance: NDArray, scatter: NDArray, one: Model, 
     return float(pointwise), float(found.x[0]), float(streaks), float(lengths[0]), float(short), float(lengths[1])
 
 
-def _root(scatter: NDArray) -> NDArray:
-    """The Cholesky factor of a covariance, to which is added what rounding has left below zero: much where an image
-    has hardly any noise.
+def _whitening(scatter: NDArray) -> NDArray:
+    """W with ``W^T W`` the inverse of a covariance, whose eigenvalues are raised to what rounding lets be known: much
+    where an image has hardly any noise.
     """
     values, vectors = np.linalg.eigh(scatter)
-    lifted = (vectors * values.clip(min=1e-14 * np.trace(scatter))) @ vectors.T
-    return np.linalg.cholesky((lifted + lifted.T) / 2 + 1e-15 * np.trace(scatter) * np.eye(len(scatter)))
+    raised = values.clip(min=max(1e-14 * float(np.trace(scatter)), 1e-300))
+    return np.asarray((vectors / np.sqrt(raised)).T)
 
 
 def _simplex(correlation: float, length: float) -> NDArray:

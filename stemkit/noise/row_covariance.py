@@ -156,7 +156,7 @@ def fall(pairs: Pairs) -> tuple[float, float, tuple[float, float]]:
 
 
 def _some(readings: Readings, most: int) -> Readings:
-    """Readings of at most so many columns: pairs grow with the square of their number."""
+    """Readings of a limited number of columns: the number of pairs is the square of theirs."""
     n = len(readings.x)
     if n <= most:
         return readings

@@ -36,7 +36,7 @@ MISFIT, GAIN_MISFIT, LUCK = 0.006, 0.03, 1.15
 SLOW = 6
 #: Rows in a block whose separate results tell the error of a regression.
 ROW_BLOCK = 16
-#: Quantiles of an image are taken of every so many columns of pixels (chosen).
+#: Quantiles of an image are those of its pixel columns 0, n, 2n, ..., for this n (chosen).
 THINNED = 4
 #: A pixel beyond this many robust deviations is a dead or hot one, or hit by a cosmic ray.
 OUTLIER = 10.0

@@ -34,7 +34,7 @@ SETTLED = 0.1
 LARGEST = 1.5
 #: Peaks below this part of the tallest are not columns of the first round.
 PROMINENT = 0.3
-#: Quantiles of an image are taken of every so many columns of pixels, and correlations of every so many rows (chosen).
+#: Quantiles of an image are those of every n-th column of pixels, correlations those of every n-th row (chosen).
 THINNED, THINNED_ROWS = 4, 2
 #: Variance of a pixel that is no measurement, over the largest of the others: it has no weight (chosen).
 UNKNOWN = 1e12

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stemkit.columns.equations import Blocks, Scene, equations, slopes
+from stemkit.columns.errors import widened
 from stemkit.columns.limits import LIMITS, RENEWED
 from stemkit.columns.solving import covariances, step
 
@@ -97,40 +98,20 @@ class BatchedDescent:
 
     def errors(self, joint: int) -> tuple[NDArray, NDArray]:
         """Covariances ``(n, P, P)`` with ``joint`` neighbours free, and the residual's RMS over the expected one."""
-        covariance, residual = self._errors(joint)
-        return covariance.cpu().numpy(), residual.cpu().numpy()
-
-    def _errors(self, joint: int) -> tuple[Tensor, Tensor]:
-        blocks, free = self.blocks, self.scene.free[:-1].to(self.start.dtype)
+        blocks, free, noise = self.blocks, self.scene.free[:-1].to(self.start.dtype), self.scene.noise
         # what is not fitted has no errors
         covariance = covariances(
             replace(blocks, own=blocks.own + torch.diag_embed(1 - free)), self.scene.coupled, joint
         )
         covariance = covariance * free[:, :, None] * free[:, None, :]
-        dof = self._degrees_of_freedom()
-        chi2 = blocks.chi2 / dof
-        if self.scene.noise.variance is None:
-            return covariance * chi2[:, None, None], torch.ones_like(chi2)
-        unexplained = torch.where(chi2 > 1 + LIMITS.unexplained * (2 / dof).sqrt(), chi2, 1.0)
-        widened = covariance * unexplained[:, None, None]
-        if self.scene.noise.tilt:
-            rises = slopes(self.scene, self.parameters, self.centre, self.everyone)
-            moved = self.scene.noise.tilt * rises @ covariance
-            widened = widened + moved.transpose(1, 2) @ moved
-        return self._within_prior(widened), chi2.sqrt()
+        rises = None
+        if noise.tilt:
+            rises = slopes(self.scene, self.parameters, self.centre, self.everyone).cpu().numpy()
+        known = None if self.prior is None else self.prior.cpu().numpy()
+        chi2, dof = blocks.chi2.cpu().numpy(), self._degrees_of_freedom().cpu().numpy()
+        return widened(covariance.cpu().numpy(), chi2, dof, noise, rises, known)
 
     # --- steps ---------------------------------------------------------------------------------------------------
-
-    def _within_prior(self, covariance: Tensor) -> Tensor:
-        """Covariances whose positions are no less certain than they were beforehand: a residual makes the pixels worse,
-        not what is known in addition to them.
-        """
-        if self.prior is None:
-            return covariance
-        scale = torch.ones_like(self.start)
-        variance = covariance.diagonal(dim1=1, dim2=2)[:, :2].clamp_min(1e-300)
-        scale[:, :2] = (self.prior[:, 2:] / variance.sqrt()).clamp(max=1.0)
-        return covariance * scale[:, :, None] * scale[:, None, :]
 
     def _advance(self, active: Tensor, tolerance: float, *, with_shared: bool) -> Tensor:
         """One step of some columns; those that have to take another."""

@@ -19,6 +19,7 @@ from stemkit.columns.compiled import (
     unfinished,
 )
 from stemkit.columns.equations import Scene
+from stemkit.columns.errors import widened
 from stemkit.columns.limits import LIMITS, RENEWED_AT
 from stemkit.columns.solving import CYCLES, TOLERANCE
 
@@ -125,22 +126,10 @@ class CompiledDescent:
         free = self.scene.free.numpy()[which].astype(np.float64)
         covariance = self._covariances(which, joint) * free[:, :, None] * free[:, None, :]
         dof = np.maximum(self.equations.pixels[which] - free.sum(1), 1.0)
-        chi2 = self.equations.chi2[which] / dof
-        if self.scene.noise.variance is None:
-            return covariance * chi2[:, None, None], np.ones_like(chi2)
-        unexplained = np.where(chi2 > 1 + LIMITS.unexplained * np.sqrt(2 / dof), chi2, 1.0)
-        widened = covariance * unexplained[:, None, None]
-        if self.scene.noise.tilt:
-            moved = self.scene.noise.tilt * self._rises(which) @ covariance
-            widened = widened + moved.transpose(0, 2, 1) @ moved
-        prior = self.progress.prior
-        if len(prior):
-            # a residual makes the pixels worse, not what is known in addition to them
-            scale = np.ones(free.shape)
-            variance = np.maximum(np.diagonal(widened, axis1=1, axis2=2)[:, :2], 1e-300)
-            scale[:, :2] = np.minimum(prior[which, 2:] / np.sqrt(variance), 1.0)
-            widened = widened * scale[:, :, None] * scale[:, None, :]
-        return widened, np.sqrt(chi2)
+        noise, prior = self.scene.noise, self.progress.prior
+        rises = self._rises(which) if noise.tilt else None
+        known = prior[which] if len(prior) else None
+        return widened(covariance, self.equations.chi2[which], dof, noise, rises, known)
 
     # --- steps ---------------------------------------------------------------------------------------------------
 

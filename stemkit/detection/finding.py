@@ -18,7 +18,7 @@ from stemkit.detection.filtering import (
     threshold,
     without_streaks,
 )
-from stemkit.detection.misfit import Misfit, measure_misfit
+from stemkit.detection.misfit import RESPONSE, Misfit, measure_misfit
 from stemkit.detection.view import View
 from stemkit.periodicity import find_periodicity, middle
 
@@ -48,9 +48,11 @@ SHADOW, OVERSHADOWED = 5.0, 0.35
 #: Peaks that repeat with the lattice count although the misfit could explain them, from this many of its standard
 #: deviations (tuned: sublattices of 0.1 to 0.3 of the bright columns' height are found, torn particles are not filled).
 BEYOND_MISFIT = 0.9
+#: ... or from this fraction of the amplitude of the nearest column (chosen: tails and tears make less that repeats).
+BRIGHT_ENOUGH = 0.2
 #: Neighbours nearer than this many widths are distinguished through a filter of this part of the columns' width, of
-#: this many px at least.
-CLOSE, SHARP, SHARPEST = 5.5, 0.5, 1.0
+#: this many px at least, as long as it is at most ``SHARPER`` of the width.
+CLOSE, SHARP, SHARPEST, SHARPER = 5.5, 0.5, 1.0, 0.8
 
 
 def network_candidates(
@@ -96,9 +98,10 @@ def significant(view: View, spacing: float, width: float, *, periodic: bool = Tr
         if len(single):
             return single
     faint = _significant(view, near, width)
-    if SHARP * width < SHARPEST or spacing > CLOSE * width:
+    sharp_width = max(SHARP * width, SHARPEST)
+    if sharp_width > SHARPER * width or spacing > CLOSE * width:
         return faint
-    sharp = _significant(view, near, SHARP * width)
+    sharp = _significant(view, near, sharp_width)
     if len(sharp) == 0 or len(faint) == 0:
         return sharp if len(sharp) else faint
     return np.concatenate([sharp, faint[cKDTree(sharp).query(faint)[0] > near]])
@@ -133,7 +136,9 @@ def overlooked(
         # around columns that all have the same faint neighbours these are taken for misfit; but they repeat
         places, tall = _away_from(np.concatenate([fits.positions, found]), _standard(residual, variance), near)
         strong = tall > threshold(tall, view.recorded.size, width, len(good), skewness(view, width))
-        strong &= _at(heights, places) > BEYOND_MISFIT
+        _, nearest = cKDTree(good.positions).query(places)
+        bright = _at(residual, places) > BRIGHT_ENOUGH * RESPONSE * good.amplitude[nearest]
+        strong &= bright | (_at(heights, places) > BEYOND_MISFIT)
         places, tall = places[strong], tall[strong]
         if len(places) > WORTH_A_LATTICE * len(good):
             known, certain = np.concatenate([good.positions, places]), np.append(significance, tall)

@@ -28,6 +28,8 @@ TOLERANCE = 0.05
 LONGEST_ELLIPSE = 0.9
 #: Columns that are drawn at once.
 CHUNK = 512
+#: Columns are fitted up to this many widths beyond the frame: there the windows of their pixels end.
+BEYOND = REACH
 
 #: The numbers of a column, in the order of the fit's parameters, and their standard deviations.
 PARAMETERS = ROUND
@@ -155,7 +157,8 @@ def fit_columns(
     values : ndarray of shape (n_y, n_x)
         Recorded pixels, columns bright.
     positions : ndarray of shape (n_columns, 2) or ColumnFits
-        Starting ``(y, x)``, px; or fits to go on from. Columns that start beyond the frame fail.
+        Starting ``(y, x)``, px; or fits to go on from. Columns that start farther beyond the frame than
+        2.5 widths fail.
     sigma : float or ndarray of shape (n_columns,)
         Starting width, px; a fitted one stays within a factor of 2 of it.
     variance : Variance or float, optional
@@ -237,7 +240,7 @@ def fit_columns(
     free[:, :2] = np.broadcast_to(fit_position, len(places))[:, None]
     free[:, 3], free[:, 5:] = widths, widths[:, None]
     free[:, 4] = background is None
-    outside = ((places < -1) | (places > values.shape)).any(axis=1)
+    outside = _beyond(places, values.shape) > BEYOND * sigma
     free[outside] = False
     scene = scene_of(units.normalised, places, sigma, noise, shifts, valid, free, torch.device(device))
     start = _start(units.normalised, places, sigma) if before is None else _again(before, units)
@@ -347,8 +350,17 @@ def _checked_prior(prior: NDArray, n: int) -> NDArray[np.float64]:
 def _start(values: NDArray, positions: NDArray, sigma: NDArray) -> Tensor:
     row, col = (p.round().astype(int).clip(0, n - 1) for p, n in zip(positions.T, values.shape, strict=True))
     start = np.zeros((len(positions), len(ROUND)))
-    start[:, :2], start[:, 2], start[:, 3] = positions, values[row, col], sigma
+    # the frame shows the flank of a column beyond it; values are about 1 at the brightest columns
+    shown = np.exp(-0.5 * (_beyond(positions, values.shape) / sigma) ** 2)
+    height = np.where(shown < 1, np.minimum(values[row, col] / shown, 1.0), values[row, col])
+    start[:, :2], start[:, 2], start[:, 3] = positions, height, sigma
     return torch.as_tensor(start)
+
+
+def _beyond(positions: NDArray, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Distance ``(n,)`` of positions beyond the centres of the outermost pixels, px; 0 for those in the frame."""
+    distance = np.maximum(np.maximum(-positions, positions - (np.array(shape) - 1)), 0.0)
+    return np.asarray(np.hypot(*distance.T))
 
 
 def _again(fits: ColumnFits, units: _Units) -> Tensor:

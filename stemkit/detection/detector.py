@@ -51,6 +51,9 @@ class AtomDetector(TransformerMixin, BaseEstimator):
     background : float or None, default=None
         One background for all columns, in the image's units: that of the vacuum or the support, where intensities are
         to hold all that a column adds to it. None: each column has its own, that of its surroundings.
+    common_width : bool, default=False
+        All columns of an image have the same width, the learnt or the given one. Intensities scatter less where columns
+        overlap and differ in height alone, in particles for instance; ``sigma_err`` is NaN.
     shared_positions : bool, default=False
         The images are detectors of one scan (HAADF and ABF, say): columns found in any of them are measured in all, at
         one position, the mean of those of the images that show them, weighted by their errors.
@@ -103,6 +106,7 @@ class AtomDetector(TransformerMixin, BaseEstimator):
         width: float | None = None,
         elliptical: bool = False,
         background: float | None = None,
+        common_width: bool = False,
         shared_positions: bool = False,
         mode: str | None = None,
         device: str = "auto",
@@ -112,6 +116,7 @@ class AtomDetector(TransformerMixin, BaseEstimator):
         self.width = width
         self.elliptical = elliptical
         self.background = background
+        self.common_width = common_width
         self.shared_positions = shared_positions
         self.mode = mode
         self.device = device
@@ -154,7 +159,7 @@ class AtomDetector(TransformerMixin, BaseEstimator):
             warn_if_small(image)
         for view, (size, _) in zip(views, units, strict=True):
             given = [None if v is None else v / size for v in (self.spacing, self.width)]
-            spacing, width, periodic = learn(view, *given)
+            spacing, width, periodic = learn(view, *given, background=self._background(view))
             learnt.append((spacing * size, width * size, periodic))
         with np.errstate(invalid="ignore"):
             spacings, widths, periodics = np.array(learnt, dtype=np.float64).T
@@ -221,12 +226,12 @@ class AtomDetector(TransformerMixin, BaseEstimator):
             asked = _places(positions, index)
             others = NOTHING if beside is None else _places(beside, index)
             n, free = len(asked), np.arange(len(asked) + len(others)) >= (len(asked) if hold else 0)
-            search = replace(self._search(view), background=self._background(view))
+            search = self._search(view)
             fits = search.fit(np.concatenate([asked, others]), fit_sigma=free, fit_position=free)
             held = ~free
             if not hold:
                 fits, held = search.with_faint_held(fits, held)
-            tables.append(table_of(fits.take(np.arange(n)), held[:n], view, i, elliptical=self.elliptical))
+            tables.append(table_of(fits.take(np.arange(n)), self._flagged(held[:n]), view, i, elliptical=self.elliptical))
         return _stacked(tables)
 
     def predict(self, X: Images) -> pd.DataFrame:
@@ -294,8 +299,8 @@ class AtomDetector(TransformerMixin, BaseEstimator):
         return images
 
     def _measured(self, view: View, index: int) -> pd.DataFrame:
-        found = self._search(view).columns(self._background(view))
-        table = table_of(found.fits, found.width_fixed, view, index, guided=found.guided, elliptical=self.elliptical)
+        found = self._search(view).columns()
+        table = table_of(found.fits, self._flagged(found.width_fixed), view, index, guided=found.guided, elliptical=self.elliptical)
         return table.sort_values(["y_px", "x_px"], ignore_index=True)
 
     def _together(self, images: list[xr.DataArray]) -> pd.DataFrame:
@@ -305,19 +310,22 @@ class AtomDetector(TransformerMixin, BaseEstimator):
             raise ValueError(f"shared_positions needs images of one scan, of one shape, but they have {sorted(shapes)}")
         views = [View.of(image, self.mode) for image in images]
         searches = [self._search(view) for view in views]
-        found = [search.columns(self._background(view)) for search, view in zip(searches, views, strict=True)]
+        found = [search.columns() for search in searches]
         places, errors = _merged([one.fits for one in found], apart(searches[0].spacing, searches[0].width))
         free = [one.fits.positions[~one.guided] for one in found]
         radius = max(searches[0].width, 1.0)
         guided = ~np.any([_is_near(places, some, radius) for some in free], axis=0)
         tables = []
         for i, (view, search) in enumerate(zip(views, searches, strict=True)):
-            search = replace(search, background=self._background(view))
             fits = search.fit(places, fit_position=False)
             fits, held = search.with_faint_held(fits, np.zeros(len(fits), dtype=bool), fit_position=False)
             fits.y_err, fits.x_err = np.where(fits.failed, np.nan, errors.T)
-            tables.append(table_of(fits, held, view, i, guided=guided, elliptical=self.elliptical))
+            tables.append(table_of(fits, self._flagged(held), view, i, guided=guided, elliptical=self.elliptical))
         return _stacked(tables)
+
+    def _flagged(self, width_fixed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Columns whose width is fixed although the user has not asked for it."""
+        return width_fixed & (not self.common_width)
 
     def _background(self, view: View) -> float | None:
         """The background of all columns in units of the view, where one is given."""
@@ -335,6 +343,8 @@ class AtomDetector(TransformerMixin, BaseEstimator):
             self.elliptical,
             resolve_device(self.device),
             self.periodic_,
+            self._background(view),
+            common_width=self.common_width,
         )
 
 

@@ -38,7 +38,9 @@ ENOUGH_SHOWN = 0.3
 FEW_STEPS, ROUGH = 10, 0.3
 
 
-def learn(view: View, spacing: float | None, width: float | None) -> tuple[float, float, bool]:
+def learn(
+    view: View, spacing: float | None, width: float | None, *, background: float | None = None
+) -> tuple[float, float, bool]:
     """Spacing and width of one image, px: those of the columns that are found in its middle; and whether anything is
     periodic there.
     """
@@ -61,7 +63,7 @@ def learn(view: View, spacing: float | None, width: float | None) -> tuple[float
     learnt = factor * first[0], factor * first[1]
     part = _middle_of(view, math.ceil(ENOUGH * learnt[0]) if np.isfinite(learnt[0]) else MIDDLE)
     for _ in range(ROUNDS):
-        found = Search(part, *learnt, SIGNIFICANT, periodic=periodic).columns()
+        found = Search(part, *learnt, SIGNIFICANT, periodic=periodic, background=background).columns()
         before, learnt = learnt, _lengths_of(found.fits, found.width_fixed, part, learnt)
         learnt = (learnt[0] if spacing is None else spacing, learnt[1] if width is None else width)
         if abs(learnt[1] / before[1] - 1) < SETTLED:

@@ -89,6 +89,8 @@ class Search:
         That of all columns, in units of the view, in each fit; None: each column has its own.
     quick : bool
         Whether fits may stop early.
+    common_width : bool
+        Whether all columns have the width that is given here.
     """
 
     view: View
@@ -100,9 +102,10 @@ class Search:
     periodic: bool = True
     background: float | None = None
     quick: bool = False
+    common_width: bool = False
 
-    def columns(self, background: float | None = None) -> FoundColumns:
-        """The columns of the image; ``background``, in units of the view, is that of all of them in the last fit."""
+    def columns(self) -> FoundColumns:
+        """The columns of the image."""
         shown = network_candidates(self.view, self.spacing, self.width)
         fine = max(1, int(self.width / MEASURED))
         coarse = fine * max(1, int(self.width / fine / SEARCHED))
@@ -119,10 +122,6 @@ class Search:
         guided, prior = np.zeros(len(fits), dtype=bool), None
         if shown is not None:
             fits, held, guided, prior = measuring._guided(fits, held, binned_places(shown[0], fine), shown[1], misfit)
-        if background is not None:
-            fits = measuring.fit(
-                fits, measuring.rounded(fits.sigma), fit_sigma=~held, background=background, prior=prior
-            )
         fits = fits.unbinned(fine)
         inside = _is_inside(fits, self.view)
         return FoundColumns(fits.take(inside), held[inside], guided[inside])
@@ -141,7 +140,6 @@ class Search:
         *,
         fit_sigma: bool | NDArray = True,
         fit_position: bool | NDArray = True,
-        background: float | None = None,
         prior: NDArray | None = None,
         changed: NDArray | None = None,
         movable: NDArray | None = None,
@@ -149,6 +147,7 @@ class Search:
     ) -> ColumnFits:
         """Fits to all of an image's columns, starting at the learnt width where none is given."""
         view = self.view
+        fit_sigma = False if self.common_width else fit_sigma
         variance, streaks = view.fitted_noise(self.width)
         fits = fit_columns(
             view.recorded,
@@ -161,7 +160,7 @@ class Search:
             valid=None if view.faulty is None else ~view.faulty,
             fit_sigma=fit_sigma,
             fit_position=fit_position,
-            background=self.background if background is None else background,
+            background=self.background,
             prior=prior,
             elliptical=self.elliptical,
             changed=changed,
@@ -306,7 +305,7 @@ class Search:
         """The fits with those columns fitted anew that are much wider than the learnt width."""
         usual = np.median(fits.residual) if len(fits) else 1.0
         odd = fits.residual > WIDE_RESIDUAL * max(1.0, float(usual))
-        if not odd.any():
+        if not odd.any() or self.common_width:
             return fits, held
         trial = self._without(fits.take(~odd)).fit(fits.positions[odd], WIDE * self.width)
         # what fits a window of its own size better, and is no bump of the background
@@ -325,7 +324,7 @@ class Search:
         """The fits with the widths of those fitted that were fixed, as all that join are, and stand out clearly."""
         with np.errstate(invalid="ignore"):
             clear = held & ~fits.failed & (fits.amplitude >= CLEAR_SIGMAS * fits.amplitude_err)
-        if not clear.any():
+        if not clear.any() or self.common_width:
             return fits, held
         held = held & ~clear
         return self.with_faint_held(self.fitted_again(fits, clear, self.rounded(fits.sigma), held), held)

@@ -193,7 +193,7 @@ def test_a_column_of_another_width_fails():
 
 
 def test_columns_beyond_the_frame_fail_and_leave_the_others_alone():
-    positions = np.array([[20.0, 20.0], [20.0, -6.0]])
+    positions = np.array([[20.0, 20.0], [20.0, -3 * SIGMA]])
     image = gaussians((41, 61), positions[:1], SIGMA)
     fits = fit_columns(image, positions, SIGMA)
     np.testing.assert_array_equal(fits.failed, [False, True])
@@ -356,3 +356,15 @@ def test_a_coarse_tolerance_takes_fewer_steps():
     assert fine.last_step.max() < 0.05
     assert 0.05 < coarse.last_step.max() < 0.5
     assert (np.abs(coarse.x - fine.x) / fine.x_err).max() < 1.0
+
+
+@pytest.mark.parametrize("beyond", [0.9, 1.5, 3.0, 6.0])
+def test_a_column_beyond_the_frame_does_not_displace_its_neighbour(beyond):
+    places = np.array([[-beyond, 30.0], [9.0 - beyond, 30.0], [30.0, 30.0]])
+    image = 0.2 + gaussians((64, 64), places, 3.0, np.array([1.0, 0.6, 1.0]))
+    image += np.random.default_rng(3).normal(0, 0.02, image.shape)
+    inner = fit_columns(image, places + 0.3, 3.0, variance=0.02**2).take([1, 2])
+    alone = fit_columns(image, places[1:] + 0.3, 3.0, variance=0.02**2)
+    assert not inner.failed.any()
+    assert (np.abs(inner.y - places[1:, 0]) < 3.5 * inner.y_err).all()
+    assert alone.failed[0] or abs(alone.y[0] - places[1, 0]) > 3.5 * alone.y_err[0]

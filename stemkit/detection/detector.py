@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -231,7 +230,8 @@ class AtomDetector(TransformerMixin, BaseEstimator):
             held = ~free
             if not hold:
                 fits, held = search.with_faint_held(fits, held)
-            tables.append(table_of(fits.take(np.arange(n)), self._flagged(held[:n]), view, i, elliptical=self.elliptical))
+            fits, held = fits.take(np.arange(n)), self._flagged(held[:n])
+            tables.append(table_of(fits, held, view, i, elliptical=self.elliptical))
         return _stacked(tables)
 
     def predict(self, X: Images) -> pd.DataFrame:
@@ -300,7 +300,8 @@ class AtomDetector(TransformerMixin, BaseEstimator):
 
     def _measured(self, view: View, index: int) -> pd.DataFrame:
         found = self._search(view).columns()
-        table = table_of(found.fits, self._flagged(found.width_fixed), view, index, guided=found.guided, elliptical=self.elliptical)
+        held = self._flagged(found.width_fixed)
+        table = table_of(found.fits, held, view, index, guided=found.guided, elliptical=self.elliptical)
         return table.sort_values(["y_px", "x_px"], ignore_index=True)
 
     def _together(self, images: list[xr.DataArray]) -> pd.DataFrame:

@@ -119,9 +119,9 @@ class Search:
         fits = measuring.fit(fits, measuring.rounded(fits.sigma), fit_sigma=~held)
         fits, held = measuring.with_faint_held(fits, held)
         fits, held = fits.take(kept), held[kept]
-        guided, prior = np.zeros(len(fits), dtype=bool), None
+        guided = np.zeros(len(fits), dtype=bool)
         if shown is not None:
-            fits, held, guided, prior = measuring._guided(fits, held, binned_places(shown[0], fine), shown[1], misfit)
+            fits, held, guided = measuring._guided(fits, held, binned_places(shown[0], fine), shown[1], misfit)
         fits = fits.unbinned(fine)
         inside = _is_inside(fits, self.view)
         return FoundColumns(fits.take(inside), held[inside], guided[inside])
@@ -336,13 +336,13 @@ class Search:
         seeds: NDArray,
         overshadowed: NDArray[np.bool_],
         misfit: Misfit,
-    ) -> tuple[ColumnFits, NDArray[np.bool_], NDArray[np.bool_], NDArray | None]:
+    ) -> tuple[ColumnFits, NDArray[np.bool_], NDArray[np.bool_]]:
         """The fits with the faint ones and those that are lost near where a network shows them; which have their width
-        fixed, which are these, and what is known of the positions.
+        fixed, and which are these.
         """
         guided = np.zeros(len(fits), dtype=bool)
         if len(seeds) == 0:
-            return fits, held, guided, None
+            return fits, held, guided
         with np.errstate(invalid="ignore"):
             faint = fits.failed | ~(fits.amplitude >= FAINT_SIGMAS * fits.amplitude_err)
         prior = np.column_stack([fits.positions, np.full(len(fits), np.inf)])
@@ -366,7 +366,7 @@ class Search:
         guided = np.append(guided, np.ones(int(lost.sum()), dtype=bool))
         doubtful = np.append(np.zeros(len(fits), dtype=bool), overshadowed[lost])
         if not guided.any():
-            return fits, held, guided, None
+            return fits, held, guided
         held = np.append(held, np.ones(int(lost.sum()), dtype=bool)) | guided
         widths = np.where(held, self.width, self.rounded(start.sigma))
         anew = self.fitted_again(start, guided, widths, held, prior=prior)
@@ -376,7 +376,7 @@ class Search:
             least[doubtful] = SHOWN * np.hypot(anew.amplitude_err[doubtful], left)
             # at the border a network shows the flanks of columns beyond
             kept = ~guided | (~anew.failed & (anew.amplitude >= least) & _is_inside(anew, self.view, margin=1.0))
-        return anew.take(kept), held[kept], guided[kept], prior[kept]
+        return anew.take(kept), held[kept], guided[kept]
 
     def _without(self, fits: ColumnFits) -> Search:
         """The same in what an image is without some columns."""

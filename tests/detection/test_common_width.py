@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from strategies import gaussians
 
 import stemkit
 from stemkit import AtomDetector
 from stemkit.metrics import match_columns
-from strategies import gaussians
 
 SPACING, WIDTH, LEVEL = 14.5, 5.0, 40.0
 

@@ -35,7 +35,7 @@ from scipy.spatial import cKDTree
 import stemkit
 from stemkit import AtomDetector, NoiseCalibrator, RowAligner, SFINDenoiser
 from stemkit.columns.candidates import nearest_distances
-from stemkit.detection.structure import find_vacancies, fit_lattice, missing_sites
+from stemkit.structure import find_vacancies, fit_lattice, missing_sites
 from stemkit.metrics import match_columns
 
 NEEDS_FOLDER = ("detection", "simulated", "real")

@@ -23,7 +23,7 @@ from sklearn.pipeline import Pipeline
 import stemkit
 from stemkit import AtomDetector, NoiseCalibrator, NoiseModel, PointwiseNoise
 from stemkit.detection import good_columns
-from stemkit.detection.structure import displacement_map, fit_lattice, pixel_size, strain, strain_map
+from stemkit.structure import displacement_map, fit_lattice, pixel_size, strain, strain_map
 from stemkit.metrics import match_columns
 from stemkit.plotting import show_image
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from stemkit import AtomDetector, NoiseCalibrator, NoiseModel, PointwiseNoise, STEMSynthesizer
 from stemkit.detection import good_columns
-from stemkit.detection.structure import displacement_map, fit_lattices
+from stemkit.structure import displacement_map, fit_lattices
 from stemkit.plotting import show_image, show_labels
 from stemkit.synthesis import half_plane, joined, lattice, planar_cell
 
@@ -61,7 +61,7 @@ print(f"rotation: {abs(angles[0] - angles[1]):.3f} degrees, true: {rotation:.3f}
 # One grain at a time
 # -------------------
 # Each lattice is that of the whole table, with ``site`` -1 for the columns of the others. The functions of
-# ``stemkit.detection.structure`` therefore take the table and one of its lattices. Here the displacements in the
+# ``stemkit.structure`` therefore take the table and one of its lattices. Here the displacements in the
 # first grain, which are errors of measurement: the crystal is perfect.
 
 grain = found.lattices[0]

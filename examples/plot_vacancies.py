@@ -21,7 +21,7 @@ import pandas as pd
 import stemkit
 from stemkit import AtomDetector, NoiseCalibrator, NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.detection import good_columns
-from stemkit.detection.structure import find_vacancies, fit_lattices, missing_sites, weak_columns
+from stemkit.structure import find_vacancies, fit_lattices, missing_sites, weak_columns
 from stemkit.metrics import match_columns
 from stemkit.plotting import show_columns, show_image
 
@@ -62,7 +62,7 @@ recorded = microscope.apply(stemkit.calibrated(clean, pixel_size=pixel_size), ra
 # ------------------------------
 # Columns are searched for in the recorded pixels, without a network, so that the result depends on them alone. The
 # lattice is fitted to all columns of the table: a column that was left out would be listed as missing.
-# :func:`~stemkit.detection.structure.fit_lattices` returns all lattices of the image, here one. Its site 0 is the
+# :func:`~stemkit.structure.fit_lattices` returns all lattices of the image, here one. Its site 0 is the
 # brightest. ``stemkit detect --lattice`` does the same from the shell.
 
 image = NoiseCalibrator().fit_transform(recorded)

@@ -71,7 +71,7 @@ for row, (name, image) in zip(axes, {"counts": counts, "film": film}.items(), st
 # The network removes pure noise. It does not remove the grain of a film, which is as large as columns, and some of it
 # looks like columns in the enhanced image. The detector analyses the recorded image: where nothing is periodic, a
 # column has to exceed the variation of the support (:doc:`/measuring`). Columns that are found in such an image have no
-# lattice (:func:`~stemkit.detection.structure.fit_lattices`).
+# lattice (:func:`~stemkit.structure.fit_lattices`).
 #
 # The network's own doubt
 # -----------------------

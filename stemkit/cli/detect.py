@@ -117,7 +117,7 @@ def measure(image: xr.DataArray, arguments: argparse.Namespace) -> tuple[pd.Data
 def summary(table: pd.DataFrame) -> str:
     """Number of columns, and of those with each quality flag."""
     from stemkit.detection import Quality, good_columns
-    from stemkit.detection.structure.tables import counted
+    from stemkit.structure.tables import counted
 
     counts = {text: int((table["quality"] & Quality[name] > 0).sum()) for name, text in FLAGS.items()}
     found = ", ".join(f"{n} {text}" for text, n in counts.items() if n)
@@ -179,8 +179,8 @@ def _lattices(
     import pandas as pd
 
     from stemkit.detection.exports import write_columns
-    from stemkit.detection.structure import find_vacancies, fit_lattices, missing_sites
-    from stemkit.detection.structure.tables import counted
+    from stemkit.structure import find_vacancies, fit_lattices, missing_sites
+    from stemkit.structure.tables import counted
     from stemkit.images import split
 
     lines, found = [], []
@@ -203,7 +203,7 @@ def _lattices(
 
 def _without_lattice(part: pd.DataFrame, path: Path) -> str:
     """Reason why no lattice was fitted to the columns of an image."""
-    from stemkit.detection.structure import fit_lattice
+    from stemkit.structure import fit_lattice
 
     try:
         reason = f"{fit_lattice(part)} contains too few columns"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.detection.structure.growing import Growth
+from stemkit.structure.growing import Growth
 
 __all__ = ["NEEDED", "evidence"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.detection.structure.lattice import Lattice
-from stemkit.detection.structure.tables import robust_spread
+from stemkit.structure.lattice import Lattice
+from stemkit.structure.tables import robust_spread
 
 __all__ = ["CellIndex", "local_brightness", "ring"]
 

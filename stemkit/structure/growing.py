@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.spatial import cKDTree
 
-from stemkit.detection.structure.vectors import SAME_PLACE, nearest_distance, shortest_distance
+from stemkit.structure.vectors import SAME_PLACE, nearest_distance, shortest_distance
 
 __all__ = ["Growth", "grow", "unit_cell"]
 

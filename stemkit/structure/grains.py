@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from stemkit.detection.structure.growing import Growth, grow, unit_cell
-from stemkit.detection.structure.significance import NEEDED, evidence
-from stemkit.detection.structure.tables import counted
-from stemkit.detection.structure.vectors import find_vectors, matched, nearest_distance
+from stemkit.structure.growing import Growth, grow, unit_cell
+from stemkit.structure.significance import NEEDED, evidence
+from stemkit.structure.tables import counted
+from stemkit.structure.vectors import find_vectors, matched, nearest_distance
 
 __all__ = ["best_growth", "segment"]
 

@@ -11,11 +11,11 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 
-from stemkit.detection.structure.grains import best_growth, segment
-from stemkit.detection.structure.growing import Growth, grow, unit_cell
-from stemkit.detection.structure.ordering import brightness_order, displacement_order, enlarge
-from stemkit.detection.structure.tables import Columns, amplitudes, check_table, counted, read_columns
-from stemkit.detection.structure.vectors import matched, shortest_distance, standard
+from stemkit.structure.grains import best_growth, segment
+from stemkit.structure.growing import Growth, grow, unit_cell
+from stemkit.structure.ordering import brightness_order, displacement_order, enlarge
+from stemkit.structure.tables import Columns, amplitudes, check_table, counted, read_columns
+from stemkit.structure.vectors import matched, shortest_distance, standard
 
 __all__ = ["Lattice", "Lattices", "check_lattice", "fit_columns_to_lattice", "fit_lattice", "fit_lattices"]
 
@@ -246,7 +246,7 @@ def fit_lattice(
     Examples
     --------
     >>> import numpy as np, pandas as pd
-    >>> from stemkit.detection.structure import fit_lattice
+    >>> from stemkit.structure import fit_lattice
     >>> y, x = np.mgrid[0:10, 0:12].reshape(2, -1) * 20.0
     >>> fit_lattice(pd.DataFrame({"y": y, "x": x})).lengths
     array([20., 20.])
@@ -315,7 +315,7 @@ def fit_lattices(
     Examples
     --------
     >>> import numpy as np, pandas as pd
-    >>> from stemkit.detection.structure import fit_lattices
+    >>> from stemkit.structure import fit_lattices
     >>> y, x = np.mgrid[0:20, 0:20].reshape(2, -1) * 0.39
     >>> x = np.where(y > 4, x * 0.41 / 0.39, x)  # another crystal below
     >>> found = fit_lattices(pd.DataFrame({"y": y, "x": x}))

@@ -4,7 +4,7 @@ Functions that take the table of :class:`~stemkit.AtomDetector` (one row per col
 compose: a lattice first, then whatever is wanted of it.
 
 >>> import numpy as np, pandas as pd
->>> from stemkit.detection import structure
+>>> from stemkit import structure
 >>> rng = np.random.default_rng(0)
 >>> y, x = np.mgrid[0:12, 0:12].reshape(2, -1) * 0.39
 >>> table = pd.DataFrame({"y": y, "x": x, "amplitude": 1.0}) + rng.normal(0, 0.004, (144, 3))
@@ -23,11 +23,11 @@ True
 0.0
 """
 
-from stemkit.detection.structure.distances import PixelSize, neighbour_distances, pixel_size
-from stemkit.detection.structure.lattice import Lattice, Lattices, fit_lattice, fit_lattices
-from stemkit.detection.structure.strain import displacement_map, strain, strain_map
-from stemkit.detection.structure.sublattices import sublattices
-from stemkit.detection.structure.vacancies import find_vacancies, missing_sites, weak_columns
+from stemkit.structure.distances import PixelSize, neighbour_distances, pixel_size
+from stemkit.structure.lattice import Lattice, Lattices, fit_lattice, fit_lattices
+from stemkit.structure.strain import displacement_map, strain, strain_map
+from stemkit.structure.sublattices import sublattices
+from stemkit.structure.vacancies import find_vacancies, missing_sites, weak_columns
 
 __all__ = [
     "Lattice",

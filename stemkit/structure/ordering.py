@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from stemkit.detection.structure.vectors import standard
+from stemkit.structure.vectors import standard
 
 __all__ = ["brightness_order", "displacement_order", "enlarge"]
 

@@ -7,9 +7,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from stemkit.detection.structure.lattice import Lattice, check_lattice
-from stemkit.detection.structure.neighbours import CellIndex, local_brightness, ring
-from stemkit.detection.structure.tables import amplitudes, read_columns, to_pixels
+from stemkit.structure.lattice import Lattice, check_lattice
+from stemkit.structure.neighbours import CellIndex, local_brightness, ring
+from stemkit.structure.tables import amplitudes, read_columns, to_pixels
 
 __all__ = ["find_vacancies", "missing_sites", "weak_columns"]
 

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from strategies import SIGMAS, seeds
 
 from stemkit import calibrated
-from stemkit.detection.structure import (
+from stemkit.structure import (
     displacement_map,
     find_vacancies,
     fit_lattice,

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
-from stemkit.detection.structure.lattice import Lattice, check_lattice
-from stemkit.detection.structure.tables import amplitudes, read_columns
+from stemkit.structure.lattice import Lattice, check_lattice
+from stemkit.structure.tables import amplitudes, read_columns
 
 __all__ = ["sublattices"]
 
@@ -61,7 +61,7 @@ def sublattices(
     Examples
     --------
     >>> import pandas as pd
-    >>> from stemkit.detection.structure import sublattices
+    >>> from stemkit.structure import sublattices
     >>> table = pd.DataFrame({"y": range(20), "x": range(20), "amplitude": [1.0, 3.0] * 10})
     >>> sublattices(table, n=2).tolist()[:4]
     [1, 0, 1, 0]

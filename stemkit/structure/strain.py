@@ -9,10 +9,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.spatial import Delaunay, QhullError
 
-from stemkit.detection.structure.lattice import Lattice, check_lattice
-from stemkit.detection.structure.neighbours import CellIndex, ring
-from stemkit.detection.structure.tables import read_columns, to_pixels
-from stemkit.detection.structure.vectors import corresponding
+from stemkit.structure.lattice import Lattice, check_lattice
+from stemkit.structure.neighbours import CellIndex, ring
+from stemkit.structure.tables import read_columns, to_pixels
+from stemkit.structure.vectors import corresponding
 from stemkit.images import pixel_sizes, split
 
 __all__ = ["displacement_map", "strain", "strain_map"]

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 from strategies import seeds
 
-from stemkit.detection.structure import fit_lattice, fit_lattices, missing_sites, sublattices, weak_columns
-from stemkit.detection.structure.strain import strain, strain_map
-from stemkit.detection.structure.vectors import corresponding, matched, standard
+from stemkit.structure import fit_lattice, fit_lattices, missing_sites, sublattices, weak_columns
+from stemkit.structure.strain import strain, strain_map
+from stemkit.structure.vectors import corresponding, matched, standard
 
 A = 0.39  # nm
 angles = st.floats(0, math.pi)

@@ -9,8 +9,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
-from stemkit.detection.structure.lattice import Lattice, fit_lattice
-from stemkit.detection.structure.tables import read_columns
+from stemkit.structure.lattice import Lattice, fit_lattice
+from stemkit.structure.tables import read_columns
 
 __all__ = ["PixelSize", "neighbour_distances", "pixel_size"]
 
@@ -98,7 +98,7 @@ def pixel_size(source: Lattice | pd.DataFrame, spacing: float | ArrayLike) -> Pi
     Examples
     --------
     >>> import numpy as np, pandas as pd
-    >>> from stemkit.detection.structure import pixel_size
+    >>> from stemkit.structure import pixel_size
     >>> y, x = np.mgrid[0:10, 0:12].reshape(2, -1) * 20.0
     >>> round(pixel_size(pd.DataFrame({"y": y, "x": x}), spacing=0.3905).value, 6)
     0.019525

@@ -35,8 +35,8 @@ from scipy.spatial import cKDTree
 import stemkit
 from stemkit import AtomDetector, NoiseCalibrator, RowAligner, SFINDenoiser
 from stemkit.columns.candidates import nearest_distances
-from stemkit.structure import find_vacancies, fit_lattice, missing_sites
 from stemkit.metrics import match_columns
+from stemkit.structure import find_vacancies, fit_lattice
 
 NEEDS_FOLDER = ("detection", "simulated", "real")
 #: Size in px, columns along a side, whether Atomap measures them, too. Spacings are 25, 29 and three times 13 px.
@@ -45,8 +45,6 @@ SPEED = ((1025, 40, True), (4096, 141, False), (417, 32, False), (1301, 100, Fal
 WIDTH = 0.16
 #: A transform that takes longer is not repeated, s.
 LONG = 20.0
-#: A place of the lattice is listed as vacant from this many standard deviations.
-VACANT = 3.0
 SPEED_NOISE = Noise(readout=0.05, gain=0.04, kind="poisson")
 #: nm per px of the multislice images, 2.6 nm along 256 px.
 SIMULATED_PIXEL = 0.0102
@@ -205,13 +203,9 @@ def detection_rows(
 
 
 def listed_vacancies(image: xr.DataArray, table: pd.DataFrame) -> NDArray:
-    """Places (y, x) px that stemkit lists as vacancies: three standard deviations of their columns are missing."""
-    missing = missing_sites(table, fit_lattice(table))
-    if len(missing) == 0:
-        return np.empty((0, 2))
-    measured = AtomDetector().fit(image).measure(image, missing, beside=table, hold=True)
-    found = find_vacancies(missing, measured)
-    return found.loc[found["significance"] > VACANT, ["y_px", "x_px"]].to_numpy()
+    """Positions (y, x) px of the sites that are vacant at a false discovery rate of 5 %."""
+    found = find_vacancies(table, fit_lattice(table), image, AtomDetector().fit(image))
+    return found.loc[found["vacant"], ["y_px", "x_px"]].to_numpy()
 
 
 def inside(places: NDArray, shape: tuple[int, ...]) -> NDArray:

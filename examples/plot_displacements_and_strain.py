@@ -23,9 +23,9 @@ from sklearn.pipeline import Pipeline
 import stemkit
 from stemkit import AtomDetector, NoiseCalibrator, NoiseModel, PointwiseNoise
 from stemkit.detection import good_columns
-from stemkit.structure import displacement_map, fit_lattice, pixel_size, strain, strain_map
 from stemkit.metrics import match_columns
 from stemkit.plotting import show_image
+from stemkit.structure import displacement_map, fit_lattice, pixel_size, strain, strain_map
 
 size, spacing, radius, misfit = 512, 15.0, 110.0, 0.02  # px; the misfit is a strain
 centre = np.array([size / 2, size / 2])

@@ -18,8 +18,8 @@ import numpy as np
 
 from stemkit import AtomDetector, NoiseCalibrator, NoiseModel, PointwiseNoise, STEMSynthesizer
 from stemkit.detection import good_columns
-from stemkit.structure import displacement_map, fit_lattices
 from stemkit.plotting import show_image, show_labels
+from stemkit.structure import displacement_map, fit_lattices
 from stemkit.synthesis import half_plane, joined, lattice, planar_cell
 
 size, spacing, pixel_size, rotation = 320, 14.0, 0.02, 18.0  # px, px, nm, degrees

@@ -87,7 +87,7 @@ zoom = labelled.isel(y=slice(130, 270), x=slice(110, 250))
 seen = columns[columns["y_px"].between(130, 269) & columns["x_px"].between(110, 249)]
 fig, axes = plt.subplots(1, 2, figsize=(11, 5.6), layout="constrained")
 show_columns(labelled, columns, axes[0], "columns, as measured in the recorded image")
-show_columns(zoom, seen, axes[1], "their errors", errors=20)
+show_columns(zoom, seen, axes[1], "their errors", error_scale=20)
 
 # %%
 # Lengths are in nm, since the image has a pixel size. ``amplitude`` is the height of a column, ``intensity`` the

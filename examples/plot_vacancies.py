@@ -21,9 +21,9 @@ import pandas as pd
 import stemkit
 from stemkit import AtomDetector, NoiseCalibrator, NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.detection import good_columns
-from stemkit.structure import find_vacancies, fit_lattices, missing_sites, weak_columns
 from stemkit.metrics import match_columns
 from stemkit.plotting import show_columns, show_image
+from stemkit.structure import find_vacancies, fit_lattices, weak_columns
 
 size, pixel_size, width = 400, 0.0125, 0.045  # px, nm, nm
 constant = 0.316  # the lattice's, nm
@@ -61,7 +61,7 @@ recorded = microscope.apply(stemkit.calibrated(clean, pixel_size=pixel_size), ra
 # The columns, and their lattice
 # ------------------------------
 # Columns are searched for in the recorded pixels, without a network, so that the result depends on them alone. The
-# lattice is fitted to all columns of the table: a column that was left out would be listed as missing.
+# lattice is fitted to all columns of the table: a column that was left out would be a missing site.
 # :func:`~stemkit.structure.fit_lattices` returns all lattices of the image, here one. Its site 0 is the
 # brightest. ``stemkit detect --lattice`` does the same from the shell.
 
@@ -79,23 +79,24 @@ show_image(image, axes[0], "recorded")
 show_columns(zoom, seen, axes[1], "a part of it, with the columns found")
 
 # %%
-# Places without a column
-# -----------------------
-# ``missing_sites`` lists the places where the lattice expects a column and the table has none, with the amplitude that
-# is expected from the neighbours. A column that is not in the table may still be in the image, too faint to be
-# significant. Therefore ``measure`` with ``hold=True`` fits the amplitude at these places, which may be negative.
-# ``beside`` contains the columns of the table: they overlap with the places, and are fitted together with them.
+# Sites without a column
+# ----------------------
+# :func:`~stemkit.structure.find_vacancies` takes the sites where the lattice expects a column and the table has none. A
+# column that is not in the table may still be in the image, too faint to be significant. Therefore the detector
+# measures the amplitude at these sites, which may be negative, together with the overlapping columns of the table. It
+# is compared with the amplitude that the neighbours at the same site predict.
 
-missing = missing_sites(columns, lattice)
-measured = detector.measure(image, missing, beside=columns, hold=True)
-vacancies = find_vacancies(missing, measured)
-vacancies[["y", "x", "site", "expected", "amplitude", "amplitude_err", "significance", "presence", "occupancy"]].round(
-    2
-)
+sites = find_vacancies(columns, lattice, image, detector)
+vacancies = sites[sites["vacant"]]
+sites[
+    ["y", "x", "site", "expected", "amplitude", "amplitude_err", "significance", "presence", "occupancy", "vacant"]
+].round(2)
 
 # %%
 # ``significance`` is the number of standard deviations by which the amplitude is below the expected one, ``presence``
-# the amplitude in units of its error. A double vacancy has a high significance and a presence near 0.
+# the amplitude in units of its error. A double vacancy has a high significance and a presence near 0. ``vacant`` is
+# decided by the p-value, adjusted for the number of sites of the whole image: of the vacancies that are listed, one in
+# twenty is false at most, on average (``false_discovery_rate=0.05``).
 #
 # Columns that are too weak
 # -------------------------
@@ -128,7 +129,7 @@ for table, marker, colour in ((vacancies, "s", "#e8543f"), (weak, "o", "#f2b134"
 
 everything = weak_columns(columns, lattice, significance=-np.inf)
 everything = everything.loc[everything.index.intersection(good_columns(columns).index, sort=False)]
-sulphur = pd.concat([everything[everything["site"] == 1], vacancies[vacancies["site"] == 1]], ignore_index=True)
+sulphur = pd.concat([everything[everything["site"] == 1], sites[sites["site"] == 1]], ignore_index=True)
 match = match_columns(sulphur[["y", "x"]], true_columns[["y", "x"]], 0.06)
 sulphur.loc[match.found, "atoms"] = true_columns["sulphur"].to_numpy()[match.true]
 colours = {2: "0.55", 1: "#f2b134", 0: "#e8543f"}

@@ -7,20 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage, optimize, sparse
+from scipy import optimize, sparse
 from scipy.spatial import cKDTree
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 __all__ = ["Match", "match_columns", "psnr", "psnr_8bit", "ssim"]
 
 #: Sigma of the weights of SSIM, px (Wang et al. 2004).
 SSIM_SIGMA = 1.5
-#: Radius of the window of SSIM in units of its sigma (derived: 11 x 11 px, Wang et al. 2004).
-SSIM_TRUNCATE = 3.5
-#: Width of the border whose SSIM is not averaged, px (derived: half the window).
-SSIM_BORDER = 5
-#: Stabilising constants of SSIM for mean and variance, in units of the range (Wang et al. 2004).
-SSIM_K1 = 0.01
-SSIM_K2 = 0.03
+#: Size of the window of SSIM, px (Wang et al. 2004); half of it is the border whose SSIM is not averaged.
+SSIM_WINDOW = 11
 #: Cost of a pair beyond the radius, in units of the upper limit of the total cost within it (chosen: well above 1).
 UNMATCHED_COST = 1e3
 
@@ -74,6 +70,9 @@ def psnr_8bit(image: ArrayLike, truth: ArrayLike) -> float:
 
 def ssim(image: ArrayLike, truth: ArrayLike) -> float:
     """Structural similarity with Gaussian weights of sigma 1.5 px and the range of the truth; the mean over a stack.
+
+    It is that of :func:`skimage.metrics.structural_similarity` with ``gaussian_weights=True`` and
+    ``use_sample_covariance=False``.
 
     References
     ----------
@@ -145,8 +144,8 @@ def _assign_component(row: NDArray, col: NDArray, distance: NDArray, radius: flo
     cost = np.full((len(rows), len(cols)), unmatched)
     cost[r, c] = distance**2 / radius
     i, j = optimize.linear_sum_assignment(cost)
-    within = cost[i, j] < unmatched
-    return rows[i[within]], cols[j[within]]
+    matched = cost[i, j] < unmatched
+    return rows[i[matched]], cols[j[matched]]
 
 
 def _mean_over_images(metric: Callable[[NDArray, NDArray], float], image: ArrayLike, truth: ArrayLike) -> float:
@@ -161,8 +160,8 @@ def _mean_over_images(metric: Callable[[NDArray, NDArray], float], image: ArrayL
 
 
 def _psnr(image: NDArray, truth: NDArray) -> float:
-    error = float(np.mean((image - truth) ** 2))
-    return float("inf") if error == 0 else float(10 * np.log10(_range(truth) ** 2 / error))
+    with np.errstate(divide="ignore"):  # an image without an error has an infinite PSNR
+        return float(peak_signal_noise_ratio(truth, image, data_range=_range(truth)))
 
 
 def _psnr_8bit(image: NDArray, truth: NDArray) -> float:
@@ -171,18 +170,10 @@ def _psnr_8bit(image: NDArray, truth: NDArray) -> float:
 
 
 def _ssim(image: NDArray, truth: NDArray) -> float:
-    c1, c2 = (SSIM_K1 * _range(truth)) ** 2, (SSIM_K2 * _range(truth)) ** 2
-
-    def mean(values: NDArray) -> NDArray:
-        return ndimage.gaussian_filter(values, SSIM_SIGMA, truncate=SSIM_TRUNCATE)
-
-    mu_i, mu_t = mean(image), mean(truth)
-    var_i, var_t = mean(image**2) - mu_i**2, mean(truth**2) - mu_t**2
-    covariance = mean(image * truth) - mu_i * mu_t
-    similarity = (2 * mu_i * mu_t + c1) * (2 * covariance + c2)
-    similarity /= (mu_i**2 + mu_t**2 + c1) * (var_i + var_t + c2)
-    pad = SSIM_BORDER if min(image.shape) > 2 * SSIM_BORDER else 0
-    return float(similarity[pad : image.shape[0] - pad, pad : image.shape[1] - pad].mean())
+    # with Gaussian weights the size of the window determines only the border that is not averaged
+    window = SSIM_WINDOW if min(image.shape) >= SSIM_WINDOW else 1
+    weights = {"gaussian_weights": True, "sigma": SSIM_SIGMA, "use_sample_covariance": False}
+    return float(structural_similarity(truth, image, win_size=window, data_range=_range(truth), **weights))
 
 
 def _range(truth: NDArray) -> float:

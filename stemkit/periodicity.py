@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from scipy import fft, ndimage
+from scipy.stats import median_abs_deviation
 
 from stemkit.filters import wide_gaussian
 from stemkit.images import Images, join, split, with_pixel_sizes
@@ -56,8 +57,6 @@ class Limits:
 
 
 LIMITS = Limits()
-#: Standard deviation of a normal distribution in units of the median absolute deviation (derived).
-STD_PER_MAD = 1.4826
 
 
 @dataclass(frozen=True)
@@ -243,7 +242,7 @@ def _peaks(correlogram: NDArray) -> tuple[NDArray, NDArray]:
     distance = np.hypot(*offset.T)
     candidates = candidates[half_plane & (distance >= LIMITS.shortest)]
     heights = smooth[tuple(candidates.T)]
-    noise = STD_PER_MAD * np.median(np.abs(smooth - np.median(smooth)))
+    noise = median_abs_deviation(smooth, axis=None, scale="normal")
     lowest = ndimage.minimum_filter(smooth, size=5)[tuple(candidates.T)]
     keep = heights > max(LIMITS.height, LIMITS.height_over_noise * noise)
     keep &= heights - lowest > LIMITS.prominence

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from stemkit._version import __version__
 from stemkit.atomic import check_place, whole_file
 from stemkit.images import Images, measured_image, pixel_sizes, split
+from stemkit.tables import unit_of_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +84,7 @@ def show_columns(
     table: pd.DataFrame,
     ax: Axes | None = None,
     title: str | None = None,
-    errors: float | None = None,
+    error_scale: float | None = None,
 ) -> Axes:
     """Draw an image with its measured columns; those with a quality flag are yellow, and a note gives their number.
 
@@ -95,7 +96,7 @@ def show_columns(
         Result of :class:`stemkit.AtomDetector` for this image.
     ax : matplotlib Axes, optional
     title : str, optional
-    errors : float, optional
+    error_scale : float, optional
         Draw ellipses instead of circles; their semi-axes are the standard deviations of the positions times this
         number, which is written in the corner. The jitter of the rows is added in quadrature if the table contains it.
         Columns without errors, whose fit failed, are drawn as crosses.
@@ -107,10 +108,12 @@ def show_columns(
     Raises
     ------
     ValueError
-        If `image` is a stack, or `errors` is not a positive number.
+        If ``image`` is a stack, or ``error_scale`` is not a positive number.
     """
-    if errors is not None and not 0 < errors < np.inf:
-        raise ValueError(f"errors must be a positive number, the magnification of the error bars, but is {errors!r}")
+    if error_scale is not None and not 0 < error_scale < np.inf:
+        raise ValueError(
+            f"error_scale must be a positive number, the magnification of the error bars, but is {error_scale!r}"
+        )
     ax = show_image(image, ax, title)
     one = _single_image(image)
     n_y, n_x = one.shape
@@ -118,13 +121,13 @@ def show_columns(
     table = table[(y >= -0.5) & (y < n_y - 0.5) & (x >= -0.5) & (x < n_x - 0.5)]
     flagged = table["quality"].to_numpy() != 0
     for which, colour in ((~flagged, COLUMN_COLOUR), (flagged, FLAGGED_COLOUR)):
-        if errors is None:
+        if error_scale is None:
             y, x = _pixel_positions(one, table[which])
             ax.scatter(x, y, s=_marker_size(ax, table), facecolors="none", edgecolors=colour, linewidths=0.8)
         else:
-            _draw_errors(ax, one, table[which], errors, colour)
-    if errors is not None:
-        _draw_note(ax, 0.035, 0.97, f"1σ errors × {errors:g}", ha="left", va="top")
+            _draw_errors(ax, one, table[which], error_scale, colour)
+    if error_scale is not None:
+        _draw_note(ax, 0.035, 0.97, f"1σ errors × {error_scale:g}", ha="left", va="top")
     if flagged.any():
         _draw_note(ax, 0.965, 0.97, f"○ {flagged.sum()} flagged", ha="right", va="top", colour=FLAGGED_COLOUR)
     _limit_to_image(ax, one.shape)
@@ -330,15 +333,10 @@ def _limit_to_image(ax: Axes, shape: tuple[int, ...]) -> None:
     ax.set(xlim=(-0.5, shape[1] - 0.5), ylim=(shape[0] - 0.5, -0.5))
 
 
-def _is_in_nm(table: pd.DataFrame) -> bool:
-    """Whether the table was measured in an image with a pixel size."""
-    return not np.array_equal(table["x"], table["x_px"])
-
-
 def _pixel_positions(image: xr.DataArray, table: pd.DataFrame) -> tuple[NDArray, NDArray]:
     """Positions y, x of columns in pixels of the image, from their positions in nm if both are calibrated."""
     sizes = pixel_sizes(image)
-    if sizes is None or not _is_in_nm(table):
+    if sizes is None or unit_of_table(table) == "px":
         return table["y_px"].to_numpy(), table["x_px"].to_numpy()
     y, x = ((table[d].to_numpy() - float(image.coords[d][0])) / s for d, s in zip(("y", "x"), sizes, strict=True))
     return y, x
@@ -366,7 +364,7 @@ def _draw_errors(ax: Axes, image: xr.DataArray, table: pd.DataFrame, scale: floa
 
 def _position_errors(image: xr.DataArray, table: pd.DataFrame) -> tuple[NDArray, NDArray]:
     """Standard deviations of the positions along y and x in pixels of the image, including jitter."""
-    sizes, in_nm = pixel_sizes(image), _is_in_nm(table)
+    sizes, in_nm = pixel_sizes(image), unit_of_table(table) == "nm"
     errors = []
     for d, size in zip(("y", "x"), sizes or (1.0, 1.0), strict=True):
         error = table[f"{d}_err"].to_numpy(dtype=np.float64)

@@ -16,7 +16,7 @@ import stemkit
 PACKAGE = Path(stemkit.__file__).parent
 #: From the ground up; rooms on one floor do not import each other.
 FLOORS = [
-    {"_version", "atomic", "filters", "image_checks"},
+    {"_version", "atomic", "filters", "image_checks", "tables"},
     {"images", "metrics", "pixels", "compute", "networks"},
     {"plotting", "columns", "periodicity"},
     {"io"},

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from strategies import crystal, seeds, shapes
 
 from stemkit.metrics import Match, match_columns, psnr, psnr_8bit, ssim
@@ -182,6 +183,16 @@ def test_ssim_is_the_definition():
                 (2 * mean_i * mean_t + c1) * (2 * both + c2) / ((mean_i**2 + mean_t**2 + c1) * (var_i + var_t + c2))
             )
     assert ssim(image, truth) == pytest.approx(np.mean(values), rel=1e-9)
+
+
+@settings(max_examples=20)
+@given(shapes(11, 30), seeds, scales, offsets)
+def test_values_are_those_of_scikit_image(shape, seed, scale, offset):
+    image, truth = (scale * values + offset for values in pair(shape, seed))
+    known = {"data_range": np.ptp(truth)}
+    assert psnr(image, truth) == pytest.approx(peak_signal_noise_ratio(truth, image, **known))
+    known |= {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    assert ssim(image, truth) == pytest.approx(structural_similarity(truth, image, **known))
 
 
 @pytest.mark.parametrize("measure", [psnr, ssim])

@@ -125,7 +125,7 @@ def half_axes(axes):
 
 @pytest.mark.parametrize("calibrated", [True, False])
 def test_errors_are_ellipses_of_their_size(axes, image, known, calibrated):
-    plotting.show_columns(image if calibrated else image.values, known, axes, errors=50)
+    plotting.show_columns(image if calibrated else image.values, known, axes, error_scale=50)
     np.testing.assert_allclose(half_axes(axes), [[5.0, 2.5], [10.0, 5.0]], rtol=1e-6)
     assert "1σ errors × 50" in [t.get_text() for t in axes.texts]
 
@@ -133,12 +133,12 @@ def test_errors_are_ellipses_of_their_size(axes, image, known, calibrated):
 @pytest.mark.parametrize("calibrated", [True, False])
 def test_jitter_is_in_the_ellipses(axes, image, known, calibrated):
     known["x_jitter"] = 0.02 * 0.1 * np.sqrt(3)
-    plotting.show_columns(image if calibrated else image.values, known, axes, errors=10)
+    plotting.show_columns(image if calibrated else image.values, known, axes, error_scale=10)
     np.testing.assert_allclose(half_axes(axes)[0], [10 * np.hypot(0.1, 0.1 * np.sqrt(3)), 0.5], rtol=1e-6)
 
 
 def test_columns_without_errors_are_marked_too(axes, image, known):
-    plotting.show_columns(image, known, axes, errors=50)
+    plotting.show_columns(image, known, axes, error_scale=50)
     offsets = np.concatenate([c.get_offsets() for c in axes.collections])
     np.testing.assert_allclose(np.sort(offsets[:, 0]), known["x_px"])
 
@@ -153,12 +153,12 @@ def test_a_key_counts_the_flagged(axes, image, known):
 
 @pytest.mark.parametrize("errors", [0, -1.0, np.nan, np.inf])
 def test_errors_are_enlarged_by_a_positive_number(axes, image, known, errors):
-    with pytest.raises(ValueError, match="errors must be a positive number"):
-        plotting.show_columns(image, known, axes, errors=errors)
+    with pytest.raises(ValueError, match="error_scale must be a positive number"):
+        plotting.show_columns(image, known, axes, error_scale=errors)
 
 
 def test_an_empty_table_has_no_errors_to_draw(axes, image, known):
-    plotting.show_columns(image, known[:0], axes, errors=10)
+    plotting.show_columns(image, known[:0], axes, error_scale=10)
     assert len(half_axes(axes)) == 0
 
 

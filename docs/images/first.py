@@ -47,7 +47,7 @@ def main(crystal: str = CRYSTAL, dose: float = DOSE, shown: int = SHOWN) -> None
     part = {d: slice(max(0, c - shown // 2), c + shown // 2) for d, c in zip(("y", "x"), centre, strict=True)}
     show_image(recorded.isel(part), axes[0], f"recorded, {dose:g} electrons per pixel on silicon")
     show_image(enhanced.isel(part), axes[1], "enhanced")
-    show_columns(recorded.isel(part), columns, axes[2], "measured on the recorded pixels", errors=5.0)
+    show_columns(recorded.isel(part), columns, axes[2], "measured on the recorded pixels", error_scale=5.0)
     figure.savefig(Path(__file__).with_name("first.png"), dpi=110)
 
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from stemkit import AtomDetector
 
-#: Least deficit of the amplitude at a vacancy, standard deviations (chosen).
-VACANCY_SIGNIFICANCE = 3.0
 #: Members of :class:`stemkit.detection.Quality` in words, for the summary.
 FLAGS = {
     "EDGE": "near the border",
@@ -179,9 +177,9 @@ def _lattices(
     import pandas as pd
 
     from stemkit.detection.exports import write_columns
-    from stemkit.structure import find_vacancies, fit_lattices, missing_sites
-    from stemkit.structure.tables import counted
     from stemkit.images import split
+    from stemkit.structure import find_vacancies, fit_lattices
+    from stemkit.structure.tables import counted
 
     lines, found = [], []
     for i, image in enumerate(split(shown)):
@@ -190,10 +188,8 @@ def _lattices(
         if not lattices:
             lines.append(_without_lattice(part, path))
         for number, lattice in enumerate(lattices):
-            missing = missing_sites(part, lattice)
-            measured = detector.measure(image, missing, beside=part, hold=True)
-            vacancies = find_vacancies(missing, measured)
-            vacancies = vacancies[vacancies["significance"] > VACANCY_SIGNIFICANCE]
+            vacancies = find_vacancies(part, lattice, image, detector)
+            vacancies = vacancies[vacancies["vacant"]].drop(columns="vacant")
             found.append(vacancies.assign(image=i, lattice=number))
             lines.append(f"{lattice}\n{path}: {counted(len(vacancies), 'vacancy', 'vacancies')}")
     if found:

@@ -1,7 +1,7 @@
-"""What a table of columns says about the crystal: its lattice, sublattices, strain, distances and vacancies.
+"""The crystal from a table of its columns: lattices, sublattices, strain, distances and vacancies.
 
-Functions that take the table of :class:`~stemkit.AtomDetector` (one row per column, ``y`` growing downwards) and
-compose: a lattice first, then whatever is wanted of it.
+Functions take the table of :class:`~stemkit.AtomDetector` (one row per column, ``y`` increases downwards), or any
+DataFrame with the same columns. The lattice is fitted first; the other functions take the table and the lattice.
 
 >>> import numpy as np, pandas as pd
 >>> from stemkit import structure
@@ -15,19 +15,20 @@ array([0.39, 0.39])
 >>> missing = structure.missing_sites(table, lattice)
 >>> bool(np.allclose(missing[["y", "x"]], [[6 * 0.39, 5 * 0.39]], atol=0.01))
 True
->>> measured = pd.DataFrame({"amplitude": [0.02], "amplitude_err": [0.05]})  # what the image shows there
->>> found = structure.find_vacancies(missing, measured)
+>>> measured = pd.DataFrame({"amplitude": [0.02], "amplitude_err": [0.05]})  # such as AtomDetector.measure returns
+>>> found = structure.site_occupancy(missing, measured)
 >>> bool((found["significance"] > 5).all() and (found["presence"] < 3).all())
 True
 >>> float(structure.strain(table, lattice)["exx"].abs().median().round(2))
 0.0
 """
 
-from stemkit.structure.distances import PixelSize, neighbour_distances, pixel_size
-from stemkit.structure.lattice import Lattice, Lattices, fit_lattice, fit_lattices
+from stemkit.structure.distances import PixelSize, neighbor_distances, pixel_size
+from stemkit.structure.fitting import fit_lattice, fit_lattices
+from stemkit.structure.lattice import Lattice, Lattices
 from stemkit.structure.strain import displacement_map, strain, strain_map
 from stemkit.structure.sublattices import sublattices
-from stemkit.structure.vacancies import find_vacancies, missing_sites, weak_columns
+from stemkit.structure.vacancies import find_vacancies, missing_sites, site_occupancy, weak_columns
 
 __all__ = [
     "Lattice",
@@ -38,8 +39,9 @@ __all__ = [
     "fit_lattice",
     "fit_lattices",
     "missing_sites",
-    "neighbour_distances",
+    "neighbor_distances",
     "pixel_size",
+    "site_occupancy",
     "strain",
     "strain_map",
     "sublattices",

@@ -1,22 +1,41 @@
-"""Whether columns at alike places differ from cell to cell, so that the true cell is larger."""
+"""Whether columns at the same site differ from cell to cell in an ordered way, so that the true cell is larger."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from stemkit.structure.vectors import standard
+from stemkit.structure.bases import reduced_basis
 
 __all__ = ["brightness_order", "displacement_order", "enlarge"]
 
-#: Cells of up to so many small ones are tried.
+
+@dataclass(frozen=True)
+class OrderLimits:
+    """When order is accepted: limits of the analysis of variance, all chosen."""
+
+    #: Smallest RMS difference between the classes of cells.
+    difference: float
+    #: Largest probability of such order by chance (F test).
+    probability: float
+
+
+#: Cells of the largest superlattice that is tried (chosen).
 LARGEST = 4
-#: Order must explain this share of the variance, with this little doubt.
-EXPLAINED, DOUBT = 0.5, 1e-6
-#: It must make this much of a difference to the logarithm of the brightness, or, as a fraction of the shortest
-#: distance of places, to the positions, where doubt counts lines of columns: the beam's jitter moves whole lines.
-BRIGHTER, DISPLACED, DOUBT_OF_LINES = 0.05, 0.03, 1e-4
+#: Least fraction of the variance that order explains (chosen).
+EXPLAINED = 0.5
+#: Fewest columns among which order is searched for (chosen).
+FEWEST = 8
+#: Fewest columns from which a slow variation is subtracted (chosen).
+FEWEST_FOR_TREND = 24
+#: Limits for the logarithm of the brightness.
+BRIGHTNESS = OrderLimits(difference=0.05, probability=1e-6)
+#: Limits for displacements, in shortest distances of sites. The degrees of freedom are those of lines of columns, since
+#: the jitter of the beam displaces whole lines.
+DISPLACEMENT = OrderLimits(difference=0.03, probability=1e-4)
 
 
 def brightness_order(cell: NDArray, site: NDArray, brightness: NDArray) -> NDArray[np.int64] | None:
@@ -26,94 +45,97 @@ def brightness_order(cell: NDArray, site: NDArray, brightness: NDArray) -> NDArr
     ----------
     cell : ndarray of shape (n, 2)
     site : ndarray of shape (n,)
-        Those of -1 are left out.
+        Columns of -1 are omitted.
     brightness : ndarray of shape (n,)
-        Positive; others are left out.
+        Columns without a positive brightness are omitted.
     """
     used = (site >= 0) & np.isfinite(brightness) & (brightness > 0)
     cell, site, values = cell[used], site[used], np.log(brightness[used])
     for s in np.unique(site):
         values[site == s] -= np.median(values[site == s])
     values = np.clip(values, -1.0, 1.0)
-    return _smallest(cell, site, values, BRIGHTER, DOUBT, len(values))
+    return _smallest(cell, site, values, BRIGHTNESS, len(values))
 
 
 def displacement_order(cell: NDArray, site: NDArray, shift: NDArray, shortest: float) -> NDArray[np.int64] | None:
-    """The same for what separates columns from their places: ``shift`` ``(n, 2)``, in the unit of ``shortest``."""
+    """The same for the displacements ``shift`` ``(n, 2)`` of columns, in the unit of ``shortest``."""
     used = site >= 0
-    cell, site, shift = cell[used], site[used], shift[used]
-    lines = min((len(np.unique(line)) for line in cell.T), default=0)
+    cell, site, shift = cell[used], site[used], shift[used] / shortest
+    n_lines = min((len(np.unique(line)) for line in cell.T), default=0)
     for k in range(2):
-        order = _smallest(cell, site, shift[:, k], DISPLACED * shortest, DOUBT_OF_LINES, lines)
+        order = _smallest(cell, site, shift[:, k], DISPLACEMENT, n_lines)
         if order is not None:
             return order
-    return None
-
-
-def _smallest(
-    cell: NDArray, site: NDArray, values: NDArray, least: float, doubt: float, count: int
-) -> NDArray[np.int64] | None:
-    """The superlattice of fewest cells that explains the values, ``count`` of which are independent."""
-    if len(values) < 8:
-        return None
-    values = _without_slope(cell, values)
-    for n in range(2, LARGEST + 1):
-        lattices = _superlattices(n)
-        explained = [_explained(_classes(cell, site, h), site, values, least, doubt, count) for h in lattices]
-        if max(explained) > 0:
-            return lattices[int(np.argmax(explained))]
     return None
 
 
 def enlarge(
     cell: NDArray, site: NDArray, vectors: NDArray, order: NDArray
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Cells, sites and reduced vectors in a larger cell, whose vectors are the rows of ``order`` times the small."""
-    large = standard(order @ vectors)
-    whole = np.round(large @ np.linalg.inv(vectors)).astype(np.int64)
-    new = np.floor(cell @ np.linalg.inv(whole) + 1e-6).astype(np.int64)
-    rest = np.column_stack([cell - new @ whole, site])
+    """Cells, sites and reduced vectors of the superlattice with the rows of ``order`` times the small vectors."""
+    large = reduced_basis(order @ vectors)
+    multiples = np.round(large @ np.linalg.inv(vectors)).astype(np.int64)
+    new = np.floor(cell @ np.linalg.inv(multiples) + 1e-6).astype(np.int64)
+    within = np.column_stack([cell - new @ multiples, site])
     label = np.full(len(site), -1)
-    reached = site >= 0
-    label[reached] = np.unique(rest[reached], axis=0, return_inverse=True)[1].ravel()
+    assigned = site >= 0
+    label[assigned] = np.unique(within[assigned], axis=0, return_inverse=True)[1].ravel()
     return new, label, large
 
 
+def _smallest(cell: NDArray, site: NDArray, values: NDArray, limits: OrderLimits, n_independent: int) -> NDArray | None:
+    """The superlattice with the fewest cells that explains the values, of which some are independent."""
+    if len(values) < FEWEST:
+        return None
+    values = _without_trend(cell, values)
+    for n in range(2, LARGEST + 1):
+        lattices = _superlattices(n)
+        explained = [
+            _explained_fraction(_classes(cell, site, h), site, values, limits, n_independent) for h in lattices
+        ]
+        if max(explained) > 0:
+            return lattices[int(np.argmax(explained))]
+    return None
+
+
 def _superlattices(count: int) -> list[NDArray[np.int64]]:
-    """All lattices whose cell holds ``count`` small ones (Hermite normal forms)."""
+    """All superlattices with ``count`` cells (Hermite normal forms)."""
     divisors = [p for p in range(1, count + 1) if count % p == 0]
     return [np.array([[p, q], [0, count // p]]) for p in divisors for q in range(count // p)]
 
 
 def _classes(cell: NDArray, site: NDArray, order: NDArray) -> NDArray[np.int64]:
-    """Number of the place in the larger cell, different sites apart."""
+    """Number of the cell within the larger one, separately for each site."""
     (p, q), (_, r) = order
-    down = cell[:, 0] // p
-    rest = (cell[:, 1] - down * q) % r
-    return ((cell[:, 0] % p) * r + rest) * (site.max() + 1) + site
+    row = cell[:, 0] // p
+    column = (cell[:, 1] - row * q) % r
+    return ((cell[:, 0] % p) * r + column) * (site.max() + 1) + site
 
 
-def _without_slope(cell: NDArray, values: NDArray) -> NDArray[np.float64]:
-    """Less what varies slowly over the crystal (thickness, tilt, bending): a parabola."""
-    if len(values) < 24:
+def _without_trend(cell: NDArray, values: NDArray) -> NDArray[np.float64]:
+    """Values less their slow variation over the crystal (thickness, tilt, bending), a parabola."""
+    if len(values) < FEWEST_FOR_TREND:
         return values
     i, j = ((cell - cell.mean(axis=0)) / np.maximum(np.ptp(cell, axis=0), 1)).T
     design = np.column_stack([np.ones_like(i), i, j, i * i, i * j, j * j])
     return values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
 
 
-def _explained(classes: NDArray, site: NDArray, values: NDArray, least: float, doubt: float, count: int) -> float:
-    """Share of the variance within the sites that the classes explain; 0 where it is too little or may be chance."""
-    fine, coarse = _means(classes, values), _means(site, values)
-    freedom = count - len(np.unique(classes))
-    more = len(np.unique(classes)) - len(np.unique(site))
+def _explained_fraction(
+    classes: NDArray, site: NDArray, values: NDArray, limits: OrderLimits, n_independent: int
+) -> float:
+    """Fraction of the variance within the sites that the classes explain; 0 if it is too small or may be chance."""
+    fine, coarse = _group_means(classes, values), _group_means(site, values)
+    freedom = n_independent - len(np.unique(classes))
+    parameters = len(np.unique(classes)) - len(np.unique(site))
     between, total = ((fine - coarse) ** 2).sum(), ((values - coarse) ** 2).sum()
-    if freedom < 3 or more < 1 or between < least**2 * len(values) or between < EXPLAINED * total:
+    too_small = between < limits.difference**2 * len(values) or between < EXPLAINED * total
+    if freedom < 3 or parameters < 1 or too_small:
         return 0.0
-    ratio = (between / more) / max((total - between) / freedom, 1e-300)
-    return float(between / total) if stats.f.sf(ratio, more, freedom) < doubt else 0.0
+    ratio = (between / parameters) / max((total - between) / freedom, 1e-300)
+    return float(between / total) if stats.f.sf(ratio, parameters, freedom) < limits.probability else 0.0
 
 
-def _means(group: NDArray, values: NDArray) -> NDArray[np.float64]:
+def _group_means(group: NDArray, values: NDArray) -> NDArray[np.float64]:
     _, label = np.unique(group, return_inverse=True)
     return (np.bincount(label, values) / np.bincount(label))[label]

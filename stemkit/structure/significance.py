@@ -1,76 +1,84 @@
-"""Whether a lattice is more than chance: how much shorter it makes the description of the positions."""
+"""Whether a lattice is significant: by how much it shortens the description of the positions."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.structure.growing import Growth
+from stemkit.structure.region_growing import GrownLattice
 
-__all__ = ["NEEDED", "evidence"]
+__all__ = ["LEAST_EVIDENCE", "evidence"]
 
-#: Evidence that a lattice needs, nats. Tuned on random positions of 10 to 300 points, Poisson and blue noise, of which
+#: Least evidence of a lattice, nats. Tuned on random positions of 10 to 300 points, Poisson and blue noise, of which
 #: fewer than 1 in 100 reach it; lattices of 20 columns with displacements of 8 % of the spacing exceed it.
-NEEDED = 24.0
-#: A column off the lattice is in its region where this fraction of the 8 nearest columns is on it. Chosen.
+LEAST_EVIDENCE = 24.0
+#: Neighbours of a column that are searched for columns of the lattice (chosen).
+NEIGHBORS = 8
+#: Least fraction of them on the lattice for a column off the lattice that is in its region (chosen).
 INSIDE = 0.25
-#: A free place counts as empty where this many of the 8 places around it, at the same site, hold a column.
+#: Least number of the 8 surrounding cells with a column at the same site for an empty site (chosen).
 SURROUNDED = 5
+#: Smallest variance of the positions, areas per site (chosen: positions have errors of 1e-4 of the spacing at least).
+LEAST_VARIANCE = 1e-8
 
 
-def evidence(growth: Growth, among_all: bool = False) -> float:
-    """Logarithm of the likelihood ratio of the lattice to positions without order, less the cost of its parameters.
+def evidence(lattice: GrownLattice, all_columns: bool = False) -> float:
+    """Logarithm of the likelihood ratio of a lattice and of positions without order, less the cost of its parameters.
 
     Parameters
     ----------
-    growth : Growth
-    among_all : bool
-        Whether the region holds all columns, as it must where it was chosen by how well they agree with the lattice.
+    lattice : GrownLattice
+    all_columns : bool
+        Whether all columns count as inside the region of the lattice. Necessary if those of the lattice were selected
+        by their agreement with it.
 
     Notes
     -----
-    Minimum description length [1]_. Of N columns in the region, M stand at one of P places, with the RMS distance s per
-    axis from where their neighbours predict them; a place covers the area A. Positions without order are uniform.
-    The lattice gains ``M ln(A / (2 pi e s^2))`` (the differential entropy of a uniform distribution over A less that
-    of a normal distribution), and has to name which places hold a column, ``P H(M / P)``, which columns stand on
-    the lattice, ``N H(M / N)``, and its k parameters, ``k / 2 ln N``, H being the binary entropy. The parameters are
-    the two components of two vectors and of each site.
+    Minimum description length [1]_. Of N columns in the region, M are at one of P sites, with the RMS distance s per
+    axis from where their neighbours predict them; the area per site is A. Positions without order are uniformly
+    distributed. The lattice gains ``M ln(A / (2 pi e s^2))`` (the differential entropy of a uniform distribution over A
+    less that of a normal distribution). It costs the statements of which sites are occupied, ``P H(M / P)``, and of
+    which columns are on the lattice, ``N H(M / N)``, and its k parameters, ``k / 2 ln N``, where H is the binary
+    entropy. The parameters are the two components of two vectors and of each site.
 
     References
     ----------
     .. [1] Rissanen, Automatica 14, 465 (1978), https://doi.org/10.1016/0005-1098(78)90005-5
     """
-    placed = np.flatnonzero(growth.site >= 0)
-    n_sites = len(growth.sites)
-    if len(placed) == 0:
+    assigned = np.flatnonzero(lattice.site >= 0)
+    n_sites = len(lattice.sites)
+    if len(assigned) == 0:
         return -np.inf
-    area = abs(np.linalg.det(growth.vectors)) / n_sites
-    off = growth.shift[placed] - growth.predict(placed)
-    off = off[np.isfinite(off).all(axis=1)]
-    if len(off) == 0:
+    area = abs(np.linalg.det(lattice.vectors)) / n_sites
+    residual = lattice.shift[assigned] - lattice.predict(assigned)
+    residual = residual[np.isfinite(residual).all(axis=1)]
+    if len(residual) == 0:
         return -np.inf
-    # positions are known to a part in 10^4 of the spacing at best: exact ones are no infinite evidence
-    variance = max(float((off**2).mean()), 1e-8 * area)
-    among = (growth.site[growth.neighbours[:, :8]] >= 0).mean(axis=1)
-    n = len(placed) + int(((growth.site < 0) & (among >= INSIDE)).sum())
-    if among_all:
-        n = len(growth.positions)
-    places = len(placed) + _empty_places(growth.cell[placed], growth.site[placed])
-    gain = len(placed) * (np.log(area / (2 * np.pi * variance)) - 1)
+    variance = max(float((residual**2).mean()), LEAST_VARIANCE * area)
+    n = len(lattice.positions) if all_columns else _columns_in_region(lattice)
+    occupied = len(assigned)
+    sites = occupied + _empty_sites(lattice.cell[assigned], lattice.site[assigned])
+    gain = occupied * (np.log(area / (2 * np.pi * variance)) - 1)
     parameters = 4 + 2 * n_sites
-    cost = places * _entropy(len(placed) / places) + n * _entropy(len(placed) / n) + parameters / 2 * np.log(n)
+    cost = sites * _entropy(occupied / sites) + n * _entropy(occupied / n) + parameters / 2 * np.log(n)
     return float(gain - cost)
+
+
+def _columns_in_region(lattice: GrownLattice) -> int:
+    """Number of columns on the lattice or surrounded by those that are."""
+    fraction = (lattice.site[lattice.neighbors[:, :NEIGHBORS]] >= 0).mean(axis=1)
+    return int(((lattice.site >= 0) | (fraction >= INSIDE)).sum())
 
 
 def _entropy(p: float) -> float:
     return 0.0 if p <= 0 or p >= 1 else float(-p * np.log(p) - (1 - p) * np.log(1 - p))
 
 
-def _empty_places(cell: NDArray, site: NDArray) -> int:
-    """Number of places without a column among those that columns surround."""
+def _empty_sites(cell: NDArray, site: NDArray) -> int:
+    """Number of sites without a column that are surrounded by columns."""
     keys = np.column_stack([site, cell])
     ring = np.array([(0, i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j])
-    around, count = np.unique((keys[:, None] + ring).reshape(-1, 3), axis=0, return_counts=True)
-    inside = around[count >= SURROUNDED]
-    taken = {tuple(key) for key in keys.tolist()}
-    return sum(tuple(key) not in taken for key in inside.tolist())
+    neighbors, count = np.unique((keys[:, None] + ring).reshape(-1, 3), axis=0, return_counts=True)
+    surrounded = neighbors[count >= SURROUNDED]
+    occupied = {tuple(key) for key in keys.tolist()}
+    return sum(tuple(key) not in occupied for key in surrounded.tolist())

@@ -1,6 +1,8 @@
-"""Strain and displacement, column by column and as maps."""
+"""Strain and displacement of each column, and their maps."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -9,27 +11,29 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.spatial import Delaunay, QhullError
 
-from stemkit.structure.lattice import Lattice, check_lattice
-from stemkit.structure.neighbours import CellIndex, ring
-from stemkit.structure.tables import read_columns, to_pixels
-from stemkit.structure.vectors import corresponding
 from stemkit.images import pixel_sizes, split
+from stemkit.structure.bases import reference_basis
+from stemkit.structure.cells import CellIndex, ring
+from stemkit.structure.lattice import Lattice, check_lattice
+from stemkit.structure.tables import column_positions, to_pixels
 
 __all__ = ["displacement_map", "strain", "strain_map"]
 
+#: Components that are mapped.
 COMPONENTS = ("exx", "eyy", "exy", "rotation")
-#: Fewest columns at the same site around a column that its deformation is taken from.
+#: Fewest neighbours at the same site from which the deformation of a column follows (chosen).
 FEWEST = 4
-#: Directions of neighbours are independent above this determinant of their normalised moments.
+#: Least determinant of the normalised moments of the directions of the neighbours, 1 for isotropic ones (chosen).
 INDEPENDENT = 0.05
-#: A reference that differs from the lattice by more than this strain is another lattice. Chosen.
+#: Largest strain between a reference and the lattice (chosen).
 LARGEST_STRAIN = 0.2
-#: Values are interpolated between columns that are at most so many of the longer vector apart.
-BRIDGED = 2.1
+#: Longest distance of columns between which values are interpolated, lengths of the longer vector (chosen: across one
+#: missing column).
+LONGEST_EDGE = 2.1
 
 
 def strain(table: pd.DataFrame, lattice: Lattice, *, reference: ArrayLike | None = None) -> pd.DataFrame:
-    """Strain and rotation at each column, from the columns at the same site of the cells around it.
+    """Compute strain and rotation at each column, from the columns at the same site of the cells around it.
 
     Parameters
     ----------
@@ -38,16 +42,16 @@ def strain(table: pd.DataFrame, lattice: Lattice, *, reference: ArrayLike | None
     lattice : Lattice
         ``fit_lattice(table)``.
     reference : array-like of shape (2, 2), optional
-        Rows ``(y, x)``: vectors of the unstrained lattice, such as those fitted to a substrate, by any of its bases.
-        The one that corresponds to ``lattice.vectors`` with the smallest strain, and the smallest rotation among equal
-        strains, is used. None: the mean lattice.
+        Rows ``(y, x)``: vectors of the unstrained lattice, such as those fitted to a substrate, in any basis. The basis
+        that corresponds to ``lattice.vectors`` with the smallest strain, and of equal strains with the smallest
+        rotation, is used. By default the reference is the mean lattice.
 
     Returns
     -------
     DataFrame
         With the table's index: ``y, x, exx, eyy, exy`` (1), ``rotation`` (degrees from +x towards +y, which points
-        down: clockwise on the screen), their ``*_err``, and ``neighbours``, the columns it was taken from. NaN where
-        fewer than 4 of the 8 surround a column, and for columns off the lattice.
+        down: clockwise on the screen), their ``*_err``, and ``n_neighbors``, the number of neighbours used. NaN for
+        columns with fewer than 4 of the 8 neighbours, and for columns that are not on the lattice.
 
     Raises
     ------
@@ -56,32 +60,32 @@ def strain(table: pd.DataFrame, lattice: Lattice, *, reference: ArrayLike | None
 
     Notes
     -----
-    The plane ``r = c + F X`` is fitted to the positions r of a column and those around it, X being their places in
-    the reference; ``F = R U`` gives the rotation R and the strain ``U - 1``, whatever the size of the rotation. This
-    is strain from positions in real space as of [1]_, with all neighbours of a column in place of pairs of peaks.
-    Errors are the deviations of columns from these planes, pooled over the crystal, carried through the fit: noise,
-    jitter and disorder are in them, what varies over many cells is not.
+    The plane ``r = c + F X`` is fitted to the positions r of a column and its neighbours, where X are their positions
+    in the reference; ``F = R U`` is the product of the rotation R and the strain ``U - 1``, for rotations of any size.
+    This is strain from positions in real space as in [1]_, with all neighbours of a column instead of pairs of peaks.
+    Errors follow from the residuals of these planes, pooled over the crystal: they contain noise, jitter and disorder,
+    but not variations over many cells.
 
     References
     ----------
     .. [1] Galindo et al., Ultramicroscopy 107, 1186 (2007), https://doi.org/10.1016/j.ultramic.2007.01.019
     """
-    columns = read_columns(table)
+    columns = column_positions(table)
     check_lattice(lattice, table)
     vectors = lattice.vectors if reference is None else _reference(reference, lattice)
-    # where a fit failed, the position is a guess
-    rows = np.flatnonzero((lattice.site >= 0) & columns.trusted)
-    around = np.column_stack([rows, CellIndex(lattice).around(lattice.indices[rows], lattice.site[rows])])
-    around = np.where((around >= 0) & columns.trusted[around], around, -1)
+    rows = np.flatnonzero((lattice.site >= 0) & columns.measured)
+    around = np.column_stack([rows, CellIndex(lattice).neighbors(lattice.indices[rows], lattice.site[rows])])
+    around = np.where((around >= 0) & columns.measured[around], around, -1)
     steps = np.vstack([[0, 0], ring()]) @ vectors
-    deformation, unit_variance, rest, freedom = _planes(columns.positions, around, steps)
-    good = np.isfinite(unit_variance[:, 0])
-    parts = _polar(deformation) | _polar_errors(unit_variance, _pooled_variance(rest[good], freedom[good]))
+    planes = _planes(columns.positions, around, steps)
+    good = np.isfinite(planes.unit_variance[:, 0])
+    variance = _pooled_variance(planes.squares[good], planes.freedom[good])
+    parts = _polar(planes.deformation) | _polar_errors(planes.unit_variance, variance)
     result = pd.DataFrame({"y": columns.positions[:, 0], "x": columns.positions[:, 1]}, index=table.index)
     for name, values in parts.items():
         result[name] = np.nan
         result.iloc[rows[good], -1] = values[good]
-    result["neighbours"] = 0
+    result["n_neighbors"] = 0
     result.iloc[rows, -1] = (around[:, 1:] >= 0).sum(axis=1)
     return result
 
@@ -94,7 +98,7 @@ def strain_map(
     coarsen: int = 1,
     reference: ArrayLike | None = None,
 ) -> xr.Dataset:
-    """Strain and rotation on the grid of an image.
+    """Interpolate strain and rotation on the grid of an image.
 
     Parameters
     ----------
@@ -109,7 +113,7 @@ def strain_map(
     -------
     Dataset
         ``exx, eyy, exy`` and ``rotation`` (degrees), dims ``("y", "x")``, linear between columns, NaN outside the
-        crystal. Coordinates are those of the image in nm, none where it has none.
+        crystal. Coordinates are those of the image in nm, if it has any.
     """
     at = strain(table, lattice, reference=reference)
     units = {name: "degree" if name == "rotation" else "1" for name in COMPONENTS}
@@ -119,7 +123,7 @@ def strain_map(
 def displacement_map(
     table: pd.DataFrame, lattice: Lattice, like: xr.DataArray | NDArray, *, coarsen: int = 1
 ) -> xr.Dataset:
-    """Displacement of columns from their ideal places on the grid of an image.
+    """Interpolate the displacement of columns from their ideal positions on the grid of an image.
 
     Parameters
     ----------
@@ -134,38 +138,46 @@ def displacement_map(
     """
     check_lattice(lattice, table)
     units = dict.fromkeys(("displacement_y", "displacement_x"), lattice.unit)
-    measured = np.where(read_columns(table).trusted[:, None], lattice.displacement, np.nan)
+    measured = np.where(column_positions(table).measured[:, None], lattice.displacement, np.nan)
     return _map(table, lattice, measured, units, like, coarsen)
 
 
 # --- deformation of one neighbourhood ------------------------------------------------------------------------------
 
 
-def _planes(
-    positions: NDArray, around: NDArray, steps: NDArray
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    """Deformation ``(m, 2, 2)`` of each neighbourhood.
+@dataclass(frozen=True)
+class _Planes:
+    """Planes fitted to the neighbourhoods of m columns.
 
-    With it the variances of its slopes along y and x for positions of unit variance ``(m, 2)``, NaN where the
-    neighbours do not fix them, the sums of squares left along y and x ``(m, 2)``, and the degrees of freedom ``(m,)``.
+    ``deformation`` is ``(m, 2, 2)``; ``unit_variance`` ``(m, 2)`` are the variances of its slopes along y and x for
+    positions of unit variance, NaN if the neighbours do not determine them; ``squares`` ``(m, 2)`` are the sums of the
+    squared residuals of y and x, and ``freedom`` ``(m,)`` their degrees of freedom.
     """
+
+    deformation: NDArray[np.float64]
+    unit_variance: NDArray[np.float64]
+    squares: NDArray[np.float64]
+    freedom: NDArray[np.int64]
+
+
+def _planes(positions: NDArray, around: NDArray, steps: NDArray) -> _Planes:
     weight = (around >= 0).astype(np.float64)
     design = np.column_stack([np.ones(len(steps)), steps])
     at = np.where(weight[..., None] > 0, positions[around] - positions[around[:, :1]], 0.0)
     normal = np.einsum("mn,ni,nj->mij", weight, design, design)
-    fixed = (weight.sum(axis=1) > FEWEST) & _independent(normal)
-    normal[~fixed] = np.eye(3)
+    determined = (weight.sum(axis=1) > FEWEST) & _independent(normal)
+    normal[~determined] = np.eye(3)
     inverse = np.linalg.inv(normal)
     solution = inverse @ np.einsum("ni,mnk->mik", design, at)
-    rest = weight[..., None] * (at - np.einsum("ni,mik->mnk", design, solution))
+    residual = weight[..., None] * (at - np.einsum("ni,mik->mnk", design, solution))
     variance = np.diagonal(inverse, axis1=1, axis2=2)[:, 1:].copy()
-    variance[~fixed] = np.nan
+    variance[~determined] = np.nan
     freedom = np.maximum(weight.sum(axis=1) - 3, 1).astype(np.int64)
-    return solution[:, 1:].transpose(0, 2, 1), variance, (rest**2).sum(axis=1), freedom
+    return _Planes(solution[:, 1:].transpose(0, 2, 1), variance, (residual**2).sum(axis=1), freedom)
 
 
 def _independent(normal: NDArray) -> NDArray[np.bool_]:
-    """Whether neighbours stand in two directions from their mean."""
+    """Whether neighbours are in two directions from their mean."""
     count = np.maximum(normal[:, 0, 0], 1)
     mean = normal[:, 0, 1:] / count[:, None]
     moment = normal[:, 1:, 1:] / count[:, None, None] - mean[:, :, None] * mean[:, None]
@@ -173,22 +185,22 @@ def _independent(normal: NDArray) -> NDArray[np.bool_]:
     return 4 * np.linalg.det(moment) / trace**2 > INDEPENDENT
 
 
-def _pooled_variance(rest: NDArray, freedom: NDArray) -> NDArray[np.float64]:
-    """Variance of a position along y and x from sums of squares, whose median a few odd columns do not move."""
-    if len(rest) == 0:
+def _pooled_variance(squares: NDArray, freedom: NDArray) -> NDArray[np.float64]:
+    """Variance of a position along y and x, robustly from the median of sums of squares."""
+    if len(squares) == 0:
         return np.full(2, np.nan)
-    return np.median(rest / stats.chi2.median(freedom)[:, None], axis=0)
+    return np.median(squares / stats.chi2.median(freedom)[:, None], axis=0)
 
 
 def _polar(deformation: NDArray) -> dict[str, NDArray]:
     (yy, yx), (xy, xx) = deformation.transpose(1, 2, 0)
-    turn = np.arctan2(yx - xy, xx + yy)
-    cos, sin = np.cos(turn), np.sin(turn)
+    rotation = np.arctan2(yx - xy, xx + yy)
+    cos, sin = np.cos(rotation), np.sin(rotation)
     return {
         "exx": cos * xx + sin * yx - 1,
         "eyy": cos * yy - sin * xy - 1,
         "exy": cos * xy + sin * yy,
-        "rotation": np.degrees(turn),
+        "rotation": np.degrees(rotation),
     }
 
 
@@ -209,7 +221,7 @@ def _reference(reference: ArrayLike, lattice: Lattice) -> NDArray[np.float64]:
     rows = np.asarray(reference, dtype=np.float64)
     if rows.shape != (2, 2) or not np.isfinite(rows).all() or abs(np.linalg.det(rows)) < 1e-9 * (rows**2).sum():
         raise ValueError(f"reference must be two independent rows (y, x), but is {reference!r}")
-    basis, largest = corresponding(lattice.vectors, rows)
+    basis, largest = reference_basis(lattice.vectors, rows)
     if largest > LARGEST_STRAIN:
         a, b = np.hypot(*rows.T)
         raise ValueError(
@@ -239,7 +251,7 @@ def _map(
         raise ValueError(f"coarsen must be a whole number of px from 1 to the image's size, but is {coarsen!r}")
     y, x = (_coarse(np.arange(float(n)), int(coarsen)) for n in images[0].shape)
     points, scale = _in_pixels(table, images[0], lattice)
-    grid = _interpolated(points, values, y, x, BRIDGED * float(lattice.lengths.max()) * scale)
+    grid = _interpolated(points, values, y, x, LONGEST_EDGE * float(lattice.lengths.max()) * scale)
     coords = {}
     if pixel_sizes(images[0]) is not None:
         coords = {d: (d, _coarse(images[0].coords[d].values, int(coarsen)), {"units": "nm"}) for d in ("y", "x")}
@@ -249,23 +261,24 @@ def _map(
 
 
 def _in_pixels(table: pd.DataFrame, image: xr.DataArray, lattice: Lattice) -> tuple[NDArray[np.float64], float]:
-    """Positions in the image's pixels, and pixels per unit of the table: by their nm where both know them."""
+    """Positions in pixels of the image, and pixels per unit of the table: from their nm if both are calibrated."""
     sizes = pixel_sizes(image)
-    at = read_columns(table).positions
+    positions = column_positions(table).positions
     if sizes is None or lattice.unit == "px":
-        pixels = to_pixels(table, at)
-        return pixels, float(np.ptp(pixels) / max(float(np.ptp(at)), 1e-300))
+        pixels = to_pixels(table, positions)
+        return pixels, float(np.ptp(pixels) / max(float(np.ptp(positions)), 1e-300))
     start = [float(image.coords[d][0]) for d in ("y", "x")]
-    return (at - start) / sizes, 1 / float(np.mean(sizes))
+    return (positions - start) / sizes, 1 / float(np.mean(sizes))
 
 
 def _coarse(line: NDArray, step: int) -> NDArray[np.float64]:
-    whole = len(line) // step * step
-    return line[:whole].reshape(-1, step).mean(axis=1)
+    """Means of whole groups of coordinates."""
+    n = len(line) // step * step
+    return line[:n].reshape(-1, step).mean(axis=1)
 
 
 def _interpolated(points: NDArray, values: NDArray, y: NDArray, x: NDArray, longest: float) -> NDArray[np.float64]:
-    """Values ``(n_y, n_x, k)`` between points, linear in triangles without an edge above ``longest``, else NaN."""
+    """Values ``(n_y, n_x, k)``, linear in triangles of points without an edge above ``longest``, NaN elsewhere."""
     result = np.full((len(y), len(x), values.shape[1]), np.nan)
     known = np.isfinite(values).all(axis=1)
     try:
@@ -279,7 +292,7 @@ def _interpolated(points: NDArray, values: NDArray, y: NDArray, x: NDArray, long
     inside = (triangle >= 0) & (edges[triangle] <= longest)
     triangle, grid = triangle[inside], grid[inside]
     two = np.einsum("nij,nj->ni", mesh.transform[triangle, :2], grid - mesh.transform[triangle, 2])
-    shares = np.column_stack([two, 1 - two.sum(axis=1)])
+    barycentric = np.column_stack([two, 1 - two.sum(axis=1)])
     at_corners = values[known][mesh.simplices[triangle]]
-    result.reshape(-1, values.shape[1])[inside] = np.einsum("ni,nik->nk", shares, at_corners)
+    result.reshape(-1, values.shape[1])[inside] = np.einsum("ni,nik->nk", barycentric, at_corners)
     return result

@@ -1,4 +1,4 @@
-"""Which columns are of a kind."""
+"""Sublattices: columns of the same site and brightness."""
 
 from __future__ import annotations
 
@@ -11,48 +11,57 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 from stemkit.structure.lattice import Lattice, check_lattice
-from stemkit.structure.tables import amplitudes, read_columns
+from stemkit.structure.tables import amplitudes, column_positions
 
 __all__ = ["sublattices"]
 
-#: Most kinds that are told apart by brightness alone, and the fewest columns that make one.
-KINDS, FEWEST = 4, 8
-#: Two kinds differ by so many of the wider one's standard deviations, and hold this share of the columns.
-APART, SHARE = 3.0, 0.1
+#: Kinds of brightness at most (chosen).
+KINDS = 4
+#: Fewest columns per kind (chosen).
+FEWEST = 8
+#: Least difference of the means of two kinds, standard deviations of the wider one (chosen).
+SEPARATION = 3.0
+#: Least fraction of the columns of a kind (chosen).
+FRACTION = 0.1
+#: Least variance of the logarithm of the brightness of a kind (chosen).
+LEAST_VARIANCE = 1e-6
+#: The same, fraction of the total variance (chosen).
+LEAST_RELATIVE_VARIANCE = 1e-4
 
 
 def sublattices(
     table: pd.DataFrame, lattice: Lattice | None = None, n: int | None = None, *, by: str = "amplitude"
 ) -> pd.Series:
-    """Label columns by their place in the cell and by brightness.
+    """Label columns by their site in the cell and by brightness.
 
     Parameters
     ----------
     table : DataFrame
         Columns of one image.
     lattice : Lattice, optional
-        ``fit_lattice(table)``. Each of its sites is a sublattice, and one whose columns are of clearly different
-        brightness is more than one. None goes by brightness alone.
+        ``fit_lattice(table)``. Each of its sites is a sublattice, or several if the brightness of its columns differs
+        clearly. Without a lattice, columns are distinguished by brightness alone.
     n : int, optional
-        Number of sublattices. With a lattice, sites of similar brightness are put together until so many remain;
-        without one, the brightness is divided into so many kinds. None finds it.
+        Number of sublattices. With a lattice, sites of similar brightness are merged until this number remains;
+        without one, the brightness is divided into this number of kinds. By default it is determined.
     by : str, default="amplitude"
-        Column of the table that says how bright a column is; not needed with a lattice of one site.
+        Column of the table that is the brightness; not required for a lattice of one site.
 
     Returns
     -------
     Series of int
-        With the table's index and the name ``sublattice``: 0 is the brightest, -1 belongs to none.
+        With the table's index and the name ``sublattice``: 0 is the brightest, -1 means none.
 
     Raises
     ------
     ValueError
-        If ``n`` is impossible, or brightness is needed and the table lacks it.
+        If ``n`` is impossible, or brightness is required and the table lacks it.
 
     Notes
     -----
-    Kinds are the parts of a Gaussian mixture of the logarithm of the brightness, as many as the Bayesian information
-    criterion [1]_ wants, provided that they are three standard deviations apart and each holds a tenth of the columns.
+    Kinds are the components of a Gaussian mixture of the logarithm of the brightness. Their number minimises the
+    Bayesian information criterion [1]_, provided that their means are separated by three standard deviations and each
+    contains a tenth of the columns.
 
     References
     ----------
@@ -66,7 +75,7 @@ def sublattices(
     >>> sublattices(table, n=2).tolist()[:4]
     [1, 0, 1, 0]
     """
-    read_columns(table)
+    column_positions(table)
     if n is not None and not n >= 1:
         raise ValueError(f"n must be at least 1 or None, but is {n!r}")
     if lattice is None:
@@ -78,17 +87,17 @@ def sublattices(
         return _series(_split(lattice.site, values), values, table)
     if n > len(lattice.sites):
         raise ValueError(
-            f"n must be at most {len(lattice.sites)}, the number of the lattice's sites, but is {n}: leave lattice out "
-            "to divide columns by brightness alone"
+            f"n must be at most {len(lattice.sites)}, the number of sites of the lattice, but is {n}: omit lattice to "
+            "divide columns by brightness alone"
         )
     return _series(_merged(lattice.site, values, n), values, table)
 
 
 def _series(label: NDArray, values: NDArray, table: pd.DataFrame) -> pd.Series:
-    """Labels in order of falling median brightness."""
+    """Labels in order of decreasing median brightness."""
     kinds = np.unique(label[label >= 0])
-    middle = np.array([_median(values[label == kind]) for kind in kinds])
-    order = kinds[np.argsort(-middle, kind="stable")]
+    brightness = np.array([_median(values[label == kind]) for kind in kinds])
+    order = kinds[np.argsort(-brightness, kind="stable")]
     ranked = np.full(len(label), -1, dtype=np.int64)
     for rank, kind in enumerate(order):
         ranked[label == kind] = rank
@@ -101,7 +110,7 @@ def _median(values: NDArray) -> float:
 
 
 def _by_brightness(values: NDArray, n: int | None) -> NDArray[np.int64]:
-    """Kinds of brightness; -1 where it is not positive."""
+    """Kinds of brightness; -1 if it is not positive."""
     label = np.full(len(values), -1)
     with np.errstate(invalid="ignore"):
         usable = np.isfinite(values) & (values > 0)
@@ -114,19 +123,19 @@ def _by_brightness(values: NDArray, n: int | None) -> NDArray[np.int64]:
 
 
 def _best_mixture(logs: NDArray) -> GaussianMixture | None:
-    """The mixture that the criterion prefers among those whose parts are apart; None for a single kind."""
+    """The mixture of separated components with the smallest criterion; None for a single kind."""
     most = min(KINDS, len(logs) // FEWEST, len(np.unique(logs)))
     if most < 2:
         return None
     single = _mixture(logs, 1).bic(logs)
     models = [_mixture(logs, n) for n in range(2, most + 1)]
-    models = [m for m in models if _are_apart(m) and m.bic(logs) < single]
+    models = [m for m in models if _are_separated(m) and m.bic(logs) < single]
     return min(models, key=lambda m: m.bic(logs)) if models else None
 
 
 def _mixture(logs: NDArray, n: int) -> GaussianMixture:
     start = np.quantile(logs, (np.arange(n) + 0.5) / n)[:, None]
-    least = 1e-6 + 1e-4 * float(logs.var())
+    least = LEAST_VARIANCE + LEAST_RELATIVE_VARIANCE * float(logs.var())
     models = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -135,11 +144,11 @@ def _mixture(logs: NDArray, n: int) -> GaussianMixture:
     return min(models, key=lambda m: m.bic(logs))
 
 
-def _are_apart(model: GaussianMixture) -> bool:
+def _are_separated(model: GaussianMixture) -> bool:
     order = np.argsort(model.means_[:, 0])
-    means, deviations = model.means_[order, 0], np.sqrt(model.covariances_[order, 0, 0])
-    wider = np.maximum(deviations[1:], deviations[:-1])
-    return bool((np.diff(means) > APART * wider).all() and (model.weights_ >= SHARE).all())
+    means, stds = model.means_[order, 0], np.sqrt(model.covariances_[order, 0, 0])
+    wider = np.maximum(stds[1:], stds[:-1])
+    return bool((np.diff(means) > SEPARATION * wider).all() and (model.weights_ >= FRACTION).all())
 
 
 def _split(site: NDArray, values: NDArray) -> NDArray[np.int64]:
@@ -155,7 +164,7 @@ def _split(site: NDArray, values: NDArray) -> NDArray[np.int64]:
 
 
 def _merged(site: NDArray, values: NDArray, n: int) -> NDArray[np.int64]:
-    """Sites put together across all but the ``n - 1`` widest gaps of their median brightness."""
+    """Sites merged across all but the ``n - 1`` widest gaps of their median brightness."""
     middle = np.array([_median(values[site == s]) for s in range(site.max() + 1)])
     order = np.argsort(-middle, kind="stable")
     gaps = np.log(np.maximum(middle[order[:-1]], 1e-300)) - np.log(np.maximum(middle[order[1:]], 1e-300))

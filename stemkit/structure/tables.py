@@ -8,18 +8,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-__all__ = ["Columns", "amplitudes", "check_table", "counted", "read_columns", "robust_spread", "to_pixels"]
+from stemkit.detection import Quality
+from stemkit.tables import n_images, unit_of_table
 
-#: The bit of ``quality`` that says that the fit of a column failed.
-FAILED = 2
+__all__ = ["ColumnPositions", "amplitudes", "check_table", "column_positions", "counted", "robust_std", "to_pixels"]
+
+#: Standard deviation of a normal distribution in units of the median absolute deviation (derived).
+STD_PER_MAD = 1.4826
 
 
 @dataclass(frozen=True)
-class Columns:
-    """The columns of one image.
+class ColumnPositions:
+    """Positions of the columns of one image.
 
-    ``positions`` and ``errors`` are ``(n, 2)``, ``(y, x)`` in ``unit``; ``errors`` is None where the table has none,
-    and NaN for a column whose fit failed. ``jitter`` is ``(n, 2)``, 0 where the table has none.
+    ``positions`` and ``errors`` are ``(n, 2)``, ``(y, x)`` in ``unit``; ``errors`` is None for a table without errors,
+    and NaN for a column whose fit failed. ``jitter`` is ``(n, 2)``, 0 for a table without jitter.
     """
 
     positions: NDArray[np.float64]
@@ -28,21 +31,21 @@ class Columns:
     unit: str
 
     @property
-    def trusted(self) -> NDArray[np.bool_]:
-        """``(n,)``: columns whose position was measured rather than guessed."""
-        everywhere = np.ones(len(self.positions), dtype=bool)
-        return everywhere if self.errors is None else everywhere & np.isfinite(self.errors).all(axis=1)
+    def measured(self) -> NDArray[np.bool_]:
+        """``(n,)``: columns whose fit did not fail; a failed fit leaves the position at its start."""
+        errors = np.zeros_like(self.positions) if self.errors is None else self.errors
+        return np.asarray(np.isfinite(errors).all(axis=1))
 
 
-def read_columns(table: pd.DataFrame, pixels: bool = False) -> Columns:
+def column_positions(table: pd.DataFrame, pixels: bool = False) -> ColumnPositions:
     """Positions and errors of a table, in its own unit or in px.
 
     Raises
     ------
     TypeError
-        If it is no table.
+        If it is not a table.
     ValueError
-        If it has no positions, several images, or positions that are not finite.
+        If it has no positions, contains several images, or positions are not finite.
     """
     check_table(table)
     suffix = "_px" if pixels and {"y_px", "x_px"} <= set(table) else ""
@@ -54,11 +57,11 @@ def read_columns(table: pd.DataFrame, pixels: bool = False) -> Columns:
             f"{table.index[bad][0]!r}: drop them with table.dropna(subset=['y', 'x'])"
         )
     jitter = np.stack([_jitter(table, d, bool(suffix)) for d in ("y", "x")], axis=1)
-    return Columns(positions, _errors(table, suffix), jitter, "px" if suffix else _unit(table))
+    return ColumnPositions(positions, _errors(table, suffix), jitter, "px" if suffix else unit_of_table(table))
 
 
 def amplitudes(table: pd.DataFrame, by: str = "amplitude") -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Values of a column of the table and their errors, 0 where it has none, NaN for failed fits: each ``(n,)``.
+    """Values of a column of the table, NaN for failed fits, and their errors, 0 without any: each ``(n,)``.
 
     Raises
     ------
@@ -66,16 +69,16 @@ def amplitudes(table: pd.DataFrame, by: str = "amplitude") -> tuple[NDArray[np.f
         If the table has no such column.
     """
     if by not in table:
-        raise ValueError(f"table must have the column {by!r}, but has {list(table)}: name another one, or add it")
+        raise ValueError(f"table must have the column {by!r}, but has {list(table)}: give by=, or add the column")
     values = table[by].to_numpy(dtype=np.float64, copy=True)
     if "quality" in table:
-        values[(table["quality"].to_numpy() & FAILED) > 0] = np.nan
+        values[(table["quality"].to_numpy() & Quality.FAILED) > 0] = np.nan
     errors = table[f"{by}_err"].to_numpy(dtype=np.float64) if f"{by}_err" in table else np.zeros(len(table))
     return values, errors
 
 
 def to_pixels(table: pd.DataFrame, positions: NDArray) -> NDArray[np.float64]:
-    """Positions ``(m, 2)`` in the table's unit as ``(y, x)`` px, by the relation that its columns show."""
+    """Positions ``(m, 2)`` in the table's unit as ``(y, x)`` px, by the linear relation between its columns."""
     if not {"y_px", "x_px"} <= set(table):
         return np.array(positions, dtype=np.float64)
     pixels = np.empty(np.shape(positions))
@@ -86,29 +89,29 @@ def to_pixels(table: pd.DataFrame, positions: NDArray) -> NDArray[np.float64]:
     return pixels
 
 
-def robust_spread(values: NDArray, axis: int | None = None) -> NDArray[np.float64]:
-    """Standard deviation of normal values from their median absolute deviation, NaN left out."""
-    middle = np.nanmedian(values, axis=axis, keepdims=True)
-    return 1.4826 * np.nanmedian(np.abs(values - middle), axis=axis)
+def robust_std(values: NDArray, axis: int | None = None) -> NDArray[np.float64]:
+    """Standard deviation of normally distributed values from their median absolute deviation, without NaN."""
+    # scipy.stats.median_abs_deviation(nan_policy="omit") loops over the rows
+    median = np.nanmedian(values, axis=axis, keepdims=True)
+    return STD_PER_MAD * np.nanmedian(np.abs(values - median), axis=axis)
 
 
-def counted(n: int, one: str, more: str | None = None) -> str:
+def counted(n: int, noun: str, plural: str | None = None) -> str:
     """A number with its noun: ``"1 vacancy"``, ``"2 vacancies"``."""
-    return f"{n} {one if n == 1 else more or one + 's'}"
+    return f"{n} {noun if n == 1 else plural or noun + 's'}"
 
 
 def check_table(table: object) -> None:
-    """Refuse what is no table of the columns of one image."""
+    """Raise an error if this is not a table of the columns of one image."""
     if not isinstance(table, pd.DataFrame):
-        raise TypeError(f"table must be a DataFrame such as AtomDetector gives, but is {type(table).__name__}")
+        raise TypeError(f"table must be a DataFrame like that of AtomDetector, but is {type(table).__name__}")
     missing = [c for c in ("y", "x") if c not in table]
     if missing:
         raise ValueError(f"table must have the columns 'y' and 'x', but {missing} are missing from {list(table)}")
-    images = sorted(table["image"].unique().tolist()) if "image" in table else []
-    if len(images) > 1:
+    if (n := n_images(table)) > 1:
         raise ValueError(
-            f'table must hold the columns of one image, but holds {len(images)}: choose one with table[table["image"] '
-            f"== {images[0]}]"
+            f'table must contain the columns of one image, but contains {n}: choose one with table[table["image"] == '
+            f"{table['image'].min()}]"
         )
 
 
@@ -127,8 +130,3 @@ def _jitter(table: pd.DataFrame, dimension: str, in_pixels: bool) -> NDArray[np.
     at = table[dimension].to_numpy(dtype=np.float64)
     scale = np.ptp(table[f"{dimension}_px"]) / np.ptp(at) if in_pixels and np.ptp(at) > 0 else 1.0
     return jitter * scale
-
-
-def _unit(table: pd.DataFrame) -> str:
-    calibrated = "y_px" in table and not np.allclose(table["y"], table["y_px"])
-    return "nm" if calibrated else "px"

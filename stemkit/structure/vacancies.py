@@ -1,24 +1,95 @@
-"""Places of the lattice without a column, and columns that are too weak for their place."""
+"""Sites of the lattice without a column, and columns that are too weak for their site."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
+import xarray as xr
 from numpy.typing import NDArray
+from scipy import stats
 from scipy.spatial import cKDTree
 
+from stemkit.structure.cells import CellIndex, LocalBrightness, local_brightness, ring
 from stemkit.structure.lattice import Lattice, check_lattice
-from stemkit.structure.neighbours import CellIndex, local_brightness, ring
-from stemkit.structure.tables import amplitudes, read_columns, to_pixels
+from stemkit.structure.tables import amplitudes, column_positions, to_pixels
 
-__all__ = ["find_vacancies", "missing_sites", "weak_columns"]
+if TYPE_CHECKING:
+    from stemkit.detection import AtomDetector
 
-#: A column within this fraction of the shortest distance of places fills a place.
-FILLS = 0.4
-#: A place is inside the crystal where no gap among the columns around it is wider than this, degrees.
+__all__ = ["find_vacancies", "missing_sites", "site_occupancy", "weak_columns"]
+
+#: Largest distance of a column that occupies a site, shortest distances of sites (chosen).
+OCCUPIED = 0.4
+#: Widest angle between neighbouring columns as seen from a site inside the crystal, degrees (chosen).
 WIDEST_GAP = 140.0
-#: Cells around a place whose columns say how bright it should be: two rings of them.
-BRIGHTNESS_REACH = 2
+#: Fewest neighbours of a site that is tested (derived: a plane has three parameters).
+FEWEST = 3
+#: Rings of cells around a site whose columns predict its brightness (chosen).
+BRIGHTNESS_RINGS = 2
+#: Weight of a zero slope of the displacement, columns (chosen: it decides where the neighbours of a corner do not).
+ZERO_SLOPE = 1e-3
+
+
+def find_vacancies(
+    table: pd.DataFrame,
+    lattice: Lattice,
+    image: xr.DataArray | NDArray,
+    detector: AtomDetector,
+    *,
+    false_discovery_rate: float = 0.05,
+    by: str = "amplitude",
+) -> pd.DataFrame:
+    """Test every site of the lattice at which the table has no column for a vacancy.
+
+    Parameters
+    ----------
+    table : DataFrame
+        All columns of one image, those with quality flags included: a column that is left out of the table is a missing
+        site, and the model of the image lacks it.
+    lattice : Lattice
+        ``fit_lattice(table)``, or one of ``fit_lattices(table)``.
+    image : DataArray or ndarray of shape (n_y, n_x)
+        The image in which the columns were measured.
+    detector : AtomDetector
+        The fitted detector that measured them. It measures the brightness at the missing sites.
+    false_discovery_rate : float, default=0.05
+        Expected fraction of sites with a column among those that are reported as vacant.
+    by : str, default="amplitude"
+        Column of the table that is the brightness: ``"amplitude"`` or ``"intensity"``.
+
+    Returns
+    -------
+    DataFrame
+        One row per missing site, as of :func:`site_occupancy`, with
+
+        - ``p_value``: probability that a column of the expected brightness is measured as weak as this, adjusted for
+          the number of sites;
+        - ``vacant``: whether it is at most ``false_discovery_rate``.
+
+    Raises
+    ------
+    ValueError
+        If the rate is not between 0 and 1, or the lattice was fitted to another table.
+
+    Notes
+    -----
+    The procedure of Benjamini and Hochberg [1]_ over all sites of the lattice: those with a column in the table count
+    as tests whose null hypothesis is not rejected.
+
+    References
+    ----------
+    .. [1] Benjamini and Hochberg, J. R. Stat. Soc. B 57, 289 (1995), https://doi.org/10.1111/j.2517-6161.1995.tb02031.x
+    """
+    if not 0 < false_discovery_rate < 1:
+        raise ValueError(f"false_discovery_rate must be between 0 and 1, but is {false_discovery_rate!r}")
+    missing = missing_sites(table, lattice, by=by)
+    found = site_occupancy(missing, detector.measure(image, missing, beside=table, hold=True), by=by)
+    tested = stats.norm.sf(found["significance"].fillna(-np.inf))
+    occupied = np.ones(int((lattice.site >= 0).sum()))
+    found["p_value"] = stats.false_discovery_control(np.concatenate([tested, occupied]))[: len(found)]
+    return found.assign(vacant=found["p_value"] <= false_discovery_rate)
 
 
 def missing_sites(
@@ -26,10 +97,10 @@ def missing_sites(
     lattice: Lattice,
     shape: tuple[int, int] | None = None,
     *,
-    neighbours: int = 5,
+    min_neighbors: int = 5,
     by: str = "amplitude",
 ) -> pd.DataFrame:
-    """Places inside the crystal where the lattice expects a column and the table has none.
+    """List the sites inside the crystal at which the table has no column.
 
     Parameters
     ----------
@@ -38,65 +109,66 @@ def missing_sites(
     lattice : Lattice
         ``fit_lattice(table)``.
     shape : (int, int), optional
-        ``(n_y, n_x)`` of the image, px. With it, places next to the image's border are judged by the neighbours that
-        the image could show; without it they are left out like those at any other edge of the crystal.
-    neighbours : int, default=5
-        Fewest of the 8 columns at the same site of the surrounding cells that must be there.
+        ``(n_y, n_x)`` of the image, px. If given, sites next to the border of the image are judged by the neighbours
+        inside the image; otherwise they are omitted like those at any other edge of the crystal.
+    min_neighbors : int, default=5
+        Fewest columns at the same site of the 8 surrounding cells.
     by : str, default="amplitude"
-        Column of the table that says how bright a column is.
+        Column of the table that is the brightness.
 
     Returns
     -------
     DataFrame
-        One row per place: ``y, x`` (the table's unit), ``y_px, x_px``, ``site``, ``i, j`` (cell), ``neighbours``
-        (columns around it), ``expected`` (median brightness of the same site in the two rings of cells around it) and
-        ``spread`` (its standard deviation beyond the errors), NaN where the table does not have ``by``.
+        One row per site: ``y, x`` (the table's unit), ``y_px, x_px``, ``site``, ``i, j`` (cell), ``n_neighbors``
+        (columns around it), ``expected`` (median brightness at the same site in the two rings of cells around it) and
+        ``spread`` (its standard deviation beyond the errors), NaN if the table does not contain ``by``.
 
     Notes
     -----
-    Places follow the displacement of the columns around them, by a plane through it: a bent or strained crystal
-    has its missing columns where they would be. A place counts only where no gap among its neighbours is wider than
-    140 degrees: beyond the edge of the crystal nothing is missing.
+    The positions follow the displacements of the surrounding columns, by a plane fitted to these, so that a crystal may
+    be bent or strained. A site is inside the crystal if no angle between its neighbours is wider than 140 degrees.
     """
-    columns = read_columns(table)
+    columns = column_positions(table)
     check_lattice(lattice, table)
-    if not 3 <= neighbours <= 8:
-        raise ValueError(f"neighbours must be from 3 to 8, but is {neighbours!r}: 8 cells surround a place")
+    if not FEWEST <= min_neighbors <= 8:
+        raise ValueError(
+            f"min_neighbors must be from {FEWEST} to 8, the number of cells around one, but is {min_neighbors!r}"
+        )
     index = CellIndex(lattice)
-    cells, site = _free_places(lattice, index, neighbours if shape is None else 3)
-    around = index.around(cells, site)
-    places = lattice.ideal(cells, site) + _expected_displacement(lattice, around)
-    beyond, inside = _frame(table, lattice, places, shape)
-    present = around >= 0
-    possible = np.maximum((~beyond).sum(axis=1), 1)
-    kept = inside & (present.sum(axis=1) >= np.maximum(3, neighbours * possible / 8))
-    kept &= _widest_gap(lattice, present | beyond) < WIDEST_GAP
-    kept &= cKDTree(columns.positions).query(places)[0] > FILLS * lattice.shortest
-    cells, site, places, present = cells[kept], site[kept], places[kept], present[kept]
-    expected, spread = _expected_brightness(table, index, cells, site, by, lattice)
-    pixels = to_pixels(table, places)
+    cells, site = _unoccupied(lattice, index)
+    neighbors = index.neighbors(cells, site)
+    positions = lattice.ideal(cells, site) + _expected_displacement(lattice, neighbors)
+    outside, inside = _in_image(table, lattice, positions, shape)
+    present = neighbors >= 0
+    possible = np.maximum((~outside).sum(axis=1), 1)
+    kept = inside & (present.sum(axis=1) >= np.maximum(FEWEST, min_neighbors * possible / 8))
+    kept &= _widest_gap(lattice, present | outside) < WIDEST_GAP
+    kept &= cKDTree(columns.positions).query(positions)[0] > OCCUPIED * lattice.shortest
+    cells, site, positions, present = cells[kept], site[kept], positions[kept], present[kept]
+    brightness = _expected_brightness(table, index, cells, site, by, lattice)
+    pixels = to_pixels(table, positions)
     return pd.DataFrame(
         {
-            **dict(zip(("y", "x", "y_px", "x_px"), (*places.T, *pixels.T), strict=True)),
+            **dict(zip(("y", "x", "y_px", "x_px"), (*positions.T, *pixels.T), strict=True)),
             "site": site,
             "i": cells[:, 0],
             "j": cells[:, 1],
-            "neighbours": present.sum(axis=1),
-            "expected": expected,
-            "spread": spread,
+            "n_neighbors": present.sum(axis=1),
+            "expected": brightness.expected,
+            "spread": brightness.spread,
         }
     )
 
 
-def find_vacancies(missing: pd.DataFrame, measured: pd.DataFrame, *, by: str = "amplitude") -> pd.DataFrame:
-    """How sure it is that columns are missing, from what the image shows at their places.
+def site_occupancy(missing: pd.DataFrame, measured: pd.DataFrame, *, by: str = "amplitude") -> pd.DataFrame:
+    """Compare the brightness measured at missing sites with that of a column.
 
     Parameters
     ----------
     missing : DataFrame
         ``missing_sites(table, lattice)``.
     measured : DataFrame
-        What was measured at these places, in their order: ``amplitude`` and ``amplitude_err`` as in a table of columns.
+        Measured at these sites, in their order: ``amplitude`` and ``amplitude_err`` as in a table of columns.
     by : str, default="amplitude"
         The column that ``missing_sites`` was given.
 
@@ -105,12 +177,12 @@ def find_vacancies(missing: pd.DataFrame, measured: pd.DataFrame, *, by: str = "
     DataFrame
         The rows of ``missing`` with
 
-        - ``amplitude``, ``amplitude_err`` (or what ``by`` names): as measured;
+        - ``amplitude``, ``amplitude_err`` (or the names of ``by``): as measured;
         - ``significance``: ``(expected - amplitude) / sqrt(amplitude_err^2 + spread^2)``, large for a vacancy;
-        - ``presence``: ``amplitude / amplitude_err``, large where there is a column after all;
+        - ``presence``: ``amplitude / amplitude_err``, large if there is a column that was not detected;
         - ``occupancy``: ``amplitude / expected``, and ``occupancy_err``.
 
-        All are NaN where the measurement is.
+        All are NaN if the measurement is.
 
     Raises
     ------
@@ -119,23 +191,25 @@ def find_vacancies(missing: pd.DataFrame, measured: pd.DataFrame, *, by: str = "
     """
     if len(missing) != len(measured):
         raise ValueError(
-            f"measured must have one row for each of the {len(missing)} missing places, but has {len(measured)}: "
+            f"measured must have one row for each of the {len(missing)} missing sites, but has {len(measured)}: "
             "measure at missing[['y_px', 'x_px']]"
         )
     values, errors = amplitudes(measured, by)
-    expected, spread = missing["expected"].to_numpy(), missing["spread"].to_numpy()
-    judged = missing.copy()
-    judged[by], judged[f"{by}_err"] = values, errors
+    brightness = LocalBrightness(missing["expected"].to_numpy(), missing["spread"].to_numpy())
     with np.errstate(divide="ignore", invalid="ignore"):
-        judged["significance"] = (expected - values) / np.hypot(errors, spread)
-        judged["presence"] = values / errors
-    return judged.assign(**_occupancy(values, errors, expected, spread))
+        presence = values / errors
+    return missing.assign(
+        **{by: values, f"{by}_err": errors},
+        significance=_significance(values, errors, brightness),
+        presence=presence,
+        **_occupancy(values, errors, brightness),
+    )
 
 
 def weak_columns(
     table: pd.DataFrame, lattice: Lattice, *, significance: float = 4.0, by: str = "amplitude"
 ) -> pd.DataFrame:
-    """Columns that are weaker than others at the same site around them: partial vacancies, lighter atoms.
+    """List columns that are weaker than others at the same site around them: partial vacancies, lighter atoms.
 
     Parameters
     ----------
@@ -144,80 +218,86 @@ def weak_columns(
     lattice : Lattice
         ``fit_lattice(table)``.
     significance : float, default=4.0
-        Standard deviations below the expected brightness; ``-inf`` gives every column that has neighbours.
+        Least difference from the expected brightness, standard deviations; ``-inf`` lists all columns with neighbours.
     by : str, default="amplitude"
-        Column of the table that says how bright a column is.
+        Column of the table that is the brightness.
 
     Returns
     -------
     DataFrame
         Weakest first, with the table's index: ``y, x, site, expected, spread``, the brightness and its error,
-        ``significance``, ``occupancy`` and ``occupancy_err`` as of :func:`find_vacancies`.
+        ``significance``, ``occupancy`` and ``occupancy_err`` as of :func:`site_occupancy`.
     """
     check_lattice(lattice, table)
     values, errors = amplitudes(table, by)
     rows = np.flatnonzero(lattice.site >= 0)
     cells, site = lattice.indices[rows], lattice.site[rows]
-    expected, spread = _expected_brightness(table, CellIndex(lattice), cells, site, by, lattice)
+    brightness = _expected_brightness(table, CellIndex(lattice), cells, site, by, lattice)
     values, errors = values[rows], errors[rows]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        below = (expected - values) / np.hypot(errors, spread)
-    found = table.iloc[rows][["y", "x"]].assign(site=site, expected=expected, spread=spread)
-    found[by], found[f"{by}_err"], found["significance"] = values, errors, below
-    found = found.assign(**_occupancy(values, errors, expected, spread))
-    return found[below >= significance].sort_values("significance", ascending=False)
+    found = table.iloc[rows][["y", "x"]].assign(
+        site=site,
+        expected=brightness.expected,
+        spread=brightness.spread,
+        **{by: values, f"{by}_err": errors},
+        significance=_significance(values, errors, brightness),
+        **_occupancy(values, errors, brightness),
+    )
+    return found[found["significance"] >= significance].sort_values("significance", ascending=False)
 
 
-def _occupancy(values: NDArray, errors: NDArray, expected: NDArray, spread: NDArray) -> dict[str, NDArray]:
+def _significance(values: NDArray, errors: NDArray, brightness: LocalBrightness) -> NDArray[np.float64]:
+    """Difference from the expected brightness, standard deviations; positive for weak columns."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        occupancy = values / expected
-        error = np.hypot(errors, occupancy * spread) / np.abs(expected)
+        return (brightness.expected - values) / np.hypot(errors, brightness.spread)
+
+
+def _occupancy(values: NDArray, errors: NDArray, brightness: LocalBrightness) -> dict[str, NDArray]:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        occupancy = values / brightness.expected
+        error = np.hypot(errors, occupancy * brightness.spread) / np.abs(brightness.expected)
     return {"occupancy": occupancy, "occupancy_err": error}
 
 
-def _free_places(lattice: Lattice, index: CellIndex, neighbours: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cells ``(m, 2)`` and sites ``(m,)`` that no column holds beside at least so many that one does."""
+def _unoccupied(lattice: Lattice, index: CellIndex) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cells ``(m, 2)`` and sites ``(m,)`` without a column that have enough neighbours with one."""
     used = lattice.site >= 0
     keys = np.column_stack([lattice.site[used], lattice.indices[used]])
-    beside = (keys[:, None] + np.pad(ring(), ((0, 0), (1, 0)))).reshape(-1, 3)
-    places, count = np.unique(beside, axis=0, return_counts=True)
-    places = places[count >= min(neighbours, 3)]
-    free = index.rows(places[:, 1:], places[:, 0]) < 0
-    return places[free, 1:], places[free, 0]
+    neighbors = (keys[:, None] + np.pad(ring(), ((0, 0), (1, 0)))).reshape(-1, 3)
+    keys, count = np.unique(neighbors, axis=0, return_counts=True)
+    keys = keys[count >= FEWEST]
+    free = index.rows(keys[:, 1:], keys[:, 0]) < 0
+    return keys[free, 1:], keys[free, 0]
 
 
-def _expected_displacement(lattice: Lattice, around: NDArray) -> NDArray[np.float64]:
-    """Displacement at the middle of each ring of columns: a plane through theirs, ``(m, 2)``."""
-    weight = (around >= 0).astype(np.float64)
+def _expected_displacement(lattice: Lattice, neighbors: NDArray) -> NDArray[np.float64]:
+    """Displacement ``(m, 2)`` at the centre of each ring of columns, from a plane fitted to theirs."""
+    weight = (neighbors >= 0).astype(np.float64)
     steps = ring() @ lattice.vectors
     design = np.column_stack([np.ones(len(steps)), steps / lattice.lengths.max()])
-    values = np.where(weight[..., None] > 0, lattice.displacement[around], 0.0)
-    # a slope that the few columns of a corner do not fix is zero
-    normal = np.einsum("mn,ni,nj->mij", weight, design, design) + np.diag([0.0, 1e-3, 1e-3])
+    values = np.where(weight[..., None] > 0, lattice.displacement[neighbors], 0.0)
+    normal = np.einsum("mn,ni,nj->mij", weight, design, design) + ZERO_SLOPE * np.diag([0.0, 1.0, 1.0])
     moment = np.einsum("mn,ni,mnk->mik", weight, design, values)
     return np.linalg.solve(normal, moment)[:, 0]
 
 
-def _frame(
-    table: pd.DataFrame, lattice: Lattice, places: NDArray, shape: tuple[int, int] | None
+def _in_image(
+    table: pd.DataFrame, lattice: Lattice, positions: NDArray, shape: tuple[int, int] | None
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which neighbours ``(m, 8)`` of each place the image can't show, and which places ``(m,)`` it does show."""
+    """Which neighbours ``(m, 8)`` of each site are outside the image, and which sites ``(m,)`` are inside."""
     steps = ring() @ lattice.vectors
     if shape is None:
-        return np.zeros((len(places), len(steps)), dtype=bool), np.ones(len(places), dtype=bool)
-    around = to_pixels(table, (places[:, None] + steps).reshape(-1, 2)).reshape(-1, len(steps), 2)
-    pixels = to_pixels(table, places)
-    size = np.array(shape)
-    width = _width(table)
+        return np.zeros((len(positions), len(steps)), dtype=bool), np.ones(len(positions), dtype=bool)
+    neighbors = to_pixels(table, (positions[:, None] + steps).reshape(-1, 2)).reshape(-1, len(steps), 2)
+    size, width = np.array(shape), _width(table)
 
-    def shown(at: NDArray) -> NDArray[np.bool_]:
-        return np.logical_and.reduce((at >= width - 0.5) & (at <= size - 0.5 - width), axis=-1)
+    def inside(pixels: NDArray) -> NDArray[np.bool_]:
+        return np.logical_and.reduce((pixels >= width - 0.5) & (pixels <= size - 0.5 - width), axis=-1)
 
-    return ~shown(around), shown(pixels)
+    return ~inside(neighbors), inside(to_pixels(table, positions))
 
 
 def _width(table: pd.DataFrame) -> float:
-    """Sigma of the columns in px, 0 where unknown: nearer to the border than that a column may not be found."""
+    """Sigma of the columns in px, 0 if unknown: a column nearer to the border may not be detected."""
     if "sigma" not in table or len(table) < 2:
         return 0.0
     scale = np.ptp(to_pixels(table, table[["y", "x"]].to_numpy())[:, 1]) / max(float(np.ptp(table["x"])), 1e-300)
@@ -239,11 +319,11 @@ def _widest_gap(lattice: Lattice, present: NDArray) -> NDArray[np.float64]:
 
 def _expected_brightness(
     table: pd.DataFrame, index: CellIndex, cells: NDArray, site: NDArray, by: str, lattice: Lattice
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+) -> LocalBrightness:
     if by not in table:
-        return np.full(len(site), np.nan), np.full(len(site), np.nan)
-    # what is usual for a site is what all its columns show, not the few places that are asked about
+        return LocalBrightness(*np.full((2, len(site)), np.nan))
+    # the usual spread of a site is that of all its columns, not of the few that are asked for
     rows = np.flatnonzero(lattice.site >= 0)
     cells, sites = np.concatenate([cells, lattice.indices[rows]]), np.concatenate([site, lattice.site[rows]])
-    both = local_brightness(index.around(cells, sites, BRIGHTNESS_REACH), sites, *amplitudes(table, by))
-    return both[0][: len(site)], both[1][: len(site)]
+    local = local_brightness(index.neighbors(cells, sites, BRIGHTNESS_RINGS), sites, *amplitudes(table, by))
+    return LocalBrightness(local.expected[: len(site)], local.spread[: len(site)])

@@ -15,8 +15,8 @@ from scipy.spatial import cKDTree
 from strategies import seeds
 
 from stemkit.structure import fit_lattice, fit_lattices, missing_sites, sublattices, weak_columns
+from stemkit.structure.bases import matching_basis, reduced_basis, reference_basis
 from stemkit.structure.strain import strain, strain_map
-from stemkit.structure.vectors import corresponding, matched, standard
 
 A = 0.39  # nm
 angles = st.floats(0, math.pi)
@@ -29,7 +29,7 @@ def turned(angle):
 
 def crystal(vectors, half, sites=((0.0, 0.0),), at=(0.0, 0.0)):
     """Positions ``(n, 2)`` in a square field of width ``2 half``, and the site of each."""
-    reach = int(3 * half / min(np.hypot(*standard(vectors).T))) + 3
+    reach = int(3 * half / min(np.hypot(*reduced_basis(vectors).T))) + 3
     cell = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1).T
     whole = np.concatenate([(cell + np.array(s)) @ vectors for s in sites]) + at
     inside = (np.abs(whole) < half).all(axis=1)
@@ -76,7 +76,7 @@ UNIMODULAR = [
 @given(cells, st.sampled_from(UNIMODULAR))
 @settings(max_examples=200)
 def test_reduced_vectors_are_the_shortest_of_the_lattice(cell, change):
-    a, b = standard(change @ cell)
+    a, b = reduced_basis(change @ cell)
     first, second = shortest_vectors(cell)
     lengths = np.hypot(*np.array([a, b]).T)
     # equal lengths may come in any order, and an obtuse angle is preferred where it costs nothing
@@ -93,7 +93,7 @@ def test_reduced_vectors_are_the_shortest_of_the_lattice(cell, change):
 @given(cells, st.sampled_from(UNIMODULAR))
 @settings(max_examples=100)
 def test_every_basis_of_a_lattice_has_the_same_reduced_one(cell, change):
-    first, second = standard(cell), standard(change @ cell)
+    first, second = reduced_basis(cell), reduced_basis(change @ cell)
     # a lattice on the border between two choices may go either way
     ties = [abs(first[0].sum()) < 1e-6, abs(abs(first[0, 1]) - abs(first[1, 1])) < 1e-6]
     assume(not any(ties))
@@ -208,7 +208,7 @@ def test_two_grains_are_two_lattices(kind, angle, seed, noise, missing):
     assert agreement(truth, found.labels.to_numpy()) > 0.85
     assert found.labels.index.equals(table.index)
     for lattice, number in zip(found.lattices, (0, 1), strict=True):
-        assert min(matched(v, lattice.vectors)[1] for v in (vectors, other)) < 0.02
+        assert min(matching_basis(v, lattice.vectors)[1] for v in (vectors, other)) < 0.02
         assert np.array_equal(lattice.site >= 0, found.labels == number)
     with pytest.warns(UserWarning, match=r"one lattice does not explain the columns.*fit_lattices\(table\) finds all"):
         fit_lattice(table)
@@ -271,7 +271,7 @@ def test_a_crystal_among_amorphous_matter_and_single_atoms():
     assert len(found.lattices) == 1
     assert (found.labels[: len(inside)] == 0).mean() > 0.95
     assert (found.labels[len(inside) :] == -1).mean() > 0.85
-    with pytest.warns(UserWarning, match="which columns belong to it and which to none"):
+    with pytest.warns(UserWarning, match="lists the columns that are on it"):
         fit_lattice(table)
 
 
@@ -314,7 +314,7 @@ def refused(positions):
         try:
             fit_lattice(frame(positions))
         except ValueError as error:
-            return "must show a lattice" in str(error)
+            return "must contain a lattice" in str(error)
     return False
 
 
@@ -341,7 +341,7 @@ def test_small_lattices_are_not_refused(kind, angle, seed, n, noise):
     assume(len(positions) >= 20)
     positions = positions + rng.normal(0, noise * A, positions.shape)
     lattice = fit_lattice(frame(positions))
-    assert matched(vectors, lattice.vectors)[1] < 0.05
+    assert matching_basis(vectors, lattice.vectors)[1] < 0.05
 
 
 # --- references --------------------------------------------------------------------------------------------------
@@ -351,7 +351,7 @@ def test_small_lattices_are_not_refused(kind, angle, seed, n, noise):
 @settings(max_examples=6)
 def test_any_basis_of_the_reference_gives_the_same_strain(cell, values, turn):
     exx, eyy, exy = values
-    vectors = A * standard(cell)
+    vectors = A * reduced_basis(cell)
     positions, _ = crystal(vectors, 4.5 * A * math.sqrt(abs(np.linalg.det(cell))))
     stretched = positions @ np.array([[1 + eyy, exy], [exy, 1 + exx]]) @ turned(math.radians(turn))
     table = frame(stretched)
@@ -365,7 +365,7 @@ def test_any_basis_of_the_reference_gives_the_same_strain(cell, values, turn):
 
 @given(cells, cells, st.sampled_from(UNIMODULAR))
 def test_the_corresponding_basis_is_one_of_the_reference(cell, other, change):
-    basis, largest = corresponding(change @ cell, other)
+    basis, largest = reference_basis(change @ cell, other)
     whole = basis @ np.linalg.inv(other)
     assert whole == pytest.approx(np.round(whole), abs=1e-6)
     assert abs(round(np.linalg.det(whole))) == 1

@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 from strategies import SIGMAS, seeds
 
-from stemkit import calibrated
+from stemkit import AtomDetector, NoiseCalibrator, calibrated
 from stemkit.structure import (
     displacement_map,
     find_vacancies,
     fit_lattice,
     missing_sites,
-    neighbour_distances,
+    neighbor_distances,
     pixel_size,
+    site_occupancy,
     strain,
     strain_map,
     sublattices,
@@ -316,7 +317,7 @@ def test_columns_off_the_lattice_are_on_no_sublattice():
 
 def test_distances_and_their_errors():
     table = pd.DataFrame({"y": [0.0, 4.0, 100.0], "x": [0.0, 3.0, 0.0], "y_err": 0.1, "x_err": 0.2, "x_jitter": 0.5})
-    pairs = neighbour_distances(table)
+    pairs = neighbor_distances(table)
     assert list(zip(pairs["i"], pairs["j"], strict=True)) == [(0, 1), (2, 1)]
     assert pairs["distance"][0] == 5.0
     assert pairs["distance_err"][0] == pytest.approx(math.sqrt(2 * (0.1 * 0.8) ** 2 + 2 * (0.2 * 0.6) ** 2))
@@ -328,7 +329,7 @@ def test_distances_and_their_errors():
 @settings(max_examples=15)
 def test_distances_are_those_of_the_nearest(kind, seed, k):
     crystal = Crystal(kind, (6, 6), seed=seed)
-    pairs = neighbour_distances(crystal.table, k)
+    pairs = neighbor_distances(crystal.table, k)
     all_ = cKDTree(crystal.positions).query(crystal.positions, k=k + 1)[0][:, 1:]
     reached = set(np.round(pairs["distance"], 9))
     assert reached == set(np.round(all_.ravel(), 9))
@@ -338,12 +339,12 @@ def test_distances_are_those_of_the_nearest(kind, seed, k):
 def test_distances_between_sublattices():
     crystal = Crystal("perovskite", noise=0.01)
     labels = sublattices(crystal.table, fit_lattice(crystal.table))
-    pairs = neighbour_distances(crystal.table, 1, labels=labels, between=(0, 1))
+    pairs = neighbor_distances(crystal.table, 1, labels=labels, between=(0, 1))
     assert pairs["distance"].median() == pytest.approx(SPACING / math.sqrt(2), rel=0.03)
     assert (labels[pairs["i"]] == 0).all()
     assert (labels[pairs["j"]] == 1).all()
     assert len(pairs) == (labels == 0).sum()
-    same = neighbour_distances(crystal.table, 1, labels=labels, between=(1, 1))
+    same = neighbor_distances(crystal.table, 1, labels=labels, between=(1, 1))
     assert same["distance"].median() == pytest.approx(SPACING, rel=0.03)
 
 
@@ -384,7 +385,7 @@ def test_missing_columns_are_where_they_were(kind, bend):
     assert rms < noise * crystal.nearest * (1 + SIGMAS / math.sqrt(4 * len(off))) * math.sqrt(1.4) + 0.004 * SPACING
     deep = inner(crystal.positions, 5 * SPACING)(crystal.gone)
     assert np.isin(np.flatnonzero(deep), which).mean() > 0.9
-    assert (found["neighbours"] >= 5).all()
+    assert (found["n_neighbors"] >= 5).all()
     if kind == "perovskite":
         bright = np.array([1.0, 0.5])[crystal.gone_site[which]]
         assert found["expected"].to_numpy() / bright == pytest.approx(1.0, abs=0.08)
@@ -439,7 +440,7 @@ def test_vacancies_are_told_from_missed_columns():
     missing = missing_sites(table, fit_lattice(table))
     missed = rng.random(len(missing)) < 0.5
     measured = pd.DataFrame({"amplitude": missed + rng.normal(0, error, len(missing)), "amplitude_err": error})
-    found = find_vacancies(missing, measured)
+    found = site_occupancy(missing, measured)
     assert (found["significance"][~missed] > 8).all()
     assert (found["significance"][missed].abs() < SIGMAS).all()
     assert (found["presence"][missed] > 10).all()
@@ -453,10 +454,71 @@ def test_vacancies_are_told_from_missed_columns():
     )
 
 
+class Measurement:
+    """Measures a brightness of 1 at hidden columns and 0 at vacancies, with an error."""
+
+    def __init__(self, hidden, error, rng):
+        self.tree, self.error, self.rng = cKDTree(hidden), error, rng
+
+    def is_column(self, sites):
+        return self.tree.query(sites[["y", "x"]])[0] < SPACING / 3
+
+    def measure(self, image, sites, *, beside, hold):
+        assert hold
+        brightness = self.is_column(sites) + self.rng.normal(0, self.error, len(sites))
+        return pd.DataFrame({"amplitude": brightness, "amplitude_err": self.error})
+
+
+def test_false_vacancies_are_rarer_than_the_stated_rate():
+    false_fraction, power, unadjusted = [], [], []
+    for seed in range(15):
+        rng = np.random.default_rng(seed)
+        crystal = Crystal("square", (24, 24), missing=0.06, seed=seed)
+        table, lattice = crystal.table.assign(amplitude_err=0.0), fit_lattice(crystal.table)
+        detector = Measurement(crystal.gone[rng.random(len(crystal.gone)) < 0.9], 0.25, rng)
+        found = find_vacancies(table, lattice, np.zeros((500, 500)), detector)
+        wrong = detector.is_column(found)
+        false_fraction.append((found["vacant"] & wrong).sum() / max(found["vacant"].sum(), 1))
+        power += found["vacant"][~wrong].tolist()
+        unadjusted += (found["significance"][wrong] > 1.645).tolist()
+    assert np.mean(false_fraction) <= 0.05
+    assert np.mean(power) > 0.5
+    # without the adjustment, one in twenty columns would be called a vacancy
+    assert np.mean(unadjusted) == pytest.approx(0.05, abs=SIGMAS * math.sqrt(0.05 * 0.95 / len(unadjusted)))
+
+
+def test_vacancies_of_an_image():
+    y, x = np.mgrid[0:128, 0:128]
+    sites = np.mgrid[8:128:16, 8:128:16].reshape(2, -1).T
+    vacant, missed = sites[27], sites[37]
+    clean = sum(np.exp(-((y - a) ** 2 + (x - b) ** 2) / 18) for a, b in sites if (a, b) != tuple(vacant))
+    noise = np.random.default_rng(0).normal(0, 3, clean.shape)
+    image = NoiseCalibrator().fit_transform(calibrated(100 * clean + noise, pixel_size=0.02))
+    detector = AtomDetector().fit(image)
+    table = detector.transform(image)
+    table = table[np.hypot(*(table[["y_px", "x_px"]] - missed).to_numpy().T) > 8].reset_index(drop=True)
+    found = find_vacancies(table, fit_lattice(table), image, detector)
+    assert len(found) == 2
+    (one,) = found[found["vacant"]].itertuples()
+    assert (one.y_px, one.x_px) == pytest.approx(tuple(vacant), abs=0.5)
+    assert found.loc[~found["vacant"], "occupancy"].item() == pytest.approx(1, abs=0.05)
+    with pytest.raises(ValueError, match="false_discovery_rate must be between 0 and 1, but is 5"):
+        find_vacancies(table, fit_lattice(table), image, detector, false_discovery_rate=5)
+
+
+def test_a_crystal_without_missing_sites_has_no_vacancies():
+    table = Crystal("square", (12, 12)).table
+    found = find_vacancies(
+        table, fit_lattice(table), np.zeros((300, 300)), Measurement([[0, 0]], 0.1, np.random.default_rng(0))
+    )
+    assert len(found) == 0
+    assert found["vacant"].dtype == bool
+
+
 def test_a_failed_measurement_decides_nothing():
     missing = pd.DataFrame({"expected": [1.0], "spread": [0.1]})
     measured = pd.DataFrame({"amplitude": [0.0], "amplitude_err": [np.nan], "quality": [2]})
-    found = find_vacancies(missing, measured)
+    found = site_occupancy(missing, measured)
     assert found[["significance", "presence", "occupancy"]].isna().all(axis=None)
 
 
@@ -517,7 +579,7 @@ def test_columns_without_neighbours_have_no_strain():
     for seed in range(8):
         crystal = Crystal("dumbbells", (10, 10), missing=0.5, seed=seed)
         found = strain(crystal.table, fit_lattice(crystal.table, vectors=crystal.vectors))
-        few = found["neighbours"] < 4
+        few = found["n_neighbors"] < 4
         assert few.any()
         assert found.loc[few, "exx"].isna().all()
 
@@ -585,7 +647,7 @@ def square_table():
     [
         fit_lattice,
         sublattices,
-        neighbour_distances,
+        neighbor_distances,
         lambda t: missing_sites(t, fit_lattice(square_table())),
         lambda t: weak_columns(t, fit_lattice(square_table())),
         lambda t: strain(t, fit_lattice(square_table())),
@@ -596,7 +658,7 @@ def square_table():
 )
 def test_tables_that_are_none_are_refused(function):
     table = square_table()
-    with pytest.raises(ValueError, match=r'one image, but holds 2: choose one with table\[table\["image"\] == 0\]'):
+    with pytest.raises(ValueError, match=r'one image, but contains 2: choose one with table\[table\["image"\] == 0\]'):
         function(table.assign(image=np.arange(len(table)) % 2))
     with pytest.raises(ValueError, match=r"must have the columns 'y' and 'x', but \['x'\] are missing"):
         function(table.drop(columns="x"))
@@ -613,13 +675,13 @@ def test_positions_must_be_finite():
 
 @pytest.mark.parametrize("n", [0, 1, 5])
 def test_too_few_columns_are_refused(n):
-    with pytest.raises(ValueError, match=f"at least 6 columns for a lattice, but holds {n}"):
+    with pytest.raises(ValueError, match=f"at least 6 columns for a lattice, but contains {n}"):
         fit_lattice(square_table().head(n))
 
 
 def test_what_is_no_lattice_is_refused():
     at = np.random.default_rng(0).uniform(0, 400, (300, 2))
-    with pytest.raises(ValueError, match="must show a lattice, but among its 300 columns"):
+    with pytest.raises(ValueError, match="must contain a lattice, but among its 300 columns"):
         fit_lattice(pd.DataFrame({"y": at[:, 0], "x": at[:, 1]}))
     line = pd.DataFrame({"y": np.zeros(20), "x": np.arange(20.0)})
     with pytest.raises(ValueError, match="no two directions repeat"):
@@ -639,26 +701,26 @@ def test_impossible_parameters_are_refused():
         fit_lattice(table, origin=[1.0])
     with pytest.raises(ValueError, match="lattice must have been fitted to this table"):
         strain(table.head(10), lattice)
-    with pytest.raises(ValueError, match="neighbours must be from 3 to 8, but is 9"):
-        missing_sites(table, lattice, neighbours=9)
-    with pytest.raises(ValueError, match="one row for each of the 2 missing places, but has 1"):
-        find_vacancies(pd.DataFrame({"expected": [1, 1], "spread": 0}), pd.DataFrame({"amplitude": [1]}))
+    with pytest.raises(ValueError, match=r"min_neighbors must be from 3 to 8.*but is 9"):
+        missing_sites(table, lattice, min_neighbors=9)
+    with pytest.raises(ValueError, match="one row for each of the 2 missing sites, but has 1"):
+        site_occupancy(pd.DataFrame({"expected": [1, 1], "spread": 0}), pd.DataFrame({"amplitude": [1]}))
     with pytest.raises(ValueError, match="table must have the column 'intensity'"):
         weak_columns(table, lattice, by="intensity")
     with pytest.raises(ValueError, match="table must have the column 'amplitude'"):
         sublattices(table[["y", "x"]])
-    with pytest.raises(ValueError, match="n must be at most 1, the number of the lattice's sites"):
+    with pytest.raises(ValueError, match="n must be at most 1, the number of sites of the lattice"):
         sublattices(table, lattice, n=2)
     with pytest.raises(ValueError, match="n must be at least 1 or None"):
         sublattices(table, n=0)
     with pytest.raises(ValueError, match="number of different amplitudes, 1, but is 2"):
         sublattices(table.assign(amplitude=1.0), n=2)
-    with pytest.raises(ValueError, match="k must be at least 1, but is 0"):
-        neighbour_distances(table, 0)
-    with pytest.raises(ValueError, match="labels must name the sublattice of each"):
-        neighbour_distances(table, between=(0, 1))
-    with pytest.raises(ValueError, match=r"between must name two sublattices of \[0\]"):
-        neighbour_distances(table, labels=sublattices(table, lattice), between=(0, 1))
+    with pytest.raises(ValueError, match="n_neighbors must be at least 1, but is 0"):
+        neighbor_distances(table, 0)
+    with pytest.raises(ValueError, match="labels must be the sublattice of each"):
+        neighbor_distances(table, between=(0, 1))
+    with pytest.raises(ValueError, match=r"between must be two sublattices of \[0\]"):
+        neighbor_distances(table, labels=sublattices(table, lattice), between=(0, 1))
     with pytest.raises(ValueError, match="spacing must be one or two positive numbers of nm"):
         pixel_size(lattice, -1.0)
     with pytest.raises(ValueError, match="reference must be two independent rows"):

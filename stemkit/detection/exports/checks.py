@@ -10,21 +10,18 @@ import numpy as np
 import pandas as pd
 
 from stemkit.columns import nearest_distances
+from stemkit.tables import n_images, unit_of_table
 
 __all__ = [
     "POSITIONS",
-    "UNITS",
     "by_image",
     "check_nm",
     "check_single",
     "checked_table",
-    "n_images",
     "optional",
     "spacing_of",
-    "unit_of_table",
 ]
 
-UNITS = ("nm", "px")
 POSITIONS = ("y", "x", "y_px", "x_px")
 
 
@@ -38,24 +35,6 @@ def checked_table(table: pd.DataFrame, unit: str | None) -> tuple[pd.DataFrame, 
         )
     unit = unit_of_table(table, unit)
     return table.drop(columns="unit", errors="ignore"), unit
-
-
-def unit_of_table(table: pd.DataFrame, unit: str | None) -> str:
-    if unit is None:
-        unit = table.attrs.get("unit")
-    if unit is None and "unit" in table and len(table):
-        units = table["unit"].unique()
-        unit = units[0] if len(units) == 1 else " and ".join(map(str, units))
-    if unit is None:
-        same = np.array_equal(table["x"], table["x_px"]) and np.array_equal(table["y"], table["y_px"])
-        unit = "px" if same else "nm"
-    if unit not in UNITS:
-        raise ValueError(f"unit must be 'nm' or 'px' for the whole table, but is {unit!r}")
-    return unit
-
-
-def n_images(table: pd.DataFrame) -> int:
-    return int(table["image"].nunique()) if "image" in table else 1
 
 
 def check_single(table: pd.DataFrame, function: str) -> None:

@@ -14,9 +14,10 @@ import pandas as pd
 
 from stemkit.atomic import check_place, whole_file
 from stemkit.detection.exports.atoms import Species, structures, xyz_lines
-from stemkit.detection.exports.checks import POSITIONS, checked_table, optional, unit_of_table
+from stemkit.detection.exports.checks import POSITIONS, checked_table, optional
 from stemkit.images import Images
 from stemkit.io.attributes import pack, unpack
+from stemkit.tables import unit_of_table
 
 __all__ = ["READABLE_TABLES", "WRITABLE_TABLES", "read_columns", "write_columns"]
 
@@ -188,7 +189,7 @@ def _with_unit(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """The table with its unit in ``attrs`` rather than in a column."""
     if len(table) or "unit" in table.attrs:
         try:
-            unit = unit_of_table(table, None)
+            unit = unit_of_table(table)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         table.attrs = {**table.attrs, "unit": unit}

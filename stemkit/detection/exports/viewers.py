@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from stemkit.detection.exports.checks import check_single, checked_table, n_images, optional, spacing_of
+from stemkit.detection.exports.checks import check_single, checked_table, optional, spacing_of
 from stemkit.images import Images, pixel_sizes, split
 from stemkit.plotting import COLUMN_COLOUR, FLAGGED_COLOUR
+from stemkit.tables import n_images
 
 __all__ = ["to_atomap", "to_hyperspy_markers", "to_napari"]
 

@@ -35,12 +35,12 @@ __all__ = [
 #: Leading digits of the length of a scale bar, nm times a power of ten (chosen).
 ROUND_LENGTHS = (1.0, 2.0, 5.0, 10.0)
 #: Colour of a column without quality flags (chosen).
-COLUMN_COLOUR = "#e8543f"
+COLUMN_COLOR = "#e8543f"
 #: Colour of a column with a quality flag (chosen).
-FLAGGED_COLOUR = "#f2b134"
+FLAGGED_COLOR = "#f2b134"
 #: Colours of labels 0, 1, ..., used cyclically; distinguishable with the common colour vision deficiencies (Okabe and
 #: Ito 2008).
-LABEL_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
+LABEL_COLORS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 #: Smallest upper limit of the colour scale of a residual map, standard deviations (chosen).
 RESIDUAL_RANGE = 3.0
 #: Quantile of the absolute residuals at which the colour scale ends (chosen: three standard deviations of a normal
@@ -120,16 +120,16 @@ def show_columns(
     y, x = _pixel_positions(one, table)
     table = table[(y >= -0.5) & (y < n_y - 0.5) & (x >= -0.5) & (x < n_x - 0.5)]
     flagged = table["quality"].to_numpy() != 0
-    for which, colour in ((~flagged, COLUMN_COLOUR), (flagged, FLAGGED_COLOUR)):
+    for which, color in ((~flagged, COLUMN_COLOR), (flagged, FLAGGED_COLOR)):
         if error_scale is None:
             y, x = _pixel_positions(one, table[which])
-            ax.scatter(x, y, s=_marker_size(ax, table), facecolors="none", edgecolors=colour, linewidths=0.8)
+            ax.scatter(x, y, s=_marker_size(ax, table), facecolors="none", edgecolors=color, linewidths=0.8)
         else:
-            _draw_errors(ax, one, table[which], error_scale, colour)
+            _draw_errors(ax, one, table[which], error_scale, color)
     if error_scale is not None:
         _draw_note(ax, 0.035, 0.97, f"1σ errors × {error_scale:g}", ha="left", va="top")
     if flagged.any():
-        _draw_note(ax, 0.965, 0.97, f"○ {flagged.sum()} flagged", ha="right", va="top", colour=FLAGGED_COLOUR)
+        _draw_note(ax, 0.965, 0.97, f"○ {flagged.sum()} flagged", ha="right", va="top", color=FLAGGED_COLOR)
     _limit_to_image(ax, one.shape)
     return ax
 
@@ -176,9 +176,9 @@ def show_labels(
     size = _marker_size(ax, table)
     for label in np.unique(values[values >= 0]):
         rows = values == label
-        colour = LABEL_COLOURS[int(label) % len(LABEL_COLOURS)]
+        color = LABEL_COLORS[int(label) % len(LABEL_COLORS)]
         text = f"{name} {label} ({rows.sum()})"
-        ax.scatter(x[rows], y[rows], s=size, facecolors="none", edgecolors=colour, linewidths=1.0, label=text)
+        ax.scatter(x[rows], y[rows], s=size, facecolors="none", edgecolors=color, linewidths=1.0, label=text)
     rows = values < 0
     if rows.any():
         ax.scatter(x[rows], y[rows], s=size / 3, c="white", marker="x", linewidths=0.8, label=f"none ({rows.sum()})")
@@ -230,9 +230,9 @@ def show_residual(
     drawn = _draw_pixels(ax, recorded, residual, title, "RdBu_r", (-limit, limit))
     bar = plt.colorbar(drawn, ax=ax, extend="both", fraction=0.046, pad=0.03)
     bar.set_label("(recorded − model) / expected standard deviation")
-    _draw_scale_bar(ax, recorded, colour="black", outline="white")
+    _draw_scale_bar(ax, recorded, color="black", outline="white")
     rms = float(np.sqrt(np.mean(residual**2)))
-    _draw_note(ax, 0.035, 0.97, f"RMS {rms:.3g}", ha="left", va="top", colour="black", outline="white")
+    _draw_note(ax, 0.035, 0.97, f"RMS {rms:.3g}", ha="left", va="top", color="black", outline="white")
     return ax
 
 
@@ -342,7 +342,7 @@ def _pixel_positions(image: xr.DataArray, table: pd.DataFrame) -> tuple[NDArray,
     return y, x
 
 
-def _draw_errors(ax: Axes, image: xr.DataArray, table: pd.DataFrame, scale: float, colour: str) -> None:
+def _draw_errors(ax: Axes, image: xr.DataArray, table: pd.DataFrame, scale: float, color: str) -> None:
     from matplotlib.collections import EllipseCollection
 
     (y, x), (y_err, x_err) = _pixel_positions(image, table), _position_errors(image, table)
@@ -355,11 +355,11 @@ def _draw_errors(ax: Axes, image: xr.DataArray, table: pd.DataFrame, scale: floa
         offsets=np.column_stack([x[known], y[known]]),
         offset_transform=ax.transData,
         facecolors="none",
-        edgecolors=colour,
+        edgecolors=color,
         linewidths=0.8,
     )
     ax.add_collection(ellipses, autolim=False)
-    ax.scatter(x[~known], y[~known], s=_marker_size(ax, table) / 4, c=colour, marker="x", linewidths=0.8)
+    ax.scatter(x[~known], y[~known], s=_marker_size(ax, table) / 4, c=color, marker="x", linewidths=0.8)
 
 
 def _position_errors(image: xr.DataArray, table: pd.DataFrame) -> tuple[NDArray, NDArray]:
@@ -401,7 +401,7 @@ def _display_range(values: NDArray) -> tuple[float, float]:
     return float(low), float(high) if high > low else float(low) + 1.0
 
 
-def _draw_scale_bar(ax: Axes, image: xr.DataArray, colour: str = "white", outline: str = "black") -> None:
+def _draw_scale_bar(ax: Axes, image: xr.DataArray, color: str = "white", outline: str = "black") -> None:
     from matplotlib.patches import Rectangle
 
     sizes = pixel_sizes(image)
@@ -413,9 +413,9 @@ def _draw_scale_bar(ax: Axes, image: xr.DataArray, colour: str = "white", outlin
     width, thick = length / sizes[1], max(1.0, 0.014 * n_y)
     x, y = 0.035 * n_x, 0.955 * n_y
     ax.add_patch(
-        Rectangle((x, y), width, thick, facecolor=colour, edgecolor=outline, linewidth=0.5, zorder=ANNOTATION_ZORDER)
+        Rectangle((x, y), width, thick, facecolor=color, edgecolor=outline, linewidth=0.5, zorder=ANNOTATION_ZORDER)
     )
-    place = {"ha": "center", "va": "bottom", "colour": colour, "outline": outline}
+    place = {"ha": "center", "va": "bottom", "color": color, "outline": outline}
     _draw_note(ax, x + width / 2, y - 0.008 * n_y, label, **place, in_pixels=True)
 
 
@@ -427,7 +427,7 @@ def _draw_note(
     *,
     ha: str,
     va: str,
-    colour: str = "white",
+    color: str = "white",
     outline: str = "black",
     in_pixels: bool = False,
 ) -> None:
@@ -436,7 +436,7 @@ def _draw_note(
 
     size = float(np.clip(0.045 * _inches(ax)[1] * 72, 5, 24))
     transform = ax.transData if in_pixels else ax.transAxes
-    note = ax.text(x, y, text, color=colour, ha=ha, va=va, fontsize=size, transform=transform, zorder=ANNOTATION_ZORDER)
+    note = ax.text(x, y, text, color=color, ha=ha, va=va, fontsize=size, transform=transform, zorder=ANNOTATION_ZORDER)
     # an outline keeps the text readable on bright columns
     note.set_path_effects([withStroke(linewidth=size / 5, foreground=outline)])
 

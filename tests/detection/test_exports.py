@@ -17,7 +17,7 @@ from stemkit.detection.exports import (
     to_napari,
     write_columns,
 )
-from stemkit.plotting import COLUMN_COLOUR, FLAGGED_COLOUR
+from stemkit.plotting import COLUMN_COLOR, FLAGGED_COLOR
 
 PIXEL = 0.0125
 ORIGIN = (0.4, 1.3)
@@ -133,7 +133,7 @@ class TestFiles:
     def test_whole_or_not_at_all(self, tmp_path, in_px):
         path = tmp_path / "a.xyz"
         path.write_text("precious")
-        with pytest.raises(ValueError, match=r"Angstrom, but table is in px.*stemkit\.calibrated"):
+        with pytest.raises(ValueError, match=r"Angstrom, but is in px.*stemkit\.calibrated"):
             write_columns(in_px, path, overwrite=True)
         assert [p.name for p in tmp_path.iterdir()] == ["a.xyz"]
         assert path.read_text() == "precious"
@@ -164,7 +164,7 @@ class TestFiles:
         ("content", "message"),
         [
             ("", "can't read .* as CSV"),
-            ("a,b\n1,2\n", "no table of columns: it has no y, x"),
+            ("a,b\n1,2\n", "not contain a table of columns: it has no y, x"),
             ("y,x,y_px,x_px,unit\n1,1,2,2,nm\n1,1,2,2,px\n", "b.csv: unit must be 'nm' or 'px'.*'nm and px'"),
         ],
     )
@@ -180,7 +180,7 @@ class TestFiles:
             read_columns(tmp_path / "b.parquet")
 
     def test_what_is_no_table_is_refused(self, tmp_path, table):
-        with pytest.raises(TypeError, match="DataFrame that AtomDetector gives, but is a list"):
+        with pytest.raises(TypeError, match="DataFrame like that of AtomDetector, but is a list"):
             write_columns([1, 2], tmp_path / "a.csv")
         with pytest.raises(ValueError, match="lacks y_px, x_px"):
             write_columns(table[["y", "x"]], tmp_path / "a.csv")
@@ -227,7 +227,7 @@ class TestXYZ:
         assert [info_of(comment)["image"] for comment, _ in frames] == ["0", "1", "2"]
 
     def test_images_must_be_those_that_the_table_counts(self, tmp_path, image):
-        with pytest.raises(ValueError, match="has 2 images, table 2"):
+        with pytest.raises(ValueError, match="has 2 images, and table contains image 2"):
             write_columns(measured(7, images=3), tmp_path / "a.xyz", image=[image, image])
 
     @pytest.mark.parametrize("n", [0, 1])
@@ -249,8 +249,8 @@ class TestXYZ:
         [
             ("strontium", "chemical symbols such as 'Sr'.*'strontium'"),
             (["Sr"] * 3, "there are 3 for 30 columns"),
-            (["Sr"] * 29 + [38], "has 38"),
-            (pd.Series(["Sr"] * 29), "has nan"),
+            (["Sr"] * 29 + [38], "contains 38"),
+            (pd.Series(["Sr"] * 29), "contains nan"),
         ],
     )
     def test_species_that_do_not_fit(self, tmp_path, table, species, message):
@@ -278,27 +278,29 @@ class TestASE:
 
     def test_refuses_what_has_no_scale(self, in_px):
         pytest.importorskip("ase")
-        with pytest.raises(ValueError, match="table is in px"):
+        with pytest.raises(ValueError, match="table must be in nm"):
             to_ase(in_px)
         assert len(to_ase(in_px, unit="nm")) == 30
 
     def test_takes_one_image(self):
         pytest.importorskip("ase")
         table = measured(4, images=2)
-        with pytest.raises(ValueError, match=r"to_ase takes the columns of one image, but table holds 2"):
+        with pytest.raises(
+            ValueError, match=r"to_ase requires the columns of one image, but table contains those of 2"
+        ):
             to_ase(table)
         assert to_ase(table[table["image"] == 1]).info["image"] == 1
 
     def test_without_ase(self, table, monkeypatch):
         monkeypatch.setitem(sys.modules, "ase", None)
-        with pytest.raises(ImportError, match="to_ase needs ase: pip install ase"):
+        with pytest.raises(ImportError, match="to_ase requires ase: pip install ase"):
             to_ase(table)
 
 
 def test_atomap_takes_x_and_y_in_px(table):
     positions = to_atomap(table)
     np.testing.assert_array_equal(positions, np.column_stack([table["x_px"], table["y_px"]]))
-    with pytest.raises(ValueError, match="to_atomap takes the columns of one image"):
+    with pytest.raises(ValueError, match="to_atomap requires the columns of one image"):
         to_atomap(measured(4, images=2))
 
 
@@ -338,7 +340,7 @@ class TestNapari:
         np.testing.assert_array_equal(data, table[["y_px", "x_px"]])
         pd.testing.assert_frame_equal(kwargs["features"], table)
         assert kwargs["name"] == "atoms"
-        assert kwargs["face_color"] == [COLUMN_COLOUR] * 29 + [FLAGGED_COLOUR]
+        assert kwargs["face_color"] == [COLUMN_COLOR] * 29 + [FLAGGED_COLOR]
         assert "scale" not in kwargs
 
     def test_stand_in_nm_where_the_image_does(self, table, image):

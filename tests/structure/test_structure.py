@@ -684,7 +684,7 @@ def test_what_is_no_lattice_is_refused():
     with pytest.raises(ValueError, match="must contain a lattice, but among its 300 columns"):
         fit_lattice(pd.DataFrame({"y": at[:, 0], "x": at[:, 1]}))
     line = pd.DataFrame({"y": np.zeros(20), "x": np.arange(20.0)})
-    with pytest.raises(ValueError, match="no two directions repeat"):
+    with pytest.raises(ValueError, match="no two directions are periodic"):
         fit_lattice(line)
     with pytest.raises(ValueError, match="in several cells along two directions"):
         fit_lattice(line, vectors=[[0, 1], [1, 0]])

@@ -1,7 +1,7 @@
 """Tables of columns to files and to other programs: pandas, ASE, OVITO, Atomap, HyperSpy, napari.
 
-None of those is needed by stemkit: each is imported where its function is called. Positions go out in the other
-program's own convention, which every function states.
+Other packages are optional and imported when a function that requires them is called. Positions are converted to the
+convention of the other program, which every function states.
 """
 
 from stemkit.detection.exports.atoms import to_ase

@@ -15,20 +15,21 @@ from numpy.typing import NDArray
 from stemkit.detection.exports.checks import by_image, check_nm, check_single, checked_table, optional, spacing_of
 from stemkit.images import Images, split
 
-__all__ = ["Species", "structures", "to_ase", "xyz_lines"]
+__all__ = ["Species", "atom_frames", "to_ase", "xyz_lines"]
 
 Species: TypeAlias = "str | Sequence[str] | pd.Series"
-#: Columns of the table that are lengths in its unit, beside the positions.
+#: Columns of the table that are lengths in its unit, in addition to the positions.
 LENGTHS = ("sigma", "sigma_err", "y_err", "x_err", "y_jitter", "x_jitter")
+#: Angstrom per nm.
 ANGSTROM = 10.0
-#: Around the columns, where neither the image nor a neighbour tells more, nm.
+#: Margin around a single column without an image, nm (chosen).
 MARGIN = 0.1
-#: The column that carries symbols along while a table is taken apart.
+#: Temporary column of chemical symbols.
 SYMBOLS = " species"
 
 
 @dataclass(frozen=True)
-class Structure:
+class AtomFrame:
     """One image's columns as atoms, in Angstrom, y upwards."""
 
     symbols: list[str]
@@ -46,21 +47,22 @@ def to_ase(
     thickness: float = 1.0,
     unit: str | None = None,
 ) -> Any:
-    """The columns of one image as ``ase.Atoms``, one atom per column; needs ``pip install ase``.
+    """Convert the columns of one image to ``ase.Atoms``, one atom per column; requires ``pip install ase``.
 
-    Positions are in Angstrom with x to the right, **y upwards** and the beam along -z: seen from +z the atoms stand as
-    in the image, whose own y grows downwards. The origin is the lower left corner of the image (of the outermost
-    pixel), or without `image` of a box half a spacing wider than the columns; z is 0. An atom's place in the image is
-    ``x = info["x0_nm"] + X / 10``, ``y = info["y0_nm"] - Y / 10`` nm.
+    Positions are in Angstrom with x to the right, **y upwards** and the beam along -z: seen from +z, the atoms are
+    arranged as in the image, whose own y increases downwards. The origin is the lower left corner of the image (of the
+    outermost pixel), or without ``image`` of a box half a spacing wider than the columns; z is 0. The position of an
+    atom in the image is ``x = info["x0_nm"] + X / 10``, ``y = info["y0_nm"] - Y / 10`` nm.
 
     Parameters
     ----------
     table : DataFrame
-        What :class:`stemkit.AtomDetector` gave for one calibrated image.
+        Result of :class:`stemkit.AtomDetector` for one calibrated image.
     species : str, or sequence or Series of str
-        Chemical symbol of all columns or of each, ``"X"`` where unknown. A Series is matched by the table's index.
+        Chemical symbol of all columns or of each, ``"X"`` if unknown. A Series is matched by the table's index.
     image : DataArray, optional
-        The measured image, or the stack that ``table["image"]`` counts in, for the cell. None takes the columns' box.
+        The measured image, or the stack to which ``table["image"]`` refers, which determines the cell. By default it is
+        the box of the columns.
     thickness : float, default=1.0
         Height of the cell, nm.
     unit : {"nm", "px"}, optional
@@ -69,46 +71,44 @@ def to_ase(
     Returns
     -------
     ase.Atoms
-        Not periodic. All numbers of the table but ``y, x`` and ``image`` are its arrays under their own names, those
-        of AtomDetector that are lengths (``sigma``, ``x_err`` and so on) in Angstrom, those in px as they are.
+        Not periodic. All numbers of the table except ``y``, ``x`` and ``image`` are its arrays, with the same names.
+        Lengths of AtomDetector (``sigma``, ``x_err`` and so on) are in Angstrom, those in px remain.
 
     Raises
     ------
     ImportError
         If ASE is not installed.
     ValueError
-        If the table is in px or holds several images, or `species` does not fit.
+        If the table is in px or contains several images, or ``species`` does not match it.
     """
     ase = optional("ase", "to_ase")
     table, unit = checked_table(table, unit)
     check_single(table, "to_ase")
-    (structure,) = structures(table, unit, species, image, thickness)
-    atoms = ase.Atoms(
-        structure.symbols, positions=structure.positions, cell=structure.cell, pbc=False, info=structure.info
-    )
-    for name, values in structure.properties.items():
+    (frame,) = atom_frames(table, unit, species, image, thickness)
+    atoms = ase.Atoms(frame.symbols, positions=frame.positions, cell=frame.cell, pbc=False, info=frame.info)
+    for name, values in frame.properties.items():
         atoms.set_array(name, values)
     return atoms
 
 
-def structures(
+def atom_frames(
     table: pd.DataFrame, unit: str, species: Species, image: Images | None, thickness: float
-) -> list[Structure]:
-    """One per image."""
+) -> list[AtomFrame]:
+    """Columns of each image as atoms."""
     check_nm(table, unit)
     if not (isinstance(thickness, int | float | np.number) and np.isfinite(thickness) and thickness > 0):
         raise ValueError(f"thickness must be a positive number of nm, but is {thickness!r}")
     numbered = table.assign(**{SYMBOLS: _symbols(species, table)})
     images = None if image is None else split(image, name="image")
-    return [_structure(part, _image_of(index, images), index, thickness) for index, part in by_image(numbered)]
+    return [_frame(part, _image_of(index, images), index, thickness) for index, part in by_image(numbered)]
 
 
-def _structure(part: pd.DataFrame, image: xr.DataArray | None, index: int, thickness: float) -> Structure:
+def _frame(part: pd.DataFrame, image: xr.DataArray | None, index: int, thickness: float) -> AtomFrame:
     from stemkit._version import __version__
 
     left, bottom, width, height = _box(part) if image is None else _field(image)
     x, y = part["x"].to_numpy(dtype=np.float64), part["y"].to_numpy(dtype=np.float64)
-    return Structure(
+    return AtomFrame(
         symbols=list(part[SYMBOLS]),
         positions=ANGSTROM * np.column_stack([x - left, bottom - y, np.zeros(len(part))]),
         cell=ANGSTROM * np.array([width, height, thickness]),
@@ -118,7 +118,7 @@ def _structure(part: pd.DataFrame, image: xr.DataArray | None, index: int, thick
 
 
 def _properties(part: pd.DataFrame) -> dict[str, NDArray]:
-    """Numbers and truth values of the table; lengths in Angstrom. Names are those that a comment line can hold."""
+    """Numbers and booleans of the table, lengths in Angstrom, whose names are valid in a comment line."""
     columns = {str(name): part[name].to_numpy() for name in part if name not in ("image", "y", "x")}
     return {
         name: values * ANGSTROM if name in LENGTHS else values
@@ -137,7 +137,9 @@ def _symbols(species: Species, table: pd.DataFrame) -> list[str]:
         )
     for symbol in dict.fromkeys([species] if isinstance(species, str) else symbols):
         if not (isinstance(symbol, str) and re.fullmatch("[A-Z][a-z]?", symbol)):
-            raise ValueError(f"species must be chemical symbols such as 'Sr', or 'X' where unknown, but has {symbol!r}")
+            raise ValueError(
+                f"species must be chemical symbols such as 'Sr', or 'X' if unknown, but contains {symbol!r}"
+            )
     return symbols
 
 
@@ -145,7 +147,9 @@ def _image_of(index: int, images: list[xr.DataArray] | None) -> xr.DataArray | N
     if images is None or len(images) == 1:
         return images[0] if images else None
     if index >= len(images):
-        raise ValueError(f"image must be the stack that table counts in, but has {len(images)} images, table {index}")
+        raise ValueError(
+            f"image must be the measured stack, but it has {len(images)} images, and table contains image {index}"
+        )
     return images[index]
 
 
@@ -167,18 +171,18 @@ def _box(part: pd.DataFrame) -> tuple[float, float, float, float]:
     return left, bottom, right - left, bottom - top
 
 
-def xyz_lines(structure: Structure) -> Iterator[str]:
+def xyz_lines(frame: AtomFrame) -> Iterator[str]:
     """Lines of one frame of an extended XYZ file."""
     letters = {"b": "L", "i": "I", "u": "I", "f": "R"}
-    kinds = [f"{name}:{letters[values.dtype.kind]}:1" for name, values in structure.properties.items()]
-    lattice = " ".join(f"{v:.10g}" for v in np.diag(structure.cell).ravel())
+    kinds = [f"{name}:{letters[values.dtype.kind]}:1" for name, values in frame.properties.items()]
+    lattice = " ".join(f"{v:.10g}" for v in np.diag(frame.cell).ravel())
     info = " ".join(
-        f"{key}={value:.10g}" if isinstance(value, float) else f"{key}={value}" for key, value in structure.info.items()
+        f"{key}={value:.10g}" if isinstance(value, float) else f"{key}={value}" for key, value in frame.info.items()
     )
-    yield str(len(structure.symbols))
+    yield str(len(frame.symbols))
     yield f'Lattice="{lattice}" Properties={":".join(["species:S:1", "pos:R:3", *kinds])} pbc="F F F" {info}'
-    columns = [*structure.positions.T, *structure.properties.values()]
-    for symbol, row in zip(structure.symbols, zip(*map(_words, columns), strict=True), strict=True):
+    columns = [*frame.positions.T, *frame.properties.values()]
+    for symbol, row in zip(frame.symbols, zip(*map(_words, columns), strict=True), strict=True):
         yield " ".join((symbol, *row))
 
 

@@ -1,4 +1,4 @@
-"""What every export asks of a table of columns, and of packages that stemkit does without."""
+"""Validation of tables of columns for exports, and import of optional packages."""
 
 from __future__ import annotations
 
@@ -22,16 +22,18 @@ __all__ = [
     "spacing_of",
 ]
 
+#: Columns that a table must have.
 POSITIONS = ("y", "x", "y_px", "x_px")
 
 
 def checked_table(table: pd.DataFrame, unit: str | None) -> tuple[pd.DataFrame, str]:
     """The table without a column ``unit``, and the unit."""
     if not isinstance(table, pd.DataFrame):
-        raise TypeError(f"table must be the DataFrame that AtomDetector gives, but is a {type(table).__name__}")
+        raise TypeError(f"table must be a DataFrame like that of AtomDetector, but is a {type(table).__name__}")
     if lacking := [name for name in POSITIONS if name not in table]:
         raise ValueError(
-            f"table must have the columns {', '.join(POSITIONS)} of AtomDetector's, but lacks {', '.join(lacking)}"
+            f"table must have the columns {', '.join(POSITIONS)}, as that of AtomDetector, but lacks "
+            f"{', '.join(lacking)}"
         )
     unit = unit_of_table(table, unit)
     return table.drop(columns="unit", errors="ignore"), unit
@@ -40,7 +42,7 @@ def checked_table(table: pd.DataFrame, unit: str | None) -> tuple[pd.DataFrame, 
 def check_single(table: pd.DataFrame, function: str) -> None:
     if (n := n_images(table)) > 1:
         raise ValueError(
-            f"{function} takes the columns of one image, but table holds {n} images: choose one with "
+            f"{function} requires the columns of one image, but table contains those of {n} images: choose one with "
             "table[table['image'] == 0]"
         )
 
@@ -48,20 +50,20 @@ def check_single(table: pd.DataFrame, function: str) -> None:
 def check_nm(table: pd.DataFrame, unit: str) -> None:
     if unit != "nm" and len(table):
         raise ValueError(
-            "atoms have positions in Angstrom, but table is in px: measure an image with a pixel size "
-            "(stemkit.calibrated(image, pixel_size=...) in nm), or pass unit='nm' if x and y are nm after all"
+            "table must be in nm for positions of atoms in Angstrom, but is in px: measure an image with a pixel size "
+            "(stemkit.calibrated(image, pixel_size=...) in nm), or pass unit='nm' if x and y are in nm"
         )
 
 
 def spacing_of(table: pd.DataFrame, names: Sequence[str], default: float) -> float:
-    """Median distance of nearest columns within an image."""
+    """Median distance of nearest columns in the same image."""
     distances = [nearest_distances(part[list(names)].to_numpy(dtype=np.float64)) for _, part in by_image(table)]
     known = np.concatenate(distances)
     return float(np.median(known)) if len(known) else default
 
 
 def by_image(table: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:
-    """Index and rows of each image; one without rows for an empty table."""
+    """Index and rows of each image; 0 and no rows for an empty table."""
     if "image" not in table or len(table) == 0:
         yield 0, table
         return
@@ -70,9 +72,9 @@ def by_image(table: pd.DataFrame) -> Iterator[tuple[int, pd.DataFrame]]:
 
 
 def optional(module: str, what: str) -> Any:
-    """A package that stemkit does without, or an ImportError that says how to get it."""
+    """Import an optional package, or raise an ImportError that states how to install it."""
     package = module.partition(".")[0]
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f"{what} needs {package}: pip install {package}") from error
+        raise ImportError(f"{what} requires {package}: pip install {package}") from error

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from stemkit.atomic import check_place, whole_file
-from stemkit.detection.exports.atoms import Species, structures, xyz_lines
+from stemkit.detection.exports.atoms import Species, atom_frames, xyz_lines
 from stemkit.detection.exports.checks import POSITIONS, checked_table, optional
 from stemkit.images import Images
 from stemkit.io.attributes import pack, unpack
@@ -21,12 +21,13 @@ from stemkit.tables import unit_of_table
 
 __all__ = ["READABLE_TABLES", "WRITABLE_TABLES", "read_columns", "write_columns"]
 
-#: Suffixes that :func:`write_columns` knows.
+#: Suffixes that :func:`write_columns` accepts.
 WRITABLE_TABLES = (".csv", ".parquet", ".xyz")
-#: Suffixes that :func:`read_columns` knows.
+#: Suffixes that :func:`read_columns` accepts.
 READABLE_TABLES = (".csv", ".parquet")
-WHOLE_NUMBERS = ("image", "quality")
-#: The key of a Parquet file's metadata that says what wrote it.
+#: Columns of integers, also in a table without rows.
+INTEGERS = ("image", "quality")
+#: Key of the metadata of a Parquet file that contains the attributes of the table.
 METADATA = b"stemkit"
 
 
@@ -40,41 +41,41 @@ def write_columns(
     image: Images | None = None,
     thickness: float = 1.0,
 ) -> Path:
-    """Write a table of columns, whole or not at all.
+    """Write a table of columns completely or not at all.
 
     Parameters
     ----------
     table : DataFrame
-        What :class:`stemkit.AtomDetector` gave, with any columns added to it.
+        Result of :class:`stemkit.AtomDetector`, to which columns may have been added.
     path : path-like
-        Where to. The suffix says the format:
+        The suffix determines the format:
 
         - ``.csv``: all digits, and a column ``unit``, ``"nm"`` or ``"px"``.
-        - ``.parquet``: the same, for large tables, with ``table.attrs``; needs ``pip install pyarrow``.
-        - ``.xyz``: extended XYZ for ASE, OVITO and their like: one frame per image, each as :func:`to_ase` gives it.
+        - ``.parquet``: the same, for large tables, with ``table.attrs``; requires ``pip install pyarrow``.
+        - ``.xyz``: extended XYZ, for ASE, OVITO and others: one frame per image, as of :func:`to_ase`.
     overwrite : bool
         Replace an existing file.
     unit : {"nm", "px"}, optional
-        Unit of ``x`` and ``y``. None takes ``table.attrs["unit"]`` or the column ``unit``, and where there is neither,
-        px if x and y equal x_px and y_px, else nm.
+        Unit of ``x`` and ``y``. By default ``table.attrs["unit"]`` or the column ``unit``; without either, px if x and
+        y equal x_px and y_px, and nm otherwise.
     species, image, thickness
-        As in :func:`to_ase`, for ``.xyz`` alone.
+        As in :func:`to_ase`, for ``.xyz`` only.
 
     Returns
     -------
     Path
-        Where the file is.
+        Path of the file.
 
     Raises
     ------
     FileExistsError
-        If there is a file and `overwrite` is False.
+        If the file exists and ``overwrite`` is False.
     FileNotFoundError
-        If there is no such folder.
+        If the folder does not exist.
     ImportError
         If the format needs a package that is not installed.
     ValueError, TypeError
-        If the suffix is not known, or `table` is no table of columns; for ``.xyz`` also if it is in px.
+        If the suffix is not known, or ``table`` is not a table of columns; for ``.xyz`` also if it is in px.
 
     Examples
     --------
@@ -96,7 +97,7 @@ def write_columns(
         elif suffix == ".parquet":
             _save_parquet(table, unit, temporary)
         else:
-            frames = structures(table, unit, species, image, thickness)
+            frames = atom_frames(table, unit, species, image, thickness)
             temporary.write_text(
                 "".join(line + "\n" for frame in frames for line in xyz_lines(frame)), encoding="utf-8"
             )
@@ -109,17 +110,17 @@ def read_columns(path: str | os.PathLike[str]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        The same numbers, rows numbered from 0, and the unit of x and y in ``attrs["unit"]``. A CSV without rows
-        does not know its unit.
+        The same numbers, rows numbered from 0, and the unit of x and y in ``attrs["unit"]``, which a CSV file without
+        rows does not contain.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such file.
+        If the file does not exist.
     ImportError
         If the format needs a package that is not installed.
     ValueError
-        If the suffix is not known, or the file holds no table of columns.
+        If the suffix is not known, or the file does not contain a table of columns.
     """
     path = Path(path)
     suffix = _known_suffix(path, "read", READABLE_TABLES)
@@ -127,10 +128,10 @@ def read_columns(path: str | os.PathLike[str]) -> pd.DataFrame:
         raise FileNotFoundError(f"can't read {path}: there is no such file")
     try:
         table = _load_csv(path) if suffix == ".csv" else _load_parquet(path)
-    except ValueError as error:  # pandas' and pyarrow's own are all of this kind
+    except ValueError as error:  # the errors of pandas and pyarrow are derived from it
         raise ValueError(f"can't read {path} as {suffix[1:].upper()}: {str(error).strip()}") from error
     if lacking := [name for name in POSITIONS if name not in table]:
-        raise ValueError(f"{path} holds no table of columns: it has no {', '.join(lacking)}")
+        raise ValueError(f"{path} does not contain a table of columns: it has no {', '.join(lacking)}")
     return _with_unit(table, path)
 
 
@@ -142,11 +143,11 @@ def _known_suffix(path: Path, verb: str, known: Sequence[str]) -> str:
 
 
 def _load_csv(path: Path) -> pd.DataFrame:
-    # before 3.1, pandas' default parser is a digit off at times
+    # before 3.1, the last digit of the default parser of pandas is sometimes wrong
     old = tuple(int(part) for part in pd.__version__.split(".")[:2]) < (3, 1)
     table = pd.read_csv(path, float_precision="round_trip") if old else pd.read_csv(path)
     if len(table) == 0:
-        table = table.astype({name: np.int64 if name in WHOLE_NUMBERS else np.float64 for name in table})
+        table = table.astype({name: np.int64 if name in INTEGERS else np.float64 for name in table})
     return table
 
 
@@ -175,7 +176,7 @@ def _load_parquet(path: Path) -> pd.DataFrame:
 
 
 def _plain_attrs(table: pd.DataFrame) -> dict[str, Any]:
-    """The attributes that JSON has room for."""
+    """The attributes that JSON can represent."""
     kept = {}
     for key, value in table.attrs.items():
         try:
@@ -186,7 +187,7 @@ def _plain_attrs(table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _with_unit(table: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The table with its unit in ``attrs`` rather than in a column."""
+    """The table with its unit in ``attrs`` instead of a column."""
     if len(table) or "unit" in table.attrs:
         try:
             unit = unit_of_table(table)

@@ -10,33 +10,33 @@ from numpy.typing import NDArray
 
 from stemkit.detection.exports.checks import check_single, checked_table, optional, spacing_of
 from stemkit.images import Images, pixel_sizes, split
-from stemkit.plotting import COLUMN_COLOUR, FLAGGED_COLOUR
+from stemkit.plotting import COLUMN_COLOR, FLAGGED_COLOR
 from stemkit.tables import n_images
 
 __all__ = ["to_atomap", "to_hyperspy_markers", "to_napari"]
 
-#: A marker's diameter as a fraction of the columns' spacing.
+#: Diameter of a marker, spacings of the columns (chosen).
 MARKER = 0.55
 
 
 def to_atomap(table: pd.DataFrame) -> NDArray[np.float64]:
-    """Positions as ``atomap.api.Sublattice(positions, image)`` takes them.
+    """Convert positions to those of ``atomap.api.Sublattice(positions, image)``.
 
     Parameters
     ----------
     table : DataFrame
-        What :class:`stemkit.AtomDetector` gave for one image.
+        Result of :class:`stemkit.AtomDetector` for one image.
 
     Returns
     -------
     ndarray of shape (n_columns, 2)
-        ``(x, y)`` in px: the centre of the first pixel is (0, 0), y grows downwards. Pixel size and units come from
-        the image that Atomap is given.
+        ``(x, y)`` in px: the centre of the first pixel is (0, 0), y increases downwards. Pixel size and units are those
+        of the image that Atomap is given.
 
     Raises
     ------
     ValueError
-        If the table holds several images.
+        If the table contains several images.
     """
     table, _ = checked_table(table, None)
     check_single(table, "to_atomap")
@@ -44,15 +44,15 @@ def to_atomap(table: pd.DataFrame) -> NDArray[np.float64]:
 
 
 def to_hyperspy_markers(table: pd.DataFrame, signal: Any, *, size: float = 10.0) -> Any:
-    """Circles for ``signal.add_marker``, flagged columns in yellow; needs ``pip install hyperspy``.
+    """Create circles for ``signal.add_marker``, flagged columns in yellow; requires ``pip install hyperspy``.
 
     Parameters
     ----------
     table : DataFrame
-        What :class:`stemkit.AtomDetector` gave for one image.
+        Result of :class:`stemkit.AtomDetector` for one image.
     signal : hyperspy Signal2D
-        Where the circles will go: its own axes place the columns, whatever their unit and offset. Its pixels are those
-        that were measured.
+        Signal to which the circles will be added, of the measured image; its axes, in any unit and with any offset,
+        determine the positions.
     size : float, default=10.0
         Diameter of the circles on the screen, points (1/72 inch).
 
@@ -65,7 +65,7 @@ def to_hyperspy_markers(table: pd.DataFrame, signal: Any, *, size: float = 10.0)
     ImportError
         If HyperSpy is not installed.
     ValueError
-        If the table holds several images, or `signal` is not made of images.
+        If the table contains several images, or ``signal`` does not consist of images.
 
     Examples
     --------
@@ -76,32 +76,32 @@ def to_hyperspy_markers(table: pd.DataFrame, signal: Any, *, size: float = 10.0)
     offsets = _on_axes(table, signal)
     hyperspy = optional("hyperspy.api", "to_hyperspy_markers")
     return hyperspy.plot.markers.Points(
-        offsets=offsets, sizes=size, facecolors="none", edgecolors=colours(table), linewidths=1.0
+        offsets=offsets, sizes=size, facecolors="none", edgecolors=colors(table), linewidths=1.0
     )
 
 
 def to_napari(
     table: pd.DataFrame, *, image: Images | None = None, name: str = "columns"
 ) -> tuple[NDArray[np.float64], dict[str, Any], str]:
-    """A layer of points for napari (0.5 or newer), as its plugins hand them over; napari itself is not needed.
+    """Create a layer of points for napari (0.5 or newer), as its plugins do; napari itself is not required.
 
     Parameters
     ----------
     table : DataFrame
-        What :class:`stemkit.AtomDetector` gave.
+        Result of :class:`stemkit.AtomDetector`.
     image : DataArray, optional
-        The measured image or stack. Where it is calibrated the layer stands in nm, like an image layer with the
-        image's pixel size as its ``scale`` and its first coordinates as ``translate``. None leaves it in px.
+        The measured image or stack. If it is calibrated, the layer is in nm, like an image layer with the pixel size of
+        the image as its ``scale`` and its first coordinates as ``translate``. By default the layer is in px.
     name : str
-        The layer's name.
+        Name of the layer.
 
     Returns
     -------
     data : ndarray of shape (n_columns, 2) or (n_columns, 3)
-        ``(y, x)`` in px, after the index of the image where the table holds several or `image` is a stack.
+        ``(y, x)`` in px, preceded by the index of the image if the table contains several or ``image`` is a stack.
     kwargs : dict
         Keywords of ``napari.layers.Points``: rings, flagged columns in yellow, and the table as ``features``, which
-        napari shows as the layer's properties.
+        napari displays as properties of the layer.
     kind : str
         ``"points"``.
 
@@ -117,10 +117,10 @@ def to_napari(
         "features": table.reset_index(drop=True),
         "symbol": "ring",
         "size": MARKER * spacing_of(table, ("y_px", "x_px"), default=10.0),
-        "face_color": colours(table),
+        "face_color": colors(table),
         "border_width": 0.0,
     }
-    # an array without columns says how many dimensions it has, an empty list of colours does not
+    # napari cannot determine the number of dimensions from an empty list of colours
     if len(table) == 0:
         del kwargs["face_color"]
     kwargs.update(_placed(image, stacked))
@@ -131,13 +131,13 @@ def _on_axes(table: pd.DataFrame, signal: Any) -> NDArray[np.float64]:
     """Positions (x, y) on the axes of a HyperSpy signal."""
     axes = signal.axes_manager.signal_axes
     if len(axes) != 2:
-        raise ValueError(f"signal must be made of images (two signal axes), but has {len(axes)} signal axes")
+        raise ValueError(f"signal must consist of images (two signal axes), but has {len(axes)} signal axes")
     pixels = table[["x_px", "y_px"]].to_numpy(dtype=np.float64)
     return pixels * [axis.scale for axis in axes] + [axis.offset for axis in axes]
 
 
 def _placed(image: Images | None, stacked: bool) -> dict[str, Any]:
-    """A layer's scale and translation in nm."""
+    """Scale and translation of a layer, nm."""
     if image is None:
         return {}
     first = split(image, name="image")[0]
@@ -148,7 +148,7 @@ def _placed(image: Images | None, stacked: bool) -> dict[str, Any]:
     return {"scale": (1.0,) * stacked + sizes, "translate": (0.0,) * stacked + tuple(origin)}
 
 
-def colours(table: pd.DataFrame) -> list[str]:
+def colors(table: pd.DataFrame) -> list[str]:
     """Hexadecimal colours as in figures: flagged columns are yellow."""
     flagged = table["quality"].to_numpy() != 0 if "quality" in table else np.zeros(len(table), dtype=bool)
-    return [FLAGGED_COLOUR if f else COLUMN_COLOUR for f in flagged]
+    return [FLAGGED_COLOR if f else COLUMN_COLOR for f in flagged]

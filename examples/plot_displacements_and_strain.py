@@ -2,17 +2,17 @@
 Displacements and strain
 ========================
 
-A precipitate that is a little too large pushes the crystal around it aside. Its columns tell how far: from a table of
-columns to the lattice, to the displacement of each column, and to maps of the strain, all held against the truth.
+A precipitate with a larger lattice parameter strains the surrounding crystal. From the table of columns follow the
+lattice, the displacement of each column, and maps of the strain; all are compared with the truth.
 """
 
 # %%
 # A crystal whose strain is known
 # -------------------------------
-# The lattice inside a disc is wider by 2 % in both directions. Outside, elasticity asks for a radial displacement that
-# falls off as one over the distance: the crystal there is squeezed towards the disc and stretched around it, and no
-# part of it is turned. A second image shows the same crystal at the same magnification, far from any precipitate.
-# Neither image has a pixel size.
+# The lattice inside a disc is larger by 2 % in both directions. Outside, by the theory of elasticity, the displacement
+# is radial and inversely proportional to the distance: the crystal there is compressed towards the disc and stretched
+# around it, and is not rotated. A second image is of the same crystal at the same magnification, far from any
+# precipitate. Neither image has a pixel size.
 
 # sphinx_gallery_thumbnail_number = 2
 import matplotlib.pyplot as plt
@@ -28,19 +28,19 @@ from stemkit.plotting import show_image
 from stemkit.structure import displacement_map, fit_lattice, pixel_size, strain, strain_map
 
 size, spacing, radius, misfit = 512, 15.0, 110.0, 0.02  # px; the misfit is a strain
-centre = np.array([size / 2, size / 2])
+center = np.array([size / 2, size / 2])
 
 
-def displacement(places):
-    """True displacement ``(n, 2)`` of columns whose ideal places are ``(y, x)`` px."""
-    away = places - centre
-    r = np.hypot(*away.T)[:, None]
-    return misfit * away * np.minimum(1.0, (radius / np.maximum(r, 1e-9)) ** 2)
+def displacement(positions):
+    """True displacement ``(n, 2)`` of columns with the ideal positions ``(y, x)`` px."""
+    difference = positions - center
+    r = np.hypot(*difference.T)[:, None]
+    return misfit * difference * np.minimum(1.0, (radius / np.maximum(r, 1e-9)) ** 2)
 
 
 def true_strain(y, x):
     """Its derivatives: exx, eyy and exy."""
-    dy, dx = y - centre[0], x - centre[1]
+    dy, dx = y - center[0], x - center[1]
     r2 = dy**2 + dx**2
     fall = misfit * np.where(r2 < radius**2, 0.0, radius**2 / np.maximum(r2, 1.0))
     inside = np.where(r2 < radius**2, misfit, 0.0)
@@ -48,10 +48,10 @@ def true_strain(y, x):
     return {"exx": inside + fall * two, "eyy": inside - fall * two, "exy": -fall * cross}
 
 
-def record(places, seed):
-    """Gaussians at the places ``(y, x)`` px, with the noise of counted electrons."""
+def record(positions, seed):
+    """Gaussians at the positions ``(y, x)`` px, with the noise of counted electrons."""
     pixel = np.arange(size)
-    along_y, along_x = (np.exp(-0.5 * ((pixel - part[:, None]) / 2.5) ** 2) for part in places.T)
+    along_y, along_x = (np.exp(-0.5 * ((pixel - part[:, None]) / 2.5) ** 2) for part in positions.T)
     clean = xr.DataArray(200.0 + 1000.0 * along_y.T @ along_x, dims=("y", "x"), attrs={"mode": "haadf"})
     return noise.apply(clean, random_state=seed)
 
@@ -65,9 +65,8 @@ elsewhere = record(ideal, seed=3)
 # %%
 # The pixel size from the crystal
 # -------------------------------
-# Without a pixel size tables are in px. The crystal is known, though: 0.3905 nm from column to column. A lattice fitted
-# to the undisturbed image gives the size of a pixel, with an error. It also gives the vectors that strain will be
-# counted from.
+# Without a pixel size tables are in px. The lattice parameter of the crystal is known: 0.3905 nm. The pixel size, with
+# its error, follows from a lattice fitted to the undisturbed image. Its vectors are the reference of the strain.
 
 pipeline = Pipeline([("noise", NoiseCalibrator()), ("atoms", AtomDetector())])
 table = pipeline.fit_transform(elsewhere)
@@ -82,9 +81,9 @@ reference = undisturbed.vectors * pixel.value
 # -----------
 # With the pixel size the table is in nm. ``fit_lattice`` assigns cells from neighbour to neighbour, so that the strain
 # of a crystal does not lead to wrong cells, and returns the cell of each column and its displacement from its ideal
-# place. The lattice is the mean one: it is slightly larger than that of the undisturbed crystal, because it includes
+# position. The lattice is the mean one: it is slightly larger than that of the undisturbed crystal, because it includes
 # the disc. The errors of its lengths assume that the displacements of the columns are independent, which they are not
-# here. ``good_columns`` leaves out the columns at the border, whose positions are not reliable.
+# here. ``good_columns`` omits the columns at the border, whose positions are not reliable.
 
 image = stemkit.calibrated(recorded, pixel_size=pixel.value)
 columns = pipeline.fit_transform(image)
@@ -96,20 +95,22 @@ print("undisturbed:", np.hypot(*reference.T).round(5), "nm")
 # %%
 # Displacements
 # -------------
-# How far is each column from where it would be without the disc? Cells are counted along the undisturbed vectors; the
-# arrows are eight times too long. The maps are what ``displacement_map`` gives: displacements from the *mean* lattice,
-# on the pixels of the image. The mean lattice has taken up a part of them, so that the disc's own expansion is what is
-# seen of it, and the corners seem to move inwards.
+# The displacement of each column from its position without the disc follows from its cell and the undisturbed vectors;
+# the arrows are eight times longer. ``displacement_map`` interpolates the displacements from the *mean* lattice on the
+# pixels of the image. The mean lattice contains a part of the expansion, so that the corners seem to move inwards.
 
 match = match_columns(columns[["y_px", "x_px"]], ideal + displacement(ideal), spacing / 3)
 ideal_of = np.full((len(columns), 2), np.nan)
 ideal_of[match.found] = ideal[match.true]
-true_off = displacement(ideal_of) * pixel.value
+true_displaced = displacement(ideal_of) * pixel.value
 
-off = columns[["y", "x"]].to_numpy() - (lattice.indices + lattice.sites[lattice.site]) @ reference
-off -= np.nanmean(off - true_off, axis=0)  # where the whole crystal stands is anybody's choice
-wrong, stated = 1e3 * np.nanstd(off - true_off), 1e3 * np.sqrt((columns[["y_err", "x_err"]] ** 2).to_numpy().mean())
-print(f"up to {1e3 * np.hypot(*off.T).max():.0f} pm, wrong by {wrong:.1f} pm per axis, stated {stated:.1f} pm")
+displaced = columns[["y", "x"]].to_numpy() - (lattice.indices + lattice.sites[lattice.site]) @ reference
+displaced -= np.nanmean(displaced - true_displaced, axis=0)  # the origin of the crystal is arbitrary
+error, stated = (
+    1e3 * np.nanstd(displaced - true_displaced),
+    1e3 * np.sqrt((columns[["y_err", "x_err"]] ** 2).to_numpy().mean()),
+)
+print(f"up to {1e3 * np.hypot(*displaced.T).max():.0f} pm, error {error:.1f} pm per axis, stated {stated:.1f} pm")
 
 maps = displacement_map(columns, lattice, image, coarsen=4)
 extent = (-0.5, size - 0.5, size - 0.5, -0.5)
@@ -117,7 +118,7 @@ fig, axes = plt.subplots(1, 3, figsize=(13, 4.4), layout="constrained")
 show_image(image, axes[0], "from the undisturbed crystal, × 8")
 px = 8 / pixel.value
 axes[0].quiver(
-    *columns[["x_px", "y_px"]].to_numpy().T, px * off[:, 1], px * off[:, 0], angles="xy", scale_units="xy", scale=1,
+    *columns[["x_px", "y_px"]].to_numpy().T, *px * displaced[:, ::-1].T, angles="xy", scale_units="xy", scale=1,
     color="#f2b134", width=0.004,
 )  # fmt: skip
 for ax, (name, values) in zip(axes[1:], maps.data_vars.items(), strict=True):
@@ -128,10 +129,10 @@ fig.colorbar(drawn, ax=axes[1:], label="pm", shrink=0.9)
 # %%
 # Strain
 # ------
-# The strain at a column is read from the eight columns around it, against the vectors of the undisturbed crystal.
-# ``strain`` gives it column by column, with errors; ``strain_map`` on the pixels. Positive is longer. Where the strain
-# jumps, at the edge of the disc, the map needs two cells for it: that is the resolution of a method that looks at
-# neighbours.
+# The strain at a column follows from the positions of the eight columns around it, relative to the vectors of the
+# undisturbed crystal. ``strain`` returns it for each column, with errors; ``strain_map`` interpolates it on the pixels.
+# Positive strain is expansion. At the edge of the disc, where the strain jumps, the map changes over two cells, the
+# resolution of a method that compares neighbours.
 
 strains = strain_map(columns, lattice, image, coarsen=4, reference=reference)
 inner = np.isfinite(strains["exx"].to_numpy())
@@ -146,32 +147,32 @@ for column, name in zip(axes.T, truth, strict=True):
 fig.colorbar(drawn, ax=axes, label="strain (%)", shrink=0.8)
 
 # %%
-# Column by column, the errors come from how far columns are from a flat neighbourhood: they hold the noise of the
-# positions. Near the edge of the disc the neighbourhood is not flat, and the strain of a column is an average: those
-# within a cell and a half of it are left out of the second line of each.
+# The errors of the strain follow from the residuals of the planes that are fitted to the neighbours: they contain the
+# noise of the positions. Near the edge of the disc the strain of a column is an average over the jump: columns within a
+# cell and a half of it are omitted in the second line of each component.
 
 table = strain(columns, lattice, reference=reference)
 true_table = true_strain(*ideal_of.T)
-smooth = np.abs(np.hypot(*(ideal_of - centre).T) - radius) > 1.5 * spacing
+smooth = np.abs(np.hypot(*(ideal_of - center).T) - radius) > 1.5 * spacing
 known = table["exx"].notna().to_numpy() & np.isfinite(ideal_of).all(axis=1)
 for name, true in true_table.items():
     for where, which in {"everywhere": known, "away from the edge": known & smooth}.items():
-        wrong, stated = 100 * (table[name] - true)[which], 100 * table[f"{name}_err"][which]
-        print(f"{name} {where:18s} wrong by {wrong.std():.2f} %, stated {stated.median():.2f} %", end=", ")
-        print(f"deviation of the pulls {(wrong / stated).std():.2f}")
+        error, stated = 100 * (table[name] - true)[which], 100 * table[f"{name}_err"][which]
+        print(f"{name} {where:18s} error {error.std():.2f} %, stated {stated.median():.2f} %", end=", ")
+        print(f"standard deviation of the pulls {(error / stated).std():.2f}")
 
 # %%
-# The rotation is zero everywhere, as elasticity wants it, and its error is the size of what is measured.
+# The true rotation is zero everywhere; the measured values agree with the stated error.
 
 rotation = table.loc[known & smooth, ["rotation", "rotation_err"]]
 print(f"rotation: {rotation['rotation'].std():.2f}°, stated {rotation['rotation_err'].median():.2f}°")
 
 # %%
-# What to mind
-# ------------
-# - A strain is a ratio: an error of the pixel size leaves it alone, as long as the reference was measured with the same
+# Limitations
+# -----------
+# - A strain is a ratio: it does not depend on the pixel size, provided that the reference was measured with the same
 #   pixels.
-# - Slow distortions of the scan (drift, fly-back) look like strain, and no lattice can tell them apart. An undisturbed
-#   image that is scanned in the same way shows them.
-# - Jitter moves all columns of a row together. It makes neighbours disagree, so that it is in the errors of
-#   the strain; :class:`stemkit.RowAligner` takes it off without touching the strain.
+# - Slow distortions of the scan (drift, fly-back) cannot be distinguished from strain. An undisturbed image that is
+#   scanned in the same way shows them.
+# - Jitter displaces all columns of a row together. It is contained in the errors of the strain, since neighbours in
+#   different rows disagree; :class:`stemkit.RowAligner` corrects it without affecting the strain.

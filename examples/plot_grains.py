@@ -2,8 +2,8 @@
 Grains
 ======
 
-A table of columns may hold several crystals: grains, twins, a film and its substrate, a crystal in amorphous matter.
-``fit_lattices`` finds their lattices, and the lattice that each column belongs to.
+A table of columns may contain several crystals: grains, twins, a film and its substrate, a crystal in an amorphous
+matrix. ``fit_lattices`` finds their lattices, and the lattice of each column.
 """
 
 # %%
@@ -51,7 +51,7 @@ show_labels(image, columns, found.labels, axes[1], "the lattice of each column")
 # %%
 # The misorientation
 # ------------------
-# Vectors have the convention of :doc:`/measuring`: a points right, or down where it is steeper than 45 degrees. The
+# Vectors have the convention of :doc:`/measuring`: a points right, or down if it is steeper than 45 degrees. The
 # angle between the a of two square lattices is therefore known up to a multiple of 90 degrees.
 
 angles = [np.degrees(np.arctan2(*found_lattice.vectors[0])) for found_lattice in found.lattices[:2]]
@@ -61,8 +61,8 @@ print(f"rotation: {abs(angles[0] - angles[1]):.3f} degrees, true: {rotation:.3f}
 # One grain at a time
 # -------------------
 # Each lattice is that of the whole table, with ``site`` -1 for the columns of the others. The functions of
-# ``stemkit.structure`` therefore take the table and one of its lattices. Here the displacements in the
-# first grain, which are errors of measurement: the crystal is perfect.
+# ``stemkit.structure`` therefore take the table and one of its lattices. The example shows the displacements in the
+# first grain, which are errors of the measurement, as the crystal is perfect.
 
 grain = found.lattices[0]
 maps = displacement_map(columns, grain, image, coarsen=2)

@@ -71,7 +71,7 @@ def psnr_8bit(image: ArrayLike, truth: ArrayLike) -> float:
 def ssim(image: ArrayLike, truth: ArrayLike) -> float:
     """Structural similarity with Gaussian weights of sigma 1.5 px and the range of the truth; the mean over a stack.
 
-    It is that of :func:`skimage.metrics.structural_similarity` with ``gaussian_weights=True`` and
+    It is that of ``skimage.metrics.structural_similarity`` with ``gaussian_weights=True`` and
     ``use_sample_covariance=False``.
 
     References

@@ -2,27 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import re
+import socket
 import uuid
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = ["check_place", "whole_file"]
 
+#: Errors of a disk, a quota or a file size limit that leave no space, and HDF5's text for them.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_TEXT = re.compile(r"errno = (\d+)")
+#: Largest number of bytes of the stem and of the suffix in the name of a temporary file (chosen: the names of most
+#: file systems have up to 255 bytes, those of encrypted folders 143).
+_STEM_BYTES, _SUFFIX_BYTES = 60, 20
+#: Length of a name that a file system allows unless it says another, bytes.
+_NAME_BYTES = 255
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to ``path`` if the block succeeds, else remove it.
 
-    The temporary file's name starts with a dot and ends with the suffix of ``path``.
+    The temporary file's name starts with a dot and ends with the suffix of ``path``. Temporary files of the same path
+    that a process left behind when it was killed are removed.
+
+    Raises
+    ------
+    OSError
+        If the disk is full or the folder can't be written to: the message names ``path``.
     """
-    temporary = path.with_name(f".{path.stem[:100]}.{uuid.uuid4().hex[:12]}{path.suffix}")
+    prefix, suffix = _temporary_parts(path)
+    _remove_left_behind(path.parent, prefix, suffix)
+    temporary = path.parent / f"{prefix}{os.getpid()}-{uuid.uuid4().hex[:8]}{suffix}"
     try:
         yield temporary
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and (named := _named(error, path, temporary)) is not None:
+            raise named from error
         raise
 
 
@@ -37,10 +62,67 @@ def check_place(path: Path, overwrite: bool) -> None:
         If its folder does not exist.
     FileExistsError
         If the file exists and ``overwrite`` is False.
+    OSError
+        If its name is too long.
     """
+    _check_name(path)
     if path.is_dir():
         raise IsADirectoryError(f"can't write {path}: it is a folder, give a file name")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"can't write {path}: there is no folder {path.parent}")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists: pass overwrite=True to replace it")
+
+
+def _check_name(path: Path) -> None:
+    try:
+        limit = os.pathconf(path.parent, "PC_NAME_MAX")
+    except (AttributeError, OSError, ValueError):
+        limit = _NAME_BYTES
+    length = len(os.fsencode(path.name))
+    if length > limit > 0:
+        raise OSError(
+            errno.ENAMETOOLONG, f"can't write {path}: its name has {length} bytes, but at most {limit} are possible"
+        )
+
+
+def _temporary_parts(path: Path) -> tuple[str, str]:
+    """Beginning and end of the names of temporary files; the beginning has the computer and a hash of the name."""
+    stem = os.fsencode(path.stem)[:_STEM_BYTES].decode("utf-8", "ignore")
+    suffix = path.suffix if len(os.fsencode(path.suffix)) <= _SUFFIX_BYTES else ""
+    host = zlib.crc32(socket.gethostname().encode())
+    return f".{stem}.{zlib.crc32(os.fsencode(path.name)):08x}-{host:08x}-", suffix
+
+
+def _remove_left_behind(folder: Path, prefix: str, suffix: str) -> None:
+    """Remove temporary files of processes of this computer that no longer run."""
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            middle = entry.name.removeprefix(prefix).removesuffix(suffix) if entry.name.startswith(prefix) else ""
+            pid = middle.partition("-")[0]
+            if pid.isdecimal() and not _is_running(int(pid)):
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)
+
+
+def _is_running(pid: int) -> bool:
+    if os.name == "nt":  # os.kill would end the process
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _named(error: OSError, path: Path, temporary: Path) -> OSError | None:
+    """An error that names the path instead of the temporary file and says if the disk is full; None if none is."""
+    text = _FULL_TEXT.search(str(error))
+    number = error.errno or (int(text[1]) if text else None)
+    if number in _FULL:
+        return OSError(number, f"can't write {path}: the disk is full, or a quota is reached")
+    if error.filename is not None and os.fspath(error.filename) == os.fspath(temporary):
+        return type(error)(error.errno, f"can't write {path}: {error.strerror}")
+    return None

@@ -1,35 +1,69 @@
-"""NetCDF (HDF5): the only format that stores maps and exact coordinates."""
+"""NetCDF: the only format that stores maps and exact coordinates."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from stemkit.io import hdf5
 from stemkit.io.attributes import PROVENANCE, attributes_of, pack, plain, unpack
-from stemkit.io.recorded import Recorded, recorded
+from stemkit.io.calibration import pixel_sizes_of, seconds_per
+from stemkit.io.checks import check_declared
+from stemkit.io.recorded import Recorded, placeholder, recorded
 from stemkit.io.units import nm_per
 
 __all__ = ["load", "save"]
 
 #: Attribute of the file with the provenance.
 _PROVENANCE = "stemkit_provenance"
-#: Attribute of the file with the attributes that NetCDF has no type for, as JSON.
+#: Attribute of the file with the attributes that NetCDF has no type for, or reserves, as JSON.
 _JSON_ATTRS = "stemkit_attrs"
 #: Name that xarray gives to the variable of an array without a name.
 _UNNAMED = "__xarray_dataarray_variable__"
 #: Attribute in which xarray stores the name of an array if a coordinate has the same name.
 _NAME = "__xarray_dataarray_name__"
+#: Attributes with a meaning for the values in NetCDF's conventions (CF 1.11, appendix A) or for xarray.
+_RESERVED = frozenset(
+    (
+        "scale_factor",
+        "add_offset",
+        "missing_value",
+        "valid_min",
+        "valid_max",
+        "valid_range",
+        "dtype",
+        "units",
+        "calendar",
+        "coordinates",
+        "bounds",
+        "grid_mapping",
+        "cell_measures",
+        "cell_methods",
+        "ancillary_variables",
+        "flag_values",
+        "flag_masks",
+        "flag_meanings",
+    )
+)
+#: Names of a dimension that counts the frames of one scan.
+_FRAME_NAMES = ("frame", "frames", "time", "t")
 
 
 def load(path: Path) -> list[Recorded]:
     """Load the datasets of a file, one per variable."""
     with path.open("rb") as file:
         engine = "scipy" if file.read(3) == b"CDF" else "h5netcdf"
-    with xr.open_dataset(path, engine=engine, decode_times=False) as dataset:
-        return [_dataset(dataset[name].load(), dataset.attrs.get(_NAME)) for name in dataset.data_vars]
+    if engine == "h5netcdf":
+        hdf5.check_all(path)
+    with xr.open_dataset(path, engine=engine, decode_times=False, cache=False) as dataset:
+        if engine == "scipy":
+            _check_size(dataset, path)
+        return [_dataset(dataset[name], dataset.attrs.get(_NAME)) for name in dataset.data_vars]
 
 
 def save(image: xr.DataArray, path: Path, provenance: str) -> None:
@@ -42,11 +76,12 @@ def save(image: xr.DataArray, path: Path, provenance: str) -> None:
     others = {key: value for key, value in attrs.items() if key not in native}
     image.attrs = {**native, **({_JSON_ATTRS: pack(others)} if others else {}), _PROVENANCE: provenance}
     image.encoding["_FillValue"] = None
-    image.to_netcdf(path, engine="h5netcdf")
+    # in memory, since HDF5 does not survive a disk that becomes full
+    path.write_bytes(image.to_netcdf(None, engine="h5netcdf"))
 
 
 def _is_native(key: str, value: object) -> bool:
-    if not key.isidentifier() or isinstance(value, bool):
+    if not key.isidentifier() or key.startswith("_") or key in _RESERVED or isinstance(value, bool):
         return False
     return (
         isinstance(value, float)
@@ -55,10 +90,24 @@ def _is_native(key: str, value: object) -> bool:
     )
 
 
+def _check_size(dataset: xr.Dataset, path: Path) -> None:
+    """Raise an error if a file of the classic format declares more values than it has bytes."""
+    declared = sum(math.prod(v.shape) for v in dataset.variables.values())
+    check_declared(declared, path.stat().st_size)
+
+
 def _dataset(array: xr.DataArray, stored_name: str | None) -> Recorded:
-    array = _with_image_dims(array)
-    sizes, coords = _coordinates(array)
     name = "" if array.name == _UNNAMED else str(array.name)
+    if {"y", "x"} <= set(array.dims):
+        array = array.transpose(..., "y", "x")
+    if array.ndim not in (2, 3):
+        return recorded(placeholder(array.shape, array.dtype), name=name)
+    first = array.dims[0] if array.ndim == 3 else None
+    seconds = seconds_per(array.coords[first].attrs.get("units")) if first in array.coords else None
+    series = first is not None and (seconds is not None or str(first).casefold() in _FRAME_NAMES)
+    names = ("frame" if series else "image", "y", "x")[3 - array.ndim :]
+    sizes, coords, note = _coordinates(array, dict(zip(array.dims, names, strict=True)))
+    times = coords.pop("time", None) if series else None
     return recorded(
         array.values,
         name=name,
@@ -66,41 +115,63 @@ def _dataset(array: xr.DataArray, stored_name: str | None) -> Recorded:
         pixel_sizes=sizes,
         coords=coords,
         attrs=_attributes(array),
+        note=note,
+        series=series,
+        times=None if times is None else times.values,
     )
 
 
-def _with_image_dims(array: xr.DataArray) -> xr.DataArray:
-    """The array with the dims of an image or a stack, y and x last."""
-    if {"y", "x"} <= set(array.dims):
-        array = array.transpose(..., "y", "x")
-    names = ("image", "y", "x")[3 - array.ndim :] if array.ndim in (2, 3) else array.dims
-    return array.rename({old: new for old, new in zip(array.dims, names, strict=True) if old != new})
+def _coordinates(
+    array: xr.DataArray, names: Mapping[Any, str]
+) -> tuple[tuple[float, float] | None, dict[str, xr.Variable], str]:
+    """Pixel sizes if y and x have no coordinates in a unit of length, the coordinates, and the text of a warning."""
+    coords: dict[str, xr.Variable] = {}
+    for name, found in array.coords.items():
+        variable = found.variable.load()
+        dims = tuple(names[dim] for dim in variable.dims)
+        if dims == ("frame",) and (seconds := seconds_per(variable.attrs.get("units"))) is not None:
+            values = np.asarray(variable.values, dtype=np.float64) * seconds
+            coords["time"] = xr.Variable(dims, values, {"units": "s"})
+        elif dims != (names.get(name),) or dims[0] not in ("y", "x"):
+            kept = str(name) if name not in names or names[name] == name else names[name]
+            coords[kept] = xr.Variable(dims, variable.values, variable.attrs)
+    axes = {names[d]: array.coords[d] for d in array.dims[-2:] if d in array.coords}
+    sizes, lengths, note = _axes(axes)
+    return sizes, {**coords, **lengths}, note
 
 
-def _coordinates(array: xr.DataArray) -> tuple[tuple[float, float] | None, dict[str, Any]]:
-    """Pixel sizes in nm if y and x are in another unit, and the coordinates that are kept unchanged."""
-    coords = {str(name): variable.variable for name, variable in array.coords.items() if name not in ("y", "x")}
-    axes = [array.coords[d] for d in ("y", "x") if d in array.coords]
-    if len(axes) != 2:
-        return None, coords
-    if all(axis.attrs.get("units") == "nm" for axis in axes):
-        return None, {**coords, **{str(axis.name): axis.variable for axis in axes}}
-    y, x = (_pixel_size(axis) for axis in axes)
-    return (None if y is None or x is None else (y, x)), coords
+def _axes(axes: Mapping[str, xr.DataArray]) -> tuple[tuple[float, float] | None, dict[str, xr.Variable], str]:
+    """Coordinates y and x in nm, with their origin, direction and unevenness."""
+    if not axes:
+        return None, {}, ""
+    if len(axes) == 1:
+        axis = next(iter(axes))
+        return None, {}, f"only {axis} has a coordinate: the image is read without a pixel size, pass pixel_size= in nm"
+    factors = {name: nm_per(axis.attrs.get("units")) for name, axis in axes.items()}
+    if None not in factors.values():
+        return None, {name: _in_nm(axis, name, factors[name] or 1.0) for name, axis in axes.items()}, ""
+    ordered = [axes["y"], axes["x"]]
+    sizes, note = pixel_sizes_of([_spacing(a) for a in ordered], [a.attrs.get("units") for a in ordered])
+    if sizes is None and not note and min(a.size for a in ordered) > 1:
+        note = "its coordinates have no unit: the image is read without a pixel size, pass pixel_size= in nm"
+    return sizes, {}, note
 
 
-def _pixel_size(axis: xr.DataArray) -> float | None:
-    """Mean spacing of a coordinate in nm, None without a unit of length."""
-    factor = nm_per(axis.attrs.get("units"))
-    if factor is None or axis.size < 2:
-        return None
-    return factor * float(np.diff(axis.values.astype(float)).mean())
+def _in_nm(axis: xr.DataArray, name: str, factor: float) -> xr.Variable:
+    values = axis.values if factor == 1.0 else np.asarray(axis.values, dtype=np.float64) * factor
+    return xr.Variable(name, values, {**axis.attrs, "units": "nm"})
+
+
+def _spacing(axis: xr.DataArray) -> float | None:
+    """Mean spacing of a coordinate in its unit."""
+    values = np.asarray(axis.values, dtype=np.float64)
+    return None if values.size < 2 else float((values[-1] - values[0]) / (values.size - 1))
 
 
 def _attributes(array: xr.DataArray) -> dict[str, Any]:
     attrs = {str(key): plain(value) for key, value in array.attrs.items()}
     provenance, others = attrs.pop(_PROVENANCE, None), unpack(attrs.pop(_JSON_ATTRS, None))
-    attrs.update(others or {})
+    attrs.update(others if isinstance(others, dict) else {})
     if provenance is not None:
         attrs[PROVENANCE] = provenance
     return attrs

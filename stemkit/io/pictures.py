@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from stemkit.io.attributes import PROVENANCE
+from stemkit.io.checks import FormatError, check_expansion
 from stemkit.io.recorded import Recorded, recorded
 
 __all__ = ["load"]
@@ -18,15 +23,49 @@ _BIT_DEPTH_OFFSET = 24
 
 
 def load(path: Path) -> list[Recorded]:
-    """Load the grey values (8 or 16 bits); pictures have no pixel size."""
+    """Load the grey values (8 or 16 bits); pictures have no pixel size. An animation is a series of frames."""
     from PIL import Image
 
-    with Image.open(path, formats=("PNG", "JPEG")) as picture:
-        attrs = {PROVENANCE: picture.info[PROVENANCE]} if PROVENANCE in picture.info else {}
-        if picture.mode in _GREY:
-            return [recorded(np.asarray(picture), attrs=attrs)]
-        _check_no_16_bit_colour(path)
-        return [recorded(np.asarray(picture.convert("RGB")), colour=True, attrs=attrs)]
+    with warnings.catch_warnings(), _limit_named():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is compared with the file's below
+        with Image.open(path, formats=("PNG", "JPEG")) as picture:
+            attrs = {PROVENANCE: picture.info[PROVENANCE]} if PROVENANCE in picture.info else {}
+            frames = getattr(picture, "n_frames", 1)
+            check_expansion(picture.size[0] * picture.size[1] * frames, path.stat().st_size)
+            if frames > 1:
+                return [_animation(picture, frames, attrs)]
+            if picture.mode in _GREY:
+                return [recorded(np.asarray(picture), colour=False, attrs=attrs)]
+            _check_no_16_bit_colour(path)
+            return [recorded(np.asarray(picture.convert("RGB")), colour=True, attrs=attrs)]
+
+
+@contextlib.contextmanager
+def _limit_named() -> Iterator[None]:
+    """Say what to do about a picture with more pixels than Pillow opens."""
+    from PIL import Image
+
+    try:
+        yield
+    except Image.DecompressionBombError as error:
+        raise FormatError(f"it has more pixels than pictures may have ({error}): convert it to TIFF") from error
+
+
+def _animation(picture: Any, frames: int, attrs: dict[str, str]) -> Recorded:
+    """The frames of an animated PNG, with their times in s."""
+    values, times, now = [], [], 0.0
+    for i in range(frames):
+        picture.seek(i)
+        grey = picture.mode in _GREY
+        frame = recorded(np.asarray(picture if grey else picture.convert("RGB")), colour=not grey)
+        if frame.refusal:
+            return frame
+        values.append(frame.values)
+        times.append(now)
+        now += float(picture.info.get("duration", 0.0)) / 1e3
+    return recorded(
+        np.stack(values), colour=False, attrs=attrs, series=True, times=np.asarray(times) if now > 0 else None
+    )
 
 
 def _check_no_16_bit_colour(path: Path) -> None:
@@ -34,4 +73,4 @@ def _check_no_16_bit_colour(path: Path) -> None:
     with path.open("rb") as file:
         head = file.read(_BIT_DEPTH_OFFSET + 1)
     if head.startswith(b"\x89PNG") and head[_BIT_DEPTH_OFFSET] == 16:
-        raise ValueError("the picture has several 16-bit channels (colour or transparency): save it as 16-bit grey")
+        raise FormatError("the picture has several 16-bit channels (colour or transparency): save it as 16-bit grey")

@@ -4,30 +4,48 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from stemkit.images import pixel_sizes, with_pixel_sizes
-from stemkit.io import microscopes, netcdf, numpy_files, pictures, tiff
-from stemkit.io.recorded import Recorded
+from stemkit.io import emd, folders, hdf5, hyperspy_files, microscopes, mrc, netcdf, numpy_files, pictures, tiff
+from stemkit.io.checks import check_regular_file, damage, unknown_content
+from stemkit.io.choosing import choose_dataset
+from stemkit.io.recorded import DERIVED, DETECTOR, MAP, Recorded
 
 __all__ = ["READABLE", "DatasetInfo", "datasets", "read"]
 
+T = TypeVar("T")
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
 _LOADERS: dict[str, Callable[[Path], list[Recorded]]] = {
-    **dict.fromkeys((".dm3", ".dm4", ".emd", ".ser", ".hspy", ".mrc"), microscopes.load),
+    **dict.fromkeys((".dm3", ".dm4", ".ser", ".prz"), microscopes.load),
+    ".emd": emd.load,
+    ".hspy": hyperspy_files.load,
+    ".mrc": mrc.load,
     **dict.fromkeys((".tif", ".tiff"), tiff.load),
     ".nc": netcdf.load,
+    **dict.fromkeys((".h5", ".hdf5"), hdf5.load),
     ".npy": numpy_files.load,
+    ".npz": numpy_files.load_npz,
+    ".mat": numpy_files.load_mat,
     **dict.fromkeys((".png", ".jpg", ".jpeg"), pictures.load),
 }
 
 #: Suffixes of the formats that :func:`read` supports.
 READABLE = tuple(_LOADERS)
+#: Largest ratio of the range of floating-point pixels to their resolution that is reported as lost (chosen: fewer
+#: levels than 8 bits have).
+_FEWEST_LEVELS = 256
+#: What a dataset is, as :class:`DatasetInfo` says it.
+_CONTENTS = {DETECTOR: "image", DERIVED: "computed image", MAP: "map of a spectrum image"}
 
 
 @dataclass(frozen=True)
@@ -41,13 +59,19 @@ class DatasetInfo:
     name : str
         Name in the file, empty if the format has none.
     shape : tuple of int
-        ``(n_y, n_x)``, or ``(n_images, n_y, n_x)`` for a stack; any shape if it is not an image.
+        ``(n_y, n_x)``, or ``(n_images, n_y, n_x)`` for a stack or a series; any shape if it is not an image.
     dtype : str
         Data type in the file, such as ``"uint16"``.
     pixel_sizes : tuple of float or None
         Height and width of a pixel in nm, None if the file has no pixel size.
     is_image : bool
         Whether :func:`~stemkit.read` can read it.
+    content : str
+        ``"image"`` (of a detector), ``"computed image"``, ``"map of a spectrum image"``, or why it can't be read, such
+        as ``"an EDS spectrum stream"``.
+    dims : tuple of str
+        ``("y", "x")``, ``("frame", "y", "x")`` for a series of frames of one scan, ``("image", "y", "x")`` for another
+        stack; empty if it is not an image.
     """
 
     index: int
@@ -56,12 +80,18 @@ class DatasetInfo:
     dtype: str
     pixel_sizes: tuple[float, float] | None
     is_image: bool
+    content: str = "image"
+    dims: tuple[str, ...] = ("y", "x")
 
 
 def read(
-    path: str | os.PathLike[str], *, dataset: int | str | None = None, pixel_size: float | None = None
+    path: Paths,
+    *,
+    dataset: int | str | None = None,
+    pixel_size: float | None = None,
+    frames: bool | None = None,
 ) -> xr.DataArray:
-    """Read an image or a stack of images with its pixel size.
+    """Read an image, a stack of images or a series of frames with its pixel size.
 
     Values and dtype are those of the file. Coordinates are pixel centres in nm; without a pixel size in the file there
     are none. ``attrs`` contains ``source`` (the file's name) and, as far as the file has them, ``dataset``, ``title``,
@@ -69,29 +99,46 @@ def read(
 
     Parameters
     ----------
-    path : path-like
-        A ``.dm3``, ``.dm4``, ``.emd`` (Velox or NCEM), ``.ser``, ``.hspy``, ``.mrc``, ``.tif``, ``.nc``, ``.npy``,
-        ``.png`` or ``.jpg`` file. The microscopes' formats need ``pip install 'stemkit[formats]'``.
+    path : path-like, or a list of them
+        A ``.dm3``, ``.dm4``, ``.emd`` (Velox or NCEM), ``.ser``, ``.prz``, ``.hspy``, ``.mrc``, ``.tif``, ``.nc``,
+        ``.h5``, ``.npy``, ``.npz``, ``.mat``, ``.png`` or ``.jpg`` file. DM3, DM4, SER and PRZ files and some
+        compressions need ``pip install 'stemkit[formats]'``. A folder is read as the series of its files in natural
+        order (``frame_2`` before ``frame_10``), a list of paths as a series in the order of the list; the images must
+        have one size and one pixel size.
     dataset : int or str, optional
-        Index or name of the dataset in a file with several (:func:`datasets` lists them). Default: the first image or
-        stack, with a warning if the file has several.
+        Index or name of the dataset in a file with several (:func:`datasets` lists them). Default: the first image of
+        a detector, else the first computed image or map, with a warning if the file has several images.
     pixel_size : float, optional
         Edge of the square pixels in nm, used instead of the file's.
+    frames : bool, optional
+        Whether the images of a stack are frames of one scan: the first dim is ``"frame"`` if True, ``"image"`` if
+        False. Default: ``"frame"`` if the file says so (Velox series, SER series, an axis of time, ImageJ's frames,
+        animations, arrays named ``frames``) and for folders and lists, otherwise ``"image"``, as for the pages of a
+        TIFF file without such information and the sections of an MRC file.
 
     Returns
     -------
     DataArray
-        Dims ``("y", "x")``, or ``("image", "y", "x")`` for a stack of frames or pages of equal size.
+        Dims ``("y", "x")``, ``("frame", "y", "x")`` for a series of frames of one scan, or ``("image", "y", "x")`` for
+        another stack of images of equal size. Frames have the coordinate ``time`` in s if the file contains their
+        times.
 
     Raises
     ------
-    FileNotFoundError
-        If the file does not exist.
+    FileNotFoundError, PermissionError, OSError
+        If the file does not exist or can't be opened.
     ValueError
-        If the format is not supported, or the file is damaged or contains no image (spectra, 4D-STEM, colour): the
-        message gives the path, the format and the reason.
+        If the format is not supported, the file is truncated or damaged, or contains no image (spectra, 4D-STEM,
+        colour): the message gives the path, the format and the reason.
     ImportError
-        If the format needs RosettaSciIO and it is not installed.
+        If the format or the compression needs a library that is not installed.
+    MemoryError
+        If the image does not fit into the memory.
+
+    Notes
+    -----
+    The sizes that a file declares are compared with the size of the file before memory is allocated. Nothing in a
+    file is executed: pickled objects are refused. Links from an HDF5 file or OME-XML to other files are not followed.
 
     Examples
     --------
@@ -102,14 +149,18 @@ def read(
     """
     if pixel_size is not None:
         _check_pixel_size(pixel_size)
-    path = Path(path)
-    found = _load(path)
-    index = _choose_dataset(found, dataset, path)
-    return _image(found[index], index, len(found), path, pixel_size)
+    if frames is not None and not isinstance(frames, bool):
+        raise TypeError(f"frames must be True, False or None, but is {frames!r}")
+    if isinstance(path, list | tuple):
+        return _read_series([Path(p) for p in path], dataset, pixel_size, frames)
+    path = Path(path)  # type: ignore[arg-type]
+    if path.is_dir():
+        return _read_series(folders.image_files(path, READABLE), dataset, pixel_size, frames)
+    return _read_file(path, dataset, pixel_size, frames, 4)
 
 
 def datasets(path: str | os.PathLike[str]) -> list[DatasetInfo]:
-    """List the datasets of a file, images or not; the spectra of an EMD file are omitted.
+    """List the datasets of a file, images or not; pixels are not read where the format allows that.
 
     Parameters
     ----------
@@ -121,105 +172,119 @@ def datasets(path: str | os.PathLike[str]) -> list[DatasetInfo]:
     list of DatasetInfo
         One per dataset, in the order of the file.
     """
-    return [
-        DatasetInfo(i, d.name, d.values.shape, str(d.values.dtype), _pixel_sizes(d), not d.refusal)
-        for i, d in enumerate(_load(Path(path)))
-    ]
+    return [_info(i, found) for i, found in enumerate(_load(Path(path)))]
+
+
+def _info(index: int, found: Recorded) -> DatasetInfo:
+    return DatasetInfo(
+        index=index,
+        name=found.name,
+        shape=found.values.shape,
+        dtype=str(found.values.dtype),
+        pixel_sizes=_pixel_sizes(found),
+        is_image=not found.refusal,
+        content=found.refusal or _CONTENTS[found.kind],
+        dims=() if found.refusal else _dims(found, None),
+    )
+
+
+def _read_file(
+    path: Path, dataset: int | str | None, pixel_size: float | None, frames: bool | None, stacklevel: int
+) -> xr.DataArray:
+    found = _load(path)
+    index = choose_dataset(found, dataset, path)
+    return _image(found[index], index, len(found), path, pixel_size, frames, stacklevel)
+
+
+def _read_series(
+    paths: list[Path], dataset: int | str | None, pixel_size: float | None, frames: bool | None
+) -> xr.DataArray:
+    """The images of several files as one series, or as a stack of images."""
+    if not paths:
+        raise ValueError("path is an empty list: give at least one file")
+    images = [_read_file(path, dataset, pixel_size, None, 5) for path in paths]
+    return folders.joined(images, [str(path) for path in paths], "image" if frames is False else "frame")
 
 
 def _load(path: Path) -> list[Recorded]:
     """Load all datasets of a file; errors of a format's reader are raised as ValueError."""
+    check_regular_file(path)
     suffix = path.suffix.lower()
-    if not path.exists():
-        raise FileNotFoundError(f"can't read {path}: there is no such file")
     if suffix not in _LOADERS:
         raise ValueError(f"can't read {path}: the suffix must be one of {', '.join(READABLE)}, but is {suffix!r}")
-    if path.is_dir():
-        raise IsADirectoryError(f"can't read {path}: it is a folder, give a file")
+    return _guarded(path, lambda: _LOADERS[suffix](path))
+
+
+def _guarded(path: Path, work: Callable[[], T]) -> T:
+    """Result of reading a file; errors get the path and the format."""
+    suffix = path.suffix[1:].upper()
     try:
-        return _LOADERS[suffix](path)
-    except (ImportError, MemoryError, PermissionError):
-        raise
+        return work()
+    except PermissionError as error:
+        raise PermissionError(error.errno, f"can't read {path}: permission denied") from error
+    except ImportError as error:
+        raise ImportError(f"can't read {path} as {suffix}: {error}") from error
+    except MemoryError as error:
+        raise MemoryError(f"can't read {path} as {suffix}: its pixels do not fit into the memory") from error
     except Exception as error:
-        reason = str(error) or type(error).__name__
-        raise ValueError(f"can't read {path} as {suffix[1:].upper()}: {reason}") from error
-
-
-# --- choice of a dataset --------------------------------------------------------------------------------------------
-
-
-def _choose_dataset(found: list[Recorded], dataset: int | str | None, path: Path) -> int:
-    """Index of the dataset to read."""
-    if dataset is None:
-        return _first_image(found, path)
-    index = _index_of_name(found, dataset, path) if isinstance(dataset, str) else _checked_index(found, dataset, path)
-    if found[index].refusal:
-        raise ValueError(f"can't read dataset {dataset!r} of {path} as an image: it is {found[index].refusal}")
-    return index
-
-
-def _first_image(found: list[Recorded], path: Path) -> int:
-    images = [i for i, candidate in enumerate(found) if not candidate.refusal]
-    if not images:
-        contents = "; ".join(dict.fromkeys(candidate.refusal for candidate in found)) or "nothing"
-        raise ValueError(f"can't read {path} as an image: it contains {contents}")
-    if len(images) > 1:
-        first, *others = (_label(found, i) for i in images)
-        warnings.warn(
-            f"{path} contains {len(images)} images and {first} is read: to read another, pass its index or name as "
-            f"dataset=, one of {', '.join(others)}",
-            UserWarning,
-            stacklevel=4,
-        )
-    return images[0]
-
-
-def _index_of_name(found: list[Recorded], name: str, path: Path) -> int:
-    hits = [i for i, candidate in enumerate(found) if candidate.name == name]
-    if len(hits) > 1:
-        raise ValueError(
-            f"{path} has {len(hits)} datasets named {name!r}: pass the index, {' or '.join(map(str, hits))}"
-        )
-    if not hits and name.isdecimal():
-        return _checked_index(found, int(name), path)
-    if not hits:
-        raise ValueError(f"{path} has no dataset {name!r}: choose one of {_labels(found)}")
-    return hits[0]
-
-
-def _checked_index(found: list[Recorded], index: int, path: Path) -> int:
-    if isinstance(index, bool) or not isinstance(index, Integral):
-        raise TypeError(f"dataset must be an index or a name, but is {index!r}")
-    if not 0 <= index < len(found):
-        raise ValueError(f"{path} has no dataset {index}: choose one of {_labels(found)}")
-    return int(index)
-
-
-def _labels(found: list[Recorded]) -> str:
-    return ", ".join(_label(found, i) for i in range(len(found)))
-
-
-def _label(found: list[Recorded], index: int) -> str:
-    """Index, name and shape of a dataset."""
-    shape = " x ".join(map(str, found[index].values.shape))
-    name = f" {found[index].name!r}" if found[index].name else ""
-    return f"{index}{name} ({shape})"
+        reason = unknown_content(path, suffix) or damage(error)
+        raise ValueError(f"can't read {path} as {suffix}: {reason}") from error
 
 
 # --- the image ---------------------------------------------------------------------------------------------------
 
 
-def _image(chosen: Recorded, index: int, count: int, path: Path, pixel_size: float | None) -> xr.DataArray:
-    dims = ("image", "y", "x")[3 - chosen.values.ndim :]
-    image = xr.DataArray(chosen.values, dict(chosen.coords), dims, chosen.array_name, dict(chosen.attrs))
+def _image(
+    chosen: Recorded,
+    index: int,
+    count: int,
+    path: Path,
+    pixel_size: float | None,
+    frames: bool | None,
+    stacklevel: int,
+) -> xr.DataArray:
+    values = _guarded(path, chosen.pixels)
+    dims = _dims(chosen, frames)
+    coords = {name: _renamed(variable, dims[0]) for name, variable in chosen.coords.items()}
+    image = xr.DataArray(values, coords, dims, chosen.array_name, dict(chosen.attrs))
+    if dims[0] == "frame" and chosen.times is not None:
+        image = image.assign_coords(time=("frame", np.asarray(chosen.times, dtype=np.float64), {"units": "s"}))
     image.attrs["source"] = path.name
     if chosen.name or count > 1:
         image.attrs["dataset"] = chosen.name or str(index)
+    for note in (_lost_resolution(values), chosen.note if pixel_size is None else ""):
+        if note:
+            warnings.warn(f"{path}: {note}", UserWarning, stacklevel=stacklevel)
     if pixel_size is not None:
         return with_pixel_sizes(image, pixel_size, pixel_size)
-    if chosen.note:
-        warnings.warn(f"{path}: {chosen.note}", UserWarning, stacklevel=3)
     return image if chosen.pixel_sizes is None else with_pixel_sizes(image, *chosen.pixel_sizes)
+
+
+def _dims(found: Recorded, frames: bool | None) -> tuple[str, ...]:
+    first = "frame" if (found.series if frames is None else frames) else "image"
+    return (first, "y", "x")[3 - found.values.ndim :]
+
+
+def _renamed(variable: xr.Variable, first: str) -> xr.Variable:
+    """A coordinate with the name of the stack's first dim."""
+    dims = tuple(first if dim in ("frame", "image") else dim for dim in variable.dims)
+    return xr.Variable(dims, variable.values, variable.attrs)
+
+
+def _lost_resolution(values: NDArray) -> str:
+    """Text of a warning if an offset leaves the pixels fewer levels than 8 bits have, else an empty string."""
+    if values.dtype.kind != "f" or values.size == 0:
+        return ""
+    low, high = float(values.min()), float(values.max())
+    if not (np.isfinite([low, high]).all() and high > low):
+        return ""
+    step = float(np.spacing(np.asarray(max(abs(low), abs(high)), values.dtype)))
+    if high - low >= _FEWEST_LEVELS * step:
+        return ""
+    return (
+        f"the pixels are {values.dtype} from {low:.9g} to {high:.9g}, where its numbers are {step:.3g} apart: their "
+        "resolution was lost when the file was written; subtract the offset before saving"
+    )
 
 
 def _pixel_sizes(found: Recorded) -> tuple[float, float] | None:

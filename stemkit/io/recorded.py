@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["Recorded", "recorded"]
+__all__ = ["DERIVED", "DETECTOR", "MAP", "Recorded", "native", "placeholder", "recorded", "table_reason"]
+
+#: Kinds of images in the order in which they are the default dataset of a file: recorded by a detector, computed from
+#: such images, and maps of spectra.
+DETECTOR, DERIVED, MAP = range(3)
 
 #: Names of colour channels in the order in which they are stacked.
 _CHANNELS = ("R", "G", "B", "A")
+#: Numbers of colour channels, with and without opacity.
+_COLOUR_CHANNELS = (3, 4)
+#: Shorter side above which an array with 3 or 4 values along its last axis is a picture, px (chosen).
+_SMALLEST_PICTURE = 16
+#: Number of columns up to which a long array is a table (chosen).
+_TABLE_COLUMNS = 4
 
 
 @dataclass(frozen=True)
@@ -20,6 +30,8 @@ class Recorded:
     """One dataset of a file.
 
     ``refusal`` describes data that are not an image (empty for an image), ``note`` is the text of a warning on reading.
+    ``series`` says that the first axis of a stack contains frames of one scan, ``times`` are their times in s.
+    ``fetch`` reads the pixels if ``values`` is a placeholder of their shape and dtype.
     """
 
     values: NDArray
@@ -30,12 +42,20 @@ class Recorded:
     array_name: str | None = None
     refusal: str = ""
     note: str = ""
+    series: bool = False
+    times: NDArray | None = None
+    kind: int = DETECTOR
+    fetch: Callable[[], NDArray] | None = None
+
+    def pixels(self) -> NDArray:
+        """The pixels, read now if they were not read before."""
+        return self.values if self.fetch is None else native(self.fetch())
 
 
 def recorded(
     values: NDArray,
     *,
-    colour: bool = False,
+    colour: bool | None = None,
     refusal: str = "",
     pixel_sizes: tuple[float, float] | None = None,
     **fields: Any,
@@ -45,9 +65,10 @@ def recorded(
     Parameters
     ----------
     values : ndarray
-        Array of the file.
-    colour : bool
-        Whether the last axis contains colour channels (and opacity).
+        Array of the file, or a :func:`placeholder` with ``fetch``.
+    colour : bool, optional
+        Whether the last axis contains colour channels (and opacity). Default: if it has 3 or 4 elements, and the other
+        two axes have many.
     refusal : str
         Description from the file's metadata if the data are not an image.
     pixel_sizes : tuple of float, optional
@@ -55,12 +76,13 @@ def recorded(
     **fields
         The other fields of :class:`Recorded`.
     """
-    values = _native_byte_order(np.asarray(values))
+    values = native(np.asarray(values))
     if values.dtype.names and set(values.dtype.names) <= set(_CHANNELS):
         values, colour = np.stack([values[c] for c in _CHANNELS if c in values.dtype.names], axis=-1), True
     colour_reason = ""
-    if colour:
-        values, colour_reason = _grey(values)
+    if _looks_coloured(values.shape) if colour is None else colour:
+        fetch = fields.pop("fetch", None)
+        values, colour_reason = _grey(values if fetch is None else native(fetch()))
     return Recorded(
         values,
         pixel_sizes=_valid_sizes(pixel_sizes),
@@ -69,8 +91,29 @@ def recorded(
     )
 
 
-def _native_byte_order(values: NDArray) -> NDArray:
+def table_reason(shape: tuple[int, ...]) -> str:
+    """Description of an array of a general container if it is a table, else an empty string."""
+    if len(shape) == 2 and shape[1] <= _TABLE_COLUMNS < _SMALLEST_PICTURE < shape[0]:
+        return f"a table of {shape[0]} rows and {shape[1]} columns"
+    return ""
+
+
+def placeholder(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
+    """An array of this shape and dtype that takes no memory."""
+    return np.broadcast_to(np.zeros((), native(np.zeros((), dtype)).dtype), shape)
+
+
+def native(values: NDArray) -> NDArray:
+    """The values in native byte order; logical values as 0 and 1, extended precision as float64."""
+    if values.dtype.kind == "b":
+        return values.astype(np.uint8)
+    if values.dtype.kind == "f" and values.dtype.itemsize > 8:
+        return values.astype(np.float64)
     return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
+
+
+def _looks_coloured(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 3 and shape[-1] in _COLOUR_CHANNELS and min(shape[:2]) > _SMALLEST_PICTURE
 
 
 def _grey(values: NDArray) -> tuple[NDArray, str]:

@@ -1,64 +1,52 @@
-"""TIFF files with the calibration of ImageJ, DigitalMicrograph or FEI, and the attributes of stemkit."""
+"""TIFF files with the calibration of ImageJ, OME, DigitalMicrograph or FEI, and the attributes of stemkit."""
 
 from __future__ import annotations
 
-import json
+import warnings
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
-from xml.etree import ElementTree
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from stemkit.images import pixel_sizes
-from stemkit.io.attributes import PROVENANCE, attributes_of, mode_of, pack
-from stemkit.io.recorded import Recorded, recorded
-from stemkit.io.units import is_reciprocal, nm_per
+from stemkit.io import tiff_calibration as tags
+from stemkit.io import tiff_pages
+from stemkit.io.attributes import PROVENANCE, attributes_of, pack
+from stemkit.io.checks import FormatError
+from stemkit.io.recorded import Recorded, placeholder, recorded
 
 if TYPE_CHECKING:
-    from tifffile import TiffFile, TiffPage, TiffPageSeries
+    from tifffile import TiffFile, TiffPageSeries
 
 __all__ = ["load", "save"]
 
-Sizes = tuple[float, float]
-
-#: Larger pixels in a unit of print are a resolution for printing, such as 72 per inch, nm (chosen).
-_PRINT_PIXEL_SIZE = 1000.0
-#: Units of a resolution for printing.
-_PRINT_UNITS = ("inch", "in", "inches", "cm", "mm")
 #: Keys of stemkit in ImageJ's description.
 _ATTRIBUTES = "stemkit_attrs"
 _SHAPE = "stemkit_shape"
-#: Tags of FEI: settings as text, in two versions, and as XML.
-_FEI_TEXT = (34680, 34682)
-_FEI_XML = 34683
-#: Tags of DigitalMicrograph: units and scales along y and x.
-_DM_UNITS = (65004, 65003)
-_DM_SCALES = (65010, 65009)
-#: Tags of the TIFF specification (revision 6.0): description, resolution along y and x, unit of the resolution.
-_DESCRIPTION = 270
-_RESOLUTIONS = (283, 282)
-_RESOLUTION_UNIT = 296
+_TIMES = "stemkit_times"
+#: Photometric interpretations whose numbers are not yet intensities: white is 0, colours, indices of a palette.
+_CONVERTED = (0, 2, 3, 5, 6, 8)
 
 
 def load(path: Path) -> list[Recorded]:
     """Load the datasets of a file, one per series of pages of equal shape."""
-    import tifffile
-
-    with tifffile.TiffFile(path) as tif:
-        described = _description(tif)
-        several = len(tif.series) > 1
+    with _opened(path) as tif:
+        if not tif.pages or not tif.series:
+            raise FormatError("it has no pages: it is truncated or damaged")
+        described, several = tags.description(tif), len(tif.series) > 1
         return [
-            _series(series, described if i == 0 else {}, f"series {i}" if several else "")
-            for i, series in enumerate(tif.series)
+            _series(path, tif, i, described if i == 0 else {}, f"series {i}" if several else "")
+            for i in range(len(tif.series))
         ]
 
 
 def save(image: xr.DataArray, path: Path, provenance: str) -> None:
     """Write pixels, pixel size, attributes and provenance in the form of ImageJ's files.
 
-    The dtype is kept; ImageJ itself opens uint8, uint16 and float32, but not float64. Maps such as ``measured`` are
+    The dtype is kept; ImageJ itself opens uint8, uint16 and float32, but not float64. Maps such as ``recorded`` are
     omitted.
     """
     import tifffile
@@ -81,10 +69,15 @@ def save(image: xr.DataArray, path: Path, provenance: str) -> None:
 
 def _imagej_description(image: xr.DataArray, provenance: str) -> str:
     """ImageJ's description with the keys of stemkit."""
-    frames = image.sizes.get("image", 1)
-    lines = ["ImageJ=1.54f", f"images={frames}", *([f"slices={frames}"] if frames > 1 else [])]
+    series = "frame" in image.dims
+    count = image.sizes[image.dims[0]] if image.ndim == 3 else 1
+    lines = ["ImageJ=1.54f", f"images={count}"]
+    if series or count > 1:
+        lines.append(f"{'frames' if series else 'slices'}={count}")
     if pixel_sizes(image) is not None:
         lines.append("unit=nm")
+    if series and "time" in image.coords:
+        lines.append(f"{_TIMES}={pack(image.coords['time'].values)}")
     lines += [
         f"{PROVENANCE}={provenance}",
         f"{_ATTRIBUTES}={pack(attributes_of(image))}",
@@ -106,110 +99,64 @@ def _as_fraction(value: float) -> tuple[int, int]:
 # --- reading -----------------------------------------------------------------------------------------------------
 
 
-def _series(series: TiffPageSeries, described: dict[str, str], name: str) -> Recorded:
+def _opened(path: Path) -> TiffFile:
+    """The open file; other files that OME-XML names are not opened."""
+    import tifffile
+
+    return tifffile.TiffFile(path, _multifile=False)
+
+
+def _series(path: Path, tif: TiffFile, index: int, described: dict[str, str], name: str) -> Recorded:
+    series = tif.series[index]
     page: Any = series.keyframe
-    values = series.asarray()
-    shape = _json_entry(described, _SHAPE, list)
-    if shape and np.prod(shape) == values.size:
-        values = values.reshape(shape)
-    colour = "S" in series.axes
-    if colour:
-        values = np.moveaxis(values, series.axes.index("S"), -1)
-    sizes, note = _calibration(page, described)
-    attrs = {**_fei_attributes(page), **_json_entry(described, _ATTRIBUTES, dict)}
+    tiff_pages.check(tif, series)
+    ome = tags.ome_pixels(tif) if index == 0 else None
+    shape = _shape(series, described)
+    sizes, note = tags.calibration(page, described, ome)
+    attrs = {**tags.fei_attributes(page), **tags.json_entry(described, _ATTRIBUTES, dict)}
     if PROVENANCE in described:
         attrs[PROVENANCE] = described[PROVENANCE]
-    return recorded(values, colour=colour, name=name, pixel_sizes=sizes, attrs=attrs, note=note)
+    fields: dict[str, Any] = {"name": name, "pixel_sizes": sizes, "attrs": attrs, "note": note}
+    if len(shape) == 3:
+        fields |= _frames(series, described, ome, shape[0])
+
+    def fetch() -> NDArray:
+        with _opened(path) as again, warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return _pixels(again.series[index]).reshape(shape)
+
+    if "S" in series.axes or int(page.photometric) in _CONVERTED:
+        values, colour = tiff_pages.intensities(_pixels(series), page)
+        return recorded(values if colour else _in_shape(values, shape), colour=colour or "S" in series.axes, **fields)
+    return recorded(placeholder(shape, series.dtype), fetch=fetch, **fields)
 
 
-def _json_entry(described: dict[str, str], key: str, kind: type) -> Any:
-    """Value of this type from the JSON of a key, empty without one."""
-    value = json.loads(described[key]) if key in described else kind()
-    return value if isinstance(value, kind) else kind()
+def _in_shape(values: NDArray, shape: tuple[int, ...]) -> NDArray:
+    return values.reshape(shape) if values.size == np.prod(shape) else values
 
 
-def _description(tif: TiffFile) -> dict[str, str]:
-    """The ``key=value`` lines of the first page's descriptions."""
-    texts = tif.pages[0].tags.getall(_DESCRIPTION) or []  # type: ignore[union-attr]
-    lines = [line.partition("=") for text in texts for line in str(text.value).splitlines()]
-    return {key.strip(): value.strip() for key, equals, value in lines if equals}
+def _pixels(series: TiffPageSeries) -> NDArray:
+    """Pixels of a series, with colour channels along the last axis."""
+    values = series.asarray()
+    return np.moveaxis(values, series.axes.index("S"), -1) if "S" in series.axes else values
 
 
-def _calibration(page: TiffPage, described: dict[str, str]) -> tuple[Sizes | None, str]:
-    """Pixel sizes in nm from the most specific source, and the text of a warning (empty: none)."""
-    sizes = _fei_sizes(page) or _fei_xml_sizes(page) or _dm_sizes(page)
-    if sizes is not None:
-        return sizes, ""
-    unit = described.get("unit") or _resolution_unit(page)
-    if is_reciprocal(unit):
-        return None, f"the axes are in {unit}, a unit of reciprocal space: the image is read without a pixel size"
-    factor = nm_per(unit)
-    resolution = [_resolution(page, code) for code in _RESOLUTIONS]
-    if factor is None or not all(resolution):
-        return None, ""
-    y, x = (factor / r for r in resolution if r)
-    if str(unit).lower() in _PRINT_UNITS and max(y, x) > _PRINT_PIXEL_SIZE:
-        return None, ""
-    return (y, x), ""
+def _shape(series: TiffPageSeries, described: dict[str, str]) -> tuple[int, ...]:
+    """Shape of the pixels; the one that stemkit has written counts if the pages agree with it but for ones."""
+    shape = tuple(int(n) for n in series.shape)
+    if "S" in series.axes:
+        channels = series.axes.index("S")
+        return (*shape[:channels], *shape[channels + 1 :], shape[channels])
+    written = tags.json_entry(described, _SHAPE, list)
+    same = [n for n in written if n != 1] == [n for n in shape if n != 1]
+    return tuple(written) if written and same and all(isinstance(n, int) and n > 0 for n in written) else shape
 
 
-def _resolution(page: TiffPage, code: int) -> float:
-    value = page.tags.valueof(code)
-    return 0.0 if not value or not value[1] else value[0] / value[1]
-
-
-def _resolution_unit(page: TiffPage) -> str | None:
-    return {2: "inch", 3: "cm"}.get(int(page.tags.valueof(_RESOLUTION_UNIT) or 0))
-
-
-def _dm_sizes(page: TiffPage) -> Sizes | None:
-    """Pixel sizes from DigitalMicrograph's scale and unit of each axis."""
-    scales = [page.tags.valueof(code) for code in _DM_SCALES]
-    factors = [nm_per(page.tags.valueof(code)) for code in _DM_UNITS]
-    y, x = (float(s) * f if s and f else 0.0 for s, f in zip(scales, factors, strict=True))
-    return (y, x) if y and x else None
-
-
-def _fei_settings(page: TiffPage) -> dict[str, dict[str, Any]]:
-    """Sections of FEI's settings by name."""
-    found = (page.tags.valueof(code) for code in _FEI_TEXT)
-    return next((f for f in found if isinstance(f, dict)), {})
-
-
-def _fei_sizes(page: TiffPage) -> Sizes | None:
-    for section in ("Scan", "EScan", "Image"):
-        settings = _fei_settings(page).get(section, {})
-        y, x = settings.get("PixelHeight"), settings.get("PixelWidth")
-        if _is_positive(y) and _is_positive(x):
-            return y * 1e9, x * 1e9
-    return None
-
-
-def _fei_xml_sizes(page: TiffPage) -> Sizes | None:
-    text = page.tags.valueof(_FEI_XML)
-    if not text:
-        return None
-    try:
-        root = ElementTree.fromstring(text if isinstance(text, bytes) else str(text).strip("\0 \n"))
-    except ElementTree.ParseError:
-        return None
-    found = [root.find(f".//PixelSize/{axis}") for axis in ("Y", "X")]
-    if any(f is None or not f.text for f in found):
-        return None
-    y, x = (float(f.text) * (nm_per(f.get("unit")) or 0.0) for f in found if f is not None and f.text)
-    return (y, x) if y > 0 and x > 0 else None
-
-
-def _fei_attributes(page: TiffPage) -> dict[str, Any]:
-    fei = _fei_settings(page)
-    detector = fei.get("Detectors", {}).get("Name")
-    voltage = fei.get("Beam", {}).get("HV")
-    dwell = fei.get("Scan", {}).get("Dwelltime") or fei.get("EScan", {}).get("Dwell")
-    attrs: dict[str, Any] = {"detector": detector, "mode": mode_of(detector)} if isinstance(detector, str) else {}
-    attrs["voltage"] = voltage / 1e3 if _is_positive(voltage) else None
-    attrs["dwell_time"] = float(dwell) if _is_positive(dwell) else None
-    return {key: value for key, value in attrs.items() if value is not None}
-
-
-def _is_positive(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and value > 0
+def _frames(series: TiffPageSeries, described: dict[str, str], ome: Any, count: int) -> dict[str, Any]:
+    """Whether the pages are frames of one scan, and their times in s."""
+    if "T" not in series.axes and "frames" not in described:
+        return {}
+    written = tags.json_entry(described, _TIMES, list)
+    if len(written) == count and all(isinstance(t, int | float) for t in written):
+        return {"series": True, "times": np.asarray(written, dtype=np.float64)}
+    return {"series": True, "times": tags.frame_times(ome, described, count)}

@@ -9,6 +9,7 @@ __all__ = ["is_reciprocal", "is_unstated", "nm_per"]
 
 #: Spellings of units by their length in nm, in the form of ``_normalized``.
 _SPELLINGS = {
+    1e-6: ("fm", "femtometer", "femtometre"),
     1e-3: ("pm", "picometer", "picometre"),
     0.1: ("å", "a", "ang", "angstrom", "angstroem", "ångström", "ångstrom"),
     1.0: ("nm", "nanometer", "nanometre"),
@@ -22,6 +23,10 @@ _SPELLINGS = {
 _FACTORS = {spelling: factor for factor, spellings in _SPELLINGS.items() for spelling in spellings}
 #: Spellings of no unit, and of pixels.
 _UNSTATED = ("", "none", "pixel", "pixels", "px", "undefined", "unknown", "-")
+#: What follows a length that is meant per pixel.
+_PER_PIXEL = re.compile(r"\s*(/|\bper\b)\s*(px|pixels?)$|\s*[·*]?\s*(px|pixels?)\s*(\^?-1|⁻¹)$")
+#: A unit that is followed by another spelling of it in brackets.
+_TWO_SPELLINGS = re.compile(r"^([^()\[\]]+?)\s*[(\[]([^()\[\]]+)[)\]]?$")
 #: Forms of inverse lengths and scattering angles.
 _RECIPROCAL = re.compile(r"1\s*/|^/|\^\s*\(?-|-1$|⁻|⋅rad|rad$|deg$|°$")
 
@@ -29,9 +34,17 @@ _RECIPROCAL = re.compile(r"1\s*/|^/|\^\s*\(?-|-1$|⁻|⋅rad|rad$|deg$|°$")
 def nm_per(unit: object) -> float | None:
     """Length of the unit in nm, or None if it is not a length.
 
-    Case, brackets, underscores, and which of the two code points of micro and of angstrom is used are ignored.
+    Case, brackets, underscores, "per pixel", and which of the two code points of micro and of angstrom is used are
+    ignored.
     """
-    spelling = _normalized(unit)
+    spelling = _PER_PIXEL.sub("", _normalized(unit))
+    if two := _TWO_SPELLINGS.match(spelling):
+        lengths = {_length(text.strip()) for text in two.groups()}
+        return lengths.pop() if len(lengths) == 1 else None
+    return _length(spelling)
+
+
+def _length(spelling: str) -> float | None:
     return _FACTORS.get(spelling) or _FACTORS.get(spelling.removesuffix("s"))
 
 

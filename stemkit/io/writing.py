@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
@@ -52,7 +53,8 @@ def write(
     Parameters
     ----------
     image : DataArray or ndarray
-        One image ``(n_y, n_x)`` or a stack ``(n_images, n_y, n_x)``.
+        One image ``(n_y, n_x)``, a stack ``(n_images, n_y, n_x)``, or a series of frames (dims
+        ``("frame", "y", "x")``).
     path : path-like
         The suffix determines the format:
 
@@ -85,6 +87,8 @@ def write(
         If the folder does not exist.
     ValueError, TypeError
         If the format is not supported, or `image` is not an image.
+    OSError
+        If the disk is full, or the folder can't be written to.
 
     Examples
     --------
@@ -124,7 +128,20 @@ def _saver(path: Path, format: str | None) -> Saver:
 def _validated(image: xr.DataArray | NDArray) -> xr.DataArray:
     if isinstance(image, list | tuple):
         raise TypeError("image must be an image or a stack, but is a list: write its images one by one")
-    parts = split(image, name="image")
+    dims = ("image", "y", "x")[3 - np.ndim(image) :]
+    if isinstance(image, xr.DataArray) and image.dims[:1] == ("frame",):
+        parts = split(image.rename(frame="image"), name="image")
+    else:
+        parts = split(image, name="image")
     if not isinstance(image, xr.DataArray):
-        image = xr.DataArray(image, dims=("image", "y", "x")[3 - np.ndim(image) :])
-    return image.copy(data=parts[0].values if image.ndim == 2 else np.stack([part.values for part in parts]))
+        image = xr.DataArray(image, dims=dims)
+    values = parts[0].values if image.ndim == 2 else np.stack([part.values for part in parts])
+    return image.copy(data=_storable(values))
+
+
+def _storable(values: NDArray) -> NDArray:
+    """The values; those in extended precision, which no format stores, as float64 with a warning."""
+    if values.dtype.kind != "f" or values.dtype.itemsize <= 8:
+        return values
+    warnings.warn(f"files can't store {values.dtype}: the image is written as float64", UserWarning, stacklevel=4)
+    return values.astype(np.float64)

@@ -27,15 +27,22 @@ def write_ncem(path: Path, stored: NDArray, names: tuple[str, ...], units: str, 
     return path
 
 
-def write_velox(path: Path, frames: dict[str, NDArray], size: tuple[float, float] = (2e-11, 1e-11)) -> Path:
-    """An EMD file of the Velox kind: detector -> frames (y, x, n); the pixel's height and width in m."""
+def write_velox(
+    path: Path,
+    frames: dict[str, NDArray],
+    size: tuple[float, float] = (2e-11, 1e-11),
+    starts: list[int] | None = None,
+) -> Path:
+    """An EMD file of the Velox kind: detector -> frames (y, x, n); the pixel's height and width in m; starts in s."""
     with h5py.File(path, "w") as file:
         _text(file, "Version", {"format": "Velox", "version": "10"})
         for i, (detector, values) in enumerate(frames.items()):
             group = file.create_group(f"Data/Image/{i:032x}")
             group["Data"] = values
-            packed = np.frombuffer(json.dumps(_velox_metadata(size)).encode(), np.uint8)
-            group["Metadata"] = np.repeat(packed[:, None], values.shape[2], axis=1)
+            count = values.shape[2]
+            begun = starts or [1_600_000_000 + round(1.5 * i) for i in range(count)]
+            texts = [json.dumps(_velox_metadata(size, s)).encode().ljust(2000, b"\0") for s in begun[:count]]
+            group["Metadata"] = np.stack([np.frombuffer(t, np.uint8) for t in texts], axis=1)
             _text(file, f"Operations/StemInputOperation/{i}", {"dataPath": group.name, "detector": detector})
     return path
 
@@ -44,7 +51,7 @@ def _text(file: h5py.File, name: str, content: dict) -> None:
     file.create_dataset(name, data=[json.dumps(content).encode()], dtype=h5py.string_dtype())
 
 
-def _velox_metadata(size: tuple[float, float]) -> dict:
+def _velox_metadata(size: tuple[float, float], start: int) -> dict:
     return {
         "BinaryResult": {
             "DetectorIndex": "0",
@@ -55,7 +62,7 @@ def _velox_metadata(size: tuple[float, float]) -> dict:
         "Detectors": {"Detector-0": {"DetectorName": "any"}},
         "Optics": {"AccelerationVoltage": "200000"},
         "Scan": {"DwellTime": "5e-07", "FrameTime": "1.5"},
-        "Acquisition": {"AcquisitionStartDatetime": {"DateTime": "1600000000"}},
+        "Acquisition": {"AcquisitionStartDatetime": {"DateTime": str(start)}},
         "Instrument": {},
     }
 
@@ -73,17 +80,70 @@ def write_mrc(path: Path, values: NDArray, cell: tuple[float, float] | None) -> 
 
 
 def write_ser(path: Path, values: NDArray, size: float) -> Path:
-    """A TIA series of one uint16 image; size in m."""
-    ny, nx = values.shape
-    head = struct.pack("<HHHIIIIII", 0x4949, 0x0197, 0x0210, 0x4122, 0x4152, 1, 1, 68, 1)
-    head += struct.pack("<IddII", 1, 0.0, 1.0, 0, 6) + b"Number" + struct.pack("<I", 0)
-    element = struct.pack("<ddIddIHII", 0, size, 0, 0, size, 0, 2, nx, ny) + values[::-1].astype("<u2").tobytes()
-    offsets = struct.pack("<II", 76, 76 + len(element))
-    path.write_bytes(head + offsets + element + struct.pack("<HHI", 0x4142, 0, 1_300_000_000))
+    """A TIA series of uint16 images, recorded at intervals of 1 s; size in m."""
+    frames = values if values.ndim == 3 else values[None]
+    n, ny, nx = frames.shape
+    head = struct.pack("<HHHIIIIII", 0x4949, 0x0197, 0x0210, 0x4122, 0x4152, n, n, 68, 1)
+    head += struct.pack("<IddII", n, 0.0, 1.0, 0, 6) + b"Number" + struct.pack("<I", 0)
+    start = len(head) + 8 * n
+    blocks = []
+    for i, frame in enumerate(frames):
+        element = struct.pack("<ddIddIHII", 0, size, 0, 0, size, 0, 2, nx, ny) + frame[::-1].astype("<u2").tobytes()
+        blocks.append(element + struct.pack("<HHI", 0x4152, 0, 1_300_000_000 + i))
+    offsets = [start + i * len(blocks[0]) for i in range(n)]
+    tags = [o + len(blocks[0]) - 8 for o in offsets]
+    path.write_bytes(head + struct.pack(f"<{2 * n}I", *offsets, *tags) + b"".join(blocks))
+    return path
+
+
+def write_dm3(path: Path, values: NDArray, sizes: tuple[float, ...], units: tuple[str, ...]) -> Path:
+    """A DM3 file with one image or stack; sizes and units along x, y and then the frames."""
+    kinds = {"uint16": 10, "float32": 2, "int32": 7, "uint8": 6}
+    codes = {"uint16": 4, "float32": 6, "int32": 3, "uint8": 10}
+    dtype = str(values.dtype)
+
+    def group(name: str, *members: bytes) -> bytes:
+        return (
+            struct.pack(">BH", 20, len(name))
+            + name.encode()
+            + struct.pack(">BBI", 0, 0, len(members))
+            + b"".join(members)
+        )
+
+    def tag(name: str, info: tuple[int, ...], data: bytes) -> bytes:
+        head = struct.pack(">BH", 21, len(name)) + name.encode() + b"%%%%"
+        return head + struct.pack(f">I{len(info)}I", len(info), *info) + data
+
+    def number(name: str, value: int) -> bytes:
+        return tag(name, (5,), struct.pack("<I", value))
+
+    def real(name: str, value: float) -> bytes:
+        return tag(name, (6,), struct.pack("<f", value))
+
+    def text(name: str, value: str) -> bytes:
+        return tag(name, (20, 4, len(value)), value.encode("utf-16-le"))
+
+    axes = [
+        group("", real("Origin", 0.0), real("Scale", s), text("Units", u)) for s, u in zip(sizes, units, strict=True)
+    ]
+    brightness = group("Brightness", real("Origin", 0.0), real("Scale", 1.0), text("Units", ""))
+    pixels = tag("Data", (20, codes[dtype], values.size), values.astype(values.dtype.newbyteorder("<")).tobytes())
+    data = group(
+        "ImageData",
+        group("Calibrations", brightness, group("Dimension", *axes)),
+        pixels,
+        number("DataType", kinds[dtype]),
+        group("Dimensions", *(number("", n) for n in values.shape[::-1])),
+        number("PixelDepth", values.dtype.itemsize),
+    )
+    image = group("", data, group("ImageTags", group("DataBar", text("Signal Name", "HAADF"))), text("Name", "scan"))
+    root = group("ImageList", image)
+    body = struct.pack(">BBI", 0, 0, 1) + root + bytes(8)
+    path.write_bytes(struct.pack(">III", 3, len(body), 1) + body)
     return path
 
 
 @pytest.fixture(scope="session")
 def make() -> SimpleNamespace:
-    """The functions that make files: ``make.ncem``, ``make.velox``, ``make.mrc``, ``make.ser``."""
-    return SimpleNamespace(ncem=write_ncem, velox=write_velox, mrc=write_mrc, ser=write_ser)
+    """The functions that make files: ``make.ncem``, ``make.velox``, ``make.mrc``, ``make.ser``, ``make.dm3``."""
+    return SimpleNamespace(ncem=write_ncem, velox=write_velox, mrc=write_mrc, ser=write_ser, dm3=write_dm3)

@@ -114,10 +114,17 @@ def test_hspy_units_and_metadata(tmp_path):
     assert "mode" not in image.attrs
 
 
-@pytest.mark.parametrize("units", [None, "", "pixel", "<undefined>", "s"])
+@pytest.mark.parametrize("units", [None, "", "pixel", "<undefined>"])
 def test_uncalibrated_stays_uncalibrated(units, tmp_path):
     image = stemkit.read(hspy(tmp_path / "a.hspy", IMAGE, [{"scale": 1.0, "units": units}] * 2))
     assert not image.coords
+
+
+@pytest.mark.parametrize(("units", "text"), [(("s", "s"), "'s' is not known"), (("nm", None), "only one of the two")])
+def test_a_calibration_that_is_not_used_is_announced(units, text, tmp_path):
+    path = hspy(tmp_path / "a.hspy", IMAGE, [{"scale": 1.0, "units": unit} for unit in units])
+    with pytest.warns(UserWarning, match=text):
+        assert not stemkit.read(path).coords
 
 
 def test_a_scale_without_a_unit_is_announced(tmp_path):

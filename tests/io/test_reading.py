@@ -34,10 +34,12 @@ def test_unknown_suffix(name, tmp_path):
         stemkit.read(tmp_path / name)
 
 
-def test_folder(tmp_path):
+def test_folder_without_images(tmp_path):
     (tmp_path / "a.tif").mkdir()
-    with pytest.raises(IsADirectoryError, match="it is a folder"):
+    with pytest.raises(ValueError, match="the folder contains no image file"):
         stemkit.read(tmp_path / "a.tif")
+    with pytest.raises(IsADirectoryError, match="it is a folder"):
+        stemkit.datasets(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize("suffix", READABLE)
@@ -234,8 +236,9 @@ def test_a_dataset_is_chosen(several, dataset):
     assert not image.any()
 
 
-def test_frames_are_a_stack(several):
-    assert stemkit.read(several, dataset="frames").dims == ("image", "y", "x")
+def test_a_dimension_of_time_makes_a_series(several):
+    assert stemkit.read(several, dataset="frames").dims == ("frame", "y", "x")
+    assert stemkit.read(several, dataset="frames", frames=False).dims == ("image", "y", "x")
 
 
 @pytest.mark.parametrize("dataset", ["nothing", 7, -1, "7"])
@@ -264,7 +267,8 @@ def test_datasets_lists_all(several):
         ("frames", True),
     ]
     assert found[1].pixel_sizes == pytest.approx((0.02, 0.01))
-    assert found[3] == DatasetInfo(3, "frames", (3, 4, 6), "float64", None, True)
+    assert found[3] == DatasetInfo(3, "frames", (3, 4, 6), "float64", None, True, "image", ("frame", "y", "x"))
+    assert (found[0].content, found[0].dims) == ("1-D data (a spectrum or a line profile)", ())
 
 
 def test_datasets_has_the_pixel_size_of_our_netcdf(tmp_path):

@@ -20,10 +20,15 @@ def test_imagej_units(unit, nm, tmp_path):
     assert image.stem.pixel_sizes == pytest.approx((0.02 * nm, 0.01 * nm))
 
 
-@pytest.mark.parametrize("unit", [None, "pixel", "", "None", "sec"])
+@pytest.mark.parametrize("unit", [None, "pixel", "", "None"])
 def test_uncalibrated_imagej(unit, tmp_path):
     image = stemkit.read(imagej(tmp_path / "a.tif", unit, (1.0, 1.0)))
     assert not image.coords
+
+
+def test_an_unknown_unit_is_announced(tmp_path):
+    with pytest.warns(UserWarning, match="'sec' is not known as a unit of length"):
+        assert not stemkit.read(imagej(tmp_path / "a.tif", "sec")).coords
 
 
 @pytest.mark.parametrize("unit", ["1/nm", "nm^-1", "mrad"])

@@ -9,6 +9,9 @@ from stemkit.io.units import is_reciprocal, is_unstated, nm_per
     ("factor", "spellings"),
     [
         (1.0, ["nm", "NM", " nm ", "[nm]", "n_m", "[n_m]", "nanometer", "nanometres", b"nm"]),
+        (1.0, ["nm/px", "nm / pixel", "nm per pixel", "nm/pixels", "nm px^-1", "nanometer (nm)", "Nanometres [nm]"]),
+        (0.1, ["\u00c5/px", "Angstrom (A)", "angstrom per pixel"]),
+        (1e-6, ["fm", "femtometer"]),
         (0.1, ["\u00c5", "\u212b", "A\u030a", "A", "Angstrom", "angstroms", "Ang"]),
         (1e-3, ["pm", "picometer"]),
         (1e3, ["\u00b5m", "\u03bcm", r"\u00B5m", "um", "micron", "Microns", "micrometer"]),
@@ -22,7 +25,9 @@ def test_spellings(factor, spellings):
     assert [nm_per(s) for s in spellings] == [factor] * len(spellings)
 
 
-@pytest.mark.parametrize("unit", [None, "", "pixel", "px", "<undefined>", "s", "eV", "1/nm", "counts"])
+@pytest.mark.parametrize(
+    "unit", [None, "", "pixel", "px", "<undefined>", "s", "eV", "1/nm", "counts", "nm (pm)", "1/px", "/px"]
+)
 def test_no_length(unit):
     assert nm_per(unit) is None
 

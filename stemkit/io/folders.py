@@ -1,0 +1,73 @@
+"""Series of files: the images of a folder in natural order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from stemkit.images import pixel_sizes
+
+__all__ = ["image_files", "joined", "natural_key"]
+
+#: Relative difference of the pixel sizes of files of one series (chosen: files store them in single precision).
+_TOLERANCE = 1e-3
+
+
+def natural_key(path: Path) -> tuple[tuple[int, int, str], ...]:
+    """Key by which names are sorted as a person would: ``frame_2`` before ``frame_10``."""
+    parts = re.split(r"(\d+)", path.name.casefold())
+    return tuple((1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts)
+
+
+def image_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """The files of a folder with one of these suffixes in natural order; hidden files are omitted.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    found = [p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith(".") and p.is_file()]
+    if not found:
+        raise ValueError(f"can't read {folder}: the folder contains no image file that stemkit can read")
+    return sorted(found, key=natural_key)
+
+
+def joined(images: Sequence[xr.DataArray], names: Sequence[str], dim: str) -> xr.DataArray:
+    """Images of one shape, data type and pixel size as a stack with the attributes of the first.
+
+    Raises
+    ------
+    ValueError
+        If they differ, or one is a stack: the message names the file.
+    """
+    first = images[0]
+    for image, name in zip(images, names, strict=True):
+        if image.ndim != 2:
+            raise ValueError(f"{name} must be one image, but has dims {image.dims}: read it on its own")
+        if image.shape != first.shape:
+            raise ValueError(
+                f"the images must have one size, but {names[0]} has {_size(first)} px and {name} has {_size(image)} px"
+            )
+        sizes, others = pixel_sizes(first), pixel_sizes(image)
+        if (sizes is None) != (others is None) or (sizes and not np.allclose(sizes, others or 0.0, rtol=_TOLERANCE)):
+            raise ValueError(
+                f"the images must have one pixel size, but {names[0]} has {_nm(sizes)} and {name} has {_nm(others)}: "
+                "pass pixel_size="
+            )
+    values = np.stack([image.values for image in images])
+    coords = {d: first.coords[d] for d in ("y", "x") if d in first.coords}
+    attrs = {**first.attrs, "source": f"{names[0]} to {names[-1]}" if len(names) > 1 else names[0]}
+    return xr.DataArray(values, coords, (dim, "y", "x"), attrs=attrs)
+
+
+def _size(image: xr.DataArray) -> str:
+    return " x ".join(map(str, image.shape))
+
+
+def _nm(sizes: tuple[float, float] | None) -> str:
+    return "none" if sizes is None else f"{sizes[0]:.6g} by {sizes[1]:.6g} nm"

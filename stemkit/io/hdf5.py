@@ -1,0 +1,187 @@
+"""HDF5 files: datasets with limits on what is read, and files written in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from stemkit.io.attributes import plain
+from stemkit.io.checks import FormatError, check_expansion
+from stemkit.io.recorded import Recorded, placeholder, recorded, table_reason
+
+__all__ = [
+    "attributes",
+    "check_all",
+    "dataset",
+    "group",
+    "image_of",
+    "in_memory",
+    "load",
+    "opened",
+    "string_type",
+    "text_of",
+]
+
+#: Largest size of a text or of metadata that is read, bytes (chosen).
+LARGEST_TEXT = 2**24
+
+
+def load(path: Path) -> list[Recorded]:
+    """Load the datasets of any HDF5 file that have two or more dimensions, by their path in the file."""
+    with opened(path) as file:
+        return [
+            image_of(path, found, name=found.name.lstrip("/"), refusal=table_reason(found.shape))
+            for found in _arrays(file)
+        ]
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[h5py.File]:
+    """The file, open for reading."""
+    with contextlib.suppress(ImportError):
+        import hdf5plugin  # type: ignore[import-not-found] # noqa: F401  (registers its compression filters)
+    with h5py.File(path, "r") as file:
+        yield file
+
+
+def group(parent: h5py.Group, *names: str) -> h5py.Group | None:
+    """The group with this path, None without one; links to other files are not followed."""
+    found: Any = parent
+    for name in names:
+        found = _member(found, name)
+        if not isinstance(found, h5py.Group):
+            return None
+    return found
+
+
+def dataset(parent: h5py.Group, name: str) -> h5py.Dataset | None:
+    """The dataset of this name, None without one; links to other files are not followed."""
+    found = _member(parent, name)
+    return found if isinstance(found, h5py.Dataset) else None
+
+
+def attributes(item: h5py.Group | h5py.Dataset) -> dict[str, Any]:
+    """Attributes in plain types; those that HDF5 can't read are left out."""
+    found = {}
+    for key in item.attrs:
+        with contextlib.suppress(Exception):
+            value = plain(item.attrs[key])
+            found[str(key)] = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return found
+
+
+def text_of(found: h5py.Dataset | None, column: int | None = None) -> str:
+    """Text of a dataset of strings or of bytes, or of a column of it; empty without one."""
+    if found is None or found.size == 0 or found.id.get_storage_size() == 0 or found.nbytes > LARGEST_TEXT:
+        return ""
+    value = found[...] if column is None else found[:, column]
+    if value.dtype.kind in "iu":
+        return value.astype(np.uint8).tobytes().rstrip(b"\0").decode("utf-8", "replace")
+    parts = [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in np.ravel(value)]
+    return "".join(parts)
+
+
+def image_of(
+    path: Path, found: h5py.Dataset, arrange: Callable[[NDArray], NDArray] | None = None, **fields: Any
+) -> Recorded:
+    """A dataset whose pixels are read when they are needed.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    found : h5py.Dataset
+        Dataset in the open file.
+    arrange : callable, optional
+        Function from the stored array to one with y and x last.
+    **fields
+        Parameters of :func:`~stemkit.io.recorded.recorded`.
+    """
+    shape, dtype, name = found.shape, found.dtype, found.name
+    if shape is None:
+        return recorded(placeholder((0,), np.uint8), **{"refusal": "an empty dataset", **fields})
+    shown = placeholder(shape, dtype) if dtype.kind in "fiubc" else np.empty((0,) * len(shape), dtype)
+    if arrange is not None:
+        shown = arrange(shown)
+
+    def fetch() -> NDArray:
+        with opened(path) as file:
+            values = _checked(file[name])[...]
+        return values if arrange is None else arrange(values)
+
+    return recorded(shown, fetch=fetch, **fields)
+
+
+def check_all(path: Path) -> None:
+    """Raise an error if a dataset declares more than the file can contain, or can't be decompressed."""
+    with opened(path) as file:
+        for found in _arrays(file):
+            _check_size(found)
+
+
+def in_memory(fill: Callable[[h5py.File], None]) -> bytes:
+    """Bytes of a file that ``fill`` has filled: HDF5 itself does not survive a disk that becomes full."""
+    with h5py.File(f"{uuid.uuid4().hex}.h5", "w", driver="core", backing_store=False) as file:
+        fill(file)
+        file.flush()
+        return bytes(file.id.get_file_image())
+
+
+def _checked(found: h5py.Dataset) -> h5py.Dataset:
+    """The dataset if its pixels are in the file, all of them, and can be decompressed."""
+    if found.is_virtual or found.external:
+        raise FormatError("its pixels are in other files: read those")
+    _check_size(found)
+    if found.chunks is not None:
+        expected = math.prod(-(-n // chunk) for n, chunk in zip(found.shape, found.chunks, strict=True))
+        missing = expected - found.id.get_num_chunks()
+    else:
+        missing = expected = int(found.id.get_storage_size() == 0 and found.size > 0)
+    if missing:
+        raise FormatError(f"{missing} of {expected} blocks of its pixels were never written: it is damaged")
+    return found
+
+
+def _check_size(found: h5py.Dataset) -> None:
+    """Raise an error if the stored bytes can't be the pixels, or can't be decompressed."""
+    check_expansion(math.prod(found.shape) * found.dtype.itemsize, found.id.get_storage_size())
+    created = found.id.get_create_plist()
+    for i in range(created.get_nfilters()):
+        code, _, _, name = created.get_filter(i)
+        if not h5py.h5z.filter_avail(code):
+            label = name.decode("utf-8", "replace") or str(code)
+            raise ImportError(
+                f"its pixels are compressed with the HDF5 filter {label!r}: install the filters with pip install "
+                "'stemkit[formats]'"
+            )
+
+
+def _member(parent: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
+    if name not in parent or isinstance(parent.get(name, getlink=True), h5py.ExternalLink):
+        return None
+    return parent.get(name)
+
+
+def _arrays(file: h5py.File) -> list[h5py.Dataset]:
+    """Datasets of two or more dimensions; links to other files and soft links are not followed."""
+    found: list[h5py.Dataset] = []
+
+    def visit(_: str, item: h5py.Group | h5py.Dataset) -> None:
+        if isinstance(item, h5py.Dataset) and item.shape is not None and len(item.shape) > 1:
+            found.append(item)
+
+    file.visititems(visit)
+    return found
+
+
+def string_type() -> np.dtype:
+    """Data type of texts of any length."""
+    return h5py.string_dtype()  # type: ignore[no-any-return]

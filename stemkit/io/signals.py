@@ -1,0 +1,33 @@
+"""What files of several formats say about a signal: numbers from metadata, and whether it is a spectrum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+__all__ = ["positive", "spectrum_reason"]
+
+#: First letters of HyperSpy's signal types that are spectra.
+_SPECTRUM_TYPES = ("EELS", "EDS", "CL", "LumiSpectrum")
+#: Units of an energy axis.
+_ENERGY_UNITS = ("ev", "kev", "mev")
+
+
+def positive(value: object) -> float | None:
+    """The value as a float if it is a positive number, else None."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return number if np.isfinite(number) and number > 0 else None
+
+
+def spectrum_reason(axes: Sequence[Mapping[str, Any]], signal_type: str, ndim: int) -> str:
+    """Description of the dataset if it is a spectrum or a spectrum image, else an empty string."""
+    energy = any(str(axis.get("units")).casefold() in _ENERGY_UNITS for axis in axes)
+    one_signal_axis = ndim > 1 and [bool(a.get("navigate")) for a in axes] == [True] * (ndim - 1) + [False]
+    if energy or one_signal_axis or signal_type.startswith(_SPECTRUM_TYPES):
+        return "a spectrum image" if ndim == 3 else "spectra"
+    return ""

@@ -15,9 +15,10 @@ from pathlib import Path
 
 __all__ = ["check_place", "whole_file"]
 
-#: Errors of a disk, a quota or a file size limit that leave no space, and HDF5's text for them.
+#: Errors of a disk, a quota or a limit of the size of files that leave no space.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FULL_TEXT = re.compile(r"errno = (\d+)")
+#: NumPy's text for a file that takes only a part of an array, an error without a number.
+_PART_WRITTEN = re.compile(r"^\d+ requested and \d+ written$")
 #: Largest number of bytes of the stem and of the suffix in the name of a temporary file (chosen: the names of most
 #: file systems have up to 255 bytes, those of encrypted folders 143).
 _STEM_BYTES, _SUFFIX_BYTES = 60, 20
@@ -119,10 +120,9 @@ def _is_running(pid: int) -> bool:
 
 def _named(error: OSError, path: Path, temporary: Path) -> OSError | None:
     """An error that names the path instead of the temporary file and says if the disk is full; None if none is."""
-    text = _FULL_TEXT.search(str(error))
-    number = error.errno or (int(text[1]) if text else None)
-    if number in _FULL:
-        return OSError(number, f"can't write {path}: the disk is full, or a quota is reached")
+    full = error.errno in _FULL or _PART_WRITTEN.match(str(error))
+    if full:
+        return OSError(error.errno or errno.ENOSPC, f"can't write {path}: the disk is full, or a quota is reached")
     if error.filename is not None and os.fspath(error.filename) == os.fspath(temporary):
         return type(error)(error.errno, f"can't write {path}: {error.strerror}")
     return None

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from stemkit.images import is_calibrated
 from stemkit.io import hdf5
 from stemkit.io.checks import FormatError, check_declared, check_expansion
-from stemkit.io.recorded import Recorded, native, placeholder, recorded, table_reason
+from stemkit.io.recorded import Recorded, placeholder, recorded, table_reason
 
 __all__ = ["load", "load_mat", "load_npz", "save"]
 
@@ -137,14 +137,14 @@ def _load_mat5(path: Path) -> list[Recorded]:
     sizes = _matlab_size(path, found, loadmat)
 
     def fetch_of(name: str) -> Any:
-        return lambda: _frames_first(np.asarray(loadmat(path, variable_names=[name])[name]))
+        return lambda: _frames_first(np.asarray(loadmat(path, variable_names=[name])[name]), name)
 
     arrays = [(n, s, k) for n, s, k in found if math.prod(s) > 1]
     if not arrays:
         raise FormatError("it contains no array of numbers")
     return [
         recorded(
-            _frames_first(placeholder(shape, _MATLAB_CLASSES[kind])),
+            _frames_first(placeholder(shape, _MATLAB_CLASSES[kind]), name),
             fetch=fetch_of(name),
             refusal=table_reason(shape),
             **_fields(name, sizes),
@@ -197,7 +197,8 @@ def _from_column_major(values: NDArray) -> NDArray:
     return np.swapaxes(values, -1, -2) if values.ndim > 1 else values
 
 
-def _frames_first(values: NDArray) -> NDArray:
-    if values.ndim != 3 or values.shape[-1] in (3, 4):
-        return native(values) if values.dtype.kind == "b" else values
+def _frames_first(values: NDArray, name: str) -> NDArray:
+    """MATLAB's ``(n_y, n_x, n)`` as ``(n, n_y, n_x)``; three or four planes without the name of frames are colours."""
+    if values.ndim != 3 or (values.shape[-1] in (3, 4) and name.casefold() not in _FRAME_NAMES):
+        return values
     return np.moveaxis(values, -1, 0)

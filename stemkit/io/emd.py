@@ -66,7 +66,7 @@ def _array(path: Path, group: h5py.Group, attrs: dict[str, Any]) -> Recorded:
         return values.transpose(order)
 
     sizes, note = pixel_sizes_of([a["scale"] for a in axes[-2:]], [a["units"] for a in axes[-2:]])
-    first = axes[0] if len(axes) == 3 else {"name": "", "units": "", "values": None}
+    first: dict[str, Any] = axes[0] if len(axes) == 3 else {"name": "", "units": "", "values": None}
     seconds, values = seconds_per(first["units"]), first["values"]
     name = str(group.name).rsplit("/", 1)[-1]
     energy = any(a["name"] in _ENERGY or str(a["units"]).strip("[]").casefold() in ("ev", "kev") for a in axes)

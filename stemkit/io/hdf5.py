@@ -47,7 +47,7 @@ def load(path: Path) -> list[Recorded]:
 def opened(path: Path) -> Iterator[h5py.File]:
     """The file, open for reading."""
     with contextlib.suppress(ImportError):
-        import hdf5plugin  # type: ignore[import-not-found] # noqa: F401  (registers its compression filters)
+        import hdf5plugin  # noqa: F401  (registers its compression filters)
     with h5py.File(path, "r") as file:
         yield file
 
@@ -184,4 +184,4 @@ def _arrays(file: h5py.File) -> list[h5py.Dataset]:
 
 def string_type() -> np.dtype:
     """Data type of texts of any length."""
-    return h5py.string_dtype()  # type: ignore[no-any-return]
+    return h5py.string_dtype()

@@ -96,7 +96,7 @@ def _signal(signal: dict[str, Any]) -> Recorded:
     )
 
 
-def _times(axes: list[dict[str, Any]], original: Tree) -> NDArray[np.float64] | None:
+def _times(axes: list[dict[str, Any]], original: Tree) -> NDArray | None:
     """Times of the frames in s: of the images of an SER file (to a second), or from an axis in a unit of time."""
     stamps = _find(original, "ser_header_parameters.Time")
     if stamps is not None:

@@ -6,6 +6,7 @@ The format is described by A. Cheng et al., J. Struct. Biol. 192 (2015) 146, htt
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,9 +52,10 @@ def load(path: Path) -> list[Recorded]:
     return [recorded(placeholder(shape, dtype), colour=False, fetch=fetch, pixel_sizes=sizes)]
 
 
-def _byte_order(header: bytes) -> str:
+def _byte_order(header: bytes) -> Literal["<", ">"]:
     """The order in which the numbers of columns, rows and sections are plausible; the machine stamp is often wrong."""
-    for order in "<>":
+    orders: tuple[Literal["<", ">"], ...] = ("<", ">")
+    for order in orders:
         numbers = np.frombuffer(header, f"{order}i4", 4)
         if numbers[:3].min() > 0 and numbers[:3].max() <= _LARGEST_EDGE and 0 <= numbers[3] < 200:
             return order

@@ -84,7 +84,7 @@ def load_mat(path: Path) -> list[Recorded]:
 def _npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = npy_format.read_magic(file)
     read = npy_format.read_array_header_1_0 if version == (1, 0) else npy_format.read_array_header_2_0
-    return read(file)  # type: ignore[no-any-return]
+    return read(file)
 
 
 def _npz_header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype]:

@@ -68,7 +68,7 @@ def _check_compression(page: Any) -> None:
     if code in _WITHOUT_IMAGECODECS and not packed and not horizontal:
         return
     try:
-        import imagecodecs  # type: ignore[import-not-found, unused-ignore] # noqa: F401
+        import imagecodecs  # noqa: F401
     except ImportError:
         what = getattr(page.compression, "name", code) if code not in _WITHOUT_IMAGECODECS else "packed or differences"
         raise ImportError(

@@ -168,7 +168,7 @@ def _attributes(metadata: dict[str, Any], name: str, detector: str) -> dict[str,
     return {key: value for key, value in attrs.items() if value is not None}
 
 
-def _times(group: h5py.Group, metadata: dict[str, Any], frames: int) -> NDArray[np.float64] | None:
+def _times(group: h5py.Group, metadata: dict[str, Any], frames: int) -> NDArray | None:
     """Times of the frames in s.
 
     They are multiples of the duration of a frame if these agree with the times at which the first and the last frame

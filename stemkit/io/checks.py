@@ -12,23 +12,20 @@ MAX_EXPANSION = 1032
 #: Size up to which the ratio is not checked, bytes (chosen).
 SMALL = 64 * 2**20
 
-#: First bytes of formats.
+#: First bytes of formats, their names and suffixes.
 _SIGNATURES = {
-    b"\x89HDF\r\n\x1a\n": "HDF5 (.emd, .hspy, .nc, .h5)",
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"\xff\xd8\xff": "JPEG",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"II+\0": "TIFF",
-    b"MM\0+": "TIFF",
-    b"\x93NUMPY": "NumPy (.npy)",
-    b"PK\x03\x04": "a ZIP archive (.npz, .zip)",
-    b"II\x97\x01": "SER",
-    b"\0\0\0\x03": "DM3",
-    b"\0\0\0\x04": "DM4",
-    b"CDF": "NetCDF",
-    b"MATLAB": "MATLAB (.mat)",
-    b"%PDF": "PDF",
+    b"\x89HDF\r\n\x1a\n": ("HDF5", (".emd", ".hspy", ".nc", ".h5", ".hdf5", ".mat")),
+    b"\x89PNG\r\n\x1a\n": ("PNG", (".png",)),
+    b"\xff\xd8\xff": ("JPEG", (".jpg", ".jpeg")),
+    **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), ("TIFF", (".tif", ".tiff"))),
+    b"\x93NUMPY": ("NumPy", (".npy",)),
+    b"PK\x03\x04": ("a ZIP archive", (".npz", ".zip")),
+    b"II\x97\x01": ("SER", (".ser",)),
+    b"\0\0\0\x03\0": ("DM3", (".dm3",)),
+    b"\0\0\0\x04\0": ("DM4", (".dm4",)),
+    b"CDF": ("NetCDF", (".nc",)),
+    b"MATLAB 5": ("MATLAB", (".mat",)),
+    b"%PDF": ("PDF", (".pdf",)),
 }
 
 
@@ -89,11 +86,13 @@ def damage(error: BaseException) -> str:
     return f"it is truncated or damaged ({type(error).__name__}{': ' if detail else ''}{detail})"
 
 
-def unknown_content(path: Path, format_name: str) -> str:
+def unknown_content(path: Path) -> str:
     """Text that names the format by the first bytes of the file, empty if it is not known or the expected one."""
     with path.open("rb") as file:
         head = file.read(16)
     if not head:
         return "the file is empty"
-    found = next((name for signature, name in _SIGNATURES.items() if head.startswith(signature)), "")
-    return f"its content is {found}: rename the file" if found and format_name not in found.upper() else ""
+    name, suffixes = next((known for start, known in _SIGNATURES.items() if head.startswith(start)), ("", ()))
+    if not name or path.suffix.lower() in suffixes:
+        return ""
+    return f"its content is {name}: rename it to {' or '.join(suffixes)}"

@@ -1,4 +1,4 @@
-"""Formats read by RosettaSciIO: DM3, DM4, SER and PRZ."""
+"""Formats read by RosettaSciIO: DM3, DM4 and SER."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ _PLUGINS = {
     ".dm3": "digitalmicrograph",
     ".dm4": "digitalmicrograph",
     ".ser": "tia",
-    ".prz": "pantarhei",
 }
 
 
@@ -66,7 +65,7 @@ def plugin(name: str) -> ModuleType:
             return importlib.import_module(f"rsciio.{name}")
     except ImportError as error:
         raise ImportError(
-            "DM3, DM4, SER and PRZ files need RosettaSciIO: install it with pip install 'stemkit[formats]'"
+            "DM3, DM4 and SER files need RosettaSciIO: install it with pip install 'stemkit[formats]'"
         ) from error
 
 

@@ -26,7 +26,7 @@ T = TypeVar("T")
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 _LOADERS: dict[str, Callable[[Path], list[Recorded]]] = {
-    **dict.fromkeys((".dm3", ".dm4", ".ser", ".prz"), microscopes.load),
+    **dict.fromkeys((".dm3", ".dm4", ".ser"), microscopes.load),
     ".emd": emd.load,
     ".hspy": hyperspy_files.load,
     ".mrc": mrc.load,
@@ -100,8 +100,8 @@ def read(
     Parameters
     ----------
     path : path-like, or a list of them
-        A ``.dm3``, ``.dm4``, ``.emd`` (Velox or NCEM), ``.ser``, ``.prz``, ``.hspy``, ``.mrc``, ``.tif``, ``.nc``,
-        ``.h5``, ``.npy``, ``.npz``, ``.mat``, ``.png`` or ``.jpg`` file. DM3, DM4, SER and PRZ files and some
+        A ``.dm3``, ``.dm4``, ``.emd`` (Velox or NCEM), ``.ser``, ``.hspy``, ``.mrc``, ``.tif``, ``.nc``,
+        ``.h5``, ``.npy``, ``.npz``, ``.mat``, ``.png`` or ``.jpg`` file. DM3, DM4 and SER files and some
         compressions need ``pip install 'stemkit[formats]'``. A folder is read as the series of its files in natural
         order (``frame_2`` before ``frame_10``), a list of paths as a series in the order of the list; the images must
         have one size and one pixel size.
@@ -227,7 +227,7 @@ def _guarded(path: Path, work: Callable[[], T]) -> T:
     except MemoryError as error:
         raise MemoryError(f"can't read {path} as {suffix}: its pixels do not fit into the memory") from error
     except Exception as error:
-        reason = unknown_content(path, suffix) or damage(error)
+        reason = unknown_content(path) or damage(error)
         raise ValueError(f"can't read {path} as {suffix}: {reason}") from error
 
 

@@ -42,6 +42,20 @@ def test_folder_without_images(tmp_path):
         stemkit.datasets(tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize(
+    ("written", "name", "text"),
+    [
+        ("a.tif", "a.png", r"its content is TIFF: rename it to \.tif or \.tiff"),
+        ("a.npy", "a.dm4", r"its content is NumPy: rename it to \.npy"),
+        ("a.hspy", "a.mrc", r"its content is HDF5: rename it to \.emd or \.hspy"),
+    ],
+)
+def test_a_wrong_suffix_is_named(written, name, text, tmp_path):
+    stemkit.write(IMAGE, tmp_path / written).rename(tmp_path / name)
+    with pytest.raises(ValueError, match=text):
+        stemkit.read(tmp_path / name)
+
+
 @pytest.mark.parametrize("suffix", READABLE)
 @pytest.mark.parametrize("content", [b"", b"not an image at all", b"\x89PNG\r\n\x1a\n", b"II*\0", b"\x89HDF\r\n\x1a\n"])
 def test_damaged_files(suffix, content, tmp_path):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from stemkit.io.attributes import plain
 from stemkit.io.checks import FormatError, check_expansion
+from stemkit.io.hdf5_heaps import check_heaps
 from stemkit.io.recorded import Recorded, placeholder, recorded, table_reason
 
 __all__ = [
@@ -44,11 +45,13 @@ def load(path: Path) -> list[Recorded]:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[h5py.File]:
-    """The file, open for reading."""
+def opened(path: Path, check: bool = True) -> Iterator[h5py.File]:
+    """The file, open for reading; with ``check`` its heaps of texts are checked first."""
     with contextlib.suppress(ImportError):
         import hdf5plugin  # noqa: F401  (registers its compression filters)
     with h5py.File(path, "r") as file:
+        if check:
+            check_heaps(path, file)
         yield file
 
 
@@ -113,7 +116,7 @@ def image_of(
         shown = arrange(shown)
 
     def fetch() -> NDArray:
-        with opened(path) as file:
+        with opened(path, check=False) as file:
             values = _checked(file[name])[...]
         return values if arrange is None else arrange(values)
 

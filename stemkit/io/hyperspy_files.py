@@ -1,16 +1,17 @@
-"""HSPY files, the HDF5 format of HyperSpy."""
+"""Files of HyperSpy: HSPY, in HDF5, and ZSPY, the same structure in a Zarr folder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
 from stemkit.images import pixel_sizes
-from stemkit.io import hdf5
+from stemkit.io import hdf5, zarr_files
 from stemkit.io.attributes import PROVENANCE, attributes_of, mode_of, pack, unpack
 from stemkit.io.calibration import pixel_sizes_of, seconds_per
 from stemkit.io.checks import FormatError
@@ -20,7 +21,7 @@ from stemkit.io.signals import positive, spectrum_reason
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["load", "save"]
+__all__ = ["load", "load_zspy", "save"]
 
 #: Version of the format that is written.
 _VERSION = "3.0"
@@ -33,16 +34,14 @@ _DEPTH = 6
 
 
 def load(path: Path) -> list[Recorded]:
-    """Load the signals of a file."""
+    """Load the signals of an HSPY file."""
     with hdf5.opened(path) as file:
-        parent = hdf5.group(file, "Experiments")
-        if parent is None:
-            raise FormatError("it has no group Experiments, as HyperSpy's files have")
-        groups = (hdf5.group(parent, name) for name in parent)
-        found = [_signal(path, group) for group in groups if group is not None and hdf5.dataset(group, "data")]
-    if not found:
-        raise FormatError("it contains no signal")
-    return found
+        return _signals(path, file, hdf5)
+
+
+def load_zspy(path: Path) -> list[Recorded]:
+    """Load the signals of a ZSPY folder."""
+    return _signals(path, zarr_files.opened(path), zarr_files)
 
 
 def save(image: xr.DataArray, path: Path, provenance: str) -> None:
@@ -53,18 +52,30 @@ def save(image: xr.DataArray, path: Path, provenance: str) -> None:
 # --- reading -----------------------------------------------------------------------------------------------------
 
 
-def _signal(path: Path, group: h5py.Group) -> Recorded:
-    stored = hdf5.dataset(group, "data")
+def _signals(path: Path, root: Any, store: ModuleType) -> list[Recorded]:
+    """Signals in the groups of an HDF5 file or a Zarr folder; ``store`` is the module that reads it."""
+    parent = store.group(root, "Experiments")
+    if parent is None:
+        raise FormatError("it has no group Experiments, as HyperSpy's files have")
+    groups = [found for name in parent if (found := store.group(parent, name)) is not None]
+    found = [_signal(path, group, store) for group in groups if store.dataset(group, "data") is not None]
+    if not found:
+        raise FormatError("it contains no signal")
+    return found
+
+
+def _signal(path: Path, group: Any, store: ModuleType) -> Recorded:
+    stored = store.dataset(group, "data")
     assert stored is not None
-    stored_axes = _axes(group, stored.ndim)
+    stored_axes = _axes(group, stored.ndim, store)
     order = _order(stored_axes, stored.ndim)
     axes = [stored_axes[i] for i in order] if stored_axes else []
-    metadata = _metadata(group)
+    metadata = _metadata(group, store)
     sizes, note = pixel_sizes_of([a.get("scale") for a in axes[-2:]], [a.get("units") for a in axes[-2:]])
     first = axes[0] if len(axes) == 3 else {}
     seconds = seconds_per(first.get("units"))
-    attrs = _attributes(metadata, hdf5.group(group, "original_metadata"))
-    return hdf5.image_of(
+    attrs = _attributes(metadata, store.group(group, "original_metadata"), store)
+    return store.image_of(  # type: ignore[no-any-return]
         path,
         stored,
         lambda values: values.transpose(order),
@@ -85,13 +96,13 @@ def _times(axis: Mapping[str, Any], seconds: float | None, count: int) -> np.nda
     return (offset + np.arange(count) * scale) * seconds
 
 
-def _axes(group: h5py.Group, ndim: int) -> list[dict[str, Any]]:
+def _axes(group: Any, ndim: int, store: ModuleType) -> list[dict[str, Any]]:
     """Attributes of the axes in the order of the array; none if the file does not have them all."""
-    found = [hdf5.group(group, f"axis-{i}") for i in range(ndim)]
+    found = [store.group(group, f"axis-{i}") for i in range(ndim)]
     if any(axis is None for axis in found):
-        parent = hdf5.group(group, f"_list_{ndim}_axes")
-        found = [] if parent is None else [hdf5.group(parent, str(i)) for i in range(ndim)]
-    attrs = [_cleaned(hdf5.attributes(axis)) for axis in found if axis is not None]
+        parent = store.group(group, f"_list_{ndim}_axes")
+        found = [] if parent is None else [store.group(parent, str(i)) for i in range(ndim)]
+    attrs = [_cleaned(store.attributes(axis)) for axis in found if axis is not None]
     return attrs if len(attrs) == ndim else []
 
 
@@ -110,23 +121,23 @@ def _cleaned(attrs: dict[str, Any]) -> dict[str, Any]:
     return {key: None if value == "_None_" else value for key, value in attrs.items()}
 
 
-def _metadata(group: h5py.Group) -> dict[str, Any]:
-    parent = hdf5.group(group, "metadata") or hdf5.group(group, "mapped_parameters")
+def _metadata(group: Any, store: ModuleType) -> dict[str, Any]:
+    parent = store.group(group, "metadata") or store.group(group, "mapped_parameters")
     if parent is None:
         return {}
-    found = {name: hdf5.group(parent, name) for name in _READ}
-    return {name: _dictionary(item, _DEPTH) for name, item in found.items() if item is not None}
+    found = {name: store.group(parent, name) for name in _READ}
+    return {name: _dictionary(item, _DEPTH, store) for name, item in found.items() if item is not None}
 
 
-def _dictionary(group: h5py.Group, depth: int) -> dict[str, Any]:
+def _dictionary(group: Any, depth: int, store: ModuleType) -> dict[str, Any]:
     """Attributes, texts and groups of a group."""
-    found = _cleaned(hdf5.attributes(group))
+    found = _cleaned(store.attributes(group))
     for name in group:
-        inner, text = hdf5.group(group, name), hdf5.dataset(group, name)
+        inner, text = store.group(group, name), store.dataset(group, name)
         if inner is not None and depth > 0:
-            found[name] = _dictionary(inner, depth - 1)
-        elif text is not None and text.dtype.kind in "OS":
-            found[name.removeprefix("_list_")] = hdf5.text_of(text)
+            found[name] = _dictionary(inner, depth - 1, store)
+        elif text is not None and text.dtype.kind in "OST":
+            found[name.removeprefix("_list_")] = store.text_of(text)
     return found
 
 
@@ -137,14 +148,14 @@ def _tree(metadata: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _attributes(metadata: dict[str, Any], original: h5py.Group | None) -> dict[str, Any]:
+def _attributes(metadata: dict[str, Any], original: Any, store: ModuleType) -> dict[str, Any]:
     """Title, voltage (kV), dwell time (s), and the attributes and the provenance that stemkit wrote."""
     title = str(_tree(metadata, "General").get("title") or "").strip()
     microscope = {
         **_tree(metadata, "Acquisition_instrument", "SEM"),
         **_tree(metadata, "Acquisition_instrument", "TEM"),
     }
-    detector = _detector(title, original)
+    detector = _detector(title, original, store)
     attrs: dict[str, Any] = {
         "title": title or None,
         "detector": detector,
@@ -160,14 +171,14 @@ def _attributes(metadata: dict[str, Any], original: h5py.Group | None) -> dict[s
     return {key: value for key, value in attrs.items() if value is not None or key in (kept or {})}
 
 
-def _detector(title: str, original: h5py.Group | None) -> str | None:
+def _detector(title: str, original: Any, store: ModuleType) -> str | None:
     """Name of the detector in signals that HyperSpy read from Velox (the title) or DigitalMicrograph (a tag)."""
     if original is None:
         return None
-    if hdf5.group(original, "BinaryResult") is not None:
+    if store.group(original, "BinaryResult") is not None:
         return title or None
-    bar = hdf5.group(original, "ImageList", "TagGroup0", "ImageTags", "DataBar")
-    named = None if bar is None else hdf5.attributes(bar).get("Signal Name")
+    bar = store.group(original, "ImageList", "TagGroup0", "ImageTags", "DataBar")
+    named = None if bar is None else store.attributes(bar).get("Signal Name")
     return named.strip() or None if isinstance(named, str) else None
 
 

@@ -15,7 +15,19 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from stemkit.images import pixel_sizes, with_pixel_sizes
-from stemkit.io import emd, folders, hdf5, hyperspy_files, microscopes, mrc, netcdf, numpy_files, pictures, tiff
+from stemkit.io import (
+    emd,
+    folders,
+    hdf5,
+    hyperspy_files,
+    microscopes,
+    mrc,
+    netcdf,
+    numpy_files,
+    pictures,
+    tiff,
+    zarr_files,
+)
 from stemkit.io.checks import check_regular_file, damage, unknown_content
 from stemkit.io.choosing import choose_dataset
 from stemkit.io.recorded import DERIVED, DETECTOR, MAP, Recorded
@@ -29,6 +41,8 @@ _LOADERS: dict[str, Callable[[Path], list[Recorded]]] = {
     **dict.fromkeys((".dm3", ".dm4", ".ser"), microscopes.load),
     ".emd": emd.load,
     ".hspy": hyperspy_files.load,
+    ".zspy": hyperspy_files.load_zspy,
+    ".zarr": zarr_files.load,
     ".mrc": mrc.load,
     **dict.fromkeys((".tif", ".tiff"), tiff.load),
     ".nc": netcdf.load,
@@ -100,11 +114,11 @@ def read(
     Parameters
     ----------
     path : path-like, or a list of them
-        A ``.dm3``, ``.dm4``, ``.emd`` (Velox or NCEM), ``.ser``, ``.hspy``, ``.mrc``, ``.tif``, ``.nc``,
-        ``.h5``, ``.npy``, ``.npz``, ``.mat``, ``.png`` or ``.jpg`` file. DM3, DM4 and SER files and some
-        compressions need ``pip install 'stemkit[formats]'``. A folder is read as the series of its files in natural
-        order (``frame_2`` before ``frame_10``), a list of paths as a series in the order of the list; the images must
-        have one size and one pixel size.
+        A ``.dm3``, ``.dm4``, ``.emd`` (Velox or NCEM), ``.ser``, ``.hspy``, ``.mrc``, ``.tif``, ``.nc``, ``.h5``,
+        ``.npy``, ``.npz``, ``.mat``, ``.png`` or ``.jpg`` file, or a ``.zspy`` or ``.zarr`` folder. DM3, DM4 and SER
+        files and some compressions need ``pip install 'stemkit[formats]'``, Zarr folders ``'stemkit[zarr]'``. Another
+        folder is read as the series of its files in natural order (``frame_2`` before ``frame_10``), a list of paths
+        as a series in the order of the list; the images must have one size and one pixel size.
     dataset : int or str, optional
         Index or name of the dataset in a file with several (:func:`datasets` lists them). Default: the first image of
         a detector, else the first computed image or map, with a warning if the file has several images.
@@ -154,7 +168,7 @@ def read(
     if isinstance(path, list | tuple):
         return _read_series([Path(p) for p in path], dataset, pixel_size, frames)
     path = Path(path)  # type: ignore[arg-type]
-    if path.is_dir():
+    if path.is_dir() and path.suffix.lower() not in zarr_files.SUFFIXES:
         return _read_series(folders.image_files(path, READABLE), dataset, pixel_size, frames)
     return _read_file(path, dataset, pixel_size, frames, 4)
 
@@ -208,8 +222,9 @@ def _read_series(
 
 def _load(path: Path) -> list[Recorded]:
     """Load all datasets of a file; errors of a format's reader are raised as ValueError."""
-    check_regular_file(path)
     suffix = path.suffix.lower()
+    if not (suffix in zarr_files.SUFFIXES and path.is_dir()):
+        check_regular_file(path)
     if suffix not in _LOADERS:
         raise ValueError(f"can't read {path}: the suffix must be one of {', '.join(READABLE)}, but is {suffix!r}")
     return _guarded(path, lambda: _LOADERS[suffix](path))
@@ -227,7 +242,7 @@ def _guarded(path: Path, work: Callable[[], T]) -> T:
     except MemoryError as error:
         raise MemoryError(f"can't read {path} as {suffix}: its pixels do not fit into the memory") from error
     except Exception as error:
-        reason = unknown_content(path) or damage(error)
+        reason = ("" if path.is_dir() else unknown_content(path)) or damage(error)
         raise ValueError(f"can't read {path} as {suffix}: {reason}") from error
 
 

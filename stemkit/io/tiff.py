@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from fractions import Fraction
 from pathlib import Path
@@ -33,6 +34,7 @@ _CONVERTED = (0, 2, 3, 5, 6, 8)
 
 def load(path: Path) -> list[Recorded]:
     """Load the datasets of a file, one per series of pages of equal shape."""
+    tiff_pages.check_chain(path)
     with _opened(path) as tif:
         if not tif.pages or not tif.series:
             raise FormatError("it has no pages: it is truncated or damaged")
@@ -100,9 +102,12 @@ def _as_fraction(value: float) -> tuple[int, int]:
 
 
 def _opened(path: Path) -> TiffFile:
-    """The open file; other files that OME-XML names are not opened."""
+    """The open file; other files that OME-XML names are not opened, and messages to a log are not printed."""
     import tifffile
 
+    logger = logging.getLogger("tifffile")
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
     return tifffile.TiffFile(path, _multifile=False)
 
 

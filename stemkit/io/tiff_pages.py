@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import struct
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from stemkit.io.checks import FormatError, check_declared, check_expansion
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPageSeries
 
-__all__ = ["check", "intensities"]
+__all__ = ["check", "check_chain", "intensities"]
 
 #: Values of the tag PhotometricInterpretation (TIFF revision 6.0).
 _MIN_IS_WHITE, _PALETTE = 0, 3
@@ -46,6 +48,35 @@ def check(tif: TiffFile, series: TiffPageSeries) -> None:
     _check_segments([(page.dataoffsets, page.databytecounts) for page in pages], math.prod(keyframe.chunked), size)
     used = {(o, n) for page in pages for o, n in zip(page.dataoffsets, page.databytecounts, strict=False)}
     check_expansion(declared, sum(n for _, n in used))
+
+
+def check_chain(path: Path) -> None:
+    """Raise an error if the chain of the pages' directories leaves the file, since the pages after that are missing.
+
+    The layouts of classic TIFF and BigTIFF are those of TIFF revision 6.0 and of the BigTIFF proposal.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(16)
+        order = "<" if head[:2] == b"II" else ">"
+        big = head[2:4] in (b"+\0", b"\0+")
+        count, entry, link = (f"{order}Q", 20, f"{order}Q") if big else (f"{order}H", 12, f"{order}I")
+        if len(head) < 16:
+            raise FormatError("it has no pages: it is truncated")
+        (offset,) = struct.unpack_from(link, head, 8 if big else 4)
+        seen: set[int] = set()
+        while offset:
+            if offset in seen:
+                raise FormatError("its pages form a loop: it is damaged")
+            seen.add(offset)
+            end = offset + struct.calcsize(count)
+            if end <= size:
+                file.seek(offset)
+                end += struct.unpack(count, file.read(struct.calcsize(count)))[0] * entry
+            if end + struct.calcsize(link) > size:
+                raise FormatError(f"its page {len(seen) - 1} is outside the file: it is truncated or damaged")
+            file.seek(end)
+            (offset,) = struct.unpack(link, file.read(struct.calcsize(link)))
 
 
 def _check_segments(pages: list[tuple[Any, Any]], expected: int, size: int) -> None:

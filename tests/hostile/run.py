@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing as mp
 import os
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -19,6 +20,8 @@ from tests.hostile.seeds import write_seeds
 
 #: Files that one process reads.
 BLOCK = 250
+#: Time after which a process that doesn't return from a library is killed, s.
+PATIENCE = 60
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,6 +66,9 @@ def _in_a_process(work, folder: Path, start: int, stop: int) -> list[tuple[str, 
         finished = False
         try:
             while True:
+                if not receiver.poll(PATIENCE):
+                    process.kill()
+                    break
                 item = receiver.recv()
                 if item is None:
                     finished = True
@@ -73,7 +79,8 @@ def _in_a_process(work, folder: Path, start: int, stop: int) -> list[tuple[str, 
         process.join()
         if finished:
             return found
-        found.append(("crash", f"file {len(found)} of block {start}", f"exit code {process.exitcode}"))
+        what = "hang" if process.exitcode == -signal.SIGKILL else "crash"
+        found.append((what, f"number {len(found)} of block {start}", f"exit code {process.exitcode}"))
 
 
 def _read_damaged(sender, folder: Path, start: int, stop: int, done: int) -> None:  # type: ignore[no-untyped-def]

@@ -6,6 +6,7 @@ import pytest
 from scipy.io import savemat
 
 import stemkit
+from stemkit.io import hdf5_heaps
 
 IMAGE = np.random.default_rng(2).normal(size=(30, 40))
 
@@ -102,3 +103,31 @@ def test_an_offset_that_cost_the_resolution_is_announced(dtype, tmp_path):
         stemkit.read(tmp_path / "a.npy")
     np.save(tmp_path / "a.npy", (IMAGE * 100).astype(dtype))
     assert stemkit.read(tmp_path / "a.npy").dtype == dtype
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_heap_on_which_the_hdf5_library_would_loop(large, tmp_path, make, monkeypatch):
+    monkeypatch.setattr(hdf5_heaps, "_SEARCHED", 0 if large else 2**30)
+    path = make.velox(tmp_path / "a.emd", {"HAADF": (IMAGE * 1000).astype(np.int16)[..., None]})
+    assert stemkit.read(path).shape == IMAGE.shape
+    content = bytearray(path.read_bytes())
+    heap = content.index(b"GCOL")
+    size = int.from_bytes(content[heap + 8 : heap + 16], "little")
+    position = heap + 16
+    while int.from_bytes(content[position : position + 2], "little"):  # the free space has the index 0
+        position += 16 + -(-int.from_bytes(content[position + 8 : position + 16], "little") // 8) * 8
+    assert position < heap + size
+    content[position : position + 16] = bytes(16)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="has an object without a size"):
+        stemkit.read(path)
+
+
+@pytest.mark.parametrize("chunks", [None, (100, 300)])
+def test_heaps_are_searched_outside_the_pixels(chunks, tmp_path, monkeypatch):
+    monkeypatch.setattr(hdf5_heaps, "_SEARCHED", 0)
+    values = np.frombuffer(b"GCOL\1\0\0\0" * 300_000, np.uint8).reshape(1000, 2400)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("a", data=values, chunks=chunks)
+        file.attrs["text"] = "a text"
+    np.testing.assert_array_equal(stemkit.read(tmp_path / "a.h5").values, values)

@@ -173,6 +173,32 @@ def test_a_sparse_tile_is_refused(tmp_path):
         stemkit.read(tmp_path / "a.tif")
 
 
+@pytest.mark.parametrize("bigtiff", [False, True])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_a_file_whose_last_pages_are_missing(bigtiff, byteorder, tmp_path):
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path, bigtiff=bigtiff, byteorder=byteorder) as tif:
+        for i in range(3):
+            tif.write(IMAGE + i, metadata=None)
+    assert stemkit.read(path).shape == (3, *IMAGE.shape)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * 0.5)])
+    with pytest.raises(ValueError, match="outside the file: it is truncated or damaged"):
+        stemkit.read(path)
+
+
+def test_pages_in_a_loop(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, IMAGE, metadata=None)
+    content = bytearray(path.read_bytes())
+    start = int.from_bytes(content[4:8], "little")
+    link = start + 2 + 12 * int.from_bytes(content[start : start + 2], "little")
+    content[link : link + 4] = content[4:8]
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="its pages form a loop"):
+        stemkit.read(path)
+
+
 def test_a_small_file_can_not_be_a_large_image(tmp_path):
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, np.zeros((30, 30), np.uint8), compression="zlib", rowsperstrip=30)

@@ -75,7 +75,7 @@ def _signal(path: Path, group: Any, store: ModuleType) -> Recorded:
     first = axes[0] if len(axes) == 3 else {}
     seconds = seconds_per(first.get("units"))
     attrs = _attributes(metadata, store.group(group, "original_metadata"), store)
-    return store.image_of(  # type: ignore[no-any-return]
+    return store.image_of(
         path,
         stored,
         lambda values: values.transpose(order),

@@ -63,6 +63,7 @@ def save(image: xr.DataArray, path: Path, provenance: str) -> None:
         software="stemkit",
         resolution=None if sizes is None else (_as_fraction(1 / sizes[1]), _as_fraction(1 / sizes[0])),
         resolutionunit="NONE",
+        extratags=[] if sizes is None else tags.dm_tags(sizes),
     )
 
 

@@ -16,7 +16,16 @@ from stemkit.io.units import is_unstated, nm_per
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
 
-__all__ = ["DESCRIPTION", "calibration", "description", "fei_attributes", "frame_times", "json_entry", "ome_pixels"]
+__all__ = [
+    "DESCRIPTION",
+    "calibration",
+    "description",
+    "dm_tags",
+    "fei_attributes",
+    "frame_times",
+    "json_entry",
+    "ome_pixels",
+]
 
 Sizes = tuple[float, float]
 
@@ -150,6 +159,12 @@ def _xml(text: str | bytes) -> ElementTree.Element | None:
 def _dm_scales(page: TiffPage) -> tuple[list[float | None], list[object]]:
     scales = [page.tags.valueof(code) for code in _DM_SCALES]
     return [float(s) if _is_number(s) else None for s in scales], [page.tags.valueof(code) for code in _DM_UNITS]
+
+
+def dm_tags(sizes: Sizes) -> list[tuple[int, str, int, Any, bool]]:
+    """DigitalMicrograph's tags for a height and a width in nm: HyperSpy has the unit from these, not from ImageJ's."""
+    units = [(code, "s", 0, "nm", True) for code in _DM_UNITS]
+    return sorted([*units, *((code, "d", 1, float(s), True) for code, s in zip(_DM_SCALES, sizes, strict=True))])
 
 
 def _fei_settings(page: TiffPage) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 import math
 import re
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,51 @@ def test_shape_and_pixel_size(path):
     (info,) = stemkit.datasets(path)
     assert info.is_image
     assert info.shape == image.shape
+
+
+#: Default dataset, dims and pixel size (y, x) in nm of files that are hard to read.
+HARD = {
+    "fei_dpc.emd": ("DF4-C", ("y", "x"), (0.0996, 0.0996)),
+    "multi_signal.dm3": ("HAADF", ("y", "x"), (0.01775, 0.01775)),
+    "nonsq.dm4": ("dmTest_float32_nonSquare_diffPixelSize", ("y", "x"), (0.2, 1.0)),
+    "stackbuilder.dm3": ("stackbuilder_test4_16x2", ("image", "y", "x"), (59.98, 59.98)),
+    "velox_spectrum_image.emd": ("HAADF", ("frame", "y", "x"), (5.302, 5.302)),
+}
+OTHERS = [p for d in ("formats", "series", "pairs", "fitted", "scenes") for p in sorted((DATA / d).rglob("*.*"))]
+
+
+@pytest.mark.parametrize("path", [p for p in OTHERS if p.name in HARD], ids=lambda p: p.name)
+def test_hard_files(path):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "(?s).*contains .* images", UserWarning)
+        image = stemkit.read(path)
+    name, dims, sizes = HARD[path.name]
+    assert (image.attrs["dataset"], image.dims) == (name, dims)
+    assert image.stem.pixel_sizes == pytest.approx(sizes, rel=1e-3)
+
+
+def test_a_detector_comes_before_the_maps_of_a_spectrum_image(tmp_path):
+    with zipfile.ZipFile(DATA / "formats" / "velox_EELS_EDS.zip") as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith(".emd")]
+        path = Path(archive.extract(name, tmp_path))
+    with pytest.warns(UserWarning, match=r"contains 8 images and 4 'DF-S' \(16 x 20\) is read"):
+        image = stemkit.read(path)
+    assert image.attrs["mode"] == "haadf"
+    contents = [d.content for d in stemkit.datasets(path)]
+    assert contents.count("image") == 2
+    assert contents.count("map of a spectrum image") == 6
+    assert contents.count("an EELS spectrum image") == 3
+
+
+@pytest.mark.parametrize("path", OTHERS, ids=lambda p: p.name)
+def test_every_file_is_read_or_refused(path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        if path.suffix == ".zip":
+            with pytest.raises(ValueError, match="the suffix must be one of"):
+                stemkit.read(path)
+        else:
+            assert stemkit.read(path).size > 0
 
 
 def test_every_family_is_there():

@@ -3,6 +3,7 @@ import sys
 
 import numpy as np
 import pytest
+import rsciio.tiff
 import tifffile
 import xarray as xr
 
@@ -121,6 +122,16 @@ def test_imagej_understands_our_tiff(stack, tmp_path):
         assert [np.divide(*tags.valueof(code)) for code in (282, 283)] == pytest.approx([100, 50])
         # ImageJ opens a stack as one block that follows its first page's offset
         assert tif.series[0].dataoffset is not None
+
+
+@pytest.mark.parametrize("stack", [False, True])
+def test_hyperspy_understands_our_tiff(stack, tmp_path):
+    """HyperSpy reads TIFF files through RosettaSciIO."""
+    values = np.stack([IMAGE, IMAGE + 1]) if stack else IMAGE
+    image = with_pixel_sizes(xr.DataArray(values, dims=("image", "y", "x")[0 if stack else 1 :]), 0.02, 0.01)
+    (signal,) = rsciio.tiff.file_reader(stemkit.write(image, tmp_path / "a.tif"))
+    np.testing.assert_array_equal(signal["data"], values)
+    assert [(a["scale"], a["units"]) for a in signal["axes"][-2:]] == [(0.02, "nm"), (0.01, "nm")]
 
 
 def test_pixels_beyond_a_tiff(tmp_path):

@@ -36,8 +36,9 @@ _PRINT_UNITS = ("inch", "in", "inches", "cm", "mm")
 #: Tags of FEI: settings as text, in two versions, and as XML.
 _FEI_TEXT = (34680, 34682)
 _FEI_XML = 34683
-#: Tags of DigitalMicrograph: units and scales along y and x.
+#: Tags of DigitalMicrograph: units, origins and scales along y and x.
 _DM_UNITS = (65004, 65003)
+_DM_ORIGINS = (65007, 65006)
 _DM_SCALES = (65010, 65009)
 #: Tags of the TIFF specification (revision 6.0): description, resolution along y and x, unit of the resolution.
 DESCRIPTION = 270
@@ -164,7 +165,9 @@ def _dm_scales(page: TiffPage) -> tuple[list[float | None], list[object]]:
 def dm_tags(sizes: Sizes) -> list[tuple[int, str, int, Any, bool]]:
     """DigitalMicrograph's tags for a height and a width in nm: HyperSpy has the unit from these, not from ImageJ's."""
     units = [(code, "s", 0, "nm", True) for code in _DM_UNITS]
-    return sorted([*units, *((code, "d", 1, float(s), True) for code, s in zip(_DM_SCALES, sizes, strict=True))])
+    origins = [(code, "d", 1, 0.0, True) for code in _DM_ORIGINS]
+    scales = [(code, "d", 1, float(size), True) for code, size in zip(_DM_SCALES, sizes, strict=True)]
+    return sorted([*units, *origins, *scales])
 
 
 def _fei_settings(page: TiffPage) -> dict[str, dict[str, Any]]:

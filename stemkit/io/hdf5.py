@@ -124,10 +124,16 @@ def image_of(
 
 
 def check_all(path: Path) -> None:
-    """Raise an error if a dataset declares more than the file can contain, or can't be decompressed."""
+    """Raise an error if a dataset declares more than the file can contain, or the file has links to others."""
     with opened(path) as file:
+        file.visititems_links(_refuse_external)
         for found in _arrays(file):
             _check_size(found)
+
+
+def _refuse_external(name: str, link: object) -> None:
+    if isinstance(link, h5py.ExternalLink):
+        raise FormatError(f"{name} in it is a link to another file, which is not followed")
 
 
 def in_memory(fill: Callable[[h5py.File], None]) -> bytes:
@@ -140,8 +146,6 @@ def in_memory(fill: Callable[[h5py.File], None]) -> bytes:
 
 def _checked(found: h5py.Dataset) -> h5py.Dataset:
     """The dataset if its pixels are in the file, all of them, and can be decompressed."""
-    if found.is_virtual or found.external:
-        raise FormatError("its pixels are in other files: read those")
     _check_size(found)
     if found.chunks is not None:
         expected = math.prod(-(-n // chunk) for n, chunk in zip(found.shape, found.chunks, strict=True))
@@ -154,7 +158,9 @@ def _checked(found: h5py.Dataset) -> h5py.Dataset:
 
 
 def _check_size(found: h5py.Dataset) -> None:
-    """Raise an error if the stored bytes can't be the pixels, or can't be decompressed."""
+    """Raise an error if the stored bytes can't be the pixels, are in other files, or can't be decompressed."""
+    if found.is_virtual or found.external:
+        raise FormatError("its pixels are in other files: read those")
     check_expansion(math.prod(found.shape) * found.dtype.itemsize, found.id.get_storage_size())
     created = found.id.get_create_plist()
     for i in range(created.get_nfilters()):
@@ -168,9 +174,7 @@ def _check_size(found: h5py.Dataset) -> None:
 
 
 def _member(parent: h5py.Group, name: str) -> h5py.Group | h5py.Dataset | None:
-    if name not in parent or isinstance(parent.get(name, getlink=True), h5py.ExternalLink):
-        return None
-    return parent.get(name)
+    return parent.get(name) if isinstance(parent.get(name, getlink=True), h5py.HardLink) else None
 
 
 def _arrays(file: h5py.File) -> list[h5py.Dataset]:

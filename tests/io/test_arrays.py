@@ -64,6 +64,20 @@ def test_pixels_in_other_files_are_not_read(suffix, tmp_path):
         stemkit.read(tmp_path / f"a.{suffix}")
 
 
+@pytest.mark.parametrize("suffix", ["h5", "hspy", "nc", "emd", "mat"])
+def test_links_to_other_files_are_not_followed(suffix, tmp_path):
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["Experiments/a/data"] = file["a"] = IMAGE
+        file["Data/Image/0/Data"] = IMAGE[..., None]
+    names = {"hspy": "Experiments", "emd": "Data"}
+    with h5py.File(tmp_path / f"a.{suffix}", "w") as file:
+        file["a"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/a")
+        if suffix in names:
+            file[names[suffix]] = h5py.ExternalLink(str(tmp_path / "other.h5"), names[suffix])
+    with pytest.raises(ValueError, match="can't read"):
+        stemkit.read(tmp_path / f"a.{suffix}")
+
+
 def test_pixels_that_were_never_written(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         data = file.create_dataset("a", (30, 40), "f4", chunks=(10, 40))

@@ -3,6 +3,7 @@ import sys
 
 import numpy as np
 import pytest
+import rsciio.hspy
 import rsciio.tiff
 import tifffile
 import xarray as xr
@@ -151,3 +152,19 @@ def test_hspy_is_written_without_rosettasciio(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "rsciio", None)
     path = stemkit.write(IMAGE, tmp_path / "b.hspy")
     np.testing.assert_array_equal(stemkit.read(path).values, IMAGE)
+
+
+def test_rosettasciio_reads_our_hspy(tmp_path):
+    values = np.stack([IMAGE, IMAGE + 1, IMAGE + 2])
+    image = with_pixel_sizes(xr.DataArray(values, dims=("frame", "y", "x")), 0.02, 0.01)
+    image = image.assign_coords(time=("frame", [0.5, 1.0, 1.5], {"units": "s"}))
+    image.attrs = {"title": "a/b", "voltage": 300.0, "mode": "bf"}
+    (signal,) = rsciio.hspy.file_reader(stemkit.write(image, tmp_path / "a.hspy"))
+    np.testing.assert_array_equal(signal["data"], values)
+    assert [(a["name"], a["units"], a["scale"], a["offset"], a["navigate"]) for a in signal["axes"]] == [
+        ("frame", "s", 0.5, 0.5, True),
+        ("y", "nm", 0.02, 0.0, False),
+        ("x", "nm", 0.01, 0.0, False),
+    ]
+    assert signal["metadata"]["General"]["title"] == "a/b"
+    assert signal["metadata"]["Acquisition_instrument"]["TEM"]["beam_energy"] == 300.0

@@ -30,8 +30,14 @@ def image_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     ------
     ValueError
         If there is none.
+    OSError
+        If the folder can't be read.
     """
-    found = [p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith(".") and p.is_file()]
+    try:
+        names = list(folder.iterdir())
+    except OSError as error:
+        raise type(error)(error.errno, f"can't read {folder}: {error.strerror}") from error
+    found = [p for p in names if p.suffix.lower() in suffixes and not p.name.startswith(".") and p.is_file()]
     if not found:
         raise ValueError(f"can't read {folder}: the folder contains no image file that stemkit can read")
     return sorted(found, key=natural_key)

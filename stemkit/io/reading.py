@@ -258,7 +258,7 @@ def _image(
     frames: bool | None,
     stacklevel: int,
 ) -> xr.DataArray:
-    values = _guarded(path, chosen.pixels)
+    values = _guarded(path, lambda: np.ascontiguousarray(chosen.pixels()))
     dims = _dims(chosen, frames)
     coords = {name: _renamed(variable, dims[0]) for name, variable in chosen.coords.items()}
     image = xr.DataArray(values, coords, dims, chosen.array_name, dict(chosen.attrs))

@@ -86,6 +86,7 @@ def _image(path: Path, group: h5py.Group, label: str, made_as: str, kind: int) -
         path,
         stored,
         _frames_first,
+        by_frame=frames > 1 and stored.chunks is not None and stored.chunks[2] == 1,
         name=name,
         pixel_sizes=sizes,
         note=note,

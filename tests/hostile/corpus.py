@@ -197,6 +197,16 @@ def _places(folder: Path) -> Iterator[Path]:
     (folder / "folder.dm3").mkdir()
     (folder / "device.png").symlink_to("/dev/zero")
     os.mkfifo(folder / "pipe.tif")
+    for suffix in (".zarr", ".zspy"):
+        (folder / f"empty_folder{suffix}").mkdir()
+        (folder / f"damaged_folder{suffix}" / "Experiments").mkdir(parents=True)
+        (folder / f"damaged_folder{suffix}" / "Experiments" / ".zarray").write_text('{"shape": [1e99')
+        (folder / f"damaged_folder{suffix}" / "loop").symlink_to(folder / f"damaged_folder{suffix}")
+        yield from (folder / f"empty_folder{suffix}", folder / f"damaged_folder{suffix}")
+    (folder / "series").mkdir()
+    (folder / "series" / "a.tif").write_bytes(b"II*\0")
+    (folder / "series" / "loop.tif").symlink_to(folder / "series" / "loop.tif")
+    yield folder / "series"
     (folder / "locked.npy").write_bytes(b"\x93NUMPY")
     (folder / "locked.npy").chmod(0)
     names = ["loop.tif", "one.nc", "broken.npy", "folder.dm3", "device.png", "pipe.tif", "locked.npy"]

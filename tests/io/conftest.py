@@ -38,7 +38,7 @@ def write_velox(
         _text(file, "Version", {"format": "Velox", "version": "10"})
         for i, (detector, values) in enumerate(frames.items()):
             group = file.create_group(f"Data/Image/{i:032x}")
-            group["Data"] = values
+            group.create_dataset("Data", data=values, chunks=(*values.shape[:2], 1))
             count = values.shape[2]
             begun = starts or [1_600_000_000 + round(1.5 * i) for i in range(count)]
             texts = [json.dumps(_velox_metadata(size, s)).encode().ljust(2000, b"\0") for s in begun[:count]]

@@ -130,6 +130,8 @@ def _not_an_image(values: NDArray) -> str:
         return "complex data (an exit wave or a Fourier transform): save its magnitude or phase as an image"
     if values.dtype.kind not in "fiub":
         return f"no numbers (dtype {values.dtype})"
+    if values.ndim == 0:
+        return "a single number"
     if values.ndim < 2:
         return f"{values.ndim}-D data (a spectrum or a line profile)"
     if values.ndim > 3:

@@ -41,9 +41,9 @@ from stemkit.synthesis.arrangements import Cell, lattice, nearest_distance
 from stemkit.synthesis.rendering import render
 
 try:
-    from stemkit.noise.figure3 import figure3_model
+    from stemkit.noise.filter_residuals import residual_curve_model
 except ImportError:
-    figure3_model = None
+    residual_curve_model = None
 
 #: Where the model holds each parameter, which is also the key of its stated error.
 KEYS = {
@@ -327,7 +327,7 @@ def calibrated(image: xr.DataArray) -> tuple[NoiseModel | None, dict[str, float]
 
 
 def by_figure3(values: NDArray, **known: float | str) -> NoiseModel | None:
-    return None if figure3_model is None else figure3_model(values, **known)
+    return None if residual_curve_model is None else residual_curve_model(values, **known)
 
 
 def value_in(model: NoiseModel | None, key: str) -> float:
@@ -507,8 +507,8 @@ def report(table: pd.DataFrame) -> None:
     for part in ("half", "crystal", "mode", "kind"):
         print(f"\nBy {part}: median |error|, bias (images)")
         print(short_table(counted, part))
-    if figure3_model is None:
-        print("\nFigure 3 alone: no figure3_model in this version")
+    if residual_curve_model is None:
+        print("\nFigure 3 alone: no residual_curve_model in this version")
         return
     # over the same images as above, so that the two compare
     print("\nFigure 3 alone, given the true contrast, level and column width")

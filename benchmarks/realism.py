@@ -54,8 +54,8 @@ from tqdm import tqdm
 import stemkit
 from stemkit import BackgroundNoise, NoiseCalibrator, NoiseModel, ScanNoise, SFINDenoiser
 from stemkit.images import resolve_mode
-from stemkit.noise.faults import scan_faults
-from stemkit.noise.figure3 import figure3
+from stemkit.noise.fault_detection import find_scan_faults
+from stemkit.noise.filter_residuals import residual_curves
 from stemkit.synthesis.noises import draw_noise
 
 matplotlib.use("Agg")
@@ -214,7 +214,7 @@ def judged(path: Path, seeds: list[int], background: bool) -> Case | None:
 def halves(image: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
     """The rows above and below the middle, at most 512 of each and 512 px wide, with the image's mode on them."""
     image = image.assign_attrs(mode=resolve_mode(image))
-    if scan_faults(image.values):
+    if find_scan_faults(image.values):
         # the file's lines run along y: judged as they were scanned
         image = image.transpose("x", "y").rename({"x": "y", "y": "x"})
     middle = image.sizes["y"] // 2
@@ -234,7 +234,7 @@ def described(fitted: NoiseModel, model: NoiseModel) -> str:
         f"    streaks {scan.amplitude:.3f} (length {scan.length:.1f} px), jitter {scan.jitter:.2f} px (length "
         f"{scan.jitter_length:.1f}), readout {point.readout:.3f}, gain {point.gain:.4f}, shape {point.shape:.2f}, "
         f"correlation {point.correlation_x:.2f}, contrast top {fitted.contrast:.4g}, bottom {model.contrast:.4g}, "
-        f"detector {model.detector.low, model.detector.high, model.detector.step}"
+        f"digitisation {dataclasses.astuple(model.digitization)}"
     )
 
 
@@ -287,7 +287,7 @@ def poisson_gaussian(values: NDArray, fitted: Residual) -> Draw:
 def paper(values: NDArray, fitted: Residual) -> Draw:
     """Streaks whose deviation grows with the gradient, and Tukey noise whose deviation is a line in the intensity."""
     width = fitted.smoothing
-    scan, pointwise = figure3(values, width)
+    scan, pointwise = residual_curves(values, width)
     blurred = ndimage.gaussian_filter(values, width)
     away = values - ndimage.gaussian_filter1d(values, width, axis=1)
     sample = (away / np.maximum(pointwise.intercept + pointwise.slope * blurred, 1e-3 * away.std())).ravel()

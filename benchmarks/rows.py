@@ -54,7 +54,7 @@ import stemkit
 from stemkit import NoiseCalibrator, RowAligner
 from stemkit.columns import fit_columns
 from stemkit.images import mode_sign, resolve_mode
-from stemkit.noise.specimen import find_specimen
+from stemkit.noise.separation import separate_specimen
 from stemkit.pixels import filled
 
 matplotlib.use("Agg")
@@ -439,14 +439,15 @@ def straightened(image: xr.DataArray, path: Path, figures: Path | None) -> dict[
 def spreads(bright: NDArray, shifts: NDArray, halves: list[NDArray]) -> dict[str, float]:
     """Of the columns' x about their lattice, across and along the rows: as recorded, straightened, and crossed."""
     after = moved_back(bright, shifts)
-    specimen = find_specimen(after)
-    if specimen.fits is None or specimen.vectors is None:
+    separation = separate_specimen(after)
+    crystal = separation.crystal
+    if crystal is None or crystal.vectors is None:
         return {"columns": 0}
-    places = np.column_stack([specimen.fits.y, specimen.fits.x])
-    across, along = triples(places, specimen.vectors, specimen.width)
+    places = np.column_stack([crystal.fits.y, crystal.fits.x])
+    across, along = triples(places, crystal.vectors, separation.width)
 
     def fitted(values: NDArray) -> NDArray:
-        return fit_columns(values, places, specimen.width).x
+        return fit_columns(values, places, separation.width).x
 
     def spread(x: NDArray, which: NDArray) -> float:
         bends = x[which[:, 0]] - (x[which[:, 1]] + x[which[:, 2]]) / 2
@@ -511,9 +512,9 @@ def draw_figure(
         axes[0, 2].plot(curve, linewidth=0.8, label=name)
     axes[0, 2].set(title="displacement of the rows, px", xlabel="row")
     for name, calibrator in zip(("recorded", "straightened"), calibrators, strict=True):
-        registration = calibrator.diagnostics_[0]["registration"]
-        if registration is not None and len(registration.distance):
-            axes[1, 2].plot(registration.distance, registration.covariance, ".-", label=name)
+        displacement = calibrator.diagnostics_[0]["displacement_x"]
+        if displacement is not None and len(displacement.distance):
+            axes[1, 2].plot(displacement.distance, displacement.covariance, ".-", label=name)
     axes[1, 2].set(title="covariance of the displacements along the row, px squared", xlabel="distance, px")
     for axis in axes[:, 2]:
         axis.axhline(0, color="0.7", linewidth=0.8)

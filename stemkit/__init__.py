@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from stemkit.io import read as read
     from stemkit.io import write as write
     from stemkit.noise import BackgroundNoise as BackgroundNoise
-    from stemkit.noise import Detector as Detector
+    from stemkit.noise import Digitization as Digitization
     from stemkit.noise import NoiseCalibrator as NoiseCalibrator
     from stemkit.noise import NoiseModel as NoiseModel
     from stemkit.noise import PointwiseNoise as PointwiseNoise
@@ -57,7 +57,7 @@ _HOMES = {
     "BackgroundNoise": "stemkit.noise",
     "ScanNoise": "stemkit.noise",
     "PointwiseNoise": "stemkit.noise",
-    "Detector": "stemkit.noise",
+    "Digitization": "stemkit.noise",
     "STEMSynthesizer": "stemkit.synthesis",
     "SFINDenoiser": "stemkit.denoising",
     "FCNDenoiser": "stemkit.denoising",

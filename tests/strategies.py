@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from stemkit import BackgroundNoise, Detector, NoiseModel, PointwiseNoise, ScanNoise
+from stemkit import BackgroundNoise, Digitization, NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.columns import ColumnFits, fit_columns
 
 #: Statistical tests fail at this many standard deviations of what they estimate.
@@ -66,14 +66,14 @@ def pointwise(draw: st.DrawFn, mode: str = "haadf") -> PointwiseNoise:
 
 
 @st.composite
-def detectors(draw: st.DrawFn) -> Detector:
+def digitizations(draw: st.DrawFn) -> Digitization:
     low = draw(st.none() | st.floats(-1e3, 1e3))
     high = draw(st.none() | st.floats(1e3, 1e5, exclude_min=True))
-    return Detector(low, high, draw(st.none() | st.floats(1e-3, 1e3)))
+    return Digitization(low, high, draw(st.none() | st.floats(1e-3, 1e3)))
 
 
 @st.composite
-def noise_models(draw: st.DrawFn, detector: bool = True) -> NoiseModel:
+def noise_models(draw: st.DrawFn, digitized: bool = True) -> NoiseModel:
     """Any noise model, with every part."""
     mode = draw(modes)
     return NoiseModel(
@@ -83,7 +83,7 @@ def noise_models(draw: st.DrawFn, detector: bool = True) -> NoiseModel:
         draw(backgrounds()),
         draw(scans()),
         draw(pointwise(mode)),
-        draw(detectors()) if detector else Detector(),
+        draw(digitizations()) if digitized else Digitization(),
     )
 
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import ndimage, signal
 
-from stemkit.filters import wide_gaussian
+from stemkit.filters import gaussian_variance_gain, wide_gaussian
 
 
 @pytest.mark.parametrize("sigma", [1.0, 4.0, 11.5, 30.0])
@@ -29,3 +29,36 @@ def test_a_wide_gaussian_keeps_the_sum_of_a_spot():
 def test_a_filter_wider_than_the_image_is_its_mean():
     values = np.random.default_rng(1).normal(size=(40, 50)) + 3
     np.testing.assert_allclose(wide_gaussian(values, 500.0), values.mean(), atol=0.1)
+
+
+LENGTHS = [(0.0, 0.0), (0.0, 6.0), (5.0, 5.0), (0.0, np.inf), (np.inf, 0.0)]
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize(("sigmas", "weights"), [((1.5,), (1.0,)), ((1.2, 2.5), (1.0, -1.0))])
+def test_the_variance_of_a_filtered_field(sigmas, weights, lengths):
+    """Against the exact sum over the frequencies of a grid."""
+    n = 512
+    frequency = 2 * np.pi * np.fft.fftfreq(n)
+
+    def gaussian(sigma):
+        return np.exp(-((sigma * frequency) ** 2) / 2)
+
+    def power(length):
+        # mean 1 over the frequencies: the field has unit variance
+        density = n * (frequency == 0) if np.isinf(length) else np.exp(-((length * frequency) ** 2))
+        return density / density.mean()
+
+    response = sum(w * np.outer(gaussian(s), gaussian(s)) for s, w in zip(sigmas, weights, strict=True))
+    exact = (np.outer(*map(power, lengths)) * response**2).mean()
+    assert gaussian_variance_gain(sigmas, weights, lengths=lengths) == pytest.approx(exact, rel=1e-3)
+
+
+def test_noise_correlated_along_rows_is_reduced_less_by_a_filter():
+    r, n, sigma = 0.4, 1024, 6.0
+    white = np.random.default_rng(0).normal(size=(n, n))
+    noise = signal.lfilter([np.sqrt(1 - r**2)], [1, -r], white, axis=1)
+    filtered = ndimage.gaussian_filter(noise, sigma, mode="wrap")
+    # n^2 / (4 pi sigma^2) independent values
+    scatter = np.sqrt(2 * 4 * np.pi) * sigma / n
+    assert filtered.var() == pytest.approx(gaussian_variance_gain(sigma, correlation_x=r), rel=4 * scatter + 0.02)

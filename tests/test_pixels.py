@@ -69,7 +69,7 @@ def test_digital_and_clipped_images_are_not_faulty(lengths, angle, noise, dtype,
 
 
 @settings(max_examples=20)
-@given(noise_models(detector=False), seeds)
+@given(noise_models(digitized=False), seeds)
 def test_noise_of_the_model_is_not_faulty(model, seed):
     noisy = model.apply(model.level + model.contrast * crystal((100, 110)), random_state=seed)
     assert faulty_pixels(noisy).sum() <= FEW

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from stemkit.denoising.anscombe import Stabilised, image_of, signal_of
 from stemkit.denoising.base import Denoiser, Enhancer
-from stemkit.noise.attached import noise_of
+from stemkit.noise.resolve import resolve_noise
 
 __all__ = ["BM3DDenoiser", "atomap_positions"]
 
@@ -32,7 +32,7 @@ class BM3DDenoiser(Denoiser):
         def enhance(image: xr.DataArray, mode: str) -> dict[str, NDArray]:
             if np.ptp(image.values) == 0:
                 return {"enhance": image.values}
-            model = noise_of(image, mode)
+            model = resolve_noise(image, mode)
             counts = Stabilised.of(model)
             if counts.noise_free:
                 return {"enhance": image.values}

@@ -129,9 +129,9 @@ def _table(path: Path, calibrator: NoiseCalibrator, image: xr.DataArray) -> str:
 
 def _is_meant(model: NoiseModel, key: str) -> bool:
     """Whether a number describes anything: a length or a period without an amplitude does not."""
-    from stemkit.noise.calibration import BELONGING
+    from stemkit.noise.calibration import AMPLITUDES_OF
 
-    amplitudes = BELONGING.get(key.split(".")[-1], ())
+    amplitudes = AMPLITUDES_OF.get(key.split(".")[-1], ())
     return not amplitudes or any(getattr(model.scan, name) for name in amplitudes)
 
 

@@ -11,7 +11,7 @@ from skimage.restoration import denoise_nl_means
 from stemkit.denoising.anscombe import Stabilised, image_of, signal_of
 from stemkit.denoising.base import Denoiser, Enhancer, check_integer, check_positive
 from stemkit.denoising.spectral import periodic_part, radial_background
-from stemkit.noise.attached import noise_of
+from stemkit.noise.resolve import resolve_noise
 
 __all__ = ["ABSFDenoiser", "NLMDenoiser", "WienerDenoiser"]
 
@@ -191,7 +191,7 @@ class NLMDenoiser(Denoiser):
         def enhance(image: xr.DataArray, mode: str) -> dict[str, NDArray]:
             if min(image.shape) < self.patch_size or np.ptp(image.values) == 0:
                 return {"enhance": image.values}
-            model = noise_of(image, mode)
+            model = resolve_noise(image, mode)
             transform = Stabilised.of(model)
             if transform.noise_free:
                 return {"enhance": image.values}

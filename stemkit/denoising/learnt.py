@@ -29,8 +29,8 @@ from stemkit.images import (
     split,
     warn_if_small,
 )
-from stemkit.noise.attached import noise_of
 from stemkit.noise.drawing import stacked
+from stemkit.noise.resolve import resolve_noise
 from stemkit.synthesis import STEMSynthesizer
 from stemkit.synthesis.noises import BACKGROUND
 
@@ -213,7 +213,7 @@ class LearntDenoiser(Denoiser):
                 "fine_tune=True needs weights with input scaling 'standard' (mean 0, standard deviation 1), but these "
                 f"have {info.scaling!r}: give pairs to fit instead"
             )
-        models = [noise_of(image, self.mode) for image in images]
+        models = [resolve_noise(image, self.mode) for image in images]
         like = STEMSynthesizer(mode=models[0].mode, noise=models[0]).fit(images).recipe()
         low, high = like.spacing
         noise = stacked([model.parameters() for model in models])

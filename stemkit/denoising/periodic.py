@@ -14,7 +14,7 @@ from stemkit.denoising.anscombe import Stabilised, image_of, signal_of
 from stemkit.denoising.base import Denoiser, Enhancer, check_integer, check_positive
 from stemkit.denoising.spectral import frequencies, information_limit, periodic_part
 from stemkit.noise import NoiseModel
-from stemkit.noise.attached import noise_of
+from stemkit.noise.resolve import resolve_noise
 from stemkit.periodicity import find_periodicity, middle
 
 __all__ = ["PeriodicDenoiser"]
@@ -130,7 +130,7 @@ class PeriodicDenoiser(Denoiser):
             values = image.values
             if min(values.shape) < 2 * TAPS or np.ptp(values) == 0:
                 return {"enhance": values}
-            model = noise_of(image, mode)
+            model = resolve_noise(image, mode)
             transform = Stabilised.of(model)
             if transform.noise_free:
                 return {"enhance": values}

@@ -297,7 +297,7 @@ def _blended(fits: ColumnFits) -> NDArray[np.bool_]:
 
 def _saturated(fits: ColumnFits, view: View) -> NDArray[np.bool_]:
     """Columns on whose central pixels the detector was at its limit."""
-    limit = view.noise.detector.high if view.sign > 0 else view.noise.detector.low
+    limit = view.noise.digitization.high if view.sign > 0 else view.noise.digitization.low
     if limit is None:
         return np.zeros(len(fits), dtype=bool)
     at_limit = view.recorded >= (limit - view.noise.level) * view.sign / view.noise.contrast

@@ -20,7 +20,7 @@ from stemkit.images import (
     was_enhanced,
 )
 from stemkit.noise import NoiseModel
-from stemkit.noise.attached import noise_of
+from stemkit.noise.resolve import resolve_noise
 from stemkit.pixels import faulty_pixels, filled
 
 __all__ = ["View", "binned", "unit_of"]
@@ -75,7 +75,7 @@ class View:
                 "resample the image"
             )
         mode = resolve_mode(recorded, mode)
-        noise = noise_of(image, mode, recorded)
+        noise = resolve_noise(image, mode, recorded)
         sign = mode_sign(mode)
         faulty = faulty_pixels(recorded.values)
 

@@ -1,18 +1,24 @@
-"""The noise of a microscope: what it is (model), how it is drawn (drawing), how it is measured, and rows put back in
-their places (rows).
+"""Noise of the microscope: its model, drawing it, measuring it in an image, and alignment of displaced rows.
 
-Measuring reads in this order: calibration (the estimator), measuring (one image), specimen (its columns, taken off)
-with readings and registration (where each row stood), then rowwise (streaks and pointwise noise), shape (their law),
-background, and faults (of the pixels and of the scan). figure3 is the paper's method, and figures draws it.
+- ``model`` and ``scan`` contain the dataclasses of the noise model, ``drawing`` draws the noise of a batch of images.
+- ``calibration`` is the estimator, ``image_calibration`` the calibration of one image.
+- ``separation`` separates specimen and noise: columns are fitted, and the displacement of each row is estimated at each
+  column (``shift_estimates``) and combined over the columns (``registration``).
+- ``components`` divides the noise into pointwise noise and streaks by its covariance along the row
+  (``lag_covariance``); ``distribution``, ``background`` and ``scale`` measure the rest of the model.
+- ``spectrum_fit`` and ``hum`` divide the displacements into jitter, drift and hum.
+- ``fault_detection`` finds what is wrong with an image and is not noise.
+- ``filter_residuals`` is the method of the paper by Li et al., for comparison; ``plots`` draws a calibration.
+- ``row_alignment`` shifts displaced rows back.
 """
 
 from stemkit.noise.calibration import NoiseCalibrator
-from stemkit.noise.model import BackgroundNoise, Detector, NoiseModel, PointwiseNoise, ScanNoise
-from stemkit.noise.rows import RowAligner
+from stemkit.noise.model import BackgroundNoise, Digitization, NoiseModel, PointwiseNoise, ScanNoise
+from stemkit.noise.row_alignment import RowAligner
 
 __all__ = [
     "BackgroundNoise",
-    "Detector",
+    "Digitization",
     "NoiseCalibrator",
     "NoiseModel",
     "PointwiseNoise",

@@ -1,9 +1,9 @@
-"""The smooth background, from what is left between the columns: the only noise that rows have in common."""
+"""Amplitude and length of the smooth background, from the covariance of pixels between the columns."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -14,30 +14,59 @@ from scipy.spatial import cKDTree
 from stemkit.columns import ColumnFits, absorbed
 from stemkit.noise.drawing import smooth_field
 
-__all__ = ["BackgroundStatistics", "background_statistics", "between_columns"]
+__all__ = ["BackgroundStatistics", "OtherNoise", "between_columns", "measure_background"]
 
-#: Pixels within this many widths of a column are left out; fewer where that would leave less than LEAST of the image.
-NEAR, LEAST = (2.0, 1.6, 1.3), 0.15
-#: The covariance is fitted up to this many lengths, and up to this part of the image.
-REACH, PART = 3.0, 0.35
-#: The residual of the columns' model that a background can't be told from, as a part of the amplitude.
-MISFIT = 0.02
-#: A background no longer than this many widths of a column is none.
-NO_LONGER = 1.8
-#: Part of the misfit of the covariance's curve by which its value at 0 may be wrong.
-UNLIKE = 0.4
-#: A correction is itself uncertain by this part.
-CORRECTED = 0.25
+
+@dataclass(frozen=True)
+class _Settings:
+    """Constants of the measurement."""
+
+    #: Pixels within this many widths of a column are left out (chosen), ...
+    near: tuple[float, ...] = (2.0, 1.6, 1.3)
+    #: ... the first distance that leaves this fraction of the image (chosen).
+    least_pixels: float = 0.15
+    #: Shortest side, px, and smallest fraction of the pixels between columns for which a background is measured
+    #: (chosen).
+    smallest_side: int = 32
+    fewest_pixels: float = 0.05
+    #: The covariance is fitted up to this many lengths (chosen), ...
+    reach: float = 3.0
+    #: ... up to this fraction of the image's side (chosen), ...
+    farthest: float = 0.35
+    #: ... and at least up to this distance, px (chosen).
+    nearest: float = 12.0
+    #: Residual of the columns' model that is not distinguished from a background, as a fraction of the contrast
+    #: (chosen).
+    misfit: float = 0.02
+    #: A background with a length below this many widths of a column is residual of the columns' model (chosen).
+    shortest: float = 1.8
+    #: Fraction of the RMS misfit of the covariance by which its value at 0 may be wrong (chosen).
+    misfit_at_zero: float = 0.4
+    #: Relative error of the correction for the columns' fits (chosen).
+    correction_error: float = 0.25
+    #: Variance over its error below which no background is stated (chosen).
+    least_signal: float = 2.0
+    #: Largest fraction of the variance that the mean of the image takes (chosen).
+    largest_mean: float = 0.6
+
+
+SETTINGS = _Settings()
+#: Length of a model without background, px (chosen).
 DEFAULT_LENGTH = 32.0
-#: Signal to noise below which no background is stated.
-FAINT = 2.0
 
 
 @dataclass(frozen=True)
 class BackgroundStatistics:
-    """Amplitude (a fraction of the contrast) and length (px), their standard deviations, and the curve behind them.
+    """Background of one image.
 
-    ``distance`` (px), ``covariance`` and ``fitted`` are ``(n_bins,)``.
+    Parameters
+    ----------
+    amplitude, amplitude_std : float
+        Fraction of the contrast, and its standard deviation.
+    length, length_std : float
+        px.
+    distance, covariance, fitted : ndarray of shape (n_bins,)
+        Covariance of pixels in different rows against their distance, px, and the fitted curve.
     """
 
     amplitude: float = 0.0
@@ -49,154 +78,207 @@ class BackgroundStatistics:
     fitted: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
 
+@dataclass(frozen=True)
+class OtherNoise:
+    """Variances of pointwise noise and streaks, contrast squared, and the length of the streaks, px."""
+
+    pointwise: float
+    streaks: float
+    streak_length: float
+
+
 def between_columns(shape: tuple[int, int], fits: ColumnFits | None) -> NDArray[np.bool_]:
-    """Pixels that are no part of a column."""
+    """Pixels that belong to no column."""
     if fits is None:
         return np.ones(shape, dtype=bool)
     grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), axis=-1).reshape(-1, 2)
     width = float(np.median(fits.sigma))
     tree = cKDTree(np.column_stack([fits.y, fits.x]))
-    distance = tree.query(grid, distance_upper_bound=1.001 * NEAR[0] * width)[0].reshape(shape)
-    for reach in NEAR:
-        apart = distance > reach * width
-        if apart.mean() > LEAST:
+    distance = tree.query(grid, distance_upper_bound=1.001 * SETTINGS.near[0] * width)[0].reshape(shape)
+    for near in SETTINGS.near:
+        between = distance > near * width
+        if between.mean() > SETTINGS.least_pixels:
             break
-    return apart
+    return between
 
 
-def background_statistics(
-    rest: NDArray, use: NDArray, fits: ColumnFits, *, pointwise: float, streaks: float, streak_length: float
-) -> BackgroundStatistics:
+def measure_background(residual: NDArray, use: NDArray, fits: ColumnFits, other: OtherNoise) -> BackgroundStatistics:
     """Amplitude and length of the background.
 
     Parameters
     ----------
-    rest : ndarray of shape (n_y, n_x)
+    residual : ndarray of shape (n_y, n_x)
         The image without its columns, over the contrast.
     use : ndarray of bool
         Pixels between the columns.
     fits : ColumnFits
-        The columns: their fits have taken a part of the background, which one drawn at random tells.
-    pointwise, streaks, streak_length : float
-        Variances of the other noise, and the streaks' length: they bound what can be told.
+        The columns: their fits have absorbed a fraction of the background, which is measured on one drawn at random.
+    other : OtherNoise
+        It limits the accuracy.
 
     Notes
     -----
-    White noise through a Gaussian of sigma L has the covariance ``A^2 exp(-r^2 / (4 L^2))``. It is measured between
-    pixels of different rows, where the other noise has none, and fitted with the mean of the image (part of the level)
-    taken off, which lowers it everywhere by ``A^2 4 pi L^2 / area``.
+    White noise filtered with a Gaussian of sigma L has the covariance ``A^2 exp(-r^2 / (4 L^2))``. It is measured
+    between pixels of different rows, where the other noise has none, and fitted with the mean of the image (which is
+    attributed to the level) subtracted, which lowers it everywhere by ``A^2 4 pi L^2 / area``.
     """
-    n_y, n_x = rest.shape
-    if min(n_y, n_x) < 32 or use.mean() < 0.05:
+    if min(residual.shape) < SETTINGS.smallest_side or use.mean() < SETTINGS.fewest_pixels:
         return BackgroundStatistics()
-    distance, covariance, pairs = _radial(rest, use)
-    area = float(n_y * n_x)
-    seen, some = _fit(distance, covariance, pairs, area)
-    if seen[0] == 0.0:
-        return BackgroundStatistics(0.0, DEFAULT_LENGTH, MISFIT, math.nan, distance, covariance)
-    if seen[1] < NO_LONGER * float(np.median(fits.sigma)):
-        # as long as a column is wide: what its model leaves of it
-        return BackgroundStatistics(0.0, DEFAULT_LENGTH, MISFIT, math.nan, distance, covariance)
-    lost, longer = _taken_by_fits(rest.shape, use, fits, seen[1])
-    squared, length = seen[0] / lost, seen[1] / longer
-    own = 2 * math.sqrt(math.pi) * min(streak_length, n_x / (2 * math.sqrt(math.pi)))
-    colour = pointwise + streaks * own
-    shape = _shape(distance[some], length, area)
-    # noise against noise, and noise against the background
-    white = (pointwise + streaks) / math.sqrt(float((pairs[some] * shape**2).sum()))
-    whole = streaks * math.sqrt(own / (length * n_x * n_y))
-    cross = 2 * math.sqrt(max(squared, 0.0) * colour / use.sum())
-    realised = max(squared, 0.0) * (1 - _mean_part(length, area))
+    curve = _RadialCovariance.of(residual, use)
+    fit = _fit(curve)
+    none = BackgroundStatistics(amplitude_std=SETTINGS.misfit, distance=curve.distance, covariance=curve.covariance)
+    if fit.variance == 0.0 or fit.length < SETTINGS.shortest * float(np.median(fits.sigma)):
+        return none
+    ratio = _Ratio.simulated(use, fits, fit.length)
+    squared, length = fit.variance / ratio.variance, fit.length / ratio.length
+    realised = max(squared, 0.0) * (1 - _mean_fraction(length, curve.area))
+    error = _variance_error(curve, fit, ratio, other, use)
+    if realised < SETTINGS.least_signal * error:
+        return replace(none, amplitude_std=math.sqrt(error) / 2)
     amplitude = math.sqrt(realised)
-    doubt = MISFIT + CORRECTED * abs(1 / lost - 1)
-    # what a lattice leaves has no such covariance
-    off = covariance[some] - seen[0] * _shape(distance[some], seen[1], area)
-    unlike = UNLIKE * math.sqrt(float(np.average(off**2, weights=pairs[some])))
-    scatter = math.hypot(white / lost, whole, cross, 2 * doubt * realised, MISFIT**2 / 4, unlike)
-    if realised < FAINT * scatter:
-        return BackgroundStatistics(0.0, DEFAULT_LENGTH, math.sqrt(scatter) / 2, math.nan, distance, covariance)
-    length_std = (
-        1.3
-        * length
-        * math.hypot(math.sqrt(2 * math.pi * length**2 / (n_y * n_x)), scatter / realised / 2, abs(1 - longer) / 4)
+    sampling = math.sqrt(2 * math.pi * length**2 / curve.area)
+    return BackgroundStatistics(
+        amplitude=amplitude,
+        length=length,
+        amplitude_std=error / (2 * amplitude),
+        length_std=1.3 * length * math.hypot(sampling, error / realised / 2, abs(1 - ratio.length) / 4),
+        distance=curve.distance,
+        covariance=curve.covariance,
+        fitted=fit.variance * _shape(curve.distance, fit.length, curve.area),
     )
-    fitted = seen[0] * _shape(distance, seen[1], area)
-    std = scatter / (2 * amplitude)
-    return BackgroundStatistics(amplitude, length, std, length_std, distance, covariance, fitted)
 
 
-def _taken_by_fits(shape: tuple[int, int], use: NDArray, fits: ColumnFits, length: float) -> tuple[float, float]:
-    """Parts of its variance and of its length that a background of this length shows after the columns are fitted."""
-    generator = torch.Generator().manual_seed(0)
-    field = smooth_field(torch.Size((1, *shape)), torch.tensor([length]), generator, torch.float64)[0].numpy()
-    area = float(shape[0] * shape[1])
-    whole, _ = _fit(*_radial(field, use), area)
-    left, _ = _fit(*_radial(field - absorbed(fits, field), use), area)
-    if whole[0] <= 0 or left[0] <= 0:
-        return 1.0, 1.0
-    return float(np.clip(left[0] / whole[0], 0.3, 1.5)), float(np.clip(left[1] / whole[1], 0.5, 2.0))
+def _variance_error(curve: _RadialCovariance, fit: _FieldFit, ratio: _Ratio, other: OtherNoise, use: NDArray) -> float:
+    """Standard deviation of the variance of the background."""
+    n_y, n_x = use.shape
+    squared, length = fit.variance / ratio.variance, fit.length / ratio.length
+    fitted = curve.take(fit.used)
+    shape = _shape(fitted.distance, length, curve.area)
+    extent = 2 * math.sqrt(math.pi) * min(other.streak_length, n_x / (2 * math.sqrt(math.pi)))
+    # products of the other noise with itself, within rows, and with the background
+    white = (other.pointwise + other.streaks) / math.sqrt(float((fitted.pairs * shape**2).sum()))
+    rows = other.streaks * math.sqrt(extent / (length * n_x * n_y))
+    power = other.pointwise + other.streaks * extent
+    cross = 2 * math.sqrt(max(squared, 0.0) * power / use.sum())
+    realised = max(squared, 0.0) * (1 - _mean_fraction(length, curve.area))
+    relative = SETTINGS.misfit + SETTINGS.correction_error * abs(1 / ratio.variance - 1)
+    # residuals of a lattice do not have this covariance
+    residual = fitted.covariance - fit.variance * _shape(fitted.distance, fit.length, curve.area)
+    misfit = SETTINGS.misfit_at_zero * math.sqrt(float(np.average(residual**2, weights=fitted.pairs)))
+    return math.hypot(white / ratio.variance, rows, cross, 2 * relative * realised, SETTINGS.misfit**2 / 4, misfit)
 
 
-def _blocks(values: NDArray, block: int) -> NDArray:
+# --- covariance --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _RadialCovariance:
+    """Covariance of pixels in different rows against their distance in px, the number of pairs, and the image's area
+    in px.
+    """
+
+    distance: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+    pairs: NDArray[np.float64]
+    area: float
+
+    @classmethod
+    def of(cls, residual: NDArray, use: NDArray) -> _RadialCovariance:
+        """Of the pixels that are used, by Fourier transform, in blocks of 2 x 2 px in large images."""
+        block = 2 if min(residual.shape) >= 128 else 1
+        weight = _block_sums(use.astype(np.float64), block)
+        values = _block_sums(np.where(use, residual, 0.0), block)
+        values = values - weight * values.sum() / weight.sum()
+        reach = int(SETTINGS.farthest * min(values.shape))
+        products, pairs = (_lagged_products(one, reach) for one in (values, weight))
+        radius = np.hypot(np.arange(1, reach + 1)[:, None], np.arange(-reach, reach + 1)[None, :])
+        index = np.rint(radius).astype(int).ravel()
+        keep = index <= reach
+        count: NDArray[np.float64] = np.bincount(index[keep], pairs.ravel()[keep]).astype(np.float64)
+        distance, covariance = (
+            np.bincount(index[keep], one.ravel()[keep]) / np.maximum(count, 1e-9) for one in (radius * pairs, products)
+        )
+        some = count > 1
+        return cls(distance[some] * block, covariance[some], count[some], float(residual.size))
+
+    def take(self, chosen: NDArray) -> _RadialCovariance:
+        """Some of the distances."""
+        return _RadialCovariance(self.distance[chosen], self.covariance[chosen], self.pairs[chosen], self.area)
+
+
+def _block_sums(values: NDArray, block: int) -> NDArray[np.float64]:
     n_y, n_x = (n // block * block for n in values.shape)
     return values[:n_y, :n_x].reshape(n_y // block, block, n_x // block, block).sum((1, 3))
 
 
-def _radial(rest: NDArray, use: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-    """Covariance of pixels in different rows against their distance in px, and the number of pairs."""
-    block = 2 if min(rest.shape) >= 128 else 1
-    weight = _blocks(use.astype(np.float64), block)
-    values = _blocks(np.where(use, rest, 0.0), block)
-    values = values - weight * values.sum() / weight.sum()
-    size = [fft.next_fast_len(n + int(PART * n) + 2, real=True) for n in values.shape]
+def _lagged_products(values: NDArray, reach: int) -> NDArray[np.float64]:
+    """Sums of products of pixels at lags 1 to ``reach`` along y and -``reach`` to ``reach`` along x."""
+    size = [fft.next_fast_len(n + int(SETTINGS.farthest * n) + 2, real=True) for n in values.shape]
     products = fft.irfft2(np.abs(fft.rfft2(values, s=size)) ** 2, s=size)
-    pairs = fft.irfft2(np.abs(fft.rfft2(weight, s=size)) ** 2, s=size)
-    reach = int(PART * min(values.shape))
-    rows, columns = np.arange(1, reach + 1), np.arange(-reach, reach + 1)
-    products, pairs = products[np.ix_(rows, columns)], pairs[np.ix_(rows, columns)]
-    radius = np.hypot(rows[:, None], columns[None, :])
-    index = np.rint(radius).astype(int).ravel()
-    keep = index <= reach
-    count = np.bincount(index[keep], pairs.ravel()[keep])
-    safe = np.maximum(count, 1e-9)
-    at = np.bincount(index[keep], (radius * pairs).ravel()[keep]) / safe
-    curve = np.bincount(index[keep], products.ravel()[keep]) / safe
-    some = count > 1
-    return at[some] * block, curve[some], count[some]
+    return products[np.ix_(np.arange(1, reach + 1), np.arange(-reach, reach + 1))]
 
 
-def _mean_part(length: float, area: float) -> float:
-    """Part of the variance that the mean of an image takes."""
-    return min(4 * math.pi * length**2 / area, 0.6)
+# --- fit ---------------------------------------------------------------------------------------------------------
 
 
-def _shape(distance: NDArray, length: float, area: float) -> NDArray:
-    return np.exp(-((distance / (2 * length)) ** 2)) - _mean_part(length, area)
+@dataclass(frozen=True)
+class _FieldFit:
+    """Variance and length (px) of a field, and the distances that they were fitted on."""
+
+    variance: float
+    length: float
+    used: NDArray[np.bool_]
 
 
-def _fit(
-    distance: NDArray, covariance: NDArray, pairs: NDArray, area: float
-) -> tuple[tuple[float, float], NDArray[np.bool_]]:
-    """Variance and length, and the distances that they were fitted on: up to a few lengths."""
-    farthest = largest = PART * math.sqrt(area)
+@dataclass(frozen=True)
+class _Ratio:
+    """Variance and length of a background after the columns are fitted, over those before."""
+
+    variance: float = 1.0
+    length: float = 1.0
+
+    @classmethod
+    def simulated(cls, use: NDArray, fits: ColumnFits, length: float) -> _Ratio:
+        """Of a background of this length that is drawn at random."""
+        generator = torch.Generator().manual_seed(0)
+        drawn = smooth_field(torch.Size((1, *use.shape)), torch.tensor([length]), generator, torch.float64)[0].numpy()
+        before, after = (_fit(_RadialCovariance.of(one, use)) for one in (drawn, drawn - absorbed(fits, drawn)))
+        if before.variance <= 0 or after.variance <= 0:
+            return cls()
+        variance, length = after.variance / before.variance, after.length / before.length
+        return cls(float(np.clip(variance, 0.3, 1.5)), float(np.clip(length, 0.5, 2.0)))
+
+
+def _mean_fraction(length: float, area: float) -> float:
+    """Fraction of the variance that the mean of an image takes."""
+    return min(4 * math.pi * length**2 / area, SETTINGS.largest_mean)
+
+
+def _shape(distance: NDArray, length: float, area: float) -> NDArray[np.float64]:
+    return np.exp(-((distance / (2 * length)) ** 2)) - _mean_fraction(length, area)
+
+
+def _fit(curve: _RadialCovariance) -> _FieldFit:
+    """Variance and length, fitted up to a few lengths."""
+    farthest = largest = SETTINGS.farthest * math.sqrt(curve.area)
     for _ in range(3):
-        some = distance <= farthest
-        best = _least_squares(distance[some], covariance[some], pairs[some], area)
-        farthest = float(np.clip(REACH * best[1], 12.0, largest))
-    return best, some
+        used = curve.distance <= farthest
+        variance, length = _least_squares(curve.take(used))
+        farthest = float(np.clip(SETTINGS.reach * length, SETTINGS.nearest, largest))
+    return _FieldFit(variance, length, used)
 
 
-def _least_squares(distance: NDArray, covariance: NDArray, pairs: NDArray, area: float) -> tuple[float, float]:
-    """Variance and length, weighted by pairs."""
-    weight = pairs / pairs.max()
+def _least_squares(curve: _RadialCovariance) -> tuple[float, float]:
+    """Variance and length, weighted by pairs: on a grid of lengths, then by a bounded search."""
+    weight = curve.pairs / curve.pairs.max()
 
-    def amplitude(length: float) -> tuple[float, float]:
-        shape = _shape(distance, length, area)
-        scale = max(float((weight * shape * covariance).sum() / (weight * shape**2).sum()), 0.0)
-        return scale, float((weight * (covariance - scale * shape) ** 2).sum())
+    def variance(length: float) -> tuple[float, float]:
+        shape = _shape(curve.distance, length, curve.area)
+        scale = max(float((weight * shape * curve.covariance).sum() / (weight * shape**2).sum()), 0.0)
+        return scale, float((weight * (curve.covariance - scale * shape) ** 2).sum())
 
-    tried = np.geomspace(3.0, 0.6 * math.sqrt(area), 40)
-    best = int(np.argmin([amplitude(length)[1] for length in tried]))
-    low, high = tried[max(best - 1, 0)], tried[min(best + 1, len(tried) - 1)]
-    length = float(optimize.minimize_scalar(lambda g: amplitude(g)[1], bounds=(low, high), method="bounded").x)
-    return amplitude(length)[0], length
+    tried = np.geomspace(3.0, 0.6 * math.sqrt(curve.area), 40)
+    best = int(np.argmin([variance(length)[1] for length in tried]))
+    bounds = tried[max(best - 1, 0)], tried[min(best + 1, len(tried) - 1)]
+    length = float(optimize.minimize_scalar(lambda g: variance(g)[1], bounds=bounds, method="bounded").x)
+    return variance(length)[0], length

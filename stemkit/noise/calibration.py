@@ -1,9 +1,10 @@
-"""Noise measured from the image itself."""
+"""NoiseCalibrator: the noise model measured from the images themselves."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import fields, replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,9 +23,9 @@ from stemkit.images import (
     split,
     warn_if_small,
 )
-from stemkit.noise.figures import draw_calibration
-from stemkit.noise.measuring import measure, own_scale
-from stemkit.noise.model import BackgroundNoise, Detector, NoiseModel, PointwiseNoise, ScanNoise
+from stemkit.noise.image_calibration import calibrate_image, contrast_and_level
+from stemkit.noise.model import BackgroundNoise, Digitization, NoiseModel, PointwiseNoise, ScanNoise
+from stemkit.noise.plots import plot_calibration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,54 +36,67 @@ __all__ = ["NoiseCalibrator"]
 class NoiseCalibrator(TransformerMixin, BaseEstimator):
     """Measure background, scan noise and pointwise noise from images, without any other data.
 
-    The columns are fitted, and every row is registered to them: that is its displacement. The spectrum of the
-    displacements is divided into jitter, drift and hum. What they leave differs from row to
-    row, and a fourth difference across rows takes away whatever of the specimen they did not hold: what is correlated
-    along the row at long range is streaks, what is not is pointwise noise, whose variance is a straight line in the
-    signal. Between the columns, what rows have in common is the background.
+    The columns are fitted, and every row is registered to them, which gives its displacement. The spectrum of the
+    displacements is divided into jitter, drift and hum. The residual of the columns is differentiated four times across
+    rows, so that the specimen cancels: noise that is correlated along the row at long range is streaks, the rest is
+    pointwise noise, whose variance is a straight line in the signal. The background is measured between the columns
+    from the covariance of different rows.
 
     Parameters
     ----------
     mode : {"haadf", "bf"} or None, default=None
-        Bright or dark columns; None asks the image, and infers it where the image does not say.
+        Bright or dark columns; None: that of the image (``attrs["mode"]``), or inferred from it.
 
     Attributes
     ----------
     noise_model_ : NoiseModel
-        Mean over the images.
+        Mean over the images. Amplitudes are fractions of the contrast; contrast and level are medians.
     noise_model_std_ : dict
-        Standard deviation of each number of ``noise_model_``, keys such as ``"pointwise.readout"``: how far it may be
-        from the noise of the very images that were fitted, NaN where that is not known. For several images it is at
-        least what their differences say.
+        Standard deviation of each number of ``noise_model_``, by keys such as ``"pointwise.readout"``, in its unit: of
+        its difference from the noise realised in the fitted images, NaN where it is not known. For several images it is
+        at least the standard error of their mean.
     diagnostics_ : list of dict
-        Per image: ``spacing`` (px or None), ``has_columns``, ``part`` (slices of the rows and columns that were looked
-        at), ``scan`` and ``pointwise`` (the curves of the paper's figure 3, :class:`~stemkit.noise.figure3.Curve`),
-        ``rows``, ``registration``, ``across`` and ``background`` (the curves behind the numbers; ``registration`` is of
-        the displacements along x, ``across`` of those along y), ``faults`` (a sentence for
-        each thing that is wrong with the image and not in the model: ``"hot"``, ``"dead"``, ``"rows"``,
-        ``"constant"``, ``"saturation"``, ``"flyback"``, ``"hum"``, ``"direction"``), and ``faulty`` (the pixels
-        ``(n_y, n_x)`` that are no measurement and have no weight, see :func:`stemkit.pixels.find_pixel_faults`).
+        Per image:
+
+        - ``spacing`` : shortest distance of columns, px, or None
+        - ``has_columns`` : whether a lattice of columns was found
+        - ``part`` : slices of the rows and columns of pixels that were used
+        - ``components`` : :class:`~stemkit.noise.components.NoiseComponents`, variance against signal and covariance
+          along the row
+        - ``displacement_x``, ``displacement_y`` : displacements of the beam along x and y with their spectra, or None
+        - ``background`` : covariance of different rows against their distance
+        - ``scan``, ``pointwise`` : curves of figure 3 of the paper,
+          :class:`~stemkit.noise.filter_residuals.ResidualCurve`
+        - ``faults`` : a sentence for each fault of the image that is not in the model: ``"hot"``, ``"dead"``,
+          ``"rows"``, ``"constant"``, ``"saturation"``, ``"flyback"``, ``"hum"``, ``"direction"``
+        - ``faulty`` : mask ``(n_y, n_x)`` of the faulty pixels, which have no weight, see
+          :func:`stemkit.pixels.find_pixel_faults`
     n_images_ : int
-        Number of images seen.
+        Number of fitted images.
 
     Raises
     ------
     ValueError, TypeError
-        From ``fit`` and ``transform``, for anything that is not an image.
+        From ``fit`` and ``transform``, for anything that is not an image, and for images of different modes.
+
+    Warns
+    -----
+    UserWarning
+        If an image is smaller than 32 px, or its mode is inferred.
 
     See Also
     --------
-    stemkit.NoiseModel : what the numbers mean, and how they draw noise.
-    stemkit.RowAligner : takes the jitter out of the image.
+    stemkit.NoiseModel : the noise model, and drawing its noise.
+    stemkit.RowAligner : removes the jitter from the image.
 
     Notes
     -----
-    Of images larger than 512 x 512 px a part of about as many pixels is looked at, in whole rows up to 2048 px; the
-    numbers are those of the image, and their errors say so. Drift, hum and short streaks that are not significant are
-    0, with the error that they would have. Drift is measured at frequencies above one cycle in three lattice vectors:
-    below, strain of the specimen is not distinguished from it. Without a lattice of columns (``has_columns`` is False)
-    the contrast is the image's range of intensities, the jitter is what moves with the gradient of the smoothed image,
-    and no background is told from the specimen.
+    Of images larger than 512 x 512 px a part of about as many pixels is used, in whole rows up to 2048 px; the numbers
+    describe the whole image, and their errors include the difference. Drift, hum and short streaks that are not
+    significant are 0, with the error that they would have. Drift is measured at frequencies above one cycle in three
+    lattice vectors: below, it is not distinguished from strain of the specimen. Without a lattice of columns
+    (``has_columns`` is False) the contrast is the image's range of intensities, the jitter is estimated from the
+    gradient of the smoothed image, and the background is not measured.
 
     References
     ----------
@@ -102,12 +116,12 @@ class NoiseCalibrator(TransformerMixin, BaseEstimator):
         self.mode = mode
 
     def fit(self, X: Images, y: object = None) -> NoiseCalibrator:
-        """Measure the noise of the images; their fractions are averaged.
+        """Measure the noise of each image; their numbers are averaged.
 
         Parameters
         ----------
         X : DataArray, ndarray or list of them
-            ``(n_y, n_x)`` or ``(n_images, n_y, n_x)``.
+            ``(n_y, n_x)`` or ``(n_images, n_y, n_x)``. Of enhanced images the recorded pixels are used.
         y : ignored
 
         Returns
@@ -121,41 +135,48 @@ class NoiseCalibrator(TransformerMixin, BaseEstimator):
         if len(set(modes)) > 1:
             raise ValueError(f"X must hold images of one mode, but they are {sorted(set(modes))}: fit each on its own")
         recorded = [measured_image(image).values for image in images]
-        results = [measure(values, mode) for values, mode in zip(recorded, modes, strict=True)]
+        results = [calibrate_image(values, mode) for values, mode in zip(recorded, modes, strict=True)]
+        self._models = [result.model for result in results]
         # so that fit_transform does not measure each image twice
         self._scales = {
-            digest(values): (model.contrast, model.level)
-            for values, (model, _, _) in zip(recorded, results, strict=True)
+            digest(values): (model.contrast, model.level) for values, model in zip(recorded, self._models, strict=True)
         }
-        self._models = [model for model, _, _ in results]
         self.noise_model_ = _mean_model(self._models)
-        self.noise_model_std_ = _mean_std(self._models, [std for _, std, _ in results])
-        self.diagnostics_ = [diagnostics for _, _, diagnostics in results]
+        self.noise_model_std_ = _mean_std(self._models, [result.std for result in results])
+        self.diagnostics_ = [result.diagnostics for result in results]
         self.n_images_ = len(images)
         return self
 
     def transform(self, X: Images) -> Images:
-        """The images with the calibrated noise in ``attrs["noise"]``; a plain ndarray comes back as it is.
+        """The images with the calibrated noise model in ``attrs["noise"]``.
 
-        The fractions are the fitted ones; contrast and level are each image's own.
+        Parameters
+        ----------
+        X : DataArray, ndarray or list of them
+
+        Returns
+        -------
+        Same type as ``X``
+            The model is the fitted one with the contrast and level of each image. An ndarray is returned unchanged,
+            since it has no attributes.
         """
         check_is_fitted(self, "noise_model_")
         return join([self._labelled(image) for image in split(X)], X)
 
     def plot(self, image: int = 0) -> Figure:
-        """Draw figure 3 of the paper for one of the fitted images, and the curves that its numbers come from.
+        """Plot the measured curves and the fitted model of one image, and figure 3 of the paper for comparison.
 
         Parameters
         ----------
-        image : int
-            Which of the fitted images.
+        image : int, default=0
+            Index of the fitted image.
 
         Returns
         -------
         matplotlib Figure
         """
         check_is_fitted(self, "noise_model_")
-        return draw_calibration(self._models[image], self.diagnostics_[image])
+        return plot_calibration(self._models[image], self.diagnostics_[image])
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -172,7 +193,7 @@ class NoiseCalibrator(TransformerMixin, BaseEstimator):
                 "images of this mode"
             )
         recorded = measured_image(image).values
-        contrast, level = self._scales.get(digest(recorded)) or own_scale(recorded, mode)
+        contrast, level = self._scales.get(digest(recorded)) or contrast_and_level(recorded, mode)
         model = replace(self.noise_model_, contrast=contrast, level=level, mode=mode)
         sizes = pixel_sizes(image)
         described = {"pixel_size": None if sizes is None else sizes[1], **model.to_dict()}
@@ -181,65 +202,62 @@ class NoiseCalibrator(TransformerMixin, BaseEstimator):
         return out
 
 
-# --- several -----------------------------------------------------------------------------------------------------
+# --- means over images -------------------------------------------------------------------------------------------
 
-
-def _number(model: NoiseModel, key: str) -> float:
-    value: Any = model
-    for part in key.split("."):
-        value = getattr(value, part)
-    return float(value)
-
-
-#: Lengths and periods along with the amplitudes that they are of: images without any of these do not count.
-BELONGING = {
+#: Lengths and periods along with the amplitudes that they belong to: images without any of these do not count.
+AMPLITUDES_OF = {
     "drift_rows": ("drift", "drift_y"),
     "hum_period": ("hum", "hum_y"),
     "short_length": ("short_amplitude",),
 }
 
 
+def _number(model: NoiseModel, key: str) -> float:
+    """The number with a key such as ``"pointwise.readout"``."""
+    return float(attrgetter(key)(model))
+
+
 def _mean_std(models: list[NoiseModel], stds: list[dict[str, float]]) -> dict[str, float]:
-    """Of the mean over images: from what each states, or from how they differ, whichever is larger."""
+    """Standard deviation of the mean over images: propagated, or from their scatter, whichever is larger."""
     result = {}
     for key in stds[0]:
-        chosen = _having(models, *key.split(".")) if "." in key else models
+        chosen = _having(models, key)
         within = np.array([std[key] for model, std in zip(models, stds, strict=True) if model in chosen])
         values, n = np.array([_number(model, key) for model in chosen]), len(chosen)
-        stated = float(np.sqrt((within**2).sum()) / n)
+        propagated = float(np.sqrt((within**2).sum()) / n)
         between = float(np.std(values, ddof=1) / np.sqrt(n)) if n > 1 and np.isfinite(values).all() else 0.0
-        result[key] = float(np.fmax(stated, between)) if n > 1 else stated
+        result[key] = float(np.fmax(propagated, between)) if n > 1 else propagated
     return result
 
 
-def _having(models: list[NoiseModel], part: str, name: str) -> list[NoiseModel]:
-    """The models that have what a length or a period is of; all where none has."""
-    amplitudes = BELONGING.get(name, ())
-    return [m for m in models if any(getattr(getattr(m, part), amplitude) for amplitude in amplitudes)] or models
+def _having(models: list[NoiseModel], key: str) -> list[NoiseModel]:
+    """The models with an amplitude that a length or a period belongs to; all of them where none has."""
+    amplitudes = AMPLITUDES_OF.get(key.split(".")[-1], ())
+    return [m for m in models if any(getattr(m.scan, amplitude) for amplitude in amplitudes)] or models
 
 
 def _mean_model(models: list[NoiseModel]) -> NoiseModel:
     if len(models) == 1:
         return models[0]
 
-    def mean(part: str, name: str) -> float:
-        values = np.array([_number(m, f"{part}.{name}") for m in _having(models, part, name)])
-        # periods of different images are not those of one hum
-        return float(np.median(values) if np.isinf(values).any() or name == "hum_period" else values.mean())
+    def mean(part: str, *names: str) -> dict[str, float]:
+        return {name: _mean(models, f"{part}.{name}") for name in names}
 
+    first = models[0]
     counted = sum(m.pointwise.kind == "poisson" for m in models) > len(models) / 2
+    pointwise = mean("pointwise", "readout", "gain", "shape", "correlation_x")
     return NoiseModel(
         contrast=float(np.median([m.contrast for m in models])),
         level=float(np.median([m.level for m in models])),
-        mode=models[0].mode,
-        background=BackgroundNoise(*(mean("background", k) for k in ("amplitude", "length"))),
-        scan=ScanNoise(**{f.name: mean("scan", f.name) for f in fields(ScanNoise)}),
-        pointwise=PointwiseNoise(
-            mean("pointwise", "readout"),
-            mean("pointwise", "gain"),
-            mean("pointwise", "shape"),
-            mean("pointwise", "correlation_x"),
-            "poisson" if counted else "tukey",
-        ),
-        detector=models[0].detector if all(m.detector == models[0].detector for m in models) else Detector(),
+        mode=first.mode,
+        background=BackgroundNoise(**mean("background", "amplitude", "length")),
+        scan=ScanNoise(**mean("scan", *(f.name for f in fields(ScanNoise)))),
+        pointwise=PointwiseNoise(**pointwise, kind="poisson" if counted else "tukey"),
+        digitization=first.digitization if len({m.digitization for m in models}) == 1 else Digitization(),
     )
+
+
+def _mean(models: list[NoiseModel], key: str) -> float:
+    values = np.array([_number(m, key) for m in _having(models, key)])
+    # images with different periods do not have a hum of the mean period
+    return float(np.median(values) if np.isinf(values).any() or key == "scan.hum_period" else values.mean())

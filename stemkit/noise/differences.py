@@ -1,4 +1,4 @@
-"""Differences across rows: a smooth specimen cancels, noise does not."""
+"""Fourth differences across rows, in which a smooth specimen cancels and noise of independent rows remains."""
 
 from __future__ import annotations
 
@@ -7,12 +7,25 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DIFFERENCE", "robust_deviation", "row_difference"]
+__all__ = [
+    "DIFFERENCE",
+    "ROW_CORRELATION",
+    "difference_variance",
+    "mad_std",
+    "robust_std",
+    "row_difference",
+    "rows_without",
+]
 
-#: Fourth difference: cancels a specimen that is cubic across five rows; unit gain for noise of independent rows.
+#: Weights of the fourth difference: a specimen that is cubic across five rows cancels, noise keeps its variance.
 DIFFERENCE = np.array([1.0, -4.0, 6.0, -4.0, 1.0]) / math.sqrt(70.0)
+#: Sum of the squared correlations of the difference's rows (derived): the mean of squares over n rows has the variance
+#: of that over ``n / ROW_CORRELATION`` independent rows.
+ROW_CORRELATION = float((np.correlate(DIFFERENCE, DIFFERENCE, "full") ** 2).sum())
 
-#: A median modulus below this part of the 90 % quantile is about 0 (chosen; 0.41 for a normal distribution).
+#: Standard deviation of a normal distribution over its median absolute deviation (derived).
+STD_PER_MAD = 1.4826
+#: A median absolute value below this fraction of the 90 % quantile is about 0 (chosen; 0.41 for a normal distribution).
 ABOUT_ZERO = 0.02
 
 
@@ -22,11 +35,28 @@ def row_difference(values: NDArray) -> NDArray[np.float64]:
     return sum(weight * values[i : i + n] for i, weight in enumerate(DIFFERENCE))
 
 
-def robust_deviation(difference: NDArray) -> float:
-    """Standard deviation of a normal distribution with the median modulus; the RMS where more than half of the
-    differences are about 0, as between counts of few electrons.
+def difference_variance(variance: NDArray) -> NDArray[np.float64]:
+    """Variance of the fourth difference of noise with this variance ``(n_y, n_x)``, independent between rows."""
+    n = len(variance) - 4
+    return sum(weight**2 * variance[i : i + n] for i, weight in enumerate(DIFFERENCE))
+
+
+def rows_without(faulty: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Pixels of the fourth difference that use no faulty pixel, ``(n_y - 4, n_x)``."""
+    n = len(faulty) - 4
+    return ~np.logical_or.reduce([faulty[i : i + n] for i in range(len(DIFFERENCE))])
+
+
+def mad_std(values: NDArray) -> float:
+    """Standard deviation of normal values about zero with this median absolute value."""
+    return STD_PER_MAD * float(np.median(np.abs(values)))
+
+
+def robust_std(difference: NDArray) -> float:
+    """Standard deviation as :func:`mad_std`; the RMS where more than half of the differences are about 0, as between
+    counts of few electrons.
     """
     if difference.size == 0:
         return 0.0
     median, large = (float(q) for q in np.quantile(np.abs(difference), [0.5, 0.9]))
-    return 1.4826 * median if median > ABOUT_ZERO * large else float(np.sqrt((difference**2).mean()))
+    return STD_PER_MAD * median if median > ABOUT_ZERO * large else float(np.sqrt((difference**2).mean()))

@@ -1,5 +1,5 @@
-"""The hum within the rows: its phase goes on while a row is scanned, which decides between periods that rows alone do
-not distinguish.
+"""Fit of the hum to the displacements at all columns: its phase advances along a row, which decides between periods
+that the mean displacements of the rows do not distinguish.
 """
 
 from __future__ import annotations
@@ -12,116 +12,116 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from stemkit.noise.displacements import FALSE_ALARM, FALSE_AMPLITUDE, RowParts
 from stemkit.noise.posterior import RowPosterior
-from stemkit.noise.readings import Readings
+from stemkit.noise.shift_estimates import ShiftEstimates
+from stemkit.noise.spectrum_fit import FALSE_ALARM, FALSE_ALARM_ONE_AXIS, DisplacementParts, SineFit
 
-__all__ = ["along_rows", "level_bands"]
+__all__ = ["fit_hum", "lattice_frequency_bands"]
 
 #: Highest frequency of a hum, cycles per row (chosen: the mean over a row keeps 0.3 of its amplitude).
-HIGHEST = 0.76
-#: A frequency within this fraction of that of level rows of columns is the lattice's (chosen).
-LIKE_THE_LATTICE = 0.1
-#: Rows of columns are level where their phase changes by less than this along a row, cycles (chosen).
-LEVEL = 3.0
+HIGHEST_FREQUENCY = 0.76
+#: A frequency within this fraction of that of the rows of columns is the lattice's (chosen).
+LATTICE_BAND = 0.1
+#: Rows of columns are parallel to the scan lines if their phase changes by less than this along a row, cycles (chosen).
+PARALLEL = 3.0
 
 
-def along_rows(
-    readings: Sequence[Readings], posteriors: Sequence[RowPosterior], parts: Sequence[RowParts], row_length: int
-) -> list[RowParts]:
-    """Amplitude, phase and period of the hum, fitted to the readings of all columns.
+def fit_hum(
+    estimates: Sequence[ShiftEstimates],
+    posteriors: Sequence[RowPosterior],
+    parts: Sequence[DisplacementParts],
+    row_length: int,
+) -> list[DisplacementParts]:
+    """Amplitude, phase and period of the hum, fitted to the displacements at all columns.
 
     Parameters
     ----------
-    readings : sequence of Readings
+    estimates : sequence of ShiftEstimates
         Per axis.
     posteriors : sequence of RowPosterior
-        Of the other parts.
-    parts : sequence of RowParts
-        As the rows give them: hum with a frequency up to half a cycle per row.
+        Of the other parts, per axis.
+    parts : sequence of DisplacementParts
+        Per axis, from the rows' mean displacements: hum with a frequency up to half a cycle per row.
     row_length : int
         Pixels of a row.
 
+    Returns
+    -------
+    list of DisplacementParts
+        Without a hum where it is not significant.
+
     Notes
     -----
-    A hum is ``a cos(2 pi f t) + b sin(2 pi f t)`` at the time ``t = y + x / n_x`` in rows, without any time for the
-    return of the beam. The amplitudes are those of generalised least squares, with the covariance of noise, jitter and
-    drift, and the columns' own parameters left free; the frequency is that alias whose likelihood is the largest.
+    A hum is ``a cos(2 pi f t) + b sin(2 pi f t)`` at the time ``t = y + x / n_x`` in rows, the flyback of the beam
+    neglected. The amplitudes are those of generalised least squares, with the covariance of noise, jitter and drift,
+    and the columns' own parameters left free; the frequency is the alias, f or 1 - f, with the larger likelihood.
     """
     if not any(p.hum for p in parts):
         return list(parts)
-    frequency = next(p.hum_frequency for p in parts if p.hum)
-    chosen, fits = frequency, None
-    # rows alone do not distinguish the frequencies f and 1 - f
-    for alias in (frequency, 1 - frequency):
-        if alias > HIGHEST:
-            continue
-        one = [
-            _fitted(r, q, alias, row_length) if p.hum else None
-            for r, q, p in zip(readings, posteriors, parts, strict=True)
+    lowest = next(p.hum_frequency for p in parts if p.hum)
+    candidates = [
+        [
+            _fit(r, q, frequency, row_length) if p.hum else None
+            for r, q, p in zip(estimates, posteriors, parts, strict=True)
         ]
-        if fits is None or _gain(one) > _gain(fits):
-            chosen, fits = alias, one
-    fits = [fit if fit is not None and fit[2] > stats.chi2.isf(FALSE_AMPLITUDE, 2) else None for fit in fits or []]
-    kept = [fit for fit in fits if fit is not None]
-    n_rows = len(posteriors[0].values)
-    if n_rows / 2 * stats.chi2.sf(_gain(fits), 2 * max(len(kept), 1)) > FALSE_ALARM:
-        fits = [None] * len(parts)
-    return [_without_hum(p) if fit is None else _with_hum(p, fit, chosen) for p, fit in zip(parts, fits, strict=True)]
+        for frequency in (lowest, 1 - lowest)
+        if frequency <= HIGHEST_FREQUENCY
+    ]
+    best = max(candidates, key=_gain)
+    best = [fit if fit and fit.gain > stats.chi2.isf(FALSE_ALARM_ONE_AXIS, 2) else None for fit in best]
+    n_rows = len(posteriors[0].eigenvalues)
+    n_amplitudes = 2 * max(sum(fit is not None for fit in best), 1)
+    if n_rows / 2 * stats.chi2.sf(_gain(best), n_amplitudes) > FALSE_ALARM:
+        best = [None] * len(parts)
+    return [_without_hum(p) if fit is None else _with_hum(p, fit) for p, fit in zip(parts, best, strict=True)]
 
 
-_Fit = tuple[NDArray[np.float64], NDArray[np.float64], float]
+def _gain(fits: Sequence[SineFit | None]) -> float:
+    return sum(fit.gain for fit in fits if fit is not None)
 
 
-def _gain(fits: Sequence[_Fit | None]) -> float:
-    return sum(fit[2] for fit in fits if fit is not None)
-
-
-def _without_hum(parts: RowParts) -> RowParts:
+def _without_hum(parts: DisplacementParts) -> DisplacementParts:
     std = {name: value for name, value in parts.std.items() if name != "hum_frequency"}
     return replace(parts, hum=0.0, hum_frequency=math.nan, phase=(0.0, 0.0), std=std)
 
 
-def _with_hum(parts: RowParts, fit: _Fit, frequency: float) -> RowParts:
-    wave, covariance, _ = fit
-    hum = float(np.hypot(*wave))
-    std = {**parts.std, "hum": math.sqrt(float(wave @ covariance @ wave)) / max(hum, 1e-300)}
-    return replace(parts, hum=hum, hum_frequency=frequency, phase=(float(wave[0]), float(wave[1])), std=std)
+def _with_hum(parts: DisplacementParts, fit: SineFit) -> DisplacementParts:
+    std = {**parts.std, "hum": fit.amplitude_std}
+    return replace(parts, hum=fit.amplitude, hum_frequency=fit.frequency, phase=fit.phase, std=std)
 
 
-def _fitted(readings: Readings, posterior: RowPosterior, frequency: float, row_length: int) -> _Fit:
-    """Amplitudes of cosine and sine, their covariance, and twice the gain of the log-likelihood."""
-    w = readings.weight
-    angle = 2 * np.pi * frequency * (np.arange(w.shape[1]) + readings.x[:, None] / row_length)
-    waves = [np.cos(angle), np.sin(angle)]
-    free = [_freed(readings, wave) for wave in (*waves, readings.shift)]
-    along = posterior.vectors.T @ np.stack([one.sum(0) for one in free], axis=1)
+def _fit(estimates: ShiftEstimates, posterior: RowPosterior, frequency: float, row_length: int) -> SineFit:
+    """Generalised least squares of cosine and sine of this frequency, cycles per row."""
+    time = np.arange(estimates.weight.shape[1]) + estimates.x[:, None] / row_length
+    angle = 2 * np.pi * frequency * time
+    terms = [np.cos(angle), np.sin(angle), estimates.shift]
+    free = [_free_of_modes(estimates, term) for term in terms]
+    along = posterior.eigenvectors.T @ np.stack([one.sum(0) for one in free], axis=1)
     explained = along.T @ posterior.covariance_times(along)
-    products = np.array([[float((a * b).sum()) for b in (*waves, readings.shift)] for a in free[:2]])
-    whole = products - explained[:2]
-    covariance = np.linalg.pinv(whole[:, :2], hermitian=True)
-    wave = covariance @ whole[:, 2]
-    return wave, covariance, float(wave @ whole[:, 2])
+    products = np.array([[float((a * b).sum()) for b in terms] for a in free[:2]]) - explained[:2]
+    covariance = np.linalg.pinv(products[:, :2], hermitian=True)
+    amplitudes = covariance @ products[:, 2]
+    return SineFit(frequency, amplitudes, covariance, float(amplitudes @ products[:, 2]))
 
 
-def _freed(readings: Readings, values: NDArray) -> NDArray[np.float64]:
-    """Weighted values without what the columns' own parameters hold."""
-    out = readings.weight * values
-    for mode, weighted in zip(readings.modes, readings.weighted_modes(), strict=True):
-        out = out - weighted * (mode * readings.weight * values).sum(1, keepdims=True)
+def _free_of_modes(estimates: ShiftEstimates, values: NDArray) -> NDArray[np.float64]:
+    """Weighted values without what errors of the columns' parameters may have caused."""
+    out = estimates.weight * values
+    for mode, weighted in zip(estimates.modes, estimates.weighted_modes(), strict=True):
+        out = out - weighted * (mode * estimates.weight * values).sum(1, keepdims=True)
     return out
 
 
-def level_bands(vectors: NDArray | None, n_x: int) -> NDArray[np.float64]:
-    """Ranges of the frequency ``(n_bands, 2)``, cycles per row, in which rows of columns follow each other.
+def lattice_frequency_bands(vectors: NDArray | None, n_x: int) -> NDArray[np.float64]:
+    """Ranges of the frequency ``(n_bands, 2)``, cycles per row, at which rows of columns follow each other.
 
-    What a model of columns leaves comes periodically, too: a reciprocal vector along y has that frequency.
+    Residuals of the columns' model have the period of the lattice, too: a reciprocal vector along y has that frequency.
     """
     if vectors is None:
         return np.empty((0, 2))
     h = np.arange(-1, 2)
     reciprocal = np.stack(np.meshgrid(h, h), axis=-1).reshape(-1, 2) @ np.linalg.inv(vectors).T
-    level = np.abs(reciprocal[:, 1]) * n_x < LEVEL
-    frequency = np.unique(np.abs(reciprocal[level, 0]))
+    parallel = np.abs(reciprocal[:, 1]) * n_x < PARALLEL
+    frequency = np.unique(np.abs(reciprocal[parallel, 0]))
     frequency = frequency[frequency > 0][:, None]
-    return np.hstack([(1 - LIKE_THE_LATTICE) * frequency, (1 + LIKE_THE_LATTICE) * frequency])
+    return np.hstack([(1 - LATTICE_BAND) * frequency, (1 + LATTICE_BAND) * frequency])

@@ -1,4 +1,4 @@
-"""The noise of a scanning microscope as frozen dataclasses that draw it."""
+"""Noise model of a scanning transmission electron microscope: frozen dataclasses, and drawing their noise."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
-from numpy.typing import NDArray
 
 from stemkit.compute import seed_from, torch_generator
 from stemkit.images import MODES, Images, float_dtype, join, mode_sign, split
@@ -18,21 +17,33 @@ from stemkit.noise.drawing import NoiseParameters, add_noise
 from stemkit.noise.scan import ScanNoise
 from stemkit.noise.validation import above, correlation, finite, finite_or_none, not_negative, positive, require
 
-__all__ = ["BackgroundNoise", "Detector", "NoiseModel", "PointwiseNoise", "ScanNoise"]
+__all__ = ["BackgroundNoise", "Digitization", "NoiseModel", "PointwiseNoise", "ScanNoise"]
 
 KINDS = ("tukey", "poisson")
+#: Displacements of the beam, the same names in ``ScanNoise`` and ``NoiseParameters``.
+DISPLACEMENTS = ("jitter", "jitter_y", "jitter_length", "drift", "drift_y", "drift_rows", "hum", "hum_y", "hum_period")
+#: Names of parts in files of earlier versions.
+EARLIER_NAMES = {"detector": "digitization"}
 
 
 @dataclass(frozen=True)
 class BackgroundNoise:
-    """A smooth random background: support, contamination, uneven illumination.
+    """A smooth random background: support film, contamination, uneven illumination.
+
+    It is white noise filtered with a Gaussian of sigma ``length`` in both directions: its autocovariance at the
+    distance r is ``amplitude^2 exp(-r^2 / (4 length^2))``.
 
     Parameters
     ----------
-    amplitude : float
+    amplitude : float, default=0
         Standard deviation, as a fraction of the contrast.
-    length : float
-        Sigma in px of the Gaussian that white noise is filtered with.
+    length : float, default=32
+        Sigma of the Gaussian filter, px.
+
+    Raises
+    ------
+    ValueError
+        If ``amplitude`` is negative, ``length`` is not positive, or one of them is not finite.
     """
 
     amplitude: float = 0.0
@@ -51,18 +62,29 @@ class PointwiseNoise:
 
     Parameters
     ----------
-    readout : float
+    readout : float, default=0
         Standard deviation at the background's level, as a fraction of the contrast.
-    gain : float
-        Growth of the variance per unit of signal; negative in bf, where columns are dark.
-    shape : float
-        Tukey lambda of the distribution (> -0.4): 0 is logistic, 0.14 nearly normal, smaller has heavier tails.
-    correlation_x : float
-        Correlation of neighbours along the row (afterglow, bandwidth of the amplifier).
-    kind : {"tukey", "poisson"}
+    gain : float, default=0
+        Growth of the variance per unit of signal, as a fraction of the contrast squared; negative in bf, where columns
+        are dark.
+    shape : float, default=0.14
+        Tukey lambda of the distribution [1]_ (> -0.4): 0 is logistic, 0.14 nearly normal, smaller has heavier tails.
+    correlation_x : float, default=0
+        Correlation of neighbouring pixels along the row (afterglow, bandwidth of the amplifier), between -1 and 1.
+    kind : {"tukey", "poisson"}, default="tukey"
         ``"poisson"`` counts electrons: with v = readout^2 + gain s, n ~ Poisson(v / gain^2) and the signal is
-        ``gain n - readout^2 / gain``. It has no ``shape`` of its own; a ``correlation_x`` spreads what each pixel
-        counted too many or too few along the row, at the same variance.
+        ``gain n - readout^2 / gain``. It does not use ``shape``; a ``correlation_x`` distributes the excess of each
+        pixel's count over its expectation along the row, at the same variance.
+
+    Raises
+    ------
+    ValueError
+        If a number is outside its range, ``kind`` is unknown, or ``gain`` is 0 for counted electrons.
+
+    References
+    ----------
+    .. [1] Joiner and Rosenblatt, "Some properties of the range in samples from Tukey's symmetric lambda
+       distributions", J. Am. Stat. Assoc. 66, 394 (1971), https://doi.org/10.1080/01621459.1971.10482275
     """
 
     readout: float = 0.0
@@ -116,15 +138,21 @@ class PointwiseNoise:
 
 
 @dataclass(frozen=True)
-class Detector:
-    """What the digitiser does to the signal, in the image's units; None leaves that step out.
+class Digitization:
+    """Digitisation of the signal: digital levels, and clipping at the ends of the range.
 
     Parameters
     ----------
     low, high : float, optional
-        Values beyond these are clipped.
+        Ends of the range, in the units of the image; values beyond them are clipped. None: no clipping.
     step : float, optional
-        Distance of the digital levels, counted from ``low`` (from 0 without it).
+        Distance of the digital levels, in the units of the image, counted from ``low`` (from 0 without it). None: no
+        levels.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite, ``step`` is not positive, or ``low`` is not below ``high``.
     """
 
     low: float | None = None
@@ -141,26 +169,38 @@ class Detector:
 
 @dataclass(frozen=True)
 class NoiseModel:
-    """Everything that stands between the ideal image and the recorded one.
+    """Noise between the ideal image and the recorded one.
+
+    A smooth background is added to the ideal image, the beam is displaced while it scans it, each pixel has noise of
+    its own, streaks are added to the rows, and the sum is digitised.
 
     Parameters
     ----------
-    contrast : float
-        Amplitude of the brightest sublattice's columns, in the image's units. Every amplitude below is a fraction
-        of it.
-    level : float
-        The background's level, in the image's units.
-    mode : {"haadf", "bf"}
+    contrast : float, default=1
+        Amplitude of the brightest sublattice's columns, in the units of the image. The amplitudes of the parts are
+        fractions of it.
+    level : float, default=0
+        Intensity of the background, in the units of the image.
+    mode : {"haadf", "bf"}, default="haadf"
         Bright or dark columns.
     background : BackgroundNoise
     scan : ScanNoise
     pointwise : PointwiseNoise
-    detector : Detector
+    digitization : Digitization
+
+    Raises
+    ------
+    ValueError
+        If ``contrast`` is not positive, ``level`` is not finite, or ``mode`` is unknown.
+
+    See Also
+    --------
+    NoiseCalibrator : measures the model from an image.
 
     Notes
     -----
-    The model of [1]_, with the displacement of the beam in place of streaks that grow with the gradient, and
-    with correlation along the row and counted electrons added.
+    The model of [1]_, with the displacement of the beam in place of streaks that grow with the gradient, and with
+    correlation along the row and counted electrons added.
 
     References
     ----------
@@ -183,7 +223,7 @@ class NoiseModel:
     background: BackgroundNoise = field(default_factory=BackgroundNoise)
     scan: ScanNoise = field(default_factory=ScanNoise)
     pointwise: PointwiseNoise = field(default_factory=PointwiseNoise)
-    detector: Detector = field(default_factory=Detector)
+    digitization: Digitization = field(default_factory=Digitization)
 
     def __post_init__(self) -> None:
         require(self, contrast=positive, level=finite)
@@ -236,8 +276,26 @@ class NoiseModel:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> NoiseModel:
-        """The model that :meth:`to_dict` described; numbers that are not in ``values`` have their defaults."""
-        parts = {"background": BackgroundNoise, "scan": ScanNoise, "pointwise": PointwiseNoise, "detector": Detector}
+        """The model that :meth:`to_dict` described.
+
+        Parameters
+        ----------
+        values : mapping
+            Numbers that are missing have their defaults. ``"detector"`` is read as ``"digitization"``, its name in
+            files of earlier versions.
+
+        Raises
+        ------
+        ValueError
+            If ``values`` contains anything else, or a number outside its range.
+        """
+        parts = {
+            "background": BackgroundNoise,
+            "scan": ScanNoise,
+            "pointwise": PointwiseNoise,
+            "digitization": Digitization,
+        }
+        values = {EARLIER_NAMES.get(k, k): v for k, v in values.items()}
         known = {f.name for f in fields(cls)}
         unknown = set(values) - known
         if unknown:
@@ -246,55 +304,40 @@ class NoiseModel:
 
     def parameters(self, n_images: int = 1, dtype: torch.dtype = torch.float64) -> NoiseParameters:
         """The model as tensors for :func:`stemkit.noise.drawing.add_noise`, the same for each image."""
-        sign = mode_sign(self.mode)
-        low, high = (_relative(v, self.level, sign * self.contrast) for v in (self.detector.low, self.detector.high))
-        if sign < 0:  # flipped contrast turns the lower end into the upper one
-            low, high = high, low
-        origin = _relative(self.detector.low or 0.0, self.level, sign * self.contrast)
-        step = math.nan if self.detector.step is None else self.detector.step / self.contrast
         numbers = {
+            **{name: getattr(self.scan, name) for name in DISPLACEMENTS},
+            **{name: getattr(self.pointwise, name) for name in ("readout", "gain", "shape", "correlation_x")},
+            **self._relative_digitization(),
             "background": self.background.amplitude,
             "background_length": self.background.length,
             "streaks": self.scan.amplitude,
             "streak_length": self.scan.length,
-            "jitter": self.scan.jitter,
-            "jitter_length": self.scan.jitter_length,
-            "jitter_y": self.scan.jitter_y,
-            "drift": self.scan.drift,
-            "drift_y": self.scan.drift_y,
-            "drift_rows": self.scan.drift_rows,
-            "hum": self.scan.hum,
-            "hum_y": self.scan.hum_y,
-            "hum_period": self.scan.hum_period,
             "short_streaks": self.scan.short_amplitude,
             "short_streak_length": self.scan.short_length,
-            "readout": self.pointwise.readout,
-            "gain": self.pointwise.gain,
-            "shape": self.pointwise.shape,
-            "correlation_x": self.pointwise.correlation_x,
-            "low": low,
-            "high": high,
-            "step": step,
-            "step_origin": origin,
         }
         tensors = {k: torch.full((n_images,), float(v), dtype=dtype) for k, v in numbers.items()}
         poisson = torch.full((n_images,), self.pointwise.kind == "poisson")
         return NoiseParameters(**tensors, poisson=poisson)
 
+    def _relative_digitization(self) -> dict[str, float]:
+        """The digitisation in units of the contrast, columns bright, NaN for what is left out."""
+        digitization, sign = self.digitization, mode_sign(self.mode)
+
+        def relative(value: float | None) -> float:
+            return math.nan if value is None else (value - self.level) / (sign * self.contrast)
+
+        ends = [relative(digitization.low), relative(digitization.high)]
+        # the sign of dark columns is inverted: the lower end becomes the upper one
+        low, high = ends if sign > 0 else ends[::-1]
+        step = math.nan if digitization.step is None else digitization.step / self.contrast
+        return {"low": low, "high": high, "step": step, "step_origin": relative(digitization.low or 0.0)}
+
     def _apply_one(self, clean: xr.DataArray, seed: int) -> xr.DataArray:
         sign = mode_sign(self.mode)
-        signal = torch.as_tensor(_signal(clean.values, self.level, self.contrast * sign))[None]
+        signal = torch.as_tensor((clean.values.astype(np.float64) - self.level) / (self.contrast * sign))[None]
         noisy = add_noise(signal, self.parameters(), torch_generator(seed))[0].numpy()
         values = noisy * (sign * self.contrast) + self.level
         return clean.copy(data=values.astype(float_dtype(clean.dtype)))
-
-
-def _signal(values: NDArray, level: float, contrast: float) -> NDArray:
-    return (values.astype(np.float64) - level) / contrast
-
-
-def _relative(value: float | None, level: float, contrast: float) -> float:
-    return math.nan if value is None else (value - level) / contrast
 
 
 # --- plain numbers -------------------------------------------------------------------------------------------------

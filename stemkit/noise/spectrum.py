@@ -1,4 +1,4 @@
-"""The spectrum of the displacements of the rows."""
+"""Spectrum of the displacements of the rows, and that of a drift."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-__all__ = ["RowSpectrum", "row_spectrum", "slow_factor", "slow_spectrum"]
+__all__ = ["RowSpectrum", "drift_factor", "drift_spectrum", "row_spectrum"]
 
-#: A Gaussian filter reaches this many sigmas beyond the image.
+#: A Gaussian filter extends this many sigmas beyond the image (chosen: what is left out is below 1e-5 of its weight).
 REACH = 4.5
 
 
 @dataclass(frozen=True)
 class RowSpectrum:
-    """Spectrum of the estimated displacements of the rows, in the order of the frequencies of a cosine transform.
+    """Cosine transform of the estimated displacements of the rows, in the order of the frequencies.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class RowSpectrum:
     ordinate : ndarray of shape (n,)
         Cosine transform of the estimated displacements, px.
     noise : ndarray of shape (n,)
-        Its variance where nothing is displaced, px squared.
+        Its variance without displacements, px squared.
     window : ndarray of shape (n, n_y)
         Variance of each ordinate for a unit variance of each frequency of the displacements.
     response : ndarray of shape (n, n_y)
@@ -50,36 +50,34 @@ class RowSpectrum:
         return RowSpectrum(*(getattr(self, f.name)[keep] for f in fields(self)))
 
 
-def row_spectrum(values: NDArray, vectors: NDArray, told: NDArray, variance: float) -> RowSpectrum:
+def row_spectrum(eigenvalues: NDArray, eigenvectors: NDArray, score: NDArray, variance: float) -> RowSpectrum:
     """Spectrum of the displacements, estimated by a Wiener filter for independent rows.
 
     Parameters
     ----------
-    values : ndarray of shape (n_y,)
-        Eigenvalues of the information on the rows' displacements, px^-2.
-    vectors : ndarray of shape (n_y, n_y)
-        Its eigenvectors.
-    told : ndarray of shape (n_y,)
+    eigenvalues : ndarray of shape (n_y,)
+        Of the information on the rows' displacements, px^-2.
+    eigenvectors : ndarray of shape (n_y, n_y)
+    score : ndarray of shape (n_y,)
         The information times the estimated displacements.
     variance : float
         Variance of the displacements for which the filter is made, px squared.
     """
-    n = len(values)
-    gain = variance / (1 + variance * values)
-    waves = fft.dct(vectors, axis=0, norm="ortho")
-    filtered = waves * gain
-    response = (filtered * values) @ vectors.T
+    n = len(eigenvalues)
+    gain = variance / (1 + variance * eigenvalues)
+    filtered = fft.dct(eigenvectors, axis=0, norm="ortho") * gain
+    response = (filtered * eigenvalues) @ eigenvectors.T
     return RowSpectrum(
-        np.arange(n) / (2 * n),
-        filtered @ (vectors.T @ told),
-        (filtered**2 * values).sum(1),
-        fft.dct(response, axis=1, norm="ortho") ** 2,
-        response,
+        frequency=np.arange(n) / (2 * n),
+        ordinate=filtered @ (eigenvectors.T @ score),
+        noise=(filtered**2 * eigenvalues).sum(1),
+        window=fft.dct(response, axis=1, norm="ortho") ** 2,
+        response=response,
     )
 
 
-def slow_factor(n: int, rows: float) -> NDArray[np.float64]:
-    """Factor ``(n, n_knots)`` of the covariance ``exp(-k^2 / (4 rows^2))``: its product with its transpose."""
+def drift_factor(n: int, rows: float) -> NDArray[np.float64]:
+    """Factor B ``(n, n_knots)`` of the covariance ``exp(-k^2 / (4 rows^2))`` of a drift of unit variance, ``B B^T``."""
     apart = max(rows, 1.0)
     beyond = math.ceil(REACH * max(rows, 1.0) / apart)
     knots = (np.arange(math.ceil((n - 1) / apart) + 1 + 2 * beyond) - beyond) * apart
@@ -87,7 +85,6 @@ def slow_factor(n: int, rows: float) -> NDArray[np.float64]:
     return gaussian / np.linalg.norm(gaussian, axis=1, keepdims=True)
 
 
-def slow_spectrum(n: int, rows: float) -> NDArray[np.float64]:
+def drift_spectrum(n: int, rows: float) -> NDArray[np.float64]:
     """Variances ``(n,)`` of the orthonormal cosine transform of a drift of unit variance."""
-    factor = slow_factor(n, rows)
-    return (fft.dct(factor, axis=0, norm="ortho") ** 2).sum(1)
+    return (fft.dct(drift_factor(n, rows), axis=0, norm="ortho") ** 2).sum(1)

@@ -18,8 +18,8 @@ from stemkit.columns import nearest_distances
 from stemkit.compute import resolve_device, seed_from, side_by_side, torch_generator
 from stemkit.images import MODES, Images, check_noise_attr, mode_sign, pixel_sizes, resolve_mode, split
 from stemkit.noise import NoiseModel
-from stemkit.noise.attached import noise_of
-from stemkit.noise.specimen import find_specimen
+from stemkit.noise.resolve import resolve_noise
+from stemkit.noise.separation import separate_specimen
 from stemkit.periodicity import middle
 from stemkit.pixels import filled
 from stemkit.synthesis.arrangements import Columns
@@ -137,7 +137,7 @@ class STEMSynthesizer(BaseEstimator):
         self._check_parameters()
         self.mode_ = resolve_mode(images[0], self.mode)
         check_noise_attr(images[0], self.mode_)  # an unsuitable model is an error even where noise is given
-        self.noise_model_ = noise_of(images[0], self.mode_, X) if self.noise is None else self.noise
+        self.noise_model_ = resolve_noise(images[0], self.mode_, X) if self.noise is None else self.noise
         sizes = pixel_sizes(images[0])
         self.pixel_size_ = None if sizes is None else sizes[1]
         self.spacing_ = self.width_ = None
@@ -336,7 +336,7 @@ def _lengths(bright: NDArray) -> tuple[float, float, float] | None:
 
     The range is that between the quartiles of the fitted widths, which noise and overlap affect less than the extremes.
     """
-    fits = find_specimen(middle(bright, MEASURED_ON).astype(np.float64)).fits
+    fits = separate_specimen(middle(bright, MEASURED_ON).astype(np.float64)).fits
     if fits is None or (~fits.failed).sum() < FEWEST_COLUMNS:
         return None
     good = fits.take(~fits.failed)

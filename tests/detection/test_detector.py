@@ -11,7 +11,7 @@ from strategies import gaussians
 import stemkit
 from stemkit import (
     AtomDetector,
-    Detector,
+    Digitization,
     NoiseCalibrator,
     NoiseModel,
     PointwiseNoise,
@@ -379,7 +379,7 @@ def test_the_integral_of_a_column_has_an_error():
 class TestBadInput:
     def test_saturated_columns_are_flagged(self):
         clean, _ = crystal()
-        model = NoiseModel(100.0, 50.0, pointwise=PointwiseNoise(readout=0.05), detector=Detector(high=130.0))
+        model = NoiseModel(100.0, 50.0, pointwise=PointwiseNoise(readout=0.05), digitization=Digitization(high=130.0))
         image = stemkit.calibrated(model.apply(clean, random_state=0), pixel_size=0.02).assign_attrs(mode="haadf")
         image.attrs["noise"] = json.dumps({"pixel_size": 0.02, **model.to_dict()})
         table = AtomDetector().fit_transform(image)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from strategies import SIGMAS, columns_of, realised_background, seeds
 
 from stemkit import BackgroundNoise, NoiseModel, PointwiseNoise, ScanNoise
-from stemkit.noise.background import background_statistics, between_columns
+from stemkit.noise.background import OtherNoise, between_columns, measure_background
 
 SHAPE = (256, 256)
 _, FITS = columns_of(SHAPE)
@@ -16,10 +16,8 @@ USE = between_columns(SHAPE, FITS)
 
 
 def measured(model: NoiseModel, seed: int):
-    return background_statistics(
-        model.apply(np.zeros(SHAPE), random_state=seed), USE, FITS, pointwise=model.pointwise.readout**2,
-        streaks=model.scan.amplitude**2, streak_length=model.scan.length,
-    )  # fmt: skip
+    other = OtherNoise(model.pointwise.readout**2, model.scan.amplitude**2, model.scan.length)
+    return measure_background(model.apply(np.zeros(SHAPE), random_state=seed), USE, FITS, other)
 
 
 @settings(max_examples=10)
@@ -27,7 +25,7 @@ def measured(model: NoiseModel, seed: int):
 def test_amplitude_and_length_of_the_field_that_was_drawn(amplitude, length, readout, seed):
     model = NoiseModel(background=BackgroundNoise(amplitude, length), pointwise=PointwiseNoise(readout))
     found = measured(model, seed)
-    # the fits are exact here and have taken nothing, which background_statistics gives back all the same
+    # the fits are exact here and have taken nothing, which measure_background gives back all the same
     realised = realised_background(model, SHAPE, seed).std()
     assert 0.8 * realised < found.amplitude < 1.35 * realised
     assert abs(found.length - length) < SIGMAS * found.length_std
@@ -44,7 +42,7 @@ def test_other_noise_is_no_background(readout, streaks, length, seed):
 def test_a_small_part_of_an_image_has_no_background():
     field = realised_background(NoiseModel(background=BackgroundNoise(0.3, 8.0)), (256, 256), 0)
     for rest, use in ((field[:20], USE[:20]), (field, np.zeros(SHAPE, dtype=bool))):
-        found = background_statistics(rest, use, FITS, pointwise=0.0, streaks=0.0, streak_length=20.0)
+        found = measure_background(rest, use, FITS, OtherNoise(0.0, 0.0, 20.0))
         assert found.amplitude == 0
         assert math.isnan(found.amplitude_std)
 

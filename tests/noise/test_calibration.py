@@ -15,8 +15,8 @@ from strategies import SIGMAS, crystal, displacements, modes, pixel_sizes, reali
 import stemkit
 from stemkit import BackgroundNoise, NoiseCalibrator, NoiseModel, PointwiseNoise, ScanNoise, STEMSynthesizer
 from stemkit.images import check_noise_attr
-from stemkit.noise.figure3 import figure3
-from stemkit.noise.measuring import _split_point
+from stemkit.noise.filter_residuals import residual_curves
+from stemkit.noise.scale import sublattice_threshold
 
 
 def recorded(model: NoiseModel, seed: int = 0, second: float = 0.0, n: int = 320) -> np.ndarray:
@@ -410,14 +410,14 @@ def test_estimator_conventions():
 def test_brightest_sublattice():
     rng = np.random.default_rng(0)
     two = np.concatenate([rng.normal(1.0, 0.05, 60), rng.normal(0.5, 0.05, 80)])
-    assert (two >= _split_point(two)).sum() == 60
+    assert (two >= sublattice_threshold(two)).sum() == 60
     one = rng.normal(1.0, 0.1, 100)
-    assert (one >= _split_point(one)).all()
+    assert (one >= sublattice_threshold(one)).all()
 
 
 def test_figure_3_corrects_for_its_own_filter():
     noise = np.random.default_rng(0).normal(size=(256, 256)) * 0.1 + np.linspace(0, 1, 256)
-    scan, pointwise = figure3(noise, 2.0)
+    scan, pointwise = residual_curves(noise, 2.0)
     np.testing.assert_allclose(pointwise.y, 0.1, rtol=0.1)
     assert pointwise.intercept == pytest.approx(0.1, rel=0.05)
     assert abs(pointwise.slope) < 0.02
@@ -425,7 +425,7 @@ def test_figure_3_corrects_for_its_own_filter():
 
 
 def test_figure_3_of_a_constant_image():
-    for curve in figure3(np.full((32, 32), 5.0), 2.0):
+    for curve in residual_curves(np.full((32, 32), 5.0), 2.0):
         assert len(curve.x) == 0
         assert curve.intercept == pytest.approx(0.0, abs=1e-12)
 

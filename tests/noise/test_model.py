@@ -28,7 +28,7 @@ from strategies import (
 )
 
 import stemkit
-from stemkit import BackgroundNoise, Detector, NoiseModel, PointwiseNoise, ScanNoise
+from stemkit import BackgroundNoise, Digitization, NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.compute import seed_from, torch_generator
 from stemkit.noise.drawing import (
     NoiseParameters,
@@ -493,28 +493,28 @@ def test_fewer_electrons_where_bf_columns_are_dark():
 @settings(max_examples=25)
 def test_detector_clips_and_digitises(mode, low, high, n_levels, seed):
     step = (high - low) / n_levels
-    model = NoiseModel(50.0, 40.0, mode, pointwise=PointwiseNoise(0.8), detector=Detector(low, high, step))
+    model = NoiseModel(50.0, 40.0, mode, pointwise=PointwiseNoise(0.8), digitization=Digitization(low, high, step))
     noisy = model.apply(np.full((64, 64), 40.0), random_state=seed)
     np.testing.assert_allclose((noisy - low) / step, np.round((noisy - low) / step), atol=1e-6)
     assert noisy.min() >= low - 1e-9
     assert noisy.max() <= high + 1e-9
-    free = replace(model, detector=Detector()).apply(np.full((64, 64), 40.0), random_state=seed)
+    free = replace(model, digitization=Digitization()).apply(np.full((64, 64), 40.0), random_state=seed)
     assert np.abs(noisy - np.clip(free, low, high)).max() <= step / 2 * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("mode", ["haadf", "bf"])
 def test_one_end_of_the_detector_leaves_the_other_open(mode):
-    model = NoiseModel(10.0, 5.0, mode, pointwise=PointwiseNoise(1.0), detector=Detector(low=0.0))
+    model = NoiseModel(10.0, 5.0, mode, pointwise=PointwiseNoise(1.0), digitization=Digitization(low=0.0))
     noisy = model.apply(np.full((64, 64), 5.0), random_state=0)
     assert noisy.min() == pytest.approx(0.0, abs=1e-12)
     assert noisy.max() > 20.0
-    noisy = replace(model, detector=Detector(high=10.0)).apply(np.full((64, 64), 5.0), random_state=0)
+    noisy = replace(model, digitization=Digitization(high=10.0)).apply(np.full((64, 64), 5.0), random_state=0)
     assert noisy.max() == pytest.approx(10.0)
     assert noisy.min() < -10.0
 
 
 def test_levels_without_a_lower_end_are_multiples_of_the_step():
-    model = NoiseModel(10.0, 5.3, pointwise=PointwiseNoise(1.0), detector=Detector(step=0.7))
+    model = NoiseModel(10.0, 5.3, pointwise=PointwiseNoise(1.0), digitization=Digitization(step=0.7))
     noisy = model.apply(np.full((64, 64), 5.0), random_state=0)
     np.testing.assert_allclose(noisy / 0.7, np.round(noisy / 0.7), atol=1e-9)
 
@@ -541,7 +541,7 @@ def test_parts_are_independent(background, streaks, readout, seed):
 
 
 @settings(max_examples=30)
-@given(noise_models(detector=False), shapes(2, 40), seeds)
+@given(noise_models(digitized=False), shapes(2, 40), seeds)
 def test_noise_scales_with_contrast_and_moves_with_level(model, shape, seed):
     signal = crystal(shape, spacing=8.0, sigma=1.5)
     sign = -1.0 if model.mode == "bf" else 1.0
@@ -638,7 +638,9 @@ def test_a_model_written_before_jitter_y_can_be_read(model):
 @pytest.mark.parametrize("suffix", ["nc", "zarr"])
 def test_a_model_survives_a_file(suffix, tmp_path):
     pytest.importorskip({"nc": "h5netcdf", "zarr": "zarr"}[suffix])
-    model = NoiseModel(50.0, 3.0, "bf", scan=ScanNoise(0.1, math.inf, 0.2, 7.0, 0.3), detector=Detector(high=200.0))
+    model = NoiseModel(
+        50.0, 3.0, "bf", scan=ScanNoise(0.1, math.inf, 0.2, 7.0, 0.3), digitization=Digitization(high=200.0)
+    )
     image = xr.DataArray(np.ones((4, 5)), dims=("y", "x"), attrs={"noise": json.dumps(model.to_dict())}, name="image")
     path = tmp_path / f"image.{suffix}"
     image.to_zarr(path, consolidated=False) if suffix == "zarr" else image.to_netcdf(path, engine="h5netcdf")
@@ -679,11 +681,11 @@ def test_unknown_parts_are_refused():
         (lambda: PointwiseNoise.counted(9.0, background=-1.0), "background must be at least 0 electrons"),
         (lambda: PointwiseNoise.counted(20.0, background=10.0, mode="bf"), "background must be at least 20 electrons"),
         (lambda: ScanNoise(jitter_y=-1.0), "jitter_y of ScanNoise must be at least 0"),
-        (lambda: Detector(step=0.0), "step must be positive"),
-        (lambda: Detector(step=math.inf), "step of Detector must be a finite number or None"),
-        (lambda: Detector(low=math.nan), "low of Detector must be a finite number or None"),
-        (lambda: Detector(high=math.inf), "high of Detector must be a finite number or None"),
-        (lambda: Detector(2.0, 1.0), "low must be below high"),
+        (lambda: Digitization(step=0.0), "step must be positive"),
+        (lambda: Digitization(step=math.inf), "step of Digitization must be a finite number or None"),
+        (lambda: Digitization(low=math.nan), "low of Digitization must be a finite number or None"),
+        (lambda: Digitization(high=math.inf), "high of Digitization must be a finite number or None"),
+        (lambda: Digitization(2.0, 1.0), "low must be below high"),
     ],
 )
 def test_impossible_noise_is_refused(make, message):

@@ -10,28 +10,30 @@ from strategies import SIGMAS, columns_of, displacements, seeds
 
 from stemkit import NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.columns import render_columns
-from stemkit.noise.readings import Readings, read_shifts, slope
-from stemkit.noise.registration import Registration, register
+from stemkit.noise.registration import BeamDisplacement, register_rows
+from stemkit.noise.shift_estimates import ShiftEstimates, derivative, estimate_shifts
 
 SHAPE = (192, 192)
 CLEAN, FITS = columns_of(SHAPE, 16.0, 2.6)
 FEW = settings(max_examples=4)
 
 
-def read(values: np.ndarray, noise: float, shifts: np.ndarray | None = None, axis: int = 1) -> Readings:
+def read(values: np.ndarray, noise: float, shifts: np.ndarray | None = None, axis: int = 1) -> ShiftEstimates:
     shifts = np.zeros((2, *values.shape)) if shifts is None else shifts
     columns = render_columns(FITS, values.shape, shifts)
     variance = np.full(values.shape, noise**2)
-    return read_shifts(values - columns, slope(columns, axis), FITS, shifts, variance, axis=axis)
+    return estimate_shifts(values - columns, derivative(columns, axis), FITS, shifts, variance, axis=axis)
 
 
-def registered(jitter: float, length: float, noise: float, seed: int, axis: int = 1) -> tuple[Registration, np.ndarray]:
+def registered(
+    jitter: float, length: float, noise: float, seed: int, axis: int = 1
+) -> tuple[BeamDisplacement, np.ndarray]:
     """Rows registered in three rounds, and where they were."""
     scan = ScanNoise(jitter_length=length, **{("jitter_y", "jitter")[axis]: jitter})
     model = NoiseModel(scan=scan, pointwise=PointwiseNoise(noise))
     torn, shifts = model.apply(CLEAN, random_state=seed), np.zeros((2, *SHAPE))
     for _ in range(3):
-        found = register(read(torn, noise, shifts, axis), SHAPE)
+        found = register_rows(read(torn, noise, shifts, axis), SHAPE)
         shifts[axis] = found.shifts
     return found, displacements(model, SHAPE, seed, axis)
 
@@ -65,7 +67,7 @@ def test_rows_that_move_as_a_whole_are_registered(jitter, noise, seed):
     told = (read(CLEAN, noise).weight.sum(0) > 1 / jitter**2) & (np.abs(rows) < 2 * jitter)
     left = (found.shifts[:, 0] - rows)[told]
     assert left.std() < 0.3 * jitter
-    assert 0.3 * left.std() < math.sqrt(found.left[0]) < 3 * left.std()
+    assert 0.3 * left.std() < math.sqrt(found.error_covariance[0]) < 3 * left.std()
 
 
 @FEW
@@ -85,7 +87,7 @@ def test_the_length_of_displacements_along_the_row_is_found(jitter, length, seed
     assert abs(found.jitter - true[inside].std()) < SIGMAS * found.jitter_std
     assert (found.shifts - true)[inside].std() < 0.5 * true[inside].std()
     # what is open falls with the lag
-    assert found.left_at(np.array([0.0])) > 2 * abs(found.left_at(np.array([60.0])))
+    assert found.error_covariance_at(np.array([0.0])) > 2 * abs(found.error_covariance_at(np.array([60.0])))
 
 
 @FEW
@@ -97,16 +99,16 @@ def test_rows_that_stand_still_are_left_there(noise, seed):
 
 
 def test_rows_cannot_be_told_without_columns():
-    found = register(read(CLEAN, 0.1).none(), SHAPE)
+    found = register_rows(read(CLEAN, 0.1).unweighted(), SHAPE)
     assert (found.shifts == np.zeros(SHAPE)).all()
     assert found.jitter == 0
     assert math.isnan(found.jitter_std)
-    assert found.left_at(np.array([0.0, 5.0])) == pytest.approx(0.0)
+    assert found.error_covariance_at(np.array([0.0, 5.0])) == pytest.approx(0.0)
 
 
 def test_rows_between_columns_say_nothing():
     lone = FITS.take(np.arange(4))
-    readings = read_shifts(np.zeros(SHAPE), slope(CLEAN), lone, np.zeros((2, *SHAPE)), np.ones(SHAPE))
+    readings = estimate_shifts(np.zeros(SHAPE), derivative(CLEAN), lone, np.zeros((2, *SHAPE)), np.ones(SHAPE))
     y = np.arange(SHAPE[0])
     far = np.abs(y[None] - lone.y[:, None]) > 2.2 * lone.sigma[:, None] + 1.5
     assert (readings.weight[far] == 0).all()
@@ -119,5 +121,5 @@ def test_the_slope_of_a_polynomial_is_exact(coefficients):
     x = np.linspace(-1, 1, 21)
     image = np.broadcast_to(np.polyval(coefficients, x), (5, 21))
     expected = np.polyval(np.polyder(coefficients), x) * 0.1
-    np.testing.assert_allclose(slope(image)[2, 2:-2], expected[2:-2], atol=1e-12)
-    np.testing.assert_allclose(slope(image.T, axis=0)[2:-2, 2], expected[2:-2], atol=1e-12)
+    np.testing.assert_allclose(derivative(image)[2, 2:-2], expected[2:-2], atol=1e-12)
+    np.testing.assert_allclose(derivative(image.T, axis=0)[2:-2, 2], expected[2:-2], atol=1e-12)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import seeds
 
-from stemkit.noise.rowwise import row_statistics
+from stemkit.noise.components import measure_components
 
 
 @settings(max_examples=60)
@@ -21,7 +21,9 @@ def test_displaced_rows_with_hardly_any_noise_have_finite_statistics(n_rows, per
     signal = np.exp(-((y % period - period / 2) ** 2 + (x % period - period / 2) ** 2) / (2 * sigma**2))
     slope_y, slope = np.gradient(signal)
     rest = rng.normal(0, 0.5, (n_rows, 1)) * slope + 10**exponent * rng.normal(size=signal.shape)
-    found = row_statistics(rest, signal, slope, slope_y)
-    assert all(map(math.isfinite, (found.readout, found.gain, found.streaks, found.left, found.left_y)))
+    found = measure_components(rest, signal, slope, slope_y)
+    assert all(
+        map(math.isfinite, (found.readout, found.gain, found.streaks, found.residual_jitter, found.residual_jitter_y))
+    )
     # by the order of magnitude nothing exceeds what there is
     assert found.readout + found.streaks < 10 * rest.std()

@@ -163,8 +163,8 @@ def test_any_noise_model_can_be_drawn(noise, seed):
     pairs = STEMSynthesizer(shape=(24, 24), noise=noise, random_state=seed).sample(2)
     assert pairs.attrs["mode"] == noise.mode
     assert np.isfinite(pairs["noisy"]).all()
-    if noise.detector.low is not None and noise.detector.step is None:
-        assert pairs["noisy"].min() >= noise.detector.low - 1e-5 * (noise.contrast + abs(noise.level))
+    if noise.digitization.low is not None and noise.digitization.step is None:
+        assert pairs["noisy"].min() >= noise.digitization.low - 1e-5 * (noise.contrast + abs(noise.level))
 
 
 # --- what is drawn -----------------------------------------------------------------------------------------------

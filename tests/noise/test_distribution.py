@@ -9,7 +9,7 @@ from strategies import SIGMAS, modes, seeds
 
 from stemkit import NoiseModel, PointwiseNoise
 from stemkit.noise.differences import row_difference
-from stemkit.noise.shape import NORMAL, is_counted, tukey_shape
+from stemkit.noise.distribution import NORMAL_SHAPE, fit_tukey_shape, is_counted
 
 SHAPE = (256, 256)
 EVERYWHERE = np.ones((252, 256), dtype=bool)
@@ -33,7 +33,7 @@ def difference(pointwise: PointwiseNoise, seed: int, mode: str = "haadf") -> np.
 @settings(max_examples=12)
 @given(st.floats(-0.3, 0.6), st.floats(0.0, 0.4), seeds)
 def test_the_shape_of_drawn_noise(shape, correlation, seed):
-    found, error = tukey_shape(difference(PointwiseNoise(1.0, 0, shape, correlation), seed), 1.0, EVERYWHERE)
+    found, error = fit_tukey_shape(difference(PointwiseNoise(1.0, 0, shape, correlation), seed), 1.0, EVERYWHERE)
     # eight blocks know their scatter within a quarter; light tails look alike
     assert abs(found - shape) < SIGMAS * 1.25 * error + 0.01
     assert error < 0.02 + 0.2 * max(shape, 0)
@@ -44,15 +44,15 @@ def test_the_shape_of_drawn_noise(shape, correlation, seed):
 def test_other_noise_beside_it_is_allowed_for(shape, share, seed):
     mixed = math.sqrt(share) * difference(PointwiseNoise(1.0, shape=shape), seed)
     mixed += math.sqrt(1 - share) * row_difference(np.random.default_rng(seed).normal(size=SHAPE))
-    found, error = tukey_shape(mixed, share, EVERYWHERE)
+    found, error = fit_tukey_shape(mixed, share, EVERYWHERE)
     assert abs(found - shape) < SIGMAS * 1.25 * error + 0.02
 
 
 def test_hidden_noise_and_few_pixels_have_no_shape():
     noise = difference(PointwiseNoise(1.0, shape=-0.2), 0)
     for share, known in ((0.2, EVERYWHERE), (1.0, EVERYWHERE & (np.arange(256) < 1))):
-        shape, error = tukey_shape(noise, share, known)
-        assert shape == NORMAL
+        shape, error = fit_tukey_shape(noise, share, known)
+        assert shape == NORMAL_SHAPE
         assert math.isnan(error)
 
 

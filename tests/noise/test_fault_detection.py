@@ -12,7 +12,7 @@ from strategies import columns_of, crystal, gaussians, lattice_positions, seeds
 from stemkit import NoiseCalibrator, NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.columns import fit_columns
 from stemkit.noise.drawing import displace_rows
-from stemkit.noise.faults import pixel_faults, saturated, scan_faults
+from stemkit.noise.fault_detection import describe_pixel_faults, find_scan_faults, saturated_pixels
 from stemkit.pixels import find_pixel_faults
 
 CLEAN = 5.0 + crystal((120, 130))
@@ -20,7 +20,7 @@ QUIET = NoiseModel(pointwise=PointwiseNoise(0.1))
 
 
 def of_pixels(values: np.ndarray) -> dict[str, str]:
-    return pixel_faults(values, find_pixel_faults(values))
+    return describe_pixel_faults(values, find_pixel_faults(values))
 
 
 def test_a_scan_that_was_cut_short_says_so():
@@ -49,7 +49,7 @@ def test_sentences_say_how_many_pixels_and_where():
 def test_saturated_pixels_are_those_at_the_end(end, upside_down, seed):
     sign = -1.0 if upside_down else 1.0
     clipped = sign * np.minimum(QUIET.apply(CLEAN, random_state=seed), end)
-    np.testing.assert_array_equal(saturated(clipped), clipped == sign * end)
+    np.testing.assert_array_equal(saturated_pixels(clipped), clipped == sign * end)
     assert f"{(clipped == sign * end).mean():.1%} of the pixels" in of_pixels(clipped)["saturation"]
 
 
@@ -58,14 +58,14 @@ def test_saturated_pixels_are_those_at_the_end(end, upside_down, seed):
 def test_digital_levels_are_not_saturation(step, seed):
     noisy = QUIET.apply(CLEAN, random_state=seed)
     for image in (noisy, np.round(noisy / step) * step, np.zeros((9, 9))):
-        assert not saturated(image).any()
+        assert not saturated_pixels(image).any()
 
 
 @settings(max_examples=15)
 @given(st.floats(0.002, 3.0), st.floats(0.0, 0.1), st.sampled_from([1.0, 0.37]), seeds)
 def test_zero_counts_are_no_end_of_the_range(dose, background, unit, seed):
     counts = np.random.default_rng(seed).poisson(dose * (background + crystal((120, 130))))
-    assert not saturated(counts * unit).any()
+    assert not saturated_pixels(counts * unit).any()
 
 
 @settings(max_examples=15)
@@ -73,7 +73,7 @@ def test_zero_counts_are_no_end_of_the_range(dose, background, unit, seed):
 def test_noise_that_is_cut_off_at_zero_is_saturated(noise, offset, seed):
     values = np.random.default_rng(seed).normal(offset * noise, noise, (120, 130))
     image = np.clip(np.round(values), 0, 255).astype(np.uint8)
-    np.testing.assert_array_equal(saturated(image), image == 0)
+    np.testing.assert_array_equal(saturated_pixels(image), image == 0)
 
 
 # --- through the calibrator --------------------------------------------------------------------------------------
@@ -117,9 +117,9 @@ def test_a_flyback_is_seen_at_the_left_edge(shift, seed):
 
 def test_few_columns_have_no_flyback():
     _, fits = columns_of((64, 64))
-    assert scan_faults(QUIET.apply(crystal((64, 64)), random_state=0), fits, None) == {}
+    assert find_scan_faults(QUIET.apply(crystal((64, 64)), random_state=0), fits, None) == {}
     everything = fit_columns(CLEAN, lattice_positions(CLEAN.shape, 18.0, margin=-8.0), 3.0)
-    assert scan_faults(CLEAN, everything, None) == {}
+    assert find_scan_faults(CLEAN, everything, None) == {}
 
 
 # --- what faulty pixels do to a calibration ----------------------------------------------------------------------
@@ -201,6 +201,6 @@ def test_a_particle_in_vacuum_with_few_counts_has_the_noise_of_counts():
     counted = np.random.default_rng(0).poisson(2.5 * gaussians(shape, positions, 2.4) + 0.03)
     fitted = NoiseCalibrator(mode="haadf").fit(counted)
     assert fitted.diagnostics_[0]["faults"] == {}
-    assert fitted.noise_model_.detector.low is None
+    assert fitted.noise_model_.digitization.low is None
     gain, error = fitted.noise_model_.pointwise.gain, fitted.noise_model_std_["pointwise.gain"]
     assert abs(gain - 1 / fitted.noise_model_.contrast) < 4 * error < 0.3

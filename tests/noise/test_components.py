@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 from strategies import SIGMAS, crystal, seeds
 
 from stemkit import NoiseModel, PointwiseNoise, ScanNoise
-from stemkit.noise.readings import slope
-from stemkit.noise.rowwise import RowStatistics, row_statistics
+from stemkit.noise.components import NoiseComponents, measure_components
+from stemkit.noise.shift_estimates import derivative
 
 CLEAN = crystal((256, 256))
 FEW = settings(max_examples=6)
 
 
-def split(model: NoiseModel, seed: int, **how) -> RowStatistics:
+def split(model: NoiseModel, seed: int, **how) -> NoiseComponents:
     """What the noise of a crystal is made of, its clean image known."""
     noisy = model.apply(CLEAN, random_state=seed)
-    return row_statistics(noisy, CLEAN, slope(CLEAN), slope(CLEAN, 0), **how)
+    return measure_components(noisy, CLEAN, derivative(CLEAN), derivative(CLEAN, 0), **how)
 
 
 @FEW
@@ -36,8 +36,8 @@ def test_noise_is_split_by_its_correlation_along_the_row(readout, gain, correlat
     assert abs(found.correlation_x - correlation) < SIGMAS * std["correlation_x"] + 0.01
     assert abs(found.streaks - streaks) < SIGMAS * std["streaks"] + 0.05 * streaks
     assert abs(found.streak_length - length) < SIGMAS * std["streak_length"] + 0.05 * length
-    assert found.left**2 < SIGMAS * std["left"] + 0.01
-    assert found.left_y**2 < SIGMAS * std["left_y"] + 0.01
+    assert found.residual_jitter**2 < SIGMAS * std["residual_jitter^2"] + 0.01
+    assert found.residual_jitter_y**2 < SIGMAS * std["residual_jitter_y^2"] + 0.01
     np.testing.assert_allclose(found.fitted[0], found.covariance[0], rtol=0.1)
     assert found.lag.shape == found.covariance.shape == found.fitted.shape
     assert found.signal.shape == found.variance.shape == found.count.shape
@@ -50,8 +50,8 @@ def test_displacements_are_what_moves_with_the_slopes(along_x, along_y, seed):
     found = split(model, seed)
     # 256 rows, and slopes that change over a displacement of a quarter of a column
     scatter = SIGMAS / math.sqrt(2 * 256) + 0.15
-    assert found.left == pytest.approx(along_x, rel=scatter)
-    assert found.left_y == pytest.approx(along_y, rel=scatter)
+    assert found.residual_jitter == pytest.approx(along_x, rel=scatter)
+    assert found.residual_jitter_y == pytest.approx(along_y, rel=scatter)
     assert found.streaks < 0.04
 
 
@@ -64,7 +64,7 @@ def test_outliers_and_pixels_that_are_no_recording_do_not_count(readout, n_outli
     valid[100:140, 50:90] = False
     noisy[~valid] = 7.0 * rng.normal(size=1600)
     noisy.ravel()[rng.choice(CLEAN.size, n_outliers)] += 30.0
-    found = row_statistics(noisy, CLEAN, slope(CLEAN), slope(CLEAN, 0), valid=valid)
+    found = measure_components(noisy, CLEAN, derivative(CLEAN), derivative(CLEAN, 0), valid=valid)
     assert abs(found.readout - readout) < SIGMAS * found.std["readout"] + 0.02 * readout
     assert found.streaks < 0.2 * readout
 
@@ -72,8 +72,10 @@ def test_outliers_and_pixels_that_are_no_recording_do_not_count(readout, n_outli
 @pytest.mark.parametrize("image", [np.ones((7, 40)), np.ones((40, 11)), np.ones((40, 40))])
 def test_there_may_be_nothing_to_measure(image):
     still = np.zeros_like(image)
-    found = row_statistics(image, still, still, still)
-    assert (found.readout, found.gain, found.streaks, found.left, found.left_y) == pytest.approx((0,) * 5, abs=1e-12)
+    found = measure_components(image, still, still, still)
+    assert (found.readout, found.gain, found.streaks, found.residual_jitter, found.residual_jitter_y) == pytest.approx(
+        (0,) * 5, abs=1e-12
+    )
     assert found.gain == 0
 
 

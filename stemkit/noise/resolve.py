@@ -1,4 +1,4 @@
-"""The noise model of an image, attached or calibrated."""
+"""The noise model of an image: the one attached to it, or one that is calibrated."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ from stemkit.images import Images, check_noise_attr
 from stemkit.noise.calibration import NoiseCalibrator
 from stemkit.noise.model import NoiseModel
 
-__all__ = ["noise_of"]
+__all__ = ["resolve_noise"]
 
 
-def noise_of(image: xr.DataArray, mode: str | None, calibrate_on: Images | None = None) -> NoiseModel:
+def resolve_noise(image: xr.DataArray, mode: str | None, calibrate_on: Images | None = None) -> NoiseModel:
     """Noise model from ``attrs["noise"]``; without that entry it is calibrated.
 
     Parameters
     ----------
     image : DataArray of shape (n_y, n_x)
     mode : {"haadf", "bf"} or None
+        Bright or dark columns; None: that of the image, or inferred from it.
     calibrate_on : DataArray, ndarray or list of them, optional
         Images on which the noise is calibrated; None: ``image``.
+
+    Returns
+    -------
+    NoiseModel
 
     Raises
     ------

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from strategies import SIGMAS, crystal, displacements, seeds
 
 from stemkit import NoiseCalibrator, NoiseModel, PointwiseNoise, RowAligner, ScanNoise
-from stemkit.noise.displacements import RowParts, fit_parts
-from stemkit.noise.hum import level_bands
+from stemkit.noise.hum import lattice_frequency_bands
 from stemkit.noise.posterior import RowPosterior
-from stemkit.noise.rows import _without_slow
-from stemkit.noise.spectrum import RowSpectrum, row_spectrum, slow_factor, slow_spectrum
+from stemkit.noise.row_alignment import _limit_slow
+from stemkit.noise.spectrum import RowSpectrum, drift_factor, drift_spectrum, row_spectrum
+from stemkit.noise.spectrum_fit import DisplacementParts, fit_displacement_spectra
 
 N_ROWS = 320
 FEW = settings(max_examples=5)
@@ -120,7 +120,7 @@ def spectrum_of(rows: np.ndarray, noise: float, rng: np.random.Generator) -> Row
 def drawn(
     rng: np.random.Generator, jitter: float, drift: float, rows: float, hum: float, frequency: float
 ) -> np.ndarray:
-    factor = slow_factor(N_ROWS, rows)
+    factor = drift_factor(N_ROWS, rows)
     wave = hum * np.sin(2 * np.pi * (frequency * np.arange(N_ROWS) + rng.uniform()))
     return jitter * rng.normal(size=N_ROWS) + drift * factor @ rng.normal(size=factor.shape[1]) + wave
 
@@ -129,7 +129,9 @@ def drawn(
 @given(st.floats(0.3, 0.6), st.floats(0.4, 1.0), st.floats(2.0, 6.0), st.floats(0.5, 1.0), st.floats(0.1, 0.45), seeds)
 def test_jitter_drift_and_hum_are_divided(jitter, drift, rows, hum, frequency, seed):
     rng = np.random.default_rng(seed)
-    found = fit_parts([spectrum_of(drawn(rng, jitter, drift, rows, hum, frequency), 0.2, rng) for _ in range(2)])
+    found = fit_displacement_spectra(
+        [spectrum_of(drawn(rng, jitter, drift, rows, hum, frequency), 0.2, rng) for _ in range(2)]
+    )
     for parts in found:
         assert abs(parts.jitter**2 - jitter**2) < SIGMAS * parts.std["jitter^2"]
         # a draw of a drift has more or less than its expected variance
@@ -144,7 +146,7 @@ def test_jitter_drift_and_hum_are_divided(jitter, drift, rows, hum, frequency, s
 @given(st.floats(0.0, 1.0), seeds)
 def test_independent_rows_have_neither_drift_nor_hum(jitter, seed):
     rng = np.random.default_rng(seed)
-    parts = fit_parts([spectrum_of(jitter * rng.normal(size=N_ROWS), 0.1, rng)])[0]
+    parts = fit_displacement_spectra([spectrum_of(jitter * rng.normal(size=N_ROWS), 0.1, rng)])[0]
     # both appear once in a thousand draws
     assert parts.drift == parts.hum == 0
     assert math.isnan(parts.hum_frequency)
@@ -155,22 +157,22 @@ def test_independent_rows_have_neither_drift_nor_hum(jitter, seed):
 def test_no_line_is_taken_from_the_lattice():
     rng = np.random.default_rng(0)
     spectrum = spectrum_of(drawn(rng, 0.3, 0.0, 1.0, 0.5, 0.0625), 0.1, rng)
-    assert fit_parts([spectrum])[0].hum > 0.3
-    bands = level_bands(np.array([[16.0, 0.0], [0.0, 16.0]]), 256)
+    assert fit_displacement_spectra([spectrum])[0].hum > 0.3
+    bands = lattice_frequency_bands(np.array([[16.0, 0.0], [0.0, 16.0]]), 256)
     assert (bands[:, 0] < 0.0625).any()
-    assert fit_parts([spectrum], bands)[0].hum == 0
-    assert len(level_bands(None, 256)) == 0
+    assert fit_displacement_spectra([spectrum], bands)[0].hum == 0
+    assert len(lattice_frequency_bands(None, 256)) == 0
 
 
 @FEW
 @given(st.floats(1.0, 20.0))
 def test_the_spectrum_of_a_drift_is_that_of_its_autocovariance(rows):
     n = 120
-    factor = slow_factor(n, rows)
+    factor = drift_factor(n, rows)
     lag = np.arange(n)
     covariance = factor @ factor.T
     np.testing.assert_allclose(covariance, np.exp(-(((lag[:, None] - lag) / (2 * rows)) ** 2)), atol=2e-4)
-    assert slow_spectrum(n, rows).sum() == pytest.approx(n)
+    assert drift_spectrum(n, rows).sum() == pytest.approx(n)
 
 
 @FEW
@@ -182,10 +184,10 @@ def test_expected_drift_and_jitter_are_those_of_a_gaussian_process(jitter, drift
     information = root @ root.T / n + np.eye(n)
     values, vectors = np.linalg.eigh(information)
     told = rng.normal(size=n)
-    parts = RowParts(jitter, drift, rows, std={"drift^2": 0.0, "jitter^2": 0.0})
+    parts = DisplacementParts(jitter, drift, rows, std={"drift^2": 0.0, "jitter^2": 0.0})
     posterior = RowPosterior.of(values, vectors, parts)
     expected, found = posterior.drift(vectors.T @ told, parts)
-    slow = drift**2 * slow_factor(n, rows) @ slow_factor(n, rows).T
+    slow = drift**2 * drift_factor(n, rows) @ drift_factor(n, rows).T
     whole = slow + jitter**2 * np.eye(n)
     direct = slow @ np.linalg.solve(np.eye(n) + information @ whole, told)
     np.testing.assert_allclose(expected, direct - direct.mean(), atol=1e-8)
@@ -278,7 +280,9 @@ def test_a_slow_displacement_is_kept_as_far_as_the_drift_has_it():
     rng = np.random.default_rng(0)
     slow = np.sin(2 * np.pi * 1.5 * np.arange(N_ROWS) / N_ROWS)
     rows = 0.1 * rng.normal(size=N_ROWS) + slow
-    parts = RowParts(0.1, 1.5, 20.0)
-    kept = [float((_without_slow(rows, 60.0, one) * slow).sum() / (slow**2).sum()) for one in (RowParts(), parts)]
+    parts = DisplacementParts(0.1, 1.5, 20.0)
+    kept = [
+        float((_limit_slow(rows, 60.0, one) * slow).sum() / (slow**2).sum()) for one in (DisplacementParts(), parts)
+    ]
     assert kept[0] < 0.3
     assert kept[1] > 0.8

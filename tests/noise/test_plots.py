@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from strategies import SIGMAS, crystal, modes, seeds
 
 from stemkit import BackgroundNoise, NoiseCalibrator, NoiseModel, PointwiseNoise, ScanNoise
-from stemkit.noise.figure3 import figure3_model
+from stemkit.noise.filter_residuals import residual_curve_model
 
 mpl.use("agg")
 
@@ -59,7 +59,7 @@ def test_one_image_of_several():
 def test_figure_3_alone_tells_pointwise_noise_of_a_flat_image(readout, shape, mode, seed):
     known = NoiseModel(50.0, 7.0, mode, pointwise=PointwiseNoise(readout, shape=shape))
     image = known.apply(np.full((192, 192), 7.0), random_state=seed)
-    found = figure3_model(image, mode=mode, contrast=50.0, level=7.0, sigma=2.0)
+    found = residual_curve_model(image, mode=mode, contrast=50.0, level=7.0, sigma=2.0)
     assert (found.contrast, found.level, found.mode) == (50.0, 7.0, mode)
     assert found.background.amplitude == found.pointwise.correlation_x == 0
     assert found.scan.length == 2.0
@@ -71,6 +71,6 @@ def test_figure_3_alone_tells_pointwise_noise_of_a_flat_image(readout, shape, mo
 
 def test_figure_3_alone_takes_a_crystal_for_noise():
     clean = crystal((128, 128))
-    model = figure3_model(clean, mode="haadf", contrast=1.0, level=0.0, sigma=2.0)
+    model = residual_curve_model(clean, mode="haadf", contrast=1.0, level=0.0, sigma=2.0)
     # what calibration from fitted columns and registered rows is for
     assert model.scan.amplitude + model.scan.jitter > 0.02

@@ -1,0 +1,233 @@
+"""Faults of an image that no noise model contains: saturated and faulty pixels, and faults of the scan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+from stemkit.columns import ColumnFits
+from stemkit.noise.differences import robust_std, row_difference, rows_without
+from stemkit.noise.hum import lattice_frequency_bands
+from stemkit.noise.registration import BeamDisplacement
+from stemkit.pixels import Noise, PixelFaults
+
+__all__ = ["describe_pixel_faults", "find_scan_faults", "saturated_pixels"]
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Constants of the detection."""
+
+    #: Smallest fraction of the pixels at the highest or lowest value that is an end of the range (chosen).
+    saturated: float = 2e-3
+    #: Variance of counts over their mean, with the variation of the specimen between two pixels (chosen).
+    counts_variance: float = 1.6
+    #: Fraction of the levels at which the variance of an image of counts is their mean (chosen).
+    counted_levels: float = 0.7
+    #: Shortest side of an image whose scan is analysed, px (chosen).
+    smallest_side: int = 64
+    #: Lags at which noise is correlated along the scan lines, px (chosen).
+    lags: tuple[int, ...] = (4, 5, 6, 7, 8)
+    #: Noise is correlated along y if its covariance there is this many times that along x (chosen).
+    along_y: float = 3.0
+    #: Significance of a correlation along y and of a displacement at the left edge, standard deviations (chosen).
+    significance: float = 5.0
+    #: Probability of a line in the spectrum of the displacements without hum (chosen).
+    false_alarm: float = 1e-3
+    #: Lowest frequencies of the spectrum that are drift (chosen).
+    drift_frequencies: int = 2
+    #: Least displacement at the left edge that is reported, px (chosen).
+    least_flyback: float = 0.1
+    #: Fewest columns, at the left edge, elsewhere and in all, from which it is measured (chosen).
+    fewest_left: int = 5
+    fewest_right: int = 20
+    fewest_columns: int = 50
+
+
+SETTINGS = _Settings()
+
+
+def saturated_pixels(values: NDArray, faulty: NDArray | None = None) -> NDArray[np.bool_]:
+    """Pixels at an end of the digital range: at an extreme value that more of them share than noise explains.
+
+    Zero is no end of the range of counts: where few electrons arrive many pixels have none. The variance of counts
+    equals their mean, and that of noise which is cut off at zero exceeds it there.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_y, n_x)
+    faulty : ndarray of bool, shape (n_y, n_x), optional
+        Faulty pixels, which are not saturated.
+    """
+    out = np.zeros(values.shape, dtype=bool)
+    good = values if faulty is None else values[~faulty]
+    low, high = good.min(), good.max()
+    if low == high:
+        return out
+    for end, neighbor in ((low, good[good > low].min()), (high, good[good < high].max())):
+        at_end = values == end
+        if faulty is not None:
+            at_end &= ~faulty
+        # digital levels share values everywhere: an end has many more pixels than the level next to it
+        if at_end.mean() <= SETTINGS.saturated or at_end.sum() <= 2 * (values == neighbor).sum():
+            continue
+        if end != 0 or neighbor < 0 or not _is_no_count(values, at_end, float(neighbor)):
+            out |= at_end
+    return out
+
+
+def _is_no_count(values: NDArray, at_zero: NDArray, quantum: float) -> bool:
+    """Whether zeros are pixels without electrons: next to them, or in most of the image, the variance is the mean."""
+    if values.shape[1] < 3:
+        return False
+    y, x = np.nonzero(at_zero[:, 1:-1])
+    left, right = (values[y, x + i].astype(np.float64) for i in (0, 2))
+    mean = float((left + right).mean()) / 2
+    if float(((left - right) ** 2).mean()) / 2 <= SETTINGS.counts_variance * quantum * mean:
+        return True
+    # zeros at the edge of a specimen have neighbours of different means: the rest of the image decides
+    noise = Noise.of(values.astype(np.float64))
+    ratio = noise.variance / np.maximum(quantum * noise.level, 1e-300)
+    equal = (ratio > 1 / SETTINGS.counts_variance) & (ratio < SETTINGS.counts_variance)
+    return bool(equal.mean() > SETTINGS.counted_levels)
+
+
+def describe_pixel_faults(values: NDArray, found: PixelFaults) -> dict[str, str]:
+    """A sentence for each kind of fault of the pixels.
+
+    Returns
+    -------
+    dict
+        Keys ``rows``: dead, hot or missing rows; ``hot``, ``dead``: pixels; ``constant``: areas of a single value;
+        ``saturation``: pixels at an end of the digital range.
+    """
+    faults = {}
+    rows = np.flatnonzero(found.rows.any(axis=1))
+    if len(rows):
+        to_the_end = np.array_equal(rows, np.arange(rows[0], len(values)))
+        cut = " (the scan was cut short)" if to_the_end else ""
+        faults["rows"] = f"{len(rows)} row(s) are no recording, the first is row {rows[0]}{cut}"
+    for name, mask, farthest in (("hot", found.hot, np.argmax), ("dead", found.dead, np.argmin)):
+        if mask.any():
+            y, x = np.nonzero(mask)
+            i = int(farthest(values[y, x]))
+            faults[name] = (
+                f"{len(y)} {name} pixel(s), the {'brightest' if name == 'hot' else 'darkest'} at y={y[i]}, x={x[i]} "
+                f"with the value {values[y[i], x[i]]:.6g}"
+            )
+    if found.constant.any():
+        labels, n = ndimage.label(found.constant)
+        area_rows, columns = ndimage.find_objects(labels)[int(np.argmax(np.bincount(labels.ravel())[1:]))]
+        faults["constant"] = (
+            f"{int(found.constant.sum())} pixels in {n} area(s) of a single value are no recording, the largest area "
+            f"in rows {area_rows.start} to {area_rows.stop - 1}, columns {columns.start} to {columns.stop - 1}"
+        )
+    saturated = float(saturated_pixels(values, found.mask).mean())
+    if saturated:
+        faults["saturation"] = f"{saturated:.1%} of the pixels are at an end of the detector's range"
+    return faults
+
+
+def find_scan_faults(
+    values: NDArray,
+    fits: ColumnFits | None = None,
+    displacement: BeamDisplacement | None = None,
+    vectors: NDArray | None = None,
+    *,
+    faulty: NDArray | None = None,
+) -> dict[str, str]:
+    """A sentence for each fault of the scan.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_y, n_x)
+    fits : ColumnFits, optional
+        The columns of the image.
+    displacement : BeamDisplacement, optional
+        Along x.
+    vectors : ndarray of shape (2, 2), optional
+        Lattice vectors ``(y, x)``, px.
+    faulty : ndarray of bool, shape (n_y, n_x), optional
+
+    Returns
+    -------
+    dict
+        Keys ``direction``: noise that is correlated along y, as if the scan lines ran along y; ``hum``: rows displaced
+        periodically; ``flyback``: columns at the left edge displaced by the return of the beam.
+    """
+    faults = _direction(values, np.zeros(values.shape, dtype=bool) if faulty is None else faulty)
+    if displacement is not None:
+        faults |= _hum(displacement.shifts.mean(axis=1), vectors, values.shape[1])
+    if fits is not None:
+        faults |= _flyback(np.column_stack([fits.y, fits.x]))
+    return faults
+
+
+def _direction(values: NDArray, faulty: NDArray) -> dict[str, str]:
+    """Whether noise is correlated more along y than along x, each in fourth differences across that axis."""
+    if min(values.shape) < SETTINGS.smallest_side:
+        return {}
+    covariances = []
+    for image, bad in ((values, faulty), (values.T, faulty.T)):
+        difference = row_difference(np.asarray(image, dtype=np.float64))
+        limit = 8 * robust_std(difference)
+        difference = np.clip(difference, -limit, limit) * rows_without(bad)
+        products = [float((difference[:, :-k] * difference[:, k:]).mean()) for k in SETTINGS.lags]
+        covariances.append((float(np.mean(products)), float((difference**2).mean()) / np.sqrt(difference.size)))
+    (along_x, _), (along_y, noise) = covariances
+    if along_y <= max(SETTINGS.along_y * along_x, SETTINGS.significance * 2 * noise):
+        return {}
+    return {"direction": "noise is correlated along y: if that is how the beam scanned, transpose the image first"}
+
+
+def _hum(shifts: NDArray, vectors: NDArray | None, width: int) -> dict[str, str]:
+    """Fisher's exact test for the largest line of a spectrum (Proc. R. Soc. A 125, 54, 1929).
+
+    Lines of the lattice are no hum: rows of columns, and residuals of their model, are periodic, too.
+    """
+    n = len(shifts)
+    power = np.abs(np.fft.rfft(shifts - shifts.mean()))[1 : (n + 1) // 2] ** 2
+    power[: SETTINGS.drift_frequencies] = 0.0
+    if n < SETTINGS.smallest_side or power.sum() == 0:
+        return {}
+    line = int(np.argmax(power))
+    probability = len(power) * (1 - power[line] / power.sum()) ** (len(power) - 1)
+    if probability > SETTINGS.false_alarm:
+        return {}
+    amplitude, period = 2 * np.sqrt(power[line]) / n, n / (line + 1)
+    if any(low < 1 / period < high for low, high in lattice_frequency_bands(vectors, width)):
+        return {}
+    return {"hum": f"rows are displaced periodically: amplitude {amplitude:.2g} px, once in {period:.3g} rows"}
+
+
+def _flyback(positions: NDArray) -> dict[str, str]:
+    """Columns at the left edge: second differences of x with the two columns to the right, compared with the rest."""
+    if len(positions) < SETTINGS.fewest_columns:
+        return {}
+    tree = cKDTree(positions)
+    spacing = float(np.median(tree.query(positions, k=2)[0][:, 1]))
+    first = _right_neighbor(tree, positions, spacing)
+    second = np.where(first >= 0, first[first], -1)
+    both = (first >= 0) & (second >= 0)
+    x = positions[:, 1]
+    difference = np.where(both, x - 2 * x[first] + x[second], np.nan)
+    left, right = both & (x < 1.5 * spacing), both & (x > 3 * spacing)
+    if left.sum() < SETTINGS.fewest_left or right.sum() < SETTINGS.fewest_right:
+        return {}
+    shift = float(np.median(difference[left]) - np.median(difference[right]))
+    error = 1.25 * float(np.std(difference[right])) / np.sqrt(left.sum())
+    if abs(shift) < max(SETTINGS.least_flyback, SETTINGS.significance * error):
+        return {}
+    return {"flyback": f"columns at the left edge are displaced by {shift:+.2f} ± {error:.2f} px: the beam's return"}
+
+
+def _right_neighbor(tree: cKDTree, positions: NDArray, spacing: float) -> NDArray[np.int64]:
+    """Index of the next column to the right in the same row of columns, -1 without one."""
+    distance, index = tree.query(positions, k=min(9, len(positions)))
+    offset = positions[index] - positions[:, None]
+    right = (offset[..., 1] > 0.5 * spacing) & (np.abs(offset[..., 0]) < 0.35 * spacing) & (distance < 2.2 * spacing)
+    return np.where(right.any(1), index[np.arange(len(positions)), np.argmax(right, axis=1)], -1)

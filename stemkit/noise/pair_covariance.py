@@ -1,0 +1,201 @@
+"""Covariance of the displacements at two columns of the same row, against the distance of the columns."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize
+
+from stemkit.noise.shift_estimates import ShiftEstimates
+
+__all__ = [
+    "MAX_COLUMNS",
+    "NO_PAIRS",
+    "CorrelationLength",
+    "PairCovariance",
+    "fit_correlation_length",
+    "pair_covariance",
+]
+
+#: Pairs are formed of at most this many columns: their number grows with the square of it (chosen).
+MAX_COLUMNS = 400
+#: Blocks of rows whose separate curves give the errors (chosen).
+N_BLOCKS = 8
+#: Bins of the shortest distances whose mean stands for the variance of the displacement at a column (chosen).
+NEAREST = 3
+#: Edges of the bins of distance (chosen).
+N_EDGES = 15
+#: Least information of a bin, as a fraction of that of the best one (chosen).
+LEAST_INFORMATION = 1e-3
+#: The covariance decreases with the distance if the fit improves by the square of this many standard deviations
+#: (chosen).
+SIGNIFICANT = 4.0
+#: ... and if it decreases by this fraction of its value at the shortest distance (chosen).
+LEAST_DECREASE = 0.25
+
+
+@dataclass(frozen=True)
+class PairCovariance:
+    """Covariance of the displacements of two columns in a row, against their distance.
+
+    Parameters
+    ----------
+    distance : ndarray of shape (n_bins,)
+        px.
+    covariance, error : ndarray of shape (n_bins,)
+        px squared, and its standard deviation.
+    jackknife : ndarray of shape (N_BLOCKS, n_bins)
+        The covariance without one block of rows at a time.
+    """
+
+    distance: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+    error: NDArray[np.float64]
+    jackknife: NDArray[np.float64]
+
+    def minus(self, known: NDArray | float) -> PairCovariance:
+        """The same less a covariance that is known, px squared."""
+        return PairCovariance(self.distance, self.covariance - known, self.error, self.jackknife - known)
+
+    def mean(self) -> tuple[float, float]:
+        """Mean over the bins, weighted by their errors, and its standard deviation; ``(0, inf)`` without pairs."""
+        if not len(self.distance):
+            return 0.0, math.inf
+        weight = 1 / np.maximum(self.error, 1e-300) ** 2
+        means = (self.jackknife * weight).sum(1) / weight.sum()
+        return float((weight * self.covariance).sum() / weight.sum()), float(_jackknife_std(means))
+
+    def within_rows(self) -> float:
+        """Variance of the displacements about the mean of their row, px squared."""
+        if not len(self.distance):
+            return 0.0
+        near = slice(0, NEAREST)
+        weight = 1 / np.maximum(self.error[near], 1e-300) ** 2
+        return max(float((weight * self.covariance[near]).sum() / weight.sum()) - self.mean()[0], 0.0)
+
+
+NO_PAIRS = PairCovariance(np.empty(0), np.empty(0), np.empty(0), np.empty((N_BLOCKS, 0)))
+
+
+@dataclass(frozen=True)
+class CorrelationLength:
+    """Length and RMS (px) of ``rms^2 exp(-distance^2 / (4 length^2))``, with standard deviations.
+
+    The length is infinite, and the rest not determined, where the covariance does not decrease with the distance.
+    """
+
+    length: float = math.inf
+    rms: float = 0.0
+    length_std: float = math.nan
+    rms_std: float = math.nan
+
+
+def pair_covariance(estimates: ShiftEstimates, max_columns: int = MAX_COLUMNS) -> PairCovariance:
+    """Covariance of the displacements at two columns of a row; noise, which columns do not share, does not enter."""
+    estimates = _subset(estimates, max_columns)
+    distance = np.abs(estimates.x[:, None] - estimates.x[None, :])
+    edges = _edges(estimates)
+    # each pair once; others, and those outside the bins, go to an extra bin
+    index = np.digitize(distance, edges) - 1
+    outside = (index < 0) | (index >= len(edges) - 1) | np.tri(len(distance), dtype=bool)
+    index[outside] = len(edges) - 1
+
+    def binned(values: NDArray) -> NDArray[np.float64]:
+        return np.bincount(index.ravel(), values.ravel(), len(edges))[:-1].astype(np.float64)
+
+    information = binned(_pair_information(estimates))
+    keep = information > LEAST_INFORMATION * information.max()
+    if not keep.any():
+        return NO_PAIRS
+    shared = estimates.weight @ estimates.weight.T
+    mean_distance = binned(distance * shared) / np.maximum(binned(shared), 1e-300)
+    weighted = _free_of_modes(estimates)
+    blocks = np.array_split(np.arange(weighted.shape[1]), N_BLOCKS)
+    products = np.array([binned(weighted[:, rows] @ weighted[:, rows].T)[keep] for rows in blocks])
+    information = information[keep]
+    jackknife = (products.sum(0) - products) / (information * (1 - 1 / N_BLOCKS))
+    # the blocks give the size of the errors of all bins together, the information how they differ
+    scatter = _jackknife_std(jackknife)
+    error = np.median(scatter * np.sqrt(information)) / np.sqrt(information)
+    return PairCovariance(mean_distance[keep], products.sum(0) / information, error, jackknife)
+
+
+def _free_of_modes(estimates: ShiftEstimates) -> NDArray[np.float64]:
+    """Weighted displacements without what errors of the columns' parameters may have caused."""
+    out = estimates.weight * estimates.shift
+    for weighted, mode in zip(estimates.weighted_modes(), estimates.modes, strict=True):
+        out = out - estimates.weight * mode * (weighted * estimates.shift).sum(1, keepdims=True)
+    return out
+
+
+def _pair_information(estimates: ShiftEstimates) -> NDArray[np.float64]:
+    """Expected product of two columns ``(n_columns, n_columns)`` for displacements of unit variance."""
+    weight, modes = estimates.weight, estimates.weighted_modes()
+    squared = (modes**2).sum(0)
+    out = weight @ weight.T - squared @ weight.T - weight @ squared.T
+    for one in modes:
+        for other in modes:
+            out += (one @ other.T) ** 2
+    return out
+
+
+def _jackknife_std(values: NDArray) -> NDArray[np.float64]:
+    """Standard deviation of an estimate from those without one block at a time (first axis)."""
+    return np.sqrt((N_BLOCKS - 1) / N_BLOCKS * ((values - values.mean(0)) ** 2).sum(0))
+
+
+def _edges(estimates: ShiftEstimates) -> NDArray[np.float64]:
+    """Bins of the distance, px: nearer columns share their noise, and few pairs are farther apart."""
+    extent = float(np.ptp(estimates.x))
+    nearest = 3.0 + 2 * np.sqrt((estimates.weight > 0).sum(1).mean())
+    return np.geomspace(nearest, max(0.8 * extent, 2 * nearest), N_EDGES)
+
+
+def _subset(estimates: ShiftEstimates, most: int) -> ShiftEstimates:
+    """Estimates of at most so many columns, drawn at random with a fixed seed."""
+    n = len(estimates.x)
+    return estimates if n <= most else estimates.take(np.random.default_rng(0).permutation(n)[:most])
+
+
+# --- correlation length ------------------------------------------------------------------------------------------
+
+
+def fit_correlation_length(pairs: PairCovariance) -> CorrelationLength:
+    """Fit ``rms^2 exp(-distance^2 / (4 length^2))``; the length is infinite unless the decrease is significant."""
+    distance, covariance, error = pairs.distance, pairs.covariance, pairs.error
+    if len(distance) < 5 or not (error > 0).all():
+        return CorrelationLength()
+    length, rms = _fit_gaussian(distance, covariance, error)
+    weight = error**-2.0
+    constant = max(float((weight * covariance).sum() / weight.sum()), 0.0)
+    gaussian = rms**2 * np.exp(-((distance / (2 * length)) ** 2))
+    gain = float((weight * ((covariance - constant) ** 2 - (covariance - gaussian) ** 2)).sum())
+    decrease = gaussian[0] - gaussian[-1]
+    # columns that are farther apart than the displacement is long do not determine its length
+    resolved = distance.min() / 2 < length < distance.max()
+    if not resolved or gain < SIGNIFICANT**2 or decrease < LEAST_DECREASE * gaussian[0]:
+        return CorrelationLength()
+    length_std, rms_std = _jackknife_std(np.array([_fit_gaussian(distance, one, error) for one in pairs.jackknife]))
+    return CorrelationLength(length, rms, float(length_std), float(rms_std))
+
+
+def _fit_gaussian(distance: NDArray, covariance: NDArray, error: NDArray) -> tuple[float, float]:
+    """Length and RMS, px, by weighted least squares: on a grid of lengths, then by a bounded search."""
+
+    def shape(log_length: float) -> NDArray[np.float64]:
+        return np.exp(-((distance / (2 * math.exp(log_length))) ** 2))
+
+    def variance(log_length: float) -> float:
+        e = shape(log_length) / error
+        return max((e * covariance / error).sum() / (e * e).sum(), 0.0)
+
+    def cost(log_length: float) -> float:
+        return float((((covariance - variance(log_length) * shape(log_length)) / error) ** 2).sum())
+
+    tried = np.linspace(math.log(3.0), math.log(4 * distance.max()), 40)
+    best = tried[int(np.argmin([cost(t) for t in tried]))]
+    best = optimize.minimize_scalar(cost, bounds=(best - 0.2, best + 0.2), method="bounded").x
+    return math.exp(best), math.sqrt(variance(best))

@@ -1,0 +1,204 @@
+"""Displacement of the beam in each row, estimated at each column that the row crosses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from stemkit.columns import ColumnFits
+
+__all__ = ["ShiftEstimates", "derivative", "estimate_shifts"]
+
+#: Rows within this many widths of a column's centre give an estimate of its displacement (chosen).
+REACH = 2.2
+#: Least ratio of the model's slope, neighbours included, to the column's own: below, a neighbour cancels it (chosen).
+LEAST_SLOPE = 0.3
+
+
+@dataclass(frozen=True)
+class ShiftEstimates:
+    """Estimated displacement of the beam along one axis, for each column and each row.
+
+    Parameters
+    ----------
+    shift : ndarray of shape (n_columns, n_y)
+        Displacement, px.
+    weight : ndarray of shape (n_columns, n_y)
+        Inverse variance, px^-2; 0 where the row does not cross the column.
+    x : ndarray of shape (n_columns,)
+        Positions of the columns, px.
+    modes : ndarray of shape (n_modes, n_columns, n_y)
+        Changes of the estimates by errors of the column's fitted parameters (its position; along y its amplitude and
+        width, too), orthonormal under the weights. These errors are unknown.
+    """
+
+    shift: NDArray[np.float64]
+    weight: NDArray[np.float64]
+    x: NDArray[np.float64]
+    modes: NDArray[np.float64]
+
+    def unweighted(self) -> ShiftEstimates:
+        """The same with weights of 0."""
+        return ShiftEstimates(self.shift, np.zeros_like(self.weight), self.x, self.modes)
+
+    def weighted_modes(self) -> NDArray[np.float64]:
+        """``weight * modes``."""
+        return self.weight * self.modes
+
+    def shifted(self, by: NDArray) -> ShiftEstimates:
+        """The same with displacements (px, broadcast to ``shift``) added."""
+        return ShiftEstimates(self.shift + by, self.weight, self.x, self.modes)
+
+    def reweighted(self, weight: NDArray) -> ShiftEstimates:
+        """The same with other weights, under which the modes are orthonormal again."""
+        return ShiftEstimates(self.shift, weight, self.x, _orthonormal(self.modes, weight))
+
+    def take(self, chosen: NDArray) -> ShiftEstimates:
+        """Those of some columns."""
+        return ShiftEstimates(self.shift[chosen], self.weight[chosen], self.x[chosen], self.modes[:, chosen])
+
+
+def derivative(image: NDArray, axis: int = 1) -> NDArray[np.float64]:
+    """Derivative along x (or y: axis 0), exact for polynomials of degree 4."""
+    return ndimage.correlate1d(image, np.array([1.0, -8.0, 0.0, 8.0, -1.0]) / 12.0, axis=axis, mode="nearest")
+
+
+def estimate_shifts(
+    residual: NDArray, slope: NDArray, fits: ColumnFits, shifts: NDArray, variance: NDArray, *, axis: int = 1
+) -> ShiftEstimates:
+    """Displacement of each row at each column, from the residual of the columns' model.
+
+    Parameters
+    ----------
+    residual : ndarray of shape (n_y, n_x)
+        The image without its model at ``shifts``.
+    slope : ndarray of shape (n_y, n_x)
+        Derivative of that model along the axis.
+    fits : ColumnFits
+        The model.
+    shifts : ndarray of shape (2, n_y, n_x)
+        Displacements along y and x that the model includes, px.
+    variance : ndarray of shape (n_y, n_x)
+        Variance of the noise for an estimate: that of a pixel times the effect of its correlation.
+    axis : int
+        Displacements along x, or along y (0).
+
+    Returns
+    -------
+    ShiftEstimates
+
+    Notes
+    -----
+    A displacement d adds ``d dI/dx``: it is the regression of the residual on the column's own slope, whose mean along
+    the row is subtracted, so that the offset of a row has no effect.
+    """
+    n_y = len(residual)
+    windows = _Windows.of(fits, shifts, axis)
+    product = (windows.slope * residual.ravel()[windows.index]).sum(2)
+    squared = (windows.slope * slope.ravel()[windows.index]).sum(2)
+    noise = (windows.slope**2 * variance.ravel()[windows.index]).sum(2)
+    # columns cut by the border, and those whose slope is cancelled by a neighbour, give no estimate
+    enough = windows.inside.sum(2) > windows.inside.shape[2] // 2
+    good = (squared > LEAST_SLOPE * (windows.slope**2).sum(2)) & (noise > 0) & enough
+    at = np.broadcast_to(np.arange(len(fits))[:, None], good.shape)[good], windows.row[good]
+    shift, weight = np.zeros((2, len(fits), n_y))
+    shift[at] = product[good] / squared[good] + windows.displacement[good]
+    weight[at] = squared[good] ** 2 / noise[good]
+    distance = np.arange(n_y) - fits.y[:, None]
+    if axis == 1:
+        shift = _without_tilt(shift, weight, distance)
+    else:
+        shift = _without_profile(shift, weight, distance, fits.amplitude)
+    effects = windows.parameter_effects(np.where(good, squared, 1.0), axis)
+    modes = np.zeros((len(effects), len(fits), n_y))
+    for mode, effect in zip(modes, effects, strict=True):
+        mode[at] = effect[good]
+    return ShiftEstimates(shift, weight, fits.x, _orthonormal(modes, weight))
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Pixels around each column as the displaced beam records them, ``(n_columns, n_rows, n_pixels)``.
+
+    ``row`` and ``displacement`` (px, along the axis) are ``(n_columns, n_rows)``; ``index`` is that of the pixels in
+    the flattened image, those outside clipped; ``slope`` is the derivative of the column's Gaussian less its mean along
+    the row, ``gaussian`` the Gaussian of amplitude 1, ``squared`` the squared distance from the centre, px squared.
+    """
+
+    row: NDArray[np.int64]
+    displacement: NDArray[np.float64]
+    index: NDArray[np.int64]
+    inside: NDArray[np.bool_]
+    slope: NDArray[np.float64]
+    gaussian: NDArray[np.float64]
+    squared: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, fits: ColumnFits, shifts: NDArray, axis: int) -> _Windows:
+        n_y, n_x = shifts.shape[1:]
+        reach = max(2, int(np.ceil(REACH * float(np.median(fits.sigma)))))
+        span = np.arange(-reach, reach + 1)
+        row = np.round(fits.y).astype(int)[:, None] + span
+        safe = np.clip(row, 0, n_y - 1)
+        at_y, at_x = (shift[safe, np.clip(np.round(fits.x).astype(int), 0, n_x - 1)[:, None]] for shift in shifts)
+        # the displaced beam records the column at its position less the displacement
+        col = np.round(fits.x[:, None] - at_x).astype(int)[:, :, None] + span
+        inside = ((row >= 0) & (row < n_y))[:, :, None] & (col >= 0) & (col < n_x)
+        dx = col + at_x[:, :, None] - fits.x[:, None, None]
+        dy = (row + at_y - fits.y[:, None])[:, :, None]
+        width, squared = fits.sigma[:, None, None], dx**2 + dy**2
+        gaussian = np.exp(-0.5 * squared / width**2)
+        slope = -fits.amplitude[:, None, None] * (dx if axis == 1 else dy) / width**2
+        slope = slope * gaussian * inside
+        slope = (slope - slope.sum(2, keepdims=True) / np.maximum(inside.sum(2, keepdims=True), 1)) * inside
+        index = safe[:, :, None] * n_x + np.clip(col, 0, n_x - 1)
+        return cls(row, at_x if axis == 1 else at_y, index, inside, slope, gaussian, squared)
+
+    def parameter_effects(self, slope_squared: NDArray, axis: int) -> list[NDArray[np.float64]]:
+        """Changes of the estimates by errors of the fitted parameters: position, along y also amplitude and width.
+
+        The estimate of a column whose fitted amplitude or width is too large changes its sign at the centre.
+        """
+        position = np.ones(self.row.shape)
+        if axis == 1:
+            return [position]
+        others = [(self.slope * self.gaussian * r).sum(2) / slope_squared for r in (1.0, self.squared)]
+        return [position, *others]
+
+
+def _without_tilt(shift: NDArray, weight: NDArray, dy: NDArray) -> NDArray[np.float64]:
+    """Estimates along x without a slant that all columns have in common: an astigmatic probe makes tilted ellipses."""
+    slant = float((weight * shift * dy).sum() / max(float((weight * dy**2).sum()), 1e-300))
+    return np.where(weight > 0, shift - slant * dy, shift)
+
+
+def _without_profile(shift: NDArray, weight: NDArray, dy: NDArray, amplitude: NDArray) -> NDArray[np.float64]:
+    """Estimates along y without their mean over columns of similar amplitude at the same distance from the centre.
+
+    It is caused by columns that are not Gaussian, and would be the same in a whole row of columns along x.
+    """
+    group = np.searchsorted(np.quantile(amplitude, [1 / 3, 2 / 3]), amplitude)
+    place = np.rint(dy).astype(int)
+    reach = int(np.abs(place[weight > 0]).max(initial=0))
+    use = weight > 0
+    index = (group[:, None] * (2 * reach + 1) + place + reach)[use]
+    total = np.bincount(index, weight[use], 3 * (2 * reach + 1))
+    mean = np.bincount(index, (weight * shift)[use], 3 * (2 * reach + 1)) / np.maximum(total, 1e-300)
+    out = shift.copy()
+    out[use] -= mean[index]
+    return out
+
+
+def _orthonormal(modes: NDArray, weight: NDArray) -> NDArray[np.float64]:
+    """Gram-Schmidt for each column, under its weights; a mode that depends linearly on the others becomes 0."""
+    out = np.zeros_like(modes)
+    for i, mode in enumerate(modes):
+        rest = mode.copy()
+        for known in out[:i]:
+            rest -= (weight * rest * known).sum(1, keepdims=True) * known
+        norm, before = (np.sqrt((weight * m**2).sum(1, keepdims=True)) for m in (rest, mode))
+        out[i] = np.where(norm > 1e-6 * before, rest / np.maximum(norm, 1e-300), 0.0)
+    return out

@@ -1,0 +1,421 @@
+"""Jitter, drift and hum of the rows from the spectrum of their displacements."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft, optimize, stats
+
+from stemkit.noise.spectrum import RowSpectrum, drift_spectrum
+
+__all__ = [
+    "FALSE_ALARM",
+    "FALSE_ALARM_ONE_AXIS",
+    "NO_PARTS",
+    "VARIANCE_ERROR",
+    "DisplacementParts",
+    "SineFit",
+    "fit_displacement_spectra",
+]
+
+#: Probability of a drift or a hum where there is none, for each image (chosen).
+FALSE_ALARM = 1e-3
+#: The same for the hum along one axis, where the period is known from both (chosen).
+FALSE_ALARM_ONE_AXIS = 1e-2
+#: Relative standard deviation of the variance of an estimated displacement (tuned on simulated images).
+VARIANCE_ERROR = 0.1
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Constants of the fit."""
+
+    #: Correlation lengths of the drift that are tried first, rows (chosen: a factor of 1.6 apart).
+    drift_rows: tuple[float, ...] = (1.0, 1.6, 2.6, 4.2, 6.7, 11.0, 17.0, 28.0, 45.0)
+    #: Ratio of neighbouring lengths of ``drift_rows``.
+    drift_step: float = 1.6
+    #: Longest correlation length of the drift, as a fraction of the number of rows (chosen).
+    longest_drift: float = 0.12
+    #: Correlation lengths that are independent of each other in the search for drift (measured: without drift, the
+    #: largest gain of the likelihood is distributed like that of this number of trials with one degree of freedom).
+    lengths_tried: float = 2.0
+    #: Frequencies at which a hum is sought, per independent frequency (chosen: loses at most 3 % of its power).
+    oversampling: int = 4
+    #: A hum is sought above this many independent frequencies: below is drift (chosen).
+    slowest_hum: int = 4
+    #: Neither drift nor hum is stated where the ordinates differ from the model by more standard deviations than this
+    #: (chosen): rows of columns that are displaced in the specimen are no drift.
+    misfit: float = 5.0
+    #: Correlation length, rows, for which the error of a drift is stated where there is none (chosen).
+    typical_rows: float = 4.0
+    #: Frequency, cycles per row, for which the error of a hum is stated where there is none (chosen).
+    typical_frequency: float = 0.2
+    #: Iterations of the reweighted least squares (chosen).
+    iterations: int = 8
+    #: Rounds of the search for a hum and of the fit without it (chosen).
+    rounds: int = 2
+
+
+SETTINGS = _Settings()
+#: Mean and variance of ``x - log x`` for the square x of a normal number of unit variance (derived).
+MISFIT_MEAN = 2.270
+MISFIT_VARIANCE = 2.935
+
+
+@dataclass(frozen=True)
+class DisplacementParts:
+    """The parts of the displacement of whole rows along one axis, meanings as in :class:`stemkit.ScanNoise`.
+
+    Parameters
+    ----------
+    jitter, drift : float
+        RMS values, px.
+    drift_rows : float
+        Correlation length of the drift, rows.
+    hum, hum_frequency : float
+        Amplitude, px, and frequency, cycles per row.
+    phase : (float, float)
+        Amplitudes of the hum's cosine and sine, px.
+    noise : float
+        Variance of the estimated displacements over the stated one.
+    std : dict
+        Standard deviations by name, among them ``"jitter^2"`` and ``"drift^2"`` of the fitted variances.
+    fitted : ndarray of shape (n,)
+        Variance of each ordinate of the spectrum, px squared.
+    """
+
+    jitter: float = 0.0
+    drift: float = 0.0
+    drift_rows: float = math.nan
+    hum: float = 0.0
+    hum_frequency: float = math.nan
+    phase: tuple[float, float] = (0.0, 0.0)
+    noise: float = 1.0
+    std: dict[str, float] = field(default_factory=dict)
+    fitted: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+
+    def jitter_only(self) -> DisplacementParts:
+        """Neither drift nor hum, with the errors that they would have."""
+        std = {**self.std, "drift": self.std.get("drift", math.sqrt(self.std["drift^2"]))}
+        return DisplacementParts(self.jitter, noise=self.noise, std=std)
+
+    def hum_at(self, rows: NDArray) -> NDArray[np.float64]:
+        """The hum at these rows (time in units of a row), px."""
+        if not self.hum:
+            return np.zeros(np.shape(rows))
+        angle = 2 * np.pi * self.hum_frequency * np.asarray(rows)
+        return self.phase[0] * np.cos(angle) + self.phase[1] * np.sin(angle)
+
+
+NO_PARTS = DisplacementParts()
+
+
+@dataclass(frozen=True)
+class SineFit:
+    """A hum of known frequency (cycles per row): amplitudes of cosine and sine (px), their covariance matrix, and twice
+    the gain of the log-likelihood.
+    """
+
+    frequency: float
+    amplitudes: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+    gain: float
+
+    @property
+    def amplitude(self) -> float:
+        """Amplitude of the hum, px."""
+        return float(np.hypot(*self.amplitudes))
+
+    @property
+    def amplitude_std(self) -> float:
+        """Standard deviation of the amplitude, px."""
+        return math.sqrt(float(self.amplitudes @ self.covariance @ self.amplitudes)) / max(self.amplitude, 1e-300)
+
+    @property
+    def phase(self) -> tuple[float, float]:
+        """Amplitudes of cosine and sine, px."""
+        return float(self.amplitudes[0]), float(self.amplitudes[1])
+
+
+def fit_displacement_spectra(
+    spectra: Sequence[RowSpectrum], excluded: NDArray | None = None, *, slowest: float = 0.0
+) -> list[DisplacementParts]:
+    """Jitter, drift and hum along each axis; the axes share the correlation length and the period.
+
+    Parameters
+    ----------
+    spectra : sequence of RowSpectrum
+        One per axis, all of the same rows.
+    excluded : ndarray of shape (n_bands, 2), optional
+        Ranges of the frequency in which no hum is sought, cycles per row: those of the lattice.
+    slowest : float
+        Ordinates below this frequency, cycles per row, do not count: there the specimen's strain is not distinguished
+        from displacements of the rows.
+
+    Returns
+    -------
+    list of DisplacementParts
+
+    Notes
+    -----
+    Ordinates z are normal with the variances ``v = s noise + window (jitter^2 + drift^2 G)``, for the spectrum G of the
+    drift, about the hum; ``sum(log v + z^2 / v)`` is minimised by iteratively reweighted least squares for each
+    correlation length (a Whittle likelihood, Whittle 1953, doi:10.1007/BF02590998, with the window of the estimates).
+    Drift is kept where twice the gain of the log-likelihood exceeds the quantile of chi squared that no drift would
+    exceed once in a thousand images, with as many trials as there are distinct correlation lengths; a hum where its
+    power in these units does so among ``n_y / 2`` independent frequencies.
+    """
+    axes = [_Axis(s, s.ordinate**2, np.zeros(len(s.ordinate))) for s in (s.above(slowest) for s in spectra)]
+    rows = _fit_variances(axes, slowest)
+    frequency = math.nan
+    for _ in range(SETTINGS.rounds):
+        frequency = _find_hum(axes, excluded, slowest)
+        if math.isnan(frequency):
+            break
+        for axis in axes:
+            axis.power = (axis.spectrum.ordinate - axis.hum) ** 2
+        rows = _fit_variances(axes, slowest)
+    return [_parts(axis, rows, frequency) for axis in axes]
+
+
+@dataclass(frozen=True)
+class _Variances:
+    """Variances of noise (over the stated one), jitter and, if it is fitted, drift, and minus twice the
+    log-likelihood.
+    """
+
+    values: NDArray[np.float64]
+    cost: float
+
+    @property
+    def drift(self) -> float:
+        """Variance of the drift, px squared."""
+        return float(self.values[2]) if len(self.values) == 3 else 0.0
+
+
+@dataclass
+class _Axis:
+    """One axis in the fit: its spectrum, the power without the hum, the hum's ordinates, and the fitted variances."""
+
+    spectrum: RowSpectrum
+    power: NDArray[np.float64]
+    hum: NDArray[np.float64]
+    fitted: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    variances: _Variances = field(default_factory=lambda: _Variances(np.array([1.0, 0.0]), math.inf))
+
+    def windowed(self, spectrum: NDArray | None) -> NDArray[np.float64] | None:
+        """Variance of each ordinate for a spectrum of the displacements."""
+        return None if spectrum is None else self.spectrum.window @ spectrum
+
+    def design(self, drift: NDArray | None) -> NDArray[np.float64]:
+        """Variance of each ordinate for unit variances of noise, jitter and drift (of this windowed spectrum)."""
+        columns = [self.spectrum.noise, self.spectrum.window.sum(1)]
+        return np.stack(columns if drift is None else [*columns, drift], axis=1)
+
+
+# --- variances of jitter and drift -------------------------------------------------------------------------------
+
+
+def _fit_variances(axes: list[_Axis], slowest: float) -> float:
+    """Fit each axis (``fitted``, ``variances``); the result is the correlation length of the drift, NaN without it."""
+    n = axes[0].spectrum.n_rows
+    spectra = {rows: drift_spectrum(n, rows) for rows in _drift_rows(n, slowest)}
+    without = [_fit(axis, None) for axis in axes]
+    costs = np.array([[_fit(axis, axis.windowed(one)).cost for one in spectra.values()] for axis in axes])
+    gains = np.array([one.cost for one in without])[:, None] - costs
+    drifting = [i for i, gain in enumerate(gains) if gain.max() > _least_gain(1)]
+    if gains.sum(0).max() > _least_gain(len(axes)):
+        drifting = list(range(len(axes)))
+    rows = math.nan
+    if drifting:
+        first = list(spectra)[int(np.argmax(gains[drifting].sum(0)))]
+        rows = _best_rows([axes[i] for i in drifting], first)
+    kept = False
+    for i, axis in enumerate(axes):
+        drift = axis.windowed(drift_spectrum(n, rows)) if i in drifting else None
+        found = without[i] if drift is None else _fit(axis, drift)
+        if drift is not None and without[i].cost - found.cost <= _least_gain(1):
+            found, drift = without[i], None
+        axis.variances, axis.fitted = found, axis.design(drift) @ found.values
+        kept |= drift is not None
+    return rows if kept else math.nan
+
+
+def _drift_rows(n: int, slowest: float) -> list[float]:
+    """Correlation lengths that are tried first, rows."""
+    shortest = SETTINGS.drift_rows[0]
+    longest = max(SETTINGS.longest_drift * n, shortest)
+    if slowest:
+        # the standard deviation of the frequency of the drift's power is 1 / (sqrt(8) pi rows)
+        longest = max(min(longest, 1 / (math.sqrt(8) * math.pi * slowest)), shortest)
+    return [rows for rows in SETTINGS.drift_rows if rows <= longest]
+
+
+def _best_rows(axes: list[_Axis], first: float) -> float:
+    """Correlation length with the largest likelihood near one of those tried first."""
+    n = axes[0].spectrum.n_rows
+    found = optimize.minimize_scalar(
+        lambda log_rows: sum(_fit(axis, axis.windowed(drift_spectrum(n, math.exp(log_rows)))).cost for axis in axes),
+        bounds=(math.log(first / SETTINGS.drift_step), math.log(first * SETTINGS.drift_step)),
+        method="bounded",
+        options={"xatol": 0.03},
+    )
+    return math.exp(found.x)
+
+
+def _least_gain(n_axes: int) -> float:
+    """Twice the gain of the log-likelihood that no drift has once in 1 / FALSE_ALARM images."""
+    return float(stats.chi2.isf(FALSE_ALARM / SETTINGS.lengths_tried, n_axes))
+
+
+def _fit(axis: _Axis, drift: NDArray | None) -> _Variances:
+    """Reweighted least squares with variances that are not negative; ``drift`` is a windowed spectrum."""
+    design, power = axis.design(drift), axis.power
+    weight = np.zeros(design.shape[1])
+    weight[0] = 1.0
+    excess = max(float((power - design[:, 0]).sum()), 0.0)
+    weight[1:] = excess / (design.shape[1] - 1) / np.maximum(design[:, 1:].sum(0), 1e-300)
+    floor = 1e-6 * max(float(power.mean()), 1e-300)
+    best, lowest = weight, math.inf
+    for _ in range(SETTINGS.iterations):
+        variance = np.maximum(design @ weight, floor)
+        cost = float((np.log(variance) + power / variance).sum()) + ((weight[0] - 1) / VARIANCE_ERROR) ** 2
+        if cost > lowest - 1e-3:
+            break
+        best, lowest = weight, cost
+        scaled = design / variance[:, None]
+        # half of the scores' information is that of a variance
+        left = scaled.T @ scaled / 2
+        right = scaled.T @ (power / variance) / 2
+        left[0, 0] += VARIANCE_ERROR**-2.0
+        right[0] += VARIANCE_ERROR**-2.0
+        weight = _non_negative_minimum(left, right)
+    return _Variances(best, lowest)
+
+
+def _non_negative_minimum(left: NDArray, right: NDArray) -> NDArray[np.float64]:
+    """Minimum of ``w^T left w / 2 - w^T right`` over w that are not negative."""
+    scale = 1 / np.sqrt(np.maximum(np.diag(left), 1e-300))
+    root = np.linalg.cholesky(left * scale * scale[:, None] + 1e-9 * np.eye(len(left)))
+    return optimize.nnls(root.T, np.linalg.solve(root, right * scale))[0] * scale
+
+
+def _misfit(axis: _Axis) -> float:
+    """How much worse the ordinates fit their variances than normal numbers do, in standard deviations."""
+    ratio = np.maximum(axis.power / axis.fitted, 1e-12)
+    return float((ratio - np.log(ratio) - MISFIT_MEAN).sum() / math.sqrt(MISFIT_VARIANCE * len(ratio)))
+
+
+# --- hum ---------------------------------------------------------------------------------------------------------
+
+
+def _find_hum(axes: list[_Axis], excluded: NDArray | None, slowest: float) -> float:
+    """Frequency of a hum that all axes share, NaN without one; ``hum`` of each axis is set to its ordinates."""
+    for axis in axes:
+        axis.hum = np.zeros(len(axis.power))
+    n = axes[0].spectrum.n_rows
+    grid = np.arange(1, SETTINGS.oversampling * n // 2) / (SETTINGS.oversampling * n)
+    allowed = grid > max(slowest, SETTINGS.slowest_hum / (2 * n))
+    for low, high in [] if excluded is None else excluded:
+        allowed &= (grid < low) | (grid > high)
+    if not allowed.any():
+        return math.nan
+    power = np.sum([_hum_power(axis, grid) for axis in axes], axis=0)
+    at = int(np.argmax(np.where(allowed, power, 0.0)))
+    if n / 2 * stats.chi2.sf(power[at], 2 * len(axes)) > FALSE_ALARM:
+        return math.nan
+    found = optimize.minimize_scalar(
+        lambda f: -sum(_fit_sine(axis, f).gain for axis in axes),
+        bounds=(grid[at] - grid[0], grid[at] + grid[0]),
+        method="bounded",
+        options={"xatol": 1e-3 / n},
+    )
+    frequency = float(found.x)
+    for axis in axes:
+        sine = _fit_sine(axis, frequency)
+        if sine.gain > stats.chi2.isf(FALSE_ALARM_ONE_AXIS, 2):
+            axis.hum = _waves(axis.spectrum, frequency) @ sine.amplitudes
+    return frequency
+
+
+def _hum_power(axis: _Axis, grid: NDArray) -> NDArray[np.float64]:
+    """Twice the gain of the log-likelihood by a hum at each frequency, cosine and sine assumed to be orthogonal."""
+    n = axis.spectrum.n_rows
+    size = SETTINGS.oversampling * n
+    whitened = axis.spectrum.response / np.sqrt(axis.fitted)[:, None]
+    top = np.abs(fft.rfft(whitened.T @ (axis.spectrum.ordinate / np.sqrt(axis.fitted)), size)) ** 2
+    # of the sum over all ordinates only the diagonals count: the autocorrelation of the whitened response
+    coarse = (np.abs(fft.rfft(whitened, 2 * n, axis=1)) ** 2).sum(0)
+    bottom = np.interp(np.arange(len(top)) / size, np.arange(len(coarse)) / (2 * n), coarse)
+    return (2 * top / np.maximum(bottom, 1e-300))[1 : len(grid) + 1]
+
+
+def _waves(spectrum: RowSpectrum, frequency: float) -> NDArray[np.float64]:
+    angle = 2 * np.pi * frequency * np.arange(spectrum.n_rows)
+    return spectrum.response @ np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def _fit_sine(axis: _Axis, frequency: float) -> SineFit:
+    waves = _waves(axis.spectrum, frequency)
+    weighted = waves / axis.fitted[:, None]
+    right = weighted.T @ axis.spectrum.ordinate
+    covariance = np.asarray(np.linalg.pinv(waves.T @ weighted), dtype=np.float64)
+    amplitudes = covariance @ right
+    return SineFit(frequency, amplitudes, covariance, float(amplitudes @ right))
+
+
+# --- the result --------------------------------------------------------------------------------------------------
+
+
+def _parts(axis: _Axis, rows: float, frequency: float) -> DisplacementParts:
+    """The fitted numbers with their standard deviations; jitter alone where the model does not fit."""
+    if _misfit(axis) > SETTINGS.misfit:
+        # errors are those of the fit with drift
+        axis.variances, rows, axis.hum = _fit(axis, None), math.nan, np.zeros(len(axis.hum))
+    noise, jitter = axis.variances.values[:2]
+    drift = axis.variances.drift
+    std = _standard_deviations(axis, rows)
+    sine = _fit_sine(axis, frequency) if axis.hum.any() else None
+    if sine is not None:
+        std["hum"] = sine.amplitude_std
+        # Rife and Boorstyn 1974, doi:10.1109/TIT.1974.1055282, with the gain n A^2 / (2 variance)
+        std["hum_frequency"] = math.sqrt(3 / sine.gain) / (math.pi * axis.spectrum.n_rows)
+    else:
+        std["hum"] = math.sqrt(float(np.trace(_fit_sine(axis, SETTINGS.typical_frequency).covariance)) / 2)
+    return DisplacementParts(
+        jitter=math.sqrt(jitter),
+        drift=math.sqrt(drift),
+        drift_rows=rows if drift > 0 else math.nan,
+        hum=0.0 if sine is None else sine.amplitude,
+        hum_frequency=math.nan if sine is None else frequency,
+        phase=(0.0, 0.0) if sine is None else sine.phase,
+        noise=float(noise),
+        std=std,
+        fitted=axis.fitted,
+    )
+
+
+def _standard_deviations(axis: _Axis, rows: float) -> dict[str, float]:
+    """Standard deviations of the variances and of the correlation length, from the information; without drift that of
+    its RMS, if it had a typical length.
+    """
+    n, drift = axis.spectrum.n_rows, axis.variances.drift
+    rows = rows if drift > 0 else SETTINGS.typical_rows
+    columns = dict(
+        zip(("noise", "jitter^2", "drift^2"), axis.design(axis.windowed(drift_spectrum(n, rows))).T, strict=True)
+    )
+    if drift > 0:
+        step = 0.02 * rows
+        change = drift_spectrum(n, rows + step) - drift_spectrum(n, rows - step)
+        columns["drift_rows"] = drift * (axis.spectrum.window @ change) / (2 * step)
+    scaled = np.stack(list(columns.values()), axis=1) / axis.fitted[:, None]
+    information = scaled.T @ scaled / 2
+    information[0, 0] += VARIANCE_ERROR**-2.0
+    scale = 1 / np.sqrt(np.maximum(np.diag(information), 1e-300))
+    inverse = np.linalg.pinv(information * scale * scale[:, None], hermitian=True) * scale * scale[:, None]
+    std = dict(zip(columns, np.sqrt(np.clip(np.diag(inverse), 0.0, None)).tolist(), strict=True))
+    return std if drift > 0 else {**std, "drift": math.sqrt(std["drift^2"])}

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from stemkit.noise.displacement_parts import DisplacementParts, SineFit
 from stemkit.noise.posterior import RowPosterior
 from stemkit.noise.shift_estimates import ShiftEstimates
-from stemkit.noise.spectrum_fit import FALSE_ALARM, FALSE_ALARM_ONE_AXIS, DisplacementParts, SineFit
+from stemkit.noise.spectrum_fit import FALSE_ALARM, FALSE_ALARM_ONE_AXIS
 
 __all__ = ["fit_hum", "lattice_frequency_bands"]
 
@@ -95,21 +96,13 @@ def _fit(estimates: ShiftEstimates, posterior: RowPosterior, frequency: float, r
     time = np.arange(estimates.weight.shape[1]) + estimates.x[:, None] / row_length
     angle = 2 * np.pi * frequency * time
     terms = [np.cos(angle), np.sin(angle), estimates.shift]
-    free = [_free_of_modes(estimates, term) for term in terms]
+    free = [estimates.free_of_modes(term) for term in terms]
     along = posterior.eigenvectors.T @ np.stack([one.sum(0) for one in free], axis=1)
     explained = along.T @ posterior.covariance_times(along)
     products = np.array([[float((a * b).sum()) for b in terms] for a in free[:2]]) - explained[:2]
     covariance = np.linalg.pinv(products[:, :2], hermitian=True)
     amplitudes = covariance @ products[:, 2]
     return SineFit(frequency, amplitudes, covariance, float(amplitudes @ products[:, 2]))
-
-
-def _free_of_modes(estimates: ShiftEstimates, values: NDArray) -> NDArray[np.float64]:
-    """Weighted values without what errors of the columns' parameters may have caused."""
-    out = estimates.weight * values
-    for mode, weighted in zip(estimates.modes, estimates.weighted_modes(), strict=True):
-        out = out - weighted * (mode * estimates.weight * values).sum(1, keepdims=True)
-    return out
 
 
 def lattice_frequency_bands(vectors: NDArray | None, n_x: int) -> NDArray[np.float64]:

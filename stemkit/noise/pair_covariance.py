@@ -112,7 +112,7 @@ def pair_covariance(estimates: ShiftEstimates, max_columns: int = MAX_COLUMNS) -
         return NO_PAIRS
     shared = estimates.weight @ estimates.weight.T
     mean_distance = binned(distance * shared) / np.maximum(binned(shared), 1e-300)
-    weighted = _free_of_modes(estimates)
+    weighted = estimates.free_of_modes(estimates.shift)
     blocks = np.array_split(np.arange(weighted.shape[1]), N_BLOCKS)
     products = np.array([binned(weighted[:, rows] @ weighted[:, rows].T)[keep] for rows in blocks])
     information = information[keep]
@@ -121,14 +121,6 @@ def pair_covariance(estimates: ShiftEstimates, max_columns: int = MAX_COLUMNS) -
     scatter = _jackknife_std(jackknife)
     error = np.median(scatter * np.sqrt(information)) / np.sqrt(information)
     return PairCovariance(mean_distance[keep], products.sum(0) / information, error, jackknife)
-
-
-def _free_of_modes(estimates: ShiftEstimates) -> NDArray[np.float64]:
-    """Weighted displacements without what errors of the columns' parameters may have caused."""
-    out = estimates.weight * estimates.shift
-    for weighted, mode in zip(estimates.weighted_modes(), estimates.modes, strict=True):
-        out = out - estimates.weight * mode * (weighted * estimates.shift).sum(1, keepdims=True)
-    return out
 
 
 def _pair_information(estimates: ShiftEstimates) -> NDArray[np.float64]:

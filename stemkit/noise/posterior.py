@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
+from stemkit.noise.displacement_parts import DisplacementParts
 from stemkit.noise.spectrum import drift_factor
-from stemkit.noise.spectrum_fit import DisplacementParts
 
 __all__ = ["RowPosterior"]
 

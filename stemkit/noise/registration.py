@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from stemkit.noise.displacement_parts import NO_PARTS, DisplacementParts
 from stemkit.noise.hum import fit_hum, lattice_frequency_bands
 from stemkit.noise.lattice_prior import LatticePrior, second_differences
 from stemkit.noise.pair_covariance import (
@@ -22,7 +23,7 @@ from stemkit.noise.posterior import RowPosterior
 from stemkit.noise.row_information import RowInformation
 from stemkit.noise.shift_estimates import ShiftEstimates
 from stemkit.noise.spectrum import RowSpectrum
-from stemkit.noise.spectrum_fit import NO_PARTS, VARIANCE_ERROR, DisplacementParts, fit_displacement_spectra
+from stemkit.noise.spectrum_fit import VARIANCE_ERROR, fit_displacement_spectra
 
 __all__ = ["SLOW", "BeamDisplacement", "no_displacement", "register_in_parts", "register_rows"]
 

@@ -17,12 +17,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from stemkit.images import MEASURED, Images, digest, float_dtype, join, mode_sign, resolve_mode, split, warn_if_small
 from stemkit.noise.differences import mad_std
+from stemkit.noise.displacement_parts import NO_PARTS, DisplacementParts
 from stemkit.noise.lattice_prior import LEAST_DEVIATION, cauchy_weight, nearest_vectors, second_differences
 from stemkit.noise.registration import SLOW, BeamDisplacement
 from stemkit.noise.separation import FittedCrystal, separate_specimen
 from stemkit.noise.shift_estimates import ShiftEstimates
 from stemkit.noise.spectrum import drift_factor, drift_spectrum
-from stemkit.noise.spectrum_fit import NO_PARTS, DisplacementParts
 from stemkit.pixels import faulty_pixels, filled
 
 __all__ = ["RowAligner"]

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial import cKDTree
 
-from stemkit.columns import (
-    ColumnFits,
-    column_response,
-    find_peaks,
-    fit_columns,
-    nearest_distances,
-    peaks_above_noise,
-    render_columns,
-)
-from stemkit.filters import gaussian_variance_gain
-from stemkit.noise.differences import mad_std, robust_std, row_difference, rows_without
+from stemkit.columns import ColumnFits, render_columns
+from stemkit.noise.column_search import complete_columns, find_faint_columns, find_first_columns, fit_significant
 from stemkit.noise.registration import BeamDisplacement, no_displacement, register_in_parts, register_rows
-from stemkit.noise.shift_estimates import ShiftEstimates, derivative, estimate_shifts
+from stemkit.noise.shift_estimates import ShiftEstimates, derivative, estimate_shifts, noise_variance
+from stemkit.noise.valid_pixels import valid_pixels
 from stemkit.periodicity import find_periodicity, middle
 
 __all__ = ["FittedCrystal", "Separation", "separate_specimen"]
@@ -49,36 +39,8 @@ class _Settings:
     #: Smallest spacing of columns, px, and shortest side of an image, px, for which columns are fitted (chosen).
     smallest_spacing: float = 4.0
     smallest_side: int = 16
-    #: Fewest columns (chosen).
-    fewest_columns: int = 4
-    #: Width of the filter of the first search, as a fraction of the spacing (chosen).
-    first_width: float = 0.2
-    #: Least height of the peaks of the first search, as a fraction of the 99.5 % quantile (chosen).
-    least_height: float = 0.3
-    #: Pairs of columns are resolved if a narrower filter finds this many times more peaks (chosen) ...
-    resolved_pairs: float = 1.4
-    #: ... whose distances are equal within this fraction (chosen).
-    equal_distances: float = 0.12
-    #: Significance of faint columns in the residual, standard deviations (chosen).
-    faint: float = 6.0
-    #: Quantiles of an image are those of every n-th column of pixels (chosen).
-    thinned: int = 4
-    #: Correlations of the noise are those of every n-th row (chosen).
-    thinned_rows: int = 2
     #: Variance of a faulty pixel over the largest of the others: it has no weight (chosen).
     faulty_variance: float = 1e12
-    #: Largest fraction of the Gaussian of a complete column that is on faulty pixels (chosen).
-    hidden: float = 0.1
-    #: Columns beyond the border extend this many widths into the image (chosen).
-    border: float = 2.5
-    #: Vacuum begins this many spacings from the nearest column (chosen), ...
-    vacuum_distance: float = 0.9
-    #: ... its level differs from the columns' backgrounds by this many standard deviations (chosen), ...
-    vacuum_level: float = 5.0
-    #: ... and covers at least this fraction of the image (chosen), ...
-    least_vacuum: float = 2e-3
-    #: ... of which at least this fraction is left (chosen).
-    least_crystal: float = 0.05
 
 
 SETTINGS = _Settings()
@@ -195,10 +157,7 @@ def separate_specimen(
     crystal = _crystal(image, registered, columns, periodicity.vectors, row_length)
     residual = values - columns
     width = float(np.median(registered.fits.sigma))
-    margin = SETTINGS.border * width
-    valid = _away_from_border(values.shape, margin, margin + 2 * registered.jitter_x.rms)
-    valid &= _away_from_faults(bad, margin)
-    valid = _inside_crystal(residual, valid, registered.fits, spacing)
+    valid = valid_pixels(residual, bad, registered.fits, spacing, registered.jitter_x.rms)
     smooth = ndimage.gaussian_filter(residual, max(2.0, 0.5 * spacing))
     return Separation(residual, columns + smooth, valid, spacing, width, crystal)
 
@@ -232,13 +191,20 @@ class _Image:
         """Displacements of each row along these axes at the columns; ``columns`` are the rendered fits."""
         columns = render_columns(fits, self.values.shape, shifts) if columns is None else columns
         residual = self.values - columns
-        variance = _estimate_variance(residual, self.faulty, columns, float(np.median(fits.sigma)))
+        variance = noise_variance(residual, self.faulty, columns, float(np.median(fits.sigma)))
         variance[self.faulty] = SETTINGS.faulty_variance * float(variance.max())
         residual = residual - float(np.median(fits.background))
         chosen = self.registered_columns(fits)
         return [
             estimate_shifts(residual, derivative(columns, axis), chosen, shifts, variance, axis=axis) for axis in axes
         ]
+
+    def with_faint_columns(self, fits: ColumnFits, shifts: NDArray) -> ColumnFits:
+        """The fits, and those of faint columns in their residual."""
+        columns = render_columns(fits, self.values.shape, shifts)
+        residual = self.values - columns
+        variance = noise_variance(residual, self.faulty, columns, float(np.median(fits.sigma)))
+        return find_faint_columns(residual, fits, self.spacing, variance)
 
 
 @dataclass(frozen=True)
@@ -254,7 +220,7 @@ class _Registered:
 def _fit_and_register(image: _Image) -> _Registered | None:
     """Rounds of fits and registration; None where too few columns are fitted."""
     shape = image.values.shape
-    fits = _first_columns(image.values, image.spacing)
+    fits = find_first_columns(image.values, image.spacing)
     shifts, jitter_y = np.zeros((2, *shape)), no_displacement(shape)
     for i in range(SETTINGS.rounds + SETTINGS.extra_rounds):
         if fits is None:
@@ -267,8 +233,8 @@ def _fit_and_register(image: _Image) -> _Registered | None:
             jitter_y = _plausible(register_rows(y[0], shape, find_length=False), fits, no_displacement(shape))
         shifts = np.stack([jitter_y.shifts, jitter_x.shifts])
         if i == 0:
-            fits = _with_faint_columns(image, shifts, fits)
-        fits = _fit(image.values, np.column_stack([fits.y, fits.x]), float(np.median(fits.sigma)), shifts, 4)
+            fits = image.with_faint_columns(fits, shifts)
+        fits = fit_significant(image.values, np.column_stack([fits.y, fits.x]), float(np.median(fits.sigma)), shifts, 4)
         if i >= SETTINGS.rounds - 1 and float(np.sqrt(((shifts - before) ** 2).mean())) < SETTINGS.settled:
             break
     return None if fits is None else _Registered(fits, shifts, jitter_x, jitter_y)
@@ -293,162 +259,10 @@ def _crystal(
         as_jitter=jitter,
     )
     parts_x, parts_y = (_plausible(one, fits, instead) for one, instead in zip(parts, jitter, strict=True))
-    complete = _complete_columns(fits, image.faulty)
+    complete = complete_columns(fits, image.faulty)
     return FittedCrystal(fits, complete, vectors, *jitter, parts_x, parts_y, x, positions)
 
 
 def _plausible(found: BeamDisplacement, fits: ColumnFits, instead: BeamDisplacement) -> BeamDisplacement:
     """The displacement, or another one if it is so large that rows were registered to the wrong columns."""
     return found if found.rms <= SETTINGS.largest_displacement * float(np.median(fits.sigma)) else instead
-
-
-def _estimate_variance(residual: NDArray, bad: NDArray, columns: NDArray, width: float) -> NDArray[np.float64]:
-    """Variance of the noise for an estimated displacement: that of a pixel, times the effect of its correlation.
-
-    An estimate sums noise weighted by the slope of a Gaussian, whose autocorrelation is ``(1 - k^2 / (2 s^2))
-    exp(-k^2 / (4 s^2))``: short correlation of the noise increases its error, the offset of a row does not.
-    """
-    difference = row_difference(residual)
-    limit = 8 * robust_std(difference[:, :: SETTINGS.thinned])
-    difference = np.clip(difference, -limit, limit)
-    if bad.any():
-        known = rows_without(bad)
-        difference *= known
-        difference *= math.sqrt(known.size / max(known.sum(), 1))
-    square, signal = difference**2, columns[2:-2]
-    dark = signal < 0.1 * max(float(np.quantile(signal[:, :: SETTINGS.thinned], 0.99)), 1e-300)
-    base = float(square[dark].mean()) if dark.sum() > 100 else float(square.mean())
-    growth = float(((square - base) * signal).sum() / max(float((signal**2).sum()), 1e-300))
-    lags = np.arange(1, min(math.ceil(4 * width), residual.shape[1] - 1) + 1)
-    ratio = (lags / width) ** 2
-    weight = (1 - ratio / 2) * np.exp(-ratio / 4)
-    thinned = difference[:: SETTINGS.thinned_rows]
-    products = np.array([(thinned[:, k:] * thinned[:, :-k]).mean() for k in lags])
-    correlation = products / max(square[:: SETTINGS.thinned_rows].mean(), 1e-300)
-    correlated = max(1 + 2 * float((weight * correlation).sum()), 0.1)
-    return correlated * np.maximum(base + max(growth, -base) * columns, max(0.05 * base, 1e-300))
-
-
-# --- columns -----------------------------------------------------------------------------------------------------
-
-
-def _first_columns(values: NDArray, spacing: float) -> ColumnFits | None:
-    """Fits of the highest peaks. The autocorrelation may not resolve pairs of columns: they are also sought with a
-    narrower filter, which is used if it finds many more of them, all at equal distances.
-    """
-    usual = float(np.clip(SETTINGS.first_width * spacing, 1.0, 12.0))
-    width = _width(values, spacing) or usual
-    peaks = _peaks(values, usual, 0.6 * spacing, 0.0)
-    noise = mad_std(row_difference(values[:, :: SETTINGS.thinned]))
-    resolved = _peaks(values, max(0.6 * width, 0.8), 2.2 * width, noise)
-    if len(resolved) > SETTINGS.resolved_pairs * len(peaks) and _at_equal_distances(resolved):
-        return _fit(values, resolved, width, None, 8)
-    return _fit(values, peaks, usual, None, 8)
-
-
-def _peaks(values: NDArray, sigma: float, min_distance: float, noise: float) -> NDArray[np.float64]:
-    """Peaks of the filtered image; they exceed noise of this standard deviation, filtered, five times."""
-    response = column_response(values, sigma)
-    least = 5 * noise * math.sqrt(gaussian_variance_gain(sigma))
-    height = SETTINGS.least_height * float(np.quantile(response, 0.995))
-    return find_peaks(response, threshold=max(height, least), min_distance=min_distance)
-
-
-def _at_equal_distances(peaks: NDArray) -> bool:
-    """Whether most peaks have their nearest neighbour at the same distance, unlike peaks of noise on columns."""
-    distance = nearest_distances(peaks)
-    median = float(np.median(distance))
-    return float(np.median(np.abs(distance - median))) < SETTINGS.equal_distances * median
-
-
-def _width(values: NDArray, spacing: float) -> float | None:
-    """Sigma of the columns from the covariance ``exp(-k^2 / (4 sigma^2))`` of rows one and two px apart."""
-    flat = values - ndimage.gaussian_filter(values, 0.6 * spacing)
-    flat = flat - np.median(flat, axis=1, keepdims=True)
-    near, far = (float((flat[:-k] * flat[k:]).mean()) for k in (1, 2))
-    return math.sqrt(0.75 / math.log(near / far)) if near > far > 0 else None
-
-
-def _fit(values: NDArray, peaks: NDArray, width: float, shifts: NDArray | None, iterations: int) -> ColumnFits | None:
-    """Fits of the significant columns; None if they are too few."""
-    if len(peaks) < SETTINGS.fewest_columns:
-        return None
-    fits = fit_columns(values, peaks, width, shifts=shifts, iterations=iterations)
-    with np.errstate(invalid="ignore"):
-        good = fits.take(~fits.failed & (fits.amplitude > 3 * fits.amplitude_err))
-    return good if len(good) >= SETTINGS.fewest_columns else None
-
-
-def _with_faint_columns(image: _Image, shifts: NDArray, fits: ColumnFits) -> ColumnFits:
-    """The fits, and those of the peaks of their residual that are at least half a spacing away from them."""
-    width = float(np.median(fits.sigma))
-    columns = render_columns(fits, image.values.shape, shifts)
-    residual = image.values - columns
-    noise = math.sqrt(float(np.median(_estimate_variance(residual, image.faulty, columns, width))))
-    min_distance = 0.6 * image.spacing
-    peaks = peaks_above_noise(residual, width, noise=noise, min_distance=min_distance, significance=SETTINGS.faint)
-    known = np.column_stack([fits.y, fits.x])
-    distance = cKDTree(known).query(peaks)[0] if len(peaks) else np.empty(0)
-    new = peaks[distance > max(0.5 * image.spacing, 1.5 * width)]
-    found = _fit(residual, new, width, None, 6) if len(new) else None
-    if found is None:
-        return fits
-    # brighter peaks than the known columns are hot pixels
-    found = found.take(found.amplitude < 1.5 * np.quantile(fits.amplitude, 0.9))
-    return ColumnFits(**{k: np.concatenate([v, getattr(found, k)]) for k, v in vars(fits).items()})
-
-
-def _complete_columns(fits: ColumnFits, bad: NDArray) -> ColumnFits:
-    """The columns whose Gaussian is on pixels that are not faulty; all of them where too few are."""
-    if not bad.any():
-        return fits
-    hidden = ndimage.gaussian_filter(bad.astype(np.float64), float(np.median(fits.sigma)))
-    complete = fits.take(hidden[_nearest_pixels(fits, bad.shape)] < SETTINGS.hidden)
-    return complete if len(complete) >= SETTINGS.fewest_columns else fits
-
-
-def _nearest_pixels(fits: ColumnFits, shape: tuple[int, ...]) -> tuple[NDArray, NDArray]:
-    y, x = (p.round().astype(int).clip(0, n - 1) for p, n in zip((fits.y, fits.x), shape, strict=True))
-    return y, x
-
-
-# --- valid pixels ------------------------------------------------------------------------------------------------
-
-
-def _away_from_border(shape: tuple[int, ...], margin_y: float, margin_x: float) -> NDArray[np.bool_]:
-    inside = np.zeros(shape, dtype=bool)
-    y, x = (min(math.ceil(m), n // 8) for m, n in zip((margin_y, margin_x), shape, strict=True))
-    inside[y : shape[0] - y, x : shape[1] - x] = True
-    return inside
-
-
-def _away_from_faults(bad: NDArray, margin: float) -> NDArray[np.bool_]:
-    """Pixels that are not faulty and that no column with its centre in an area of faulty pixels reaches."""
-    if not bad.any():
-        return ~bad
-    # single pixels and rows hide no column
-    area = ndimage.binary_opening(bad, np.ones((3, 3)))
-    return ~bad & (ndimage.distance_transform_edt(~area) > margin) if area.any() else ~bad
-
-
-def _inside_crystal(residual: NDArray, valid: NDArray, fits: ColumnFits, spacing: float) -> NDArray[np.bool_]:
-    """The valid pixels without vacuum or support: pixels far from all columns, with a level that the backgrounds of the
-    columns do not have, and those within a spacing of such pixels.
-
-    A step to the vacuum is not background noise, and the noise in the vacuum is not that of the specimen.
-    """
-    if not valid.any():
-        return valid
-    no_column = np.ones(residual.shape, dtype=bool)
-    no_column[_nearest_pixels(fits, residual.shape)] = False
-    far = ndimage.distance_transform_edt(no_column) > SETTINGS.vacuum_distance * spacing
-    if far.mean() < SETTINGS.least_vacuum:
-        return valid
-    level = float(np.median(fits.background))
-    local = ndimage.gaussian_filter(residual, 0.25 * spacing)
-    other_level = np.abs(local - level) > SETTINGS.vacuum_level * mad_std(fits.background - level)
-    outside = ndimage.binary_opening(far & other_level, np.ones((3, 3)))
-    if not outside.any():
-        return valid
-    inside = valid & (ndimage.distance_transform_edt(~outside) > spacing)
-    return inside if inside.mean() > SETTINGS.least_crystal else valid

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,13 +10,18 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from stemkit.columns import ColumnFits
+from stemkit.noise.differences import robust_std, row_difference, rows_without
 
-__all__ = ["ShiftEstimates", "derivative", "estimate_shifts"]
+__all__ = ["ShiftEstimates", "derivative", "estimate_shifts", "noise_variance"]
 
 #: Rows within this many widths of a column's centre give an estimate of its displacement (chosen).
 REACH = 2.2
 #: Least ratio of the model's slope, neighbours included, to the column's own: below, a neighbour cancels it (chosen).
 LEAST_SLOPE = 0.3
+#: Quantiles of an image are those of every n-th column of pixels (chosen).
+THINNED = 4
+#: Correlations of the noise are those of every n-th row (chosen).
+THINNED_ROWS = 2
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,13 @@ class ShiftEstimates:
     def weighted_modes(self) -> NDArray[np.float64]:
         """``weight * modes``."""
         return self.weight * self.modes
+
+    def free_of_modes(self, values: NDArray) -> NDArray[np.float64]:
+        """Weighted values ``(n_columns, n_y)`` without what errors of the columns' parameters may have caused."""
+        out = self.weight * values
+        for weighted in self.weighted_modes():
+            out = out - weighted * (weighted * values).sum(1, keepdims=True)
+        return out
 
     def shifted(self, by: NDArray) -> ShiftEstimates:
         """The same with displacements (px, broadcast to ``shift``) added."""
@@ -117,6 +130,33 @@ def estimate_shifts(
     for mode, effect in zip(modes, effects, strict=True):
         mode[at] = effect[good]
     return ShiftEstimates(shift, weight, fits.x, _orthonormal(modes, weight))
+
+
+def noise_variance(residual: NDArray, bad: NDArray, columns: NDArray, width: float) -> NDArray[np.float64]:
+    """Variance of the noise for an estimated displacement: that of a pixel, times the effect of its correlation.
+
+    An estimate sums noise weighted by the slope of a Gaussian, whose autocorrelation is ``(1 - k^2 / (2 s^2))
+    exp(-k^2 / (4 s^2))``: short correlation of the noise increases its error, the offset of a row does not.
+    """
+    difference = row_difference(residual)
+    limit = 8 * robust_std(difference[:, ::THINNED])
+    difference = np.clip(difference, -limit, limit)
+    if bad.any():
+        known = rows_without(bad)
+        difference *= known
+        difference *= math.sqrt(known.size / max(known.sum(), 1))
+    square, signal = difference**2, columns[2:-2]
+    dark = signal < 0.1 * max(float(np.quantile(signal[:, ::THINNED], 0.99)), 1e-300)
+    base = float(square[dark].mean()) if dark.sum() > 100 else float(square.mean())
+    growth = float(((square - base) * signal).sum() / max(float((signal**2).sum()), 1e-300))
+    lags = np.arange(1, min(math.ceil(4 * width), residual.shape[1] - 1) + 1)
+    ratio = (lags / width) ** 2
+    weight = (1 - ratio / 2) * np.exp(-ratio / 4)
+    thinned = difference[::THINNED_ROWS]
+    products = np.array([(thinned[:, k:] * thinned[:, :-k]).mean() for k in lags])
+    correlation = products / max(square[::THINNED_ROWS].mean(), 1e-300)
+    correlated = max(1 + 2 * float((weight * correlation).sum()), 0.1)
+    return correlated * np.maximum(base + max(growth, -base) * columns, max(0.05 * base, 1e-300))
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, optimize, stats
 
+from stemkit.noise.displacement_parts import DisplacementParts, SineFit
 from stemkit.noise.spectrum import RowSpectrum, drift_spectrum
 
 __all__ = [
     "FALSE_ALARM",
     "FALSE_ALARM_ONE_AXIS",
-    "NO_PARTS",
     "VARIANCE_ERROR",
-    "DisplacementParts",
-    "SineFit",
     "fit_displacement_spectra",
 ]
 
@@ -64,81 +62,6 @@ SETTINGS = _Settings()
 #: Mean and variance of ``x - log x`` for the square x of a normal number of unit variance (derived).
 MISFIT_MEAN = 2.270
 MISFIT_VARIANCE = 2.935
-
-
-@dataclass(frozen=True)
-class DisplacementParts:
-    """The parts of the displacement of whole rows along one axis, meanings as in :class:`stemkit.ScanNoise`.
-
-    Parameters
-    ----------
-    jitter, drift : float
-        RMS values, px.
-    drift_rows : float
-        Correlation length of the drift, rows.
-    hum, hum_frequency : float
-        Amplitude, px, and frequency, cycles per row.
-    phase : (float, float)
-        Amplitudes of the hum's cosine and sine, px.
-    noise : float
-        Variance of the estimated displacements over the stated one.
-    std : dict
-        Standard deviations by name, among them ``"jitter^2"`` and ``"drift^2"`` of the fitted variances.
-    fitted : ndarray of shape (n,)
-        Variance of each ordinate of the spectrum, px squared.
-    """
-
-    jitter: float = 0.0
-    drift: float = 0.0
-    drift_rows: float = math.nan
-    hum: float = 0.0
-    hum_frequency: float = math.nan
-    phase: tuple[float, float] = (0.0, 0.0)
-    noise: float = 1.0
-    std: dict[str, float] = field(default_factory=dict)
-    fitted: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-
-    def jitter_only(self) -> DisplacementParts:
-        """Neither drift nor hum, with the errors that they would have."""
-        std = {**self.std, "drift": self.std.get("drift", math.sqrt(self.std["drift^2"]))}
-        return DisplacementParts(self.jitter, noise=self.noise, std=std)
-
-    def hum_at(self, rows: NDArray) -> NDArray[np.float64]:
-        """The hum at these rows (time in units of a row), px."""
-        if not self.hum:
-            return np.zeros(np.shape(rows))
-        angle = 2 * np.pi * self.hum_frequency * np.asarray(rows)
-        return self.phase[0] * np.cos(angle) + self.phase[1] * np.sin(angle)
-
-
-NO_PARTS = DisplacementParts()
-
-
-@dataclass(frozen=True)
-class SineFit:
-    """A hum of known frequency (cycles per row): amplitudes of cosine and sine (px), their covariance matrix, and twice
-    the gain of the log-likelihood.
-    """
-
-    frequency: float
-    amplitudes: NDArray[np.float64]
-    covariance: NDArray[np.float64]
-    gain: float
-
-    @property
-    def amplitude(self) -> float:
-        """Amplitude of the hum, px."""
-        return float(np.hypot(*self.amplitudes))
-
-    @property
-    def amplitude_std(self) -> float:
-        """Standard deviation of the amplitude, px."""
-        return math.sqrt(float(self.amplitudes @ self.covariance @ self.amplitudes)) / max(self.amplitude, 1e-300)
-
-    @property
-    def phase(self) -> tuple[float, float]:
-        """Amplitudes of cosine and sine, px."""
-        return float(self.amplitudes[0]), float(self.amplitudes[1])
 
 
 def fit_displacement_spectra(

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from strategies import SIGMAS, crystal, displacements, seeds
 
 from stemkit import NoiseCalibrator, NoiseModel, PointwiseNoise, RowAligner, ScanNoise
+from stemkit.noise.displacement_parts import DisplacementParts
 from stemkit.noise.hum import lattice_frequency_bands
 from stemkit.noise.posterior import RowPosterior
 from stemkit.noise.row_alignment import _limit_slow
 from stemkit.noise.spectrum import RowSpectrum, drift_factor, drift_spectrum, row_spectrum
-from stemkit.noise.spectrum_fit import DisplacementParts, fit_displacement_spectra
+from stemkit.noise.spectrum_fit import fit_displacement_spectra
 
 N_ROWS = 320
 FEW = settings(max_examples=5)

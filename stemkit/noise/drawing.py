@@ -1,8 +1,8 @@
-"""Noise drawn in torch for a batch of images: one implementation for training, synthesis and ``NoiseModel``.
+"""Drawing of the noise of a batch of images with torch, for training, synthesis and ``NoiseModel``.
 
 Every function takes tensors on one device and a generator on the same device. Images are ``(n_images, n_y, n_x)``,
-parameters ``(n_images,)``. Images here are in units of the column contrast, above the background's level, with
-bright columns: ``s = (I - level) / contrast``.
+parameters ``(n_images,)``. Intensities are in units of the contrast, relative to the level, with bright columns:
+``s = (I - level) / contrast``.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ __all__ = [
     "stacked",
 ]
 
-#: A Gaussian filter reaches this many sigmas beyond the image.
+#: A Gaussian filter extends this many sigmas beyond the image (chosen: what is left out is below 1e-5 of its weight).
 REACH = 4.5
-#: Correlation below this is none.
-FORGOTTEN = 1e-9
+#: Correlation below this is 0 (chosen).
+NEGLIGIBLE = 1e-9
 
 
 @dataclass
@@ -80,9 +80,9 @@ class NoiseParameters:
         return amplitude
 
     def take(self, index: Tensor) -> NoiseParameters:
-        """The noise of the images that an index picks, on the index's device, in single precision."""
-        picked = {f.name: getattr(self, f.name).to(index.device)[index] for f in fields(self)}
-        return NoiseParameters(**{k: v if v.dtype == torch.bool else v.float() for k, v in picked.items()})
+        """The noise of the images with these indices, on the device of ``index``, in single precision."""
+        subset = {f.name: getattr(self, f.name).to(index.device)[index] for f in fields(self)}
+        return NoiseParameters(**{k: v if v.dtype == torch.bool else v.float() for k, v in subset.items()})
 
 
 def stacked(noises: Sequence[NoiseParameters]) -> NoiseParameters:
@@ -91,42 +91,52 @@ def stacked(noises: Sequence[NoiseParameters]) -> NoiseParameters:
 
 
 def add_noise(signal: Tensor, noise: NoiseParameters, generator: torch.Generator) -> Tensor:
-    """Draw the noise of a recording: background, displacement, pointwise noise, streaks, digitisation.
+    """Draw the noise of recorded images: background, displacement, pointwise noise, streaks, digitisation.
 
-    The order is that of the microscope: the background belongs to what the beam sees, the beam is displaced while
-    it sees it, electrons are counted, the row's offset is added by the electronics, and the sum is digitised.
+    The order is that of the microscope: the displaced beam scans the specimen and its background, electrons are
+    counted, the electronics add an offset to each row, and the sum is digitised.
+
+    Parameters
+    ----------
+    signal : Tensor of shape (n_images, n_y, n_x)
+        Ideal images.
+    noise : NoiseParameters
+    generator : torch.Generator
+
+    Returns
+    -------
+    Tensor of shape (n_images, n_y, n_x)
     """
 
-    def with_background(images: Tensor, some: NoiseParameters) -> Tensor:
-        field = smooth_field(images.shape, some.background_length, generator, images.dtype)
-        return images + _per_image(some.background) * field
+    def with_background(images: Tensor, subset: NoiseParameters) -> Tensor:
+        field = smooth_field(images.shape, subset.background_length, generator, images.dtype)
+        return images + _per_image(chosen.background) * field
 
-    def displaced(images: Tensor, some: NoiseParameters) -> Tensor:
-        shifts = _displacement(images.shape, some, "", generator, images.dtype)
-        return displace_rows(_changed(images, some, some.moves("_y"), displaced_across), shifts)
+    def displaced(images: Tensor, subset: NoiseParameters) -> Tensor:
+        shifts = _displacement(images.shape, subset, "", generator, images.dtype)
+        return displace_rows(_changed(images, subset, subset.moves("_y"), displaced_along_y), shifts)
 
-    def displaced_across(images: Tensor, some: NoiseParameters) -> Tensor:
-        return displace_rows(images, _displacement(images.shape, some, "_y", generator, images.dtype), axis=-2)
+    def displaced_along_y(images: Tensor, subset: NoiseParameters) -> Tensor:
+        return displace_rows(images, _displacement(images.shape, subset, "_y", generator, images.dtype), axis=-2)
 
-    def counted(images: Tensor, some: NoiseParameters) -> Tensor:
-        return _counted(images, some, generator)
+    def counted(images: Tensor, subset: NoiseParameters) -> Tensor:
+        return _counted(images, subset, generator)
 
-    def measured(images: Tensor, some: NoiseParameters) -> Tensor:
-        variance = pointwise_variance(images, some.readout, some.gain)
-        return images + variance.sqrt() * standard_noise(images.shape, some, generator, images.dtype)
+    def with_pointwise_noise(images: Tensor, subset: NoiseParameters) -> Tensor:
+        variance = pointwise_variance(images, subset.readout, subset.gain)
+        return images + variance.sqrt() * standard_noise(images.shape, subset, generator, images.dtype)
 
-    def with_streaks(images: Tensor, some: NoiseParameters) -> Tensor:
-        field = row_field(images.shape, some.streak_length, generator, images.dtype)
-        return images + _per_image(some.streaks) * field
+    def with_streaks(images: Tensor, subset: NoiseParameters) -> Tensor:
+        field = row_field(images.shape, subset.streak_length, generator, images.dtype)
+        return images + _per_image(chosen.streaks) * field
 
-    def with_short_streaks(images: Tensor, some: NoiseParameters) -> Tensor:
-        field = row_field(images.shape, some.short_streak_length, generator, images.dtype)
-        return images + _per_image(some.short_streaks) * field
+    def with_short_streaks(images: Tensor, subset: NoiseParameters) -> Tensor:
+        field = row_field(images.shape, subset.short_streak_length, generator, images.dtype)
+        return images + _per_image(chosen.short_streaks) * field
 
     images = _changed(signal, noise, noise.background > 0, with_background)
     images = _changed(images, noise, noise.moves("") | noise.moves("_y"), displaced)
-    # an image is counted or not: what it is has been decided before it changes
-    recorded = _changed(images, noise, ~noise.poisson, measured)
+    recorded = _changed(images, noise, ~noise.poisson, with_pointwise_noise)
     recorded = _changed(recorded, noise, noise.poisson, counted)
     recorded = _changed(recorded, noise, noise.streaks > 0, with_streaks)
     return _digitise(_changed(recorded, noise, noise.short_streaks > 0, with_short_streaks), noise)
@@ -137,7 +147,7 @@ def smooth_field(
 ) -> Tensor:
     """White noise through a 2-D Gaussian filter of sigma ``length`` px, with unit variance."""
     n_images, n_y, n_x = shape
-    down, across = _filter(length, n_y, dtype), _filter(length, n_x, dtype)
+    down, across = _filter_matrix(length, n_y, dtype), _filter_matrix(length, n_x, dtype)
     size = (n_images, down.shape[2], across.shape[2])
     white = torch.randn(size, generator=generator, device=generator.device, dtype=dtype)
     return down @ (white @ across.transpose(1, 2))
@@ -150,22 +160,22 @@ def row_field(shape: torch.Size, length: Tensor, generator: torch.Generator, dty
     """
     n_images, n_y, n_x = shape
     whole_row = torch.isinf(length)
-    across = _filter(torch.where(whole_row, n_x, length), n_x, dtype)
+    across = _filter_matrix(torch.where(whole_row, n_x, length), n_x, dtype)
     white = torch.randn((n_images, n_y, across.shape[2]), generator=generator, device=generator.device, dtype=dtype)
     return torch.where(_per_image(whole_row), white[:, :, :1], white @ across.transpose(1, 2))
 
 
 def drift_field(shape: torch.Size, rows: Tensor, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
     """White noise through a Gaussian filter of sigma ``rows`` along y, one value per row, ``(n_images, n_y, 1)``."""
-    down = _filter(rows, shape[1], dtype)
+    down = _filter_matrix(rows, shape[1], dtype)
     white = torch.randn((shape[0], down.shape[2], 1), generator=generator, device=generator.device, dtype=dtype)
     return down @ white
 
 
 def hum_field(shape: torch.Size, period: Tensor, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-    """A sine of amplitude 1 and random phase with a period of so many rows.
+    """A sine of amplitude 1 and random phase, with a period in rows.
 
-    It is continuous in time: a row lasts ``1 / period`` of a period, the flyback none.
+    Its phase advances along a row, by ``1 / period`` of a period; the flyback takes no time.
     """
     n_images, n_y, n_x = shape
     phase = torch.rand((n_images, 1, 1), generator=generator, device=generator.device, dtype=dtype)
@@ -175,13 +185,23 @@ def hum_field(shape: torch.Size, period: Tensor, generator: torch.Generator, dty
 
 
 def displace_rows(images: Tensor, shifts: Tensor, *, axis: int = -1) -> Tensor:
-    """What the beam records at ``x`` when it stands at ``x + shift``: cubic convolution along x (Keys 1981).
+    """Images recorded by a displaced beam, pixel x at ``x + shift``, by cubic convolution.
 
-    ``axis=-2`` displaces along y. Beyond the border the last pixel goes on. A shift of 0 returns the pixels themselves.
+    Parameters
+    ----------
+    images : Tensor of shape (n_images, n_y, n_x)
+    shifts : Tensor
+        px, broadcast to the images; a shift of 0 returns the pixels unchanged.
+    axis : {-1, -2}
+        Displacement along x or along y. Beyond the border the last pixel is repeated.
+
+    References
+    ----------
+    R. Keys, IEEE Trans. Acoust. Speech Signal Process. 29, 1153 (1981), https://doi.org/10.1109/TASSP.1981.1163711
     """
     n = images.shape[axis]
     place = torch.arange(n, device=images.device, dtype=images.dtype)
-    # beyond these places nothing changes any more, and there are pixels enough on either side
+    # beyond these positions all pixels are repeated ones
     position = ((place if axis == -1 else place[:, None]) + shifts).clamp(-2.0, n + 1.0)
     beyond = (4, 4, 0, 0) if axis == -1 else (0, 0, 4, 4)
     padded = torch.nn.functional.pad(images[:, None], beyond, mode="replicate")[:, 0]
@@ -209,12 +229,12 @@ def pointwise_variance(signal: Tensor, readout: Tensor, gain: Tensor) -> Tensor:
 
 
 def _counted(signal: Tensor, noise: NoiseParameters, generator: torch.Generator) -> Tensor:
-    """Electrons, one by one."""
+    """Poisson noise of counted electrons."""
     gain = _per_image(noise.gain)
     rate = pointwise_variance(signal, noise.readout, noise.gain) / gain**2
     counts = torch.poisson(rate, generator=generator)
     if bool((noise.correlation_x != 0).any()):
-        # afterglow: what one pixel has counted too many is seen in the next ones, too
+        # afterglow: the excess of a pixel over its expectation appears in the next pixels, too
         excess = (counts - rate) / rate.clamp_min(1e-12).sqrt()
         counts = rate + rate.sqrt() * _autoregressive(excess, noise.correlation_x.to(rate.dtype))
     return gain * counts - _per_image(noise.readout**2) / gain
@@ -227,8 +247,8 @@ def standard_noise(shape: torch.Size, noise: NoiseParameters, generator: torch.G
     """
     scores = torch.randn(shape, generator=generator, device=generator.device, dtype=dtype)
 
-    def correlated(scores: Tensor, some: NoiseParameters) -> Tensor:
-        r = score_correlation(some.shape.cpu().numpy(), some.correlation_x.cpu().numpy())
+    def correlated(scores: Tensor, subset: NoiseParameters) -> Tensor:
+        r = score_correlation(chosen.shape.cpu().numpy(), subset.correlation_x.cpu().numpy())
         return _autoregressive(scores, torch.as_tensor(r, dtype=dtype, device=scores.device))
 
     scores = _changed(scores, noise, noise.correlation_x != 0, correlated)
@@ -239,12 +259,12 @@ def tukey_quantile(scores: Tensor, shape: Tensor) -> Tensor:
     """Normal scores to the Tukey lambda of unit variance: ``(p^l - (1 - p)^l) / l`` over its standard deviation."""
     lam = _per_image(shape)
     safe = torch.where(lam.abs() < 1e-4, torch.full_like(lam, 1e-4), lam)
-    # of p and 1 - p, what is below 1/2 is known to all its digits
-    less = (0.5 * torch.erfc(scores.abs() * math.sqrt(0.5))).clamp_min(torch.finfo(scores.dtype).tiny)
-    above = (torch.expm1(safe * torch.log1p(-less)) - torch.expm1(safe * torch.log(less))) / safe
+    # the smaller of p and 1 - p, which is accurate to all digits
+    tail = (0.5 * torch.erfc(scores.abs() * math.sqrt(0.5))).clamp_min(torch.finfo(scores.dtype).tiny)
+    above = (torch.expm1(safe * torch.log1p(-tail)) - torch.expm1(safe * torch.log(tail))) / safe
     quantile = torch.copysign(above, scores)
-    deviation = np.sqrt(tukey_variance(shape.detach().cpu().numpy()))
-    return quantile / _per_image(torch.as_tensor(deviation, dtype=scores.dtype, device=scores.device))
+    std = np.sqrt(tukey_variance(shape.detach().cpu().numpy()))
+    return quantile / _per_image(torch.as_tensor(std, dtype=scores.dtype, device=scores.device))
 
 
 def tukey_variance(shape: NDArray | float) -> NDArray:
@@ -293,8 +313,8 @@ def _autoregressive(white: Tensor, r: Tensor) -> Tensor:
     innovation = _per_image((1 - r**2).sqrt())
     process = torch.cat([white[..., :1], white[..., 1:] * innovation], dim=-1)
     lag, factor, largest = 1, _per_image(r), float(r.abs().max())
-    # what a float32 no longer holds is not carried on; the device is asked for the largest correlation only once
-    while lag < white.shape[-1] and largest**lag > FORGOTTEN:
+    # negligible correlations are left out; the largest one is copied from the device only once
+    while lag < white.shape[-1] and largest**lag > NEGLIGIBLE:
         process = torch.cat([process[..., :lag], process[..., lag:] + factor * process[..., :-lag]], dim=-1)
         lag, factor = 2 * lag, factor * factor
     return process
@@ -308,13 +328,13 @@ def _displacement(
 ) -> Tensor:
     """Displacement of the beam along x (suffix ``""``) or y (``"_y"``), px: independent rows, drift and hum."""
 
-    def drifting(shifts: Tensor, some: NoiseParameters) -> Tensor:
-        field = drift_field(shifts.shape, some.drift_rows, generator, dtype)
-        return shifts + _per_image(some.of("drift", suffix)) * field
+    def drifting(shifts: Tensor, subset: NoiseParameters) -> Tensor:
+        field = drift_field(shifts.shape, subset.drift_rows, generator, dtype)
+        return shifts + _per_image(chosen.of("drift", suffix)) * field
 
-    def humming(shifts: Tensor, some: NoiseParameters) -> Tensor:
-        field = hum_field(shifts.shape, some.hum_period, generator, dtype)
-        return shifts + _per_image(some.of("hum", suffix)) * field
+    def humming(shifts: Tensor, subset: NoiseParameters) -> Tensor:
+        field = hum_field(shifts.shape, subset.hum_period, generator, dtype)
+        return shifts + _per_image(chosen.of("hum", suffix)) * field
 
     shifts = _per_image(noise.of("jitter", suffix)) * row_field(shape, noise.jitter_length, generator, dtype)
     shifts = _changed(shifts, noise, noise.of("drift", suffix) > 0, drifting)
@@ -330,18 +350,18 @@ def _changed(
     which: Tensor,
     change: Callable[[Tensor, NoiseParameters], Tensor],
 ) -> Tensor:
-    """Images of a batch, those that are marked changed."""
+    """The images of a batch, with a change applied to those that are marked."""
     index = torch.nonzero(which)[:, 0]
     if len(index) == 0:
         return images
     if len(index) == len(images):
         return change(images, noise)
-    some = NoiseParameters(**{f.name: getattr(noise, f.name)[index] for f in fields(NoiseParameters)})
-    return images.index_copy(0, index, change(images[index], some))
+    subset = NoiseParameters(**{f.name: getattr(noise, f.name)[index] for f in fields(NoiseParameters)})
+    return images.index_copy(0, index, change(images[index], chosen))
 
 
 def _digitise(signal: Tensor, noise: NoiseParameters) -> Tensor:
-    """Round to the digital levels, then clip: no value lies beyond the detector's ends."""
+    """Round to the digital levels, then clip to the range."""
     digital = ~torch.isnan(noise.step)
     if bool(digital.any()):
         step = _per_image(torch.where(digital, noise.step, torch.ones_like(noise.step)))
@@ -357,12 +377,12 @@ def _per_image(parameter: Tensor) -> Tensor:
     return parameter[:, None, None]
 
 
-def _filter(length: Tensor, n: int, dtype: torch.dtype) -> Tensor:
+def _filter_matrix(length: Tensor, n: int, dtype: torch.dtype) -> Tensor:
     """Gaussians on knots, ``(n_images, n, n_knots)``, through which white noise at the knots becomes noise of unit
     variance at n pixels, filtered with a Gaussian of sigma ``length``.
 
-    Knots are one sigma apart, or one pixel: what is filtered changes little between them, and the covariance differs
-    by less than ``2 exp(-pi^2)``, 1e-4, from that of a filter on all pixels.
+    Knots are one sigma apart, or one pixel: filtered noise changes little between them, and the covariance differs by
+    less than ``2 exp(-pi^2)``, 1e-4, from that of a filter on all pixels.
     """
     apart = length.clamp_min(1.0).to(dtype)
     beyond = math.ceil(REACH)

@@ -15,8 +15,6 @@ from strategies import SIGMAS, crystal, displacements, modes, pixel_sizes, reali
 import stemkit
 from stemkit import BackgroundNoise, NoiseCalibrator, NoiseModel, PointwiseNoise, ScanNoise, STEMSynthesizer
 from stemkit.images import check_noise_attr
-from stemkit.noise.filter_residuals import residual_curves
-from stemkit.noise.scale import sublattice_threshold
 
 
 def recorded(model: NoiseModel, seed: int = 0, second: float = 0.0, n: int = 320) -> np.ndarray:
@@ -40,7 +38,7 @@ def model(mode: str = "haadf", *, background=None, scan=None, **pointwise) -> No
     )
 
 
-# --- what was drawn is found -------------------------------------------------------------------------------------
+# --- drawn noise is measured -------------------------------------------------------------------------------------
 
 
 @st.composite
@@ -71,7 +69,7 @@ def recordings(draw: st.DrawFn) -> tuple[NoiseModel, np.ndarray, int]:
 
 @settings(max_examples=10)
 @given(recordings())
-def test_what_was_drawn_is_found(recording):
+def test_drawn_noise_is_measured(recording):
     known, clean, seed = recording
     sign = -1.0 if known.mode == "bf" else 1.0
     fitted = NoiseCalibrator(mode=known.mode).fit(known.apply(clean, random_state=seed))
@@ -135,19 +133,18 @@ def test_displacements_along_y_are_recovered(jitter_y, seed):
     assert abs(found.jitter - 0.3) < SIGMAS * std["scan.jitter"] + 0.05
 
 
-@pytest.mark.parametrize(("readout", "gain"), [(0.05, 0.1), (0.1, 0.05)])
-def test_counted_electrons_are_recovered(readout, gain):
+@pytest.mark.parametrize(("readout", "gain", "tolerance"), [(0.05, 0.1, 0.18), (0.1, 0.05, 0.03)])
+def test_counted_electrons_are_recovered(readout, gain, tolerance):
     found = calibrated(model(readout=readout, gain=gain, kind="poisson")).pointwise
-    # so little readout beside so much gain comes out a tenth too large, give or take three in a hundred
-    assert found.readout == pytest.approx(readout, rel=0.18)
-    assert found.gain == pytest.approx(gain, rel=0.2)
-    # rarer electrons are more skewed: at four in the background it takes more pixels to tell
-    assert found.kind == "poisson" or readout > gain
+    # a quarter of an electron per pixel in the background: the readout is biased by a tenth, with an error of 3 %
+    assert found.readout == pytest.approx(readout, rel=tolerance)
+    assert found.gain == pytest.approx(gain, rel=0.1)
+    assert found.kind == "poisson"
 
 
 @settings(max_examples=2)
 @given(seeds)
-def test_haadf_and_bf_are_the_same_upside_down(seed):
+def test_bf_images_are_inverted_haadf_images(seed):
     image = recorded(model(readout=0.1, gain=0.01, scan=ScanNoise(0.05, 20.0, 0.3)), seed=seed % 1000, n=192)
     bright = NoiseCalibrator(mode="haadf").fit(image).noise_model_
     dark = NoiseCalibrator(mode="bf").fit(-image).noise_model_
@@ -166,7 +163,7 @@ def test_a_background_is_recovered_from_several_images():
     assert found.background.length == pytest.approx(20.0, rel=0.45)
 
 
-# --- what is no noise --------------------------------------------------------------------------------------------
+# --- what is not noise -------------------------------------------------------------------------------------------
 
 
 def spoiled(kind: str, noisy: np.ndarray, seed: int) -> np.ndarray:
@@ -189,7 +186,7 @@ def spoiled(kind: str, noisy: np.ndarray, seed: int) -> np.ndarray:
 @pytest.mark.parametrize(
     "kind", ["dead and hot pixels", "saturated area", "dead rows", "vacuum around an island"], ids=str
 )
-def test_the_noise_is_found_beside(kind):
+def test_noise_is_calibrated_in_spite_of_faulty_pixels_and_vacuum(kind):
     known = model(scan=ScanNoise(jitter=0.4), readout=0.1)
     image = spoiled(kind, recorded(known, seed=2, n=224), 2)
     fitted = NoiseCalibrator(mode="haadf").fit(image)
@@ -218,7 +215,7 @@ def test_other_noise_is_not_taken_for_a_background(other):
         assert calibrated(model(**other), seed=seed, n=256).background.amplitude < 0.03
 
 
-def test_what_fits_leave_of_crowded_columns_is_not_taken_for_a_background():
+def test_residuals_of_overlapping_columns_are_not_taken_for_a_background():
     # neighbours 11 px apart and 3 px wide
     clean = crystal((300, 300), 16.0, 3.0, angle=0.5, second=0.6)
     noisy = NoiseModel(pointwise=PointwiseNoise(0.2)).apply(clean, random_state=0)
@@ -258,8 +255,7 @@ def test_images_without_columns_are_flagged():
     fitted = NoiseCalibrator(mode="haadf").fit(noise)
     assert fitted.diagnostics_[0]["has_columns"] is False
     found = fitted.noise_model_
-    deviation = found.pointwise.readout * found.contrast
-    assert deviation == pytest.approx(5.0, rel=0.1)
+    assert found.pointwise.readout * found.contrast == pytest.approx(5.0, rel=0.1)
     assert NoiseCalibrator(mode="haadf").fit(recorded(model(readout=0.1))).diagnostics_[0]["has_columns"] is True
 
 
@@ -333,7 +329,7 @@ def image_of(pixel_size: float | None, n: int = 96) -> xr.DataArray:
 
 @settings(max_examples=5)
 @given(st.none() | pixel_sizes)
-def test_transform_labels_and_leaves_pixels_alone(pixel_size):
+def test_transform_adds_the_model_and_keeps_the_pixels(pixel_size):
     image = image_of(pixel_size)
     calibrator = NoiseCalibrator().fit(image)
     labelled = calibrator.transform(image)
@@ -356,7 +352,7 @@ def test_transform_takes_contrast_and_level_from_each_image():
     assert (other.pointwise, other.scan, other.background) == (fitted.pointwise, fitted.scan, fitted.background)
 
 
-def test_plain_arrays_come_back_as_they_are():
+def test_plain_arrays_are_returned_unchanged():
     image = recorded(model(readout=0.1), n=64)
     out = NoiseCalibrator(mode="haadf").fit(image).transform(image)
     assert isinstance(out, np.ndarray)
@@ -404,34 +400,11 @@ def test_estimator_conventions():
         NoiseCalibrator(mode="df").fit(np.zeros((40, 40)))
 
 
-# --- steps -------------------------------------------------------------------------------------------------------
-
-
-def test_brightest_sublattice():
-    rng = np.random.default_rng(0)
-    two = np.concatenate([rng.normal(1.0, 0.05, 60), rng.normal(0.5, 0.05, 80)])
-    assert (two >= sublattice_threshold(two)).sum() == 60
-    one = rng.normal(1.0, 0.1, 100)
-    assert (one >= sublattice_threshold(one)).all()
-
-
-def test_figure_3_corrects_for_its_own_filter():
-    noise = np.random.default_rng(0).normal(size=(256, 256)) * 0.1 + np.linspace(0, 1, 256)
-    scan, pointwise = residual_curves(noise, 2.0)
-    np.testing.assert_allclose(pointwise.y, 0.1, rtol=0.1)
-    assert pointwise.intercept == pytest.approx(0.1, rel=0.05)
-    assert abs(pointwise.slope) < 0.02
-    assert len(scan.x) == len(scan.y) == len(scan.count)
-
-
-def test_figure_3_of_a_constant_image():
-    for curve in residual_curves(np.full((32, 32), 5.0), 2.0):
-        assert len(curve.x) == 0
-        assert curve.intercept == pytest.approx(0.0, abs=1e-12)
+# --- other images ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("broken", [slice(80, 81), slice(50, 52), slice(-6, None)], ids=["dead", "two", "cut short"])
-def test_rows_that_are_no_recording_do_not_count(broken):
+def test_faulty_rows_do_not_count(broken):
     clean = crystal((224, 224))
     noisy = np.asarray(NoiseModel(1.0, 0.0, pointwise=PointwiseNoise(0.1)).apply(clean, random_state=0)) + 5.0
     whole = NoiseCalibrator(mode="haadf").fit(noisy).noise_model_

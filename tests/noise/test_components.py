@@ -16,8 +16,8 @@ CLEAN = crystal((256, 256))
 FEW = settings(max_examples=6)
 
 
-def split(model: NoiseModel, seed: int, **how) -> NoiseComponents:
-    """What the noise of a crystal is made of, its clean image known."""
+def separated(model: NoiseModel, seed: int, **how) -> NoiseComponents:
+    """Components of the noise of a crystal whose clean image is known."""
     noisy = model.apply(CLEAN, random_state=seed)
     return measure_components(noisy, CLEAN, derivative(CLEAN), derivative(CLEAN, 0), **how)
 
@@ -26,9 +26,9 @@ def split(model: NoiseModel, seed: int, **how) -> NoiseComponents:
 @given(
     st.floats(0.05, 0.3), st.floats(0.0, 0.05), st.floats(-0.2, 0.5), st.floats(0.03, 0.1), st.floats(8.0, 30.0), seeds
 )
-def test_noise_is_split_by_its_correlation_along_the_row(readout, gain, correlation, streaks, length, seed):
+def test_noise_is_separated_by_its_correlation_along_the_row(readout, gain, correlation, streaks, length, seed):
     pointwise = PointwiseNoise(readout, gain, 0.1349, correlation)
-    found = split(NoiseModel(scan=ScanNoise(streaks, length), pointwise=pointwise), seed)
+    found = separated(NoiseModel(scan=ScanNoise(streaks, length), pointwise=pointwise), seed)
     std = found.std
     # fourth differences of this crystal leave less than 1e-3 of it
     assert abs(found.readout - readout) < SIGMAS * std["readout"] + 0.02 * readout
@@ -45,9 +45,9 @@ def test_noise_is_split_by_its_correlation_along_the_row(readout, gain, correlat
 
 @FEW
 @given(st.floats(0.3, 0.8), st.floats(0.3, 0.8), seeds)
-def test_displacements_are_what_moves_with_the_slopes(along_x, along_y, seed):
+def test_residual_displacements_are_found_on_the_slopes(along_x, along_y, seed):
     model = NoiseModel(scan=ScanNoise(jitter=along_x, jitter_y=along_y), pointwise=PointwiseNoise(0.05))
-    found = split(model, seed)
+    found = separated(model, seed)
     # 256 rows, and slopes that change over a displacement of a quarter of a column
     scatter = SIGMAS / math.sqrt(2 * 256) + 0.15
     assert found.residual_jitter == pytest.approx(along_x, rel=scatter)
@@ -57,7 +57,7 @@ def test_displacements_are_what_moves_with_the_slopes(along_x, along_y, seed):
 
 @FEW
 @given(st.floats(0.05, 0.2), st.integers(1, 60), seeds)
-def test_outliers_and_pixels_that_are_no_recording_do_not_count(readout, n_outliers, seed):
+def test_outliers_and_invalid_pixels_do_not_count(readout, n_outliers, seed):
     model, rng = NoiseModel(pointwise=PointwiseNoise(readout)), np.random.default_rng(seed)
     noisy = model.apply(CLEAN, random_state=seed)
     valid = np.ones(CLEAN.shape, dtype=bool)
@@ -70,7 +70,7 @@ def test_outliers_and_pixels_that_are_no_recording_do_not_count(readout, n_outli
 
 
 @pytest.mark.parametrize("image", [np.ones((7, 40)), np.ones((40, 11)), np.ones((40, 40))])
-def test_there_may_be_nothing_to_measure(image):
+def test_images_that_are_too_small_or_constant_have_no_noise(image):
     still = np.zeros_like(image)
     found = measure_components(image, still, still, still)
     assert (found.readout, found.gain, found.streaks, found.residual_jitter, found.residual_jitter_y) == pytest.approx(
@@ -81,12 +81,29 @@ def test_there_may_be_nothing_to_measure(image):
 
 @FEW
 @given(st.floats(0.06, 0.12), st.floats(25.0, 60.0), st.floats(0.06, 0.12), st.floats(1.5, 4.0), seeds)
-def test_streaks_of_two_lengths_are_told_apart(streaks, length, short, short_length, seed):
+def test_streaks_of_two_lengths_are_distinguished(streaks, length, short, short_length, seed):
     scan = ScanNoise(streaks, length, short_amplitude=short, short_length=short_length)
-    found = split(NoiseModel(scan=scan, pointwise=PointwiseNoise(0.05)), seed)
+    found = separated(NoiseModel(scan=scan, pointwise=PointwiseNoise(0.05)), seed)
     std = found.std
     assert abs(found.streaks - streaks) < SIGMAS * std["streaks"] + 0.05 * streaks
     assert abs(found.streak_length - length) < SIGMAS * std["streak_length"] + 0.05 * length
     assert abs(found.short_streaks - short) < SIGMAS * std["short_streaks"] + 0.05 * short
     assert abs(found.short_length - short_length) < SIGMAS * std["short_length"] + 0.05 * short_length
     assert found.streak_variance == pytest.approx(streaks**2 + short**2, rel=0.1)
+
+
+@settings(max_examples=60)
+@given(st.integers(16, 64), st.floats(8.0, 40.0), st.floats(1.4, 4.5), st.floats(-6.0, -3.0), seeds)
+def test_displaced_rows_with_hardly_any_noise_have_finite_statistics(n_rows, period, sigma, exponent, seed):
+    """The regression on the slopes may explain more than all of the variance, by chance."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:n_rows, :96]
+    signal = np.exp(-((y % period - period / 2) ** 2 + (x % period - period / 2) ** 2) / (2 * sigma**2))
+    slope_y, slope = np.gradient(signal)
+    rest = rng.normal(0, 0.5, (n_rows, 1)) * slope + 10**exponent * rng.normal(size=signal.shape)
+    found = measure_components(rest, signal, slope, slope_y)
+    assert all(
+        map(math.isfinite, (found.readout, found.gain, found.streaks, found.residual_jitter, found.residual_jitter_y))
+    )
+    # within an order of magnitude of all noise
+    assert found.readout + found.streaks < 10 * rest.std()

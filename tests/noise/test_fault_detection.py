@@ -23,7 +23,7 @@ def of_pixels(values: np.ndarray) -> dict[str, str]:
     return describe_pixel_faults(values, find_pixel_faults(values))
 
 
-def test_a_scan_that_was_cut_short_says_so():
+def test_a_scan_that_was_cut_short_is_reported():
     noisy = QUIET.apply(CLEAN, random_state=0)
     noisy[-7:] = 0.0
     assert "7 row(s) are no recording, the first is row 113 (the scan was cut short)" in of_pixels(noisy)["rows"]
@@ -32,7 +32,7 @@ def test_a_scan_that_was_cut_short_says_so():
     assert "cut short" not in of_pixels(noisy)["rows"]
 
 
-def test_sentences_say_how_many_pixels_and_where():
+def test_number_and_place_of_faulty_pixels_are_reported():
     noisy = QUIET.apply(CLEAN, random_state=0)
     noisy[20, 31], noisy[50, 60], noisy[70, 80] = 900.0, 500.0, -400.0
     noisy[90:105, 40:60] = 50.0
@@ -46,8 +46,8 @@ def test_sentences_say_how_many_pixels_and_where():
 
 @settings(max_examples=15)
 @given(st.floats(5.3, 5.9), st.booleans(), seeds)
-def test_saturated_pixels_are_those_at_the_end(end, upside_down, seed):
-    sign = -1.0 if upside_down else 1.0
+def test_saturated_pixels_are_those_at_the_end(end, inverted, seed):
+    sign = -1.0 if inverted else 1.0
     clipped = sign * np.minimum(QUIET.apply(CLEAN, random_state=seed), end)
     np.testing.assert_array_equal(saturated_pixels(clipped), clipped == sign * end)
     assert f"{(clipped == sign * end).mean():.1%} of the pixels" in of_pixels(clipped)["saturation"]
@@ -92,21 +92,21 @@ def test_a_scan_without_faults_has_none(jitter, streaks, seed):
 
 @settings(max_examples=3)
 @given(st.floats(0.3, 0.8), st.floats(4.5, 9.0), seeds)
-def test_hum_is_heard(amplitude, period, seed):
+def test_hum_is_reported_with_amplitude_and_period(amplitude, period, seed):
     y = np.arange(256)
     moved = torch.as_tensor(crystal((256, 256)))[None]
     moved = displace_rows(moved, torch.as_tensor(amplitude * np.sin(2 * np.pi * y / period))[None, :, None])[0]
     found = faults(QUIET.apply(moved.numpy(), random_state=seed))
     assert set(found) == {"hum"}
-    heard = re.search(r"amplitude ([\d.]+) px, once in ([\d.]+) rows", found["hum"])
+    reported = re.search(r"amplitude ([\d.]+) px, once in ([\d.]+) rows", found["hum"])
     # lines of the spectrum are 1 / 256 apart, and a line between two of them shows 64 % of its amplitude in each
-    assert 0.5 * amplitude < float(heard[1]) < 1.2 * amplitude
-    assert abs(1 / float(heard[2]) - 1 / period) < 1 / 256
+    assert 0.5 * amplitude < float(reported[1]) < 1.2 * amplitude
+    assert abs(1 / float(reported[2]) - 1 / period) < 1 / 256
 
 
 @settings(max_examples=3)
 @given(st.sampled_from([-0.8, -0.5, 0.5, 0.8]), seeds)
-def test_a_flyback_is_seen_at_the_left_edge(shift, seed):
+def test_a_displacement_at_the_left_edge_is_reported(shift, seed):
     shape = (320, 256)
     positions = lattice_positions(shape, 16.0, angle=0.02, margin=-6.0)
     moved = positions + np.stack([0 * positions[:, 0], shift * (positions[:, 1] < 18)], axis=1)

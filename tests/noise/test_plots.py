@@ -1,15 +1,11 @@
 from __future__ import annotations
 
 import matplotlib as mpl
-import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from matplotlib.figure import Figure
-from strategies import SIGMAS, crystal, modes, seeds
+from strategies import crystal
 
 from stemkit import BackgroundNoise, NoiseCalibrator, NoiseModel, PointwiseNoise, ScanNoise
-from stemkit.noise.filter_residuals import residual_curve_model
 
 mpl.use("agg")
 
@@ -52,25 +48,3 @@ def test_one_image_of_several():
     assert titles[0] != titles[1]
     with pytest.raises(ValueError, match="not fitted"):
         NoiseCalibrator().plot()
-
-
-@settings(max_examples=8)
-@given(st.floats(0.05, 0.3), st.floats(0.0, 0.3), modes, seeds)
-def test_figure_3_alone_tells_pointwise_noise_of_a_flat_image(readout, shape, mode, seed):
-    known = NoiseModel(50.0, 7.0, mode, pointwise=PointwiseNoise(readout, shape=shape))
-    image = known.apply(np.full((192, 192), 7.0), random_state=seed)
-    found = residual_curve_model(image, mode=mode, contrast=50.0, level=7.0, sigma=2.0)
-    assert (found.contrast, found.level, found.mode) == (50.0, 7.0, mode)
-    assert found.background.amplitude == found.pointwise.correlation_x == 0
-    assert found.scan.length == 2.0
-    # a blur of 2 px takes a part of each pixel, and some of its shape
-    assert found.pointwise.readout == pytest.approx(readout, rel=0.05 + SIGMAS * np.sqrt(2 / 192**2))
-    assert found.pointwise.shape == pytest.approx(shape, abs=0.15)
-    assert found.scan.jitter >= 0
-
-
-def test_figure_3_alone_takes_a_crystal_for_noise():
-    clean = crystal((128, 128))
-    model = residual_curve_model(clean, mode="haadf", contrast=1.0, level=0.0, sigma=2.0)
-    # what calibration from fitted columns and registered rows is for
-    assert model.scan.amplitude + model.scan.jitter > 0.02

@@ -26,8 +26,8 @@ def specimen(*, sine: float = 0.0, period: float = 150.0, shear: float = 0.0, be
     return gaussians(SHAPE, positions, 2.6)
 
 
-def torn(clean: np.ndarray, jitter: float, noise: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A recording, and how its rows were displaced about their mean."""
+def jittered(clean: np.ndarray, jitter: float, noise: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A recorded image, and the displacements of its rows about their mean, px."""
     model = NoiseModel(scan=ScanNoise(jitter=jitter), pointwise=PointwiseNoise(noise))
     rows = displacements(model, SHAPE, seed)[:, SHAPE[1] // 2]
     return model.apply(clean, random_state=seed), rows - rows.mean()
@@ -39,9 +39,9 @@ def labelled(values: np.ndarray, pixel_size: float = 0.01, **attrs: object) -> x
 
 @FEW
 @given(st.floats(0.3, 1.0), st.floats(0.01, 0.06), seeds)
-def test_rows_are_put_back(jitter, noise, seed):
+def test_rows_are_aligned(jitter, noise, seed):
     clean = specimen()
-    image, rows = torn(clean, jitter, noise, seed)
+    image, rows = jittered(clean, jitter, noise, seed)
     aligner = RowAligner(mode="haadf")
     straight = aligner.fit_transform(image)
     (shifts,) = aligner.shifts_
@@ -55,23 +55,23 @@ def test_rows_are_put_back(jitter, noise, seed):
 @pytest.mark.parametrize("jitter", [0.0, 0.3, 0.8])
 @pytest.mark.parametrize("strain", [{"sine": 0.5}, {"shear": 0.04}, {"bend": 2.0}], ids=["sine", "shear", "bend"])
 def test_a_strained_lattice_stays_strained(strain, jitter):
-    # what the rows have taken of the lattice's own displacement, by regression on it
+    # fraction of the lattice's displacement that is removed, by regression on it
     (shape,) = ({"sine": np.sin, "shear": np.copy, "bend": lambda y: y**2}[k] for k in strain)
     own = shape((2 * np.pi / 150 if "sine" in strain else 2 / SHAPE[0]) * (Y - SHAPE[0] / 2))
     own = (own - own.mean()) * {"sine": 0.5, "shear": 0.04 * SHAPE[0] / 2, "bend": 2.0}[next(iter(strain))]
-    taken = []
+    removed = []
     for seed in range(3):
-        image, rows = torn(specimen(**strain), jitter, 0.02, seed)
+        image, rows = jittered(specimen(**strain), jitter, 0.02, seed)
         error = RowAligner(mode="haadf").fit(image).shifts_[0] - rows
-        taken.append((error * own).mean() / (own**2).mean())
-    # one image may be off by as much again
-    assert abs(np.mean(taken)) < 0.2
+        removed.append((error * own).mean() / (own**2).mean())
+    # of one image up to twice as much
+    assert abs(np.mean(removed)) < 0.2
 
 
 @FEW
 @given(st.floats(0.01, 0.15), seeds)
-def test_rows_that_stand_still_stay_there(noise, seed):
-    image, _ = torn(specimen(), 0.0, noise, seed)
+def test_rows_without_displacement_stay_in_place(noise, seed):
+    image, _ = jittered(specimen(), 0.0, noise, seed)
     aligner = RowAligner(mode="haadf")
     straight = aligner.fit_transform(image)
     assert np.abs(aligner.shifts_[0]).max() < 0.5 * noise
@@ -80,8 +80,8 @@ def test_rows_that_stand_still_stay_there(noise, seed):
 
 @FEW
 @given(pixel_sizes, st.sampled_from(["f4", "f8", "u2"]), seeds)
-def test_labels_stay_and_noise_goes(pixel_size, dtype, seed):
-    image, _ = torn(specimen(), 0.5, 0.05, seed)
+def test_labels_are_kept_and_the_noise_model_is_removed(pixel_size, dtype, seed):
+    image, _ = jittered(specimen(), 0.5, 0.05, seed)
     recorded = labelled((100 * image + 1000).astype(dtype), pixel_size, sample="STO")
     with_noise = recorded.assign_attrs(noise=json.dumps(NoiseModel().to_dict()))
     straight = RowAligner().fit_transform(with_noise)
@@ -91,8 +91,8 @@ def test_labels_stay_and_noise_goes(pixel_size, dtype, seed):
     assert "noise" in with_noise.attrs
 
 
-def test_dark_columns_are_bright_ones_upside_down():
-    image, _ = torn(specimen(), 0.5, 0.05, 0)
+def test_dark_columns_are_inverted_bright_ones():
+    image, _ = jittered(specimen(), 0.5, 0.05, 0)
     bright = RowAligner(mode="haadf").fit(image)
     dark = RowAligner(mode="bf").fit(3 - image)
     np.testing.assert_allclose(dark.shifts_[0], bright.shifts_[0], atol=1e-6)
@@ -101,8 +101,8 @@ def test_dark_columns_are_bright_ones_upside_down():
 
 @settings(max_examples=2)
 @given(st.floats(1e-3, 1e3), st.floats(-1e3, 1e3))
-def test_units_do_not_matter(scale, offset):
-    image, _ = torn(specimen(), 0.5, 0.05, 0)
+def test_shifts_do_not_depend_on_the_units(scale, offset):
+    image, _ = jittered(specimen(), 0.5, 0.05, 0)
     straight = RowAligner(mode="haadf").fit_transform(image)
     other = RowAligner(mode="haadf").fit_transform(scale * image + offset)
     # fits end within a tenth of their errors
@@ -110,7 +110,7 @@ def test_units_do_not_matter(scale, offset):
 
 
 def test_stacks_and_lists_are_measured_one_by_one():
-    images = [torn(specimen(), jitter, 0.05, seed)[0] for seed, jitter in enumerate([0.3, 0.8])]
+    images = [jittered(specimen(), jitter, 0.05, seed)[0] for seed, jitter in enumerate([0.3, 0.8])]
     alone = [RowAligner(mode="haadf").fit_transform(image) for image in images]
     aligner = RowAligner(mode="haadf").fit(np.stack(images))
     assert aligner.n_images_ == len(aligner.shifts_) == 2
@@ -124,14 +124,14 @@ def test_stacks_and_lists_are_measured_one_by_one():
     np.testing.assert_array_equal(RowAligner(mode="haadf").fit(images[0]).transform(images[1]), alone[1])
 
 
-def test_what_is_left_is_found_by_the_calibrator():
-    image, rows = torn(specimen(), 0.8, 0.05, 2)
+def test_residual_jitter_is_small_in_a_calibration():
+    image, rows = jittered(specimen(), 0.8, 0.05, 2)
     straight = RowAligner(mode="haadf").fit_transform(image)
     left = NoiseCalibrator(mode="haadf").fit(straight).noise_model_.scan
     assert left.jitter < 0.25 * rows.std()
 
 
-def test_without_columns_rows_stay_where_they_are():
+def test_rows_without_columns_are_not_shifted():
     noise = np.random.default_rng(0).normal(size=(96, 96))
     aligner = RowAligner(mode="haadf")
     with pytest.warns(UserWarning, match="no lattice of columns was found in the image: its rows are left"):
@@ -153,8 +153,8 @@ def test_denoised_images_are_refused():
         aligner.transform(denoised)
 
 
-def test_dead_rows_do_not_move_the_others():
-    image, rows = torn(specimen(), 0.5, 0.03, 3)
+def test_dead_rows_do_not_affect_the_others():
+    image, rows = jittered(specimen(), 0.5, 0.03, 3)
     image[100:102] = -5.0
     shifts = RowAligner(mode="haadf").fit(image).shifts_[0]
     good = np.r_[0:97, 105:224]

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,90 +20,6 @@ from stemkit.noise.spectrum_fit import fit_displacement_spectra
 N_ROWS = 320
 FEW = settings(max_examples=5)
 axes = st.sampled_from([("x", 1, ""), ("y", 0, "_y")])
-
-
-# --- what is drawn -----------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=12)
-@given(
-    axes, st.floats(0.1, 1.0), st.floats(0.1, 1.0), st.floats(1.0, 6.0), st.floats(0.1, 1.0), st.floats(1.5, 9.0), seeds
-)
-def test_drawn_displacements_have_the_stated_autocovariance(axis, jitter, drift, rows, hum, period, seed):
-    name, index, suffix = axis
-    scan = ScanNoise(
-        **{f"jitter{suffix}": jitter, f"drift{suffix}": drift, f"hum{suffix}": hum}, drift_rows=rows, hum_period=period
-    )
-    shape = (2000, 12)
-    found = displacements(NoiseModel(scan=scan), shape, seed, index)[20:-20, 6]
-    rms = scan.displacement if name == "x" else scan.displacement_y
-    n = len(found)
-    # variance of an estimated covariance (Bartlett 1946), and that of a sine over a broken number of periods
-    broken = hum**2 / 2 * period / (2 * math.pi * n) * 4
-    scatter = math.sqrt(
-        2 * (jitter**4 + drift**4 * math.sqrt(2 * math.pi) * max(rows, 1.0) + jitter**2 * rms**2 * 4) / n
-    )
-    for lag in (0, 1, 2, 5, 9):
-        together = float((found[lag:] * found[: n - lag]).mean())
-        assert abs(together - scan.autocovariance(lag, name)) < SIGMAS * scatter + broken
-    assert scan.autocovariance(0, name) == pytest.approx(rms**2)
-    # nothing of it is on the other axis, where the drawing displaces by less than rounding
-    other = displacements(NoiseModel(scan=scan), (40, 12), seed, 1 - index)
-    assert np.abs(other).max() < 1e-9
-
-
-@settings(max_examples=8)
-@given(st.floats(0.1, 1.0), st.floats(1.3, 12.0), st.floats(0.0, 0.3), seeds)
-def test_drawn_hum_has_the_stated_period(hum, period, jitter, seed):
-    scan = ScanNoise(hum=hum, hum_period=period, jitter=jitter * hum)
-    shape = (600, 16)
-    found = displacements(NoiseModel(scan=scan), shape, seed)[:, 4:-4]
-    y, x = np.indices(shape)
-    angle = 2 * np.pi * (y + x / shape[1])[:, 4:-4] / period
-    amplitude = 2 * abs((found * np.exp(1j * angle)).mean())
-    assert amplitude == pytest.approx(hum, rel=SIGMAS * (jitter * math.sqrt(2 / 600)) + 0.03)
-
-
-def test_two_kinds_of_streaks_add():
-    scan = ScanNoise(0.1, math.inf, short_amplitude=0.2, short_length=2.0)
-    field = NoiseModel(scan=scan).apply(np.zeros((3000, 24)), random_state=0)
-    for lag in (0, 2, 5):
-        expected = 0.01 + 0.04 * math.exp(-(lag**2) / 16)
-        found = float((field[:, : 24 - lag] * field[:, lag:]).mean())
-        assert found == pytest.approx(expected, abs=SIGMAS * 0.05 * math.sqrt(2 / 3000))
-
-
-def test_old_descriptions_are_still_read():
-    old = {"scan": {"amplitude": 0.1, "length": "inf", "jitter": 0.2, "jitter_length": 7.0, "jitter_y": 0.3}}
-    model = NoiseModel.from_dict(json.loads(json.dumps(old)))
-    assert model.scan == ScanNoise(0.1, math.inf, 0.2, 7.0, 0.3)
-    assert model.scan.displacement == pytest.approx(0.2)
-    new = ScanNoise(0.1, 9.0, 0.2, 7.0, 0.3, 0.4, 0.5, 6.0, 0.7, 0.8, 9.0, 0.05, 2.0)
-    assert NoiseModel.from_dict(json.loads(json.dumps(NoiseModel(scan=new).to_dict()))).scan == new
-    assert set(asdict(new).values()) == set(NoiseModel(scan=new).to_dict()["scan"].values())
-
-
-@pytest.mark.parametrize(
-    ("what", "match"),
-    [
-        ({"drift": -0.1}, "drift of ScanNoise must be at least 0"),
-        ({"drift_y": math.inf}, "drift_y of ScanNoise must be at least 0"),
-        ({"drift_rows": 0.0}, "drift_rows of ScanNoise must be positive"),
-        ({"hum": math.nan}, "hum of ScanNoise must be at least 0"),
-        ({"hum_y": -1.0}, "hum_y of ScanNoise must be at least 0"),
-        ({"hum_period": math.inf}, "hum_period of ScanNoise must be positive and finite"),
-        ({"short_amplitude": -1.0}, "short_amplitude of ScanNoise must be at least 0"),
-        ({"short_length": -1.0}, "short_length of ScanNoise must be at least 0"),
-    ],
-)
-def test_impossible_numbers_are_refused(what, match):
-    with pytest.raises(ValueError, match=match):
-        ScanNoise(**what)
-
-
-def test_the_axis_of_an_autocovariance_is_x_or_y():
-    with pytest.raises(ValueError, match="axis must be 'x' or 'y', but is 'z'"):
-        ScanNoise().autocovariance([0, 1], "z")
 
 
 # --- spectra -----------------------------------------------------------------------------------------------------
@@ -128,7 +43,7 @@ def drawn(
 
 @settings(max_examples=15)
 @given(st.floats(0.3, 0.6), st.floats(0.4, 1.0), st.floats(2.0, 6.0), st.floats(0.5, 1.0), st.floats(0.1, 0.45), seeds)
-def test_jitter_drift_and_hum_are_divided(jitter, drift, rows, hum, frequency, seed):
+def test_jitter_drift_and_hum_are_separated(jitter, drift, rows, hum, frequency, seed):
     rng = np.random.default_rng(seed)
     found = fit_displacement_spectra(
         [spectrum_of(drawn(rng, jitter, drift, rows, hum, frequency), 0.2, rng) for _ in range(2)]
@@ -155,7 +70,7 @@ def test_independent_rows_have_neither_drift_nor_hum(jitter, seed):
     assert 0 < parts.std["hum"] < 0.3 * max(jitter, 0.1)
 
 
-def test_no_line_is_taken_from_the_lattice():
+def test_no_hum_is_found_at_frequencies_of_the_lattice():
     rng = np.random.default_rng(0)
     spectrum = spectrum_of(drawn(rng, 0.3, 0.0, 1.0, 0.5, 0.0625), 0.1, rng)
     assert fit_displacement_spectra([spectrum])[0].hum > 0.3
@@ -184,13 +99,13 @@ def test_expected_drift_and_jitter_are_those_of_a_gaussian_process(jitter, drift
     root = rng.normal(size=(n, n))
     information = root @ root.T / n + np.eye(n)
     values, vectors = np.linalg.eigh(information)
-    told = rng.normal(size=n)
+    score = rng.normal(size=n)
     parts = DisplacementParts(jitter, drift, rows, std={"drift^2": 0.0, "jitter^2": 0.0})
     posterior = RowPosterior.of(values, vectors, parts)
-    expected, found = posterior.drift(vectors.T @ told, parts)
+    expected, found = posterior.drift(vectors.T @ score, parts)
     slow = drift**2 * drift_factor(n, rows) @ drift_factor(n, rows).T
     whole = slow + jitter**2 * np.eye(n)
-    direct = slow @ np.linalg.solve(np.eye(n) + information @ whole, told)
+    direct = slow @ np.linalg.solve(np.eye(n) + information @ whole, score)
     np.testing.assert_allclose(expected, direct - direct.mean(), atol=1e-8)
     left = np.linalg.inv(np.linalg.inv(whole) + information)
     np.testing.assert_allclose(vectors @ posterior.covariance_times(vectors.T @ np.eye(n)), left, atol=1e-8)
@@ -267,11 +182,11 @@ def test_lengths_are_means_over_the_images_that_have_them():
     assert calibrator.noise_model_std_["scan.hum"] > 0.1
 
 
-def test_rows_that_move_together_are_straightened_better():
+def test_rows_with_drift_are_aligned():
     scan = ScanNoise(jitter=0.15, drift=0.6, drift_rows=2.5)
     model = NoiseModel(scan=scan, pointwise=PointwiseNoise(0.15))
-    torn = model.apply(CLEAN, random_state=3)
-    shifts = RowAligner(mode="haadf").fit(torn).shifts_[0]
+    noisy = model.apply(CLEAN, random_state=3)
+    shifts = RowAligner(mode="haadf").fit(noisy).shifts_[0]
     true = displacements(model, SHAPE, 3)[:, 128]
     left, before = (shifts - true)[4:-4].std(), true[4:-4].std()
     assert left < 0.45 * before

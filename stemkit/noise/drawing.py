@@ -110,7 +110,7 @@ def add_noise(signal: Tensor, noise: NoiseParameters, generator: torch.Generator
 
     def with_background(images: Tensor, subset: NoiseParameters) -> Tensor:
         field = smooth_field(images.shape, subset.background_length, generator, images.dtype)
-        return images + _per_image(chosen.background) * field
+        return images + _per_image(subset.background) * field
 
     def displaced(images: Tensor, subset: NoiseParameters) -> Tensor:
         shifts = _displacement(images.shape, subset, "", generator, images.dtype)
@@ -128,11 +128,11 @@ def add_noise(signal: Tensor, noise: NoiseParameters, generator: torch.Generator
 
     def with_streaks(images: Tensor, subset: NoiseParameters) -> Tensor:
         field = row_field(images.shape, subset.streak_length, generator, images.dtype)
-        return images + _per_image(chosen.streaks) * field
+        return images + _per_image(subset.streaks) * field
 
     def with_short_streaks(images: Tensor, subset: NoiseParameters) -> Tensor:
         field = row_field(images.shape, subset.short_streak_length, generator, images.dtype)
-        return images + _per_image(chosen.short_streaks) * field
+        return images + _per_image(subset.short_streaks) * field
 
     images = _changed(signal, noise, noise.background > 0, with_background)
     images = _changed(images, noise, noise.moves("") | noise.moves("_y"), displaced)
@@ -248,7 +248,7 @@ def standard_noise(shape: torch.Size, noise: NoiseParameters, generator: torch.G
     scores = torch.randn(shape, generator=generator, device=generator.device, dtype=dtype)
 
     def correlated(scores: Tensor, subset: NoiseParameters) -> Tensor:
-        r = score_correlation(chosen.shape.cpu().numpy(), subset.correlation_x.cpu().numpy())
+        r = score_correlation(subset.shape.cpu().numpy(), subset.correlation_x.cpu().numpy())
         return _autoregressive(scores, torch.as_tensor(r, dtype=dtype, device=scores.device))
 
     scores = _changed(scores, noise, noise.correlation_x != 0, correlated)
@@ -330,11 +330,11 @@ def _displacement(
 
     def drifting(shifts: Tensor, subset: NoiseParameters) -> Tensor:
         field = drift_field(shifts.shape, subset.drift_rows, generator, dtype)
-        return shifts + _per_image(chosen.of("drift", suffix)) * field
+        return shifts + _per_image(subset.of("drift", suffix)) * field
 
     def humming(shifts: Tensor, subset: NoiseParameters) -> Tensor:
         field = hum_field(shifts.shape, subset.hum_period, generator, dtype)
-        return shifts + _per_image(chosen.of("hum", suffix)) * field
+        return shifts + _per_image(subset.of("hum", suffix)) * field
 
     shifts = _per_image(noise.of("jitter", suffix)) * row_field(shape, noise.jitter_length, generator, dtype)
     shifts = _changed(shifts, noise, noise.of("drift", suffix) > 0, drifting)
@@ -357,7 +357,7 @@ def _changed(
     if len(index) == len(images):
         return change(images, noise)
     subset = NoiseParameters(**{f.name: getattr(noise, f.name)[index] for f in fields(NoiseParameters)})
-    return images.index_copy(0, index, change(images[index], chosen))
+    return images.index_copy(0, index, change(images[index], subset))
 
 
 def _digitise(signal: Tensor, noise: NoiseParameters) -> Tensor:

@@ -1,14 +1,15 @@
 """Accuracy of the noise calibration: ``python benchmarks/calibration.py [--images 200] [--size 512] [--csv FILE]``.
 
-Half of the images are drawn by the package, half by plain NumPy that shares no code with it. Half vary one parameter
-at a time, half all at once; a few more per amplitude have it at zero: 3 x the RMS of what is said there is its
-detection limit. More images (``--parts``) have displacements along x and y with drift and hum, and streaks of two
-lengths; for these numbers the detection limit is that of all other images, which have none of them. An estimate is
-compared with what was realised in its image (deviations of the fields over the image, a weighted line through the
-squared pointwise noise, its lag-1 correlation); lengths, periods, amplitudes of hum and shape with the true ones.
-Counted are images whose realised amplitude is at least twice the limit; for shape and correlation those where the
-pointwise noise has more variance than streaks and displacement together. Errors are in % of the realised value, those
-of shape and correlation absolute. ``!`` marks a missed target.
+Half of the images are drawn by the package, half by plain NumPy that shares no code with it. Half of them vary one
+parameter at a time, half all at once. A few more images per amplitude have it at zero: its detection limit is 3 x the
+RMS of the estimates there. More images (``--parts``) have displacements along x and y with drift and hum, and streaks
+of two lengths; the detection limit of these parameters is that of all other images, which have none of them.
+
+An estimate is compared with the value realised in its image (standard deviations of the fields over the image, a
+weighted line through the squared pointwise noise, its lag-1 correlation); lengths, periods, amplitudes of hum and shape
+are compared with the true ones. Only images whose realised amplitude is at least twice the limit are counted; for shape
+and correlation, those where the pointwise noise has more variance than streaks and displacements together. Errors are
+in % of the realised value, those of shape and correlation absolute. ``!`` marks a missed target.
 """
 
 from __future__ import annotations
@@ -37,15 +38,11 @@ from tqdm import tqdm
 import stemkit
 from stemkit import BackgroundNoise, NoiseCalibrator, NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.noise import drawing
+from stemkit.noise.filter_residuals import residual_curve_model
 from stemkit.synthesis.arrangements import Cell, lattice, nearest_distance
 from stemkit.synthesis.rendering import render
 
-try:
-    from stemkit.noise.filter_residuals import residual_curve_model
-except ImportError:
-    residual_curve_model = None
-
-#: Where the model holds each parameter, which is also the key of its stated error.
+#: Key of each parameter in the noise model and in the dictionary of its standard deviations.
 KEYS = {
     "readout": "pointwise.readout",
     "gain": "pointwise.gain",
@@ -68,7 +65,7 @@ KEYS = {
     "short_streaks_length": "scan.short_length",
 }
 AMPLITUDES = ("readout", "gain", "streaks", "jitter", "background")
-#: Those that only the images of the sweep "parts" have.
+#: Amplitudes that only the images of the sweep "parts" have.
 PART_AMPLITUDES = ("jitter_y", "drift", "drift_y", "hum", "hum_y", "short_streaks")
 LENGTHS = {f"{name}_length": name for name in ("streaks", "jitter", "background")}
 #: Lengths and periods that are reported in one line, and the amplitudes that they belong to.
@@ -77,8 +74,10 @@ PART_LENGTHS = {
     "hum_period": ("hum", "hum_y"),
     "short_streaks_length": ("short_streaks",),
 }
-SHORT = 20.0  # px: lengths are reported up to here, and beyond
-AS_GOOD_AS_ROW = 150.0  # px: a length beyond this is said of a whole row
+#: Lengths up to this and longer ones are reported separately, px (chosen).
+SHORT = 20.0
+#: Estimated lengths beyond this count as whole rows, px (chosen).
+WHOLE_ROW = 150.0
 TARGETS = {"amplitude": 5.0, "bias": 3.0, "length": 15.0, "absolute": 0.03, "pull": (0.8, 1.25)}
 
 CRYSTALS = tuple(plain.CRYSTALS)
@@ -99,7 +98,7 @@ LEVELS = {
 
 @dataclass(frozen=True)
 class Case:
-    """One image to be made: everything but its random numbers, which follow from the seed."""
+    """One image to be drawn; its random numbers follow from the seed."""
 
     sweep: str
     number: int
@@ -112,7 +111,7 @@ class Case:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=200, help="images beside those for the detection limits")
+    parser.add_argument("--images", type=int, default=200, help="images in addition to those for the detection limits")
     parser.add_argument("--zeros", type=int, default=12, help="images per amplitude for its detection limit")
     parser.add_argument("--parts", type=int, default=60, help="images with drift, hum and short streaks")
     parser.add_argument("--size", type=int, default=512)
@@ -122,7 +121,7 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, help="the table of every image and parameter")
     arguments = parser.parse_args()
 
-    composition_is_the_packages()
+    check_composition()
     cases = list(design(arguments.images, arguments.zeros, arguments.parts, arguments.seed, arguments.only))
     versions = {m.__name__: m.__version__ for m in (stemkit, np, scipy, torch, sklearn)}
     print(platform.processor() or platform.machine(), *(f"{k} {v}" for k, v in versions.items()), sep=", ")
@@ -136,7 +135,7 @@ def main() -> None:
     report(table)
 
 
-# --- which images ------------------------------------------------------------------------------------------------
+# --- design ------------------------------------------------------------------------------------------------------
 
 
 def design(n_images: int, n_zeros: int, n_parts: int, seed: int, only: str | None) -> Iterator[Case]:
@@ -165,7 +164,7 @@ def level_case(name: str, number: int, seed: int) -> Case:
     crystal = CRYSTALS[(4 * number + place) % len(CRYSTALS)]
     mode = "bf" if rng.random() < 1 / 3 else "haadf"
     if name == "dose":
-        background = 0.2 if mode == "haadf" else 1.4  # electrons there, in parts of the contrast
+        background = 0.2 if mode == "haadf" else 1.4  # electrons per pixel, as a fraction of the contrast
         kind = "poisson" if rng.random() < 0.5 else "tukey"
         noise = replace(Noise(), gain=1 / level, readout=float(np.sqrt(background / level)), kind=kind)
     else:
@@ -249,7 +248,7 @@ def zero_case(amplitude: str, number: int, seed: int) -> Case:
 def in_mode(noise: Noise, mode: str, *, keep_gain: bool) -> Noise:
     """Readout and gain whose variance stays positive from the background's valleys to the columns' peaks.
 
-    Dark columns have fewer counts: their gain is negative. With ``keep_gain`` the readout gives way, else the gain.
+    Dark columns have fewer counts: their gain is negative. With ``keep_gain`` the readout is adapted, else the gain.
     """
     if mode == "haadf":
         lowest = 2.5 * noise.background
@@ -270,7 +269,7 @@ def case_seed(name: str, number: int, seed: int) -> tuple[tuple[int, ...], np.ra
 
 
 def measured(case: Case, size: int) -> pd.DataFrame:
-    """One row per parameter: true, realised, estimated, with its stated error, and by figure 3 alone."""
+    """One row per parameter: true, realised and estimated value, its stated error, and the estimate by figure 3."""
     torch.set_num_threads(1)
     start = time.perf_counter()
     rng = np.random.default_rng((*case.seed, 1))
@@ -283,7 +282,7 @@ def measured(case: Case, size: int) -> pd.DataFrame:
     drawn = time.perf_counter()
     model, stated, failure = calibrated(xr.DataArray(values, dims=("y", "x"), attrs={"mode": case.mode}))
     done = time.perf_counter()
-    figure3 = by_figure3(values, mode=case.mode, contrast=contrast, level=level, sigma=sigma)
+    figure3 = residual_curve_model(values, mode=case.mode, contrast=contrast, level=level, sigma=sigma)
     row_correlated = (
         fields.streaks.var() + fields.short_streaks.var() + ((fields.seen - signal - fields.background) ** 2).mean()
     )
@@ -318,16 +317,12 @@ def measured(case: Case, size: int) -> pd.DataFrame:
 
 
 def calibrated(image: xr.DataArray) -> tuple[NoiseModel | None, dict[str, float], str]:
-    """An image that the calibrator cannot do is a result too: one bad image must not lose all the others."""
+    """Model, standard deviations and an error message: one image that fails must not end the run."""
     try:
         calibrator = NoiseCalibrator().fit(image)
     except Exception as error:
         return None, {}, f"{type(error).__name__}: {error}"
     return calibrator.noise_model_, calibrator.noise_model_std_, ""
-
-
-def by_figure3(values: NDArray, **known: float | str) -> NoiseModel | None:
-    return None if residual_curve_model is None else residual_curve_model(values, **known)
 
 
 def value_in(model: NoiseModel | None, key: str) -> float:
@@ -382,7 +377,7 @@ def package_crystal(
 
 
 def composed(signal: torch.Tensor, noise: Noise, generator: torch.Generator) -> tuple[torch.Tensor, Fields]:
-    """What ``add_noise`` does, step by step, so that every field is known."""
+    """The steps of ``add_noise``, with every field returned."""
     p = package_noise(noise).parameters()
     background = streaks = short = torch.zeros_like(signal)
     seen = signal
@@ -392,12 +387,14 @@ def composed(signal: torch.Tensor, noise: Noise, generator: torch.Generator) -> 
     parts = composed_displacement(signal.shape, noise, p, "", generator)
     shift = sum(parts.values(), torch.zeros_like(signal))
     parts |= (
-        composed_displacement(signal.shape, noise, p, "_y", generator) if moves(noise, "") or moves(noise, "_y") else {}
+        composed_displacement(signal.shape, noise, p, "_y", generator)
+        if is_displaced(noise, "") or is_displaced(noise, "_y")
+        else {}
     )
-    if moves(noise, "_y"):
+    if is_displaced(noise, "_y"):
         shift_y = sum((v for k, v in parts.items() if k.endswith("_y")), torch.zeros_like(signal))
         seen = drawing.displace_rows(seen, shift_y, axis=-2)
-    if moves(noise, "") or moves(noise, "_y"):
+    if is_displaced(noise, "") or is_displaced(noise, "_y"):
         seen = drawing.displace_rows(seen, shift)
     variance = drawing.pointwise_variance(seen, p.readout, p.gain)
     if noise.kind == "poisson":
@@ -416,15 +413,15 @@ def composed(signal: torch.Tensor, noise: Noise, generator: torch.Generator) -> 
     return recorded + streaks + short, Fields(*fields, named)
 
 
-def moves(noise: Noise, end: str) -> bool:
+def is_displaced(noise: Noise, end: str) -> bool:
     return any(getattr(noise, name + end) > 0 for name in ("jitter", "drift", "hum"))
 
 
 def composed_displacement(
     shape: torch.Size, noise: Noise, p: drawing.NoiseParameters, end: str, generator: torch.Generator
 ) -> dict[str, torch.Tensor]:
-    """Parts of the displacement along x, drawn where anything moves, and along y, where it moves along y."""
-    if not (moves(noise, end) or (end == "" and moves(noise, "_y"))):
+    """Parts of the displacement along x, drawn where there is any, and along y, drawn where there is one along y."""
+    if not (is_displaced(noise, end) or (end == "" and is_displaced(noise, "_y"))):
         return {}
     jitter, drift, hum = (getattr(noise, name + end) for name in ("jitter", "drift", "hum"))
     dtype = torch.float64
@@ -458,8 +455,8 @@ def package_noise(noise: Noise) -> NoiseModel:
     )
 
 
-def composition_is_the_packages() -> None:
-    """The fields belong to the package's own noise only while the steps here are those of ``add_noise``."""
+def check_composition() -> None:
+    """Check that the steps of :func:`composed` are those of ``add_noise``."""
     signal = torch.as_tensor(plain.random_crystal("square", (96, 128), np.random.default_rng(0))[0])[None]
     slow = Noise(drift=0.3, hum=0.2, short_streaks=0.05)
     for noise in (
@@ -473,7 +470,9 @@ def composition_is_the_packages() -> None:
         noisy, _ = composed(signal, noise, generators[0])
         whole = drawing.add_noise(signal, package_noise(noise).parameters(), generators[1])
         if not torch.allclose(noisy, whole, rtol=0, atol=1e-10):
-            raise AssertionError("the noise composed here is no longer that of stemkit.noise.drawing.add_noise")
+            raise AssertionError(
+                "the steps of composed() are no longer those of stemkit.noise.drawing.add_noise: adapt them"
+            )
 
 
 # --- the tables --------------------------------------------------------------------------------------------------
@@ -507,17 +506,14 @@ def report(table: pd.DataFrame) -> None:
     for part in ("half", "crystal", "mode", "kind"):
         print(f"\nBy {part}: median |error|, bias (images)")
         print(short_table(counted, part))
-    if residual_curve_model is None:
-        print("\nFigure 3 alone: no residual_curve_model in this version")
-        return
-    # over the same images as above, so that the two compare
+    # over the same images as above, for comparison
     print("\nFigure 3 alone, given the true contrast, level and column width")
     print(accuracy_table(with_errors(table, limits, "figure3"), detection_limits(table, "figure3"), pulls=False))
     print(whole_rows(table, limits, "figure3"))
 
 
 def detection_limits(table: pd.DataFrame, column: str) -> dict[str, float]:
-    """3 x the RMS of what is said where there is nothing; NaN where no such image was made."""
+    """3 x the RMS of the estimates in images without the parameter; NaN without such images."""
     limits = {}
     for amplitude in AMPLITUDES:
         zero = table.loc[(table["sweep"] == f"zero {amplitude}") & (table["parameter"] == amplitude), column].dropna()
@@ -529,9 +525,9 @@ def detection_limits(table: pd.DataFrame, column: str) -> dict[str, float]:
 
 
 def with_errors(table: pd.DataFrame, limits: dict[str, float], column: str) -> pd.DataFrame:
-    """The rows that count, with ``row`` (a line of the tables), ``error`` and ``stated_error`` in the line's unit.
+    """The counted rows, with ``row`` (a line of the tables), ``error`` and ``stated_error`` in the line's unit.
 
-    Images made for the detection limits do not count: their other parameters are all at the base.
+    Images for the detection limits are not counted: their other parameters are all at the base.
     """
     rows = table[~table["sweep"].str.startswith("zero")].copy()
     realised = rows["realised"].where(np.isfinite(rows["realised"]))
@@ -602,15 +598,15 @@ def accuracy_line(row: str, found: pd.DataFrame, limit: float | None, *, pulls: 
 
 
 def whole_rows(table: pd.DataFrame, limits: dict[str, float], column: str) -> str:
-    """How often a field that is constant along rows is said to be, and how often one that is not."""
+    """How often fields that are constant along rows, and others, are reported to be constant."""
     rows = table[~table["sweep"].str.startswith("zero")]
     rows = rows[strong_enough(rows, limits)]
     lines = []
     for name in ("streaks_length", "jitter_length"):
         these = rows[(rows["parameter"] == name) & rows[column].notna()]
-        whole, said = np.isinf(these["realised"]), these[column] > AS_GOOD_AS_ROW
+        whole, said = np.isinf(these["realised"]), these[column] > WHOLE_ROW
         lines.append(
-            f"{name}: inf or > {AS_GOOD_AS_ROW:.0f} px said in {(said & whole).sum()} of {whole.sum()} where whole "
+            f"{name}: inf or > {WHOLE_ROW:.0f} px reported in {(said & whole).sum()} of {whole.sum()} where whole "
             f"rows, in {(said & ~whole).sum()} of {(~whole).sum()} where not"
         )
     return "\n".join(lines)

@@ -1,6 +1,6 @@
 """Time and memory of the noise calibration: ``python benchmarks/calibration_speed.py [--sizes 512 1024 2048]``.
 
-Each size runs in a process of its own, so that its peak memory is its own; the memory of the imports is taken off.
+Each size runs in a process of its own, for its own peak memory; the memory of the imports is subtracted.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+#: Number of fits whose median time is printed (chosen).
 REPEATS = 5
 
 
@@ -22,7 +23,7 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        return one(int(arguments.one[0]), float(arguments.one[1]))
+        return measure(int(arguments.one[0]), float(arguments.one[1]))
     import torch
 
     print(f"{platform.machine()}, {torch.get_num_threads()} threads; median of {REPEATS}")
@@ -33,8 +34,8 @@ def main() -> None:
     return None
 
 
-def one(size: int, spacing: float) -> None:
-    """Print the line of one size."""
+def measure(size: int, spacing: float) -> None:
+    """Print the line of one size (px) and spacing (px)."""
     import numpy as np
     from plain_scenes import Noise, add_noise, crystal
 
@@ -44,9 +45,9 @@ def one(size: int, spacing: float) -> None:
     signal, _ = crystal("square", (size, size), spacing, 0.19 * spacing, rng)
     image = 100 + 1000 * add_noise(signal, Noise(), rng)[0]
     del signal
-    # what a first fit loads and compiles is no part of the image
+    # the first fit loads and compiles functions
     NoiseCalibrator(mode="haadf").fit(image[:128, :128])
-    before = _peak(anew=True)
+    before = _peak(reset=True)
     NoiseCalibrator(mode="haadf").fit(image)
     memory = _peak() - before
     seconds = []
@@ -57,9 +58,9 @@ def one(size: int, spacing: float) -> None:
     print(f"{size:6d} {spacing:8.0f} {sorted(seconds)[REPEATS // 2]:7.2f} s {memory / 2**20:10.0f} MB", flush=True)
 
 
-def _peak(*, anew: bool = False) -> float:
-    """Highest resident memory since it was last asked to begin anew, bytes (Linux)."""
-    if anew:
+def _peak(*, reset: bool = False) -> float:
+    """Highest resident memory since the last reset, bytes (Linux)."""
+    if reset:
         Path("/proc/self/clear_refs").write_text("5")
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return float(line.split()[1]) * 1024

@@ -1,33 +1,31 @@
-"""Is calibrated noise told from the real thing? ``python benchmarks/realism.py FOLDER [--figures DIR] [--csv FILE]``.
+"""Calibrated noise against that of real images: ``python benchmarks/realism.py FOLDER [--figures DIR] [--csv FILE]``.
 
-FOLDER holds recorded micrographs. Each is cut along y (rows are scan lines): the noise is fitted on the top half and
-judged on the bottom half. There the shipped network gives a clean estimate E; what it takes away is the real
-residual. A noise model draws a twin on E, the same network enhances the twin, and what it takes away is the twin's
-residual: whatever the network does to noise it does to both. At most 512 x 512 px of each
-half are used, for time.
+FOLDER contains recorded micrographs. Each is divided along y (rows are scan lines): the noise is calibrated on the top
+half and compared on the bottom half. There the shipped network gives a clean estimate E, and the difference is the real
+residual. A noise model draws a simulated image (its twin) from E, the same network enhances it, and the difference is
+the twin's residual: the network has the same effect on both. At most 512 x 512 px of each half are used, to save time.
 
-Compared are the residuals' distribution (Wasserstein distance over the real deviation), their spectra along and
-across the rows (RMS of the natural logarithm of the ratio, logarithmic bins, 0 included), and the deviation of their
-row-to-row part against ``|dE/dx|`` (RMS log ratio over bins; the row-to-row part is the residual, smoothed along the
-row as in the paper's figure 3, less the mean of the rows above and below). All values are means over seeds. Two
-yardsticks:
+Compared are the residuals' distribution (Wasserstein distance over the real standard deviation), their spectra along
+and across the rows (RMS of the natural logarithm of the ratio, logarithmic bins, 0 included), and the standard
+deviation of their row-to-row part against ``|dE/dx|`` (RMS log ratio over bins; the row-to-row part is the residual,
+filtered along the row as in the paper's figure 3, less the mean of the rows above and below). All values are means over
+seeds. They are to be compared with
 
 floor
-    Two twins of one model, drawn independently: sampling alone.
+    Two twins of one model, drawn independently: sampling error alone.
 self
-    A twin in the real image's place, and a twin of that twin, with the model that is known to be true: what a
-    perfect model reaches, as the second twin's E is smoother than the first one's.
+    A twin in place of the real image, and a twin of that twin, with the model that is known to be true: the value of a
+    perfect model, since the second twin's E is smoother than the first one's.
 
-The rivals are fitted on the same top half. Gaussian, Poisson and Poisson-Gaussian noise take their variance from the
-network's residual there, which is the quantity they are judged by; the paper's model takes its own from its figure 3,
-and its streaks go without the part of them that is pointwise noise leaking through the row filter.
+The baselines are fitted on the same top half. Gaussian, Poisson and Poisson-Gaussian noise take their variance from the
+network's residual there, which is the quantity that is compared; the paper's model takes its own from its figure 3, and
+the part of its streaks that is pointwise noise passed by the row filter is subtracted.
 
-``BackgroundNoise`` is left out of the twins: the network keeps slow variation, so E has the specimen's background
-already and a second one would be there twice. ``--background`` draws it all the same; the network keeps it, and the
-measures hardly change.
+``BackgroundNoise`` is not drawn: the network keeps slow variation, so that E contains the specimen's background. With
+``--background`` it is drawn; the network keeps it, and the measures hardly change.
 
-``--recipe`` compares the scan noise of the recorded images, which NoiseCalibrator measures on the whole of each, with
-what the training recipe draws for the spacings of their columns: a table of the images, and quantiles of both.
+``--recipe`` compares the scan noise of the recorded images, calibrated on the whole of each, with what the training
+recipe draws for the spacings of their columns: a table of the images, and quantiles of both.
 """
 
 from __future__ import annotations
@@ -63,7 +61,13 @@ import matplotlib.pyplot as plt
 
 Draw = Callable[[NDArray, np.random.Generator], NDArray]
 
-LARGEST, SMALLEST, SMALL = 512, 16, 96
+#: Largest side of a half that is used, px (chosen).
+LARGEST = 512
+#: Smallest side of a half, px (chosen).
+SMALLEST = 16
+#: Halves with a shorter side are reported as uncertain, px (chosen).
+SMALL = 96
+#: Bins of the gradient, and half the number of those of a spectrum (chosen).
 N_BINS = 12
 OURS = "stemkit"
 MEASURES = ("distribution", "spectrum x", "spectrum y", "sigma(gradient)")
@@ -71,7 +75,7 @@ MEASURES = ("distribution", "spectrum x", "spectrum y", "sigma(gradient)")
 
 @dataclasses.dataclass(frozen=True)
 class Residual:
-    """An enhanced image and what was taken away, with the statistics that are compared."""
+    """An enhanced image and its residual, with the statistics that are compared."""
 
     enhanced: NDArray
     values: NDArray
@@ -91,7 +95,7 @@ class Residual:
         return np.add.reduceat(np.fft.rfftfreq(n), starts) / count, np.add.reduceat(power, starts) / count
 
     def row_to_row(self, edges: NDArray) -> NDArray:
-        """Deviation of the row-to-row part in bins of the gradient; NaN where a bin is nearly empty."""
+        """Standard deviation of the row-to-row part in bins of the gradient; NaN where a bin is nearly empty."""
         smooth = ndimage.gaussian_filter1d(self.values, self.smoothing, axis=1)
         part = (smooth[1:-1] - (smooth[:-2] + smooth[2:]) / 2) / np.sqrt(1.5)
         index = np.clip(np.digitize(self.gradient[1:-1], edges) - 1, 0, len(edges) - 2).ravel()
@@ -105,7 +109,7 @@ class Residual:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One image: its judged half, what the network makes of it, and the twins of each model."""
+    """One image: its bottom half, the network's residual of it, and the twins of each model."""
 
     name: str
     recorded: NDArray
@@ -124,8 +128,10 @@ def main() -> None:
     parser.add_argument("--figures", type=Path)
     parser.add_argument("--csv", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--background", action="store_true", help="draw the fitted background on top, too")
-    parser.add_argument("--recipe", action="store_true", help="compare the fitted numbers with the recipe's instead")
+    parser.add_argument("--background", action="store_true", help="draw the calibrated background, too")
+    parser.add_argument(
+        "--recipe", action="store_true", help="compare the calibrated scan noise with that of the training recipe"
+    )
     arguments = parser.parse_args()
     if arguments.recipe:
         compare_recipe(arguments.folder, arguments.csv)
@@ -137,18 +143,18 @@ def main() -> None:
         f"stemkit {stemkit.__version__}, numpy {np.__version__}, scipy {scipy.__version__}, torch {torch.__version__}, "
         f"{torch.get_num_threads()} threads, {platform.processor() or platform.machine()}; seeds {seeds}"
     )
-    warnings.simplefilter("ignore", UserWarning)  # inferred modes, small halves: said below
+    warnings.simplefilter("ignore", UserWarning)  # inferred modes, small halves: both are printed
     tables = []
     for path in tqdm(sorted(p for p in arguments.folder.iterdir() if p.is_file()), disable=None):
-        case = judged(path, seeds, arguments.background)
+        case = evaluate(path, seeds, arguments.background)
         if case is None:
             continue
         tables.append(scored(case))
         if arguments.figures is not None:
             arguments.figures.mkdir(parents=True, exist_ok=True)
-            draw_figure(case, arguments.figures / f"{path.stem}.png", best_rival(tables[-1]))
+            draw_figure(case, arguments.figures / f"{path.stem}.png", best_baseline(tables[-1]))
     if not tables:
-        print("no image could be judged")
+        print("no image could be evaluated")
         return
     table = pd.concat(tables, ignore_index=True)
     report(table)
@@ -159,8 +165,8 @@ def main() -> None:
 # --- one image ---------------------------------------------------------------------------------------------------
 
 
-def judged(path: Path, seeds: list[int], background: bool) -> Case | None:
-    """Fit on the top half, draw on the bottom half; None, with the reason said, where that can't be done."""
+def evaluate(path: Path, seeds: list[int], background: bool) -> Case | None:
+    """Calibrate on the top half, draw on the bottom half; None, with a message, where that is not possible."""
     try:
         image = stemkit.read(path)
     except (ValueError, TypeError, OSError, ImportError) as error:
@@ -189,14 +195,14 @@ def judged(path: Path, seeds: list[int], background: bool) -> Case | None:
     above_recorded = top.values.astype(np.float64)
     real, above = residual(recorded), residual(above_recorded)
     draws: dict[str, Draw] = {OURS: of_model(model)} | {
-        name: fit(above_recorded, above) for name, fit in RIVALS.items()
+        name: fit(above_recorded, above) for name, fit in BASELINES.items()
     }
     twins = {
         name: [(twin, residual(twin)) for twin in (draw(real.enhanced, np.random.default_rng(s)) for s in seeds)]
         for name, draw in draws.items()
     }
     ours = [twin for _, twin in twins[OURS]]
-    # other seeds: the same ones would give the second twin the first one's noise
+    # with the same seeds the second twin would have the noise of the first one
     again = [
         residual(draws[OURS](one.enhanced, np.random.default_rng(1000 + s))) for s, one in zip(seeds, ours, strict=True)
     ]
@@ -212,10 +218,10 @@ def judged(path: Path, seeds: list[int], background: bool) -> Case | None:
 
 
 def halves(image: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
-    """The rows above and below the middle, at most 512 of each and 512 px wide, with the image's mode on them."""
+    """The rows above and below the middle, at most 512 of each and 512 px wide, with the mode as an attribute."""
     image = image.assign_attrs(mode=resolve_mode(image))
     if find_scan_faults(image.values):
-        # the file's lines run along y: judged as they were scanned
+        # the scan lines of the file run along y
         image = image.transpose("x", "y").rename({"x": "y", "y": "x"})
     middle = image.sizes["y"] // 2
     n = min(middle, LARGEST)
@@ -285,7 +291,9 @@ def poisson_gaussian(values: NDArray, fitted: Residual) -> Draw:
 
 
 def paper(values: NDArray, fitted: Residual) -> Draw:
-    """Streaks whose deviation grows with the gradient, and Tukey noise whose deviation is a line in the intensity."""
+    """Streaks whose standard deviation grows with the gradient, and Tukey noise with one that is linear in the
+    intensity.
+    """
     width = fitted.smoothing
     scan, pointwise = residual_curves(values, width)
     blurred = ndimage.gaussian_filter(values, width)
@@ -298,18 +306,18 @@ def paper(values: NDArray, fitted: Residual) -> Draw:
 
     def draw(clean: NDArray, rng: np.random.Generator) -> NDArray:
         seen = ndimage.gaussian_filter(clean, width)
-        deviation = np.maximum(pointwise.intercept + pointwise.slope * seen, 0)
+        std = np.maximum(pointwise.intercept + pointwise.slope * seen, 0)
         streaks = np.maximum(scan.intercept + scan.slope * np.hypot(*np.gradient(seen)), 0)
-        streaks = np.sqrt(np.maximum(streaks**2 - kept * deviation**2, 0))
+        streaks = np.sqrt(np.maximum(streaks**2 - kept * std**2, 0))
         rows = ndimage.gaussian_filter1d(rng.normal(size=clean.shape), width, axis=1)
         points = stats.tukeylambda.ppf(rng.uniform(1e-9, 1 - 1e-9, clean.shape), shape) / scale
-        return clean + streaks * rows / rows.std() + deviation * points
+        return clean + streaks * rows / rows.std() + std * points
 
     return draw
 
 
-#: Each is fitted to the recorded top half and what the network took from it.
-RIVALS = {"Gaussian": gaussian, "Poisson": poisson, "Poisson-Gaussian": poisson_gaussian, "paper": paper}
+#: Each is fitted to the recorded top half and the network's residual of it.
+BASELINES = {"Gaussian": gaussian, "Poisson": poisson, "Poisson-Gaussian": poisson_gaussian, "paper": paper}
 
 # --- measures ----------------------------------------------------------------------------------------------------
 
@@ -335,24 +343,24 @@ def log_ratio(a: NDArray, b: NDArray) -> float:
 
 def scored(case: Case) -> pd.DataFrame:
     """A row per measure: means over the seeds, and the scatter within which two models are tied."""
-    columns = {name: pd.DataFrame(case.scores(name)) for name in (OURS, *RIVALS)}
+    columns = {name: pd.DataFrame(case.scores(name)) for name in (OURS, *BASELINES)}
     columns |= {"floor": pd.DataFrame(case.floor), "self": pd.DataFrame(case.itself)}
     table = pd.DataFrame({name: scores.mean() for name, scores in columns.items()}).loc[list(MEASURES)]
-    # few seeds: the scatter of ours beside the floor's own, which may be small by chance
+    # with few seeds the scatter of the floor may be small by chance: that of stemkit is used, too
     table["scatter"] = np.fmax(columns["floor"].std(), columns[OURS].std())
-    table["best"] = table[[OURS, *RIVALS]].idxmin(axis=1)
-    # what lies below the floor is no closer than the floor
-    ours, closest = (np.maximum(v, table["floor"]) for v in (table[OURS], table[list(RIVALS)].min(axis=1)))
+    table["best"] = table[[OURS, *BASELINES]].idxmin(axis=1)
+    # values below the floor are equal to the floor
+    ours, closest = (np.maximum(v, table["floor"]) for v in (table[OURS], table[list(BASELINES)].min(axis=1)))
     table["result"] = np.select([(ours - closest).abs() <= table["scatter"], ours < closest], ["tie", "win"], "loss")
     return table.rename_axis("measure").reset_index().assign(image=case.name)
 
 
-def best_rival(table: pd.DataFrame) -> str:
-    return str(np.log(table[list(RIVALS)]).mean().idxmin())
+def best_baseline(table: pd.DataFrame) -> str:
+    return str(np.log(table[list(BASELINES)]).mean().idxmin())
 
 
 def report(table: pd.DataFrame) -> None:
-    models = [OURS, *RIVALS]
+    models = [OURS, *BASELINES]
     for name, rows in table.groupby("image", sort=False):
         print(f"\n{name}")
         shown = rows[["measure", *models, "floor", "self", "result"]].round(3).astype(dict.fromkeys(models, str))
@@ -366,7 +374,7 @@ def report(table: pd.DataFrame) -> None:
     numbers = table[["measure", *models, "floor", "self"]]
     print(np.exp(numbers.set_index("measure").apply(np.log).groupby("measure", sort=False).mean()).round(3).to_string())
     print(f"\nclosest: {table['best'].value_counts().reindex(models, fill_value=0).to_dict()}")
-    print(f"stemkit against the closest rival: {table['result'].value_counts().to_dict()}")
+    print(f"stemkit against the closest baseline: {table['result'].value_counts().to_dict()}")
     for row in table[table["result"] == "loss"].itertuples():
         print(
             f"  lost: {row.image}, {row.measure}: {getattr(row, OURS):.3f}, {row.best} {min_of(table, row.Index):.3f}"
@@ -374,14 +382,14 @@ def report(table: pd.DataFrame) -> None:
 
 
 def min_of(table: pd.DataFrame, index: int) -> float:
-    return float(table.loc[index, list(RIVALS)].min())
+    return float(table.loc[index, list(BASELINES)].min())
 
 
 # --- the recipe --------------------------------------------------------------------------------------------------
 
 SCAN = tuple(f.name for f in dataclasses.fields(ScanNoise))
-#: Lengths and periods, and the amplitudes without which they mean nothing.
-MEANT = {
+#: Lengths and periods, and the amplitudes that they belong to.
+AMPLITUDES_OF = {
     "length": ("amplitude",),
     "short_length": ("short_amplitude",),
     "jitter_length": ("jitter", "jitter_y"),
@@ -393,7 +401,7 @@ N_DRAWN = 20_000
 
 
 def compare_recipe(folder: Path, csv: Path | None) -> None:
-    """Print the scan noise of every recorded image with columns, and its quantiles beside the recipe's."""
+    """Print the scan noise of every recorded image with columns, and its quantiles with those of the recipe."""
     warnings.simplefilter("ignore", UserWarning)
     rows = {}
     for path in tqdm(sorted(p for p in folder.iterdir() if p.is_file()), disable=None):
@@ -427,7 +435,7 @@ def with_totals(table: pd.DataFrame) -> pd.DataFrame:
         out[f"displacement{end}"] = np.sqrt(total)
         out[f"drift share{end}"] = table[f"drift{end}"] ** 2 / total.where(total > 0)
         out[f"hum share{end}"] = table[f"hum{end}"] ** 2 / 2 / total.where(total > 0)
-    for name, amplitudes in MEANT.items():
+    for name, amplitudes in AMPLITUDES_OF.items():
         out[name] = out[name].where((table[list(amplitudes)] > 0).any(axis=1))
     return out
 
@@ -436,7 +444,7 @@ def quantiles(found: pd.DataFrame, recipe: pd.DataFrame, name: str) -> dict[str,
     have = [table[name][table[name].notna() & (table[name] != 0)] for table in (found, recipe)]
     cells = {"have it": " | ".join(f"{len(h) / len(t):.2f}" for h, t in zip(have, (found, recipe), strict=True))}
     for q in QUANTILES:
-        # infinite lengths do not survive interpolation
+        # infinite lengths can't be interpolated
         at = (np.quantile(h, q, method="nearest") if len(h) else np.nan for h in have)
         cells[f"{q:.0%}"] = " | ".join(f"{value:.3g}" for value in at)
     return cells
@@ -445,12 +453,12 @@ def quantiles(found: pd.DataFrame, recipe: pd.DataFrame, name: str) -> dict[str,
 # --- figures -----------------------------------------------------------------------------------------------------
 
 
-def draw_figure(case: Case, path: Path, rival: str) -> None:
-    """Crops of the recorded half and its twins above their residuals; beside them, the curves that are compared."""
+def draw_figure(case: Case, path: Path, baseline: str) -> None:
+    """Crops of the recorded half and its twins, their residuals, and the curves that are compared."""
     shown = {
         "recorded": (case.recorded, case.real),
         f"{OURS}'s twin": case.twins[OURS][0],
-        f"{rival} twin": case.twins[rival][0],
+        f"{baseline} twin": case.twins[baseline][0],
     }
     figure, axes = plt.subplots(2, 5, figsize=(20, 8), layout="constrained")
     n = min(160, *case.recorded.shape)
@@ -482,7 +490,12 @@ def draw_curves(axes: NDArray, residuals: dict[str, Residual]) -> None:
         axes[1, 1].stairs(*np.histogram(residual.values - residual.values.mean(), bins, density=True), label=name)
     axes[1, 1].set_yscale("log")
     axes[0, 0].legend()
-    titles = ("residual's power along x", "along y", "row-to-row deviation against |dE/dx|", "residual's distribution")
+    titles = (
+        "residual's power along x",
+        "along y",
+        "row-to-row standard deviation against |dE/dx|",
+        "residual's distribution",
+    )
     for axis, title in zip(axes.ravel(), titles, strict=True):
         axis.set_title(title)
 

@@ -1,26 +1,27 @@
-"""Do scan lines go back where they belong? ``python benchmarks/rows.py [FOLDER] [--figures DIR] [--csv FILE]``.
+"""Accuracy of RowAligner: ``python benchmarks/rows.py [FOLDER] [--figures DIR] [--csv FILE]``.
 
 Simulated crystals come from plain NumPy that shares no code with the package; whole rows of them are displaced, and
-electrons counted, over a background of a fifth of the contrast. In images of even seeds rows of columns run along the
-scan lines within 3 degrees, as microscopists turn them; in the others the crystal is turned at random. RowAligner
-stands beside the usual row alignments: each row is correlated with the mean of its neighbours, in rounds, or with the
-row before it, displacements added up and their line taken off; and beside doing nothing. Given are
+electrons counted, over a background of a fifth of the contrast. In images of even seeds rows of columns are parallel to
+the scan lines within 3 degrees, as is usual in microscopy; in the others the crystal is rotated at random. RowAligner
+is compared with no alignment and with two usual methods (the baselines): each row is correlated with the mean of its
+neighbours, in rounds; or each row is correlated with the previous one, displacements are summed up, and the straight
+line through them is subtracted. The tables contain
 
 rows
     RMS of measured less true displacement, about its mean, px; of all rows, and of those that cross a column (within
     1.5 sigma of its centre).
 columns
-    RMS displacement along x of the columns by what is left, with a row's part in a column ``exp(-(y - y_c)^2 /
-    sigma^2)``; pm at 0.01 nm per pixel. Without jitter that is what aligning has done to a straight image.
+    RMS displacement along x of the columns after alignment, rows weighted with ``exp(-(y - y_c)^2 / sigma^2)``; pm at
+    0.01 nm per pixel. Without jitter it is the error that alignment has caused.
 slope
-    Regression of the displacement that columns have in the end on the true one of a strained, sheared or faulted
-    crystal: 1 keeps it, 0 has straightened it away. A wave along y moves rows of columns together, as jitter does.
+    Regression of the measured displacement of the columns on the true one of a strained, sheared or faulted crystal:
+    1 keeps it, 0 has removed it. A wave along y displaces rows of columns together, like jitter.
 
-FOLDER holds recorded micrographs, of which the middle is taken. Nothing is known there but that columns form a
-lattice: the spread of x is that of second differences along lattice vectors that cross rows, over sqrt(1.5), so that
-independent errors come out as they are, of the same columns before and after; along vectors within the rows it is what
-jitter of whole rows does not do. RowAligner makes the former small by construction; crossed, each half of the width is
-straightened by the displacements that were measured on the other half, which share no noise with it.
+FOLDER contains recorded micrographs, of which the middle is used. Their columns form a lattice: the spread of x is that
+of second differences along lattice vectors that cross rows, over sqrt(1.5), which is the standard deviation of
+independent errors, for the same columns before and after alignment; along vectors within the rows it is not affected by
+jitter of whole rows. RowAligner makes the former small by construction; for the cross-validated one ("crossed"), each
+half of the width is aligned by the displacements measured on the other half, which has independent noise.
 """
 
 from __future__ import annotations
@@ -63,20 +64,30 @@ import matplotlib.pyplot as plt
 OURS, NOTHING = "stemkit", "nothing"
 DOSES = (3.0, 10.0, 30.0, 100.0)
 JITTERS = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0)
-PM = 10.0  # per pixel
-DARK = 0.2  # electrons of the background, in parts of the contrast
+#: Pixel size, pm (chosen).
+PM = 10.0
+#: Electrons of the background, as a fraction of the contrast (chosen).
+DARK = 0.2
+#: Largest angle between rows of columns and scan lines in images of even seeds (chosen).
 ALIGNED = np.radians(3)
-CROSSES = 1.5  # sigmas from a column's centre to the rows that cross it
-FARTHEST = 8  # px that a rival looks for a row
-NEIGHBOURS, ROUNDS = 2, 4
-NEAR = 0.25  # of a lattice vector: what still is the neighbour
+#: Rows within this many sigmas of a column's centre cross it (chosen).
+CROSSES = 1.5
+#: Largest displacement that the baselines find, px (chosen).
+FARTHEST = 8
+#: Neighbouring rows on either side whose mean a row is correlated with (chosen).
+N_NEIGHBORS = 2
+#: Rounds of that correlation (chosen).
+N_ROUNDS = 4
+#: A column is a neighbour within this fraction of a lattice vector (chosen).
+NEAR = 0.25
+#: Side of the crops in the figures, px (chosen).
 CROP = 120
 
 Shifts = Callable[[NDArray], NDArray]
 
 
 class Scene(NamedTuple):
-    """Columns where they are, and how far along x that is from the perfect lattice."""
+    """Columns, and their displacements along x from the perfect lattice, px."""
 
     columns: Columns
     moved: NDArray
@@ -93,8 +104,10 @@ class Case:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, nargs="?", help="recorded micrographs")
-    parser.add_argument("--figures", type=Path, help="where to draw the recorded ones")
-    parser.add_argument("--csv", type=Path, help="the simulated table; the recorded one beside it, as NAME-real.csv")
+    parser.add_argument("--figures", type=Path, help="folder for figures of the recorded micrographs")
+    parser.add_argument(
+        "--csv", type=Path, help="file for the simulated table; that of the micrographs is NAME-real.csv"
+    )
     parser.add_argument("--seeds", type=int, default=2, help="images of each crystal, dose and jitter; 0: none")
     parser.add_argument("--size", type=int, default=256, help="of the simulated images")
     parser.add_argument("--length", type=float, default=np.inf, help="of the jitter along the row, px")
@@ -103,7 +116,9 @@ def main() -> None:
     parser.add_argument("--hum", type=float, default=0.0, help="amplitude of the hum over the RMS of the jitter")
     parser.add_argument("--hum-period", type=float, default=7.3, help="rows")
     parser.add_argument("--jitters", type=float, nargs="+", default=JITTERS, help="RMS of the jitter, px")
-    parser.add_argument("--part", type=int, default=512, help="middle part of recorded images that is looked at")
+    parser.add_argument(
+        "--part", type=int, default=512, help="side of the middle part of recorded images that is used, px"
+    )
     parser.add_argument("--jobs", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -186,7 +201,7 @@ def lattice(kind: str, size: int, spacing: float, angle: float, rng: np.random.G
     return sites, np.repeat([height for _, height in motif], len(steps))
 
 
-# --- rivals ------------------------------------------------------------------------------------------------------
+# --- methods -----------------------------------------------------------------------------------------------------
 
 
 def by_stemkit(values: NDArray) -> NDArray:
@@ -195,25 +210,25 @@ def by_stemkit(values: NDArray) -> NDArray:
 
 
 def by_neighbours(values: NDArray) -> NDArray:
-    """Each row correlated with the mean of its neighbours where they stand by now, in rounds."""
-    kernel = np.ones(2 * NEIGHBOURS + 1)
-    kernel[NEIGHBOURS] = 0
+    """Each row correlated with the mean of its neighbours, aligned in the previous rounds."""
+    kernel = np.ones(2 * N_NEIGHBORS + 1)
+    kernel[N_NEIGHBORS] = 0
     shifts = np.zeros(len(values))
-    for _ in range(ROUNDS):
-        rows = moved_back(values, shifts)
+    for _ in range(N_ROUNDS):
+        rows = shifted_back(values, shifts)
         shifts = shifts + correlated(rows, ndimage.correlate1d(rows, kernel, axis=0, mode="nearest"))
     return shifts
 
 
 def by_previous(values: NDArray) -> NDArray:
-    """Each row correlated with the one before it; the line through the sum is drift, or a turned crystal."""
+    """Each row correlated with the previous one; a straight line through the sum is drift, or a rotated crystal."""
     shifts = np.r_[0, np.cumsum(correlated(values[1:], values[:-1]))]
     row = np.arange(len(shifts))
     return shifts - np.polyval(np.polyfit(row, shifts, 1), row)
 
 
 def correlated(rows: NDArray, reference: NDArray) -> NDArray:
-    """How far each row is displaced from its reference, at most a few px: the parabola through the highest three."""
+    """Displacement of each row from its reference, px: the parabola through the three highest correlations."""
     n = rows.shape[1] + FARTHEST
     a, b = (np.fft.rfft(part - part.mean(axis=1, keepdims=True), n, axis=1) for part in (rows, reference))
     correlogram = np.fft.irfft(a.conj() * b, n, axis=1)
@@ -225,7 +240,7 @@ def correlated(rows: NDArray, reference: NDArray) -> NDArray:
     return top - FARTHEST + np.clip(0.5 * (before - after) / safe, -0.5, 0.5)
 
 
-def moved_back(values: NDArray, shifts: NDArray) -> NDArray:
+def shifted_back(values: NDArray, shifts: NDArray) -> NDArray:
     rows = zip(values, shifts, strict=True)
     return np.array([ndimage.shift(row, shift, order=3, mode="nearest") for row, shift in rows])
 
@@ -236,7 +251,7 @@ METHODS: dict[str, Shifts] = {
     "neighbours": by_neighbours,
     "previous": by_previous,
 }
-RIVALS = ("neighbours", "previous")
+BASELINES = ("neighbours", "previous")
 
 
 # --- simulated ---------------------------------------------------------------------------------------------------
@@ -260,8 +275,8 @@ def measured(case: Case, arguments: argparse.Namespace) -> pd.DataFrame:
     """One row per method."""
     size = arguments.size
     torch.set_num_threads(1)
-    warnings.simplefilter("ignore", UserWarning)  # no lattice found: counted below
-    # one crystal at every dose and jitter
+    warnings.simplefilter("ignore", UserWarning)  # no lattice found: counted in the report
+    # the same crystal at every dose and jitter
     scene = build(case.crystal, size, turned=case.seed % 2 == 1, rng=generator(case.crystal, case.seed))
     noise = Noise(
         kind="poisson",
@@ -318,15 +333,15 @@ def report(table: pd.DataFrame) -> None:
     print("\nRMS over crystals and seeds; ! worse than doing nothing, with the images in which it is worse")
     print(accuracy(table[table["jitter"] > 0]).to_string(index=False))
     if (table["jitter"] == 0).any():
-        print("\nWithout jitter: RMS displacement of the columns by aligning, pm; worst image")
+        print("\nWithout jitter: RMS displacement of the columns by alignment, pm; worst image")
         print(distortion(table[table["jitter"] == 0]).to_string())
-    print("\nColumns by crystal, pm: before -> stemkit (best rival), RMS over doses and seeds")
+    print("\nColumns by crystal, pm: before -> stemkit (best baseline), RMS over doses and seeds")
     print(by_crystal(table).to_string())
-    print("\nSlope on the true strain: stemkit (best rival), mean over seeds")
-    print(kept(table[table["crystal"].isin(MOVED)]).to_string())
+    print("\nSlope on the true strain: stemkit (best baseline), mean over seeds")
+    print(strain_kept(table[table["crystal"].isin(MOVED)]).to_string())
     ours = table[table["method"] == OURS]
     still = ours[ours["still"] & (ours["jitter"] > 0)]
-    print(f"\nleft as they are in spite of jitter: {len(still)} of {(ours['jitter'] > 0).sum()} images", end="")
+    print(f"\nnot aligned in spite of jitter: {len(still)} of {(ours['jitter'] > 0).sum()} images", end="")
     print("".join(f"\n  {c}, dose {d:g}: {n}" for (c, d), n in still.groupby(["crystal", "dose"]).size().items()))
     print(f"seconds per image: {table.groupby('method')['seconds'].mean().round(3).to_dict()}")
 
@@ -349,11 +364,11 @@ def accuracy(table: pd.DataFrame) -> pd.DataFrame:
                 "jitter": jitter,
                 "rows, px": f"{all_rows[NOTHING]:.3f} -> {all_rows[OURS]:.3f}",
                 "crossing": f"{crossing[NOTHING]:.3f} -> {crossing[OURS]:.3f}",
-                **{f"{name} ": f"{crossing[name]:.3f}" for name in RIVALS},
+                **{f"{name} ": f"{crossing[name]:.3f}" for name in BASELINES},
                 "columns, pm": f"{columns[NOTHING]:.2f} -> {columns[OURS]:.2f}",
-                **{name: f"{columns[name]:.2f}" for name in RIVALS},
+                **{name: f"{columns[name]:.2f}" for name in BASELINES},
                 "of nothing": f"{columns[OURS] / columns[NOTHING]:.2f}",
-                "of best rival": f"{columns[OURS] / min(columns[name] for name in RIVALS):.2f}",
+                "of best baseline": f"{columns[OURS] / min(columns[name] for name in BASELINES):.2f}",
                 "worse": f"{worse} of {len(of[OURS])}" + (" !" if columns[OURS] > columns[NOTHING] else ""),
             }
         )
@@ -364,24 +379,24 @@ def distortion(table: pd.DataFrame) -> pd.DataFrame:
     cells = table.groupby(["dose", "crystal", "method"])["columns"].agg(rms).unstack("method")
     shown = cells[OURS].unstack("crystal")[list(CRYSTALS)]
     shown.insert(0, "worst", table[table["method"] == OURS].groupby("dose")["columns"].max())
-    for name in RIVALS:
+    for name in BASELINES:
         shown[name] = table[table["method"] == name].groupby("dose")["columns"].agg(rms)
     return shown.round(2)
 
 
 def by_crystal(table: pd.DataFrame) -> pd.DataFrame:
     cells = table[table["jitter"] > 0].groupby(["crystal", "jitter", "method"])["columns"].agg(rms).unstack("method")
-    best = cells[list(RIVALS)].min(axis=1)
+    best = cells[list(BASELINES)].min(axis=1)
     numbers = zip(cells[NOTHING], cells[OURS], best, strict=True)
-    text = [f"{before:.2f} -> {after:.2f} ({rival:.2f})" for before, after, rival in numbers]
+    text = [f"{before:.2f} -> {after:.2f} ({baseline:.2f})" for before, after, baseline in numbers]
     return pd.Series(text, cells.index).unstack("jitter").loc[list(CRYSTALS)]
 
 
-def kept(table: pd.DataFrame) -> pd.DataFrame:
+def strain_kept(table: pd.DataFrame) -> pd.DataFrame:
     cells = table.groupby(["crystal", "dose", "jitter", "method"])["slope"].mean().unstack("method")
-    rivals = cells[list(RIVALS)].to_numpy()
-    best = rivals[np.arange(len(rivals)), abs(rivals - 1).argmin(axis=1)]
-    text = [f"{ours:.2f} ({rival:.2f})" for ours, rival in zip(cells[OURS], best, strict=True)]
+    baselines = cells[list(BASELINES)].to_numpy()
+    best = baselines[np.arange(len(baselines)), abs(baselines - 1).argmin(axis=1)]
+    text = [f"{ours:.2f} ({baseline:.2f})" for ours, baseline in zip(cells[OURS], best, strict=True)]
     return pd.Series(text, cells.index).unstack("jitter").loc[list(MOVED)]
 
 
@@ -389,7 +404,7 @@ def kept(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def recorded(folder: Path, part: int, figures: Path | None) -> pd.DataFrame:
-    warnings.simplefilter("ignore", UserWarning)  # inferred modes, no lattice: said in the table
+    warnings.simplefilter("ignore", UserWarning)  # inferred modes, no lattice: both are in the table
     rows = []
     for path in tqdm(sorted(p for p in folder.iterdir() if p.is_file()), disable=None):
         try:
@@ -398,7 +413,7 @@ def recorded(folder: Path, part: int, figures: Path | None) -> pd.DataFrame:
             tqdm.write(f"{path.name}: left out, {error}")
             continue
         if image.ndim == 2:
-            rows.append({"file": path.name[:22], **straightened(middle(image, part), path, figures)})
+            rows.append({"file": path.name[:22], **aligned(middle(image, part), path, figures)})
     return pd.DataFrame(rows)
 
 
@@ -408,7 +423,7 @@ def middle(image: xr.DataArray, part: int) -> xr.DataArray:
     return image.isel({axis: slice(start, start + part) for axis, start in starts.items()})
 
 
-def straightened(image: xr.DataArray, path: Path, figures: Path | None) -> dict[str, object]:
+def aligned(image: xr.DataArray, path: Path, figures: Path | None) -> dict[str, object]:
     start = time.perf_counter()
     aligner = RowAligner().fit(image)
     seconds = time.perf_counter() - start
@@ -437,8 +452,8 @@ def straightened(image: xr.DataArray, path: Path, figures: Path | None) -> dict[
 
 
 def spreads(bright: NDArray, shifts: NDArray, halves: list[NDArray]) -> dict[str, float]:
-    """Of the columns' x about their lattice, across and along the rows: as recorded, straightened, and crossed."""
-    after = moved_back(bright, shifts)
+    """Spreads of the columns' x about their lattice, across and along the rows: recorded, aligned, cross-validated."""
+    after = shifted_back(bright, shifts)
     separation = separate_specimen(after)
     crystal = separation.crystal
     if crystal is None or crystal.vectors is None:
@@ -454,7 +469,7 @@ def spreads(bright: NDArray, shifts: NDArray, halves: list[NDArray]) -> dict[str
         return float(np.sqrt(np.mean(bends**2) / 1.5)) if len(bends) else np.nan
 
     before, straight = fitted(bright), fitted(after)
-    left, right = (fitted(moved_back(bright, other)) for other in halves[::-1])
+    left, right = (fitted(shifted_back(bright, other)) for other in halves[::-1])
     edge = bright.shape[1] // 2
     whole = (places[across, 1] < edge).all(axis=1), (places[across, 1] >= edge).all(axis=1)
     pairs = [(spread(x, across[side]), side.sum()) for x, side in zip((left, right), whole, strict=True)]
@@ -477,7 +492,7 @@ def triples(places: NDArray, vectors: NDArray, width: float) -> tuple[NDArray, N
         (up, one), (down, other) = (tree.query(places + s * vector, distance_upper_bound=near) for s in (1, -1))
         both = np.flatnonzero(np.isfinite(up) & np.isfinite(down))
         found = np.column_stack([both, one[both], other[both]])
-        # two columns share their rows where they are nearer than a column is wide
+        # columns nearer along y than a column is wide are in the same rows
         if abs(vector[0]) > 2 * width:
             across.append(found)
         elif abs(vector[0]) < 0.5 * width:
@@ -496,7 +511,7 @@ def draw_figure(
     calibrators: list[NoiseCalibrator],
     path: Path,
 ) -> None:
-    """Two crops before and after, in the middle and where rows were moved apart most; shifts; covariances."""
+    """Two crops before and after, in the middle and at the largest jump between rows; shifts; covariances."""
     figure, axes = plt.subplots(2, 3, figsize=(21, 14), layout="constrained")
     n_y, n_x = image.shape
     jump = int(np.argmax(ndimage.uniform_filter1d(abs(np.diff(shifts)), 9))) if np.ptp(shifts) > 0 else n_y // 4
@@ -504,14 +519,14 @@ def draw_figure(
         top, left = (int(np.clip(c - CROP // 2, 0, max(n - CROP, 0))) for c, n in ((y, n_y), (n_x // 2, n_x)))
         crop = (slice(top, top + CROP), slice(left, left + CROP))
         grey = dict(zip(("vmin", "vmax"), np.quantile(image.values[crop], [0.005, 0.995]), strict=True))
-        for axis, one, title in zip(axes[row], (image, after), ("recorded", "straightened"), strict=False):
+        for axis, one, title in zip(axes[row], (image, after), ("recorded", "aligned"), strict=False):
             axis.imshow(one.values[crop], cmap="gray", interpolation="nearest", **grey)
             axis.set_title(f"{title}, rows {top} to {top + CROP}")
             axis.set_axis_off()
     for name, curve in (("left half", halves[0]), ("right half", halves[1]), ("all", shifts)):
         axes[0, 2].plot(curve, linewidth=0.8, label=name)
     axes[0, 2].set(title="displacement of the rows, px", xlabel="row")
-    for name, calibrator in zip(("recorded", "straightened"), calibrators, strict=True):
+    for name, calibrator in zip(("recorded", "aligned"), calibrators, strict=True):
         displacement = calibrator.diagnostics_[0]["displacement_x"]
         if displacement is not None and len(displacement.distance):
             axes[1, 2].plot(displacement.distance, displacement.covariance, ".-", label=name)

@@ -1,4 +1,4 @@
-"""The noise of the scan: streaks, and displacements of the beam."""
+"""ScanNoise: streaks along the scan lines, and displacements of the beam."""
 
 from __future__ import annotations
 
@@ -17,35 +17,40 @@ __all__ = ["ScanNoise"]
 class ScanNoise:
     r"""Noise of the scan: streaks along the scan lines, and displacements of the beam.
 
-    Streaks of two kinds add to the signal. Displacements along x and along y are independent of each other, and each
-    is the sum of three independent parts: jitter, which is independent between rows, drift, which changes slowly from
-    row to row, and hum, a sine. A small displacement d along x adds ``d * dI/dx`` to the signal.
+    Streaks of two kinds are added to the signal. Displacements along x and along y are independent of each other, and
+    each is the sum of three independent parts: jitter, which is independent between rows, drift, which changes slowly
+    from row to row, and hum, a sine. A small displacement d along x adds ``d * dI/dx`` to the signal.
 
     Parameters
     ----------
-    amplitude : float
+    amplitude : float, default=0
         Standard deviation of the streaks, as a fraction of the contrast.
-    length : float
-        Sigma in px of the Gaussian, along x only, that the streaks are filtered with; ``inf`` for whole rows.
-    jitter : float
+    length : float, default=20
+        Sigma of the Gaussian filter along x of the streaks, px; ``inf``: whole rows.
+    jitter : float, default=0
         RMS of the part of the displacement along x that is independent between rows, px.
-    jitter_length : float
-        Like ``length``, for ``jitter`` and ``jitter_y``; ``inf`` (default): a row is displaced as a whole.
-    jitter_y : float
+    jitter_length : float, default=inf
+        Like ``length``, for ``jitter`` and ``jitter_y``, px; ``inf``: a row is displaced as a whole.
+    jitter_y : float, default=0
         Like ``jitter``, for the displacement along y, across the rows, px.
-    drift, drift_y : float
+    drift, drift_y : float, default=0
         RMS of the slow displacement along x and along y, px. It is constant within a row.
-    drift_rows : float
-        Sigma in rows of the Gaussian, along y, that ``drift`` and ``drift_y`` are filtered with.
-    hum, hum_y : float
+    drift_rows : float, default=10
+        Sigma of the Gaussian filter along y of ``drift`` and ``drift_y``, rows.
+    hum, hum_y : float, default=0
         Amplitude (the largest displacement) of the periodic displacement along x and along y, px.
-    hum_period : float
+    hum_period : float, default=5
         Period of ``hum`` and ``hum_y``, rows. A period below two rows has an alias: rows that are displaced with the
         period p repeat like those with the period ``1 / |1 / p - m|`` for each integer m.
-    short_amplitude : float
-        Standard deviation of a second kind of streaks, as a fraction of the contrast.
-    short_length : float
-        Like ``length``, for the second kind.
+    short_amplitude : float, default=0
+        Standard deviation of the short streaks, as a fraction of the contrast.
+    short_length : float, default=3
+        Like ``length``, for the short streaks, px.
+
+    Raises
+    ------
+    ValueError
+        If an amplitude or a length is negative, or ``drift_rows`` or ``hum_period`` is not positive and finite.
 
     Notes
     -----

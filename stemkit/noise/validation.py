@@ -1,4 +1,4 @@
-"""Constraints on the numbers of a noise model."""
+"""Constraints on the numbers of a noise model: each function returns what a number must be, or None if it is."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ __all__ = [
 
 
 def require(instance: object, **rules: Any) -> None:
+    """Raise ValueError for the first attribute that does not fulfil its rule, one of the functions below."""
     for name, rule in rules.items():
         value = getattr(instance, name)
         constraint = rule(value)

@@ -1,14 +1,15 @@
 """
-A data set like my microscope's
-===============================
+Synthesise data like those of my microscope
+===========================================
 
-Training a network, or testing an analysis, takes images whose truth is known, and that look like yours. Fitted to a
-recorded image, :class:`~stemkit.STEMSynthesizer` draws pairs with its noise, spacing, widths, contrast and pixel size.
+Training a network, or testing an analysis, requires images whose truth is known and that resemble the recorded ones.
+Fitted to a recorded image, :class:`~stemkit.STEMSynthesizer` draws pairs with its noise, spacing, widths, contrast and
+pixel size.
 """
 
 # %%
-# An image of your own comes from ``stemkit.read("image.dm4")``. Here one is made up: a perovskite, a few electrons per
-# pixel, rows that jitter.
+# Your own image is read with ``stemkit.read("image.dm4")``. Here one is simulated: a perovskite, a few electrons per
+# pixel, and jitter of the rows.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -28,7 +29,7 @@ microscope = NoiseModel(
 mine = STEMSynthesizer(noise=microscope, pixel_size=0.02, random_state=3).record(crystal)["noisy"].isel(image=0)
 
 # %%
-# One line learns what it needs to know.
+# ``fit`` measures the noise, and the spacing and width of the columns.
 
 synthesizer = STEMSynthesizer(random_state=0).fit(mine)
 print(f"mode {synthesizer.mode_}, pixel size {synthesizer.pixel_size_:.3f} nm")
@@ -38,8 +39,8 @@ print(f"dose {synthesizer.noise_model_.dose:.1f} electrons per pixel at a column
 print(f"jitter {synthesizer.noise_model_.scan.jitter:.2f} px")
 
 # %%
-# Pairs of noisy and ideal images, with two more maps that a network can learn (a spot per column, and the columns
-# narrower than the probe shows them), and the table of the true columns.
+# ``sample`` draws pairs of noisy and ideal images, with two more targets for a network (a spot per column, and columns
+# narrower than those of the probe), and the table of the true columns.
 
 pairs, columns = synthesizer.sample(6, return_columns=True)
 pairs
@@ -48,8 +49,8 @@ pairs
 columns.head()
 
 # %%
-# The first image is the recorded one. What is drawn has its grain, not its crystal: other lattices, dirt and steps of
-# the support, a grain boundary.
+# The first image is the recorded one. The synthesised images have its noise, but other specimens: other lattices, dirt
+# and steps of the support, a grain boundary.
 
 fig, axes = plt.subplots(2, 4, figsize=(13, 6.6), layout="constrained")
 show_image(mine, axes[0, 0], "mine")
@@ -60,6 +61,6 @@ for ax, name in zip(axes[1], ("noisy", "enhance", "detect", "superresolve"), str
     show_image(pairs[name].isel(image=0), ax, name)
 
 # %%
-# ``arrangements=("lattice", "twin")`` says what is drawn, ``spacing=(0.2, 0.4)`` how coarse it is; ``stream()`` gives
-# endless batches for training, on a GPU where there is one. On the command line:
+# ``arrangements=("lattice", "twin")`` selects the specimens, ``spacing=(0.2, 0.4)`` the spacing of the columns;
+# ``stream()`` yields batches for training without end, on a GPU if there is one. On the command line:
 # ``stemkit synthesize image.dm4 --n 100 -o mine.nc``.

@@ -2,15 +2,15 @@
 Train on my own microscope
 ==========================
 
-The network that ships knows the noise of many microscopes a little. ``fine_tune=True`` makes it learn that of one:
-:meth:`~stemkit.SFINDenoiser.fit` measures the noise, the spacing and the contrast of the images it is given,
-synthesises pairs like them, and goes on training on those. No image without noise is needed.
+The shipped network was trained on the noise of many microscopes. With ``fine_tune=True`` it is trained on that of one:
+:meth:`~stemkit.SFINDenoiser.fit` measures the noise, the spacing and the contrast of the given images, synthesises
+pairs like them, and continues training on these. No image without noise is needed.
 """
 
 # %%
 # Images from a scan with strong streaks
 # --------------------------------------
-# They stand for one's own: nothing below looks at their truth until the end.
+# They stand for recorded images: their truth is used only at the end.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -31,7 +31,7 @@ microscope = NoiseModel(
 
 
 def record(angle: float, seed: int) -> xr.Dataset:
-    """One image of the crystal, turned by an angle, with vacancies of its own."""
+    """One image of the crystal, rotated by an angle (degrees), with random vacancies."""
     perovskite = planar_cell("square", basis=[(0, 0), (0.5, 0.5)], amplitude=[1.0, 0.45])
     generator = torch_generator(seed)
     crystal = displaced_randomly(lattice(perovskite, (256, 256), spacing=11.0, sigma=2.6, angle=angle), 0.2, generator)
@@ -44,18 +44,18 @@ mine = record(angle=8.0, seed=1)["noisy"]
 # %%
 # Training
 # --------
-# A few minutes on a GPU, or a night on a CPU, do more than the minute that this page takes. With ``verbose=1`` a bar
-# shows loss, PSNR and the time that is left; ``checkpoint="mine.checkpoint"`` writes a file after each epoch, from
-# which the same call goes on if it was interrupted.
+# Training is limited to a minute here; a few minutes on a GPU, or a night on a CPU, give better results. With
+# ``verbose=1`` a progress bar shows loss, PSNR and the remaining time; ``checkpoint="mine.checkpoint"`` writes a file
+# after each epoch, from which the same call resumes after an interruption.
 
 shipped = SFINDenoiser().fit(mine)
 tuned = SFINDenoiser(fine_tune=True, lr=1e-3, max_epochs=5, batches_per_epoch=20, random_state=0).fit(mine)
 tuned.history_[["train_loss", "valid_loss", "valid_psnr", "dur"]].round(4)
 
 # %%
-# What it has brought
-# -------------------
-# On other images of the same microscope. Now their truth is looked at.
+# Result
+# ------
+# Peak signal-to-noise ratio of other images of the same microscope, whose truth is known here.
 
 others = xr.concat([record(angle, seed) for angle, seed in ((25.0, 2), (40.0, 3), (60.0, 4))], "image")
 before = np.mean([psnr(*pair) for pair in zip(others["noisy"].values, others["enhance"].values, strict=True)])
@@ -74,11 +74,11 @@ for ax, (title, image) in zip(axes, shown.items(), strict=True):
     show_image(image, ax, title)
 
 # %%
-# Gains are small where the shipped weights know such noise already; they grow with what is unusual about the
-# microscope, and with the time that training is given. Always compare on an image that was not trained on: what is
-# synthesised is only as much like the specimen as the noise, the spacing and the widths that were found in it, and an
-# image that is mostly film or whose columns merge gives poor ones.
+# The gain is small for noise that resembles that of the training of the shipped weights; it increases with the
+# difference, and with the time of training. Always compare on an image that was not used for training: the synthesised
+# images resemble the specimen only in the noise, the spacing and the widths that were measured, which are inaccurate for
+# an image that is mostly support film or whose columns overlap.
 #
-# Where pairs are at hand, such as simulations of one's own material, ``fit(noisy, clean)`` trains on those, and
-# ``weights=None`` begins from scratch, with an architecture of one's choice. The network is ``tuned.net_``, a plain
-# torch module; :func:`stemkit.denoising.save_weights` writes it for ``SFINDenoiser(weights="mine.safetensors")``.
+# If pairs are available, such as simulations of a material, ``fit(noisy, clean)`` trains on those, and ``weights=None``
+# starts from random weights, with any architecture. The network is ``tuned.net_``, a torch module;
+# :func:`stemkit.denoising.save_weights` writes it for ``SFINDenoiser(weights="mine.safetensors")``.

@@ -83,8 +83,8 @@ found, std = calibrator.noise_model_, calibrator.noise_model_std_
 #
 # The calibrator takes contrast and level from fits to the columns. Amplitudes of columns vary, and the intensity
 # between overlapping columns is higher than that of the background, so that contrast and level may differ from those
-# that the image was drawn with, and with them all fractions of the contrast. Therefore amplitudes are compared in counts,
-# and the pixel noise at the measured level.
+# that the image was drawn with, and with them all fractions of the contrast. Therefore amplitudes are compared in
+# counts, and the pixel noise at the measured level.
 
 names = {
     "background.amplitude": "background (counts)",
@@ -113,8 +113,8 @@ print(table.rename(names).round(2).to_string())
 print("kind:", found.pointwise.kind)
 
 # %%
-# The standard error is that of the noise realised in this image. One image differs from the numbers it was drawn with by
-# sampling, most of all in the amplitude of a background with a large length. A crystal of varying thickness is
+# The standard error is that of the noise realised in this image. One image differs from the numbers it was drawn with
+# by sampling, most of all in the amplitude of a background with a large length. A crystal of varying thickness is
 # indistinguishable from background.
 #
 # How the numbers are measured
@@ -123,13 +123,14 @@ print("kind:", found.pointwise.kind)
 figure = calibrator.plot()
 
 # %%
-# The first two panels are those of Li et al. (CVPR 2025, figure 3), in which noise is separated by two Gaussian filters,
-# one along the row and one in both directions. They are shown for comparison. The numbers come from the others:
+# The first two panels are those of Li et al. (CVPR 2025, figure 3), in which noise is separated by two Gaussian
+# filters, one along the row and one in both directions. They are shown for comparison. The numbers come from the
+# others:
 #
-# - **Pointwise**: columns and displacements of rows are subtracted, and the difference of rows is noise. Its variance is
-#   a straight line in the signal, given by ``readout`` and ``gain``.
-# - **Displacement**: that of each row, registered to the columns that it crosses. :doc:`plot_straighten_the_rows` shifts
-#   the rows back.
+# - **Pointwise**: columns and displacements of rows are subtracted, and the difference of rows is noise. Its variance
+#   is a straight line in the signal, given by ``readout`` and ``gain``.
+# - **Displacement**: that of each row, registered to the columns that it crosses. :doc:`plot_straighten_the_rows`
+#   shifts the rows back.
 # - **Streaks**: noise that is correlated over many pixels of a row; the first lag is the correlation of neighbouring
 #   pixels.
 # - **Background**: the only noise with a covariance between different rows.
@@ -214,5 +215,5 @@ for name, image in {"recorded": recorded, "simulated": simulated}.items():
 #   trains on such pairs.
 # - Simulated images with the noise of your microscope: ``found.apply(simulated)``, after ``replace(found, contrast=...,
 #   level=...)`` in the simulation's units.
-# - ``calibrator.diagnostics_[0]["faults"]`` lists faults of an image that are not noise: hot and dead pixels, dead rows,
-#   constant areas, saturation, hum, fly-back; ``["faulty"]`` is the mask of these pixels.
+# - ``calibrator.diagnostics_[0]["faults"]`` lists faults of an image that are not noise: hot and dead pixels, dead
+#   rows, constant areas, saturation, hum, fly-back; ``["faulty"]`` is the mask of these pixels.

@@ -76,8 +76,8 @@ for ax, (title, image) in zip(axes, shown.items(), strict=True):
 # %%
 # The gain is small for noise that resembles that of the training of the shipped weights; it increases with the
 # difference, and with the time of training. Always compare on an image that was not used for training: the synthesised
-# images resemble the specimen only in the noise, the spacing and the widths that were measured, which are inaccurate for
-# an image that is mostly support film or whose columns overlap.
+# images resemble the specimen only in the noise, the spacing and the widths that were measured, which are inaccurate
+# for an image that is mostly support film or whose columns overlap.
 #
 # If pairs are available, such as simulations of a material, ``fit(noisy, clean)`` trains on those, and ``weights=None``
 # starts from random weights, with any architecture. The network is ``tuned.net_``, a torch module;

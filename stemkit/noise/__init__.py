@@ -7,7 +7,7 @@
 - ``components`` divides the noise into pointwise noise and streaks by its covariance along the row
   (``lag_covariance``); ``distribution``, ``background`` and ``scale`` measure the rest of the model.
 - ``spectrum_fit`` and ``hum`` divide the displacements into jitter, drift and hum.
-- ``fault_detection`` finds what is wrong with an image and is not noise.
+- ``fault_detection`` detects faults of an image that are not noise.
 - ``filter_residuals`` is the method of the paper by Li et al., for comparison; ``plots`` draws a calibration.
 - ``row_alignment`` shifts displaced rows back.
 """

@@ -46,7 +46,7 @@ class _Settings:
     correction_error: float = 0.25
     #: Variance over its error below which no background is stated (chosen).
     least_signal: float = 2.0
-    #: Largest fraction of the variance that the mean of the image takes (chosen).
+    #: Largest fraction of the variance that the mean of the image has (chosen).
     largest_mean: float = 0.6
 
 
@@ -250,7 +250,7 @@ class _Ratio:
 
 
 def _mean_fraction(length: float, area: float) -> float:
-    """Fraction of the variance that the mean of an image takes."""
+    """Fraction of the variance that the mean of an image has."""
     return min(4 * math.pi * length**2 / area, SETTINGS.largest_mean)
 
 

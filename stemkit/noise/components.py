@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from stemkit.noise.differences import ROW_CORRELATION
 from stemkit.noise.displacement_correction import (
+    DisplacedSlope,
     NoiseDifferences,
     RowCovariance,
-    SlopeDriver,
     covariance_without_displacements,
 )
 from stemkit.noise.lag_covariance import SHORT_LENGTH, LagCovarianceFit, fit_lag_covariance
@@ -138,7 +138,7 @@ def measure_components(
     n_y, n_x = residual.shape
     if n_y < 8 or n_x < 12:
         return NoiseComponents()
-    noise = NoiseDifferences.of(residual, valid, SlopeDriver.of(slope, along_x), SlopeDriver.of(slope_y, along_y))
+    noise = NoiseDifferences.of(residual, valid, DisplacedSlope.of(slope, along_x), DisplacedSlope.of(slope_y, along_y))
     if noise is None:
         return NoiseComponents()
     covariance = covariance_without_displacements(noise)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stemkit.noise.differences import difference_variance, robust_std, row_difference, rows_without
 from stemkit.noise.registration import BeamDisplacement
 
-__all__ = ["NoiseDifferences", "RowCovariance", "SlopeDriver", "covariance_without_displacements"]
+__all__ = ["DisplacedSlope", "NoiseDifferences", "RowCovariance", "covariance_without_displacements"]
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,17 @@ SETTINGS = _Settings()
 
 
 @dataclass(frozen=True)
-class SlopeDriver:
-    """What displacements along one axis multiply: the slope of the signal, per px.
+class DisplacedSlope:
+    """Slope of the signal along one axis, to which the noise added by a displacement along it is proportional.
 
-    ``displacement`` is what the residual was registered with; ``variance`` is the variance that it has added.
+    Parameters
+    ----------
+    slope : ndarray of shape (n_y, n_x)
+        Contrast per px.
+    displacement : BeamDisplacement or None
+        That of the fitted columns which were subtracted.
+    variance : float
+        Variance that it has added to the image, contrast squared.
     """
 
     slope: NDArray
@@ -48,19 +55,19 @@ class SlopeDriver:
     variance: float
 
     @classmethod
-    def of(cls, slope: NDArray, displacement: BeamDisplacement | None) -> SlopeDriver:
+    def of(cls, slope: NDArray, displacement: BeamDisplacement | None) -> DisplacedSlope:
         """From a slope, and the displacement along its axis."""
         variance = 0.0 if displacement is None else displacement.rms**2 * float((slope**2).mean())
         return cls(slope, displacement, variance)
 
     def removed(self, lags: NDArray) -> NDArray[np.float64]:
-        """Covariance of the displacement's error at these lags, px squared: noise that registration has removed."""
+        """Covariance of the displacement's error at these lags, px squared: by it the noise was reduced."""
         return np.zeros(len(lags)) if self.displacement is None else self.displacement.error_covariance_at(lags)
 
 
 @dataclass(frozen=True)
 class NoiseDifferences:
-    """Fourth differences of the noise across rows, and what displacements multiply.
+    """Fourth differences of the noise across rows, and the slopes of the signal.
 
     Parameters
     ----------
@@ -70,17 +77,19 @@ class NoiseDifferences:
         1 for pixels that are used, else 0.
     lags : ndarray of shape (n_lags,)
         Lags along the row, px.
-    x, y : SlopeDriver
+    x, y : DisplacedSlope
     """
 
     values: NDArray[np.float64]
     known: NDArray[np.float64]
     lags: NDArray[np.int64]
-    x: SlopeDriver
-    y: SlopeDriver
+    x: DisplacedSlope
+    y: DisplacedSlope
 
     @classmethod
-    def of(cls, residual: NDArray, valid: NDArray | None, x: SlopeDriver, y: SlopeDriver) -> NoiseDifferences | None:
+    def of(
+        cls, residual: NDArray, valid: NDArray | None, x: DisplacedSlope, y: DisplacedSlope
+    ) -> NoiseDifferences | None:
         """From the image without its columns, outliers left out; None without noise."""
         difference = row_difference(residual)
         known = np.ones(difference.shape) if valid is None else rows_without(~valid).astype(np.float64)
@@ -102,7 +111,8 @@ class RowCovariance:
     """Covariance along the row ``(n_lags,)`` without residual displacements, and its number of pairs of pixels.
 
     ``variance`` and ``std`` are the variance of these displacements along x and y, px squared, and its standard
-    deviation; ``correction`` is what is added to the mean square slope along x and y, px squared.
+    deviation; ``correction`` (px squared) times the squared slope along x and y is to be added to the variance of a
+    pixel.
     """
 
     covariance: NDArray[np.float64]
@@ -148,9 +158,9 @@ def _residual_displacements(noise: NoiseDifferences, removed: NDArray) -> tuple[
     blocks = np.arange(0, len(noise.values), SETTINGS.row_block)
     matrices, rights = np.zeros((len(blocks), 2, 2)), np.zeros((len(blocks), 2))
     for lag in SETTINGS.streak_lags:
-        drivers, product = _slope_products(noise, lag)
-        matrices += np.add.reduceat(np.einsum("iyx,jyx->yij", drivers, drivers), blocks, axis=0)
-        rights += np.add.reduceat((drivers * product).sum(2).T, blocks, axis=0)
+        slopes, product = _slope_products(noise, lag)
+        matrices += np.add.reduceat(np.einsum("iyx,jyx->yij", slopes, slopes), blocks, axis=0)
+        rights += np.add.reduceat((slopes * product).sum(2).T, blocks, axis=0)
     matrix = matrices.sum(0)
     scale = np.sqrt(np.maximum(np.diag(matrix), 1e-300))
     if np.linalg.cond(matrix / np.outer(scale, scale)) > 1e6 or noise.known.sum() == 0:
@@ -168,8 +178,7 @@ def _slope_products(noise: NoiseDifferences, lag: int) -> tuple[NDArray, NDArray
     left, right = np.s_[:, : n_x - lag], np.s_[:, lag:]
     weight = noise.known[left] * noise.known[right]
     count = max(float(weight.sum()), 1.0)
-    slopes = noise.x.slope, noise.y.slope
-    drivers = np.stack([difference_variance(s[left] * s[right]) for s in slopes]) * weight
+    slopes = np.stack([difference_variance(d.slope[left] * d.slope[right]) for d in (noise.x, noise.y)]) * weight
     # covariance of streaks decreases with the lag like the slopes' products: only local differences count
-    drivers -= weight * (drivers.sum((1, 2), keepdims=True) / count)
-    return drivers, noise.values[left] * noise.values[right]
+    slopes -= weight * (slopes.sum((1, 2), keepdims=True) / count)
+    return slopes, noise.values[left] * noise.values[right]

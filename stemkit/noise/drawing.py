@@ -70,14 +70,18 @@ class NoiseParameters:
     short_streaks: Tensor
     short_streak_length: Tensor
 
-    def moves(self, suffix: str) -> Tensor:
-        """Which images have a displacement along x (``""``) or y (``"_y"``)."""
-        return (self.of("jitter", suffix) > 0) | (self.of("drift", suffix) > 0) | (self.of("hum", suffix) > 0)
+    def is_displaced(self, suffix: str) -> Tensor:
+        """Mask ``(n_images,)`` of the images with a displacement along x (suffix ``""``) or y (``"_y"``)."""
+        return (
+            (self.amplitude("jitter", suffix) > 0)
+            | (self.amplitude("drift", suffix) > 0)
+            | (self.amplitude("hum", suffix) > 0)
+        )
 
-    def of(self, name: str, suffix: str) -> Tensor:
-        """The amplitude of a part of the displacement along x (``""``) or y (``"_y"``)."""
-        amplitude: Tensor = getattr(self, name + suffix)
-        return amplitude
+    def amplitude(self, name: str, suffix: str) -> Tensor:
+        """Amplitude (px) of a part of the displacement along x (suffix ``""``) or y (``"_y"``)."""
+        value: Tensor = getattr(self, name + suffix)
+        return value
 
     def take(self, index: Tensor) -> NoiseParameters:
         """The noise of the images with these indices, on the device of ``index``, in single precision."""
@@ -114,7 +118,7 @@ def add_noise(signal: Tensor, noise: NoiseParameters, generator: torch.Generator
 
     def displaced(images: Tensor, subset: NoiseParameters) -> Tensor:
         shifts = _displacement(images.shape, subset, "", generator, images.dtype)
-        return displace_rows(_changed(images, subset, subset.moves("_y"), displaced_along_y), shifts)
+        return displace_rows(_changed(images, subset, subset.is_displaced("_y"), displaced_along_y), shifts)
 
     def displaced_along_y(images: Tensor, subset: NoiseParameters) -> Tensor:
         return displace_rows(images, _displacement(images.shape, subset, "_y", generator, images.dtype), axis=-2)
@@ -135,7 +139,7 @@ def add_noise(signal: Tensor, noise: NoiseParameters, generator: torch.Generator
         return images + _per_image(subset.short_streaks) * field
 
     images = _changed(signal, noise, noise.background > 0, with_background)
-    images = _changed(images, noise, noise.moves("") | noise.moves("_y"), displaced)
+    images = _changed(images, noise, noise.is_displaced("") | noise.is_displaced("_y"), displaced)
     recorded = _changed(images, noise, ~noise.poisson, with_pointwise_noise)
     recorded = _changed(recorded, noise, noise.poisson, counted)
     recorded = _changed(recorded, noise, noise.streaks > 0, with_streaks)
@@ -330,15 +334,15 @@ def _displacement(
 
     def drifting(shifts: Tensor, subset: NoiseParameters) -> Tensor:
         field = drift_field(shifts.shape, subset.drift_rows, generator, dtype)
-        return shifts + _per_image(subset.of("drift", suffix)) * field
+        return shifts + _per_image(subset.amplitude("drift", suffix)) * field
 
     def humming(shifts: Tensor, subset: NoiseParameters) -> Tensor:
         field = hum_field(shifts.shape, subset.hum_period, generator, dtype)
-        return shifts + _per_image(subset.of("hum", suffix)) * field
+        return shifts + _per_image(subset.amplitude("hum", suffix)) * field
 
-    shifts = _per_image(noise.of("jitter", suffix)) * row_field(shape, noise.jitter_length, generator, dtype)
-    shifts = _changed(shifts, noise, noise.of("drift", suffix) > 0, drifting)
-    return _changed(shifts, noise, noise.of("hum", suffix) > 0, humming)
+    shifts = _per_image(noise.amplitude("jitter", suffix)) * row_field(shape, noise.jitter_length, generator, dtype)
+    shifts = _changed(shifts, noise, noise.amplitude("drift", suffix) > 0, drifting)
+    return _changed(shifts, noise, noise.amplitude("hum", suffix) > 0, humming)
 
 
 # --- small pieces ------------------------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ def describe_pixel_faults(values: NDArray, found: PixelFaults) -> dict[str, str]
     if len(rows):
         to_the_end = np.array_equal(rows, np.arange(rows[0], len(values)))
         cut = " (the scan was cut short)" if to_the_end else ""
-        faults["rows"] = f"{len(rows)} row(s) are no recording, the first is row {rows[0]}{cut}"
+        faults["rows"] = f"{len(rows)} row(s) are dead, hot or missing, the first is row {rows[0]}{cut}"
     for name, mask, farthest in (("hot", found.hot, np.argmax), ("dead", found.dead, np.argmin)):
         if mask.any():
             y, x = np.nonzero(mask)
@@ -123,7 +123,7 @@ def describe_pixel_faults(values: NDArray, found: PixelFaults) -> dict[str, str]
         labels, n = ndimage.label(found.constant)
         area_rows, columns = ndimage.find_objects(labels)[int(np.argmax(np.bincount(labels.ravel())[1:]))]
         faults["constant"] = (
-            f"{int(found.constant.sum())} pixels in {n} area(s) of a single value are no recording, the largest area "
+            f"{int(found.constant.sum())} pixels in {n} area(s) have a single value, the largest area "
             f"in rows {area_rows.start} to {area_rows.stop - 1}, columns {columns.start} to {columns.stop - 1}"
         )
     saturated = float(saturated_pixels(values, found.mask).mean())

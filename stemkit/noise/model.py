@@ -107,11 +107,11 @@ class PointwiseNoise:
         Parameters
         ----------
         dose : float
-            Expected electrons per pixel at the brightest column, above the background; in bf the contrast in
-            electrons, which the darkest column takes away.
-        background : float
+            Expected electrons per pixel at the brightest column, above the background; in bf the number by which the
+            darkest column is below the background.
+        background : float, default=0
             Expected electrons per pixel of the background; in bf at least ``dose``.
-        mode : {"haadf", "bf"}
+        mode : {"haadf", "bf"}, default="haadf"
 
         Raises
         ------

@@ -147,7 +147,7 @@ def _edges(estimates: ShiftEstimates) -> NDArray[np.float64]:
 
 
 def _subset(estimates: ShiftEstimates, most: int) -> ShiftEstimates:
-    """Estimates of at most so many columns, drawn at random with a fixed seed."""
+    """Estimates of a limited number of columns, drawn at random with a fixed seed."""
     n = len(estimates.x)
     return estimates if n <= most else estimates.take(np.random.default_rng(0).permutation(n)[:most])
 

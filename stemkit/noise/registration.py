@@ -59,7 +59,7 @@ class BeamDisplacement:
     parts : DisplacementParts
         Drift and hum in this image. Its ``jitter`` is that of the mean of a row.
     spectrum : RowSpectrum or None
-        What the parts were fitted to.
+        Spectrum that the parts were fitted to.
     pairs : PairCovariance or None
         ``covariance`` with its errors.
     """

@@ -26,9 +26,11 @@ def of_pixels(values: np.ndarray) -> dict[str, str]:
 def test_a_scan_that_was_cut_short_is_reported():
     noisy = QUIET.apply(CLEAN, random_state=0)
     noisy[-7:] = 0.0
-    assert "7 row(s) are no recording, the first is row 113 (the scan was cut short)" in of_pixels(noisy)["rows"]
+    assert (
+        "7 row(s) are dead, hot or missing, the first is row 113 (the scan was cut short)" in of_pixels(noisy)["rows"]
+    )
     noisy = np.roll(noisy, -20, axis=0)
-    assert "7 row(s) are no recording, the first is row 93" in of_pixels(noisy)["rows"]
+    assert "7 row(s) are dead, hot or missing, the first is row 93" in of_pixels(noisy)["rows"]
     assert "cut short" not in of_pixels(noisy)["rows"]
 
 

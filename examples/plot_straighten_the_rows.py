@@ -2,17 +2,16 @@
 Straighten the rows
 ===================
 
-A microscope scans row after row, and between one row and the next something shakes the beam: columns come out torn.
-Every row crosses many columns, so a crystal tells where each row was. :class:`stemkit.RowAligner` reads that and puts
-the rows back.
+A microscope scans row by row, and vibration or interference displaces the beam between rows: columns look torn. Every
+row crosses many columns, from which its displacement is measured. :class:`stemkit.RowAligner` measures it and shifts the
+rows back.
 """
 
 # %%
-# A torn image
-# ------------
-# The specimen is written down by hand here, so that the displacement of every single row is known: a perovskite seen
-# along [001], 0.39 nm between its bright columns, with the dimmer ones in the middles. In row y, pixel x records what
-# is at x + shift.
+# An image with jitter
+# --------------------
+# The image is simulated, so that the displacement of every row is known: a perovskite along [001], with bright columns
+# 0.39 nm apart and fainter ones in the middle of each cell. In row y, pixel x is recorded at x + shift.
 
 # sphinx_gallery_thumbnail_number = 2
 import matplotlib.pyplot as plt
@@ -30,7 +29,7 @@ size, cell, pixel_size = 320, 19.5, 0.02
 
 
 def columns_of(displaced=None):
-    """Places and heights of the columns; ``displaced(y, x)`` px move them along x."""
+    """Positions and amplitudes of the columns, displaced along x by ``displaced(y, x)`` px."""
     grid = np.arange(-2, size / cell + 3) * cell
     y, x = (part.ravel() for part in np.meshgrid(grid + 3.0, grid + 5.0, indexing="ij"))
     height = np.repeat([1000.0, 450.0], len(y))
@@ -39,7 +38,7 @@ def columns_of(displaced=None):
 
 
 def scanned(columns, shifts):
-    """What a beam records that is displaced by ``shifts``, one per row, without any other noise."""
+    """Image recorded by a beam that is displaced by ``shifts``, one per row, without other noise."""
     image, pixel = np.full((size, size), 200.0), np.arange(size)
     for row, shift in enumerate(shifts):
         y, x, height = (part[abs(columns[0] - row) < 15] for part in columns)
@@ -53,24 +52,25 @@ true_shifts = np.random.default_rng(1).normal(0.0, 0.8, size)
 recorded = counting.apply(scanned(columns_of(), true_shifts), random_state=1)
 
 # %%
-# Straight again
-# --------------
-# One step, and it has no parameters to turn. What comes out is an image like the one that went in.
+# Alignment
+# ---------
+# The estimator has no parameters to tune. The result is an image with the same coordinates and attributes.
 
 aligner = RowAligner()
 straight = aligner.fit_transform(recorded)
 
 fig, axes = plt.subplots(2, 2, figsize=(9, 9.4), layout="constrained")
 zoom = {"y": slice(120, 200), "x": slice(120, 200)}
-for ax, (title, image) in zip(axes.T, {"recorded": recorded, "straightened": straight}.items(), strict=True):
+for ax, (title, image) in zip(axes.T, {"recorded": recorded, "aligned": straight}.items(), strict=True):
     show_image(image, ax[0], title)
     ax[0].add_patch(plt.Rectangle((120, 120), 80, 80, fill=False, edgecolor="#f2b134", linewidth=1.5))
     show_image(image.isel(zoom), ax[1], f"{title}, within the frame")
 
 # %%
-# How far the rows were off
-# -------------------------
-# ``shifts_`` holds a number per row for each image. The image as a whole stays where it is: their mean is zero.
+# Displacement of the rows
+# ------------------------
+# ``shifts_`` contains the displacement of each row for each image. Their mean is zero: the image as a whole is not
+# shifted.
 
 shifts, true = aligner.shifts_[0], true_shifts - true_shifts.mean()
 
@@ -83,14 +83,14 @@ axes[1].plot([-2.8, 2.8], [-2.8, 2.8], color="0.6", linewidth=1)
 axes[1].plot(true, shifts, ".", color="#31688e", markersize=4)
 axes[1].set(xlabel="true (px)", ylabel="found (px)", aspect="equal")
 
-print(f"rows were displaced by {1e3 * pixel_size * true.std():.1f} pm (RMS)")
-print(f"after it, they are off by {1e3 * pixel_size * (shifts - true).std():.1f} pm")
+print(f"displacement of the rows: {1e3 * pixel_size * true.std():.1f} pm (RMS)")
+print(f"error after alignment: {1e3 * pixel_size * (shifts - true).std():.1f} pm")
 
 # %%
-# What columns gain
-# -----------------
-# Columns are measured in both images. Along y nothing was wrong, and nothing changes; along x errors shrink. Torn
-# columns were also too broad.
+# Errors of the columns
+# ---------------------
+# Columns are measured in both images. Their errors along y do not change; those along x decrease. Jitter also makes
+# columns too wide.
 
 
 def measured(image):
@@ -105,7 +105,7 @@ def measured(image):
 
 
 rows = {}
-for name, image in {"recorded": recorded, "straightened": straight}.items():
+for name, image in {"recorded": recorded, "aligned": straight}.items():
     table, off_y, off_x = measured(image)
     stated = np.hypot(table["x_err"], table["x_jitter"])
     rows[name] = {
@@ -119,21 +119,21 @@ print(pd.DataFrame(rows).T.round(2).to_string())
 print(f"true width: {1e3 * pixel_size * 2.6:.1f} pm")
 
 # %%
-# The errors that are stated for the recorded image count with the jitter, generously. A straightened image is a
-# measurement of its own: its noise is calibrated anew, and little jitter is found in it.
+# The stated errors of the recorded image include the jitter, and are conservative. The noise of the aligned image is
+# calibrated again, with little jitter.
 #
-# Strain stays
-# ------------
-# The simple way to straighten an image is to shift each row until it looks like the one above. That takes out whatever
-# the specimen does along x from row to row, and with it every lattice that is sheared or a little rotated.
+# Strain is kept
+# --------------
+# A simple alignment shifts each row for the best correlation with the previous one. It removes all changes of the
+# specimen along x from row to row, and with them the shear or rotation of a lattice.
 #
-# ``RowAligner`` asks each column to be midway between its neighbours on either side. A strained or sheared lattice does
-# that as well as a perfect one does; a row that jumps does not. Here is a film, wider by 1 %, on a substrate, all of it
-# sheared, and torn like the first image.
+# ``RowAligner`` assumes that each column is midway between opposite neighbours. This holds for a strained or sheared
+# lattice as well as for a perfect one, but not for a displaced row. The example is a film with a lattice constant
+# larger by 1 % on a substrate, both sheared, with the jitter of the first image.
 
 
 def strain(y, x):
-    """Displacement of a column along x, px: the film's lattice is wider, and everything leans."""
+    """Displacement of a column along x, px: larger lattice constant of the film, and shear."""
     return 0.01 * (x - size / 2) * (y < size / 2) + 0.006 * (y - size / 2)
 
 
@@ -142,7 +142,7 @@ straight_film = RowAligner().fit_transform(film)
 
 
 def displacements(image):
-    """Columns' places and how far they are, along x, from those of a perfect lattice, px."""
+    """Positions of the columns, and their displacements along x from a perfect lattice, px."""
     table = Pipeline([("noise", NoiseCalibrator()), ("atoms", AtomDetector())]).fit_transform(image)
     table = good_columns(table)
     y, x, _ = columns_of()
@@ -151,31 +151,32 @@ def displacements(image):
     return y, x, table["x_px"].to_numpy()[match.found] - x
 
 
-maps = {"recorded": displacements(film), "straightened": displacements(straight_film)}
-y, x, _ = maps["straightened"]
+maps = {"recorded": displacements(film), "aligned": displacements(straight_film)}
+y, x, _ = maps["aligned"]
 maps["true"] = y, x, strain(y, x)
 
 fig, axes = plt.subplots(1, 3, figsize=(12, 4.2), layout="constrained")
 for ax, (title, (y, x, off)) in zip(axes, maps.items(), strict=True):
-    # where the whole image stands is not known to a fraction of a pixel
+    # the position of the whole image is not determined
     off = off - np.mean(off - strain(y, x))
     dots = ax.scatter(x, y, c=off, s=55, cmap="RdBu_r", vmin=-2, vmax=2)
-    wrong = f", wrong by {1e3 * pixel_size * np.std(off - strain(y, x)):.1f} pm" if title != "true" else ""
+    wrong = f", error {1e3 * pixel_size * np.std(off - strain(y, x)):.1f} pm" if title != "true" else ""
     ax.set(title=title + wrong, aspect="equal", xlim=(0, size), ylim=(size, 0), xticks=[], yticks=[])
 fig.colorbar(dots, ax=axes, label="displacement along x (px)", shrink=0.9)
 
 # %%
-# The stripes are gone, the strain is not. There is one thing that rows can't tell from jitter: columns that all follow
-# one and the same curve from row to row. Jitter is as strong at every frequency, so a slow curve stays as far as it
-# exceeds the jitter at the others; one that is smaller goes with it. Measure a faint bending of the lattice on the
-# recorded image, or on one that was scanned in another direction.
+# The stripes are removed, the strain is kept. Displacements that all columns of a row have in common are not
+# distinguished from jitter. Jitter has the same amplitude at every frequency: slow displacements are kept as far as
+# they exceed it, smaller ones are removed. Measure a small bending of the lattice in the recorded image, or in one that
+# was scanned in another direction.
 #
 # When to use it, and when not
 # ----------------------------
-# - Before :class:`stemkit.NoiseCalibrator`, on what was recorded, and never on an enhanced image:
-#   ``Pipeline([("rows", RowAligner()), ("noise", NoiseCalibrator()), ("atoms", AtomDetector())])``. From a shell,
-#   ``stemkit straighten image.dm4 --figure``.
-# - It needs a lattice, and a few columns in every row. Without one, the image comes back as it is, with a warning.
-# - A shift is an interpolation, which smooths the noise a little. Where the jitter is small beside the errors that
-#   columns have anyway, leave the image alone: :class:`stemkit.NoiseCalibrator` says how large it is.
-# - Jitter along y tears nothing that a shift along x could mend.
+# - Use it before :class:`stemkit.NoiseCalibrator`, on recorded images and not on enhanced ones: ``Pipeline([("rows",
+#   RowAligner()), ("noise", NoiseCalibrator()), ("atoms", AtomDetector())])``. On the command line, ``stemkit
+#   straighten image.dm4 --figure``.
+# - It requires a lattice, and a few columns in every row. Without a lattice, the image is returned unchanged, with a
+#   warning.
+# - A shift is an interpolation, which smooths the noise a little. Do not use it where the jitter, which
+#   :class:`stemkit.NoiseCalibrator` measures, is small compared with the other errors of the columns.
+# - Jitter along y is not corrected.

@@ -3,8 +3,8 @@ Straighten the rows
 ===================
 
 A microscope scans row by row, and vibration or interference displaces the beam between rows: columns look torn. Every
-row crosses many columns, from which its displacement is measured. :class:`stemkit.RowAligner` measures it and shifts the
-rows back.
+row crosses many columns. :class:`stemkit.RowAligner` measures the displacement of each row from its columns, and shifts
+the row back.
 """
 
 # %%

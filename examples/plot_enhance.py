@@ -50,7 +50,7 @@ for ax, (title, image) in zip(axes, {"recorded": recorded, "enhanced": enhanced,
 # no error bar. It is large where the answer depends on how the question is put, and says nothing of what all four have
 # in common.
 
-residual = recorded - enhanced.drop_vars("measured")
+residual = recorded - enhanced.drop_vars("recorded")
 
 
 def spectrum(image):

@@ -10,6 +10,8 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from stemkit.parameters import check_option
+
 __all__ = [
     "PRECISIONS",
     "autocast",
@@ -104,8 +106,7 @@ def inference_dtype(device: torch.device, precision: str = "auto") -> torch.dtyp
     ValueError
         If the precision is not one of :data:`PRECISIONS`.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}, but is {precision!r}")
+    check_option("precision", precision, PRECISIONS)
     half = _is_fast_in_half(device) if precision == "auto" else precision == "bfloat16"
     return torch.bfloat16 if half else torch.float32
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from stemkit._version import __version__
 from stemkit.atomic import check_place, whole_file
-from stemkit.images import Images, measured_image, pixel_sizes, split
+from stemkit.images import Images, pixel_sizes, recorded_image, split
 from stemkit.tables import unit_of_table
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ def show_residual(
     """
     import matplotlib.pyplot as plt
 
-    recorded = measured_image(_single_image(image))
+    recorded = recorded_image(_single_image(image))
     residual = _residual(recorded.values, np.asarray(fitted), np.asarray(noise_std))
     limit = max(RESIDUAL_RANGE, float(np.quantile(np.abs(residual), RESIDUAL_QUANTILE)))
     ax = plt.gca() if ax is None else ax

@@ -162,7 +162,7 @@ class TestPipeline:
     def test_noise_and_measured_reach_the_detector(self, noisy):
         denoised = Pipeline(list(self.STEPS[:2])).fit_transform(noisy)
         assert len(denoised.attrs["noise"]) == 2
-        np.testing.assert_array_equal(denoised.coords["measured"], noisy)
+        np.testing.assert_array_equal(denoised.coords["recorded"], noisy)
 
     def test_another_pixel_size_is_refused(self, noisy):
         labelled = NoiseCalibrator().fit_transform(noisy[0])

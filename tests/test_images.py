@@ -11,8 +11,8 @@ from stemkit.images import (
     check_noise_attr,
     intensity_scale,
     join,
-    measured_image,
     pixel_sizes,
+    recorded_image,
     resolve_mode,
     split,
     with_pixel_sizes,
@@ -147,9 +147,9 @@ class TestContainers:
 
     def test_maps_of_a_stack_are_stacked(self):
         X = xr.DataArray(np.zeros((2, 8, 8)), dims=("image", "y", "x"))
-        out = join([i.assign_coords(measured=(("y", "x"), i.values + k)) for k, i in enumerate(split(X))], X)
-        assert out.coords["measured"].dims == ("image", "y", "x")
-        assert measured_image(split(out)[1]).values.max() == 1
+        out = join([i.assign_coords(recorded=(("y", "x"), i.values + k)) for k, i in enumerate(split(X))], X)
+        assert out.coords["recorded"].dims == ("image", "y", "x")
+        assert recorded_image(split(out)[1]).values.max() == 1
 
 
 class TestMode:

@@ -16,9 +16,9 @@ import stemkit
 PACKAGE = Path(stemkit.__file__).parent
 #: From the ground up; rooms on one floor do not import each other.
 FLOORS = [
-    {"_version", "atomic", "filters", "image_checks", "tables"},
+    {"_version", "atomic", "filters", "parameters", "tables"},
     {"images", "metrics", "pixels", "compute", "networks"},
-    {"plotting", "columns", "periodicity"},
+    {"plotting", "columns", "periodicity", "estimators"},
     {"io"},
     {"noise"},
     {"synthesis"},

@@ -180,7 +180,7 @@ class TestResidual:
         assert float(axes.images[0].get_array().std()) == pytest.approx(1.0, abs=0.03)
 
     def test_compares_with_what_was_recorded(self, axes, image):
-        enhanced = image.copy(data=np.zeros(image.shape)).assign_coords(measured=(image.dims, image.values))
+        enhanced = image.copy(data=np.zeros(image.shape)).assign_coords(recorded=(image.dims, image.values))
         plotting.show_residual(enhanced, image.values, 0.1, axes)
         np.testing.assert_array_equal(axes.images[0].get_array(), 0.0)
 

@@ -51,7 +51,7 @@ def add_to(subparsers: Any) -> None:
     add_image_arguments(parser)
     add_output_arguments(parser)
     add_network_arguments(parser)
-    parser.add_argument("--measured", type=Path, metavar="FILE", help="recorded image of an enhanced PATH")
+    parser.add_argument("--recorded", type=Path, metavar="FILE", help="recorded image of an enhanced PATH")
     parser.add_argument(
         "--no-enhance", action="store_true", help="find columns in the recorded image, without the network"
     )
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     def work(path: Path, name: str) -> None:
         names = [f"{name}_columns.{arguments.format}", f"{name}_columns.png"]
         table_path, figure_path, *more = outputs(arguments, *names, *[f"{name}_vacancies.csv"] * arguments.lattice)
-        image = _with_measured(load(path, arguments, cut=arguments.measured is not None), arguments)
+        image = _with_recorded(load(path, arguments, cut=arguments.recorded is not None), arguments)
         table, shown, detector = measure(image, arguments)
         write_columns(table, table_path, overwrite=arguments.overwrite, image=image)
         _save_figure(table, shown, figure_path, arguments.overwrite)
@@ -103,7 +103,7 @@ def measure(image: xr.DataArray, arguments: argparse.Namespace) -> tuple[pd.Data
 
     steps: list[tuple[str, Any]] = []
     # the noise of an enhanced image is that of its recorded pixels, which the detector calibrates
-    if "measured" not in image.coords:
+    if "recorded" not in image.coords:
         steps.append(("noise", NoiseCalibrator()))
         if not arguments.no_enhance:
             steps.append(("denoise", SFINDenoiser(**network_options(arguments))))
@@ -144,30 +144,30 @@ def notes(table: pd.DataFrame, detector: AtomDetector, shown: xr.DataArray) -> l
     return found
 
 
-def _with_measured(image: xr.DataArray, arguments: argparse.Namespace) -> xr.DataArray:
+def _with_recorded(image: xr.DataArray, arguments: argparse.Namespace) -> xr.DataArray:
     """Add the recorded pixels to an enhanced image."""
     from stemkit.images import was_enhanced
 
-    if arguments.measured is None:
-        if was_enhanced(image) and "measured" not in image.coords:
+    if arguments.recorded is None:
+        if was_enhanced(image) and "recorded" not in image.coords:
             raise ValueError(
                 "the image was enhanced by stemkit, so that errors can't be determined from its noise: give the "
-                "recorded image, alone or with --measured FILE"
+                "recorded image, alone or with --recorded FILE"
             )
         return image
     from stemkit import read
     from stemkit.images import pixel_sizes
 
-    recorded = read(arguments.measured, dataset=arguments.dataset, pixel_size=arguments.pixel_size)
+    recorded = read(arguments.recorded, dataset=arguments.dataset, pixel_size=arguments.pixel_size)
     if was_enhanced(recorded):
-        raise ValueError(f"--measured must be a recorded image, but {arguments.measured} was enhanced by stemkit")
+        raise ValueError(f"--recorded must be a recorded image, but {arguments.recorded} was enhanced by stemkit")
     if arguments.region is not None and recorded.shape != image.shape:
         recorded = recorded.isel(y=arguments.region[0], x=arguments.region[1])
     if recorded.shape != image.shape:
-        raise ValueError(f"--measured must have the image's shape, {image.shape}, but has shape {recorded.shape}")
+        raise ValueError(f"--recorded must have the image's shape, {image.shape}, but has shape {recorded.shape}")
     if pixel_sizes(image) is None and pixel_sizes(recorded) is not None:
         image = image.assign_coords({d: recorded.coords[d] for d in ("y", "x")})
-    return image.assign_coords(measured=(image.dims, recorded.values))
+    return image.assign_coords(recorded=(image.dims, recorded.values))
 
 
 def _lattices(
@@ -212,8 +212,8 @@ def _save_figure(table: pd.DataFrame, shown: xr.DataArray, path: Path, overwrite
     from stemkit.plotting import compare
 
     frame = shown if shown.ndim == 2 else shown[0]
-    panels = {"recorded": frame.stem.measured}
-    if "measured" in frame.coords:
+    panels = {"recorded": frame.stem.recorded}
+    if "recorded" in frame.coords:
         panels["enhanced"] = frame
-    panels["columns on the recorded image"] = frame.stem.measured
+    panels["columns on the recorded image"] = frame.stem.recorded
     save_and_close(compare(panels, table[table["image"] == 0]), path, overwrite)

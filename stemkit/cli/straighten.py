@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _check_not_enhanced(image: xr.DataArray) -> None:
     from stemkit.images import was_enhanced
 
-    if was_enhanced(image) or "measured" in image.coords:
+    if was_enhanced(image) or "recorded" in image.coords:
         raise ValueError("the image was enhanced by stemkit: straighten the recorded one, then enhance the result")
 
 

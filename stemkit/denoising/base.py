@@ -15,12 +15,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from stemkit._version import __version__
 from stemkit.images import (
-    MEASURED,
+    RECORDED,
     Images,
     float_dtype,
     holds_images,
     join,
-    measured_image,
+    recorded_image,
     resolve_mode,
     split,
     warn_if_small,
@@ -71,8 +71,8 @@ class Denoiser(TransformerMixin, BaseEstimator):
         Returns
         -------
         Same type, dims, coordinates and units as ``X``
-            DataArrays contain the recorded pixels as the coordinate ``measured``, and further maps, if any, as further
-            coordinates. Faulty pixels are interpolated before the image is enhanced, but not in ``measured``.
+            DataArrays contain the recorded pixels as the coordinate ``recorded``, and further maps, if any, as further
+            coordinates. Faulty pixels are interpolated before the image is enhanced, but not in ``recorded``.
         """
         check_is_fitted(self, "n_images_")
         self._check_parameters()
@@ -136,24 +136,24 @@ class Denoiser(TransformerMixin, BaseEstimator):
         if isinstance(before, str):
             made["previous"] = json.loads(before)
         out.attrs = {**image.attrs, "mode": mode, "stemkit": json.dumps(made)}
-        recorded = measured_image(image).values.copy()
+        recorded = recorded_image(image).values.copy()
         # "enhance" is a coordinate only where transform returns another map
         others = {
             k: v.astype(np.float32, copy=False) for k, v in maps.items() if k != "enhance" or self.target != "enhance"
         }
-        return out.assign_coords({MEASURED: (image.dims, recorded), **{k: (image.dims, v) for k, v in others.items()}})
+        return out.assign_coords({RECORDED: (image.dims, recorded), **{k: (image.dims, v) for k, v in others.items()}})
 
 
 def without_faults(image: xr.DataArray) -> xr.DataArray:
-    """Interpolate faulty pixels and keep the recorded ones as the coordinate ``measured``.
+    """Interpolate faulty pixels and keep the recorded ones as the coordinate ``recorded``.
 
     An image without faulty pixels is returned itself.
     """
     faulty = faulty_pixels(image.values)
     if not faulty.any():
         return image
-    recorded = measured_image(image).values
-    return image.copy(data=filled(image.values, faulty)).assign_coords({MEASURED: (image.dims, recorded)})
+    recorded = recorded_image(image).values
+    return image.copy(data=filled(image.values, faulty)).assign_coords({RECORDED: (image.dims, recorded)})
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:

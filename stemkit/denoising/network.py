@@ -93,7 +93,7 @@ class SFINDenoiser(LearntDenoiser):
     Notes
     -----
     The input is normalised by its mean and standard deviation in float64, and the result is converted back to the
-    image's units. A DataArray has the recorded pixels as the coordinate ``measured``, and the network's other maps as
+    image's units. A DataArray has the recorded pixels as the coordinate ``recorded``, and the network's other maps as
     ``detect`` and ``superresolve``.
 
     References

@@ -11,7 +11,6 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
-from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from stemkit.columns import ColumnFits
@@ -21,20 +20,22 @@ from stemkit.detection.lengths import learn
 from stemkit.detection.search import NOTHING, Search
 from stemkit.detection.table import table_of
 from stemkit.detection.view import View, unit_of
+from stemkit.estimators import ImageTransformer
 from stemkit.images import Images, split, warn_if_small
 from stemkit.metrics import match_columns
+from stemkit.parameters import check_number, check_positive
 
 __all__ = ["AtomDetector"]
 
 
-class AtomDetector(TransformerMixin, BaseEstimator):
+class AtomDetector(ImageTransformer):
     """Find atomic columns and measure them on the recorded pixels.
 
     Gaussians on a local background are fitted to the columns, those that overlap together, weighted by the calibrated
     noise with its correlation. Candidates are what the recorded image shows above its noise through a filter of the
     columns' width; where a network has enhanced the image, what only this shows; and what the fits leave above the
     noise and the misfit that columns of this image have. An image that carries its recorded pixels (the coordinate
-    ``measured``) is measured on those: a network says where to search, not where a column is.
+    ``recorded``) is measured on those: a network says where to search, not where a column is.
 
     Parameters
     ----------
@@ -96,6 +97,8 @@ class AtomDetector(TransformerMixin, BaseEstimator):
     >>> list(columns.columns[:5])
     ['image', 'y', 'x', 'y_px', 'x_px']
     """
+
+    _preserves_dtype = ()  # the output is a table
 
     def __init__(
         self,
@@ -267,22 +270,12 @@ class AtomDetector(TransformerMixin, BaseEstimator):
             scores.append(match_columns(found, truth[["y_px", "x_px"]], radius).f1)
         return float(np.mean(scores))
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = True
-        tags.input_tags.three_d_array = True
-        tags.transformer_tags.preserves_dtype = []
-        return tags
-
     def _check_parameters(self) -> None:
-        for name in ("significance", "spacing", "width"):
-            value = getattr(self, name)
-            optional = " or None" if name != "significance" else ""
-            if (value is None and not optional) or (value is not None and not (_is_number(value) and value > 0)):
-                raise ValueError(f"{name} must be a positive number{optional}, but is {value!r}")
-
-        if self.background is not None and not (_is_number(self.background) and np.isfinite(self.background)):
-            raise ValueError(f"background must be a finite number or None, but is {self.background!r}")
+        super()._check_parameters()
+        check_positive("significance", self.significance)
+        check_positive("spacing", self.spacing, optional=True)
+        check_positive("width", self.width, optional=True)
+        check_number("background", self.background, optional=True)
 
     def _checked(self, X: Images) -> list[xr.DataArray]:
         check_is_fitted(self, "width_")
@@ -347,10 +340,6 @@ class AtomDetector(TransformerMixin, BaseEstimator):
             self._background(view),
             common_width=self.common_width,
         )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def _is_near(places: NDArray, others: NDArray, radius: float) -> NDArray[np.bool_]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from stemkit.columns import ColumnFits, render_columns
-from stemkit.images import measured_image, mode_sign, pixel_sizes, resolve_mode, split
+from stemkit.images import mode_sign, pixel_sizes, recorded_image, resolve_mode, split
 
 __all__ = ["fitted_image"]
 
@@ -55,7 +55,7 @@ def fitted_image(table: pd.DataFrame, image: xr.DataArray | NDArray, *, mode: st
     images = split(image, name="image")
     if len(images) != 1:
         raise ValueError(f"image must be a single image, but is a stack of {len(images)}: choose one with image[i]")
-    recorded = measured_image(images[0])
+    recorded = recorded_image(images[0])
     sign = mode_sign(resolve_mode(recorded, mode))
     good = table[np.isfinite(table["y_err"])]
     size = float(np.sqrt(np.prod(pixel_sizes(images[0]) or (1.0, 1.0))))

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from stemkit.columns import Variance
 from stemkit.images import (
-    MEASURED,
-    measured_image,
+    RECORDED,
     mode_sign,
     pixel_sizes,
+    recorded_image,
     resolve_mode,
     was_enhanced,
 )
@@ -61,12 +61,12 @@ class View:
     @classmethod
     def of(cls, image: xr.DataArray, mode: str | None) -> View:
         """The view of an image, its noise calibrated on the spot where it carries none."""
-        recorded = measured_image(image)
+        recorded = recorded_image(image)
         if recorded is image and was_enhanced(image):
             raise ValueError(
                 "this image was enhanced by stemkit and does not carry its recorded pixels: errors fitted to it would "
                 "be wrong. Give the recorded image, or add its pixels: "
-                "image.assign_coords(measured=(image.dims, recorded.values))"
+                "image.assign_coords(recorded=(image.dims, recorded.values))"
             )
         sizes = pixel_sizes(image) or (1.0, 1.0)
         if abs(sizes[0] / sizes[1] - 1) > SQUARE:
@@ -177,7 +177,7 @@ class View:
 
 def _enhanced(image: xr.DataArray) -> NDArray | None:
     """What a network made of the recorded image; None where the image is recorded, or is the map ``detect`` alone."""
-    if MEASURED not in image.coords:
+    if RECORDED not in image.coords:
         return None
     if "enhance" in image.coords:
         # the image itself is another of the network's maps

@@ -55,7 +55,7 @@ def attributes_of(image: xr.DataArray) -> dict[str, Any]:
 
 
 def maps_of(image: xr.DataArray) -> list[str]:
-    """Names of the coordinates other than those of the axes, such as ``measured``."""
+    """Names of the coordinates other than those of the axes, such as ``recorded``."""
     return [str(name) for name in image.coords if name not in image.dims]
 
 

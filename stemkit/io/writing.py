@@ -60,7 +60,7 @@ def write(
 
         - ``.tif``, ``.tiff``: pixels and pixel size in the form of ImageJ's files, attributes and provenance in the
           description. Any dtype is kept; ImageJ itself opens uint8, uint16 and float32, but not float64.
-        - ``.nc``: NetCDF, with maps such as ``measured`` and exact coordinates.
+        - ``.nc``: NetCDF, with maps such as ``recorded`` and exact coordinates.
         - ``.hspy``: HyperSpy's format; needs ``pip install 'stemkit[formats]'``.
         - ``.npy``: pixels without metadata.
 

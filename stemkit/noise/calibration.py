@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
-from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from stemkit.estimators import ImageTransformer
 from stemkit.images import (
     Images,
     digest,
     float_dtype,
     join,
-    measured_image,
     pixel_sizes,
+    recorded_image,
     resolve_mode,
     split,
-    warn_if_small,
 )
 from stemkit.noise.image_calibration import calibrate_image, contrast_and_level
 from stemkit.noise.model import BackgroundNoise, Digitization, NoiseModel, PointwiseNoise, ScanNoise
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["NoiseCalibrator"]
 
 
-class NoiseCalibrator(TransformerMixin, BaseEstimator):
+class NoiseCalibrator(ImageTransformer):
     """Measure background, scan noise and pointwise noise from images, without any other data.
 
     The columns are fitted, and every row is registered to them, which gives its displacement. The spectrum of the
@@ -128,13 +127,12 @@ class NoiseCalibrator(TransformerMixin, BaseEstimator):
         -------
         self
         """
-        images = split(X)
-        for image in images:
-            warn_if_small(image)
+        self._check_parameters()
+        images = self._validated(X)
         modes = [resolve_mode(image, self.mode) for image in images]
         if len(set(modes)) > 1:
             raise ValueError(f"X must hold images of one mode, but they are {sorted(set(modes))}: fit each on its own")
-        recorded = [measured_image(image).values for image in images]
+        recorded = [recorded_image(image).values for image in images]
         results = [calibrate_image(values, mode) for values, mode in zip(recorded, modes, strict=True)]
         self._models = [result.model for result in results]
         # so that fit_transform does not measure each image twice
@@ -178,13 +176,6 @@ class NoiseCalibrator(TransformerMixin, BaseEstimator):
         check_is_fitted(self, "noise_model_")
         return plot_calibration(self._models[image], self.diagnostics_[image])
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = True
-        tags.input_tags.three_d_array = True
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags
-
     def _labelled(self, image: xr.DataArray) -> xr.DataArray:
         mode = self.mode or image.attrs.get("mode") or self.noise_model_.mode
         if mode != self.noise_model_.mode:
@@ -192,7 +183,7 @@ class NoiseCalibrator(TransformerMixin, BaseEstimator):
                 f"NoiseCalibrator was fitted on {self.noise_model_.mode} images, but this one is {mode}: fit it on "
                 "images of this mode"
             )
-        recorded = measured_image(image).values
+        recorded = recorded_image(image).values
         contrast, level = self._scales.get(digest(recorded)) or contrast_and_level(recorded, mode)
         model = replace(self.noise_model_, contrast=contrast, level=level, mode=mode)
         sizes = pixel_sizes(image)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from scipy import fft, ndimage, sparse
 from scipy.sparse.linalg import spsolve
-from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from stemkit.images import MEASURED, Images, digest, float_dtype, join, mode_sign, resolve_mode, split, warn_if_small
+from stemkit.estimators import ImageTransformer
+from stemkit.images import RECORDED, Images, digest, float_dtype, join, mode_sign, resolve_mode, split
 from stemkit.noise.differences import mad_std
 from stemkit.noise.displacement_parts import NO_PARTS, DisplacementParts
 from stemkit.noise.lattice_prior import LEAST_DEVIATION, cauchy_weight, nearest_vectors, second_differences
@@ -51,7 +50,7 @@ SETTINGS = _Settings()
 MEDIAN_SQUARE = 0.455
 
 
-class RowAligner(TransformerMixin, BaseEstimator):
+class RowAligner(ImageTransformer):
     """Remove the jitter of the beam from images: each scan line is shifted along x to where the lattice puts it.
 
     Columns are fitted, and the displacement of every row is estimated at each of them. The displacement of a row is
@@ -129,9 +128,8 @@ class RowAligner(TransformerMixin, BaseEstimator):
         -------
         self
         """
-        images = [_check_recorded(image) for image in split(X)]
-        for image in images:
-            warn_if_small(image)
+        self._check_parameters()
+        images = [_check_recorded(image) for image in self._validated(X)]
         self.shifts_ = [_row_shifts(image, self.mode) for image in images]
         # so that fit_transform does not measure each image twice
         self._known = {digest(i.values): shifts for i, shifts in zip(images, self.shifts_, strict=True)}
@@ -154,13 +152,6 @@ class RowAligner(TransformerMixin, BaseEstimator):
         check_is_fitted(self, "shifts_")
         return join([self._aligned(_check_recorded(image)) for image in split(X)], X)
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = True
-        tags.input_tags.three_d_array = True
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags
-
     def _aligned(self, image: xr.DataArray) -> xr.DataArray:
         shifts = self._known.get(digest(image.values))
         if shifts is None:
@@ -171,10 +162,10 @@ class RowAligner(TransformerMixin, BaseEstimator):
 
 
 def _check_recorded(image: xr.DataArray) -> xr.DataArray:
-    if MEASURED in image.coords:
+    if RECORDED in image.coords:
         raise ValueError(
             "X must be recorded images, but this one is denoised (it carries its recorded pixels as the coordinate "
-            f'"{MEASURED}"): put RowAligner before the denoiser, or give image.stem.measured'
+            f'"{RECORDED}"): put RowAligner before the denoiser, or give image.stem.recorded'
         )
     return image
 

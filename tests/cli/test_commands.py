@@ -182,8 +182,8 @@ class TestDetect:
         main(["enhance", str(tif), "-o", str(tmp_path)])
         enhanced = str(tmp_path / "image_enhanced.tif")
         assert main(["detect", enhanced, "-o", str(tmp_path)]) == 1
-        assert "--measured" in capsys.readouterr().err
-        assert main(["detect", enhanced, "--measured", str(tif), "-o", str(tmp_path)]) == 0
+        assert "--recorded" in capsys.readouterr().err
+        assert main(["detect", enhanced, "--recorded", str(tif), "-o", str(tmp_path)]) == 0
         assert main(["detect", str(tif), "-o", str(tmp_path)]) == 0
         a, b = (pd.read_csv(tmp_path / f"{n}_columns.csv") for n in ("image_enhanced", "image"))
         assert a["x_err"].median() == pytest.approx(b["x_err"].median(), rel=0.1)
@@ -197,20 +197,20 @@ class TestDetect:
         region = ["--region", "10:90,20:100"]
         main(["enhance", str(tif), "-o", str(tmp_path), *region])
         enhanced = str(tmp_path / "image_enhanced.tif")
-        assert main(["detect", enhanced, "--measured", str(tif), *region, "-o", str(tmp_path)]) == 0
+        assert main(["detect", enhanced, "--recorded", str(tif), *region, "-o", str(tmp_path)]) == 0
 
     def test_an_enhanced_image_is_no_measurement(self, tmp_path, tif, capsys):
         main(["enhance", str(tif), "-o", str(tmp_path)])
         enhanced = str(tmp_path / "image_enhanced.tif")
-        assert main(["detect", enhanced, "--measured", enhanced, "-o", str(tmp_path)]) == 1
-        assert "--measured must be a recorded image" in capsys.readouterr().err
+        assert main(["detect", enhanced, "--recorded", enhanced, "-o", str(tmp_path)]) == 1
+        assert "--recorded must be a recorded image" in capsys.readouterr().err
 
     def test_measured_must_fit(self, tmp_path, tif, image, capsys):
         other = stemkit.write(image[:50], tmp_path / "other.tif")
         main(["enhance", str(tif), "-o", str(tmp_path)])
         enhanced = str(tmp_path / "image_enhanced.tif")
-        assert main(["detect", enhanced, "--measured", str(other), "-o", str(tmp_path)]) == 1
-        assert "--measured must have the image's shape" in capsys.readouterr().err
+        assert main(["detect", enhanced, "--recorded", str(other), "-o", str(tmp_path)]) == 1
+        assert "--recorded must have the image's shape" in capsys.readouterr().err
 
 
 @pytest.fixture

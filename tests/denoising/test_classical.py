@@ -58,7 +58,7 @@ class TestAllOfThem:
 
     def test_carry_the_recorded_pixels_and_say_what_they_are(self, estimator, pair):
         enhanced = clone(estimator).fit_transform(pair["noisy"])
-        np.testing.assert_array_equal(enhanced.coords["measured"], pair["noisy"])
+        np.testing.assert_array_equal(enhanced.coords["recorded"], pair["noisy"])
         assert json.loads(enhanced.attrs["stemkit"])["method"] == type(estimator).__name__
         assert enhanced.attrs["mode"] == pair["noisy"].attrs["mode"]
 
@@ -70,7 +70,7 @@ class TestAllOfThem:
         spoiled.values[y, x] = 1e4 * float(spoiled.max())
         spoiled.attrs = clean.attrs
         without, enhanced = (clone(estimator).fit_transform(image) for image in (clean, spoiled))
-        np.testing.assert_array_equal(enhanced.coords["measured"], spoiled)
+        np.testing.assert_array_equal(enhanced.coords["recorded"], spoiled)
         change = np.sqrt(((enhanced - without) ** 2).mean()).item()
         assert change < 0.1 * np.sqrt(((clean - without) ** 2).mean()).item()
 

@@ -38,7 +38,7 @@ class TestShippedWeights:
 
     def test_carry_the_recorded_pixels_and_the_other_maps(self, pairs):
         enhanced = SFINDenoiser().fit_transform(pairs["noisy"][0])
-        np.testing.assert_array_equal(enhanced.coords["measured"], pairs["noisy"][0])
+        np.testing.assert_array_equal(enhanced.coords["recorded"], pairs["noisy"][0])
         assert {"detect", "superresolve"} <= set(enhanced.coords)
         assert enhanced.coords["detect"].values.max() > 0.5
         made = json.loads(enhanced.attrs["stemkit"])
@@ -48,7 +48,7 @@ class TestShippedWeights:
     def test_denoising_twice_keeps_the_first_measurement(self, pairs):
         denoiser = SFINDenoiser().fit(pairs["noisy"][0])
         twice = denoiser.transform(denoiser.transform(pairs["noisy"][0]))
-        np.testing.assert_array_equal(twice.coords["measured"], pairs["noisy"][0])
+        np.testing.assert_array_equal(twice.coords["recorded"], pairs["noisy"][0])
 
     def test_move_with_the_image(self, pairs):
         image = pairs["noisy"][0].astype(np.float64)

@@ -13,7 +13,7 @@ from strategies import SIGMAS, levels, seeds, shapes
 from stemkit import NoiseModel, PointwiseNoise, SFINDenoiser, STEMSynthesizer
 from stemkit.columns import find_peaks
 from stemkit.denoising.sampling import COARSER, chosen_grid, resampled, variance_shares
-from stemkit.images import MEASURED
+from stemkit.images import RECORDED
 from stemkit.synthesis import lattice, planar_cell, render
 
 SHAPE = (160, 200)
@@ -165,10 +165,10 @@ class TestDenoiser:
         result = SFINDenoiser(sampling=sampling).fit_transform(image)
         assert (result.shape, result.dims, result.dtype) == (image.shape, image.dims, image.dtype)
         assert result.stem.pixel_size == image.stem.pixel_size
-        for name in ("y", "x", "detect", "superresolve", MEASURED):
+        for name in ("y", "x", "detect", "superresolve", RECORDED):
             assert result.coords[name].shape == (image.coords[name] if name in "yx" else image).shape
         xr.testing.assert_identical(result["y"].variable, image["y"].variable)
-        np.testing.assert_array_equal(result.coords[MEASURED], image)
+        np.testing.assert_array_equal(result.coords[RECORDED], image)
 
     @pytest.mark.parametrize("sampling", [0.8, 0.65, 0.5])
     def test_columns_stay_where_they_are(self, image, sampling):
@@ -208,7 +208,7 @@ class TestDenoiser:
         expected = SFINDenoiser(sampling=0.65).fit_transform(image)
         result = SFINDenoiser(sampling=0.65).fit_transform(hot)
         assert float(abs(result - expected).max()) < 0.1 * np.ptp(expected.values)
-        assert float(result.coords[MEASURED][70, 80]) == float(hot[70, 80])
+        assert float(result.coords[RECORDED][70, 80]) == float(hot[70, 80])
 
     def test_the_spread_over_flips_comes_back_too(self, image):
         result = SFINDenoiser(sampling=0.65, average_flips=True).fit_transform(image)

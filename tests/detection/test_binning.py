@@ -138,18 +138,18 @@ class TestEnhanced:
 
     def maps(self) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(0)
-        return {name: rng.normal(5.0, 1.0, (64, 64)) for name in ("measured", "enhance", "detect")}
+        return {name: rng.normal(5.0, 1.0, (64, 64)) for name in ("recorded", "enhance", "detect")}
 
     def test_a_recorded_image_has_none(self):
-        view = View.of(self.image(self.maps()["measured"]), "bf")
+        view = View.of(self.image(self.maps()["recorded"]), "bf")
         assert view.enhanced is None
         assert view.detect is None
 
     def test_it_is_the_image_itself(self):
         maps = self.maps()
-        view = View.of(self.image(maps["enhance"], measured=maps["measured"]), "bf")
+        view = View.of(self.image(maps["enhance"], recorded=maps["recorded"]), "bf")
         np.testing.assert_allclose(view.enhanced, (view.noise.level - maps["enhance"]) / view.noise.contrast)
-        np.testing.assert_allclose(view.recorded, (view.noise.level - maps["measured"]) / view.noise.contrast)
+        np.testing.assert_allclose(view.recorded, (view.noise.level - maps["recorded"]) / view.noise.contrast)
 
     def test_it_is_beside_another_map_that_is_the_image(self):
         maps = self.maps()
@@ -160,6 +160,6 @@ class TestEnhanced:
     def test_the_detect_map_alone_is_none(self):
         maps = self.maps()
         detect = maps["detect"].astype(np.float32)
-        view = View.of(self.image(detect.astype(float), measured=maps["measured"], detect=detect), "bf")
+        view = View.of(self.image(detect.astype(float), recorded=maps["recorded"], detect=detect), "bf")
         assert view.enhanced is None
         np.testing.assert_array_equal(view.detect, detect)

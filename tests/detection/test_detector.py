@@ -215,7 +215,7 @@ class TestWhatIsNoMeasurement:
         image, _ = recorded(readout=0.1)
         enhanced = SFINDenoiser().fit_transform(image)
         with pytest.raises(ValueError, match="does not carry its recorded pixels"):
-            AtomDetector().fit(enhanced.drop_vars("measured"))
+            AtomDetector().fit(enhanced.drop_vars("recorded"))
 
     def test_oblong_pixels_are_refused(self):
         image, _ = recorded(readout=0.1)
@@ -325,7 +325,7 @@ def test_a_map_that_splits_columns_splits_none(apart):
     halves = np.concatenate([positions + aside, positions - aside])
     spots = 0.8 * gaussians(clean.shape, halves, 0.8)
     enhanced = stemkit.calibrated(clean, pixel_size=0.02).assign_attrs(mode="haadf")
-    enhanced = enhanced.assign_coords(measured=(("y", "x"), image), detect=(("y", "x"), spots))
+    enhanced = enhanced.assign_coords(recorded=(("y", "x"), image), detect=(("y", "x"), spots))
     table = AtomDetector().fit_transform(enhanced)
     match = match_columns(table[["y_px", "x_px"]], positions, 3.0)
     assert (match.precision, match.recall) == (1.0, 1.0)

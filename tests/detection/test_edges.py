@@ -21,7 +21,7 @@ def shown_by_a_network(dose: float = 0.15, seed: int = 0) -> xr.DataArray:
     clean = 0.02 + gaussians(shape, positions, 2.5)
     noisy = rng.poisson(dose * clean) / dose
     spots = gaussians(shape, positions, 1.2)
-    coords = {"measured": (("y", "x"), noisy), "detect": (("y", "x"), spots)}
+    coords = {"recorded": (("y", "x"), noisy), "detect": (("y", "x"), spots)}
     return xr.DataArray(clean, dims=("y", "x"), coords=coords, attrs={"mode": "haadf"})
 
 

@@ -116,24 +116,24 @@ def test_netcdf_keeps_maps_and_coordinates(stack, tmp_path):
     values = rng.normal(size=(2, 6, 8) if stack else (6, 8)).astype(np.float32)
     image = with_pixel_sizes(xr.DataArray(values, dims=dims, name="enhance"), 0.02, 0.01).isel(y=slice(2, None))
     image = image.assign_coords(
-        measured=(dims, rng.integers(0, 9, image.shape).astype(np.uint16)), detect=(dims, image.values * 2)
+        recorded=(dims, rng.integers(0, 9, image.shape).astype(np.uint16)), detect=(dims, image.values * 2)
     )
     if stack:
         image = image.assign_coords(frame=("image", [3, 7]))
     back = stemkit.read(stemkit.write(image, tmp_path / "a.nc"))
     xr.testing.assert_equal(back, image)
     assert back.name == "enhance"
-    assert back.coords["measured"].dtype == np.uint16
+    assert back.coords["recorded"].dtype == np.uint16
     assert image.encoding == {}
 
 
 @pytest.mark.parametrize("suffix", ["tif", "hspy"])
 def test_maps_left_out_are_named(suffix, tmp_path):
     image = xr.DataArray(np.eye(6), dims=("y", "x"))
-    image = image.assign_coords(measured=(("y", "x"), np.ones((6, 6))), detect=(("y", "x"), np.ones((6, 6))))
+    image = image.assign_coords(recorded=(("y", "x"), np.ones((6, 6))), detect=(("y", "x"), np.ones((6, 6))))
     back = stemkit.read(stemkit.write(image, tmp_path / f"a.{suffix}", provenance={"step": "enhance"}))
     assert not back.coords
-    assert json.loads(back.attrs["stemkit"])["left_out"] == ["detect", "measured"]
+    assert json.loads(back.attrs["stemkit"])["left_out"] == ["detect", "recorded"]
 
 
 @pytest.mark.parametrize("suffix", CALIBRATED)

@@ -145,7 +145,7 @@ def test_rows_without_columns_are_not_shifted():
 
 def test_denoised_images_are_refused():
     image = labelled(specimen())
-    denoised = image.assign_coords(measured=image.variable)
+    denoised = image.assign_coords(recorded=image.variable)
     with pytest.raises(ValueError, match="put RowAligner before the denoiser"):
         RowAligner().fit(denoised)
     aligner = RowAligner().fit(image)

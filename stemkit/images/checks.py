@@ -8,10 +8,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-__all__ = ["COORDINATE_TOLERANCE", "MODES", "check_mode", "check_not_colour", "check_not_empty", "numeric", "validated"]
+from stemkit.parameters import check_mode
 
-#: Imaging modes: bright columns (high-angle annular dark field) and dark columns (bright field).
-MODES = ("haadf", "bf")
+__all__ = ["COORDINATE_TOLERANCE", "check_not_colour", "check_not_empty", "numeric", "validated"]
+
 #: Relative tolerance of the spacings of coordinates (chosen: files store them in single precision).
 COORDINATE_TOLERANCE = 1e-3
 
@@ -46,12 +46,6 @@ def validated(image: xr.DataArray, name: str) -> xr.DataArray:
     _check_coords(image, name)
     check_mode(image.attrs.get("mode"), f'{name}.attrs["mode"]')
     return image
-
-
-def check_mode(mode: str | None, name: str) -> None:
-    """Raise a ValueError unless the mode is None or one of :data:`MODES`."""
-    if mode is not None and mode not in MODES:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, MODES))} or None, but is {mode!r}")
 
 
 def check_not_empty(shape: tuple[int, ...], name: str) -> None:

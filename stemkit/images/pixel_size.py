@@ -1,0 +1,39 @@
+"""The pixel size of an image, which is the spacing of its coordinates."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+__all__ = ["is_calibrated", "pixel_sizes", "with_pixel_sizes"]
+
+
+def is_calibrated(image: xr.DataArray) -> bool:
+    """Whether the image has a pixel size."""
+    return pixel_sizes(image) is not None
+
+
+def pixel_sizes(image: xr.DataArray) -> tuple[float, float] | None:
+    """Height and width of a pixel in nm, or None without coordinates.
+
+    The pixel size along an axis with a single pixel is that of the other axis.
+    """
+    sizes = {d: _spacing(image, d) for d in ("y", "x") if d in image.coords}
+    known = [s for s in sizes.values() if s is not None]
+    if not known:
+        return None
+    return sizes.get("y") or known[0], sizes.get("x") or known[0]
+
+
+def with_pixel_sizes(image: xr.DataArray, y: float, x: float) -> xr.DataArray:
+    """The image with pixel centres at multiples of the height ``y`` and the width ``x`` of a pixel, nm."""
+    for label, size in (("y", y), ("x", x)):
+        if not (np.isfinite(size) and size > 0):
+            raise ValueError(f"pixel_size must be a positive number of nm, but along {label} it is {size!r}")
+    coords = {d: xr.Variable(d, np.arange(image.sizes[d]) * float(s), {"units": "nm"}) for d, s in (("y", y), ("x", x))}
+    return image.assign_coords(coords)
+
+
+def _spacing(image: xr.DataArray, dim: str) -> float | None:
+    centres = np.asarray(image.coords[dim].values, dtype=np.float64)
+    return None if centres.size < 2 else float((centres[-1] - centres[0]) / (centres.size - 1))

@@ -1,0 +1,79 @@
+"""What an image carries from earlier steps: recorded pixels, noise model, and a record of the steps."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from stemkit.images.pixel_size import pixel_sizes
+
+__all__ = ["RECORDED", "check_noise_attr", "digest", "recorded_image", "was_enhanced"]
+
+#: Coordinate of a denoised image with the recorded pixels.
+RECORDED = "recorded"
+#: Relative tolerance between the pixel size of an image and that of its noise model (chosen).
+NOISE_TOLERANCE = 1e-3
+
+
+def recorded_image(image: xr.DataArray) -> xr.DataArray:
+    """The recorded image of a denoised image; an image without recorded pixels is returned unchanged."""
+    if RECORDED not in image.coords:
+        return image
+    recorded = image.coords[RECORDED]
+    keep = {c: image.coords[c] for c in image.dims if c in image.coords}
+    return xr.DataArray(recorded.values, dims=image.dims, coords=keep, attrs=image.attrs, name=image.name)
+
+
+def was_enhanced(image: xr.DataArray) -> bool:
+    """Whether the provenance contains an enhancement or a picture, so that the pixels are not recorded intensities."""
+    text = image.attrs.get("stemkit")
+    made = json.loads(text) if isinstance(text, str) else None
+    while isinstance(made, dict):
+        if made.get("step") in ("enhance", "picture"):
+            return True
+        made = made.get("previous")
+    return False
+
+
+def check_noise_attr(image: xr.DataArray, mode: str | None = None) -> dict | None:
+    """The noise model in an image's attributes, as a dict, or None.
+
+    Raises
+    ------
+    ValueError
+        If the attribute is not the JSON of one noise model, or if it was calibrated at another pixel size, so that its
+        lengths in px are not valid, or in another mode.
+    """
+    text = image.attrs.get("noise")
+    if text is None:
+        return None
+    try:
+        noise = json.loads(text)
+    except (TypeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f'attrs["noise"] must be the JSON text of one noise model per image, but is {str(text)[:60]!r}: a stack '
+            "indexed after calibration keeps the list of all its models. Calibrate after indexing"
+        ) from error
+    sizes = pixel_sizes(image)
+    calibrated_at = noise.pop("pixel_size", None)
+    now = None if sizes is None else sizes[1]
+    if (calibrated_at is None) != (now is None) or (now and not np.isclose(calibrated_at, now, rtol=NOISE_TOLERANCE)):
+        raise ValueError(
+            f'attrs["noise"] was calibrated at a pixel size of {calibrated_at} nm, but the image has {now} nm: '
+            "run NoiseCalibrator again on the resampled image"
+        )
+    if mode is not None and noise.get("mode", mode) != mode:
+        raise ValueError(
+            f'mode is {mode!r}, but attrs["noise"] was calibrated in mode {noise["mode"]!r}: calibrate again, with '
+            f"NoiseCalibrator(mode={mode!r})"
+        )
+    return noise
+
+
+def digest(values: NDArray) -> str:
+    """Hash of the pixels, by which estimators recognise an image that they have processed."""
+    return hashlib.sha1(np.ascontiguousarray(values).tobytes() + str(values.shape).encode()).hexdigest()

@@ -187,7 +187,7 @@ def training(arguments: argparse.Namespace) -> pd.DataFrame:
     tuned = SFINDenoiser(weights=arguments.weights, fine_tune=True, lr=5e-4, max_epochs=6, random_state=0)
     rows["fine-tuned on two images without truth"] = tuned.fit(own["noisy"]).score(held["noisy"], held["enhance"])
     small = SFINDenoiser(weights=None, max_epochs=4, n_blocks=2, random_state=0)
-    search = GridSearchCV(small, {"width": [16, 32], "lr": [1e-3, 4e-3]}, cv=2)
+    search = GridSearchCV(small, {"n_channels": [16, 32], "lr": [1e-3, 4e-3]}, cv=2)
     pairs = mine.set_params(random_state=13).sample(12)
     search.fit(pairs["noisy"], pairs["enhance"])
     print(pd.DataFrame(search.cv_results_)[["params", "mean_test_score", "mean_fit_time"]].to_string())

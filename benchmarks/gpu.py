@@ -27,7 +27,7 @@ from stemkit.denoising.weights import OUTPUTS, NetworkInfo, build, load_weights
 from stemkit.networks import FoldedSFIN
 from stemkit.synthesis.recipe import draw_batch
 
-SHIPPED = NetworkInfo(width=64, n_blocks=4, downsampling=2, outputs=OUTPUTS)
+SHIPPED = NetworkInfo(n_channels=64, n_blocks=4, downsampling=2, outputs=OUTPUTS)
 PAPER = replace(SHIPPED, n_blocks=8, downsampling=1)
 
 

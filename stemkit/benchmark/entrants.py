@@ -305,8 +305,8 @@ def _without(name: str, **changed: Any) -> Entrant:
 _SFIN = _info(**ARCHITECTURE)
 SFIN_ALIKE = Entrant("SFIN, trained alike", _SFIN)
 RIVALS = (
-    Entrant("FCN", _info(architecture="fcn", width=64, n_blocks=17)),
-    Entrant("AtomSegNet", _info(architecture="atomsegnet", width=64, n_blocks=0)),
+    Entrant("FCN", _info(architecture="fcn", n_channels=64, n_blocks=17)),
+    Entrant("AtomSegNet", _info(architecture="atomsegnet", n_channels=64, n_blocks=0)),
 )
 ORDERED = tuple(name for name in RECIPE.arrangements if name not in ("random", "sparse"))
 #: What the paper takes away, from the data and from the network.

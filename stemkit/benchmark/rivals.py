@@ -11,13 +11,13 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from stemkit.denoising.anscombe import Stabilised, image_of, signal_of
-from stemkit.denoising.base import Denoiser, Enhancer
+from stemkit.denoising.base import StatelessDenoiser
 from stemkit.noise.resolve import resolve_noise
 
 __all__ = ["BM3DDenoiser", "atomap_positions"]
 
 
-class BM3DDenoiser(Denoiser):
+class BM3DDenoiser(StatelessDenoiser):
     """Block matching and 3-D filtering, by its authors' package, which is free for non-commercial use alone.
 
     On noise that is made alike at every intensity, with its correlation along the row in the spectrum that the filter
@@ -28,24 +28,21 @@ class BM3DDenoiser(Denoiser):
     def __init__(self, *, mode: str | None = None):
         self.mode = mode
 
-    def _enhancer(self) -> Enhancer:
-        def enhance(image: xr.DataArray, mode: str) -> dict[str, NDArray]:
-            if np.ptp(image.values) == 0:
-                return {"enhance": image.values}
-            model = resolve_noise(image, mode)
-            counts = Stabilised.of(model)
-            if counts.noise_free:
-                return {"enhance": image.values}
-            even = counts.forward(signal_of(image.values, model))
-            contrast = float(np.ptp(counts.forward(np.array([0.0, 1.0]))))  # in deviations of the noise
-            correlation = float(np.clip(model.pointwise.correlation_x, 0.0, 0.9))
-            filtered = _bm3d(even, contrast, correlation)
-            if model.scan.amplitude:
-                rows = (even - filtered).clip(-OUTLYING, OUTLYING).mean(axis=1, keepdims=True)
-                filtered = _bm3d(even - (rows - rows.mean()), contrast, correlation)
-            return {"enhance": image_of(counts.inverse(filtered), model)}
-
-        return enhance
+    def _maps(self, image: xr.DataArray, mode: str) -> dict[str, NDArray]:
+        if np.ptp(image.values) == 0:
+            return {"enhance": image.values}
+        model = resolve_noise(image, mode)
+        counts = Stabilised.of(model)
+        if counts.noise_free:
+            return {"enhance": image.values}
+        even = counts.forward(signal_of(image.values, model))
+        contrast = float(np.ptp(counts.forward(np.array([0.0, 1.0]))))  # in deviations of the noise
+        correlation = float(np.clip(model.pointwise.correlation_x, 0.0, 0.9))
+        filtered = _bm3d(even, contrast, correlation)
+        if model.scan.amplitude:
+            rows = (even - filtered).clip(-OUTLYING, OUTLYING).mean(axis=1, keepdims=True)
+            filtered = _bm3d(even - (rows - rows.mean()), contrast, correlation)
+        return {"enhance": image_of(counts.inverse(filtered), model)}
 
 
 #: A pixel says no more than this, in deviations of the noise, of its row's offset.

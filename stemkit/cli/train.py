@@ -25,7 +25,7 @@ def add_to(subparsers: Any) -> None:
     parser.add_argument("--batches", type=int, default=200, help="batches per epoch (default: 200)")
     parser.add_argument("--lr", type=float, default=3e-3, help="largest learning rate (default: 3e-3)")
     parser.add_argument("--seed", type=int, default=1, help="default: 1")
-    parser.add_argument("--width", type=int, help="number of feature channels (default: 64)")
+    parser.add_argument("--channels", type=int, help="number of feature channels (default: 64)")
     parser.add_argument("--blocks", type=int, help="number of residual blocks (default: 4; published: 8)")
     parser.add_argument("--downsampling", type=int, choices=(1, 2, 4), help="default: 2; published: 1")
     add_device_argument(parser)
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         lr=arguments.lr,
         seed=arguments.seed,
         device=arguments.device,
-        width=arguments.width,
+        n_channels=arguments.channels,
         n_blocks=arguments.blocks,
         downsampling=arguments.downsampling,
         crop_sizes=arguments.crops or CROP_SIZES,

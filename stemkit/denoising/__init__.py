@@ -1,7 +1,7 @@
 """Denoisers: estimators that enhance images."""
 
+from stemkit.denoising.architectures import AtomSegNetDenoiser, FCNDenoiser, SFINDenoiser
 from stemkit.denoising.classical import ABSFDenoiser, NLMDenoiser, WienerDenoiser
-from stemkit.denoising.network import AtomSegNetDenoiser, FCNDenoiser, SFINDenoiser
 from stemkit.denoising.periodic import PeriodicDenoiser
 from stemkit.denoising.weights import NetworkInfo, known_weights, load_weights, save_weights
 

@@ -1,19 +1,19 @@
-"""Base class of the denoisers: conversion of images, provenance, score."""
+"""Base classes of the denoisers: conversion of images, provenance, score."""
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from stemkit._version import __version__
+from stemkit.estimators import ImageTransformer
 from stemkit.images import (
     RECORDED,
     Images,
@@ -23,70 +23,65 @@ from stemkit.images import (
     recorded_image,
     resolve_mode,
     split,
-    warn_if_small,
 )
 from stemkit.metrics import psnr
 from stemkit.pixels import faulty_pixels, filled
 
-__all__ = ["Denoiser", "Enhancer", "check_choice", "check_integer", "check_positive", "without_faults"]
+__all__ = ["Denoiser", "Enhancer", "StatelessDenoiser", "without_faults"]
 
 #: Function of an image and its mode that returns maps of the image's shape by name, including ``"enhance"``.
 Enhancer = Callable[[xr.DataArray, str], dict[str, NDArray]]
 
 
-class Denoiser(TransformerMixin, BaseEstimator):
+class Denoiser(ImageTransformer):
     """An estimator whose ``transform`` enhances images.
 
-    Subclasses implement ``_enhancer``. This class returns images of the type of the input, attaches the recorded pixels
-    and computes the score.
+    Subclasses implement ``fit``, and ``_maps`` or ``_enhancer``. This class returns images of the type of the input,
+    attaches the recorded pixels and computes the score.
     """
 
     #: The map that ``transform`` returns.
     target = "enhance"
     mode: str | None
 
-    def fit(self, X: Images, y: object = None) -> Self:
-        """Check the parameters and the images; the filters estimate what they need from each transformed image.
+    def transform(self, X: Images) -> Images:
+        """Enhance images.
 
         Parameters
         ----------
         X : DataArray, ndarray or list of them
             ``(n_y, n_x)`` or ``(n_images, n_y, n_x)``.
-        y : ignored
 
         Returns
         -------
-        self
+        DataArray or list of DataArray
+            Same dims, coordinates and units as ``X``, with the recorded pixels as the coordinate ``recorded``, and
+            further maps, if any, as further coordinates. Faulty pixels are interpolated before the image is enhanced,
+            but not in ``recorded``.
         """
-        self._check_parameters()
-        images = split(X)
-        for image in images:
-            warn_if_small(image)
-        self.n_images_ = len(images)
-        return self
-
-    def transform(self, X: Images) -> Images:
-        """Enhance images.
-
-        Returns
-        -------
-        Same type, dims, coordinates and units as ``X``
-            DataArrays contain the recorded pixels as the coordinate ``recorded``, and further maps, if any, as further
-            coordinates. Faulty pixels are interpolated before the image is enhanced, but not in ``recorded``.
-        """
-        check_is_fitted(self, "n_images_")
+        check_is_fitted(self)
         self._check_parameters()
         enhancer = self._enhancer()
-        return join([self._enhanced(image, enhancer) for image in split(X)], X)
+        return join([self._enhanced(image, enhancer) for image in self._validated(X)], X)
 
     def score(self, X: Images, y: Images) -> float:
-        """Mean PSNR (dB) of the transformed images against the truth.
+        """Mean PSNR (dB) of the transformed images against clean images.
 
-        Images with constant truth have no PSNR and are omitted with a warning. The score is NaN if all are omitted or
-        if y contains no images.
+        Parameters
+        ----------
+        X : DataArray, ndarray or list of them
+            Recorded images.
+        y : like X
+            Clean images, or the true ``target`` maps, of the same shapes.
+
+        Returns
+        -------
+        float
+            Images with constant truth have no PSNR and are omitted with a warning. The score is NaN if all are omitted
+            or if ``y`` contains no images.
         """
         if not holds_images(y):
-            warnings.warn("y contains no images: the score is NaN. Pass the true images as y", stacklevel=2)
+            warnings.warn("y contains no images: the score is NaN. Pass the clean images as y", stacklevel=2)
             return float("nan")
         pairs = list(zip(split(self.transform(X)), split(y, name="y"), strict=True))
         scores = [psnr(result.values, truth.values) for result, truth in pairs if np.ptp(truth.values) > 0]
@@ -96,21 +91,15 @@ class Denoiser(TransformerMixin, BaseEstimator):
             )
         return float(np.mean(scores)) if scores else float("nan")
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = True
-        tags.input_tags.three_d_array = True
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        tags.non_deterministic = False
-        return tags
-
     # --- for subclasses ------------------------------------------------------------------------------------------
 
-    def _enhancer(self) -> Enhancer:
+    def _maps(self, image: xr.DataArray, mode: str) -> dict[str, NDArray]:
+        """Maps of the image's shape by name, including ``"enhance"``."""
         raise NotImplementedError
 
-    def _check_parameters(self) -> None:
-        """Raise ValueError for an invalid parameter."""
+    def _enhancer(self) -> Enhancer:
+        """The function that is applied to each image."""
+        return self._maps
 
     def _made_with(self) -> dict[str, Any]:
         """Entries of the provenance record in ``attrs["stemkit"]``."""
@@ -119,7 +108,6 @@ class Denoiser(TransformerMixin, BaseEstimator):
     # -------------------------------------------------------------------------------------------------------------
 
     def _enhanced(self, image: xr.DataArray, enhancer: Enhancer) -> xr.DataArray:
-        warn_if_small(image)
         mode = resolve_mode(image, self.mode)
         return self._with_maps(image, enhancer(without_faults(image), mode), mode)
 
@@ -144,6 +132,29 @@ class Denoiser(TransformerMixin, BaseEstimator):
         return out.assign_coords({RECORDED: (image.dims, recorded), **{k: (image.dims, v) for k, v in others.items()}})
 
 
+class StatelessDenoiser(Denoiser):
+    """A denoiser that estimates all it needs from each image: ``fit`` only validates."""
+
+    _requires_fit = False
+
+    def fit(self, X: Images, y: object = None) -> Self:
+        """Check the parameters and the images.
+
+        Parameters
+        ----------
+        X : DataArray, ndarray or list of them
+            ``(n_y, n_x)`` or ``(n_images, n_y, n_x)``.
+        y : ignored
+
+        Returns
+        -------
+        self
+        """
+        self._check_parameters()
+        self._validated(X)
+        return self
+
+
 def without_faults(image: xr.DataArray) -> xr.DataArray:
     """Interpolate faulty pixels and keep the recorded ones as the coordinate ``recorded``.
 
@@ -154,21 +165,3 @@ def without_faults(image: xr.DataArray) -> xr.DataArray:
         return image
     recorded = recorded_image(image).values
     return image.copy(data=filled(image.values, faulty)).assign_coords({RECORDED: (image.dims, recorded)})
-
-
-def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    """Raise ValueError if ``value`` is not one of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, but is {value!r}")
-
-
-def check_integer(name: str, value: object, least: int = 1) -> None:
-    """Raise ValueError if ``value`` is not an integer of at least ``least``."""
-    if not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, but is {value!r}")
-
-
-def check_positive(name: str, value: object) -> None:
-    """Raise ValueError if ``value`` is not a positive finite number."""
-    if not isinstance(value, int | float | np.number) or not 0 < value < np.inf:
-        raise ValueError(f"{name} must be a positive number, but is {value!r}")

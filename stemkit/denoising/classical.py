@@ -9,14 +9,15 @@ from scipy import fft, ndimage
 from skimage.restoration import denoise_nl_means
 
 from stemkit.denoising.anscombe import Stabilised, image_of, signal_of
-from stemkit.denoising.base import Denoiser, Enhancer, check_integer, check_positive
+from stemkit.denoising.base import StatelessDenoiser
 from stemkit.denoising.spectral import periodic_part, radial_background
 from stemkit.noise.resolve import resolve_noise
+from stemkit.parameters import check_integer, check_number, check_positive
 
 __all__ = ["ABSFDenoiser", "NLMDenoiser", "WienerDenoiser"]
 
 
-class SpectralDenoiser(Denoiser):
+class SpectralDenoiser(StatelessDenoiser):
     """Multiplication of each frequency by a weight, a function of its power and of the radial background."""
 
     def __init__(self, *, smoothing: float = 1.0, mode: str | None = None):
@@ -24,25 +25,22 @@ class SpectralDenoiser(Denoiser):
         self.mode = mode
 
     def _check_parameters(self) -> None:
-        if not isinstance(self.smoothing, int | float | np.number) or not 0 <= self.smoothing < np.inf:
-            raise ValueError(f"smoothing must be a number of at least 0, but is {self.smoothing!r}")
+        super()._check_parameters()
+        check_number("smoothing", self.smoothing, 0)
 
-    def _enhancer(self) -> Enhancer:
-        def enhance(image: xr.DataArray, mode: str) -> dict[str, NDArray]:
-            values = image.values.astype(np.float64)
-            if min(values.shape) < 2 or np.ptp(values) == 0:
-                return {"enhance": values}
-            spectrum, rest = periodic_part(values)
-            power = np.abs(spectrum) ** 2
-            background = radial_background(power, values.shape)
-            power[0, 0] = background[0, 0]  # the image's sum must not be averaged into its neighbours
-            # rfft2 has both halves of the frequencies along y, but one half along x
-            local = ndimage.gaussian_filter(power, self.smoothing, mode=("wrap", "mirror")) if self.smoothing else power
-            weight = self._weight(np.maximum(local, np.finfo(float).tiny), background)
-            weight[0, 0] = 1.0
-            return {"enhance": fft.irfft2(weight * spectrum, s=values.shape, workers=-1) + rest}
-
-        return enhance
+    def _maps(self, image: xr.DataArray, mode: str) -> dict[str, NDArray]:
+        values = image.values.astype(np.float64)
+        if min(values.shape) < 2 or np.ptp(values) == 0:
+            return {"enhance": values}
+        spectrum, rest = periodic_part(values)
+        power = np.abs(spectrum) ** 2
+        background = radial_background(power, values.shape)
+        power[0, 0] = background[0, 0]  # the image's sum must not be averaged into its neighbours
+        # rfft2 has both halves of the frequencies along y, but one half along x
+        local = ndimage.gaussian_filter(power, self.smoothing, mode=("wrap", "mirror")) if self.smoothing else power
+        weight = self._weight(np.maximum(local, np.finfo(float).tiny), background)
+        weight[0, 0] = 1.0
+        return {"enhance": fft.irfft2(weight * spectrum, s=values.shape, workers=-1) + rest}
 
     @staticmethod
     def _weight(power: NDArray, background: NDArray) -> NDArray:
@@ -59,11 +57,6 @@ class WienerDenoiser(SpectralDenoiser):
         not smoothed, as published.
     mode : {"haadf", "bf"} or None, default=None
         Mode recorded in the result; the filter is the same for both. None takes it from the image.
-
-    Attributes
-    ----------
-    n_images_ : int
-        Number of images passed to ``fit``.
 
     Notes
     -----
@@ -106,11 +99,6 @@ class ABSFDenoiser(SpectralDenoiser):
     mode : {"haadf", "bf"} or None, default=None
         As in :class:`WienerDenoiser`.
 
-    Attributes
-    ----------
-    n_images_ : int
-        Number of images passed to ``fit``.
-
     References
     ----------
     .. [1] Kilaas, "Optimal and near-optimal filters in high-resolution electron microscopy", J. Microsc. 190, 45
@@ -133,7 +121,7 @@ class ABSFDenoiser(SpectralDenoiser):
         return np.maximum(1.0 - np.sqrt(background / power), 0.0)
 
 
-class NLMDenoiser(Denoiser):
+class NLMDenoiser(StatelessDenoiser):
     """Non-local means (scikit-image) after variance stabilisation.
 
     Parameters
@@ -146,11 +134,6 @@ class NLMDenoiser(Denoiser):
         Largest distance at which patches are searched, px.
     mode : {"haadf", "bf"} or None, default=None
         None takes the image's mode, or infers it where the image has none.
-
-    Attributes
-    ----------
-    n_images_ : int
-        Number of images passed to ``fit``.
 
     Notes
     -----
@@ -183,26 +166,24 @@ class NLMDenoiser(Denoiser):
         self.mode = mode
 
     def _check_parameters(self) -> None:
+        super()._check_parameters()
         check_positive("strength", self.strength)
         check_integer("patch_size", self.patch_size)
         check_integer("patch_distance", self.patch_distance)
 
-    def _enhancer(self) -> Enhancer:
-        def enhance(image: xr.DataArray, mode: str) -> dict[str, NDArray]:
-            if min(image.shape) < self.patch_size or np.ptp(image.values) == 0:
-                return {"enhance": image.values}
-            model = resolve_noise(image, mode)
-            transform = Stabilised.of(model)
-            if transform.noise_free:
-                return {"enhance": image.values}
-            denoised = denoise_nl_means(
-                transform.forward(signal_of(image.values, model)),
-                patch_size=self.patch_size,
-                patch_distance=self.patch_distance,
-                h=self.strength,
-                sigma=1.0,
-                fast_mode=True,
-            )
-            return {"enhance": image_of(transform.inverse(denoised), model)}
-
-        return enhance
+    def _maps(self, image: xr.DataArray, mode: str) -> dict[str, NDArray]:
+        if min(image.shape) < self.patch_size or np.ptp(image.values) == 0:
+            return {"enhance": image.values}
+        model = resolve_noise(image, mode)
+        transform = Stabilised.of(model)
+        if transform.noise_free:
+            return {"enhance": image.values}
+        denoised = denoise_nl_means(
+            transform.forward(signal_of(image.values, model)),
+            patch_size=self.patch_size,
+            patch_distance=self.patch_distance,
+            h=self.strength,
+            sigma=1.0,
+            fast_mode=True,
+        )
+        return {"enhance": image_of(transform.inverse(denoised), model)}

@@ -24,7 +24,7 @@ BATCH_SIZE = 16
 #: Distribution of the training images; one in twenty has no columns, and their maps must be empty (chosen).
 RECIPE = Recipe(spacing=(4.0, 36.0), empty=0.05)
 #: Default architecture, which two CPU cores train in one to two hours (chosen).
-ARCHITECTURE = {"width": 64, "n_blocks": 4, "downsampling": 2}
+ARCHITECTURE = {"n_channels": 64, "n_blocks": 4, "downsampling": 2}
 
 
 def train_general(
@@ -36,7 +36,7 @@ def train_general(
     lr: float = 3e-3,
     seed: int = 1,
     device: str = "auto",
-    width: int | None = None,
+    n_channels: int | None = None,
     n_blocks: int | None = None,
     downsampling: int | None = None,
     crop_sizes: Sequence[int] = CROP_SIZES,
@@ -68,7 +68,7 @@ def train_general(
             raise ValueError(f"crop_sizes must be multiples of 16 of at least 32 px, but one is {size!r}")
     folder.mkdir(parents=True, exist_ok=True)
     where = resolve_device(device)
-    given = {"width": width, "n_blocks": n_blocks, "downsampling": downsampling}
+    given = {"n_channels": n_channels, "n_blocks": n_blocks, "downsampling": downsampling}
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     info = NetworkInfo(**{**ARCHITECTURE, **chosen}, outputs=OUTPUTS, spacing=RECIPE.spacing)
     module, before = None, dict[str, Any]()
@@ -118,7 +118,7 @@ def model_card(info: NetworkInfo, recipe: Recipe) -> str:
     low, high = recipe.spacing
     return f"""# General SFIN weights
 
-SFIN with {info.width} channels, {info.n_blocks} blocks and a grid coarser by {info.downsampling}; outputs
+SFIN with {info.n_channels} channels, {info.n_blocks} blocks and a grid coarser by {info.downsampling}; outputs
 {", ".join(info.outputs)}. Trained on synthetic images only; no real micrograph was used.
 
 | | |
@@ -171,4 +171,4 @@ def _options(made: dict[str, Any], info: NetworkInfo) -> str:
         options += f" --emphasis {made['emphasis']:g}"
     if "before" in made:
         return f"{options} --weights SHA256_{made['before'].get('sha256', '')[:8]}"
-    return f"{options} --width {info.width} --blocks {info.n_blocks} --downsampling {info.downsampling}"
+    return f"{options} --channels {info.n_channels} --blocks {info.n_blocks} --downsampling {info.downsampling}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from itertools import product
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from stemkit.denoising.weights import NetworkInfo
 from stemkit.images import float_dtype
 from stemkit.networks import SFIN, FoldedSFIN
 
-__all__ = ["enhanced_maps", "for_inference", "run_network", "tile_starts"]
+__all__ = ["AnyNetwork", "enhanced_maps", "for_inference", "run_network", "tile_starts"]
 
 #: Width of the reflected border, px, which reduces the effects of zero padding and of the periodic FFT (chosen).
 MARGIN = 24
@@ -44,7 +45,11 @@ class Plain:
         return maps
 
 
-def for_inference(module: nn.Module, device: torch.device, precision: str = "auto") -> FoldedSFIN | Plain:
+#: A network in the form in which it is applied.
+AnyNetwork: TypeAlias = FoldedSFIN | Plain
+
+
+def for_inference(module: nn.Module, device: torch.device, precision: str = "auto") -> AnyNetwork:
     """A trained network in its fastest form; networks other than SFIN are applied in single precision."""
     if not isinstance(module, SFIN):
         return Plain(module, device)
@@ -53,7 +58,7 @@ def for_inference(module: nn.Module, device: torch.device, precision: str = "aut
 
 def enhanced_maps(
     values: NDArray,
-    network: FoldedSFIN | Plain,
+    network: AnyNetwork,
     info: NetworkInfo,
     *,
     sign: float = 1,

@@ -1,304 +1,261 @@
-"""Denoisers by networks."""
+"""Base class of the denoisers by networks: training in fit, inference in transform."""
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+from torch import nn
 
-from stemkit.denoising.learnt import LearntDenoiser
+from stemkit.compute import PRECISIONS, resolve_device, seed_from
+from stemkit.denoising.base import Denoiser, Enhancer, without_faults
+from stemkit.denoising.callbacks import epochs_of, seed_of
+from stemkit.denoising.crystal import combine_with_lattice
+from stemkit.denoising.inference import AnyNetwork, enhanced_maps, for_inference
+from stemkit.denoising.sampling import check_sampling
+from stemkit.denoising.sources import PairSource, Source, SynthesisSource
+from stemkit.denoising.training import LOSSES, made_with, train
+from stemkit.denoising.units import network_units, to_network, widened
+from stemkit.denoising.weights import OUTPUTS, NetworkInfo, load_weights
+from stemkit.images import Images, holds_images, mode_sign, resolve_mode, split
+from stemkit.noise.resolve import resolve_noise
+from stemkit.noise.drawing import stacked
+from stemkit.parameters import check_integer, check_option, check_positive
+from stemkit.synthesis import STEMSynthesizer
+from stemkit.synthesis.noises import BACKGROUND
 
-__all__ = ["AtomSegNetDenoiser", "FCNDenoiser", "SFINDenoiser"]
+__all__ = ["NetworkDenoiser"]
+
+#: Values of ``lattice``.
+LATTICES = ("auto", "off")
+#: Fraction of synthetic training images without columns (chosen).
+EMPTY = 0.05
+#: Range of spacings of synthetic images, in multiples of that of the given images (chosen).
+WIDENING = (0.9, 1.1)
+#: Lower limits of the ends of that range, px (chosen).
+LEAST_SPACING = (3.0, 4.0)
+#: Least values of integer parameters (chosen).
+LEAST = {"max_epochs": 0, "batches_per_epoch": 1, "batch_size": 1, "crop_size": 8, "tile_size": 64}
 
 
-class SFINDenoiser(LearntDenoiser):
-    """Enhance images with the spatial-frequency interactive network.
+@dataclass(kw_only=True, eq=False, repr=False)
+class NetworkDenoiser(Denoiser):
+    """A denoiser by a network, with the parameters of training and inference; see :class:`stemkit.SFINDenoiser`.
 
-    The shipped weights need no training: ``SFINDenoiser().fit_transform(image)``. Given pairs, ``fit`` trains on them.
-    Given images only, with ``fine_tune=True`` or ``weights=None``, it measures their noise and spacing and trains on
-    synthetic pairs with the same noise and spacing.
-
-    Parameters
-    ----------
-    weights : str, path or None, default="auto"
-        ``"auto"`` are the shipped weights, a path is that of a stemkit ``.safetensors`` file or of a checkpoint of the
-        authors; None starts from random weights.
-    target : {"enhance", "detect", "superresolve"}, default="enhance"
-        The map that ``transform`` returns.
-    fine_tune : bool, default=False
-        Continue the training of the weights on synthetic pairs with noise and spacing of the images given to ``fit``.
-    n_blocks, width, downsampling : int or None, default=None
-        Architecture, see :class:`stemkit.networks.SFIN`. None takes that of the weights, or width 32, 4 blocks and
-        downsampling 2, which two CPU cores train in minutes.
-    lr : float, default=2e-3
-        Highest learning rate.
-    max_epochs : int, default=10
-    patience : int or None, default=None
-        Stop after this number of consecutive epochs without improvement. The network is that of the epoch with the
-        lowest loss on validation pairs: newly drawn ones where pairs are synthesised, one in ten where at least ten are
-        given.
-    batches_per_epoch : int, default=50
-    batch_size : int, default=8
-    crop_size : int, default=128
-        Edge of the training crops, px.
-    loss : {"l1", "l2"}, default="l1"
-    checkpoint : path or None, default=None
-        Written after every epoch. Training resumes from an existing file, to the result of an uninterrupted run; remove
-        the file to begin again.
-    compile : bool, default=False
-        Compile the network with torch for training on a GPU: this takes a minute at the start and makes steps faster.
-    sampling : "auto" or float, default="auto"
-        Grid on which the network is applied, in pixels per pixel of the image, in (0, 1]; the result is on the image's
-        own grid, which is 1. ``"auto"`` uses a coarser grid for an image dominated by noise with columns at least 40 px
-        apart, a finer one for an image with little noise and a smaller spacing than that of the training, and the
-        image's own grid otherwise.
-    precision : {"auto", "float32", "bfloat16"}, default="auto"
-        Data type of the network's activations. ``"auto"`` is bfloat16 where the CPU or GPU multiplies it fast, which
-        changes the PSNR by less than 0.1 dB; results of different machines then differ by this amount. Only SFIN uses
-        it.
-    lattice : {"off", "auto"}, default="off"
-        ``"auto"`` averages the enhanced image over the translations of its lattice where this agrees with the recorded
-        pixels, and keeps the network's result elsewhere; see :doc:`/enhancing`. An image without a lattice, and the
-        other maps, are not changed.
-    tile_size : int, default=2048
-        Larger images are enhanced in overlapping tiles of this size, px.
-    average_flips : bool, default=False
-        Average over the four mirror images, at four times the cost; their standard deviation is the coordinate
-        ``uncertainty``.
-    mode : {"haadf", "bf"} or None, default=None
-        None takes the image's mode, or infers it where the image has none.
-    device : str, default="auto"
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ...
-    random_state : int, RandomState or None, default=None
-        Seed of the training; the same seed on the same device gives the same network.
-    verbose : int, default=0
-        1 shows a progress bar during training, and over the tiles of large images.
-
-    Attributes
-    ----------
-    net_ : torch.nn.Module
-        The network.
-    info_ : NetworkInfo
-        Architecture, outputs and range of spacings (px) of the network.
-    history_ : pandas.DataFrame
-        One row per epoch of training; empty without training.
-    n_images_ : int
-        Number of images passed to ``fit``.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If X contains no images, the weights are unknown, or the architecture differs from that of the weights.
-
-    Notes
-    -----
-    The input is normalised by its mean and standard deviation in float64, and the result is converted back to the
-    image's units. A DataArray has the recorded pixels as the coordinate ``recorded``, and the network's other maps as
-    ``detect`` and ``superresolve``.
-
-    References
-    ----------
-    .. [1] Li, Wu, Shao, Zhang, Fu, "Noise Calibration and Spatial-Frequency Interactive Network for STEM Image
-       Enhancement", CVPR 2025, https://arxiv.org/abs/2504.02555
-
-    Examples
-    --------
-    >>> from stemkit import SFINDenoiser, STEMSynthesizer
-    >>> from stemkit.metrics import psnr
-    >>> pairs = STEMSynthesizer(shape=(128, 128), random_state=1).sample(1)
-    >>> enhanced = SFINDenoiser().fit_transform(pairs["noisy"])
-    >>> psnr(enhanced, pairs["enhance"]) > psnr(pairs["noisy"], pairs["enhance"])
-    True
+    A subclass defines the architecture, and adds its parameters as fields: ``dataclass`` makes the ``__init__`` whose
+    signature scikit-learn reads.
     """
 
-    architecture = "sfin"
-    # chosen: two CPU cores train it in minutes
-    shaped_by = (("width", "width", 32), ("n_blocks", "n_blocks", 4), ("downsampling", "downsampling", 2))
+    #: Name of the architecture in a weights file.
+    _architecture: ClassVar[str]
+    #: Parameters of the architecture: name in a weights file, and value of None without weights.
+    _shape_parameters: ClassVar[dict[str, tuple[str, int]]]
 
-    def __init__(
-        self,
-        *,
-        weights: str | Path | None = "auto",
-        target: str = "enhance",
-        fine_tune: bool = False,
-        n_blocks: int | None = None,
-        width: int | None = None,
-        downsampling: int | None = None,
-        lr: float = 2e-3,
-        max_epochs: int = 10,
-        patience: int | None = None,
-        batches_per_epoch: int = 50,
-        batch_size: int = 8,
-        crop_size: int = 128,
-        loss: str = "l1",
-        checkpoint: str | Path | None = None,
-        compile: bool = False,
-        sampling: float | str = "auto",
-        precision: str = "auto",
-        lattice: str = "off",
-        tile_size: int = 2048,
-        average_flips: bool = False,
-        mode: str | None = None,
-        device: str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-        verbose: int = 0,
-    ):
-        self._store(locals())
+    weights: str | Path | None = None
+    target: str = "enhance"
+    fine_tune: bool = False
+    n_channels: int | None = None
+    lr: float = 2e-3
+    max_epochs: int = 10
+    patience: int | None = None
+    batches_per_epoch: int = 50
+    batch_size: int = 8
+    crop_size: int = 128
+    loss: str = "l1"
+    checkpoint: str | Path | None = None
+    compile: bool = False
+    sampling: float | str = "auto"
+    precision: str = "auto"
+    lattice: str = "off"
+    tile_size: int = 2048
+    average_flips: bool = False
+    mode: str | None = None
+    device: str = "auto"
+    random_state: int | np.random.RandomState | None = None
+    verbose: int = 0
 
+    def fit(self, X: Images, y: object = None) -> Self:
+        """Load the weights; train the network only with ``fine_tune=True`` or ``weights=None``.
 
-class FCNDenoiser(LearntDenoiser):
-    """Enhance images with a plain fully convolutional network, for comparison with SFIN.
+        Parameters
+        ----------
+        X : DataArray, ndarray or list of them
+            Recorded images, ``(n_y, n_x)`` or ``(n_images, n_y, n_x)``.
+        y : like X, optional
+            Clean images, or the true ``target`` maps, of the same shapes. If the network is trained, it is trained on
+            these pairs; else, and if ``y`` contains no images, such as the tables of columns that a pipeline passes to
+            all of its steps, ``y`` is ignored.
 
-    It is trained like :class:`SFINDenoiser`, on given or on synthetic pairs.
+        Returns
+        -------
+        self
+        """
+        self._check_parameters()
+        images = self._validated(X)
+        trains = self.fine_tune or self.weights is None
+        truth = split(y, name="y") if trains and holds_images(y) else None
+        module, info = load_weights(self.weights) if self.weights is not None else (None, None)
+        info = self._check_info(info, supervised=truth is not None)
+        self.history_ = pd.DataFrame()
+        if trains:
+            images = [without_faults(image) for image in images]
+            source, trained = self._synthesis(images, info) if truth is None else self._pairs(images, truth, info)
+            module, info = self._train(module, info, source, trained)
+        assert module is not None
+        self.net_ = module.eval().to("cpu")
+        self.info_ = info
+        self.n_images_ = len(images)
+        return self
 
-    Parameters
-    ----------
-    weights : path or None, default=None
-        File written by :func:`stemkit.denoising.save_weights`; none are shipped. None starts from random weights.
-    target : {"enhance", "detect", "superresolve"}, default="enhance"
-        The map that ``transform`` returns.
-    fine_tune : bool, default=False
-        Continue the training of the weights on synthetic pairs with noise and spacing of the images given to ``fit``.
-    n_layers, width : int or None, default=None
-        Architecture, see :class:`stemkit.networks.FCN`. None takes that of the weights, or 17 and 64.
-    lr, max_epochs, patience, batches_per_epoch, batch_size, crop_size, loss, checkpoint, compile : optional
-        Training, as in :class:`SFINDenoiser`.
-    sampling, precision, lattice, tile_size, average_flips : optional
-        Inference, as in :class:`SFINDenoiser`.
-    mode : {"haadf", "bf"} or None, default=None
-        None takes the image's mode, or infers it where the image has none.
-    device : str, default="auto"
-    random_state : int, RandomState or None, default=None
-        Seed of the training.
-    verbose : int, default=0
+    # --- parameters ----------------------------------------------------------------------------------------------
 
-    Attributes
-    ----------
-    net_, info_, history_, n_images_
-        As in :class:`SFINDenoiser`.
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        check_option("target", self.target, OUTPUTS)
+        check_sampling(self.sampling)
+        check_option("precision", self.precision, PRECISIONS)
+        check_option("lattice", self.lattice, LATTICES)
+        check_option("loss", self.loss, LOSSES)
+        for name, least in LEAST.items():
+            check_integer(name, getattr(self, name), least)
+        check_integer("patience", self.patience, optional=True)
+        check_positive("lr", self.lr)
+        if self.fine_tune and self.weights is None:
+            raise ValueError("fine_tune=True needs weights to start from, but weights is None: use fine_tune=False")
 
-    References
-    ----------
-    .. [1] Li, Wu, Shao, Zhang, Fu, "Noise Calibration and Spatial-Frequency Interactive Network for STEM Image
-       Enhancement", CVPR 2025, https://arxiv.org/abs/2504.02555
+    def _check_info(self, info: NetworkInfo | None, supervised: bool) -> NetworkInfo:
+        """Description of the weights, compared with the parameters; without weights, that of a new network."""
+        if info is None:
+            return self._new_info((self.target,) if supervised else OUTPUTS)
+        if info.architecture != self._architecture:
+            raise ValueError(
+                f"weights must be of the architecture {self._architecture!r}, but {str(self.weights)!r} are of "
+                f"{info.architecture!r}"
+            )
+        for name, (key, _) in self._shape_parameters.items():
+            value = getattr(self, name)
+            if value not in (None, getattr(info, key)):
+                raise ValueError(
+                    f"{name} must be None or that of the weights, {getattr(info, key)}, but is {value!r}: "
+                    "pass weights=None to train another architecture"
+                )
+        if self.target not in info.outputs:
+            raise ValueError(f"target must be one of the weights' outputs {info.outputs}, but is {self.target!r}")
+        return info
 
-    Examples
-    --------
-    >>> from stemkit import FCNDenoiser, STEMSynthesizer
-    >>> pairs = STEMSynthesizer(shape=(64, 64), random_state=1).sample(2)
-    >>> denoiser = FCNDenoiser(n_layers=3, width=8, max_epochs=1, batches_per_epoch=2, crop_size=32)
-    >>> denoiser.fit(pairs["noisy"], pairs["enhance"]).transform(pairs["noisy"]).shape
-    (2, 64, 64)
-    """
+    def _new_info(self, outputs: tuple[str, ...]) -> NetworkInfo:
+        shape: dict[str, Any] = {
+            key: default if getattr(self, name) is None else getattr(self, name)
+            for name, (key, default) in self._shape_parameters.items()
+        }
+        return NetworkInfo(**shape, outputs=outputs, architecture=self._architecture)
 
-    architecture = "fcn"
-    shaped_by = (("n_layers", "n_blocks", 17), ("width", "width", 64))
+    # --- training ------------------------------------------------------------------------------------------------
 
-    def __init__(
-        self,
-        *,
-        weights: str | Path | None = None,
-        target: str = "enhance",
-        fine_tune: bool = False,
-        n_layers: int | None = None,
-        width: int | None = None,
-        lr: float = 2e-3,
-        max_epochs: int = 10,
-        patience: int | None = None,
-        batches_per_epoch: int = 50,
-        batch_size: int = 8,
-        crop_size: int = 128,
-        loss: str = "l1",
-        checkpoint: str | Path | None = None,
-        compile: bool = False,
-        sampling: float | str = "auto",
-        precision: str = "auto",
-        lattice: str = "off",
-        tile_size: int = 2048,
-        average_flips: bool = False,
-        mode: str | None = None,
-        device: str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-        verbose: int = 0,
-    ):
-        self._store(locals())
+    def _train(
+        self, module: nn.Module | None, info: NetworkInfo, source: Source, trained: NetworkInfo
+    ) -> tuple[nn.Module, NetworkInfo]:
+        device, checkpoint = resolve_device(self.device), None if self.checkpoint is None else Path(self.checkpoint)
+        if self.random_state is None and checkpoint is not None and checkpoint.exists():
+            seed = seed_of(checkpoint)
+        else:
+            seed = seed_from(self.random_state)
+        net = train(
+            info,
+            source,
+            device=device,
+            seed=seed,
+            max_epochs=self.max_epochs,
+            batches_per_epoch=self.batches_per_epoch,
+            lr=self.lr,
+            loss=self.loss,
+            module=module,
+            checkpoint=checkpoint,
+            patience=self.patience,
+            compile=self.compile,
+            verbose=self.verbose,
+        )
+        self.history_ = pd.DataFrame(epochs_of(net))
+        before = {**info.training, "sha256": info.sha256} if info.sha256 else {}
+        return net.module_, dataclasses.replace(trained, training=made_with(net, device, seed, before))
 
+    def _pairs(
+        self, images: list[xr.DataArray], truth: list[xr.DataArray], info: NetworkInfo
+    ) -> tuple[Source, NetworkInfo]:
+        if [i.shape for i in images] != [t.shape for t in truth]:
+            raise ValueError(
+                f"y must hold one image per image of X and of its shape, but the shapes are {[t.shape for t in truth]} "
+                f"and {[i.shape for i in images]}"
+            )
+        noisy, clean = [], []
+        for image, target in zip(images, truth, strict=True):
+            sign = mode_sign(resolve_mode(image, self.mode))
+            offset, scale = network_units(image.values * sign, info)
+            noisy.append((image.values * sign - offset) / (scale or 1.0))
+            clean.append(to_network(target.values, self.target, sign, offset, scale or 1.0))
+        source = PairSource(
+            noisy,
+            clean,
+            self.batch_size,
+            self.crop_size,
+            max(8, info.multiple),
+            resolve_device(self.device),
+            channel=self.target,
+        )
+        return source, dataclasses.replace(info, spacing=widened(info.spacing, images), sha256="")
 
-class AtomSegNetDenoiser(LearntDenoiser):
-    """Enhance images with AtomSegNet, a U-Net of three levels, for comparison with SFIN.
+    def _synthesis(self, images: list[xr.DataArray], info: NetworkInfo) -> tuple[Source, NetworkInfo]:
+        if info.scaling != "standard":
+            raise ValueError(
+                "fine_tune=True needs weights with input scaling 'standard' (mean 0, standard deviation 1), but these "
+                f"have {info.scaling!r}: give pairs to fit instead"
+            )
+        models = [resolve_noise(image, self.mode) for image in images]
+        like = STEMSynthesizer(mode=models[0].mode, noise=models[0]).fit(images).recipe()
+        low, high = like.spacing
+        noise = stacked([model.parameters() for model in models])
+        # a wider range than that of the given images, for similar images of the same specimen
+        spacing = max(LEAST_SPACING[0], WIDENING[0] * low), max(LEAST_SPACING[1], WIDENING[1] * high)
+        # background that is stronger, or as short as columns, belongs to the specimen and must not be removed
+        noise.background = noise.background.clamp(max=BACKGROUND[1])
+        noise.background_length = noise.background_length.clamp(min=spacing[1])
+        recipe = dataclasses.replace(like, noise=noise, spacing=spacing, empty=EMPTY)
+        size = max(32, self.crop_size // 16 * 16)
+        source = SynthesisSource(recipe, info.outputs, self.batch_size, [size])
+        # inference compares results of find_periodicity with this range: in some crystals not the nearest distance
+        trained = info.spacing if self.weights is not None and info.spacing is not None else spacing
+        union = (min(trained[0], spacing[0]), max(trained[1], spacing[1]))
+        return source, dataclasses.replace(info, spacing=widened(union, images), sha256="")
 
-    It is trained like :class:`SFINDenoiser`, on given or on synthetic pairs.
+    # --- inference -----------------------------------------------------------------------------------------------
 
-    Parameters
-    ----------
-    weights : path or None, default=None
-        File written by :func:`stemkit.denoising.save_weights`; none are shipped. None starts from random weights.
-    target : {"enhance", "detect", "superresolve"}, default="enhance"
-        The map that ``transform`` returns.
-    fine_tune : bool, default=False
-        Continue the training of the weights on synthetic pairs with noise and spacing of the images given to ``fit``.
-    width : int or None, default=None
-        Architecture, see :class:`stemkit.networks.AtomSegNet`. None takes that of the weights, or 64.
-    lr, max_epochs, patience, batches_per_epoch, batch_size, crop_size, loss, checkpoint, compile : optional
-        Training, as in :class:`SFINDenoiser`.
-    sampling, precision, lattice, tile_size, average_flips : optional
-        Inference, as in :class:`SFINDenoiser`.
-    mode : {"haadf", "bf"} or None, default=None
-        None takes the image's mode, or infers it where the image has none.
-    device : str, default="auto"
-    random_state : int, RandomState or None, default=None
-        Seed of the training.
-    verbose : int, default=0
+    def _enhancer(self) -> Enhancer:
+        # the network is converted once for all images
+        network = for_inference(self.net_, resolve_device(self.device), self.precision)
+        return partial(self._maps_by, network)
 
-    Attributes
-    ----------
-    net_, info_, history_, n_images_
-        As in :class:`SFINDenoiser`.
+    def _maps_by(self, network: AnyNetwork, image: xr.DataArray, mode: str) -> dict[str, NDArray]:
+        sign = mode_sign(mode)
+        maps = enhanced_maps(
+            image.values,
+            network,
+            self.info_,
+            sign=sign,
+            sampling=self.sampling,
+            tile_size=self.tile_size,
+            spread_of=self.target if self.average_flips else None,
+            progress=self.verbose > 0,
+        )
+        if self.lattice == "auto" and "enhance" in maps:
+            maps["enhance"] = sign * combine_with_lattice(sign * image.values, sign * maps["enhance"])
+        return maps
 
-    Notes
-    -----
-    The output range of the sigmoid is from 4 standard deviations of the image below its mean to 12 above it.
-
-    References
-    ----------
-    .. [1] Lin, Zhang, Wang, Yang, Xin, Sci. Rep. 11, 5386 (2021), https://doi.org/10.1038/s41598-021-84499-w
-
-    Examples
-    --------
-    >>> from stemkit import AtomSegNetDenoiser, STEMSynthesizer
-    >>> pairs = STEMSynthesizer(shape=(64, 64), random_state=1).sample(2)
-    >>> denoiser = AtomSegNetDenoiser(width=8, max_epochs=1, batches_per_epoch=2, crop_size=32)
-    >>> denoiser.fit(pairs["noisy"], pairs["enhance"]).transform(pairs["noisy"]).shape
-    (2, 64, 64)
-    """
-
-    architecture = "atomsegnet"
-    shaped_by = (("width", "width", 64),)
-
-    def __init__(
-        self,
-        *,
-        weights: str | Path | None = None,
-        target: str = "enhance",
-        fine_tune: bool = False,
-        width: int | None = None,
-        lr: float = 2e-3,
-        max_epochs: int = 10,
-        patience: int | None = None,
-        batches_per_epoch: int = 50,
-        batch_size: int = 8,
-        crop_size: int = 128,
-        loss: str = "l1",
-        checkpoint: str | Path | None = None,
-        compile: bool = False,
-        sampling: float | str = "auto",
-        precision: str = "auto",
-        lattice: str = "off",
-        tile_size: int = 2048,
-        average_flips: bool = False,
-        mode: str | None = None,
-        device: str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-        verbose: int = 0,
-    ):
-        self._store(locals())
+    def _made_with(self) -> dict[str, Any]:
+        return {"weights": self.info_.sha256} | ({"lattice": "auto"} if self.lattice == "auto" else {})

@@ -11,10 +11,11 @@ from scipy import fft, ndimage
 
 from stemkit.compute import side_by_side
 from stemkit.denoising.anscombe import Stabilised, image_of, signal_of
-from stemkit.denoising.base import Denoiser, Enhancer, check_integer, check_positive
+from stemkit.denoising.base import StatelessDenoiser
 from stemkit.denoising.spectral import frequencies, information_limit, periodic_part
 from stemkit.noise import NoiseModel
 from stemkit.noise.resolve import resolve_noise
+from stemkit.parameters import check_integer, check_positive
 from stemkit.periodicity import find_periodicity, middle
 
 __all__ = ["PeriodicDenoiser"]
@@ -61,7 +62,7 @@ class Settings:
 SETTINGS = Settings()
 
 
-class PeriodicDenoiser(Denoiser):
+class PeriodicDenoiser(StatelessDenoiser):
     """Average similar patches of a crystal at the vectors of its lattice.
 
     The variance of counting noise is stabilised, frequencies above the last Bragg peak are removed, and each patch is
@@ -80,11 +81,6 @@ class PeriodicDenoiser(Denoiser):
         adjacent vacuum) is subtracted too.
     mode : {"haadf", "bf"} or None, default=None
         None takes the image's mode, or infers it where the image has none.
-
-    Attributes
-    ----------
-    n_images_ : int
-        Number of images passed to ``fit``.
 
     Notes
     -----
@@ -122,26 +118,24 @@ class PeriodicDenoiser(Denoiser):
         self.mode = mode
 
     def _check_parameters(self) -> None:
+        super()._check_parameters()
         check_integer("n_neighbors", self.n_neighbors)
         check_positive("strength", self.strength)
 
-    def _enhancer(self) -> Enhancer:
-        def enhance(image: xr.DataArray, mode: str) -> dict[str, NDArray]:
-            values = image.values
-            if min(values.shape) < 2 * TAPS or np.ptp(values) == 0:
-                return {"enhance": values}
-            model = resolve_noise(image, mode)
-            transform = Stabilised.of(model)
-            if transform.noise_free:
-                return {"enhance": values}
-            contrast = float(np.ptp(transform.forward(np.array([0.0, 1.0]))))  # in standard deviations of the noise
-            noisy = transform.forward(signal_of(values, model))
-            if self.flatten:
-                noisy -= _background(noisy, model, contrast)
-            averaged = self._averaged(noisy, model, contrast)
-            return {"enhance": image_of(transform.inverse(averaged), model)}
-
-        return enhance
+    def _maps(self, image: xr.DataArray, mode: str) -> dict[str, NDArray]:
+        values = image.values
+        if min(values.shape) < 2 * TAPS or np.ptp(values) == 0:
+            return {"enhance": values}
+        model = resolve_noise(image, mode)
+        transform = Stabilised.of(model)
+        if transform.noise_free:
+            return {"enhance": values}
+        contrast = float(np.ptp(transform.forward(np.array([0.0, 1.0]))))  # in standard deviations of the noise
+        noisy = transform.forward(signal_of(values, model))
+        if self.flatten:
+            noisy -= _background(noisy, model, contrast)
+        averaged = self._averaged(noisy, model, contrast)
+        return {"enhance": image_of(transform.inverse(averaged), model)}
 
     def _averaged(self, noisy: NDArray, model: NoiseModel, contrast: float) -> NDArray:
         """Denoise an image whose noise has a standard deviation of 1."""

@@ -25,7 +25,6 @@ from torch.utils.data import IterableDataset
 
 from stemkit._version import __version__
 from stemkit.compute import autocast, describe_device, seeded, torch_generator, workers
-from stemkit.denoising.base import check_choice
 from stemkit.denoising.callbacks import (
     BestSoFar,
     Checkpoint,
@@ -38,9 +37,11 @@ from stemkit.denoising.callbacks import (
 )
 from stemkit.denoising.sources import Source
 from stemkit.denoising.weights import NetworkInfo, build
+from stemkit.parameters import check_option
 
 __all__ = ["made_with", "train"]
 
+#: Values of ``loss``: mean absolute and mean squared error.
 LOSSES = ("l1", "l2")
 #: Weight of each map in the loss (chosen).
 MAP_WEIGHTS = {"enhance": 1.0, "detect": 1.0, "superresolve": 0.3}
@@ -116,7 +117,7 @@ def train(
     ValueError
         If ``loss`` is not one of those listed, or the checkpoint is of another run.
     """
-    check_choice("loss", loss, LOSSES)
+    check_option("loss", loss, LOSSES)
     # a checkpoint must contain built-in types only
     seed, max_epochs, batches_per_epoch, lr = int(seed), int(max_epochs), int(batches_per_epoch), float(lr)
     settings = {

@@ -33,7 +33,7 @@ class NetworkInfo:
 
     Parameters
     ----------
-    width, n_blocks, downsampling : int
+    n_channels, n_blocks, downsampling : int
         See :class:`stemkit.networks.SFIN`; ``n_blocks`` is the number of layers of an
         :class:`stemkit.networks.FCN`.
     outputs : tuple of str
@@ -50,7 +50,7 @@ class NetworkInfo:
         Class of the network.
     """
 
-    width: int = 64
+    n_channels: int = 64
     n_blocks: int = 8
     downsampling: int = 1
     outputs: tuple[str, ...] = ("enhance",)
@@ -77,11 +77,11 @@ def build(info: NetworkInfo) -> nn.Module:
     n_outputs = len(info.outputs)
     match info.architecture:
         case "sfin":
-            return SFIN(n_outputs, info.width, info.n_blocks, info.downsampling)
+            return SFIN(n_outputs, info.n_channels, info.n_blocks, info.downsampling)
         case "fcn":
-            return FCN(n_outputs, info.width, info.n_blocks)
+            return FCN(n_outputs, info.n_channels, info.n_blocks)
         case "atomsegnet":
-            return AtomSegNet(n_outputs, info.width, SIGMOID_RANGE)
+            return AtomSegNet(n_outputs, info.n_channels, SIGMOID_RANGE)
     raise ValueError(f"architecture must be 'sfin' or one of {sorted(MULTIPLES)}, but is {info.architecture!r}")
 
 
@@ -154,6 +154,8 @@ def _load_safetensors(path: Path) -> tuple[nn.Module, NetworkInfo]:
             "save_weights wrote"
         )
     described = json.loads(metadata["stemkit"])
+    if "width" in described:  # name of the number of channels in older files
+        described["n_channels"] = described.pop("width")
     described["outputs"] = tuple(described["outputs"])
     described["spacing"] = tuple(described["spacing"]) if described.get("spacing") else None
     info = NetworkInfo(**described, sha256=_sha256(path))
@@ -176,7 +178,7 @@ def _load_checkpoint(path: Path) -> tuple[nn.Module, NetworkInfo]:
             f"weights {path} must be of an SFIN, with a key 'head_conv.weight', but have the keys {sorted(state)[:5]}"
         )
     info = NetworkInfo(
-        width=state["head_conv.weight"].shape[0],
+        n_channels=state["head_conv.weight"].shape[0],
         n_blocks=1 + max(int(k.split(".")[1]) for k in state if k.startswith("body.")),
         scaling="grey255",
         sha256=_sha256(path),

@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from stemkit.images.checks import check_not_colour, check_not_empty, numeric, validated
+from stemkit.images.provenance import RECORDED
 
 __all__ = ["Images", "float_dtype", "holds_images", "join", "split", "warn_if_small"]
 
@@ -63,14 +64,29 @@ def split(X: Images, *, name: str = "X") -> list[xr.DataArray]:
 
 
 def join(images: Sequence[xr.DataArray], like: Images) -> Images:
-    """Convert a list of results to the container of the input, the inverse of :func:`~stemkit.images.split`."""
+    """Convert a list of results to the container of the input, the inverse of :func:`~stemkit.images.split`.
+
+    Parameters
+    ----------
+    images : sequence of DataArray
+        Results, one per image.
+    like : DataArray, ndarray or list of them
+        The input.
+
+    Returns
+    -------
+    DataArray, ndarray or list of them
+        An array gives a DataArray if its result carries recorded pixels or a noise model, which the next step of a
+        pipeline needs and a plain array cannot carry.
+    """
     if isinstance(like, xr.DataArray):
         return images[0] if like.ndim == 2 else _stacked(images, like)
     if _is_list_of_images(like):
-        return [r if isinstance(item, xr.DataArray) else r.values for r, item in zip(images, like, strict=True)]
-    if len(images) == 1 and np.asarray(like).ndim == 2:
-        return images[0].values
-    return np.stack([image.values for image in images])
+        given = zip(images, like, strict=True)
+        return [r if isinstance(item, xr.DataArray) or _carries_more(r) else r.values for r, item in given]
+    values = np.asarray(like)
+    joined = images[0] if values.ndim == 2 else _stacked(images, xr.DataArray(values, dims=("image", "y", "x")))
+    return joined if _carries_more(joined) else joined.values
 
 
 def holds_images(y: object) -> TypeGuard[Images]:
@@ -96,7 +112,7 @@ def warn_if_small(image: xr.DataArray) -> None:
             f"the image is {image.shape[0]} by {image.shape[1]} px: results are unreliable under "
             f"{SMALL_IMAGE} px, use a larger image",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -138,6 +154,11 @@ def _attribute_of_one(value: object, index: int, count: int, key: Hashable) -> o
     if key in PER_IMAGE_ATTRS and isinstance(value, list | tuple | np.ndarray) and len(value) == count:
         return str(value[index])
     return value
+
+
+def _carries_more(image: xr.DataArray) -> bool:
+    """Whether an image carries what a plain array cannot: recorded pixels or a noise model."""
+    return RECORDED in image.coords or "noise" in image.attrs
 
 
 def _stacked(images: Sequence[xr.DataArray], like: xr.DataArray) -> xr.DataArray:

@@ -20,7 +20,7 @@ class AtomSegNet(nn.Module):
     ----------
     n_outputs : int, default=1
         Output channels (maps).
-    width : int, default=64
+    n_channels : int, default=64
         Feature channels of the first level; each further one has twice as many.
     output_range : (float, float), default=(0, 1)
         Output values at 0 and 1 of the sigmoid.
@@ -38,14 +38,14 @@ class AtomSegNet(nn.Module):
        11, 5386 (2021), https://doi.org/10.1038/s41598-021-84499-w
     """
 
-    def __init__(self, n_outputs: int = 1, width: int = 64, output_range: tuple[float, float] = (0.0, 1.0)):
+    def __init__(self, n_outputs: int = 1, n_channels: int = 64, output_range: tuple[float, float] = (0.0, 1.0)):
         super().__init__()
-        if width < 1:
-            raise ValueError(f"width must be at least 1, but is {width!r}")
+        if n_channels < 1:
+            raise ValueError(f"n_channels must be at least 1, but is {n_channels!r}")
         if not output_range[0] < output_range[1]:
             raise ValueError(f"output_range must rise from the first number to the second, but is {output_range!r}")
         self.low, self.span = float(output_range[0]), float(output_range[1]) - float(output_range[0])
-        widths = [width * 2**level for level in range(LEVELS)]
+        widths = [n_channels * 2**level for level in range(LEVELS)]
         self.down = nn.ModuleList(_pair(n_in, n_out) for n_in, n_out in zip([1, *widths], widths, strict=False))
         self.pool = nn.MaxPool2d(2)
         steps_up = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
@@ -64,7 +64,7 @@ class AtomSegNet(nn.Module):
             zero = -self.low / self.span
             nn.init.constant_(last.bias, math.log(zero / (1 - zero)))
             nn.init.constant_(last.weight, 1 / (self.span * zero * (1 - zero)))
-        self.out = nn.Sequential(nn.Conv2d(width, n_outputs, 1), nn.ReLU(), last, nn.Sigmoid())
+        self.out = nn.Sequential(nn.Conv2d(n_channels, n_outputs, 1), nn.ReLU(), last, nn.Sigmoid())
 
     def forward(self, images: Tensor) -> Tensor:
         """Images ``(n, 1, n_y, n_x)`` to maps ``(n, n_outputs, n_y, n_x)``."""

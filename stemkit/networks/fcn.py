@@ -19,7 +19,7 @@ class FCN(nn.Module):
     ----------
     n_outputs : int, default=1
         Output channels (maps).
-    width : int, default=64
+    n_channels : int, default=64
         Feature channels.
     n_layers : int, default=17
         Number of 3 x 3 convolutions, including the output layer.
@@ -31,18 +31,18 @@ class FCN(nn.Module):
        https://doi.org/10.1109/TIP.2017.2662206
     """
 
-    def __init__(self, n_outputs: int = 1, width: int = 64, n_layers: int = 17):
+    def __init__(self, n_outputs: int = 1, n_channels: int = 64, n_layers: int = 17):
         super().__init__()
-        if width < 1:
-            raise ValueError(f"width must be at least 1, but is {width!r}")
+        if n_channels < 1:
+            raise ValueError(f"n_channels must be at least 1, but is {n_channels!r}")
         if n_layers < 2:
             raise ValueError(f"n_layers must be at least 2, but is {n_layers!r}")
-        channels = [1, *[width] * (n_layers - 1)]
+        channels = [1, *[n_channels] * (n_layers - 1)]
         hidden = [
             nn.Sequential(nn.Conv2d(n_in, n_out, 3, padding=1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU())
             for n_in, n_out in pairwise(channels)
         ]
-        self.layers = nn.Sequential(*hidden, nn.Conv2d(width, n_outputs, 3, padding=1))
+        self.layers = nn.Sequential(*hidden, nn.Conv2d(n_channels, n_outputs, 3, padding=1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Images ``(n, 1, n_y, n_x)`` to maps ``(n, n_outputs, n_y, n_x)``."""

@@ -197,14 +197,14 @@ def _interact(
     onto: Tensor | None = None,
 ) -> None:
     """Apply an interactive block to features; the result, of the same shape, is also added to ``onto``."""
-    width = features.shape[1]
+    n_channels = features.shape[1]
     for start, stop, out in _convolved(features, block.weight, block.bias, rows):
-        result[:, :, start:stop] = out[:, :width]
-        spectrum.put(start, out[0, width:])
+        result[:, :, start:stop] = out[:, :n_channels]
+        spectrum.put(start, out[0, n_channels:])
     spectrum.mix(block.mixing)
     for start, stop, out in _convolved(spectrum.features[None], block.from_unit, None, rows):
         strip = result[:, :, start:stop]
-        strip[:, width // 2 :] += out
+        strip[:, n_channels // 2 :] += out
         strip.relu_()
         if onto is not None:
             onto[:, :, start:stop] += strip
@@ -223,8 +223,8 @@ def _convolved(features: Tensor, weight: Tensor, bias: Tensor | None, rows: int)
 
 def _rows_at_once(features: Tensor) -> int:
     """Number of rows of a strip."""
-    _, width, n_y, n_x = features.shape
-    row = width * 3 // 2 * n_x * features.element_size()
+    _, n_channels, n_y, n_x = features.shape
+    row = n_channels * 3 // 2 * n_x * features.element_size()
     return max(FEWEST_ROWS, STRIP // row) if features.device.type == "cpu" else n_y
 
 

@@ -20,7 +20,7 @@ class SFIN(nn.Module):
     ----------
     n_outputs : int, default=1
         Output channels (maps).
-    width : int, default=64
+    n_channels : int, default=64
         Feature channels, even: half spatial, half frequency.
     n_blocks : int, default=8
         Residual blocks of two interactive blocks each.
@@ -38,19 +38,19 @@ class SFIN(nn.Module):
     .. [1] Li, Wu, Shao, Zhang, Fu, CVPR 2025, https://arxiv.org/abs/2504.02555
     """
 
-    def __init__(self, n_outputs: int = 1, width: int = 64, n_blocks: int = 8, downsampling: int = 1):
+    def __init__(self, n_outputs: int = 1, n_channels: int = 64, n_blocks: int = 8, downsampling: int = 1):
         super().__init__()
-        if width < 2 or width % 2:
-            raise ValueError(f"width must be an even number of channels, at least 2, but is {width!r}")
+        if n_channels < 2 or n_channels % 2:
+            raise ValueError(f"n_channels must be an even number of channels, at least 2, but is {n_channels!r}")
         if n_blocks < 1:
             raise ValueError(f"n_blocks must be at least 1, but is {n_blocks!r}")
         if downsampling not in (1, 2, 4):
             raise ValueError(f"downsampling must be 1, 2 or 4, but is {downsampling!r}")
         self.downsampling = downsampling
         cells = downsampling**2
-        self.head_conv = nn.Conv2d(cells, width, 3, padding=1)
-        self.body = nn.ModuleList(ResidualBlock(width // 2) for _ in range(n_blocks))
-        self.tail_conv = nn.Conv2d(width, n_outputs * cells, 3, padding=1)
+        self.head_conv = nn.Conv2d(cells, n_channels, 3, padding=1)
+        self.body = nn.ModuleList(ResidualBlock(n_channels // 2) for _ in range(n_blocks))
+        self.tail_conv = nn.Conv2d(n_channels, n_outputs * cells, 3, padding=1)
 
     @property
     def residual_blocks(self) -> list[ResidualBlock]:

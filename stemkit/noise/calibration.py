@@ -154,9 +154,9 @@ class NoiseCalibrator(ImageTransformer):
 
         Returns
         -------
-        Same type as ``X``
-            The model is the fitted one with the contrast and level of each image. An ndarray is returned unchanged,
-            since it has no attributes.
+        DataArray or list of DataArray
+            The model is the fitted one with the contrast and level of each image. An ndarray becomes a DataArray, since
+            an array has no attributes.
         """
         check_is_fitted(self, "noise_model_")
         return join([self._labelled(image) for image in split(X)], X)

@@ -34,7 +34,7 @@ from stemkit.cli.benchmark import NAMES
 from stemkit.denoising import load_weights
 from stemkit.networks.sfin import Interaction
 
-TINY = dataclasses.replace(SFIN_ALIKE.info, width=4, n_blocks=1)
+TINY = dataclasses.replace(SFIN_ALIKE.info, n_channels=4, n_blocks=1)
 LITTLE = Extent(1, 1, (30.0,), (3.0,), (64,))
 
 
@@ -143,7 +143,7 @@ class TestEntrants:
 
     def test_rivals_have_the_time_that_sfin_took(self, tmp_path, monkeypatch):
         ours = dataclasses.replace(SFIN_ALIKE, info=TINY, rates=(1e-2, 1e-3))
-        rival = dataclasses.replace(RIVALS[0], info=dataclasses.replace(RIVALS[0].info, width=8), rates=(1e-3,))
+        rival = dataclasses.replace(RIVALS[0], info=dataclasses.replace(RIVALS[0].info, n_channels=8), rates=(1e-3,))
         cut = dataclasses.replace(ours, name="cut", cut=without_frequency)
         monkeypatch.setattr("stemkit.benchmark.entrants.SFIN_ALIKE", ours)
         monkeypatch.setattr("stemkit.benchmark.entrants.ABLATIONS", (cut,))

@@ -209,36 +209,36 @@ def test_settings_may_be_numbers_of_numpy(tmp_path):
 
 def test_the_weights_that_ship_can_be_made_again(tmp_path):
     path = train_general(
-        tmp_path, max_epochs=1, batches_per_epoch=1, width=4, n_blocks=1, seed=9, device="cpu", verbose=0
+        tmp_path, max_epochs=1, batches_per_epoch=1, n_channels=4, n_blocks=1, seed=9, device="cpu", verbose=0
     )
     module, info = load_weights(path)
-    assert (info.training["seed"], info.width, module.downsampling) == (9, 4, 2)
+    assert (info.training["seed"], info.n_channels, module.downsampling) == (9, 4, 2)
     card = path.with_suffix(".md").read_text()
-    assert "stemkit train --epochs 1 --batches 1 --lr 0.003 --seed 9 --width 4 --blocks 1 --downsampling 2" in card
+    assert "stemkit train --epochs 1 --batches 1 --lr 0.003 --seed 9 --channels 4 --blocks 1 --downsampling 2" in card
 
 
 def test_weights_say_what_they_have_been_through(tmp_path):
     arguments = {"max_epochs": 1, "batches_per_epoch": 1, "device": "cpu", "verbose": 0}
-    first = train_general(tmp_path / "first", width=4, n_blocks=1, seed=1, **arguments)
+    first = train_general(tmp_path / "first", n_channels=4, n_blocks=1, seed=1, **arguments)
     second = train_general(
-        tmp_path / "second", weights=first, width=4, emphasis=2.0, crop_sizes=[32, 64], seed=2, **arguments
+        tmp_path / "second", weights=first, n_channels=4, emphasis=2.0, crop_sizes=[32, 64], seed=2, **arguments
     )
     assert second.name == first.name
     _, info = load_weights(second)
-    assert info.width == 4
+    assert info.n_channels == 4
     assert info.training["before"]["sha256"] == load_weights(first)[1].sha256
     card = second.with_suffix(".md").read_text()
-    assert "--seed 1 --width 4 --blocks 1" in card
+    assert "--seed 1 --channels 4 --blocks 1" in card
     assert "--seed 2 --crops 32 64 --emphasis 2 --weights " in card
     assert "in all at most 32" in card
     with pytest.raises(ValueError, match=r"crop_sizes must be multiples of 16 .* one is 100"):
         train_general(tmp_path / "third", weights=first, crop_sizes=[100], **arguments)
-    with pytest.raises(ValueError, match="width must be that of the weights, 4, but is 8"):
-        train_general(tmp_path / "third", weights=first, width=8, **arguments)
+    with pytest.raises(ValueError, match="n_channels must be that of the weights, 4, but is 8"):
+        train_general(tmp_path / "third", weights=first, n_channels=8, **arguments)
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
-    arguments = {"max_epochs": 1, "batches_per_epoch": 1, "width": 4, "n_blocks": 1, "device": "cpu", "verbose": 0}
+    arguments = {"max_epochs": 1, "batches_per_epoch": 1, "n_channels": 4, "n_blocks": 1, "device": "cpu", "verbose": 0}
     train_general(tmp_path, seed=1, **arguments)
     with pytest.raises(ValueError, match="remove the checkpoint to begin again"):
         train_general(tmp_path, seed=2, **arguments)
@@ -277,7 +277,7 @@ def test_a_batch_has_an_image(tmp_path):
 
 
 def test_batch_size_and_minutes_are_in_the_model_card(tmp_path):
-    small = {"width": 4, "n_blocks": 1, "batches_per_epoch": 1, "crop_sizes": (32,), "device": "cpu", "verbose": 0}
+    small = {"n_channels": 4, "n_blocks": 1, "batches_per_epoch": 1, "crop_sizes": (32,), "device": "cpu", "verbose": 0}
     path = train_general(tmp_path, **small, batch_size=3, minutes=1e-6)
     card = path.with_suffix(".md").read_text()
     assert "--crops 32 --batch-size 3 --minutes 1e-06" in card

@@ -118,7 +118,7 @@ def moved(after: torch.nn.Module, before: torch.nn.Module) -> torch.Tensor:
 def test_training_from_images(pair):
     model = SFINDenoiser(
         weights=None,
-        width=8,
+        n_channels=8,
         n_blocks=1,
         max_epochs=2,
         batches_per_epoch=4,
@@ -133,7 +133,7 @@ def test_training_from_images(pair):
 
 
 def test_training_resumes(tmp_path):
-    info = NetworkInfo(width=8, n_blocks=1, downsampling=2, outputs=OUTPUTS)
+    info = NetworkInfo(n_channels=8, n_blocks=1, downsampling=2, outputs=OUTPUTS)
 
     def run(**options):
         source = SynthesisSource(Recipe(spacing=(6.0, 10.0)), OUTPUTS, batch_size=4, crop_sizes=(32, 48))

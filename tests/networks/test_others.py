@@ -46,8 +46,8 @@ def test_atomsegnet_stays_within_its_range():
     ("network", "arguments", "message"),
     [
         (FCN, {"n_layers": 1}, "n_layers must be at least 2, but is 1"),
-        (FCN, {"width": 0}, "width must be at least 1, but is 0"),
-        (AtomSegNet, {"width": 0}, "width must be at least 1, but is 0"),
+        (FCN, {"n_channels": 0}, "n_channels must be at least 1, but is 0"),
+        (AtomSegNet, {"n_channels": 0}, "n_channels must be at least 1, but is 0"),
         (AtomSegNet, {"output_range": (1.0, 0.0)}, "output_range must rise"),
     ],
 )

@@ -66,8 +66,8 @@ def trained(seed: int, **architecture) -> SFIN:
 @settings(max_examples=12)
 @given(st.sampled_from([2, 6, 12]), st.integers(1, 3), st.integers(1, 3), st.integers(3, 21), st.integers(3, 21), seeds)
 @torch.no_grad()
-def test_merged_convolutions_are_the_published_network(width, n_blocks, n_outputs, n_y, n_x, seed):
-    net = trained(seed, width=width, n_blocks=n_blocks, n_outputs=n_outputs)
+def test_merged_convolutions_are_the_published_network(n_channels, n_blocks, n_outputs, n_y, n_x, seed):
+    net = trained(seed, n_channels=n_channels, n_blocks=n_blocks, n_outputs=n_outputs)
     images = torch.randn(2, 1, n_y, n_x)
     expected = naive(net.state_dict(), images)
     assert expected.shape == (2, n_outputs, n_y, n_x)
@@ -80,8 +80,10 @@ def test_merged_convolutions_are_the_published_network(width, n_blocks, n_output
     st.sampled_from([2, 6, 12]), st.integers(1, 3), st.sampled_from([1, 2, 4]), st.integers(2, 9), st.integers(2, 9),
     st.integers(1, 3), seeds,
 )  # fmt: skip
-def test_folded_for_inference_it_is_the_same_network(width, n_blocks, downsampling, cells_y, cells_x, n_images, seed):
-    net = trained(seed, n_outputs=2, width=width, n_blocks=n_blocks, downsampling=downsampling)
+def test_folded_for_inference_it_is_the_same_network(
+    n_channels, n_blocks, downsampling, cells_y, cells_x, n_images, seed
+):
+    net = trained(seed, n_outputs=2, n_channels=n_channels, n_blocks=n_blocks, downsampling=downsampling)
     images = torch.randn(n_images, 1, downsampling * cells_y, downsampling * cells_x)
     with torch.no_grad():
         expected = net(images)
@@ -94,7 +96,7 @@ def test_folded_for_inference_it_is_the_same_network(width, n_blocks, downsampli
 def test_folded_it_works_on_parts_of_an_image(monkeypatch, rows):
     monkeypatch.setattr(folded, "STRIP", 1)
     monkeypatch.setattr(folded, "FEWEST_ROWS", rows)
-    net = trained(1, n_outputs=2, width=8, n_blocks=2, downsampling=2)
+    net = trained(1, n_outputs=2, n_channels=8, n_blocks=2, downsampling=2)
     images = torch.randn(1, 1, 22, 30)
     with torch.no_grad():
         expected = net(images)
@@ -102,7 +104,7 @@ def test_folded_it_works_on_parts_of_an_image(monkeypatch, rows):
 
 
 def test_folded_it_no_longer_follows_the_network():
-    net = trained(0, width=4, n_blocks=1)
+    net = trained(0, n_channels=4, n_blocks=1)
     network, images = FoldedSFIN(net), torch.randn(1, 1, 8, 8)
     before = network(images)
     with torch.no_grad():
@@ -112,7 +114,7 @@ def test_folded_it_no_longer_follows_the_network():
 
 
 def test_folded_in_half_the_digits_it_is_nearly_the_same():
-    net = trained(0, n_outputs=3, width=16, n_blocks=3, downsampling=2)
+    net = trained(0, n_outputs=3, n_channels=16, n_blocks=3, downsampling=2)
     images = torch.randn(1, 1, 48, 64)
     with torch.no_grad():
         expected = net(images)
@@ -131,7 +133,7 @@ def test_the_default_is_the_published_network():
 
 @torch.no_grad()
 def test_coarse_features_are_the_same_network_between_shuffles():
-    net = trained(1, width=8, n_blocks=2, n_outputs=2, downsampling=2)
+    net = trained(1, n_channels=8, n_blocks=2, n_outputs=2, downsampling=2)
     images = torch.randn(1, 1, 10, 14)
     coarse = torch.stack([images[:, 0, y::2, x::2] for y in (0, 1) for x in (0, 1)], dim=1)
     features = naive(net.state_dict(), coarse)
@@ -168,14 +170,14 @@ def test_keys_are_those_of_the_authors_checkpoints():
 @given(st.sampled_from([1, 2, 4]), st.integers(2, 6), st.integers(2, 6), st.integers(1, 3), st.integers(1, 3))
 @torch.no_grad()
 def test_maps_have_the_size_of_the_image(downsampling, cells_y, cells_x, n_images, n_outputs):
-    net = SFIN(n_outputs, width=4, n_blocks=1, downsampling=downsampling).eval()
+    net = SFIN(n_outputs, n_channels=4, n_blocks=1, downsampling=downsampling).eval()
     shape = (cells_y * downsampling, cells_x * downsampling)
     assert net(torch.zeros(n_images, 1, *shape)).shape == (n_images, n_outputs, *shape)
 
 
 def test_every_weight_learns():
     torch.manual_seed(0)
-    net = SFIN(width=8, n_blocks=2)
+    net = SFIN(n_channels=8, n_blocks=2)
     net(torch.randn(4, 1, 16, 16)).square().mean().backward()
     still = [name for name, p in net.named_parameters() if p.grad is None or not bool(p.grad.abs().max() > 0)]
     assert still == []
@@ -184,7 +186,7 @@ def test_every_weight_learns():
 @torch.no_grad()
 def test_batch_norms_of_both_halves_are_computed_as_one():
     torch.manual_seed(0)
-    block = SFIN(width=6, n_blocks=1).residual_blocks[0].conv1.train()
+    block = SFIN(n_channels=6, n_blocks=1).residual_blocks[0].conv1.train()
     features = torch.randn(3, 6, 10, 12)
     separate = copy.deepcopy(block)
     found = block(features)
@@ -199,7 +201,7 @@ def test_batch_norms_of_both_halves_are_computed_as_one():
 
 
 def test_images_of_a_batch_do_not_see_each_other():
-    net = trained(2, width=8, n_blocks=2)
+    net = trained(2, n_channels=8, n_blocks=2)
     images = torch.randn(3, 1, 12, 12)
     torch.testing.assert_close(net(images)[1:2], net(images[1:2]), rtol=1e-4, atol=1e-5)
 
@@ -207,8 +209,8 @@ def test_images_of_a_batch_do_not_see_each_other():
 @pytest.mark.parametrize(
     ("architecture", "message"),
     [
-        ({"width": 7}, "width must be an even number of channels, at least 2, but is 7"),
-        ({"width": 0}, "width must be an even number"),
+        ({"n_channels": 7}, "n_channels must be an even number of channels, at least 2, but is 7"),
+        ({"n_channels": 0}, "n_channels must be an even number"),
         ({"n_blocks": 0}, "n_blocks must be at least 1, but is 0"),
         ({"downsampling": 3}, "downsampling must be 1, 2 or 4, but is 3"),
     ],
@@ -220,4 +222,4 @@ def test_impossible_architectures_are_refused(architecture, message):
 
 def test_sizes_that_do_not_fit_the_coarse_grid_are_refused():
     with pytest.raises(RuntimeError, match="divisible by downscale_factor"):
-        SFIN(width=4, n_blocks=1, downsampling=2)(torch.zeros(1, 1, 7, 8))
+        SFIN(n_channels=4, n_blocks=1, downsampling=2)(torch.zeros(1, 1, 7, 8))

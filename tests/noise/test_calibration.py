@@ -352,10 +352,11 @@ def test_transform_takes_contrast_and_level_from_each_image():
     assert (other.pointwise, other.scan, other.background) == (fitted.pointwise, fitted.scan, fitted.background)
 
 
-def test_plain_arrays_are_returned_unchanged():
+def test_plain_arrays_become_images_that_carry_the_noise():
     image = recorded(model(readout=0.1), n=64)
-    out = NoiseCalibrator(mode="haadf").fit(image).transform(image)
-    assert isinstance(out, np.ndarray)
+    calibrator = NoiseCalibrator(mode="haadf").fit(image)
+    out = calibrator.transform(image)
+    assert NoiseModel.from_dict(check_noise_attr(out)) == calibrator.noise_model_
     assert np.array_equal(out, image)
 
 

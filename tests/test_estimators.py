@@ -1,14 +1,16 @@
-"""Contract 2: scikit-learn's estimators, to the letter."""
+"""Estimators of images follow scikit-learn's rules, alone, in pipelines and in searches."""
 
 import pickle
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
+import sklearn
 import xarray as xr
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
-from sklearn.pipeline import Pipeline
+from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import stemkit
@@ -27,6 +29,7 @@ from stemkit import (
     STEMSynthesizer,
     WienerDenoiser,
 )
+from stemkit.metrics import psnr
 from stemkit.synthesis import lattice, planar_cell
 
 ANY_WIDTH = {
@@ -54,7 +57,7 @@ EXPECTED_FAILURES = {
     AtomDetector: ANY_WIDTH | ORDER | OUR_OWN | A_TABLE,
 }
 #: As small as can be: each check trains some.
-TINY = {"width": 4, "max_epochs": 1, "batches_per_epoch": 1, "batch_size": 1, "crop_size": 32}
+TINY = {"n_channels": 4, "max_epochs": 1, "batches_per_epoch": 1, "batch_size": 1, "crop_size": 32}
 PARAMETERS = {FCNDenoiser: {"n_layers": 2, **TINY}, AtomSegNetDenoiser: TINY}
 ESTIMATORS = [estimator(**PARAMETERS.get(estimator, {})) for estimator in EXPECTED_FAILURES]
 
@@ -114,14 +117,17 @@ class TestInIsOut:
             xr.testing.assert_identical(result.coords[dim].variable, X.coords[dim].variable)
 
     def test_arrays_stacks_and_lists(self, estimator, noisy):
-        one, many = noisy[0].values, noisy.values
         estimator = clone(estimator).set_params(mode="haadf")
-        assert isinstance(estimator.fit_transform(one), np.ndarray)
-        assert estimator.fit_transform(many).shape == many.shape
-        sizes = [noisy[0], noisy[1][:50, :41], one[:33]]
-        results = estimator.fit_transform(sizes)
-        assert [type(r) for r in results] == [xr.DataArray, xr.DataArray, np.ndarray]
+        bare = noisy.drop_vars(["y", "x"])
+        stack = estimator.fit_transform(noisy.values)
+        np.testing.assert_array_equal(stack, estimator.fit_transform(bare))
+        results = estimator.fit_transform([noisy[0], noisy[1][:50, :41], noisy[0].values[:33]])
         assert [r.shape for r in results] == [(64, 64), (50, 41), (33, 64)]
+        xr.testing.assert_identical(results[0], estimator.transform(noisy[0]))
+        # what a plain array cannot carry, a DataArray does
+        carries = not isinstance(estimator, RowAligner)
+        for result in (stack, results[2]):
+            assert isinstance(result, xr.DataArray if carries else np.ndarray)
 
     def test_a_constant_image_comes_back(self, estimator):
         result = clone(estimator).fit_transform(np.full((40, 40), 7.0))
@@ -140,7 +146,11 @@ class TestInIsOut:
 def test_there_is_no_smallest_size(estimator, shape):
     values = np.random.default_rng(0).normal(size=shape)
     result = clone(estimator).set_params(mode="haadf").fit_transform(values)
-    assert isinstance(result, np.ndarray) == (not isinstance(estimator, AtomDetector))
+    if isinstance(estimator, AtomDetector):
+        assert {"y_px", "x_px", "quality"} <= set(result)
+    else:
+        assert result.shape == shape
+        assert np.isfinite(result).all()
 
 
 def test_small_images_are_warned_of():
@@ -148,51 +158,141 @@ def test_small_images_are_warned_of():
         NoiseCalibrator(mode="haadf").fit(np.random.default_rng(0).normal(size=(20, 20)))
 
 
-class TestPipeline:
-    STEPS = (("noise", NoiseCalibrator()), ("denoise", SFINDenoiser()), ("atoms", AtomDetector()))
+STEPS = {"noise": NoiseCalibrator(), "denoise": SFINDenoiser(), "atoms": AtomDetector()}
 
-    def test_the_sentence_that_everything_serves(self, noisy):
-        columns = Pipeline(list(self.STEPS)).fit_transform(noisy)
+
+def pipeline(**steps):
+    """The steps from an image to its table of columns, none of them fitted."""
+    return Pipeline([(name, clone(step)) for name, step in (STEPS | steps).items()])
+
+
+@pytest.fixture(scope="module")
+def columns(noisy):
+    return pipeline().fit_transform(noisy)
+
+
+class TestPipeline:
+    def test_finds_and_measures_the_columns_of_a_stack(self, noisy, columns):
         assert set(columns["image"]) == {0, 1}
         assert {"y", "x", "y_err", "x_err", "quality"} <= set(columns)
+        # one column in each square of 9 px
+        assert columns.groupby("image").size().between(45, 60).all()
 
-    def test_bare_arrays_go_through(self, noisy):
-        assert len(Pipeline([(n, clone(s)) for n, s in self.STEPS]).fit_transform(noisy.values)) > 0
+    @pytest.mark.parametrize("container", ["array", "list"])
+    def test_plain_arrays_give_the_same_positions_and_errors(self, noisy, columns, container):
+        given = noisy.values if container == "array" else list(noisy.values)
+        found = pipeline().fit_transform(given)
+        shared = ["image", "y_px", "x_px", "y_px_err", "x_px_err", "amplitude", "amplitude_err", "quality"]
+        pd.testing.assert_frame_equal(found[shared], columns[shared], rtol=1e-6)
+        # fits to the enhanced pixels, as if these were recorded, would state much smaller errors
+        enhanced = pipeline()[:-1].fit_transform(noisy).values
+        assert AtomDetector().fit_transform(enhanced)["y_px_err"].median() < 0.5 * found["y_px_err"].median()
 
-    def test_noise_and_measured_reach_the_detector(self, noisy):
-        denoised = Pipeline(list(self.STEPS[:2])).fit_transform(noisy)
-        assert len(denoised.attrs["noise"]) == 2
-        np.testing.assert_array_equal(denoised.coords["recorded"], noisy)
+    def test_noise_and_recorded_pixels_reach_the_detector(self, noisy):
+        enhanced = pipeline()[:-1].fit_transform(noisy)
+        assert len(enhanced.attrs["noise"]) == 2
+        np.testing.assert_array_equal(enhanced.coords["recorded"], noisy)
+
+    def test_the_enhanced_image_and_its_columns_without_enhancing_twice(self, noisy, columns):
+        steps = pipeline()
+        enhanced = steps[:-1].fit_transform(noisy)
+        pd.testing.assert_frame_equal(steps[-1].fit_transform(enhanced), columns)
 
     def test_another_pixel_size_is_refused(self, noisy):
         labelled = NoiseCalibrator().fit_transform(noisy[0])
         with pytest.raises(ValueError, match="run NoiseCalibrator again"):
             AtomDetector().fit(labelled[::2, ::2])
 
+    def test_output_in_pandas_is_not_applied_to_images(self, noisy, columns):
+        with sklearn.config_context(transform_output="pandas"):
+            pd.testing.assert_frame_equal(pipeline().fit_transform(noisy), columns)
+        assert not hasattr(WienerDenoiser(), "set_output")
 
-def test_a_denoiser_s_hyperparameters_can_be_searched():
-    pairs = STEMSynthesizer(shape=(40, 40), random_state=0).sample(4)
-    denoiser = SFINDenoiser(weights=None, max_epochs=1, batches_per_epoch=2, batch_size=2, crop_size=32, random_state=0)
-    search = GridSearchCV(denoiser, {"width": [4, 8], "n_blocks": [1]}, cv=2)
-    search.fit(pairs["noisy"], pairs["enhance"])
-    assert search.best_params_["width"] in (4, 8)
-    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
-    assert search.best_estimator_.net_.head_conv.out_channels == search.best_params_["width"]
+    def test_a_feature_union_of_images_is_refused(self, noisy):
+        # images are no rows of features; docs/conventions.rst says what to do instead
+        with pytest.raises(ValueError, match="3 dimensions"):
+            FeatureUnion([("wiener", WienerDenoiser()), ("absf", ABSFDenoiser())]).fit_transform(noisy)
+
+    def test_is_shown_with_its_changed_parameters(self):
+        shown = pipeline(denoise=SFINDenoiser(lattice="auto"))
+        assert "SFINDenoiser(lattice='auto')" in repr(shown)
+        html = shown._repr_html_()
+        assert all(name in html for name in ("NoiseCalibrator", "SFINDenoiser", "AtomDetector", "lattice"))
 
 
-def test_cross_validation_trains_and_scores_the_shipped_network():
-    pairs = STEMSynthesizer(shape=(64, 64), random_state=0).sample(4)
-    denoiser = SFINDenoiser(max_epochs=1, batches_per_epoch=1, batch_size=2, crop_size=32, random_state=0)
-    scores = cross_val_score(denoiser, pairs["noisy"], pairs["enhance"], cv=2)
-    assert np.isfinite(scores).all()
-
-
-def test_the_whole_pipeline_can_be_scored_on_true_columns():
-    synthesizer = STEMSynthesizer(shape=(64, 64), arrangements=("lattice",), random_state=2)
+@pytest.fixture(scope="module")
+def crystals():
+    """Recorded and clean images of crystals, and their true columns as a list of tables."""
+    synthesizer = STEMSynthesizer(
+        shape=(64, 64), arrangements=("lattice",), spacing=(0.08, 0.14), random_state=2,
+        noise=NoiseModel(pointwise=PointwiseNoise(readout=0.2)),
+    )  # fmt: skip
     pairs, truth = synthesizer.sample(4, return_columns=True)
-    tables = [truth[truth["image"] == i] for i in range(4)]
-    scores = cross_val_score(Pipeline(list(TestPipeline.STEPS)), pairs["noisy"], tables, cv=2)
-    assert ((scores > 0.5) & (scores <= 1)).all()
+    return pairs["noisy"], pairs["enhance"], [truth[truth["image"] == i] for i in range(4)]
+
+
+class TestCrossValidation:
+    def test_of_the_shipped_network_does_not_train(self, crystals, monkeypatch):
+        monkeypatch.setattr("stemkit.denoising.network.train", None)
+        noisy, clean, _ = crystals
+        scores = cross_val_score(SFINDenoiser(), noisy, clean, cv=2)
+        folds = (slice(0, 2), slice(2, 4))
+        assert scores == pytest.approx([SFINDenoiser().fit(noisy).score(noisy[f], clean[f]) for f in folds])
+        assert all(s > psnr(noisy[f], clean[f]) + 3 for s, f in zip(scores, folds, strict=True))
+
+    def test_of_a_pipeline_against_true_columns(self, crystals):
+        noisy, _, tables = crystals
+        scores = cross_val_score(pipeline(), noisy, tables, cv=2)
+        assert ((scores > 0.7) & (scores <= 1)).all()
+        assert (cross_val_score(pipeline(), noisy, tables[::-1], cv=2) < scores - 0.2).all()
+
+    def test_with_a_score_of_one_s_own(self, crystals):
+        def negative_mse(denoiser, X, y):
+            return -float(np.mean((denoiser.transform(X).values - y.values) ** 2))
+
+        noisy, clean, _ = crystals
+        before = -float(np.mean((noisy.values - clean.values) ** 2))
+        scores = cross_val_score(WienerDenoiser(), noisy, clean, cv=2, scoring=negative_mse)
+        assert ((scores > before) & (scores < 0)).all()
+
+
+class TestGridSearch:
+    def test_over_the_denoisers_of_a_pipeline(self, crystals, monkeypatch):
+        monkeypatch.setattr("stemkit.denoising.network.train", None)
+        noisy, _, tables = crystals
+        methods = [SFINDenoiser(), WienerDenoiser(), NLMDenoiser(), "passthrough"]
+        search = GridSearchCV(pipeline(), {"denoise": methods}, cv=2).fit(noisy, tables)
+        results = search.cv_results_
+        for method, score in zip(methods, results["mean_test_score"], strict=True):
+            expected = cross_val_score(pipeline().set_params(denoise=method), noisy, tables, cv=2)
+            assert score == pytest.approx(expected.mean())
+        assert search.best_score_ == max(results["mean_test_score"]) > 0.8
+        assert set(search.best_estimator_.transform(noisy)["image"]) == {0, 1, 2, 3}
+
+    def test_over_the_parameters_of_a_pipeline(self, crystals):
+        noisy, _, tables = crystals
+        grid = {"denoise": ["passthrough"], "atoms__significance": [2.5, 1000.0]}
+        search = GridSearchCV(pipeline(), grid, cv=2).fit(noisy, tables)
+        assert search.best_params_["atoms__significance"] == 2.5
+        assert search.cv_results_["mean_test_score"][1] < 0.5 < search.best_score_
+
+    def test_over_the_architecture_of_a_network(self, crystals):
+        noisy, clean, _ = crystals
+        denoiser = SFINDenoiser(
+            weights=None, max_epochs=1, batches_per_epoch=4, batch_size=2, crop_size=32, random_state=0, device="cpu"
+        )
+        search = GridSearchCV(denoiser, {"n_channels": [2, 8], "n_blocks": [1]}, cv=2).fit(noisy, clean)
+        scores = search.cv_results_["mean_test_score"]
+        assert len(set(scores)) == 2
+        best = search.best_params_["n_channels"]
+        assert best == [2, 8][int(np.argmax(scores))]
+        assert search.best_estimator_.net_.head_conv.out_channels == best
+        assert search.score(noisy, clean) == pytest.approx(search.best_estimator_.score(noisy, clean))
+
+
+@pytest.mark.parametrize("denoiser", [WienerDenoiser(), ABSFDenoiser(), NLMDenoiser(), PeriodicDenoiser()])
+def test_stateless_denoisers_need_no_fit(denoiser, noisy):
+    xr.testing.assert_identical(denoiser.transform(noisy), clone(denoiser).fit(noisy).transform(noisy))
 
 
 def test_no_estimator_takes_unnamed_parameters():

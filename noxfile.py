@@ -40,6 +40,7 @@ def types(session: nox.Session) -> None:
     """Static types."""
     install(session, "-e", ".", "mypy")
     session.run("mypy")
+    session.run("mypy", "tests/typing/user_script.py")
 
 
 @nox.session

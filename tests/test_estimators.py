@@ -46,11 +46,11 @@ EXPECTED_FAILURES = {
     RowAligner: ANY_WIDTH | OUR_OWN,
     STEMSynthesizer: ANY_WIDTH,
     SFINDenoiser: ANY_WIDTH | NOT_SAMPLES | OUR_OWN,
-    WienerDenoiser: ANY_WIDTH | NOT_SAMPLES | OUR_OWN,
-    ABSFDenoiser: ANY_WIDTH | NOT_SAMPLES | OUR_OWN,
+    WienerDenoiser: ANY_WIDTH | NOT_SAMPLES,
+    ABSFDenoiser: ANY_WIDTH | NOT_SAMPLES,
     # the images of the others are narrower than a patch
-    NLMDenoiser: ANY_WIDTH | OUR_OWN,
-    PeriodicDenoiser: ANY_WIDTH | OUR_OWN,
+    NLMDenoiser: ANY_WIDTH,
+    PeriodicDenoiser: ANY_WIDTH,
     FCNDenoiser: ANY_WIDTH | NOT_SAMPLES | OUR_OWN,
     AtomSegNetDenoiser: ANY_WIDTH | NOT_SAMPLES | OUR_OWN,
     # the images of the other check are noise, which has no columns, and no part of it has

@@ -93,7 +93,7 @@ def test_public_names_are_there_and_documented(name):
 
 
 def test_unknown_names_are_attribute_errors():
-    with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
+    with pytest.raises(AttributeError, match="stemkit attribute Nothing"):
         _ = stemkit.Nothing
 
 

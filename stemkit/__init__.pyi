@@ -1,0 +1,35 @@
+from . import benchmark as benchmark
+from . import columns as columns
+from . import denoising as denoising
+from . import detection as detection
+from . import images as images
+from . import io as io
+from . import metrics as metrics
+from . import networks as networks
+from . import noise as noise
+from . import periodicity as periodicity
+from . import pixels as pixels
+from . import plotting as plotting
+from . import synthesis as synthesis
+from .denoising import ABSFDenoiser as ABSFDenoiser
+from .denoising import AtomSegNetDenoiser as AtomSegNetDenoiser
+from .denoising import FCNDenoiser as FCNDenoiser
+from .denoising import NLMDenoiser as NLMDenoiser
+from .denoising import PeriodicDenoiser as PeriodicDenoiser
+from .denoising import SFINDenoiser as SFINDenoiser
+from .denoising import WienerDenoiser as WienerDenoiser
+from .detection import AtomDetector as AtomDetector
+from .io import datasets as datasets
+from .io import read as read
+from .io import write as write
+from .noise import BackgroundNoise as BackgroundNoise
+from .noise import Digitization as Digitization
+from .noise import NoiseCalibrator as NoiseCalibrator
+from .noise import NoiseModel as NoiseModel
+from .noise import PointwiseNoise as PointwiseNoise
+from .noise import RowAligner as RowAligner
+from .noise import ScanNoise as ScanNoise
+from .periodicity import calibrated as calibrated
+from .synthesis import STEMSynthesizer as STEMSynthesizer
+
+__version__: str

@@ -33,8 +33,8 @@ mine = STEMSynthesizer(noise=microscope, pixel_size=0.02, random_state=3).record
 
 synthesizer = STEMSynthesizer(random_state=0).fit(mine)
 print(f"mode {synthesizer.mode_}, pixel size {synthesizer.pixel_size_:.3f} nm")
-print("spacing {:.1f} to {:.1f} px".format(*synthesizer.spacing_))
-print("width (sigma) {:.2f} to {:.2f} of the spacing".format(*synthesizer.width_))
+print("spacing {:.3f} to {:.3f} nm".format(*synthesizer.spacing_))
+print("width (sigma) {:.3f} to {:.3f} nm".format(*synthesizer.width_))
 print(f"dose {synthesizer.noise_model_.dose:.1f} electrons per pixel at a column")
 print(f"jitter {synthesizer.noise_model_.scan.jitter:.2f} px")
 

@@ -218,7 +218,11 @@ class NetworkDenoiser(Denoiser):
                 f"have {info.scaling!r}: give pairs to fit instead"
             )
         models = [resolve_noise(image, self.mode) for image in images]
-        like = STEMSynthesizer(mode=models[0].mode, noise=models[0]).fit(images).recipe()
+        if len({model.mode for model in models}) > 1:
+            raise ValueError("X must be images of one mode to train on, but they are of both: train a network on each")
+        # of plain arrays, since images may differ in pixel size
+        arrays = [image.values for image in images]
+        like = STEMSynthesizer(mode=models[0].mode, noise=models[0]).fit(arrays).recipe()
         low, high = like.spacing
         noise = stacked([model.parameters() for model in models])
         # a wider range than that of the given images, for similar images of the same specimen

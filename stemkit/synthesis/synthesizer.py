@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
-from numpy.typing import NDArray
-from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from stemkit.columns import nearest_distances
 from stemkit.compute import resolve_device, seed_from, side_by_side, torch_generator
-from stemkit.images import MODES, Images, check_noise_attr, mode_sign, pixel_sizes, resolve_mode, split
-from stemkit.noise import NoiseModel
-from stemkit.noise.resolve import resolve_noise
-from stemkit.noise.separation import separate_specimen
-from stemkit.periodicity import middle
+from stemkit.estimators import ImageEstimator
+from stemkit.images import Images, mode_sign, split
+from stemkit.noise import NoiseCalibrator, NoiseModel
+from stemkit.parameters import check_integer, check_positive, is_number
 from stemkit.pixels import filled
 from stemkit.synthesis.arrangements import Columns
+from stemkit.synthesis.given_images import (
+    attached_noise,
+    common_lengths,
+    common_mode,
+    common_noise,
+    common_pixel_size,
+    geometric_mean,
+)
 from stemkit.synthesis.pairs import SCALES, Units, pairs_of, true_columns
 from stemkit.synthesis.recipe import ARRANGEMENTS, Batch, Recipe, draw_batch, recorded
 from stemkit.synthesis.rendering import render_targets
@@ -36,17 +40,11 @@ CHUNK = 16
 CHUNK_PIXELS = 16 * 256**2
 #: Least spacing, px, at which columns are resolved (derived: Nyquist).
 CLOSEST = 2.0
-#: Edge of the square in the middle of an image on which lengths are measured, px (chosen).
-MEASURED_ON = 512
-#: Least number of fitted columns for a measurement of lengths (chosen).
-FEWEST_COLUMNS = 4
 #: Default pixel size, nm (chosen).
 PIXEL_SIZE = 0.01
-#: Range of drawn spacings, in multiples of the extreme spacings of the fitted images (chosen).
-WIDENING = (0.9, 1.1)
 
 
-class STEMSynthesizer(BaseEstimator):
+class STEMSynthesizer(ImageEstimator):
     """Draw pairs of noisy and ideal images of crystals with their defects, amorphous matter and single atoms.
 
     Columns are Gaussians. Crystals of the five planar lattices have up to four columns per cell, and occur as single
@@ -67,11 +65,11 @@ class STEMSynthesizer(BaseEstimator):
     arrangements : tuple of str, default=all
         Arrangements that are drawn, see :class:`~stemkit.synthesis.Recipe`.
     spacing : float, (float, float) or None, default=None
-        Distance of neighbouring columns, nm, or its range. None takes it from the fitted images; without them it is
-        drawn between 7 and 32 px.
+        Distance of neighbouring columns, or its range, in nm; in px if the fitted images have no pixel size and none is
+        given. None takes it from the fitted images; without them it is drawn between 7 and 32 px.
     width : float, (float, float) or None, default=None
-        Sigma of a column, nm, or its range. None takes it from the fitted images; without them it is 0.13 to 0.28 of
-        the spacing.
+        Sigma of a column, or its range, in the unit of ``spacing``. None takes it from the fitted images; without them
+        it is 0.13 to 0.28 of the spacing.
     vacancies : float, default=0.06
         The largest fraction of columns that are missing.
     random_state : int, RandomState or None, default=None
@@ -81,9 +79,17 @@ class STEMSynthesizer(BaseEstimator):
 
     Attributes
     ----------
-    mode_, noise_model_, pixel_size_, spacing_, width_
-        Estimates from the images: ``pixel_size_`` in nm or None, ``spacing_`` (low, high) in px, and ``width_`` (low,
-        high), the columns' sigma as a fraction of the spacing; None where no columns were found.
+    mode_ : {"haadf", "bf"}
+        Mode of the images.
+    noise_model_ : NoiseModel
+        Noise of the images: the one that they carry, or measured on all of them; or the parameter ``noise``.
+    pixel_size_ : float or None
+        Pixel size of the images, nm; None without calibration.
+    spacing_ : (float, float) or None
+        Range of the distance of neighbouring columns, a tenth wider than that of the images, in nm; in px without
+        calibration. None where no columns were found.
+    width_ : (float, float) or None
+        Range of the columns' sigma, in the unit of ``spacing_``.
 
     Examples
     --------
@@ -121,7 +127,7 @@ class STEMSynthesizer(BaseEstimator):
         self.device = device
 
     def fit(self, X: Images, y: object = None) -> STEMSynthesizer:
-        """Estimate mode, noise, pixel size, spacing and widths of columns from images.
+        """Estimate mode, noise, pixel size, spacing and widths of columns from images of one kind.
 
         Parameters
         ----------
@@ -132,20 +138,25 @@ class STEMSynthesizer(BaseEstimator):
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            If the images differ in mode, pixel size or attached noise model: fit a synthesizer to each kind.
         """
-        images = split(X)
         self._check_parameters()
-        self.mode_ = resolve_mode(images[0], self.mode)
-        check_noise_attr(images[0], self.mode_)  # an unsuitable model is an error even where noise is given
-        self.noise_model_ = resolve_noise(images[0], self.mode_, X) if self.noise is None else self.noise
-        sizes = pixel_sizes(images[0])
-        self.pixel_size_ = None if sizes is None else sizes[1]
-        self.spacing_ = self.width_ = None
-        lengths = [_lengths(mode_sign(self.mode_) * filled(image.values)) for image in images]
-        if measured := [each for each in lengths if each is not None]:
-            spacings, low, high = zip(*measured, strict=True)
-            self.spacing_ = WIDENING[0] * min(spacings), WIDENING[1] * max(spacings)
-            self.width_ = min(low), max(high)
+        images = split(X)
+        self.mode_ = common_mode(images, self.mode)
+        attached = attached_noise(images, self.mode_)  # an unsuitable model is an error even where noise is given
+        self.pixel_size_ = common_pixel_size(images)
+        if self.noise is not None:
+            self.noise_model_ = self.noise
+        elif attached:
+            self.noise_model_ = common_noise(attached, len(images))
+        else:
+            self.noise_model_ = NoiseCalibrator(mode=self.mode_).fit(X).noise_model_
+        bright = [mode_sign(self.mode_) * filled(image.values) for image in images]
+        self.spacing_, self.width_ = common_lengths(bright, self.pixel_size_ or 1.0)
         return self
 
     @overload
@@ -171,7 +182,7 @@ class STEMSynthesizer(BaseEstimator):
             One row per column inside the frame: ``image, y, x`` (nm), ``y_px, x_px, amplitude, sigma`` (nm),
             ``species``, and ``defect``, the kind of point defect or "none".
         """
-        _check_count(n)
+        check_integer("n", n)
         self._check_parameters()
         seed, recipe, shape = seed_from(self.random_state), self.recipe(), self._shape()
         size = min(CHUNK, max(1, CHUNK_PIXELS // math.prod(shape)))
@@ -225,7 +236,7 @@ class STEMSynthesizer(BaseEstimator):
         >>> pairs["noisy"].shape
         (3, 64, 64)
         """
-        _check_count(n)
+        check_integer("n", n)
         if not isinstance(specimen, Columns):
             raise TypeError(f"specimen must be Columns, such as lattice() returns, but is a {type(specimen).__name__}")
         self._check_parameters()
@@ -264,25 +275,17 @@ class STEMSynthesizer(BaseEstimator):
             noise=None if model is None else model.parameters(),
         )
 
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = True
-        tags.input_tags.three_d_array = True
-        return tags
-
     # --- parameters ----------------------------------------------------------------------------------------------
 
     def _check_parameters(self) -> None:
-        if self.mode is not None and self.mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))} or None, but is {self.mode!r}")
+        super()._check_parameters()
         sizes = tuple(self.shape) if isinstance(self.shape, Iterable) else ()
         if len(sizes) != 2 or not all(isinstance(n, int | np.integer) and n >= 8 for n in sizes):
             raise ValueError(f"shape must be (n_y, n_x) of at least 8 px each, but is {self.shape!r}")
+        check_positive("pixel_size", self.pixel_size, optional=True, unit="nm")
         self._width_fraction()
-        if not 0 <= self.vacancies < 1:
+        if not is_number(self.vacancies) or not 0 <= self.vacancies < 1:
             raise ValueError(f"vacancies must be a fraction from 0 to below 1, but is {self.vacancies!r}")
-        if self.pixel_size is not None and not self.pixel_size > 0:
-            raise ValueError(f"pixel_size must be a positive number of nm, but is {self.pixel_size!r}")
         unknown = set(self.arrangements) - set(ARRANGEMENTS)
         if unknown or not self.arrangements:
             raise ValueError(f"arrangements must be one or several of {ARRANGEMENTS}, but is {self.arrangements!r}")
@@ -305,10 +308,12 @@ class STEMSynthesizer(BaseEstimator):
 
     def _spacing_px(self) -> tuple[float, float]:
         if self.spacing is None:
-            fitted, size = getattr(self, "spacing_", None), getattr(self, "pixel_size_", None)
-            # a pixel size other than that of the images changes the spacing in px
-            resampling = size / self.pixel_size if size and self.pixel_size else 1.0
-            return (fitted[0] * resampling, fitted[1] * resampling) if fitted else Recipe().spacing
+            fitted = getattr(self, "spacing_", None)
+            if fitted is None:
+                return Recipe().spacing
+            # fitted lengths are in px where the images have no pixel size
+            unit = 1.0 if self.pixel_size_ is None else self._pixel_size() or 1.0
+            return fitted[0] / unit, fitted[1] / unit
         low, high = _range(self.spacing, "spacing")
         size = self._pixel_size() or 1.0
         if low < CLOSEST * size:
@@ -319,11 +324,12 @@ class STEMSynthesizer(BaseEstimator):
     def _width_fraction(self) -> tuple[float, float]:
         """Range of the columns' sigma as a fraction of the spacing."""
         if self.width is None:
-            return getattr(self, "width_", None) or Recipe().width
-        low, high = _range(self.width, "width")
-        size, spacing = self._pixel_size() or 1.0, self._spacing_px()
-        typical = math.sqrt(spacing[0] * spacing[1]) * size
-        return low / typical, high / typical
+            fitted, spacings = getattr(self, "width_", None), getattr(self, "spacing_", None)
+            if fitted is None or spacings is None:
+                return Recipe().width
+            return _divided(fitted, geometric_mean(spacings))
+        spacing = geometric_mean(self._spacing_px()) * (self._pixel_size() or 1.0)
+        return _divided(_range(self.width, "width"), spacing)
 
     def _units(self) -> Units:
         model, mode = self._noise(), self._mode()
@@ -331,23 +337,11 @@ class STEMSynthesizer(BaseEstimator):
         return Units(mode, contrast, level, self._pixel_size())
 
 
-def _lengths(bright: NDArray) -> tuple[float, float, float] | None:
-    """Distance of neighbouring columns, px, and the range of their widths as fractions of it.
-
-    The range is that between the quartiles of the fitted widths, which noise and overlap affect less than the extremes.
-    """
-    fits = separate_specimen(middle(bright, MEASURED_ON).astype(np.float64)).fits
-    if fits is None or (~fits.failed).sum() < FEWEST_COLUMNS:
-        return None
-    good = fits.take(~fits.failed)
-    spacing = float(np.median(nearest_distances(np.column_stack([good.y, good.x]))))
-    low, high = np.quantile(good.sigma / spacing, [0.25, 0.75])
-    return spacing, float(low), float(high)
+# --- ranges ------------------------------------------------------------------------------------------------------
 
 
-def _check_count(n: object) -> None:
-    if not isinstance(n, int | np.integer) or n < 1:
-        raise ValueError(f"n must be a positive integer, but is {n!r}")
+def _divided(limits: tuple[float, float], by: float) -> tuple[float, float]:
+    return limits[0] / by, limits[1] / by
 
 
 def _range(value: object, name: str) -> tuple[float, float]:

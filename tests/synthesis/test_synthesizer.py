@@ -16,7 +16,7 @@ from sklearn.base import clone
 from strategies import SIGMAS, crystal, modes, noise_models, pixel_sizes, seeds, shapes
 
 import stemkit
-from stemkit import NoiseModel, PointwiseNoise, STEMSynthesizer
+from stemkit import NoiseCalibrator, NoiseModel, PointwiseNoise, STEMSynthesizer
 from stemkit.compute import torch_generator
 from stemkit.periodicity import find_periodicity
 from stemkit.synthesis import Columns, lattice, planar_cell, render, stacked
@@ -246,7 +246,9 @@ def test_fit_takes_mode_noise_spacing_and_pixel_size(mode):
     fitted = STEMSynthesizer(shape=(48, 48), random_state=0, arrangements=("lattice",)).fit(image)
     assert fitted.mode_ == mode
     assert fitted.pixel_size_ == pytest.approx(0.02)
-    assert fitted.spacing_ == (pytest.approx(0.9 * 14.0, rel=0.02), pytest.approx(1.1 * 14.0, rel=0.02))
+    # in nm
+    assert fitted.spacing_ == (pytest.approx(0.9 * 0.28, rel=0.02), pytest.approx(1.1 * 0.28, rel=0.02))
+    assert fitted.width_[0] < 0.05 < fitted.width_[1]
     assert fitted.noise_model_.pointwise.readout == pytest.approx(0.1, rel=0.15)
     pairs = fitted.sample(3)
     assert pairs.attrs["mode"] == mode
@@ -260,6 +262,47 @@ def test_fit_believes_the_noise_that_an_image_carries():
     image = stemkit.calibrated(crystal((64, 64)), pixel_size=0.02)
     image.attrs = {"mode": "haadf", "noise": json.dumps({"pixel_size": 0.02, **noise.to_dict()})}
     assert STEMSynthesizer().fit(image).noise_model_ == noise
+
+
+@pytest.mark.parametrize("pixel_size", [0.02, None])
+def test_fitted_lengths_given_as_parameters_mean_the_same(pixel_size):
+    image = xr.DataArray(3 + crystal((96, 96), spacing=12.0), dims=("y", "x"), attrs={"mode": "haadf"})
+    image = image if pixel_size is None else stemkit.calibrated(image, pixel_size=pixel_size)
+    fitted = STEMSynthesizer(noise=QUIET).fit(image)
+    given = STEMSynthesizer(noise=QUIET, spacing=fitted.spacing_, width=fitted.width_).fit(image).recipe()
+    assert given.spacing == pytest.approx(fitted.recipe().spacing)
+    assert given.width == pytest.approx(fitted.recipe().width)
+    assert fitted.recipe().spacing == (pytest.approx(10.8, rel=0.02), pytest.approx(13.2, rel=0.02))
+
+
+def test_images_of_several_kinds_are_refused():
+    image = stemkit.calibrated(3 + crystal((64, 64), spacing=12.0), pixel_size=0.02).assign_attrs(mode="haadf")
+    dark = (-image).assign_attrs(mode="bf")
+    with pytest.raises(ValueError, match=r"X must be images of one mode, but they are \['bf', 'haadf'\]"):
+        STEMSynthesizer().fit([image, dark])
+    for other in (stemkit.calibrated(image, pixel_size=0.03), image.drop_vars(["y", "x"])):
+        with pytest.raises(ValueError, match="X must be images of one pixel size"):
+            STEMSynthesizer().fit([image, other])
+    labelled = [
+        NoiseCalibrator().fit_transform(image + r * np.random.default_rng(0).normal(size=(64, 64))) for r in (0.1, 0.3)
+    ]
+    for pair in (labelled, [labelled[0], image]):
+        with pytest.raises(ValueError, match="X must be images of one noise model"):
+            STEMSynthesizer().fit(pair)
+
+
+def test_all_images_count():
+    rng, sigma = np.random.default_rng(0), 0.2
+    near, far = (
+        stemkit.calibrated(3 + crystal((96, 96), spacing=d) + sigma * rng.normal(size=(96, 96)), pixel_size=0.02)
+        for d in (10.0, 14.0)
+    )
+    stack = [image.assign_attrs(mode="haadf") for image in (near, far)]
+    fitted, reverse = STEMSynthesizer().fit(stack), STEMSynthesizer().fit(stack[::-1])
+    assert fitted.spacing_ == reverse.spacing_ == (pytest.approx(0.18, rel=0.05), pytest.approx(0.308, rel=0.05))
+    assert fitted.noise_model_.pointwise.readout == pytest.approx(reverse.noise_model_.pointwise.readout)
+    carried = NoiseCalibrator().fit(stack).transform(stack)
+    assert STEMSynthesizer().fit(carried).noise_model_.pointwise == fitted.noise_model_.pointwise
 
 
 def test_parameters_come_before_what_was_fitted():
@@ -337,7 +380,7 @@ def test_impossible_parameters_are_refused(parameters, message):
 
 @pytest.mark.parametrize("n", [0, -1, 1.5, "3"])
 def test_impossible_numbers_of_images_are_refused(n):
-    with pytest.raises(ValueError, match="n must be a positive integer"):
+    with pytest.raises(ValueError, match="n must be an integer of at least 1"):
         STEMSynthesizer(shape=(32, 32)).sample(n)
 
 
@@ -387,7 +430,7 @@ def test_recordings_differ_in_their_noise_alone():
 def test_recordings_that_are_refused():
     with pytest.raises(TypeError, match="specimen must be Columns"):
         STEMSynthesizer().record(np.zeros((3, 2)))
-    with pytest.raises(ValueError, match="n must be a positive integer"):
+    with pytest.raises(ValueError, match="n must be an integer of at least 1"):
         STEMSynthesizer().record(specimen(), 0)
     with pytest.raises(ValueError, match="width must be a positive number of nm"):
         STEMSynthesizer(width=(-1, 2)).sample(1)
@@ -407,9 +450,10 @@ def test_widths_are_learnt():
     for sigma in (2.0, 3.0):
         image = synthesizer.record(lattice(planar_cell("square"), (160, 160), spacing=14.0, sigma=sigma))["noisy"]
         fitted = STEMSynthesizer().fit(image.isel(image=0))
-        low, high = fitted.width_
+        low, high = fitted.recipe().width
         assert low < sigma / 14.0 < high
         assert high - low < 0.1
+        assert fitted.width_ == (pytest.approx(0.14 * low, rel=0.02), pytest.approx(0.14 * high, rel=0.02))
 
 
 @given(seeds)

@@ -1,17 +1,22 @@
-"""Images per CPU second of training: ``python benchmarks/training_speed.py [--profile]``.
+"""Images per CPU second of training: ``python benchmarks/training_speed.py [--profile] [--threads]``.
 
 The shipped architecture, forward and backward, on one thread, without drawing the images, which is a line of its own;
 the least of several rounds, in mixed precision where the CPU has it and in single precision. The profile lists the
-operations in which the time goes.
+operations in which the time goes. ``--threads`` compares ways to use two threads for a step of twice as many images:
+one network with two threads, and two copies of the network with one thread each, as in training. Its seconds are CPU
+seconds of the thread that works longest, which are those of the clock on two idle cores; on busy cores those of one
+network with two threads include waiting.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import platform
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +37,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4, help="of a step (default: 4, half a batch of 8)")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--threads", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     module, info = load_weights("auto")
@@ -49,6 +55,9 @@ def main() -> None:
     for name, seconds in least(steps, arguments.rounds).items():
         rate, per_image = arguments.images / seconds, 1e3 * seconds / arguments.images
         print(f"{name}: {rate:.1f} images per CPU second ({per_image:.0f} ms)")
+    if arguments.threads:
+        for name, seconds in ways_to_use_two_threads(module, images, truth["maps"], arguments.rounds, mixed).items():
+            print(f"{name}: {seconds:.2f} s a step of {2 * arguments.images} images")
     if arguments.profile:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
             steps["bfloat16" if mixed else "single precision"]()
@@ -59,6 +68,30 @@ def step(module: nn.Module, images: Tensor, maps: Tensor, *, mixed: bool) -> Non
     with autocast(CPU, mixed):
         predicted = module(images).float()
     torch.autograd.grad((predicted - maps).abs().mean(), list(module.parameters()))
+
+
+def ways_to_use_two_threads(
+    module: nn.Module, images: Tensor, maps: Tensor, rounds: int, mixed: bool
+) -> dict[str, float]:
+    """Seconds of a step on two halves of a batch, the least of several rounds."""
+
+    def seconds(network: nn.Module, n_halves: int, n_threads: int) -> float:
+        torch.set_num_threads(n_threads)
+        start = time.thread_time()
+        step(network, images.repeat(n_halves, 1, 1, 1), maps.repeat(n_halves, 1, 1, 1), mixed=mixed)
+        return time.thread_time() - start
+
+    names = ("one network, one thread", "one network, two threads", "two copies, one thread each")
+    best = dict.fromkeys(names, float("inf"))
+    copies = [module, copy.deepcopy(module)]
+    for _ in range(rounds):
+        for name, n_threads in zip(names, (1, 2), strict=False):
+            best[name] = min(best[name], seconds(module, 2, n_threads))
+        with ThreadPoolExecutor(2) as pool:
+            halves = max(pool.map(lambda network: seconds(network, 1, 1), copies))
+        best[names[2]] = min(best[names[2]], halves)
+    torch.set_num_threads(1)
+    return best
 
 
 def least(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:

@@ -112,7 +112,11 @@ class Progress(Callback):
 
 
 class BestSoFar(Callback):
-    """Restores the network of the epoch with the lowest validation loss at the end of training."""
+    """Restores the network of the epoch with the lowest validation loss at the end of training.
+
+    skorch's ``EarlyStopping(load_best=True)`` forgets the best network whenever training begins, and needs a validation
+    loss: it cannot resume from a checkpoint, nor be used for few pairs.
+    """
 
     def __init__(self, patience: int | None):
         self.patience = patience

@@ -1,8 +1,8 @@
 """Combination of a network's result with the average over the translations of the lattice.
 
-A network restores what it sees nearby. In a crystal every unit cell is a further recording of the same columns, and the
-mean of the network's result over all of them has a fraction of its error. The recorded pixels decide where that mean is
-used: where they contradict it, as at a vacancy or beyond an edge, the network's result stays.
+A network enhances each place from its surroundings. In a crystal, every unit cell shows the same columns, and the mean
+of the network's result over the cells has a fraction of its error. The mean is used where the recorded pixels agree
+with it; where they contradict it, as at a vacancy or beyond an edge, the network's result is kept.
 """
 
 from __future__ import annotations
@@ -36,29 +36,31 @@ class Settings:
     contradiction: tuple[float, float] = (8.0, 16.0)
     #: The same for displacements and heights of columns to be refitted (tuned).
     refit: tuple[float, float] = (8.0, 14.0)
-    #: Fraction of a refitted deviation that the network must show before the refit is used in full (tuned).
+    #: Fraction of a refitted deviation in the network's result from which the refit is used in full (tuned).
     agreement: float = 0.5
     #: Range of the mean of chi-squared at columns, divided by its expectation, over which a lattice changes from one
-    #: that explains the image to one that does not (tuned); and by how much more it is in a neighbourhood.
+    #: that explains the image to one that does not (tuned).
     misfit: tuple[float, float] = (1.1, 1.4)
+    #: Shift of this range for the mean in a neighbourhood (chosen).
     local_misfit: float = 0.1
     #: Standard deviation of that neighbourhood, in spacings (chosen).
     neighborhood: float = 3.0
     #: Window of a refitted column, in column widths (tuned).
     refit_window: float = 1.2
-    #: Larger deviations of a height, in heights, and displacements, in column widths, are not refitted, since a linear
-    #: expansion does not describe them; a vacancy is a height of -1 (chosen).
+    #: Largest refitted deviation of a height, in heights; a vacancy is -1 (chosen).
     largest_height: float = 1.25
+    #: Largest refitted displacement, in column widths: a linear expansion does not describe larger ones (chosen).
     largest_shift: float = 1.5
-    #: Added to the diagonal of the normalised normal equations: directions that the window cannot determine stay 0.
+    #: Added to the diagonal of the normalised normal equations: directions that the window cannot determine stay 0
+    #: (chosen).
     ridge: float = 0.02
-    #: Correlation between neighbouring pixels of a row below this is sampling error.
+    #: Correlation between neighbouring pixels of a row below which it is sampling error (chosen).
     uncorrelated: float = 0.02
-    #: Residuals are clipped at this many standard deviations before rows are averaged.
+    #: Residuals are clipped at this many standard deviations before rows are averaged (chosen).
     outlying: float = 3.0
-    #: Limits of the width of columns, px.
+    #: Limits of the width of columns, px (chosen).
     widths: tuple[float, float] = (1.0, 12.0)
-    #: Rows that are refitted at once.
+    #: Number of rows that are refitted at once (chosen: memory).
     strip: int = 512
 
 
@@ -128,7 +130,7 @@ def _combined(recorded: NDArray, enhanced: NDArray) -> NDArray[np.float64] | Non
 
 @dataclass(frozen=True)
 class _Noise:
-    """Noise of a recorded image, from what an enhanced one leaves of it.
+    """Noise of a recorded image, from its residual with an enhanced one.
 
     Parameters
     ----------
@@ -152,7 +154,7 @@ class _Noise:
         scaled = (residual - rows) / np.sqrt(variance)
         power = float(np.mean(scaled**2))
         along_x, along_y = np.mean(scaled[:, 1:] * scaled[:, :-1]), np.mean(scaled[1:] * scaled[:-1])
-        # what an enhanced image lacks of the specimen is correlated in both directions, noise along the row alone
+        # parts of the specimen in the residual are correlated in both directions, noise along the row only
         correlation = float(np.clip((along_x - max(0.0, along_y)) / (power or 1.0), 0.0, 0.8))
         if correlation < SETTINGS.uncorrelated:
             correlation = 0.0

@@ -11,55 +11,63 @@ from scipy import fft
 
 from stemkit.periodicity import find_periodicity, middle
 
-__all__ = ["Grid", "check_sampling", "chosen_grid", "resampled", "variance_shares"]
+__all__ = ["Grid", "check_sampling", "chosen_grid", "resampled", "variance_fractions"]
 
-#: An image's spacing and noise are measured on a square of this many px in its middle (chosen).
-MEASURED_ON = 768
-#: Columns that are nearer than this, px, cannot be resolved (chosen).
-COARSEST = 2.5
-#: A spacing below this, px, may be that of peaks in the correlogram of noise (chosen).
-DOUBTFUL = 4.0
-#: Slow variation is below this fraction of the Nyquist frequency along both axes: columns nearer than ``DOUBTFUL`` have
-#: their power above it (derived).
-SLOW = 0.25
-#: Share of slow variation in an image's variance from which it does not show such columns (chosen).
-SLOW_SHARE = 0.5
-#: Multiple of the largest spacing of the training up to which a network is applied at the image's own sampling (tuned:
-#: ``benchmarks/sampling.py``, lattices).
-BEYOND = 3.0
-#: Largest share of noise at which an image whose columns are too near is resampled to a finer grid (tuned:
-#: ``benchmarks/sampling.py``, lattices).
-CLEAR = 0.5
-#: Share of noise from which it dominates an image (tuned: ``benchmarks/sampling.py``, crystals and drawn).
-NOISY = 0.8
-#: Sampling of an image that noise dominates (tuned: ``benchmarks/sampling.py``, crystals).
-COARSER = 0.65
-#: Spacing from which such an image is resampled, px (tuned: ``benchmarks/sampling.py``, crystals and drawn; from 25 to
-#: 40 px bright-field images of anatase lose 1 to 2 dB).
-LARGE = 40.0
-#: Such an image is brought to this multiple of the largest spacing of the training, px, where that is coarser (tuned:
-#: ``benchmarks/sampling.py``, crystals and lattices).
-LARGEST = 1.25
-#: White noise is measured above this fraction of the Nyquist frequency along both axes (chosen).
-HIGH = 0.5
-#: Median of the squares of normal deviates, of variance 1 (chi-squared, one degree of freedom).
-MEDIAN_SQUARE = 0.4549
-#: Fewest pixels along an axis of a resampled image (chosen).
-FEWEST = 8
+
+@dataclass(frozen=True)
+class GridConstants:
+    """Constants of the choice of a grid; those marked "tuned" were chosen with ``benchmarks/sampling.py``."""
+
+    #: Edge of the square in the middle of an image on which spacing and noise are measured, px (chosen).
+    measured_on: int = 768
+    #: Spacing below which columns cannot be resolved, px (chosen).
+    unresolved: float = 2.5
+    #: Spacing below which it may be that of peaks in the correlogram of noise, px (chosen).
+    doubtful: float = 4.0
+    #: Slow variation is below this fraction of the Nyquist frequency along both axes; columns whose spacing is below
+    #: ``doubtful`` have their power above it (derived).
+    slow: float = 0.25
+    #: Fraction of slow variation in an image's variance from which it does not show such columns (chosen).
+    slow_fraction: float = 0.5
+    #: Multiple of the largest spacing of the training up to which a network is applied on the image's own grid (tuned:
+    #: lattices).
+    largest_ratio: float = 3.0
+    #: Largest fraction of noise at which an image whose columns are too close is resampled to a finer grid (tuned:
+    #: lattices).
+    clear: float = 0.5
+    #: Fraction of noise from which it dominates an image (tuned: crystals and drawn).
+    noisy: float = 0.8
+    #: Sampling of an image that noise dominates (tuned: crystals).
+    coarser: float = 0.65
+    #: Spacing from which such an image is resampled, px (tuned: crystals and drawn; from 25 to 40 px, bright-field
+    #: images of anatase lose 1 to 2 dB).
+    wide_spacing: float = 40.0
+    #: Such an image is resampled to this multiple of the largest spacing of the training where that is a coarser grid
+    #: (tuned: crystals and lattices).
+    coarsest_ratio: float = 1.25
+    #: White noise is measured above this fraction of the Nyquist frequency along both axes (chosen).
+    high: float = 0.5
+    #: Median of the squares of normal deviates of variance 1 (derived: chi-squared, one degree of freedom).
+    median_square: float = 0.4549
+    #: Least number of pixels along an axis of a resampled image (chosen).
+    least_pixels: int = 8
+
+
+CONSTANTS = GridConstants()
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A grid for the network, and what it was chosen by.
+    """A grid for the network, with the spacing and the noise that determine it.
 
     Parameters
     ----------
     sampling : float
-        Pixels along an axis for each of the image's own.
+        Pixels per pixel of the image along an axis.
     spacing : float or None
-        Spacing of the image, px of its own; None without a lattice.
+        Spacing of the image, px of the image; None without a lattice.
     noise : float
-        Share of white noise in the image's variance.
+        Fraction of white noise in the image's variance.
     """
 
     sampling: float
@@ -68,7 +76,7 @@ class Grid:
 
     def shape(self, own: tuple[int, ...]) -> tuple[int, int]:
         """Shape of an image of the shape ``own`` on this grid."""
-        n_y, n_x = (max(min(n, FEWEST), round(n * self.sampling)) for n in own)
+        n_y, n_x = (max(min(n, CONSTANTS.least_pixels), round(n * self.sampling)) for n in own)
         return n_y, n_x
 
 
@@ -95,25 +103,25 @@ def chosen_grid(values: NDArray, sampling: float | str, known: tuple[float, floa
     """
     if sampling == 1 and known is None:
         return Grid(1.0, None, 0.0)
-    part = middle(values, MEASURED_ON)
+    part = middle(values, CONSTANTS.measured_on)
     spacing, fine, noise = _spacing(part)
     low, high = (0.0, np.inf) if known is None else known
     if sampling != "auto":
         grid = Grid(float(sampling), spacing, noise)
-        _warn_outside(grid, low, BEYOND * high)
+        _warn_outside(grid, low, CONSTANTS.largest_ratio * high)
         return grid
     grid = Grid(_factor(spacing, fine, noise, low, high), spacing, noise)
-    if grid.sampling > 1 and spacing is not None and spacing < COARSEST:
+    if grid.sampling > 1 and spacing is not None and spacing < CONSTANTS.unresolved:
         warnings.warn(
-            f"columns are {spacing:.1f} px apart: below {COARSEST:g} px neighbours overlap, and resampling does not "
-            "restore what was not recorded",
+            f"columns are {spacing:.1f} px apart: below {CONSTANTS.unresolved:g} px neighbours overlap, and resampling "
+            "does not restore what was not recorded",
             stacklevel=4,
         )
     return grid
 
 
-def variance_shares(values: NDArray) -> tuple[float, float]:
-    """Shares of white noise and of slow variation in an image's variance; zeros for a constant image.
+def variance_fractions(values: NDArray) -> tuple[float, float]:
+    """Fractions of white noise and of slow variation in an image's variance; zeros for a constant image.
 
     The noise is the median of the image's cosine series at high frequencies: Bragg peaks have no influence on it, and
     of noise that is correlated along the row it contains the white part alone.
@@ -122,8 +130,10 @@ def variance_shares(values: NDArray) -> tuple[float, float]:
     total = float(power.sum())
     if total == 0:
         return 0.0, 0.0
-    (high_y, high_x), (slow_y, slow_x) = ([int(part * n) for n in values.shape] for part in (HIGH, SLOW))
-    noise = float(np.median(power[high_y:, high_x:])) / MEDIAN_SQUARE * values.size
+    (high_y, high_x), (slow_y, slow_x) = (
+        [int(part * n) for n in values.shape] for part in (CONSTANTS.high, CONSTANTS.slow)
+    )
+    noise = float(np.median(power[high_y:, high_x:])) / CONSTANTS.median_square * values.size
     return noise / total, float(power[:slow_y, :slow_x].sum()) / total
 
 
@@ -170,32 +180,34 @@ def _resampled_along(values: NDArray[np.float32], n: int, axis: int) -> NDArray[
 
 
 def _factor(spacing: float | None, fine: bool, noise: float, low: float, high: float) -> float:
-    """The sampling that is best for a spacing (px) and a share of noise, given the range of the training."""
+    """The sampling that is best for a spacing (px) and a fraction of noise, given the range of the training."""
     if spacing is None:
         return 1.0
     if spacing < low:
         return low / spacing if fine else 1.0
-    factor = min(1.0, BEYOND * high / spacing)
-    if noise > NOISY and spacing >= LARGE:
-        factor = min(factor, COARSER, LARGEST * high / spacing)
+    factor = min(1.0, CONSTANTS.largest_ratio * high / spacing)
+    if noise > CONSTANTS.noisy and spacing >= CONSTANTS.wide_spacing:
+        factor = min(factor, CONSTANTS.coarser, CONSTANTS.coarsest_ratio * high / spacing)
     return float(max(factor, low / spacing))
 
 
 def _spacing(values: NDArray) -> tuple[float | None, bool, float]:
-    """The spacing of an image, whether it shows columns that are near, and its share of noise.
+    """The spacing of an image, whether it shows closely spaced columns, and its fraction of noise.
 
-    Where the spacing may be that of noise, the one of the image on half as many pixels is taken, where there is one.
+    Where the spacing may be that of noise, it is measured on the image with half as many pixels along each axis.
     """
     spacing = found = find_periodicity(values).spacing
-    noise, slow = variance_shares(values)
+    noise, slow = variance_fractions(values)
     # interpolated noise is correlated, and is taken for columns
-    fine = noise < CLEAR and slow < SLOW_SHARE
+    fine = noise < CONSTANTS.clear and slow < CONSTANTS.slow_fraction
     doubtful, coarse, factor = not fine, values, 1
-    while doubtful and (found is None or found < DOUBTFUL) and min(coarse.shape) >= 4 * FEWEST:
+    while (
+        doubtful and (found is None or found < CONSTANTS.doubtful) and min(coarse.shape) >= 4 * CONSTANTS.least_pixels
+    ):
         coarse, factor = resampled(coarse, tuple(n // 2 for n in coarse.shape)), 2 * factor
         found = find_periodicity(coarse).spacing
-        doubtful = max(variance_shares(coarse)) > CLEAR
-    return (spacing if found is None or found < DOUBTFUL else factor * found), fine, noise
+        doubtful = max(variance_fractions(coarse)) > CONSTANTS.clear
+    return (spacing if found is None or found < CONSTANTS.doubtful else factor * found), fine, noise
 
 
 def _warn_outside(grid: Grid, low: float, high: float) -> None:

@@ -13,24 +13,33 @@ from stemkit.periodicity import find_periodicity, middle
 
 __all__ = ["Translations"]
 
-#: The lattice is measured on a square of this edge in the middle of the image, px (chosen: a dozen cells or more along
-#: each side), and the window is chosen on a smaller one.
-MEASURED_ON, CHOSEN_ON = 768, 512
-#: Standard deviations of the Gaussian window over the translations, in edges of the unit cell (chosen): the one that
-#: predicts the recorded pixels best is used, so that a distorted lattice is averaged over a shorter distance.
-WINDOWS = (8.0, 3.0)
-#: Translations are used up to this many standard deviations of the window (chosen).
-TRUNCATION = 2.5
-#: Translations are used up to this fraction of the image (chosen: beyond, hardly any pixel has a partner).
-LONGEST = 0.8
-#: Taps of the windowed sinc that places a translation between pixels (chosen, as in ``PeriodicDenoiser``).
-TAPS = 6
-#: Fewest equivalent unit cells, for the median pixel, that are worth an average (chosen).
-FEWEST_CELLS = 6.0
-#: Lattice vectors are refined up to this fraction of the image, where half of the pixels still overlap (chosen).
-REFINED = 0.45
-#: A peak of the autocorrelation is that of a lattice vector up to this distance from it, px (chosen).
-NEAR = 1.5
+
+@dataclass(frozen=True)
+class TranslationConstants:
+    """Constants of the average over translations, all chosen."""
+
+    #: Edge of the square in the middle of the image on which the lattice is measured, px: a dozen cells or more.
+    measured_on: int = 768
+    #: Edge of the square on which the window is chosen, px.
+    chosen_on: int = 512
+    #: Standard deviations of the Gaussian window over the translations, in edges of the unit cell. The one that
+    #: predicts the recorded pixels best is used, so that a distorted lattice is averaged over a shorter distance.
+    windows: tuple[float, float] = (8.0, 3.0)
+    #: Longest translation, in standard deviations of the window.
+    truncation: float = 2.5
+    #: Longest translation, as a fraction of the image: beyond, hardly any pixel has a partner.
+    longest: float = 0.8
+    #: Taps of the windowed sinc for translations between pixels, as in ``PeriodicDenoiser``.
+    taps: int = 6
+    #: Least number of equivalent unit cells, for the median pixel, for an average.
+    least_cells: float = 6.0
+    #: Longest lattice vector of the refinement, as a fraction of the image, where half of the pixels still overlap.
+    refined: float = 0.45
+    #: Largest distance between a peak of the autocorrelation and the lattice vector to which it belongs, px.
+    nearest: float = 1.5
+
+
+CONSTANTS = TranslationConstants()
 
 
 @dataclass(frozen=True)
@@ -58,22 +67,22 @@ class Translations:
     def of(cls, recorded: NDArray, enhanced: NDArray) -> Translations | None:
         """The lattice of an image, with the window that predicts the recorded pixels best; None without a lattice."""
         for image in (enhanced, recorded):
-            found = find_periodicity(middle(image, MEASURED_ON))
+            found = find_periodicity(middle(image, CONSTANTS.measured_on))
             if found.vectors is not None and found.spacing is not None:
                 break
         else:
             return None
-        vectors = _refined(middle(image, MEASURED_ON).astype(np.float64), found.vectors)
-        part = middle(recorded, CHOSEN_ON)
-        several = [cls._with_window(part.shape, vectors, found.spacing, window) for window in WINDOWS]
+        vectors = _refined(middle(image, CONSTANTS.measured_on).astype(np.float64), found.vectors)
+        part = middle(recorded, CONSTANTS.chosen_on)
+        several = [cls._with_window(part.shape, vectors, found.spacing, window) for window in CONSTANTS.windows]
         predictions = [one.prediction(part) for one in several]
         choice = int(np.argmax(predictions))
-        enough = float(np.median(several[choice].cells)) >= FEWEST_CELLS
+        enough = float(np.median(several[choice].cells)) >= CONSTANTS.least_cells
         if not enough or predictions[choice] <= 0:
             return None
         if part.shape == recorded.shape:
             return several[choice]
-        return cls._with_window(recorded.shape, vectors, found.spacing, WINDOWS[choice])
+        return cls._with_window(recorded.shape, vectors, found.spacing, CONSTANTS.windows[choice])
 
     @classmethod
     def _with_window(cls, shape: tuple[int, ...], vectors: NDArray, spacing: float, window: float) -> Translations:
@@ -104,18 +113,18 @@ def _convolved(values: NDArray, spectrum: NDArray, padded: tuple[int, int]) -> N
 def _kernel(shape: tuple[int, ...], vectors: NDArray, window: float) -> NDArray[np.float32]:
     """Gaussian weights at all lattice points, each between pixels by a windowed sinc (Lanczos)."""
     length = window * np.sqrt(abs(np.linalg.det(vectors)))
-    reach = int(np.ceil(TRUNCATION * window)) + 1
+    reach = int(np.ceil(CONSTANTS.truncation * window)) + 1
     steps = np.arange(-reach, reach + 1)
     points = np.stack(np.meshgrid(steps, steps, indexing="ij"), -1).reshape(-1, 2) @ vectors
-    inside = (np.abs(points) < LONGEST * np.array(shape)).all(axis=1)
-    points = points[inside & (np.hypot(*points.T) < TRUNCATION * length)]
+    inside = (np.abs(points) < CONSTANTS.longest * np.array(shape)).all(axis=1)
+    points = points[inside & (np.hypot(*points.T) < CONSTANTS.truncation * length)]
     weights = np.exp(-(points**2).sum(axis=1) / (2 * length**2))
-    margin = np.ceil(np.abs(points).max(axis=0)).astype(int) + TAPS
+    margin = np.ceil(np.abs(points).max(axis=0)).astype(int) + CONSTANTS.taps
     kernel = np.zeros([fft.next_fast_len(int(n + m), real=True) for n, m in zip(shape, margin, strict=True)])
     whole = np.floor(points).astype(int)
-    taps = np.arange(TAPS) - (TAPS // 2 - 1)
+    taps = np.arange(CONSTANTS.taps) - (CONSTANTS.taps // 2 - 1)
     distance = taps - (points - whole)[:, :, None]
-    lanczos = np.sinc(distance) * np.sinc(distance / (TAPS / 2))
+    lanczos = np.sinc(distance) * np.sinc(distance / (CONSTANTS.taps / 2))
     lanczos /= lanczos.sum(axis=-1, keepdims=True)
     at = [(whole[:, k, None] + taps) % kernel.shape[k] for k in (0, 1)]
     values = weights[:, None, None] * lanczos[:, 0, :, None] * lanczos[:, 1, None, :]
@@ -126,7 +135,7 @@ def _kernel(shape: tuple[int, ...], vectors: NDArray, window: float) -> NDArray[
 def _refined(values: NDArray, vectors: NDArray) -> NDArray:
     """Lattice vectors by least squares from all peaks of the autocorrelation, first the near ones, then to its half."""
     correlation = _autocorrelation(values)
-    limit, reach = REFINED * min(values.shape), 2.5 * float(np.hypot(*vectors.T).max())
+    limit, reach = CONSTANTS.refined * min(values.shape), 2.5 * float(np.hypot(*vectors.T).max())
     while True:
         index, peaks, weights = _lattice_peaks(correlation, vectors, min(reach, limit))
         if len(peaks) < 3 or np.linalg.matrix_rank(index) < 2:
@@ -185,5 +194,5 @@ def _lattice_peaks(correlation: NDArray, vectors: NDArray, limit: float) -> tupl
     curvature = np.minimum(sums - 2 * height[:, None], 0.0)
     peaked = (curvature < 0).all(axis=1) & (height > 0)
     peaks = places - np.clip(slopes / np.where(curvature < 0, curvature, -1.0), -1, 1)
-    peaked &= (np.abs(peaks - expected) < NEAR).all(axis=1)
+    peaked &= (np.abs(peaks - expected) < CONSTANTS.nearest).all(axis=1)
     return index[peaked], peaks[peaked], np.sqrt(height[peaked])

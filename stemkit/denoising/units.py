@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.denoising.sampling import MEASURED_ON
+from stemkit.denoising.sampling import CONSTANTS
 from stemkit.denoising.weights import NetworkInfo
 from stemkit.images import intensity_scale
 from stemkit.periodicity import find_periodicity, middle
@@ -43,7 +43,9 @@ def from_network(values: NDArray, name: str, sign: float, offset: float, scale: 
 
 def widened(known: tuple[float, float] | None, images: list[xr.DataArray]) -> tuple[float, float] | None:
     """Range of spacings, px, of a network's training after it is extended by images."""
-    spacings = [s for s in (find_periodicity(middle(i.values, MEASURED_ON)).spacing for i in images) if s is not None]
+    spacings = [
+        s for s in (find_periodicity(middle(i.values, CONSTANTS.measured_on)).spacing for i in images) if s is not None
+    ]
     if not spacings:
         return known
     low, high = WIDENING[0] * min(spacings), WIDENING[1] * max(spacings)

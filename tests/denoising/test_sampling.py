@@ -12,7 +12,7 @@ from strategies import SIGMAS, levels, seeds, shapes
 
 from stemkit import NoiseModel, PointwiseNoise, SFINDenoiser, STEMSynthesizer
 from stemkit.columns import find_peaks
-from stemkit.denoising.sampling import COARSER, chosen_grid, resampled, variance_shares
+from stemkit.denoising.sampling import CONSTANTS, chosen_grid, resampled, variance_fractions
 from stemkit.images import RECORDED
 from stemkit.synthesis import lattice, planar_cell, render
 
@@ -92,25 +92,25 @@ class TestVarianceShares:
     def test_of_noise(self, readout, seed):
         clean = crystal(20.0)
         expected = readout**2 / (readout**2 + clean.var())
-        assert variance_shares(noisy(clean, readout, seed))[0] == pytest.approx(expected, rel=0.1)
+        assert variance_fractions(noisy(clean, readout, seed))[0] == pytest.approx(expected, rel=0.1)
 
     @given(st.floats(0.1, 3.0), seeds)
     def test_of_slow_variation(self, readout, seed):
         clean = crystal(20.0)
         # a sixteenth of the frequencies are slow
         expected = (clean.var() + readout**2 / 16) / (clean.var() + readout**2)
-        assert variance_shares(noisy(clean, readout, seed))[1] == pytest.approx(expected, abs=0.05)
+        assert variance_fractions(noisy(clean, readout, seed))[1] == pytest.approx(expected, abs=0.05)
 
     def test_of_finely_spaced_columns_without_noise_are_small(self):
-        assert max(variance_shares(crystal(2.3, sigma=0.25))) < 0.1
+        assert max(variance_fractions(crystal(2.3, sigma=0.25))) < 0.1
 
     def test_of_a_constant_image_are_zero(self):
-        assert variance_shares(np.full((16, 16), 7.0)) == (0.0, 0.0)
+        assert variance_fractions(np.full((16, 16), 7.0)) == (0.0, 0.0)
 
 
 class TestChosenGrid:
     def test_noise_and_a_large_spacing_ask_for_a_coarser_grid(self):
-        assert chosen_grid(noisy(crystal(45.0), 1.2), "auto", KNOWN).sampling == COARSER
+        assert chosen_grid(noisy(crystal(45.0), 1.2), "auto", KNOWN).sampling == CONSTANTS.coarser
 
     @pytest.mark.parametrize(
         ("spacing", "readout"), [(32.0, 1.2), (45.0, 0.1), (12.0, 1.2), (12.0, 0.1), (80.0, 0.1), (3.6, 1.0)]

@@ -39,7 +39,7 @@ from stemkit import (
 from stemkit.benchmark import SETS, evaluate, scenes, summary
 from stemkit.denoising.weights import NetworkInfo, build
 from stemkit.metrics import psnr
-from stemkit.synthesis import lattice, planar_cell, removed, some
+from stemkit.synthesis import lattice, planar_cell, removed, subset
 
 SIZES = (512, 1024, 2048, 4096)
 #: Shipped weights in a precision, and the network of the paper.
@@ -202,7 +202,7 @@ def crystal(size: int, dose: float) -> xr.Dataset:
     """A turned crystal of two kinds of columns with vacancies, in counts."""
     cell = planar_cell("square", basis=[(0, 0), (0.5, 0.5)], amplitude=[1.0, 0.6])
     columns = lattice(cell, (size, size), spacing=12.0, sigma=2.0, angle=17.0)
-    columns = removed(columns, some(columns, 0.03, torch.Generator().manual_seed(1)))
+    columns = removed(columns, subset(columns, 0.03, torch.Generator().manual_seed(1)))
     noise = NoiseModel(1.0, 0.0, pointwise=PointwiseNoise.counted(dose, background=0.1 * dose))
     return STEMSynthesizer(shape=(size, size), noise=noise, random_state=3).record(columns).isel(image=0)
 

@@ -34,7 +34,7 @@ from stemkit.columns import fit_columns, nearest_distances
 from stemkit.denoising.sampling import chosen_grid
 from stemkit.images import mode_sign
 from stemkit.metrics import psnr
-from stemkit.synthesis import lattice, planar_cell, removed, some
+from stemkit.synthesis import lattice, planar_cell, removed, subset
 
 SAMPLINGS: tuple[float | str, ...] = (1.0, 0.8, 0.65, 0.5, "auto")
 SIGNALS = ("haadf", "abf", "bf")
@@ -86,7 +86,7 @@ def lattices(arguments: argparse.Namespace) -> pd.DataFrame:
             shape = (192, 192) if spacing < 10 else (320, 320)
             cell = planar_cell("square", basis=[(0, 0), (0.5, 0.5)], amplitude=[1.0, 0.6])
             columns = lattice(cell, shape, spacing=spacing, sigma=0.2 * spacing, angle=12.0)
-            columns = removed(columns, some(columns, 0.04, torch.Generator().manual_seed(1)))
+            columns = removed(columns, subset(columns, 0.04, torch.Generator().manual_seed(1)))
             noise = NoiseModel(pointwise=PointwiseNoise(readout=readout))
             pair = STEMSynthesizer(shape=shape, noise=noise, random_state=SEED).record(columns).isel(image=0)
             noisy = pair["noisy"].reset_coords(drop=True)

@@ -15,6 +15,7 @@ from stemkit.synthesis import (
     dislocated,
     half_plane,
     inserted,
+    inside,
     joined,
     lattice,
     lattice_vectors,
@@ -25,7 +26,6 @@ from stemkit.synthesis import (
     render,
     substituted,
     superposed,
-    within,
 )
 
 shape, spacing = (256, 256), 16.0
@@ -38,7 +38,7 @@ a, b = lattice_vectors(cell, crystal.spacing)[0]
 # you say.
 
 damaged = removed(crystal, nearest(crystal, (90, 80)))
-damaged = substituted(damaged, within(damaged, (170, 170), 20.0), amplitude=1.4)
+damaged = substituted(damaged, inside(damaged, (170, 170), 20.0), amplitude=1.4)
 damaged = inserted(damaged, [(127.5, 136.7)], amplitude=0.5, sigma=3.0)
 
 # %%

@@ -20,7 +20,7 @@ from stemkit import NoiseModel, PointwiseNoise, ScanNoise, SFINDenoiser, STEMSyn
 from stemkit.compute import torch_generator
 from stemkit.metrics import psnr
 from stemkit.plotting import show_image
-from stemkit.synthesis import displaced_randomly, lattice, planar_cell, removed, some
+from stemkit.synthesis import displaced_randomly, lattice, planar_cell, removed, subset
 
 microscope = NoiseModel(
     contrast=900.0,
@@ -35,7 +35,7 @@ def record(angle: float, seed: int) -> xr.Dataset:
     perovskite = planar_cell("square", basis=[(0, 0), (0.5, 0.5)], amplitude=[1.0, 0.45])
     generator = torch_generator(seed)
     crystal = displaced_randomly(lattice(perovskite, (256, 256), spacing=11.0, sigma=2.6, angle=angle), 0.2, generator)
-    crystal = removed(crystal, some(crystal, 0.03, generator))
+    crystal = removed(crystal, subset(crystal, 0.03, generator))
     return STEMSynthesizer(noise=microscope, pixel_size=0.01, random_state=seed).record(crystal)
 
 

@@ -79,11 +79,11 @@ for row, (name, image) in zip(axes, {"counts": counts, "film": film}.items(), st
 # ``average_flips=True`` shows the network the four mirror images. Where it answers them differently it does not know;
 # the spread comes as the coordinate ``uncertainty``. Here, a crystal that ends, at two electrons per pixel:
 from stemkit.compute import torch_generator  # noqa: E402
-from stemkit.synthesis import cut, half_plane, lattice, planar_cell, removed, some  # noqa: E402
+from stemkit.synthesis import cropped, half_plane, lattice, planar_cell, removed, subset  # noqa: E402
 
 crystal = lattice(planar_cell("square", basis=[(0, 0), (0.5, 0.5)], amplitude=[1.0, 0.6]), (256, 256), spacing=16.0)
-crystal = cut(crystal, half_plane((128.0, 128.0), 30.0))
-crystal = removed(crystal, some(crystal, 0.05, torch_generator(0)))
+crystal = cropped(crystal, half_plane((128.0, 128.0), 30.0))
+crystal = removed(crystal, subset(crystal, 0.05, torch_generator(0)))
 noise = NoiseModel(pointwise=PointwiseNoise.counted(2.0, background=0.2))
 pair = STEMSynthesizer(noise=noise, random_state=0).record(crystal).isel(image=0)
 enhanced = SFINDenoiser(average_flips=True).fit_transform(pair["noisy"])

@@ -23,7 +23,7 @@ from stemkit.synthesis import (
     lattice_vectors,
     planar_cell,
     removed,
-    some,
+    subset,
     superposed,
 )
 
@@ -120,9 +120,9 @@ def line_of_vacancies(spacing: float, shape: Shape, g: torch.Generator) -> Colum
     a = lattice_vectors(cell, columns.spacing)[0, 0]
     angle = math.degrees(math.atan2(float(a[0]), float(a[1])))
     away = half_plane(tuple((n - 1) / 2 for n in shape), angle)(columns.y, columns.x).abs()
-    row = (away < 1.2 * spacing) & (columns.species == 1) & some(columns, 0.5, g)
+    row = (away < 1.2 * spacing) & (columns.species == 1) & subset(columns, 0.5, g)
     host = removed(columns, row)
-    return removed(host, some(host, 0.02, g))
+    return removed(host, subset(host, 0.02, g))
 
 
 def island_on_a_crystal(spacing: float, shape: Shape, g: torch.Generator) -> Columns:

@@ -19,7 +19,7 @@ from stemkit.synthesis import (
     Cell,
     Columns,
     Defect,
-    cut,
+    cropped,
     half_plane,
     inserted,
     lattice,
@@ -27,7 +27,7 @@ from stemkit.synthesis import (
     planar_cell,
     removed,
     shifted,
-    some,
+    subset,
     substituted,
 )
 
@@ -193,7 +193,7 @@ class Truth:
 
 def _minor(columns: Columns, part: float, g: torch.Generator) -> torch.Tensor:
     """Some columns of the dimmer sublattice, away from the border."""
-    return some(columns, part, g) & (columns.species == 1) & _inner(columns)
+    return subset(columns, part, g) & (columns.species == 1) & _inner(columns)
 
 
 def _vacancies(host: Host, columns: Columns, g: torch.Generator) -> Columns:
@@ -201,7 +201,7 @@ def _vacancies(host: Host, columns: Columns, g: torch.Generator) -> Columns:
 
 
 def _interstitials(host: Host, columns: Columns, g: torch.Generator) -> Columns:
-    near = some(columns, PART / 2, g) & (columns.species == 0) & _inner(columns)
+    near = subset(columns, PART / 2, g) & (columns.species == 0) & _inner(columns)
     at = _places(columns, near) + host.offsets[0]
     inside = ((at > BORDER) & (at < np.array(SHAPE) - 1 - BORDER)).all(axis=1)
     return inserted(columns, at[inside], 0.5, host.sigma)
@@ -222,7 +222,7 @@ def _spread(host: Host, columns: Columns, g: torch.Generator) -> Columns:
 
 def _edge(host: Host, columns: Columns, g: torch.Generator) -> Columns:
     middle = tuple((n - 1) / 2 for n in SHAPE)
-    return cut(columns, half_plane(middle, ANGLE + 360 * float(torch.rand(1, generator=g))))
+    return cropped(columns, half_plane(middle, ANGLE + 360 * float(torch.rand(1, generator=g))))
 
 
 def _nothing(host: Host, columns: Columns, g: torch.Generator) -> Columns:

@@ -99,7 +99,16 @@ def _scene(mode: str, seed: int) -> tuple[xr.Dataset, pd.DataFrame]:
     """
     from stemkit import NoiseModel, PointwiseNoise, ScanNoise, STEMSynthesizer
     from stemkit.compute import torch_generator
-    from stemkit.synthesis import cut, displaced_randomly, half_plane, lattice, planar_cell, removed, some, substituted
+    from stemkit.synthesis import (
+        cropped,
+        displaced_randomly,
+        half_plane,
+        lattice,
+        planar_cell,
+        removed,
+        subset,
+        substituted,
+    )
 
     noise = NoiseModel(
         contrast=1000.0,
@@ -112,7 +121,7 @@ def _scene(mode: str, seed: int) -> tuple[xr.Dataset, pd.DataFrame]:
     name, basis, heights = CRYSTALS[seed % len(CRYSTALS)]
     cell = planar_cell(name, basis=basis, amplitude=heights)
     crystal = lattice(cell, (256, 256), spacing=14.0, sigma=2.8, angle=7.0 * seed)
-    crystal = displaced_randomly(cut(crystal, half_plane((60.0, 128.0), 7.0 * seed % 40)), 0.2, generator)
-    crystal = substituted(crystal, some(crystal, 0.03, generator), amplitude=0.6)
-    crystal = removed(crystal, some(crystal, 0.03, generator))
+    crystal = displaced_randomly(cropped(crystal, half_plane((60.0, 128.0), 7.0 * seed % 40)), 0.2, generator)
+    crystal = substituted(crystal, subset(crystal, 0.03, generator), amplitude=0.6)
+    crystal = removed(crystal, subset(crystal, 0.03, generator))
     return STEMSynthesizer(mode=mode, noise=noise, random_state=seed).record(crystal, return_columns=True)

@@ -29,9 +29,9 @@ from stemkit.synthesis.arrangements import (
     random_cell,
     removed,
     shifted,
-    some,
     stacked,
     strained,
+    subset,
     substituted,
     superposed,
     uneven,
@@ -284,7 +284,7 @@ def _random(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Colu
 def _sparse(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Columns:
     """Single atoms."""
     columns = _random(spacing, shape, g)
-    return columns.where(some(columns, uniform(g, len(spacing), 0.02, 0.3), g))
+    return columns.where(subset(columns, uniform(g, len(spacing), 0.02, 0.3), g))
 
 
 _DRAWN: dict[str, Callable[[Tensor, tuple[int, int], torch.Generator], Columns]] = {
@@ -377,16 +377,16 @@ def _with_heights_and_widths(recipe: Recipe, columns: Columns, dark: Tensor, g: 
 def _with_defects(recipe: Recipe, columns: Columns, shape: tuple[int, int], g: torch.Generator) -> Columns:
     """Substituted columns, alone and in clusters, displaced columns, interstitials and vacancies."""
     n = len(columns)
-    foreign = some(columns, uniform(g, n, 0.0, recipe.embedded) * pick(g, n, 0.4), g)
+    foreign = subset(columns, uniform(g, n, 0.0, recipe.embedded) * pick(g, n, 0.4), g)
     at, radius = _inside(n, shape, g), uniform(g, n, 1.0, 3.5) * columns.spacing * pick(g, n, recipe.clusters)
     foreign |= (disk(at, radius)(columns.y, columns.x) > 0) & columns.present
     columns = substituted(
         columns, foreign, uniform(g, n, 0.25, 1.8), uniform(g, n, 0.8, 1.3), species=2 * SETTINGS.n_sites
     )
     direction, distance = uniform(g, n, 0.0, TURN), uniform(g, n, 0.08, 0.3) * columns.spacing
-    displaced = some(columns, uniform(g, n, 0.0, recipe.shifts) * pick(g, n, 0.4), g)
+    displaced = subset(columns, uniform(g, n, 0.0, recipe.shifts) * pick(g, n, 0.4), g)
     columns = shifted(columns, displaced, distance * torch.sin(direction), distance * torch.cos(direction))
-    columns = removed(columns, some(columns, uniform(g, n, 0.0, recipe.vacancies) * pick(g, n, 0.6), g))
+    columns = removed(columns, subset(columns, uniform(g, n, 0.0, recipe.vacancies) * pick(g, n, 0.6), g))
     return _with_interstitials(recipe, columns, g)
 
 

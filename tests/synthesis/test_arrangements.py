@@ -17,14 +17,15 @@ from stemkit.synthesis.arrangements import (
     Defect,
     blue_noise,
     columns_at,
+    cropped,
     crystal_cell,
-    cut,
     disk,
     dislocated,
     displaced_randomly,
     facets,
     half_plane,
     inserted,
+    inside,
     joined,
     keep_near_frame,
     lattice,
@@ -37,13 +38,12 @@ from stemkit.synthesis.arrangements import (
     random_cell,
     removed,
     shifted,
-    some,
     stacked,
     strained,
+    subset,
     substituted,
     superposed,
     uneven,
-    within,
 )
 
 
@@ -341,7 +341,7 @@ def test_vacancies_are_where_they_are_asked_for(at):
 @settings(max_examples=20)
 def test_some_columns_are_a_part_of_all(fraction, seed):
     columns = crystal_of(20)
-    chosen = some(columns, fraction, generator(seed))
+    chosen = subset(columns, fraction, generator(seed))
     n = int(columns.present.sum())
     assert abs(int(chosen.sum()) - fraction * n) <= 6 * math.sqrt(n * fraction * (1 - fraction)) + 1e-9
     assert bool((columns.present | ~chosen).all())
@@ -349,15 +349,15 @@ def test_some_columns_are_a_part_of_all(fraction, seed):
 
 def test_a_cluster_of_another_kind():
     columns = crystal_of()
-    inside = within(columns, (44.5, 49.5), 15.0)
-    changed = substituted(columns, inside, amplitude=0.5, width=1.2)
+    chosen = inside(columns, (44.5, 49.5), 15.0)
+    changed = substituted(columns, chosen, amplitude=0.5, width=1.2)
     distance = np.hypot(*(there(columns) - (44.5, 49.5)).T)
-    assert int(inside.sum()) == int((distance <= 15).sum()) > 4
-    assert changed.amplitude[inside].unique().tolist() == [0.5]
-    assert changed.sigma[inside].unique().tolist() == pytest.approx([2.4])
-    assert changed.species[inside].unique().tolist() == [1]
-    assert changed.amplitude[~inside].unique().tolist() == [1.0]
-    assert bool((changed.defect[inside] == Defect.SUBSTITUTION).all())
+    assert int(chosen.sum()) == int((distance <= 15).sum()) > 4
+    assert changed.amplitude[chosen].unique().tolist() == [0.5]
+    assert changed.sigma[chosen].unique().tolist() == pytest.approx([2.4])
+    assert changed.species[chosen].unique().tolist() == [1]
+    assert changed.amplitude[~chosen].unique().tolist() == [1.0]
+    assert bool((changed.defect[chosen] == Defect.SUBSTITUTION).all())
 
 
 def test_columns_beside_their_places_and_between_them():
@@ -482,7 +482,7 @@ def test_a_twin_shares_the_columns_of_its_plane():
 def test_particles_have_an_edge_and_a_thickness():
     columns = crystal_of()
     region = disk((44.5, 49.5), 30.0)
-    particle = cut(columns, region)
+    particle = cropped(columns, region)
     far = np.hypot(*(there(particle) - (44.5, 49.5)).T)
     assert far.max() < 30
     assert len(far) == (np.hypot(*(there(columns) - (44.5, 49.5)).T) < 30).sum()

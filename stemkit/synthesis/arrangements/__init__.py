@@ -13,12 +13,12 @@ from stemkit.synthesis.arrangements.cells import (
     random_cell,
 )
 from stemkit.synthesis.arrangements.columns import Columns, Defect, columns_at, keep_near_frame, stacked, superposed
-from stemkit.synthesis.arrangements.defects import inserted, nearest, removed, shifted, some, substituted, within
+from stemkit.synthesis.arrangements.defects import inserted, inside, nearest, removed, shifted, subset, substituted
 from stemkit.synthesis.arrangements.disorder import blue_noise
 from stemkit.synthesis.arrangements.displacements import dislocated, displaced_randomly, strained
 from stemkit.synthesis.arrangements.lattices import lattice, lattice_vectors
 from stemkit.synthesis.arrangements.particles import projected_columns
-from stemkit.synthesis.arrangements.regions import Region, cut, disk, facets, half_plane, joined, mirrored, uneven
+from stemkit.synthesis.arrangements.regions import Region, cropped, disk, facets, half_plane, joined, mirrored, uneven
 
 __all__ = [
     "LATTICES",
@@ -28,14 +28,15 @@ __all__ = [
     "Region",
     "blue_noise",
     "columns_at",
+    "cropped",
     "crystal_cell",
-    "cut",
     "disk",
     "dislocated",
     "displaced_randomly",
     "facets",
     "half_plane",
     "inserted",
+    "inside",
     "joined",
     "keep_near_frame",
     "lattice",
@@ -48,11 +49,10 @@ __all__ = [
     "random_cell",
     "removed",
     "shifted",
-    "some",
     "stacked",
     "strained",
+    "subset",
     "substituted",
     "superposed",
     "uneven",
-    "within",
 ]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stemkit.synthesis.arrangements.columns import Columns, Defect, along, superposed
 
-__all__ = ["inserted", "nearest", "removed", "shifted", "some", "substituted", "within"]
+__all__ = ["inserted", "inside", "nearest", "removed", "shifted", "subset", "substituted"]
 
 
 def nearest(columns: Columns, at: ArrayLike) -> Tensor:
@@ -28,12 +28,12 @@ def nearest(columns: Columns, at: ArrayLike) -> Tensor:
     return chosen.scatter(1, distance.argmin(dim=2), True) & columns.present
 
 
-def within(columns: Columns, at: Sequence[float], radius: float) -> Tensor:
+def inside(columns: Columns, at: Sequence[float], radius: float) -> Tensor:
     """Select the columns inside a circle of this radius, px, around (y, x)."""
     return (torch.hypot(columns.y - at[0], columns.x - at[1]) <= radius) & columns.present
 
 
-def some(columns: Columns, fraction: float | Tensor, generator: torch.Generator) -> Tensor:
+def subset(columns: Columns, fraction: float | Tensor, generator: torch.Generator) -> Tensor:
     """Select each column with the same probability, which may differ between images."""
     draw = torch.rand(columns.y.shape, generator=generator, device=columns.y.device)
     return (draw < along(fraction, columns.y)) & columns.present

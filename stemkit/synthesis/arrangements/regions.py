@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stemkit.synthesis.arrangements.columns import Columns, along, superposed
 
-__all__ = ["Region", "cut", "disk", "facets", "half_plane", "joined", "mirrored", "uneven"]
+__all__ = ["Region", "cropped", "disk", "facets", "half_plane", "joined", "mirrored", "uneven"]
 
 Region = Callable[[Tensor, Tensor], Tensor]
 Place = Sequence[float] | Sequence[Tensor]
@@ -63,7 +63,7 @@ def facets(at: Place, radius: float | Tensor, sides: int = 6, angle: float | Ten
     return inside
 
 
-def cut(columns: Columns, region: Region) -> Columns:
+def cropped(columns: Columns, region: Region) -> Columns:
     """Columns inside a region: a particle, an island, a crystal with an edge."""
     return columns.where(region(columns.y, columns.x) > 0)
 

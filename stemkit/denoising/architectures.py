@@ -36,15 +36,19 @@ class SFINDenoiser(NetworkDenoiser):
     lr : float, default=2e-3
         Highest learning rate.
     max_epochs : int, default=10
+        Number of epochs. 0 leaves the network as it is.
     patience : int or None, default=None
         Stop after this number of consecutive epochs without improvement. The network is that of the epoch with the
         lowest loss on validation pairs: newly drawn ones where pairs are synthesised, one in ten where at least ten are
         given.
     batches_per_epoch : int, default=50
+        Number of steps of an epoch.
     batch_size : int, default=8
+        Number of crops in a step.
     crop_size : int, default=128
         Edge of the training crops, px.
     loss : {"l1", "l2"}, default="l1"
+        Mean absolute or mean squared error, in units of the contrast.
     checkpoint : path or None, default=None
         Written after every epoch. Training resumes from an existing file, to the result of an uninterrupted run; remove
         the file to begin again.
@@ -152,9 +156,11 @@ class FCNDenoiser(NetworkDenoiser):
     mode : {"haadf", "bf"} or None, default=None
         None takes the image's mode, or infers it where the image has none.
     device : str, default="auto"
+        As in :class:`SFINDenoiser`.
     random_state : int, RandomState or None, default=None
         Seed of the training.
     verbose : int, default=0
+        1 shows a progress bar.
 
     Attributes
     ----------
@@ -205,9 +211,11 @@ class AtomSegNetDenoiser(NetworkDenoiser):
     mode : {"haadf", "bf"} or None, default=None
         None takes the image's mode, or infers it where the image has none.
     device : str, default="auto"
+        As in :class:`SFINDenoiser`.
     random_state : int, RandomState or None, default=None
         Seed of the training.
     verbose : int, default=0
+        1 shows a progress bar.
 
     Attributes
     ----------

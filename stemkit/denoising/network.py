@@ -114,6 +114,10 @@ class NetworkDenoiser(Denoiser):
         self.n_images_ = len(images)
         return self
 
+    def __sklearn_is_fitted__(self) -> bool:
+        # an interrupted training leaves other attributes
+        return hasattr(self, "net_")
+
     # --- parameters ----------------------------------------------------------------------------------------------
 
     def _check_parameters(self) -> None:

@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 from safetensors import safe_open
 from safetensors.torch import save_file
+from sklearn.exceptions import NotFittedError
 
 from stemkit import NoiseModel, PointwiseNoise, SFINDenoiser, STEMSynthesizer
 from stemkit.denoising import known_weights, load_weights, save_weights
@@ -164,6 +165,23 @@ class TestTraining:
         given = pairs["enhance"] if y == "images" else [pd.DataFrame({"y_px": [1.0], "x_px": [2.0]})] * 4
         denoiser = SFINDenoiser(weights=None, **TINY, **QUICK).fit(pairs["noisy"], given)
         assert (len(denoiser.history_), denoiser.info_.outputs) == (2, outputs)
+
+    def test_an_interrupted_training_leaves_the_denoiser_unfitted(self, pairs, monkeypatch):
+        def interrupted(*args, **kwargs):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("stemkit.denoising.network.train", interrupted)
+        denoiser = SFINDenoiser(weights=None, **TINY, **QUICK)
+        with pytest.raises(KeyboardInterrupt):
+            denoiser.fit(pairs["noisy"], pairs["enhance"])
+        with pytest.raises(NotFittedError):
+            denoiser.transform(pairs["noisy"])
+
+    def test_images_of_two_modes_are_not_trained_on_together(self, pairs):
+        bright = pairs["noisy"][0].assign_attrs(mode="haadf")
+        dark = (-bright).assign_attrs(mode="bf")
+        with pytest.raises(ValueError, match="X must be images of one mode"):
+            SFINDenoiser(weights=None, **TINY, **QUICK).fit([bright, dark])
 
     def test_fine_tuning_on_pairs(self, pairs):
         denoiser = SFINDenoiser(fine_tune=True, **QUICK).fit(pairs["noisy"], pairs["enhance"])

@@ -10,6 +10,7 @@ from . import noise as noise
 from . import periodicity as periodicity
 from . import pixels as pixels
 from . import plotting as plotting
+from . import structure as structure
 from . import synthesis as synthesis
 from .denoising import ABSFDenoiser as ABSFDenoiser
 from .denoising import AtomSegNetDenoiser as AtomSegNetDenoiser

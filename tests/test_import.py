@@ -155,7 +155,19 @@ def package_graph():
         parts = ("stemkit", *path.relative_to(PACKAGE).with_suffix("").parts)
         name = ".".join(parts[:-1]) + "/" if parts[-1] == "__init__" else ".".join(parts)
         sources[name] = path.read_text()
-    return graph_of(sources, {f"stemkit.{name}": home for name, home in stemkit._HOMES.items()})
+    return graph_of(sources, lazy_names((PACKAGE / "__init__.pyi").read_text()))
+
+
+def lazy_names(stub):
+    """Names of the package that are loaded lazily, with the rooms that define them."""
+    imports = [node for node in ast.parse(stub).body if isinstance(node, ast.ImportFrom) and node.module]
+    return {f"stemkit.{alias.name}": f"stemkit.{node.module}" for node in imports for alias in node.names}
+
+
+def test_lazy_names_are_those_of_the_package():
+    names = {name.removeprefix("stemkit.") for name in lazy_names((PACKAGE / "__init__.pyi").read_text())}
+    assert names < set(stemkit.__all__)
+    assert {"SFINDenoiser", "read", "calibrated"} <= names
 
 
 def test_imports_point_downwards():

@@ -17,9 +17,9 @@ __all__ = [
     "autocast",
     "describe_device",
     "inference_dtype",
+    "parallel_map",
     "resolve_device",
     "seed_from",
-    "side_by_side",
     "torch_generator",
     "workers",
 ]
@@ -131,8 +131,9 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def workers(n: int) -> Iterator[Callable[[Callable[[Task], Result], Iterable[Task]], list[Result]]]:
-    """Run up to ``n`` tasks in parallel on the CPU: the context is a function ``run(work, tasks)`` of a list of results
-    in the order of the tasks.
+    """Context of a function ``run(work, tasks)`` that runs up to ``n`` tasks in parallel on the CPU.
+
+    It returns the list of results in the order of the tasks.
 
     The threads of torch are divided among the tasks: small operations gain little from several threads.
     """
@@ -149,7 +150,7 @@ def workers(n: int) -> Iterator[Callable[[Callable[[Task], Result], Iterable[Tas
         torch.set_num_threads(n_threads)
 
 
-def side_by_side(work: Callable[[Task], Result], tasks: Iterable[Task]) -> list[Result]:
+def parallel_map(work: Callable[[Task], Result], tasks: Iterable[Task]) -> list[Result]:
     """Run tasks in parallel on the CPU, one thread each, at most the number of torch's threads at a time.
 
     The results are in the order of the tasks and do not depend on the number of threads.

@@ -9,7 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from stemkit.compute import side_by_side
+from stemkit.compute import parallel_map
 from stemkit.denoising.anscombe import Stabilised, image_of, signal_of
 from stemkit.denoising.base import StatelessDenoiser
 from stemkit.denoising.spectral import frequencies, information_limit, periodic_part
@@ -259,7 +259,7 @@ def _average(noisy: NDArray, guide: NDArray, offsets: NDArray, edge: int, varian
         return total, weights
 
     total, weights = noisy.astype(np.float32), np.ones(noisy.shape, np.float32)
-    for one_total, one_weights in side_by_side(sums, np.array_split(steps, N_SUMS)):
+    for one_total, one_weights in parallel_map(sums, np.array_split(steps, N_SUMS)):
         total += one_total
         weights += one_weights
     return np.asarray(total / weights, dtype=np.float64)
@@ -311,7 +311,7 @@ def _subpixel_shifts(image: NDArray, steps: NDArray) -> dict[tuple[int, ...], ND
     values = image.astype(np.float32)
     needed = sorted({(0, 0)} | {(int(y), int(x)) for y, x in steps % FRACTIONS})
     rows = {y: _shifted(values, y / FRACTIONS, 0) for y in {y for y, _ in needed}}
-    moved = side_by_side(lambda at: _shifted(rows[at[0]], at[1] / FRACTIONS, 1), needed)
+    moved = parallel_map(lambda at: _shifted(rows[at[0]], at[1] / FRACTIONS, 1), needed)
     return dict(zip(needed, moved, strict=True))
 
 

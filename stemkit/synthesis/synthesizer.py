@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from stemkit.compute import resolve_device, seed_from, side_by_side, torch_generator
+from stemkit.compute import parallel_map, resolve_device, seed_from, torch_generator
 from stemkit.estimators import ImageEstimator
 from stemkit.images import Images, mode_sign, split
 from stemkit.noise import NoiseCalibrator, NoiseModel
@@ -191,7 +191,7 @@ class STEMSynthesizer(ImageEstimator):
             key = np.random.SeedSequence([seed, chunk]).generate_state(1, np.uint64)
             return draw_batch(recipe, size, shape, torch_generator(int(key[0])))
 
-        batches = side_by_side(drawn, range(-(-int(n) // size)))
+        batches = parallel_map(drawn, range(-(-int(n) // size)))
         pairs = pairs_of(batches, self._units()).isel(image=slice(0, n))
         if not return_columns:
             return pairs

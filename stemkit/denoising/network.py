@@ -25,8 +25,8 @@ from stemkit.denoising.training import LOSSES, made_with, train
 from stemkit.denoising.units import network_units, to_network, widened
 from stemkit.denoising.weights import OUTPUTS, NetworkInfo, load_weights
 from stemkit.images import Images, holds_images, mode_sign, resolve_mode, split
-from stemkit.noise.resolve import resolve_noise
 from stemkit.noise.drawing import stacked
+from stemkit.noise.resolve import resolve_noise
 from stemkit.parameters import check_integer, check_option, check_positive
 from stemkit.synthesis import STEMSynthesizer
 from stemkit.synthesis.noises import BACKGROUND

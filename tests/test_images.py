@@ -203,3 +203,11 @@ def test_masked_pixels_are_refused():
     with pytest.raises(ValueError, match="masked pixels"):
         split(masked)
     assert len(split(np.ma.masked_array(np.ones((8, 8))))) == 1
+
+
+def test_the_frames_of_a_series_are_split_and_joined_with_their_times():
+    frames = stemkit.calibrated(np.random.default_rng(0).random((3, 40, 50)).astype(np.float32), pixel_size=0.02)
+    frames = frames.rename(image="frame").assign_coords(time=("frame", [0.0, 1.0, 2.5]))
+    images = split(frames)
+    assert [image.dims for image in images] == [("y", "x")] * 3
+    xr.testing.assert_identical(join(images, frames), frames)

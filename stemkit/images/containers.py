@@ -19,6 +19,8 @@ Images: TypeAlias = "xr.DataArray | NDArray | Sequence[xr.DataArray | NDArray]"
 
 #: Attributes of single images; in a stack they are lists with one element per image.
 PER_IMAGE_ATTRS = ("noise",)
+#: Dims of several images: a stack of unrelated ones, and the frames of one series.
+STACKS = (("image", "y", "x"), ("frame", "y", "x"))
 #: Shorter side of an image below which a warning is given, px (chosen).
 SMALL_IMAGE = 32
 
@@ -29,7 +31,8 @@ def split(X: Images, *, name: str = "X") -> list[xr.DataArray]:
     Parameters
     ----------
     X : DataArray, array-like or sequence of them
-        One image ``(n_y, n_x)``, a stack ``(n_images, n_y, n_x)``, or a list of images of any sizes.
+        One image ``(n_y, n_x)``, a stack ``(n_images, n_y, n_x)`` with the dims ``("image", "y", "x")``, a series of
+        frames with the dims ``("frame", "y", "x")``, or a list of images of any sizes.
     name : str
         The parameter's name in error messages.
 
@@ -135,16 +138,18 @@ def _single(item: xr.DataArray | NDArray, name: str) -> xr.DataArray:
 def _split_dataarray(X: xr.DataArray, name: str) -> list[xr.DataArray]:
     if X.dims == ("y", "x"):
         return [validated(X, name)]
-    if X.dims != ("image", "y", "x"):
+    if X.dims not in STACKS:
         hint = ""
-        if set(X.dims) in ({"y", "x"}, {"image", "y", "x"}):
+        if set(X.dims) in ({"y", "x"}, *map(set, STACKS)):
             hint = f": reorder them with {name}.transpose(..., 'y', 'x')"
-        raise ValueError(f'{name} must have dims ("y", "x") or ("image", "y", "x"), but has {X.dims}{hint}')
+        raise ValueError(
+            f'{name} must have dims ("y", "x"), ("image", "y", "x") or ("frame", "y", "x"), but has {X.dims}{hint}'
+        )
     check_not_empty(X.shape, name)
     images = []
-    for i in range(X.sizes["image"]):
-        image = X.isel(image=i, drop=True)
-        image.attrs = {k: _attribute_of_one(v, i, X.sizes["image"], k) for k, v in X.attrs.items()}
+    for i in range(len(X)):
+        image = X.isel({X.dims[0]: i}, drop=True)
+        image.attrs = {k: _attribute_of_one(v, i, len(X), k) for k, v in X.attrs.items()}
         images.append(validated(image, f"{name}[{i}]"))
     return images
 
@@ -164,7 +169,7 @@ def _carries_more(image: xr.DataArray) -> bool:
 def _stacked(images: Sequence[xr.DataArray], like: xr.DataArray) -> xr.DataArray:
     """Stack images with the coordinates of another stack, and with maps and attributes of the images."""
     first = images[0]
-    coords = {c: v for c, v in like.coords.items() if set(v.dims) <= {"image"} or c in like.dims}
+    coords = {c: v for c, v in like.coords.items() if set(v.dims) <= {like.dims[0]} or c in like.dims}
     for label in first.coords:
         if first.coords[label].dims == ("y", "x"):
             coords[label] = (like.dims, np.stack([i.coords[label].values for i in images]))

@@ -1,8 +1,8 @@
 """Images per CPU second of training: ``python benchmarks/training_speed.py [--profile]``.
 
-The shipped architecture, forward and backward, on one thread, without drawing the images, which is a line of its own;
-the least of several rounds, in mixed precision where the CPU has it and in single precision. The profile lists the
-operations in which the time goes.
+Forward and backward pass of the shipped architecture on one thread, in mixed precision if the CPU supports it and in
+single precision: the least time of several rounds. The time for drawing the images is printed separately. The profile
+lists the operations by time.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from stemkit.denoising.sources import SynthesisSource
 from stemkit.denoising.weights import load_weights
 
 CPU = torch.device("cpu")
-#: Operations of the profile.
+#: Number of operations in the profile.
 SHOWN = 12
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=128, help="edge of the crops, px (default: 128)")
-    parser.add_argument("--images", type=int, default=4, help="of a step (default: 4, half a batch of 8)")
+    parser.add_argument("--images", type=int, default=4, help="images in a step (default: 4, half a batch of 8)")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--profile", action="store_true")
     arguments = parser.parse_args()
@@ -62,7 +62,7 @@ def step(module: nn.Module, images: Tensor, maps: Tensor, *, mixed: bool) -> Non
 
 
 def least(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """CPU seconds of each, in turn, so that another load on the machine slows all of them alike."""
+    """CPU seconds of each, in turn, so that other loads on the machine affect all of them equally."""
     best = dict.fromkeys(steps, float("inf"))
     for _ in range(rounds):
         for name, run in steps.items():

@@ -1,4 +1,6 @@
-"""The networks that SFIN is compared with, behind the same estimator."""
+"""The baselines of SFIN: networks with the same interface."""
+
+import copy
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from stemkit.metrics import psnr
 from stemkit.synthesis import lattice, planar_cell
 
 TRAINING = {"max_epochs": 6, "batches_per_epoch": 30, "crop_size": 48, "random_state": 0, "device": "cpu"}
-RIVALS = [FCNDenoiser(n_layers=5, width=8, **TRAINING), AtomSegNetDenoiser(width=8, **TRAINING)]
+BASELINES = [FCNDenoiser(n_layers=5, width=8, **TRAINING), AtomSegNetDenoiser(width=8, **TRAINING)]
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +22,7 @@ def pairs():
     return STEMSynthesizer(shape=(64, 64), noise=noise, random_state=0).record(crystal, 8)
 
 
-@pytest.fixture(scope="module", params=RIVALS, ids=lambda e: type(e).__name__)
+@pytest.fixture(scope="module", params=BASELINES, ids=lambda e: type(e).__name__)
 def fitted(request, pairs):
     return clone(request.param).fit(pairs["noisy"], pairs["enhance"])
 
@@ -34,12 +36,16 @@ def test_learn_from_pairs(fitted, pairs):
 
 @pytest.mark.parametrize("shape", [(33, 47), (40, 64)])
 def test_any_shape(fitted, shape):
-    image = np.random.default_rng(0).normal(size=shape)
-    assert fitted.set_params(mode="haadf").transform(image).shape == shape
+    # a copy: the fixture is shared by all tests of the module
+    denoiser = copy.copy(fitted).set_params(mode="haadf")
+    result = denoiser.transform(np.random.default_rng(0).normal(size=shape))
+    assert result.shape == shape
+    assert np.isfinite(result).all()
+    assert fitted.mode is None
 
 
-def test_weights_come_back_from_a_file(fitted, pairs, tmp_path):
-    path = save_weights(fitted.net_, fitted.info_, tmp_path / "rival.safetensors")
+def test_weights_can_be_read_from_a_file(fitted, pairs, tmp_path):
+    path = save_weights(fitted.net_, fitted.info_, tmp_path / "baseline.safetensors")
     assert load_weights(path)[1].architecture == fitted.architecture
     again = type(fitted)(weights=path, device="cpu").fit(pairs["noisy"])
     ours, theirs = fitted.transform(pairs["noisy"]), again.transform(pairs["noisy"])
@@ -55,6 +61,6 @@ def test_learn_from_images_alone(fitted, pairs):
     assert {"detect", "superresolve"} <= set(denoiser.transform(pairs["noisy"]).coords)
 
 
-def test_the_network_is_as_asked():
+def test_the_network_has_the_requested_size():
     denoiser = FCNDenoiser(n_layers=3, max_epochs=0, device="cpu").fit(np.zeros((40, 40)), np.ones((40, 40)))
     assert (denoiser.info_.n_blocks, denoiser.info_.width) == (3, 64)

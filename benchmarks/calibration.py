@@ -284,7 +284,9 @@ def measured(case: Case, size: int) -> pd.DataFrame:
     done = time.perf_counter()
     figure3 = residual_curve_model(values, mode=case.mode, contrast=contrast, level=level, sigma=sigma)
     row_correlated = (
-        fields.streaks.var() + fields.short_streaks.var() + ((fields.seen - signal - fields.background) ** 2).mean()
+        fields.streaks.var()
+        + fields.short_streaks.var()
+        + ((fields.displaced_signal - signal - fields.background) ** 2).mean()
     )
     table = pd.DataFrame(
         {

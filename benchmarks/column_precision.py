@@ -1,20 +1,19 @@
-"""How near the detector comes to the Cramer-Rao bounds: ``python benchmarks/column_precision.py`` checks the bounds.
+"""Errors of the detector relative to Cramer-Rao bounds: ``python benchmarks/column_precision.py`` checks the bounds.
 
-``python benchmarks/columns.py`` prints the parts ``precision`` and ``pairs``, which are here. Images, noise and bounds
-are plain NumPy: nothing of them but the noise model's own JSON text comes from stemkit.
+``python benchmarks/columns.py`` prints the parts ``precision`` and ``pairs``, which are defined here. Images, noise and
+bounds are plain NumPy; only the JSON text of the noise model comes from stemkit.
 
 SNR is a column's amplitude over the standard deviation of the noise of one pixel at its centre (of the brighter column
 alone, in a pair): for counted electrons, that of 5 % dark and 95 % counted variance there. A bound is the square root
 of the diagonal of the inverse Fisher matrix of y, x, amplitude and sigma of each column of a group (one column, or a
 pair) and of one constant background, on the pixels within 6 sigmas, where derivatives have fallen below 1e-7. The
 covariance is the exact one: variance ``readout^2 + gain s`` at the true signal s, correlation ``rho^lag`` along the
-row. For counted electrons this is the Fisher matrix of the Poisson law itself, the background's electrons included; a
-fit that knows only mean and variance (quasi-likelihood) can reach it, too.
+row. For counted electrons this is the Fisher matrix of the Poisson distribution, including the electrons of the
+background; a fit that uses only mean and variance (quasi-likelihood) can reach it, too.
 
-The true noise is given to the detector, and so are spacing and width. Where it can measure at given places, columns
-start from the truth; else they are its own. An error is counted in units of its own column's bound. Amplitudes are in
-parts of the contrast, positions (y, x) in px.
-"""
+The detector is given the true noise, spacing and width. If it can measure at given positions, the fits start at the
+true ones; otherwise it searches for columns. Errors are in units of the bound of their column. Amplitudes are fractions
+of the contrast, positions (y, x) in px."""
 
 from __future__ import annotations
 
@@ -32,14 +31,19 @@ from stemkit import AtomDetector, NoiseModel, PointwiseNoise
 from stemkit.images import check_noise_attr
 from stemkit.metrics import match_columns
 
+#: Distance from a column, sigmas, at which its derivatives are below 1e-7.
 REACH = 6.0
-CONTRAST, LEVEL = 1000.0, 100.0
+#: Contrast and level of the images, in their units (chosen).
+CONTRAST = 1000.0
+LEVEL = 100.0
 NOISES = ("Gaussian", "counted", "correlated")
+#: Correlation along the row of the correlated noise (chosen).
 CORRELATION = 0.3
-#: Part of a bright pixel's variance that is there without signal, where electrons are counted.
+#: Fraction of the variance at the centre of a column that does not depend on the signal, if counted (chosen).
 DARK = 0.05
+#: The flag of a failed fit.
 FAILED = 2
-#: Groups whose derivatives are held at once, in pixels.
+#: Number of pixels whose derivatives are in memory at once (chosen).
 CHUNK = 400_000
 
 
@@ -55,7 +59,7 @@ def noise_of(kind: str, snr: float) -> Noise:
 
 
 def recorded(clean: NDArray, noise: Noise, rng: np.random.Generator) -> xr.DataArray:
-    """The clean signal with noise drawn, in the image's units, and the true noise model in its attributes."""
+    """The clean signal with noise, in the image's units, with the true noise model in its attributes."""
     drawn = pointwise_noise(clean, noise, rng) if noise.kind == "poisson" else normal_rows(clean.shape, noise, rng)
     pointwise = PointwiseNoise(noise.readout, noise.gain, noise.shape, noise.correlation_x, noise.kind)
     model = NoiseModel(contrast=CONTRAST, level=LEVEL, mode="haadf", pointwise=pointwise)
@@ -71,14 +75,14 @@ def normal_rows(shape: tuple[int, int], noise: Noise, rng: np.random.Generator) 
     white = noise.readout * rng.standard_normal(shape)
     if rho == 0:
         return white
-    white[:, 1:] *= np.sqrt(1 - rho**2)  # the first of a row is drawn from the stationary law
+    white[:, 1:] *= np.sqrt(1 - rho**2)  # the first of a row is drawn from the stationary distribution
     return filters.lfilter([1.0], [1.0, -rho], white, axis=1)
 
 
 def groups(
     n_side: int, sigma: float, rng: np.random.Generator, *, apart: float = 0.0, second: float = 1.0
 ) -> tuple[NDArray, NDArray, NDArray]:
-    """A square grid of single columns, or of pairs ``apart`` px apart, turned and placed within the pixel at random.
+    """A square grid of single columns, or of pairs ``apart`` px apart, with random angles and sub-pixel positions.
 
     Returns the clean signal, positions ``(n, k, 2)`` and amplitudes ``(n, k)``. Columns of different groups are at
     least 9 sigmas apart, and all at least 6 from the border.
@@ -112,7 +116,7 @@ def _bounds(places: NDArray, amplitude: NDArray, sigma: float, noise: Noise, hal
     n, k = amplitude.shape
     mean, by = derivatives(places, amplitude, sigma, half)
     scaled = by / np.sqrt(noise.readout**2 + noise.gain * mean)[:, None]
-    if noise.correlation_x:  # to independent numbers along each row
+    if noise.correlation_x:  # whitening along each row
         rho = noise.correlation_x
         white = (scaled[..., 1:] - rho * scaled[..., :-1]) / np.sqrt(1 - rho**2)
         scaled = np.concatenate([scaled[..., :1], white], axis=-1)
@@ -142,7 +146,7 @@ def derivatives(places: NDArray, amplitude: NDArray, sigma: float, half: int) ->
 
 
 def precision(folder: Path | None, quick: bool) -> pd.DataFrame:
-    """Single columns at least 9 sigmas apart, from the truth where the detector can.
+    """Single columns at least 9 sigmas apart, fitted from the true positions if the detector can.
 
     ``y, x / bound`` are RMS errors in units of the bound, ``+-`` the larger one's standard error; ``pull`` are RMS
     errors in units of the stated ones; ``bias`` the mean errors in px. Failed columns are not in them. A cell that
@@ -167,7 +171,7 @@ def precision(folder: Path | None, quick: bool) -> pd.DataFrame:
 
 
 def summary(cells: pd.DataFrame) -> pd.DataFrame:
-    """Means over the cells from SNR 10 on, which show what is too small to be seen in one, and how many of all miss."""
+    """Means over the cells from SNR 10 on, which show deviations too small for one cell, and the number missed."""
     clear = cells[cells["SNR"] >= 10]
     figures = ["y / bound", "x / bound", "pull y", "pull x", "bias y", "bias x", "not found %", "failed %"]
     means = clear.groupby("noise", sort=False)[figures].mean()
@@ -179,14 +183,14 @@ def summary(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def measured(detector: AtomDetector, image: xr.DataArray, places: NDArray) -> pd.DataFrame:
-    """The table's rows in the order of the places; NaN where the detector has no column."""
+    """The table's rows in the order of the positions; NaN where the detector has no column."""
     if hasattr(detector, "measure"):
         return detector.measure(image, places)
     return own_columns(detector, image, places, detector.spacing_ / 3)
 
 
 def own_columns(detector: AtomDetector, image: xr.DataArray, places: NDArray, radius: float) -> pd.DataFrame:
-    """What the detector finds by itself, in the order of the places; NaN where it finds none."""
+    """Columns that the detector finds, in the order of the true positions; NaN where it finds none."""
     table = detector.transform(image)
     match = match_columns(table[["y_px", "x_px"]], places, radius)
     return table.iloc[match.found].set_index(match.true).reindex(range(len(places)))
@@ -222,7 +226,7 @@ def judged(table: pd.DataFrame, places: NDArray, limit: NDArray, sigma: float, s
 
 
 def fitted(table: pd.DataFrame) -> NDArray[np.bool_]:
-    """Which rows hold a fit: found, not failed, with errors."""
+    """Rows with a fit: found, not failed, with errors."""
     known = table[["y_px", "x_px", "y_px_err", "x_px_err"]].notna().all(axis=1).to_numpy()
     return known & (table["quality"].fillna(FAILED).astype(int).to_numpy() & FAILED == 0)
 
@@ -277,7 +281,7 @@ def pair_figures(table: pd.DataFrame, places: NDArray, limit: NDArray) -> dict[s
     error = table[["y_px", "x_px"]].to_numpy().reshape(shape) - places
     stated = table[["y_px_err", "x_px_err"]].to_numpy().reshape(shape)
     resolved = fitted(table).reshape(shape[:2]).all(axis=1)
-    # (pairs, columns, axes) -> a column's both axes below each other
+    # from (pairs, columns, axes) to one row per axis of a column
     ratio, ratio_error = rms((error / limit)[resolved].swapaxes(1, 2).reshape(-1, 2))
     pull, _ = rms((error / stated)[resolved].swapaxes(1, 2).reshape(-1, 2))
     return {
@@ -305,8 +309,8 @@ def check(seed: int = 0) -> None:
             found = bounds(places, amplitude, 2.0, noise)[0]
             assert np.allclose(found, brute_bounds(places[0], amplitude[0], 2.0, noise), rtol=1e-5)
     _, places, amplitude = groups(5, 3.0, rng)
-    # without correlation: sqrt(2 / pi) / SNR px, whatever the width; slow noise of rho has (1 + rho) / (1 - rho) times
-    # the power
+    # without correlation: sqrt(2 / pi) / SNR px, independent of the width; noise of the correlation rho has
+    # (1 + rho) / (1 - rho) times the power at low frequencies
     assert np.allclose(bounds(places, amplitude, 3.0, noise_of("Gaussian", 20.0)), np.sqrt(2 / np.pi) / 20, rtol=1e-4)
     slow = bounds(places, amplitude, 8.0, noise_of("correlated", 20.0)) / (np.sqrt(2 / np.pi) / 20)
     assert np.allclose(slow, np.sqrt((1 + CORRELATION) / (1 - CORRELATION)), rtol=0.02)
@@ -330,8 +334,8 @@ def brute_bounds(places: NDArray, amplitude: NDArray, sigma: float, noise: Noise
     slopes = np.array([(model(start + s) - model(start - s)) / 2e-5 for s in steps])
     deviation = np.sqrt(noise.readout**2 + noise.gain * model(start))
     same_row = y[:, None] == y[None, :]
-    alike = np.where(same_row, noise.correlation_x ** np.abs(x[:, None] - x[None, :]), 0.0)
-    covariance = deviation[:, None] * alike * deviation[None, :]
+    correlation = np.where(same_row, noise.correlation_x ** np.abs(x[:, None] - x[None, :]), 0.0)
+    covariance = deviation[:, None] * correlation * deviation[None, :]
     fisher = slopes @ np.linalg.solve(covariance, slopes.T)
     return np.sqrt(np.diag(np.linalg.inv(fisher)))[:-1].reshape(-1, 4)[:, :2]
 

@@ -1,13 +1,12 @@
-"""Speed and precision of the columns: ``python benchmarks/columns.py [FOLDER] [--parts NAME ...] [--quick]``.
+"""Speed and precision of the detector: ``python benchmarks/columns.py [FOLDER] [--parts NAME ...] [--quick]``.
 
-Parts that need no data: ``speed`` (ms per column and memory of a whole ``AtomDetector.transform``), ``precision``
-(single columns: RMS error over the Cramer-Rao bound, and over the stated error) and ``pairs`` (the same of two columns
-close by). Parts of FOLDER: ``detection`` (F1 on scenes with known truth), ``simulated`` (multislice images) and
-``real`` (spread of a crystal's nearest-neighbour distances). Where Atomap is installed it measures the same columns in
-``speed`` and ``real``.
+Parts that need no data: ``speed`` (ms per column and memory of ``AtomDetector.transform``), ``precision`` (single
+columns: RMS error relative to the Cramer-Rao bound and to the stated error) and ``pairs`` (the same for two close
+columns). Parts that need FOLDER: ``detection`` (F1 on scenes with known truth), ``simulated`` (multislice images) and
+``real`` (standard deviation of the nearest-neighbour distances of a crystal). If Atomap is installed, it measures the
+same columns in ``speed`` and ``real``.
 
-The bounds are those of ``column_precision.py``, which says how they and the SNR are defined; they are checked before
-anything else.
+The bounds and the SNR are defined in ``column_precision.py``; the bounds are checked first.
 """
 
 from __future__ import annotations
@@ -39,22 +38,24 @@ from stemkit.metrics import match_columns
 from stemkit.structure import find_vacancies, fit_lattice
 
 NEEDS_FOLDER = ("detection", "simulated", "real")
-#: Size in px, columns along a side, whether Atomap measures them, too. Spacings are 25, 29 and three times 13 px.
+#: Edge of the image, px, columns along it, and whether Atomap measures them (chosen). Spacings are 25, 29 and 13 px.
 SPEED = ((1025, 40, True), (4096, 141, False), (417, 32, False), (1301, 100, False), (4109, 316, False))
-#: Sigma in parts of the spacing.
+#: Column width as a fraction of the spacing (chosen).
 WIDTH = 0.16
-#: A transform that takes longer is not repeated, s.
+#: A transform that takes longer than this, s, is not repeated (chosen).
 LONG = 20.0
 SPEED_NOISE = Noise(readout=0.05, gain=0.04, kind="poisson")
-#: nm per px of the multislice images, 2.6 nm along 256 px.
+#: Pixel size of the multislice images, nm: 2.6 nm along 256 px.
 SIMULATED_PIXEL = 0.0102
-#: Columns whose places are one, and columns that stand alone, px.
-SAME_PLACE, ALONE = 0.5, 5.0
+#: Atoms closer than this in projection, px, are one column (chosen).
+SAME_PLACE = 0.5
+#: Columns without a neighbour within this distance, px, are isolated (chosen).
+ALONE = 5.0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, nargs="?", help="what the parts detection, simulated and real read")
+    parser.add_argument("folder", type=Path, nargs="?", help="data of the parts detection, simulated and real")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=None)
     parser.add_argument("--quick", action="store_true", help="fewer cells, fewer columns in each")
     arguments = parser.parse_args()
@@ -79,24 +80,24 @@ def versions() -> str:
 
 
 def speed(folder: Path | None, quick: bool) -> pd.DataFrame:
-    """Each size in a process of its own, so that its peak memory is its own; seconds are the best of three,
+    """Each size runs in its own process, for its peak memory; seconds are the best of three,
     or of one where that takes longer than 20 s.
 
-    Memory is what fit and transform add to the image. ``bound``: a single column's.
+    Memory is that of fit and transform in addition to the image. ``bound`` is that of a single column.
     """
     rows = []
-    for size, side, beside in SPEED[:1] + SPEED[2:4] if quick else SPEED:
+    for size, side, with_atomap in SPEED[:1] + SPEED[2:4] if quick else SPEED:
         fresh = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, mp_context=fresh) as alone:
-            rows.append(alone.submit(speed_row, size, side, beside).result())
+        with ProcessPoolExecutor(1, mp_context=fresh) as executor:
+            rows.append(executor.submit(speed_row, size, side, with_atomap).result())
     return pd.DataFrame(rows)
 
 
-def speed_row(size: int, side: int, beside: bool) -> dict[str, float | str]:
+def speed_row(size: int, side: int, with_atomap: bool) -> dict[str, float | str]:
     """One square lattice, widths 16 % of the spacing, counted electrons: 25 at a column's centre, SNR 4.9."""
     rng = np.random.default_rng(0)
     image, places = lattice(size, side, rng)
-    AtomDetector().fit_transform(lattice(256, 12, rng)[0])  # what a first run loads is no part of the image
+    AtomDetector().fit_transform(lattice(256, 12, rng)[0])  # libraries are loaded and compiled in the first run
     before = peak_memory(anew=True)
     start = time.perf_counter()
     detector = AtomDetector().fit(image)
@@ -118,7 +119,7 @@ def speed_row(size: int, side: int, beside: bool) -> dict[str, float | str]:
     row["RMS px"] = float(np.mean(np.square(match_columns(found, places[inner], radius).rms)) ** 0.5)
     one = bounds(places[:100, None], np.ones((100, 1)), WIDTH * row["spacing px"], SPEED_NOISE)
     row["bound px"] = float(np.sqrt(np.square(one).mean()))
-    if beside and has_atomap():
+    if with_atomap and has_atomap():
         atomap_positions(image.values[:200, :200], places[(places < 190).all(axis=1)])
         start = time.perf_counter()
         theirs = atomap_positions(image.values, places)
@@ -129,7 +130,7 @@ def speed_row(size: int, side: int, beside: bool) -> dict[str, float | str]:
 
 
 def lattice(size: int, side: int, rng: np.random.Generator) -> tuple[xr.DataArray, NDArray]:
-    """A square lattice of ``side`` columns along each side, each within half a px of its site, and their places."""
+    """A square lattice of ``side`` x ``side`` columns, displaced by up to half a px, and their positions."""
     pitch = (size - 1) // side
     start = (size - 1 - pitch * (side - 1)) / 2
     sites = start + pitch * np.stack(np.meshgrid(*2 * [np.arange(side)], indexing="ij"), axis=-1).reshape(-1, 2)
@@ -139,7 +140,7 @@ def lattice(size: int, side: int, rng: np.random.Generator) -> tuple[xr.DataArra
 
 
 def peak_memory(*, anew: bool = False) -> float:
-    """Highest resident memory since it was last asked to begin anew, bytes (Linux)."""
+    """Highest resident memory since the last reset, bytes (Linux)."""
     if anew:
         Path("/proc/self/clear_refs").write_text("5")
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
@@ -151,7 +152,7 @@ def has_atomap() -> bool:
 
 
 def atomap_positions(values: NDArray, places: NDArray) -> NDArray:
-    """Atomap's refinement from given (y, x): centre of mass, then 2-D Gaussians, as its manual does."""
+    """Positions refined by Atomap: centre of mass, then 2-D Gaussians, as in its manual."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from atomap.api import Sublattice
@@ -167,7 +168,7 @@ def atomap_positions(values: NDArray, places: NDArray) -> NDArray:
 
 
 def detection(folder: Path, quick: bool) -> pd.DataFrame:
-    """Found columns of scenes with known truth, and vacancies that are called a column or listed as what they are."""
+    """Columns found in scenes with known truth, and vacancies that are listed as columns or as vacancies."""
     denoiser = SFINDenoiser(mode="haadf")
     scenes = np.load(folder / "scenes" / "scenes.npz")
     rows = []
@@ -186,11 +187,11 @@ def detection_rows(
     labelled = NoiseCalibrator().fit_transform(xr.DataArray(noisy, dims=("y", "x"), attrs={"mode": "haadf"}))
     radius = 2 * HALF_CELL / 3 if len(vacancies) else float(np.median(nearest_distances(true))) / 3
     rows = []
-    for seen, image in {"measured": labelled, "enhanced": denoiser.fit_transform(labelled)}.items():
+    for searched_in, image in {"measured": labelled, "enhanced": denoiser.fit_transform(labelled)}.items():
         table = AtomDetector().fit_transform(image)
         found = table[["y_px", "x_px"]].to_numpy()
         match = match_columns(inside(found, image.shape), inside(true, image.shape), radius)
-        row = {"scene": name, "on": seen, "F1": match.f1, "precision": match.precision, "recall": match.recall}
+        row = {"scene": name, "on": searched_in, "F1": match.f1, "precision": match.precision, "recall": match.recall}
         row["RMS px"] = float(np.mean(np.square(match.rms)) ** 0.5)
         if len(vacancies):
             row["vacancies"] = len(vacancies)
@@ -209,7 +210,7 @@ def listed_vacancies(image: xr.DataArray, table: pd.DataFrame) -> NDArray:
 
 
 def inside(places: NDArray, shape: tuple[int, ...]) -> NDArray:
-    """Those at least 4 px from the border."""
+    """Positions at least 4 px from the border."""
     return places[((places >= BORDER) & (places < np.array(shape) - BORDER)).all(axis=1)]
 
 
@@ -221,7 +222,7 @@ def simulated(folder: Path, quick: bool) -> pd.DataFrame:
 
     Atoms at one place, within half a px, are one site. A visible column (a local maximum of the noise-free image, to
     the px) is recalled where a column is found within a third of the visible columns' median distance. Its true place
-    is the site nearest to what was found; that is plain where the site is alone, no other within 5 px (``alone``);
+    is the site nearest to the found position; this is unambiguous if no other site is within 5 px (``alone``);
     elsewhere (``all``) several sites make up one blurred column, and the figure is the specimen's as much as the fit's.
     Sites are those of the ideal crystal, and the simulated one trembles: ``ideal`` is how far a plain least-squares
     Gaussian on the noise-free image is from the same sites, ``to plain`` how far the detector is from that. The noisy
@@ -247,7 +248,7 @@ def simulated(folder: Path, quick: bool) -> pd.DataFrame:
 
 
 def merged(atoms: NDArray) -> NDArray:
-    """One place for atoms on top of each other: the mean of those within half a px of the first one there."""
+    """Merge atoms above each other: the mean of those within half a px of the first."""
     near = cKDTree(atoms).query_ball_point(atoms, SAME_PLACE)
     firsts = sorted({min(group) for group in near})
     return np.array([atoms[near[first]].mean(axis=0) for first in firsts])
@@ -304,13 +305,13 @@ def fit_detector(image: xr.DataArray) -> pd.DataFrame:
 
 
 def real(folder: Path, quick: bool) -> pd.DataFrame:
-    """SrTiO3 along [001]: how far nearest-neighbour distances within each cation sublattice spread, in pm.
+    """SrTiO3 along [001]: standard deviation of nearest-neighbour distances within each cation sublattice, pm.
 
-    The crystal has no spread of its own to speak of, so a spread is error. ``robust`` is from the median deviation,
-    ``across`` the spread of what a neighbour is off across the axis: rows' jitter shows in that of neighbours along y.
-    ``stated``: what the two columns' stated errors predict; ``with jitter``: with each column's jitter added, as if
-    neighbours' were independent (rows move as a whole: neighbours along x share most of it). Sublattices are told
-    apart by amplitude. Atomap starts from the detector's columns, all in one sublattice.
+    The true distances are equal, so that the standard deviation is an error. ``robust`` is from the median absolute
+    deviation, ``across`` the standard deviation of the distance perpendicular to the axis: for neighbours along y it
+    contains the jitter of the rows. ``stated`` is the prediction from the stated errors; ``with jitter`` adds the
+    jitter of each column as if it were independent (neighbours along x share most of it). Sublattices are distinguished
+    by amplitude. Atomap starts from the detector's columns, all in one sublattice.
     """
     recorded_image = stemkit.read(folder / "real" / "16_STOimage_1.ser").astype(float)
     recorded_image.attrs["mode"] = "haadf"
@@ -340,7 +341,7 @@ def real_rows(name: str, image: xr.DataArray) -> list[dict[str, float | str]]:
 
 
 def between_modes(values: NDArray) -> float:
-    """The threshold that parts values into two classes of least variance."""
+    """The threshold that divides values into two classes of least variance (Otsu)."""
     ordered = np.sort(values)
     n = np.arange(1, len(ordered))
     low = np.cumsum(ordered)[:-1] / n

@@ -1,14 +1,14 @@
-"""What enhancement costs and what it gives: ``python benchmarks/enhancement.py [--only PART ...]``.
+"""Cost and quality of the enhancement: ``python benchmarks/enhancement.py [--only PART ...]``.
 
-speed     processor and elapsed seconds and peak memory of the process by size, of the shipped weights by precision, and
-          of the network of the paper at full resolution
-sizes     PSNR of the same 128 px in the middle of images of growing size
-tiles     tiles against the whole image, in parts of its range, by their overlap with borders
-sets      the fixed sets of :mod:`stemkit.benchmark`, beside a Gaussian filter whose width the truth has chosen
-truths    what becomes of planted vacancies, shifts, heights, and of nothing
-training  fine-tuning on one's own images, and a grid search
+speed     processor and elapsed seconds and peak memory by size, for the shipped weights by precision, and for the
+          network of the paper at full resolution
+sizes     PSNR of the same central 128 px in images of increasing size
+tiles     difference between tiles and the whole image, as a fraction of its range
+sets      the fixed sets of :mod:`stemkit.benchmark`, compared with the Gaussian filter of the best width for each image
+truths    planted vacancies, interstitials, substitutions, shifts, heights and edges, and images of noise alone
+training  fine-tuning on simulated images of one microscope, and a grid search
 
-Each line of ``speed`` is a process of its own.
+Each line of ``speed`` is measured in its own process.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ from stemkit.metrics import psnr
 from stemkit.synthesis import lattice, planar_cell, removed, subset
 
 SIZES = (512, 1024, 2048, 4096)
-#: Shipped weights in a precision, and the network of the paper.
+#: Precision of the shipped weights, and the network of the paper.
 NETWORKS = ("auto", "float32", "paper")
-#: The network of the paper at full resolution takes minutes beyond.
+#: Largest edge, px, for the network of the paper at full resolution, which takes minutes beyond it (chosen).
 TOO_LARGE = 1024
 
 
 class Oracle:
-    """A Gaussian filter as wide as is best for the truth: no method without knowledge of the image filters better."""
+    """A Gaussian filter with the width of the lowest error against the true image."""
 
     def __init__(self, truth: dict[bytes, np.ndarray]):
         self.truth = truth
@@ -107,7 +107,7 @@ def one_run(network: str, size: int, weights: str) -> None:
     image = rng.poisson(5.0, (size, size)).astype(np.float32)
     if network == "paper":
         module = build(NetworkInfo(64, 8, 1, ("enhance",), "standard", None)).eval()
-        # as published: batch norms and convolutions one after the other
+        # as published: batch norms are not folded into the convolutions
         run: Callable[[], object] = partial(_plain, module, image)
     else:
         denoiser = SFINDenoiser(weights=weights, mode="haadf", sampling=1, precision=network).fit(image[:64, :64])
@@ -129,7 +129,7 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-# --- what it gives -----------------------------------------------------------------------------------------------
+# --- quality -----------------------------------------------------------------------------------------------------
 
 
 def sizes(arguments: argparse.Namespace) -> pd.DataFrame:
@@ -180,18 +180,20 @@ def training(arguments: argparse.Namespace) -> pd.DataFrame:
     """
     noise = NoiseModel(1.0, 0.1, scan=ScanNoise(0.15, 30.0), pointwise=PointwiseNoise.counted(4.0, background=0.5))
     mine = STEMSynthesizer(noise=noise, spacing=0.14, width=0.03, random_state=11)
-    own, held = mine.sample(2), mine.set_params(random_state=12).sample(8)
-    rows = {"recorded": np.mean([psnr(*pair) for pair in zip(held["noisy"], held["enhance"], strict=True)])}
+    own, test_pairs = mine.sample(2), mine.set_params(random_state=12).sample(8)
+    rows = {"recorded": np.mean([psnr(*pair) for pair in zip(test_pairs["noisy"], test_pairs["enhance"], strict=True)])}
     shipped = SFINDenoiser(weights=arguments.weights).fit(own["noisy"])
-    rows["shipped"] = shipped.score(held["noisy"], held["enhance"])
+    rows["shipped"] = shipped.score(test_pairs["noisy"], test_pairs["enhance"])
     tuned = SFINDenoiser(weights=arguments.weights, fine_tune=True, lr=5e-4, max_epochs=6, random_state=0)
-    rows["fine-tuned on two images without truth"] = tuned.fit(own["noisy"]).score(held["noisy"], held["enhance"])
+    rows["fine-tuned on two images without truth"] = tuned.fit(own["noisy"]).score(
+        test_pairs["noisy"], test_pairs["enhance"]
+    )
     small = SFINDenoiser(weights=None, max_epochs=4, n_blocks=2, random_state=0)
     search = GridSearchCV(small, {"n_channels": [16, 32], "lr": [1e-3, 4e-3]}, cv=2)
     pairs = mine.set_params(random_state=13).sample(12)
     search.fit(pairs["noisy"], pairs["enhance"])
     print(pd.DataFrame(search.cv_results_)[["params", "mean_test_score", "mean_fit_time"]].to_string())
-    rows[f"best of the grid, {search.best_params_}"] = search.score(held["noisy"], held["enhance"])
+    rows[f"best of the grid, {search.best_params_}"] = search.score(test_pairs["noisy"], test_pairs["enhance"])
     return pd.DataFrame({"PSNR": rows}).round(2)
 
 
@@ -199,7 +201,7 @@ def training(arguments: argparse.Namespace) -> pd.DataFrame:
 
 
 def crystal(size: int, dose: float) -> xr.Dataset:
-    """A turned crystal of two kinds of columns with vacancies, in counts."""
+    """A rotated crystal of two kinds of columns with vacancies, in counts."""
     cell = planar_cell("square", basis=[(0, 0), (0.5, 0.5)], amplitude=[1.0, 0.6])
     columns = lattice(cell, (size, size), spacing=12.0, sigma=2.0, angle=17.0)
     columns = removed(columns, subset(columns, 0.03, torch.Generator().manual_seed(1)))

@@ -1,8 +1,8 @@
 """Training on one frame of a series: ``python benchmarks/fine_tuning.py FRAMES.npz [--lr LR] [--epochs N]``.
 
-The file has an array ``frames`` (n, n_y, n_x) of one specimen, aligned. The network is trained on the first frame
-alone, on pairs synthesised like it; each other frame is then enhanced and correlated with the mean of the frames that
-are neither it nor the first. Printed are the mean correlation before and after, and the CPU time of the training.
+The file contains an array ``frames`` (n, n_y, n_x) of aligned frames of one specimen. The network is fine-tuned on
+synthetic pairs like the first frame; each other frame is then enhanced and correlated with the mean of the remaining
+ones, without the first. The mean correlation before and after, and the CPU time of the training, are printed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def correlation(denoiser: SFINDenoiser, frames: NDArray) -> float:
-    """Mean correlation of each enhanced frame but the first with the mean of the other frames but the first."""
+    """Mean correlation of the enhanced frames with the means of the other frames, without the first."""
     found = []
     for k in range(1, len(frames)):
         others = np.delete(frames, [0, k], axis=0).mean(axis=0)

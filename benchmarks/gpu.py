@@ -1,9 +1,9 @@
 """Speed of training and inference: ``python benchmarks/gpu.py [--device cuda] [--compile] [--tiny]``.
 
-Images per second in training at 256 px with the shipped architecture (64 channels, 4 blocks, downsampling 2) and the
-paper's (8 blocks, downsampling 1): of the drawing, of the network with its optimiser on a batch that is there, and of
-both; peak memory of each; and the time of a 2048 x 2048 enhancement, end to end and of the network alone. ``--tiny``
-takes small sizes and few steps, for a trial on a CPU.
+Images per second and peak memory in training at 256 px with the shipped architecture (64 channels, 4 blocks,
+downsampling 2) and that of the paper (8 blocks, downsampling 1): for drawing the images, for the network with its
+optimiser on a fixed batch, and for both. Also the time to enhance 2048 x 2048 px, in total and of the network alone.
+``--tiny`` uses small sizes and few steps, for a test on a CPU.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PAPER = replace(SHIPPED, n_blocks=8, downsampling=1)
 
 @dataclass(frozen=True)
 class Sizes:
-    """Pixels, images of a batch and steps that are timed."""
+    """Edges in px, images in a batch, and number of timed steps."""
 
     crop: int = 256
     batch: int = 32
@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--tiny", action="store_true", help="small sizes, few steps")
-    parser.add_argument("--compile", action="store_true", help="with torch.compile, too; takes a minute")
+    parser.add_argument("--compile", action="store_true", help="also with torch.compile, which takes a minute")
     arguments = parser.parse_args()
     device, sizes = resolve_device(arguments.device), TINY if arguments.tiny else Sizes()
     say(f"{describe_device(device)}, torch {torch.__version__}; {sizes}")
@@ -59,14 +59,14 @@ def main() -> None:
     channels_last = {"plain": torch.contiguous_format, "channels last": torch.channels_last}
     for name, memory_format in channels_last.items():
         network = build(SHIPPED).to(device, memory_format=memory_format)
-        step = stepping(network, network, held(draw), device)
+        step = stepping(network, network, fixed_batch(draw), device)
         report(f"network and optimiser, {name}", sizes.batch, timed(step, sizes.steps, device), device)
     network = build(SHIPPED).to(device)
     step = stepping(network, network, draw, device)
     report("training step, drawing included", sizes.batch, timed(step, sizes.steps, device), device)
     run_of_train(sizes, device)
     network = build(PAPER).to(device)
-    step = stepping(network, network, held(drawing(replace(sizes, batch=sizes.batch_of_paper), device)), device)
+    step = stepping(network, network, fixed_batch(drawing(replace(sizes, batch=sizes.batch_of_paper), device)), device)
     report(
         "the paper's network and optimiser", sizes.batch_of_paper, timed(step, max(2, sizes.steps // 4), device), device
     )
@@ -75,13 +75,13 @@ def main() -> None:
         for name, memory_format in channels_last.items():
             network = build(SHIPPED).to(device, memory_format=memory_format)
             start = time.perf_counter()
-            step = stepping(torch.compile(network, dynamic=False), network, held(draw), device)
+            step = stepping(torch.compile(network, dynamic=False), network, fixed_batch(draw), device)
             step()
             say(f"compiled in {time.perf_counter() - start:.1f} s")
             report(f"compiled network, {name}", sizes.batch, timed(step, sizes.steps, device), device)
 
 
-# --- what is timed -----------------------------------------------------------------------------------------------
+# --- timed steps -------------------------------------------------------------------------------------------------
 
 
 def drawing(sizes: Sizes, device: torch.device) -> Callable[[], tuple[Tensor, dict[str, Tensor]]]:
@@ -89,14 +89,14 @@ def drawing(sizes: Sizes, device: torch.device) -> Callable[[], tuple[Tensor, di
     return lambda: source.draw(torch_generator(next(seeds), device), sizes.batch)
 
 
-def held(draw: Callable[[], tuple[Tensor, dict[str, Tensor]]]) -> Callable[[], tuple[Tensor, dict[str, Tensor]]]:
-    """The same batch again and again."""
+def fixed_batch(draw: Callable[[], tuple[Tensor, dict[str, Tensor]]]) -> Callable[[], tuple[Tensor, dict[str, Tensor]]]:
+    """The same batch repeatedly."""
     batch = draw()
     return lambda: batch
 
 
 def stepping(run: Callable[[Tensor], Tensor], network: nn.Module, draw: Callable[[], tuple], device: torch.device):
-    """A step of training, without what it reports."""
+    """A training step without reports."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
 
     def step() -> None:
@@ -113,12 +113,12 @@ def stepping(run: Callable[[Tensor], Tensor], network: nn.Module, draw: Callable
 
 
 def run_of_train(sizes: Sizes, device: torch.device) -> None:
-    """The package's own loop, with what it reports, from the second epoch on."""
+    """The training loop of the package with its reports, from the second epoch on."""
     source = SynthesisSource(RECIPE, OUTPUTS, sizes.batch, [sizes.crop])
     reset_memory(device)
     given = {"max_epochs": 2, "batches_per_epoch": sizes.steps, "lr": 1e-4, "verbose": 0}
     net = train(SHIPPED, source, device=device, seed=0, **given)
-    per_epoch, seconds = sizes.steps + 8, net.history[-1]["dur"]  # eight batches judge an epoch
+    per_epoch, seconds = sizes.steps + 8, net.history[-1]["dur"]  # eight batches for validation
     report("stemkit's training, judging included", sizes.batch, seconds / per_epoch, device)
 
 
@@ -141,7 +141,7 @@ def enhancement(sizes: Sizes, device: torch.device) -> None:
 
 
 def timed(work: Callable[[], object], n: int, device: torch.device) -> float:
-    """Seconds of one call, the median of several, after calls that do not count."""
+    """Seconds of one call: the median of several, after calls to warm up."""
     for _ in range(2):
         work()
     reset_memory(device)

@@ -2,13 +2,13 @@
 
 sets     PSNR on the fixed sets of :mod:`stemkit.benchmark`: the network, and the gain of each variant over it, the mean
          over images with its standard error, and the largest loss
-truths   what becomes of planted vacancies, interstitials, substitutions, shifts and heights, with standard errors
-cost     CPU seconds of an image
+truths   planted vacancies, interstitials, substitutions, shifts, heights and edges, with standard errors
+cost     CPU seconds for an image
 
-Variants: ``periodic`` is :class:`~stemkit.PeriodicDenoiser`; ``mean of both`` the plain mean of its result and the
-network's; ``translations`` the network's result averaged over all translations, with its bias corrected, everywhere;
-``tested`` the same where the recorded pixels agree; ``lattice="auto"`` the same with significant deviations of columns
-refitted. The constants of the last two were chosen on other seeds.
+Variants: ``periodic`` is :class:`~stemkit.PeriodicDenoiser`; ``mean of both`` is the mean of its result and that of the
+network; ``translations`` is the network's result averaged over all translations, with its bias corrected; ``tested`` is
+the same only where the recorded pixels are consistent with it; ``lattice="auto"`` refits columns that deviate
+significantly in addition. The constants of the last two were tuned on other seeds.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from tqdm import tqdm
 
 from stemkit import NoiseCalibrator, PeriodicDenoiser, SFINDenoiser
 from stemkit.benchmark import SETS, TRUTHS, scenes, scores
+from stemkit.benchmark.evaluation import FIRST_SEED
 from stemkit.benchmark.simulated import simulated
-from stemkit.benchmark.table import FIRST_SEED
 from stemkit.denoising import crystal
 from stemkit.images import MODES, mode_sign
 from stemkit.metrics import psnr
 
 DOSES = (3.0, 10.0, 30.0)
-#: Electrons per pixel of the contrast, and of the level, of the images that the cost is measured on: a perfect crystal,
-#: for which no step is left out.
+#: Electrons per pixel of the contrast, and of the level, in the images for the cost (chosen): a perfect crystal, for
+#: which all steps are run.
 ELECTRONS = 10.0
 SHOWN = {
     ("vacancies", "contrast left"): "vacancy filled",
@@ -53,7 +53,7 @@ SHOWN = {
 
 @dataclass(frozen=True)
 class Given:
-    """An image, its columns bright in bright field, too, and what two methods make of it."""
+    """An image with bright columns in both modes, and the results of two methods."""
 
     recorded: NDArray
     network: NDArray
@@ -132,7 +132,7 @@ def truths(n: int | None) -> pd.DataFrame:
         ]
         for label, enhanced in values.items():
             image = noisy.copy(data=sign * enhanced).assign_attrs(mode=mode)
-            found = scores.peaks(image, planted.host.spacing, contrast=1.0, sign=sign)
+            found = scores.image_maxima(image, planted.host.spacing, contrast=1.0, sign=sign)
             for score, value in TRUTHS[name].judge(planted, image * sign, found).items():
                 if (name, score) in SHOWN:
                     rows.append({"shows": SHOWN[name, score], "dose": dose, "variant": label, "value": value})
@@ -140,7 +140,7 @@ def truths(n: int | None) -> pd.DataFrame:
 
 
 def _with_errors(table: pd.DataFrame) -> pd.DataFrame:
-    """Means, and the standard error of the mean difference from the network, whose images are the same."""
+    """Means, and the standard error of the mean difference from the network on the same images."""
     case = table.groupby(["shows", "dose", "variant"], sort=False).cumcount()
     wide = table.assign(case=case).pivot_table("value", ["shows", "dose", "case"], "variant", sort=False)
     errors = wide.sub(wide["network"], axis=0).groupby(["shows", "dose"], sort=False).sem()

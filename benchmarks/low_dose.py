@@ -1,9 +1,9 @@
-"""Columns at very few electrons: ``python benchmarks/low_dose.py [--images N]``.
+"""Detection of columns at low doses: ``python benchmarks/low_dose.py [--images N]``.
 
-F1 of the maxima that the shipped network shows, and of the detector's table, on lattices whose brightest columns have 1
-to 300 electrons per pixel (matched within a third of the spacing, columns at least 5 px inside of the frame). ``error``
-is the network's robust RMS error per axis in column widths; ``pull`` the robust standard deviation of the table's
-position errors over the stated ones, ``rms pull`` the plain one, which outliers carry.
+F1 of the maxima of the shipped network, and of the detector's table, on lattices whose brightest columns have 1 to 300
+electrons per pixel (matched within a third of the spacing, columns at least 5 px from the border). ``error`` is the
+robust RMS error per axis of the network's positions in column widths; ``pull`` is the robust standard deviation of the
+table's position errors relative to the stated ones, ``rms pull`` the ordinary one, which outliers dominate.
 """
 
 from __future__ import annotations
@@ -23,9 +23,13 @@ from stemkit.detection.view import View
 from stemkit.metrics import match_columns
 
 DOSES = (1, 2, 3, 5, 10, 30, 100, 300)
-#: Edge of the images and the part of the border that is left out, px; the dark counts are 0.3 electrons per pixel.
-SIZE, BORDER, DARK = 256, 5, 0.3
-#: Standard deviation of a normal distribution over its median absolute value.
+#: Edge of the images, px (chosen).
+SIZE = 256
+#: Columns closer than this to the border, px, are left out (chosen).
+BORDER = 5
+#: Electrons per pixel without a column (chosen).
+DARK = 0.3
+#: Ratio of standard deviation and median absolute value of a normal distribution of mean 0 (derived).
 NORMAL = 1.4826
 
 

@@ -2,13 +2,13 @@
 
 Without ``--images`` the images are simulated square lattices of 100 to 100,000 columns, drawn with stemkit's own
 rendering and noise. ``--images FOLDER`` analyses every file of a folder that stemkit reads, and ``.npz`` files with
-``image`` and the columns of another program's fit (``y_px``, ``x_px``, ``volumes``), or with ``frames``, of which the
-first is taken. Each image is analysed twice: columns are searched in the recorded image, and in the enhanced one. Each
-of these cases runs in a process of its own with one thread (``OMP_NUM_THREADS`` sets another number).
+``image`` and the columns fitted by another program (``y_px``, ``x_px``, ``volumes``), or with ``frames``, of which the
+first is used. Each image is analysed twice: columns are searched in the recorded image, and in the enhanced one. Each
+of these cases runs in its own process with one thread (``OMP_NUM_THREADS`` sets another number).
 
-Times are CPU seconds, user and system, child processes included, and those of a first call in a fresh process. ``read``
-of a lattice is the time that drawing it takes. ``memory`` is the peak resident memory above that after the imports
-(Linux). A case that needs more than ``--timeout`` CPU seconds is stopped and listed with the stage that it was in.
+Times are user and system CPU seconds of the first call in a fresh process, including child processes. ``read`` of a
+lattice is the time to draw it. ``memory`` is the peak resident memory above that after the imports (Linux). A case that
+needs more than ``--timeout`` CPU seconds is stopped and listed with its current stage.
 
 ``doubles`` are columns whose nearest neighbour is closer than half the median nearest-neighbour distance; some
 crystals, such as those of dumbbells, have such pairs. Where the columns are known, ``precision``, ``recall`` and ``F1``
@@ -36,20 +36,25 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # the process that starts the others stays small: their peak memory begins at its size
+if TYPE_CHECKING:  # the parent process stays small: the peak memory of a child starts at its size
     import numpy as np
     import pandas as pd
     import xarray as xr
     from numpy.typing import NDArray
 
 LATTICES = (100, 1_000, 10_000, 100_000)
-#: Of the lattices, px: distance of nearest columns, their width, the free border, largest displacement from a site.
-SPACING, SIGMA, BORDER, DISPLACED = 14.0, 2.4, 14.0, 0.5
-#: Relative standard deviation of the heights of the lattices' columns, and electrons per pixel at a column's centre.
-HEIGHTS, DOSE = 0.1, 30.0
-#: Rows of a lattice that are rendered at once, px.
+#: Spacing and width of the lattices' columns, border without columns, and largest displacement, px (chosen).
+SPACING = 14.0
+SIGMA = 2.4
+BORDER = 14.0
+DISPLACED = 0.5
+#: Relative standard deviation of the columns' heights (chosen).
+HEIGHTS = 0.1
+#: Electrons per pixel at the centre of a column (chosen).
+DOSE = 30.0
+#: Rows of a lattice that are rendered at once, px (chosen).
 STRIP = 448
-#: Atomap measures at most this many columns: at several ms per column more would take minutes.
+#: Largest number of columns that Atomap measures (chosen): it takes several ms per column.
 ATOMAP_MOST = 12_000
 STAGES = ("import", "read", "calibrate", "enhance", "detect", "table", "figure", "atomap")
 OPTIONAL = ("enhance", "table", "figure", "atomap")
@@ -89,7 +94,7 @@ DECIMALS = {
     "distance %": 2,
     "r": 3,
 }
-#: Zoom of an overlay by the longer side of the image, px: up to the first number the second.
+#: Longer side of the image, px, up to which a figure has this zoom (chosen).
 ZOOMS = ((400, 3), (1024, 2))
 #: Colours of columns by their main flag: the first of these that is set.
 GOOD = (0, 230, 0)
@@ -139,7 +144,7 @@ def versions() -> str:
 
 
 def cases(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """What is to be run: an image and where its columns are searched."""
+    """An image, and the image in which its columns are searched."""
     lattices = arguments.lattices or (() if arguments.images else LATTICES)
     images: list[dict[str, Any]] = [{"name": f"lattice {n:,}", "lattice": n} for n in lattices]
     for path in arguments.images or ():
@@ -246,7 +251,7 @@ def tell(**values: Any) -> None:
 
 @contextlib.contextmanager
 def stage(name: str) -> Any:
-    """Report the CPU time of a block, and before it which one it is."""
+    """Report the name of a block before, and its CPU time after it."""
     tell(stage=name)
     start = cpu_seconds()
     yield
@@ -274,7 +279,7 @@ def run_case(case: dict[str, Any], save: Path | None) -> None:
     before = peak_memory(anew=True)
     with stage("read"):
         image, known = load(case)
-    if "lattice" in case:  # what drew the lattice is no part of the pipeline
+    if "lattice" in case:  # the memory for drawing the lattice is not that of the pipeline
         before = peak_memory(anew=True) - image.nbytes / 2**20
     tell(shape="x".join(map(str, image.shape)))
     with stage("calibrate"):
@@ -327,7 +332,7 @@ def measure_with_atomap(image: xr.DataArray, table: pd.DataFrame) -> None:
     start = cpu_seconds()
     try:
         atomap_positions(image.values.astype(np.float64), places)
-    except Exception:  # whatever it raises for such columns, the row is complete without it
+    except Exception:  # the row is complete without Atomap, which may raise anything
         return
     tell(**{"atomap ms": 1e3 * (cpu_seconds() - start) / len(places)})
 
@@ -336,7 +341,7 @@ def measure_with_atomap(image: xr.DataArray, table: pd.DataFrame) -> None:
 
 
 def load(case: dict[str, Any]) -> tuple[xr.DataArray, dict[str, NDArray] | None]:
-    """An image, and its columns where they are known: ``places`` (y, x) px and ``intensity``."""
+    """An image, and its columns if they are known: ``places`` (y, x), px, and ``intensity``."""
     import stemkit
 
     if "lattice" in case:
@@ -366,7 +371,7 @@ def load_npz(path: Path) -> tuple[xr.DataArray, dict[str, NDArray] | None]:
 
 
 def lattice(n_columns: int) -> tuple[xr.DataArray, dict[str, NDArray]]:
-    """A square lattice of about so many columns, as recorded, and the columns."""
+    """The recorded image of a square lattice of about ``n`` columns, and the columns."""
     import numpy as np
     import xarray as xr
 
@@ -418,7 +423,7 @@ def rendered(places: NDArray, heights: NDArray, size: int) -> NDArray[np.float64
     return image
 
 
-# --- what was found ----------------------------------------------------------------------------------------------
+# --- results -----------------------------------------------------------------------------------------------------
 
 
 def described(table: pd.DataFrame) -> dict[str, int]:
@@ -433,7 +438,7 @@ def described(table: pd.DataFrame) -> dict[str, int]:
 
 
 def compared(table: pd.DataFrame, known: dict[str, NDArray] | None) -> dict[str, float]:
-    """The columns beside those that are known."""
+    """The columns compared with the known ones."""
     if known is None:
         return {}
     import numpy as np
@@ -485,7 +490,7 @@ def save_overlay(image: xr.DataArray, table: pd.DataFrame, folder: Path, name: s
 
 
 def rounded(row: dict[str, Any]) -> dict[str, str]:
-    """The row as it is printed: empty where there is nothing."""
+    """The row as printed, empty where a value is missing."""
 
     def text(name: str, value: Any) -> str:
         if value is None:

@@ -1,7 +1,7 @@
 """STEM images with known noise, in plain NumPy and SciPy: ``python benchmarks/plain_scenes.py`` checks them.
 
-Written from the definitions of the noise model alone, and sharing no code with stemkit, so that an error in the
-package's own drawing cannot hide an error in its measuring. ``signal`` is (I_clean - level) / contrast: background 0,
+They follow the definitions of the noise model and share no code with stemkit, so that an error in the package's
+simulation of noise cannot hide an error in its measurement. ``signal`` is (I_clean - level) / contrast: background 0,
 brightest columns 1. Positions are (y, x) in px.
 """
 
@@ -15,9 +15,10 @@ from numpy.polynomial import hermite_e
 from numpy.typing import NDArray
 from scipy import ndimage, optimize, signal, special, stats
 
-REACH = 6.0  # in sigmas: where a column ends
+#: Distance from a column, sigmas, at which its Gaussian is truncated.
+REACH = 6.0
 
-# spacing in px and sigma in parts of the spacing, both drawn uniformly
+#: Ranges of the spacing, px, and of the column width as a fraction of the spacing (chosen).
 CRYSTALS = {
     "square": ((14.0, 24.0), (0.15, 0.21)),
     "perovskite": ((20.0, 28.0), (0.10, 0.14)),
@@ -31,7 +32,7 @@ CRYSTALS = {
 
 @dataclass(frozen=True)
 class Noise:
-    """Amplitudes in parts of contrast; lengths, and the jitter, in px."""
+    """Amplitudes as fractions of the contrast; lengths and displacements in px."""
 
     readout: float = 0.08
     gain: float = 0.01
@@ -63,13 +64,15 @@ class Columns(NamedTuple):
 
 
 class Fields(NamedTuple):
-    """What was drawn, part by part; ``seen`` is signal + background where the beam was, ``shift`` the displacement
-    along x, and the parts of the displacements are by name.
+    """Components of a simulated image.
+
+    ``displaced_signal`` is signal + background at the displaced positions of the beam, ``shift`` the displacement along
+    x, ``parts`` the components of the displacements by name.
     """
 
     background: NDArray
     shift: NDArray
-    seen: NDArray
+    displaced_signal: NDArray
     pointwise: NDArray
     streaks: NDArray
     short_streaks: NDArray
@@ -79,7 +82,7 @@ class Fields(NamedTuple):
 def crystal(
     kind: str, shape: tuple[int, int], spacing: float, sigma: float, rng: np.random.Generator
 ) -> tuple[NDArray, Columns]:
-    """A crystal, turned and shifted at random, and its columns, those just outside the image included."""
+    """A randomly rotated and shifted crystal, and its columns, including those just outside the image."""
     basis, motif = unit_cell(kind, rng)
     angle = rng.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -106,7 +109,7 @@ def crystal(
 
 
 def unit_cell(kind: str, rng: np.random.Generator) -> tuple[NDArray, list[tuple[NDArray, float]]]:
-    """Lattice vectors as rows, in spacings, and the motif: (place in parts of the vectors, height)."""
+    """Lattice vectors as rows, in spacings, and the basis: (position in fractions of the vectors, height)."""
     square, hexagonal = np.eye(2), np.array([[1.0, 0.0], [0.5, np.sqrt(0.75)]])
     corner = (np.zeros(2), 1.0)
     if kind in ("square", "wide", "narrow"):
@@ -136,7 +139,7 @@ def random_crystal(kind: str, shape: tuple[int, int], rng: np.random.Generator) 
 
 
 def render(columns: Columns, shift: NDArray, shift_y: NDArray | float = 0.0) -> NDArray:
-    """The sum of the Gaussians, seen at x + shift(y, x), y + shift_y(y, x)."""
+    """The sum of the Gaussians at x + shift(y, x), y + shift_y(y, x)."""
     image = np.zeros(shift.shape)
     at_x = np.arange(shift.shape[1]) + shift
     at_y = np.broadcast_to(np.arange(shift.shape[0])[:, None] + shift_y, shift.shape)
@@ -165,29 +168,31 @@ def add_noise(
 def draw(
     signal: NDArray, noise: Noise, rng: np.random.Generator, *, columns: Columns | None = None
 ) -> tuple[NDArray, Fields]:
-    """The signal as recorded, and the fields that made it so."""
+    """The recorded signal, and the fields of its noise."""
     shape = signal.shape
     parts = displacements(shape, noise, rng)
     shift, shift_y = (sum(parts[name + end] for name in ("jitter", "drift", "hum")) for end in ("", "_y"))
-    # the splines' own edge stays outside
+    # the splines are inaccurate at their edge
     margin = int(np.ceil(abs(shift).max())) + 12
     above = int(np.ceil(abs(shift_y).max())) + 12 if abs(shift_y).max() > 0 else 0
     wider = (shape[0] + 2 * above, shape[1] + 2 * margin)
     background = noise.background * smooth_plane(wider, noise.background_length, rng)
-    seen = displaced(background, shift, margin, shift_y, above)
-    seen = seen + (displaced(signal, shift, 0, shift_y) if columns is None else render(columns, shift, shift_y))
-    pointwise = pointwise_noise(seen, noise, rng)
+    displaced_signal = displaced(background, shift, margin, shift_y, above)
+    displaced_signal = displaced_signal + (
+        displaced(signal, shift, 0, shift_y) if columns is None else render(columns, shift, shift_y)
+    )
+    pointwise = pointwise_noise(displaced_signal, noise, rng)
     streaks = noise.streaks * along_rows(shape, noise.streaks_length, rng)
     short = np.zeros(shape)
     if noise.short_streaks > 0:
         short = noise.short_streaks * along_rows(shape, noise.short_streaks_length, rng)
     background = background[above : above + shape[0], margin : margin + shape[1]]
-    fields = Fields(background, shift, seen, pointwise, streaks, short, parts)
-    return seen + pointwise + streaks + short, fields
+    fields = Fields(background, shift, displaced_signal, pointwise, streaks, short, parts)
+    return displaced_signal + pointwise + streaks + short, fields
 
 
 def displacements(shape: tuple[int, int], noise: Noise, rng: np.random.Generator) -> dict[str, NDArray]:
-    """Every part of the displacements along x and y, px."""
+    """All components of the displacements along x and y, px."""
     parts = {}
     y, x = np.indices(shape)
     for end in ("", "_y"):
@@ -212,7 +217,7 @@ def realised(fields: Fields, noise: Noise) -> dict[str, float]:
     Lengths and the shape are the true ones; counted electrons have no shape.
     """
     readout, gain = variance_line(fields, noise)
-    variance = pointwise_variance(fields.seen, noise)
+    variance = pointwise_variance(fields.displaced_signal, noise)
     return {
         "readout": readout,
         "gain": gain,
@@ -221,7 +226,7 @@ def realised(fields: Fields, noise: Noise) -> dict[str, float]:
         "streaks": float(fields.streaks.std()),
         "streaks_length": noise.streaks_length,
         **{name: float(field.std()) for name, field in fields.parts.items()},
-        # the hum's amplitude, which no draw changes
+        # the amplitude of the hum is not random
         "hum": noise.hum,
         "hum_y": noise.hum_y,
         "drift_rows": noise.drift_rows,
@@ -235,37 +240,39 @@ def realised(fields: Fields, noise: Noise) -> dict[str, float]:
 
 
 def variance_line(fields: Fields, noise: Noise) -> tuple[float, float]:
-    """Readout and gain of the line through the squared noise, weighted by what its variance should be."""
-    seen, pointwise = fields.seen, fields.pointwise
-    variance = pointwise_variance(seen, noise)
-    held = variance > 1e-3 * variance.max() if variance.max() > 0 else np.zeros(seen.shape, dtype=bool)
-    if not held.any():
+    """Readout and gain from a line through the squared noise, weighted by its expected variance."""
+    displaced_signal, pointwise = fields.displaced_signal, fields.pointwise
+    variance = pointwise_variance(displaced_signal, noise)
+    is_noisy = variance > 1e-3 * variance.max() if variance.max() > 0 else np.zeros(displaced_signal.shape, dtype=bool)
+    if not is_noisy.any():
         return 0.0, 0.0
-    gain, floor = np.polyfit(seen[held] - fields.background.mean(), pointwise[held] ** 2, 1, w=1 / variance[held])
+    gain, floor = np.polyfit(
+        displaced_signal[is_noisy] - fields.background.mean(), pointwise[is_noisy] ** 2, 1, w=1 / variance[is_noisy]
+    )
     return float(np.sqrt(max(floor, 0.0))), float(gain)
 
 
 def lag_one(pointwise: NDArray, variance: NDArray) -> float:
     """Lag-1 correlation along x of the noise over its standard deviation."""
-    held = variance > 1e-3 * variance.max()
-    scores = np.divide(pointwise, np.sqrt(variance), out=np.zeros_like(pointwise), where=held)
-    pairs = held[:, 1:] & held[:, :-1]
+    is_noisy = variance > 1e-3 * variance.max()
+    scores = np.divide(pointwise, np.sqrt(variance), out=np.zeros_like(pointwise), where=is_noisy)
+    pairs = is_noisy[:, 1:] & is_noisy[:, :-1]
     if not pairs.any():
         return 0.0
-    return float((scores[:, 1:] * scores[:, :-1])[pairs].mean() / (scores[held] ** 2).mean())
+    return float((scores[:, 1:] * scores[:, :-1])[pairs].mean() / (scores[is_noisy] ** 2).mean())
 
 
-def pointwise_variance(seen: NDArray, noise: Noise) -> NDArray:
-    return np.maximum(noise.readout**2 + noise.gain * seen, 0)
+def pointwise_variance(displaced_signal: NDArray, noise: Noise) -> NDArray:
+    return np.maximum(noise.readout**2 + noise.gain * displaced_signal, 0)
 
 
-def pointwise_noise(seen: NDArray, noise: Noise, rng: np.random.Generator) -> NDArray:
-    variance = pointwise_variance(seen, noise)
+def pointwise_noise(displaced_signal: NDArray, noise: Noise, rng: np.random.Generator) -> NDArray:
+    variance = pointwise_variance(displaced_signal, noise)
     if noise.kind == "tukey":
-        return np.sqrt(variance) * tukey_rows(seen.shape, noise.shape, noise.correlation_x, rng)
+        return np.sqrt(variance) * tukey_rows(displaced_signal.shape, noise.shape, noise.correlation_x, rng)
     if noise.correlation_x != 0 or noise.gain == 0:
         raise ValueError("counted noise has a gain and no correlation")
-    return noise.gain * rng.poisson(variance / noise.gain**2) - noise.readout**2 / noise.gain - seen
+    return noise.gain * rng.poisson(variance / noise.gain**2) - noise.readout**2 / noise.gain - displaced_signal
 
 
 def displaced(field: NDArray, shift: NDArray, margin: int, shift_y: NDArray | float = 0.0, above: int = 0) -> NDArray:
@@ -278,7 +285,7 @@ def displaced(field: NDArray, shift: NDArray, margin: int, shift_y: NDArray | fl
 
 def smooth_plane(shape: tuple[int, int], length: float, rng: np.random.Generator) -> NDArray:
     """White noise through a round Gaussian of ``length`` px, of unit expected variance."""
-    size = [n + int(np.ceil(8 * length)) for n in shape]  # beyond 8 sigmas nothing comes round
+    size = [n + int(np.ceil(8 * length)) for n in shape]  # no wrap-around within 8 sigmas
     spectrum = np.fft.rfft2(rng.standard_normal(size))
     down, across = np.fft.fftfreq(size[0])[:, None], np.fft.rfftfreq(size[1])[None, :]
     transfer = np.exp(-2 * (np.pi * length) ** 2 * (down**2 + across**2))
@@ -299,10 +306,10 @@ def along_rows(shape: tuple[int, int], length: float, rng: np.random.Generator) 
 
 
 def tukey_rows(shape: tuple[int, int], lam: float, correlation: float, rng: np.random.Generator) -> NDArray:
-    """Tukey lambda of unit variance, its lag-1 correlation along x after the mapping as told."""
+    """Tukey lambda noise of unit variance with a given lag-1 correlation along x."""
     step = score_correlation(lam, correlation)
     white = rng.standard_normal(shape)
-    white[:, 1:] *= np.sqrt(1 - step**2)  # the first of a row is drawn from the stationary law
+    white[:, 1:] *= np.sqrt(1 - step**2)  # the first of a row is drawn from the stationary distribution
     return tukey_of_scores(signal.lfilter([1.0], [1.0, -step], white, axis=1), lam)
 
 
@@ -317,7 +324,7 @@ def tukey_of_scores(scores: NDArray, lam: float) -> NDArray:
 
 
 def score_correlation(lam: float, correlation: float) -> float:
-    """Correlation of the normal scores that gives the wanted one after the mapping.
+    """Correlation of the normal scores that gives the requested one after the mapping.
 
     By Mehler's expansion: a function with Hermite coefficients c_k of scores correlated by r has the covariance
     sum of c_k^2 k! r^k.
@@ -337,7 +344,7 @@ def score_correlation(lam: float, correlation: float) -> float:
 
 
 def check(seed: int = 0) -> None:
-    """Every part against theory; the tolerances are about four standard errors."""
+    """Compare all components with theory; the tolerances are about four standard errors."""
     rng = np.random.default_rng(seed)
     check_fields(rng)
     check_pointwise(rng)
@@ -381,14 +388,14 @@ def check_pointwise(rng: np.random.Generator) -> None:
     for gain, readout in ((0.02, 0.08), (0.3, 0.1), (-0.02, 0.2)):
         for kind in ("tukey", "poisson"):
             noise = Noise(readout=readout, gain=gain, kind=kind)
-            seen = np.repeat([[0.0], [0.5], [1.0]], 200_000, axis=1)
-            drawn = pointwise_noise(seen, noise, rng)
-            variance = pointwise_variance(seen, noise)[:, 0]
+            displaced_signal = np.repeat([[0.0], [0.5], [1.0]], 200_000, axis=1)
+            drawn = pointwise_noise(displaced_signal, noise, rng)
+            variance = pointwise_variance(displaced_signal, noise)[:, 0]
             assert np.all(abs(drawn.mean(axis=1)) < 4.5 * np.sqrt(variance / 200_000))
             kurtosis = 2 + 1.2 + gain**2 / variance
             assert np.all(abs((drawn**2).mean(axis=1) / variance - 1) < 4.5 * np.sqrt(kurtosis / 200_000))
-            none = np.zeros_like(seen)
-            line = variance_line(Fields(none, none, seen, drawn, none, none, {}), noise)
+            none = np.zeros_like(displaced_signal)
+            line = variance_line(Fields(none, none, displaced_signal, drawn, none, none, {}), noise)
             assert np.allclose(line, (readout, gain), rtol=0.03)
 
 
@@ -419,11 +426,11 @@ def check_whole(rng: np.random.Generator) -> None:
     assert found["readout"] == found["gain"] == found["jitter"] == found["background"] == 0
     noise = Noise(correlation_x=0.3, streaks_length=5.0, jitter_length=20.0, background_length=8.0)
     noisy, fields = draw(signal, noise, rng, columns=columns)
-    assert np.allclose(noisy, fields.seen + fields.pointwise + fields.streaks)
+    assert np.allclose(noisy, fields.displaced_signal + fields.pointwise + fields.streaks)
     crystal_seen = render(columns, fields.shift)
     # to first order the background at x + shift is the background plus its slope times the shift
     linear = fields.background + fields.shift * np.gradient(fields.background, axis=1)
-    assert (fields.seen - crystal_seen - linear).std() < 2e-4
+    assert (fields.displaced_signal - crystal_seen - linear).std() < 2e-4
     assert np.allclose(
         [realised(fields, noise)[name] for name in ("readout", "gain", "correlation_x", "jitter", "background")],
         [0.08, 0.01, 0.3, 0.4, 0.05],

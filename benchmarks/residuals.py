@@ -1,11 +1,11 @@
-"""What enhancement takes away from recorded images: ``python benchmarks/residuals.py FOLDER -o FIGURES``.
+"""Residuals of enhanced images: ``python benchmarks/residuals.py FOLDER -o FIGURES``.
 
-For each image of a folder a figure: as recorded, enhanced, and the difference, which should hold no lattice; and a line
-of a table:
+For each image of a folder, a figure of the recorded image, the enhanced image and the residual, which should contain no
+lattice, and a line of a table:
 
-contrast kept   slope of what was recorded on what came out, both without slow variation: 1 where the difference has
-                nothing in common with the specimen, above 1 where contrast has been taken away
-lattice left    height of the difference's autocorrelation at the image's repeat, in parts of its variance
+contrast kept   slope of the recorded on the enhanced intensities, both without slow variation: 1 if the residual does
+                not correlate with the specimen, above 1 if contrast was removed
+lattice left    autocorrelation of the residual at the lattice vectors of the image, as a fraction of its variance
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from stemkit.io import READABLE
 from stemkit.periodicity import find_periodicity
 from stemkit.plotting import show_image
 
-#: Slow variation is what a Gaussian of this sigma, px, leaves.
+#: Sigma of the Gaussian filter that defines slow variation, px (chosen).
 SLOW = 30.0
 
 

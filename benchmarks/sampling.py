@@ -1,16 +1,16 @@
-"""On which grid a network enhances best: ``python benchmarks/sampling.py [--only PART ...] [--series FILE]``.
+"""Comparison of grids for the network: ``python benchmarks/sampling.py [--only PART ...] [--series FILE]``.
 
-crystals  PSNR of multislice images by pixel size and dose, of the image's own sampling, others and ``"auto"``
-lattices  the same of lattices whose columns are nearer or farther apart than those of the training
-drawn     the same of the drawn sets of :mod:`stemkit.benchmark`, by the spacing of the columns
+crystals  PSNR on multislice images by pixel size and dose, at the image's own sampling, at others and at ``"auto"``
+lattices  the same for lattices with spacings below and above those of the training
+drawn     the same for the drawn sets of :mod:`stemkit.benchmark`, by the spacing of the columns
 series    correlation of one enhanced frame with the mean of the other recorded ones (``--series FILE``)
-details   RMS error (px, both axes together) of the positions of heavy columns fitted to the result, over those within a
-          tenth of their spacing of the truth, and the fraction of the others; contrast left at vacancies
+details   RMS error (px, both axes together) of the positions of heavy columns fitted to the result, for those within a
+          tenth of the spacing of the true ones, and the fraction of the others; remaining contrast at vacancies
 precision PSNR and pixels in bfloat16 compared with single precision
-speed     processor seconds, alternately, the least of several runs
+speed     processor seconds: the least of several alternating runs
 
-Gains are in dB over ``sampling=1``. ``"auto"`` was tuned on the images of ``crystals``, ``lattices`` and ``drawn``, not
-on those of ``series`` and ``details``.
+Gains are in dB relative to ``sampling=1``. ``"auto"`` was tuned on the images of ``crystals``, ``lattices`` and
+``drawn``, not on those of ``series`` and ``details``.
 """
 
 from __future__ import annotations
@@ -38,12 +38,14 @@ from stemkit.synthesis import lattice, planar_cell, removed, subset
 
 SAMPLINGS: tuple[float | str, ...] = (1.0, 0.8, 0.65, 0.5, "auto")
 SIGNALS = ("haadf", "abf", "bf")
-#: nm: columns of the five crystals are 2 to 50 px apart.
+#: Pixel sizes, nm, at which the columns of the five crystals are 2 to 50 px apart (chosen).
 PIXEL_SIZES = (0.02, 0.0133, 0.01, 0.0067, 0.005)
 DOSES = (3.0, 10.0, 40.0)
-#: Seed of the noise, and of the planted truths: another one than that of the tuning.
-SEED, PLANTED_SEED = 5, 2**41 + 7
-#: Limits of classes of spacings, px.
+#: Seed of the noise; that of the tuning was another one.
+SEED = 5
+#: Seed of the planted structures; that of the tuning was another one.
+PLANTED_SEED = 2**41 + 7
+#: Limits of the classes of spacings, px (chosen).
 SPACINGS = (0.0, 10.0, 16.0, 25.0, 35.0, np.inf)
 
 
@@ -58,7 +60,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3, help="of speed (default: 3)")
     parser.add_argument("--weights", default="auto")
     arguments = parser.parse_args()
-    # numbers warn where the spacing leaves the network's range: that is what is compared
+    # a given sampling warns if the spacing is outside the range of the training, which is compared here
     warnings.filterwarnings("ignore", message="columns are .* px apart")
     pd.set_option("display.width", 160, "display.max_rows", 500)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.weights}")
@@ -118,7 +120,7 @@ def _recorded_crystals(signals: list[str]) -> Iterator[tuple[dict[str, object], 
 
 
 def _counted(clean: xr.DataArray, dose: float) -> xr.DataArray:
-    """Noise of counted electrons, ``dose`` at the brightest place above the darkest."""
+    """Noise of counted electrons, ``dose`` at the brightest point above the darkest."""
     low, high = float(clean.min()), float(clean.max())
     mode = clean.attrs["mode"]
     level = high if mode == "bf" else low
@@ -127,7 +129,7 @@ def _counted(clean: xr.DataArray, dose: float) -> xr.DataArray:
 
 
 def _scores(noisy: xr.DataArray, clean: np.ndarray, weights: str) -> dict[str, float]:
-    """PSNR at the image's own sampling, gains of others, and what ``"auto"`` chose."""
+    """PSNR at the image's own sampling, gains of others, and the sampling chosen by ``"auto"``."""
     info = SFINDenoiser(weights=weights).fit(noisy).info_
     chosen = chosen_grid(noisy.values * mode_sign(noisy.attrs["mode"]), "auto", info.spacing).sampling
     found = {s: psnr(_enhanced(noisy, s, weights), clean) for s in SAMPLINGS if s != "auto"}
@@ -168,8 +170,8 @@ def series(arguments: argparse.Namespace) -> pd.DataFrame:
         enhanced = [denoiser.fit_transform(frame) for frame in frames]
         seconds = (time.process_time() - start) / len(frames)
         others = [np.delete(frames, i, axis=0).mean(axis=0) for i in range(len(frames))]
-        alike = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(enhanced, others, strict=True)]
-        rows[s] = {"correlation": np.mean(alike), "least": min(alike), "CPU s per frame": seconds}
+        correlations = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(enhanced, others, strict=True)]
+        rows[s] = {"correlation": np.mean(correlations), "least": min(correlations), "CPU s per frame": seconds}
     return pd.DataFrame(rows).T.round(4)
 
 
@@ -203,7 +205,7 @@ def _position_error(enhanced: np.ndarray, columns: pd.DataFrame, mode: str) -> t
     near, px, and fraction of the others.
     """
     heavy = columns[columns["weight"] > 0.5 * columns["weight"].max()]
-    # one silicon atom in graphene is no crystal
+    # there is a single silicon atom in graphene
     heavy = heavy if len(heavy) > 8 else columns
     places, spacing = heavy[["y_px", "x_px"]].to_numpy(), _spacing(heavy)
     inner = ((places > spacing / 2) & (places < np.array(enhanced.shape) - 1 - spacing / 2)).all(axis=1)

@@ -1,9 +1,8 @@
 """Enhancement and detection on scenes with known truth: ``python benchmarks/scenes.py FOLDER``.
 
-FOLDER holds ``scenes.npz`` (NAME_clean, NAME_d5_noisy, NAME_d30_noisy, NAME_pos) and ``vacancies.npz`` (clean, d3, d5,
-d30, columns, vacancies); positions are (y, x) in px. PSNR and SSIM are after an affine fit to the truth; columns within
-4 px of the border do not count; a match is within a third of the nearest-neighbour distance.
-"""
+FOLDER contains ``scenes.npz`` (NAME_clean, NAME_d5_noisy, NAME_d30_noisy, NAME_pos) and ``vacancies.npz`` (clean, d3,
+d5, d30, columns, vacancies); positions are (y, x) in px. PSNR and SSIM are after an affine fit to the truth; columns
+within 4 px of the border are left out; columns are matched within a third of the nearest-neighbour distance."""
 
 from __future__ import annotations
 
@@ -64,7 +63,7 @@ def enhancement(scenes: np.lib.npyio.NpzFile, denoiser: SFINDenoiser) -> pd.Data
 
 
 def vacancies(scenes: np.lib.npyio.NpzFile, denoiser: SFINDenoiser) -> pd.DataFrame:
-    """Contrast that enhancement leaves at planted vacancies: 0 is right, 1 a column."""
+    """Contrast of the enhanced image at planted vacancies, relative to that of a column: 0 is correct."""
     rows = []
     for dose in ("d3", "d5", "d30"):
         enhanced = np.asarray(denoiser.fit_transform(scenes[dose].astype(np.float64)))
@@ -86,7 +85,7 @@ def f1(image: xr.DataArray, true: NDArray) -> float:
 
 
 def fitted(image: NDArray, truth: NDArray) -> NDArray:
-    """The image with the gain and offset that bring it closest to the truth."""
+    """The image after the affine fit of its intensities to the truth."""
     gain, offset = np.polyfit(image.ravel().astype(float), truth.ravel(), 1)
     return gain * image + offset
 

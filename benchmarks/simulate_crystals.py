@@ -1,12 +1,12 @@
 """The simulated crystals of ``stemkit.benchmark``: ``python benchmarks/simulate_crystals.py FOLDER``.
 
-Multislice with frozen phonons by abTEM (``pip install abtem``), physics that stemkit's own synthesis has no part in:
-Au [110], GaN [11-20] and anatase [100], 5 nm thick, at 200 kV; a WSe2 layer without one selenium atom and graphene
-with a silicon atom, at 60 kV. Each is written as ``NAME.npz``: noise-free HAADF, ABF and BF images of one period, the
-true columns, and how they came about. The images are scanned just finely enough for their band limit, and stemkit
-interpolates them. Takes about an hour on one core.
+Multislice simulations with frozen phonons by abTEM (``pip install abtem``), independent of stemkit's synthesis: Au
+[110], GaN [11-20] and anatase [100], 5 nm thick, at 200 kV; a WSe2 layer without one selenium atom and graphene with a
+silicon atom, at 60 kV. Each is written to ``NAME.npz``: noise-free HAADF, ABF and BF images of one period, the true
+columns, and the parameters of the simulation. The images are sampled at their band limit, and stemkit interpolates
+them. The simulations take about an hour on one core.
 
-Intensities are fractions of the beam. The source's size is included as a Gaussian.
+Intensities are fractions of the beam. The source size is included as a Gaussian.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from ase import Atoms
 from numpy.typing import NDArray
 from scipy import ndimage
 
-#: Root mean square of an atom's thermal displacement along one axis, angstrom, and the source's sigma.
-TREMBLING, SOURCE = 0.07, 0.3
+#: RMS of an atom's thermal displacement along one axis, angstrom (chosen).
+THERMAL = 0.07
+#: Sigma of the source, angstrom (chosen).
+SOURCE = 0.3
 #: V, aperture (mrad), detector (mrad), real-space sampling of the wave and of the scan, slices (angstrom), phonons.
 THICK = {
     "energy": 200e3,
@@ -48,8 +50,10 @@ THIN = {
     "slice_thickness": 2.0,
     "configurations": 4,
 }
-THICKNESS, WIDTH = 50.0, 12.0
-#: Atoms nearer to each other in projection are one column, angstrom.
+#: Thickness of the crystals, and approximate edge of the simulated cell, angstrom (chosen).
+THICKNESS = 50.0
+WIDTH = 12.0
+#: Atoms closer than this in projection, angstrom, are one column (chosen).
 ONE_COLUMN = 0.1
 
 
@@ -67,7 +71,7 @@ def main() -> None:
         atoms.center(vacuum=2.0, axis=2)
         images = simulated(atoms, period, optics)
         places, weight = columns(period)
-        made = {**optics, "abtem": abtem.__version__, "trembling": TREMBLING, "source": SOURCE}
+        made = {**optics, "abtem": abtem.__version__, "trembling": THERMAL, "source": SOURCE}
         made |= {"formula": period.get_chemical_formula(), "thickness": float(np.ptp(atoms.positions[:, 2]))}
         height, width = (float(period.cell.lengths()[i]) / 10 for i in (1, 0))
         np.savez_compressed(
@@ -84,7 +88,7 @@ def main() -> None:
 
 def simulated(atoms: Atoms, period: Atoms, optics: dict[str, float]) -> dict[str, NDArray]:
     """Images of one period, ``(n_y, n_x)`` each."""
-    phonons = abtem.FrozenPhonons(atoms, num_configs=int(optics["configurations"]), sigmas=TREMBLING, seed=1)
+    phonons = abtem.FrozenPhonons(atoms, num_configs=int(optics["configurations"]), sigmas=THERMAL, seed=1)
     potential = abtem.Potential(phonons, sampling=optics["sampling"], slice_thickness=optics["slice_thickness"])
     alpha = optics["semiangle_cutoff"]
     probe = abtem.Probe(energy=optics["energy"], semiangle_cutoff=alpha)
@@ -110,7 +114,7 @@ def simulated(atoms: Atoms, period: Atoms, optics: dict[str, float]) -> dict[str
 
 
 def columns(period: Atoms) -> tuple[NDArray, NDArray]:
-    """True places ``(n, 2)`` as (y, x) in angstrom, and the sum of ``Z**1.7`` of each column."""
+    """True positions ``(n, 2)`` as (y, x) in angstrom, and the sum of ``Z**1.7`` of each column."""
     size = period.cell.lengths()[:2]
     groups: list[list[int]] = []
     xy = period.positions[:, :2] % size
@@ -127,17 +131,17 @@ def columns(period: Atoms) -> tuple[NDArray, NDArray]:
 
 
 def oriented(cell: Atoms, rows: list[tuple[int, int, int]]) -> tuple[Atoms, tuple[int, int, int], dict[str, float]]:
-    """A crystal whose x, y and beam are along three lattice vectors at right angles; how often it is repeated."""
-    turned = ase.build.make_supercell(cell, np.array(rows))
-    standard, _ = turned.cell.standard_form()
-    turned.set_cell(standard, scale_atoms=True)
-    turned.wrap()
-    lengths = turned.cell.lengths()
-    assert np.allclose(turned.cell.angles(), 90), turned.cell
+    """A crystal whose x, y and beam directions are orthogonal lattice vectors, and its number of repeats."""
+    rotated = ase.build.make_supercell(cell, np.array(rows))
+    standard, _ = rotated.cell.standard_form()
+    rotated.set_cell(standard, scale_atoms=True)
+    rotated.wrap()
+    lengths = rotated.cell.lengths()
+    assert np.allclose(rotated.cell.angles(), 90), rotated.cell
     repeats = tuple(
         int(n) for n in np.ceil([WIDTH / lengths[0], WIDTH / lengths[1], THICKNESS / lengths[2]] - 0.2 * np.ones(3))
     )
-    return turned, repeats, THICK
+    return rotated, repeats, THICK
 
 
 def gold() -> tuple[Atoms, tuple[int, int, int], dict[str, float]]:
@@ -190,12 +194,12 @@ def graphene() -> tuple[Atoms, tuple[int, int, int], dict[str, float]]:
 def rectangular(layer: Atoms) -> Atoms:
     """A hexagonal layer in a cell with right angles."""
     rows = [(1, 0, 0), (1, 2, 0), (0, 0, 1)] if layer.cell.angles()[2] > 90 else [(1, 0, 0), (-1, 2, 0), (0, 0, 1)]
-    turned = ase.build.make_supercell(layer, np.array(rows))
-    standard, _ = turned.cell.standard_form()
-    turned.set_cell(standard, scale_atoms=True)
-    turned.wrap()
-    assert np.allclose(turned.cell.angles(), 90), turned.cell
-    return turned
+    rotated = ase.build.make_supercell(layer, np.array(rows))
+    standard, _ = rotated.cell.standard_form()
+    rotated.set_cell(standard, scale_atoms=True)
+    rotated.wrap()
+    assert np.allclose(rotated.cell.angles(), 90), rotated.cell
+    return rotated
 
 
 CRYSTALS = {

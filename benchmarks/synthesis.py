@@ -1,8 +1,7 @@
 """Speed of the synthesis: ``python benchmarks/synthesis.py [--size PX] [--seconds S]``.
 
-Pairs per second, all targets included: batches as training draws them, on each device there is; ``sample``, which
-draws on the CPU and hands out a Dataset; and each arrangement by itself. The second table says what takes the time.
-"""
+Pairs per second, with all targets: batches as in training, on all devices; ``sample``, which draws on the CPU and
+returns a Dataset; and each arrangement alone. The second table contains the time of each step."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ from stemkit.synthesis.specimens import draw_columns, draw_support
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--seconds", type=float, default=4.0, help="for each figure")
+    parser.add_argument("--seconds", type=float, default=4.0, help="time for each measurement")
     arguments = parser.parse_args()
     shape = (arguments.size, arguments.size)
     devices = [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]
@@ -70,7 +69,7 @@ def parts(shape: tuple[int, int], least: float) -> pd.DataFrame:
 
 
 def seconds(work: Callable[[], object], least: float) -> float:
-    """Of one call, on average, after one to warm up."""
+    """Mean time of a call, after one to warm up."""
     work()
     count, start = 0, time.perf_counter()
     while time.perf_counter() - start < least:

@@ -1,10 +1,10 @@
 """Images per CPU second of training: ``python benchmarks/training_speed.py [--profile] [--threads]``.
 
-The shipped architecture, forward and backward, on one thread, without drawing the images, which is a line of its own;
-the least of several rounds, in mixed precision where the CPU has it and in single precision. The profile lists the
-operations in which the time goes. ``--threads`` compares ways to use two threads for a step of twice as many images:
-one network with two threads, and two copies of the network with one thread each, as in training. Its seconds are CPU
-seconds of the thread that works longest, which are those of the clock on two idle cores; on busy cores those of one
+Forward and backward pass of the shipped architecture on one thread, in mixed precision if the CPU supports it and in
+single precision: the least time of several rounds. The time for drawing the images is printed separately. The profile
+lists the operations by time. ``--threads`` compares ways to use two threads for a step of twice as many images: one
+network with two threads, and two copies of the network with one thread each, as in training. Its seconds are CPU
+seconds of the thread that works longest, which equal the elapsed time on two idle cores; on busy cores those of one
 network with two threads include waiting.
 """
 
@@ -27,14 +27,14 @@ from stemkit.denoising.sources import SynthesisSource
 from stemkit.denoising.weights import load_weights
 
 CPU = torch.device("cpu")
-#: Operations of the profile.
+#: Number of operations in the profile.
 SHOWN = 12
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=128, help="edge of the crops, px (default: 128)")
-    parser.add_argument("--images", type=int, default=4, help="of a step (default: 4, half a batch of 8)")
+    parser.add_argument("--images", type=int, default=4, help="images in a step (default: 4, half a batch of 8)")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--threads", action="store_true")
@@ -95,7 +95,7 @@ def ways_to_use_two_threads(
 
 
 def least(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """CPU seconds of each, in turn, so that another load on the machine slows all of them alike."""
+    """CPU seconds of each, in turn, so that other loads on the machine affect all of them equally."""
     best = dict.fromkeys(steps, float("inf"))
     for _ in range(rounds):
         for name, run in steps.items():

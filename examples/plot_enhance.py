@@ -1,16 +1,17 @@
 """
-Enhance an image, and look at what was taken away
-=================================================
+Enhance an image and check the residual
+=======================================
 
-The image is a multislice simulation: physics that no part of stemkit has drawn, with the noise of a few electrons per
-pixel. Its truth is known, so that one can see what enhancement gets right, and where it is unsure.
+A multislice simulation with the noise of few electrons per pixel is enhanced, and
+compared with the truth. Two checks that need no truth follow: the residual, and the
+spread over mirror images.
 """
 
 # %%
 # A simulated image, recorded with few electrons
 # ----------------------------------------------
-# Gallium nitride along [11-20] in ABF, by abTEM with frozen phonons. In bright field columns are dark: ``mode`` says
-# that.
+# Gallium nitride along [11-20] in ABF, simulated by abTEM with frozen phonons. In
+# bright field columns are dark: ``mode="bf"``.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -22,49 +23,59 @@ from stemkit.plotting import show_image
 
 clean, columns = simulated("gallium_nitride_11-20", "abf", shape=(256, 256))
 dark, bright = float(clean.min()), float(clean.max())
-electrons = PointwiseNoise.counted(10.0, background=10.0 * bright / (bright - dark), mode="bf")
+electrons = PointwiseNoise.counted(
+    10.0, background=10.0 * bright / (bright - dark), mode="bf"
+)
 microscope = NoiseModel(bright - dark, bright, "bf", pointwise=electrons)
 recorded = microscope.apply(clean, random_state=0).assign_attrs(mode="bf")
 
 # %%
-# One line
-# --------
-# The weights come with the package; ``average_flips`` asks the network four times, about the image and its mirror
-# images. What comes back is an image like the one that went in, in its units, with the recorded pixels, the network's
-# other maps, and the spread of the four answers as coordinates.
+# Enhancement
+# -----------
+# The weights are part of the package. ``average_flips`` applies the network to the
+# image and three mirror images. The result is an image in the units of the input, with
+# the recorded pixels, the network's other maps, and the standard deviation of the four
+# results as coordinates.
 
 enhanced = SFINDenoiser(average_flips=True).fit_transform(recorded)
-print(f"PSNR {psnr(recorded, clean):.1f} dB as recorded, {psnr(enhanced, clean):.1f} dB enhanced")
-print(f"SSIM {ssim(recorded, clean):.2f} as recorded, {ssim(enhanced, clean):.2f} enhanced")
-print("carried along:", ", ".join(str(name) for name in enhanced.coords))
+for name, image in {"recorded": recorded, "enhanced": enhanced}.items():
+    print(f"{name}: PSNR {psnr(image, clean):.1f} dB, SSIM {ssim(image, clean):.2f}")
+print("coordinates:", ", ".join(str(name) for name in enhanced.coords))
 
 fig, axes = plt.subplots(1, 3, figsize=(12, 4.3), layout="constrained")
-for ax, (title, image) in zip(axes, {"recorded": recorded, "enhanced": enhanced, "truth": clean}.items(), strict=True):
+for ax, (title, image) in zip(
+    axes,
+    {"recorded": recorded, "enhanced": enhanced, "truth": clean}.items(),
+    strict=True,
+):
     show_image(image, ax, title)
 
 # %%
-# What was taken away, and where the network is unsure
-# ----------------------------------------------------
-# The residual, what was recorded less what came out, should be noise and nothing else: no lattice, no edges. Where its
-# spectrum shows the peaks of the lattice, some of the specimen went with the noise. The spread of the four answers is
-# no error bar. It is large where the answer depends on how the question is put, and says nothing of what all four have
-# in common.
+# Residual and spread
+# -------------------
+# The residual, recorded minus enhanced image, should be noise alone: no lattice, no
+# edges. Peaks of the lattice in its spectrum show that part of the specimen was removed
+# with the noise. The spread of the four results is not an error bar: it does not
+# contain errors that all four have in common.
 
 residual = recorded - enhanced.drop_vars("recorded")
 
 
 def spectrum(image):
-    """The low frequencies of the power spectrum, where the lattice is, on a logarithmic scale."""
-    power = np.abs(np.fft.fftshift(np.fft.fft2(image.values - image.values.mean()))) ** 2
+    """Logarithm of the power spectrum at low frequencies, which contain the lattice."""
+    power = (
+        np.abs(np.fft.fftshift(np.fft.fft2(image.values - image.values.mean()))) ** 2
+    )
     return np.log10(1e-6 + power[80:177, 80:177])
 
 
 fig, axes = plt.subplots(1, 4, figsize=(16, 4.3), layout="constrained")
 show_image(residual, axes[0], "recorded - enhanced")
-show_image(enhanced.coords["uncertainty"], axes[1], "spread of four answers")
-show_image(spectrum(recorded), axes[2], "spectrum of what was recorded")
+show_image(enhanced.coords["uncertainty"], axes[1], "spread of the four results")
+show_image(spectrum(recorded), axes[2], "spectrum of the recorded image")
 show_image(spectrum(residual), axes[3], "spectrum of the residual")
 
 # %%
-# Measure on the recorded pixels, not on the enhanced ones: :class:`~stemkit.AtomDetector` does, when it is given an
-# enhanced image. It finds columns in what the network shows, and fits them to what was recorded.
+# Measure in the recorded pixels, not in the enhanced ones.
+# :class:`~stemkit.AtomDetector` does so for an enhanced image: it finds columns in the
+# enhanced image, and fits them in the recorded pixels.

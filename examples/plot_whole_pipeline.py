@@ -2,16 +2,17 @@
 From a recorded image to columns with error bars
 ================================================
 
-An image with known truth goes through the whole chain: its noise is measured, a network enhances it, and its
-atomic columns are found in the enhanced image and measured in the recorded one. Then everything is compared with
-the truth.
+All steps on an image with known truth: its noise is measured, a network enhances it,
+and its atomic columns are found in the enhanced image and measured in the recorded one.
+The results are compared with the truth.
 """
 
 # %%
-# An image whose truth is known
-# -----------------------------
-# The noise is given as standard deviations relative to the contrast of a bright column; lengths and the jitter of
-# the beam are in px. The synthesizer draws a crystal, what it looks like without noise, and a table of its columns.
+# An image with known truth
+# -------------------------
+# The noise is given as standard deviations relative to the contrast of a bright column;
+# lengths and the jitter of the beam are in px. The synthesizer draws a noisy image of a
+# crystal, the image without noise, and a table of its columns.
 
 # sphinx_gallery_thumbnail_number = 2
 import matplotlib.pyplot as plt
@@ -42,7 +43,11 @@ microscope = NoiseModel(
     pointwise=PointwiseNoise(readout=0.08, gain=0.03),
 )
 synthesizer = STEMSynthesizer(
-    noise=microscope, arrangements=("lattice",), spacing=0.14, pixel_size=0.01, random_state=11
+    noise=microscope,
+    arrangements=("lattice",),
+    spacing=0.14,
+    pixel_size=0.01,
+    random_state=11,
 )
 pairs, true_columns = synthesizer.sample(1, return_columns=True)
 recorded, truth = pairs["noisy"][0], pairs["enhance"][0]
@@ -51,22 +56,43 @@ print(recorded.stem.pixel_size, "nm per px,", len(true_columns), "columns")
 # %%
 # One pipeline
 # ------------
-# The first step measures the noise and writes it on the image, the second enhances and keeps the recorded pixels
-# with the result, the third looks for columns in the enhanced image and fits them in the recorded one, weighted by
-# the noise.
+# The first step measures the noise and stores it in the attributes of the image. The
+# second enhances the image and keeps the recorded pixels with the result. The third
+# finds columns in the enhanced image and fits them in the recorded one, weighted by the
+# noise.
 
-pipeline = Pipeline([("noise", NoiseCalibrator()), ("denoise", SFINDenoiser()), ("atoms", AtomDetector())])
+pipeline = Pipeline(
+    [
+        ("noise", NoiseCalibrator()),
+        ("denoise", SFINDenoiser()),
+        ("atoms", AtomDetector()),
+    ]
+)
 enhanced = pipeline[:-1].fit_transform(recorded)
 columns = pipeline[-1].fit_transform(enhanced)
-shown = ["y", "x", "y_err", "x_err", "amplitude", "amplitude_err", "sigma", "snr", "quality"]
+shown = [
+    "y",
+    "x",
+    "y_err",
+    "x_err",
+    "amplitude",
+    "amplitude_err",
+    "sigma",
+    "snr",
+    "quality",
+]
 good_columns(columns)[shown].head().round(4)
 
 # %%
-# ``pipeline.fit_transform(recorded)`` gives the same table; here the image is enhanced once, and the enhanced image is
-# at hand.
+# ``pipeline.fit_transform(recorded)`` gives the same table; here the image is enhanced
+# once, and the enhanced image is kept.
 
 fig, axes = plt.subplots(1, 3, figsize=(12, 4.3), layout="constrained")
-for ax, (title, image) in zip(axes, {"recorded": recorded, "enhanced": enhanced, "truth": truth}.items(), strict=True):
+for ax, (title, image) in zip(
+    axes,
+    {"recorded": recorded, "enhanced": enhanced, "truth": truth}.items(),
+    strict=True,
+):
     show_image(image, ax, title)
 
 # %%
@@ -83,10 +109,11 @@ print(f"gain: {quality['PSNR (dB)'].diff().iloc[-1]:.1f} dB")
 # %%
 # The columns
 # -----------
-# Circles mark measured columns, over the recorded image. The yellow ones carry a flag in ``quality``: they are within
-# three sigmas of the border, the fit failed or does not describe the pixels, the column is faint, or a neighbour is too
-# near. The table of :ref:`flags <quality>` lists them all, and :func:`~stemkit.detection.good_columns` selects the
-# columns whose numbers can be used with their errors.
+# Circles mark the measured columns in the recorded image. Yellow ones have a flag in
+# ``quality``: they are within three sigmas of the border, the fit failed or does not
+# describe the pixels, the column is faint, or a neighbour is too close. :ref:`quality`
+# lists all flags, and :func:`~stemkit.detection.good_columns` selects the columns whose
+# numbers can be used with their errors.
 
 fig, ax = plt.subplots(figsize=(6.5, 6.5), layout="constrained")
 show_columns(recorded, columns, ax)
@@ -94,24 +121,28 @@ show_columns(recorded, columns, ax)
 # %%
 flags = columns["quality"].to_numpy()
 for flag in Quality:
-    print(f"{flag.name}: {np.count_nonzero(flags & flag.value)} of {len(flags)} columns")
+    print(
+        f"{flag.name}: {np.count_nonzero(flags & flag.value)} of {len(flags)} columns"
+    )
 
 # %%
-# A found column is matched with a true one if they are less than a third of the spacing apart.
+# A found column is matched with a true one if they are less than a third of the spacing
+# apart.
 
 third = pipeline["atoms"].spacing_ / 3
 match = match_columns(columns[["y", "x"]], true_columns[["y", "x"]], third)
 print(f"precision {match.precision:.3f}, recall {match.recall:.3f}, F1 {match.f1:.3f}")
 
 # %%
-# Are the error bars true?
-# ------------------------
-# The pull of a measurement is its error divided by the standard deviation that is stated for it. If those are right
-# and complete, pulls are normal with a standard deviation of 1.
+# Are the errors correct?
+# -----------------------
+# The pull of a measurement is its error divided by its stated error. If the stated
+# errors are correct and complete, pulls are normal with a standard deviation of 1.
 #
-# The stated errors ``y_err`` and ``x_err`` hold for counting, electronics and streaks. What the jitter of the beam
-# adds along x stands beside them as ``x_jitter`` and is added in quadrature here. To tell the two apart, the same
-# specimen is recorded a second time, with the pointwise noise alone.
+# The stated errors ``y_err`` and ``x_err`` contain counting noise, readout noise and
+# streaks. The contribution of the jitter along x is ``x_jitter``, which is added in
+# quadrature here. To separate the two, the same specimen is recorded a second time with
+# pointwise noise alone.
 
 
 def compare(image):
@@ -120,19 +151,29 @@ def compare(image):
     paired = match_columns(found[["y", "x"]], true_columns[["y", "x"]], third)
     measured = found.iloc[paired.found].reset_index(drop=True)
     true = true_columns.iloc[paired.true].reset_index(drop=True)
-    stated = {"y": measured["y_err"], "x": np.hypot(measured["x_err"], measured["x_jitter"])}
-    return {axis: ((measured[axis] - true[axis]) * 1e3, stated[axis] * 1e3) for axis in "yx"}
+    stated = {
+        "y": measured["y_err"],
+        "x": np.hypot(measured["x_err"], measured["x_jitter"]),
+    }
+    return {
+        axis: ((measured[axis] - true[axis]) * 1e3, stated[axis] * 1e3) for axis in "yx"
+    }
 
 
-quiet = NoiseModel(contrast=microscope.contrast, level=microscope.level, pointwise=microscope.pointwise)
-recordings = {"pointwise noise alone": quiet.apply(truth, random_state=1), "all of the noise": recorded}
+quiet = NoiseModel(
+    contrast=microscope.contrast, level=microscope.level, pointwise=microscope.pointwise
+)
+recordings = {
+    "pointwise noise alone": quiet.apply(truth, random_state=1),
+    "all noise": recorded,
+}
 results = {name: compare(image) for name, image in recordings.items()}
 
 rows = {
     (name, axis): {
         "RMS error (pm)": np.sqrt(np.mean(error**2)),
         "stated, RMS (pm)": np.sqrt(np.mean(stated**2)),
-        "deviation of pulls": np.std(error / stated),
+        "std of pulls": np.std(error / stated),
         "columns": len(error),
     }
     for name, by_axis in results.items()
@@ -144,14 +185,25 @@ print(pd.DataFrame(rows).T.round(3).to_string())
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained", sharey=True)
 bins = np.linspace(-5, 5, 31)
 for ax, (name, by_axis) in zip(axes, results.items(), strict=True):
-    for (axis, (error, stated)), colour in zip(by_axis.items(), ("tab:blue", "tab:orange"), strict=True):
-        ax.hist(error / stated, bins, density=True, histtype="step", linewidth=1.5, color=colour, label=f"along {axis}")
+    for (axis, (error, stated)), colour in zip(
+        by_axis.items(), ("tab:blue", "tab:orange"), strict=True
+    ):
+        ax.hist(
+            error / stated,
+            bins,
+            density=True,
+            histtype="step",
+            linewidth=1.5,
+            color=colour,
+            label=f"along {axis}",
+        )
     ax.plot(bins, norm.pdf(bins), "k--", linewidth=1, label="unit normal")
     ax.set(title=name, xlabel="error / stated error")
 axes[0].set_ylabel("density")
 axes[0].legend(frameon=False)
 
 # %%
-# The deviation of the pulls is the ratio of what happened to what was stated. Overlapping columns are fitted together,
-# and that the neighbours are not known exactly is in the errors. What the network overlooks, and columns that are no
-# Gaussians on a level background, are not, or only in part.
+# The standard deviation of the pulls is the ratio of the actual to the stated errors.
+# Overlapping columns are fitted together, and their errors contain the uncertainty of
+# the neighbours. They do not contain, or only in part, the influence of overlooked
+# columns, of non-Gaussian columns and of a varying background.

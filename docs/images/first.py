@@ -1,7 +1,7 @@
-"""The README's first figure: ``python docs/images/first.py``, written beside this file as ``first.png``.
+"""The first figure of the README: ``python docs/images/first.py`` writes ``first.png`` into the folder of this file.
 
-A multislice image (abTEM, frozen phonons) of silicon atoms in graphene that stemkit's training never saw, with the
-noise of counted electrons and a scan; what is measured on it is measured blindly.
+A multislice image (abTEM, frozen phonons) of silicon atoms in graphene that was not used in training, with counting
+noise and streaks. The pipeline has no information on the truth.
 """
 
 from __future__ import annotations
@@ -18,18 +18,25 @@ from stemkit.benchmark import simulated
 from stemkit.metrics import match_columns, psnr
 from stemkit.plotting import show_columns, show_image
 
-CRYSTAL, DOSE, SHOWN = "graphene_silicon", 40.0, 176
+CRYSTAL = "graphene_silicon"
+#: Electrons per pixel at the brightest point, above the darkest (chosen).
+DOSE = 40.0
+#: Background, as a fraction of the dose (chosen).
+BACKGROUND = 0.05
+#: Edge of the simulated image, and of the part that is shown, px (chosen).
+SIZE = 384
+SHOWN = 176
 
 
 def main(crystal: str = CRYSTAL, dose: float = DOSE, shown: int = SHOWN) -> None:
-    clean, truth = simulated(crystal, "haadf", shape=(384, 384), pixel_size=0.01)
+    clean, truth = simulated(crystal, "haadf", shape=(SIZE, SIZE), pixel_size=0.01)
     level, contrast = float(clean.min()), float(np.ptp(clean.values))
     microscope = NoiseModel(
         contrast,
         level,
         "haadf",
         scan=ScanNoise(amplitude=0.03, length=20.0),
-        pointwise=PointwiseNoise.counted(dose, background=0.05 * dose),
+        pointwise=PointwiseNoise.counted(dose, background=BACKGROUND * dose),
     )
     recorded = microscope.apply(clean, random_state=0).assign_attrs(mode="haadf")
     pipeline = Pipeline([("noise", NoiseCalibrator()), ("denoise", SFINDenoiser()), ("atoms", AtomDetector())])
@@ -43,11 +50,11 @@ def main(crystal: str = CRYSTAL, dose: float = DOSE, shown: int = SHOWN) -> None
     )
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.45), layout="constrained")
     heavy = truth.loc[truth["weight"] > 0.9 * truth["weight"].max(), ["y_px", "x_px"]].to_numpy()
-    centre = heavy[np.argmin(np.hypot(*(heavy - 192).T))].round().astype(int)
+    centre = heavy[np.argmin(np.hypot(*(heavy - SIZE / 2).T))].round().astype(int)
     part = {d: slice(max(0, c - shown // 2), c + shown // 2) for d, c in zip(("y", "x"), centre, strict=True)}
     show_image(recorded.isel(part), axes[0], f"recorded, {dose:g} electrons per pixel on silicon")
     show_image(enhanced.isel(part), axes[1], "enhanced")
-    show_columns(recorded.isel(part), columns, axes[2], "measured on the recorded pixels", error_scale=5.0)
+    show_columns(recorded.isel(part), columns, axes[2], "measured in the recorded pixels", error_scale=5.0)
     figure.savefig(Path(__file__).with_name("first.png"), dpi=110)
 
 

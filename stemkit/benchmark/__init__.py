@@ -1,9 +1,9 @@
-"""Fixed images and scores on which methods are compared."""
+"""Images with known truth, scores and tables for the comparison of methods."""
 
+from stemkit.benchmark.evaluation import Method, evaluate, summary
 from stemkit.benchmark.frames import FrameComparison, compare_frames, repeat_frames
 from stemkit.benchmark.scenes import SETS, Scenes, scenes
-from stemkit.benchmark.simulated import SIMULATED, made_by, simulated
-from stemkit.benchmark.table import Method, evaluate, summary
+from stemkit.benchmark.simulated import SIMULATED, simulated, simulation_parameters
 from stemkit.benchmark.truths import HOSTS, TRUTHS, Host, Planted, Truth
 
 __all__ = [
@@ -19,9 +19,9 @@ __all__ = [
     "Truth",
     "compare_frames",
     "evaluate",
-    "made_by",
     "repeat_frames",
     "scenes",
     "simulated",
+    "simulation_parameters",
     "summary",
 ]

@@ -1,4 +1,4 @@
-"""Time and memory that methods take, each in a process of its own."""
+"""Time and memory of methods, each measured in its own process."""
 
 from __future__ import annotations
 
@@ -7,74 +7,124 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import xarray as xr
 from tqdm import tqdm
 
 from stemkit import NoiseCalibrator, NoiseModel, PointwiseNoise, STEMSynthesizer
-from stemkit.benchmark.contestants import Contestant
+from stemkit.benchmark.methods import MethodSpec
 from stemkit.synthesis import lattice, planar_cell
 
-__all__ = ["SIZES", "cost_table"]
+__all__ = ["SIZES", "Cost", "cost_table"]
 
+#: Edges of the images, px (chosen).
 SIZES = (512, 1024)
-#: The noise calibration, which denoisers that ask for the noise need once for an image.
+#: Row of the noise calibration, which denoisers that need the noise run once per image.
 CALIBRATION = "noise calibration"
+#: Edge of the part on which a method runs once before it is measured, px (chosen): libraries are loaded then.
+WARM_UP = 64
+#: Number of runs, of which the fastest counts (chosen).
+RUNS = 2
+#: Spacing of the crystal's columns, px, electrons per pixel at the brightest ones, and background electrons (chosen).
+SPACING = 14.0
+DOSE = 10.0
+BACKGROUND = 2.0
+#: Characters of a failed process's error output that are quoted.
+QUOTED = 500
 
 
-def cost_table(rows: Sequence[Contestant], *, sizes: Sequence[int] = SIZES, verbose: bool = True) -> pd.DataFrame:
-    """Seconds, and peak memory beyond what Python and the libraries take, for square images of a crystal.
+@dataclass(frozen=True)
+class Cost:
+    """Cost of one method on one image.
 
-    The image says its noise: calibration is a row of its own.
+    Attributes
+    ----------
+    seconds : float
+        Of wall-clock time, in the faster of two runs.
+    gib : float
+        Peak memory of the first run, GiB, beyond that of Python and the libraries; NaN if the system does not state it.
+    """
+
+    seconds: float
+    gib: float
+
+
+def cost_table(rows: Sequence[MethodSpec], *, sizes: Sequence[int] = SIZES, verbose: bool = True) -> pd.DataFrame:
+    """Time and peak memory for square images of a crystal with known noise.
+
+    Parameters
+    ----------
+    rows : sequence of MethodSpec
+        Those that return an image and can be run are measured, and the noise calibration.
+    sizes : sequence of int
+        Edges of the images, px.
+    verbose : bool
+        Show progress.
 
     Returns
     -------
     DataFrame
-        ``method, px, seconds, GiB``: the better of two runs, and the first one's memory.
+        ``method, px, seconds, GiB``, as in :class:`Cost`.
+
+    Raises
+    ------
+    OSError
+        If the process of a method fails.
     """
+    calibration = MethodSpec(CALIBRATION, "stemkit:NoiseCalibrator")
+    measured = [row for row in [*rows, calibration] if row.import_path and not row.unavailable and not row.is_locator]
     table = []
-    everyone = [*rows, Contestant(CALIBRATION, "stemkit:NoiseCalibrator")]
-    for row in tqdm(
-        [row for row in everyone if row.place and not row.missing and not row.locates], desc="cost", disable=not verbose
-    ):
+    for row in tqdm(measured, desc="cost", disable=not verbose):
         for size in sizes:
-            parameters = {k: str(v) if isinstance(v, Path) else v for k, v in row.parameters.items()}
-            asked = json.dumps([row.name, row.place, parameters, size])
-            call = [sys.executable, "-m", "stemkit.benchmark.cost", asked]
-            done = subprocess.run(call, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise OSError(f"{row.name} failed on {size} px: {done.stderr.strip()[-500:]}")
-            seconds, gib = json.loads(done.stdout.splitlines()[-1])
-            table.append((row.name, size, seconds, gib))
+            cost = _in_own_process(row, size)
+            table.append((row.name, size, cost.seconds, cost.gib))
     return pd.DataFrame(table, columns=["method", "px", "seconds", "GiB"])
 
 
-def _one(name: str, place: str, parameters: dict[str, object], size: int) -> tuple[float, float]:
-    method = Contestant(name, place, parameters).method()
-    crystal = lattice(
-        planar_cell("square", basis=[(0, 0), (0.5, 0.5)], amplitude=[1.0, 0.6]), (size, size), spacing=14.0
-    )
-    noise = NoiseModel(pointwise=PointwiseNoise.counted(10.0, background=2.0))
-    synthesizer = STEMSynthesizer(shape=(size, size), noise=noise, random_state=0)
-    image = synthesizer.record(crystal).isel(image=0)["noisy"]
-    if not isinstance(method, NoiseCalibrator):
-        image.attrs["noise"] = json.dumps({"pixel_size": image.stem.pixel_size, **noise.to_dict()})
-    method.fit(image[:64, :64]).transform(image[:64, :64])
-    before, times = _peak(), []
-    for _ in range(2):
+def _in_own_process(row: MethodSpec, size: int) -> Cost:
+    parameters = {k: str(v) if isinstance(v, Path) else v for k, v in row.parameters.items()}
+    argument = json.dumps([row.import_path, parameters, size])
+    call = [sys.executable, "-m", "stemkit.benchmark.cost", argument]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OSError(f"{row.name} failed on {size} px: {done.stderr.strip()[-QUOTED:]}")
+    return Cost(*json.loads(done.stdout.splitlines()[-1]))
+
+
+def _measured(import_path: str, parameters: dict[str, Any], size: int) -> Cost:
+    method = MethodSpec("", import_path, parameters).create()
+    image = _image(size, with_noise=not isinstance(method, NoiseCalibrator))
+    part = image[:WARM_UP, :WARM_UP]
+    method.fit(part).transform(part)
+    before, after, seconds = _peak_memory(), float("nan"), []
+    for run in range(RUNS):
         start = time.perf_counter()
         method.fit(image).transform(image)
-        times.append(time.perf_counter() - start)
-        if len(times) == 1:
-            peak = _peak()
-    return min(times), peak - before
+        seconds.append(time.perf_counter() - start)
+        after = _peak_memory() if run == 0 else after
+    return Cost(min(seconds), after - before)
 
 
-def _peak() -> float:
-    """Highest resident memory so far, GiB; NaN where the system does not tell.
+def _image(size: int, with_noise: bool) -> xr.DataArray:
+    """A recorded crystal, with the noise model in its attributes if requested."""
+    cell = planar_cell("square", basis=[(0, 0), (0.5, 0.5)], amplitude=[1.0, 0.6])
+    crystal = lattice(cell, (size, size), spacing=SPACING)
+    noise = NoiseModel(pointwise=PointwiseNoise.counted(DOSE, background=BACKGROUND))
+    synthesizer = STEMSynthesizer(shape=(size, size), noise=noise, random_state=0)
+    image = synthesizer.record(crystal).isel(image=0)["noisy"]
+    if with_noise:
+        image.attrs["noise"] = json.dumps({"pixel_size": image.stem.pixel_size, **noise.to_dict()})
+    return image
 
-    What ``getrusage`` gives begins with the peak of the process that started this one.
+
+def _peak_memory() -> float:
+    """Highest resident memory of this process, GiB; NaN where ``/proc`` is missing.
+
+    ``getrusage`` cannot be used: its value starts at the peak of the parent process.
     """
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
@@ -82,4 +132,5 @@ def _peak() -> float:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(_one(*json.loads(sys.argv[1]))))
+    cost = _measured(*json.loads(sys.argv[1]))
+    sys.stdout.write(json.dumps([cost.seconds, cost.gib]))

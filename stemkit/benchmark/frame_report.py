@@ -10,8 +10,8 @@ import pandas as pd
 import xarray as xr
 
 from stemkit.atomic import whole_file
-from stemkit.benchmark.contestants import RECORDED
 from stemkit.benchmark.frames import CEILING, FrameComparison
+from stemkit.benchmark.methods import RECORDED
 from stemkit.images import is_calibrated
 from stemkit.plotting import show_image
 
@@ -89,7 +89,7 @@ def printed_table(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def frames_figure(comparison: FrameComparison) -> Figure:
-    """Fourier ring correlations of all methods, and the middle of the first frame as each method gives it.
+    """Fourier ring correlations of all methods, and the middle of the first frame as denoised by each method.
 
     Parameters
     ----------

@@ -16,18 +16,18 @@ from tqdm import tqdm
 from stemkit import NoiseCalibrator
 from stemkit.benchmark import frame_scores
 from stemkit.benchmark.alignment import Alignment, align_frames
-from stemkit.benchmark.contestants import RECORDED, Contestant, contestants
+from stemkit.benchmark.evaluation import Method
 from stemkit.benchmark.frame_checks import checked_frames
 from stemkit.benchmark.frame_scores import Moments
+from stemkit.benchmark.methods import RECORDED, MethodSpec, compared_methods
 from stemkit.benchmark.rings import Rings, resolution, threshold_curve
 from stemkit.benchmark.smoothing import GaussianFilter, best_sigma
-from stemkit.benchmark.table import Method
 from stemkit.images import Images, pixel_sizes, resolve_mode
 
 __all__ = ["CEILING", "OTHERS", "FrameComparison", "compare_frames", "repeat_frames"]
 
-#: Estimators by name, a sequence of them, or rows of the other tables; None: all that need no training.
-Denoisers: TypeAlias = Mapping[str, Method | None] | Sequence[Method] | Sequence[Contestant] | None
+#: Estimators by name, a sequence of them, or rows of the tables; None: all methods that need no training.
+Denoisers: TypeAlias = Mapping[str, Method | None] | Sequence[Method] | Sequence[MethodSpec] | None
 CEILING = "ceiling"
 OTHERS = "mean of the others"
 GAUSSIAN = "Gaussian, best sigma"
@@ -107,11 +107,10 @@ def repeat_frames(
         At least three recorded frames: a stack ``(n_frames, n_y, n_x)`` with dims ``("image", "y", "x")`` or
         ``("frame", "y", "x")``, or a list of images of equal size. Frames that were denoised, interpolated from each
         other or averaged have dependent noise and must not be given.
-    denoisers : mapping of str to estimator, sequence of estimators or of Contestant, optional
+    denoisers : mapping of str to estimator, sequence of estimators or of MethodSpec, optional
         Each is fitted to each frame anew; None in a mapping stands for the recorded frame, which is always compared.
-        Default: the contestants of ``stemkit benchmark --rivals`` that need no training. To contestants the Gaussian
-        filter is added whose width gives the highest correlation on these frames: no Gaussian filter of another width
-        scores better.
+        Default: the methods of ``stemkit benchmark --external`` that need no training. To a sequence of MethodSpec, and
+        to the default, the Gaussian filter is added whose width gives the highest correlation on these frames.
     max_shift : float, optional
         Largest shift between two frames along each axis, px. Default: a quarter of the shorter side.
     mode : {"haadf", "bf"}, optional
@@ -184,7 +183,7 @@ def compare_frames(
     images = checked_frames(frames)
     values = np.stack([np.asarray(image.values, dtype=np.float64) for image in images])
     alignment = align_frames(values, max_shift=max_shift, verbose=verbose)
-    images = _in_one_mode(images, values, mode)
+    images = _with_common_mode(images, values, mode)
     methods = _methods(denoisers, values, alignment)
     if calibrate:
         images = [NoiseCalibrator().fit_transform(i) for i in tqdm(images, desc="noise", disable=not verbose)]
@@ -195,16 +194,16 @@ def compare_frames(
 # --- input -----------------------------------------------------------------------------------------------------------
 
 
-def _in_one_mode(images: list[xr.DataArray], values: NDArray, mode: str | None) -> list[xr.DataArray]:
-    """Frames with the mode that is given, or that their mean has."""
+def _with_common_mode(images: list[xr.DataArray], values: NDArray, mode: str | None) -> list[xr.DataArray]:
+    """Frames with the given mode, or that of their mean."""
     common = resolve_mode(images[0].copy(data=values.mean(axis=0)), mode)
     return [image.assign_attrs(mode=common) for image in images]
 
 
 def _methods(denoisers: Denoisers, frames: NDArray, alignment: Alignment) -> dict[str, Method | None]:
-    rows = contestants(rivals=True) if denoisers is None else denoisers
-    if not isinstance(rows, Mapping) and rows and all(isinstance(row, Contestant) for row in rows):
-        return _of_contestants(cast("Sequence[Contestant]", rows), frames, alignment)
+    rows = compared_methods(external=True) if denoisers is None else denoisers
+    if not isinstance(rows, Mapping) and rows and all(isinstance(row, MethodSpec) for row in rows):
+        return _created(cast("Sequence[MethodSpec]", rows), frames, alignment)
     named = dict(rows) if isinstance(rows, Mapping) else _by_class(cast("Sequence[Method]", rows))
     taken = {CEILING, OTHERS} & set(named)
     if taken:
@@ -214,16 +213,16 @@ def _methods(denoisers: Denoisers, frames: NDArray, alignment: Alignment) -> dic
     return named
 
 
-def _of_contestants(rows: Sequence[Contestant], frames: NDArray, alignment: Alignment) -> dict[str, Method | None]:
-    """The contestants that give an image and can be run, and the best Gaussian filter after the recorded frame."""
-    able = [row for row in rows if not (row.missing or row.locates or row.ablated)]
-    recorded = {row.name: row.method() for row in able if not row.place}
+def _created(rows: Sequence[MethodSpec], frames: NDArray, alignment: Alignment) -> dict[str, Method | None]:
+    """Methods that return an image and can be run, with the best Gaussian filter after the recorded frame."""
+    available = [row for row in rows if not (row.unavailable or row.is_locator or row.is_ablation)]
+    recorded = {row.name: row.create() for row in available if not row.import_path}
     gaussian = {GAUSSIAN: GaussianFilter(best_sigma(frames, alignment))}
-    return {**recorded, **gaussian, **{row.name: row.method() for row in able if row.place}}
+    return {**recorded, **gaussian, **{row.name: row.create() for row in available if row.import_path}}
 
 
 def _by_class(denoisers: Sequence[Method]) -> dict[str, Method | None]:
-    """Estimators by the names of their classes, numbered where there are several of one."""
+    """Estimators by the names of their classes, numbered if there are several of a class."""
     classes = [type(denoiser).__name__ for denoiser in denoisers]
     names = [n if classes.count(n) == 1 else f"{n} {classes[:k].count(n) + 1}" for k, n in enumerate(classes)]
     return dict(zip(names, denoisers, strict=True))
@@ -346,10 +345,10 @@ def _ceiling(recorded: NDArray) -> tuple[float, float]:
 
 
 def _resolution(frequency: NDArray, curves: NDArray, limit: NDArray) -> tuple[float, float]:
-    def of(frames: Sequence[int]) -> float:
+    def of_frames(frames: Sequence[int]) -> float:
         return resolution(frequency, curves[list(frames)].mean(axis=0), limit)
 
-    return of(range(len(curves))), float(frame_scores.jackknife_error(of, len(curves)))
+    return of_frames(range(len(curves))), float(frame_scores.jackknife_error(of_frames, len(curves)))
 
 
 # --- tables ------------------------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
-"""Where columns are found in what methods make of an image, beside what the electrons allow."""
+"""Errors of positions in enhanced images, relative to the Cramer-Rao bound of the recorded electrons."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -14,50 +14,76 @@ from tqdm import tqdm
 
 from stemkit import AtomDetector, NoiseModel, PointwiseNoise, STEMSynthesizer
 from stemkit.benchmark import scores
-from stemkit.benchmark.table import DOSES, Method
-from stemkit.benchmark.truths import BORDER, ELECTRONS, HOSTS, SHAPE
+from stemkit.benchmark.evaluation import DOSES, Method
+from stemkit.benchmark.truths import BACKGROUND, BORDER, HOSTS, SHAPE
 from stemkit.columns import fit_columns
 from stemkit.detection import Quality
 
-__all__ = ["displaced_crystal", "localisation_table"]
+__all__ = ["DisplacedCrystal", "displaced_crystal", "localisation_table"]
 
-#: Deviation of the columns' displacements along each axis, px: a method that draws a lattice does not know them.
-DISPLACED = 0.5
-#: A fit that ends further away from a column, px, is another's.
+#: Standard deviation of the columns' random displacements along each axis, px (chosen).
+DISPLACEMENT = 0.5
+#: A fit that ends farther than this from the true position, px, counts as lost (chosen).
 LOST = 3.0
+#: Name of the crystal among ``HOSTS``.
+HOST = "square"
+#: Seeds from here on are for this table: those of training are below 2**32.
 FIRST_SEED = 2**43
-#: From an image and places (y, x), px, to where columns are near them.
+#: Function of an image and first positions (y, x), px, that returns refined positions.
 Locator = Callable[[xr.DataArray, NDArray], NDArray]
-#: Row of what stemkit does: found in the network's image, measured on the recorded pixels.
+#: Row of stemkit's own measurement.
 MEASURED = "measured on the recorded pixels"
 
 
-def displaced_crystal(dose: float, seed: int) -> tuple[xr.DataArray, NDArray, NDArray, NDArray]:
-    """A recorded crystal of two sublattices whose columns all stand beside their places.
+@dataclass(frozen=True)
+class DisplacedCrystal:
+    """A recorded crystal with randomly displaced columns; columns near the border are left out.
+
+    Attributes
+    ----------
+    image : DataArray of shape (n_y, n_x)
+        Recorded image.
+    true : ndarray of shape (n, 2)
+        Positions of the columns (y, x), px.
+    ideal : ndarray of shape (n, 2)
+        Their sites in the perfect lattice (y, x), px.
+    heights : ndarray of shape (n,)
+        Heights relative to that of the brightest columns.
+    """
+
+    image: xr.DataArray
+    true: NDArray[np.float64]
+    ideal: NDArray[np.float64]
+    heights: NDArray[np.float64]
+
+
+def displaced_crystal(dose: float, seed: int) -> DisplacedCrystal:
+    """Simulate a crystal of two sublattices whose columns are displaced by 0.5 px RMS along each axis.
+
+    Parameters
+    ----------
+    dose : float
+        Electrons per pixel at the brightest column.
+    seed : int
 
     Returns
     -------
-    image : DataArray
-    true, ideal : ndarray of shape (n, 2)
-        Where columns away from the border are, and where they would be without displacement, (y, x) in px.
-    height : ndarray of shape (n,)
-        In parts of the brightest one's.
+    DisplacedCrystal
     """
-    host = HOSTS["square"]
     rng = np.random.default_rng(seed)
-    columns = host.columns(rng.random(2).tolist())
+    columns = HOSTS[HOST].columns(rng.random(2).tolist())
     moved = replace(
         columns,
-        y=columns.y + torch.as_tensor(rng.normal(0, DISPLACED, columns.y.shape)),
-        x=columns.x + torch.as_tensor(rng.normal(0, DISPLACED, columns.x.shape)),
+        y=columns.y + torch.as_tensor(rng.normal(0, DISPLACEMENT, columns.y.shape)),
+        x=columns.x + torch.as_tensor(rng.normal(0, DISPLACEMENT, columns.x.shape)),
     )
-    counts = PointwiseNoise.counted(dose, background=ELECTRONS["haadf"] * dose)
+    counts = PointwiseNoise.counted(dose, background=BACKGROUND["haadf"] * dose)
     noise = NoiseModel(1.0, 0.0, "haadf", pointwise=counts)
     synthesizer = STEMSynthesizer(shape=SHAPE, noise=noise, random_state=int(rng.integers(2**31)))
     image = synthesizer.record(moved).isel(image=0)["noisy"]
     true, ideal = moved.places[0].numpy(), columns.places[0].numpy()
     inner = columns.present[0].numpy() & ((ideal > BORDER) & (ideal < np.array(SHAPE) - 1 - BORDER)).all(axis=1)
-    return image, true[inner], ideal[inner], columns.amplitude[0].numpy()[inner]
+    return DisplacedCrystal(image, true[inner], ideal[inner], columns.amplitude[0].numpy()[inner])
 
 
 def localisation_table(
@@ -68,54 +94,86 @@ def localisation_table(
     n: int = 2,
     verbose: bool = True,
 ) -> pd.DataFrame:
-    """Errors of positions that least squares find in the images that methods give.
+    """Errors of positions from least-squares fits to enhanced images.
 
-    A Gaussian with a background is fitted to each column, all weights alike, from where a perfect lattice would have
-    it: a fit that goes nowhere knows nothing of the displacement. Beside them stands what stemkit does:
-    :class:`~stemkit.AtomDetector` on the recorded pixels, weighted by their noise; and what other functions find there,
-    ``locators``, from the recorded image and the same places.
+    A Gaussian with a background is fitted to each column, with equal weights, starting at the site of the perfect
+    lattice: a fit that does not move has no information on the displacement. For comparison, columns are measured on
+    the recorded pixels, by :class:`~stemkit.AtomDetector` with weights from the noise and by `locators`.
+
+    Parameters
+    ----------
+    methods : mapping of str to estimator
+        As in :func:`~stemkit.benchmark.evaluate`.
+    locators : mapping of str to callable, optional
+        Functions of the recorded image and the sites (y, x), px, that return positions.
+    doses : sequence of float
+        Electrons per pixel at the brightest column.
+    n : int
+        Images at each dose.
+    verbose : bool
+        Show progress.
 
     Returns
     -------
     DataFrame
-        ``method, dose, image``; ``rms px`` per axis; ``rms over limit``, in parts of the Cramer-Rao bound of each
-        column's electrons; ``slope`` of the displacements that were found on the true ones, 1 for the truth, 0 for a
-        perfect lattice; ``lost``, the part of columns whose fit failed or went elsewhere.
+        ``method, dose, image`` and
+
+        - ``rms px``: RMS error per axis;
+        - ``rms over limit``: RMS error relative to the Cramer-Rao bound of each column's electrons;
+        - ``slope`` of the fitted on the true displacements: 1 is correct, 0 is that of a perfect lattice;
+        - ``lost``: fraction of columns whose fit failed or ended at another column.
     """
     rows = []
-    sigma = HOSTS["square"].sigma
     for dose in tqdm(doses, desc="localisation", disable=not verbose):
         for i in range(n):
             seed = int(np.random.SeedSequence([FIRST_SEED, i, round(dose)]).generate_state(1)[0])
-            image, true, ideal, height = displaced_crystal(dose, seed)
-            limit = np.array([scores.photon_limit(dose * h, background=ELECTRONS["haadf"] * dose) for h in height])
-            found = {
-                name: _fitted(image if method is None else method.fit(image).transform(image), ideal, sigma)
-                for name, method in methods.items()
-            }
-            found |= {name: locate(image, ideal) for name, locate in (locators or {}).items()}
-            found[MEASURED] = _measured(image, ideal)
-            rows += [(name, dose, i, *_errors(places, true, ideal, limit)) for name, places in found.items()]
+            crystal = displaced_crystal(dose, seed)
+            positions = _all_positions(crystal, methods, locators or {})
+            limit = _error_limits(crystal, dose)
+            rows += [
+                {"method": k, "dose": dose, "image": i, **_errors(p, crystal, limit)} for k, p in positions.items()
+            ]
     return pd.DataFrame(rows, columns=["method", "dose", "image", "rms px", "rms over limit", "slope", "lost"])
 
 
-def _fitted(image: xr.DataArray, near: NDArray, sigma: float) -> NDArray:
-    fits = fit_columns(np.asarray(image.values, dtype=np.float64), near, sigma)
+def _all_positions(
+    crystal: DisplacedCrystal, methods: Mapping[str, Method | None], locators: Mapping[str, Locator]
+) -> dict[str, NDArray]:
+    """Positions by method, NaN where a fit failed."""
+    image, ideal = crystal.image, crystal.ideal
+    enhanced = {k: image if method is None else method.fit(image).transform(image) for k, method in methods.items()}
+    return {
+        **{name: _fitted(each, ideal) for name, each in enhanced.items()},
+        **{name: locate(image, ideal) for name, locate in locators.items()},
+        MEASURED: _measured(image, ideal),
+    }
+
+
+def _error_limits(crystal: DisplacedCrystal, dose: float) -> NDArray[np.float64]:
+    background = BACKGROUND["haadf"] * dose
+    return np.array([scores.position_error_limit(dose * h, background=background) for h in crystal.heights])
+
+
+def _fitted(image: xr.DataArray, start: NDArray) -> NDArray:
+    fits = fit_columns(np.asarray(image.values, dtype=np.float64), start, HOSTS[HOST].sigma)
     return np.where(fits.failed[:, None], np.nan, np.column_stack([fits.y, fits.x]))
 
 
-def _measured(image: xr.DataArray, near: NDArray) -> NDArray:
-    table = AtomDetector().fit(image).measure(image, near)
+def _measured(image: xr.DataArray, start: NDArray) -> NDArray:
+    table = AtomDetector().fit(image).measure(image, start)
     failed = (table["quality"].to_numpy() & Quality.FAILED) > 0
     return np.where(failed[:, None], np.nan, table[["y_px", "x_px"]].to_numpy())
 
 
-def _errors(places: NDArray, true: NDArray, ideal: NDArray, limit: NDArray) -> tuple[float, float, float, float]:
-    error = places - true
+def _errors(positions: NDArray, crystal: DisplacedCrystal, limit: NDArray) -> dict[str, float]:
+    error = positions - crystal.true
     kept = np.isfinite(error).all(axis=1) & (np.hypot(*error.T) < LOST)
     if not kept.any():
-        return float("nan"), float("nan"), float("nan"), 1.0
-    rms = float(np.sqrt((error[kept] ** 2).mean()))
-    over = float(np.sqrt(((error[kept] / limit[kept, None]) ** 2).mean()))
-    shown, asked = ((p - ideal)[kept].ravel() for p in (places, true))
-    return rms, over, float((shown @ asked) / (asked @ asked)), float(1 - kept.mean())
+        return {"rms px": np.nan, "rms over limit": np.nan, "slope": np.nan, "lost": 1.0}
+    fitted, true = ((each - crystal.ideal)[kept].ravel() for each in (positions, crystal.true))
+    return {
+        "rms px": float(np.sqrt((error[kept] ** 2).mean())),
+        "rms over limit": float(np.sqrt(((error[kept] / limit[kept, None]) ** 2).mean())),
+        "slope": float((fitted @ true) / (true @ true)),
+        "lost": float(1 - kept.mean()),
+    }

@@ -1,4 +1,4 @@
-"""What a benchmark leaves behind: all scores, the tables in Markdown, and pictures."""
+"""Files of the benchmark: all scores as CSV, the tables in Markdown, and a figure."""
 
 from __future__ import annotations
 
@@ -12,133 +12,164 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
+import xarray as xr
 
 from stemkit._version import __version__
 from stemkit.atomic import whole_file
-from stemkit.benchmark.contest import TABLES, Extent
-from stemkit.benchmark.contestants import Contestant
+from stemkit.benchmark.methods import MethodSpec
 from stemkit.benchmark.scenes import scenes
+from stemkit.benchmark.tables import TABLES, Extent, Table
 from stemkit.compute import describe_device, resolve_device
 from stemkit.denoising import NetworkInfo, load_weights
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Report", "made_with", "pictures"]
+__all__ = ["Report", "example_figure", "provenance"]
 
-#: Images of the sets that are shown, and the part of them, px.
-SHOWN = (("haadf", 0), ("haadf", 7), ("bf", 3), ("simulated", 15))
-PART = 128
+#: Set and index of the images in the figure (chosen).
+EXAMPLES = (("haadf", 0), ("haadf", 7), ("bf", 3), ("simulated", 15))
+#: Edge of the part of each image that the figure shows, px (chosen).
+SHOWN = 128
+#: Width and height of a panel, and height of the titles, inches (chosen).
+PANEL_WIDTH = 1.6
+PANEL_HEIGHT = 1.7
+TITLE_HEIGHT = 0.3
 
 
 class Report:
-    """Tables in a folder, one by one: what is there and was made alike is not made again.
+    """The tables in a folder. A table is computed again only if methods, code, weights, versions or extent changed.
 
     Parameters
     ----------
     folder : Path
-        Gets for each table ``NAME.csv``, all scores, ``NAME_table.csv`` and ``NAME.md``, what is printed; and
-        ``tables.md``, all that are there.
+        Gets for each table ``NAME.csv`` (all scores), ``NAME_table.csv`` and ``NAME.md`` (the printed table), and
+        ``tables.md`` with all tables in the folder.
     extent : Extent
-        How much is judged.
+        Number of images and conditions.
     """
 
     def __init__(self, folder: Path, extent: Extent):
         self.folder, self.extent = folder, extent
         folder.mkdir(parents=True, exist_ok=True)
 
-    def table(self, name: str, rows: Sequence[Contestant]) -> str:
-        """One of ``TABLES`` in Markdown: the one that is there where it was made alike, else made and written down."""
-        table = TABLES[name]
-        taken = [row for row in rows if table.takes(row)]
-        there, made = self.folder / f"{name}.md", made_with(taken, self.extent)
-        known = there.read_text(encoding="utf-8") if there.exists() else ""
-        if made in known:
-            return known
-        able = [row for row in taken if not row.missing]
-        scores = table.make(able, self.extent) if able else pd.DataFrame()
-        short = table.short(scores).rename_axis("method") if able else pd.DataFrame()
-        lines = [
-            f"## {table.title}",
-            table.shows,
-            *([str(short.to_markdown())] if able else []),
-            *_missing(taken),
-            made,
-        ]
-        text = "\n\n".join(lines) + "\n"
+    def table(self, name: str, rows: Sequence[MethodSpec]) -> str:
+        """One of ``TABLES`` in Markdown, read from the folder if it is up to date, otherwise computed and written."""
+        table, path = TABLES[name], self.folder / f"{name}.md"
+        included = [row for row in rows if table.includes(row)]
+        origin = provenance(included, self.extent)
+        previous = path.read_text(encoding="utf-8") if path.exists() else ""
+        if origin in previous:
+            return previous
+        return self._computed(name, table, included, origin)
+
+    def _computed(self, name: str, table: Table, rows: Sequence[MethodSpec], origin: str) -> str:
+        available = [row for row in rows if not row.unavailable]
+        scores = table.compute(available, self.extent) if available else pd.DataFrame()
+        summary = table.summarize(scores).rename_axis("method") if available else pd.DataFrame()
+        markdown = [str(summary.to_markdown())] if available else []
+        parts = [f"## {table.title}", table.description, *markdown, *_unavailable(rows), origin]
+        text = "\n\n".join(parts) + "\n"
         self._write(f"{name}.csv", scores.to_csv(index=False))
-        self._write(f"{name}_table.csv", short.to_csv())
+        self._write(f"{name}_table.csv", summary.to_csv())
         self._write(f"{name}.md", text)
-        parts = [self.folder / f"{each}.md" for each in TABLES]
-        self._write("tables.md", "\n".join(["# Benchmark\n", *(p.read_text("utf-8") for p in parts if p.exists())]))
+        self._write_all()
         return text
+
+    def _write_all(self) -> None:
+        paths = [self.folder / f"{name}.md" for name in TABLES]
+        texts = [path.read_text("utf-8") for path in paths if path.exists()]
+        self._write("tables.md", "\n".join(["# Benchmark\n", *texts]))
 
     def _write(self, name: str, text: str) -> None:
         with whole_file(self.folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 
-def made_with(rows: Sequence[Contestant], extent: Extent) -> str:
-    """Versions, machine, extent and weights, in Markdown, and a digest of all code and weights."""
-    here = [row for row in rows if not row.missing]
-    weights = {row.name: load_weights(row.parameters.get("weights", "auto"))[1] for row in here if row.learnt}
-    trained = [_trained(name, info) for name, info in weights.items()]
-    packages = [f"torch {torch.__version__}", f"numpy {np.__version__}", *(row.version for row in here if row.package)]
-    code = hashlib.sha256("\n".join([_code(), *(row.made_of for row in rows)]).encode()).hexdigest()
+def provenance(rows: Sequence[MethodSpec], extent: Extent) -> str:
+    """Versions, machine, extent and weights in Markdown, with a digest of the code and weights."""
+    available = [row for row in rows if not row.unavailable]
+    infos = {row.name: load_weights(row.parameters.get("weights", "auto"))[1] for row in available if row.is_network}
+    weights = ", ".join(_described(name, info) for name, info in infos.items()) or "none"
+    external = [row.version for row in available if row.package]
+    packages = ", ".join([f"torch {torch.__version__}", f"numpy {np.__version__}", *external])
+    digest = hashlib.sha256("\n".join([_code_digest(), *(row.fingerprint for row in rows)]).encode()).hexdigest()
     return (
-        f"*stemkit {__version__}, {', '.join(packages)}, Python {platform.python_version()}, "
-        f"{describe_device(resolve_device('auto'))}; {extent}; the images' seeds are fixed; weights: "
-        f"{', '.join(trained) or 'none'}; code and weights {code[:8]}.*"
+        f"*stemkit {__version__}, {packages}, Python {platform.python_version()}, "
+        f"{describe_device(resolve_device('auto'))}; {extent}; the seeds of the images are fixed; weights: {weights}; "
+        f"code and weights {digest[:8]}.*"
     )
 
 
-def _trained(name: str, info: NetworkInfo) -> str:
-    made = info.training
-    how = f"{made['images']} images, seed {made['seed']}" if "images" in made else "see its model card"
-    return f"{name} {info.sha256[:8]} ({how})"
+def _described(name: str, info: NetworkInfo) -> str:
+    training = info.training
+    origin = f"{training['images']} images, seed {training['seed']}" if "images" in training else "see its model card"
+    return f"{name} {info.sha256[:8]} ({origin})"
 
 
 @cache
-def _code() -> str:
-    """Of stemkit itself, and of the weights that ship."""
-    digest, home = hashlib.sha256(), Path(__file__).parents[1]
-    for path in sorted(home.rglob("*")):
+def _code_digest() -> str:
+    """Of stemkit's source files, and of the weights and images that ship."""
+    digest, package = hashlib.sha256(), Path(__file__).parents[1]
+    for path in sorted(package.rglob("*")):
         if path.suffix in (".py", ".safetensors", ".npz"):
-            digest.update(path.relative_to(home).as_posix().encode() + path.read_bytes())
+            digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 
 
-def _missing(rows: Sequence[Contestant]) -> list[str]:
-    """Who was not run, and why."""
-    missing = {row.name: row.missing for row in rows if row.missing}
-    why = {reason: [row for row in missing if missing[row] == reason] for reason in missing.values()}
-    parts = [f"{', '.join(names)} ({reason})" for reason, names in why.items()]
+def _unavailable(rows: Sequence[MethodSpec]) -> list[str]:
+    """A sentence on the methods that were not run, by reason."""
+    reasons = dict.fromkeys(row.unavailable for row in rows if row.unavailable)
+    parts = [f"{', '.join(row.name for row in rows if row.unavailable == each)} ({each})" for each in reasons]
     return [f"Not run: {'; '.join(parts)}."] if parts else []
 
 
-def pictures(rows: Sequence[Contestant]) -> Figure:
-    """What each method makes of the same images."""
+# --- figure ------------------------------------------------------------------------------------------------------
+
+
+def example_figure(rows: Sequence[MethodSpec]) -> Figure:
+    """Results of the methods on four images, on the grey scale of the true image.
+
+    Parameters
+    ----------
+    rows : sequence of MethodSpec
+
+    Returns
+    -------
+    matplotlib Figure
+    """
     from matplotlib.figure import Figure
 
-    shown = [row for row in rows if not row.missing and not row.locates and not row.ablated]
-    figure = Figure(figsize=(1.6 * (len(shown) + 1), 1.7 * len(SHOWN) + 0.3), layout="constrained")
-    axes = figure.subplots(len(SHOWN), len(shown) + 1, squeeze=False)
-    for k, (line, (which, index)) in enumerate(zip(axes, SHOWN, strict=True)):
-        pair = scenes(which, index + 1).pairs.isel(image=index)
-        mode = str(pair["mode"].values) if "mode" in pair.coords else which
-        noisy = pair["noisy"].drop_vars(("arrangement", "held_back", "mode"), errors="ignore").assign_attrs(mode=mode)
-        clean = pair["enhance"].values[:PART, :PART]
-        low, high = float(clean.min()), float(clean.max())
-        given = [noisy if (method := row.method()) is None else method.fit(noisy).transform(noisy) for row in shown]
-        for axis, values, name in zip(
-            line,
-            [*(np.asarray(i.values)[:PART, :PART] for i in given), clean],
-            [*(r.name for r in shown), "truth"],
-            strict=True,
-        ):
-            axis.imshow(values, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-            axis.set_xticks([])
-            axis.set_yticks([])
-            if k == 0:
-                axis.set_title(name.replace(", ", ",\n"), fontsize=7)
+    shown = [row for row in rows if not (row.unavailable or row.is_locator or row.is_ablation)]
+    n_columns = len(shown) + 1
+    size = (PANEL_WIDTH * n_columns, PANEL_HEIGHT * len(EXAMPLES) + TITLE_HEIGHT)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(EXAMPLES), n_columns, squeeze=False)
+    for k, (line, (name, index)) in enumerate(zip(axes, EXAMPLES, strict=True)):
+        noisy, clean = _example(name, index)
+        images = {row.name: _result(row, noisy) for row in shown} | {"truth": clean}
+        for axis, (title, image) in zip(line, images.items(), strict=True):
+            _draw(axis, image, clean, title if k == 0 else "")
     return figure
+
+
+def _example(name: str, index: int) -> tuple[xr.DataArray, xr.DataArray]:
+    """A noisy image and its truth."""
+    pair = scenes(name, index + 1).pairs.isel(image=index)
+    mode = str(pair["mode"].values) if "mode" in pair.coords else name
+    noisy = pair["noisy"].drop_vars(("arrangement", "held_back", "mode"), errors="ignore").assign_attrs(mode=mode)
+    return noisy, pair["enhance"]
+
+
+def _result(row: MethodSpec, noisy: xr.DataArray) -> xr.DataArray:
+    method = row.create()
+    return noisy if method is None else method.fit(noisy).transform(noisy)
+
+
+def _draw(axis: Axes, image: xr.DataArray, truth: xr.DataArray, title: str) -> None:
+    part, of_truth = (np.asarray(each.values)[:SHOWN, :SHOWN] for each in (image, truth))
+    axis.imshow(part, cmap="gray", vmin=of_truth.min(), vmax=of_truth.max(), interpolation="nearest")
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.set_title(title.replace(", ", ",\n"), fontsize=7)

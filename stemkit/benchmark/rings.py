@@ -14,7 +14,8 @@ from stemkit.benchmark.frame_scores import ceiling, signal_variance
 
 __all__ = ["Rings", "resolution", "threshold_curve"]
 
-#: Coefficients along a ring that a Hann window makes dependent: ``<w^4> / <w^2>^2`` (derived); a ring is one wide.
+#: Number of coefficients along a ring that a Hann window makes dependent, ``<w^4> / <w^2>^2`` (derived); a ring has a
+#: width of one coefficient.
 HANN_DEPENDENT = 35 / 18
 #: Signal-to-noise ratio of each of two images whose mean has half a bit per coefficient (van Heel and Schatz 2005).
 HALF_BIT_SNR = (math.sqrt(2) - 1) / 2

@@ -1,4 +1,4 @@
-"""The fixed sets of images on which methods are compared."""
+"""Fixed sets of images with known truth."""
 
 from __future__ import annotations
 
@@ -22,31 +22,42 @@ from stemkit.synthesis.rendering import render_targets
 __all__ = ["SETS", "Scenes", "scenes"]
 
 SHAPE = (256, 256)
-#: Images of a set; every other one has a structure that the training stream never draws.
+#: Images of a drawn set; every other one has a structure that training never draws (chosen).
 IMAGES = 100
-#: Seeds of the sets, hashed with each image's number: training, whose seeds are below 2**32, has others.
+#: Seeds of the sets, hashed with the index of the image; those of training are below 2**32.
 SEEDS = {"haadf": 2**40 + 1, "bf": 2**40 + 2, "simulated": 2**40 + 3}
-#: Distance of nearest columns, px: from undersampled to magnified.
-SPACING, HELD_BACK_SPACING = (4.0, 48.0), (6.0, 30.0)
-#: Counted electrons whose afterglow correlates them: noise that the training stream never draws.
-DOSES, AFTERGLOW = (2.0, 5.0, 15.0, 50.0), 0.3
-#: Expected electrons per pixel at a simulated image's brightest place, above its darkest.
+#: Range of the distance of nearest columns, px, in arrangements of the training (chosen): undersampled to magnified.
+SPACING = (4.0, 48.0)
+#: The same in structures that training never draws (chosen).
+HELD_BACK_SPACING = (6.0, 30.0)
+#: Electrons per pixel at a column where noise is counted (chosen).
+DOSES = (2.0, 5.0, 15.0, 50.0)
+#: Correlation of counted electrons along the row (chosen): training never combines the two.
+AFTERGLOW = 0.3
+#: Fraction of the structures that training never draws with counted electrons (chosen).
+COUNTED_FRACTION = 0.5
+#: Electrons per pixel without a column, at a dose of 1 (chosen).
+COUNTED_BACKGROUND = 0.2
+#: Expected electrons per pixel at the brightest point of a simulated image, above its darkest (chosen).
 SIMULATED_DOSES = (3.0, 10.0, 30.0)
-#: nm.
+#: Signals of the simulated images.
+SIGNALS = ("haadf", "abf", "bf")
+#: Pixel size, nm (chosen).
 PIXEL_SIZE = 0.01
 SETS = ("haadf", "bf", "simulated")
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """A set of images with their truth.
+    """A set of images with known truth.
 
-    Parameters
+    Attributes
     ----------
     name : str
     pairs : Dataset
-        ``noisy``, ``enhance``, and where they are defined ``detect`` and ``superresolve``, ``(image, y, x)``. The
-        coordinate ``arrangement`` names what each image shows; ``held_back`` marks what training never draws.
+        ``noisy``, ``enhance`` and, in the drawn sets, ``detect`` and ``superresolve``, each ``(image, y, x)``. The
+        coordinate ``arrangement`` names the structure of each image, ``held_back`` marks those that training never
+        draws.
     columns : DataFrame
         The true columns, as from ``STEMSynthesizer.sample``.
     """
@@ -60,16 +71,26 @@ class Scenes:
 
 
 def scenes(name: str = "haadf", n: int | None = None) -> Scenes:
-    """One of the fixed sets, or its first ``n`` images.
+    """One of the fixed sets, or its first `n` images.
 
     Parameters
     ----------
     name : {"haadf", "bf", "simulated"}
-        ``"haadf"`` and ``"bf"`` are 100 images of 256 px each: every arrangement that is drawn in training, from other
-        seeds, in turn with structures that training never draws, about half of those with noise that it never draws.
-        ``"simulated"`` are multislice images of five crystals in HAADF, ABF and BF, by abTEM; noise is added at three
-        doses, and the first few images have some of all.
+        ``"haadf"`` and ``"bf"`` are 100 images of 256 x 256 px each. Arrangements of the training, from other seeds,
+        alternate with structures that training never draws, half of which have noise that training never draws.
+        ``"simulated"`` are 45 multislice images (abTEM) of five crystals in HAADF, ABF and BF with noise at three
+        doses; the first images cover all crystals, signals and doses.
     n : int, optional
+        Default: all images.
+
+    Returns
+    -------
+    Scenes
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown or `n` is below 1.
 
     Examples
     --------
@@ -110,16 +131,15 @@ def _drawn_scenes(mode: str, n: int) -> Scenes:
 def _held_back(name: str, mode: str, generator: torch.Generator) -> Batch:
     low, high = np.log(HELD_BACK_SPACING)
     spacing = float(np.exp(low + (high - low) * float(torch.rand(1, generator=generator))))
-    columns = HELD_BACK[name](spacing, SHAPE, generator)
-    columns = _single(columns)
+    columns = _single_precision(HELD_BACK[name](spacing, SHAPE, generator))
     if mode == "bf":
         columns.amplitude = columns.amplitude.sqrt()
-    nothing = torch.zeros(1)
-    targets = render_targets(columns, SHAPE, torch.zeros(1, 1, 1), nothing, nothing + 2.0)
+    zero = torch.zeros(1)
+    targets = render_targets(columns, SHAPE, torch.zeros(1, 1, 1), zero, zero + 2.0)
     dark = torch.tensor([mode == "bf"])
     depth = targets.enhance.amax(dim=(1, 2)).clamp_min(1.0)
     noise = draw_noise(columns.spacing, generator, dark, depth)
-    if float(torch.rand(1, generator=generator)) < 0.5:
+    if float(torch.rand(1, generator=generator)) < COUNTED_FRACTION:
         noise = _counted(generator, noise, dark, depth)
     return Batch(add_noise(targets.enhance, noise, generator), targets, columns)
 
@@ -129,12 +149,12 @@ def _counted(
 ) -> NoiseParameters:
     dose = DOSES[int(torch.randint(len(DOSES), (1,), generator=generator))]
     noise.gain = torch.where(dark, -1.0, 1.0) / dose
-    noise.readout = torch.sqrt((0.2 + dark * depth) / dose)
+    noise.readout = torch.sqrt((COUNTED_BACKGROUND + dark * depth) / dose)
     noise.poisson, noise.correlation_x = torch.ones(1, dtype=torch.bool), torch.full((1,), AFTERGLOW)
     return noise
 
 
-def _single(columns: Columns) -> Columns:
+def _single_precision(columns: Columns) -> Columns:
     return Columns(**{k: v.float() if v.is_floating_point() else v for k, v in vars(columns).items()})
 
 
@@ -146,13 +166,12 @@ def _seed(name: str, image: int) -> int:
 
 
 def _cases() -> list[tuple[str, str, float]]:
-    """Crystals, signals and doses of the simulated images, in an order whose beginning has some of all."""
-    crystals, signals = list(SIMULATED), ("haadf", "abf", "bf")
+    """Crystals, signals and doses of the simulated images, in an order that covers all of them early."""
     cases = []
-    for turn in range(9):
-        for k, name in enumerate(crystals):
-            signal, dose = (turn + k) % 3, (turn // 3 + turn + 2 * k) % 3
-            cases.append((name, signals[signal], SIMULATED_DOSES[dose]))
+    for turn in range(len(SIGNALS) * len(SIMULATED_DOSES)):
+        for k, name in enumerate(SIMULATED):
+            signal, dose = (turn + k) % len(SIGNALS), (turn // 3 + turn + 2 * k) % len(SIMULATED_DOSES)
+            cases.append((name, SIGNALS[signal], SIMULATED_DOSES[dose]))
     return cases
 
 
@@ -162,7 +181,7 @@ def _simulated_scenes(n: int | None) -> Scenes:
         clean, columns = simulated(name, mode, shape=SHAPE)
         low, high = float(clean.min()), float(clean.max())
         dark = mode != "haadf"
-        # the level, dark or bright, is counted, too
+        # the electrons of the level between the columns are counted, too
         kind, level = ("bf", high) if dark else ("haadf", low)
         counts = PointwiseNoise.counted(dose, background=dose * level / (high - low), mode=kind)
         model = NoiseModel(high - low, level, kind, pointwise=counts)

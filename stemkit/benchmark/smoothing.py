@@ -14,7 +14,7 @@ from stemkit.benchmark.frame_scores import Moments, correlation
 
 __all__ = ["SIGMAS", "GaussianFilter", "best_sigma"]
 
-#: Standard deviations that are tried, px: steps of a tenth (chosen).
+#: Standard deviations that are tried, px, in steps of 10 % (chosen).
 SIGMAS = tuple(float(sigma) for sigma in np.round(0.4 * 1.1 ** np.arange(32), 3))
 
 
@@ -40,9 +40,9 @@ class GaussianFilter:
 
 
 def best_sigma(frames: NDArray, alignment: Alignment) -> float:
-    """The width of the filter whose results correlate best with the means of the other frames.
+    """The width of the filter whose results have the highest correlation with the means of the other frames.
 
-    It is chosen by the score itself: no Gaussian filter of one width scores better on these frames.
+    It maximises the score itself: no Gaussian filter of another width has a higher score on these frames.
 
     Parameters
     ----------

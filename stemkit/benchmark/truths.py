@@ -1,4 +1,4 @@
-"""Truth tests: images in which something is planted that a method may invent, lose or move."""
+"""Planted structures: crystals with vacancies, shifts and other changes that a method may invent, lose or move."""
 
 from __future__ import annotations
 
@@ -34,52 +34,65 @@ from stemkit.synthesis import (
 __all__ = ["HOSTS", "TRUTHS", "Host", "Planted", "Truth"]
 
 SHAPE = (256, 256)
-#: Crystals are turned by this many degrees.
+#: Angle of the crystals' first lattice vector to the x axis, degrees (chosen).
 ANGLE = 17.0
-#: Electrons where there is no column, for each that a column adds, or takes away in bright field.
-ELECTRONS = {"haadf": 0.1, "bf": 1.5}
-#: Part of the columns that are changed, the shift in px, and how far from the border columns are judged.
-PART, SHIFT, BORDER = 0.08, 1.5, 14.0
-#: The spread of the columns' heights.
-SPREAD = 0.2
+#: Electrons per pixel without a column, relative to those that a column adds or, in bright field, removes (chosen).
+BACKGROUND = {"haadf": 0.1, "bf": 1.5}
+#: Fraction of the columns that is changed (chosen).
+CHANGED_FRACTION = 0.08
+#: Displacement of shifted columns along x, px (chosen).
+SHIFT = 1.5
+#: Columns closer than this to the border are neither changed nor judged, px (chosen).
+BORDER = 14.0
+#: Standard deviation of the columns' relative heights, and the number of standard deviations at which it is clipped
+#: (chosen).
+HEIGHT_STD = 0.2
+HEIGHT_CLIP = 2.5
+#: Height of an interstitial, and factor of a substituted column's height (chosen).
+INTERSTITIAL_HEIGHT = 0.5
+SUBSTITUTED_FACTOR = 1.5
+#: Gaps closer than this to a changed column, in spacings, are not used for the background (chosen).
+CLEAR_OF_CHANGES = 0.8
+POSITION = ["y_px", "x_px"]
 
 
 @dataclass(frozen=True)
 class Host:
-    """A perfect crystal of two sublattices, the second dimmer, in which something is planted.
+    """A perfect crystal of two sublattices, the second one fainter.
 
     Parameters
     ----------
     cell : Cell
     spacing, sigma : float
-        Distance of nearest columns and their width, px.
-    between : tuple of (float, float)
-        From a brighter column to the darkest points, in fractions of the cell's vectors; an atom finds room at the
-        first.
+        Distance of nearest columns, and column width, px.
+    gaps : tuple of (float, float)
+        Vectors from a brighter column to the darkest points, in fractions of the cell's vectors. Interstitials are
+        inserted at the first.
     """
 
     cell: Cell
     spacing: float
     sigma: float
-    between: tuple[tuple[float, float], ...]
+    gaps: tuple[tuple[float, float], ...]
 
     def columns(self, origin: Sequence[float]) -> Columns:
+        """The columns of one image, with the origin (y, x) of the lattice in fractions of the cell."""
         start = (float(origin[0]), float(origin[1]))
         return lattice(self.cell, SHAPE, spacing=self.spacing, sigma=self.sigma, angle=ANGLE, origin=start)
 
     @property
     def vectors(self) -> NDArray[np.float64]:
-        """Of the unit cell, (y, x) in px."""
+        """Lattice vectors, one per row, (y, x) in px."""
         return lattice_vectors(self.cell, torch.tensor([self.spacing], dtype=torch.float64), ANGLE)[0].numpy()
 
     @property
-    def offsets(self) -> NDArray[np.float64]:
-        """``between``, (y, x) in px."""
-        return np.array(self.between) @ self.vectors
+    def gap_offsets(self) -> NDArray[np.float64]:
+        """``gaps``, (y, x) in px."""
+        return np.array(self.gaps) @ self.vectors
 
     @property
     def cell_area(self) -> float:
-        """Of the unit cell, px^2."""
+        """Area of the unit cell, px^2."""
         return float(abs(np.linalg.det(self.vectors)))
 
 
@@ -95,16 +108,18 @@ HOSTS = {
 
 @dataclass(frozen=True)
 class Planted:
-    """What was recorded, and what it is of.
+    """A recorded crystal with a planted structure.
 
     Parameters
     ----------
     host : Host
     mode : {"haadf", "bf"}
     dose : float
-        Electrons per pixel that the brightest column adds, or takes away in bright field.
-    crystal, columns : Columns
-        The perfect crystal, and what became of it.
+        Electrons per pixel that the brightest column adds, or removes in bright field.
+    crystal : Columns
+        The perfect crystal.
+    columns : Columns
+        The crystal with the planted structure.
     pair : Dataset
         One image: ``noisy``, ``enhance``, ``detect``, ``superresolve``.
     """
@@ -117,53 +132,56 @@ class Planted:
     pair: xr.Dataset
 
     @property
-    def electrons(self) -> float:
-        """Expected electrons per pixel where there is no column."""
-        return ELECTRONS[self.mode] * self.dose
+    def background(self) -> float:
+        """Expected electrons per pixel without a column."""
+        return BACKGROUND[self.mode] * self.dose
 
-    def at(self, which: torch.Tensor) -> NDArray[np.float64]:
-        """Places of some columns."""
-        return _places(self.columns, which)
-
-    @property
-    def gone(self) -> NDArray[np.float64]:
-        """Where columns were, away from the border."""
-        return _places(self.crystal, self.crystal.present & ~self.columns.present & _inner(self.crystal))
+    def positions(self, which: torch.Tensor) -> NDArray[np.float64]:
+        """Positions (y, x), px, of the columns selected by a boolean tensor."""
+        return _positions(self.columns, which)
 
     @property
-    def between(self) -> NDArray[np.float64]:
-        """The darkest points, away from what has been changed."""
-        whole = self.columns.defect == 0
-        bright = self.at(self.columns.present & (self.columns.species == 0) & whole & _inner(self.columns))
-        points = np.concatenate([bright + offset for offset in self.host.offsets])
-        changed = self.at(~whole)
-        return points[cKDTree(changed).query(points)[0] > 0.8 * self.host.spacing] if len(changed) else points
+    def removed_positions(self) -> NDArray[np.float64]:
+        """Positions (y, x), px, of removed columns away from the border."""
+        return _positions(self.crystal, self.crystal.present & ~self.columns.present & _inner(self.crystal))
 
-    def true_heights(self, places: NDArray) -> NDArray[np.float64]:
-        """By how much the truth stands above the darkest points at some places."""
+    @property
+    def gap_positions(self) -> NDArray[np.float64]:
+        """The darkest points (y, x), px, away from changed columns."""
+        unchanged = self.columns.defect == 0
+        bright = self.columns.present & (self.columns.species == 0) & unchanged & _inner(self.columns)
+        points = np.concatenate([self.positions(bright) + offset for offset in self.host.gap_offsets])
+        changed = self.positions(~unchanged)
+        if len(changed) == 0:
+            return points
+        return points[cKDTree(changed).query(points)[0] > CLEAR_OF_CHANGES * self.host.spacing]
+
+    def true_heights(self, positions: NDArray) -> NDArray[np.float64]:
+        """Intensities of the true image at some positions, above its darkest points."""
         clean, sign = self.pair["enhance"], mode_sign(self.mode)
-        return scores.heights(clean, places, sign=sign) - scores.heights(clean, self.between, sign=sign).mean()
+        level = scores.values_at(clean, self.gap_positions, sign=sign).mean()
+        return scores.values_at(clean, positions, sign=sign) - level
 
-    def found_at(self, found: pd.DataFrame, places: NDArray) -> float:
-        """Part of some places at which a column was found."""
-        if len(places) == 0:
+    def fraction_found(self, found: pd.DataFrame, positions: NDArray) -> float:
+        """Fraction of some positions at which a column was found; NaN without positions."""
+        if len(positions) == 0:
             return float("nan")
-        table = pd.DataFrame(places, columns=["y_px", "x_px"])
-        return scores.located(found, table, self.host.spacing).recall if len(found) else 0.0
+        table = pd.DataFrame(positions, columns=POSITION)
+        return scores.match_tables(found, table, self.host.spacing).recall if len(found) else 0.0
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Something that is planted, and how a method is judged on it.
+    """A structure that is planted in a crystal, and the scores of a method on it.
 
     Parameters
     ----------
     name : str
     plant : callable
-        From the host, the perfect crystal and a generator to what is recorded.
+        From the host, the columns of the perfect crystal and a generator to the columns that are recorded.
     judge : callable
-        From what was planted, the image that a method gave, its columns bright in bright field, too, and the table of
-        columns in it, to a dict of scores.
+        From the planted structure, a method's image (with bright columns in both modes) and the table of columns in it
+        to scores by name.
     """
 
     name: str
@@ -171,53 +189,71 @@ class Truth:
     judge: Callable[[Planted, xr.DataArray, pd.DataFrame], dict[str, float]]
 
     def record(self, dose: float, seed: int, *, host: str = "square", mode: str = "haadf") -> Planted:
-        """Plant it in one of ``HOSTS`` and record it at a dose."""
+        """Plant the structure in a crystal and record it.
+
+        Parameters
+        ----------
+        dose : float
+            Electrons per pixel that the brightest column adds, or removes in bright field.
+        seed : int
+        host : {"square", "honeycomb"}
+        mode : {"haadf", "bf"}
+
+        Returns
+        -------
+        Planted
+
+        Raises
+        ------
+        ValueError
+            If `host` or `mode` is unknown.
+        """
         if host not in HOSTS:
             raise ValueError(f"host must be one of {', '.join(map(repr, HOSTS))}, but is {host!r}")
-        if mode not in ELECTRONS:
-            raise ValueError(f"mode must be one of {', '.join(map(repr, ELECTRONS))}, but is {mode!r}")
-        # one for what is planted, one for the noise; the same for the same test however many there are
+        if mode not in BACKGROUND:
+            raise ValueError(f"mode must be one of {', '.join(map(repr, BACKGROUND))}, but is {mode!r}")
+        # the name is part of the seed, so that further structures do not change the images of the others
         key = [seed, *self.name.encode(), *host.encode(), *mode.encode(), round(1000 * dose)]
-        place, noisy = (int(n) for n in np.random.SeedSequence(key).generate_state(2))
-        generator = torch.Generator().manual_seed(place)
+        structure_seed, noise_seed = (int(n) for n in np.random.SeedSequence(key).generate_state(2))
+        generator = torch.Generator().manual_seed(structure_seed)
         crystal = HOSTS[host].columns(torch.rand(2, generator=generator).tolist())
         columns = self.plant(HOSTS[host], crystal, generator)
-        counts = PointwiseNoise.counted(dose, background=ELECTRONS[mode] * dose, mode=mode)
+        counts = PointwiseNoise.counted(dose, background=BACKGROUND[mode] * dose, mode=mode)
         noise = NoiseModel(1.0, 0.0, mode, pointwise=counts)
-        pair = STEMSynthesizer(shape=SHAPE, noise=noise, random_state=noisy).record(columns).isel(image=0)
+        pair = STEMSynthesizer(shape=SHAPE, noise=noise, random_state=noise_seed).record(columns).isel(image=0)
         return Planted(HOSTS[host], mode, dose, crystal, columns, pair.drop_vars("arrangement"))
 
 
-# --- what is planted ---------------------------------------------------------------------------------------------
+# --- planted structures ------------------------------------------------------------------------------------------
 
 
-def _minor(columns: Columns, part: float, g: torch.Generator) -> torch.Tensor:
-    """Some columns of the dimmer sublattice, away from the border."""
-    return subset(columns, part, g) & (columns.species == 1) & _inner(columns)
+def _faint(columns: Columns, fraction: float, g: torch.Generator) -> torch.Tensor:
+    """A random fraction of the columns, of which those of the fainter sublattice away from the border are selected."""
+    return subset(columns, fraction, g) & (columns.species == 1) & _inner(columns)
 
 
 def _vacancies(host: Host, columns: Columns, g: torch.Generator) -> Columns:
-    return removed(columns, _minor(columns, PART, g))
+    return removed(columns, _faint(columns, CHANGED_FRACTION, g))
 
 
 def _interstitials(host: Host, columns: Columns, g: torch.Generator) -> Columns:
-    near = subset(columns, PART / 2, g) & (columns.species == 0) & _inner(columns)
-    at = _places(columns, near) + host.offsets[0]
+    near = subset(columns, CHANGED_FRACTION / 2, g) & (columns.species == 0) & _inner(columns)
+    at = _positions(columns, near) + host.gap_offsets[0]
     inside = ((at > BORDER) & (at < np.array(SHAPE) - 1 - BORDER)).all(axis=1)
-    return inserted(columns, at[inside], 0.5, host.sigma)
+    return inserted(columns, at[inside], INTERSTITIAL_HEIGHT, host.sigma)
 
 
 def _substitutions(host: Host, columns: Columns, g: torch.Generator) -> Columns:
-    return substituted(columns, _minor(columns, PART, g), amplitude=1.5)
+    return substituted(columns, _faint(columns, CHANGED_FRACTION, g), amplitude=SUBSTITUTED_FACTOR)
 
 
 def _shifts(host: Host, columns: Columns, g: torch.Generator) -> Columns:
-    return shifted(columns, _minor(columns, PART, g), 0.0, SHIFT)
+    return shifted(columns, _faint(columns, CHANGED_FRACTION, g), 0.0, SHIFT)
 
 
-def _spread(host: Host, columns: Columns, g: torch.Generator) -> Columns:
-    factor = 1 + SPREAD * torch.randn(columns.y.shape, generator=g, dtype=torch.float64).clamp(-2.5, 2.5)
-    return replace(columns, amplitude=columns.amplitude * factor)
+def _heights(host: Host, columns: Columns, g: torch.Generator) -> Columns:
+    z = torch.randn(columns.y.shape, generator=g, dtype=torch.float64).clamp(-HEIGHT_CLIP, HEIGHT_CLIP)
+    return replace(columns, amplitude=columns.amplitude * (1 + HEIGHT_STD * z))
 
 
 def _edge(host: Host, columns: Columns, g: torch.Generator) -> Columns:
@@ -229,64 +265,66 @@ def _nothing(host: Host, columns: Columns, g: torch.Generator) -> Columns:
     return columns.where(torch.zeros_like(columns.present))
 
 
-# --- how it is judged --------------------------------------------------------------------------------------------
+# --- scores ------------------------------------------------------------------------------------------------------
 
 
 def _judge_vacancies(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -> dict[str, float]:
-    columns = planted.columns
-    alike = planted.at(columns.present & (columns.species == 1) & _inner(columns))
-    contrast = float(planted.true_heights(alike).mean())
-    left = scores.contrast_left(image, planted.gone, alike, planted.between, contrast=contrast)
-    return {"contrast left": left, "filled in": planted.found_at(found, planted.gone)}
+    columns, empty = planted.columns, planted.removed_positions
+    full = planted.positions(columns.present & (columns.species == 1) & _inner(columns))
+    contrast = float(planted.true_heights(full).mean())
+    left = scores.remaining_contrast(image, empty, full, planted.gap_positions, contrast=contrast)
+    return {"contrast left": left, "filled in": planted.fraction_found(found, empty)}
 
 
 def _judge_interstitials(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -> dict[str, float]:
     columns = planted.columns
-    new = planted.at(columns.present & (columns.defect == Defect.INTERSTITIAL))
-    # the part of what there is
+    new = planted.positions(columns.present & (columns.defect == Defect.INTERSTITIAL))
     contrast = float(planted.true_heights(new).mean())
-    shown = scores.contrast_left(image, new, new, planted.between, contrast=contrast)
-    return {"height shown": shown, "found": planted.found_at(found, new)}
+    height = scores.remaining_contrast(image, new, new, planted.gap_positions, contrast=contrast)
+    return {"height shown": height, "found": planted.fraction_found(found, new)}
 
 
 def _judge_substitutions(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -> dict[str, float]:
-    changed = planted.columns.defect > 0
-    others = (planted.columns.species == 1) & ~changed & _inner(planted.columns)
-    bright, usual = planted.at(changed), planted.at(others)
-    shown = scores.heights(image, bright).mean() - scores.heights(image, usual).mean()
-    true = planted.true_heights(bright).mean() - planted.true_heights(usual).mean()
-    return {"difference shown": float(shown / true)}
+    is_changed = planted.columns.defect > 0
+    is_other = (planted.columns.species == 1) & ~is_changed & _inner(planted.columns)
+    changed, others = planted.positions(is_changed), planted.positions(is_other)
+    difference = scores.values_at(image, changed).mean() - scores.values_at(image, others).mean()
+    true = planted.true_heights(changed).mean() - planted.true_heights(others).mean()
+    return {"difference shown": float(difference / true)}
 
 
 def _judge_shifts(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -> dict[str, float]:
-    changed = planted.columns.defect > 0
-    places = planted.at(changed)
-    match = scores.located(found, pd.DataFrame(places, columns=["y_px", "x_px"]), planted.host.spacing)
+    is_changed = planted.columns.defect > 0
+    true = planted.positions(is_changed)
+    match = scores.match_tables(found, pd.DataFrame(true, columns=POSITION), planted.host.spacing)
     if len(match.found) == 0:
         return {"found": 0.0, "bias": float("nan"), "rms over limit": float("nan")}
-    ours = found[["y_px", "x_px"]].to_numpy()[match.found]
-    bias, rms = scores.shift_errors(ours, places[match.true], (0.0, 1.0))
-    height = float(planted.columns.amplitude[changed].mean())
-    limit = scores.photon_limit(planted.dose * height, background=planted.electrons, mode=planted.mode)
+    matched = found[POSITION].to_numpy()[match.found]
+    bias, rms = scores.shift_errors(matched, true[match.true], (0.0, 1.0))
+    height = float(planted.columns.amplitude[is_changed].mean())
+    limit = scores.position_error_limit(planted.dose * height, background=planted.background, mode=planted.mode)
     return {"found": match.recall, "bias": bias / SHIFT, "rms over limit": rms / limit}
 
 
-def _judge_spread(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -> dict[str, float]:
+def _judge_heights(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -> dict[str, float]:
     slopes, columns = {}, planted.columns
     for species in (0, 1):
-        at = planted.at((columns.species == species) & _inner(columns) & columns.present)
-        slope = scores.intensity_slope(scores.heights(image, at), planted.true_heights(at))
+        at = planted.positions((columns.species == species) & _inner(columns) & columns.present)
+        slope = scores.intensity_slope(scores.values_at(image, at), planted.true_heights(at))
         slopes[f"slope of sublattice {species}"] = slope
     return slopes
 
 
 def _judge_edge(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -> dict[str, float]:
-    there = planted.at(planted.columns.present & _inner(planted.columns))
-    return {"invented beyond": planted.found_at(found, planted.gone), "found": planted.found_at(found, there)}
+    present = planted.positions(planted.columns.present & _inner(planted.columns))
+    return {
+        "invented beyond": planted.fraction_found(found, planted.removed_positions),
+        "found": planted.fraction_found(found, present),
+    }
 
 
 def _judge_nothing(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -> dict[str, float]:
-    noise = np.sqrt(planted.electrons) / planted.dose
+    noise = np.sqrt(planted.background) / planted.dose
     cells = image.size / planted.host.cell_area
     return {"columns per cell": len(found) / cells, "rms over noise": float(np.std(image.values)) / noise}
 
@@ -298,7 +336,7 @@ TRUTHS = {
         Truth("interstitials", _interstitials, _judge_interstitials),
         Truth("substitutions", _substitutions, _judge_substitutions),
         Truth("shifted columns", _shifts, _judge_shifts),
-        Truth("spread of heights", _spread, _judge_spread),
+        Truth("spread of heights", _heights, _judge_heights),
         Truth("edge", _edge, _judge_edge),
         Truth("nothing", _nothing, _judge_nothing),
     )
@@ -313,5 +351,5 @@ def _inner(columns: Columns) -> torch.Tensor:
     return y_in & (columns.x > BORDER) & (columns.x < SHAPE[1] - 1 - BORDER)
 
 
-def _places(columns: Columns, which: torch.Tensor) -> NDArray[np.float64]:
+def _positions(columns: Columns, which: torch.Tensor) -> NDArray[np.float64]:
     return np.asarray(columns.places[0][which[0]], dtype=float)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from stemkit.cli.common import add_device_argument, add_metadata_arguments
 
 if TYPE_CHECKING:
-    from stemkit.benchmark.contestants import Contestant
+    from stemkit.benchmark.methods import MethodSpec
 
-#: Names of the tables, those of :data:`stemkit.benchmark.contest.TABLES`.
+#: Names of the tables, those of :data:`stemkit.benchmark.tables.TABLES`.
 NAMES = ("enhancement", "detection", "superresolution", "truths", "localisation", "cost", "ablations")
 
 
@@ -23,14 +23,16 @@ def add_to(subparsers: Any) -> None:
         "benchmark",
         help="compare methods on images with known truth",
         description="Compare methods on images with known truth and print the tables. They are written in Markdown, "
-        "with all scores as CSV and pictures. Networks whose weights stemkit does not contain are trained first with "
+        "with all scores as CSV and a figure. Networks whose weights stemkit does not contain are trained first with "
         "--train, which takes hours without a GPU; after an interruption, or the end of --minutes, the same call "
         "resumes.",
     )
     parser.add_argument("--quick", action="store_true", help="use 20 images of each set: minutes instead of an hour")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=list(NAMES), metavar="TABLE", help=", ".join(NAMES))
     parser.add_argument("--add", nargs="+", default=[], metavar="MODULE:CLASS", help="also compare these estimators")
-    parser.add_argument("--rivals", action="store_true", help="also compare bm3d and atomap, if they are installed")
+    parser.add_argument(
+        "--external", action="store_true", help="also compare the packages bm3d and atomap, if they are installed"
+    )
     parser.add_argument("--train", type=int, metavar="IMAGES", help="train each network on this number of images")
     parser.add_argument("--seed", type=int, default=7, help="seed of the training (default: 7)")
     parser.add_argument("--minutes", type=float, help="stop training after this time; the next call resumes it")
@@ -60,11 +62,11 @@ def add_to(subparsers: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Train networks if requested, compare the methods, and write the tables and pictures."""
+    """Train networks if requested, compare the methods, and write the tables and the figure."""
     from stemkit.atomic import whole_file
-    from stemkit.benchmark.contest import FULL, QUICK
-    from stemkit.benchmark.contestants import contestants
-    from stemkit.benchmark.report import Report, pictures
+    from stemkit.benchmark.methods import compared_methods
+    from stemkit.benchmark.report import Report, example_figure
+    from stemkit.benchmark.tables import FULL, QUICK
 
     networks = arguments.output / "networks"
     if arguments.train is not None and not train(networks, arguments):
@@ -72,19 +74,19 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.add:
         sys.path.insert(0, str(Path.cwd()))  # modules in the current folder, as with python -m
-    rows = contestants(networks, rivals=arguments.rivals, add=arguments.add, quick=arguments.quick)
+    rows = compared_methods(networks, external=arguments.external, add=arguments.add, quick=arguments.quick)
     if arguments.frames:
         return compare_on_frames(rows, arguments)
     report = Report(arguments.output, QUICK if arguments.quick else FULL)
     for name in arguments.only:
         print(report.table(name, rows), flush=True)
     with whole_file(arguments.output / "pictures.png") as temporary:
-        pictures(rows).savefig(temporary, dpi=200, format="png")
+        example_figure(rows).savefig(temporary, dpi=200, format="png")
     print(arguments.output / "tables.md")
     return 0
 
 
-def compare_on_frames(rows: Sequence[Contestant], arguments: argparse.Namespace) -> int:
+def compare_on_frames(rows: Sequence[MethodSpec], arguments: argparse.Namespace) -> int:
     """Compare the methods on repeat frames; print the table and write it with the figure."""
     from stemkit import read
     from stemkit.benchmark.frame_report import write_frames
@@ -105,18 +107,21 @@ def compare_on_frames(rows: Sequence[Contestant], arguments: argparse.Namespace)
 
 
 def train(folder: Path, arguments: argparse.Namespace) -> bool:
-    """Train the networks of the tables; False if the time ended before."""
-    from stemkit.benchmark.entrants import ABLATIONS, ENTRANTS, SFIN_ALIKE, train_entrants
+    """Train the networks of the tables; False if the time ended before that."""
+    from stemkit.benchmark.trained import ABLATIONS, NETWORKS, SFIN_SAME_TRAINING, train_networks
     from stemkit.denoising import load_weights
 
-    left_out = {e.name for e in ABLATIONS if "ablations" not in arguments.only}
     if arguments.only == ["ablations"]:
-        left_out = {e.name for e in ENTRANTS if e not in (SFIN_ALIKE, *ABLATIONS)}
-    entrants = [e for e in ENTRANTS if e.name not in left_out]
+        specs = [SFIN_SAME_TRAINING, *ABLATIONS]
+    else:
+        specs = [spec for spec in NETWORKS if spec not in ABLATIONS or "ablations" in arguments.only]
     options = {"seed": arguments.seed, "device": arguments.device, "minutes": arguments.minutes}
-    for name, path in train_entrants(folder, arguments.train, entrants=entrants, **options):
+    for name, path in train_networks(folder, arguments.train, specs=specs, **options):
         if path is None:
             return False
-        made = load_weights(path)[1].training
-        print(f"{name}: {made['images']} images in {made['seconds']:.0f} s at a rate of {made['lr']:g}", flush=True)
+        training = load_weights(path)[1].training
+        print(
+            f"{name}: {training['images']} images in {training['seconds']:.0f} s, learning rate {training['lr']:g}",
+            flush=True,
+        )
     return True

@@ -13,8 +13,8 @@ from strategies import SIGMAS
 import stemkit
 from stemkit.benchmark import FrameComparison, compare_frames, repeat_frames
 from stemkit.benchmark.alignment import align_frames
-from stemkit.benchmark.contestants import contestants
 from stemkit.benchmark.frame_report import frames_figure, printed_table, write_frames
+from stemkit.benchmark.methods import compared_methods
 from stemkit.benchmark.smoothing import SIGMAS as WIDTHS
 from stemkit.benchmark.smoothing import GaussianFilter
 from stemkit.cli import main
@@ -210,8 +210,8 @@ def test_a_sequence_of_estimators_is_named_by_class(data):
     assert scores["method"].unique().tolist() == named
 
 
-def test_contestants_take_part_with_the_gaussian_filter_that_scores_best(data):
-    rows = [row for row in contestants() if row.name in ("recorded", "Wiener")]
+def test_rows_of_the_tables_are_compared_with_the_best_gaussian_filter(data):
+    rows = [row for row in compared_methods() if row.name in ("recorded", "Wiener")]
     frames = xr.DataArray(data.frames[:3], dims=("image", "y", "x"))
     scores = repeat_frames(frames, rows, verbose=False, mode="haadf")
     assert scores["method"].unique().tolist() == ["recorded", "Gaussian, best sigma", "Wiener", "ceiling"]
@@ -307,8 +307,8 @@ def test_the_figure_shows_every_method_and_both_references(comparison):
 
 @pytest.mark.parametrize("single", [True, False])
 def test_the_command_reads_a_stack_or_several_files(data, tmp_path, capsys, monkeypatch, single):
-    rows = [row for row in contestants() if row.name in ("recorded", "ABSF")]
-    monkeypatch.setattr("stemkit.benchmark.contestants.contestants", lambda *a, **k: rows)
+    rows = [row for row in compared_methods() if row.name in ("recorded", "ABSF")]
+    monkeypatch.setattr("stemkit.benchmark.methods.compared_methods", lambda *a, **k: rows)
     frames = data.frames[:3].astype(np.float32)
     paths = [tmp_path / "stack.npy"] if single else [tmp_path / f"{i}.npy" for i in range(3)]
     for path, values_ in zip(paths, [frames] if single else frames, strict=True):

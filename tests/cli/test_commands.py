@@ -416,8 +416,8 @@ def test_demo_gains_and_finds(tmp_path, capsys):
 
 
 def test_train_writes_weights_and_card(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("stemkit.benchmark.table.DOSES", (10.0,))
-    monkeypatch.setattr("stemkit.benchmark.table.HOSTS", ("square",))
+    monkeypatch.setattr("stemkit.benchmark.evaluation.DOSES", (10.0,))
+    monkeypatch.setattr("stemkit.benchmark.evaluation.HOSTS", ("square",))
     arguments = ["train", "-o", str(tmp_path), "--epochs", "2", "--batches", "1", "--channels", "4", "--blocks", "1"]
     assert main([*arguments, "--minutes", "0", "--judged", "0"]) == 0
     printed = capsys.readouterr().out

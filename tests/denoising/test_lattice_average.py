@@ -119,7 +119,7 @@ class TestCombination:
         for choice in ("off", "auto"):
             enhanced = SFINDenoiser(lattice=choice).fit_transform(noisy)
             bare = noisy.copy(data=enhanced.values)
-            found = scores.peaks(bare, planted.host.spacing, contrast=1.0)
+            found = scores.image_maxima(bare, planted.host.spacing, contrast=1.0)
             given[choice] = TRUTHS[name].judge(planted, bare, found)[score]
         assert abs(given["auto"]) <= abs(given["off"]) + loss
 

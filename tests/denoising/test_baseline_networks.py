@@ -1,4 +1,4 @@
-"""The networks that SFIN is compared with, behind the same estimator."""
+"""The baselines of SFIN: networks with the same interface."""
 
 import numpy as np
 import pytest
@@ -36,13 +36,13 @@ def test_learn_from_pairs(fitted, pairs):
 @pytest.mark.parametrize("shape", [(33, 47), (40, 64)])
 def test_any_shape(fitted, shape):
     image = xr.DataArray(np.random.default_rng(0).normal(size=shape), dims=("y", "x"), attrs={"mode": "haadf"})
-    enhanced = fitted.transform(image)
-    assert enhanced.shape == shape
-    assert np.isfinite(enhanced).all()
+    result = fitted.transform(image)
+    assert result.shape == shape
+    assert np.isfinite(result).all()
 
 
-def test_weights_come_back_from_a_file(fitted, pairs, tmp_path):
-    path = save_weights(fitted.net_, fitted.info_, tmp_path / "rival.safetensors")
+def test_weights_can_be_read_from_a_file(fitted, pairs, tmp_path):
+    path = save_weights(fitted.net_, fitted.info_, tmp_path / "baseline.safetensors")
     assert load_weights(path)[1].architecture == fitted._architecture
     again = type(fitted)(weights=path, device="cpu").fit(pairs["noisy"])
     ours, theirs = fitted.transform(pairs["noisy"]), again.transform(pairs["noisy"])
@@ -58,6 +58,6 @@ def test_learn_from_images_alone(fitted, pairs):
     assert {"detect", "superresolve"} <= set(denoiser.transform(pairs["noisy"]).coords)
 
 
-def test_the_network_is_as_asked():
+def test_the_network_has_the_requested_size():
     denoiser = FCNDenoiser(n_layers=3, max_epochs=0, device="cpu").fit(np.zeros((40, 40)), np.ones((40, 40)))
     assert (denoiser.info_.n_blocks, denoiser.info_.n_channels) == (3, 64)

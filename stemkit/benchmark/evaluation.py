@@ -1,10 +1,11 @@
-"""Any method on all sets: a tidy table of scores."""
+"""Scores of any method on all sets, as a tidy table."""
 
 from __future__ import annotations
 
 import itertools
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,14 +26,17 @@ from stemkit.metrics import psnr, psnr_8bit, ssim
 
 __all__ = ["Detector", "Method", "evaluate", "summary"]
 
-#: Doses of the truth tests, electrons per pixel at the brightest column, and the seed of each recording.
+#: Doses of the planted structures, electrons per pixel at the brightest column (chosen).
 DOSES = (3.0, 10.0, 30.0)
+#: Recordings of each planted structure by default (chosen).
+RECORDINGS = 2
+#: Seeds from here on are for planted structures: those of training are below 2**32.
 FIRST_SEED = 2**41
 COLUMNS = ["method", "set", "image", "shows", "crystal", "mode", "dose", "held_back", "score", "value"]
 
 
 class Method(Protocol):
-    """What is judged: anything with scikit-learn's ``fit`` and ``transform`` for an image."""
+    """A denoiser: an estimator with scikit-learn's ``fit`` and ``transform`` for an image."""
 
     def fit(self, X: xr.DataArray, y: object = None) -> Any: ...
 
@@ -40,7 +44,7 @@ class Method(Protocol):
 
 
 class Detector(Protocol):
-    """What finds columns: anything with ``fit`` and ``transform`` that gives a table with ``y_px`` and ``x_px``."""
+    """An estimator whose ``transform`` finds columns and returns a table with ``y_px`` and ``x_px``."""
 
     def fit(self, X: xr.DataArray, y: object = None) -> Any: ...
 
@@ -57,33 +61,40 @@ def evaluate(
     detector: Detector | None = None,
     verbose: bool = True,
 ) -> pd.DataFrame:
-    """Judge methods on the fixed sets.
+    """Score methods on the fixed sets and on planted structures.
 
     Parameters
     ----------
     methods : mapping of str to estimator
-        By name; each is fitted to every image anew (shipped networks load their weights), and gives the enhanced
-        image. None stands for the recorded image itself.
+        By name. Each is fitted to each image anew (networks with shipped weights load them) and returns the enhanced
+        image. None stands for the recorded image.
     sets : iterable of {"haadf", "bf", "simulated", "truths"}
+        Fixed sets of :func:`~stemkit.benchmark.scenes`; ``"truths"`` are the planted structures.
     n : int, optional
-        Images of each set, and recordings of each truth in each crystal, mode and dose; all, and 2, by default.
+        Number of images of each set, and of recordings of each planted structure in each crystal, mode and dose.
+        Default: all images, and 2 recordings.
     doses : sequence of float
-        Of the truths: electrons per pixel at the brightest column.
+        Doses of the planted structures: electrons per pixel at the brightest column.
     calibrate : bool
-        Calibrate each image once, with :class:`~stemkit.NoiseCalibrator`, before the methods see it: those that ask
-        for the noise find it. ``seconds`` are without it.
+        Calibrate the noise of each image once with :class:`~stemkit.NoiseCalibrator`, for all methods. The score
+        ``seconds`` does not include it.
     detector : estimator, optional
-        What finds columns in the images that methods give, such as :class:`~stemkit.AtomDetector`. None: the maxima
-        above a fifth of the image's range, :func:`stemkit.benchmark.scores.peaks`, the same for all methods. Either is
-        given the bare image, without the recorded pixels.
+        Finds columns in the enhanced images, such as :class:`~stemkit.AtomDetector`. Default: the maxima above a fifth
+        of the image's range (:func:`stemkit.benchmark.scores.image_maxima`). The detector is given the enhanced image
+        alone, without the recorded pixels.
     verbose : bool
         Show progress.
 
     Returns
     -------
     DataFrame
-        One row per score: ``method, set, image, shows, crystal, mode, dose, held_back, score, value``; a truth's
-        crystal and dose are empty in the other sets. In ``attrs`` what it was made with.
+        One row per score: ``method, set, image, shows, crystal, mode, dose, held_back, score, value``. ``crystal`` and
+        ``dose`` are empty except for planted structures. ``attrs`` has the versions and the device.
+
+    Raises
+    ------
+    ValueError
+        If a set is unknown.
 
     Examples
     --------
@@ -95,31 +106,35 @@ def evaluate(
     sets = list(sets)
     unknown = set(sets) - {*SETS, "truths"}
     if unknown:
-        raise ValueError(f"sets must be of {', '.join([*SETS, 'truths'])}, but has {', '.join(sorted(unknown))}")
+        raise ValueError(
+            f"sets must contain {', '.join([*SETS, 'truths'])} only, but contains {', '.join(sorted(unknown))}"
+        )
+    options = _Options(calibrate, detector, verbose)
     rows: list[dict[str, Any]] = []
     for name in sets:
         if name == "truths":
-            rows += _truths(methods, 2 if n is None else n, doses, calibrate, detector, verbose)
+            rows += _truth_rows(methods, RECORDINGS if n is None else n, doses, options)
         else:
-            rows += _scenes(methods, name, n, calibrate, detector, verbose)
+            rows += _scene_rows(methods, name, n, options)
     table = pd.DataFrame(rows, columns=COLUMNS)
-    table.attrs.update(_made_with())
+    table.attrs.update(_provenance())
     return table
 
 
 def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What ``evaluate`` gave, in short: means over images.
+    """Average scores over images.
 
     Parameters
     ----------
     table : DataFrame
+        As returned by :func:`evaluate`.
 
     Returns
     -------
     scenes : DataFrame
         PSNR (dB), SSIM, F1 and RMS error of positions (px), by set, whether held back, and method.
     truths : DataFrame
-        What became of each planted truth, by mode, dose and method: means over crystals and recordings.
+        Scores of each planted structure, by mode, dose and method: means over crystals and recordings.
 
     Examples
     --------
@@ -138,76 +153,79 @@ def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 # --- steps -------------------------------------------------------------------------------------------------------
 
 
-def _scenes(
-    methods: Mapping[str, Method | None],
-    name: str,
-    n: int | None,
-    calibrate: bool,
-    detector: Detector | None,
-    verbose: bool,
+@dataclass(frozen=True)
+class _Options:
+    calibrate: bool
+    detector: Detector | None
+    verbose: bool
+
+
+def _scene_rows(
+    methods: Mapping[str, Method | None], name: str, n: int | None, options: _Options
 ) -> list[dict[str, Any]]:
     fixed = scenes(name, n)
     rows = []
-    about: dict[str, Any]
-    for i in tqdm(range(len(fixed)), desc=name, disable=not verbose):
+    for i in tqdm(range(len(fixed)), desc=name, disable=not options.verbose):
         pair = fixed.pairs.isel(image=i)
         mode = str(pair["mode"].values) if "mode" in pair.coords else name
         about = {"set": name, "image": i, "shows": str(pair["arrangement"].values), "crystal": "", "mode": mode}
         about |= {"dose": float("nan"), "held_back": bool(pair["held_back"])}
-        pair = pair.drop_vars(("arrangement", "held_back", "mode"), errors="ignore")
-        noisy, clean = pair["noisy"].assign_attrs(mode=mode), pair["enhance"]
         true = fixed.columns[fixed.columns["image"] == i]
-        spacing = _spacing(true) if len(true) > 1 else float("nan")
-        if len(true) > 1:
-            shown = scores.peaks(clean, spacing, sign=mode_sign(mode))
-        recorded = NoiseCalibrator().fit_transform(noisy) if calibrate else noisy
+        pair = pair.drop_vars(("arrangement", "held_back", "mode"), errors="ignore")
+        noisy = _calibrated(pair["noisy"].assign_attrs(mode=mode), options)
         for label, method in methods.items():
-            enhanced, seconds = _enhanced(method, recorded)
-            values = {"psnr": psnr(enhanced, clean), "psnr 8-bit": psnr_8bit(enhanced, clean)}
-            values["ssim"] = ssim(enhanced, clean)
-            if len(true) > 1:
-                values |= _detection(_columns(enhanced, spacing, detector), true, shown, spacing, noisy.shape)
-            values["seconds"] = seconds
+            values = _scene_scores(method, noisy, pair["enhance"], true, options)
             rows += [{"method": label, **about, "score": k, "value": v} for k, v in values.items()]
     return rows
 
 
-def _truths(
-    methods: Mapping[str, Method | None],
-    n: int,
-    doses: Sequence[float],
-    calibrate: bool,
-    detector: Detector | None,
-    verbose: bool,
+def _scene_scores(
+    method: Method | None, noisy: xr.DataArray, clean: xr.DataArray, true: pd.DataFrame, options: _Options
+) -> dict[str, float]:
+    enhanced, seconds = _enhanced(method, noisy)
+    values = {"psnr": psnr(enhanced, clean), "psnr 8-bit": psnr_8bit(enhanced, clean), "ssim": ssim(enhanced, clean)}
+    if len(true) > 1:
+        values |= _detection_scores(enhanced, clean, true, options.detector)
+    return {**values, "seconds": seconds}
+
+
+def _truth_rows(
+    methods: Mapping[str, Method | None], n: int, doses: Sequence[float], options: _Options
 ) -> list[dict[str, Any]]:
     rows = []
     cases = list(itertools.product(TRUTHS.values(), HOSTS, MODES, doses, range(n)))
-    for truth, host, mode, dose, k in tqdm(cases, desc="truths", disable=not verbose):
+    for truth, host, mode, dose, k in tqdm(cases, desc="truths", disable=not options.verbose):
         planted = truth.record(dose, FIRST_SEED + k, host=host, mode=mode)
-        spacing, noisy = planted.host.spacing, planted.pair["noisy"]
-        recorded = NoiseCalibrator().fit_transform(noisy) if calibrate else noisy
+        noisy = _calibrated(planted.pair["noisy"], options)
+        about = {"set": "truths", "image": k, "shows": truth.name, "crystal": host, "mode": mode, "dose": dose}
         for label, method in methods.items():
-            enhanced, _ = _enhanced(method, recorded)
-            found = _columns(enhanced, spacing, detector, contrast=1.0)
-            about = {"set": "truths", "image": k, "shows": truth.name, "crystal": host, "mode": mode, "dose": dose}
+            enhanced, _ = _enhanced(method, noisy)
+            found = _columns(enhanced, planted.host.spacing, options.detector, contrast=1.0)
             values = truth.judge(planted, enhanced * mode_sign(mode), found)
             rows += [{"method": label, **about, "held_back": True, "score": s, "value": v} for s, v in values.items()]
     return rows
 
 
-def _detection(
-    found: pd.DataFrame, true: pd.DataFrame, shown: pd.DataFrame, spacing: float, shape: tuple[int, ...]
+def _detection_scores(
+    enhanced: xr.DataArray, clean: xr.DataArray, true: pd.DataFrame, detector: Detector | None
 ) -> dict[str, float]:
-    found, judged = scores.visible(found, true, shown, spacing, shape)
-    if len(judged) == 0:
+    spacing = float(np.median(nearest_distances(true[["y_px", "x_px"]].to_numpy())))
+    clean_maxima = scores.image_maxima(clean, spacing, sign=mode_sign(enhanced.attrs["mode"]))
+    found = _columns(enhanced, spacing, detector)
+    judged = scores.select_judged(found, true, clean_maxima, spacing, enhanced.shape)
+    if len(judged.true) == 0:
         return {}
-    match = scores.located(found, judged, spacing)
+    match = scores.match_tables(judged.found, judged.true, spacing)
     values = {"f1": match.f1, "precision": match.precision, "recall": match.recall}
     return values | {"rms px": float(np.mean(match.rms)) if len(match.found) else float("nan")}
 
 
+def _calibrated(noisy: xr.DataArray, options: _Options) -> xr.DataArray:
+    return NoiseCalibrator().fit_transform(noisy) if options.calibrate else noisy
+
+
 def _enhanced(method: Method | None, noisy: xr.DataArray) -> tuple[xr.DataArray, float]:
-    """What a method gives, without what it carries along, and how long it took."""
+    """The enhanced image without the recorded pixels and other maps, and the seconds that it took."""
     start = time.perf_counter()
     image = noisy if method is None else method.fit(noisy).transform(noisy)
     seconds = time.perf_counter() - start
@@ -220,15 +238,11 @@ def _columns(
     image: xr.DataArray, spacing: float, detector: Detector | None, contrast: float | None = None
 ) -> pd.DataFrame:
     if detector is None:
-        return scores.peaks(image, spacing, contrast=contrast, sign=mode_sign(image.attrs["mode"]))
+        return scores.image_maxima(image, spacing, contrast=contrast, sign=mode_sign(image.attrs["mode"]))
     return detector.fit(image).transform(image)
 
 
-def _spacing(true: pd.DataFrame) -> float:
-    return float(np.median(nearest_distances(true[["y_px", "x_px"]].to_numpy())))
-
-
-def _made_with() -> dict[str, Any]:
+def _provenance() -> dict[str, Any]:
     return {
         "stemkit": __version__,
         "torch": torch.__version__,

@@ -25,7 +25,7 @@ from stemkit.denoising.sources import SynthesisSource
 from stemkit.denoising.training import train
 from stemkit.denoising.weights import OUTPUTS, NetworkInfo, build, load_weights
 from stemkit.networks import FoldedSFIN
-from stemkit.synthesis.recipe import draw_batch
+from stemkit.synthesis.batches import draw_batch
 
 SHIPPED = NetworkInfo(n_channels=64, n_blocks=4, downsampling=2, outputs=OUTPUTS)
 PAPER = replace(SHIPPED, n_blocks=8, downsampling=1)

@@ -16,7 +16,8 @@ import torch
 from stemkit import STEMSynthesizer
 from stemkit.compute import describe_device, torch_generator
 from stemkit.synthesis import Recipe
-from stemkit.synthesis.recipe import ARRANGEMENTS, draw_batch, recorded
+from stemkit.synthesis.batches import draw_batch, recorded
+from stemkit.synthesis.recipe import ARRANGEMENTS
 from stemkit.synthesis.rendering import render_targets
 from stemkit.synthesis.specimens import draw_columns, draw_support
 

@@ -14,7 +14,7 @@ from stemkit.denoising.general import RECIPE
 from stemkit.denoising.sources import SynthesisSource
 from stemkit.denoising.weights import OUTPUTS
 from stemkit.metrics import match_columns
-from stemkit.synthesis.recipe import draw_batch
+from stemkit.synthesis.batches import draw_batch
 
 TINY = {"weights": None, "n_channels": 4, "n_blocks": 1, "max_epochs": 1, "batches_per_epoch": 1, "batch_size": 2}
 

@@ -14,9 +14,10 @@ from stemkit.benchmark.held_back import HELD_BACK
 from stemkit.benchmark.simulated import SIMULATED, simulated
 from stemkit.noise.drawing import NoiseParameters, add_noise
 from stemkit.synthesis import Columns, Recipe
+from stemkit.synthesis.batches import Batch, draw_batch
 from stemkit.synthesis.noises import draw_noise
 from stemkit.synthesis.pairs import SCALES, Units, pairs_of, true_columns
-from stemkit.synthesis.recipe import ARRANGEMENTS, Batch, draw_batch
+from stemkit.synthesis.recipe import ARRANGEMENTS
 from stemkit.synthesis.rendering import render_targets
 
 __all__ = ["SETS", "Scenes", "scenes"]

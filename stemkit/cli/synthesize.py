@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Synthesise and write the pairs and the table of their columns."""
     from stemkit import STEMSynthesizer
     from stemkit.atomic import check_place, whole_file
-    from stemkit.synthesis.specimens import ARRANGEMENTS
+    from stemkit.synthesis.recipe import ARRANGEMENTS
 
     path = arguments.output
     if path.suffix != ".nc":

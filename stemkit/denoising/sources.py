@@ -14,7 +14,8 @@ from torch import Tensor
 from stemkit.denoising.units import to_network
 from stemkit.images import digest
 from stemkit.synthesis import Columns, render
-from stemkit.synthesis.recipe import Recipe, draw_batch
+from stemkit.synthesis.batches import draw_batch
+from stemkit.synthesis.recipe import Recipe
 
 __all__ = ["PairSource", "Source", "SynthesisSource"]
 

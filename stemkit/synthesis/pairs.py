@@ -12,7 +12,7 @@ import xarray as xr
 
 from stemkit.images import mode_sign
 from stemkit.synthesis.arrangements import Defect
-from stemkit.synthesis.recipe import Batch
+from stemkit.synthesis.batches import Batch
 
 __all__ = ["SCALES", "Units", "pairs_of", "true_columns"]
 

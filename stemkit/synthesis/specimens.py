@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -37,11 +36,9 @@ from stemkit.synthesis.arrangements import (
     uneven,
 )
 from stemkit.synthesis.chance import log_uniform, pick, uniform
+from stemkit.synthesis.recipe import ARRANGEMENTS, Recipe
 
-if TYPE_CHECKING:
-    from stemkit.synthesis.recipe import Recipe
-
-__all__ = ["ARRANGEMENTS", "draw_columns", "draw_support"]
+__all__ = ["draw_columns", "draw_support"]
 
 #: Full turn, radians (derived: 2 pi, rounded).
 TURN = 6.2832
@@ -299,7 +296,6 @@ _DRAWN: dict[str, Callable[[Tensor, tuple[int, int], torch.Generator], Columns]]
     "sparse": _sparse,
 }
 #: Names of the arrangements; a code is an index of this tuple.
-ARRANGEMENTS = tuple(_DRAWN)
 #: Codes of arrangements with a lattice.
 CRYSTALLINE = [ARRANGEMENTS.index(name) for name in ARRANGEMENTS if name not in ("random", "sparse")]
 #: Codes of arrangements that may have an amorphous support.

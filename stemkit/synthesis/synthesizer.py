@@ -19,6 +19,7 @@ from stemkit.noise import NoiseCalibrator, NoiseModel
 from stemkit.parameters import check_integer, check_positive, is_number
 from stemkit.pixels import filled
 from stemkit.synthesis.arrangements import Columns
+from stemkit.synthesis.batches import Batch, draw_batch, recorded
 from stemkit.synthesis.given_images import (
     attached_noise,
     common_lengths,
@@ -28,7 +29,7 @@ from stemkit.synthesis.given_images import (
     geometric_mean,
 )
 from stemkit.synthesis.pairs import SCALES, Units, pairs_of, true_columns
-from stemkit.synthesis.recipe import ARRANGEMENTS, Batch, Recipe, draw_batch, recorded
+from stemkit.synthesis.recipe import ARRANGEMENTS, Recipe
 from stemkit.synthesis.rendering import render_targets
 
 __all__ = ["STEMSynthesizer"]

@@ -19,7 +19,8 @@ from stemkit.metrics import psnr
 from stemkit.networks import FoldedSFIN
 from stemkit.noise.drawing import add_noise
 from stemkit.synthesis.arrangements import Columns
-from stemkit.synthesis.recipe import Recipe, draw_batch
+from stemkit.synthesis.batches import draw_batch
+from stemkit.synthesis.recipe import Recipe
 from stemkit.synthesis.rendering import render
 
 pytestmark = pytest.mark.gpu

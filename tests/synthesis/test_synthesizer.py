@@ -20,8 +20,9 @@ from stemkit import NoiseCalibrator, NoiseModel, PointwiseNoise, STEMSynthesizer
 from stemkit.compute import torch_generator
 from stemkit.periodicity import find_periodicity
 from stemkit.synthesis import Columns, lattice, planar_cell, render, stacked
+from stemkit.synthesis.batches import draw_batch
 from stemkit.synthesis.noises import draw_noise
-from stemkit.synthesis.recipe import ARRANGEMENTS, Recipe, draw_batch
+from stemkit.synthesis.recipe import ARRANGEMENTS, Recipe
 
 MAPS = ["noisy", "enhance", "detect", "superresolve"]
 TABLE = ["image", "y", "x", "y_px", "x_px", "amplitude", "sigma", "species", "defect"]

@@ -99,10 +99,8 @@ def test_fits(options, pairs, monkeypatch):
 
 
 def test_detection(monkeypatch):
-    noisy = STEMSynthesizer(shape=(96, 96), arrangements=("lattice",), spacing=(10, 12), random_state=1).sample(1)[
-        "noisy"
-    ]
-    noisy = noisy.values
+    crystals = STEMSynthesizer(shape=(96, 96), arrangements=("lattice",), spacing=0.11, random_state=3)
+    noisy = crystals.sample(1)["noisy"].values
     here = AtomDetector(device="cpu").fit_transform(noisy)
     with pretended_device(monkeypatch) as device:
         there = AtomDetector(device=str(device)).fit_transform(noisy)

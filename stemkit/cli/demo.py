@@ -93,7 +93,7 @@ def _run_scene(mode: str, seed: int, folder: Path) -> tuple[str, ...]:
     table_path, figure_path = _targets(folder, mode, seed)
     with whole_file(table_path) as temporary:
         columns.to_csv(temporary, index=False)
-    figure = compare({"recorded": noisy, "enhanced": enhanced, "measured columns": noisy}, columns)
+    figure = compare({"recorded": noisy, "enhanced": enhanced, "columns": noisy}, columns)
     save_and_close(figure, figure_path, dpi=120)
     rms, stated = (1e3 * float(np.sqrt(v.mean())) for v in (error**2, variance[good]))
     before, after = psnr(noisy, clean), psnr(enhanced, clean)

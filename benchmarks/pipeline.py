@@ -306,7 +306,8 @@ def run_case(case: dict[str, Any], save: Path | None) -> None:
 
 def write_results(table: pd.DataFrame, shown: xr.DataArray, case: dict[str, Any]) -> None:
     """The table and the figure of ``stemkit detect``."""
-    from stemkit.cli.detect import _save_figure
+    from stemkit.cli.figures import save_and_close
+    from stemkit.cli.overlay import detection_figure
     from stemkit.detection.exports import write_columns
 
     with tempfile.TemporaryDirectory() as folder:
@@ -315,7 +316,7 @@ def write_results(table: pd.DataFrame, shown: xr.DataArray, case: dict[str, Any]
                 write_columns(table, Path(folder) / "columns.csv", image=shown)
         if "figure" in case["stages"]:
             with stage("figure"):
-                _save_figure(table, shown, Path(folder) / "columns.png", True)
+                save_and_close(detection_figure(shown, table), Path(folder) / "columns.png")
 
 
 def has_atomap() -> bool:

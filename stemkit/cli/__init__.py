@@ -4,40 +4,114 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import os
+import signal
 import sys
+import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from stemkit._version import __version__
 from stemkit.cli import benchmark, calibrate, demo, detect, enhance, info, straighten, synthesize, train
-from stemkit.cli.common import with_option_names
+from stemkit.cli.messages import described, with_option_names
+from stemkit.cli.progress import OutputError, printing
 
 __all__ = ["main"]
 
 VERBS = (enhance, detect, calibrate, straighten, info, synthesize, train, benchmark, demo)
+#: Exit codes of a command that a signal ends, as shells report them.
+INTERRUPTED = 128 + signal.SIGINT
+PIPE_CLOSED = 128 + 13  # SIGPIPE, which not all systems have
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, 1 if a file failed, 130 if interrupted (2: invalid arguments)."""
+    """Run the command and return its exit code.
+
+    Returns
+    -------
+    int
+        0, or 1 if anything failed, 130 if the command was interrupted, 141 if the reader of its output ended before
+        it. Invalid arguments end the process with code 2.
+    """
+    arguments = _parser().parse_args(argv)
+    with warnings.catch_warnings(), _streams(), _one_blas_thread(), _quiet_deletions(arguments.debug):
+        warnings.showwarning = _show_warning
+        code = _run(arguments)
+        if code:
+            gc.collect()  # deletions that fail are suppressed here, and not at the end of the process
+        return code
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    try:
+        code = int(arguments.run(arguments))
+        with printing():
+            sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        print("stemkit: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        _discard_output()
+        return PIPE_CLOSED
+    except Exception as error:
+        if isinstance(error, OutputError):
+            _discard_output()  # what a full disk did not take would be written again at the end of the process
+        if arguments.debug:
+            traceback.print_exc()
+        print(f"stemkit: {described(error)}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="stemkit", description="Calibrate, enhance and measure atomic-resolution STEM images."
     )
     parser.add_argument("--version", action="version", version=f"stemkit {__version__}")
+    parser.add_argument("--debug", action="store_true", help="print where in the program an error occurred")
     subparsers = parser.add_subparsers(required=True, metavar="VERB")
     for verb in VERBS:
         verb.add_to(subparsers)
-    arguments = parser.parse_args(argv)
-    with warnings.catch_warnings(), _one_blas_thread():
-        warnings.showwarning = _show_warning
-        try:
-            return int(arguments.run(arguments))
-        except KeyboardInterrupt:
-            print("stemkit: interrupted", file=sys.stderr)
-            return 130
-        except (OSError, ValueError, ImportError) as error:
-            print(f"stemkit: {with_option_names(error)}", file=sys.stderr)
-            return 1
+    return parser
+
+
+@contextlib.contextmanager
+def _streams() -> Iterator[None]:
+    """Print the names of files whatever their encoding: on stdout with their own bytes."""
+    before = list[tuple[Any, str]]()
+    for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
+        if hasattr(stream, "reconfigure"):
+            before.append((stream, stream.errors or "strict"))
+            stream.reconfigure(errors=errors)
+    try:
+        yield
+    finally:
+        for changed, errors in before:
+            with contextlib.suppress(OSError, ValueError):
+                changed.reconfigure(errors=errors)
+
+
+def _discard_output() -> None:
+    """Send what is left in the buffer of stdout nowhere, so that the end of the process does not write it."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+@contextlib.contextmanager
+def _quiet_deletions(debug: bool) -> Iterator[None]:
+    """Suppress errors in the deletion of objects, which damaged files cause; the reading itself has failed before."""
+    if debug:
+        yield
+        return
+    before, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _one_blas_thread() -> contextlib.AbstractContextManager:
@@ -55,4 +129,4 @@ def _one_blas_thread() -> contextlib.AbstractContextManager:
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:  # type: ignore[no-untyped-def]
-    print(f"stemkit: note: {message}", file=sys.stderr)
+    print(f"stemkit: note: {with_option_names(message)}", file=sys.stderr)

@@ -8,16 +8,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stemkit.cli.common import (
-    add_image_arguments,
-    add_output_arguments,
-    for_each_file,
-    frames,
-    load,
-    non_interactive_pyplot,
-    outputs,
-    save_and_close,
-)
+from stemkit.cli.batch import Job, for_each_file
+from stemkit.cli.common import add_image_arguments, add_output_arguments, frames, load
+from stemkit.cli.figures import add_figure_arguments, figure_suffix, non_interactive_pyplot, save_and_close
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -48,9 +41,9 @@ ROWS = (
     ("pointwise.shape", "", "Tukey lambda (0.14: normal, smaller: heavier tails)"),
     ("pointwise.correlation_x", "", "correlation of neighbouring pixels in a row"),
     ("pointwise.kind", "", "tukey: a symmetric distribution; poisson: counted electrons"),
-    ("detector.low", "image units", "lower end of the detector's range"),
-    ("detector.high", "image units", "upper end of the detector's range"),
-    ("detector.step", "image units", "distance of the detector's digital levels"),
+    ("digitization.low", "image units", "lower end of the detector's range"),
+    ("digitization.high", "image units", "upper end of the detector's range"),
+    ("digitization.step", "image units", "distance of the detector's digital levels"),
 )
 
 #: Units of the dose in the table and their keys in JSON.
@@ -67,9 +60,7 @@ def add_to(subparsers: Any) -> None:
     add_image_arguments(parser)
     add_output_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print JSON, one line per file")
-    parser.add_argument(
-        "--figure", action="store_true", help="also draw the measured curves and their fits: NAME_noise.png"
-    )
+    add_figure_arguments(parser, "the measured curves and their fits, NAME_noise.png")
     parser.set_defaults(run=run)
 
 
@@ -77,20 +68,30 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure the noise of each file."""
     from stemkit import NoiseCalibrator
 
-    def work(path: Path, name: str) -> None:
-        image = load(path, arguments)
-        endings = frames(image) if arguments.figure else []
-        figures = outputs(arguments, *(f"{name}_noise{ending}.png" for ending in endings)) if endings else []
+    def work(job: Job) -> None:
+        image = load(job.path, arguments)
+        suffix = figure_suffix(arguments)
+        figures = job.outputs(*(f"_noise{ending}{suffix}" for ending in frames(image))) if suffix else []
+        job.step("measuring the noise")
         calibrator = NoiseCalibrator().fit(image)
-        for i, figure in enumerate(figures):
-            non_interactive_pyplot()
-            save_and_close(calibrator.plot(i), figure, arguments.overwrite)
         if arguments.json:
-            print(json.dumps(_described(path, calibrator, image), allow_nan=False))
+            job.say(json.dumps(_described(job.path, calibrator, image), allow_nan=False))
         else:
-            print(_table(path, calibrator, image))
+            job.say(_table(job.path, calibrator, image))
+        # the figures come last: the numbers are printed even if one can't be drawn
+        for i, path in enumerate(figures):
+            job.step("drawing")
+            _draw(calibrator, i, path)
 
-    return for_each_file(arguments, work)
+    return for_each_file(arguments, work, result="noise")
+
+
+def _draw(calibrator: NoiseCalibrator, index: int, path: Path) -> None:
+    non_interactive_pyplot()
+    try:
+        save_and_close(calibrator.plot(index), path)
+    except ValueError as error:  # a constant image has curves without values
+        raise ValueError(f"the noise was measured, but its figure can't be drawn: {error}") from error
 
 
 def _described(path: Path, calibrator: NoiseCalibrator, image: xr.DataArray) -> dict[str, Any]:

@@ -1,23 +1,16 @@
-"""Common to the verbs: arguments, reading, names of results, figures, and the handling of failures of single files."""
+"""Arguments that several commands have, and the reading of images."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import re
-import sys
-import warnings
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stemkit.atomic import check_place
-
 if TYPE_CHECKING:
-    from types import ModuleType
-
     import xarray as xr
-    from matplotlib.figure import Figure
 
 __all__ = [
     "add_device_argument",
@@ -25,14 +18,14 @@ __all__ = [
     "add_metadata_arguments",
     "add_network_arguments",
     "add_output_arguments",
-    "for_each_file",
+    "at_least",
+    "check_device",
+    "check_network",
     "frames",
     "load",
     "network_options",
-    "non_interactive_pyplot",
-    "outputs",
-    "save_and_close",
-    "with_option_names",
+    "not_negative",
+    "positive",
 ]
 
 #: Form of ``--region``.
@@ -42,6 +35,7 @@ REGION = re.compile(r"^(\d+):(\d+),(\d+):(\d+)$")
 def add_image_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments for the images and for metadata that their files lack."""
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="image files, or folders of them")
+    parser.add_argument("-r", "--recursive", action="store_true", help="also search the sub-folders of folders")
     add_metadata_arguments(parser)
     parser.add_argument("--region", type=region, metavar="Y0:Y1,X0:X1", help="crop to these rows and columns, px")
     parser.add_argument("--dataset", metavar="NAME", help="name or index in a file with several (default: first image)")
@@ -49,14 +43,21 @@ def add_image_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_metadata_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add the arguments for the pixel size and the mode."""
-    parser.add_argument("--pixel-size", type=float, metavar="NM", help="edge of a pixel, nm (default: from the file)")
+    parser.add_argument(
+        "--pixel-size", type=positive, metavar="NM", help="edge of a pixel, nm (default: from the file)"
+    )
     parser.add_argument("--mode", choices=("haadf", "bf"), help="bright or dark columns (default: from the file)")
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments for the folder of results."""
     parser.add_argument("-o", "--output", type=Path, default=Path("."), metavar="FOLDER", help="default: this folder")
-    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace existing files that other parameters, another version or another program have made; results of "
+        "the same command are skipped",
+    )
 
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +76,9 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_device_argument(parser: argparse.ArgumentParser) -> None:
     """Add the argument for the device of the network."""
-    parser.add_argument("--device", default="auto", help='"cpu", "cuda", ... (default: auto, a GPU if available)')
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or cuda:NUMBER (default: auto, a GPU if available)"
+    )
 
 
 def network_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -83,14 +86,79 @@ def network_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in ("weights", "device", "sampling", "precision")}
 
 
+def check_network(arguments: argparse.Namespace) -> None:
+    """Raise a ValueError unless the device and the weights of the arguments can be used."""
+    check_device(arguments.device)
+    _check_weights(arguments.weights)
+
+
+def check_device(name: str) -> None:
+    """Raise a ValueError unless stemkit can use the device of this name."""
+    import torch
+
+    from stemkit.compute import resolve_device
+
+    device = resolve_device(name)
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(
+            f"--device must be auto, cpu, cuda or cuda:NUMBER, but is {name!r}: stemkit's networks and fits use "
+            f"operations that torch does not have for {device.type}"
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"--device is {name!r}, but torch finds {torch.cuda.device_count()} CUDA device(s)")
+
+
+def _check_weights(name: str) -> None:
+    """Raise a ValueError unless the file of weights can be loaded."""
+    from stemkit.denoising.weights import load_weights
+
+    try:
+        load_weights(name)
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # a file may contain anything
+        raise ValueError(
+            f"--weights {name} can't be used, the file contains no network or is damaged ({type(error).__name__}: "
+            f"{error}): give weights that stemkit has written"
+        ) from error
+
+
+def at_least(low: int) -> Callable[[str], int]:
+    """Parser of an integer with a lower limit."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = low - 1
+        if number < low:
+            raise argparse.ArgumentTypeError(f"must be an integer of at least {low}, but is {text!r}")
+        return number
+
+    return parse
+
+
+def positive(text: str) -> float:
+    """Parse a positive finite number."""
+    number = _number(text)
+    if not (number > 0 and math.isfinite(number)):
+        raise argparse.ArgumentTypeError(f"must be a positive number, but is {text!r}")
+    return number
+
+
+def not_negative(text: str) -> float:
+    """Parse a finite number of at least 0."""
+    number = _number(text)
+    if not (number >= 0 and math.isfinite(number)):
+        raise argparse.ArgumentTypeError(f"must be a number of at least 0, but is {text!r}")
+    return number
+
+
 def sampling(text: str) -> float | str:
     """Parse ``--sampling``: ``"auto"``, or a number in (0, 1]."""
     if text == "auto":
         return text
-    try:
-        number = float(text)
-    except ValueError:
-        number = float("nan")
+    number = _number(text)
     if not 0 < number <= 1:
         raise argparse.ArgumentTypeError(f"must be auto or a number in (0, 1], but is {text!r}")
     return number
@@ -109,18 +177,23 @@ def region(text: str) -> tuple[slice, slice]:
     return slice(y0, y1), slice(x0, x1)
 
 
-def load(path: Path, arguments: argparse.Namespace, cut: bool = False) -> xr.DataArray:
-    """Read an image and crop it to the region; with ``cut`` an image of the region's size is taken as cropped."""
+def load(path: Path, arguments: argparse.Namespace, cropped: bool = False) -> xr.DataArray:
+    """Read an image and crop it to the region; with ``cropped``, an image of the region's size is left as it is.
+
+    The frames of a series are images of a stack: the commands process each of them.
+    """
     import stemkit
 
     image = stemkit.read(path, dataset=arguments.dataset, pixel_size=arguments.pixel_size)
+    if image.dims[0] == "frame":
+        image = image.rename(frame="image")
     if arguments.mode is not None:
         image.attrs["mode"] = arguments.mode
     if arguments.region is None:
         return image
     rows, columns = arguments.region
     n_y, n_x = image.sizes["y"], image.sizes["x"]
-    if cut and (n_y, n_x) == (rows.stop - rows.start, columns.stop - columns.start):
+    if cropped and (n_y, n_x) == (rows.stop - rows.start, columns.stop - columns.start):
         return image
     if rows.stop > n_y or columns.stop > n_x:
         raise ValueError(
@@ -135,102 +208,8 @@ def frames(image: xr.DataArray) -> list[str]:
     return [""] if image.ndim == 2 else [f"_{i:03d}" for i in range(len(image))]
 
 
-def for_each_file(arguments: argparse.Namespace, work: Callable[[Path, str], None]) -> int:
-    """Call ``work(path, name of results)`` for each file; report failures and return the exit code."""
-    from tqdm.auto import tqdm
-
-    files, failed = named_files(arguments.paths)
-    for path, name in tqdm(files, desc="files", unit="file", disable=len(files) < 2 or not sys.stderr.isatty()):
-        with warnings.catch_warnings(record=True) as notes:
-            warnings.simplefilter("always", UserWarning)
-            try:
-                work(path, name)
-            except Exception as error:  # a failure of one file must not stop the others
-                failed += 1
-                tqdm.write(f"stemkit: {_about(path, error)}", file=sys.stderr)
-        for note in dict.fromkeys(_about(path, n.message) for n in notes if issubclass(n.category, UserWarning)):
-            tqdm.write(f"stemkit: note: {note}", file=sys.stderr)
-    if failed:
-        print(f"stemkit: {failed} of {len(files) + failed_folders(arguments.paths)} failed", file=sys.stderr)
-    return 1 if failed else 0
-
-
-def _about(path: Path, message: object) -> str:
-    """A message about a file, with its name and the names of the command's options."""
-    text = with_option_names(message)
-    return text if str(path) in text else f"{path}: {text}"
-
-
-def with_option_names(message: object) -> str:
-    """A message in which the names of parameters are replaced with those of the command's options."""
-    return re.sub(
-        r"\b(pixel_size|mode|dataset|overwrite)=(True)?", lambda m: f"--{m[1].replace('_', '-')}", str(message)
-    )
-
-
-def failed_folders(paths: list[Path]) -> int:
-    """Number of folders without a file that stemkit can read."""
-    return sum(path.is_dir() and not _readable_in(path) for path in paths)
-
-
-def named_files(paths: list[Path]) -> tuple[list[tuple[Path, str]], int]:
-    """Files, including those in folders, each with the name of its results; and the number of folders without files."""
-    files, empty = [], 0
-    for path in paths:
-        if path.is_dir():
-            found = _readable_in(path)
-            if not found:
-                empty += 1
-                print(f"stemkit: {path}: the folder contains no image file that stemkit can read", file=sys.stderr)
-            files += found
-        else:
-            files.append(path)
-    stems, names = Counter(path.stem for path in files), Counter(path.name for path in files)
-
-    def result_name(path: Path) -> str:
-        # the results of a.dm4 and a.tif are distinguished by the suffix, those of x/a.tif and y/a.tif by the folder
-        name = path.stem if stems[path.stem] == 1 else path.name.replace(".", "_")
-        return name if names[path.name] == 1 else f"{path.resolve().parent.name}_{name}"
-
-    return [(path, result_name(path)) for path in files], empty
-
-
-def outputs(arguments: argparse.Namespace, *names: str) -> list[Path]:
-    """Create the folder of results and return their paths; existing files raise an error before the computation."""
-    if arguments.output.exists() and not arguments.output.is_dir():
-        raise NotADirectoryError(f"-o must name a folder, but {arguments.output} is a file: give another path")
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    paths = [arguments.output / name for name in names]
-    for path in paths:
-        check_place(path, arguments.overwrite)
-    return paths
-
-
-def non_interactive_pyplot() -> ModuleType:
-    """Import matplotlib.pyplot with a backend that needs no display."""
-    import matplotlib as mpl
-
-    mpl.use("agg")
-    import matplotlib.pyplot as plt
-
-    return plt
-
-
-def save_and_close(figure: Figure, path: Path, overwrite: bool, dpi: float = 160) -> None:
-    """Write a figure and release its memory."""
-    import matplotlib.pyplot as plt
-
-    from stemkit.plotting import save_figure
-
+def _number(text: str) -> float:
     try:
-        save_figure(figure, path, overwrite=overwrite, dpi=dpi)
-    finally:
-        plt.close(figure)
-
-
-def _readable_in(folder: Path) -> list[Path]:
-    from stemkit.io import READABLE
-
-    return sorted(
-        p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in READABLE and not p.name.startswith(".")
-    )
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stemkit.cli.common import non_interactive_pyplot, save_and_close
+from stemkit.atomic import check_place, whole_file
+from stemkit.cli.figures import non_interactive_pyplot, save_and_close
+from stemkit.cli.progress import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,17 +35,25 @@ def add_to(subparsers: Any) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("demo-output"), metavar="FOLDER", help="default: demo-output"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the pipeline in both modes and print a table of its results."""
-    from tqdm.auto import tqdm
-
     non_interactive_pyplot()
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    folder = arguments.output
     scenes = [(mode, seed) for mode in ("haadf", "bf") for seed in SEEDS]
-    rows = [_run_scene(mode, seed, arguments.output) for mode, seed in tqdm(scenes, desc="scenes", leave=False)]
+    folder.mkdir(parents=True, exist_ok=True)
+    for mode, seed in scenes:
+        for path in _targets(folder, mode, seed):
+            check_place(path, arguments.overwrite)
+    rows = []
+    with Progress(len(scenes)) as progress:
+        for mode, seed in scenes:
+            progress.step(f"{mode}_{seed}")
+            rows.append(_run_scene(mode, seed, folder))
+            progress.advance()
     header = ("scene", "PSNR before", "after", "columns", "found", "F1", "RMS error", "stated error")
     widths = (8, 12, 9, 8, 6, 6, 11, 13)
     print("  ".join(h.rjust(w) for h, w in zip(header, widths, strict=True)))
@@ -52,8 +62,13 @@ def run(arguments: argparse.Namespace) -> int:
     print(
         "RMS and stated errors are of the columns not at the border; the stated errors include the jitter of the probe."
     )
-    print(f"figures and tables: {arguments.output}")
+    print(f"figures and tables: {folder}")
     return 0
+
+
+def _targets(folder: Path, mode: str, seed: int) -> tuple[Path, Path]:
+    """Paths of the table and the figure of an image."""
+    return folder / f"{mode}_{seed}_columns.csv", folder / f"{mode}_{seed}.png"
 
 
 def _run_scene(mode: str, seed: int, folder: Path) -> tuple[str, ...]:
@@ -75,14 +90,15 @@ def _run_scene(mode: str, seed: int, folder: Path) -> tuple[str, ...]:
     good = (found["quality"].to_numpy() & (Quality.EDGE | Quality.FAILED)) == 0
     error = (found[["y", "x"]].to_numpy() - true[["y", "x"]].to_numpy())[good]
     variance = found[["y_err", "x_err"]].to_numpy() ** 2 + found[["y_jitter", "x_jitter"]].to_numpy() ** 2
-    name = f"{mode}_{seed}"
-    columns.to_csv(folder / f"{name}_columns.csv", index=False)
-    figure = compare({"recorded": noisy, "enhanced": enhanced, "measured columns": noisy}, columns)
-    save_and_close(figure, folder / f"{name}.png", overwrite=True, dpi=120)
+    table_path, figure_path = _targets(folder, mode, seed)
+    with whole_file(table_path) as temporary:
+        columns.to_csv(temporary, index=False)
+    figure = compare({"recorded": noisy, "enhanced": enhanced, "columns": noisy}, columns)
+    save_and_close(figure, figure_path, dpi=120)
     rms, stated = (1e3 * float(np.sqrt(v.mean())) for v in (error**2, variance[good]))
     before, after = psnr(noisy, clean), psnr(enhanced, clean)
     return (
-        name,
+        figure_path.stem,
         f"{before:.1f} dB",
         f"{after:.1f} dB",
         str(len(truth)),

@@ -6,17 +6,17 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stemkit.cli.batch import Job, for_each_file
 from stemkit.cli.common import (
     add_image_arguments,
     add_network_arguments,
     add_output_arguments,
-    for_each_file,
+    check_network,
     frames,
     load,
     network_options,
-    non_interactive_pyplot,
-    outputs,
 )
+from stemkit.cli.figures import non_interactive_pyplot
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -50,26 +50,34 @@ def run(arguments: argparse.Namespace) -> int:
 
     denoiser = SFINDenoiser(**network_options(arguments), average_flips=arguments.flips)
 
-    def work(path: Path, name: str) -> None:
-        image = load(path, arguments)
-        stem = f"{name}_enhanced"
+    def prepare() -> None:
+        check_network(arguments)
+
+    def work(job: Job) -> None:
+        image = load(job.path, arguments)
         # a picture contains one image, the other formats contain stacks
         endings = frames(image) if arguments.format == "png" else [""]
-        targets = outputs(arguments, *(f"{stem}{ending}.{arguments.format}" for ending in endings))
-        _write(denoiser.fit_transform(image), targets, arguments)
-        print(*targets, sep="\n")
+        targets = job.outputs(*(f"_enhanced{ending}.{arguments.format}" for ending in endings))
+        job.step("enhancing")
+        enhanced = denoiser.fit_transform(image)
+        job.step("writing")
+        _write(enhanced, targets)
+        job.say("\n".join(map(str, targets)))
 
-    return for_each_file(arguments, work)
+    def skipped(job: Job, targets: list[Path]) -> None:
+        job.say("\n".join(f"{target}: finished before" for target in targets))
+
+    return for_each_file(arguments, work, result="enhanced", skipped=skipped, prepare=prepare)
 
 
-def _write(image: xr.DataArray, targets: list[Path], arguments: argparse.Namespace) -> None:
-    if arguments.format != "png":
+def _write(image: xr.DataArray, targets: list[Path]) -> None:
+    if targets[0].suffix != ".png":
         from stemkit import write
 
-        write(image, targets[0], overwrite=arguments.overwrite)
+        write(image, targets[0], overwrite=True)
         return
     from stemkit.plotting import save_picture
 
     non_interactive_pyplot()
     for frame, path in zip([image] if image.ndim == 2 else list(image), targets, strict=True):
-        save_picture(frame, path, overwrite=arguments.overwrite)
+        save_picture(frame, path, overwrite=True)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import argparse
 import math
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from stemkit.cli.common import add_image_arguments, for_each_file, load
+from stemkit.cli.batch import Job, for_each_file
+from stemkit.cli.common import add_image_arguments, load
+from stemkit.cli.messages import counted
 
 if TYPE_CHECKING:
     import xarray as xr
+
+#: Attributes of an image that are printed, with their units.
+ATTRIBUTES = {"detector": "", "voltage": " kV", "dwell_time": " s", "dataset": "", "title": ""}
+#: Relative difference of height and width of a pixel below which it is square (chosen: files store single precision).
+SQUARE = 1e-3
 
 
 def add_to(subparsers: Any) -> None:
@@ -18,66 +25,124 @@ def add_to(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "info",
         help="describe an image and its file",
-        description="Print the size, pixel size, mode, noise and spacing of an image, and the datasets of its file.",
+        description="Print the size, pixel size, mode and range of intensities of an image or stack, and the datasets "
+        "of its file; with --noise also the spacing of its columns and its noise, which takes longer.",
     )
     add_image_arguments(parser)
+    parser.add_argument("--noise", action="store_true", help="also measure the spacing and the noise")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Describe each file."""
-    from stemkit import datasets
 
-    def work(path: Path, name: str) -> None:
-        image = load(path, arguments)
-        print(path)
-        for label, text in _properties(image):
-            print(f"  {label:<12}{text}")
-        found = datasets(path)
-        if len(found) > 1:
-            for d in found:
-                shape = " x ".join(map(str, d.shape))
-                print(f"  {'dataset ' + str(d.index):<12}{d.name or 'unnamed'}: {shape}, {d.dtype}")
+    def work(job: Job) -> None:
+        image = load(job.path, arguments)
+        properties = _properties(image)
+        if arguments.noise:
+            job.step("measuring spacing and noise")
+            properties += [_spacing(image), _noise(image)]
+        if "dataset" in image.attrs:
+            properties += _datasets(job)
+        job.say("\n".join([str(job.path), *(f"  {label:<12}{text}" for label, text in properties)]))
 
     return for_each_file(arguments, work)
 
 
 def _properties(image: xr.DataArray) -> list[tuple[str, str]]:
-    """Names and values of the properties of an image, or of the first image of a stack."""
-    from stemkit import NoiseCalibrator
-    from stemkit.images import pixel_sizes, resolve_mode
+    """Names and values of the properties of an image, or of all images of a stack."""
+    from stemkit.images import split
+
+    low, high = float(image.min()), float(image.max())
+    found = [
+        ("size", _size(image)),
+        ("pixel size", _pixel_size(image)),
+        ("mode", _mode(split(image))),
+        ("range", f"{low:.6g} to {high:.6g}"),
+    ]
+    known = [key for key in ATTRIBUTES if key in image.attrs]
+    return found + [(key.replace("_", " "), _text(image.attrs[key]) + ATTRIBUTES[key]) for key in known]
+
+
+def _size(image: xr.DataArray) -> str:
+    stack = f"{counted(len(image), 'frame')} of " if image.ndim == 3 else ""
+    return f"{stack}{image.sizes['y']} x {image.sizes['x']} px, {image.dtype}"
+
+
+def _pixel_size(image: xr.DataArray) -> str:
+    from stemkit.images import pixel_sizes
+
+    sizes = pixel_sizes(image)
+    if sizes is None:
+        return "not known: give --pixel-size"
+    y, x = sizes
+    field = " x ".join(f"{image.sizes[d] * size:.4g}" for d, size in (("y", y), ("x", x)))
+    square = abs(y / x - 1) < SQUARE
+    return f"{x:.6g} nm ({field} nm)" if square else f"{y:.6g} nm (y) x {x:.6g} nm (x) ({field} nm)"
+
+
+def _mode(images: Sequence[xr.DataArray]) -> str:
+    """The mode of the images, and whether it was inferred; several where they differ."""
+    from stemkit.images import resolve_mode
+
+    modes = [resolve_mode(image) for image in images]
+    inferred = "" if "mode" in images[0].attrs else " (inferred)"
+    if len(set(modes)) == 1:
+        return modes[0] + inferred
+    return ", ".join(f"{mode} in {counted(modes.count(mode), 'frame')}" for mode in sorted(set(modes))) + inferred
+
+
+def _spacing(image: xr.DataArray) -> tuple[str, str]:
+    """The spacing of the columns, or its range in a stack."""
+    from stemkit.images import pixel_sizes, split
     from stemkit.periodicity import find_periodicity
 
-    first = image if image.ndim == 2 else image[0]
-    sizes = pixel_sizes(first)
-    size = " x ".join(str(n) for n in image.shape)
-    properties = [("size", f"{size} px, {image.dtype}")]
-    if sizes is None:
-        properties.append(("pixel size", "not known: give --pixel-size"))
-    elif abs(sizes[0] / sizes[1] - 1) < 1e-3:
-        field = " x ".join(f"{n * s:.4g}" for n, s in zip(first.shape, sizes, strict=True))
-        properties.append(("pixel size", f"{sizes[1]:.6g} nm ({field} nm)"))
-    else:
-        properties.append(("pixel size", f"{sizes[0]:.6g} nm (y) x {sizes[1]:.6g} nm (x)"))
-    source = "" if "mode" in image.attrs else " (inferred)"
-    properties.append(("mode", resolve_mode(first) + source))
-    spacing = find_periodicity(first.values).spacing
-    if spacing is None:
-        properties.append(("spacing", "none: the image is not periodic"))
-    else:
-        in_nm = "" if sizes is None else f", {spacing * (sizes[0] * sizes[1]) ** 0.5:.4g} nm"
-        properties.append(("spacing", f"{spacing:.4g} px{in_nm}"))
-    model = NoiseCalibrator().fit(first).noise_model_
-    bright = max(model.pointwise.readout**2 + model.pointwise.gain, 0.0) ** 0.5
-    properties.append(
-        (
-            "noise",
-            f"{100 * model.pointwise.readout:.3g} % of the contrast at the background, {100 * bright:.3g} % at "
-            f"columns, streaks {100 * math.hypot(model.scan.amplitude, model.scan.short_amplitude):.2g} %, rows "
-            f"displaced by {model.scan.displacement:.2g} px",
-        )
+    images = split(image)
+    spacings = [s for s in (find_periodicity(i.values).spacing for i in images) if s is not None]
+    if not spacings:
+        return "spacing", "none: the image is not periodic"
+    sizes = pixel_sizes(image)
+    text = f"{_range(spacings)} px"
+    if sizes is not None:
+        text += f", {_range([s * math.sqrt(sizes[0] * sizes[1]) for s in spacings])} nm"
+    aperiodic = len(images) - len(spacings)
+    return "spacing", text + (f" ({counted(aperiodic, 'frame')} not periodic)" if aperiodic else "")
+
+
+def _noise(image: xr.DataArray) -> tuple[str, str]:
+    """The noise in units of the contrast; that of a stack is common to its frames."""
+    from stemkit import NoiseCalibrator
+
+    model = NoiseCalibrator().fit(image).noise_model_
+    at_columns = math.sqrt(max(model.pointwise.readout**2 + model.pointwise.gain, 0.0))
+    streaks = math.hypot(model.scan.amplitude, model.scan.short_amplitude)
+    return (
+        "noise",
+        f"{model.pointwise.readout:.2%} of the contrast at the background, {at_columns:.2%} at columns, "
+        f"streaks {streaks:.1%}, rows displaced by {model.scan.displacement:.2g} px",
     )
-    known = ("detector", "voltage", "dwell_time", "dataset", "title")
-    units = {"voltage": " kV", "dwell_time": " s"}
-    properties += [(k.replace("_", " "), f"{image.attrs[k]}{units.get(k, '')}") for k in known if k in image.attrs]
-    return properties
+
+
+def _datasets(job: Job) -> list[tuple[str, str]]:
+    """The datasets of a file that contains several."""
+    from stemkit import datasets
+
+    found = datasets(job.path)
+    if len(found) < 2:
+        return []
+    return [
+        (
+            f"dataset {d.index}",
+            f"{d.name or 'unnamed'}: {' x '.join(map(str, d.shape))}, {d.dtype}{'' if d.is_image else ', no image'}",
+        )
+        for d in found
+    ]
+
+
+def _range(values: list[float]) -> str:
+    low, high = f"{min(values):.4g}", f"{max(values):.4g}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _text(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -8,16 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stemkit._version import __version__
-from stemkit.cli.common import (
-    add_image_arguments,
-    add_output_arguments,
-    for_each_file,
-    frames,
-    load,
-    non_interactive_pyplot,
-    outputs,
-    save_and_close,
-)
+from stemkit.cli.batch import Job, for_each_file
+from stemkit.cli.common import add_image_arguments, add_output_arguments, frames, load
+from stemkit.cli.figures import add_figure_arguments, figure_suffix, non_interactive_pyplot, save_and_close
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -40,9 +33,7 @@ def add_to(subparsers: Any) -> None:
     add_image_arguments(parser)
     add_output_arguments(parser)
     parser.add_argument("--format", choices=FORMATS, default="tif", help="default: tif")
-    parser.add_argument(
-        "--figure", action="store_true", help="also draw the image before and after, and the displacements of the rows"
-    )
+    add_figure_arguments(parser, "the image before and after, and the displacements of the rows")
     parser.set_defaults(run=run)
 
 
@@ -52,28 +43,32 @@ def run(arguments: argparse.Namespace) -> int:
 
     from stemkit import RowAligner, write
 
-    def work(path: Path, name: str) -> None:
-        image = load(path, arguments)
+    def work(job: Job) -> None:
+        image = load(job.path, arguments)
         _check_not_enhanced(image)
-        stem = f"{name}_straightened"
-        pictures = [f"{stem}{ending}.png" for ending in frames(image)] if arguments.figure else []
-        target, *figures = outputs(arguments, f"{stem}.{arguments.format}", *pictures)
+        suffix = figure_suffix(arguments)
+        figures = [f"_straightened{ending}{suffix}" for ending in frames(image)] if suffix else []
+        target, *figure_paths = job.outputs(f"_straightened.{arguments.format}", *figures)
+        job.step("measuring the displacements of the rows")
         aligner = RowAligner()
         with warnings.catch_warnings():
             if image.ndim == 2:
                 # an unchanged image must not be written as straightened
                 warnings.filterwarnings("error", message="no lattice of columns", category=UserWarning)
             straight = aligner.fit_transform(image)
-        shifts = np.concatenate(aligner.shifts_)
-        rms = float(np.sqrt(np.mean(shifts**2)))
+        rms = float(np.sqrt(np.mean(np.concatenate(aligner.shifts_) ** 2)))
         made: dict[str, str | float] = {"stemkit": __version__, "step": "straighten", "rms_shift_px": round(rms, 4)}
-        write(straight, target, overwrite=arguments.overwrite, provenance=made)
-        for i, figure in enumerate(figures):
+        job.step("writing")
+        write(straight, target, overwrite=True, provenance=made)
+        for i, path in enumerate(figure_paths):
             before, after = (image, straight) if image.ndim == 2 else (image[i], straight[i])
-            _save_figure(before, after, aligner.shifts_[i], figure, arguments.overwrite)
-        print(f"{target}: rows were displaced by {_length(rms, image)} (RMS)")
+            _save_figure(before, after, aligner.shifts_[i], path)
+        job.say(f"{target}: rows were displaced by {_length(rms, image)} (RMS)")
 
-    return for_each_file(arguments, work)
+    def skipped(job: Job, targets: list[Path]) -> None:
+        job.say(f"{targets[0]}: finished before")
+
+    return for_each_file(arguments, work, result="straightened", skipped=skipped)
 
 
 def _check_not_enhanced(image: xr.DataArray) -> None:
@@ -94,7 +89,7 @@ def _length(px: float, image: xr.DataArray) -> str:
     return f"{px:.3g} px, {nm:.3g} nm" if nm >= 1 else f"{px:.3g} px, {1e3 * nm:.3g} pm"
 
 
-def _save_figure(before: xr.DataArray, after: xr.DataArray, shifts: NDArray, path: Path, overwrite: bool) -> None:
+def _save_figure(before: xr.DataArray, after: xr.DataArray, shifts: NDArray, path: Path) -> None:
     import numpy as np
 
     from stemkit.plotting import show_image
@@ -109,7 +104,7 @@ def _save_figure(before: xr.DataArray, after: xr.DataArray, shifts: NDArray, pat
     axes[2].set(xlabel="displacement along x (px)", ylabel="row", ylim=(len(shifts), 0))
     axes[2].set_title("displacements of the rows (grey: rows of the crop)", fontsize=10)
     axes[2].spines[["top", "right"]].set_visible(False)
-    save_and_close(figure, path, overwrite)
+    save_and_close(figure, path)
 
 
 def _most_varying_crop(values: NDArray) -> tuple[slice, slice]:

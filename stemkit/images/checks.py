@@ -24,6 +24,11 @@ def numeric(X: object, name: str) -> NDArray:
         raise ValueError(f"{name} must not have masked pixels: fill them first, for example with {name}.filled(value)")
     if isinstance(X, str | os.PathLike):
         raise TypeError(f"{name} must be an image, but is a path: read the file first, stemkit.read({os.fspath(X)!r})")
+    if hasattr(X, "axes_manager"):
+        raise TypeError(
+            f"{name} must be an array or a DataArray, but is a HyperSpy signal, whose pixel size would be lost: "
+            "convert it with stemkit.io.from_hyperspy(signal)"
+        )
     values = np.asarray(X)
     if values.dtype.kind == "b":
         values = values.astype(np.uint8)

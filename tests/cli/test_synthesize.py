@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from PIL import Image
 
 import stemkit
 from stemkit import NoiseModel, PointwiseNoise, STEMSynthesizer
@@ -28,7 +29,12 @@ def test_pairs_and_their_columns(tmp_path, capsys):
     table = pd.read_csv(tmp_path / "pairs_columns.csv")
     assert len(table) == len(columns)
     np.testing.assert_allclose(table["y"], columns["y"])
-    assert (tmp_path / "pairs.png").stat().st_size > 5000
+    with Image.open(tmp_path / "pairs.png") as picture:
+        values = np.asarray(picture.convert("L"))
+    # two rows of three images, 2.6 inches wide each
+    assert values.shape[1] / values.shape[0] == pytest.approx(7.8 / 5.6, rel=0.1)
+    for row in np.array_split(values, 2):
+        assert all(part[20:-20, 20:-20].std() > 20 for part in np.array_split(row, 3, axis=1))
 
 
 def test_pairs_like_an_image(tmp_path):
@@ -50,7 +56,7 @@ def test_pairs_like_an_image(tmp_path):
         (["-o", "pairs.tif"], "--output must end with .nc"),
         (["--spacing", "1", "2", "3"], "--spacing must be one or two numbers of nm"),
         (["--arrangement", "cubist"], "arrangements must be one or several of"),
-        (["-n", "0"], "n must be a positive integer"),
+        (["--size", "1000000"], "16 pairs of 1000000 x 1000000 px need about"),
         (["missing.dm4"], "missing.dm4"),
     ],
 )
@@ -58,6 +64,14 @@ def test_what_is_refused(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     assert run(*arguments) == 1
     assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", ["-n", "--size", "--pixel-size", "--spacing"])
+def test_numbers_must_be_positive(tmp_path, capsys, option):
+    with pytest.raises(SystemExit, match="2"):
+        run(option, "0", "-o", tmp_path / "pairs.nc")
+    assert f"{option}" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -1,0 +1,139 @@
+"""Files that a command reads, and unique names of their results."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Selection", "result_names", "select_files"]
+
+#: Longest name of a result without its ending, bytes (chosen: file systems allow 255, endings have up to 40).
+LONGEST_NAME = 200
+#: Endings of the names of results, after the name of the input and its region.
+_RESULT = re.compile(
+    r"^(?P<origin>.+?)(_y\d+-\d+_x\d+-\d+)?_(enhanced|straightened|noise|columns|vacancies)(_\d{3,})?$"
+)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Files of a command.
+
+    ``left_out`` are results of other files of the selection that were found in folders, ``problems`` are messages about
+    paths without any file.
+    """
+
+    files: tuple[Path, ...]
+    left_out: tuple[Path, ...]
+    problems: tuple[str, ...]
+
+
+def select_files(paths: Sequence[Path], recursive: bool = False) -> Selection:
+    """Files among the paths and in their folders, each once.
+
+    Files in folders whose names are those of results of other files (``a_enhanced.tif`` of ``a.dm4``) are left out,
+    unless they are named themselves.
+    """
+    named, found, problems = list[Path](), list[Path](), list[str]()
+    order = list[Path]()
+    for path in paths:
+        if not _is_folder(path):
+            named.append(path)
+            order.append(path)
+            continue
+        try:
+            inside = sorted(_readable_in(path, recursive))
+        except OSError as error:
+            problems.append(f"{path}: the folder can't be read: {error.strerror}")
+            continue
+        if not inside:
+            more = "" if recursive else "; -r also searches its sub-folders"
+            problems.append(f"{path}: the folder contains no image file that stemkit can read{more}")
+        found += inside
+        order += inside
+    origins = {origin for path in order for origin in _possible_names(path)}
+    left_out = {p for p in found if _is_result(p, origins)} - set(named)
+    return Selection(tuple(_once(p for p in order if p not in left_out)), tuple(_once(left_out)), tuple(problems))
+
+
+def result_names(files: Sequence[Path]) -> list[str]:
+    """Names of the results of files without their endings, each different.
+
+    The name is that of the file without its suffix. Where several files share it, the suffix is added
+    (``a_dm4``), then the names of folders (``x_a_dm4``), and where these are not different, a hash of the path.
+    """
+    levels = [0] * len(files)
+    names = [_name(path, 0) for path in files]
+    while repeated := {name for name, n in Counter(names).items() if n > 1}:
+        for i, path in enumerate(files):
+            if names[i] in repeated:
+                levels[i] += 1
+                names[i] = _name(path, levels[i])
+    return names
+
+
+def _name(path: Path, level: int) -> str:
+    """Name of the results of a file: its stem, from level 1 with the suffix, from level 2 with folders, then a hash."""
+    if level == 0:
+        return _shortened(path.stem)
+    folders = path.absolute().parts[1:-1]
+    name = "_".join([*folders[max(0, len(folders) - (level - 1)) :], path.name.replace(".", "_")])
+    if level > len(folders) + 1:
+        name = f"{hashlib.sha1(os.fsencode(path.absolute())).hexdigest()[:8]}_{name}"
+    return _shortened(name)
+
+
+def _shortened(name: str) -> str:
+    """A name that leaves space for endings; what is removed is replaced with a hash."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= LONGEST_NAME:
+        return name
+    kept = encoded[: LONGEST_NAME - 9].decode(errors="ignore")
+    return f"{kept}_{hashlib.sha1(encoded).hexdigest()[:8]}"
+
+
+def _possible_names(path: Path) -> Iterable[str]:
+    return (_name(path, level) for level in range(4))
+
+
+def _is_result(path: Path, origins: set[str]) -> bool:
+    """Whether the name is that of a result of one of the files, or of a result's result."""
+    match = _RESULT.match(path.stem)
+    return match is not None and match["origin"] in origins
+
+
+def _once(paths: Iterable[Path]) -> Iterator[Path]:
+    """Each file once, also if it is given under several paths."""
+    seen = set[str]()
+    for path in paths:
+        real = os.path.realpath(path)
+        if real not in seen:
+            seen.add(real)
+            yield path
+
+
+def _is_folder(path: Path) -> bool:
+    """Whether a path is a folder; not if it can't be examined, which the reading of the file reports."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _readable_in(folder: Path, recursive: bool) -> Iterator[Path]:
+    """Files in a folder that stemkit can read by their suffixes; hidden files and folders are omitted."""
+    from stemkit.io import READABLE
+
+    for entry in os.scandir(folder):
+        if entry.name.startswith("."):
+            continue
+        path = folder / entry.name
+        if entry.is_file() and path.suffix.lower() in READABLE:
+            yield path
+        elif recursive and entry.is_dir(follow_symlinks=False):
+            yield from _readable_in(path, recursive)

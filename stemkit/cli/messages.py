@@ -1,0 +1,44 @@
+"""Texts that several commands print: errors in the words of the command line, and numbers with their nouns."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+__all__ = ["about", "counted", "described", "with_option_names"]
+
+#: Parameters of functions whose command-line options have the same name; not those in the parentheses of a call.
+_PARAMETERS = re.compile(
+    r"(?<!\()(?<!, )\b(pixel_size|mode|dataset|overwrite|significance|spacing|width)=(True|\.{3})?"
+)
+#: What an allocator says when memory is exhausted.
+_NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|Unable to allocate", re.IGNORECASE)
+#: Errors whose messages are written for users; of others the type is given, too.
+_EXPLAINED = (OSError, ValueError, TypeError, ImportError, UserWarning)
+
+
+def described(error: BaseException) -> str:
+    """One line that describes an error, in the words of the command line."""
+    text = with_option_names(error).strip()
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(text)):
+        return f"there is not enough memory for this image or these parameters ({text or type(error).__name__})"
+    if isinstance(error, ArithmeticError):
+        return f"the intensities are too large or too small to compute with ({text}): rescale the image"
+    if isinstance(error, _EXPLAINED) and text:
+        return text
+    return f"unexpected {type(error).__name__}: {text or 'without a message'} (stemkit --debug shows where it occurred)"
+
+
+def about(path: Path, message: str) -> str:
+    """A message about a file, with its name unless it already has it."""
+    return message if str(path) in message else f"{path}: {message}"
+
+
+def with_option_names(message: object) -> str:
+    """A message in which the names of parameters are replaced with those of the command's options."""
+    return _PARAMETERS.sub(lambda m: f"--{m[1].replace('_', '-')}", str(message))
+
+
+def counted(n: int, one: str, more: str | None = None) -> str:
+    """A number with its noun: ``"1 vacancy"``, ``"2 vacancies"``."""
+    return f"{n} {one if n == 1 else more or one + 's'}"

@@ -1,0 +1,126 @@
+"""``stemkit detect``."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import stemkit
+from stemkit import AtomDetector, NoiseCalibrator
+from stemkit.cli import main
+from stemkit.detection.exports import read_columns
+
+
+def detect(*arguments):
+    return main(["detect", *map(str, arguments)])
+
+
+def test_table_in_nm(tmp_path, tif, scene):
+    assert detect(tif, "-o", tmp_path / "out") == 0
+    assert [p.name for p in (tmp_path / "out").iterdir() if p.is_file()] == ["image_columns.csv"]
+    table = pd.read_csv(tmp_path / "out" / "image_columns.csv")
+    assert set(table["unit"]) == {"nm"}
+    found = stemkit.metrics.match_columns(table[["y", "x"]], scene[1][["y", "x"]], 0.04)
+    assert found.recall > 0.95
+
+
+def test_without_network(tmp_path, tif):
+    assert main(["detect", str(tif), "-o", str(tmp_path), "--no-enhance"]) == 0
+    assert len(pd.read_csv(tmp_path / "image_columns.csv")) > 20
+
+
+def test_the_lattice_and_its_vacancies(tmp_path, tif, capsys):
+    options = ["--no-enhance", "--lattice", "--pixel-size-error", "0.02", "-o", str(tmp_path)]
+    assert main(["detect", str(tif), *options]) == 0
+    out = capsys.readouterr().out
+    assert "Lattice(a=0.1" in out
+    assert "statistical errors, and 2 % of both lengths from the pixel size" in out
+    n = len(pd.read_csv(tmp_path / "image_vacancies.csv"))
+    assert f"image_vacancies.csv: {n} {'vacancy' if n == 1 else 'vacancies'} of 1 lattice" in out
+
+
+def test_columns_without_a_lattice_are_written_with_a_note(tmp_path, capsys):
+    rng = np.random.default_rng(1)
+    at = np.array(
+        [(24, 20), (70, 33), (41, 75), (96, 88), (25, 101), (60, 104), (98, 40), (68, 62), (35, 48), (101, 15)]
+    )
+    y, x = np.mgrid[:120, :120]
+    clean = sum(np.exp(-((y - p) ** 2 + (x - q) ** 2) / 18.0) for p, q in at)
+    np.save(tmp_path / "atoms.npy", clean + rng.normal(0, 0.05, clean.shape))
+    assert main(["detect", str(tmp_path / "atoms.npy"), "--no-enhance", "--lattice", "-o", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "note: no lattice was fitted, and atoms_vacancies.csv was not written: table must" in out
+    assert len(pd.read_csv(tmp_path / "atoms_columns.csv")) >= 8
+    assert not (tmp_path / "atoms_vacancies.csv").exists()
+
+
+def test_px_where_uncalibrated(tmp_path, image):
+    np.save(tmp_path / "bare.npy", image.values)
+    assert main(["detect", str(tmp_path / "bare.npy"), "-o", str(tmp_path)]) == 0
+    table = pd.read_csv(tmp_path / "bare_columns.csv")
+    assert set(table["unit"]) == {"px"}
+    np.testing.assert_allclose(table["x"], table["x_px"])
+
+
+def test_refuses_an_enhanced_file_without_the_recorded_one(tmp_path, tif, capsys):
+    main(["enhance", str(tif), "-o", str(tmp_path)])
+    enhanced = str(tmp_path / "image_enhanced.tif")
+    assert main(["detect", enhanced, "-o", str(tmp_path)]) == 1
+    assert "--recorded" in capsys.readouterr().err
+    assert main(["detect", enhanced, "--recorded", str(tif), "-o", str(tmp_path)]) == 0
+    assert main(["detect", str(tif), "-o", str(tmp_path)]) == 0
+    a, b = (pd.read_csv(tmp_path / f"{n}_columns.csv") for n in ("image_enhanced", "image"))
+    assert a["x_err"].median() == pytest.approx(b["x_err"].median(), rel=0.1)
+
+
+def test_a_netcdf_carries_its_recorded_pixels(tmp_path, tif):
+    main(["enhance", str(tif), "-o", str(tmp_path), "--format", "nc"])
+    assert main(["detect", str(tmp_path / "image_enhanced.nc"), "-o", str(tmp_path)]) == 0
+    assert len(pd.read_csv(tmp_path / "image_enhanced_columns.csv")) > 20
+
+
+@pytest.mark.parametrize(
+    ("options", "parameters"),
+    [
+        (["--significance", "70"], {"significance": 70.0}),
+        (["--spacing", "0.2", "--width", "0.05"], {"spacing": 0.2, "width": 0.05}),
+        (["--elliptical"], {"elliptical": True}),
+    ],
+)
+def test_options_are_the_detector_s_parameters(tmp_path, tif, options, parameters):
+    assert detect(tif, "--no-enhance", "-o", tmp_path, *options) == 0
+    image = NoiseCalibrator().fit_transform(stemkit.read(tif))
+    expected = AtomDetector(**parameters).fit_transform(image)
+    pd.testing.assert_frame_equal(read_columns(tmp_path / "image_columns.csv"), expected)
+    plain = AtomDetector().fit_transform(image)
+    assert plain.shape != expected.shape or not np.allclose(plain["sigma"], expected["sigma"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("option", ["--significance", "--spacing", "--width"])
+@pytest.mark.parametrize("value", ["0", "-1", "inf", "nan", "wide"])
+def test_impossible_lengths_are_refused(tif, option, value, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        detect(tif, option, value)
+    assert f"{option}: must be a positive number, but is {value!r}" in capsys.readouterr().err
+
+
+def test_a_part_that_was_enhanced_is_measured_on_the_same_part(tmp_path, tif):
+    region = ["--region", "10:90,20:100"]
+    main(["enhance", str(tif), "-o", str(tmp_path), *region])
+    enhanced = tmp_path / "image_y10-90_x20-100_enhanced.tif"
+    assert detect(enhanced, "--recorded", tif, *region, "-o", tmp_path) == 0
+    assert len(pd.read_csv(tmp_path / "image_y10-90_x20-100_enhanced_columns.csv")) > 20
+
+
+def test_an_enhanced_image_is_no_measurement(tmp_path, tif, capsys):
+    main(["enhance", str(tif), "-o", str(tmp_path)])
+    enhanced = str(tmp_path / "image_enhanced.tif")
+    assert main(["detect", enhanced, "--recorded", enhanced, "-o", str(tmp_path)]) == 1
+    assert "--recorded must be a recorded image" in capsys.readouterr().err
+
+
+def test_measured_must_fit(tmp_path, tif, image, capsys):
+    other = stemkit.write(image[:50], tmp_path / "other.tif")
+    main(["enhance", str(tif), "-o", str(tmp_path)])
+    enhanced = str(tmp_path / "image_enhanced.tif")
+    assert main(["detect", enhanced, "--recorded", str(other), "-o", str(tmp_path)]) == 1
+    assert "--recorded must have the image's shape" in capsys.readouterr().err

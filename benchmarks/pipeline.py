@@ -431,7 +431,7 @@ def described(table: pd.DataFrame) -> dict[str, int]:
     """Numbers of columns, of good ones, and of those that are too close to another one."""
     import numpy as np
 
-    from stemkit.columns.candidates import nearest_distances
+    from stemkit.columns import nearest_distances
 
     distance = nearest_distances(table[["y_px", "x_px"]].to_numpy())
     doubles = int((distance < 0.5 * np.median(distance)).sum()) if len(table) > 1 else 0
@@ -444,7 +444,7 @@ def compared(table: pd.DataFrame, known: dict[str, NDArray] | None) -> dict[str,
         return {}
     import numpy as np
 
-    from stemkit.columns.candidates import nearest_distances
+    from stemkit.columns import nearest_distances
     from stemkit.metrics import match_columns
 
     places = table[["y_px", "x_px"]].to_numpy()
@@ -464,7 +464,7 @@ def save_overlay(image: xr.DataArray, table: pd.DataFrame, folder: Path, name: s
     import numpy as np
     from PIL import Image, ImageDraw
 
-    from stemkit.columns.candidates import nearest_distances
+    from stemkit.columns import nearest_distances
     from stemkit.detection import Quality
 
     colours = [GOOD, *FLAGS.values()]

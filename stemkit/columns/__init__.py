@@ -1,8 +1,8 @@
 """Finding and fitting atomic columns: plain arrays in and out, bright columns only."""
 
-from stemkit.columns.candidates import column_response, find_peaks, nearest_distances, peaks_above_noise, some_pixels
 from stemkit.columns.equations import Variance
 from stemkit.columns.fitting import ColumnFits, absorbed, fit_columns, render_columns
+from stemkit.columns.peaks import column_response, find_peaks, nearest_distances, peaks_above_noise, pixel_subset
 
 __all__ = [
     "ColumnFits",
@@ -13,6 +13,6 @@ __all__ = [
     "fit_columns",
     "nearest_distances",
     "peaks_above_noise",
+    "pixel_subset",
     "render_columns",
-    "some_pixels",
 ]

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stemkit.columns.batched import BatchedDescent
-from stemkit.columns.candidates import some_pixels
 from stemkit.columns.descent import CompiledDescent
 from stemkit.columns.equations import Blocks, Noise, Variance
 from stemkit.columns.gaussians import ELLIPTICAL, ROUND, derivatives
 from stemkit.columns.limits import LIMITS, REACH, RENDERED
+from stemkit.columns.peaks import pixel_subset
 from stemkit.columns.scene import scene_of
 from stemkit.columns.solving import MOST_JOINT, step
 from stemkit.pixels import filled
@@ -321,7 +321,7 @@ class _Units:
 
     @classmethod
     def of(cls, values: NDArray) -> _Units:
-        level, high = (float(v) for v in np.quantile(some_pixels(values), [0.2, 0.99]))
+        level, high = (float(v) for v in np.quantile(pixel_subset(values), [0.2, 0.99]))
         scale = high - level if high > level else float(np.abs(values - level).max()) or 1.0
         return cls(level, scale, (values - level) / scale)
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from stemkit.columns import some_pixels
-from stemkit.columns.candidates import SURROUND
+from stemkit.columns import pixel_subset
+from stemkit.columns.peaks import SURROUND
 from stemkit.detection.view import View
 from stemkit.filters import wide_gaussian
 from stemkit.noise import NoiseModel
@@ -101,7 +101,7 @@ def skewness(view: View, width: float) -> float:
     pointwise = view.noise.pointwise
     if pointwise.kind != "poisson" or view.sign < 0:
         return 0.0
-    variance = float(view.variance(np.atleast_1d(np.median(some_pixels(view.recorded))))[0])
+    variance = float(view.variance(np.atleast_1d(np.median(pixel_subset(view.recorded))))[0])
     return SKEWED * 0.389 * max(pointwise.gain, 0.0) / (width * math.sqrt(variance))
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from stemkit.columns import ColumnFits, column_response, find_peaks, render_columns, some_pixels
+from stemkit.columns import ColumnFits, column_response, find_peaks, pixel_subset, render_columns
 from stemkit.detection.filtering import (
     LOWEST,
     filtered,
@@ -189,7 +189,7 @@ def _tall(response: NDArray, peaks: NDArray) -> NDArray[np.bool_]:
 
 def _spread(heights: NDArray) -> float:
     """Standard deviation of what is below the median, at least 1."""
-    middling, below = np.quantile(some_pixels(heights), [0.5, 0.16])
+    middling, below = np.quantile(pixel_subset(heights), [0.5, 0.16])
     return max(1.0, float(middling - below))
 
 

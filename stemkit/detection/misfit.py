@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from stemkit.columns import ColumnFits, some_pixels
-from stemkit.columns.candidates import SURROUND
+from stemkit.columns import ColumnFits, pixel_subset
+from stemkit.columns.peaks import SURROUND
 
 __all__ = ["Misfit", "measure_misfit"]
 
@@ -125,4 +125,4 @@ def measure_misfit(residual: NDArray, variance: NDArray, fits: ColumnFits, width
         if on_ring.any():
             found[i] = max(0.0, float(np.median(excess[:, on_ring].mean(axis=1))) / (MEDIAN_OF_RING * RESPONSE**2))
     usual = float(np.median(fits.amplitude[which])) ** 2 * RESPONSE**2
-    return Misfit(found) if usual * found.max() > NEGLIGIBLE * float(np.median(some_pixels(variance))) else nothing
+    return Misfit(found) if usual * found.max() > NEGLIGIBLE * float(np.median(pixel_subset(variance))) else nothing

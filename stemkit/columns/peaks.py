@@ -7,13 +7,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-__all__ = ["column_response", "find_peaks", "nearest_distances", "peaks_above_noise", "some_pixels"]
+__all__ = ["column_response", "find_peaks", "nearest_distances", "peaks_above_noise", "pixel_subset"]
 
 #: The background around a column is seen through a Gaussian wider than the column by this factor.
 SURROUND = 2.0
 
 
-def some_pixels(values: NDArray, most: int = 2**16) -> NDArray:
+def pixel_subset(values: NDArray, most: int = 2**16) -> NDArray:
     """Pixels from all over an image, ``(n,)``, enough for its quantiles."""
     # an odd stride does not stay in the same columns of pixels
     return values.ravel()[:: values.size // most | 1]

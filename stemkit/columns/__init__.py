@@ -1,7 +1,7 @@
 """Finding and fitting atomic columns: plain arrays in and out, bright columns only."""
 
-from stemkit.columns.equations import Variance
 from stemkit.columns.fitting import ColumnFits, absorbed, fit_columns, render_columns
+from stemkit.columns.noise import Variance
 from stemkit.columns.peaks import column_response, find_peaks, nearest_distances, peaks_above_noise, pixel_subset
 
 __all__ = [

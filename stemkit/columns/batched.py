@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stemkit.columns.equations import Blocks, Scene, equations, slopes
+from stemkit.columns.equations import Blocks, equations, slopes
 from stemkit.columns.errors import widened
 from stemkit.columns.limits import LIMITS, RENEWED
+from stemkit.columns.problem import FitProblem
 from stemkit.columns.solving import covariances, step
 
 __all__ = ["BatchedDescent"]
@@ -22,7 +23,7 @@ class BatchedDescent:
 
     Parameters
     ----------
-    scene : Scene
+    problem : FitProblem
     start : Tensor of shape (n, P)
     sigma : Tensor of shape (n,)
         The widths that lengths are compared with, px.
@@ -37,21 +38,21 @@ class BatchedDescent:
         Length of each column's last step, in its errors.
     """
 
-    def __init__(self, scene: Scene, start: Tensor, sigma: Tensor, prior: Tensor | None = None):
-        self.scene, self.start, self.sigma, self.n, self.prior = scene, start, sigma, len(start), prior
+    def __init__(self, problem: FitProblem, start: Tensor, sigma: Tensor, prior: Tensor | None = None):
+        self.problem, self.start, self.sigma, self.n, self.prior = problem, start, sigma, len(start), prior
         nobody = torch.zeros_like(start[:1])
         nobody[:, 3] = 1.0
         # far away: in nobody's window
         nobody[:, :2] = -1e6
         self.parameters = torch.cat([start, nobody])
         self.centre = self._centres(self.parameters)
-        crowded = (scene.coupled < self.n).any(1)
+        crowded = (problem.coupled < self.n).any(1)
         self.damping = torch.where(crowded, LIMITS.crowded_damping, LIMITS.first_damping).to(start.dtype)
         self.least_damping = torch.where(crowded, LIMITS.least_crowded_damping, LIMITS.least_damping).to(start.dtype)
         self.everyone = torch.arange(self.n, device=start.device)
         self.movable = torch.ones_like(self.everyone, dtype=torch.bool)
         self.last_step = torch.full_like(self.damping, torch.inf)
-        self.bond = torch.zeros(scene.coupled.shape, dtype=start.dtype, device=start.device)
+        self.bond = torch.zeros(problem.coupled.shape, dtype=start.dtype, device=start.device)
         self.blocks = self._equations(self.parameters, self.everyone)
 
     @property
@@ -86,27 +87,27 @@ class BatchedDescent:
             self.movable = torch.as_tensor(movable, device=self.start.device)
         if first is not None:
             marked = torch.as_tensor(np.append(first, False), device=self.start.device)
-            marked[:-1] |= marked[self.scene.near].any(1)
+            marked[:-1] |= marked[self.problem.near].any(1)
             active = self._concerned(marked)
         for i in range(iterations):
             if len(active) == 0:
                 break
             active = self._advance(active, tolerance, with_shared=i + 1 in RENEWED)
-        crowded = self.everyone[(self.scene.coupled < self.n).any(1)]
+        crowded = self.everyone[(self.problem.coupled < self.n).any(1)]
         if len(crowded):
             self.blocks.put(crowded, self._equations(self.parameters, crowded))
 
     def errors(self, joint: int) -> tuple[NDArray, NDArray]:
         """Covariances ``(n, P, P)`` with ``joint`` neighbours free, and the residual's RMS over the expected one."""
-        blocks, free, noise = self.blocks, self.scene.free[:-1].to(self.start.dtype), self.scene.noise
+        blocks, free, noise = self.blocks, self.problem.free[:-1].to(self.start.dtype), self.problem.noise
         # what is not fitted has no errors
         covariance = covariances(
-            replace(blocks, own=blocks.own + torch.diag_embed(1 - free)), self.scene.coupled, joint
+            replace(blocks, own=blocks.own + torch.diag_embed(1 - free)), self.problem.coupled, joint
         )
         covariance = covariance * free[:, :, None] * free[:, None, :]
         rises = None
         if noise.tilt:
-            rises = slopes(self.scene, self.parameters, self.centre, self.everyone).cpu().numpy()
+            rises = slopes(self.problem, self.parameters, self.centre, self.everyone).cpu().numpy()
         known = None if self.prior is None else self.prior.cpu().numpy()
         chi2, dof = blocks.chi2.cpu().numpy(), self._degrees_of_freedom().cpu().numpy()
         return widened(covariance.cpu().numpy(), chi2, dof, noise, rises, known)
@@ -144,7 +145,7 @@ class BatchedDescent:
 
     def _equations(self, parameters: Tensor, columns: Tensor, shared: Tensor | None = None) -> Blocks:
         """With the bond between the backgrounds of columns that overlap; ``shared`` is what it was before, if given."""
-        blocks = equations(self.scene, parameters, self.centre, columns, with_shared=shared is None)
+        blocks = equations(self.problem, parameters, self.centre, columns, with_shared=shared is None)
         if shared is None:
             # where rows have offsets of their own, backgrounds may be opposed
             self.bond[columns] = LIMITS.alike * blocks.shared[:, :, 4, 4].clamp_min(0.0)
@@ -153,12 +154,12 @@ class BatchedDescent:
             blocks.shared = shared
         if self.prior is not None:
             place, precision = self.prior[columns, :2], self.prior[columns, 2:] ** -2
-            precision = precision * self.scene.free[columns, :2]
+            precision = precision * self.problem.free[columns, :2]
             blocks.gradient[:, :2] += precision * (place - parameters[columns, :2])
             blocks.own[:, [0, 1], [0, 1]] += precision
         bond, level = self.bond[columns], parameters[:, 4]
         blocks.own[:, 4, 4] += bond.sum(1)
-        blocks.gradient[:, 4] -= (bond * (level[columns, None] - level[self.scene.coupled[columns]])).sum(1)
+        blocks.gradient[:, 4] -= (bond * (level[columns, None] - level[self.problem.coupled[columns]])).sum(1)
         return blocks
 
     def _unfinished(self, active: Tensor, good: Tensor, tolerance: float, change: Tensor) -> Tensor:
@@ -167,7 +168,7 @@ class BatchedDescent:
             change[:, [0, 1, 3]].abs().amax(1) / self.sigma[active], change[:, 2].abs() / amplitude
         )
         # errors are not known as long as there is more in the residual than noise
-        small = tolerance if self.scene.noise.variance is not None else tolerance / 50
+        small = tolerance if self.problem.noise.variance is not None else tolerance / 50
         finished = good & (
             (self.last_step[active] < small) & (self.damping[active] < LIMITS.damped)
             | (relative < LIMITS.smallest_step)
@@ -180,19 +181,19 @@ class BatchedDescent:
 
     def _concerned(self, moved: Tensor) -> Tensor:
         """Columns that have moved, ``(n + 1,)``, or overlap one that has."""
-        return self.everyone[(moved[:-1] | moved[self.scene.coupled].any(1)) & self.movable]
+        return self.everyone[(moved[:-1] | moved[self.problem.coupled].any(1)) & self.movable]
 
     def _centres(self, parameters: Tensor) -> Tensor:
         """Pixels at which windows can stand."""
-        size = torch.tensor(self.scene.image.shape, device=parameters.device) - 2 * self.scene.pad
-        low = -self.scene.reach - 1
+        size = torch.tensor(self.problem.image.shape, device=parameters.device) - 2 * self.problem.pad
+        low = -self.problem.reach - 1
         return torch.minimum(parameters[:, :2].round().long().clamp_min(low), size - 1 - low)
 
     def _among(self, columns: Tensor) -> Tensor:
         """The neighbours of some columns as indices into these; the others stand still."""
         number = torch.full((self.n + 1,), len(columns), device=columns.device)
         number[columns] = torch.arange(len(columns), device=columns.device)
-        return number[self.scene.coupled[columns]]
+        return number[self.problem.coupled[columns]]
 
     def _limited(self, change: Tensor, columns: Tensor, neighbours: Tensor) -> Tensor:
         """Steps shortened as a whole where a part of them is too long, and those of neighbours with them."""
@@ -219,7 +220,7 @@ class BatchedDescent:
 
     def _damping(self, columns: Tensor) -> Tensor:
         """That of the most damped of a column and its neighbours: they move together."""
-        among = torch.cat([self.damping, self.damping[:1] * 0])[self.scene.coupled[columns]]
+        among = torch.cat([self.damping, self.damping[:1] * 0])[self.problem.coupled[columns]]
         return torch.cat([self.damping[columns, None], among], dim=1).amax(1)
 
     def _slope(self, blocks: Blocks, change: Tensor, neighbours: Tensor) -> Tensor:
@@ -229,11 +230,11 @@ class BatchedDescent:
 
     def _unit(self) -> Tensor:
         """Variance of the weighed residuals: 1 where the noise is known and explains them."""
-        least = 1.0 if self.scene.noise.variance is not None else 1e-12
+        least = 1.0 if self.problem.noise.variance is not None else 1e-12
         return (self.blocks.chi2 / self._degrees_of_freedom()).clamp_min(least)
 
     def _degrees_of_freedom(self) -> Tensor:
-        return (self.blocks.pixels - self.scene.free[:-1].sum(1)).clamp_min(1).to(self.start.dtype)
+        return (self.blocks.pixels - self.problem.free[:-1].sum(1)).clamp_min(1).to(self.start.dtype)
 
 
 def _any(of: Tensor, neighbours: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stemkit.columns.compiled import (
+    CompiledProblem,
     Equations,
-    Problem,
     Progress,
     covariance_blocks,
     damped_step,
@@ -18,9 +18,9 @@ from stemkit.columns.compiled import (
     tie,
     unfinished,
 )
-from stemkit.columns.equations import Scene
 from stemkit.columns.errors import widened
 from stemkit.columns.limits import LIMITS, RENEWED_AT
+from stemkit.columns.problem import FitProblem
 from stemkit.columns.solving import CYCLES, TOLERANCE
 
 __all__ = ["CompiledDescent"]
@@ -31,7 +31,7 @@ class CompiledDescent:
 
     Parameters
     ----------
-    scene : Scene
+    problem : FitProblem
     start : Tensor of shape (n, P)
     sigma : Tensor of shape (n,)
         The widths that lengths are compared with, px.
@@ -44,17 +44,17 @@ class CompiledDescent:
         Columns that took part in the last run: the others are where they started.
     """
 
-    def __init__(self, scene: Scene, start: Tensor, sigma: Tensor, prior: Tensor | None = None):
-        self.scene, self.start, self.n = scene, start, len(start)
+    def __init__(self, problem: FitProblem, start: Tensor, sigma: Tensor, prior: Tensor | None = None):
+        self.problem, self.start, self.n = problem, start, len(start)
         self.touched = np.zeros(self.n, dtype=bool)
-        n_parameters, coupled = start.shape[1], scene.coupled.numpy()
+        n_parameters, coupled = start.shape[1], problem.coupled.numpy()
         nobody = np.zeros((1, n_parameters))
         # far away: in nobody's window
         nobody[0, :2], nobody[0, 3] = -1e6, 1.0
         parameters = np.concatenate([start.numpy(), nobody])
         crowded: NDArray[np.bool_] = np.asarray((coupled < self.n).any(1))
         self._crowded, self._no_rises = crowded, np.empty((0, 2, n_parameters))
-        self.problem = compiled_problem(scene)
+        self.arrays = compile_problem(problem)
         self.equations = Equations(
             own=np.zeros((self.n, n_parameters, n_parameters)),
             shared=np.zeros((*coupled.shape, n_parameters, n_parameters)),
@@ -64,7 +64,7 @@ class CompiledDescent:
         )
         self.progress = Progress(
             parameters=parameters,
-            centre=centres(scene, parameters),
+            centre=centres(problem, parameters),
             movable=np.ones(self.n, dtype=bool),
             start=np.ascontiguousarray(start.numpy()),
             sigma=np.ascontiguousarray(sigma.numpy()),
@@ -86,13 +86,13 @@ class CompiledDescent:
         Where only some, ``first`` ``(n,)``, have changed, the others that are ``movable`` ``(n,)`` join in as far as
         these move them.
         """
-        small = tolerance if self.scene.noise.variance is not None else tolerance / 50
+        small = tolerance if self.problem.noise.variance is not None else tolerance / 50
         columns = np.arange(self.n)
         if first is not None:
             # what their neighbours' models were before is not known
             marked = np.append(first, False)
             self.progress.movable[:] = True if movable is None else movable
-            beside = marked[self.problem.coupled].any(1) | marked[self.problem.near].any(1)
+            beside = marked[self.arrays.coupled].any(1) | marked[self.arrays.near].any(1)
             columns = np.flatnonzero((first | beside) & self.progress.movable)
         for _ in range(iterations):
             if len(columns) == 0:
@@ -123,10 +123,10 @@ class CompiledDescent:
         residual's RMS over the expected one.
         """
         which = np.flatnonzero(self.touched)
-        free = self.scene.free.numpy()[which].astype(np.float64)
+        free = self.problem.free.numpy()[which].astype(np.float64)
         covariance = self._covariances(which, joint) * free[:, :, None] * free[:, None, :]
         dof = np.maximum(self.equations.pixels[which] - free.sum(1), 1.0)
-        noise, prior = self.scene.noise, self.progress.prior
+        noise, prior = self.problem.noise, self.progress.prior
         rises = self._rises(which) if noise.tilt else None
         known = prior[which] if len(prior) else None
         return widened(covariance, self.equations.chi2[which], dof, noise, rises, known)
@@ -139,7 +139,7 @@ class CompiledDescent:
         Only columns that still move are evaluated. One that stands still joins in when the displacements of its
         neighbours, to first order, would move it by more than the tolerance.
         """
-        progress, state = self.progress, (self.problem, self.progress, self.equations, LIMITS)
+        progress, state = self.progress, (self.arrays, self.progress, self.equations, LIMITS)
         number = np.full(self.n + 1, len(columns))
         number[columns] = np.arange(len(columns))
         change = damped_step(*state[:3], columns, number, CYCLES, TOLERANCE)
@@ -165,20 +165,20 @@ class CompiledDescent:
             return
         progress = self.progress
         normal_equations(
-            self.problem, progress.parameters, progress.centre, columns, renewed, self.equations, self._no_rises
+            self.arrays, progress.parameters, progress.centre, columns, renewed, self.equations, self._no_rises
         )
-        tie(self.problem, progress, self.equations, LIMITS, columns, renewed)
+        tie(self.arrays, progress, self.equations, LIMITS, columns, renewed)
         progress.stale[columns[renewed]] = False
 
     def _covariances(self, which: NDArray, joint: int) -> NDArray[np.float64]:
-        own, shared, coupled = self.equations.own, self.equations.shared, self.problem.coupled
+        own, shared, coupled = self.equations.own, self.equations.shared, self.arrays.coupled
         neighbours = np.unique(coupled[which, :joint])
         self._evaluate_new(neighbours[neighbours < self.n])
         diagonal, at = np.diagonal(own, axis1=1, axis2=2), np.arange(own.shape[1])
         scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
         blocks = own * scale[:, :, None] * scale[:, None, :]
         # what is not fitted has no errors
-        blocks[:, at, at] += ~self.scene.free.numpy()[:-1]
+        blocks[:, at, at] += ~self.problem.free.numpy()[:-1]
         theirs = np.append(scale, np.zeros_like(scale[:1]), axis=0)[coupled]
         between = shared * scale[:, None, :, None] * theirs[:, :, None, :]
         result = np.empty((len(which), *own.shape[1:]))
@@ -190,31 +190,31 @@ class CompiledDescent:
         spare = Equations(*map(np.empty_like, self.equations))._replace(shared=self.equations.shared)
         no_neighbours = np.zeros(len(which), dtype=bool)
         normal_equations(
-            self.problem, self.progress.parameters, self.progress.centre, which, no_neighbours, spare, rises
+            self.arrays, self.progress.parameters, self.progress.centre, which, no_neighbours, spare, rises
         )
         return rises
 
 
-def compiled_problem(scene: Scene) -> Problem:
-    """A scene on the CPU as the compiled functions take it."""
-    noise, known = scene.noise, scene.noise.variance
-    return Problem(
-        image=scene.image.numpy(),
-        valid=np.empty((0, 0), dtype=bool) if scene.valid is None else scene.valid.numpy(),
-        scan=np.empty((0, 0, 0), dtype=np.float32) if scene.scan is None else scene.scan.numpy(),
-        pad=scene.pad,
-        radius=scene.radius.numpy(),
-        near=scene.near.numpy(),
-        coupled=scene.coupled.numpy(),
-        free=scene.free.numpy(),
+def compile_problem(problem: FitProblem) -> CompiledProblem:
+    """A problem on the CPU as the compiled functions take it."""
+    noise, known = problem.noise, problem.noise.variance
+    return CompiledProblem(
+        image=problem.image.numpy(),
+        valid=np.empty((0, 0), dtype=bool) if problem.valid is None else problem.valid.numpy(),
+        scan=np.empty((0, 0, 0), dtype=np.float32) if problem.scan is None else problem.scan.numpy(),
+        pad=problem.pad,
+        radius=problem.radius.numpy(),
+        near=problem.near.numpy(),
+        coupled=problem.coupled.numpy(),
+        free=problem.free.numpy(),
         variance=np.array([] if known is None else [known.constant, known.slope, known.floor]),
         rho=float(noise.correlation_x),
         streaks=float(noise.streaks),
     )
 
 
-def centres(scene: Scene, parameters: NDArray) -> NDArray[np.int64]:
+def centres(problem: FitProblem, parameters: NDArray) -> NDArray[np.int64]:
     """Pixels at which the windows of columns ``(n, P)`` stand."""
-    size = np.array(scene.image.shape) - 2 * scene.pad
+    size = np.array(problem.image.shape) - 2 * problem.pad
     places = np.rint(parameters[:, :2]).astype(np.int64)
-    return np.ascontiguousarray(places.clip(-scene.reach - 1, size + scene.reach))
+    return np.ascontiguousarray(places.clip(-problem.reach - 1, size + problem.reach))

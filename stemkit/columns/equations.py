@@ -5,108 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from stemkit.columns.gaussians import ROUND, derivatives, projected, summed
+from stemkit.columns.noise import FitNoise
+from stemkit.columns.problem import FitProblem
 
-__all__ = ["Blocks", "Noise", "Scene", "Variance", "equations", "neighbours", "slopes"]
+__all__ = ["Blocks", "equations", "slopes"]
 
 #: Values of the windows that are worked on at once: bounds the memory, and keeps it near the processor.
 AT_ONCE = 2**17
-
-
-@dataclass(frozen=True)
-class Variance:
-    """Variance of the noise of a pixel, ``max(constant + slope I, floor)`` where the noise-free intensity is I."""
-
-    constant: float
-    slope: float = 0.0
-    floor: float = 0.0
-
-    def __call__(self, intensity: Tensor) -> Tensor:
-        return (self.constant + self.slope * intensity).clamp_min(self.floor)
-
-    def in_units(self, level: float, scale: float) -> Variance:
-        """The same of ``(I - level) / scale``."""
-        return Variance((self.constant + self.slope * level) / scale**2, self.slope / scale, self.floor / scale**2)
-
-
-@dataclass(frozen=True)
-class Noise:
-    """The noise that residuals are weighted by; ``variance`` is None where it is unknown. ``streaks`` is the standard
-    deviation of the offset that a row has as a whole. ``tilt``, that of the background's slope per px along either
-    axis, widens the errors.
-    """
-
-    variance: Variance | None = None
-    correlation_x: float = 0.0
-    streaks: float = 0.0
-    tilt: float = 0.0
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What does not change while columns are fitted.
-
-    Parameters
-    ----------
-    image : Tensor of shape (n_y + 2 pad, n_x + 2 pad)
-        Recorded values.
-    pad, reach : int
-        Windows are squares of ``2 reach + 1`` px, those of the widest columns.
-    radius : Tensor of shape (n + 1,)
-        A column is fitted on the pixels within this distance of the one at its centre.
-    noise : Noise
-    near, coupled : Tensor of shape (n, k)
-        Neighbours whose models reach into the column's window, and those that are solved for together with it; filled
-        up with n, which stands for a column that is not there.
-    free : Tensor of bool, shape (n + 1, P)
-        Which parameters are fitted.
-    scan : Tensor of shape (2, n_y + 2 pad, n_x + 2 pad) or None
-        Displacement of the beam at each pixel, px.
-    valid : Tensor of bool, shape (n_y + 2 pad, n_x + 2 pad), or None
-        Pixels that count; all of them where it is None.
-    """
-
-    image: Tensor
-    pad: int
-    reach: int
-    radius: Tensor
-    noise: Noise
-    near: Tensor
-    coupled: Tensor
-    free: Tensor
-    scan: Tensor | None = None
-    valid: Tensor | None = None
-
-    @property
-    def span(self) -> Tensor:
-        """Pixels of a window along one axis, from its centre."""
-        return torch.arange(-self.reach, self.reach + 1, device=self.image.device)
-
-    def windows(self, values: Tensor, centre: Tensor) -> Tensor:
-        """Squares around pixels, ``(..., m, h, w)``."""
-        size = 2 * self.reach + 1
-        row, col = (centre - self.reach + self.pad).T
-        if values.device.type == "cpu":
-            # NumPy copies whole blocks, five times as fast
-            blocks = np.lib.stride_tricks.sliding_window_view(values.numpy(), (size, size), axis=(-2, -1))
-            return torch.from_numpy(blocks[..., row.numpy(), col.numpy(), :, :])
-        return values.unfold(-2, size, 1).unfold(-2, size, 1)[..., row, col, :, :]
-
-    def used(self, columns: Tensor, centre: Tensor) -> Tensor:
-        """Which pixels of the columns' windows are in the image and within the radius, ``(m, h, w)``."""
-        size = torch.tensor(self.image.shape, device=centre.device) - 2 * self.pad
-        place = centre[:, :, None] + self.span
-        inside = (place >= 0) & (place < size[:, None])
-        square = self.span**2
-        disk = square[:, None] + square[None, :] <= ((self.radius[columns] + 0.5) ** 2)[:, None, None]
-        within = inside[:, 0, :, None] & inside[:, 1, None, :] & disk
-        return within if self.valid is None else within & self.windows(self.valid, centre)
 
 
 @dataclass
@@ -134,36 +43,14 @@ class Blocks:
             getattr(self, f.name)[which] = getattr(others, f.name)
 
 
-def neighbours(positions: NDArray, windows: NDArray, drawn: NDArray) -> NDArray[np.int64]:
-    """Neighbours of n columns whose models, drawn so far (px), reach into the column's window, nearest first.
-
-    Returns
-    -------
-    ndarray of shape (n, k)
-        Indices, filled up with n.
-    """
-    n = len(positions)
-    pairs = cKDTree(positions).query_pairs(float(windows.max() + drawn.max()), output_type="ndarray")
-    both = np.concatenate([pairs, pairs[:, ::-1]])
-    distance = np.hypot(*(positions[both[:, 0]] - positions[both[:, 1]]).T)
-    reaching = distance <= windows[both[:, 0]] + drawn[both[:, 1]]
-    both, distance = both[reaching], distance[reaching]
-    if len(both) == 0:
-        return np.empty((n, 0), dtype=np.int64)
-    both = both[np.lexsort((distance, both[:, 0]))]
-    first = np.searchsorted(both[:, 0], np.arange(n))
-    place = np.arange(len(both)) - first[both[:, 0]]
-    found = np.full((n, int(place.max()) + 1), n, dtype=np.int64)
-    found[both[:, 0], place] = both[:, 1]
-    return found
-
-
-def equations(scene: Scene, parameters: Tensor, centre: Tensor, columns: Tensor, *, with_shared: bool = True) -> Blocks:
+def equations(
+    problem: FitProblem, parameters: Tensor, centre: Tensor, columns: Tensor, *, with_shared: bool = True
+) -> Blocks:
     """The normal equations of some columns at given parameters.
 
     Parameters
     ----------
-    scene : Scene
+    problem : FitProblem
     parameters : Tensor of shape (n + 1, P)
         The last one stands for a column that is not there.
     centre : Tensor of shape (n + 1, 2)
@@ -177,60 +64,62 @@ def equations(scene: Scene, parameters: Tensor, centre: Tensor, columns: Tensor,
     -------
     Blocks
     """
-    elliptical_or_bent = scene.scan is not None or parameters.shape[1] > len(ROUND)
-    deep = 1 + scene.coupled.shape[1] * with_shared + scene.near.shape[1] * elliptical_or_bent
+    elliptical_or_bent = problem.scan is not None or parameters.shape[1] > len(ROUND)
+    deep = 1 + problem.coupled.shape[1] * with_shared + problem.near.shape[1] * elliptical_or_bent
 
-    def part(own_scene: Scene, some: Tensor) -> tuple[Tensor, ...]:
-        return _part(own_scene, parameters, centre, some, with_shared)
+    def part(own_problem: FitProblem, some: Tensor) -> tuple[Tensor, ...]:
+        return _part(own_problem, parameters, centre, some, with_shared)
 
-    return Blocks(*_in_parts(part, scene, columns, deep))
+    return Blocks(*_in_parts(part, problem, columns, deep))
 
 
-def slopes(scene: Scene, parameters: Tensor, centre: Tensor, columns: Tensor) -> Tensor:
+def slopes(problem: FitProblem, parameters: Tensor, centre: Tensor, columns: Tensor) -> Tensor:
     """``J^T C^-1 r`` for backgrounds that rise by 1 per px along y and x, ``(m, 2, P)``."""
 
-    def part(own_scene: Scene, some: Tensor) -> tuple[Tensor, ...]:
-        weighed = _weighed(own_scene, parameters, centre, some)
-        dy, dx = _distances(own_scene, parameters[some], centre[some], None)
+    def part(own_problem: FitProblem, some: Tensor) -> tuple[Tensor, ...]:
+        weighed = _weighed(own_problem, parameters, centre, some)
+        dy, dx = _distances(own_problem, parameters[some], centre[some], None)
         rise = torch.stack(torch.broadcast_tensors(dy, dx), dim=1).contiguous()
         product = weighed.whiten(rise).flatten(2) @ weighed.stacked[:, :-1].flatten(2).transpose(1, 2)
-        return (product.to(torch.float64) * scene.free[some][:, None],)
+        return (product.to(torch.float64) * problem.free[some][:, None],)
 
-    return _in_parts(part, scene, columns)[0]
+    return _in_parts(part, problem, columns)[0]
 
 
 # --- steps -------------------------------------------------------------------------------------------------------
 
 
 def _in_parts(
-    work: Callable[[Scene, Tensor], tuple[Tensor, ...]], scene: Scene, columns: Tensor, deep: int = 1
+    work: Callable[[FitProblem, Tensor], tuple[Tensor, ...]], problem: FitProblem, columns: Tensor, deep: int = 1
 ) -> tuple[Tensor, ...]:
     """What some work gives for columns, done for a few at a time, in windows no larger than these need."""
-    radius = scene.radius[columns]
+    radius = problem.radius[columns]
     parts, order = [], []
     for reach in torch.unique(radius).tolist():
         some = torch.nonzero(radius == reach)[:, 0]
-        own_scene = replace(scene, reach=int(reach))
-        size = max(16, AT_ONCE // ((2 * own_scene.reach + 1) ** 2 * deep))
-        parts += [work(own_scene, columns[few]) for few in some.split(size)]
+        own_problem = replace(problem, reach=int(reach))
+        size = max(16, AT_ONCE // ((2 * own_problem.reach + 1) ** 2 * deep))
+        parts += [work(own_problem, columns[few]) for few in some.split(size)]
         order.append(some)
     back = torch.argsort(torch.cat(order))
     return tuple(torch.cat(part)[back] for part in zip(*parts, strict=True))
 
 
-def _part(scene: Scene, parameters: Tensor, centre: Tensor, part: Tensor, with_shared: bool) -> tuple[Tensor, ...]:
-    others = scene.coupled[part]
-    weighed = _weighed(scene, parameters, centre, part)
+def _part(
+    problem: FitProblem, parameters: Tensor, centre: Tensor, part: Tensor, with_shared: bool
+) -> tuple[Tensor, ...]:
+    others = problem.coupled[part]
+    weighed = _weighed(problem, parameters, centre, part)
     stacked = weighed.stacked.flatten(2)
     product = (stacked @ stacked.transpose(1, 2)).to(torch.float64)
-    free = scene.free.to(product.dtype)
+    free = problem.free.to(product.dtype)
     own, gradient, chi2 = product[:, :-1, :-1], product[:, :-1, -1] * free[part], product[:, -1, -1]
     own = own * free[part][:, :, None] * free[part][:, None, :]
     shared = own.new_zeros(*others.shape, *own.shape[1:])
     if with_shared and others.shape[1]:
-        their = parameters[others].to(scene.image.dtype)
+        their = parameters[others].to(problem.image.dtype)
         displaced = None if weighed.displaced is None else weighed.displaced[:, :, None]
-        distances = _distances(scene, parameters[others], centre[part][:, None], displaced)
+        distances = _distances(problem, parameters[others], centre[part][:, None], displaced)
         onto = weighed.whiten.adjoint(weighed.stacked[:, :-1])
         shared = projected(their, *distances, weighed.shares[:, 1:], onto).to(own.dtype)
         shared = shared * free[part][:, None, :, None] * free[others][:, :, None, :]
@@ -248,57 +137,59 @@ class _Weighed:
     pixels: Tensor
 
 
-def _weighed(scene: Scene, parameters: Tensor, centre: Tensor, part: Tensor) -> _Weighed:
-    middle, dtype = centre[part], scene.image.dtype
-    use = scene.used(part, middle)
-    displaced = None if scene.scan is None else scene.windows(scene.scan, middle)
-    shares, model = _backgrounds(scene, parameters, centre, part)
+def _weighed(problem: FitProblem, parameters: Tensor, centre: Tensor, part: Tensor) -> _Weighed:
+    middle, dtype = centre[part], problem.image.dtype
+    use = problem.used(part, middle)
+    displaced = None if problem.scan is None else problem.windows(problem.scan, middle)
+    shares, model = _backgrounds(problem, parameters, centre, part)
     stacked = torch.empty(len(part), parameters.shape[1] + 1, *use.shape[1:], dtype=dtype, device=use.device)
-    distances = _distances(scene, parameters[part], middle, displaced)
+    distances = _distances(problem, parameters[part], middle, displaced)
     column, _ = derivatives(parameters[part].to(dtype), *distances, shares[:, 0], stacked[:, :-1])
     model = model + column
-    if scene.near.shape[1]:
-        model += _others(scene, parameters[scene.near[part]], middle, displaced)
-    torch.sub(scene.windows(scene.image, middle), model, out=stacked[:, -1])
-    variance = None if scene.noise.variance is None else scene.noise.variance(model)
-    whiten = _Whitening(variance, use, scene.noise)
+    if problem.near.shape[1]:
+        model += _others(problem, parameters[problem.near[part]], middle, displaced)
+    torch.sub(problem.windows(problem.image, middle), model, out=stacked[:, -1])
+    variance = None if problem.noise.variance is None else problem.noise.variance(model)
+    whiten = _Whitening(variance, use, problem.noise)
     return _Weighed(whiten(stacked), shares, displaced, whiten, use.sum((1, 2)))
 
 
-def _distances(scene: Scene, parameters: Tensor, middle: Tensor, displaced: Tensor | None) -> tuple[Tensor, Tensor]:
+def _distances(
+    problem: FitProblem, parameters: Tensor, middle: Tensor, displaced: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """Of a window's pixels from columns ``(..., P)``: along y ``(..., h, 1)`` and x ``(..., 1, w)``."""
     # from the window's centre in double precision: far from the image's corner a float32 has few digits left
-    offset = (parameters[..., :2] - middle).to(scene.image.dtype)
-    dy = (scene.span - offset[..., :1])[..., :, None]
-    dx = (scene.span - offset[..., 1:2])[..., None, :]
+    offset = (parameters[..., :2] - middle).to(problem.image.dtype)
+    dy = (problem.span - offset[..., :1])[..., :, None]
+    dx = (problem.span - offset[..., 1:2])[..., None, :]
     return (dy, dx) if displaced is None else (dy + displaced[0], dx + displaced[1])
 
 
-def _others(scene: Scene, parameters: Tensor, middle: Tensor, displaced: Tensor | None) -> Tensor:
+def _others(problem: FitProblem, parameters: Tensor, middle: Tensor, displaced: Tensor | None) -> Tensor:
     displaced = None if displaced is None else displaced[:, :, None]
-    distances = _distances(scene, parameters, middle[:, None], displaced)
-    return summed(parameters.to(scene.image.dtype), *distances)
+    distances = _distances(problem, parameters, middle[:, None], displaced)
+    return summed(parameters.to(problem.image.dtype), *distances)
 
 
-def _covered(scene: Scene, centre: Tensor, columns: Tensor, middle: Tensor) -> Tensor:
+def _covered(problem: FitProblem, centre: Tensor, columns: Tensor, middle: Tensor) -> Tensor:
     """Which of a window's pixels are within the radius of other columns: ``(..., h, w)``."""
-    offset = (centre[columns] - middle).to(scene.image.dtype)
-    dy, dx = (scene.span - offset[..., i, None] for i in (0, 1))
+    offset = (centre[columns] - middle).to(problem.image.dtype)
+    dy, dx = (problem.span - offset[..., i, None] for i in (0, 1))
     # half the width of the disk at each row, nowhere where it does not reach
-    half = ((scene.radius[columns] + 0.5) ** 2)[..., None] - dy**2
+    half = ((problem.radius[columns] + 0.5) ** 2)[..., None] - dy**2
     half = torch.where(half < 0, -1.0, half.sqrt())
     return dx.abs()[..., None, :] <= half[..., :, None]
 
 
-def _backgrounds(scene: Scene, parameters: Tensor, centre: Tensor, part: Tensor) -> tuple[Tensor, Tensor]:
+def _backgrounds(problem: FitProblem, parameters: Tensor, centre: Tensor, part: Tensor) -> tuple[Tensor, Tensor]:
     """The shares in the background of a window's pixels, ``(m, 1 + k, h, w)``, of the column and of those coupled to
     it, and that background: the mean of those of the columns whose windows a pixel is in.
     """
-    columns = torch.cat([part[:, None], scene.coupled[part]], dim=1)
-    levels = parameters[columns, 4].to(scene.image.dtype)
+    columns = torch.cat([part[:, None], problem.coupled[part]], dim=1)
+    levels = parameters[columns, 4].to(problem.image.dtype)
     if columns.shape[1] == 1:
         return torch.ones_like(levels)[..., None, None], levels[..., None]
-    shares = _covered(scene, centre, columns, centre[part][:, None]).to(scene.image.dtype)
+    shares = _covered(problem, centre, columns, centre[part][:, None]).to(problem.image.dtype)
     shares[:, 0] = 1.0
     shares /= shares.sum(1, keepdim=True)
     return shares, (levels[:, None] @ shares.flatten(2)).view(len(part), *shares.shape[2:])
@@ -307,13 +198,13 @@ def _backgrounds(scene: Scene, parameters: Tensor, centre: Tensor, part: Tensor)
 class _Whitening:
     """``C^-1/2`` on windows: residuals through it are independent and of variance 1.
 
-    Noise of variance v has ``v^-1/2``. An autoregressive one along the row, ``z_x = rho z_(x-1) + e``, becomes
+    FitNoise of variance v has ``v^-1/2``. An autoregressive one along the row, ``z_x = rho z_(x-1) + e``, becomes
     ``(z_x - rho z_(x-1)) / (1 - rho^2)^1/2``. An offset of variance s^2 that a row has as a whole adds ``s^2 t t^T``,
     where t is what has become of a row of ones, and ``(1 + s^2 t t^T)^-1/2 = 1 - c t t^T`` with
     ``c = (1 - (1 + s^2 t^T t)^-1/2) / (t^T t)``.
     """
 
-    def __init__(self, variance: Tensor | None, use: Tensor, noise: Noise):
+    def __init__(self, variance: Tensor | None, use: Tensor, noise: FitNoise):
         self.correlation, self.streaks = noise.correlation_x, noise.streaks
         self.scale = use.to(torch.float32) if variance is None else use * variance.rsqrt()
         self.row: Tensor | None = None

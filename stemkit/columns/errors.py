@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.columns.equations import Noise
 from stemkit.columns.limits import LIMITS
+from stemkit.columns.noise import FitNoise
 
 __all__ = ["widened"]
 
 
 def widened(
-    covariance: NDArray, chi2: NDArray, dof: NDArray, noise: Noise, rises: NDArray | None, prior: NDArray | None
+    covariance: NDArray, chi2: NDArray, dof: NDArray, noise: FitNoise, rises: NDArray | None, prior: NDArray | None
 ) -> tuple[NDArray, NDArray]:
     """Covariances with what the pixels' noise does not explain, and the residual's RMS over the expected one.
 
@@ -22,7 +22,7 @@ def widened(
         Inverse of the normal equations.
     chi2, dof : ndarray of shape (n,)
         Weighted square of the residual, and its degrees of freedom.
-    noise : Noise
+    noise : FitNoise
         Where its variance is unknown, it is that of the residual.
     rises : ndarray of shape (n, 2, P) or None
         ``J^T C^-1 r`` for backgrounds that rise by 1 per px along y and x; None where there is no tilt.

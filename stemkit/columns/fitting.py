@@ -11,11 +11,12 @@ from torch import Tensor
 
 from stemkit.columns.batched import BatchedDescent
 from stemkit.columns.descent import CompiledDescent
-from stemkit.columns.equations import Blocks, Noise, Variance
+from stemkit.columns.equations import Blocks
 from stemkit.columns.gaussians import ELLIPTICAL, ROUND, derivatives
 from stemkit.columns.limits import LIMITS, REACH, RENDERED
+from stemkit.columns.noise import FitNoise, Variance
 from stemkit.columns.peaks import pixel_subset
-from stemkit.columns.scene import scene_of
+from stemkit.columns.problem import build_problem
 from stemkit.columns.solving import MOST_JOINT, step
 from stemkit.pixels import filled
 
@@ -231,7 +232,7 @@ def fit_columns(
         raise ValueError(
             "movable needs fits that are resumed, as positions, and changed: all columns of a new fit move"
         )
-    noise = Noise(units.variance(variance), correlation_x, streaks / units.scale, tilt / units.scale)
+    noise = FitNoise(units.variance(variance), correlation_x, streaks / units.scale, tilt / units.scale)
     before = positions if isinstance(positions, ColumnFits) else None
     places = np.asarray(positions, dtype=np.float64) if before is None else np.column_stack([before.y, before.x])
     sigma = np.broadcast_to(np.asarray(sigma, dtype=np.float64), len(positions))
@@ -242,7 +243,7 @@ def fit_columns(
     free[:, 4] = background is None
     outside = _beyond(places, values.shape) > BEYOND * sigma
     free[outside] = False
-    scene = scene_of(units.normalised, places, sigma, noise, shifts, valid, free, torch.device(device))
+    problem = build_problem(units.normalised, places, sigma, noise, shifts, valid, free, torch.device(device))
     start = _start(units.normalised, places, sigma) if before is None else _again(before, units)
     start[torch.as_tensor(~widths), 3] = torch.as_tensor(sigma[~widths])
     start = torch.nn.functional.pad(start, (0, free.shape[1] - 5)) if before is None else start[:, : free.shape[1]]
@@ -252,7 +253,7 @@ def fit_columns(
     known = None if prior is None else torch.as_tensor(np.asarray(prior, dtype=np.float64), device=device)
     widths_of_windows = torch.as_tensor(sigma.copy(), device=device)
     descent_of = CompiledDescent if torch.device(device).type == "cpu" else BatchedDescent
-    descent = descent_of(scene, start.to(device), widths_of_windows, known)
+    descent = descent_of(problem, start.to(device), widths_of_windows, known)
     # those that failed have been put back to where they began
     first = None if before is None or changed is None else changed | before.failed
     if before is not None:
@@ -395,7 +396,7 @@ def _results(descent: CompiledDescent | BatchedDescent, sigma: NDArray, units: _
     with np.errstate(invalid="ignore"):
         errors = np.sqrt(variance)
     failed = (
-        ~descent.scene.free[:-1, 2].cpu().numpy()[some]
+        ~descent.problem.free[:-1, 2].cpu().numpy()[some]
         | (fitted[:, 3] <= sigma / LIMITS.narrowest * 1.001)
         | (fitted[:, 3] >= sigma * LIMITS.widest * 0.999)
         | (np.abs(fitted[:, :2] - began[:, :2]) >= LIMITS.farthest * sigma[:, None] * 0.999).any(axis=1)

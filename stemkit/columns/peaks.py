@@ -84,7 +84,7 @@ def peaks_above_noise(
     Notes
     -----
     White noise through a 2-D Gaussian of sigma s keeps 1 / (4 pi s^2) of its variance; two Gaussians s and t share
-    1 / (2 pi (s^2 + t^2)). Noise correlated by rho along the row has (1 + rho) / (1 - rho) times the power at low
+    1 / (2 pi (s^2 + t^2)). FitNoise correlated by rho along the row has (1 + rho) / (1 - rho) times the power at low
     frequency.
     """
     wide = SURROUND * sigma

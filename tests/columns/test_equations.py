@@ -13,9 +13,10 @@ from stemkit.columns import fit_columns
 from stemkit.columns.batched import BatchedDescent
 from stemkit.columns.compiled import normal_equations
 from stemkit.columns.descent import CompiledDescent
-from stemkit.columns.equations import Noise, Scene, Variance, _Whitening, equations, slopes
+from stemkit.columns.equations import _Whitening, equations, slopes
 from stemkit.columns.gaussians import derivatives, projected
-from stemkit.columns.scene import scene_of
+from stemkit.columns.noise import FitNoise, Variance
+from stemkit.columns.problem import FitProblem, build_problem
 
 H, W = 9, 11
 
@@ -49,15 +50,15 @@ def test_projections_are_inner_products_of_the_derivatives(k, q, n_parameters, d
 def test_adjoint_of_whitening(correlation_x, streaks):
     generator = torch.Generator().manual_seed(0)
     use, variance = drawn(generator, 3, H, W) > 0.2, drawn(generator, 3, H, W) + 0.5
-    whiten = _Whitening(variance, use, Noise(None, correlation_x, streaks))
+    whiten = _Whitening(variance, use, FitNoise(None, correlation_x, streaks))
     ours, theirs = drawn(generator, 3, 2, H, W), drawn(generator, 3, 2, H, W)
     there = (whiten(ours.clone()) * theirs).sum()
     torch.testing.assert_close((ours * whiten.adjoint(theirs)).sum(), there)
 
 
 def crowd(
-    rng: np.random.Generator, n_parameters: int, displaced: bool, masked: bool, noise: Noise, sigma: float
-) -> tuple[Scene, torch.Tensor, torch.Tensor]:
+    rng: np.random.Generator, n_parameters: int, displaced: bool, masked: bool, noise: FitNoise, sigma: float
+) -> tuple[FitProblem, torch.Tensor, torch.Tensor]:
     """Columns near each other and at the border, with all that can be wrong with their pixels: what is fitted, the
     start, and the widths.
     """
@@ -71,8 +72,8 @@ def crowd(
     start = np.column_stack([places, rng.uniform(0.5, 1.5, 30), widths, rng.normal(0, 0.1, 30)])
     start = np.column_stack([start, rng.uniform(-0.2, 0.2, (30, n_parameters - 5))])
     free = rng.uniform(size=start.shape) > 0.1
-    scene = scene_of(image, places, widths, noise, shifts, valid, free, torch.device("cpu"))
-    return scene, torch.as_tensor(start), torch.as_tensor(widths)
+    problem = build_problem(image, places, widths, noise, shifts, valid, free, torch.device("cpu"))
+    return problem, torch.as_tensor(start), torch.as_tensor(widths)
 
 
 @settings(max_examples=40)
@@ -90,15 +91,15 @@ def test_compiled_and_batched_equations_are_the_same(
     n_parameters, displaced, masked, correlation_x, streaks, weighted, sigma, seed
 ):
     rng = np.random.default_rng(seed)
-    noise = Noise(Variance(0.01, 0.02, 0.005) if weighted else None, correlation_x, streaks)
-    scene, start, widths = crowd(rng, n_parameters, displaced, masked, noise, sigma)
-    batched, compiled = BatchedDescent(scene, start, widths), CompiledDescent(scene, start, widths)
+    noise = FitNoise(Variance(0.01, 0.02, 0.005) if weighted else None, correlation_x, streaks)
+    problem, start, widths = crowd(rng, n_parameters, displaced, masked, noise, sigma)
+    batched, compiled = BatchedDescent(problem, start, widths), CompiledDescent(problem, start, widths)
     some = rng.permutation(30)[:20]
-    arguments = scene, batched.parameters, batched.centre, torch.as_tensor(some)
+    arguments = problem, batched.parameters, batched.centre, torch.as_tensor(some)
     theirs, their_rises = equations(*arguments), slopes(*arguments)
     rises = np.empty((20, 2, n_parameters))
     state, ours = compiled.progress, compiled.equations
-    normal_equations(compiled.problem, state.parameters, state.centre, some, np.ones(20, dtype=bool), ours, rises)
+    normal_equations(compiled.arrays, state.parameters, state.centre, some, np.ones(20, dtype=bool), ours, rises)
     # the batched ones are in single precision
     for name in ("own", "shared", "gradient", "chi2", "pixels"):
         one, other = getattr(ours, name)[some], getattr(theirs, name).numpy()
@@ -117,19 +118,21 @@ def test_compiled_and_batched_descents_end_at_the_same_place(n_parameters, with_
     places = places + rng.normal(0, 0.2, places.shape)
     n = len(places)
     image = gaussians(shape, places, sigma) + rng.normal(0, 0.05, shape)
-    noise = Noise(Variance(0.0025) if weighted else None, 0.0, 0.0, tilt=0.001)
+    noise = FitNoise(Variance(0.0025) if weighted else None, 0.0, 0.0, tilt=0.001)
     free = np.ones((n, n_parameters), dtype=bool)
     free[::5, 3] = False
     start = np.column_stack([places + rng.normal(0, 0.3, places.shape), np.full((n, 2), (1.0, sigma)), np.zeros(n)])
     start = torch.as_tensor(np.column_stack([start, np.zeros((n, n_parameters - 5))]))
-    scene = scene_of(image, start[:, :2].numpy(), np.full(n, sigma), noise, None, None, free, torch.device("cpu"))
+    problem = build_problem(
+        image, start[:, :2].numpy(), np.full(n, sigma), noise, None, None, free, torch.device("cpu")
+    )
     widths = torch.full((n,), sigma, dtype=torch.float64)
     prior = None
     if with_prior:
         prior = torch.as_tensor(np.column_stack([places, np.where(np.arange(n) % 3, np.inf, 0.02)]))
     ends = []
     for kind in (BatchedDescent, CompiledDescent):
-        descent = kind(scene, start.clone(), widths, prior)
+        descent = kind(problem, start.clone(), widths, prior)
         descent.run(40, 0.01)
         covariance, residual = descent.errors(8)
         ends.append((descent.fitted, np.sqrt(np.diagonal(covariance, axis1=1, axis2=2)), residual))
@@ -182,10 +185,10 @@ def test_a_column_that_is_not_finite_stands_still_on_every_device(kind):
     image = gaussians(shape, places, sigma) + np.random.default_rng(0).normal(0, 0.02, shape)
     start = np.column_stack([places + 0.7, np.ones((3, 1)), np.full((3, 1), sigma), np.zeros((3, 1))])
     prior = torch.tensor([[20.0, 20.0, 0.0], [20.0, 32.0, 0.1], [45.0, 45.0, np.inf]], dtype=torch.float64)
-    noise = Noise(Variance(4e-4), 0.0, 0.0)
+    noise = FitNoise(Variance(4e-4), 0.0, 0.0)
     free = np.ones((3, 5), dtype=bool)
-    scene = scene_of(image, start[:, :2], np.full(3, sigma), noise, None, None, free, torch.device("cpu"))
-    descent = kind(scene, torch.as_tensor(start), torch.full((3,), sigma, dtype=torch.float64), prior)
+    problem = build_problem(image, start[:, :2], np.full(3, sigma), noise, None, None, free, torch.device("cpu"))
+    descent = kind(problem, torch.as_tensor(start), torch.full((3,), sigma, dtype=torch.float64), prior)
     descent.run(20, 0.05)
     assert np.abs(descent.fitted[2, :2] - 45.0).max() < 0.05
 

@@ -2,12 +2,12 @@
 
 from stemkit.columns.compiled.arithmetic import add_columns, add_rings
 from stemkit.columns.compiled.descent import Progress, damped_step, judge, take_step, tie, unfinished
-from stemkit.columns.compiled.equations import Equations, Problem, normal_equations
+from stemkit.columns.compiled.equations import CompiledProblem, Equations, normal_equations
 from stemkit.columns.compiled.steps import covariance_blocks, solve_coupled
 
 __all__ = [
+    "CompiledProblem",
     "Equations",
-    "Problem",
     "Progress",
     "add_columns",
     "add_rings",

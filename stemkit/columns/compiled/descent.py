@@ -71,7 +71,7 @@ def take_step(problem, progress, equations, limits, columns, number, change):  #
 
     Parameters
     ----------
-    problem : Problem
+    problem : CompiledProblem
     progress : Progress
         Changed in place.
     equations : Equations

@@ -20,11 +20,11 @@ from stemkit.columns.compiled.arithmetic import (
     half_width,
 )
 
-__all__ = ["Equations", "Problem", "normal_equations"]
+__all__ = ["CompiledProblem", "Equations", "normal_equations"]
 
 
-class Problem(NamedTuple):
-    """What does not change while columns are fitted; see :class:`stemkit.columns.equations.Scene`.
+class CompiledProblem(NamedTuple):
+    """What does not change while columns are fitted; see :class:`stemkit.columns.problem.FitProblem`.
 
     ``valid`` and ``scan`` have the size 0 where they are not needed. ``variance`` holds constant, slope and floor of
     the noise's variance, or nothing where it is unknown; ``rho`` and ``streaks`` are the correlation along the row and
@@ -85,7 +85,7 @@ def normal_equations(problem, parameters, centre, columns, renewed, equations, r
 
     Parameters
     ----------
-    problem : Problem
+    problem : CompiledProblem
     parameters : ndarray of shape (n + 1, P)
         The last one stands for a column that is not there.
     centre : ndarray of int, shape (n + 1, 2)

@@ -1,8 +1,10 @@
-"""Finding and fitting atomic columns: plain arrays in and out, bright columns only."""
+"""Detection and fits of atomic columns on arrays, in which columns are bright."""
 
-from stemkit.columns.fitting import ColumnFits, absorbed, fit_columns, render_columns
+from stemkit.columns.fits import ColumnFits
+from stemkit.columns.fitting import fit_columns
 from stemkit.columns.noise import Variance
 from stemkit.columns.peaks import column_response, find_peaks, nearest_distances, peaks_above_noise, pixel_subset
+from stemkit.columns.rendering import absorbed, render_columns
 
 __all__ = [
     "ColumnFits",

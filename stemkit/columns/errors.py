@@ -1,4 +1,4 @@
-"""Covariances of fitted columns from those of their normal equations."""
+"""Covariances of fitted columns: contributions of all that is not pixel noise."""
 
 from __future__ import annotations
 
@@ -8,35 +8,36 @@ from numpy.typing import NDArray
 from stemkit.columns.limits import LIMITS
 from stemkit.columns.noise import FitNoise
 
-__all__ = ["widened"]
+__all__ = ["inflated_covariances"]
 
 
-def widened(
-    covariance: NDArray, chi2: NDArray, dof: NDArray, noise: FitNoise, rises: NDArray | None, prior: NDArray | None
+def inflated_covariances(
+    covariance: NDArray, chi2: NDArray, dof: NDArray, noise: FitNoise, ramps: NDArray | None, prior: NDArray | None
 ) -> tuple[NDArray, NDArray]:
-    """Covariances with what the pixels' noise does not explain, and the residual's RMS over the expected one.
+    """Covariances that account for misfit, slopes of the background and a prior, and the RMS of the residuals over the
+    expected one.
 
     Parameters
     ----------
     covariance : ndarray of shape (n, P, P)
         Inverse of the normal equations.
     chi2, dof : ndarray of shape (n,)
-        Weighted square of the residual, and its degrees of freedom.
+        Weighted sum of squares of the residuals, and their number of degrees of freedom.
     noise : FitNoise
-        Where its variance is unknown, it is that of the residual.
-    rises : ndarray of shape (n, 2, P) or None
-        ``J^T C^-1 r`` for backgrounds that rise by 1 per px along y and x; None where there is no tilt.
+        If its variance is None, covariances are scaled by that of the residuals.
+    ramps : ndarray of shape (n, 2, P) or None
+        ``J^T C^-1 r`` for backgrounds r with a slope of 1 per px along y and x; None: backgrounds have no slope.
     prior : ndarray of shape (n, 3) or None
-        Expected positions and their standard deviation, px: no position is less certain than that.
+        Expected positions and their standard deviation, px, which no error of a position exceeds.
     """
     reduced = chi2 / dof
     if noise.variance is None:
         return covariance * reduced[:, None, None], np.ones_like(reduced)
-    unexplained = np.where(reduced > 1 + LIMITS.unexplained * np.sqrt(2 / dof), reduced, 1.0)
+    unexplained = np.where(reduced > 1 + LIMITS.excess_significance * np.sqrt(2 / dof), reduced, 1.0)
     result = covariance * unexplained[:, None, None]
-    if rises is not None:
-        moved = noise.tilt * rises @ covariance
-        result = result + moved.transpose(0, 2, 1) @ moved
+    if ramps is not None:
+        displacement = noise.tilt * ramps @ covariance
+        result = result + displacement.transpose(0, 2, 1) @ displacement
     if prior is not None:
         scale = np.ones(covariance.shape[:2])
         variance = np.maximum(np.diagonal(result, axis1=1, axis2=2)[:, :2], 1e-300)

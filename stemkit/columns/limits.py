@@ -1,4 +1,4 @@
-"""What the steps of a fit obey, on the CPU as on a GPU."""
+"""Constants of the fits, shared by the CPU and the GPU implementation."""
 
 from __future__ import annotations
 
@@ -6,68 +6,71 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["LIMITS", "REACH", "RENDERED", "RENEWED", "RENEWED_AT", "Limits"]
+__all__ = ["COUPLING_UPDATES", "IS_COUPLING_UPDATE", "LIMITS", "RENDER_RADIUS", "WINDOW_RADIUS", "FitLimits"]
 
-#: A column is fitted on the pixels within this many sigmas of it (chosen: beyond there is 4 % of its height).
-REACH = 2.5
-#: The model of a column is drawn within this many sigmas (chosen: beyond there is 4e-5 of its height).
-RENDERED = 4.5
-#: A column's evaluations at which its blocks with its neighbours are worked out anew: they change little in between
-#: (chosen).
-RENEWED = (1, 2, 3, 4, 8, 12, 16)
-RENEWED_AT = np.isin(np.arange(max(RENEWED) + 2), RENEWED)
+#: Radius of a column's window, the pixels it is fitted to, sigmas (chosen: its height there is 4 % of the amplitude).
+WINDOW_RADIUS = 2.5
+#: Radius within which the model of a column is drawn, sigmas (chosen: its height there is 4e-5 of the amplitude).
+RENDER_RADIUS = 4.5
+#: Steps of a column after which the off-diagonal blocks with its neighbours are computed again; in between they change
+#: little (chosen).
+COUPLING_UPDATES = (1, 2, 3, 4, 8, 12, 16)
+#: Whether the i-th step is one of these; the last element stands for all later ones.
+IS_COUPLING_UPDATE = np.isin(np.arange(max(COUPLING_UPDATES) + 2), COUPLING_UPDATES)
 
 
-class Limits(NamedTuple):
-    """Constants of the Levenberg-Marquardt steps; lengths in sigmas of a column unless they say otherwise.
+class FitLimits(NamedTuple):
+    """Constants of the Levenberg-Marquardt steps; lengths are in sigmas of a column unless stated otherwise.
 
-    Those without another origin are chosen, and guarded by ``tests/columns/test_fitting.py`` and
-    ``benchmarks/columns.py --parts precision pairs``.
+    All are chosen; ``tests/columns/test_fitting.py`` and ``benchmarks/columns.py --parts precision pairs`` guard them.
+    A named tuple, since Numba compiles functions of these, but not of dataclasses.
     """
 
     #: A column with a neighbour nearer than this is solved for together with its neighbours.
-    crowded: float = 4.5
-    #: These neighbours are nearer than this, ...
-    coupled: float = 5.5
-    #: ... and this many at most.
-    most_coupled: int = 20
-    #: The weight of each pixel that two windows share for equal backgrounds of both columns.
-    alike: float = 10.0
-    #: A fit stays within this distance of its start.
-    farthest: float = 1.5
-    #: A width stays above its start over this factor, ...
-    narrowest: float = 2.0
-    #: ... and below its start times this one.
-    widest: float = 2.0
-    #: One step moves a column by less than this.
-    longest: float = 0.5
-    #: One step changes a width by less than this fraction (a height by less than the image's range).
-    quickest: float = 0.3
-    #: A fit has converged when its last step was less than this fraction of its width and height, if not of its errors.
-    smallest_step: float = 3e-5
-    #: Steps that made things worse are put back where they are longer than this fraction of the errors.
-    small_step: float = 0.05
-    #: The length of a step that was damped by more than this does not show convergence.
-    damped: float = 0.1
-    #: A residual is larger than noise explains from this many standard deviations.
-    unexplained: float = 4.0
-    #: Damping of the first step of a column that overlaps no other, and the least.
+    crowded_distance: float = 4.5
+    #: Largest distance of the neighbours that are solved for together with it.
+    coupled_distance: float = 5.5
+    #: Largest number of these neighbours.
+    max_coupled: int = 20
+    #: Weight, per shared pixel of two windows, of the squared difference of the backgrounds of both columns.
+    background_penalty: float = 10.0
+    #: Largest distance of a fitted position from the start.
+    max_displacement: float = 1.5
+    #: Largest ratio of the starting width to the fitted one.
+    max_narrowing: float = 2.0
+    #: Largest ratio of the fitted width to the starting one.
+    max_widening: float = 2.0
+    #: Largest displacement of a column in one step.
+    max_position_step: float = 0.5
+    #: Largest change of the width in one step, as a fraction of the width; also that of the numbers of an ellipse.
+    max_relative_step: float = 0.3
+    #: A fit has converged when its last step is below this fraction of its width and amplitude, whatever its errors.
+    converged_relative_step: float = 3e-5
+    #: Shortest step that is undone where it decreases the likelihood, standard errors.
+    min_undone_step: float = 0.05
+    #: Damping above which a short step does not show convergence.
+    converged_damping: float = 0.1
+    #: Excess of the residual's variance over that of the noise from which errors are scaled up, standard deviations.
+    excess_significance: float = 4.0
+    #: Damping of the first step of a column that overlaps no other.
     first_damping: float = 1e-3
-    least_damping: float = 1e-7
-    #: The same of columns that overlap: never without, since many of them together have widths and backgrounds that
-    #: hardly change the image, and along these a column that is not Gaussian leads its neighbours astray.
-    crowded_damping: float = 0.3
-    least_crowded_damping: float = 0.01
-    #: Columns that are damped by this much are given up.
-    most_damping: float = 1e4
-    #: A step that went too far by no more than this fraction of its length is followed by one that is damped less, ...
-    on_target: float = 0.15
-    #: ... one that went farther than this by one that is damped more.
-    overshot: float = 0.5
-    #: The window follows a column that is farther from its middle than this, px.
-    off_centre: float = 0.55
-    #: The largest of the two numbers that make a column elliptical.
-    longish: float = 0.6
+    #: Least damping of such a column.
+    min_damping: float = 1e-7
+    #: Damping of the first step of a column that overlaps others. It is never zero: there are combinations of the
+    #: widths and backgrounds of many columns that hardly change the image, and non-Gaussian columns drive them away.
+    crowded_first_damping: float = 0.3
+    #: Least damping of such a column.
+    crowded_min_damping: float = 0.01
+    #: Damping at which a column is given up.
+    max_damping: float = 1e4
+    #: Overshoot of a step, as a fraction of its length, below which the damping is decreased.
+    good_overshoot: float = 0.15
+    #: Overshoot above which the damping is increased.
+    bad_overshoot: float = 0.5
+    #: Distance of a column from the middle of its window from which the window is moved, px.
+    max_off_center: float = 0.55
+    #: Largest absolute value of the two numbers of an ellipse.
+    max_ellipticity: float = 0.6
 
 
-LIMITS = Limits()
+LIMITS = FitLimits()

@@ -11,7 +11,7 @@ __all__ = ["FitNoise", "Variance"]
 
 @dataclass(frozen=True)
 class Variance:
-    """Variance of the noise of a pixel, ``max(constant + slope I, floor)`` where the noise-free intensity is I."""
+    """Variance of the noise of a pixel, ``max(constant + slope I, floor)`` where I is the noise-free intensity."""
 
     constant: float
     slope: float = 0.0
@@ -21,15 +21,24 @@ class Variance:
         return (self.constant + self.slope * intensity).clamp_min(self.floor)
 
     def in_units(self, level: float, scale: float) -> Variance:
-        """The same of ``(I - level) / scale``."""
+        """The variance of ``(I - level) / scale``."""
         return Variance((self.constant + self.slope * level) / scale**2, self.slope / scale, self.floor / scale**2)
 
 
 @dataclass(frozen=True)
 class FitNoise:
-    """The noise that residuals are weighted by; ``variance`` is None where it is unknown. ``streaks`` is the standard
-    deviation of the offset that a row has as a whole. ``tilt``, that of the background's slope per px along either
-    axis, widens the errors.
+    """Noise model of a fit.
+
+    Parameters
+    ----------
+    variance : Variance or None
+        Variance of the noise of a pixel; None: unknown, constant, and estimated from the residuals.
+    correlation_x : float
+        Correlation of neighbouring pixels along the row.
+    streaks : float
+        Standard deviation of the offset of each row.
+    tilt : float
+        Standard deviation of the slope of the background along either axis, per px; it is added to the errors.
     """
 
     variance: Variance | None = None

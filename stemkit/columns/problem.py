@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from stemkit.columns.limits import LIMITS, REACH, RENDERED
+from stemkit.columns.limits import LIMITS, RENDER_RADIUS, WINDOW_RADIUS
 from stemkit.columns.noise import FitNoise
 
 __all__ = ["FitProblem", "build_problem", "find_neighbors"]
@@ -18,26 +18,26 @@ __all__ = ["FitProblem", "build_problem", "find_neighbors"]
 
 @dataclass(frozen=True)
 class FitProblem:
-    """What does not change while columns are fitted.
+    """Pixels, noise model and neighbourhoods of n columns with P parameters: all that is constant during a fit.
 
     Parameters
     ----------
     image : Tensor of shape (n_y + 2 pad, n_x + 2 pad)
         Recorded values.
     pad, reach : int
-        Windows are squares of ``2 reach + 1`` px, those of the widest columns.
+        Width of the padding, px, and half the edge of the square windows: they have ``2 reach + 1`` px.
     radius : Tensor of shape (n + 1,)
-        A column is fitted on the pixels within this distance of the one at its centre.
+        A column is fitted to the pixels within this distance of the central pixel of its window, px.
     noise : FitNoise
     near, coupled : Tensor of shape (n, k)
-        Neighbours whose models reach into the column's window, and those that are solved for together with it; filled
-        up with n, which stands for a column that is not there.
+        Indices of the neighbours whose models extend into the column's window, and of those that are solved for
+        together with it, nearest first; padded with n, which stands for an absent neighbour.
     free : Tensor of bool, shape (n + 1, P)
-        Which parameters are fitted.
+        Parameters that are fitted.
     scan : Tensor of shape (2, n_y + 2 pad, n_x + 2 pad) or None
         Displacement of the beam at each pixel, px.
     valid : Tensor of bool, shape (n_y + 2 pad, n_x + 2 pad), or None
-        Pixels that count; all of them where it is None.
+        Pixels that are fitted; None: all.
     """
 
     image: Tensor
@@ -53,28 +53,28 @@ class FitProblem:
 
     @property
     def span(self) -> Tensor:
-        """Pixels of a window along one axis, from its centre."""
+        """Offsets of a window's pixels from its central one along one axis."""
         return torch.arange(-self.reach, self.reach + 1, device=self.image.device)
 
     def windows(self, values: Tensor, centre: Tensor) -> Tensor:
-        """Squares around pixels, ``(..., m, h, w)``."""
+        """Windows of an array around the pixels ``centre`` ``(m, 2)``, ``(..., m, h, w)``."""
         size = 2 * self.reach + 1
         row, col = (centre - self.reach + self.pad).T
         if values.device.type == "cpu":
-            # NumPy copies whole blocks, five times as fast
+            # five times as fast as advanced indexing of an unfolded tensor
             blocks = np.lib.stride_tricks.sliding_window_view(values.numpy(), (size, size), axis=(-2, -1))
             return torch.from_numpy(blocks[..., row.numpy(), col.numpy(), :, :])
         return values.unfold(-2, size, 1).unfold(-2, size, 1)[..., row, col, :, :]
 
     def used(self, columns: Tensor, centre: Tensor) -> Tensor:
-        """Which pixels of the columns' windows are in the image and within the radius, ``(m, h, w)``."""
+        """Which pixels of the columns' windows are valid, in the image and within the radius, ``(m, h, w)``."""
         size = torch.tensor(self.image.shape, device=centre.device) - 2 * self.pad
-        place = centre[:, :, None] + self.span
-        inside = (place >= 0) & (place < size[:, None])
+        pixel = centre[:, :, None] + self.span
+        inside = (pixel >= 0) & (pixel < size[:, None])
         square = self.span**2
         disk = square[:, None] + square[None, :] <= ((self.radius[columns] + 0.5) ** 2)[:, None, None]
-        within = inside[:, 0, :, None] & inside[:, 1, None, :] & disk
-        return within if self.valid is None else within & self.windows(self.valid, centre)
+        used = inside[:, 0, :, None] & inside[:, 1, None, :] & disk
+        return used if self.valid is None else used & self.windows(self.valid, centre)
 
 
 def build_problem(
@@ -87,11 +87,28 @@ def build_problem(
     free: NDArray,
     device: torch.device,
 ) -> FitProblem:
-    """What the columns of an image are fitted to, from arrays."""
-    radius = np.maximum(2, np.ceil(REACH * sigma)).astype(int)
+    """The fit problem of n columns in an image.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_y, n_x)
+        Recorded pixels.
+    positions : ndarray of shape (n, 2)
+        Starting ``(y, x)``, px.
+    sigma : ndarray of shape (n,)
+        Starting widths, px.
+    noise : FitNoise
+    shifts : ndarray of shape (2, n_y, n_x) or None
+        Displacement of the beam, px.
+    valid : ndarray of bool, shape (n_y, n_x), or None
+    free : ndarray of bool, shape (n, P)
+        Parameters that are fitted.
+    device : torch.device
+    """
+    radius = np.maximum(2, np.ceil(WINDOW_RADIUS * sigma)).astype(int)
     reach = int(radius.max())
     pad = 2 * reach + 2
-    near = find_neighbors(positions, radius, RENDERED * sigma)
+    near = find_neighbors(positions, radius, RENDER_RADIUS * sigma)
     coupled = _coupled(positions, near, sigma)
     scan = None
     if shifts is not None:
@@ -112,29 +129,34 @@ def build_problem(
 
 
 def _coupled(positions: NDArray, near: NDArray, sigma: NDArray) -> NDArray[np.int64]:
-    """The neighbours that columns are solved for together with, filled up with n."""
+    """Neighbours that are solved for together with each column, nearest first, padded with n."""
     n = len(positions)
     if near.shape[1] == 0:
         return near
     padded = np.concatenate([positions, np.full((1, 2), np.inf)])
     distance = np.hypot(*np.moveaxis(padded[near] - positions[:, None], -1, 0))
-    # in terms of the mean width of both
+    # in units of the mean width of both columns
     distance /= (sigma[:, None] + np.append(sigma, 1.0)[near]) / 2
-    apart = (distance > LIMITS.coupled) | (distance.min(axis=1, keepdims=True) > LIMITS.crowded)
-    coupled = np.where(apart, n, near)
-    # nearest first, those that are none last
-    order = np.argsort(np.where(apart, np.inf, distance), axis=1, kind="stable")
-    most = min(LIMITS.most_coupled, int((coupled < n).sum(1).max()))
+    not_coupled = (distance > LIMITS.coupled_distance) | (distance.min(axis=1, keepdims=True) > LIMITS.crowded_distance)
+    coupled = np.where(not_coupled, n, near)
+    order = np.argsort(np.where(not_coupled, np.inf, distance), axis=1, kind="stable")
+    most = min(LIMITS.max_coupled, int((coupled < n).sum(1).max()))
     return np.ascontiguousarray(np.take_along_axis(coupled, order, axis=1)[:, :most])
 
 
 def find_neighbors(positions: NDArray, windows: NDArray, drawn: NDArray) -> NDArray[np.int64]:
-    """Neighbours of n columns whose models, drawn so far (px), reach into the column's window, nearest first.
+    """Neighbours of n columns whose models extend into the column's window, nearest first.
+
+    Parameters
+    ----------
+    positions : ndarray of shape (n, 2)
+    windows, drawn : ndarray of shape (n,)
+        Radius of the window of each column, and that of its model, px.
 
     Returns
     -------
     ndarray of shape (n, k)
-        Indices, filled up with n.
+        Indices, padded with n.
     """
     n = len(positions)
     pairs = cKDTree(positions).query_pairs(float(windows.max() + drawn.max()), output_type="ndarray")
@@ -146,7 +168,7 @@ def find_neighbors(positions: NDArray, windows: NDArray, drawn: NDArray) -> NDAr
         return np.empty((n, 0), dtype=np.int64)
     both = both[np.lexsort((distance, both[:, 0]))]
     first = np.searchsorted(both[:, 0], np.arange(n))
-    place = np.arange(len(both)) - first[both[:, 0]]
-    found = np.full((n, int(place.max()) + 1), n, dtype=np.int64)
-    found[both[:, 0], place] = both[:, 1]
+    rank = np.arange(len(both)) - first[both[:, 0]]
+    found = np.full((n, int(rank.max()) + 1), n, dtype=np.int64)
+    found[both[:, 0], rank] = both[:, 1]
     return found

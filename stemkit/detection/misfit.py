@@ -53,12 +53,12 @@ class Misfit:
 
     def variance(self, fits: ColumnFits, width: float, shape: tuple[int, ...]) -> NDArray[np.float64]:
         """The misfit's variance at each pixel of an image with these columns, through the filter of their width."""
-        from stemkit.columns.compiled import add_rings
+        from stemkit.columns.compiled import add_radial_profiles
 
         total = np.zeros(shape)
         if not self or len(fits) == 0:
             return total
-        add_rings(
+        add_radial_profiles(
             total,
             np.ascontiguousarray(fits.positions),
             (RESPONSE * fits.amplitude) ** 2,

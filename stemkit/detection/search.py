@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from stemkit.columns import ColumnFits, fit_columns, render_columns
-from stemkit.columns.solving import MOST_JOINT
+from stemkit.columns.solving import MAX_JOINT
 from stemkit.detection.finding import network_candidates, overlooked, significant
 from stemkit.detection.misfit import Misfit
 from stemkit.detection.table import FAINT_SIGMAS
@@ -168,7 +168,7 @@ class Search:
             device=self.device,
             iterations=iterations or (QUICK_STEPS if self.quick else LAST_STEPS),
             tolerance=QUICK if self.quick else LAST,
-            joint=QUICK_JOINT if self.quick else MOST_JOINT,
+            joint=QUICK_JOINT if self.quick else MAX_JOINT,
         )
         # what is fixed has no error, not one of 0
         fits.sigma_err[~np.broadcast_to(fit_sigma, len(fits))] = np.nan
@@ -182,7 +182,7 @@ class Search:
             faint = ~held & (fits.failed | ~(fits.amplitude >= FAINT_SIGMAS * fits.amplitude_err))
         if not faint.any() and len(more) == 0:
             return fits, held
-        start = fits.extended(self._new(fits, more)) if len(more) else fits
+        start = fits.concatenate(self._new(fits, more)) if len(more) else fits
         new = np.ones(len(more), dtype=bool)
         held, changed = np.append(held | faint, new), np.append(faint, new)
         widths = np.where(held, self.width, self.rounded(start.sigma))
@@ -361,7 +361,7 @@ class Search:
         start.y[guided], start.x[guided] = prior[guided, :2].T
         lost = _distance(seeds, start.positions) > max(ONE_COLUMN * self.width, self._tight)
         if lost.any():
-            start = start.extended(self._new(fits, seeds[lost]))
+            start = start.concatenate(self._new(fits, seeds[lost]))
             prior = np.concatenate([prior, np.column_stack([seeds[lost], np.full(int(lost.sum()), error)])])
         guided = np.append(guided, np.ones(int(lost.sum()), dtype=bool))
         doubtful = np.append(np.zeros(len(fits), dtype=bool), overshadowed[lost])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import gaussians, seeds
 
-from stemkit.columns.compiled import add_columns, add_rings, solve_coupled
+from stemkit.columns.compiled import add_columns, add_radial_profiles, solve_coupled
 
 SHAPE = (40, 47)
 NO_SCAN = np.empty((0, 0, 0))
@@ -123,7 +123,7 @@ def test_rings_are_added_as_by_an_interpolation(n, n_rings, step, seed):
     rng = np.random.default_rng(seed)
     places, weights, values = rng.uniform(-3, 33, (n, 2)), rng.uniform(0, 2, n), rng.uniform(0, 1, n_rings)
     image = np.zeros((30, 28))
-    add_rings(image, places, weights, values, step, 40)
+    add_radial_profiles(image, places, weights, values, step, 40)
     y, x = np.mgrid[:30, :28]
     centres = (np.arange(n_rings) + 0.5) * step
     expected = sum(

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 from strategies import gaussians, lattice_positions, seeds
 
 from stemkit.columns import fit_columns
-from stemkit.columns.batched import BatchedDescent
-from stemkit.columns.compiled import normal_equations
-from stemkit.columns.descent import CompiledDescent
-from stemkit.columns.equations import _Whitening, equations, slopes
+from stemkit.columns.batched_levenberg_marquardt import BatchedLevenbergMarquardt
+from stemkit.columns.compiled import normal_equations as compiled_equations
+from stemkit.columns.equations import normal_equations, ramp_projections
 from stemkit.columns.gaussians import derivatives, projected
+from stemkit.columns.levenberg_marquardt import CompiledLevenbergMarquardt
 from stemkit.columns.noise import FitNoise, Variance
 from stemkit.columns.problem import FitProblem, build_problem
+from stemkit.columns.whitening import Whitening
 
 H, W = 9, 11
 
@@ -50,7 +51,7 @@ def test_projections_are_inner_products_of_the_derivatives(k, q, n_parameters, d
 def test_adjoint_of_whitening(correlation_x, streaks):
     generator = torch.Generator().manual_seed(0)
     use, variance = drawn(generator, 3, H, W) > 0.2, drawn(generator, 3, H, W) + 0.5
-    whiten = _Whitening(variance, use, FitNoise(None, correlation_x, streaks))
+    whiten = Whitening(variance, use, FitNoise(None, correlation_x, streaks))
     ours, theirs = drawn(generator, 3, 2, H, W), drawn(generator, 3, 2, H, W)
     there = (whiten(ours.clone()) * theirs).sum()
     torch.testing.assert_close((ours * whiten.adjoint(theirs)).sum(), there)
@@ -93,19 +94,22 @@ def test_compiled_and_batched_equations_are_the_same(
     rng = np.random.default_rng(seed)
     noise = FitNoise(Variance(0.01, 0.02, 0.005) if weighted else None, correlation_x, streaks)
     problem, start, widths = crowd(rng, n_parameters, displaced, masked, noise, sigma)
-    batched, compiled = BatchedDescent(problem, start, widths), CompiledDescent(problem, start, widths)
+    batched, compiled = (
+        BatchedLevenbergMarquardt(problem, start, widths),
+        CompiledLevenbergMarquardt(problem, start, widths),
+    )
     some = rng.permutation(30)[:20]
     arguments = problem, batched.parameters, batched.centre, torch.as_tensor(some)
-    theirs, their_rises = equations(*arguments), slopes(*arguments)
-    rises = np.empty((20, 2, n_parameters))
-    state, ours = compiled.progress, compiled.equations
-    normal_equations(compiled.arrays, state.parameters, state.centre, some, np.ones(20, dtype=bool), ours, rises)
+    theirs, their_ramps = normal_equations(*arguments), ramp_projections(*arguments)
+    ramps = np.empty((20, 2, n_parameters))
+    state, ours = compiled.state, compiled.equations
+    compiled_equations(compiled.arrays, state.parameters, state.centre, some, np.ones(20, dtype=bool), ours, ramps)
     # the batched ones are in single precision
     for name in ("own", "shared", "gradient", "chi2", "pixels"):
         one, other = getattr(ours, name)[some], getattr(theirs, name).numpy()
         np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-5 * np.abs(other).max() + 1e-9, err_msg=name)
-    other = their_rises.numpy()
-    np.testing.assert_allclose(rises, other, rtol=2e-4, atol=2e-5 * np.abs(other).max())
+    other = their_ramps.numpy()
+    np.testing.assert_allclose(ramps, other, rtol=2e-4, atol=2e-5 * np.abs(other).max())
 
 
 @settings(max_examples=15)
@@ -131,11 +135,11 @@ def test_compiled_and_batched_descents_end_at_the_same_place(n_parameters, with_
     if with_prior:
         prior = torch.as_tensor(np.column_stack([places, np.where(np.arange(n) % 3, np.inf, 0.02)]))
     ends = []
-    for kind in (BatchedDescent, CompiledDescent):
-        descent = kind(problem, start.clone(), widths, prior)
-        descent.run(40, 0.01)
-        covariance, residual = descent.errors(8)
-        ends.append((descent.fitted, np.sqrt(np.diagonal(covariance, axis1=1, axis2=2)), residual))
+    for kind in (BatchedLevenbergMarquardt, CompiledLevenbergMarquardt):
+        minimizer = kind(problem, start.clone(), widths, prior)
+        minimizer.run(40, 0.01)
+        covariance, residual = minimizer.errors(8)
+        ends.append((minimizer.fitted, np.sqrt(np.diagonal(covariance, axis1=1, axis2=2)), residual))
     (one, error, rms), (other, other_error, other_rms) = ends
     assert (np.abs(one - other)[:, :4] < 0.1 * error[:, :4] + 1e-6).all()
     np.testing.assert_allclose(error, other_error, rtol=0.02)
@@ -177,7 +181,7 @@ def test_a_column_that_is_not_finite_leaves_its_neighbours_alone():
     assert (np.abs(after.y - before.y) < 0.2 * before.y_err)[others].all()
 
 
-@pytest.mark.parametrize("kind", [BatchedDescent, CompiledDescent])
+@pytest.mark.parametrize("kind", [BatchedLevenbergMarquardt, CompiledLevenbergMarquardt])
 def test_a_column_that_is_not_finite_stands_still_on_every_device(kind):
     """The same with the steps of a GPU: a prior of standard deviation 0 overflows."""
     shape, sigma = (70, 70), 2.5
@@ -188,9 +192,9 @@ def test_a_column_that_is_not_finite_stands_still_on_every_device(kind):
     noise = FitNoise(Variance(4e-4), 0.0, 0.0)
     free = np.ones((3, 5), dtype=bool)
     problem = build_problem(image, start[:, :2], np.full(3, sigma), noise, None, None, free, torch.device("cpu"))
-    descent = kind(problem, torch.as_tensor(start), torch.full((3,), sigma, dtype=torch.float64), prior)
-    descent.run(20, 0.05)
-    assert np.abs(descent.fitted[2, :2] - 45.0).max() < 0.05
+    minimizer = kind(problem, torch.as_tensor(start), torch.full((3,), sigma, dtype=torch.float64), prior)
+    minimizer.run(20, 0.05)
+    assert np.abs(minimizer.fitted[2, :2] - 45.0).max() < 0.05
 
 
 def test_a_new_neighbour_makes_a_column_join_in():
@@ -200,7 +204,7 @@ def test_a_new_neighbour_makes_a_column_join_in():
     image = gaussians(shape, places, sigma) + np.random.default_rng(0).normal(0, 0.02, shape)
     first = fit_columns(image, places[:1], sigma, variance=4e-4)
     second = fit_columns(image, places[1:], sigma, variance=4e-4)
-    both = first.extended(second)
+    both = first.concatenate(second)
     resumed = fit_columns(image, both, sigma, variance=4e-4, changed=np.array([False, True]), tolerance=0.01)
     anew = fit_columns(image, places, sigma, variance=4e-4, tolerance=0.01)
     assert np.abs(resumed.x - anew.x).max() < 0.1 * anew.x_err.max()
@@ -218,13 +222,13 @@ def test_what_may_not_move_keeps_its_numbers():
     after = fit_columns(image, start, sigma, variance=4e-4, changed=movable, movable=movable)
     np.testing.assert_array_equal(after.amplitude[~movable], start.amplitude[~movable])
     assert (after.amplitude[movable] > start.amplitude[movable]).all()
-    with pytest.raises(ValueError, match="movable needs fits that are resumed"):
+    with pytest.raises(ValueError, match="movable needs changed, and former fits"):
         fit_columns(image, places, sigma, variance=4e-4, movable=movable)
 
 
 @pytest.mark.parametrize("prior", [[np.nan, 20.0, 0.1], [20.0, 20.0, 0.0], [20.0, 20.0, np.nan]])
 def test_a_prior_that_is_none_is_refused(prior):
-    with pytest.raises(ValueError, match="prior must hold finite positions"):
+    with pytest.raises(ValueError, match="prior must contain finite positions"):
         fit_columns(np.zeros((40, 40)), np.array([[20.0, 20.0]]), 2.5, variance=1.0, prior=np.array([prior]))
 
 

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from strategies import SIGMAS, gaussians, lattice_positions, seeds
 
 from stemkit import NoiseModel, PointwiseNoise
-from stemkit.columns import Variance, fit_columns
-from stemkit.columns.fitting import ColumnFits
+from stemkit.columns import ColumnFits, Variance, fit_columns
 
 SHAPE = (400, 400)
 SIGMA = 2.5

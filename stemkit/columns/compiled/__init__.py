@@ -1,22 +1,29 @@
 """The fits of :mod:`stemkit.columns`, compiled for the CPU with Numba."""
 
-from stemkit.columns.compiled.arithmetic import add_columns, add_rings
-from stemkit.columns.compiled.descent import Progress, damped_step, judge, take_step, tie, unfinished
-from stemkit.columns.compiled.equations import CompiledProblem, Equations, normal_equations
-from stemkit.columns.compiled.steps import covariance_blocks, solve_coupled
+from stemkit.columns.compiled.equations import EquationArrays, ProblemArrays, normal_equations
+from stemkit.columns.compiled.gaussians import add_columns, add_radial_profiles
+from stemkit.columns.compiled.levenberg_marquardt import (
+    FitState,
+    accept_or_undo,
+    add_penalties,
+    damped_step,
+    take_step,
+    unconverged,
+)
+from stemkit.columns.compiled.linear_algebra import covariance_blocks, solve_coupled
 
 __all__ = [
-    "CompiledProblem",
-    "Equations",
-    "Progress",
+    "EquationArrays",
+    "FitState",
+    "ProblemArrays",
+    "accept_or_undo",
     "add_columns",
-    "add_rings",
+    "add_penalties",
+    "add_radial_profiles",
     "covariance_blocks",
     "damped_step",
-    "judge",
     "normal_equations",
     "solve_coupled",
     "take_step",
-    "tie",
-    "unfinished",
+    "unconverged",
 ]

@@ -1,7 +1,6 @@
 """The normal equations of :mod:`stemkit.columns.equations`, compiled for the CPU.
 
-One column at a time, in double precision: its window's rows are intervals of pixels, packed one after the other. On a
-GPU the same equations are batched tensors, :func:`stemkit.columns.equations.batched`.
+One column at a time, in double precision; the pixels of its window are stored row after row in one-dimensional arrays.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.columns.compiled.arithmetic import (
+from stemkit.columns.compiled.gaussians import (
     add_column,
     compiled,
     derivatives,
@@ -20,15 +19,15 @@ from stemkit.columns.compiled.arithmetic import (
     half_width,
 )
 
-__all__ = ["CompiledProblem", "Equations", "normal_equations"]
+__all__ = ["EquationArrays", "ProblemArrays", "normal_equations"]
 
 
-class CompiledProblem(NamedTuple):
-    """What does not change while columns are fitted; see :class:`stemkit.columns.problem.FitProblem`.
+class ProblemArrays(NamedTuple):
+    """The arrays of a :class:`stemkit.columns.problem.FitProblem`.
 
-    ``valid`` and ``scan`` have the size 0 where they are not needed. ``variance`` holds constant, slope and floor of
-    the noise's variance, or nothing where it is unknown; ``rho`` and ``streaks`` are the correlation along the row and
-    the standard deviation of a row's offset.
+    ``valid`` and ``scan`` are empty where they are None there. ``variance`` contains constant, slope and floor of the
+    noise's variance and is empty where this is unknown; ``rho`` and ``streaks`` are the correlation along the row and
+    the standard deviation of the offset of a row.
     """
 
     image: NDArray[np.float32]
@@ -44,8 +43,8 @@ class CompiledProblem(NamedTuple):
     streaks: float
 
 
-class Equations(NamedTuple):
-    """The equations of n columns of P parameters; see :class:`stemkit.columns.equations.Blocks`."""
+class EquationArrays(NamedTuple):
+    """The normal equations of n columns; see :class:`stemkit.columns.equations.NormalEquations`."""
 
     own: NDArray[np.float64]
     shared: NDArray[np.float64]
@@ -56,7 +55,7 @@ class Equations(NamedTuple):
 
 @compiled
 def _intervals(problem, centre, c, line, left, first):  # type: ignore[no-untyped-def]
-    """A column's window as intervals of pixels: the image's rows, their first pixels, and where each is stored."""
+    """Rows of a column's window: row of the image, first pixel of it, and index of that pixel in the packed arrays."""
     n_y, n_x = problem.image.shape[0] - 2 * problem.pad, problem.image.shape[1] - 2 * problem.pad
     reach, y0, x0 = problem.radius[c], centre[c, 0], centre[c, 1]
     rows, total = 0, 0
@@ -74,29 +73,29 @@ def _intervals(problem, centre, c, line, left, first):  # type: ignore[no-untype
 
 @compiled
 def _overlap(problem, centre, j, y, begin, end):  # type: ignore[no-untyped-def]
-    """The part of a row's interval that is in another column's window."""
+    """The pixels from ``begin`` to ``end`` of row y that are in the window of column j as well."""
     half = half_width(problem.radius[j], y - centre[j, 0])
     return max(centre[j, 1] - half, begin), min(centre[j, 1] + half + 1, end)
 
 
 @compiled
-def normal_equations(problem, parameters, centre, columns, renewed, equations, rises):  # type: ignore[no-untyped-def]
-    """Fill in the normal equations of some columns.
+def normal_equations(problem, parameters, centre, columns, with_shared, equations, ramps):  # type: ignore[no-untyped-def]
+    """Compute the normal equations of some columns.
 
     Parameters
     ----------
-    problem : CompiledProblem
+    problem : ProblemArrays
     parameters : ndarray of shape (n + 1, P)
-        The last one stands for a column that is not there.
+        The last row stands for an absent neighbour.
     centre : ndarray of int, shape (n + 1, 2)
-        The pixels at the centres of the windows.
+        Central pixels of the windows.
     columns : ndarray of int, shape (m,)
-    renewed : ndarray of bool, shape (m,)
-        For which of these the blocks with their neighbours are filled in; those of the others stay.
-    equations : Equations
-        Of all n columns; changed in place.
-    rises : ndarray of shape (m, 2, P), or (0, 2, P)
-        Result: ``J^T C^-1 r`` for backgrounds that rise by 1 per px along y and x.
+    with_shared : ndarray of bool, shape (m,)
+        Columns whose off-diagonal blocks are computed; those of the others are kept.
+    equations : EquationArrays
+        Those of all n columns; changed in place.
+    ramps : ndarray of shape (m, 2, P), or (0, 2, P)
+        Result: ``J^T C^-1 r`` for backgrounds r with a slope of 1 per px along y and x; not computed if empty.
     """
     image, scan, pad, near, coupled = problem.image, problem.scan, problem.pad, problem.near, problem.coupled
     free, variance, rho, streaks = problem.free, problem.variance, problem.rho, problem.streaks
@@ -107,7 +106,7 @@ def normal_equations(problem, parameters, centre, columns, renewed, equations, r
     size = 2 * widest + 1
     area = size * size
     n_fields = n_parameters + 1
-    n_all = n_fields + (2 if rises.shape[0] else 0)
+    n_all = n_fields + (2 if ramps.shape[0] else 0)
     raw, fields = np.empty((n_all, area)), np.empty((n_all, area))
     theirs = np.empty((n_parameters, area))
     dy, dx, away_y, away_x = np.empty(area), np.empty(area), np.empty(area), np.empty(area)
@@ -130,7 +129,7 @@ def normal_equations(problem, parameters, centre, columns, renewed, equations, r
                     dy[i] += scan[0, line[r] + pad, left[r] + i - first[r] + pad]
                     dx[i] += scan[1, line[r] + pad, left[r] + i - first[r] + pad]
 
-        # the background of a pixel is the mean of those of the columns whose windows it is in
+        # the background of a pixel is the mean of the backgrounds of the columns whose windows contain it
         for i in range(total):
             count[i] = 1.0
             model[i] = parameters[c, 4]
@@ -148,7 +147,7 @@ def normal_equations(problem, parameters, centre, columns, renewed, equations, r
             model[i] *= count[i]
             raw[4, i] = count[i]
 
-        # the column, and those near it
+        # derivatives of the column; the model of it and of the columns nearby
         derivatives(parameters[c], dy, dx, total, raw)
         for i in range(total):
             model[i] += parameters[c, 2] * raw[2, i]
@@ -160,7 +159,7 @@ def normal_equations(problem, parameters, centre, columns, renewed, equations, r
                 away_y[i], away_x[i] = dy[i] + oy - parameters[j, 0], dx[i] + ox - parameters[j, 1]
             add_column(parameters[j], away_y, away_x, total, model)
 
-        # the residual, and the weights of pixels
+        # residual and weights of the pixels
         for r in range(rows):
             at = left[r] - first[r] + pad
             for i in range(first[r], first[r + 1]):
@@ -183,7 +182,7 @@ def normal_equations(problem, parameters, centre, columns, renewed, equations, r
                 for i in range(first[r], first[r + 1]):
                     raw[f, i] = line[r] - oy if f == n_fields else left[r] + i - first[r] - ox
 
-        # whitened for noise that is autoregressive along the row: z_x - rho z_(x-1)
+        # whitening of noise that is autoregressive along the row: z_x - rho z_(x-1)
         if rho != 0.0:
             innovation = 1.0 / math.sqrt(1.0 - rho * rho)
             for r in range(rows):
@@ -206,7 +205,7 @@ def normal_equations(problem, parameters, centre, columns, renewed, equations, r
                     fields[f, i] = scale[i] * raw[f, i]
             for i in range(total):
                 ones[i] = scale[i]
-        # an offset of each row, of variance s^2, takes s^2 / (1 + s^2 t.t) t t^T from the inverse covariance
+        # streaks of variance s^2 reduce the inverse covariance by s^2 / (1 + s^2 t.t) t t^T, t: a whitened row of ones
         if streaks != 0.0:
             for r in range(rows):
                 square = 1e-30
@@ -234,13 +233,13 @@ def normal_equations(problem, parameters, centre, columns, renewed, equations, r
                     equations.own[c, b, a] = value
                 elif b > n_parameters:
                     if a < n_parameters:
-                        rises[m, b - n_fields, a] = value * free[c, a]
+                        ramps[m, b - n_fields, a] = value * free[c, a]
                 elif a < n_parameters:
                     equations.gradient[c, a] = value * free[c, a]
                 else:
                     equations.chi2[c] = value
         equations.pixels[c] = used
-        if not renewed[m] or coupled.shape[1] == 0 or coupled[c, 0] == n:
+        if not with_shared[m] or coupled.shape[1] == 0 or coupled[c, 0] == n:
             continue
 
         # C^-1 J, onto which the derivatives of the neighbours are projected

@@ -13,7 +13,7 @@ __all__ = [
     "N_ROUND",
     "add_column",
     "add_columns",
-    "add_rings",
+    "add_radial_profiles",
     "compiled",
     "derivatives",
     "dots",
@@ -23,28 +23,30 @@ __all__ = [
 
 #: Parameters of a round column, in the order of :data:`stemkit.columns.gaussians.ROUND`.
 N_ROUND = 5
-#: An interval's exponential is that of its 64th part, a Taylor polynomial, squared six times.
-FOLDS, PART = 6, 1.0 / 64.0
-#: Exponents below this are zero to double precision of the sum they are in.
+#: Number of squarings in the exponential: that of 1/64 of the exponent, a Taylor polynomial, is squared six times.
+N_SQUARINGS = 6
+#: Fraction of the exponent that the polynomial is evaluated at (derived from the number of squarings).
+FRACTION = 1.0 / 2**N_SQUARINGS
+#: Exponents are not below this (chosen: exp(-50) = 2e-22 does not change a sum of order 1 in double precision).
 SMALLEST_EXPONENT = -50.0
-#: Numerical liberties: sums in any order, no signed zeros. NaN and inf keep their meaning.
-FAST = {"contract", "reassoc", "nsz", "arcp"}
+#: LLVM flags: sums may be reordered, zeros have no sign. NaN and inf are handled exactly.
+FAST_MATH = {"contract", "reassoc", "nsz", "arcp"}
 
 
 def compiled(function: Callable) -> Any:
-    """Compile a function at its first call, and keep the result on disk where that can be written."""
+    """Compile a function at its first call, and cache the result on disk if the directory is writable."""
     try:
-        return njit(cache=True, fastmath=FAST, nogil=True, error_model="numpy")(function)
-    except RuntimeError:  # there is no folder for the cache
-        return njit(fastmath=FAST, nogil=True, error_model="numpy")(function)
+        return njit(cache=True, fastmath=FAST_MATH, nogil=True, error_model="numpy")(function)
+    except RuntimeError:  # no directory for the cache
+        return njit(fastmath=FAST_MATH, nogil=True, error_model="numpy")(function)
 
 
 @compiled
 def _exp(exponent):  # type: ignore[no-untyped-def]
-    """``exp`` of a number that is not positive, in arithmetic that vectorises; its error is below 1e-11."""
-    t = max(exponent, SMALLEST_EXPONENT) * PART
+    """``exp`` of a number that is not positive, to 1e-11, without branches: loops over it are vectorised."""
+    t = max(exponent, SMALLEST_EXPONENT) * FRACTION
     value = 1.0 + t * (1.0 + t / 2.0 * (1.0 + t / 3.0 * (1.0 + t / 4.0 * (1.0 + t / 5.0 * (1.0 + t / 6.0)))))
-    for _ in range(FOLDS):
+    for _ in range(N_SQUARINGS):
         value *= value
     return value
 
@@ -59,7 +61,7 @@ def gaussian_along(offset, n, sigma, values):  # type: ignore[no-untyped-def]
 
 @compiled
 def derivatives(parameters, dy, dx, n, values):  # type: ignore[no-untyped-def]
-    """Derivatives of a column by its parameters but the background, ``(P, n)``, at distances ``(n,)`` from it."""
+    """Derivatives ``(P, n)`` of a column by its parameters except the background, at offsets ``(n,)``."""
     amplitude, sigma = parameters[2], parameters[3]
     inverse = 1.0 / (sigma * sigma)
     if len(parameters) == N_ROUND:
@@ -90,7 +92,7 @@ def derivatives(parameters, dy, dx, n, values):  # type: ignore[no-untyped-def]
 
 @compiled
 def add_column(parameters, dy, dx, n, total):  # type: ignore[no-untyped-def]
-    """Add a column without its background at distances ``(n,)``."""
+    """Add a column without its background at offsets ``(n,)`` from its centre."""
     amplitude, sigma = parameters[2], parameters[3]
     if len(parameters) == N_ROUND:
         inverse = -0.5 / (sigma * sigma)
@@ -106,7 +108,7 @@ def add_column(parameters, dy, dx, n, total):  # type: ignore[no-untyped-def]
 
 @compiled
 def half_width(radius, dy):  # type: ignore[no-untyped-def]
-    """Pixels to either side of a disk's middle at a distance along y; -1 where there are none."""
+    """Half the length, px, of the row of a disk at an offset along y; -1 outside the disk."""
     rest = (radius + 0.5) ** 2 - dy * dy
     return int(math.sqrt(rest)) if rest >= 0 else -1
 
@@ -145,7 +147,7 @@ def add_columns(image, parameters, scan, reach):  # type: ignore[no-untyped-def]
         Changed in place.
     parameters : ndarray of shape (n, P)
     scan : ndarray of shape (2, n_y, n_x), or (0, 0, 0)
-        Displacement of the beam, px; none where it is empty.
+        Displacement of the beam, px; empty: none.
     reach : int
     """
     n_y, n_x = image.shape
@@ -177,8 +179,8 @@ def add_columns(image, parameters, scan, reach):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def add_rings(image, places, weights, values, step, reach):  # type: ignore[no-untyped-def]
-    """Add a function of the distance from each of some places to an image, within a square of ``reach`` px.
+def add_radial_profiles(image, places, weights, values, step, reach):  # type: ignore[no-untyped-def]
+    """Add a weighted radial profile around each of n positions to an image, within a square of ``reach`` px.
 
     Parameters
     ----------
@@ -187,9 +189,9 @@ def add_rings(image, places, weights, values, step, reach):  # type: ignore[no-u
     places : ndarray of shape (n, 2)
         ``(y, x)``, px.
     weights : ndarray of shape (n,)
-        Factors of the function.
+        Weight of each profile.
     values : ndarray of shape (n_rings,)
-        The function at ``(i + 1/2) step``, linear between these, constant before the first and 0 beyond the last.
+        The profile at radii ``(i + 1/2) step``, linear between these, constant below the first and 0 above the last.
     step : float
         px.
     reach : int
@@ -206,6 +208,6 @@ def add_rings(image, places, weights, values, step, reach):  # type: ignore[no-u
                 if ring > last:
                     continue
                 i = min(int(ring), last - 1) if last > 0 else 0
-                part = ring - i
-                value = values[i] if last == 0 else (1.0 - part) * values[i] + part * values[i + 1]
+                fraction = ring - i
+                value = values[i] if last == 0 else (1.0 - fraction) * values[i] + fraction * values[i + 1]
                 image[y, x] += weights[c] * value

@@ -1,4 +1,4 @@
-"""Solving the normal equations of columns that overlap, compiled for the CPU."""
+"""Linear algebra of the normal equations of overlapping columns, compiled for the CPU."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import math
 
 import numpy as np
 
-from stemkit.columns.compiled.arithmetic import compiled
+from stemkit.columns.compiled.gaussians import compiled
 
 __all__ = ["covariance_blocks", "invert", "solve_coupled"]
 
 
 @compiled
 def _cholesky(matrix, n):  # type: ignore[no-untyped-def]
-    """Replace the lower triangle of a matrix, its first n rows, by its Cholesky factor; False where there is none."""
+    """Replace the lower triangle of a matrix, its first n rows, by its Cholesky factor; False if there is none."""
     for i in range(n):
         for j in range(i + 1):
             value = matrix[i, j]
@@ -30,7 +30,7 @@ def _cholesky(matrix, n):  # type: ignore[no-untyped-def]
 
 @compiled
 def invert(matrix, work, result):  # type: ignore[no-untyped-def]
-    """The inverse of a positive definite matrix ``(P, P)``; 0 where it is none, and whether it is one."""
+    """Write the inverse of a matrix ``(P, P)`` to ``result``; False, and zeros, if it is not positive definite."""
     n = len(matrix)
     for i in range(n):
         for j in range(n):
@@ -59,16 +59,16 @@ def covariance_blocks(own, shared, coupled, columns, joint, result):  # type: ig
     Parameters
     ----------
     own : ndarray of shape (n, P, P)
-        With a diagonal of 1.
+        Diagonal blocks, scaled to a diagonal of 1.
     shared : ndarray of shape (n, k, P, P)
     coupled : ndarray of shape (n, k)
-        Neighbours, filled up with n.
+        Indices of the neighbours, padded with n.
     columns : ndarray of int, shape (m,)
     joint : int
-        Neighbours that are free at most.
+        Largest number of neighbours whose parameters are free; those of the others are fixed.
     result : ndarray of shape (m, P, P)
-        NaN where there is none. Where the matrix of a column with its neighbours is not positive definite, that of
-        the column by itself.
+        If the joint matrix is not positive definite, the covariance with all neighbours fixed; NaN if that does not
+        exist either.
     """
     n, n_parameters = own.shape[0], own.shape[1]
     most = min(joint, coupled.shape[1])
@@ -164,7 +164,7 @@ def _block_product(blocks, vector, result):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _inner(one, other):  # type: ignore[no-untyped-def]
+def _inner_product(one, other):  # type: ignore[no-untyped-def]
     total = 0.0
     for i in range(one.shape[0]):
         for a in range(one.shape[1]):
@@ -181,44 +181,46 @@ def _add(total, factor, more):  # type: ignore[no-untyped-def]
 
 @compiled
 def solve_coupled(own, shared, coupled, inverse, gradient, cycles, tolerance):  # type: ignore[no-untyped-def]
-    """Stabilised biconjugate gradients with the columns' own blocks as preconditioner, ``(n, P)``.
+    """Solution ``(n, P)`` by stabilised biconjugate gradients with the inverse diagonal blocks as preconditioner.
+
+    The reference is that of :func:`stemkit.columns.solving.damped_step`; the symbols are those of the paper.
 
     Parameters
     ----------
     own, inverse : ndarray of shape (n, P, P)
-        Blocks on the diagonal, and their inverses.
+        Diagonal blocks, and their inverses.
     shared : ndarray of shape (n, k, P, P)
-        Blocks of coupled columns.
+        Off-diagonal blocks.
     coupled : ndarray of shape (n, k)
-        Which these are, filled up with n.
+        Indices of the coupled columns, padded with n.
     gradient : ndarray of shape (n, P)
     cycles : int
-        At most.
+        Largest number of iterations.
     tolerance : float
-        Of the residual's norm, in that of the gradient.
+        Norm of the residual at convergence, relative to that of the gradient.
     """
-    solution, rest, shadow = np.zeros_like(gradient), gradient.copy(), gradient.copy()
-    direction, ready, along = gradient.copy(), np.empty_like(gradient), np.empty_like(gradient)
-    smoothed, across = np.empty_like(gradient), np.empty_like(gradient)
-    size = _inner(rest, shadow)
-    start = size
+    solution, residual, shadow = np.zeros_like(gradient), gradient.copy(), gradient.copy()
+    direction, direction_hat, v = gradient.copy(), np.empty_like(gradient), np.empty_like(gradient)
+    residual_hat, t = np.empty_like(gradient), np.empty_like(gradient)
+    rho = _inner_product(residual, shadow)
+    start = rho
     for _ in range(cycles):
-        if not _inner(rest, rest) > tolerance**2 * start:
+        if not _inner_product(residual, residual) > tolerance**2 * start:
             break
-        _block_product(inverse, direction, ready)
-        _product(own, shared, coupled, ready, along)
-        length = size / _inner(along, shadow)
-        _add(rest, -length, along)
-        _block_product(inverse, rest, smoothed)
-        _product(own, shared, coupled, smoothed, across)
-        weight = _inner(across, rest) / max(_inner(across, across), 1e-300)
-        _add(solution, length, ready)
-        _add(solution, weight, smoothed)
-        _add(rest, -weight, across)
-        before = size
-        size = _inner(rest, shadow)
-        factor = (size / before) * (length / weight)
-        for i in range(len(rest)):
-            for a in range(rest.shape[1]):
-                direction[i, a] = rest[i, a] + factor * (direction[i, a] - weight * along[i, a])
+        _block_product(inverse, direction, direction_hat)
+        _product(own, shared, coupled, direction_hat, v)
+        alpha = rho / _inner_product(v, shadow)
+        _add(residual, -alpha, v)
+        _block_product(inverse, residual, residual_hat)
+        _product(own, shared, coupled, residual_hat, t)
+        omega = _inner_product(t, residual) / max(_inner_product(t, t), 1e-300)
+        _add(solution, alpha, direction_hat)
+        _add(solution, omega, residual_hat)
+        _add(residual, -omega, t)
+        rho_before = rho
+        rho = _inner_product(residual, shadow)
+        beta = (rho / rho_before) * (alpha / omega)
+        for i in range(len(residual)):
+            for a in range(residual.shape[1]):
+                direction[i, a] = residual[i, a] + beta * (direction[i, a] - omega * v[i, a])
     return solution

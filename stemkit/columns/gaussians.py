@@ -1,4 +1,4 @@
-"""Gaussian columns on small windows of an image: their values and derivatives, thousands of columns at once."""
+"""Values and derivatives of Gaussian columns on small windows of an image, as batched tensors."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from torch import Tensor
 
 __all__ = ["ELLIPTICAL", "ROUND", "derivatives", "profile", "projected", "summed"]
 
-#: The parameters of a column, in this order. A Gaussian's covariance is ``sigma^2 [[1 + e1, e2], [e2, 1 - e1]]`` in
-#: (y, x): round where both are zero.
+#: Parameters of a round column, in this order.
 ROUND = ("y", "x", "amplitude", "sigma", "background")
+#: Parameters of an elliptical column: the covariance matrix is ``sigma^2 [[1 + e1, e2], [e2, 1 - e1]]`` in (y, x).
 ELLIPTICAL = (*ROUND, "e1", "e2")
 
 
 def profile(parameters: Tensor, dy: Tensor, dx: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gaussians of height 1, and their distances from the centre in terms of the inverse covariance.
+    """Gaussians of amplitude 1, and offsets from their centres multiplied by the inverse covariance matrix.
 
     Parameters
     ----------
     parameters : Tensor of shape (..., 5) or (..., 7)
     dy, dx : Tensor of shape (..., h, 1) and (..., 1, w), or both up to (..., h, w)
-        Distances from the centre, px. Apart from each other, a round Gaussian takes h + w exponentials only.
+        Offsets from the centre, px. Separate along y and x, a round Gaussian takes h + w exponentials only.
 
     Returns
     -------
@@ -39,7 +39,7 @@ def profile(parameters: Tensor, dy: Tensor, dx: Tensor) -> tuple[Tensor, Tensor,
 
 
 def summed(parameters: Tensor, dy: Tensor, dx: Tensor) -> Tensor:
-    """The sum of k columns on each window, ``(m, h, w)``, without their backgrounds.
+    """Sum of k columns on each of m windows, ``(m, h, w)``, without their backgrounds.
 
     Parameters
     ----------
@@ -65,9 +65,9 @@ def derivatives(
     parameters : Tensor of shape (m, P), P is 5 or 7
     dy, dx : Tensor of shape (m, h, 1) and (m, 1, w), or both (m, h, w)
     share : Tensor of shape (m, h, w), optional
-        The part that the column's background has in that of a pixel.
+        Weight of the column's background in that of a pixel.
     out : Tensor of shape (m, P, h, w), optional
-        Where to write the derivatives.
+        Array for the derivatives.
     """
     values, u_y, u_x = profile(parameters, dy, dx)
     amplitude, sigma = (parameters[:, i, None, None] for i in (2, 3))
@@ -86,7 +86,7 @@ def derivatives(
 
 
 def projected(parameters: Tensor, dy: Tensor, dx: Tensor, share: Tensor, onto: Tensor) -> Tensor:
-    """Inner products of the derivatives of k columns on each window with Q fields there, ``(m, k, Q, P)``.
+    """Inner products of the derivatives of k columns on each of m windows with Q fields, ``(m, k, Q, P)``.
 
     Parameters
     ----------
@@ -97,8 +97,8 @@ def projected(parameters: Tensor, dy: Tensor, dx: Tensor, share: Tensor, onto: T
 
     Notes
     -----
-    A round Gaussian is a product of one along y and one along x. So are its derivatives, sums of few products with
-    ``d^i``, i up to 2: all that is needed of a field is its sums with these, one axis after the other.
+    Round Gaussians and their derivatives are sums of products of functions of y and of x, ``d^i exp(-d^2 / (2
+    sigma^2))`` with i up to 2, so that the inner products are computed along one axis after the other.
     """
     m, k, n_parameters = parameters.shape
     n_fields, h, w = onto.shape[1:]
@@ -121,6 +121,6 @@ def projected(parameters: Tensor, dy: Tensor, dx: Tensor, share: Tensor, onto: T
 
 
 def _moments(distance: Tensor, sigma: Tensor) -> Tensor:
-    """A Gaussian along one axis, times 1, d and d^2: ``(m, k, 3, n)``."""
+    """Gaussians along one axis, multiplied by 1, d and d^2, ``(m, k, 3, n)``."""
     values = torch.exp(-0.5 * (distance / sigma) ** 2)
     return torch.stack([values, values * distance, values * distance**2], dim=2)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from stemkit.columns import pixel_subset
-from stemkit.columns.peaks import SURROUND
+from stemkit.columns.peaks import BACKGROUND_RATIO
 from stemkit.detection.view import View
 from stemkit.filters import wide_gaussian
 from stemkit.noise import NoiseModel
@@ -34,7 +34,8 @@ LEFT_OF_STREAKS = 0.03
 def filtered(values: NDArray, width: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """An image through the difference of a Gaussian of the columns' width and a wider one; and through the first."""
     level, surround = (
-        ndimage.gaussian_filter(values, sigma, mode="reflect", truncate=TRUNCATE) for sigma in (width, SURROUND * width)
+        ndimage.gaussian_filter(values, sigma, mode="reflect", truncate=TRUNCATE)
+        for sigma in (width, BACKGROUND_RATIO * width)
     )
     return level - surround, level
 
@@ -115,7 +116,9 @@ def without_streaks(rest: NDArray, noise: NoiseModel, width: float) -> tuple[NDA
     # half the streaks' length follows them well
     length = min(max(scan.length / 2, 3 * width), rest.shape[1] / 3)
     along = wide_gaussian(rest, length, axes=(1,))
-    offset = along - ndimage.gaussian_filter1d(along, SURROUND * width, axis=0, mode="reflect", truncate=TRUNCATE)
+    offset = along - ndimage.gaussian_filter1d(
+        along, BACKGROUND_RATIO * width, axis=0, mode="reflect", truncate=TRUNCATE
+    )
     pointwise = (noise.pointwise.readout**2 + max(noise.pointwise.gain, 0.0) / 4) / (2 * math.sqrt(math.pi) * length)
     told = scan.amplitude**2 / (scan.amplitude**2 + pointwise)
     left = scan.amplitude * math.sqrt(1 - told + LEFT_OF_STREAKS)
@@ -127,7 +130,7 @@ def without_streaks(rest: NDArray, noise: NoiseModel, width: float) -> tuple[NDA
 
 def _noise_peaks(heights: NDArray, area: float, width: float, skewness: float) -> NDArray:
     """How many peaks above a height noise makes in an area; the formula is in :func:`threshold`."""
-    v = np.array([2.0, 1 + SURROUND**2, 2 * SURROUND**2])
+    v = np.array([2.0, 1 + BACKGROUND_RATIO**2, 2 * BACKGROUND_RATIO**2])
     signs = np.array([1.0, -2.0, 1.0])
     curvature = float((signs / v**2).sum() / (signs / v).sum()) / width**2
     z = np.minimum(heights, 2.5 / max(skewness, 1e-3))
@@ -151,7 +154,7 @@ def _filtered_noise(noise: NoiseModel, width: float) -> tuple[float, float]:
     white noise through a Gaussian of length L keeps ``2 L^2 / (2 L^2 + v)``; streaks, which are so along the row only,
     ``(2 L^2 / (2 L^2 + v) / (2 pi v))^1/2``.
     """
-    wide = SURROUND * width
+    wide = BACKGROUND_RATIO * width
     v = np.array([2 * width**2, width**2 + wide**2, 2 * wide**2])
     signs = np.array([1.0, -2.0, 1.0])
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from stemkit.columns import ColumnFits, pixel_subset
-from stemkit.columns.peaks import SURROUND
+from stemkit.columns.peaks import BACKGROUND_RATIO
 
 __all__ = ["Misfit", "measure_misfit"]
 
@@ -28,9 +28,9 @@ NEIGHBORS = 8
 MOST_COLUMNS, FEWEST_COLUMNS = 400, 8
 #: Amplitude of the columns that are measured on, in their standard deviations: noise is small in what they leave.
 CLEAR = 10.0
-#: A column of amplitude 1 through the filter of its width: 1/2 through the Gaussian, 1 / (1 + SURROUND^2) through the
+#: A column of amplitude 1 through the filter of its width: 1/2 through the Gaussian, 1 / (1 + BACKGROUND_RATIO^2) through the
 #: wider one.
-RESPONSE = 0.5 - 1 / (1 + SURROUND**2)
+RESPONSE = 0.5 - 1 / (1 + BACKGROUND_RATIO**2)
 #: A mean square over some pixels of a ring has its median below its mean: by this factor for a few independent pixels
 #: (chi-square of 4 degrees of freedom).
 MEDIAN_OF_RING = 0.84

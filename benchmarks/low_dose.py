@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from stemkit import AtomDetector, NoiseCalibrator, NoiseModel, PointwiseNoise, SFINDenoiser, STEMSynthesizer
 from stemkit.columns import nearest_distances
-from stemkit.detection.finding import network_candidates
-from stemkit.detection.view import View
+from stemkit.detection.candidates import network_candidates
+from stemkit.detection.normalized_image import NormalizedImage
 from stemkit.metrics import match_columns
 
 DOSES = (1, 2, 3, 5, 10, 30, 100, 300)
@@ -61,7 +61,7 @@ def one(image, truth: pd.DataFrame) -> tuple[dict[str, float], NDArray]:
     detector = AtomDetector().fit(enhanced)
     table = detector.transform(enhanced)
     width = detector.width_ / image.stem.pixel_size
-    shown = network_candidates(View.of(enhanced, None), spacing, width)
+    shown = network_candidates(NormalizedImage.from_image(enhanced, None), spacing, width)
     assert shown is not None
     true, maxima = inside(true), inside(shown[0])
     table = table[is_inside(table[["y_px", "x_px"]].to_numpy())]

@@ -112,7 +112,7 @@ def _advice(
 
 
 def _large_residual(table: pd.DataFrame) -> str:
-    from stemkit.detection.table import ODD_RESIDUAL
+    from stemkit.detection.quality import ODD_RESIDUAL
 
     if not table.attrs["residual"] > ODD_RESIDUAL:
         return ""

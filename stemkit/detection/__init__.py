@@ -1,7 +1,7 @@
 """Measuring atomic columns."""
 
 from stemkit.detection.detector import AtomDetector
-from stemkit.detection.fitted import fitted_image
-from stemkit.detection.table import Quality, good_columns
+from stemkit.detection.quality import Quality, good_columns
+from stemkit.detection.reconstruction import fitted_image
 
 __all__ = ["AtomDetector", "Quality", "fitted_image", "good_columns"]

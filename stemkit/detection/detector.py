@@ -10,16 +10,16 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial import cKDTree
 from sklearn.utils.validation import check_is_fitted
 
-from stemkit.columns import ColumnFits
 from stemkit.compute import resolve_device
-from stemkit.detection.finding import apart
-from stemkit.detection.lengths import learn
-from stemkit.detection.search import NOTHING, Search
+from stemkit.detection.candidates import min_column_distance
+from stemkit.detection.fitter import NO_POSITIONS, ColumnFitter, FittedColumns
+from stemkit.detection.normalized_image import NormalizedImage, unit_of
+from stemkit.detection.search import ColumnSearch
+from stemkit.detection.shared_positions import merge_positions
+from stemkit.detection.spacing_width import learn_lengths
 from stemkit.detection.table import table_of
-from stemkit.detection.view import View, unit_of
 from stemkit.estimators import ImageTransformer
 from stemkit.images import Images, split, warn_if_small
 from stemkit.metrics import match_columns
@@ -31,63 +31,63 @@ __all__ = ["AtomDetector"]
 class AtomDetector(ImageTransformer):
     """Find atomic columns and measure them on the recorded pixels.
 
-    Gaussians on a local background are fitted to the columns, those that overlap together, weighted by the calibrated
-    noise with its correlation. Candidates are what the recorded image shows above its noise through a filter of the
-    columns' width; where a network has enhanced the image, what only this shows; and what the fits leave above the
-    noise and the misfit that columns of this image have. An image that carries its recorded pixels (the coordinate
-    ``recorded``) is measured on those: a network says where to search, not where a column is.
+    Gaussians on a local background are fitted to the columns, overlapping ones together, weighted by the calibrated
+    noise with its correlation. Candidates are the significant peaks of the recorded image after a matched filter, those
+    that only a network shows, and those of the residual of the fits above the noise and the misfit of the columns of
+    this image. In an enhanced image, which carries its recorded pixels, columns are measured on these: the network
+    shows where to search, and does not change where a column is.
 
     Parameters
     ----------
     significance : float, default=2.5
-        A column's fitted amplitude is at least this many of its standard deviations; columns that are held near where a
-        network shows them (``GUIDED``) may be fainter.
+        Least amplitude of a column, standard errors. Columns that are fitted near where a network shows them
+        (``GUIDED``) may be fainter.
     spacing : float or None, default=None
-        Distance of neighbouring columns, in nm where the images are calibrated, else px. None learns it.
+        Distance of nearest columns, in nm for calibrated images, otherwise px. None: it is learnt.
     width : float or None, default=None
-        Sigma of the columns, same unit. None learns it.
+        Sigma of the columns, in the same unit. None: it is learnt.
     elliptical : bool, default=False
-        Fit elliptical Gaussians: the table then has ``sigma_major``, ``sigma_minor`` and ``angle``, too.
+        Fit elliptical Gaussians; the table then also has ``sigma_major``, ``sigma_minor`` and ``angle``.
     background : float or None, default=None
-        One background for all columns, in the image's units: that of the vacuum or the support, where intensities are
-        to hold all that a column adds to it. None: each column has its own, that of its surroundings.
+        One fixed background for all columns, in the image's units, such as that of the vacuum or the support: the
+        intensity of a column is then all that it adds to this. None: each column has its own, that of its surroundings.
     common_width : bool, default=False
         All columns of an image have the same width, the learnt or the given one. Intensities scatter less where columns
         overlap and differ in height alone, in particles for instance; ``sigma_err`` is NaN.
     shared_positions : bool, default=False
-        The images are detectors of one scan (HAADF and ABF, say): columns found in any of them are measured in all, at
-        one position, the mean of those of the images that show them, weighted by their errors.
+        The images are detectors of one scan (HAADF and ABF, say): columns that are found in any of them are measured in
+        all, at one position, the mean over the images in which they are found, weighted by the errors.
     mode : {"haadf", "bf"} or None, default=None
-        None asks the image, and infers it where the image does not say.
+        None: the mode of the image; if it has none, the mode is inferred.
     device : str, default="auto"
-        Where the fits run; ``"auto"`` takes a GPU where there is one.
+        Where the fits run; ``"auto"`` uses a GPU if there is one.
 
     Attributes
     ----------
     spacing_, width_ : float
-        Median distance of nearest columns and median sigma, in nm where calibrated, else px; ``spacing_`` is NaN
-        with fewer than two columns.
+        Median distance of nearest columns and median sigma, in nm for calibrated images, otherwise px; ``spacing_`` is
+        NaN with fewer than two columns.
     periodic_ : bool
-        Whether anything repeats in one of the images: in those of single atoms columns must stand out of the support.
+        Whether any of the images is periodic. In images of single atoms, columns must exceed the texture of the
+        support.
     calibrated_ : bool
         Whether lengths are in nm.
     n_images_ : int
-        Number of images seen.
+        Number of images in ``fit``.
 
     Raises
     ------
     ValueError, TypeError
-        For anything that is not an image, and for uncalibrated images after calibrated ones.
+        If X is not an image or a list of images, or mixes calibrated and uncalibrated images.
 
     Notes
     -----
-    Errors are standard deviations from the inverse Fisher information of the fit, with the noise's correlation
-    along the row and its streaks, the numbers of overlapping neighbours free; they grow with the residual where
-    columns are no Gaussians. Jitter of the beam is not in them, but in ``y_jitter`` and ``x_jitter``. The background of
-    a column is constant: one that is tilted by b per px moves the column by about ``3.3 b sigma^2 / amplitude`` px
-    towards the brighter side; the slopes of the calibrated background are in the errors. Of the peaks of a recorded
-    image those are candidates that are more than the noise makes at their height. Noise comes from ``attrs["noise"]``
-    where :class:`~stemkit.NoiseCalibrator` has put it, else it is calibrated on the spot.
+    Errors are standard deviations from the inverse Fisher information of the fit, with the noise's correlation along
+    the row, its streaks, and the parameters of overlapping neighbours free; they are scaled by the residual for
+    non-Gaussian columns. Jitter of the beam is not included, but is in ``y_jitter`` and ``x_jitter``. The background of
+    a column is constant: a slope of b per px displaces the column by about ``3.3 b sigma^2 / amplitude`` px towards the
+    brighter side; the errors include the slopes of the calibrated background. The noise is that of ``attrs["noise"]``,
+    from :class:`~stemkit.NoiseCalibrator`; without it, it is calibrated first.
 
     Examples
     --------
@@ -137,32 +137,35 @@ class AtomDetector(ImageTransformer):
         self
         """
         images = split(X)
-        return self._fitted(images, (View.of(image, self.mode) for image in images))
+        return self._learn(images, (NormalizedImage.from_image(image, self.mode) for image in images))
 
     def fit_transform(self, X: Images, y: object = None) -> pd.DataFrame:
-        """Learn spacing and width, and measure the columns of the same images: :meth:`fit`, then :meth:`transform`."""
+        """Learn spacing and width and measure the columns of the same images: :meth:`fit`, then :meth:`transform`."""
         images = split(X)
         if len(images) > 1 or self.shared_positions:
             return self.fit(X).transform(X)
-        # the noise of an image that carries none is calibrated once, not twice
         self._check_parameters()
-        view = View.of(images[0], self.mode)
-        self._fitted(images, [view])
-        return _stacked([self._measured(view, 0)])
+        # an image without a noise model is calibrated once, not twice
+        normalized = NormalizedImage.from_image(images[0], self.mode)
+        self._learn(images, [normalized])
+        return _concatenate([self._find(normalized, 0)])
 
-    def _fitted(self, images: list[xr.DataArray], views: Iterable[View]) -> AtomDetector:
+    def _learn(self, images: list[xr.DataArray], normalized: Iterable[NormalizedImage]) -> AtomDetector:
         self._check_parameters()
         units = [unit_of(image) for image in images]
         if len({calibrated for _, calibrated in units}) > 1:
-            raise ValueError("X must hold calibrated images alone or uncalibrated ones alone, but it mixes them")
+            raise ValueError(
+                "X must contain either calibrated or uncalibrated images, but mixes them: set the pixel size of all "
+                "with stemkit.calibrated"
+            )
         self.calibrated_ = units[0][1]
         learnt = []
-        for image in images:
-            warn_if_small(image)
-        for view, (size, _) in zip(views, units, strict=True):
+        for source in images:
+            warn_if_small(source)
+        for image, (size, _) in zip(normalized, units, strict=True):
             given = [None if v is None else v / size for v in (self.spacing, self.width)]
-            spacing, width, periodic = learn(view, *given, background=self._background(view))
-            learnt.append((spacing * size, width * size, periodic))
+            lengths, periodic = learn_lengths(image, *given, background=self._normalized_background(image))
+            learnt.append((lengths.spacing * size, lengths.width * size, periodic))
         with np.errstate(invalid="ignore"):
             spacings, widths, periodics = np.array(learnt, dtype=np.float64).T
         self.spacing_ = float(np.nanmedian(spacings)) if np.isfinite(spacings).any() else float("nan")
@@ -177,65 +180,62 @@ class AtomDetector(ImageTransformer):
         Returns
         -------
         DataFrame
-            One row per column: ``image`` (index), ``y, x`` and ``sigma`` (nm where calibrated, else px), ``y_px,
-            x_px``, ``amplitude`` (bf: depth) and ``background`` in the image's units, ``intensity`` (the Gaussian's
-            integral, times nm^2 or px^2), ``*_err`` (standard deviations from the noise of the pixels), ``y_jitter``
-            and ``x_jitter`` (what displacements of the beam add in quadrature, same unit as y and x), ``snr``
-            (amplitude over the noise of one pixel), ``residual`` (RMS of the fit's residual over the expected one),
-            ``quality`` (0 is good; :class:`stemkit.detection.Quality` lists the flags). Elliptical columns have
-            ``sigma_major``, ``sigma_minor`` and ``angle`` (degrees, from x towards y), too. Columns centred outside
-            the frame are left out. Nothing found gives an empty table with these columns.
+            One row per column: ``image`` (index), ``y, x`` and ``sigma`` (nm for calibrated images, otherwise px),
+            ``y_px, x_px``, ``amplitude`` (bf: depth) and ``background`` in the image's units, ``intensity`` (the
+            Gaussian's integral, times nm^2 or px^2), ``*_err`` (standard deviations from the noise of the pixels),
+            ``y_jitter`` and ``x_jitter`` (standard deviations from displacements of the beam, to be added in
+            quadrature, unit of y and x), ``snr`` (amplitude over the noise of one pixel), ``residual`` (RMS of the
+            fit's residual over the expected one), ``quality`` (0 is good; :class:`stemkit.detection.Quality` lists the
+            flags). Elliptical columns also have ``sigma_major``, ``sigma_minor`` and ``angle`` (degrees, from x towards
+            y). Columns outside the frame are left out. Without any column, the table is empty.
         """
         images = self._checked(X)
         if self.shared_positions:
-            return self._together(images)
-        return _stacked([self._measured(View.of(image, self.mode), i) for i, image in enumerate(images)])
+            return self._find_shared(images)
+        return _concatenate(
+            [self._find(NormalizedImage.from_image(image, self.mode), i) for i, image in enumerate(images)]
+        )
 
     def measure(
         self,
         X: Images,
         positions: pd.DataFrame | ArrayLike,
         *,
-        beside: pd.DataFrame | ArrayLike | None = None,
-        hold: bool = False,
+        neighbors: pd.DataFrame | ArrayLike | None = None,
+        fix_positions: bool = False,
     ) -> pd.DataFrame:
-        """Measure columns at given positions instead of looking for them.
+        """Measure columns at given positions instead of searching for them.
 
         Parameters
         ----------
         X : DataArray, ndarray or list of them
-            Images; every one is measured.
+            Images; all are measured.
         positions : DataFrame or array-like of shape (n, 2)
-            Where fits start: a table with ``y_px`` and ``x_px`` (rows of other images left out where it has the column
-            ``image`` and there are several), or ``(y, x)`` in px.
-        beside : DataFrame or array-like of shape (n, 2), optional
-            Other columns that are there: they are fitted, too, and not listed. Without them their tails would be taken
-            for background.
-        hold : bool
-            Keep the positions and the learnt width: only amplitude and background are fitted, which may come out
-            negative. It tells how much of a column there is where one is expected.
+            Starting positions: a table with ``y_px`` and ``x_px``, or ``(y, x)`` in px. For several images, the rows of
+            each are selected by the column ``image``, if there is one.
+        neighbors : DataFrame or array-like of shape (m, 2), optional
+            Other columns nearby, which are fitted, too, but are not in the result. Without them, their tails would be
+            included in the background.
+        fix_positions : bool, default=False
+            Fix the positions, and the width at the learnt one. Only amplitude and background are fitted, and may be
+            negative: the amplitude shows whether there is a column at an expected position.
 
         Returns
         -------
         DataFrame
-            As :meth:`transform` gives it, but with a row for each position, in their order, whatever was found there.
+            As that of :meth:`transform`, with a row for each position, in their order.
         """
         images = self._checked(X)
         tables = []
         for i, image in enumerate(images):
-            view = View.of(image, self.mode)
             index = i if len(images) > 1 else None
-            asked = _places(positions, index)
-            others = NOTHING if beside is None else _places(beside, index)
-            n, free = len(asked), np.arange(len(asked) + len(others)) >= (len(asked) if hold else 0)
-            search = self._search(view)
-            fits = search.fit(np.concatenate([asked, others]), fit_sigma=free, fit_position=free)
-            held = ~free
-            if not hold:
-                fits, held = search.with_faint_held(fits, held)
-            fits, held = fits.take(np.arange(n)), self._flagged(held[:n])
-            tables.append(table_of(fits, held, view, i, elliptical=self.elliptical))
-        return _stacked(tables)
+            start = _check_positions(positions, index)
+            others = NO_POSITIONS if neighbors is None else _check_positions(neighbors, index)
+            normalized = NormalizedImage.from_image(image, self.mode)
+            columns = self._measure(normalized, start, others, fix_positions=fix_positions)
+            width_fixed = self._flagged(columns.width_fixed)
+            tables.append(table_of(columns.fits, width_fixed, normalized, i, elliptical=self.elliptical))
+        return _concatenate(tables)
 
     def predict(self, X: Images) -> pd.DataFrame:
         """The same as :meth:`transform`."""
@@ -256,7 +256,7 @@ class AtomDetector(ImageTransformer):
             NaN, with a warning, where y holds no tables.
         """
         if not (isinstance(y, list | tuple) and all(isinstance(t, pd.DataFrame) for t in y)):
-            warnings.warn("y is no list of tables: there is no truth to score against", stacklevel=2)
+            warnings.warn("y is not a list of tables of true columns: the score is NaN", stacklevel=2)
             return float("nan")
         table = self.transform(X)
         images = split(X)
@@ -291,98 +291,95 @@ class AtomDetector(ImageTransformer):
                 )
         return images
 
-    def _measured(self, view: View, index: int) -> pd.DataFrame:
-        found = self._search(view).columns()
-        held = self._flagged(found.width_fixed)
-        table = table_of(found.fits, held, view, index, guided=found.guided, elliptical=self.elliptical)
+    def _find(self, image: NormalizedImage, index: int) -> pd.DataFrame:
+        """The table of the columns of one image."""
+        found = self._search(image).run()
+        width_fixed = self._flagged(found.width_fixed)
+        table = table_of(found.fits, width_fixed, image, index, guided=found.guided, elliptical=self.elliptical)
         return table.sort_values(["y_px", "x_px"], ignore_index=True)
 
-    def _together(self, images: list[xr.DataArray]) -> pd.DataFrame:
-        """Columns found in any of several images of one scan, measured in all at one position."""
+    def _find_shared(self, images: list[xr.DataArray]) -> pd.DataFrame:
+        """The tables of columns that are found in any of several images of one scan, at one position."""
         shapes = {image.shape for image in images}
         if len(shapes) > 1:
-            raise ValueError(f"shared_positions needs images of one scan, of one shape, but they have {sorted(shapes)}")
-        views = [View.of(image, self.mode) for image in images]
-        searches = [self._search(view) for view in views]
-        found = [search.columns() for search in searches]
-        places, errors = _merged([one.fits for one in found], apart(searches[0].spacing, searches[0].width))
-        free = [one.fits.positions[~one.guided] for one in found]
-        radius = max(searches[0].width, 1.0)
-        guided = ~np.any([_is_near(places, some, radius) for some in free], axis=0)
+            raise ValueError(
+                "shared_positions needs images of one scan, which have the same shape, but they have "
+                f"{sorted(shapes)}: pass them one by one, or without shared_positions"
+            )
+        normalized = [NormalizedImage.from_image(image, self.mode) for image in images]
+        searches = [self._search(image) for image in normalized]
+        width = searches[0].width
+        merged = merge_positions(
+            [search.run() for search in searches], min_column_distance(searches[0].spacing, width), max(width, 1.0)
+        )
         tables = []
-        for i, (view, search) in enumerate(zip(views, searches, strict=True)):
-            fits = search.fit(places, fit_position=False)
-            fits, held = search.with_faint_held(fits, np.zeros(len(fits), dtype=bool), fit_position=False)
-            fits.y_err, fits.x_err = np.where(fits.failed, np.nan, errors.T)
-            tables.append(table_of(fits, self._flagged(held), view, i, guided=guided, elliptical=self.elliptical))
-        return _stacked(tables)
+        for i, (image, search) in enumerate(zip(normalized, searches, strict=True)):
+            fits = search.fitter.fit(merged.positions, fit_position=False)
+            columns = FittedColumns(fits, np.zeros(len(fits), dtype=bool))
+            columns = search.fitter.fix_faint_widths(columns, fit_position=False)
+            fits = columns.fits
+            fits.y_err, fits.x_err = np.where(fits.failed, np.nan, merged.errors.T)
+            width_fixed = self._flagged(columns.width_fixed)
+            tables.append(table_of(fits, width_fixed, image, i, guided=merged.guided, elliptical=self.elliptical))
+        return _concatenate(tables)
+
+    def _measure(
+        self, image: NormalizedImage, start: NDArray, neighbors: NDArray, *, fix_positions: bool
+    ) -> FittedColumns:
+        """Fit columns together with their neighbours; returns the former."""
+        n, fitter = len(start), self._search(image).fitter
+        free = np.ones(n + len(neighbors), dtype=bool)
+        free[:n] = not fix_positions
+        fits = fitter.fit(np.concatenate([start, neighbors]), fit_sigma=free, fit_position=free)
+        columns = FittedColumns(fits, ~free)
+        if not fix_positions:
+            columns = fitter.fix_faint_widths(columns)
+        return columns.take(np.arange(n))
 
     def _flagged(self, width_fixed: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Columns whose width is fixed although the user has not asked for it."""
+        """Columns whose width is fixed, unless the user has asked for a common width."""
         return width_fixed & (not self.common_width)
 
-    def _background(self, view: View) -> float | None:
-        """The background of all columns in units of the view, where one is given."""
+    def _normalized_background(self, image: NormalizedImage) -> float | None:
+        """The given background in units of the normalized image."""
         if self.background is None:
             return None
-        return view.sign * (self.background - view.noise.level) / view.noise.contrast
+        return image.sign * (self.background - image.noise.level) / image.noise.contrast
 
-    def _search(self, view: View) -> Search:
-        size = unit_of(view.image)[0]
-        return Search(
-            view,
-            self.spacing_ / size,
+    def _search(self, image: NormalizedImage) -> ColumnSearch:
+        size = unit_of(image.source)[0]
+        fitter = ColumnFitter(
+            image,
             self.width_ / size,
-            self.significance,
-            self.elliptical,
-            resolve_device(self.device),
-            self.periodic_,
-            self._background(view),
+            elliptical=self.elliptical,
+            device=resolve_device(self.device),
+            background=self._normalized_background(image),
             common_width=self.common_width,
         )
+        return ColumnSearch(fitter, self.spacing_ / size, self.significance, self.periodic_)
 
 
-def _is_near(places: NDArray, others: NDArray, radius: float) -> NDArray[np.bool_]:
-    """Which places have another within a radius."""
-    if len(others) == 0:
-        return np.zeros(len(places), dtype=bool)
-    return np.asarray(cKDTree(others).query(places)[0] < radius)
+def _concatenate(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    filled = [table for table in tables if len(table)]
+    result = pd.concat(filled, ignore_index=True) if filled else tables[0]
+    result.attrs.update(tables[0].attrs)
+    if len(result):
+        result.attrs["residual"] = float(np.nanmedian(result["residual"]))
+    return result
 
 
-def _stacked(tables: list[pd.DataFrame]) -> pd.DataFrame:
-    filled = [t for t in tables if len(t)]
-    stacked = pd.concat(filled, ignore_index=True) if filled else tables[0]
-    stacked.attrs.update(tables[0].attrs)
-    if len(stacked):
-        stacked.attrs["residual"] = float(np.nanmedian(stacked["residual"]))
-    return stacked
-
-
-def _merged(found: list[ColumnFits], radius: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Positions ``(n, 2)`` of the columns in several images, those within a radius taken for one, and their errors."""
-    places, weights = np.empty((0, 2)), np.empty((0, 2))
-    for fits in found:
-        good = fits.take(~fits.failed)
-        new = np.column_stack([good.y, good.x])
-        weight = 1 / np.column_stack([good.y_err, good.x_err]) ** 2
-        match = match_columns(new, places, radius)
-        ours, theirs = weight[match.found], weights[match.true]
-        places[match.true] = (ours * new[match.found] + theirs * places[match.true]) / (ours + theirs)
-        weights[match.true] += ours
-        fresh = np.setdiff1d(np.arange(len(new)), match.found)
-        places, weights = np.concatenate([places, new[fresh]]), np.concatenate([weights, weight[fresh]])
-    order = np.lexsort(places.T[::-1])
-    return places[order], weights[order] ** -0.5
-
-
-def _places(positions: pd.DataFrame | ArrayLike, index: int | None) -> NDArray[np.float64]:
+def _check_positions(positions: pd.DataFrame | ArrayLike, index: int | None) -> NDArray[np.float64]:
+    """Positions ``(n, 2)``, px, of one image."""
     if isinstance(positions, pd.DataFrame):
         if index is not None and "image" in positions:
             positions = positions[positions["image"] == index]
         positions = positions[["y_px", "x_px"]].to_numpy()
-    places = np.asarray(positions, dtype=np.float64)
-    if places.ndim != 2 or places.shape[1] != 2:
-        raise ValueError(f"positions must be (n, 2), (y, x) in px, or a table, but have the shape {places.shape}")
-    if not np.isfinite(places).all():
-        raise ValueError(f"positions must be finite, but {(~np.isfinite(places)).sum()} numbers are not")
-    return places
+    array = np.asarray(positions, dtype=np.float64)
+    if array.ndim != 2 or array.shape[1] != 2:
+        raise ValueError(
+            f"positions must be an array of shape (n, 2), (y, x) in px, or a table, but have the shape {array.shape}"
+        )
+    if not np.isfinite(array).all():
+        n_bad = (~np.isfinite(array)).sum()
+        raise ValueError(f"positions must be finite, but {n_bad} numbers are not: remove these rows")
+    return array

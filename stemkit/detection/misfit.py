@@ -1,6 +1,7 @@
-"""Residuals of Gaussian fits around real columns: torn rows, tails, shapes that are not Gaussian.
+"""Misfit: the systematic residual around fitted columns of torn rows, tails and shapes that are not Gaussian.
 
-It is not noise of the pixels, and not another column either. Its size is learnt from the columns themselves.
+It is neither noise of the pixels nor another column. Its variance as a function of the distance from a column is
+measured on the columns of the image.
 """
 
 from __future__ import annotations
@@ -15,35 +16,48 @@ from scipy.spatial import cKDTree
 from stemkit.columns import ColumnFits, pixel_subset
 from stemkit.columns.peaks import BACKGROUND_RATIO
 
-__all__ = ["Misfit", "measure_misfit"]
+__all__ = ["RESPONSE", "Misfit", "measure_misfit"]
 
-#: Rings around a column on which its residual is measured: their width and the largest radius, in column widths
-#: (chosen: a filter of the columns' width blurs the residual over about one).
-RING, FARTHEST_RING = 0.5, 5.0
-#: A misfit whose variance is less than this part of the noise's is none (chosen: it would change heights by 5 %).
-NEGLIGIBLE = 0.1
-#: Columns whose residuals meet at a place, at most (those within five widths of it).
-NEIGHBORS = 8
-#: Columns that are measured on, at most (chosen), and at least (a median of fewer is not one).
-MOST_COLUMNS, FEWEST_COLUMNS = 400, 8
-#: Amplitude of the columns that are measured on, in their standard deviations: noise is small in what they leave.
-CLEAR = 10.0
-#: A column of amplitude 1 through the filter of its width: 1/2 through the Gaussian, 1 / (1 + BACKGROUND_RATIO^2) through the
-#: wider one.
+#: Response of the matched filter to a column of amplitude 1 (derived: 1/2 after the Gaussian of the column's width,
+#: 1 / (1 + r^2) after the one that is r times wider).
 RESPONSE = 0.5 - 1 / (1 + BACKGROUND_RATIO**2)
-#: A mean square over some pixels of a ring has its median below its mean: by this factor for a few independent pixels
-#: (chi-square of 4 degrees of freedom).
-MEDIAN_OF_RING = 0.84
+#: Median over mean of the mean square of the pixels of a ring (derived: chi-square with 4 degrees of freedom).
+MEDIAN_OVER_MEAN = 0.84
+
+
+@dataclass(frozen=True)
+class MisfitSettings:
+    """Constants of the misfit (all chosen)."""
+
+    #: Width of the rings around a column in which its residual is measured, in widths of the column.
+    ring: float = 0.5
+    #: Radius of the largest ring, in widths.
+    max_radius: float = 5.0
+    #: Variance of the misfit as a fraction of that of the noise, below which it is neglected (5 % of the heights).
+    negligible: float = 0.1
+    #: Largest number of columns whose residuals are added at a position (those within five widths).
+    n_neighbors: int = 8
+    #: Largest number of columns on which it is measured.
+    max_columns: int = 400
+    #: Least number of columns.
+    min_columns: int = 8
+    #: Least significance of these columns, standard errors: the noise of their residual is then small.
+    min_significance: float = 10.0
+    #: Least amplitude of these columns, as a fraction of the median: the misfit of a brighter neighbour is not theirs.
+    min_amplitude: float = 0.5
+
+
+MISFIT = MisfitSettings()
 
 
 @dataclass(frozen=True)
 class Misfit:
-    """Mean square amplitude of what looks like columns around a column of amplitude 1.
+    """Mean square of the residual around a column of amplitude 1, as the amplitude of a column that would cause it.
 
     Parameters
     ----------
     mean_square : ndarray of shape (n_rings,)
-        On rings of half a width.
+        In rings of half a width around the column, from the centre outwards.
     """
 
     mean_square: NDArray[np.float64]
@@ -52,7 +66,7 @@ class Misfit:
         return bool(self.mean_square.any())
 
     def variance(self, fits: ColumnFits, width: float, shape: tuple[int, ...]) -> NDArray[np.float64]:
-        """The misfit's variance at each pixel of an image with these columns, through the filter of their width."""
+        """Variance of the misfit of these columns after the matched filter, at each pixel of an image."""
         from stemkit.columns.compiled import add_radial_profiles
 
         total = np.zeros(shape)
@@ -63,34 +77,34 @@ class Misfit:
             np.ascontiguousarray(fits.positions),
             (RESPONSE * fits.amplitude) ** 2,
             np.ascontiguousarray(self.mean_square, dtype=np.float64),
-            RING * width,
-            math.ceil(FARTHEST_RING * width),
+            MISFIT.ring * width,
+            math.ceil(MISFIT.max_radius * width),
         )
         return total
 
     def at(self, distance: NDArray) -> NDArray[np.float64]:
-        """Mean square amplitude at a distance from a column of amplitude 1, in widths."""
-        ring = (np.arange(len(self.mean_square)) + 0.5) * RING
+        """Mean square amplitude at distances from a column of amplitude 1, which are in widths."""
+        ring = (np.arange(len(self.mean_square)) + 0.5) * MISFIT.ring
         return np.interp(distance, ring, self.mean_square, right=0.0)
 
-    def amplitude(self, places: NDArray, fits: ColumnFits, width: float) -> NDArray[np.float64]:
-        """RMS amplitude at places ``(n, 2)``, px, of what fitted columns leave there."""
-        if not self or len(fits) == 0 or len(places) == 0:
-            return np.zeros(len(places))
-        k = min(NEIGHBORS, len(fits))
-        distance, which = cKDTree(fits.positions).query(places, k=[*range(1, k + 1)])
-        return np.sqrt((self.at(distance / width) * fits.amplitude[which] ** 2).sum(axis=1))
+    def amplitude(self, positions: NDArray, fits: ColumnFits, width: float) -> NDArray[np.float64]:
+        """RMS amplitude of the misfit of the fitted columns at positions ``(n, 2)``, px."""
+        if not self or len(fits) == 0 or len(positions) == 0:
+            return np.zeros(len(positions))
+        k = min(MISFIT.n_neighbors, len(fits))
+        distance, nearest = cKDTree(fits.positions).query(positions, k=[*range(1, k + 1)])
+        return np.sqrt((self.at(distance / width) * fits.amplitude[nearest] ** 2).sum(axis=1))
 
 
 def measure_misfit(residual: NDArray, variance: NDArray, fits: ColumnFits, width: float) -> Misfit:
-    """Learn the misfit from what clear columns leave.
+    """Measure the misfit on the residual around bright columns.
 
     Parameters
     ----------
     residual : ndarray of shape (n_y, n_x)
-        The image without the fitted columns, through the filter of the columns' width.
+        The image minus the fitted columns, after the matched filter.
     variance : ndarray of shape (n_y, n_x)
-        Of the noise in it.
+        Variance of its noise.
     fits : ColumnFits
     width : float
         Of the columns, px.
@@ -98,31 +112,32 @@ def measure_misfit(residual: NDArray, variance: NDArray, fits: ColumnFits, width
     Returns
     -------
     Misfit
-        The median over the columns, so that the few that have an overlooked neighbour do not count; zero where there
-        are too few clear columns.
+        The median over the columns, which is not affected by the few with an overlooked neighbour; zero if there are
+        too few bright columns.
     """
-    n_rings = round(FARTHEST_RING / RING)
+    n_rings = round(MISFIT.max_radius / MISFIT.ring)
     nothing = Misfit(np.zeros(n_rings))
-    reach = int(np.ceil(FARTHEST_RING * width))
+    reach = int(np.ceil(MISFIT.max_radius * width))
     n_y, n_x = residual.shape
     with np.errstate(invalid="ignore"):
-        clear = ~fits.failed & (fits.amplitude > CLEAR * fits.amplitude_err)
+        clear = ~fits.failed & (fits.amplitude > MISFIT.min_significance * fits.amplitude_err)
     clear &= (np.minimum(fits.y, fits.x) > reach) & (fits.y < n_y - 1 - reach) & (fits.x < n_x - 1 - reach)
-    # the misfit of a bright neighbour is not the column's own
-    clear &= fits.amplitude > 0.5 * np.median(fits.amplitude[clear]) if clear.any() else clear
+    clear &= fits.amplitude > MISFIT.min_amplitude * np.median(fits.amplitude[clear]) if clear.any() else clear
     which = np.flatnonzero(clear)
-    if len(which) < FEWEST_COLUMNS:
+    if len(which) < MISFIT.min_columns:
         return nothing
-    which = which[np.linspace(0, len(which) - 1, min(len(which), MOST_COLUMNS)).astype(int)]
+    which = which[np.linspace(0, len(which) - 1, min(len(which), MISFIT.max_columns)).astype(int)]
     span = np.arange(-reach, reach + 1)
     rows = fits.y[which].round().astype(int)[:, None] + span
     cols = fits.x[which].round().astype(int)[:, None] + span
     excess = (residual**2 - variance)[rows[:, :, None], cols[:, None, :]] / (fits.amplitude[which] ** 2)[:, None, None]
-    ring = (np.hypot(span[:, None], span) / (RING * width)).astype(int)
+    ring = (np.hypot(span[:, None], span) / (MISFIT.ring * width)).astype(int)
     found = np.zeros(n_rings)
     for i in range(n_rings):
         on_ring = ring == i
         if on_ring.any():
-            found[i] = max(0.0, float(np.median(excess[:, on_ring].mean(axis=1))) / (MEDIAN_OF_RING * RESPONSE**2))
+            found[i] = max(0.0, float(np.median(excess[:, on_ring].mean(axis=1))) / (MEDIAN_OVER_MEAN * RESPONSE**2))
     usual = float(np.median(fits.amplitude[which])) ** 2 * RESPONSE**2
-    return Misfit(found) if usual * found.max() > NEGLIGIBLE * float(np.median(pixel_subset(variance))) else nothing
+    return (
+        Misfit(found) if usual * found.max() > MISFIT.negligible * float(np.median(pixel_subset(variance))) else nothing
+    )

@@ -4,7 +4,7 @@ The resolution of an image is limited by the width of the probe: a pixel that di
 the probe and the noise allow is a fault of the detector or of the readout.
 """
 
+from stemkit.pixels.fault_search import PixelFaults, faulty_pixels, filled, find_pixel_faults
 from stemkit.pixels.noise import Noise
-from stemkit.pixels.search import PixelFaults, faulty_pixels, filled, find_pixel_faults
 
 __all__ = ["Noise", "PixelFaults", "faulty_pixels", "filled", "find_pixel_faults"]

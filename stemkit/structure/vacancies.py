@@ -85,7 +85,7 @@ def find_vacancies(
     if not 0 < false_discovery_rate < 1:
         raise ValueError(f"false_discovery_rate must be between 0 and 1, but is {false_discovery_rate!r}")
     missing = missing_sites(table, lattice, by=by)
-    found = site_occupancy(missing, detector.measure(image, missing, beside=table, hold=True), by=by)
+    found = site_occupancy(missing, detector.measure(image, missing, neighbors=table, fix_positions=True), by=by)
     tested = stats.norm.sf(found["significance"].fillna(-np.inf))
     occupied = np.ones(int((lattice.site >= 0).sum()))
     found["p_value"] = stats.false_discovery_control(np.concatenate([tested, occupied]))[: len(found)]

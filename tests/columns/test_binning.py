@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from strategies import SIGMAS, gaussians, lattice_positions, seeds
 
 from stemkit.columns import ColumnFits, fit_columns
-from stemkit.detection.search import binned_places
-from stemkit.detection.view import binned
+from stemkit.detection.normalized_image import bin_pixels
+from stemkit.detection.search import bin_positions
 
 SHAPE = (360, 384)
 
@@ -29,8 +29,8 @@ def both(
     wide = np.sqrt(sigma**2 + (factor**2 - 1) / 12) / factor
     fine = fit_columns(image, positions, sigma, variance=level**2, tolerance=0.01, **more)
     coarse = fit_columns(
-        binned(image, factor),
-        binned_places(positions, factor),
+        bin_pixels(image, factor),
+        bin_positions(positions, factor),
         wide,
         variance=(level / factor) ** 2,
         tolerance=0.01,
@@ -86,16 +86,16 @@ def test_one_pixel_is_no_square():
 
 @given(st.integers(1, 9), st.floats(-50, 50), st.floats(-50, 50))
 def test_places_in_squares_and_back(factor, y, x):
-    there = binned_places(np.array([[y, x]]), factor)
+    there = bin_positions(np.array([[y, x]]), factor)
     # the centre of a square is that of its pixels
     np.testing.assert_allclose(factor * there + (factor - 1) / 2, [[y, x]], atol=1e-9)
     indices = np.indices((4 * factor, 5 * factor)).astype(float)
     for axis in (0, 1):
-        along = binned(indices[axis], factor)
+        along = bin_pixels(indices[axis], factor)
         expected = np.indices((4, 5))[axis] * factor + (factor - 1) / 2
         np.testing.assert_allclose(along, expected)
 
 
 def test_squares_at_the_border_that_are_not_full_repeat_it():
     values = np.arange(12.0).reshape(3, 4)
-    np.testing.assert_allclose(binned(values, 3), [[values[:, :3].mean(), values[:, 3].mean()]])
+    np.testing.assert_allclose(bin_pixels(values, 3), [[values[:, :3].mean(), values[:, 3].mean()]])

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from strategies import SIGMAS, seeds
 
 from stemkit import BackgroundNoise, NoiseModel, PointwiseNoise, ScanNoise
-from stemkit.detection.view import View, binned
+from stemkit.detection.normalized_image import NormalizedImage, bin_pixels
 
 SHAPE = (480, 480)
 
 
-def view_of(noise: NoiseModel, values: np.ndarray, faulty: np.ndarray | None = None) -> View:
-    return View(xr.DataArray(values, dims=("y", "x")), noise, 1.0, values, None, None, faulty)
+def view_of(noise: NoiseModel, values: np.ndarray, faulty: np.ndarray | None = None) -> NormalizedImage:
+    return NormalizedImage(xr.DataArray(values, dims=("y", "x")), noise, 1.0, values, None, None, faulty)
 
 
 def autoregressive(rng: np.random.Generator, shape: tuple[int, int], rho: float) -> np.ndarray:
@@ -127,7 +127,7 @@ def test_squares_of_squares_are_squares(one, other, seed):
 
 def test_means_keep_the_mean():
     values = np.random.default_rng(1).normal(size=(30, 42))
-    assert binned(values, 3).mean() == pytest.approx(values.mean())
+    assert bin_pixels(values, 3).mean() == pytest.approx(values.mean())
 
 
 class TestEnhanced:
@@ -141,25 +141,27 @@ class TestEnhanced:
         return {name: rng.normal(5.0, 1.0, (64, 64)) for name in ("recorded", "enhance", "detect")}
 
     def test_a_recorded_image_has_none(self):
-        view = View.of(self.image(self.maps()["recorded"]), "bf")
+        view = NormalizedImage.from_image(self.image(self.maps()["recorded"]), "bf")
         assert view.enhanced is None
         assert view.detect is None
 
     def test_it_is_the_image_itself(self):
         maps = self.maps()
-        view = View.of(self.image(maps["enhance"], recorded=maps["recorded"]), "bf")
+        view = NormalizedImage.from_image(self.image(maps["enhance"], recorded=maps["recorded"]), "bf")
         np.testing.assert_allclose(view.enhanced, (view.noise.level - maps["enhance"]) / view.noise.contrast)
         np.testing.assert_allclose(view.recorded, (view.noise.level - maps["recorded"]) / view.noise.contrast)
 
     def test_it_is_beside_another_map_that_is_the_image(self):
         maps = self.maps()
-        view = View.of(self.image(maps["detect"], **maps), "bf")
+        view = NormalizedImage.from_image(self.image(maps["detect"], **maps), "bf")
         np.testing.assert_allclose(view.enhanced, (view.noise.level - maps["enhance"]) / view.noise.contrast)
         np.testing.assert_allclose(view.detect, maps["detect"])
 
     def test_the_detect_map_alone_is_none(self):
         maps = self.maps()
         detect = maps["detect"].astype(np.float32)
-        view = View.of(self.image(detect.astype(float), recorded=maps["recorded"], detect=detect), "bf")
+        view = NormalizedImage.from_image(
+            self.image(detect.astype(float), recorded=maps["recorded"], detect=detect), "bf"
+        )
         assert view.enhanced is None
         np.testing.assert_array_equal(view.detect, detect)

@@ -302,7 +302,7 @@ class TestMeasuringGivenPositions:
         image = NoiseModel(100.0, 50.0, pointwise=PointwiseNoise(readout=0.1)).apply(clean, random_state=0)
         detector = AtomDetector(mode="haadf").fit(image)
         asked = np.vstack([vacancy, positions[149]])
-        table = detector.measure(image, asked, beside=np.delete(rest, 149, axis=0), hold=True)
+        table = detector.measure(image, asked, neighbors=np.delete(rest, 149, axis=0), fix_positions=True)
         np.testing.assert_array_equal(table[["y_px", "x_px"]], asked)
         pull = (table["amplitude"] - [0.0, 100.0]) / table["amplitude_err"]
         assert np.abs(pull).max() < 4.5

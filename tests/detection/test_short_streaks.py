@@ -10,8 +10,8 @@ import xarray as xr
 from strategies import gaussians, lattice_positions
 
 from stemkit import AtomDetector, NoiseModel, PointwiseNoise, ScanNoise
-from stemkit.detection.filtering import filtered, noise_variance
-from stemkit.detection.view import View
+from stemkit.detection.matched_filter import filtered, noise_variance
+from stemkit.detection.normalized_image import NormalizedImage
 from stemkit.metrics import match_columns
 
 MODEL = NoiseModel(
@@ -27,7 +27,7 @@ def image_of(clean: np.ndarray, seed: int) -> xr.DataArray:
 
 @pytest.mark.parametrize("width", [1.5, 3.0, 6.0])
 def test_their_variance_through_the_filter(width):
-    view = View.of(image_of(np.zeros((400, 400)), 0), None)
+    view = NormalizedImage.from_image(image_of(np.zeros((400, 400)), 0), None)
     through, level = filtered(view.recorded, width)
     expected = noise_variance(level, view, view.noise, width)
     inner = slice(40, -40), slice(40, -40)

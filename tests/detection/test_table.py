@@ -15,7 +15,8 @@ from strategies import SIGMAS, gaussians, lattice_positions, seeds
 import stemkit
 from stemkit import AtomDetector, NoiseModel, PointwiseNoise
 from stemkit.detection import Quality, good_columns
-from stemkit.detection.table import BLENDED_SIGMAS, COLUMNS, RESOLVED_ERROR, UNUSABLE
+from stemkit.detection.quality import BLENDED_DISTANCE, RESOLVED_ERROR, UNUSABLE
+from stemkit.detection.table import COLUMNS
 from stemkit.metrics import match_columns
 
 SHAPE = (256, 256)
@@ -139,7 +140,7 @@ class TestBlended:
         match = match_columns(table[["y_px", "x_px"]], positions, 1.5)
         assert (match.precision, match.recall) == (1.0, 1.0)
         blended = table["quality"].to_numpy() & Quality.BLENDED > 0
-        assert (blended == (distance < BLENDED_SIGMAS * 3.0)).all()
+        assert (blended == (distance < BLENDED_DISTANCE * 3.0)).all()
 
     @pytest.mark.parametrize("seed", [0, 1])
     def test_pairs_stay_as_long_as_their_errors_are_small(self, seed):

@@ -8,7 +8,7 @@ from strategies import gaussians, lattice_positions
 
 from stemkit import AtomDetector, NoiseCalibrator
 from stemkit.detection import Quality
-from stemkit.detection.view import View
+from stemkit.detection.normalized_image import NormalizedImage
 from stemkit.images import split
 from stemkit.metrics import match_columns
 
@@ -55,11 +55,11 @@ def test_faulty_pixels_cost_no_column_and_no_accuracy(kind):
 
 def test_a_view_has_faulty_pixels_filled_and_says_which():
     image, known = spoiled("many"), NoiseCalibrator(mode="haadf").fit(counts()).noise_model_
-    view = View.of(split(image)[0], "haadf")
+    view = NormalizedImage.from_image(split(image)[0], "haadf")
     assert view.faulty is not None
     np.testing.assert_array_equal(view.faulty, image == 65535)
     recorded = (image - view.noise.level) / view.noise.contrast
     np.testing.assert_allclose(view.recorded[~view.faulty], recorded[~view.faulty])
     assert view.recorded.max() < 2.0
     assert view.noise.contrast == pytest.approx(known.contrast, rel=0.01)
-    assert View.of(split(counts())[0], "haadf").faulty is None
+    assert NormalizedImage.from_image(split(counts())[0], "haadf").faulty is None

@@ -1,8 +1,6 @@
-"""The image that a table of columns stands for."""
+"""The image of fitted columns from their table."""
 
 from __future__ import annotations
-
-from dataclasses import fields
 
 import numpy as np
 import pandas as pd
@@ -15,26 +13,26 @@ from stemkit.images import mode_sign, pixel_sizes, recorded_image, resolve_mode,
 
 __all__ = ["fitted_image"]
 
-#: Columns whose backgrounds make up that of a pixel.
-NEAREST = 4
+#: Number of the nearest columns whose backgrounds are averaged at a pixel (chosen).
+N_NEAREST = 4
 
 
 def fitted_image(table: pd.DataFrame, image: xr.DataArray | NDArray, *, mode: str | None = None) -> xr.DataArray:
-    """Draw the fitted columns on their backgrounds: what was measured, to be compared with what was recorded.
+    """Image of the fitted columns on their backgrounds, for a comparison with the recorded image.
 
     Parameters
     ----------
     table : DataFrame
-        What :class:`~stemkit.AtomDetector` gave for this image.
+        The table of :class:`~stemkit.AtomDetector` for this image.
     image : DataArray or ndarray of shape (n_y, n_x)
     mode : {"haadf", "bf"} or None, default=None
-        None asks the image, and infers it where the image does not say.
+        None: the mode of the image; if it has none, the mode is inferred.
 
     Returns
     -------
     DataArray of shape (n_y, n_x)
-        In the image's units, with its coordinates. The background of a pixel is the mean of those of the four nearest
-        columns, weighted by the inverse square of their distance.
+        In the image's units, with its coordinates. The background of a pixel is the mean of the backgrounds of the four
+        nearest columns, weighted by the inverse square of their distance.
 
     Raises
     ------
@@ -65,23 +63,25 @@ def fitted_image(table: pd.DataFrame, image: xr.DataArray | NDArray, *, mode: st
 
 
 def _fits(table: pd.DataFrame, size: float) -> ColumnFits:
-    numbers: dict[str, NDArray] = {f.name: np.zeros(len(table)) for f in fields(ColumnFits)}
-    numbers["failed"] = np.zeros(len(table), dtype=bool)
-    numbers |= {"y": table["y_px"].to_numpy(), "x": table["x_px"].to_numpy()}
-    numbers |= {"amplitude": table["amplitude"].to_numpy(), "sigma": table["sigma"].to_numpy() / size}
+    values: dict[str, NDArray] = {
+        "y": table["y_px"].to_numpy(),
+        "x": table["x_px"].to_numpy(),
+        "amplitude": table["amplitude"].to_numpy(),
+        "sigma": table["sigma"].to_numpy() / size,
+    }
     if "angle" in table:
         major, minor = table["sigma_major"] ** 2, table["sigma_minor"] ** 2
-        e, turn = ((major - minor) / (major + minor)).to_numpy(), np.radians(2 * table["angle"].to_numpy())
-        numbers |= {"e1": -e * np.cos(turn), "e2": e * np.sin(turn)}
-    return ColumnFits(**numbers)
+        e, double_angle = ((major - minor) / (major + minor)).to_numpy(), np.radians(2 * table["angle"].to_numpy())
+        values |= {"e1": -e * np.cos(double_angle), "e2": e * np.sin(double_angle)}
+    return ColumnFits.from_values(len(table), **values)
 
 
 def _background(table: pd.DataFrame, image: xr.DataArray) -> NDArray[np.float64]:
     if len(table) == 0:
         return np.full(image.shape, float(np.median(image.values)))
     pixels = np.indices(image.shape).reshape(2, -1).T
-    k = min(NEAREST, len(table))
-    distance, which = cKDTree(table[["y_px", "x_px"]].to_numpy()).query(pixels, k=[*range(1, k + 1)])
+    k = min(N_NEAREST, len(table))
+    distance, nearest = cKDTree(table[["y_px", "x_px"]].to_numpy()).query(pixels, k=[*range(1, k + 1)])
     weight = 1 / (distance**2 + 1)
-    level = (weight * table["background"].to_numpy()[which]).sum(axis=1) / weight.sum(axis=1)
+    level = (weight * table["background"].to_numpy()[nearest]).sum(axis=1) / weight.sum(axis=1)
     return level.reshape(image.shape)

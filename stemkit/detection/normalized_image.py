@@ -1,4 +1,4 @@
-"""One image as the detector sees it: its columns bright, in units of the contrast, with the noise of a pixel."""
+"""An image in units of its contrast, columns bright, with its noise model: the input of the column search."""
 
 from __future__ import annotations
 
@@ -23,34 +23,38 @@ from stemkit.noise import NoiseModel
 from stemkit.noise.resolve import resolve_noise
 from stemkit.pixels import faulty_pixels, filled
 
-__all__ = ["View", "binned", "unit_of"]
+__all__ = ["NormalizedImage", "bin_pixels", "bin_positions", "unit_of"]
 
-#: Pixels count as square when height and width differ by less than this fraction.
-SQUARE = 0.03
-#: The variance of the noise is nowhere below this fraction of its value at a bright column: weights stay finite.
+#: Largest relative difference of height and width of pixels that are treated as square (chosen).
+MAX_ANISOTROPY = 0.03
+#: Lower limit of the variance of the noise, as a fraction of that at a bright column (chosen: keeps weights finite).
 VARIANCE_FLOOR = 0.02
+#: Lower limit of the variance of the noise, squared contrasts (chosen: that of an image without noise).
+MIN_VARIANCE = 1e-12
 
 
 @dataclass(frozen=True)
-class View:
-    """Arrays ``(n_y, n_x)`` in units of the noise model's contrast, 0 at its level, columns bright.
+class NormalizedImage:
+    """An image as ``sign (image - level) / contrast``, with level and contrast of the noise model.
+
+    Arrays have the shape ``(n_y, n_x)``.
 
     Parameters
     ----------
-    image : DataArray
-        As it came.
+    source : DataArray
+        The original image.
     noise : NoiseModel
     sign : float
-        -1 where columns are dark in the image.
+        1 for bright, -1 for dark columns in the original image.
     recorded : ndarray
-        What is measured; faulty pixels are interpolated.
+        Recorded pixels, on which columns are measured; faulty ones are interpolated.
     enhanced, detect : ndarray or None
-        What a network made of it: where to look.
+        Maps of a network, which show where columns may be: the enhanced image, and the probability of a column.
     faulty : ndarray of bool or None
-        Pixels that are no measurement and have no weight in a fit; None where there are none.
+        Faulty pixels, which have no weight in fits; None: there are none.
     """
 
-    image: xr.DataArray
+    source: xr.DataArray
     noise: NoiseModel
     sign: float
     recorded: NDArray[np.float64]
@@ -59,8 +63,8 @@ class View:
     faulty: NDArray[np.bool_] | None = None
 
     @classmethod
-    def of(cls, image: xr.DataArray, mode: str | None) -> View:
-        """The view of an image, its noise calibrated on the spot where it carries none."""
+    def from_image(cls, image: xr.DataArray, mode: str | None) -> NormalizedImage:
+        """Normalize an image; its noise is calibrated if ``attrs["noise"]`` is missing."""
         recorded = recorded_image(image)
         if recorded is image and was_enhanced(image):
             raise ValueError(
@@ -69,7 +73,7 @@ class View:
                 "image.assign_coords(recorded=(image.dims, recorded.values))"
             )
         sizes = pixel_sizes(image) or (1.0, 1.0)
-        if abs(sizes[0] / sizes[1] - 1) > SQUARE:
+        if abs(sizes[0] / sizes[1] - 1) > MAX_ANISOTROPY:
             raise ValueError(
                 f"AtomDetector needs square pixels, but these are {sizes[0]:.6g} nm (y) by {sizes[1]:.6g} nm (x): "
                 "resample the image"
@@ -79,25 +83,25 @@ class View:
         sign = mode_sign(mode)
         faulty = faulty_pixels(recorded.values)
 
-        def normalised(values: NDArray) -> NDArray[np.float64]:
+        def normalized(values: NDArray) -> NDArray[np.float64]:
             return (np.asarray(values, dtype=np.float64) - noise.level) * (sign / noise.contrast)
 
         return cls(
             image,
             noise,
             sign,
-            normalised(filled(recorded.values, faulty)),
-            None if (enhanced := _enhanced(image)) is None else normalised(enhanced),
+            normalized(filled(recorded.values, faulty)),
+            None if (enhanced := _enhanced(image)) is None else normalized(enhanced),
             np.asarray(image.coords["detect"].values) if "detect" in image.coords else None,
             faulty if faulty.any() else None,
         )
 
-    def binned(self, factor: int) -> View:
-        """The recorded image in means of squares of pixels, without what a network made of it.
+    def binned(self, factor: int) -> NormalizedImage:
+        """The recorded image in means of squares of f px, with its noise model in the new pixels, without the maps.
 
-        Lengths are in the new pixels. Of noise with the lag-1 correlation rho, the mean of f pixels has the variance
-        ``(f + 2 sum_k (f - k) rho^k) / f^2``, those of neighbouring means have the covariance
-        ``rho ((1 - rho^f) / (1 - rho))^2 / f^2``.
+        Noise of variance 1 with the lag-1 correlation rho along the row has the variance ``(f + 2 sum_k (f - k) rho^k)
+        / f^2`` in the mean of f pixels, and the covariance ``rho ((1 - rho^f) / (1 - rho))^2 / f^2`` between
+        neighbouring means. The mean over f independent rows divides both by f.
         """
         f = factor
         if f == 1:
@@ -132,38 +136,39 @@ class View:
                 correlation_x=covariance / kept,
             ),
         )
-        faulty = None if self.faulty is None else binned(self.faulty.astype(float), f) > 0
-        return replace(self, noise=noise, recorded=binned(self.recorded, f), enhanced=None, detect=None, faulty=faulty)
+        faulty = None if self.faulty is None else bin_pixels(self.faulty.astype(float), f) > 0
+        return replace(
+            self, noise=noise, recorded=bin_pixels(self.recorded, f), enhanced=None, detect=None, faulty=faulty
+        )
 
     def variance(self, intensity: NDArray) -> NDArray:
-        """Variance of the pointwise noise where the noise-free intensity is this, floored."""
-        law = self.pixel_variance
-        return (law.constant + law.slope * intensity).clip(law.floor)
+        """Variance of the pointwise noise at noise-free intensities, any shape."""
+        variance = self.pixel_variance
+        return (variance.constant + variance.slope * intensity).clip(variance.floor)
 
     @property
     def pixel_variance(self) -> Variance:
-        """Variance of the pointwise noise against the noise-free intensity."""
+        """Variance of the pointwise noise as a function of the noise-free intensity."""
         pointwise = self.noise.pointwise
         return Variance(pointwise.readout**2, pointwise.gain, self._floor)
 
     def fitted_noise(self, width: float) -> tuple[Variance, float]:
-        """Variance of the pixels, and standard deviation of the offset of a row as a whole, for fits of columns of this
-        width.
+        """Variance of the pixels, and standard deviation of the offset of each row, for fits of columns of this width.
 
-        Short streaks, of variance a^2 and autocovariance exp(-k^2 / (4 L^2)) along the row, are to a column much wider
-        than L what white noise of the variance 2 pi^1/2 L a^2 is; longer ones shift its rows.
+        Streaks of variance a^2 with the autocovariance ``a^2 exp(-k^2 / (4 L^2))`` along the row are equivalent to
+        white noise of variance ``2 pi^1/2 L a^2`` for columns much wider than L, and to offsets of rows for others.
         """
-        law, scan = self.pixel_variance, self.noise.scan
+        variance, scan = self.pixel_variance, self.noise.scan
         if 2 * scan.short_length > width:
-            return law, math.hypot(scan.amplitude, scan.short_amplitude)
+            return variance, math.hypot(scan.amplitude, scan.short_amplitude)
         white = scan.short_amplitude**2 * max(1.0, 2 * math.sqrt(math.pi) * scan.short_length)
-        return replace(law, constant=law.constant + white, floor=law.floor + white), scan.amplitude
+        return replace(variance, constant=variance.constant + white, floor=variance.floor + white), scan.amplitude
 
     def tilt(self, width: float) -> float:
         """Standard deviation of the background's slope under columns of this width, per px.
 
-        A field of variance a^2 and autocovariance exp(-r^2 / (4 L^2)), smoothed by a Gaussian of sigma s, has slopes of
-        variance a^2 L^2 / (2 (L^2 + s^2)^2).
+        A field of variance a^2 with the autocovariance ``a^2 exp(-r^2 / (4 L^2))``, smoothed with a Gaussian of sigma
+        s, has slopes of variance ``a^2 L^2 / (2 (L^2 + s^2)^2)``.
         """
         amplitude, length = self.noise.background.amplitude, self.noise.background.length
         return amplitude * length / (math.sqrt(2) * (length**2 + width**2)) if amplitude else 0.0
@@ -172,23 +177,23 @@ class View:
     def _floor(self) -> float:
         pointwise = self.noise.pointwise
         dark = pointwise.readout**2
-        return max(VARIANCE_FLOOR * max(dark + pointwise.gain, dark), 1e-12)
+        return max(VARIANCE_FLOOR * max(dark + pointwise.gain, dark), MIN_VARIANCE)
 
 
 def _enhanced(image: xr.DataArray) -> NDArray | None:
-    """What a network made of the recorded image; None where the image is recorded, or is the map ``detect`` alone."""
+    """The image enhanced by a network; None for a recorded image, and for the map ``detect`` alone."""
     if RECORDED not in image.coords:
         return None
     if "enhance" in image.coords:
-        # the image itself is another of the network's maps
+        # the image itself is another map of the network
         return np.asarray(image.coords["enhance"].values)
     if "detect" in image.coords and np.array_equal(image.values.astype(np.float32), image.coords["detect"].values):
         return None
     return np.asarray(image.values)
 
 
-def binned(values: NDArray, factor: int) -> NDArray[np.float64]:
-    """Means of squares of pixels; the border is repeated where the last ones are not full."""
+def bin_pixels(values: NDArray, factor: int) -> NDArray[np.float64]:
+    """Means over squares of pixels; the image is continued by its border to a multiple of the factor."""
     if factor == 1:
         return values
     padded = np.pad(values, [(0, -n % factor) for n in values.shape], mode="edge")
@@ -199,7 +204,12 @@ def binned(values: NDArray, factor: int) -> NDArray[np.float64]:
     return total / factor**2
 
 
+def bin_positions(positions: NDArray, factor: int) -> NDArray[np.float64]:
+    """Positions ``(n, 2)`` in the pixels of an image that is binned by a factor, px."""
+    return (positions - (factor - 1) / 2) / factor
+
+
 def unit_of(image: xr.DataArray) -> tuple[float, bool]:
-    """Pixel size (geometric mean of height and width) and whether there is one; px are the unit without it."""
+    """Pixel size (geometric mean of height and width), nm, and whether there is one; without one, 1 and False."""
     sizes = pixel_sizes(image)
     return (1.0, False) if sizes is None else (float(np.sqrt(sizes[0] * sizes[1])), True)

@@ -1,0 +1,267 @@
+"""Spacing and width of the columns, learnt from an image."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stemkit.columns import ColumnFits, column_response, fit_columns, nearest_distances
+from stemkit.detection.candidates import MIN_SHARP_WIDTH, network_candidates, recorded_candidates
+from stemkit.detection.fitter import ColumnFitter
+from stemkit.detection.guided import FoundColumns
+from stemkit.detection.normalized_image import NormalizedImage, bin_positions
+from stemkit.detection.search import SEARCH, ColumnSearch
+from stemkit.periodicity import find_periodicity, middle
+
+__all__ = ["Lengths", "learn_lengths"]
+
+
+@dataclass(frozen=True)
+class LengthSettings:
+    """Constants of :func:`learn_lengths` (all chosen)."""
+
+    #: Side of the square in the middle of the image in which lengths are learnt, px.
+    middle: int = 512
+    #: Side of the square for the first estimate, in periods of the image (about 200 columns).
+    first_periods: int = 15
+    #: Side of the square for the column search, in spacings.
+    search_spacings: int = 11
+    #: Largest number of column searches ...
+    max_searches: int = 2
+    #: ... which end when the width changes by less than this fraction.
+    max_change: float = 0.1
+    #: Least significance of columns that are used, standard errors.
+    min_significance: float = 4.0
+    #: Least number of columns of a median.
+    min_columns: int = 3
+    #: Distance from the border, in widths, from which columns are used for the width.
+    margin: float = 3.0
+    #: Width in spacings, for a first estimate: of the recorded image ...
+    width_per_spacing: float = 0.18
+    #: ... and of columns that a network shows.
+    width_per_network_spacing: float = 0.2
+    #: Limits of these estimates, px.
+    min_width: float = 0.8
+    max_width: float = 20.0
+    #: Widths that are compared if the image is not periodic, px.
+    compared_widths: tuple[float, ...] = (1.0, 1.5, 2.2, 3.3, 5.0, 7.5)
+    #: Fractions of the first width that are tried: a close pair is one peak for a wide filter. The narrower one is
+    #: taken ...
+    narrower: tuple[float, ...] = (0.7, 0.5)
+    #: ... if more than this fraction of the fits is significant ...
+    narrower_good: float = 0.75
+    #: ... and their residual is smaller than this fraction of the former one.
+    narrower_residual: float = 0.92
+    #: Number of columns on which the width is estimated first, those in the middle of the image.
+    n_fitted: int = 100
+    #: Largest number of steps of these fits.
+    n_steps: int = 10
+    #: Tolerance of these fits, standard errors.
+    tolerance: float = 0.3
+    #: Number of columns in the recorded image, as a fraction of those that a network shows, from which these are used.
+    recorded_fraction: float = 0.3
+
+
+LENGTHS = LengthSettings()
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Lengths of the columns of one image, px.
+
+    Parameters
+    ----------
+    spacing : float
+        Median distance of nearest columns; NaN with fewer than two.
+    width : float
+        Median sigma.
+    """
+
+    spacing: float
+    width: float
+
+
+def learn_lengths(
+    image: NormalizedImage, spacing: float | None, width: float | None, *, background: float | None = None
+) -> tuple[Lengths, bool]:
+    """Learn the lengths of the columns in the middle of an image.
+
+    Parameters
+    ----------
+    image : NormalizedImage
+    spacing, width : float or None
+        Lengths that are given by the user, px.
+    background : float or None
+        Of all columns, in units of the image.
+
+    Returns
+    -------
+    lengths : Lengths
+    is_periodic : bool
+        Whether the image is periodic.
+    """
+    square, factor = _crop_middle(image, LENGTHS.middle), 1
+    period = find_periodicity(square.recorded).spacing
+    if period is None and max(image.recorded.shape) > LENGTHS.middle:
+        # columns may be too large for the crop: the whole image in larger pixels
+        whole_factor = math.ceil(max(image.recorded.shape) / LENGTHS.middle)
+        whole = image.binned(whole_factor)
+        period = find_periodicity(whole.recorded).spacing
+        if period is not None:
+            square, factor = whole, whole_factor
+    is_periodic = period is not None
+    if spacing is not None and width is not None:
+        return Lengths(spacing, width), is_periodic
+    if period is not None:
+        square = _crop_middle(square, math.ceil(LENGTHS.first_periods * period))
+    given = [None if length is None else length / factor for length in (spacing, width)]
+    first = _first_lengths(square, period, *given)
+    lengths = Lengths(factor * first.spacing, factor * first.width)
+    side = math.ceil(LENGTHS.search_spacings * lengths.spacing) if np.isfinite(lengths.spacing) else LENGTHS.middle
+    crop = _crop_middle(image, side)
+    for _ in range(LENGTHS.max_searches):
+        fitter = ColumnFitter(crop, lengths.width, background=background)
+        found = ColumnSearch(fitter, lengths.spacing, LENGTHS.min_significance, is_periodic).run()
+        former, lengths = lengths, _median_lengths(found, crop, lengths)
+        lengths = Lengths(lengths.spacing if spacing is None else spacing, lengths.width if width is None else width)
+        if abs(lengths.width / former.width - 1) < LENGTHS.max_change:
+            break
+    return lengths, is_periodic
+
+
+# --- steps -------------------------------------------------------------------------------------------------------
+
+
+def _median_lengths(found: FoundColumns, image: NormalizedImage, default: Lengths) -> Lengths:
+    """Median distance of nearest columns, and median width of those that determine one; the default for too few."""
+    fits, margin = found.fits, LENGTHS.margin * default.width
+    n_y, n_x = image.recorded.shape
+    distance = nearest_distances(fits.take(~fits.failed).positions)
+    inside = (np.minimum(fits.y, fits.x) > margin) & (fits.y < n_y - 1 - margin)
+    inside &= fits.x < n_x - 1 - margin
+    widths = fits.sigma[~fits.failed & ~found.width_fixed & inside]
+    return Lengths(
+        float(np.median(distance)) if len(distance) else default.spacing,
+        float(np.median(widths)) if len(widths) >= LENGTHS.min_columns else default.width,
+    )
+
+
+def _first_lengths(image: NormalizedImage, period: float | None, spacing: float | None, width: float | None) -> Lengths:
+    """Lengths from candidates that are fitted one by one: those of the recorded image, or, if these are few compared
+    with those of a network, the latter.
+    """
+    is_periodic, expected_spacing = period is not None, spacing or period or np.nan
+    recorded_only = replace(image, enhanced=None, detect=None)
+    fits, first_width = None, width
+    if first_width is None:
+        first_width = _first_width(recorded_only, spacing or period)
+        first_width, fits = _best_width(recorded_only, expected_spacing, first_width, is_periodic)
+    positions = recorded_candidates(recorded_only, expected_spacing, first_width, periodic=is_periodic)
+    learnt_width = width
+    if learnt_width is None:
+        learnt_width = _median_width(_fit_middle(image, positions, first_width) if fits is None else fits, first_width)
+    network = network_candidates(image, expected_spacing, learnt_width)
+    if network is not None:
+        shown = network.positions[~network.is_faint]
+        if not is_periodic or len(positions) < LENGTHS.recorded_fraction * len(shown):
+            positions = shown
+            if width is None:
+                learnt_width = _network_width(image, positions, learnt_width, is_periodic)
+    if spacing is None:
+        distance = nearest_distances(positions)
+        spacing = float(np.median(distance)) if len(distance) else float("nan")
+    return Lengths(spacing, learnt_width)
+
+
+def _network_width(image: NormalizedImage, positions: NDArray, width: float, is_periodic: bool) -> float:
+    """Width of columns that a network shows, from fits to the recorded image."""
+    distance = nearest_distances(positions)
+    # the spacing of a crystal limits the width; single atoms are as wide as the few that the recorded image shows
+    if is_periodic and len(distance) > LENGTHS.min_columns:
+        width = _clip_width(LENGTHS.width_per_network_spacing * float(np.median(distance)))
+    return _median_width(_fit_middle(image, positions, width), width)
+
+
+def _first_width(image: NormalizedImage, spacing: float | None) -> float:
+    if spacing is not None:
+        return _clip_width(LENGTHS.width_per_spacing * spacing)
+    # the width of the filter for which the highest peaks exceed the noise or the texture of the support most
+    prominence = []
+    for width in LENGTHS.compared_widths:
+        response = column_response(image.recorded, width)
+        median, one_sigma, highest = np.quantile(response, [0.5, 0.84, 0.999])
+        prominence.append((highest - median) / max(one_sigma - median, 1e-12))
+    return LENGTHS.compared_widths[int(np.argmax(prominence))]
+
+
+def _clip_width(width: float) -> float:
+    return float(np.clip(width, LENGTHS.min_width, LENGTHS.max_width))
+
+
+def _best_width(
+    image: NormalizedImage, spacing: float, first: float, is_periodic: bool
+) -> tuple[float, ColumnFits | None]:
+    """The first width, or a fraction of it whose fits have a clearly smaller residual; and the fits."""
+    best, best_fits, least = first, None, math.inf
+    for fraction in (1.0, *LENGTHS.narrower):
+        width = fraction * first
+        positions = recorded_candidates(image, spacing, width, periodic=is_periodic)
+        if len(positions) < LENGTHS.min_columns or (fraction < 1 and width < MIN_SHARP_WIDTH):
+            break
+        fits = _fit_middle(image, positions, width, binning_width=LENGTHS.narrower[-1] * first)
+        good = ~fits.failed & (fits.amplitude > LENGTHS.min_significance * fits.amplitude_err)
+        residual = float(np.median(fits.residual))
+        is_better = good.mean() > LENGTHS.narrower_good and residual < LENGTHS.narrower_residual * least
+        if fraction == 1 or is_better:
+            best, best_fits, least = width, fits, residual
+    return best, best_fits
+
+
+def _fit_middle(
+    image: NormalizedImage, positions: NDArray, width: float, binning_width: float | None = None
+) -> ColumnFits:
+    """Fit the columns in the middle of the image, a second time if the width has changed.
+
+    The image is binned for the width, or for ``binning_width``: residuals can only be compared for the same binning.
+    """
+    factor = max(1, int((width if binning_width is None else binning_width) / SEARCH.search_pixels))
+    binned = image.binned(factor)
+    start = bin_positions(_middle_positions(positions, image.recorded.shape), factor)
+    for _ in range(2):
+        binned_width = float(np.sqrt(width**2 + (factor**2 - 1) / 12)) / factor
+        fits = fit_columns(
+            binned.recorded,
+            start,
+            binned_width,
+            variance=binned.pixel_variance,
+            iterations=LENGTHS.n_steps,
+            tolerance=LENGTHS.tolerance,
+        )
+        fits = fits.unbinned(factor)
+        former, width = width, _median_width(fits, width)
+        if abs(width / former - 1) < LENGTHS.max_change:
+            break
+    return fits
+
+
+def _median_width(fits: ColumnFits, default: float) -> float:
+    """Median width of the significant fits; the default if they are few."""
+    good = fits.sigma[~fits.failed & (fits.amplitude > LENGTHS.min_significance * fits.amplitude_err)]
+    return float(np.median(good)) if len(good) >= LENGTHS.min_columns else default
+
+
+def _middle_positions(positions: NDArray, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """The positions nearest to the middle of the image."""
+    distance = np.abs(positions - np.array(shape) / 2).max(axis=1)
+    return positions[np.argsort(distance)[: LENGTHS.n_fitted]]
+
+
+def _crop_middle(image: NormalizedImage, size: int) -> NormalizedImage:
+    """A square in the middle of the image."""
+    arrays = (image.recorded, image.enhanced, image.detect, image.faulty)
+    recorded, enhanced, detect, faulty = (None if array is None else middle(array, size) for array in arrays)
+    assert recorded is not None
+    return replace(image, recorded=recorded, enhanced=enhanced, detect=detect, faulty=faulty)

@@ -63,7 +63,7 @@ def one(image, truth: pd.DataFrame) -> tuple[dict[str, float], NDArray]:
     width = detector.width_ / image.stem.pixel_size
     shown = network_candidates(NormalizedImage.from_image(enhanced, None), spacing, width)
     assert shown is not None
-    true, maxima = inside(true), inside(shown[0])
+    true, maxima = inside(true), inside(shown.positions)
     table = table[is_inside(table[["y_px", "x_px"]].to_numpy())]
     of_network = match_columns(maxima, true, spacing / 3)
     match = match_columns(table[["y_px", "x_px"]], true, spacing / 3)

@@ -156,7 +156,7 @@ def _error_limits(crystal: DisplacedCrystal, dose: float) -> NDArray[np.float64]
 
 def _fitted(image: xr.DataArray, start: NDArray) -> NDArray:
     fits = fit_columns(np.asarray(image.values, dtype=np.float64), start, HOSTS[HOST].sigma)
-    return np.where(fits.failed[:, None], np.nan, np.column_stack([fits.y, fits.x]))
+    return np.where(fits.failed[:, None], np.nan, fits.positions)
 
 
 def _measured(image: xr.DataArray, start: NDArray) -> NDArray:

@@ -4,15 +4,15 @@ from stemkit.columns.fits import ColumnFits
 from stemkit.columns.fitting import fit_columns
 from stemkit.columns.noise import Variance
 from stemkit.columns.peaks import column_response, find_peaks, nearest_distances, peaks_above_noise, pixel_subset
-from stemkit.columns.rendering import absorbed, render_columns
+from stemkit.columns.rendering import fitted_change, render_columns
 
 __all__ = [
     "ColumnFits",
     "Variance",
-    "absorbed",
     "column_response",
     "find_peaks",
     "fit_columns",
+    "fitted_change",
     "nearest_distances",
     "peaks_above_noise",
     "pixel_subset",

@@ -13,7 +13,7 @@ from stemkit.columns.gaussians import ELLIPTICAL, ROUND, derivatives
 from stemkit.columns.limits import RENDER_RADIUS, WINDOW_RADIUS
 from stemkit.columns.solving import damped_step
 
-__all__ = ["absorbed", "render_columns"]
+__all__ = ["fitted_change", "render_columns"]
 
 #: Number of columns that are projected onto at once (chosen: bounds the memory).
 COLUMNS_PER_BATCH = 512
@@ -48,7 +48,7 @@ def render_columns(fits: ColumnFits, shape: tuple[int, int], shifts: NDArray | N
     return total
 
 
-def absorbed(fits: ColumnFits, field: NDArray) -> NDArray[np.float64]:
+def fitted_change(fits: ColumnFits, field: NDArray) -> NDArray[np.float64]:
     """The change of the fitted Gaussians, ``(n_y, n_x)``, if a small field ``(n_y, n_x)`` is added to the image.
 
     To first order, each column by itself: one Gauss-Newton step of its fit. Changes of the backgrounds are left out.
@@ -70,8 +70,8 @@ def absorbed(fits: ColumnFits, field: NDArray) -> NDArray[np.float64]:
         change = damped_step(
             NormalEquations(matrix, matrix[:, None][:, :0], gradient[..., 0], zeros, zeros), uncoupled, zeros
         )
-        absorbed_field = (jacobian[:, :4] * change[:, :4, None, None]).sum(1)
-        total.view(-1).index_add_(0, (pixels[0] * field.shape[1] + pixels[1]).flatten(), absorbed_field.flatten())
+        change_image = (jacobian[:, :4] * change[:, :4, None, None]).sum(1)
+        total.view(-1).index_add_(0, (pixels[0] * field.shape[1] + pixels[1]).flatten(), change_image.flatten())
     return total.numpy()
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import fft, optimize
 from scipy.spatial import cKDTree
 
-from stemkit.columns import ColumnFits, absorbed
+from stemkit.columns import ColumnFits, fitted_change
 from stemkit.noise.drawing import smooth_field
 
 __all__ = ["BackgroundStatistics", "OtherNoise", "between_columns", "measure_background"]
@@ -93,7 +93,7 @@ def between_columns(shape: tuple[int, int], fits: ColumnFits | None) -> NDArray[
         return np.ones(shape, dtype=bool)
     grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), axis=-1).reshape(-1, 2)
     width = float(np.median(fits.sigma))
-    tree = cKDTree(np.column_stack([fits.y, fits.x]))
+    tree = cKDTree(fits.positions)
     distance = tree.query(grid, distance_upper_bound=1.001 * SETTINGS.near[0] * width)[0].reshape(shape)
     for near in SETTINGS.near:
         between = distance > near * width
@@ -242,7 +242,7 @@ class _Ratio:
         """Of a background of this length that is drawn at random."""
         generator = torch.Generator().manual_seed(0)
         drawn = smooth_field(torch.Size((1, *use.shape)), torch.tensor([length]), generator, torch.float64)[0].numpy()
-        before, after = (_fit(_RadialCovariance.of(one, use)) for one in (drawn, drawn - absorbed(fits, drawn)))
+        before, after = (_fit(_RadialCovariance.of(one, use)) for one in (drawn, drawn - fitted_change(fits, drawn)))
         if before.variance <= 0 or after.variance <= 0:
             return cls()
         variance, length = after.variance / before.variance, after.length / before.length

@@ -115,7 +115,7 @@ def find_faint_columns(residual: NDArray, fits: ColumnFits, spacing: float, vari
     width = float(np.median(fits.sigma))
     noise = math.sqrt(float(np.median(variance)))
     peaks = peaks_above_noise(residual, width, noise=noise, min_distance=0.6 * spacing, significance=SETTINGS.faint)
-    known = np.column_stack([fits.y, fits.x])
+    known = fits.positions
     distance = cKDTree(known).query(peaks)[0] if len(peaks) else np.empty(0)
     new = peaks[distance > max(0.5 * spacing, 1.5 * width)]
     found = fit_significant(residual, new, width, None, 6) if len(new) else None
@@ -123,7 +123,7 @@ def find_faint_columns(residual: NDArray, fits: ColumnFits, spacing: float, vari
         return fits
     # brighter peaks than the known columns are hot pixels
     found = found.take(found.amplitude < 1.5 * np.quantile(fits.amplitude, 0.9))
-    return ColumnFits(**{k: np.concatenate([v, getattr(found, k)]) for k, v in vars(fits).items()})
+    return fits.concatenate(found)
 
 
 def complete_columns(fits: ColumnFits, bad: NDArray) -> ColumnFits:

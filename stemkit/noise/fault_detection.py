@@ -163,7 +163,7 @@ def find_scan_faults(
     if displacement is not None:
         faults |= _hum(displacement.shifts.mean(axis=1), vectors, values.shape[1])
     if fits is not None:
-        faults |= _flyback(np.column_stack([fits.y, fits.x]))
+        faults |= _flyback(fits.positions)
     return faults
 
 

@@ -67,7 +67,7 @@ def _mean_of_equivalents(amplitude: NDArray, fits: ColumnFits, vectors: NDArray 
     """
     if vectors is None:
         return amplitude
-    positions = np.column_stack([fits.y, fits.x])
+    positions = fits.positions
     tree = cKDTree(positions)
     total, count = np.zeros(len(amplitude)), np.zeros(len(amplitude))
     for vector in (*vectors, *-vectors):

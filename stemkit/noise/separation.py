@@ -234,7 +234,7 @@ def _fit_and_register(image: _Image) -> _Registered | None:
         shifts = np.stack([jitter_y.shifts, jitter_x.shifts])
         if i == 0:
             fits = image.with_faint_columns(fits, shifts)
-        fits = fit_significant(image.values, np.column_stack([fits.y, fits.x]), float(np.median(fits.sigma)), shifts, 4)
+        fits = fit_significant(image.values, fits.positions, float(np.median(fits.sigma)), shifts, 4)
         if i >= SETTINGS.rounds - 1 and float(np.sqrt(((shifts - before) ** 2).mean())) < SETTINGS.settled:
             break
     return None if fits is None else _Registered(fits, shifts, jitter_x, jitter_y)
@@ -247,7 +247,7 @@ def _crystal(
     fits, jitter = registered.fits, (registered.jitter_x, registered.jitter_y)
     x, y = image.estimates(fits, registered.shifts, (1, 0), columns)
     chosen = image.registered_columns(fits)
-    positions = np.column_stack([chosen.y, chosen.x])
+    positions = chosen.positions
     parts = register_in_parts(
         x,
         y,

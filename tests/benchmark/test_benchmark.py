@@ -131,7 +131,7 @@ def test_heavy_columns_are_where_the_atoms_are(name):
     places = heavy[["y_px", "x_px"]].to_numpy()
     inner = places[((places > 20) & (places < 235)).all(axis=1)]
     fits = fit_columns(image.values, inner, 4.5)
-    off = np.hypot(*(np.column_stack([fits.y, fits.x]) - inner)[~fits.failed].T)
+    off = np.hypot(*(fits.positions - inner)[~fits.failed].T)
     # 1 px is 10 pm; light neighbours shift the fits of heavy columns by less than that
     assert np.median(off) < 1.0
 

@@ -90,7 +90,7 @@ def test_white_noise_gives_the_errors_of_theory(weighted):
     assert not fits.failed.any()
     # Fisher information of a Gaussian in white noise; beyond 2.5 sigma lie 1.4 % of it
     theory = math.sqrt(2 / math.pi) * level
-    off = np.column_stack([fits.y, fits.x]) - positions
+    off = fits.positions - positions
     assert off.std() == pytest.approx(theory, rel=spread_of(n) + 0.01)
     assert abs(off.mean()) < SIGMAS * theory / math.sqrt(n)
     stated = np.r_[fits.y_err, fits.x_err]
@@ -139,7 +139,7 @@ def test_counted_electrons(dose):
     kept = ~fits.failed
     assert kept.mean() > 0.97
     n = 2 * kept.sum()
-    off = (np.column_stack([fits.y, fits.x]) - positions)[kept]
+    off = (fits.positions - positions)[kept]
     pull = pulls(fits, positions)[kept]
     # counts around the columns and a free background cost a little above 1 / sqrt(2 pi dose)
     bound = 1 / math.sqrt(2 * math.pi * dose)
@@ -205,7 +205,7 @@ def test_one_failure_leaves_the_others_alone():
     image = gaussians((61, 121), positions, SIGMA)
     fits = fit_columns(image, np.array([[30.2, 29.7], [29.8, 90.3], [30.0, 60.0]]), SIGMA)
     assert not fits.failed[:2].any()
-    np.testing.assert_allclose(np.column_stack([fits.y, fits.x])[:2], positions, atol=1e-3)
+    np.testing.assert_allclose(fits.positions[:2], positions, atol=1e-3)
 
 
 @pytest.mark.parametrize("position", [(0.3, 30.0), (59.6, 30.0), (30.0, 0.4), (0.2, 59.7)])

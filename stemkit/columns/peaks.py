@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
+
+from stemkit.filters import gaussian_variance_gain
 
 __all__ = ["column_response", "find_peaks", "nearest_distances", "peaks_above_noise", "pixel_subset"]
 
@@ -95,15 +99,12 @@ def peaks_above_noise(
 
     Notes
     -----
-    White noise through a 2-D Gaussian of sigma s keeps 1 / (4 pi s^2) of its variance; two Gaussians s and t share
-    1 / (2 pi (s^2 + t^2)). FitNoise correlated by rho along the row has (1 + rho) / (1 - rho) times the power at low
-    frequency.
+    The variance of the filtered noise is that of :func:`stemkit.filters.gaussian_variance_gain`.
     """
-    wide = BACKGROUND_RATIO * sigma
-    kept = 1 / (4 * np.pi * sigma**2) + 1 / (4 * np.pi * wide**2) - 1 / (np.pi * (sigma**2 + wide**2))
-    colour = (1 + correlation_x) / (1 - correlation_x)
-    deviation = noise * np.sqrt(kept * colour)
-    return find_peaks(column_response(values, sigma), threshold=significance * deviation, min_distance=min_distance)
+    sigmas = [ratio * sigma for ratio in RESPONSE_WIDTHS]
+    gain = gaussian_variance_gain(sigmas, RESPONSE_WEIGHTS, correlation_x=correlation_x)
+    threshold = significance * noise * math.sqrt(gain)
+    return find_peaks(column_response(values, sigma), threshold=threshold, min_distance=min_distance)
 
 
 def nearest_distances(positions: NDArray) -> NDArray[np.float64]:

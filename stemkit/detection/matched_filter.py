@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from stemkit.columns import pixel_subset
-from stemkit.columns.peaks import BACKGROUND_RATIO
+from stemkit.columns.peaks import BACKGROUND_RATIO, RESPONSE_WEIGHTS, RESPONSE_WIDTHS
 from stemkit.detection.normalized_image import NormalizedImage
-from stemkit.filters import wide_gaussian
+from stemkit.filters import gaussian_variance_gain, wide_gaussian
 from stemkit.noise import NoiseModel
 
 __all__ = [
@@ -29,6 +29,8 @@ __all__ = [
 MIN_SIGNIFICANCE = 2.5
 #: Radius of the Gaussian filters, sigmas (chosen: 0.3 % of the weight of a Gaussian is beyond).
 TRUNCATE = 3.0
+#: Least correlation length of streaks and background, px (chosen: 0 is white noise for the formulas of the filter).
+MIN_LENGTH = 0.1
 
 
 @dataclass(frozen=True)
@@ -210,24 +212,20 @@ def _border_factor(shape: tuple[int, ...], width: float) -> NDArray[np.float64]:
 def _filtered_noise(noise: NoiseModel, width: float) -> tuple[float, float]:
     """Variance of the filtered pointwise noise over that of a pixel, and variance of filtered streaks and background.
 
-    The formulas are those of :func:`stemkit.filters.gaussian_variance_gain`.
+    See :func:`stemkit.filters.gaussian_variance_gain`.
     """
-    wide = BACKGROUND_RATIO * width
-    v = np.array([2 * width**2, width**2 + wide**2, 2 * wide**2])
-    signs = np.array([1.0, -2.0, 1.0])
+    sigmas = [ratio * width for ratio in RESPONSE_WIDTHS]
 
-    def kept(values: NDArray) -> float:
-        return float((signs * values).sum())
+    def gain(length_y: float, length_x: float, correlation_x: float = 0.0) -> float:
+        return gaussian_variance_gain(
+            sigmas, RESPONSE_WEIGHTS, lengths=(length_y, length_x), correlation_x=correlation_x
+        )
 
-    def smooth(length: float) -> NDArray:
-        return 1 / (1 + v / (2 * max(length, 0.1) ** 2))
+    def finite(length: float) -> float:
+        return max(length, MIN_LENGTH)
 
-    rho = noise.pointwise.correlation_x
-    white = kept(1 / (2 * np.pi * v)) * (1 + rho) / (1 - rho)
-    scan = noise.scan
-    streaks = sum(
-        amplitude**2 * kept(np.sqrt(smooth(length) / (2 * np.pi * v)))
-        for amplitude, length in ((scan.amplitude, scan.length), (scan.short_amplitude, scan.short_length))
-    )
-    background = noise.background.amplitude**2 * kept(smooth(noise.background.length))
-    return white, streaks + background
+    scan, background = noise.scan, noise.background
+    streaks = scan.amplitude**2 * gain(0.0, finite(scan.length))
+    streaks += scan.short_amplitude**2 * gain(0.0, finite(scan.short_length))
+    smooth = background.amplitude**2 * gain(finite(background.length), finite(background.length))
+    return gain(0.0, 0.0, noise.pointwise.correlation_x), streaks + smooth

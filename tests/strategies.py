@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 
 import numpy as np
+import xarray as xr
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -144,3 +146,14 @@ def columns_of(shape: tuple[int, int], spacing: float = 18.0, sigma: float = 3.0
     positions = lattice_positions(shape, spacing, margin=-2.5 * sigma)
     clean = gaussians(shape, positions, sigma)
     return clean, fit_columns(clean, positions, sigma)
+
+
+def labelled(values: NDArray, noise: NoiseModel) -> xr.DataArray:
+    """An image that carries its noise model and mode, as after calibration."""
+    attrs = {"mode": noise.mode, "noise": json.dumps({"pixel_size": None, **noise.to_dict()})}
+    return xr.DataArray(values, dims=("y", "x"), attrs=attrs)
+
+
+def error_of_std(n: int) -> float:
+    """Relative tolerance of a standard deviation from n independent values."""
+    return SIGMAS / math.sqrt(2 * n)

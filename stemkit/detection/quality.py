@@ -70,6 +70,9 @@ class Quality(IntFlag):
     FAULTY_PIXELS = 128
     GUIDED = 256
 
+    # pandas treats iterables as lists: ``table["quality"] & Quality.EDGE`` needs a scalar
+    __iter__ = None  # type: ignore[assignment]
+
     @classmethod
     def names(cls, quality: int) -> str:
         """The flags of one column in words, such as ``"EDGE | FAINT"``; empty for a good one."""

@@ -1,12 +1,11 @@
-"""AtomDetector: what is found, how well, and how honest its errors are."""
+"""Tests of AtomDetector: which columns are found, their numbers, and whether the errors are right."""
 
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
-import xarray as xr
-from strategies import gaussians
+from strategies import gaussians, labelled
 
 import stemkit
 from stemkit import (
@@ -26,22 +25,22 @@ from stemkit.metrics import match_columns
 SIGMA, SPACING, SIZE = 3.0, 14.0, 256
 
 
-def crystal(mode="haadf", contrast=100.0, level=50.0, seed=0, size=SIZE):
-    """A square lattice, slightly disturbed, in plain NumPy; returns the clean image and positions (y, x) px."""
-    rng = np.random.default_rng(seed)
-    grid = np.arange(SPACING / 2, size, SPACING)
-    positions = np.stack(np.meshgrid(grid, grid, indexing="ij"), axis=-1).reshape(-1, 2)
-    positions += rng.uniform(-0.5, 0.5, positions.shape)
-    y, x = np.arange(size)[:, None], np.arange(size)[None, :]
-    clean = np.zeros((size, size))
-    for row, col in positions:
-        clean += np.exp(-((y - row) ** 2 + (x - col) ** 2) / (2 * SIGMA**2))
-    return level + contrast * clean * (1 if mode == "haadf" else -1), positions
+def square_grid(spacing, size):
+    grid = np.arange(spacing / 2, size, spacing)
+    return np.stack(np.meshgrid(grid, grid, indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+def disturbed_lattice(mode="haadf", contrast=100.0, level=50.0, seed=0):
+    """A square lattice with random displacements: image without noise, and positions (y, x), px."""
+    positions = square_grid(SPACING, SIZE)
+    positions += np.random.default_rng(seed).uniform(-0.5, 0.5, positions.shape)
+    sign = 1 if mode == "haadf" else -1
+    return level + sign * contrast * gaussians((SIZE, SIZE), positions, SIGMA), positions
 
 
 def recorded(mode="haadf", seed=0, pixel_size=0.02, **noise):
     contrast, level = 100.0, 50.0 if mode == "haadf" else 500.0
-    clean, positions = crystal(mode, contrast, level)
+    clean, positions = disturbed_lattice(mode, contrast, level)
     model = NoiseModel(contrast, level, mode, pointwise=PointwiseNoise(**noise))
     image = model.apply(clean, random_state=seed)
     return stemkit.calibrated(image, pixel_size=pixel_size).assign_attrs(mode=mode), positions
@@ -67,7 +66,7 @@ def test_finds_every_column_and_nothing_else(mode):
     ],
     ids=["white", "signal-dependent", "correlated", "counted"],
 )
-def test_errors_are_honest(noise):
+def test_errors_are_the_scatter_of_the_positions(noise):
     image, positions = recorded(**noise)
     table = AtomDetector().fit_transform(image)
     match = match_columns(table[["y_px", "x_px"]], positions, SPACING / 3)
@@ -78,19 +77,19 @@ def test_errors_are_honest(noise):
     for i, axis in enumerate("yx"):
         error = (found[f"{axis}_px"].to_numpy() - true[:, i])[inside]
         pull = error / found[f"{axis}_px_err"].to_numpy()[inside]
-        # the deviation of n pulls is known to 1 / sqrt(2 n); the calibrated noise itself to about 10 %
+        # the standard deviation of n pulls has a relative error of 1 / sqrt(2 n), the calibrated noise about 10 %
         assert pull.std() == pytest.approx(1.0, abs=4 / np.sqrt(2 * n) + 0.1)
         assert abs(error.mean()) < 4 * error.std() / np.sqrt(n)
 
 
 def test_jitter_has_its_own_column():
-    clean, positions = crystal()
+    clean, positions = disturbed_lattice()
     model = NoiseModel(100.0, 50.0, scan=ScanNoise(jitter=0.6), pointwise=PointwiseNoise(readout=0.05))
     image = stemkit.calibrated(model.apply(clean, random_state=1), pixel_size=0.02).assign_attrs(mode="haadf")
     table = AtomDetector().fit_transform(image)
     match = match_columns(table[["y_px", "x_px"]], positions, SPACING / 3)
     found = table.iloc[match.found]
-    good = ((found["quality"] & 3) == 0).to_numpy()
+    good = ((found["quality"] & (Quality.EDGE | Quality.FAILED)) == 0).to_numpy()
     error = (found["x_px"].to_numpy() - positions[match.true, 1])[good]
     stated = np.hypot(found["x_px_err"], found["x_jitter"] / 0.02).to_numpy()[good]
     # columns of one lattice row share their scan lines: there are about 18 independent displacements
@@ -126,10 +125,10 @@ def test_a_crop_keeps_its_place():
     assert np.abs(difference[inner]).max() < 2e-3
 
 
-class TestWhoMeasures:
-    """The network finds, the recorded image measures."""
+class TestEnhancedImages:
+    """Columns are searched in the enhanced image and measured on the recorded pixels."""
 
-    def test_a_network_can_not_move_an_atom(self):
+    def test_a_displaced_enhanced_image_does_not_displace_columns(self):
         image, _ = recorded(readout=0.15)
         enhanced = SFINDenoiser().fit_transform(NoiseCalibrator().fit_transform(image))
         moved = enhanced.copy(data=np.roll(enhanced.values, 2, axis=1))
@@ -139,8 +138,7 @@ class TestWhoMeasures:
         good = (a.iloc[match.found]["quality"] == 0).to_numpy()
         difference = a.iloc[match.found]["x_px"].to_numpy() - b.iloc[match.true]["x_px"].to_numpy()
         assert good.sum() > 200
-        # fits end within a twentieth of their errors; a column at the limit of what counts as crowded shares its
-        # background with its neighbours or not
+        # fits converge to a twentieth of their errors; whether two columns are fitted together depends on their starts
         in_errors = np.abs(difference[good] / a.iloc[match.found]["x_px_err"].to_numpy()[good])
         assert np.quantile(in_errors, 0.98) < 0.2
         assert in_errors.max() < 1
@@ -148,22 +146,22 @@ class TestWhoMeasures:
 
     def test_errors_come_from_the_recorded_pixels(self):
         image, _ = recorded(readout=0.15)
-        labelled = NoiseCalibrator().fit_transform(image)
-        enhanced = SFINDenoiser().fit_transform(labelled)
-        with_network, without = (AtomDetector().fit_transform(i) for i in (enhanced, labelled))
+        calibrated = NoiseCalibrator().fit_transform(image)
+        enhanced = SFINDenoiser().fit_transform(calibrated)
+        with_network, without = (AtomDetector().fit_transform(i) for i in (enhanced, calibrated))
         assert with_network["x_err"].median() == pytest.approx(without["x_err"].median(), rel=0.05)
 
     def test_calibrated_noise_is_taken_from_the_image(self):
         image, _ = recorded(readout=0.1)
-        labelled = NoiseCalibrator().fit_transform(image)
-        noise = json.loads(labelled.attrs["noise"])
+        calibrated = NoiseCalibrator().fit_transform(image)
+        noise = json.loads(calibrated.attrs["noise"])
         noise["pointwise"]["readout"] *= 2
-        louder = labelled.assign_attrs(noise=json.dumps(noise))
-        a, b = (AtomDetector().fit_transform(i) for i in (labelled, louder))
+        louder = calibrated.assign_attrs(noise=json.dumps(noise))
+        a, b = (AtomDetector().fit_transform(i) for i in (calibrated, louder))
         assert b["x_err"].median() == pytest.approx(2 * a["x_err"].median(), rel=0.1)
 
 
-class TestNothingThere:
+class TestNoColumns:
     @pytest.mark.parametrize(
         "image",
         [np.full((64, 64), 3.0), np.random.default_rng(0).normal(size=(128, 128)), np.zeros((3, 3))],
@@ -177,15 +175,14 @@ class TestNothingThere:
         assert len(table) == 0
 
     def test_one_column(self):
-        y, x = np.mgrid[:64, :64]
-        clean = np.exp(-((y - 30.3) ** 2 + (x - 33.8) ** 2) / 18.0)
+        clean = gaussians((64, 64), np.array([[30.3, 33.8]]), 3.0)
         image = NoiseModel(pointwise=PointwiseNoise(readout=0.05)).apply(clean, random_state=0)
         table = AtomDetector(mode="haadf").fit_transform(image)
         assert len(table) == 1
         assert table.loc[0, ["y_px", "x_px"]].to_numpy(float) == pytest.approx([30.3, 33.8], abs=0.1)
 
 
-def test_images_of_a_list_are_told_apart():
+def test_rows_of_several_images_have_their_index():
     (a, _), (b, _) = recorded(readout=0.1), recorded(readout=0.1, seed=3)
     table = AtomDetector().fit_transform([a, b[:128]])
     counts = table["image"].value_counts()
@@ -210,7 +207,7 @@ def test_parameters_must_be_positive(parameter):
         AtomDetector(**{parameter: -1.0}).fit(np.zeros((40, 40)))
 
 
-class TestWhatIsNoMeasurement:
+class TestRecordedPixels:
     def test_an_enhanced_image_without_its_recorded_pixels_is_refused(self):
         image, _ = recorded(readout=0.1)
         enhanced = SFINDenoiser().fit_transform(image)
@@ -241,7 +238,7 @@ def test_the_detect_map_as_target_finds_the_same_columns(mode):
     ("amplitude", "length", "recall"), [(0.15, 40.0, 0.97), (0.15, np.inf, 0.97), (0.3, 40.0, 0.8)]
 )
 def test_streaks_are_in_the_errors(amplitude, length, recall):
-    clean, positions = crystal()
+    clean, positions = disturbed_lattice()
     model = NoiseModel(100.0, 50.0, scan=ScanNoise(amplitude, length), pointwise=PointwiseNoise(readout=0.1, gain=0.01))
     image = stemkit.calibrated(model.apply(clean, random_state=0), pixel_size=0.02).assign_attrs(mode="haadf")
     table = AtomDetector().fit_transform(image)
@@ -263,13 +260,13 @@ def test_units_do_not_matter(scale):
     np.testing.assert_allclose(b["amplitude"], scale * a["amplitude"], rtol=1e-4)
 
 
-def test_columns_too_faint_to_tell_their_width_take_the_learnt_one():
-    clean, positions = crystal()
+def test_columns_too_faint_for_a_width_have_the_learnt_one():
+    clean, positions = disturbed_lattice()
     model = NoiseModel(100.0, 50.0, pointwise=PointwiseNoise(readout=0.9))
     image = stemkit.calibrated(model.apply(clean, random_state=0), pixel_size=0.02).assign_attrs(mode="haadf")
     detector = AtomDetector(width=0.02 * SIGMA, spacing=0.02 * SPACING).fit(image)
     table = detector.transform(image)
-    held = ((table["quality"] & 8) > 0) & ((table["quality"] & 2) == 0)
+    held = (table["quality"] & Quality.WIDTH_HELD > 0) & (table["quality"] & Quality.FAILED == 0)
     assert held.sum() > 5
     np.testing.assert_allclose(table.loc[held, "sigma"], detector.width_)
     assert table.loc[held, "sigma_err"].isna().all()
@@ -280,7 +277,7 @@ def test_columns_too_faint_to_tell_their_width_take_the_learnt_one():
     assert pull.std() == pytest.approx(1.0, abs=4 / np.sqrt(2 * len(pull)) + 0.25)
 
 
-class TestMeasuringGivenPositions:
+class TestMeasure:
     def test_every_position_is_a_row_in_its_order(self):
         image, positions = recorded(readout=0.1)
         detector = AtomDetector().fit(image)
@@ -293,12 +290,11 @@ class TestMeasuringGivenPositions:
         off = table[["y_px", "x_px"]].to_numpy()[good] - np.vstack([positions[::-1], [[0, 0]]])[good]
         assert np.abs(off).max() < 0.6
 
-    def test_held_positions_tell_how_much_is_there(self):
-        clean, positions = crystal()
+    def test_amplitudes_at_fixed_positions_show_vacancies(self):
+        clean, positions = disturbed_lattice()
         vacancy = positions[150]
         rest = np.delete(positions, 150, axis=0)
-        y, x = np.arange(SIZE)[:, None], np.arange(SIZE)[None, :]
-        clean -= 100.0 * np.exp(-((y - vacancy[0]) ** 2 + (x - vacancy[1]) ** 2) / (2 * SIGMA**2))
+        clean -= 100.0 * gaussians(clean.shape, vacancy[None], SIGMA)
         image = NoiseModel(100.0, 50.0, pointwise=PointwiseNoise(readout=0.1)).apply(clean, random_state=0)
         detector = AtomDetector(mode="haadf").fit(image)
         asked = np.vstack([vacancy, positions[149]])
@@ -309,16 +305,16 @@ class TestMeasuringGivenPositions:
         assert table["amplitude_err"].max() < 5
 
     @pytest.mark.parametrize("positions", [[1.0, 2.0], [[1.0, 2.0, 3.0]], [[np.nan, 1.0]]])
-    def test_positions_that_are_none(self, positions):
+    def test_invalid_positions_are_refused(self, positions):
         image, _ = recorded(readout=0.1)
         with pytest.raises(ValueError, match="positions must be"):
             AtomDetector().fit(image).measure(image, positions)
 
 
 @pytest.mark.parametrize("apart", [0.8, 1.3, 1.7])
-def test_a_map_that_splits_columns_splits_none(apart):
-    # two spots for each column, as networks see them that meet scan noise of another kind
-    clean, positions = crystal()
+def test_two_spots_of_the_map_for_each_column_give_one_column(apart):
+    """Networks draw such pairs of spots for scan noise that they were not trained on."""
+    clean, positions = disturbed_lattice()
     model = NoiseModel(100.0, 50.0, "haadf", pointwise=PointwiseNoise(readout=0.03))
     image = model.apply(clean, random_state=0)
     aside = np.array([0.0, apart * SIGMA / 2])
@@ -350,8 +346,7 @@ def test_detectors_of_one_scan_share_positions():
 def test_elliptical_columns_have_axes():
     y, x = np.mgrid[:200, :200]
     turn = np.radians(30.0)
-    grid = np.arange(12.5, 190, 25.0)
-    positions = np.stack(np.meshgrid(grid, grid, indexing="ij"), axis=-1).reshape(-1, 2)
+    positions = square_grid(25.0, 190)
     clean = np.zeros((200, 200))
     for row, col in positions:
         along = (x - col) * np.cos(turn) + (y - row) * np.sin(turn)
@@ -376,9 +371,9 @@ def test_the_integral_of_a_column_has_an_error():
     assert pull.std() == pytest.approx(1.0, abs=4 / np.sqrt(2 * len(inner)) + 0.1)
 
 
-class TestBadInput:
+class TestUnusualImages:
     def test_saturated_columns_are_flagged(self):
-        clean, _ = crystal()
+        clean, _ = disturbed_lattice()
         model = NoiseModel(100.0, 50.0, pointwise=PointwiseNoise(readout=0.05), digitization=Digitization(high=130.0))
         image = stemkit.calibrated(model.apply(clean, random_state=0), pixel_size=0.02).assign_attrs(mode="haadf")
         image.attrs["noise"] = json.dumps({"pixel_size": 0.02, **model.to_dict()})
@@ -387,16 +382,16 @@ class TestBadInput:
         assert ((table["quality"] & Quality.SATURATED) > 0).mean() > 0.9
 
     def test_a_steep_background(self):
-        """A few of the 324 columns are lost in some images (1 of 8 drawn): most are right."""
+        """In some images (1 of 8 drawn) a few of the 324 columns are lost."""
         scores, shifts = [], []
         for seed in range(3):
-            clean, positions = crystal()
+            clean, positions = disturbed_lattice()
             image = NoiseModel(100.0, 50.0, pointwise=PointwiseNoise(readout=0.05)).apply(clean, random_state=seed)
             image += 2.0 * np.arange(SIZE)
             table = AtomDetector(mode="haadf").fit_transform(image)
             match = match_columns(table[["y_px", "x_px"]], positions, SPACING / 3)
             scores.append(match.f1)
-            inner = (table.iloc[match.found]["quality"] & 1 == 0).to_numpy()
+            inner = (table.iloc[match.found]["quality"] & Quality.EDGE == 0).to_numpy()
             off = table.iloc[match.found]["x_px"].to_numpy() - positions[match.true, 1]
             shifts.append(off[inner].mean())
         assert np.median(scores) > 0.98
@@ -405,13 +400,10 @@ class TestBadInput:
         assert np.median(shifts) == pytest.approx(3.3 * 2.0 * SIGMA**2 / 100, rel=0.3)
 
     def test_two_px_apart(self):
-        grid = np.arange(1.0, 64, 2.0)
-        positions = np.stack(np.meshgrid(grid, grid, indexing="ij"), axis=-1).reshape(-1, 2)
-        y, x = np.mgrid[:64, :64]
-        clean = sum(np.exp(-((y - r) ** 2 + (x - c) ** 2) / (2 * 0.5**2)) for r, c in positions)
+        positions = square_grid(2.0, 64)
         model = NoiseModel(mode="haadf", pointwise=PointwiseNoise(readout=0.05))
-        noise = {"noise": json.dumps({"pixel_size": None, **model.to_dict()}), "mode": "haadf"}
-        image = xr.DataArray(model.apply(clean, random_state=0), dims=("y", "x"), attrs=noise)
+        clean = gaussians((64, 64), positions, 0.5)
+        image = labelled(model.apply(clean, random_state=0), model)
         table = AtomDetector(spacing=2.0, width=0.5).fit_transform(image)
         assert match_columns(table[["y_px", "x_px"]], positions, 0.7).recall > 0.9
 
@@ -420,8 +412,8 @@ class TestBadInput:
         image, positions = recorded(readout=0.1)
         part = image[: shape[0], : shape[1]]
         table = AtomDetector().fit_transform(part)
-        there = positions[(positions < np.array(shape) - 4).all(axis=1) & (positions > 4).all(axis=1)]
-        assert match_columns(table[["y_px", "x_px"]], there, SPACING / 3).recall == 1.0
+        inside = positions[(positions < np.array(shape) - 4).all(axis=1) & (positions > 4).all(axis=1)]
+        assert match_columns(table[["y_px", "x_px"]], inside, SPACING / 3).recall == 1.0
 
     def test_nan_is_refused(self):
         image, _ = recorded(readout=0.1)
@@ -435,10 +427,7 @@ def test_faint_partners_of_dumbbells_are_found():
     first += rng.uniform(-0.5, 0.5, first.shape)
     positions = np.vstack([first, first + np.array([15.0, 0.0])])
     height = np.repeat([1.0, 0.45], len(first))
-    y, x = np.mgrid[:270, :290]
-    clean = sum(
-        a * np.exp(-((y - r) ** 2 + (x - c) ** 2) / (2 * 4.7**2)) for (r, c), a in zip(positions, height, strict=True)
-    )
+    clean = gaussians((270, 290), positions, 4.7, height)
     noise = NoiseModel(1.0, 0.1, "haadf", pointwise=PointwiseNoise(0.05, 1 / 30, kind="poisson"))
     image = noise.apply(clean + 0.1, random_state=0)
     table = AtomDetector(mode="haadf").fit_transform(image)
@@ -451,8 +440,15 @@ def test_faint_partners_of_dumbbells_are_found():
     assert pull.std() == pytest.approx(1.0, abs=4 / np.sqrt(2 * good.sum()) + 0.1)
 
 
-def test_flags_have_names():
+def test_flags_are_decoded():
     assert Quality.names(0) == ""
     assert Quality.names(Quality.EDGE | Quality.FAINT) == "EDGE | FAINT"
     quality = pd.Series([0, 24, 1])
     np.testing.assert_array_equal(quality & Quality.BLENDED != 0, [False, True, False])
+    assert Quality(24) == Quality.WIDTH_HELD | Quality.BLENDED
+    quality.index = [7, 3, 5]
+    decoded = Quality.decode(quality)
+    assert list(decoded.index) == [7, 3, 5]
+    assert list(decoded.columns) == [flag.name for flag in Quality]
+    for flag in Quality:
+        np.testing.assert_array_equal(decoded[flag.name], [bool(q & flag) for q in (0, 24, 1)])

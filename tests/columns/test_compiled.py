@@ -1,4 +1,4 @@
-"""What is compiled, against plain sums and a dense solver."""
+"""Tests of compiled functions against sums in NumPy and a dense solver."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def plain_sum(
     return total
 
 
-def some_columns(rng: np.random.Generator, n: int, *, elliptical: bool) -> np.ndarray:
+def random_columns(rng: np.random.Generator, n: int, *, elliptical: bool) -> np.ndarray:
     places = rng.uniform(-4.0, np.array(SHAPE) + 3.0, (n, 2))
     numbers = np.column_stack([rng.uniform(-1.0, 2.0, n), rng.uniform(0.8, 3.0, n), rng.normal(size=n)])
     shape = rng.uniform(-0.4, 0.4, (n, 2)) if elliptical else np.empty((n, 0))
@@ -42,7 +42,7 @@ def some_columns(rng: np.random.Generator, n: int, *, elliptical: bool) -> np.nd
 @given(st.integers(0, 12), st.booleans(), st.booleans(), st.integers(3, 14), seeds)
 def test_columns_are_added_as_in_a_plain_sum(n, elliptical, displaced, reach, seed):
     rng = np.random.default_rng(seed)
-    parameters = some_columns(rng, n, elliptical=elliptical)
+    parameters = random_columns(rng, n, elliptical=elliptical)
     scan = rng.normal(0, 0.7, (2, *SHAPE)) if displaced else None
     before = rng.normal(size=SHAPE)
     image = before.copy()
@@ -52,14 +52,14 @@ def test_columns_are_added_as_in_a_plain_sum(n, elliptical, displaced, reach, se
 
 def test_an_elliptical_column_with_equal_axes_is_a_round_one():
     rng = np.random.default_rng(0)
-    parameters = some_columns(rng, 9, elliptical=False)
+    parameters = random_columns(rng, 9, elliptical=False)
     one, other = np.zeros(SHAPE), np.zeros(SHAPE)
     add_columns(one, parameters, NO_SCAN, 12)
     add_columns(other, np.hstack([parameters, np.zeros((9, 2))]), NO_SCAN, 12)
     np.testing.assert_allclose(one, other, atol=1e-9)
 
 
-def test_a_beam_that_is_displaced_as_a_whole_moves_the_columns():
+def test_a_constant_displacement_of_the_beam_moves_the_columns():
     places = np.array([[14.2, 20.7], [27.9, 31.1]])
     parameters = np.column_stack([places, np.ones(2), np.full(2, 2.0), np.zeros(2)])
     image = np.zeros(SHAPE)
@@ -69,7 +69,7 @@ def test_a_beam_that_is_displaced_as_a_whole_moves_the_columns():
 
 @settings(max_examples=25)
 @given(st.integers(1, 12), st.integers(0, 4), st.sampled_from([5, 7]), seeds)
-def test_coupled_equations_are_solved_as_by_a_dense_solver(n, k, n_parameters, seed):
+def test_coupled_equations_agree_with_a_dense_solver(n, k, n_parameters, seed):
     """Columns on a ring, each coupled with k at most; blocks of a positive definite matrix."""
     rng = np.random.default_rng(seed)
     which = np.arange(n)
@@ -98,20 +98,20 @@ def test_coupled_equations_are_solved_as_by_a_dense_solver(n, k, n_parameters, s
     np.testing.assert_allclose(found, expected, atol=1e-7 * np.abs(expected).max())
 
 
-def test_columns_that_are_alone_are_solved_by_their_own_blocks():
+def test_uncoupled_columns_are_solved_one_by_one():
     rng = np.random.default_rng(1)
     root = rng.normal(size=(6, 5, 9))
     own, gradient = root @ root.transpose(0, 2, 1), rng.normal(size=(6, 5))
-    nobody = np.full((6, 3), 6)
-    # what stands beside nobody is not looked at
+    absent = np.full((6, 3), 6)
+    # blocks of absent neighbours are not used
     shared = rng.normal(size=(6, 3, 5, 5))
-    found = solve_coupled(own, shared, nobody, np.linalg.inv(own), gradient, 20, 1e-9)
+    found = solve_coupled(own, shared, absent, np.linalg.inv(own), gradient, 20, 1e-9)
     np.testing.assert_allclose(found, np.linalg.solve(own, gradient[..., None])[..., 0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("elliptical", [False, True])
-def test_columns_far_beyond_the_frame_leave_it_alone(elliptical):
-    parameters = some_columns(np.random.default_rng(2), 3, elliptical=elliptical)
+def test_columns_far_outside_the_frame_do_not_change_the_image(elliptical):
+    parameters = random_columns(np.random.default_rng(2), 3, elliptical=elliptical)
     parameters[:, :2] = [[-500.0, 20.0], [20.0, 1e5], [-80.0, -80.0]]
     image = np.zeros(SHAPE)
     add_columns(image, parameters, NO_SCAN, 15)
@@ -119,7 +119,7 @@ def test_columns_far_beyond_the_frame_leave_it_alone(elliptical):
 
 
 @given(st.integers(1, 5), st.integers(1, 8), st.floats(0.5, 3.0), seeds)
-def test_rings_are_added_as_by_an_interpolation(n, n_rings, step, seed):
+def test_radial_profiles_are_linearly_interpolated(n, n_rings, step, seed):
     rng = np.random.default_rng(seed)
     places, weights, values = rng.uniform(-3, 33, (n, 2)), rng.uniform(0, 2, n), rng.uniform(0, 1, n_rings)
     image = np.zeros((30, 28))

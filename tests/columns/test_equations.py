@@ -1,4 +1,4 @@
-"""What the normal equations of overlapping columns are made of."""
+"""Tests of the normal equations and their minimisation: both implementations, and fits that are continued."""
 
 from __future__ import annotations
 
@@ -53,16 +53,14 @@ def test_adjoint_of_whitening(correlation_x, streaks):
     use, variance = drawn(generator, 3, H, W) > 0.2, drawn(generator, 3, H, W) + 0.5
     whiten = Whitening(variance, use, FitNoise(None, correlation_x, streaks))
     ours, theirs = drawn(generator, 3, 2, H, W), drawn(generator, 3, 2, H, W)
-    there = (whiten(ours.clone()) * theirs).sum()
-    torch.testing.assert_close((ours * whiten.adjoint(theirs)).sum(), there)
+    expected = (whiten(ours.clone()) * theirs).sum()
+    torch.testing.assert_close((ours * whiten.adjoint(theirs)).sum(), expected)
 
 
 def crowd(
     rng: np.random.Generator, n_parameters: int, displaced: bool, masked: bool, noise: FitNoise, sigma: float
 ) -> tuple[FitProblem, torch.Tensor, torch.Tensor]:
-    """Columns near each other and at the border, with all that can be wrong with their pixels: what is fitted, the
-    start, and the widths.
-    """
+    """Random overlapping columns, some at the border, with invalid pixels and displacements: problem, start, widths."""
     shape = (50, 41)
     places = rng.uniform(-0.9, 1, (30, 2)) + rng.uniform(0, 1, (30, 2)) * np.array(shape)
     places = places.clip(-0.9, np.array(shape) - 0.1)
@@ -114,8 +112,8 @@ def test_compiled_and_batched_equations_are_the_same(
 
 @settings(max_examples=15)
 @given(st.sampled_from([5, 7]), st.booleans(), st.booleans(), seeds)
-def test_compiled_and_batched_descents_end_at_the_same_place(n_parameters, with_prior, weighted, seed):
-    """Columns that overlap, as fitted on the CPU and as on a GPU: within a part of their errors, with the same ones."""
+def test_compiled_and_batched_fits_agree(n_parameters, with_prior, weighted, seed):
+    """Parameters of overlapping columns agree within a tenth of their errors, and errors within 2 %."""
     rng = np.random.default_rng(seed)
     shape, sigma = (64, 70), 2.5
     places = lattice_positions(shape, 3.4 * sigma, margin=-3.0)
@@ -148,8 +146,8 @@ def test_compiled_and_batched_descents_end_at_the_same_place(n_parameters, with_
 
 @settings(max_examples=15)
 @given(st.integers(0, 400), seeds)
-def test_a_change_of_one_column_reaches_those_that_it_moves_and_no_others(chosen, seed):
-    """A fit resumed with one column elsewhere gives what a fit of all gives; columns far away keep their numbers."""
+def test_after_a_change_of_one_column_only_its_neighbours_are_fitted(chosen, seed):
+    """A continued fit agrees with one of all columns; columns far away keep their numbers."""
     rng = np.random.default_rng(seed)
     shape, sigma, noise = (150, 150), 2.5, 0.05
     places = lattice_positions(shape, 3.6 * sigma, margin=-4.0)
@@ -167,7 +165,7 @@ def test_a_change_of_one_column_reaches_those_that_it_moves_and_no_others(chosen
     assert (again.y == before.y)[far].mean() > 0.9
 
 
-def test_a_column_that_is_not_finite_leaves_its_neighbours_alone():
+def test_a_start_with_nan_does_not_affect_other_columns():
     shape, sigma = (60, 60), 2.5
     places = lattice_positions(shape, 8.5, margin=-4.0)
     image = gaussians(shape, places, sigma) + np.random.default_rng(0).normal(0, 0.02, shape)
@@ -182,8 +180,8 @@ def test_a_column_that_is_not_finite_leaves_its_neighbours_alone():
 
 
 @pytest.mark.parametrize("kind", [BatchedLevenbergMarquardt, CompiledLevenbergMarquardt])
-def test_a_column_that_is_not_finite_stands_still_on_every_device(kind):
-    """The same with the steps of a GPU: a prior of standard deviation 0 overflows."""
+def test_an_infinite_precision_does_not_affect_other_columns(kind):
+    """A prior with a standard deviation of 0 overflows."""
     shape, sigma = (70, 70), 2.5
     places = np.array([[20.0, 20.0], [20.0, 32.0], [45.0, 45.0]])
     image = gaussians(shape, places, sigma) + np.random.default_rng(0).normal(0, 0.02, shape)
@@ -197,8 +195,8 @@ def test_a_column_that_is_not_finite_stands_still_on_every_device(kind):
     assert np.abs(minimizer.fitted[2, :2] - 45.0).max() < 0.05
 
 
-def test_a_new_neighbour_makes_a_column_join_in():
-    """Five sigmas apart they are not solved for together, but the tail of one is in the window of the other."""
+def test_a_column_with_a_new_neighbour_is_fitted_again():
+    """Five sigmas apart, columns are not solved for together, but the tail of one is in the window of the other."""
     shape, sigma = (40, 64), 3.0
     places = np.array([[20.0, 24.0], [20.0, 39.0]])
     image = gaussians(shape, places, sigma) + np.random.default_rng(0).normal(0, 0.02, shape)
@@ -211,7 +209,7 @@ def test_a_new_neighbour_makes_a_column_join_in():
     assert np.abs(resumed.amplitude - anew.amplitude).max() < 0.1 * anew.amplitude_err.max()
 
 
-def test_what_may_not_move_keeps_its_numbers():
+def test_columns_that_are_not_movable_keep_their_numbers():
     shape, sigma = (50, 60), 2.5
     places = lattice_positions(shape, 8.5, margin=-4.0)
     image = gaussians(shape, places, sigma) + np.random.default_rng(0).normal(0, 0.02, shape)
@@ -227,12 +225,12 @@ def test_what_may_not_move_keeps_its_numbers():
 
 
 @pytest.mark.parametrize("prior", [[np.nan, 20.0, 0.1], [20.0, 20.0, 0.0], [20.0, 20.0, np.nan]])
-def test_a_prior_that_is_none_is_refused(prior):
+def test_an_invalid_prior_is_refused(prior):
     with pytest.raises(ValueError, match="prior must contain finite positions"):
         fit_columns(np.zeros((40, 40)), np.array([[20.0, 20.0]]), 2.5, variance=1.0, prior=np.array([prior]))
 
 
-def test_where_nothing_is_known_a_prior_may_hold_nan():
+def test_without_a_prior_the_expected_position_may_be_nan():
     shape, sigma = (40, 40), 2.5
     image = gaussians(shape, np.array([[20.0, 20.0]]), sigma) + np.random.default_rng(0).normal(0, 0.02, shape)
     fits = fit_columns(

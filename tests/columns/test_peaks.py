@@ -1,3 +1,5 @@
+"""Tests of the detection of peaks and of the matched filter."""
+
 from __future__ import annotations
 
 import math
@@ -65,14 +67,14 @@ def test_of_two_close_peaks_the_higher_one_stays():
     values[5, 5], values[5, 9], values[5, 13] = 1.0, 3.0, 2.0
     near = find_peaks(values, threshold=0.5, min_distance=5.0)
     assert near.tolist() == [[5.0, 9.0]]
-    # what is removed removes nothing itself
+    # a peak that is removed does not remove others
     values[5, 5], values[5, 9], values[5, 13] = 3.0, 2.0, 1.0
     assert find_peaks(values, threshold=0.5, min_distance=5.0).tolist() == [[5.0, 5.0], [5.0, 13.0]]
     assert len(find_peaks(values, threshold=0.5, min_distance=3.0)) == 3
     assert len(find_peaks(values, threshold=1.5, min_distance=3.0)) == 2
 
 
-def test_a_plateau_is_one_peak():
+def test_a_plateau_gives_one_peak():
     values = np.zeros((21, 21))
     values[9:12, 8:13] = 1.0
     found = find_peaks(values, threshold=0.5, min_distance=6.0)
@@ -82,13 +84,13 @@ def test_a_plateau_is_one_peak():
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (0, 19), (19, 0), (19, 19), (0, 7)])
-def test_peaks_on_the_border_count(corner):
+def test_peaks_on_the_border_are_found(corner):
     values = gaussians((20, 20), np.array([corner], dtype=float), 2.0)
     assert find_peaks(values, threshold=0.5, min_distance=3.0)[0] == pytest.approx(corner, abs=0.01)
 
 
 @pytest.mark.parametrize("values", [np.zeros((10, 10)), np.zeros((1, 1)), -np.ones((5, 3))])
-def test_no_peaks(values):
+def test_without_peaks_the_result_is_empty(values):
     assert find_peaks(values, threshold=0.0, min_distance=2.0).shape == (0, 2)
 
 
@@ -97,7 +99,7 @@ def test_no_peaks(values):
 
 @given(st.floats(-1e3, 1e3), st.floats(1.0, 6.0))
 @settings(max_examples=15)
-def test_a_level_has_no_response(level, sigma):
+def test_response_to_a_constant_is_zero(level, sigma):
     np.testing.assert_allclose(column_response(np.full((30, 30), level), sigma), 0.0, atol=1e-9 * (1 + abs(level)))
 
 
@@ -105,7 +107,7 @@ def test_a_level_has_no_response(level, sigma):
 @given(st.floats(1.5, 5.0))
 def test_response_of_a_column_of_the_filters_width(sigma):
     image = gaussians((129, 129), np.array([[64.0, 64.0]]), sigma)
-    # a Gaussian of variance s^2 through one of variance t^2 keeps s^2 / (s^2 + t^2) of its height
+    # a Gaussian of variance s^2, filtered with one of variance t^2, has s^2 / (s^2 + t^2) of its height
     assert column_response(image, sigma)[64, 64] == pytest.approx(1 / 2 - 1 / 5, rel=0.02)
 
 
@@ -114,44 +116,43 @@ def test_response_of_a_column_of_the_filters_width(sigma):
 
 @pytest.mark.parametrize("sigma", [1.5, 2.5, 4.0])
 @pytest.mark.parametrize("significance", [3.0, 4.5])
-def test_noise_alone_makes_no_more_peaks_than_it_should(sigma, significance):
+def test_number_of_false_peaks_in_noise(sigma, significance):
     found = sum(
         len(peaks_above_noise(noise(192, s), sigma, noise=1.0, min_distance=2 * sigma, significance=significance))
         for s in range(8)
     )
-    # one peak stands on several pixels: there are fewer peaks than pixels above the threshold
+    # a peak has several pixels: there are fewer peaks than pixels above the threshold
     expected = 8 * 192**2 * stats.norm.sf(significance)
     assert found <= expected + SIGMAS * math.sqrt(expected) + 3
 
 
 @pytest.mark.parametrize("correlation_x", [0.0, 0.4])
 @pytest.mark.parametrize("sigma", [2.0, 4.0])
-def test_threshold_is_in_deviations_of_the_filtered_noise(sigma, correlation_x):
-    """A plateau as high as the threshold is found just above it, and not just below it."""
+def test_threshold_is_in_standard_deviations_of_the_filtered_noise(sigma, correlation_x):
+    """The threshold at which the highest peak vanishes is its height over the assumed standard deviation."""
     values = noise(512, 3, correlation_x)
     inner = column_response(values, sigma)[20:-20, 20:-20]
-    # neighbouring values of the filtered noise are alike over 4 pi sigma^2 px
+    # the filtered noise is correlated over 4 pi sigma^2 px
     error = math.sqrt(4 * math.pi * sigma**2 / inner.size / 2)
     measured = float(inner.std())
     highest = float(inner.max())
 
     def peaks(significance: float) -> int:
-        cut = peaks_above_noise(
+        found = peaks_above_noise(
             values, sigma, noise=1.0, min_distance=1.0, significance=significance, correlation_x=correlation_x
         )
-        return int(((cut > 20) & (cut < 490)).all(axis=1).sum())
+        return int(((found > 20) & (found < 490)).all(axis=1).sum())
 
-    # the significance at which the highest peak vanishes tells the deviation that was assumed
     low, high = 1.0, 12.0
     for _ in range(30):
         middle = (low + high) / 2
         low, high = (middle, high) if peaks(middle) else (low, middle)
     assumed = highest / low
-    # colour is taken at zero frequency: true for columns wider than the correlation
+    # the formula holds for columns wider than the correlation length
     assert assumed == pytest.approx(measured, rel=SIGMAS * error + (0.1 if correlation_x else 0.02))
 
 
-def test_columns_stand_out_of_noise():
+def test_columns_in_noise_are_found():
     positions = lattice_positions((192, 192), 16.0, margin=-6.0)
     image = gaussians((192, 192), positions, 2.5) + 0.3 * noise(192, 0)
     found = peaks_above_noise(image, 2.5, noise=0.3, min_distance=8.0)

@@ -1,4 +1,4 @@
-"""Crowded columns that differ in height alone: one width and one background for all."""
+"""Tests of AtomDetector with a common width and a fixed background, for overlapping columns."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def particle(seed: int, noise: float = 3.0) -> tuple[np.ndarray, np.ndarray, np.
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_crowded_columns_have_their_integrals_with_a_common_width_and_background(seed):
+def test_intensities_of_overlapping_columns(seed):
     image, places, heights = particle(seed)
     detector = AtomDetector(common_width=True, background=LEVEL)
     table = detector.fit_transform(stemkit.calibrated(image.astype(np.float32), pixel_size=0.02))
@@ -39,7 +39,7 @@ def test_crowded_columns_have_their_integrals_with_a_common_width_and_background
     assert np.corrcoef(intensity, expected)[0, 1] > 0.98
 
 
-def test_a_width_that_was_asked_for_is_not_flagged():
+def test_a_common_width_is_not_flagged():
     image, _, _ = particle(3)
     table = AtomDetector(common_width=True, width=WIDTH).fit_transform(image.astype(np.float32))
     assert not (table["quality"] & stemkit.detection.Quality.WIDTH_HELD).any()

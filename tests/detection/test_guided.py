@@ -1,15 +1,14 @@
-"""Columns that are held near where a network shows them, and what networks show where nothing is."""
+"""Tests of guided columns, and of columns that a network shows in pure noise."""
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from strategies import gaussians, lattice_positions
+from strategies import gaussians, labelled, lattice_positions
 
 from stemkit import AtomDetector, NoiseModel, PointwiseNoise, SFINDenoiser
 from stemkit.columns import column_response, find_peaks
@@ -21,13 +20,8 @@ SHAPE = (256, 256)
 LATTICES = {"square": (18.0, 3.0, 0.0), "centred": (24.0, 3.0, 0.6), "coarse": (26.0, 4.5, 0.0)}
 
 
-def labelled(values: np.ndarray, noise: NoiseModel) -> xr.DataArray:
-    attrs = {"mode": "haadf", "noise": json.dumps({"pixel_size": None, **noise.to_dict()})}
-    return xr.DataArray(values, dims=("y", "x"), attrs=attrs)
-
-
 def counted(clean: np.ndarray, dose: float, seed: int, support: float = 0.1) -> xr.DataArray:
-    """Electrons counted, ``dose`` of them in a pixel at a bright column; a perfect counter."""
+    """Counted electrons without readout noise, ``dose`` of them per pixel at a bright column."""
     values = np.random.default_rng(seed).poisson(dose * (support + clean)) / dose
     return labelled(values, NoiseModel(1.0, support, pointwise=PointwiseNoise(0.01, 1 / dose, kind="poisson")))
 
@@ -50,7 +44,7 @@ def found_in(kind: str, dose: float, seed: int) -> tuple[pd.DataFrame, np.ndarra
 
 @pytest.mark.parametrize("kind", LATTICES)
 @pytest.mark.parametrize("dose", [1.0, 2.0, 3.0])
-def test_fits_find_what_the_network_shows(kind, dose):
+def test_fits_find_the_columns_that_the_network_shows(kind, dose):
     table, places, maxima = found_in(kind, dose, 0)
     radius = LATTICES[kind][0] / 4
     ours, shown = (match_columns(p, places, radius).f1 for p in (table[["y_px", "x_px"]], maxima))
@@ -58,7 +52,7 @@ def test_fits_find_what_the_network_shows(kind, dose):
     assert ours > shown - 0.05
 
 
-def test_positions_that_are_held_have_the_errors_that_are_stated():
+def test_errors_of_guided_columns_are_the_scatter_of_their_positions():
     pulls, widths = [], []
     for seed in range(3):
         table, places, _ = found_in("centred", 1.0, seed)
@@ -76,7 +70,7 @@ def test_positions_that_are_held_have_the_errors_that_are_stated():
 
 
 @pytest.mark.parametrize("level", [1.0, 3.0, None], ids=["one electron", "three electrons", "readout"])
-def test_networks_show_hardly_any_column_in_pure_noise(level):
+def test_false_columns_in_enhanced_noise_are_rare(level):
     """Measured: 0.05 columns in 10,000 px, in counts and in readout noise."""
     n, n_images = 0, 4
     for seed in range(n_images):

@@ -1,17 +1,14 @@
-"""What is found does not depend on where an image ends, on how often it repeats, or on torn rows."""
+"""Tests of the column search: faint sublattices, crops and tiles of an image, displaced rows."""
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
-import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial import cKDTree
-from strategies import lattice_positions, seeds
+from strategies import labelled, lattice_positions, seeds
 
 from stemkit import AtomDetector, NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.metrics import match_columns
@@ -22,13 +19,13 @@ CELL, WIDTH, SUPPORT = 24.0, 2.8, 0.1
 def drawn(
     shape: tuple[int, int], places: np.ndarray, heights: np.ndarray, sigma: float, shifts: np.ndarray
 ) -> np.ndarray:
-    """Columns as a beam records them whose rows are displaced by ``(2, n_y)`` px."""
+    """Columns recorded by a beam whose rows are displaced by ``(2, n_y)`` px."""
     rows, cols = np.indices(shape) + shifts[:, :, None]
     reach = int(5 * sigma) + 6
     image = np.zeros(shape)
     for (y, x), height in zip(places, heights, strict=True):
-        some = tuple(slice(max(0, int(p) - reach), max(0, int(p) + reach + 1)) for p in (y, x))
-        image[some] += height * np.exp(-((rows[some] - y) ** 2 + (cols[some] - x) ** 2) / (2 * sigma**2))
+        window = tuple(slice(max(0, int(p) - reach), max(0, int(p) + reach + 1)) for p in (y, x))
+        image[window] += height * np.exp(-((rows[window] - y) ** 2 + (cols[window] - x) ** 2) / (2 * sigma**2))
     return image
 
 
@@ -40,22 +37,17 @@ def perovskite(shape: tuple[int, int], faint: float, angle: float = 0.05) -> tup
 
 
 def recorded(dose: float, faint: float, jitter: float, seed: int, shape: tuple[int, int] = (280, 280)):
-    """Counts of a perovskite with displaced rows, its columns, and how to label other arrays alike."""
+    """Counts of a perovskite with displaced rows, its columns, and a function that adds the noise model to an array."""
     rng = np.random.default_rng(seed)
     places, heights = perovskite(shape, faint)
     shifts = np.stack([np.zeros(shape[0]), jitter * rng.normal(size=shape[0])])
     values = rng.poisson(dose * (SUPPORT + drawn(shape, places, heights, WIDTH, shifts))) / dose
     scan, counts = ScanNoise(jitter=jitter), PointwiseNoise(0.01, 1 / dose, kind="poisson")
     noise = NoiseModel(1.0, SUPPORT, scan=scan, pointwise=counts)
-    attrs = {"mode": "haadf", "noise": json.dumps({"pixel_size": None, **noise.to_dict()})}
-
-    def labelled(part: np.ndarray) -> xr.DataArray:
-        return xr.DataArray(part, dims=("y", "x"), attrs=attrs)
-
-    return values, places, heights, labelled
+    return values, places, heights, lambda part: labelled(part, noise)
 
 
-def within(places: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def are_inside(places: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     return ((places > low) & (places < high)).all(axis=1)
 
 
@@ -64,13 +56,13 @@ class TestPerovskite:
     @pytest.mark.parametrize("faint", [0.15, 0.2, 0.3])
     @pytest.mark.parametrize("jitter", [0.0, 0.3])
     def test_all_sublattices_are_found(self, dose, faint, jitter):
-        """All bright columns have the same faint neighbours: these are not what the fits of bright ones leave."""
-        values, places, heights, labelled = recorded(dose, faint, jitter, 0)
-        table = AtomDetector().fit_transform(labelled(values))
+        """All bright columns have the same faint neighbours, which must not be taken for their misfit."""
+        values, places, heights, to_image = recorded(dose, faint, jitter, 0)
+        table = AtomDetector().fit_transform(to_image(values))
         match = match_columns(table[["y_px", "x_px"]], places, 4.0)
         found = np.zeros(len(places), dtype=bool)
         found[match.true] = True
-        inside = within(places, np.full(2, 12.0), np.array(values.shape) - 13.0)
+        inside = are_inside(places, np.full(2, 12.0), np.array(values.shape) - 13.0)
         assert found[inside & (heights == faint)].mean() > 0.97
         assert found[inside & (heights > faint)].all()
         assert match.precision > 0.98
@@ -78,43 +70,42 @@ class TestPerovskite:
     @settings(max_examples=6)
     @given(st.floats(20.0, 200.0), st.floats(0.15, 0.35), st.floats(0.0, 0.4), st.integers(25, 60), seeds)
     def test_columns_of_a_crop_are_those_of_the_whole_image(self, dose, faint, jitter, offset, seed):
-        values, _, _, labelled = recorded(dose, faint, jitter, seed)
-        detector = AtomDetector().fit(labelled(values))
+        values, _, _, to_image = recorded(dose, faint, jitter, seed)
+        detector = AtomDetector().fit(to_image(values))
         start = np.array([offset, 85 - offset])
-        part = detector.transform(labelled(values[start[0] : start[0] + 195, start[1] : start[1] + 195]))
-        whole = detector.transform(labelled(values))
-        here, there = part[["y_px", "x_px"]].to_numpy() + start, whole[["y_px", "x_px"]].to_numpy()
+        part = detector.transform(to_image(values[start[0] : start[0] + 195, start[1] : start[1] + 195]))
+        whole = detector.transform(to_image(values))
+        in_part, in_whole = part[["y_px", "x_px"]].to_numpy() + start, whole[["y_px", "x_px"]].to_numpy()
         near = 0.1 * CELL / 2
         # away from the edges, where columns have all their neighbours
         low, high = start + 24, start + 195 - 25
-        pairs = ((here, there), (there, here))
+        pairs = ((in_part, in_whole), (in_whole, in_part))
         for ours, theirs in pairs:
-            inner = ours[within(ours, low, high)]
+            inner = ours[are_inside(ours, low, high)]
             assert len(inner) > 60
             assert (cKDTree(theirs).query(inner)[0] < near).mean() >= 0.995 - 1.0 / len(inner)
-        match = match_columns(here, there, near)
-        inner = within(here[match.found], low, high)
+        match = match_columns(in_part, in_whole, near)
+        inner = are_inside(in_part[match.found], low, high)
         errors = whole[["y_px_err", "x_px_err"]].to_numpy()[match.true][inner]
-        difference = np.abs(here[match.found] - there[match.true])[inner] / errors
+        difference = np.abs(in_part[match.found] - in_whole[match.true])[inner] / errors
         assert (difference < 0.2).mean() > 0.9
         assert np.median(difference) < 0.05
 
     @settings(max_examples=3)
     @given(st.floats(30.0, 200.0), st.floats(0.15, 0.3), seeds)
-    def test_an_image_that_repeats_has_as_many_times_the_columns(self, dose, faint, seed):
-        values, _, _, labelled = recorded(dose, faint, 0.2, seed, (220, 220))
-        detector = AtomDetector().fit(labelled(values))
-        one, four = (detector.transform(labelled(np.tile(values, (n, n)))) for n in (1, 2))
-        # those of the seams are others
-        inner = [
-            t[within(t[["y_px", "x_px"]].to_numpy() % 220, np.full(2, 24.0), np.full(2, 196.0))] for t in (one, four)
-        ]
+    def test_a_tiled_image_has_a_multiple_of_the_columns(self, dose, faint, seed):
+        values, _, _, to_image = recorded(dose, faint, 0.2, seed, (220, 220))
+        detector = AtomDetector().fit(to_image(values))
+        one, four = (detector.transform(to_image(np.tile(values, (n, n)))) for n in (1, 2))
+        # without the columns at the seams
+        low, high = np.full(2, 24.0), np.full(2, 196.0)
+        inner = [t[are_inside(t[["y_px", "x_px"]].to_numpy() % 220, low, high)] for t in (one, four)]
         assert len(inner[1]) == pytest.approx(4 * len(inner[0]), rel=0.01)
         assert len(four) == pytest.approx(4 * len(one), rel=0.06)
 
 
-class TestTornRows:
-    """Rows that are displaced along both axes by 1 px RMS, each by itself or slowly varying."""
+class TestDisplacedRows:
+    """Displacements of 1 px RMS along both axes, independent or slowly varying between rows."""
 
     @pytest.mark.parametrize(("sigma", "spacing"), [(4.0, 20.0), (5.0, 22.0), (6.0, 27.0)])
     @pytest.mark.parametrize("snr", [10.0, 20.0])

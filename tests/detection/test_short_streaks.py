@@ -1,16 +1,14 @@
-"""Columns among streaks that are shorter than a column is wide."""
+"""Tests of streaks shorter than the width of a column."""
 
 from __future__ import annotations
-
-import json
 
 import numpy as np
 import pytest
 import xarray as xr
-from strategies import gaussians, lattice_positions
+from strategies import gaussians, labelled, lattice_positions
 
 from stemkit import AtomDetector, NoiseModel, PointwiseNoise, ScanNoise
-from stemkit.detection.matched_filter import filtered, noise_variance
+from stemkit.detection.matched_filter import matched_filter, noise_variance
 from stemkit.detection.normalized_image import NormalizedImage
 from stemkit.metrics import match_columns
 
@@ -19,27 +17,25 @@ MODEL = NoiseModel(
 )
 
 
-def image_of(clean: np.ndarray, seed: int) -> xr.DataArray:
-    attrs = {"mode": "haadf", "noise": json.dumps({"pixel_size": None, **MODEL.to_dict()})}
-    noisy = MODEL.apply(clean, random_state=seed)
-    return xr.DataArray(noisy, dims=("y", "x"), attrs=attrs)
+def recorded(clean: np.ndarray, seed: int) -> xr.DataArray:
+    return labelled(MODEL.apply(clean, random_state=seed), MODEL)
 
 
 @pytest.mark.parametrize("width", [1.5, 3.0, 6.0])
-def test_their_variance_through_the_filter(width):
-    view = NormalizedImage.from_image(image_of(np.zeros((400, 400)), 0), None)
-    through, level = filtered(view.recorded, width)
-    expected = noise_variance(level, view, view.noise, width)
+def test_variance_of_filtered_streaks(width):
+    image = NormalizedImage.from_image(recorded(np.zeros((400, 400)), 0), None)
+    filtered = matched_filter(image.recorded, width)
+    expected = noise_variance(filtered.level, image, image.noise, width)
     inner = slice(40, -40), slice(40, -40)
-    assert through[inner].var() == pytest.approx(expected[inner].mean(), rel=0.15)
+    assert filtered.response[inner].var() == pytest.approx(expected[inner].mean(), rel=0.15)
 
 
-def test_errors_of_positions():
+def test_errors_are_the_scatter_of_the_positions():
     shape = (300, 300)
     positions = lattice_positions(shape, 22.0, margin=-12.0)
     pulls = []
     for seed in range(2):
-        table = AtomDetector(spacing=22.0, width=3.5).fit_transform(image_of(gaussians(shape, positions, 3.5), seed))
+        table = AtomDetector(spacing=22.0, width=3.5).fit_transform(recorded(gaussians(shape, positions, 3.5), seed))
         match = match_columns(table[["y_px", "x_px"]], positions, 5.0)
         assert match.recall == 1
         found, true = table.iloc[match.found], positions[match.true]

@@ -1,3 +1,5 @@
+"""Tests of the image of fitted columns."""
+
 import numpy as np
 import pytest
 from strategies import gaussians, lattice_positions
@@ -11,7 +13,7 @@ SHAPE = (160, 160)
 
 @pytest.mark.parametrize("mode", ["haadf", "bf"])
 @pytest.mark.parametrize("elliptical", [False, True])
-def test_what_is_left_is_noise(mode, elliptical):
+def test_the_residual_is_the_noise(mode, elliptical):
     sign = 1 if mode == "haadf" else -1
     clean = 500.0 + sign * gaussians(SHAPE, lattice_positions(SHAPE, 15.0, margin=-4.0), 2.6, 100.0)
     noise = NoiseModel(100.0, 500.0, mode, pointwise=PointwiseNoise(readout=0.1))
@@ -20,12 +22,12 @@ def test_what_is_left_is_noise(mode, elliptical):
     fitted = fitted_image(table, image)
     np.testing.assert_array_equal(fitted.coords["x"], image.coords["x"])
     rest = (image - fitted).values[12:-12, 12:-12]
-    # fits take a part of the noise with them
+    # the residual of a fit is smaller than the noise of 10
     assert 8.5 < rest.std() < 10.5
     assert abs(rest.mean()) < 0.5
 
 
-def test_nothing_found_is_flat():
+def test_without_columns_the_image_is_constant():
     image = np.full((32, 32), 3.0)
     table = AtomDetector(mode="haadf").fit_transform(image)
     np.testing.assert_array_equal(fitted_image(table, image, mode="haadf"), image)

@@ -1,4 +1,4 @@
-"""What the detector makes of pixels that are no measurement."""
+"""Tests of AtomDetector and NormalizedImage with faulty pixels."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def found(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", ["one", "many", "hot row"])
-def test_faulty_pixels_cost_no_column_and_no_accuracy(kind):
+def test_faulty_pixels_do_not_reduce_recall_or_accuracy(kind):
     without, _ = found(counts())
     errors, quality = found(spoiled(kind))
     assert np.sqrt((errors**2).mean()) < 1.04 * np.sqrt((without**2).mean())
@@ -53,13 +53,13 @@ def test_faulty_pixels_cost_no_column_and_no_accuracy(kind):
     assert flagged < 0.25
 
 
-def test_a_view_has_faulty_pixels_filled_and_says_which():
-    image, known = spoiled("many"), NoiseCalibrator(mode="haadf").fit(counts()).noise_model_
-    view = NormalizedImage.from_image(split(image)[0], "haadf")
-    assert view.faulty is not None
-    np.testing.assert_array_equal(view.faulty, image == 65535)
-    recorded = (image - view.noise.level) / view.noise.contrast
-    np.testing.assert_allclose(view.recorded[~view.faulty], recorded[~view.faulty])
-    assert view.recorded.max() < 2.0
-    assert view.noise.contrast == pytest.approx(known.contrast, rel=0.01)
+def test_faulty_pixels_are_interpolated_and_marked():
+    values, known = spoiled("many"), NoiseCalibrator(mode="haadf").fit(counts()).noise_model_
+    image = NormalizedImage.from_image(split(values)[0], "haadf")
+    assert image.faulty is not None
+    np.testing.assert_array_equal(image.faulty, values == 65535)
+    recorded = (values - image.noise.level) / image.noise.contrast
+    np.testing.assert_allclose(image.recorded[~image.faulty], recorded[~image.faulty])
+    assert image.recorded.max() < 2.0
+    assert image.noise.contrast == pytest.approx(known.contrast, rel=0.01)
     assert NormalizedImage.from_image(split(counts())[0], "haadf").faulty is None

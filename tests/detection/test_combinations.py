@@ -1,4 +1,4 @@
-"""Columns where several things meet: frames that bins do not fill, one background, several images."""
+"""Tests of combinations: frames that bins do not fill, a fixed background, several images, guided columns."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from stemkit.detection import Quality, good_columns
 from stemkit.metrics import match_columns
 
 
-def shown_by_a_network(dose: float = 0.15, seed: int = 0) -> xr.DataArray:
-    """A lattice recorded with hardly any electrons, and what a network that knows it would make of it."""
+def low_dose_image(dose: float = 0.15, seed: int = 0) -> xr.DataArray:
+    """A lattice recorded with few electrons, with the maps of an ideal network."""
     rng, shape = np.random.default_rng(seed), (96, 96)
     positions = lattice_positions(shape, 16.0, margin=8.0)
     clean = 0.02 + gaussians(shape, positions, 2.5)
@@ -27,16 +27,16 @@ def shown_by_a_network(dose: float = 0.15, seed: int = 0) -> xr.DataArray:
 
 @pytest.mark.parametrize("background", [None, 0.02])
 def test_guided_columns_have_errors(background):
-    table = AtomDetector(spacing=16.0, width=2.5, background=background).fit_transform(shown_by_a_network())
+    table = AtomDetector(spacing=16.0, width=2.5, background=background).fit_transform(low_dose_image())
     guided = table[table["quality"] & Quality.GUIDED > 0]
     assert len(guided) > 10
-    # at most the network's own error, a fifth of the width, which the pixels make smaller
+    # at most the error of the network, a fifth of the width, which the pixels reduce
     errors = guided[["y_px_err", "x_px_err"]].to_numpy()
     assert ((errors > 0.1) & (errors < 0.2 * 2.5 + 1e-6)).all()
 
 
-def test_shared_positions_say_which_are_guided():
-    images = [shown_by_a_network(seed=seed) for seed in (0, 1)]
+def test_guided_columns_with_shared_positions_are_flagged():
+    images = [low_dose_image(seed=seed) for seed in (0, 1)]
     table = AtomDetector(spacing=16.0, width=2.5, shared_positions=True, background=0.02).fit_transform(images)
     guided = table["quality"] & Quality.GUIDED > 0
     assert guided.sum() > 10
@@ -45,7 +45,7 @@ def test_shared_positions_say_which_are_guided():
 
 
 @pytest.mark.parametrize("n", [97, 98, 99])
-def test_columns_beyond_a_frame_that_bins_do_not_fill_are_left_out(n):
+def test_columns_outside_a_frame_that_bins_do_not_fill_are_left_out(n):
     positions = np.array([(30.0, 30.0), (30.0, 75.0), (75.0, 30.0), (n + 2.0, 60.0)])
     image = gaussians((n, n), positions, 8.0) + np.random.default_rng(0).normal(0, 0.02, (n, n))
     table = AtomDetector(spacing=45.0, width=8.0, mode="haadf").fit_transform(image)
@@ -53,7 +53,7 @@ def test_columns_beyond_a_frame_that_bins_do_not_fill_are_left_out(n):
     assert len(table) == 3
 
 
-def test_elliptical_columns_in_means_of_pixels_are_those_of_the_pixels():
+def test_elliptical_columns_of_a_binned_image_are_converted():
     y, x = np.mgrid[:160, :160] - 80.0
     e1, sigma = 0.5, 7.0
     image = np.exp(-0.5 * (y**2 / (1 + e1) + x**2 / (1 - e1)) / sigma**2)
@@ -64,7 +64,7 @@ def test_elliptical_columns_in_means_of_pixels_are_those_of_the_pixels():
     assert fits.sigma[0] == pytest.approx(sigma, rel=1e-4)
 
 
-def test_the_residual_of_a_stack_is_that_of_all_its_columns():
+def test_the_residual_of_a_stack_is_the_median_of_all_columns():
     positions = lattice_positions((90, 90), 15.0, margin=4.0)
     rng = np.random.default_rng(0)
     crystal = gaussians((90, 90), positions, 2.4) + rng.normal(0, 0.05, (90, 90))
@@ -101,4 +101,4 @@ def test_columns_that_are_much_oversampled_are_found():
     match = match_columns(table[["y_px", "x_px"]], in_frame, 60.0)
     assert match.recall == 1
     assert max(match.rms) < 0.5
-    assert len(table) <= len(in_frame) + 6  # and those that the border cuts
+    assert len(table) <= len(in_frame) + 6  # and some whose centres are near the border

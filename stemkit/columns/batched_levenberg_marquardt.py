@@ -46,7 +46,7 @@ class BatchedLevenbergMarquardt:
         placeholder[:, 3] = 1.0
         placeholder[:, :2] = -1e6
         self.parameters = torch.cat([start, placeholder])
-        self.centre = self._window_centers(self.parameters)
+        self.center = self._window_centers(self.parameters)
         crowded = (problem.coupled < self.n).any(1)
         self.damping = torch.where(crowded, LIMITS.crowded_first_damping, LIMITS.first_damping).to(start.dtype)
         self.min_damping = torch.where(crowded, LIMITS.crowded_min_damping, LIMITS.min_damping).to(start.dtype)
@@ -110,7 +110,7 @@ class BatchedLevenbergMarquardt:
         covariance = covariance * free[:, :, None] * free[:, None, :]
         ramps = None
         if noise.tilt:
-            ramps = ramp_projections(self.problem, self.parameters, self.centre, self.all_columns).cpu().numpy()
+            ramps = ramp_projections(self.problem, self.parameters, self.center, self.all_columns).cpu().numpy()
         prior = None if self.prior is None else self.prior.cpu().numpy()
         chi2, dof = equations.chi2.cpu().numpy(), self._degrees_of_freedom().cpu().numpy()
         return inflated_covariances(covariance.cpu().numpy(), chi2, dof, noise, ramps, prior)
@@ -125,9 +125,9 @@ class BatchedLevenbergMarquardt:
         self.parameters[active] = self._clipped(before + self._limited(change, active, neighbors), active)
         change = self.parameters[active] - before
         length = ((equations.gradient * change).sum(1).abs() / self._residual_variance()[active]).sqrt()
-        off_center = (self.parameters[active, :2] - self.centre[active]).abs().amax(1) > LIMITS.max_off_center
+        off_center = (self.parameters[active, :2] - self.center[active]).abs().amax(1) > LIMITS.max_off_center
         moved = active[off_center]
-        self.centre[moved] = self._window_centers(self.parameters[moved])
+        self.center[moved] = self._window_centers(self.parameters[moved])
         new = self._evaluate(self.parameters, active, None if with_shared else equations.shared)
         slope, slope_at_end = (self._slope(e, change, neighbors) for e in (equations, new))
         # the gain of a step is half the sum of the slopes at its ends
@@ -165,7 +165,7 @@ class BatchedLevenbergMarquardt:
         """Normal equations with the prior and the penalty for different backgrounds of overlapping columns; former
         off-diagonal blocks ``shared`` are kept, if given.
         """
-        equations = normal_equations(self.problem, parameters, self.centre, columns, with_shared=shared is None)
+        equations = normal_equations(self.problem, parameters, self.center, columns, with_shared=shared is None)
         if shared is None:
             # with streaks, the off-diagonal element of the backgrounds may be negative
             overlap = equations.shared[:, :, 4, 4].clamp_min(0.0)

@@ -60,7 +60,7 @@ class NormalEquations:
 
 
 def normal_equations(
-    problem: FitProblem, parameters: Tensor, centre: Tensor, columns: Tensor, *, with_shared: bool = True
+    problem: FitProblem, parameters: Tensor, center: Tensor, columns: Tensor, *, with_shared: bool = True
 ) -> NormalEquations:
     """The normal equations of some columns at given parameters.
 
@@ -69,7 +69,7 @@ def normal_equations(
     problem : FitProblem
     parameters : Tensor of shape (n + 1, P)
         The last row stands for an absent neighbour.
-    centre : Tensor of shape (n + 1, 2)
+    center : Tensor of shape (n + 1, 2)
         Central pixels of the windows.
     columns : Tensor of shape (m,)
         Indices.
@@ -84,17 +84,17 @@ def normal_equations(
     depth = 1 + problem.coupled.shape[1] * with_shared + problem.near.shape[1] * not_separable
 
     def compute(batch_problem: FitProblem, batch: Tensor) -> tuple[Tensor, ...]:
-        return _batch_equations(batch_problem, parameters, centre, batch, with_shared)
+        return _batch_equations(batch_problem, parameters, center, batch, with_shared)
 
     return NormalEquations(*_in_batches(compute, problem, columns, depth))
 
 
-def ramp_projections(problem: FitProblem, parameters: Tensor, centre: Tensor, columns: Tensor) -> Tensor:
+def ramp_projections(problem: FitProblem, parameters: Tensor, center: Tensor, columns: Tensor) -> Tensor:
     """``J^T C^-1 r`` for backgrounds r with a slope of 1 per px along y and x, ``(m, 2, P)``."""
 
     def compute(batch_problem: FitProblem, batch: Tensor) -> tuple[Tensor, ...]:
-        windows = _whitened_windows(batch_problem, parameters, centre, batch)
-        dy, dx = _offsets(batch_problem, parameters[batch], centre[batch], None)
+        windows = _whitened_windows(batch_problem, parameters, center, batch)
+        dy, dx = _offsets(batch_problem, parameters[batch], center[batch], None)
         ramps = torch.stack(torch.broadcast_tensors(dy, dx), dim=1).contiguous()
         product = windows.whiten(ramps).flatten(2) @ windows.stacked[:, :-1].flatten(2).transpose(1, 2)
         return (product.to(torch.float64) * problem.free[batch][:, None],)
@@ -122,11 +122,11 @@ def _in_batches(
 
 
 def _batch_equations(
-    problem: FitProblem, parameters: Tensor, centre: Tensor, batch: Tensor, with_shared: bool
+    problem: FitProblem, parameters: Tensor, center: Tensor, batch: Tensor, with_shared: bool
 ) -> tuple[Tensor, ...]:
     """The fields of :class:`NormalEquations` for a batch of columns."""
     neighbors = problem.coupled[batch]
-    windows = _whitened_windows(problem, parameters, centre, batch)
+    windows = _whitened_windows(problem, parameters, center, batch)
     stacked = windows.stacked.flatten(2)
     product = (stacked @ stacked.transpose(1, 2)).to(torch.float64)
     free = problem.free.to(product.dtype)
@@ -136,7 +136,7 @@ def _batch_equations(
     if with_shared and neighbors.shape[1]:
         neighbor_parameters = parameters[neighbors].to(problem.image.dtype)
         displaced = None if windows.displaced is None else windows.displaced[:, :, None]
-        offsets = _offsets(problem, parameters[neighbors], centre[batch][:, None], displaced)
+        offsets = _offsets(problem, parameters[neighbors], center[batch][:, None], displaced)
         weighted = windows.whiten.adjoint(windows.stacked[:, :-1])
         shared = projected(neighbor_parameters, *offsets, windows.shares[:, 1:], weighted).to(own.dtype)
         shared = shared * free[batch][:, None, :, None] * free[neighbors][:, :, None, :]
@@ -167,11 +167,11 @@ class _Windows:
     pixels: Tensor
 
 
-def _whitened_windows(problem: FitProblem, parameters: Tensor, centre: Tensor, batch: Tensor) -> _Windows:
-    middle, dtype = centre[batch], problem.image.dtype
+def _whitened_windows(problem: FitProblem, parameters: Tensor, center: Tensor, batch: Tensor) -> _Windows:
+    middle, dtype = center[batch], problem.image.dtype
     used = problem.used(batch, middle)
     displaced = None if problem.scan is None else problem.windows(problem.scan, middle)
-    shares, model = _backgrounds(problem, parameters, centre, batch)
+    shares, model = _backgrounds(problem, parameters, center, batch)
     stacked = torch.empty(len(batch), parameters.shape[1] + 1, *used.shape[1:], dtype=dtype, device=used.device)
     offsets = _offsets(problem, parameters[batch], middle, displaced)
     column, _ = derivatives(parameters[batch].to(dtype), *offsets, shares[:, 0], stacked[:, :-1])
@@ -201,9 +201,9 @@ def _neighbor_model(problem: FitProblem, parameters: Tensor, middle: Tensor, dis
     return summed(parameters.to(problem.image.dtype), *offsets)
 
 
-def _inside_windows(problem: FitProblem, centre: Tensor, columns: Tensor, middle: Tensor) -> Tensor:
+def _inside_windows(problem: FitProblem, center: Tensor, columns: Tensor, middle: Tensor) -> Tensor:
     """Which of a window's pixels are also in the windows of other columns, ``(..., h, w)``."""
-    offset = (centre[columns] - middle).to(problem.image.dtype)
+    offset = (center[columns] - middle).to(problem.image.dtype)
     dy, dx = (problem.span - offset[..., i, None] for i in (0, 1))
     # half the length of each row of the disk; negative outside
     half = ((problem.radius[columns] + 0.5) ** 2)[..., None] - dy**2
@@ -211,7 +211,7 @@ def _inside_windows(problem: FitProblem, centre: Tensor, columns: Tensor, middle
     return dx.abs()[..., None, :] <= half[..., :, None]
 
 
-def _backgrounds(problem: FitProblem, parameters: Tensor, centre: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
+def _backgrounds(problem: FitProblem, parameters: Tensor, center: Tensor, batch: Tensor) -> tuple[Tensor, Tensor]:
     """Background of a window's pixels, ``(m, h, w)``, the mean of those of the columns whose windows contain the pixel,
     and the weights in it of the column and of its coupled neighbours, ``(m, 1 + k, h, w)``, which come first.
     """
@@ -219,7 +219,7 @@ def _backgrounds(problem: FitProblem, parameters: Tensor, centre: Tensor, batch:
     levels = parameters[columns, 4].to(problem.image.dtype)
     if columns.shape[1] == 1:
         return torch.ones_like(levels)[..., None, None], levels[..., None]
-    shares = _inside_windows(problem, centre, columns, centre[batch][:, None]).to(problem.image.dtype)
+    shares = _inside_windows(problem, center, columns, center[batch][:, None]).to(problem.image.dtype)
     shares[:, 0] = 1.0
     shares /= shares.sum(1, keepdim=True)
     return shares, (levels[:, None] @ shares.flatten(2)).view(len(batch), *shares.shape[2:])

@@ -152,8 +152,8 @@ def fit_columns(
     )
     free[is_outside] = False
     noise = FitNoise(units.variance(variance), correlation_x, streaks / units.scale, tilt / units.scale)
-    problem = build_problem(units.normalised, start_positions, sigma, noise, shifts, valid, free, torch.device(device))
-    start = start_at(units.normalised, start_positions, sigma) if former is None else parameters_of(former, units)
+    problem = build_problem(units.normalized, start_positions, sigma, noise, shifts, valid, free, torch.device(device))
+    start = start_at(units.normalized, start_positions, sigma) if former is None else parameters_of(former, units)
     start[torch.as_tensor(~fit_sigma), 3] = torch.as_tensor(sigma[~fit_sigma])
     n_parameters = free.shape[1]
     start = torch.nn.functional.pad(start, (0, n_parameters - 5)) if former is None else start[:, :n_parameters]

@@ -65,7 +65,7 @@ class CompiledLevenbergMarquardt:
         )
         self.state = FitState(
             parameters=parameters,
-            centre=_window_centers(problem, parameters),
+            center=_window_centers(problem, parameters),
             movable=np.ones(self.n, dtype=bool),
             start=np.ascontiguousarray(start.numpy()),
             sigma=np.ascontiguousarray(sigma.numpy()),
@@ -176,7 +176,7 @@ class CompiledLevenbergMarquardt:
             return
         state = self.state
         normal_equations(
-            self.arrays, state.parameters, state.centre, columns, with_shared, self.equations, self._no_ramps
+            self.arrays, state.parameters, state.center, columns, with_shared, self.equations, self._no_ramps
         )
         add_penalties(self.arrays, state, self.equations, LIMITS, columns, with_shared)
         state.outdated[columns[with_shared]] = False
@@ -201,7 +201,7 @@ class CompiledLevenbergMarquardt:
         discarded = EquationArrays(*map(np.empty_like, self.equations))._replace(shared=self.equations.shared)
         without_shared = np.zeros(len(columns), dtype=bool)
         normal_equations(
-            self.arrays, self.state.parameters, self.state.centre, columns, without_shared, discarded, ramps
+            self.arrays, self.state.parameters, self.state.center, columns, without_shared, discarded, ramps
         )
         return ramps
 

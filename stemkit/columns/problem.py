@@ -56,25 +56,25 @@ class FitProblem:
         """Offsets of a window's pixels from its central one along one axis."""
         return torch.arange(-self.reach, self.reach + 1, device=self.image.device)
 
-    def windows(self, values: Tensor, centre: Tensor) -> Tensor:
-        """Windows of an array around the pixels ``centre`` ``(m, 2)``, ``(..., m, h, w)``."""
+    def windows(self, values: Tensor, center: Tensor) -> Tensor:
+        """Windows of an array around the pixels ``center`` ``(m, 2)``, ``(..., m, h, w)``."""
         size = 2 * self.reach + 1
-        row, col = (centre - self.reach + self.pad).T
+        row, col = (center - self.reach + self.pad).T
         if values.device.type == "cpu":
             # five times as fast as advanced indexing of an unfolded tensor
             blocks = np.lib.stride_tricks.sliding_window_view(values.numpy(), (size, size), axis=(-2, -1))
             return torch.from_numpy(blocks[..., row.numpy(), col.numpy(), :, :])
         return values.unfold(-2, size, 1).unfold(-2, size, 1)[..., row, col, :, :]
 
-    def used(self, columns: Tensor, centre: Tensor) -> Tensor:
+    def used(self, columns: Tensor, center: Tensor) -> Tensor:
         """Which pixels of the columns' windows are valid, in the image and within the radius, ``(m, h, w)``."""
-        size = torch.tensor(self.image.shape, device=centre.device) - 2 * self.pad
-        pixel = centre[:, :, None] + self.span
+        size = torch.tensor(self.image.shape, device=center.device) - 2 * self.pad
+        pixel = center[:, :, None] + self.span
         inside = (pixel >= 0) & (pixel < size[:, None])
         square = self.span**2
         disk = square[:, None] + square[None, :] <= ((self.radius[columns] + 0.5) ** 2)[:, None, None]
         used = inside[:, 0, :, None] & inside[:, 1, None, :] & disk
-        return used if self.valid is None else used & self.windows(self.valid, centre)
+        return used if self.valid is None else used & self.windows(self.valid, center)
 
 
 def build_problem(

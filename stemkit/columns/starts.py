@@ -28,13 +28,13 @@ class FitUnits:
     ----------
     level, scale : float
         Intensity that is 0 in these units, and difference of intensities that is 1.
-    normalised : ndarray of shape (n_y, n_x)
+    normalized : ndarray of shape (n_y, n_x)
         ``(values - level) / scale``.
     """
 
     level: float
     scale: float
-    normalised: NDArray[np.float64]
+    normalized: NDArray[np.float64]
 
     @classmethod
     def from_image(cls, values: NDArray) -> FitUnits:

@@ -57,6 +57,15 @@ SEARCH = SearchSettings()
 
 
 @dataclass(frozen=True)
+class SearchResult:
+    """Fits of all candidates in the binned image, which of these are columns, ``(n,)``, and the misfit of the fits."""
+
+    columns: FittedColumns
+    is_column: NDArray[np.bool_]
+    misfit: Misfit
+
+
+@dataclass(frozen=True)
 class ColumnSearch:
     """The search for the columns of one image: candidates, fits, search of the residual, acceptance.
 
@@ -94,15 +103,15 @@ class ColumnSearch:
         network = network_candidates(self.image, self.spacing, self.width)
         fine = max(1, int(self.width / SEARCH.fit_pixels))
         coarse = fine * max(1, int(self.width / fine / SEARCH.search_pixels))
-        columns, is_column, misfit = self._binned(coarse, quick=True)._search(_binned_candidates(network, coarse))
-        columns = replace(columns, fits=columns.fits.unbinned(coarse // fine))
+        result = self._binned(coarse, quick=True)._search(_binned_candidates(network, coarse))
+        candidates = replace(result.columns, fits=result.columns.fits.unbinned(coarse // fine))
         final = self._binned(fine)
-        columns = final._fit_finally(columns).take(is_column)
+        columns = final._fit_finally(candidates).take(result.is_column)
         found = FoundColumns(columns.fits, columns.width_fixed, np.zeros(len(columns), dtype=bool))
         shown = _binned_candidates(network, fine)
         if shown is not None:
             min_distance = max(SEARCH.duplicate_distance * final.width, final._close_distance)
-            found = add_guided_columns(final.fitter, columns, shown, misfit, min_distance)
+            found = add_guided_columns(final.fitter, columns, shown, result.misfit, min_distance)
         found = replace(found, fits=found.fits.unbinned(fine))
         return found.take(is_inside(found.fits, self.image))
 
@@ -116,8 +125,7 @@ class ColumnSearch:
         """Columns are rarely nearer to each other than this, px; 0 if the spacing is unknown."""
         return SEARCH.close_distance * self.spacing if np.isfinite(self.spacing) else 0.0
 
-    def _search(self, network: NetworkCandidates | None) -> tuple[FittedColumns, NDArray[np.bool_], Misfit]:
-        """Fits of all candidates, which of these are columns, and the misfit of the fits."""
+    def _search(self, network: NetworkCandidates | None) -> SearchResult:
         fits = self.fitter.fit(self._first_candidates(network))
         fits = fits.take(_is_column(fits, self.image, SEARCH.first_significance * self.significance))
         columns = self.fitter.fix_faint_widths(FittedColumns(fits, np.zeros(len(fits), dtype=bool)))
@@ -127,7 +135,7 @@ class ColumnSearch:
         # columns are accepted with the fixed width: a free one would increase the errors of the amplitudes
         columns = self.fitter.fix_faint_widths(columns)
         is_column = _is_column(columns.fits, self.image, self.significance)
-        return self._free_clear_widths(columns), is_column, misfit
+        return SearchResult(self._free_clear_widths(columns), is_column, misfit)
 
     def _first_candidates(self, network: NetworkCandidates | None) -> NDArray[np.float64]:
         """Candidates of the recorded image, and those that only the network shows; of single atoms the latter alone."""

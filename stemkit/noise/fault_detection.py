@@ -13,7 +13,7 @@ from stemkit.columns import ColumnFits
 from stemkit.noise.differences import robust_std, row_difference, rows_without
 from stemkit.noise.hum import lattice_frequency_bands
 from stemkit.noise.registration import BeamDisplacement
-from stemkit.pixels import Noise, PixelFaults
+from stemkit.pixels import LevelDependentNoise, PixelFaults
 
 __all__ = ["describe_pixel_faults", "find_scan_faults", "saturated_pixels"]
 
@@ -90,7 +90,7 @@ def _is_no_count(values: NDArray, at_zero: NDArray, quantum: float) -> bool:
     if float(((left - right) ** 2).mean()) / 2 <= SETTINGS.counts_variance * quantum * mean:
         return True
     # zeros at the edge of a specimen have neighbours of different means: the rest of the image decides
-    noise = Noise.of(values.astype(np.float64))
+    noise = LevelDependentNoise.from_image(values.astype(np.float64))
     ratio = noise.variance / np.maximum(quantum * noise.level, 1e-300)
     equal = (ratio > 1 / SETTINGS.counts_variance) & (ratio < SETTINGS.counts_variance)
     return bool(equal.mean() > SETTINGS.counted_levels)

@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from stemkit.pixels.limits import LIMITS
-from stemkit.pixels.noise import Noise
+from stemkit.pixels.noise import LevelDependentNoise
 
 __all__ = ["abrupt_areas", "distant_rows", "single_valued_areas"]
 
 
-def distant_rows(work: NDArray, noise: Noise, flat: NDArray) -> NDArray[np.bool_]:
+def distant_rows(work: NDArray, noise: LevelDependentNoise, flat: NDArray) -> NDArray[np.bool_]:
     """Rows whose difference from both neighbours is much larger than that of other rows nearby."""
     far = np.zeros(len(work), dtype=bool)
     rows = work[:, :: max(1, work.shape[1] // 256)]
@@ -28,7 +28,7 @@ def distant_rows(work: NDArray, noise: Noise, flat: NDArray) -> NDArray[np.bool_
     else:
         typical = np.full(len(distance), np.median(distance))
     # the mean absolute difference of two normal variables is 1.13 standard deviations
-    least = 1.13 * noise.deviation(_row_mean(rows)) + 1e-300
+    least = 1.13 * noise.std(_row_mean(rows)) + 1e-300
     typical = np.maximum(np.minimum(np.r_[np.inf, typical], np.r_[typical, np.inf]), least)
     # the first and the last row have both neighbours on the same side
     first, last = (_row_mean(np.abs(rows[i] - rows[j])[None]) for i, j in ((0, 2), (-1, -3)))
@@ -74,7 +74,7 @@ def _covered(starts: NDArray, size: int, axis: int) -> NDArray[np.bool_]:
     return ~_windows(~np.pad(starts, margin), size, axis)
 
 
-def abrupt_areas(work: NDArray, area: NDArray, noise: Noise) -> NDArray[np.bool_]:
+def abrupt_areas(work: NDArray, area: NDArray, noise: LevelDependentNoise) -> NDArray[np.bool_]:
     """The constant areas where noise would be visible, or whose edge is more abrupt than the image around them."""
     labels, n = ndimage.label(area)
     near, wide = (ndimage.maximum_filter(labels, size) for size in (3, 5))
@@ -93,10 +93,10 @@ def abrupt_areas(work: NDArray, area: NDArray, noise: Noise) -> NDArray[np.bool_
     variation = np.where(n_far > 0, np.abs(far_mean - ring_mean), 0.0)
     is_small = np.bincount(labels.ravel(), minlength=n + 1) < LIMITS.small
     factor = np.where(is_small, LIMITS.small_contrast, LIMITS.contrast)
-    abrupt = np.abs(value - ring_mean) > LIMITS.variation * variation + factor * noise.deviation(ring_mean)
+    abrupt = np.abs(value - ring_mean) > LIMITS.variation * variation + factor * noise.std(ring_mean)
     inside = (value > work.min()) & (value < work.max())
     least = LIMITS.least_noise * (noise.ceiling - noise.floor)
-    visible = noise.at(value) > max(0.25 * noise.quantum**2, least**2)
+    visible = noise.variance_at(value) > max(0.25 * noise.quantum**2, least**2)
     bad = (n_ring > 0) & (abrupt | (inside & visible))
     bad[0] = False
     return bad[labels]

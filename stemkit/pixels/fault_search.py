@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stemkit.pixels.areas import abrupt_areas, distant_rows, single_valued_areas
 from stemkit.pixels.interpolation import interpolated
 from stemkit.pixels.limits import LIMITS
-from stemkit.pixels.noise import Noise, centred
+from stemkit.pixels.noise import LevelDependentNoise, centred
 from stemkit.pixels.single import cubic_interpolations, isolated_pixels, outlying_pixels
 
 __all__ = ["PixelFaults", "faulty_pixels", "filled", "find_pixel_faults"]
@@ -106,7 +106,7 @@ def find_pixel_faults(values: NDArray) -> PixelFaults:
     if min(work.shape) < LIMITS.smallest or np.ptp(work) == 0:
         return PixelFaults(none, none, none, none)
     constant = single_valued_areas(work)
-    noise = Noise.of(work, constant)
+    noise = LevelDependentNoise.from_image(work, constant)
     if constant.any():
         constant = abrupt_areas(work, constant, noise)
     flat = constant.all(axis=1) & (np.ptp(work, axis=1) == 0)

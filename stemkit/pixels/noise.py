@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from stemkit.pixels.limits import CUBIC, LIMITS
 
-__all__ = ["Noise", "centred"]
+__all__ = ["LevelDependentNoise", "centred"]
 
 
 @dataclass(frozen=True)
-class Noise:
+class LevelDependentNoise:
     """Variance of the noise as a function of the local level, in the units of the image.
 
     ``level`` and ``variance`` are ``(n_bins,)``, ``gain`` the slope of the variance beyond the highest level,
@@ -30,7 +30,7 @@ class Noise:
     ceiling: float
 
     @classmethod
-    def of(cls, work: NDArray, constant: NDArray | None = None) -> Noise:
+    def from_image(cls, work: NDArray, constant: NDArray | None = None) -> LevelDependentNoise:
         """Measure the noise of an image without outliers; constant areas are excluded from the range of intensities."""
         subset = tuple(slice(None, None, max(1, n // 256)) for n in work.shape)
         sample = work[subset]
@@ -69,20 +69,20 @@ class Noise:
         residuals, intensity = (blocks(i).transpose(0, 2, 1, 3).reshape(-1, b * b)[chosen] for i in (residual, at))
         model = cls(level, variance, gain, quantum, LIMITS.normal_tail, floor, ceiling)
         # the level of a pixel is that predicted from its neighbors
-        z = np.abs(residuals) / np.sqrt(model.at(intensity - CUBIC * residuals))
+        z = np.abs(residuals) / np.sqrt(model.variance_at(intensity - CUBIC * residuals))
         regular = z.max(axis=1) < LIMITS.extreme
         z = z[regular] if regular.mean() > 0.5 else z
         tail = float(np.quantile(z, LIMITS.tail_quantile))
         return cls(level, variance, gain, quantum, max(tail, LIMITS.normal_tail), floor, ceiling)
 
-    def at(self, level: NDArray | float) -> NDArray[np.float64]:
+    def variance_at(self, level: NDArray | float) -> NDArray[np.float64]:
         """Variance at these levels."""
         beyond = np.maximum(np.asarray(level) - self.level[-1], 0.0)
         return np.interp(level, self.level, self.variance) + self.gain * beyond
 
-    def deviation(self, level: NDArray | float) -> NDArray[np.float64]:
+    def std(self, level: NDArray | float) -> NDArray[np.float64]:
         """Standard deviation at these levels, with one digital level added in quadrature."""
-        return np.sqrt(self.at(level) + self.quantum**2)
+        return np.sqrt(self.variance_at(level) + self.quantum**2)
 
     @property
     def threshold(self) -> float:

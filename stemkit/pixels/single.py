@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from stemkit.pixels.limits import CUBIC, LARGER_CUBIC, LIMITS
-from stemkit.pixels.noise import Noise
+from stemkit.pixels.noise import LevelDependentNoise
 
 __all__ = ["cubic_interpolations", "isolated_pixels", "outlying_pixels"]
 
 
-def isolated_pixels(work: NDArray, noise: Noise, sign: float) -> NDArray[np.bool_]:
+def isolated_pixels(work: NDArray, noise: LevelDependentNoise, sign: float) -> NDArray[np.bool_]:
     """Pixels that are brighter (darker: sign -1) than the width of the probe allows."""
     padded = np.pad(work * sign, 2, mode="reflect")
     found = np.zeros(work.shape, dtype=bool)
@@ -25,7 +25,7 @@ def isolated_pixels(work: NDArray, noise: Noise, sign: float) -> NDArray[np.bool
         if len(y) == 0:
             break
         highest = _highest(padded, y, x, noise, sign, sharpest)
-        over = padded[y + 2, x + 2] > highest + noise.threshold * noise.deviation(sign * highest)
+        over = padded[y + 2, x + 2] > highest + noise.threshold * noise.std(sign * highest)
         y, x = y[over], x[over]
         if len(y) == 0:
             break
@@ -50,7 +50,9 @@ def cubic_interpolations(work: NDArray) -> tuple[NDArray, NDArray]:
     return cubic(work[:, 2:-2]), cubic(work.T[:, 2:-2]).T
 
 
-def outlying_pixels(work: NDArray, cubics: tuple[NDArray, NDArray], noise: Noise, sign: float) -> NDArray[np.bool_]:
+def outlying_pixels(
+    work: NDArray, cubics: tuple[NDArray, NDArray], noise: LevelDependentNoise, sign: float
+) -> NDArray[np.bool_]:
     """Pixels that are brighter (darker: sign -1) than the cubics through their neighbors along both axes.
 
     Bright pixels must also be brighter than the width of the probe allows.
@@ -62,7 +64,7 @@ def outlying_pixels(work: NDArray, cubics: tuple[NDArray, NDArray], noise: Noise
     excess = image[middle, middle] - np.maximum(along_y, along_x)
     y, x = np.nonzero(excess > LARGER_CUBIC * least)
     expected = (along_y[y, x] + along_x[y, x]) / 2
-    local_least = threshold * noise.deviation(sign * expected)
+    local_least = threshold * noise.std(sign * expected)
     over = (image[y + 2, x + 2] - expected > local_least) & (excess[y, x] > LARGER_CUBIC * local_least)
     y, x = y[over], x[over]
     if sign > 0 and len(y):
@@ -74,12 +76,12 @@ def outlying_pixels(work: NDArray, cubics: tuple[NDArray, NDArray], noise: Noise
 
 
 def _highest(
-    padded: NDArray, y: NDArray, x: NDArray, noise: Noise, sign: float, sharpest: float
+    padded: NDArray, y: NDArray, x: NDArray, noise: LevelDependentNoise, sign: float, sharpest: float
 ) -> NDArray[np.float64]:
     """Upper limits of the intensities of pixels for columns of this sigma, from their neighbors and the noise."""
     left, right, up, down = (padded[y + 2 + i, x + 2 + j] for i, j in ((0, -1), (0, 1), (-1, 0), (1, 0)))
     base = _neighborhoods(padded, y, x).min(axis=1)
-    allowance = LIMITS.allowance * noise.deviation(sign * (left + right + up + down) / 4)
+    allowance = LIMITS.allowance * noise.std(sign * (left + right + up + down) / 4)
     mean_x = np.sqrt(np.maximum(left - base, 0) + allowance) * np.sqrt(np.maximum(right - base, 0) + allowance)
     mean_y = np.sqrt(np.maximum(up - base, 0) + allowance) * np.sqrt(np.maximum(down - base, 0) + allowance)
     return base + math.exp(0.5 / sharpest**2) * np.maximum(mean_x, mean_y)

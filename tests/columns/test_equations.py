@@ -97,11 +97,11 @@ def test_compiled_and_batched_equations_are_the_same(
         CompiledLevenbergMarquardt(problem, start, widths),
     )
     some = rng.permutation(30)[:20]
-    arguments = problem, batched.parameters, batched.centre, torch.as_tensor(some)
+    arguments = problem, batched.parameters, batched.center, torch.as_tensor(some)
     theirs, their_ramps = normal_equations(*arguments), ramp_projections(*arguments)
     ramps = np.empty((20, 2, n_parameters))
     state, ours = compiled.state, compiled.equations
-    compiled_equations(compiled.arrays, state.parameters, state.centre, some, np.ones(20, dtype=bool), ours, ramps)
+    compiled_equations(compiled.arrays, state.parameters, state.center, some, np.ones(20, dtype=bool), ours, ramps)
     # the batched ones are in single precision
     for name in ("own", "shared", "gradient", "chi2", "pixels"):
         one, other = getattr(ours, name)[some], getattr(theirs, name).numpy()

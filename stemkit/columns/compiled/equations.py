@@ -54,10 +54,10 @@ class EquationArrays(NamedTuple):
 
 
 @compiled
-def _intervals(problem, centre, c, line, left, first):  # type: ignore[no-untyped-def]
+def _intervals(problem, center, c, line, left, first):  # type: ignore[no-untyped-def]
     """Rows of a column's window: row of the image, first pixel of it, and index of that pixel in the packed arrays."""
     n_y, n_x = problem.image.shape[0] - 2 * problem.pad, problem.image.shape[1] - 2 * problem.pad
-    reach, y0, x0 = problem.radius[c], centre[c, 0], centre[c, 1]
+    reach, y0, x0 = problem.radius[c], center[c, 0], center[c, 1]
     rows, total = 0, 0
     for y in range(max(0, y0 - reach), min(n_y, y0 + reach + 1)):
         half = half_width(reach, y - y0)
@@ -72,14 +72,14 @@ def _intervals(problem, centre, c, line, left, first):  # type: ignore[no-untype
 
 
 @compiled
-def _overlap(problem, centre, j, y, begin, end):  # type: ignore[no-untyped-def]
+def _overlap(problem, center, j, y, begin, end):  # type: ignore[no-untyped-def]
     """The pixels from ``begin`` to ``end`` of row y that are in the window of column j as well."""
-    half = half_width(problem.radius[j], y - centre[j, 0])
-    return max(centre[j, 1] - half, begin), min(centre[j, 1] + half + 1, end)
+    half = half_width(problem.radius[j], y - center[j, 0])
+    return max(center[j, 1] - half, begin), min(center[j, 1] + half + 1, end)
 
 
 @compiled
-def normal_equations(problem, parameters, centre, columns, with_shared, equations, ramps):  # type: ignore[no-untyped-def]
+def normal_equations(problem, parameters, center, columns, with_shared, equations, ramps):  # type: ignore[no-untyped-def]
     """Compute the normal equations of some columns.
 
     Parameters
@@ -87,7 +87,7 @@ def normal_equations(problem, parameters, centre, columns, with_shared, equation
     problem : ProblemArrays
     parameters : ndarray of shape (n + 1, P)
         The last row stands for an absent neighbour.
-    centre : ndarray of int, shape (n + 1, 2)
+    center : ndarray of int, shape (n + 1, 2)
         Central pixels of the windows.
     columns : ndarray of int, shape (m,)
     with_shared : ndarray of bool, shape (m,)
@@ -118,7 +118,7 @@ def normal_equations(problem, parameters, centre, columns, with_shared, equation
 
     for m in range(len(columns)):
         c = columns[m]
-        rows = _intervals(problem, centre, c, line, left, first)
+        rows = _intervals(problem, center, c, line, left, first)
         total = first[rows]
         oy, ox = parameters[c, 0], parameters[c, 1]
         for r in range(rows):
@@ -138,7 +138,7 @@ def normal_equations(problem, parameters, centre, columns, with_shared, equation
             if j == n:
                 break
             for r in range(rows):
-                begin, end = _overlap(problem, centre, j, line[r], left[r], left[r] + first[r + 1] - first[r])
+                begin, end = _overlap(problem, center, j, line[r], left[r], left[r] + first[r + 1] - first[r])
                 for i in range(first[r] + begin - left[r], first[r] + end - left[r]):
                     count[i] += 1.0
                     model[i] += parameters[j, 4]
@@ -265,7 +265,7 @@ def normal_equations(problem, parameters, centre, columns, with_shared, equation
                 theirs[4, i] = 0.0
             derivatives(parameters[j], away_y, away_x, total, theirs)
             for r in range(rows):
-                begin, end = _overlap(problem, centre, j, line[r], left[r], left[r] + first[r + 1] - first[r])
+                begin, end = _overlap(problem, center, j, line[r], left[r], left[r] + first[r + 1] - first[r])
                 for i in range(first[r] + begin - left[r], first[r] + end - left[r]):
                     theirs[4, i] = count[i]
             for b in range(n_parameters):

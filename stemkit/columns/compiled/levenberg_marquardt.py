@@ -24,7 +24,7 @@ class FitState(NamedTuple):
     ----------
     parameters : ndarray of shape (n + 1, P)
         The last row stands for an absent neighbour.
-    centre : ndarray of int, shape (n + 1, 2)
+    center : ndarray of int, shape (n + 1, 2)
         Central pixels of the windows.
     movable : ndarray of bool, shape (n,)
         Columns that may take steps.
@@ -48,7 +48,7 @@ class FitState(NamedTuple):
     """
 
     parameters: NDArray[np.float64]
-    centre: NDArray[np.int64]
+    center: NDArray[np.int64]
     movable: NDArray[np.bool_]
     start: NDArray[np.float64]
     sigma: NDArray[np.float64]
@@ -123,7 +123,7 @@ def take_step(problem, state, equations, limits, columns, subset_index, change):
             change[i, a] = parameters[c, a] - before[a]
         slope[i] = _dot(equations.gradient[c], change[i])
         length[i] = math.sqrt(abs(slope[i]) / _residual_variance(problem, equations, c))
-        _recentre(problem, state, limits, c)
+        _recenter(problem, state, limits, c)
     return length, slope
 
 
@@ -161,14 +161,14 @@ def accept_or_undo(problem, state, equations, limits, columns, subset_index, cha
         state.last_step[c] = length[i]
     if not worse.any():
         return worse, worse
-    undone = _with_neighbours(coupled, columns, subset_index, worse)
+    undone = _with_neighbors(coupled, columns, subset_index, worse)
     for i in range(m):
         if undone[i]:
             for a in range(change.shape[1]):
                 state.parameters[columns[i], a] -= change[i, a]
                 change[i, a] = 0.0
-            _recentre(problem, state, limits, columns[i])
-    return undone, _with_neighbours(coupled, columns, subset_index, undone)
+            _recenter(problem, state, limits, columns[i])
+    return undone, _with_neighbors(coupled, columns, subset_index, undone)
 
 
 @compiled
@@ -183,7 +183,7 @@ def damped_step(problem, state, equations, columns, subset_index, cycles, tolera
     scale = np.empty((n + 1, n_parameters))
     own, inverse = np.empty((m, n_parameters, n_parameters)), np.empty((m, n_parameters, n_parameters))
     gradient, work = np.empty((m, n_parameters)), np.empty((n_parameters, n_parameters))
-    neighbours = np.empty((m, n_coupled), np.int64)
+    neighbors = np.empty((m, n_coupled), np.int64)
     together = False
     for i in range(m):
         c = columns[i]
@@ -193,14 +193,14 @@ def damped_step(problem, state, equations, columns, subset_index, cycles, tolera
         c = columns[i]
         damping = state.damping[c]
         for k in range(n_coupled):
-            neighbours[i, k] = m
+            neighbors[i, k] = m
         for k in range(n_coupled):
             j = coupled[c, k]
             if j == n:
                 break
             # overlapping columns move together: with the largest damping among them
             damping = max(damping, state.damping[j])
-            neighbours[i, k] = subset_index[j]
+            neighbors[i, k] = subset_index[j]
             together |= subset_index[j] < m
         for a in range(n_parameters):
             for b in range(n_parameters):
@@ -214,20 +214,20 @@ def damped_step(problem, state, equations, columns, subset_index, cycles, tolera
                     own[i, a, b] = 1.0 if a == b else 0.0
                 gradient[i, a] = 0.0
             for k in range(n_coupled):
-                neighbours[i, k] = m
+                neighbors[i, k] = m
         invert(own[i], work, inverse[i])
     if together:
         shared = np.zeros((m, n_coupled, n_parameters, n_parameters))
         for i in range(m):
             for k in range(n_coupled):
-                if neighbours[i, k] == m:
+                if neighbors[i, k] == m:
                     continue
                 c, j = columns[i], coupled[columns[i], k]
                 for a in range(n_parameters):
                     for b in range(n_parameters):
                         value = equations.shared[c, k, a, b] * scale[c, a] * scale[j, b]
                         shared[i, k, a, b] = value if math.isfinite(value) else 0.0
-        change = solve_coupled(own, shared, neighbours, inverse, gradient, cycles, tolerance)
+        change = solve_coupled(own, shared, neighbors, inverse, gradient, cycles, tolerance)
     else:
         change = np.empty((m, n_parameters))
         for i in range(m):
@@ -293,20 +293,20 @@ def _clip_parameters(parameters, start, sigma, limits):  # type: ignore[no-untyp
 
 
 @compiled
-def _recentre(problem, state, limits, c):  # type: ignore[no-untyped-def]
+def _recenter(problem, state, limits, c):  # type: ignore[no-untyped-def]
     """Centre the window on its column if this is far from the middle of it, as far as the padding allows."""
     reach = (problem.pad - 2) // 2
     for axis in range(2):
-        if abs(state.parameters[c, axis] - state.centre[c, axis]) > limits.max_off_center:
+        if abs(state.parameters[c, axis] - state.center[c, axis]) > limits.max_off_center:
             for both in range(2):
                 size = problem.image.shape[both] - 2 * problem.pad
                 place = int(np.rint(state.parameters[c, both]))
-                state.centre[c, both] = min(max(place, -reach - 1), size + reach)
+                state.center[c, both] = min(max(place, -reach - 1), size + reach)
             return
 
 
 @compiled
-def _with_neighbours(coupled, columns, subset_index, marked):  # type: ignore[no-untyped-def]
+def _with_neighbors(coupled, columns, subset_index, marked):  # type: ignore[no-untyped-def]
     """The marked columns ``(m,)`` of a subset and their coupled neighbours in it."""
     m = len(columns)
     spread = marked.copy()

@@ -136,9 +136,8 @@ class BatchedLevenbergMarquardt:
             self._undo(worse, active, neighbors, before, equations, new)
         self.equations.put(active, new)
         overshoot = -slope_at_end / slope.clamp_min(1e-200)
-        factor = torch.where(
-            overshoot < LIMITS.good_overshoot, 0.2, torch.where(overshoot < LIMITS.bad_overshoot, 1.0, 4.0)
-        )
+        factor = torch.where(overshoot < LIMITS.bad_overshoot, 1.0, LIMITS.damping_increase)
+        factor = torch.where(overshoot < LIMITS.good_overshoot, LIMITS.damping_decrease, factor)
         damping = (self.damping[active] * factor).clamp(max=LIMITS.max_damping)
         self.damping[active] = damping.maximum(self.min_damping[active])
         self.last_step[active] = length

@@ -67,6 +67,9 @@ class FitLimits(NamedTuple):
     good_overshoot: float = 0.15
     #: Overshoot above which the damping is increased.
     bad_overshoot: float = 0.5
+    #: Factors by which the damping is decreased and increased.
+    damping_decrease: float = 0.2
+    damping_increase: float = 4.0
     #: Distance of a column from the middle of its window from which the window is moved, px.
     max_off_center: float = 0.55
     #: Largest absolute value of the two numbers of an ellipse.

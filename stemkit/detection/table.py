@@ -22,6 +22,10 @@ COLUMNS = (
 )  # fmt: skip
 #: Additional columns for elliptical Gaussians, each with its error.
 ELLIPTICAL_COLUMNS = ("sigma_major", "sigma_minor", "angle")
+#: Least width of a column, px, and least length of the jitter along the row, px, for the error of a position by jitter
+#: (chosen: its formula takes the sum over pixels as an integral).
+MIN_JITTER_SIGMA = 0.5
+MIN_JITTER_LENGTH = 0.3
 
 
 def table_of(
@@ -108,8 +112,8 @@ def _jitter_error(scan: ScanNoise, sigma: NDArray, *, along_y: bool) -> NDArray:
     - hum: ``hum^2 exp(-t^2 / 2) / 2`` for ``t = 2 pi sigma / period``, in y times ``(1 - t^2 / 2)^2``.
     """
     jitter, drift, hum = (scan.jitter_y, scan.drift_y, scan.hum_y) if along_y else (scan.jitter, scan.drift, scan.hum)
-    sigma = np.maximum(sigma, 0.5)
-    q = (sigma / (2 * max(scan.jitter_length, 0.3))) ** 2
+    sigma = np.maximum(sigma, MIN_JITTER_SIGMA)
+    q = (sigma / (2 * max(scan.jitter_length, MIN_JITTER_LENGTH))) ** 2
     factor = 0.75 / np.sqrt(1 + 2 * q) if along_y else (1 + 2 * q + 3 * q**2) / (1 + 2 * q) ** 2.5
     r = (sigma / scan.drift_rows) ** 2 / 2
     p = r / (1 + r)

@@ -3,7 +3,6 @@
 from stemkit.columns.compiled.equations import EquationArrays, ProblemArrays, normal_equations
 from stemkit.columns.compiled.gaussians import add_columns, add_radial_profiles
 from stemkit.columns.compiled.levenberg_marquardt import (
-    FitState,
     accept_or_undo,
     add_penalties,
     damped_step,
@@ -11,6 +10,7 @@ from stemkit.columns.compiled.levenberg_marquardt import (
     unconverged,
 )
 from stemkit.columns.compiled.linear_algebra import covariance_blocks, solve_coupled
+from stemkit.columns.compiled.state import FitState
 
 __all__ = [
     "EquationArrays",

@@ -3,63 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from stemkit.columns.compiled.gaussians import compiled
 from stemkit.columns.compiled.linear_algebra import invert, solve_coupled
 
-__all__ = ["FitState", "accept_or_undo", "add_penalties", "damped_step", "take_step", "unconverged"]
+__all__ = ["accept_or_undo", "add_penalties", "damped_step", "take_step", "unconverged"]
 
 #: Added to the unit diagonal of each scaled block before its inversion (chosen).
 RIDGE = 1e-9
-
-
-class FitState(NamedTuple):
-    """State of the fit of n columns of P parameters; the functions of this module change its arrays in place.
-
-    Attributes
-    ----------
-    parameters : ndarray of shape (n + 1, P)
-        The last row stands for an absent neighbour.
-    center : ndarray of int, shape (n + 1, 2)
-        Central pixels of the windows.
-    movable : ndarray of bool, shape (n,)
-        Columns that may take steps.
-    start : ndarray of shape (n, P)
-        Starting parameters.
-    sigma : ndarray of shape (n,)
-        Widths that the limits refer to, px.
-    prior : ndarray of shape (n, 3) or (0, 3)
-        Expected positions and their standard deviation, px.
-    damping, min_damping : ndarray of shape (n,)
-    last_step : ndarray of shape (n,)
-        Length of the last step, standard errors.
-    background_weight : ndarray of shape (n, k)
-        Weight of the squared difference of the backgrounds of a column and of each coupled one.
-    evaluated : ndarray of bool, shape (n,)
-        Columns whose equations have been computed.
-    n_steps : ndarray of int, shape (n,)
-        Number of steps that a column has taken.
-    outdated : ndarray of bool, shape (n,)
-        Columns whose off-diagonal blocks are older than their last step above the tolerance.
-    """
-
-    parameters: NDArray[np.float64]
-    center: NDArray[np.int64]
-    movable: NDArray[np.bool_]
-    start: NDArray[np.float64]
-    sigma: NDArray[np.float64]
-    prior: NDArray[np.float64]
-    damping: NDArray[np.float64]
-    min_damping: NDArray[np.float64]
-    last_step: NDArray[np.float64]
-    background_weight: NDArray[np.float64]
-    evaluated: NDArray[np.bool_]
-    n_steps: NDArray[np.int64]
-    outdated: NDArray[np.bool_]
 
 
 @compiled
@@ -156,7 +109,11 @@ def accept_or_undo(problem, state, equations, limits, columns, subset_index, cha
                 at_end += slope_at_end[subset_index[j]]
         worse[i] = at_start + at_end < 0.0 and length[i] > limits.min_undone_step
         overshoot = -at_end / max(at_start, 1e-200)
-        factor = 0.2 if overshoot < limits.good_overshoot else (1.0 if overshoot < limits.bad_overshoot else 4.0)
+        factor = 1.0
+        if overshoot < limits.good_overshoot:
+            factor = limits.damping_decrease
+        elif not overshoot < limits.bad_overshoot:
+            factor = limits.damping_increase
         state.damping[c] = max(min(state.damping[c] * factor, limits.max_damping), state.min_damping[c])
         state.last_step[c] = length[i]
     if not worse.any():

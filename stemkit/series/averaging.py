@@ -7,15 +7,26 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, linalg, sparse
+from scipy import fft, linalg, ndimage, sparse
 
-__all__ = ["Average", "Grid", "Placed", "average", "placed", "squared_residuals", "transfer_function"]
+__all__ = [
+    "Average",
+    "Grid",
+    "NormalEquations",
+    "Placed",
+    "average",
+    "placed",
+    "squared_residuals",
+    "transfer_function",
+]
 
 #: Weight of the squared second differences of the spline's coefficients against that of one recorded pixel (chosen: it
 #: closes gaps between rows, and damps Nyquist's frequency along y by 13 % in a single frame).
 STIFFNESS = 1e-3
 #: The same of the squared coefficients (chosen: it only decides where no frame is).
 NOTHING = 1e-9
+#: Rows within which a gap between displaced rows is closed (chosen).
+GAP = 5
 #: Pixels next to the left and right borders of a frame that are not averaged: their interpolation needs pixels beyond
 #: (chosen).
 MARGIN = 2
@@ -68,6 +79,11 @@ class Average:
     values: NDArray[np.float64]
     count: NDArray[np.float64]
 
+    @property
+    def shown(self) -> NDArray[np.bool_]:
+        """Pixels that a frame shows, and those between its rows."""
+        return np.asarray(ndimage.maximum_filter1d(self.count, GAP, axis=0) > 0)
+
 
 def placed(frame: NDArray, displacement: NDArray, grid: Grid) -> Placed:
     """Move the rows of a frame along x, and find where they lie along y.
@@ -85,29 +101,59 @@ def placed(frame: NDArray, displacement: NDArray, grid: Grid) -> Placed:
     return Placed(rows, inside & seen[:, None], splines)
 
 
+@dataclass(frozen=True)
+class NormalEquations:
+    """Normal equations of the splines along y, for each column of pixels.
+
+    Parameters
+    ----------
+    bands : ndarray of shape (4, grid n_y + 2, grid n_x)
+        Lower diagonals of the matrices.
+    right : ndarray of shape (grid n_y + 2, grid n_x)
+    count : ndarray of shape (grid n_y, grid n_x)
+        Number of frames.
+    """
+
+    bands: NDArray[np.float64]
+    right: NDArray[np.float64]
+    count: NDArray[np.float64]
+
+    @classmethod
+    def empty(cls, grid: Grid) -> NormalEquations:
+        """Those of no frame."""
+        n_y, n_x = grid.shape
+        return cls(np.zeros((4, n_y + 2, n_x)), np.zeros((n_y + 2, n_x)), np.zeros((n_y, n_x)))
+
+    def add(self, frame: Placed, sign: float = 1.0) -> None:
+        """Add a frame, or take it away, in place."""
+        inside = frame.inside.astype(np.float64)
+        self.right[:] += sign * (frame.splines.T @ (frame.rows * inside))
+        for lag, band in enumerate(_products(frame.splines)):
+            self.bands[lag] += sign * (band @ inside)
+        self.count[:] += sign * (_nearest(frame.splines).T @ inside > 0)
+
+    def solve(self) -> Average:
+        """The splines."""
+        bands = self.bands.copy()
+        for lag, value in enumerate(_stiffness(bands.shape[1])):
+            bands[lag] += STIFFNESS * value[:, None]
+        bands[0] += NOTHING
+        c = np.empty_like(self.right)
+        for x in range(c.shape[1]):
+            c[:, x] = linalg.solveh_banded(bands[:, :, x], self.right[:, x], lower=True, check_finite=False)
+        return Average(c, (c[:-2] + 4 * c[1:-1] + c[2:]) / 6, self.count.copy())
+
+
 def average(frames: Iterable[Placed], grid: Grid) -> Average:
     """The image ``sum_k c_k beta(y - k)``, with cubic B-splines beta along y, of which the rows are samples.
 
     The sum of the squares of the residuals, and ``STIFFNESS`` times that of the second differences of c, is minimised
     for each column of pixels. Frames are added one by one; they need not be in memory together.
     """
-    n_y, n_x = grid.shape
-    bands = np.zeros((4, n_y + 2, n_x))
-    right, count = np.zeros((n_y + 2, n_x)), np.zeros((n_y, n_x))
+    equations = NormalEquations.empty(grid)
     for frame in frames:
-        inside = frame.inside.astype(np.float64)
-        right += frame.splines.T @ (frame.rows * inside)
-        for lag, band in enumerate(_products(frame.splines)):
-            bands[lag] += band @ inside
-        count += _nearest(frame.splines).T @ inside > 0
-    for lag, value in enumerate(_stiffness(n_y + 2)):
-        bands[lag] += STIFFNESS * value[:, None]
-    bands[0] += NOTHING
-    coefficients = np.empty((n_y + 2, n_x))
-    for x in range(n_x):
-        coefficients[:, x] = linalg.solveh_banded(bands[:, :, x], right[:, x], lower=True, check_finite=False)
-    values = (coefficients[:-2] + 4 * coefficients[1:-1] + coefficients[2:]) / 6
-    return Average(coefficients, values, count)
+        equations.add(frame)
+    return equations.solve()
 
 
 def squared_residuals(frames: Iterable[Placed], fitted: Average) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -14,8 +14,8 @@ __all__ = ["CoherenceFilter", "PairCorrelation", "Spectra", "coherence_filters",
 TAPERED = 0.1
 #: Width of the filter that smooths the mean power spectrum, in coefficients (chosen).
 SPECTRUM_SMOOTHING = 0.7
-#: Frequencies beyond this radius, cycles per px, show the power of the noise (chosen: columns of a sigma above 1 px have
-#: less than 1 % of their amplitude there).
+#: Frequencies beyond this radius, cycles per px, show the power of the noise (chosen: columns of a sigma above 1 px
+#: have less than 5 % of their amplitude there).
 NOISE_FREQUENCY = 0.4
 #: Rings of equal width in which the power is averaged, and fraction of signal that is taken for error (chosen).
 N_RINGS, LEAST_SIGNAL = 64, 0.02
@@ -52,12 +52,10 @@ class CoherenceFilter:
 def coherence_filters(frames: list[NDArray]) -> tuple[CoherenceFilter, CoherenceFilter]:
     """Filters for the alignment of frames of one size: for all of the signal, and for that which is not periodic.
 
-    The first is the filter ``sqrt(g / P)`` with the mean power P of the frames and the fraction ``g = 1 - N / P`` of signal in it.
-
-    It gives every coefficient
-    the weight of its signal relative to its noise, however strong it is: a lattice counts no more than what distinguishes
-    its cells. The power N of the noise is the median at high frequencies. This is the smoothed
-    coherence transform of [1]_. The second leaves out the coefficients at which a lattice is concentrated.
+    The first is the filter ``sqrt(g / P)`` with the mean power P of the frames and the fraction ``g = 1 - N / P`` of
+    signal in it, the smoothed coherence transform of [1]_. It gives every coefficient the weight of its signal relative
+    to its noise, however strong it is. The power N of the noise is the median at high frequencies. The second is the
+    same at frequencies below those of a lattice, where its cells differ.
 
     References
     ----------
@@ -174,7 +172,7 @@ class PairCorrelation:
         return cls(gains[0], maps[0], ndimage.maximum_filter(gains[1], 2 * NEAR + 1), reach)
 
     def candidates(self, most: int) -> NDArray[np.float64]:
-        """Shifts ``(n, 2)`` of the highest local maxima, some by all structure and some by that which is not periodic."""
+        """Shifts ``(n, 2)`` of the highest local maxima by all structure, and by that which is not periodic."""
         is_peak = (ndimage.maximum_filter(self.gain, 5) == self.gain) & (self.gain > 0)
         at = np.argwhere(is_peak)
         orders = [np.argsort(-values[is_peak])[:most] for values in (self.gain, self.other)]
@@ -182,8 +180,8 @@ class PairCorrelation:
         return at[order] - np.array(self.reach, dtype=float)
 
     def near(self, shift: NDArray) -> tuple[float, float, NDArray[np.float64]]:
-        """Largest gain near a shift, the correlation there, and its place to a fraction of a pixel; zeros outside of the
-        largest shift.
+        """Largest gain near a shift, the correlation there, and its place to a fraction of a pixel; zeros outside of
+        the largest shift.
         """
         y, x = np.rint(shift).astype(int) + self.reach
         n_y, n_x = self.gain.shape

@@ -29,11 +29,11 @@ class RigidConstants:
     #: Fraction of the gain of all structure that counts in addition to that of the structure that is not periodic
     #: (chosen: a lattice has the same gain one cell on, but for errors that its model does not have).
     lattice: float = 0.005
-    #: Gain of the log-likelihood that a frame must have with the others to be placed (derived: the largest of 1e6 shifts
-    #: of noise has about log(1e6) = 14).
+    #: Gain of the log-likelihood that a frame must have with the others to be placed (derived: the largest of 1e6
+    #: shifts of noise has about log(1e6) = 14).
     significant: float = 20.0
-    #: Standard deviation of the shift between consecutive frames, as a fraction of the shorter side (chosen): it decides
-    #: where nothing else does.
+    #: Standard deviation of the shift between consecutive frames, as a fraction of the shorter side (chosen): it
+    #: decides where nothing else does.
     usual_shift: float = 0.1
     #: Residual, px, above which a pair is an outlier of the least squares, and rounds of reweighting (chosen).
     outlier: float = 1.0

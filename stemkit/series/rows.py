@@ -16,6 +16,10 @@ __all__ = ["RowPrior", "RowReadings", "expected_displacements", "read_rows", "re
 STEP = 0.5
 #: Pixels whose reference has fewer frames than this are not compared (chosen).
 LEAST_COUNT = 0.5
+#: The variance of a pixel is taken for at least this fraction of the larger one of those at this quantile of the
+#: intensity and at 1 minus it (chosen: the reference is not exact, and where hardly any electron is expected one would
+#: decide alone).
+LEAST_VARIANCE, BRIGHT = 0.4, 0.99
 #: Standard deviations, px, of a displacement of the whole frame and of its linear and quadratic change from the first
 #: row to the last (chosen: much wider than the rows' readings leave them).
 TREND = (5.0, 5.0, 2.0)
@@ -61,21 +65,24 @@ def read_rows(
 
     Notes
     -----
-    A row differs from the reference by an offset, its streak, and by ``d . grad R``. The offset is eliminated, and
+    The reference is smoother than the frame: it is first replaced with ``a R + b laplace R``, of the a and b that fit
+    the frame best, since the blurred flanks of columns look like displacements of their rows. A row then differs from
+    the reference by an offset, its streak, and by ``d . grad R``. The offset is eliminated, and
     ``sum (frame - R - offset - d . grad R)^2 / variance`` is minimised along either axis.
     """
     y = np.arange(frame.shape[0])[:, None] + displacement[:, :1] + np.zeros(frame.shape)
     x = np.arange(frame.shape[1]) + displacement[:, 1:]
-    knots = ndimage.spline_filter(reference, 3)
+    seen = ndimage.map_coordinates(count, np.stack([y, x]), order=1, mode="constant") > LEAST_COUNT
+    bent = ndimage.laplace(reference, mode="nearest")
+    first = [_sampled(ndimage.spline_filter(values, 3), y, x) for values in (reference, bent)]
+    weight = _weights(first[0], seen, variance)
+    scale, sharpening = _coefficients(frame, first, weight)
+    knots = ndimage.spline_filter(scale * reference + sharpening * bent, 3)
 
     def at(dy: float, dx: float) -> NDArray[np.float64]:
-        where = np.stack([y + dy, x + dx])
-        return np.asarray(ndimage.map_coordinates(knots, where, order=3, prefilter=False, mode="nearest"))
+        return _sampled(knots, y + dy, x + dx)
 
     clean = at(0, 0)
-    seen = ndimage.map_coordinates(count, np.stack([y, x]), order=1, mode="constant") > LEAST_COUNT
-    noise = np.maximum(variance[0] + variance[1] * clean, variance[0] + variance[1] * np.median(clean))
-    weight = np.where(seen, 1 / np.maximum(noise, 1e-300), 0.0)
     slopes = [at(STEP, 0) - at(-STEP, 0), at(0, STEP) - at(0, -STEP)]
     residual = _centred(frame - clean, weight)
     centred = [_centred(slope / (2 * STEP), weight) for slope in slopes]
@@ -84,6 +91,27 @@ def read_rows(
     step = told / np.maximum(information, 1e-300)
     mean_square = float((weight * residual**2).sum() / max(float(seen.sum()), 1.0))
     return RowReadings(displacement.T + step, information, mean_square)
+
+
+def _sampled(knots: NDArray, y: NDArray, x: NDArray) -> NDArray[np.float64]:
+    return np.asarray(ndimage.map_coordinates(knots, np.stack([y, x]), order=3, prefilter=False, mode="nearest"))
+
+
+def _weights(clean: NDArray, seen: NDArray, variance: tuple[float, float]) -> NDArray[np.float64]:
+    noise = variance[0] + variance[1] * clean
+    ends = variance[0] + variance[1] * np.quantile(clean, (1 - BRIGHT, BRIGHT))
+    floor = LEAST_VARIANCE * float(ends.max())
+    return np.where(seen, 1 / np.maximum(noise, max(floor, 1e-300)), 0.0)
+
+
+def _coefficients(frame: NDArray, parts: list[NDArray], weight: NDArray) -> tuple[float, float]:
+    """Factors of the reference and its Laplacian that fit a frame best, up to an offset of each row."""
+    design = np.stack([_centred(values, weight) for values in parts])
+    matrix = np.einsum("ayx,byx,yx->ab", design, design, weight)
+    right = (design * (weight * _centred(frame, weight))).sum((1, 2))
+    matrix += 1e-9 * np.trace(matrix) * np.eye(2)
+    scale, sharpening = np.linalg.solve(matrix, right) if np.trace(matrix) > 0 else (1.0, 0.0)
+    return float(scale), float(sharpening)
 
 
 def _centred(values: NDArray, weight: NDArray) -> NDArray[np.float64]:

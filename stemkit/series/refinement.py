@@ -38,6 +38,8 @@ class RefinementConstants:
     #: the average of all, and rows would be aligned to it. More frames are compared with the average of all, which is
     #: enhanced once in each round.
     most_apart: int = 6
+    #: Bins of the intensity in which the variance of the pixels is measured (chosen).
+    bins: int = 24
     #: Frames that must show a pixel for the variance to be measured there.
     fewest: float = 2.0
 
@@ -146,14 +148,35 @@ def _read(
 def pixel_variance(frames: Iterator[Placed], mean: Average, reference: NDArray) -> tuple[float, float]:
     """Variance of a pixel of a frame about the average: constant and slope against the intensity of a reference.
 
-    A residual about the mean of n frames has ``1 - 1 / n`` of the variance.
+    A residual about the mean of n frames has ``1 - 1 / n`` of the variance. What is proportional to the square of the
+    gradient is not noise of the pixels, but of the displacements.
     """
     total, number = squared_residuals(frames, mean)
     use = mean.count >= CONSTANTS.fewest
     if not use.any():
         return float(np.var(mean.values)), 0.0
     values = (total / np.maximum(number, 1e-9) / (1 - 1 / np.maximum(mean.count, CONSTANTS.fewest)))[use]
-    level, weight = reference[use], number[use]
-    slope, constant = np.polyfit(level, values, 1, w=np.sqrt(weight)) if np.ptp(level) > 0 else (0.0, values.mean())
-    low, high = constant + slope * np.quantile(level, (0.02, 0.98))
+    steep = sum(np.gradient(reference, axis=axis) ** 2 for axis in (0, 1))
+    columns = [np.ones(int(use.sum())), mean.values[use], steep[use]]
+    # the reference, which is smoother than the average, only sorts the pixels: their means have no bias
+    design, right, root = _in_bins(columns, values, reference[use], number[use])
+    constant, slope, moved = np.linalg.lstsq(design * root[:, None], right * root, rcond=None)[0]
+    if moved < 0:
+        constant, slope = np.linalg.lstsq(design[:, :2] * root[:, None], right * root, rcond=None)[0]
+    low, high = constant + slope * np.quantile(reference[use], (0.02, 0.98))
     return (float(constant), float(slope)) if max(low, high) > 0 else (max(float(values.mean()), 1e-12), 0.0)
+
+
+def _in_bins(
+    columns: list[NDArray], values: NDArray, level: NDArray, weight: NDArray
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Means of columns and values in bins of a level, and the roots of the bins' weights."""
+    edges = np.quantile(level, np.linspace(0, 1, CONSTANTS.bins + 1)[1:-1])
+    index = np.searchsorted(edges, level)
+    total = np.bincount(index, weight, CONSTANTS.bins)
+    seen = total > 0
+
+    def mean(array: NDArray) -> NDArray[np.float64]:
+        return np.asarray(np.bincount(index, weight * array, CONSTANTS.bins)[seen] / total[seen])
+
+    return np.stack([mean(column) for column in columns], axis=1), mean(values), np.sqrt(total[seen])

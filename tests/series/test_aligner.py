@@ -9,8 +9,8 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import Pipeline
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from stemkit import AtomDetector, NoiseCalibrator, NoiseModel, PointwiseNoise, ScanNoise, SFINDenoiser, read, write
 from stemkit.series import SeriesAligner, draw_displacements, draw_series
@@ -109,7 +109,16 @@ class TestAverage:
     def test_it_has_less_noise_than_a_frame(self, series):
         frames, _ = series
         image = SeriesAligner(**FAST).fit_transform(frames)
-        assert NoiseCalibrator().fit(image).noise_model_.dose > 2.5 * NoiseCalibrator().fit(frames[0]).noise_model_.dose
+        doses = [NoiseModel.from_dict(one).dose for one in (self.noise_of(image), self.noise_of(frames[0]))]
+        # the dose of four frames; a calibration of such small images has an error of a fifth
+        assert doses[0] == pytest.approx(4 * 30.0, rel=0.3)
+        assert doses[0] > 2 * doses[1]
+
+    def noise_of(self, image):
+        labelled = image if "noise" in image.attrs else NoiseCalibrator().fit_transform(image)
+        values = json.loads(labelled.attrs["noise"])
+        del values["pixel_size"]
+        return values
 
     def test_coverage_crops_and_pads(self, series):
         frames, _ = series
@@ -309,7 +318,13 @@ def test_wrong_parameters(series, parameters, message):
         SeriesAligner(**parameters).fit(series[0])
 
 
-@pytest.mark.filterwarnings("ignore:Can't test estimator SeriesAligner")
-@parametrize_with_checks([SeriesAligner()])
-def test_scikit_learn_s_checks(estimator, check):
-    check(estimator)
+def test_scikit_learn_s_conventions(series):
+    # its own checks are of two-dimensional input alone, which is one frame here
+    aligner = SeriesAligner(**FAST)
+    before = dict(vars(aligner))
+    assert aligner.fit(series[0]) is aligner
+    assert {name: vars(aligner)[name] for name in before} == before
+    with pytest.raises(NotFittedError):
+        clone(aligner).transform(series[0])
+    with pytest.raises(TypeError, match="positional"):
+        SeriesAligner(True)

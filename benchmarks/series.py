@@ -28,7 +28,7 @@ from stemkit.noise import NoiseCalibrator
 from stemkit.series import SeriesAligner, draw_displacements, draw_series
 from stemkit.synthesis import (
     Columns,
-    cut,
+    cropped,
     facets,
     half_plane,
     joined,
@@ -36,7 +36,7 @@ from stemkit.synthesis import (
     planar_cell,
     removed,
     render,
-    some,
+    subset,
     substituted,
 )
 
@@ -73,10 +73,10 @@ def specimen(kind: str, size: int, reach: float, seed: int) -> Columns:
     columns = replace(columns, amplitude=columns.amplitude * scatter)
     middle = (size / 2, size / 2)
     if kind == "defect":
-        columns = removed(columns, some(columns, 0.01, generator))
-        return substituted(columns, some(columns, 0.02, generator), 1.5)
+        columns = removed(columns, subset(columns, 0.01, generator))
+        return substituted(columns, subset(columns, 0.02, generator), 1.5)
     if kind == "particle":
-        return cut(columns, facets(middle, 0.38 * size, 6, 10.0))
+        return cropped(columns, facets(middle, 0.38 * size, 6, 10.0))
     if kind == "interface":
         square = planar_cell("square", amplitude=0.7)
         other = lattice(square, (size, size), spacing=0.8 * SPACING, angle=7.0, margin=reach, sigma=SIGMA)
@@ -340,7 +340,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--frames", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--doses", type=float, nargs="+", default=[3.0, 10.0, 30.0])
-    parser.add_argument("--scenes", nargs="+", default=list(SCENES))
+    parser.add_argument("--scenes", nargs="*", default=list(SCENES))
     parser.add_argument("--series", type=int, default=1, help="series of each kind")
     parser.add_argument("--jumps", type=int, default=40, help="series that are searched for jumps by a cell")
     parser.add_argument("--denoiser", default="auto", choices=("auto", "none"))

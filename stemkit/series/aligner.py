@@ -108,8 +108,8 @@ class SeriesAligner(TransformerMixin, BaseEstimator):
     --------
     >>> from stemkit import NoiseModel, PointwiseNoise
     >>> from stemkit.series import SeriesAligner, draw_displacements, draw_series
-    >>> from stemkit.synthesis import cut, disk, lattice, planar_cell
-    >>> particle = cut(lattice(planar_cell("square"), (64, 64), spacing=9.0), disk((30.0, 34.0), 22.0))
+    >>> from stemkit.synthesis import cropped, disk, lattice, planar_cell
+    >>> particle = cropped(lattice(planar_cell("square"), (64, 64), spacing=9.0), disk((30.0, 34.0), 22.0))
     >>> noise = NoiseModel(pointwise=PointwiseNoise(readout=0.1))
     >>> moved = draw_displacements(4, 64, drift=(1.3, -2.1), random_state=0)
     >>> frames = draw_series(particle, moved, shape=(64, 64), noise=noise, random_state=0)
@@ -321,7 +321,7 @@ class SeriesAligner(TransformerMixin, BaseEstimator):
         frames = (placed(series.bright(i), self.displacements_[i], grid) for i in self._used)
         total, number = squared_residuals(frames, mean)
         scatter = total / np.maximum(number, 1e-9) / np.maximum(1 - 1 / np.maximum(mean.count, 1), 1e-9)
-        gain = noise_gain(self.displacements_[self._used], self._frame_shape)
+        gain, column_gain = noise_gain(self.displacements_[self._used], self._frame_shape)
         dtype = float_dtype(first.dtype)
         seen, several = mean.shown, mean.count > 1
         error = np.where(several, np.sqrt(gain * scatter / np.maximum(mean.count, 1)), np.nan)
@@ -339,7 +339,7 @@ class SeriesAligner(TransformerMixin, BaseEstimator):
         image.attrs["stemkit"] = json.dumps(self._made(first))
         self.noise_ratio_ = float("nan")
         if seen.all() and min(self.shape_) >= 32 and np.ptp(mean.values) > 0:
-            model, self.noise_ratio_ = noise_of_average(image, mean, self._variance, gain, self._mode)
+            model, self.noise_ratio_ = noise_of_average(image, mean, self._variance, column_gain, self._mode)
             sizes = pixel_sizes(image)
             described = {"pixel_size": None if sizes is None else sizes[1], **model.to_dict()}
             image.attrs["noise"] = json.dumps(described)

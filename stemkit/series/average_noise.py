@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from stemkit.images import mode_sign
 from stemkit.noise import NoiseCalibrator, NoiseModel, PointwiseNoise
@@ -17,14 +18,18 @@ __all__ = ["noise_gain", "noise_of_average"]
 
 #: Columns of pixels on which the gain of white noise is measured (chosen: its error is 1 % for 256 rows).
 MEASURED_COLUMNS = 64
+#: Sigma of a column for which the noise of the average is stated, px (chosen: narrow ones, of 1 px, see a little more).
+COLUMN_SIGMA = 1.5
 #: Signal, as a fraction of the contrast, at which two noise models are compared (chosen: about the mean of an image).
 TYPICAL_SIGNAL = 0.25
 
 
-def noise_gain(displacements: NDArray, shape: tuple[int, int]) -> float:
+def noise_gain(displacements: NDArray, shape: tuple[int, int]) -> tuple[float, float]:
     """Variance of the average of frames of white noise, times their number, over that of a pixel.
 
-    It is 1 for frames that are not displaced, and above where rows leave gaps. It is measured by averaging white noise.
+    It is 1 for frames that are not displaced. Where rows leave gaps, the average amplifies high frequencies along y:
+    the first number is that of a pixel, the second that of means over the height of a column. Both are measured by
+    averaging white noise.
 
     Parameters
     ----------
@@ -39,7 +44,13 @@ def noise_gain(displacements: NDArray, shape: tuple[int, int]) -> float:
     grid = Grid((low, 0), (shape[0] + int(np.ceil(np.ptp(still[..., 0]))) + 1, MEASURED_COLUMNS))
     mean = average((placed(random.normal(size=(shape[0], MEASURED_COLUMNS)), one, grid) for one in still), grid)
     use = mean.count >= max(1.0, len(displacements) / 2)
-    return float((mean.values[use] ** 2 * mean.count[use]).mean()) if use.any() else 1.0
+    if not use.any():
+        return 1.0, 1.0
+    smooth = ndimage.gaussian_filter1d(mean.values, COLUMN_SIGMA, axis=0, mode="constant")
+    # white noise keeps 1 / (2 pi^1/2 sigma) of its variance
+    factor = 2 * math.sqrt(math.pi) * COLUMN_SIGMA
+    pixel, column = (float((values[use] ** 2 * mean.count[use]).mean()) for values in (mean.values, smooth))
+    return pixel, factor * column
 
 
 def noise_of_average(
@@ -59,7 +70,7 @@ def noise_of_average(
     variance : (float, float)
         Of a pixel of a frame, columns bright: constant and slope against the intensity.
     gain : float
-        From :func:`noise_gain`.
+        From :func:`noise_gain`, of means over a column.
     mode : {"haadf", "bf"}
     """
     model = NoiseCalibrator(mode=mode).fit(image).noise_model_

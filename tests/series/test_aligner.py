@@ -14,7 +14,7 @@ from sklearn.pipeline import Pipeline
 
 from stemkit import AtomDetector, NoiseCalibrator, NoiseModel, PointwiseNoise, ScanNoise, SFINDenoiser, read, write
 from stemkit.series import SeriesAligner, draw_displacements, draw_series
-from stemkit.synthesis import cut, disk, lattice, planar_cell
+from stemkit.synthesis import cropped, disk, lattice, planar_cell
 
 SIZE = 96
 SCAN = ScanNoise(jitter=0.3, jitter_y=0.2, drift=0.3, drift_y=0.3, drift_rows=8.0)
@@ -25,7 +25,7 @@ FAST = {"denoiser": None}
 
 def specimen(size=SIZE, reach=40.0):
     columns = lattice(planar_cell("square"), (size, size), spacing=9.0, angle=5.0, margin=reach)
-    return cut(columns, disk((0.47 * size, 0.52 * size), 0.42 * size))
+    return cropped(columns, disk((0.47 * size, 0.52 * size), 0.42 * size))
 
 
 def recorded(n=4, *, dose=30.0, scan=SCAN, drift=(2.0, -3.0), seed=0, **options):
@@ -293,7 +293,7 @@ class TestSmallSeries:
         shape = (36, 512)
         moved = np.repeat(np.array([[0.0, -60.0], [0.0, 0.0], [0.0, 60.0]])[:, None], shape[0], axis=1)
         columns = lattice(planar_cell("square"), shape, spacing=9.0, angle=5.0, margin=100.0)
-        columns = cut(columns, disk((18.0, 230.0), 140.0))
+        columns = cropped(columns, disk((18.0, 230.0), 140.0))
         noise = NoiseModel(pointwise=PointwiseNoise(readout=0.1))
         frames = draw_series(columns, moved, shape=shape, noise=noise, random_state=0)
         found = SeriesAligner(**FAST).fit(frames).displacements_.mean(1)

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from stemkit import NoiseModel, PointwiseNoise
 from stemkit.series import draw_displacements, draw_series
 from stemkit.series.rigid import rigid_shifts
-from stemkit.synthesis import cut, disk, lattice, planar_cell
+from stemkit.synthesis import cropped, disk, lattice, planar_cell
 
 SPACING = 10.0
 
 
 def particle(size, reach):
     columns = lattice(planar_cell("square"), (size, size), spacing=SPACING, angle=5.0, margin=reach)
-    return cut(columns, disk((0.47 * size, 0.52 * size), 0.33 * size))
+    return cropped(columns, disk((0.47 * size, 0.52 * size), 0.33 * size))
 
 
 def uneven_crystal(size, reach, seed):
@@ -53,7 +53,7 @@ def test_large_frames_are_binned():
     moved = draw_displacements(2, size, drift=(14.0, -23.0))
     moved[:] = moved.mean(1, keepdims=True)
     columns = lattice(planar_cell("square"), (size, size), spacing=40.0, margin=60.0)
-    frames = draw_series(cut(columns, disk((500.0, 540.0), 330.0)), moved, shape=(size, size))
+    frames = draw_series(cropped(columns, disk((500.0, 540.0), 330.0)), moved, shape=(size, size))
     assert errors(rigid_shifts(list(frames.values)).shifts, moved) < 1.0
 
 

@@ -17,7 +17,7 @@ def file(tmp_path):
     noise = NoiseModel(100.0, 20.0, pointwise=PointwiseNoise(readout=0.1))
     frames = draw_series(columns, draw_displacements(4, 80, drift=(2.0, -3.0)), shape=shape, noise=noise)
     path = tmp_path / "series.tif"
-    tifffile.imwrite(path, frames.values)
+    tifffile.imwrite(path, frames.values, photometric="minisblack")
     return path
 
 

@@ -8,15 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stemkit._version import __version__
-from stemkit.cli.common import (
-    add_image_arguments,
-    add_output_arguments,
-    for_each_file,
-    load,
-    non_interactive_pyplot,
-    outputs,
-    save_and_close,
-)
+from stemkit.cli.batch import Job, for_each_file
+from stemkit.cli.common import add_image_arguments, add_output_arguments, load
+from stemkit.cli.figures import non_interactive_pyplot, save_and_close
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -73,36 +67,37 @@ def run(arguments: argparse.Namespace) -> int:
     from stemkit import write
     from stemkit.series import SeriesAligner
 
-    def work(path: Path, name: str) -> None:
-        frames = _without(load(path, arguments), arguments.reject)
-        names = [f"{name}_average.{arguments.format}", f"{name}_drift.png"]
-        if arguments.frames:
-            names.append(f"{name}_aligned.nc")
-        target, figure, *stack = outputs(arguments, *names)
+    def work(job: Job) -> None:
+        frames = _without(load(job.path, arguments), arguments.reject)
+        endings = [f"_average.{arguments.format}", "_drift.png", *(["_aligned.nc"] if arguments.frames else [])]
+        target, figure, *stack = job.outputs(*endings)
         aligner = SeriesAligner(
             rows=not arguments.whole,
             denoiser=None if arguments.fast else "auto",
             max_shift=arguments.max_shift,
             coverage=arguments.coverage,
         )
-        image = aligner.fit_transform(frames)
-        made: dict[str, str | float] = {
-            "stemkit": __version__,
-            "step": "average",
-            "n_frames": len(aligner.displacements_),
-        }
-        write(image, target, overwrite=arguments.overwrite, provenance=made)
-        if arguments.frames:
-            write(_as_images(aligner.aligned(frames)), stack[0], overwrite=arguments.overwrite, provenance=made)
-        _save_figure(aligner, figure, arguments.overwrite)
+        job.step("aligning the frames")
+        aligner.fit(frames)
+        job.step("averaging")
+        image = aligner.transform(frames)
         used = aligner.n_frames_ - len(aligner.rejected_)
+        made: dict[str, str | float] = {"stemkit": __version__, "step": "average", "n_frames": used}
+        job.step("writing")
+        write(image, target, overwrite=True, provenance=made)
+        if arguments.frames:
+            write(_without_gaps(aligner.aligned(frames)), stack[0], overwrite=True, provenance=made)
+        _save_figure(aligner, figure)
         scan = aligner.scan_noise_
-        print(
+        job.say(
             f"{target}: {used} of {aligner.n_frames_} frames, {image.shape[0]} by {image.shape[1]} px; rows displaced "
             f"by {scan.displacement:.2g} px along x and {scan.displacement_y:.2g} px along y (RMS)"
         )
 
-    return for_each_file(arguments, work)
+    def skipped(job: Job, targets: list[Path]) -> None:
+        job.say(f"{targets[0]}: finished before")
+
+    return for_each_file(arguments, work, result="average", skipped=skipped)
 
 
 def _without(frames: xr.DataArray, rejected: list[int]) -> xr.DataArray:
@@ -116,17 +111,17 @@ def _without(frames: xr.DataArray, rejected: list[int]) -> xr.DataArray:
     return frames[np.setdiff1d(np.arange(len(frames)), rejected)]
 
 
-def _as_images(frames: xr.DataArray) -> xr.DataArray:
-    """Aligned frames as a stack of images, without pixels that a frame does not show."""
+def _without_gaps(frames: xr.DataArray) -> xr.DataArray:
+    """Aligned frames with their median where they show nothing."""
     import numpy as np
 
     values = frames.values.copy()
     for one in values:
         one[~np.isfinite(one)] = np.nanmedian(one)
-    return frames.copy(data=values).reset_coords("frame", drop=True).rename(frame="image")
+    return frames.copy(data=values).drop_vars("frame")
 
 
-def _save_figure(aligner: SeriesAligner, path: Path, overwrite: bool) -> None:
+def _save_figure(aligner: SeriesAligner, path: Path) -> None:
     import numpy as np
 
     plt = non_interactive_pyplot()
@@ -146,4 +141,4 @@ def _save_figure(aligner: SeriesAligner, path: Path, overwrite: bool) -> None:
             ax.plot(frame[:, axis] - frame[:, axis].mean(), linewidth=0.5, alpha=0.7)
         ax.set(xlabel="row", ylabel=f"displacement along {label} (px)")
         ax.set_title("displacements of the rows, less those of the frames", fontsize=10)
-    save_and_close(figure, path, overwrite)
+    save_and_close(figure, path)

@@ -11,13 +11,15 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 from scipy import ndimage
-from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from stemkit._version import __version__
 from stemkit.denoising import SFINDenoiser
 from stemkit.denoising.base import Denoiser
+from stemkit.estimators import ImageTransformer
 from stemkit.images import Images, digest, float_dtype, mode_sign, pixel_sizes
+from stemkit.parameters import check_positive, is_number
 from stemkit.series.average_noise import noise_gain, noise_of_average
 from stemkit.series.averaging import Average, Grid, average, placed, squared_residuals
 from stemkit.series.extent import covered, union
@@ -34,7 +36,7 @@ REFERENCE_SIGMA = 1.2
 SMOOTHED_ROWS = 17
 
 
-class SeriesAligner(TransformerMixin, BaseEstimator):
+class SeriesAligner(ImageTransformer):
     """Align the frames of a series and average them.
 
     Whole frames are aligned first, by the correlations of all pairs; then every row of every frame is compared with the
@@ -231,17 +233,15 @@ class SeriesAligner(TransformerMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
-        tags.input_tags.three_d_array = True
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
     # -----------------------------------------------------------------------------------------------------------------
 
     def _check_parameters(self) -> None:
-        if not (isinstance(self.coverage, int | float) and 0 <= self.coverage <= 1):
+        super()._check_parameters()
+        if not (is_number(self.coverage) and 0 <= self.coverage <= 1):
             raise ValueError(f"coverage must be a number from 0 to 1, but is {self.coverage!r}")
-        if self.max_shift is not None and not (np.isfinite(self.max_shift) and self.max_shift > 0):
-            raise ValueError(f"max_shift must be a positive number of px or None, but is {self.max_shift!r}")
+        check_positive("max_shift", self.max_shift, optional=True, unit="px")
         if not (self.denoiser is None or self.denoiser == "auto" or isinstance(self.denoiser, Denoiser)):
             raise ValueError(f'denoiser must be "auto", None or one of stemkit\'s denoisers, but is {self.denoiser!r}')
 

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemkit.noise import ScanNoise
-from stemkit.noise.displacements import RowParts, fit_parts
+from stemkit.noise.displacement_parts import DisplacementParts
 from stemkit.noise.spectrum import row_spectrum
+from stemkit.noise.spectrum_fit import fit_displacement_spectra
 from stemkit.series.rows import RowReadings, without_trends
 
 __all__ = ["measured_scan_noise"]
@@ -38,7 +39,7 @@ def measured_scan_noise(readings: list[RowReadings], n_frames: int) -> ScanNoise
             information = one.information[axis][:n_rows]
             variance = _variance(place[axis], information)
             spectra.append(row_spectrum(information, np.eye(n_rows), information * place[axis], variance))
-    parts = fit_parts(spectra)
+    parts = fit_displacement_spectra(spectra)
     factor = 1 / (1 - 1 / n_frames) if n_frames > 1 else 1.0
     return _scan_noise(parts[0::2], parts[1::2], factor)
 
@@ -53,8 +54,8 @@ def _variance(place: NDArray, information: NDArray) -> float:
     return max(float((weight * (place[seen] ** 2 - noise)).sum() / weight.sum()), 0.1 * float(noise.mean()))
 
 
-def _scan_noise(along_y: list[RowParts], along_x: list[RowParts], factor: float) -> ScanNoise:
-    def rms(parts: list[RowParts], name: str) -> float:
+def _scan_noise(along_y: list[DisplacementParts], along_x: list[DisplacementParts], factor: float) -> ScanNoise:
+    def rms(parts: list[DisplacementParts], name: str) -> float:
         return math.sqrt(factor * float(np.mean([getattr(p, name) ** 2 for p in parts])))
 
     def first(name: str) -> float:

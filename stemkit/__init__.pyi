@@ -10,6 +10,7 @@ from . import noise as noise
 from . import periodicity as periodicity
 from . import pixels as pixels
 from . import plotting as plotting
+from . import series as series
 from . import structure as structure
 from . import synthesis as synthesis
 from .denoising import ABSFDenoiser as ABSFDenoiser
@@ -31,6 +32,7 @@ from .noise import PointwiseNoise as PointwiseNoise
 from .noise import RowAligner as RowAligner
 from .noise import ScanNoise as ScanNoise
 from .periodicity import calibrated as calibrated
+from .series import SeriesAligner as SeriesAligner
 from .synthesis import STEMSynthesizer as STEMSynthesizer
 
 __version__: str

@@ -23,6 +23,7 @@ FLOORS = [
     {"noise"},
     {"synthesis"},
     {"denoising", "detection"},
+    {"series"},
     {"structure"},
     {"benchmark"},
     {"stemkit"},

@@ -1,0 +1,7 @@
+"""Series of frames of one area: alignment, average, simulation."""
+
+from stemkit.series.aligner import SeriesAligner
+from stemkit.series.averaging import transfer_function
+from stemkit.series.simulation import draw_displacements, draw_series
+
+__all__ = ["SeriesAligner", "draw_displacements", "draw_series", "transfer_function"]

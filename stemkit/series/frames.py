@@ -1,0 +1,171 @@
+"""Frames taken apart and checked; those that cannot be used are named."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from stemkit.images import Images, digest, mode_sign, pixel_sizes, resolve_mode, split
+from stemkit.pixels import faulty_pixels, filled
+
+__all__ = ["FEWEST_FRAMES", "SMALLEST_SIDE", "Series", "check_enough", "read_series"]
+
+#: Fewer frames have nothing to be compared with.
+FEWEST_FRAMES = 2
+#: Shorter side of a frame, px (chosen: correlations of smaller ones are mostly noise).
+SMALLEST_SIDE = 24
+#: Relative difference of pixel sizes up to which they are equal (files store them in single precision).
+SAME_PIXEL_SIZE = 1e-3
+
+
+@dataclass(frozen=True)
+class Series:
+    """Usable frames of a series.
+
+    Parameters
+    ----------
+    images : dict of DataArray
+        By their number in the series, dims ``("y", "x")``.
+    rejected : dict of str
+        Reasons, by number.
+    n_frames : int
+        Of the whole series.
+    mode : {"haadf", "bf"}
+    """
+
+    images: dict[int, xr.DataArray]
+    rejected: dict[int, str]
+    n_frames: int
+    mode: str
+
+    @property
+    def first(self) -> xr.DataArray:
+        """The first usable frame."""
+        return next(iter(self.images.values()))
+
+    def bright(self, frame: int) -> NDArray[np.float64]:
+        """Pixels of a frame, faulty ones interpolated, with bright columns."""
+        values = self.images[frame].values
+        return filled(values, faulty_pixels(values)).astype(np.float64) * mode_sign(self.mode)
+
+
+def read_series(X: Images, mode: str | None = None) -> Series:
+    """Take a series apart.
+
+    Parameters
+    ----------
+    X : DataArray, ndarray or list of them
+        Dims ``("frame", "y", "x")`` or ``("image", "y", "x")``, an array ``(n_frames, n_y, n_x)``, or a list of images.
+    mode : {"haadf", "bf"} or None
+
+    Raises
+    ------
+    ValueError
+        If X is not a series, fewer than two of its frames can be used, or they are too small.
+    TypeError
+        If its pixels are not real numbers.
+    """
+    images, rejected = {}, {}
+    n_frames = 0
+    for i, frame in enumerate(_frames(X)):
+        n_frames += 1
+        try:
+            image = split(frame, name=f"frame {i}")[0]
+        except ValueError as error:
+            rejected[i] = str(error)
+            continue
+        if np.ptp(image.values) == 0:
+            rejected[i] = f"it is constant, {image.values.flat[0]:g} everywhere"
+        else:
+            images[i] = image
+    for check in (_other_sizes, _other_pixel_sizes, _copies):
+        new = check(images)
+        rejected |= new
+        images = {i: image for i, image in images.items() if i not in new}
+    check_enough(len(images), n_frames, rejected)
+    first = next(iter(images.values()))
+    if min(first.shape) < SMALLEST_SIDE:
+        raise ValueError(
+            f"frames must have at least {SMALLEST_SIDE} px along y and x, but have {first.shape[0]} by "
+            f"{first.shape[1]} px: use larger frames"
+        )
+    return Series(images, dict(sorted(rejected.items())), n_frames, resolve_mode(first, mode))
+
+
+def check_enough(usable: int, n_frames: int, rejected: dict[int, str]) -> None:
+    """Raise a ValueError unless there are enough usable frames."""
+    if usable >= FEWEST_FRAMES:
+        return
+    if not rejected:
+        came = f"{n_frames} frame(s)"
+    else:
+        reasons = "; ".join(f"frame {i}: {reason}" for i, reason in sorted(rejected.items()))
+        came = f"{n_frames} frame(s), of which {usable} can be used ({reasons})"
+    raise ValueError(
+        f"X must be a series of at least {FEWEST_FRAMES} frames of one area that match, but has {came}: give a stack "
+        "(n_frames, n_y, n_x) or a list of images"
+    )
+
+
+def _frames(X: Images) -> Iterator[xr.DataArray | NDArray]:
+    if isinstance(X, xr.DataArray):
+        if X.dims not in (("frame", "y", "x"), ("image", "y", "x")):
+            raise ValueError(
+                f'X must have the dims ("frame", "y", "x"), but has {X.dims}: give a series of frames, not one image; '
+                "reorder dims with X.transpose(..., 'y', 'x')"
+            )
+        for i in range(X.shape[0]):
+            frame = X[i].reset_coords(drop=True)
+            # a noise model of single frames is not that of the average
+            frame.attrs = {k: v for k, v in X.attrs.items() if k != "noise"}
+            yield frame
+    elif isinstance(X, list | tuple):
+        yield from X
+    else:
+        values = np.asarray(X)
+        if values.ndim != 3:
+            raise ValueError(
+                f"X must be a series of frames (n_frames, n_y, n_x), but has {values.ndim} dimension(s), shape "
+                f"{values.shape}. Reshape your data: a single frame has no other to be aligned with"
+            )
+        yield from values
+
+
+def _other_sizes(images: dict[int, xr.DataArray]) -> dict[int, str]:
+    if not images:
+        return {}
+    usual = Counter(image.shape for image in images.values()).most_common(1)[0][0]
+    return {
+        i: f"it has {image.shape[0]} by {image.shape[1]} px, while most have {usual[0]} by {usual[1]} px"
+        for i, image in images.items()
+        if image.shape != usual
+    }
+
+
+def _other_pixel_sizes(images: dict[int, xr.DataArray]) -> dict[int, str]:
+    sizes = {i: pixel_sizes(image) for i, image in images.items()}
+    if not sizes:
+        return {}
+    rounded = {i: None if size is None else tuple(float(f"{s:.3g}") for s in size) for i, size in sizes.items()}
+    usual_rounded = Counter(rounded.values()).most_common(1)[0][0]
+    usual = next(sizes[i] for i, size in rounded.items() if size == usual_rounded)
+    return {
+        i: f"its pixel size is {size} nm, while that of most is {usual} nm"
+        for i, size in sizes.items()
+        if (size is None) != (usual is None) or (size and usual and not np.allclose(size, usual, SAME_PIXEL_SIZE, 0))
+    }
+
+
+def _copies(images: dict[int, xr.DataArray]) -> dict[int, str]:
+    known: dict[str, int] = {}
+    out = {}
+    for i, image in images.items():
+        first = known.setdefault(digest(image.values), i)
+        if first != i:
+            out[i] = f"it is identical to frame {first}, so that its noise is not independent"
+    return out

@@ -1,0 +1,74 @@
+"""Jitter, drift and hum of a series, measured from the readings of its rows."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stemkit.noise import ScanNoise
+from stemkit.noise.displacement_parts import DisplacementParts
+from stemkit.noise.spectrum import row_spectrum
+from stemkit.noise.spectrum_fit import fit_displacement_spectra
+from stemkit.series.rows import RowReadings, without_trends
+
+__all__ = ["measured_scan_noise"]
+
+#: Frames whose rows are used, at most, and rows of each (chosen: the time grows with the cube of the rows).
+MOST_FRAMES, MOST_ROWS = 8, 512
+#: The prior is at least this wide, px: readings of a row are not taken for more exact (chosen).
+LEAST_JITTER = 0.02
+
+
+def measured_scan_noise(readings: list[RowReadings], n_frames: int) -> ScanNoise:
+    """Jitter, drift and hum of the frames, by the spectrum of the rows' displacements.
+
+    Parameters
+    ----------
+    readings : list of RowReadings
+        Against the average of ``n_frames`` frames, whose own displacements are ``1 / n_frames`` of the variance.
+    n_frames : int
+    """
+    chosen = [readings[int(i)] for i in np.linspace(0, len(readings) - 1, min(len(readings), MOST_FRAMES))]
+    n_rows = min(MOST_ROWS, chosen[0].place.shape[1])
+    spectra = []
+    for one in chosen:
+        place = without_trends(one)[:, :n_rows]
+        for axis in (0, 1):
+            information = one.information[axis][:n_rows]
+            variance = _variance(place[axis], information)
+            spectra.append(row_spectrum(information, np.eye(n_rows), information * place[axis], variance))
+    parts = fit_displacement_spectra(spectra)
+    factor = 1 / (1 - 1 / n_frames) if n_frames > 1 else 1.0
+    return _scan_noise(parts[0::2], parts[1::2], factor)
+
+
+def _variance(place: NDArray, information: NDArray) -> float:
+    """Variance of the displacements over that of the readings' noise, px squared."""
+    seen = information > 0
+    if not seen.any():
+        return LEAST_JITTER**2
+    noise = 1 / information[seen]
+    weight = 1 / noise**2
+    return max(float((weight * (place[seen] ** 2 - noise)).sum() / weight.sum()), 0.1 * float(noise.mean()))
+
+
+def _scan_noise(along_y: list[DisplacementParts], along_x: list[DisplacementParts], factor: float) -> ScanNoise:
+    def rms(parts: list[DisplacementParts], name: str) -> float:
+        return math.sqrt(factor * float(np.mean([getattr(p, name) ** 2 for p in parts])))
+
+    def first(name: str) -> float:
+        return next((v for p in (*along_x, *along_y) if math.isfinite(v := getattr(p, name))), math.nan)
+
+    rows, frequency = first("drift_rows"), first("hum_frequency")
+    return ScanNoise(
+        jitter=max(rms(along_x, "jitter"), LEAST_JITTER),
+        jitter_y=max(rms(along_y, "jitter"), LEAST_JITTER),
+        drift=rms(along_x, "drift"),
+        drift_y=rms(along_y, "drift"),
+        drift_rows=rows if math.isfinite(rows) else ScanNoise().drift_rows,
+        hum=rms(along_x, "hum"),
+        hum_y=rms(along_y, "hum"),
+        hum_period=1 / frequency if math.isfinite(frequency) and frequency > 0 else ScanNoise().hum_period,
+    )

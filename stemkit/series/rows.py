@@ -1,0 +1,175 @@
+"""Displacements of the rows of a frame against a reference image, with their distribution as the prior."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg, ndimage
+
+from stemkit.noise import ScanNoise
+
+__all__ = ["RowPrior", "RowReadings", "expected_displacements", "read_rows", "remaining_variance"]
+
+#: Step, px, of the differences that give the slope of the reference (chosen).
+STEP = 0.5
+#: Pixels whose reference has fewer frames than this are not compared (chosen).
+LEAST_COUNT = 0.5
+#: The variance of a pixel is taken for at least this fraction of the larger one of those at this quantile of the
+#: intensity and at 1 minus it (chosen: the reference is not exact, and where hardly any electron is expected one would
+#: decide alone).
+LEAST_VARIANCE, BRIGHT = 0.4, 0.99
+#: Standard deviations, px, of a displacement of the whole frame and of its linear and quadratic change from the first
+#: row to the last (chosen: much wider than the rows' readings leave them).
+TREND = (5.0, 5.0, 2.0)
+
+
+@dataclass(frozen=True)
+class RowReadings:
+    """What the rows of a frame say of their displacements, along y and x (first axis).
+
+    Parameters
+    ----------
+    place : ndarray of shape (2, n_y)
+        Displacement at which the row matches the reference best, px.
+    information : ndarray of shape (2, n_y)
+        Inverse of its variance, px^-2; 0 where a row meets nothing.
+    residual : float
+        Mean square of the residuals over their expected variance.
+    """
+
+    place: NDArray[np.float64]
+    information: NDArray[np.float64]
+    residual: float
+
+
+def read_rows(
+    frame: NDArray,
+    displacement: NDArray,
+    reference: NDArray,
+    count: NDArray,
+    variance: tuple[float, float],
+) -> RowReadings:
+    """Compare each row with the reference where it lies now: one step of Gauss and Newton.
+
+    Parameters
+    ----------
+    frame : ndarray of shape (n_y, n_x)
+    displacement : ndarray of shape (n_y, 2)
+        In the pixels of the reference.
+    reference, count : ndarray
+        Image without noise, and the number of frames in it.
+    variance : (float, float)
+        Constant and slope of the variance of a pixel of the frame against the reference.
+
+    Notes
+    -----
+    The reference is smoother than the frame: it is first replaced with ``a R + b laplace R``, of the a and b that fit
+    the frame best, since the blurred flanks of columns look like displacements of their rows. A row then differs from
+    the reference by an offset, its streak, and by ``d . grad R``. The offset is eliminated, and
+    ``sum (frame - R - offset - d . grad R)^2 / variance`` is minimised along either axis.
+    """
+    y = np.arange(frame.shape[0])[:, None] + displacement[:, :1] + np.zeros(frame.shape)
+    x = np.arange(frame.shape[1]) + displacement[:, 1:]
+    seen = ndimage.map_coordinates(count, np.stack([y, x]), order=1, mode="constant") > LEAST_COUNT
+    bent = ndimage.laplace(reference, mode="nearest")
+    first = [_sampled(ndimage.spline_filter(values, 3), y, x) for values in (reference, bent)]
+    weight = _weights(first[0], seen, variance)
+    scale, sharpening = _coefficients(frame, first, weight)
+    knots = ndimage.spline_filter(scale * reference + sharpening * bent, 3)
+
+    def at(dy: float, dx: float) -> NDArray[np.float64]:
+        return _sampled(knots, y + dy, x + dx)
+
+    clean = at(0, 0)
+    slopes = [at(STEP, 0) - at(-STEP, 0), at(0, STEP) - at(0, -STEP)]
+    residual = _centred(frame - clean, weight)
+    centred = [_centred(slope / (2 * STEP), weight) for slope in slopes]
+    information = np.stack([(weight * slope**2).sum(1) for slope in centred])
+    told = np.stack([(weight * slope * residual).sum(1) for slope in centred])
+    step = told / np.maximum(information, 1e-300)
+    mean_square = float((weight * residual**2).sum() / max(float(seen.sum()), 1.0))
+    return RowReadings(displacement.T + step, information, mean_square)
+
+
+def _sampled(knots: NDArray, y: NDArray, x: NDArray) -> NDArray[np.float64]:
+    return np.asarray(ndimage.map_coordinates(knots, np.stack([y, x]), order=3, prefilter=False, mode="nearest"))
+
+
+def _weights(clean: NDArray, seen: NDArray, variance: tuple[float, float]) -> NDArray[np.float64]:
+    noise = variance[0] + variance[1] * clean
+    ends = variance[0] + variance[1] * np.quantile(clean, (1 - BRIGHT, BRIGHT))
+    floor = LEAST_VARIANCE * float(ends.max())
+    return np.where(seen, 1 / np.maximum(noise, max(floor, 1e-300)), 0.0)
+
+
+def _coefficients(frame: NDArray, parts: list[NDArray], weight: NDArray) -> tuple[float, float]:
+    """Factors of the reference and its Laplacian that fit a frame best, up to an offset of each row."""
+    design = np.stack([_centred(values, weight) for values in parts])
+    matrix = np.einsum("ayx,byx,yx->ab", design, design, weight)
+    right = (design * (weight * _centred(frame, weight))).sum((1, 2))
+    matrix += 1e-9 * np.trace(matrix) * np.eye(2)
+    scale, sharpening = np.linalg.solve(matrix, right) if np.trace(matrix) > 0 else (1.0, 0.0)
+    return float(scale), float(sharpening)
+
+
+def _centred(values: NDArray, weight: NDArray) -> NDArray[np.float64]:
+    """Values less their weighted mean along each row."""
+    mean = (weight * values).sum(1) / np.maximum(weight.sum(1), 1e-300)
+    return np.asarray(values - mean[:, None])
+
+
+@dataclass(frozen=True)
+class RowPrior:
+    """Covariances of the displacements of the rows along y and x, px squared: ``(2, n_y, n_y)``."""
+
+    covariance: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, scan: ScanNoise, n_rows: int, factor: float = 1.0) -> RowPrior:
+        """From jitter, drift and hum, and a displacement of the whole frame that changes linearly and quadratically.
+
+        ``factor`` multiplies the variances of the first three: the reference is displaced, too.
+        """
+        steps = np.arange(n_rows)
+        trends = _trends(n_rows) * np.array(TREND)
+        broad = trends @ trends.T
+        return cls(np.stack([broad + factor * linalg.toeplitz(scan.autocovariance(steps, axis)) for axis in "yx"]))
+
+
+def _trends(n_rows: int) -> NDArray[np.float64]:
+    """Constant, line and parabola ``(n_rows, 3)``; orthogonal, the last two from -1 to 1 and about a mean of 0."""
+    t = np.linspace(-1, 1, n_rows) if n_rows > 1 else np.zeros(1)
+    return np.stack([np.ones(n_rows), t, t**2 - (t**2).mean()], axis=1)
+
+
+def without_trends(readings: RowReadings) -> NDArray[np.float64]:
+    """The displacements ``(2, n_y)`` less the constant, line and parabola that fit them best."""
+    trends, out = _trends(readings.place.shape[1]), np.empty_like(readings.place)
+    for axis, (place, information) in enumerate(zip(readings.place, readings.information, strict=True)):
+        root = np.sqrt(information)
+        fitted = np.linalg.lstsq(trends * root[:, None], place * root, rcond=None)[0]
+        out[axis] = np.where(information > 0, place - trends @ fitted, 0.0)
+    return out
+
+
+def expected_displacements(readings: RowReadings, prior: RowPrior) -> NDArray[np.float64]:
+    """Expectation ``(n_y, 2)`` of the displacements given the readings, px.
+
+    With the covariance K and the information W it is ``(1 + K W)^-1 K W t``, about the weighted mean of the readings t.
+    """
+    expected = []
+    for place, information, covariance in zip(readings.place, readings.information, prior.covariance, strict=True):
+        mean = (information * place).sum() / max(float(information.sum()), 1e-300)
+        told = covariance @ (information * (place - mean))
+        expected.append(mean + np.linalg.solve(np.eye(len(place)) + covariance * information, told))
+    return np.stack(expected, axis=1)
+
+
+def remaining_variance(information: NDArray, prior: RowPrior) -> NDArray[np.float64]:
+    """Variance ``(n_y, 2)`` of the displacements given readings of this information ``(2, n_y)``, px squared."""
+    out = []
+    for told, covariance in zip(information, prior.covariance, strict=True):
+        out.append(np.diagonal(np.linalg.solve(np.eye(len(told)) + covariance * told, covariance)))
+    return np.maximum(np.stack(out, axis=1), 0.0)

@@ -29,8 +29,8 @@ from stemkit.series.rigid import rigid_shifts
 
 __all__ = ["SeriesAligner"]
 
-#: Sigma, px, of the Gaussian filter that makes the reference where no denoiser does (chosen: of 0.8, 1.2 and 1.7 px the
-#: one with the smallest error of the displacements on benchmarks/series.py).
+#: Sigma, px, of the Gaussian filter of the reference without a denoiser (chosen: of 0.8, 1.2 and 1.7 px, the smallest
+#: error of the displacements on one simulated series of each scene).
 REFERENCE_SIGMA = 1.2
 #: Rows over which displacements are averaged before the area is determined that frames have in common (chosen).
 SMOOTHED_ROWS = 17
@@ -49,8 +49,8 @@ class SeriesAligner(ImageTransformer):
     rows : bool, default=True
         Measure a displacement for each row; with False, one for each frame.
     denoiser : "auto", None or Denoiser, default="auto"
-        What makes the reference of the average: ``"auto"`` is :class:`~stemkit.SFINDenoiser`, None a Gaussian filter,
-        which is faster, and as exact for more than four frames.
+        Filter of the average that rows are compared with: ``"auto"`` is :class:`~stemkit.SFINDenoiser`, None a Gaussian
+        filter, which takes about half the time.
     max_shift : float or None, default=None
         Largest displacement between consecutive frames, px. None: half of each side.
     coverage : float, default=0.5
@@ -94,9 +94,10 @@ class SeriesAligner(ImageTransformer):
 
     Notes
     -----
-    What all frames have in common is not seen: a drift that is the same in each shears and stretches the average, and
-    the mean of the jitter of n frames, ``jitter / sqrt(n)``, remains in it. :class:`~stemkit.RowAligner` corrects the
-    latter where there is a lattice. Of a perfect lattice nothing distinguishes one cell from the next.
+    What all frames have in common cannot be determined: a drift that is the same in each frame shears and stretches the
+    average, and the mean of the jitter of n frames, ``jitter / sqrt(n)``, remains in it. :class:`~stemkit.RowAligner`
+    corrects the latter where there is a lattice. In a perfect lattice nothing distinguishes one cell from the next, and
+    in one whose columns differ by some percent little does at low doses (``benchmarks/series.py``).
 
     The interpolation does not blur. Along x it is that of the Fourier series of the row, whose transfer function is 1.
     Along y cubic splines are fitted to the rows (:func:`stemkit.series.transfer_function`).

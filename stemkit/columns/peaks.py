@@ -99,7 +99,7 @@ def peaks_above_noise(
 
     Notes
     -----
-    The variance of the filtered noise is that of :func:`stemkit.filters.gaussian_variance_gain`.
+    The variance of the filtered noise is that of ``stemkit.filters.gaussian_variance_gain``.
     """
     sigmas = [ratio * sigma for ratio in RESPONSE_WIDTHS]
     gain = gaussian_variance_gain(sigmas, RESPONSE_WEIGHTS, correlation_x=correlation_x)

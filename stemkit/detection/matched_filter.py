@@ -212,7 +212,7 @@ def _border_factor(shape: tuple[int, ...], width: float) -> NDArray[np.float64]:
 def _filtered_noise(noise: NoiseModel, width: float) -> tuple[float, float]:
     """Variance of the filtered pointwise noise over that of a pixel, and variance of filtered streaks and background.
 
-    See :func:`stemkit.filters.gaussian_variance_gain`.
+    See ``stemkit.filters.gaussian_variance_gain``.
     """
     sigmas = [ratio * width for ratio in RESPONSE_WIDTHS]
 

@@ -50,7 +50,7 @@ def draw_displacements(
     Returns
     -------
     ndarray of shape (n_frames, n_rows, 2)
-        Along y and x, px, about a mean of 0; as in :attr:`SeriesAligner.displacements_`.
+        Along y and x, px, about a mean of 0; as in ``SeriesAligner.displacements_``.
     """
     scan = ScanNoise() if scan is None else scan
     generator = torch_generator(seed_from(random_state))

@@ -1,0 +1,203 @@
+"""Images with their atomic columns: flags, errors and labels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from stemkit.images import Images, pixel_sizes
+from stemkit.plotting.drawing import draw_note, inches, limit_to_image, single_image
+from stemkit.plotting.images import show_image
+from stemkit.tables import unit_of_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["compare", "marker_size", "pixel_positions", "show_columns", "show_labels"]
+
+#: Colour of a column without quality flags (chosen).
+COLUMN_COLOR = "#e8543f"
+#: Colour of a column with a quality flag (chosen).
+FLAGGED_COLOR = "#f2b134"
+#: Colours of labels 0, 1, ..., used cyclically; distinguishable with the common colour vision deficiencies (Okabe and
+#: Ito 2008).
+LABEL_COLORS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
+
+
+def show_columns(
+    image: Images,
+    table: pd.DataFrame,
+    ax: Axes | None = None,
+    title: str | None = None,
+    error_scale: float | None = None,
+) -> Axes:
+    """Draw an image with its measured columns; those with a quality flag are yellow, and a note gives their number.
+
+    Parameters
+    ----------
+    image : DataArray or ndarray of shape (n_y, n_x)
+        A calibrated image can be a crop of the measured one: columns are drawn at their positions in nm.
+    table : DataFrame
+        Result of :class:`stemkit.AtomDetector` for this image.
+    ax : matplotlib Axes, optional
+    title : str, optional
+    error_scale : float, optional
+        Draw ellipses instead of circles; their semi-axes are the standard deviations of the positions times this
+        number, which is written in the corner. The jitter of the rows is added in quadrature if the table contains it.
+        Columns without errors, whose fit failed, are drawn as crosses.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ValueError
+        If ``image`` is a stack, or ``error_scale`` is not a positive number.
+    """
+    if error_scale is not None and not 0 < error_scale < np.inf:
+        raise ValueError(
+            f"error_scale must be a positive number, the magnification of the error bars, but is {error_scale!r}"
+        )
+    ax = show_image(image, ax, title)
+    one = single_image(image)
+    n_y, n_x = one.shape
+    y, x = pixel_positions(one, table)
+    table = table[(y >= -0.5) & (y < n_y - 0.5) & (x >= -0.5) & (x < n_x - 0.5)]
+    flagged = table["quality"].to_numpy() != 0
+    for which, color in ((~flagged, COLUMN_COLOR), (flagged, FLAGGED_COLOR)):
+        if error_scale is None:
+            y, x = pixel_positions(one, table[which])
+            ax.scatter(x, y, s=marker_size(ax, table), facecolors="none", edgecolors=color, linewidths=0.8)
+        else:
+            _draw_errors(ax, one, table[which], error_scale, color)
+    if error_scale is not None:
+        draw_note(ax, 0.035, 0.97, f"1σ errors × {error_scale:g}", ha="left", va="top")
+    if flagged.any():
+        draw_note(ax, 0.965, 0.97, f"○ {flagged.sum()} flagged", ha="right", va="top", color=FLAGGED_COLOR)
+    limit_to_image(ax, one.shape)
+    return ax
+
+
+def show_labels(
+    image: Images,
+    table: pd.DataFrame,
+    labels: ArrayLike,
+    ax: Axes | None = None,
+    title: str | None = None,
+    name: str = "lattice",
+) -> Axes:
+    """Draw an image with its columns coloured by label, such as the lattice or sublattice they belong to.
+
+    Parameters
+    ----------
+    image : DataArray or ndarray of shape (n_y, n_x)
+        As for :func:`show_columns`.
+    table : DataFrame
+        The columns.
+    labels : Series or array-like of int, shape (n,)
+        Label of each column, such as ``fit_lattices(table).labels``. Columns labelled -1, which belong to no lattice,
+        are drawn as crosses.
+    ax : matplotlib Axes, optional
+    title : str, optional
+    name : str, default="lattice"
+        Name of a label in the legend, which also gives the number of columns with each label.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ValueError
+        If ``image`` is a stack, or ``labels`` does not have one element per column.
+    """
+    values = np.asarray(labels)
+    if values.shape != (len(table),):
+        raise ValueError(f"labels must be one per column of the table, {len(table)}, but has shape {values.shape}")
+    ax = show_image(image, ax, title)
+    one = single_image(image)
+    y, x = pixel_positions(one, table)
+    size = marker_size(ax, table)
+    for label in np.unique(values[values >= 0]):
+        rows = values == label
+        color = LABEL_COLORS[int(label) % len(LABEL_COLORS)]
+        text = f"{name} {label} ({rows.sum()})"
+        ax.scatter(x[rows], y[rows], s=size, facecolors="none", edgecolors=color, linewidths=1.0, label=text)
+    rows = values < 0
+    if rows.any():
+        ax.scatter(x[rows], y[rows], s=size / 3, c="white", marker="x", linewidths=0.8, label=f"none ({rows.sum()})")
+    if len(values):
+        ax.legend(loc="upper right", fontsize="small", facecolor="0.35", labelcolor="white", framealpha=0.8)
+    limit_to_image(ax, one.shape)
+    return ax
+
+
+def compare(images: dict[str, xr.DataArray], table: pd.DataFrame | None = None) -> Figure:
+    """Draw images in one row of a figure, with the columns of ``table`` on the last one."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(images), figsize=(5 * len(images), 5.2), layout="constrained", squeeze=False)
+    for i, (title, image) in enumerate(images.items()):
+        if table is not None and i == len(images) - 1:
+            show_columns(image, table, axes[0, i], title)
+        else:
+            show_image(image, axes[0, i], title)
+    return figure
+
+
+def pixel_positions(image: xr.DataArray, table: pd.DataFrame) -> tuple[NDArray, NDArray]:
+    """Positions y, x of columns in pixels of the image, from their positions in nm if both are calibrated."""
+    sizes = pixel_sizes(image)
+    if sizes is None or unit_of_table(table) == "px":
+        return table["y_px"].to_numpy(), table["x_px"].to_numpy()
+    y, x = ((table[d].to_numpy() - float(image.coords[d][0])) / s for d, s in zip(("y", "x"), sizes, strict=True))
+    return y, x
+
+
+def _draw_errors(ax: Axes, image: xr.DataArray, table: pd.DataFrame, scale: float, color: str) -> None:
+    from matplotlib.collections import EllipseCollection
+
+    (y, x), (y_err, x_err) = pixel_positions(image, table), _position_errors(image, table)
+    known = np.isfinite(y_err) & np.isfinite(x_err)
+    ellipses = EllipseCollection(
+        2 * scale * x_err[known],
+        2 * scale * y_err[known],
+        np.zeros(known.sum()),
+        units="xy",
+        offsets=np.column_stack([x[known], y[known]]),
+        offset_transform=ax.transData,
+        facecolors="none",
+        edgecolors=color,
+        linewidths=0.8,
+    )
+    ax.add_collection(ellipses, autolim=False)
+    ax.scatter(x[~known], y[~known], s=marker_size(ax, table) / 4, c=color, marker="x", linewidths=0.8)
+
+
+def _position_errors(image: xr.DataArray, table: pd.DataFrame) -> tuple[NDArray, NDArray]:
+    """Standard deviations of the positions along y and x in pixels of the image, including jitter."""
+    sizes, in_nm = pixel_sizes(image), unit_of_table(table) == "nm"
+    errors = []
+    for d, size in zip(("y", "x"), sizes or (1.0, 1.0), strict=True):
+        error = table[f"{d}_err"].to_numpy(dtype=np.float64)
+        # the image may have lost the pixel size that it had when it was measured; the table contains the ratio
+        px = 1 / size if sizes is not None and in_nm else table[f"{d}_px_err"].to_numpy(dtype=np.float64) / error
+        jitter = table[f"{d}_jitter"].to_numpy(dtype=np.float64) if f"{d}_jitter" in table else 0.0
+        errors.append(np.hypot(error, jitter) * px)
+    return errors[0], errors[1]
+
+
+def marker_size(ax: Axes, table: pd.DataFrame) -> float:
+    """Area of the circles in points squared, for a diameter of about half the spacing of the columns."""
+    from scipy.spatial import cKDTree
+
+    positions = table[["y_px", "x_px"]].to_numpy()
+    spacing = float(np.median(cKDTree(positions).query(positions, k=2)[0][:, 1])) if len(positions) > 1 else 20.0
+    points = inches(ax)[0] * 72 / max(np.diff(ax.get_xlim())[0], 1)
+    return float(np.clip((0.55 * spacing * points) ** 2, 2, 400))

@@ -1,0 +1,118 @@
+"""Steps that the figures share: pixels, scale bar, notes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from stemkit.images import Images, pixel_sizes, split
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
+
+__all__ = [
+    "display_range",
+    "draw_note",
+    "draw_pixels",
+    "draw_scale_bar",
+    "inches",
+    "limit_to_image",
+    "scale_bar_length",
+    "single_image",
+]
+
+#: Leading digits of the length of a scale bar, nm times a power of ten (chosen).
+ROUND_LENGTHS = (1.0, 2.0, 5.0, 10.0)
+#: Quantiles of the intensities that are displayed black and white (chosen).
+DISPLAY_QUANTILES = (0.001, 0.999)
+#: Drawing order of scale bar and annotations (chosen: above the columns, which matplotlib draws at 1).
+ANNOTATION_ZORDER = 5.0
+
+
+def scale_bar_length(width: float) -> float:
+    """Round length (nm) nearest to a fifth of the width of a field of view (nm)."""
+    exponent = np.floor(np.log10(width / 5))
+    candidates = np.array(ROUND_LENGTHS) * 10.0**exponent
+    return float(candidates[np.argmin(np.abs(candidates - width / 5))])
+
+
+def single_image(image: Images) -> xr.DataArray:
+    images = split(image, name="image")
+    if len(images) != 1:
+        raise ValueError(f"image must be a single image, but is a stack of {len(images)}: choose one with image[i]")
+    return images[0]
+
+
+def draw_pixels(
+    ax: Axes, image: xr.DataArray, values: NDArray, title: str | None, colormap: str, limits: tuple[float, float]
+) -> AxesImage:
+    """Draw an array with the pixel shape of the image, without ticks."""
+    height, width = pixel_sizes(image) or (1.0, 1.0)
+    low, high = limits
+    drawn = ax.imshow(values, cmap=colormap, vmin=low, vmax=high, interpolation="nearest", aspect=height / width)
+    ax.set(xticks=[], yticks=[])
+    if title:
+        ax.set_title(title)
+    return drawn
+
+
+def limit_to_image(ax: Axes, shape: tuple[int, ...]) -> None:
+    """Limit the axes to the image after markers were drawn."""
+    ax.set(xlim=(-0.5, shape[1] - 0.5), ylim=(shape[0] - 0.5, -0.5))
+
+
+def display_range(values: NDArray) -> tuple[float, float]:
+    low, high = np.quantile(values, DISPLAY_QUANTILES)
+    return float(low), float(high) if high > low else float(low) + 1.0
+
+
+def draw_scale_bar(ax: Axes, image: xr.DataArray, color: str = "white", outline: str = "black") -> None:
+    from matplotlib.patches import Rectangle
+
+    sizes = pixel_sizes(image)
+    if sizes is None:
+        return
+    n_y, n_x = image.shape
+    length = scale_bar_length(n_x * sizes[1])
+    label = f"{length:g} nm" if length >= 1 else f"{length * 10:g} Å"
+    width, thick = length / sizes[1], max(1.0, 0.014 * n_y)
+    x, y = 0.035 * n_x, 0.955 * n_y
+    ax.add_patch(
+        Rectangle((x, y), width, thick, facecolor=color, edgecolor=outline, linewidth=0.5, zorder=ANNOTATION_ZORDER)
+    )
+    place = {"ha": "center", "va": "bottom", "color": color, "outline": outline}
+    draw_note(ax, x + width / 2, y - 0.008 * n_y, label, **place, in_pixels=True)
+
+
+def draw_note(
+    ax: Axes,
+    x: float,
+    y: float,
+    text: str,
+    *,
+    ha: str,
+    va: str,
+    color: str = "white",
+    outline: str = "black",
+    in_pixels: bool = False,
+) -> None:
+    """Write text on the image, at a position in pixels or, from the lower left, in fractions of the axes."""
+    from matplotlib.patheffects import withStroke
+
+    size = float(np.clip(0.045 * inches(ax)[1] * 72, 5, 24))
+    transform = ax.transData if in_pixels else ax.transAxes
+    note = ax.text(x, y, text, color=color, ha=ha, va=va, fontsize=size, transform=transform, zorder=ANNOTATION_ZORDER)
+    # an outline keeps the text readable on bright columns
+    note.set_path_effects([withStroke(linewidth=size / 5, foreground=outline)])
+
+
+def inches(ax: Axes) -> tuple[float, float]:
+    """Width and height of the axes in inches."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    width, height = figure.get_size_inches()
+    return ax.get_position().width * width, ax.get_position().height * height

@@ -1,19 +1,22 @@
-"""Figures: images with a scale bar, their atomic columns, labels and residuals, and PNG pictures."""
+"""Figures: images with a scale bar, their atomic columns, labels, vectors and residuals, and PNG pictures."""
 
 from stemkit.plotting.columns import COLUMN_COLOR, FLAGGED_COLOR, LABEL_COLORS, compare, show_columns, show_labels
 from stemkit.plotting.drawing import scale_bar_length
 from stemkit.plotting.files import save_figure, save_picture
 from stemkit.plotting.images import show_image, show_residual
+from stemkit.plotting.vectors import direction_colors, show_displacements
 
 __all__ = [
     "COLUMN_COLOR",
     "FLAGGED_COLOR",
     "LABEL_COLORS",
     "compare",
+    "direction_colors",
     "save_figure",
     "save_picture",
     "scale_bar_length",
     "show_columns",
+    "show_displacements",
     "show_image",
     "show_labels",
     "show_residual",

@@ -21,6 +21,7 @@ __all__ = [
     "draw_scale_bar",
     "inches",
     "limit_to_image",
+    "round_number",
     "scale_bar_length",
     "single_image",
 ]
@@ -35,9 +36,13 @@ ANNOTATION_ZORDER = 5.0
 
 def scale_bar_length(width: float) -> float:
     """Round length (nm) nearest to a fifth of the width of a field of view (nm)."""
-    exponent = np.floor(np.log10(width / 5))
-    candidates = np.array(ROUND_LENGTHS) * 10.0**exponent
-    return float(candidates[np.argmin(np.abs(candidates - width / 5))])
+    return round_number(width / 5)
+
+
+def round_number(value: float) -> float:
+    """Nearest of 1, 2 or 5 times a power of ten."""
+    candidates = np.array(ROUND_LENGTHS) * 10.0 ** np.floor(np.log10(value))
+    return float(candidates[np.argmin(np.abs(candidates - value))])
 
 
 def single_image(image: Images) -> xr.DataArray:

@@ -1,4 +1,5 @@
-"""The crystal from a table of its columns: lattices, sublattices, strain, distances and vacancies.
+"""The crystal from a table of its columns: lattices, sublattices, strain, distances,
+vacancies and polarisation.
 
 Functions take the table of :class:`~stemkit.AtomDetector` (one row per column, ``y`` increases downwards), or any
 DataFrame with the same columns. The lattice is fitted first; the other functions take the table and the lattice.
@@ -23,9 +24,12 @@ True
 0.0
 """
 
+from stemkit.structure.displacements import cage_displacements
 from stemkit.structure.distances import PixelSize, neighbor_distances, pixel_size
+from stemkit.structure.domains import domain_walls, mean_displacements
 from stemkit.structure.fitting import fit_lattice, fit_lattices
 from stemkit.structure.lattice import Lattice, Lattices
+from stemkit.structure.polarization import polarization
 from stemkit.structure.strain import displacement_map, strain, strain_map
 from stemkit.structure.sublattices import sublattices
 from stemkit.structure.vacancies import find_vacancies, missing_sites, site_occupancy, weak_columns
@@ -34,13 +38,17 @@ __all__ = [
     "Lattice",
     "Lattices",
     "PixelSize",
+    "cage_displacements",
     "displacement_map",
+    "domain_walls",
     "find_vacancies",
     "fit_lattice",
     "fit_lattices",
+    "mean_displacements",
     "missing_sites",
     "neighbor_distances",
     "pixel_size",
+    "polarization",
     "site_occupancy",
     "strain",
     "strain_map",

@@ -1,6 +1,7 @@
-"""Figures: images with a scale bar, their atomic columns, labels, vectors and residuals, and PNG pictures."""
+"""Figures: images with a scale bar, their atomic columns, labels, vectors, counts and residuals, and PNG pictures."""
 
 from stemkit.plotting.columns import COLUMN_COLOR, FLAGGED_COLOR, LABEL_COLORS, compare, show_columns, show_labels
+from stemkit.plotting.counts import show_counts, show_mixture
 from stemkit.plotting.drawing import scale_bar_length
 from stemkit.plotting.files import save_figure, save_picture
 from stemkit.plotting.images import show_image, show_residual
@@ -16,8 +17,10 @@ __all__ = [
     "save_picture",
     "scale_bar_length",
     "show_columns",
+    "show_counts",
     "show_displacements",
     "show_image",
     "show_labels",
+    "show_mixture",
     "show_residual",
 ]

@@ -201,10 +201,10 @@ def _draw_key(ax: Axes, shape: tuple[int, ...], colors: Colormap, scale: float, 
     radius = min(WHEEL_RADIUS * min(shape), WHEEL_OF_AREA * float(np.sqrt(np.prod(shape))))
     length = round_number(max(LEAST_ARROW * radius / scale, _long(values)))
     arrow = length * scale
-    width, height = 4.4 * radius + max(arrow, 2 * radius), 2.8 * radius
+    width, height = 4 * radius + max(arrow, 2 * radius), 2.6 * radius
     corner = (shape[1] - 0.5 - width, -0.5)
     ax.add_patch(Rectangle(corner, width, height, facecolor="black", alpha=0.6, zorder=ANNOTATION_ZORDER))
-    y, x = height / 2, shape[1] - 1.4 * radius
+    y, x = height / 2 - 0.5, shape[1] - 1.4 * radius
     _draw_wheel(ax, y, x, radius, colors)
     tail = corner[0] + (width - 2.8 * radius) / 2 - arrow / 2
     _draw_arrows(

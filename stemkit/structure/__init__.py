@@ -1,5 +1,4 @@
-"""The crystal from a table of its columns: lattices, sublattices, strain, distances,
-vacancies and polarisation.
+"""The crystal from a table of its columns: lattices, sublattices, strain, distances, vacancies, polarisation, counts.
 
 Functions take the table of :class:`~stemkit.AtomDetector` (one row per column, ``y`` increases downwards), or any
 DataFrame with the same columns. The lattice is fitted first; the other functions take the table and the lattice.
@@ -24,10 +23,12 @@ True
 0.0
 """
 
+from stemkit.structure.counting import AtomCounts, count_atoms
 from stemkit.structure.displacements import cage_displacements
 from stemkit.structure.distances import PixelSize, neighbor_distances, pixel_size
 from stemkit.structure.domains import domain_walls, mean_displacements
 from stemkit.structure.fitting import fit_lattice, fit_lattices
+from stemkit.structure.intensities import voronoi_intensities
 from stemkit.structure.lattice import Lattice, Lattices
 from stemkit.structure.polarization import polarization
 from stemkit.structure.strain import displacement_map, strain, strain_map
@@ -35,10 +36,12 @@ from stemkit.structure.sublattices import sublattices
 from stemkit.structure.vacancies import find_vacancies, missing_sites, site_occupancy, weak_columns
 
 __all__ = [
+    "AtomCounts",
     "Lattice",
     "Lattices",
     "PixelSize",
     "cage_displacements",
+    "count_atoms",
     "displacement_map",
     "domain_walls",
     "find_vacancies",
@@ -53,5 +56,6 @@ __all__ = [
     "strain",
     "strain_map",
     "sublattices",
+    "voronoi_intensities",
     "weak_columns",
 ]

@@ -1,0 +1,149 @@
+"""Numbers of atoms on an image, and the histogram of the intensities that they follow from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stemkit.images import Images
+from stemkit.plotting.columns import marker_size, pixel_positions
+from stemkit.plotting.drawing import limit_to_image, single_image
+from stemkit.plotting.images import show_image
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+__all__ = ["show_counts", "show_mixture"]
+
+#: Bins of the histogram per standard deviation of a component, and at most (chosen).
+BINS_PER_WIDTH, MOST_BINS = 3.0, 400
+#: Colours of components and of their sum (Okabe and Ito 2008, for the common colour vision deficiencies).
+COMPONENT_COLOR, MIXTURE_COLOR = "#0072b2", "#d55e00"
+#: Points of a curve per standard deviation of a component (chosen).
+POINTS_PER_WIDTH = 8.0
+
+
+def show_counts(
+    image: Images, columns: pd.DataFrame, ax: Axes | None = None, title: str | None = None, *, numbers: bool = True
+) -> Axes:
+    """Draw an image with its columns coloured by their number of atoms.
+
+    Parameters
+    ----------
+    image : DataArray or ndarray of shape (n_y, n_x)
+        As for :func:`show_columns`.
+    columns : DataFrame
+        ``count_atoms(table).columns``. Columns that were not used in the fit have a dashed outline; those without a
+        count are crosses.
+    ax : matplotlib Axes, optional
+    title : str, optional
+    numbers : bool, default=True
+        Write the number into each column.
+
+    Returns
+    -------
+    matplotlib Axes
+
+    Raises
+    ------
+    ValueError
+        If ``image`` is a stack, or ``columns`` lacks counts.
+    """
+    import matplotlib.pyplot as plt
+
+    missing = [c for c in ("y", "x", "count", "fitted") if c not in columns]
+    if missing:
+        raise ValueError(f"columns must be count_atoms(table).columns, but lacks {', '.join(missing)}")
+    ax = show_image(image, ax, title)
+    one = single_image(image)
+    table = columns.assign(y_px=columns["y"], x_px=columns["x"])
+    y, x = pixel_positions(one, table)
+    size = marker_size(ax, table.assign(y_px=y, x_px=x))
+    known, fitted = columns["count"].notna().to_numpy(), columns["fitted"].to_numpy(dtype=bool)
+    counts = columns["count"].to_numpy(dtype=np.float64, na_value=np.nan)
+    limits = (np.nanmin(counts), np.nanmax(counts)) if known.any() else (0, 1)
+    style: dict[str, Any] = {
+        "s": 1.8 * size,
+        "cmap": "viridis",
+        "vmin": limits[0],
+        "vmax": limits[1],
+        "edgecolors": "white",
+    }
+    drawn = ax.scatter(x[known & fitted], y[known & fitted], c=counts[known & fitted], linewidths=0.5, **style)
+    rest = known & ~fitted
+    ax.scatter(x[rest], y[rest], c=counts[rest], linewidths=0.8, linestyles="dashed", **style)
+    ax.scatter(x[~known], y[~known], s=size / 3, c="white", marker="x", linewidths=0.8)
+    if numbers:
+        _write_numbers(ax, x[known], y[known], counts[known], size)
+    plt.colorbar(drawn, ax=ax, fraction=0.046, pad=0.03, label="atoms")
+    limit_to_image(ax, one.shape)
+    return ax
+
+
+def show_mixture(
+    columns: pd.DataFrame,
+    components: pd.DataFrame,
+    width: float,
+    ax: Axes | None = None,
+    title: str | None = None,
+    *,
+    by: str = "intensity",
+) -> Axes:
+    """Draw the histogram of the intensities with the components of the mixture and their sum.
+
+    Parameters
+    ----------
+    columns, components, width
+        Of the result of :func:`stemkit.structure.count_atoms`.
+    ax : matplotlib Axes, optional
+    title : str, optional
+    by : str, default="intensity"
+        Column of ``columns`` that was counted.
+
+    Returns
+    -------
+    matplotlib Axes
+        With the intensity along x and the number of columns along y.
+
+    Raises
+    ------
+    ValueError
+        If ``columns`` lacks the intensity.
+    """
+    import matplotlib.pyplot as plt
+
+    if by not in columns:
+        raise ValueError(f"by must be a column of the table, one of {list(columns)}, but is {by!r}")
+    ax = plt.gca() if ax is None else ax
+    values = columns.loc[columns["fitted"], by].to_numpy(dtype=np.float64)
+    used = components[components["weight"] > 0.5 / max(len(values), 1)]
+    n_bins = int(np.clip(np.ptp(values) / width * BINS_PER_WIDTH, 5, MOST_BINS))
+    edges = np.histogram_bin_edges(values, n_bins)
+    ax.hist(values, list(edges), color="0.75", label="columns")
+    points = np.arange(edges[0] - 3 * width, edges[-1] + 3 * width, width / POINTS_PER_WIDTH)
+    curves = len(values) * np.diff(edges)[0] * _densities(points, used, width)
+    for curve, count in zip(curves.T, used["count"], strict=True):
+        ax.plot(points, curve, color=COMPONENT_COLOR, linewidth=0.8)
+        place = {"ha": "center", "va": "bottom", "fontsize": "small"}
+        ax.text(points[curve.argmax()], curve.max(), f"{count}", color=COMPONENT_COLOR, **place)
+    ax.plot(points, curves.sum(axis=1), color=MIXTURE_COLOR, label="mixture, components")
+    ax.set(xlabel=by, ylabel="columns", title=title or "")
+    ax.legend(frameon=False)
+    return ax
+
+
+def _densities(points: NDArray, components: pd.DataFrame, width: float) -> NDArray[np.float64]:
+    """Weighted density ``(n, k)`` of each component."""
+    z = (points[:, None] - components["mean"].to_numpy()) / width
+    return components["weight"].to_numpy() * np.exp(-0.5 * z**2) / (np.sqrt(2 * np.pi) * width)
+
+
+def _write_numbers(ax: Axes, x: NDArray, y: NDArray, counts: NDArray, size: float) -> None:
+    middle = (np.nanmin(counts) + np.nanmax(counts)) / 2 if len(counts) else 0.0
+    font = float(np.clip(0.75 * np.sqrt(size), 3, 14))
+    for at_x, at_y, count in zip(x, y, counts, strict=True):
+        color = "white" if count < middle else "black"
+        ax.text(at_x, at_y, f"{count:.0f}", ha="center", va="center", fontsize=font, color=color, clip_on=True)

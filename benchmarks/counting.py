@@ -5,7 +5,8 @@ fitted      with FILE, an .npz with ``image``, ``pixel_size_nm``, ``background``
             intensity): counts from intensities of :class:`~stemkit.AtomDetector` compared with counts from these
             volumes, with the same library
 particles   simulated particles whose intensities follow the number of atoms: fraction of wrong counts compared with the
-            error rate that :func:`~stemkit.structure.count_atoms` states, with and without a library
+            error rate that :func:`~stemkit.structure.count_atoms` states, with and without a library; a shift of all
+            counts by one is an overlooked first component
 cost        CPU seconds for 100,000 columns
 """
 
@@ -80,7 +81,7 @@ def particles(seeds: int) -> pd.DataFrame:
             row = {"noise (1)": noise, "library": library, "columns": found["columns"].mean()}
             row |= {"countable": f"{found['countable'].sum()} of {seeds}"}
             sure = found[found["countable"]]
-            for name in ("expected wrong (%)", "wrong (%)", "wrong by more than one (%)"):
+            for name in ("expected wrong (%)", "wrong (%)", "wrong but for a shift (%)", "wrong by more than one (%)"):
                 row[name] = sure[name].mean() if len(sure) else np.nan
             rows.append(row)
     return pd.DataFrame(rows)
@@ -131,8 +132,10 @@ def _particle(seed: int, noise: float, library: bool) -> dict[str, object]:
     numbers = np.arange(1, 15)
     known = np.column_stack([numbers, 2 * np.pi * WIDTH**2 * _intensity(numbers)]) if library else None
     counts = count_atoms(table, library=known, scale=(0.8, 1.2), first=int(atoms.min()))
-    difference = np.abs(_counts(counts)[match.found] - atoms[match.true])
+    signed = _counts(counts)[match.found] - atoms[match.true]
+    difference = np.abs(signed)
     return {
+        "wrong but for a shift (%)": 100 * min(np.mean(signed != shift) for shift in (-1, 0, 1)),
         "columns": len(difference),
         "countable": counts.countable,
         "expected wrong (%)": 100 * counts.error_rate,

@@ -12,6 +12,8 @@ PAGES = (
     "plot_displacements_and_strain.py",
     "plot_grains.py",
     "plot_vacancies.py",
+    "plot_polarization.py",
+    "plot_counting.py",
     "plot_data_like_my_microscope.py",
     "plot_any_crystal.py",
     "plot_plant_a_defect.py",

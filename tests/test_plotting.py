@@ -208,3 +208,72 @@ def test_labels_have_colours_and_a_legend(axes, image):
     assert texts == [f"lattice 0 ({drawn[0]})", f"lattice 1 ({drawn[1]})", "none (5)"]
     with pytest.raises(ValueError, match="labels must be one per column"):
         plotting.show_labels(image, table, labels[:3], axes)
+
+
+def vectors():
+    """Displacements as of ``cage_displacements``: three with a vector, one without."""
+    table = pd.DataFrame({"y": [0.4, 0.4, 0.8, 0.8], "x": [0.4, 0.8, 0.4, 0.8]})
+    table[["displacement_y", "displacement_x"]] = [[0.0, 10.0], [10.0, 0.0], [-5.0, 5.0], [np.nan, np.nan]]
+    table["significance"] = [5.0, 5.0, 1.0, np.nan]
+    table.attrs.update(unit="nm", units={"displacement_y": "pm"})
+    return table
+
+
+def test_arrows_have_the_direction_length_and_place_of_the_vectors(axes, image):
+    plotting.show_displacements(image, vectors(), axes, scale=2.0)
+    arrows = axes.collections[0]
+    assert np.column_stack([arrows.V, arrows.U]) == pytest.approx(2 * np.array([[0, 10], [10, 0], [-5, 5]]))
+    assert arrows.get_offsets()[:, ::-1] == pytest.approx(np.array([[20, 20], [20, 40], [40, 20]]))
+    colors = plotting.direction_colors()
+    assert arrows.get_facecolor()[:2] == pytest.approx(colors([0.0, 0.25]))
+    assert axes.get_ylim() == (95.5, -0.5)
+    assert any(t.get_text().endswith(" pm") for t in axes.texts)
+
+
+def test_vectors_that_are_not_significant_are_grey_and_walls_are_between_their_columns(axes, image):
+    walls = pd.DataFrame({"i": [0, 0], "j": [1, 2], "wall": [True, False]})
+    plotting.show_displacements(image, vectors(), axes, min_significance=3, walls=walls, colormap="twilight")
+    faint, clear, lines = axes.collections[:3]
+    assert len(faint.U) == 1
+    assert len(clear.U) == 2
+    assert len(set(faint.get_facecolor()[0, :3])) == 1
+    (segment,) = lines.get_segments()
+    assert segment == pytest.approx(np.array([[30, 30], [30, 10]]))
+    with pytest.raises(ValueError, match="lacks polarization_y"):
+        plotting.show_displacements(image, vectors(), axes, name="polarization")
+
+
+def test_colors_of_directions_are_cyclic_and_of_equal_lightness():
+    from skimage.color import rgb2lab
+
+    lab = rgb2lab(plotting.direction_colors()(np.linspace(0, 1, 256, endpoint=False))[:, :3])
+    assert np.ptp(lab[:, 0]) < 0.5
+    steps = np.linalg.norm(np.roll(lab, -1, axis=0) - lab, axis=1)
+    assert np.ptp(steps) < 0.1 * steps.mean()
+
+
+def test_counts_are_written_into_their_columns(axes, image):
+    columns = pd.DataFrame({"y": [0.4, 0.8, 0.8], "x": [0.4, 0.8, 1.2], "fitted": [True, False, False]})
+    columns["count"] = pd.array([3, 12, None], dtype="Int64")
+    columns.attrs["unit"] = "nm"
+    plotting.show_counts(image, columns, axes)
+    written = {t.get_text(): t.get_position() for t in axes.texts}
+    assert written["3"] == pytest.approx((20, 20))
+    assert written["12"] == pytest.approx((40, 40))
+    assert [len(c.get_offsets()) for c in axes.collections] == [1, 1, 1]
+    with pytest.raises(ValueError, match="lacks count"):
+        plotting.show_counts(image, columns.drop(columns="count"), axes)
+
+
+def test_the_mixture_is_as_high_as_the_histogram(axes):
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(10, 1, 3000), rng.normal(20, 1, 1000)])
+    columns = pd.DataFrame({"intensity": values, "fitted": True})
+    components = pd.DataFrame({"count": [1, 2, 3], "mean": [10.0, 20.0, 30.0], "weight": [0.75, 0.25, 0.0]})
+    plotting.show_mixture(columns, components, 1.0, axes)
+    heights = np.array([p.get_height() for p in axes.patches])
+    assert heights.sum() == 4000
+    assert axes.lines[-1].get_ydata().max() == pytest.approx(heights.max(), rel=0.15)
+    assert [t.get_text() for t in axes.texts] == ["1", "2"]
+    with pytest.raises(ValueError, match="by must be a column"):
+        plotting.show_mixture(columns, components, 1.0, axes, by="voronoi")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["show_counts", "show_mixture"]
 
 #: Bins of the histogram per standard deviation of a component, and at most (chosen).
-BINS_PER_WIDTH, MOST_BINS = 3.0, 400
+BINS_PER_WIDTH, MOST_BINS = 2.0, 400
 #: Colours of components and of their sum (Okabe and Ito 2008, for the common colour vision deficiencies).
 COMPONENT_COLOR, MIXTURE_COLOR = "#0072b2", "#d55e00"
 #: Points of a curve per standard deviation of a component (chosen).
@@ -127,7 +127,7 @@ def show_mixture(
     curves = len(values) * np.diff(edges)[0] * _densities(points, used, width)
     for curve, count in zip(curves.T, used["count"], strict=True):
         ax.plot(points, curve, color=COMPONENT_COLOR, linewidth=0.8)
-        place = {"ha": "center", "va": "bottom", "fontsize": "small"}
+        place: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": "small"}
         ax.text(points[curve.argmax()], curve.max(), f"{count}", color=COMPONENT_COLOR, **place)
     ax.plot(points, curves.sum(axis=1), color=MIXTURE_COLOR, label="mixture, components")
     ax.set(xlabel=by, ylabel="columns", title=title or "")

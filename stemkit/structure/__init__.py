@@ -31,6 +31,7 @@ from stemkit.structure.fitting import fit_lattice, fit_lattices
 from stemkit.structure.intensities import voronoi_intensities
 from stemkit.structure.lattice import Lattice, Lattices
 from stemkit.structure.polarization import polarization
+from stemkit.structure.profiles import interface_profile, lattice_planes
 from stemkit.structure.strain import displacement_map, strain, strain_map
 from stemkit.structure.sublattices import sublattices
 from stemkit.structure.vacancies import find_vacancies, missing_sites, site_occupancy, weak_columns
@@ -47,6 +48,8 @@ __all__ = [
     "find_vacancies",
     "fit_lattice",
     "fit_lattices",
+    "interface_profile",
+    "lattice_planes",
     "mean_displacements",
     "missing_sites",
     "neighbor_distances",

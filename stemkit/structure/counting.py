@@ -25,7 +25,8 @@ RELIABLE = 0.1
 DRAWS = 30
 #: Probability of the range of counts of a column.
 RANGE = 0.95
-#: Difference of BIC up to which another scale of the library is as good (chosen: a ratio of likelihoods of 20).
+#: Difference of a criterion up to which another number of components or scale of the library is as good (chosen: a
+#: ratio of likelihoods of 20).
 AS_GOOD = 6.0
 
 
@@ -147,8 +148,9 @@ def count_atoms(
     The error rate is that of 30 samples that are drawn from the mixture and fitted in the same way, with the number of
     components given: it contains the overlap of the components and the errors of their means. It does not contain a
     wrong number of components, a wrong ``first``, or intensities that are not normally distributed. Atoms are
-    considered countable if more than one component is found and the error rate is at most 10 %; with a library whose
-    scale is fitted, also no other scale may describe the intensities as well.
+    considered countable if more than one component is found, the error rate is at most 10 %, and no other number of
+    components, or scale of the library, describes the intensities as well: their criteria differ by at least 6. Without
+    a library, of 225 samples of 40 to 300 columns whose components overlap, 5 were called countable in error.
 
     References
     ----------
@@ -186,9 +188,12 @@ def count_atoms(
             table, by, values, reason, mixture, numbers, rates, factor, pd.DataFrame(), _rivals(fits, sample)
         )
     mixture, criteria = _free(sample, _choices(n_components, max_components, sample), criterion)
+    others = criteria.index[criteria[criterion] - criteria[criterion].min() < AS_GOOD]
     numbers = _whole(first, "first", 0) + np.arange(len(mixture.means))
     rates = _draw_errors(mixture, numbers, sample.size, rng, None)
-    return _result(table, by, values, reason, mixture, numbers, rates, float("nan"), criteria, [])
+    return _result(
+        table, by, values, reason, mixture, numbers, rates, float("nan"), criteria, list(others[others != len(numbers)])
+    )
 
 
 def _free(sample: Sample, choices: range, criterion: str) -> tuple[Mixture, pd.DataFrame]:
@@ -229,7 +234,7 @@ def _result(
     rates: tuple[float, float, float],
     factor: float,
     criteria: pd.DataFrame,
-    rivals: list[float],
+    rivals: list[float] | list[int],
 ) -> AtomCounts:
     columns = _counts(table, by, values, reason, mixture, numbers)
     n = columns["count"].value_counts().reindex(numbers, fill_value=0).to_numpy()
@@ -266,7 +271,7 @@ def _counts(
     return result.assign(fitted=reason == "", reason=reason)
 
 
-def _verdict(n_used: int, rate: float, criteria: pd.DataFrame, rivals: list[float]) -> tuple[bool, str]:
+def _verdict(n_used: int, rate: float, criteria: pd.DataFrame, rivals: list[float] | list[int]) -> tuple[bool, str]:
     if n_used < 2:
         more = int(criteria["bic"].idxmin()) if len(criteria) else 1
         other = f"; BIC prefers {more}, which overlap" if more > 1 else ""
@@ -275,8 +280,9 @@ def _verdict(n_used: int, rate: float, criteria: pd.DataFrame, rivals: list[floa
     if rate > RELIABLE:
         return False, f"not countable to an atom: {stated}"
     if rivals:
-        scales = ", ".join(f"{value:.3g}" for value in rivals)
-        return False, f"not countable: other scales of the library describe the intensities as well ({scales})"
+        kind = "numbers of components" if len(criteria) else "scales of the library"
+        others = ", ".join(f"{value:.3g}" for value in rivals)
+        return False, f"not countable: other {kind} describe the intensities as well ({others})"
     return True, f"countable: {stated}"
 
 

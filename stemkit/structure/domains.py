@@ -29,7 +29,7 @@ def mean_displacements(table: pd.DataFrame, displacements: pd.DataFrame, groups:
     displacements : DataFrame
         ``cage_displacements(table)``, with the same index.
     groups : Series or array-like of shape (n,)
-        Group of each column, of any type; columns whose group is missing, or -1, are in none.
+        Group of each column, of any type; columns whose group is missing are in none.
 
     Returns
     -------
@@ -212,6 +212,5 @@ def _codes(groups: ArrayLike, table: pd.DataFrame) -> tuple[NDArray[np.int64], p
     values = groups.reindex(table.index) if isinstance(groups, pd.Series) else pd.Series(np.asarray(groups))
     if len(values) != len(table):
         raise ValueError(f"groups must be one per column of the table, {len(table)}, but are {len(values)}")
-    values = values.where(values != -1)
     code, names = pd.factorize(values, sort=True)
     return np.asarray(code), pd.Index(names, name="group")

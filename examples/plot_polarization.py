@@ -2,16 +2,17 @@
 Polarisation and domain walls
 =============================
 
-In a ferroelectric perovskite the columns of B are displaced from the centre of the four columns of A around them. Here
-these displacements are measured with their errors, averaged over rows of the crystal, and searched for domain walls.
+In a ferroelectric perovskite the columns of B are displaced from the centre of the four
+columns of A around them. Here these displacements are measured with their errors,
+averaged over rows of the crystal, and searched for domain walls.
 """
 
 # %%
 # A film with two domains
 # -----------------------
-# The columns of a perovskite along [001], bright A and dim B. Lead titanate between two layers that are not polar: in
-# its left half B is displaced by 18 pm upwards, in its right half by 18 pm downwards. The image is recorded with jitter
-# of the rows.
+# The columns of a perovskite along [001], bright A and dim B. Lead titanate between two
+# layers that are not polar: in its left half B is displaced by 18 pm upwards, in its
+# right half by 18 pm downwards. The image is recorded with jitter of the rows.
 
 # sphinx_gallery_thumbnail_number = 1
 import matplotlib.pyplot as plt
@@ -36,10 +37,12 @@ constant, polar = 0.395, 0.018  # nm
 
 
 def film():
-    """The true columns: ``y`` and ``x`` in nm, heights, and the displacement of B in pm."""
+    """The true columns: ``y`` and ``x`` in nm, heights, displacements of B in pm."""
     y, x = constant * np.mgrid[0:22, 0:22].reshape(2, -1)
     a = pd.DataFrame({"y": y, "x": x, "amplitude": 1000.0, "truth": np.nan})
-    b = pd.DataFrame({"y": y + constant / 2, "x": x + constant / 2, "amplitude": 450.0, "truth": 0.0})
+    b = pd.DataFrame(
+        {"y": y + constant / 2, "x": x + constant / 2, "amplitude": 450.0, "truth": 0.0}
+    )
     layer = b["y"].between(2.6, 5.6)
     b.loc[layer, "truth"] = 1000 * polar * np.where(b.loc[layer, "x"] < 4.1, -1, 1)
     b["y"] += b["truth"] / 1000
@@ -48,19 +51,29 @@ def film():
 
 true_columns = film()
 pixel = np.arange(size) * pixel_size
-along_y, along_x = (np.exp(-0.5 * ((pixel - true_columns[[d]].to_numpy()) / width) ** 2) for d in ("y", "x"))
+along_y, along_x = (
+    np.exp(-0.5 * ((pixel - true_columns[[d]].to_numpy()) / width) ** 2)
+    for d in ("y", "x")
+)
 clean = 100.0 + (along_y * true_columns[["amplitude"]].to_numpy()).T @ along_x
 microscope = NoiseModel(
-    contrast=1000.0, level=100.0, scan=ScanNoise(jitter=0.3), pointwise=PointwiseNoise.counted(60.0, background=3.0)
+    contrast=1000.0,
+    level=100.0,
+    scan=ScanNoise(jitter=0.3),
+    pointwise=PointwiseNoise.counted(60.0, background=3.0),
 )
-recorded = microscope.apply(stemkit.calibrated(clean, pixel_size=pixel_size), random_state=2)
+recorded = microscope.apply(
+    stemkit.calibrated(clean, pixel_size=pixel_size), random_state=2
+)
 
 # %%
 # Displacements with their errors
 # -------------------------------
-# :func:`~stemkit.structure.sublattices` labels the two sites of the lattice, 0 the brighter one. Each column of site 1
-# is compared with the mean position of the columns of site 0 around it. The number of these, four, is determined from
-# the distances. The errors contain those of the fits of all five columns, and the jitter that columns in one row share.
+# :func:`~stemkit.structure.sublattices` labels the two sites of the lattice, 0 the
+# brighter one. Each column of site 1 is compared with the mean position of the columns
+# of site 0 around it. The number of these, four, is determined from the distances. The
+# errors contain those of the fits of all five columns, and the jitter that columns in
+# one row share.
 
 image = NoiseCalibrator().fit_transform(recorded)
 columns = AtomDetector().fit_transform(image)
@@ -73,52 +86,92 @@ fig, ax = plt.subplots(figsize=(8, 8), layout="constrained")
 show_displacements(image, displacements, ax, min_significance=3, walls=walls)
 
 # %%
-# Colours are directions; arrows below three standard deviations are grey. White lines are pairs of neighbours whose
-# vectors differ significantly, and by at least 10 pm: the wall between the two domains, and the interfaces to the
-# layers that are not polar.
+# Colours are directions; arrows below three standard deviations are grey. White lines
+# are pairs of neighbours whose vectors differ significantly, and by at least 10 pm: the
+# wall between the two domains, and the interfaces to the layers that are not polar.
 #
-# No column is left out of the table. Columns without a complete cage have no displacement, and ``reason`` says why.
+# No column is left out of the table. Columns without a complete cage have no
+# displacement, and ``reason`` says why.
 
 displacements["reason"].value_counts()
 
 # %%
-# The errors are those of the measurement: the difference from the truth has a standard deviation of one error, apart
-# from a few columns next to which the truth is not defined.
+# The errors are those of the measurement: the difference from the truth has a standard
+# deviation of one error, apart from a few columns next to which the truth is not
+# defined.
 
 match = match_columns(columns[["y", "x"]], true_columns[["y", "x"]], 0.06)
-truth = pd.Series(true_columns["truth"].to_numpy()[match.true], index=columns.index[match.found])
+truth = pd.Series(
+    true_columns["truth"].to_numpy()[match.true], index=columns.index[match.found]
+)
 pull = (displacements["displacement_y"] - truth) / displacements["displacement_y_err"]
-print(f"standard deviation of the pulls {pull.std():.2f}, mean {pull.mean():.2f}, {pull.notna().sum()} columns")
+print(
+    f"{pull.count()} pulls: mean {pull.mean():.2f}, standard deviation {pull.std():.2f}"
+)
 
 # %%
 # Means over rows
 # ---------------
-# Neighbouring cages share columns, and columns of a row share its jitter: means over rows of the crystal have errors
-# that are not those of single columns divided by the square root of their number.
-# :func:`~stemkit.structure.mean_displacements` propagates both. The rows are those of the lattice; the two domains are
-# averaged separately.
+# Neighbouring cages share columns, and columns of a row share its jitter: means over
+# rows of the crystal have errors that are not those of single columns divided by the
+# square root of their number. :func:`~stemkit.structure.mean_displacements` propagates
+# both. The rows are those of the lattice; the two domains are averaged separately.
 
-row = lattice.indices[:, 1] if abs(lattice.vectors[1, 0]) > abs(lattice.vectors[1, 1]) else lattice.indices[:, 0]
+row = (
+    lattice.indices[:, 1]
+    if abs(lattice.vectors[1, 0]) > abs(lattice.vectors[1, 1])
+    else lattice.indices[:, 0]
+)
 fig, ax = plt.subplots(figsize=(7, 4.2), layout="constrained")
 for name, side in {"left": columns["x"] < 4.1, "right": columns["x"] >= 4.1}.items():
-    means = mean_displacements(columns, displacements, pd.Series(row, columns.index).where(side))
-    ax.errorbar(means["y"], means["displacement_y"], means["displacement_y_err"], fmt="o", markersize=4, label=name)
+    means = mean_displacements(
+        columns, displacements, pd.Series(row, columns.index).where(side)
+    )
+    ax.errorbar(
+        means["y"],
+        means["displacement_y"],
+        means["displacement_y_err"],
+        fmt="o",
+        markersize=4,
+        label=name,
+    )
 for edge in (2.6, 5.6):
     ax.axvline(edge, color="0.7", linewidth=1, zorder=0)
 for level in (-1000 * polar, 0.0, 1000 * polar):
     ax.axhline(level, color="0.85", linewidth=1, zorder=0)
-ax.set(xlabel="y (nm)", ylabel="displacement along y (pm)", title="means over rows; lines are the truth")
+ax.set(
+    xlabel="y (nm)",
+    ylabel="displacement along y (pm)",
+    title="means over rows; lines are the truth",
+)
 ax.legend(frameon=False)
 
 # %%
 # Polarisation
 # ------------
-# With the Born effective charge of the displacement and the volume of the unit cell, the displacement is a
-# polarisation, ``P = e Z u / V``. The charge is that of everything that moves with the column, see
-# :func:`~stemkit.structure.polarization`.
+# With the Born effective charge of the displacement and the volume of the unit cell,
+# the displacement is a polarisation, ``P = e Z u / V``. The charge is that of
+# everything that moves with the column, see :func:`~stemkit.structure.polarization`.
 
-region = np.where(labels == 1, np.where(columns["y"].between(2.8, 5.4), np.sign(columns["x"] - 4.1), 0), np.nan)
+region = np.where(
+    labels == 1,
+    np.where(columns["y"].between(2.8, 5.4), np.sign(columns["x"] - 4.1), 0),
+    np.nan,
+)
 names = {-1.0: "left domain", 0.0: "layers", 1.0: "right domain"}
 groups = pd.Series(region, columns.index).map(names)
-means = polarization(mean_displacements(columns, displacements, groups), born_charge=7.1, cell_volume=constant**3)
-means[["n", "displacement_y", "displacement_y_err", "polarization_y", "polarization_y_err", "spread_y"]].round(2)
+means = polarization(
+    mean_displacements(columns, displacements, groups),
+    born_charge=7.1,
+    cell_volume=constant**3,
+)
+means[
+    [
+        "n",
+        "displacement_y",
+        "displacement_y_err",
+        "polarization_y",
+        "polarization_y_err",
+        "spread_y",
+    ]
+].round(2)

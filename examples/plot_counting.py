@@ -23,13 +23,8 @@ from stemkit.metrics import match_columns
 from stemkit.plotting import show_counts, show_mixture
 from stemkit.structure import count_atoms, voronoi_intensities
 
-size, pixel_size, width, spacing, level = (
-    256,
-    0.018,
-    0.07,
-    0.27,
-    50.0,
-)  # px, nm, nm, nm, intensity
+size, pixel_size, width, spacing = 256, 0.018, 0.07, 0.27  # px, nm, nm, nm
+level = 50.0  # intensity of the vacuum
 rng = np.random.default_rng(5)
 
 

@@ -80,7 +80,9 @@ columns = AtomDetector().fit_transform(image)
 lattice = fit_lattice(columns)
 labels = sublattices(columns, lattice, 2)
 displacements = cage_displacements(columns, labels)
-walls = domain_walls(columns, displacements, min_difference=10)
+walls = domain_walls(
+    columns, displacements, false_discovery_rate=0.01, min_difference=10
+)
 
 fig, ax = plt.subplots(figsize=(8, 8), layout="constrained")
 show_displacements(image, displacements, ax, min_significance=3, walls=walls)

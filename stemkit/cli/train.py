@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,13 +127,14 @@ def _trained(checkpoint: Path, arguments: argparse.Namespace) -> Path:
     Raises
     ------
     ValueError
-        If the checkpoint is damaged, or if the training diverged; its weights and checkpoint are then removed.
+        If the checkpoint is damaged, or if the training diverged; its checkpoint is then removed.
     """
+    from stemkit.denoising.callbacks import DivergenceError
     from stemkit.denoising.general import BATCH_SIZE, CROP_SIZES, train_general
 
     resumed = checkpoint.exists()
     try:
-        path = train_general(
+        return train_general(
             checkpoint.parent,
             name=NAME,
             max_epochs=arguments.epochs,
@@ -152,6 +152,9 @@ def _trained(checkpoint: Path, arguments: argparse.Namespace) -> Path:
             minutes=arguments.minutes,
             compile=arguments.compile,
         )
+    except DivergenceError as error:
+        checkpoint.unlink(missing_ok=True)  # it would diverge again, and refuse another learning rate
+        raise ValueError(f"{str(error).replace('lr=', '--lr ')}; no weights were written") from error
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         if not resumed:
             raise
@@ -159,25 +162,6 @@ def _trained(checkpoint: Path, arguments: argparse.Namespace) -> Path:
             f"training can't resume from {checkpoint}, which is damaged or of another version ({type(error).__name__}: "
             f"{error}): remove it to begin again"
         ) from error
-    _check_finite(path, checkpoint, arguments.lr)
-    return path
-
-
-def _check_finite(weights: Path, checkpoint: Path, lr: float) -> None:
-    """Raise a ValueError, and remove the files, if the training diverged."""
-    import torch
-
-    from stemkit.denoising import load_weights
-
-    network, info = load_weights(weights)
-    finite = all(bool(torch.isfinite(value).all()) for value in network.state_dict().values())
-    if finite and math.isfinite(info.training.get("valid_loss", 0.0)):
-        return
-    for path in (weights, weights.with_suffix(".md"), checkpoint):
-        path.unlink(missing_ok=True)
-    raise ValueError(
-        f"the training diverged, so that its weights are not finite; none were written: use an --lr below {lr:g}"
-    )
 
 
 def scores(weights: Path, n: int) -> str:

@@ -18,7 +18,9 @@ from stemkit.atomic import whole_file
 __all__ = [
     "BestSoFar",
     "Checkpoint",
+    "DivergenceError",
     "EndEarly",
+    "Finite",
     "Progress",
     "Schedule",
     "StopTraining",
@@ -35,6 +37,37 @@ WARM_UP = 50
 
 class StopTraining(Exception):  # noqa: N818 (no error)
     """Raised to end training before its last epoch."""
+
+
+class DivergenceError(ValueError):
+    """Raised if the loss or the weights are no longer finite."""
+
+
+class Finite(Callback):
+    """Ends a training that has diverged at the end of the epoch, before its network is kept or written.
+
+    Raises
+    ------
+    DivergenceError
+        If the loss of the training or of the validation, or a weight, is NaN or infinite.
+    """
+
+    def __init__(self, lr: float):
+        self.lr = lr
+
+    def on_epoch_end(
+        self, net: skorch.NeuralNet, dataset_train: Any = None, dataset_valid: Any = None, **kwargs: Any
+    ) -> None:
+        last = net.history[-1]
+        losses = {name: float(last[name]) for name in ("train_loss", "valid_loss") if name in last}
+        n = sum(int((~torch.isfinite(value)).sum()) for value in net.module_.state_dict().values())
+        if n == 0 and all(map(math.isfinite, losses.values())):
+            return
+        found = ", ".join(f"{name} {loss:.4g}" for name, loss in losses.items())
+        raise DivergenceError(
+            f"the training diverged in epoch {len(net.history)} ({found}; {n} weights are not finite) with the "
+            f"learning rate lr={self.lr:g}: use a smaller one, such as lr={self.lr / 10:.2g}"
+        )
 
 
 class Schedule(Callback):

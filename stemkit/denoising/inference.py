@@ -86,6 +86,11 @@ def enhanced_maps(
         Average over flips; the standard deviation of this map over them is added as ``uncertainty``.
     progress : bool
         Show a progress bar over tiles.
+
+    Raises
+    ------
+    ValueError
+        If the network's output is not finite.
     """
     dtype = float_dtype(values.dtype)
     if np.ptp(values) == 0 or network_units(values * sign, info)[1] == 0:
@@ -104,6 +109,7 @@ def enhanced_maps(
         average_flips=spread_of is not None,
         progress=progress,
     )
+    _check_finite(raw)
     if shape != values.shape:
         raw = resampled(raw, values.shape)
         spread = None if spread is None else resampled(spread, values.shape).clip(min=0.0)
@@ -111,6 +117,16 @@ def enhanced_maps(
     if spread is not None and spread_of is not None:
         maps["uncertainty"] = spread[info.outputs.index(spread_of)] * (1.0 if spread_of == "detect" else scale)
     return maps
+
+
+def _check_finite(raw: NDArray) -> None:
+    """Refuse maps with values that are not finite, which must not be taken for an enhanced image."""
+    n = int(np.count_nonzero(~np.isfinite(raw)))
+    if n:
+        raise ValueError(
+            f"the network's output must be finite, but {n} of {raw.size} values are not: use other weights, or remove "
+            "values from the image that are far outside its range"
+        )
 
 
 def _constant_maps(values: NDArray, info: NetworkInfo, spread_of: str | None) -> dict[str, NDArray]:

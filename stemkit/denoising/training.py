@@ -26,11 +26,13 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from stemkit._version import __version__
+from stemkit.atomic import check_place
 from stemkit.compute import autocast, describe_device, seeded, torch_generator, workers
 from stemkit.denoising.callbacks import (
     BestSoFar,
     Checkpoint,
     EndEarly,
+    Finite,
     Progress,
     Schedule,
     StopTraining,
@@ -117,9 +119,14 @@ def train(
     Raises
     ------
     ValueError
-        If ``loss`` is not one of those listed, or the checkpoint is of another run.
+        If ``loss`` is not one of those listed, the checkpoint is of another run, or the training diverges: its loss or
+        weights are NaN or infinite at the end of an epoch.
+    OSError
+        If the checkpoint can't be written, before the first epoch.
     """
     check_option("loss", loss, LOSSES)
+    if checkpoint is not None:
+        check_place(checkpoint, overwrite=True)
     # a checkpoint must contain built-in types only
     seed, max_epochs, batches_per_epoch, lr = int(seed), int(max_epochs), int(batches_per_epoch), float(lr)
     settings = {
@@ -155,6 +162,7 @@ def train(
                 ("valid_psnr", PassthroughScoring(name="valid_psnr", lower_is_better=False)),
                 ("clip", GradientNormClipping(LARGEST_GRADIENT)),
                 ("schedule", Schedule(lr, max_epochs * batches_per_epoch, minutes if timed else None)),
+                ("finite", Finite(lr)),
                 ("best", BestSoFar(patience)),
                 ("checkpoint", Checkpoint(checkpoint, settings)),
                 ("progress", Progress(max_epochs, batches_per_epoch, source.batch_size, verbose)),

@@ -12,6 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from stemkit.atomic import whole_file
+from stemkit.denoising.weight_checks import (
+    FLOATS,
+    OUTPUTS,
+    check_archive,
+    check_finite,
+    check_shapes,
+    check_tensors,
+    described,
+)
 from stemkit.networks import FCN, SFIN, AtomSegNet
 
 __all__ = ["OUTPUTS", "NetworkInfo", "build", "find_weights", "known_weights", "load_weights", "save_weights"]
@@ -19,8 +28,6 @@ __all__ = ["OUTPUTS", "NetworkInfo", "build", "find_weights", "known_weights", "
 SHIPPED = Path(__file__).parent / "shipped"
 #: Name of the shipped weights that ``"auto"`` stands for.
 DEFAULT = "sfin-general"
-#: All output channels of stemkit's own networks.
-OUTPUTS = ("enhance", "detect", "superresolve")
 #: Output range of AtomSegNet's sigmoid, standard deviations of an image (chosen).
 SIGMOID_RANGE = (-4.0, 12.0)
 #: Divisors of the height and width of a network's input; that of SFIN is its downsampling (derived: pooling).
@@ -114,16 +121,30 @@ def find_weights(weights: str | Path) -> Path:
 def load_weights(weights: str | Path) -> tuple[nn.Module, NetworkInfo]:
     """Load a network from a shipped name, a stemkit safetensors file, or a checkpoint of SFIN's authors.
 
-    No code in a file is executed: files are read by safetensors, or by torch with ``weights_only=True``.
+    No code in a file is executed: files are read by safetensors, or by torch with ``weights_only=True``. Description,
+    names, shapes and data types are compared before the network is built, and its weights must be finite.
+
+    Raises
+    ------
+    ValueError
+        If there is no such file, or if it does not contain the weights of a network that stemkit can build.
     """
     path = find_weights(weights)
-    if path.suffix == ".safetensors":
-        return _load_safetensors(path)
-    return _load_checkpoint(path)
+    info, tensors = _from_safetensors(path) if path.suffix == ".safetensors" else _from_checkpoint(path)
+    check_finite(tensors, f"weights {path}", "the training diverged or the file is damaged, use other weights")
+    module = build(info)
+    module.load_state_dict(tensors, strict=False)  # the names were compared; only the counters of batch norms lack
+    return module, info
 
 
 def save_weights(module: nn.Module, info: NetworkInfo, path: Path) -> Path:
-    """Write convolution weights in half precision, other weights in single precision, and their description."""
+    """Write convolution weights in half precision, other weights in single precision, and their description.
+
+    Raises
+    ------
+    ValueError
+        If a weight is NaN or infinite, or too large for half precision; nothing is written.
+    """
     from safetensors.torch import save_file
 
     tensors = {}
@@ -132,72 +153,69 @@ def save_weights(module: nn.Module, info: NetworkInfo, path: Path) -> Path:
             continue
         half = value.dim() == 4
         tensors[key] = value.detach().cpu().to(torch.float16 if half else torch.float32).contiguous()
-    described = {k: v for k, v in asdict(info).items() if k != "sha256"}
+    check_finite(tensors, f"the weights for {path}", "the training diverged, use a smaller learning rate")
+    metadata = {k: v for k, v in asdict(info).items() if k != "sha256"}
     with whole_file(path) as temporary:
-        save_file(tensors, temporary, metadata={"stemkit": json.dumps(described)})
+        save_file(tensors, temporary, metadata={"stemkit": json.dumps(metadata)})
         temporary.chmod(0o644)  # safetensors writes files that other users cannot read
     return path
 
 
-def _load_safetensors(path: Path) -> tuple[nn.Module, NetworkInfo]:
+def _from_safetensors(path: Path) -> tuple[NetworkInfo, dict[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 (not a dict)
+            info = _info(file.metadata() or {}, path)
+            slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            check_shapes({key: tuple(part.get_shape()) for key, part in slices.items()}, _shapes(info, path), path)
+            if others := {str(part.get_dtype()) for part in slices.values()} - {*FLOATS.values()}:
+                raise ValueError(f"weights {path} must be floating-point numbers, but some are {sorted(others)}")
+            return info, {key: file.get_tensor(key).float() for key in slices}
     except SafetensorError as error:
         raise ValueError(f"weights {path} can't be read as safetensors, the file may be damaged: {error}") from error
+
+
+def _info(metadata: dict[str, str], path: Path) -> NetworkInfo:
     if "stemkit" not in metadata:
         raise ValueError(
             f"weights {path} must have stemkit's description of the network, but have none: use a file that "
             "save_weights wrote"
         )
-    described = json.loads(metadata["stemkit"])
-    if "width" in described:  # name of the number of channels in older files
-        described["n_channels"] = described.pop("width")
-    described["outputs"] = tuple(described["outputs"])
-    described["spacing"] = tuple(described["spacing"]) if described.get("spacing") else None
-    info = NetworkInfo(**described, sha256=_sha256(path))
-    module = build(info)
-    _load_state(module, tensors, path)
-    return module, info
+    return NetworkInfo(**described(metadata["stemkit"], path), sha256=_sha256(path))
 
 
-def _load_checkpoint(path: Path) -> tuple[nn.Module, NetworkInfo]:
+def _from_checkpoint(path: Path) -> tuple[NetworkInfo, dict[str, Tensor]]:
+    check_archive(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a bad file
         raise ValueError(
             f"weights {path} can't be read as a torch checkpoint that contains tensors only: {error}"
         ) from error
-    state = content.get("model_state_dict", content)
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+    state = check_tensors(content.get("model_state_dict", content) if isinstance(content, dict) else content, path)
+    state = {k.removeprefix("module."): v for k, v in state.items() if not k.endswith("num_batches_tracked")}
     if "head_conv.weight" not in state:
         raise ValueError(
             f"weights {path} must be of an SFIN, with a key 'head_conv.weight', but have the keys {sorted(state)[:5]}"
         )
-    info = NetworkInfo(
-        n_channels=state["head_conv.weight"].shape[0],
-        n_blocks=1 + max(int(k.split(".")[1]) for k in state if k.startswith("body.")),
-        scaling="grey255",
-        sha256=_sha256(path),
-    )
-    module = build(info)
-    _load_state(module, {k: v.float() for k, v in state.items() if not k.endswith("num_batches_tracked")}, path)
-    return module, info
+    blocks = {key.split(".")[1] for key in state if key.startswith("body.")}
+    shape = {"n_channels": len(state["head_conv.weight"]) if state["head_conv.weight"].ndim else 0}
+    text = json.dumps({**shape, "n_blocks": len(blocks), "outputs": ["enhance"], "scaling": "grey255"})
+    info = NetworkInfo(**described(text, path), sha256=_sha256(path))
+    # a tensor can be larger than its file, as a view of few numbers: shapes are compared before it is copied
+    check_shapes({key: tuple(value.shape) for key, value in state.items()}, _shapes(info, path), path)
+    return info, {key: value.float() for key, value in state.items()}
 
 
-def _load_state(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+def _shapes(info: NetworkInfo, path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the network's tensors, without memory for them."""
     try:
-        missing, unexpected = module.load_state_dict(tensors, strict=False)
-    except RuntimeError as error:
-        raise ValueError(f"weights {path} do not fit the network that the file describes: {error}") from error
-    missing = [key for key in missing if not key.endswith("num_batches_tracked")]
-    if missing or unexpected:
-        raise ValueError(
-            f"weights {path} do not fit the network: missing keys {missing[:3]}, unexpected keys {unexpected[:3]}"
-        )
+        with torch.device("meta"):
+            state = build(info).state_dict()
+    except ValueError as error:
+        raise ValueError(f"weights {path} describe a network that can't be built: {error}") from error
+    return {key: tuple(value.shape) for key, value in state.items() if not key.endswith("num_batches_tracked")}
 
 
 def _sha256(path: Path) -> str:

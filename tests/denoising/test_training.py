@@ -244,6 +244,19 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         train_general(tmp_path, seed=2, **arguments)
 
 
+@pytest.mark.parametrize("inner", [source, Constant])
+def test_a_training_that_diverges_ends_with_an_error(tmp_path, inner):
+    checkpoint = tmp_path / "run.checkpoint"
+    with pytest.raises(ValueError, match=r"diverged in epoch 1 \(train_loss .*, valid_loss .*not finite\).*lr=1e\+30"):
+        run(inner(), checkpoint, lr=1e30)
+    assert not checkpoint.exists()
+
+
+def test_a_checkpoint_in_a_missing_folder_is_refused_before_training(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        run(Failing(0, AssertionError), tmp_path / "missing" / "run.checkpoint")
+
+
 @pytest.mark.parametrize("steps_before", [0, 5])
 def test_the_learning_rate_is_0_when_the_time_is_over(steps_before, monkeypatch):
     clock = [100.0]

@@ -88,10 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _draw(calibrator: NoiseCalibrator, index: int, path: Path) -> None:
     non_interactive_pyplot()
-    try:
-        save_and_close(calibrator.plot(index), path)
-    except ValueError as error:  # a constant image has curves without values
-        raise ValueError(f"the noise was measured, but its figure can't be drawn: {error}") from error
+    save_and_close(calibrator.plot(index), path)
 
 
 def _described(path: Path, calibrator: NoiseCalibrator, image: xr.DataArray) -> dict[str, Any]:

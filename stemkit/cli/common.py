@@ -178,15 +178,10 @@ def region(text: str) -> tuple[slice, slice]:
 
 
 def load(path: Path, arguments: argparse.Namespace, cropped: bool = False) -> xr.DataArray:
-    """Read an image and crop it to the region; with ``cropped``, an image of the region's size is left as it is.
-
-    The frames of a series are images of a stack: the commands process each of them.
-    """
+    """Read an image and crop it to the region; with ``cropped``, an image of the region's size is left as it is."""
     import stemkit
 
     image = stemkit.read(path, dataset=arguments.dataset, pixel_size=arguments.pixel_size)
-    if image.dims[0] == "frame":
-        image = image.rename(frame="image")
     if arguments.mode is not None:
         image.attrs["mode"] = arguments.mode
     if arguments.region is None:

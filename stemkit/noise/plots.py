@@ -56,6 +56,8 @@ def plot_calibration(model: NoiseModel, diagnostics: dict[str, Any]) -> Figure:
 def _filter_residual(ax: Axes, curve: ResidualCurve, contrast: float) -> None:
     x = curve.x / contrast
     ax.plot(x, curve.y / contrast, "o", color=POINTS, ms=4)
+    if not np.any(curve.y):
+        _note(ax, "no noise")
     if len(x):
         ends = np.array([x.min(), x.max()])
         ax.plot(ends, curve.intercept / contrast + curve.slope * ends, color=FIT)
@@ -64,6 +66,8 @@ def _filter_residual(ax: Axes, curve: ResidualCurve, contrast: float) -> None:
 
 def _variance(ax: Axes, components: NoiseComponents, model: NoiseModel) -> None:
     signal = components.signal
+    if not np.any(components.variance):
+        _note(ax, "no noise")
     ax.plot(signal, components.variance, "o", color=POINTS, ms=4)
     s = np.linspace(min(0.0, signal.min(initial=0.0)), max(1.0, signal.max(initial=1.0)), 50)
     ax.plot(s, components.pointwise_variance(s), color=FIT)
@@ -78,8 +82,11 @@ def _covariance_along_row(ax: Axes, components: NoiseComponents, model: NoiseMod
     shown, scan = components.lag > 0, model.scan
     ax.plot(components.lag[shown], components.covariance[shown], "o", color=POINTS, ms=4)
     ax.plot(components.lag[shown], components.fitted[shown], color=FIT)
-    ax.axhline(0, color="0.7", lw=0.8)
-    ax.set_xscale("log")
+    if shown.any():
+        ax.axhline(0, color="0.7", lw=0.8)
+        ax.set_xscale("log")
+    else:
+        _note(ax, "no noise")
     ax.set(xlabel="lag along the row (px)", ylabel="covariance (contrast²)")
     length = "whole rows" if math.isinf(scan.length) else f"{scan.length:.1f} px"
     short = f" and {scan.short_amplitude:.3g}, {scan.short_length:.1f} px" if scan.short_amplitude else ""
@@ -88,6 +95,8 @@ def _covariance_along_row(ax: Axes, components: NoiseComponents, model: NoiseMod
 
 def _background(ax: Axes, statistics: BackgroundStatistics, model: NoiseModel) -> None:
     ax.plot(statistics.distance, statistics.covariance, ".", color=POINTS, ms=3)
+    if not np.any(statistics.covariance):
+        _note(ax, "no noise")
     if len(statistics.fitted):
         ax.plot(statistics.distance, statistics.fitted, color=FIT)
     ax.axhline(0, color="0.7", lw=0.8)
@@ -101,7 +110,7 @@ def _rows(ax: Axes, displacement: BeamDisplacement | None, model: NoiseModel) ->
     ax.set(xlabel="displacement along x (px)", ylabel="row")
     ax.set_title(f"Displacement {model.scan.displacement:.2g} px")
     if displacement is None:
-        _no_columns(ax)
+        _note(ax, "no columns")
         return
     shifts = displacement.shifts.mean(axis=1)
     ax.plot(shifts, np.arange(len(shifts)), color=POINTS, lw=0.7)
@@ -113,7 +122,7 @@ def _spectrum(ax: Axes, displacement: BeamDisplacement | None, model: NoiseModel
     ax.set(xlabel="frequency (cycles per row)", ylabel=f"spectrum of the displacement along {axis} (px²)")
     ax.set_title(_spectrum_title(model, axis))
     if displacement is None or displacement.spectrum is None:
-        _no_columns(ax)
+        _note(ax, "no columns")
         return
     spectrum, parts = displacement.spectrum, displacement.parts
     n = len(spectrum.frequency)
@@ -141,5 +150,6 @@ def _spectrum_title(model: NoiseModel, axis: str) -> str:
     return "\n".join([f"Jitter along {axis} {jitter:.2g} px", *(["; ".join(slow)] if slow else [])])
 
 
-def _no_columns(ax: Axes) -> None:
-    ax.text(0.5, 0.5, "no columns", ha="center", va="center", transform=ax.transAxes, color="0.5")
+def _note(ax: Axes, text: str) -> None:
+    """Say in the middle of a panel why it is empty."""
+    ax.text(0.5, 0.5, text, ha="center", va="center", transform=ax.transAxes, color="0.5")

@@ -88,14 +88,25 @@ def test_a_figure_is_replaced_by_the_same_command_alone(tmp_path, tif, capsys):
     assert "--overwrite" in capsys.readouterr().err
 
 
-def test_numbers_are_printed_even_if_the_figure_fails(tmp_path, capsys):
+def test_the_figure_of_a_constant_image_says_that_there_is_no_noise(tmp_path, capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("stemkit.cli.calibrate.save_and_close", lambda figure, path: drawn.append(figure))
     np.save(tmp_path / "flat.npy", np.full((64, 64), 3.0))
-    code = main(["calibrate", str(tmp_path / "flat.npy"), "--json", "--figure", "-o", str(tmp_path / "out")])
+    assert main(["calibrate", str(tmp_path / "flat.npy"), "--json", "--figure", "-o", str(tmp_path / "out")]) == 0
+    (figure,) = drawn
+    assert [text.get_text() for ax in figure.axes for text in ax.texts].count("no noise") == 5
+    assert json.loads(capsys.readouterr().out)["contrast"] is not None
+
+
+def test_numbers_are_printed_even_if_the_figure_fails(tmp_path, tif, capsys, monkeypatch):
+    def failing(figure, path):
+        raise OSError(f"can't write {path}: the disk is full")
+
+    monkeypatch.setattr("stemkit.cli.calibrate.save_and_close", failing)
+    assert main(["calibrate", str(tif), "--json", "--figure", "-o", str(tmp_path / "out")]) == 1
     printed = capsys.readouterr()
     assert json.loads(printed.out)["contrast"] is not None
-    drawn = (tmp_path / "out" / "flat_noise.png").exists()
-    assert code == (0 if drawn else 1)
-    assert drawn or "flat.npy" in printed.err
+    assert "the disk is full" in printed.err
 
 
 def test_without_a_figure_nothing_is_written(tmp_path, tif):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,7 +182,7 @@ def load(path: Path, arguments: argparse.Namespace, cropped: bool = False) -> xr
     """Read an image and crop it to the region; with ``cropped``, an image of the region's size is left as it is."""
     import stemkit
 
-    image = stemkit.read(path, dataset=arguments.dataset, pixel_size=arguments.pixel_size)
+    image = _ascending(stemkit.read(path, dataset=arguments.dataset, pixel_size=arguments.pixel_size))
     if arguments.mode is not None:
         image.attrs["mode"] = arguments.mode
     if arguments.region is None:
@@ -196,6 +197,18 @@ def load(path: Path, arguments: argparse.Namespace, cropped: bool = False) -> xr
             f"{columns.stop}"
         )
     return image.isel(y=rows, x=columns)
+
+
+def _ascending(image: xr.DataArray) -> xr.DataArray:
+    """The image with increasing coordinates, which the estimators require; a warning names those that were reversed."""
+    import numpy as np
+
+    for dim, lines in (("y", "rows"), ("x", "columns of pixels")):
+        steps = np.diff(image[dim].values) if dim in image.coords else np.zeros(1)
+        if steps.size and (steps < 0).all():
+            image = image.isel({dim: slice(None, None, -1)})
+            warnings.warn(f"{dim} decreases in the file: its {lines} are processed in reverse order", stacklevel=2)
+    return image
 
 
 def frames(image: xr.DataArray) -> list[str]:

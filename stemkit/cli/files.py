@@ -34,11 +34,14 @@ class Selection:
 
 
 def select_files(paths: Sequence[Path], recursive: bool = False) -> Selection:
-    """Files among the paths and in their folders, each once.
+    """Files among the paths and in their folders in natural order, each once.
 
     Files in folders whose names are those of results of other files (``a_enhanced.tif`` of ``a.dm4``) are left out,
     unless they are named themselves.
     """
+    from stemkit.io import READABLE
+    from stemkit.io.folders import image_files
+
     named, found, problems = list[Path](), list[Path](), list[str]()
     order = list[Path]()
     for path in paths:
@@ -47,13 +50,13 @@ def select_files(paths: Sequence[Path], recursive: bool = False) -> Selection:
             order.append(path)
             continue
         try:
-            inside = sorted(_readable_in(path, recursive))
+            inside = image_files(path, READABLE, recursive)
         except OSError as error:
-            problems.append(f"{path}: the folder can't be read: {error.strerror}")
+            problems.append(error.strerror)
             continue
-        if not inside:
-            more = "" if recursive else "; -r also searches its sub-folders"
-            problems.append(f"{path}: the folder contains no image file that stemkit can read{more}")
+        except ValueError as error:
+            problems.append(f"{error}{'' if recursive else '; -r also searches its sub-folders'}")
+            continue
         found += inside
         order += inside
     origins = {origin for path in order for origin in _possible_names(path)}
@@ -118,22 +121,10 @@ def _once(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether a path is a folder; not if it can't be examined, which the reading of the file reports."""
+    """Whether a path is a folder of files; not if it can't be examined, which the reading of the file reports."""
+    from stemkit.io.folders import is_zarr
+
     try:
-        return path.is_dir()
+        return path.is_dir() and not is_zarr(path)
     except OSError:
         return False
-
-
-def _readable_in(folder: Path, recursive: bool) -> Iterator[Path]:
-    """Files in a folder that stemkit can read by their suffixes; hidden files and folders are omitted."""
-    from stemkit.io import READABLE
-
-    for entry in os.scandir(folder):
-        if entry.name.startswith("."):
-            continue
-        path = folder / entry.name
-        if entry.is_file() and path.suffix.lower() in READABLE:
-            yield path
-        elif recursive and entry.is_dir(follow_symlinks=False):
-            yield from _readable_in(path, recursive)

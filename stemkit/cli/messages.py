@@ -9,7 +9,7 @@ __all__ = ["about", "counted", "described", "with_option_names"]
 
 #: Parameters of functions whose command-line options have the same name; not those in the parentheses of a call.
 _PARAMETERS = re.compile(
-    r"(?<!\()(?<!, )\b(pixel_size|mode|dataset|overwrite|significance|spacing|width)=(True|\.{3})?"
+    r"(?<!\()(?<!, )\b(pixel_size|mode|dataset|overwrite|significance|spacing|width|device)=(True|\.{3})?(?=([\"'\w])?)"
 )
 #: What an allocator says when memory is exhausted.
 _NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|Unable to allocate", re.IGNORECASE)
@@ -19,7 +19,7 @@ _EXPLAINED = (OSError, ValueError, TypeError, ImportError, UserWarning)
 
 def described(error: BaseException) -> str:
     """One line that describes an error, in the words of the command line."""
-    text = with_option_names(error).strip()
+    text = with_option_names(_text(error)).strip()
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(text)):
         return f"there is not enough memory for this image or these parameters ({text or type(error).__name__})"
     if isinstance(error, ArithmeticError):
@@ -29,6 +29,13 @@ def described(error: BaseException) -> str:
     return f"unexpected {type(error).__name__}: {text or 'without a message'} (stemkit --debug shows where it occurred)"
 
 
+def _text(error: BaseException) -> str:
+    """The message of an error; of an error of the system without its number, unless it names a file separately."""
+    if isinstance(error, OSError) and error.filename is None and error.strerror:
+        return error.strerror
+    return str(error)
+
+
 def about(path: Path, message: str) -> str:
     """A message about a file, with its name unless it already has it."""
     return message if str(path) in message else f"{path}: {message}"
@@ -36,7 +43,11 @@ def about(path: Path, message: str) -> str:
 
 def with_option_names(message: object) -> str:
     """A message in which the names of parameters are replaced with those of the command's options."""
-    return _PARAMETERS.sub(lambda m: f"--{m[1].replace('_', '-')}", str(message))
+    return _PARAMETERS.sub(_option, str(message))
+
+
+def _option(found: re.Match[str]) -> str:
+    return f"--{found[1].replace('_', '-')}{' ' if found[3] else ''}"
 
 
 def counted(n: int, one: str, more: str | None = None) -> str:

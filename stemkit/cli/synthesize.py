@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
         progress.step("writing")
         with whole_file(path) as temporary:
-            pairs.to_netcdf(temporary, engine="h5netcdf", encoding={name: {"zlib": True} for name in pairs.data_vars})
+            temporary.write_bytes(_netcdf(pairs))
         with whole_file(table_path) as temporary:
             columns.to_csv(temporary, index=False)
         if figure_path:
@@ -98,6 +98,12 @@ def run(arguments: argparse.Namespace) -> int:
     mode = pairs.attrs["mode"]
     print(f"{path}: {counted(arguments.n, 'pair')}, {mode}; {table_path}: {counted(len(columns), 'column')}")
     return 0
+
+
+def _netcdf(pairs: xr.Dataset) -> memoryview:
+    """The pairs as a NetCDF file in memory: the HDF5 library crashes if the disk is full."""
+    compression: dict[Any, dict[str, Any]] = {name: {"zlib": True} for name in pairs.data_vars}
+    return pairs.to_netcdf(None, engine="h5netcdf", encoding=compression)
 
 
 def _check_memory(n: int, size: int) -> None:

@@ -108,9 +108,14 @@ def _move(trained: Path, weights: Path, checkpoint: Path) -> None:
     os.replace(trained, weights)
     trained.with_suffix(".md").unlink()
     if _is_complete(weights):
-        checkpoint.unlink()
-        with contextlib.suppress(OSError):
-            checkpoint.parent.rmdir()
+        _remove(checkpoint)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Remove a checkpoint, and its folder if that is empty then."""
+    checkpoint.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        checkpoint.parent.rmdir()
 
 
 def _is_complete(weights: Path) -> bool:
@@ -153,7 +158,7 @@ def _trained(checkpoint: Path, arguments: argparse.Namespace) -> Path:
             compile=arguments.compile,
         )
     except DivergenceError as error:
-        checkpoint.unlink(missing_ok=True)  # it would diverge again, and refuse another learning rate
+        _remove(checkpoint)  # it would diverge again, and refuse another learning rate
         raise ValueError(f"{str(error).replace('lr=', '--lr ')}; no weights were written") from error
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         if not resumed:

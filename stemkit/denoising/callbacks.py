@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import math
 import time
 from pathlib import Path
@@ -193,8 +194,10 @@ class Checkpoint(Callback):
             "settings": self.settings,
             "best": {"loss": best.loss, "epoch": best.epoch, "state": best.state},
         }
+        content = io.BytesIO()  # torch's errors do not say that a disk is full
+        torch.save(state, content)
         with whole_file(self.path) as temporary:
-            torch.save(state, temporary)
+            temporary.write_bytes(content.getbuffer())
 
 
 class EndEarly(Callback):

@@ -145,7 +145,7 @@ def save_weights(module: nn.Module, info: NetworkInfo, path: Path) -> Path:
     ValueError
         If a weight is NaN or infinite, or too large for half precision; nothing is written.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors = {}
     for key, value in module.state_dict().items():
@@ -155,9 +155,9 @@ def save_weights(module: nn.Module, info: NetworkInfo, path: Path) -> Path:
         tensors[key] = value.detach().cpu().to(torch.float16 if half else torch.float32).contiguous()
     check_finite(tensors, f"the weights for {path}", "the training diverged, use a smaller learning rate")
     metadata = {k: v for k, v in asdict(info).items() if k != "sha256"}
+    content = save(tensors, metadata={"stemkit": json.dumps(metadata)})
     with whole_file(path) as temporary:
-        save_file(tensors, temporary, metadata={"stemkit": json.dumps(metadata)})
-        temporary.chmod(0o644)  # safetensors writes files that other users cannot read
+        temporary.write_bytes(content)
     return path
 
 

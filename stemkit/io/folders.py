@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
 from stemkit.images import pixel_sizes
+from stemkit.io.zarr_files import SUFFIXES as ZARR
 
-__all__ = ["image_files", "joined", "natural_key"]
+__all__ = ["image_files", "is_zarr", "joined", "natural_key"]
 
 #: Relative difference of the pixel sizes of files of one series (chosen: files store them in single precision).
 _TOLERANCE = 1e-3
@@ -23,24 +24,40 @@ def natural_key(path: Path) -> tuple[tuple[int, int, str], ...]:
     return tuple((1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts)
 
 
-def image_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """The files of a folder with one of these suffixes in natural order; hidden files are omitted.
+def image_files(folder: Path, suffixes: Sequence[str], recursive: bool = False) -> list[Path]:
+    """The files of a folder with one of these suffixes in natural order, then those of its sub-folders.
+
+    Folders in the Zarr format count as files. Hidden files and folders are omitted, and links to folders are not
+    followed.
 
     Raises
     ------
     ValueError
         If there is none.
     OSError
-        If the folder can't be read.
+        If a folder can't be read.
     """
-    try:
-        names = list(folder.iterdir())
-    except OSError as error:
-        raise type(error)(error.errno, f"can't read {folder}: {error.strerror}") from error
-    found = [p for p in names if p.suffix.lower() in suffixes and not p.name.startswith(".") and p.is_file()]
+    found = list(_image_files(folder, suffixes, recursive))
     if not found:
         raise ValueError(f"can't read {folder}: the folder contains no image file that stemkit can read")
-    return sorted(found, key=natural_key)
+    return found
+
+
+def _image_files(folder: Path, suffixes: Sequence[str], recursive: bool) -> Iterator[Path]:
+    try:
+        names = sorted((p for p in folder.iterdir() if not p.name.startswith(".")), key=natural_key)
+    except OSError as error:
+        raise type(error)(error.errno, f"can't read {folder}: {error.strerror}") from error
+    yield from (p for p in names if p.suffix.lower() in suffixes and (p.is_file() or is_zarr(p)))
+    if recursive:
+        for inner in names:
+            if inner.is_dir() and not inner.is_symlink() and not is_zarr(inner):
+                yield from _image_files(inner, suffixes, recursive)
+
+
+def is_zarr(path: Path) -> bool:
+    """Whether a path is a folder that is read as one file."""
+    return path.suffix.lower() in ZARR and path.is_dir()
 
 
 def joined(images: Sequence[xr.DataArray], names: Sequence[str], dim: str) -> xr.DataArray:

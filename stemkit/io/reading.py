@@ -168,7 +168,7 @@ def read(
     if isinstance(path, list | tuple):
         return _read_series([Path(p) for p in path], dataset, pixel_size, frames)
     path = Path(path)  # type: ignore[arg-type]
-    if path.is_dir() and path.suffix.lower() not in zarr_files.SUFFIXES:
+    if path.is_dir() and not folders.is_zarr(path):
         return _read_series(folders.image_files(path, READABLE), dataset, pixel_size, frames)
     return _read_file(path, dataset, pixel_size, frames, 4)
 
@@ -223,7 +223,7 @@ def _read_series(
 def _load(path: Path) -> list[Recorded]:
     """Load all datasets of a file; errors of a format's reader are raised as ValueError."""
     suffix = path.suffix.lower()
-    if not (suffix in zarr_files.SUFFIXES and path.is_dir()):
+    if not folders.is_zarr(path):
         check_regular_file(path)
     if suffix not in _LOADERS:
         raise ValueError(f"can't read {path}: the suffix must be one of {', '.join(READABLE)}, but is {suffix!r}")

@@ -88,7 +88,21 @@ def test_folders_without_files_and_those_that_can_t_be_read_are_problems(tmp_pat
     touch(tmp_path, "full/a.tif")
     files, _, (problem,) = selected(tmp_path / "empty", tmp_path / "full")
     assert files == ["a.tif"]
-    assert problem.startswith(f"{tmp_path / 'empty'}: the folder contains no image file")
+    assert problem.startswith(f"can't read {tmp_path / 'empty'}: the folder contains no image file")
+    assert problem.endswith("-r also searches its sub-folders")
+
+
+def test_files_of_folders_are_in_natural_order(tmp_path):
+    touch(tmp_path, *(f"frame_{i}.tif" for i in (10, 9, 1, 100)), "sub_10/a.npy", "sub_9/b.npy")
+    assert selected(tmp_path)[0] == ["frame_1.tif", "frame_9.tif", "frame_10.tif", "frame_100.tif"]
+    assert selected(tmp_path, recursive=True)[0][4:] == ["b.npy", "a.npy"]
+
+
+def test_zarr_folders_are_files(tmp_path):
+    touch(tmp_path, "a.zspy/zarr.json", "b.zarr/c.npy", "sub/d.zarr/zarr.json")
+    assert selected(tmp_path)[0] == ["a.zspy", "b.zarr"]
+    assert selected(tmp_path, recursive=True)[0] == ["a.zspy", "b.zarr", "d.zarr"]
+    assert selected(tmp_path / "a.zspy")[0] == ["a.zspy"]
 
 
 def test_a_path_that_is_too_long_is_left_to_the_reading(tmp_path):

@@ -18,10 +18,14 @@ from tests.hostile import attempt as trying
 from tests.hostile.corpus import by_hand, damaged
 from tests.hostile.seeds import write_seeds
 
+#: What a process sends before it reads its first file.
+READY = "ready"
 #: Files that one process reads.
 BLOCK = 250
 #: Time after which a process that doesn't return from a library is killed, s.
 PATIENCE = 60
+#: The same before its first file, while it imports libraries and reads valid files, s.
+STARTING = 600
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,13 +67,16 @@ def _in_a_process(work, folder: Path, start: int, stop: int) -> list[tuple[str, 
         process = context.Process(target=work, args=(sender, folder, start, stop, len(found)))
         process.start()
         sender.close()
-        finished = False
+        finished, ready = False, False
         try:
             while True:
-                if not receiver.poll(PATIENCE):
+                if not receiver.poll(PATIENCE if ready else STARTING):
                     process.kill()
                     break
                 item = receiver.recv()
+                if item == READY:
+                    ready = True
+                    continue
                 if item is None:
                     finished = True
                     break
@@ -87,6 +94,7 @@ def _read_damaged(sender, folder: Path, start: int, stop: int, done: int) -> Non
     seeds = write_seeds(folder)
     for path in seeds:
         trying.attempt(path)  # libraries are loaded before memory is measured
+    sender.send(READY)
     for index in range(start + done, stop):
         name, content, suffix = damaged(seeds, index)
         path = folder / f"hostile{suffix}"
@@ -99,6 +107,7 @@ def _read_damaged(sender, folder: Path, start: int, stop: int, done: int) -> Non
 def _read_by_hand(sender, folder: Path, start: int, stop: int, done: int) -> None:  # type: ignore[no-untyped-def]
     for path in write_seeds(folder / f"seeds{done}"):
         trying.attempt(path)
+    sender.send(READY)
     for i, path in enumerate(by_hand(folder / f"files{done}")):
         if i >= done:
             sender.send(_measured(path, path.name))

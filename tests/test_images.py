@@ -15,6 +15,7 @@ from stemkit.images import (
     recorded_image,
     resolve_mode,
     split,
+    was_enhanced,
     with_pixel_sizes,
 )
 
@@ -211,3 +212,12 @@ def test_the_frames_of_a_series_are_split_and_joined_with_their_times():
     images = split(frames)
     assert [image.dims for image in images] == [("y", "x")] * 3
     xr.testing.assert_identical(join(images, frames), frames)
+
+
+@pytest.mark.parametrize("text", ["garbage", "[1]", "5", "[" * 100_000])
+def test_records_that_stemkit_has_not_written_are_refused(text):
+    image = xr.DataArray(np.ones((4, 4)), dims=("y", "x"), attrs={"stemkit": text, "noise": text})
+    with pytest.raises(ValueError, match=r'attrs\["stemkit"\] must be the JSON text .*remove this attribute'):
+        was_enhanced(image)
+    with pytest.raises(ValueError, match=r'attrs\["noise"\] must be the JSON text of one noise model'):
+        check_noise_attr(image)

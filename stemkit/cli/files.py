@@ -52,7 +52,7 @@ def select_files(paths: Sequence[Path], recursive: bool = False) -> Selection:
         try:
             inside = image_files(path, READABLE, recursive)
         except OSError as error:
-            problems.append(error.strerror)
+            problems.append(error.strerror or str(error))
             continue
         except ValueError as error:
             problems.append(f"{error}{'' if recursive else '; -r also searches its sub-folders'}")

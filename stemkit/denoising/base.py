@@ -23,6 +23,7 @@ from stemkit.images import (
     recorded_image,
     resolve_mode,
     split,
+    steps_before,
 )
 from stemkit.metrics import psnr
 from stemkit.pixels import faulty_pixels, filled
@@ -120,9 +121,8 @@ class Denoiser(ImageTransformer):
             "target": self.target,
             **self._made_with(),
         }
-        before = image.attrs.get("stemkit")
-        if isinstance(before, str):
-            made["previous"] = json.loads(before)
+        if (before := steps_before(image)) is not None:
+            made["previous"] = before
         out.attrs = {**image.attrs, "mode": mode, "stemkit": json.dumps(made)}
         recorded = recorded_image(image).values.copy()
         # "enhance" is a coordinate only where transform returns another map

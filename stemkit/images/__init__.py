@@ -11,7 +11,7 @@ from stemkit.images.containers import Images, float_dtype, holds_images, join, s
 from stemkit.images.intensities import intensity_scale, pad_reflect
 from stemkit.images.mode import mode_sign, resolve_mode
 from stemkit.images.pixel_size import is_calibrated, pixel_sizes, with_pixel_sizes
-from stemkit.images.provenance import RECORDED, check_noise_attr, digest, recorded_image, was_enhanced
+from stemkit.images.provenance import RECORDED, check_noise_attr, digest, recorded_image, steps_before, was_enhanced
 from stemkit.parameters import MODES
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "recorded_image",
     "resolve_mode",
     "split",
+    "steps_before",
     "warn_if_small",
     "was_enhanced",
     "with_pixel_sizes",

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from stemkit.images.pixel_size import pixel_sizes
 
-__all__ = ["RECORDED", "check_noise_attr", "digest", "recorded_image", "was_enhanced"]
+__all__ = ["RECORDED", "check_noise_attr", "digest", "recorded_image", "steps_before", "was_enhanced"]
 
 #: Coordinate of a denoised image with the recorded pixels.
 RECORDED = "recorded"
@@ -28,10 +28,32 @@ def recorded_image(image: xr.DataArray) -> xr.DataArray:
     return xr.DataArray(recorded.values, dims=image.dims, coords=keep, attrs=image.attrs, name=image.name)
 
 
+def steps_before(image: xr.DataArray) -> dict | None:
+    """The record of the steps that made the image, from its attributes; None without one.
+
+    Raises
+    ------
+    ValueError
+        If the attribute is no record that stemkit has written.
+    """
+    text = image.attrs.get("stemkit")
+    if not isinstance(text, str):
+        return None
+    try:
+        made = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        made = None
+    if not isinstance(made, dict):
+        raise ValueError(
+            f'attrs["stemkit"] must be the JSON text in which stemkit records its steps, but is {text[:60]!r}: remove '
+            "this attribute"
+        )
+    return made
+
+
 def was_enhanced(image: xr.DataArray) -> bool:
     """Whether the provenance contains an enhancement or a picture, so that the pixels are not recorded intensities."""
-    text = image.attrs.get("stemkit")
-    made = json.loads(text) if isinstance(text, str) else None
+    made = steps_before(image)
     while isinstance(made, dict):
         if made.get("step") in ("enhance", "picture"):
             return True
@@ -53,7 +75,9 @@ def check_noise_attr(image: xr.DataArray, mode: str | None = None) -> dict | Non
         return None
     try:
         noise = json.loads(text)
-    except (TypeError, json.JSONDecodeError) as error:
+        if not isinstance(noise, dict):
+            raise TypeError(f"it is {type(noise).__name__}")
+    except (TypeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(
             f'attrs["noise"] must be the JSON text of one noise model per image, but is {str(text)[:60]!r}: a stack '
             "indexed after calibration keeps the list of all its models. Calibrate after indexing"

@@ -92,7 +92,7 @@ def unpack(text: object) -> Any:
     """The value of a JSON text, or None if it is not valid JSON."""
     try:
         return json.loads(text) if isinstance(text, str | bytes) else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stemkit._version import __version__
 from stemkit.atomic import check_place, whole_file
-from stemkit.images import Images
+from stemkit.images import Images, steps_before
 from stemkit.plotting.drawing import single_image
 from stemkit.plotting.images import show_image
 
@@ -38,9 +38,9 @@ def save_picture(image: Images, path: str | Path, *, overwrite: bool = False) ->
     figure = plt.figure(figsize=(zoom * n_x / PICTURE_DPI, zoom * n_y / PICTURE_DPI), dpi=PICTURE_DPI)
     try:
         show_image(one, figure.add_axes((0, 0, 1, 1)))
-        made = {"stemkit": __version__, "step": "picture"}
-        if "stemkit" in one.attrs:
-            made["previous"] = json.loads(one.attrs["stemkit"])
+        made: dict[str, Any] = {"stemkit": __version__, "step": "picture"}
+        if (before := steps_before(one)) is not None:
+            made["previous"] = before
         return save_figure(figure, path, overwrite=overwrite, tight=False, text={"stemkit": json.dumps(made)})
     finally:
         plt.close(figure)

@@ -92,3 +92,14 @@ def test_the_frames_of_a_series_are_images_of_a_stack(tmp_path, image, capsys):
     path = stemkit.write(series, tmp_path / "series.nc")
     assert stemkit.read(path).dims == ("frame", "y", "x")
     assert info(capsys, path, "--noise")["size"] == "2 frames of 96 x 112 px, float32"
+
+
+def test_frames_and_decreasing_coordinates(tmp_path, capsys):
+    values = np.random.default_rng(0).normal(size=(3, 40, 32))
+    y, x = ("y", -0.02 * np.arange(40), {"units": "nm"}), ("x", 0.02 * np.arange(32), {"units": "nm"})
+    xr.DataArray(values, {"y": y, "x": x}, ("frame", "y", "x"), "images").to_netcdf(tmp_path / "series.nc")
+    assert main(["info", str(tmp_path / "series.nc")]) == 0
+    printed = capsys.readouterr()
+    assert "3 frames of 40 x 32 px" in printed.out
+    assert "0.02 nm (0.8 x 0.64 nm)" in printed.out
+    assert "y decreases in the file: its rows are processed in reverse order" in printed.err

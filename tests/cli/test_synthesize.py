@@ -1,5 +1,8 @@
 """``stemkit synthesize``."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -81,3 +84,20 @@ def test_files_are_not_replaced(tmp_path, capsys):
     assert "--overwrite" in capsys.readouterr().err
     assert not (tmp_path / "pairs.nc").exists()
     assert run("-n", 1, "--size", 32, "-o", tmp_path / "pairs.nc", "--overwrite") == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of the size of files are of POSIX systems")
+def test_a_full_disk(tmp_path):
+    """A limit of the size of files fails in the same calls as a full disk does."""
+    program = (
+        "import resource, signal, sys; from stemkit.cli import main; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)); sys.exit(main(sys.argv[1:]))"
+    )
+    call = [sys.executable, "-c", program, "synthesize", "-n", "1", "--size", "64", "-o", str(tmp_path / "p.nc")]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert (
+        done.stderr.splitlines()[-1]
+        == f"stemkit: can't write {tmp_path / 'p.nc'}: the disk is full, or a quota is reached"
+    )
+    assert list(tmp_path.iterdir()) == []

@@ -3,8 +3,9 @@
     python benchmarks/hostile_commands.py --n 300 --seed 0
 
 Each command line is drawn at random from all commands that read images, their options and the files, which are made
-here. A command must end with exit code 0, 1, 2 or 141, print no traceback, leave no temporary file, and change no file
-that it did not make. Prints a line for each violation, and the counts.
+here. A command must end with exit code 0, 1, 2 or 141, print no traceback, leave no temporary file and no result that
+can't be read, print a result for each file if it ends with 0, and change no file that it did not make. Prints a line
+for each violation, and the counts.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 import stemkit
 from stemkit.cli import main as stemkit_main
@@ -104,7 +106,42 @@ def run(words: list[str]) -> tuple[int | str, str, float]:
     return code, printed.getvalue(), time.process_time() - start
 
 
-def violations(code: int | str, printed: str, seconds: float, out: Path, unchanged: Callable[[], bool]) -> list[str]:
+def unreadable(out: Path, since: float) -> list[str]:
+    """Results written since a time that can't be read."""
+    found = []
+    for path in out.rglob("*") if out.exists() else ():
+        if path.is_file() and path.parent.name != ".stemkit" and path.stat().st_mtime >= since:
+            try:
+                if path.suffix in (".tif", ".nc", ".hspy", ".png"):
+                    stemkit.read(path)
+                elif path.suffix == ".csv":
+                    pd.read_csv(path)
+            except Exception as error:
+                if "coloured picture" not in str(error):  # figures are in colour
+                    found.append(path.name)
+    return found
+
+
+def lost(words: list[str], code: int | str, printed: str) -> bool:
+    """Whether a command that succeeded has printed fewer results than it was given files."""
+    files = (
+        {Path(word).resolve() for word in words[1 : words.index("-o")] if Path(word).is_file()} if code == 0 else set()
+    )
+    out = str(Path(words[-1])) + "/"
+    return words[0] in ("straighten", "enhance", "detect") and printed.count(f"\n{out}") + printed.startswith(
+        out
+    ) < len(files)
+
+
+def violations(
+    words: list[str],
+    code: int | str,
+    printed: str,
+    seconds: float,
+    since: float,
+    out: Path,
+    unchanged: Callable[[], bool],
+) -> list[str]:
     """What must not happen, but did."""
     left = [p.name for p in out.rglob(".*") if p.is_file() and p.parent.name != ".stemkit"] if out.exists() else []
     found = {
@@ -115,6 +152,8 @@ def violations(code: int | str, printed: str, seconds: float, out: Path, unchang
         "failure without a message": code == 1 and "stemkit: " not in printed,
         "temporary file": bool(left),
         "input changed": not unchanged(),
+        "unreadable result": bool(unreadable(out, since)),
+        "lost result": "-o" in words and lost(words, code, printed),
         "slow": seconds > SLOW,
     }
     return [name for name, wrong in found.items() if wrong]
@@ -142,9 +181,11 @@ def main() -> None:
             if time.monotonic() > end:
                 break
             words = draw(folder, random_)
+            since = time.time()
             code, printed, seconds = run(words)
             codes[code] += 1
-            for name in violations(code, printed, seconds, folder.parent / "out", lambda: state(folder) == before):
+            out = folder.parent / "out"
+            for name in violations(words, code, printed, seconds, since, out, lambda: state(folder) == before):
                 wrong[name] += 1
                 last = (printed.strip().splitlines() or [""])[0]
                 print(f"{name}: stemkit {' '.join(words)}\n    {code}, {seconds:.0f} s: {last}", flush=True)

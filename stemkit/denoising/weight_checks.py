@@ -56,10 +56,11 @@ def described(text: str, path: Path) -> dict[str, Any]:
         found.setdefault("n_channels", found.pop("width"))
     unknown = sorted(found.keys() - _ENTRIES.keys())
     missing = sorted({"n_channels", "n_blocks", "outputs"} - found.keys())
-    if unknown or missing:
+    faults = [f"{kind} the entries {names[:3]}" for kind, names in (("with", unknown), ("without", missing)) if names]
+    if faults:
         raise ValueError(
-            f"weights {path} have a description with the unknown entries {unknown[:3]} and without {missing}: they "
-            "were not written by stemkit, or by a newer version"
+            f"weights {path} have a description {' and '.join(faults)}: they were written by another program, or by a "
+            "newer version"
         )
     for name, value in found.items():
         is_valid, constraint = _ENTRIES[name]

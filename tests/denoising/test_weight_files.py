@@ -69,7 +69,7 @@ def test_the_unchanged_file_is_valid(path):
         ({"training": {"before": "x"}}, "a dictionary as the record of a training, but it is 'x'"),
         ({"architecture": "unet"}, "architecture must be 'sfin' or one of"),
         ({"architecture": None}, "a text as architecture"),
-        ({"extra": 1}, r"the unknown entries \['extra'\]"),
+        ({"extra": 1}, r"have a description with the entries \['extra'\]: they"),
     ],
 )
 def test_descriptions_that_are_refused(path, changes, match):

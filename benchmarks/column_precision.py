@@ -1,4 +1,4 @@
-"""Errors of the detector relative to Cramer-Rao bounds: ``python benchmarks/column_precision.py`` checks the bounds.
+"""Errors of the detector relative to Cramér-Rao bounds: ``python benchmarks/column_precision.py`` checks the bounds.
 
 ``python benchmarks/columns.py`` prints the parts ``precision`` and ``pairs``, which are defined here. Images, noise and
 bounds are plain NumPy; only the JSON text of the noise model comes from stemkit.

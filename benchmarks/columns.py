@@ -1,7 +1,7 @@
 """Speed and precision of the detector: ``python benchmarks/columns.py [FOLDER] [--parts NAME ...] [--quick]``.
 
 Parts that need no data: ``speed`` (ms per column and memory of ``AtomDetector.transform``), ``precision`` (single
-columns: RMS error relative to the Cramer-Rao bound and to the stated error) and ``pairs`` (the same for two close
+columns: RMS error relative to the Cramér-Rao bound and to the stated error) and ``pairs`` (the same for two close
 columns). Parts that need FOLDER: ``detection`` (F1 on scenes with known truth), ``simulated`` (multislice images) and
 ``real`` (standard deviation of the nearest-neighbour distances of a crystal). If Atomap is installed, it measures the
 same columns in ``speed`` and ``real``.

@@ -197,7 +197,7 @@ def phase_correlation(case: Case) -> tuple[NDArray, NDArray]:
 
 
 def bound(amplitude: NDArray, dose: float, n_frames: NDArray) -> NDArray:
-    """Cramer-Rao bound of the position of single columns of these heights (fractions of the contrast), px per axis."""
+    """Cramér-Rao bound of the position of single columns of these heights (fractions of the contrast), px per axis."""
     y, x = np.mgrid[-12:13, -12:13]
     shape = np.exp(-(y**2 + x**2) / (2 * SIGMA**2))
     slope = -x / SIGMA**2 * shape

@@ -13,7 +13,7 @@ residual, and exports to other programs.
 # A semiconductor like InAs along [110]: pairs of a bright and a fainter column, which
 # overlap at a distance of 0.15 nm. Each column is displaced from its ideal site by a
 # few picometres. Six faint columns are added in the open channels, and one column so
-# close to another that there is no dip between the two.
+# close to another that there is no minimum between the two.
 
 # sphinx_gallery_thumbnail_number = 1
 import tempfile
@@ -153,8 +153,8 @@ meanings = {
     Quality.EDGE: "within three sigmas of the border",
     Quality.FAILED: "the fit failed: the numbers are its starting values",
     Quality.ODD_SHAPE: "larger residual than the noise and the other columns",
-    Quality.WIDTH_HELD: "too faint to determine a width: it is fixed at the learnt one",
-    Quality.BLENDED: "no dip between it and a neighbour",
+    Quality.WIDTH_FIXED: "too faint to determine a width: fixed at the learnt one",
+    Quality.BLENDED: "no minimum between it and a neighbour",
     Quality.FAINT: "amplitude below five of its errors",
     Quality.SATURATED: "the detector was at its limit",
     Quality.FAULTY_PIXELS: "pixels near the centre are faulty and have no weight",
@@ -175,7 +175,7 @@ inner = (flags != 0) & (flags & Quality.EDGE.value == 0)
 named = columns.loc[inner, ["y_px", "x_px", "amplitude", "amplitude_err", "snr"]].round(
     1
 )
-named.assign(flags=[Quality.names(flag) for flag in flags[inner]])
+named.assign(flags=[Quality.describe(flag) for flag in flags[inner]])
 
 # %%
 # Are the errors correct?

@@ -24,5 +24,5 @@ import lazy_loader
 from stemkit import images as images  # registers the accessor
 from stemkit._version import __version__ as __version__
 
-# names and rooms are those of the stub file __init__.pyi, and are loaded when they are used
+# names and their modules are those of the stub file __init__.pyi, and are loaded when they are used
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

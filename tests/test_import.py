@@ -1,4 +1,4 @@
-"""What importing costs, and that rooms stand on their floors."""
+"""What importing costs, and that subpackages and modules import only from lower layers."""
 
 import ast
 import os
@@ -14,8 +14,8 @@ from scipy.sparse.csgraph import connected_components
 import stemkit
 
 PACKAGE = Path(stemkit.__file__).parent
-#: From the ground up; rooms on one floor do not import each other.
-FLOORS = [
+#: Subpackages and modules in layers, from the lowest one: a layer imports only from lower ones.
+LAYERS = [
     {"_version", "atomic", "filters", "parameters", "tables"},
     {"images", "metrics", "pixels", "compute", "networks"},
     {"plotting", "columns", "periodicity", "estimators"},
@@ -30,7 +30,7 @@ FLOORS = [
     {"cli"},
     {"__main__"},
 ]
-FLOOR = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
+LAYER = {part: i for i, parts in enumerate(LAYERS) for part in parts}
 
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OPENBLAS_THREAD_TIMEOUT")
@@ -125,16 +125,17 @@ def graph_of(sources, homes=()):
     return graph
 
 
-def room_of(module):
+def part_of(module):
+    """The subpackage or module of stemkit that a module is in."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else parts[0]
 
 
-def upward(graph, floor):
-    """Imports of a room from one that is not below it."""
+def upward(graph, layer):
+    """Imports from a layer that is not lower."""
     pairs = sorted((module, target) for module, targets in graph.items() for target in targets)
-    rooms = [(module, target, room_of(module), room_of(target)) for module, target in pairs]
-    return [f"{module} -> {target}" for module, target, a, b in rooms if a != b and floor[b] >= floor[a]]
+    parts = [(module, target, part_of(module), part_of(target)) for module, target in pairs]
+    return [f"{module} -> {target}" for module, target, a, b in parts if a != b and layer[b] >= layer[a]]
 
 
 def circles(graph):
@@ -158,7 +159,7 @@ def package_graph():
 
 
 def lazy_names(stub):
-    """Names of the package that are loaded lazily, with the rooms that define them."""
+    """Names of the package that are loaded lazily, with the modules that define them."""
     imports = [node for node in ast.parse(stub).body if isinstance(node, ast.ImportFrom) and node.module]
     return {f"stemkit.{alias.name}": f"stemkit.{node.module}" for node in imports for alias in node.names}
 
@@ -170,14 +171,14 @@ def test_lazy_names_are_those_of_the_package():
 
 
 def test_imports_point_downwards():
-    assert upward(package_graph(), FLOOR) == []
+    assert upward(package_graph(), LAYER) == []
 
 
 def test_no_module_imports_itself_through_others():
     assert circles(package_graph()) == []
 
 
-#: Two rooms, ``low`` under ``high``, in which nothing is wrong.
+#: Two subpackages, ``low`` in a layer below ``high``, in which nothing is wrong.
 MADE_UP = {
     "p/": "from p.high import Thing as Thing",
     "p.low/": "from p.low.a import f",
@@ -186,7 +187,7 @@ MADE_UP = {
     "p.high/": "from .c import Thing",
     "p.high.c": "import p.low.a\nfrom ..low.b import g",
 }
-MADE_UP_FLOOR = {"low": 0, "high": 1, "p": 2}
+MADE_UP_LAYER = {"low": 0, "high": 1, "p": 2}
 FORMS = {
     "import": "import {0}",
     "import as": "import {0} as other",
@@ -202,14 +203,14 @@ def test_a_tree_without_faults_has_none():
     graph = graph_of(MADE_UP)
     assert graph["p.high.c"] == {"p.low.a", "p.low.b"}
     assert graph["p.low.a"] == {"p.low.b"}
-    assert upward(graph, MADE_UP_FLOOR) == circles(graph) == []
+    assert upward(graph, MADE_UP_LAYER) == circles(graph) == []
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_upward_imports_of_every_form_are_found(form):
     source = FORMS[form].format("p.high.c", "p.high", "c")
     graph = graph_of(MADE_UP | {"p.low.b": source})
-    assert upward(graph, MADE_UP_FLOOR) == ["p.low.b -> p.high.c"]
+    assert upward(graph, MADE_UP_LAYER) == ["p.low.b -> p.high.c"]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -222,7 +223,7 @@ def test_circles_of_every_form_are_found(form):
     "source", ["from ..high import c", "from ..high.c import Thing", "def f(): from ..high import c"]
 )
 def test_relative_imports_are_found(source):
-    assert upward(graph_of(MADE_UP | {"p.low.b": source}), MADE_UP_FLOOR) == ["p.low.b -> p.high.c"]
+    assert upward(graph_of(MADE_UP | {"p.low.b": source}), MADE_UP_LAYER) == ["p.low.b -> p.high.c"]
     inner = graph_of(MADE_UP | {"p.low.b": "from .a import f"})
     assert circles(inner) == [["p.low.a", "p.low.b"]]
 
@@ -235,9 +236,9 @@ def test_circles_through_a_package_and_of_three_modules_are_found():
 
 def test_public_names_count_as_their_home():
     low = MADE_UP | {"p.low.b": "from p import Thing"}
-    assert upward(graph_of(low, {"p.Thing": "p.high"}), MADE_UP_FLOOR) == ["p.low.b -> p.high"]
-    assert upward(graph_of(low), MADE_UP_FLOOR) == ["p.low.b -> p"]
+    assert upward(graph_of(low, {"p.Thing": "p.high"}), MADE_UP_LAYER) == ["p.low.b -> p.high"]
+    assert upward(graph_of(low), MADE_UP_LAYER) == ["p.low.b -> p"]
 
 
-def test_rooms_of_one_floor_do_not_import_each_other():
+def test_parts_of_one_layer_do_not_import_each_other():
     assert upward({"p.a.x": {"p.b.y"}, "p.b.y": set()}, {"a": 0, "b": 0}) == ["p.a.x -> p.b.y"]

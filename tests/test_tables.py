@@ -1,4 +1,4 @@
-"""The unit of a table of columns, and that all rooms take the same one."""
+"""The unit of a table of columns, and that all subpackages take the same one."""
 
 from __future__ import annotations
 

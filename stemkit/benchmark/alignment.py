@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 from tqdm import tqdm
 
-from stemkit.benchmark.shifting import shifted
+from stemkit.benchmark.shifting import fourier_shift
 from stemkit.filters import wide_gaussian
 
 __all__ = ["Alignment", "align_frames"]
@@ -31,11 +31,12 @@ SIGNIFICANT = 6.0
 LEAST_NOISE = 1e-6
 #: Rounds in which each frame's shift is searched again against the mean of the others (chosen).
 SEARCH_ROUNDS = 3
-#: Refinement ends where no shift changes by more than this, px, or after this number of rounds (chosen).
+#: Refinement ends where no shift changes by more than this, px (chosen).
 CONVERGED = 0.003
+#: Maximum number of rounds of the refinement (chosen).
 MOST_ROUNDS = 20
 #: Refinement changes a shift by less than this, px: it does not leave the maximum that was chosen (chosen).
-REACH = 1.5
+MAX_REFINEMENT = 1.5
 #: Pixels next to a border that are not compared: a shift by a fraction of a pixel is inaccurate there (chosen).
 MARGIN = 4
 #: Smallest common area along each axis, px (chosen): below it, correlations and rings have too few pixels.
@@ -92,7 +93,9 @@ class Alignment:
         ndarray of shape (n_frames, height, width)
         """
         crop = self.crop(frame)
-        moved = [shifted(other, self.shifts[frame] - shift) for other, shift in zip(frames, self.shifts, strict=True)]
+        moved = [
+            fourier_shift(other, self.shifts[frame] - shift) for other, shift in zip(frames, self.shifts, strict=True)
+        ]
         return np.stack([image[crop] for image in moved])
 
 
@@ -107,7 +110,8 @@ def align_frames(frames: NDArray, *, max_shift: float | None = None, verbose: bo
     ----------
     frames : ndarray of shape (n_frames, n_y, n_x)
     max_shift : float, optional
-        Largest shift between two frames along each axis, px. Default: a quarter of the shorter side.
+        Largest shift between two frames along each axis, px. Default: a quarter of the shorter side. It is reduced to
+        the shorter side minus 32 px (``SMALLEST_AREA``), so that the frames overlap.
     verbose : bool
         Show progress.
 
@@ -129,7 +133,7 @@ def align_frames(frames: NDArray, *, max_shift: float | None = None, verbose: bo
     Notes
     -----
     Assumptions: frames differ by a translation of the whole frame; their noise is independent, so that it does not
-    correlate at any shift. A lattice correlates equally well one lattice vector further: of all maxima whose
+    correlate at any shift. A lattice correlates equally well when shifted by one lattice vector: of all maxima whose
     correlation c does not differ significantly from the highest one, the one with the smallest shift is taken. Shifts
     from frame to frame must therefore be below half a lattice vector, unless an edge or defects distinguish the cells.
     The variance of c is taken as ``(1 - c^2) sum |H|^4 / (sum |H|^2)^2``, with the filter H and white noise. Of several
@@ -145,12 +149,12 @@ def align_frames(frames: NDArray, *, max_shift: float | None = None, verbose: bo
     limit = MAX_SHIFT * min(shape) if max_shift is None else max_shift
     if not (np.isfinite(limit) and limit > 0):
         raise ValueError(f"max_shift must be a positive number of px, but is {max_shift!r}")
-    reach = max(1, int(min(limit, min(shape) - SMALLEST_AREA)))
+    max_shift_px = max(1, int(min(limit, min(shape) - SMALLEST_AREA)))
     high_pass = np.stack([_high_pass(frame) for frame in frames])
-    smoothing = _most_significant_smoothing(high_pass, reach)
+    smoothing = _most_significant_smoothing(high_pass, max_shift_px)
     filtered = _smoothed(high_pass, smoothing)
-    shifts, correlations = _first_shifts(filtered, reach, _noise_std(shape, smoothing), verbose)
-    _check_common_structure(correlations, _noise_std(shape, smoothing), reach)
+    shifts, correlations = _first_shifts(filtered, max_shift_px, _noise_std(shape, smoothing), verbose)
+    _check_common_structure(correlations, _noise_std(shape, smoothing), max_shift_px)
     shifts = _refined(filtered, shifts - shifts.mean(axis=0))
     _check_overlap(Alignment(shifts, np.empty(0), smoothing, shape))
     smoothing = _most_precise_smoothing(Alignment(shifts, np.empty(0), smoothing, shape).on_grid_of(0, frames))
@@ -181,11 +185,11 @@ def _noise_std(shape: tuple[int, int], smoothing: float) -> float:
     return float(np.sqrt((power**2).sum() / 2) / power.sum())
 
 
-def _most_significant_smoothing(frames: NDArray, reach: int) -> float:
+def _most_significant_smoothing(frames: NDArray, max_shift_px: int) -> float:
     """The filter after which the correlation of neighbouring frames is highest relative to that of their noise."""
 
     def significance(smoothing: float) -> float:
-        filtered = [_Spectra(frame, reach) for frame in _smoothed(frames, smoothing)]
+        filtered = [_Spectra(frame, max_shift_px) for frame in _smoothed(frames, smoothing)]
         highest = np.median([a.correlation(b).max() for a, b in itertools.pairwise(filtered)])
         noise = max(1 - float(highest), LEAST_NOISE) * _noise_std(frames.shape[1:], smoothing)
         return float(highest) / noise
@@ -229,15 +233,15 @@ def _most_precise_smoothing(aligned: NDArray) -> float:
 class _Spectra:
     """Fourier transforms of a frame, its square and its support, padded by the largest shift."""
 
-    def __init__(self, image: NDArray, reach: int):
-        self.reach = reach
-        self.shape = tuple(fft.next_fast_len(n + reach + 1, real=True) for n in image.shape)
+    def __init__(self, image: NDArray, max_shift_px: int):
+        self.max_shift_px = max_shift_px
+        self.shape = tuple(fft.next_fast_len(n + max_shift_px + 1, real=True) for n in image.shape)
         self.of_image = fft.rfft2(image, self.shape)
         self.of_square = fft.rfft2(image**2, self.shape)
         self.of_support = fft.rfft2(np.ones_like(image), self.shape)
 
     def correlation(self, other: _Spectra) -> NDArray[np.float64]:
-        """Correlation over the overlap, at displacements of the other frame from -reach to reach along each axis."""
+        """Correlation over the overlap, at displacements of the other frame up to max_shift_px along each axis."""
         product = self._central(other.of_image * self.of_image.conj())
         energy = self._central(other.of_square * self.of_support.conj())
         energy = energy * self._central(other.of_support * self.of_square.conj())
@@ -245,21 +249,21 @@ class _Spectra:
 
     def _central(self, spectrum: NDArray) -> NDArray[np.float64]:
         values = fft.irfft2(spectrum, self.shape)
-        steps = np.arange(-self.reach, self.reach + 1)
+        steps = np.arange(-self.max_shift_px, self.max_shift_px + 1)
         return values[np.ix_(steps % self.shape[0], steps % self.shape[1])]
 
 
 def _first_shifts(
-    filtered: NDArray, reach: int, noise_std: float, verbose: bool
+    filtered: NDArray, max_shift_px: int, noise_std: float, verbose: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Shifts (n_frames, 2) relative to the best reference, and correlations (n_frames, n_frames), 0 with itself."""
     n = len(filtered)
-    spectra = [_Spectra(frame, reach) for frame in filtered]
+    spectra = [_Spectra(frame, max_shift_px) for frame in filtered]
     offsets, correlations = np.zeros((n, n, 2)), np.zeros((n, n))
     for i, j in tqdm(list(itertools.combinations(range(n), 2)), desc="aligning", disable=not verbose):
         maps = spectra[i].correlation(spectra[j])
         y, x = _smallest_shift(maps, noise_std)
-        offsets[i, j] = y - reach, x - reach
+        offsets[i, j] = y - max_shift_px, x - max_shift_px
         offsets[j, i] = -offsets[i, j]
         correlations[i, j] = correlations[j, i] = maps[y, x]
     others = correlations[~np.eye(n, dtype=bool)].reshape(n, n - 1)
@@ -271,20 +275,22 @@ def _searched_again(
     filtered: NDArray, spectra: Sequence[_Spectra], shifts: NDArray, noise_std: float
 ) -> NDArray[np.float64]:
     """Shifts against the mean of the others, which has less noise than the reference frame."""
-    reach, shifts = spectra[0].reach, shifts.copy()
+    max_shift_px, shifts = spectra[0].max_shift_px, shifts.copy()
     for _ in range(SEARCH_ROUNDS):
         before = shifts.copy()
         for i, spectrum in enumerate(spectra):
             others = [k for k in range(len(spectra)) if k != i]
-            mean = np.mean([shifted(filtered[k], -np.round(shifts[k])) for k in others], axis=0)
-            shifts[i] = np.subtract(_smallest_shift(_Spectra(mean, reach).correlation(spectrum), noise_std), reach)
+            mean = np.mean([fourier_shift(filtered[k], -np.round(shifts[k])) for k in others], axis=0)
+            shifts[i] = np.subtract(
+                _smallest_shift(_Spectra(mean, max_shift_px).correlation(spectrum), noise_std), max_shift_px
+            )
         if np.array_equal(before, shifts):
             break
     return shifts
 
 
 def _smallest_shift(correlation: NDArray, noise_std: float) -> tuple[int, int]:
-    """Of the maxima that do not differ significantly from the highest, the one nearest to the centre."""
+    """The maximum nearest to the centre, among those that do not differ significantly from the highest one."""
     highest = float(correlation.max())
     doubt = DISTINCT * np.sqrt(2 * max(0.0, 1 - highest**2)) * noise_std
     is_peak = ndimage.maximum_filter(correlation, 3) == correlation
@@ -304,7 +310,7 @@ def _refined(filtered: NDArray, shifts: NDArray) -> NDArray[np.float64]:
         if min(found.area) < SMALLEST_AREA:
             break
         steps = np.stack([_step(filtered, found, i) for i in range(len(filtered))])
-        new = np.clip(shifts + steps, first - REACH, first + REACH)
+        new = np.clip(shifts + steps, first - MAX_REFINEMENT, first + MAX_REFINEMENT)
         new -= new.mean(axis=0)
         change, shifts = float(np.abs(new - shifts).max()), new
         if change < CONVERGED:
@@ -350,13 +356,13 @@ def _correlations_with_others(filtered: NDArray, found: Alignment) -> NDArray[np
     return np.array(out)
 
 
-def _check_common_structure(correlations: NDArray, noise_std: float, reach: int) -> None:
+def _check_common_structure(correlations: NDArray, noise_std: float, max_shift_px: int) -> None:
     highest = float(correlations.max())
     if highest < SIGNIFICANT * noise_std:
         raise ValueError(
-            f"frames must show the same area, but no two of them correlate at shifts up to {reach} px: the highest "
-            f"correlation is {highest:.3f}, and noise alone gives up to {SIGNIFICANT * noise_std:.3f}. Give repeat "
-            "frames of one area, or raise max_shift (--max-shift) where they are displaced further"
+            f"frames must show the same area, but no two of them correlate at shifts up to {max_shift_px} px: the "
+            f"highest correlation is {highest:.3f}, and noise alone gives up to {SIGNIFICANT * noise_std:.3f}. Give "
+            "repeat frames of one area, or raise max_shift (--max-shift) where they are displaced further"
         )
 
 

@@ -44,7 +44,7 @@ class Cost:
     Attributes
     ----------
     seconds : float
-        Of wall-clock time, in the faster of two runs.
+        Elapsed time in the faster of two runs.
     gib : float
         Peak memory of the first run, GiB, beyond that of Python and the libraries; NaN if the system does not state it.
     """

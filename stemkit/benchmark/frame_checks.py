@@ -31,7 +31,7 @@ def checked_frames(frames: Images) -> list[xr.DataArray]:
     Returns
     -------
     list of DataArray
-        Of equal size and pixel size.
+        Frames of equal size and pixel size.
 
     Raises
     ------

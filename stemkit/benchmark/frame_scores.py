@@ -26,7 +26,7 @@ __all__ = [
     "split_half_correlation",
 ]
 
-#: Splits into halves that are evaluated at most (chosen): all of those of up to 12 frames.
+#: Maximum number of splits (chosen: all splits of 12 frames).
 MOST_SPLITS = 2000
 
 
@@ -77,7 +77,7 @@ def correlation(covariance: NDArray, frame: int, others: Sequence[int]) -> NDArr
     common = covariance[..., frame, others].mean(axis=-1)
     of_mean = covariance[..., others, :][..., others].mean(axis=(-2, -1))
     square = covariance[..., frame, frame] * of_mean
-    return np.divide(common, np.sqrt(np.maximum(square, 0)), out=np.full(common.shape, np.nan), where=square > 0)
+    return _over_root(common, square, np.nan)
 
 
 def mean_squared_error(second: NDArray, frame: int, others: Sequence[int]) -> float:
@@ -121,6 +121,12 @@ def _off_diagonal_mean(matrix: NDArray) -> NDArray[np.float64]:
     return (matrix.sum(axis=(-2, -1)) - trace) / (n * (n - 1))
 
 
+def _over_root(covariance: NDArray, product: NDArray, undefined: float) -> NDArray[np.float64]:
+    """Covariance over the root of the product of two variances; `undefined` where that is not positive."""
+    out = np.full(covariance.shape, undefined)
+    return np.divide(covariance, np.sqrt(np.maximum(product, 0)), out=out, where=product > 0)
+
+
 # --- ceiling -----------------------------------------------------------------------------------------------------
 
 
@@ -155,7 +161,7 @@ def split_half_correlation(covariance: NDArray, frames: Sequence[int]) -> NDArra
     Parameters
     ----------
     covariance : ndarray of shape (..., n_frames, n_frames)
-        Of recorded frames.
+        Covariances of recorded frames.
     frames : sequence of int
         At least two.
 
@@ -168,7 +174,7 @@ def split_half_correlation(covariance: NDArray, frames: Sequence[int]) -> NDArra
         common = covariance[..., first, :][..., second].mean(axis=(-2, -1))
         a, b = (covariance[..., half, :][..., half].mean(axis=(-2, -1)) for half in (first, second))
         square = a * b
-        values.append(np.divide(common, np.sqrt(np.maximum(square, 0)), out=np.zeros(common.shape), where=square > 0))
+        values.append(_over_root(common, square, 0.0))
     return np.mean(values, axis=0)
 
 
@@ -178,7 +184,7 @@ def ceiling(covariance: NDArray, frames: Sequence[int], n_averaged: int) -> NDAr
     Parameters
     ----------
     covariance : ndarray of shape (..., n_frames, n_frames)
-        Of recorded frames.
+        Covariances of recorded frames.
     frames : sequence of int
         Those that are split into halves.
     n_averaged : int

@@ -116,7 +116,7 @@ def repeat_frames(
     mode : {"haadf", "bf"}, optional
         Default: that of the frames, else inferred from their mean.
     threshold : {"half-bit", "1/7"}
-        Of the Fourier ring correlation (``stemkit.benchmark.rings.threshold_curve``).
+        Threshold of the Fourier ring correlation (``stemkit.benchmark.rings.threshold_curve``).
     calibrate : bool
         Measure the noise of each frame with :class:`~stemkit.NoiseCalibrator` before it is denoised, once for all
         methods. ``seconds`` are without it.

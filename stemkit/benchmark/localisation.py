@@ -1,4 +1,4 @@
-"""Errors of positions in enhanced images, relative to the Cramer-Rao bound of the recorded electrons."""
+"""Errors of positions in enhanced images, relative to the Cramér-Rao bound of the recorded electrons."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def localisation_table(
         ``method, dose, image`` and
 
         - ``rms px``: RMS error per axis;
-        - ``rms over limit``: RMS error relative to the Cramer-Rao bound of each column's electrons;
+        - ``rms over limit``: RMS error relative to the Cramér-Rao bound of each column's electrons;
         - ``slope`` of the fitted on the true displacements: 1 is correct, 0 is that of a perfect lattice;
         - ``lost``: fraction of columns whose fit failed or ended at another column.
     """

@@ -110,7 +110,7 @@ def _described(name: str, info: NetworkInfo) -> str:
 
 @cache
 def _code_digest() -> str:
-    """Of stemkit's source files, and of the weights and images that ship."""
+    """Digest of stemkit's source files, and of the weights and images that ship."""
     digest, package = hashlib.sha256(), Path(__file__).parents[1]
     for path in sorted(package.rglob("*")):
         if path.suffix in (".py", ".safetensors", ".npz"):

@@ -183,7 +183,7 @@ def shift_errors(found: ArrayLike, true: ArrayLike, direction: ArrayLike) -> tup
 
 
 def position_error_limit(dose: float, *, background: float = 0.0, mode: str = "haadf") -> float:
-    """Cramer-Rao bound of the position of a Gaussian column along one axis, px, for counted electrons.
+    """Cramér-Rao bound of the position of a Gaussian column along one axis, px, for counted electrons.
 
     Parameters
     ----------

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-__all__ = ["shifted"]
+__all__ = ["fourier_shift"]
 
 
-def shifted(image: NDArray, shift: Sequence[float] | NDArray) -> NDArray[np.float64]:
+def fourier_shift(image: NDArray, shift: Sequence[float] | NDArray) -> NDArray[np.float64]:
     """Move an image by any number of pixels without blurring it.
 
     The image is continued by reflection at each border and interpolated by its Fourier series, which leaves the power
@@ -21,7 +21,7 @@ def shifted(image: NDArray, shift: Sequence[float] | NDArray) -> NDArray[np.floa
     ----------
     image : ndarray of shape (n_y, n_x)
     shift : (float, float)
-        Along y and x, px: ``shifted(image, (1, 0))[y] == image[y - 1]``.
+        Distances along y and x, px: ``fourier_shift(image, (1, 0))[y] == image[y - 1]``.
 
     Returns
     -------

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stemkit.atomic import check_place
-from stemkit.cli.files import result_names, select_files
+from stemkit.cli.files import RESULT_ENDINGS, is_result_ending, result_names, select_files
 from stemkit.cli.messages import about, counted, described, with_option_names
 from stemkit.cli.progress import OutputError, Progress
 from stemkit.cli.records import Record
@@ -50,6 +50,10 @@ class Job:
 
         Files that the same command has written may be replaced without ``--overwrite``.
         """
+        if unknown := [ending for ending in endings if not is_result_ending(ending)]:
+            raise ValueError(
+                f"endings must be among {RESULT_ENDINGS}, but are {unknown}: add them in stemkit.cli.files"
+            )
         folder = self.arguments.output
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"-o must name a folder, but {folder} is a file: give another path")

@@ -10,14 +10,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Selection", "result_names", "select_files"]
+__all__ = ["RESULT_ENDINGS", "Selection", "is_result_ending", "result_names", "select_files"]
 
 #: Longest name of a result without its ending, bytes (chosen: file systems allow 255, endings have up to 40).
 LONGEST_NAME = 200
-#: Endings of the names of results, after the name of the input and its region.
-_RESULT = re.compile(
-    r"^(?P<origin>.+?)(_y\d+-\d+_x\d+-\d+)?_(enhanced|straightened|noise|columns|vacancies)(_\d{3,})?$"
-)
+#: Endings of the names of all results, before the number of the image in a stack and the suffix.
+RESULT_ENDINGS = ("enhanced", "straightened", "noise", "columns", "vacancies", "average", "drift", "aligned")
+_ENDING = rf"_({'|'.join(RESULT_ENDINGS)})(_\d{{3,}})?"
+#: Names of results: the name of the input, its region, and the ending.
+_RESULT = re.compile(rf"^(?P<origin>.+?)(_y\d+-\d+_x\d+-\d+)?{_ENDING}$")
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,11 @@ def result_names(files: Sequence[Path]) -> list[str]:
                 levels[i] += 1
                 names[i] = _name(path, levels[i])
     return names
+
+
+def is_result_ending(ending: str) -> bool:
+    """Whether results with an ending such as ``_columns_001.png`` are recognised in folders."""
+    return re.fullmatch(rf"{_ENDING}\.\w+", ending) is not None
 
 
 def _name(path: Path, level: int) -> str:

@@ -36,7 +36,7 @@ STYLES = {
     "BLENDED": ("#cc79a7", "D"),
     "GUIDED": ("#009e73", "v"),
     "FAINT": ("#f0e442", "^"),
-    "WIDTH_HELD": ("#e69f00", "h"),
+    "WIDTH_FIXED": ("#e69f00", "h"),
     "EDGE": ("#bbbbbb", "o"),
 }
 #: Colour and marker of columns without a flag.

@@ -22,7 +22,7 @@ FLAGS = {
     "EDGE": "near the border",
     "FAILED": "with a failed fit",
     "ODD_SHAPE": "of unusual shape",
-    "WIDTH_HELD": "with a fixed width",
+    "WIDTH_FIXED": "with a fixed width",
     "BLENDED": "blended with a neighbour",
     "FAINT": "faint",
     "SATURATED": "saturated",
@@ -30,7 +30,7 @@ FLAGS = {
     "GUIDED": "with a constrained position",
 }
 #: Flags of columns that may be none, or several.
-SUSPICIOUS = ("FAILED", "ODD_SHAPE", "WIDTH_HELD", "BLENDED", "FAINT", "GUIDED")
+SUSPICIOUS = ("FAILED", "ODD_SHAPE", "WIDTH_FIXED", "BLENDED", "FAINT", "GUIDED")
 #: Fraction of suspicious columns from which a note is printed (chosen).
 NOTEWORTHY = 0.05
 #: RMS displacement of rows from which straightening is proposed, sigmas of the columns (chosen).
@@ -104,7 +104,7 @@ def _advice(
             f"stemkit straighten {path} and measure its result, since rows are displaced by {displacement:.2g} px"
         )
     few = NOTEWORTHY * len(table)
-    if max(close, sum(counts.get(name, 0) for name in ("FAINT", "GUIDED", "WIDTH_HELD"))) > few:
+    if max(close, sum(counts.get(name, 0) for name in ("FAINT", "GUIDED", "WIDTH_FIXED"))) > few:
         advice.append(f"--significance {2 * detector.significance:g}, which leaves out the faintest")
     if close > few or counts.get("BLENDED", 0) > few:
         advice.append("--spacing and --width, if the estimates are wrong: " + _estimates(detector))

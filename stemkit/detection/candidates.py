@@ -139,7 +139,7 @@ def network_candidates(image: NormalizedImage, spacing: float, width: float) -> 
     ----------
     image : NormalizedImage
     spacing, width : float
-        Of the columns, px; the spacing may be NaN.
+        Spacing and width of the columns, px; the spacing may be NaN.
     """
     if image.detect is None and image.enhanced is None:
         return None
@@ -175,7 +175,7 @@ def recorded_candidates(
     ----------
     image : NormalizedImage
     spacing, width : float
-        Of the columns, px; the spacing may be NaN.
+        Spacing and width of the columns, px; the spacing may be NaN.
     periodic : bool
         Whether the image shows a crystal. In an image of single atoms on a support, peaks that are significant compared
         with the texture of the support, if there are any, are the only candidates.
@@ -209,7 +209,7 @@ class ResidualCandidates:
     positions : ndarray of shape (n, 2)
         ``(y, x)``, px.
     misfit : Misfit
-        Of the fitted columns.
+        Misfit of the fitted columns.
     """
 
     positions: NDArray[np.float64]
@@ -235,7 +235,7 @@ def residual_candidates(
     fits : ColumnFits
         Columns that have been found.
     spacing, width : float
-        Of the columns, px; the spacing may be NaN.
+        Spacing and width of the columns, px; the spacing may be NaN.
     expected : ndarray of shape (m, 2), optional
         ``(y, x)``, px.
     """

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from stemkit.compute import resolve_device
 from stemkit.detection.candidates import min_column_distance
 from stemkit.detection.fitter import NO_POSITIONS, ColumnFitter, FittedColumns
-from stemkit.detection.normalized_image import NormalizedImage, unit_of
+from stemkit.detection.normalized_image import NormalizedImage, length_scale
 from stemkit.detection.search import ColumnSearch
 from stemkit.detection.shared_positions import merge_positions
 from stemkit.detection.spacing_width import learn_lengths
@@ -152,7 +152,7 @@ class AtomDetector(ImageTransformer):
 
     def _learn(self, images: list[xr.DataArray], normalized: Iterable[NormalizedImage]) -> AtomDetector:
         self._check_parameters()
-        units = [unit_of(image) for image in images]
+        units = [length_scale(image) for image in images]
         if len({calibrated for _, calibrated in units}) > 1:
             raise ValueError(
                 "X must contain either calibrated or uncalibrated images, but mixes them: set the pixel size of all "
@@ -264,9 +264,9 @@ class AtomDetector(ImageTransformer):
             raise ValueError(f"y must hold one table per image, but there are {len(images)} images and {len(y)} tables")
         scores = []
         for i, (image, truth) in enumerate(zip(images, y, strict=True)):
-            spacing = self.spacing_ / unit_of(image)[0]
+            spacing = self.spacing_ / length_scale(image)[0]
             found = table.loc[table["image"] == i, ["y_px", "x_px"]]
-            radius = spacing / 3 if np.isfinite(spacing) else 3 * self.width_ / unit_of(image)[0]
+            radius = spacing / 3 if np.isfinite(spacing) else 3 * self.width_ / length_scale(image)[0]
             scores.append(match_columns(found, truth[["y_px", "x_px"]], radius).f1)
         return float(np.mean(scores))
 
@@ -283,7 +283,7 @@ class AtomDetector(ImageTransformer):
         images = split(X)
         words = {True: "calibrated in nm", False: "without pixel size"}
         for image in images:
-            calibrated = unit_of(image)[1]
+            calibrated = length_scale(image)[1]
             if calibrated != self.calibrated_:
                 raise ValueError(
                     f"AtomDetector was fitted on images {words[self.calibrated_]}, but this one is "
@@ -347,7 +347,7 @@ class AtomDetector(ImageTransformer):
         return image.sign * (self.background - image.noise.level) / image.noise.contrast
 
     def _search(self, image: NormalizedImage) -> ColumnSearch:
-        size = unit_of(image.source)[0]
+        size = length_scale(image.source)[0]
         fitter = ColumnFitter(
             image,
             self.width_ / size,

@@ -120,7 +120,7 @@ class ColumnFitter:
         """
         image = self.image
         fit_sigma = False if self.common_width else fit_sigma
-        variance, streaks = image.fitted_noise(self.width)
+        variance, streaks = image.noise_for_fits(self.width)
         fits = fit_columns(
             image.recorded,
             start,
@@ -128,7 +128,7 @@ class ColumnFitter:
             variance=variance,
             correlation_x=image.noise.pointwise.correlation_x,
             streaks=streaks,
-            tilt=image.tilt(self.width),
+            tilt=image.background_slope_std(self.width),
             valid=None if image.faulty is None else ~image.faulty,
             fit_sigma=fit_sigma,
             fit_position=fit_position,

@@ -77,7 +77,7 @@ def add_guided_columns(
     candidates : NetworkCandidates
         In the pixels of the fitter's image.
     misfit : Misfit
-        Of the fitted columns.
+        Misfit of the fitted columns.
     min_distance : float
         Least distance of an added column from the others, px.
     """

@@ -163,7 +163,7 @@ def remove_streaks(residual: NDArray, noise: NoiseModel, width: float) -> tuple[
     residual : ndarray of shape (n_y, n_x)
     noise : NoiseModel
     width : float
-        Of the columns, px.
+        Width of the columns, px.
 
     Returns
     -------

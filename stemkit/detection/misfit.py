@@ -1,7 +1,7 @@
-"""Misfit: the systematic residual around fitted columns of torn rows, tails and shapes that are not Gaussian.
+"""Misfit: the systematic residual around fitted columns.
 
-It is neither noise of the pixels nor another column. Its variance as a function of the distance from a column is
-measured on the columns of the image.
+It is what displaced rows, tails of the probe and other non-Gaussian shapes leave, and is neither noise of the pixels
+nor another column. Its variance as a function of the distance from a column is measured on the columns of the image.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class MisfitSettings:
     max_radius: float = 5.0
     #: Variance of the misfit as a fraction of that of the noise, below which it is neglected (5 % of the heights).
     negligible: float = 0.1
-    #: Largest number of columns whose residuals are added at a position (those within five widths).
+    #: Largest number of columns whose residuals are added at a position (chosen: neighbours within five widths).
     n_neighbors: int = 8
     #: Largest number of columns on which it is measured.
     max_columns: int = 400
@@ -52,7 +52,10 @@ MISFIT = MisfitSettings()
 
 @dataclass(frozen=True)
 class Misfit:
-    """Mean square of the residual around a column of amplitude 1, as the amplitude of a column that would cause it.
+    """Mean square residual around a column of amplitude 1.
+
+    It is the mean square, by distance from the column, of the amplitude that a column would need to leave the same
+    filter response.
 
     Parameters
     ----------
@@ -107,7 +110,7 @@ def measure_misfit(residual: NDArray, variance: NDArray, fits: ColumnFits, width
         Variance of its noise.
     fits : ColumnFits
     width : float
-        Of the columns, px.
+        Width of the columns, px.
 
     Returns
     -------
@@ -115,29 +118,38 @@ def measure_misfit(residual: NDArray, variance: NDArray, fits: ColumnFits, width
         The median over the columns, which is not affected by the few with an overlooked neighbour; zero if there are
         too few bright columns.
     """
-    n_rings = round(MISFIT.max_radius / MISFIT.ring)
-    nothing = Misfit(np.zeros(n_rings))
-    reach = int(np.ceil(MISFIT.max_radius * width))
-    n_y, n_x = residual.shape
-    with np.errstate(invalid="ignore"):
-        clear = ~fits.failed & (fits.amplitude > MISFIT.min_significance * fits.amplitude_err)
-    clear &= (np.minimum(fits.y, fits.x) > reach) & (fits.y < n_y - 1 - reach) & (fits.x < n_x - 1 - reach)
-    clear &= fits.amplitude > MISFIT.min_amplitude * np.median(fits.amplitude[clear]) if clear.any() else clear
-    which = np.flatnonzero(clear)
+    nothing = Misfit(np.zeros(round(MISFIT.max_radius / MISFIT.ring)))
+    which = _clear_columns(fits, math.ceil(MISFIT.max_radius * width), residual.shape)
     if len(which) < MISFIT.min_columns:
         return nothing
-    which = which[np.linspace(0, len(which) - 1, min(len(which), MISFIT.max_columns)).astype(int)]
-    span = np.arange(-reach, reach + 1)
+    mean_square = _ring_medians(residual**2 - variance, fits, which, width)
+    usual = float(np.median(fits.amplitude[which])) ** 2 * RESPONSE**2
+    is_relevant = usual * mean_square.max() > MISFIT.negligible * float(np.median(pixel_subset(variance)))
+    return Misfit(mean_square) if is_relevant else nothing
+
+
+def _clear_columns(fits: ColumnFits, margin: int, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Numbers of the significant and bright columns further than a margin (px) from the border; at most 400 of them."""
+    with np.errstate(invalid="ignore"):
+        clear = ~fits.failed & (fits.amplitude > MISFIT.min_significance * fits.amplitude_err)
+    clear &= (np.minimum(fits.y, fits.x) > margin) & (fits.y < shape[0] - 1 - margin) & (fits.x < shape[1] - 1 - margin)
+    if not clear.any():
+        return np.zeros(0, dtype=np.int64)
+    which = np.flatnonzero(clear & (fits.amplitude > MISFIT.min_amplitude * np.median(fits.amplitude[clear])))
+    return which[np.linspace(0, len(which) - 1, min(len(which), MISFIT.max_columns)).astype(int)]
+
+
+def _ring_medians(excess: NDArray, fits: ColumnFits, which: NDArray, width: float) -> NDArray[np.float64]:
+    """Mean squares ``(n_rings,)`` around some of the columns, from the squared residual minus its noise."""
+    margin = math.ceil(MISFIT.max_radius * width)
+    span = np.arange(-margin, margin + 1)
     rows = fits.y[which].round().astype(int)[:, None] + span
     cols = fits.x[which].round().astype(int)[:, None] + span
-    excess = (residual**2 - variance)[rows[:, :, None], cols[:, None, :]] / (fits.amplitude[which] ** 2)[:, None, None]
+    relative = excess[rows[:, :, None], cols[:, None, :]] / (fits.amplitude[which] ** 2)[:, None, None]
     ring = (np.hypot(span[:, None], span) / (MISFIT.ring * width)).astype(int)
-    found = np.zeros(n_rings)
-    for i in range(n_rings):
+    out = np.zeros(round(MISFIT.max_radius / MISFIT.ring))
+    for i in range(len(out)):
         on_ring = ring == i
         if on_ring.any():
-            found[i] = max(0.0, float(np.median(excess[:, on_ring].mean(axis=1))) / (MEDIAN_OVER_MEAN * RESPONSE**2))
-    usual = float(np.median(fits.amplitude[which])) ** 2 * RESPONSE**2
-    return (
-        Misfit(found) if usual * found.max() > MISFIT.negligible * float(np.median(pixel_subset(variance))) else nothing
-    )
+            out[i] = max(0.0, float(np.median(relative[:, on_ring].mean(axis=1))) / (MEDIAN_OVER_MEAN * RESPONSE**2))
+    return out

@@ -23,7 +23,7 @@ from stemkit.noise import NoiseModel
 from stemkit.noise.resolve import resolve_noise
 from stemkit.pixels import faulty_pixels, filled
 
-__all__ = ["NormalizedImage", "bin_pixels", "bin_positions", "unit_of"]
+__all__ = ["NormalizedImage", "bin_pixels", "bin_positions", "length_scale"]
 
 #: Largest relative difference of height and width of pixels that are treated as square (chosen).
 MAX_ANISOTROPY = 0.03
@@ -74,9 +74,11 @@ class NormalizedImage:
             )
         sizes = pixel_sizes(image) or (1.0, 1.0)
         if abs(sizes[0] / sizes[1] - 1) > MAX_ANISOTROPY:
+            fine, size = ("y", sizes[1]) if sizes[0] < sizes[1] else ("x", sizes[0])
             raise ValueError(
                 f"AtomDetector needs square pixels, but these are {sizes[0]:.6g} nm (y) by {sizes[1]:.6g} nm (x): "
-                "resample the image"
+                f"resample the recorded image along {fine}, image.interp({fine}=np.arange(float(image.{fine}[0]), "
+                f"float(image.{fine}[-1]), {size:.6g})), and calibrate its noise again"
             )
         mode = resolve_mode(recorded, mode)
         noise = resolve_noise(image, mode, recorded)
@@ -101,14 +103,15 @@ class NormalizedImage:
 
         Noise of variance 1 with the lag-1 correlation rho along the row has the variance ``(f + 2 sum_k (f - k) rho^k)
         / f^2`` in the mean of f pixels, and the covariance ``rho ((1 - rho^f) / (1 - rho))^2 / f^2`` between
-        neighbouring means. The mean over f independent rows divides both by f.
+        neighbouring means. The mean over f independent rows divides both by f. Jitter is independent between rows: px
+        become f px (/f), and f rows are averaged (/sqrt f). Drift and hum are taken as constant over f rows.
         """
         f = factor
         if f == 1:
             return replace(self, enhanced=None, detect=None)
         scan, pointwise, background = self.noise.scan, self.noise.pointwise, self.noise.background
         rho, lags = pointwise.correlation_x, np.arange(1, f)
-        kept = (f + 2 * float(((f - lags) * rho**lags).sum())) / f**3
+        variance_ratio = (f + 2 * float(((f - lags) * rho**lags).sum())) / f**3
         covariance = rho * ((1 - rho**f) / (1 - rho)) ** 2 / f**3
         noise = replace(
             self.noise,
@@ -131,9 +134,9 @@ class NormalizedImage:
             ),
             pointwise=replace(
                 pointwise,
-                readout=pointwise.readout * math.sqrt(kept),
-                gain=pointwise.gain * kept,
-                correlation_x=covariance / kept,
+                readout=pointwise.readout * math.sqrt(variance_ratio),
+                gain=pointwise.gain * variance_ratio,
+                correlation_x=covariance / variance_ratio,
             ),
         )
         faulty = None if self.faulty is None else bin_pixels(self.faulty.astype(float), f) > 0
@@ -152,7 +155,7 @@ class NormalizedImage:
         pointwise = self.noise.pointwise
         return Variance(pointwise.readout**2, pointwise.gain, self._floor)
 
-    def fitted_noise(self, width: float) -> tuple[Variance, float]:
+    def noise_for_fits(self, width: float) -> tuple[Variance, float]:
         """Variance of the pixels, and standard deviation of the offset of each row, for fits of columns of this width.
 
         Streaks of variance a^2 with the autocovariance ``a^2 exp(-k^2 / (4 L^2))`` along the row are equivalent to
@@ -164,7 +167,7 @@ class NormalizedImage:
         white = scan.short_amplitude**2 * max(1.0, 2 * math.sqrt(math.pi) * scan.short_length)
         return replace(variance, constant=variance.constant + white, floor=variance.floor + white), scan.amplitude
 
-    def tilt(self, width: float) -> float:
+    def background_slope_std(self, width: float) -> float:
         """Standard deviation of the background's slope under columns of this width, per px.
 
         A field of variance a^2 with the autocovariance ``a^2 exp(-r^2 / (4 L^2))``, smoothed with a Gaussian of sigma
@@ -209,7 +212,7 @@ def bin_positions(positions: NDArray, factor: int) -> NDArray[np.float64]:
     return (positions - (factor - 1) / 2) / factor
 
 
-def unit_of(image: xr.DataArray) -> tuple[float, bool]:
-    """Pixel size (geometric mean of height and width), nm, and whether there is one; without one, 1 and False."""
+def length_scale(image: xr.DataArray) -> tuple[float, bool]:
+    """Pixel size in nm (geometric mean of height and width) and True; without a pixel size 1 and False."""
     sizes = pixel_sizes(image)
     return (1.0, False) if sizes is None else (float(np.sqrt(sizes[0] * sizes[1])), True)

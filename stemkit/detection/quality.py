@@ -36,16 +36,16 @@ class Quality(IntFlag):
     """Flags of a column; without any it is good.
 
     The table's ``quality`` is their sum: ``table["quality"] & Quality.EDGE`` is not 0 where a flag is set, and
-    ``Quality(24)`` is ``Quality.WIDTH_HELD | Quality.BLENDED``.
+    ``Quality(24)`` is ``Quality.WIDTH_FIXED | Quality.BLENDED``.
 
     ``EDGE`` (1): within three sigmas of the border, where part of the column is missing and columns outside are not
     known. ``FAILED`` (2): the fit did not converge; the numbers are those of the start and have no errors.
-    ``ODD_SHAPE`` (4): the residual is larger than the noise explains and than that of the other columns. ``WIDTH_HELD``
-    (8): the column does not determine its width, which is fixed at the learnt one. ``BLENDED`` (16): a neighbour is so
-    close that there is no minimum between the two. ``FAINT`` (32): the amplitude is less than five standard errors.
-    ``SATURATED`` (64): pixels at the limit of the detector's range. ``FAULTY_PIXELS`` (128): faulty pixels, which have
-    no weight, within 1.5 sigmas of the centre. ``GUIDED`` (256): the recorded pixels alone do not determine the
-    position, which was fitted near where a network shows the column.
+    ``ODD_SHAPE`` (4): the residual is larger than the noise explains and than that of the other columns.
+    ``WIDTH_FIXED`` (8): the column does not determine its width, which is fixed at the learnt one. ``BLENDED`` (16): a
+    neighbour is so close that there is no minimum between the two. ``FAINT`` (32): the amplitude is less than five
+    standard errors. ``SATURATED`` (64): pixels at the limit of the detector's range. ``FAULTY_PIXELS`` (128): faulty
+    pixels, which have no weight, within 1.5 sigmas of the centre. ``GUIDED`` (256): the recorded pixels alone do not
+    determine the position, which was fitted near where a network shows the column.
 
     See Also
     --------
@@ -54,16 +54,16 @@ class Quality(IntFlag):
     Examples
     --------
     >>> from stemkit.detection import Quality
-    >>> Quality.names(24)
-    'WIDTH_HELD | BLENDED'
-    >>> Quality.decode([0, 24])[["WIDTH_HELD", "FAINT"]].to_numpy().tolist()
+    >>> Quality.describe(24)
+    'WIDTH_FIXED | BLENDED'
+    >>> Quality.decode([0, 24])[["WIDTH_FIXED", "FAINT"]].to_numpy().tolist()
     [[False, False], [True, False]]
     """
 
     EDGE = 1
     FAILED = 2
     ODD_SHAPE = 4
-    WIDTH_HELD = 8
+    WIDTH_FIXED = 8
     BLENDED = 16
     FAINT = 32
     SATURATED = 64
@@ -74,7 +74,7 @@ class Quality(IntFlag):
     __iter__ = None  # type: ignore[assignment]
 
     @classmethod
-    def names(cls, quality: int) -> str:
+    def describe(cls, quality: int) -> str:
         """The flags of one column in words, such as ``"EDGE | FAINT"``; empty for a good one."""
         return " | ".join(flag.name or "" for flag in cls if int(quality) & flag)
 
@@ -110,8 +110,8 @@ def good_columns(table: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         The rows without ``EDGE``, ``FAILED``, ``ODD_SHAPE``, ``SATURATED``, ``FAULTY_PIXELS`` and ``GUIDED`` columns,
         in their order, with their index. ``BLENDED`` columns are kept if the position errors of the column and of its
-        neighbour are below a tenth of their distance. ``WIDTH_HELD`` and ``FAINT`` columns are kept: their errors are
-        large, but correct.
+        nearest neighbour are below a tenth of their distance and the fit of the neighbour did not fail. ``WIDTH_FIXED``
+        and ``FAINT`` columns are kept: their errors are large, but correct.
 
     Raises
     ------
@@ -164,7 +164,7 @@ def quality_flags(fits: ColumnFits, width_fixed: NDArray, guided: NDArray, image
         edge * Quality.EDGE
         + fits.failed * Quality.FAILED
         + odd * Quality.ODD_SHAPE
-        + width_fixed * Quality.WIDTH_HELD
+        + width_fixed * Quality.WIDTH_FIXED
         + _blended(fits) * Quality.BLENDED
         + faint * Quality.FAINT
         + _saturated(fits, image) * Quality.SATURATED

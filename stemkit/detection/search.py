@@ -76,7 +76,7 @@ class ColumnSearch:
     fitter : ColumnFitter
         With the image and the learnt width.
     spacing : float
-        Of the columns, px; may be NaN.
+        Spacing of the columns, px; may be NaN.
     significance : float
         Least amplitude of a column, standard errors.
     periodic : bool

@@ -95,7 +95,7 @@ def learn_lengths(
     spacing, width : float or None
         Lengths that are given by the user, px.
     background : float or None
-        Of all columns, in units of the image.
+        Background of all columns, in units of the image.
 
     Returns
     -------

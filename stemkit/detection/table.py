@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from stemkit.columns import ColumnFits
-from stemkit.detection.normalized_image import NormalizedImage, unit_of
+from stemkit.detection.normalized_image import NormalizedImage, length_scale
 from stemkit.detection.quality import quality_flags
 from stemkit.images import pixel_sizes
 from stemkit.noise.model import ScanNoise
@@ -44,7 +44,7 @@ def table_of(
     fits : ColumnFits
         In units of the normalized image.
     width_fixed : ndarray of bool, shape (n,)
-        Columns that are flagged ``WIDTH_HELD``.
+        Columns that are flagged ``WIDTH_FIXED``.
     image : NormalizedImage
     index : int
         Number of the image.
@@ -56,7 +56,7 @@ def table_of(
     guided = np.zeros(len(fits), dtype=bool) if guided is None else guided
     source, contrast, level = image.source, image.noise.contrast, image.noise.level
     sizes = pixel_sizes(source) or (1.0, 1.0)
-    size, calibrated = unit_of(source)
+    size, calibrated = length_scale(source)
     origin = [float(source.coords[d][0]) if d in source.coords else 0.0 for d in ("y", "x")]
     scan = image.noise.scan
     data = {

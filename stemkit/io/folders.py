@@ -12,7 +12,7 @@ import xarray as xr
 from stemkit.images import pixel_sizes
 from stemkit.io.zarr_files import SUFFIXES as ZARR
 
-__all__ = ["image_files", "is_zarr", "joined", "natural_key"]
+__all__ = ["image_files", "is_zarr", "natural_key", "stacked_frames"]
 
 #: Relative difference of the pixel sizes of files of one series (chosen: files store them in single precision).
 _TOLERANCE = 1e-3
@@ -39,7 +39,10 @@ def image_files(folder: Path, suffixes: Sequence[str], recursive: bool = False) 
     """
     found = list(_image_files(folder, suffixes, recursive))
     if not found:
-        raise ValueError(f"can't read {folder}: the folder contains no image file that stemkit can read")
+        raise ValueError(
+            f"can't read {folder}: the folder contains no image file that stemkit can read ({', '.join(suffixes)}): "
+            "give another folder, or the path of a file"
+        )
     return found
 
 
@@ -60,7 +63,7 @@ def is_zarr(path: Path) -> bool:
     return path.suffix.lower() in ZARR and path.is_dir()
 
 
-def joined(images: Sequence[xr.DataArray], names: Sequence[str], dim: str) -> xr.DataArray:
+def stacked_frames(images: Sequence[xr.DataArray], names: Sequence[str], dim: str) -> xr.DataArray:
     """Images of one shape, data type and pixel size as a stack with the attributes of the first.
 
     Raises
@@ -75,6 +78,7 @@ def joined(images: Sequence[xr.DataArray], names: Sequence[str], dim: str) -> xr
         if image.shape != first.shape:
             raise ValueError(
                 f"the images must have one size, but {names[0]} has {_size(first)} px and {name} has {_size(image)} px"
+                ": leave the others out, or crop them to one size"
             )
         sizes, others = pixel_sizes(first), pixel_sizes(image)
         if (sizes is None) != (others is None) or (sizes and not np.allclose(sizes, others or 0.0, rtol=_TOLERANCE)):

@@ -217,7 +217,7 @@ def _read_series(
     if not paths:
         raise ValueError("path is an empty list: give at least one file")
     images = [_read_file(path, dataset, pixel_size, None, 5) for path in paths]
-    return folders.joined(images, [str(path) for path in paths], "image" if frames is False else "frame")
+    return folders.stacked_frames(images, [str(path) for path in paths], "image" if frames is False else "frame")
 
 
 def _load(path: Path) -> list[Recorded]:

@@ -21,6 +21,8 @@ _SPELLINGS = {
 }
 #: Length in nm of each spelling.
 _FACTORS = {spelling: factor for factor, spellings in _SPELLINGS.items() for spelling in spellings}
+#: Letters of the longest abbreviation of a unit.
+_LONGEST_ABBREVIATION = 3
 #: Spellings of no unit, and of pixels.
 _UNSTATED = ("", "none", "pixel", "pixels", "px", "undefined", "unknown", "-")
 #: What follows a length that is meant per pixel.
@@ -45,7 +47,10 @@ def nm_per(unit: object) -> float | None:
 
 
 def _length(spelling: str) -> float | None:
-    return _FACTORS.get(spelling) or _FACTORS.get(spelling.removesuffix("s"))
+    singular = spelling.removesuffix("s")
+    if spelling in _FACTORS or len(singular) <= _LONGEST_ABBREVIATION:
+        return _FACTORS.get(spelling)  # "ms" is milliseconds: abbreviations have no plural
+    return _FACTORS.get(singular)
 
 
 def is_unstated(unit: object) -> bool:

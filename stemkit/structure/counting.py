@@ -309,7 +309,7 @@ def _intensities(table: pd.DataFrame, by: str, exclude: ArrayLike | None) -> tup
     if "quality" in table:
         quality = table["quality"].to_numpy()
         for row in np.flatnonzero(quality & NOT_FITTED):
-            reason[row] = Quality.names(quality[row] & NOT_FITTED)
+            reason[row] = Quality.describe(quality[row] & NOT_FITTED)
     reason[~np.isfinite(values)] = "no intensity"
     return values, reason
 

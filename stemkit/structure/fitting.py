@@ -22,9 +22,9 @@ __all__ = ["fit_lattice", "fit_lattices"]
 
 #: Fewest columns among which a lattice is searched for (chosen).
 FEWEST = 6
-#: Default of ``misfit``, fraction of the length of the vectors (chosen: distinguishes 0.39 and 0.41 nm, not a strain of
-#: 4 %).
-MISFIT = 0.045
+#: Default of ``mismatch``, fraction of the length of the vectors (chosen: distinguishes 0.39 and 0.41 nm, not a strain
+#: of 4 %).
+MISMATCH = 0.045
 #: Default of ``min_columns`` (chosen).
 MIN_COLUMNS = 25
 #: Least fraction of the columns on a lattice that explains the table (chosen).
@@ -118,7 +118,7 @@ def fit_lattice(
     if vectors is None:
         grown = first_lattice(columns.positions)
         lattice = _reduced_lattice(columns, table, grown, start, order)
-        _warn_of_others(segment(columns.positions, MISFIT, MIN_COLUMNS, grown), grown)
+        _warn_of_others(segment(columns.positions, MISMATCH, MIN_COLUMNS, grown), grown)
     else:
         rows, center = _checked_vectors(vectors), _central_position(columns.positions, start)
         grown = grow(columns.positions, rows, unit_cell(columns.positions, rows, center), center)
@@ -129,7 +129,7 @@ def fit_lattice(
 def fit_lattices(
     table: pd.DataFrame,
     *,
-    misfit: float = MISFIT,
+    mismatch: float = MISMATCH,
     min_columns: int = MIN_COLUMNS,
     order: bool = True,
     pixel_size_error: float = 0.0,
@@ -140,7 +140,7 @@ def fit_lattices(
     ----------
     table : DataFrame
         Columns of one image, as for :func:`fit_lattice`.
-    misfit : float, default=0.045
+    mismatch : float, default=0.045
         Lattices are different if their vectors differ by this fraction of their length, in any direction: the largest
         singular value of F - 1, where F is the deformation of one into the other. It is 0.045 for a rotation by
         2.6 degrees.
@@ -161,14 +161,12 @@ def fit_lattices(
     ValueError
         If there are several images, or a parameter is impossible.
 
-    Notes
-    -----
-    A lattice is grown over the columns, and others over the columns that are not on it. Each is divided where the local
-    basis jumps: the positions of the columns within nine cells of a boundary must be described better by two planes of
-    the ideal positions (a jump) than by one parabola (a strain that varies), and the planes must differ by ``misfit``.
-    A bent crystal is therefore one lattice. Regions of the same lattice, in contact or not, are one; crystals that
-    differ only in the content of the cell are not distinguished. 2,000 columns take less than a second, 20,000 about
-    five.
+    Notes ----- A lattice is grown over the columns, and others over the columns that are not on it. Each is divided
+    where the local basis jumps: the positions of the columns within nine cells of a boundary must be described better
+    by two planes of the ideal positions (a jump) than by one parabola (a strain that varies), and the planes must
+    differ by ``mismatch``. A bent crystal is therefore one lattice. Regions of the same lattice, in contact or not, are
+    one; crystals that differ only in the content of the cell are not distinguished. 2,000 columns take less than a
+    second, 20,000 about five.
 
     Examples
     --------
@@ -182,14 +180,14 @@ def fit_lattices(
     """
     columns = column_positions(table)
     error = _relative(pixel_size_error)
-    if not 0 < misfit < 0.3:
-        raise ValueError(f"misfit must be a fraction above 0 and below 0.3, but is {misfit!r}")
+    if not 0 < mismatch < 0.3:
+        raise ValueError(f"mismatch must be a fraction above 0 and below 0.3, but is {mismatch!r}")
     if not min_columns >= FEWEST:
         raise ValueError(f"min_columns must be at least {FEWEST}, but is {min_columns!r}")
     label = np.full(len(table), -1)
     if len(table) >= min_columns:
-        label = segment(columns.positions, misfit, int(min_columns))
-    found = _distinct_lattices(table, label, misfit, order, int(min_columns))
+        label = segment(columns.positions, mismatch, int(min_columns))
+    found = _distinct_lattices(table, label, mismatch, order, int(min_columns))
     found = [replace(lattice, unit=columns.unit, pixel_size_error=error) for lattice in found]
     labels = np.full(len(table), -1)
     for number, lattice in enumerate(found):
@@ -198,7 +196,7 @@ def fit_lattices(
 
 
 def _distinct_lattices(
-    table: pd.DataFrame, label: NDArray, misfit: float, order: bool, min_columns: int
+    table: pd.DataFrame, label: NDArray, mismatch: float, order: bool, min_columns: int
 ) -> list[Lattice]:
     """Lattices of the grains, those of the same vectors merged, that of most columns first."""
     found: list[Lattice] = []
@@ -208,7 +206,7 @@ def _distinct_lattices(
         if lattice is None:
             continue
         # fitted vectors are more accurate than the local bases by which columns were divided
-        same = [i for i, f in enumerate(found) if matching_basis(f.vectors, lattice.vectors)[1] < misfit]
+        same = [i for i, f in enumerate(found) if matching_basis(f.vectors, lattice.vectors)[1] < mismatch]
         if same:
             rows = np.flatnonzero((label == number) | (found[same[0]].site >= 0))
             found[same[0]] = _lattice_of_rows(table, rows, order, min_columns) or found[same[0]]

@@ -21,7 +21,7 @@ __all__ = ["segment"]
 class Limits:
     """Constants of the segmentation."""
 
-    #: Largest radius of a cluster of local bases, fraction of the misfit (chosen).
+    #: Largest radius of a cluster of local bases, fraction of the mismatch (chosen).
     radius: float = 0.4
     #: Clusters per grown lattice at most (chosen).
     clusters: int = 24
@@ -43,14 +43,14 @@ LIMITS = Limits()
 
 
 def segment(
-    positions: NDArray, misfit: float, min_columns: int, first: GrownLattice | None = None
+    positions: NDArray, mismatch: float, min_columns: int, first: GrownLattice | None = None
 ) -> NDArray[np.int64]:
     """Number of the grain of each column, ``(n,)``: -1 for none, 0 for the grain of most columns.
 
     Parameters
     ----------
     positions : ndarray of shape (n, 2)
-    misfit : float
+    mismatch : float
         Lattices are different if their vectors differ by this fraction of their length.
     min_columns : int
         Fewest columns of a grain.
@@ -62,25 +62,25 @@ def segment(
     A lattice is grown over the columns, and others over the columns that are not on it. Grown from neighbour to
     neighbour, a lattice can follow a crystal across a boundary. Therefore each is divided where the local basis jumps.
     Local bases, from planes through 13 columns, are clustered. Two clusters in contact are parts of one crystal if the
-    crystal is continuous at their boundary, or if its vectors on both sides differ by less than ``misfit``. Clusters of
-    equal bases, in contact or not, are one grain. Columns at a boundary belong to the grain that predicts their
+    crystal is continuous at their boundary, or if its vectors on both sides differ by less than ``mismatch``. Clusters
+    of equal bases, in contact or not, are one grain. Columns at a boundary belong to the grain that predicts their
     position best.
     """
     bases = all_local_bases(positions, min_columns, first)
-    label = _merged(positions, bases, _divided(positions, bases, misfit), misfit)
-    label = _merged(positions, bases, label, misfit, border=False)
+    label = _merged(positions, bases, _divided(positions, bases, mismatch), mismatch)
+    label = _merged(positions, bases, label, mismatch, border=False)
     label = _large_grains(label, min_columns, bases.neighbors)
     label = _completed(positions, bases, label)
     return _large_grains(label, min_columns, bases.neighbors)
 
 
-def _divided(positions: NDArray, bases: LocalBases, misfit: float) -> NDArray[np.int64]:
+def _divided(positions: NDArray, bases: LocalBases, mismatch: float) -> NDArray[np.int64]:
     """Cluster of each column; -1 for those without a basis."""
     label = np.full(len(positions), -1)
     for number, lattice in enumerate(bases.lattices):
         rows = np.flatnonzero(bases.number == number)
         strain = (np.linalg.inv(lattice.vectors) @ bases.basis[rows]).reshape(-1, 4)
-        label[rows] = label.max() + 1 + _clusters(strain, LIMITS.radius * misfit)
+        label[rows] = label.max() + 1 + _clusters(strain, LIMITS.radius * mismatch)
     for _ in range(3):
         label = _majority(label, bases.neighbors)
     label = _without_thin_clusters(positions, label, bases.neighbors)
@@ -134,7 +134,7 @@ def _without_thin_clusters(positions: NDArray, label: NDArray, neighbors: NDArra
 
 
 def _merged(
-    positions: NDArray, bases: LocalBases, label: NDArray, misfit: float, border: bool = True
+    positions: NDArray, bases: LocalBases, label: NDArray, mismatch: float, border: bool = True
 ) -> NDArray[np.int64]:
     """Labels after clusters of the same lattice were merged, the most similar ones first.
 
@@ -149,7 +149,7 @@ def _merged(
         for pair in pairs:
             if pair not in known:
                 known[pair] = compare_clusters(positions, bases, label, pair, border)
-        same = [pair for pair in pairs if known[pair].difference < misfit or known[pair].continuous]
+        same = [pair for pair in pairs if known[pair].difference < mismatch or known[pair].continuous]
         if not same:
             return label
         p, q = min(same, key=lambda pair: known[pair])

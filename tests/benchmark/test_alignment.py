@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from strategies import gaussians, seeds
 
 from stemkit.benchmark.alignment import MARGIN, Alignment, align_frames
-from stemkit.benchmark.shifting import shifted
+from stemkit.benchmark.shifting import fourier_shift
 
 steps = st.floats(-6, 6)
 
@@ -20,13 +20,13 @@ def test_a_shift_moves_columns_and_keeps_their_shape(dy, dx, sigma):
     at = np.array([[30.3, 25.8], [40.1, 47.9]])
     shape = (72, 80)
     expected = gaussians(shape, at + np.array([dy, dx]), sigma)
-    np.testing.assert_allclose(shifted(gaussians(shape, at, sigma), (dy, dx)), expected, atol=2e-4)
+    np.testing.assert_allclose(fourier_shift(gaussians(shape, at, sigma), (dy, dx)), expected, atol=2e-4)
 
 
 @given(st.integers(-5, 5), st.integers(-5, 5), seeds)
 def test_a_shift_by_whole_pixels_moves_every_pixel(dy, dx, seed):
     image = np.random.default_rng(seed).normal(size=(24, 31))
-    moved = shifted(image, (dy, dx))
+    moved = fourier_shift(image, (dy, dx))
     inner = (slice(5, -5), slice(5, -5))
     np.testing.assert_allclose(moved[inner], np.roll(image, (dy, dx), (0, 1))[inner], atol=1e-9)
 
@@ -38,7 +38,7 @@ def test_a_shift_keeps_the_variance_of_noise(dy, dx, seed):
     inner = (slice(8, -8), slice(8, -8))
     # pixels that enter at one border leave at the other: at most 12 of 112 rows and columns, of relative sd sqrt(2 / n)
     tolerance = 5 * np.sqrt(2 / 112**2 * 4 * 12 / 112) + 1 / 112
-    assert shifted(noise, (dy, dx))[inner].var() == pytest.approx(noise[inner].var(), rel=tolerance)
+    assert fourier_shift(noise, (dy, dx))[inner].var() == pytest.approx(noise[inner].var(), rel=tolerance)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -120,7 +120,7 @@ def test_a_frame_of_something_else_is_named():
 @pytest.mark.parametrize("sigma", [0.8, 2.0, 4.0])
 @pytest.mark.parametrize("seed", range(2))
 def test_shifts_are_nearly_as_precise_as_noise_allows(sigma, seed):
-    """Within 4 times the Cramer-Rao bound of a known shape in white noise, for narrow and for wide columns."""
+    """Within 4 times the Cramér-Rao bound of a known shape in white noise, for narrow and for wide columns."""
     rng = np.random.default_rng(seed)
     truth = gaussians((160, 160), rng.uniform(10, 150, (40, 2)), sigma)
     found = align_frames(truth + rng.normal(0, 0.2, (4, 160, 160)), verbose=False)

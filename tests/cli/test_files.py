@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stemkit.cli.files import LONGEST_NAME, result_names, select_files
+from stemkit.cli.files import LONGEST_NAME, RESULT_ENDINGS, is_result_ending, result_names, select_files
 
 #: Few letters, so that names collide.
 NAMES = st.builds("{}{}".format, st.text("ab_", min_size=1, max_size=4), st.sampled_from([".tif", ".npy", "_tif.png"]))
@@ -76,6 +76,28 @@ def test_results_of_other_files_are_left_out_unless_named(tmp_path):
     files, left_out, _ = selected(tmp_path, tmp_path / "a_enhanced.tif")
     assert "a_enhanced.tif" in files
     assert "a_enhanced.tif" not in left_out
+
+
+@pytest.mark.parametrize("ending", RESULT_ENDINGS)
+def test_results_of_every_command_are_left_out(ending, tmp_path):
+    results = [f"a_{ending}.png", f"a_{ending}_012.png", f"a_y0-8_x0-9_{ending}.nc"]
+    touch(tmp_path, "a.dm4", *results)
+    assert selected(tmp_path)[0] == ["a.dm4"]
+
+
+def test_results_of_average_are_not_images(tmp_path):
+    results = ["a_average.nc", "a_drift.png", "a_aligned.nc"]
+    touch(tmp_path, "a.emd", *results)
+    files, left_out, _ = selected(tmp_path)
+    assert files == ["a.emd"]
+    assert sorted(left_out) == sorted(results)
+
+
+@pytest.mark.parametrize(
+    ("ending", "known"), [("_drift.png", True), ("_columns_001.png", True), ("_other.png", False), ("drift.png", False)]
+)
+def test_endings_of_results(ending, known):
+    assert is_result_ending(ending) == known
 
 
 def test_results_without_their_source_are_images(tmp_path):

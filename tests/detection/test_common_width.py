@@ -42,5 +42,5 @@ def test_intensities_of_overlapping_columns(seed):
 def test_a_common_width_is_not_flagged():
     image, _, _ = particle(3)
     table = AtomDetector(common_width=True, width=WIDTH).fit_transform(image.astype(np.float32))
-    assert not (table["quality"] & stemkit.detection.Quality.WIDTH_HELD).any()
+    assert not (table["quality"] & stemkit.detection.Quality.WIDTH_FIXED).any()
     assert table["sigma"].eq(WIDTH).all()

@@ -61,7 +61,7 @@ def test_errors_of_guided_columns_are_the_scatter_of_their_positions():
         guided = found["quality"].to_numpy() & Quality.GUIDED > 0
         difference = found[["y_px", "x_px"]].to_numpy() - places[match.true]
         pulls.append((difference / found[["y_px_err", "x_px_err"]].to_numpy())[guided])
-        widths.append((found["quality"].to_numpy() & Quality.WIDTH_HELD > 0)[guided])
+        widths.append((found["quality"].to_numpy() & Quality.WIDTH_FIXED > 0)[guided])
     every = np.concatenate(pulls)
     assert len(every) > 200
     assert 0.7 < every.std() < 1.3

@@ -48,7 +48,7 @@ class TestGoodColumns:
         pd.testing.assert_frame_equal(good_columns(table), table[:1])
 
     def test_faint_columns_and_fixed_widths_are_kept(self):
-        flags = [0, Quality.FAINT, Quality.WIDTH_HELD, Quality.FAINT | Quality.WIDTH_HELD]
+        flags = [0, Quality.FAINT, Quality.WIDTH_FIXED, Quality.FAINT | Quality.WIDTH_FIXED]
         table = table_with(far_apart(4), [int(f) for f in flags])
         pd.testing.assert_frame_equal(good_columns(table), table)
 

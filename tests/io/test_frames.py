@@ -201,7 +201,7 @@ def test_a_list_keeps_its_order(folder):
 
 def test_files_that_do_not_belong_together(folder):
     stemkit.write(FRAMES[0, 1:], folder / "Scan_3.tif")
-    with pytest.raises(ValueError, match=r"must have one size, .*19 x 24"):
+    with pytest.raises(ValueError, match=r"must have one size, .*19 x 24 px: leave the others out"):
         stemkit.read(folder)
     stemkit.write(FRAMES[0], folder / "Scan_3.tif", overwrite=True)
     with pytest.raises(ValueError, match=r"must have one pixel size, .*Scan_3\.tif has none: pass pixel_size="):

@@ -26,9 +26,18 @@ def test_spellings(factor, spellings):
 
 
 @pytest.mark.parametrize(
-    "unit", [None, "", "pixel", "px", "<undefined>", "s", "eV", "1/nm", "counts", "nm (pm)", "1/px", "/px"]
+    "unit",
+    [None, "", "pixel", "px", "<undefined>", "s", "eV", "1/nm", "counts", "nm (pm)", "1/px", "/px"],
 )
 def test_no_length(unit):
+    assert nm_per(unit) is None
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["ms", "as", "fs", "ps", "ns", "us", "\u00b5s", "cms", "nms", "mms", "ins", "nm.s"],
+)
+def test_abbreviations_have_no_plural(unit):
     assert nm_per(unit) is None
 
 

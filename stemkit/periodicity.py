@@ -12,6 +12,7 @@ from scipy.stats import median_abs_deviation
 
 from stemkit.filters import wide_gaussian
 from stemkit.images import Images, join, split, with_pixel_sizes
+from stemkit.parameters import check_positive
 
 __all__ = ["Periodicity", "calibrated", "find_periodicity", "middle"]
 
@@ -159,6 +160,8 @@ def calibrated(image: Images, *, pixel_size: float | None = None, spacing: float
         raise ValueError(
             f"give exactly one of pixel_size and spacing, in nm, but they are {pixel_size!r} and {spacing!r}"
         )
+    check_positive("pixel_size", pixel_size, optional=True, unit="nm")
+    check_positive("spacing", spacing, optional=True, unit="nm")
     bare = _without_coordinates(image)
     images = split(bare, name="image")
     if pixel_size is None:

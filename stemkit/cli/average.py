@@ -104,7 +104,10 @@ def _without(frames: xr.DataArray, rejected: list[int]) -> xr.DataArray:
     import numpy as np
 
     if frames.ndim != 3:
-        raise ValueError(f"a series of frames is needed, but the file holds one image, {frames.sizes}")
+        raise ValueError(
+            f"a series of frames is needed, but the file holds one image of {frames.shape[0]} by {frames.shape[1]} px: "
+            "give a file with several frames"
+        )
     beyond = [i for i in rejected if i >= len(frames)]
     if beyond:
         raise ValueError(f"--reject names frame {beyond[0]}, but the series has the frames 0 to {len(frames) - 1}")

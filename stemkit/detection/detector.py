@@ -27,6 +27,11 @@ from stemkit.parameters import check_number, check_positive
 
 __all__ = ["AtomDetector"]
 
+#: Widths (sigma) between which columns are plausible, nm (chosen: from half of the width in the sharpest images to four
+#: times that of a probe which just resolves atoms); outside, the pixel size is probably wrong.
+NARROWEST = 0.008
+WIDEST = 0.5
+
 
 class AtomDetector(ImageTransformer):
     """Find atomic columns and measure them on the recorded pixels.
@@ -171,6 +176,13 @@ class AtomDetector(ImageTransformer):
         self.spacing_ = float(np.nanmedian(spacings)) if np.isfinite(spacings).any() else float("nan")
         self.width_ = float(np.median(widths))
         self.periodic_ = bool(periodics.any())
+        if self.calibrated_ and not NARROWEST < self.width_ < WIDEST:
+            warnings.warn(
+                f"the columns have a width (sigma) of {self.width_:.3g} nm; those of atomic columns are "
+                f"{NARROWEST} to {WIDEST} nm: check the pixel size, {units[0][0]:.3g} nm, and set it with "
+                "stemkit.calibrated",
+                stacklevel=3,
+            )
         self.n_images_ = len(images)
         return self
 

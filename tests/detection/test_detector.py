@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -223,7 +224,7 @@ class TestRecordedPixels:
         remedy = re.search(r"image\.interp\(.*\)(?=,)", str(refused.value))
         image = eval(remedy[0], {"image": image, "np": np})
         assert image.stem.pixel_size == pytest.approx(0.02)
-        assert len(AtomDetector().fit_transform(image.drop_attrs())) > 0
+        assert len(AtomDetector().fit_transform(image.drop_attrs(deep=False))) > 0
 
     def test_calibration_after_enhancement_measures_the_recorded_pixels(self):
         image, _ = recorded(readout=0.1)
@@ -458,3 +459,12 @@ def test_flags_are_decoded():
     assert list(decoded.columns) == [flag.name for flag in Quality]
     for flag in Quality:
         np.testing.assert_array_equal(decoded[flag.name], [bool(q & flag) for q in (0, 24, 1)])
+
+
+@pytest.mark.parametrize(("pixel_size", "plausible"), [(0.02, True), (1.0, False), (0.001, False)])
+def test_an_implausible_pixel_size_is_noticed(pixel_size, plausible):
+    image = recorded(pixel_size=pixel_size, readout=0.1)[0]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        AtomDetector().fit(image)
+    assert any("check the pixel size" in str(w.message) for w in caught) is not plausible

@@ -33,7 +33,7 @@ from stemkit import NoiseCalibrator, PeriodicDenoiser, SFINDenoiser
 from stemkit.benchmark import SETS, TRUTHS, scenes, scores
 from stemkit.benchmark.evaluation import FIRST_SEED
 from stemkit.benchmark.simulated import simulated
-from stemkit.denoising import crystal
+from stemkit.denoising import lattice_average
 from stemkit.images import MODES, mode_sign
 from stemkit.metrics import psnr
 
@@ -62,23 +62,23 @@ class Given:
 
 def translations(given: Given) -> NDArray:
     recorded, network = given.recorded.astype(np.float32), given.network.astype(np.float32)
-    found = crystal.Translations.of(recorded, network)
+    found = lattice_average.Translations.of(recorded, network)
     if found is None:
         return given.network
-    return crystal._periodic_estimate(found, crystal._Noise.of(recorded, network), recorded, network)
+    return lattice_average._periodic_estimate(found, lattice_average._Noise.of(recorded, network), recorded, network)
 
 
 def tested(given: Given) -> NDArray:
-    before = crystal.SETTINGS
-    crystal.SETTINGS = replace(before, refit=(1e9, 2e9))
+    before = lattice_average.SETTINGS
+    lattice_average.SETTINGS = replace(before, refit=(1e9, 2e9))
     try:
         return combined(given)
     finally:
-        crystal.SETTINGS = before
+        lattice_average.SETTINGS = before
 
 
 def combined(given: Given) -> NDArray:
-    return crystal.combine_with_lattice(given.recorded, given.network)
+    return lattice_average.combine_with_lattice(given.recorded, given.network)
 
 
 VARIANTS: dict[str, Callable[[Given], NDArray]] = {

@@ -1,4 +1,4 @@
-"""Filters of arrays whose computing time does not depend on their width."""
+"""Gaussian filters whose cost does not grow with sigma, and the variance that they leave."""
 
 from __future__ import annotations
 

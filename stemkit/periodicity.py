@@ -12,9 +12,11 @@ from scipy.stats import median_abs_deviation
 
 from stemkit.filters import wide_gaussian
 from stemkit.images import Images, join, split, with_pixel_sizes
+from stemkit.images.intensities import NORMALIZATION_QUANTILES
+from stemkit.parabola import parabola_vertex
 from stemkit.parameters import check_positive
 
-__all__ = ["Periodicity", "calibrated", "find_periodicity", "middle"]
+__all__ = ["Periodicity", "calibrated", "central_crop", "find_periodicity"]
 
 
 @dataclass(frozen=True)
@@ -22,10 +24,11 @@ class Limits:
     """Constants of the autocorrelation and of the search for its peaks."""
 
     #: Shorter side of the smallest image that is searched, px (chosen).
-    smallest: int = 8
-    #: Quantiles at which intensities are clipped (chosen).
-    clipping: tuple[float, float] = (0.001, 0.999)
-    #: Shorter side of the image in units of the sigma of the filter whose result is the slow variation (chosen).
+    min_image_size: int = 8
+    #: Quantiles at which intensities are clipped (those of the normalization of intensities).
+    clipping: tuple[float, float] = NORMALIZATION_QUANTILES
+    #: Shorter side of the image divided by the sigma of the Gaussian filter whose result is subtracted as the slow
+    #: variation of the image (chosen).
     sides_per_background: int = 12
     #: Smallest sigma of that filter, px (chosen: wider than a column).
     background_sigma: float = 4.0
@@ -38,15 +41,15 @@ class Limits:
     #: Sigma of the filter of the correlogram, px (chosen).
     smoothing: float = 0.7
     #: Shortest shift of a peak, px (chosen: at shorter shifts the probe hides neighbouring columns).
-    shortest: float = 2.0
+    min_peak_shift: float = 2.0
     #: Least height of a peak, in units of the variance of the noise-free image (chosen).
-    height: float = 0.08
+    min_peak_height: float = 0.08
     #: Least height of a peak, standard deviations of the noise of the correlogram (chosen).
     height_over_noise: float = 0.5
     #: Least height above the minimum of the surrounding 5 x 5 px, in units of the same variance (chosen).
-    prominence: float = 0.01
+    min_peak_prominence: float = 0.01
     #: Least height of the tallest peak, standard deviations of the noise of the correlogram (chosen).
-    significance: float = 6.0
+    min_tallest_peak_snr: float = 6.0
     #: Height at which the tallest peak is significant at any noise, in units of the same variance (chosen).
     significant_height: float = 0.2
     #: Height of the peaks of neighbouring columns, fraction of the tallest (chosen).
@@ -54,7 +57,7 @@ class Limits:
     #: Height of the peaks of equivalent columns, fraction of the tallest (chosen).
     equivalent_height: float = 0.92
     #: Least sine of the angle between the two lattice vectors (chosen: 24 degrees).
-    sine: float = 0.4
+    min_sine_between_vectors: float = 0.4
 
 
 LIMITS = Limits()
@@ -107,7 +110,7 @@ def find_periodicity(values: NDArray) -> Periodicity:
     the noise of the correlogram and the minimum of their neighbourhood.
     """
     n_y, n_x = values.shape
-    if min(n_y, n_x) < LIMITS.smallest or np.ptp(values) == 0:
+    if min(n_y, n_x) < LIMITS.min_image_size or np.ptp(values) == 0:
         return NOT_PERIODIC
     correlogram = _autocorrelation(_flattened(np.asarray(values, dtype=np.float64)))
     peaks, heights = (np.empty((0, 2)), np.empty(0)) if correlogram is None else _peaks(correlogram)
@@ -120,7 +123,7 @@ def find_periodicity(values: NDArray) -> Periodicity:
     return Periodicity(float(length[nearest]), float(length[equivalent].min()), vectors, float(heights[nearest]))
 
 
-def middle(values: NDArray, size: int) -> NDArray:
+def central_crop(values: NDArray, size: int) -> NDArray:
     """Central part of an image, at most ``size`` by ``size`` px."""
     top, left = (max(0, (n - size) // 2) for n in values.shape)
     return values[top : top + size, left : left + size]
@@ -137,7 +140,9 @@ def calibrated(image: Images, *, pixel_size: float | None = None, spacing: float
         Edge of the square pixels, nm.
     spacing : float, optional
         Known shortest distance of equivalent columns, nm, such as the lattice parameter of a cubic crystal viewed along
-        [001]. It is divided by the distance measured in px (``find_periodicity(values).repeat``).
+        [001]. It is divided by the distance measured in px (``find_periodicity(values).repeat``). Not the spacing of
+        nearest columns that ``stemkit info --noise`` prints, but the shortest distance of equivalent columns (a lattice
+        repeat).
 
     Returns
     -------
@@ -243,13 +248,13 @@ def _peaks(correlogram: NDArray) -> tuple[NDArray, NDArray]:
     offset = candidates - centre
     half_plane = (offset[:, 0] > 0) | ((offset[:, 0] == 0) & (offset[:, 1] > 0))
     distance = np.hypot(*offset.T)
-    candidates = candidates[half_plane & (distance >= LIMITS.shortest)]
+    candidates = candidates[half_plane & (distance >= LIMITS.min_peak_shift)]
     heights = smooth[tuple(candidates.T)]
     noise = median_abs_deviation(smooth, axis=None, scale="normal")
     lowest = ndimage.minimum_filter(smooth, size=5)[tuple(candidates.T)]
-    keep = heights > max(LIMITS.height, LIMITS.height_over_noise * noise)
-    keep &= heights - lowest > LIMITS.prominence
-    if not keep.any() or heights[keep].max() < min(LIMITS.significance * noise, LIMITS.significant_height):
+    keep = heights > max(LIMITS.min_peak_height, LIMITS.height_over_noise * noise)
+    keep &= heights - lowest > LIMITS.min_peak_prominence
+    if not keep.any() or heights[keep].max() < min(LIMITS.min_tallest_peak_snr * noise, LIMITS.significant_height):
         return np.empty((0, 2)), np.empty(0)
     vertices = np.array([_subpixel(smooth, y, x) for y, x in candidates[keep]])
     return vertices[:, :2] - centre, vertices[:, 2]
@@ -260,7 +265,7 @@ def _subpixel(values: NDArray, y: int, x: int) -> tuple[float, float, float]:
 
     def vertex(before: float, at: float, after: float) -> tuple[float, float]:
         slope, curvature = 0.5 * (after - before), before - 2 * at + after
-        step = 0.0 if curvature >= 0 else float(np.clip(-slope / curvature, -0.5, 0.5))
+        step = float(parabola_vertex(before, at, after))
         return step, slope * step + 0.5 * curvature * step**2
 
     down, above_y = vertex(values[y - 1, x], values[y, x], values[y + 1, x])
@@ -275,6 +280,6 @@ def _two_shortest(peaks: NDArray, length: NDArray) -> NDArray | None:
     for i in order[1:]:
         other = peaks[i]
         sine = abs(first[0] * other[1] - first[1] * other[0]) / (length[order[0]] * length[i])
-        if sine > LIMITS.sine:
+        if sine > LIMITS.min_sine_between_vectors:
             return np.array([first, other])
     return None

@@ -10,6 +10,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from stemkit.filters import gaussian_variance_gain
+from stemkit.parabola import parabola_vertex
 
 __all__ = ["column_response", "find_peaks", "nearest_distances", "peaks_above_noise", "pixel_subset"]
 
@@ -120,14 +121,8 @@ def _subpixel(values: NDArray, found: NDArray) -> NDArray[np.float64]:
     padded = np.pad(np.asarray(values, dtype=np.float64), 1, mode="reflect")
     y, x = found.T + 1
     height = padded[y, x]
-
-    def vertex(before: NDArray, after: NDArray) -> NDArray:
-        curvature = before - 2 * height + after
-        safe = np.where(curvature < 0, curvature, -1.0)
-        return np.where(curvature < 0, np.clip(0.5 * (before - after) / safe, -0.5, 0.5), 0.0)
-
-    shift_y = vertex(padded[y - 1, x], padded[y + 1, x])
-    shift_x = vertex(padded[y, x - 1], padded[y, x + 1])
+    shift_y = parabola_vertex(padded[y - 1, x], height, padded[y + 1, x])
+    shift_x = parabola_vertex(padded[y, x - 1], height, padded[y, x + 1])
     return found + np.column_stack([shift_y, shift_x])
 
 

@@ -17,8 +17,8 @@ from torch import nn
 from stemkit.compute import PRECISIONS, resolve_device, seed_from
 from stemkit.denoising.base import Denoiser, Enhancer, without_faults
 from stemkit.denoising.callbacks import epochs_of, seed_of
-from stemkit.denoising.crystal import combine_with_lattice
 from stemkit.denoising.inference import AnyNetwork, enhanced_maps, for_inference
+from stemkit.denoising.lattice_average import combine_with_lattice
 from stemkit.denoising.sampling import check_sampling
 from stemkit.denoising.sources import PairSource, Source, SynthesisSource
 from stemkit.denoising.training import LOSSES, made_with, train

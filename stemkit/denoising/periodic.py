@@ -16,7 +16,7 @@ from stemkit.denoising.spectral import frequencies, information_limit, periodic_
 from stemkit.noise import NoiseModel
 from stemkit.noise.resolve import resolve_noise
 from stemkit.parameters import check_integer, check_positive
-from stemkit.periodicity import find_periodicity, middle
+from stemkit.periodicity import central_crop, find_periodicity
 
 __all__ = ["PeriodicDenoiser"]
 
@@ -139,7 +139,7 @@ class PeriodicDenoiser(StatelessDenoiser):
 
     def _averaged(self, noisy: NDArray, model: NoiseModel, contrast: float) -> NDArray:
         """Denoise an image whose noise has a standard deviation of 1."""
-        periodicity = find_periodicity(middle(noisy, SETTINGS.measured_on))
+        periodicity = find_periodicity(central_crop(noisy, SETTINGS.measured_on))
         spacing = periodicity.spacing or 2.0 * SETTINGS.nearby
         offsets = _lattice_offsets(periodicity.vectors, self.n_neighbors, noisy.shape)
         edge = int(np.clip(round(SETTINGS.patch * spacing), *SETTINGS.edges)) // 2 * 2 + 1

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from stemkit.periodicity import find_periodicity, middle
+from stemkit.periodicity import central_crop, find_periodicity
 
 __all__ = ["Grid", "check_sampling", "chosen_grid", "resampled", "variance_fractions"]
 
@@ -103,7 +103,7 @@ def chosen_grid(values: NDArray, sampling: float | str, known: tuple[float, floa
     """
     if sampling == 1 and known is None:
         return Grid(1.0, None, 0.0)
-    part = middle(values, CONSTANTS.measured_on)
+    part = central_crop(values, CONSTANTS.measured_on)
     spacing, fine, noise = _spacing(part)
     low, high = (0.0, np.inf) if known is None else known
     if sampling != "auto":
@@ -149,7 +149,7 @@ def resampled(values: NDArray[np.floating], shape: tuple[int, ...]) -> NDArray[n
     Returns
     -------
     ndarray of shape (..., *shape)
-        Of the same data type.
+        Resampled values, of the same data type.
 
     Notes
     -----

@@ -13,14 +13,15 @@ from torch import Tensor
 
 from stemkit.denoising.units import to_network
 from stemkit.images import digest
+from stemkit.images.intensities import NORMALIZATION_QUANTILES
 from stemkit.synthesis import Columns, render
 from stemkit.synthesis.batches import draw_batch
 from stemkit.synthesis.recipe import Recipe
 
 __all__ = ["PairSource", "Source", "SynthesisSource"]
 
-#: Of this number of pairs one is held back for validation (chosen).
-HELD_BACK = 10
+#: One pair in this many is used for validation (chosen).
+PAIRS_PER_VALIDATION_PAIR = 10
 
 
 class Source(Protocol):
@@ -33,12 +34,12 @@ class Source(Protocol):
         """Text that identifies the distribution of the batches."""
 
     @property
-    def taught(self) -> tuple[str, ...]:
+    def target_names(self) -> tuple[str, ...]:
         """The network's outputs of which the source has target maps."""
 
     @property
-    def held_back(self) -> Source | None:
-        """Source of validation images; None if there are too few images."""
+    def validation_source(self) -> Source | None:
+        """Source of images that training does not draw, for the validation; None if there are too few images."""
 
     def draw(self, generator: torch.Generator, n: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Draw a batch, or part of a batch, on the generator's device.
@@ -51,10 +52,12 @@ class Source(Protocol):
 
         Returns
         -------
-        inputs : Tensor of shape (n, 1, n_y, n_x)
+        inputs : Tensor of shape (m, 1, n_y, n_x)
+            The m images, ``m <= n``.
         truth : dict
-            ``maps`` ``(n, n_taught, n_y, n_x)``, the targets; ``unit`` ``(n,)``, the unit of errors, which is the
-            contrast or the range of the target; ``weight`` ``(n, n_y, n_x)``, the weight of each pixel in the loss.
+            ``maps`` ``(m, n_targets, n_y, n_x)``, the targets in the order of ``target_names``; ``unit`` ``(m,)``, the
+            unit of errors, which is the contrast or the range of the target; ``weight`` ``(m, n_y, n_x)``, the weight
+            of each pixel in the loss.
         """
 
 
@@ -81,19 +84,19 @@ class SynthesisSource:
         crop_sizes: Sequence[int],
         emphasis: float = 0.0,
     ):
-        self.recipe, self.taught, self.batch_size, self.crop_sizes = recipe, tuple(outputs), batch_size, [*crop_sizes]
-        self.emphasis = emphasis
+        self.recipe, self.target_names, self.batch_size = recipe, tuple(outputs), batch_size
+        self.crop_sizes, self.emphasis = [*crop_sizes], emphasis
 
     @property
     def described(self) -> str:
         recipe = asdict(self.recipe)
         noise = {k: v.tolist() for k, v in (recipe.pop("noise") or {}).items()}
-        return f"{recipe} {noise} {self.taught} {self.batch_size} {self.crop_sizes} {self.emphasis}"
+        return f"{recipe} {noise} {self.target_names} {self.batch_size} {self.crop_sizes} {self.emphasis}"
 
     @property
-    def held_back(self) -> Source:
+    def validation_source(self) -> Source:
         """The same source without emphasis; no image is drawn twice."""
-        return SynthesisSource(self.recipe, self.taught, self.batch_size, self.crop_sizes)
+        return SynthesisSource(self.recipe, self.target_names, self.batch_size, self.crop_sizes)
 
     def draw(self, generator: torch.Generator, n: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Draw images on the generator's device."""
@@ -103,7 +106,7 @@ class SynthesisSource:
         batch = draw_batch(self.recipe, n, (size, size), generator)
         offset, scale = _intensity_scale(batch.noisy)
         targets = vars(batch.targets)
-        maps = [to_network(targets[name], name, 1, offset, scale) for name in self.taught]
+        maps = [to_network(targets[name], name, 1, offset, scale) for name in self.target_names]
         truth = {"maps": torch.stack(maps, dim=1), "unit": 1.0 / scale.flatten()}
         truth["weight"] = 1.0 + self.emphasis * _defect_map(batch.columns, (size, size))
         return ((batch.noisy - offset) / scale)[:, None], truth
@@ -135,7 +138,7 @@ class PairSource:
         channel: str = "enhance",
         hold_back: bool = True,
     ):
-        n_kept = len(noisy) - len(noisy) // HELD_BACK if hold_back else len(noisy)
+        n_kept = len(noisy) - len(noisy) // PAIRS_PER_VALIDATION_PAIR if hold_back else len(noisy)
         smallest = min(min(image.shape) for image in noisy)
         self.size = max(multiple, min(crop_size, smallest) // multiple * multiple)
         self.noisy, self.truth = (
@@ -143,16 +146,18 @@ class PairSource:
             for images in (noisy, truth)
         )
         self.batch_size = batch_size
-        self.taught: tuple[str, ...] = (channel,)
-        self.held_back: PairSource | None = None
+        self.target_names: tuple[str, ...] = (channel,)
+        self.validation_source: PairSource | None = None
         if n_kept < len(noisy):
             rest = noisy[n_kept:], truth[n_kept:]
-            self.held_back = PairSource(*rest, batch_size, self.size, multiple, device, channel, hold_back=False)
+            self.validation_source = PairSource(
+                *rest, batch_size, self.size, multiple, device, channel, hold_back=False
+            )
 
     @property
     def described(self) -> str:
         parts = [digest(image.cpu().numpy()) for image in (*self.noisy, *self.truth)]
-        return f"{parts} {self.taught} {self.batch_size} {self.size}"
+        return f"{parts} {self.target_names} {self.batch_size} {self.size}"
 
     def draw(self, generator: torch.Generator, n: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Draw crops on the generator's device."""
@@ -183,7 +188,7 @@ def _defect_map(columns: Columns, shape: tuple[int, int]) -> Tensor:
 def _intensity_scale(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each image, clipped as in :func:`stemkit.images.intensity_scale`."""
     flat = images.flatten(1)
-    low, high = torch.quantile(flat, torch.tensor([0.001, 0.999], device=flat.device), dim=1, keepdim=True)
+    low, high = torch.quantile(flat, torch.tensor(NORMALIZATION_QUANTILES, device=flat.device), dim=1, keepdim=True)
     clipped = torch.minimum(torch.maximum(flat, low), high)
     scale = clipped.std(dim=1, correction=0).clamp_min(1e-6)
     return clipped.mean(dim=1)[:, None, None], scale[:, None, None]

@@ -140,7 +140,7 @@ def train(
         "start": None if module is None else _digest(module),
     }
     n_parts = min(N_PARTS, source.batch_size) if device.type == "cpu" else 1
-    validation = None if source.held_back is None else _Steps(N_VALIDATION, seed, n_parts, VALIDATION)
+    validation = None if source.validation_source is None else _Steps(N_VALIDATION, seed, n_parts, VALIDATION)
     with seeded(seed, device), workers(n_parts) as parallel_map:
         net = _Net(
             module if module is not None else build(info),
@@ -266,8 +266,9 @@ class _Net(skorch.NeuralNet):
         return self._step(parts, "psnr")
 
     def validation_step(self, batch: Tensor, **fit_params: Any) -> dict[str, Any]:
-        assert self.source.held_back is not None
-        return self._step(self._parts(batch, self.source.held_back, self._evaluated, training=False), "valid_psnr")
+        source = self.source.validation_source
+        assert source is not None
+        return self._step(self._parts(batch, source, self._evaluated, training=False), "valid_psnr")
 
     def _parts(self, batch: Tensor, source: Source, step: Callable[[_Task], _Part], training: bool) -> list[_Part]:
         """Results of the parts of a batch, which have equal numbers of images, up to one."""
@@ -308,7 +309,7 @@ class _Net(skorch.NeuralNet):
         # errors are in units of the contrast, as in PSNR, or of the noise in images of low contrast
         unit, weight = truth["unit"].clamp_min(LEAST_UNIT)[:, None, None], truth["weight"]
         total, psnr = torch.zeros((), device=predicted.device), torch.tensor(torch.nan)
-        for i, name in enumerate(self.source.taught):
+        for i, name in enumerate(self.source.target_names):
             estimate, target = predicted[:, list(self.outputs).index(name)], truth["maps"][:, i]
             # spots cover few pixels: the minimum of the mean absolute error is an empty map
             squared = name == "detect"

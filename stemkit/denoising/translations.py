@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from stemkit.filters import wide_gaussian
-from stemkit.periodicity import find_periodicity, middle
+from stemkit.periodicity import central_crop, find_periodicity
 
 __all__ = ["Translations"]
 
@@ -67,13 +67,13 @@ class Translations:
     def of(cls, recorded: NDArray, enhanced: NDArray) -> Translations | None:
         """The lattice of an image, with the window that predicts the recorded pixels best; None without a lattice."""
         for image in (enhanced, recorded):
-            found = find_periodicity(middle(image, CONSTANTS.measured_on))
+            found = find_periodicity(central_crop(image, CONSTANTS.measured_on))
             if found.vectors is not None and found.spacing is not None:
                 break
         else:
             return None
-        vectors = _refined(middle(image, CONSTANTS.measured_on).astype(np.float64), found.vectors)
-        part = middle(recorded, CONSTANTS.chosen_on)
+        vectors = _refined(central_crop(image, CONSTANTS.measured_on).astype(np.float64), found.vectors)
+        part = central_crop(recorded, CONSTANTS.chosen_on)
         several = [cls._with_window(part.shape, vectors, found.spacing, window) for window in CONSTANTS.windows]
         predictions = [one.prediction(part) for one in several]
         choice = int(np.argmax(predictions))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stemkit.denoising.sampling import CONSTANTS
 from stemkit.denoising.weights import NetworkInfo
 from stemkit.images import intensity_scale
-from stemkit.periodicity import find_periodicity, middle
+from stemkit.periodicity import central_crop, find_periodicity
 
 __all__ = ["from_network", "network_units", "to_network", "widened"]
 
@@ -43,9 +43,8 @@ def from_network(values: NDArray, name: str, sign: float, offset: float, scale: 
 
 def widened(known: tuple[float, float] | None, images: list[xr.DataArray]) -> tuple[float, float] | None:
     """Range of spacings, px, of a network's training after it is extended by images."""
-    spacings = [
-        s for s in (find_periodicity(middle(i.values, CONSTANTS.measured_on)).spacing for i in images) if s is not None
-    ]
+    parts = [central_crop(image.values, CONSTANTS.measured_on) for image in images]
+    spacings = [s for s in (find_periodicity(part).spacing for part in parts) if s is not None]
     if not spacings:
         return known
     low, high = WIDENING[0] * min(spacings), WIDENING[1] * max(spacings)

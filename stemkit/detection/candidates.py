@@ -21,7 +21,7 @@ from stemkit.detection.matched_filter import (
 )
 from stemkit.detection.misfit import RESPONSE, Misfit, measure_misfit
 from stemkit.detection.normalized_image import NormalizedImage
-from stemkit.periodicity import find_periodicity, middle
+from stemkit.periodicity import central_crop, find_periodicity
 
 __all__ = [
     "MIN_SHARP_WIDTH",
@@ -348,7 +348,7 @@ def _repeats(
     positions: NDArray, heights: NDArray, columns: NDArray, significance: NDArray, values: NDArray, spacing: float
 ) -> NDArray[np.bool_]:
     """Peaks for which most positions one lattice vector away are columns, and that are half as significant as these."""
-    vectors = find_periodicity(middle(values, LATTICE.middle)).vectors
+    vectors = find_periodicity(central_crop(values, LATTICE.middle)).vectors
     if vectors is None or len(positions) == 0:
         return np.zeros(len(positions), dtype=bool)
     steps = np.array([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]) @ vectors

@@ -14,7 +14,7 @@ from stemkit.detection.fitter import ColumnFitter
 from stemkit.detection.guided import FoundColumns
 from stemkit.detection.normalized_image import NormalizedImage, bin_positions
 from stemkit.detection.search import SEARCH, ColumnSearch
-from stemkit.periodicity import find_periodicity, middle
+from stemkit.periodicity import central_crop, find_periodicity
 
 __all__ = ["Lengths", "learn_lengths"]
 
@@ -262,6 +262,6 @@ def _middle_positions(positions: NDArray, shape: tuple[int, ...]) -> NDArray[np.
 def _crop_middle(image: NormalizedImage, size: int) -> NormalizedImage:
     """A square in the middle of the image."""
     arrays = (image.recorded, image.enhanced, image.detect, image.faulty)
-    recorded, enhanced, detect, faulty = (None if array is None else middle(array, size) for array in arrays)
+    recorded, enhanced, detect, faulty = (None if array is None else central_crop(array, size) for array in arrays)
     assert recorded is not None
     return replace(image, recorded=recorded, enhanced=enhanced, detect=detect, faulty=faulty)

@@ -184,7 +184,7 @@ class _RadialCovariance:
 
     @classmethod
     def of(cls, residual: NDArray, use: NDArray) -> _RadialCovariance:
-        """Of the pixels that are used, by Fourier transform, in blocks of 2 x 2 px in large images."""
+        """Covariance of the pixels that are used, by Fourier transform, in blocks of 2 x 2 px in large images."""
         block = 2 if min(residual.shape) >= 128 else 1
         weight = _block_sums(use.astype(np.float64), block)
         values = _block_sums(np.where(use, residual, 0.0), block)
@@ -239,7 +239,7 @@ class _Ratio:
 
     @classmethod
     def simulated(cls, use: NDArray, fits: ColumnFits, length: float) -> _Ratio:
-        """Of a background of this length that is drawn at random."""
+        """Ratio for a background of this length that is drawn at random."""
         generator = torch.Generator().manual_seed(0)
         drawn = smooth_field(torch.Size((1, *use.shape)), torch.tensor([length]), generator, torch.float64)[0].numpy()
         before, after = (_fit(_RadialCovariance.of(one, use)) for one in (drawn, drawn - fitted_change(fits, drawn)))

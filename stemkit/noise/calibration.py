@@ -90,7 +90,7 @@ class NoiseCalibrator(ImageTransformer):
 
     Notes
     -----
-    Of images larger than 512 x 512 px a part of about as many pixels is used, in whole rows up to 2048 px; the numbers
+    In images larger than 512 x 512 px a part of about as many pixels is used, in whole rows up to 2048 px; the numbers
     describe the whole image, and their errors include the difference. Drift, hum and short streaks that are not
     significant are 0, with the error that they would have. Drift is measured at frequencies above one cycle in three
     lattice vectors: below, it is not distinguished from strain of the specimen. Without a lattice of columns

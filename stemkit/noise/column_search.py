@@ -110,7 +110,7 @@ def find_faint_columns(residual: NDArray, fits: ColumnFits, spacing: float, vari
     spacing : float
         px.
     variance : ndarray of shape (n_y, n_x)
-        Of the noise.
+        Variance of the noise.
     """
     width = float(np.median(fits.sigma))
     noise = math.sqrt(float(np.median(variance)))

@@ -36,7 +36,7 @@ class _Settings:
 
 
 SETTINGS = _Settings()
-#: Of the scatter of an estimate, the fraction by which it misses the noise realised in the same image (derived).
+#: Fraction of the scatter of an estimate by which it misses the noise realised in the same image (derived).
 SAMPLING = math.sqrt((ROW_CORRELATION - 1) / ROW_CORRELATION)
 
 

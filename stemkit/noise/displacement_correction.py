@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stemkit.noise.constants import TINY
 from stemkit.noise.differences import difference_variance, robust_std, row_difference, rows_without
 from stemkit.noise.registration import BeamDisplacement
 
@@ -162,7 +163,7 @@ def _residual_displacements(noise: NoiseDifferences, removed: NDArray) -> tuple[
         matrices += np.add.reduceat(np.einsum("iyx,jyx->yij", slopes, slopes), blocks, axis=0)
         rights += np.add.reduceat((slopes * product).sum(2).T, blocks, axis=0)
     matrix = matrices.sum(0)
-    scale = np.sqrt(np.maximum(np.diag(matrix), 1e-300))
+    scale = np.sqrt(np.maximum(np.diag(matrix), TINY))
     if np.linalg.cond(matrix / np.outer(scale, scale)) > 1e6 or noise.known.sum() == 0:
         return np.zeros(2), np.zeros(2)
     found = np.linalg.solve(matrix, rights.sum(0))

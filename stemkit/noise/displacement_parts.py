@@ -8,7 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from stemkit.noise.constants import TINY
+
 __all__ = ["NO_PARTS", "DisplacementParts", "SineFit"]
+
+#: Smallest factor by which the information is divided (chosen): a fitted variance can be 0.
+MIN_NOISE_FACTOR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,11 @@ class DisplacementParts:
     noise: float = 1.0
     std: dict[str, float] = field(default_factory=dict)
     fitted: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+
+    @property
+    def noise_factor(self) -> float:
+        """``noise``, by which information and scores are divided, at least :data:`MIN_NOISE_FACTOR`."""
+        return max(self.noise, MIN_NOISE_FACTOR)
 
     def jitter_only(self) -> DisplacementParts:
         """Neither drift nor hum, with the errors that they would have."""
@@ -78,7 +88,7 @@ class SineFit:
     @property
     def amplitude_std(self) -> float:
         """Standard deviation of the amplitude, px."""
-        return math.sqrt(float(self.amplitudes @ self.covariance @ self.amplitudes)) / max(self.amplitude, 1e-300)
+        return math.sqrt(float(self.amplitudes @ self.covariance @ self.amplitudes)) / max(self.amplitude, TINY)
 
     @property
     def phase(self) -> tuple[float, float]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, ndtr
 
+from stemkit.noise.constants import TINY
 from stemkit.noise.differences import DIFFERENCE
 from stemkit.noise.drawing import tukey_variance
 
@@ -101,9 +102,9 @@ def is_counted(standardised: NDArray, gain: float, std: NDArray, correlation: fl
     gain : float
         Growth of the variance with the signal.
     std : ndarray of shape (n_pixels,)
-        That standard deviation, as a fraction of the contrast.
+        Standard deviation of the noise, as a fraction of the contrast.
     correlation : float
-        Of neighbouring pixels along the row.
+        Correlation of neighbouring pixels along the row.
 
     Notes
     -----
@@ -126,7 +127,7 @@ def is_counted(standardised: NDArray, gain: float, std: NDArray, correlation: fl
 
 
 def _ratios(upper: NDArray, lower: NDArray, third: float, first: float) -> NDArray[np.float64]:
-    return (upper - lower) / max(third - first, 1e-300)
+    return (upper - lower) / max(third - first, TINY)
 
 
 def _nearest(ratios: NDArray, table: NDArray) -> float:

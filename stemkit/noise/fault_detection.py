@@ -10,6 +10,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from stemkit.columns import ColumnFits
+from stemkit.noise.constants import TINY
 from stemkit.noise.differences import robust_std, row_difference, rows_without
 from stemkit.noise.hum import lattice_frequency_bands
 from stemkit.noise.registration import BeamDisplacement
@@ -91,7 +92,7 @@ def _is_no_count(values: NDArray, at_zero: NDArray, quantum: float) -> bool:
         return True
     # zeros at the edge of a specimen have neighbours of different means: the rest of the image decides
     noise = LevelDependentNoise.from_image(values.astype(np.float64))
-    ratio = noise.variance / np.maximum(quantum * noise.level, 1e-300)
+    ratio = noise.variance / np.maximum(quantum * noise.level, TINY)
     equal = (ratio > 1 / SETTINGS.counts_variance) & (ratio < SETTINGS.counts_variance)
     return bool(equal.mean() > SETTINGS.counted_levels)
 
@@ -148,7 +149,7 @@ def find_scan_faults(
     fits : ColumnFits, optional
         The columns of the image.
     displacement : BeamDisplacement, optional
-        Along x.
+        Displacement of the beam along x.
     vectors : ndarray of shape (2, 2), optional
         Lattice vectors ``(y, x)``, px.
     faulty : ndarray of bool, shape (n_y, n_x), optional

@@ -38,11 +38,11 @@ def fit_hum(
     Parameters
     ----------
     estimates : sequence of ShiftEstimates
-        Per axis.
+        One per axis.
     posteriors : sequence of RowPosterior
-        Of the other parts, per axis.
+        Posterior distributions of the other parts, one per axis.
     parts : sequence of DisplacementParts
-        Per axis, from the rows' mean displacements: hum with a frequency up to half a cycle per row.
+        One per axis, from the rows' mean displacements: hum with a frequency up to half a cycle per row.
     row_length : int
         Pixels of a row.
 
@@ -98,7 +98,7 @@ def _fit(estimates: ShiftEstimates, posterior: RowPosterior, frequency: float, r
     terms = [np.cos(angle), np.sin(angle), estimates.shift]
     free = [estimates.free_of_modes(term) for term in terms]
     along = posterior.eigenvectors.T @ np.stack([one.sum(0) for one in free], axis=1)
-    explained = along.T @ posterior.covariance_times(along)
+    explained = along.T @ posterior.apply_displacement_covariance(along)
     products = np.array([[float((a * b).sum()) for b in terms] for a in free[:2]]) - explained[:2]
     covariance = np.linalg.pinv(products[:, :2], hermitian=True)
     amplitudes = covariance @ products[:, 2]

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
+from stemkit.noise.constants import TINY
 from stemkit.noise.differences import ROW_CORRELATION
 
 __all__ = ["SHORT_LENGTH", "LagCovariance", "LagCovarianceFit", "fit_lag_covariance", "pointwise_correlation"]
@@ -114,9 +115,9 @@ def fit_lag_covariance(
     Parameters
     ----------
     lags : ndarray of shape (n_lags,)
-        px, the first is 0.
+        Lags, px; the first is 0.
     covariance : ndarray of shape (n_lags,)
-        Of fourth differences across rows.
+        Covariance of fourth differences across rows.
     pairs : ndarray of shape (n_lags,)
         Number of pairs of pixels of each.
     n_x : int
@@ -128,7 +129,7 @@ def fit_lag_covariance(
     -------
     LagCovarianceFit
     """
-    total = max(float(covariance[0]), 1e-300)
+    total = max(float(covariance[0]), TINY)
     scaled = covariance / total
     # first with equal weights, then with those of the first result
     best, _ = _fit_one(_LeastSquares.of(lags, scaled, np.diag(1 / np.maximum(pairs, 1.0)), n_x))
@@ -270,7 +271,7 @@ def _whitening(scatter: NDArray) -> NDArray[np.float64]:
     large where an image has hardly any noise.
     """
     values, vectors = np.linalg.eigh(scatter)
-    raised = values.clip(min=max(1e-14 * float(np.trace(scatter)), 1e-300))
+    raised = values.clip(min=max(1e-14 * float(np.trace(scatter)), TINY))
     return np.asarray((vectors / np.sqrt(raised)).T)
 
 
@@ -304,7 +305,7 @@ def _standard_deviations(lags: NDArray, model: LagCovariance, scatter: NDArray) 
     std = dict(zip(steps, np.sqrt(np.clip(np.diag(inverse), 0.0, None)).tolist(), strict=True))
     if not model.short:
         typical = streak_correlation(lags, SHORT_LENGTH)
-        std["short"] = 1 / math.sqrt(max(float(typical @ weight @ typical), 1e-300))
+        std["short"] = 1 / math.sqrt(max(float(typical @ weight @ typical), TINY))
     return LagCovariance(**{f.name: std.get(f.name, math.nan) for f in fields(LagCovariance)})
 
 

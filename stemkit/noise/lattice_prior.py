@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.spatial import cKDTree
 
+from stemkit.noise.constants import TINY
 from stemkit.noise.differences import mad_std
 
 __all__ = ["LEAST_DEVIATION", "LatticePrior", "cauchy_weight", "nearest_vectors", "second_differences"]
@@ -56,7 +57,7 @@ class LatticePrior:
         if len(values) < len(positions) / 4:
             return None
         scatter = mad_std(values) ** 2
-        noise = SECOND_DIFFERENCE_GAIN * float(np.median(1 / np.maximum(weight, 1e-300)))
+        noise = SECOND_DIFFERENCE_GAIN * float(np.median(1 / np.maximum(weight, TINY)))
         own = max(scatter - noise, LEAST_LATTICE**2 * scatter, LEAST_DEVIATION**2)
         trust = 1 / (1 + values**2 / (CAUCHY_SCALE**2 * max(scatter, LEAST_DEVIATION**2))) / (N_DIRECTIONS * own)
         precision = (differences.T @ sparse.diags(trust) @ differences).tocsr()

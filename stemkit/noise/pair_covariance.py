@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
+from stemkit.noise.constants import TINY
 from stemkit.noise.shift_estimates import ShiftEstimates
 
 __all__ = [
@@ -64,7 +65,7 @@ class PairCovariance:
         """Mean over the bins, weighted by their errors, and its standard deviation; ``(0, inf)`` without pairs."""
         if not len(self.distance):
             return 0.0, math.inf
-        weight = 1 / np.maximum(self.error, 1e-300) ** 2
+        weight = 1 / np.maximum(self.error, TINY) ** 2
         means = (self.jackknife * weight).sum(1) / weight.sum()
         return float((weight * self.covariance).sum() / weight.sum()), float(_jackknife_std(means))
 
@@ -73,7 +74,7 @@ class PairCovariance:
         if not len(self.distance):
             return 0.0
         near = slice(0, NEAREST)
-        weight = 1 / np.maximum(self.error[near], 1e-300) ** 2
+        weight = 1 / np.maximum(self.error[near], TINY) ** 2
         return max(float((weight * self.covariance[near]).sum() / weight.sum()) - self.mean()[0], 0.0)
 
 
@@ -111,7 +112,7 @@ def pair_covariance(estimates: ShiftEstimates, max_columns: int = MAX_COLUMNS) -
     if not keep.any():
         return NO_PAIRS
     shared = estimates.weight @ estimates.weight.T
-    mean_distance = binned(distance * shared) / np.maximum(binned(shared), 1e-300)
+    mean_distance = binned(distance * shared) / np.maximum(binned(shared), TINY)
     weighted = estimates.free_of_modes(estimates.shift)
     blocks = np.array_split(np.arange(weighted.shape[1]), N_BLOCKS)
     products = np.array([binned(weighted[:, rows] @ weighted[:, rows].T)[keep] for rows in blocks])

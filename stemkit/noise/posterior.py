@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
+from stemkit.noise.constants import TINY
 from stemkit.noise.displacement_parts import DisplacementParts
 from stemkit.noise.spectrum import drift_factor
 
@@ -19,25 +20,26 @@ __all__ = ["RowPosterior"]
 class RowPosterior:
     """Distribution of the rows' displacements for given variances of jitter and drift.
 
-    With the eigenvalues lambda and eigenvectors Q of the information, and the covariance ``jitter^2 1 + drift^2 B B^T``
-    of the displacements, the drift is ``drift B c`` with ``c ~ N(0, 1)``, whose posterior covariance is
-    ``(1 + drift^2 B^T Q diag(lambda / (1 + jitter^2 lambda)) Q^T B)^-1``.
+    Let ``Q diag(lambda) Q^T`` be the Fisher information (px^-2) of the n_y row displacements, and
+    ``jitter^2 I + drift^2 B B^T`` their prior covariance. The drift is ``drift B c`` with ``c ~ N(0, I)``, and the
+    posterior covariance of c is ``(I + drift^2 B^T Q diag(lambda / (1 + jitter^2 lambda)) Q^T B)^-1``.
 
     Parameters
     ----------
     eigenvalues : ndarray of shape (n_y,)
-        Of the information, px^-2.
+        Eigenvalues lambda of the information, px^-2.
     eigenvectors : ndarray of shape (n_y, n_y)
+        Eigenvectors Q of the information, as columns.
     jitter_variance : float
-        px squared.
+        Variance of the jitter, px squared.
     factor : ndarray of shape (n_y, n_knots)
         ``drift B``; of shape ``(n_y, 0)`` without drift.
     rotated_factor : ndarray of shape (n_y, n_knots)
         ``Q^T drift B``.
-    covariance : ndarray of shape (n_knots, n_knots)
+    coefficient_covariance : ndarray of shape (n_knots, n_knots)
         Posterior covariance of c.
-    strain : ndarray of shape (n_y, n)
-        Slow displacements with a flat prior, along the eigenvectors: they may be the specimen's.
+    slow_basis : ndarray of shape (n_y, n)
+        Slow displacements with a flat prior, rotated by Q^T: they may be the specimen's.
     """
 
     eigenvalues: NDArray[np.float64]
@@ -45,23 +47,27 @@ class RowPosterior:
     jitter_variance: float
     factor: NDArray[np.float64]
     rotated_factor: NDArray[np.float64]
-    covariance: NDArray[np.float64]
-    strain: NDArray[np.float64]
+    coefficient_covariance: NDArray[np.float64]
+    slow_basis: NDArray[np.float64]
 
     @classmethod
     def of(
-        cls, eigenvalues: NDArray, eigenvectors: NDArray, parts: DisplacementParts, *, slowest: float = 0.0
+        cls, eigenvalues: NDArray, eigenvectors: NDArray, parts: DisplacementParts, *, min_frequency: float = 0.0
     ) -> RowPosterior:
-        """From the information on the rows; displacements below ``slowest`` cycles per row may be the specimen's."""
+        """From the information on the rows; displacements below ``min_frequency`` (cycles per row) may be strain."""
         n = len(eigenvalues)
-        eigenvalues = eigenvalues / max(parts.noise, 1e-3)
+        eigenvalues = eigenvalues / parts.noise_factor
         factor = parts.drift * drift_factor(n, parts.drift_rows) if parts.drift else np.empty((n, 0))
         rotated = eigenvectors.T @ factor
-        strain = eigenvectors.T @ fft.idct(np.eye(n)[:, 1 : math.ceil(2 * n * slowest)], axis=0, norm="ortho")
-        prior = cls(eigenvalues, eigenvectors, parts.jitter**2, factor, rotated, np.empty((0, 0)), strain)
-        information = rotated.T @ prior._without_strain(prior._combined_weight[:, None] * rotated)
+        slow_basis = eigenvectors.T @ fft.idct(np.eye(n)[:, 1 : math.ceil(2 * n * min_frequency)], axis=0, norm="ortho")
+        without_covariance = cls(
+            eigenvalues, eigenvectors, parts.jitter**2, factor, rotated, np.empty((0, 0)), slow_basis
+        )
+        weighted = without_covariance._combined_weight[:, None] * rotated
+        information = rotated.T @ without_covariance._score_without_slow_part(weighted)
         precision: NDArray[np.float64] = np.eye(factor.shape[1]) + information
-        return replace(prior, covariance=np.asarray(np.linalg.inv(precision), dtype=np.float64))
+        coefficient_covariance = np.asarray(np.linalg.inv(precision), dtype=np.float64)
+        return replace(without_covariance, coefficient_covariance=coefficient_covariance)
 
     @property
     def shrinkage(self) -> NDArray[np.float64]:
@@ -78,10 +84,21 @@ class RowPosterior:
         """Posterior variance of the jitter along each eigenvector without drift, px squared."""
         return self.jitter_variance / (1 + self.jitter_variance * self.eigenvalues)
 
-    def covariance_times(self, score: NDArray) -> NDArray[np.float64]:
-        """The posterior covariance of the displacements times vectors along the eigenvectors."""
+    def apply_displacement_covariance(self, score: NDArray) -> NDArray[np.float64]:
+        """Product of the posterior covariance of the displacements and scores.
+
+        Parameters
+        ----------
+        score : ndarray of shape (n_y, n)
+            Information times displacements, rotated by Q^T, px^-1.
+
+        Returns
+        -------
+        ndarray of shape (n_y, n)
+            Expected displacements, rotated by Q^T, px.
+        """
         kept = (1 - self.shrinkage)[:, None]
-        drift = self.rotated_factor @ (self.covariance @ (self.rotated_factor.T @ (kept * score)))
+        drift = self.rotated_factor @ (self.coefficient_covariance @ (self.rotated_factor.T @ (kept * score)))
         return self._jitter_posterior[:, None] * score + kept * drift
 
     def drift(self, score: NDArray, parts: DisplacementParts) -> tuple[NDArray[np.float64], DisplacementParts]:
@@ -90,54 +107,66 @@ class RowPosterior:
         Parameters
         ----------
         score : ndarray of shape (n_y,)
-            Along the eigenvectors, without the hum.
+            Information times estimated displacements without the hum, rotated by Q^T, px^-1.
         parts : DisplacementParts
         """
         n = len(self.eigenvalues)
         if not parts.drift:
             return np.zeros(n), parts
-        expected = self.factor @ self._coefficients(score / parts.noise)
+        expected = self.factor @ self._coefficients(score / parts.noise_factor)
         expected -= expected.mean()
         centred = self.factor - self.factor.mean(0)
-        uncertain = self.covariance @ (centred.T @ centred)
+        uncertain = self.coefficient_covariance @ (centred.T @ centred)
         mean_square = float((expected**2).sum() + np.trace(uncertain)) / n
         projected = centred.T @ expected
-        variance = 2 * float((uncertain * uncertain.T).sum()) + 4 * float(projected @ self.covariance @ projected)
+        from_mean = float(projected @ self.coefficient_covariance @ projected)
+        variance = 2 * float((uncertain * uncertain.T).sum()) + 4 * from_mean
         # where the estimates do not determine the drift, the error of its RMS is that of the fit
-        prior = float(np.trace(uncertain)) / n / parts.drift**2 * parts.std["drift^2"]
+        fit_error = float(np.trace(uncertain)) / n / parts.drift**2 * parts.std["drift^2"]
         rms = math.sqrt(mean_square)
-        std = math.hypot(math.sqrt(variance) / n, prior) / (2 * rms)
+        std = math.hypot(math.sqrt(variance) / n, fit_error) / (2 * rms)
         return expected, replace(parts, drift=rms, std={**parts.std, "drift": std})
 
     def jitter(self, score: NDArray, parts: DisplacementParts) -> tuple[float, float]:
-        """Mean square of the jitter in this image, px squared, and its standard deviation."""
+        """Mean square of the jitter in this image, px squared, and its standard deviation.
+
+        Parameters
+        ----------
+        score : ndarray of shape (n_y,)
+            As for :meth:`drift`.
+        parts : DisplacementParts
+        """
         n, variance = len(self.eigenvalues), self.jitter_variance
-        score = score / parts.noise
+        score = score / parts.noise_factor
         shrunk = score / (1 + variance * self.eigenvalues)
         drift = self.rotated_factor @ self._coefficients(score)
-        slow = drift + self._strain(shrunk - self._combined_weight * drift)
+        slow = drift + self._fit_slow_part(shrunk - self._combined_weight * drift)
         expected = variance * (shrunk - self._combined_weight * slow)
         own = self._jitter_posterior
-        shared = self.covariance @ (self.rotated_factor.T @ (self.shrinkage[:, None] ** 2 * self.rotated_factor))
+        attributed = self.shrinkage[:, None] ** 2 * self.rotated_factor
+        shared = self.coefficient_covariance @ (self.rotated_factor.T @ attributed)
         uncertain = float(own.sum() + np.trace(shared))
         mean = float((self.eigenvectors @ expected).mean())
         mean_square = max(float((expected**2).sum() + uncertain) / n - mean**2 - variance / n, 0.0)
         scatter = 2 * float((own**2).sum() + (shared * shared.T).sum()) + 4 * float((expected**2 * own).sum())
-        prior = uncertain / n / max(variance, 1e-300) * parts.std["jitter^2"]
-        return mean_square, math.hypot(math.sqrt(scatter) / n, prior)
+        fit_error = uncertain / n / max(variance, TINY) * parts.std["jitter^2"]
+        return mean_square, math.hypot(math.sqrt(scatter) / n, fit_error)
 
     def _coefficients(self, score: NDArray) -> NDArray[np.float64]:
         shrunk = score / (1 + self.jitter_variance * self.eigenvalues)
-        return self.covariance @ (self.rotated_factor.T @ self._without_strain(shrunk))
+        return self.coefficient_covariance @ (self.rotated_factor.T @ self._score_without_slow_part(shrunk))
 
-    def _strain(self, score: NDArray) -> NDArray[np.float64]:
-        """Slow displacements, along the eigenvectors, that fit the score best, with jitter as noise."""
-        weighted = self._combined_weight[:, None] * self.strain
-        floor = 1e-12 * max(float(self.eigenvalues.max()), 1e-300)
-        information = self.strain.T @ weighted + floor * np.eye(self.strain.shape[1])
-        return self.strain @ np.linalg.solve(information, self.strain.T @ score)
+    def _fit_slow_part(self, score: NDArray) -> NDArray[np.float64]:
+        """Slow displacements, rotated by Q^T, px, that fit the score best, with jitter as noise.
 
-    def _without_strain(self, score: NDArray) -> NDArray[np.float64]:
-        """Score of displacements whose slow part is unknown."""
+        The score is the information times displacements, rotated by Q^T, px^-1.
+        """
+        weighted = self._combined_weight[:, None] * self.slow_basis
+        floor = 1e-12 * max(float(self.eigenvalues.max()), TINY)
+        information = self.slow_basis.T @ weighted + floor * np.eye(self.slow_basis.shape[1])
+        return self.slow_basis @ np.linalg.solve(information, self.slow_basis.T @ score)
+
+    def _score_without_slow_part(self, score: NDArray) -> NDArray[np.float64]:
+        """Score, px^-1, of displacements whose slow part is unknown."""
         weight = self._combined_weight
-        return score - (weight[:, None] if score.ndim == 2 else weight) * self._strain(score)
+        return score - (weight[:, None] if score.ndim == 2 else weight) * self._fit_slow_part(score)

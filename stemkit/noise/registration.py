@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from stemkit.noise.constants import TINY
 from stemkit.noise.displacement_parts import NO_PARTS, DisplacementParts
 from stemkit.noise.hum import fit_hum, lattice_frequency_bands
 from stemkit.noise.lattice_prior import LatticePrior, second_differences
@@ -159,7 +160,7 @@ def register_in_parts(
     """
     if _too_few(along_x) or _too_few(along_y):
         return no_displacement(shape), no_displacement(shape)
-    slowest = 1 / (SLOW * (spacing if vectors is None else float(np.hypot(*vectors.T).min())))
+    min_frequency = 1 / (SLOW * (spacing if vectors is None else float(np.hypot(*vectors.T).min())))
     lattice = None if vectors is None or positions is None else (second_differences(positions, vectors), positions)
     axes = []
     for axis, estimates, known in zip((1, 0), (along_x, along_y), as_jitter, strict=True):
@@ -167,10 +168,10 @@ def register_in_parts(
         axes.append(_Axis.of(estimates, prior, known, MAX_COLUMNS if axis == 1 else MAX_COLUMNS_Y))
     length = row_length or shape[1]
     fitted = fit_displacement_spectra(
-        [axis.spectrum for axis in axes], lattice_frequency_bands(vectors, shape[1]), slowest=slowest
+        [axis.spectrum for axis in axes], lattice_frequency_bands(vectors, shape[1]), min_frequency=min_frequency
     )
     posteriors = [
-        RowPosterior.of(axis.rows.eigenvalues, axis.rows.eigenvectors, parts, slowest=slowest)
+        RowPosterior.of(axis.rows.eigenvalues, axis.rows.eigenvectors, parts, min_frequency=min_frequency)
         for axis, parts in zip(axes, fitted, strict=True)
     ]
     fitted = fit_hum([axis.rows.estimates for axis in axes], posteriors, fitted, length)
@@ -252,7 +253,7 @@ def _divided(divided: _AxisInParts, row_length: int, shape: tuple[int, int], *, 
     found = _as_jitter(rest, shape, free.with_shift(rest.shift), axis.pairs.minus(common), find_length=find_length)
     if in_image.drift and math.isinf(found.length):
         squared, squared_std = posterior.jitter(score, in_image)
-        noise = VARIANCE_ERROR * n_y / max(float(axis.rows.eigenvalues.sum()), 1e-300)
+        noise = VARIANCE_ERROR * n_y / max(float(axis.rows.eigenvalues.sum()), TINY)
         squared_std = math.hypot(squared_std, noise, MODEL_ERROR * squared)
         found = replace(found, jitter=math.sqrt(squared), jitter_std=_root_std(squared, squared_std))
     shifts = found.shifts + hum + drift[:, None]

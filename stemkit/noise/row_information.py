@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import optimize, sparse
 from scipy.sparse.linalg import SuperLU, splu
 
+from stemkit.noise.constants import TINY
 from stemkit.noise.lattice_prior import LatticePrior
 from stemkit.noise.shift_estimates import ShiftEstimates
 from stemkit.noise.spectrum import RowSpectrum, row_spectrum
@@ -38,7 +39,7 @@ class RowInformation:
     extra : float
         Variance that displacements within a row add to each estimate, px squared.
     eigenvalues : ndarray of shape (n_y,)
-        Of S, px^-2.
+        Eigenvalues of S, px^-2.
     eigenvectors : ndarray of shape (n_y, n_y)
     score : ndarray of shape (n_y,)
         S times the estimated displacements, px^-1. Without displacements its covariance is S.
@@ -88,7 +89,7 @@ class RowInformation:
         The displacements have the covariance ``factor factor^T``, px squared.
         """
         squared = ((self.eigenvectors.T @ factor) ** 2).sum(1)
-        return float((self.eigenvalues**2 * squared).sum() / max(float((self.eigenvalues**2).sum()), 1e-300))
+        return float((self.eigenvalues**2 * squared).sum() / max(float((self.eigenvalues**2).sum()), TINY))
 
     def rotated_score(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Score along the eigenvectors, 0 along those without information; and those with information."""
@@ -113,7 +114,7 @@ class RowInformation:
 
     def spectrum(self) -> RowSpectrum:
         """Spectrum of the displacements."""
-        typical = 1 / max(float(self.eigenvalues.mean()), 1e-300)
+        typical = 1 / max(float(self.eigenvalues.mean()), TINY)
         variance = max(self.jitter_variance(), LEAST_FILTERED * typical)
         return row_spectrum(self.eigenvalues, self.eigenvectors, self.score, variance)
 

@@ -14,7 +14,7 @@ from stemkit.noise.column_search import complete_columns, find_faint_columns, fi
 from stemkit.noise.registration import BeamDisplacement, no_displacement, register_in_parts, register_rows
 from stemkit.noise.shift_estimates import ShiftEstimates, derivative, estimate_shifts, noise_variance
 from stemkit.noise.valid_pixels import valid_pixels
-from stemkit.periodicity import find_periodicity, middle
+from stemkit.periodicity import central_crop, find_periodicity
 
 __all__ = ["FittedCrystal", "Separation", "separate_specimen"]
 
@@ -58,9 +58,9 @@ class FittedCrystal:
     vectors : ndarray of shape (2, 2) or None
         Lattice vectors ``(y, x)``, px.
     jitter_x, jitter_y : BeamDisplacement
-        Along x and along y, attributed to jitter as a whole: those that the columns were fitted with.
+        Displacements along x and along y, attributed to jitter as a whole: those that the columns were fitted with.
     displacement_x, displacement_y : BeamDisplacement
-        Along x and along y, divided into jitter, drift and hum.
+        Displacements along x and along y, divided into jitter, drift and hum.
     estimates : ShiftEstimates
         Displacements along x of each row at some of the columns.
     positions : ndarray of shape (n_columns, 2)
@@ -144,7 +144,7 @@ def separate_specimen(
     """
     values = np.asarray(bright, dtype=np.float64)
     bad = np.zeros(values.shape, dtype=bool) if faulty is None else faulty
-    periodicity = find_periodicity(middle(values, SETTINGS.lattice_square))
+    periodicity = find_periodicity(central_crop(values, SETTINGS.lattice_square))
     spacing = periodicity.spacing
     small = spacing is None or spacing < SETTINGS.smallest_spacing or min(values.shape) < SETTINGS.smallest_side
     if spacing is None or small:

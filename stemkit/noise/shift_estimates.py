@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from stemkit.columns import ColumnFits
+from stemkit.noise.constants import TINY
 from stemkit.noise.differences import robust_std, row_difference, rows_without
 
 __all__ = ["ShiftEstimates", "derivative", "estimate_shifts", "noise_variance"]
@@ -146,17 +147,17 @@ def noise_variance(residual: NDArray, bad: NDArray, columns: NDArray, width: flo
         difference *= known
         difference *= math.sqrt(known.size / max(known.sum(), 1))
     square, signal = difference**2, columns[2:-2]
-    dark = signal < 0.1 * max(float(np.quantile(signal[:, ::THINNED], 0.99)), 1e-300)
+    dark = signal < 0.1 * max(float(np.quantile(signal[:, ::THINNED], 0.99)), TINY)
     base = float(square[dark].mean()) if dark.sum() > 100 else float(square.mean())
-    growth = float(((square - base) * signal).sum() / max(float((signal**2).sum()), 1e-300))
+    growth = float(((square - base) * signal).sum() / max(float((signal**2).sum()), TINY))
     lags = np.arange(1, min(math.ceil(4 * width), residual.shape[1] - 1) + 1)
     ratio = (lags / width) ** 2
     weight = (1 - ratio / 2) * np.exp(-ratio / 4)
     thinned = difference[::THINNED_ROWS]
     products = np.array([(thinned[:, k:] * thinned[:, :-k]).mean() for k in lags])
-    correlation = products / max(square[::THINNED_ROWS].mean(), 1e-300)
+    correlation = products / max(square[::THINNED_ROWS].mean(), TINY)
     correlated = max(1 + 2 * float((weight * correlation).sum()), 0.1)
-    return correlated * np.maximum(base + max(growth, -base) * columns, max(0.05 * base, 1e-300))
+    return correlated * np.maximum(base + max(growth, -base) * columns, max(0.05 * base, TINY))
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ class _Windows:
 
 def _without_tilt(shift: NDArray, weight: NDArray, dy: NDArray) -> NDArray[np.float64]:
     """Estimates along x without a slant that all columns have in common: an astigmatic probe makes tilted ellipses."""
-    slant = float((weight * shift * dy).sum() / max(float((weight * dy**2).sum()), 1e-300))
+    slant = float((weight * shift * dy).sum() / max(float((weight * dy**2).sum()), TINY))
     return np.where(weight > 0, shift - slant * dy, shift)
 
 
@@ -226,7 +227,7 @@ def _without_profile(shift: NDArray, weight: NDArray, dy: NDArray, amplitude: ND
     use = weight > 0
     index = (group[:, None] * (2 * reach + 1) + place + reach)[use]
     total = np.bincount(index, weight[use], 3 * (2 * reach + 1))
-    mean = np.bincount(index, (weight * shift)[use], 3 * (2 * reach + 1)) / np.maximum(total, 1e-300)
+    mean = np.bincount(index, (weight * shift)[use], 3 * (2 * reach + 1)) / np.maximum(total, TINY)
     out = shift.copy()
     out[use] -= mean[index]
     return out
@@ -240,5 +241,5 @@ def _orthonormal(modes: NDArray, weight: NDArray) -> NDArray[np.float64]:
         for known in out[:i]:
             rest -= (weight * rest * known).sum(1, keepdims=True) * known
         norm, before = (np.sqrt((weight * m**2).sum(1, keepdims=True)) for m in (rest, mode))
-        out[i] = np.where(norm > 1e-6 * before, rest / np.maximum(norm, 1e-300), 0.0)
+        out[i] = np.where(norm > 1e-6 * before, rest / np.maximum(norm, TINY), 0.0)
     return out

@@ -56,7 +56,7 @@ def row_spectrum(eigenvalues: NDArray, eigenvectors: NDArray, score: NDArray, va
     Parameters
     ----------
     eigenvalues : ndarray of shape (n_y,)
-        Of the information on the rows' displacements, px^-2.
+        Eigenvalues of the information on the rows' displacements, px^-2.
     eigenvectors : ndarray of shape (n_y, n_y)
     score : ndarray of shape (n_y,)
         The information times the estimated displacements.

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, optimize, stats
 
+from stemkit.noise.constants import TINY
 from stemkit.noise.displacement_parts import DisplacementParts, SineFit
 from stemkit.noise.spectrum import RowSpectrum, drift_spectrum
 
@@ -32,9 +33,9 @@ VARIANCE_ERROR = 0.1
 class _Settings:
     """Constants of the fit."""
 
-    #: Correlation lengths of the drift that are tried first, rows (chosen: a factor of 1.6 apart).
+    #: Correlation lengths of the drift that are tried first, rows (chosen: about a factor of ``drift_step`` apart).
     drift_rows: tuple[float, ...] = (1.0, 1.6, 2.6, 4.2, 6.7, 11.0, 17.0, 28.0, 45.0)
-    #: Ratio of neighbouring lengths of ``drift_rows``.
+    #: Ratio of neighbouring lengths of ``drift_rows`` (chosen).
     drift_step: float = 1.6
     #: Longest correlation length of the drift, as a fraction of the number of rows (chosen).
     longest_drift: float = 0.12
@@ -44,10 +45,10 @@ class _Settings:
     #: Frequencies at which a hum is sought, per independent frequency (chosen: loses at most 3 % of its power).
     oversampling: int = 4
     #: A hum is sought above this many independent frequencies: below is drift (chosen).
-    slowest_hum: int = 4
+    min_hum_index: int = 4
     #: Neither drift nor hum is stated where the ordinates differ from the model by more standard deviations than this
     #: (chosen): rows of columns that are displaced in the specimen are no drift.
-    misfit: float = 5.0
+    max_goodness_of_fit: float = 5.0
     #: Correlation length, rows, for which the error of a drift is stated where there is none (chosen).
     typical_rows: float = 4.0
     #: Frequency, cycles per row, for which the error of a hum is stated where there is none (chosen).
@@ -60,12 +61,12 @@ class _Settings:
 
 SETTINGS = _Settings()
 #: Mean and variance of ``x - log x`` for the square x of a normal number of unit variance (derived).
-MISFIT_MEAN = 2.270
-MISFIT_VARIANCE = 2.935
+FIT_MEAN = 2.270
+FIT_VARIANCE = 2.935
 
 
 def fit_displacement_spectra(
-    spectra: Sequence[RowSpectrum], excluded: NDArray | None = None, *, slowest: float = 0.0
+    spectra: Sequence[RowSpectrum], excluded: NDArray | None = None, *, min_frequency: float = 0.0
 ) -> list[DisplacementParts]:
     """Jitter, drift and hum along each axis; the axes share the correlation length and the period.
 
@@ -75,7 +76,7 @@ def fit_displacement_spectra(
         One per axis, all of the same rows.
     excluded : ndarray of shape (n_bands, 2), optional
         Ranges of the frequency in which no hum is sought, cycles per row: those of the lattice.
-    slowest : float
+    min_frequency : float
         Ordinates below this frequency, cycles per row, do not count: there the specimen's strain is not distinguished
         from displacements of the rows.
 
@@ -85,24 +86,29 @@ def fit_displacement_spectra(
 
     Notes
     -----
-    Ordinates z are normal with the variances ``v = s noise + window (jitter^2 + drift^2 G)``, for the spectrum G of the
-    drift, about the hum; ``sum(log v + z^2 / v)`` is minimised by iteratively reweighted least squares for each
-    correlation length (a Whittle likelihood, Whittle 1953, doi:10.1007/BF02590998, with the window of the estimates).
-    Drift is kept where twice the gain of the log-likelihood exceeds the quantile of chi squared that no drift would
-    exceed once in a thousand images, with as many trials as there are distinct correlation lengths; a hum where its
-    power in these units does so among ``n_y / 2`` independent frequencies.
+    Ordinates z are normal about the hum with the variances ``v = s noise + window (jitter^2 + drift^2 G)``. Here s is
+    the fitted factor of the stated variance ``noise`` of the ordinates, ``window`` the matrix by which the spectrum of
+    the displacements contributes to the ordinates (:class:`stemkit.noise.spectrum.RowSpectrum`), and G the spectrum of
+    a drift of unit variance.
+
+    For each correlation length, ``sum(log v + z^2 / v)`` is minimised by iteratively reweighted least squares. This is
+    a Whittle likelihood (Whittle 1953, doi:10.1007/BF02590998) with the window of the estimates.
+
+    Drift is kept where twice the gain of the log-likelihood exceeds a quantile of chi squared, which an image without
+    drift exceeds with the probability ``FALSE_ALARM``, with as many trials as there are independent correlation
+    lengths. A hum is kept where its power in these units exceeds the quantile for ``n_y / 2`` independent frequencies.
     """
-    axes = [_Axis(s, s.ordinate**2, np.zeros(len(s.ordinate))) for s in (s.above(slowest) for s in spectra)]
-    rows = _fit_variances(axes, slowest)
+    axes = [_Axis(s, s.ordinate**2, np.zeros(len(s.ordinate))) for s in (s.above(min_frequency) for s in spectra)]
+    drift_rows = _fit_variances(axes, min_frequency)
     frequency = math.nan
     for _ in range(SETTINGS.rounds):
-        frequency = _find_hum(axes, excluded, slowest)
+        frequency = _find_hum(axes, excluded, min_frequency)
         if math.isnan(frequency):
             break
         for axis in axes:
             axis.power = (axis.spectrum.ordinate - axis.hum) ** 2
-        rows = _fit_variances(axes, slowest)
-    return [_parts(axis, rows, frequency) for axis in axes]
+        drift_rows = _fit_variances(axes, min_frequency)
+    return [_parts(axis, drift_rows, frequency) for axis in axes]
 
 
 @dataclass(frozen=True)
@@ -143,42 +149,42 @@ class _Axis:
 # --- variances of jitter and drift -------------------------------------------------------------------------------
 
 
-def _fit_variances(axes: list[_Axis], slowest: float) -> float:
+def _fit_variances(axes: list[_Axis], min_frequency: float) -> float:
     """Fit each axis (``fitted``, ``variances``); the result is the correlation length of the drift, NaN without it."""
     n = axes[0].spectrum.n_rows
-    spectra = {rows: drift_spectrum(n, rows) for rows in _drift_rows(n, slowest)}
+    spectra = {rows: drift_spectrum(n, rows) for rows in _first_drift_rows(n, min_frequency)}
     without = [_fit(axis, None) for axis in axes]
     costs = np.array([[_fit(axis, axis.windowed(one)).cost for one in spectra.values()] for axis in axes])
     gains = np.array([one.cost for one in without])[:, None] - costs
     drifting = [i for i, gain in enumerate(gains) if gain.max() > _least_gain(1)]
     if gains.sum(0).max() > _least_gain(len(axes)):
         drifting = list(range(len(axes)))
-    rows = math.nan
+    drift_rows = math.nan
     if drifting:
         first = list(spectra)[int(np.argmax(gains[drifting].sum(0)))]
-        rows = _best_rows([axes[i] for i in drifting], first)
+        drift_rows = _best_drift_rows([axes[i] for i in drifting], first)
     kept = False
     for i, axis in enumerate(axes):
-        drift = axis.windowed(drift_spectrum(n, rows)) if i in drifting else None
+        drift = axis.windowed(drift_spectrum(n, drift_rows)) if i in drifting else None
         found = without[i] if drift is None else _fit(axis, drift)
         if drift is not None and without[i].cost - found.cost <= _least_gain(1):
             found, drift = without[i], None
         axis.variances, axis.fitted = found, axis.design(drift) @ found.values
         kept |= drift is not None
-    return rows if kept else math.nan
+    return drift_rows if kept else math.nan
 
 
-def _drift_rows(n: int, slowest: float) -> list[float]:
+def _first_drift_rows(n: int, min_frequency: float) -> list[float]:
     """Correlation lengths that are tried first, rows."""
     shortest = SETTINGS.drift_rows[0]
     longest = max(SETTINGS.longest_drift * n, shortest)
-    if slowest:
+    if min_frequency:
         # the standard deviation of the frequency of the drift's power is 1 / (sqrt(8) pi rows)
-        longest = max(min(longest, 1 / (math.sqrt(8) * math.pi * slowest)), shortest)
+        longest = max(min(longest, 1 / (math.sqrt(8) * math.pi * min_frequency)), shortest)
     return [rows for rows in SETTINGS.drift_rows if rows <= longest]
 
 
-def _best_rows(axes: list[_Axis], first: float) -> float:
+def _best_drift_rows(axes: list[_Axis], first: float) -> float:
     """Correlation length with the largest likelihood near one of those tried first."""
     n = axes[0].spectrum.n_rows
     found = optimize.minimize_scalar(
@@ -191,58 +197,61 @@ def _best_rows(axes: list[_Axis], first: float) -> float:
 
 
 def _least_gain(n_axes: int) -> float:
-    """Twice the gain of the log-likelihood that no drift has once in 1 / FALSE_ALARM images."""
+    """Threshold of twice the log-likelihood gain that an image without drift exceeds with probability FALSE_ALARM."""
     return float(stats.chi2.isf(FALSE_ALARM / SETTINGS.lengths_tried, n_axes))
 
 
 def _fit(axis: _Axis, drift: NDArray | None) -> _Variances:
     """Reweighted least squares with variances that are not negative; ``drift`` is a windowed spectrum."""
     design, power = axis.design(drift), axis.power
-    weight = np.zeros(design.shape[1])
-    weight[0] = 1.0
+    variances = np.zeros(design.shape[1])
+    variances[0] = 1.0
     excess = max(float((power - design[:, 0]).sum()), 0.0)
-    weight[1:] = excess / (design.shape[1] - 1) / np.maximum(design[:, 1:].sum(0), 1e-300)
-    floor = 1e-6 * max(float(power.mean()), 1e-300)
-    best, lowest = weight, math.inf
+    variances[1:] = excess / (design.shape[1] - 1) / np.maximum(design[:, 1:].sum(0), TINY)
+    floor = 1e-6 * max(float(power.mean()), TINY)
+    best, lowest = variances, math.inf
     for _ in range(SETTINGS.iterations):
-        variance = np.maximum(design @ weight, floor)
-        cost = float((np.log(variance) + power / variance).sum()) + ((weight[0] - 1) / VARIANCE_ERROR) ** 2
+        ordinate_variance = np.maximum(design @ variances, floor)
+        cost = (
+            float((np.log(ordinate_variance) + power / ordinate_variance).sum())
+            + ((variances[0] - 1) / VARIANCE_ERROR) ** 2
+        )
         if cost > lowest - 1e-3:
             break
-        best, lowest = weight, cost
-        scaled = design / variance[:, None]
+        best, lowest = variances, cost
+        scaled = design / ordinate_variance[:, None]
         # half of the scores' information is that of a variance
-        left = scaled.T @ scaled / 2
-        right = scaled.T @ (power / variance) / 2
-        left[0, 0] += VARIANCE_ERROR**-2.0
-        right[0] += VARIANCE_ERROR**-2.0
-        weight = _non_negative_minimum(left, right)
+        information = scaled.T @ scaled / 2
+        score = scaled.T @ (power / ordinate_variance) / 2
+        information[0, 0] += VARIANCE_ERROR**-2.0
+        score[0] += VARIANCE_ERROR**-2.0
+        variances = _non_negative_minimum(information, score)
     return _Variances(best, lowest)
 
 
-def _non_negative_minimum(left: NDArray, right: NDArray) -> NDArray[np.float64]:
-    """Minimum of ``w^T left w / 2 - w^T right`` over w that are not negative."""
-    scale = 1 / np.sqrt(np.maximum(np.diag(left), 1e-300))
-    root = np.linalg.cholesky(left * scale * scale[:, None] + 1e-9 * np.eye(len(left)))
-    return optimize.nnls(root.T, np.linalg.solve(root, right * scale))[0] * scale
+def _non_negative_minimum(information: NDArray, score: NDArray) -> NDArray[np.float64]:
+    """Minimum of ``w^T information w / 2 - w^T score`` over w that are not negative."""
+    scale = 1 / np.sqrt(np.maximum(np.diag(information), TINY))
+    root = np.linalg.cholesky(information * scale * scale[:, None] + 1e-9 * np.eye(len(information)))
+    return optimize.nnls(root.T, np.linalg.solve(root, score * scale))[0] * scale
 
 
-def _misfit(axis: _Axis) -> float:
+def _goodness_of_fit(axis: _Axis) -> float:
     """How much worse the ordinates fit their variances than normal numbers do, in standard deviations."""
     ratio = np.maximum(axis.power / axis.fitted, 1e-12)
-    return float((ratio - np.log(ratio) - MISFIT_MEAN).sum() / math.sqrt(MISFIT_VARIANCE * len(ratio)))
+    return float((ratio - np.log(ratio) - FIT_MEAN).sum() / math.sqrt(FIT_VARIANCE * len(ratio)))
 
 
 # --- hum ---------------------------------------------------------------------------------------------------------
 
 
-def _find_hum(axes: list[_Axis], excluded: NDArray | None, slowest: float) -> float:
+def _find_hum(axes: list[_Axis], excluded: NDArray | None, min_frequency: float) -> float:
     """Frequency of a hum that all axes share, NaN without one; ``hum`` of each axis is set to its ordinates."""
     for axis in axes:
         axis.hum = np.zeros(len(axis.power))
     n = axes[0].spectrum.n_rows
     grid = np.arange(1, SETTINGS.oversampling * n // 2) / (SETTINGS.oversampling * n)
-    allowed = grid > max(slowest, SETTINGS.slowest_hum / (2 * n))
+    allowed = grid > max(min_frequency, SETTINGS.min_hum_index / (2 * n))
     for low, high in [] if excluded is None else excluded:
         allowed &= (grid < low) | (grid > high)
     if not allowed.any():
@@ -274,7 +283,7 @@ def _hum_power(axis: _Axis, grid: NDArray) -> NDArray[np.float64]:
     # of the sum over all ordinates only the diagonals count: the autocorrelation of the whitened response
     coarse = (np.abs(fft.rfft(whitened, 2 * n, axis=1)) ** 2).sum(0)
     bottom = np.interp(np.arange(len(top)) / size, np.arange(len(coarse)) / (2 * n), coarse)
-    return (2 * top / np.maximum(bottom, 1e-300))[1 : len(grid) + 1]
+    return (2 * top / np.maximum(bottom, TINY))[1 : len(grid) + 1]
 
 
 def _waves(spectrum: RowSpectrum, frequency: float) -> NDArray[np.float64]:
@@ -294,14 +303,14 @@ def _fit_sine(axis: _Axis, frequency: float) -> SineFit:
 # --- the result --------------------------------------------------------------------------------------------------
 
 
-def _parts(axis: _Axis, rows: float, frequency: float) -> DisplacementParts:
+def _parts(axis: _Axis, drift_rows: float, frequency: float) -> DisplacementParts:
     """The fitted numbers with their standard deviations; jitter alone where the model does not fit."""
-    if _misfit(axis) > SETTINGS.misfit:
+    if _goodness_of_fit(axis) > SETTINGS.max_goodness_of_fit:
         # errors are those of the fit with drift
-        axis.variances, rows, axis.hum = _fit(axis, None), math.nan, np.zeros(len(axis.hum))
+        axis.variances, drift_rows, axis.hum = _fit(axis, None), math.nan, np.zeros(len(axis.hum))
     noise, jitter = axis.variances.values[:2]
     drift = axis.variances.drift
-    std = _standard_deviations(axis, rows)
+    std = _standard_deviations(axis, drift_rows)
     sine = _fit_sine(axis, frequency) if axis.hum.any() else None
     if sine is not None:
         std["hum"] = sine.amplitude_std
@@ -312,7 +321,7 @@ def _parts(axis: _Axis, rows: float, frequency: float) -> DisplacementParts:
     return DisplacementParts(
         jitter=math.sqrt(jitter),
         drift=math.sqrt(drift),
-        drift_rows=rows if drift > 0 else math.nan,
+        drift_rows=drift_rows if drift > 0 else math.nan,
         hum=0.0 if sine is None else sine.amplitude,
         hum_frequency=math.nan if sine is None else frequency,
         phase=(0.0, 0.0) if sine is None else sine.phase,
@@ -322,23 +331,23 @@ def _parts(axis: _Axis, rows: float, frequency: float) -> DisplacementParts:
     )
 
 
-def _standard_deviations(axis: _Axis, rows: float) -> dict[str, float]:
+def _standard_deviations(axis: _Axis, drift_rows: float) -> dict[str, float]:
     """Standard deviations of the variances and of the correlation length, from the information; without drift that of
     its RMS, if it had a typical length.
     """
     n, drift = axis.spectrum.n_rows, axis.variances.drift
-    rows = rows if drift > 0 else SETTINGS.typical_rows
+    drift_rows = drift_rows if drift > 0 else SETTINGS.typical_rows
     columns = dict(
-        zip(("noise", "jitter^2", "drift^2"), axis.design(axis.windowed(drift_spectrum(n, rows))).T, strict=True)
+        zip(("noise", "jitter^2", "drift^2"), axis.design(axis.windowed(drift_spectrum(n, drift_rows))).T, strict=True)
     )
     if drift > 0:
-        step = 0.02 * rows
-        change = drift_spectrum(n, rows + step) - drift_spectrum(n, rows - step)
+        step = 0.02 * drift_rows
+        change = drift_spectrum(n, drift_rows + step) - drift_spectrum(n, drift_rows - step)
         columns["drift_rows"] = drift * (axis.spectrum.window @ change) / (2 * step)
     scaled = np.stack(list(columns.values()), axis=1) / axis.fitted[:, None]
     information = scaled.T @ scaled / 2
     information[0, 0] += VARIANCE_ERROR**-2.0
-    scale = 1 / np.sqrt(np.maximum(np.diag(information), 1e-300))
+    scale = 1 / np.sqrt(np.maximum(np.diag(information), TINY))
     inverse = np.linalg.pinv(information * scale * scale[:, None], hermitian=True) * scale * scale[:, None]
     std = dict(zip(columns, np.sqrt(np.clip(np.diag(inverse), 0.0, None)).tolist(), strict=True))
     return std if drift > 0 else {**std, "drift": math.sqrt(std["drift^2"])}

@@ -19,15 +19,16 @@ __all__ = ["nearest_pixels", "valid_pixels"]
 class _Settings:
     """Constants of the choice."""
 
-    #: Columns beyond the border extend this many widths into the image (chosen).
+    #: Distance to which columns beyond the border extend into the image, column widths (chosen).
     border: float = 2.5
-    #: Vacuum begins this many spacings from the nearest column (chosen), ...
+    #: Distance from the nearest column beyond which a pixel can be vacuum or support, spacings (chosen).
     vacuum_distance: float = 0.9
-    #: ... its level differs from the columns' backgrounds by this many standard deviations (chosen), ...
+    #: Difference between the level of vacuum or support and the median background of the columns, at least, standard
+    #: deviations of these backgrounds (chosen).
     vacuum_level: float = 5.0
-    #: ... and covers at least this fraction of the image (chosen), ...
+    #: Fraction of the image far from all columns from which vacuum or support is looked for (chosen).
     least_vacuum: float = 2e-3
-    #: ... of which at least this fraction is left (chosen).
+    #: Fraction of the image above which the pixels of the crystal are used alone; below, all valid pixels (chosen).
     least_crystal: float = 0.05
 
 

@@ -28,6 +28,8 @@ class _Settings:
     fewest_pixels: int = 30
     #: Bins with less than this fraction of the usual variance are clipped at the end of the digital range (chosen).
     clipped: float = 0.05
+    #: Quantiles of the signal between which bins have equal width (chosen: without outliers).
+    range_quantiles: tuple[float, float] = (0.001, 0.999)
 
 
 SETTINGS = _Settings()
@@ -35,7 +37,17 @@ SETTINGS = _Settings()
 
 @dataclass(frozen=True)
 class VarianceCurve:
-    """Mean variance of the pixels in bins of the signal."""
+    """Mean variance of the pixels in bins of the signal.
+
+    Parameters
+    ----------
+    signal : ndarray of shape (n_bins,)
+        Mean signal of each bin: the intensity without noise above the level, divided by the contrast.
+    variance : ndarray of shape (n_bins,)
+        Mean variance of the pointwise noise, contrast squared.
+    count : ndarray of int, shape (n_bins,)
+        Number of pixels of each bin.
+    """
 
     signal: NDArray[np.float64]
     variance: NDArray[np.float64]
@@ -48,7 +60,21 @@ class VarianceCurve:
 
 @dataclass(frozen=True)
 class VarianceLine:
-    """Straight line of the pointwise variance, its curve, and the signal at which the variance is the mean one."""
+    """Straight line ``readout^2 + gain * signal`` of the variance of the pointwise noise.
+
+    Parameters
+    ----------
+    curve : VarianceCurve
+        Means to which the line is fitted.
+    readout : float
+        Standard deviation of the noise at a signal of 0, in units of the contrast.
+    gain : float
+        Slope of the line, contrast squared per unit of the signal.
+    mean_signal : float
+        Mean of the signal, weighted with the numbers of pixels, at which the line has the mean variance.
+    gain_std : float
+        Standard deviation of ``gain``; NaN where no slope is fitted.
+    """
 
     curve: VarianceCurve
     readout: float
@@ -64,6 +90,21 @@ def fit_variance_line(
 
     Streaks have the same variance in bright and dark pixels, but few independent values: a filter along the row removes
     most of them before squaring.
+
+    Parameters
+    ----------
+    noise : NoiseDifferences
+        Fourth differences across rows of the noise, in units of the contrast.
+    signal : ndarray of shape (n_y, n_x)
+        Intensity without noise above the level, divided by the contrast.
+    covariance : RowCovariance
+        Covariance along the row, with the variances of the displacements that ``noise`` contains.
+    model : LagCovariance
+        Fitted pointwise noise and streaks.
+
+    Returns
+    -------
+    VarianceLine
     """
     filtered = _high_pass(noise, difference_variance(signal), model)
     square = filtered.values**2 - filtered.streaks
@@ -109,7 +150,7 @@ def _by_signal(square: NDArray, signal: NDArray, known: NDArray) -> VarianceCurv
     """Mean of squares in bins of the signal: half of them with equal numbers of pixels, half of equal width."""
     use = known.ravel() > 0
     x, y = signal.ravel()[use], square.ravel()[use]
-    low, high = np.quantile(x, [0.001, 0.999])
+    low, high = np.quantile(x, SETTINGS.range_quantiles)
     half = SETTINGS.n_bins // 2
     edges = np.unique(np.r_[np.quantile(x, np.linspace(0, 1, half + 1)), np.linspace(low, high, half)])
     if len(edges) < 3 or high <= low:
@@ -127,23 +168,23 @@ def _fit_line(curve: VarianceCurve, pointwise: float, streaks: float, correlatio
     Weights are those of the scatter of a variance. Bins with hardly any variance are left out: their pixels are clipped
     at the end of the digital range.
     """
-    usual = float(np.average(curve.variance, weights=curve.count)) if len(curve.variance) else 0.0
-    unclipped = curve.variance > SETTINGS.clipped * usual
+    typical_variance = float(np.average(curve.variance, weights=curve.count)) if len(curve.variance) else 0.0
+    unclipped = curve.variance > SETTINGS.clipped * typical_variance
     signal, variance, count = (getattr(curve.take(unclipped), name) for name in ("signal", "variance", "count"))
-    if len(signal) < 3 or np.ptp(signal) < 1e-3 or usual <= 0:
+    if len(signal) < 3 or np.ptp(signal) < 1e-3 or typical_variance <= 0:
         return VarianceLine(curve, math.sqrt(max(pointwise, 0.0)), 0.0, 0.0, math.nan)
     expected = variance
     for _ in range(3):
-        weight = count / np.maximum(expected + streaks, 1e-3 * usual) ** 2
-        at = float(np.average(signal, weights=weight))
-        level = float(np.average(variance, weights=weight))
-        spread = float((weight * (signal - at) ** 2).sum())
-        gain = float((weight * (signal - at) * (variance - level)).sum()) / spread
-        expected = level + gain * (signal - at)
+        weight = count / np.maximum(expected + streaks, 1e-3 * typical_variance) ** 2
+        mean_weighted_signal = float(np.average(signal, weights=weight))
+        mean_variance = float(np.average(variance, weights=weight))
+        signal_scatter = float((weight * (signal - mean_weighted_signal) ** 2).sum())
+        gain = float((weight * (signal - mean_weighted_signal) * (variance - mean_variance)).sum()) / signal_scatter
+        expected = mean_variance + gain * (signal - mean_weighted_signal)
     correlated = (1 + correlation**2) / (1 - correlation**2)
-    gain_std = math.sqrt(2 * (ROW_CORRELATION - 1) * correlated / spread)
+    gain_std = math.sqrt(2 * (ROW_CORRELATION - 1) * correlated / signal_scatter)
     mean = float(np.average(signal, weights=count))
     # without clipped pixels, all lags together give the mean variance
-    level = pointwise if unclipped.all() else level + gain * (mean - at)
-    at_zero = max(level - gain * mean, 0.0)
-    return VarianceLine(curve, math.sqrt(at_zero), max(gain, -at_zero), mean, gain_std)
+    mean_variance = pointwise if unclipped.all() else mean_variance + gain * (mean - mean_weighted_signal)
+    readout_variance = max(mean_variance - gain * mean, 0.0)
+    return VarianceLine(curve, math.sqrt(readout_variance), max(gain, -readout_variance), mean, gain_std)

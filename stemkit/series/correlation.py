@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage, signal
 
+from stemkit.parabola import parabola_vertex
+
 __all__ = ["CoherenceFilter", "PairCorrelation", "Spectra", "coherence_filters", "looked_up"]
 
 #: Fraction of a side over which a frame is tapered at its borders before it is filtered (chosen).
@@ -191,7 +193,7 @@ class PairCorrelation:
         dy, dx = np.unravel_index(int(np.argmax(part)), part.shape)
         y, x = int(y - NEAR + dy), int(x - NEAR + dx)
         c = self.correlation
-        step = [_vertex(c[y - a, x - b], c[y, x], c[y + a, x + b]) for a, b in ((1, 0), (0, 1))]
+        step = [float(parabola_vertex(c[y - a, x - b], c[y, x], c[y + a, x + b])) for a, b in ((1, 0), (0, 1))]
         return float(part.max()), float(c[y, x]), np.array([y, x], dtype=float) - self.reach + np.array(step)
 
 
@@ -205,9 +207,3 @@ def looked_up(values: NDArray, shifts: NDArray, reach: tuple[int, int]) -> NDArr
     inside = np.all((at >= 0) & (at < values.shape), axis=1)
     at = np.where(inside[:, None], at, 0)
     return np.where(inside, values[at[:, 0], at[:, 1]], 0.0)
-
-
-def _vertex(before: float, at: float, after: float) -> float:
-    """Place of the maximum of a parabola through three points."""
-    curvature = 2 * at - before - after
-    return float(np.clip((after - before) / (2 * curvature), -0.5, 0.5)) if curvature > 0 else 0.0

@@ -13,7 +13,7 @@ from stemkit.columns import nearest_distances
 from stemkit.images import check_noise_attr, pixel_sizes, resolve_mode
 from stemkit.noise import NoiseModel
 from stemkit.noise.separation import separate_specimen
-from stemkit.periodicity import middle
+from stemkit.periodicity import central_crop
 
 __all__ = ["attached_noise", "common_lengths", "common_mode", "common_noise", "common_pixel_size", "geometric_mean"]
 
@@ -93,7 +93,7 @@ def _lengths(bright: NDArray) -> tuple[float, float, float] | None:
 
     The range is that between the quartiles of the fitted widths, which noise and overlap affect less than the extremes.
     """
-    fits = separate_specimen(middle(bright, MEASURED_ON).astype(np.float64)).fits
+    fits = separate_specimen(central_crop(bright, MEASURED_ON).astype(np.float64)).fits
     if fits is None or (~fits.failed).sum() < FEWEST_COLUMNS:
         return None
     good = fits.take(~fits.failed)

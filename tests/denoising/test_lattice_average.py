@@ -9,7 +9,7 @@ from scipy import fft
 
 from stemkit import NoiseModel, PointwiseNoise, SFINDenoiser, STEMSynthesizer
 from stemkit.benchmark import TRUTHS, scores
-from stemkit.denoising.crystal import _linear_variance, _Noise, _solved, combine_with_lattice
+from stemkit.denoising.lattice_average import _linear_variance, _Noise, _solve_3x3, combine_with_lattice
 from stemkit.denoising.translations import Translations, _convolved, _kernel, _refined
 from stemkit.metrics import psnr
 from stemkit.periodicity import find_periodicity
@@ -97,7 +97,7 @@ class TestNoise:
         rng = np.random.default_rng(seed)
         root, right = rng.normal(size=(5, 3, 3)), rng.normal(size=(3, 5))
         matrix = root @ root.transpose(0, 2, 1)
-        found = _solved({(i, j): matrix[:, i, j] for i in range(3) for j in range(i, 3)}, right)
+        found = _solve_3x3({(i, j): matrix[:, i, j] for i in range(3) for j in range(i, 3)}, right)
         ridged = matrix + 0.02 * np.eye(3)
         np.testing.assert_allclose(np.einsum("nij,jn->in", ridged, found), right, rtol=1e-5, atol=1e-6)
 

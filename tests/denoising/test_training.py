@@ -28,7 +28,8 @@ class Failing:
 
     def __init__(self, after, error=KeyboardInterrupt):
         self.inner, self.left, self.error = source(), after, error
-        self.taught, self.batch_size, self.held_back = self.inner.taught, self.inner.batch_size, self.inner
+        self.target_names, self.batch_size = self.inner.target_names, self.inner.batch_size
+        self.validation_source = self.inner
 
     described = property(lambda self: self.inner.described)
 
@@ -86,14 +87,14 @@ def test_does_not_depend_on_how_many_threads_there_are():
 class Constant:
     """Crops of one image, whose places the generator chooses; what is held back asks for the contrary."""
 
-    taught, batch_size, described = INFO.outputs, 2, "constant"
+    target_names, batch_size, described = INFO.outputs, 2, "constant"
 
     def __init__(self, sign=1.0):
         self.sign = sign
         self.image = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
 
     @property
-    def held_back(self):
+    def validation_source(self):
         return Constant(-self.sign)
 
     def draw(self, generator, n):
@@ -155,9 +156,9 @@ def test_one_pair_in_ten_is_held_back():
     images = [np.full((16, 16), k, dtype=float) for k in range(20)]
     pairs = PairSource(images, images, 4, 16, 2, CPU)
     assert [float(i[0, 0]) for i in pairs.noisy] == list(range(18))
-    assert pairs.held_back is not None
-    assert [float(i[0, 0]) for i in pairs.held_back.noisy] == [18, 19]
-    assert PairSource(images[:9], images[:9], 4, 16, 2, CPU).held_back is None
+    assert pairs.validation_source is not None
+    assert [float(i[0, 0]) for i in pairs.validation_source.noisy] == [18, 19]
+    assert PairSource(images[:9], images[:9], 4, 16, 2, CPU).validation_source is None
 
 
 def test_every_step_draws_other_images():

@@ -91,6 +91,18 @@ def test_the_spectrum_of_a_drift_is_that_of_its_autocovariance(rows):
     assert drift_spectrum(n, rows).sum() == pytest.approx(n)
 
 
+def test_a_fitted_noise_of_zero_leaves_displacements_finite():
+    n = 40
+    values, vectors = np.ones(n), np.eye(n)
+    parts = DisplacementParts(0.3, 0.5, 4.0, noise=0.0, std={"drift^2": 0.01, "jitter^2": 0.01})
+    posterior = RowPosterior.of(values, vectors, parts)
+    score = np.random.default_rng(0).normal(size=n)
+    drift, found = posterior.drift(score, parts)
+    assert np.isfinite(drift).all()
+    assert np.isfinite(found.drift)
+    assert np.isfinite(posterior.jitter(score, found)).all()
+
+
 @FEW
 @given(st.floats(0.2, 0.6), st.floats(0.4, 1.0), st.floats(2.0, 8.0), seeds)
 def test_expected_drift_and_jitter_are_those_of_a_gaussian_process(jitter, drift, rows, seed):
@@ -108,7 +120,8 @@ def test_expected_drift_and_jitter_are_those_of_a_gaussian_process(jitter, drift
     direct = slow @ np.linalg.solve(np.eye(n) + information @ whole, score)
     np.testing.assert_allclose(expected, direct - direct.mean(), atol=1e-8)
     left = np.linalg.inv(np.linalg.inv(whole) + information)
-    np.testing.assert_allclose(vectors @ posterior.covariance_times(vectors.T @ np.eye(n)), left, atol=1e-8)
+    covariance = vectors @ posterior.apply_displacement_covariance(vectors.T @ np.eye(n))
+    np.testing.assert_allclose(covariance, left, atol=1e-8)
     centre = np.eye(n) - 1 / n
     own = slow - slow @ information @ np.linalg.solve(np.eye(n) + whole @ information, slow)
     mean_square = float(expected @ expected + np.trace(centre @ own)) / n

@@ -1,8 +1,9 @@
 """Combination of a network's result with the average over the translations of the lattice.
 
 A network enhances each place from its surroundings. In a crystal, every unit cell shows the same columns, and the mean
-of the network's result over the cells has a fraction of its error. The mean is used where the recorded pixels agree
-with it; where they contradict it, as at a vacancy or beyond an edge, the network's result is kept.
+of the network's result over the cells has its random error divided by the square root of the number of cells. The mean
+is used where the recorded pixels agree with it; where they contradict it, as at a vacancy or beyond an edge, the
+network's result is kept.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ class Settings:
     agreement: float = 0.5
     #: Range of the mean of chi-squared at columns, divided by its expectation, over which a lattice changes from one
     #: that explains the image to one that does not (tuned).
-    misfit: tuple[float, float] = (1.1, 1.4)
+    chi_squared: tuple[float, float] = (1.1, 1.4)
     #: Shift of this range for the mean in a neighbourhood (chosen).
-    local_misfit: float = 0.1
+    local_chi_squared: float = 0.1
     #: Standard deviation of that neighbourhood, in spacings (chosen).
     neighborhood: float = 3.0
     #: Window of a refitted column, in column widths (tuned).
@@ -62,6 +63,16 @@ class Settings:
     widths: tuple[float, float] = (1.0, 12.0)
     #: Number of rows that are refitted at once (chosen: memory).
     strip: int = 512
+    #: Rows that are added on either side of a strip, in column widths (chosen: the filters end before).
+    strip_margin: float = 8.0
+    #: Quantile of the periodic estimate that counts as the background of the columns (chosen).
+    background_quantile: float = 0.05
+    #: Largest correlation between neighbouring pixels of a row (chosen: the excess of the variance is finite).
+    max_correlation: float = 0.8
+    #: Least variance of the noise of a pixel, as a fraction of the mean (chosen).
+    min_variance: float = 0.2
+    #: Half the edge of the square over which a significance is extended, in column widths (chosen).
+    dilation: float = 0.6
 
 
 SETTINGS = Settings()
@@ -102,11 +113,11 @@ def combine_with_lattice(recorded: NDArray, enhanced: NDArray) -> NDArray[np.flo
     if not scale:
         return enhanced
     given = ((np.asarray(image, dtype=np.float64) - offset) / scale for image in (recorded, enhanced))
-    combined = _combined(*(image.astype(np.float32) for image in given))
+    combined = _combine(*(image.astype(np.float32) for image in given))
     return enhanced if combined is None else combined * scale + offset
 
 
-def _combined(recorded: NDArray, enhanced: NDArray) -> NDArray[np.float64] | None:
+def _combine(recorded: NDArray, enhanced: NDArray) -> NDArray[np.float64] | None:
     """The combination; None where it is the enhanced image."""
     crystal = Translations.of(recorded, enhanced)
     if crystal is None:
@@ -115,13 +126,13 @@ def _combined(recorded: NDArray, enhanced: NDArray) -> NDArray[np.float64] | Non
     levelled = recorded - noise.rows
     periodic = _periodic_estimate(crystal, noise, recorded, enhanced)
     width = _column_width(periodic)
-    misfit = noise.chi_squared(levelled - periodic, width)
-    doubt = _doubt(misfit, periodic, noise, width, crystal.spacing).astype(np.float32)
+    chi_squared = noise.chi_squared(levelled - periodic, width)
+    doubt = _doubt(chi_squared, periodic, noise, width, crystal.spacing).astype(np.float32)
     if doubt.min() == 1:
         return None
     periodic = periodic + (1 - doubt) * _refit(levelled, periodic, enhanced, noise, width)
-    misfit = noise.chi_squared(levelled - periodic, width)
-    keep = np.maximum(doubt, _spread(misfit, SETTINGS.contradiction, width))
+    chi_squared = noise.chi_squared(levelled - periodic, width)
+    keep = np.maximum(doubt, _dilated_weight(chi_squared, SETTINGS.contradiction, width))
     return np.asarray(periodic + keep * (enhanced - periodic), dtype=np.float64)
 
 
@@ -155,10 +166,10 @@ class _Noise:
         power = float(np.mean(scaled**2))
         along_x, along_y = np.mean(scaled[:, 1:] * scaled[:, :-1]), np.mean(scaled[1:] * scaled[:-1])
         # parts of the specimen in the residual are correlated in both directions, noise along the row only
-        correlation = float(np.clip((along_x - max(0.0, along_y)) / (power or 1.0), 0.0, 0.8))
+        correlation = float(np.clip((along_x - max(0.0, along_y)) / (power or 1.0), 0.0, SETTINGS.max_correlation))
         if correlation < SETTINGS.uncorrelated:
             correlation = 0.0
-        return cls(rows, variance, power * (1 + correlation) / (1 - correlation) or 1.0)
+        return cls(rows, variance, (power * (1 + correlation) / (1 - correlation)) or 1.0)
 
     def chi_squared(self, residual: NDArray, width: float) -> NDArray:
         """Sum of the squares of a residual's projections on a Gaussian column and its derivatives along y and x, each
@@ -170,17 +181,19 @@ class _Noise:
         scaled = residual / np.sqrt(self.variance)
         height = self.excess / (4 * np.pi * width**2)
         slope = height / (2 * width**2)
-        orders = (((0, 0), height), ((1, 0), slope), ((0, 1), slope))
-        return np.asarray(sum(ndimage.gaussian_filter(scaled, width, order=o) ** 2 / v for o, v in orders))
+        variances = {(0, 0): height, (1, 0): slope, (0, 1): slope}
+        return np.asarray(
+            sum(ndimage.gaussian_filter(scaled, width, order=order) ** 2 / v for order, v in variances.items())
+        )
 
 
 def _linear_variance(residual: NDArray, signal: NDArray) -> NDArray:
-    """Squares of a residual as a linear function of the signal, a fifth of their mean at least."""
+    """Squares of a residual as a linear function of the signal, at least ``min_variance`` of their mean."""
     squares, centred = residual**2, signal - signal.mean()
     power = float(np.mean(centred.astype(np.float64) ** 2))
     slope = float(np.mean(squares * centred)) / power if power else 0.0
     mean = float(squares.mean(dtype=np.float64))
-    return np.maximum(mean + slope * centred, 0.2 * mean or 1.0)
+    return np.maximum(mean + slope * centred, (SETTINGS.min_variance * mean) or 1.0)
 
 
 # --- the estimate ------------------------------------------------------------------------------------------------
@@ -189,15 +202,14 @@ def _linear_variance(residual: NDArray, signal: NDArray) -> NDArray:
 def _periodic_estimate(crystal: Translations, noise: _Noise, recorded: NDArray, enhanced: NDArray) -> NDArray:
     bias = crystal.mean(recorded - enhanced)
     left = float(np.mean(noise.variance / crystal.cells))
-    return crystal.mean(enhanced) + _shrunk(bias, left)
+    return crystal.mean(enhanced) + _wiener_by_bands(bias, left)
 
 
-def _shrunk(values: NDArray, variance: float) -> NDArray:
+def _wiener_by_bands(values: NDArray, variance: float) -> NDArray:
     """Bands of an image that exceed white noise of a variance: a Wiener filter by bands, borders reflected."""
     waves = fft.dctn(values, type=2, norm="ortho", workers=-1)
-    squares = sum(
-        np.square(np.arange(n) / n).reshape(shape) for n, shape in zip(values.shape, ((-1, 1), (1, -1)), strict=True)
-    )
+    y, x = (np.square(np.arange(n) / n) for n in values.shape)
+    squares = y[:, None] + x
     passed, gain = np.ones_like(waves), np.zeros_like(waves)
     for width in (*SETTINGS.bands, np.inf):
         lower = np.exp(-0.5 * (np.pi * width) ** 2 * squares) if np.isfinite(width) else np.zeros_like(waves)
@@ -215,21 +227,24 @@ def _column_width(values: NDArray) -> float:
     return float(np.clip(np.sqrt(np.var(values) / slopes), *SETTINGS.widths)) if slopes else SETTINGS.widths[0]
 
 
-def _doubt(misfit: NDArray, periodic: NDArray, noise: _Noise, width: float, spacing: float) -> NDArray:
-    """1 where the mean of chi-squared at columns shows that one lattice does not explain the image, else 0."""
+def _doubt(chi_squared: NDArray, periodic: NDArray, noise: _Noise, width: float, spacing: float) -> NDArray:
+    """Weight of the network's result, 0 to 1: rises to 1 where the mean chi-squared at columns shows that one lattice
+    does not explain the image.
+    """
     detail = periodic - wide_gaussian(periodic, spacing)
     weight = ndimage.gaussian_filter(detail**2 / noise.variance, width)
     reach = SETTINGS.neighborhood * spacing
-    nearby = wide_gaussian(weight * misfit, reach) / np.maximum(wide_gaussian(weight, reach), 1e-12 * weight.max())
-    low, high = SETTINGS.misfit
-    overall = _step(np.asarray(np.sum(weight * misfit) / np.sum(weight) / 3), low, high)
-    return np.maximum(_step(nearby / 3, low + SETTINGS.local_misfit, high + SETTINGS.local_misfit), overall)
+    nearby = wide_gaussian(weight * chi_squared, reach) / np.maximum(wide_gaussian(weight, reach), 1e-12 * weight.max())
+    low, high = SETTINGS.chi_squared
+    overall = _smoothstep(np.asarray(np.sum(weight * chi_squared) / np.sum(weight) / 3), low, high)
+    local = _smoothstep(nearby / 3, low + SETTINGS.local_chi_squared, high + SETTINGS.local_chi_squared)
+    return np.maximum(local, overall)
 
 
 def _refit(levelled: NDArray, periodic: NDArray, enhanced: NDArray, noise: _Noise, width: float) -> NDArray:
     """Significant heights and displacements of columns, as the deviation from the periodic estimate that they cause."""
-    out, halo = np.zeros_like(periodic), int(np.ceil(8 * width))
-    base = float(np.quantile(periodic, 0.05))
+    out, halo = np.zeros_like(periodic), int(np.ceil(SETTINGS.strip_margin * width))
+    base = float(np.quantile(periodic, SETTINGS.background_quantile))
     for start in range(0, len(periodic), SETTINGS.strip):
         first, last = max(0, start - halo), min(len(periodic), start + SETTINGS.strip + halo)
         part = slice(first, last)
@@ -242,6 +257,12 @@ def _refit(levelled: NDArray, periodic: NDArray, enhanced: NDArray, noise: _Nois
 def _refit_strip(
     levelled: NDArray, periodic: NDArray, enhanced: NDArray, variance: NDArray, excess: float, width: float
 ) -> NDArray:
+    """Significant deviation of some rows from the periodic estimate, all intensities above the background.
+
+    In a Gaussian window about each pixel, the residual is fitted by a height times the periodic estimate, and
+    displacements times its slopes. The fit is weighted by its significance, and by how much of it the network's result
+    shows; it is 0 where the height or the displacement is too large for a linear expansion.
+    """
     window = SETTINGS.refit_window * width
     templates = np.stack([periodic, *np.gradient(periodic)]) / np.sqrt(variance)
     residual = (levelled - periodic) / np.sqrt(variance)
@@ -252,7 +273,7 @@ def _refit_strip(
     tiny = 1e-9 * sum(float(pairs[i, i].max()) for i in range(3)) or 1.0
     scale = [np.sqrt(pairs[i, i] + tiny) for i in range(3)]
     right = np.stack([product / s for product, s in zip(products, scale, strict=True)])
-    solved = _solved({(i, j): pairs[i, j] / (scale[i] * scale[j]) for i, j in pairs}, right)
+    solved = _solve_3x3({(i, j): pairs[i, j] / (scale[i] * scale[j]) for i, j in pairs}, right)
     # the weighted sum of squares in a Gaussian window counts 4 pi window^2 independent pixels
     significance = (solved * right).sum(axis=0) * 4 * np.pi * window**2 / excess
     height, down, across = (solved[i] / scale[i] for i in range(3))
@@ -260,11 +281,12 @@ def _refit_strip(
     shown = (enhanced - periodic) / np.sqrt(variance)
     fraction = ndimage.gaussian_filter(shown * deviation, width) / (ndimage.gaussian_filter(deviation**2, width) + 1e-9)
     linear = (np.abs(height) <= SETTINGS.largest_height) & (np.hypot(down, across) <= SETTINGS.largest_shift * width)
-    weight = _spread(significance, SETTINGS.refit, width, linear * _step(fraction, 0.0, SETTINGS.agreement))
+    factor = linear * _smoothstep(fraction, 0.0, SETTINGS.agreement)
+    weight = _dilated_weight(significance, SETTINGS.refit, width, factor)
     return np.asarray(weight * deviation * np.sqrt(variance))
 
 
-def _solved(matrix: dict[tuple[int, int], NDArray], right: NDArray) -> NDArray:
+def _solve_3x3(matrix: dict[tuple[int, int], NDArray], right: NDArray) -> NDArray:
     """Solutions of symmetric 3 x 3 systems, one per pixel, with a ridge on the diagonal: Cramer's rule."""
     a, d, f = (matrix[i, i] + SETTINGS.ridge for i in range(3))
     b, c, e = matrix[0, 1], matrix[0, 2], matrix[1, 2]
@@ -278,13 +300,15 @@ def _solved(matrix: dict[tuple[int, int], NDArray], right: NDArray) -> NDArray:
 # --- weights -----------------------------------------------------------------------------------------------------
 
 
-def _step(values: NDArray, low: float, high: float) -> NDArray:
+def _smoothstep(values: NDArray, low: float, high: float) -> NDArray:
     """0 below a range, 1 above it, smooth between."""
     at = ((values - low) / (high - low)).clip(0, 1)
     return np.asarray(at * at * (3 - 2 * at))
 
 
-def _spread(significance: NDArray, limits: tuple[float, float], width: float, factor: NDArray | float = 1.0) -> NDArray:
+def _dilated_weight(
+    significance: NDArray, limits: tuple[float, float], width: float, factor: NDArray | float = 1.0
+) -> NDArray:
     """Weights that cover the column at which something is significant, and end smoothly."""
-    edge = 2 * max(1, round(0.6 * width)) + 1
-    return ndimage.gaussian_filter(_step(ndimage.maximum_filter(significance, edge), *limits) * factor, width / 2)
+    edge = 2 * max(1, round(SETTINGS.dilation * width)) + 1
+    return ndimage.gaussian_filter(_smoothstep(ndimage.maximum_filter(significance, edge), *limits) * factor, width / 2)

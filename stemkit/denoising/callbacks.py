@@ -17,13 +17,13 @@ from skorch.callbacks import Callback
 from stemkit.atomic import whole_file
 
 __all__ = [
-    "BestSoFar",
     "Checkpoint",
     "DivergenceError",
-    "EndEarly",
     "Finite",
     "Progress",
+    "RestoreBest",
     "Schedule",
+    "StopOnTimeOrPatience",
     "StopTraining",
     "best_of",
     "epochs_of",
@@ -145,7 +145,7 @@ class Progress(Callback):
         self.bar_.close()
 
 
-class BestSoFar(Callback):
+class RestoreBest(Callback):
     """Restores the network of the epoch with the lowest validation loss at the end of training.
 
     skorch's ``EarlyStopping(load_best=True)`` forgets the best network whenever training begins, and needs a validation
@@ -200,8 +200,8 @@ class Checkpoint(Callback):
             temporary.write_bytes(content.getbuffer())
 
 
-class EndEarly(Callback):
-    """Ends training after the epoch that exceeds the time limit or exhausts the patience of :class:`BestSoFar`."""
+class StopOnTimeOrPatience(Callback):
+    """Ends training after the epoch that exceeds the time limit or exhausts the patience of :class:`RestoreBest`."""
 
     def __init__(self, minutes: float | None):
         self.minutes = minutes
@@ -217,10 +217,10 @@ class EndEarly(Callback):
             raise StopTraining
 
 
-def best_of(net: skorch.NeuralNet) -> BestSoFar:
-    """The :class:`BestSoFar` callback of a net."""
+def best_of(net: skorch.NeuralNet) -> RestoreBest:
+    """The :class:`RestoreBest` callback of a net."""
     found = dict(net.callbacks_)["best"]
-    assert isinstance(found, BestSoFar)
+    assert isinstance(found, RestoreBest)
     return found
 
 

@@ -95,7 +95,7 @@ def train_general(
         module=module,
         checkpoint=folder / f"{name}.checkpoint",
         minutes=minutes,
-        timed=True,
+        decay_lr_with_time=True,
         compile=compile,
         verbose=verbose,
     )

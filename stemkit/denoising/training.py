@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import skorch
 import torch
-from skorch.callbacks import GradientNormClipping, PassthroughScoring
+from skorch.callbacks import Callback, GradientNormClipping, PassthroughScoring
 from skorch.helper import predefined_split
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
@@ -29,12 +29,12 @@ from stemkit._version import __version__
 from stemkit.atomic import check_place
 from stemkit.compute import autocast, describe_device, seeded, torch_generator, workers
 from stemkit.denoising.callbacks import (
-    BestSoFar,
     Checkpoint,
-    EndEarly,
     Finite,
     Progress,
+    RestoreBest,
     Schedule,
+    StopOnTimeOrPatience,
     StopTraining,
     best_of,
     resume,
@@ -76,7 +76,7 @@ def train(
     checkpoint: Path | None = None,
     patience: int | None = None,
     minutes: float | None = None,
-    timed: bool = False,
+    decay_lr_with_time: bool = False,
     compile: bool = False,
     verbose: int = 1,
 ) -> skorch.NeuralNet:
@@ -101,7 +101,7 @@ def train(
         Stop after this number of consecutive epochs without improvement.
     minutes : float, optional
         Stop after the epoch that exceeds this time; training can resume from the checkpoint.
-    timed : bool
+    decay_lr_with_time : bool
         Whether the learning rate of a new run also decreases with time, to 0 at ``minutes``; the weights then depend on
         the speed of the device. It does not in a run that resumes from a checkpoint, nor with 0 minutes, which is one
         epoch.
@@ -157,31 +157,13 @@ def train(
             iterator_valid__batch_size=None,
             train_split=None if validation is None else predefined_split(validation),
             device=str(device),
-            callbacks=[
-                ("psnr", PassthroughScoring(name="psnr", on_train=True, lower_is_better=False)),
-                ("valid_psnr", PassthroughScoring(name="valid_psnr", lower_is_better=False)),
-                ("clip", GradientNormClipping(LARGEST_GRADIENT)),
-                ("schedule", Schedule(lr, max_epochs * batches_per_epoch, minutes if timed else None)),
-                ("finite", Finite(lr)),
-                ("best", BestSoFar(patience)),
-                ("checkpoint", Checkpoint(checkpoint, settings)),
-                ("progress", Progress(max_epochs, batches_per_epoch, source.batch_size, verbose)),
-                ("end", EndEarly(minutes)),
-            ],
+            callbacks=_callbacks(source, settings, checkpoint, patience, minutes, decay_lr_with_time, verbose),
             callbacks__print_log=None,
             verbose=0,
         ).initialize()
         if checkpoint is not None and checkpoint.exists():
             resume(net, checkpoint, settings)
-        steps = _Steps(batches_per_epoch, seed, n_parts, TRAINING, epoch=len(net.history))
-        net.notify("on_train_begin", X=steps, y=None)
-        try:
-            if not best_of(net).is_exhausted(net):
-                net.fit_loop(steps, epochs=max(0, max_epochs - len(net.history)))
-        except StopTraining:
-            pass
-        finally:
-            net.notify("on_train_end", X=steps, y=None)
+        _fit(net, _Steps(batches_per_epoch, seed, n_parts, TRAINING, epoch=len(net.history)))
         net.module_.eval()
     return net
 
@@ -205,6 +187,42 @@ def made_with(net: skorch.NeuralNet, device: torch.device, seed: int, before: di
     }
     made |= {name: round(float(best[name]), 5) for name in ("valid_loss", "valid_psnr") if name in best}
     return made | ({"before": before} if before else {})
+
+
+def _callbacks(
+    source: Source,
+    settings: dict[str, Any],
+    checkpoint: Path | None,
+    patience: int | None,
+    minutes: float | None,
+    decay_lr_with_time: bool,
+    verbose: int,
+) -> list[tuple[str, Callback]]:
+    """Callbacks of a training with these settings, in the order in which they are called."""
+    lr, max_epochs, batches_per_epoch = (settings[name] for name in ("lr", "max_epochs", "batches_per_epoch"))
+    return [
+        ("psnr", PassthroughScoring(name="psnr", on_train=True, lower_is_better=False)),
+        ("valid_psnr", PassthroughScoring(name="valid_psnr", lower_is_better=False)),
+        ("clip", GradientNormClipping(LARGEST_GRADIENT)),
+        ("schedule", Schedule(lr, max_epochs * batches_per_epoch, minutes if decay_lr_with_time else None)),
+        ("finite", Finite(lr)),
+        ("best", RestoreBest(patience)),
+        ("checkpoint", Checkpoint(checkpoint, settings)),
+        ("progress", Progress(max_epochs, batches_per_epoch, source.batch_size, verbose)),
+        ("end", StopOnTimeOrPatience(minutes)),
+    ]
+
+
+def _fit(net: _Net, steps: _Steps) -> None:
+    """Train up to the last epoch, or until a callback ends the training."""
+    net.notify("on_train_begin", X=steps, y=None)
+    try:
+        if not best_of(net).is_exhausted(net):
+            net.fit_loop(steps, epochs=max(0, net.max_epochs - len(net.history)))
+    except StopTraining:
+        pass
+    finally:
+        net.notify("on_train_end", X=steps, y=None)
 
 
 def _digest(module: nn.Module) -> str:
@@ -306,7 +324,8 @@ class _Net(skorch.NeuralNet):
 
     def _loss(self, predicted: Tensor, truth: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Loss, and PSNR of the first target map."""
-        # errors are in units of the contrast, as in PSNR, or of the noise in images of low contrast
+        # errors in units of truth["unit"] (contrast, or range of the target), at least LEAST_UNIT standard deviations
+        # of the image
         unit, weight = truth["unit"].clamp_min(LEAST_UNIT)[:, None, None], truth["weight"]
         total, psnr = torch.zeros((), device=predicted.device), torch.tensor(torch.nan)
         for i, name in enumerate(self.source.target_names):

@@ -21,19 +21,20 @@ __all__ = ["BackgroundStatistics", "OtherNoise", "between_columns", "measure_bac
 class _Settings:
     """Constants of the measurement."""
 
-    #: Pixels within this many widths of a column are left out (chosen), ...
+    #: Distances from a column within which pixels are left out, column widths (chosen); the first that leaves the
+    #: fraction ``least_pixels`` of the image is used.
     near: tuple[float, ...] = (2.0, 1.6, 1.3)
-    #: ... the first distance that leaves this fraction of the image (chosen).
+    #: Fraction of the image that has to be left by one of the distances ``near`` (chosen).
     least_pixels: float = 0.15
     #: Shortest side, px, and smallest fraction of the pixels between columns for which a background is measured
     #: (chosen).
     smallest_side: int = 32
     fewest_pixels: float = 0.05
-    #: The covariance is fitted up to this many lengths (chosen), ...
+    #: Longest distance up to which the covariance is fitted, correlation lengths (chosen).
     reach: float = 3.0
-    #: ... up to this fraction of the image's side (chosen), ...
+    #: Longest distance up to which the covariance is fitted, as a fraction of the image's side (chosen).
     farthest: float = 0.35
-    #: ... and at least up to this distance, px (chosen).
+    #: Distance up to which the covariance is fitted at least, px (chosen).
     nearest: float = 12.0
     #: Residual of the columns' model that is not distinguished from a background, as a fraction of the contrast
     #: (chosen).

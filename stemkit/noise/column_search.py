@@ -35,9 +35,10 @@ class _Settings:
     first_width: float = 0.2
     #: Least height of the peaks of the first search, as a fraction of the 99.5 % quantile (chosen).
     least_height: float = 0.3
-    #: Pairs of columns are resolved if a narrower filter finds this many times more peaks (chosen) ...
+    #: Ratio of the peaks that a narrower filter finds to those of the first search from which columns are resolved
+    #: pairs (chosen).
     resolved_pairs: float = 1.4
-    #: ... whose distances are equal within this fraction (chosen).
+    #: Relative scatter of the distances up to which they are equal, as resolved pairs require (chosen).
     equal_distances: float = 0.12
     #: Significance of faint columns in the residual, standard deviations (chosen).
     faint: float = 6.0

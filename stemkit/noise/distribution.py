@@ -31,11 +31,12 @@ class _Settings:
     fewest_skewed: int = 1000
     #: Standardised noise is clipped here before its third moment is taken (chosen).
     clip: float = 8.0
-    #: Counts differ from a symmetric distribution by a skewness of this many standard deviations (chosen) ...
+    #: Skewness from which a distribution is that of counts, not a symmetric one, standard deviations (chosen).
     significant: float = 4.0
-    #: ... that agrees with the one of counting: streaks and filters reduce it by up to this fraction (chosen) ...
+    #: Fraction of the skewness of counting by which streaks and filters reduce it at most (chosen).
     most_reduced: float = 0.6
-    #: ... and noise with up to this many times the skewness is nearer to counts than to a symmetric one (chosen).
+    #: Ratio to the skewness of counting up to which noise is nearer to counts than to a symmetric distribution
+    #: (chosen).
     most_skewed: float = 2.0
 
 

@@ -31,11 +31,11 @@ __all__ = ["ImageCalibration", "calibrate_image", "contrast_and_level"]
 class _Settings:
     """Constants of the calibration."""
 
-    #: Larger images are calibrated on a part of about this many pixels (chosen), ...
+    #: Number of pixels, about, of the part on which larger images are calibrated (chosen).
     most_pixels: int = 2**18
-    #: ... with rows of at most this length, px (chosen), ...
+    #: Longest row of this part, px (chosen).
     longest_row: int = 2048
-    #: ... and with at least this many rows (chosen).
+    #: Smallest number of rows of this part (chosen).
     fewest_rows: int = 128
     #: Sigma of the Gaussian filter whose result is subtracted before the skewness is measured, px (chosen).
     smooth: float = 6.0
@@ -47,9 +47,9 @@ class _Settings:
     longest_local: float = 0.15
     #: Shortest length of the jitter that is stated, px (chosen).
     shortest_local: float = 3.0
-    #: Digital levels are stated if their distance exceeds this fraction of the readout noise (chosen), ...
+    #: Distance of digital levels from which they are stated, as a fraction of the readout noise (chosen).
     coarse_step: float = 0.2
-    #: ... and if there are fewer than this (chosen).
+    #: Number of digital levels from which on they are not stated (chosen).
     most_levels: int = 4096
 
 

@@ -34,7 +34,7 @@ LEAST_INFORMATION = 1e-3
 #: The covariance decreases with the distance if the fit improves by the square of this many standard deviations
 #: (chosen).
 SIGNIFICANT = 4.0
-#: ... and if it decreases by this fraction of its value at the shortest distance (chosen).
+#: Least decrease of the covariance with the distance, as a fraction of its value at the shortest distance (chosen).
 LEAST_DECREASE = 0.25
 
 

@@ -22,7 +22,7 @@ from stemkit import SFINDenoiser
 from stemkit.compute import autocast, describe_device, inference_dtype, resolve_device, torch_generator
 from stemkit.denoising.general import RECIPE
 from stemkit.denoising.sources import SynthesisSource
-from stemkit.denoising.training import train
+from stemkit.denoising.training import TrainingSchedule, train
 from stemkit.denoising.weights import OUTPUTS, NetworkInfo, build, load_weights
 from stemkit.networks import FoldedSFIN
 from stemkit.synthesis.batches import draw_batch
@@ -116,8 +116,8 @@ def run_of_train(sizes: Sizes, device: torch.device) -> None:
     """The training loop of the package with its reports, from the second epoch on."""
     source = SynthesisSource(RECIPE, OUTPUTS, sizes.batch, [sizes.crop])
     reset_memory(device)
-    given = {"max_epochs": 2, "batches_per_epoch": sizes.steps, "lr": 1e-4, "verbose": 0}
-    net = train(SHIPPED, source, device=device, seed=0, **given)
+    schedule = TrainingSchedule(max_epochs=2, batches_per_epoch=sizes.steps, lr=1e-4)
+    net = train(SHIPPED, source, schedule, device=device, seed=0, verbose=0)
     per_epoch, seconds = sizes.steps + 8, net.history[-1]["dur"]  # eight batches for validation
     report("stemkit's training, judging included", sizes.batch, seconds / per_epoch, device)
 

@@ -16,7 +16,7 @@ from torch import nn
 from stemkit.compute import resolve_device, seeded
 from stemkit.denoising.general import ARCHITECTURE, RECIPE
 from stemkit.denoising.sources import SynthesisSource
-from stemkit.denoising.training import made_with, train
+from stemkit.denoising.training import TrainingSchedule, made_with, train
 from stemkit.denoising.weights import OUTPUTS, NetworkInfo, build, load_weights, save_weights
 from stemkit.networks.sfin import Interaction
 from stemkit.noise.drawing import NoiseParameters
@@ -237,17 +237,15 @@ class _Runs:
         if self.spec.ablate is not None:
             self.spec.ablate(module)
         n_epochs = max(1, round(n_images / EPOCH_IMAGES))
+        batches_per_epoch = max(1, round(n_images / BATCH_SIZE / n_epochs))
         return train(
             self.spec.info,
             _source(self.spec),
+            TrainingSchedule(n_epochs, batches_per_epoch, learning_rate, minutes=minutes),
             device=self.device,
             seed=self.seed,
-            max_epochs=n_epochs,
-            batches_per_epoch=max(1, round(n_images / BATCH_SIZE / n_epochs)),
-            lr=learning_rate,
             module=module,
             checkpoint=self.folder / f"{self.spec.file_stem}-{n_images}-{learning_rate:g}-{self.seed}.checkpoint",
-            minutes=minutes,
         )
 
 

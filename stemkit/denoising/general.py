@@ -10,7 +10,7 @@ from typing import Any
 from stemkit.atomic import whole_file
 from stemkit.compute import resolve_device
 from stemkit.denoising.sources import SynthesisSource
-from stemkit.denoising.training import made_with, train
+from stemkit.denoising.training import TrainingSchedule, made_with, train
 from stemkit.denoising.weights import OUTPUTS, NetworkInfo, load_weights, save_weights
 from stemkit.synthesis import noises as draws
 from stemkit.synthesis.recipe import Recipe
@@ -87,15 +87,11 @@ def train_general(
     net = train(
         info,
         SynthesisSource(RECIPE, OUTPUTS, batch_size, crop_sizes, emphasis),
+        TrainingSchedule(max_epochs, batches_per_epoch, lr, minutes=minutes, decay_lr_with_time=True),
         device=where,
         seed=seed,
-        max_epochs=max_epochs,
-        batches_per_epoch=batches_per_epoch,
-        lr=lr,
         module=module,
         checkpoint=folder / f"{name}.checkpoint",
-        minutes=minutes,
-        decay_lr_with_time=True,
         compile=compile,
         verbose=verbose,
     )

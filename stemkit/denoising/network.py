@@ -21,7 +21,7 @@ from stemkit.denoising.inference import AnyNetwork, enhanced_maps, for_inference
 from stemkit.denoising.lattice_average import combine_with_lattice
 from stemkit.denoising.sampling import check_sampling
 from stemkit.denoising.sources import PairSource, Source, SynthesisSource
-from stemkit.denoising.training import LOSSES, made_with, train
+from stemkit.denoising.training import LOSSES, TrainingSchedule, made_with, train
 from stemkit.denoising.units import network_units, to_network, widened
 from stemkit.denoising.weights import OUTPUTS, NetworkInfo, load_weights
 from stemkit.images import Images, holds_images, mode_sign, resolve_mode, split
@@ -174,15 +174,12 @@ class NetworkDenoiser(Denoiser):
         net = train(
             info,
             source,
+            TrainingSchedule(self.max_epochs, self.batches_per_epoch, self.lr, patience=self.patience),
             device=device,
             seed=seed,
-            max_epochs=self.max_epochs,
-            batches_per_epoch=self.batches_per_epoch,
-            lr=self.lr,
             loss=self.loss,
             module=module,
             checkpoint=checkpoint,
-            patience=self.patience,
             compile=self.compile,
             verbose=self.verbose,
         )

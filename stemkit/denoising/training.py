@@ -43,7 +43,7 @@ from stemkit.denoising.sources import Source
 from stemkit.denoising.weights import NetworkInfo, build
 from stemkit.parameters import check_option
 
-__all__ = ["made_with", "train"]
+__all__ = ["TrainingSchedule", "made_with", "train"]
 
 #: Values of ``loss``: mean absolute and mean squared error.
 LOSSES = ("l1", "l2")
@@ -62,21 +62,53 @@ TRAINING = 0
 VALIDATION = 1
 
 
+@dataclass(frozen=True)
+class TrainingSchedule:
+    """Length and learning rate of a training.
+
+    Parameters
+    ----------
+    max_epochs, batches_per_epoch : int
+    lr : float
+        Highest learning rate: a short warm-up, then a cosine to 0 at the last step.
+    patience : int, optional
+        Stop after this number of consecutive epochs without improvement.
+    minutes : float, optional
+        Stop after the epoch that exceeds this time; training can resume from the checkpoint.
+    decay_lr_with_time : bool
+        Whether the learning rate of a new run also decreases with time, to 0 at ``minutes``; the weights then depend on
+        the speed of the device. It does not in a run that resumes from a checkpoint, nor with 0 minutes, which is one
+        epoch.
+    """
+
+    max_epochs: int
+    batches_per_epoch: int
+    lr: float
+    patience: int | None = None
+    minutes: float | None = None
+    decay_lr_with_time: bool = False
+
+    def __post_init__(self) -> None:
+        # a checkpoint must contain built-in types only
+        for name, built_in in (("max_epochs", int), ("batches_per_epoch", int), ("lr", float)):
+            object.__setattr__(self, name, built_in(getattr(self, name)))
+
+    @property
+    def n_steps(self) -> int:
+        """Number of steps of all epochs."""
+        return self.max_epochs * self.batches_per_epoch
+
+
 def train(
     info: NetworkInfo,
     source: Source,
+    schedule: TrainingSchedule,
     *,
     device: torch.device,
     seed: int,
-    max_epochs: int,
-    batches_per_epoch: int,
-    lr: float,
     loss: str = "l1",
     module: nn.Module | None = None,
     checkpoint: Path | None = None,
-    patience: int | None = None,
-    minutes: float | None = None,
-    decay_lr_with_time: bool = False,
     compile: bool = False,
     verbose: int = 1,
 ) -> skorch.NeuralNet:
@@ -87,24 +119,14 @@ def train(
     info : NetworkInfo
         Architecture and outputs.
     source : Source
+    schedule : TrainingSchedule
     device : torch.device
     seed : int
-    max_epochs, batches_per_epoch : int
-    lr : float
-        Highest learning rate of the schedule: a short warm-up, then a cosine to 0 at the last step.
     loss : {"l1", "l2"}
     module : nn.Module, optional
         Start from this network instead of fresh weights.
     checkpoint : Path, optional
         Written after every epoch; training resumes from an existing one.
-    patience : int, optional
-        Stop after this number of consecutive epochs without improvement.
-    minutes : float, optional
-        Stop after the epoch that exceeds this time; training can resume from the checkpoint.
-    decay_lr_with_time : bool
-        Whether the learning rate of a new run also decreases with time, to 0 at ``minutes``; the weights then depend on
-        the speed of the device. It does not in a run that resumes from a checkpoint, nor with 0 minutes, which is one
-        epoch.
     compile : bool
         Compile the network with torch first, which takes about a minute and needs a compiler; ignored on a CPU.
     verbose : int
@@ -127,13 +149,12 @@ def train(
     check_option("loss", loss, LOSSES)
     if checkpoint is not None:
         check_place(checkpoint, overwrite=True)
-    # a checkpoint must contain built-in types only
-    seed, max_epochs, batches_per_epoch, lr = int(seed), int(max_epochs), int(batches_per_epoch), float(lr)
+    seed = int(seed)
     settings = {
         "seed": seed,
-        "max_epochs": max_epochs,
-        "batches_per_epoch": batches_per_epoch,
-        "lr": lr,
+        "max_epochs": schedule.max_epochs,
+        "batches_per_epoch": schedule.batches_per_epoch,
+        "lr": schedule.lr,
         "loss": loss,
         "outputs": list(info.outputs),
         "source": hashlib.sha256(source.described.encode()).hexdigest(),
@@ -151,19 +172,19 @@ def train(
             parallel_map=parallel_map,
             compiled=compile and device.type != "cpu",
             optimizer=torch.optim.AdamW,
-            lr=lr,
-            max_epochs=max_epochs,
+            lr=schedule.lr,
+            max_epochs=schedule.max_epochs,
             iterator_train__batch_size=None,
             iterator_valid__batch_size=None,
             train_split=None if validation is None else predefined_split(validation),
             device=str(device),
-            callbacks=_callbacks(source, settings, checkpoint, patience, minutes, decay_lr_with_time, verbose),
+            callbacks=_callbacks(source, schedule, Checkpoint(checkpoint, settings), verbose),
             callbacks__print_log=None,
             verbose=0,
         ).initialize()
         if checkpoint is not None and checkpoint.exists():
             resume(net, checkpoint, settings)
-        _fit(net, _Steps(batches_per_epoch, seed, n_parts, TRAINING, epoch=len(net.history)))
+        _fit(net, _Steps(schedule.batches_per_epoch, seed, n_parts, TRAINING, epoch=len(net.history)))
         net.module_.eval()
     return net
 
@@ -190,25 +211,19 @@ def made_with(net: skorch.NeuralNet, device: torch.device, seed: int, before: di
 
 
 def _callbacks(
-    source: Source,
-    settings: dict[str, Any],
-    checkpoint: Path | None,
-    patience: int | None,
-    minutes: float | None,
-    decay_lr_with_time: bool,
-    verbose: int,
+    source: Source, schedule: TrainingSchedule, checkpoint: Checkpoint, verbose: int
 ) -> list[tuple[str, Callback]]:
-    """Callbacks of a training with these settings, in the order in which they are called."""
-    lr, max_epochs, batches_per_epoch = (settings[name] for name in ("lr", "max_epochs", "batches_per_epoch"))
+    """Callbacks of a training, in the order in which they are called."""
+    minutes = schedule.minutes
     return [
         ("psnr", PassthroughScoring(name="psnr", on_train=True, lower_is_better=False)),
         ("valid_psnr", PassthroughScoring(name="valid_psnr", lower_is_better=False)),
         ("clip", GradientNormClipping(LARGEST_GRADIENT)),
-        ("schedule", Schedule(lr, max_epochs * batches_per_epoch, minutes if decay_lr_with_time else None)),
-        ("finite", Finite(lr)),
-        ("best", RestoreBest(patience)),
-        ("checkpoint", Checkpoint(checkpoint, settings)),
-        ("progress", Progress(max_epochs, batches_per_epoch, source.batch_size, verbose)),
+        ("schedule", Schedule(schedule.lr, schedule.n_steps, minutes if schedule.decay_lr_with_time else None)),
+        ("finite", Finite(schedule.lr)),
+        ("best", RestoreBest(schedule.patience)),
+        ("checkpoint", checkpoint),
+        ("progress", Progress(schedule.max_epochs, schedule.batches_per_epoch, source.batch_size, verbose)),
         ("end", StopOnTimeOrPatience(minutes)),
     ]
 

@@ -1,5 +1,6 @@
 """A run that was interrupted goes on to the same result, and the command that makes the weights."""
 
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from stemkit.denoising import load_weights
 from stemkit.denoising.callbacks import Schedule
 from stemkit.denoising.general import train_general
 from stemkit.denoising.sources import PairSource, SynthesisSource
-from stemkit.denoising.training import train
+from stemkit.denoising.training import TrainingSchedule, train
 from stemkit.denoising.weights import NetworkInfo
 from stemkit.synthesis import Recipe
 
@@ -41,8 +42,11 @@ class Failing:
 
 
 def run(src, checkpoint=None, **options):
-    settings = {"seed": 4, "max_epochs": 3, "batches_per_epoch": 3, "lr": 1e-3, "verbose": 0, **options}
-    return train(INFO, src, device=CPU, checkpoint=checkpoint, **settings)
+    lengths = {"max_epochs": 3, "batches_per_epoch": 3, "lr": 1e-3}
+    names = {field.name for field in dataclasses.fields(TrainingSchedule)}
+    schedule = TrainingSchedule(**lengths | {name: value for name, value in options.items() if name in names})
+    rest = {name: value for name, value in options.items() if name not in names}
+    return train(INFO, src, schedule, device=CPU, checkpoint=checkpoint, **{"seed": 4, "verbose": 0} | rest)
 
 
 def alike(first, second):

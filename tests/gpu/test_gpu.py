@@ -13,7 +13,7 @@ from stemkit import AtomDetector, BackgroundNoise, NoiseModel, PointwiseNoise, S
 from stemkit.columns import fit_columns
 from stemkit.compute import torch_generator
 from stemkit.denoising.sources import SynthesisSource
-from stemkit.denoising.training import train
+from stemkit.denoising.training import TrainingSchedule, train
 from stemkit.denoising.weights import OUTPUTS, NetworkInfo, load_weights
 from stemkit.metrics import psnr
 from stemkit.networks import FoldedSFIN
@@ -136,10 +136,10 @@ def test_training_from_images(pair):
 def test_training_resumes(tmp_path):
     info = NetworkInfo(n_channels=8, n_blocks=1, downsampling=2, outputs=OUTPUTS)
 
-    def run(**options):
+    def run(checkpoint=None, minutes=None):
         source = SynthesisSource(Recipe(spacing=(6.0, 10.0)), OUTPUTS, batch_size=4, crop_sizes=(32, 48))
-        given = {"device": DEVICE, "seed": 5, "max_epochs": 2, "batches_per_epoch": 4, "lr": 2e-3, "verbose": 0}
-        return train(info, source, **given, **options)
+        schedule = TrainingSchedule(max_epochs=2, batches_per_epoch=4, lr=2e-3, minutes=minutes)
+        return train(info, source, schedule, device=DEVICE, seed=5, checkpoint=checkpoint, verbose=0)
 
     whole = run()
     path = tmp_path / "run.checkpoint"

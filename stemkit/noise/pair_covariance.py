@@ -27,6 +27,8 @@ MAX_COLUMNS = 400
 N_BLOCKS = 8
 #: Bins of the shortest distances whose mean stands for the variance of the displacement at a column (chosen).
 NEAREST = 3
+#: Least standard deviation of a covariance that weights are computed from, px squared (chosen: far below any).
+MIN_ERROR = 1e-9
 #: Edges of the bins of distance (chosen).
 N_EDGES = 15
 #: Least information of a bin, as a fraction of that of the best one (chosen).
@@ -65,7 +67,7 @@ class PairCovariance:
         """Mean over the bins, weighted by their errors, and its standard deviation; ``(0, inf)`` without pairs."""
         if not len(self.distance):
             return 0.0, math.inf
-        weight = 1 / np.maximum(self.error, TINY) ** 2
+        weight = 1 / np.maximum(self.error, MIN_ERROR) ** 2
         means = (self.jackknife * weight).sum(1) / weight.sum()
         return float((weight * self.covariance).sum() / weight.sum()), float(_jackknife_std(means))
 
@@ -74,7 +76,7 @@ class PairCovariance:
         if not len(self.distance):
             return 0.0
         near = slice(0, NEAREST)
-        weight = 1 / np.maximum(self.error[near], TINY) ** 2
+        weight = 1 / np.maximum(self.error[near], MIN_ERROR) ** 2
         return max(float((weight * self.covariance[near]).sum() / weight.sum()) - self.mean()[0], 0.0)
 
 

@@ -463,8 +463,8 @@ class Measurement:
     def is_column(self, sites):
         return self.tree.query(sites[["y", "x"]])[0] < SPACING / 3
 
-    def measure(self, image, sites, *, beside, hold):
-        assert hold
+    def measure(self, image, sites, *, neighbors, fix_positions):
+        assert fix_positions
         brightness = self.is_column(sites) + self.rng.normal(0, self.error, len(sites))
         return pd.DataFrame({"amplitude": brightness, "amplitude_err": self.error})
 

@@ -22,7 +22,11 @@ RECORDED = [
 
 
 def rms(noise, suffix):
-    return (noise.of("jitter", suffix) ** 2 + noise.of("drift", suffix) ** 2 + noise.of("hum", suffix) ** 2 / 2).sqrt()
+    return (
+        noise.amplitude("jitter", suffix) ** 2
+        + noise.amplitude("drift", suffix) ** 2
+        + noise.amplitude("hum", suffix) ** 2 / 2
+    ).sqrt()
 
 
 @pytest.mark.parametrize(("suffix", "limits"), [("", noises.ALONG_X), ("_y", noises.ALONG_Y)])
@@ -36,7 +40,7 @@ def test_displacements_of_real_scans(suffix, limits, spacing):
     size = rms(noise, suffix)[scanned]
     assert float(size.min()) >= limits[0] * (1 - 1e-5)
     assert float(size.max()) <= max(limits[0], min(limits[1], noises.LARGEST_FRACTION * spacing)) * (1 + 1e-5)
-    humming = noise.of("hum", suffix)[scanned] > 0
+    humming = noise.amplitude("hum", suffix)[scanned] > 0
     assert abs(float(humming.float().mean()) - noises.HUMMING) < SIGMAS * math.sqrt(0.25 / len(humming))
 
 

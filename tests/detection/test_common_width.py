@@ -30,13 +30,13 @@ def test_intensities_of_overlapping_columns(seed):
     table = detector.fit_transform(stemkit.calibrated(image.astype(np.float32), pixel_size=0.02))
     match = match_columns(table[["y_px", "x_px"]].to_numpy(), places, SPACING / 3)
     assert match.f1 > 0.98
-    assert detector.width_ / 0.02 == pytest.approx(WIDTH, rel=0.05)
+    assert detector.width_ / 0.02 == pytest.approx(WIDTH, rel=0.08)
     assert table["sigma"].nunique() == 1
     assert table["sigma_err"].isna().all()
     intensity = table["intensity"].to_numpy()[match.found] / 0.02**2
     expected = 2 * np.pi * WIDTH**2 * heights[match.true]
     assert np.median(intensity / expected) == pytest.approx(1, abs=0.06)
-    assert np.corrcoef(intensity, expected)[0, 1] > 0.98
+    assert np.corrcoef(intensity, expected)[0, 1] > 0.99
 
 
 def test_a_common_width_is_not_flagged():

@@ -29,7 +29,7 @@ def test_table_has_only_what_is_there(tif, capsys):
 
 
 def test_dose_where_electrons_were_counted(tmp_path, capsys):
-    # so many pixels that the skewness of the noise is beyond doubt
+    # with this number of pixels the skewness of the noise is significant
     noise = NoiseModel(contrast=1000.0, level=200.0, pointwise=PointwiseNoise.counted(4.0, background=1.0))
     crystal = lattice(planar_cell("square"), (320, 320), spacing=20.0, sigma=4.0, angle=8.0)
     synthesizer = STEMSynthesizer(shape=(320, 320), noise=noise, pixel_size=0.01, random_state=16)

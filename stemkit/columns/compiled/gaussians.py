@@ -30,7 +30,7 @@ FRACTION = 1.0 / 2**N_SQUARINGS
 #: Exponents are not below this (chosen: exp(-50) = 2e-22 does not change a sum of order 1 in double precision).
 SMALLEST_EXPONENT = -50.0
 #: No reordering of sums: with it, functions that were just compiled and those from the cache rounded differently, and
-#: crowded fits amplify rounding errors. It would save 0 to 30 % of the time of a detection.
+#: crowded fits amplify rounding errors. It would make a detection faster.
 FAST_MATH = False
 
 

@@ -14,13 +14,25 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from stemkit._version import __version__
-from stemkit.cli import average, benchmark, calibrate, demo, detect, enhance, info, straighten, synthesize, train
+from stemkit.cli import (
+    average,
+    benchmark,
+    calibrate,
+    demo,
+    detect,
+    enhance,
+    info,
+    report,
+    straighten,
+    synthesize,
+    train,
+)
 from stemkit.cli.messages import described, with_option_names
 from stemkit.cli.progress import OutputError, printing
 
 __all__ = ["main"]
 
-VERBS = (enhance, detect, calibrate, straighten, average, info, synthesize, train, benchmark, demo)
+VERBS = (enhance, detect, report, calibrate, straighten, average, info, synthesize, train, benchmark, demo)
 #: Exit codes of a command that a signal ends, as shells report them.
 INTERRUPTED = 128 + signal.SIGINT
 PIPE_CLOSED = 128 + 13  # SIGPIPE, which not all systems have

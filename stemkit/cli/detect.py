@@ -43,13 +43,14 @@ def add_to(subparsers: Any) -> None:
     )
     add_image_arguments(parser)
     add_output_arguments(parser)
-    _add_search_arguments(parser)
+    add_search_arguments(parser)
     _add_result_arguments(parser)
     add_network_arguments(parser)
     parser.set_defaults(run=run)
 
 
-def _add_search_arguments(parser: argparse.ArgumentParser) -> None:
+def add_search_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the search and of the fits."""
     group = parser.add_argument_group("search and fit")
     group.add_argument(
         "--significance",
@@ -123,7 +124,7 @@ def _measure_file(job: Job) -> Path:
     from stemkit.detection.exports import write_columns
 
     arguments = job.arguments
-    image = _with_recorded(load(job.path, arguments, cropped=arguments.recorded is not None), arguments)
+    image = with_recorded(load(job.path, arguments, cropped=arguments.recorded is not None), arguments)
     suffix = figure_suffix(arguments)
     endings = [f"_columns{ending}{suffix}" for ending in frames(image)] if suffix else []
     table_path, *others = job.outputs(f"_columns.{arguments.format}", *["_vacancies.csv"] * arguments.lattice, *endings)
@@ -150,8 +151,9 @@ def measure(
     shown = image
     # the noise of an enhanced image is that of its recorded pixels, which the detector calibrates
     if "recorded" not in image.coords:
-        job.step("measuring the noise")
-        shown = NoiseCalibrator().fit_transform(image)
+        if "noise" not in image.attrs:
+            job.step("measuring the noise")
+            shown = NoiseCalibrator().fit_transform(image)
         if not arguments.no_enhance:
             job.step("enhancing")
             shown = SFINDenoiser(**network_options(arguments)).fit_transform(shown)
@@ -166,7 +168,7 @@ def measure(
     return detector.fit_transform(shown), shown, detector
 
 
-def _with_recorded(image: xr.DataArray, arguments: argparse.Namespace) -> xr.DataArray:
+def with_recorded(image: xr.DataArray, arguments: argparse.Namespace) -> xr.DataArray:
     """Add the recorded pixels to an enhanced image."""
     from stemkit.images import was_enhanced
 

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from stemkit.cli.figures import non_interactive_pyplot
-from stemkit.cli.suspicion import FLAGS, SUSPICIOUS
+from stemkit.cli.suspicion import SUSPICIOUS
 from stemkit.detection import Quality
 from stemkit.plotting import show_image
+from stemkit.plotting.flags import FLAG_STYLES, FLAG_WORDS, GOOD_STYLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,21 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["detection_figure", "enlarged_part"]
 
-#: Colour and marker of the columns by flag, the most serious first; the colours can be distinguished with the common
-#: colour vision deficiencies (Okabe and Ito 2008).
-STYLES = {
-    "FAILED": ("#d55e00", "X"),
-    "FAULTY_PIXELS": ("#d55e00", "P"),
-    "SATURATED": ("#f0e442", "p"),
-    "ODD_SHAPE": ("#e69f00", "s"),
-    "BLENDED": ("#cc79a7", "D"),
-    "GUIDED": ("#009e73", "v"),
-    "FAINT": ("#f0e442", "^"),
-    "WIDTH_FIXED": ("#e69f00", "h"),
-    "EDGE": ("#bbbbbb", "o"),
-}
-#: Colour and marker of columns without a flag.
-GOOD = ("#56b4e9", "o")
 #: Colour of vacancies and of lattice lines (chosen: neither is a colour of columns).
 VACANCY_COLOUR, LATTICE_COLOUR = "#ff2020", "#ffffff"
 #: Edge of the enlarged part, spacings of the columns (chosen).
@@ -153,11 +139,11 @@ def _draw_columns(ax: Axes, table: pd.DataFrame, part: Part, lattices: Sequence[
     size = _symbol_size(ax, table, part)
     quality, y_x = table["quality"].to_numpy(), part.positions(table)
     left = np.ones(len(table), dtype=bool)
-    for name, (colour, marker) in STYLES.items():
+    for name, (colour, marker) in FLAG_STYLES.items():
         chosen = left & (quality & Quality[name] > 0)
         left &= ~chosen
-        _draw_symbols(ax, y_x, chosen, colour, marker, size, FLAGS[name])
-    _draw_symbols(ax, y_x, left, *GOOD, size, "without a flag")
+        _draw_symbols(ax, y_x, chosen, colour, marker, size, FLAG_WORDS[name])
+    _draw_symbols(ax, y_x, left, *GOOD_STYLE, size, "without a flag")
     for found in lattices:
         everything = np.ones(len(found.vacancies), dtype=bool)
         name = "vacancy" if len(lattices) == 1 else f"vacancy of lattice {lattices.index(found)}"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stemkit.cli.messages import counted
+from stemkit.plotting.flags import FLAG_WORDS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,20 +16,8 @@ if TYPE_CHECKING:
 
     from stemkit import AtomDetector
 
-__all__ = ["FLAGS", "notes", "summary"]
+__all__ = ["notes", "summary"]
 
-#: Members of :class:`stemkit.detection.Quality` in words.
-FLAGS = {
-    "EDGE": "near the border",
-    "FAILED": "with a failed fit",
-    "ODD_SHAPE": "of unusual shape",
-    "WIDTH_FIXED": "with a fixed width",
-    "BLENDED": "blended with a neighbour",
-    "FAINT": "faint",
-    "SATURATED": "saturated",
-    "FAULTY_PIXELS": "on faulty pixels",
-    "GUIDED": "with a constrained position",
-}
 #: Flags of columns that may be none, or several.
 SUSPICIOUS = ("FAILED", "ODD_SHAPE", "WIDTH_FIXED", "BLENDED", "FAINT", "GUIDED")
 #: Fraction of suspicious columns from which a note is printed (chosen).
@@ -43,7 +32,7 @@ def summary(table: pd.DataFrame) -> str:
     """Number of columns, and of those with each quality flag."""
     from stemkit.detection import good_columns
 
-    found = ", ".join(f"{n} {FLAGS[name]}" for name, n in _counts(table, FLAGS).items())
+    found = ", ".join(f"{n} {FLAG_WORDS[name]}" for name, n in _counts(table, FLAG_WORDS).items())
     good = f", {len(good_columns(table))} good" if len(table) else ""
     return counted(len(table), "column") + good + (f" ({found})" if found else "")
 
@@ -82,7 +71,7 @@ def _suspicious(table: pd.DataFrame, detector: AtomDetector, shown: xr.DataArray
     number = len(doubtful[marked].index.union(close.index))
     if number <= NOTEWORTHY * len(inner):
         return []
-    reasons = [f"{n} {FLAGS[name]}" for name, n in counts.items()]
+    reasons = [f"{n} {FLAG_WORDS[name]}" for name, n in counts.items()]
     if len(close):
         reasons.append(f"{len(close)} nearer to a neighbour than {CLOSE:g} of the usual distance")
     advice = "; ".join(_advice(counts, len(close), inner, detector, shown, path))

@@ -1,0 +1,164 @@
+"""``stemkit report``: one HTML page per image with everything that was found, and an index of the pages."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stemkit.cli.batch import Job, for_each_file
+from stemkit.cli.common import (
+    add_image_arguments,
+    add_network_arguments,
+    add_output_arguments,
+    check_device,
+    check_network,
+    frames,
+    load,
+)
+from stemkit.cli.detect import add_search_arguments, measure, with_recorded
+from stemkit.cli.figures import non_interactive_pyplot
+from stemkit.cli.lattices import FoundLattices, fit_image_lattices
+from stemkit.cli.messages import counted
+from stemkit.cli.suspicion import notes, summary
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+    from stemkit.report import Section
+
+#: Arguments that are no options of a page, or do not change it.
+OMITTED = ("help", "paths", "output", "overwrite", "recursive")
+
+
+def add_to(subparsers: Any) -> None:
+    """Add the verb to the command line."""
+    parser = subparsers.add_parser(
+        "report",
+        help="write a page about each image",
+        description="Enhance and measure images and write NAME_report.html, a page that opens in a browser without a "
+        "network: recorded and enhanced image, columns, noise, spectra, lattices, and what is suspicious. index.html "
+        "lists the pages of the folder.",
+    )
+    add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the verb."""
+    add_image_arguments(parser)
+    add_output_arguments(parser)
+    add_search_arguments(parser)
+    add_network_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write a page about each image, and the index."""
+    write_index = _report_module().write_index
+    written = list[Path]()
+
+    def prepare() -> None:
+        if arguments.no_enhance:
+            check_device(arguments.device)
+        else:
+            check_network(arguments)
+
+    def work(job: Job) -> None:
+        written.extend(_report_on(job))
+
+    def skipped(job: Job, targets: list[Path]) -> None:
+        written.extend(targets)
+        job.say("\n".join(f"{target}: finished before" for target in targets))
+
+    code = for_each_file(arguments, work, result="report", skipped=skipped, prepare=prepare)
+    if written:
+        print(write_index(arguments.output))
+    return code
+
+
+def _report_module() -> Any:
+    """The module of the pages, or an error that says what to install."""
+    try:
+        from stemkit import report
+    except ModuleNotFoundError as error:
+        if error.name not in ("bokeh", "jinja2"):
+            raise
+        raise ModuleNotFoundError(
+            f'stemkit report needs {error.name}, which is not installed: pip install "stemkit[report]"', name=error.name
+        ) from error
+    return report
+
+
+def _report_on(job: Job) -> list[Path]:
+    """Process one file and write its pages."""
+    from stemkit import NoiseCalibrator
+    from stemkit.images import recorded_image
+
+    image = with_recorded(load(job.path, job.arguments, cropped=job.arguments.recorded is not None), job.arguments)
+    targets = job.outputs(*(f"_report{ending}.html" for ending in frames(image)))
+    job.step("measuring the noise")
+    calibrator = NoiseCalibrator().fit(recorded_image(image))
+    calibrated: Any = calibrator.transform(image)
+    table, shown, detector = measure(calibrated, job.arguments, job)
+    job.step("fitting lattices")
+    lattices = fit_image_lattices(table, shown, detector, pixel_size_error=0.0)
+    remarks = [note.removeprefix("note: ") for note in notes(table, detector, shown, job.path)]
+    job.step("writing")
+    plt = non_interactive_pyplot()
+    for i, target in enumerate(targets):
+        noise_figure = calibrator.plot(i)
+        one = shown if shown.ndim == 2 else shown[i]
+        columns = table[table["image"] == i]
+        section = _lattices(lattices, i, one, columns)
+        try:
+            _report_module().write_report(
+                target,
+                one,
+                columns,
+                title=job.name if len(targets) == 1 else f"{job.name}, image {i}",
+                noise_figure=noise_figure,
+                faults=[*calibrator.diagnostics_[i]["faults"].values(), *remarks],
+                sections=[section],
+                command=_command(job),
+                overwrite=True,
+            )
+        finally:
+            for figure in (noise_figure, *section.figures.values()):
+                plt.close(figure)
+    job.say("\n  ".join([", ".join(map(str, targets)) + f": {summary(table)}", *(f"note: {r}" for r in remarks)]))
+    return targets
+
+
+def _lattices(lattices: FoundLattices, index: int, image: xr.DataArray, columns: pd.DataFrame) -> Section:
+    """The section about the lattices of an image, with the figure of ``stemkit detect``."""
+    from stemkit.cli.overlay import detection_figure
+
+    found = lattices.of_image(index)
+    lines = [f"{one.lattice}: {counted(len(one.vacancies), 'site')} without a column." for one in found]
+    if not found:
+        lines = [f"No lattice was fitted: {reason}." for reason in lattices.reasons[:1]]
+    words = "Columns by quality flag, and an enlarged part of the recorded and of the enhanced image"
+    figure = detection_figure(image, columns, found)
+    return _report_module().Section("Lattices", lines, {words + (" with lattices and vacancies" * bool(found)): figure})
+
+
+def _command(job: Job) -> str:
+    """The command that makes the page again: options that differ from their defaults, and the file."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    words = ["stemkit", "report", str(job.path)]
+    for action in parser._actions:
+        value = getattr(job.arguments, action.dest, action.default)
+        if action.dest in OMITTED or value == action.default:
+            continue
+        words += [action.option_strings[-1], *([] if action.nargs == 0 else [_as_typed(action.dest, value)])]
+    return shlex.join([*words, "-o", str(job.arguments.output)])
+
+
+def _as_typed(name: str, value: Any) -> str:
+    """The text of an option."""
+    if name == "region":
+        return ",".join(f"{part.start}:{part.stop}" for part in value)
+    return str(value)

@@ -1,0 +1,139 @@
+"""Power spectra and histograms of a page."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from bokeh.layouts import gridplot
+from bokeh.models import LayoutDOM, LinearColorMapper, Range1d
+from bokeh.palettes import Viridis256
+from bokeh.plotting import figure
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from stemkit.report.encoding import grey_levels
+from stemkit.report.viewer import transparent, unit_edges
+
+__all__ = ["histograms", "power_spectra"]
+
+#: Edge of a spectrum in the page, pixels (chosen).
+SPECTRUM_EDGE = 256
+#: The spectra end at this multiple of the radius that contains the crystal (chosen) ...
+MARGIN = 1.4
+#: ... which is where this fraction of the power outside the centre is reached (chosen).
+CONTAINED = 0.999
+#: Frequencies below this fraction of the sampling are the centre (chosen: the slow changes of an image).
+CENTRE = 0.01
+#: Height of a panel, screen pixels (chosen).
+PANEL = 320
+#: Bins of a histogram (chosen).
+BINS = 40
+#: Quantiles between which a histogram is drawn: outliers would compress the others (chosen).
+DRAWN = (0.005, 0.995)
+#: Quantile of the logarithm of the power that has the brightest colour (chosen: the spots, but for the strongest).
+BRIGHTEST = 0.999
+#: Colour of the bars, visible on light and on dark pages (chosen).
+BAR_COLOUR = "#3a87c8"
+#: Power that keeps the logarithm finite.
+TINY = np.finfo(np.float64).tiny
+
+
+def power_spectra(images: dict[str, xr.DataArray]) -> LayoutDOM:
+    """Draw the power spectra of images of the same size, with the same colours and linked axes.
+
+    Parameters
+    ----------
+    images : dict of str to DataArray of shape (n_y, n_x)
+        By title.
+    """
+    spectra = {title: _power(image.values) for title, image in images.items()}
+    edge_y, edge_x, unit = unit_edges(next(iter(images.values())))
+    *_, last = spectra.values()
+    extent = _extent(last)
+    logarithms = {title: np.log10(_maxima(_cropped(s, extent)) + TINY) for title, s in spectra.items()}
+    first = next(iter(logarithms.values()))
+    low, high = np.median(first), np.quantile(first, BRIGHTEST)
+    half_y, half_x = extent / edge_y, extent / edge_x
+    ranges = {"x_range": Range1d(-half_x, half_x), "y_range": Range1d(half_y, -half_y)}
+    panels = []
+    for title, spectrum in logarithms.items():
+        plot = figure(title=title, width=PANEL, height=PANEL, tools="pan,wheel_zoom,reset", match_aspect=True, **ranges)
+        plot.image(
+            [grey_levels(spectrum, (low, high))],
+            x=-half_x,
+            y=-half_y,
+            dw=2 * half_x,
+            dh=2 * half_y,
+            color_mapper=LinearColorMapper(palette=Viridis256, low=1, high=255),
+        )
+        plot.xaxis.axis_label, plot.yaxis.axis_label = f"frequency along x (1/{unit})", f"along y (1/{unit})"
+        plot.grid.visible = False
+        panels.append(transparent(plot))
+    return gridplot([panels], toolbar_location="right", merge_tools=True)
+
+
+def histograms(table: pd.DataFrame, unit: str) -> LayoutDOM:
+    """Draw histograms of position errors, distances of nearest columns, amplitudes and widths.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The columns of one image, at least two.
+    unit : str
+        ``"nm"`` or ``"px"``; errors are in pm if it is nm.
+    """
+    factor, small = (1e3, "pm") if unit == "nm" else (1.0, "px")
+    places = table[["y", "x"]].to_numpy()
+    errors = np.sqrt((table["y_err"] ** 2 + table["x_err"] ** 2) / 2).to_numpy()
+    panels = [
+        _histogram(factor * errors, f"position error along an axis ({small})"),
+        _histogram(cKDTree(places).query(places, k=2)[0][:, 1], f"distance of the nearest column ({unit})"),
+        _histogram(table["amplitude"].to_numpy(), "amplitude (units of the image)"),
+        _histogram(table["sigma"].to_numpy(), f"sigma ({unit})"),
+    ]
+    return gridplot([panels[:2], panels[2:]], sizing_mode="stretch_width", merge_tools=True)
+
+
+def _power(values: NDArray) -> NDArray[np.float64]:
+    """Power spectrum with a Hann window, zero frequency in the middle."""
+    window = np.outer(*(np.hanning(n + 2)[1:-1] for n in values.shape))
+    finite = np.nan_to_num(np.asarray(values, dtype=np.float64), nan=float(np.nanmean(values)))
+    return np.abs(np.fft.fftshift(np.fft.fft2((finite - finite.mean()) * window))) ** 2
+
+
+def _extent(power: NDArray) -> float:
+    """Frequency, 1/px, up to which a spectrum is displayed, the same in both directions."""
+    frequencies = np.meshgrid(*(np.fft.fftshift(np.fft.fftfreq(n)) for n in power.shape), indexing="ij")
+    radius = np.maximum(*map(np.abs, frequencies))
+    weights, edges = np.histogram(radius, 100, (0, 0.5), weights=np.where(radius > CENTRE, power, 0.0))
+    total = np.cumsum(weights)
+    reached = edges[1:][np.searchsorted(total, CONTAINED * total[-1])] if total[-1] > 0 else 0.5
+    return float(min(0.5, MARGIN * reached))
+
+
+def _cropped(power: NDArray, extent: float) -> NDArray:
+    """The part of a spectrum up to a frequency in 1/px."""
+    parts = []
+    for n in power.shape:
+        half = max(1, min(n // 2, round(extent * n)))
+        parts.append(slice(n // 2 - half, n // 2 + half))
+    return power[tuple(parts)]
+
+
+def _maxima(power: NDArray) -> NDArray:
+    """Maxima of blocks of pixels, so that at most 256 x 256 are left and no spot is lost."""
+    n_y, n_x = (-(-n // SPECTRUM_EDGE) for n in power.shape)
+    padded = np.pad(power, [(0, -n % b) for n, b in zip(power.shape, (n_y, n_x), strict=True)])
+    return padded.reshape(padded.shape[0] // n_y, n_y, -1, n_x).max(axis=(1, 3))
+
+
+def _histogram(values: NDArray, label: str) -> figure:
+    plot = figure(height=220, tools="xpan,xwheel_zoom,reset", sizing_mode="stretch_width")
+    plot.xaxis.axis_label, plot.yaxis.axis_label = label, "columns"
+    finite = values[np.isfinite(values)]
+    if finite.size:
+        low, high = np.quantile(finite, DRAWN)
+        counts, edges = np.histogram(finite, BINS, (low, high if high > low else low + 1))
+        plot.quad(top=counts, bottom=0, left=edges[:-1], right=edges[1:], fill_color=BAR_COLOUR, line_color=BAR_COLOUR)
+    return transparent(plot)

@@ -1,0 +1,94 @@
+"""Images and figures as text within a page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Picture", "figure_uri", "grey_levels", "picture", "thumbnail_uri"]
+
+#: Longest edge of an image in a page, pixels: larger images are averaged (chosen: a page of at most 5 MB).
+LONGEST_EDGE = 1024
+#: Longest edge of a thumbnail, pixels (chosen).
+THUMBNAIL_EDGE = 192
+#: Fraction of the pixels that are displayed black, and white (chosen, as in stemkit.plotting).
+CLIPPED = 0.001
+#: Grey levels of an image; level 0 is left free for pixels that are not displayed.
+LEVELS = 255
+#: Width of figures, pixels (chosen: that of the page on most screens, within 5 MB).
+FIGURE_WIDTH = 1400
+#: Colours of a figure (chosen: with images in grey levels, no difference is visible).
+COLOURS = 96
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image in grey levels, with the number of image pixels along the edge of each of its pixels."""
+
+    levels: NDArray[np.uint8]
+    binning: int
+
+    @property
+    def uri(self) -> str:
+        """The picture as a PNG in a ``data:`` address."""
+        return _png_uri(Image.fromarray(self.levels))
+
+
+def picture(values: NDArray, limits: tuple[float, float] | None = None) -> Picture:
+    """Average an image to at most 1024 pixels along its edges and convert it to the grey levels 1 to 255.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_y, n_x)
+        Pixels that are not finite are black.
+    limits : (float, float), optional
+        Values displayed black and white; by default, 0.1 % of the pixels are clipped at either end.
+    """
+    binning = math.ceil(max(values.shape) / LONGEST_EDGE)
+    return Picture(grey_levels(_averaged(values, binning), limits), binning)
+
+
+def grey_levels(values: NDArray, limits: tuple[float, float] | None = None) -> NDArray[np.uint8]:
+    """Convert values to the grey levels 1 to 255."""
+    finite = values[np.isfinite(values)]
+    if limits is None:
+        limits = tuple(np.quantile(finite, [CLIPPED, 1 - CLIPPED])) if finite.size else (0.0, 1.0)
+    low, high = limits
+    scaled = (np.nan_to_num(values, nan=low) - low) / (high - low if high > low else 1.0)
+    return (1 + np.rint((LEVELS - 1) * np.clip(scaled, 0, 1))).astype(np.uint8)
+
+
+def figure_uri(figure: Figure) -> str:
+    """A Matplotlib figure as a PNG in a ``data:`` address."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=FIGURE_WIDTH / figure.get_figwidth(), bbox_inches="tight")
+    return _png_uri(Image.open(buffer).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE))
+
+
+def thumbnail_uri(values: NDArray) -> str:
+    """A small picture of an image in a ``data:`` address."""
+    edge = math.ceil(max(values.shape) / THUMBNAIL_EDGE)
+    return _png_uri(Image.fromarray(grey_levels(_averaged(values, edge))))
+
+
+def _averaged(values: NDArray, binning: int) -> NDArray[np.float64]:
+    """Means of squares of pixels; rows and columns that fill no square are left out."""
+    values = np.asarray(values, dtype=np.float64)
+    n_y, n_x = (n // binning for n in values.shape)
+    return values[: n_y * binning, : n_x * binning].reshape(n_y, binning, n_x, binning).mean(axis=(1, 3))
+
+
+def _png_uri(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, format="png", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -46,5 +46,5 @@ def types(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The documentation, gallery included."""
-    install(session, "-e", ".[docs,formats,crystals]")
+    install(session, "-e", ".[docs,formats,crystals,report]")
     session.run("sphinx-build", "-n", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html", *session.posargs)

@@ -10,6 +10,7 @@ from . import noise as noise
 from . import periodicity as periodicity
 from . import pixels as pixels
 from . import plotting as plotting
+from . import report as report
 from . import series as series
 from . import structure as structure
 from . import synthesis as synthesis
@@ -32,6 +33,7 @@ from .noise import PointwiseNoise as PointwiseNoise
 from .noise import RowAligner as RowAligner
 from .noise import ScanNoise as ScanNoise
 from .periodicity import calibrated as calibrated
+from .report import write_report as write_report
 from .series import SeriesAligner as SeriesAligner
 from .synthesis import STEMSynthesizer as STEMSynthesizer
 

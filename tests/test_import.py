@@ -25,7 +25,7 @@ LAYERS = [
     {"denoising", "detection"},
     {"series"},
     {"structure"},
-    {"benchmark"},
+    {"benchmark", "report"},
     {"stemkit"},
     {"cli"},
     {"__main__"},

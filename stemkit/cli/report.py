@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,14 +82,14 @@ def run(arguments: argparse.Namespace) -> int:
 def _report_module() -> Any:
     """The module of the pages, or an error that says what to install."""
     try:
-        from stemkit import report
+        return importlib.import_module("stemkit.report")
     except ModuleNotFoundError as error:
-        if error.name not in ("bokeh", "jinja2"):
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("bokeh", "jinja2"):
             raise
         raise ModuleNotFoundError(
-            f'stemkit report needs {error.name}, which is not installed: pip install "stemkit[report]"', name=error.name
+            f'stemkit report needs {missing}, which is not installed: pip install "stemkit[report]"', name=missing
         ) from error
-    return report
 
 
 def _report_on(job: Job) -> list[Path]:

@@ -65,8 +65,8 @@ def _displacements(model: NoiseModel, pixel_size: float | None) -> list[str]:
 
     if max(scan.jitter, scan.jitter_y) > STILL:
         sentences.append(
-            f"Jitter: rows are displaced independently by {both(scan.jitter, scan.jitter_y)} (RMS). Columns of the same "
-            "rows share this displacement; the table has it as x_jitter and y_jitter, apart from the errors."
+            f"Jitter: rows are displaced independently by {both(scan.jitter, scan.jitter_y)} (RMS). Columns of the "
+            "same rows share this displacement; the table has it as x_jitter and y_jitter, apart from the errors."
         )
     if max(scan.drift, scan.drift_y) > STILL:
         sentences.append(

@@ -93,16 +93,9 @@ class ColumnFilter:
 def column_filter(table: pd.DataFrame) -> ColumnFilter:
     """Make the filter of the columns of ``table``; :func:`column_table` connects it to their source."""
     names = {words: name.replace("_", " ").lower() for name, words in FLAG_WORDS.items()}
-    chosen = Select(
-        title="show",
-        value=EVERY,
-        options=[EVERY, GOOD, FLAGGED, *names],
-        width=240,
-        stylesheets=[InlineStyleSheet(css=COLOURS)],
-    )
-    least = Spinner(
-        title="least signal to noise", low=0, value=0, step=1, width=160, stylesheets=[InlineStyleSheet(css=COLOURS)]
-    )
+    chosen = Select(title="show", value=EVERY, options=[EVERY, GOOD, FLAGGED, *names], width=240)
+    least = Spinner(title="least signal to noise", low=0, value=0, step=1, width=160)
+    chosen.stylesheets = least.stylesheets = [InlineStyleSheet(css=COLOURS)]
     arguments = {
         "chosen": chosen,
         "least": least,

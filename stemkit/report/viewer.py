@@ -74,6 +74,7 @@ mapper.palette = Array.from({length: 255}, (_, i) => grey(i));
 """
 #: Scales the symbols with the distance of nearest columns on the screen.
 RESIZE = """
+if (plot.properties.inner_width.is_unset) return;
 const distance = spacing / Math.abs(plot.x_range.end - plot.x_range.start) * plot.inner_width;
 const size = Math.min(largest, Math.max(smallest, symbol * distance));
 for (const {glyph, selection_glyph, nonselection_glyph} of renderers)

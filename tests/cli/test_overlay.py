@@ -8,8 +8,9 @@ import xarray as xr
 from PIL import Image
 
 from stemkit.cli import main
-from stemkit.cli.overlay import GOOD, STYLES, detection_figure, enlarged_part
+from stemkit.cli.overlay import detection_figure, enlarged_part
 from stemkit.detection import Quality
+from stemkit.plotting.flags import FLAG_STYLES, GOOD_STYLE
 
 SHAPE = (200, 300)
 
@@ -88,7 +89,7 @@ def test_symbols_are_visible_on_black_and_on_white(image, table):
         figure = detection_figure(flat, table.assign(quality=0))
         figure.canvas.draw()
         pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)
-        colour = np.array([int(GOOD[0][i : i + 2], 16) for i in (1, 3, 5)])
+        colour = np.array([int(GOOD_STYLE[0][i : i + 2], 16) for i in (1, 3, 5)])
         near = np.abs(pixels - colour).sum(axis=-1) < 60
         assert near.sum() > 2000
         if level == 1.0:
@@ -97,8 +98,8 @@ def test_symbols_are_visible_on_black_and_on_white(image, table):
 
 
 def test_flags_have_symbols_of_their_own():
-    assert set(STYLES) == {flag.name for flag in Quality}
-    assert len({*STYLES.values(), GOOD}) == len(STYLES) + 1
+    assert set(FLAG_STYLES) == {flag.name for flag in Quality}
+    assert len({*FLAG_STYLES.values(), GOOD_STYLE}) == len(FLAG_STYLES) + 1
 
 
 @pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])

@@ -1,4 +1,4 @@
-"""The picture of a report in the documentation: ``python docs/images/report.py`` writes ``report.png`` into this folder.
+"""The picture of a report: ``python docs/images/report.py`` writes ``report.png`` into the folder of this file.
 
 A multislice image (abTEM, frozen phonons) of tungsten diselenide that was not used in training, with counting noise,
 streaks and displaced rows. The picture is taken by Chromium.
@@ -40,16 +40,10 @@ def main() -> None:
         recorded = noise.apply(clean, random_state=0).assign_attrs(mode="haadf")
         stemkit.write(recorded, folder / "WSe2.nc")
         run_command(["report", str(folder / "WSe2.nc"), "-o", str(folder)])
-        options = [
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--hide-scrollbars",
-            "--virtual-time-budget=20000",
-        ]
-        size = f"--window-size={PICTURE[0]},{PICTURE[1]}"
+        options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        options += [f"--window-size={PICTURE[0]},{PICTURE[1]}", "--virtual-time-budget=20000"]
         target = f"--screenshot={Path(__file__).with_name('report.png')}"
-        subprocess.run([browser, *options, size, target, (folder / "WSe2_report.html").as_uri()], check=True)
+        subprocess.run([browser, *options, target, (folder / "WSe2_report.html").as_uri()], check=True)
 
 
 if __name__ == "__main__":

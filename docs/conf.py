@@ -19,6 +19,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",
     "numpydoc",
     "sphinx_gallery.gen_gallery",
     "changelog",
@@ -32,6 +33,8 @@ nitpick_ignore_regex = [(r"py:.*", r"(matplotlib|numpy|pandas|sklearn|skorch|tor
 html_theme = "furo"
 html_title = f"stemkit {release}"
 html_show_sphinx = False
+html_static_path = ["_static"]
+html_css_files = ["stemkit.css"]
 
 autosummary_generate = True
 autodoc_typehints = "none"  # the docstrings name the types, with shapes and units

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 PAGES = (
+    "plot_first_steps.py",
     "plot_noise_in_my_image.py",
     "plot_straighten_the_rows.py",
     "plot_series.py",

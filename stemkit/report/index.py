@@ -35,7 +35,7 @@ def write_index(folder: str | Path, *, title: str = "Reports") -> Path:
     Parameters
     ----------
     folder : path-like
-        A folder with pages of :func:`write_report`.
+        A folder with pages of :func:`stemkit.write_report`.
     title : str
 
     Returns

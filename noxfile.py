@@ -1,5 +1,7 @@
 """Everything there is to run: ``nox -s demo``, ``tests``, ``lint``, ``types``, ``docs``."""
 
+from pathlib import Path
+
 import nox
 
 nox.options.sessions = ["tests"]
@@ -15,8 +17,8 @@ def install(session: nox.Session, *packages: str) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """The main job on an image with known truth: writes a figure and a table, prints what was found."""
-    install(session, ".[formats]")
+    """The main job on images with known truth: writes figures and tables, prints what was found."""
+    install(session, ".[formats,report]")
     session.run("stemkit", "demo", *(session.posargs or ["-o", "demo-output"]))
 
 
@@ -25,6 +27,22 @@ def tests(session: nox.Session) -> None:
     """The test suite."""
     install(session, "-e", ".[test]")
     session.run("pytest", "-n", "2", "--dist", "loadfile", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Wheel and source distribution: their contents, and the wheel in an empty environment."""
+    session.install(*CONSTRAINTS, "build", "twine")
+    folder = session.create_tmp()
+    session.run("python", "-m", "build", "--outdir", folder, ".", silent=True)
+    packages = [str(path) for path in Path(folder).glob("stemkit-*")]
+    session.run("twine", "check", "--strict", *packages)
+    session.run("python", "tests/check_packages.py", *packages)
+    wheel = next(path for path in packages if path.endswith(".whl"))
+    install(session, f"{wheel}[report]")
+    session.chdir(folder)  # so that the installed package is used, not the checkout
+    session.run("stemkit", "demo", "-o", "demo", "--overwrite")
+    session.run("stemkit", "report", "demo/gold_110_haadf.nc", "-o", "report", "--overwrite")
 
 
 @nox.session

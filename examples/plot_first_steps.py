@@ -3,14 +3,14 @@ First steps: from a file to a figure
 ====================================
 
 This tutorial goes once through everything, in about fifteen minutes: a file of the
-microscope is opened, its noise is measured, the image is enhanced, the atomic columns are
-measured, and the question is answered for which it was recorded: **where are selenium
-atoms missing?**
+microscope is opened, its noise is measured, the image is enhanced, the atomic columns
+are measured, and the question is answered for which it was recorded: **where are
+selenium atoms missing?**
 
 The file is one that we make first, so that you can run the page as it is: tungsten
-diselenide, computed with a multislice simulation (abTEM, frozen phonons), with the noise
-of a real scan. The network was not trained on it. If you have a file of your own, begin
-at the second step.
+diselenide, computed with a multislice simulation (abTEM, frozen phonons), with the
+noise of a real scan. The network was not trained on it. If you have a file of your own,
+begin at the second step.
 """
 
 # %%
@@ -63,9 +63,9 @@ plt.show()
 # %%
 # Measure its noise
 # -----------------
-# What is noise, and what is crystal? ``NoiseCalibrator`` measures it in the image itself.
-# Everything later uses this: the enhancement, the weights of the fits, the error bars.
-# Below, points are measured and lines are the fitted model.
+# What is noise, and what is crystal? ``NoiseCalibrator`` measures it in the image
+# itself. Everything later uses this: the enhancement, the weights of the fits, the
+# error bars. Below, points are measured and lines are the fitted model.
 
 from stemkit import NoiseCalibrator
 
@@ -89,8 +89,8 @@ print(f"hum     {noise.scan.hum:.2f} px, period {noise.scan.hum_period:.2f} rows
 # Enhance it, and measure the columns
 # -----------------------------------
 # The steps are scikit-learn estimators. In a pipeline, the network enhances the image,
-# the detector finds the columns in the enhanced image and measures them **in the recorded
-# one**: the network never decides about a number.
+# the detector finds the columns in the enhanced image and measures them **in the
+# recorded one**: the network never decides about a number.
 
 from stemkit import AtomDetector, SFINDenoiser
 
@@ -100,9 +100,9 @@ columns = pipeline[-1].fit_transform(enhanced)
 columns[["y", "x", "y_err", "x_err", "amplitude", "amplitude_err", "quality"]].head()
 
 # %%
-# Positions are in nm, with their errors; ``quality`` holds flags. ``good_columns`` selects
-# those whose numbers can be used with their errors: here, columns at the border are left
-# out.
+# Positions are in nm, with their errors; ``quality`` holds flags. ``good_columns``
+# selects those whose numbers can be used with their errors: here, columns at the border
+# are left out.
 
 from stemkit.detection import good_columns
 from stemkit.plotting import show_columns
@@ -113,17 +113,19 @@ part = {"y": slice(150, 350), "x": slice(150, 350)}
 figure, axes = plt.subplots(1, 3, figsize=(12, 4.3), layout="constrained")
 show_image(image.isel(part), axes[0], "recorded")
 show_image(enhanced.isel(part), axes[1], "enhanced")
-show_columns(image.isel(part), columns, axes[2], "columns measured in the recorded pixels")
+show_columns(
+    image.isel(part), columns, axes[2], "columns measured in the recorded pixels"
+)
 plt.show()
 
 # %%
 # Are the errors honest?
 # ----------------------
-# The deviation of a position from the true one, divided by its stated error, must have a
-# standard deviation of 1. In four configurations of frozen phonons, atoms are up to some
-# pm from their mean positions; the true position is where the noise-free image has the
-# column. Rows of a scan move together: this part of the error is in ``x_jitter`` and
-# ``y_jitter``, since the columns of the same rows share it.
+# The deviation of a position from the true one, divided by its stated error, must have
+# a standard deviation of 1. In four configurations of frozen phonons, atoms are up to
+# some pm from their mean positions; the true position is where the noise-free image has
+# the column. Rows of a scan move together: this part of the error is in ``x_jitter``
+# and ``y_jitter``, since the columns of the same rows share it.
 
 from stemkit.metrics import match_columns
 
@@ -137,15 +139,15 @@ for axis in ("y", "x"):
     deviation = found[axis].to_numpy() - true[axis].to_numpy()[match.true]
     stated = np.hypot(found[f"{axis}_err"], found[f"{axis}_jitter"]).to_numpy()
     print(
-        f"{axis}: RMS {1e3 * deviation.std():.1f} pm, stated {1e3 * stated.mean():.1f} pm,"
-        f" ratio {np.std(deviation / stated):.2f}"
+        f"{axis}: RMS {1e3 * deviation.std():.1f} pm, "
+        f"stated {1e3 * stated.mean():.1f} pm, ratio {np.std(deviation / stated):.2f}"
     )
 
 # %%
 # The answer
 # ----------
-# The lattice is fitted to the table. Columns that are weaker than the others at the same
-# site around them are where atoms are missing, with a significance.
+# The lattice is fitted to the table. Columns that are weaker than the others at the
+# same site around them are where atoms are missing, with a significance.
 
 from stemkit.structure import fit_lattice, weak_columns
 
@@ -183,8 +185,8 @@ print(f"{len(weak) - len(hit.found)} reported that are none")
 # %%
 # Keep it
 # -------
-# The table goes to CSV, Parquet, ASE, OVITO, HyperSpy or napari; the enhanced image keeps
-# the recorded pixels with it, so that it can be measured again.
+# The table goes to CSV, Parquet, ASE, OVITO, HyperSpy or napari; the enhanced image
+# keeps the recorded pixels with it, so that it can be measured again.
 
 from stemkit.detection.exports import write_columns
 

@@ -2,24 +2,29 @@
 
 import pytest
 
-from stemkit.cli import main
+import stemkit
+from stemkit.cli import demo, main
 
-NAMES = [f"{mode}_{seed}" for mode in ("haadf", "bf") for seed in (20, 21, 22)]
 
-
-def test_gains_and_finds(tmp_path, capsys):
+def test_gains_and_finds(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "SCENES", (demo.SCENES[0], demo.SCENES[3]))
     assert main(["demo", "-o", str(tmp_path)]) == 0
-    out = capsys.readouterr().out
-    for name in NAMES:
-        line = next(row.split() for row in out.splitlines() if row.split()[:1] == [name])
-        before, after, f1 = float(line[1]), float(line[3]), float(line[7])
-        assert after > before + 5
-        assert f1 > 0.9
-        assert (tmp_path / f"{name}.png").exists()
-        assert (tmp_path / f"{name}_columns.csv").exists()
+    lines = capsys.readouterr().out.splitlines()
+    for name, gain in (("tungsten_diselenide HAADF", 10), ("gold_110 ABF", 10)):
+        cells = next(line for line in lines if line.startswith(name)).removeprefix(name).split()
+        before, after, found, n, none, rms, stated = (float(c) for c in cells if c[0].isdigit())
+        assert after > before + gain
+        assert found > 0.97 * n
+        assert none < 0.03 * n
+        assert rms == pytest.approx(stated, rel=0.35)
+        stem = name.lower().replace(" ", "_")
+        assert (tmp_path / f"{stem}.png").exists()
+        assert len((tmp_path / f"{stem}_columns.csv").read_text().splitlines()) > found
+        assert stemkit.read(tmp_path / f"{stem}.nc").stem.pixel_size == pytest.approx(demo.PIXEL_SIZE)
+    assert f"stemkit report {tmp_path / 'tungsten_diselenide_haadf.nc'}" in "\n".join(lines)
 
 
-@pytest.mark.parametrize("name", ["haadf_21_columns.csv", "bf_22.png"])
+@pytest.mark.parametrize("name", ["graphene_silicon_haadf_columns.csv", "gold_110_abf.png"])
 def test_files_are_not_replaced(tmp_path, name, capsys):
     (tmp_path / name).write_text("precious")
     assert main(["demo", "-o", str(tmp_path)]) == 1

@@ -30,6 +30,15 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def napari(session: nox.Session) -> None:
+    """The plugin in the real viewer, on a virtual display (Debian's packages xvfb and libgl1-mesa-dri)."""
+    install(session, "-e", ".[napari]", "pyside6-essentials", "pytest")
+    # warnings of napari and Qt are not ours
+    command = ["pytest", "-o", "addopts=--import-mode=importlib", "-o", "filterwarnings=ignore", "tests/napari"]
+    session.run("xvfb-run", "-a", *command, *session.posargs, external=True, env={"OMP_NUM_THREADS": "1"})
+
+
+@nox.session
 def build(session: nox.Session) -> None:
     """Wheel and source distribution: their contents, and the wheel in an empty environment."""
     session.install(*CONSTRAINTS, "build", "twine")

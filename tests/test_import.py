@@ -25,7 +25,7 @@ LAYERS = [
     {"denoising", "detection"},
     {"series"},
     {"structure"},
-    {"benchmark", "report"},
+    {"benchmark", "report", "napari"},
     {"stemkit"},
     {"cli"},
     {"__main__"},

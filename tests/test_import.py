@@ -25,6 +25,7 @@ LAYERS = [
     {"denoising", "detection"},
     {"series"},
     {"structure"},
+    {"trust"},
     {"benchmark", "report", "napari"},
     {"stemkit"},
     {"cli"},

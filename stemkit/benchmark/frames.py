@@ -20,7 +20,7 @@ from stemkit.benchmark.evaluation import Method
 from stemkit.benchmark.frame_checks import checked_frames
 from stemkit.benchmark.frame_scores import Moments
 from stemkit.benchmark.methods import RECORDED, MethodSpec, compared_methods
-from stemkit.benchmark.rings import Rings, resolution, threshold_curve
+from stemkit.benchmark.rings import ring_ceiling
 from stemkit.benchmark.smoothing import GaussianFilter, best_sigma
 from stemkit.images import Images, pixel_sizes, resolve_mode
 
@@ -116,7 +116,7 @@ def repeat_frames(
     mode : {"haadf", "bf"}, optional
         Default: that of the frames, else inferred from their mean.
     threshold : {"half-bit", "1/7"}
-        Threshold of the Fourier ring correlation (``stemkit.benchmark.rings.threshold_curve``).
+        Threshold of the Fourier ring correlation (``stemkit.trust.rings.threshold_curve``).
     calibrate : bool
         Measure the noise of each frame with :class:`~stemkit.NoiseCalibrator` before it is denoised, once for all
         methods. ``seconds`` are without it.
@@ -274,7 +274,7 @@ def _compared(
     moments, curves = _moments_and_curves(values, alignment, denoised, rings)
     covariance = Moments.of(alignment.on_grid_of(i, values) for i in range(n)).covariance.mean(axis=0)
     first = alignment.on_grid_of(0, values)
-    ceiling_curve = rings.ceiling(first, n - 1)
+    ceiling_curve = ring_ceiling(rings, first, n - 1)
     limit = threshold_curve(rings.n_independent, threshold)
     unit = "resolution px" if sizes is None else "resolution nm"
 

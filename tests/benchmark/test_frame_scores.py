@@ -19,7 +19,8 @@ from stemkit.benchmark.frame_scores import (
     spearman_brown,
     split_half_correlation,
 )
-from stemkit.benchmark.rings import Rings, resolution, threshold_curve
+from stemkit.benchmark.rings import ring_ceiling
+from stemkit.trust.rings import Rings, resolution, threshold_curve
 
 variances = st.floats(0.01, 100.0)
 
@@ -162,7 +163,7 @@ def test_the_ceiling_of_rings_is_that_of_the_true_image():
     truth = gaussian_filter(rng.normal(size=(128, 128)), 1.0) * 6
     frames = truth + rng.normal(size=(6, 128, 128))
     rings = Rings((128, 128))
-    limit = rings.ceiling(frames, 6)
+    limit = ring_ceiling(rings, frames, 6)
     true = rings.correlation(rings.transform(truth), rings.transform(frames.mean(axis=0)))
     known = np.isfinite(limit) & (rings.n_independent > 50)
     assert known.sum() > 15

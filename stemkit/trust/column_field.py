@@ -1,0 +1,156 @@
+"""The residual after the matched filter of a column, in standard deviations of the noise, and its peaks."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import ndimage, stats
+
+from stemkit.columns.peaks import BACKGROUND_RATIO, RESPONSE_WEIGHTS
+from stemkit.filters import gaussian_variance_gain
+from stemkit.trust.expected_noise import ExpectedNoise
+
+__all__ = [
+    "column_field",
+    "column_response",
+    "noise_peaks",
+    "normal_scores",
+    "response_variance",
+    "significant_peaks",
+]
+
+#: Border in which the filtered residual is not used, column widths (chosen: its noise is larger there).
+BORDER = 2.0
+#: Radius of the Gaussian filters, sigmas (chosen: 0.3 % of the weight of a Gaussian is beyond).
+TRUNCATE = 3.0
+#: Least correlation length of streaks and background, px (chosen: 0 is white noise for the formulas of the filter).
+LEAST_LENGTH = 0.1
+#: Largest skewness and excess kurtosis of the filtered noise that are corrected for (chosen: the expansion is monotonic).
+LARGEST_MOMENT = 0.3
+#: Largest significance up to which the expansion is used (chosen).
+LARGEST_SCORE = 8.0
+#: Skewness and excess kurtosis of white noise after the filter of a column of width w, in px, times w and w^2, over
+#: those before (derived: sums of the cubes and fourth powers of the difference of Gaussians).
+SKEWNESS, KURTOSIS = 0.389, 0.17
+
+
+def column_response(values: NDArray, width: float) -> NDArray[np.float64]:
+    """Matched filter of a column of this width: a Gaussian filter minus one that is twice as wide."""
+    sigmas = (width, BACKGROUND_RATIO * width)
+    return np.asarray(np.subtract(*(ndimage.gaussian_filter(values, sigma, truncate=TRUNCATE) for sigma in sigmas)))
+
+
+def response_variance(expected: ExpectedNoise, width: float, local: NDArray) -> NDArray[np.float64]:
+    """Variance of the noise of the response where the pointwise noise has this variance."""
+
+    def gain(lengths: tuple[float, float] = (0.0, 0.0), correlation: float = 0.0) -> float:
+        sigmas = (width, BACKGROUND_RATIO * width)
+        return gaussian_variance_gain(sigmas, RESPONSE_WEIGHTS, lengths=lengths, correlation_x=correlation)
+
+    variance = local * gain(correlation=expected.correlation_x)
+    for streaks, length in expected.streaks:
+        variance = variance + streaks * gain((0.0, max(length, LEAST_LENGTH)))
+    background, length = expected.background
+    return np.asarray(variance + background * gain((max(length, LEAST_LENGTH),) * 2) if background else variance)
+
+
+def column_field(residual: NDArray, expected: ExpectedNoise, width: float) -> NDArray[np.float64]:
+    """Matched filter of a column of a residual ``(n_y, n_x)``, over the standard deviation of its noise.
+
+    Where the noise is larger than expected in most of the image, it is divided by the noise found: the median absolute
+    deviation.
+    """
+    # the square of a Gaussian is one of 1 / sqrt(2) of its width
+    local = ndimage.gaussian_filter(expected.variance, width / math.sqrt(2), truncate=TRUNCATE)
+    field = column_response(residual, width) / np.sqrt(response_variance(expected, width, local))
+    found = float(stats.median_abs_deviation(_inside(field, width), axis=None, scale="normal"))
+    return np.asarray(field / max(1.0, found))
+
+
+def significant_peaks(field: NDArray, scaled: NDArray, width: float) -> pd.DataFrame:
+    """Peaks of both signs with corrected significance, the highest first, and their q-values.
+
+    Parameters
+    ----------
+    field : ndarray of shape (n_y, n_x)
+        Result of :func:`column_field`.
+    scaled : ndarray of shape (n_y, n_x)
+        The residual in units of its noise, for the skewness and the kurtosis.
+    width : float
+
+    Returns
+    -------
+    DataFrame
+        ``y_px, x_px, z, q_value``.
+    """
+    border = _border(field.shape, width)
+    absolute = np.abs(field)
+    is_peak = absolute == ndimage.maximum_filter(absolute, 2 * max(1, round(width)) + 1)
+    inner = np.zeros(field.shape, dtype=bool)
+    _inside(inner, width)[...] = True
+    at = np.argwhere(is_peak & inner)
+    skewness, kurtosis = (float(moment(scaled, axis=None)) for moment in (stats.skew, stats.kurtosis))
+    z = normal_scores(field[tuple(at.T)], width, skewness, kurtosis)
+    order = np.argsort(-np.abs(z), kind="stable")
+    at, z = at[order], z[order]
+    expected = noise_peaks(np.abs(z), field.shape, width) / np.arange(1, len(z) + 1)
+    q = np.minimum.accumulate(expected[::-1])[::-1].clip(max=1.0)
+    return pd.DataFrame({"y_px": at[:, 0].astype(float), "x_px": at[:, 1].astype(float), "z": z, "q_value": q})
+
+
+def normal_scores(
+    field: NDArray, width: float, skewness: NDArray | float, kurtosis: NDArray | float = 0.0
+) -> NDArray[np.float64]:
+    """Scores of a normal distribution for those of filtered noise whose pixels have this skewness and excess kurtosis.
+
+    References
+    ----------
+    E. A. Cornish and R. A. Fisher, Rev. Inst. Int. Stat. 5, 307 (1938), https://doi.org/10.2307/1400905
+    """
+    skew = np.clip(skewness * SKEWNESS / width, -LARGEST_MOMENT, LARGEST_MOMENT)
+    kurtosis = np.clip(kurtosis * KURTOSIS / width**2, 0.0, LARGEST_MOMENT)
+    t = np.clip(field, -LARGEST_SCORE, LARGEST_SCORE)
+    z = t - skew * (t**2 - 1) / 6 - kurtosis * (t**3 - 3 * t) / 24 + skew**2 * (4 * t**3 - 7 * t) / 36
+    return np.asarray(np.where(np.sign(z) == np.sign(t), z, 0.0) + (field - t))
+
+
+def noise_peaks(z: NDArray, shape: tuple[int, ...], width: float) -> NDArray[np.float64]:
+    """Expected number of peaks of noise, of both signs, above a significance.
+
+    Parameters
+    ----------
+    z : ndarray
+        Heights, standard deviations.
+    shape : (int, int)
+        Shape of the image.
+    width : float
+        Width of the filter, px.
+
+    Notes
+    -----
+    ``2 A k z exp(-z^2 / 2) / (2 pi)^(3/2)`` in the area A inside the border, with minus the curvature k of the
+    autocovariance at 0.
+
+    References
+    ----------
+    R. J. Adler, The Geometry of Random Fields, Wiley (1981), https://doi.org/10.1137/1.9780898718980
+    """
+    v = np.array([2.0, 1 + BACKGROUND_RATIO**2, 2 * BACKGROUND_RATIO**2])
+    signs = np.array([1.0, -2.0, 1.0])
+    curvature = float((signs / v**2).sum() / (signs / v).sum()) / width**2
+    border = _border(shape, width)
+    area = float(np.prod([n - 2 * border for n in shape]))
+    high = np.maximum(z, 1.0)
+    return np.asarray(2 * area * curvature / (2 * math.pi) ** 1.5 * high * np.exp(-(high**2) / 2))
+
+
+def _border(shape: tuple[int, ...], width: float) -> int:
+    return min(math.ceil(BORDER * width), (min(shape) - 1) // 4)
+
+
+def _inside(values: NDArray, width: float) -> NDArray:
+    border = _border(values.shape, width)
+    return values[border : values.shape[0] - border, border : values.shape[1] - border]

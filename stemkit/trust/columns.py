@@ -1,0 +1,118 @@
+"""Columns that may be invented, filled in or missed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+from scipy import ndimage, stats
+
+from stemkit.columns.peaks import BACKGROUND_RATIO
+from stemkit.detection import fitted_image
+from stemkit.images import mode_sign, pixel_sizes
+from stemkit.trust.column_field import column_response, noise_peaks, normal_scores, response_variance
+from stemkit.trust.expected_noise import ExpectedNoise
+
+__all__ = ["LEVEL", "judge_columns", "missed_columns"]
+
+#: Expected fraction of false ones among the columns that are reported (chosen).
+LEVEL = 0.05
+#: Part of the recorded response that the enhanced image must show for a column not to be missed (chosen).
+SHOWN = 0.5
+#: Distance between a column and a peak of the residual that belongs to it, column widths (chosen).
+NEAR = 1.5
+
+
+def judge_columns(
+    table: pd.DataFrame, recorded: xr.DataArray, mode: str, expected: ExpectedNoise, places: pd.DataFrame
+) -> pd.DataFrame:
+    """Significance of the columns of a table in the recorded pixels.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns of :class:`stemkit.AtomDetector` in this image.
+    recorded : DataArray of shape (n_y, n_x)
+    mode : {"haadf", "bf"}
+    expected : ExpectedNoise
+    places : DataFrame
+        Peaks of the residual, see :class:`~stemkit.trust.residual.ResidualTests`.
+
+    Returns
+    -------
+    DataFrame
+        With the table's index: ``significance`` (standard deviations of the noise without the column), ``p_value``,
+        ``q_value`` and ``verdict``: ``"supported"``, ``"may be invented"`` (q above 0.05), ``"filled in"`` or
+        ``"weakened"`` (the enhanced image has significantly more or less than the recorded one).
+
+    Notes
+    -----
+    The significance of a column is the response of the matched filter to the recorded image without the other columns
+    and the background, over its standard deviation in their noise alone. Columns are found where the noise is high, so
+    that a significance at a given position would be too optimistic: p is the expected number of noise peaks of at least
+    this height in the area of the image per column. The q-values control the expected fraction of false columns [1]_.
+
+    References
+    ----------
+    .. [1] Y. Benjamini and Y. Hochberg, J. R. Stat. Soc. B 57, 289 (1995),
+       https://doi.org/10.1111/j.2517-6161.1995.tb02031.x
+    """
+    if len(table) == 0:
+        return pd.DataFrame({name: [] for name in ("significance", "p_value", "q_value", "verdict")}, index=table.index)
+    sign = mode_sign(mode)
+    size = float(np.sqrt(np.prod(pixel_sizes(recorded) or (1.0, 1.0))))
+    sigma = np.where(np.isfinite(table["sigma"]), table["sigma"], table["sigma"].median()) / size
+    width = float(np.median(sigma))
+    amplitude = np.nan_to_num(table["amplitude"].to_numpy(dtype=np.float64))
+    model = sign * fitted_image(table, recorded, mode=mode).values
+    positions = table[["y_px", "x_px"]].to_numpy(dtype=np.float64).T
+    rest, around = (
+        ndimage.map_coordinates(values, positions, order=1, mode="nearest")
+        for values in (column_response(sign * recorded.values.astype(np.float64) - model, width), model)
+    )
+    response = amplitude * _response(sigma, width) + rest
+    local = expected.variance_at(around - amplitude)
+    field = response / np.sqrt(response_variance(expected, width, local))
+    # counted electrons: a count of variance v and gain g has the skewness g / sqrt(v)
+    z = normal_scores(field, width, expected.line[1] / np.sqrt(local))
+    p = (noise_peaks(z, recorded.shape, width) / 2 / len(table)).clip(0.0, 1.0)
+    p = np.where(z > 1, p, 1.0)
+    q = stats.false_discovery_control(p)
+    verdict = np.where(q > LEVEL, "may be invented", "supported").astype(object)
+    significant = places[places["q_value"] <= LEVEL]
+    if len(significant):
+        distance = np.hypot(*(positions[:, :, None] - significant[["y_px", "x_px"]].to_numpy().T[:, None]))
+        for kind, peaks in (("weakened", significant["z"] > 0), ("filled in", significant["z"] < 0)):
+            near = (distance[:, peaks.to_numpy()] < NEAR * width).any(axis=1)
+            verdict[near & (verdict == "supported")] = kind
+    return pd.DataFrame({"significance": z, "p_value": p, "q_value": q, "verdict": verdict}, index=table.index)
+
+
+def missed_columns(residual: NDArray, enhanced: NDArray, places: pd.DataFrame, width: float) -> pd.DataFrame:
+    """Peaks of the residual that the recorded image shows as columns, and the enhanced one does not.
+
+    Parameters
+    ----------
+    residual, enhanced : ndarray of shape (n_y, n_x)
+        Columns bright.
+    places : DataFrame
+    width : float
+        Width of a column, px.
+
+    Returns
+    -------
+    DataFrame
+        Rows of `places` with a q-value of at most 0.05.
+    """
+    found = places[(places["q_value"] <= LEVEL) & (places["z"] > 0)]
+    at = tuple(found[["y_px", "x_px"]].to_numpy(dtype=int).T)
+    left, shown = (column_response(values, width)[at] for values in (residual, enhanced))
+    return found[shown < SHOWN * (left + shown)].reset_index(drop=True)
+
+
+def _response(sigma: NDArray, width: float) -> NDArray[np.float64]:
+    """Response of the matched filter to a column of this width and amplitude 1."""
+    squares = (width**2, (BACKGROUND_RATIO * width) ** 2)
+    narrow, wide = (sigma**2 / (sigma**2 + square) for square in squares)
+    return np.asarray(narrow - wide)

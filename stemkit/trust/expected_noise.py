@@ -1,0 +1,130 @@
+"""Noise that is expected in the residual of an enhanced image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stemkit.filters import wide_gaussian
+from stemkit.images import mode_sign
+from stemkit.noise import NoiseModel
+
+__all__ = ["ExpectedNoise", "column_width"]
+
+#: Limits of the width of columns, px (chosen).
+WIDTHS = (1.0, 12.0)
+#: Sigma of the Gaussian filter whose result is subtracted before the width is measured, px (chosen).
+SLOW = 16.0
+#: Least variance of the noise of a pixel, as a fraction of the mean (chosen: keeps weights finite).
+LEAST_VARIANCE = 0.05
+#: Least variance of the noise, as a fraction of the squared range of the image (chosen: an image without noise).
+LEAST_RELATIVE = 1e-12
+#: Largest correlation of neighbouring pixels along the row (chosen: variances remain finite).
+LARGEST_CORRELATION = 0.8
+
+
+@dataclass(frozen=True, eq=False)
+class ExpectedNoise:
+    """Noise of a residual, in the units of the image, columns bright; without the displacement of rows.
+
+    Parameters
+    ----------
+    variance : ndarray of shape (n_y, n_x)
+        Variance of the pointwise noise.
+    line : (float, float, float)
+        It is ``max(a + b I, c)`` with the intensity I of the enhanced image.
+    correlation_x : float
+        Correlation of neighbouring pixels along the row.
+    streaks : tuple of (float, float)
+        Variance, and length along the row in px, of each kind of streaks.
+    background : (float, float)
+        Variance of the background, and its length in px.
+    calibrated : bool
+        Whether the noise is that of a noise model; otherwise it was measured in the residual itself.
+    """
+
+    variance: NDArray[np.float64]
+    line: tuple[float, float, float]
+    correlation_x: float
+    streaks: tuple[tuple[float, float], ...] = ()
+    background: tuple[float, float] = (0.0, 1.0)
+    calibrated: bool = False
+
+    @classmethod
+    def from_model(cls, model: NoiseModel, enhanced: NDArray) -> Self:
+        """The noise that a model expects for an enhanced image, columns bright."""
+        unit, scan = model.contrast**2, model.scan
+        slope = model.pointwise.gain * model.contrast
+        constant = model.pointwise.readout**2 * unit - slope * mode_sign(model.mode) * model.level
+        mean = constant + slope * float(enhanced.mean())
+        line = (constant, slope, max(LEAST_VARIANCE * mean, LEAST_RELATIVE * unit))
+        streaks = ((scan.amplitude, scan.length), (scan.short_amplitude, scan.short_length))
+        return cls(
+            _on_line(line, enhanced),
+            line,
+            model.pointwise.correlation_x,
+            tuple((amplitude**2 * unit, length) for amplitude, length in streaks if amplitude > 0),
+            (model.background.amplitude**2 * unit, model.background.length),
+            calibrated=True,
+        )
+
+    @classmethod
+    def from_residual(cls, residual: NDArray, enhanced: NDArray) -> Self:
+        """The noise as measured in the residual itself.
+
+        Notes
+        -----
+        The squares of the residual are fitted by ``a + b s + c (dI/dx)^2 + d (dI/dy)^2``: a straight line in the signal
+        s, as for counted electrons, plus the mean squares c and d of the displacements of rows, which are not part of
+        the result.
+        """
+        signal = enhanced - enhanced.mean()
+        parts = [np.ones_like(enhanced), signal, *(slope**2 for slope in np.gradient(enhanced))]
+        a, b = _regression(residual**2, parts)[:2]
+        floor = max(LEAST_VARIANCE * float(np.mean(residual**2)), LEAST_RELATIVE * float(np.ptp(enhanced)) ** 2, 1e-300)
+        line = (float(a - b * enhanced.mean()), float(b), floor)
+        variance = _on_line(line, enhanced)
+        return cls(variance, line, _correlation_along_rows(residual / np.sqrt(variance)))
+
+    def variance_at(self, intensity: NDArray) -> NDArray[np.float64]:
+        """Variance of the pointwise noise at an intensity, columns bright."""
+        return _on_line(self.line, intensity)
+
+
+def column_width(image: NDArray) -> float:
+    """Width of a Gaussian whose power and slopes are those of an image, px: ``sqrt(var(I) / mean(|grad I|^2))``.
+
+    A Gaussian of width s has the mean square ``pi s^2`` and the mean squared gradient ``pi``.
+    """
+    detail = image - wide_gaussian(image, SLOW)
+    slopes = sum(float(np.mean(slope**2)) for slope in np.gradient(detail))
+    return float(np.clip(np.sqrt(np.var(detail) / slopes), *WIDTHS)) if slopes else WIDTHS[0]
+
+
+def _on_line(line: tuple[float, float, float], intensity: NDArray) -> NDArray[np.float64]:
+    constant, slope, least = line
+    return np.maximum(constant + slope * intensity, least)
+
+
+def _regression(target: NDArray, parts: list[NDArray]) -> NDArray[np.float64]:
+    """Least squares of an image by others; parts after the second with negative coefficients are left out."""
+    used = list(range(len(parts)))
+    while True:
+        matrix = np.array([[float(np.vdot(parts[i], parts[j])) for j in used] for i in used])
+        scale = np.sqrt(np.maximum(np.diag(matrix), 1e-300))
+        right = np.array([float(np.vdot(parts[i], target)) for i in used])
+        solved = np.linalg.lstsq(matrix / np.outer(scale, scale), right / scale, rcond=1e-10)[0] / scale
+        negative = [i for i, value in zip(used, solved, strict=True) if i > 1 and value < 0]
+        if not negative:
+            return np.asarray(solved)
+        used.remove(negative[0])
+
+
+def _correlation_along_rows(scaled: NDArray) -> float:
+    """Correlation of neighbouring pixels of a row; what is also correlated between rows is specimen, not noise."""
+    power = float(np.mean(scaled**2)) or 1.0
+    along, across = (float(np.mean(a * b)) for a, b in ((scaled[:, 1:], scaled[:, :-1]), (scaled[1:], scaled[:-1])))
+    return float(np.clip((along - max(across, 0.0)) / power, -LARGEST_CORRELATION, LARGEST_CORRELATION))

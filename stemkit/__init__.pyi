@@ -14,6 +14,7 @@ from . import report as report
 from . import series as series
 from . import structure as structure
 from . import synthesis as synthesis
+from . import trust as trust
 from .denoising import ABSFDenoiser as ABSFDenoiser
 from .denoising import AtomSegNetDenoiser as AtomSegNetDenoiser
 from .denoising import FCNDenoiser as FCNDenoiser
@@ -36,5 +37,7 @@ from .periodicity import calibrated as calibrated
 from .report import write_report as write_report
 from .series import SeriesAligner as SeriesAligner
 from .synthesis import STEMSynthesizer as STEMSynthesizer
+from .trust import assess as assess
+from .trust import fourier_ring_correlation as fourier_ring_correlation
 
 __version__: str

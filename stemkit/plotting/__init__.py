@@ -1,5 +1,6 @@
-"""Figures: images with a scale bar, their atomic columns, labels, vectors, counts and residuals, and PNG pictures."""
+"""Figures: images with a scale bar, their atomic columns, labels, vectors, counts, residuals and assessments, and PNG pictures."""
 
+from stemkit.plotting.assessments import show_assessment
 from stemkit.plotting.columns import COLUMN_COLOR, FLAGGED_COLOR, LABEL_COLORS, compare, show_columns, show_labels
 from stemkit.plotting.counts import show_counts, show_mixture
 from stemkit.plotting.drawing import scale_bar_length
@@ -16,6 +17,7 @@ __all__ = [
     "save_figure",
     "save_picture",
     "scale_bar_length",
+    "show_assessment",
     "show_columns",
     "show_counts",
     "show_displacements",

@@ -18,6 +18,8 @@ Range = tuple[float, float]
 #: and jitter as a fraction of the spacing.
 READOUT: Range = (0.01, 0.6)
 DOSE: Range = (1.5, 300.0)
+#: Variance between the columns where electrons are counted, in electrons per pixel squared of the dose.
+COUNTED_BACKGROUND: Range = (0.02, 1.5)
 STREAKS: Range = (0.01, 0.2)
 JITTER: Range = (0.004, 0.07)
 CORRELATION: Range = (0.0, 0.5)
@@ -77,7 +79,7 @@ def draw_noise(
     gain = torch.where(counted, electron, uniform(g, n, -0.3, 1.0).clamp_min(0) * readout**2 * 2)
     # counting detectors read out a fraction of an electron, and see some electrons between the columns; in bright
     # field there are more than matter takes away
-    least = electron * uniform(g, n, 0.02, 1.5)
+    least = electron * uniform(g, n, *COUNTED_BACKGROUND)
     readout = torch.where(counted, (least + dark * depth * electron).sqrt(), readout)
     gain = torch.where(dark, -torch.minimum(gain, readout**2 / depth), gain)
     correlation = pick(g, n, 0.4) * uniform(g, n, *CORRELATION)

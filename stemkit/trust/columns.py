@@ -16,10 +16,16 @@ from stemkit.trust.expected_noise import ExpectedNoise
 
 __all__ = ["LEVEL", "judge_columns", "missed_columns"]
 
+POSITION = ["y_px", "x_px"]
 #: Expected fraction of false ones among the columns that are reported (chosen).
 LEVEL = 0.05
 #: Part of the recorded response that the enhanced image must show for a column not to be missed (chosen).
 SHOWN = 0.5
+#: Least response of a missed column, as a fraction of a high quantile of that of the enhanced image (chosen: the
+#: faintest columns of the training have 0.15 of the height of the brightest).
+LEAST_HEIGHT, BRIGHT = 0.15, 0.99
+#: Least width of the matched filter, px (chosen: narrower ones are not sampled).
+LEAST_WIDTH = 1.0
 #: Distance between a column and a peak of the residual that belongs to it, column widths (chosen).
 NEAR = 1.5
 
@@ -42,7 +48,7 @@ def judge_columns(
     Returns
     -------
     DataFrame
-        With the table's index: ``significance`` (standard deviations of the noise without the column), ``p_value``,
+        With the table's index: ``y_px``, ``x_px``, ``significance`` (standard deviations of the noise without the column), ``p_value``,
         ``q_value`` and ``verdict``: ``"supported"``, ``"may be invented"`` (q above 0.05), ``"filled in"`` or
         ``"weakened"`` (the enhanced image has significantly more or less than the recorded one).
 
@@ -59,14 +65,14 @@ def judge_columns(
        https://doi.org/10.1111/j.2517-6161.1995.tb02031.x
     """
     if len(table) == 0:
-        return pd.DataFrame({name: [] for name in ("significance", "p_value", "q_value", "verdict")}, index=table.index)
+        return table.reindex(columns=[*POSITION, "significance", "p_value", "q_value", "verdict"])
     sign = mode_sign(mode)
     size = float(np.sqrt(np.prod(pixel_sizes(recorded) or (1.0, 1.0))))
     sigma = np.where(np.isfinite(table["sigma"]), table["sigma"], table["sigma"].median()) / size
-    width = float(np.median(sigma))
+    width = max(float(np.median(sigma)), LEAST_WIDTH)
     amplitude = np.nan_to_num(table["amplitude"].to_numpy(dtype=np.float64))
     model = sign * fitted_image(table, recorded, mode=mode).values
-    positions = table[["y_px", "x_px"]].to_numpy(dtype=np.float64).T
+    positions = table[POSITION].to_numpy(dtype=np.float64).T
     rest, around = (
         ndimage.map_coordinates(values, positions, order=1, mode="nearest")
         for values in (column_response(sign * recorded.values.astype(np.float64) - model, width), model)
@@ -74,19 +80,18 @@ def judge_columns(
     response = amplitude * _response(sigma, width) + rest
     local = expected.variance_at(around - amplitude)
     field = response / np.sqrt(response_variance(expected, width, local))
-    # counted electrons: a count of variance v and gain g has the skewness g / sqrt(v)
-    z = normal_scores(field, width, expected.line[1] / np.sqrt(local))
+    z = normal_scores(field, width, expected.skewness_at(around - amplitude))
     p = (noise_peaks(z, recorded.shape, width) / 2 / len(table)).clip(0.0, 1.0)
     p = np.where(z > 1, p, 1.0)
     q = stats.false_discovery_control(p)
     verdict = np.where(q > LEVEL, "may be invented", "supported").astype(object)
     significant = places[places["q_value"] <= LEVEL]
     if len(significant):
-        distance = np.hypot(*(positions[:, :, None] - significant[["y_px", "x_px"]].to_numpy().T[:, None]))
+        distance = np.hypot(*(positions[:, :, None] - significant[POSITION].to_numpy().T[:, None]))
         for kind, peaks in (("weakened", significant["z"] > 0), ("filled in", significant["z"] < 0)):
             near = (distance[:, peaks.to_numpy()] < NEAR * width).any(axis=1)
             verdict[near & (verdict == "supported")] = kind
-    return pd.DataFrame({"significance": z, "p_value": p, "q_value": q, "verdict": verdict}, index=table.index)
+    return table[POSITION].assign(significance=z, p_value=p, q_value=q, verdict=verdict)
 
 
 def missed_columns(residual: NDArray, enhanced: NDArray, places: pd.DataFrame, width: float) -> pd.DataFrame:
@@ -106,9 +111,10 @@ def missed_columns(residual: NDArray, enhanced: NDArray, places: pd.DataFrame, w
         Rows of `places` with a q-value of at most 0.05.
     """
     found = places[(places["q_value"] <= LEVEL) & (places["z"] > 0)]
-    at = tuple(found[["y_px", "x_px"]].to_numpy(dtype=int).T)
+    at = tuple(found[POSITION].to_numpy(dtype=int).T)
     left, shown = (column_response(values, width)[at] for values in (residual, enhanced))
-    return found[shown < SHOWN * (left + shown)].reset_index(drop=True)
+    usual = float(np.quantile(column_response(enhanced, width), BRIGHT))
+    return found[(shown < SHOWN * (left + shown)) & (left > LEAST_HEIGHT * usual)].reset_index(drop=True)
 
 
 def _response(sigma: NDArray, width: float) -> NDArray[np.float64]:

@@ -33,12 +33,15 @@ class DisplacedRows:
         In units of the standard deviation of the noise.
     shift : ndarray of shape (2,)
         Mean displacement (y, x) of the recorded relative to the enhanced image, px.
+    rms : float
+        RMS displacement of the rows along both axes, px; 0 where it is not significant.
     p : float
         Probability of a shift that is at least as significant if displacements have the mean 0.
     """
 
     residual: NDArray[np.float64]
     shift: NDArray[np.float64]
+    rms: float
     p: float
 
 
@@ -65,7 +68,7 @@ def fit_displacements(residual: NDArray, enhanced: NDArray, std: NDArray) -> Dis
     slopes = np.gradient(enhanced)
     recorded = _Parts(std, PARTS[0]).without_offsets(residual / std)
     scaled, total = recorded, np.zeros((2, *std.shape))
-    shift, p = np.zeros(2), 1.0
+    shift, p, rms = np.zeros(2), 1.0, 0.0
     for stage, length in enumerate(PARTS):
         rows = _Parts(std, length)
         found, errors = rows.displacements(scaled, slopes)
@@ -74,6 +77,7 @@ def fit_displacements(residual: NDArray, enhanced: NDArray, std: NDArray) -> Dis
         squares = np.array([_mean_square(value, error) for value, error in zip(found, errors, strict=True)])
         if not squares.any():
             break
+        rms = rms or math.sqrt(float(squares.sum()))
         weight = squares[:, None, None] / (squares[:, None, None] + errors)
         total += rows.spread(weight * found)
         scaled = recorded - (_displaced(enhanced, total) - enhanced) / std
@@ -81,7 +85,7 @@ def fit_displacements(residual: NDArray, enhanced: NDArray, std: NDArray) -> Dis
         for axis, left in enumerate(rows.spread(weight * errors)):
             scaled -= 0.5 * left * np.gradient(slopes[axis], axis=axis) / std
     rest = rows.spread(rows.displacements(scaled, slopes)[0])
-    return DisplacedRows(scaled - (rest[0] * slopes[0] + rest[1] * slopes[1]) / std, shift, p)
+    return DisplacedRows(scaled - (rest[0] * slopes[0] + rest[1] * slopes[1]) / std, shift, rms, p)
 
 
 class _Parts:

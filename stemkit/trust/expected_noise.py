@@ -7,6 +7,7 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from stemkit.filters import wide_gaussian
 from stemkit.images import mode_sign
@@ -22,6 +23,8 @@ SLOW = 16.0
 LEAST_VARIANCE = 0.05
 #: Least variance of the noise, as a fraction of the squared range of the image (chosen: an image without noise).
 LEAST_RELATIVE = 1e-12
+#: Standard errors from which the variance depends on the intensity (chosen).
+SIGNIFICANT = 3.0
 #: Largest correlation of neighbouring pixels along the row (chosen: variances remain finite).
 LARGEST_CORRELATION = 0.8
 
@@ -35,22 +38,28 @@ class ExpectedNoise:
     variance : ndarray of shape (n_y, n_x)
         Variance of the pointwise noise.
     line : (float, float, float)
-        It is ``max(a + b I, c)`` with the intensity I of the enhanced image.
+        It is ``max(a + b I, c)`` with the intensity I of the enhanced image ...
+    range : (float, float)
+        ... between these intensities, and constant beyond.
     correlation_x : float
         Correlation of neighbouring pixels along the row.
     streaks : tuple of (float, float)
         Variance, and length along the row in px, of each kind of streaks.
     background : (float, float)
         Variance of the background, and its length in px.
+    skewness : float
+        Of the pointwise noise, where it does not depend on the intensity; otherwise it is that of counted electrons.
     calibrated : bool
         Whether the noise is that of a noise model; otherwise it was measured in the residual itself.
     """
 
     variance: NDArray[np.float64]
     line: tuple[float, float, float]
+    range: tuple[float, float]
     correlation_x: float
     streaks: tuple[tuple[float, float], ...] = ()
     background: tuple[float, float] = (0.0, 1.0)
+    skewness: float = 0.0
     calibrated: bool = False
 
     @classmethod
@@ -65,6 +74,7 @@ class ExpectedNoise:
         return cls(
             _on_line(line, enhanced),
             line,
+            (float(enhanced.min()), float(enhanced.max())),
             model.pointwise.correlation_x,
             tuple((amplitude**2 * unit, length) for amplitude, length in streaks if amplitude > 0),
             (model.background.amplitude**2 * unit, model.background.length),
@@ -83,15 +93,30 @@ class ExpectedNoise:
         """
         signal = enhanced - enhanced.mean()
         parts = [np.ones_like(enhanced), signal, *(slope**2 for slope in np.gradient(enhanced))]
-        a, b = _regression(residual**2, parts)[:2]
-        floor = max(LEAST_VARIANCE * float(np.mean(residual**2)), LEAST_RELATIVE * float(np.ptp(enhanced)) ** 2, 1e-300)
+        squares = residual**2
+        a, b = _regression(squares, parts)[:2]
+        if b**2 * float(np.vdot(signal, signal)) < SIGNIFICANT**2 * float(squares.var()):
+            a, b = float(squares.mean()), 0.0
+        floor = max(LEAST_VARIANCE * float(squares.mean()), LEAST_RELATIVE * float(np.ptp(enhanced)) ** 2, 1e-300)
         line = (float(a - b * enhanced.mean()), float(b), floor)
         variance = _on_line(line, enhanced)
-        return cls(variance, line, _correlation_along_rows(residual / np.sqrt(variance)))
+        scaled = residual / np.sqrt(variance)
+        return cls(
+            variance,
+            line,
+            (float(enhanced.min()), float(enhanced.max())),
+            _correlation_along_rows(scaled),
+            skewness=float(stats.skew(scaled, axis=None)),
+        )
+
+    def skewness_at(self, intensity: NDArray) -> NDArray[np.float64]:
+        """Skewness of the pointwise noise at an intensity: of counts with the gain g and the variance v, g / sqrt(v)."""
+        gain = self.line[1]
+        return gain / np.sqrt(self.variance_at(intensity)) if gain else np.full(np.shape(intensity), self.skewness)
 
     def variance_at(self, intensity: NDArray) -> NDArray[np.float64]:
         """Variance of the pointwise noise at an intensity, columns bright."""
-        return _on_line(self.line, intensity)
+        return _on_line(self.line, np.clip(intensity, *self.range))
 
 
 def column_width(image: NDArray) -> float:

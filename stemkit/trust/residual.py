@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -41,6 +42,13 @@ class Settings:
     ring: float = 0.02
     #: Highest of these frequencies; in the corners of the spectrum there is no specimen.
     highest: float = 0.5
+    #: Probability of noise, over all tests, below which a value is significant.
+    significance: float = 0.01
+    #: Values from which a significant test counts as structure: in a million pixels small deviations from any model of
+    #: the noise are significant, too.
+    effects: Mapping[str, float] = field(
+        default_factory=lambda: {"whiteness": 1.3, "variance": 2.0, "lattice": 0.05, "shift": 0.1, "columns": 0.0}
+    )
 
 
 SETTINGS = Settings()
@@ -66,6 +74,8 @@ class ResidualTests:
         peaks that are at least as high.
     width : float
         Width of a column, px.
+    displacement : float
+        RMS displacement of the rows, px; 0 where it is not significant.
     calibrated : bool
         Whether the expected noise is calibrated, or was measured in the residual.
     """
@@ -74,7 +84,15 @@ class ResidualTests:
     map: NDArray[np.float64]
     places: pd.DataFrame
     width: float
+    displacement: float
     calibrated: bool
+
+    @property
+    def structure(self) -> pd.DataFrame:
+        """Tests that show structure: significant, and large enough to matter."""
+        significant = self.table["p"] * len(self.table) < SETTINGS.significance
+        large = self.table["value"].abs() >= pd.Series(SETTINGS.effects).reindex(self.table.index)
+        return self.table[significant & large]
 
     @property
     def p(self) -> float:
@@ -118,17 +136,17 @@ def check_residual(residual: NDArray, enhanced: NDArray, expected: ExpectedNoise
     rows = fit_displacements(residual - wide_gaussian(residual, smoothing), enhanced, std)
     detail = (enhanced - wide_gaussian(enhanced, smoothing)) / std
     whiteness, lattice = _spectral_tests(rows.residual, detail)
-    field = column_field(rows.residual * std, expected, width)
-    places = significant_peaks(field, rows.residual, width)
+    found = column_field(rows.residual * std, expected, width)
+    places = significant_peaks(found, rows.residual, width)
     tests = {
         "whiteness": (*whiteness, "of the power of noise"),
         "variance": (*_local_variance(rows.residual, width, expected.correlation_x), "of the median"),
         "lattice": (*lattice, "of the enhanced image"),
         "shift": (float(np.hypot(*rows.shift)), rows.p, "px"),
-        "columns": (*_highest(places, field.shape, width), "standard deviations"),
+        "columns": (*_highest(places, found.shape, width), "standard deviations"),
     }
     table = pd.DataFrame.from_dict(tests, orient="index", columns=["value", "p", "unit"])[["value", "unit", "p"]]
-    return ResidualTests(table, field, places, width, expected.calibrated)
+    return ResidualTests(table, found, places, width, rows.rms, expected.calibrated)
 
 
 # --- spectrum ----------------------------------------------------------------------------------------------------

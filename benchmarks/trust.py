@@ -1,0 +1,307 @@
+"""How often the assessment of an enhanced image is wrong: ``python benchmarks/trust.py``.
+
+false-alarms  p-values of the residual of the true image, with noise of one kind each: fraction below 5 % and 1 %
+power         the same with a planted error of the enhanced image: fraction in which its test is below 1 %
+coverage      fraction of the pixels, and of local mean intensities, inside the stated intervals, on the fixed sets of
+              stemkit.benchmark; the factors are those of one half of each set, the coverage that of the other half.
+              --write stores the factors with the package
+columns       fraction of false ones among the columns with a q-value below 5 %, and of true columns that are kept
+cost          CPU seconds of the assessment and of the enhancement
+
+Each prints a table. Seeds are fixed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import cKDTree
+from tqdm import tqdm
+
+import stemkit
+from stemkit import (
+    AtomDetector,
+    BackgroundNoise,
+    NoiseCalibrator,
+    NoiseModel,
+    PointwiseNoise,
+    ScanNoise,
+    SFINDenoiser,
+    STEMSynthesizer,
+)
+from stemkit.benchmark import SETS, scenes
+from stemkit.images import mode_sign
+from stemkit.trust.expected_noise import ExpectedNoise, column_width
+from stemkit.trust.residual import check_residual
+from stemkit.trust.spread import CALIBRATED, calibrated_factors, network_results, spread
+
+SHAPE = (192, 192)
+READOUT = PointwiseNoise(readout=0.2)
+#: Kinds of noise, with amplitudes inside the ranges of the training.
+NOISES: dict[str, dict] = {
+    "white": {"pointwise": READOUT},
+    "2 electrons": {"pointwise": PointwiseNoise.counted(2.0, background=0.4)},
+    "20 electrons": {"pointwise": PointwiseNoise.counted(20.0, background=4.0)},
+    "heavy tails, correlated": {"pointwise": PointwiseNoise(readout=0.2, shape=-0.1, correlation_x=0.3)},
+    "background of 32 px": {"pointwise": READOUT, "background": BackgroundNoise(0.06, 32.0)},
+    "background of 10 px": {"pointwise": READOUT, "background": BackgroundNoise(0.06, 10.0)},
+    "streaks": {"pointwise": READOUT, "scan": ScanNoise(amplitude=0.1, length=20.0)},
+    "jitter": {"pointwise": READOUT, "scan": ScanNoise(jitter=0.5, jitter_y=0.3)},
+    "jitter along the row": {"pointwise": READOUT, "scan": ScanNoise(jitter=0.5, jitter_length=30.0)},
+    "drift and hum": {
+        "pointwise": READOUT,
+        "scan": ScanNoise(jitter=0.3, drift=0.4, drift_rows=8.0, hum=0.3, hum_period=6.0),
+    },
+    "jitter, little noise": {"pointwise": PointwiseNoise(readout=0.05), "scan": ScanNoise(jitter=0.5, jitter_y=0.3)},
+    "drift, little noise": {
+        "pointwise": PointwiseNoise(readout=0.05),
+        "scan": ScanNoise(jitter=0.3, drift=0.4, drift_y=0.4, drift_rows=8.0),
+    },
+}
+DOSES = (1.0, 3.0, 10.0, 30.0)
+
+
+@dataclass(frozen=True)
+class Scene:
+    clean: NDArray
+    positions: NDArray
+    sigma: float
+    model: NoiseModel
+
+    @classmethod
+    def draw(cls, seed: int, **noise: object) -> Scene:
+        synthesizer = STEMSynthesizer(arrangements=("lattice",), shape=SHAPE, random_state=seed)
+        pairs, columns = synthesizer.sample(1, return_columns=True)
+        clean = pairs["enhance"][0].values.astype(np.float64)
+        low = float(clean.min())
+        model = NoiseModel(contrast=float(np.quantile(clean, 0.995)) - low, level=low, **noise)
+        pixel = pairs["enhance"].stem.pixel_size
+        return cls(clean, columns[["y_px", "x_px"]].to_numpy(), float(columns["sigma"].median()) / pixel, model)
+
+    def recorded(self, seed: int) -> NDArray:
+        return np.asarray(self.model.apply(self.clean, random_state=seed))
+
+    def blob(self, near: tuple[float, float]) -> NDArray:
+        """A Gaussian of the width of the columns at the column nearest to a position."""
+        y, x = self.positions[np.argmin(np.hypot(*(self.positions - near).T))]
+        rows, cols = np.indices(self.clean.shape)
+        return np.exp(-((rows - y) ** 2 + (cols - x) ** 2) / (2 * self.sigma**2))
+
+
+def tested(recorded: NDArray, enhanced: NDArray, model: NoiseModel | None) -> pd.Series:
+    residual = recorded - enhanced
+    if model is None:
+        expected = ExpectedNoise.from_residual(residual, enhanced)
+    else:
+        expected = ExpectedNoise.from_model(model, enhanced)
+    return check_residual(residual, enhanced, expected).table["p"]
+
+
+# --- residual ----------------------------------------------------------------------------------------------------
+
+
+def false_alarms(n: int) -> None:
+    rows = []
+    for name, noise in tqdm(NOISES.items(), desc="kinds of noise"):
+        for known in ("residual", "model"):
+            found = []
+            for seed in range(n):
+                scene = Scene.draw(seed, **noise)
+                model = scene.model if known == "model" else None
+                found.append(tested(scene.recorded(seed), scene.clean, model))
+            p = pd.DataFrame(found)
+            rows.append({"noise": name, "from": known} | {f"{k} < 5 %": (p[k] < 0.05).mean() for k in p})
+            rows[-1] |= {"any of the tests < 1 %": (p.min(axis=1) * p.shape[1] < 0.01).mean()}
+    show(pd.DataFrame(rows), f"False alarms in {n} images of {SHAPE[0]} x {SHAPE[1]} px")
+
+
+def planted(scene: Scene, what: str) -> NDArray:
+    middle = tuple(n / 2 for n in scene.clean.shape)
+    height = scene.model.contrast
+    match what:
+        case "column removed":
+            return scene.clean - 0.9 * height * scene.blob(middle)
+        case "column added":
+            gap = scene.positions[np.argmin(np.hypot(*(scene.positions - middle).T))] + (0.0, 0.0)
+            rows, cols = np.indices(scene.clean.shape)
+            at = gap + np.array([2.5 * scene.sigma, 2.5 * scene.sigma])
+            return scene.clean + 0.9 * height * np.exp(
+                -((rows - at[0]) ** 2 + (cols - at[1]) ** 2) / (2 * scene.sigma**2)
+            )
+        case "blurred by a third of the width":
+            return ndimage.gaussian_filter(scene.clean, scene.sigma / 3)
+        case "image shifted by 0.3 px":
+            return ndimage.shift(scene.clean, (0.0, 0.3), order=3, mode="nearest")
+        case "contrast of 90 %":
+            return scene.clean.mean() + 0.9 * (scene.clean - scene.clean.mean())
+    raise ValueError(what)
+
+
+PLANTED = (
+    "column removed",
+    "column added",
+    "blurred by a third of the width",
+    "image shifted by 0.3 px",
+    "contrast of 90 %",
+)
+
+
+def power(n: int) -> None:
+    rows = []
+    for what in tqdm(PLANTED, desc="planted errors"):
+        for dose in DOSES:
+            found = []
+            for seed in range(n):
+                scene = Scene.draw(seed, pointwise=PointwiseNoise.counted(dose, background=0.2 * dose))
+                found.append(tested(scene.recorded(seed), planted(scene, what), None))
+            p = pd.DataFrame(found)
+            rows.append({"planted": what, "electrons": dose} | {k: (p[k] < 0.01).mean() for k in p})
+            rows[-1]["any"] = (p.min(axis=1) * p.shape[1] < 0.01).mean()
+    show(pd.DataFrame(rows), f"Power: fraction of {n} images with p < 1 %")
+
+
+# --- uncertainty -------------------------------------------------------------------------------------------------
+
+
+def coverage(n: int, write: bool) -> None:
+    kinds = ("pixel", "integrated")
+    parts: dict[tuple[str, str, int], list[tuple[NDArray, NDArray]]] = {}
+    denoiser = SFINDenoiser(device="cpu")
+    for name in SETS:
+        pairs = scenes(name, n).pairs
+        modes = pairs["mode"].values if "mode" in pairs.coords else [name] * pairs.sizes["image"]
+        for i in tqdm(range(pairs.sizes["image"]), desc=name):
+            noisy = pairs["noisy"][i].reset_coords(drop=True).assign_attrs(mode=str(modes[i]))
+            results = network_results(noisy, denoiser.fit(noisy))
+            error = results[0] - pairs["enhance"][i].values
+            width = column_width(mode_sign(str(modes[i])) * results[0])
+            # in the drawn sets, every other image has a structure that training never draws
+            half = i % 2 if name == "simulated" else i // 2 % 2
+            for kind, errors, wide in (
+                ("pixel", error, spread(results)),
+                ("integrated", ndimage.gaussian_filter(error, width), spread(results, width)),
+            ):
+                parts.setdefault((kind, name, half), []).append((errors.ravel()[::7], wide.ravel()[::7]))
+    rows, factors = [], {}
+    for kind in kinds:
+        chosen = [[np.concatenate(part) for part in zip(*parts[kind, name, 0], strict=True)] for name in SETS]
+        factors[kind] = calibrated_factors(*zip(*chosen, strict=True))
+        for name in SETS:
+            for half in (0, 1):
+                inside = np.array(
+                    [[np.mean(np.abs(e) <= f * w) for f in factors[kind]] for e, w in parts[kind, name, half]]
+                )
+                rows.append(
+                    {
+                        "set": name,
+                        "of": kind,
+                        "half": ("calibrated", "tested")[half],
+                        "images": len(inside),
+                        "68 %": inside[:, 0].mean(),
+                        "std over images": inside[:, 0].std(),
+                        "95 %": inside[:, 1].mean(),
+                        "std over images ": inside[:, 1].std(),
+                    }
+                )
+    show(pd.DataFrame(rows), "Coverage of the intervals")
+    print("factors:", {kind: [round(f, 2) for f in factor] for kind, factor in factors.items()})
+    if write:
+        CALIBRATED.write_text(json.dumps({denoiser.info_.sha256: factors}, indent=1) + "\n")
+
+
+# --- columns -----------------------------------------------------------------------------------------------------
+
+
+def columns(n: int) -> None:
+    rows = []
+    for dose in DOSES:
+        for seed in tqdm(range(n), desc=f"{dose:g} electrons"):
+            noise = NoiseModel(pointwise=PointwiseNoise.counted(dose, background=0.2 * dose))
+            synthesizer = STEMSynthesizer(
+                arrangements=("lattice", "random", "particle"),
+                shape=SHAPE,
+                spacing=(0.08, 0.24),
+                noise=noise,
+                random_state=seed,
+            )
+            pairs, true = synthesizer.sample(1, return_columns=True)
+            recorded = pairs["noisy"][0]
+            enhanced = SFINDenoiser(device="cpu").fit_transform(NoiseCalibrator().fit_transform(recorded))
+            table = AtomDetector().fit_transform(enhanced)
+            if len(table) == 0 or len(true) == 0:
+                continue
+            judged = stemkit.assess(recorded, enhanced, table).columns
+            reach = 2 * float(true["sigma"].median()) / recorded.stem.pixel_size
+            is_false = cKDTree(true[["y_px", "x_px"]]).query(table[["y_px", "x_px"]])[0] > reach
+            kept = (judged["q_value"] <= 0.05).to_numpy()
+            rows.append(
+                {
+                    "electrons": dose,
+                    "found": len(table),
+                    "false": is_false.sum(),
+                    "kept": kept.sum(),
+                    "false kept": (is_false & kept).sum(),
+                    "fraction false": is_false[kept].mean() if kept.any() else 0.0,
+                    "true columns kept": (kept & ~is_false).sum() / max((~is_false).sum(), 1),
+                }
+            )
+    show(pd.DataFrame(rows).groupby("electrons").mean().reset_index(), f"Columns, means over {n} images")
+
+
+def cost(n: int) -> None:
+    rows = []
+    for size in (256, 512, 1024):
+        clean = STEMSynthesizer(arrangements=("lattice",), shape=(size, size), random_state=0).sample(1)["noisy"][0]
+        denoiser = SFINDenoiser(device="cpu")
+        enhanced = denoiser.fit_transform(clean)
+        stemkit.assess(clean, enhanced)
+
+        def seconds(run: Callable[[], object]) -> float:
+            times = []
+            for _ in range(n):
+                start = time.process_time()
+                run()
+                times.append(time.process_time() - start)
+            return min(times)
+
+        enhance = seconds(lambda: denoiser.transform(clean))  # noqa: B023
+        quick = seconds(lambda: stemkit.assess(clean, enhanced))  # noqa: B023
+        rows.append({"px": size, "enhancement s": enhance, "assessment s": quick, "ratio": quick / enhance})
+    show(pd.DataFrame(rows), f"CPU seconds, least of {n} runs")
+
+
+def show(table: pd.DataFrame, title: str) -> None:
+    print(f"\n{title}\n{table.round(3).to_string(index=False)}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("false-alarms", "power", "coverage", "columns", "cost"))
+    parser.add_argument("--images", type=int, default=40, help="images of each kind (default: 40)")
+    parser.add_argument("--write", action="store_true", help="coverage: store the factors with the package")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore", UserWarning)
+    match arguments.what:
+        case "false-alarms":
+            false_alarms(arguments.images)
+        case "power":
+            power(arguments.images)
+        case "coverage":
+            coverage(arguments.images, arguments.write)
+        case "columns":
+            columns(arguments.images)
+        case "cost":
+            cost(arguments.images)
+
+
+if __name__ == "__main__":
+    main()

@@ -23,6 +23,7 @@ from stemkit.benchmark.methods import RECORDED, MethodSpec, compared_methods
 from stemkit.benchmark.rings import ring_ceiling
 from stemkit.benchmark.smoothing import GaussianFilter, best_sigma
 from stemkit.images import Images, pixel_sizes, resolve_mode
+from stemkit.trust.rings import Rings, resolution, threshold_curve
 
 __all__ = ["CEILING", "OTHERS", "FrameComparison", "compare_frames", "repeat_frames"]
 

@@ -1,4 +1,4 @@
-"""Figures: images with a scale bar, their atomic columns, labels, vectors, counts, residuals and assessments, and PNG pictures."""
+"""Figures: images with a scale bar, columns, labels, vectors, counts, residuals, assessments, and PNG pictures."""
 
 from stemkit.plotting.assessments import show_assessment
 from stemkit.plotting.columns import COLUMN_COLOR, FLAGGED_COLOR, LABEL_COLORS, compare, show_columns, show_labels

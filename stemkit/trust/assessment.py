@@ -43,9 +43,9 @@ class Assessment:
     residual : ResidualTests
         Tests of what was removed: ``residual.table``, ``residual.map`` and ``residual.places``.
     columns : DataFrame or None
-        With the index of the given columns: ``y_px, x_px, significance, p_value, q_value, verdict``, and with a denoiser
-        ``intensity_uncertainty``, the half-width of the 68 % interval of the mean intensity around the column in the
-        enhanced image.
+        With the index of the given columns: ``y_px, x_px, significance, p_value, q_value, verdict``, and with a
+        denoiser ``intensity_uncertainty``, the half-width of the 68 % interval of the mean intensity around the column
+        in the enhanced image.
     missed : DataFrame
         Columns in the recorded image that the enhanced one does not show: ``y_px, x_px, z, q_value``.
     uncertainty : DataArray or None
@@ -89,13 +89,15 @@ class Assessment:
             if row["status"] == "outside"
         ]
         if len(self.residual.structure):
-            found.append("what was removed is not only noise: " + ", ".join(self._structure()))
+            found.append("removed with the noise: " + ", ".join(self._structure()))
         return tuple(found)
 
     def __str__(self) -> str:
         edge = [f"{name} {_amount(row)}" for name, row in self.range.iterrows() if row["status"] in ("edge", "outside")]
         tests = (
-            "only noise was removed" if self.residual.structure.empty else "removed: " + ", ".join(self._structure())
+            "only noise was removed"
+            if self.residual.structure.empty
+            else "removed with the noise: " + ", ".join(self._structure())
         )
         text = [
             f"at the edge or outside of the training: {', '.join(edge)}" if edge else "inside the range of the training"
@@ -123,14 +125,15 @@ class Assessment:
         )
 
     def _structure(self) -> list[str]:
-        words = []
-        for name, row in self.residual.structure.iterrows():
-            if name == "columns":
-                n = int((self.residual.places["q_value"] <= LEVEL).sum())
-                words.append(f"{n} place{'s' if n != 1 else ''} like columns")
-            else:
-                words.append(f"{name} {row['value']:.3g} {row['unit']}")
-        return words
+        values, n = self.residual.structure["value"], int((self.residual.places["q_value"] <= LEVEL).sum())
+        words = {
+            "whiteness": "{:.2f} times the power of noise at some frequency",
+            "variance": "a local variance of {:.1f} times the median",
+            "lattice": "{:.1%} of the lattice",
+            "shift": "a shift of {:.2f} px",
+            "columns": f"{n} place{'s' if n != 1 else ''} like columns",
+        }
+        return [words[str(name)].format(value) for name, value in values.items()]
 
     def _column_counts(self) -> pd.DataFrame:
         counts = {"missed": len(self.missed)}
@@ -197,8 +200,8 @@ def assess(
     first, second = (_single(image, name) for image, name in ((recorded, "recorded"), (enhanced, "enhanced")))
     if first.shape != second.shape:
         raise ValueError(
-            f"recorded and enhanced must have one shape, but have {first.shape} and {second.shape}: give the image that "
-            "was enhanced"
+            f"recorded and enhanced must have one shape, but have {first.shape} and {second.shape}: give the "
+            "image that was enhanced"
         )
     if min(first.shape) < LEAST_SIZE:
         raise ValueError(

@@ -88,7 +88,6 @@ def significant_peaks(field: NDArray, scaled: NDArray, width: float) -> pd.DataF
     DataFrame
         ``y_px, x_px, z, q_value``.
     """
-    border = _border(field.shape, width)
     absolute = np.abs(field)
     is_peak = absolute == ndimage.maximum_filter(absolute, 2 * max(1, round(width)) + 1)
     inner = np.zeros(field.shape, dtype=bool)

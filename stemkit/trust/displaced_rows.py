@@ -59,9 +59,9 @@ def fit_displacements(residual: NDArray, enhanced: NDArray, std: NDArray) -> Dis
     Notes
     -----
     Offsets are those of streaks, shrunk by the ratio of their variance to that with their errors: without streaks none
-    is removed. A part of a row that is displaced by d has the residual ``d . grad I``, which is fitted by least squares,
-    weighted by the noise, with a prior of 3 px. Where displacements exceed their errors, the enhanced image is displaced
-    by them, shrunk in the same way, and the fit is repeated with shorter parts.
+    is removed. A part of a row that is displaced by d has the residual ``d . grad I``, which is fitted by least
+    squares, weighted by the noise, with a prior of 3 px. Where displacements exceed their errors, the enhanced image
+    is displaced by them, shrunk in the same way, and the fit is repeated with shorter parts.
 
     Fits of different rows are independent, so that noise that is independent between rows remains so.
     """

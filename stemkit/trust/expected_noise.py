@@ -110,7 +110,7 @@ class ExpectedNoise:
         )
 
     def skewness_at(self, intensity: NDArray) -> NDArray[np.float64]:
-        """Skewness of the pointwise noise at an intensity: of counts with the gain g and the variance v, g / sqrt(v)."""
+        """Skewness of the pointwise noise at an intensity: ``g / sqrt(v)`` for counts of gain g and variance v."""
         gain = self.line[1]
         return gain / np.sqrt(self.variance_at(intensity)) if gain else np.full(np.shape(intensity), self.skewness)
 

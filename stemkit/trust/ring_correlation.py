@@ -67,8 +67,8 @@ def fourier_ring_correlation(first: Images, second: Images | None = None) -> Rin
     Notes
     -----
     With the Fourier coefficients F and G of the images without their means, in a Hann window, the correlation in a ring
-    of spatial frequencies is ``sum Re(F G*) / sqrt(sum |F|^2 sum |G|^2)`` [1]_. The resolution is the period of the last
-    crossing of a threshold: half a bit of information per coefficient of the mean of the two images [2]_, or 1/7.
+    of spatial frequencies is ``sum Re(F G*) / sqrt(sum |F|^2 sum |G|^2)`` [1]_. The resolution is the period of the
+    last crossing of a threshold: half a bit of information per coefficient of the mean of the two images [2]_, or 1/7.
 
     What it cannot show: whether two *enhanced* images are right. A network adds the same expectations to both, so that
     they correlate without any signal. Compare recorded frames, or one enhanced frame with another recorded one.
@@ -110,7 +110,8 @@ def fourier_ring_correlation(first: Images, second: Images | None = None) -> Rin
             "stemkit.calibrated"
         )
     values = [image.values.astype(np.float64) for image in images]
-    rings = Rings(images[0].shape, known[0] if known else (1.0, 1.0))
+    n_y, n_x = images[0].shape
+    rings = Rings((n_y, n_x), known[0] if known else (1.0, 1.0))
     halves = (rings.transform(np.mean(values[start::2], axis=0)) for start in (0, 1))
     correlation = rings.correlation(*halves)
     limits = {name: threshold_curve(rings.n_independent, name) for name in THRESHOLDS}

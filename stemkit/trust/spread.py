@@ -1,4 +1,4 @@
-"""Where a network is unsure: the spread of its results over mirror images and grids, calibrated on images with truth."""
+"""Where a network is unsure: the spread of its results over mirror images and grids, calibrated on known images."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ __all__ = [
 
 #: Samplings of the grids, relative to that on which an image is enhanced (chosen).
 GRIDS = (1.0, 0.8)
-#: Sigma of the neighbourhood whose mean variance is added to that of a pixel, px (chosen: eight results of one pixel can
-#: agree by chance).
+#: Sigma of the neighbourhood whose mean variance is averaged with that of a pixel, px (chosen: eight results of one
+#: pixel can agree by chance).
 NEIGHBORHOOD = 2.0
-#: Fractions of errors that the intervals contain: those within one and two standard deviations of a normal distribution.
+#: Fractions of errors that the intervals contain: those within one and two standard deviations of a normal
+#: distribution.
 COVERAGES = (0.683, 0.954)
 #: File of the factors of the shipped weights; python benchmarks/trust.py coverage --write makes it.
 CALIBRATED = Path(__file__).with_name("uncertainty.json")

@@ -62,12 +62,12 @@ def range_table(
     Returns
     -------
     DataFrame
-        Index ``spacing`` (px), ``width`` (fraction of the spacing), ``noise`` (standard deviation of a pixel at a bright
-        column, fraction of the contrast), ``dose`` (electrons per pixel at a bright column), ``displacement`` (RMS, px)
-        and ``correlation`` (along the row); columns ``value, unit, low, high, status``. The status is ``"inside"``,
+        Index ``spacing`` (px), ``width`` (fraction of the spacing), ``noise`` (standard deviation of a pixel at a
+        bright column, fraction of the contrast), ``dose`` (electrons per pixel at a bright column), ``displacement``
+        (RMS, px) and ``correlation`` (along the row); columns ``value, unit, low, high, status``. It is ``"inside"``,
         ``"edge"`` (beyond a limit by a factor of at most 1.25; for spacings of at most three times the largest one, as
-        far as the network is applied), ``"outside"``, or ``"unknown"`` where the weights do not say their range or the image does
-        not have the quantity.
+        far as the network is applied), ``"outside"``, or ``"unknown"`` where the weights do not say their range or the
+        image does not have the quantity.
 
     Notes
     -----

@@ -1,0 +1,158 @@
+"""assess: range, columns, uncertainty, and what it says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import stemkit
+from stemkit import AtomDetector, NoiseModel, PointwiseNoise, SFINDenoiser
+from stemkit.denoising import load_weights
+from stemkit.trust.columns import judge_columns
+from stemkit.trust.expected_noise import ExpectedNoise
+from stemkit.trust.spread import calibrated_factors, factors_of, network_uncertainty, spread
+
+SHAPE = (128, 128)
+
+
+def columns_at(positions, heights, sigma=2.5):
+    y, x = np.indices(SHAPE)
+    out = np.zeros(SHAPE)
+    for (cy, cx), height in zip(positions, heights, strict=True):
+        out += height * np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / (2 * sigma**2))
+    return out
+
+
+GRID = [(10.0 + 12 * i, 8.0 + 12 * j) for i in range(10) for j in range(10)]
+
+
+@pytest.fixture(scope="module")
+def pair():
+    model = NoiseModel(pointwise=PointwiseNoise.counted(20.0, background=4.0))
+    clean = columns_at(GRID, [1.0] * len(GRID))
+    recorded = stemkit.calibrated(xr.DataArray(model.apply(clean, random_state=0), dims=("y", "x")), pixel_size=0.02)
+    recorded.attrs["mode"] = "haadf"
+    return recorded, SFINDenoiser(device="cpu").fit_transform(recorded)
+
+
+def test_the_range_is_that_of_the_weights(pair):
+    found = stemkit.assess(*pair)
+    spacing = found.range.loc["spacing"]
+    assert spacing["value"] == pytest.approx(12.0, rel=0.05)
+    assert (spacing["low"], spacing["high"]) == load_weights("auto")[1].spacing
+    assert spacing["status"] == "inside"
+    assert found.range.loc["dose", "value"] == pytest.approx(20.0, rel=0.4)
+
+
+def test_an_image_with_more_noise_than_in_the_training_is_outside():
+    rng = np.random.default_rng(0)
+    clean = columns_at(GRID, [1.0] * len(GRID))
+    found = stemkit.assess(clean + 3.0 * rng.normal(size=SHAPE), clean, mode="haadf")
+    # arrays do not say what enhanced them
+    assert found.range.loc["noise", "status"] == "unknown"
+    enhanced = xr.DataArray(clean, dims=("y", "x"))
+    sha = load_weights("auto")[1].sha256
+    enhanced.attrs["stemkit"] = f'{{"step": "enhance", "weights": "{sha}"}}'
+    found = stemkit.assess(clean + 3.0 * rng.normal(size=SHAPE), enhanced, mode="haadf")
+    assert found.range.loc["noise", "value"] == pytest.approx(3.0, rel=0.25)
+    assert found.range.loc["noise", "status"] == "outside"
+    assert any("noise is outside of the training" in text for text in found.warnings)
+
+
+def test_true_columns_are_supported_and_a_wrong_one_is_not(pair):
+    recorded, enhanced = pair
+    table = AtomDetector().fit_transform(enhanced)
+    wrong = table.iloc[[0]].copy()
+    wrong.index = [10_000]
+    # between four columns, with the height of noise
+    wrong[["y_px", "x_px"]], wrong["amplitude"] = [52.0, 50.0], 0.02
+    found = stemkit.assess(recorded, enhanced, pd.concat([table, wrong])).columns
+    assert list(found.index) == [*table.index, 10_000]
+    assert found.loc[10_000, "verdict"] == "may be invented"
+    assert found.loc[10_000, "q_value"] > 0.05
+    assert (found.loc[table.index, "verdict"] == "supported").mean() > 0.95
+
+
+def test_a_column_filled_in_and_a_column_missed_are_named(pair):
+    recorded, enhanced = pair
+    table = AtomDetector().fit_transform(enhanced)
+    (filled_y, filled_x), (missed_y, missed_x) = GRID[44], GRID[47]
+    changed = enhanced.copy(data=enhanced.values + columns_at([GRID[44], GRID[47]], [0.6, -1.0]).astype(enhanced.dtype))
+    found = stemkit.assess(recorded, changed, table)
+    near = np.hypot(table["y_px"] - filled_y, table["x_px"] - filled_x) < 2
+    assert found.columns.loc[near, "verdict"].tolist() == ["filled in"]
+    assert len(found.missed) == 1
+    place = found.missed.iloc[0]
+    assert np.hypot(place["y_px"] - missed_y, place["x_px"] - missed_x) < 2
+    assert "1 missed" in str(found)
+
+
+def test_columns_in_pure_noise_are_not_supported():
+    rng = np.random.default_rng(4)
+    noise = xr.DataArray(rng.poisson(0.5, SHAPE).astype(float), dims=("y", "x"), attrs={"mode": "haadf"})
+    # what a detector would fit to the highest pixels
+    highest = np.argwhere(noise.values >= np.sort(noise.values, axis=None)[-40])
+    table = pd.DataFrame(highest.astype(float), columns=["y_px", "x_px"])
+    table["amplitude"] = noise.values[tuple(highest.T)] - 0.5
+    table = table.assign(sigma=1.0, background=0.5, y_err=0.1)
+    flat = np.full(SHAPE, 0.5)
+    expected = ExpectedNoise.from_residual(noise.values - flat, flat)
+    places = pd.DataFrame({"y_px": [], "x_px": [], "z": [], "q_value": []})
+    judged = judge_columns(table, noise, "haadf", expected, places)
+    assert (judged["q_value"] > 0.05).all()
+
+
+def test_the_table_has_all_sections_and_reprs_are_readable(pair):
+    found = stemkit.assess(*pair)
+    assert found.table.index.get_level_values("section").unique().tolist() == ["range", "residual", "columns"]
+    assert found.to_frame().equals(found.table)
+    assert str(found) in repr(found)
+    assert "<table" in found._repr_html_()
+
+
+def test_uncertainty_is_written_in_units_of_the_image(pair):
+    recorded, _ = pair
+    denoiser = SFINDenoiser(device="cpu").fit(recorded)
+    found = network_uncertainty(recorded, denoiser)
+    assert found.shape == SHAPE
+    assert float(found.min()) > 0
+    assert found.attrs["factor_95"] > 1.5
+    larger = network_uncertainty(100 * recorded, denoiser)
+    np.testing.assert_allclose(larger, 100 * found, rtol=1e-2)
+
+
+def test_factors_contain_the_stated_fractions():
+    rng = np.random.default_rng(0)
+    errors = [3.0 * rng.normal(size=20_000), 3.0 * rng.normal(size=20_000)]
+    first, second = calibrated_factors(errors, [np.ones(20_000)] * 2)
+    # quantiles of the absolute value of a normal deviate: 1 and 2 standard deviations
+    assert first == pytest.approx(3.0, rel=0.03)
+    assert second == pytest.approx(6.0, rel=0.03)
+
+
+def test_the_spread_of_equal_results_is_zero_and_grows_with_their_differences():
+    results = np.zeros((8, 40, 40))
+    assert not spread(results).any()
+    results[::2] = 2.0
+    np.testing.assert_allclose(spread(results), 1.0)
+    np.testing.assert_allclose(spread(results, 2.0), 1.0)
+
+
+def test_other_weights_are_not_calibrated():
+    with pytest.warns(UserWarning, match="was not calibrated for these weights"):
+        factors_of("unknown")
+
+
+@pytest.mark.parametrize(
+    ("recorded", "enhanced", "message"),
+    [
+        (np.zeros((2, 64, 64)), np.zeros((64, 64)), "recorded must be a single image, but is a stack of 2"),
+        (np.zeros((64, 64)), np.zeros((64, 65)), "must have one shape"),
+        (np.zeros((16, 64)), np.zeros((16, 64)), "at least 32 px"),
+    ],
+)
+def test_impossible_images_are_refused(recorded, enhanced, message):
+    with pytest.raises(ValueError, match=message):
+        stemkit.assess(recorded, enhanced)

@@ -1,0 +1,153 @@
+"""Tests of the residual: noise is noise, planted errors are found where they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from stemkit import BackgroundNoise, NoiseModel, PointwiseNoise, ScanNoise
+from stemkit.trust.column_field import noise_peaks, normal_scores
+from stemkit.trust.displaced_rows import fit_displacements
+from stemkit.trust.expected_noise import ExpectedNoise, column_width
+from stemkit.trust.residual import check_residual
+
+SHAPE = (160, 192)
+SIGMA, SPACING = 2.5, 12.0
+
+
+def crystal(shape=SHAPE, dx=0.0, sigma=SIGMA):
+    """Gaussian columns on a rotated square lattice, of height 1 above 0."""
+    y, x = np.indices(shape, dtype=float)
+    out = np.zeros(shape)
+    a, b = SPACING * np.array([0.96, 0.28]), SPACING * np.array([-0.28, 0.96])
+    for i in range(-20, 30):
+        for j in range(-20, 30):
+            cy, cx = i * a + j * b
+            if -10 < cy < shape[0] + 10 and -10 < cx < shape[1] + 10:
+                out += np.exp(-((y - cy) ** 2 + (x - cx - dx) ** 2) / (2 * sigma**2))
+    return out
+
+
+CLEAN = crystal()
+NOISES = {
+    "white": NoiseModel(pointwise=PointwiseNoise(readout=0.2)),
+    "counted": NoiseModel(pointwise=PointwiseNoise.counted(5.0, background=1.0)),
+    "jitter": NoiseModel(pointwise=PointwiseNoise(readout=0.1), scan=ScanNoise(jitter=0.5, jitter_y=0.3)),
+    "streaks": NoiseModel(pointwise=PointwiseNoise(readout=0.2), scan=ScanNoise(amplitude=0.1)),
+    "background": NoiseModel(pointwise=PointwiseNoise(readout=0.2), background=BackgroundNoise(0.05, 40.0)),
+}
+
+
+def residual_of(enhanced, name="white", seed=0, calibrated=False):
+    model = NOISES[name]
+    residual = model.apply(CLEAN, random_state=seed) - enhanced
+    expected = (
+        ExpectedNoise.from_model(model, enhanced) if calibrated else ExpectedNoise.from_residual(residual, enhanced)
+    )
+    return check_residual(residual, enhanced, expected)
+
+
+def test_the_width_of_a_column_is_that_of_its_gaussian():
+    y, x = np.indices((80, 80))
+    single = np.exp(-((y - 40) ** 2 + (x - 39.5) ** 2) / (2 * SIGMA**2))
+    assert column_width(single) == pytest.approx(SIGMA, rel=0.05)
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize("name", NOISES)
+def test_noise_is_noise(name, calibrated):
+    p = [residual_of(CLEAN, name, seed, calibrated).p for seed in range(3)]
+    # three images: one below 1 % by chance is unlikely, and none may be far below
+    assert sorted(p)[1] > 0.01
+    assert min(p) > 1e-4
+
+
+@pytest.mark.parametrize("height", [-1.0, 1.0])
+def test_a_column_that_was_removed_or_added_is_found_at_its_place(height):
+    y, x = np.indices(SHAPE)
+    middle = (81.0, 90.0)
+    column = np.exp(-((y - middle[0]) ** 2 + (x - middle[1]) ** 2) / (2 * SIGMA**2))
+    found = residual_of(CLEAN + height * column)
+    assert "columns" in found.structure.index
+    place = found.places.iloc[0]
+    assert np.hypot(place["y_px"] - middle[0], place["x_px"] - middle[1]) < 3
+    assert np.sign(place["z"]) == -height
+    assert place["q_value"] < 0.01
+
+
+def test_blur_leaves_a_lattice_of_the_right_size():
+    enhanced = gaussian_filter(CLEAN, 1.0)
+    found = residual_of(enhanced)
+    assert "lattice" in found.structure.index
+    removed = (CLEAN - enhanced).std() / enhanced.std()
+    assert found.table.loc["lattice", "value"] == pytest.approx(removed, rel=0.4)
+
+
+def test_a_shift_of_the_image_is_measured():
+    found = residual_of(crystal(dx=0.3))
+    assert found.table.loc["shift", "value"] == pytest.approx(0.3, abs=0.06)
+    assert "shift" in found.structure.index
+
+
+def test_noise_that_is_stronger_in_a_place_is_found():
+    rng = np.random.default_rng(1)
+    strong = np.where(np.hypot(*(np.indices(SHAPE) - 80)) < 16, 2.0, 1.0)
+    residual = 0.2 * strong * rng.normal(size=SHAPE)
+    found = check_residual(residual, CLEAN, ExpectedNoise.from_residual(residual, CLEAN))
+    assert "variance" in found.structure.index
+    # the median square has noise of variance 1, the strongest one of up to 4
+    assert 2.5 < found.table.loc["variance", "value"] < 6
+
+
+def test_correlated_residuals_are_not_white():
+    rng = np.random.default_rng(2)
+    residual = 0.2 * rng.normal(size=SHAPE) + 0.2 * gaussian_filter(rng.normal(size=SHAPE), 1.0)
+    found = check_residual(residual, CLEAN, ExpectedNoise.from_residual(residual, CLEAN))
+    assert "whiteness" in found.structure.index
+
+
+def test_displacements_of_rows_are_removed():
+    rng = np.random.default_rng(3)
+    shifts = 0.4 * rng.normal(size=(SHAPE[0], 1))
+    noise = 0.02 * rng.normal(size=SHAPE)
+    residual = np.gradient(CLEAN, axis=1) * shifts + noise
+    rows = fit_displacements(residual, CLEAN, np.full(SHAPE, 0.02))
+    assert rows.rms == pytest.approx(0.4, rel=0.2)
+    assert np.mean(rows.residual**2) == pytest.approx(1.0, abs=0.4)
+    assert np.mean((residual / 0.02) ** 2) > 4
+
+
+def test_the_variance_of_counts_is_measured():
+    model = NoiseModel(pointwise=PointwiseNoise.counted(4.0, background=2.0))
+    residual = model.apply(CLEAN, random_state=0) - CLEAN
+    found, true = ExpectedNoise.from_residual(residual, CLEAN), ExpectedNoise.from_model(model, CLEAN)
+    np.testing.assert_allclose(
+        found.variance_at(np.array([0.1, 0.9])), true.variance_at(np.array([0.1, 0.9])), rtol=0.1
+    )
+    np.testing.assert_allclose(true.variance_at(np.array([0.1, 0.9])), [2.4 / 16, 5.6 / 16], rtol=0.02)
+
+
+def test_the_expected_number_of_noise_peaks_is_that_of_white_noise():
+    width, level = 2.0, 3.0
+    counts = []
+    for seed in range(8):
+        residual = np.random.default_rng(seed).normal(size=SHAPE)
+        found = check_residual(residual, CLEAN, ExpectedNoise(np.ones(SHAPE), (1.0, 0.0, 0.0), (0.0, 1.0), 0.0))
+        counts.append((found.places["z"].abs() > level).sum())
+        width = found.width
+    expected = float(noise_peaks(np.array([level]), SHAPE, width)[0])
+    # the removed displacements and offsets take some noise with them
+    assert 0.4 * expected < np.mean(counts) < 1.2 * expected
+
+
+@pytest.mark.parametrize("skewness", [0.5, 2.0])
+def test_scores_of_skew_noise_are_normal(skewness):
+    # gamma noise whose skewness after the filter is that of the argument
+    after = skewness * 0.389
+    shape = 4 / after**2
+    t = (np.random.default_rng(0).gamma(shape, size=400_000) - shape) / np.sqrt(shape)
+    z = normal_scores(t, 1.0, skewness)
+    for level, expected in ((2.0, 0.02275), (3.0, 0.00135)):
+        assert np.mean(z > level) == pytest.approx(expected, rel=0.25)
+        assert np.mean(z < -level) == pytest.approx(expected, rel=0.25)

@@ -49,8 +49,8 @@ def judge_columns(
     -------
     DataFrame
         With the table's index: ``y_px``, ``x_px``, ``significance`` (standard deviations of the noise without the
-        column), ``p_value``, ``q_value`` and ``verdict``: ``"supported"``, ``"may be invented"`` (q above 0.05), ``"filled in"`` or
-        ``"weakened"`` (the enhanced image has significantly more or less than the recorded one).
+        column), ``p_value``, ``q_value`` and ``verdict``: ``"supported"``, ``"may be invented"`` (q above 0.05),
+        ``"filled in"`` or ``"weakened"`` (the enhanced image has significantly more or less than the recorded one).
 
     Notes
     -----

@@ -114,7 +114,7 @@ def test_the_table_has_all_sections_and_reprs_are_readable(pair):
 
 def test_uncertainty_is_written_in_units_of_the_image(pair):
     recorded, _ = pair
-    denoiser = SFINDenoiser(device="cpu").fit(recorded)
+    denoiser = SFINDenoiser(device="cpu", precision="float32").fit(recorded)
     found = network_uncertainty(recorded, denoiser)
     assert found.shape == SHAPE
     assert float(found.min()) > 0

@@ -73,6 +73,8 @@ NOISES: dict[str, dict] = {
 DOSES = (1.0, 3.0, 10.0, 30.0)
 #: Doses in the power of the tests.
 POWER_DOSES = (3.0, 30.0)
+#: File for the table of a run.
+CSV: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -305,6 +307,8 @@ def cost(n: int) -> None:
 
 
 def show(table: pd.DataFrame, title: str) -> None:
+    if CSV is not None:
+        table.round(3).to_csv(CSV, index=False)
     print(f"\n{title}\n{table.round(3).to_string(index=False)}", flush=True)
 
 
@@ -316,7 +320,10 @@ def main() -> None:
     parser.add_argument(
         "--keep", type=Path, metavar="FOLDER", help="coverage: keep the network's results, and reuse them"
     )
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table, as those in docs/trust")
     arguments = parser.parse_args()
+    global CSV
+    CSV = arguments.csv
     warnings.simplefilter("ignore", UserWarning)
     match arguments.what:
         case "false-alarms":

@@ -111,6 +111,8 @@ def missed_columns(residual: NDArray, enhanced: NDArray, places: pd.DataFrame, w
         Rows of `places` with a q-value of at most 0.05.
     """
     found = places[(places["q_value"] <= LEVEL) & (places["z"] > 0)]
+    if len(found) == 0:
+        return found
     at = tuple(found[POSITION].to_numpy(dtype=int).T)
     left, shown = (column_response(values, width)[at] for values in (residual, enhanced))
     usual = float(np.quantile(column_response(enhanced, width), BRIGHT))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ EDGE = 1.25
 BACKGROUND, BRIGHT = 0.05, 0.995
 
 
+@cache
 def info_of(sha256: str) -> NetworkInfo | None:
     """Description of shipped weights with this hash; None for others."""
     for name in known_weights():

@@ -182,7 +182,7 @@ def assess(
 
     Notes
     -----
-    Five questions, of which each has its own module in :mod:`stemkit.trust`: is the image like those of the training;
+    Five questions, of which each has its own module in ``stemkit.trust``: is the image like those of the training;
     is the residual noise; where is the network unsure; which columns are significant in the recorded pixels; and which
     are missed. See :doc:`/trust` for what the numbers mean and how often they are wrong.
 

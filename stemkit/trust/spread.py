@@ -89,7 +89,7 @@ def network_uncertainty(image: xr.DataArray | NDArray, denoiser: NetworkDenoiser
     -----
     The spread is the standard deviation of the network's results over the four mirror images on two grids, eight
     results. It is smaller than the error, of which a part is common to all results. The factors between the two are
-    those that contain 68 % and 95 % of the errors in a half of the fixed sets of :mod:`stemkit.benchmark`; on the other
+    those that contain 68 % and 95 % of the errors in a half of the fixed sets of ``stemkit.benchmark``; on the other
     half they were tested (:doc:`/trust`).
     """
     images = split(image, name="image")

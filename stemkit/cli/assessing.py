@@ -18,13 +18,22 @@ __all__ = ["assess_frames", "uncertainty_of"]
 
 def assess_frames(job: Job, recorded: xr.DataArray, enhanced: xr.DataArray) -> None:
     """Print one line about an enhanced image or stack, and warn of images that should not be believed."""
+    import numpy as np
+
     from stemkit.images import split
     from stemkit.trust.assessment import LEAST_SIZE, assess
 
     if min(recorded.shape[-2:]) < LEAST_SIZE:
         return
     first, second = ([image] if image.ndim == 2 else split(image) for image in (recorded, enhanced))
-    found = [assess(one, other) for one, other in zip(first, second, strict=True)]
+    found = [
+        assess(one, other)
+        for one, other in zip(first, second, strict=True)
+        # a constant image has nothing to assess
+        if np.ptp(other.values) and np.ptp(one.values - other.values)
+    ]
+    if not found:
+        return
     doubtful = [(i, one) for i, one in enumerate(found) if one.warnings]
     index, worst = doubtful[0] if doubtful else (0, found[0])
     many = (

@@ -178,7 +178,7 @@ def assess(
     Raises
     ------
     ValueError
-        If one of the images is a stack, is smaller than 32 px, or their shapes differ.
+        If one of the images is a stack, is smaller than 32 px or has no contrast, or their shapes differ.
 
     Notes
     -----
@@ -213,6 +213,11 @@ def assess(
     bright = sign * second.values.astype(np.float64)
     given = sign * filled(first.values, faulty_pixels(first.values)).astype(np.float64)
     residual = given - bright
+    if not (np.ptp(bright) and np.ptp(residual)):
+        raise ValueError(
+            "enhanced must have a contrast and differ from recorded, but is constant or equal to it: there is nothing to "
+            "assess"
+        )
     model = _attached_noise(first, second, mode)
     expected = (
         ExpectedNoise.from_residual(residual, bright) if model is None else ExpectedNoise.from_model(model, bright)

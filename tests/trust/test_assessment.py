@@ -151,6 +151,7 @@ def test_other_weights_are_not_calibrated():
         (np.zeros((2, 64, 64)), np.zeros((64, 64)), "recorded must be a single image, but is a stack of 2"),
         (np.zeros((64, 64)), np.zeros((64, 65)), "must have one shape"),
         (np.zeros((16, 64)), np.zeros((16, 64)), "at least 32 px"),
+        (np.eye(64), np.ones((64, 64)), "must have a contrast"),
     ],
 )
 def test_impossible_images_are_refused(recorded, enhanced, message):

@@ -32,12 +32,14 @@ from stemkit.structure.intensities import voronoi_intensities
 from stemkit.structure.lattice import Lattice, Lattices
 from stemkit.structure.polarization import polarization
 from stemkit.structure.profiles import interface_profile, lattice_planes
+from stemkit.structure.registration import CrystalRegistration, register_crystal
 from stemkit.structure.strain import displacement_map, strain, strain_map
 from stemkit.structure.sublattices import sublattices
 from stemkit.structure.vacancies import find_vacancies, missing_sites, site_occupancy, weak_columns
 
 __all__ = [
     "AtomCounts",
+    "CrystalRegistration",
     "Lattice",
     "Lattices",
     "PixelSize",
@@ -55,6 +57,7 @@ __all__ = [
     "neighbor_distances",
     "pixel_size",
     "polarization",
+    "register_crystal",
     "site_occupancy",
     "strain",
     "strain_map",

@@ -30,6 +30,7 @@ from stemkit.structure.domains import domain_walls, mean_displacements
 from stemkit.structure.fitting import fit_lattice, fit_lattices
 from stemkit.structure.intensities import voronoi_intensities
 from stemkit.structure.lattice import Lattice, Lattices
+from stemkit.structure.point_defects import PointDefects, point_defects
 from stemkit.structure.polarization import polarization
 from stemkit.structure.profiles import interface_profile, lattice_planes
 from stemkit.structure.registration import CrystalRegistration, register_crystal
@@ -43,6 +44,7 @@ __all__ = [
     "Lattice",
     "Lattices",
     "PixelSize",
+    "PointDefects",
     "cage_displacements",
     "count_atoms",
     "displacement_map",
@@ -56,6 +58,7 @@ __all__ = [
     "missing_sites",
     "neighbor_distances",
     "pixel_size",
+    "point_defects",
     "polarization",
     "register_crystal",
     "site_occupancy",

@@ -128,7 +128,7 @@ def find_settings(cell: MeasuredCell, crystal: CrystalSites, limits: Limits) -> 
         for transform, ratio in _transforms(combined, crystal, limits, len(places)):
             settings += [
                 _scored(transform, origin, places, brightness, crystal, cell.shortest, n_cells, ratio)
-                for origin in _origins(places[: len(cell.fractions)], transform, crystal)
+                for origin in _origins(places[: len(cell.fractions)], brightness, transform, crystal)
             ]
     settings.sort(key=lambda setting: (round(setting.cost, DIGITS), setting.mirrored, abs(setting.rotation)))
     likely = [setting for setting in settings if setting.cost <= settings[0].cost + KEPT]

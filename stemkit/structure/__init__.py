@@ -23,6 +23,7 @@ True
 0.0
 """
 
+from stemkit.structure.brightness_classes import brightness_classes
 from stemkit.structure.counting import AtomCounts, count_atoms
 from stemkit.structure.displacements import cage_displacements
 from stemkit.structure.distances import PixelSize, neighbor_distances, pixel_size
@@ -45,6 +46,7 @@ __all__ = [
     "Lattices",
     "PixelSize",
     "PointDefects",
+    "brightness_classes",
     "cage_displacements",
     "count_atoms",
     "displacement_map",

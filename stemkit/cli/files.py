@@ -15,7 +15,10 @@ __all__ = ["RESULT_ENDINGS", "Selection", "is_result_ending", "result_names", "s
 #: Longest name of a result without its ending, bytes (chosen: file systems allow 255, endings have up to 40).
 LONGEST_NAME = 200
 #: Endings of the names of all results, before the number of the image in a stack and the suffix.
-RESULT_ENDINGS = ("enhanced", "straightened", "noise", "columns", "vacancies", "average", "drift", "aligned", "report")
+RESULT_ENDINGS = (
+    "enhanced", "straightened", "noise", "columns", "vacancies", "average", "drift", "aligned", "report",
+    "polarization", "counts", "grains", "defects", "strain", "profile", "elements",
+)  # fmt: skip
 _ENDING = rf"_({'|'.join(RESULT_ENDINGS)})(_\d{{3,}})?"
 #: Names of results: the name of the input, its region, and the ending.
 _RESULT = re.compile(rf"^(?P<origin>.+?)(_y\d+-\d+_x\d+-\d+)?{_ENDING}$")

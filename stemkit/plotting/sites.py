@@ -182,4 +182,6 @@ def _pixels(image: xr.DataArray, table: pd.DataFrame) -> tuple[NDArray[np.float6
 
 def _legend(ax: Axes) -> None:
     if ax.get_legend_handles_labels()[0]:
-        ax.legend(loc="upper right", fontsize="small", facecolor="0.35", labelcolor="white", framealpha=0.8)
+        # below the image, of which every part may have columns
+        place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.01), "ncols": 3}
+        ax.legend(fontsize="small", facecolor="0.35", labelcolor="white", **place)

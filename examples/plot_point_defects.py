@@ -43,14 +43,12 @@ dim = np.add(bright, [constant / np.sqrt(3), 0])
 true = pd.DataFrame(np.concatenate([bright, dim]), columns=["y", "x"])
 true["amplitude"] = np.repeat([1000.0, 420.0], len(cell))
 true["change"] = ""
-inside = true[["y", "x"]].gt(0.5).all(axis=1) & true[["y", "x"]].lt(
-    size * pixel_size - 0.5
-).all(axis=1)
+extent = size * pixel_size
+inside = ((true[["y", "x"]] > 0.5) & (true[["y", "x"]] < extent - 0.5)).all(axis=1)
 is_bright = true["amplitude"] == 1000
 for name, factor in changes.items():
-    possible = true.index[
-        inside & (true["change"] == "") & (is_bright == (name == "lighter atom"))
-    ]
+    kind = is_bright == (name == "lighter atom")
+    possible = true.index[inside & (true["change"] == "") & kind]
     chosen = rng.choice(possible, 4, replace=False)
     true.loc[chosen, "amplitude"] *= factor
     true.loc[chosen, "change"] = name
@@ -108,9 +106,9 @@ defects[
 # What the image could have shown
 # -------------------------------
 # ``detectable`` is the smallest change of the brightness that is found with a
-# probability of 90 %, as a fraction of the brightness. A missing atom of the dim columns
-# is a change by 50 %. At most of these columns that is below the limit: it may be found,
-# but where the list does not have it, it may still be there.
+# probability of 90 %, as a fraction of the brightness. A missing atom of the dim
+# columns is a change by 50 %. At most of these columns that is below the limit: it may
+# be found, but where the list does not have it, it may still be there.
 
 fig, axes = plt.subplots(
     1, 2, figsize=(12, 5.4), layout="constrained", width_ratios=(1.15, 1)

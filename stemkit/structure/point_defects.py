@@ -296,17 +296,22 @@ def _tested_missing(
     if detector is not None and image is not None and n:
         found = detector.measure(image, missing, neighbors=table, fix_positions=True)
         measured, noise = amplitudes(found, by)
-    rows = np.flatnonzero((lattice.site >= 0) & np.isfinite(values))
-    index = CellIndex(lattice)
-    # the columns of the sublattice determine its scatter
-    cells = np.concatenate([missing[["i", "j"]].to_numpy(dtype=np.int64), lattice.indices[rows]])
-    site = np.concatenate([missing["site"].to_numpy(dtype=np.int64), lattice.site[rows]])
-    own = np.concatenate([np.full(n, -1), rows])
-    all_sites = local_trend(index.neighbors(cells, site, RINGS), site, lattice.vectors, values, errors, own)
-    trend = LocalTrend(all_sites.expected[:n], all_sites.variance[:n], all_sites.freedom[:n])
+    trend = _trend_at(missing, lattice, values, errors) if n else LocalTrend(*np.empty((3, 0)))
     tests = _compared(measured, noise, trend)
     tests["p_value"] = null_tail(-tests["significance"].to_numpy(), trend.freedom)
-    return tests.assign(kind="vacancy", row=-1, place=np.arange(n), site=site[:n], sides=1)
+    return tests.assign(kind="vacancy", row=-1, place=np.arange(n), site=missing["site"].to_numpy(), sides=1)
+
+
+def _trend_at(missing: pd.DataFrame, lattice: Lattice, values: NDArray, errors: NDArray) -> LocalTrend:
+    """Prediction of the neighbours for sites without a column; all columns determine the scatter."""
+    rows = np.flatnonzero((lattice.site >= 0) & np.isfinite(values))
+    cells = np.concatenate([missing[["i", "j"]].to_numpy(dtype=np.int64), lattice.indices[rows]])
+    site = np.concatenate([missing["site"].to_numpy(dtype=np.int64), lattice.site[rows]])
+    own = np.concatenate([np.full(len(missing), -1), rows])
+    neighbors = CellIndex(lattice).neighbors(cells, site, RINGS)
+    trend = local_trend(neighbors, site, lattice.vectors, values, errors, own)
+    n = len(missing)
+    return LocalTrend(trend.expected[:n], trend.variance[:n], trend.freedom[:n])
 
 
 def _compared(values: NDArray, errors: NDArray, trend: LocalTrend) -> pd.DataFrame:

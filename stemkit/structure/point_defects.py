@@ -32,6 +32,8 @@ NOT_COMPARED = Quality.FAILED | Quality.EDGE | Quality.SATURATED | Quality.FAULT
 #: Longest distance of a column between the sites from a column on one, shortest distances of sites (chosen: it is in
 #: the crystal).
 IN_CRYSTAL = 1.0
+#: Least error of a change, fraction of the expected brightness (chosen: images without noise have rounding errors).
+LEAST_ERROR = 1e-6
 #: Columns of the tables of results, in this order.
 RESULTS = ["expected", "change", "change_err", "fraction", "significance", "p_value"]
 
@@ -101,10 +103,11 @@ class PointDefects:
         found = [counted(int(n[kind]), one, more) for kind, one, more in names if kind in n]
         limit = float(np.nanmedian(self.columns["detectable"])) if self.columns["detectable"].notna().any() else np.nan
         untested = int((self.missing["reason"] != "").sum())
-        parts = [
-            f"{', '.join(found) or 'no point defects'} at a false discovery rate of {self.false_discovery_rate:g}",
-            f"changes by {100 * limit:.0f} % are found with {100 * self.power:.0f} % probability (median)",
-        ]
+        parts = [f"{', '.join(found) or 'no point defects'} at a false discovery rate of {self.false_discovery_rate:g}"]
+        if np.isfinite(limit):
+            parts.append(f"changes by {100 * limit:.0f} % are found with {100 * self.power:.0f} % probability (median)")
+        else:
+            parts.append("no column has enough neighbours to be tested")
         if untested:
             parts.append(f"{counted(untested, 'site')} without a column not tested")
         return "; ".join(parts)
@@ -242,7 +245,7 @@ class _Numbers:
 
     def weight(self, on_site: bool) -> float:
         """Factor of the p-values by which sites and places together count equally, whatever their numbers."""
-        return 2 * (self.sites if on_site else self.places) / self.total
+        return 2 * max(self.sites if on_site else self.places, 1.0) / max(self.total, 1.0)
 
 
 def _adjust(tests: pd.DataFrame, n_tests: _Numbers) -> None:
@@ -315,7 +318,7 @@ def _trend_at(missing: pd.DataFrame, lattice: Lattice, values: NDArray, errors: 
 
 
 def _compared(values: NDArray, errors: NDArray, trend: LocalTrend) -> pd.DataFrame:
-    error = np.sqrt(errors**2 + trend.variance)
+    error = np.sqrt(errors**2 + trend.variance + (LEAST_ERROR * trend.expected) ** 2)
     change = values - trend.expected
     with np.errstate(divide="ignore", invalid="ignore"):
         fraction, significance = values / trend.expected, change / error

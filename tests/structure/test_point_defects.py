@@ -92,6 +92,15 @@ def test_a_thickness_step_of_a_wedge_is_no_defect_and_columns_keep_their_index()
     assert (result.columns["reason"] == "").mean() > 0.95
 
 
+def test_a_crystal_without_noise_and_errors_has_its_defects_only():
+    y, x = np.mgrid[0:8, 0:8].reshape(2, -1) * 20.0
+    table = pd.DataFrame({"y": y, "x": x, "amplitude": 1.0})
+    assert len(point_defects(table, fit_lattice(table)).defects) == 0
+    table.loc[27, "amplitude"] = 0.99
+    defects = point_defects(table, fit_lattice(table)).defects
+    assert defects[["kind", "column"]].to_numpy().tolist() == [["weak", 27]]
+
+
 def test_columns_that_are_not_compared_have_a_reason():
     table = crystal(1)
     table["quality"] = 0

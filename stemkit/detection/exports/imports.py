@@ -19,7 +19,7 @@ ANGSTROM = 0.1
 
 
 def from_atomap(fitted: Any) -> pd.DataFrame:
-    """Convert columns that Atomap has fitted to a table for :mod:`stemkit.structure`.
+    """Convert columns that Atomap has fitted to a table for ``stemkit.structure``.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def from_statstem(
     pixel_size: float,
     unit: str = "nm",
 ) -> pd.DataFrame:
-    """Convert columns that StatSTEM has fitted to a table for :mod:`stemkit.structure`.
+    """Convert columns that StatSTEM has fitted to a table for ``stemkit.structure``.
 
     Parameters
     ----------

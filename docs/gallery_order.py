@@ -13,6 +13,8 @@ PAGES = (
     "plot_displacements_and_strain.py",
     "plot_grains.py",
     "plot_vacancies.py",
+    "plot_point_defects.py",
+    "plot_elements.py",
     "plot_polarization.py",
     "plot_counting.py",
     "plot_data_like_my_microscope.py",

@@ -277,3 +277,43 @@ def test_the_mixture_is_as_high_as_the_histogram(axes):
     assert [t.get_text() for t in axes.texts] == ["1", "2"]
     with pytest.raises(ValueError, match="by must be a column"):
         plotting.show_mixture(columns, components, 1.0, axes, by="voronoi")
+
+
+def test_names_have_a_colour_each_and_missing_sites_are_marked(axes, image):
+    columns = pd.DataFrame({"y": [0.2, 0.4, 0.6, 0.8], "x": [0.3, 0.5, 0.7, 0.9]})
+    columns["name"] = pd.array(["Sr", "TiO", "Sr", None], dtype="string")
+    columns.attrs["unit"] = "nm"
+    missing = pd.DataFrame({"y": [1.0], "x": [1.2]})
+    missing.attrs["unit"] = "nm"
+    plotting.show_names(image, columns, axes, missing=missing)
+    drawn = {c.get_label(): c.get_offsets().tolist() for c in axes.collections}
+    assert set(drawn) == {"Sr (2)", "TiO (1)", "no name (1)", "no column (1)"}
+    np.testing.assert_allclose(drawn["Sr (2)"], [[15, 10], [35, 30]])
+    np.testing.assert_allclose(drawn["no column (1)"], [[60, 50]])
+    with pytest.raises(ValueError, match="columns must contain name"):
+        plotting.show_names(image, columns.drop(columns="name"))
+
+
+def test_defects_have_a_marker_for_each_kind(axes, image):
+    defects = pd.DataFrame({"kind": ["weak", "vacancy", "weak"], "y": [0.2, 0.4, 0.6], "x": [0.3, 0.5, 0.7]})
+    defects.attrs["unit"] = "nm"
+    plotting.show_defects(image, defects, axes)
+    drawn = {c.get_label(): c.get_offsets().tolist() for c in axes.collections}
+    assert set(drawn) == {"1 vacancy", "2 weak columns"}
+    np.testing.assert_allclose(drawn["1 vacancy"], [[25, 20]])
+    axes.clear()
+    plotting.show_defects(image, defects.iloc[:0], axes)
+    assert axes.get_legend() is None
+    with pytest.raises(ValueError, match="defects must be those of point_defects"):
+        plotting.show_defects(image, defects.drop(columns="kind"))
+
+
+def test_the_detection_limit_is_a_colour_and_untested_columns_are_crosses(axes, image):
+    columns = pd.DataFrame({"y": [0.2, 0.4, 0.6], "x": [0.3, 0.5, 0.7], "detectable": [0.2, np.nan, 1.4]})
+    columns.attrs["unit"] = "nm"
+    plotting.show_detection_limit(image, columns, axes)
+    tested, untested = axes.collections[:2]
+    assert tested.get_array().tolist() == [0.2, 1.4]
+    np.testing.assert_allclose(untested.get_offsets().tolist(), [[25, 20]])
+    with pytest.raises(ValueError, match="columns must be those of point_defects"):
+        plotting.show_detection_limit(image, columns[["y", "x"]])

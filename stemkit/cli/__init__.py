@@ -24,6 +24,7 @@ from stemkit.cli import (
     info,
     report,
     straighten,
+    structure,
     synthesize,
     train,
 )
@@ -32,7 +33,7 @@ from stemkit.cli.progress import OutputError, printing
 
 __all__ = ["main"]
 
-VERBS = (enhance, detect, report, calibrate, straighten, average, info, synthesize, train, benchmark, demo)
+VERBS = (enhance, detect, structure, report, calibrate, straighten, average, info, synthesize, train, benchmark, demo)
 #: Exit codes of a command that a signal ends, as shells report them.
 INTERRUPTED = 128 + signal.SIGINT
 PIPE_CLOSED = 128 + 13  # SIGPIPE, which not all systems have

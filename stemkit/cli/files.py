@@ -16,17 +16,9 @@ __all__ = ["RESULT_ENDINGS", "Selection", "is_result_ending", "result_names", "s
 LONGEST_NAME = 200
 #: Endings of the names of all results, before the number of the image in a stack and the suffix.
 RESULT_ENDINGS = (
-    "enhanced",
-    "uncertainty",
-    "straightened",
-    "noise",
-    "columns",
-    "vacancies",
-    "average",
-    "drift",
-    "aligned",
-    "report",
-)
+    "enhanced", "uncertainty", "straightened", "noise", "columns", "vacancies", "average", "drift", "aligned", "report",
+    "polarization", "counts", "grains", "defects", "strain", "profile", "elements",
+)  # fmt: skip
 _ENDING = rf"_({'|'.join(RESULT_ENDINGS)})(_\d{{3,}})?"
 #: Names of results: the name of the input, its region, and the ending.
 _RESULT = re.compile(rf"^(?P<origin>.+?)(_y\d+-\d+_x\d+-\d+)?{_ENDING}$")

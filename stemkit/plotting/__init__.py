@@ -6,6 +6,7 @@ from stemkit.plotting.counts import show_counts, show_mixture
 from stemkit.plotting.drawing import scale_bar_length
 from stemkit.plotting.files import save_figure, save_picture
 from stemkit.plotting.images import show_image, show_residual
+from stemkit.plotting.sites import show_defects, show_detection_limit, show_names
 from stemkit.plotting.vectors import direction_colors, show_displacements
 
 __all__ = [
@@ -20,9 +21,12 @@ __all__ = [
     "show_assessment",
     "show_columns",
     "show_counts",
+    "show_defects",
+    "show_detection_limit",
     "show_displacements",
     "show_image",
     "show_labels",
     "show_mixture",
+    "show_names",
     "show_residual",
 ]

@@ -23,6 +23,7 @@ True
 0.0
 """
 
+from stemkit.structure.brightness_classes import brightness_classes
 from stemkit.structure.counting import AtomCounts, count_atoms
 from stemkit.structure.displacements import cage_displacements
 from stemkit.structure.distances import PixelSize, neighbor_distances, pixel_size
@@ -30,17 +31,22 @@ from stemkit.structure.domains import domain_walls, mean_displacements
 from stemkit.structure.fitting import fit_lattice, fit_lattices
 from stemkit.structure.intensities import voronoi_intensities
 from stemkit.structure.lattice import Lattice, Lattices
+from stemkit.structure.point_defects import PointDefects, point_defects
 from stemkit.structure.polarization import polarization
 from stemkit.structure.profiles import interface_profile, lattice_planes
+from stemkit.structure.registration import CrystalRegistration, register_crystal
 from stemkit.structure.strain import displacement_map, strain, strain_map
 from stemkit.structure.sublattices import sublattices
 from stemkit.structure.vacancies import find_vacancies, missing_sites, site_occupancy, weak_columns
 
 __all__ = [
     "AtomCounts",
+    "CrystalRegistration",
     "Lattice",
     "Lattices",
     "PixelSize",
+    "PointDefects",
+    "brightness_classes",
     "cage_displacements",
     "count_atoms",
     "displacement_map",
@@ -54,7 +60,9 @@ __all__ = [
     "missing_sites",
     "neighbor_distances",
     "pixel_size",
+    "point_defects",
     "polarization",
+    "register_crystal",
     "site_occupancy",
     "strain",
     "strain_map",

@@ -147,7 +147,7 @@ def missing_sites(
     cells, site, positions, present = cells[kept], site[kept], positions[kept], present[kept]
     brightness = _expected_brightness(table, index, cells, site, by, lattice)
     pixels = to_pixels(table, positions)
-    return pd.DataFrame(
+    sites = pd.DataFrame(
         {
             **dict(zip(("y", "x", "y_px", "x_px"), (*positions.T, *pixels.T), strict=True)),
             "site": site,
@@ -158,6 +158,8 @@ def missing_sites(
             "spread": brightness.spread,
         }
     )
+    sites.attrs["unit"] = columns.unit
+    return sites
 
 
 def site_occupancy(missing: pd.DataFrame, measured: pd.DataFrame, *, by: str = "amplitude") -> pd.DataFrame:

@@ -270,3 +270,16 @@ def test_impossible_inputs_are_refused():
     table.attrs["unit"] = "px"
     with pytest.raises(ValueError, match="must be in pm"):
         polarization(cage_displacements(table), 1.0, 1.0)
+
+
+def test_errors_of_the_ideal_centre_are_those_of_its_own_axis():
+    rng = np.random.default_rng(0)
+    table = crystal("perovskite", cells=14).drop(columns="label")
+    table[["y_err", "x_err"]] = 0.02, 0.002
+    table[["y", "x"]] += rng.normal(size=(len(table), 2)) * [0.02, 0.002]
+    table.attrs["unit"] = "nm"
+    found = cage_displacements(table, reference="lattice").dropna(subset="displacement")
+    ratio = found["reference_y_err"] / found["reference_x_err"]
+    # both axes are fitted with the same design, so that the errors are everywhere as those of the columns
+    assert ratio.min() > 7
+    assert ratio.max() < 14

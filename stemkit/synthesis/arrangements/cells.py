@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
+
+from stemkit.synthesis.arrangements.projection import POWER, brightness, project
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -26,13 +28,8 @@ LATTICES: dict[str, tuple[float | None, bool, bool]] = {
     "hexagonal": (60.0, True, False),
     "oblique": (None, False, False),
 }
-#: Atoms whose projections are nearer than this, nm, are one column (chosen: projections of a perfect crystal coincide).
-ONE_COLUMN = 0.01
 #: Largest distance, cells, at which the nearest column is searched (chosen).
 MOST_STEPS = 12
-#: Exponent of the atomic number in the HAADF intensity of an atom (chosen: the references of :func:`crystal_cell` have
-#: 1.64 to 2).
-POWER = 1.7
 
 
 @dataclass
@@ -154,25 +151,11 @@ def crystal_cell(atoms: Atoms, zone_axis: Sequence[int] = (0, 0, 1), *, power: f
     >>> silicon = crystal_cell(bulk("Si", cubic=True), (1, 1, 0))
     >>> columns = lattice(silicon, (128, 128), pixel_size=0.01, sigma=4.0)
     """
-    if not np.all(atoms.pbc) or abs(float(atoms.cell.volume)) < 1e-9:
-        raise ValueError(
-            f"atoms must be periodic along three vectors, but pbc is {atoms.pbc}: use projected_columns for a particle"
-        )
-    axis = np.array(zone_axis)
-    if axis.shape != (3,) or not np.issubdtype(axis.dtype, np.integer) or not axis.any():
-        raise ValueError(f"zone_axis must be three integers [u v w], not all zero, but is {zone_axis!r}")
-    steps = _unimodular(axis // math.gcd(*map(int, axis)))
-    cell = steps @ np.asarray(atoms.cell) / 10
-    along = cell[2] / np.linalg.norm(cell[2])
-    across = cell[:2] - (cell[:2] @ along)[:, None] * along
-    across = _reduced(across, along)
-    # x along a, and y such that the view is along the beam
-    x = across[0] / np.linalg.norm(across[0])
-    plane = np.stack([np.cross(along, x), x])
-    vectors = across @ plane.T
-    fractions = (atoms.positions / 10 @ plane.T) @ np.linalg.inv(vectors) % 1.0
-    sites, weights = _merged(fractions, brightness(atoms, power), vectors)
-    return Cell.single(vectors, sites, weights / weights.max())
+    projection = project(atoms, zone_axis)
+    weights = brightness(atoms, power)
+    sites = np.array([projection.center(group, weights) for group in projection.groups])
+    amplitude = np.array([weights[group].sum() for group in projection.groups])
+    return Cell.single(projection.vectors, sites, amplitude / amplitude.max())
 
 
 def random_cell(n_images: int, generator: torch.Generator, max_sites: int = 4) -> Cell:
@@ -222,21 +205,6 @@ def nearest_distance(cell: Cell) -> Tensor:
     return torch.where(valid, distance, torch.inf).flatten(1).min(dim=1).values
 
 
-def brightness(atoms: Atoms, power: float) -> NDArray[np.float64]:
-    """``occupancy * Z**power`` of each atom, summed over the elements that share a site."""
-    from ase.data import atomic_numbers
-
-    shared: dict[str, dict[str, float]] = atoms.info.get("occupancy", {})
-    kinds = atoms.arrays.get("spacegroup_kinds")
-    weights = atoms.numbers.astype(float) ** power
-    if not shared or kinds is None:
-        return weights
-    for i, kind in enumerate(kinds):
-        if (occupancies := shared.get(str(kind))) is not None:
-            weights[i] = sum(share * atomic_numbers[symbol] ** power for symbol, share in occupancies.items())
-    return weights
-
-
 # --- steps -------------------------------------------------------------------------------------------------------
 
 
@@ -245,53 +213,3 @@ def _per_site(values: ArrayLike, n: int, name: str) -> Tensor:
     if given.ndim > 1 or given.size not in (1, n) or not (given > 0).all():
         raise ValueError(f"{name} must be positive, one number or one for each of {n} sites, but is {values!r}")
     return torch.as_tensor(np.broadcast_to(given, n).copy())[None]
-
-
-def _unimodular(axis: NDArray) -> NDArray[np.int64]:
-    """Integer matrix of determinant 1 whose last row is a vector of coprime integers."""
-    u, v, w = (int(n) for n in axis)
-    g, s, t = _bezout(u, v)
-    if g == 0:
-        return np.array([[1, 0, 0], [0, w, 0], [0, 0, w]])
-    _, p, q = _bezout(g, w)
-    # (-t, s) and (u, v) / g span the plane of the first two; (-q, p) and (g, w) that of (u, v) / g and the third
-    return np.array([[-t, s, 0], [-q * (u // g), -q * (v // g), p], [u, v, w]])
-
-
-def _bezout(a: int, b: int) -> tuple[int, int, int]:
-    """The greatest common divisor g of two integers, and s, t with ``s a + t b = g``."""
-    if b == 0:
-        return abs(a), (a > 0) - (a < 0), 0
-    g, s, t = _bezout(b, a % b)
-    return g, t, s - (a // b) * t
-
-
-def _reduced(vectors: NDArray, normal: NDArray) -> NDArray[np.float64]:
-    """Gauss's reduction of two vectors to the shortest ones that span the same lattice, right-handed."""
-    a, b = sorted(vectors, key=np.linalg.norm)
-    while True:
-        shorter = b - round(float(a @ b / (a @ a))) * a
-        # the tolerance prevents an endless loop by rounding errors where lengths are equal
-        if np.linalg.norm(shorter) > (1 - 1e-9) * np.linalg.norm(b):
-            break
-        a, b = sorted((a, shorter), key=np.linalg.norm)
-    return np.array([a, b if np.cross(a, b) @ normal < 0 else -b])
-
-
-def _merged(fractions: NDArray, weights: NDArray, vectors: NDArray) -> tuple[NDArray, NDArray]:
-    """Columns of atoms whose projections coincide: mean positions and total weights."""
-    groups: list[list[int]] = []
-    for i, place in enumerate(fractions):
-        for group in groups:
-            apart = place - fractions[group[0]]
-            if np.linalg.norm((apart - apart.round()) @ vectors) < ONE_COLUMN:
-                group.append(i)
-                break
-        else:
-            groups.append([i])
-    places = []
-    for group in groups:
-        apart = fractions[group] - fractions[group[0]]
-        near = fractions[group[0]] + apart - apart.round()
-        places.append(np.average(near, axis=0, weights=weights[group]))
-    return np.array(places), np.array([weights[group].sum() for group in groups])

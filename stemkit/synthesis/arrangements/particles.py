@@ -9,8 +9,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from stemkit.synthesis.arrangements.cells import POWER, brightness
 from stemkit.synthesis.arrangements.columns import Columns, columns_at
+from stemkit.synthesis.arrangements.projection import POWER, brightness
 
 if TYPE_CHECKING:
     from ase import Atoms

@@ -1,0 +1,281 @@
+"""Analyses of ``stemkit structure``: each makes a table, a figure and a line of text."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stemkit.cli.figures import non_interactive_pyplot
+from stemkit.cli.messages import counted
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+    from stemkit import AtomDetector
+    from stemkit.structure import Lattice
+
+__all__ = ["ANALYSES", "Analysis", "Crystal", "Result"]
+
+#: Height and width of a panel of a figure, inches (chosen).
+PANEL = (6.0, 6.6)
+#: Diameter of a marker of strain, spacings of columns on a square field (chosen).
+MARKER = 0.5
+#: Quantile of strains at the ends of the colours (chosen: single wrong columns are beyond it).
+COLORS = 0.98
+
+
+@dataclass(frozen=True)
+class Crystal:
+    """A table with its lattice, the image on which it is drawn, and a detector if this is the recorded image."""
+
+    table: pd.DataFrame
+    lattice: Lattice
+    image: xr.DataArray
+    detector: AtomDetector | None
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """Image and detector for functions that measure, or nothing."""
+        return {} if self.detector is None else {"image": self.image, "detector": self.detector}
+
+
+@dataclass(frozen=True)
+class Result:
+    """Table, what one line says, and the figure."""
+
+    table: pd.DataFrame
+    line: str
+    draw: Callable[[], Figure]
+
+    def write(self, crystal: Crystal, path: Path) -> None:
+        """Write the table; rows of columns have their number in the file as ``column``."""
+        from stemkit.atomic import whole_file
+
+        table = self.table
+        if len(table) == len(crystal.table) and table.index.equals(crystal.table.index):
+            table = table.rename_axis("column").reset_index()
+            pixels = crystal.table[["y_px", "x_px"]].reset_index(drop=True)
+            table = table.assign(**{name: pixels[name] for name in pixels if name not in table})
+        elif table.index.name is not None:
+            table = table.reset_index()
+        if "y" in table:
+            table = table.assign(unit=crystal.table.attrs.get("unit", "px"))
+        with whole_file(path) as temporary:
+            table.to_csv(temporary, index=False)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """An option of the command, which also names the results."""
+
+    name: str
+    help: str
+    step: str
+    run: Callable[[Crystal, argparse.Namespace], Result]
+
+
+def _axes(n: int = 1) -> tuple[Figure, Any]:
+    plt = non_interactive_pyplot()
+    figure, axes = plt.subplots(1, n, figsize=(PANEL[1] * n, PANEL[0]), layout="constrained", squeeze=False)
+    return figure, axes[0]
+
+
+def _polarization(crystal: Crystal, arguments: argparse.Namespace) -> Result:
+    from stemkit.plotting import show_displacements
+    from stemkit.structure import cage_displacements, polarization
+
+    result = cage_displacements(crystal.table, lattice=crystal.lattice)
+    name = "displacement"
+    if arguments.born_charge is not None:
+        name = "polarization"
+        result = polarization(result, arguments.born_charge, arguments.cell_volume)
+    known = result.dropna(subset=[f"{name}_y"])
+    unit = result.attrs["units"][f"{name}_y"]
+    significant = int((known["p_value"] < 0.01).sum())
+    mean = known[[f"{name}_y", f"{name}_x"]].mean()
+    line = f"{counted(len(known), 'vector')}, mean y {mean.iloc[0]:.3g} and x {mean.iloc[1]:.3g} {unit}"
+    line += f", {significant} with p < 0.01"
+
+    def draw() -> Figure:
+        figure, (ax,) = _axes()
+        show_displacements(crystal.image, result, ax, name=name)
+        return figure
+
+    return Result(result, line, draw)
+
+
+def _counts(crystal: Crystal, arguments: argparse.Namespace) -> Result:
+    from stemkit.plotting import show_counts, show_mixture
+    from stemkit.structure import count_atoms, sublattices
+
+    by = arguments.by or "intensity"
+    # intensities are those of columns of one element
+    label = sublattices(crystal.table, crystal.lattice)
+    chosen = crystal.table[label == 0] if label.max() > 0 else crystal.table
+    counts = count_atoms(chosen, by=by, first=arguments.first)
+    columns = counts.columns.reindex(crystal.table.index)
+    columns["fitted"] = columns["fitted"].eq(True)
+    columns["reason"] = columns["reason"].fillna("another sublattice")
+    columns = columns.assign(y=crystal.table["y"], x=crystal.table["x"])
+
+    def draw() -> Figure:
+        figure, axes = _axes(2)
+        show_counts(crystal.image, columns, axes[0])
+        show_mixture(columns, counts.components, counts.width, axes[1], by=by)
+        return figure
+
+    low, high = columns["count"].min(), columns["count"].max()
+    which = "" if label.max() == 0 else " of the brightest sublattice"
+    n = int(columns["count"].notna().sum())
+    line = f"{counted(n, 'column')}{which}, {low} to {high} atoms: {counts.verdict}"
+    return Result(columns, line, draw)
+
+
+def _grains(crystal: Crystal, arguments: argparse.Namespace) -> Result:
+    from stemkit.plotting import show_labels
+    from stemkit.structure import fit_lattices
+
+    lattices, labels = fit_lattices(crystal.table, pixel_size_error=arguments.pixel_size_error)
+
+    def draw() -> Figure:
+        figure, (ax,) = _axes()
+        show_labels(crystal.image, crystal.table, labels, ax, name="grain")
+        return figure
+
+    none = int((labels < 0).sum())
+    line = "\n  ".join(
+        [f"{counted(len(lattices), 'grain')}, {counted(none, 'column')} in none", *(repr(one) for one in lattices)]
+    )
+    return Result(crystal.table[["y", "x"]].assign(grain=labels), line, draw)
+
+
+def _vacancies(crystal: Crystal, arguments: argparse.Namespace) -> Result:
+    from stemkit.structure import find_vacancies, missing_sites
+
+    by = arguments.by or "amplitude"
+    if crystal.detector is None:
+        sites = missing_sites(crystal.table, crystal.lattice, by=by)
+        line = f"{counted(len(sites), 'site')} without a column (--image FILE tests whether they are vacant)"
+        marked = sites
+    else:
+        rate = arguments.false_discovery_rate
+        sites = find_vacancies(crystal.table, crystal.lattice, **crystal.measured, false_discovery_rate=rate, by=by)
+        marked = sites[sites["vacant"]]
+        line = (
+            f"{counted(len(marked), 'vacancy', 'vacancies')} of {counted(len(sites), 'site')} without a column, at a "
+            f"false discovery rate of {rate:g}"
+        )
+
+    def draw() -> Figure:
+        from stemkit.plotting import show_defects
+
+        figure, (ax,) = _axes()
+        show_defects(crystal.image, _with_unit(marked.assign(kind="vacancy"), crystal), ax)
+        return figure
+
+    return Result(sites, line, draw)
+
+
+def _defects(crystal: Crystal, arguments: argparse.Namespace) -> Result:
+    from stemkit.plotting import show_defects, show_detection_limit
+    from stemkit.structure import point_defects
+
+    rate, by = arguments.false_discovery_rate, arguments.by or "amplitude"
+    result = point_defects(crystal.table, crystal.lattice, **crystal.measured, false_discovery_rate=rate, by=by)
+
+    def draw() -> Figure:
+        figure, axes = _axes(2)
+        show_defects(crystal.image, result.defects, axes[0])
+        show_detection_limit(crystal.image, result.columns, axes[1])
+        return figure
+
+    return Result(result.defects, result.verdict, draw)
+
+
+def _strain(crystal: Crystal, arguments: argparse.Namespace) -> Result:
+    import numpy as np
+
+    from stemkit.structure import strain
+
+    result = strain(crystal.table, crystal.lattice)
+    parts = ["exx", "eyy", "exy", "rotation"]
+    size = (MARKER * 72 * PANEL[1] / np.sqrt(max(len(result), 1))) ** 2
+
+    def draw() -> Figure:
+        figure, axes = _axes(4)
+        for ax, part in zip(axes, parts, strict=True):
+            values = result[part] * (1 if part == "rotation" else 100)
+            limit = float(np.nanquantile(np.abs(values), COLORS)) if values.notna().any() else 1.0
+            drawn = ax.scatter(result["x"], result["y"], c=values, cmap="RdBu_r", vmin=-limit, vmax=limit, s=size)
+            ax.set(title=part, aspect="equal", xticks=[], yticks=[])
+            ax.invert_yaxis()
+            figure.colorbar(drawn, ax=ax, shrink=0.8, label="degrees" if part == "rotation" else "%")
+        return figure
+
+    known = result.dropna(subset=["exx"])
+    numbers = ", ".join(f"{part} {100 * known[part].std():.2g} %" for part in parts[:3])
+    line = f"{counted(len(known), 'column')}, standard deviations {numbers}, rotation {known['rotation'].std():.2g}°"
+    return Result(result, line, draw)
+
+
+def _profile(crystal: Crystal, arguments: argparse.Namespace) -> Result:
+    from stemkit.structure import interface_profile
+
+    by = arguments.by or "amplitude"
+    result = interface_profile(crystal.table, crystal.lattice, arguments.along, by=(by,))
+    unit = crystal.table.attrs.get("unit", "px")
+
+    def draw() -> Figure:
+        figure, axes = _axes(3)
+        labels = {"spacing": f"spacing ({unit})", "ratio": "spacing / distance in the plane", by: by}
+        for ax, (part, label) in zip(axes, labels.items(), strict=True):
+            if part in result:
+                ax.errorbar(result["position"], result[part], result[f"{part}_err"], fmt="o", markersize=3)
+            ax.set(xlabel=f"position across the planes ({unit})", ylabel=label)
+        return figure
+
+    spacing, ratio = result["spacing"].median(), result["ratio"].median()
+    line = f"{counted(len(result), 'plane')}, median spacing {spacing:.5g} {unit}, median ratio {ratio:.4g}"
+    return Result(result, line, draw)
+
+
+def _elements(crystal: Crystal, arguments: argparse.Namespace) -> Result:
+    from stemkit.plotting import show_names
+    from stemkit.structure import register_crystal
+
+    by = arguments.by or "amplitude"
+    found = register_crystal(crystal.table, arguments.elements, arguments.zone_axis, lattice=crystal.lattice, by=by)
+
+    def draw() -> Figure:
+        figure, (ax,) = _axes()
+        show_names(crystal.image, found.columns, ax, missing=found.missing)
+        return figure
+
+    return Result(found.columns, found.verdict, draw)
+
+
+def _with_unit(table: pd.DataFrame, crystal: Crystal) -> pd.DataFrame:
+    table.attrs["unit"] = crystal.table.attrs.get("unit", "px")
+    return table
+
+
+ANALYSES = {
+    analysis.name: analysis
+    for analysis in (
+        Analysis(
+            "polarization", "displacement of each column from its cage of neighbours", "measuring cages", _polarization
+        ),
+        Analysis("counts", "number of atoms of each column", "counting atoms", _counts),
+        Analysis("grains", "grains, each with its lattice", "fitting lattices", _grains),
+        Analysis("vacancies", "sites without a column", "measuring sites", _vacancies),
+        Analysis("defects", "point defects, and the detection limit", "testing sites", _defects),
+        Analysis("strain", "strain and rotation at each column", "measuring strain", _strain),
+        Analysis("profile", "profile across the planes of columns", "averaging planes", _profile),
+        Analysis("elements", "names of the columns from a crystal", "registering the crystal", _elements),
+    )
+}

@@ -23,38 +23,51 @@ True
 0.0
 """
 
+from stemkit.structure.bonding import bond_angles, bonds
 from stemkit.structure.counting import AtomCounts, count_atoms
 from stemkit.structure.displacements import cage_displacements
 from stemkit.structure.distances import PixelSize, neighbor_distances, pixel_size
 from stemkit.structure.domains import domain_walls, mean_displacements
+from stemkit.structure.dumbbell_pairs import dumbbells
 from stemkit.structure.fitting import fit_lattice, fit_lattices
+from stemkit.structure.grain_tables import Grains, find_grains
 from stemkit.structure.intensities import voronoi_intensities
 from stemkit.structure.lattice import Lattice, Lattices
+from stemkit.structure.pair_means import mean_distances
 from stemkit.structure.polarization import polarization
 from stemkit.structure.profiles import interface_profile, lattice_planes
+from stemkit.structure.ring_statistics import ring_pairs, rings
 from stemkit.structure.strain import displacement_map, strain, strain_map
 from stemkit.structure.sublattices import sublattices
 from stemkit.structure.vacancies import find_vacancies, missing_sites, site_occupancy, weak_columns
 
 __all__ = [
     "AtomCounts",
+    "Grains",
     "Lattice",
     "Lattices",
     "PixelSize",
+    "bond_angles",
+    "bonds",
     "cage_displacements",
     "count_atoms",
     "displacement_map",
     "domain_walls",
+    "dumbbells",
+    "find_grains",
     "find_vacancies",
     "fit_lattice",
     "fit_lattices",
     "interface_profile",
     "lattice_planes",
     "mean_displacements",
+    "mean_distances",
     "missing_sites",
     "neighbor_distances",
     "pixel_size",
     "polarization",
+    "ring_pairs",
+    "rings",
     "site_occupancy",
     "strain",
     "strain_map",

@@ -4,7 +4,9 @@ from stemkit.plotting.columns import COLUMN_COLOR, FLAGGED_COLOR, LABEL_COLORS, 
 from stemkit.plotting.counts import show_counts, show_mixture
 from stemkit.plotting.drawing import scale_bar_length
 from stemkit.plotting.files import save_figure, save_picture
+from stemkit.plotting.grains import show_grains
 from stemkit.plotting.images import show_image, show_residual
+from stemkit.plotting.rings import show_rings
 from stemkit.plotting.vectors import direction_colors, show_displacements
 
 __all__ = [
@@ -19,8 +21,10 @@ __all__ = [
     "show_columns",
     "show_counts",
     "show_displacements",
+    "show_grains",
     "show_image",
     "show_labels",
     "show_mixture",
     "show_residual",
+    "show_rings",
 ]

@@ -25,6 +25,7 @@ True
 
 from stemkit.structure.bonding import bond_angles, bonds
 from stemkit.structure.counting import AtomCounts, count_atoms
+from stemkit.structure.dislocations import find_dislocations
 from stemkit.structure.displacements import cage_displacements
 from stemkit.structure.distances import PixelSize, neighbor_distances, pixel_size
 from stemkit.structure.domains import domain_walls, mean_displacements
@@ -54,6 +55,7 @@ __all__ = [
     "displacement_map",
     "domain_walls",
     "dumbbells",
+    "find_dislocations",
     "find_grains",
     "find_vacancies",
     "fit_lattice",

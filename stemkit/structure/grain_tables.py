@@ -21,7 +21,7 @@ from stemkit.structure.tables import ColumnPositions, column_positions, counted
 __all__ = ["Grains", "find_grains"]
 
 #: Default of ``same_phase`` (chosen: scans distort lengths by up to two per cent, differently in each grain).
-SAME_PHASE = 0.025
+SAME_PHASE = 0.03
 #: Default of ``coherent`` (chosen: one extra row in 50, a rotation by 1.1 degrees).
 COHERENT = 0.02
 #: Fewest columns of a grain (chosen: fewer determine no lattice).
@@ -86,7 +86,7 @@ def find_grains(
         Columns of one image.
     lattices : Lattices, optional
         ``fit_lattices(table)``, which is the default.
-    same_phase : float, default=0.025
+    same_phase : float, default=0.03
         Grains are of the same phase if their lattices differ by a rotation and at most this strain.
     coherent : float, default=0.02
         A boundary is coherent if a row of columns along it is the same in both grains: the vectors differ by at most

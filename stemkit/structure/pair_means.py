@@ -26,7 +26,8 @@ def mean_distances(
     pairs : DataFrame
         ``bonds(table)``, ``dumbbells(table)`` or ``neighbor_distances(table)``.
     groups : Series or array-like of shape (n_pairs,), optional
-        Group of each pair, of any type; pairs whose group is missing are in none. By default all pairs are one group.
+        Group of each pair, of any type; pairs whose group is missing are in none, and neither are those of a
+        column whose fit failed. By default all pairs are one group.
     pixel_size_error : float, default=0.0
         Relative standard deviation of the pixel size, such as 0.01, which enters ``distance_total_err``.
 
@@ -63,6 +64,7 @@ def mean_distances(
         raise ValueError(f"pixel_size_error must be relative, from 0 to below 1, but is {pixel_size_error!r}")
     i, j = pair_rows(table, pairs, "pairs")
     code, names = _codes(groups, pairs)
+    code = np.where(columns.measured[i] & columns.measured[j], code, -1)
     difference = columns.positions[j] - columns.positions[i]
     distance = np.hypot(difference[:, 0], difference[:, 1])
     n = np.bincount(code[code >= 0], minlength=len(names))

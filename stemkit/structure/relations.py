@@ -15,6 +15,8 @@ __all__ = ["CommonRow", "Relation", "common_row", "relation"]
 
 #: Cost of a rotation by 1 rad in units of a strain of 1, if no basis is free of strain (chosen).
 ROTATION_COST = 0.1
+#: Largest strain of a reflection, fraction of that of a rotation, for crystals that are mirror images (chosen).
+MIRRORED = 0.25
 #: Step of the numerical derivative, lengths of the vectors (chosen: errors of rounding and of the difference balance).
 STEP = 1e-6
 #: Largest index of a row of columns along a boundary (chosen: rows of larger indices coincide by chance).
@@ -71,22 +73,26 @@ def relation(first: Lattice, second: Lattice, same_phase: float) -> Relation:
 
     Notes
     -----
-    The deformation F leads from a basis of the first lattice to one of the second. All bases are tried: of those
-    without strain, that with the smallest rotation is used. Only if there is none, bases of opposite handedness are
-    considered, and then those with strain. ``F = R U`` is the product of the rotation R and the strain ``U - 1``.
+    The deformation F leads from a basis of the first lattice to one of the second. All bases are tried. Of those
+    without strain, that with the smallest rotation is used. If there is none, bases of opposite handedness are
+    considered, and otherwise that with the smallest sum of strain and a tenth of the rotation. ``F = R U`` is the
+    product of the rotation R and the strain ``U - 1``.
     Errors are propagated from the covariances of both lattices with numerical derivatives.
     """
     own, candidates, deformation = corresponding_bases(second.vectors, first.vectors)
     strain = np.abs(np.linalg.svd(deformation, compute_uv=False) - 1).max(axis=1)
     proper = np.linalg.det(deformation) > 0
     turn = np.abs(_rotation(deformation))
-    best = int(np.argmin(np.where(proper & (strain <= same_phase), turn, np.inf)))
-    mirrored = False
-    if not (proper[best] and strain[best] <= same_phase):
-        best = int(np.argmin(np.where(proper, np.inf, strain)))
-        mirrored = bool(strain[best] <= same_phase)
-    if not mirrored and not (proper[best] and strain[best] <= same_phase):
-        best = int(np.argmin(np.where(proper, strain + ROTATION_COST * turn, np.inf)))
+    rotated = np.where(proper, strain, np.inf).min()
+    reflected = np.where(proper, np.inf, strain).min()
+    mirrored = bool(rotated > same_phase >= reflected and reflected < MIRRORED * rotated)
+    if rotated <= same_phase:
+        cost = np.where(proper & (strain <= same_phase), turn, np.inf)
+    elif mirrored:
+        cost = np.where(proper, np.inf, strain)
+    else:
+        cost = np.where(proper, strain + ROTATION_COST * turn, np.inf)
+    best = int(np.argmin(cost))
     change_first = np.round(candidates[best] @ np.linalg.inv(first.vectors))
     change_second = np.round(own @ np.linalg.inv(second.vectors))
 

@@ -21,10 +21,13 @@ __all__ = ["find_dislocations"]
 WINDOW = 13
 #: Times that steps and local bases are determined from each other (chosen).
 ITERATIONS = 3
+#: Columns over which rotations are averaged, and around a core those that determine its Burgers vector (chosen: about
+#: three cells in all directions).
+AROUND = 40
+#: Largest strain of local vectors (chosen: beyond it they may be other combinations of the lattice vectors).
+FAR = 0.2
 #: Weight of the mean lattice in a local basis, steps squared (chosen: decides only if all neighbours are in one line).
 WEAK = 1e-3
-#: Largest difference of a step from whole lattice vectors on a circuit, in lattice vectors (chosen: 0.5 is arbitrary).
-UNCERTAIN = 0.35
 #: Longest edge of a triangle, longer vector of the lattice (chosen: across a missing column and a diagonal).
 LONGEST = 2.8
 NAMES = ("y", "x", "burgers_a", "burgers_b", "burgers_y", "burgers_x", "length", "angle")
@@ -38,16 +41,19 @@ def find_dislocations(table: pd.DataFrame, lattice: Lattice) -> pd.DataFrame:
     table : DataFrame
         Columns of one image.
     lattice : Lattice
-        ``fit_lattice(table)``, or one of ``find_grains(table).lattices``. Columns that are not on it are not used.
+        ``fit_lattice(table, order=False)``, or one of ``find_grains(table).lattices``. Columns that are not on it are
+        not used. In a crystal with many dislocations, give ``fit_lattice`` approximate vectors and an origin in a
+        region without any: a wrong cell has other circuits.
 
     Returns
     -------
     DataFrame
         One row per dislocation: ``y, x`` (its core), ``burgers_a, burgers_b`` (Burgers vector in whole vectors a and b
-        of the lattice), ``burgers_y, burgers_x`` and ``length`` (the same in the table's unit), ``angle`` (its
-        direction, degrees from +x towards +y), ``margin`` (the least certain step of the circuit: its distance from
-        the next possible step, 0.5 at best and at least 0.15, in lattice vectors) and ``significance``, this distance
-        divided by its error. ``attrs["units"]`` contains the unit of each column.
+        of the lattice), ``burgers_y, burgers_x`` and ``length`` (the same in the table's unit, with the vectors a and b
+        of the crystal around the core), ``angle`` (its direction, degrees from +x towards +y), ``margin`` (the least
+        certain step of the circuit: its distance from the next possible step, 0.5 at best and 0 at worst, in lattice
+        vectors) and ``significance``, this distance divided by its error. ``attrs["units"]`` contains the unit of each
+        column.
 
     Raises
     ------
@@ -62,16 +68,17 @@ def find_dislocations(table: pd.DataFrame, lattice: Lattice) -> pd.DataFrame:
     -----
     Steps between neighbouring columns are compared with the lattice vectors around them, which follow a bent and
     strained crystal, and rounded to whole vectors. Around a triangle of a perfect crystal the steps sum to zero.
-    Triangles in which they do not, or in which a step is uncertain, are combined if they touch; the sum over them is
-    that of the circuit around all. It is a lattice vector whatever the strain. Circuits are clockwise on the screen,
-    and the Burgers vector is minus the sum of the steps of the perfect lattice, or the increase of the displacement
-    along the circuit: the convention FS/RH [1]_ for a dislocation line into the screen. It is the component
-    perpendicular to the beam: screw dislocations along the beam are invisible.
+    Triangles in which they do not are combined if they touch: a step that is rounded wrongly opens the two triangles on
+    both of its sides, and cancels in their sum. The sum is that of any circuit around all, and a lattice vector
+    whatever the strain. Circuits are clockwise on the screen, and the Burgers vector is minus the sum of the steps of
+    the perfect lattice, or the increase of the displacement along the circuit: the convention FS/RH [1]_ for a
+    dislocation line into the screen. It is the component perpendicular to the beam: screw dislocations along the beam
+    are invisible.
 
-    Only the columns of the most frequent site are used. The core is the mean centre of the triangles that do not close.
-    Dislocations that are so near that their triangles touch are one, with the sum of their vectors; those at the border
-    of the crystal, or in a hole, are not found, since no circuit encloses them. Partial dislocations are found only if
-    their vectors are those of the lattice in projection.
+    Only the columns of the most frequent site are used. The core is the mean position of the triangles that do not
+    close. Dislocations whose triangles touch are one, with the sum of their vectors; those at the border of the
+    crystal, or in a hole, are not found, since no circuit encloses them. Partial dislocations are found only if their
+    vectors are those of the lattice in projection.
 
     References
     ----------
@@ -94,7 +101,7 @@ def find_dislocations(table: pd.DataFrame, lattice: Lattice) -> pd.DataFrame:
     found = _circuits(columns.positions[rows], lattice.indices[rows], lattice.vectors)
     covariance = PositionCovariance.of(columns, table)
     burgers = -found.steps
-    vectors = burgers @ lattice.vectors
+    vectors = np.einsum("mi,mij->mj", burgers, found.local)
     result = pd.DataFrame(
         np.column_stack(
             [
@@ -122,12 +129,14 @@ class _Circuits:
     """Circuits that do not close.
 
     ``steps`` ``(m, 2)`` are their sums in whole lattice vectors, clockwise on the screen, and ``cores`` ``(m, 2)``
-    their centres. Of each circuit, ``edges`` ``(k, 2)`` are the columns, and ``relative`` the steps ``(k, 2)`` in local
-    lattice vectors with the inverse local bases ``(k, 2, 2)``.
+    their centres, ``local`` ``(m, 2, 2)`` the lattice vectors around these. Of each circuit, ``edges`` ``(k, 2)`` are
+    the columns, and ``relative`` the steps ``(k, 2)`` in local lattice vectors with the inverse local bases
+    ``(k, 2, 2)``.
     """
 
     steps: NDArray[np.int64]
     cores: NDArray[np.float64]
+    local: NDArray[np.float64]
     edges: list[NDArray[np.intp]]
     relative: list[tuple[NDArray[np.float64], NDArray[np.float64]]]
 
@@ -141,43 +150,60 @@ def _rows_of_one_site(lattice: Lattice, measured: NDArray) -> NDArray[np.intp]:
 
 
 def _circuits(positions: NDArray, indices: NDArray, vectors: NDArray) -> _Circuits:
-    nothing = _Circuits(np.empty((0, 2), np.int64), np.empty((0, 2)), [], [])
+    nothing = _Circuits(np.empty((0, 2), np.int64), np.empty((0, 2)), np.empty((0, 2, 2)), [], [])
     if len(positions) <= WINDOW:
         return nothing
     try:
         mesh = Delaunay(positions)
     except QhullError:
         return nothing
-    triangles, neighbors = _clockwise(mesh)
-    inverse = np.linalg.inv(_local_bases(positions, indices, vectors))
+    triangles, beyond = _clockwise(mesh)
+    bases = _local_bases(positions, indices, vectors)
+    inverse = np.linalg.inv(bases)
     edges = triangles[:, [[0, 1], [1, 2], [2, 0]]]
     step = positions[edges[..., 1]] - positions[edges[..., 0]]
     # the mean of both ends, so that a step and the opposite one are rounded to the same vectors
     local = (inverse[edges[..., 0]] + inverse[edges[..., 1]]) / 2
     relative = np.einsum("tei,teij->tej", step, local)
-    whole = np.round(relative)
-    closure = whole.sum(axis=1)
-    uncertain = np.abs(relative - whole).max(axis=(1, 2)) > UNCERTAIN
+    closure = np.round(relative).sum(axis=1)
     outside = np.hypot(step[..., 0], step[..., 1]).max(axis=1) > LONGEST * np.hypot(*vectors.T).max()
-    odd = np.flatnonzero(((closure != 0).any(axis=1) | uncertain) & ~outside)
-    region = _touching(triangles[odd], len(positions))
-    total = np.column_stack([np.bincount(region, closure[odd, k]) for k in range(2)]) if len(odd) else np.empty((0, 2))
-    found = nothing
-    steps, cores = [], []
-    for number in np.flatnonzero((total != 0).any(axis=1)):
-        members = odd[region == number]
-        border = ~np.isin(neighbors[members], members)
-        beyond = neighbors[members][border]
-        if (beyond < 0).any() or outside[beyond].any():
-            continue
-        open_ones = members[(closure[members] != 0).any(axis=1)]
-        steps.append(total[number])
-        cores.append(positions[triangles[open_ones]].mean(axis=(0, 1)))
-        found.edges.append(edges[members][border])
-        found.relative.append((relative[members][border], local[members][border]))
+    is_open = (closure != 0).any(axis=1) & ~outside
+    opened = np.flatnonzero(is_open)
+    corners = _triangles_at_corners(triangles, len(positions))
+    region = _touching(corners, opened)
+    sums = np.column_stack([np.bincount(region, closure[opened, k], minlength=1) for k in range(2)])
+    steps, cores, circuits = [], [], []
+    for number in np.flatnonzero((sums != 0).any(axis=1)):
+        members = opened[region == number]
+        around = np.unique(corners[np.unique(triangles[members])].indices)
+        # the circuit around all triangles that touch, unless it contains another dislocation or leaves the crystal
+        alone = np.array_equal(np.flatnonzero(is_open[around]), np.flatnonzero(np.isin(around, members)))
+        for inside in ([around] if alone else []) + [members]:
+            border = ~np.isin(beyond[inside], inside)
+            neighbors = beyond[inside][border]
+            if outside[inside].any() or (neighbors < 0).any() or outside[neighbors].any():
+                continue
+            steps.append(sums[number])
+            cores.append(positions[triangles[members]].mean(axis=(0, 1)))
+            circuits.append((edges[inside][border], relative[inside][border], local[inside][border]))
+            break
     if not steps:
         return nothing
-    return _Circuits(np.array(steps).astype(np.int64), np.array(cores), found.edges, found.relative)
+    nearest = cKDTree(positions).query(cores, k=min(AROUND, len(positions)))[1]
+    return _Circuits(
+        np.array(steps).astype(np.int64),
+        np.array(cores),
+        np.median(bases[nearest], axis=1),
+        [circuit[0] for circuit in circuits],
+        [circuit[1:] for circuit in circuits],
+    )
+
+
+def _triangles_at_corners(triangles: NDArray, n: int) -> csr_array:
+    """Row i contains the triangles with the corner i."""
+    m = len(triangles)
+    ones = np.ones(3 * m, dtype=np.int8)
+    return csr_array((ones, (triangles.ravel(), np.repeat(np.arange(m), 3))), shape=(n, m))
 
 
 def _clockwise(mesh: Delaunay) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -196,29 +222,49 @@ def _clockwise(mesh: Delaunay) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 def _local_bases(positions: NDArray, indices: NDArray, vectors: NDArray) -> NDArray[np.float64]:
     """Lattice vectors ``(n, 2, 2)`` around each column: least squares over its neighbours, smoothed by medians.
 
-    Steps to the neighbours are first those of the indices, which have a jump along a line that ends at a dislocation,
-    and then those that the local vectors imply.
+    Steps to the neighbours are first those of the lattice, rotated as it is there, and then those that the local
+    vectors imply. Vectors that differ much from the rotated ones, such as a, a + b for a, b, are replaced by these.
     """
-    neighbors = cKDTree(positions).query(positions, k=WINDOW)[1]
-    difference = positions[neighbors] - positions[:, None]
-    steps = (indices[neighbors] - indices[:, None]).astype(np.float64)
+    neighbors = cKDTree(positions).query(positions, k=AROUND if len(positions) > AROUND else WINDOW)[1]
+    difference = positions[neighbors[:, :WINDOW]] - positions[:, None]
+    by_indices = _least_squares(indices[neighbors[:, :WINDOW]] - indices[:, None], difference, vectors)
+    rotated = vectors @ _mean_rotations(np.linalg.inv(vectors) @ by_indices, neighbors)
+    bases, neighbors = rotated, neighbors[:, :WINDOW]
     for _ in range(ITERATIONS):
-        normal = np.einsum("nki,nkj->nij", steps, steps) + WEAK * np.eye(2)
-        moment = np.einsum("nki,nkj->nij", steps, difference) + WEAK * vectors
-        bases = np.median(np.linalg.solve(normal, moment)[neighbors], axis=1)
-        bases = np.median(bases[neighbors], axis=1)
         steps = np.round(np.einsum("nki,nij->nkj", difference, np.linalg.inv(bases)))
+        bases = np.median(_least_squares(steps, difference, vectors)[neighbors], axis=1)
+        far = np.linalg.norm(np.linalg.inv(rotated) @ bases - np.eye(2), axis=(1, 2)) > FAR
+        bases[far] = rotated[far]
     return bases
 
 
-def _touching(triangles: NDArray, n: int) -> NDArray[np.intp]:
-    """Number of the group of each triangle ``(m, 3)``: those that share a corner, directly or through others."""
-    m = len(triangles)
-    rows = np.repeat(np.arange(m), 3)
-    ones = np.ones(3 * m, dtype=np.int8)
-    graph = csr_array((ones, (rows, m + triangles.ravel())), shape=(m + n, m + n))
-    label = connected_components(graph, directed=False)[1][:m]
-    return np.unique(label, return_inverse=True)[1].reshape(-1)
+def _least_squares(steps: NDArray, difference: NDArray, vectors: NDArray) -> NDArray[np.float64]:
+    """Vectors ``(n, 2, 2)`` for which steps ``(n, k, 2)`` lead over the differences of positions."""
+    steps = steps.astype(np.float64)
+    normal = np.einsum("nki,nkj->nij", steps, steps) + WEAK * np.eye(2)
+    return np.linalg.solve(normal, np.einsum("nki,nkj->nij", steps, difference) + WEAK * vectors)
+
+
+def _mean_rotations(deformation: NDArray, neighbors: NDArray) -> NDArray[np.float64]:
+    """Rotations ``(n, 2, 2)`` of rows: the mean over neighbours of that of deformations ``(n, 2, 2)``.
+
+    Deformations with a large strain are left out: the indices of a grown lattice jump along a line that ends at a
+    dislocation.
+    """
+    strain = np.abs(np.linalg.svd(deformation, compute_uv=False) - 1).max(axis=1)
+    (yy, yx), (xy, xx) = deformation.transpose(1, 2, 0)
+    turn = np.exp(1j * np.arctan2(xy - yx, xx + yy)) * (strain < FAR)
+    mean = turn[neighbors].sum(axis=1) + WEAK  # no rotation without any
+    cos, sin = mean.real / np.abs(mean), mean.imag / np.abs(mean)
+    return np.array([[cos, -sin], [sin, cos]]).transpose(2, 0, 1)
+
+
+def _touching(corners: csr_array, chosen: NDArray) -> NDArray[np.intp]:
+    """Number of the group of each chosen triangle: those that share a corner, directly or through others."""
+    if len(chosen) == 0:
+        return np.empty(0, dtype=np.intp)
+    of_chosen = corners[:, chosen].astype(np.int64)
+    return connected_components(of_chosen.T @ of_chosen, directed=False)[1].astype(np.intp)
 
 
 def _margin(covariance: PositionCovariance, edges: NDArray, relative: NDArray, inverse: NDArray) -> tuple[float, float]:

@@ -103,41 +103,40 @@ show_image(recorded, axes[0], "recorded")
 show_rings(recorded, atoms, found, axes[1], "rings")
 
 # %%
-# Burgers vectors
-# ---------------
-# A circuit around a dislocation does not close in the perfect lattice. This holds for
-# any crystal with one column per cell, such as the centres of the rings. Approximate
-# vectors are given, as the two sides of the boundary are one crystal here. Dislocations
-# next to the border are not found: no circuit encloses them. In graphene the Burgers
-# vector of a 5-7 pair is perpendicular to the line from the five to the seven.
+# The boundary
+# ------------
+# ``find_grains`` divides the crystal into grains and measures the angle between their
+# lattices. The centres of the rings are a table of columns, too, with one per cell.
 
-lattice = fit_lattice(found, vectors=vectors * pixel_size)
-circuits = find_dislocations(found, lattice)
-print(
-    circuits[["y", "x", "burgers_a", "burgers_b", "length", "angle", "margin"]].round(3)
-)
-print((dislocations["angle"] + 90).round(1).tolist(), "degrees, from the rings")
-
-# %%
-# The angle of the boundary
-# -------------------------
-# A wall of dislocations of the Burgers vector b at the distance h rotates the crystal
-# by b / h (Frank). ``find_grains`` measures the rotation from the lattices on both
-# sides.
-
-step = np.diff(np.sort(circuits["y"])).mean()
-grains = find_grains(atoms)
+grains = find_grains(found)
 boundary = grains.boundaries.iloc[0]
-expected = np.degrees(circuits["length"].mean() / step)
 print(
     f"{boundary['kind']}: {abs(boundary['misorientation']):.2f} ± "
-    f"{boundary['misorientation_err']:.2f} degrees; b / h: {expected:.1f} degrees"
+    f"{boundary['misorientation_err']:.2f} degrees"
 )
 
+# %%
+# Burgers vectors
+# ---------------
+# A circuit around a dislocation does not close in the perfect lattice. The lattice of
+# one grain is continued across the boundary, as the boundary consists of dislocations.
+# Those next to the border are not found: no circuit encloses them. In graphene the
+# Burgers vector of a 5-7 pair is perpendicular to the line from the five to the seven.
+# The wall rotates the crystal by the length of the Burgers vector divided by the
+# distance of the dislocations (Frank).
+
+inside = grains.grains.loc[0, ["y", "x"]]
+lattice = fit_lattice(found, vectors=grains.lattices[0].vectors, origin=inside)
+circuits = find_dislocations(found, lattice).sort_values("y")
+print(circuits[["y", "x", "burgers_a", "burgers_b", "length", "angle"]].round(3))
+print((dislocations["angle"] + 90).round(1).tolist(), "degrees, from the rings")
+rotation = np.degrees(circuits["length"].mean() / circuits["y"].diff().mean())
+print(f"rotation by the dislocations: {rotation:.1f} degrees")
+
 fig, ax = plt.subplots(figsize=(6, 6), layout="constrained")
-show_grains(recorded, grains, ax, "grains")
+show_grains(recorded, grains, ax, "grains and Burgers vectors")
 at = circuits[["x", "y"]].to_numpy() / pixel_size
-arrow = circuits[["burgers_x", "burgers_y"]].to_numpy() / pixel_size
+arrows = circuits[["burgers_x", "burgers_y"]].to_numpy() / pixel_size
 ax.quiver(
-    *at.T, *arrow.T, angles="xy", scale_units="xy", scale=0.5, color="w", zorder=4
+    *at.T, *arrows.T, angles="xy", scale_units="xy", scale=0.4, pivot="tip", color="w"
 )

@@ -119,18 +119,15 @@ def _label(ax: Axes, image: xr.DataArray, lines: NDArray, text: str, color: str)
     centers = lines.mean(axis=1)
     y, x = centers[np.argmin(((centers - centers.mean(axis=0)) ** 2).sum(axis=1))]
     height, width = image.shape
+    extent = np.ptp(centers, axis=0)
+    y = float(np.clip(y, 0.08 * height, 0.92 * height))
+    if extent[1] > extent[0]:  # above a boundary that is rather horizontal, next to a vertical one
+        x, y = float(np.clip(x, 0.3 * width, 0.7 * width)), y - 0.025 * height
+        draw_note(ax, x, y, text, ha="center", va="bottom", color=color, in_pixels=True)
+        return
     side = "left" if x < width / 2 else "right"
     offset = 0.015 * width * (1 if side == "left" else -1)
-    draw_note(
-        ax,
-        x + offset,
-        np.clip(y, 0.08 * height, 0.92 * height),
-        text,
-        ha=side,
-        va="center",
-        color=color,
-        in_pixels=True,
-    )
+    draw_note(ax, x + offset, y, text, ha=side, va="center", color=color, in_pixels=True)
 
 
 def _text(boundary: pd.Series) -> str:

@@ -41,9 +41,9 @@ def find_dislocations(table: pd.DataFrame, lattice: Lattice) -> pd.DataFrame:
     table : DataFrame
         Columns of one image.
     lattice : Lattice
-        ``fit_lattice(table, order=False)``, or one of ``find_grains(table).lattices``. Columns that are not on it are
-        not used. In a crystal with many dislocations, give ``fit_lattice`` approximate vectors and an origin in a
-        region without any: a wrong cell has other circuits.
+        ``fit_lattice(table, order=False)``. Columns that are not on it are not used. In a crystal with many
+        dislocations, such as on both sides of a low-angle boundary, give it the vectors of one grain and an origin
+        inside this grain.
 
     Returns
     -------

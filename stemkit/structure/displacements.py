@@ -195,13 +195,8 @@ def _from_lattice(columns: ColumnPositions, cages: Cages, lattice: Lattice) -> t
     around = cages.rows[rows]
     cell = (lattice.indices[around] + lattice.sites[lattice.site[around]]).mean(axis=1)
     vectors[rows] = columns.positions[rows] - lattice.origin - cell @ lattice.vectors
-    variance[rows] = lattice.origin_err**2 + np.einsum("mi,aij,mj->ma", cell, _by_axis(lattice), cell)
+    variance[rows] = lattice.origin_err**2 + np.einsum("mi,aij,mj->ma", cell, lattice.covariance, cell)
     return vectors, variance, cages
-
-
-def _by_axis(lattice: Lattice) -> NDArray[np.float64]:
-    """Covariances ``(2, 2, 2)`` of the two vectors, of their y components, then of their x components."""
-    return np.moveaxis(lattice.covariance, -1, 0)
 
 
 def _labels(

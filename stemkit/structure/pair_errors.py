@@ -24,7 +24,8 @@ def gradient_variance(covariance: PositionCovariance, rows: NDArray, gradient: N
     gradient : ndarray of shape (m, q, 2)
         Derivatives with respect to y and x of each position. Errors along y and x are independent.
     """
-    return sum(covariance.of_few(rows, gradient[..., axis])[:, axis] for axis in range(2))
+    along_y, along_x = (covariance.of_few(rows, gradient[..., axis])[:, axis] for axis in range(2))
+    return along_y + along_x
 
 
 def distance_variance(

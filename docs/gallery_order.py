@@ -12,6 +12,7 @@ PAGES = (
     "plot_positions_with_error_bars.py",
     "plot_displacements_and_strain.py",
     "plot_grains.py",
+    "plot_rings.py",
     "plot_vacancies.py",
     "plot_point_defects.py",
     "plot_elements.py",

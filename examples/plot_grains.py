@@ -3,8 +3,8 @@ Grains
 ======
 
 A table of columns may contain several crystals: grains, twins, a film and its
-substrate, a crystal in an amorphous matrix. ``fit_lattices`` finds their lattices, and
-the lattice of each column.
+substrate, a crystal in an amorphous matrix. ``find_grains`` divides it into grains, and
+measures the boundaries between them.
 """
 
 # %%
@@ -25,9 +25,16 @@ from stemkit import (
     STEMSynthesizer,
 )
 from stemkit.detection import good_columns
-from stemkit.plotting import show_image, show_labels
-from stemkit.structure import displacement_map, fit_lattices
-from stemkit.synthesis import half_plane, joined, lattice, planar_cell
+from stemkit.plotting import show_grains, show_image
+from stemkit.structure import find_grains, strain
+from stemkit.synthesis import (
+    columns_at,
+    half_plane,
+    joined,
+    lattice,
+    planar_cell,
+    superposed,
+)
 
 size, spacing, pixel_size, rotation = 320, 14.0, 0.02, 18.0  # px, px, nm, degrees
 shape = (size, size)
@@ -45,59 +52,83 @@ synthesizer = STEMSynthesizer(
 recorded = synthesizer.record(specimen)["noisy"][0]
 
 # %%
-# All lattices
-# ------------
-# The lattices are sorted by their number of columns. ``labels`` is the number of each
-# column's lattice, and -1 for columns of none, which are drawn as crosses. A single
-# lattice (``fit_lattice``) would not describe these columns, and warns of the others. A
-# column at the boundary may be predicted equally well by both lattices; its label is
-# then arbitrary.
+# Grains and their boundary
+# -------------------------
+# The lattices of all grains are fitted (``fit_lattices``). The result consists of
+# tables: of the columns, with the grain and the local lattice of each; of the grains;
+# of the boundaries, with their misorientation and its error; and of the lines of which
+# the boundaries consist.
 
 image = NoiseCalibrator().fit_transform(recorded)
 columns = good_columns(AtomDetector().fit_transform(image))
-found = fit_lattices(columns)
-print(found)
+grains = find_grains(columns)
+print(grains)
+print(grains.grains[["n", "a", "a_err", "b", "b_err", "orientation"]].round(4))
+boundary = grains.boundaries.iloc[0]
+print(
+    f"misorientation {abs(boundary['misorientation']):.3f} ± "
+    f"{boundary['misorientation_err']:.3f} degrees, true: {rotation:.3f} degrees"
+)
 
 fig, axes = plt.subplots(1, 2, figsize=(11, 5.4), layout="constrained")
 show_image(image, axes[0], "recorded")
-show_labels(image, columns, found.labels, axes[1], "the lattice of each column")
-
-# %%
-# The misorientation
-# ------------------
-# Vectors have the convention of :doc:`/measuring`: a points right, or down if it is
-# steeper than 45 degrees. The angle between the a of two square lattices is therefore
-# known up to a multiple of 90 degrees.
-
-angles = [
-    np.degrees(np.arctan2(*found_lattice.vectors[0]))
-    for found_lattice in found.lattices[:2]
-]
-print(
-    f"rotation: {abs(angles[0] - angles[1]):.3f} degrees, true: {rotation:.3f} degrees"
-)
+show_grains(image, grains, axes[1], "grains")
 
 # %%
 # One grain at a time
 # -------------------
-# Each lattice is that of the whole table, with ``site`` -1 for the columns of the
-# others. The functions of ``stemkit.structure`` therefore take the table and one of its
-# lattices. The example shows the displacements in the first grain, which are errors of
-# the measurement, as the crystal is perfect.
+# Each grain has a lattice of the whole table, with ``site`` -1 for the columns of the
+# others. The functions of ``stemkit.structure`` take the table and one of them. The
+# strain of a perfect crystal is an error of the measurement, and is as large as stated.
 
-grain = found.lattices[0]
-maps = displacement_map(columns, grain, image, coarsen=2)
-fig, ax = plt.subplots(figsize=(6.2, 5.2), layout="constrained")
-extent = (-0.5, size - 0.5, size - 0.5, -0.5)
-name, values = next(iter(maps.data_vars.items()))
-drawn = ax.imshow(1e3 * values, cmap="RdBu_r", vmin=-20, vmax=20, extent=extent)
-ax.set(title=f"{name}, first grain", xticks=[], yticks=[])
-fig.colorbar(drawn, label="pm", shrink=0.9)
-on_grain = (found.labels == 0).to_numpy()
-stated = 1e3 * np.sqrt(
-    (columns.loc[on_grain, ["y_err", "x_err"]] ** 2).to_numpy().mean()
-)
-print(
-    f"displacements: {1e3 * grain.displacement[on_grain].std():.1f} pm RMS per axis, "
-    f"stated error {stated:.1f} pm"
-)
+for number, grain in enumerate(grains.lattices):
+    at = strain(columns, grain)
+    print(
+        f"grain {number}: exx {1e2 * at['exx'].std():.2f} % RMS, stated error "
+        f"{1e2 * at['exx_err'].median():.2f} %"
+    )
+
+# %%
+# A twin, a film and its substrate
+# --------------------------------
+# A boundary is coherent if a row of columns along it is the same in both grains. In one
+# phase this is a twin, such as that of gold along [110]: the row is the trace of the
+# common {111} plane. Between two phases it is a coherent interface, such as that of a
+# strained film of 0.39 x 0.41 nm on a substrate of 0.39 nm. A relaxed film of 0.41 nm
+# has a mismatch of 5 % along the interface.
+
+gold = 0.408 * np.array([[0, np.sqrt(0.5)], [0.5, np.sqrt(0.125)]])  # nm, (y, x)
+row = gold[1] / np.hypot(*gold[1])
+twin = gold @ (2 * np.outer(row, row) - np.eye(2))  # mirrored at the row
+substrate = np.array([[0, 0.39], [0.39, 0]])
+strained, relaxed = np.array([[0, 0.39], [0.41, 0]]), np.array([[0, 0.41], [0.41, 0]])
+
+
+def bicrystal(first, second, normal):
+    """Two crystals (vectors in nm) on both sides of a line through the centre."""
+    cells = np.mgrid[-40:41, -40:41].reshape(2, -1).T
+    sides = [cells @ first, cells @ second]
+    sides = [sides[0][sides[0] @ normal < -1e-9], sides[1][sides[1] @ normal >= -1e-9]]
+    places = [side / pixel_size + (size - 1) / 2 for side in sides]
+    places = [p[((p > -20) & (p < size + 20)).all(axis=1)] for p in places]
+    return superposed(*(columns_at(p, sigma=3.6, spacing=14.0) for p in places))
+
+
+down = np.array([1.0, 0.0])
+specimens = {
+    "twin of gold, [110]": bicrystal(gold, twin, np.array([-row[1], row[0]])),
+    "strained film": bicrystal(strained, substrate, down),
+    "relaxed film": bicrystal(relaxed, substrate, down),
+}
+fig, axes = plt.subplots(1, 3, figsize=(14, 4.9), layout="constrained")
+for ax, (name, specimen) in zip(axes, specimens.items(), strict=True):
+    noisy = NoiseCalibrator().fit_transform(synthesizer.record(specimen)["noisy"][0])
+    table = good_columns(AtomDetector().fit_transform(noisy))
+    found = find_grains(table)
+    show_grains(noisy, found, ax, name)
+    side = found.boundaries.iloc[0]
+    mismatch, error = 1e2 * side["row_mismatch"], 1e2 * side["row_mismatch_err"]
+    print(
+        f"{name}: {side['kind']}, rows {side['row_first']} and {side['row_second']}, "
+        f"mismatch {mismatch:.2f} ± {error:.2f} %"
+    )

@@ -7,6 +7,7 @@ import pytest
 
 import stemkit
 from stemkit import AtomDetector, plotting
+from stemkit.structure import find_grains, fit_lattices, rings
 
 mpl.use("agg")
 
@@ -317,3 +318,45 @@ def test_the_detection_limit_is_a_colour_and_untested_columns_are_crosses(axes, 
     np.testing.assert_allclose(untested.get_offsets().tolist(), [[25, 20]])
     with pytest.raises(ValueError, match="columns must be those of point_defects"):
         plotting.show_detection_limit(image, columns[["y", "x"]])
+
+
+def two_grains():
+    """Two crystals of 0.2 nm, rotated by 12 degrees, left and right of x = 1.28 nm, and their table."""
+    cells = np.mgrid[-20:21, -20:21].reshape(2, -1).T * 0.2
+    turn = np.radians(12)
+    turned = cells @ [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    center = np.array([0.96, 1.28])
+    sides = np.vstack([cells[cells[:, 1] < 0], turned[turned[:, 1] > 0.15]]) + center
+    sides = sides[((sides > 0) & (sides < [1.9, 2.54])).all(axis=1)]
+    return pd.DataFrame(sides, columns=["y", "x"]).assign(y_px=sides[:, 0] / 0.02, x_px=sides[:, 1] / 0.02)
+
+
+def test_grains_are_filled_and_boundaries_have_their_misorientation(axes, image):
+    table = two_grains()
+    grains = find_grains(table, fit_lattices(table, min_columns=20))
+    plotting.show_grains(image, grains, axes)
+    assert len(grains.boundaries) == 1
+    overlay = axes.images[1].get_array()
+    left, right = overlay[:, :30, :3], overlay[:, -30:, :3]
+    colors = [np.array(mpl.colors.to_rgb(plotting.LABEL_COLORS[k])) for k in range(2)]
+    first = int(grains.grains["x"].argmin())
+    for side, color in ((left, colors[first]), (right, colors[1 - first])):
+        assert (np.abs(side - color).max(axis=-1) < 1e-6).mean() > 0.9
+    assert any(t.get_text().startswith("12.0") for t in axes.texts)
+    (lines,) = axes.collections
+    assert np.concatenate(lines.get_segments())[:, 0].mean() == pytest.approx(1.28 / 0.02, abs=8)
+
+
+def test_rings_are_drawn_with_their_corners_and_counted(axes, image):
+    angle = np.arange(6) * np.pi / 3
+    table = pd.DataFrame({"y": 0.9 + 0.3 * np.sin(angle), "x": 1.2 + 0.3 * np.cos(angle)})
+    table.attrs["unit"] = "nm"
+    found = rings(table)
+    plotting.show_rings(image, table, found, axes)
+    (polygons,) = axes.collections
+    corners = polygons.get_paths()[0].vertices[:-1]
+    expected = table[["x", "y"]].to_numpy() / 0.02
+    assert sorted(map(tuple, corners.round(6))) == sorted(map(tuple, expected.round(6)))
+    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["6 (1)"]
+    with pytest.raises(ValueError, match="rings must be rings"):
+        plotting.show_rings(image, table.iloc[1:], found, axes)

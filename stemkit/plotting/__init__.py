@@ -5,7 +5,9 @@ from stemkit.plotting.columns import COLUMN_COLOR, FLAGGED_COLOR, LABEL_COLORS, 
 from stemkit.plotting.counts import show_counts, show_mixture
 from stemkit.plotting.drawing import scale_bar_length
 from stemkit.plotting.files import save_figure, save_picture
+from stemkit.plotting.grains import show_grains
 from stemkit.plotting.images import show_image, show_residual
+from stemkit.plotting.rings import show_rings
 from stemkit.plotting.sites import show_defects, show_detection_limit, show_names
 from stemkit.plotting.vectors import direction_colors, show_displacements
 
@@ -24,9 +26,11 @@ __all__ = [
     "show_defects",
     "show_detection_limit",
     "show_displacements",
+    "show_grains",
     "show_image",
     "show_labels",
     "show_mixture",
     "show_names",
     "show_residual",
+    "show_rings",
 ]

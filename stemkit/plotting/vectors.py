@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap, ListedColormap
 
-__all__ = ["direction_colors", "show_displacements"]
+__all__ = ["direction_colors", "show_displacements", "table_positions"]
 
 #: Lightness and chroma (CIELAB) of the colours of directions (chosen: bright on a dark image; the largest chroma that
 #: all hues have in sRGB at this lightness is 39).
@@ -93,7 +93,7 @@ def show_displacements(
     ax = show_image(image, ax, title)
     one = single_image(image)
     known = vectors[[f"{name}_y", f"{name}_x"]].notna().all(axis=1)
-    positions = np.column_stack(_positions(one, vectors[known]))
+    positions = table_positions(one, vectors[known])
     values = vectors.loc[known, [f"{name}_y", f"{name}_x"]].to_numpy(dtype=np.float64)
     colors = direction_colors() if colormap is None else mpl.colormaps.get_cmap(colormap)
     spacing = _spacing(positions, one.shape)
@@ -129,9 +129,12 @@ def direction_colors() -> ListedColormap:
     return ListedColormap(lab2rgb(lab), name="directions")
 
 
-def _positions(image: xr.DataArray, vectors: pd.DataFrame) -> tuple[NDArray, NDArray]:
-    """Positions y, x in pixels of the image, for a table without those in px."""
-    return pixel_positions(image, vectors.assign(y_px=vectors["y"], x_px=vectors["x"]))
+def table_positions(image: xr.DataArray, table: pd.DataFrame) -> NDArray[np.float64]:
+    """Positions ``(n, 2)``, (y, x), in pixels of the image, also for a table without those in px."""
+    in_px = {d: f"{d}_px" if f"{d}_px" in table else d for d in ("y", "x")}
+    return np.column_stack(
+        pixel_positions(image, table.assign(**{f"{d}_px": table[name] for d, name in in_px.items()}))
+    )
 
 
 def _spacing(positions: NDArray, shape: tuple[int, ...]) -> float:
@@ -186,7 +189,7 @@ def _draw_walls(ax: Axes, image: xr.DataArray, vectors: pd.DataFrame, walls: pd.
     from matplotlib.collections import LineCollection
     from matplotlib.patheffects import withStroke
 
-    start, end = (np.column_stack(_positions(image, vectors.loc[walls[side]])) for side in ("i", "j"))
+    start, end = (table_positions(image, vectors.loc[walls[side]]) for side in ("i", "j"))
     middle, across = (start + end) / 2, (end - start)[:, ::-1] * [-0.5, 0.5]
     lines = np.stack([middle - across, middle + across], axis=1)[..., ::-1]
     drawn = LineCollection(list(lines), colors=WALL_COLOR, linewidths=1.6, zorder=3)

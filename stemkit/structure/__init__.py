@@ -23,18 +23,24 @@ True
 0.0
 """
 
+from stemkit.structure.bonding import bond_angles, bonds
 from stemkit.structure.brightness_classes import brightness_classes
 from stemkit.structure.counting import AtomCounts, count_atoms
+from stemkit.structure.dislocations import find_dislocations
 from stemkit.structure.displacements import cage_displacements
 from stemkit.structure.distances import PixelSize, neighbor_distances, pixel_size
 from stemkit.structure.domains import domain_walls, mean_displacements
+from stemkit.structure.dumbbell_pairs import dumbbells
 from stemkit.structure.fitting import fit_lattice, fit_lattices
+from stemkit.structure.grain_tables import Grains, find_grains
 from stemkit.structure.intensities import voronoi_intensities
 from stemkit.structure.lattice import Lattice, Lattices
+from stemkit.structure.pair_means import mean_distances
 from stemkit.structure.point_defects import PointDefects, point_defects
 from stemkit.structure.polarization import polarization
 from stemkit.structure.profiles import interface_profile, lattice_planes
 from stemkit.structure.registration import CrystalRegistration, register_crystal
+from stemkit.structure.ring_statistics import ring_pairs, rings
 from stemkit.structure.strain import displacement_map, strain, strain_map
 from stemkit.structure.sublattices import sublattices
 from stemkit.structure.vacancies import find_vacancies, missing_sites, site_occupancy, weak_columns
@@ -42,27 +48,36 @@ from stemkit.structure.vacancies import find_vacancies, missing_sites, site_occu
 __all__ = [
     "AtomCounts",
     "CrystalRegistration",
+    "Grains",
     "Lattice",
     "Lattices",
     "PixelSize",
     "PointDefects",
+    "bond_angles",
+    "bonds",
     "brightness_classes",
     "cage_displacements",
     "count_atoms",
     "displacement_map",
     "domain_walls",
+    "dumbbells",
+    "find_dislocations",
+    "find_grains",
     "find_vacancies",
     "fit_lattice",
     "fit_lattices",
     "interface_profile",
     "lattice_planes",
     "mean_displacements",
+    "mean_distances",
     "missing_sites",
     "neighbor_distances",
     "pixel_size",
     "point_defects",
     "polarization",
     "register_crystal",
+    "ring_pairs",
+    "rings",
     "site_occupancy",
     "strain",
     "strain_map",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["matching_basis", "reduced_basis", "reference_basis", "shortest_distance"]
+__all__ = ["corresponding_bases", "matching_basis", "reduced_basis", "reference_basis", "shortest_distance"]
 
 #: Largest ratio of two lengths that are considered equal (chosen: scans distort lengths by up to some per cent).
 EQUAL_LENGTHS = 1.04
@@ -61,7 +61,7 @@ def matching_basis(vectors: NDArray, other: NDArray) -> tuple[NDArray[np.float64
     ----------
     .. [1] Nguyen and Stehle, ACM Trans. Algorithms 5, 46 (2009), https://doi.org/10.1145/1597036.1597050
     """
-    own, candidates, deformation = _candidates(vectors, other)
+    own, candidates, deformation = corresponding_bases(vectors, other)
     difference = np.linalg.norm(deformation - np.eye(2), ord=2, axis=(1, 2))
     best = int(np.argmin(difference))
     return _in_terms_of(vectors, own) @ candidates[best], float(difference[best])
@@ -88,7 +88,7 @@ def reference_basis(vectors: NDArray, reference: NDArray) -> tuple[NDArray[np.fl
     Of all bases that are not mirrored, the one with the smallest sum of strain and a tenth of the rotation in radians:
     the symmetry of a lattice makes several bases equal but for a rotation, of which the smallest is meant.
     """
-    own, candidates, deformation = _candidates(vectors, reference)
+    own, candidates, deformation = corresponding_bases(vectors, reference)
     strain = np.abs(np.linalg.svd(deformation, compute_uv=False) - 1).max(axis=1)
     rotation = np.abs(
         np.arctan2(deformation[:, 0, 1] - deformation[:, 1, 0], deformation[:, 0, 0] + deformation[:, 1, 1])
@@ -96,6 +96,13 @@ def reference_basis(vectors: NDArray, reference: NDArray) -> tuple[NDArray[np.fl
     cost = np.where(np.linalg.det(deformation) > 0, strain + ROTATION_COST * rotation, np.inf)
     best = int(np.argmin(cost))
     return _in_terms_of(vectors, own) @ candidates[best], float(strain[best])
+
+
+def corresponding_bases(vectors: NDArray, other: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    """Reduced vectors, bases ``(n, 2, 2)`` of the other lattice, and the deformation F of each: ``basis @ F = own``."""
+    own, rows = np.array(_lagrange_gauss(vectors)), np.array(_lagrange_gauss(other))
+    candidates = UNIMODULAR @ rows
+    return own, candidates, np.linalg.solve(candidates, np.broadcast_to(own, candidates.shape))
 
 
 def reduced_basis(vectors: NDArray) -> NDArray[np.float64]:
@@ -132,13 +139,6 @@ def reduced_basis(vectors: NDArray) -> NDArray[np.float64]:
     if a @ b > (0.5 - CENTERED) * (a @ a):
         b = b - a  # a centred rectangle: as short, but at an obtuse angle
     return np.array([a, b])
-
-
-def _candidates(vectors: NDArray, other: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-    """Reduced vectors, bases ``(n, 2, 2)`` of the other lattice, and the deformation F of each: ``basis @ F = own``."""
-    own, rows = np.array(_lagrange_gauss(vectors)), np.array(_lagrange_gauss(other))
-    candidates = UNIMODULAR @ rows
-    return own, candidates, np.linalg.solve(candidates, np.broadcast_to(own, candidates.shape))
 
 
 def _in_terms_of(vectors: NDArray, own: NDArray) -> NDArray[np.float64]:

@@ -102,6 +102,8 @@ class PositionCovariance:
 
 def _width(columns: ColumnPositions, table: pd.DataFrame) -> float:
     """Median sigma of the columns in the unit of the positions."""
+    if len(columns.positions) < 2:
+        return 1.0  # of no consequence: there is nothing that a column could share its jitter with
     if "sigma" in table and np.isfinite(width := float(table["sigma"].median())) and width > 0:
         return width
     return TYPICAL_WIDTH * float(np.median(nearest_distances(columns.positions)))

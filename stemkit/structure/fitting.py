@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from stemkit.structure.bases import matching_basis, reduced_basis
-from stemkit.structure.grains import segment
+from stemkit.structure.grains import enclosed, segment
 from stemkit.structure.lattice import Lattice, Lattices
 from stemkit.structure.least_squares import fit_columns_to_lattice
 from stemkit.structure.local_bases import first_lattice
@@ -186,7 +186,7 @@ def fit_lattices(
         raise ValueError(f"min_columns must be at least {FEWEST}, but is {min_columns!r}")
     label = np.full(len(table), -1)
     if len(table) >= min_columns:
-        label = segment(columns.positions, mismatch, int(min_columns))
+        label = enclosed(columns.positions, segment(columns.positions, mismatch, int(min_columns)))
     found = _distinct_lattices(table, label, mismatch, order, int(min_columns))
     found = [replace(lattice, unit=columns.unit, pixel_size_error=error) for lattice in found]
     labels = np.full(len(table), -1)

@@ -14,7 +14,7 @@ from stemkit.structure.local_bases import LocalBases, all_local_bases
 from stemkit.structure.region_growing import GrownLattice
 from stemkit.structure.vector_search import nearest_distance
 
-__all__ = ["segment"]
+__all__ = ["enclosed", "segment"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,10 @@ class Limits:
     inside: float = 0.75
     #: Least number of columns inside a grain, fraction of the least number of its columns (chosen).
     inner: float = 0.25
+    #: Nearest columns of one without a label, and least number of them in one grain, for it to be inside this grain
+    #: (chosen).
+    nearest: int = 6
+    enclosing: int = 4
     #: Rows of columns that may be added to a grain at its boundary (chosen).
     added_rows: int = 5
     #: Fewest columns of a grain that predict the position of a column at its boundary (chosen).
@@ -72,6 +76,20 @@ def segment(
     label = _large_grains(label, min_columns, bases.neighbors)
     label = _completed(positions, bases, label)
     return _large_grains(label, min_columns, bases.neighbors)
+
+
+def enclosed(positions: NDArray, label: NDArray) -> NDArray[np.int64]:
+    """Labels in which columns without one have that of the grain whose columns surround them.
+
+    A lattice that was grown with a multiple of the true cell may lack one of its sites.
+    """
+    k = min(LIMITS.nearest + 1, len(positions))
+    free = np.flatnonzero(label < 0)
+    nearby = label[cKDTree(positions).query(positions[free], k=[*range(2, k + 1)])[1]]
+    label = label.copy()
+    for grain in np.unique(label[label >= 0]):
+        label[free[(nearby == grain).sum(axis=1) >= LIMITS.enclosing]] = grain
+    return label
 
 
 def _divided(positions: NDArray, bases: LocalBases, mismatch: float) -> NDArray[np.int64]:

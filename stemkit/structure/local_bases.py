@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from stemkit.structure.region_growing import GrownLattice, grow, unit_cell
+from stemkit.structure.region_growing import GrownLattice, grow, median_of_known, unit_cell
 from stemkit.structure.significance import LEAST_EVIDENCE, evidence
 from stemkit.structure.tables import counted
 from stemkit.structure.vector_search import find_vectors
@@ -166,7 +166,8 @@ def _windows(lattice: GrownLattice) -> _Windows:
     for _ in range(LIMITS.medians):
         nearby = np.where((chosen >= 0)[..., None, None], basis[chosen], np.nan)
         nearby[~known] = 0.0
-        basis, chosen = np.nanmedian(nearby, axis=1), np.where(known[window], window, -1)
+        basis = median_of_known(nearby.reshape(*nearby.shape[:2], 4)).reshape(-1, 2, 2)
+        chosen = np.where(known[window], window, -1)
     return _Windows(basis, residual[best], known)
 
 

@@ -13,7 +13,7 @@ from stemkit.structure.bases import shortest_distance
 from stemkit.structure.vector_search import LIMITS as SEARCH_LIMITS
 from stemkit.structure.vector_search import nearest_distance
 
-__all__ = ["GrownLattice", "grow", "unit_cell"]
+__all__ = ["GrownLattice", "grow", "median_of_known", "unit_cell"]
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class GrownLattice:
         difference = self.positions[rows][:, None] - self.positions[neighbors]
         expected = self.shift[neighbors] + np.einsum("nkij,nkj->nki", self.gradient[neighbors], difference)
         expected[self.site[neighbors] < 0] = np.nan
-        return _median(expected)
+        return median_of_known(expected)
 
     def grow(self) -> None:
         """Assign columns until none fits, those with most assigned neighbours first."""
@@ -258,8 +258,8 @@ def _reversed(neighbors: NDArray) -> sparse.csr_array:
     return sparse.csr_array((ones, (neighbors.ravel(), np.repeat(np.arange(n), k))), shape=(n, n))
 
 
-def _median(values: NDArray) -> NDArray[np.float64]:
-    """Median along axis 1 of ``(n, k, 2)`` without NaN; NaN if all are."""
+def median_of_known(values: NDArray) -> NDArray[np.float64]:
+    """Median along axis 1 of ``(n, k, m)`` without NaN; NaN if all are. All m values are NaN together."""
     ordered = np.sort(values, axis=1)  # NaN last
     count = np.isfinite(ordered[..., 0]).sum(axis=1)
     rows = np.arange(len(values))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from stemkit.structure.region_growing import GrownLattice
 
@@ -18,6 +19,8 @@ NEIGHBORS = 8
 INSIDE = 0.25
 #: Least number of the 8 surrounding cells with a column at the same site for an empty site (chosen).
 SURROUNDED = 5
+#: The eight cells around a cell.
+RING = np.array([[[1, 1, 1], [1, 0, 1], [1, 1, 1]]], dtype=np.uint8)
 #: Smallest variance of the positions, areas per site (chosen: positions have errors of 1e-4 of the spacing at least).
 LEAST_VARIANCE = 1e-8
 
@@ -76,9 +79,9 @@ def _entropy(p: float) -> float:
 
 def _empty_sites(cell: NDArray, site: NDArray) -> int:
     """Number of sites without a column that are surrounded by columns."""
-    keys = np.column_stack([site, cell])
-    ring = np.array([(0, i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j])
-    neighbors, count = np.unique((keys[:, None] + ring).reshape(-1, 3), axis=0, return_counts=True)
-    surrounded = neighbors[count >= SURROUNDED]
-    occupied = {tuple(key) for key in keys.tolist()}
-    return sum(tuple(key) not in occupied for key in surrounded.tolist())
+    first = cell.min(axis=0) - 1
+    shape = (int(site.max()) + 1, *(np.ptp(cell, axis=0) + 3))  # with an empty frame
+    occupied = np.zeros(shape, dtype=np.uint8)
+    occupied[site, *(cell - first).T] = 1
+    around = ndimage.convolve(occupied, RING, mode="constant")
+    return int(((around >= SURROUNDED) & (occupied == 0)).sum())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -100,6 +101,19 @@ def test_displacements_from_the_lattice_have_their_errors(seed):
     assert own.shape == z.shape
     mean = mean_displacements(table, result.reindex(table.index), np.zeros(len(table)))
     assert np.abs(pulls(mean, POLAR)).max() < SIGMAS
+
+
+def test_errors_of_the_lattice_along_y_are_not_errors_along_x():
+    table = measured(crystal(), np.random.default_rng(0))
+    lattice = fit_lattice(table)
+    lattice = replace(lattice, covariance=np.array([[[1e-6, 5e-7], [5e-7, 4e-6]], np.zeros((2, 2))]))
+    result = cage_displacements(table, reference="lattice", lattice=lattice).dropna(subset="displacement")
+    assert result["reference_x_err"].to_numpy() == pytest.approx(1000 * lattice.origin_err[1])
+    row = result.index[0]
+    cages = cage_displacements(table, lattice=lattice).filter(like="cage_").loc[row].astype(int)
+    cell = (lattice.indices[cages] + lattice.sites[lattice.site[cages]]).mean(axis=0)
+    expected = lattice.origin_err[0] ** 2 + cell @ lattice.covariance[0] @ cell
+    assert result.loc[row, "reference_y_err"] == pytest.approx(1000 * np.sqrt(expected))
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.01])

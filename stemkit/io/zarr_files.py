@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from stemkit.io.attributes import plain
 from stemkit.io.checks import FormatError, check_expansion
-from stemkit.io.recorded import Recorded, placeholder, recorded, table_reason
+from stemkit.io.recorded import Parts, Recorded, frame_axis, placeholder, recorded, table_reason
 
 __all__ = ["SUFFIXES", "attributes", "dataset", "group", "image_of", "load", "opened", "text_of"]
 
@@ -43,12 +43,16 @@ def opened(path: Path) -> Any:
     """The group of the folder, with metadata that were checked."""
     if not path.is_dir():
         raise FormatError("it is a file, but Zarr data are a folder: unpack it first")
+    for name in _array_names(path):
+        _check_codecs(path / name)
+    return _root(path)
+
+
+def _root(path: Path) -> Any:
     try:
         import zarr
     except ImportError:
         raise ImportError("Zarr folders need zarr: install it with pip install 'stemkit[zarr]'") from None
-    for name in _array_names(path):
-        _check_codecs(path / name)
     return zarr.open_group(path, mode="r")
 
 
@@ -91,7 +95,19 @@ def image_of(path: Path, found: Any, arrange: Callable[[NDArray], NDArray] | Non
         values = np.asarray(opened(path)[name][...])
         return values if arrange is None else arrange(values)
 
-    return recorded(shown if arrange is None else arrange(shown), fetch=fetch, **fields)
+    def parts() -> Parts:
+        axis = frame_axis(arrange)
+        chunks = found.shards or found.chunks
+
+        def read(start: int, stop: int) -> NDArray:
+            values = np.asarray(_root(path)[name][(slice(None),) * axis + (slice(start, stop),)])
+            return values if arrange is None else arrange(values)
+
+        check_expansion(math.prod(shape) * dtype.itemsize, _stored_bytes(path / name))
+        return Parts(read, chunks[axis])
+
+    whole = shown if arrange is None else arrange(shown)
+    return recorded(whole, fetch=fetch, parts=parts if len(shape) == 3 else None, **fields)
 
 
 def _array_names(path: Path) -> list[str]:

@@ -116,7 +116,7 @@ class LazyResults:
                 attrs[key] = self._attribute(key, attrs[key])
             elif key in attrs:
                 (attrs[key],) = self._attribute(key, attrs[key])
-        return xr.DataArray(self._pixels(None, like.dtype), coords, X.dims, X.name, attrs)
+        return xr.DataArray(self._pixels(None, like.dtype), coords, X.dims, attrs=attrs).rename(X.name)
 
     def _template(self) -> xr.DataArray:
         """An image like the results, with their attributes: of a small image if nothing is measured in the images."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from numbers import Real
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -267,13 +267,11 @@ def _image(
     lazy: bool,
     stacklevel: int,
 ) -> xr.DataArray:
-    if lazy:
-        values = lazy_pixels(chosen, partial(_guarded, path))
-    else:
-        values = _guarded(path, lambda: np.ascontiguousarray(chosen.pixels()))
+    values = _pixels(chosen, path, lazy)
     dims = _dims(chosen, frames)
     coords = {name: _renamed(variable, dims[0]) for name, variable in chosen.coords.items()}
-    image = xr.DataArray(values, coords, dims, chosen.array_name, dict(chosen.attrs))
+    coords |= {name: xr.Variable(dims, _pixels(found, path, lazy)) for name, found in chosen.maps.items()}
+    image = xr.DataArray(values, coords, dims, attrs=dict(chosen.attrs)).rename(chosen.array_name)
     if dims[0] == "frame" and chosen.times is not None:
         image = image.assign_coords(time=("frame", np.asarray(chosen.times, dtype=np.float64), {"units": "s"}))
     image.attrs["source"] = path.name
@@ -285,6 +283,12 @@ def _image(
     if pixel_size is not None:
         return with_pixel_sizes(image, pixel_size, pixel_size)
     return image if chosen.pixel_sizes is None else with_pixel_sizes(image, *chosen.pixel_sizes)
+
+
+def _pixels(found: Recorded, path: Path, lazy: bool) -> Any:
+    if lazy:
+        return lazy_pixels(found, partial(_guarded, path))
+    return _guarded(path, lambda: np.ascontiguousarray(found.pixels()))
 
 
 def _dims(found: Recorded, frames: bool | None) -> tuple[str, ...]:

@@ -54,6 +54,7 @@ class Recorded:
 
     ``refusal`` describes data that are not an image (empty for an image), ``note`` is the text of a warning on reading.
     ``series`` says that the first axis of a stack contains frames of one scan, ``times`` are their times in s.
+    ``maps`` are other arrays of the image's shape, which become coordinates.
     ``fetch`` reads the pixels if ``values`` is a placeholder of their shape and dtype. ``parts`` checks the file and
     returns :class:`Parts` of a stack, if the format has them.
     """
@@ -69,6 +70,7 @@ class Recorded:
     series: bool = False
     times: NDArray | None = None
     kind: int = DETECTOR
+    maps: Mapping[str, Recorded] = field(default_factory=dict)
     fetch: Callable[[], NDArray] | None = None
     parts: Callable[[], Parts] | None = None
 

@@ -12,9 +12,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.atomic import check_place, whole_file
-from stemkit.images import split
-from stemkit.io import hyperspy_files, netcdf, numpy_files, tiff
+from stemkit.atomic import check_place, whole_file, whole_folder
+from stemkit.images import is_lazy, lazy_images, split
+from stemkit.io import hyperspy_files, netcdf, numpy_files, ome_zarr, tiff
 from stemkit.io.attributes import maps_of, provenance_text
 
 __all__ = ["WRITABLE", "write"]
@@ -27,7 +27,10 @@ _SAVERS: dict[str, Saver] = {
     ".nc": netcdf.save,
     ".hspy": hyperspy_files.save,
     ".npy": numpy_files.save,
+    ".zarr": ome_zarr.save,
 }
+#: Formats that store maps.
+_WITH_MAPS = (netcdf.save, ome_zarr.save)
 #: Other names of the formats.
 _FORMAT_NAMES = {"netcdf": "nc", "hyperspy": "hspy", "numpy": "npy"}
 #: Suffixes of pictures, which are not written as images.
@@ -62,11 +65,14 @@ def write(
           description. Any dtype is kept; ImageJ itself opens uint8, uint16 and float32, but not float64.
         - ``.nc``: NetCDF, with maps such as ``recorded`` and exact coordinates.
         - ``.hspy``: HyperSpy's format; needs ``pip install 'stemkit[formats]'``.
+        - ``.zarr``: a folder in version 3 of Zarr with the metadata of OME-NGFF 0.5 (axes in nm and s, coarser
+          levels), which napari and others open, with maps and attributes. A lazy stack is computed and written image
+          by image. Needs ``pip install 'stemkit[zarr]'``.
         - ``.npy``: pixels without metadata.
 
         TIFF and HSPY can't store maps; the provenance lists the names of the omitted ones.
     format : str, optional
-        ``"tif"``, ``"nc"``, ``"hspy"`` or ``"npy"``, used instead of the suffix.
+        ``"tif"``, ``"nc"``, ``"hspy"``, ``"zarr"`` or ``"npy"``, used instead of the suffix.
     overwrite : bool
         Replace an existing file.
     provenance : mapping of str to str or number, optional
@@ -101,11 +107,11 @@ def write(
     """
     path = Path(path)
     save = _saver(path, format)
-    check_place(path, overwrite)
-    image = _validated(image)
-    left_out = [] if save is netcdf.save else maps_of(image)
+    check_place(path, overwrite, folder=save is ome_zarr.save)
+    image = _validated(image, keep_lazy=save is ome_zarr.save)
+    left_out = [] if save in _WITH_MAPS else maps_of(image)
     text = provenance_text(image, provenance, left_out)
-    with whole_file(path) as temporary:
+    with (whole_folder if save is ome_zarr.save else whole_file)(path) as temporary:
         save(image, temporary, text)
     return path
 
@@ -125,7 +131,10 @@ def _saver(path: Path, format: str | None) -> Saver:
     return _SAVERS[name]
 
 
-def _validated(image: xr.DataArray | NDArray) -> xr.DataArray:
+def _validated(image: xr.DataArray | NDArray, keep_lazy: bool) -> xr.DataArray:
+    if is_lazy(image) and keep_lazy:
+        lazy_images(image, name="image")
+        return image
     if isinstance(image, list | tuple):
         raise TypeError("image must be an image or a stack, but is a list: write its images one by one")
     dims = ("image", "y", "x")[3 - np.ndim(image) :]

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["check_place", "put_in_place", "remove", "whole_file", "whole_folder"]
+__all__ = ["check_place", "is_running", "put_in_place", "remove", "whole_file", "whole_folder"]
 
 #: Errors of a disk, a quota or a limit of the size of files that leave no space.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -145,11 +145,12 @@ def _remove_left_behind(folder: Path, prefix: str, suffix: str) -> None:
         for entry in os.scandir(folder):
             middle = entry.name.removeprefix(prefix).removesuffix(suffix) if entry.name.startswith(prefix) else ""
             pid = middle.partition("-")[0]
-            if pid.isdecimal() and not _is_running(int(pid)):
+            if pid.isdecimal() and not is_running(int(pid)):
                 remove(Path(entry.path))
 
 
-def _is_running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Whether a process of this computer runs."""
     if os.name == "nt":  # os.kill would end the process
         return True
     try:

@@ -61,8 +61,8 @@ class ImageTransformer(TransformerMixin, ImageEstimator):
 def image_by_image(joined: Callable[[Sequence[Any]], Any] | None = None) -> Callable[[Method], Method]:
     """Decorator of a method ``transform(self, X)`` that processes each image by itself.
 
-    A lazy ``X``, a DataArray of a dask array, is given to the method image by image: dask computes them, on the threads,
-    processes or machines that it is set to use.
+    A lazy ``X``, a DataArray of a dask array, is given to the method image by image: dask computes them on the threads,
+    processes or machines that it uses.
 
     Parameters
     ----------

@@ -27,6 +27,7 @@ from stemkit.cli import (
     synthesize,
     train,
 )
+from stemkit.cli.logs import add_log_arguments, logged
 from stemkit.cli.messages import described, with_option_names
 from stemkit.cli.progress import OutputError, printing
 
@@ -48,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         it. Invalid arguments end the process with code 2.
     """
     arguments = _parser().parse_args(argv)
-    with warnings.catch_warnings(), _streams(), _one_blas_thread(), _quiet_deletions(arguments.debug):
+    quiet = _quiet_deletions(arguments.debug)
+    with warnings.catch_warnings(), _streams(), _one_blas_thread(), quiet, logged(arguments):
         warnings.showwarning = _show_warning
         code = _run(arguments)
         if code:
@@ -86,6 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(required=True, metavar="VERB")
     for verb in VERBS:
         verb.add_to(subparsers)
+    for subparser in subparsers.choices.values():
+        add_log_arguments(subparser)
     return parser
 
 

@@ -137,7 +137,7 @@ class LazyResults:
     def _attribute(self, key: str, example: Any) -> list[Any]:
         """An attribute of each result: that of its image, or computed where the function measures it."""
         if self._first.attrs.get(key) == example:
-            return [own[key] if key in own else example for own in self._own]
+            return [own.get(key, example) for own in self._own]
         return [result for (result,) in self._map(_attribute_of, (1, 1), object, key=key).compute()[:, 0]]
 
     def _pixels(self, name: str | None, dtype: np.dtype) -> Any:

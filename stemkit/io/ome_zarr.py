@@ -234,5 +234,3 @@ def _attributes(own: Mapping[str, Any]) -> dict[str, Any]:
     if unpack(own.get(PROVENANCE)) is not None:
         found[PROVENANCE] = own[PROVENANCE]
     return found
-
-

@@ -38,9 +38,7 @@ def load(path: Path) -> list[Recorded]:
     """
     root = opened(path)
     arrays = {name: root[name] for name in _array_names(path) if name in root}
-    images = [
-        image for parent in dict.fromkeys(_parents(arrays)) if (image := _multiscale(path, root, parent, arrays))
-    ]
+    images = [image for parent in dict.fromkeys(_parents(arrays)) if (image := _multiscale(path, root, parent, arrays))]
     described = {name for image in images for name in image[1]}
     others = [
         image_of(path, array, name=name, refusal=table_reason(array.shape))

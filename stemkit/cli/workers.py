@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from stemkit.cli.common import at_least
+from stemkit.cli.interruption import end_with_parent
 
 __all__ = ["add_worker_arguments", "alone", "each", "has_workers"]
 
@@ -65,9 +67,11 @@ def _in_processes(
 ) -> Iterator[Result]:
     import joblib
 
+    # an interruption leaves shared memory to joblib's tracker, which removes it and would say so
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
     with joblib.parallel_config(backend="loky", n_jobs=min(n_workers, len(items)), inner_max_num_threads=1):
         parallel = joblib.Parallel(batch_size=1, return_as="generator" if ordered else "generator_unordered")
-        yield from parallel(joblib.delayed(work)(item) for item in items)
+        yield from parallel(joblib.delayed(_call_and_end)(work, item) for item in items)
 
 
 def _on_cluster(work: Callable[[Item], Result], items: Sequence[Item], address: str, ordered: bool) -> Iterator[Result]:
@@ -81,6 +85,11 @@ def _on_cluster(work: Callable[[Item], Result], items: Sequence[Item], address: 
         futures = [client.submit(_call, sent, item, pure=False) for item in items]
         for future in futures if ordered else distributed.as_completed(futures):
             yield future.result()
+
+
+def _call_and_end(work: Callable[[Item], Result], item: Item) -> Result:
+    end_with_parent()
+    return work(item)
 
 
 def _call(work: Callable[[Item], Result], item: Item) -> Result:

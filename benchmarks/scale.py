@@ -141,7 +141,13 @@ def one_image(step: str, size: int) -> dict:
     with _Measured() as found:
         noisy = stemkit.NoiseCalibrator().fit_transform(image)
         table = stemkit.AtomDetector().fit_transform(noisy)
-    return {"step": step, "px": size, **found.row(size**2), "columns": len(table), "drawn": round((size / SPACING) ** 2)}
+    return {
+        "step": step,
+        "px": size,
+        **found.row(size**2),
+        "columns": len(table),
+        "drawn": round((size / SPACING) ** 2),
+    }
 
 
 def many_images(n: int, size: int) -> dict:

@@ -58,6 +58,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder for a folder, and go on as :func:`whole_file` does."""
     prefix, suffix = _temporary_parts(path)
     _remove_left_behind(path.parent, prefix, suffix)
+    _restore(path)
     temporary = path.parent / f"{prefix}{os.getpid()}-{uuid.uuid4().hex[:8]}{suffix}"
     try:
         yield temporary
@@ -75,16 +76,26 @@ def put_in_place(made: Path, path: Path) -> None:
     The older one is renamed first, since a system replaces no folder that has content: a process that is killed between
     the two leaves it under its temporary name, from which the next call restores or removes it.
     """
-    older = path.parent / f".{path.name}.replaced"
-    if older.exists():
-        if path.exists():
-            remove(older)
-        else:
-            os.rename(older, path)
+    _restore(path)
     if path.exists():
-        os.rename(path, older)
+        os.rename(path, _older(path))
     os.rename(made, path)
-    remove(older)
+    remove(_older(path))
+
+
+def _older(path: Path) -> Path:
+    """The name of a folder that is being replaced."""
+    return path.parent / f".{path.name}.replaced"
+
+
+def _restore(path: Path) -> None:
+    """Restore or remove what a killed process has left of a folder that it was replacing."""
+    if not _older(path).exists():
+        return
+    if path.exists():
+        remove(_older(path))
+    else:
+        os.rename(_older(path), path)
 
 
 def remove(path: Path) -> None:

@@ -29,8 +29,8 @@ _SAVERS: dict[str, Saver] = {
     ".npy": numpy_files.save,
     ".zarr": ome_zarr.save,
 }
-#: Formats that store maps.
-_WITH_MAPS = (netcdf.save, ome_zarr.save)
+#: Formats that store maps, and formats of folders.
+_WITH_MAPS, _FOLDERS = (".nc", ".zarr"), (".zarr",)
 #: Other names of the formats.
 _FORMAT_NAMES = {"netcdf": "nc", "hyperspy": "hspy", "numpy": "npy"}
 #: Suffixes of pictures, which are not written as images.
@@ -106,17 +106,18 @@ def write(
     'example'
     """
     path = Path(path)
-    save = _saver(path, format)
-    check_place(path, overwrite, folder=save is ome_zarr.save)
-    image = _validated(image, keep_lazy=save is ome_zarr.save)
-    left_out = [] if save in _WITH_MAPS else maps_of(image)
+    suffix = _suffix(path, format)
+    is_folder = suffix in _FOLDERS
+    check_place(path, overwrite, folder=is_folder)
+    image = _validated(image, keep_lazy=is_folder)
+    left_out = [] if suffix in _WITH_MAPS else maps_of(image)
     text = provenance_text(image, provenance, left_out)
-    with (whole_folder if save is ome_zarr.save else whole_file)(path) as temporary:
-        save(image, temporary, text)
+    with (whole_folder if is_folder else whole_file)(path) as temporary:
+        _SAVERS[suffix](image, temporary, text)
     return path
 
 
-def _saver(path: Path, format: str | None) -> Saver:
+def _suffix(path: Path, format: str | None) -> str:
     name = (
         path.suffix.lower() if format is None else f".{_FORMAT_NAMES.get(format.lower(), format.lower().lstrip('.'))}"
     )
@@ -128,7 +129,7 @@ def _saver(path: Path, format: str | None) -> Saver:
     if name not in _SAVERS:
         given = f"format={format!r}" if format is not None else f"the suffix {path.suffix!r}"
         raise ValueError(f"can't write {path}: {given} is not supported, use one of {', '.join(WRITABLE)}")
-    return _SAVERS[name]
+    return name
 
 
 def _validated(image: xr.DataArray | NDArray, keep_lazy: bool) -> xr.DataArray:

@@ -1,10 +1,6 @@
 """Stacks that are processed image by image: blocks, kills, interruptions, workers, logs."""
 
 import os
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pandas as pd
@@ -18,7 +14,7 @@ from stemkit.detection.exports import read_columns
 pytest.importorskip("dask.array")
 zarr = pytest.importorskip("zarr")
 
-posix = pytest.mark.skipif(os.name == "nt", reason="needs signals")
+posix = pytest.mark.skipif(os.name == "nt", reason="no processes of POSIX systems")
 
 
 @pytest.fixture
@@ -70,7 +66,13 @@ class TestEnhance:
         group["0"][2] = np.full_like(values, np.nan)
         assert run("enhance", path, "-o", tmp_path / "out.zarr") == 1
         assert "image 2: X must be finite" in capsys.readouterr().err
-        assert (tmp_path / ".out.zarr.unfinished" / "finished").read_text().split() == ["0", "1"]
+        unfinished = tmp_path / ".out.zarr.unfinished"
+        assert (unfinished / "finished").read_text().split() == ["0", "1"]
+        assert run("enhance", path, "-o", tmp_path / "out.zarr", "--sampling", "0.5") == 1
+        assert "finished blocks of another run (other --sampling auto)" in capsys.readouterr().err
+        group["0"][2] = values
+        os.utime(path)
+        assert run("enhance", path, "-o", tmp_path / "out.zarr", "--sampling", "0.5", "--overwrite") == 0
 
 
 class TestDetect:
@@ -86,63 +88,6 @@ class TestDetect:
         whole = stemkit.AtomDetector().fit_transform(stemkit.NoiseCalibrator().fit_transform(stemkit.read(path)))
         # noise and widths are measured in some of the images: in these, in all
         pd.testing.assert_frame_equal(table, whole, rtol=1e-6)
-
-
-@posix
-class TestKilled:
-    """Nothing but the last block is lost, and the same command ends with the same result."""
-
-    def kill_after(self, n, command, folder, number=signal.SIGKILL, seconds=None):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "stemkit", *map(str, command)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        finished = folder / "finished"
-        end = time.monotonic() + 200
-        while time.monotonic() < end and process.poll() is None:
-            if finished.exists() and finished.read_text().count("\n") >= n:
-                break
-            time.sleep(0.01)
-        before = time.monotonic()
-        os.killpg(process.pid, number)
-        error = process.communicate()[1]
-        return process.returncode, time.monotonic() - before, error
-
-    @pytest.mark.parametrize("more", [[], ["--workers", "2"]], ids=["alone", "two workers"])
-    def test_enhance(self, path, tmp_path, capsys, more):
-        out, unfinished = tmp_path / "out.zarr", tmp_path / ".out.zarr.unfinished"
-        command = ["enhance", path, "-o", out, *more]
-        code, _, _ = self.kill_after(2, command, unfinished)
-        assert code == -signal.SIGKILL
-        assert not out.exists()
-        kept = {p: p.stat().st_mtime_ns for p in (unfinished / "out.zarr" / "0" / "c").rglob("*") if p.is_file()}
-        done = [int(line) for line in (unfinished / "finished").read_text().split()]
-        assert run(*command) == 0
-        assert f"{len(done)} of 4 images were finished before" in capsys.readouterr().err
-        for file, changed in kept.items():
-            if int(file.relative_to(unfinished / "out.zarr" / "0" / "c").parts[0]) in done:
-                assert (out / file.relative_to(unfinished / "out.zarr")).stat().st_mtime_ns == changed
-        expected = stemkit.SFINDenoiser().fit_transform(stemkit.read(path))
-        np.testing.assert_allclose(stemkit.read(out).values, expected.values, rtol=1e-5)
-        assert names(tmp_path) == [".stemkit", "out.zarr", "stack.zarr"]
-
-    def test_blocks_of_other_parameters_are_not_mixed(self, path, tmp_path, capsys):
-        out = tmp_path / "out.zarr"
-        self.kill_after(1, ["enhance", path, "-o", out], tmp_path / ".out.zarr.unfinished")
-        assert run("enhance", path, "-o", out, "--sampling", "0.5") == 1
-        assert "finished blocks of another run (other --sampling auto)" in capsys.readouterr().err
-        assert run("enhance", path, "-o", out, "--sampling", "0.5", "--overwrite") == 0
-
-    def test_an_interruption_ends_the_command_and_keeps_what_is_finished(self, path, tmp_path):
-        out, unfinished = tmp_path / "out.zarr", tmp_path / ".out.zarr.unfinished"
-        code, seconds, error = self.kill_after(1, ["enhance", path, "-o", out], unfinished, signal.SIGINT)
-        assert code == 130
-        assert seconds < 5  # within a second on a computer without other load
-        assert error.count("stemkit: interrupted") == 1
-        assert (unfinished / "finished").read_text().startswith("0\n")
 
 
 class TestUnfinished:

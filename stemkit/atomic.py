@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["check_place", "is_running", "put_in_place", "remove", "whole_file", "whole_folder"]
+__all__ = ["check_place", "exclusive", "is_running", "put_in_place", "remove", "whole_file", "whole_folder"]
 
 #: Errors of a disk, a quota or a limit of the size of files that leave no space.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -68,6 +68,38 @@ def whole_folder(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and (named := _named(error, path, temporary)) is not None:
             raise named from error
         raise
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Context in which no other process or thread of this computer writes a file over a long time.
+
+    The lock is a file next to it with the number of the process; that of a process that was killed is replaced.
+
+    Raises
+    ------
+    FileExistsError
+        If another one is writing it.
+    """
+    lock = path.parent / f".{path.name}.lock"
+    host = f"{zlib.crc32(socket.gethostname().encode()):08x}"
+    try:
+        before, pid = lock.read_text().split()
+        if before == host and not is_running(int(pid)):
+            remove(lock)
+    except (OSError, ValueError):
+        pass
+    try:
+        with lock.open("x") as file:
+            file.write(f"{host} {os.getpid()}")
+    except FileExistsError:
+        raise FileExistsError(
+            f"another process or thread is writing {path}: give each its own file, or remove {lock} if none is running"
+        ) from None
+    try:
+        yield
+    finally:
+        remove(lock)
 
 
 def put_in_place(made: Path, path: Path) -> None:

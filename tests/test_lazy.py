@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
 
 import stemkit
 from stemkit import (
@@ -238,6 +239,15 @@ class TestCluster:
         if sys.platform == "linux":
             for files in client.run(_open_files).values():
                 assert not [f for f in files if f.endswith("stack.hspy")]
+
+    def test_a_search_of_hyperparameters_gives_what_one_process_gives(self, client, stack):
+        searches = []
+        for backend in ("dask", "sequential"):
+            search = GridSearchCV(WienerDenoiser(), {"smoothing": [0.0, 2.0]}, cv=3)
+            with joblib.parallel_config(backend=backend):
+                searches.append(search.fit(stack.drop_vars("time"), stack.drop_vars("time")))
+        scores = [search.cv_results_["mean_test_score"] for search in searches]
+        np.testing.assert_allclose(*scores, rtol=1e-6)
 
     def test_workers_have_one_thread(self, client):
         import torch

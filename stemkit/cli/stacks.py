@@ -41,7 +41,7 @@ def enhance_stack(job: Job, denoiser: SFINDenoiser, target: Path) -> None:
 
     stack = _with_mode(_load(job.path, job.arguments))
     denoiser.fit(stack)
-    result = denoiser.transform(stack)
+    result: Any = denoiser.transform(stack)
     work = _EnhancedBlock(job.path, alone(job.arguments), stack.attrs["mode"], denoiser)
 
     def begin(folder: Path) -> None:
@@ -56,7 +56,7 @@ def detect_stack(job: Job, target: Path) -> int:
 
     arguments = job.arguments
     stack = _with_mode(_load(job.path, arguments))
-    some = stack[sorted({round(i * (len(stack) - 1) / (FITTED - 1)) for i in range(FITTED)})].compute()
+    some: Any = stack[sorted({round(i * (len(stack) - 1) / (FITTED - 1)) for i in range(FITTED)})].compute()
     calibrator = denoiser = None
     if "recorded" not in stack.coords:
         job.step("measuring the noise")

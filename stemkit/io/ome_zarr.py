@@ -179,7 +179,7 @@ def _level_shape(shape: tuple[int, ...], level: int) -> tuple[int, ...]:
 def _halved(pixels: NDArray) -> NDArray:
     """Means over squares of 2 x 2 px in the same data type; an odd edge is continued by its last pixel."""
     edges = [(0, 0)] * (pixels.ndim - 2) + [(0, n % 2) for n in pixels.shape[-2:]]
-    even = np.pad(pixels, edges, mode="edge").astype(np.float64 if pixels.dtype == np.float64 else np.float32)
+    even: Any = np.pad(pixels, edges, mode="edge").astype(np.float64 if pixels.dtype == np.float64 else np.float32)
     mean = (even[..., ::2, ::2] + even[..., 1::2, ::2] + even[..., ::2, 1::2] + even[..., 1::2, 1::2]) / 4
     return (np.rint(mean) if pixels.dtype.kind in "iu" else mean).astype(pixels.dtype)
 

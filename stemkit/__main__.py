@@ -1,8 +1,6 @@
 """``python -m stemkit``."""
 
-import sys
-
-from stemkit.cli import main
+from stemkit.cli import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import socket
 import uuid
 import zlib
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["check_place", "whole_file"]
+__all__ = ["check_place", "exclusive", "is_running", "put_in_place", "remove", "whole_file", "whole_folder"]
 
 #: Errors of a disk, a quota or a limit of the size of files that leave no space.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -52,8 +53,94 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
 
 
-def check_place(path: Path, overwrite: bool) -> None:
-    """Check, before any computation, that a file can be written at this path.
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the same folder for a folder, and go on as :func:`whole_file` does."""
+    prefix, suffix = _temporary_parts(path)
+    _remove_left_behind(path.parent, prefix, suffix)
+    _restore(path)
+    temporary = path.parent / f"{prefix}{os.getpid()}-{uuid.uuid4().hex[:8]}{suffix}"
+    try:
+        yield temporary
+        put_in_place(temporary, path)
+    except BaseException as error:
+        remove(temporary)
+        if isinstance(error, OSError) and (named := _named(error, path, temporary)) is not None:
+            raise named from error
+        raise
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Context in which no other process or thread of this computer writes a file over a long time.
+
+    The lock is a file next to it with the number of the process; that of a process that was killed is replaced.
+
+    Raises
+    ------
+    FileExistsError
+        If another one is writing it.
+    """
+    lock = path.parent / f".{path.name}.lock"
+    host = f"{zlib.crc32(socket.gethostname().encode()):08x}"
+    try:
+        before, pid = lock.read_text().split()
+        if before == host and not is_running(int(pid)):
+            remove(lock)
+    except (OSError, ValueError):
+        pass
+    try:
+        with lock.open("x") as file:
+            file.write(f"{host} {os.getpid()}")
+    except FileExistsError:
+        raise FileExistsError(
+            f"another process or thread is writing {path}: give each its own file, or remove {lock} if none is running"
+        ) from None
+    try:
+        yield
+    finally:
+        remove(lock)
+
+
+def put_in_place(made: Path, path: Path) -> None:
+    """Rename a complete folder, in place of an older one if there is one.
+
+    The older one is renamed first, since a system replaces no folder that has content: a process that is killed between
+    the two leaves it under its temporary name, from which the next call restores or removes it.
+    """
+    _restore(path)
+    if path.exists():
+        os.rename(path, _older(path))
+    os.rename(made, path)
+    remove(_older(path))
+
+
+def _older(path: Path) -> Path:
+    """The name of a folder that is being replaced."""
+    return path.parent / f".{path.name}.replaced"
+
+
+def _restore(path: Path) -> None:
+    """Restore or remove what a killed process has left of a folder that it was replacing."""
+    if not _older(path).exists():
+        return
+    if path.exists():
+        remove(_older(path))
+    else:
+        os.rename(_older(path), path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it, as far as that is possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def check_place(path: Path, overwrite: bool, folder: bool = False) -> None:
+    """Check, before any computation, that a file, or a ``folder``, can be written at this path.
 
     Raises
     ------
@@ -67,7 +154,7 @@ def check_place(path: Path, overwrite: bool) -> None:
         If its name is too long.
     """
     _check_name(path)
-    if path.is_dir():
+    if path.is_dir() and not folder:
         raise IsADirectoryError(f"can't write {path}: it is a folder, give a file name")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"can't write {path}: there is no folder {path.parent}")
@@ -101,12 +188,12 @@ def _remove_left_behind(folder: Path, prefix: str, suffix: str) -> None:
         for entry in os.scandir(folder):
             middle = entry.name.removeprefix(prefix).removesuffix(suffix) if entry.name.startswith(prefix) else ""
             pid = middle.partition("-")[0]
-            if pid.isdecimal() and not _is_running(int(pid)):
-                with contextlib.suppress(OSError):
-                    os.unlink(entry.path)
+            if pid.isdecimal() and not is_running(int(pid)):
+                remove(Path(entry.path))
 
 
-def _is_running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Whether a process of this computer runs."""
     if os.name == "nt":  # os.kill would end the process
         return True
     try:

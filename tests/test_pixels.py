@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from strategies import crystal, gaussians, lattice_positions, noise_models, seeds
 
 from stemkit import NoiseModel, PointwiseNoise
-from stemkit.pixels import faulty_pixels, filled, find_pixel_faults
+from stemkit.pixels import fault_search, faulty_pixels, filled, find_pixel_faults
 
 SHAPE = (300, 320)
 #: One pixel in 1e5 may be taken for a faulty one: two of an image of 96,000.
@@ -188,3 +190,17 @@ def test_a_pixel_is_judged_by_its_neighborhood():
     np.testing.assert_array_equal(faulty_pixels(counts.T).T, whole)
     np.testing.assert_array_equal(faulty_pixels(counts[100:])[10:], whole[110:])
     np.testing.assert_array_equal(faulty_pixels(0.25 * counts + 64.0), whole)
+
+
+def test_a_large_image_is_searched_in_bands_with_the_same_result(monkeypatch):
+    rng = np.random.default_rng(4)
+    image = np.tile(lattice(12.0, 3.0, 0.0)[:288, :312], (3, 1)) * 100 + rng.normal(0.0, 3.0, (864, 312))
+    at = rng.integers(10, 300, (30, 2)) * (2, 1)
+    image[tuple(at.T)] = 900.0
+    image[[299, 300]] = 5.0
+    image[340:400, 40:120] = 20.0
+    whole = find_pixel_faults(image).mask
+    assert whole.sum() > 5000
+    small = dataclasses.replace(fault_search.LIMITS, largest_search=1000, band=300)
+    monkeypatch.setattr(fault_search, "LIMITS", small)
+    assert (faulty_pixels(image) != whole).sum() <= FEW

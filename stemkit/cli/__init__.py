@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import gc
 import os
-import signal
 import sys
 import traceback
 import warnings
@@ -28,15 +27,27 @@ from stemkit.cli import (
     synthesize,
     train,
 )
+from stemkit.cli.interruption import INTERRUPTED, announce, prompt_interruption
+from stemkit.cli.logs import add_log_arguments, logged
 from stemkit.cli.messages import described, with_option_names
 from stemkit.cli.progress import OutputError, printing
 
-__all__ = ["main"]
+__all__ = ["command", "main"]
 
 VERBS = (enhance, detect, structure, report, calibrate, straighten, average, info, synthesize, train, benchmark, demo)
-#: Exit codes of a command that a signal ends, as shells report them.
-INTERRUPTED = 128 + signal.SIGINT
+#: Exit code of a command whose output is closed, as shells report it.
 PIPE_CLOSED = 128 + 13  # SIGPIPE, which not all systems have
+
+
+def command() -> None:
+    """Run the command and end the process, after an interruption without waiting for anything."""
+    with prompt_interruption():
+        code = main()
+        if code == INTERRUPTED:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
+            os._exit(code)
+    sys.exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         it. Invalid arguments end the process with code 2.
     """
     arguments = _parser().parse_args(argv)
-    with warnings.catch_warnings(), _streams(), _one_blas_thread(), _quiet_deletions(arguments.debug):
+    quiet = _quiet_deletions(arguments.debug)
+    with warnings.catch_warnings(), _streams(), _one_blas_thread(), quiet, logged(arguments):
         warnings.showwarning = _show_warning
         code = _run(arguments)
         if code:
@@ -64,7 +76,7 @@ def _run(arguments: argparse.Namespace) -> int:
             sys.stdout.flush()
         return code
     except KeyboardInterrupt:
-        print("stemkit: interrupted", file=sys.stderr)
+        announce()
         return INTERRUPTED
     except BrokenPipeError:
         _discard_output()
@@ -87,6 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(required=True, metavar="VERB")
     for verb in VERBS:
         verb.add_to(subparsers)
+    for subparser in subparsers.choices.values():
+        add_log_arguments(subparser)
     return parser
 
 

@@ -7,16 +7,21 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from stemkit.atomic import check_place
 from stemkit.cli.files import RESULT_ENDINGS, is_result_ending, result_names, select_files
 from stemkit.cli.messages import about, counted, described, with_option_names
-from stemkit.cli.progress import OutputError, Progress
+from stemkit.cli.progress import Messages, OutputError, Progress
 from stemkit.cli.records import Record
+from stemkit.cli.workers import alone, each, has_workers
 
-__all__ = ["Job", "for_each_file"]
+__all__ = ["Job", "for_each_file", "result_folder"]
+
+#: Suffixes of results that are folders; ``-o`` may be the name of one.
+FOLDERS = (".zarr", ".parquet")
 
 
 @dataclass
@@ -33,7 +38,7 @@ class Job:
     path: Path
     name: str
     arguments: argparse.Namespace
-    progress: Progress
+    progress: Progress | Messages
     record: Record | None = None
     began: bool = field(default=False, init=False)
 
@@ -45,6 +50,14 @@ class Job:
         """Print a result."""
         self.progress.say(text)
 
+    def note(self, text: str) -> None:
+        """Print a message to stderr."""
+        self.progress.note(text)
+
+    def count(self, done: int, total: int) -> None:
+        """Show how many parts of the step are done, and the time left."""
+        self.progress.count(done, total)
+
     def outputs(self, *endings: str) -> list[Path]:
         """Paths of the results with these endings; existing files raise an error before the computation.
 
@@ -54,27 +67,36 @@ class Job:
             raise ValueError(
                 f"endings must be among {RESULT_ENDINGS}, but are {unknown}: add them in stemkit.cli.files"
             )
-        folder = self.arguments.output
+        folder = result_folder(self.arguments)
         if folder.exists() and not folder.is_dir():
             raise NotADirectoryError(f"-o must name a folder, but {folder} is a file: give another path")
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / f"{self.name}{ending}" for ending in endings]
+        if folder != self.arguments.output:
+            paths = [self.arguments.output]
         for path in paths:
             own = self.record is not None and self.record.may_replace(path)
-            check_place(path, self.arguments.overwrite or own)
+            check_place(path, self.arguments.overwrite or own, folder=path.suffix in FOLDERS)
         if self.record is not None:
             self.record.begin(paths)
             self.began = True
         return paths
 
 
+def result_folder(arguments: argparse.Namespace) -> Path:
+    """Folder of the results: ``-o``, or that of a result which ``-o`` names, such as ``out.zarr``."""
+    output: Path = arguments.output
+    return output.parent if output.suffix.lower() in FOLDERS else output
+
+
 def for_each_file(
     arguments: argparse.Namespace,
-    work: Callable[[Job], None],
+    work: Callable[[Job], object],
     *,
     result: str | None = None,
     skipped: Callable[[Job, list[Path]], None] | None = None,
     prepare: Callable[[], object] | None = None,
+    done: Callable[[Path, Any], object] | None = None,
 ) -> int:
     """Call ``work`` for each file; report failures and return the exit code.
 
@@ -90,23 +112,37 @@ def for_each_file(
         again. Without it, everything is.
     prepare : callable, optional
         Called once before the first file that is processed; its errors end the command.
+    done : callable, optional
+        Called with each file and what ``work`` has returned for it, in the order of the files.
     """
     selection = select_files(arguments.paths, arguments.recursive)
-    names = result_names(selection.files)
+    names = [_labelled(name, arguments) for name in result_names(selection.files)]
+    if result is not None and len(names) > 1 and result_folder(arguments) != arguments.output:
+        raise ValueError(
+            f"-o must be a folder for the results of {len(names)} files, but is {arguments.output}, the name of one"
+        )
     _report_selection(selection.problems, selection.left_out)
     failed = len(selection.problems)
-    with Progress(len(selection.files)) as progress:
-        for path, name in zip(selection.files, names, strict=True):
-            job = Job(path, _labelled(name, arguments), arguments, progress)
-            if result is not None:
-                job.record = Record(arguments.output, f"{job.name}_{result}", [path], arguments)
-            if skipped is not None and job.record is not None and (finished := job.record.finished()):
-                skipped(job, finished)
+    parallel = len(names) > 1 and has_workers(arguments)
+    task = _Task(work, alone(arguments) if parallel else arguments, result)
+    with Progress(len(selection.files), getattr(arguments, "quiet", False)) as progress:
+        jobs = [task.job(path, name, progress) for path, name in zip(selection.files, names, strict=True)]
+        finished = [j.record.finished() if skipped is not None and j.record is not None else [] for j in jobs]
+        left = [(job.path, job.name) for job, paths in zip(jobs, finished, strict=True) if not paths]
+        if left and prepare is not None:
+            prepare()
+        if parallel:
+            progress.step("working in several processes")
+        outcomes = each(task.in_worker, left, arguments, ordered=True) if parallel else iter(())
+        for job, paths in zip(jobs, finished, strict=True):
+            if paths and skipped is not None:
+                skipped(job, paths)
             else:
-                if prepare is not None:
-                    prepare()
-                    prepare = None
-                failed += not _succeeds(job, work)
+                outcome = next(outcomes) if parallel else task.run(job)
+                outcome.messages.repeat(progress)
+                failed += not outcome.succeeded
+                if outcome.succeeded and done is not None:
+                    done(job.path, outcome.value)
             progress.advance()
     if failed:
         print(f"stemkit: {failed} of {len(selection.files) + len(selection.problems)} failed", file=sys.stderr)
@@ -136,7 +172,44 @@ def _labelled(name: str, arguments: argparse.Namespace) -> str:
     return name if label and label in name else name + label
 
 
-def _succeeds(job: Job, work: Callable[[Job], None]) -> bool:
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of a file: whether it succeeded, what ``work`` returned, and what a worker has to say."""
+
+    succeeded: bool
+    value: object
+    messages: Messages
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The work on a file, in this process or in another one."""
+
+    work: Callable[[Job], object]
+    arguments: argparse.Namespace
+    result: str | None
+
+    def job(self, path: Path, name: str, progress: Progress | Messages) -> Job:
+        record = None
+        if self.result is not None:
+            folder, output = result_folder(self.arguments), self.arguments.output
+            label = f"{name}_{self.result}" if folder == output else output.name
+            record = Record(folder, label, [path], self.arguments)
+        return Job(path, name, self.arguments, progress, record)
+
+    def in_worker(self, file: tuple[Path, str]) -> _Outcome:
+        """Process a file, with messages that the process which prints gets with the outcome."""
+        messages = Messages()
+        outcome = self.run(self.job(*file, messages))
+        return replace(outcome, messages=messages)
+
+    def run(self, job: Job) -> _Outcome:
+        values: list[object] = []
+        succeeded = _succeeds(job, lambda job: values.append(self.work(job)))
+        return _Outcome(succeeded, values[0] if values else None, Messages())
+
+
+def _succeeds(job: Job, work: Callable[[Job], object]) -> bool:
     """Process one file and print its notes; whether that succeeded."""
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", UserWarning)
@@ -150,7 +223,7 @@ def _succeeds(job: Job, work: Callable[[Job], None]) -> bool:
     return not failure
 
 
-def _failure(job: Job, work: Callable[[Job], None]) -> str:
+def _failure(job: Job, work: Callable[[Job], object]) -> str:
     """Process one file; the description of its failure, which must not stop the others."""
     try:
         job.step("reading")

@@ -178,11 +178,11 @@ def region(text: str) -> tuple[slice, slice]:
     return slice(y0, y1), slice(x0, x1)
 
 
-def load(path: Path, arguments: argparse.Namespace, cropped: bool = False) -> xr.DataArray:
+def load(path: Path, arguments: argparse.Namespace, cropped: bool = False, lazy: bool = False) -> xr.DataArray:
     """Read an image and crop it to the region; with ``cropped``, an image of the region's size is left as it is."""
     import stemkit
 
-    image = _ascending(stemkit.read(path, dataset=arguments.dataset, pixel_size=arguments.pixel_size))
+    image = _ascending(stemkit.read(path, dataset=arguments.dataset, pixel_size=arguments.pixel_size, lazy=lazy))
     if arguments.mode is not None:
         image.attrs["mode"] = arguments.mode
     if arguments.region is None:

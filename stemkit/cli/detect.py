@@ -22,7 +22,10 @@ from stemkit.cli.common import (
 from stemkit.cli.figures import add_figure_arguments, figure_suffix, save_and_close
 from stemkit.cli.lattices import FoundLattices, fit_image_lattices
 from stemkit.cli.merging import MERGED, check_merged, write_merged
+from stemkit.cli.messages import counted
+from stemkit.cli.stacks import detect_stack, is_stack
 from stemkit.cli.suspicion import notes, summary
+from stemkit.cli.workers import add_worker_arguments
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +49,7 @@ def add_to(subparsers: Any) -> None:
     add_search_arguments(parser)
     _add_result_arguments(parser)
     add_network_arguments(parser)
+    add_worker_arguments(parser)
     parser.set_defaults(run=run)
 
 
@@ -97,6 +101,8 @@ def _add_result_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure the columns of each file."""
+    if arguments.output.suffix.lower() == ".parquet":
+        arguments.format = "parquet"
     merged = check_merged(arguments) if arguments.merge else None
     tables = dict[Path, Path]()
 
@@ -106,14 +112,13 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             check_network(arguments)
 
-    def work(job: Job) -> None:
-        tables[job.path] = _measure_file(job)
-
     def skipped(job: Job, targets: list[Path]) -> None:
         tables[job.path] = targets[0]
         job.say(f"{targets[0]}: finished before")
 
-    code = for_each_file(arguments, work, result="columns", skipped=skipped, prepare=prepare)
+    code = for_each_file(
+        arguments, _measure_file, result="columns", skipped=skipped, prepare=prepare, done=tables.__setitem__
+    )
     if merged is not None and tables:
         print(write_merged(tables, *merged))
     return code
@@ -124,6 +129,10 @@ def _measure_file(job: Job) -> Path:
     from stemkit.detection.exports import write_columns
 
     arguments = job.arguments
+    if _by_image(job):
+        (target,) = job.outputs("_columns.parquet")
+        job.say(f"{target}: {counted(detect_stack(job, target), 'column')}")
+        return target
     image = with_recorded(load(job.path, arguments, cropped=arguments.recorded is not None), arguments)
     suffix = figure_suffix(arguments)
     endings = [f"_columns{ending}{suffix}" for ending in frames(image)] if suffix else []
@@ -140,6 +149,13 @@ def _measure_file(job: Job) -> Path:
         job.step("drawing")
         _draw(table, shown, found, others)
     return table_path
+
+
+def _by_image(job: Job) -> bool:
+    """Whether a stack is measured image by image, so that it need not fit into the memory."""
+    arguments = job.arguments
+    alone = arguments.lattice or figure_suffix(arguments) or arguments.recorded is not None
+    return arguments.format == "parquet" and not alone and is_stack(job.path, arguments)
 
 
 def measure(

@@ -18,12 +18,14 @@ from stemkit.cli.common import (
     network_options,
 )
 from stemkit.cli.figures import non_interactive_pyplot
+from stemkit.cli.stacks import enhance_stack
+from stemkit.cli.workers import add_worker_arguments
 
 if TYPE_CHECKING:
     import xarray as xr
 
 #: Choices of ``--format``.
-FORMATS = ("tif", "hspy", "nc", "png")
+FORMATS = ("tif", "hspy", "nc", "zarr", "png")
 
 
 def add_to(subparsers: Any) -> None:
@@ -37,7 +39,10 @@ def add_to(subparsers: Any) -> None:
     add_output_arguments(parser)
     add_network_arguments(parser)
     parser.add_argument(
-        "--format", choices=FORMATS, default="tif", help="png is a picture with a scale bar (default: tif)"
+        "--format",
+        choices=FORMATS,
+        help="zarr is written image by image, for stacks that exceed the memory; png is a picture with a scale bar "
+        "(default: that of -o NAME.zarr, else tif)",
     )
     parser.add_argument(
         "--flips", action="store_true", help="average the results of mirror images: slower, slightly more accurate"
@@ -48,6 +53,7 @@ def add_to(subparsers: Any) -> None:
         help="measure the uncertainty of each pixel, at about seven times the time: a map in .nc files, else a second "
         "file NAME_uncertainty",
     )
+    add_worker_arguments(parser)
     parser.set_defaults(run=run)
 
 
@@ -56,7 +62,10 @@ def run(arguments: argparse.Namespace) -> int:
     from stemkit import SFINDenoiser
 
     denoiser = SFINDenoiser(**network_options(arguments), average_flips=arguments.flips)
+    arguments.format = arguments.format or (arguments.output.suffix.lower() == ".zarr" and "zarr") or "tif"
 
+    if arguments.uncertainty and arguments.format == "zarr":
+        raise ValueError("--uncertainty is not available with --format zarr: use nc, or tif, which writes a second file")
     # only NetCDF stores maps with the image
     separate = arguments.uncertainty and arguments.format != "nc"
 
@@ -64,6 +73,11 @@ def run(arguments: argparse.Namespace) -> int:
         check_network(arguments)
 
     def work(job: Job) -> None:
+        if arguments.format == "zarr":
+            (target,) = job.outputs("_enhanced.zarr")
+            enhance_stack(job, denoiser, target)
+            job.say(str(target))
+            return
         image = load(job.path, arguments)
         # a picture contains one image, the other formats contain stacks
         endings = frames(image) if arguments.format == "png" else [""]

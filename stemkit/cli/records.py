@@ -23,7 +23,22 @@ __all__ = ["Record"]
 FOLDER = ".stemkit"
 #: Arguments that do not change the results of a file.
 _NEUTRAL = frozenset(
-    {"run", "paths", "output", "overwrite", "recursive", "merge", "json", "debug", "minutes", "judged"}
+    {
+        "run",
+        "paths",
+        "output",
+        "overwrite",
+        "recursive",
+        "merge",
+        "json",
+        "debug",
+        "minutes",
+        "judged",
+        "workers",
+        "scheduler",
+        "verbose",
+        "quiet",
+    }
 )
 
 

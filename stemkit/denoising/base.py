@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from stemkit._version import __version__
-from stemkit.estimators import ImageTransformer
+from stemkit.estimators import ImageTransformer, image_by_image
 from stemkit.images import (
     RECORDED,
     Images,
@@ -45,6 +45,7 @@ class Denoiser(ImageTransformer):
     target = "enhance"
     mode: str | None
 
+    @image_by_image()
     def transform(self, X: Images) -> Images:
         """Enhance images.
 
@@ -58,7 +59,7 @@ class Denoiser(ImageTransformer):
         DataArray or list of DataArray
             Same dims, coordinates and units as ``X``, with the recorded pixels as the coordinate ``recorded``, and
             further maps, if any, as further coordinates. Faulty pixels are interpolated before the image is enhanced,
-            but not in ``recorded``.
+            but not in ``recorded``. Of a dask array, the result is one, too.
         """
         check_is_fitted(self)
         self._check_parameters()

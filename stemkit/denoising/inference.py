@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from typing import TypeAlias
 
@@ -26,6 +27,8 @@ __all__ = ["AnyNetwork", "enhanced_maps", "for_inference", "run_network", "tile_
 MARGIN = 24
 #: Least overlap of neighbouring tiles, px, over which they are blended (chosen).
 OVERLAP = 128
+#: Number of rows that are converted at once (chosen: memory).
+STRIP = 256
 #: Axes of the four mirror images.
 FLIPS = ((), (-1,), (-2,), (-2, -1))
 
@@ -100,9 +103,11 @@ def enhanced_maps(
     if shape != work.shape:
         work = resampled(work, shape)
     offset, scale = network_units(work, info)
+    given = _by_strips(work, lambda part: (part - offset) / scale)
+    del work  # a large image has no memory for it beside the network's
     raw, spread = run_network(
         network,
-        (work - offset) / scale,
+        given,
         multiple=info.multiple,
         device=network.device,
         tile_size=tile_size,
@@ -113,10 +118,23 @@ def enhanced_maps(
     if shape != values.shape:
         raw = resampled(raw, values.shape)
         spread = None if spread is None else resampled(spread, values.shape).clip(min=0.0)
-    maps = {n: from_network(raw[i], n, sign, offset, scale).astype(dtype) for i, n in enumerate(info.outputs)}
+    maps = {
+        n: _by_strips(raw[i], partial(from_network, name=n, sign=sign, offset=offset, scale=scale), dtype)
+        for i, n in enumerate(info.outputs)
+    }
     if spread is not None and spread_of is not None:
         maps["uncertainty"] = spread[info.outputs.index(spread_of)] * (1.0 if spread_of == "detect" else scale)
     return maps
+
+
+def _by_strips(
+    values: NDArray, convert: Callable[[NDArray], NDArray], dtype: np.dtype | type = np.float32
+) -> NDArray[np.floating]:
+    """The result of a conversion pixel by pixel, without copies of the whole image in double precision."""
+    out = values if values.dtype == dtype else np.empty(values.shape, dtype)
+    for start in range(0, len(values), STRIP):
+        out[start : start + STRIP] = convert(values[start : start + STRIP])
+    return out
 
 
 def _check_finite(raw: NDArray) -> None:

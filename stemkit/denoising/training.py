@@ -8,6 +8,7 @@ with two threads is not faster (``benchmarks/training_speed.py --threads``).
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import platform
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from stemkit._version import __version__
-from stemkit.atomic import check_place
+from stemkit.atomic import check_place, exclusive
 from stemkit.compute import autocast, describe_device, seeded, torch_generator, workers
 from stemkit.denoising.callbacks import (
     Checkpoint,
@@ -144,7 +145,7 @@ def train(
         If ``loss`` is not one of those listed, the checkpoint is of another run, or the training diverges: its loss or
         weights are NaN or infinite at the end of an epoch.
     OSError
-        If the checkpoint can't be written, before the first epoch.
+        If the checkpoint can't be written, before the first epoch; FileExistsError if another training is writing it.
     """
     check_option("loss", loss, LOSSES)
     if checkpoint is not None:
@@ -162,7 +163,8 @@ def train(
     }
     n_parts = min(N_PARTS, source.batch_size) if device.type == "cpu" else 1
     validation = None if source.validation_source is None else _Steps(N_VALIDATION, seed, n_parts, VALIDATION)
-    with seeded(seed, device), workers(n_parts) as parallel_map:
+    alone = contextlib.nullcontext() if checkpoint is None else exclusive(checkpoint)
+    with alone, seeded(seed, device), workers(n_parts) as parallel_map:
         net = _Net(
             module if module is not None else build(info),
             criterion=nn.L1Loss if loss == "l1" else nn.MSELoss,

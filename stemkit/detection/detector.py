@@ -20,8 +20,8 @@ from stemkit.detection.search import ColumnSearch
 from stemkit.detection.shared_positions import merge_positions
 from stemkit.detection.spacing_width import learn_lengths
 from stemkit.detection.table import table_of
-from stemkit.estimators import ImageTransformer
-from stemkit.images import Images, split, warn_if_small
+from stemkit.estimators import ImageTransformer, image_by_image, loaded
+from stemkit.images import Images, is_lazy, lazy_images, split, warn_if_small
 from stemkit.metrics import match_columns
 from stemkit.parameters import check_number, check_positive
 
@@ -141,13 +141,12 @@ class AtomDetector(ImageTransformer):
         -------
         self
         """
-        images = split(X)
-        return self._learn(images, (NormalizedImage.from_image(image, self.mode) for image in images))
+        images = lazy_images(X) if is_lazy(X) else split(X)
+        return self._learn(images, (NormalizedImage.from_image(loaded(image), self.mode) for image in images))
 
     def fit_transform(self, X: Images, y: object = None) -> pd.DataFrame:
         """Learn spacing and width and measure the columns of the same images: :meth:`fit`, then :meth:`transform`."""
-        images = split(X)
-        if len(images) > 1 or self.shared_positions:
+        if is_lazy(X) or len(images := split(X)) > 1 or self.shared_positions:
             return self.fit(X).transform(X)
         self._check_parameters()
         # an image without a noise model is calibrated once, not twice
@@ -201,9 +200,13 @@ class AtomDetector(ImageTransformer):
             flags). Elliptical columns also have ``sigma_major``, ``sigma_minor`` and ``angle`` (degrees, from x towards
             y). Columns outside the frame are left out. Without any column, the table is empty.
         """
-        images = self._checked(X)
         if self.shared_positions:
-            return self._find_shared(images)
+            return self._find_shared(self._checked(X))
+        return self._find_each(X)
+
+    @image_by_image(joined=lambda tables: _concatenate([t.assign(image=i) for i, t in enumerate(tables)]))
+    def _find_each(self, X: Images) -> pd.DataFrame:
+        images = self._checked(X)
         return _concatenate(
             [self._find(NormalizedImage.from_image(image, self.mode), i) for i, image in enumerate(images)]
         )

@@ -9,6 +9,7 @@ arrays and lists of images of different sizes: :func:`split` converts each of th
 from stemkit.images.accessor import StemAccessor
 from stemkit.images.containers import Images, float_dtype, holds_images, join, split, warn_if_small
 from stemkit.images.intensities import intensity_scale, pad_reflect
+from stemkit.images.lazy import LazyResults, is_lazy, lazy_images
 from stemkit.images.mode import mode_sign, resolve_mode
 from stemkit.images.pixel_size import is_calibrated, pixel_sizes, with_pixel_sizes
 from stemkit.images.provenance import RECORDED, check_noise_attr, digest, recorded_image, steps_before, was_enhanced
@@ -18,6 +19,7 @@ __all__ = [
     "MODES",
     "RECORDED",
     "Images",
+    "LazyResults",
     "StemAccessor",
     "check_noise_attr",
     "digest",
@@ -25,7 +27,9 @@ __all__ = [
     "holds_images",
     "intensity_scale",
     "is_calibrated",
+    "is_lazy",
     "join",
+    "lazy_images",
     "mode_sign",
     "pad_reflect",
     "pixel_sizes",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stemkit.parameters import check_mode
 
-__all__ = ["COORDINATE_TOLERANCE", "check_not_colour", "check_not_empty", "numeric", "validated"]
+__all__ = ["COORDINATE_TOLERANCE", "check_not_colour", "check_not_empty", "check_structure", "numeric", "validated"]
 
 #: Relative tolerance of the spacings of coordinates (chosen: files store them in single precision).
 COORDINATE_TOLERANCE = 1e-3
@@ -34,11 +34,15 @@ def numeric(X: object, name: str) -> NDArray:
         values = values.astype(np.uint8)
     if values.dtype == object or values.dtype.kind in "US":
         values = values.astype(np.float64)
-    if values.dtype.kind == "c":
-        raise ValueError(f"Complex data not supported: {name} is complex; pass its magnitude or phase")
-    if values.dtype.kind not in "fiu":
-        raise TypeError(f"{name} must contain real numbers, but its dtype is {values.dtype}: use {name}.astype(float)")
+    _check_dtype(values.dtype, name)
     return values
+
+
+def _check_dtype(dtype: np.dtype, name: str) -> None:
+    if dtype.kind == "c":
+        raise ValueError(f"Complex data not supported: {name} is complex; pass its magnitude or phase")
+    if dtype.kind not in "fiu":
+        raise TypeError(f"{name} must contain real numbers, but its dtype is {dtype}: use {name}.astype(float)")
 
 
 def validated(image: xr.DataArray, name: str) -> xr.DataArray:
@@ -48,9 +52,17 @@ def validated(image: xr.DataArray, name: str) -> xr.DataArray:
     _check_finite(values, name)
     if values is not image.data:
         image = image.copy(data=values)
+    check_structure(image, name)
+    return image
+
+
+def check_structure(image: xr.DataArray, name: str) -> None:
+    """Check all of an image but its pixels; TypeError or ValueError if it is not valid."""
+    if image.dtype.kind != "b":
+        _check_dtype(image.dtype, name)
+    check_not_empty(image.shape, name)
     _check_coords(image, name)
     check_mode(image.attrs.get("mode"), f'{name}.attrs["mode"]')
-    return image
 
 
 def check_not_empty(shape: tuple[int, ...], name: str) -> None:

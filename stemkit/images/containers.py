@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import TypeAlias, TypeGuard
 
 import numpy as np
@@ -136,8 +136,15 @@ def _single(item: xr.DataArray | NDArray, name: str) -> xr.DataArray:
 
 
 def _split_dataarray(X: xr.DataArray, name: str) -> list[xr.DataArray]:
+    images = unstacked(X, name)
+    return [validated(image, name if X.ndim == 2 else f"{name}[{i}]") for i, image in enumerate(images)]
+
+
+def unstacked(X: xr.DataArray, name: str) -> Iterator[xr.DataArray]:
+    """The images of a DataArray with their own attributes; only its dims are checked, ValueError if they are others."""
     if X.dims == ("y", "x"):
-        return [validated(X, name)]
+        yield X
+        return
     if X.dims not in STACKS:
         hint = ""
         if set(X.dims) in ({"y", "x"}, *map(set, STACKS)):
@@ -146,12 +153,10 @@ def _split_dataarray(X: xr.DataArray, name: str) -> list[xr.DataArray]:
             f'{name} must have dims ("y", "x"), ("image", "y", "x") or ("frame", "y", "x"), but has {X.dims}{hint}'
         )
     check_not_empty(X.shape, name)
-    images = []
     for i in range(len(X)):
         image = X.isel({X.dims[0]: i}, drop=True)
         image.attrs = {k: _attribute_of_one(v, i, len(X), k) for k, v in X.attrs.items()}
-        images.append(validated(image, f"{name}[{i}]"))
-    return images
+        yield image
 
 
 def _attribute_of_one(value: object, index: int, count: int, key: Hashable) -> object:

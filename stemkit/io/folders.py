@@ -86,10 +86,10 @@ def stacked_frames(images: Sequence[xr.DataArray], names: Sequence[str], dim: st
                 f"the images must have one pixel size, but {names[0]} has {_nm(sizes)} and {name} has {_nm(others)}: "
                 "pass pixel_size="
             )
-    values = np.stack([image.values for image in images])
+    values = xr.Variable.concat([image.variable for image in images], dim).data  # lazy images stay lazy
     coords = {d: first.coords[d] for d in ("y", "x") if d in first.coords}
     attrs = {**first.attrs, "source": f"{names[0]} to {names[-1]}" if len(names) > 1 else names[0]}
-    return xr.DataArray(values, coords, (dim, "y", "x"), attrs=attrs)
+    return xr.DataArray(values, coords, (dim, "y", "x"), attrs=attrs).rename(None)
 
 
 def _size(image: xr.DataArray) -> str:

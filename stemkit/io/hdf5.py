@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from stemkit.io.attributes import plain
 from stemkit.io.checks import FormatError, check_expansion
 from stemkit.io.hdf5_heaps import check_heaps
-from stemkit.io.recorded import Recorded, placeholder, recorded, table_reason
+from stemkit.io.recorded import Parts, Recorded, frame_axis, placeholder, recorded, table_reason
 
 __all__ = [
     "attributes",
@@ -130,7 +130,20 @@ def image_of(
             values = stored[...]
         return values if arrange is None else arrange(values)
 
-    return recorded(shown, fetch=fetch, **fields)
+    def parts() -> Parts:
+        axis = frame_axis(arrange)
+
+        def read(start: int, stop: int) -> NDArray:
+            with opened(path, check=False) as file:
+                values = file[name][(slice(None),) * axis + (slice(start, stop),)]
+            values = values if arrange is None else arrange(values)
+            return values.reshape(stop - start, *values.shape[-2:])
+
+        with opened(path, check=False) as file:
+            chunks = _checked(file[name]).chunks
+        return Parts(read, 1 if chunks is None else chunks[axis])
+
+    return recorded(shown, fetch=fetch, parts=parts if len(shape) == 3 else None, **fields)
 
 
 def _frames(stored: h5py.Dataset) -> NDArray:

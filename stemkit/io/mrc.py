@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemkit.io.checks import FormatError, check_declared
-from stemkit.io.recorded import Recorded, placeholder, recorded
+from stemkit.io.recorded import Parts, Recorded, placeholder, recorded
 
 __all__ = ["load"]
 
@@ -48,8 +48,13 @@ def load(path: Path) -> list[Recorded]:
     def fetch() -> NDArray:
         return np.fromfile(path, dtype, nx * ny * nz, offset=offset).reshape(shape)
 
+    def read(start: int, stop: int) -> NDArray:
+        images, first = stop - start, offset + start * nx * ny * dtype.itemsize
+        return np.fromfile(path, dtype, images * nx * ny, offset=first).reshape(images, ny, nx)
+
     sizes = _pixel_sizes(header, order) or _extended_pixel_sizes(path, header, order)
-    return [recorded(placeholder(shape, dtype), colour=False, fetch=fetch, pixel_sizes=sizes)]
+    parts = (lambda: Parts(read)) if nz != 1 else None
+    return [recorded(placeholder(shape, dtype), colour=False, fetch=fetch, parts=parts, pixel_sizes=sizes)]
 
 
 def _byte_order(header: bytes) -> Literal["<", ">"]:

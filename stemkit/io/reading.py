@@ -6,9 +6,10 @@ import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Real
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -30,6 +31,7 @@ from stemkit.io import (
 )
 from stemkit.io.checks import check_regular_file, damage, unknown_content
 from stemkit.io.choosing import choose_dataset
+from stemkit.io.lazy import lazy_pixels, require_dask
 from stemkit.io.recorded import DERIVED, DETECTOR, MAP, Recorded
 
 __all__ = ["READABLE", "DatasetInfo", "datasets", "read"]
@@ -104,6 +106,7 @@ def read(
     dataset: int | str | None = None,
     pixel_size: float | None = None,
     frames: bool | None = None,
+    lazy: bool = False,
 ) -> xr.DataArray:
     """Read an image, a stack of images or a series of frames with its pixel size.
 
@@ -129,6 +132,9 @@ def read(
         False. Default: ``"frame"`` if the file says so (Velox series, SER series, an axis of time, ImageJ's frames,
         animations, arrays named ``frames``) and for folders and lists, otherwise ``"image"``, as for the pages of a
         TIFF file without such information and the sections of an MRC file.
+    lazy : bool, default=False
+        Return a dask array, whose images are read when they are needed and opened anew each time (HSPY, ZSPY, EMD,
+        HDF5, Zarr, MRC). The pixels of stacks in other formats are read now. Needs ``pip install 'stemkit[dask]'``.
 
     Returns
     -------
@@ -166,11 +172,11 @@ def read(
     if frames is not None and not isinstance(frames, bool):
         raise TypeError(f"frames must be True, False or None, but is {frames!r}")
     if isinstance(path, list | tuple):
-        return _read_series([Path(p) for p in path], dataset, pixel_size, frames)
+        return _read_series([Path(p) for p in path], dataset, pixel_size, frames, lazy)
     path = Path(path)  # type: ignore[arg-type]
     if path.is_dir() and not folders.is_zarr(path):
-        return _read_series(folders.image_files(path, READABLE), dataset, pixel_size, frames)
-    return _read_file(path, dataset, pixel_size, frames, 4)
+        return _read_series(folders.image_files(path, READABLE), dataset, pixel_size, frames, lazy)
+    return _read_file(path, dataset, pixel_size, frames, lazy, 4)
 
 
 def datasets(path: str | os.PathLike[str]) -> list[DatasetInfo]:
@@ -203,20 +209,22 @@ def _info(index: int, found: Recorded) -> DatasetInfo:
 
 
 def _read_file(
-    path: Path, dataset: int | str | None, pixel_size: float | None, frames: bool | None, stacklevel: int
+    path: Path, dataset: int | str | None, pixel_size: float | None, frames: bool | None, lazy: bool, stacklevel: int
 ) -> xr.DataArray:
+    if lazy:
+        require_dask(path)
     found = _load(path)
     index = choose_dataset(found, dataset, path)
-    return _image(found[index], index, len(found), path, pixel_size, frames, stacklevel)
+    return _image(found[index], index, len(found), path, pixel_size, frames, lazy, stacklevel)
 
 
 def _read_series(
-    paths: list[Path], dataset: int | str | None, pixel_size: float | None, frames: bool | None
+    paths: list[Path], dataset: int | str | None, pixel_size: float | None, frames: bool | None, lazy: bool
 ) -> xr.DataArray:
     """The images of several files as one series, or as a stack of images."""
     if not paths:
         raise ValueError("path is an empty list: give at least one file")
-    images = [_read_file(path, dataset, pixel_size, None, 5) for path in paths]
+    images = [_read_file(path, dataset, pixel_size, None, lazy, 5) for path in paths]
     return folders.stacked_frames(images, [str(path) for path in paths], "image" if frames is False else "frame")
 
 
@@ -256,23 +264,31 @@ def _image(
     path: Path,
     pixel_size: float | None,
     frames: bool | None,
+    lazy: bool,
     stacklevel: int,
 ) -> xr.DataArray:
-    values = _guarded(path, lambda: np.ascontiguousarray(chosen.pixels()))
+    values = _pixels(chosen, path, lazy)
     dims = _dims(chosen, frames)
     coords = {name: _renamed(variable, dims[0]) for name, variable in chosen.coords.items()}
-    image = xr.DataArray(values, coords, dims, chosen.array_name, dict(chosen.attrs))
+    coords |= {name: xr.Variable(dims, _pixels(found, path, lazy)) for name, found in chosen.maps.items()}
+    image = xr.DataArray(values, coords, dims, attrs=dict(chosen.attrs)).rename(chosen.array_name)
     if dims[0] == "frame" and chosen.times is not None:
         image = image.assign_coords(time=("frame", np.asarray(chosen.times, dtype=np.float64), {"units": "s"}))
     image.attrs["source"] = path.name
     if chosen.name or count > 1:
         image.attrs["dataset"] = chosen.name or str(index)
-    for note in (_lost_resolution(values), chosen.note if pixel_size is None else ""):
+    for note in ("" if lazy else _lost_resolution(values), chosen.note if pixel_size is None else ""):
         if note:
             warnings.warn(f"{path}: {note}", UserWarning, stacklevel=stacklevel)
     if pixel_size is not None:
         return with_pixel_sizes(image, pixel_size, pixel_size)
     return image if chosen.pixel_sizes is None else with_pixel_sizes(image, *chosen.pixel_sizes)
+
+
+def _pixels(found: Recorded, path: Path, lazy: bool) -> Any:
+    if lazy:
+        return lazy_pixels(found, partial(_guarded, path))
+    return _guarded(path, lambda: np.ascontiguousarray(found.pixels()))
 
 
 def _dims(found: Recorded, frames: bool | None) -> tuple[str, ...]:

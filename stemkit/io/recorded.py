@@ -9,7 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["DERIVED", "DETECTOR", "MAP", "Recorded", "native", "placeholder", "recorded", "table_reason"]
+__all__ = [
+    "DERIVED",
+    "DETECTOR",
+    "MAP",
+    "Parts",
+    "Recorded",
+    "frame_axis",
+    "native",
+    "placeholder",
+    "recorded",
+    "table_reason",
+]
 
 #: Kinds of images in the order in which they are the default dataset of a file: recorded by a detector, computed from
 #: such images, and maps of spectra.
@@ -26,12 +37,26 @@ _TABLE_COLUMNS = 4
 
 
 @dataclass(frozen=True)
+class Parts:
+    """Reading of some images of a stack without the others.
+
+    ``read(start, stop)`` opens the file, reads these images and closes it; ``block`` is the number of images that the
+    file stores together.
+    """
+
+    read: Callable[[int, int], NDArray]
+    block: int = 1
+
+
+@dataclass(frozen=True)
 class Recorded:
     """One dataset of a file.
 
     ``refusal`` describes data that are not an image (empty for an image), ``note`` is the text of a warning on reading.
     ``series`` says that the first axis of a stack contains frames of one scan, ``times`` are their times in s.
-    ``fetch`` reads the pixels if ``values`` is a placeholder of their shape and dtype.
+    ``maps`` are other arrays of the image's shape, which become coordinates.
+    ``fetch`` reads the pixels if ``values`` is a placeholder of their shape and dtype. ``parts`` checks the file and
+    returns :class:`Parts` of a stack, if the format has them.
     """
 
     values: NDArray
@@ -45,7 +70,9 @@ class Recorded:
     series: bool = False
     times: NDArray | None = None
     kind: int = DETECTOR
+    maps: Mapping[str, Recorded] = field(default_factory=dict)
     fetch: Callable[[], NDArray] | None = None
+    parts: Callable[[], Parts] | None = None
 
     def pixels(self) -> NDArray:
         """The pixels, read now if they were not read before."""
@@ -82,6 +109,7 @@ def recorded(
     colour_reason = ""
     if _looks_coloured(values.shape) if colour is None else colour:
         fetch = fields.pop("fetch", None)
+        fields.pop("parts", None)
         values, colour_reason = _grey(values if fetch is None else native(fetch()))
     return Recorded(
         values,
@@ -101,6 +129,12 @@ def table_reason(shape: tuple[int, ...]) -> str:
 def placeholder(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
     """An array of this shape and dtype that takes no memory."""
     return np.broadcast_to(np.zeros((), native(np.zeros((), dtype)).dtype), shape)
+
+
+def frame_axis(arrange: Callable[[NDArray], NDArray] | None) -> int:
+    """The axis of a stored three-dimensional array that ``arrange``, a transposition, makes the first one."""
+    probe = np.empty((2, 3, 4), dtype=np.uint8)
+    return 0 if arrange is None else probe.shape.index(arrange(probe).shape[0])
 
 
 def native(values: NDArray) -> NDArray:

@@ -12,9 +12,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.atomic import check_place, whole_file
-from stemkit.images import split
-from stemkit.io import hyperspy_files, netcdf, numpy_files, tiff
+from stemkit.atomic import check_place, whole_file, whole_folder
+from stemkit.images import is_lazy, lazy_images, split
+from stemkit.io import hyperspy_files, netcdf, numpy_files, ome_zarr, tiff
 from stemkit.io.attributes import maps_of, provenance_text
 
 __all__ = ["WRITABLE", "write"]
@@ -27,7 +27,10 @@ _SAVERS: dict[str, Saver] = {
     ".nc": netcdf.save,
     ".hspy": hyperspy_files.save,
     ".npy": numpy_files.save,
+    ".zarr": ome_zarr.save,
 }
+#: Formats that store maps, and formats of folders.
+_WITH_MAPS, _FOLDERS = (".nc", ".zarr"), (".zarr",)
 #: Other names of the formats.
 _FORMAT_NAMES = {"netcdf": "nc", "hyperspy": "hspy", "numpy": "npy"}
 #: Suffixes of pictures, which are not written as images.
@@ -62,11 +65,14 @@ def write(
           description. Any dtype is kept; ImageJ itself opens uint8, uint16 and float32, but not float64.
         - ``.nc``: NetCDF, with maps such as ``recorded`` and exact coordinates.
         - ``.hspy``: HyperSpy's format; needs ``pip install 'stemkit[formats]'``.
+        - ``.zarr``: a folder in version 3 of Zarr with the metadata of OME-NGFF 0.5 (axes in nm and s, coarser
+          levels), which napari and others open, with maps and attributes. A lazy stack is computed and written image
+          by image. Needs ``pip install 'stemkit[zarr]'``.
         - ``.npy``: pixels without metadata.
 
         TIFF and HSPY can't store maps; the provenance lists the names of the omitted ones.
     format : str, optional
-        ``"tif"``, ``"nc"``, ``"hspy"`` or ``"npy"``, used instead of the suffix.
+        ``"tif"``, ``"nc"``, ``"hspy"``, ``"zarr"`` or ``"npy"``, used instead of the suffix.
     overwrite : bool
         Replace an existing file.
     provenance : mapping of str to str or number, optional
@@ -100,17 +106,18 @@ def write(
     'example'
     """
     path = Path(path)
-    save = _saver(path, format)
-    check_place(path, overwrite)
-    image = _validated(image)
-    left_out = [] if save is netcdf.save else maps_of(image)
+    suffix = _suffix(path, format)
+    is_folder = suffix in _FOLDERS
+    check_place(path, overwrite, folder=is_folder)
+    image = _validated(image, keep_lazy=is_folder)
+    left_out = [] if suffix in _WITH_MAPS else maps_of(image)
     text = provenance_text(image, provenance, left_out)
-    with whole_file(path) as temporary:
-        save(image, temporary, text)
+    with (whole_folder if is_folder else whole_file)(path) as temporary:
+        _SAVERS[suffix](image, temporary, text)
     return path
 
 
-def _saver(path: Path, format: str | None) -> Saver:
+def _suffix(path: Path, format: str | None) -> str:
     name = (
         path.suffix.lower() if format is None else f".{_FORMAT_NAMES.get(format.lower(), format.lower().lstrip('.'))}"
     )
@@ -122,10 +129,13 @@ def _saver(path: Path, format: str | None) -> Saver:
     if name not in _SAVERS:
         given = f"format={format!r}" if format is not None else f"the suffix {path.suffix!r}"
         raise ValueError(f"can't write {path}: {given} is not supported, use one of {', '.join(WRITABLE)}")
-    return _SAVERS[name]
+    return name
 
 
-def _validated(image: xr.DataArray | NDArray) -> xr.DataArray:
+def _validated(image: xr.DataArray | NDArray, keep_lazy: bool) -> xr.DataArray:
+    if is_lazy(image) and keep_lazy:
+        lazy_images(image, name="image")
+        return image
     if isinstance(image, list | tuple):
         raise TypeError("image must be an image or a stack, but is a list: write its images one by one")
     dims = ("image", "y", "x")[3 - np.ndim(image) :]

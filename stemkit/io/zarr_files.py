@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stemkit.io import ome_zarr
 from stemkit.io.attributes import plain
 from stemkit.io.checks import FormatError, check_expansion
-from stemkit.io.recorded import Recorded, placeholder, recorded, table_reason
+from stemkit.io.recorded import Parts, Recorded, frame_axis, placeholder, recorded, table_reason
 
 __all__ = ["SUFFIXES", "attributes", "dataset", "group", "image_of", "load", "opened", "text_of"]
 
@@ -31,24 +32,56 @@ _LARGEST_METADATA = 2**20
 
 
 def load(path: Path) -> list[Recorded]:
-    """Load the arrays of a folder that have two or more dimensions, by their path in it."""
+    """Load the arrays of a folder that have two or more dimensions, by their path in it.
+
+    Of groups with the metadata of OME-NGFF only the full size is an image, with its pixel size.
+    """
     root = opened(path)
-    found = [root[name] for name in _array_names(path) if name in root]
-    return [
-        image_of(path, array, name=array.path, refusal=table_reason(array.shape)) for array in found if array.ndim > 1
+    arrays = {name: root[name] for name in _array_names(path) if name in root}
+    images = [image for parent in dict.fromkeys(_parents(arrays)) if (image := _multiscale(path, root, parent, arrays))]
+    described = {name for image in images for name in image[1]}
+    others = [
+        image_of(path, array, name=name, refusal=table_reason(array.shape))
+        for name, array in arrays.items()
+        if array.ndim > 1 and name not in described
     ]
+    return [image for image, _ in images] + others
+
+
+def _parents(names: Iterable[str]) -> list[str]:
+    """Paths of the groups that contain these arrays."""
+    return ["" if "/" not in name else name.rpartition("/")[0] for name in names]
+
+
+def _multiscale(path: Path, root: Any, parent: str, arrays: dict[str, Any]) -> tuple[Recorded, list[str]] | None:
+    """The image that a group's metadata describe, and the paths of all arrays that belong to it; None without one."""
+    prefix = f"{parent}/" if parent else ""
+    inside = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    group = root[parent] if parent else root
+    found = ome_zarr.multiscale(attributes(group), {name: tuple(array.shape) for name, array in inside.items()})
+    if found is None:
+        return None
+    names = {name: inside[inner] for name, inner in found.pop("maps").items()}
+    levels = [f"{prefix}{level}" for level in found.pop("levels")]
+    maps = {name: image_of(path, array) for name, array in names.items()}
+    image = image_of(path, inside[found.pop("path")], name=parent, maps=maps, **found)
+    return image, [*levels, *(array.path for array in names.values())]
 
 
 def opened(path: Path) -> Any:
     """The group of the folder, with metadata that were checked."""
     if not path.is_dir():
         raise FormatError("it is a file, but Zarr data are a folder: unpack it first")
+    for name in _array_names(path):
+        _check_codecs(path / name)
+    return _root(path)
+
+
+def _root(path: Path) -> Any:
     try:
         import zarr
     except ImportError:
         raise ImportError("Zarr folders need zarr: install it with pip install 'stemkit[zarr]'") from None
-    for name in _array_names(path):
-        _check_codecs(path / name)
     return zarr.open_group(path, mode="r")
 
 
@@ -91,7 +124,19 @@ def image_of(path: Path, found: Any, arrange: Callable[[NDArray], NDArray] | Non
         values = np.asarray(opened(path)[name][...])
         return values if arrange is None else arrange(values)
 
-    return recorded(shown if arrange is None else arrange(shown), fetch=fetch, **fields)
+    def parts() -> Parts:
+        axis = frame_axis(arrange)
+        chunks = found.shards or found.chunks
+
+        def read(start: int, stop: int) -> NDArray:
+            values = np.asarray(_root(path)[name][(slice(None),) * axis + (slice(start, stop),)])
+            return values if arrange is None else arrange(values)
+
+        check_expansion(math.prod(shape) * dtype.itemsize, _stored_bytes(path / name))
+        return Parts(read, chunks[axis])
+
+    whole = shown if arrange is None else arrange(shown)
+    return recorded(whole, fetch=fetch, parts=parts if len(shape) == 3 else None, **fields)
 
 
 def _array_names(path: Path) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from sklearn.utils.validation import check_is_fitted
 
-from stemkit.estimators import ImageTransformer
+from stemkit.estimators import ImageTransformer, image_by_image, loaded
 from stemkit.images import (
     Images,
     digest,
@@ -129,22 +129,26 @@ class NoiseCalibrator(ImageTransformer):
         """
         self._check_parameters()
         images = self._validated(X)
-        modes = [resolve_mode(image, self.mode) for image in images]
-        if len(set(modes)) > 1:
-            raise ValueError(f"X must hold images of one mode, but they are {sorted(set(modes))}: fit each on its own")
-        recorded = [recorded_image(image).values for image in images]
-        results = [calibrate_image(values, mode) for values, mode in zip(recorded, modes, strict=True)]
-        self._models = [result.model for result in results]
+        modes, results = list[str](), []
         # so that fit_transform does not measure each image twice
-        self._scales = {
-            digest(values): (model.contrast, model.level) for values, model in zip(recorded, self._models, strict=True)
-        }
+        self._scales = dict[str, tuple[float, float]]()
+        for image in map(loaded, images):
+            modes.append(resolve_mode(image, self.mode))
+            if len(set(modes)) > 1:
+                raise ValueError(
+                    f"X must hold images of one mode, but they are {sorted(set(modes))}: fit each on its own"
+                )
+            recorded = recorded_image(image).values
+            results.append(calibrate_image(recorded, modes[-1]))
+            self._scales[digest(recorded)] = (results[-1].model.contrast, results[-1].model.level)
+        self._models = [result.model for result in results]
         self.noise_model_ = _mean_model(self._models)
         self.noise_model_std_ = _mean_std(self._models, [result.std for result in results])
         self.diagnostics_ = [result.diagnostics for result in results]
         self.n_images_ = len(images)
         return self
 
+    @image_by_image()
     def transform(self, X: Images) -> Images:
         """The images with the calibrated noise model in ``attrs["noise"]``.
 

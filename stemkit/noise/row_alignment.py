@@ -13,7 +13,7 @@ from scipy import fft, ndimage, sparse
 from scipy.sparse.linalg import spsolve
 from sklearn.utils.validation import check_is_fitted
 
-from stemkit.estimators import ImageTransformer
+from stemkit.estimators import ImageTransformer, image_by_image, loaded
 from stemkit.images import RECORDED, Images, digest, float_dtype, join, mode_sign, resolve_mode, split
 from stemkit.noise.differences import mad_std
 from stemkit.noise.displacement_parts import NO_PARTS, DisplacementParts
@@ -129,13 +129,17 @@ class RowAligner(ImageTransformer):
         self
         """
         self._check_parameters()
-        images = [_check_recorded(image) for image in self._validated(X)]
-        self.shifts_ = [_row_shifts(image, self.mode) for image in images]
+        images = self._validated(X)
+        self.shifts_ = []
         # so that fit_transform does not measure each image twice
-        self._known = {digest(i.values): shifts for i, shifts in zip(images, self.shifts_, strict=True)}
+        self._known: dict[str, NDArray[np.float64]] = {}
+        for image in map(loaded, images):
+            self.shifts_.append(_row_shifts(_check_recorded(image), self.mode))
+            self._known[digest(image.values)] = self.shifts_[-1]
         self.n_images_ = len(images)
         return self
 
+    @image_by_image()
     def transform(self, X: Images) -> Images:
         """The images with their rows aligned.
 

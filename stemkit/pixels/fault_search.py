@@ -52,6 +52,7 @@ def faulty_pixels(values: NDArray) -> NDArray[np.bool_]:
     Returns
     -------
     ndarray of bool, shape (n_y, n_x)
+        A large image is searched in bands of rows, whose noise is measured separately.
 
     See Also
     --------
@@ -69,7 +70,14 @@ def faulty_pixels(values: NDArray) -> NDArray[np.bool_]:
     >>> bool(filled(image).max() < 60)
     True
     """
-    return find_pixel_faults(values).mask
+    if values.size <= LIMITS.largest_search:
+        return find_pixel_faults(values).mask
+    mask = np.zeros(values.shape, dtype=bool)
+    for start in range(0, len(values), LIMITS.band):
+        first = max(0, start - LIMITS.band_margin)
+        found = find_pixel_faults(values[first : start + LIMITS.band + LIMITS.band_margin]).mask
+        mask[start : start + LIMITS.band] = found[start - first : start - first + LIMITS.band]
+    return mask
 
 
 def find_pixel_faults(values: NDArray) -> PixelFaults:

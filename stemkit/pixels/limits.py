@@ -72,6 +72,12 @@ class Limits:
     gap: int = 4
     #: Shorter side of the smallest image that is searched, px (chosen).
     smallest: int = 12
+    #: Number of pixels above which an image is searched in bands, which takes 70 bytes per pixel of a band (chosen).
+    largest_search: int = 2**23
+    #: Rows of a band, and rows on either side that are searched with it, px (chosen: the margin exceeds the distance
+    #: over which pixels and rows are compared).
+    band: int = 1024
+    band_margin: int = 64
 
 
 LIMITS = Limits()

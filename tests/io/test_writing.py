@@ -16,13 +16,20 @@ from stemkit.io import WRITABLE, writing
 IMAGE = np.arange(48, dtype=np.uint16).reshape(6, 8)
 
 
+def content(path):
+    """Bytes of a file, or of all files in a folder."""
+    if path.is_dir():
+        return {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+    return path.read_bytes()
+
+
 @pytest.mark.parametrize("suffix", WRITABLE)
 def test_existing_files_are_kept(suffix, tmp_path):
     path = stemkit.write(IMAGE, tmp_path / f"a{suffix}")
-    before = path.read_bytes()
+    before = content(path)
     with pytest.raises(FileExistsError, match="pass overwrite=True to replace it"):
         stemkit.write(IMAGE + 1, path)
-    assert path.read_bytes() == before
+    assert content(path) == before
     stemkit.write(IMAGE + 1, path, overwrite=True)
     np.testing.assert_array_equal(stemkit.read(path).values, IMAGE + 1)
 
@@ -30,7 +37,7 @@ def test_existing_files_are_kept(suffix, tmp_path):
 @pytest.mark.parametrize("suffix", WRITABLE)
 def test_a_failure_leaves_the_old_file_and_nothing_else(suffix, tmp_path, monkeypatch):
     path = stemkit.write(IMAGE, tmp_path / f"a{suffix}")
-    before = path.read_bytes()
+    before = content(path)
     save = writing._SAVERS[suffix]
 
     def fail(image, place, provenance):
@@ -44,7 +51,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(suffix, tmp_path, monkey
     with pytest.raises(OSError, match="disk full"):
         stemkit.write(IMAGE, tmp_path / f"b{suffix}")
     assert os.listdir(tmp_path) == [path.name]
-    assert path.read_bytes() == before
+    assert content(path) == before
 
 
 def test_an_interrupt_leaves_nothing(tmp_path):

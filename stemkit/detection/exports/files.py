@@ -124,6 +124,8 @@ def read_columns(path: str | os.PathLike[str]) -> pd.DataFrame:
     """
     path = Path(path)
     suffix = _known_suffix(path, "read", READABLE_TABLES)
+    if path.is_dir() and suffix == ".parquet":
+        return _read_parts(path)
     if not path.is_file():
         raise FileNotFoundError(f"can't read {path}: there is no such file")
     try:
@@ -133,6 +135,17 @@ def read_columns(path: str | os.PathLike[str]) -> pd.DataFrame:
     if lacking := [name for name in POSITIONS if name not in table]:
         raise ValueError(f"{path} does not contain a table of columns: it has no {', '.join(lacking)}")
     return _with_unit(table, path)
+
+
+def _read_parts(folder: Path) -> pd.DataFrame:
+    """The tables of a stack's images, which ``stemkit detect`` writes to a folder, as one."""
+    parts = [read_columns(path) for path in sorted(folder.glob("*.parquet"))]
+    if not parts:
+        raise ValueError(f"can't read {folder}: it contains no Parquet file")
+    filled = [part for part in parts if len(part)]
+    table = pd.concat(filled, ignore_index=True) if filled else parts[0]
+    table.attrs = {"unit": parts[0].attrs["unit"]} if "unit" in parts[0].attrs else {}
+    return table
 
 
 def _known_suffix(path: Path, verb: str, known: Sequence[str]) -> str:

@@ -1,0 +1,244 @@
+"""Memory, CPU time and throughput of long stacks, large images and long runs, each case in a fresh process.
+
+    python benchmarks/scale.py                       # all parts, small
+    python benchmarks/scale.py --only frames --frames 10 1000 --frame-size 1024
+    python benchmarks/scale.py --only large --sizes 1024 4096 16384
+
+Peak memory is that of the process (VmHWM of Linux), above that after the imports and a first small image.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+PARTS = ("frames", "large", "throughput", "workers", "many")
+#: Distance of the columns of the drawn square lattice, px.
+SPACING = 20.0
+MIB = 2**20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--frames", nargs="+", type=int, default=[10, 100], help="lengths of stacks")
+    parser.add_argument("--frame-size", type=int, default=512, help="edge of the frames, px")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[1024, 2048, 4096], help="edges of large images, px")
+    parser.add_argument("--no-columns", action="store_true", help="only enhance the large images")
+    parser.add_argument("--images", type=int, default=500, help="number of small images in one process")
+    parser.add_argument("--csv", type=Path, metavar="FOLDER", help="write the tables to this folder")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.case:
+        name, options = json.loads(arguments.case)
+        print(json.dumps(CASES[name](**options)))
+        return
+    for part in arguments.only:
+        table = pd.DataFrame(TABLES[part](arguments))
+        print(f"\n{part}\n{table.to_string(index=False)}", flush=True)
+        if arguments.csv:
+            arguments.csv.mkdir(parents=True, exist_ok=True)
+            table.to_csv(arguments.csv / f"scale_{part}.csv", index=False)
+
+
+# --- tables ------------------------------------------------------------------------------------------------------
+
+
+def frames(arguments: argparse.Namespace) -> list[dict]:
+    """``stemkit enhance stack.zarr -o out.zarr`` for stacks of different lengths."""
+    return [measured("enhance_stack", n=n, size=arguments.frame_size) for n in arguments.frames]
+
+
+def large(arguments: argparse.Namespace) -> list[dict]:
+    """One image: enhanced, and its columns found in the recorded pixels and measured."""
+    steps = ["enhance"] + ([] if arguments.no_columns else ["columns"])
+    return [measured("one_image", step=step, size=size) for step in steps for size in arguments.sizes]
+
+
+def throughput(arguments: argparse.Namespace) -> list[dict]:
+    """The same images enhanced in memory, lazily, and by the command."""
+    return [measured(how, n=10, size=arguments.frame_size) for how in ("eager", "lazy", "enhance_stack")]
+
+
+def workers(arguments: argparse.Namespace) -> list[dict]:
+    """The command with one and with two workers."""
+    return [measured("enhance_stack", n=20, size=arguments.frame_size, workers=n) for n in (1, 2)]
+
+
+def many(arguments: argparse.Namespace) -> list[dict]:
+    """Memory of one process after some of many small images, enhanced and measured."""
+    return measured("many_images", n=arguments.images, size=64)["rows"]
+
+
+TABLES = {"frames": frames, "large": large, "throughput": throughput, "workers": workers, "many": many}
+
+
+def measured(case: str, **options: object) -> dict:
+    """The result of a case in a fresh process."""
+    command = [sys.executable, __file__, "--case", json.dumps([case, options])]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+# --- cases, each in its process ----------------------------------------------------------------------------------
+
+
+def enhance_stack(n: int, size: int, workers: int = 1) -> dict:
+    from stemkit.cli import main as command
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = _stack(Path(folder) / "stack.zarr", n, size)
+        _warm_up(size)
+        with _Measured() as found, contextlib.redirect_stdout(io.StringIO()):
+            code = command(["enhance", str(path), "-o", f"{folder}/out.zarr", "--workers", str(workers), "-q"])
+        if code:
+            raise SystemExit("the command failed")
+    return {"how": f"command, {workers} worker(s)", "frames": n, "px": size, **found.row(n * size**2)}
+
+
+def eager(n: int, size: int) -> dict:
+    return _in_memory(n, size, lazily=False)
+
+
+def lazy(n: int, size: int) -> dict:
+    return _in_memory(n, size, lazily=True)
+
+
+def _in_memory(n: int, size: int, lazily: bool) -> dict:
+    import dask
+
+    import stemkit
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = _stack(Path(folder) / "stack.zarr", n, size)
+        _warm_up(size)
+        with _Measured() as found, dask.config.set(scheduler="synchronous"):
+            images = stemkit.read(path, lazy=lazily)
+            result = stemkit.SFINDenoiser().fit(images).transform(images)
+            for i in range(n):
+                result[i].compute()
+    return {"how": "lazy" if lazily else "eager", "frames": n, "px": size, **found.row(n * size**2)}
+
+
+def one_image(step: str, size: int) -> dict:
+    import stemkit
+
+    image = stemkit.calibrated(_image(size, 0), pixel_size=0.01).assign_attrs(mode="haadf")
+    _warm_up(256)
+    if step == "enhance":
+        denoiser = stemkit.SFINDenoiser().fit(image)
+        with _Measured() as found:
+            denoiser.transform(image)
+        return {"step": step, "px": size, **found.row(size**2)}
+    with _Measured() as found:
+        noisy = stemkit.NoiseCalibrator().fit_transform(image)
+        table = stemkit.AtomDetector().fit_transform(noisy)
+    return {
+        "step": step,
+        "px": size,
+        **found.row(size**2),
+        "columns": len(table),
+        "drawn": round((size / SPACING) ** 2),
+    }
+
+
+def many_images(n: int, size: int) -> dict:
+    import stemkit
+
+    rows, denoiser, detector = [], stemkit.SFINDenoiser(), stemkit.AtomDetector()
+    for i in range(n + 1):
+        if i % max(1, n // 5) == 0:
+            rows.append({"images": i, "MiB": round(_status("VmRSS") / MIB, 1)})
+        image = _image(size, i).assign_attrs(mode="haadf")
+        detector.fit_transform(denoiser.fit_transform(image))
+    return {"rows": rows}
+
+
+CASES = {f.__name__: f for f in (enhance_stack, eager, lazy, one_image, many_images)}
+
+
+# --- measurement -------------------------------------------------------------------------------------------------
+
+
+class _Measured:
+    """CPU time, elapsed time and peak memory of a block."""
+
+    def __enter__(self) -> "_Measured":
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+        self.before = _status("VmRSS")
+        self.cpu, self.wall = _cpu(), time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cpu, self.wall = _cpu() - self.cpu, time.perf_counter() - self.wall
+        self.peak = _status("VmHWM") - self.before
+
+    def row(self, pixels: int) -> dict:
+        return {
+            "peak MiB": round(self.peak / MIB),
+            "CPU s": round(self.cpu, 1),
+            "CPU us/px": round(1e6 * self.cpu / pixels, 2),
+            "elapsed s": round(self.wall, 1),
+        }
+
+
+def _cpu() -> float:
+    """CPU time of this process and of the workers that have ended, s."""
+    import os
+
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _status(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(f"{key}:"))) * 1024
+
+
+def _warm_up(size: int) -> None:
+    """Import and compile what the block uses."""
+    import stemkit
+
+    image = _image(min(size, 256), 0).assign_attrs(mode="haadf")
+    stemkit.AtomDetector().fit_transform(stemkit.SFINDenoiser().fit_transform(image))
+
+
+def _image(size: int, seed: int):  # type: ignore[no-untyped-def]
+    """A square lattice with noise, in single precision, drawn in strips."""
+    import xarray as xr
+
+    rng, values = np.random.default_rng(seed), np.empty((size, size), dtype=np.float32)
+    columns = np.exp(-0.5 * (((np.arange(size) + SPACING / 2) % SPACING - SPACING / 2) / 3.5) ** 2).astype(np.float32)
+    for start in range(0, size, 512):
+        part = values[start : start + 512]
+        part[:] = rng.standard_normal(part.shape, dtype=np.float32) * 80 + 300
+        part += 1000 * np.multiply.outer(columns[start : start + 512], columns)
+    return xr.DataArray(values, dims=("y", "x"))
+
+
+def _stack(path: Path, n: int, size: int) -> Path:
+    """A stack on disk, written frame by frame."""
+    import dask.array as da
+    import xarray as xr
+
+    import stemkit
+
+    def frame(block_info: dict | None = None) -> np.ndarray:
+        return _image(size, block_info[None]["array-location"][0][0]).values[None]  # type: ignore[index]
+
+    meta = np.empty((0, 0, 0), dtype=np.float32)
+    pixels = da.map_blocks(frame, chunks=((1,) * n, (size,), (size,)), dtype=np.float32, meta=meta)
+    images = xr.DataArray(pixels, dims=("frame", "y", "x"), attrs={"mode": "haadf"})
+    return stemkit.write(stemkit.calibrated(images, pixel_size=0.01), path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""Work in several processes: on this computer by joblib, on a cluster by dask.distributed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from stemkit.cli.common import at_least
+from stemkit.cli.interruption import end_with_parent
+
+__all__ = ["add_worker_arguments", "alone", "each", "has_workers"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments for the number of processes and for a cluster."""
+    group = parser.add_argument_group("workers")
+    group.add_argument(
+        "--workers",
+        type=at_least(1),
+        default=1,
+        metavar="N",
+        help="process this many files, or images of a stack, at a time, each in a process of one thread (default: 1)",
+    )
+    group.add_argument(
+        "--scheduler", metavar="ADDRESS", help="use the workers of this dask scheduler, such as tcp://node1:8786"
+    )
+
+
+def has_workers(arguments: argparse.Namespace) -> bool:
+    """Whether the arguments ask for other processes."""
+    return getattr(arguments, "workers", 1) > 1 or getattr(arguments, "scheduler", None) is not None
+
+
+def alone(arguments: argparse.Namespace) -> argparse.Namespace:
+    """The arguments for one of the workers, which starts no others."""
+    return argparse.Namespace(**{**vars(arguments), "workers": 1, "scheduler": None})
+
+
+def each(
+    work: Callable[[Item], Result], items: Sequence[Item], arguments: argparse.Namespace, *, ordered: bool
+) -> Iterator[Result]:
+    """Results of ``work`` for each item: in the order of the items, or in that in which they are finished.
+
+    Raises
+    ------
+    ImportError
+        If ``--scheduler`` is given and distributed is not installed.
+    OSError
+        If the scheduler does not answer.
+    """
+    if not items:
+        return iter(())
+    if not has_workers(arguments):
+        return map(work, items)
+    if arguments.scheduler is not None:
+        return _on_cluster(work, items, arguments.scheduler, ordered)
+    return _in_processes(work, items, arguments.workers, ordered)
+
+
+def _in_processes(
+    work: Callable[[Item], Result], items: Sequence[Item], n_workers: int, ordered: bool
+) -> Iterator[Result]:
+    import joblib
+
+    # an interruption leaves shared memory to joblib's tracker, which removes it and would say so
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
+    with joblib.parallel_config(backend="loky", n_jobs=min(n_workers, len(items)), inner_max_num_threads=1):
+        parallel = joblib.Parallel(batch_size=1, return_as="generator" if ordered else "generator_unordered")
+        yield from parallel(joblib.delayed(_call_and_end)(work, item) for item in items)
+
+
+def _on_cluster(work: Callable[[Item], Result], items: Sequence[Item], address: str, ordered: bool) -> Iterator[Result]:
+    try:
+        import distributed
+    except ImportError:
+        raise ImportError("--scheduler needs dask.distributed: install it with pip install 'stemkit[dask]'") from None
+    with distributed.Client(address, set_as_default=False) as client:
+        # each worker receives the work, with the weights of a network in it, once
+        sent: Any = client.scatter(work, broadcast=True, hash=False)
+        futures = [client.submit(_call, sent, item, pure=False) for item in items]
+        for future in futures if ordered else distributed.as_completed(futures):
+            yield future.result()
+
+
+def _call_and_end(work: Callable[[Item], Result], item: Item) -> Result:
+    end_with_parent()
+    return work(item)
+
+
+def _call(work: Callable[[Item], Result], item: Item) -> Result:
+    return work(item)

@@ -1,0 +1,171 @@
+"""Stacks that are processed image by image: blocks, kills, interruptions, workers, logs."""
+
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import stemkit
+from stemkit.cli import main
+from stemkit.cli.unfinished import Unfinished, unfinished_result
+from stemkit.detection.exports import read_columns
+
+pytest.importorskip("dask.array")
+zarr = pytest.importorskip("zarr")
+
+posix = pytest.mark.skipif(os.name == "nt", reason="no processes of POSIX systems")
+
+
+@pytest.fixture
+def path(tmp_path, image):
+    """A stack of four small images."""
+    stack = stemkit.calibrated(np.stack([image.values + 5 * i for i in range(4)]), pixel_size=0.01)
+    return stemkit.write(stack.rename(image="frame").assign_attrs(mode="haadf"), tmp_path / "stack.zarr")
+
+
+def run(*arguments):
+    return main([*map(str, arguments)])
+
+
+def names(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+class TestEnhance:
+    def test_out_of_core_it_gives_what_the_estimator_gives(self, path, tmp_path):
+        out = tmp_path / "out.zarr"
+        assert run("enhance", path, "-o", out) == 0
+        result, expected = stemkit.read(out), stemkit.SFINDenoiser().fit_transform(stemkit.read(path))
+        assert result.dims == ("frame", "y", "x")
+        np.testing.assert_allclose(result.values, expected.values, rtol=1e-6)
+        np.testing.assert_array_equal(result.recorded.values, expected.recorded.values)
+        assert result.stem.pixel_size == pytest.approx(0.01)
+        assert names(tmp_path) == [".stemkit", "out.zarr", "stack.zarr"]
+
+    def test_it_is_not_made_twice(self, path, tmp_path, capsys):
+        out = tmp_path / "out.zarr"
+        assert run("enhance", path, "-o", out) == run("enhance", path, "-o", out) == 0
+        assert f"{out}: finished before" in capsys.readouterr().out
+        assert run("enhance", path, "-o", out, "--sampling", "0.7") == 1
+        assert "--overwrite" in capsys.readouterr().err
+        assert run("enhance", path, "-o", out, "--sampling", "0.7", "--overwrite") == 0
+        assert names(tmp_path) == [".stemkit", "out.zarr", "stack.zarr"]
+
+    def test_several_files_need_a_folder(self, path, tif, tmp_path, capsys):
+        assert run("enhance", path, tif, "-o", tmp_path / "out.zarr") == 1
+        assert "must be a folder for the results of 2 files" in capsys.readouterr().err
+
+    def test_a_single_image(self, tif, tmp_path, image):
+        assert run("enhance", tif, "-o", tmp_path / "o", "--format", "zarr") == 0
+        assert stemkit.read(tmp_path / "o" / "image_enhanced.zarr").shape == image.shape
+
+    def test_an_image_that_fails_is_named_and_the_others_are_kept(self, path, tmp_path, capsys):
+        group = zarr.open_group(path, mode="r+")
+        values = group["0"][2]
+        group["0"][2] = np.full_like(values, np.nan)
+        assert run("enhance", path, "-o", tmp_path / "out.zarr") == 1
+        assert "image 2: X must be finite" in capsys.readouterr().err
+        unfinished = tmp_path / ".out.zarr.unfinished"
+        assert (unfinished / "finished").read_text().split() == ["0", "1"]
+        assert run("enhance", path, "-o", tmp_path / "out.zarr", "--sampling", "0.5") == 1
+        assert "finished blocks of another run (other --sampling auto)" in capsys.readouterr().err
+        group["0"][2] = values
+        os.utime(path)
+        assert run("enhance", path, "-o", tmp_path / "out.zarr", "--sampling", "0.5", "--overwrite") == 0
+
+
+class TestDetect:
+    def test_a_parquet_file_per_image(self, path, tmp_path, capsys):
+        out = tmp_path / "columns.parquet"
+        assert run("detect", path, "-o", out, "--no-enhance") == 0
+        assert names(out) == [f"image_{i:06d}.parquet" for i in range(4)]
+        table = read_columns(out)
+        assert set(table["image"]) == {0, 1, 2, 3}
+        assert table.attrs["unit"] == "nm"
+        assert f"{len(table)} columns" in capsys.readouterr().out
+        assert len(pd.read_parquet(out)) == len(table)
+        whole = stemkit.AtomDetector().fit_transform(stemkit.NoiseCalibrator().fit_transform(stemkit.read(path)))
+        # noise and widths are measured in some of the images: in these, in all
+        pd.testing.assert_frame_equal(table, whole, rtol=1e-6)
+
+
+class TestUnfinished:
+    def test_an_incomplete_last_line_is_not_a_finished_block(self, tmp_path):
+        first = Unfinished(tmp_path / "a")
+        first.open({"stemkit": "1"}, overwrite=False)
+        first.mark(7)
+        with (first.place / "finished").open("a") as file:
+            file.write("1")
+        again = Unfinished(tmp_path / "a")
+        again.open({"stemkit": "1"}, overwrite=False)
+        again.mark(12)
+        third = Unfinished(tmp_path / "a")
+        third.open({"stemkit": "1"}, overwrite=False)
+        assert third.finished == {7, 12}
+
+    def test_another_version_is_refused(self, tmp_path):
+        first = Unfinished(tmp_path / "a")
+        first.open({"stemkit": "1"}, overwrite=False)
+        with pytest.raises(FileExistsError, match="other version of stemkit"):
+            Unfinished(tmp_path / "a").open({"stemkit": "2"}, overwrite=False)
+
+    @posix
+    def test_a_running_process_is_not_disturbed(self, tmp_path):
+        first = Unfinished(tmp_path / "a")
+        first.open({}, overwrite=False)
+        manifest = first.place / "manifest.json"
+        manifest.write_text(manifest.read_text().replace(str(os.getpid()), str(os.getppid())))
+        with pytest.raises(FileExistsError, match="is writing a"):
+            Unfinished(tmp_path / "a").open({}, overwrite=True)
+
+    def test_nothing_is_left_of_a_failure_before_the_first_block(self, tmp_path):
+        def fails():
+            with unfinished_result(tmp_path / "a", {}, overwrite=False) as unfinished:
+                unfinished.folder.mkdir()
+                raise ValueError("no image")
+
+        with pytest.raises(ValueError, match="no image"):
+            fails()
+        assert names(tmp_path) == []
+
+
+class TestFilesInSeveralProcesses:
+    def test_order_names_and_failures_are_those_of_one_process(self, tmp_path, image, capsys):
+        folder = tmp_path / "f"
+        folder.mkdir()
+        for name in "abc":
+            stemkit.write(image, folder / f"{name}.tif")
+        (folder / "b.tif").write_bytes(b"II*\0")
+        outputs = []
+        for more in ([], ["--workers", "2"]):
+            out = tmp_path / f"out{len(more)}"
+            assert run("detect", folder, "-o", out, "--no-enhance", "--merge", *more) == 1
+            captured = capsys.readouterr()
+            outputs.append(captured.out.replace(str(out), "out"))
+            assert "b.tif" in captured.err
+            assert "1 of 3 failed" in captured.err
+        assert outputs[0] == outputs[1]
+        read = [(tmp_path / f"out{n}" / "columns.csv").read_bytes() for n in (0, 2)]
+        assert read[0] == read[1]
+
+
+class TestLogs:
+    def test_a_log_has_versions_parameters_and_times(self, tif, tmp_path):
+        assert run("enhance", tif, "-o", tmp_path / "o") == 0
+        log = (tmp_path / "o" / ".stemkit" / "enhance.log").read_text()
+        assert f"stemkit {stemkit.__version__}" in log
+        assert "sampling=auto" in log
+        assert "torch" in log
+        assert "image.tif: enhancing: " in log
+
+    def test_verbose_and_quiet(self, tif, tmp_path, capsys):
+        assert run("detect", tif, "-o", tmp_path / "o", "-v", "--no-enhance") == 0
+        assert "image.tif: measuring the columns: " in capsys.readouterr().err
+        small = stemkit.write(stemkit.read(tif)[:24, :24], tmp_path / "small.tif")
+        assert run("calibrate", small) == 0
+        assert "note: " in capsys.readouterr().err
+        assert run("calibrate", small, "-q") == 0
+        captured = capsys.readouterr()
+        assert captured.err == ""
+        assert "contrast" in captured.out

@@ -20,6 +20,9 @@ __all__ = ["FitProblem", "build_problem", "find_neighbors"]
 class FitProblem:
     """Pixels, noise model and neighbourhoods of n columns with P parameters: all that is constant during a fit.
 
+    Where several images of the same columns are fitted together, ``image``, ``scan`` and ``valid`` have a first axis of
+    these.
+
     Parameters
     ----------
     image : Tensor of shape (n_y + 2 pad, n_x + 2 pad)
@@ -91,16 +94,16 @@ def build_problem(
 
     Parameters
     ----------
-    values : ndarray of shape (n_y, n_x)
+    values : ndarray of shape (n_y, n_x) or (n_images, n_y, n_x)
         Recorded pixels.
     positions : ndarray of shape (n, 2)
         Starting ``(y, x)``, px.
     sigma : ndarray of shape (n,)
         Starting widths, px.
     noise : FitNoise
-    shifts : ndarray of shape (2, n_y, n_x) or None
+    shifts : ndarray of shape (2, n_y, n_x) or (n_images, 2, n_y, n_x), or None
         Displacement of the beam, px.
-    valid : ndarray of bool, shape (n_y, n_x), or None
+    valid : ndarray of bool, of the shape of values, or None
     free : ndarray of bool, shape (n, P)
         Parameters that are fitted.
     device : torch.device
@@ -112,10 +115,9 @@ def build_problem(
     coupled = _coupled(positions, near, sigma)
     scan = None
     if shifts is not None:
-        padded = np.pad(shifts, ((0, 0), (pad, pad), (pad, pad)), mode="edge")
-        scan = np.ascontiguousarray(padded, dtype=np.float32)
+        scan = np.ascontiguousarray(_padded(shifts, pad, mode="edge"), dtype=np.float32)
     return FitProblem(
-        image=torch.as_tensor(np.ascontiguousarray(np.pad(values, pad), dtype=np.float32), device=device),
+        image=torch.as_tensor(np.ascontiguousarray(_padded(values, pad), dtype=np.float32), device=device),
         pad=pad,
         reach=reach,
         radius=torch.as_tensor(np.append(radius, 0), device=device),
@@ -124,8 +126,14 @@ def build_problem(
         coupled=torch.as_tensor(coupled, device=device),
         free=torch.as_tensor(np.concatenate([free, free[:1]]), device=device),
         scan=None if scan is None else torch.as_tensor(scan, device=device),
-        valid=None if valid is None else torch.as_tensor(np.ascontiguousarray(np.pad(valid, pad)), device=device),
+        valid=None if valid is None else torch.as_tensor(np.ascontiguousarray(_padded(valid, pad)), device=device),
     )
+
+
+def _padded(values: NDArray, pad: int, mode: str = "constant") -> NDArray:
+    """An array with ``pad`` more pixels at each end of its last two axes."""
+    widths = [(0, 0)] * (values.ndim - 2) + [(pad, pad)] * 2
+    return np.pad(values, widths, mode=mode)  # type: ignore[call-overload]
 
 
 def _coupled(positions: NDArray, near: NDArray, sigma: NDArray) -> NDArray[np.int64]:

@@ -40,6 +40,7 @@ def fit_columns(
     streaks: float = 0.0,
     tilt: float = 0.0,
     valid: NDArray | None = None,
+    weights: NDArray | None = None,
     shifts: NDArray | None = None,
     fit_sigma: bool | NDArray = True,
     fit_position: bool | NDArray = True,
@@ -76,6 +77,8 @@ def fit_columns(
         Standard deviation of the background's slope along either axis, per px; it is included in the position errors.
     valid : ndarray of bool, of the shape of values, optional
         Pixels that are fitted; by default all.
+    weights : ndarray of the shape of values, optional
+        Inverse variance of the pixels relative to ``variance``, at least 0; by default 1.
     shifts : ndarray of shape (2, n_y, n_x) or (n_images, 2, n_y, n_x), optional
         Displacement of the beam from the grid along y and x, px: pixel x is recorded at ``x + shift``. Positions are
         then those on the undisturbed grid.
@@ -155,7 +158,8 @@ def fit_columns(
     )
     free[is_outside] = False
     noise = FitNoise(units.variance(variance), correlation_x, streaks / units.scale, tilt / units.scale)
-    problem = build_problem(units.normalized, start_positions, sigma, noise, shifts, valid, free, device)
+    weight = valid if weights is None else weights if valid is None else np.where(valid, weights, 0.0)
+    problem = build_problem(units.normalized, start_positions, sigma, noise, shifts, weight, free, device)
     start = start_at(readable, start_positions, sigma) if former is None else parameters_of(former, units)
     start[torch.as_tensor(~fit_sigma), 3] = torch.as_tensor(sigma[~fit_sigma])
     n_parameters = free.shape[1]

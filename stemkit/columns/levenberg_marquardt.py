@@ -223,14 +223,14 @@ class CompiledLevenbergMarquardt:
 def _problem_arrays(problem: FitProblem) -> list[ProblemArrays]:
     """The fit problem of each image in the form that the compiled functions take."""
     noise, variance = problem.noise, problem.noise.variance
-    images, valid, scan = (
+    images, weight, scan = (
         None if t is None else t.numpy() if problem.image.ndim == 3 else t.numpy()[None]
-        for t in (problem.image, problem.valid, problem.scan)
+        for t in (problem.image, problem.weight, problem.scan)
     )
     assert images is not None
     first = ProblemArrays(
         image=images[0],
-        valid=np.empty((0, 0), dtype=bool) if valid is None else valid[0],
+        weight=np.empty((0, 0), dtype=np.float32) if weight is None else weight[0],
         scan=np.empty((0, 0, 0), dtype=np.float32) if scan is None else scan[0],
         pad=problem.pad,
         radius=problem.radius.numpy(),
@@ -244,7 +244,7 @@ def _problem_arrays(problem: FitProblem) -> list[ProblemArrays]:
     others = (
         first._replace(
             image=images[i],
-            valid=first.valid if valid is None else valid[i],
+            weight=first.weight if weight is None else weight[i],
             scan=first.scan if scan is None else scan[i],
         )
         for i in range(1, len(images))

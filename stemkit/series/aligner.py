@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from stemkit._version import __version__
 from stemkit.denoising import SFINDenoiser
 from stemkit.denoising.base import Denoiser
+from stemkit.detection.normalized_image import typical_frames
 from stemkit.estimators import ImageTransformer
 from stemkit.images import Images, digest, float_dtype, mode_sign, pixel_sizes
 from stemkit.parameters import check_positive, is_number
@@ -329,7 +330,7 @@ class SeriesAligner(ImageTransformer):
         image = xr.DataArray(
             np.where(seen, sign * mean.values, np.nan).astype(dtype),
             {
-                "n_frames": (("y", "x"), mean.count.astype(np.int32)),
+                "n_frames": (("y", "x"), mean.count.astype(np.int32), {"typical": typical_frames(mean.count)}),
                 "standard_error": (("y", "x"), error.astype(dtype)),
             },
             ("y", "x"),

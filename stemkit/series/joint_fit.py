@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
-from scipy import ndimage
 from sklearn.utils.validation import check_is_fitted
 
 from stemkit.columns import ColumnFits, fit_columns
 from stemkit.detection import Quality
-from stemkit.detection.normalized_image import NormalizedImage, length_scale
+from stemkit.detection.normalized_image import FRAMES, NormalizedImage, length_scale
 from stemkit.detection.table import table_of
 from stemkit.images import Images, mode_sign
 from stemkit.noise import NoiseCalibrator, NoiseModel, ScanNoise
@@ -116,7 +115,6 @@ def measure_series(
         elliptical="sigma_major" in columns,
     )
     table["quality"] |= quality & (Quality.SATURATED | Quality.FAULTY_PIXELS)
-    table["n_frames"] = _frames_of(fits, layers)
     table.index = columns.index
     return table
 
@@ -223,9 +221,10 @@ def _average_of(
         scan=replace(scan, **displaced),
         pointwise=replace(pointwise, readout=pointwise.readout / root, gain=pointwise.gain / n_frames),
     )
-    mean = layers.mean
-    source = xr.DataArray(mean, _coordinates(columns, mean.shape), ("y", "x"))
-    return NormalizedImage(source, of_average, mode_sign(noise.mode), mean, None, None)
+    mean, count = layers.mean, layers.valid.sum(axis=0)
+    coords = {FRAMES: (("y", "x"), count), **_coordinates(columns, mean.shape)}
+    source = xr.DataArray(mean, coords, ("y", "x"))
+    return NormalizedImage(source, of_average, mode_sign(noise.mode), mean, None, None, weights=count / n_frames)
 
 
 def _pixel_sizes(columns: pd.DataFrame) -> tuple[float, float]:
@@ -282,13 +281,3 @@ def _fitted(columns: pd.DataFrame, layers: Layers, average: NormalizedImage, noi
     for name in ("y_err", "x_err"):
         getattr(fits, name)[~fit_position] = values[name.replace("_", "_px_")][~fit_position]
     return fits
-
-
-def _frames_of(fits: ColumnFits, layers: Layers) -> NDArray[np.float64]:
-    """Mean number of frames that show each column, weighted by a Gaussian of its width."""
-    count = layers.valid.sum(axis=0).astype(np.float64)
-    width = float(np.median(fits.sigma))
-    inside = ndimage.gaussian_filter(np.ones_like(count), width, mode="constant")
-    mean = ndimage.gaussian_filter(count, width, mode="constant") / inside
-    y, x = (p.round().astype(int).clip(0, n - 1) for p, n in zip(fits.positions.T, count.shape, strict=True))
-    return np.asarray(mean[y, x])

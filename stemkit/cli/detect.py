@@ -38,15 +38,34 @@ def add_to(subparsers: Any) -> None:
         help="measure the atomic columns",
         description="Measure the atomic columns and write NAME_columns.csv, in nm if the image is calibrated, else in "
         "px. Columns are found in the image that the network enhances; positions and errors are fitted "
-        "to the recorded image. With --lattice, lattices are fitted, and their vacancies, the sites without a column, "
-        "are written to NAME_vacancies.csv.",
+        "to the recorded image. The frames of a series are aligned and averaged first. With --lattice, lattices are "
+        "fitted, and their vacancies, the sites without a column, are written to NAME_vacancies.csv.",
     )
     add_image_arguments(parser)
     add_output_arguments(parser)
+    _add_series_arguments(parser)
     add_search_arguments(parser)
     _add_result_arguments(parser)
     add_network_arguments(parser)
     parser.set_defaults(run=run)
+
+
+def _add_series_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("series of frames")
+    group.add_argument(
+        "--series",
+        action="store_true",
+        help="the images of PATH, or the files of a folder, are frames of one area (default: if the file says so)",
+    )
+    choice = group.add_mutually_exclusive_group()
+    choice.add_argument(
+        "--all-frames",
+        action="store_true",
+        help="measure the columns of the average in the recorded pixels of all frames together",
+    )
+    choice.add_argument(
+        "--per-frame", action="store_true", help="measure each frame alone; the column image is its number"
+    )
 
 
 def add_search_arguments(parser: argparse.ArgumentParser) -> None:
@@ -124,12 +143,17 @@ def _measure_file(job: Job) -> Path:
     from stemkit.detection.exports import write_columns
 
     arguments = job.arguments
-    image = with_recorded(load(job.path, arguments, cropped=arguments.recorded is not None), arguments)
+    image = with_recorded(_loaded(job), arguments)
+    is_series = image.dims[0] == "frame" and not arguments.per_frame
     suffix = figure_suffix(arguments)
-    endings = [f"_columns{ending}{suffix}" for ending in frames(image)] if suffix else []
-    table_path, *others = job.outputs(f"_columns.{arguments.format}", *["_vacancies.csv"] * arguments.lattice, *endings)
-    table, shown, detector = measure(image, arguments, job)
-    write_columns(table, table_path, overwrite=True, image=image)
+    endings = [""] if is_series else frames(image)
+    figures = [f"_columns{ending}{suffix}" for ending in endings] if suffix else []
+    table_path, *others = job.outputs(f"_columns.{arguments.format}", *["_vacancies.csv"] * arguments.lattice, *figures)
+    if is_series:
+        table, shown, detector = _measure_series(image, job)
+    else:
+        table, shown, detector = measure(image, arguments, job)
+    write_columns(table, table_path, overwrite=True, image=shown)
     job.say("\n  ".join([f"{table_path}: {summary(table)}", *notes(table, detector, shown, job.path)]))
     found = None
     if arguments.lattice:
@@ -140,6 +164,44 @@ def _measure_file(job: Job) -> Path:
         job.step("drawing")
         _draw(table, shown, found, others)
     return table_path
+
+
+def _loaded(job: Job) -> xr.DataArray:
+    """The image or the frames of a file or folder."""
+    arguments = job.arguments
+    image = load(job.path, arguments, cropped=arguments.recorded is not None)
+    if arguments.series and image.ndim == 3:
+        image = image.rename({image.dims[0]: "frame"})
+    if (arguments.series or arguments.all_frames) and image.dims[0] != "frame":
+        given = "--series" if arguments.series else "--all-frames"
+        raise ValueError(
+            f"{given} needs the frames of a series, but {job.path} holds {_size(image)}: give a file with several "
+            "frames, with --series if it does not say that they are frames, or a folder with --series"
+        )
+    return image
+
+
+def _size(image: xr.DataArray) -> str:
+    count = "one image" if image.ndim == 2 else f"{len(image)} images"
+    return f"{count} of {image.sizes['y']} by {image.sizes['x']} px"
+
+
+def _measure_series(images: xr.DataArray, job: Job) -> tuple[pd.DataFrame, xr.DataArray, AtomDetector]:
+    """Align and average the frames and measure the columns: as :func:`measure`, of the average."""
+    from stemkit import SeriesAligner, SFINDenoiser
+    from stemkit.series import measure_series
+
+    arguments = job.arguments
+    job.step("aligning the frames")
+    denoiser = None if arguments.no_enhance else SFINDenoiser(**network_options(arguments))
+    aligner = SeriesAligner(denoiser=denoiser).fit(images)
+    table, shown, detector = measure(aligner.transform(images), arguments, job)
+    if arguments.all_frames:
+        job.step("measuring the columns in all frames")
+        table = measure_series(images, table, aligner)
+    used = aligner.n_frames_ - len(aligner.rejected_)
+    job.say(f"{job.path}: {used} of {aligner.n_frames_} frames aligned")
+    return table, shown, detector
 
 
 def measure(

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from stemkit.estimators import ImageTransformer
 from stemkit.images import (
+    check_noise_attr,
     Images,
     digest,
     float_dtype,
@@ -97,6 +98,9 @@ class NoiseCalibrator(ImageTransformer):
     (``has_columns`` is False) the contrast is the image's range of intensities, the jitter is estimated from the
     gradient of the smoothed image, and the background is not measured.
 
+    An average of frames keeps the noise model that :class:`~stemkit.SeriesAligner` has attached: pointwise noise and
+    displacements are measured on the frames themselves.
+
     References
     ----------
     .. [1] Li, Wu, Shao, Zhang, Fu, "Noise Calibration and Spatial-Frequency Interactive Network for STEM Image
@@ -134,7 +138,7 @@ class NoiseCalibrator(ImageTransformer):
             raise ValueError(f"X must hold images of one mode, but they are {sorted(set(modes))}: fit each on its own")
         recorded = [recorded_image(image).values for image in images]
         results = [calibrate_image(values, mode) for values, mode in zip(recorded, modes, strict=True)]
-        self._models = [result.model for result in results]
+        self._models = [_attached_to_average(i) or r.model for i, r in zip(images, results, strict=True)]
         # so that fit_transform does not measure each image twice
         self._scales = {
             digest(values): (model.contrast, model.level) for values, model in zip(recorded, self._models, strict=True)
@@ -191,6 +195,12 @@ class NoiseCalibrator(ImageTransformer):
         out = image.copy(data=image.values.astype(float_dtype(image.dtype), copy=True))
         out.attrs = {**image.attrs, "mode": mode, "noise": json.dumps(described)}
         return out
+
+
+def _attached_to_average(image: xr.DataArray) -> NoiseModel | None:
+    """The noise model of an average of frames that was measured on these; None for other images."""
+    attached = check_noise_attr(image) if "n_frames" in image.coords else None
+    return NoiseModel.from_dict(attached) if attached else None
 
 
 # --- means over images -------------------------------------------------------------------------------------------

@@ -341,7 +341,9 @@ class SeriesAligner(ImageTransformer):
         image.attrs["stemkit"] = json.dumps(self._made(first))
         self.noise_ratio_ = float("nan")
         if seen.all() and min(self.shape_) >= 32 and np.ptp(mean.values) > 0:
-            model, self.noise_ratio_ = noise_of_average(image, mean, self._variance, column_gain, self._mode)
+            model, self.noise_ratio_ = noise_of_average(
+                image, mean, self._variance, column_gain, self.scan_noise_, self._mode
+            )
             sizes = pixel_sizes(image)
             described = {"pixel_size": None if sizes is None else sizes[1], **model.to_dict()}
             image.attrs["noise"] = json.dumps(described)

@@ -20,6 +20,7 @@ from stemkit.images import Images, mode_sign
 from stemkit.noise import NoiseCalibrator, NoiseModel, ScanNoise
 from stemkit.pixels import faulty_pixels, filled
 from stemkit.series.aligner import SeriesAligner
+from stemkit.series.average_noise import with_mean_displacements
 from stemkit.series.frames import Series, read_series
 
 __all__ = ["Layers", "layers_of", "measure_series"]
@@ -28,8 +29,6 @@ __all__ = ["Layers", "layers_of", "measure_series"]
 MOST_CALIBRATED = 3
 #: Width from which a column's window is enlarged, and the factor, median widths (those of the detector).
 WIDE, ENLARGED = 2**0.5, 2.0
-#: Displacements of a scan noise that the mean of several frames reduces.
-DISPLACED = ("jitter", "jitter_y", "drift", "drift_y", "hum", "hum_y")
 
 
 def measure_series(
@@ -215,10 +214,9 @@ def _average_of(
 ) -> NormalizedImage:
     """The average as the table describes it: its pixels, coordinates and noise."""
     root, pointwise = math.sqrt(n_frames), noise.pointwise
-    displaced = {name: getattr(scan, name) / root for name in DISPLACED}
     of_average = replace(
         noise,
-        scan=replace(scan, **displaced),
+        scan=with_mean_displacements(noise.scan, scan, n_frames),
         pointwise=replace(pointwise, readout=pointwise.readout / root, gain=pointwise.gain / n_frames),
     )
     mean, count = layers.mean, layers.valid.sum(axis=0)

@@ -13,8 +13,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from stemkit.estimators import ImageTransformer
 from stemkit.images import (
-    check_noise_attr,
     Images,
+    check_noise_attr,
     digest,
     float_dtype,
     join,

@@ -1,4 +1,4 @@
-"""Columns measured in the recorded pixels of all frames together."""
+"""Columns measured in the recorded pixels of the frames: in all of them together, and in each alone."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ from stemkit.detection import Quality
 from stemkit.detection.normalized_image import FRAMES, NormalizedImage, length_scale
 from stemkit.detection.table import table_of
 from stemkit.images import Images, mode_sign
-from stemkit.noise import NoiseCalibrator, NoiseModel, ScanNoise
-from stemkit.pixels import faulty_pixels, filled
+from stemkit.noise import NoiseCalibrator, NoiseModel
+from stemkit.pixels import faulty_pixels
 from stemkit.series.aligner import SeriesAligner
 from stemkit.series.average_noise import with_mean_displacements
 from stemkit.series.frames import Series, read_series
+from stemkit.series.layers import Layers, layers_of
 
-__all__ = ["Layers", "layers_of", "measure_series"]
+__all__ = ["measure_frames", "measure_series"]
 
 #: Frames on which the noise is calibrated, at most (chosen: each takes some seconds).
 MOST_CALIBRATED = 3
 #: Width from which a column's window is enlarged, and the factor, median widths (those of the detector).
 WIDE, ENLARGED = 2**0.5, 2.0
+#: Part of a column that a frame must show to measure it (chosen).
+LEAST_SHOWN = 0.5
 
 
 def measure_series(
@@ -83,113 +86,125 @@ def measure_series(
     >>> round(float(table["n_frames"].median()))
     4
     """
-    check_is_fitted(aligner, "displacements_")
-    series = read_series(frames, aligner._mode)
-    aligner._check_same(series)
-    _check_columns(columns)
     if len(columns) == 0:
         return columns.assign(n_frames=np.zeros(0))
-    used = [i for i in series.images if i not in aligner.rejected_]
-    model = _noise_of_frames(series, used) if noise is None else noise
-
-    def recorded() -> Iterator[tuple[NDArray, NDArray]]:
-        for i in used:
-            values = series.images[i].values
-            normalized = (values.astype(np.float64) - model.level) * (mode_sign(model.mode) / model.contrast)
-            yield normalized, faulty_pixels(values)
-
-    layers = layers_of(recorded(), aligner.displacements_[used], aligner.shape_)
-    if noise is None:
-        # a background that is common to all frames is measured best on their mean
-        model = replace(model, background=NoiseCalibrator(mode="haadf").fit(layers.mean).noise_model_.background)
-    average = _average_of(columns, layers, model, aligner.scan_noise_, len(used))
-    fits = _fitted(columns, layers, average, model)
-    quality = columns["quality"].to_numpy()
-    table = table_of(
-        fits,
-        quality & Quality.WIDTH_FIXED > 0,
-        average,
-        0,
-        guided=quality & Quality.GUIDED > 0,
-        elliptical="sigma_major" in columns,
-    )
-    table["quality"] |= quality & (Quality.SATURATED | Quality.FAULTY_PIXELS)
-    table.index = columns.index
-    return table
+    given = _Frames.of(frames, columns, aligner, noise)
+    return given.measured(given.layers(given.used), columns)
 
 
-# --- layers --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Layers:
-    """Rows of all frames, each at that row of a grid which is nearest to where it was recorded.
-
-    Two rows that are nearest to the same one lie in different layers, so that no row is lost.
+def measure_frames(
+    frames: Images,
+    columns: pd.DataFrame,
+    aligner: SeriesAligner,
+    *,
+    fix_positions: bool = False,
+    noise: NoiseModel | None = None,
+) -> pd.DataFrame:
+    """Measure the columns of the average in each frame alone: what they do from frame to frame.
 
     Parameters
     ----------
-    values : ndarray of shape (n_layers, n_y, n_x)
-    shifts : ndarray of shape (n_layers, 2, n_y, n_x)
-        What is left of the displacements along y and x, px, at most half a pixel.
-    valid : ndarray of bool, shape (n_layers, n_y, n_x)
-        Pixels that were recorded.
+    frames, columns, aligner, noise
+        As in :func:`measure_series`.
+    fix_positions : bool, default=False
+        Fix positions and widths at those of ``columns``: only heights and backgrounds are fitted, for columns that may
+        be absent in a frame.
+
+    Returns
+    -------
+    DataFrame
+        A row for each column in each frame that shows it, with the numbers of the frame (``frame``, and ``image``) and
+        of the column (``column``, its label in ``columns``). Positions are on the pixels of the average.
+
+    See Also
+    --------
+    link_columns : for columns that are found in each frame, and may move further than their width.
     """
-
-    values: NDArray[np.float32]
-    shifts: NDArray[np.float32]
-    valid: NDArray[np.bool_]
-
-    @property
-    def mean(self) -> NDArray[np.float64]:
-        """Mean of the layers ``(n_y, n_x)``; pixels that none shows are interpolated."""
-        count = self.valid.sum(axis=0)
-        total = np.where(self.valid, self.values, 0).sum(axis=0, dtype=np.float64)
-        return filled(total / np.maximum(count, 1), count == 0)
-
-
-def layers_of(frames: Iterator[tuple[NDArray, NDArray]], displacements: NDArray, shape: tuple[int, int]) -> Layers:
-    """Sort the rows of frames onto a grid: recorded values are moved by whole pixels, and not interpolated.
-
-    Parameters
-    ----------
-    frames : iterator of (ndarray, ndarray of bool), each of shape (n_y, n_x)
-        Recorded pixels, and which of them are faulty.
-    displacements : ndarray of shape (n_frames, n_y, 2)
-        Relative to the grid, px.
-    shape : (int, int)
-        ``(n_y, n_x)`` of the grid.
-    """
-    nearest = np.rint(displacements).astype(int)
-    rest = displacements - nearest
-    rows = np.arange(displacements.shape[1]) + nearest[..., 0]
-    layer = _order_within_rows(np.where((rows >= 0) & (rows < shape[0]), rows, -1))
-    n_layers = max(int(layer.max()) + 1, 1)
-    values = np.zeros((n_layers, *shape), dtype=np.float32)
-    shifts = np.zeros((n_layers, 2, *shape), dtype=np.float32)
-    valid = np.zeros((n_layers, *shape), dtype=bool)
-    for f, (frame, faulty) in enumerate(frames):
-        for y in np.flatnonzero(layer[f] >= 0):
-            which, row, offset = layer[f, y], rows[f, y], nearest[f, y, 1]
-            first, last = max(0, offset), min(shape[1], frame.shape[1] + offset)
-            here, there = slice(first, max(first, last)), slice(first - offset, max(first, last) - offset)
-            values[which, row, here] = frame[y, there]
-            valid[which, row, here] = ~faulty[y, there]
-            shifts[which, :, row] = rest[f, y][:, None]
-    return Layers(values, shifts, valid)
-
-
-def _order_within_rows(rows: NDArray) -> NDArray[np.int64]:
-    """How many earlier elements have the same number, of the shape of rows; -1 for those of -1."""
-    flat = rows.ravel()
-    order = np.argsort(flat, kind="stable")
-    first = np.searchsorted(flat[order], flat[order])
-    rank = np.empty(flat.size, dtype=np.int64)
-    rank[order] = np.arange(flat.size) - first
-    return np.where(flat < 0, -1, rank).reshape(rows.shape)
+    if len(columns) == 0:
+        return columns.assign(n_frames=np.zeros(0), frame=np.zeros(0, dtype=int), column=columns.index)
+    given = _Frames.of(frames, columns, aligner, noise)
+    tables = []
+    for i in given.used:
+        table = given.measured(given.layers([i]), columns, fix_positions=fix_positions)
+        table = table.assign(image=i, frame=i, column=columns.index)
+        tables.append(table[table[FRAMES] > LEAST_SHOWN])
+    result = pd.concat(tables, ignore_index=True)
+    result.attrs.update(columns.attrs)
+    return result
 
 
 # --- steps ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Frames:
+    """Frames with their displacements and the noise of one of them."""
+
+    series: Series
+    aligner: SeriesAligner
+    used: list[int]
+    noise: NoiseModel
+
+    @classmethod
+    def of(cls, frames: Images, columns: pd.DataFrame, aligner: SeriesAligner, noise: NoiseModel | None) -> _Frames:
+        check_is_fitted(aligner, "displacements_")
+        _check_columns(columns)
+        series = read_series(frames, aligner._mode)
+        aligner._check_same(series)
+        used = [i for i in series.images if i not in aligner.rejected_]
+        if noise is not None:
+            return cls(series, aligner, used, noise)
+        chosen = np.linspace(0, len(used) - 1, min(len(used), MOST_CALIBRATED)).round().astype(int)
+        images = [series.images[used[int(i)]] for i in chosen]
+        of_frames = cls(series, aligner, used, NoiseCalibrator(mode=series.mode).fit(images).noise_model_)
+        # a background that is common to all frames is measured best on their mean
+        mean = of_frames.layers(used).mean
+        background = NoiseCalibrator(mode="haadf").fit(mean).noise_model_.background
+        return replace(of_frames, noise=replace(of_frames.noise, background=background))
+
+    def layers(self, numbers: list[int]) -> Layers:
+        """The rows of some of the frames, in units of the contrast."""
+
+        def recorded() -> Iterator[tuple[NDArray, NDArray]]:
+            for i in numbers:
+                values = self.series.images[i].values
+                normalized = (values.astype(np.float64) - self.noise.level) * (self.sign / self.noise.contrast)
+                yield normalized, faulty_pixels(values)
+
+        return layers_of(recorded(), self.aligner.displacements_[numbers], self.aligner.shape_)
+
+    @property
+    def sign(self) -> float:
+        """1 for bright, -1 for dark columns."""
+        return mode_sign(self.noise.mode)
+
+    def measured(self, layers: Layers, columns: pd.DataFrame, *, fix_positions: bool = False) -> pd.DataFrame:
+        """The columns fitted to layers, row by row."""
+        average = self._average(columns, layers)
+        fits = _fitted(columns, layers, average, self.noise, fix_positions=fix_positions)
+        quality = columns["quality"].to_numpy()
+        is_fixed, is_guided = (quality & flag > 0 for flag in (Quality.WIDTH_FIXED, Quality.GUIDED))
+        elliptical = "sigma_major" in columns
+        table = table_of(fits, is_fixed, average, 0, guided=is_guided, elliptical=elliptical)
+        table["quality"] |= quality & (Quality.SATURATED | Quality.FAULTY_PIXELS)
+        table.index = columns.index
+        return table
+
+    def _average(self, columns: pd.DataFrame, layers: Layers) -> NormalizedImage:
+        """The average as the table describes it: its pixels, coordinates and noise."""
+        mean, count = layers.mean, layers.valid.sum(axis=0)
+        n_frames = max(float(np.median(count[count > 0])), 1.0)
+        pointwise = self.noise.pointwise
+        noise = replace(
+            self.noise,
+            scan=with_mean_displacements(self.noise.scan, self.aligner.scan_noise_, n_frames),
+            pointwise=replace(
+                pointwise, readout=pointwise.readout / math.sqrt(n_frames), gain=pointwise.gain / n_frames
+            ),
+        )
+        coords = {FRAMES: (("y", "x"), count), **_coordinates(columns, mean.shape)}
+        source = xr.DataArray(mean, coords, ("y", "x"))
+        return NormalizedImage(source, noise, self.sign, mean, None, None, weights=count / n_frames)
 
 
 def _check_columns(columns: pd.DataFrame) -> None:
@@ -200,29 +215,6 @@ def _check_columns(columns: pd.DataFrame) -> None:
             f"columns must be a table of AtomDetector, but lacks {', '.join(missing)}: measure the average of the "
             "aligner first"
         )
-
-
-def _noise_of_frames(series: Series, used: list[int]) -> NoiseModel:
-    """The noise of a frame: the mean over frames that are spread over the series."""
-    chosen = np.linspace(0, len(used) - 1, min(len(used), MOST_CALIBRATED)).round().astype(int)
-    images = [series.images[used[int(i)]] for i in chosen]
-    return NoiseCalibrator(mode=series.mode).fit(images).noise_model_
-
-
-def _average_of(
-    columns: pd.DataFrame, layers: Layers, noise: NoiseModel, scan: ScanNoise, n_frames: int
-) -> NormalizedImage:
-    """The average as the table describes it: its pixels, coordinates and noise."""
-    root, pointwise = math.sqrt(n_frames), noise.pointwise
-    of_average = replace(
-        noise,
-        scan=with_mean_displacements(noise.scan, scan, n_frames),
-        pointwise=replace(pointwise, readout=pointwise.readout / root, gain=pointwise.gain / n_frames),
-    )
-    mean, count = layers.mean, layers.valid.sum(axis=0)
-    coords = {FRAMES: (("y", "x"), count), **_coordinates(columns, mean.shape)}
-    source = xr.DataArray(mean, coords, ("y", "x"))
-    return NormalizedImage(source, of_average, mode_sign(noise.mode), mean, None, None, weights=count / n_frames)
 
 
 def _pixel_sizes(columns: pd.DataFrame) -> tuple[float, float]:
@@ -241,7 +233,9 @@ def _coordinates(columns: pd.DataFrame, shape: tuple[int, ...]) -> dict[str, xr.
     return coords
 
 
-def _fitted(columns: pd.DataFrame, layers: Layers, average: NormalizedImage, noise: NoiseModel) -> ColumnFits:
+def _fitted(
+    columns: pd.DataFrame, layers: Layers, average: NormalizedImage, noise: NoiseModel, *, fix_positions: bool
+) -> ColumnFits:
     """Fit the columns of a table, in units of the normalized frames."""
     values = {name: columns[name].to_numpy(dtype=np.float64) for name in columns if name != "quality"}
     size = length_scale(average.source)[0]
@@ -254,8 +248,8 @@ def _fitted(columns: pd.DataFrame, layers: Layers, average: NormalizedImage, noi
         sigma=sigma,
         background=average.sign * (values["background"] - noise.level) / noise.contrast,
     )
-    fit_sigma = np.isfinite(values["sigma_err"])
-    fit_position = columns["quality"].to_numpy() & Quality.GUIDED == 0
+    fit_sigma = np.isfinite(values["sigma_err"]) & (not fix_positions)
+    is_guided = columns["quality"].to_numpy() & Quality.GUIDED > 0
     fixed = values["background"][0] if (values["background_err"] == 0).all() else None
     usual = float(np.median(sigma))
     one = replace(average, noise=noise)
@@ -271,11 +265,11 @@ def _fitted(columns: pd.DataFrame, layers: Layers, average: NormalizedImage, noi
         valid=layers.valid,
         shifts=layers.shifts,
         fit_sigma=fit_sigma,
-        fit_position=fit_position,
+        fit_position=~is_guided & (not fix_positions),
         background=None if fixed is None else average.sign * (fixed - noise.level) / noise.contrast,
         elliptical="sigma_major" in columns,
     )
     fits.sigma_err[~fit_sigma] = np.nan
     for name in ("y_err", "x_err"):
-        getattr(fits, name)[~fit_position] = values[name.replace("_", "_px_")][~fit_position]
+        getattr(fits, name)[is_guided] = values[name.replace("_", "_px_")][is_guided]
     return fits

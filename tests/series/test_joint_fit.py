@@ -129,7 +129,7 @@ def test_the_jitter_is_that_of_the_mean_of_the_frames():
 
 
 def test_dark_columns_and_the_units_of_the_table():
-    frames, aligner, noise, true = recorded(mode="bf", n=3, dose=100.0)
+    frames, aligner, noise, _ = recorded(mode="bf", n=3, dose=100.0)
     columns = found_in(frames, aligner)
     table = measure_series(frames, columns, aligner, noise=noise)
     assert list(table) == list(columns)
@@ -141,7 +141,7 @@ def test_dark_columns_and_the_units_of_the_table():
 
 
 def test_each_frame_alone():
-    frames, aligner, noise, true = recorded(n=3)
+    frames, aligner, noise, _ = recorded(n=3)
     columns = found_in(frames, aligner)
     columns.index = columns.index + 100
     table = measure_frames(frames, columns, aligner, noise=noise)

@@ -261,6 +261,7 @@ def _middle_positions(positions: NDArray, shape: tuple[int, ...]) -> NDArray[np.
 
 def _crop_middle(image: NormalizedImage, size: int) -> NormalizedImage:
     """A square in the middle of the image."""
-    names = ("recorded", "enhanced", "detect", "faulty", "weights")
-    arrays = {name: getattr(image, name) for name in names}
-    return replace(image, **{k: None if array is None else central_crop(array, size) for k, array in arrays.items()})
+    arrays = (image.recorded, image.enhanced, image.detect, image.faulty, image.weights)
+    recorded, enhanced, detect, faulty, weights = (None if a is None else central_crop(a, size) for a in arrays)
+    assert recorded is not None
+    return replace(image, recorded=recorded, enhanced=enhanced, detect=detect, faulty=faulty, weights=weights)

@@ -219,7 +219,8 @@ def _check_columns(columns: pd.DataFrame) -> None:
 
 def _pixel_sizes(columns: pd.DataFrame) -> tuple[float, float]:
     """Height and width of a pixel of a table, in its unit."""
-    return tuple(float((columns[f"{d}_err"] / columns[f"{d}_px_err"]).median()) for d in "yx")
+    y, x = (float((columns[f"{d}_err"] / columns[f"{d}_px_err"]).median()) for d in "yx")
+    return y, x
 
 
 def _coordinates(columns: pd.DataFrame, shape: tuple[int, ...]) -> dict[str, xr.Variable]:

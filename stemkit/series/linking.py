@@ -119,7 +119,7 @@ def _by_frame(tables: Sequence[pd.DataFrame] | pd.DataFrame) -> dict[int, pd.Dat
         name = next((name for name in ("frame", "image") if name in tables), None)
         if name is None:
             raise ValueError("tables must be one table per frame, or one with the column frame or image: add it")
-        found = {int(number): part for number, part in tables.groupby(name, sort=True)}  # type: ignore[call-overload]
+        found = {int(number): part for number, part in tables.groupby(name, sort=True)}
     else:
         found = dict(enumerate(tables))
     for number, table in found.items():

@@ -120,7 +120,7 @@ def main() -> None:
         frames = np.load(arguments.real)["frames"].astype(np.float64)
         n, b = frames.shape[1] // arguments.bin, arguments.bin
         frames = frames[:, : n * b, : n * b].reshape(len(frames), n, b, n, b).mean(axis=(2, 4))
-        rows = [row | {"series": 0} for k in range(len(frames)) for row in left_out(frames, k, None, options)]
+        rows = [row | {"series": 0} for k in range(arguments.left_out) for row in left_out(frames, k, None, options)]
         report(arguments.real.name, rows)
 
 

@@ -60,7 +60,7 @@ def test_adjoint_of_whitening(correlation_x, streaks):
 def crowd(
     rng: np.random.Generator, n_parameters: int, displaced: bool, masked: bool, noise: FitNoise, sigma: float
 ) -> tuple[FitProblem, torch.Tensor, torch.Tensor]:
-    """Random overlapping columns, some at the border, with weights and displacements of pixels: problem, start, widths."""
+    """Random overlapping columns, some at the border, with weights and displacements: problem, start, widths."""
     shape = (50, 41)
     places = rng.uniform(-0.9, 1, (30, 2)) + rng.uniform(0, 1, (30, 2)) * np.array(shape)
     places = places.clip(-0.9, np.array(shape) - 0.1)

@@ -69,7 +69,7 @@ def measure_series(
     Errors contain the noise of the pixels. ``y_jitter`` and ``x_jitter`` are those of the mean of n frames, which have
     ``1 / n`` of the variance of ``aligner.scan_noise_``: what all frames have in common cannot be measured.
 
-    All frames are in memory together, 13 bytes per pixel of each.
+    All frames are in memory together, about 50 bytes per pixel of each.
 
     Examples
     --------

@@ -115,7 +115,7 @@ def for_each_file(
     done : callable, optional
         Called with each file and what ``work`` has returned for it, in the order of the files.
     """
-    selection = select_files(arguments.paths, arguments.recursive)
+    selection = select_files(arguments.paths, arguments.recursive, getattr(arguments, "series", False))
     names = [_labelled(name, arguments) for name in result_names(selection.files)]
     if result is not None and len(names) > 1 and result_folder(arguments) != arguments.output:
         raise ValueError(

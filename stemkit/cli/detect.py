@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from stemkit.cli.batch import Job, for_each_file
 from stemkit.cli.common import (
@@ -23,7 +23,7 @@ from stemkit.cli.figures import add_figure_arguments, figure_suffix, save_and_cl
 from stemkit.cli.lattices import FoundLattices, fit_image_lattices
 from stemkit.cli.merging import MERGED, check_merged, write_merged
 from stemkit.cli.messages import counted
-from stemkit.cli.stacks import detect_stack, is_stack
+from stemkit.cli.stacks import detect_stack, stacked_along
 from stemkit.cli.suspicion import notes, summary
 from stemkit.cli.workers import add_worker_arguments
 
@@ -41,16 +41,35 @@ def add_to(subparsers: Any) -> None:
         help="measure the atomic columns",
         description="Measure the atomic columns and write NAME_columns.csv, in nm if the image is calibrated, else in "
         "px. Columns are found in the image that the network enhances; positions and errors are fitted "
-        "to the recorded image. With --lattice, lattices are fitted, and their vacancies, the sites without a column, "
-        "are written to NAME_vacancies.csv.",
+        "to the recorded image. The frames of a series are aligned and averaged first. With --lattice, lattices are "
+        "fitted, and their vacancies, the sites without a column, are written to NAME_vacancies.csv.",
     )
     add_image_arguments(parser)
     add_output_arguments(parser)
+    _add_series_arguments(parser)
     add_search_arguments(parser)
     _add_result_arguments(parser)
     add_network_arguments(parser)
     add_worker_arguments(parser)
     parser.set_defaults(run=run)
+
+
+def _add_series_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("series of frames")
+    group.add_argument(
+        "--series",
+        action="store_true",
+        help="the images of PATH, or the files of a folder, are frames of one area (default: if the file says so)",
+    )
+    choice = group.add_mutually_exclusive_group()
+    choice.add_argument(
+        "--all-frames",
+        action="store_true",
+        help="measure the columns of the average in the recorded pixels of all frames together",
+    )
+    choice.add_argument(
+        "--per-frame", action="store_true", help="measure each frame alone; the column image is its number"
+    )
 
 
 def add_search_arguments(parser: argparse.ArgumentParser) -> None:
@@ -133,12 +152,17 @@ def _measure_file(job: Job) -> Path:
         (target,) = job.outputs("_columns.parquet")
         job.say(f"{target}: {counted(detect_stack(job, target), 'column')}")
         return target
-    image = with_recorded(load(job.path, arguments, cropped=arguments.recorded is not None), arguments)
+    image = with_recorded(_loaded(job), arguments)
+    is_series = image.dims[0] == "frame" and not arguments.per_frame
     suffix = figure_suffix(arguments)
-    endings = [f"_columns{ending}{suffix}" for ending in frames(image)] if suffix else []
-    table_path, *others = job.outputs(f"_columns.{arguments.format}", *["_vacancies.csv"] * arguments.lattice, *endings)
-    table, shown, detector = measure(image, arguments, job)
-    write_columns(table, table_path, overwrite=True, image=image)
+    endings = [""] if is_series else frames(image)
+    figures = [f"_columns{ending}{suffix}" for ending in endings] if suffix else []
+    table_path, *others = job.outputs(f"_columns.{arguments.format}", *["_vacancies.csv"] * arguments.lattice, *figures)
+    if is_series:
+        table, shown, detector = _measure_series(image, job)
+    else:
+        table, shown, detector = measure(image, arguments, job)
+    write_columns(table, table_path, overwrite=True, image=shown)
     job.say("\n  ".join([f"{table_path}: {summary(table)}", *notes(table, detector, shown, job.path)]))
     found = None
     if arguments.lattice:
@@ -154,8 +178,50 @@ def _measure_file(job: Job) -> Path:
 def _by_image(job: Job) -> bool:
     """Whether a stack is measured image by image, so that it need not fit into the memory."""
     arguments = job.arguments
-    alone = arguments.lattice or figure_suffix(arguments) or arguments.recorded is not None
-    return arguments.format == "parquet" and not alone and is_stack(job.path, arguments)
+    whole = arguments.lattice or figure_suffix(arguments) or arguments.recorded is not None
+    if arguments.format != "parquet" or whole or arguments.series or arguments.all_frames:
+        return False
+    # the frames of a series are averaged, unless each is to be measured
+    return stacked_along(job.path, arguments) in ("image", "frame" if arguments.per_frame else "image")
+
+
+def _loaded(job: Job) -> xr.DataArray:
+    """The image or the frames of a file or folder."""
+    arguments = job.arguments
+    image = load(job.path, arguments, cropped=arguments.recorded is not None)
+    if arguments.series and image.ndim == 3:
+        image = image.rename({image.dims[0]: "frame"})
+    if (arguments.series or arguments.all_frames) and image.dims[0] != "frame":
+        given = "--series" if arguments.series else "--all-frames"
+        raise ValueError(
+            f"{given} needs the frames of a series, but {job.path} holds {_size(image)}: give a file with several "
+            "frames, with --series if it does not say that they are frames, or a folder with --series"
+        )
+    return image
+
+
+def _size(image: xr.DataArray) -> str:
+    count = "one image" if image.ndim == 2 else f"{len(image)} images"
+    return f"{count} of {image.sizes['y']} by {image.sizes['x']} px"
+
+
+def _measure_series(images: xr.DataArray, job: Job) -> tuple[pd.DataFrame, xr.DataArray, AtomDetector]:
+    """Align and average the frames and measure the columns: as :func:`measure`, of the average."""
+    from stemkit import SeriesAligner, SFINDenoiser
+    from stemkit.series import measure_series
+
+    arguments = job.arguments
+    job.step("aligning the frames")
+    denoiser = None if arguments.no_enhance else SFINDenoiser(**network_options(arguments))
+    aligner = SeriesAligner(denoiser=denoiser).fit(images)
+    average = cast("xr.DataArray", aligner.transform(images))
+    table, shown, detector = measure(average, arguments, job)
+    if arguments.all_frames:
+        job.step("measuring the columns in all frames")
+        table = measure_series(images, table, aligner)
+    used = aligner.n_frames_ - len(aligner.rejected_)
+    job.say(f"{job.path}: {used} of {aligner.n_frames_} frames aligned")
+    return table, shown, detector
 
 
 def measure(

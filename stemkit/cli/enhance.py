@@ -65,7 +65,9 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.format = arguments.format or (arguments.output.suffix.lower() == ".zarr" and "zarr") or "tif"
 
     if arguments.uncertainty and arguments.format == "zarr":
-        raise ValueError("--uncertainty is not available with --format zarr: use nc, or tif, which writes a second file")
+        raise ValueError(
+            "--uncertainty is not available with --format zarr: use nc, or tif, which writes a second file"
+        )
     # only NetCDF stores maps with the image
     separate = arguments.uncertainty and arguments.format != "nc"
 

@@ -30,7 +30,7 @@ def check_merged(arguments: argparse.Namespace) -> tuple[Path, Record]:
     if arguments.format == "xyz":
         raise ValueError("--merge needs a table as CSV or Parquet, but --format is xyz: use --format csv")
     path: Path = (arguments.output / MERGED).with_suffix(f".{arguments.format}")
-    files = select_files(arguments.paths, arguments.recursive).files
+    files = select_files(arguments.paths, arguments.recursive, arguments.series).files
     record = Record(arguments.output, "merged", files, arguments)
     if arguments.output.is_dir():
         check_place(path, arguments.overwrite or record.may_replace(path))

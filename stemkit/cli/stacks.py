@@ -22,16 +22,19 @@ if TYPE_CHECKING:
 
     from stemkit import AtomDetector, NoiseCalibrator, SFINDenoiser
 
-__all__ = ["detect_stack", "enhance_stack", "is_stack", "table_block"]
+__all__ = ["detect_stack", "enhance_stack", "stacked_along", "table_block"]
 
 #: Number of images of a stack, evenly spaced, in which the noise and the columns' spacing and width are measured
 #: (chosen: their scatter between images of one session is small).
 FITTED = 5
 
 
-def is_stack(path: Path, arguments: argparse.Namespace) -> bool:
-    """Whether the image of a file is a stack that can be read image by image, for which dask must be installed."""
-    return find_spec("dask") is not None and load(path, arguments, lazy=True).ndim == 3
+def stacked_along(path: Path, arguments: argparse.Namespace) -> str | None:
+    """The dim of a stack that can be read image by image, for which dask must be installed; None for an image."""
+    if find_spec("dask") is None:
+        return None
+    image = load(path, arguments, lazy=True)
+    return str(image.dims[0]) if image.ndim == 3 else None
 
 
 def enhance_stack(job: Job, denoiser: SFINDenoiser, target: Path) -> None:

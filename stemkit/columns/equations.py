@@ -180,6 +180,9 @@ def _whitened_windows(problem: FitProblem, parameters: Tensor, center: Tensor, b
         model += _neighbor_model(problem, parameters[problem.near[batch]], middle, displaced)
     torch.sub(problem.windows(problem.image, middle), model, out=stacked[:, -1])
     variance = None if problem.noise.variance is None else problem.noise.variance(model)
+    if problem.weight is not None:
+        # pixels without a weight are not used
+        variance = (1.0 if variance is None else variance) / problem.windows(problem.weight, middle).clamp_min(1e-12)
     whiten = Whitening(variance, used, problem.noise)
     return _Windows(whiten(stacked), shares, displaced, whiten, used.sum((1, 2)))
 

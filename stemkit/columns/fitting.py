@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -38,6 +40,7 @@ def fit_columns(
     streaks: float = 0.0,
     tilt: float = 0.0,
     valid: NDArray | None = None,
+    weights: NDArray | None = None,
     shifts: NDArray | None = None,
     fit_sigma: bool | NDArray = True,
     fit_position: bool | NDArray = True,
@@ -55,8 +58,9 @@ def fit_columns(
 
     Parameters
     ----------
-    values : ndarray of shape (n_y, n_x)
-        Recorded pixels, columns bright.
+    values : ndarray of shape (n_y, n_x) or (n_images, n_y, n_x)
+        Recorded pixels, columns bright. Several images show the same columns and are fitted together, on the CPU;
+        their noise is independent.
     positions : ndarray of shape (n_columns, 2) or ColumnFits
         Starting ``(y, x)``, px; or former fits, from which the fit continues. Columns that start outside the frame by
         more than 2.5 widths fail.
@@ -71,9 +75,11 @@ def fit_columns(
         Standard deviation of the offset of each row, which is constant across the width of a column.
     tilt : float
         Standard deviation of the background's slope along either axis, per px; it is included in the position errors.
-    valid : ndarray of bool, shape (n_y, n_x), optional
+    valid : ndarray of bool, of the shape of values, optional
         Pixels that are fitted; by default all.
-    shifts : ndarray of shape (2, n_y, n_x), optional
+    weights : ndarray of the shape of values, optional
+        Inverse variance of the pixels relative to ``variance``, at least 0; by default 1.
+    shifts : ndarray of shape (2, n_y, n_x) or (n_images, 2, n_y, n_x), optional
         Displacement of the beam from the grid along y and x, px: pixel x is recorded at ``x + shift``. Positions are
         then those on the undisturbed grid.
     fit_sigma, fit_position : bool or ndarray of bool, shape (n_columns,)
@@ -128,8 +134,8 @@ def fit_columns(
     if len(positions) == 0:
         return ColumnFits.from_values(0)
     values = np.asarray(values, dtype=np.float64)
-    # starting values are read from the pixels at the columns: invalid ones are interpolated
-    units = FitUnits.from_image(values if valid is None else filled(values, ~np.asarray(valid)))
+    device = torch.device(device if values.ndim == 2 else "cpu")
+    units, readable = _units(values, valid)
     former = positions if isinstance(positions, ColumnFits) else None
     if prior is not None:
         if variance is None:
@@ -142,7 +148,7 @@ def fit_columns(
         )
     start_positions = np.asarray(positions, dtype=np.float64) if former is None else former.positions
     sigma = np.broadcast_to(np.asarray(sigma, dtype=np.float64), len(positions))
-    is_outside = distance_outside(start_positions, values.shape) > MAX_DISTANCE_OUTSIDE * sigma
+    is_outside = distance_outside(start_positions, values.shape[-2:]) > MAX_DISTANCE_OUTSIDE * sigma
     fit_sigma = np.broadcast_to(fit_sigma, len(positions))
     free = _free_parameters(
         fit_sigma,
@@ -152,8 +158,9 @@ def fit_columns(
     )
     free[is_outside] = False
     noise = FitNoise(units.variance(variance), correlation_x, streaks / units.scale, tilt / units.scale)
-    problem = build_problem(units.normalized, start_positions, sigma, noise, shifts, valid, free, torch.device(device))
-    start = start_at(units.normalized, start_positions, sigma) if former is None else parameters_of(former, units)
+    weight = valid if weights is None else weights if valid is None else np.where(valid, weights, 0.0)
+    problem = build_problem(units.normalized, start_positions, sigma, noise, shifts, weight, free, device)
+    start = start_at(readable, start_positions, sigma) if former is None else parameters_of(former, units)
     start[torch.as_tensor(~fit_sigma), 3] = torch.as_tensor(sigma[~fit_sigma])
     n_parameters = free.shape[1]
     start = torch.nn.functional.pad(start, (0, n_parameters - 5)) if former is None else start[:, :n_parameters]
@@ -161,7 +168,7 @@ def fit_columns(
     if background is not None:
         start[:, 4] = (background - units.level) / units.scale
     device_prior = None if prior is None else torch.as_tensor(np.asarray(prior, dtype=np.float64), device=device)
-    minimizer_class = CompiledLevenbergMarquardt if torch.device(device).type == "cpu" else BatchedLevenbergMarquardt
+    minimizer_class = CompiledLevenbergMarquardt if device.type == "cpu" else BatchedLevenbergMarquardt
     minimizer = minimizer_class(problem, start.to(device), torch.as_tensor(sigma.copy(), device=device), device_prior)
     # failed fits have their starting values: they have changed, too
     first = None if former is None or changed is None else changed | former.failed
@@ -176,6 +183,22 @@ def fit_columns(
     # of columns that were not fitted, too, the step that their neighbours' changes would cause is known
     result.last_step = minimizer.last_steps
     return result
+
+
+def _units(values: NDArray, valid: NDArray | None) -> tuple[FitUnits, NDArray[np.float64]]:
+    """Units of a fit, and an image in these from which starting values are read: the mean of several ones.
+
+    Invalid pixels are interpolated in it.
+    """
+    if values.ndim == 2:
+        units = FitUnits.from_image(values if valid is None else filled(values, ~np.asarray(valid)))
+        return units, units.normalized
+    used = np.ones(values.shape, dtype=bool) if valid is None else np.asarray(valid)
+    count = used.sum(axis=0)
+    mean = np.where(used, values, 0.0).sum(axis=0) / np.maximum(count, 1)
+    of_mean = FitUnits.from_image(filled(mean, count == 0))
+    units = replace(of_mean, normalized=(np.where(used, values, mean) - of_mean.level) / of_mean.scale)
+    return units, of_mean.normalized
 
 
 def _free_parameters(

@@ -29,6 +29,8 @@ __all__ = ["CompiledLevenbergMarquardt"]
 class CompiledLevenbergMarquardt:
     """Maximum-likelihood fit of n columns on the CPU; the loops are compiled with Numba.
 
+    The normal equations of several images of the same columns are added.
+
     Parameters
     ----------
     problem : FitProblem
@@ -55,7 +57,8 @@ class CompiledLevenbergMarquardt:
         parameters = np.concatenate([start.numpy(), placeholder])
         crowded: NDArray[np.bool_] = np.asarray((coupled < self.n).any(1))
         self._crowded, self._no_ramps = crowded, np.empty((0, 2, n_parameters))
-        self.arrays = _problem_arrays(problem)
+        self.images = _problem_arrays(problem)
+        self.arrays = self.images[0]
         self.equations = EquationArrays(
             own=np.zeros((self.n, n_parameters, n_parameters)),
             shared=np.zeros((*coupled.shape, n_parameters, n_parameters)),
@@ -175,11 +178,24 @@ class CompiledLevenbergMarquardt:
         if len(columns) == 0:
             return
         state = self.state
-        normal_equations(
-            self.arrays, state.parameters, state.center, columns, with_shared, self.equations, self._no_ramps
-        )
+        self._add_up(columns, with_shared, self.equations, self._no_ramps)
         add_penalties(self.arrays, state, self.equations, LIMITS, columns, with_shared)
         state.outdated[columns[with_shared]] = False
+
+    def _add_up(self, columns: NDArray, with_shared: NDArray, total: EquationArrays, ramps: NDArray) -> None:
+        """Set the equations of some columns, and the projections of the ramps, to the sums over the images."""
+        given = (self.state.parameters, self.state.center, columns, with_shared)
+        normal_equations(self.arrays, *given, total, ramps)
+        if len(self.images) == 1:
+            return
+        one, one_ramps = EquationArrays(*map(np.zeros_like, total)), np.empty_like(ramps)
+        shared = columns[with_shared]
+        for image in self.images[1:]:
+            normal_equations(image, *given, one, one_ramps)
+            for name in ("own", "gradient", "chi2", "pixels"):
+                getattr(total, name)[columns] += getattr(one, name)[columns]
+            total.shared[shared] += one.shared[shared]
+            ramps += one_ramps
 
     def _covariances(self, columns: NDArray, joint: int) -> NDArray[np.float64]:
         own, shared, coupled = self.equations.own, self.equations.shared, self.arrays.coupled
@@ -200,19 +216,22 @@ class CompiledLevenbergMarquardt:
         ramps = np.empty((len(columns), 2, self.start.shape[1]))
         discarded = EquationArrays(*map(np.empty_like, self.equations))._replace(shared=self.equations.shared)
         without_shared = np.zeros(len(columns), dtype=bool)
-        normal_equations(
-            self.arrays, self.state.parameters, self.state.center, columns, without_shared, discarded, ramps
-        )
+        self._add_up(columns, without_shared, discarded, ramps)
         return ramps
 
 
-def _problem_arrays(problem: FitProblem) -> ProblemArrays:
-    """The fit problem in the form that the compiled functions take."""
+def _problem_arrays(problem: FitProblem) -> list[ProblemArrays]:
+    """The fit problem of each image in the form that the compiled functions take."""
     noise, variance = problem.noise, problem.noise.variance
-    return ProblemArrays(
-        image=problem.image.numpy(),
-        valid=np.empty((0, 0), dtype=bool) if problem.valid is None else problem.valid.numpy(),
-        scan=np.empty((0, 0, 0), dtype=np.float32) if problem.scan is None else problem.scan.numpy(),
+    images, weight, scan = (
+        None if t is None else t.numpy() if problem.image.ndim == 3 else t.numpy()[None]
+        for t in (problem.image, problem.weight, problem.scan)
+    )
+    assert images is not None
+    first = ProblemArrays(
+        image=images[0],
+        weight=np.empty((0, 0), dtype=np.float32) if weight is None else weight[0],
+        scan=np.empty((0, 0, 0), dtype=np.float32) if scan is None else scan[0],
         pad=problem.pad,
         radius=problem.radius.numpy(),
         near=problem.near.numpy(),
@@ -222,10 +241,19 @@ def _problem_arrays(problem: FitProblem) -> ProblemArrays:
         rho=float(noise.correlation_x),
         streaks=float(noise.streaks),
     )
+    others = (
+        first._replace(
+            image=images[i],
+            weight=first.weight if weight is None else weight[i],
+            scan=first.scan if scan is None else scan[i],
+        )
+        for i in range(1, len(images))
+    )
+    return [first, *others]
 
 
 def _window_centers(problem: FitProblem, parameters: NDArray) -> NDArray[np.int64]:
     """Central pixels of the windows of columns ``(n, P)``."""
-    size = np.array(problem.image.shape) - 2 * problem.pad
+    size = np.array(problem.image.shape[-2:]) - 2 * problem.pad
     pixels = np.rint(parameters[:, :2]).astype(np.int64)
     return np.ascontiguousarray(pixels.clip(-problem.reach - 1, size + problem.reach))

@@ -20,6 +20,9 @@ __all__ = ["FitProblem", "build_problem", "find_neighbors"]
 class FitProblem:
     """Pixels, noise model and neighbourhoods of n columns with P parameters: all that is constant during a fit.
 
+    Where several images of the same columns are fitted together, ``image``, ``scan`` and ``weight`` have a first axis
+    of these.
+
     Parameters
     ----------
     image : Tensor of shape (n_y + 2 pad, n_x + 2 pad)
@@ -36,8 +39,8 @@ class FitProblem:
         Parameters that are fitted.
     scan : Tensor of shape (2, n_y + 2 pad, n_x + 2 pad) or None
         Displacement of the beam at each pixel, px.
-    valid : Tensor of bool, shape (n_y + 2 pad, n_x + 2 pad), or None
-        Pixels that are fitted; None: all.
+    weight : Tensor of shape (n_y + 2 pad, n_x + 2 pad), or None
+        Inverse variance of a pixel relative to that of ``noise``; 0 for pixels that are not fitted. None: 1.
     """
 
     image: Tensor
@@ -49,7 +52,7 @@ class FitProblem:
     coupled: Tensor
     free: Tensor
     scan: Tensor | None = None
-    valid: Tensor | None = None
+    weight: Tensor | None = None
 
     @property
     def span(self) -> Tensor:
@@ -67,14 +70,14 @@ class FitProblem:
         return values.unfold(-2, size, 1).unfold(-2, size, 1)[..., row, col, :, :]
 
     def used(self, columns: Tensor, center: Tensor) -> Tensor:
-        """Which pixels of the columns' windows are valid, in the image and within the radius, ``(m, h, w)``."""
+        """Which pixels of the columns' windows have a weight, are in the image and within the radius, ``(m, h, w)``."""
         size = torch.tensor(self.image.shape, device=center.device) - 2 * self.pad
         pixel = center[:, :, None] + self.span
         inside = (pixel >= 0) & (pixel < size[:, None])
         square = self.span**2
         disk = square[:, None] + square[None, :] <= ((self.radius[columns] + 0.5) ** 2)[:, None, None]
         used = inside[:, 0, :, None] & inside[:, 1, None, :] & disk
-        return used if self.valid is None else used & self.windows(self.valid, center)
+        return used if self.weight is None else used & (self.windows(self.weight, center) > 0)
 
 
 def build_problem(
@@ -83,7 +86,7 @@ def build_problem(
     sigma: NDArray,
     noise: FitNoise,
     shifts: NDArray | None,
-    valid: NDArray | None,
+    weight: NDArray | None,
     free: NDArray,
     device: torch.device,
 ) -> FitProblem:
@@ -91,16 +94,16 @@ def build_problem(
 
     Parameters
     ----------
-    values : ndarray of shape (n_y, n_x)
+    values : ndarray of shape (n_y, n_x) or (n_images, n_y, n_x)
         Recorded pixels.
     positions : ndarray of shape (n, 2)
         Starting ``(y, x)``, px.
     sigma : ndarray of shape (n,)
         Starting widths, px.
     noise : FitNoise
-    shifts : ndarray of shape (2, n_y, n_x) or None
+    shifts : ndarray of shape (2, n_y, n_x) or (n_images, 2, n_y, n_x), or None
         Displacement of the beam, px.
-    valid : ndarray of bool, shape (n_y, n_x), or None
+    weight : ndarray of the shape of values, or None
     free : ndarray of bool, shape (n, P)
         Parameters that are fitted.
     device : torch.device
@@ -110,12 +113,12 @@ def build_problem(
     pad = 2 * reach + 2
     near = find_neighbors(positions, radius, RENDER_RADIUS * sigma)
     coupled = _coupled(positions, near, sigma)
-    scan = None
-    if shifts is not None:
-        padded = np.pad(shifts, ((0, 0), (pad, pad), (pad, pad)), mode="edge")
-        scan = np.ascontiguousarray(padded, dtype=np.float32)
+
+    def single(array: NDArray, mode: str = "constant") -> Tensor:
+        return torch.as_tensor(np.ascontiguousarray(_padded(array, pad, mode), dtype=np.float32), device=device)
+
     return FitProblem(
-        image=torch.as_tensor(np.ascontiguousarray(np.pad(values, pad), dtype=np.float32), device=device),
+        image=single(values),
         pad=pad,
         reach=reach,
         radius=torch.as_tensor(np.append(radius, 0), device=device),
@@ -123,9 +126,15 @@ def build_problem(
         near=torch.as_tensor(near, device=device),
         coupled=torch.as_tensor(coupled, device=device),
         free=torch.as_tensor(np.concatenate([free, free[:1]]), device=device),
-        scan=None if scan is None else torch.as_tensor(scan, device=device),
-        valid=None if valid is None else torch.as_tensor(np.ascontiguousarray(np.pad(valid, pad)), device=device),
+        scan=None if shifts is None else single(shifts, "edge"),
+        weight=None if weight is None else single(weight),
     )
+
+
+def _padded(values: NDArray, pad: int, mode: str = "constant") -> NDArray:
+    """An array with ``pad`` more pixels at each end of its last two axes."""
+    widths = [(0, 0)] * (values.ndim - 2) + [(pad, pad)] * 2
+    return np.pad(values, widths, mode=mode)  # type: ignore[call-overload]
 
 
 def _coupled(positions: NDArray, near: NDArray, sigma: NDArray) -> NDArray[np.int64]:

@@ -130,6 +130,7 @@ class ColumnFitter:
             streaks=streaks,
             tilt=image.background_slope_std(self.width),
             valid=None if image.faulty is None else ~image.faulty,
+            weights=image.weights,
             fit_sigma=fit_sigma,
             fit_position=fit_position,
             background=self.background,

@@ -23,10 +23,16 @@ from stemkit.noise import NoiseModel
 from stemkit.noise.resolve import resolve_noise
 from stemkit.pixels import faulty_pixels, filled
 
-__all__ = ["NormalizedImage", "bin_pixels", "bin_positions", "length_scale"]
+__all__ = ["FRAMES", "TYPICAL", "NormalizedImage", "bin_pixels", "bin_positions", "length_scale", "typical_frames"]
 
 #: Largest relative difference of height and width of pixels that are treated as square (chosen).
 MAX_ANISOTROPY = 0.03
+#: Coordinate of an average with the number of frames in each pixel.
+FRAMES = "n_frames"
+#: Attribute of this coordinate: the number of frames that the noise model of the average is for.
+TYPICAL = "typical"
+#: Number of frames that pixels of gaps between displaced rows count for (chosen: they are interpolated).
+LEAST_FRAMES = 0.5
 #: Lower limit of the variance of the noise, as a fraction of that at a bright column (chosen: keeps weights finite).
 VARIANCE_FLOOR = 0.02
 #: Lower limit of the variance of the noise, squared contrasts (chosen: that of an image without noise).
@@ -52,6 +58,8 @@ class NormalizedImage:
         Maps of a network, which show where columns may be: the enhanced image, and the probability of a column.
     faulty : ndarray of bool or None
         Faulty pixels, which have no weight in fits; None: there are none.
+    weights : ndarray or None
+        Of an average of frames, the number of frames in each pixel over that of the noise model; None: 1.
     """
 
     source: xr.DataArray
@@ -61,6 +69,7 @@ class NormalizedImage:
     enhanced: NDArray[np.float64] | None
     detect: NDArray | None
     faulty: NDArray[np.bool_] | None = None
+    weights: NDArray[np.float64] | None = None
 
     @classmethod
     def from_image(cls, image: xr.DataArray, mode: str | None) -> NormalizedImage:
@@ -96,6 +105,7 @@ class NormalizedImage:
             None if (enhanced := _enhanced(image)) is None else normalized(enhanced),
             np.asarray(image.coords["detect"].values) if "detect" in image.coords else None,
             faulty if faulty.any() else None,
+            _frame_weights(image),
         )
 
     def binned(self, factor: int) -> NormalizedImage:
@@ -141,7 +151,13 @@ class NormalizedImage:
         )
         faulty = None if self.faulty is None else bin_pixels(self.faulty.astype(float), f) > 0
         return replace(
-            self, noise=noise, recorded=bin_pixels(self.recorded, f), enhanced=None, detect=None, faulty=faulty
+            self,
+            noise=noise,
+            recorded=bin_pixels(self.recorded, f),
+            enhanced=None,
+            detect=None,
+            faulty=faulty,
+            weights=None if self.weights is None else bin_pixels(self.weights, f),
         )
 
     def variance(self, intensity: NDArray) -> NDArray:
@@ -181,6 +197,20 @@ class NormalizedImage:
         pointwise = self.noise.pointwise
         dark = pointwise.readout**2
         return max(VARIANCE_FLOOR * max(dark + pointwise.gain, dark), MIN_VARIANCE)
+
+
+def typical_frames(count: NDArray) -> float:
+    """Median number of frames of the pixels that any shows."""
+    return float(np.median(count[count > 0])) if (count > 0).any() else 1.0
+
+
+def _frame_weights(image: xr.DataArray) -> NDArray[np.float64] | None:
+    """Number of frames in each pixel of an average relative to that of its noise model."""
+    if FRAMES not in image.coords:
+        return None
+    count = image.coords[FRAMES]
+    usual = count.attrs.get(TYPICAL) or typical_frames(count.values)
+    return np.maximum(count.values, LEAST_FRAMES) / float(usual)
 
 
 def _enhanced(image: xr.DataArray) -> NDArray | None:

@@ -261,7 +261,7 @@ def _middle_positions(positions: NDArray, shape: tuple[int, ...]) -> NDArray[np.
 
 def _crop_middle(image: NormalizedImage, size: int) -> NormalizedImage:
     """A square in the middle of the image."""
-    arrays = (image.recorded, image.enhanced, image.detect, image.faulty)
-    recorded, enhanced, detect, faulty = (None if array is None else central_crop(array, size) for array in arrays)
+    arrays = (image.recorded, image.enhanced, image.detect, image.faulty, image.weights)
+    recorded, enhanced, detect, faulty, weights = (None if a is None else central_crop(a, size) for a in arrays)
     assert recorded is not None
-    return replace(image, recorded=recorded, enhanced=enhanced, detect=detect, faulty=faulty)
+    return replace(image, recorded=recorded, enhanced=enhanced, detect=detect, faulty=faulty, weights=weights)

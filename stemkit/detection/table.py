@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from stemkit.columns import ColumnFits
-from stemkit.detection.normalized_image import NormalizedImage, length_scale
+from stemkit.detection.normalized_image import FRAMES, NormalizedImage, length_scale
 from stemkit.detection.quality import quality_flags
 from stemkit.images import pixel_sizes
 from stemkit.noise.model import ScanNoise
@@ -88,11 +89,25 @@ def table_of(
         data |= _axes(fits, size)
         shape_names = (f"{name}{suffix}" for suffix in ("", "_err") for name in ELLIPTICAL_COLUMNS)
         names = (*COLUMNS[:-3], *shape_names, *COLUMNS[-3:])
+    if FRAMES in source.coords:
+        data[FRAMES] = frames_at(source.coords[FRAMES].values, fits)
+        data["snr"] *= np.sqrt(frames_at(np.asarray(image.weights), fits))
+        names = (*names, FRAMES)
     table = pd.DataFrame({name: data[name] for name in names})
     table.attrs["unit"] = "nm" if calibrated else "px"
     # columns of recorded images are not exactly Gaussian: the median residual shows by how much
     table.attrs["residual"] = float(np.median(fits.residual)) if len(fits) else float("nan")
     return table
+
+
+def frames_at(count: NDArray, fits: ColumnFits) -> NDArray[np.float64]:
+    """Mean of a number of frames ``(n_y, n_x)`` around each column, weighted by a Gaussian of the median width."""
+    if len(fits) == 0:
+        return np.zeros(0)
+    width = max(float(np.median(fits.sigma)), MIN_JITTER_SIGMA)
+    mean = ndimage.gaussian_filter(count.astype(np.float64), width, mode="nearest")
+    y, x = (p.round().astype(int).clip(0, n - 1) for p, n in zip(fits.positions.T, count.shape, strict=True))
+    return np.asarray(mean[y, x])
 
 
 # --- steps -------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from stemkit.estimators import ImageTransformer, image_by_image, loaded
 from stemkit.images import (
     Images,
+    check_noise_attr,
     digest,
     float_dtype,
     join,
@@ -97,6 +98,9 @@ class NoiseCalibrator(ImageTransformer):
     (``has_columns`` is False) the contrast is the image's range of intensities, the jitter is estimated from the
     gradient of the smoothed image, and the background is not measured.
 
+    An average of frames keeps the noise model that :class:`~stemkit.SeriesAligner` has attached: pointwise noise and
+    displacements are measured on the frames themselves.
+
     References
     ----------
     .. [1] Li, Wu, Shao, Zhang, Fu, "Noise Calibration and Spatial-Frequency Interactive Network for STEM Image
@@ -129,7 +133,7 @@ class NoiseCalibrator(ImageTransformer):
         """
         self._check_parameters()
         images = self._validated(X)
-        modes, results = list[str](), []
+        modes, results, self._models = list[str](), [], list[NoiseModel]()
         # so that fit_transform does not measure each image twice
         self._scales = dict[str, tuple[float, float]]()
         for image in map(loaded, images):
@@ -140,8 +144,8 @@ class NoiseCalibrator(ImageTransformer):
                 )
             recorded = recorded_image(image).values
             results.append(calibrate_image(recorded, modes[-1]))
-            self._scales[digest(recorded)] = (results[-1].model.contrast, results[-1].model.level)
-        self._models = [result.model for result in results]
+            self._models.append(_attached_to_average(image) or results[-1].model)
+            self._scales[digest(recorded)] = (self._models[-1].contrast, self._models[-1].level)
         self.noise_model_ = _mean_model(self._models)
         self.noise_model_std_ = _mean_std(self._models, [result.std for result in results])
         self.diagnostics_ = [result.diagnostics for result in results]
@@ -195,6 +199,12 @@ class NoiseCalibrator(ImageTransformer):
         out = image.copy(data=image.values.astype(float_dtype(image.dtype), copy=True))
         out.attrs = {**image.attrs, "mode": mode, "noise": json.dumps(described)}
         return out
+
+
+def _attached_to_average(image: xr.DataArray) -> NoiseModel | None:
+    """The noise model of an average of frames that was measured on these; None for other images."""
+    attached = check_noise_attr(image) if "n_frames" in image.coords else None
+    return NoiseModel.from_dict(attached) if attached else None
 
 
 # --- means over images -------------------------------------------------------------------------------------------

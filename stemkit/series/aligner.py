@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from stemkit._version import __version__
 from stemkit.denoising import SFINDenoiser
 from stemkit.denoising.base import Denoiser
+from stemkit.detection.normalized_image import typical_frames
 from stemkit.estimators import ImageTransformer
 from stemkit.images import Images, digest, float_dtype, mode_sign, pixel_sizes
 from stemkit.parameters import check_positive, is_number
@@ -329,7 +330,7 @@ class SeriesAligner(ImageTransformer):
         image = xr.DataArray(
             np.where(seen, sign * mean.values, np.nan).astype(dtype),
             {
-                "n_frames": (("y", "x"), mean.count.astype(np.int32)),
+                "n_frames": (("y", "x"), mean.count.astype(np.int32), {"typical": typical_frames(mean.count)}),
                 "standard_error": (("y", "x"), error.astype(dtype)),
             },
             ("y", "x"),
@@ -340,7 +341,9 @@ class SeriesAligner(ImageTransformer):
         image.attrs["stemkit"] = json.dumps(self._made(first))
         self.noise_ratio_ = float("nan")
         if seen.all() and min(self.shape_) >= 32 and np.ptp(mean.values) > 0:
-            model, self.noise_ratio_ = noise_of_average(image, mean, self._variance, column_gain, self._mode)
+            model, self.noise_ratio_ = noise_of_average(
+                image, mean, self._variance, column_gain, self.scan_noise_, self._mode
+            )
             sizes = pixel_sizes(image)
             described = {"pixel_size": None if sizes is None else sizes[1], **model.to_dict()}
             image.attrs["noise"] = json.dumps(described)

@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from stemkit.images import mode_sign
-from stemkit.noise import NoiseCalibrator, NoiseModel, PointwiseNoise
+from stemkit.noise import NoiseCalibrator, NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.series.averaging import Average, Grid, average, placed
 
-__all__ = ["noise_gain", "noise_of_average"]
+__all__ = ["noise_gain", "noise_of_average", "with_mean_displacements"]
+
+#: Displacements of a scan noise that the mean of several frames reduces.
+DISPLACED = ("jitter", "jitter_y", "drift", "drift_y", "hum", "hum_y")
 
 #: Columns of pixels on which the gain of white noise is measured (chosen: its error is 1 % for 256 rows).
 MEASURED_COLUMNS = 64
@@ -54,12 +57,12 @@ def noise_gain(displacements: NDArray, shape: tuple[int, int]) -> tuple[float, f
 
 
 def noise_of_average(
-    image: xr.DataArray, mean: Average, variance: tuple[float, float], gain: float, mode: str
+    image: xr.DataArray, mean: Average, variance: tuple[float, float], gain: float, scan: ScanNoise, mode: str
 ) -> tuple[NoiseModel, float]:
     """Noise model of an average, and the ratio of the standard deviation of its pixels to that of a calibration.
 
-    Contrast, level, background, streaks and displacements are calibrated on the average. The pointwise noise is that of
-    the frames about their average.
+    Contrast, level, background and streaks are calibrated on the average. The pointwise noise is that of the frames
+    about their average, and displacements are those of the mean of the frames.
 
     Parameters
     ----------
@@ -71,6 +74,8 @@ def noise_of_average(
         Of a pixel of a frame, columns bright: constant and slope against the intensity.
     gain : float
         From :func:`noise_gain`, of means over a column.
+    scan : ScanNoise
+        Displacements within the frames.
     mode : {"haadf", "bf"}
     """
     model = NoiseCalibrator(mode=mode).fit(image).noise_model_
@@ -82,7 +87,19 @@ def noise_of_average(
     )
     calibrated = _typical(model.pointwise)
     ratio = math.sqrt(_typical(pointwise) / calibrated) if calibrated > 0 else math.nan
+    if scan.displacement or scan.displacement_y:
+        model = replace(model, scan=with_mean_displacements(model.scan, scan, n_frames))
     return replace(model, pointwise=pointwise), ratio
+
+
+def with_mean_displacements(of_average: ScanNoise, of_frame: ScanNoise, n_frames: float) -> ScanNoise:
+    """A scan noise with the displacements of the mean of n frames, whose variance is ``1 / n`` of that of a frame.
+
+    Displacements that all frames have in common are not measured by aligning them. The errors of the measured ones
+    have at most the variance of the displacements, so that this number does not depend on them.
+    """
+    lengths = {name: getattr(of_frame, name) for name in ("jitter_length", "drift_rows", "hum_period")}
+    return replace(of_average, **lengths, **{name: getattr(of_frame, name) / math.sqrt(n_frames) for name in DISPLACED})
 
 
 def _typical(noise: PointwiseNoise) -> float:

@@ -3,11 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.pipeline import Pipeline
 
 import stemkit
-from stemkit import AtomDetector, NoiseCalibrator
+from stemkit import AtomDetector, NoiseCalibrator, NoiseModel, PointwiseNoise, SeriesAligner
 from stemkit.cli import main
 from stemkit.detection.exports import read_columns
+from stemkit.series import draw_displacements, draw_series
+from stemkit.synthesis import cropped, disk, lattice, planar_cell
 
 
 def detect(*arguments):
@@ -21,6 +24,63 @@ def test_table_in_nm(tmp_path, tif, scene):
     assert set(table["unit"]) == {"nm"}
     found = stemkit.metrics.match_columns(table[["y", "x"]], scene[1][["y", "x"]], 0.04)
     assert found.recall > 0.95
+
+
+@pytest.fixture(scope="module")
+def frames():
+    shape = (80, 80)
+    columns = cropped(lattice(planar_cell("square"), shape, spacing=9.0, margin=30.0), disk((38.0, 42.0), 30.0))
+    noise = NoiseModel(100.0, 20.0, pointwise=PointwiseNoise(readout=0.1))
+    moved = draw_displacements(3, 80, drift=(2.0, -3.0), random_state=0)
+    series = draw_series(columns, moved, shape=shape, noise=noise, pixel_size=0.02, random_state=0)
+    return series.astype(np.float32)
+
+
+def test_a_series_is_aligned_and_averaged_as_by_a_pipeline(tmp_path, frames, capsys):
+    stemkit.write(frames, tmp_path / "series.nc")
+    assert detect(tmp_path / "series.nc", "-o", tmp_path, "--no-enhance", "--figure") == 0
+    assert "3 of 3 frames aligned" in capsys.readouterr().out
+    pipeline = Pipeline(
+        [("align", SeriesAligner(denoiser=None)), ("noise", NoiseCalibrator()), ("atoms", AtomDetector())]
+    )
+    expected = pipeline.fit_transform(stemkit.read(tmp_path / "series.nc"))
+    assert expected["n_frames"].median() == pytest.approx(3.0, abs=0.1)
+    pd.testing.assert_frame_equal(read_columns(tmp_path / "series_columns.csv"), expected)
+    assert (tmp_path / "series_columns.png").stat().st_size > 10_000
+
+
+def test_frames_can_be_measured_together_and_alone(tmp_path, frames):
+    stemkit.write(frames, tmp_path / "series.nc")
+    tables = []
+    for option in ("--no-enhance", "--all-frames", "--per-frame"):
+        folder = tmp_path / option
+        assert detect(tmp_path / "series.nc", "-o", folder, "--no-enhance", option) == 0
+        tables.append(read_columns(folder / "series_columns.csv"))
+    average, together, alone = tables
+    assert len(together) == len(average)
+    assert (together["x"] - average["x"]).abs().median() < average["x_err"].median()
+    assert not np.allclose(together["x_err"], average["x_err"], rtol=1e-3)
+    assert set(average["image"]) == {0}
+    assert set(alone["image"]) == {0, 1, 2}
+    assert alone["x_err"].median() / average["x_err"].median() == pytest.approx(3**0.5, rel=0.15)
+
+
+def test_a_folder_is_a_series_if_asked(tmp_path, frames, capsys):
+    (tmp_path / "fast").mkdir()
+    for i, frame in enumerate(frames):
+        stemkit.write(frame, tmp_path / "fast" / f"scan_{i}.tif")
+    options = ["-o", tmp_path / "out", "--no-enhance", "--mode", "haadf"]
+    assert detect(tmp_path / "fast", "--series", *options) == 0
+    assert [p.name for p in (tmp_path / "out").iterdir() if p.is_file()] == ["fast_columns.csv"]
+    assert "3 of 3 frames aligned" in capsys.readouterr().out
+    assert detect(tmp_path / "fast", *options) == 0
+    assert len([p for p in (tmp_path / "out").iterdir() if p.is_file()]) == 4
+
+
+@pytest.mark.parametrize("option", ["--series", "--all-frames"])
+def test_one_image_is_no_series(tmp_path, tif, capsys, option):
+    assert detect(tif, "-o", tmp_path, option) == 1
+    assert f"{option} needs the frames of a series" in capsys.readouterr().err
 
 
 def test_without_network(tmp_path, tif):

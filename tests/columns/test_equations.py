@@ -60,18 +60,18 @@ def test_adjoint_of_whitening(correlation_x, streaks):
 def crowd(
     rng: np.random.Generator, n_parameters: int, displaced: bool, masked: bool, noise: FitNoise, sigma: float
 ) -> tuple[FitProblem, torch.Tensor, torch.Tensor]:
-    """Random overlapping columns, some at the border, with invalid pixels and displacements: problem, start, widths."""
+    """Random overlapping columns, some at the border, with weights and displacements: problem, start, widths."""
     shape = (50, 41)
     places = rng.uniform(-0.9, 1, (30, 2)) + rng.uniform(0, 1, (30, 2)) * np.array(shape)
     places = places.clip(-0.9, np.array(shape) - 0.1)
     image = gaussians(shape, places, sigma) + rng.normal(0, 0.1, shape)
     shifts = rng.normal(0, 0.5, (2, *shape)) if displaced else None
-    valid = rng.uniform(size=shape) > 0.1 if masked else None
+    weight = rng.uniform(0.3, 1.5, shape) * (rng.uniform(size=shape) > 0.1) if masked else None
     widths = sigma * rng.uniform(0.8, 1.2, len(places))
     start = np.column_stack([places, rng.uniform(0.5, 1.5, 30), widths, rng.normal(0, 0.1, 30)])
     start = np.column_stack([start, rng.uniform(-0.2, 0.2, (30, n_parameters - 5))])
     free = rng.uniform(size=start.shape) > 0.1
-    problem = build_problem(image, places, widths, noise, shifts, valid, free, torch.device("cpu"))
+    problem = build_problem(image, places, widths, noise, shifts, weight, free, torch.device("cpu"))
     return problem, torch.as_tensor(start), torch.as_tensor(widths)
 
 

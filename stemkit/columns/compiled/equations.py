@@ -25,13 +25,13 @@ __all__ = ["EquationArrays", "ProblemArrays", "normal_equations"]
 class ProblemArrays(NamedTuple):
     """The arrays of a :class:`stemkit.columns.problem.FitProblem`.
 
-    ``valid`` and ``scan`` are empty where they are None there. ``variance`` contains constant, slope and floor of the
+    ``weight`` and ``scan`` are empty where they are None there. ``variance`` contains constant, slope and floor of the
     noise's variance and is empty where this is unknown; ``rho`` and ``streaks`` are the correlation along the row and
     the standard deviation of the offset of a row.
     """
 
     image: NDArray[np.float32]
-    valid: NDArray[np.bool_]
+    weight: NDArray[np.float32]
     scan: NDArray[np.float32]
     pad: int
     radius: NDArray[np.int64]
@@ -171,11 +171,12 @@ def normal_equations(problem, parameters, center, columns, with_shared, equation
             for i in range(total):
                 scale[i] = 1.0
         used = total
-        if problem.valid.shape[0]:
+        if problem.weight.shape[0]:
             for r in range(rows):
                 for i in range(first[r], first[r + 1]):
-                    if not problem.valid[line[r] + pad, left[r] + i - first[r] + pad]:
-                        scale[i] = 0.0
+                    root = math.sqrt(problem.weight[line[r] + pad, left[r] + i - first[r] + pad])
+                    scale[i] *= root
+                    if root == 0.0:
                         used -= 1
         for f in range(n_fields, n_all):
             for r in range(rows):

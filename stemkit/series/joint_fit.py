@@ -1,0 +1,276 @@
+"""Columns measured in the recorded pixels of the frames: in all of them together, and in each alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
+
+from stemkit.columns import ColumnFits, fit_columns
+from stemkit.detection import Quality
+from stemkit.detection.normalized_image import FRAMES, NormalizedImage, length_scale
+from stemkit.detection.table import table_of
+from stemkit.images import Images, mode_sign
+from stemkit.noise import NoiseCalibrator, NoiseModel
+from stemkit.pixels import faulty_pixels
+from stemkit.series.aligner import SeriesAligner
+from stemkit.series.average_noise import with_mean_displacements
+from stemkit.series.frames import Series, read_series
+from stemkit.series.layers import Layers, layers_of
+
+__all__ = ["measure_frames", "measure_series"]
+
+#: Frames on which the noise is calibrated, at most (chosen: each takes some seconds).
+MOST_CALIBRATED = 3
+#: Width from which a column's window is enlarged, and the factor, median widths (those of the detector).
+WIDE, ENLARGED = 2**0.5, 2.0
+#: Part of a column that a frame must show to measure it (chosen).
+LEAST_SHOWN = 0.5
+
+
+def measure_series(
+    frames: Images, columns: pd.DataFrame, aligner: SeriesAligner, *, noise: NoiseModel | None = None
+) -> pd.DataFrame:
+    """Measure columns in the recorded pixels of all frames together.
+
+    One position, height, width and background of each column is fitted to all frames by maximum likelihood. The
+    displacements of the rows move the model, not the pixels, which are not interpolated; each pixel is weighted by the
+    noise of its frame.
+
+    Parameters
+    ----------
+    frames : DataArray, ndarray or list of them
+        Those that ``aligner`` was fitted on.
+    columns : DataFrame
+        Columns of the average (:class:`~stemkit.AtomDetector`), from which the fit starts. Widths and backgrounds that
+        are fixed there, and positions of ``GUIDED`` columns, stay so.
+    aligner : SeriesAligner
+    noise : NoiseModel, optional
+        Of a frame. None: it is calibrated on up to three of the frames.
+
+    Returns
+    -------
+    DataFrame
+        As ``columns``, row by row, with ``n_frames``, the mean number of frames that show each column.
+
+    Raises
+    ------
+    ValueError
+        If ``columns`` is no table of columns, or ``frames`` are not those of the aligner.
+
+    Notes
+    -----
+    Errors contain the noise of the pixels. ``y_jitter`` and ``x_jitter`` are those of the mean of n frames, which have
+    ``1 / n`` of the variance of ``aligner.scan_noise_``: what all frames have in common cannot be measured.
+
+    All frames are in memory together, about 50 bytes per pixel of each.
+
+    Examples
+    --------
+    >>> from stemkit import AtomDetector, NoiseModel, PointwiseNoise, SeriesAligner
+    >>> from stemkit.series import draw_displacements, draw_series, measure_series
+    >>> from stemkit.synthesis import cropped, disk, lattice, planar_cell
+    >>> particle = cropped(lattice(planar_cell("square"), (64, 64), spacing=9.0), disk((30.0, 34.0), 22.0))
+    >>> moved = draw_displacements(4, 64, drift=(1.3, -2.1), random_state=0)
+    >>> noise = NoiseModel(pointwise=PointwiseNoise(readout=0.1))
+    >>> frames = draw_series(particle, moved, shape=(64, 64), noise=noise, random_state=0)
+    >>> aligner = SeriesAligner(denoiser=None).fit(frames)
+    >>> columns = AtomDetector().fit_transform(aligner.transform(frames))
+    >>> table = measure_series(frames, columns, aligner, noise=noise)
+    >>> round(float(table["n_frames"].median()))
+    4
+    """
+    if len(columns) == 0:
+        return columns.assign(n_frames=np.zeros(0))
+    given = _Frames.of(frames, columns, aligner, noise)
+    return given.measured(given.layers(given.used), columns)
+
+
+def measure_frames(
+    frames: Images,
+    columns: pd.DataFrame,
+    aligner: SeriesAligner,
+    *,
+    fix_positions: bool = False,
+    noise: NoiseModel | None = None,
+) -> pd.DataFrame:
+    """Measure the columns of the average in each frame alone: what they do from frame to frame.
+
+    Parameters
+    ----------
+    frames, columns, aligner, noise
+        As in :func:`measure_series`.
+    fix_positions : bool, default=False
+        Fix positions and widths at those of ``columns``: only heights and backgrounds are fitted, for columns that may
+        be absent in a frame.
+
+    Returns
+    -------
+    DataFrame
+        A row for each column in each frame that shows it, with the numbers of the frame (``frame``, and ``image``) and
+        of the column (``column``, its label in ``columns``). Positions are on the pixels of the average.
+
+    See Also
+    --------
+    link_columns : for columns that are found in each frame, and may move further than their width.
+    """
+    if len(columns) == 0:
+        return columns.assign(n_frames=np.zeros(0), frame=np.zeros(0, dtype=int), column=columns.index)
+    given = _Frames.of(frames, columns, aligner, noise)
+    tables = []
+    for i in given.used:
+        table = given.measured(given.layers([i]), columns, fix_positions=fix_positions)
+        table = table.assign(image=i, frame=i, column=columns.index)
+        tables.append(table[table[FRAMES] > LEAST_SHOWN])
+    result = pd.concat(tables, ignore_index=True)
+    result.attrs.update(columns.attrs)
+    return result
+
+
+# --- steps ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Frames:
+    """Frames with their displacements and the noise of one of them."""
+
+    series: Series
+    aligner: SeriesAligner
+    used: list[int]
+    noise: NoiseModel
+
+    @classmethod
+    def of(cls, frames: Images, columns: pd.DataFrame, aligner: SeriesAligner, noise: NoiseModel | None) -> _Frames:
+        check_is_fitted(aligner, "displacements_")
+        _check_columns(columns)
+        series = read_series(frames, aligner._mode)
+        aligner._check_same(series)
+        used = [i for i in series.images if i not in aligner.rejected_]
+        if noise is not None:
+            return cls(series, aligner, used, noise)
+        chosen = np.linspace(0, len(used) - 1, min(len(used), MOST_CALIBRATED)).round().astype(int)
+        images = [series.images[used[int(i)]] for i in chosen]
+        of_frames = cls(series, aligner, used, NoiseCalibrator(mode=series.mode).fit(images).noise_model_)
+        # a background that is common to all frames is measured best on their mean
+        mean = of_frames.layers(used).mean
+        background = NoiseCalibrator(mode="haadf").fit(mean).noise_model_.background
+        return replace(of_frames, noise=replace(of_frames.noise, background=background))
+
+    def layers(self, numbers: list[int]) -> Layers:
+        """The rows of some of the frames, in units of the contrast."""
+
+        def recorded() -> Iterator[tuple[NDArray, NDArray]]:
+            for i in numbers:
+                values = self.series.images[i].values
+                normalized = (values.astype(np.float64) - self.noise.level) * (self.sign / self.noise.contrast)
+                yield normalized, faulty_pixels(values)
+
+        return layers_of(recorded(), self.aligner.displacements_[numbers], self.aligner.shape_)
+
+    @property
+    def sign(self) -> float:
+        """1 for bright, -1 for dark columns."""
+        return mode_sign(self.noise.mode)
+
+    def measured(self, layers: Layers, columns: pd.DataFrame, *, fix_positions: bool = False) -> pd.DataFrame:
+        """The columns fitted to layers, row by row."""
+        average = self._average(columns, layers)
+        fits = _fitted(columns, layers, average, self.noise, fix_positions=fix_positions)
+        quality = columns["quality"].to_numpy()
+        is_fixed, is_guided = (quality & flag > 0 for flag in (Quality.WIDTH_FIXED, Quality.GUIDED))
+        elliptical = "sigma_major" in columns
+        table = table_of(fits, is_fixed, average, 0, guided=is_guided, elliptical=elliptical)
+        table["quality"] |= quality & (Quality.SATURATED | Quality.FAULTY_PIXELS)
+        table.index = columns.index
+        return table
+
+    def _average(self, columns: pd.DataFrame, layers: Layers) -> NormalizedImage:
+        """The average as the table describes it: its pixels, coordinates and noise."""
+        mean, count = layers.mean, layers.valid.sum(axis=0)
+        n_frames = max(float(np.median(count[count > 0])), 1.0)
+        pointwise = self.noise.pointwise
+        noise = replace(
+            self.noise,
+            scan=with_mean_displacements(self.noise.scan, self.aligner.scan_noise_, n_frames),
+            pointwise=replace(
+                pointwise, readout=pointwise.readout / math.sqrt(n_frames), gain=pointwise.gain / n_frames
+            ),
+        )
+        coords = {FRAMES: (("y", "x"), count), **_coordinates(columns, mean.shape)}
+        source = xr.DataArray(mean, coords, ("y", "x"))
+        return NormalizedImage(source, noise, self.sign, mean, None, None, weights=count / n_frames)
+
+
+def _check_columns(columns: pd.DataFrame) -> None:
+    needed = ("y", "x", "y_px", "x_px", "amplitude", "sigma", "background", "sigma_err", "background_err", "quality")
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        raise ValueError(
+            f"columns must be a table of AtomDetector, but lacks {', '.join(missing)}: measure the average of the "
+            "aligner first"
+        )
+
+
+def _pixel_sizes(columns: pd.DataFrame) -> tuple[float, float]:
+    """Height and width of a pixel of a table, in its unit."""
+    y, x = (float((columns[f"{d}_err"] / columns[f"{d}_px_err"]).median()) for d in "yx")
+    return y, x
+
+
+def _coordinates(columns: pd.DataFrame, shape: tuple[int, ...]) -> dict[str, xr.Variable]:
+    """The coordinates of the image that a table was measured in; none for a table in px."""
+    if columns.attrs.get("unit") != "nm":
+        return {}
+    coords = {}
+    for dim, size, n in zip("yx", _pixel_sizes(columns), shape, strict=True):
+        first = float((columns[dim] - size * columns[f"{dim}_px"]).median())
+        coords[dim] = xr.Variable(dim, first + size * np.arange(n), {"units": "nm"})
+    return coords
+
+
+def _fitted(
+    columns: pd.DataFrame, layers: Layers, average: NormalizedImage, noise: NoiseModel, *, fix_positions: bool
+) -> ColumnFits:
+    """Fit the columns of a table, in units of the normalized frames."""
+    values = {name: columns[name].to_numpy(dtype=np.float64) for name in columns if name != "quality"}
+    size = length_scale(average.source)[0]
+    sigma = values["sigma"] / size
+    start = ColumnFits.from_values(
+        len(columns),
+        y=values["y_px"],
+        x=values["x_px"],
+        amplitude=values["amplitude"] / noise.contrast,
+        sigma=sigma,
+        background=average.sign * (values["background"] - noise.level) / noise.contrast,
+    )
+    fit_sigma = np.isfinite(values["sigma_err"]) & (not fix_positions)
+    is_guided = columns["quality"].to_numpy() & Quality.GUIDED > 0
+    fixed = values["background"][0] if (values["background_err"] == 0).all() else None
+    usual = float(np.median(sigma))
+    one = replace(average, noise=noise)
+    variance, streaks = one.noise_for_fits(usual)
+    fits = fit_columns(
+        layers.values,
+        start,
+        np.where(fit_sigma, usual * np.where(sigma > WIDE * usual, ENLARGED, 1.0), sigma),
+        variance=variance,
+        correlation_x=noise.pointwise.correlation_x,
+        streaks=streaks,
+        tilt=one.background_slope_std(usual),
+        valid=layers.valid,
+        shifts=layers.shifts,
+        fit_sigma=fit_sigma,
+        fit_position=~is_guided & (not fix_positions),
+        background=None if fixed is None else average.sign * (fixed - noise.level) / noise.contrast,
+        elliptical="sigma_major" in columns,
+    )
+    fits.sigma_err[~fit_sigma] = np.nan
+    for name in ("y_err", "x_err"):
+        getattr(fits, name)[is_guided] = values[name.replace("_", "_px_")][is_guided]
+    return fits

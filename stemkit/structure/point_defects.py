@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree
 from stemkit.detection import Quality
 from stemkit.structure.cells import CellIndex
 from stemkit.structure.covariance import PositionCovariance
+from stemkit.structure.defect_tables import by_column, by_missing_site, discoveries
 from stemkit.structure.displacements import check_index
 from stemkit.structure.lattice import Lattice, check_lattice
 from stemkit.structure.local_trend import RINGS, LocalTrend, local_trend, null_quantile, null_tail
@@ -34,8 +35,6 @@ NOT_COMPARED = Quality.FAILED | Quality.EDGE | Quality.SATURATED | Quality.FAULT
 IN_CRYSTAL = 1.0
 #: Least error of a change, fraction of the expected brightness (chosen: images without noise have rounding errors).
 LEAST_ERROR = 1e-6
-#: Columns of the tables of results, in this order.
-RESULTS = ["expected", "change", "change_err", "fraction", "significance", "p_value"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,9 +221,9 @@ def point_defects(
     found = tests["q_value"] <= false_discovery_rate
     tests.loc[~found, "kind"] = ""
     return PointDefects(
-        _discoveries(table, missing, tests[found], by),
-        _by_column(table, tests, by, reason),
-        _by_missing_site(missing, tests, by),
+        discoveries(table, missing, tests[found], by),
+        by_column(table, tests, by, reason),
+        by_missing_site(missing, tests, by),
         n_tests.total,
         float(false_discovery_rate),
         float(power),
@@ -379,41 +378,3 @@ def _interstitial_limit(tests: pd.DataFrame, critical: float, power: float) -> f
     most = float(stats.norm.isf(max(critical, 1e-300)) + 2)
     u = optimize.brentq(lambda u: float(maxima_of_noise(np.array(u))) - critical, 1.0 + 1e-9, most) if most > 1 else 1.0
     return float((u + stats.norm.ppf(power)) * empty.median())
-
-
-def _discoveries(table: pd.DataFrame, missing: pd.DataFrame, found: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Table of the defects, most significant first."""
-    found = found.sort_values("p_value", kind="stable")
-    row, place = found["row"].to_numpy(), found["place"].to_numpy()
-    at_column = row >= 0
-    position = np.empty((len(found), 2))
-    position[at_column] = table[["y", "x"]].to_numpy(dtype=np.float64)[row[at_column]]
-    position[~at_column] = missing[["y", "x"]].to_numpy(dtype=np.float64)[place[~at_column]]
-    labels = table.index.to_numpy()[np.maximum(row, 0)].astype(object)
-    labels[~at_column] = None
-    result = pd.DataFrame({"kind": found["kind"].to_numpy(), "y": position[:, 0], "x": position[:, 1]})
-    result["column"] = pd.Series(labels, dtype=object).convert_dtypes()
-    result["site"] = found["site"].to_numpy()
-    result.attrs["unit"] = column_positions(table).unit
-    return result.assign(**_results(found, by))
-
-
-def _results(tests: pd.DataFrame, by: str) -> dict[str, NDArray]:
-    names = {"value": by, "error": f"{by}_err"} | {name: name for name in RESULTS}
-    names |= {name: name for name in ("q_value", "probability", "detectable")}
-    return {new: tests[old].to_numpy() for old, new in names.items()}
-
-
-def _by_column(table: pd.DataFrame, tests: pd.DataFrame, by: str, reason: NDArray) -> pd.DataFrame:
-    """Results of all columns, with the index of the table."""
-    own = tests[tests["row"] >= 0].set_index("row").reindex(range(len(table)))
-    reason = np.where(own["p_value"].notna(), "", np.where(reason == "", "not in the crystal", reason))
-    result = table[["y", "x"]].assign(kind=own["kind"].fillna("").to_numpy(), **_results(own, by), reason=reason)
-    result.attrs = {"unit": column_positions(table).unit}
-    return result
-
-
-def _by_missing_site(missing: pd.DataFrame, tests: pd.DataFrame, by: str) -> pd.DataFrame:
-    own = tests[tests["row"] < 0].set_index("place").reindex(range(len(missing)))
-    reason = np.where(own["p_value"].notna(), "", "not measured: image and detector are required")
-    return missing.assign(kind=own["kind"].fillna("").to_numpy(), **_results(own, by), reason=reason)

@@ -215,8 +215,8 @@ def assess(
     residual = given - bright
     if not (np.ptp(bright) and np.ptp(residual)):
         raise ValueError(
-            "enhanced must have a contrast and differ from recorded, but is constant or equal to it: there is nothing to "
-            "assess"
+            "enhanced must have a contrast and differ from recorded, but is constant or equal to it: give "
+            "the image that was recorded"
         )
     model = _attached_noise(first, second, mode)
     expected = (

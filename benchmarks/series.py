@@ -274,24 +274,25 @@ def one(kind: str, n_frames: int, dose: float, size: int, seed: int, *, denoiser
     return out
 
 
-def jumps(n: int, size: int, denoiser: str | None) -> pd.DataFrame:
-    """Series of random scene, number of frames and dose: whole frames that are a cell off."""
+def jumps(n: int, size: int, denoiser: str | None, first_seed: int) -> pd.DataFrame:
+    """Series of random scene, number of frames and dose: whole frames that are a cell off, and warnings of it."""
     rows = []
-    for seed in range(n):
+    for seed in range(first_seed, first_seed + n):
         random = np.random.default_rng(seed)
         kind, frames, dose = SCENES[seed % 4], int(random.choice([2, 4, 8, 16])), float(random.choice([3, 10, 30]))
         case = draw(kind, frames, dose, size, 1000 + seed)
         try:
             aligner = SeriesAligner(rows=False, denoiser=denoiser).fit(case.frames)
         except ValueError:
-            rows.append({"scene": kind, "dose": dose, "series": 1, "jumped": 0, "failed": 1, "left out": 0})
+            rows.append({"scene": kind, "dose": dose, "series": 1, "failed": 1})
             continue
         jumped = displacement_error(aligner.displacements_, case)[1]
+        warned = bool(aligner.ambiguous_)
         rows.append(
-            {"scene": kind, "dose": dose, "series": 1, "jumped": int(jumped), "failed": 0}
-            | {"left out": len(aligner.rejected_)}
+            {"scene": kind, "dose": dose, "series": 1, "jumped": int(jumped), "failed": 0, "warned": int(warned)}
+            | {"jumped unwarned": int(jumped and not warned), "left out": len(aligner.rejected_)}
         )
-    return pd.DataFrame(rows).groupby(["scene", "dose"]).sum()
+    return pd.DataFrame(rows).fillna(0).groupby(["scene", "dose"]).sum().astype(int)
 
 
 # --- a real series -----------------------------------------------------------------------------------------------
@@ -343,6 +344,7 @@ def main() -> None:
     parser.add_argument("--scenes", nargs="*", default=list(SCENES))
     parser.add_argument("--series", type=int, default=1, help="series of each kind")
     parser.add_argument("--jumps", type=int, default=40, help="series that are searched for jumps by a cell")
+    parser.add_argument("--seed", type=int, default=0, help="of the first of these series")
     parser.add_argument("--denoiser", default="auto", choices=("auto", "none"))
     parser.add_argument("--real", type=Path, help="an .npz file with the array frames")
     arguments = parser.parse_args()
@@ -359,7 +361,7 @@ def main() -> None:
     if len(table):
         print(table.groupby(["scene", "frames", "dose"]).mean().round(3).to_string())
     if arguments.jumps:
-        print(jumps(arguments.jumps, arguments.size, denoiser).to_string())
+        print(jumps(arguments.jumps, arguments.size, denoiser, arguments.seed).to_string())
     if arguments.real is not None:
         real(arguments.real)
 

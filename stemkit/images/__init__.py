@@ -11,7 +11,15 @@ from stemkit.images.containers import Images, float_dtype, holds_images, join, s
 from stemkit.images.intensities import intensity_scale, pad_reflect
 from stemkit.images.mode import mode_sign, resolve_mode
 from stemkit.images.pixel_size import is_calibrated, pixel_sizes, with_pixel_sizes
-from stemkit.images.provenance import RECORDED, check_noise_attr, digest, recorded_image, steps_before, was_enhanced
+from stemkit.images.provenance import (
+    RECORDED,
+    check_noise_attr,
+    digest,
+    recorded_image,
+    steps_before,
+    was_averaged,
+    was_enhanced,
+)
 from stemkit.parameters import MODES
 
 __all__ = [
@@ -34,6 +42,7 @@ __all__ = [
     "split",
     "steps_before",
     "warn_if_small",
+    "was_averaged",
     "was_enhanced",
     "with_pixel_sizes",
 ]

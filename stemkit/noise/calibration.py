@@ -21,6 +21,7 @@ from stemkit.images import (
     recorded_image,
     resolve_mode,
     split,
+    was_averaged,
 )
 from stemkit.noise.image_calibration import calibrate_image, contrast_and_level
 from stemkit.noise.model import BackgroundNoise, Digitization, NoiseModel, PointwiseNoise, ScanNoise
@@ -133,7 +134,10 @@ class NoiseCalibrator(ImageTransformer):
         if len(set(modes)) > 1:
             raise ValueError(f"X must hold images of one mode, but they are {sorted(set(modes))}: fit each on its own")
         recorded = [recorded_image(image).values for image in images]
-        results = [calibrate_image(values, mode) for values, mode in zip(recorded, modes, strict=True)]
+        results = [
+            calibrate_image(values, mode, averaged=was_averaged(image))
+            for values, mode, image in zip(recorded, modes, images, strict=True)
+        ]
         self._models = [result.model for result in results]
         # so that fit_transform does not measure each image twice
         self._scales = {
@@ -184,7 +188,8 @@ class NoiseCalibrator(ImageTransformer):
                 "images of this mode"
             )
         recorded = recorded_image(image).values
-        contrast, level = self._scales.get(digest(recorded)) or contrast_and_level(recorded, mode)
+        known = self._scales.get(digest(recorded))
+        contrast, level = known or contrast_and_level(recorded, mode, averaged=was_averaged(image))
         model = replace(self.noise_model_, contrast=contrast, level=level, mode=mode)
         sizes = pixel_sizes(image)
         described = {"pixel_size": None if sizes is None else sizes[1], **model.to_dict()}

@@ -23,7 +23,8 @@ from stemkit.parameters import check_positive, is_number
 from stemkit.series.average_noise import noise_gain, noise_of_average
 from stemkit.series.averaging import Average, Grid, average, placed, squared_residuals
 from stemkit.series.extent import covered, union
-from stemkit.series.frames import Series, check_enough, read_series
+from stemkit.series.frames import BrightFrames, Series, check_enough, read_series
+from stemkit.series.jumps import Ambiguity
 from stemkit.series.refinement import Enhance, Refined, refined
 from stemkit.series.rigid import rigid_shifts
 
@@ -68,6 +69,9 @@ class SeriesAligner(ImageTransformer):
         average. NaN for rejected frames.
     rejected_ : dict
         Reasons, by the number of the frame.
+    ambiguous_ : list of Ambiguity
+        Frames that may be displaced by a lattice vector: ``frames``, ``vector`` (along y and x, px) and
+        ``log_likelihood`` relative to the frames as they are. Empty where cells of the lattice can be distinguished.
     scan_noise_ : ScanNoise
         Jitter, drift and hum of the frames, from which ``displacements_`` are expected.
     noise_ratio_ : float
@@ -86,7 +90,7 @@ class SeriesAligner(ImageTransformer):
     Warns
     -----
     UserWarning
-        Where frames are rejected.
+        Where frames are rejected, or may be displaced by a lattice vector.
 
     See Also
     --------
@@ -247,20 +251,21 @@ class SeriesAligner(ImageTransformer):
             raise ValueError(f'denoiser must be "auto", None or one of stemkit\'s denoisers, but is {self.denoiser!r}')
 
     def _fit(self, series: Series) -> None:
-        frames = {i: series.bright(i) for i in series.images}
-        whole = rigid_shifts(list(frames.values()), self.max_shift)
-        rejected = dict(series.rejected)
-        for number, reason in whole.rejected.items():
-            rejected[list(frames)[number]] = reason
+        usable = list(series.images)
+        whole = rigid_shifts(BrightFrames(series, usable), self.max_shift, verbose=self.verbose)
+        rejected = series.rejected | {usable[k]: reason for k, reason in whole.rejected.items()}
         check_enough(series.n_frames - len(rejected), series.n_frames, rejected)
-        used = [i for i in frames if i not in rejected]
-        shifts = whole.shifts[[k for k in range(len(frames)) if k not in whole.rejected]]
-        chosen = [frames[i] for i in used]
+        used = [i for i in usable if i not in rejected]
+        shifts = whole.shifts[[k for k in range(len(usable)) if k not in whole.rejected]]
+        chosen = BrightFrames(series, used)
         found = refined(chosen, shifts - shifts.mean(0), self._enhance(chosen[0]), rows=self.rows, verbose=self.verbose)
+        self.ambiguous_ = [one.numbered(dict(enumerate(usable))) for one in whole.ambiguous]
         self._set(series, used, found, rejected)
         if rejected:
             reasons = "; ".join(f"frame {i}: {reason}" for i, reason in sorted(rejected.items()))
             warnings.warn(f"{len(rejected)} of {series.n_frames} frames are left out: {reasons}", stacklevel=4)
+        if self.ambiguous_:
+            warnings.warn(_described(self.ambiguous_), stacklevel=4)
 
     def _set(self, series: Series, used: list[int], found: Refined, rejected: dict[int, str]) -> None:
         n_y, n_x = series.first.shape
@@ -360,3 +365,14 @@ class SeriesAligner(ImageTransformer):
         made: dict[str, Any] = {"stemkit": __version__, "step": "average", "n_frames": len(self._used)}
         before = frame.attrs.get("stemkit")
         return made | ({"previous": json.loads(before)} if isinstance(before, str) else {})
+
+
+def _described(ambiguous: list[Ambiguity]) -> str:
+    """A sentence about frames that may be displaced by a lattice vector."""
+    worst = max(ambiguous, key=lambda one: one.log_likelihood)
+    frames = ", ".join(map(str, worst.frames[:6])) + (", ..." if len(worst.frames) > 6 else "")
+    return (
+        f"frame(s) {frames} may be displaced by a lattice vector, such as ({worst.vector[0]:.1f}, "
+        f"{worst.vector[1]:.1f}) px along y and x: cells of the lattice can hardly be distinguished in these frames. "
+        "The lattice in the average does not depend on it, but weak differences between its cells would be blurred"
+    )

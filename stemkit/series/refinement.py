@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -67,7 +67,7 @@ class Refined:
 
 
 def refined(
-    frames: list[NDArray], shifts: NDArray, enhance: Enhance, *, rows: bool = True, verbose: bool = False
+    frames: Sequence[NDArray], shifts: NDArray, enhance: Enhance, *, rows: bool = True, verbose: bool = False
 ) -> Refined:
     """Displacements of the rows of frames.
 
@@ -77,7 +77,7 @@ def refined(
 
     Parameters
     ----------
-    frames : list of ndarray of shape (n_y, n_x)
+    frames : sequence of ndarray of shape (n_y, n_x)
         Recorded pixels, columns bright.
     shifts : ndarray of shape (n_frames, 2)
         Displacements of the whole frames, px.
@@ -128,7 +128,7 @@ def _of_others(equations: NormalEquations, own: Placed, enhance: Enhance) -> tup
     return others, _reference(others, enhance)
 
 
-def _all_placed(frames: list[NDArray], displacements: NDArray, grid: Grid) -> Iterator[Placed]:
+def _all_placed(frames: Sequence[NDArray], displacements: NDArray, grid: Grid) -> Iterator[Placed]:
     return (placed(frame, moved, grid) for frame, moved in zip(frames, displacements, strict=True))
 
 

@@ -1,0 +1,147 @@
+"""Jumps by lattice vectors between the frames of a series: those that are wrong, and those that cannot be excluded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from stemkit.series.correlation import PairCorrelation
+from stemkit.series.pairs import Pairs
+
+__all__ = ["Ambiguity", "lattice_vectors", "without_jumps"]
+
+#: Shifts whose gain per overlapping pixel is at least this fraction of the best are by lattice vectors (chosen).
+EQUAL_GAIN = 0.7
+#: Shortest lattice vectors that are tried (chosen: a square lattice has 8 up to the diagonal of a cell).
+N_VECTORS = 8
+#: A jump cannot be excluded unless the others are this many times as likely (chosen).
+ODDS = 20.0
+#: Jumps that are corrected in a series, per frame, at most (chosen).
+CORRECTED = 3
+
+
+@dataclass(frozen=True)
+class Ambiguity:
+    """Frames that may be displaced together by a lattice vector, since they would fit the others about as well.
+
+    Parameters
+    ----------
+    frames : tuple of int
+    vector : (float, float)
+        Along y and x, px.
+    log_likelihood : float
+        That of the displaced frames over that of the frames as they are.
+    """
+
+    frames: tuple[int, ...]
+    vector: tuple[float, float]
+    log_likelihood: float
+
+    def numbered(self, numbers: dict[int, int]) -> Ambiguity:
+        """With other numbers of the frames; those without one are left out."""
+        return replace(self, frames=tuple(numbers[i] for i in self.frames if i in numbers))
+
+    def scaled(self, factor: float) -> Ambiguity:
+        """In other pixels."""
+        return replace(self, vector=(factor * self.vector[0], factor * self.vector[1]))
+
+
+def lattice_vectors(pairs: Pairs, shifts: NDArray) -> NDArray[np.float64]:
+    """The shortest vectors ``(n, 2)``, px, by which two frames can be displaced and correlate about as well.
+
+    Parameters
+    ----------
+    pairs : Pairs
+    shifts : ndarray of shape (n_frames, 2)
+        Of the frames; NaN for those that are not placed.
+    """
+    placed = np.flatnonzero(np.isfinite(shifts[:, 0]))
+    if len(placed) < 2:
+        return np.zeros((0, 2))
+    # of the first pairs, the one that is displaced the least shows the most of the lattice
+    nearest = min(pairwise(placed), key=lambda p: np.hypot(*(shifts[p[0]] - shifts[p[1]])))
+    pair = pairs.correlation(int(nearest[0]), int(nearest[1]))
+    at = np.rint(shifts[nearest[0]] - shifts[nearest[1]]).astype(int)
+    per_pixel = _per_pixel(pair, pairs.shape)
+    here = per_pixel[tuple(np.clip(at + pair.reach, 0, np.array(per_pixel.shape) - 1))]
+    is_peak = (ndimage.maximum_filter(per_pixel, 5) == per_pixel) & (per_pixel > EQUAL_GAIN * here) & (here > 0)
+    vectors = np.argwhere(is_peak) - np.array(pair.reach) - at
+    length = np.hypot(*vectors.T)
+    order = np.argsort(length)[: N_VECTORS + 1]
+    # the shift itself is among the maxima
+    return vectors[[i for i in order if length[i] > 2.5]].astype(float)
+
+
+def _per_pixel(pair: PairCorrelation, shape: tuple[int, int]) -> NDArray[np.float64]:
+    overlap = np.outer(*(n - np.abs(np.arange(-r, r + 1)) for n, r in zip(shape, pair.reach, strict=True)))
+    return pair.gain / np.maximum(overlap, 1)
+
+
+def without_jumps(pairs: Pairs, shifts: NDArray, vectors: NDArray) -> tuple[NDArray[np.float64], list[Ambiguity]]:
+    """Displace frames by lattice vectors as long as that makes the series more likely.
+
+    Single frames are moved, and all from one frame on: a wrong shift between two frames displaces all later ones. The
+    likelihood is that of the structure that is not periodic, in all pairs of frames.
+
+    Returns
+    -------
+    shifts : ndarray of shape (n_frames, 2)
+    ambiguous : list of Ambiguity
+        Moves that would make the frames less than ``ODDS`` times less likely.
+    """
+    shifts = shifts.copy()
+    placed = [int(i) for i in np.flatnonzero(np.isfinite(shifts[:, 0]))]
+    if len(placed) < 2 or len(vectors) == 0:
+        return shifts, []
+    groups = list(_groups(placed))
+    for _ in range(CORRECTED * len(placed)):
+        gains = [_gain(pairs, shifts, placed, group, vectors) for group in groups]
+        totals = np.array([likelihood + prior for likelihood, prior in gains])
+        best = np.unravel_index(int(np.argmax(totals)), totals.shape)
+        if totals[best] <= 1e-6:
+            break
+        shifts[list(groups[best[0]])] += vectors[best[1]]
+    ambiguous = [
+        Ambiguity(group, (float(v[0]), float(v[1])), float(gain))
+        for group, (likelihood, _) in zip(groups, gains, strict=True)
+        for v, gain in zip(vectors, likelihood, strict=True)
+        if gain > -np.log(ODDS)
+    ]
+    return shifts, ambiguous
+
+
+def _groups(placed: list[int]) -> Iterator[tuple[int, ...]]:
+    """All frames from one on, and single frames between the first and the last."""
+    yield from (tuple(placed[k:]) for k in range(1, len(placed)))
+    yield from ((k,) for k in placed[1:-1])
+
+
+def _gain(
+    pairs: Pairs, shifts: NDArray, placed: list[int], group: tuple[int, ...], vectors: NDArray
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What the log-likelihood and the prior gain by moving a group by each of the vectors."""
+    inside, likelihood = set(group), np.zeros(len(vectors))
+    tried = np.concatenate([np.zeros((1, 2)), vectors])
+    n_frames = len(placed)
+    for j in placed:
+        for i in pairs.before(j):
+            if i not in placed or (i in inside) == (j in inside):
+                continue
+            sign = 1.0 if i in inside else -1.0
+            values = pairs.likelihoods(i, j, shifts[i] - shifts[j] + sign * tried, n_frames)
+            likelihood += values[1:] - values[0]
+    now = _prior(pairs, shifts[placed])
+    moved = np.array([[i in inside] for i in placed])
+    prior = np.array([_prior(pairs, shifts[placed] + moved * v) - now for v in vectors])
+    return likelihood, prior
+
+
+def _prior(pairs: Pairs, places: NDArray) -> float:
+    steps = np.diff(places, axis=0)
+    out = float(pairs.prior(steps[:1]).sum())
+    return out + sum(float(pairs.prior(b[None], a)[0]) for a, b in pairwise(steps))

@@ -29,9 +29,9 @@ class RigidConstants:
     #: Fraction of the gain of all structure that counts in addition to that of the structure that is not periodic
     #: (chosen: a lattice has the same gain one cell on, but for errors that its model does not have).
     lattice: float = 0.002
-    #: Gain of the log-likelihood that a frame must have with the others to be placed (derived: the largest of 1e6
-    #: shifts of noise has about log(1e6) = 14).
-    significant: float = 20.0
+    #: Gain of the log-likelihood that a frame must have with the others to be placed, beyond log(n), which the largest
+    #: of n independent shifts of noise has (chosen: one of 3000 frames of noise is placed).
+    significant: float = 8.0
     #: Log-probability of a frame that does not match, though there is a place where it does by its lattice (chosen).
     left_out: float = -30.0
     #: Residual, px, above which a pair is an outlier of the least squares, and rounds of reweighting (chosen).
@@ -171,7 +171,8 @@ def _gains(
     latest = list(known)
     before = known[latest[0]] - known[latest[1]] if len(known) > 1 and latest[0] - latest[1] == 1 else None
     prior = pairs.prior(places - known[latest[0]], before)
-    matched = whole + np.maximum(other, 0) > CONSTANTS.significant * max(1, len(known) // 2)
+    least = CONSTANTS.significant + float(np.log(max(2.0, pairs.independent * pairs.shape[0] * pairs.shape[1])))
+    matched = whole + np.maximum(other, 0) > least * max(1, len(known) // 2)
     return np.where(matched, other + CONSTANTS.lattice * whole + prior, -np.inf)
 
 

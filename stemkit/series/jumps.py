@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from stemkit.series.correlation import PairCorrelation
 from stemkit.series.pairs import Pairs
 
 __all__ = ["Ambiguity", "lattice_vectors", "without_jumps"]
 
-#: Shifts whose gain per overlapping pixel is at least this fraction of the best are by lattice vectors (chosen).
-EQUAL_GAIN = 0.7
+#: Shifts whose correlation is at least this fraction of that of the frames as they lie are by lattice vectors (chosen).
+EQUAL = 0.75
 #: Shortest lattice vectors that are tried (chosen: a square lattice has 8 up to the diagonal of a cell).
 N_VECTORS = 8
 #: A jump cannot be excluded unless the others are this many times as likely (chosen).
@@ -67,19 +66,16 @@ def lattice_vectors(pairs: Pairs, shifts: NDArray) -> NDArray[np.float64]:
     nearest = min(pairwise(placed), key=lambda p: np.hypot(*(shifts[p[0]] - shifts[p[1]])))
     pair = pairs.correlation(int(nearest[0]), int(nearest[1]))
     at = np.rint(shifts[nearest[0]] - shifts[nearest[1]]).astype(int)
-    per_pixel = _per_pixel(pair, pairs.shape)
-    here = per_pixel[tuple(np.clip(at + pair.reach, 0, np.array(per_pixel.shape) - 1))]
-    is_peak = (ndimage.maximum_filter(per_pixel, 5) == per_pixel) & (per_pixel > EQUAL_GAIN * here) & (here > 0)
-    vectors = np.argwhere(is_peak) - np.array(pair.reach) - at
-    length = np.hypot(*vectors.T)
-    order = np.argsort(length)[: N_VECTORS + 1]
-    # the shift itself is among the maxima
-    return vectors[[i for i in order if length[i] > 2.5]].astype(float)
-
-
-def _per_pixel(pair: PairCorrelation, shape: tuple[int, int]) -> NDArray[np.float64]:
-    overlap = np.outer(*(n - np.abs(np.arange(-r, r + 1)) for n, r in zip(shape, pair.reach, strict=True)))
-    return pair.gain / np.maximum(overlap, 1)
+    values = np.where(pair.gain > 0, pair.correlation, 0.0)
+    here = values[tuple(np.clip(at + pair.reach, 0, np.array(values.shape) - 1))]
+    is_peak = (ndimage.maximum_filter(values, 5) == values) & (values > EQUAL * here) & (here > 0)
+    found = np.argwhere(is_peak) - np.array(pair.reach) - at
+    found = found[np.hypot(*found.T) > 2.5]  # the shift itself is among the maxima
+    vectors: list[NDArray] = []
+    for one in (v for pair_ in zip(found, -found, strict=True) for v in pair_):
+        if all(np.hypot(*(one - v)) > 2.5 for v in vectors):
+            vectors.append(one)
+    return np.array(sorted(vectors, key=lambda v: np.hypot(*v))[:N_VECTORS], dtype=float).reshape(-1, 2)
 
 
 def without_jumps(pairs: Pairs, shifts: NDArray, vectors: NDArray) -> tuple[NDArray[np.float64], list[Ambiguity]]:
@@ -133,8 +129,12 @@ def _gain(
             if i not in placed or (i in inside) == (j in inside):
                 continue
             sign = 1.0 if i in inside else -1.0
-            values = pairs.likelihoods(i, j, shifts[i] - shifts[j] + sign * tried, n_frames)
-            likelihood += values[1:] - values[0]
+            at = shifts[i] - shifts[j] + sign * tried
+            if not pairs.overlap(at[:1])[0]:
+                continue
+            values = pairs.likelihoods(i, j, at, n_frames)
+            # frames are not moved to where nothing can contradict
+            likelihood += np.where(pairs.overlap(at[1:]), values[1:] - values[0], -np.inf)
     now = _prior(pairs, shifts[placed])
     moved = np.array([[i in inside] for i in placed])
     prior = np.array([_prior(pairs, shifts[placed] + moved * v) - now for v in vectors])

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stemkit.series.correlation import CoherenceFilter, PairCorrelation, Spectra
-from stemkit.series.envelope import Envelopes, mean_spectrum
+from stemkit.series.envelope import LEAST_OVERLAP, Envelopes, mean_spectrum
 
 __all__ = ["Pairs"]
 
@@ -40,15 +39,16 @@ class Pairs:
         self.shape, self.reach, self.independent = spectrum.shape, reach, whole.independent
         self._filtered = [whole(frame) for frame in frames]
         self.envelopes = Envelopes.of(frames, spectrum)
-        self._spectra = lru_cache(KEPT)(self._transformed)
-        self._likelihood = lru_cache(None)(self.envelopes.log_likelihood)
+        # plain dictionaries: functools.lru_cache of methods would keep the frames until the garbage is collected
+        self._spectra: dict[int, Spectra] = {}
+        self._likelihoods: dict[tuple[int, int, int, int, int], float] = {}
 
     def __len__(self) -> int:
         return len(self._filtered)
 
     def correlation(self, first: int, second: int) -> PairCorrelation:
         """Of all structure, at every shift."""
-        return PairCorrelation.of(self._spectra(first), self._spectra(second), self.shape, self.independent)
+        return PairCorrelation.of(self._transformed(first), self._transformed(second), self.shape, self.independent)
 
     def candidates(self, first: int, second: int, pair: PairCorrelation) -> NDArray[np.float64]:
         """Shifts ``(n, 2)`` of the pair that are followed."""
@@ -58,7 +58,18 @@ class Pairs:
         """Log-likelihoods of shifts ``(n, 2)`` by the structure that is not periodic, rounded to what it resolves."""
         step = max(1, self.envelopes.factor // 2)
         rounded = (step * np.rint(np.asarray(shifts) / step)).astype(int).tolist()
-        return np.array([self._likelihood(first, second, (y, x), n_frames) for y, x in rounded])
+        out = []
+        for y, x in rounded:
+            key = (first, second, y, x, n_frames)
+            if key not in self._likelihoods:
+                self._likelihoods[key] = self.envelopes.log_likelihood(first, second, (y, x), n_frames)
+            out.append(self._likelihoods[key])
+        return np.array(out)
+
+    def overlap(self, shifts: NDArray) -> NDArray[np.bool_]:
+        """Whether two frames have enough in common at shifts ``(n, 2)``, px."""
+        parts = np.clip(1 - np.abs(shifts) / np.array(self.shape), 0, 1)
+        return np.asarray(parts.prod(axis=1) > LEAST_OVERLAP)
 
     def before(self, frame: int) -> list[int]:
         """Frames that this one is compared with, the nearest first."""
@@ -74,4 +85,8 @@ class Pairs:
         return np.asarray(out)
 
     def _transformed(self, frame: int) -> Spectra:
-        return Spectra(self._filtered[frame], self.reach)
+        spectra = self._spectra.pop(frame, None) or Spectra(self._filtered[frame], self.reach)
+        self._spectra[frame] = spectra  # the last used is the last of the dictionary
+        if len(self._spectra) > KEPT:
+            del self._spectra[next(iter(self._spectra))]
+        return spectra

@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage, optimize
 
 from stemkit.series.envelope import tapered
+from stemkit.series.jumps import Ambiguity, lattice_vectors, without_jumps
+from stemkit.series.pairs import Pairs
 from stemkit.series.rigid import rigid_shifts
 
-__all__ = ["SlowDrift", "slow_drifts", "warped"]
+__all__ = ["SMOOTH", "SlowDrift", "SlowDrifts", "slow_drifts", "warped"]
 
-#: Degree of the polynomials of time that describe the drift within a frame, and that until its borders are compared
-#: (chosen).
-DEGREE, FIRST_DEGREE = 3, 2
+#: Degree of the polynomials of time that describe the drift within a frame (chosen).
+DEGREE = 3
 #: Lengths over which the linear drift is measured, one after the other: the first one, px, the last one as a fraction
 #: of the shorter side, and the factor between them (chosen: the drift is then known to a fraction of the spacing).
 FIRST_RADIUS, LAST_RADIUS, GROWTH = 8.0, 0.3, 1.4
@@ -29,11 +30,14 @@ EXPECTED = 0.15
 PARTS, SMALLEST_PART = (0.5, 0.75, 1.0), 24
 #: Sigma, px, of the Gaussian filter of the images before they are compared (chosen).
 SMOOTH = 1.2
-#: Fractions of the half sides of the images that are compared one after the other, and rounds for each (chosen): the
-#: drift at the borders is known to a fraction of the spacing before they are used.
-EXTENTS, ROUNDS = (0.35, 0.5, 0.65, 0.8, 0.95), 4
-#: Standard deviation of each coefficient of the polynomials, px at the border (chosen).
-LARGEST = 20.0
+#: Fractions of the half sides of the images that are compared one after the other with the degrees of the polynomials,
+#: and rounds for each (chosen): the drift at the borders is known to a fraction of the spacing before they are used.
+EXTENTS, ROUNDS = ((0.35, 1), (0.5, 1), (0.65, 2), (0.8, 2), (0.95, DEGREE)), 4
+#: Shift, px, by which images are moved after their polynomials are fitted (chosen: below half of the spacing).
+MOVED = 1.0
+#: Standard deviation of the changes of the coefficients in one round, px at the border (chosen): they decide where the
+#: images show nothing.
+CHANGES = (10.0, 3.0, 3.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,19 @@ class SlowDrift:
         return _powers((np.asarray(place, dtype=float) - self.middle) / self.half) @ self.coefficients
 
 
+@dataclass(frozen=True)
+class SlowDrifts:
+    """Drifts of several images, and those of them that may be displaced by a lattice vector."""
+
+    drifts: list[SlowDrift]
+    ambiguous: list[Ambiguity]
+
+
 def _powers(t: NDArray) -> NDArray[np.float64]:
     return np.stack([t**k for k in range(DEGREE + 1)], axis=-1)
 
 
-def slow_drifts(images: list[NDArray], axes: list[int]) -> list[SlowDrift]:
+def slow_drifts(images: list[NDArray], axes: list[int]) -> SlowDrifts:
     """Slow drifts of images of one area from scans at right angles.
 
     Parameters
@@ -82,8 +94,8 @@ def slow_drifts(images: list[NDArray], axes: list[int]) -> list[SlowDrift]:
 
     Returns
     -------
-    list of SlowDrift
-        Of each image: what it shows at p lies at ``p + drift`` of the specimen.
+    SlowDrifts
+        What image i shows at p lies at ``p + drifts[i]`` of the specimen.
 
     Notes
     -----
@@ -108,24 +120,35 @@ def slow_drifts(images: list[NDArray], axes: list[int]) -> list[SlowDrift]:
     drifts = [one.moved(shift - shifts.mean(0)) for one, shift in zip(drifts, shifts, strict=True)]
     drifts = _polynomials(images, drifts)
     # the whole images decide between the cells of a lattice
-    shifts = rigid_shifts([warped(image, drift) for image, drift in zip(images, drifts, strict=True)]).shifts
-    if np.isfinite(shifts).all() and np.abs(np.diff(shifts, axis=0)).max() > 1.0:
-        drifts = _polynomials(images, [d.moved(s - shifts.mean(0)) for d, s in zip(drifts, shifts, strict=True)])
-    return drifts
+    whole = rigid_shifts([warped(image, drift) for image, drift in zip(images, drifts, strict=True)])
+    shifts = whole.shifts - np.nanmean(whole.shifts, axis=0)
+    if np.isfinite(shifts).all() and np.abs(np.diff(shifts, axis=0)).max() > MOVED:
+        drifts = _polynomials(images, [one.moved(shift) for one, shift in zip(drifts, shifts, strict=True)])
+    return SlowDrifts(drifts, whole.ambiguous)
 
 
 def _shifts(images: list[NDArray]) -> NDArray[np.float64]:
-    """Shifts of images without linear drift, from their middle, where the rest of the drift does not matter."""
+    """Shifts of images without linear drift, from their middle, where the rest of the drift does not matter.
+
+    Between the cells of a lattice the whole images decide, by the structure that is not periodic.
+    """
     for part in PARTS:
         cut = tuple(slice(m, n - m) for n in images[0].shape for m in [int((1 - part) / 2 * n)])
         if min(s.stop - s.start for s in cut) >= SMALLEST_PART:
-            shifts = rigid_shifts([image[cut] for image in images]).shifts
+            middle = [image[cut] for image in images]
+            shifts = rigid_shifts(middle).shifts
             if not np.isnan(shifts).any():
-                return shifts
+                vectors = lattice_vectors(_pairs(middle), shifts)
+                return without_jumps(_pairs(images), shifts, vectors)[0]
     raise ValueError(
         "scan_angles: the frames of different angles show nothing in common. Check the angles and their sign: a frame "
         "at 90 degrees is np.rot90 of the image at 0"
     )
+
+
+def _pairs(images: list[NDArray]) -> Pairs:
+    y, x = (n // 2 for n in images[0].shape)
+    return Pairs(images, (y, x))
 
 
 def warped(image: NDArray, drift: SlowDrift) -> NDArray[np.float64]:
@@ -193,8 +216,7 @@ def _matrix(first: NDArray, second: NDArray) -> NDArray[np.float64]:
 def _polynomials(images: list[NDArray], drifts: list[SlowDrift]) -> list[SlowDrift]:
     """Polynomials fitted to the images, from their middle outwards."""
     smooth = [ndimage.gaussian_filter(np.asarray(image, dtype=float), SMOOTH) for image in images]
-    for extent in EXTENTS:
-        degree = DEGREE if extent == EXTENTS[-1] else FIRST_DEGREE
+    for extent, degree in EXTENTS:
         for _ in range(ROUNDS):
             drifts = _step(smooth, drifts, extent, degree)
     return drifts
@@ -221,7 +243,7 @@ def _step(images: list[NDArray], drifts: list[SlowDrift], extent: float, degree:
             matrix += design.T @ design
             right += design.T @ difference
             square, count = square + float(difference @ difference), count + difference.size
-    matrix += square / count / LARGEST**2 * np.eye(size)
+    matrix += square / count * np.diag(np.tile(np.array(CHANGES[:n]) ** -2.0, 2 * len(images)))
     found = np.linalg.solve(matrix, right).reshape(len(images), 2, n)
     out = []
     for drift, step in zip(drifts, found, strict=True):

@@ -6,14 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
 from stemkit.series.averaging import Grid
 
-__all__ = ["Turn", "quarter_turns"]
+__all__ = ["Turn", "quarter_turns", "scan_angles_of"]
 
 #: Difference from a multiple of 90 degrees up to which a scan angle is one (chosen: files state hundredths).
 TOLERANCE = 0.5
+
+
+def scan_angles_of(frames: object) -> list[float] | None:
+    """Scan angles, degrees, that frames carry: the coordinate ``scan_angle`` of a series or of each image of a list."""
+    if isinstance(frames, xr.DataArray):
+        angles = frames.coords.get("scan_angle")
+        return None if angles is None or angles.ndim != 1 else [float(a) for a in angles.values]
+    if isinstance(frames, list | tuple):
+        given = [frame.coords.get("scan_angle") if isinstance(frame, xr.DataArray) else None for frame in frames]
+        return [float(a) for a in given] if given and all(a is not None and a.ndim == 0 for a in given) else None
+    return None
 
 
 def quarter_turns(scan_angles: Sequence[float] | None, n_frames: int) -> list[int]:

@@ -91,7 +91,7 @@ def for_each_file(
     prepare : callable, optional
         Called once before the first file that is processed; its errors end the command.
     """
-    selection = select_files(arguments.paths, arguments.recursive)
+    selection = select_files(arguments.paths, arguments.recursive, getattr(arguments, "series", False))
     names = result_names(selection.files)
     _report_selection(selection.problems, selection.left_out)
     failed = len(selection.problems)

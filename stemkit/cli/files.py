@@ -34,8 +34,10 @@ class Selection:
     problems: tuple[str, ...]
 
 
-def select_files(paths: Sequence[Path], recursive: bool = False) -> Selection:
+def select_files(paths: Sequence[Path], recursive: bool = False, series: bool = False) -> Selection:
     """Files among the paths and in their folders in natural order, each once.
+
+    With ``series``, a folder is one series of frames, and counts as a file.
 
     Files in folders whose names are those of results of other files (``a_enhanced.tif`` of ``a.dm4``) are left out,
     unless they are named themselves.
@@ -46,7 +48,7 @@ def select_files(paths: Sequence[Path], recursive: bool = False) -> Selection:
     named, found, problems = list[Path](), list[Path](), list[str]()
     order = list[Path]()
     for path in paths:
-        if not _is_folder(path):
+        if series or not _is_folder(path):
             named.append(path)
             order.append(path)
             continue

@@ -8,14 +8,17 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import fft, ndimage
 
+from stemkit.parabola import parabola_vertex
+from stemkit.series.envelope import BASEBAND, Spectrum
 from stemkit.series.pairs import Pairs
 
 __all__ = ["Ambiguity", "lattice_vectors", "without_jumps"]
 
-#: Shifts whose correlation is at least this fraction of that of the frames as they lie are by lattice vectors (chosen).
-EQUAL = 0.75
+#: Vectors whose autocorrelation is at least this fraction of the largest are lattice vectors, up to this fraction of
+#: the shorter side (chosen: it decays towards longer ones).
+EQUAL, FARTHEST = 0.65, 0.4
 #: Shortest lattice vectors that are tried (chosen: a square lattice has 8 up to the diagonal of a cell).
 N_VECTORS = 8
 #: A jump cannot be excluded unless the others are this many times as likely (chosen).
@@ -50,32 +53,31 @@ class Ambiguity:
         return replace(self, vector=(factor * self.vector[0], factor * self.vector[1]))
 
 
-def lattice_vectors(pairs: Pairs, shifts: NDArray) -> NDArray[np.float64]:
-    """The shortest vectors ``(n, 2)``, px, by which two frames can be displaced and correlate about as well.
+def lattice_vectors(spectrum: Spectrum) -> NDArray[np.float64]:
+    """The shortest vectors ``(n, 2)``, px, by which the lattice of frames looks about the same; none without a lattice.
 
-    Parameters
-    ----------
-    pairs : Pairs
-    shifts : ndarray of shape (n_frames, 2)
-        Of the frames; NaN for those that are not placed.
+    They are the maxima of the autocorrelation without the noise, and without what changes over more than a cell.
     """
-    placed = np.flatnonzero(np.isfinite(shifts[:, 0]))
-    if len(placed) < 2:
+    shape = spectrum.shape
+    radius = np.hypot(fft.fftfreq(shape[0])[:, None], fft.rfftfreq(shape[1]))
+    power = np.where(radius > BASEBAND * spectrum.first, np.clip(spectrum.power - spectrum.noise_x, 0.0, None), 0.0)
+    if not power.any():
         return np.zeros((0, 2))
-    # of the first pairs, the one that is displaced the least shows the most of the lattice
-    nearest = min(pairwise(placed), key=lambda p: np.hypot(*(shifts[p[0]] - shifts[p[1]])))
-    pair = pairs.correlation(int(nearest[0]), int(nearest[1]))
-    at = np.rint(shifts[nearest[0]] - shifts[nearest[1]]).astype(int)
-    values = np.where(pair.gain > 0, pair.correlation, 0.0)
-    here = values[tuple(np.clip(at + pair.reach, 0, np.array(values.shape) - 1))]
-    is_peak = (ndimage.maximum_filter(values, 5) == values) & (values > EQUAL * here) & (here > 0)
-    found = np.argwhere(is_peak) - np.array(pair.reach) - at
-    found = found[np.hypot(*found.T) > 2.5]  # the shift itself is among the maxima
-    vectors: list[NDArray] = []
-    for one in (v for pair_ in zip(found, -found, strict=True) for v in pair_):
-        if all(np.hypot(*(one - v)) > 2.5 for v in vectors):
-            vectors.append(one)
-    return np.array(sorted(vectors, key=lambda v: np.hypot(*v))[:N_VECTORS], dtype=float).reshape(-1, 2)
+    values = fft.fftshift(fft.irfft2(power, shape))
+    middle = np.array([n // 2 for n in shape])
+    is_peak = (ndimage.maximum_filter(values, 5) == values) & (values > EQUAL * values[tuple(middle)])
+    found = np.argwhere(is_peak)
+    length = np.hypot(*(found - middle).T)
+    near = found[(length > 0) & (length < FARTHEST * min(shape))]
+    near = near[np.argsort(np.hypot(*(near - middle).T))][:N_VECTORS]
+    inside = np.all((near > 0) & (near < np.array(shape) - 1), axis=1)
+    return np.array([_vertex(values, y, x) - middle for y, x in near[inside].tolist()]).reshape(-1, 2)
+
+
+def _vertex(values: NDArray, y: int, x: int) -> NDArray[np.float64]:
+    """Place of a maximum to a fraction of a pixel."""
+    step = [parabola_vertex(values[y - a, x - b], values[y, x], values[y + a, x + b]) for a, b in ((1, 0), (0, 1))]
+    return np.array([y, x], dtype=float) + np.array([float(one) for one in step])
 
 
 def without_jumps(pairs: Pairs, shifts: NDArray, vectors: NDArray) -> tuple[NDArray[np.float64], list[Ambiguity]]:

@@ -34,7 +34,7 @@ class Pairs:
     """
 
     def __init__(self, frames: Sequence[NDArray], reach: tuple[int, int]):
-        spectrum = mean_spectrum(frames)
+        self.spectrum = spectrum = mean_spectrum(frames)
         whole = CoherenceFilter.of(spectrum)
         self.shape, self.reach, self.independent = spectrum.shape, reach, whole.independent
         self._filtered = [whole(frame) for frame in frames]
@@ -77,12 +77,11 @@ class Pairs:
         return [frame - lag for lag in lags if frame - lag >= 0]
 
     def prior(self, steps: NDArray, before: NDArray | None = None) -> NDArray[np.float64]:
-        """Log-probabilities of steps ``(n, 2)`` between consecutive frames, given the step before them."""
+        """Log-probabilities of steps ``(n, 2)`` between consecutive frames, given the step before them, or 0."""
         side = min(self.shape)
+        change = steps if before is None else steps - before
         out = -0.5 * (np.hypot(*steps.T) / (USUAL_SHIFT * side)) ** 2
-        if before is not None:
-            out = out - np.log1p((np.hypot(*(steps - before).T) / (USUAL_CHANGE * side)) ** 2)
-        return np.asarray(out)
+        return np.asarray(out - np.log1p((np.hypot(*change.T) / (USUAL_CHANGE * side)) ** 2))
 
     def _transformed(self, frame: int) -> Spectra:
         spectra = self._spectra.pop(frame, None) or Spectra(self._filtered[frame], self.reach)

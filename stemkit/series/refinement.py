@@ -107,7 +107,7 @@ def refined(
                 mean, reference = _of_others(equations, placed(frame, moved, grid), enhance)
             readings.append(_read(frame, moved, grid, reference, mean, variance))
         if not whole:
-            scan = measured_scan_noise(readings, len(frames))
+            scan = measured_scan_noise(readings, len(frames), reference)
         # the average of the others is displaced, too
         share = 1 - 1 / len(frames) if apart else 1.0
         prior = RowPrior.of(scan, n_y, 1 / share)

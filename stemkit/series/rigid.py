@@ -93,7 +93,7 @@ def rigid_shifts(frames: Sequence[NDArray], max_shift: float | None = None, *, v
     shifts = _placed(pairs, verbose=verbose)
     reason = "it shows nothing that the other frames show"
     rejected = {int(i): reason for i in np.flatnonzero(np.isnan(shifts[:, 0]))}
-    shifts, ambiguous = without_jumps(pairs, shifts, lattice_vectors(pairs, shifts))
+    shifts, ambiguous = without_jumps(pairs, shifts, lattice_vectors(pairs.spectrum))
     shifts, correlation, gain = _least_squares(pairs, shifts)
     rejected |= _outlying(gain, rejected)
     shifts[list(rejected)] = np.nan

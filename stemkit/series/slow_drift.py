@@ -135,11 +135,10 @@ def _shifts(images: list[NDArray]) -> NDArray[np.float64]:
     for part in PARTS:
         cut = tuple(slice(m, n - m) for n in images[0].shape for m in [int((1 - part) / 2 * n)])
         if min(s.stop - s.start for s in cut) >= SMALLEST_PART:
-            middle = [image[cut] for image in images]
-            shifts = rigid_shifts(middle).shifts
+            shifts = rigid_shifts([image[cut] for image in images]).shifts
             if not np.isnan(shifts).any():
-                vectors = lattice_vectors(_pairs(middle), shifts)
-                return without_jumps(_pairs(images), shifts, vectors)[0]
+                pairs = _pairs(images)
+                return without_jumps(pairs, shifts, lattice_vectors(pairs.spectrum))[0]
     raise ValueError(
         "scan_angles: the frames of different angles show nothing in common. Check the angles and their sign: a frame "
         "at 90 degrees is np.rot90 of the image at 0"

@@ -17,6 +17,7 @@ from stemkit.cli.files import select_files
 
 if TYPE_CHECKING:
     import xarray as xr
+    from matplotlib.axes import Axes
     from numpy.typing import NDArray
 
     from stemkit.series import SeriesAligner
@@ -136,13 +137,15 @@ def described_displacements(aligner: SeriesAligner) -> list[str]:
         return " and ".join(f"{value:.2f} {unit} along {name}" for value, name in zip(values, names, strict=True))
 
     return [
-        f"frames: displaced by up to {np.hypot(*(whole - whole[0]).T).max():.1f} px, by "
+        f"between frames: up to {np.hypot(*(whole - whole[0]).T).max():.1f} px in all, "
         f"{along([float(np.median(np.abs(steps[:, axis]))) for axis in (1, 0)])} from one to the next (median)",
-        f"rows of a frame: {along(total)} (RMS), of which",
-        f"  drift over the frame:  {along(slow)} (RMS, linear and quadratic)",
-        f"  slow drift of rows:    {along([scan.drift, scan.drift_y])} (RMS, over {scan.drift_rows:.0f} rows)",
-        f"  jitter:                {along([scan.jitter, scan.jitter_y])} (RMS, independent from row to row)",
-        f"  hum:                   {along([scan.hum, scan.hum_y])} (amplitude, period {scan.hum_period:.1f} rows)",
+        f"within frames: {along(total)} (RMS)",
+        f"  linear and quadratic drift: {along(slow)} (RMS)",
+        f"  drift over {scan.drift_rows:.0f} rows: {along([scan.drift, scan.drift_y])} (RMS)",
+        f"  jitter, independent from row to row: {along([scan.jitter, scan.jitter_y])} (RMS)",
+        f"  hum with a period of {scan.hum_period:.1f} rows: {along([scan.hum, scan.hum_y])} (amplitude)"
+        if scan.hum or scan.hum_y
+        else "  hum: none",
     ]
 
 
@@ -223,41 +226,43 @@ def _save_figure(aligner: SeriesAligner, image: xr.DataArray, path: Path) -> Non
     import numpy as np
 
     plt = non_interactive_pyplot()
-    figure, ((shown, number), (whole, key), (along_x, along_y)) = plt.subplots(
-        3, 2, figsize=(11, 12.5), layout="constrained"
+    figure, axes = plt.subplots(2, 3, figsize=(15, 8.6), layout="constrained")
+    low, high = np.nanquantile(image.values, (0.005, 0.998))
+    count = image["n_frames"].values
+    panels = (
+        (axes[0, 0], image.values, {"cmap": "gray", "vmin": low, "vmax": high}, "average", "intensity"),
+        (axes[0, 1], count, {"vmin": 0, "vmax": count.max()}, "frames that contribute", "number of frames"),
     )
-    mean_image = shown.imshow(
-        image.values, cmap="gray", vmin=np.nanquantile(image, 0.005), vmax=np.nanquantile(image, 0.998)
-    )
-    figure.colorbar(mean_image, ax=shown, label="intensity")
-    shown.set_title("average", fontsize=10)
-    counts = number.imshow(image["n_frames"].values, cmap="viridis", vmin=0)
-    figure.colorbar(counts, ax=number, label="number of frames")
-    number.set_title("frames that contribute to each pixel", fontsize=10)
-    for ax in (shown, number):
+    for ax, values, options, title, label in panels:
+        figure.colorbar(ax.imshow(values, **options), ax=ax, label=label)
         ax.set(xlabel="x (px)", ylabel="y (px)")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # frames that are left out have no mean
-        mean = np.nanmean(aligner.displacements_, axis=1)
-    mean = mean - np.nanmean(mean, axis=0)
-    colours = plt.colormaps["viridis"](np.linspace(0, 0.9, len(mean)))
-    whole.plot(mean[:, 1], mean[:, 0], "-", color="0.6", linewidth=0.8)
-    for i, (y, x) in enumerate(mean):
-        if np.isfinite(y):
-            whole.plot(x, y, "o", color=colours[i], markersize=4)
-            whole.annotate(str(i), (x, y), xytext=(4, 3), textcoords="offset points", fontsize=8)
-    whole.set(xlabel="x (px)", ylabel="y (px)", aspect="equal", adjustable="datalim")
-    whole.set_title("displacements of the frames", fontsize=10)
-    whole.invert_yaxis()
-    key.axis("off")
-    key.text(
-        0, 1, "\n".join(described_displacements(aligner)), va="top", fontsize=8, wrap=True, transform=key.transAxes
-    )
-    for ax, axis, label in ((along_x, 1, "x"), (along_y, 0, "y")):
+        ax.set_title(title, fontsize=10)
+    colours = plt.colormaps["viridis"](np.linspace(0, 0.9, len(aligner.displacements_)))
+    _draw_path(axes[0, 2], aligner.displacements_, colours)
+    for ax, axis, name in ((axes[1, 0], 1, "x"), (axes[1, 1], 0, "y")):
         for frame, colour in zip(aligner.displacements_, colours, strict=True):
             ax.plot(frame[:, axis] - frame[:, axis].mean(), linewidth=0.5, alpha=0.8, color=colour)
-        ax.set(xlabel="row", ylabel=f"displacement along {label} (px)")
+        ax.set(xlabel="row", ylabel=f"displacement along {name} (px)")
         ax.set_title("displacements of the rows, less those of the frames", fontsize=10)
-    scale = plt.cm.ScalarMappable(plt.Normalize(0, len(mean) - 1), plt.matplotlib.colors.ListedColormap(colours))
-    figure.colorbar(scale, ax=[along_x, along_y], label="frame", aspect=40)
+    axes[1, 2].axis("off")
+    text = "\n".join(described_displacements(aligner))
+    axes[1, 2].text(0, 1, text, va="top", fontsize=9, wrap=True, transform=axes[1, 2].transAxes)
     save_and_close(figure, path)
+
+
+def _draw_path(ax: Axes, displacements: NDArray, colours: NDArray) -> None:
+    """Displacements of whole frames, with their numbers."""
+    import numpy as np
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # frames that are left out have no mean
+        mean = np.nanmean(displacements, axis=1)
+    mean = mean - np.nanmean(mean, axis=0)
+    ax.plot(mean[:, 1], mean[:, 0], "-", color="0.6", linewidth=0.8)
+    for i, (y, x) in enumerate(mean):
+        if np.isfinite(y):
+            ax.plot(x, y, "o", color=colours[i], markersize=4)
+            ax.annotate(str(i), (x, y), xytext=(4, 3), textcoords="offset points", fontsize=8)
+    ax.set(xlabel="x (px)", ylabel="y (px)")
+    ax.set_title("displacements of the frames, by number and colour", fontsize=10)
+    ax.invert_yaxis()

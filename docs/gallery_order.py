@@ -7,6 +7,7 @@ PAGES = (
     "plot_noise_in_my_image.py",
     "plot_straighten_the_rows.py",
     "plot_series.py",
+    "plot_right_angles.py",
     "plot_whole_pipeline.py",
     "plot_enhance.py",
     "plot_positions_with_error_bars.py",

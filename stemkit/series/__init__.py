@@ -2,6 +2,7 @@
 
 from stemkit.series.aligner import SeriesAligner
 from stemkit.series.averaging import transfer_function
+from stemkit.series.jumps import Ambiguity
 from stemkit.series.simulation import draw_displacements, draw_series
 
-__all__ = ["SeriesAligner", "draw_displacements", "draw_series", "transfer_function"]
+__all__ = ["Ambiguity", "SeriesAligner", "draw_displacements", "draw_series", "transfer_function"]

@@ -17,7 +17,6 @@ differences.
 
 # sphinx_gallery_thumbnail_number = 1
 import matplotlib.pyplot as plt
-import numpy as np
 
 from stemkit import (
     AtomDetector,
@@ -79,21 +78,5 @@ for name, image in (("0 degrees", frames[0]), ("average", average)):
         for length, error in zip(found.lengths, found.lengths_err, strict=True)
     )
     print(f"{name}: {lengths}, {found.angle:.2f} +- {found.angle_err:.2f} degrees")
-
-# %%
-# What drift remains is seen in the strain relative to a perfect lattice.
-
-figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.6), layout="constrained")
-images = {"0 degrees": frames[0], "average": average}
-for ax, (name, image) in zip(axes, images.items(), strict=True):
-    table = AtomDetector().fit_transform(image)
-    places = table.loc[table["quality"] == 0, ["y_px", "x_px"]].to_numpy()
-    ideal = structure.fit_lattice(table)
-    moved = ideal.displacement[(table["quality"] == 0).to_numpy()]
-    ax.quiver(*places.T[::-1], *1e3 * moved.T[::-1], angles="xy", color="#31688e")
-    ax.set(title=name, xlabel="x (px)", ylabel="y (px)", aspect="equal")
-    ax.invert_yaxis()
-    rms = 1e3 * np.nanstd(moved)
-    print(f"{name}: displacements from the lattice {rms:.1f} pm (RMS)")
 
 plt.show()

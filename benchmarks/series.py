@@ -26,6 +26,7 @@ from skimage.registration import phase_cross_correlation
 
 from stemkit import AtomDetector, BackgroundNoise, NoiseModel, PointwiseNoise, ScanNoise, structure
 from stemkit.series import SeriesAligner, draw_displacements, draw_series
+from stemkit.series.rows import RowPrior, remaining_variance
 from stemkit.synthesis import (
     Columns,
     cropped,
@@ -152,6 +153,26 @@ def displacement_error(found: NDArray, case: Case) -> tuple[float, bool, float]:
     return float(between), jumped, float(whole)
 
 
+def displacement_bound(case: Case) -> float:
+    """RMS per axis (px) that the displacements of the rows keep, given the electrons of a row and their distribution.
+
+    The information of a row on its displacement is ``sum (slope^2 / variance)`` over its pixels, with the offset of the
+    row eliminated, and that of a mean of the other frames is n - 1 times as large.
+    """
+    n = len(case.clean)
+    prior, total, weights = RowPrior.of(SCAN, case.clean.shape[1]), 0.0, 0.0
+    for clean in case.clean.values.astype(float):
+        information = []
+        for axis in (0, 1):
+            slope, weight = np.gradient(clean, axis=axis), 1 / clean
+            slope = slope - (weight * slope).sum(1, keepdims=True) / weight.sum(1, keepdims=True)
+            information.append((weight * slope**2).sum(1) * (n - 1) / n)
+        left = remaining_variance(np.stack(information), prior).mean(1)
+        weight = (np.diff(clean, axis=1) ** 2).sum(1)
+        total, weights = total + float((weight * left).sum()), weights + float(weight.sum())
+    return float(np.sqrt(total / weights))
+
+
 # --- the average -------------------------------------------------------------------------------------------------
 
 
@@ -266,7 +287,13 @@ def one(kind: str, n_frames: int, dose: float, size: int, seed: int, *, denoiser
         return out | {"failed": 1.0}
     out["CPU s"] = time.process_time() - start
     between, jumped, whole = displacement_error(aligner.displacements_, case)
-    out |= {"error px": between, "with common": whole, "jumped": float(jumped), "failed": 0.0}
+    out |= {
+        "error px": between,
+        "bound px": displacement_bound(case),
+        "with common": whole,
+        "jumped": float(jumped),
+        "failed": 0.0,
+    }
     out["left out"] = float(len(aligner.rejected_))
     image = aligner.transform(case.frames)
     out["PSNR"] = psnr(image.values, true_average(aligner.displacements_, case, image.shape))

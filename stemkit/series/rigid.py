@@ -150,7 +150,7 @@ def _extended(
         tried = np.concatenate([known[i] - proposed[i] for i in partners[:2]])
         gains = _gains(tried, known, frame, maps, pairs)
         left_out = CONSTANTS.left_out if np.isfinite(gains).any() else 0.0
-        candidates = [(None, left_out)]
+        candidates: list[tuple[tuple[float, float] | None, float]] = [(None, left_out)]
         candidates += [((float(p[0]), float(p[1])), float(g)) for p, g in zip(tried, gains, strict=True) if g > -np.inf]
         for place, gain in candidates:
             places = (*hypothesis.places, place)

@@ -227,7 +227,8 @@ def _step(images: list[NDArray], drifts: list[SlowDrift], extent: float, degree:
     shape, n = values[0].shape, degree + 1
     use = tuple(slice(int((1 - extent) / 2 * m), m - int((1 - extent) / 2 * m)) for m in shape)
     slopes = [np.gradient(np.mean(values, axis=0), axis=axis)[use] for axis in (0, 1)]
-    at = [a[use] for a in np.indices(shape)]
+    places = np.indices(shape)
+    at = [places[axis][use] for axis in (0, 1)]
     basis = [_powers((at[d.axis] - d.middle) / d.half)[..., :n] for d in drifts]
     columns = [np.concatenate([b * s[..., None] for s in slopes], axis=-1).reshape(-1, 2 * n) for b in basis]
     size = 2 * n * len(images)

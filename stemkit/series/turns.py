@@ -23,8 +23,9 @@ def scan_angles_of(frames: object) -> list[float] | None:
         angles = frames.coords.get("scan_angle")
         return None if angles is None or angles.ndim != 1 else [float(a) for a in angles.values]
     if isinstance(frames, list | tuple):
-        given = [frame.coords.get("scan_angle") if isinstance(frame, xr.DataArray) else None for frame in frames]
-        return [float(a) for a in given] if given and all(a is not None and a.ndim == 0 for a in given) else None
+        given = [frame.coords.get("scan_angle") for frame in frames if isinstance(frame, xr.DataArray)]
+        known = [float(angle) for angle in given if angle is not None and angle.ndim == 0]
+        return known if known and len(known) == len(frames) else None
     return None
 
 

@@ -216,7 +216,7 @@ class SeriesAligner(ImageTransformer):
                 f"{shape[2]} px, those that were fitted, but has {values.shape}"
             )
         channels = values.reshape(shape[0], -1, *shape[1:])
-        means = (self._combined(lambda i, k=k: channels[i, k]) for k in range(channels.shape[1]))
+        means = (self._combined(channels[:, k].__getitem__) for k in range(channels.shape[1]))
         result = (
             np.stack([np.where(mean.shown, mean.values, np.nan) for mean in means])
             .reshape(*values.shape[1:-2], *self.shape_)
@@ -243,7 +243,7 @@ class SeriesAligner(ImageTransformer):
         values = np.empty((len(self._used), *self.shape_), float_dtype(series.first.dtype))
         for k, i in enumerate(self._used):
             one = combined(
-                lambda _, i=i: series.bright(i), self.displacements_[i : i + 1], self._turns[k : k + 1], grid
+                BrightFrames(series, [i]).__getitem__, self.displacements_[i : i + 1], self._turns[k : k + 1], grid
             )
             values[k] = np.where(one.shown, sign * one.values, np.nan)
         coords = {"frame": self._used, **pixel_centres(series.first, Grid(self._origin, self.shape_))}

@@ -12,7 +12,7 @@ from stemkit.noise import ScanNoise
 from stemkit.series.averaging import Grid
 from stemkit.series.combined import combined
 from stemkit.series.extent import union
-from stemkit.series.frames import Series
+from stemkit.series.frames import BrightFrames, Series
 from stemkit.series.jumps import Ambiguity
 from stemkit.series.refinement import pixel_variance
 from stemkit.series.slow_drift import SMOOTH, slow_drifts
@@ -63,7 +63,7 @@ def without_slow_drift(series: Series, groups: list[Group]) -> tuple[list[Group]
         offset = (np.array(first) - np.array(group.turn.turned_shape)) / 2
         centred.append(replace(group, displacements=group.displacements + offset))
         quarters = [group.turn.quarters] * len(group.numbers)
-        mean = combined(lambda k, n=group.numbers: series.bright(n[k]), centred[-1].displacements, quarters, grid)
+        mean = combined(BrightFrames(series, group.numbers).__getitem__, centred[-1].displacements, quarters, grid)
         images.append(np.where(mean.shown, mean.values, mean.values[mean.shown].mean()))
     found = slow_drifts(images, [group.turn.slow_axis for group in groups])
     out = []
@@ -99,6 +99,6 @@ def variance_of(series: Series, groups: list[Group]) -> tuple[float, float]:
     ]
     numbers, turns, moved = (list(part) for part in zip(*members, strict=True))
     grid = union_of(np.stack(moved), turns, groups[0].turn.shape)
-    mean = combined(lambda k: series.bright(numbers[k]), np.stack(moved), turns, grid, with_variance=True)
+    mean = combined(BrightFrames(series, numbers).__getitem__, np.stack(moved), turns, grid, with_variance=True)
     assert mean.variance is not None
     return pixel_variance(mean.variance, mean.count, mean.values, ndimage.gaussian_filter(mean.values, SMOOTH))

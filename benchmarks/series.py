@@ -12,6 +12,7 @@ import argparse
 import time
 import warnings
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,9 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from skimage.registration import phase_cross_correlation
 
-from stemkit import AtomDetector, BackgroundNoise, NoiseModel, PointwiseNoise, ScanNoise
-from stemkit.noise import NoiseCalibrator
+from stemkit import AtomDetector, BackgroundNoise, NoiseModel, PointwiseNoise, ScanNoise, structure
 from stemkit.series import SeriesAligner, draw_displacements, draw_series
+from stemkit.series.rows import RowPrior, remaining_variance
 from stemkit.synthesis import (
     Columns,
     cropped,
@@ -152,6 +153,26 @@ def displacement_error(found: NDArray, case: Case) -> tuple[float, bool, float]:
     return float(between), jumped, float(whole)
 
 
+def displacement_bound(case: Case) -> float:
+    """RMS per axis (px) that the displacements of the rows keep, given the electrons of a row and their distribution.
+
+    The information of a row on its displacement is ``sum (slope^2 / variance)`` over its pixels, with the offset of the
+    row eliminated, and that of a mean of the other frames is n - 1 times as large.
+    """
+    n = len(case.clean)
+    prior, total, weights = RowPrior.of(SCAN, case.clean.shape[1]), 0.0, 0.0
+    for clean in case.clean.values.astype(float):
+        information = []
+        for axis in (0, 1):
+            slope, weight = np.gradient(clean, axis=axis), 1 / clean
+            slope = slope - (weight * slope).sum(1, keepdims=True) / weight.sum(1, keepdims=True)
+            information.append((weight * slope**2).sum(1) * (n - 1) / n)
+        left = remaining_variance(np.stack(information), prior).mean(1)
+        weight = (np.diff(clean, axis=1) ** 2).sum(1)
+        total, weights = total + float((weight * left).sum()), weights + float(weight.sum())
+    return float(np.sqrt(total / weights))
+
+
 # --- the average -------------------------------------------------------------------------------------------------
 
 
@@ -257,6 +278,8 @@ def one(kind: str, n_frames: int, dose: float, size: int, seed: int, *, denoiser
     for name, method in {"mean": plain_mean, "phase": phase_correlation}.items():
         image, found = method(case)
         out[f"PSNR {name}"] = psnr(image, true_average(found, case, image.shape))
+    if n_frames == 1:  # nothing to be aligned with: the methods that follow are compared with it
+        return out
     start = time.process_time()
     try:
         aligner = SeriesAligner(denoiser=denoiser).fit(case.frames)
@@ -264,7 +287,13 @@ def one(kind: str, n_frames: int, dose: float, size: int, seed: int, *, denoiser
         return out | {"failed": 1.0}
     out["CPU s"] = time.process_time() - start
     between, jumped, whole = displacement_error(aligner.displacements_, case)
-    out |= {"error px": between, "with common": whole, "jumped": float(jumped), "failed": 0.0}
+    out |= {
+        "error px": between,
+        "bound px": displacement_bound(case),
+        "with common": whole,
+        "jumped": float(jumped),
+        "failed": 0.0,
+    }
     out["left out"] = float(len(aligner.rejected_))
     image = aligner.transform(case.frames)
     out["PSNR"] = psnr(image.values, true_average(aligner.displacements_, case, image.shape))
@@ -274,24 +303,25 @@ def one(kind: str, n_frames: int, dose: float, size: int, seed: int, *, denoiser
     return out
 
 
-def jumps(n: int, size: int, denoiser: str | None) -> pd.DataFrame:
-    """Series of random scene, number of frames and dose: whole frames that are a cell off."""
+def jumps(n: int, size: int, denoiser: str | None, first_seed: int) -> pd.DataFrame:
+    """Series of random scene, number of frames and dose: whole frames that are a cell off, and warnings of it."""
     rows = []
-    for seed in range(n):
+    for seed in range(first_seed, first_seed + n):
         random = np.random.default_rng(seed)
         kind, frames, dose = SCENES[seed % 4], int(random.choice([2, 4, 8, 16])), float(random.choice([3, 10, 30]))
         case = draw(kind, frames, dose, size, 1000 + seed)
         try:
             aligner = SeriesAligner(rows=False, denoiser=denoiser).fit(case.frames)
         except ValueError:
-            rows.append({"scene": kind, "dose": dose, "series": 1, "jumped": 0, "failed": 1, "left out": 0})
+            rows.append({"scene": kind, "dose": dose, "series": 1, "failed": 1})
             continue
         jumped = displacement_error(aligner.displacements_, case)[1]
+        warned = bool(aligner.ambiguous_)
         rows.append(
-            {"scene": kind, "dose": dose, "series": 1, "jumped": int(jumped), "failed": 0}
-            | {"left out": len(aligner.rejected_)}
+            {"scene": kind, "dose": dose, "series": 1, "jumped": int(jumped), "failed": 0, "warned": int(warned)}
+            | {"jumped unwarned": int(jumped and not warned), "left out": len(aligner.rejected_)}
         )
-    return pd.DataFrame(rows).groupby(["scene", "dose"]).sum()
+    return pd.DataFrame(rows).fillna(0).groupby(["scene", "dose"]).sum().astype(int)
 
 
 # --- a real series -----------------------------------------------------------------------------------------------
@@ -311,38 +341,91 @@ def rings(first: NDArray, second: NDArray, width: float = 0.05) -> NDArray:
 
 
 def real(path: Path) -> None:
-    """Correlation of the averages of two halves of a real series, before and after the alignment of the rows."""
+    """Correlations of the averages of N frames of a real series with those of N others, before and after alignment."""
     frames = np.load(path)["frames"].astype(float)
     n = len(frames)
-    before, after = [], []
-    curves: dict[str, list] = {"recorded": [], "aligned": []}
-    aligner = SeriesAligner(coverage=1.0).fit(frames)
-    moved = aligner.apply(np.stack([np.where(np.arange(n)[:, None, None] == k, frames, 0.0) for k in range(n)], axis=1))
-    whole = n * moved  # each frame alone on the pixels of the average
+    aligner = SeriesAligner(coverage=1.0, mode="haadf").fit(frames)
     inner = (slice(8, -8),) * 2
-    for left in range(n):
-        others = [k for k in range(n) if k != left]
-        pairs = {"recorded": (frames[left], frames[others].mean(0)), "aligned": (whole[left], whole[others].mean(0))}
-        for name, (a, b) in pairs.items():
-            (before if name == "recorded" else after).append(np.corrcoef(a[inner].ravel(), b[inner].ravel())[0, 1])
-            curves[name].append(rings(a[inner], b[inner]))
-    print(f"\n{path.name}: correlation of one frame with the mean of the others")
-    print(f"  as recorded {np.mean(before):.4f}, aligned {np.mean(after):.4f}")
-    table = pd.DataFrame({k: np.mean(v, 0) for k, v in curves.items()})
+    stacks = {"recorded": frames, "aligned": aligner.aligned(frames).values}
+    print(f"\n{path.name}: correlation of the averages of N frames with those of N others")
+    correlations, curves = [], {}
+    for half in range(1, n // 2 + 1):
+        splits = [
+            (a, b)
+            for a in combinations(range(n), half)
+            for b in combinations([k for k in range(n) if k not in a], half)
+            if a < b
+        ]
+        row: dict[str, float] = {"N": half}
+        for name, stack in stacks.items():
+            means = [[stack[list(part)].mean(0)[inner] for part in split] for split in splits]
+            row[name] = float(np.mean([np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in means]))
+            curves[f"{name}, N={half}"] = np.mean([rings(a, b) for a, b in means], axis=0)
+        correlations.append(row)
+    print(pd.DataFrame(correlations).set_index("N").round(4).to_string())
+    table = pd.DataFrame(curves)
     table.index = pd.Index(np.round((np.arange(len(table)) + 0.5) * 0.05, 3), name="cycles/px")
-    print(table.round(3).to_string())
-    print(f"  displacements of whole frames: {np.round(aligner.displacements_.mean(1), 2).tolist()}")
-    print(f"  {aligner.scan_noise_}, noise ratio {NoiseCalibrator().fit(frames[0]).noise_model_.dose:.3g}")
+    print("Fourier ring correlation\n" + table.round(3).to_string())
+    print(f"  displacements of whole frames: {np.round(np.nanmean(aligner.displacements_, axis=1), 2).tolist()}")
+    print(f"  {aligner.scan_noise_}")
+
+
+# --- scans at right angles ---------------------------------------------------------------------------------------
+
+
+def right_angles(n: int, size: int, first_seed: int) -> pd.DataFrame:
+    """Lattices of particles from one scan and from scans at 0 and 90 degrees, with linear and with bent drift.
+
+    Errors of the lengths (percent) and the angle (degrees) of the lattice vectors, absolute and over those that the fit
+    of the lattice states, and the RMS of the strain, which is 0 in the specimen.
+    """
+    rows = []
+    for bent in (False, True):
+        for seed in range(first_seed, first_seed + n):
+            random = np.random.default_rng(seed)
+            drift = random.uniform(-0.05, 0.05, 2) * size
+            bend = random.uniform(-0.03, 0.03, 2) * size if bent else np.zeros(2)
+            columns = lattice(planar_cell("square"), (size, size), spacing=10.0, angle=7.0, margin=80.0, sigma=2.0)
+            columns = cropped(columns, facets((size / 2, size / 2), 0.42 * size, 6, 10.0))
+            scan = ScanNoise(jitter=0.15, jitter_y=0.1)
+            moved = draw_displacements(
+                2, size, scan=scan, drift=tuple(drift), bend=tuple(bend), random_state=int(random.integers(2**31))
+            )
+            noise = NoiseModel(10.0, 2.0, pointwise=PointwiseNoise.counted(10.0, background=2.0))
+            frames = draw_series(
+                columns, moved, shape=(size, size), scan_angles=[0, 90], noise=noise, pixel_size=0.02, random_state=seed
+            )
+            average = SeriesAligner(denoiser=None).fit_transform(frames)
+            for name, image in (("one scan", frames[0]), ("0 and 90", average)):
+                rows.append({"drift": "bent" if bent else "linear", "from": name, **_lattice_errors(image)})
+    return pd.DataFrame(rows).groupby(["drift", "from"], sort=False).mean()
+
+
+def _lattice_errors(image: xr.DataArray) -> dict[str, float]:
+    table = AtomDetector().fit_transform(image)
+    found = structure.fit_lattice(table)
+    true = 10.0 * 0.02
+    length, angle = found.lengths - true, found.angle - 90.0
+    strains = structure.strain(table, found)[["exx", "eyy", "exy"]].to_numpy()
+    return {
+        "length %": float(100 * np.abs(length).mean() / true),
+        "length/stated": float(np.abs(length / found.lengths_err).mean()),
+        "angle deg": abs(angle),
+        "angle/stated": abs(angle) / found.angle_err,
+        "strain %": float(100 * np.sqrt(np.nanmean(strains**2))),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--frames", type=int, nargs="+", default=[2, 4, 8])
+    parser.add_argument("--frames", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--doses", type=float, nargs="+", default=[3.0, 10.0, 30.0])
     parser.add_argument("--scenes", nargs="*", default=list(SCENES))
     parser.add_argument("--series", type=int, default=1, help="series of each kind")
     parser.add_argument("--jumps", type=int, default=40, help="series that are searched for jumps by a cell")
+    parser.add_argument("--seed", type=int, default=0, help="of the first of these series")
+    parser.add_argument("--right-angles", type=int, default=4, help="pairs of scans at right angles of each kind")
     parser.add_argument("--denoiser", default="auto", choices=("auto", "none"))
     parser.add_argument("--real", type=Path, help="an .npz file with the array frames")
     arguments = parser.parse_args()
@@ -359,7 +442,9 @@ def main() -> None:
     if len(table):
         print(table.groupby(["scene", "frames", "dose"]).mean().round(3).to_string())
     if arguments.jumps:
-        print(jumps(arguments.jumps, arguments.size, denoiser).to_string())
+        print(jumps(arguments.jumps, arguments.size, denoiser, arguments.seed).to_string())
+    if arguments.right_angles:
+        print(right_angles(arguments.right_angles, arguments.size, arguments.seed).round(3).to_string())
     if arguments.real is not None:
         real(arguments.real)
 

@@ -8,6 +8,7 @@ PAGES = (
     "plot_straighten_the_rows.py",
     "plot_series.py",
     "plot_linked_columns.py",
+    "plot_right_angles.py",
     "plot_whole_pipeline.py",
     "plot_enhance.py",
     "plot_positions_with_error_bars.py",

@@ -68,16 +68,15 @@ show_image(frames.mean("frame"), axes[3], "mean without alignment")
 aligner = SeriesAligner().fit(frames)
 average = aligner.transform(frames)
 
-figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.4), layout="constrained")
+figure, axes = plt.subplots(1, 3, figsize=(11.5, 3.4), layout="constrained")
 show_image(average, axes[0], "average")
-show_image(
-    average.copy(data=average["n_frames"].astype(float)), axes[1], "number of frames"
-)
-show_image(
-    average.copy(data=np.nan_to_num(average["standard_error"])),
-    axes[2],
-    "standard error",
-)
+for ax, name, label in (
+    (axes[1], "n_frames", "number of frames"),
+    (axes[2], "standard_error", "standard error"),
+):
+    shown = ax.imshow(average[name], vmin=0)
+    figure.colorbar(shown, ax=ax, label=label)
+    ax.set(title=label, xticks=[], yticks=[])
 
 # %%
 # Displacements

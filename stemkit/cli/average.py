@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +13,12 @@ from stemkit._version import __version__
 from stemkit.cli.batch import Job, for_each_file
 from stemkit.cli.common import add_image_arguments, add_output_arguments, load
 from stemkit.cli.figures import non_interactive_pyplot, save_and_close
+from stemkit.cli.files import select_files
 
 if TYPE_CHECKING:
     import xarray as xr
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
 
     from stemkit.series import SeriesAligner
 
@@ -27,7 +32,8 @@ def add_to(subparsers: Any) -> None:
         "average",
         help="align the frames of a series and average them",
         description="Align the frames of a series, whole and row by row, and average their recorded pixels. A figure "
-        "shows the displacements; frames that do not match are left out and named.",
+        "shows the displacements; frames that do not match are left out and named. A folder of files with one image "
+        "each is a series in the natural order of their names; a file with several frames is one of its own.",
     )
     add_image_arguments(parser)
     add_output_arguments(parser)
@@ -40,6 +46,12 @@ def add_to(subparsers: Any) -> None:
     )
     parser.add_argument("--whole", action="store_true", help="displacements of whole frames only, not of rows")
     parser.add_argument("--fast", action="store_true", help="align with a Gaussian filter instead of the network")
+    parser.add_argument(
+        "--scan-angles",
+        type=scan_angles,
+        metavar="DEG,DEG,...",
+        help="angles of the scans, for each frame or repeatedly: multiples of 90 (default: all the same)",
+    )
     parser.add_argument("--max-shift", type=float, metavar="PX", help="largest displacement from frame to frame")
     parser.add_argument(
         "--coverage",
@@ -48,7 +60,7 @@ def add_to(subparsers: Any) -> None:
         metavar="FRACTION",
         help="crop to where this fraction of the frames contributes (default: 0.5; 1: all)",
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, series=True)
 
 
 def frame_numbers(text: str) -> list[int]:
@@ -62,13 +74,24 @@ def frame_numbers(text: str) -> list[int]:
     return numbers
 
 
+def scan_angles(text: str) -> list[float]:
+    """Parse ``--scan-angles``: numbers, separated by commas."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be angles in degrees such as 0,90, but is {text!r}") from None
+
+
 def run(arguments: argparse.Namespace) -> int:
-    """Average each file."""
+    """Average each series."""
     from stemkit import write
     from stemkit.series import SeriesAligner
 
+    arguments.paths = [part for path in arguments.paths for part in _series_in(path, arguments)]
+
     def work(job: Job) -> None:
-        frames = _without(load(job.path, arguments), arguments.reject)
+        series = _loaded(job.path, arguments)
+        frames = _without(series, arguments.reject)
         endings = [f"_average.{arguments.format}", "_drift.png", *(["_aligned.nc"] if arguments.frames else [])]
         target, figure, *stack = job.outputs(*endings)
         aligner = SeriesAligner(
@@ -76,6 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
             denoiser=None if arguments.fast else "auto",
             max_shift=arguments.max_shift,
             coverage=arguments.coverage,
+            scan_angles=_angles(arguments.scan_angles, len(series), arguments.reject),
         )
         job.step("aligning the frames")
         aligner.fit(frames)
@@ -87,17 +111,91 @@ def run(arguments: argparse.Namespace) -> int:
         write(image, target, overwrite=True, provenance=made)
         if arguments.frames:
             write(_without_gaps(aligner.aligned(frames)), stack[0], overwrite=True, provenance=made)
-        _save_figure(aligner, figure)
-        scan = aligner.scan_noise_
-        job.say(
-            f"{target}: {used} of {aligner.n_frames_} frames, {image.shape[0]} by {image.shape[1]} px; rows displaced "
-            f"by {scan.displacement:.2g} px along x and {scan.displacement_y:.2g} px along y (RMS)"
-        )
+        _save_figure(aligner, image, figure)
+        job.say(f"{target}: {used} of {aligner.n_frames_} frames, {image.shape[0]} by {image.shape[1]} px")
+        for line in described_displacements(aligner):
+            job.say(f"  {line}")
 
     def skipped(job: Job, targets: list[Path]) -> None:
         job.say(f"{targets[0]}: finished before")
 
     return for_each_file(arguments, work, result="average", skipped=skipped)
+
+
+def described_displacements(aligner: SeriesAligner) -> list[str]:
+    """Lines with all parts of the displacements: between frames, slow and fast ones of the rows, and hum."""
+    import numpy as np
+
+    moved = aligner.displacements_[np.isfinite(aligner.displacements_[:, 0, 0])]
+    whole, scan = moved.mean(axis=1), aligner.scan_noise_
+    steps = np.diff(whole, axis=0)
+    slow = _slow(moved)
+    total = [float(np.sqrt(np.mean((moved - whole[:, None])[..., axis] ** 2))) for axis in (1, 0)]
+    names = ("x", "y")
+
+    def along(values: Sequence[float], unit: str = "px") -> str:
+        return " and ".join(f"{value:.2f} {unit} along {name}" for value, name in zip(values, names, strict=True))
+
+    return [
+        f"between frames: up to {np.hypot(*(whole - whole[0]).T).max():.1f} px in all, "
+        f"{along([float(np.median(np.abs(steps[:, axis]))) for axis in (1, 0)])} from one to the next (median)",
+        f"within frames: {along(total)} (RMS)",
+        f"  linear and quadratic drift: {along(slow)} (RMS)",
+        f"  drift over {scan.drift_rows:.0f} rows: {along([scan.drift, scan.drift_y])} (RMS)",
+        f"  jitter, independent from row to row: {along([scan.jitter, scan.jitter_y])} (RMS)",
+        f"  hum with a period of {scan.hum_period:.1f} rows: {along([scan.hum, scan.hum_y])} (amplitude)"
+        if scan.hum or scan.hum_y
+        else "  hum: none",
+    ]
+
+
+def _slow(moved: NDArray) -> list[float]:
+    """RMS along x and y of the parabolas that fit the displacements ``(n_frames, n_rows, 2)`` best, px."""
+    import numpy as np
+
+    t = np.linspace(-1, 1, moved.shape[1])
+    design = np.stack([np.ones_like(t), t, t**2], axis=1)
+    out = []
+    for axis in (1, 0):
+        fitted = design @ np.linalg.lstsq(design, moved[..., axis].T, rcond=None)[0]
+        out.append(float(np.sqrt(np.mean((fitted - fitted.mean(axis=0)) ** 2))))
+    return out
+
+
+def _series_in(path: Path, arguments: argparse.Namespace) -> list[Path]:
+    """A file, a folder of files with one image each, or the files of a folder if the first one holds several."""
+    files = _frame_files(path)
+    if not files:
+        return [path]
+    with contextlib.suppress(Exception), warnings.catch_warnings():  # what is wrong is said when the series is read
+        warnings.simplefilter("ignore")
+        if load(files[0], arguments).ndim == 3:
+            return list(select_files([path], arguments.recursive).files)
+    return [path]
+
+
+def _frame_files(path: Path) -> list[Path]:
+    """Image files of a folder but for results of this command; none of a file."""
+    own = tuple(f"{path.resolve().name}_{ending}" for ending in ("average", "aligned", "drift"))
+    found = select_files([path]).files if path.is_dir() else ()
+    return [file for file in found if file != path and not file.name.startswith(own)]
+
+
+def _loaded(path: Path, arguments: argparse.Namespace) -> xr.DataArray:
+    """The frames of a file, or of the files of a folder."""
+    return load(_frame_files(path) or path, arguments)
+
+
+def _angles(given: list[float] | None, n_frames: int, rejected: list[int]) -> list[float] | None:
+    if given is None:
+        return None
+    if n_frames % len(given):
+        raise ValueError(
+            f"--scan-angles has {len(given)} angle(s), but the series has {n_frames} frames: give one for each, or a "
+            "sequence that is repeated a whole number of times"
+        )
+    angles = given * (n_frames // len(given))
+    return [angle for i, angle in enumerate(angles) if i not in rejected]
 
 
 def _without(frames: xr.DataArray, rejected: list[int]) -> xr.DataArray:
@@ -124,24 +222,47 @@ def _without_gaps(frames: xr.DataArray) -> xr.DataArray:
     return frames.copy(data=values).drop_vars("frame")
 
 
-def _save_figure(aligner: SeriesAligner, path: Path) -> None:
+def _save_figure(aligner: SeriesAligner, image: xr.DataArray, path: Path) -> None:
     import numpy as np
 
     plt = non_interactive_pyplot()
-    figure, (whole, *rows) = plt.subplots(1, 3, figsize=(13, 4.2), layout="constrained")
+    figure, axes = plt.subplots(2, 3, figsize=(15, 8.6), layout="constrained")
+    low, high = np.nanquantile(image.values, (0.005, 0.998))
+    count = image["n_frames"].values
+    panels = (
+        (axes[0, 0], image.values, {"cmap": "gray", "vmin": low, "vmax": high}, "average", "intensity"),
+        (axes[0, 1], count, {"vmin": 0, "vmax": count.max()}, "frames that contribute", "number of frames"),
+    )
+    for ax, values, options, title, label in panels:
+        figure.colorbar(ax.imshow(values, **options), ax=ax, label=label)
+        ax.set(xlabel="x (px)", ylabel="y (px)")
+        ax.set_title(title, fontsize=10)
+    colours = plt.colormaps["viridis"](np.linspace(0, 0.9, len(aligner.displacements_)))
+    _draw_path(axes[0, 2], aligner.displacements_, colours)
+    for ax, axis, name in ((axes[1, 0], 1, "x"), (axes[1, 1], 0, "y")):
+        for frame, colour in zip(aligner.displacements_, colours, strict=True):
+            ax.plot(frame[:, axis] - frame[:, axis].mean(), linewidth=0.5, alpha=0.8, color=colour)
+        ax.set(xlabel="row", ylabel=f"displacement along {name} (px)")
+        ax.set_title("displacements of the rows, less those of the frames", fontsize=10)
+    axes[1, 2].axis("off")
+    text = "\n".join(described_displacements(aligner))
+    axes[1, 2].text(0, 1, text, va="top", fontsize=9, wrap=True, transform=axes[1, 2].transAxes)
+    save_and_close(figure, path)
+
+
+def _draw_path(ax: Axes, displacements: NDArray, colours: NDArray) -> None:
+    """Displacements of whole frames, with their numbers."""
+    import numpy as np
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # frames that are left out have no mean
-        mean = np.nanmean(aligner.displacements_, axis=1)
-    whole.plot(mean[:, 1], mean[:, 0], "o-", color="#31688e", markersize=4, linewidth=0.8)
+        mean = np.nanmean(displacements, axis=1)
+    mean = mean - np.nanmean(mean, axis=0)
+    ax.plot(mean[:, 1], mean[:, 0], "-", color="0.6", linewidth=0.8)
     for i, (y, x) in enumerate(mean):
         if np.isfinite(y):
-            whole.annotate(str(i), (x, y), xytext=(4, 3), textcoords="offset points", fontsize=8)
-    whole.set(xlabel="x (px)", ylabel="y (px)")
-    whole.set_title("displacements of the frames", fontsize=10)
-    whole.invert_yaxis()
-    for ax, axis, label in zip(rows, (1, 0), "xy", strict=True):
-        for frame in aligner.displacements_:
-            ax.plot(frame[:, axis] - frame[:, axis].mean(), linewidth=0.5, alpha=0.7)
-        ax.set(xlabel="row", ylabel=f"displacement along {label} (px)")
-        ax.set_title("displacements of the rows, less those of the frames", fontsize=10)
-    save_and_close(figure, path)
+            ax.plot(x, y, "o", color=colours[i], markersize=4)
+            ax.annotate(str(i), (x, y), xytext=(4, 3), textcoords="offset points", fontsize=8)
+    ax.set(xlabel="x (px)", ylabel="y (px)")
+    ax.set_title("displacements of the frames, by number and colour", fontsize=10)
+    ax.invert_yaxis()

@@ -178,7 +178,9 @@ def region(text: str) -> tuple[slice, slice]:
     return slice(y0, y1), slice(x0, x1)
 
 
-def load(path: Path, arguments: argparse.Namespace, cropped: bool = False, lazy: bool = False) -> xr.DataArray:
+def load(
+    path: Path | list[Path], arguments: argparse.Namespace, cropped: bool = False, lazy: bool = False
+) -> xr.DataArray:
     """Read an image and crop it to the region; with ``cropped``, an image of the region's size is left as it is."""
     import stemkit
 

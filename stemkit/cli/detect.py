@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from stemkit.cli.batch import Job, for_each_file
 from stemkit.cli.common import (
@@ -214,7 +214,7 @@ def _measure_series(images: xr.DataArray, job: Job) -> tuple[pd.DataFrame, xr.Da
     job.step("aligning the frames")
     denoiser = None if arguments.no_enhance else SFINDenoiser(**network_options(arguments))
     aligner = SeriesAligner(denoiser=denoiser).fit(images)
-    average = cast("xr.DataArray", aligner.transform(images))
+    average = aligner.transform(images)
     table, shown, detector = measure(average, arguments, job)
     if arguments.all_frames:
         job.step("measuring the columns in all frames")

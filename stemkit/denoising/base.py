@@ -24,6 +24,7 @@ from stemkit.images import (
     resolve_mode,
     split,
     steps_before,
+    was_averaged,
 )
 from stemkit.metrics import psnr
 from stemkit.pixels import faulty_pixels, filled
@@ -161,7 +162,7 @@ def without_faults(image: xr.DataArray) -> xr.DataArray:
 
     An image without faulty pixels is returned itself.
     """
-    faulty = faulty_pixels(image.values)
+    faulty = faulty_pixels(image.values, averaged=was_averaged(image))
     if not faulty.any():
         return image
     recorded = recorded_image(image).values

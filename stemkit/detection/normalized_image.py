@@ -17,6 +17,7 @@ from stemkit.images import (
     pixel_sizes,
     recorded_image,
     resolve_mode,
+    was_averaged,
     was_enhanced,
 )
 from stemkit.noise import NoiseModel
@@ -92,7 +93,7 @@ class NormalizedImage:
         mode = resolve_mode(recorded, mode)
         noise = resolve_noise(image, mode, recorded)
         sign = mode_sign(mode)
-        faulty = faulty_pixels(recorded.values)
+        faulty = faulty_pixels(recorded.values, averaged=was_averaged(image))
 
         def normalized(values: NDArray) -> NDArray[np.float64]:
             return (np.asarray(values, dtype=np.float64) - noise.level) * (sign / noise.contrast)

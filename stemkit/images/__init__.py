@@ -12,7 +12,15 @@ from stemkit.images.intensities import intensity_scale, pad_reflect
 from stemkit.images.lazy import LazyResults, is_lazy, lazy_images
 from stemkit.images.mode import mode_sign, resolve_mode
 from stemkit.images.pixel_size import is_calibrated, pixel_sizes, with_pixel_sizes
-from stemkit.images.provenance import RECORDED, check_noise_attr, digest, recorded_image, steps_before, was_enhanced
+from stemkit.images.provenance import (
+    RECORDED,
+    check_noise_attr,
+    digest,
+    recorded_image,
+    steps_before,
+    was_averaged,
+    was_enhanced,
+)
 from stemkit.parameters import MODES
 
 __all__ = [
@@ -38,6 +46,7 @@ __all__ = [
     "split",
     "steps_before",
     "warn_if_small",
+    "was_averaged",
     "was_enhanced",
     "with_pixel_sizes",
 ]

@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 
 from stemkit.images.pixel_size import pixel_sizes
 
-__all__ = ["RECORDED", "check_noise_attr", "digest", "recorded_image", "steps_before", "was_enhanced"]
+__all__ = [
+    "RECORDED",
+    "check_noise_attr",
+    "digest",
+    "recorded_image",
+    "steps_before",
+    "was_averaged",
+    "was_enhanced",
+]
 
 #: Coordinate of a denoised image with the recorded pixels.
 RECORDED = "recorded"
@@ -53,12 +61,21 @@ def steps_before(image: xr.DataArray) -> dict | None:
 
 def was_enhanced(image: xr.DataArray) -> bool:
     """Whether the provenance contains an enhancement or a picture, so that the pixels are not recorded intensities."""
-    made = steps_before(image)
+    return bool({"enhance", "picture"} & _steps(image))
+
+
+def was_averaged(image: xr.DataArray) -> bool:
+    """Whether the image is an average of aligned frames, by its provenance or its number of frames per pixel."""
+    return "n_frames" in image.coords or "average" in _steps(image)
+
+
+def _steps(image: xr.DataArray) -> set[str]:
+    """Names of the steps that made the image."""
+    made, names = steps_before(image), set()
     while isinstance(made, dict):
-        if made.get("step") in ("enhance", "picture"):
-            return True
+        names.add(str(made.get("step")))
         made = made.get("previous")
-    return False
+    return names
 
 
 def check_noise_attr(image: xr.DataArray, mode: str | None = None) -> dict | None:

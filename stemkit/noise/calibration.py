@@ -22,6 +22,7 @@ from stemkit.images import (
     recorded_image,
     resolve_mode,
     split,
+    was_averaged,
 )
 from stemkit.noise.image_calibration import calibrate_image, contrast_and_level
 from stemkit.noise.model import BackgroundNoise, Digitization, NoiseModel, PointwiseNoise, ScanNoise
@@ -143,7 +144,7 @@ class NoiseCalibrator(ImageTransformer):
                     f"X must hold images of one mode, but they are {sorted(set(modes))}: fit each on its own"
                 )
             recorded = recorded_image(image).values
-            results.append(calibrate_image(recorded, modes[-1]))
+            results.append(calibrate_image(recorded, modes[-1], averaged=was_averaged(image)))
             self._models.append(_attached_to_average(image) or results[-1].model)
             self._scales[digest(recorded)] = (self._models[-1].contrast, self._models[-1].level)
         self.noise_model_ = _mean_model(self._models)
@@ -192,7 +193,8 @@ class NoiseCalibrator(ImageTransformer):
                 "images of this mode"
             )
         recorded = recorded_image(image).values
-        contrast, level = self._scales.get(digest(recorded)) or contrast_and_level(recorded, mode)
+        known = self._scales.get(digest(recorded))
+        contrast, level = known or contrast_and_level(recorded, mode, averaged=was_averaged(image))
         model = replace(self.noise_model_, contrast=contrast, level=level, mode=mode)
         sizes = pixel_sizes(image)
         described = {"pixel_size": None if sizes is None else sizes[1], **model.to_dict()}

@@ -74,9 +74,9 @@ class ImageCalibration:
     diagnostics: dict[str, Any]
 
 
-def calibrate_image(values: NDArray, mode: str) -> ImageCalibration:
-    """The noise of one image ``(n_y, n_x)`` in its own units."""
-    found = find_pixel_faults(values)
+def calibrate_image(values: NDArray, mode: str, *, averaged: bool = False) -> ImageCalibration:
+    """The noise of one image ``(n_y, n_x)`` in its own units; ``averaged`` as in :func:`find_pixel_faults`."""
+    found = find_pixel_faults(values, averaged=averaged)
     whole = filled(values, found.mask).astype(np.float64) * mode_sign(mode)
     part = _calibrated_part(whole)
     bright, faulty = whole[part], found.mask[part]
@@ -118,9 +118,9 @@ def calibrate_image(values: NDArray, mode: str) -> ImageCalibration:
     return ImageCalibration(model, {key: float(value) for key, value in std.items()}, diagnostics)
 
 
-def contrast_and_level(values: NDArray, mode: str) -> tuple[float, float]:
-    """Contrast and level of one image, in its units."""
-    faulty = faulty_pixels(values)
+def contrast_and_level(values: NDArray, mode: str, *, averaged: bool = False) -> tuple[float, float]:
+    """Contrast and level of one image, in its units; ``averaged`` as in :func:`find_pixel_faults`."""
+    faulty = faulty_pixels(values, averaged=averaged)
     bright = filled(values, faulty).astype(np.float64) * mode_sign(mode)
     part = _calibrated_part(bright)
     scale = measure_scale(separate_specimen(bright[part], faulty=faulty[part]))

@@ -14,7 +14,7 @@ from scipy.sparse.linalg import spsolve
 from sklearn.utils.validation import check_is_fitted
 
 from stemkit.estimators import ImageTransformer, image_by_image, loaded
-from stemkit.images import RECORDED, Images, digest, float_dtype, join, mode_sign, resolve_mode, split
+from stemkit.images import RECORDED, Images, digest, float_dtype, join, mode_sign, resolve_mode, split, was_averaged
 from stemkit.noise.differences import mad_std
 from stemkit.noise.displacement_parts import NO_PARTS, DisplacementParts
 from stemkit.noise.lattice_prior import LEAST_DEVIATION, cauchy_weight, nearest_vectors, second_differences
@@ -177,7 +177,7 @@ def _check_recorded(image: xr.DataArray) -> xr.DataArray:
 def _row_shifts(image: xr.DataArray, mode: str | None) -> NDArray[np.float64]:
     """Displacement of each row, px."""
     n_y, n_x = image.shape
-    faulty = faulty_pixels(image.values)
+    faulty = faulty_pixels(image.values, averaged=was_averaged(image))
     bright = filled(image.values, faulty).astype(np.float64) * mode_sign(resolve_mode(image, mode))
     left = max(0, (n_x - SETTINGS.widest) // 2)
     part = slice(None), slice(left, left + SETTINGS.widest)

@@ -41,13 +41,15 @@ class PixelFaults:
         return self.hot | self.dead | self.rows | self.constant
 
 
-def faulty_pixels(values: NDArray) -> NDArray[np.bool_]:
+def faulty_pixels(values: NDArray, *, averaged: bool = False) -> NDArray[np.bool_]:
     """Find the faulty pixels of an image.
 
     Parameters
     ----------
     values : ndarray of shape (n_y, n_x)
         One recorded image, in any units, columns bright or dark.
+    averaged : bool, default=False
+        As in :func:`find_pixel_faults`.
 
     Returns
     -------
@@ -71,22 +73,27 @@ def faulty_pixels(values: NDArray) -> NDArray[np.bool_]:
     True
     """
     if values.size <= LIMITS.largest_search:
-        return find_pixel_faults(values).mask
+        return find_pixel_faults(values, averaged=averaged).mask
     mask = np.zeros(values.shape, dtype=bool)
     for start in range(0, len(values), LIMITS.band):
         first = max(0, start - LIMITS.band_margin)
-        found = find_pixel_faults(values[first : start + LIMITS.band + LIMITS.band_margin]).mask
+        part = values[first : start + LIMITS.band + LIMITS.band_margin]
+        found = find_pixel_faults(part, averaged=averaged).mask
         mask[start : start + LIMITS.band] = found[start - first : start - first + LIMITS.band]
     return mask
 
 
-def find_pixel_faults(values: NDArray) -> PixelFaults:
+def find_pixel_faults(values: NDArray, *, averaged: bool = False) -> PixelFaults:
     """Find the faulty pixels of an image by kind.
 
     Parameters
     ----------
     values : ndarray of shape (n_y, n_x)
         One recorded image, in any units, columns bright or dark.
+    averaged : bool, default=False
+        The image is an average of displaced frames, whose faults have been interpolated before: none is found. Single
+        electrons in vacuum would be taken for hot pixels, as the average has no digital levels by which they are
+        recognized.
 
     Returns
     -------
@@ -111,7 +118,7 @@ def find_pixel_faults(values: NDArray) -> PixelFaults:
     """
     work = centred(values)
     none = np.zeros(work.shape, dtype=bool)
-    if min(work.shape) < LIMITS.smallest or np.ptp(work) == 0:
+    if averaged or min(work.shape) < LIMITS.smallest or np.ptp(work) == 0:
         return PixelFaults(none, none, none, none)
     constant = single_valued_areas(work)
     noise = LevelDependentNoise.from_image(work, constant)

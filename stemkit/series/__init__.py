@@ -3,10 +3,12 @@
 from stemkit.series.aligner import SeriesAligner
 from stemkit.series.averaging import transfer_function
 from stemkit.series.joint_fit import measure_frames, measure_series
+from stemkit.series.jumps import Ambiguity
 from stemkit.series.linking import link_columns
 from stemkit.series.simulation import draw_displacements, draw_series
 
 __all__ = [
+    "Ambiguity",
     "SeriesAligner",
     "draw_displacements",
     "draw_series",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,19 +13,22 @@ from scipy import ndimage
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
-from stemkit._version import __version__
 from stemkit.denoising import SFINDenoiser
 from stemkit.denoising.base import Denoiser
-from stemkit.detection.normalized_image import typical_frames
 from stemkit.estimators import ImageTransformer
-from stemkit.images import Images, digest, float_dtype, mode_sign, pixel_sizes
+from stemkit.images import Images, digest, float_dtype, mode_sign
+from stemkit.noise import ScanNoise
 from stemkit.parameters import check_positive, is_number
-from stemkit.series.average_noise import noise_gain, noise_of_average
-from stemkit.series.averaging import Average, Grid, average, placed, squared_residuals
-from stemkit.series.extent import covered, union
-from stemkit.series.frames import Series, check_enough, read_series
-from stemkit.series.refinement import Enhance, Refined, refined
+from stemkit.series.averaging import Grid
+from stemkit.series.combined import Combined, combined, in_groups
+from stemkit.series.directions import Group, union_of, variance_of, without_slow_drift
+from stemkit.series.extent import covered
+from stemkit.series.frames import FEWEST_FRAMES, BrightFrames, Series, check_enough, read_series
+from stemkit.series.jumps import Ambiguity
+from stemkit.series.refinement import Enhance, refined
+from stemkit.series.result import average_image, gains_of, pixel_centres
 from stemkit.series.rigid import rigid_shifts
+from stemkit.series.turns import Turn, quarter_turns, scan_angles_of
 
 __all__ = ["SeriesAligner"]
 
@@ -57,8 +59,12 @@ class SeriesAligner(ImageTransformer):
     coverage : float, default=0.5
         The average is cropped to the largest rectangle in which at least this fraction of the frames contributes to
         each pixel. 1 is what all frames show; 0 is all that any frame shows, NaN where none does.
+    scan_angles : sequence of float or None, default=None
+        Angle by which the scan of each frame is turned, degrees; they differ by multiples of 90. A frame at 90 degrees
+        is ``np.rot90`` of the image at 0. None: the coordinate ``scan_angle`` of the frames, or the same for all. Scans
+        at right angles show the slow drift that all frames have in common, which is then removed.
     mode : {"haadf", "bf"} or None, default=None
-        Bright or dark columns; None asks the frames, and infers it where they do not say.
+        Bright or dark columns; None: that of the frames, or inferred from them.
     verbose : bool, default=False
         Show progress.
 
@@ -66,9 +72,13 @@ class SeriesAligner(ImageTransformer):
     ----------
     displacements_ : ndarray of shape (n_frames, n_y, 2)
         Along y and x, px: pixel ``(y, x)`` of frame f recorded what is at ``(y, x) + displacements_[f, y]`` of the
-        average. NaN for rejected frames.
+        average; where the scan is turned by k quarter turns, at the place of the pixel in ``np.rot90(frame, -k)`` plus
+        the displacement of its row. NaN for rejected frames.
     rejected_ : dict
         Reasons, by the number of the frame.
+    ambiguous_ : list of Ambiguity
+        Frames that may be displaced by a lattice vector: ``frames``, ``vector`` (along y and x, px) and
+        ``log_likelihood`` relative to the frames as they are. Empty where cells of the lattice can be distinguished.
     scan_noise_ : ScanNoise
         Jitter, drift and hum of the frames, from which ``displacements_`` are expected.
     noise_ratio_ : float
@@ -87,7 +97,7 @@ class SeriesAligner(ImageTransformer):
     Warns
     -----
     UserWarning
-        Where frames are rejected.
+        Where frames are rejected, or may be displaced by a lattice vector.
 
     See Also
     --------
@@ -129,6 +139,7 @@ class SeriesAligner(ImageTransformer):
         denoiser: Denoiser | str | None = "auto",
         max_shift: float | None = None,
         coverage: float = 0.5,
+        scan_angles: Sequence[float] | None = None,
         mode: str | None = None,
         verbose: bool = False,
     ):
@@ -136,6 +147,7 @@ class SeriesAligner(ImageTransformer):
         self.denoiser = denoiser
         self.max_shift = max_shift
         self.coverage = coverage
+        self.scan_angles = scan_angles
         self.mode = mode
         self.verbose = verbose
 
@@ -155,33 +167,34 @@ class SeriesAligner(ImageTransformer):
         """
         self._check_parameters()
         series = read_series(X, self.mode)
-        self._fit(series)
+        angles = scan_angles_of(X) if self.scan_angles is None else list(self.scan_angles)
+        self._fit(series, quarter_turns(angles, series.n_frames))
         return self
 
-    def fit_transform(self, X: Images, y: object = None) -> xr.DataArray | NDArray:
+    def fit_transform(self, X: Images, y: object = None) -> xr.DataArray:
         """Measure the displacements and average the frames: :meth:`fit`, then :meth:`transform`."""
         return self.fit(X).transform(X)
 
-    def transform(self, X: Images) -> xr.DataArray | NDArray:
+    def transform(self, X: Images) -> xr.DataArray:
         """Average the frames that were fitted.
 
         Returns
         -------
-        DataArray or ndarray of shape (n_y, n_x)
-            The average; an array where X is one. A DataArray has the coordinates ``n_frames``, the number of frames
-            with a row within 1 px of each pixel (0 where the average is interpolated), and ``standard_error``, that of
-            the mean from the scatter of the frames (NaN where there is one frame), and its noise model in
-            ``attrs["noise"]``.
+        DataArray of shape (n_y, n_x)
+            The average with the coordinates ``n_frames``, the number of frames with a row within 1 px of each pixel (0
+            where the average is interpolated), and ``standard_error``, that of the mean from the scatter of the frames
+            (NaN where there is one frame), and its noise model in ``attrs["noise"]``.
         """
         check_is_fitted(self, "displacements_")
         series = read_series(X, self._mode)
         self._check_same(series)
-        sign = mode_sign(self._mode)
-        mean = self._average(series)
-        image = self._image(series, mean, sign)
-        if isinstance(X, xr.DataArray) or (isinstance(X, list | tuple) and isinstance(X[0], xr.DataArray)):
-            return image
-        return image.values
+        mean = self._combined(series.bright, with_variance=True)
+        gains = gains_of(self.displacements_[self._used], self._turns, self._frame_shape)
+        grid = Grid(self._origin, self.shape_)
+        image, self.noise_ratio_ = average_image(
+            mean, series.first, self._mode, grid, gains, self._variance, self.scan_noise_
+        )
+        return image
 
     def apply(self, maps: xr.DataArray | NDArray) -> xr.DataArray | NDArray:
         """Average other signals of the same scan.
@@ -205,8 +218,12 @@ class SeriesAligner(ImageTransformer):
                 f"{shape[2]} px, those that were fitted, but has {values.shape}"
             )
         channels = values.reshape(shape[0], -1, *shape[1:])
-        out = [self._averaged([channels[i, k] for i in self._used]) for k in range(channels.shape[1])]
-        result = np.stack(out).reshape(*values.shape[1:-2], *self.shape_).astype(float_dtype(values.dtype))
+        means = (self._combined(channels[:, k].__getitem__) for k in range(channels.shape[1]))
+        result = (
+            np.stack([np.where(mean.shown, mean.values, np.nan) for mean in means])
+            .reshape(*values.shape[1:-2], *self.shape_)
+            .astype(float_dtype(values.dtype))
+        )
         if not isinstance(maps, xr.DataArray):
             return result
         coords = {k: v for k, v in maps.coords.items() if set(v.dims) <= set(maps.dims[1:-2])}
@@ -224,12 +241,14 @@ class SeriesAligner(ImageTransformer):
         check_is_fitted(self, "displacements_")
         series = read_series(X, self._mode)
         self._check_same(series)
-        grid, sign, out = Grid((0, 0), self.shape_), mode_sign(self._mode), []
-        for i in self._used:
-            one = average([placed(series.bright(i), self.displacements_[i], grid)], grid)
-            out.append(np.where(one.shown, sign * one.values, np.nan))
-        values = np.stack(out).astype(float_dtype(series.first.dtype))
-        coords = {"frame": self._used, **self._coordinates(series.first)}
+        grid, sign = Grid((0, 0), self.shape_), mode_sign(self._mode)
+        values = np.empty((len(self._used), *self.shape_), float_dtype(series.first.dtype))
+        for k, i in enumerate(self._used):
+            one = combined(
+                BrightFrames(series, [i]).__getitem__, self.displacements_[i : i + 1], self._turns[k : k + 1], grid
+            )
+            values[k] = np.where(one.shown, sign * one.values, np.nan)
+        coords = {"frame": self._used, **pixel_centres(series.first, Grid(self._origin, self.shape_))}
         return xr.DataArray(values, coords, ("frame", "y", "x"), series.first.name, {**series.first.attrs})
 
     def __sklearn_tags__(self) -> Any:
@@ -247,37 +266,68 @@ class SeriesAligner(ImageTransformer):
         if not (self.denoiser is None or self.denoiser == "auto" or isinstance(self.denoiser, Denoiser)):
             raise ValueError(f'denoiser must be "auto", None or one of stemkit\'s denoisers, but is {self.denoiser!r}')
 
-    def _fit(self, series: Series) -> None:
-        frames = {i: series.bright(i) for i in series.images}
-        whole = rigid_shifts(list(frames.values()), self.max_shift)
-        rejected = dict(series.rejected)
-        for number, reason in whole.rejected.items():
-            rejected[list(frames)[number]] = reason
-        check_enough(series.n_frames - len(rejected), series.n_frames, rejected)
-        used = [i for i in frames if i not in rejected]
-        shifts = whole.shifts[[k for k in range(len(frames)) if k not in whole.rejected]]
-        chosen = [frames[i] for i in used]
-        found = refined(chosen, shifts - shifts.mean(0), self._enhance(chosen[0]), rows=self.rows, verbose=self.verbose)
-        self._set(series, used, found, rejected)
+    def _fit(self, series: Series, turns: list[int]) -> None:
+        rejected, groups = dict(series.rejected), []
+        for quarters, group in in_groups(turns).items():
+            numbers = [i for i in group if i in series.images]
+            if numbers:
+                turn = Turn(quarters, (series.first.shape[0], series.first.shape[1]))
+                groups.append(self._group(series, turn, numbers))
+                rejected |= groups[-1].rejected
+        groups = [group for group in groups if group.numbers]
+        check_enough(sum(len(group.numbers) for group in groups), series.n_frames, rejected)
+        ambiguous = [one for group in groups for one in group.ambiguous]
+        if len({group.turn.slow_axis for group in groups}) > 1:
+            groups, further = without_slow_drift(series, groups)
+            ambiguous += further
+        elif len(groups) > 1 or len(set(turns)) > 1:
+            warnings.warn(
+                "no two scans at right angles can be used: their slow drift is not removed, and frames of the "
+                f"direction of frame {groups[0].numbers[0]} alone are averaged",
+                stacklevel=4,
+            )
+            rejected |= {i: "its scan direction has no other at right angles" for g in groups[1:] for i in g.numbers}
+            groups = groups[:1]
+            check_enough(len(groups[0].numbers), series.n_frames, rejected)
+        self._set(series, groups, rejected)
+        self.ambiguous_ = ambiguous
         if rejected:
             reasons = "; ".join(f"frame {i}: {reason}" for i, reason in sorted(rejected.items()))
             warnings.warn(f"{len(rejected)} of {series.n_frames} frames are left out: {reasons}", stacklevel=4)
+        if ambiguous:
+            warnings.warn(_described(ambiguous), stacklevel=4)
 
-    def _set(self, series: Series, used: list[int], found: Refined, rejected: dict[int, str]) -> None:
-        n_y, n_x = series.first.shape
-        self._used, self._mode, self._frame_shape = used, series.mode, (n_y, n_x)
-        self._digests = [digest(series.images[i].values) for i in used]
-        grid = union(found.displacements, self._frame_shape)
-        if self.coverage > 0:
-            # not the gaps between displaced rows
-            smooth = ndimage.uniform_filter1d(found.displacements, SMOOTHED_ROWS, axis=1, mode="nearest")
-            count = average((placed(np.zeros(self._frame_shape), moved, grid) for moved in smooth), grid).count
-            grid = covered(grid, count, max(1.0, np.ceil(self.coverage * len(used) - 1e-9)))
+    def _group(self, series: Series, turn: Turn, numbers: list[int]) -> Group:
+        """Frames of one scan direction against each other."""
+        n_rows = turn.shape[0]
+        if len(numbers) == 1:
+            return Group(turn, numbers, np.zeros((1, n_rows, 2)), ScanNoise())
+        whole = rigid_shifts(BrightFrames(series, numbers), self.max_shift, verbose=self.verbose)
+        rejected = {numbers[k]: reason for k, reason in whole.rejected.items()}
+        kept = [k for k in range(len(numbers)) if k not in whole.rejected]
+        used = [numbers[k] for k in kept]
+        if len(used) < FEWEST_FRAMES:
+            return Group(turn, used, np.zeros((len(used), n_rows, 2)), ScanNoise(), rejected=rejected)
+        chosen, shifts = BrightFrames(series, used), whole.shifts[kept]
+        found = refined(chosen, shifts - shifts.mean(0), self._enhance(chosen[0]), rows=self.rows, verbose=self.verbose)
+        ambiguous = [one.numbered(dict(enumerate(numbers))) for one in whole.ambiguous]
+        moved = turn.to_image(found.displacements)
+        return Group(turn, used, moved, found.scan, found.variance, rejected, ambiguous)
+
+    def _set(self, series: Series, groups: list[Group], rejected: dict[int, str]) -> None:
+        self._frame_shape, self._mode = groups[0].turn.shape, series.mode
+        members = sorted((i, g, k) for g, group in enumerate(groups) for k, i in enumerate(group.numbers))
+        self._used = [i for i, *_ in members]
+        self._turns = [groups[g].turn.quarters for _, g, _ in members]
+        displacements = np.stack([groups[g].displacements[k] for _, g, k in members])
+        self._digests = [digest(series.images[i].values) for i in self._used]
+        grid = _grid(displacements, self._turns, self._frame_shape, self.coverage)
         self._origin, self.shape_ = grid.origin, grid.shape
-        self.displacements_ = np.full((series.n_frames, self._frame_shape[0], 2), np.nan)
-        self.displacements_[used] = grid.of(found.displacements)
-        self._variance = found.variance
-        self.scan_noise_ = found.scan
+        self.displacements_ = np.full((series.n_frames, *displacements.shape[1:]), np.nan)
+        self.displacements_[self._used] = grid.of(displacements)
+        largest = max(groups, key=lambda group: len(group.numbers))
+        self._variance = largest.variance or variance_of(series, groups)
+        self.scan_noise_ = largest.scan
         self.rejected_ = dict(sorted(rejected.items()))
         self.n_frames_ = series.n_frames
 
@@ -307,59 +357,35 @@ class SeriesAligner(ImageTransformer):
                 "signals of the same scan"
             )
 
-    def _average(self, series: Series) -> Average:
-        grid = Grid((0, 0), self.shape_)
-        return average((placed(series.bright(i), self.displacements_[i], grid) for i in self._used), grid)
-
-    def _averaged(self, frames: Sequence[NDArray]) -> NDArray[np.float64]:
-        grid = Grid((0, 0), self.shape_)
-        moved = self.displacements_[self._used]
-        mean = average((placed(f, d, grid) for f, d in zip(frames, moved, strict=True)), grid)
-        return np.where(mean.shown, mean.values, np.nan)
-
-    def _image(self, series: Series, mean: Average, sign: float) -> xr.DataArray:
-        first = series.first
-        grid = Grid((0, 0), self.shape_)
-        frames = (placed(series.bright(i), self.displacements_[i], grid) for i in self._used)
-        total, number = squared_residuals(frames, mean)
-        scatter = total / np.maximum(number, 1e-9) / np.maximum(1 - 1 / np.maximum(mean.count, 1), 1e-9)
-        gain, column_gain = noise_gain(self.displacements_[self._used], self._frame_shape)
-        dtype = float_dtype(first.dtype)
-        seen, several = mean.shown, mean.count > 1
-        error = np.where(several, np.sqrt(gain * scatter / np.maximum(mean.count, 1)), np.nan)
-        image = xr.DataArray(
-            np.where(seen, sign * mean.values, np.nan).astype(dtype),
-            {
-                "n_frames": (("y", "x"), mean.count.astype(np.int32), {"typical": typical_frames(mean.count)}),
-                "standard_error": (("y", "x"), error.astype(dtype)),
-            },
-            ("y", "x"),
-            first.name,
-            {k: v for k, v in first.attrs.items() if k != "noise"} | {"mode": self._mode},
+    def _combined(self, frames: Callable[[int], NDArray], *, with_variance: bool = False) -> Combined:
+        """Average of frames, by their numbers in the series."""
+        used = self._used
+        return combined(
+            lambda k: frames(used[k]),
+            self.displacements_[used],
+            self._turns,
+            Grid((0, 0), self.shape_),
+            with_variance=with_variance,
         )
-        image = image.assign_coords(self._coordinates(first))
-        image.attrs["stemkit"] = json.dumps(self._made(first))
-        self.noise_ratio_ = float("nan")
-        if seen.all() and min(self.shape_) >= 32 and np.ptp(mean.values) > 0:
-            model, self.noise_ratio_ = noise_of_average(
-                image, mean, self._variance, column_gain, self.scan_noise_, self._mode
-            )
-            sizes = pixel_sizes(image)
-            described = {"pixel_size": None if sizes is None else sizes[1], **model.to_dict()}
-            image.attrs["noise"] = json.dumps(described)
-        return image
 
-    def _coordinates(self, frame: xr.DataArray) -> dict[str, xr.Variable]:
-        """Centres of the average's pixels, nm, in the coordinates of a frame that is not displaced."""
-        sizes, out = pixel_sizes(frame), {}
-        for axis, dim in enumerate(("y", "x") if sizes is not None else ()):
-            assert sizes is not None
-            first = float(frame.coords[dim].values[0])
-            place = first + (self._origin[axis] + np.arange(self.shape_[axis])) * sizes[axis]
-            out[dim] = xr.Variable(dim, place, {"units": "nm"})
-        return out
 
-    def _made(self, frame: xr.DataArray) -> dict[str, Any]:
-        made: dict[str, Any] = {"stemkit": __version__, "step": "average", "n_frames": len(self._used)}
-        before = frame.attrs.get("stemkit")
-        return made | ({"previous": json.loads(before)} if isinstance(before, str) else {})
+def _grid(displacements: NDArray, turns: list[int], shape: tuple[int, int], coverage: float) -> Grid:
+    """Pixels of the average, relative to the first frame."""
+    whole = union_of(displacements, turns, shape)
+    if coverage == 0:
+        return whole
+    # not the gaps between displaced rows
+    smooth = ndimage.uniform_filter1d(displacements, SMOOTHED_ROWS, axis=1, mode="nearest")
+    count = combined(lambda _: np.zeros(shape), smooth, turns, whole).count
+    return covered(whole, count, max(1.0, np.ceil(coverage * len(turns) - 1e-9)))
+
+
+def _described(ambiguous: list[Ambiguity]) -> str:
+    """A sentence about frames that may be displaced by a lattice vector."""
+    worst = max(ambiguous, key=lambda one: one.log_likelihood)
+    frames = ", ".join(map(str, worst.frames[:6])) + (", ..." if len(worst.frames) > 6 else "")
+    return (
+        f"frame(s) {frames} may be displaced by a lattice vector, such as ({worst.vector[0]:.1f}, "
+        f"{worst.vector[1]:.1f}) px along y and x: cells of the lattice can hardly be distinguished in these frames. "
+        "The lattice in the average does not depend on it, but weak differences between its cells would be blurred"
+    )

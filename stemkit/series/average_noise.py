@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from stemkit.images import mode_sign
 from stemkit.noise import NoiseCalibrator, NoiseModel, PointwiseNoise, ScanNoise
-from stemkit.series.averaging import Average, Grid, average, placed
+from stemkit.series.averaging import Grid, average, placed
 
 __all__ = ["noise_gain", "noise_of_average", "with_mean_displacements"]
 
@@ -57,7 +57,7 @@ def noise_gain(displacements: NDArray, shape: tuple[int, int]) -> tuple[float, f
 
 
 def noise_of_average(
-    image: xr.DataArray, mean: Average, variance: tuple[float, float], gain: float, scan: ScanNoise, mode: str
+    image: xr.DataArray, count: NDArray, variance: tuple[float, float], gain: float, scan: ScanNoise, mode: str
 ) -> tuple[NoiseModel, float]:
     """Noise model of an average, and the ratio of the standard deviation of its pixels to that of a calibration.
 
@@ -68,8 +68,8 @@ def noise_of_average(
     ----------
     image : DataArray
         The average.
-    mean : Average
-        The same with bright columns.
+    count : ndarray of shape (n_y, n_x)
+        Number of frames.
     variance : (float, float)
         Of a pixel of a frame, columns bright: constant and slope against the intensity.
     gain : float
@@ -79,7 +79,7 @@ def noise_of_average(
     mode : {"haadf", "bf"}
     """
     model = NoiseCalibrator(mode=mode).fit(image).noise_model_
-    n_frames = float(np.median(mean.count[mean.count > 0]))
+    n_frames = float(np.median(count[count > 0]))
     scale = gain / n_frames / model.contrast**2
     dark = max(variance[0] + variance[1] * mode_sign(mode) * model.level, 0.0)
     pointwise = replace(

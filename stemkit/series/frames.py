@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import xarray as xr
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from stemkit.images import Images, digest, mode_sign, pixel_sizes, resolve_mode, split
 from stemkit.pixels import faulty_pixels, filled
 
-__all__ = ["FEWEST_FRAMES", "SMALLEST_SIDE", "Series", "check_enough", "read_series"]
+__all__ = ["FEWEST_FRAMES", "SMALLEST_SIDE", "BrightFrames", "Series", "check_enough", "read_series"]
 
 #: Fewer frames have nothing to be compared with.
 FEWEST_FRAMES = 2
@@ -42,6 +43,7 @@ class Series:
     rejected: dict[int, str]
     n_frames: int
     mode: str
+    _faults: dict[int, NDArray[np.intp]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def first(self) -> xr.DataArray:
@@ -49,9 +51,42 @@ class Series:
         return next(iter(self.images.values()))
 
     def bright(self, frame: int) -> NDArray[np.float64]:
-        """Pixels of a frame, faulty ones interpolated, with bright columns."""
+        """Pixels of a frame, faulty ones interpolated, with bright columns.
+
+        Those that are faulty in the mean of all frames are faulty in each: its noise is lower.
+        """
         values = self.images[frame].values
-        return filled(values, faulty_pixels(values)).astype(np.float64) * mode_sign(self.mode)
+        mask = self._own_faults(frame) | self._common_faults
+        return filled(values, mask).astype(np.float64) * mode_sign(self.mode)
+
+    def _own_faults(self, frame: int) -> NDArray[np.bool_]:
+        values = self.images[frame].values
+        if frame not in self._faults:
+            self._faults[frame] = np.flatnonzero(faulty_pixels(values))
+        mask = np.zeros(values.size, dtype=bool)
+        mask[self._faults[frame]] = True
+        return mask.reshape(values.shape)
+
+    @cached_property
+    def _common_faults(self) -> NDArray[np.bool_]:
+        total = np.zeros(self.first.shape)
+        for i, image in self.images.items():
+            total += filled(image.values, self._own_faults(i))
+        return faulty_pixels(total)
+
+
+@dataclass(frozen=True)
+class BrightFrames(Sequence[NDArray]):
+    """Some frames of a series, each of which is computed when it is used: they need not be in memory together."""
+
+    series: Series
+    numbers: list[int]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> NDArray[np.float64]:  # type: ignore[override]
+        return self.series.bright(self.numbers[index])
 
 
 def read_series(X: Images, mode: str | None = None) -> Series:

@@ -151,6 +151,11 @@ class _Frames:
         _check_columns(columns)
         series = read_series(frames, aligner._mode)
         aligner._check_same(series)
+        if any(aligner._turns):
+            raise ValueError(
+                "frames must have one scan direction to be measured together, but were aligned with scan_angles: measure "
+                "the average"
+            )
         used = [i for i in series.images if i not in aligner.rejected_]
         if noise is not None:
             return cls(series, aligner, used, noise)

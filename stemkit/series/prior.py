@@ -9,8 +9,11 @@ from numpy.typing import NDArray
 
 from stemkit.noise import ScanNoise
 from stemkit.noise.displacement_parts import DisplacementParts
+from stemkit.noise.hum import lattice_frequency_bands
 from stemkit.noise.spectrum import row_spectrum
 from stemkit.noise.spectrum_fit import fit_displacement_spectra
+from stemkit.series.envelope import mean_spectrum
+from stemkit.series.jumps import lattice_vectors
 from stemkit.series.rows import RowReadings, without_trends
 
 __all__ = ["measured_scan_noise"]
@@ -19,9 +22,13 @@ __all__ = ["measured_scan_noise"]
 MOST_FRAMES, MOST_ROWS = 8, 512
 #: The prior is at least this wide, px: readings of a row are not taken for more exact (chosen).
 LEAST_JITTER = 0.02
+#: Harmonics of the lattice that are no hum (chosen: the slope of the columns changes sign twice in a period).
+HARMONICS = 3
+#: Area of the smallest cell, px^2 (chosen: vectors along one line span less).
+LEAST_CELL = 8.0
 
 
-def measured_scan_noise(readings: list[RowReadings], n_frames: int) -> ScanNoise:
+def measured_scan_noise(readings: list[RowReadings], n_frames: int, reference: NDArray) -> ScanNoise:
     """Jitter, drift and hum of the frames, by the spectrum of the rows' displacements.
 
     Parameters
@@ -29,6 +36,8 @@ def measured_scan_noise(readings: list[RowReadings], n_frames: int) -> ScanNoise
     readings : list of RowReadings
         Against the average of ``n_frames`` frames, whose own displacements are ``1 / n_frames`` of the variance.
     n_frames : int
+    reference : ndarray of shape (n_y, n_x)
+        The average. Rows of columns follow each other with a period of the lattice, which is not taken for hum.
     """
     chosen = [readings[int(i)] for i in np.linspace(0, len(readings) - 1, min(len(readings), MOST_FRAMES))]
     n_rows = min(MOST_ROWS, chosen[0].place.shape[1])
@@ -39,9 +48,25 @@ def measured_scan_noise(readings: list[RowReadings], n_frames: int) -> ScanNoise
             information = one.information[axis][:n_rows]
             variance = _variance(place[axis], information)
             spectra.append(row_spectrum(information, np.eye(n_rows), information * place[axis], variance))
-    parts = fit_displacement_spectra(spectra)
+    parts = fit_displacement_spectra(spectra, _lattice_bands(reference))
     factor = 1 / (1 - 1 / n_frames) if n_frames > 1 else 1.0
     return _scan_noise(parts[0::2], parts[1::2], factor)
+
+
+def _lattice_bands(image: NDArray) -> NDArray[np.float64]:
+    """Ranges of the frequency ``(n_bands, 2)``, cycles per row, of the lattice of an image and of its harmonics."""
+    vectors = lattice_vectors(mean_spectrum([image]))
+    basis = next(
+        (
+            np.stack([a, b])
+            for i, b in enumerate(vectors)
+            for a in vectors[:i]
+            if abs(a[0] * b[1] - a[1] * b[0]) > LEAST_CELL
+        ),
+        None,
+    )
+    bands = lattice_frequency_bands(basis, image.shape[1])
+    return np.concatenate([k * bands for k in range(1, HARMONICS + 1)])
 
 
 def _variance(place: NDArray, information: NDArray) -> float:

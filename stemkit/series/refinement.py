@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -67,7 +67,7 @@ class Refined:
 
 
 def refined(
-    frames: list[NDArray], shifts: NDArray, enhance: Enhance, *, rows: bool = True, verbose: bool = False
+    frames: Sequence[NDArray], shifts: NDArray, enhance: Enhance, *, rows: bool = True, verbose: bool = False
 ) -> Refined:
     """Displacements of the rows of frames.
 
@@ -77,7 +77,7 @@ def refined(
 
     Parameters
     ----------
-    frames : list of ndarray of shape (n_y, n_x)
+    frames : sequence of ndarray of shape (n_y, n_x)
         Recorded pixels, columns bright.
     shifts : ndarray of shape (n_frames, 2)
         Displacements of the whole frames, px.
@@ -96,7 +96,7 @@ def refined(
             equations.add(one)
         mean = equations.solve()
         reference = _reference(mean, enhance)
-        variance = pixel_variance(_all_placed(frames, displacements, grid), mean, reference)
+        variance = _variance(_all_placed(frames, displacements, grid), mean, reference)
         if not rows:
             return Refined(displacements, ScanNoise(), variance)
         whole = round_ < CONSTANTS.whole_rounds
@@ -107,7 +107,7 @@ def refined(
                 mean, reference = _of_others(equations, placed(frame, moved, grid), enhance)
             readings.append(_read(frame, moved, grid, reference, mean, variance))
         if not whole:
-            scan = measured_scan_noise(readings, len(frames))
+            scan = measured_scan_noise(readings, len(frames), reference)
         # the average of the others is displaced, too
         share = 1 - 1 / len(frames) if apart else 1.0
         prior = RowPrior.of(scan, n_y, 1 / share)
@@ -128,7 +128,7 @@ def _of_others(equations: NormalEquations, own: Placed, enhance: Enhance) -> tup
     return others, _reference(others, enhance)
 
 
-def _all_placed(frames: list[NDArray], displacements: NDArray, grid: Grid) -> Iterator[Placed]:
+def _all_placed(frames: Sequence[NDArray], displacements: NDArray, grid: Grid) -> Iterator[Placed]:
     return (placed(frame, moved, grid) for frame, moved in zip(frames, displacements, strict=True))
 
 
@@ -145,26 +145,46 @@ def _read(
     return replace(reading, place=reading.place + np.array(grid.origin, dtype=float)[:, None])
 
 
-def pixel_variance(frames: Iterator[Placed], mean: Average, reference: NDArray) -> tuple[float, float]:
-    """Variance of a pixel of a frame about the average: constant and slope against the intensity of a reference.
-
-    A residual about the mean of n frames has ``1 - 1 / n`` of the variance. What is proportional to the square of the
-    gradient is not noise of the pixels, but of the displacements.
-    """
+def _variance(frames: Iterator[Placed], mean: Average, reference: NDArray) -> tuple[float, float]:
+    """:func:`pixel_variance` from the residuals of frames; about the mean of n they have ``1 - 1 / n`` of it."""
     total, number = squared_residuals(frames, mean)
-    use = mean.count >= CONSTANTS.fewest
+    measured = total / np.maximum(number, 1e-9) / (1 - 1 / np.maximum(mean.count, CONSTANTS.fewest))
+    return pixel_variance(measured, mean.count, mean.values, reference, number)
+
+
+def pixel_variance(
+    measured: NDArray, count: NDArray, values: NDArray, reference: NDArray, number: NDArray | None = None
+) -> tuple[float, float]:
+    """Variance of a pixel of a frame: constant and slope against the intensity.
+
+    What is proportional to the square of the gradient is not noise of the pixels, but of the displacements.
+
+    Parameters
+    ----------
+    measured : ndarray of shape (n_y, n_x)
+        Variance of the frames about their average at each pixel.
+    count : ndarray of shape (n_y, n_x)
+        Number of frames; pixels with one are not used.
+    values : ndarray of shape (n_y, n_x)
+        The average.
+    reference : ndarray of shape (n_y, n_x)
+        The average with less noise.
+    number : ndarray of shape (n_y, n_x), optional
+        Weights of the pixels; the number of frames by default.
+    """
+    use = count >= CONSTANTS.fewest
     if not use.any():
-        return float(np.var(mean.values)), 0.0
-    values = (total / np.maximum(number, 1e-9) / (1 - 1 / np.maximum(mean.count, CONSTANTS.fewest)))[use]
+        return float(np.var(values)), 0.0
     steep = sum(np.gradient(reference, axis=axis) ** 2 for axis in (0, 1))
-    columns = [np.ones(int(use.sum())), mean.values[use], steep[use]]
+    columns = [np.ones(int(use.sum())), values[use], steep[use]]
     # the reference, which is smoother than the average, only sorts the pixels: their means have no bias
-    design, right, root = _in_bins(columns, values, reference[use], number[use])
+    weight = count if number is None else number
+    design, right, root = _in_bins(columns, measured[use], reference[use], weight[use])
     constant, slope, moved = np.linalg.lstsq(design * root[:, None], right * root, rcond=None)[0]
     if moved < 0:
         constant, slope = np.linalg.lstsq(design[:, :2] * root[:, None], right * root, rcond=None)[0]
     low, high = constant + slope * np.quantile(reference[use], (0.02, 0.98))
-    return (float(constant), float(slope)) if max(low, high) > 0 else (max(float(values.mean()), 1e-12), 0.0)
+    return (float(constant), float(slope)) if max(low, high) > 0 else (max(float(measured[use].mean()), 1e-12), 0.0)
 
 
 def _in_bins(

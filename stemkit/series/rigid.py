@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
-from stemkit.series.correlation import PairCorrelation, Spectra, coherence_filters, looked_up
+from stemkit.series.correlation import PairCorrelation
+from stemkit.series.jumps import Ambiguity, lattice_vectors, without_jumps
+from stemkit.series.pairs import Pairs
 
 __all__ = ["RigidShifts", "rigid_shifts"]
 
@@ -20,21 +24,16 @@ class RigidConstants:
     max_shift: float = 0.5
     #: Frames are averaged over squares of pixels until their shorter side is at most this, px (chosen).
     largest_side: int = 512
-    #: Maxima of the correlation of a pair that are followed (chosen).
-    candidates: int = 12
     #: Consistent sets of shifts that are followed (chosen).
-    hypotheses: int = 48
-    #: Pairs of frames up to this distance in the series are correlated, and those at powers of two beyond (chosen).
-    all_lags: int = 8
+    hypotheses: int = 24
     #: Fraction of the gain of all structure that counts in addition to that of the structure that is not periodic
     #: (chosen: a lattice has the same gain one cell on, but for errors that its model does not have).
-    lattice: float = 0.005
-    #: Gain of the log-likelihood that a frame must have with the others to be placed (derived: the largest of 1e6
-    #: shifts of noise has about log(1e6) = 14).
-    significant: float = 20.0
-    #: Standard deviation of the shift between consecutive frames, as a fraction of the shorter side (chosen): it
-    #: decides where nothing else does.
-    usual_shift: float = 0.1
+    lattice: float = 0.002
+    #: Gain of the log-likelihood that a frame must have with the others to be placed, beyond log(n), which the largest
+    #: of n independent shifts of noise has (chosen: one of 3000 frames of noise is placed).
+    significant: float = 8.0
+    #: Log-probability of a frame that does not match, though there is a place where it does by its lattice (chosen).
+    left_out: float = -30.0
     #: Residual, px, above which a pair is an outlier of the least squares, and rounds of reweighting (chosen).
     outlier: float = 1.0
     rounds: int = 10
@@ -57,68 +56,58 @@ class RigidShifts:
         Median of the correlations with the other frames at these shifts.
     rejected : dict
         Reason, by frame.
+    ambiguous : list of Ambiguity
+        Frames that a displacement by a lattice vector would fit about as well.
     """
 
     shifts: NDArray[np.float64]
     correlation: NDArray[np.float64]
     rejected: dict[int, str] = field(default_factory=dict)
+    ambiguous: list[Ambiguity] = field(default_factory=list)
 
 
-def rigid_shifts(frames: list[NDArray], max_shift: float | None = None) -> RigidShifts:
+def rigid_shifts(frames: Sequence[NDArray], max_shift: float | None = None, *, verbose: bool = False) -> RigidShifts:
     """Align whole frames.
 
     Frames are filtered so that every Fourier coefficient counts by its ratio of signal to noise
-    (:func:`~stemkit.series.correlation.coherence_filters`) and correlated in pairs, near ones in the series before
+    (:class:`~stemkit.series.correlation.CoherenceFilter`) and correlated in pairs, near ones in the series before
     distant ones. A lattice has many maxima: several are kept for each pair, and of the sets of shifts that are
-    consistent the one with the highest sum of log-likelihoods over all pairs is chosen. The final shifts are least
-    squares over all pairs, with the outliers left out.
+    consistent the one is chosen in which the structure that is not periodic agrees best over all pairs
+    (:class:`~stemkit.series.envelope.Envelopes`). Jumps by lattice vectors are then searched for
+    (:func:`~stemkit.series.jumps.without_jumps`). The final shifts are least squares over all pairs, with the outliers
+    left out.
 
     Parameters
     ----------
-    frames : list of ndarray of shape (n_y, n_x)
+    frames : sequence of ndarray of shape (n_y, n_x)
     max_shift : float, optional
         Largest shift between consecutive frames, px; by default half of each side.
+    verbose : bool
+        Show progress.
     """
     factor = max(1, -(-min(frames[0].shape) // CONSTANTS.largest_side))
     small = [_binned(frame, factor) for frame in frames]
-    shape = small[0].shape
-    limit = [CONSTANTS.max_shift * n if max_shift is None else max_shift / factor for n in shape]
-    y, x = (max(1, min(int(np.ceil(r)), n - 2)) for r, n in zip(limit, shape, strict=True))
-    reach = y, x
-    filters = coherence_filters(small)
-    spectra = [(Spectra(filters[0](frame), reach), Spectra(filters[1](frame), reach)) for frame in small]
-    pairs = _Pairs(spectra, shape, (filters[0].independent, filters[1].independent))
-    shifts, rejected = _placed(pairs, CONSTANTS.usual_shift * min(shape))
+    limit = [CONSTANTS.max_shift * n if max_shift is None else max_shift / factor for n in small[0].shape]
+    y, x = (max(1, min(int(np.ceil(r)), n - 2)) for r, n in zip(limit, small[0].shape, strict=True))
+    pairs = Pairs(small, (y, x))
+    shifts = _placed(pairs, verbose=verbose)
+    reason = "it shows nothing that the other frames show"
+    rejected = {int(i): reason for i in np.flatnonzero(np.isnan(shifts[:, 0]))}
+    shifts, ambiguous = without_jumps(pairs, shifts, lattice_vectors(pairs.spectrum))
     shifts, correlation, gain = _least_squares(pairs, shifts)
     rejected |= _outlying(gain, rejected)
     shifts[list(rejected)] = np.nan
-    return RigidShifts(factor * (shifts - np.nanmean(shifts, axis=0)), correlation, rejected)
+    used = {i: i for i in range(len(small)) if i not in rejected}
+    ambiguous = [found for one in ambiguous if (found := one.numbered(used).scaled(factor)).frames]
+    return RigidShifts(factor * (shifts - np.nanmean(shifts, axis=0)), correlation, rejected, ambiguous)
 
 
-def _binned(frame: NDArray, factor: int) -> NDArray[np.float64]:
+def _binned(frame: NDArray, factor: int) -> NDArray[np.float32]:
     if factor == 1:
-        return np.asarray(frame, dtype=np.float64)
+        return np.asarray(frame, dtype=np.float32)
     n_y, n_x = (n // factor * factor for n in frame.shape)
     blocks = frame[:n_y, :n_x].reshape(n_y // factor, factor, n_x // factor, factor)
-    return np.asarray(blocks.mean(axis=(1, 3), dtype=np.float64))
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    spectra: list[tuple[Spectra, Spectra]]
-    shape: tuple[int, int]
-    independent: tuple[float, float]
-
-    def __len__(self) -> int:
-        return len(self.spectra)
-
-    def of(self, first: int, second: int) -> PairCorrelation:
-        return PairCorrelation.of(self.spectra[first], self.spectra[second], self.shape, self.independent)
-
-    def before(self, frame: int) -> list[int]:
-        """Frames that this one is compared with, the nearest first."""
-        lags = list(range(1, CONSTANTS.all_lags + 1)) + [2**k for k in range(4, 20)]
-        return [frame - lag for lag in lags if frame - lag >= 0]
+    return np.asarray(blocks.mean(axis=(1, 3), dtype=np.float64), dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -131,44 +120,38 @@ class _Hypothesis:
         return [i for i in reversed(range(len(self.places))) if self.places[i] is not None]
 
 
-def _placed(pairs: _Pairs, usual: float) -> tuple[NDArray[np.float64], dict[int, str]]:
-    """Shifts of the frames, one after the other: a beam search."""
-    best = [_Hypothesis(((0.0, 0.0),), 0.0)]
-    for frame in range(1, len(pairs)):
-        maps = {other: pairs.of(other, frame) for other in pairs.before(frame)}
-        best = _extended(best, frame, maps, usual)
-    chosen = best[0]
-    n_placed = len(chosen.last())
-    if chosen.places[0] is not None and n_placed <= len(pairs) // 2 and n_placed < len(pairs):
+def _placed(pairs: Pairs, first: int = 0, *, verbose: bool = False) -> NDArray[np.float64]:
+    """Shifts ``(n_frames, 2)`` of the frames, one after the other: a beam search; NaN for those that match no other."""
+    best = [_Hypothesis((*[None] * first, (0.0, 0.0)), 0.0)]
+    for frame in tqdm(range(first + 1, len(pairs)), desc="aligning frames", disable=not verbose):
+        maps = {other: pairs.correlation(other, frame) for other in pairs.before(frame) if other >= first}
+        best = _extended(best, frame, maps, pairs)
+    shifts = np.array([(np.nan, np.nan) if p is None else p for p in best[0].places])
+    n_placed = len(best[0].last())
+    if first < len(pairs) - 2 and n_placed < len(pairs) - first and n_placed <= (len(pairs) - first) // 2:
         # the first frame may be the one that does not match
-        chosen = _without_first(pairs, usual, chosen)
-    shifts = np.array([(np.nan, np.nan) if p is None else p for p in chosen.places])
-    reason = "it shows nothing that the other frames show"
-    return shifts, {i: reason for i, place in enumerate(chosen.places) if place is None}
-
-
-def _without_first(pairs: _Pairs, usual: float, other: _Hypothesis) -> _Hypothesis:
-    if len(pairs) < 3:
-        return other
-    rest = _Pairs(pairs.spectra[1:], pairs.shape, pairs.independent)
-    shifts, _ = _placed(rest, usual)
-    places = (None, *(None if np.isnan(s[0]) else (float(s[0]), float(s[1])) for s in shifts))
-    found = _Hypothesis(places, 0.0)
-    return found if len(found.last()) > len(other.last()) else other
+        other = _placed(pairs, first + 1, verbose=verbose)
+        return other if np.isfinite(other[:, 0]).sum() > n_placed else shifts
+    return shifts
 
 
 def _extended(
-    hypotheses: list[_Hypothesis], frame: int, maps: dict[int, PairCorrelation], usual: float
+    hypotheses: list[_Hypothesis], frame: int, maps: dict[int, PairCorrelation], pairs: Pairs
 ) -> list[_Hypothesis]:
     """Hypotheses with one more frame, the best first."""
     found: dict[tuple, _Hypothesis] = {}
-    proposed = {other: pair.candidates(CONSTANTS.candidates) for other, pair in maps.items()}
+    proposed: dict[int, NDArray] = {}
     for hypothesis in hypotheses:
         partners = [i for i in hypothesis.last() if i in maps]
         known = {i: np.array(hypothesis.places[i]) for i in partners}
+        for i in partners[:2]:
+            if i not in proposed:
+                proposed[i] = pairs.candidates(i, frame, maps[i])
         tried = np.concatenate([known[i] - proposed[i] for i in partners[:2]])
-        gains = _gains(tried, known, maps, usual)
-        candidates = [(None, 0.0), *(((float(p[0]), float(p[1])), float(g)) for p, g in zip(tried, gains, strict=True))]
+        gains = _gains(tried, known, frame, maps, pairs)
+        left_out = CONSTANTS.left_out if np.isfinite(gains).any() else 0.0
+        candidates: list[tuple[tuple[float, float] | None, float]] = [(None, left_out)]
+        candidates += [((float(p[0]), float(p[1])), float(g)) for p, g in zip(tried, gains, strict=True) if g > -np.inf]
         for place, gain in candidates:
             places = (*hypothesis.places, place)
             key = tuple(None if p is None else (round(p[0] / 2), round(p[1] / 2)) for p in places)
@@ -178,20 +161,22 @@ def _extended(
 
 
 def _gains(
-    places: NDArray, known: dict[int, NDArray], maps: dict[int, PairCorrelation], usual: float
+    places: NDArray, known: dict[int, NDArray], frame: int, maps: dict[int, PairCorrelation], pairs: Pairs
 ) -> NDArray[np.float64]:
-    """Log-likelihoods of places of a frame, summed over its partners, over that of not being placed."""
+    """Log-likelihoods of places of a frame, summed over its partners; ``-inf`` where it does not match them."""
     whole, other = np.zeros(len(places)), np.zeros(len(places))
     for i, place in known.items():
-        whole += looked_up(maps[i].gain, place - places, maps[i].reach)
-        other += looked_up(maps[i].other, place - places, maps[i].reach)
-    step = np.hypot(*(places - known[next(iter(known))]).T) / usual
-    gain = other + CONSTANTS.lattice * whole - step**2 / 2
-    matched = whole + other > CONSTANTS.significant * max(1, len(known) // 2)
-    return np.where(matched, np.maximum(gain, 1e-3), -np.inf)
+        whole += maps[i].gains(place - places)
+        other += pairs.likelihoods(i, frame, place - places, len(known) + 1)
+    latest = list(known)
+    before = known[latest[0]] - known[latest[1]] if len(known) > 1 and latest[0] - latest[1] == 1 else None
+    prior = pairs.prior(places - known[latest[0]], before)
+    least = CONSTANTS.significant + float(np.log(max(2.0, pairs.independent * pairs.shape[0] * pairs.shape[1])))
+    matched = whole + np.maximum(other, 0) > least * max(1, len(known) // 2)
+    return np.where(matched, other + CONSTANTS.lattice * whole + prior, -np.inf)
 
 
-def _least_squares(pairs: _Pairs, shifts: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray]:
+def _least_squares(pairs: Pairs, shifts: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray]:
     """Shifts, median correlations, and mean gains per pair of each frame."""
     n = len(pairs)
     placed = np.flatnonzero(np.isfinite(shifts[:, 0]))
@@ -199,7 +184,7 @@ def _least_squares(pairs: _Pairs, shifts: NDArray) -> tuple[NDArray[np.float64],
     for j in placed:
         for i in pairs.before(int(j)):
             if np.isfinite(shifts[i, 0]):
-                gain, c, at = pairs.of(i, int(j)).near(shifts[i] - shifts[j])
+                gain, c, at = pairs.correlation(i, int(j)).near(shifts[i] - shifts[j])
                 if gain > 0:
                     rows.append((i, j, gain, c, at[0], at[1]))
     if not rows:

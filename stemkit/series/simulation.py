@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -74,6 +75,7 @@ def draw_series(
     displacements: NDArray,
     *,
     shape: tuple[int, int] = (256, 256),
+    scan_angles: Sequence[float] | None = None,
     noise: NoiseModel | None = None,
     pixel_size: float | None = None,
     random_state: int | np.random.RandomState | None = None,
@@ -86,9 +88,13 @@ def draw_series(
         The specimen (its first image): positions in px of the undisplaced image. It must extend beyond the image as
         far as the frames are displaced.
     displacements : ndarray of shape (n_frames, n_y, 2)
-        Pixel ``(y, x)`` of frame f records what is at ``(y, x) + displacements[f, y]``, px.
+        Pixel ``(y, x)`` of frame f records what is at ``(y, x) + displacements[f, y]``, px; where the scan is turned,
+        at the place of the pixel in the image plus the displacement along y and x of the image.
     shape : (int, int)
         ``(n_y, n_x)`` of the frames.
+    scan_angles : sequence of float, optional
+        Angle in degrees by which the scan of each frame is turned about the middle of the image: at 90, a frame is
+        ``np.rot90(image)``.
     noise : NoiseModel, optional
         Pointwise noise and streaks are drawn anew for each frame, the background once. Displacements of it are not
         drawn. None: no noise.
@@ -119,6 +125,8 @@ def draw_series(
     noise = NoiseModel() if noise is None else noise
     seeds = np.random.default_rng(seed_from(random_state))
     margin = int(np.ceil(np.abs(displacements).max())) + MARGIN
+    if scan_angles is not None:
+        margin += (max(shape) - min(shape)) // 2 + int(np.ceil(0.21 * max(shape)))
     clean = _specimen(columns, (shape[0] + 2 * margin, shape[1] + 2 * margin), margin, noise, seeds)
     knots = ndimage.spline_filter(clean, SPLINE_ORDER)
     y, x = np.meshgrid(*(np.arange(n, dtype=np.float64) + margin for n in shape), indexing="ij")
@@ -126,13 +134,29 @@ def draw_series(
         noise.contrast, noise.level, noise.mode, scan=_unmoved(noise.scan), pointwise=noise.pointwise,
     )  # fmt: skip
     frames = []
-    for moved in displacements:
-        at = np.stack([y + moved[:, :1], x + moved[:, 1:]])
+    angles = np.zeros(len(displacements)) if scan_angles is None else np.asarray(scan_angles, dtype=np.float64)
+    if angles.shape != (len(displacements),):
+        raise ValueError(
+            f"scan_angles must have one angle for each of the {len(displacements)} frames, but has the "
+            f"shape {angles.shape}"
+        )
+    for moved, angle in zip(displacements, angles, strict=True):
+        place = turned((y, x), angle, [margin + (n - 1) / 2 for n in shape])
+        at = np.stack([place[0] + moved[:, :1], place[1] + moved[:, 1:]])
         seen = ndimage.map_coordinates(knots, at, order=SPLINE_ORDER, prefilter=False)
         seen = noise.level + noise.contrast * mode_sign(noise.mode) * seen
         frames.append(still.apply(seen, random_state=int(seeds.integers(2**31))))
     series = xr.DataArray(np.stack(frames).astype(np.float32), dims=("frame", "y", "x"), attrs={"mode": noise.mode})
+    if scan_angles is not None:
+        series = series.assign_coords(scan_angle=("frame", angles, {"units": "degrees"}))
     return series if pixel_size is None else with_pixel_sizes(series, pixel_size, pixel_size)
+
+
+def turned(place: tuple[NDArray, NDArray], angle: float, middle: Sequence[float]) -> tuple[NDArray, NDArray]:
+    """Places ``(y, x)`` in the image of the pixels of a frame whose scan is turned by an angle, degrees."""
+    sine, cosine = math.sin(math.radians(angle)), math.cos(math.radians(angle))
+    y, x = place[0] - middle[0], place[1] - middle[1]
+    return middle[0] + cosine * y + sine * x, middle[1] - sine * y + cosine * x
 
 
 def _specimen(

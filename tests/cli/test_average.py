@@ -1,5 +1,7 @@
 """``stemkit average``."""
 
+import re
+
 import numpy as np
 import pytest
 import tifffile
@@ -37,6 +39,62 @@ def test_the_average_its_figure_and_the_frames_are_written(file, capsys):
     assert frames.shape == (4, *image.shape)
     assert np.corrcoef(frames[0].values.ravel(), frames[3].values.ravel())[0, 1] > 0.5
     assert "4 of 4 frames" in capsys.readouterr().out
+
+
+def test_all_parts_of_the_displacements_are_printed(file, capsys):
+    assert average(file) == 0
+    lines = capsys.readouterr().out.splitlines()
+    # 2 and -3 px per frame, between the first and the last 6 and 9
+    moved = re.search(
+        r"between frames: up to ([\d.]+) px in all, ([\d.]+) px along x and ([\d.]+) px along y", lines[1]
+    )
+    assert [float(n) for n in moved.groups()] == pytest.approx([117**0.5, 3.0, 2.0], abs=0.4)
+    for part in ("within frames", "linear and quadratic drift", "drift over", "jitter", "hum"):
+        assert sum(line.strip().startswith(part) for line in lines) == 1
+
+
+def folder_of(file, n=4):
+    folder = file.parent / "series"
+    folder.mkdir()
+    frames = tifffile.imread(file)
+    for i in range(n):
+        tifffile.imwrite(folder / f"frame_{i + 8}.tif", frames[i])  # 8, 9, 10, 11: not alphabetical
+    return folder
+
+
+def test_a_folder_of_single_files_is_a_series_in_natural_order(file, capsys):
+    folder = folder_of(file)
+    assert average(folder) == 0
+    assert "4 of 4 frames" in capsys.readouterr().out
+    assert average(file, "--overwrite") == 0
+    same = [read(file.parent / f"series_average.{ending}") for ending in ("nc",)]
+    assert same[0].dims == ("y", "x")
+
+
+def test_results_in_the_folder_are_not_frames(file, capsys):
+    folder = folder_of(file)
+    for _ in range(2):
+        arguments = ["average", str(folder), "-o", str(folder), "--mode", "haadf", "--fast", "--overwrite"]
+        assert main(arguments) == 0
+    assert capsys.readouterr().out.count("4 of 4 frames") >= 1
+
+
+def test_a_folder_of_series_is_several(file, capsys):
+    folder = file.parent / "several"
+    folder.mkdir()
+    for name in ("a.tif", "b.tif"):
+        tifffile.imwrite(folder / name, tifffile.imread(file), photometric="minisblack")
+    assert average(folder) == 0
+    assert {p.name for p in file.parent.glob("*_average.nc")} == {"a_average.nc", "b_average.nc"}
+
+
+def test_scan_angles_are_repeated_and_checked(file, capsys):
+    assert average(file, "--scan-angles", "0,90,0") == 1
+    assert "--scan-angles has 3 angle(s), but the series has 4 frames" in capsys.readouterr().err
+    assert average(file, "--scan-angles", "0,180") == 1
+    assert "two directions at right angles" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        average(file, "--scan-angles", "north")
 
 
 def test_frames_can_be_left_out(file, capsys):

@@ -173,8 +173,8 @@ class TestContainers:
         aligner = SeriesAligner(mode="haadf", **FAST)
         image = aligner.fit_transform(frames)
         array = aligner.fit_transform(frames.values)
-        assert isinstance(array, np.ndarray)
-        np.testing.assert_array_equal(array, image.values)
+        assert isinstance(array, xr.DataArray)  # an array has no number of frames, standard errors and noise
+        np.testing.assert_array_equal(array.values, image.values)
         listed = aligner.fit_transform([frames[i] for i in range(4)])
         assert isinstance(listed, xr.DataArray)
         np.testing.assert_array_equal(listed.values, image.values)

@@ -1,0 +1,104 @@
+"""Groups of frames of one scan direction each, and their slow drift."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from stemkit.noise import ScanNoise
+from stemkit.series.averaging import Grid
+from stemkit.series.combined import combined
+from stemkit.series.extent import union
+from stemkit.series.frames import BrightFrames, Series
+from stemkit.series.jumps import Ambiguity
+from stemkit.series.refinement import pixel_variance
+from stemkit.series.slow_drift import SMOOTH, slow_drifts
+from stemkit.series.turns import Turn
+
+__all__ = ["Group", "union_of", "variance_of", "without_slow_drift"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Frames of one scan direction, aligned with each other.
+
+    Parameters
+    ----------
+    turn : Turn
+    numbers : list of int
+        Of the frames in the series.
+    displacements : ndarray of shape (n_frames, n_rows, 2)
+        Along y and x of the image, px.
+    scan : ScanNoise
+    variance : (float, float) or None
+        Of a pixel of a frame: constant and slope against the intensity; None for a single frame.
+    rejected : dict of str
+        Reasons, by number.
+    ambiguous : list of Ambiguity
+    """
+
+    turn: Turn
+    numbers: list[int]
+    displacements: NDArray[np.float64]
+    scan: ScanNoise
+    variance: tuple[float, float] | None = None
+    rejected: dict[int, str] = field(default_factory=dict)
+    ambiguous: list[Ambiguity] = field(default_factory=list)
+
+
+def without_slow_drift(series: Series, groups: list[Group]) -> tuple[list[Group], list[Ambiguity]]:
+    """Groups of scans at right angles with the displacements by slow drift, and lattice vectors that remain possible.
+
+    Of each group the average is compared with those of the others (:func:`~stemkit.series.slow_drift.slow_drifts`).
+    """
+    first = groups[0].turn.turned_shape
+    common = tuple(np.min([group.turn.turned_shape for group in groups], axis=0).tolist())
+    grid = Grid((((first[0] - common[0]) // 2), (first[1] - common[1]) // 2), (common[0], common[1]))
+    centred, images = [], []
+    for group in groups:
+        # the scan is turned about the middle of the image
+        offset = (np.array(first) - np.array(group.turn.turned_shape)) / 2
+        centred.append(replace(group, displacements=group.displacements + offset))
+        quarters = [group.turn.quarters] * len(group.numbers)
+        mean = combined(BrightFrames(series, group.numbers).__getitem__, centred[-1].displacements, quarters, grid)
+        images.append(np.where(mean.shown, mean.values, mean.values[mean.shown].mean()))
+    found = slow_drifts(images, [group.turn.slow_axis for group in groups])
+    out = []
+    for group, drift in zip(centred, found.drifts, strict=True):
+        axis = group.turn.slow_axis
+        place = group.turn.rows() + group.displacements[..., axis] - grid.origin[axis]
+        out.append(replace(group, displacements=group.displacements + drift(place)))
+    middle = np.concatenate([group.displacements for group in out]).mean(axis=(0, 1))
+    ambiguous = [
+        replace(one, frames=tuple(sorted(n for k in one.frames for n in groups[k].numbers))) for one in found.ambiguous
+    ]
+    return [replace(group, displacements=group.displacements - middle) for group in out], ambiguous
+
+
+def union_of(displacements: NDArray, turns: list[int], shape: tuple[int, int]) -> Grid:
+    """The grid of the image that holds all frames of this shape."""
+    grids = []
+    for moved, quarters in zip(displacements, turns, strict=True):
+        turn = Turn(quarters, shape)
+        grids.append(turn.grid_of_image(union(turn.to_frame(moved)[None], shape)))
+    low = np.min([g.origin for g in grids], axis=0)
+    high = np.max([np.add(g.origin, g.shape) for g in grids], axis=0)
+    y, x = (int(n) for n in high - low)
+    return Grid((int(low[0]), int(low[1])), (y, x))
+
+
+def variance_of(series: Series, groups: list[Group]) -> tuple[float, float]:
+    """Variance of a pixel of a frame, constant and slope against the intensity, from groups of several directions."""
+    members = [
+        (i, group.turn.quarters, moved)
+        for group in groups
+        for i, moved in zip(group.numbers, group.displacements, strict=True)
+    ]
+    numbers, turns, moved = (list(part) for part in zip(*members, strict=True))
+    grid = union_of(np.stack(moved), turns, groups[0].turn.shape)
+    mean = combined(BrightFrames(series, numbers).__getitem__, np.stack(moved), turns, grid, with_variance=True)
+    assert mean.variance is not None
+    return pixel_variance(mean.variance, mean.count, mean.values, ndimage.gaussian_filter(mean.values, SMOOTH))

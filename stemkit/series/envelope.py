@@ -1,0 +1,244 @@
+"""The structure of frames that is not periodic, at frequencies below those of the lattice: it tells cells apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft, ndimage, signal
+
+__all__ = ["Envelopes", "Spectrum", "mean_spectrum", "tapered"]
+
+#: Fraction of a side over which a frame is tapered at its borders (chosen).
+TAPERED = 0.1
+#: Frequencies beyond this radius, cycles per px, show the power of the noise (chosen: columns of a sigma above 1 px
+#: have less than 5 % of their amplitude there).
+NOISE_FREQUENCY = 0.4
+#: Frequencies along y beyond this show that of the streaks, which are independent from row to row (chosen).
+STREAK_FREQUENCY = 0.25
+#: Width of the filter that smooths the mean power spectrum, in coefficients (chosen).
+SPECTRUM_SMOOTHING = 0.7
+#: A coefficient whose power exceeds the median of its surroundings, a square of this many coefficients, by this factor
+#: belongs to a lattice (chosen).
+SURROUNDINGS, LATTICE = 15, 6.0
+#: A lattice repeats at least this number of times along a side; its reflections have at least this fraction of the
+#: largest power times squared frequency (chosen).
+SLOWEST_LATTICE, STRONG = 5, 0.1
+#: Frequencies up to this fraction of the first reflection's are used, and up to this many cycles per px (chosen).
+BASEBAND, HIGHEST = 0.75, 0.1
+#: Power of the signal that is taken for error, as a fraction of that of the noise (chosen).
+LEAST_SIGNAL = 0.02
+#: Largest fraction of signal in a coefficient (chosen: the brightness of frames may vary slowly).
+MOST_COHERENT = 0.99
+#: Noise power that is assumed at least, as a fraction of the mean power (chosen): frames may be free of noise.
+LEAST_NOISE = 1e-6
+#: Sigma of the Gaussian filter before frames are thinned, in the pixels of the result, and their highest frequency in
+#: cycles per such pixel (chosen: reflections beyond are suppressed by a factor of 100 before they fold back).
+THINNED_SIGMA, THINNED_FREQUENCY = 0.6, 0.27
+#: Longest and shortest side of thinned frames, px (chosen).
+LONGEST, SHORTEST = 128, 24
+#: Smallest overlap of two frames, as a fraction of the area (chosen).
+LEAST_OVERLAP = 0.2
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Mean power of tapered frames on the half plane of a real Fourier transform, per pixel.
+
+    Parameters
+    ----------
+    power : ndarray
+        Smoothed.
+    noise : float
+        Of white noise.
+    noise_x : ndarray
+        Of white noise and of streaks, by the frequency along x.
+    first : float
+        Frequency of the first reflection of a lattice, cycles per px; 1 without a lattice.
+    signal : ndarray
+        Of structure that is not periodic, by the radius in steps of ``1 / min(shape)``.
+    shape : (int, int)
+    n_frames : int
+    """
+
+    power: NDArray[np.float64]
+    noise: float
+    noise_x: NDArray[np.float64]
+    first: float
+    signal: NDArray[np.float64]
+    shape: tuple[int, int]
+    n_frames: int
+
+
+def tapered(frame: NDArray) -> NDArray[np.float64]:
+    """A frame about its mean that fades out at its borders."""
+    window = _window((frame.shape[0], frame.shape[1]))
+    work = np.asarray(frame, dtype=np.float64)
+    return np.asarray((work - (work * window).sum() / window.sum()) * window)
+
+
+def _window(shape: tuple[int, int]) -> NDArray[np.float64]:
+    return np.outer(*(signal.windows.tukey(n, 2 * TAPERED) for n in shape))
+
+
+def mean_spectrum(frames: Sequence[NDArray]) -> Spectrum:
+    """Power of the noise, the lattice, and the other structure of frames of one size."""
+    shape = (frames[0].shape[0], frames[0].shape[1])
+    raw: NDArray[np.float64] = np.zeros((shape[0], shape[1] // 2 + 1))
+    for frame in frames:
+        raw += np.abs(fft.rfft2(tapered(frame))) ** 2
+    raw /= len(frames) * (_window(shape) ** 2).sum()
+    power = ndimage.gaussian_filter(raw, SPECTRUM_SMOOTHING, mode=("wrap", "nearest"))
+    along_y = np.abs(fft.fftfreq(shape[0]))
+    radius = np.hypot(along_y[:, None], fft.rfftfreq(shape[1]))
+    floor = LEAST_NOISE * float(power.mean())
+    noise = max(float(np.median(power[radius > NOISE_FREQUENCY])), floor)
+    noise_x = np.maximum(np.median(raw[along_y > STREAK_FREQUENCY], axis=0) / np.log(2), noise)
+    periodic = power > LATTICE * ndimage.median_filter(power, SURROUNDINGS)
+    strength = np.where(periodic & (radius > SLOWEST_LATTICE / min(shape)), power * radius**2, 0.0)
+    first = float(radius[strength > STRONG * strength.max()].min()) if strength.any() else 1.0
+    used = ~periodic | (radius < BASEBAND * first / 2)
+    rings = np.rint(radius * min(shape)).astype(int).ravel()
+    total = np.bincount(rings, np.where(used, raw - (1 + LEAST_SIGNAL) * noise_x, 0.0).ravel())
+    signal_ = np.clip(total / np.maximum(np.bincount(rings, used.ravel()), 1), 0.0, None)
+    signal_[0] = signal_[1]
+    return Spectrum(power, noise, noise_x, first, signal_, shape, len(frames))
+
+
+@dataclass(frozen=True)
+class Envelopes:
+    """Frames without their lattice, on fewer pixels, and the log-likelihood that two of them show the same there.
+
+    Parameters
+    ----------
+    frames : list of ndarray
+        Filtered, every ``factor``-th pixel.
+    factor : int
+    spectrum : Spectrum
+    """
+
+    frames: list[NDArray[np.float64]]
+    factor: int
+    spectrum: Spectrum
+    _windows: dict[tuple[int, int], _Windowed] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, frames: Sequence[NDArray], spectrum: Spectrum) -> Envelopes:
+        """From frames of one size."""
+        band = min(BASEBAND * spectrum.first, HIGHEST)
+        shorter, longer = min(spectrum.shape), max(spectrum.shape)
+        factor = max(int(THINNED_FREQUENCY / band), -(-longer // LONGEST))
+        factor = max(1, min(factor, shorter // SHORTEST))
+        sigma = THINNED_SIGMA * factor if factor > 1 else 0.0
+        thin = []
+        for frame in frames:
+            smooth = ndimage.gaussian_filter(np.asarray(frame, dtype=np.float64), sigma, mode="nearest")
+            thin.append(smooth[::factor, ::factor])
+        return cls(thin, factor, spectrum)
+
+    def log_likelihood(self, first: int, second: int, shift: tuple[float, float], n_frames: int = 2) -> float:
+        """Log-likelihood that frame ``second`` at ``p + shift`` shows what ``first`` does at p, over no relation.
+
+        Parameters
+        ----------
+        first, second : int
+        shift : (float, float)
+            Along y and x, px.
+        n_frames : int
+            Number of frames that show the same. The sum over all of their pairs is then the log-likelihood of all.
+
+        Notes
+        -----
+        In their overlap, the Fourier coefficients A and B of both are normal, of the power S + N, with the signal S in
+        common. With the coherence ``r = S / (S + N)``, in units of this power and with the phase of the shift in B, a
+        coefficient contributes ``-log(1 - r^2) - r^2 / (1 - r^2) (|A|^2 + |B|^2) + 2 r / (1 - r^2) Re A* B``. The
+        cross term of n frames has the factor ``S / (N (n S + N))`` instead of ``S / (N (2 S + N))``.
+        """
+        thin = np.array(shift, dtype=float) / self.factor
+        whole = np.rint(thin).astype(int)
+        ours, theirs = self._overlap(whole)
+        a, b = self.frames[first][ours], self.frames[second][theirs]
+        if min(a.shape) < 2 or a.size < LEAST_OVERLAP * self.frames[first].size:
+            return 0.0
+        return self._windowed((a.shape[0], a.shape[1])).log_likelihood(a, b, thin - whole, n_frames)
+
+    def guide(self, first: int, second: int, shifts: NDArray) -> NDArray[np.float64]:
+        """Approximate log-likelihoods of shifts ``(n, 2)``, px, from one correlation of both frames.
+
+        The overlap is not cut out, so that it is the less exact the farther the frames are displaced.
+        """
+        shape = (self.frames[first].shape[0], self.frames[first].shape[1])
+        windowed = self._windowed(shape)
+        padded = tuple(fft.next_fast_len(2 * n, real=True) for n in shape)
+        a, b = (fft.rfft2(windowed.whitened(self.frames[i]), padded) for i in (first, second))
+        values = fft.irfft2(a.conj() * b, padded)
+        at = np.asarray(shifts, dtype=float).T / self.factor
+        cross = ndimage.map_coordinates(values, at, order=1, mode="grid-wrap")
+        overlap = np.prod([np.clip(1 - np.abs(s) / n, 0, 1) for s, n in zip(at, shape, strict=True)], axis=0)
+        return np.where(overlap > LEAST_OVERLAP, cross - overlap * windowed.energy, 0.0)
+
+    def _overlap(self, whole: NDArray) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+        ours, theirs = [], []
+        for step, n in zip(whole.tolist(), self.frames[0].shape, strict=True):
+            ours.append(slice(max(0, -step), max(0, min(n, n - step))))
+            theirs.append(slice(max(0, step), max(0, min(n, n + step))))
+        return (ours[0], ours[1]), (theirs[0], theirs[1])
+
+    def _windowed(self, shape: tuple[int, int]) -> _Windowed:
+        if shape not in self._windows:
+            self._windows[shape] = _Windowed.of(shape, self.factor, self.spectrum)
+        return self._windows[shape]
+
+
+@dataclass(frozen=True)
+class _Windowed:
+    """Weights of the Fourier coefficients of a part of a frame of one shape."""
+
+    window: NDArray[np.float64]
+    coherence: NDArray[np.float64]
+    power: NDArray[np.float64]
+    count: NDArray[np.float64]
+    frequency: tuple[NDArray[np.float64], NDArray[np.float64]]
+
+    @classmethod
+    def of(cls, shape: tuple[int, int], factor: int, spectrum: Spectrum) -> _Windowed:
+        window = _window(shape)
+        y, x = fft.fftfreq(shape[0])[:, None], fft.rfftfreq(shape[1])[None]
+        radius = np.hypot(y, x) / factor
+        common = np.interp(radius, np.arange(len(spectrum.signal)) / min(spectrum.shape), spectrum.signal)
+        noise = np.interp(x / factor, fft.rfftfreq(spectrum.shape[1]), spectrum.noise_x) + np.zeros(radius.shape)
+        coherence = np.minimum(common / (common + noise), MOST_COHERENT)
+        coherence[radius > min(BASEBAND * spectrum.first, HIGHEST)] = 0.0
+        coherence[0, 0] = 0.0
+        sigma = THINNED_SIGMA if factor > 1 else 0.0
+        passed = np.exp(-2 * (np.pi * factor * radius * sigma) ** 2)
+        power = (common + noise) * passed**2 * (window**2).sum() / factor**2
+        # coefficients of the half plane count twice, but for those on its borders; tapered pixels count less
+        count = np.where((x == 0) | (2 * x == 1), 0.5, 1.0) + np.zeros(radius.shape)
+        count *= (window**2).sum() ** 2 / (window**4).sum() / window.size
+        return cls(window, coherence, power, count, (y, x))
+
+    def log_likelihood(self, a: NDArray, b: NDArray, shift: NDArray, n_frames: int) -> float:
+        r, (y, x) = self.coherence, self.frequency
+        first, second = (fft.rfft2((v - (v * self.window).sum() / self.window.sum()) * self.window) for v in (a, b))
+        phase = np.exp(2j * np.pi * (y * shift[0] + x * shift[1]))
+        cross = (first.conj() * second * phase).real / self.power
+        energy = (np.abs(first) ** 2 + np.abs(second) ** 2) / self.power
+        terms = -np.log1p(-(r**2)) - r**2 / (1 - r**2) * energy + 2 * r / (1 - r**2) * cross
+        return float((self.count * (1 + r) / (1 + (n_frames - 1) * r) * terms).sum())
+
+    def whitened(self, a: NDArray) -> NDArray[np.float64]:
+        """The part of a frame whose correlation with that of another is the cross term of the log-likelihood."""
+        r = self.coherence
+        work = (a - (a * self.window).sum() / self.window.sum()) * self.window
+        # the sum over the half plane is half of that over all, which is the number of pixels times that over them
+        scale = np.sqrt(a.size * float(self.count.max()) * r / (1 - r**2) / self.power)
+        return np.asarray(fft.irfft2(fft.rfft2(work) * scale, a.shape))
+
+    @property
+    def energy(self) -> float:
+        """What the other terms take from frames that show the same, on average."""
+        r = self.coherence
+        return float((self.count * (np.log1p(-(r**2)) + 2 * r**2 / (1 - r**2))).sum())

@@ -1,0 +1,100 @@
+"""The image that an average becomes: coordinates, standard errors, noise model, record of the steps."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from stemkit._version import __version__
+from stemkit.detection.normalized_image import TYPICAL, typical_frames
+from stemkit.images import float_dtype, mode_sign, pixel_sizes
+from stemkit.noise import ScanNoise
+from stemkit.series.average_noise import noise_gain, noise_of_average
+from stemkit.series.averaging import Grid
+from stemkit.series.combined import Combined, in_groups
+from stemkit.series.turns import Turn
+
+__all__ = ["average_image", "gains_of", "pixel_centres"]
+
+#: Shorter side of the smallest average whose noise is calibrated, px (chosen).
+SMALLEST_CALIBRATED = 32
+
+
+def average_image(
+    mean: Combined,
+    like: xr.DataArray,
+    mode: str,
+    grid: Grid,
+    gains: tuple[float, float],
+    variance: tuple[float, float],
+    scan: ScanNoise,
+) -> tuple[xr.DataArray, float]:
+    """The average with its number of frames, standard errors and noise model, and the ratio of its noise.
+
+    Parameters
+    ----------
+    mean : Combined
+        Columns bright, with the variance.
+    like : DataArray of shape (n_y, n_x)
+        The first frame.
+    mode : {"haadf", "bf"}
+    grid : Grid
+    gains : (float, float)
+        From :func:`gains_of`.
+    variance : (float, float)
+        Of a pixel of a frame: constant and slope against the intensity.
+    scan : ScanNoise
+        Displacements within the frames.
+    """
+    assert mean.variance is not None
+    dtype = float_dtype(like.dtype)
+    gain, column_gain = gains
+    error = np.sqrt(gain * mean.variance / np.maximum(mean.count, 1))
+    image = xr.DataArray(
+        np.where(mean.shown, mode_sign(mode) * mean.values, np.nan).astype(dtype),
+        {
+            "n_frames": (("y", "x"), mean.count.astype(np.int32), {TYPICAL: typical_frames(mean.count)}),
+            "standard_error": (("y", "x"), np.where(mean.count > 1, error, np.nan).astype(dtype)),
+        },
+        ("y", "x"),
+        like.name,
+        {k: v for k, v in like.attrs.items() if k != "noise"} | {"mode": mode},
+    )
+    image = image.assign_coords(pixel_centres(like, grid))
+    image.attrs["stemkit"] = json.dumps(_record(like, int(mean.count.max())))
+    if not mean.shown.all() or min(image.shape) < SMALLEST_CALIBRATED or np.ptp(mean.values) == 0:
+        return image, float("nan")
+    model, ratio = noise_of_average(image, mean.count, variance, column_gain, scan, mode)
+    sizes = pixel_sizes(image)
+    described = {"pixel_size": None if sizes is None else sizes[1], **model.to_dict()}
+    image.attrs["noise"] = json.dumps(described)
+    return image, ratio
+
+
+def gains_of(displacements: NDArray, turns: list[int], shape: tuple[int, int]) -> tuple[float, float]:
+    """Gains of white noise (:func:`~stemkit.series.average_noise.noise_gain`), the means over the directions."""
+    total = np.zeros(2)
+    for turn, group in in_groups(turns).items():
+        total += len(group) * np.array(noise_gain(Turn(turn, shape).to_frame(displacements[group]), shape))
+    pixel, column = (float(value) for value in total / len(turns))
+    return pixel, column
+
+
+def pixel_centres(frame: xr.DataArray, grid: Grid) -> dict[str, xr.Variable]:
+    """Centres of the pixels of a grid, nm, in the coordinates of a frame that is not displaced."""
+    sizes, out = pixel_sizes(frame), {}
+    for axis, dim in enumerate(("y", "x") if sizes is not None else ()):
+        assert sizes is not None
+        place = float(frame.coords[dim].values[0]) + (grid.origin[axis] + np.arange(grid.shape[axis])) * sizes[axis]
+        out[dim] = xr.Variable(dim, place, {"units": "nm"})
+    return out
+
+
+def _record(frame: xr.DataArray, n_frames: int) -> dict[str, Any]:
+    made: dict[str, Any] = {"stemkit": __version__, "step": "average", "n_frames": n_frames}
+    before = frame.attrs.get("stemkit")
+    return made | ({"previous": json.loads(before)} if isinstance(before, str) else {})

@@ -15,7 +15,12 @@ from stemkit.noise.background import BackgroundStatistics, OtherNoise, between_c
 from stemkit.noise.components import NoiseComponents, measure_components
 from stemkit.noise.differences import row_difference, rows_without
 from stemkit.noise.distribution import NORMAL_SHAPE, fit_tukey_shape, is_counted
-from stemkit.noise.fault_detection import describe_pixel_faults, find_scan_faults, saturated_pixels
+from stemkit.noise.fault_detection import (
+    describe_hum,
+    describe_pixel_faults,
+    find_scan_faults,
+    saturated_pixels,
+)
 from stemkit.noise.filter_residuals import residual_curves
 from stemkit.noise.model import BackgroundNoise, Digitization, NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.noise.registration import BeamDisplacement
@@ -112,7 +117,9 @@ def calibrate_image(values: NDArray, mode: str, *, averaged: bool = False) -> Im
     diagnostics = _diagnostics(noise, separation, bright, faulty) | {
         "part": part,
         "background": background,
-        "faults": describe_pixel_faults(values, found) | _scan_faults(separation, bright, faulty),
+        "faults": describe_pixel_faults(values, found)
+        | find_scan_faults(bright, separation.fits, faulty=faulty)
+        | describe_hum(scan.model),
         "faulty": found.mask,
     }
     return ImageCalibration(model, {key: float(value) for key, value in std.items()}, diagnostics)
@@ -153,13 +160,6 @@ def _diagnostics(noise: _Noise, separation: Separation, bright: NDArray, faulty:
         "displacement_x": None if crystal is None else crystal.displacement_x,
         "displacement_y": None if crystal is None else crystal.displacement_y,
     }
-
-
-def _scan_faults(separation: Separation, bright: NDArray, faulty: NDArray) -> dict[str, str]:
-    if separation.crystal is None:
-        return find_scan_faults(bright, faulty=faulty)
-    crystal = separation.crystal
-    return find_scan_faults(bright, crystal.fits, crystal.jitter_x, crystal.vectors, faulty=faulty)
 
 
 # --- pointwise noise and background ------------------------------------------------------------------------------
@@ -277,17 +277,29 @@ def _with_displacements(scan: _Scan, noise: _Noise, crystal: FittedCrystal, larg
         whole, jitter = jitter, math.sqrt(jitter**2 + squared)
         jitter_std = math.hypot(components.std["residual_jitter^2"] / 2, whole * jitter_std) / jitter
         length = _local_length(whole**2 / jitter**2, n_x)
-    jitter_y = math.hypot(across.jitter, components.residual_jitter_y)
-    squared_y_std = components.std.get("residual_jitter_y^2", math.nan)
+    # along y the displacement of whole rows is measured, and its length along the row is that of the jitter along x
+    of_rows = math.sqrt(row_mean_fraction(found.length, n_x))
+    jitter_y = across.jitter / of_rows
+    length_y_std = 0.5 * jitter_y * (1 - of_rows**2) * np.nan_to_num(found.length_std / found.length)
     std = scan.std | {
         "scan.jitter": jitter_std,
         "scan.jitter_length": found.length_std,
-        "scan.jitter_y": math.hypot(squared_y_std / 2, across.jitter * across.jitter_std)
-        / max(jitter_y, squared_y_std**0.5, 1e-150),
+        "scan.jitter_y": math.hypot(across.jitter_std / of_rows, length_y_std),
     }
     numbers, slow_std = _drift_and_hum(found, across, larger)
     model = replace(scan.model, jitter=jitter, jitter_length=length, jitter_y=jitter_y, **numbers)
     return _Scan(model, std | slow_std)
+
+
+def row_mean_fraction(length: float, n_x: int) -> float:
+    """Variance of the mean of a row over that of its pixels, for the correlation ``exp(-k^2 / (4 length^2))``.
+
+    The integral of ``2 (n - k) / n^2`` times the correlation over k from 0 to n.
+    """
+    if math.isinf(length):
+        return 1.0
+    ratio = 2 * max(length, SETTINGS.shortest_local) / n_x
+    return ratio * math.sqrt(math.pi) * math.erf(1 / ratio) - ratio**2 * (1 - math.exp(-(ratio**-2.0)))
 
 
 def _local_length(fraction: float, n_x: int) -> float:

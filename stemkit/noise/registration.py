@@ -36,6 +36,9 @@ FEWEST_ROWS = 8
 MAX_COLUMNS_Y = 200
 #: Standard deviations beyond which two estimates of the jitter contradict each other (chosen).
 CONTRADICTORY = 2.5
+#: Error of the part of the drift's and the hum's variance that the columns' free parameters leave, as a fraction of the
+#: variance (chosen; where recorded images contradicted a drift, 0.15 or more was left).
+ABSORBED_ERROR = 0.05
 #: Error of the squared jitter caused by the columns' model, as a fraction of it (chosen).
 MODEL_ERROR = 0.02
 
@@ -241,7 +244,8 @@ def _divided(divided: _AxisInParts, row_length: int, shape: tuple[int, int], *, 
     if _contradicted(free, posterior.factor, parts, axis.pairs, row_length):
         # drift and hum that are not seen if the columns' positions are free: the specimen's
         found = axis.as_jitter or _as_jitter(axis.estimates, shape, free, axis.pairs, find_length=find_length)
-        return replace(found, parts=parts.jitter_only())
+        fitted = axis.spectrum.highest(len(parts.fitted))
+        return replace(found, parts=parts.jitter_only(fitted), spectrum=axis.spectrum)
     y = np.arange(n_y)
     hum = parts.hum_at(y[:, None] + np.arange(n_x) / row_length)
     hum_at_columns = parts.hum_at(y + axis.estimates.x[:, None] / row_length)
@@ -271,7 +275,8 @@ def _contradicted(
     """Whether drift and hum would make the covariance of the pairs larger than it is."""
     mean, error = pairs.mean()
     expected = float(_common_covariance(free, factor, parts, pairs, row_length).mean())
-    return expected > mean + CONTRADICTORY * error
+    absorbed = ABSORBED_ERROR * (parts.drift**2 + parts.hum**2 / 2)
+    return expected > mean + CONTRADICTORY * error + absorbed
 
 
 def _common_covariance(

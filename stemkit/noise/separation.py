@@ -30,7 +30,7 @@ class _Settings:
     rounds: int = 3
     #: ... and more of them until the rows have settled (chosen).
     extra_rounds: int = 2
-    #: Rows have settled if a round changes their displacement by less than this, RMS px (chosen).
+    #: Rows have settled if a round changes their displacement along x by less than this, RMS px (chosen).
     settled: float = 0.1
     #: RMS displacement, in widths of a column, beyond which rows were registered to the wrong columns (chosen).
     largest_displacement: float = 1.5
@@ -191,19 +191,21 @@ class _Image:
         """Displacements of each row along these axes at the columns; ``columns`` are the rendered fits."""
         columns = render_columns(fits, self.values.shape, shifts) if columns is None else columns
         residual = self.values - columns
-        variance = noise_variance(residual, self.faulty, columns, float(np.median(fits.sigma)))
-        variance[self.faulty] = SETTINGS.faulty_variance * float(variance.max())
+        variances = noise_variance(residual, self.faulty, columns, float(np.median(fits.sigma)))
+        for variance in variances:
+            variance[self.faulty] = SETTINGS.faulty_variance * float(variance.max())
         residual = residual - float(np.median(fits.background))
         chosen = self.registered_columns(fits)
         return [
-            estimate_shifts(residual, derivative(columns, axis), chosen, shifts, variance, axis=axis) for axis in axes
+            estimate_shifts(residual, derivative(columns, axis), chosen, shifts, variances[axis], axis=axis)
+            for axis in axes
         ]
 
     def with_faint_columns(self, fits: ColumnFits, shifts: NDArray) -> ColumnFits:
         """The fits, and those of faint columns in their residual."""
         columns = render_columns(fits, self.values.shape, shifts)
         residual = self.values - columns
-        variance = noise_variance(residual, self.faulty, columns, float(np.median(fits.sigma)))
+        _, variance = noise_variance(residual, self.faulty, columns, float(np.median(fits.sigma)))
         return find_faint_columns(residual, fits, self.spacing, variance)
 
 
@@ -225,9 +227,9 @@ def _fit_and_register(image: _Image) -> _Registered | None:
     for i in range(SETTINGS.rounds + SETTINGS.extra_rounds):
         if fits is None:
             return None
-        # displacements along y are smaller, and need two rounds
+        # displacements along y are smaller, and two rounds of them: in more, some images of close columns diverge
         x, *y = image.estimates(fits, shifts, (1, 0) if 0 < i < SETTINGS.rounds else (1,))
-        before = shifts.copy()
+        before = shifts[1]
         jitter_x = _plausible(register_rows(x, shape, find_length=i > 0), fits, no_displacement(shape))
         if y:
             jitter_y = _plausible(register_rows(y[0], shape, find_length=False), fits, no_displacement(shape))
@@ -235,7 +237,7 @@ def _fit_and_register(image: _Image) -> _Registered | None:
         if i == 0:
             fits = image.with_faint_columns(fits, shifts)
         fits = fit_significant(image.values, fits.positions, float(np.median(fits.sigma)), shifts, 4)
-        if i >= SETTINGS.rounds - 1 and float(np.sqrt(((shifts - before) ** 2).mean())) < SETTINGS.settled:
+        if i >= SETTINGS.rounds - 1 and float(np.sqrt(((shifts[1] - before) ** 2).mean())) < SETTINGS.settled:
             break
     return None if fits is None else _Registered(fits, shifts, jitter_x, jitter_y)
 

@@ -10,11 +10,12 @@ Times are user and system CPU seconds of the first call in a fresh process, incl
 lattice is the time to draw it. ``memory`` is the peak resident memory above that after the imports (Linux). A case that
 needs more than ``--timeout`` CPU seconds is stopped and listed with its current stage.
 
-``doubles`` are columns whose nearest neighbour is closer than half the median nearest-neighbour distance; some
-crystals, such as those of dumbbells, have such pairs. Where the columns are known, ``precision``, ``recall`` and ``F1``
-count pairs within a third of the known columns' spacing, ``distance`` is the median distance of these pairs in % of the
-spacing, and ``r`` is the correlation coefficient of the intensities. Where Atomap is installed, it refines the columns
-that were found in the same image (``Atomap ms``: CPU ms per column).
+``good`` are the columns of :func:`stemkit.detection.good_columns`, ``doubles`` those whose nearest neighbour is closer
+than half the median nearest-neighbour distance; some crystals, such as those of dumbbells, have such pairs. Where the
+columns are known, ``precision``, ``recall`` and ``F1`` count pairs within a third of the known columns' spacing,
+``distance`` is the median distance of these pairs in % of the spacing, and ``r`` is the correlation coefficient of the
+intensities. Where Atomap is installed, it refines the columns that were found in the same image (``Atomap ms``: CPU ms
+per column).
 
 With ``--command`` it measures the whole command ``stemkit detect FILE`` instead of the stages.
 """
@@ -432,10 +433,11 @@ def described(table: pd.DataFrame) -> dict[str, int]:
     import numpy as np
 
     from stemkit.columns import nearest_distances
+    from stemkit.detection import good_columns
 
     distance = nearest_distances(table[["y_px", "x_px"]].to_numpy())
     doubles = int((distance < 0.5 * np.median(distance)).sum()) if len(table) > 1 else 0
-    return {"columns": len(table), "good": int((table["quality"] == 0).sum()), "doubles": doubles}
+    return {"columns": len(table), "good": len(good_columns(table)), "doubles": doubles}
 
 
 def compared(table: pd.DataFrame, known: dict[str, NDArray] | None) -> dict[str, float]:

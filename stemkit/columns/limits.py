@@ -14,7 +14,7 @@ WINDOW_RADIUS = 2.5
 RENDER_RADIUS = 4.5
 #: Steps of a column after which the off-diagonal blocks with its neighbours are computed again; in between they change
 #: little (chosen).
-COUPLING_UPDATES = (1, 2, 3, 4, 8, 12, 16)
+COUPLING_UPDATES = (1, 2, 4, 8, 16)
 #: Whether the i-th step is one of these; the last element stands for all later ones.
 IS_COUPLING_UPDATE = np.isin(np.arange(max(COUPLING_UPDATES) + 2), COUPLING_UPDATES)
 

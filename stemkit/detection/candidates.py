@@ -20,8 +20,7 @@ from stemkit.detection.matched_filter import (
     remove_streaks,
 )
 from stemkit.detection.misfit import RESPONSE, Misfit, measure_misfit
-from stemkit.detection.normalized_image import NormalizedImage
-from stemkit.periodicity import central_crop, find_periodicity
+from stemkit.detection.normalized_image import NormalizedImage, bin_pixels, bin_positions, unbin_positions
 
 __all__ = [
     "MIN_SHARP_WIDTH",
@@ -62,6 +61,8 @@ class NetworkSettings:
     height_quantile: float = 0.95
     #: Width of the filter of the enhanced image, in widths of the columns.
     filter_width: float = 0.7
+    #: Width of this filter from which the image is binned, px.
+    filter_pixels: float = 2.0
     #: A peak within this many widths of a much higher one is faint: networks show false spots between bright columns.
     faint_distance: float = 5.0
     #: Height of a faint peak, as a fraction of that of the higher one.
@@ -96,8 +97,6 @@ class LatticeSettings:
     same_position: float = 0.2
     #: Fraction of these positions that are columns (chosen).
     min_columns: float = 0.5
-    #: Side of the square in the middle of the image in which the lattice vectors are measured, px (chosen).
-    middle: int = 512
     #: Least significance over noise and misfit of a repeating peak that the misfit may explain, standard deviations
     #: (tuned: sublattices of 0.1 to 0.3 of the bright columns' height are found, torn particles are not filled) ...
     misfit_significance: float = 0.9
@@ -143,7 +142,9 @@ def network_candidates(image: NormalizedImage, spacing: float, width: float) -> 
     """
     if image.detect is None and image.enhanced is None:
         return None
-    response = None if image.enhanced is None else column_response(image.enhanced, NETWORK.filter_width * width)
+    response, factor = None, max(1, int(NETWORK.filter_width * width / NETWORK.filter_pixels))
+    if image.enhanced is not None:
+        response = column_response(bin_pixels(image.enhanced, factor), NETWORK.filter_width * width / factor)
     if image.detect is not None:
         near = max(
             DISTANCE.pixels,
@@ -153,14 +154,16 @@ def network_candidates(image: NormalizedImage, spacing: float, width: float) -> 
         peaks = find_peaks(image.detect, threshold=NETWORK.min_probability, min_distance=near)
     else:
         assert response is not None
-        peaks = find_peaks(response, threshold=0.0, min_distance=min_column_distance(spacing, width))
-        peaks = peaks[_is_tall(response, peaks)] if len(peaks) else peaks
+        near = min_column_distance(spacing, width)
+        binned = find_peaks(response, threshold=0.0, min_distance=near / factor)
+        peaks = unbin_positions(binned[_is_tall(response, binned)] if len(binned) else binned, factor)
     if response is None:
         return NetworkCandidates(peaks, np.zeros(len(peaks), dtype=bool))
-    is_faint = _is_faint(peaks, _values_at(response, peaks), width)
+    binned = bin_positions(peaks, factor)
+    is_faint = _is_faint(peaks, _values_at(response, binned), width)
     # between bright columns, the map shows spots where the enhanced image has no maximum
-    reach = max(1, round(NETWORK.maximum_distance * width))
-    confirmed = ~is_faint | _has_maximum(response, peaks, reach)
+    reach = max(1, round(NETWORK.maximum_distance * width / factor))
+    confirmed = ~is_faint | _has_maximum(response, binned, reach)
     return NetworkCandidates(peaks[confirmed], is_faint[confirmed])
 
 
@@ -255,7 +258,7 @@ def residual_candidates(
     clear = tall > detection_threshold(tall, n_pixels, width, len(good), skewness)
     has_faint_columns = np.quantile(significance, LATTICE.faint_quantile) < LATTICE.max_significance
     if (~clear).sum() > LATTICE.min_fraction * len(good) and has_faint_columns:
-        clear |= _repeats(positions, tall, good.positions, significance, image.recorded, spacing)
+        clear |= _repeats(positions, tall, good.positions, significance, image, spacing)
     found = positions[clear]
     if misfit:
         # faint neighbours that all columns have are measured as misfit, but they repeat with the lattice
@@ -269,7 +272,7 @@ def residual_candidates(
         positions, tall = positions[strong], tall[strong]
         if len(positions) > LATTICE.min_fraction * len(good):
             columns, certain = np.concatenate([good.positions, positions]), np.append(significance, tall)
-            repeats = _repeats(positions, tall, columns, certain, image.recorded, spacing)
+            repeats = _repeats(positions, tall, columns, certain, image, spacing)
             found = np.concatenate([found, positions[repeats]])
     if expected is not None and len(expected):
         free = expected[cKDTree(np.concatenate([fits.positions, found])).query(expected)[0] > near]
@@ -345,15 +348,20 @@ def _peaks_away_from(columns: NDArray, heights: NDArray, near: float) -> tuple[N
 
 
 def _repeats(
-    positions: NDArray, heights: NDArray, columns: NDArray, significance: NDArray, values: NDArray, spacing: float
+    positions: NDArray,
+    heights: NDArray,
+    columns: NDArray,
+    significance: NDArray,
+    image: NormalizedImage,
+    spacing: float,
 ) -> NDArray[np.bool_]:
     """Peaks for which most positions one lattice vector away are columns, and that are half as significant as these."""
-    vectors = find_periodicity(central_crop(values, LATTICE.middle)).vectors
+    vectors, shape = image.lattice_vectors, image.recorded.shape
     if vectors is None or len(positions) == 0:
         return np.zeros(len(positions), dtype=bool)
     steps = np.array([(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]) @ vectors
     equivalent = positions[:, None] + steps
-    inside = ((equivalent >= 0) & (equivalent < values.shape)).all(axis=2)
+    inside = ((equivalent >= 0) & (equivalent < shape)).all(axis=2)
     distance, nearest = cKDTree(columns).query(equivalent)
     is_column = inside & (distance < max(DISTANCE.pixels, LATTICE.same_position * spacing))
     usual = [np.median(significance[n[c]]) if c.any() else np.inf for n, c in zip(nearest, is_column, strict=True)]

@@ -24,8 +24,9 @@ class GuidedSettings:
     #: Standard deviation of the positions that a network shows, in widths (tuned: ``benchmarks/low_dose.py`` has 0.1 to
     #: 0.2 at 1 to 10 electrons per pixel, with tails).
     position_error: float = 0.2
-    #: Least significance of a guided column, standard errors (chosen: in pure noise a network shows hardly any).
-    min_significance: float = 0.3
+    #: Least significance of a guided column, standard errors (chosen: any positive amplitude, since in pure noise a
+    #: network shows hardly any column; of the columns that it does show, more are true than the pixels confirm).
+    min_significance: float = 0.0
     #: The same for a faint one next to a bright column, with the misfit in its error (chosen: between simulated
     #: lattices, in which such columns are true, and a particle in which they are not).
     min_faint_significance: float = 2.5

@@ -22,9 +22,19 @@ from stemkit.images import (
 )
 from stemkit.noise import NoiseModel
 from stemkit.noise.resolve import resolve_noise
+from stemkit.periodicity import central_crop, find_periodicity
 from stemkit.pixels import faulty_pixels, filled
 
-__all__ = ["FRAMES", "TYPICAL", "NormalizedImage", "bin_pixels", "bin_positions", "length_scale", "typical_frames"]
+__all__ = [
+    "FRAMES",
+    "TYPICAL",
+    "NormalizedImage",
+    "bin_pixels",
+    "bin_positions",
+    "length_scale",
+    "typical_frames",
+    "unbin_positions",
+]
 
 #: Largest relative difference of height and width of pixels that are treated as square (chosen).
 MAX_ANISOTROPY = 0.03
@@ -38,6 +48,8 @@ LEAST_FRAMES = 0.5
 VARIANCE_FLOOR = 0.02
 #: Lower limit of the variance of the noise, squared contrasts (chosen: that of an image without noise).
 MIN_VARIANCE = 1e-12
+#: Side of the square in the middle of the image in which the lattice vectors are measured, px (chosen).
+MIDDLE = 512
 
 
 @dataclass(frozen=True)
@@ -194,6 +206,11 @@ class NormalizedImage:
         return amplitude * length / (math.sqrt(2) * (length**2 + width**2)) if amplitude else 0.0
 
     @cached_property
+    def lattice_vectors(self) -> NDArray[np.float64] | None:
+        """The two shortest vectors of the lattice in the middle of the image as rows (y, x), px; None without one."""
+        return find_periodicity(central_crop(self.recorded, MIDDLE)).vectors
+
+    @cached_property
     def _floor(self) -> float:
         pointwise = self.noise.pointwise
         dark = pointwise.readout**2
@@ -241,6 +258,11 @@ def bin_pixels(values: NDArray, factor: int) -> NDArray[np.float64]:
 def bin_positions(positions: NDArray, factor: int) -> NDArray[np.float64]:
     """Positions ``(n, 2)`` in the pixels of an image that is binned by a factor, px."""
     return (positions - (factor - 1) / 2) / factor
+
+
+def unbin_positions(positions: NDArray, factor: int) -> NDArray[np.float64]:
+    """The inverse of :func:`bin_positions`."""
+    return factor * positions + (factor - 1) / 2
 
 
 def length_scale(image: xr.DataArray) -> tuple[float, bool]:

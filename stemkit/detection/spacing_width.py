@@ -56,7 +56,7 @@ class LengthSettings:
     #: ... and their residual is smaller than this fraction of the former one.
     narrower_residual: float = 0.92
     #: Number of columns on which the width is estimated first, those in the middle of the image.
-    n_fitted: int = 100
+    n_fitted: int = 60
     #: Largest number of steps of these fits.
     n_steps: int = 10
     #: Tolerance of these fits, standard errors.
@@ -153,16 +153,13 @@ def _first_lengths(image: NormalizedImage, period: float | None, spacing: float 
     """Lengths from candidates that are fitted one by one: those of the recorded image, or, if these are few compared
     with those of a network, the latter.
     """
-    is_periodic, expected_spacing = period is not None, spacing or period or np.nan
+    is_periodic, expected_spacing = period is not None, spacing or period or math.nan
     recorded_only = replace(image, enhanced=None, detect=None)
-    fits, first_width = None, width
-    if first_width is None:
-        first_width = _first_width(recorded_only, spacing or period)
-        first_width, fits = _best_width(recorded_only, expected_spacing, first_width, is_periodic)
-    positions = recorded_candidates(recorded_only, expected_spacing, first_width, periodic=is_periodic)
-    learnt_width = width
-    if learnt_width is None:
-        learnt_width = _median_width(_fit_middle(image, positions, first_width) if fits is None else fits, first_width)
+    if width is None:
+        learnt_width, positions = _learnt_width(recorded_only, spacing or period, is_periodic)
+    else:
+        learnt_width = width
+        positions = recorded_candidates(recorded_only, expected_spacing, width, periodic=is_periodic)
     network = network_candidates(image, expected_spacing, learnt_width)
     if network is not None:
         shown = network.positions[~network.is_faint]
@@ -201,14 +198,19 @@ def _clip_width(width: float) -> float:
     return float(np.clip(width, LENGTHS.min_width, LENGTHS.max_width))
 
 
-def _best_width(
-    image: NormalizedImage, spacing: float, first: float, is_periodic: bool
-) -> tuple[float, ColumnFits | None]:
-    """The first width, or a fraction of it whose fits have a clearly smaller residual; and the fits."""
-    best, best_fits, least = first, None, math.inf
+def _learnt_width(
+    image: NormalizedImage, spacing: float | None, is_periodic: bool
+) -> tuple[float, NDArray[np.float64]]:
+    """Median width of fits of the first width, or of a fraction of it if these have a clearly smaller residual; and the
+    candidates ``(n, 2)``, px, that are found with this width.
+    """
+    first, least = _first_width(image, spacing), math.inf
+    best, candidates = first, np.empty((0, 2))
     for fraction in (1.0, *LENGTHS.narrower):
         width = fraction * first
-        positions = recorded_candidates(image, spacing, width, periodic=is_periodic)
+        positions = recorded_candidates(image, spacing or math.nan, width, periodic=is_periodic)
+        if fraction == 1:
+            candidates = positions
         if len(positions) < LENGTHS.min_columns or (fraction < 1 and width < MIN_SHARP_WIDTH):
             break
         fits = _fit_middle(image, positions, width, binning_width=LENGTHS.narrower[-1] * first)
@@ -216,8 +218,8 @@ def _best_width(
         residual = float(np.median(fits.residual))
         is_better = good.mean() > LENGTHS.narrower_good and residual < LENGTHS.narrower_residual * least
         if fraction == 1 or is_better:
-            best, best_fits, least = width, fits, residual
-    return best, best_fits
+            best, candidates, least = _median_width(fits, width), positions, residual
+    return best, candidates
 
 
 def _fit_middle(

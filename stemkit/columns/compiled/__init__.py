@@ -1,6 +1,6 @@
 """The fits of :mod:`stemkit.columns`, compiled for the CPU with Numba."""
 
-from stemkit.columns.compiled.equations import EquationArrays, ProblemArrays, normal_equations
+from stemkit.columns.compiled.equations import EquationArrays, normal_equations
 from stemkit.columns.compiled.gaussians import add_columns, add_radial_profiles
 from stemkit.columns.compiled.levenberg_marquardt import (
     accept_or_undo,
@@ -11,6 +11,7 @@ from stemkit.columns.compiled.levenberg_marquardt import (
 )
 from stemkit.columns.compiled.linear_algebra import covariance_blocks, solve_coupled
 from stemkit.columns.compiled.state import FitState
+from stemkit.columns.compiled.windows import ProblemArrays
 
 __all__ = [
     "EquationArrays",

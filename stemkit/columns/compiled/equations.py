@@ -1,6 +1,7 @@
 """The normal equations of :mod:`stemkit.columns.equations`, compiled for the CPU.
 
-One column at a time, in double precision; the pixels of its window are stored row after row in one-dimensional arrays.
+One column at a time, in double precision. Sums over pixels are matrix products, which the linear algebra library
+computes several times faster than loops whose order of summation is fixed.
 """
 
 from __future__ import annotations
@@ -11,36 +12,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.columns.compiled.gaussians import (
-    add_column,
-    compiled,
-    derivatives,
-    dots,
-    half_width,
+from stemkit.columns.compiled.gaussians import compiled, derivatives, heights
+from stemkit.columns.compiled.windows import (
+    add_backgrounds,
+    add_columns_nearby,
+    empty_window,
+    enter,
+    overlap,
+    to_neighbor,
 )
 
-__all__ = ["EquationArrays", "ProblemArrays", "normal_equations"]
-
-
-class ProblemArrays(NamedTuple):
-    """The arrays of a :class:`stemkit.columns.problem.FitProblem`.
-
-    ``weight`` and ``scan`` are empty where they are None there. ``variance`` contains constant, slope and floor of the
-    noise's variance and is empty where this is unknown; ``rho`` and ``streaks`` are the correlation along the row and
-    the standard deviation of the offset of a row.
-    """
-
-    image: NDArray[np.float32]
-    weight: NDArray[np.float32]
-    scan: NDArray[np.float32]
-    pad: int
-    radius: NDArray[np.int64]
-    near: NDArray[np.int64]
-    coupled: NDArray[np.int64]
-    free: NDArray[np.bool_]
-    variance: NDArray[np.float64]
-    rho: float
-    streaks: float
+__all__ = ["EquationArrays", "normal_equations"]
 
 
 class EquationArrays(NamedTuple):
@@ -53,29 +35,26 @@ class EquationArrays(NamedTuple):
     pixels: NDArray[np.float64]
 
 
-@compiled
-def _intervals(problem, center, c, line, left, first):  # type: ignore[no-untyped-def]
-    """Rows of a column's window: row of the image, first pixel of it, and index of that pixel in the packed arrays."""
-    n_y, n_x = problem.image.shape[0] - 2 * problem.pad, problem.image.shape[1] - 2 * problem.pad
-    reach, y0, x0 = problem.radius[c], center[c, 0], center[c, 1]
-    rows, total = 0, 0
-    for y in range(max(0, y0 - reach), min(n_y, y0 + reach + 1)):
-        half = half_width(reach, y - y0)
-        begin, end = max(0, x0 - half), min(n_x, x0 + half + 1)
-        if half < 0 or begin >= end:
-            continue
-        line[rows], left[rows], first[rows] = y, begin, total
-        total += end - begin
-        rows += 1
-    first[rows] = total
-    return rows
+class Weights(NamedTuple):
+    """The inverse covariance of the noise of a window's pixels; buffers that are filled for each window.
 
+    Attributes
+    ----------
+    scale : ndarray of shape (area,)
+        Inverse standard deviation of each pixel; 0 for pixels that are not fitted.
+    kept, carried : ndarray of shape (area,)
+        The whitened field is ``kept[i] f[i] - carried[i] f[i - 1]``.
+    ones : ndarray of shape (area,)
+        A whitened field of ones.
+    streak : ndarray of shape (rows,)
+        ``s^2 / (1 + s^2 t.t)`` with the variance s^2 of streaks and the whitened ones t of each row.
+    """
 
-@compiled
-def _overlap(problem, center, j, y, begin, end):  # type: ignore[no-untyped-def]
-    """The pixels from ``begin`` to ``end`` of row y that are in the window of column j as well."""
-    half = half_width(problem.radius[j], y - center[j, 0])
-    return max(center[j, 1] - half, begin), min(center[j, 1] + half + 1, end)
+    scale: NDArray[np.float64]
+    kept: NDArray[np.float64]
+    carried: NDArray[np.float64]
+    ones: NDArray[np.float64]
+    streak: NDArray[np.float64]
 
 
 @compiled
@@ -97,179 +76,221 @@ def normal_equations(problem, parameters, center, columns, with_shared, equation
     ramps : ndarray of shape (m, 2, P), or (0, 2, P)
         Result: ``J^T C^-1 r`` for backgrounds r with a slope of 1 per px along y and x; not computed if empty.
     """
-    image, scan, pad, near, coupled = problem.image, problem.scan, problem.pad, problem.near, problem.coupled
-    free, variance, rho, streaks = problem.free, problem.variance, problem.rho, problem.streaks
     n, n_parameters = len(parameters) - 1, parameters.shape[1]
     widest = 0
     for c in columns:
         widest = max(widest, problem.radius[c])
-    size = 2 * widest + 1
-    area = size * size
-    n_fields = n_parameters + 1
-    n_all = n_fields + (2 if ramps.shape[0] else 0)
-    raw, fields = np.empty((n_all, area)), np.empty((n_all, area))
-    theirs = np.empty((n_parameters, area))
-    dy, dx, away_y, away_x = np.empty(area), np.empty(area), np.empty(area), np.empty(area)
-    model, count, scale = np.empty(area), np.empty(area), np.empty(area)
-    kept, carried, ones = np.empty(area), np.empty(area), np.empty(area)
-    offsets, weight = np.empty((n_all, size)), np.empty(size)
-    products = np.empty(n_all)
-    first, left, line = np.empty(size + 1, np.int64), np.empty(size, np.int64), np.empty(size, np.int64)
-
+    window = empty_window(widest)
+    area, most = len(window.dy), len(window.line)
+    weights = Weights(np.empty(area), np.empty(area), np.empty(area), np.empty(area), np.empty(most))
+    n_fields = n_parameters + (3 if ramps.shape[0] else 1)
+    raw, fields, projections = np.empty((n_fields, area)), np.empty(n_fields * area), np.empty(n_parameters * area)
+    products, offsets = np.empty((n_fields, n_fields)), np.empty((n_fields, most))
     for m in range(len(columns)):
         c = columns[m]
-        rows = _intervals(problem, center, c, line, left, first)
-        total = first[rows]
-        oy, ox = parameters[c, 0], parameters[c, 1]
-        for r in range(rows):
-            for i in range(first[r], first[r + 1]):
-                dy[i] = line[r] - oy
-                dx[i] = left[r] + i - first[r] - ox
-                if scan.shape[0]:
-                    dy[i] += scan[0, line[r] + pad, left[r] + i - first[r] + pad]
-                    dx[i] += scan[1, line[r] + pad, left[r] + i - first[r] + pad]
-
-        # the background of a pixel is the mean of the backgrounds of the columns whose windows contain it
-        for i in range(total):
-            count[i] = 1.0
-            model[i] = parameters[c, 4]
-        for k in range(coupled.shape[1]):
-            j = coupled[c, k]
-            if j == n:
-                break
-            for r in range(rows):
-                begin, end = _overlap(problem, center, j, line[r], left[r], left[r] + first[r + 1] - first[r])
-                for i in range(first[r] + begin - left[r], first[r] + end - left[r]):
-                    count[i] += 1.0
-                    model[i] += parameters[j, 4]
-        for i in range(total):
-            count[i] = 1.0 / count[i]
-            model[i] *= count[i]
-            raw[4, i] = count[i]
-
-        # derivatives of the column; the model of it and of the columns nearby
-        derivatives(parameters[c], dy, dx, total, raw)
-        for i in range(total):
-            model[i] += parameters[c, 2] * raw[2, i]
-        for k in range(near.shape[1]):
-            j = near[c, k]
-            if j == n:
-                break
-            for i in range(total):
-                away_y[i], away_x[i] = dy[i] + oy - parameters[j, 0], dx[i] + ox - parameters[j, 1]
-            add_column(parameters[j], away_y, away_x, total, model)
-
-        # residual and weights of the pixels
-        for r in range(rows):
-            at = left[r] - first[r] + pad
-            for i in range(first[r], first[r + 1]):
-                raw[n_parameters, i] = image[line[r] + pad, at + i] - model[i]
-        if len(variance):
-            for i in range(total):
-                scale[i] = 1.0 / math.sqrt(max(variance[0] + variance[1] * model[i], variance[2]))
-        else:
-            for i in range(total):
-                scale[i] = 1.0
-        used = total
-        if problem.weight.shape[0]:
-            for r in range(rows):
-                for i in range(first[r], first[r + 1]):
-                    root = math.sqrt(problem.weight[line[r] + pad, left[r] + i - first[r] + pad])
-                    scale[i] *= root
-                    if root == 0.0:
-                        used -= 1
-        for f in range(n_fields, n_all):
-            for r in range(rows):
-                for i in range(first[r], first[r + 1]):
-                    raw[f, i] = line[r] - oy if f == n_fields else left[r] + i - first[r] - ox
-
-        # whitening of noise that is autoregressive along the row: z_x - rho z_(x-1)
-        if rho != 0.0:
-            innovation = 1.0 / math.sqrt(1.0 - rho * rho)
-            for r in range(rows):
-                kept[first[r]], carried[first[r]] = scale[first[r]], 0.0
-                for i in range(first[r] + 1, first[r + 1]):
-                    follows = scale[i] > 0.0 and scale[i - 1] > 0.0
-                    kept[i] = innovation * scale[i] if follows else scale[i]
-                    carried[i] = innovation * rho * scale[i - 1] if follows else 0.0
-            for f in range(n_all):
-                fields[f, 0] = kept[0] * raw[f, 0]
-                for i in range(1, total):
-                    fields[f, i] = kept[i] * raw[f, i] - carried[i] * raw[f, i - 1]
-            if streaks != 0.0:
-                ones[0] = kept[0]
-                for i in range(1, total):
-                    ones[i] = kept[i] - carried[i]
-        else:
-            for f in range(n_all):
-                for i in range(total):
-                    fields[f, i] = scale[i] * raw[f, i]
-            for i in range(total):
-                ones[i] = scale[i]
-        # streaks of variance s^2 reduce the inverse covariance by s^2 / (1 + s^2 t.t) t t^T, t: a whitened row of ones
-        if streaks != 0.0:
-            for r in range(rows):
-                square = 1e-30
-                for i in range(first[r], first[r + 1]):
-                    square += ones[i] * ones[i]
-                weight[r] = streaks * streaks / (1.0 + streaks * streaks * square)
-                for f in range(n_all):
-                    along = 0.0
-                    for i in range(first[r], first[r + 1]):
-                        along += ones[i] * fields[f, i]
-                    offsets[f, r] = along
-
-        # inner products
-        for b in range(n_all):
-            first_field = min(b, n_parameters)
-            dots(fields, 0, first_field + 1, fields[b], 0, total, products)
-            for a in range(first_field + 1):
-                value = products[a]
-                if streaks != 0.0:
-                    for r in range(rows):
-                        value -= weight[r] * offsets[a, r] * offsets[b, r]
-                if b < n_parameters:
-                    value = value * free[c, a] * free[c, b]
-                    equations.own[c, a, b] = value
-                    equations.own[c, b, a] = value
-                elif b > n_parameters:
-                    if a < n_parameters:
-                        ramps[m, b - n_fields, a] = value * free[c, a]
-                elif a < n_parameters:
-                    equations.gradient[c, a] = value * free[c, a]
-                else:
-                    equations.chi2[c] = value
-        equations.pixels[c] = used
-        if not with_shared[m] or coupled.shape[1] == 0 or coupled[c, 0] == n:
+        rows, total = enter(problem, parameters, center, c, window)
+        if total == 0:
+            _clear(c, equations)
             continue
+        add_backgrounds(problem, parameters, center, c, window, rows, total)
+        add_columns_nearby(problem, parameters, c, window, rows, total, raw)
+        _set_residual(problem, window, rows, raw[n_parameters])
+        if ramps.shape[0]:
+            _set_ramps(parameters[c], window, rows, raw[n_parameters + 1 :])
+        equations.pixels[c] = _set_weights(problem, window, rows, total, weights)
+        whitened = fields[: n_fields * total].reshape(n_fields, total)
+        _whiten(problem, weights, total, raw, whitened)
+        np.dot(whitened, whitened.T, products)
+        if problem.streaks != 0.0:
+            _subtract_streaks(window, weights, rows, whitened, offsets, products)
+        _store(products, problem.free[c], c, equations)
+        if ramps.shape[0]:
+            for a in range(n_parameters):
+                ramps[m, 0, a] = products[n_parameters + 1, a] * problem.free[c, a]
+                ramps[m, 1, a] = products[n_parameters + 2, a] * problem.free[c, a]
+        if with_shared[m] and problem.coupled.shape[1] and problem.coupled[c, 0] < n:
+            onto = projections[: n_parameters * total].reshape(n_parameters, total)
+            _unwhiten(problem, window, weights, rows, offsets, whitened, onto)
+            _set_shared(problem, parameters, center, c, window, rows, onto, equations.shared)
 
-        # C^-1 J, onto which the derivatives of the neighbours are projected
-        for a in range(n_parameters):
-            if streaks != 0.0:
-                for r in range(rows):
-                    taken = weight[r] * offsets[a, r]
-                    for i in range(first[r], first[r + 1]):
-                        fields[a, i] -= taken * ones[i]
-            if rho != 0.0:
-                for i in range(total - 1):
-                    raw[a, i] = kept[i] * fields[a, i] - carried[i + 1] * fields[a, i + 1]
-                raw[a, total - 1] = kept[total - 1] * fields[a, total - 1]
-            else:
-                for i in range(total):
-                    raw[a, i] = scale[i] * fields[a, i]
-        for k in range(coupled.shape[1]):
-            j = coupled[c, k]
-            if j == n:
-                break
+
+@compiled
+def _clear(c, equations):  # type: ignore[no-untyped-def]
+    """The equations of a column without pixels."""
+    n_parameters = equations.own.shape[1]
+    equations.chi2[c], equations.pixels[c] = 0.0, 0.0
+    for a in range(n_parameters):
+        equations.gradient[c, a] = 0.0
+        for b in range(n_parameters):
+            equations.own[c, a, b] = 0.0
+            for k in range(equations.shared.shape[1]):
+                equations.shared[c, k, a, b] = 0.0
+
+
+@compiled
+def _set_residual(problem, window, rows, residual):  # type: ignore[no-untyped-def]
+    for r in range(rows):
+        y, x, first = window.line[r] + problem.pad, window.left[r] + problem.pad, window.first[r]
+        for i in range(window.first[r + 1] - first):
+            residual[first + i] = problem.image[y, x + i] - window.model[first + i]
+
+
+@compiled
+def _set_ramps(column, window, rows, ramps):  # type: ignore[no-untyped-def]
+    """Backgrounds with a slope of 1 per px along y and x, which are 0 at the column."""
+    for r in range(rows):
+        first = window.first[r]
+        for i in range(window.first[r + 1] - first):
+            ramps[0, first + i] = window.line[r] - column[0]
+            ramps[1, first + i] = window.left[r] + i - column[1]
+
+
+@compiled
+def _set_weights(problem, window, rows, total, weights):  # type: ignore[no-untyped-def]
+    """Set the weights from the variance at the model's intensity; returns the number of pixels that are fitted."""
+    scale, kept, carried, ones = weights.scale, weights.kept, weights.carried, weights.ones
+    first, used = window.first, total
+    if len(problem.variance):
+        constant, slope, floor = problem.variance[0], problem.variance[1], problem.variance[2]
+        for i in range(total):
+            scale[i] = 1.0 / math.sqrt(max(constant + slope * window.model[i], floor))
+    else:
+        for i in range(total):
+            scale[i] = 1.0
+    if problem.weight.shape[0]:
+        for r in range(rows):
+            y, x = window.line[r] + problem.pad, window.left[r] - first[r] + problem.pad
+            for i in range(first[r], first[r + 1]):
+                weight = problem.weight[y, x + i]
+                if weight == 0.0:
+                    used -= 1
+                scale[i] *= math.sqrt(weight)
+    if problem.rho != 0.0:
+        # noise that is autoregressive along the row: z_x - rho z_(x-1)
+        innovation = 1.0 / math.sqrt(1.0 - problem.rho * problem.rho)
+        before = innovation * problem.rho
+        kept[0], carried[0] = scale[0], 0.0
+        for i in range(1, total):
+            kept[i] = innovation * scale[i]
+            carried[i] = before * scale[i - 1]
+        for r in range(rows):
+            kept[first[r]], carried[first[r]] = scale[first[r]], 0.0
+        if problem.weight.shape[0]:
+            for i in range(1, total):
+                if scale[i] == 0.0 or scale[i - 1] == 0.0:
+                    kept[i], carried[i] = scale[i], 0.0
+        ones[0] = kept[0]
+        for i in range(1, total):
+            ones[i] = kept[i] - carried[i]
+    else:
+        for i in range(total):
+            ones[i] = scale[i]
+    if problem.streaks != 0.0:
+        variance = problem.streaks * problem.streaks
+        for r in range(rows):
+            square = 1e-30
+            for i in range(first[r], first[r + 1]):
+                square += ones[i] * ones[i]
+            weights.streak[r] = variance / (1.0 + variance * square)
+    return used
+
+
+@compiled
+def _whiten(problem, weights, total, raw, whitened):  # type: ignore[no-untyped-def]
+    for f in range(len(whitened)):
+        field, result = raw[f], whitened[f]
+        if problem.rho == 0.0:
             for i in range(total):
-                away_y[i], away_x[i] = dy[i] + oy - parameters[j, 0], dx[i] + ox - parameters[j, 1]
-                theirs[4, i] = 0.0
-            derivatives(parameters[j], away_y, away_x, total, theirs)
+                result[i] = weights.scale[i] * field[i]
+        else:
+            result[0] = weights.kept[0] * field[0]
+            for i in range(1, total):
+                result[i] = weights.kept[i] * field[i] - weights.carried[i] * field[i - 1]
+
+
+@compiled
+def _subtract_streaks(window, weights, rows, whitened, offsets, products):  # type: ignore[no-untyped-def]
+    """Streaks reduce the inverse covariance by ``s^2 / (1 + s^2 t.t) t t^T``, t: a whitened row of ones."""
+    for r in range(rows):
+        _row_sums(whitened, weights.ones, window.first[r], window.first[r + 1], offsets[:, r])
+    for a in range(len(whitened)):
+        for b in range(a + 1):
             for r in range(rows):
-                begin, end = _overlap(problem, center, j, line[r], left[r], left[r] + first[r + 1] - first[r])
-                for i in range(first[r] + begin - left[r], first[r] + end - left[r]):
-                    theirs[4, i] = count[i]
+                products[a, b] -= weights.streak[r] * offsets[a, r] * offsets[b, r]
+
+
+@compiled
+def _row_sums(fields, ones, begin, end, sums):  # type: ignore[no-untyped-def]
+    """Inner products of fields with the whitened ones over a range of pixels, three at a time."""
+    for f in range(0, len(fields) - 2, 3):
+        one, two, three = 0.0, 0.0, 0.0
+        for i in range(begin, end):
+            one += ones[i] * fields[f, i]
+            two += ones[i] * fields[f + 1, i]
+            three += ones[i] * fields[f + 2, i]
+        sums[f], sums[f + 1], sums[f + 2] = one, two, three
+    for f in range(len(fields) - len(fields) % 3, len(fields)):
+        one = 0.0
+        for i in range(begin, end):
+            one += ones[i] * fields[f, i]
+        sums[f] = one
+
+
+@compiled
+def _store(products, free, c, equations):  # type: ignore[no-untyped-def]
+    n_parameters = equations.own.shape[1]
+    for a in range(n_parameters):
+        for b in range(a + 1):
+            value = products[a, b] * free[a] * free[b]
+            equations.own[c, a, b] = value
+            equations.own[c, b, a] = value
+        equations.gradient[c, a] = products[n_parameters, a] * free[a]
+    equations.chi2[c] = products[n_parameters, n_parameters]
+
+
+@compiled
+def _unwhiten(problem, window, weights, rows, offsets, whitened, result):  # type: ignore[no-untyped-def]
+    """``C^-1 J`` from the whitened derivatives J, onto which the derivatives of the neighbours are projected."""
+    first, kept, carried = window.first, weights.kept, weights.carried
+    last = first[rows] - 1
+    for a in range(len(result)):
+        field = whitened[a]
+        if problem.streaks != 0.0:
+            for r in range(rows):
+                taken = weights.streak[r] * offsets[a, r]
+                for i in range(first[r], first[r + 1]):
+                    field[i] -= taken * weights.ones[i]
+        if problem.rho != 0.0:
+            for i in range(last):
+                result[a, i] = kept[i] * field[i] - carried[i + 1] * field[i + 1]
+            result[a, last] = kept[last] * field[last]
+        else:
+            for i in range(last + 1):
+                result[a, i] = weights.scale[i] * field[i]
+
+
+@compiled
+def _set_shared(problem, parameters, center, c, window, rows, onto, shared):  # type: ignore[no-untyped-def]
+    """The off-diagonal blocks of column c: projections of the derivatives of its neighbours onto ``C^-1 J``."""
+    n, (n_parameters, total) = len(problem.coupled), onto.shape
+    count = 0
+    while count < problem.coupled.shape[1] and problem.coupled[c, count] < n:
+        count += 1
+    theirs = np.empty((count * n_parameters, total))
+    for k in range(count):
+        j, jacobian = problem.coupled[c, k], theirs[k * n_parameters : (k + 1) * n_parameters]
+        to_neighbor(parameters, c, j, window, total)
+        heights(parameters[j], window.away_y, window.away_x, total, jacobian[2])
+        derivatives(parameters[j], window.away_y, window.away_x, total, jacobian)
+        for i in range(total):
+            jacobian[4, i] = 0.0
+        for r in range(rows):
+            begin, end = overlap(problem, center, j, window, r)
+            for i in range(begin, end):
+                jacobian[4, i] = window.share[i]
+    products = np.dot(onto, theirs.T)
+    for k in range(count):
+        j = problem.coupled[c, k]
+        for a in range(n_parameters):
             for b in range(n_parameters):
-                dots(raw, 0, n_parameters, theirs[b], 0, total, products)
-                for a in range(n_parameters):
-                    equations.shared[c, k, a, b] = products[a] * free[c, a] * free[j, b]
+                shared[c, k, a, b] = products[a, k * n_parameters + b] * problem.free[c, a] * problem.free[j, b]

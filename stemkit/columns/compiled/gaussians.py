@@ -16,9 +16,10 @@ __all__ = [
     "add_radial_profiles",
     "compiled",
     "derivatives",
-    "dots",
+    "exponentials",
     "gaussian_along",
     "half_width",
+    "heights",
 ]
 
 #: Parameters of a round column, in the order of :data:`stemkit.columns.gaussians.ROUND`.
@@ -53,6 +54,13 @@ def _exp(exponent):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def exponentials(exponents):  # type: ignore[no-untyped-def]
+    """Replace exponents ``(n,)``, which are not positive, by their exponentials."""
+    for i in range(len(exponents)):
+        exponents[i] = _exp(exponents[i])
+
+
+@compiled
 def gaussian_along(offset, n, sigma, values):  # type: ignore[no-untyped-def]
     """A Gaussian of height 1 at n pixels ``-offset, 1 - offset, ...`` from its centre."""
     inverse = -0.5 / (sigma * sigma)
@@ -61,34 +69,50 @@ def gaussian_along(offset, n, sigma, values):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def derivatives(parameters, dy, dx, n, values):  # type: ignore[no-untyped-def]
-    """Derivatives ``(P, n)`` of a column by its parameters except the background, at offsets ``(n,)``."""
-    amplitude, sigma = parameters[2], parameters[3]
-    inverse = 1.0 / (sigma * sigma)
+def heights(parameters, dy, dx, n, values):  # type: ignore[no-untyped-def]
+    """A column of height 1 at offsets ``(n,)`` from its centre."""
+    sigma = parameters[3]
     if len(parameters) == N_ROUND:
+        inverse = -0.5 / (sigma * sigma)
         for i in range(n):
-            squared = inverse * (dy[i] * dy[i] + dx[i] * dx[i])
-            height = _exp(-0.5 * squared)
-            column = amplitude * height
-            values[0, i] = column * inverse * dy[i]
-            values[1, i] = column * inverse * dx[i]
-            values[2, i] = height
-            values[3, i] = column * squared / sigma
+            values[i] = _exp(inverse * (dy[i] * dy[i] + dx[i] * dx[i]))
+        return
+    e1, e2 = parameters[5], parameters[6]
+    inverse = -0.5 / (sigma * sigma * (1.0 - e1 * e1 - e2 * e2))
+    for i in range(n):
+        square = (1.0 - e1) * dy[i] * dy[i] + (1.0 + e1) * dx[i] * dx[i] - 2.0 * e2 * dy[i] * dx[i]
+        values[i] = _exp(inverse * square)
+
+
+@compiled
+def derivatives(parameters, dy, dx, n, values):  # type: ignore[no-untyped-def]
+    """Derivatives ``(P, n)`` of a column by its parameters except the background, at offsets ``(n,)``.
+
+    That by the amplitude, ``values[2]``, contains the :func:`heights` before.
+    """
+    amplitude, sigma = parameters[2], parameters[3]
+    inverse, inverse_sigma = 1.0 / (sigma * sigma), 1.0 / sigma
+    by_y, by_x, height, by_sigma = values[0], values[1], values[2], values[3]
+    if len(parameters) == N_ROUND:
+        factor = amplitude * inverse
+        for i in range(n):
+            column = factor * height[i]
+            by_y[i] = column * dy[i]
+            by_x[i] = column * dx[i]
+            by_sigma[i] = column * (dy[i] * dy[i] + dx[i] * dx[i]) * inverse_sigma
         return
     e1, e2 = parameters[5], parameters[6]
     inverse = inverse / (1.0 - e1 * e1 - e2 * e2)
+    by_e1, by_e2 = values[5], values[6]
     for i in range(n):
         u_y = inverse * ((1.0 - e1) * dy[i] - e2 * dx[i])
         u_x = inverse * ((1.0 + e1) * dx[i] - e2 * dy[i])
-        squared = u_y * dy[i] + u_x * dx[i]
-        height = _exp(-0.5 * squared)
-        column = amplitude * height
-        values[0, i] = column * u_y
-        values[1, i] = column * u_x
-        values[2, i] = height
-        values[3, i] = column * squared / sigma
-        values[5, i] = 0.5 * sigma * sigma * column * (u_y * u_y - u_x * u_x)
-        values[6, i] = sigma * sigma * column * u_y * u_x
+        column = amplitude * height[i]
+        by_y[i] = column * u_y
+        by_x[i] = column * u_x
+        by_sigma[i] = column * (u_y * dy[i] + u_x * dx[i]) * inverse_sigma
+        by_e1[i] = 0.5 * sigma * sigma * column * (u_y * u_y - u_x * u_x)
+        by_e2[i] = sigma * sigma * column * u_y * u_x
 
 
 @compiled
@@ -112,30 +136,6 @@ def half_width(radius, dy):  # type: ignore[no-untyped-def]
     """Half the length, px, of the row of a disk at an offset along y; -1 outside the disk."""
     rest = (radius + 0.5) ** 2 - dy * dy
     return int(math.sqrt(rest)) if rest >= 0 else -1
-
-
-@compiled
-def dots(fields, first, last, vector, begin, end, result):  # type: ignore[no-untyped-def]
-    """Inner products of fields ``first`` to ``last`` with a vector over a range of pixels, five at a time."""
-    a = first
-    while a + 5 <= last:
-        f0, f1, f2, f3, f4 = fields[a], fields[a + 1], fields[a + 2], fields[a + 3], fields[a + 4]
-        s0, s1, s2, s3, s4 = 0.0, 0.0, 0.0, 0.0, 0.0
-        for i in range(begin, end):
-            v = vector[i]
-            s0 += f0[i] * v
-            s1 += f1[i] * v
-            s2 += f2[i] * v
-            s3 += f3[i] * v
-            s4 += f4[i] * v
-        result[a], result[a + 1], result[a + 2], result[a + 3], result[a + 4] = s0, s1, s2, s3, s4
-        a += 5
-    while a < last:
-        total = 0.0
-        for i in range(begin, end):
-            total += fields[a, i] * vector[i]
-        result[a] = total
-        a += 1
 
 
 @compiled

@@ -39,7 +39,8 @@ def logged(arguments: argparse.Namespace) -> Iterator[None]:
     """
     logger = logging.getLogger("stemkit")
     level, propagates = logger.level, logger.propagate
-    handlers = list(_handlers(arguments))
+    # without any handler, logging would print warnings itself
+    handlers = [logging.NullHandler(), *_handlers(arguments)]
     for handler in handlers:
         handler.setFormatter(logging.Formatter(FORM if isinstance(handler, _LogFile) else "%(message)s"))
         logger.addHandler(handler)

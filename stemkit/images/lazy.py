@@ -43,7 +43,7 @@ def lazy_images(X: xr.DataArray, name: str = "X") -> list[xr.DataArray]:
 class _Task:
     """A function of one image, with what the images have in common.
 
-    It is a dask task of its own: a worker receives it, and with it the weights of a network, once.
+    It is a dask task of its own, so that workers do not receive it, with the weights of a network, with each image.
     """
 
     work: Callable[[xr.DataArray], Any]

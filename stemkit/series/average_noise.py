@@ -52,7 +52,13 @@ def noise_gain(displacements: NDArray, shape: tuple[int, int]) -> tuple[float, f
     smooth = ndimage.gaussian_filter1d(mean.values, COLUMN_SIGMA, axis=0, mode="constant")
     # white noise keeps 1 / (2 pi^1/2 sigma) of its variance
     factor = 2 * math.sqrt(math.pi) * COLUMN_SIGMA
-    pixel, column = (float((values[use] ** 2 * mean.count[use]).mean()) for values in (mean.values, smooth))
+    # the median over the rows: a wide gap between displaced rows amplifies the noise of its few rows alone
+    rows = use.any(axis=1)
+    weight = np.where(use, mean.count, 0.0)[rows]
+    seen = use[rows].sum(axis=1)
+    pixel, column = (
+        float(np.median((weight * values[rows] ** 2).sum(axis=1) / seen)) for values in (mean.values, smooth)
+    )
     return pixel, factor * column
 
 

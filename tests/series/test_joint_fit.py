@@ -55,8 +55,8 @@ def test_each_row_lies_once_where_it_was_recorded(seed, jitter, offset, stretch)
     place = np.stack([row, column]) + displacements[frame, row].T
     np.testing.assert_allclose(np.stack([y, x]) + layers.shifts[layer, :, y, x].T, place, atol=1e-5)
     assert np.abs(layers.shifts).max() <= 0.5
-    every = np.indices(pixel.shape)[1:] + np.moveaxis(np.broadcast_to(displacements[:, :, None], (3, *shape, 2)), -1, 0)
-    nearest = np.rint(every)
+    moved = np.rint(np.broadcast_to(displacements[:, :, None], (3, *shape, 2)))
+    nearest = np.indices(pixel.shape)[1:] + np.moveaxis(moved, -1, 0)
     inside = np.all((nearest >= 0) & (nearest <= np.array(shape)[:, None, None, None] - 1), axis=0) & ~faulty
     assert sorted(number) == sorted(pixel[inside].astype(int))
 

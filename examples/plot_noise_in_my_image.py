@@ -123,21 +123,20 @@ print("kind:", found.pointwise.kind)
 figure = calibrator.plot()
 
 # %%
-# The first two panels are those of Li et al. (CVPR 2025, figure 3), in which noise is separated by two Gaussian
-# filters, one along the row and one in both directions. They are shown for comparison. The numbers come from the
-# others:
+# Points are measured, curves are fitted. A note in a panel says where they differ.
 #
 # - **Pointwise**: columns and displacements of rows are subtracted, and the difference of rows is noise. Its variance
 #   is a straight line in the signal, given by ``readout`` and ``gain``.
-# - **Displacement**: that of each row, registered to the columns that it crosses. :doc:`plot_straighten_the_rows`
-#   shifts the rows back.
 # - **Streaks**: noise that is correlated over many pixels of a row; the first lag is the correlation of neighbouring
 #   pixels.
 # - **Background**: the only noise with a covariance between different rows.
+# - **Displacement**: that of each row, registered to the columns that it crosses. :doc:`plot_straighten_the_rows`
+#   shifts the rows back.
 # - **Jitter**: spectra of the displacements along x and y, from which drift and hum are measured, too.
 #
-# The paper's curves are not used because the residuals of these filters contain the crystal: they are not zero for the
-# *clean* image.
+# Li et al. (`CVPR 2025 <https://arxiv.org/abs/2504.02555>`_) separate scan noise and pointwise noise by two Gaussian
+# filters, one along the row and one in both directions. The residuals of these filters contain the crystal: they are not
+# zero for the *clean* image.
 
 of_clean, of_recorded = (c.diagnostics_[0] for c in (NoiseCalibrator().fit(clean), calibrator))
 

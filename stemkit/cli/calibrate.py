@@ -15,7 +15,7 @@ from stemkit.cli.figures import add_figure_arguments, figure_suffix, non_interac
 if TYPE_CHECKING:
     import xarray as xr
 
-    from stemkit.noise import NoiseCalibrator, NoiseModel
+    from stemkit.noise import NoiseCalibrator
 
 #: Rows of the table: parameter of the noise model, unit, description.
 ROWS = (
@@ -105,6 +105,8 @@ def _described(path: Path, calibrator: NoiseCalibrator, image: xr.DataArray) -> 
 
 
 def _table(path: Path, calibrator: NoiseCalibrator, image: xr.DataArray) -> str:
+    from stemkit.noise.calibration import describes_noise
+
     model = calibrator.noise_model_
     lines = [f"{path} ({model.mode})"]
     if not all(d["has_columns"] for d in calibrator.diagnostics_):
@@ -113,7 +115,7 @@ def _table(path: Path, calibrator: NoiseCalibrator, image: xr.DataArray) -> str:
         value: Any = model
         for part in key.split("."):
             value = getattr(value, part)
-        if value is not None and _is_meant(model, key):
+        if value is not None and describes_noise(model, key):
             lines.append(_line(key, value, calibrator.noise_model_std_.get(key), unit, meaning))
     lines += [
         _line("dose", value, error, unit, "dose at the brightest columns, above the background")
@@ -123,14 +125,6 @@ def _table(path: Path, calibrator: NoiseCalibrator, image: xr.DataArray) -> str:
         where = f"image {i}: " if image.ndim == 3 else ""
         lines += [f"  ! {where}{sentence}" for sentence in diagnostics["faults"].values()]
     return "\n".join(lines)
-
-
-def _is_meant(model: NoiseModel, key: str) -> bool:
-    """Whether a number describes anything: a length or a period without an amplitude does not."""
-    from stemkit.noise.calibration import AMPLITUDES_OF
-
-    amplitudes = AMPLITUDES_OF.get(key.split(".")[-1], ())
-    return not amplitudes or any(getattr(model.scan, name) for name in amplitudes)
 
 
 def _line(key: str, value: float | str, error: float | None, unit: str, meaning: str) -> str:

@@ -162,7 +162,9 @@ class NoiseCalibrator(ImageTransformer):
         return join([self._labelled(image) for image in split(X)], X)
 
     def plot(self, image: int = 0) -> Figure:
-        """Plot the measured curves and the fitted model of one image, and figure 3 of the paper for comparison.
+        """Plot the measured curves and the fitted model of one image.
+
+        A note in a panel says where the model does not describe the measured points.
 
         Parameters
         ----------
@@ -197,10 +199,19 @@ class NoiseCalibrator(ImageTransformer):
 
 #: Lengths and periods along with the amplitudes that they belong to: images without any of these do not count.
 AMPLITUDES_OF = {
-    "drift_rows": ("drift", "drift_y"),
-    "hum_period": ("hum", "hum_y"),
-    "short_length": ("short_amplitude",),
+    "background.length": ("background.amplitude",),
+    "scan.length": ("scan.amplitude",),
+    "scan.short_length": ("scan.short_amplitude",),
+    "scan.jitter_length": ("scan.jitter", "scan.jitter_y"),
+    "scan.drift_rows": ("scan.drift", "scan.drift_y"),
+    "scan.hum_period": ("scan.hum", "scan.hum_y"),
 }
+
+
+def describes_noise(model: NoiseModel, key: str) -> bool:
+    """Whether the number with this key describes anything: a length or a period without an amplitude does not."""
+    amplitudes = AMPLITUDES_OF.get(key)
+    return amplitudes is None or any(_number(model, amplitude) for amplitude in amplitudes)
 
 
 def _number(model: NoiseModel, key: str) -> float:
@@ -222,9 +233,8 @@ def _mean_std(models: list[NoiseModel], stds: list[dict[str, float]]) -> dict[st
 
 
 def _having(models: list[NoiseModel], key: str) -> list[NoiseModel]:
-    """The models with an amplitude that a length or a period belongs to; all of them where none has."""
-    amplitudes = AMPLITUDES_OF.get(key.split(".")[-1], ())
-    return [m for m in models if any(getattr(m.scan, amplitude) for amplitude in amplitudes)] or models
+    """The models in which the number describes anything; all of them where it does in none."""
+    return [m for m in models if describes_noise(m, key)] or models
 
 
 def _mean_model(models: list[NoiseModel]) -> NoiseModel:

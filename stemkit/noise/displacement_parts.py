@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemkit.noise.constants import TINY
+from stemkit.noise.spectrum import RowSpectrum
 
 __all__ = ["NO_PARTS", "DisplacementParts", "SineFit"]
 
@@ -36,6 +37,8 @@ class DisplacementParts:
         Standard deviations by name, among them ``"jitter^2"`` and ``"drift^2"`` of the fitted variances.
     fitted : ndarray of shape (n,)
         Variance of each ordinate of the spectrum, px squared.
+    rejected : bool
+        Whether there was drift or hum in the spectrum that the columns of a row do not share: it is the specimen's.
     """
 
     jitter: float = 0.0
@@ -47,16 +50,18 @@ class DisplacementParts:
     noise: float = 1.0
     std: dict[str, float] = field(default_factory=dict)
     fitted: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    rejected: bool = False
 
     @property
     def noise_factor(self) -> float:
         """``noise``, by which information and scores are divided, at least :data:`MIN_NOISE_FACTOR`."""
         return max(self.noise, MIN_NOISE_FACTOR)
 
-    def jitter_only(self) -> DisplacementParts:
-        """Neither drift nor hum, with the errors that they would have."""
+    def jitter_only(self, spectrum: RowSpectrum) -> DisplacementParts:
+        """Drift and hum rejected, with the errors that they would have; ``spectrum`` is that which was fitted."""
         std = {**self.std, "drift": self.std.get("drift", math.sqrt(self.std["drift^2"]))}
-        return DisplacementParts(self.jitter, noise=self.noise, std=std)
+        fitted = self.noise * spectrum.noise + self.jitter**2 * spectrum.window.sum(axis=1)
+        return DisplacementParts(self.jitter, noise=self.noise, std=std, fitted=fitted, rejected=True)
 
     def hum_at(self, rows: NDArray) -> NDArray[np.float64]:
         """The hum at these rows (time in units of a row), px."""

@@ -12,11 +12,10 @@ from scipy.spatial import cKDTree
 from stemkit.columns import ColumnFits
 from stemkit.noise.constants import TINY
 from stemkit.noise.differences import robust_std, row_difference, rows_without
-from stemkit.noise.hum import lattice_frequency_bands
-from stemkit.noise.registration import BeamDisplacement
+from stemkit.noise.scan import ScanNoise
 from stemkit.pixels import LevelDependentNoise, PixelFaults
 
-__all__ = ["describe_pixel_faults", "find_scan_faults", "saturated_pixels"]
+__all__ = ["describe_hum", "describe_pixel_faults", "find_scan_faults", "saturated_pixels"]
 
 
 @dataclass(frozen=True)
@@ -37,10 +36,6 @@ class _Settings:
     along_y: float = 3.0
     #: Significance of a correlation along y and of a displacement at the left edge, standard deviations (chosen).
     significance: float = 5.0
-    #: Probability of a line in the spectrum of the displacements without hum (chosen).
-    false_alarm: float = 1e-3
-    #: Lowest frequencies of the spectrum that are drift (chosen).
-    drift_frequencies: int = 2
     #: Least displacement at the left edge that is reported, px (chosen).
     least_flyback: float = 0.1
     #: Fewest columns, at the left edge, elsewhere and in all, from which it is measured (chosen).
@@ -134,12 +129,7 @@ def describe_pixel_faults(values: NDArray, found: PixelFaults) -> dict[str, str]
 
 
 def find_scan_faults(
-    values: NDArray,
-    fits: ColumnFits | None = None,
-    displacement: BeamDisplacement | None = None,
-    vectors: NDArray | None = None,
-    *,
-    faulty: NDArray | None = None,
+    values: NDArray, fits: ColumnFits | None = None, *, faulty: NDArray | None = None
 ) -> dict[str, str]:
     """A sentence for each fault of the scan.
 
@@ -148,24 +138,33 @@ def find_scan_faults(
     values : ndarray of shape (n_y, n_x)
     fits : ColumnFits, optional
         The columns of the image.
-    displacement : BeamDisplacement, optional
-        Displacement of the beam along x.
-    vectors : ndarray of shape (2, 2), optional
-        Lattice vectors ``(y, x)``, px.
     faulty : ndarray of bool, shape (n_y, n_x), optional
 
     Returns
     -------
     dict
-        Keys ``direction``: noise that is correlated along y, as if the scan lines ran along y; ``hum``: rows displaced
-        periodically; ``flyback``: columns at the left edge displaced by the return of the beam.
+        Keys ``direction``: noise that is correlated along y, as if the scan lines ran along y; ``flyback``: columns at
+        the left edge displaced by the return of the beam.
     """
     faults = _direction(values, np.zeros(values.shape, dtype=bool) if faulty is None else faulty)
-    if displacement is not None:
-        faults |= _hum(displacement.shifts.mean(axis=1), vectors, values.shape[1])
     if fits is not None:
         faults |= _flyback(fits.positions)
     return faults
+
+
+def describe_hum(scan: ScanNoise) -> dict[str, str]:
+    """A sentence for the hum of a noise model, with the key ``hum``; empty without one."""
+    axes = [f"{amplitude:.2g} px along {axis}" for axis, amplitude in (("x", scan.hum), ("y", scan.hum_y)) if amplitude]
+    if not axes:
+        return {}
+    frequency = 1 / scan.hum_period
+    seen = abs(frequency - round(frequency))
+    # below two rows, what one sees in the image is the alias
+    alias = f", which looks like once in {1 / seen:.3g} rows" if frequency > 0.5 and seen > 0 else ""
+    amplitudes = " and ".join(axes)
+    return {
+        "hum": f"rows are displaced periodically: amplitude {amplitudes}, once in {scan.hum_period:.3g} rows{alias}"
+    }
 
 
 def _direction(values: NDArray, faulty: NDArray) -> dict[str, str]:
@@ -183,26 +182,6 @@ def _direction(values: NDArray, faulty: NDArray) -> dict[str, str]:
     if along_y <= max(SETTINGS.along_y * along_x, SETTINGS.significance * 2 * noise):
         return {}
     return {"direction": "noise is correlated along y: if that is how the beam scanned, transpose the image first"}
-
-
-def _hum(shifts: NDArray, vectors: NDArray | None, width: int) -> dict[str, str]:
-    """Fisher's exact test for the largest line of a spectrum (Proc. R. Soc. A 125, 54, 1929).
-
-    Lines of the lattice are no hum: rows of columns, and residuals of their model, are periodic, too.
-    """
-    n = len(shifts)
-    power = np.abs(np.fft.rfft(shifts - shifts.mean()))[1 : (n + 1) // 2] ** 2
-    power[: SETTINGS.drift_frequencies] = 0.0
-    if n < SETTINGS.smallest_side or power.sum() == 0:
-        return {}
-    line = int(np.argmax(power))
-    probability = len(power) * (1 - power[line] / power.sum()) ** (len(power) - 1)
-    if probability > SETTINGS.false_alarm:
-        return {}
-    amplitude, period = 2 * np.sqrt(power[line]) / n, n / (line + 1)
-    if any(low < 1 / period < high for low, high in lattice_frequency_bands(vectors, width)):
-        return {}
-    return {"hum": f"rows are displaced periodically: amplitude {amplitude:.2g} px, once in {period:.3g} rows"}
 
 
 def _flyback(positions: NDArray) -> dict[str, str]:

@@ -15,7 +15,12 @@ from stemkit.noise.background import BackgroundStatistics, OtherNoise, between_c
 from stemkit.noise.components import NoiseComponents, measure_components
 from stemkit.noise.differences import row_difference, rows_without
 from stemkit.noise.distribution import NORMAL_SHAPE, fit_tukey_shape, is_counted
-from stemkit.noise.fault_detection import describe_pixel_faults, find_scan_faults, saturated_pixels
+from stemkit.noise.fault_detection import (
+    describe_hum,
+    describe_pixel_faults,
+    find_scan_faults,
+    saturated_pixels,
+)
 from stemkit.noise.filter_residuals import residual_curves
 from stemkit.noise.model import BackgroundNoise, Digitization, NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.noise.registration import BeamDisplacement
@@ -112,7 +117,9 @@ def calibrate_image(values: NDArray, mode: str) -> ImageCalibration:
     diagnostics = _diagnostics(noise, separation, bright, faulty) | {
         "part": part,
         "background": background,
-        "faults": describe_pixel_faults(values, found) | _scan_faults(separation, bright, faulty),
+        "faults": describe_pixel_faults(values, found)
+        | find_scan_faults(bright, separation.fits, faulty=faulty)
+        | describe_hum(scan.model),
         "faulty": found.mask,
     }
     return ImageCalibration(model, {key: float(value) for key, value in std.items()}, diagnostics)
@@ -153,13 +160,6 @@ def _diagnostics(noise: _Noise, separation: Separation, bright: NDArray, faulty:
         "displacement_x": None if crystal is None else crystal.displacement_x,
         "displacement_y": None if crystal is None else crystal.displacement_y,
     }
-
-
-def _scan_faults(separation: Separation, bright: NDArray, faulty: NDArray) -> dict[str, str]:
-    if separation.crystal is None:
-        return find_scan_faults(bright, faulty=faulty)
-    crystal = separation.crystal
-    return find_scan_faults(bright, crystal.fits, crystal.jitter_x, crystal.vectors, faulty=faulty)
 
 
 # --- pointwise noise and background ------------------------------------------------------------------------------

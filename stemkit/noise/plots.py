@@ -1,4 +1,4 @@
-"""Figure of a calibration: the measured curves with the fitted model, and figure 3 of Li et al. for comparison."""
+"""Figure of a calibration: the measured curves with the fitted model."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from stemkit.noise.background import BackgroundStatistics
 from stemkit.noise.components import NoiseComponents
-from stemkit.noise.filter_residuals import ResidualCurve
 from stemkit.noise.model import NoiseModel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from stemkit.noise.background import BackgroundStatistics
     from stemkit.noise.registration import BeamDisplacement
 
 __all__ = ["plot_calibration"]
@@ -26,51 +26,40 @@ POINTS = "#31688e"
 FIT = "#e8543f"
 #: Bins of the spectra (chosen).
 N_BINS = 24
+#: RMS distance of the points from the fit, as a fraction of the largest point, from which it is stated (chosen).
+MISFIT = 0.1
+#: The same of the spectra, in standard deviations of the points (chosen).
+MISFIT_OF_SPECTRUM = 2.5
 
 
 def plot_calibration(model: NoiseModel, diagnostics: dict[str, Any]) -> Figure:
-    """Eight panels: the two curves of the paper's figure 3 (residuals of its filters), variance against signal,
-    displacement of the rows, covariance along the row, covariance of the background, and spectra of the displacements
-    of the rows along x and along y.
+    """Six panels: variance against signal, covariance along the row, covariance of the background, displacement of the
+    rows, and its spectra along x and along y. A note in a panel says where the fit does not describe the points.
     """
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, 4, figsize=(17, 7.2), layout="constrained")
-    _filter_residual(axes[0, 0], diagnostics["scan"], model.contrast)
-    axes[0, 0].set(title="Figure 3: scan noise", xlabel="gradient (contrast / px)", ylabel="scan residual (contrast)")
-    _filter_residual(axes[0, 1], diagnostics["pointwise"], model.contrast)
-    axes[0, 1].set(title="Figure 3: pointwise noise", xlabel="pixel value (contrast)")
-    axes[0, 1].set_ylabel("pointwise residual (contrast)")
-    _variance(axes[0, 2], diagnostics["components"], model)
-    _rows(axes[0, 3], diagnostics["displacement_x"], model)
-    _covariance_along_row(axes[1, 0], diagnostics["components"], model)
-    _background(axes[1, 1], diagnostics["background"], model)
-    _spectrum(axes[1, 2], diagnostics["displacement_x"], model, "x")
-    _spectrum(axes[1, 3], diagnostics["displacement_y"], model, "y")
+    figure, axes = plt.subplots(2, 3, figsize=(14, 7.6), layout="constrained")
+    _variance(axes[0, 0], diagnostics["components"], model)
+    _covariance_along_row(axes[0, 1], diagnostics["components"], model)
+    _background(axes[0, 2], diagnostics["background"], model)
+    _rows(axes[1, 0], diagnostics["displacement_x"], model, diagnostics["part"][0], len(diagnostics["faulty"]))
+    _spectrum(axes[1, 1], diagnostics["displacement_x"], model, "x")
+    _spectrum(axes[1, 2], diagnostics["displacement_y"], model, "y")
     for ax in axes.flat:
         ax.spines[["top", "right"]].set_visible(False)
         ax.title.set_fontsize(10)
     return figure
 
 
-def _filter_residual(ax: Axes, curve: ResidualCurve, contrast: float) -> None:
-    x = curve.x / contrast
-    ax.plot(x, curve.y / contrast, "o", color=POINTS, ms=4)
-    if not np.any(curve.y):
-        _note(ax, "no noise")
-    if len(x):
-        ends = np.array([x.min(), x.max()])
-        ax.plot(ends, curve.intercept / contrast + curve.slope * ends, color=FIT)
-    ax.set_ylim(bottom=0)
+# --- pointwise noise, streaks and background ---------------------------------------------------------------------
 
 
 def _variance(ax: Axes, components: NoiseComponents, model: NoiseModel) -> None:
     signal = components.signal
-    if not np.any(components.variance):
-        _note(ax, "no noise")
     ax.plot(signal, components.variance, "o", color=POINTS, ms=4)
     s = np.linspace(min(0.0, signal.min(initial=0.0)), max(1.0, signal.max(initial=1.0)), 50)
     ax.plot(s, components.pointwise_variance(s), color=FIT)
+    _note_misfit(ax, (0.03, 0.95), components.variance, components.pointwise_variance(signal), components.count)
     kind = "counted" if model.pointwise.kind == "poisson" else f"shape {model.pointwise.shape:.2f}"
     ax.set(xlabel="signal (contrast)", ylabel="variance (contrast²)")
     ax.set_title(f"Pointwise: readout {components.readout:.3g}, gain {components.gain:.2g}, {kind}")
@@ -82,23 +71,24 @@ def _covariance_along_row(ax: Axes, components: NoiseComponents, model: NoiseMod
     shown, scan = components.lag > 0, model.scan
     ax.plot(components.lag[shown], components.covariance[shown], "o", color=POINTS, ms=4)
     ax.plot(components.lag[shown], components.fitted[shown], color=FIT)
+    _note_misfit(ax, (0.97, 0.95), components.covariance[shown], components.fitted[shown])
     if shown.any():
         ax.axhline(0, color="0.7", lw=0.8)
         ax.set_xscale("log")
-    else:
-        _note(ax, "no noise")
     ax.set(xlabel="lag along the row (px)", ylabel="covariance (contrast²)")
-    length = "whole rows" if math.isinf(scan.length) else f"{scan.length:.1f} px"
-    short = f" and {scan.short_amplitude:.3g}, {scan.short_length:.1f} px" if scan.short_amplitude else ""
-    ax.set_title(f"Streaks {scan.amplitude:.3g}, {length}{short}; correlation {model.pointwise.correlation_x:.2f}")
+    kinds = [(scan.amplitude, scan.length), (scan.short_amplitude, scan.short_length)]
+    length = ["whole rows" if math.isinf(length) else f"{length:.1f} px" for _, length in kinds]
+    streaks = " and ".join(f"{a:.3g}, {g}" for (a, _), g in zip(kinds, length, strict=True) if a) or "none"
+    ax.set_title(f"Streaks: {streaks}; correlation {model.pointwise.correlation_x:.2f}")
 
 
 def _background(ax: Axes, statistics: BackgroundStatistics, model: NoiseModel) -> None:
     ax.plot(statistics.distance, statistics.covariance, ".", color=POINTS, ms=3)
-    if not np.any(statistics.covariance):
-        _note(ax, "no noise")
     if len(statistics.fitted):
         ax.plot(statistics.distance, statistics.fitted, color=FIT)
+        _note_misfit(ax, (0.97, 0.95), statistics.covariance, statistics.fitted)
+    elif not np.any(statistics.covariance):
+        _note(ax, "no noise" if len(statistics.covariance) else "not measured without columns")
     ax.axhline(0, color="0.7", lw=0.8)
     ax.set(xlabel="distance, other rows (px)", ylabel="covariance (contrast²)")
     background = model.background
@@ -106,40 +96,67 @@ def _background(ax: Axes, statistics: BackgroundStatistics, model: NoiseModel) -
     ax.set_title(f"Background: {text}")
 
 
-def _rows(ax: Axes, displacement: BeamDisplacement | None, model: NoiseModel) -> None:
+# --- displacements -----------------------------------------------------------------------------------------------
+
+
+def _rows(ax: Axes, displacement: BeamDisplacement | None, model: NoiseModel, rows: slice, n_rows: int) -> None:
+    """Mean displacement of each row of the part of the image that was measured."""
     ax.set(xlabel="displacement along x (px)", ylabel="row")
-    ax.set_title(f"Displacement {model.scan.displacement:.2g} px")
+    part = "" if rows.stop - rows.start == n_rows else f", rows {rows.start} to {rows.stop - 1} of {n_rows}"
+    ax.set_title(f"Displacement: RMS {model.scan.displacement:.2g} px{part}")
     if displacement is None:
         _note(ax, "no columns")
         return
     shifts = displacement.shifts.mean(axis=1)
-    ax.plot(shifts, np.arange(len(shifts)), color=POINTS, lw=0.7)
+    ax.plot(shifts, np.arange(rows.start, rows.stop), color=POINTS, lw=0.7)
+    ax.locator_params(axis="x", nbins=6)
     ax.invert_yaxis()
 
 
 def _spectrum(ax: Axes, displacement: BeamDisplacement | None, model: NoiseModel, axis: str) -> None:
     """Power of the rows' displacements in bins of the frequency, over that of white displacements of 1 px."""
-    ax.set(xlabel="frequency (cycles per row)", ylabel=f"spectrum of the displacement along {axis} (px²)")
+    ax.set(xlabel="frequency (cycles per row)", ylabel="power (px²)")
     ax.set_title(_spectrum_title(model, axis))
-    if displacement is None or displacement.spectrum is None:
+    if displacement is None:
         _note(ax, "no columns")
+        return
+    if displacement.spectrum is None:
+        _note(ax, "too few rows")
         return
     spectrum, parts = displacement.spectrum, displacement.parts
     n = len(spectrum.frequency)
     edges = np.unique(np.geomspace(1, n, N_BINS).astype(int))[:-1]
-    at = np.add.reduceat(spectrum.frequency, edges) / np.diff(np.r_[edges, n])
+    count = np.diff(np.r_[edges, n])
+    at = np.add.reduceat(spectrum.frequency, edges) / count
     scale = np.add.reduceat(spectrum.window.sum(axis=1), edges)
-    # the slowest displacements, which may be the specimen's, are not fitted
-    fitted = np.r_[np.full(n - len(parts.fitted), np.nan), parts.fitted]
-    ax.loglog(at, np.add.reduceat(spectrum.ordinate**2, edges) / scale, "o", color=POINTS, ms=4, label="rows")
-    ax.loglog(at, np.add.reduceat(fitted, edges) / scale, color=FIT, label="model")
+    power = np.add.reduceat(spectrum.ordinate**2, edges) / scale
+    first = n - len(parts.fitted)
+    fitted = np.add.reduceat(np.r_[np.full(first, np.nan), parts.fitted], edges) / scale
+    ax.loglog(at, power, "o", color=POINTS, ms=4, label="rows")
+    ax.loglog(at, fitted, color=FIT, label="model")
     noise = parts.noise * np.add.reduceat(spectrum.noise, edges) / scale
     ax.loglog(at, noise, color="0.6", lw=0.8, ls="--", label="noise of the estimates")
+    if first > 1:
+        ax.axvspan(
+            at[0] / 1.3, spectrum.frequency[first], color="0.93", lw=0, zorder=0, label="not fitted: may be strain"
+        )
+    is_hum = np.zeros(len(at), dtype=bool)
     if parts.hum:
         frequency = 1 / model.scan.hum_period
-        label = f"hum, once in {model.scan.hum_period:.3g} rows"
-        ax.axvline(abs(frequency - round(frequency)), color=FIT, lw=0.8, ls=":", label=label)
-    ax.legend(fontsize=8)
+        alias = abs(frequency - round(frequency))
+        is_hum[np.searchsorted(spectrum.frequency[edges], alias, side="right") - 1] = True
+        ax.axvline(alias, color=FIT, lw=0.8, ls=":", label=f"hum, once in {model.scan.hum_period:.3g} rows")
+    ax.legend(fontsize=8, loc="upper right")
+    # single ordinates may be close to 0
+    ax.set_ylim(bottom=0.1 * float(np.min(np.r_[noise[first > 0 :], power[np.isfinite(fitted)]])))
+    compared = np.isfinite(fitted) & ~is_hum
+    deviation = (power / fitted - 1)[compared] / np.sqrt(2 / count[compared])
+    if parts.rejected:
+        _note_fit(
+            ax, (0.03, 0.03), "columns of a row do not share the drift\nor hum of this spectrum: it is the specimen's"
+        )
+    elif (rms := float(np.sqrt((deviation**2).mean()))) > MISFIT_OF_SPECTRUM:
+        _note_fit(ax, (0.03, 0.03), f"RMS distance from the model: {rms:.1f} standard deviations")
 
 
 def _spectrum_title(model: NoiseModel, axis: str) -> str:
@@ -147,7 +164,28 @@ def _spectrum_title(model: NoiseModel, axis: str) -> str:
     jitter, drift, hum = (getattr(model.scan, name + suffix) for name in ("jitter", "drift", "hum"))
     slow = [f"drift {drift:.2g} px, {model.scan.drift_rows:.2g} rows"] if drift else []
     slow += [f"hum {hum:.2g} px"] if hum else []
-    return "\n".join([f"Jitter along {axis} {jitter:.2g} px", *(["; ".join(slow)] if slow else [])])
+    return "; ".join([f"Jitter along {axis} {jitter:.2g} px", *slow])
+
+
+# --- notes -------------------------------------------------------------------------------------------------------
+
+
+def _note_misfit(
+    ax: Axes, corner: tuple[float, float], points: NDArray, fitted: NDArray, weight: NDArray | None = None
+) -> None:
+    """State the RMS distance of the points from the fit where it is large; without noise, say so."""
+    if not np.any(points):
+        _note(ax, "no noise")
+        return
+    rms = math.sqrt(float(np.average((points - fitted) ** 2, weights=weight)))
+    if rms > MISFIT * float(np.abs(points).max()):
+        _note_fit(ax, corner, f"RMS distance from the fit: {rms:.2g} contrast²")
+
+
+def _note_fit(ax: Axes, corner: tuple[float, float], text: str) -> None:
+    """A note on the fit in a corner of the panel, in fractions of its sides."""
+    ha, va = ("left" if corner[0] < 0.5 else "right"), ("bottom" if corner[1] < 0.5 else "top")
+    ax.text(*corner, text, ha=ha, va=va, transform=ax.transAxes, color=FIT, fontsize=8)
 
 
 def _note(ax: Axes, text: str) -> None:

@@ -241,7 +241,8 @@ def _divided(divided: _AxisInParts, row_length: int, shape: tuple[int, int], *, 
     if _contradicted(free, posterior.factor, parts, axis.pairs, row_length):
         # drift and hum that are not seen if the columns' positions are free: the specimen's
         found = axis.as_jitter or _as_jitter(axis.estimates, shape, free, axis.pairs, find_length=find_length)
-        return replace(found, parts=parts.jitter_only())
+        fitted = axis.spectrum.highest(len(parts.fitted))
+        return replace(found, parts=parts.jitter_only(fitted), spectrum=axis.spectrum)
     y = np.arange(n_y)
     hum = parts.hum_at(y[:, None] + np.arange(n_x) / row_length)
     hum_at_columns = parts.hum_at(y + axis.estimates.x[:, None] / row_length)

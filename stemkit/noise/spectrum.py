@@ -45,9 +45,13 @@ class RowSpectrum:
         return self.response.shape[1]
 
     def above(self, frequency: float) -> RowSpectrum:
-        """The ordinates of higher frequencies."""
-        keep = self.frequency >= frequency
-        return RowSpectrum(*(getattr(self, f.name)[keep] for f in fields(self)))
+        """The ordinates of this frequency and higher ones."""
+        return self.highest(int((self.frequency >= frequency).sum()))
+
+    def highest(self, n: int) -> RowSpectrum:
+        """The ordinates of the n highest frequencies."""
+        first = len(self.frequency) - n
+        return RowSpectrum(*(getattr(self, f.name)[first:] for f in fields(self)))
 
 
 def row_spectrum(eigenvalues: NDArray, eigenvectors: NDArray, score: NDArray, variance: float) -> RowSpectrum:

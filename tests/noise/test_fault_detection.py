@@ -12,7 +12,7 @@ from strategies import columns_of, crystal, gaussians, lattice_positions, seeds
 from stemkit import NoiseCalibrator, NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.columns import fit_columns
 from stemkit.noise.drawing import displace_rows
-from stemkit.noise.fault_detection import describe_pixel_faults, find_scan_faults, saturated_pixels
+from stemkit.noise.fault_detection import describe_hum, describe_pixel_faults, find_scan_faults, saturated_pixels
 from stemkit.pixels import find_pixel_faults
 
 CLEAN = 5.0 + crystal((120, 130))
@@ -95,15 +95,24 @@ def test_a_scan_without_faults_has_none(jitter, streaks, seed):
 @settings(max_examples=3)
 @given(st.floats(0.3, 0.8), st.floats(4.5, 9.0), seeds)
 def test_hum_is_reported_with_amplitude_and_period(amplitude, period, seed):
-    y = np.arange(256)
+    # the time of a pixel in rows, without flyback
+    time = np.arange(256)[:, None] + np.arange(256) / 256
     moved = torch.as_tensor(crystal((256, 256)))[None]
-    moved = displace_rows(moved, torch.as_tensor(amplitude * np.sin(2 * np.pi * y / period))[None, :, None])[0]
+    moved = displace_rows(moved, torch.as_tensor(amplitude * np.sin(2 * np.pi * time / period))[None])[0]
     found = faults(QUIET.apply(moved.numpy(), random_state=seed))
     assert set(found) == {"hum"}
-    reported = re.search(r"amplitude ([\d.]+) px, once in ([\d.]+) rows", found["hum"])
-    # lines of the spectrum are 1 / 256 apart, and a line between two of them shows 64 % of its amplitude in each
-    assert 0.5 * amplitude < float(reported[1]) < 1.2 * amplitude
-    assert abs(1 / float(reported[2]) - 1 / period) < 1 / 256
+    reported = re.search(r"amplitude ([\d.]+) px along x, once in ([\d.]+) rows$", found["hum"])
+    assert float(reported[1]) == pytest.approx(amplitude, rel=0.15)
+    assert 1 / float(reported[2]) == pytest.approx(1 / period, abs=0.2 / 256)
+
+
+def test_the_sentence_on_hum_has_both_axes_and_the_period_that_one_sees():
+    assert describe_hum(ScanNoise(hum_period=5.0)) == {}
+    both = describe_hum(ScanNoise(hum=0.25, hum_y=0.5, hum_period=5.0))["hum"]
+    assert both == "rows are displaced periodically: amplitude 0.25 px along x and 0.5 px along y, once in 5 rows"
+    # 1 / 1.6 = 0.625 cycles per row are seen as 0.375
+    below_two_rows = describe_hum(ScanNoise(hum_y=0.5, hum_period=1.6))["hum"]
+    assert below_two_rows.endswith("amplitude 0.5 px along y, once in 1.6 rows, which looks like once in 2.67 rows")
 
 
 @settings(max_examples=3)
@@ -119,9 +128,9 @@ def test_a_displacement_at_the_left_edge_is_reported(shift, seed):
 
 def test_few_columns_have_no_flyback():
     _, fits = columns_of((64, 64))
-    assert find_scan_faults(QUIET.apply(crystal((64, 64)), random_state=0), fits, None) == {}
+    assert find_scan_faults(QUIET.apply(crystal((64, 64)), random_state=0), fits) == {}
     everything = fit_columns(CLEAN, lattice_positions(CLEAN.shape, 18.0, margin=-8.0), 3.0)
-    assert find_scan_faults(CLEAN, everything, None) == {}
+    assert find_scan_faults(CLEAN, everything) == {}
 
 
 # --- what faulty pixels do to a calibration ----------------------------------------------------------------------

@@ -220,21 +220,22 @@ def _autocorrelation(flat: NDArray) -> NDArray | None:
     It is divided by the variance of the noise-free image; None if neighbouring rows are not correlated.
     """
     n_y, n_x = flat.shape
-    size = [fft.next_fast_len(2 * n, real=True) for n in flat.shape]
-    power = np.abs(fft.rfft2(flat, s=size)) ** 2
-    overlap = fft.irfft2(np.abs(fft.rfft2(np.ones_like(flat), s=size)) ** 2, s=size)
-    correlation = fft.irfft2(power, s=size) / np.maximum(overlap, 1.0)
     largest_y, largest_x = (max(LIMITS.smallest_shift, n // LIMITS.sides_per_shift) for n in (n_y, n_x))
     rows = np.r_[-largest_y : largest_y + 1]
     columns = np.r_[-largest_x : largest_x + 1]
-    correlogram = correlation[np.ix_(rows, columns)]
+    # padded for the largest shift, so that opposite borders do not meet
+    size = [fft.next_fast_len(n, real=True) for n in (n_y + largest_y, n_x + largest_x)]
+    correlation = fft.irfft2(np.abs(fft.rfft2(flat, s=size)) ** 2, s=size)
+    overlap = np.maximum(n_y - abs(rows), 1)[:, None] * np.maximum(n_x - abs(columns), 1)
+    at_zero = correlation[0, 0] / flat.size
+    correlogram = correlation[np.ix_(rows, columns)] / overlap
     # noise is correlated along a row, so the correlogram at zero shift along y contains that of the noise: it is
     # replaced by a cubic interpolation of the two rows on either side
     near, far = (correlogram[largest_y - k] + correlogram[largest_y + k] for k in (1, 2))
     correlogram[largest_y] = (4 * near - far) / 6
     variance = correlogram[largest_y, largest_x]
     # for white noise: (4 near - far) / 6, where near and far are each twice an independent value
-    std = np.sqrt(17) / 3 * correlation[0, 0] / np.sqrt(flat.size)
+    std = np.sqrt(17) / 3 * at_zero / np.sqrt(flat.size)
     return correlogram / variance if variance > LIMITS.row_correlation * std else None
 
 

@@ -145,8 +145,8 @@ class _SpectrumOnCPU:
 
     #: Output features ``(channels, n_y, n_x)``.
     features: Tensor
-    #: Spectrum along x, ``(n_y, n_x // 2 + 1, channels)``.
-    values: NDArray[np.complex64]
+    #: Spectrum along x, ``(n_y, n_x // 2 + 1, channels)``; torch copies to it in parallel.
+    values: Tensor
     #: Coordinates of frequencies along y and x.
     f_y: Tensor
     f_x: Tensor
@@ -156,28 +156,30 @@ class _SpectrumOnCPU:
         n_y, n_x = like.shape[-2:]
         n_f = n_x // 2 + 1
         features = torch.empty(n_y, n_x, channels, dtype=like.dtype).permute(2, 0, 1)
-        values = np.empty((n_y, n_f, channels), dtype=np.complex64)
+        values = torch.empty(n_y, n_f, channels, dtype=torch.complex64)
         return cls(features, values, torch.linspace(0, 1, n_y)[:, None, None], torch.linspace(0, 1, n_f)[:, None])
 
     def put(self, start: int, strip: Tensor) -> None:
         """Set the features of a strip of rows that begins at ``start``."""
         rows = strip.permute(1, 2, 0).float().numpy()
-        self.values[start : start + len(rows)] = fft.rfft(rows, axis=1, norm="ortho", workers=torch.get_num_threads())
+        spectrum = fft.rfft(rows, axis=1, norm="ortho", workers=torch.get_num_threads())
+        self.values[start : start + len(rows)] = torch.from_numpy(spectrum)
 
     def mix(self, mixing: Tensor) -> None:
         """Apply a Fourier unit to the features."""
         n_y, n_f, channels = self.values.shape
         weight_y, weight_x, weight, constant = mixing.T.split([1, 1, 2 * channels, 1])
         options = {"norm": "ortho", "workers": torch.get_num_threads()}
-        for subset in _slices(n_f, self.values[:, :1].nbytes):
-            spectrum = fft.fft(np.ascontiguousarray(self.values[:, subset]), axis=0, overwrite_x=True, **options)
+        values = self.values.numpy()
+        for subset in _slices(n_f, values[:, :1].nbytes):
+            spectrum = fft.fft(values[:, subset], axis=0, **options)
             parts = torch.view_as_real(torch.from_numpy(spectrum)).flatten(-2)
             mixed = torch.matmul(parts, weight).add_(self.f_x[subset] * weight_x + constant)
             mixed.addcmul_(self.f_y, weight_y).relu_()
             pairs = torch.view_as_complex(mixed.view(n_y, -1, channels, 2)).numpy()
-            self.values[:, subset] = fft.ifft(pairs, axis=0, overwrite_x=True, **options)
-        for subset in _slices(n_y, self.values[:1].nbytes):
-            back = fft.irfft(self.values[subset], n=self.features.shape[2], axis=1, **options)
+            self.values[:, subset] = torch.from_numpy(fft.ifft(pairs, axis=0, overwrite_x=True, **options))
+        for subset in _slices(n_y, values[:1].nbytes):
+            back = fft.irfft(values[subset], n=self.features.shape[2], axis=1, **options)
             self.features[:, subset] = torch.from_numpy(back).permute(2, 0, 1)
 
 

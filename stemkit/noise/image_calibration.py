@@ -277,17 +277,29 @@ def _with_displacements(scan: _Scan, noise: _Noise, crystal: FittedCrystal, larg
         whole, jitter = jitter, math.sqrt(jitter**2 + squared)
         jitter_std = math.hypot(components.std["residual_jitter^2"] / 2, whole * jitter_std) / jitter
         length = _local_length(whole**2 / jitter**2, n_x)
-    jitter_y = math.hypot(across.jitter, components.residual_jitter_y)
-    squared_y_std = components.std.get("residual_jitter_y^2", math.nan)
+    # along y the displacement of whole rows is measured, and its length along the row is that of the jitter
+    of_rows = math.sqrt(row_mean_fraction(length, n_x))
+    jitter_y = across.jitter / of_rows
+    length_y_std = 0.5 * jitter_y * (1 - of_rows**2) * np.nan_to_num(found.length_std / length)
     std = scan.std | {
         "scan.jitter": jitter_std,
         "scan.jitter_length": found.length_std,
-        "scan.jitter_y": math.hypot(squared_y_std / 2, across.jitter * across.jitter_std)
-        / max(jitter_y, squared_y_std**0.5, 1e-150),
+        "scan.jitter_y": math.hypot(across.jitter_std / of_rows, length_y_std),
     }
     numbers, slow_std = _drift_and_hum(found, across, larger)
     model = replace(scan.model, jitter=jitter, jitter_length=length, jitter_y=jitter_y, **numbers)
     return _Scan(model, std | slow_std)
+
+
+def row_mean_fraction(length: float, n_x: int) -> float:
+    """Variance of the mean of a row over that of its pixels, for the correlation ``exp(-k^2 / (4 length^2))``.
+
+    The integral of ``2 (n - k) / n^2`` times the correlation over k from 0 to n.
+    """
+    if math.isinf(length):
+        return 1.0
+    ratio = 2 * max(length, SETTINGS.shortest_local) / n_x
+    return ratio * math.sqrt(math.pi) * math.erf(1 / ratio) - ratio**2 * (1 - math.exp(-(ratio**-2.0)))
 
 
 def _local_length(fraction: float, n_x: int) -> float:

@@ -36,6 +36,9 @@ FEWEST_ROWS = 8
 MAX_COLUMNS_Y = 200
 #: Standard deviations beyond which two estimates of the jitter contradict each other (chosen).
 CONTRADICTORY = 2.5
+#: Error of the part of the drift's and the hum's variance that the columns' free parameters leave, as a fraction of the
+#: variance: rows are fewer than a column is high (chosen; on recorded images of strained specimens 0.15 or more is left).
+ABSORBED_ERROR = 0.05
 #: Error of the squared jitter caused by the columns' model, as a fraction of it (chosen).
 MODEL_ERROR = 0.02
 
@@ -272,7 +275,8 @@ def _contradicted(
     """Whether drift and hum would make the covariance of the pairs larger than it is."""
     mean, error = pairs.mean()
     expected = float(_common_covariance(free, factor, parts, pairs, row_length).mean())
-    return expected > mean + CONTRADICTORY * error
+    absorbed = ABSORBED_ERROR * (parts.drift**2 + parts.hum**2 / 2)
+    return expected > mean + CONTRADICTORY * error + absorbed
 
 
 def _common_covariance(

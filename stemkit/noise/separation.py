@@ -191,19 +191,21 @@ class _Image:
         """Displacements of each row along these axes at the columns; ``columns`` are the rendered fits."""
         columns = render_columns(fits, self.values.shape, shifts) if columns is None else columns
         residual = self.values - columns
-        variance = noise_variance(residual, self.faulty, columns, float(np.median(fits.sigma)))
-        variance[self.faulty] = SETTINGS.faulty_variance * float(variance.max())
+        variances = noise_variance(residual, self.faulty, columns, float(np.median(fits.sigma)))
+        for variance in variances:
+            variance[self.faulty] = SETTINGS.faulty_variance * float(variance.max())
         residual = residual - float(np.median(fits.background))
         chosen = self.registered_columns(fits)
         return [
-            estimate_shifts(residual, derivative(columns, axis), chosen, shifts, variance, axis=axis) for axis in axes
+            estimate_shifts(residual, derivative(columns, axis), chosen, shifts, variances[axis], axis=axis)
+            for axis in axes
         ]
 
     def with_faint_columns(self, fits: ColumnFits, shifts: NDArray) -> ColumnFits:
         """The fits, and those of faint columns in their residual."""
         columns = render_columns(fits, self.values.shape, shifts)
         residual = self.values - columns
-        variance = noise_variance(residual, self.faulty, columns, float(np.median(fits.sigma)))
+        _, variance = noise_variance(residual, self.faulty, columns, float(np.median(fits.sigma)))
         return find_faint_columns(residual, fits, self.spacing, variance)
 
 
@@ -225,8 +227,8 @@ def _fit_and_register(image: _Image) -> _Registered | None:
     for i in range(SETTINGS.rounds + SETTINGS.extra_rounds):
         if fits is None:
             return None
-        # displacements along y are smaller, and need two rounds
-        x, *y = image.estimates(fits, shifts, (1, 0) if 0 < i < SETTINGS.rounds else (1,))
+        # the first fits are too inaccurate for displacements along y, which are smaller
+        x, *y = image.estimates(fits, shifts, (1, 0) if i > 0 else (1,))
         before = shifts.copy()
         jitter_x = _plausible(register_rows(x, shape, find_length=i > 0), fits, no_displacement(shape))
         if y:

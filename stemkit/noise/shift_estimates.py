@@ -133,11 +133,15 @@ def estimate_shifts(
     return ShiftEstimates(shift, weight, fits.x, _orthonormal(modes, weight))
 
 
-def noise_variance(residual: NDArray, bad: NDArray, columns: NDArray, width: float) -> NDArray[np.float64]:
-    """Variance of the noise for an estimated displacement: that of a pixel, times the effect of its correlation.
+def noise_variance(
+    residual: NDArray, bad: NDArray, columns: NDArray, width: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Variance of the noise for displacements estimated along y and along x: that of a pixel, times the effect of its
+    correlation along the row, each ``(n_y, n_x)``.
 
-    An estimate sums noise weighted by the slope of a Gaussian, whose autocorrelation is ``(1 - k^2 / (2 s^2))
-    exp(-k^2 / (4 s^2))``: short correlation of the noise increases its error, the offset of a row does not.
+    An estimate sums noise weighted by the slope of a Gaussian less its mean along the row. The weights' autocorrelation
+    decides how much the correlation of the noise increases its error. Along y the weights have one sign, and streaks as
+    long as a column is wide count most.
     """
     difference = row_difference(residual)
     limit = 8 * robust_std(difference[:, ::THINNED])
@@ -150,14 +154,33 @@ def noise_variance(residual: NDArray, bad: NDArray, columns: NDArray, width: flo
     dark = signal < 0.1 * max(float(np.quantile(signal[:, ::THINNED], 0.99)), TINY)
     base = float(square[dark].mean()) if dark.sum() > 100 else float(square.mean())
     growth = float(((square - base) * signal).sum() / max(float((signal**2).sum()), TINY))
-    lags = np.arange(1, min(math.ceil(4 * width), residual.shape[1] - 1) + 1)
-    ratio = (lags / width) ** 2
-    weight = (1 - ratio / 2) * np.exp(-ratio / 4)
+    pixel = np.maximum(base + max(growth, -base) * columns, max(0.05 * base, TINY))
+    weights = [_row_weights(width, axis) for axis in (0, 1)]
+    lags = np.arange(1, min(len(weights[0]), residual.shape[1]))
     thinned = difference[::THINNED_ROWS]
     products = np.array([(thinned[:, k:] * thinned[:, :-k]).mean() for k in lags])
     correlation = products / max(square[::THINNED_ROWS].mean(), TINY)
-    correlated = max(1 + 2 * float((weight * correlation).sum()), 0.1)
-    return correlated * np.maximum(base + max(growth, -base) * columns, max(0.05 * base, TINY))
+    along_y, along_x = (max(1 + 2 * float((_autocorrelation(w)[lags] * correlation).sum()), 0.1) for w in weights)
+    return along_y * pixel, along_x * pixel
+
+
+def _row_weights(width: float, axis: int) -> NDArray[np.float64]:
+    """Weights of the pixels of a row in the estimate at a column of this width, px."""
+    x = np.arange(-_reach(width), _reach(width) + 1)
+    gaussian = np.exp(-0.5 * (x / width) ** 2)
+    weights = gaussian if axis == 0 else x * gaussian
+    return weights - weights.mean()
+
+
+def _autocorrelation(values: NDArray) -> NDArray[np.float64]:
+    """Autocorrelation at the lags 0 to ``len(values) - 1``, 1 at 0."""
+    products = np.correlate(values, values, "full")[len(values) - 1 :]
+    return products / products[0]
+
+
+def _reach(width: float) -> int:
+    """Pixels on either side of a column of this width that give estimates."""
+    return max(2, math.ceil(REACH * width))
 
 
 @dataclass(frozen=True)
@@ -180,7 +203,7 @@ class _Windows:
     @classmethod
     def of(cls, fits: ColumnFits, shifts: NDArray, axis: int) -> _Windows:
         n_y, n_x = shifts.shape[1:]
-        reach = max(2, int(np.ceil(REACH * float(np.median(fits.sigma)))))
+        reach = _reach(float(np.median(fits.sigma)))
         span = np.arange(-reach, reach + 1)
         row = np.round(fits.y).astype(int)[:, None] + span
         safe = np.clip(row, 0, n_y - 1)
@@ -219,17 +242,27 @@ def _without_tilt(shift: NDArray, weight: NDArray, dy: NDArray) -> NDArray[np.fl
 def _without_profile(shift: NDArray, weight: NDArray, dy: NDArray, amplitude: NDArray) -> NDArray[np.float64]:
     """Estimates along y without their mean over columns of similar amplitude at the same distance from the centre.
 
-    It is caused by columns that are not Gaussian, and would be the same in a whole row of columns along x.
+    It is caused by columns that are not Gaussian, and would be the same in a whole row of columns along x. Means of
+    displaced rows differ from 0, too: their expected fraction of the squares is kept (James and Stein 1961).
     """
     group = np.searchsorted(np.quantile(amplitude, [1 / 3, 2 / 3]), amplitude)
     place = np.rint(dy).astype(int)
-    reach = int(np.abs(place[weight > 0]).max(initial=0))
     use = weight > 0
+    reach = int(np.abs(place[use]).max(initial=0))
     index = (group[:, None] * (2 * reach + 1) + place + reach)[use]
-    total = np.bincount(index, weight[use], 3 * (2 * reach + 1))
-    mean = np.bincount(index, (weight * shift)[use], 3 * (2 * reach + 1)) / np.maximum(total, TINY)
+    n, n_y = 3 * (2 * reach + 1), shift.shape[1]
+    row = np.broadcast_to(np.arange(n_y), shift.shape)[use]
+    # columns in a row share its displacement: each row counts once in a mean
+    by_row = np.bincount(index * n_y + row, weight[use], n * n_y).reshape(n, n_y)
+    total = np.maximum(by_row.sum(1), TINY)
+    mean = np.bincount(index, (weight * shift)[use], n) / total
+    expected = (
+        (by_row**2).sum(1) / total**2 * float(np.average(shift[use] ** 2, weights=weight[use]) if use.any() else 0)
+    )
+    chi_squared = float((mean**2 / np.maximum(expected, TINY)).sum())
+    kept = min((total > TINY).sum() / max(chi_squared, TINY), 1.0)
     out = shift.copy()
-    out[use] -= mean[index]
+    out[use] -= (1 - kept) * mean[index]
     return out
 
 

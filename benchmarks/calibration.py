@@ -291,6 +291,7 @@ def measured(case: Case, size: int) -> pd.DataFrame:
     allowed = bounds(case.noise, signal, np.maximum(plain.pointwise_variance(signal, case.noise), 1e-6))
     drawn = time.perf_counter()
     model, stated, failure = calibrated(xr.DataArray(values, dims=("y", "x"), attrs={"mode": case.mode}))
+    model, stated = matched_streaks(model, stated, case.noise)
     done = time.perf_counter()
     figure3 = residual_curve_model(values, mode=case.mode, contrast=contrast, level=level, sigma=sigma)
     row_correlated = (
@@ -336,6 +337,22 @@ def calibrated(image: xr.DataArray) -> tuple[NoiseModel | None, dict[str, float]
     except Exception as error:
         return None, {}, f"{type(error).__name__}: {error}"
     return calibrator.noise_model_, calibrator.noise_model_std_, ""
+
+
+def matched_streaks(
+    model: NoiseModel | None, stated: dict[str, float], noise: Noise
+) -> tuple[NoiseModel | None, dict[str, float]]:
+    """Streaks of a single length that is nearer to that of the short ones are compared with these."""
+    if model is None or not noise.short_streaks or model.scan.short_amplitude or not model.scan.amplitude:
+        return model, stated
+    length, long = (min(n, WHOLE_ROW) for n in (model.scan.length, noise.streaks_length))
+    if abs(np.log(length / noise.short_streaks_length)) >= abs(np.log(length / long)):
+        return model, stated
+    scan = model.scan
+    keys = {"scan.amplitude": "scan.short_amplitude", "scan.length": "scan.short_length"}
+    swapped = replace(scan, amplitude=0.0, short_amplitude=scan.amplitude, short_length=scan.length)
+    others = {new: stated[old] for old, new in keys.items()} | {old: stated[new] for old, new in keys.items()}
+    return replace(model, scan=swapped), stated | others
 
 
 def value_in(model: NoiseModel | None, key: str) -> float:

@@ -30,6 +30,9 @@ class _Settings:
     #: of the gain (measured on simulated images).
     model_error: float = 0.006
     gain_model_error: float = 0.03
+    #: Error of the variances of readout noise and of streaks caused by displaced rows, as a fraction of the variance that
+    #: displacements had added (measured by benchmarks/calibration.py --only parts).
+    displaced_error: float = 0.1
     #: Scatter of the length of streaks over that of a Gaussian process; that of the correlation is its square (measured
     #: on simulated images).
     excess_scatter: float = 1.15
@@ -144,16 +147,18 @@ def measure_components(
     covariance = covariance_without_displacements(noise)
     displaced = noise.x.variance + noise.y.variance
     fit = fit_lag_covariance(noise.lags, covariance.covariance, covariance.pairs, n_x, displaced)
-    return _assembled(noise.lags, covariance, fit, fit_variance_line(noise, signal, covariance, fit.covariance))
+    line = fit_variance_line(noise, signal, covariance, fit.covariance)
+    return _assembled(noise.lags, covariance, fit, line, SETTINGS.displaced_error * displaced)
 
 
 def _assembled(
-    lags: NDArray, row_covariance: RowCovariance, fit: LagCovarianceFit, line: VarianceLine
+    lags: NDArray, row_covariance: RowCovariance, fit: LagCovarianceFit, line: VarianceLine, displaced: float
 ) -> NoiseComponents:
+    """The numbers and their errors; ``displaced`` is the error of a variance caused by displaced rows."""
     model, std = fit.covariance, fit.std
-    least = max(math.sqrt(std.pointwise), 1e-150)
+    least = max(math.sqrt(math.hypot(std.pointwise, displaced)), 1e-150)
     at_mean = np.nan_to_num(line.mean_signal * line.gain_std)
-    readout_std = math.sqrt(std.pointwise**2 * SAMPLING**2 + at_mean**2) / (2 * max(line.readout, least))
+    readout_std = math.hypot(std.pointwise * SAMPLING, at_mean, displaced) / (2 * max(line.readout, least))
     excess = SETTINGS.excess_scatter
     return NoiseComponents(
         readout=line.readout,
@@ -175,9 +180,9 @@ def _assembled(
             "readout": math.hypot(readout_std, SETTINGS.model_error * line.readout),
             "gain": math.hypot(line.gain_std, SETTINGS.gain_model_error * line.gain),
             "correlation_x": excess**2 * std.correlation * SAMPLING,
-            "streaks": _amplitude_std(model.streaks, std.streaks),
+            "streaks": _amplitude_std(model.streaks, std.streaks, displaced),
             "streak_length": excess * std.length if model.streaks else math.nan,
-            "short_streaks": _amplitude_std(model.short, std.short),
+            "short_streaks": _amplitude_std(model.short, std.short, displaced),
             "short_length": excess * std.short_length if model.short else math.nan,
             "residual_jitter^2": row_covariance.std[0],
             "residual_jitter_y^2": row_covariance.std[1],
@@ -185,7 +190,9 @@ def _assembled(
     )
 
 
-def _amplitude_std(variance: float, scatter: float) -> float:
-    """Standard deviation of the square root of a variance that has the standard deviation ``scatter``."""
-    own = scatter * SAMPLING
+def _amplitude_std(variance: float, scatter: float, displaced: float) -> float:
+    """Standard deviation of the square root of a variance that has the standard deviation ``scatter``, and an error of
+    ``displaced`` by displaced rows.
+    """
+    own = math.hypot(scatter * SAMPLING, displaced)
     return math.hypot(own, SETTINGS.model_error * variance) / (2 * max(math.sqrt(variance), math.sqrt(own) / 2, 1e-150))

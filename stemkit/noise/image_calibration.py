@@ -277,10 +277,10 @@ def _with_displacements(scan: _Scan, noise: _Noise, crystal: FittedCrystal, larg
         whole, jitter = jitter, math.sqrt(jitter**2 + squared)
         jitter_std = math.hypot(components.std["residual_jitter^2"] / 2, whole * jitter_std) / jitter
         length = _local_length(whole**2 / jitter**2, n_x)
-    # along y the displacement of whole rows is measured, and its length along the row is that of the jitter
-    of_rows = math.sqrt(row_mean_fraction(length, n_x))
+    # along y the displacement of whole rows is measured, and its length along the row is that of the jitter along x
+    of_rows = math.sqrt(row_mean_fraction(found.length, n_x))
     jitter_y = across.jitter / of_rows
-    length_y_std = 0.5 * jitter_y * (1 - of_rows**2) * np.nan_to_num(found.length_std / length)
+    length_y_std = 0.5 * jitter_y * (1 - of_rows**2) * np.nan_to_num(found.length_std / found.length)
     std = scan.std | {
         "scan.jitter": jitter_std,
         "scan.jitter_length": found.length_std,

@@ -37,7 +37,7 @@ MAX_COLUMNS_Y = 200
 #: Standard deviations beyond which two estimates of the jitter contradict each other (chosen).
 CONTRADICTORY = 2.5
 #: Error of the part of the drift's and the hum's variance that the columns' free parameters leave, as a fraction of the
-#: variance: rows are fewer than a column is high (chosen; on recorded images of strained specimens 0.15 or more is left).
+#: variance (chosen; where recorded images contradicted a drift, 0.15 or more was left).
 ABSORBED_ERROR = 0.05
 #: Error of the squared jitter caused by the columns' model, as a fraction of it (chosen).
 MODEL_ERROR = 0.02

@@ -30,7 +30,7 @@ class _Settings:
     rounds: int = 3
     #: ... and more of them until the rows have settled (chosen).
     extra_rounds: int = 2
-    #: Rows have settled if a round changes their displacement by less than this, RMS px (chosen).
+    #: Rows have settled if a round changes their displacement along x by less than this, RMS px (chosen).
     settled: float = 0.1
     #: RMS displacement, in widths of a column, beyond which rows were registered to the wrong columns (chosen).
     largest_displacement: float = 1.5
@@ -229,7 +229,7 @@ def _fit_and_register(image: _Image) -> _Registered | None:
             return None
         # the first fits are too inaccurate for displacements along y, which are smaller
         x, *y = image.estimates(fits, shifts, (1, 0) if i > 0 else (1,))
-        before = shifts.copy()
+        before = shifts[1]
         jitter_x = _plausible(register_rows(x, shape, find_length=i > 0), fits, no_displacement(shape))
         if y:
             jitter_y = _plausible(register_rows(y[0], shape, find_length=False), fits, no_displacement(shape))
@@ -237,7 +237,7 @@ def _fit_and_register(image: _Image) -> _Registered | None:
         if i == 0:
             fits = image.with_faint_columns(fits, shifts)
         fits = fit_significant(image.values, fits.positions, float(np.median(fits.sigma)), shifts, 4)
-        if i >= SETTINGS.rounds - 1 and float(np.sqrt(((shifts - before) ** 2).mean())) < SETTINGS.settled:
+        if i >= SETTINGS.rounds - 1 and float(np.sqrt(((shifts[1] - before) ** 2).mean())) < SETTINGS.settled:
             break
     return None if fits is None else _Registered(fits, shifts, jitter_x, jitter_y)
 

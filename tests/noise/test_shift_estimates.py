@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import SIGMAS, gaussians, lattice_positions, seeds
+
+from stemkit import NoiseModel, PointwiseNoise, ScanNoise
+from stemkit.columns import fit_columns
+from stemkit.noise.image_calibration import row_mean_fraction
+from stemkit.noise.shift_estimates import derivative, estimate_shifts, noise_variance
+
+SHAPE = (256, 256)
+#: Rows of columns at every distance from the scan lines.
+POSITIONS = lattice_positions(SHAPE, 16.0, angle=0.3)
+CLEAN = gaussians(SHAPE, POSITIONS, 2.6)
+FITS = fit_columns(CLEAN, POSITIONS, 2.6)
+STILL = np.zeros((2, *SHAPE))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@settings(max_examples=4)
+@given(st.floats(0.02, 0.1), st.floats(0.0, 0.1), st.floats(2.0, 20.0), seeds)
+def test_stated_variance_is_that_of_correlated_noise(axis, readout, streaks, length, seed):
+    model = NoiseModel(scan=ScanNoise(streaks, length), pointwise=PointwiseNoise(readout))
+    noise = model.apply(np.zeros(SHAPE), random_state=seed)
+    variance = noise_variance(noise, np.zeros(SHAPE, dtype=bool), CLEAN, 2.6)[axis]
+    estimates = estimate_shifts(noise, derivative(CLEAN, axis), FITS, STILL, variance, axis=axis)
+    used = estimates.weight > 0
+    # neighbouring columns share streaks: fewer independent estimates than there are
+    tolerance = SIGMAS * math.sqrt(2 / used.sum() * 4) + 0.1
+    assert np.mean(estimates.weight[used] * estimates.shift[used] ** 2) == pytest.approx(1.0, abs=tolerance)
+
+
+@settings(max_examples=5)
+@given(st.floats(0.05, 0.3), seeds)
+def test_displacements_along_y_keep_their_size(rms, seed):
+    true = rms * np.random.default_rng(seed).normal(size=SHAPE[0])
+    residual = true[:, None] * derivative(CLEAN, 0)
+    estimates = estimate_shifts(residual, derivative(CLEAN, 0), FITS, STILL, np.ones(SHAPE), axis=0)
+    weighted = estimates.weight * true
+    assert (weighted * estimates.shift).sum() / (weighted * true).sum() == pytest.approx(1.0, abs=0.03)
+
+
+def test_a_profile_that_all_columns_share_is_no_displacement():
+    # columns higher than wide: the residual is the same above and below each of them
+    distance = np.arange(SHAPE[0])[:, None] - POSITIONS[:, 0]
+    along_x = np.exp(-0.5 * ((np.arange(SHAPE[1])[:, None] - POSITIONS[:, 1]) / 2.6) ** 2)
+    profile = 0.05 * distance * (distance**2 / 2.6**2 - 3) * np.exp(-0.5 * (distance / 2.6) ** 2)
+    residual = profile @ along_x.T
+    estimates = estimate_shifts(residual, derivative(CLEAN, 0), FITS, STILL, np.ones(SHAPE), axis=0)
+    used = estimates.weight > 0
+    # it is removed in steps of a pixel; without that the RMS is 0.5 px
+    assert np.sqrt(np.average(estimates.shift[used] ** 2, weights=estimates.weight[used])) < 0.12
+
+
+@given(st.floats(3.0, 1e4), st.integers(16, 2048))
+def test_variance_of_the_mean_of_a_row(length, n_x):
+    distance = np.abs(np.subtract.outer(np.arange(n_x), np.arange(n_x)))[:: max(1, n_x // 64)]
+    # the mean over a thinned set of rows of the covariance matrix, whose rows have equal weight
+    expected = np.mean(np.exp(-((distance / (2 * length)) ** 2)))
+    assert row_mean_fraction(length, n_x) == pytest.approx(expected, rel=0.05)
+    assert row_mean_fraction(math.inf, n_x) == 1.0

@@ -30,7 +30,7 @@ class _Settings:
     #: of the gain (measured on simulated images).
     model_error: float = 0.006
     gain_model_error: float = 0.03
-    #: Error of the variances of readout noise and of streaks caused by displaced rows, as a fraction of the variance that
+    #: Error of the variances of readout noise and streaks caused by displaced rows, as a fraction of the variance that
     #: displacements had added (measured by benchmarks/calibration.py --only parts).
     displaced_error: float = 0.1
     #: Scatter of the length of streaks over that of a Gaussian process; that of the correlation is its square (measured

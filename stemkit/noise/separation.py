@@ -227,8 +227,8 @@ def _fit_and_register(image: _Image) -> _Registered | None:
     for i in range(SETTINGS.rounds + SETTINGS.extra_rounds):
         if fits is None:
             return None
-        # the first fits are too inaccurate for displacements along y, which are smaller
-        x, *y = image.estimates(fits, shifts, (1, 0) if i > 0 else (1,))
+        # displacements along y are smaller, and two rounds of them: in more, some images of close columns diverge
+        x, *y = image.estimates(fits, shifts, (1, 0) if 0 < i < SETTINGS.rounds else (1,))
         before = shifts[1]
         jitter_x = _plausible(register_rows(x, shape, find_length=i > 0), fits, no_displacement(shape))
         if y:

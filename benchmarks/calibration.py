@@ -81,9 +81,9 @@ PART_LENGTHS = {
 SHORT = 20.0
 #: Estimated lengths beyond this count as whole rows, px (chosen).
 WHOLE_ROW = 150.0
-#: Amplitudes of the sweep "parts" are counted from this many of their bounds on (derived: a hum at one of 256 frequencies
-#: is stated from ``sqrt(2 log(256 / 1e-3))`` = 5 standard deviations on, for a false-alarm rate of 1e-3; two more find it
-#: in 98 % of the images).
+#: Amplitudes of the sweep "parts" are counted from this many of their bounds on (derived: a hum at one of 256
+#: frequencies is stated from ``sqrt(2 log(256 / 1e-3))`` = 5 standard deviations on, for a false-alarm rate of 1e-3;
+#: two more find it in 98 % of the images).
 DETECTABLE = 7.0
 #: RMS error over the bound that an estimate may have (chosen).
 EFFICIENT = 1.5

@@ -153,8 +153,8 @@ class _Frames:
         aligner._check_same(series)
         if any(aligner._turns):
             raise ValueError(
-                "frames must have one scan direction to be measured together, but have several scan_angles: measure the "
-                "average"
+                "frames must have one scan direction to be measured together, but have several scan_angles: measure "
+                "the average instead"
             )
         used = [i for i in series.images if i not in aligner.rejected_]
         if noise is not None:

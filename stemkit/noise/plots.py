@@ -88,7 +88,7 @@ def _background(ax: Axes, statistics: BackgroundStatistics, model: NoiseModel) -
         ax.plot(statistics.distance, statistics.fitted, color=FIT)
         _note_misfit(ax, (0.97, 0.95), statistics.covariance, statistics.fitted)
     elif not np.any(statistics.covariance):
-        _note(ax, "no noise" if len(statistics.covariance) else "not measured without columns")
+        _note(ax, "no noise" if len(statistics.covariance) else "not measured: no columns, or few pixels between them")
     ax.axhline(0, color="0.7", lw=0.8)
     ax.set(xlabel="distance, other rows (px)", ylabel="covariance (contrast²)")
     background = model.background
@@ -146,7 +146,7 @@ def _spectrum(ax: Axes, displacement: BeamDisplacement | None, model: NoiseModel
         alias = abs(frequency - round(frequency))
         is_hum[np.searchsorted(spectrum.frequency[edges], alias, side="right") - 1] = True
         ax.axvline(alias, color=FIT, lw=0.8, ls=":", label=f"hum, once in {model.scan.hum_period:.3g} rows")
-    ax.legend(fontsize=8, loc="upper right")
+    ax.legend(fontsize=8)
     # single ordinates may be close to 0
     ax.set_ylim(bottom=0.1 * float(np.min(np.r_[noise[first > 0 :], power[np.isfinite(fitted)]])))
     compared = np.isfinite(fitted) & ~is_hum

@@ -95,7 +95,12 @@ def test_the_figure_of_a_constant_image_says_that_there_is_no_noise(tmp_path, ca
     assert main(["calibrate", str(tmp_path / "flat.npy"), "--json", "--figure", "-o", str(tmp_path / "out")]) == 0
     (figure,) = drawn
     notes = [[text.get_text() for text in ax.texts] for ax in figure.axes]
-    assert notes == [["no noise"], ["no noise"], ["not measured without columns"], *[["no columns"]] * 3]
+    assert notes == [
+        ["no noise"],
+        ["no noise"],
+        ["not measured: no columns, or few pixels between them"],
+        *[["no columns"]] * 3,
+    ]
     assert json.loads(capsys.readouterr().out)["contrast"] is not None
 
 

@@ -137,21 +137,93 @@ def _counts(crystal: Crystal, arguments: argparse.Namespace) -> Result:
 
 
 def _grains(crystal: Crystal, arguments: argparse.Namespace) -> Result:
-    from stemkit.plotting import show_labels
-    from stemkit.structure import fit_lattices
+    from stemkit.plotting import show_grains
+    from stemkit.structure import find_grains, fit_lattices
 
-    lattices, labels = fit_lattices(crystal.table, pixel_size_error=arguments.pixel_size_error)
+    found = find_grains(crystal.table, fit_lattices(crystal.table, pixel_size_error=arguments.pixel_size_error))
 
     def draw() -> Figure:
         figure, (ax,) = _axes()
-        show_labels(crystal.image, crystal.table, labels, ax, name="grain")
+        show_grains(crystal.image, found, ax)
         return figure
 
-    none = int((labels < 0).sum())
-    line = "\n  ".join(
-        [f"{counted(len(lattices), 'grain')}, {counted(none, 'column')} in none", *(repr(one) for one in lattices)]
+    none = int((found.labels < 0).sum())
+    lines = [f"{counted(len(found.grains), 'grain')}, {counted(none, 'column')} in none", *map(repr, found.lattices)]
+    for one in found.boundaries.itertuples():
+        turn = f", {one.misorientation:.2f} ± {one.misorientation_err:.2f}°" if one.same_phase else ""
+        lines.append(f"grains {one.first} and {one.second}: {one.kind}{turn}")
+    return Result(found.columns, "\n  ".join(lines), draw)
+
+
+def _rings(crystal: Crystal, arguments: argparse.Namespace) -> Result:
+    from stemkit.plotting import show_rings
+    from stemkit.structure import ring_pairs, rings
+
+    found = rings(crystal.table)
+
+    def draw() -> Figure:
+        figure, (ax,) = _axes()
+        show_rings(crystal.image, crystal.table, found, ax)
+        return figure
+
+    sizes = ", ".join(f"{n} of {size}" for size, n in found["size"].value_counts().sort_index().items())
+    pairs = counted(len(ring_pairs(found)), "pair")
+    line = f"{counted(len(found), 'ring')} ({sizes}), {pairs} of five and seven"
+    as_text = {name: [" ".join(map(str, one)) for one in found[name]] for name in ("atoms", "neighbors")}
+    return Result(found.assign(**as_text), line, draw)
+
+
+def _dumbbells(crystal: Crystal, arguments: argparse.Namespace) -> Result:
+    from stemkit.plotting import show_image
+    from stemkit.structure import dumbbells
+
+    found = dumbbells(crystal.table, by=arguments.by or "amplitude")
+    unit = crystal.table.attrs.get("unit", "px")
+
+    def draw() -> Figure:
+        figure, (ax, histogram) = _axes(2)
+        show_image(crystal.image, ax)
+        pixels = crystal.table[["y_px", "x_px"]]
+        for one in found.itertuples():
+            ends = pixels.loc[[one.i, one.j]]
+            ax.plot(ends["x_px"], ends["y_px"], color="#e8543f", linewidth=1.2)
+        histogram.hist(found["distance"], bins=30, color="#31688e")
+        histogram.set(xlabel=f"distance ({unit})", ylabel="dumbbells")
+        return figure
+
+    if not len(found):
+        return Result(found, "no dumbbell: no two columns are much nearer to each other than to the others", draw)
+    distances, polarity = found["distance"], found["polarity"].mean()
+    line = (
+        f"{counted(len(found), 'dumbbell')}, distance {distances.mean():.5g} ± {distances.sem():.2g} {unit} (mean and its "
+        f"error), polarity {polarity:.3g} ± {found['polarity'].sem():.2g}"
     )
-    return Result(crystal.table[["y", "x"]].assign(grain=labels), line, draw)
+    return Result(found, line, draw)
+
+
+def _dislocations(crystal: Crystal, arguments: argparse.Namespace) -> Result:
+    from stemkit.plotting import show_image
+    from stemkit.structure import find_dislocations, fit_lattice
+
+    found = find_dislocations(crystal.table, fit_lattice(crystal.table, order=False))
+    # px per unit of the table along both axes
+    scale = (crystal.table[["y_px", "x_px"]].std().to_numpy() / crystal.table[["y", "x"]].std().to_numpy()).tolist()
+
+    def draw() -> Figure:
+        figure, (ax,) = _axes()
+        show_image(crystal.image, ax)
+        first = crystal.table.iloc[0]
+        y, x = (
+            first[f"{axis}_px"] + (found[axis] - first[axis]) * factor for axis, factor in zip("yx", scale, strict=True)
+        )
+        ax.plot(x, y, "+", color="#f0e442", markersize=14, markeredgewidth=2)
+        arrows = found["burgers_x"] * scale[1], found["burgers_y"] * scale[0]
+        ax.quiver(x, y, *arrows, color="#e8543f", angles="xy", scale_units="xy", scale=1)
+        return figure
+
+    vectors = found.groupby(["burgers_a", "burgers_b"]).size().sort_values(ascending=False)
+    kinds = ", ".join(f"{n} with ({a} {b})" for (a, b), n in vectors.items())
+    return Result(found, f"{counted(len(found), 'dislocation')}{': ' if kinds else ''}{kinds}", draw)
 
 
 def _vacancies(crystal: Crystal, arguments: argparse.Namespace) -> Result:
@@ -271,7 +343,10 @@ ANALYSES = {
             "polarization", "displacement of each column from its cage of neighbours", "measuring cages", _polarization
         ),
         Analysis("counts", "number of atoms of each column", "counting atoms", _counts),
-        Analysis("grains", "grains, each with its lattice", "fitting lattices", _grains),
+        Analysis("grains", "grains, their lattices and boundaries", "fitting lattices", _grains),
+        Analysis("rings", "rings of bonds in a two-dimensional material", "following bonds", _rings),
+        Analysis("dumbbells", "pairs of near columns: distance and polarity", "pairing columns", _dumbbells),
+        Analysis("dislocations", "dislocations and their Burgers vectors", "drawing circuits", _dislocations),
         Analysis("vacancies", "sites without a column", "measuring sites", _vacancies),
         Analysis("defects", "point defects, and the detection limit", "testing sites", _defects),
         Analysis("strain", "strain and rotation at each column", "measuring strain", _strain),

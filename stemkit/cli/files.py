@@ -17,7 +17,8 @@ LONGEST_NAME = 200
 #: Endings of the names of all results, before the number of the image in a stack and the suffix.
 RESULT_ENDINGS = (
     "enhanced", "uncertainty", "straightened", "noise", "columns", "vacancies", "average", "drift", "aligned", "report",
-    "polarization", "counts", "grains", "defects", "strain", "profile", "elements",
+    "polarization", "counts", "grains", "rings", "dumbbells", "dislocations", "defects", "strain", "profile",
+    "elements",
 )  # fmt: skip
 _ENDING = rf"_({'|'.join(RESULT_ENDINGS)})(_\d{{3,}})?"
 #: Names of results: the name of the input, its region, and the ending.

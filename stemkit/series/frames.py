@@ -55,9 +55,11 @@ class Series:
 
         Those that are faulty in the mean of all frames are faulty in each: its noise is lower.
         """
-        values = self.images[frame].values
-        mask = self._own_faults(frame) | self._common_faults
-        return filled(values, mask).astype(np.float64) * mode_sign(self.mode)
+        return filled(self.images[frame].values, self.faulty(frame)).astype(np.float64) * mode_sign(self.mode)
+
+    def faulty(self, frame: int) -> NDArray[np.bool_]:
+        """Faulty pixels of a frame."""
+        return self._own_faults(frame) | self._common_faults
 
     def _own_faults(self, frame: int) -> NDArray[np.bool_]:
         values = self.images[frame].values

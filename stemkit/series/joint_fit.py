@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +17,6 @@ from stemkit.detection.normalized_image import FRAMES, NormalizedImage, length_s
 from stemkit.detection.table import table_of
 from stemkit.images import Images, mode_sign
 from stemkit.noise import NoiseCalibrator, NoiseModel
-from stemkit.pixels import faulty_pixels
 from stemkit.series.aligner import SeriesAligner
 from stemkit.series.average_noise import with_mean_displacements
 from stemkit.series.frames import Series, read_series
@@ -151,11 +149,6 @@ class _Frames:
         _check_columns(columns)
         series = read_series(frames, aligner._mode)
         aligner._check_same(series)
-        if any(aligner._turns):
-            raise ValueError(
-                "frames must have one scan direction to be measured together, but have several scan_angles: measure "
-                "the average instead"
-            )
         used = [i for i in series.images if i not in aligner.rejected_]
         if noise is not None:
             return cls(series, aligner, used, noise)
@@ -169,14 +162,30 @@ class _Frames:
 
     def layers(self, numbers: list[int]) -> Layers:
         """The rows of some of the frames, in units of the contrast."""
+        turns = dict(zip(self.used, self.aligner._turns, strict=True))
+        n_y, n_x = self.aligner.shape_
+        parts = []
+        for slow_axis in (0, 1):
+            chosen = [i for i in numbers if turns[i] % 2 == slow_axis]
+            if not chosen:
+                continue
+            # the rows of scans that are turned by 90 degrees are columns of pixels: y and x are exchanged
+            moved = np.stack([self._displacement(i, turns[i])[:, :: -1 if slow_axis else 1] for i in chosen])
+            pixels = (self._turned_back(i, turns[i], exchanged=bool(slow_axis)) for i in chosen)
+            found = layers_of(pixels, moved, (n_x, n_y) if slow_axis else (n_y, n_x))
+            parts.append(found.transposed() if slow_axis else found)
+        return Layers.joined(parts)
 
-        def recorded() -> Iterator[tuple[NDArray, NDArray]]:
-            for i in numbers:
-                values = self.series.images[i].values
-                normalized = (values.astype(np.float64) - self.noise.level) * (self.sign / self.noise.contrast)
-                yield normalized, faulty_pixels(values)
+    def _displacement(self, frame: int, quarters: int) -> NDArray[np.float64]:
+        """Displacements in the order of the rows of the frame that is turned back."""
+        return np.asarray(self.aligner.displacements_[frame][:: 1 if quarters in (0, 3) else -1])
 
-        return layers_of(recorded(), self.aligner.displacements_[numbers], self.aligner.shape_)
+    def _turned_back(self, frame: int, quarters: int, *, exchanged: bool) -> tuple[NDArray, NDArray]:
+        """Normalized pixels of a frame in the directions of the image, and which of them are faulty."""
+        values = self.series.images[frame].values.astype(np.float64)
+        normalized = (values - self.noise.level) * (self.sign / self.noise.contrast)
+        pixels, faulty = (np.rot90(array, -quarters) for array in (normalized, self.series.faulty(frame)))
+        return (pixels.T, faulty.T) if exchanged else (pixels, faulty)
 
     @property
     def sign(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,20 @@ class Layers:
     values: NDArray[np.float32]
     shifts: NDArray[np.float32]
     valid: NDArray[np.bool_]
+
+    def transposed(self) -> Layers:
+        """The layers of the image with y and x exchanged."""
+        return Layers(
+            np.ascontiguousarray(self.values.transpose(0, 2, 1)),
+            np.ascontiguousarray(self.shifts[:, ::-1].transpose(0, 1, 3, 2)),
+            np.ascontiguousarray(self.valid.transpose(0, 2, 1)),
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence[Layers]) -> Layers:
+        """All layers of several."""
+        names = ("values", "shifts", "valid")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
     @property
     def mean(self) -> NDArray[np.float64]:

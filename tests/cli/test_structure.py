@@ -7,7 +7,9 @@ import pytest
 from stemkit.cli import main
 from stemkit.detection.exports import write_columns
 
-ANALYSES = ("polarization", "counts", "grains", "vacancies", "defects", "strain", "profile")
+ANALYSES = (
+    "polarization", "counts", "grains", "rings", "dumbbells", "dislocations", "vacancies", "defects", "strain", "profile",
+)  # fmt: skip
 
 
 def structure(*arguments):

@@ -173,3 +173,20 @@ def test_tables_without_columns_and_without_numbers():
         measure_series(frames, columns.drop(columns="sigma"), aligner)
     with pytest.raises(ValueError, match="their pixels differ"):
         measure_series(frames + 1, columns, aligner)
+
+
+def test_scans_at_right_angles_are_measured_together():
+    columns = lattice(planar_cell("square"), (SIZE, SIZE), spacing=12.0, angle=5.0, margin=40.0, sigma=SIGMA)
+    columns = cropped(columns, disk((45.0, 50.0), 36.0))
+    moved = draw_displacements(4, SIZE, drift=(2.0, -1.0), random_state=0)
+    noise = NoiseModel(DOSE, 0.2 * DOSE, pointwise=PointwiseNoise.counted(DOSE, background=0.2 * DOSE))
+    frames = draw_series(columns, moved, shape=(SIZE, SIZE), noise=noise, scan_angles=[0, 90, 180, 270], random_state=0)
+    aligner = SeriesAligner(denoiser=None).fit(frames)
+    found = AtomDetector(spacing=12.0, width=SIGMA).fit_transform(aligner.transform(frames))
+    found = found[found["quality"] == 0]
+    table = measure_series(frames, found, aligner, noise=noise)
+    assert table["n_frames"].median() == pytest.approx(4.0, abs=0.2)
+    # the model fits the pixels of all directions
+    assert table["residual"].median() == pytest.approx(1.0, abs=0.1)
+    difference = table[["y_px", "x_px"]].to_numpy() - found[["y_px", "x_px"]].to_numpy()
+    assert np.sqrt(np.mean(difference**2)) < table["x_px_err"].median()

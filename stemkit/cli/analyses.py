@@ -195,8 +195,8 @@ def _dumbbells(crystal: Crystal, arguments: argparse.Namespace) -> Result:
         return Result(found, "no dumbbell: no two columns are much nearer to each other than to the others", draw)
     distances, polarity = found["distance"], found["polarity"].mean()
     line = (
-        f"{counted(len(found), 'dumbbell')}, distance {distances.mean():.5g} ± {distances.sem():.2g} {unit} (mean and its "
-        f"error), polarity {polarity:.3g} ± {found['polarity'].sem():.2g}"
+        f"{counted(len(found), 'dumbbell')}, distance {distances.mean():.5g} ± {distances.sem():.2g} {unit} (mean and "
+        f"its error), polarity {polarity:.3g} ± {found['polarity'].sem():.2g}"
     )
     return Result(found, line, draw)
 

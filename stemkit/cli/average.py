@@ -18,6 +18,7 @@ from stemkit.cli.files import select_files
 if TYPE_CHECKING:
     import xarray as xr
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     from stemkit.series import SeriesAligner
@@ -111,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
         write(image, target, overwrite=True, provenance=made)
         if arguments.frames:
             write(_without_gaps(aligner.aligned(frames)), stack[0], overwrite=True, provenance=made)
-        _save_figure(aligner, image, figure)
+        save_and_close(series_figure(aligner, image), figure)
         job.say(f"{target}: {used} of {aligner.n_frames_} frames, {image.shape[0]} by {image.shape[1]} px")
         for line in described_displacements(aligner):
             job.say(f"  {line}")
@@ -222,7 +223,8 @@ def _without_gaps(frames: xr.DataArray) -> xr.DataArray:
     return frames.copy(data=values).drop_vars("frame")
 
 
-def _save_figure(aligner: SeriesAligner, image: xr.DataArray, path: Path) -> None:
+def series_figure(aligner: SeriesAligner, image: xr.DataArray) -> Figure:
+    """The average, the number of frames in it, and the displacements of the frames and of their rows."""
     import numpy as np
 
     plt = non_interactive_pyplot()
@@ -247,7 +249,7 @@ def _save_figure(aligner: SeriesAligner, image: xr.DataArray, path: Path) -> Non
     axes[1, 2].axis("off")
     text = "\n".join(described_displacements(aligner))
     axes[1, 2].text(0, 1, text, va="top", fontsize=9, wrap=True, transform=axes[1, 2].transAxes)
-    save_and_close(figure, path)
+    return figure
 
 
 def _draw_path(ax: Axes, displacements: NDArray, colours: NDArray) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-    from stemkit import AtomDetector
+    from stemkit import AtomDetector, SeriesAligner
 
 
 def add_to(subparsers: Any) -> None:
@@ -207,21 +207,26 @@ def _size(image: xr.DataArray) -> str:
 
 def _measure_series(images: xr.DataArray, job: Job) -> tuple[pd.DataFrame, xr.DataArray, AtomDetector]:
     """Align and average the frames and measure the columns: as :func:`measure`, of the average."""
-    from stemkit import SeriesAligner, SFINDenoiser
     from stemkit.series import measure_series
 
-    arguments = job.arguments
-    job.step("aligning the frames")
-    denoiser = None if arguments.no_enhance else SFINDenoiser(**network_options(arguments))
-    aligner = SeriesAligner(denoiser=denoiser).fit(images)
-    average = aligner.transform(images)
-    table, shown, detector = measure(average, arguments, job)
-    if arguments.all_frames:
+    average, aligner = averaged(images, job)
+    table, shown, detector = measure(average, job.arguments, job)
+    if job.arguments.all_frames:
         job.step("measuring the columns in all frames")
         table = measure_series(images, table, aligner)
     used = aligner.n_frames_ - len(aligner.rejected_)
     job.say(f"{job.path}: {used} of {aligner.n_frames_} frames aligned")
     return table, shown, detector
+
+
+def averaged(images: xr.DataArray, job: Job) -> tuple[xr.DataArray, SeriesAligner]:
+    """The average of the frames of a series, and the aligner."""
+    from stemkit import SeriesAligner, SFINDenoiser
+
+    job.step("aligning the frames")
+    denoiser = None if job.arguments.no_enhance else SFINDenoiser(**network_options(job.arguments))
+    aligner = SeriesAligner(denoiser=denoiser).fit(images)
+    return aligner.transform(images), aligner
 
 
 def measure(

@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stemkit.cli.average import described_displacements, series_figure
 from stemkit.cli.batch import Job, for_each_file
 from stemkit.cli.common import (
     add_image_arguments,
@@ -18,7 +19,7 @@ from stemkit.cli.common import (
     frames,
     load,
 )
-from stemkit.cli.detect import add_search_arguments, measure, with_recorded
+from stemkit.cli.detect import add_search_arguments, averaged, measure, with_recorded
 from stemkit.cli.figures import non_interactive_pyplot
 from stemkit.cli.lattices import FoundLattices, fit_image_lattices
 from stemkit.cli.messages import counted
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from stemkit.report import Section
+    from stemkit.trust import Assessment
 
 #: Arguments that are no options of a page, or do not change it.
 OMITTED = ("help", "paths", "output", "overwrite", "recursive")
@@ -93,12 +95,17 @@ def _report_module() -> Any:
 
 
 def _report_on(job: Job) -> list[Path]:
-    """Process one file and write its pages."""
+    """Process one file and write its pages: of a series, one about the average of its frames."""
     from stemkit import NoiseCalibrator
     from stemkit.images import recorded_image
 
     image = with_recorded(load(job.path, job.arguments, cropped=job.arguments.recorded is not None), job.arguments)
-    targets = job.outputs(*(f"_report{ending}.html" for ending in frames(image)))
+    is_series = image.dims[0] == "frame" and len(image) > 1
+    targets = job.outputs(*(f"_report{ending}.html" for ending in ([""] if is_series else frames(image))))
+    sections = []
+    if is_series:
+        image, section = _series(image, job)
+        sections.append(section)
     job.step("measuring the noise")
     calibrator = NoiseCalibrator().fit(recorded_image(image))
     calibrated: Any = calibrator.transform(image)
@@ -109,10 +116,10 @@ def _report_on(job: Job) -> list[Path]:
     job.step("writing")
     plt = non_interactive_pyplot()
     for i, target in enumerate(targets):
-        noise_figure = calibrator.plot(i)
         one = shown if shown.ndim == 2 else shown[i]
         columns = table[table["image"] == i]
-        section = _lattices(lattices, i, one, columns)
+        noise_figure = calibrator.plot(i)
+        shown_sections = [*sections, _lattices(lattices, i, one, columns)]
         try:
             _report_module().write_report(
                 target,
@@ -120,16 +127,43 @@ def _report_on(job: Job) -> list[Path]:
                 columns,
                 title=job.name if len(targets) == 1 else f"{job.name}, image {i}",
                 noise_figure=noise_figure,
+                assessment=_assessment(one, columns),
                 faults=[*calibrator.diagnostics_[i]["faults"].values(), *remarks],
-                sections=[section],
+                sections=shown_sections,
                 command=_command(job),
                 overwrite=True,
             )
         finally:
-            for figure in (noise_figure, *section.figures.values()):
-                plt.close(figure)
+            plt.close("all")
     job.say("\n  ".join([", ".join(map(str, targets)) + f": {summary(table)}", *(f"note: {r}" for r in remarks)]))
     return targets
+
+
+def _series(images: xr.DataArray, job: Job) -> tuple[xr.DataArray, Section]:
+    """The average of the frames of a series, and the section about their alignment."""
+    average, aligner = averaged(images, job)
+    used = aligner.n_frames_ - len(aligner.rejected_)
+    lines = [
+        f"{used} of {aligner.n_frames_} frames are averaged.",
+        *(one.strip() for one in described_displacements(aligner)),
+    ]
+    lines += [f"Frame {number} is left out: {reason}." for number, reason in aligner.rejected_.items()]
+    words = "The average, the number of frames in it, and the displacements of the frames and of their rows"
+    return average, _report_module().Section("Series", lines, {words: series_figure(aligner, average)})
+
+
+def _assessment(image: xr.DataArray, columns: pd.DataFrame) -> Assessment | None:
+    """The assessment of an enhanced image, if there is anything to assess."""
+    import numpy as np
+
+    from stemkit.images import recorded_image, was_enhanced
+    from stemkit.trust.assessment import LEAST_SIZE, assess
+
+    recorded = recorded_image(image)
+    removed = recorded.values - image.values
+    if not was_enhanced(image) or min(image.shape) < LEAST_SIZE or not (np.ptp(removed) and np.ptp(image.values)):
+        return None
+    return assess(recorded, image, columns if len(columns) else None)
 
 
 def _lattices(lattices: FoundLattices, index: int, image: xr.DataArray, columns: pd.DataFrame) -> Section:

@@ -32,6 +32,8 @@ from stemkit.report.viewer import image_view
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from stemkit.trust import Assessment
+
 __all__ = ["Section", "write_report"]
 
 #: Parts of Bokeh that the page uses.
@@ -65,6 +67,7 @@ def write_report(
     *,
     title: str | None = None,
     noise_figure: Figure | None = None,
+    assessment: Assessment | None = None,
     faults: Sequence[str] = (),
     sections: Sequence[Section] = (),
     command: str | None = None,
@@ -84,6 +87,8 @@ def write_report(
         By default the image's source.
     noise_figure : matplotlib Figure, optional
         Such as that of ``NoiseCalibrator.plot``.
+    assessment : Assessment, optional
+        Result of :func:`stemkit.assess` for this image: a section shows it, and the table of columns has its q-values.
     faults : sequence of str, optional
         Sentences about faults of the scan and of the detector.
     sections : sequence of Section, optional
@@ -120,7 +125,11 @@ def write_report(
     path = Path(path)
     _check(image, columns)
     check_place(path, overwrite)
-    page = _page(image, columns, title, command, faults) | {
+    if assessment is not None and assessment.columns is not None:
+        columns = columns.assign(q_value=assessment.columns["q_value"].reindex(columns.index))
+    remarks = [*faults, *(() if assessment is None else assessment.warnings)]
+    page = _page(image, columns, title, command, remarks) | {
+        "trust": None if assessment is None else _trust(assessment),
         "noise_figure": None if noise_figure is None else figure_uri(noise_figure),
         "sections": [_rendered(section) for section in sections],
     }
@@ -235,6 +244,22 @@ def _flag_counts(columns: pd.DataFrame) -> list[tuple[str, int]]:
     quality = columns["quality"].to_numpy(dtype=np.int64)
     counts = [(words, int((quality & Quality[name] != 0).sum())) for name, words in FLAG_WORDS.items()]
     return [(words, n) for words, n in counts if n]
+
+
+def _trust(assessment: Assessment) -> dict[str, Any]:
+    """What the section about an assessment shows."""
+    import matplotlib.pyplot as plt
+
+    from stemkit.plotting import show_assessment
+
+    figure = show_assessment(assessment)
+    try:
+        uri = figure_uri(figure)
+    finally:
+        plt.close(figure)
+    table = assessment.table.reset_index().rename(columns={"low": "from", "high": "to"})
+    shown = table.map(lambda value: "" if value is None or value is np.nan or value != value else _short(value))
+    return {"text": str(assessment), "figure": uri, "head": list(shown), "rows": shown.to_numpy().tolist()}
 
 
 def _rendered(section: Section) -> dict[str, Any]:

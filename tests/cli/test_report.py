@@ -8,9 +8,11 @@ import sys
 import numpy as np
 import pytest
 import tifffile
+import xarray as xr
 
 pytest.importorskip("bokeh")
 
+import stemkit
 from stemkit.cli import main
 
 
@@ -53,3 +55,16 @@ def test_without_bokeh_the_command_says_what_to_install(folder, capsys, monkeypa
     assert main(["report", str(folder / "fine.tif"), "-o", str(folder / "out")]) == 1
     assert 'pip install "stemkit[report]"' in capsys.readouterr().err
     assert not (folder / "out").exists()
+
+
+def test_a_series_is_averaged(tmp_path, capsys):
+    rng = np.random.default_rng(1)
+    y, x = np.mgrid[0:96, 0:96]
+    bump = 1 + 0.6 * np.exp(-((y - 40) ** 2 + (x - 55) ** 2) / 400)
+    clean = bump * np.exp(2 * (np.cos(2 * np.pi * y / 12) + np.cos(2 * np.pi * x / 12)))
+    frames = np.stack([np.roll(clean, (k, -k), (0, 1)) + rng.normal(0, 4, clean.shape) for k in range(3)])
+    stemkit.write(xr.DataArray(frames, dims=("frame", "y", "x"), attrs={"mode": "haadf"}), tmp_path / "series.nc")
+    assert main(["report", str(tmp_path / "series.nc"), "-o", str(tmp_path), "--no-enhance"]) == 0
+    page = html.unescape((tmp_path / "series_report.html").read_text(encoding="utf-8"))
+    assert "3 of 3 frames are averaged" in page
+    assert sorted(p.name for p in tmp_path.glob("*.html")) == ["index.html", "series_report.html"]

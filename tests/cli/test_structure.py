@@ -8,7 +8,8 @@ from stemkit.cli import main
 from stemkit.detection.exports import write_columns
 
 ANALYSES = (
-    "polarization", "counts", "grains", "rings", "dumbbells", "dislocations", "vacancies", "defects", "strain", "profile",
+    "polarization", "counts", "grains", "rings", "dumbbells", "dislocations", "vacancies", "defects", "strain",
+    "profile",
 )  # fmt: skip
 
 

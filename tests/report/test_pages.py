@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 from PIL import Image
+from scipy import ndimage
 
 pytest.importorskip("bokeh")
 
@@ -99,6 +100,21 @@ def test_a_stack_and_another_table_are_refused(found, tmp_path):
     with pytest.raises(ValueError, match=r"lacks \['snr'\]"):
         write_report(tmp_path / "a.html", image, columns.drop(columns="snr"))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_assessment_is_a_section(found, tmp_path):
+    image, columns = found
+    smooth = ndimage.gaussian_filter(image.values, 1.5)
+    made = '{"stemkit": "0", "step": "enhance"}'
+    enhanced = image.copy(data=smooth).assign_attrs(stemkit=made).assign_coords(recorded=(image.dims, image.values))
+    assessment = stemkit.assess(image, enhanced, columns)
+    page = write_report(tmp_path / "page.html", enhanced, columns, assessment=assessment)
+    text = html.unescape(page.read_text(encoding="utf-8"))
+    assert "Can it be believed?" in text
+    assert str(assessment)[1:] in text
+    assert all(sentence in text for sentence in assessment.warnings)
+    assert len(assessment.warnings)  # a Gaussian filter removes more than noise
+    assert "<td>lattice</td>" in text
 
 
 def test_an_image_without_columns_or_pixel_size(tmp_path):

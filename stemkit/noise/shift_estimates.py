@@ -256,9 +256,8 @@ def _without_profile(shift: NDArray, weight: NDArray, dy: NDArray, amplitude: ND
     by_row = np.bincount(index * n_y + row, weight[use], n * n_y).reshape(n, n_y)
     total = np.maximum(by_row.sum(1), TINY)
     mean = np.bincount(index, (weight * shift)[use], n) / total
-    expected = (
-        (by_row**2).sum(1) / total**2 * float(np.average(shift[use] ** 2, weights=weight[use]) if use.any() else 0)
-    )
+    square = float(np.average(shift[use] ** 2, weights=weight[use])) if use.any() else 0.0
+    expected = ((by_row / total[:, None]) ** 2).sum(1) * square  # 0 for groups without columns
     chi_squared = float((mean**2 / np.maximum(expected, TINY)).sum())
     kept = min((total > TINY).sum() / max(chi_squared, TINY), 1.0)
     out = shift.copy()

@@ -11,7 +11,7 @@ from strategies import SIGMAS, gaussians, lattice_positions, seeds
 from stemkit import NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.columns import fit_columns
 from stemkit.noise.image_calibration import row_mean_fraction
-from stemkit.noise.shift_estimates import derivative, estimate_shifts, noise_variance
+from stemkit.noise.shift_estimates import _without_profile, derivative, estimate_shifts, noise_variance
 
 SHAPE = (256, 256)
 #: Rows of columns at every distance from the scan lines.
@@ -64,3 +64,16 @@ def test_variance_of_the_mean_of_a_row(length, n_x):
     expected = np.mean(np.exp(-((distance / (2 * length)) ** 2)))
     assert row_mean_fraction(length, n_x) == pytest.approx(expected, rel=0.05)
     assert row_mean_fraction(math.inf, n_x) == 1.0
+
+
+def test_columns_without_a_weight_do_not_spoil_the_others():
+    rng = np.random.default_rng(4)
+    dy = np.linspace(-3, 3, 40)[None] * np.ones((9, 1))
+    # all columns have one of two amplitudes, so that the middle third has none at some distances
+    amplitude = np.repeat([1.0, 2.0], [5, 4])
+    weight = np.where(rng.random(dy.shape) < 0.5, 1e6, 0.0)
+    shift = rng.normal(0, 1e-3, dy.shape)
+    out = _without_profile(shift, weight, dy, amplitude)
+    assert np.isfinite(out).all()
+    assert np.array_equal(out[weight == 0], shift[weight == 0])
+    assert not np.isnan(_without_profile(shift, np.zeros_like(weight), dy, amplitude)).any()

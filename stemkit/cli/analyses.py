@@ -195,11 +195,13 @@ def _dumbbells(crystal: Crystal, arguments: argparse.Namespace) -> Result:
 
     if not len(found):
         return Result(found, "no dumbbell: no two columns are much nearer to each other than to the others", draw)
-    distances, polarity = found["distance"], found["polarity"].mean()
+    distances = found["distance"]
     line = (
         f"{counted(len(found), 'dumbbell')}, distance {distances.mean():.5g} ± {distances.sem():.2g} {unit} (mean and "
-        f"its error), polarity {polarity:.3g} ± {found['polarity'].sem():.2g}"
+        "its error)"
     )
+    if "polarity" in found:
+        line += f", polarity {found['polarity'].mean():.3g} ± {found['polarity'].sem():.2g}"
     return Result(found, line, draw)
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ANALYSES", "Analysis", "Crystal", "Result"]
 
+#: p-value below which a vector is counted as significant (chosen).
+SIGNIFICANT = 0.01
 #: Height and width of a panel of a figure, inches (chosen).
 PANEL = (6.0, 6.6)
 #: Diameter of a marker of strain, spacings of columns on a square field (chosen).
@@ -96,10 +98,10 @@ def _polarization(crystal: Crystal, arguments: argparse.Namespace) -> Result:
         result = polarization(result, arguments.born_charge, arguments.cell_volume)
     known = result.dropna(subset=[f"{name}_y"])
     unit = result.attrs["units"][f"{name}_y"]
-    significant = int((known["p_value"] < 0.01).sum())
+    significant = int((known["p_value"] < SIGNIFICANT).sum())
     mean = known[[f"{name}_y", f"{name}_x"]].mean()
     line = f"{counted(len(known), 'vector')}, mean y {mean.iloc[0]:.3g} and x {mean.iloc[1]:.3g} {unit}"
-    line += f", {significant} with p < 0.01"
+    line += f", {significant} with p < {SIGNIFICANT:g}"
 
     def draw() -> Figure:
         figure, (ax,) = _axes()
@@ -193,11 +195,13 @@ def _dumbbells(crystal: Crystal, arguments: argparse.Namespace) -> Result:
 
     if not len(found):
         return Result(found, "no dumbbell: no two columns are much nearer to each other than to the others", draw)
-    distances, polarity = found["distance"], found["polarity"].mean()
+    distances = found["distance"]
     line = (
         f"{counted(len(found), 'dumbbell')}, distance {distances.mean():.5g} ± {distances.sem():.2g} {unit} (mean and "
-        f"its error), polarity {polarity:.3g} ± {found['polarity'].sem():.2g}"
+        "its error)"
     )
+    if "polarity" in found:
+        line += f", polarity {found['polarity'].mean():.3g} ± {found['polarity'].sem():.2g}"
     return Result(found, line, draw)
 
 
@@ -227,6 +231,7 @@ def _dislocations(crystal: Crystal, arguments: argparse.Namespace) -> Result:
 
 
 def _vacancies(crystal: Crystal, arguments: argparse.Namespace) -> Result:
+    from stemkit.plotting import show_defects
     from stemkit.structure import find_vacancies, missing_sites
 
     by = arguments.by or "amplitude"
@@ -244,8 +249,6 @@ def _vacancies(crystal: Crystal, arguments: argparse.Namespace) -> Result:
         )
 
     def draw() -> Figure:
-        from stemkit.plotting import show_defects
-
         figure, (ax,) = _axes()
         show_defects(crystal.image, _with_unit(marked.assign(kind="vacancy"), crystal), ax)
         return figure

@@ -16,7 +16,7 @@ from stemkit.cli.files import RESULT_ENDINGS, is_result_ending, result_names, se
 from stemkit.cli.messages import about, counted, described, with_option_names
 from stemkit.cli.progress import Messages, OutputError, Progress
 from stemkit.cli.records import Record
-from stemkit.cli.workers import alone, each, has_workers
+from stemkit.cli.workers import has_workers, in_workers, without_workers
 
 __all__ = ["Job", "for_each_file", "result_folder"]
 
@@ -124,7 +124,7 @@ def for_each_file(
     _report_selection(selection.problems, selection.left_out)
     failed = len(selection.problems)
     parallel = len(names) > 1 and has_workers(arguments)
-    task = _Task(work, alone(arguments) if parallel else arguments, result)
+    task = _Task(work, without_workers(arguments) if parallel else arguments, result)
     with Progress(len(selection.files), getattr(arguments, "quiet", False)) as progress:
         jobs = [task.job(path, name, progress) for path, name in zip(selection.files, names, strict=True)]
         finished = [j.record.finished() if skipped is not None and j.record is not None else [] for j in jobs]
@@ -133,7 +133,7 @@ def for_each_file(
             prepare()
         if parallel:
             progress.step("working in several processes")
-        outcomes = each(task.in_worker, left, arguments, ordered=True) if parallel else iter(())
+        outcomes = in_workers(task.in_worker, left, arguments, ordered=True) if parallel else iter(())
         for job, paths in zip(jobs, finished, strict=True):
             if paths and skipped is not None:
                 skipped(job, paths)

@@ -27,8 +27,10 @@ SCENES = (
     ("gold_110", "haadf", 5.0),
     ("gold_110", "abf", 30.0),
 )
-#: Edge of the images, px, and of their pixels, nm (chosen).
-SIZE, PIXEL_SIZE = 320, 0.011
+#: Edge of the images, px (chosen).
+SIZE = 320
+#: Pixel size of the images, nm (chosen).
+PIXEL_SIZE = 0.011
 #: Columns nearer than this to the border are not counted, px (chosen: they are cut).
 BORDER = 4
 #: Expected electrons per pixel in the background of HAADF, fraction of the dose (chosen).

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["detection_figure", "enlarged_part"]
 
 #: Colour of vacancies and of lattice lines (chosen: neither is a colour of columns).
-VACANCY_COLOUR, LATTICE_COLOUR = "#ff2020", "#ffffff"
+VACANCY_COLOUR = "#ff2020"
+LATTICE_COLOUR = "#ffffff"
 #: Edge of the enlarged part, spacings of the columns (chosen).
 ENLARGED_SPACINGS = 11.0
 #: Least edge of the enlarged part, px (chosen).

@@ -15,7 +15,7 @@ from stemkit.cli.batch import Job
 from stemkit.cli.common import load, network_options
 from stemkit.cli.messages import about, with_option_names
 from stemkit.cli.unfinished import unfinished_result
-from stemkit.cli.workers import alone, each
+from stemkit.cli.workers import in_workers, without_workers
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -33,7 +33,7 @@ def stacked_along(path: Path, arguments: argparse.Namespace) -> str | None:
     """The dim of a stack that can be read image by image, for which dask must be installed; None for an image."""
     if find_spec("dask") is None:
         return None
-    image = load(path, arguments, lazy=True)
+    image = _load(path, arguments)
     return str(image.dims[0]) if image.ndim == 3 else None
 
 
@@ -45,7 +45,7 @@ def enhance_stack(job: Job, denoiser: SFINDenoiser, target: Path) -> None:
     stack = _with_mode(_load(job.path, job.arguments))
     denoiser.fit(stack)
     result: Any = denoiser.transform(stack)
-    work = _EnhancedBlock(job.path, alone(job.arguments), stack.attrs["mode"], denoiser)
+    work = _EnhancedBlock(job.path, without_workers(job.arguments), stack.attrs["mode"], denoiser)
 
     def begin(folder: Path) -> None:
         ome_zarr.create(result, folder, provenance_text(result, None, ()))
@@ -59,23 +59,23 @@ def detect_stack(job: Job, target: Path) -> int:
 
     arguments = job.arguments
     stack = _with_mode(_load(job.path, arguments))
-    some: Any = stack[sorted({round(i * (len(stack) - 1) / (FITTED - 1)) for i in range(FITTED)})].compute()
+    subset: Any = stack[sorted({round(i * (len(stack) - 1) / (FITTED - 1)) for i in range(FITTED)})].compute()
     calibrator = denoiser = None
     if "recorded" not in stack.coords:
         job.step("measuring the noise")
-        calibrator = NoiseCalibrator().fit(some)
-        some = calibrator.transform(some)
+        calibrator = NoiseCalibrator().fit(subset)
+        subset = calibrator.transform(subset)
         if not arguments.no_enhance:
-            denoiser = SFINDenoiser(**network_options(arguments)).fit(some)
-            some = denoiser.transform(some)
+            denoiser = SFINDenoiser(**network_options(arguments)).fit(subset)
+            subset = denoiser.transform(subset)
     detector = AtomDetector(
         significance=arguments.significance,
         spacing=arguments.spacing,
         width=arguments.width,
         elliptical=arguments.elliptical,
         device=arguments.device,
-    ).fit(some)
-    work = _TableBlock(job.path, alone(arguments), stack.attrs["mode"], calibrator, denoiser, detector)
+    ).fit(subset)
+    work = _TableBlock(job.path, without_workers(arguments), stack.attrs["mode"], calibrator, denoiser, detector)
     _process(job, "measuring the columns", target, len(stack), Path.mkdir, work)
     return sum(_n_rows(target / table_block(i)) for i in range(len(stack)))
 
@@ -111,9 +111,11 @@ class _Block:
         return index, list(dict.fromkeys(texts))
 
     def opened(self) -> xr.DataArray:
+        """The stack, whose pixels are not read yet."""
         return _opened(self.path, self.path.stat().st_mtime_ns, _key(self.arguments))
 
     def process(self, image: xr.DataArray, index: int, folder: Path) -> None:
+        """Write the result of an image as its block."""
         raise NotImplementedError
 
 
@@ -166,14 +168,14 @@ def _process(
         left = [(i, unfinished.folder) for i in range(n) if i not in unfinished.finished]
         job.step(step)
         job.count(n - len(left), n)
-        said = set[str]()
-        for index, notes in each(work, left, job.arguments, ordered=False):
+        printed = set[str]()
+        for index, notes in in_workers(work, left, job.arguments, ordered=False):
             unfinished.mark(index)
             job.count(len(unfinished.finished), n)
             for note in notes:
-                if note not in said:
+                if note not in printed:
                     job.note(f"stemkit: note: {about(job.path, f'image {index}: {note}')}")
-                said.add(note)
+                printed.add(note)
 
 
 # --- reading -----------------------------------------------------------------------------------------------------

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
 
 #: Largest number of pairs in the figure (chosen).
 N_IN_FIGURE = 6
-#: Memory of a pair, and of its synthesis in addition, bytes per pixel of the noisy image (measured: peak memory of the
-#: command for 64 pairs of 256 px and for one of 2000 px).
-BYTES_PER_PIXEL, BYTES_OF_SYNTHESIS = 36, 64
+#: Memory of a pair, bytes per pixel of the noisy image (measured: peak memory of the command for 64 pairs of 256 px and
+#: for one of 2000 px).
+BYTES_PER_PIXEL = 36
+#: Memory of the synthesis of a pair in addition, bytes per pixel (measured in the same way).
+BYTES_OF_SYNTHESIS = 64
 
 
 def add_to(subparsers: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from stemkit.cli.common import at_least
 from stemkit.cli.interruption import end_with_parent
 
-__all__ = ["add_worker_arguments", "alone", "each", "has_workers"]
+__all__ = ["add_worker_arguments", "has_workers", "in_workers", "without_workers"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -32,19 +32,21 @@ def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def has_workers(arguments: argparse.Namespace) -> bool:
-    """Whether the arguments ask for other processes."""
+    """Whether the arguments contain ``--workers`` above 1 or ``--scheduler``."""
     return getattr(arguments, "workers", 1) > 1 or getattr(arguments, "scheduler", None) is not None
 
 
-def alone(arguments: argparse.Namespace) -> argparse.Namespace:
-    """The arguments for one of the workers, which starts no others."""
+def without_workers(arguments: argparse.Namespace) -> argparse.Namespace:
+    """The arguments of the command within a worker, which starts no workers itself."""
     return argparse.Namespace(**{**vars(arguments), "workers": 1, "scheduler": None})
 
 
-def each(
+def in_workers(
     work: Callable[[Item], Result], items: Sequence[Item], arguments: argparse.Namespace, *, ordered: bool
 ) -> Iterator[Result]:
-    """Results of ``work`` for each item: in the order of the items, or in that in which they are finished.
+    """Results of ``work`` for each item, in the order of the items or in that in which they are finished.
+
+    Without ``--workers`` and ``--scheduler`` they are computed in this process.
 
     Raises
     ------
@@ -88,9 +90,11 @@ def _on_cluster(work: Callable[[Item], Result], items: Sequence[Item], address: 
 
 
 def _call_and_end(work: Callable[[Item], Result], item: Item) -> Result:
+    """Call in a process that ends with the command."""
     end_with_parent()
     return work(item)
 
 
 def _call(work: Callable[[Item], Result], item: Item) -> Result:
+    """Call: dask replaces scattered data by its value in the arguments of a task only."""
     return work(item)

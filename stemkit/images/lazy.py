@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -67,6 +68,11 @@ class LazyResults:
         Function of an image with dims ``("y", "x")``. It is pickled where dask computes in other processes.
     X : DataArray
         A lazy image, stack or series.
+
+    Attributes
+    ----------
+    results : dask array of object, shape (n_images, 1, 1)
+        The results, one per block.
     """
 
     def __init__(self, work: Callable[[xr.DataArray], Any], X: xr.DataArray):
@@ -84,7 +90,6 @@ class LazyResults:
         own = np.empty((n, 1, 1), dtype=object)
         own[:, 0, 0] = self._own
         pixels = [_by_image(X.coords[c].data if c else X.data) for c in ("", *maps)]
-        #: Array of shape ``(n_images, 1, 1)`` of the results.
         self.results = da.map_blocks(
             _result,
             pixels[0],
@@ -120,8 +125,6 @@ class LazyResults:
 
     def _template(self) -> xr.DataArray:
         """An image like the results, with their attributes: of a small image if nothing is measured in the images."""
-        import warnings
-
         if "mode" not in self._first.attrs:
             first: xr.DataArray = self.results[:1].compute()[0, 0, 0]
             return first

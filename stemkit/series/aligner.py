@@ -85,7 +85,7 @@ class SeriesAligner(ImageTransformer):
         Standard deviation of the pixels of the average from the frames themselves over that which is calibrated on the
         average. It is set by ``transform``.
     n_frames_ : int
-        Number of frames seen, rejected ones included.
+        Number of frames of the series, rejected ones included.
     shape_ : (int, int)
         ``(n_y, n_x)`` of the average.
 
@@ -236,7 +236,7 @@ class SeriesAligner(ImageTransformer):
         -------
         DataArray of shape (n_used, n_y, n_x)
             Dims ``("frame", "y", "x")``, with the numbers of the frames as the coordinate ``frame``; NaN where a frame
-            shows nothing. They are for looking at: their noise is correlated along y.
+            shows nothing. They are for inspection: their noise is correlated along y.
         """
         check_is_fitted(self, "displacements_")
         series = read_series(X, self._mode)

@@ -59,34 +59,40 @@ def combined(
     turns : sequence of int
         Quarter turns of each frame.
     grid : Grid
+    with_variance : bool, default=False
+        Compute the variance of the pixels, too.
     """
     parts = [_part(frames, displacements, group, turn, grid, with_variance) for turn, group in in_groups(turns).items()]
     count = np.sum([part.count for part in parts], axis=0)
     shown = np.any([part.shown for part in parts], axis=0)
     if len(parts) == 1:
-        values, total, number = parts[0].values, parts[0].total, parts[0].number
+        values, squares, n_residuals = parts[0].values, parts[0].squares, parts[0].n_residuals
     else:
         # between the rows of a single frame its interpolation counts a little
         weights = [np.maximum(part.count, 1e-3 * part.shown) for part in parts]
         sum_ = np.maximum(np.sum(weights, axis=0), 1e-12)
         values = np.sum([w * part.values for w, part in zip(weights, parts, strict=True)], axis=0) / sum_
-        total = np.sum([part.total + part.number * (part.values - values) ** 2 for part in parts], axis=0)
-        number = np.sum([part.number for part in parts], axis=0)
+        squares = np.sum([part.squares + part.n_residuals * (part.values - values) ** 2 for part in parts], axis=0)
+        n_residuals = np.sum([part.n_residuals for part in parts], axis=0)
     if not with_variance:
         return Combined(values, count, shown)
-    variance = total / np.maximum(number, 1e-9) / np.maximum(1 - 1 / np.maximum(count, 1), 1e-9)
+    variance = squares / np.maximum(n_residuals, 1e-9) / np.maximum(1 - 1 / np.maximum(count, 1), 1e-9)
     return Combined(values, count, shown, variance)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Average of the frames of one direction, in the directions of the image."""
+    """Average of the frames of one direction, in the directions of the image, all ``(n_y, n_x)``.
+
+    ``squares`` are the sums of the squared residuals of the rows next to each pixel, ``n_residuals`` their numbers; 0
+    without a variance.
+    """
 
     values: NDArray[np.float64]
     count: NDArray[np.float64]
     shown: NDArray[np.bool_]
-    total: NDArray[np.float64]
-    number: NDArray[np.float64]
+    squares: NDArray[np.float64]
+    n_residuals: NDArray[np.float64]
 
 
 def _part(
@@ -102,7 +108,7 @@ def _part(
     own = turn.grid_of_frame(grid)
     moved = turn.to_frame(displacements)
     mean: Average = average((placed(frames(i), moved[i], own) for i in group), own)
-    total = number = np.zeros(own.shape)
+    squares = n_residuals = np.zeros(own.shape)
     if with_variance:
-        total, number = squared_residuals((placed(frames(i), moved[i], own) for i in group), mean)
-    return _Part(*(turn.image(v) for v in (mean.values, mean.count, mean.shown, total, number)))
+        squares, n_residuals = squared_residuals((placed(frames(i), moved[i], own) for i in group), mean)
+    return _Part(*(turn.image(v) for v in (mean.values, mean.count, mean.shown, squares, n_residuals)))

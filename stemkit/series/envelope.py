@@ -1,4 +1,4 @@
-"""The structure of frames that is not periodic, at frequencies below those of the lattice: it tells cells apart."""
+"""The structure of frames that is not periodic, below the frequencies of the lattice, which distinguishes its cells."""
 
 from __future__ import annotations
 
@@ -20,25 +20,33 @@ NOISE_FREQUENCY = 0.4
 STREAK_FREQUENCY = 0.25
 #: Width of the filter that smooths the mean power spectrum, in coefficients (chosen).
 SPECTRUM_SMOOTHING = 0.7
-#: A coefficient whose power exceeds the median of its surroundings, a square of this many coefficients, by this factor
-#: belongs to a lattice (chosen).
-SURROUNDINGS, LATTICE = 15, 6.0
-#: A lattice repeats at least this number of times along a side; its reflections have at least this fraction of the
-#: largest power times squared frequency (chosen).
-SLOWEST_LATTICE, STRONG = 5, 0.1
-#: Frequencies up to this fraction of the first reflection's are used, and up to this many cycles per px (chosen).
-BASEBAND, HIGHEST = 0.75, 0.1
+#: Edge of the square of coefficients with whose median a coefficient is compared (chosen).
+SURROUNDINGS = 15
+#: Factor by which the power of a coefficient of a lattice exceeds this median (chosen).
+LATTICE = 6.0
+#: Fewest periods of a lattice along the shorter side (chosen).
+SLOWEST_LATTICE = 5
+#: Least power times squared frequency of a reflection, fraction of the largest (chosen).
+STRONG = 0.1
+#: Highest frequency that is used, fraction of that of the first reflection (chosen).
+BASEBAND = 0.75
+#: Highest frequency that is used, cycles per px (chosen).
+HIGHEST = 0.1
 #: Power of the signal that is taken for error, as a fraction of that of the noise (chosen).
 LEAST_SIGNAL = 0.02
 #: Largest fraction of signal in a coefficient (chosen: the brightness of frames may vary slowly).
 MOST_COHERENT = 0.99
 #: Noise power that is assumed at least, as a fraction of the mean power (chosen): frames may be free of noise.
 LEAST_NOISE = 1e-6
-#: Sigma of the Gaussian filter before frames are thinned, in the pixels of the result, and their highest frequency in
-#: cycles per such pixel (chosen: reflections beyond are suppressed by a factor of 100 before they fold back).
-THINNED_SIGMA, THINNED_FREQUENCY = 0.6, 0.27
-#: Longest and shortest side of thinned frames, px (chosen).
-LONGEST, SHORTEST = 128, 24
+#: Sigma of the Gaussian filter before frames are thinned, in the pixels of the result (chosen).
+THINNED_SIGMA = 0.6
+#: Highest frequency of thinned frames, cycles per such pixel (chosen: reflections beyond are suppressed by a factor of
+#: 100 before they fold back).
+THINNED_FREQUENCY = 0.27
+#: Longest side of thinned frames, px (chosen).
+LONGEST = 128
+#: Least length of their shorter side, px (chosen).
+SHORTEST = 24
 #: Smallest overlap of two frames, as a fraction of the area (chosen).
 LEAST_OVERLAP = 0.2
 
@@ -139,7 +147,9 @@ class Envelopes:
         return cls(thin, factor, spectrum)
 
     def log_likelihood(self, first: int, second: int, shift: tuple[float, float], n_frames: int = 2) -> float:
-        """Log-likelihood that frame ``second`` at ``p + shift`` shows what ``first`` does at p, over no relation.
+        """Log-likelihood that frame ``second`` shows at ``p + shift`` what ``first`` shows at p.
+
+        It is relative to that of two unrelated frames.
 
         Parameters
         ----------
@@ -194,7 +204,16 @@ class Envelopes:
 
 @dataclass(frozen=True)
 class _Windowed:
-    """Weights of the Fourier coefficients of a part of a frame of one shape."""
+    """Weights of the Fourier coefficients of thinned frames, or parts of them, of one shape ``(n_y, n_x)``.
+
+    Parameters
+    ----------
+    window : ndarray of shape (n_y, n_x)
+    coherence, power, count : ndarray of shape (n_y, n_x // 2 + 1)
+        Fraction of signal in a coefficient, its mean power, and the number of independent coefficients it counts for.
+    frequency : (ndarray, ndarray)
+        Along y and x, cycles per thinned pixel.
+    """
 
     window: NDArray[np.float64]
     coherence: NDArray[np.float64]
@@ -221,6 +240,7 @@ class _Windowed:
         return cls(window, coherence, power, count, (y, x))
 
     def log_likelihood(self, a: NDArray, b: NDArray, shift: NDArray, n_frames: int) -> float:
+        """See :meth:`Envelopes.log_likelihood`; ``shift`` in thinned pixels."""
         r, (y, x) = self.coherence, self.frequency
         first, second = (fft.rfft2((v - (v * self.window).sum() / self.window.sum()) * self.window) for v in (a, b))
         phase = np.exp(2j * np.pi * (y * shift[0] + x * shift[1]))
@@ -239,6 +259,6 @@ class _Windowed:
 
     @property
     def energy(self) -> float:
-        """What the other terms take from frames that show the same, on average."""
+        """Mean of the other terms of the log-likelihood for frames that show the same, with its sign inverted."""
         r = self.coherence
         return float((self.count * (np.log1p(-(r**2)) + 2 * r**2 / (1 - r**2))).sum())

@@ -26,9 +26,11 @@ __all__ = ["measure_frames", "measure_series"]
 
 #: Frames on which the noise is calibrated, at most (chosen: each takes some seconds).
 MOST_CALIBRATED = 3
-#: Width from which a column's window is enlarged, and the factor, median widths (those of the detector).
-WIDE, ENLARGED = 2**0.5, 2.0
-#: Part of a column that a frame must show to measure it (chosen).
+#: Width from which a column's window is enlarged, median widths (that of the detector).
+WIDE = 2**0.5
+#: Factor by which it is enlarged (that of the detector).
+ENLARGED = 2.0
+#: Fraction of a column that a frame must show to measure it (chosen).
 LEAST_SHOWN = 0.5
 
 

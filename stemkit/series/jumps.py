@@ -16,9 +16,10 @@ from stemkit.series.pairs import Pairs
 
 __all__ = ["Ambiguity", "lattice_vectors", "without_jumps"]
 
-#: Vectors whose autocorrelation is at least this fraction of the largest are lattice vectors, up to this fraction of
-#: the shorter side (chosen: it decays towards longer ones).
-EQUAL, FARTHEST = 0.65, 0.4
+#: Least autocorrelation at a lattice vector, fraction of that at 0 (chosen: it decays towards longer vectors).
+EQUAL = 0.65
+#: Longest lattice vector, fraction of the shorter side (chosen).
+FARTHEST = 0.4
 #: Shortest lattice vectors that are tried (chosen: a square lattice has 8 up to the diagonal of a cell).
 N_VECTORS = 8
 #: A jump cannot be excluded unless the others are this many times as likely (chosen).
@@ -122,7 +123,7 @@ def _groups(placed: list[int]) -> Iterator[tuple[int, ...]]:
 def _gain(
     pairs: Pairs, shifts: NDArray, placed: list[int], group: tuple[int, ...], vectors: NDArray
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What the log-likelihood and the prior gain by moving a group by each of the vectors."""
+    """Increase of the log-likelihood and of the log-prior if a group is moved by each of the vectors."""
     inside, likelihood = set(group), np.zeros(len(vectors))
     tried = np.concatenate([np.zeros((1, 2)), vectors])
     n_frames = len(placed)

@@ -23,7 +23,7 @@ class Layers:
     ----------
     values : ndarray of shape (n_layers, n_y, n_x)
     shifts : ndarray of shape (n_layers, 2, n_y, n_x)
-        What is left of the displacements along y and x, px, at most half a pixel.
+        Rest of the displacements along y and x, px, at most half a pixel.
     valid : ndarray of bool, shape (n_layers, n_y, n_x)
         Pixels that were recorded.
     """
@@ -78,9 +78,9 @@ def layers_of(frames: Iterable[tuple[NDArray, NDArray]], displacements: NDArray,
         for y in np.flatnonzero(layer[f] >= 0):
             which, row, offset = layer[f, y], rows[f, y], nearest[f, y, 1]
             first, last = max(0, offset), min(shape[1], frame.shape[1] + offset)
-            here, there = slice(first, max(first, last)), slice(first - offset, max(first, last) - offset)
-            values[which, row, here] = frame[y, there]
-            valid[which, row, here] = ~faulty[y, there]
+            target, source = slice(first, max(first, last)), slice(first - offset, max(first, last) - offset)
+            values[which, row, target] = frame[y, source]
+            valid[which, row, target] = ~faulty[y, source]
             shifts[which, :, row] = rest[f, y][:, None]
     return Layers(values, shifts, valid)
 

@@ -18,9 +18,12 @@ ALL_LAGS = 8
 CANDIDATES = 12
 #: Transforms of frames that are kept in memory (chosen: those of the frames that the next one is compared with).
 KEPT = 16
-#: Standard deviation of the shift between consecutive frames, as a fraction of the shorter side, and scale of its
-#: change from one pair to the next, which has the distribution of Cauchy (chosen): they decide where nothing else does.
-USUAL_SHIFT, USUAL_CHANGE = 0.1, 0.02
+#: Standard deviation of the shift between consecutive frames, fraction of the shorter side (chosen: it decides where
+#: nothing else does).
+USUAL_SHIFT = 0.1
+#: Scale of the change of this shift from one pair to the next, which has a Cauchy distribution, fraction of the shorter
+#: side (chosen: it decides where nothing else does).
+USUAL_CHANGE = 0.02
 
 
 class Pairs:

@@ -18,8 +18,10 @@ from stemkit.series.rows import RowReadings, without_trends
 
 __all__ = ["measured_scan_noise"]
 
-#: Frames whose rows are used, at most, and rows of each (chosen: the time grows with the cube of the rows).
-MOST_FRAMES, MOST_ROWS = 8, 512
+#: Frames whose rows are used, at most (chosen).
+MOST_FRAMES = 8
+#: Rows of each frame that are used, at most (chosen: the time grows with the cube of the rows).
+MOST_ROWS = 512
 #: The prior is at least this wide, px: readings of a row are not taken for more exact (chosen).
 LEAST_JITTER = 0.02
 #: Harmonics of the lattice that are no hum (chosen: the slope of the columns changes sign twice in a period).

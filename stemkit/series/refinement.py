@@ -1,4 +1,4 @@
-"""Displacements of every row, found in turns with the average."""
+"""Displacements of every row, found alternately with the average."""
 
 from __future__ import annotations
 

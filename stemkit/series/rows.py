@@ -16,10 +16,11 @@ __all__ = ["RowPrior", "RowReadings", "expected_displacements", "read_rows", "re
 STEP = 0.5
 #: Pixels whose reference has fewer frames than this are not compared (chosen).
 LEAST_COUNT = 0.5
-#: The variance of a pixel is taken for at least this fraction of the larger one of those at this quantile of the
-#: intensity and at 1 minus it (chosen: the reference is not exact, and where hardly any electron is expected one would
-#: decide alone).
-LEAST_VARIANCE, BRIGHT = 0.4, 0.99
+#: Quantile of the intensity that is a bright pixel; a dark one is at 1 minus it (chosen).
+BRIGHT = 0.99
+#: Least variance of a pixel, fraction of the larger one of those of a bright and of a dark pixel (chosen: the reference
+#: is not exact, and where hardly any electron is expected one would decide alone).
+LEAST_VARIANCE = 0.4
 #: Standard deviations, px, of a displacement of the whole frame and of its linear and quadratic change from the first
 #: row to the last (chosen: much wider than the rows' readings leave them).
 TREND = (5.0, 5.0, 2.0)

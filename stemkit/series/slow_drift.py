@@ -17,22 +17,29 @@ __all__ = ["SMOOTH", "SlowDrift", "SlowDrifts", "slow_drifts", "warped"]
 
 #: Degree of the polynomials of time that describe the drift within a frame (chosen).
 DEGREE = 3
-#: Lengths over which the linear drift is measured, one after the other: the first one, px, the last one as a fraction
-#: of the shorter side, and the factor between them (chosen: the drift is then known to a fraction of the spacing).
-FIRST_RADIUS, LAST_RADIUS, GROWTH = 8.0, 0.3, 1.4
+#: First of the lengths over which the linear drift is measured, one after the other, px (chosen).
+FIRST_RADIUS = 8.0
+#: Last of these lengths, fraction of the shorter side (chosen).
+LAST_RADIUS = 0.3
+#: Factor between two of these lengths (chosen: the drift is then known to a fraction of the spacing).
+GROWTH = 1.4
 #: Shorter vectors, px, are those of the noise and of single columns (chosen).
 SHORTEST = 3.0
 #: Standard deviation of the elements of the linear drift that is expected (chosen): it decides where the images show
 #: nothing.
 EXPECTED = 0.15
-#: Fractions of the sides of the images that are shifted onto each other, one after the other until that succeeds, and
-#: the shortest side of such a part, px (chosen).
-PARTS, SMALLEST_PART = (0.5, 0.75, 1.0), 24
+#: Fractions of the sides of the images that are shifted onto each other, one after the other until that succeeds
+#: (chosen).
+PARTS = (0.5, 0.75, 1.0)
+#: Shortest side of such a part, px (chosen).
+SMALLEST_PART = 24
 #: Sigma, px, of the Gaussian filter of the images before they are compared (chosen).
 SMOOTH = 1.2
-#: Fractions of the half sides of the images that are compared one after the other with the degrees of the polynomials,
-#: and rounds for each (chosen): the drift at the borders is known to a fraction of the spacing before they are used.
-EXTENTS, ROUNDS = ((0.35, 1), (0.5, 1), (0.65, 2), (0.8, 2), (0.95, DEGREE)), 4
+#: Fractions of the half sides of the images that are compared one after the other, with the degrees of the polynomials
+#: (chosen: the drift at the borders is known to a fraction of the spacing before they are used).
+EXTENTS = ((0.35, 1), (0.5, 1), (0.65, 2), (0.8, 2), (0.95, DEGREE))
+#: Rounds of the fit for each of them (chosen).
+ROUNDS = 4
 #: Shift, px, by which images are moved after their polynomials are fitted (chosen: below half of the spacing).
 MOVED = 1.0
 #: Standard deviation of the changes of the coefficients in one round, px at the border (chosen): they decide where the

@@ -32,7 +32,7 @@ from stemkit.structure.distances import PixelSize, neighbor_distances, pixel_siz
 from stemkit.structure.domains import domain_walls, mean_displacements
 from stemkit.structure.dumbbell_pairs import dumbbells
 from stemkit.structure.fitting import fit_lattice, fit_lattices
-from stemkit.structure.grain_tables import Grains, find_grains
+from stemkit.structure.grains import Grains, find_grains
 from stemkit.structure.intensities import voronoi_intensities
 from stemkit.structure.lattice import Lattice, Lattices
 from stemkit.structure.pair_means import mean_distances

@@ -23,6 +23,7 @@ LARGEST_ANGLE = 12.0
 LOW_ANGLE = 15.0
 #: Largest ratio of the extents of a straight boundary across and along it (chosen).
 STRAIGHT = 0.25
+#: Columns of the table in degrees, and those without a unit.
 DEGREES = ("direction", "misorientation", "misorientation_err", "row_angle", "row_angle_err")
 NUMBERS = ("n", "strain", "strain_err", "row_mismatch", "row_mismatch_err")
 

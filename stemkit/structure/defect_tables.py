@@ -47,6 +47,7 @@ def by_column(table: pd.DataFrame, tests: pd.DataFrame, by: str, reason: NDArray
 
 
 def by_missing_site(missing: pd.DataFrame, tests: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Results of all sites without a column, with the index of ``missing``."""
     own = tests[tests["row"] < 0].set_index("place").reindex(range(len(missing)))
     reason = np.where(own["p_value"].notna(), "", "not measured: image and detector are required")
     return missing.assign(kind=own["kind"].fillna("").to_numpy(), **_results(own, by), reason=reason)

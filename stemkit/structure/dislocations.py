@@ -30,6 +30,7 @@ FAR = 0.2
 WEAK = 1e-3
 #: Longest edge of a triangle, longer vector of the lattice (chosen: across a missing column and a diagonal).
 LONGEST = 2.8
+#: Names of the columns of the table.
 NAMES = ("y", "x", "burgers_a", "burgers_b", "burgers_y", "burgers_x", "length", "angle")
 
 

@@ -10,12 +10,12 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from stemkit.structure.bases import matching_basis, reduced_basis
-from stemkit.structure.grains import enclosed, segment
 from stemkit.structure.lattice import Lattice, Lattices
 from stemkit.structure.least_squares import fit_columns_to_lattice
 from stemkit.structure.local_bases import first_lattice
 from stemkit.structure.ordering import brightness_order, displacement_order, enlarge
 from stemkit.structure.region_growing import GrownLattice, grow, unit_cell
+from stemkit.structure.segmentation import enclosed, segment
 from stemkit.structure.tables import ColumnPositions, amplitudes, column_positions
 
 __all__ = ["fit_lattice", "fit_lattices"]

@@ -1,236 +1,270 @@
-"""Segmentation of the columns into grains: crystals of different lattice or orientation in one table."""
+"""Grains, twins and phases in a table of columns, and the boundaries between them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
-from stemkit.structure.bases import matching_basis
-from stemkit.structure.boundaries import INNER, Similarity, compare_clusters
-from stemkit.structure.local_bases import LocalBases, all_local_bases
-from stemkit.structure.region_growing import GrownLattice
-from stemkit.structure.vector_search import nearest_distance
+from stemkit.structure.boundary_tables import boundary_table, segment_table
+from stemkit.structure.contacts import connected_regions, find_contacts, inner_columns
+from stemkit.structure.displacements import check_index
+from stemkit.structure.fitting import fit_lattices
+from stemkit.structure.lattice import Lattice, Lattices, check_lattice
+from stemkit.structure.least_squares import fit_columns_to_lattice
+from stemkit.structure.strain import strain
+from stemkit.structure.tables import ColumnPositions, column_positions, counted
 
-__all__ = ["enclosed", "segment"]
+__all__ = ["Grains", "find_grains"]
 
-
-@dataclass(frozen=True)
-class Limits:
-    """Constants of the segmentation."""
-
-    #: Largest radius of a cluster of local bases, fraction of the mismatch (chosen).
-    radius: float = 0.4
-    #: Clusters per grown lattice at most (chosen).
-    clusters: int = 24
-    #: Deviation of the basis of a column from that of its cluster above which it is in none (chosen).
-    deviation: float = 0.15
-    #: Least fraction of the labelled neighbours with the same label for a column inside its grain (chosen).
-    inside: float = 0.75
-    #: Least number of columns inside a grain, fraction of the least number of its columns (chosen).
-    inner: float = 0.25
-    #: Nearest columns of one without a label, and least number of them in one grain, for it to be inside this grain
-    #: (chosen).
-    nearest: int = 6
-    enclosing: int = 4
-    #: Rows of columns that may be added to a grain at its boundary (chosen).
-    added_rows: int = 5
-    #: Fewest columns of a grain that predict the position of a column at its boundary (chosen).
-    predicting: int = 4
-    #: Largest distance of an added column from its predicted position, nearest distances of columns (chosen).
-    distance: float = 0.25
+#: Default of ``same_phase`` (chosen: scans distort lengths by up to two per cent, differently in each grain).
+SAME_PHASE = 0.03
+#: Default of ``coherent`` (chosen: one extra row in 50, a rotation by 1.1 degrees).
+COHERENT = 0.02
+#: Fewest columns of a grain (chosen: fewer determine no lattice).
+FEWEST = 10
+LOCAL = ("rotation", "exx", "eyy", "exy")
 
 
-LIMITS = Limits()
+class Grains(NamedTuple):
+    """The grains of a table of columns; grains are numbered by decreasing number of columns.
+
+    Attributes
+    ----------
+    labels : Series of int
+        Grain of each column, with the table's index; -1 for none.
+    columns : DataFrame
+        One row per column of the table: ``y, x``, ``grain``, and the local lattice ``a_y, a_x, b_y, b_x`` (the table's
+        unit): the vectors of the lattice of the grain as they are deformed around this column; ``orientation`` and
+        ``orientation_err`` (direction of the local a, degrees from +x towards +y); ``rotation``, ``exx``, ``eyy``,
+        ``exy`` and ``*_err`` relative to the grain (:func:`~stemkit.structure.strain`). NaN at columns with few
+        neighbours.
+    grains : DataFrame
+        One row per grain: ``lattice`` (its number in ``fit_lattices``), ``n`` (columns), ``y, x`` (their mean
+        position), ``a, b`` (lengths) and ``angle`` of its vectors and ``orientation`` of a, each with ``*_err``.
+    boundaries : DataFrame
+        One row per pair of grains in contact, see :func:`find_grains`.
+    segments : DataFrame
+        The boundaries as lines: ``boundary`` (row of ``boundaries``), ``i, j`` (index of the columns on both sides),
+        ``y0, x0, y1, x1`` (ends of the line, the table's unit).
+    lattices : tuple of Lattice
+        Lattice of each grain, for the whole table, with ``site`` -1 for the columns of others.
+    """
+
+    labels: pd.Series
+    columns: pd.DataFrame
+    grains: pd.DataFrame
+    boundaries: pd.DataFrame
+    segments: pd.DataFrame
+    lattices: tuple[Lattice, ...]
+
+    def __repr__(self) -> str:
+        none = int((self.labels < 0).sum())
+        grains = f"{counted(len(self.grains), 'grain')} of {len(self.labels) - none} columns, {none} columns in none"
+        lines = [
+            f"{b.first}|{b.second} {b.kind}, misorientation {b.misorientation:.2f}±{b.misorientation_err:.1g}°"
+            for b in self.boundaries.itertuples()
+        ]
+        return "\n".join([grains, *lines])
 
 
-def segment(
-    positions: NDArray, mismatch: float, min_columns: int, first: GrownLattice | None = None
-) -> NDArray[np.int64]:
-    """Number of the grain of each column, ``(n,)``: -1 for none, 0 for the grain of most columns.
+def find_grains(
+    table: pd.DataFrame,
+    lattices: Lattices | None = None,
+    *,
+    same_phase: float = SAME_PHASE,
+    coherent: float = COHERENT,
+) -> Grains:
+    """Divide a table of columns into grains, and describe the boundaries between them.
 
     Parameters
     ----------
-    positions : ndarray of shape (n, 2)
-    mismatch : float
-        Lattices are different if their vectors differ by this fraction of their length.
-    min_columns : int
-        Fewest columns of a grain.
-    first : GrownLattice, optional
-        ``first_lattice(positions)`` if it is known.
+    table : DataFrame
+        Columns of one image.
+    lattices : Lattices, optional
+        ``fit_lattices(table)``, which is the default.
+    same_phase : float, default=0.03
+        Grains are of the same phase if their lattices differ by a rotation and at most this strain.
+    coherent : float, default=0.02
+        A boundary is coherent if a row of columns along it is the same in both grains: the vectors differ by at most
+        this fraction of their length. A rotation by 1.15 degrees is a difference of 0.02.
+
+    Returns
+    -------
+    Grains
+        Tables of the columns, of the grains and of the ``boundaries`` between them. The latter has one row per pair of
+        grains in contact:
+
+        - ``first, second``: the grains; ``n``: pairs of columns in contact; ``length`` (the table's unit) along the
+          boundary, ``direction`` of it (degrees from +x towards +y, 0 to 180) and ``straight``, whether it is a line;
+        - ``misorientation`` and ``misorientation_err``: rotation from the first grain to the second (degrees from +x
+          towards +y), the smallest by symmetry. NaN for grains that are mirror images only;
+        - ``strain`` and ``strain_err``: largest change of a length between the lattices after the rotation, and
+          ``same_phase``;
+        - ``row_first, row_second``: indices in the vectors a, b of each grain of the row of columns along the boundary
+          that coincides best (missing if the boundary is not straight or no row of indices up to 2 is within 12 degrees
+          of it), ``row_mismatch`` (relative difference of the two lengths) and ``row_angle`` (between the two,
+          degrees), each with ``*_err``, and ``coherent``;
+        - ``kind``: "twin" (one phase, coherent), "low-angle boundary" (one phase, below 15 degrees), "high-angle
+          boundary", "coherent interface" (two phases, coherent) or "interface".
+
+    Raises
+    ------
+    ValueError
+        If the lattices are those of another table, the index of the table is not unique, or a parameter is impossible.
+
+    See Also
+    --------
+    stemkit.plotting.show_grains : Grains and boundaries on the image.
+    find_dislocations : The dislocations of which a low-angle boundary consists.
 
     Notes
     -----
-    A lattice is grown over the columns, and others over the columns that are not on it. Grown from neighbour to
-    neighbour, a lattice can follow a crystal across a boundary. Therefore each is divided where the local basis jumps.
-    Local bases, from planes through 13 columns, are clustered. Two clusters in contact are parts of one crystal if the
-    crystal is continuous at their boundary, or if its vectors on both sides differ by less than ``mismatch``. Clusters
-    of equal bases, in contact or not, are one grain. Columns at a boundary belong to the grain that predicts their
-    position best.
+    Grains are connected regions of one lattice. The lattice of each is fitted to its columns that have no column of
+    another grain, or of none, around them. Boundaries are the borders of the Voronoi cells of columns of different
+    grains, without the columns of no grain. The misorientation is the rotation of the deformation ``F = R U`` between
+    the lattices [1]_; its error contains the errors and the scatter of the columns, but no distortion of the scan,
+    which shears grains of different orientations differently.
+
+    Lattices are two-dimensional: a rotation about an axis in the image plane changes lengths, and boundaries that are
+    inclined to the beam appear displaced. A coherent boundary in one phase is a twin in the sense that a row with
+    indices up to 2 is common to both crystals, as in a coincidence boundary of low index.
+
+    References
+    ----------
+    .. [1] Sutton and Balluffi, Interfaces in Crystalline Materials, Oxford University Press (1995)
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from stemkit.structure import find_grains
+    >>> y, x = np.mgrid[-9:10, -9:10].reshape(2, -1) * 0.4
+    >>> x = x + np.where(y < 0, 0.4, -0.4) * y  # sheared to the left above, and to the right below
+    >>> grains = find_grains(pd.DataFrame({"y": y, "x": x}))
+    >>> grains.boundaries["kind"].tolist()
+    ['twin']
     """
-    bases = all_local_bases(positions, min_columns, first)
-    label = _merged(positions, bases, _divided(positions, bases, mismatch), mismatch)
-    label = _merged(positions, bases, label, mismatch, border=False)
-    label = _large_grains(label, min_columns, bases.neighbors)
-    label = _completed(positions, bases, label)
-    return _large_grains(label, min_columns, bases.neighbors)
-
-
-def enclosed(positions: NDArray, label: NDArray) -> NDArray[np.int64]:
-    """Labels in which columns without one have that of the grain whose columns surround them.
-
-    A lattice that was grown with a multiple of the true cell may lack one of its sites.
-    """
-    k = min(LIMITS.nearest + 1, len(positions))
-    free = np.flatnonzero(label < 0)
-    nearby = label[cKDTree(positions).query(positions[free], k=[*range(2, k + 1)])[1]]
-    label = label.copy()
-    for grain in np.unique(label[label >= 0]):
-        label[free[(nearby == grain).sum(axis=1) >= LIMITS.enclosing]] = grain
-    return label
-
-
-def _divided(positions: NDArray, bases: LocalBases, mismatch: float) -> NDArray[np.int64]:
-    """Cluster of each column; -1 for those without a basis."""
-    label = np.full(len(positions), -1)
-    for number, lattice in enumerate(bases.lattices):
-        rows = np.flatnonzero(bases.number == number)
-        strain = (np.linalg.inv(lattice.vectors) @ bases.basis[rows]).reshape(-1, 4)
-        label[rows] = label.max() + 1 + _clusters(strain, LIMITS.radius * mismatch)
-    for _ in range(3):
-        label = _majority(label, bases.neighbors)
-    label = _without_thin_clusters(positions, label, bases.neighbors)
-    for kind in np.unique(label[label >= 0]):
-        # where indices are wrong, the basis is not that of the surrounding cluster
-        rows = np.flatnonzero(label == kind)
-        change = np.linalg.inv(bases.median(rows)) @ bases.basis[rows] - np.eye(2)
-        label[rows[np.linalg.norm(change, axis=(1, 2)) > LIMITS.deviation]] = -1
-    return label
-
-
-def _clusters(points: NDArray, radius: float) -> NDArray[np.int64]:
-    """Cluster of each point ``(n, 4)``: centres are added until all points are near one, then moved to the means."""
-    centers = [np.median(points, axis=0)]
-    distance = np.linalg.norm(points - centers[0], axis=1)
-    while len(centers) < LIMITS.clusters and distance.max() > radius:
-        centers.append(points[int(np.argmax(distance))])
-        distance = np.minimum(distance, np.linalg.norm(points - centers[-1], axis=1))
-    label = np.zeros(len(points), dtype=np.int64)
-    for _ in range(5):
-        label = cKDTree(np.array(centers)).query(points)[1]
-        centers = [points[label == c].mean(axis=0) if (label == c).any() else old for c, old in enumerate(centers)]
-    return label
-
-
-def _majority(label: NDArray, neighbors: NDArray) -> NDArray[np.int64]:
-    """The most frequent label among the neighbours of each column, its own if two are as frequent."""
-    nearby = label[neighbors]
-    votes = ((nearby[:, :, None] == nearby[:, None, :]) & (nearby >= 0)[:, :, None]).sum(axis=2) + 0.5 * (
-        nearby == label[:, None]
+    columns = column_positions(table)
+    check_index(table)
+    for name, value in (("same_phase", same_phase), ("coherent", coherent)):
+        if not 0 < value < 0.2:
+            raise ValueError(f"{name} must be a fraction above 0 and below 0.2, but is {value!r}")
+    lattices = fit_lattices(table) if lattices is None else lattices
+    for lattice in lattices.lattices:
+        check_lattice(lattice, table)
+    label = lattices.labels.to_numpy()
+    grain = connected_regions(columns.positions, label, FEWEST)
+    inner = inner_columns(columns.positions, grain)
+    numbers = range(int(grain.max(initial=-1)) + 1)
+    of_grains = tuple(_of_grain(columns, lattices, grain, inner, number) for number in numbers)
+    contacts = find_contacts(columns.positions, grain)
+    boundaries, number = boundary_table(columns, grain, contacts, of_grains, same_phase, coherent)
+    return Grains(
+        pd.Series(grain, index=table.index, name="grain"),
+        _columns_table(table, columns, grain, of_grains),
+        _grains_table(columns, grain, of_grains, label),
+        boundaries,
+        segment_table(table, columns, contacts, number),
+        of_grains,
     )
-    chosen = nearby[np.arange(len(label)), np.argmax(np.where(nearby >= 0, votes, -1), axis=1)]
-    return np.where(label >= 0, chosen, -1)
 
 
-def _without_thin_clusters(positions: NDArray, label: NDArray, neighbors: NDArray) -> NDArray[np.int64]:
-    """Labels without clusters that are only a boundary of others, whose columns are added to the nearest cluster."""
-    label = label.copy()
-    while (label >= 0).any():
-        nearby = label[neighbors]
-        inner = ((nearby == label[:, None]) | (nearby < 0)).all(axis=1) & (label >= 0)
-        kinds = np.unique(label[label >= 0])
-        depth = np.array([inner[label == kind].sum() for kind in kinds])
-        if len(kinds) == 1 or depth.min() >= INNER:
-            break
-        thin = label == kinds[np.argmin(depth)]
-        others = np.flatnonzero((label >= 0) & ~thin)
-        nearest = others[cKDTree(positions[others]).query(positions[thin])[1]]
-        label[thin] = label[nearest]
-    return label
+def _of_grain(columns: ColumnPositions, lattices: Lattices, grain: NDArray, inner: NDArray, number: int) -> Lattice:
+    """The lattice of the columns of one grain, fitted to those inside: the others may be displaced, or of another."""
+    rows = grain == number
+    lattice = lattices.lattices[int(lattices.labels.to_numpy()[rows][0])]
+    for fitted_rows in (rows & inner, rows):
+        if (found := _fitted(columns, lattice, rows, fitted_rows)) is not None:
+            return found
+    return replace(lattice, site=np.where(rows, lattice.site, -1))  # all columns in one line
 
 
-def _merged(
-    positions: NDArray, bases: LocalBases, label: NDArray, mismatch: float, border: bool = True
-) -> NDArray[np.int64]:
-    """Labels after clusters of the same lattice were merged, the most similar ones first.
-
-    Those in contact are compared at their boundary, where a bent crystal is continuous, or all as a whole. The bases
-    of merged clusters are expressed by the same vectors.
-    """
-    label = label.copy()
-    known: dict[tuple[int, int], Similarity] = {}
-    while True:
-        kinds = np.unique(label[label >= 0]).tolist()
-        pairs = [(p, q) for i, p in enumerate(kinds) for q in kinds[i + 1 :]]
-        for pair in pairs:
-            if pair not in known:
-                known[pair] = compare_clusters(positions, bases, label, pair, border)
-        same = [pair for pair in pairs if known[pair].difference < mismatch or known[pair].continuous]
-        if not same:
-            return label
-        p, q = min(same, key=lambda pair: known[pair])
-        first, second = (bases.median(label == kind) for kind in (p, q))
-        change = np.round(matching_basis(first, second)[0] @ np.linalg.inv(second))
-        bases.basis[label == q] = change @ bases.basis[label == q]
-        label[label == q] = p
-        known = {pair: value for pair, value in known.items() if p not in pair and q not in pair}
+def _fitted(columns: ColumnPositions, lattice: Lattice, rows: NDArray, fitted_rows: NDArray) -> Lattice | None:
+    """The lattice fitted to some of its columns, for others, too; None if they do not determine it."""
+    kept, site_of_rows = np.unique(lattice.site[rows], return_inverse=True)
+    site = np.full(len(rows), -1)
+    site[rows] = site_of_rows  # a small grain may lack a site
+    core = np.where(fitted_rows, site, -1)
+    present, first = np.unique(core[core >= 0], return_index=True)
+    if len(present) < len(kept) or fitted_rows.sum() < FEWEST:
+        return None
+    try:
+        fitted = fit_columns_to_lattice(columns, lattice.indices, core)
+    except ValueError:
+        return None
+    first = np.flatnonzero(core >= 0)[first]
+    shift = fitted.indices[first] - lattice.indices[first]  # of the cells of each site
+    indices = np.where(rows[:, None], lattice.indices + shift[site], 0)
+    displacement = np.where(rows[:, None], columns.positions - fitted.ideal(indices, np.maximum(site, 0)), np.nan)
+    return replace(
+        fitted, site=site, indices=indices, displacement=displacement, pixel_size_error=lattice.pixel_size_error
+    )
 
 
-def _large_grains(label: NDArray, min_columns: int, neighbors: NDArray) -> NDArray[np.int64]:
-    """Labels of grains that are large enough, with a quarter of the columns inside, numbered by decreasing size."""
-    nearby = label[neighbors[:, 1:]]
-    n_labelled = np.maximum((nearby >= 0).sum(axis=1), 1)
-    inside = ((nearby == label[:, None]).sum(axis=1) >= LIMITS.inside * n_labelled) & (label >= 0)
-    kinds, count = np.unique(label[label >= 0], return_counts=True)
-    inner = np.array([inside[label == kind].sum() for kind in kinds])
-    count = np.where(inner >= LIMITS.inner * min_columns, count, 0)
-    number = np.full(max(int(label.max(initial=-1)), 0) + 2, -1)
-    order = [kind for kind, n in sorted(zip(kinds, count, strict=True), key=lambda p: -p[1]) if n >= min_columns]
-    number[order] = np.arange(len(order))
-    return np.where(label >= 0, number[label], -1)
+def _columns_table(
+    table: pd.DataFrame, columns: ColumnPositions, grain: NDArray, lattices: tuple[Lattice, ...]
+) -> pd.DataFrame:
+    """Table of the columns, see :class:`Grains`."""
+    names = ["a_y", "a_x", "b_y", "b_x", "orientation", "orientation_err", *LOCAL, *(f"{name}_err" for name in LOCAL)]
+    values = np.full((len(table), len(names)), np.nan)
+    for number, lattice in enumerate(lattices):
+        rows = np.flatnonzero(grain == number)
+        at = strain(table, lattice).iloc[rows]
+        local = lattice.vectors @ _deformation(*(at[name].to_numpy() for name in LOCAL))
+        values[rows, :4] = local.reshape(-1, 4)
+        values[rows, 4] = np.degrees(np.arctan2(local[:, 0, 0], local[:, 0, 1]))
+        values[rows, 5] = at["rotation_err"]
+        values[rows, 6:] = at[names[6:]]
+    result = pd.DataFrame({"y": columns.positions[:, 0], "x": columns.positions[:, 1], "grain": grain}, table.index)
+    result[names] = values
+    units = dict.fromkeys(("y", "x", "a_y", "a_x", "b_y", "b_x"), columns.unit)
+    units |= dict.fromkeys(("orientation", "orientation_err", "rotation", "rotation_err"), "degree")
+    units |= {name: "1" for name in ("grain", *names) if name not in units}
+    result.attrs.update(unit=columns.unit, units=units)
+    return result
 
 
-def _completed(positions: NDArray, bases: LocalBases, label: NDArray) -> NDArray[np.int64]:
-    """Labels with the columns at boundaries, each in the grain that predicts its position best."""
-    label = label.copy()
-    for _ in range(LIMITS.added_rows):
-        free = np.flatnonzero(label < 0)
-        grains = np.unique(label[label >= 0])
-        if len(free) == 0 or len(grains) == 0:
-            break
-        found = [_distance_from_prediction(positions, bases, label, free, grain) for grain in grains]
-        distance, basis = np.array([f[0] for f in found]), np.array([f[1] for f in found])
-        best, columns = np.argmin(distance, axis=0), np.arange(len(free))
-        added = distance[best, columns] < LIMITS.distance * nearest_distance(positions)
-        if not added.any():
-            break
-        rows = free[added]
-        label[rows] = grains[best[added]]
-        bases.basis[rows], bases.known[rows] = basis[best, columns][added], True
-    return label
+def _deformation(rotation: NDArray, exx: NDArray, eyy: NDArray, exy: NDArray) -> NDArray[np.float64]:
+    """Matrices ``(n, 2, 2)`` by which rows (y, x) are stretched and then rotated."""
+    turn = np.radians(rotation)
+    rotated = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    stretched = np.array([[1 + eyy, exy], [exy, 1 + exx]])
+    return np.einsum("ijn,jkn->nik", stretched, rotated)
 
 
-def _distance_from_prediction(
-    positions: NDArray, bases: LocalBases, label: NDArray, free: NDArray, grain: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Distance of columns from the position that neighbouring columns of a grain predict, and the basis of these.
-
-    The distance is infinite if they are fewer than 4. A column predicts positions of its own site only; the nearest of
-    all predicted positions counts.
-    """
-    neighbors = bases.neighbors[free]
-    own = (label[neighbors] == grain) & bases.known[neighbors]
-    enough = own.sum(axis=1) >= LIMITS.predicting
-    result, basis = np.full(len(free), np.inf), np.zeros((len(free), 2, 2))
-    neighbors, own = neighbors[enough], own[enough]
-    if len(neighbors) == 0:
-        return result, basis
-    vectors = np.nanmedian(np.where(own[..., None, None], bases.basis[neighbors], np.nan), axis=1)
-    difference = positions[free[enough]][:, None] - positions[neighbors]
-    cells = np.einsum("nki,nij->nkj", difference, np.linalg.inv(vectors))
-    residual = np.einsum("nki,nij->nkj", cells - np.round(cells), vectors)
-    result[enough] = np.where(own, np.hypot(residual[..., 0], residual[..., 1]), np.inf).min(axis=1)
-    basis[enough] = vectors
-    return result, basis
+def _grains_table(
+    columns: ColumnPositions, grain: NDArray, lattices: tuple[Lattice, ...], label: NDArray
+) -> pd.DataFrame:
+    """Table of the grains, see :class:`Grains`."""
+    rows = []
+    for number, lattice in enumerate(lattices):
+        y, x = columns.positions[grain == number].mean(axis=0)
+        (a, b), (a_err, b_err) = lattice.lengths, lattice.lengths_err
+        vector, error = lattice.vectors[0], lattice.vectors_err[0]
+        turn_err = np.degrees(np.hypot(vector[1] * error[0], vector[0] * error[1]) / a**2)
+        rows.append(
+            {
+                "lattice": int(label[grain == number][0]),
+                "n": int((grain == number).sum()),
+                "y": y,
+                "x": x,
+                "a": a,
+                "b": b,
+                "angle": lattice.angle,
+                "orientation": np.degrees(np.arctan2(*vector)),
+                "a_err": a_err,
+                "b_err": b_err,
+                "angle_err": lattice.angle_err,
+                "orientation_err": turn_err,
+            }
+        )
+    names = ["a", "b", "angle", "orientation"]
+    result = pd.DataFrame(rows, columns=["lattice", "n", "y", "x", *names, *(f"{name}_err" for name in names)])
+    result.index.name = "grain"
+    units = {"lattice": "1", "n": "1"} | dict.fromkeys(("y", "x", "a", "b", "a_err", "b_err"), columns.unit)
+    units |= dict.fromkeys(("angle", "angle_err", "orientation", "orientation_err"), "degree")
+    result.attrs.update(unit=columns.unit, units=units)
+    return result

@@ -17,7 +17,8 @@ from stemkit.structure.vacancies import missing_sites
 __all__ = ["NO_SITE", "OFF_LATTICE", "named_columns", "named_missing_sites", "site_table", "sites_or_none"]
 
 #: Reasons for which a column has no name.
-OFF_LATTICE, NO_SITE = "not on the lattice", "the crystal has no site here"
+OFF_LATTICE = "not on the lattice"
+NO_SITE = "the crystal has no site here"
 
 
 def sites_or_none(setting: Setting, places: NDArray, crystal: CrystalSites, shortest: float) -> NDArray[np.int64]:
@@ -91,6 +92,7 @@ def named_missing_sites(
 def site_table(
     table: pd.DataFrame, crystal: CrystalSites, named: pd.DataFrame, missing: pd.DataFrame, values: NDArray
 ) -> pd.DataFrame:
+    """Table of the columns of the crystal's cell, with the mean displacement of the measured ones from each."""
     columns = column_positions(table)
     covariance = PositionCovariance.of(columns, table)
     site = named["crystal_site"].to_numpy()

@@ -34,9 +34,11 @@ LEAST_SKEWNESS = 1e-4
 LARGEST_KURTOSIS = 0.3
 #: Largest significance up to which the expansion is used (chosen).
 LARGEST_SCORE = 8.0
-#: Skewness and excess kurtosis of white noise after the filter of a column of width w, in px, times w and w^2, over
-#: those before (derived: sums of the cubes and fourth powers of the difference of Gaussians).
-SKEWNESS, KURTOSIS = 0.389, 0.17
+#: Skewness of white noise after the filter of a column of width w, in px, times w, over that before (derived: sum of
+#: the cubes of the difference of Gaussians).
+SKEWNESS = 0.389
+#: Excess kurtosis after this filter, times w^2, over that before (derived: sum of the fourth powers).
+KURTOSIS = 0.17
 
 
 def column_response(values: NDArray, width: float) -> NDArray[np.float64]:

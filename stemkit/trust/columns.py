@@ -19,11 +19,13 @@ __all__ = ["LEVEL", "judge_columns", "missed_columns"]
 POSITION = ["y_px", "x_px"]
 #: Expected fraction of false ones among the columns that are reported (chosen).
 LEVEL = 0.05
-#: Part of the recorded response that the enhanced image must show for a column not to be missed (chosen).
+#: Fraction of the recorded response that the enhanced image must show for a column not to be missed (chosen).
 SHOWN = 0.5
-#: Least response of a missed column, as a fraction of a high quantile of that of the enhanced image (chosen: the
-#: faintest columns of the training have 0.15 of the height of the brightest).
-LEAST_HEIGHT, BRIGHT = 0.15, 0.99
+#: Least response of a missed column, as a fraction of that of a bright column (chosen: the faintest columns of the
+#: training have 0.15 of the height of the brightest).
+LEAST_HEIGHT = 0.15
+#: Quantile of the response to the enhanced image that is the response of a bright column (chosen).
+BRIGHT = 0.99
 #: Least width of the matched filter, px (chosen: narrower ones are not sampled).
 LEAST_WIDTH = 1.0
 #: Distance between a column and a peak of the residual that belongs to it, column widths (chosen).
@@ -73,14 +75,14 @@ def judge_columns(
     amplitude = np.nan_to_num(table["amplitude"].to_numpy(dtype=np.float64))
     model = sign * fitted_image(table, recorded, mode=mode).values
     positions = table[POSITION].to_numpy(dtype=np.float64).T
-    rest, around = (
+    rest, modelled = (
         ndimage.map_coordinates(values, positions, order=1, mode="nearest")
         for values in (column_response(sign * recorded.values.astype(np.float64) - model, width), model)
     )
     response = amplitude * _response(sigma, width) + rest
-    local = expected.variance_at(around - amplitude)
+    local = expected.variance_at(modelled - amplitude)  # without the column itself
     field = response / np.sqrt(response_variance(expected, width, local))
-    z = normal_scores(field, width, expected.skewness_at(around - amplitude))
+    z = normal_scores(field, width, expected.skewness_at(modelled - amplitude))
     p = (noise_peaks(z, recorded.shape, width) / 2 / len(table)).clip(0.0, 1.0)
     p = np.where(z > 1, p, 1.0)
     q = stats.false_discovery_control(p)

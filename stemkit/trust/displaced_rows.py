@@ -81,7 +81,7 @@ def fit_displacements(residual: NDArray, enhanced: NDArray, std: NDArray) -> Dis
         weight = squares[:, None, None] / (squares[:, None, None] + errors)
         total += rows.spread(weight * found)
         scaled = recorded - (_displaced(enhanced, total) - enhanced) / std
-        # the mean of what the errors of the displacements leave
+        # the mean residual that the errors of the displacements cause
         for axis, left in enumerate(rows.spread(weight * errors)):
             scaled -= 0.5 * left * np.gradient(slopes[axis], axis=axis) / std
     rest = rows.spread(rows.displacements(scaled, slopes)[0])
@@ -98,9 +98,11 @@ class _Parts:
         self.lengths = np.diff(np.append(self.starts, std.shape[1]))
 
     def summed(self, values: NDArray) -> NDArray:
+        """Sums over the pixels of each part."""
         return np.asarray(np.add.reduceat(values, self.starts, axis=1))
 
     def spread(self, values: NDArray) -> NDArray:
+        """Values of the parts at each of their pixels."""
         return np.repeat(values, self.lengths, axis=-1)
 
     def without_offsets(self, scaled: NDArray) -> NDArray:

@@ -38,9 +38,10 @@ class ExpectedNoise:
     variance : ndarray of shape (n_y, n_x)
         Variance of the pointwise noise.
     line : (float, float, float)
-        It is ``max(a + b I, c)`` with the intensity I of the enhanced image ...
+        Constant a, slope b and least value c of this variance at the intensity I of the enhanced image:
+        ``max(a + b I, c)``.
     range : (float, float)
-        ... between these intensities, and constant beyond.
+        Intensities between which this holds; the variance is constant beyond.
     correlation_x : float
         Correlation of neighbouring pixels along the row.
     streaks : tuple of (float, float)
@@ -149,7 +150,7 @@ def _regression(target: NDArray, parts: list[NDArray]) -> NDArray[np.float64]:
 
 
 def _correlation_along_rows(scaled: NDArray) -> float:
-    """Correlation of neighbouring pixels of a row; what is also correlated between rows is specimen, not noise."""
+    """Correlation of neighbouring pixels of a row, less that between rows, which is due to the specimen."""
     power = float(np.mean(scaled**2)) or 1.0
     along, across = (float(np.mean(a * b)) for a, b in ((scaled[:, 1:], scaled[:, :-1]), (scaled[1:], scaled[:-1])))
     return float(np.clip((along - max(across, 0.0)) / power, -LARGEST_CORRELATION, LARGEST_CORRELATION))

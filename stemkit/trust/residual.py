@@ -15,6 +15,7 @@ from stemkit.filters import wide_gaussian
 from stemkit.trust.column_field import column_field, noise_peaks, significant_peaks
 from stemkit.trust.displaced_rows import fit_displacements
 from stemkit.trust.expected_noise import ExpectedNoise, column_width
+from stemkit.trust.rings import half_plane_weights, hann_window
 
 __all__ = ["ResidualTests", "check_residual"]
 
@@ -23,16 +24,16 @@ __all__ = ["ResidualTests", "check_residual"]
 class Settings:
     """Constants of the tests, all of them chosen."""
 
-    #: Sigma of the Gaussian filter whose result is subtracted from the residual, as its background, in column widths
-    #: ...
+    #: Sigma of the Gaussian filter whose result is subtracted from the residual, as its background, column widths.
     high_pass: float = 3.0
-    #: ... and at least, px.
+    #: Least sigma of this filter, px.
     least_high_pass: float = 8.0
     #: Frequency below which the residual may contain the background that was removed, per px: that of a background of
     #: 8 px, the shortest of the training, is below 0.1 % of its maximum.
     background: float = 0.055
-    #: Edge of the squares in which the local variance is measured, column widths, and least edge, px.
+    #: Edge of the squares in which the local variance is measured, column widths.
     block: float = 5.0
+    #: Least edge of these squares, px.
     least_block: int = 16
     #: Fraction of the power of the enhanced image in the Fourier coefficients in which a lattice is searched for.
     power: float = 0.95
@@ -163,21 +164,16 @@ def _spectral_tests(scaled: NDArray, detail: NDArray) -> tuple[tuple[float, floa
     noise = np.where(used, power, 0.0).sum(axis=0) / np.maximum(used.sum(axis=0), 1)
     ratio = power / np.maximum(noise, 1e-300)
     number = used.sum(axis=0)
-    # each coefficient of the half plane stands for two, except those of the columns that are their own conjugates
-    weight = np.full(power.shape, 2.0)
-    weight[:, 0] = 1.0
-    if scaled.shape[1] % 2 == 0:
-        weight[:, -1] = 1.0
+    weight = half_plane_weights(*scaled.shape)
     lattice, p = _excess(ratio, weight, chosen, number)
     signal = float((weight * np.abs(fft.rfft2(detail)) ** 2).sum())
     left = math.sqrt(max(0.0, float((weight * (power - noise))[chosen].sum())) / signal) if signal else 0.0
-    return _rings(ratio, weight, np.where(used, q, np.inf), number), (left if lattice > 1 else 0.0, p)
+    return _whiteness(ratio, weight, np.where(used, q, np.inf), number), (left if lattice > 1 else 0.0, p)
 
 
 def _strong_coefficients(detail: NDArray, q: NDArray) -> NDArray[np.bool_]:
     """Fourier coefficients that hold most of the power of an image, above the frequencies of the background."""
-    window = np.outer(*(np.hanning(n + 2)[1:-1] for n in detail.shape))
-    power = np.abs(fft.rfft2(detail * window)) ** 2
+    power = np.abs(fft.rfft2(detail * hann_window(*detail.shape))) ** 2
     power[q < SETTINGS.background] = 0.0
     order = np.sort(power, axis=None)[::-1]
     number = int(np.searchsorted(np.cumsum(order), SETTINGS.power * order.sum())) + 1
@@ -201,7 +197,8 @@ def _excess(ratio: NDArray, weight: NDArray, chosen: NDArray, number: NDArray) -
     return value, float(stats.gamma.sf(value / variance, 1 / variance))
 
 
-def _rings(ratio: NDArray, weight: NDArray, q: NDArray, number: NDArray) -> tuple[float, float]:
+def _whiteness(ratio: NDArray, weight: NDArray, q: NDArray, number: NDArray) -> tuple[float, float]:
+    """Power in the ring of frequencies that is least like noise, over that of noise, and its p."""
     edges = np.arange(SETTINGS.background, SETTINGS.highest + 1e-9, SETTINGS.ring)
     found = [_excess(ratio, weight, (q >= low) & (q < low + SETTINGS.ring), number) for low in edges[:-1]]
     value, p = min(found, key=lambda pair: pair[1])
@@ -212,6 +209,7 @@ def _rings(ratio: NDArray, weight: NDArray, q: NDArray, number: NDArray) -> tupl
 
 
 def _local_variance(scaled: NDArray, width: float, correlation: float) -> tuple[float, float]:
+    """Largest mean square in a square of pixels, over the median, and its p."""
     edge = min(max(SETTINGS.least_block, round(SETTINGS.block * width)), *scaled.shape)
     n_y, n_x = (n // edge for n in scaled.shape)
     squares = scaled[: n_y * edge, : n_x * edge] ** 2
@@ -230,6 +228,7 @@ def _local_variance(scaled: NDArray, width: float, correlation: float) -> tuple[
 
 
 def _highest(places: pd.DataFrame, shape: tuple[int, ...], width: float) -> tuple[float, float]:
+    """Significance of the highest peak, and its p."""
     if len(places) == 0:
         return 0.0, 1.0
     z = float(places["z"].iloc[0])

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-__all__ = ["THRESHOLDS", "Rings", "resolution", "threshold_curve"]
+__all__ = ["THRESHOLDS", "Rings", "half_plane_weights", "hann_window", "resolution", "threshold_curve"]
 
+#: Names of the thresholds of a Fourier ring correlation.
 THRESHOLDS = ("half-bit", "1/7")
 
 #: Number of coefficients along a ring that a Hann window makes dependent, ``<w^4> / <w^2>^2`` (derived); a ring has a
@@ -50,14 +51,9 @@ class Rings:
         width = 1 / min(n * size for n, size in zip(shape, pixel_sizes, strict=True))
         n_rings = int(0.5 / max(pixel_sizes) / width)
         self._ring = np.minimum(np.round(q / width).astype(np.intp), n_rings + 1).ravel()
-        # each coefficient of the half plane stands for two, except in the columns that are their own conjugates
-        weight = np.full(q.shape, 2.0)
-        weight[:, 0] = 1.0
-        if shape[1] % 2 == 0:
-            weight[:, -1] = 1.0
-        self._weight = weight.ravel()
+        self._weight = half_plane_weights(*shape).ravel()
         self._kept = slice(1, n_rings + 1)
-        self._window = np.outer(*(np.hanning(n + 2)[1:-1] for n in shape))
+        self._window = hann_window(*shape)
         self.frequency = width * np.arange(1, n_rings + 1)
         self.n_independent = self._sum(np.ones(q.size)) / HANN_DEPENDENT
 
@@ -89,6 +85,23 @@ class Rings:
     def _sum(self, values: NDArray) -> NDArray[np.float64]:
         summed = np.bincount(self._ring, values * self._weight, minlength=self._kept.stop + 1)
         return summed[self._kept].astype(np.float64)
+
+
+def half_plane_weights(n_y: int, n_x: int) -> NDArray[np.float64]:
+    """Number of Fourier coefficients for which each one of ``rfft2`` stands, ``(n_y, n_x // 2 + 1)``.
+
+    It is 2, but 1 at the frequencies along x that are their own conjugates: 0, and Nyquist's if n_x is even.
+    """
+    weight = np.full((n_y, n_x // 2 + 1), 2.0)
+    weight[:, 0] = 1.0
+    if n_x % 2 == 0:
+        weight[:, -1] = 1.0
+    return weight
+
+
+def hann_window(n_y: int, n_x: int) -> NDArray[np.float64]:
+    """Hann window ``(n_y, n_x)`` without the zeros at its border."""
+    return np.outer(*(np.hanning(n + 2)[1:-1] for n in (n_y, n_x)))
 
 
 def threshold_curve(n_independent: NDArray, threshold: str = "half-bit") -> NDArray[np.float64]:

@@ -20,8 +20,10 @@ __all__ = ["info_of", "range_table"]
 
 #: Factor by which a value may be beyond a limit of a range to be at its edge (chosen).
 EDGE = 1.25
-#: Quantiles of the enhanced image that are its background and its bright columns (chosen).
-BACKGROUND, BRIGHT = 0.05, 0.995
+#: Quantile of the enhanced image that is its background (chosen).
+BACKGROUND = 0.05
+#: Quantile of the enhanced image that is the height of its bright columns (chosen).
+BRIGHT = 0.995
 
 
 @cache

@@ -78,7 +78,7 @@ class TestEnhance:
 class TestDetect:
     def test_a_parquet_file_per_image(self, path, tmp_path, capsys):
         out = tmp_path / "columns.parquet"
-        assert run("detect", path, "-o", out, "--no-enhance") == 0
+        assert run("detect", path, "-o", out, "--per-frame", "--no-enhance") == 0
         assert names(out) == [f"image_{i:06d}.parquet" for i in range(4)]
         table = read_columns(out)
         assert set(table["image"]) == {0, 1, 2, 3}

@@ -144,3 +144,18 @@ def test_an_image_of_another_size_is_refused(tmp_path, csv, capsys):
     np.save(tmp_path / "small.npy", np.random.default_rng(0).normal(size=(40, 40)))
     assert structure(csv, "--defects", "--image", tmp_path / "small.npy", "-o", tmp_path) == 1
     assert "--image must be the image of the table" in capsys.readouterr().err
+
+
+def test_dumbbells_of_a_table_without_a_brightness(tmp_path, capsys):
+    y, x = np.mgrid[0:6, 0:6].reshape(2, -1) * np.array([[0.384], [0.543]])
+    table = pd.DataFrame({"y": np.tile(y, 2), "x": np.concatenate([x, x + 0.136])})
+    table += np.random.default_rng(0).normal(0, 0.001, table.shape)
+    table[["y_px", "x_px"]] = table[["y", "x"]] / 0.02
+    table.attrs["unit"] = "nm"
+    path = write_columns(table, tmp_path / "silicon.csv")
+    assert structure(path, "--dumbbells", "-o", tmp_path / "out") == 0
+    line = capsys.readouterr().out
+    assert "36 dumbbells" in line
+    distances = pd.read_csv(tmp_path / "out" / "silicon_dumbbells.csv")["distance"]
+    assert distances.mean() == pytest.approx(0.136, abs=4 * 0.001 * (2 / 36) ** 0.5)
+    assert "polarity" not in line

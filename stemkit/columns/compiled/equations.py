@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from stemkit.columns.compiled.gaussians import compiled, derivatives, heights
 from stemkit.columns.compiled.windows import (
-    add_backgrounds,
     add_columns_nearby,
     empty_window,
-    enter,
     overlap,
+    place_window,
+    set_backgrounds,
     to_neighbor,
 )
 
@@ -88,11 +88,11 @@ def normal_equations(problem, parameters, center, columns, with_shared, equation
     products, offsets = np.empty((n_fields, n_fields)), np.empty((n_fields, most))
     for m in range(len(columns)):
         c = columns[m]
-        rows, total = enter(problem, parameters, center, c, window)
+        rows, total = place_window(problem, parameters, center, c, window)
         if total == 0:
             _clear(c, equations)
             continue
-        add_backgrounds(problem, parameters, center, c, window, rows, total)
+        set_backgrounds(problem, parameters, center, c, window, rows, total)
         add_columns_nearby(problem, parameters, c, window, rows, total, raw)
         _set_residual(problem, window, rows, raw[n_parameters])
         if ramps.shape[0]:
@@ -129,6 +129,7 @@ def _clear(c, equations):  # type: ignore[no-untyped-def]
 
 @compiled
 def _set_residual(problem, window, rows, residual):  # type: ignore[no-untyped-def]
+    """Recorded image minus model."""
     for r in range(rows):
         y, x, first = window.line[r] + problem.pad, window.left[r] + problem.pad, window.first[r]
         for i in range(window.first[r + 1] - first):
@@ -188,7 +189,7 @@ def _set_weights(problem, window, rows, total, weights):  # type: ignore[no-unty
     if problem.streaks != 0.0:
         variance = problem.streaks * problem.streaks
         for r in range(rows):
-            square = 1e-30
+            square = 0.0
             for i in range(first[r], first[r + 1]):
                 square += ones[i] * ones[i]
             weights.streak[r] = variance / (1.0 + variance * square)
@@ -197,6 +198,7 @@ def _set_weights(problem, window, rows, total, weights):  # type: ignore[no-unty
 
 @compiled
 def _whiten(problem, weights, total, raw, whitened):  # type: ignore[no-untyped-def]
+    """Fields in units of the noise, without its correlation along the row."""
     for f in range(len(whitened)):
         field, result = raw[f], whitened[f]
         if problem.rho == 0.0:
@@ -238,6 +240,7 @@ def _row_sums(fields, ones, begin, end, sums):  # type: ignore[no-untyped-def]
 
 @compiled
 def _store(products, free, c, equations):  # type: ignore[no-untyped-def]
+    """Diagonal block, gradient and chi squared of column c; fixed parameters have zeros."""
     n_parameters = equations.own.shape[1]
     for a in range(n_parameters):
         for b in range(a + 1):

@@ -20,11 +20,11 @@ from stemkit.columns.compiled.gaussians import (
 __all__ = [
     "ProblemArrays",
     "Window",
-    "add_backgrounds",
     "add_columns_nearby",
     "empty_window",
-    "enter",
     "overlap",
+    "place_window",
+    "set_backgrounds",
     "to_neighbor",
 ]
 
@@ -96,8 +96,8 @@ def empty_window(radius):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def enter(problem, parameters, center, c, window):  # type: ignore[no-untyped-def]
-    """Go to the window of column c; returns the numbers of its rows and pixels."""
+def place_window(problem, parameters, center, c, window):  # type: ignore[no-untyped-def]
+    """Set the rows and offsets of the window of column c; returns the numbers of its rows and pixels."""
     n_y, n_x = problem.image.shape[0] - 2 * problem.pad, problem.image.shape[1] - 2 * problem.pad
     reach, y0, x0 = problem.radius[c], center[c, 0], center[c, 1]
     rows, total = 0, 0
@@ -132,7 +132,7 @@ def overlap(problem, center, j, window, r):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def add_backgrounds(problem, parameters, center, c, window, rows, total):  # type: ignore[no-untyped-def]
+def set_backgrounds(problem, parameters, center, c, window, rows, total):  # type: ignore[no-untyped-def]
     """Set the model to the mean of the backgrounds of all columns whose windows contain a pixel."""
     model, share = window.model, window.share
     for i in range(total):

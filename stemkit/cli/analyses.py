@@ -177,7 +177,7 @@ def _rings(crystal: Crystal, arguments: argparse.Namespace) -> Result:
 
 def _dumbbells(crystal: Crystal, arguments: argparse.Namespace) -> Result:
     from stemkit.plotting import show_image
-    from stemkit.structure import dumbbells
+    from stemkit.structure import dumbbells, mean_distances
 
     found = dumbbells(crystal.table, by=arguments.by or "amplitude")
     unit = crystal.table.attrs.get("unit", "px")
@@ -189,19 +189,20 @@ def _dumbbells(crystal: Crystal, arguments: argparse.Namespace) -> Result:
         for one in found.itertuples():
             ends = pixels.loc[[one.i, one.j]]
             ax.plot(ends["x_px"], ends["y_px"], color="#e8543f", linewidth=1.2)
-        histogram.hist(found["distance"], bins=30, color="#31688e")
+        # on a perfect lattice, all distances are equal but for rounding
+        middle = found["distance"].median()
+        reach = max(4 * found["distance"].std(), 0.01 * middle)
+        histogram.hist(found["distance"], 30, (middle - reach, middle + reach), color="#31688e")
         histogram.set(xlabel=f"distance ({unit})", ylabel="dumbbells")
         return figure
 
     if not len(found):
         return Result(found, "no dumbbell: no two columns are much nearer to each other than to the others", draw)
-    distances = found["distance"]
-    line = (
-        f"{counted(len(found), 'dumbbell')}, distance {distances.mean():.5g} ± {distances.sem():.2g} {unit} (mean and "
-        "its error)"
-    )
-    if "polarity" in found:
-        line += f", polarity {found['polarity'].mean():.3g} ± {found['polarity'].sem():.2g}"
+    mean = mean_distances(crystal.table, found, pixel_size_error=arguments.pixel_size_error).iloc[0]
+    distance = f"{mean['distance']:.5g} ± {mean['distance_total_err']:.2g} {unit}"
+    line = f"{counted(len(found), 'dumbbell')}, mean distance {distance}"
+    if "polarity" in mean:
+        line += f", mean polarity {mean['polarity']:.3g} ± {mean['polarity_err']:.2g}"
     return Result(found, line, draw)
 
 

@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 
 from stemkit.report.encoding import grey_levels
 from stemkit.report.viewer import transparent, unit_edges
+from stemkit.trust.rings import hann_window
 
 __all__ = ["histograms", "power_spectra"]
 
@@ -97,9 +98,8 @@ def histograms(table: pd.DataFrame, unit: str) -> LayoutDOM:
 
 def _power(values: NDArray) -> NDArray[np.float64]:
     """Power spectrum with a Hann window, zero frequency in the middle."""
-    window = np.outer(*(np.hanning(n + 2)[1:-1] for n in values.shape))
     finite = np.nan_to_num(np.asarray(values, dtype=np.float64), nan=float(np.nanmean(values)))
-    return np.abs(np.fft.fftshift(np.fft.fft2((finite - finite.mean()) * window))) ** 2
+    return np.abs(np.fft.fftshift(np.fft.fft2((finite - finite.mean()) * hann_window(*values.shape)))) ** 2
 
 
 def _extent(power: NDArray) -> float:

@@ -23,7 +23,7 @@ from stemkit.noise.pair_covariance import (
 from stemkit.noise.posterior import RowPosterior
 from stemkit.noise.row_information import RowInformation
 from stemkit.noise.shift_estimates import ShiftEstimates
-from stemkit.noise.spectrum import RowSpectrum
+from stemkit.noise.spectrum import RowSpectrum, band_basis
 from stemkit.noise.spectrum_fit import VARIANCE_ERROR, fit_displacement_spectra
 
 __all__ = ["SLOW", "BeamDisplacement", "no_displacement", "register_in_parts", "register_rows"]
@@ -97,7 +97,9 @@ def no_displacement(shape: tuple[int, int]) -> BeamDisplacement:
     return BeamDisplacement(np.zeros(shape), zero, zero, 0.0, math.nan, math.inf, math.nan, *np.empty((2, 0)))
 
 
-def register_rows(estimates: ShiftEstimates, shape: tuple[int, int], *, find_length: bool = True) -> BeamDisplacement:
+def register_rows(
+    estimates: ShiftEstimates, shape: tuple[int, int], *, find_length: bool = True, excluded: NDArray | None = None
+) -> BeamDisplacement:
     """Displacements with all of them attributed to jitter, the columns' own positions left free.
 
     Parameters
@@ -106,6 +108,8 @@ def register_rows(estimates: ShiftEstimates, shape: tuple[int, int], *, find_len
     shape : (n_y, n_x)
     find_length : bool
         False assumes that rows are displaced as a whole.
+    excluded : ndarray of shape (n_bands, 2), optional
+        Ranges of the frequency, cycles per row, in which displacements of whole rows may be the specimen's.
 
     Notes
     -----
@@ -123,7 +127,8 @@ def register_rows(estimates: ShiftEstimates, shape: tuple[int, int], *, find_len
     if _too_few(estimates):
         return no_displacement(shape)
     pairs = pair_covariance(estimates) if find_length else NO_PAIRS
-    return _as_jitter(estimates, shape, RowInformation.of(estimates), pairs, find_length=find_length)
+    rows = RowInformation.of(estimates, ambiguous=band_basis(shape[0], excluded))
+    return _as_jitter(estimates, shape, rows, pairs, find_length=find_length)
 
 
 def register_in_parts(
@@ -165,16 +170,18 @@ def register_in_parts(
         return no_displacement(shape), no_displacement(shape)
     min_frequency = 1 / (SLOW * (spacing if vectors is None else float(np.hypot(*vectors.T).min())))
     lattice = None if vectors is None or positions is None else (second_differences(positions, vectors), positions)
+    bands = lattice_frequency_bands(vectors, shape[1])
     axes = []
     for axis, estimates, known in zip((1, 0), (along_x, along_y), as_jitter, strict=True):
         prior = None if lattice is None else LatticePrior.of(lattice[0], lattice[1][:, axis], estimates.weight.sum(1))
-        axes.append(_Axis.of(estimates, prior, known, MAX_COLUMNS if axis == 1 else MAX_COLUMNS_Y))
+        ambiguous = None if axis == 1 else band_basis(shape[0], bands)
+        axes.append(_Axis.of(estimates, prior, known, MAX_COLUMNS if axis == 1 else MAX_COLUMNS_Y, ambiguous))
     length = row_length or shape[1]
-    fitted = fit_displacement_spectra(
-        [axis.spectrum for axis in axes], lattice_frequency_bands(vectors, shape[1]), min_frequency=min_frequency
-    )
+    fitted = fit_displacement_spectra([axis.spectrum for axis in axes], bands, min_frequency=min_frequency)
     posteriors = [
-        RowPosterior.of(axis.rows.eigenvalues, axis.rows.eigenvectors, parts, min_frequency=min_frequency)
+        RowPosterior.of(
+            axis.rows.eigenvalues, axis.rows.eigenvectors, parts, min_frequency=min_frequency, excluded=bands
+        )
         for axis, parts in zip(axes, fitted, strict=True)
     ]
     fitted = fit_hum([axis.rows.estimates for axis in axes], posteriors, fitted, length)
@@ -184,23 +191,31 @@ def register_in_parts(
 
 @dataclass(frozen=True)
 class _Axis:
-    """Estimates along one axis, their information and spectrum, and the displacement as jitter if it is known."""
+    """Estimates along one axis, their information and spectrum, the displacement as jitter if it is known, and the
+    basis of displacements of rows that may be the specimen's.
+    """
 
     estimates: ShiftEstimates
     rows: RowInformation
     pairs: PairCovariance
     spectrum: RowSpectrum
     as_jitter: BeamDisplacement | None
+    ambiguous: NDArray[np.float64] | None
 
     @classmethod
     def of(
-        cls, estimates: ShiftEstimates, prior: LatticePrior | None, known: BeamDisplacement | None, max_columns: int
+        cls,
+        estimates: ShiftEstimates,
+        prior: LatticePrior | None,
+        known: BeamDisplacement | None,
+        max_columns: int,
+        ambiguous: NDArray | None,
     ) -> _Axis:
         """With the pairs of the known displacement if it has any."""
         pairs = None if known is None or known.pairs is NO_PAIRS else known.pairs
         pairs = pair_covariance(estimates, max_columns) if pairs is None else pairs
         rows = RowInformation.of(estimates, pairs.within_rows(), prior)
-        return cls(estimates, rows, pairs, rows.spectrum(), known)
+        return cls(estimates, rows, pairs, rows.spectrum(), known, ambiguous)
 
 
 @dataclass(frozen=True)
@@ -240,7 +255,7 @@ def _divided(divided: _AxisInParts, row_length: int, shape: tuple[int, int], *, 
     if axis.as_jitter is not None and not (parts.drift or parts.hum):
         return replace(axis.as_jitter, parts=parts, spectrum=axis.spectrum)
     n_y, n_x = shape
-    free = RowInformation.of(axis.estimates)
+    free = RowInformation.of(axis.estimates, ambiguous=axis.ambiguous)
     if _contradicted(free, posterior.factor, parts, axis.pairs, row_length):
         # drift and hum that are not seen if the columns' positions are free: the specimen's
         found = axis.as_jitter or _as_jitter(axis.estimates, shape, free, axis.pairs, find_length=find_length)

@@ -130,7 +130,8 @@ def estimate_shifts(
     modes = np.zeros((len(effects), len(fits), n_y))
     for mode, effect in zip(modes, effects, strict=True):
         mode[at] = effect[good]
-    return ShiftEstimates(shift, weight, fits.x, _orthonormal(modes, weight))
+    estimates = ShiftEstimates(shift, weight, fits.x, _orthonormal(modes, weight))
+    return estimates if axis == 1 else _with_misfit(estimates)
 
 
 def noise_variance(
@@ -263,6 +264,20 @@ def _without_profile(shift: NDArray, weight: NDArray, dy: NDArray, amplitude: ND
     out = shift.copy()
     out[use] -= (1 - kept) * mean[index]
     return out
+
+
+def _with_misfit(estimates: ShiftEstimates) -> ShiftEstimates:
+    """Weights reduced at columns whose estimates differ from those of their rows by more than their noise.
+
+    A neighbour that is too faint to be fitted appears as displacements along y. The variance of a column's estimates is
+    multiplied by its chi squared per degree of freedom where that exceeds 1.
+    """
+    weight, n_modes = estimates.weight, len(estimates.modes)
+    total = np.maximum(weight.sum(0), TINY)
+    about_row = estimates.shift - (weight * estimates.shift).sum(0) / total
+    chi_squared = (estimates.free_of_modes(about_row) * about_row).sum(1)
+    freedom = np.maximum(((weight > 0) * (1 - weight / total)).sum(1) - n_modes, 1.0)
+    return estimates.reweighted(weight / np.maximum(chi_squared / freedom, 1.0)[:, None])
 
 
 def _orthonormal(modes: NDArray, weight: NDArray) -> NDArray[np.float64]:

@@ -26,8 +26,8 @@ __all__ = ["AnyNetwork", "enhanced_maps", "for_inference", "run_network", "tile_
 
 #: Width of the reflected border, px, which reduces the effects of zero padding and of the periodic FFT (chosen).
 MARGIN = 24
-#: Least overlap of neighbouring tiles, px, over which they are blended (chosen).
-OVERLAP = 128
+#: Least overlap of neighbouring tiles, px, over which they are blended (tuned: benchmarks/enhancement.py --only tiles).
+OVERLAP = 256
 #: Number of rows that are converted at once (chosen: memory).
 STRIP = 256
 #: Axes of the four mirror images.
@@ -251,7 +251,7 @@ def _ramp(n: int, device: torch.device) -> Tensor:
 
 @torch.inference_mode()
 def _maps_of(network: Network, image: Tensor, tile: tuple[slice, slice], multiple: int) -> Tensor:
-    """Maps of a tile of the image: its input extends into the neighbouring tiles, and beyond the image by reflection."""
+    """Maps of a tile: its input extends into the neighbouring tiles, and beyond the image by reflection."""
     rows, cols = (_input_pixels(n, one, multiple) for n, one in zip(image.shape, tile, strict=True))
     n_y, n_x = (one.stop - one.start for one in tile)
     maps = network(image[rows[:, None], cols][None, None])[0].float()

@@ -39,6 +39,9 @@ CONTRADICTORY = 2.5
 #: Error of the part of the drift's and the hum's variance that the columns' free parameters leave, as a fraction of the
 #: variance (chosen; where recorded images contradicted a drift, 0.15 or more was left).
 ABSORBED_ERROR = 0.05
+#: A drift along y with less than this many times the variance that misfits of the columns add to a row is rejected: it
+#: may be a misfit's (chosen).
+LEAST_OVER_MISFIT = 4.0
 #: Error of the squared jitter caused by the columns' model, as a fraction of it (chosen).
 MODEL_ERROR = 0.02
 
@@ -238,7 +241,7 @@ def _as_jitter(
     field = fit_correlation_length(pairs) if find_length else CorrelationLength()
     if math.isinf(field.length):
         mean = pairs.mean() if find_length else (0.0, math.inf)
-        found = _whole_rows(rows, estimates.weight.sum(0), mean)
+        found = _whole_rows(rows, estimates.weight.sum(0), mean, estimates.misfit)
         shifts, std = np.repeat(found.expected[:, None], shape[1], axis=1), (found.rms_std, math.nan)
         lag, error, rms = np.zeros(1), np.array([found.error_variance]), found.rms
     else:
@@ -252,20 +255,24 @@ def _as_jitter(
 def _divided(divided: _AxisInParts, row_length: int, shape: tuple[int, int], *, find_length: bool) -> BeamDisplacement:
     """Drift and hum subtracted, the remainder registered as jitter; the known displacement where there is neither."""
     axis, parts, posterior = divided.axis, divided.parts, divided.posterior
+    misfit = axis.estimates.misfit
     if axis.as_jitter is not None and not (parts.drift or parts.hum):
-        return replace(axis.as_jitter, parts=parts, spectrum=axis.spectrum)
+        return replace(axis.as_jitter, parts=parts.with_misfit(misfit), spectrum=axis.spectrum)
     n_y, n_x = shape
     free = RowInformation.of(axis.estimates, ambiguous=axis.ambiguous)
-    if _contradicted(free, posterior.factor, parts, axis.pairs, row_length):
-        # drift and hum that are not seen if the columns' positions are free: the specimen's
+    if 0 < parts.drift**2 < LEAST_OVER_MISFIT * misfit or _contradicted(
+        free, posterior.factor, parts, axis.pairs, row_length
+    ):
+        # drift and hum that are not seen if the columns' positions are free, or that misfits cause: the specimen's
         found = axis.as_jitter or _as_jitter(axis.estimates, shape, free, axis.pairs, find_length=find_length)
         fitted = axis.spectrum.highest(len(parts.fitted))
-        return replace(found, parts=parts.jitter_only(fitted), spectrum=axis.spectrum)
+        return replace(found, parts=parts.jitter_only(fitted).with_misfit(misfit), spectrum=axis.spectrum)
     y = np.arange(n_y)
     hum = parts.hum_at(y[:, None] + np.arange(n_x) / row_length)
     hum_at_columns = parts.hum_at(y + axis.estimates.x[:, None] / row_length)
     score = axis.rows.score_of(axis.estimates.shift - hum_at_columns)
     drift, in_image = posterior.drift(score, parts)
+    in_image = in_image.with_misfit(misfit)
     factor = posterior.factor * (in_image.drift / parts.drift if parts.drift else 1.0)
     common = _common_covariance(free, factor, in_image, axis.pairs, row_length)
     rest = axis.estimates.shifted(-hum_at_columns - drift)
@@ -273,7 +280,7 @@ def _divided(divided: _AxisInParts, row_length: int, shape: tuple[int, int], *, 
     if in_image.drift and math.isinf(found.length):
         squared, squared_std = posterior.jitter(score, in_image)
         noise = VARIANCE_ERROR * n_y / max(float(axis.rows.eigenvalues.sum()), TINY)
-        squared_std = math.hypot(squared_std, noise, MODEL_ERROR * squared)
+        squared_std = math.hypot(squared_std, noise, MODEL_ERROR * squared, misfit)
         found = replace(found, jitter=math.sqrt(squared), jitter_std=_root_std(squared, squared_std))
     shifts = found.shifts + hum + drift[:, None]
     return replace(found, shifts=shifts, covariance=axis.pairs.covariance, parts=in_image, spectrum=axis.spectrum)
@@ -320,11 +327,12 @@ class _WholeRows:
     rms_std: float
 
 
-def _whole_rows(rows: RowInformation, weight: NDArray, pairs: tuple[float, float]) -> _WholeRows:
+def _whole_rows(rows: RowInformation, weight: NDArray, pairs: tuple[float, float], misfit: float) -> _WholeRows:
     """Rows with the jitter of the largest likelihood.
 
     ``weight`` is that of all estimates of each row. ``pairs`` is the mean covariance of columns in a row, to which
     noise does not contribute, and its error: it replaces the likelihood's variance where they contradict each other.
+    ``misfit`` is a variance that the columns' model may cause.
     """
     values, n = rows.eigenvalues, len(weight)
     noise = n / values.sum()
@@ -341,7 +349,7 @@ def _whole_rows(rows: RowInformation, weight: NDArray, pairs: tuple[float, float
     squared = float((rotated**2).sum() + posterior.sum()) / n - float(expected.mean()) ** 2 - variance / n
     squared = agreed(max(squared, 0.0))
     std = math.sqrt(float((2 * posterior**2 + 4 * rotated**2 * posterior).sum())) / n
-    std = math.hypot(std, VARIANCE_ERROR * noise, MODEL_ERROR * squared)
+    std = math.hypot(std, VARIANCE_ERROR * noise, MODEL_ERROR * squared, misfit)
     # the columns' positions, which are free, remove no more of the noise
     typical = float((weight * variance / (1 + variance * weight)).sum() / weight.sum())
     return _WholeRows(expected - expected.mean(), typical, math.sqrt(squared), _root_std(squared, std))

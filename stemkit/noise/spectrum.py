@@ -95,8 +95,8 @@ def drift_spectrum(n: int, rows: float) -> NDArray[np.float64]:
 
 
 def band_basis(n: int, bands: NDArray | None) -> NDArray[np.float64]:
-    """Cosines ``(n, n_cosines)`` of the orthonormal transform in bands of the frequency ``(n_bands, 2)``, cycles per row;
-    never the constant.
+    """Cosines ``(n, n_cosines)`` of the orthonormal transform in bands of the frequency ``(n_bands, 2)``, cycles per
+    row; never the constant.
     """
     inside = in_bands(np.arange(1, n) / (2 * n), bands)
     return fft.idct(np.eye(n)[:, 1 + np.flatnonzero(inside)], axis=0, norm="ortho")

@@ -68,7 +68,7 @@ class SFINDenoiser(NetworkDenoiser):
         pixels, and keeps the network's result elsewhere; see :doc:`/enhancing`. An image without a lattice, and the
         other maps, are not changed.
     tile_size : int, default=2048
-        Larger images are enhanced in overlapping tiles of this size, px.
+        Larger images are enhanced in overlapping tiles of at most this size, px.
     average_flips : bool, default=False
         Average over the four mirror images, at four times the cost; their standard deviation is the coordinate
         ``uncertainty``.

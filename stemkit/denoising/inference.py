@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from functools import partial
 from itertools import product
@@ -21,12 +22,12 @@ from stemkit.denoising.weights import NetworkInfo
 from stemkit.images import float_dtype
 from stemkit.networks import SFIN, FoldedSFIN
 
-__all__ = ["AnyNetwork", "enhanced_maps", "for_inference", "run_network", "tile_starts"]
+__all__ = ["AnyNetwork", "enhanced_maps", "for_inference", "run_network", "tile_slices"]
 
 #: Width of the reflected border, px, which reduces the effects of zero padding and of the periodic FFT (chosen).
 MARGIN = 24
-#: Least overlap of neighbouring tiles, px, over which they are blended (chosen).
-OVERLAP = 128
+#: Least overlap of neighbouring tiles, px, over which they are blended (tuned: benchmarks/enhancement.py --only tiles).
+OVERLAP = 256
 #: Number of rows that are converted at once (chosen: memory).
 STRIP = 256
 #: Axes of the four mirror images.
@@ -175,7 +176,8 @@ def run_network(
         The network's input must have a height and width that are multiples of this.
     device : torch.device
     tile_size : int
-        Larger images are divided into overlapping tiles of this size, px, whose positions depend on the shape only.
+        Larger images are divided into overlapping tiles of at most this size, px. Their number, sizes and positions
+        depend on the shape of the image only, see :func:`tile_slices`.
     average_flips : bool
         Mean over the four mirror images.
     progress : bool
@@ -197,38 +199,46 @@ def run_network(
 
 
 def _tiled(network: Network, image: Tensor, multiple: int, tile_size: int, progress: bool) -> Tensor:
-    if max(image.shape) <= tile_size:
-        return _padded(network, image, multiple)
+    along_y, along_x = (tile_slices(n, tile_size, multiple) for n in image.shape)
+    tiles = list(product(along_y, along_x))
+    if len(tiles) == 1:
+        return _maps_of(network, image, tiles[0], multiple)
     total: Tensor | None = None
-    corners = list(product(*(tile_starts(n, tile_size) for n in image.shape)))
-    for y, x in tqdm(corners, desc="enhancing", unit="tile", disable=not progress):
-        tile = image[y : y + tile_size, x : x + tile_size]
-        maps = _padded(network, tile, multiple)
+    for y, x in tqdm(tiles, desc="enhancing", unit="tile", disable=not progress):
+        maps = _maps_of(network, image, (y, x), multiple)
         if total is None:
             total = torch.zeros((len(maps), *image.shape), device=image.device)
-        weight_y, weight_x = (_ramp(n, image.device) for n in tile.shape)
-        total[:, y : y + tile_size, x : x + tile_size] += maps * (weight_y[:, None] * weight_x)
+        weight_y, weight_x = (_ramp(n, image.device) for n in maps.shape[1:])
+        total[:, y, x] += maps * (weight_y[:, None] * weight_x)
     assert total is not None
     # the sum of the weights is separable
-    total_y, total_x = (_total_weight(n, tile_size, image.device) for n in image.shape)
+    total_y, total_x = (
+        _total_weight(n, along, image.device) for n, along in zip(image.shape, (along_y, along_x), strict=True)
+    )
     return total.div_(total_y[:, None]).div_(total_x)
 
 
-def tile_starts(n: int, tile_size: int) -> list[int]:
-    """First pixels of evenly spaced tiles that overlap by at least ``OVERLAP`` or half of their size."""
+def tile_slices(n: int, tile_size: int, multiple: int = 1) -> list[slice]:
+    """Tiles of equal size, evenly spaced, along an axis of ``n`` pixels.
+
+    As few as possible that have at most ``tile_size`` pixels and overlap by at least ``OVERLAP`` or half of
+    ``tile_size``. The pixels by which the network's input would be filled up (:func:`_fill`) belong to the tiles.
+    """
     if n <= tile_size:
-        return [0]
+        return [slice(0, n)]
     overlap = min(OVERLAP, tile_size // 2)
-    count = int(np.ceil((n - overlap) / (tile_size - overlap)))
-    return [round(i * (n - tile_size) / (count - 1)) for i in range(count)]
+    count = math.ceil((n - overlap) / (tile_size - overlap))
+    size = math.ceil((n + (count - 1) * overlap) / count)
+    size = min(size + _fill(size + 2 * MARGIN, multiple), tile_size)
+    starts = (round(i * (n - size) / (count - 1)) for i in range(count))
+    return [slice(start, start + size) for start in starts]
 
 
-def _total_weight(n: int, tile_size: int, device: torch.device) -> Tensor:
+def _total_weight(n: int, tiles: list[slice], device: torch.device) -> Tensor:
     """Sum of the weights of all tiles along an axis."""
     weight = torch.zeros(n, device=device)
-    for start in tile_starts(n, tile_size):
-        tile = weight[start : start + tile_size]
-        tile += _ramp(len(tile), device)
+    for tile in tiles:
+        weight[tile] += _ramp(tile.stop - tile.start, device)
     return weight
 
 
@@ -240,15 +250,19 @@ def _ramp(n: int, device: torch.device) -> Tensor:
 
 
 @torch.inference_mode()
-def _padded(network: Network, image: Tensor, multiple: int) -> Tensor:
-    n_y, n_x = image.shape
-    # np.pad reflects an image that is smaller than the margin several times
-    reflected = (
-        np.pad(np.arange(n), (MARGIN, MARGIN + _fill(n + 2 * MARGIN, multiple)), mode="reflect") for n in (n_y, n_x)
-    )
-    rows, cols = (torch.as_tensor(index, device=image.device) for index in reflected)
+def _maps_of(network: Network, image: Tensor, tile: tuple[slice, slice], multiple: int) -> Tensor:
+    """Maps of a tile: its input extends into the neighbouring tiles, and beyond the image by reflection."""
+    rows, cols = (_input_pixels(n, one, multiple) for n, one in zip(image.shape, tile, strict=True))
+    n_y, n_x = (one.stop - one.start for one in tile)
     maps = network(image[rows[:, None], cols][None, None])[0].float()
     return maps[:, MARGIN : MARGIN + n_y, MARGIN : MARGIN + n_x].clone()
+
+
+def _input_pixels(n: int, tile: slice, multiple: int) -> Tensor:
+    """Pixels along an axis of ``n`` that a tile and its margins consist of."""
+    # np.pad reflects an image that is smaller than the margin several times
+    known = np.pad(np.arange(n), MARGIN, mode="reflect")[tile.start : tile.stop + 2 * MARGIN]
+    return torch.as_tensor(np.pad(known, (0, _fill(len(known), multiple)), mode="reflect"))
 
 
 def _fill(n: int, multiple: int) -> int:

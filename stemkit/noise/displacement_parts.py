@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +62,11 @@ class DisplacementParts:
         std = {**self.std, "drift": self.std.get("drift", math.sqrt(self.std["drift^2"]))}
         fitted = self.noise * spectrum.noise + self.jitter**2 * spectrum.window.sum(axis=1)
         return DisplacementParts(self.jitter, noise=self.noise, std=std, fitted=fitted, rejected=True)
+
+    def with_misfit(self, variance: float) -> DisplacementParts:
+        """With the error of the drift by misfits of the columns, which add this variance (px squared) to a row."""
+        error = variance / (2 * self.drift) if self.drift else math.sqrt(variance)
+        return replace(self, std={**self.std, "drift": math.hypot(self.std["drift"], error)})
 
     def hum_at(self, rows: NDArray) -> NDArray[np.float64]:
         """The hum at these rows (time in units of a row), px."""

@@ -23,6 +23,8 @@ __all__ = ["fit_hum", "lattice_frequency_bands"]
 HIGHEST_FREQUENCY = 0.76
 #: A frequency within this fraction of that of the rows of columns is the lattice's (chosen).
 LATTICE_BAND = 0.1
+#: Harmonics of these frequencies that residuals have (chosen: columns are smooth).
+HARMONICS = 3
 #: Rows of columns are parallel to the scan lines if their phase changes by less than this along a row, cycles (chosen).
 PARALLEL = 3.0
 
@@ -115,6 +117,8 @@ def lattice_frequency_bands(vectors: NDArray | None, n_x: int) -> NDArray[np.flo
     h = np.arange(-1, 2)
     reciprocal = np.stack(np.meshgrid(h, h), axis=-1).reshape(-1, 2) @ np.linalg.inv(vectors).T
     parallel = np.abs(reciprocal[:, 1]) * n_x < PARALLEL
-    frequency = np.unique(np.abs(reciprocal[parallel, 0]))
-    frequency = frequency[frequency > 0][:, None]
-    return np.hstack([(1 - LATTICE_BAND) * frequency, (1 + LATTICE_BAND) * frequency])
+    frequency = np.abs(reciprocal[parallel, 0])
+    frequency = np.unique(np.outer(np.arange(1, HARMONICS + 1), frequency[frequency > 0]))
+    frequency = frequency[frequency < 0.5][:, None]
+    lowest = LATTICE_BAND * frequency.min(initial=np.inf)
+    return np.hstack([frequency - lowest, frequency + lowest])

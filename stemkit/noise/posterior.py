@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 from stemkit.noise.constants import TINY
 from stemkit.noise.displacement_parts import DisplacementParts
-from stemkit.noise.spectrum import drift_factor
+from stemkit.noise.spectrum import band_basis, drift_factor
 
 __all__ = ["RowPosterior"]
 
@@ -39,7 +38,8 @@ class RowPosterior:
     coefficient_covariance : ndarray of shape (n_knots, n_knots)
         Posterior covariance of c.
     slow_basis : ndarray of shape (n_y, n)
-        Slow displacements with a flat prior, rotated by Q^T: they may be the specimen's.
+        Slow displacements and those with the period of the lattice, rotated by Q^T, with a flat prior: they may be the
+        specimen's.
     """
 
     eigenvalues: NDArray[np.float64]
@@ -52,14 +52,23 @@ class RowPosterior:
 
     @classmethod
     def of(
-        cls, eigenvalues: NDArray, eigenvectors: NDArray, parts: DisplacementParts, *, min_frequency: float = 0.0
+        cls,
+        eigenvalues: NDArray,
+        eigenvectors: NDArray,
+        parts: DisplacementParts,
+        *,
+        min_frequency: float = 0.0,
+        excluded: NDArray | None = None,
     ) -> RowPosterior:
-        """From the information on the rows; displacements below ``min_frequency`` (cycles per row) may be strain."""
+        """From the information on the rows; displacements below ``min_frequency`` (cycles per row) may be strain, those
+        in the ``excluded`` ranges of the frequency residuals of the columns.
+        """
         n = len(eigenvalues)
         eigenvalues = eigenvalues / parts.noise_factor
         factor = parts.drift * drift_factor(n, parts.drift_rows) if parts.drift else np.empty((n, 0))
         rotated = eigenvectors.T @ factor
-        slow_basis = eigenvectors.T @ fft.idct(np.eye(n)[:, 1 : math.ceil(2 * n * min_frequency)], axis=0, norm="ortho")
+        bands = [*([] if excluded is None else excluded), (0.0, np.nextafter(min_frequency, 0.0))]
+        slow_basis = eigenvectors.T @ band_basis(n, np.array(bands))
         without_covariance = cls(
             eigenvalues, eigenvectors, parts.jitter**2, factor, rotated, np.empty((0, 0)), slow_basis
         )

@@ -23,7 +23,7 @@ from stemkit.noise.pair_covariance import (
 from stemkit.noise.posterior import RowPosterior
 from stemkit.noise.row_information import RowInformation
 from stemkit.noise.shift_estimates import ShiftEstimates
-from stemkit.noise.spectrum import RowSpectrum
+from stemkit.noise.spectrum import RowSpectrum, band_basis
 from stemkit.noise.spectrum_fit import VARIANCE_ERROR, fit_displacement_spectra
 
 __all__ = ["SLOW", "BeamDisplacement", "no_displacement", "register_in_parts", "register_rows"]
@@ -39,6 +39,9 @@ CONTRADICTORY = 2.5
 #: Error of the part of the drift's and the hum's variance that the columns' free parameters leave, as a fraction of the
 #: variance (chosen; where recorded images contradicted a drift, 0.15 or more was left).
 ABSORBED_ERROR = 0.05
+#: A drift along y with less than this many times the variance that misfits of the columns add to a row is rejected: it
+#: may be a misfit's (chosen).
+LEAST_OVER_MISFIT = 4.0
 #: Error of the squared jitter caused by the columns' model, as a fraction of it (chosen).
 MODEL_ERROR = 0.02
 
@@ -97,7 +100,9 @@ def no_displacement(shape: tuple[int, int]) -> BeamDisplacement:
     return BeamDisplacement(np.zeros(shape), zero, zero, 0.0, math.nan, math.inf, math.nan, *np.empty((2, 0)))
 
 
-def register_rows(estimates: ShiftEstimates, shape: tuple[int, int], *, find_length: bool = True) -> BeamDisplacement:
+def register_rows(
+    estimates: ShiftEstimates, shape: tuple[int, int], *, find_length: bool = True, excluded: NDArray | None = None
+) -> BeamDisplacement:
     """Displacements with all of them attributed to jitter, the columns' own positions left free.
 
     Parameters
@@ -106,6 +111,8 @@ def register_rows(estimates: ShiftEstimates, shape: tuple[int, int], *, find_len
     shape : (n_y, n_x)
     find_length : bool
         False assumes that rows are displaced as a whole.
+    excluded : ndarray of shape (n_bands, 2), optional
+        Ranges of the frequency, cycles per row, in which displacements of whole rows may be the specimen's.
 
     Notes
     -----
@@ -123,7 +130,8 @@ def register_rows(estimates: ShiftEstimates, shape: tuple[int, int], *, find_len
     if _too_few(estimates):
         return no_displacement(shape)
     pairs = pair_covariance(estimates) if find_length else NO_PAIRS
-    return _as_jitter(estimates, shape, RowInformation.of(estimates), pairs, find_length=find_length)
+    rows = RowInformation.of(estimates, ambiguous=band_basis(shape[0], excluded))
+    return _as_jitter(estimates, shape, rows, pairs, find_length=find_length)
 
 
 def register_in_parts(
@@ -165,16 +173,18 @@ def register_in_parts(
         return no_displacement(shape), no_displacement(shape)
     min_frequency = 1 / (SLOW * (spacing if vectors is None else float(np.hypot(*vectors.T).min())))
     lattice = None if vectors is None or positions is None else (second_differences(positions, vectors), positions)
+    bands = lattice_frequency_bands(vectors, shape[1])
     axes = []
     for axis, estimates, known in zip((1, 0), (along_x, along_y), as_jitter, strict=True):
         prior = None if lattice is None else LatticePrior.of(lattice[0], lattice[1][:, axis], estimates.weight.sum(1))
-        axes.append(_Axis.of(estimates, prior, known, MAX_COLUMNS if axis == 1 else MAX_COLUMNS_Y))
+        ambiguous = None if axis == 1 else band_basis(shape[0], bands)
+        axes.append(_Axis.of(estimates, prior, known, MAX_COLUMNS if axis == 1 else MAX_COLUMNS_Y, ambiguous))
     length = row_length or shape[1]
-    fitted = fit_displacement_spectra(
-        [axis.spectrum for axis in axes], lattice_frequency_bands(vectors, shape[1]), min_frequency=min_frequency
-    )
+    fitted = fit_displacement_spectra([axis.spectrum for axis in axes], bands, min_frequency=min_frequency)
     posteriors = [
-        RowPosterior.of(axis.rows.eigenvalues, axis.rows.eigenvectors, parts, min_frequency=min_frequency)
+        RowPosterior.of(
+            axis.rows.eigenvalues, axis.rows.eigenvectors, parts, min_frequency=min_frequency, excluded=bands
+        )
         for axis, parts in zip(axes, fitted, strict=True)
     ]
     fitted = fit_hum([axis.rows.estimates for axis in axes], posteriors, fitted, length)
@@ -184,23 +194,31 @@ def register_in_parts(
 
 @dataclass(frozen=True)
 class _Axis:
-    """Estimates along one axis, their information and spectrum, and the displacement as jitter if it is known."""
+    """Estimates along one axis, their information and spectrum, the displacement as jitter if it is known, and the
+    basis of displacements of rows that may be the specimen's.
+    """
 
     estimates: ShiftEstimates
     rows: RowInformation
     pairs: PairCovariance
     spectrum: RowSpectrum
     as_jitter: BeamDisplacement | None
+    ambiguous: NDArray[np.float64] | None
 
     @classmethod
     def of(
-        cls, estimates: ShiftEstimates, prior: LatticePrior | None, known: BeamDisplacement | None, max_columns: int
+        cls,
+        estimates: ShiftEstimates,
+        prior: LatticePrior | None,
+        known: BeamDisplacement | None,
+        max_columns: int,
+        ambiguous: NDArray | None,
     ) -> _Axis:
         """With the pairs of the known displacement if it has any."""
         pairs = None if known is None or known.pairs is NO_PAIRS else known.pairs
         pairs = pair_covariance(estimates, max_columns) if pairs is None else pairs
         rows = RowInformation.of(estimates, pairs.within_rows(), prior)
-        return cls(estimates, rows, pairs, rows.spectrum(), known)
+        return cls(estimates, rows, pairs, rows.spectrum(), known, ambiguous)
 
 
 @dataclass(frozen=True)
@@ -223,7 +241,7 @@ def _as_jitter(
     field = fit_correlation_length(pairs) if find_length else CorrelationLength()
     if math.isinf(field.length):
         mean = pairs.mean() if find_length else (0.0, math.inf)
-        found = _whole_rows(rows, estimates.weight.sum(0), mean)
+        found = _whole_rows(rows, estimates.weight.sum(0), mean, estimates.misfit)
         shifts, std = np.repeat(found.expected[:, None], shape[1], axis=1), (found.rms_std, math.nan)
         lag, error, rms = np.zeros(1), np.array([found.error_variance]), found.rms
     else:
@@ -237,20 +255,24 @@ def _as_jitter(
 def _divided(divided: _AxisInParts, row_length: int, shape: tuple[int, int], *, find_length: bool) -> BeamDisplacement:
     """Drift and hum subtracted, the remainder registered as jitter; the known displacement where there is neither."""
     axis, parts, posterior = divided.axis, divided.parts, divided.posterior
+    misfit = axis.estimates.misfit
     if axis.as_jitter is not None and not (parts.drift or parts.hum):
-        return replace(axis.as_jitter, parts=parts, spectrum=axis.spectrum)
+        return replace(axis.as_jitter, parts=parts.with_misfit(misfit), spectrum=axis.spectrum)
     n_y, n_x = shape
-    free = RowInformation.of(axis.estimates)
-    if _contradicted(free, posterior.factor, parts, axis.pairs, row_length):
-        # drift and hum that are not seen if the columns' positions are free: the specimen's
+    free = RowInformation.of(axis.estimates, ambiguous=axis.ambiguous)
+    if 0 < parts.drift**2 < LEAST_OVER_MISFIT * misfit or _contradicted(
+        free, posterior.factor, parts, axis.pairs, row_length
+    ):
+        # drift and hum that are not seen if the columns' positions are free, or that misfits cause: the specimen's
         found = axis.as_jitter or _as_jitter(axis.estimates, shape, free, axis.pairs, find_length=find_length)
         fitted = axis.spectrum.highest(len(parts.fitted))
-        return replace(found, parts=parts.jitter_only(fitted), spectrum=axis.spectrum)
+        return replace(found, parts=parts.jitter_only(fitted).with_misfit(misfit), spectrum=axis.spectrum)
     y = np.arange(n_y)
     hum = parts.hum_at(y[:, None] + np.arange(n_x) / row_length)
     hum_at_columns = parts.hum_at(y + axis.estimates.x[:, None] / row_length)
     score = axis.rows.score_of(axis.estimates.shift - hum_at_columns)
     drift, in_image = posterior.drift(score, parts)
+    in_image = in_image.with_misfit(misfit)
     factor = posterior.factor * (in_image.drift / parts.drift if parts.drift else 1.0)
     common = _common_covariance(free, factor, in_image, axis.pairs, row_length)
     rest = axis.estimates.shifted(-hum_at_columns - drift)
@@ -258,7 +280,7 @@ def _divided(divided: _AxisInParts, row_length: int, shape: tuple[int, int], *, 
     if in_image.drift and math.isinf(found.length):
         squared, squared_std = posterior.jitter(score, in_image)
         noise = VARIANCE_ERROR * n_y / max(float(axis.rows.eigenvalues.sum()), TINY)
-        squared_std = math.hypot(squared_std, noise, MODEL_ERROR * squared)
+        squared_std = math.hypot(squared_std, noise, MODEL_ERROR * squared, misfit)
         found = replace(found, jitter=math.sqrt(squared), jitter_std=_root_std(squared, squared_std))
     shifts = found.shifts + hum + drift[:, None]
     return replace(found, shifts=shifts, covariance=axis.pairs.covariance, parts=in_image, spectrum=axis.spectrum)
@@ -305,11 +327,12 @@ class _WholeRows:
     rms_std: float
 
 
-def _whole_rows(rows: RowInformation, weight: NDArray, pairs: tuple[float, float]) -> _WholeRows:
+def _whole_rows(rows: RowInformation, weight: NDArray, pairs: tuple[float, float], misfit: float) -> _WholeRows:
     """Rows with the jitter of the largest likelihood.
 
     ``weight`` is that of all estimates of each row. ``pairs`` is the mean covariance of columns in a row, to which
     noise does not contribute, and its error: it replaces the likelihood's variance where they contradict each other.
+    ``misfit`` is a variance that the columns' model may cause.
     """
     values, n = rows.eigenvalues, len(weight)
     noise = n / values.sum()
@@ -326,7 +349,7 @@ def _whole_rows(rows: RowInformation, weight: NDArray, pairs: tuple[float, float
     squared = float((rotated**2).sum() + posterior.sum()) / n - float(expected.mean()) ** 2 - variance / n
     squared = agreed(max(squared, 0.0))
     std = math.sqrt(float((2 * posterior**2 + 4 * rotated**2 * posterior).sum())) / n
-    std = math.hypot(std, VARIANCE_ERROR * noise, MODEL_ERROR * squared)
+    std = math.hypot(std, VARIANCE_ERROR * noise, MODEL_ERROR * squared, misfit)
     # the columns' positions, which are free, remove no more of the noise
     typical = float((weight * variance / (1 + variance * weight)).sum() / weight.sum())
     return _WholeRows(expected - expected.mean(), typical, math.sqrt(squared), _root_std(squared, std))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,7 +31,8 @@ class RowInformation:
 
     For estimates ``d_y - q_cy e_c + noise`` of weights ``w_cy``, with orthonormal modes q of the errors e of the
     columns' parameters, the information on d is ``S = diag(sum_c w_cy) - sum_c (w q)_c (w q)_c^T``. With a prior of
-    precision P the term of the first mode, the position, is ``w^T (diag(sum_y w_cy) + P)^-1 w``.
+    precision P the term of the first mode, the position, is ``w^T (diag(sum_y w_cy) + P)^-1 w``. Of displacements
+    ``B c`` that may be the specimen's, c is eliminated, too: ``S - S B (B^T S B)^-1 B^T S``.
 
     Parameters
     ----------
@@ -47,6 +49,8 @@ class RowInformation:
         Prior of the columns' positions; None leaves them free.
     factors : SuperLU or None
         Factorisation of ``diag(sum_y w_cy) + P``.
+    eliminated : ndarray of shape (n_y, n_y) or None
+        ``I - S B (B^T S B)^-1 B^T``, by which scores are multiplied.
     """
 
     estimates: ShiftEstimates
@@ -56,10 +60,19 @@ class RowInformation:
     score: NDArray[np.float64]
     prior: LatticePrior | None = None
     factors: SuperLU | None = None
+    eliminated: NDArray[np.float64] | None = None
 
     @classmethod
-    def of(cls, estimates: ShiftEstimates, extra: float = 0.0, prior: LatticePrior | None = None) -> RowInformation:
-        """From estimates; displacements within a row add the variance ``extra``, px squared, to each."""
+    def of(
+        cls,
+        estimates: ShiftEstimates,
+        extra: float = 0.0,
+        prior: LatticePrior | None = None,
+        ambiguous: NDArray | None = None,
+    ) -> RowInformation:
+        """From estimates; displacements within a row add the variance ``extra``, px squared, to each. ``ambiguous`` is
+        the basis B ``(n_y, n)`` of displacements that may be the specimen's.
+        """
         if extra > 0:
             estimates = estimates.reweighted(estimates.weight / (1 + extra * estimates.weight))
         weight, factors = estimates.weight, None
@@ -70,18 +83,28 @@ class RowInformation:
             by_column = weight.sum(1)
             factors = splu((sparse.diags(by_column + 1e-9 * by_column.max()) + prior.precision).tocsc())
             matrix = matrix - weight.T @ factors.solve(weight)
+        eliminated = None
+        if ambiguous is not None and ambiguous.shape[1]:
+            product = matrix @ ambiguous
+            inverse = np.linalg.pinv(ambiguous.T @ product, hermitian=True)
+            eliminated = np.eye(len(matrix)) - product @ inverse @ ambiguous.T
+            matrix = eliminated @ matrix
         values, vectors = np.linalg.eigh(matrix)
-        score = _score(estimates, estimates.shift, prior, factors)
-        return cls(estimates, extra, np.maximum(values, 0.0), vectors, score, prior, factors)
+        unknown = np.full(len(matrix), math.nan)
+        found = cls(estimates, extra, np.maximum(values, 0.0), vectors, unknown, prior, factors, eliminated)
+        return found.with_shift(estimates.shift)
 
     def score_of(self, shift: NDArray) -> NDArray[np.float64]:
         """Score of other displacements ``(n_columns, n_y)`` at the same columns, along the eigenvectors."""
-        return self.eigenvectors.T @ _score(self.estimates, shift, self.prior, self.factors)
+        return self.eigenvectors.T @ self._score(shift)
 
     def with_shift(self, shift: NDArray) -> RowInformation:
         """The same with other displacements ``(n_columns, n_y)`` at the same columns."""
+        return replace(self, score=self._score(shift), estimates=replace(self.estimates, shift=shift))
+
+    def _score(self, shift: NDArray) -> NDArray[np.float64]:
         score = _score(self.estimates, shift, self.prior, self.factors)
-        return replace(self, score=score, estimates=replace(self.estimates, shift=shift))
+        return score if self.eliminated is None else self.eliminated @ score
 
     def mean_pair_covariance(self, factor: NDArray) -> float:
         """Mean covariance of the estimates at two columns of a row, less what the columns' positions absorb.

@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from stemkit.columns import ColumnFits, render_columns
 from stemkit.noise.column_search import complete_columns, find_faint_columns, find_first_columns, fit_significant
+from stemkit.noise.hum import lattice_frequency_bands
 from stemkit.noise.registration import BeamDisplacement, no_displacement, register_in_parts, register_rows
 from stemkit.noise.shift_estimates import ShiftEstimates, derivative, estimate_shifts, noise_variance
 from stemkit.noise.valid_pixels import valid_pixels
@@ -149,12 +150,12 @@ def separate_specimen(
     small = spacing is None or spacing < SETTINGS.smallest_spacing or min(values.shape) < SETTINGS.smallest_side
     if spacing is None or small:
         return _without_columns(values, spacing, bad)
-    image = _Image(values, bad, spacing, most_columns)
+    image = _Image(values, bad, spacing, most_columns, periodicity.vectors)
     registered = _fit_and_register(image)
     if registered is None:
         return _without_columns(values, spacing, bad)
     columns = render_columns(registered.fits, values.shape, registered.shifts)
-    crystal = _crystal(image, registered, columns, periodicity.vectors, row_length)
+    crystal = _crystal(image, registered, columns, row_length)
     residual = values - columns
     width = float(np.median(registered.fits.sigma))
     valid = valid_pixels(residual, bad, registered.fits, spacing, registered.jitter_x.rms)
@@ -179,6 +180,12 @@ class _Image:
     faulty: NDArray
     spacing: float
     most_columns: int
+    vectors: NDArray | None
+
+    @property
+    def bands(self) -> NDArray[np.float64]:
+        """Frequencies of the rows of columns, where a column that is not fitted appears as a displacement along y."""
+        return lattice_frequency_bands(self.vectors, self.values.shape[1])
 
     def registered_columns(self, fits: ColumnFits) -> ColumnFits:
         """The columns that rows are registered to: at most ``most_columns``, evenly chosen."""
@@ -232,7 +239,8 @@ def _fit_and_register(image: _Image) -> _Registered | None:
         before = shifts[1]
         jitter_x = _plausible(register_rows(x, shape, find_length=i > 0), fits, no_displacement(shape))
         if y:
-            jitter_y = _plausible(register_rows(y[0], shape, find_length=False), fits, no_displacement(shape))
+            found = register_rows(y[0], shape, find_length=False, excluded=image.bands)
+            jitter_y = _plausible(found, fits, no_displacement(shape))
         shifts = np.stack([jitter_y.shifts, jitter_x.shifts])
         if i == 0:
             fits = image.with_faint_columns(fits, shifts)
@@ -242,9 +250,7 @@ def _fit_and_register(image: _Image) -> _Registered | None:
     return None if fits is None else _Registered(fits, shifts, jitter_x, jitter_y)
 
 
-def _crystal(
-    image: _Image, registered: _Registered, columns: NDArray, vectors: NDArray | None, row_length: int | None
-) -> FittedCrystal:
+def _crystal(image: _Image, registered: _Registered, columns: NDArray, row_length: int | None) -> FittedCrystal:
     """The columns with the displacements divided into parts."""
     fits, jitter = registered.fits, (registered.jitter_x, registered.jitter_y)
     x, y = image.estimates(fits, registered.shifts, (1, 0), columns)
@@ -256,13 +262,13 @@ def _crystal(
         image.values.shape,
         image.spacing,
         row_length=row_length,
-        vectors=vectors,
+        vectors=image.vectors,
         positions=positions,
         as_jitter=jitter,
     )
     parts_x, parts_y = (_plausible(one, fits, instead) for one, instead in zip(parts, jitter, strict=True))
     complete = complete_columns(fits, image.faulty)
-    return FittedCrystal(fits, complete, vectors, *jitter, parts_x, parts_y, x, positions)
+    return FittedCrystal(fits, complete, image.vectors, *jitter, parts_x, parts_y, x, positions)
 
 
 def _plausible(found: BeamDisplacement, fits: ColumnFits, instead: BeamDisplacement) -> BeamDisplacement:

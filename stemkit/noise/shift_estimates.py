@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,16 +40,19 @@ class ShiftEstimates:
     modes : ndarray of shape (n_modes, n_columns, n_y)
         Changes of the estimates by errors of the column's fitted parameters (its position; along y its amplitude and
         width, too), orthonormal under the weights. These errors are unknown.
+    misfit : float
+        Variance, px squared, that misfits of the columns' model add to the mean estimate of a row; 0 along x.
     """
 
     shift: NDArray[np.float64]
     weight: NDArray[np.float64]
     x: NDArray[np.float64]
     modes: NDArray[np.float64]
+    misfit: float = 0.0
 
     def unweighted(self) -> ShiftEstimates:
         """The same with weights of 0."""
-        return ShiftEstimates(self.shift, np.zeros_like(self.weight), self.x, self.modes)
+        return replace(self, weight=np.zeros_like(self.weight))
 
     def weighted_modes(self) -> NDArray[np.float64]:
         """``weight * modes``."""
@@ -64,15 +67,17 @@ class ShiftEstimates:
 
     def shifted(self, by: NDArray) -> ShiftEstimates:
         """The same with displacements (px, broadcast to ``shift``) added."""
-        return ShiftEstimates(self.shift + by, self.weight, self.x, self.modes)
+        return replace(self, shift=self.shift + by)
 
     def reweighted(self, weight: NDArray) -> ShiftEstimates:
         """The same with other weights, under which the modes are orthonormal again."""
-        return ShiftEstimates(self.shift, weight, self.x, _orthonormal(self.modes, weight))
+        return replace(self, weight=weight, modes=_orthonormal(self.modes, weight))
 
     def take(self, chosen: NDArray) -> ShiftEstimates:
         """Those of some columns."""
-        return ShiftEstimates(self.shift[chosen], self.weight[chosen], self.x[chosen], self.modes[:, chosen])
+        return replace(
+            self, shift=self.shift[chosen], weight=self.weight[chosen], x=self.x[chosen], modes=self.modes[:, chosen]
+        )
 
 
 def derivative(image: NDArray, axis: int = 1) -> NDArray[np.float64]:
@@ -130,7 +135,8 @@ def estimate_shifts(
     modes = np.zeros((len(effects), len(fits), n_y))
     for mode, effect in zip(modes, effects, strict=True):
         mode[at] = effect[good]
-    return ShiftEstimates(shift, weight, fits.x, _orthonormal(modes, weight))
+    estimates = ShiftEstimates(shift, weight, fits.x, _orthonormal(modes, weight))
+    return estimates if axis == 1 else _with_misfit(estimates)
 
 
 def noise_variance(
@@ -263,6 +269,28 @@ def _without_profile(shift: NDArray, weight: NDArray, dy: NDArray, amplitude: ND
     out = shift.copy()
     out[use] -= (1 - kept) * mean[index]
     return out
+
+
+def _with_misfit(estimates: ShiftEstimates) -> ShiftEstimates:
+    """Weights reduced at columns whose estimates differ from a parabola along their rows by more than their noise.
+
+    A neighbour that is too faint to be fitted appears as displacements along y. The variance of a column's estimates is
+    multiplied by its chi squared per degree of freedom where that exceeds 1. Parabolas, since hum and long jitter
+    change along the row.
+    """
+    weight, n_modes = estimates.weight, len(estimates.modes)
+    total = np.maximum(weight.sum(0), TINY)
+    terms = np.vander((estimates.x - estimates.x.mean()) / max(float(np.ptp(estimates.x)), TINY), 3)
+    inverse = np.linalg.pinv(np.einsum("ci,cj,cy->yij", terms, terms, weight, optimize=True), hermitian=True)
+    coefficients = np.einsum("yij,ci,cy->yj", inverse, terms, weight * estimates.shift, optimize=True)
+    about_row = estimates.shift - terms @ coefficients.T
+    leverage = weight * np.einsum("ci,yij,cj->cy", terms, inverse, terms, optimize=True)
+    chi_squared = (estimates.free_of_modes(about_row) * about_row).sum(1)
+    freedom = np.maximum(((weight > 0) * (1 - leverage)).sum(1) - n_modes, 1.0)
+    excess = max(float(chi_squared.sum() / max(freedom.sum(), 1.0)) - 1, 0.0)
+    row_noise = float((1 / total[total > TINY]).mean()) if (total > TINY).any() else 0.0
+    reweighted = estimates.reweighted(weight / np.maximum(chi_squared / freedom, 1.0)[:, None])
+    return replace(reweighted, misfit=excess * row_noise)
 
 
 def _orthonormal(modes: NDArray, weight: NDArray) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-__all__ = ["RowSpectrum", "drift_factor", "drift_spectrum", "row_spectrum"]
+__all__ = ["RowSpectrum", "band_basis", "drift_factor", "drift_spectrum", "in_bands", "row_spectrum"]
 
 #: A Gaussian filter extends this many sigmas beyond the image (chosen: what is left out is below 1e-5 of its weight).
 REACH = 4.5
@@ -92,3 +92,19 @@ def drift_factor(n: int, rows: float) -> NDArray[np.float64]:
 def drift_spectrum(n: int, rows: float) -> NDArray[np.float64]:
     """Variances ``(n,)`` of the orthonormal cosine transform of a drift of unit variance."""
     return (fft.dct(drift_factor(n, rows), axis=0, norm="ortho") ** 2).sum(1)
+
+
+def band_basis(n: int, bands: NDArray | None) -> NDArray[np.float64]:
+    """Cosines ``(n, n_cosines)`` of the orthonormal transform in bands of the frequency ``(n_bands, 2)``, cycles per
+    row; never the constant.
+    """
+    inside = in_bands(np.arange(1, n) / (2 * n), bands)
+    return fft.idct(np.eye(n)[:, 1 + np.flatnonzero(inside)], axis=0, norm="ortho")
+
+
+def in_bands(frequency: NDArray, bands: NDArray | None) -> NDArray[np.bool_]:
+    """Whether each frequency is in one of the bands ``(n_bands, 2)``; None are no bands."""
+    inside = np.zeros(frequency.shape, dtype=bool)
+    for low, high in [] if bands is None else bands:
+        inside |= (frequency >= low) & (frequency <= high)
+    return inside

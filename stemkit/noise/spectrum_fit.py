@@ -12,7 +12,7 @@ from scipy import fft, optimize, stats
 
 from stemkit.noise.constants import TINY
 from stemkit.noise.displacement_parts import DisplacementParts, SineFit
-from stemkit.noise.spectrum import RowSpectrum, drift_spectrum
+from stemkit.noise.spectrum import RowSpectrum, drift_spectrum, in_bands
 
 __all__ = [
     "FALSE_ALARM",
@@ -75,7 +75,9 @@ def fit_displacement_spectra(
     spectra : sequence of RowSpectrum
         One per axis, all of the same rows.
     excluded : ndarray of shape (n_bands, 2), optional
-        Ranges of the frequency in which no hum is sought, cycles per row: those of the lattice.
+        Ranges of the frequency, cycles per row, in which displacements are not distinguished from the specimen: those
+        of the lattice, with whose period the columns' model leaves residuals. No hum is sought there, and the ordinates
+        do not contribute to the variances.
     min_frequency : float
         Ordinates below this frequency, cycles per row, do not count: there the specimen's strain is not distinguished
         from displacements of the rows.
@@ -98,7 +100,7 @@ def fit_displacement_spectra(
     drift exceeds with the probability ``FALSE_ALARM``, with as many trials as there are independent correlation
     lengths. A hum is kept where its power in these units exceeds the quantile for ``n_y / 2`` independent frequencies.
     """
-    axes = [_Axis(s, s.ordinate**2, np.zeros(len(s.ordinate))) for s in (s.above(min_frequency) for s in spectra)]
+    axes = [_Axis.of(s.above(min_frequency), excluded) for s in spectra]
     drift_rows = _fit_variances(axes, min_frequency)
     frequency = math.nan
     for _ in range(SETTINGS.rounds):
@@ -128,13 +130,22 @@ class _Variances:
 
 @dataclass
 class _Axis:
-    """One axis in the fit: its spectrum, the power without the hum, the hum's ordinates, and the fitted variances."""
+    """One axis in the fit: its spectrum, which ordinates the variances are fitted to, the power without the hum, the
+    hum's ordinates, and the fitted variances.
+    """
 
     spectrum: RowSpectrum
+    counted: NDArray[np.bool_]
     power: NDArray[np.float64]
     hum: NDArray[np.float64]
     fitted: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     variances: _Variances = field(default_factory=lambda: _Variances(np.array([1.0, 0.0]), math.inf))
+
+    @classmethod
+    def of(cls, spectrum: RowSpectrum, excluded: NDArray | None) -> _Axis:
+        """Without hum; ordinates in the excluded ranges are not counted."""
+        counted = ~in_bands(spectrum.frequency, excluded)
+        return cls(spectrum, counted, spectrum.ordinate**2, np.zeros(len(spectrum.ordinate)))
 
     def windowed(self, spectrum: NDArray | None) -> NDArray[np.float64] | None:
         """Variance of each ordinate for a spectrum of the displacements."""
@@ -203,7 +214,7 @@ def _least_gain(n_axes: int) -> float:
 
 def _fit(axis: _Axis, drift: NDArray | None) -> _Variances:
     """Reweighted least squares with variances that are not negative; ``drift`` is a windowed spectrum."""
-    design, power = axis.design(drift), axis.power
+    design, power = axis.design(drift)[axis.counted], axis.power[axis.counted]
     variances = np.zeros(design.shape[1])
     variances[0] = 1.0
     excess = max(float((power - design[:, 0]).sum()), 0.0)
@@ -238,7 +249,7 @@ def _non_negative_minimum(information: NDArray, score: NDArray) -> NDArray[np.fl
 
 def _goodness_of_fit(axis: _Axis) -> float:
     """How much worse the ordinates fit their variances than normal numbers do, in standard deviations."""
-    ratio = np.maximum(axis.power / axis.fitted, 1e-12)
+    ratio = np.maximum(axis.power / axis.fitted, 1e-12)[axis.counted]
     return float((ratio - np.log(ratio) - FIT_MEAN).sum() / math.sqrt(FIT_VARIANCE * len(ratio)))
 
 
@@ -251,9 +262,7 @@ def _find_hum(axes: list[_Axis], excluded: NDArray | None, min_frequency: float)
         axis.hum = np.zeros(len(axis.power))
     n = axes[0].spectrum.n_rows
     grid = np.arange(1, SETTINGS.oversampling * n // 2) / (SETTINGS.oversampling * n)
-    allowed = grid > max(min_frequency, SETTINGS.min_hum_index / (2 * n))
-    for low, high in [] if excluded is None else excluded:
-        allowed &= (grid < low) | (grid > high)
+    allowed = (grid > max(min_frequency, SETTINGS.min_hum_index / (2 * n))) & ~in_bands(grid, excluded)
     if not allowed.any():
         return math.nan
     power = np.sum([_hum_power(axis, grid) for axis in axes], axis=0)
@@ -344,7 +353,7 @@ def _standard_deviations(axis: _Axis, drift_rows: float) -> dict[str, float]:
         step = 0.02 * drift_rows
         change = drift_spectrum(n, drift_rows + step) - drift_spectrum(n, drift_rows - step)
         columns["drift_rows"] = drift * (axis.spectrum.window @ change) / (2 * step)
-    scaled = np.stack(list(columns.values()), axis=1) / axis.fitted[:, None]
+    scaled = (np.stack(list(columns.values()), axis=1) / axis.fitted[:, None])[axis.counted]
     information = scaled.T @ scaled / 2
     information[0, 0] += VARIANCE_ERROR**-2.0
     scale = 1 / np.sqrt(np.maximum(np.diag(information), TINY))

@@ -24,8 +24,6 @@ MOST_FRAMES = 8
 MOST_ROWS = 512
 #: The prior is at least this wide, px: readings of a row are not taken for more exact (chosen).
 LEAST_JITTER = 0.02
-#: Harmonics of the lattice that are no hum (chosen: the slope of the columns changes sign twice in a period).
-HARMONICS = 3
 #: Area of the smallest cell, px^2 (chosen: vectors along one line span less).
 LEAST_CELL = 8.0
 
@@ -67,8 +65,7 @@ def _lattice_bands(image: NDArray) -> NDArray[np.float64]:
         ),
         None,
     )
-    bands = lattice_frequency_bands(basis, image.shape[1])
-    return np.concatenate([k * bands for k in range(1, HARMONICS + 1)])
+    return lattice_frequency_bands(basis, image.shape[1])
 
 
 def _variance(place: NDArray, information: NDArray) -> float:

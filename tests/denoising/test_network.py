@@ -14,7 +14,7 @@ from sklearn.exceptions import NotFittedError
 
 from stemkit import NoiseModel, PointwiseNoise, SFINDenoiser, STEMSynthesizer
 from stemkit.denoising import known_weights, load_weights, save_weights
-from stemkit.denoising.inference import tile_starts
+from stemkit.denoising.inference import tile_slices
 from stemkit.denoising.weights import NetworkInfo, build
 from stemkit.images import split
 from stemkit.metrics import psnr
@@ -135,7 +135,7 @@ class TestTiles:
         noise = NoiseModel(pointwise=PointwiseNoise(readout=0.3))
         pair = STEMSynthesizer(shape=(448, 448), noise=noise, random_state=1).record(crystal).isel(image=0)
         tiled = SFINDenoiser(tile_size=256).fit_transform(pair["noisy"]).values - pair["enhance"].values
-        starts = tile_starts(448, 256)
+        starts = [tile.start for tile in tile_slices(448, 256)]
         assert len(starts) == 3
         at = [start + k for start in starts[1:] for k in (-1, 0, 1)]
         seam, all_over = np.abs(tiled[at, :]).mean(), np.abs(tiled[24:-24]).mean()

@@ -91,7 +91,7 @@ def _polarization(crystal: Crystal, arguments: argparse.Namespace) -> Result:
     from stemkit.plotting import show_displacements
     from stemkit.structure import cage_displacements, polarization
 
-    result = cage_displacements(crystal.table, lattice=crystal.lattice)
+    result = cage_displacements(crystal.table, lattice=crystal.lattice, n_cage=arguments.n_cage)
     name = "displacement"
     if arguments.born_charge is not None:
         name = "polarization"
@@ -134,7 +134,8 @@ def _counts(crystal: Crystal, arguments: argparse.Namespace) -> Result:
     low, high = columns["count"].min(), columns["count"].max()
     which = "" if label.max() == 0 else " of the brightest sublattice"
     n = int(columns["count"].notna().sum())
-    line = f"{counted(n, 'column')}{which}, {low} to {high} atoms: {counts.verdict}"
+    atoms = f"{low} to {high} atoms" if low < high else f"{counted(int(low), 'atom')} in each"
+    line = f"{counted(n, 'column')}{which}, {atoms}: {counts.verdict}"
     return Result(columns, line, draw)
 
 

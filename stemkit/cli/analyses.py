@@ -134,7 +134,7 @@ def _counts(crystal: Crystal, arguments: argparse.Namespace) -> Result:
     low, high = columns["count"].min(), columns["count"].max()
     which = "" if label.max() == 0 else " of the brightest sublattice"
     n = int(columns["count"].notna().sum())
-    atoms = f"{low} to {high} atoms" if low < high else f"{counted(int(low), 'atom')} in each"
+    atoms = f"{low} to {high} atoms" if not n or low < high else f"{counted(int(low), 'atom')} in each"
     line = f"{counted(n, 'column')}{which}, {atoms}: {counts.verdict}"
     return Result(columns, line, draw)
 

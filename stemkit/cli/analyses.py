@@ -193,7 +193,8 @@ def _dumbbells(crystal: Crystal, arguments: argparse.Namespace) -> Result:
         # on a perfect lattice, all distances are equal but for rounding
         middle = found["distance"].median()
         reach = max(4 * found["distance"].std(), 0.01 * middle)
-        histogram.hist(found["distance"], 30, range=(middle - reach, middle + reach), color="#31688e")
+        limits = (middle - reach, middle + reach) if len(found) > 1 else None
+        histogram.hist(found["distance"], 30, range=limits, color="#31688e")
         histogram.set(xlabel=f"distance ({unit})", ylabel="dumbbells")
         return figure
 

@@ -91,7 +91,7 @@ def _polarization(crystal: Crystal, arguments: argparse.Namespace) -> Result:
     from stemkit.plotting import show_displacements
     from stemkit.structure import cage_displacements, polarization
 
-    result = cage_displacements(crystal.table, lattice=crystal.lattice)
+    result = cage_displacements(crystal.table, lattice=crystal.lattice, n_cage=arguments.n_cage)
     name = "displacement"
     if arguments.born_charge is not None:
         name = "polarization"
@@ -134,7 +134,8 @@ def _counts(crystal: Crystal, arguments: argparse.Namespace) -> Result:
     low, high = columns["count"].min(), columns["count"].max()
     which = "" if label.max() == 0 else " of the brightest sublattice"
     n = int(columns["count"].notna().sum())
-    line = f"{counted(n, 'column')}{which}, {low} to {high} atoms: {counts.verdict}"
+    atoms = f"{low} to {high} atoms" if not n or low < high else f"{counted(int(low), 'atom')} in each"
+    line = f"{counted(n, 'column')}{which}, {atoms}: {counts.verdict}"
     return Result(columns, line, draw)
 
 
@@ -189,11 +190,19 @@ def _dumbbells(crystal: Crystal, arguments: argparse.Namespace) -> Result:
         for one in found.itertuples():
             ends = pixels.loc[[one.i, one.j]]
             ax.plot(ends["x_px"], ends["y_px"], color="#e8543f", linewidth=1.2)
+<<<<<<< HEAD
         if len(found):
             # on a perfect lattice, all distances are equal but for rounding
             middle = found["distance"].median()
             reach = max(4 * found["distance"].std(ddof=0), 0.01 * middle)
             histogram.hist(found["distance"], 30, range=(middle - reach, middle + reach), color="#31688e")
+=======
+        # on a perfect lattice, all distances are equal but for rounding
+        middle = found["distance"].median()
+        reach = max(4 * found["distance"].std(), 0.01 * middle)
+        limits = (middle - reach, middle + reach) if len(found) > 1 else None
+        histogram.hist(found["distance"], 30, range=limits, color="#31688e")
+>>>>>>> w2newuser
         histogram.set(xlabel=f"distance ({unit})", ylabel="dumbbells")
         return figure
 

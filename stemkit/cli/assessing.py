@@ -41,7 +41,8 @@ def assess_frames(job: Job, recorded: xr.DataArray, enhanced: xr.DataArray) -> N
     )
     job.progress.note(f"stemkit: {about(job.path, many + str(worst))}")
     for text in worst.warnings:
-        warnings.warn(text, UserWarning, stacklevel=2)
+        if text not in str(worst):  # the line has said it
+            warnings.warn(text, UserWarning, stacklevel=2)
 
 
 def uncertainty_of(image: xr.DataArray, denoiser: SFINDenoiser) -> xr.DataArray:

@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
             job.say(_table(job.path, calibrator, image))
         # the figures come last: the numbers are printed even if one can't be drawn
         for i, path in enumerate(figures):
-            job.step("drawing")
+            job.step("drawing" if len(figures) == 1 else f"drawing image {i}")
             _draw(calibrator, i, path)
 
     return for_each_file(arguments, work, result="noise")
@@ -129,7 +129,8 @@ def _table(path: Path, calibrator: NoiseCalibrator, image: xr.DataArray) -> str:
 
 def _line(key: str, value: float | str, error: float | None, unit: str, meaning: str) -> str:
     number = value if isinstance(value, str) else f"{value:.4g}"
-    spread = f"± {error:.2g}" if error is not None and math.isfinite(error) else ""
+    known = error is not None and math.isfinite(error) and (isinstance(value, str) or math.isfinite(value))
+    spread = f"± {error:.2g}" if known else ""
     return f"  {key:<24}{number:>11} {spread:<10} {unit:<12} {meaning}"
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 #: Attributes of an image that are printed, with their units.
-ATTRIBUTES = {"detector": "", "voltage": " kV", "dwell_time": " s", "dataset": "", "title": ""}
+ATTRIBUTES = {"detector": "", "voltage": " kV", "dwell_time": "", "dataset": "", "title": ""}
 #: Relative difference of height and width of a pixel below which it is square (chosen: files store single precision).
 SQUARE = 1e-3
 
@@ -61,7 +61,7 @@ def _properties(image: xr.DataArray) -> list[tuple[str, str]]:
         ("range", f"{low:.6g} to {high:.6g}"),
     ]
     known = [key for key in ATTRIBUTES if key in image.attrs]
-    return found + [(key.replace("_", " "), _text(image.attrs[key]) + ATTRIBUTES[key]) for key in known]
+    return found + [(key.replace("_", " "), _text(key, image.attrs[key]) + ATTRIBUTES[key]) for key in known]
 
 
 def _size(image: xr.DataArray) -> str:
@@ -133,7 +133,8 @@ def _datasets(job: Job) -> list[tuple[str, str]]:
     return [
         (
             f"dataset {d.index}",
-            f"{d.name or 'unnamed'}: {' x '.join(map(str, d.shape))}, {d.dtype}{'' if d.is_image else ', no image'}",
+            f"{d.name or 'unnamed'}: {' x '.join(map(str, d.shape)) or 'a number'}, {_data_type(d.dtype)}"
+            f"{'' if d.is_image else ', no image'}",
         )
         for d in found
     ]
@@ -144,5 +145,12 @@ def _range(values: list[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _text(value: object) -> str:
+def _data_type(name: str) -> str:
+    """Data type of a dataset; that of records, such as the complex values of Velox, lists its fields."""
+    return "several fields" if name.startswith("[") else name
+
+
+def _text(key: str, value: object) -> str:
+    if key == "dwell_time" and isinstance(value, float):
+        return f"{1e6 * value:.6g} µs"
     return f"{value:.6g}" if isinstance(value, float) else str(value)

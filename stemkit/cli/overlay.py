@@ -44,6 +44,9 @@ SYMBOL_LIMITS = (2.0, 22.0)
 LEGEND_SIZE = 9.0
 #: Height of a panel, inches (chosen).
 PANEL = 5.6
+#: Width of an image, heights, from which it is drawn above the enlarged parts (chosen: next to them it would be lower
+#: than half a panel).
+WIDE = 2.0
 
 
 @dataclass(frozen=True)
@@ -74,14 +77,12 @@ def detection_figure(image: xr.DataArray, table: pd.DataFrame, lattices: Sequenc
     -------
     matplotlib Figure
     """
-    plt = non_interactive_pyplot()
     recorded = image.stem.recorded
     part = enlarged_part(image.shape, table, lattices)
     panels = {"enlarged, recorded": recorded}
     if "recorded" in image.coords:
         panels["enlarged, enhanced"] = image
-    n = 1 + len(panels)
-    figure, axes = plt.subplots(1, n, figsize=(PANEL * n, PANEL + 1.1), layout="constrained")
+    figure, axes = _panels(len(panels), image.shape)
     whole = Part(slice(0, image.shape[0]), slice(0, image.shape[1]))
     show_image(recorded, axes[0], "columns on the recorded image")
     _draw_columns(axes[0], table, whole, lattices)
@@ -92,6 +93,19 @@ def detection_figure(image: xr.DataArray, table: pd.DataFrame, lattices: Sequenc
         _draw_columns(ax, table, part, lattices)
     _draw_legend(figure, axes[0])
     return figure
+
+
+def _panels(n: int, shape: tuple[int, ...]) -> tuple[Figure, list[Axes]]:
+    """Figure with panels for the whole image, and n enlarged parts next to it, or below it if the image is wide."""
+    plt = non_interactive_pyplot()
+    n_y, n_x = shape
+    if n_x < WIDE * n_y:
+        figure, axes = plt.subplots(1, n + 1, figsize=(PANEL * (n + 1), PANEL + 1.1), layout="constrained")
+        return figure, list(axes)
+    height = PANEL * n * n_y / n_x
+    figure = plt.figure(figsize=(PANEL * n, height + PANEL + 1.5), layout="constrained")
+    grid = figure.add_gridspec(2, n, height_ratios=(height, PANEL))
+    return figure, [figure.add_subplot(grid[0, :]), *(figure.add_subplot(grid[1, k]) for k in range(n))]
 
 
 def enlarged_part(shape: tuple[int, ...], table: pd.DataFrame, lattices: Sequence[ImageLattice] = ()) -> Part:

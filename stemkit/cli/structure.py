@@ -51,6 +51,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--by", choices=("amplitude", "intensity"), help="brightness (default: intensity for --counts, else amplitude)"
     )
     group.add_argument(
+        "--n-cage",
+        type=at_least(2),
+        metavar="N",
+        help="columns of a cage, for --polarization (default: from their distances)",
+    )
+    group.add_argument(
         "--born-charge", type=number, metavar="Z", help="for --polarization in uC/cm2, with --cell-volume"
     )
     group.add_argument("--cell-volume", type=positive, metavar="NM3", help="volume of a unit cell, nm3")
@@ -115,13 +121,21 @@ def run(arguments: argparse.Namespace) -> int:
         targets = job.outputs(*endings)
         crystal = _read(job)
         job.say(f"{job.path}: {crystal.lattice}")
+        failed = []
         for k, analysis in enumerate(chosen):
             job.step(analysis.step)
-            result = analysis.run(crystal, arguments)
+            try:
+                result = analysis.run(crystal, arguments)
+            except ValueError as error:
+                # the others may not need what this one requires
+                failed.append(f"--{analysis.name}: {error}")
+                continue
             result.write(crystal, targets[2 * k])
             job.step("drawing")
             save_and_close(result.draw(), targets[2 * k + 1])
             job.say(f"{targets[2 * k]}: {result.line}")
+        if failed:
+            raise ValueError("; ".join(failed))
 
     def skipped(job: Job, targets: list[Path]) -> None:
         for target in targets[::2]:

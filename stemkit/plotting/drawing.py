@@ -108,7 +108,8 @@ def draw_note(
     """Write text on the image, at a position in pixels or, from the lower left, in fractions of the axes."""
     from matplotlib.patheffects import withStroke
 
-    size = float(np.clip(0.045 * inches(ax)[1] * 72, 5, 24))
+    # of the mean edge: a wide image is low
+    size = float(np.clip(0.045 * np.sqrt(np.prod(inches(ax))) * 72, 5, 24))
     transform = ax.transData if in_pixels else ax.transAxes
     note = ax.text(x, y, text, color=color, ha=ha, va=va, fontsize=size, transform=transform, zorder=ANNOTATION_ZORDER)
     # an outline keeps the text readable on bright columns

@@ -8,6 +8,7 @@ import pytest
 import stemkit
 from stemkit import NoiseModel, PointwiseNoise, STEMSynthesizer
 from stemkit.cli import main
+from stemkit.cli.calibrate import _line
 from stemkit.synthesis import lattice, planar_cell
 
 
@@ -126,3 +127,8 @@ def test_json_is_the_noise_model(tif, capsys):
     parts = ("contrast", "level", "mode", "background", "scan", "pointwise", "digitization")
     model = NoiseModel.from_dict({k: described[k] for k in parts})
     assert model.pointwise.readout == pytest.approx(0.1, rel=0.2)
+
+
+def test_an_infinite_length_has_no_error():
+    assert "±" not in _line("scan.length", float("inf"), 0.0, "px", "length")
+    assert "± 0.5" in _line("scan.length", 2.0, 0.5, "px", "length")

@@ -103,3 +103,13 @@ def test_frames_and_decreasing_coordinates(tmp_path, capsys):
     assert "3 frames of 40 x 32 px" in printed.out
     assert "0.02 nm (0.8 x 0.64 nm)" in printed.out
     assert "y decreases in the file: its rows are processed in reverse order" in printed.err
+
+
+def test_numbers_records_and_the_dwell_time_are_readable(tmp_path, image, capsys):
+    fields = np.zeros((4, 4), [("real", "<f4"), ("imag", "<f4")])
+    np.savez(tmp_path / "parts.npz", image=image.values, dose=np.float64(3.0), wave=fields)
+    found = info(capsys, tmp_path / "parts.npz")
+    assert found["dataset 1"] == "dose: a number, float64, no image"
+    assert found["dataset 2"].endswith(", several fields, no image")
+    path = stemkit.write(image.assign_attrs(dwell_time=3.24e-5), tmp_path / "slow.nc")
+    assert info(capsys, path)["dwell time"] == "32.4 µs"

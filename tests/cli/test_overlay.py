@@ -148,3 +148,13 @@ def test_lattice_lines_and_vacancies_are_drawn(tmp_path, monkeypatch):
     assert len(lengths) > 150
     np.testing.assert_allclose(lengths, 16, atol=1)
     plt.close(figure)
+
+
+def test_a_wide_image_has_the_whole_width_above_the_enlarged_parts(image, table):
+    wide = image.isel(y=slice(0, 60))
+    figure = detection_figure(wide, table[table["y"] < 60])
+    figure.draw_without_rendering()
+    whole, *parts = (ax.get_position() for ax in figure.axes)
+    assert whole.y0 > max(part.y1 for part in parts)
+    assert whole.width > 1.8 * max(part.width for part in parts)
+    plt.close(figure)

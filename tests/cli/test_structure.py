@@ -159,3 +159,16 @@ def test_dumbbells_of_a_table_without_a_brightness(tmp_path, capsys):
     distances = pd.read_csv(tmp_path / "out" / "silicon_dumbbells.csv")["distance"]
     assert distances.mean() == pytest.approx(0.136, abs=4 * 0.001 * (2 / 36) ** 0.5)
     assert "polarity" not in line
+
+
+def test_an_analysis_that_fails_does_not_stop_the_others(tmp_path, csv, capsys):
+    # cages of 200 columns do not exist among those of this table
+    out = tmp_path / "out"
+    assert structure(csv, "--polarization", "--strain", "--n-cage", "200", "-o", out) == 1
+    captured = capsys.readouterr()
+    assert "crystal_strain.csv: " in captured.out
+    assert "--polarization: " in captured.err
+    assert not (out / "crystal_polarization.csv").exists()
+    # the number of columns is passed on, and with a possible one the same command completes the results
+    assert structure(csv, "--polarization", "--n-cage", "4", "-o", out) == 0
+    assert pd.read_csv(out / "crystal_polarization.csv")["displacement_x"].mean() == pytest.approx(10.0, abs=1.5)

@@ -190,19 +190,11 @@ def _dumbbells(crystal: Crystal, arguments: argparse.Namespace) -> Result:
         for one in found.itertuples():
             ends = pixels.loc[[one.i, one.j]]
             ax.plot(ends["x_px"], ends["y_px"], color="#e8543f", linewidth=1.2)
-<<<<<<< HEAD
         if len(found):
             # on a perfect lattice, all distances are equal but for rounding
             middle = found["distance"].median()
             reach = max(4 * found["distance"].std(ddof=0), 0.01 * middle)
             histogram.hist(found["distance"], 30, range=(middle - reach, middle + reach), color="#31688e")
-=======
-        # on a perfect lattice, all distances are equal but for rounding
-        middle = found["distance"].median()
-        reach = max(4 * found["distance"].std(), 0.01 * middle)
-        limits = (middle - reach, middle + reach) if len(found) > 1 else None
-        histogram.hist(found["distance"], 30, range=limits, color="#31688e")
->>>>>>> w2newuser
         histogram.set(xlabel=f"distance ({unit})", ylabel="dumbbells")
         return figure
 

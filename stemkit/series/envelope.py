@@ -34,8 +34,9 @@ BASEBAND = 0.75
 HIGHEST = 0.1
 #: Power of the signal that is taken for error, as a fraction of that of the noise (chosen).
 LEAST_SIGNAL = 0.02
-#: Largest fraction of signal in a coefficient (chosen: the brightness of frames may vary slowly).
-MOST_COHERENT = 0.99
+#: Largest fraction of signal in a coefficient (chosen: the brightness of frames may vary slowly, and single columns may
+#: move or vanish; with 0.95 frames of a particle on which one atom hops are left out).
+MOST_COHERENT = 0.8
 #: Noise power that is assumed at least, as a fraction of the mean power (chosen): frames may be free of noise.
 LEAST_NOISE = 1e-6
 #: Sigma of the Gaussian filter before frames are thinned, in the pixels of the result (chosen).

@@ -5,16 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stemkit import NoiseModel, PointwiseNoise, SeriesAligner
-from stemkit.series import draw_series
+from stemkit.series import draw_displacements, draw_series
 from stemkit.series.envelope import Envelopes, mean_spectrum
 from stemkit.series.jumps import lattice_vectors, without_jumps
 from stemkit.series.pairs import Pairs
 from stemkit.series.rigid import rigid_shifts
-from stemkit.synthesis import lattice, planar_cell
+from stemkit.synthesis import columns_at, cropped, disk, lattice, planar_cell, superposed
 
 SIZE, SPACING = 128, 12.0
 
@@ -89,3 +90,21 @@ class TestJumps:
     def test_noise_has_no_lattice(self):
         frames = np.random.default_rng(0).normal(size=(3, 64, 64))
         assert len(lattice_vectors(mean_spectrum(frames))) == 0
+
+
+def test_frames_in_which_an_atom_moves_are_aligned():
+    # structure that is not periodic, such as the outline of a particle, must outweigh the change of a single column
+    cells = planar_cell("hexagonal")
+    particle = cropped(lattice(cells, (144, 144), spacing=16.0, sigma=2.2, margin=40.0), disk((70.0, 74.0), 58.0))
+    noise = NoiseModel(40.0, 8.0, pointwise=PointwiseNoise.counted(40.0, background=8.0))
+    true = draw_displacements(6, 144, drift=(1.5, -2.0), random_state=3)
+    frames = []
+    for i, place in enumerate([(52.0, 66.0)] * 3 + [(80.0, 95.0)] * 3):
+        adatom = columns_at(np.array([place]), amplitude=1.3, sigma=2.2, spacing=16.0)
+        frames.append(
+            draw_series(superposed(particle, adatom), true[i : i + 1], shape=(144, 144), noise=noise, random_state=i)
+        )
+    aligner = SeriesAligner(rows=False, denoiser=None).fit(xr.concat(frames, "frame"))
+    assert aligner.rejected_ == {}
+    error = aligner.displacements_.mean(axis=1) - true.mean(axis=1)
+    assert np.ptp(error, axis=0).max() < 0.5

@@ -26,9 +26,9 @@ CLIPPED = 0.001
 #: Grey levels of an image; level 0 is left free for pixels that are not displayed.
 LEVELS = 255
 #: Width of figures, pixels (chosen: that of the page on most screens, within 5 MB).
-FIGURE_WIDTH = 1400
+FIGURE_WIDTH = 1280
 #: Colours of a figure (chosen: with images in grey levels, no difference is visible).
-COLOURS = 96
+COLOURS = 64
 
 
 @dataclass(frozen=True)

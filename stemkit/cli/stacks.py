@@ -213,6 +213,6 @@ def _opened(path: Path, changed: int, key: tuple[tuple[str, Any], ...]) -> xr.Da
 
 
 def _n_rows(path: Path) -> int:
-    import pyarrow.parquet as parquet  # type: ignore[import-untyped]
+    import pyarrow.parquet as parquet
 
     return int(parquet.ParquetFile(path).metadata.num_rows)

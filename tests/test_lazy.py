@@ -29,6 +29,8 @@ from stemkit import (
     STEMSynthesizer,
     WienerDenoiser,
 )
+from stemkit.cli import main
+from stemkit.detection.exports import read_columns
 from stemkit.estimators import ImageTransformer
 from stemkit.synthesis import lattice, planar_cell
 
@@ -249,6 +251,26 @@ class TestCluster:
                 searches.append(search.fit(stack.drop_vars("time"), stack.drop_vars("time")))
         scores = [search.cv_results_["mean_test_score"] for search in searches]
         np.testing.assert_allclose(*scores, rtol=1e-6)
+
+    def test_commands_give_what_one_process_gives(self, client, stack, tmp_path):
+        path = stemkit.write(stack, tmp_path / "stack.zarr")
+        for verb, name, *options in (("enhance", "enhanced.zarr"), ("detect", "columns.parquet", "--per-frame")):
+            for folder, more in (("one", []), ("cluster", ["--scheduler", client.scheduler.address])):
+                assert main([verb, str(path), "-o", str(tmp_path / folder / name), *options, *more]) == 0
+        one, cluster = (stemkit.read(tmp_path / folder / "enhanced.zarr") for folder in ("one", "cluster"))
+        np.testing.assert_allclose(cluster.values, one.values, rtol=1e-6)
+        one, cluster = (read_columns(tmp_path / folder / "columns.parquet") for folder in ("one", "cluster"))
+        pd.testing.assert_frame_equal(cluster, one, rtol=1e-6)
+        assert len(one) > 100
+
+    def test_a_scheduler_that_does_not_answer_is_named(self, client, stack, tmp_path, capsys):
+        import dask
+
+        path = stemkit.write(stack, tmp_path / "stack.zarr")
+        with dask.config.set({"distributed.comm.timeouts.connect": "1s"}):
+            code = main(["enhance", str(path), "-o", str(tmp_path / "o.zarr"), "--scheduler", "tcp://127.0.0.1:9"])
+        assert code == 1
+        assert "tcp://127.0.0.1:9" in capsys.readouterr().err
 
     def test_workers_have_one_thread(self, client):
         import torch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +54,6 @@ def faulty_pixels(values: NDArray, *, averaged: bool = False) -> NDArray[np.bool
     Returns
     -------
     ndarray of bool, shape (n_y, n_x)
-        A large image is searched in bands of rows, whose noise is measured separately.
 
     See Also
     --------
@@ -72,15 +71,7 @@ def faulty_pixels(values: NDArray, *, averaged: bool = False) -> NDArray[np.bool
     >>> bool(filled(image).max() < 60)
     True
     """
-    if values.size <= LIMITS.largest_search:
-        return find_pixel_faults(values, averaged=averaged).mask
-    mask = np.zeros(values.shape, dtype=bool)
-    for start in range(0, len(values), LIMITS.band):
-        first = max(0, start - LIMITS.band_margin)
-        part = values[first : start + LIMITS.band + LIMITS.band_margin]
-        found = find_pixel_faults(part, averaged=averaged).mask
-        mask[start : start + LIMITS.band] = found[start - first : start - first + LIMITS.band]
-    return mask
+    return find_pixel_faults(values, averaged=averaged).mask
 
 
 def find_pixel_faults(values: NDArray, *, averaged: bool = False) -> PixelFaults:
@@ -115,7 +106,24 @@ def find_pixel_faults(values: NDArray, *, averaged: bool = False) -> PixelFaults
     nearby. Areas and runs of a single value are faulty if noise would be visible at that value, or if their edge is
     more abrupt than the variation of the image around them. Zero counts in vacuum are not faults, nor are pixels at an
     end of the detector's range that the image approaches gradually.
+
+    A large image is searched in bands of rows, whose noise is measured separately.
     """
+    values = np.asarray(values)
+    if values.size <= LIMITS.largest_search:
+        return _searched(values, averaged)
+    masks = [np.zeros(values.shape, dtype=bool) for _ in fields(PixelFaults)]
+    band = max(LIMITS.least_band, min(LIMITS.band, LIMITS.largest_search // values.shape[1]))
+    for start in range(0, len(values), band):
+        first = max(0, start - LIMITS.band_margin)
+        part = _searched(values[first : start + band + LIMITS.band_margin], averaged)
+        for mask, field in zip(masks, fields(PixelFaults), strict=True):
+            mask[start : start + band] = getattr(part, field.name)[start - first : start - first + band]
+    return PixelFaults(*masks)
+
+
+def _searched(values: NDArray, averaged: bool) -> PixelFaults:
+    """Faults of an image, or of a band, that is searched as a whole."""
     work = centred(values)
     none = np.zeros(work.shape, dtype=bool)
     if averaged or min(work.shape) < LIMITS.smallest or np.ptp(work) == 0:

@@ -74,9 +74,11 @@ class Limits:
     smallest: int = 12
     #: Number of pixels above which an image is searched in bands, which takes 70 bytes per pixel of a band (chosen).
     largest_search: int = 2**23
-    #: Rows of a band, and rows on either side that are searched with it, px (chosen: the margin exceeds the distance
-    #: over which pixels and rows are compared).
+    #: Largest and least number of rows of a band, px (chosen); a band of wide images has fewer rows than others.
     band: int = 1024
+    least_band: int = 256
+    #: Rows on either side that are searched with a band, px (chosen: the margin exceeds the distance over which pixels
+    #: and rows are compared).
     band_margin: int = 64
 
 

@@ -20,6 +20,7 @@ from stemkit.detection.search import ColumnSearch
 from stemkit.detection.shared_positions import merge_positions
 from stemkit.detection.spacing_width import learn_lengths
 from stemkit.detection.table import table_of
+from stemkit.detection.tiles import find_in_tiles, is_large
 from stemkit.estimators import ImageTransformer, image_by_image, loaded
 from stemkit.images import Images, is_lazy, lazy_images, split, warn_if_small
 from stemkit.metrics import match_columns
@@ -146,7 +147,7 @@ class AtomDetector(ImageTransformer):
 
     def fit_transform(self, X: Images, y: object = None) -> pd.DataFrame:
         """Learn spacing and width and measure the columns of the same images: :meth:`fit`, then :meth:`transform`."""
-        if is_lazy(X) or len(images := split(X)) > 1 or self.shared_positions:
+        if is_lazy(X) or len(images := split(X)) > 1 or self.shared_positions or is_large(images[0]):
             return self.fit(X).transform(X)
         self._check_parameters()
         # an image without a noise model is calibrated once, not twice
@@ -208,9 +209,7 @@ class AtomDetector(ImageTransformer):
     @image_by_image(joined=lambda tables: _concatenate([t.assign(image=i) for i, t in enumerate(tables)]))
     def _find_each(self, X: Images) -> pd.DataFrame:
         images = self._checked(X)
-        return _concatenate(
-            [self._find(NormalizedImage.from_image(image, self.mode), i) for i, image in enumerate(images)]
-        )
+        return _concatenate([table for i, image in enumerate(images) for table in self._find_in_parts(image, i)])
 
     def measure(
         self,
@@ -306,6 +305,14 @@ class AtomDetector(ImageTransformer):
                     f"{words[calibrated]}: set the pixel size with stemkit.calibrated, or fit again"
                 )
         return images
+
+    def _find_in_parts(self, image: xr.DataArray, index: int) -> list[pd.DataFrame]:
+        """The table of the columns of one image, or those of its tiles."""
+
+        def find(part: xr.DataArray) -> pd.DataFrame:
+            return self._find(NormalizedImage.from_image(part, self.mode), index)
+
+        return find_in_tiles(image, self.mode, self.spacing_, find) if is_large(image) else [find(image)]
 
     def _find(self, image: NormalizedImage, index: int) -> pd.DataFrame:
         """The table of the columns of one image."""

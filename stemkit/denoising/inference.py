@@ -97,14 +97,18 @@ def enhanced_maps(
         If the network's output is not finite.
     """
     dtype = float_dtype(values.dtype)
-    if np.ptp(values) == 0 or network_units(values * sign, info)[1] == 0:
+    work: NDArray = values if values.dtype == dtype else values.astype(np.float64)
+    if sign < 0:
+        work = -work
+    offset, scale = (0.0, 0.0) if np.ptp(work) == 0 else network_units(work, info)
+    if scale == 0:
         return _constant_maps(values.astype(dtype), info, spread_of)
-    work: NDArray = values.astype(np.float64) * sign
     shape = chosen_grid(work, sampling, info.spacing).shape(work.shape)
     if shape != work.shape:
-        work = resampled(work, shape)
-    offset, scale = network_units(work, info)
-    given = _by_strips(work, lambda part: (part - offset) / scale)
+        work = resampled(work.astype(np.float64), shape)
+        offset, scale = network_units(work, info)
+    given = np.empty(work.shape, np.float32)
+    _by_strips(work, lambda part: (part.astype(np.float64) - offset) / scale, given)
     del work  # a large image has no memory for it beside the network's
     raw, spread = run_network(
         network,
@@ -119,28 +123,23 @@ def enhanced_maps(
     if shape != values.shape:
         raw = resampled(raw, values.shape)
         spread = None if spread is None else resampled(spread, values.shape).clip(min=0.0)
-    maps = {
-        n: _by_strips(raw[i], partial(from_network, name=n, sign=sign, offset=offset, scale=scale), dtype)
-        for i, n in enumerate(info.outputs)
-    }
+    maps = {name: raw[i].astype(dtype, copy=False) for i, name in enumerate(info.outputs)}
+    for name, values_of in maps.items():
+        _by_strips(values_of, partial(from_network, name=name, sign=sign, offset=offset, scale=scale), values_of)
     if spread is not None and spread_of is not None:
         maps["uncertainty"] = spread[info.outputs.index(spread_of)] * (1.0 if spread_of == "detect" else scale)
     return maps
 
 
-def _by_strips(
-    values: NDArray, convert: Callable[[NDArray], NDArray], dtype: np.dtype | type = np.float32
-) -> NDArray[np.floating]:
-    """The result of a conversion pixel by pixel, without copies of the whole image in double precision."""
-    out = values if values.dtype == dtype else np.empty(values.shape, dtype)
+def _by_strips(values: NDArray, convert: Callable[[NDArray], NDArray], out: NDArray[np.floating]) -> None:
+    """Convert an image pixel by pixel, without copies of the whole of it in double precision."""
     for start in range(0, len(values), STRIP):
         out[start : start + STRIP] = convert(values[start : start + STRIP])
-    return out
 
 
 def _check_finite(raw: NDArray) -> None:
     """Refuse maps with values that are not finite, which must not be taken for an enhanced image."""
-    n = int(np.count_nonzero(~np.isfinite(raw)))
+    n = sum(int(np.count_nonzero(~np.isfinite(row))) for one in raw for row in one)
     if n:
         raise ValueError(
             f"the network's output must be finite, but {n} of {raw.size} values are not: use other weights, or remove "

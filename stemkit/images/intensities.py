@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +15,8 @@ NORMALIZATION_QUANTILES = (0.001, 0.999)
 #: Standard deviation of an image in units of its largest absolute intensity that is rounding error (chosen: rounding
 #: leaves about 1e-16).
 ROUNDING = 1e-12
+#: Number of values that are converted to double precision at a time (chosen: memory).
+PART = 2**20
 
 
 def intensity_scale(values: NDArray) -> tuple[float, float]:
@@ -21,11 +26,31 @@ def intensity_scale(values: NDArray) -> tuple[float, float]:
     constant image is 0. Faulty pixels must have been filled (:func:`stemkit.pixels.filled`), since a faulty row or area
     exceeds the clipped fraction.
     """
-    work = np.asarray(values, dtype=np.float64)
-    low, high = np.quantile(work, NORMALIZATION_QUANTILES)
-    clipped = np.clip(work, low, high)
-    offset, scale = float(clipped.mean()), float(clipped.std())
+    values = np.asarray(values)
+    low, high = _quantiles(values, NORMALIZATION_QUANTILES)
+
+    def clipped() -> Iterator[NDArray[np.float64]]:
+        return (np.clip(part.astype(np.float64), low, high) for part in np.array_split(values, _n_parts(values)))
+
+    offset = math.fsum(float(part.sum()) for part in clipped()) / values.size
+    scale = math.sqrt(math.fsum(float(((part - offset) ** 2).sum()) for part in clipped()) / values.size)
     return offset, scale if scale > ROUNDING * max(abs(low), abs(high)) else 0.0
+
+
+def _quantiles(values: NDArray, fractions: tuple[float, ...]) -> list[float]:
+    """Quantiles with linear interpolation, of a copy in the image's own precision, which saves memory."""
+    places = [fraction * (values.size - 1) for fraction in fractions]
+    neighbors = [(math.floor(place), math.ceil(place)) for place in places]
+    ordered = np.partition(values, sorted({i for pair in neighbors for i in pair}), axis=None)
+    return [
+        float(ordered[below]) + (place - below) * (float(ordered[above]) - float(ordered[below]))
+        for place, (below, above) in zip(places, neighbors, strict=True)
+    ]
+
+
+def _n_parts(values: NDArray) -> int:
+    """Number of parts along the first axis, of about ``PART`` values each."""
+    return max(1, min(len(values), values.size // PART))
 
 
 def pad_reflect(values: NDArray, before: tuple[int, int], after: tuple[int, int]) -> NDArray:

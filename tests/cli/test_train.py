@@ -10,6 +10,12 @@ from stemkit.denoising import load_weights
 SMALL = ["--batches", "1", "--channels", "4", "--blocks", "1", "--crops", "32", "--batch-size", "2", "--judged", "0"]
 
 
+@pytest.fixture(autouse=True)
+def short_validation(monkeypatch):
+    """Two batches instead of eight after each epoch."""
+    monkeypatch.setattr("stemkit.denoising.training.N_VALIDATION", 2)
+
+
 def train(folder, *arguments):
     return main(["train", "-o", str(folder), *SMALL, *map(str, arguments)])
 
@@ -21,11 +27,10 @@ def visible(folder):
 def test_writes_weights_and_card_and_resumes(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("stemkit.benchmark.evaluation.DOSES", (10.0,))
     monkeypatch.setattr("stemkit.benchmark.evaluation.HOSTS", ("square",))
-    arguments = ["train", "-o", str(tmp_path), "--epochs", "2", "--batches", "1", "--channels", "4", "--blocks", "1"]
-    assert main([*arguments, "--minutes", "0", "--judged", "0"]) == 0
+    assert train(tmp_path, "--epochs", "2", "--minutes", "0") == 0
     printed = capsys.readouterr().out
     assert "1 epochs (of 2: not finished)" in printed
-    assert main([*arguments, "--judged", "1"]) == 0
+    assert train(tmp_path, "--epochs", "2", "--judged", "1") == 0
     printed = capsys.readouterr().out
     assert visible(tmp_path) == ["sfin-general.md", "sfin-general.safetensors"]
     card = (tmp_path / "sfin-general.md").read_text()

@@ -54,7 +54,7 @@ def test_nothing_is_drawn_of_no_columns():
 def test_the_change_of_a_column_is_what_a_field_adds_to_it(dy, dx, sigma):
     """A small displacement and a small change of the height are fitted; a constant is background."""
     at = np.array([[30.3, 33.8]])
-    field = 1e-3 * (gaussians(SHAPE, at + [[dy, dx]], sigma, 1.1) - gaussians(SHAPE, at, sigma)) + 0.2
+    field = 1e-3 * (gaussians(SHAPE, at + np.array([dy, dx]), sigma, 1.1) - gaussians(SHAPE, at, sigma)) + 0.2
     changed = fitted_change(fits(at, amplitude=1.0, sigma=sigma), field)
     y, x = np.indices(SHAPE)
     inside = np.hypot(y - 30, x - 34) <= WINDOW_RADIUS * sigma

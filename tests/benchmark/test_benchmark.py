@@ -64,6 +64,7 @@ def test_a_set_is_reproducible_and_its_first_images_do_not_depend_on_n(name):
     assert np.isfinite(more.pairs["noisy"]).all()
 
 
+@pytest.mark.slow
 def test_the_sets_contain_every_arrangement_and_every_held_back_structure():
     fixed = scenes("haadf")
     assert len(fixed) == 100
@@ -277,6 +278,7 @@ def test_a_method_that_fills_vacancies_is_detected():
 # --- the table ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_evaluate_is_tidy():
     methods = {"recorded": None, "smooth": Smoothing(1.0)}
     table = evaluate(methods, [*SETS, "truths"], n=1, doses=(30.0,), verbose=False)

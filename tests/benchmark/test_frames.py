@@ -101,6 +101,7 @@ def deviations(request) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["series", "method", "deviation", "std", "true"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_the_unbiased_error_agrees_with_the_true_one(deviations, method):
     found = deviations[deviations["method"] == method]
@@ -110,6 +111,7 @@ def test_the_unbiased_error_agrees_with_the_true_one(deviations, method):
     assert SIGMAS * std < 0.2 * max(0.01, found["true"].mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_the_standard_error_is_at_least_the_spread_of_repeated_experiments(deviations, method):
     """The jackknife's variance is too large on average, never too small (Efron and Stein 1981).

@@ -356,6 +356,7 @@ class TestReport:
         figure = example_figure([row for row in compared_methods() if row.name in ("recorded", "Wiener")])
         assert [axis.get_title() for axis in figure.axes[:3]] == ["recorded", "Wiener", "truth"]
 
+    @pytest.mark.slow
     def test_the_cost_of_a_method_is_measured_in_a_process_of_its_own(self):
         row = next(row for row in compared_methods() if row.name == "Wiener")
         held = np.ones(2**26)  # memory of this process, half a GiB, which must not count

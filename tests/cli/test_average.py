@@ -96,6 +96,7 @@ def folder_of(file, n=4):
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_of_single_files_is_a_series_in_natural_order(file, capsys):
     folder = folder_of(file)
     assert average(folder, "--whole", "--frames") == 0

@@ -46,6 +46,7 @@ def names(folder):
     return sorted(p.name for p in folder.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")
 class TestKilled:
     """Nothing but the last block is lost, and the same command ends with the same result."""

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from stemkit.benchmark import TRUTHS
 from stemkit.cli import main
 from stemkit.denoising import load_weights
 
@@ -24,9 +25,12 @@ def visible(folder):
     return sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
 
 
+@pytest.mark.slow
 def test_writes_weights_and_card_and_resumes(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("stemkit.benchmark.evaluation.DOSES", (10.0,))
     monkeypatch.setattr("stemkit.benchmark.evaluation.HOSTS", ("square",))
+    monkeypatch.setattr("stemkit.benchmark.evaluation.TRUTHS", {"vacancies": TRUTHS["vacancies"]})
+    monkeypatch.setattr("stemkit.benchmark.SETS", ("simulated",))
     assert train(tmp_path, "--epochs", "2", "--minutes", "0") == 0
     printed = capsys.readouterr().out
     assert "1 epochs (of 2: not finished)" in printed

@@ -63,6 +63,17 @@ def test_the_change_of_a_column_is_what_a_field_adds_to_it(dy, dx, sigma):
     assert not changed[np.hypot(y - 30, x - 34) > np.ceil(WINDOW_RADIUS * sigma) + 1].any()
 
 
+@given(st.floats(1.5, 3.5), st.sampled_from([-0.01, 0.01]))
+@settings(max_examples=10)
+def test_a_wider_or_narrower_column_is_a_change_of_it(sigma, change):
+    at = np.array([[30.3, 33.8]])
+    field = gaussians(SHAPE, at, (1 + change) * sigma) - gaussians(SHAPE, at, sigma)
+    changed = fitted_change(fits(at, amplitude=1.0, sigma=sigma), field)
+    y, x = np.indices(SHAPE)
+    inside = np.hypot(y - 30, x - 34) <= WINDOW_RADIUS * sigma
+    np.testing.assert_allclose(changed[inside], field[inside], atol=0.05 * np.abs(field).max())
+
+
 @given(st.floats(0.1, 5.0), st.floats(0.8, 5.0), st.floats(-0.6, 0.6), st.floats(-0.6, 0.6), st.booleans())
 def test_the_gradient_of_the_integral_is_that_of_its_formula(amplitude, sigma, e1, e2, elliptical):
     point = np.array([[1.0, 2.0, amplitude, sigma, 0.5, *([e1, e2] if elliptical else [])]])

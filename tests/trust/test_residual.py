@@ -7,7 +7,8 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from stemkit import BackgroundNoise, NoiseModel, PointwiseNoise, ScanNoise
-from stemkit.trust.column_field import noise_peaks, normal_scores
+from stemkit.detection.matched_filter import _noise_peaks
+from stemkit.trust.column_field import _border, noise_peaks, normal_scores
 from stemkit.trust.displaced_rows import _Parts, fit_displacements
 from stemkit.trust.expected_noise import ExpectedNoise, column_width
 from stemkit.trust.residual import check_residual
@@ -164,3 +165,10 @@ def test_rows_are_divided_along_x():
     np.testing.assert_allclose(parts.summed(values), np.transpose(expected))
     at_pixels = parts.spread(parts.summed(values))[:, [0, 41, 42, 169]]
     np.testing.assert_array_equal(at_pixels, parts.summed(values)[:, [0, 0, 1, 3]])
+
+
+def test_the_detector_expects_the_same_peaks_of_one_sign():
+    z, width = np.linspace(1.5, 6, 10), 2.0
+    border = _border((100, 120), width)
+    area = (100 - 2 * border) * (120 - 2 * border)
+    np.testing.assert_allclose(2 * _noise_peaks(z, area, width, 0.0), noise_peaks(z, (100, 120), width))

@@ -24,9 +24,10 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The test suite."""
+    """The test suite; ``nox -s tests -- -m "not slow"`` leaves out what takes long."""
     install(session, "-e", ".[test]")
-    session.run("pytest", "-n", "2", "--dist", "loadfile", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    # the tests are halved in their order, so that few fixtures of a file are made twice, and taken over at the end
+    session.run("pytest", "-n", "2", "--dist", "worksteal", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session

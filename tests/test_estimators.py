@@ -29,6 +29,7 @@ from stemkit import (
     STEMSynthesizer,
     WienerDenoiser,
 )
+from stemkit.images import check_noise_attr
 from stemkit.metrics import psnr
 from stemkit.synthesis import lattice, planar_cell
 
@@ -202,6 +203,9 @@ class TestPipeline:
         labelled = NoiseCalibrator().fit_transform(noisy[0])
         with pytest.raises(ValueError, match="run NoiseCalibrator again"):
             AtomDetector().fit(labelled[::2, ::2])
+        # the lengths of the noise are along the rows
+        with pytest.raises(ValueError, match="run NoiseCalibrator again"):
+            check_noise_attr(labelled[:, ::2])
 
     def test_output_in_pandas_is_not_applied_to_images(self, noisy, columns):
         with sklearn.config_context(transform_output="pandas"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -66,6 +64,7 @@ def test_a_set_is_reproducible_and_its_first_images_do_not_depend_on_n(name):
     assert np.isfinite(more.pairs["noisy"]).all()
 
 
+@pytest.mark.slow
 def test_the_sets_contain_every_arrangement_and_every_held_back_structure():
     fixed = scenes("haadf")
     assert len(fixed) == 100
@@ -279,8 +278,10 @@ def test_a_method_that_fills_vacancies_is_detected():
 # --- the table ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_evaluate_is_tidy():
-    table = evaluate({"recorded": None, "smooth": Smoothing(1.0)}, [*SETS, "truths"], n=1, verbose=False)
+    methods = {"recorded": None, "smooth": Smoothing(1.0)}
+    table = evaluate(methods, [*SETS, "truths"], n=1, doses=(30.0,), verbose=False)
     names = ["method", "set", "image", "shows", "crystal", "mode", "dose", "held_back", "score", "value"]
     assert list(table) == names
     assert set(table["method"]) == {"recorded", "smooth"}
@@ -292,6 +293,7 @@ def test_evaluate_is_tidy():
     psnr = table[(table["set"] == "bf") & (table["method"] == "smooth") & (table["score"] == "psnr")]["value"].mean()
     assert by_set.loc[("bf", False, "smooth"), "psnr"] == pytest.approx(psnr)
     assert ("vacancies", "contrast left", "recorded") in by_truth.index
+    assert set(by_truth.columns) == {(mode, 30.0) for mode in MODES}
     again = evaluate({"recorded": None}, ["bf"], n=1, verbose=False)
     first = table[(table["method"] == "recorded") & (table["set"] == "bf") & (table["score"] == "psnr")]["value"]
     assert again[again["score"] == "psnr"]["value"].tolist() == first.tolist()
@@ -302,4 +304,4 @@ def test_the_network_is_better_than_the_recorded_image():
     means = table.groupby(["score", "method"])["value"].mean().unstack()
     assert means.loc["psnr", "sfin"] > means.loc["psnr", "recorded"] + 5
     assert means.loc["f1", "sfin"] > means.loc["f1", "recorded"]
-    assert math.isfinite(means.loc["rms px", "sfin"])
+    assert means.loc["rms px", "sfin"] < means.loc["rms px", "recorded"]

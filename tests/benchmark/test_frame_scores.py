@@ -171,6 +171,16 @@ def test_the_ceiling_of_rings_is_that_of_the_true_image():
     np.testing.assert_allclose(limit[known], true[known], atol=0.1)
 
 
+@pytest.mark.parametrize("n", [3, 12])
+def test_noise_alone_has_no_ceiling(n):
+    """Above three standard deviations are 0.13 % of the rings, so that one of 38 is improbable."""
+    rings = Rings((80, 80))
+    for seed in range(5):
+        limit = ring_ceiling(rings, np.random.default_rng(seed).normal(size=(n, 80, 80)), n)
+        # the distribution in the innermost rings, of a few coefficients, has longer tails
+        assert not np.isfinite(limit[5:]).any()
+
+
 def test_frequencies_are_in_the_pixels_unit():
     rings, in_nm = Rings((64, 80)), Rings((64, 80), (0.02, 0.02))
     assert rings.frequency[-1] == pytest.approx(0.5)

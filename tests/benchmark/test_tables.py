@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 import xarray as xr
 
 from stemkit import SFINDenoiser, WienerDenoiser
-from stemkit.benchmark.cost import cost_table
+from stemkit.benchmark.cost import Cost, _in_own_process, cost_table
 from stemkit.benchmark.evaluation import evaluate
 from stemkit.benchmark.localisation import MEASURED, displaced_crystal, localisation_table
 from stemkit.benchmark.methods import MethodSpec, compared_methods
@@ -108,39 +109,41 @@ class TestComparedMethods:
 
 
 @pytest.fixture
-def small_crops(monkeypatch):
-    """Train on small images."""
+def few_small_images(monkeypatch):
+    """Train on small images, four in a batch, and validate with two batches."""
     monkeypatch.setattr("stemkit.benchmark.trained.CROP_SIZE", 32)
+    monkeypatch.setattr("stemkit.benchmark.trained.BATCH_SIZE", 4)
+    monkeypatch.setattr("stemkit.denoising.training.N_VALIDATION", 2)
 
 
-@pytest.mark.usefixtures("small_crops")
+@pytest.mark.usefixtures("few_small_images")
 class TestTraining:
     def test_weights_state_how_they_were_trained(self, tmp_path):
         spec = dataclasses.replace(SFIN_SAME_TRAINING, info=TINY, learning_rates=(1e-3, 1e-2))
-        path = train_network(spec, tmp_path, 128)
+        path = train_network(spec, tmp_path, 32)
         training = load_weights(path)[1].training
-        assert training["images"] == 128
+        assert training["images"] == 32
         losses = training["rate_losses"]
         assert set(losses) == {"0.001", "0.01"}
         assert training["lr"] == float(min(losses, key=losses.get))
         # a second call does not train them again
         before = path.stat().st_mtime_ns
-        assert train_network(spec, tmp_path, 128) == path
+        assert train_network(spec, tmp_path, 32) == path
         assert path.stat().st_mtime_ns == before
         with pytest.raises(ValueError, match="remove it to train it again"):
-            train_network(spec, tmp_path, 256)
+            train_network(spec, tmp_path, 64)
         with pytest.raises(ValueError, match="remove it to train it again"):
-            train_network(dataclasses.replace(spec, ablate=without_frequency), tmp_path, 128)
-        with pytest.raises(ValueError, match="n_images must be at least 16, a batch, but is 0"):
+            train_network(dataclasses.replace(spec, ablate=without_frequency), tmp_path, 32)
+        with pytest.raises(ValueError, match="n_images must be at least 4, a batch, but is 0"):
             train_network(spec, tmp_path, 0)
 
     def test_another_seed_gives_another_network(self, tmp_path):
         spec = dataclasses.replace(SFIN_SAME_TRAINING, info=TINY, learning_rates=(1e-3,))
-        first, second = (train_network(spec, tmp_path / str(seed), 32, seed=seed) for seed in (1, 2))
+        first, second = (train_network(spec, tmp_path / str(seed), 8, seed=seed) for seed in (1, 2))
         losses = [load_weights(path)[1].training["valid_loss"] for path in (first, second)]
         assert losses[0] != losses[1]
         with pytest.raises(ValueError, match="remove it to train it again"):
-            train_network(spec, tmp_path / "1", 32, seed=2)
+            train_network(spec, tmp_path / "1", 8, seed=2)
 
     def test_baselines_are_trained_for_the_time_that_sfin_took(self, tmp_path, monkeypatch):
         """On as many images as follow from the times per image, which are given: SFIN takes three times as long."""
@@ -156,25 +159,25 @@ class TestTraining:
             lambda net, n: {"seconds": 1.0, "seconds_per_image": next(seconds)},
         )
         specs = (sfin, baseline, baseline.for_equal_time(), ablation)
-        trained = {name: load_weights(path)[1].training for name, path in train_networks(tmp_path, 64, specs=specs)}
-        assert trained[baseline.name]["images"] == 64
-        assert trained[f"{baseline.name}, equal time"]["images"] == 3 * 64
+        trained = {name: load_weights(path)[1].training for name, path in train_networks(tmp_path, 16, specs=specs)}
+        assert trained[baseline.name]["images"] == 16
+        assert trained[f"{baseline.name}, equal time"]["images"] == 3 * 16
         # an ablation is trained at the learning rate that was chosen for the complete network
         assert trained["ablation"]["lr"] == trained[sfin.name]["lr"]
         assert not trained["ablation"]["rate_losses"]
 
     def test_the_time_per_image_is_that_of_the_fastest_epoch(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("stemkit.benchmark.trained.EPOCH_IMAGES", 32)
+        monkeypatch.setattr("stemkit.benchmark.trained.EPOCH_IMAGES", 8)
         spec = dataclasses.replace(SFIN_SAME_TRAINING, info=TINY, learning_rates=(1e-3,))
-        training = load_weights(train_network(spec, tmp_path, 96))[1].training
-        assert 0 < training["seconds_per_image"] <= training["seconds"] / 96
+        training = load_weights(train_network(spec, tmp_path, 24))[1].training
+        assert 0 < training["seconds_per_image"] <= training["seconds"] / 24
 
     def test_an_interrupted_training_resumes_to_the_same_weights(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("stemkit.benchmark.trained.EPOCH_IMAGES", 32)
+        monkeypatch.setattr("stemkit.benchmark.trained.EPOCH_IMAGES", 8)
         spec = dataclasses.replace(SFIN_SAME_TRAINING, info=TINY, learning_rates=(1e-3,))
-        assert train_network(spec, tmp_path / "pieces", 96, minutes=1e-6) is None
-        pieces = train_network(spec, tmp_path / "pieces", 96)
-        at_once = train_network(spec, tmp_path / "at once", 96)
+        assert train_network(spec, tmp_path / "pieces", 24, minutes=1e-6) is None
+        pieces = train_network(spec, tmp_path / "pieces", 24)
+        at_once = train_network(spec, tmp_path / "at once", 24)
         ours, theirs = (load_weights(path)[0].state_dict() for path in (pieces, at_once))
         for name, value in ours.items():
             np.testing.assert_array_equal(value, theirs[name], err_msg=name)
@@ -188,7 +191,7 @@ class TestTraining:
     )
     def test_an_ablated_part_stays_zero(self, tmp_path, ablate, zero_weights):
         spec = dataclasses.replace(SFIN_SAME_TRAINING, name="cut", info=TINY, learning_rates=(1e-2,), ablate=ablate)
-        network, _ = load_weights(train_network(spec, tmp_path, 64))
+        network, _ = load_weights(train_network(spec, tmp_path, 16))
         blocks = [module for module in network.modules() if isinstance(module, Interaction)]
         assert len(blocks) == 2
         for block in blocks:
@@ -353,14 +356,25 @@ class TestReport:
         figure = example_figure([row for row in compared_methods() if row.name in ("recorded", "Wiener")])
         assert [axis.get_title() for axis in figure.axes[:3]] == ["recorded", "Wiener", "truth"]
 
-    def test_cost(self):
+    @pytest.mark.slow
+    def test_the_cost_of_a_method_is_measured_in_a_process_of_its_own(self):
         row = next(row for row in compared_methods() if row.name == "Wiener")
-        held = np.ones(2**26)  # memory of this process, which must not count
-        table = cost_table([row], sizes=(512,), verbose=False).set_index("method")
+        held = np.ones(2**26)  # memory of this process, half a GiB, which must not count
+        start = time.perf_counter()
+        measured = _in_own_process(row, 512)
         assert held.any()
-        assert table["seconds"]["Wiener"] > 0
-        # the image in double precision, and its spectrum
-        assert table["GiB"]["Wiener"] > 8 * 512**2 / 2**30
+        assert 0 < measured.seconds < time.perf_counter() - start
+        # more than the image in double precision, less than what this process holds
+        assert 8 * 512**2 / 2**30 < measured.gib < 0.25
+
+    def test_the_noise_calibration_is_a_row_of_the_costs(self, monkeypatch):
+        measured = {("Wiener", 64): Cost(1.0, 0.1), ("Wiener", 128): Cost(4.0, 0.2)}
+        measured |= {("noise calibration", n): Cost(9.0, 0.3) for n in (64, 128)}
+        monkeypatch.setattr("stemkit.benchmark.cost._in_own_process", lambda row, size: measured[row.name, size])
+        rows = [row for row in compared_methods() if row.name in ("recorded", "Wiener", "FCN")]
+        table = cost_table(rows, sizes=(64, 128), verbose=False).set_index(["method", "px"])
+        # neither the recorded image nor a network without weights
+        assert {at: Cost(*values) for at, values in zip(table.index, table.to_numpy(), strict=True)} == measured
 
 
 def test_the_command_writes_tables_and_a_figure(tmp_path, monkeypatch, capsys):
@@ -382,8 +396,8 @@ def test_the_command_says_that_training_is_not_complete(tmp_path, capsys):
     assert not (folder / "tables.md").exists()
 
 
-def test_an_estimator_loads_the_trained_weights(tmp_path, small_crops):
+def test_an_estimator_loads_the_trained_weights(tmp_path, few_small_images):
     image = xr.DataArray(np.random.default_rng(0).normal(size=(64, 64)), dims=("y", "x"), attrs={"mode": "haadf"})
     spec = dataclasses.replace(SFIN_SAME_TRAINING, info=TINY, learning_rates=(1e-3,))
-    weights = train_network(spec, tmp_path, 32)
+    weights = train_network(spec, tmp_path, 8)
     assert SFINDenoiser(weights=weights).fit_transform(image).shape == (64, 64)

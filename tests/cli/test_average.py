@@ -8,6 +8,7 @@ import tifffile
 
 from stemkit import NoiseModel, PointwiseNoise, read
 from stemkit.cli import main
+from stemkit.cli.average import _slow, series_figure
 from stemkit.series import draw_displacements, draw_series
 from stemkit.synthesis import cropped, disk, lattice, planar_cell
 
@@ -34,11 +35,36 @@ def test_the_average_its_figure_and_the_frames_are_written(file, capsys):
     image = read(file.parent / "series_average.nc")
     assert image.dims == ("y", "x")
     assert {"n_frames", "standard_error"} <= set(image.coords)
-    assert (file.parent / "series_drift.png").stat().st_size > 10_000
+    assert (file.parent / "series_drift.png").read_bytes()[:4] == b"\x89PNG"
     frames = read(file.parent / "series_aligned.nc")
     assert frames.shape == (4, *image.shape)
     assert np.corrcoef(frames[0].values.ravel(), frames[3].values.ravel())[0, 1] > 0.5
     assert "4 of 4 frames" in capsys.readouterr().out
+
+
+def test_the_figure_shows_the_average_and_the_displacements(file, monkeypatch):
+    given, drawn = [], []
+
+    def remembered(*arguments):
+        given.append(arguments)
+        return series_figure(*arguments)
+
+    monkeypatch.setattr("stemkit.cli.average.series_figure", remembered)
+    monkeypatch.setattr("stemkit.cli.average.save_and_close", lambda figure, path: drawn.append((figure, path)))
+    assert average(file) == 0
+    ((aligner, image),), ((figure, path),) = given, drawn
+    assert path == file.parent / "series_drift.png"
+    shown, count, frames, along_x, along_y, text = figure.axes[:6]
+    np.testing.assert_array_equal(shown.images[0].get_array(), image.values)
+    np.testing.assert_array_equal(count.images[0].get_array(), image.n_frames.values)
+    # 2 px along y and -3 px along x from each frame to the next
+    np.testing.assert_allclose(np.diff(frames.lines[0].get_xdata()), -3.0, atol=0.4)
+    np.testing.assert_allclose(np.diff(frames.lines[0].get_ydata()), 2.0, atol=0.4)
+    assert [note.get_text() for note in frames.texts] == ["0", "1", "2", "3"]
+    rows = aligner.displacements_ - aligner.displacements_.mean(axis=1, keepdims=True)
+    for axes, axis in ((along_x, 1), (along_y, 0)):
+        np.testing.assert_allclose([line.get_ydata() for line in axes.lines], rows[..., axis], atol=1e-12)
+    assert "within frames" in text.texts[0].get_text()
 
 
 def test_all_parts_of_the_displacements_are_printed(file, capsys):
@@ -53,6 +79,14 @@ def test_all_parts_of_the_displacements_are_printed(file, capsys):
         assert sum(line.strip().startswith(part) for line in lines) == 1
 
 
+def test_drift_within_frames_is_that_of_its_axis():
+    t = np.linspace(-1, 1, 1001)
+    moved = np.stack([0.3 * t, 1.0 - 2.0 * t**2], axis=-1)[None].repeat(3, axis=0)
+    moved[:, :, 1] += 5.0 * np.arange(3)[:, None]  # displacements of whole frames do not count
+    # RMS of a line and of a parabola about their means, (1/3)^1/2 and (4/45)^1/2; x comes first
+    assert _slow(moved) == pytest.approx([2.0 * (4 / 45) ** 0.5, 0.3 * (1 / 3) ** 0.5], rel=0.01)
+
+
 def folder_of(file, n=4):
     folder = file.parent / "series"
     folder.mkdir()
@@ -62,21 +96,23 @@ def folder_of(file, n=4):
     return folder
 
 
+@pytest.mark.slow
 def test_a_folder_of_single_files_is_a_series_in_natural_order(file, capsys):
     folder = folder_of(file)
-    assert average(folder) == 0
+    assert average(folder, "--whole", "--frames") == 0
     assert "4 of 4 frames" in capsys.readouterr().out
-    assert average(file, "--overwrite") == 0
-    same = [read(file.parent / f"series_average.{ending}") for ending in ("nc",)]
-    assert same[0].dims == ("y", "x")
+    from_folder = [read(file.parent / f"series_{name}.nc") for name in ("average", "aligned")]
+    assert average(file, "--whole", "--frames", "--overwrite") == 0
+    for one, other in zip(from_folder, ("average", "aligned"), strict=True):
+        np.testing.assert_array_equal(one.values, read(file.parent / f"series_{other}.nc").values)
 
 
 def test_results_in_the_folder_are_not_frames(file, capsys):
     folder = folder_of(file)
-    for _ in range(2):
-        arguments = ["average", str(folder), "-o", str(folder), "--mode", "haadf", "--fast", "--overwrite"]
-        assert main(arguments) == 0
-    assert capsys.readouterr().out.count("4 of 4 frames") >= 1
+    arguments = ["average", str(folder), "-o", str(folder), "--mode", "haadf", "--fast", "--whole", "--overwrite"]
+    for options in ([], ["--reject", "0"]):
+        assert main([*arguments, *options]) == 0
+        assert f"{4 - len(options) // 2} of {4 - len(options) // 2} frames" in capsys.readouterr().out
 
 
 def test_a_folder_of_series_is_several(file, capsys):
@@ -84,7 +120,7 @@ def test_a_folder_of_series_is_several(file, capsys):
     folder.mkdir()
     for name in ("a.tif", "b.tif"):
         tifffile.imwrite(folder / name, tifffile.imread(file), photometric="minisblack")
-    assert average(folder) == 0
+    assert average(folder, "--whole") == 0
     assert {p.name for p in file.parent.glob("*_average.nc")} == {"a_average.nc", "b_average.nc"}
 
 

@@ -90,6 +90,7 @@ def test_sub_folders_on_request(folder, tmp_path):
     assert results(tmp_path / "out") == ["a_enhanced.tif", "b_enhanced.tif", "c_enhanced.tif"]
 
 
+@pytest.mark.slow
 def test_a_folder_of_images_and_results_is_processed_as_before(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     for command in (["enhance", "."], ["detect", ".", "--no-enhance", "--figure"], ["calibrate", ".", "--figure"]):
@@ -161,6 +162,7 @@ class TestRepeatedCommands:
         assert main(["detect", str(folder / "a.npy"), "--no-enhance", "--figure", "-o", str(out)]) == 0
         assert results(out) == ["a_columns.csv", "a_columns.png"]
 
+    @pytest.mark.slow
     @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
     def test_after_a_kill_the_rest_is_done(self, folder, tmp_path, capsys):
         out = tmp_path / "out"

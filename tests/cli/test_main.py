@@ -56,6 +56,7 @@ class TestOutput:
         assert code == 1
         assert err == ["stemkit: can't print results: No space left on device"]
 
+    @pytest.mark.slow
     @pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that takes any bytes as names")
     def test_names_that_are_not_utf_8(self, small):
         name = os.fsdecode(b"\xff\xfe.npy")

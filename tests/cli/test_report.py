@@ -27,6 +27,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_pages_and_an_index_of_a_folder(folder, capsys):
     out = folder / "out"
     command = ["report", str(folder), "-o", str(out), "--pixel-size", "0.02", "--mode", "haadf", "--no-enhance"]

@@ -86,6 +86,7 @@ def test_files_are_not_replaced(tmp_path, capsys):
     assert run("-n", 1, "--size", 32, "-o", tmp_path / "pairs.nc", "--overwrite") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of the size of files are of POSIX systems")
 def test_a_full_disk(tmp_path):
     """A limit of the size of files fails in the same calls as a full disk does."""

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import xarray as xr
 from sklearn.base import clone
 
 from stemkit import AtomSegNetDenoiser, FCNDenoiser, NoiseModel, PointwiseNoise, SFINDenoiser, STEMSynthesizer
@@ -10,7 +9,8 @@ from stemkit.denoising import load_weights, save_weights
 from stemkit.metrics import psnr
 from stemkit.synthesis import lattice, planar_cell
 
-TRAINING = {"max_epochs": 6, "batches_per_epoch": 30, "crop_size": 48, "random_state": 0, "device": "cpu"}
+pytestmark = pytest.mark.slow
+TRAINING = {"max_epochs": 4, "batches_per_epoch": 30, "crop_size": 32, "random_state": 0, "device": "cpu"}
 BASELINES = [FCNDenoiser(n_layers=5, n_channels=8, **TRAINING), AtomSegNetDenoiser(n_channels=8, **TRAINING)]
 
 
@@ -34,11 +34,13 @@ def test_learn_from_pairs(fitted, pairs):
 
 
 @pytest.mark.parametrize("shape", [(33, 47), (40, 64)])
-def test_any_shape(fitted, shape):
-    image = xr.DataArray(np.random.default_rng(0).normal(size=shape), dims=("y", "x"), attrs={"mode": "haadf"})
-    result = fitted.transform(image)
+def test_any_shape(fitted, pairs, shape):
+    noisy, clean = (pairs[name][0, : shape[0], : shape[1]] for name in ("noisy", "enhance"))
+    result = fitted.transform(noisy)
     assert result.shape == shape
-    assert np.isfinite(result).all()
+    # the contrast of a network that is hardly trained depends on the size, but not what it shows
+    after, before = (np.corrcoef(image.values.ravel(), clean.values.ravel())[0, 1] for image in (result, noisy))
+    assert after > before + 0.05
 
 
 def test_weights_can_be_read_from_a_file(fitted, pairs, tmp_path):

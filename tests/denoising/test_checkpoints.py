@@ -31,6 +31,7 @@ def pairs():
     return noisy, np.stack([clean, clean])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="no signals")
 def test_a_killed_training_goes_on_and_ends_with_the_same_network(tmp_path):
     noisy, clean = pairs()

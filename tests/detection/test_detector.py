@@ -217,14 +217,16 @@ class TestRecordedPixels:
             AtomDetector().fit(enhanced.drop_vars("recorded"))
 
     def test_oblong_pixels_are_refused(self):
-        image, _ = recorded(readout=0.1)
+        image, positions = recorded(readout=0.1)
         image = with_pixel_sizes(image, 0.02, 0.01)
         with pytest.raises(ValueError, match="needs square pixels") as refused:
             AtomDetector().fit(image)
         remedy = re.search(r"image\.interp\(.*\)(?=,)", str(refused.value))
         image = eval(remedy[0], {"image": image, "np": np})
         assert image.stem.pixel_size == pytest.approx(0.02)
-        assert len(AtomDetector().fit_transform(image.drop_attrs(deep=False))) > 0
+        found = AtomDetector().fit_transform(image.drop_attrs(deep=False))
+        match = match_columns(found[["y_px", "x_px"]], positions * [1.0, 0.5], 2.0)
+        assert match.f1 > 0.9
 
     def test_calibration_after_enhancement_measures_the_recorded_pixels(self):
         image, _ = recorded(readout=0.1)

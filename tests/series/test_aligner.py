@@ -42,6 +42,13 @@ def series():
     return recorded()
 
 
+@pytest.fixture(scope="module")
+def aligned(series):
+    """The fitted aligner and the average."""
+    aligner = SeriesAligner(**FAST).fit(series[0])
+    return aligner, aligner.transform(series[0])
+
+
 def between_frames(found, true):
     """RMS error per axis, in the rows of the particle, after the best common affine map of the rows."""
     n, n_y, _ = true.shape
@@ -55,6 +62,7 @@ def between_frames(found, true):
 
 
 class TestDisplacements:
+    @pytest.mark.slow
     @settings(max_examples=5, deadline=None)
     @given(st.integers(0, 10**5), st.floats(-9.0, 9.0), st.floats(-9.0, 9.0))
     def test_they_are_the_true_ones(self, seed, dy, dx):
@@ -65,9 +73,9 @@ class TestDisplacements:
         # standard deviation of a row's reading is .15 px
         assert (between_frames(found, moved) < (0.32, 0.35)).all()
 
-    def test_rows_improve_on_whole_frames(self, series):
+    def test_rows_improve_on_whole_frames(self, series, aligned):
         frames, moved = series
-        rows, whole = (SeriesAligner(rows=r, **FAST).fit(frames).displacements_ for r in (True, False))
+        rows, whole = aligned[0].displacements_, SeriesAligner(rows=False, **FAST).fit(frames).displacements_
         assert (between_frames(rows, moved) < 0.8 * between_frames(whole, moved)).all()
         assert np.ptp(whole, axis=1).max() == 0
 
@@ -84,9 +92,8 @@ class TestDisplacements:
 
 
 class TestAverage:
-    def test_it_is_an_image_with_numbers_errors_and_noise(self, series):
-        frames, _ = series
-        image = SeriesAligner(**FAST).fit_transform(frames)
+    def test_it_is_an_image_with_numbers_errors_and_noise(self, aligned):
+        _, image = aligned
         assert image.dims == ("y", "x")
         assert image.dtype == np.float32
         assert image.attrs["mode"] == "haadf"
@@ -95,6 +102,7 @@ class TestAverage:
         assert json.loads(image.attrs["noise"])["pixel_size"] == pytest.approx(0.02)
         assert json.loads(image.attrs["stemkit"])["step"] == "average"
 
+    @pytest.mark.slow
     @settings(max_examples=4, deadline=None)
     @given(st.integers(0, 10**5))
     def test_its_standard_error_is_that_of_counted_electrons(self, seed):
@@ -106,9 +114,8 @@ class TestAverage:
         stated = np.sqrt(np.mean(image.standard_error.values[whole] ** 2))
         assert stated == pytest.approx(counted, rel=0.12)
 
-    def test_it_has_less_noise_than_a_frame(self, series):
-        frames, _ = series
-        image = SeriesAligner(**FAST).fit_transform(frames)
+    def test_it_has_less_noise_than_a_frame(self, series, aligned):
+        (frames, _), (_, image) = series, aligned
         doses = [NoiseModel.from_dict(one).dose for one in (self.noise_of(image), self.noise_of(frames[0]))]
         # the dose of four frames; a calibration of such small images has an error of a fifth
         assert doses[0] == pytest.approx(4 * 30.0, rel=0.3)
@@ -131,6 +138,7 @@ class TestAverage:
         assert shapes[0.0] > shapes[0.5] > shapes[1.0]
         assert shapes[0.0] > frames[0].size > shapes[1.0]
 
+    @pytest.mark.slow
     def test_the_pipeline_gives_one_table(self, series):
         frames, _ = series
         steps = [
@@ -142,19 +150,20 @@ class TestAverage:
         table = Pipeline(steps).fit_transform(frames)
         one = Pipeline(steps[1:]).fit_transform(frames[0])
         assert set(table["image"]) == {0}
-        assert len(table) > 30
+        # as many as there are columns well inside the particle, at least
+        assert len(table) > 0.8 * np.pi * (0.42 * SIZE) ** 2 / 9.0**2
         assert table["x_err"].median() < 0.75 * one["x_err"].median()
 
-    def test_it_can_be_written_and_read(self, series, tmp_path):
-        image = SeriesAligner(**FAST).fit_transform(series[0])
+    def test_it_can_be_written_and_read(self, aligned, tmp_path):
+        _, image = aligned
         again = read(write(image, tmp_path / "average.nc"))
         np.testing.assert_array_equal(again.values, image.values)
         assert again.attrs["noise"] == image.attrs["noise"]
 
-    def test_dark_columns(self, series):
+    def test_dark_columns(self, series, aligned):
         bright, _ = series
         dark = (100 - bright).assign_attrs(mode="bf")
-        expected = 100 - SeriesAligner(**FAST).fit_transform(bright)
+        expected = 100 - aligned[1]
         found = SeriesAligner(**FAST).fit_transform(dark)
         np.testing.assert_allclose(found, expected, atol=1e-3)
         assert json.loads(found.attrs["noise"])["mode"] == "bf"
@@ -168,10 +177,9 @@ class TestContainers:
         assert image.dims == ("y", "x")
         assert not image.stem.is_calibrated
 
-    def test_arrays_and_lists_give_the_same(self, series):
-        frames, _ = series
+    def test_arrays_and_lists_give_the_same(self, series, aligned):
+        (frames, _), (_, image) = series, aligned
         aligner = SeriesAligner(mode="haadf", **FAST)
-        image = aligner.fit_transform(frames)
         array = aligner.fit_transform(frames.values)
         assert isinstance(array, xr.DataArray)  # an array has no number of frames, standard errors and noise
         np.testing.assert_array_equal(array.values, image.values)
@@ -185,10 +193,8 @@ class TestContainers:
         assert SeriesAligner(**FAST).fit_transform(frames).dtype == np.float32
         xr.testing.assert_identical(frames, before)
 
-    def test_other_signals_move_along(self, series):
-        frames, _ = series
-        aligner = SeriesAligner(**FAST).fit(frames)
-        image = aligner.transform(frames)
+    def test_other_signals_move_along(self, series, aligned):
+        (frames, _), (aligner, image) = series, aligned
         maps = xr.concat([frames, 2 * frames + 1], dim="element").transpose("frame", "element", "y", "x")
         out = aligner.apply(maps.assign_coords(element=["Sr", "Ti"]))
         assert out.dims == ("element", "y", "x")
@@ -206,17 +212,17 @@ class TestContainers:
         difference = (aligned.mean("frame") - image).values[4:-4, 4:-4]
         assert difference.std() < 0.5 * image.standard_error.values[4:-4, 4:-4].mean()
 
-    def test_other_frames_are_refused(self, series):
-        aligner = SeriesAligner(**FAST).fit(series[0])
+    def test_other_frames_are_refused(self, series, aligned):
+        aligner, _ = aligned
         with pytest.raises(ValueError, match="their pixels differ: fit again"):
             aligner.transform(series[0] + 1)
         with pytest.raises(ValueError, match="but has 3 of 96 by 96 px: fit again"):
             aligner.transform(series[0][:3])
 
-    def test_a_pickled_or_cloned_aligner_does_the_same(self, series):
-        aligner = SeriesAligner(**FAST).fit(series[0])
+    def test_a_pickled_or_cloned_aligner_does_the_same(self, series, aligned):
+        aligner, image = aligned
         again = pickle.loads(pickle.dumps(aligner))
-        xr.testing.assert_identical(again.transform(series[0]), aligner.transform(series[0]))
+        xr.testing.assert_identical(again.transform(series[0]), image)
         assert clone(aligner).get_params() == aligner.get_params()
 
 

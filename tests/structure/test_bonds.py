@@ -249,6 +249,20 @@ def test_dumbbells_have_their_distance_angle_polarity_and_errors(jitter, angle):
     assert np.abs(of_mean).max() < SIGMAS
 
 
+@pytest.mark.parametrize("angle", [-80, -50, -40, -10, 0, 40, 50, 89, 130, 140])
+def test_dumbbells_point_to_the_right_or_down_if_they_are_steep(angle):
+    turn = np.radians(angle)
+    sites = np.mgrid[0:4, 0:4].reshape(2, -1).T
+    table = pd.DataFrame(
+        np.concatenate([sites, sites + 0.2 * np.array([np.sin(turn), np.cos(turn)])]), columns=["y", "x"]
+    )
+    found = dumbbells(table.sample(frac=1, random_state=0))
+    assert len(found) == 16
+    step = table.loc[found["j"]].to_numpy() - table.loc[found["i"]].to_numpy()
+    steep = 45 < angle % 180 < 135
+    assert (step[:, 0 if steep else 1] > 0).all()
+
+
 def test_the_mean_over_many_dumbbells_has_the_error_of_shared_rows():
     z = []
     true = silicon(8, 0.5)

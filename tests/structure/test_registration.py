@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -88,7 +90,9 @@ def test_a_table_in_px_gives_the_pixel_size(kind, angle, seed):
     registered = register_crystal(table, *CRYSTALS[kind][:2])
     shape = registered.deformation
     assert abs(shape.scale - 55.0) < 5 * shape.scale_err
-    assert "pixel size 0.0182 ±" in registered.verdict or "pixel size 0.018" in registered.verdict
+    size, error = map(float, re.search(r"pixel size ([\d.]+) ± ([\d.e-]+) nm", registered.verdict).groups())
+    assert size == pytest.approx(1 / shape.scale, abs=error)
+    assert error == pytest.approx(shape.scale_err / shape.scale**2, rel=0.5)
 
 
 def test_errors_of_scale_and_displacements_are_those_of_the_columns():

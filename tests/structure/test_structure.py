@@ -758,4 +758,5 @@ def test_few_places_have_the_spread_of_their_site():
     table = table.assign(amplitude=100 * np.random.default_rng(0).normal(1, 0.05, len(table)), amplitude_err=0.5)
     missing = missing_sites(table, fit_lattice(table))
     assert len(missing) > 1
-    assert missing["spread"].min() > 3.0
+    # the columns of the site, not the neighbours of each place, have a spread of 5
+    assert missing["spread"].between(3.5, 7.0).all()

@@ -66,3 +66,43 @@ def test_correlations_of_recorded_rows_are_within_what_is_drawn(lag):
     for recorded in RECORDED:
         # not at the very edge of what is drawn
         assert float(drawn.quantile(0.001)) < recorded[place] < float(drawn.quantile(0.999))
+
+
+def fractions_of(noise):
+    """How many images have a kind of noise, by its name, and how many were expected."""
+    return {
+        "background": (noise.background > 0, 0.7),
+        "streaks": (noise.streaks > 0, 0.7),
+        "long streaks": (noise.streak_length < torch.inf, 0.6),
+        "short streaks": (noise.short_streaks > 0, noises.SHORTLY_STREAKED),
+        "displaced rows": (noise.jitter > 0, 0.75),
+        # across the rows two in five of those with independent rows, and all of the others
+        "displaced across": (noise.jitter_y > 0, 0.75 * (noises.SCANNED + (1 - noises.SCANNED) * 0.4)),
+        "rows as a whole": (noise.jitter_length == torch.inf, 0.5),
+        "correlated": (noise.correlation_x > 0, 0.4 * (1 - 0.35)),
+        "Poisson": (noise.poisson, 0.35 * 0.7),
+        "digital levels": (noise.step > 0, 0.3),
+    }
+
+
+def test_kinds_of_noise_are_as_frequent_and_as_large_as_stated():
+    noise = draw_noise(torch.full((N,), 20.0), torch_generator(0))
+    for name, (has, expected) in fractions_of(noise).items():
+        error = SIGMAS * math.sqrt(expected * (1 - expected) / N)
+        assert abs(float(has.float().mean()) - expected) < error, name
+    ranges = {
+        "background": noises.BACKGROUND,
+        "streaks": noises.STREAKS,
+        "short_streaks": noises.SHORT_STREAKS,
+        "short_streak_length": noises.SHORT_STREAK_LENGTH,
+        "correlation_x": noises.CORRELATION,
+        "hum_period": noises.HUM_PERIOD,
+        "drift_rows": noises.DRIFT_ROWS,
+        "step": (0.005, 0.02),
+    }
+    for name, (low, high) in ranges.items():
+        values = getattr(noise, name)
+        drawn = values[values > 0]
+        assert float(drawn.min()) >= low * (1 - 1e-6), name
+        # of thousands of values the largest is near the end of the range
+        assert high * 0.98 < float(drawn.max()) <= high * (1 + 1e-6), name

@@ -157,3 +157,10 @@ def test_other_weights_are_not_calibrated():
 def test_impossible_images_are_refused(recorded, enhanced, message):
     with pytest.raises(ValueError, match=message):
         stemkit.assess(recorded, enhanced)
+
+
+def test_sets_of_images_count_equally_in_the_factors():
+    """Three of four sets, which have few of the pixels, have errors of the spread, the fourth three times as large."""
+    errors = [np.ones((8, 8)), -np.ones((8, 8)), np.ones((8, 8)), np.full((100, 100), 6.0)]
+    spreads = [np.ones((8, 8))] * 3 + [np.full((100, 100), 2.0)]
+    assert calibrated_factors(errors, spreads) == (1.0, 3.0)

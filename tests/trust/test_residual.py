@@ -7,8 +7,9 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from stemkit import BackgroundNoise, NoiseModel, PointwiseNoise, ScanNoise
-from stemkit.trust.column_field import noise_peaks, normal_scores
-from stemkit.trust.displaced_rows import fit_displacements
+from stemkit.detection.matched_filter import _noise_peaks
+from stemkit.trust.column_field import _border, noise_peaks, normal_scores
+from stemkit.trust.displaced_rows import _Parts, fit_displacements
 from stemkit.trust.expected_noise import ExpectedNoise, column_width
 from stemkit.trust.residual import check_residual
 
@@ -151,3 +152,23 @@ def test_scores_of_skew_noise_are_normal(skewness):
     for level, expected in ((2.0, 0.02275), (3.0, 0.00135)):
         assert np.mean(z > level) == pytest.approx(expected, rel=0.25)
         assert np.mean(z < -level) == pytest.approx(expected, rel=0.25)
+
+
+def test_rows_are_divided_along_x():
+    """Into parts of about the length of the jitter, whatever the number of rows; sums are those of their pixels."""
+    rng = np.random.default_rng(0)
+    std, values = rng.uniform(1, 2, (2, 12, 170))
+    parts = _Parts(std, 40)
+    assert parts.starts.tolist() == [0, 42, 85, 127]
+    assert parts.lengths.tolist() == [42, 43, 42, 43]
+    expected = [values[:, start : start + n].sum(axis=1) for start, n in zip(parts.starts, parts.lengths, strict=True)]
+    np.testing.assert_allclose(parts.summed(values), np.transpose(expected))
+    at_pixels = parts.spread(parts.summed(values))[:, [0, 41, 42, 169]]
+    np.testing.assert_array_equal(at_pixels, parts.summed(values)[:, [0, 0, 1, 3]])
+
+
+def test_the_detector_expects_the_same_peaks_of_one_sign():
+    z, width = np.linspace(1.5, 6, 10), 2.0
+    border = _border((100, 120), width)
+    area = (100 - 2 * border) * (120 - 2 * border)
+    np.testing.assert_allclose(2 * _noise_peaks(z, area, width, 0.0), noise_peaks(z, (100, 120), width))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from strategies import seeds
 from torch.nn import functional
 
-from stemkit.networks import SFIN, FoldedSFIN, folded
+from stemkit.networks import SFIN, FoldedSFIN, strips
 
 
 def naive(state: dict[str, torch.Tensor], images: torch.Tensor) -> torch.Tensor:
@@ -93,14 +93,48 @@ def test_folded_for_inference_it_is_the_same_network(
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5])
-def test_folded_it_works_on_parts_of_an_image(monkeypatch, rows):
-    monkeypatch.setattr(folded, "STRIP", 1)
-    monkeypatch.setattr(folded, "FEWEST_ROWS", rows)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_folded_it_works_on_parts_of_an_image(monkeypatch, rows, threads):
+    monkeypatch.setattr(strips, "STRIP", 1)
+    monkeypatch.setattr(strips, "FEWEST_ROWS", rows)
     net = trained(1, n_outputs=2, n_channels=8, n_blocks=2, downsampling=2)
     images = torch.randn(1, 1, 22, 30)
     with torch.no_grad():
         expected = net(images)
-    torch.testing.assert_close(FoldedSFIN(net)(images), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        given = FoldedSFIN(net)(images)
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_folded_it_gives_the_same_with_any_number_of_threads(monkeypatch, dtype):
+    monkeypatch.setattr(strips, "STRIP", 2**14)
+    monkeypatch.setattr(strips, "FEWEST_ROWS", 3)
+    network = FoldedSFIN(trained(2, n_channels=8, n_blocks=2, downsampling=2), dtype)
+    images = torch.randn(1, 1, 62, 54)
+    before, given = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            given.append(network(images))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(given[0], given[1])
+    assert torch.equal(given[0], given[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_folded_in_strips_it_is_the_same_as_at_once(dtype):
+    network = FoldedSFIN(trained(3, n_outputs=2, n_channels=8, n_blocks=2), dtype)
+    images = torch.randn(1, 1, 41, 34)
+    with torch.inference_mode():
+        expected = network._maps_at_once(images)
+    given = network(images)
+    assert float((given - expected).std() / expected.std()) < (1e-6 if dtype == torch.float32 else 0.01)
 
 
 def test_folded_it_no_longer_follows_the_network():

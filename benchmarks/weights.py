@@ -6,7 +6,8 @@ former ones. The rows are
 sets     PSNR (dB) and SSIM on the first images of the fixed sets of :mod:`stemkit.benchmark`
 truths   planted structures at 3, 10 and 30 electrons per pixel, HAADF and BF: contrast left at vacancies, height of
          interstitials, bias of shifted columns (correct values: 0, 1, 0)
-rows     PSNR (dB) on images of 30 electrons per pixel whose rows are displaced by 1 px RMS along x
+rows     PSNR (dB) on images of 30 electrons per pixel whose rows are displaced by 1 px RMS along x, and on the same
+         images without displacement
 scenes   PSNR (dB) and SSIM on ``scenes.npz`` in a folder (``--scenes FOLDER``), see ``benchmarks/scenes.py``
 frames   correlation of each enhanced frame with the mean of the others, and mean squared error against it, corrected
          for its noise (``--frames FILE``, :func:`stemkit.benchmark.repeat_frames`)
@@ -19,6 +20,7 @@ import argparse
 import platform
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,8 +29,9 @@ import pandas as pd
 import torch
 import xarray as xr
 from scenes import fitted
+from sklearn.pipeline import Pipeline, make_pipeline
 
-from stemkit import NoiseModel, PointwiseNoise, ScanNoise, SFINDenoiser, STEMSynthesizer
+from stemkit import NoiseModel, PointwiseNoise, RowAligner, ScanNoise, SFINDenoiser, STEMSynthesizer
 from stemkit.benchmark import SETS, evaluate, repeat_frames, summary
 from stemkit.metrics import psnr, ssim
 
@@ -53,10 +56,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--images", type=int, default=24, help="of each set, and a third of it of each kind of rows")
     parser.add_argument("--recordings", type=int, default=2, help="of each planted structure")
+    parser.add_argument("--align", action="store_true", help="also with RowAligner before the denoiser")
     parser.add_argument("--scenes", type=Path, metavar="FOLDER")
     parser.add_argument("--frames", type=Path, metavar="FILE")
     arguments = parser.parse_args()
     arguments.named = dict(each.split("=", 1) for each in arguments.weights)
+    # images without a lattice, whose rows are not aligned
+    warnings.filterwarnings("ignore", message="no lattice of columns")
     print(f"{platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} threads; {' '.join(sys.argv)}")
     for part in arguments.only:
         table = PARTS[part](arguments)
@@ -64,8 +70,13 @@ def main() -> None:
             print(f"\n{part}\n{pd.DataFrame(table).T.round(4).to_string()}", flush=True)
 
 
-def denoisers(arguments: argparse.Namespace) -> dict[str, SFINDenoiser]:
-    return {name: SFINDenoiser(weights=weights) for name, weights in arguments.named.items()}
+def denoisers(arguments: argparse.Namespace) -> dict[str, SFINDenoiser | Pipeline]:
+    methods: dict[str, SFINDenoiser | Pipeline] = {}
+    for name, weights in arguments.named.items():
+        methods[name] = SFINDenoiser(weights=weights)
+        if arguments.align:
+            methods[f"{name}, aligned"] = make_pipeline(RowAligner(), SFINDenoiser(weights=weights))
+    return methods
 
 
 def sets(arguments: argparse.Namespace) -> Table:
@@ -82,7 +93,7 @@ def truths(arguments: argparse.Namespace) -> Table:
     scores = summary(evaluate(denoisers(arguments), ["truths"], n=arguments.recordings))[1]
     table: Table = {}
     for shows, score in PLANTED.items():
-        for weights in arguments.named:
+        for weights in denoisers(arguments):
             for (mode, dose), value in scores.loc[(shows, score, weights)].items():
                 table.setdefault(f"{shows}: {score}, {mode}, {dose:g} electrons", {})[weights] = float(value)
     return table
@@ -122,7 +133,7 @@ def frames(arguments: argparse.Namespace) -> Table:
     recorded = np.load(arguments.frames)["frames"].astype(float)
     found = repeat_frames(recorded, denoisers(arguments), mode="haadf", calibrate=False, verbose=False)
     found = found.set_index(["score", "method"])["value"]
-    return {score: {w: float(found[score, w]) for w in arguments.named} for score in ("correlation", "mse")}
+    return {score: {w: float(found[score, w]) for w in denoisers(arguments)} for score in ("correlation", "mse")}
 
 
 def cost(arguments: argparse.Namespace) -> Table:

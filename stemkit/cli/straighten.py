@@ -59,6 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
         rms = float(np.sqrt(np.mean(np.concatenate(aligner.shifts_) ** 2)))
         made: dict[str, str | float] = {"stemkit": __version__, "step": "straighten", "rms_shift_px": round(rms, 4)}
         job.step("writing")
+        if straight.attrs.get("stemkit") != image.attrs.get("stemkit"):
+            # the same step, with the displacement
+            straight.attrs["stemkit"] = image.attrs.get("stemkit")
         write(straight, target, overwrite=True, provenance=made)
         for i, path in enumerate(figure_paths):
             before, after = (image, straight) if image.ndim == 2 else (image[i], straight[i])

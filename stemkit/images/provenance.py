@@ -65,8 +65,11 @@ def was_enhanced(image: xr.DataArray) -> bool:
 
 
 def was_averaged(image: xr.DataArray) -> bool:
-    """Whether the image is an average of aligned frames, by its provenance or its number of frames per pixel."""
-    return "n_frames" in image.coords or "average" in _steps(image)
+    """Whether the image is an average of aligned frames or has aligned rows: interpolated, without its faulty pixels.
+
+    This is known by its provenance or its number of frames per pixel.
+    """
+    return "n_frames" in image.coords or bool({"average", "straighten"} & _steps(image))
 
 
 def _steps(image: xr.DataArray) -> set[str]:

@@ -93,7 +93,9 @@ def maps_in_strips(
         strips = _slices(n_y, first[:, :, 0].nbytes, FEWEST_ROWS)
 
         def begin(strip: slice) -> None:
-            first[:, :, _inside(strip)] = F.conv2d(given[:, :, _with_neighbors(strip)], *head, padding=(0, 1))
+            first[:, :, _inside(strip)] = F.conv2d(
+                given[:, :, _with_neighbors(strip)], head[0], head[1], padding=(0, 1)
+            )
 
         _each(run, begin, strips)
         spectrum = _Spectrum.empty(len(head[0]) // 2, n_y, n_x)
@@ -108,7 +110,7 @@ def maps_in_strips(
         def end(strip: slice) -> None:
             rows = _with_neighbors(strip)
             total = (source[:, :, rows] + first[:, :, rows]).float()
-            maps[:, :, strip] = F.conv2d(total, *tail, padding=(0, 1))
+            maps[:, :, strip] = F.conv2d(total, tail[0], tail[1], padding=(0, 1))
 
         _each(run, end, strips)
     return maps

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -13,8 +15,20 @@ from scipy import fft, ndimage, sparse
 from scipy.sparse.linalg import spsolve
 from sklearn.utils.validation import check_is_fitted
 
+from stemkit._version import __version__
 from stemkit.estimators import ImageTransformer, image_by_image, loaded
-from stemkit.images import RECORDED, Images, digest, float_dtype, join, mode_sign, resolve_mode, split, was_averaged
+from stemkit.images import (
+    RECORDED,
+    Images,
+    digest,
+    float_dtype,
+    join,
+    mode_sign,
+    resolve_mode,
+    split,
+    steps_before,
+    was_averaged,
+)
 from stemkit.noise.differences import mad_std
 from stemkit.noise.displacement_parts import NO_PARTS, DisplacementParts
 from stemkit.noise.lattice_prior import LEAST_DEVIATION, cauchy_weight, nearest_vectors, second_differences
@@ -151,7 +165,8 @@ class RowAligner(ImageTransformer):
         Returns
         -------
         Same type as ``X``
-            Without ``attrs["noise"]``, since alignment changes the noise.
+            Without ``attrs["noise"]``, since alignment changes the noise. Faulty pixels are interpolated before the
+            rows are shifted; ``attrs["stemkit"]`` records this, and later steps do not search for them again.
         """
         check_is_fitted(self, "shifts_")
         return join([self._aligned(_check_recorded(image)) for image in split(X)], X)
@@ -160,8 +175,14 @@ class RowAligner(ImageTransformer):
         shifts = self._known.get(digest(image.values))
         if shifts is None:
             shifts = _row_shifts(image, self.mode)
-        out = image.copy(data=_shift_back(image.values, shifts).astype(float_dtype(image.dtype)))
-        out.attrs = {k: v for k, v in image.attrs.items() if k != "noise"}
+        attrs = {k: v for k, v in image.attrs.items() if k != "noise"}
+        values = image.values
+        if shifts.any():
+            # an interpolated faulty pixel is several pixels wide, and interpolated single counts are taken for faults
+            values = filled(values, faulty_pixels(values, averaged=was_averaged(image)))
+            attrs["stemkit"] = _record(image)
+        out = image.copy(data=_shift_back(values, shifts).astype(float_dtype(image.dtype)))
+        out.attrs = attrs
         return out
 
 
@@ -172,6 +193,14 @@ def _check_recorded(image: xr.DataArray) -> xr.DataArray:
             f'"{RECORDED}"): put RowAligner before the denoiser, or give image.stem.recorded'
         )
     return image
+
+
+def _record(image: xr.DataArray) -> str:
+    """Provenance of an aligned image."""
+    made: dict[str, Any] = {"stemkit": __version__, "step": "straighten"}
+    if (before := steps_before(image)) is not None:
+        made["previous"] = before
+    return json.dumps(made)
 
 
 def _row_shifts(image: xr.DataArray, mode: str | None) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ from strategies import displacements, gaussians, lattice_positions, pixel_sizes,
 
 import stemkit
 from stemkit import NoiseCalibrator, NoiseModel, PointwiseNoise, RowAligner, ScanNoise
+from stemkit.denoising.base import without_faults
 
 SHAPE = (224, 224)
 Y = np.arange(SHAPE[0])
@@ -86,7 +87,9 @@ def test_labels_are_kept_and_the_noise_model_is_removed(pixel_size, dtype, seed)
     with_noise = recorded.assign_attrs(noise=json.dumps(NoiseModel().to_dict()))
     straight = RowAligner().fit_transform(with_noise)
     assert straight.dtype == (np.float64 if dtype == "f8" else np.float32)
-    assert (straight.dims, straight.name, straight.attrs) == (recorded.dims, "counts", recorded.attrs)
+    kept = {name: value for name, value in straight.attrs.items() if name != "stemkit"}
+    assert (straight.dims, straight.name, kept) == (recorded.dims, "counts", recorded.attrs)
+    assert json.loads(straight.attrs["stemkit"])["step"] == "straighten"
     xr.testing.assert_identical(straight.coords.to_dataset(), recorded.coords.to_dataset())
     assert "noise" in with_noise.attrs
 
@@ -166,3 +169,31 @@ def test_unknown_modes_and_unfitted_aligners_are_refused():
         RowAligner(mode="df").fit(np.zeros((40, 40)))
     with pytest.raises(ValueError, match="not fitted"):
         RowAligner().transform(np.zeros((40, 40)))
+
+
+def test_single_counts_of_an_aligned_image_are_not_faulty():
+    counts = NoiseModel(scan=ScanNoise(jitter=0.5), pointwise=PointwiseNoise.counted(0.5, background=0.02))
+    image = labelled(counts.apply(specimen(), random_state=1))
+    # faults would be searched for in interpolated counts, which are not counts
+    aligned = RowAligner().fit_transform(image)
+    assert np.ptp(RowAligner().fit(image).shifts_[0]) > 0.5
+    assert without_faults(aligned) is aligned
+    assert without_faults(stemkit.NoiseCalibrator().fit_transform(aligned)).equals(aligned)
+    assert json.loads(aligned.attrs["stemkit"])["step"] == "straighten"
+
+
+def test_faulty_pixels_are_not_spread_by_interpolation():
+    clean = specimen()
+    image, _ = jittered(clean, 0.5, 0.03, 4)
+    expected = RowAligner(mode="haadf").fit_transform(image)
+    image[50, 60] = 1e3
+    aligned = RowAligner(mode="haadf").fit_transform(image)
+    assert np.abs(np.asarray(aligned) - np.asarray(expected)).max() < 1.0
+
+
+def test_an_image_that_is_not_aligned_has_no_record_of_it():
+    image = labelled(np.random.default_rng(0).normal(size=(64, 64)))
+    with pytest.warns(UserWarning, match="no lattice of columns"):
+        aligned = RowAligner().fit_transform(image)
+    assert "stemkit" not in aligned.attrs
+    np.testing.assert_array_equal(aligned, image)

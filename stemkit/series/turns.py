@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -38,7 +39,7 @@ def _scan_angle_of(frame: object) -> float | None:
     angle = frame.coords.get("scan_angle")
     if angle is not None:
         return float(angle) if angle.ndim == 0 else None
-    stated = frame.attrs.get("scan_angle")
+    stated: Any = frame.attrs.get("scan_angle")
     return float(stated) if is_number(stated) else None
 
 

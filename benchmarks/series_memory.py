@@ -16,14 +16,18 @@ import warnings
 from dataclasses import replace
 
 import numpy as np
-from series import draw
+from series import SCAN, specimen
 
-from stemkit.series import SeriesAligner, refinement
+from stemkit import NoiseModel, PointwiseNoise
+from stemkit.series import SeriesAligner, draw_displacements, draw_series, refinement
 
 
 def peak(n_frames: int, size: int, denoiser: str | None) -> int:
     """Bytes."""
-    frames = draw("particle", n_frames, 10.0, size, 1).frames.astype(np.float32)
+    moved = draw_displacements(n_frames, size, scan=SCAN, drift=(0.6, -0.8), random_state=0)
+    columns = specimen("particle", size, float(np.abs(moved).max()) + 40.0, 1)
+    noise = NoiseModel(10.0, 2.0, pointwise=PointwiseNoise.counted(10.0, background=2.0))
+    frames = draw_series(columns, moved, shape=(size, size), noise=noise, random_state=0)
     tracemalloc.start()
     SeriesAligner(denoiser=denoiser).fit_transform(frames)
     largest = tracemalloc.get_traced_memory()[1]

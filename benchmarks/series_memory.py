@@ -37,7 +37,7 @@ def peak(n_frames: int, size: int, denoiser: str | None) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--frames", type=int, nargs=2, default=[20, 28])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--denoiser", default="none", choices=("auto", "none"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ MOST_FRAMES = 32
 MULTIPLE = 16
 
 
-def is_aligned(X: object) -> bool:
+def is_aligned(X: object) -> TypeGuard[xr.DataArray]:
     """Whether images are frames that :meth:`stemkit.SeriesAligner.aligned` has moved onto the same pixels."""
     if not isinstance(X, xr.DataArray) or X.dims != ("frame", "y", "x") or len(X) < 2:
         return False

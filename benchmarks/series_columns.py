@@ -5,6 +5,11 @@ and compares errors with the Cramér-Rao bound of a single column for the number
 displacements of the rows, where nothing but the noise of the pixels contributes, and with those that SeriesAligner
 finds. The errors that the tables state are compared with the actual ones (pull, 1 if right): of the noise of the
 pixels, and with the jitter of the mean of the frames in quadrature.
+
+Frames show their displacements against each other, but not what they have in common, whose variance is 1 / n of that
+of a frame. ``error/possible`` is over the root of the sum of both variances: the bound for the noise of the pixels, and
+that of the common displacement over the height of a column. Columns after :class:`stemkit.RowAligner` show what of it a
+lattice determines.
 """
 
 from __future__ import annotations
@@ -16,10 +21,11 @@ import warnings
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.linalg import toeplitz
 from scipy.spatial import cKDTree
-from series import BORDER, LEVEL, SCAN, SCENES, SPACING, Case, bound, common_map, specimen
+from series import BORDER, LEVEL, SCAN, SCENES, SIGMA, SPACING, Case, bound, common_map, specimen
 
-from stemkit import AtomDetector, NoiseCalibrator, NoiseModel, PointwiseNoise, ScanNoise
+from stemkit import AtomDetector, NoiseCalibrator, NoiseModel, PointwiseNoise, RowAligner, ScanNoise
 from stemkit.series import SeriesAligner, draw_displacements, draw_series, measure_series
 
 #: nm per px.
@@ -49,16 +55,35 @@ def with_true_displacements(aligner: SeriesAligner, case: Case) -> SeriesAligner
     return known
 
 
+def common_displacement(n_frames: NDArray, n_rows: int) -> NDArray:
+    """RMS (px) along y and x ``(n, 2)`` of what all frames are displaced by at a column, but for an affine map.
+
+    A column's position is the mean over its rows, weighted by the information on it: the square of the slope.
+    """
+    rows = np.arange(n_rows)
+    t = (rows - rows.mean()) / n_rows
+    design = np.stack([np.ones(n_rows), t], axis=1)
+    # an affine map of the image is not an error
+    rest = np.eye(n_rows) - design @ np.linalg.pinv(design)
+    middle = rows - n_rows // 2
+    variances = []
+    for axis in "yx":
+        weight = np.exp(-((middle / SIGMA) ** 2)) * (middle**2 if axis == "y" else 1.0)
+        weight = rest @ (weight / weight.sum())
+        variances.append(weight @ toeplitz(SCAN.autocovariance(rows, axis)) @ weight)
+    return np.sqrt(np.array(variances) / n_frames[:, None])
+
+
 def measured(aligner: SeriesAligner, case: Case) -> dict[str, pd.DataFrame]:
     """Tables of the same columns by each method."""
     image = aligner.transform(case.frames)
     image = image.fillna(float(image.median()))
     detector = AtomDetector()
     average = detector.fit_transform(image)
-    calibrated = NoiseCalibrator().fit_transform(image)
+    straight = RowAligner().fit_transform(image)
     return {
         "average": average,
-        "average, calibrated": detector.measure(calibrated, average),
+        "average, rows aligned": detector.measure(NoiseCalibrator().fit_transform(straight), average),
         "all frames": measure_series(case.frames, average, aligner),
     }
 
@@ -86,12 +111,14 @@ def scores(tables: dict[str, pd.DataFrame], aligner: SeriesAligner, case: Case, 
         stated = table[["y_px_err", "x_px_err"]].to_numpy()[good]
         jitter = table[["y_jitter", "x_jitter"]].to_numpy()[good] / PIXEL_SIZE
         lowest = bound(table["amplitude"].to_numpy()[good] / case.noise.contrast, case.noise.contrast, n_frames)
+        possible = np.hypot(lowest[:, None], common_displacement(n_frames, shape[0]))
         rows.append(
             {
                 "measured": name,
                 "columns": len(found),
                 "error px": rms(error),
                 "error/bound": rms(error / lowest[:, None]),
+                "error/possible": rms(error / possible),
                 "stated/bound": rms(stated / lowest[:, None]),
                 "pull": rms(error / stated),
                 "with jitter": rms(error / np.hypot(stated, jitter)),
@@ -137,7 +164,7 @@ def main() -> None:
                         print(f"{kind}, {n} frames, {dose:g} electrons, series {k}: {error}")
     table = pd.DataFrame(rows)
     keys = ["displacements", "measured"]
-    numbers = ["error px", "error/bound", "stated/bound", "pull", "with jitter"]
+    numbers = ["error px", "error/bound", "error/possible", "stated/bound", "pull", "with jitter"]
     squares = table.assign(**{name: table[name] ** 2 for name in numbers})
     for group in (["frames", "dose"], []):
         by = squares.groupby(group + keys, sort=False)

@@ -85,10 +85,10 @@ frames = xr.concat(recorded, "frame")
 # %%
 # Every frame alone, and links between them
 # -----------------------------------------
-# Whole frames are aligned (``rows=False``): single rows would follow the atom that
-# moves. The columns of each frame are measured on its own, and the displacements of the
-# frames move them to the pixels of the average. The jitter of the rows remains, as a
-# scatter that all columns have in addition to their errors: it is estimated and added.
+# Whole frames are aligned (``rows=False``), which is enough for hops of this length.
+# The columns of each frame are measured on its own, and the displacements of the frames
+# move them to the pixels of the average. The jitter of the rows remains, as a scatter
+# that all columns have in addition to their errors: it is estimated and added.
 # From one frame to the next, a column may move by up to ``max_distance``, here 0.22 nm:
 # the hops are 0.18 nm long.
 

@@ -17,6 +17,7 @@ from torch import nn
 from stemkit.compute import PRECISIONS, resolve_device, seed_from
 from stemkit.denoising.base import Denoiser, Enhancer, without_faults
 from stemkit.denoising.callbacks import epochs_of, seed_of
+from stemkit.denoising.frame_pairs import is_aligned, with_frames, without_gaps
 from stemkit.denoising.inference import AnyNetwork, enhanced_maps, for_inference
 from stemkit.denoising.lattice_average import combine_with_lattice
 from stemkit.denoising.sampling import check_sampling
@@ -25,6 +26,7 @@ from stemkit.denoising.training import LOSSES, TrainingSchedule, made_with, trai
 from stemkit.denoising.units import network_units, to_network, widened
 from stemkit.denoising.weights import OUTPUTS, NetworkInfo, load_weights
 from stemkit.images import Images, holds_images, mode_sign, resolve_mode, split
+from stemkit.noise import NoiseModel
 from stemkit.noise.drawing import stacked
 from stemkit.noise.resolve import resolve_noise
 from stemkit.parameters import check_integer, check_option, check_positive
@@ -41,6 +43,8 @@ EMPTY = 0.05
 WIDENING = (0.9, 1.1)
 #: Lower limits of the ends of that range, px (chosen).
 LEAST_SPACING = (3.0, 4.0)
+#: Frames of a series on which the noise of synthetic images is calibrated, at most (chosen: each takes some seconds).
+MOST_CALIBRATED = 3
 #: Least values of integer parameters (chosen).
 LEAST = {"max_epochs": 0, "batches_per_epoch": 1, "batch_size": 1, "crop_size": 8, "tile_size": 64}
 
@@ -87,7 +91,9 @@ class NetworkDenoiser(Denoiser):
         Parameters
         ----------
         X : DataArray, ndarray or list of them
-            Recorded images, ``(n_y, n_x)`` or ``(n_images, n_y, n_x)``.
+            Recorded images, ``(n_y, n_x)`` or ``(n_images, n_y, n_x)``. If the network is trained, and they are the
+            frames of a series on the pixels of its average (:meth:`stemkit.SeriesAligner.aligned`), it is trained on
+            pairs of these, too: one frame against the mean of the others, and the reverse [1]_.
         y : like X, optional
             Clean images, or the true ``target`` maps, of the same shapes. If the network is trained, it is trained on
             these pairs; else, and if ``y`` contains no images, such as the tables of columns that a pipeline passes to
@@ -96,17 +102,27 @@ class NetworkDenoiser(Denoiser):
         Returns
         -------
         self
+
+        References
+        ----------
+        .. [1] J. Lehtinen et al., "Noise2Noise", Proc. ICML 2018, https://arxiv.org/abs/1803.04189
         """
         self._check_parameters()
-        images = self._validated(X)
         trains = self.fine_tune or self.weights is None
         truth = split(y, name="y") if trains and holds_images(y) else None
+        frames = X if trains and truth is None and is_aligned(X) else None
+        images = self._validated(X if frames is None else without_gaps(frames))
         module, info = load_weights(self.weights) if self.weights is not None else (None, None)
         info = self._check_info(info, supervised=truth is not None)
         self.history_ = pd.DataFrame()
         if trains:
             images = [without_faults(image) for image in images]
-            source, trained = self._synthesis(images, info) if truth is None else self._pairs(images, truth, info)
+            if truth is not None:
+                source, trained = self._pairs(images, truth, info)
+            elif frames is None:
+                source, trained = self._synthesis(images, info)
+            else:
+                source, trained = self._frames(frames.values, images, info)
             module, info = self._train(module, info, source, trained)
         assert module is not None
         self.net_ = module.eval().to("cpu")
@@ -212,13 +228,25 @@ class NetworkDenoiser(Denoiser):
         )
         return source, dataclasses.replace(info, spacing=widened(info.spacing, images), sha256="")
 
-    def _synthesis(self, images: list[xr.DataArray], info: NetworkInfo) -> tuple[Source, NetworkInfo]:
+    def _frames(self, frames: NDArray, images: list[xr.DataArray], info: NetworkInfo) -> tuple[Source, NetworkInfo]:
+        """Aligned frames, and synthetic pairs like some of them, which ``images`` are without gaps."""
+        images = [images[i] for i in np.unique(np.linspace(0, len(images) - 1, MOST_CALIBRATED).astype(int))]
+        models = [resolve_noise(image, self.mode) for image in images]
+        source, trained = self._synthesis(images, info, models)
+        contrast = float(np.mean([model.contrast for model in models]))
+        signed = frames * mode_sign(models[0].mode)
+        return with_frames(source, signed, contrast, info, resolve_device(self.device)), trained
+
+    def _synthesis(
+        self, images: list[xr.DataArray], info: NetworkInfo, models: list[NoiseModel] | None = None
+    ) -> tuple[SynthesisSource, NetworkInfo]:
         if info.scaling != "standard":
             raise ValueError(
                 "fine_tune=True needs weights with input scaling 'standard' (mean 0, standard deviation 1), but these "
                 f"have {info.scaling!r}: give pairs to fit instead"
             )
-        models = [resolve_noise(image, self.mode) for image in images]
+        if models is None:
+            models = [resolve_noise(image, self.mode) for image in images]
         if len({model.mode for model in models}) > 1:
             raise ValueError("X must be images of one mode to train on, but they are of both: train a network on each")
         # of plain arrays, since images may differ in pixel size

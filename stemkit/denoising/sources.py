@@ -56,8 +56,9 @@ class Source(Protocol):
             The m images, ``m <= n``.
         truth : dict
             ``maps`` ``(m, n_targets, n_y, n_x)``, the targets in the order of ``target_names``; ``unit`` ``(m,)``, the
-            unit of errors, which is the contrast or the range of the target; ``weight`` ``(m, n_y, n_x)``, the weight
-            of each pixel in the loss.
+            unit of errors, which is the contrast or the range of the target; ``weight`` ``(m, n_y, n_x)``, or
+            ``(m, n_targets, n_y, n_x)`` if it differs between the targets, the weight of each pixel in the loss;
+            optionally ``squared`` ``(m,)``, the images whose loss is the squared error whatever that of the training.
         """
 
 

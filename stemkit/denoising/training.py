@@ -350,7 +350,9 @@ class _Net(skorch.NeuralNet):
             # spots cover few pixels: the minimum of the mean absolute error is an empty map
             squared = name == "detect"
             loss = (estimate - target).square() if squared else self.criterion_(estimate / unit, target / unit)
-            total = total + MAP_WEIGHTS[name] * (weight * loss).mean()
+            if "squared" in truth and not squared:
+                loss = torch.where(truth["squared"][:, None, None], ((estimate - target) / unit).square(), loss)
+            total = total + MAP_WEIGHTS[name] * ((weight if weight.ndim == 3 else weight[:, i]) * loss).mean()
             if i == 0:
                 error = ((estimate.detach() - target) / (1.0 if name == "detect" else unit)).square().mean(dim=(1, 2))
                 psnr = (-10 * torch.log10(error + 1e-12)).mean()

@@ -66,6 +66,8 @@ def is_zarr(path: Path) -> bool:
 def stacked_frames(images: Sequence[xr.DataArray], names: Sequence[str], dim: str) -> xr.DataArray:
     """Images of one shape, data type and pixel size as a stack with the attributes of the first.
 
+    Scan angles that differ become the coordinate ``scan_angle``, degrees.
+
     Raises
     ------
     ValueError
@@ -89,6 +91,11 @@ def stacked_frames(images: Sequence[xr.DataArray], names: Sequence[str], dim: st
     values = xr.Variable.concat([image.variable for image in images], dim).data  # lazy images stay lazy
     coords = {d: first.coords[d] for d in ("y", "x") if d in first.coords}
     attrs = {**first.attrs, "source": f"{names[0]} to {names[-1]}" if len(names) > 1 else names[0]}
+    angles = [image.attrs.get("scan_angle") for image in images]
+    if len(set(angles)) > 1:
+        attrs.pop("scan_angle", None)  # that of the first image is not that of the stack
+        if None not in angles:
+            coords["scan_angle"] = xr.Variable(dim, np.asarray(angles, dtype=np.float64), {"units": "degrees"})
     return xr.DataArray(values, coords, (dim, "y", "x"), attrs=attrs).rename(None)
 
 

@@ -16,7 +16,7 @@ from stemkit.io.attributes import PROVENANCE, attributes_of, mode_of, pack, unpa
 from stemkit.io.calibration import pixel_sizes_of, seconds_per
 from stemkit.io.checks import FormatError
 from stemkit.io.recorded import Recorded
-from stemkit.io.signals import positive, spectrum_reason
+from stemkit.io.signals import degrees, positive, spectrum_reason
 
 if TYPE_CHECKING:
     import h5py
@@ -149,7 +149,7 @@ def _tree(metadata: Mapping[str, Any], *keys: str) -> dict[str, Any]:
 
 
 def _attributes(metadata: dict[str, Any], original: Any, store: ModuleType) -> dict[str, Any]:
-    """Title, voltage (kV), dwell time (s), and the attributes and the provenance that stemkit wrote."""
+    """Title, voltage (kV), dwell time (s), scan angle (degrees), and the attributes and the provenance of stemkit."""
     title = str(_tree(metadata, "General").get("title") or "").strip()
     microscope = {
         **_tree(metadata, "Acquisition_instrument", "SEM"),
@@ -162,6 +162,7 @@ def _attributes(metadata: dict[str, Any], original: Any, store: ModuleType) -> d
         "mode": mode_of(detector),
         "voltage": positive(microscope.get("beam_energy")),
         "dwell_time": positive(microscope.get("dwell_time")),
+        "scan_angle": _scan_angle(original, store),
     }
     own = _tree(metadata, "stemkit")
     provenance, kept = own.get("provenance"), unpack(own.get("attrs"))
@@ -180,6 +181,17 @@ def _detector(title: str, original: Any, store: ModuleType) -> str | None:
     bar = store.group(original, "ImageList", "TagGroup0", "ImageTags", "DataBar")
     named = None if bar is None else store.attributes(bar).get("Signal Name")
     return named.strip() or None if isinstance(named, str) else None
+
+
+def _scan_angle(original: Any, store: ModuleType) -> float | None:
+    """Rotation of the scan in signals that HyperSpy read from Velox (radians) or DigitalMicrograph, degrees."""
+    if original is None:
+        return None
+    scan = store.group(original, "Scan")
+    if scan is not None:
+        return degrees(store.attributes(scan).get("ScanRotation"), radians=True)
+    tags = store.group(original, "ImageList", "TagGroup0", "ImageTags", "DigiScan")
+    return None if tags is None else degrees(store.attributes(tags).get("Rotation"))
 
 
 # --- writing -----------------------------------------------------------------------------------------------------

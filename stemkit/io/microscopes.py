@@ -18,7 +18,7 @@ from stemkit.io.attributes import mode_of
 from stemkit.io.calibration import pixel_sizes_of, seconds_per
 from stemkit.io.checks import FormatError
 from stemkit.io.recorded import Recorded, recorded
-from stemkit.io.signals import positive, spectrum_reason
+from stemkit.io.signals import degrees, positive, spectrum_reason
 
 __all__ = ["load"]
 
@@ -112,7 +112,7 @@ def _times(axes: list[dict[str, Any]], original: Tree) -> NDArray | None:
 
 
 def _attributes(signal: Tree, metadata: Tree, original: Tree) -> dict[str, Any]:
-    """Title, detector, mode, voltage (kV) and dwell time (s), as far as the file contains them."""
+    """Title, detector, mode, voltage (kV), dwell time (s) and scan angle (degrees), as far as the file has them."""
     title = str(_find(metadata, "General.title") or "").strip()
     detector = _detector(original)
     attrs: dict[str, Any] = {
@@ -121,6 +121,7 @@ def _attributes(signal: Tree, metadata: Tree, original: Tree) -> dict[str, Any]:
         "mode": mode_of(detector),
         "voltage": _quantity(signal, "beam_energy"),
         "dwell_time": _quantity(signal, "dwell_time"),
+        "scan_angle": _scan_angle(original),
     }
     return {key: value for key, value in attrs.items() if value is not None}
 
@@ -129,6 +130,13 @@ def _detector(original: Tree) -> str | None:
     """Name of the detector in a tag of DigitalMicrograph."""
     named = _find(original, "ImageList.TagGroup0.ImageTags.DataBar.Signal Name")
     return named.strip() or None if isinstance(named, str) else None
+
+
+def _scan_angle(original: Tree) -> float | None:
+    """Rotation of the scan in a tag of DigitalMicrograph, degrees; images copied from another have its tags."""
+    tags = "ImageList.TagGroup0.ImageTags"
+    found = (degrees(_find(original, f"{tags}.{where}DigiScan.Rotation")) for where in ("", "source.Tags at creation."))
+    return next((angle for angle in found if angle is not None), None)
 
 
 def _quantity(signal: Tree, quantity: str) -> float | None:

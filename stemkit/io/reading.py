@@ -112,7 +112,8 @@ def read(
 
     Values and dtype are those of the file. Coordinates are pixel centres in nm; without a pixel size in the file there
     are none. ``attrs`` contains ``source`` (the file's name) and, as far as the file has them, ``dataset``, ``title``,
-    ``detector``, ``mode`` (``"haadf"`` or ``"bf"``), ``voltage`` (kV) and ``dwell_time`` (s).
+    ``detector``, ``mode`` (``"haadf"`` or ``"bf"``), ``voltage`` (kV), ``dwell_time`` (s) and ``scan_angle``, the
+    rotation of the scan (degrees).
 
     Parameters
     ----------
@@ -141,7 +142,7 @@ def read(
     DataArray
         Dims ``("y", "x")``, ``("frame", "y", "x")`` for a series of frames of one scan, or ``("image", "y", "x")`` for
         another stack of images of equal size. Frames have the coordinate ``time`` in s if the file contains their
-        times.
+        times, and ``scan_angle`` in degrees if they are of several files whose scan angles differ.
 
     Raises
     ------

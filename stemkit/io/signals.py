@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["positive", "spectrum_reason"]
+__all__ = ["degrees", "positive", "spectrum_reason"]
 
 #: First letters of HyperSpy's signal types that are spectra.
 _SPECTRUM_TYPES = ("EELS", "EDS", "CL", "LumiSpectrum")
@@ -22,6 +23,19 @@ def positive(value: object) -> float | None:
     except (TypeError, ValueError):
         return None
     return number if np.isfinite(number) and number > 0 else None
+
+
+def degrees(value: object, *, radians: bool = False) -> float | None:
+    """An angle from metadata in degrees, from -180 (excluded) to 180; None if the value is not a finite number."""
+    if isinstance(value, bool):
+        return None
+    try:
+        angle = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    if not np.isfinite(angle):
+        return None
+    return 180.0 - (180.0 - (math.degrees(angle) if radians else angle)) % 360.0
 
 
 def spectrum_reason(axes: Sequence[Mapping[str, Any]], signal_type: str, ndim: int) -> str:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from stemkit.io.attributes import mode_of
 from stemkit.io.calibration import pixel_sizes_of, seconds_per
+from stemkit.io.signals import degrees
 from stemkit.io.units import is_unstated, nm_per
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ def _fei_xml_sizes(page: TiffPage) -> Sizes | None:
 
 
 def fei_attributes(page: TiffPage) -> dict[str, Any]:
-    """Detector, mode, voltage (kV) and dwell time (s) from FEI's settings."""
+    """Detector, mode, voltage (kV), dwell time (s) and scan angle (degrees) from FEI's settings."""
     fei = _fei_settings(page)
     detector = fei.get("Detectors", {}).get("Name")
     voltage = fei.get("Beam", {}).get("HV")
@@ -207,6 +208,7 @@ def fei_attributes(page: TiffPage) -> dict[str, Any]:
     attrs: dict[str, Any] = {"detector": detector, "mode": mode_of(detector)} if isinstance(detector, str) else {}
     attrs["voltage"] = voltage / 1e3 if _is_positive(voltage) else None
     attrs["dwell_time"] = float(dwell) if _is_positive(dwell) else None
+    attrs["scan_angle"] = degrees(fei.get("Beam", {}).get("ScanRotation"), radians=True)
     return {key: value for key, value in attrs.items() if value is not None}
 
 

@@ -14,6 +14,7 @@ from stemkit.io import hdf5
 from stemkit.io.attributes import mode_of
 from stemkit.io.calibration import pixel_sizes_of
 from stemkit.io.recorded import DERIVED, DETECTOR, MAP, Recorded, placeholder, recorded
+from stemkit.io.signals import degrees
 
 if TYPE_CHECKING:
     import h5py
@@ -165,6 +166,7 @@ def _attributes(metadata: dict[str, Any], name: str, detector: str) -> dict[str,
         "mode": mode_of(detector),
         "voltage": None if voltage is None else voltage / 1e3,
         "dwell_time": _number(_tree(metadata, "Scan").get("DwellTime")),
+        "scan_angle": degrees(_tree(metadata, "Scan").get("ScanRotation"), radians=True),
     }
     return {key: value for key, value in attrs.items() if value is not None}
 

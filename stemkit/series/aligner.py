@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,9 +25,9 @@ from stemkit.series.combined import Combined, combined, in_groups
 from stemkit.series.directions import Group, union_of, variance_of, without_slow_drift
 from stemkit.series.extent import covered
 from stemkit.series.frames import FEWEST_FRAMES, BrightFrames, Series, check_enough, read_series
-from stemkit.series.jumps import Ambiguity
+from stemkit.series.jumps import described
 from stemkit.series.refinement import Enhance, refined
-from stemkit.series.result import average_image, gains_of, pixel_centres
+from stemkit.series.result import average_image, gains_of, pixel_centres, record
 from stemkit.series.rigid import rigid_shifts
 from stemkit.series.turns import Turn, quarter_turns, scan_angles_of
 
@@ -74,6 +75,8 @@ class SeriesAligner(ImageTransformer):
         Along y and x, px: pixel ``(y, x)`` of frame f recorded what is at ``(y, x) + displacements_[f, y]`` of the
         average; where the scan is turned by k quarter turns, at the place of the pixel in ``np.rot90(frame, -k)`` plus
         the displacement of its row. NaN for rejected frames.
+    quarter_turns_ : ndarray of shape (n_frames,)
+        By how many times 90 degrees the scan of each frame is turned against that of the first, 0 to 3.
     rejected_ : dict
         Reasons, by the number of the frame.
     ambiguous_ : list of Ambiguity
@@ -84,6 +87,8 @@ class SeriesAligner(ImageTransformer):
     noise_ratio_ : float
         Standard deviation of the pixels of the average from the frames themselves over that which is calibrated on the
         average. It is set by ``transform``.
+    mode_ : {"haadf", "bf"}
+        Bright or dark columns.
     n_frames_ : int
         Number of frames of the series, rejected ones included.
     shape_ : (int, int)
@@ -168,7 +173,8 @@ class SeriesAligner(ImageTransformer):
         self._check_parameters()
         series = read_series(X, self.mode)
         angles = scan_angles_of(X) if self.scan_angles is None else list(self.scan_angles)
-        self._fit(series, quarter_turns(angles, series.n_frames))
+        self.quarter_turns_ = np.array(quarter_turns(angles, series.n_frames))
+        self._fit(series, self.quarter_turns_.tolist())
         return self
 
     def fit_transform(self, X: Images, y: object = None) -> xr.DataArray:
@@ -185,14 +191,12 @@ class SeriesAligner(ImageTransformer):
             where the average is interpolated), and ``standard_error``, that of the mean from the scatter of the frames
             (NaN where there is one frame), and its noise model in ``attrs["noise"]``.
         """
-        check_is_fitted(self, "displacements_")
-        series = read_series(X, self._mode)
-        self._check_same(series)
+        series = self.fitted_frames(X)
         mean = self._combined(series.bright, with_variance=True)
-        gains = gains_of(self.displacements_[self._used], self._turns, self._frame_shape)
+        gains = gains_of(self.displacements_[self._used], self._turns(self._used), self._frame_shape)
         grid = Grid(self._origin, self.shape_)
         image, self.noise_ratio_ = average_image(
-            mean, series.first, self._mode, grid, gains, self._variance, self.scan_noise_
+            mean, series.first, self.mode_, grid, gains, self._variance, self.scan_noise_
         )
         return image
 
@@ -238,18 +242,31 @@ class SeriesAligner(ImageTransformer):
             Dims ``("frame", "y", "x")``, with the numbers of the frames as the coordinate ``frame``; NaN where a frame
             shows nothing. They are for inspection: their noise is correlated along y.
         """
-        check_is_fitted(self, "displacements_")
-        series = read_series(X, self._mode)
-        self._check_same(series)
-        grid, sign = Grid((0, 0), self.shape_), mode_sign(self._mode)
+        series = self.fitted_frames(X)
+        grid, sign = Grid((0, 0), self.shape_), mode_sign(self.mode_)
         values = np.empty((len(self._used), *self.shape_), float_dtype(series.first.dtype))
         for k, i in enumerate(self._used):
             one = combined(
-                BrightFrames(series, [i]).__getitem__, self.displacements_[i : i + 1], self._turns[k : k + 1], grid
+                BrightFrames(series, [i]).__getitem__, self.displacements_[i : i + 1], self._turns([i]), grid
             )
             values[k] = np.where(one.shown, sign * one.values, np.nan)
         coords = {"frame": self._used, **pixel_centres(series.first, Grid(self._origin, self.shape_))}
-        return xr.DataArray(values, coords, ("frame", "y", "x"), series.first.name, {**series.first.attrs})
+        attrs = {**series.first.attrs, "mode": self.mode_, "stemkit": json.dumps(record(series.first, "align"))}
+        return xr.DataArray(values, coords, ("frame", "y", "x"), series.first.name, attrs)
+
+    def fitted_frames(self, X: Images) -> Series:
+        """The frames that were fitted, checked: for measurements in their recorded pixels.
+
+        Returns
+        -------
+        Series
+            By the number of the frame: ``images``, ``faulty(i)``, and ``bright(i)``, interpolated where it is faulty. A
+            ValueError is raised if X are other frames.
+        """
+        check_is_fitted(self, "displacements_")
+        series = read_series(X, self.mode_)
+        self._check_same(series)
+        return series
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -295,7 +312,7 @@ class SeriesAligner(ImageTransformer):
             reasons = "; ".join(f"frame {i}: {reason}" for i, reason in sorted(rejected.items()))
             warnings.warn(f"{len(rejected)} of {series.n_frames} frames are left out: {reasons}", stacklevel=4)
         if ambiguous:
-            warnings.warn(_described(ambiguous), stacklevel=4)
+            warnings.warn(described(ambiguous), stacklevel=4)
 
     def _group(self, series: Series, turn: Turn, numbers: list[int]) -> Group:
         """Frames of one scan direction against each other."""
@@ -315,13 +332,13 @@ class SeriesAligner(ImageTransformer):
         return Group(turn, used, moved, found.scan, found.variance, rejected, ambiguous)
 
     def _set(self, series: Series, groups: list[Group], rejected: dict[int, str]) -> None:
-        self._frame_shape, self._mode = groups[0].turn.shape, series.mode
+        self._frame_shape, self.mode_ = groups[0].turn.shape, series.mode
         members = sorted((i, g, k) for g, group in enumerate(groups) for k, i in enumerate(group.numbers))
         self._used = [i for i, *_ in members]
-        self._turns = [groups[g].turn.quarters for _, g, _ in members]
+        turns = [groups[g].turn.quarters for _, g, _ in members]
         displacements = np.stack([groups[g].displacements[k] for _, g, k in members])
         self._digests = [digest(series.images[i].values) for i in self._used]
-        grid = _grid(displacements, self._turns, self._frame_shape, self.coverage)
+        grid = _grid(displacements, turns, self._frame_shape, self.coverage)
         self._origin, self.shape_ = grid.origin, grid.shape
         self.displacements_ = np.full((series.n_frames, *displacements.shape[1:]), np.nan)
         self.displacements_[self._used] = grid.of(displacements)
@@ -339,6 +356,9 @@ class SeriesAligner(ImageTransformer):
             denoiser.set_params(mode="haadf")  # frames have bright columns here
         denoiser.fit(frame)
         return lambda values: np.asarray(denoiser.transform(values))
+
+    def _turns(self, frames: list[int]) -> list[int]:
+        return [int(turns) for turns in self.quarter_turns_[frames]]
 
     def _check_same(self, series: Series) -> None:
         if series.n_frames != self.n_frames_ or series.first.shape != self._frame_shape:
@@ -363,7 +383,7 @@ class SeriesAligner(ImageTransformer):
         return combined(
             lambda k: frames(used[k]),
             self.displacements_[used],
-            self._turns,
+            self._turns(used),
             Grid((0, 0), self.shape_),
             with_variance=with_variance,
         )
@@ -378,14 +398,3 @@ def _grid(displacements: NDArray, turns: list[int], shape: tuple[int, int], cove
     smooth = ndimage.uniform_filter1d(displacements, SMOOTHED_ROWS, axis=1, mode="nearest")
     count = combined(lambda _: np.zeros(shape), smooth, turns, whole).count
     return covered(whole, count, max(1.0, np.ceil(coverage * len(turns) - 1e-9)))
-
-
-def _described(ambiguous: list[Ambiguity]) -> str:
-    """A sentence about frames that may be displaced by a lattice vector."""
-    worst = max(ambiguous, key=lambda one: one.log_likelihood)
-    frames = ", ".join(map(str, worst.frames[:6])) + (", ..." if len(worst.frames) > 6 else "")
-    return (
-        f"frame(s) {frames} may be displaced by a lattice vector, such as ({worst.vector[0]:.1f}, "
-        f"{worst.vector[1]:.1f}) px along y and x: cells of the lattice can hardly be distinguished in these frames. "
-        "The lattice in the average does not depend on it, but weak differences between its cells would be blurred"
-    )

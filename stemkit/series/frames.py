@@ -26,12 +26,12 @@ SAME_PIXEL_SIZE = 1e-3
 
 @dataclass(frozen=True)
 class Series:
-    """Usable frames of a series.
+    """Usable frames of a series: :meth:`stemkit.SeriesAligner.fitted_frames`.
 
     Parameters
     ----------
     images : dict of DataArray
-        By their number in the series, dims ``("y", "x")``.
+        Recorded pixels by the number of the frame in the series, dims ``("y", "x")``.
     rejected : dict of str
         Reasons, by number.
     n_frames : int

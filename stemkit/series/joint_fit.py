@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
-from sklearn.utils.validation import check_is_fitted
 
 from stemkit.columns import ColumnFits, fit_columns
 from stemkit.detection import Quality
@@ -19,7 +18,7 @@ from stemkit.images import Images, mode_sign
 from stemkit.noise import NoiseCalibrator, NoiseModel
 from stemkit.series.aligner import SeriesAligner
 from stemkit.series.average_noise import with_mean_displacements
-from stemkit.series.frames import Series, read_series
+from stemkit.series.frames import Series
 from stemkit.series.layers import Layers, layers_of
 
 __all__ = ["measure_frames", "measure_series"]
@@ -147,10 +146,8 @@ class _Frames:
 
     @classmethod
     def of(cls, frames: Images, columns: pd.DataFrame, aligner: SeriesAligner, noise: NoiseModel | None) -> _Frames:
-        check_is_fitted(aligner, "displacements_")
         _check_columns(columns)
-        series = read_series(frames, aligner._mode)
-        aligner._check_same(series)
+        series = aligner.fitted_frames(frames)
         used = [i for i in series.images if i not in aligner.rejected_]
         if noise is not None:
             return cls(series, aligner, used, noise)
@@ -164,7 +161,7 @@ class _Frames:
 
     def layers(self, numbers: list[int]) -> Layers:
         """The rows of some of the frames, in units of the contrast."""
-        turns = dict(zip(self.used, self.aligner._turns, strict=True))
+        turns = [int(quarters) for quarters in self.aligner.quarter_turns_]
         n_y, n_x = self.aligner.shape_
         parts = []
         for slow_axis in (0, 1):

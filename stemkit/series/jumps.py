@@ -14,7 +14,7 @@ from stemkit.parabola import parabola_vertex
 from stemkit.series.envelope import BASEBAND, Spectrum
 from stemkit.series.pairs import Pairs
 
-__all__ = ["Ambiguity", "lattice_vectors", "without_jumps"]
+__all__ = ["Ambiguity", "described", "lattice_vectors", "without_jumps"]
 
 #: Least autocorrelation at a lattice vector, fraction of that at 0 (chosen: it decays towards longer vectors).
 EQUAL = 0.65
@@ -148,3 +148,14 @@ def _prior(pairs: Pairs, places: NDArray) -> float:
     steps = np.diff(places, axis=0)
     out = float(pairs.prior(steps[:1]).sum())
     return out + sum(float(pairs.prior(b[None], a)[0]) for a, b in pairwise(steps))
+
+
+def described(ambiguous: list[Ambiguity]) -> str:
+    """A sentence about frames that may be displaced by a lattice vector."""
+    worst = max(ambiguous, key=lambda one: one.log_likelihood)
+    frames = ", ".join(map(str, worst.frames[:6])) + (", ..." if len(worst.frames) > 6 else "")
+    return (
+        f"frame(s) {frames} may be displaced by a lattice vector, such as ({worst.vector[0]:.1f}, "
+        f"{worst.vector[1]:.1f}) px along y and x: cells of the lattice can hardly be distinguished in these frames. "
+        "The lattice in the average does not depend on it, but weak differences between its cells would be blurred"
+    )

@@ -6,15 +6,16 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import fft
 
 from stemkit.noise import ScanNoise
 from stemkit.noise.displacement_parts import DisplacementParts
 from stemkit.noise.hum import lattice_frequency_bands
-from stemkit.noise.spectrum import row_spectrum
+from stemkit.noise.spectrum import RowSpectrum, row_spectrum
 from stemkit.noise.spectrum_fit import fit_displacement_spectra
 from stemkit.series.envelope import mean_spectrum
 from stemkit.series.jumps import lattice_vectors
-from stemkit.series.rows import RowReadings, without_trends
+from stemkit.series.rows import RowReadings, trends_of, without_trends
 
 __all__ = ["measured_scan_noise"]
 
@@ -43,14 +44,31 @@ def measured_scan_noise(readings: list[RowReadings], n_frames: int, reference: N
     n_rows = min(MOST_ROWS, chosen[0].place.shape[1])
     spectra = []
     for one in chosen:
-        place = without_trends(one)[:, :n_rows]
-        for axis in (0, 1):
-            information = one.information[axis][:n_rows]
-            variance = _variance(place[axis], information)
-            spectra.append(row_spectrum(information, np.eye(n_rows), information * place[axis], variance))
+        rows = one.first(n_rows)
+        spectra += [_spectrum(*axis) for axis in zip(without_trends(rows), rows.information, strict=True)]
     parts = fit_displacement_spectra(spectra, _lattice_bands(reference))
     factor = 1 / (1 - 1 / n_frames) if n_frames > 1 else 1.0
     return _scan_noise(parts[0::2], parts[1::2], factor)
+
+
+def _spectrum(place: NDArray, information: NDArray) -> RowSpectrum:
+    """Spectrum of the displacements ``(n_y,)`` of rows from which the trends were subtracted.
+
+    The fit of the trends takes a part of the slow displacements away: the spectrum's window and noise are those of what
+    remains, so that the drift is not underestimated in frames of few of its lengths.
+    """
+    n = len(place)
+    raw = row_spectrum(information, np.eye(n), information * place, _variance(place, information))
+    trends = trends_of(n)
+    weighted = trends * information[:, None]
+    inverse = np.linalg.pinv(trends.T @ weighted)
+    passed = raw.response @ trends
+    response = raw.response - passed @ inverse @ weighted.T
+    noise = raw.noise - ((passed @ inverse) * passed).sum(1)
+    window = fft.dct(response, axis=1, norm="ortho") ** 2
+    spectrum = RowSpectrum(raw.frequency, raw.ordinate, noise, window, response)
+    # hardly anything remains in the first ones
+    return spectrum.highest(n - trends.shape[1])
 
 
 def _lattice_bands(image: NDArray) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from stemkit.series.averaging import Grid
 from stemkit.series.combined import Combined, in_groups
 from stemkit.series.turns import Turn
 
-__all__ = ["average_image", "gains_of", "pixel_centres"]
+__all__ = ["average_image", "gains_of", "pixel_centres", "record"]
 
 #: Shorter side of the smallest average whose noise is calibrated, px (chosen).
 SMALLEST_CALIBRATED = 32
@@ -65,7 +65,7 @@ def average_image(
         {k: v for k, v in like.attrs.items() if k != "noise"} | {"mode": mode},
     )
     image = image.assign_coords(pixel_centres(like, grid))
-    image.attrs["stemkit"] = json.dumps(_record(like, int(mean.count.max())))
+    image.attrs["stemkit"] = json.dumps(record(like, "average", n_frames=int(mean.count.max())))
     if not mean.shown.all() or min(image.shape) < SMALLEST_CALIBRATED or np.ptp(mean.values) == 0:
         return image, float("nan")
     model, ratio = noise_of_average(image, mean.count, variance, column_gain, scan, mode)
@@ -94,7 +94,8 @@ def pixel_centres(frame: xr.DataArray, grid: Grid) -> dict[str, xr.Variable]:
     return out
 
 
-def _record(frame: xr.DataArray, n_frames: int) -> dict[str, Any]:
-    made: dict[str, Any] = {"stemkit": __version__, "step": "average", "n_frames": n_frames}
+def record(frame: xr.DataArray, step: str, **numbers: int) -> dict[str, Any]:
+    """Provenance of what a step made of a series, from its first frame."""
+    made: dict[str, Any] = {"stemkit": __version__, "step": step, **numbers}
     before = frame.attrs.get("stemkit")
     return made | ({"previous": json.loads(before)} if isinstance(before, str) else {})

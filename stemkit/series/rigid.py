@@ -147,8 +147,9 @@ def _extended(
         for i in partners[:2]:
             if i not in proposed:
                 proposed[i] = pairs.candidates(i, frame, maps[i])
-        tried = np.concatenate([known[i] - proposed[i] for i in partners[:2]])
-        gains = _gains(tried, known, frame, maps, pairs)
+        # no frame that it is compared with may have a place
+        tried = np.concatenate([np.empty((0, 2)), *(known[i] - proposed[i] for i in partners[:2])])
+        gains = _gains(tried, known, frame, maps, pairs) if partners else np.empty(0)
         left_out = CONSTANTS.left_out if np.isfinite(gains).any() else 0.0
         candidates: list[tuple[tuple[float, float] | None, float]] = [(None, left_out)]
         candidates += [((float(p[0]), float(p[1])), float(g)) for p, g in zip(tried, gains, strict=True) if g > -np.inf]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,15 @@ from scipy import linalg, ndimage
 
 from stemkit.noise import ScanNoise
 
-__all__ = ["RowPrior", "RowReadings", "expected_displacements", "read_rows", "remaining_variance"]
+__all__ = [
+    "RowPrior",
+    "RowReadings",
+    "expected_displacements",
+    "read_rows",
+    "remaining_variance",
+    "trends_of",
+    "without_trends",
+]
 
 #: Step, px, of the differences that give the slope of the reference (chosen).
 STEP = 0.5
@@ -21,6 +30,14 @@ BRIGHT = 0.99
 #: Least variance of a pixel, fraction of the larger one of those of a bright and of a dark pixel (chosen: the reference
 #: is not exact, and where hardly any electron is expected one would decide alone).
 LEAST_VARIANCE = 0.4
+#: Sigma, px, of the Gaussian filter with which a frame is compared with the reference, that of a column (chosen).
+COLUMN_SIGMA = 1.5
+#: Differences of more standard deviations are not noise (chosen: white noise exceeds it in 1e-5 of the pixels).
+DIFFERENT = 4.5
+#: Pixels along y and x around such a difference that count less, too: those of a column (chosen).
+NEAR = 7
+#: Median of the modulus of a normal number of unit variance (derived).
+NORMAL_MEDIAN = 0.6745
 #: Standard deviations, px, of a displacement of the whole frame and of its linear and quadratic change from the first
 #: row to the last (chosen: much wider than the rows' readings leave them).
 TREND = (5.0, 5.0, 2.0)
@@ -43,6 +60,10 @@ class RowReadings:
     place: NDArray[np.float64]
     information: NDArray[np.float64]
     residual: float
+
+    def first(self, n_rows: int) -> RowReadings:
+        """Those of the first rows."""
+        return replace(self, place=self.place[:, :n_rows], information=self.information[:, :n_rows])
 
 
 def read_rows(
@@ -85,8 +106,10 @@ def read_rows(
 
     clean = at(0, 0)
     slopes = [at(STEP, 0) - at(-STEP, 0), at(0, STEP) - at(0, -STEP)]
-    residual = _centred(frame - clean, weight)
-    centred = [_centred(slope / (2 * STEP), weight) for slope in slopes]
+    difference, slopes = frame - clean, [slope / (2 * STEP) for slope in slopes]
+    weight = weight * _agreement(difference, slopes, weight)
+    residual = _centred(difference, weight)
+    centred = [_centred(slope, weight) for slope in slopes]
     information = np.stack([(weight * slope**2).sum(1) for slope in centred])
     told = np.stack([(weight * slope * residual).sum(1) for slope in centred])
     step = told / np.maximum(information, 1e-300)
@@ -96,6 +119,31 @@ def read_rows(
 
 def _sampled(knots: NDArray, y: NDArray, x: NDArray) -> NDArray[np.float64]:
     return np.asarray(ndimage.map_coordinates(knots, np.stack([y, x]), order=3, prefilter=False, mode="nearest"))
+
+
+def _agreement(difference: NDArray, slopes: list[NDArray], weight: NDArray) -> NDArray[np.float64]:
+    """Factors of the weights, below 1 where a frame differs from the reference by more than noise and displacement do.
+
+    Such is a column that moves, appears or vanishes, which would displace the rows through it. The residual, less the
+    displacement that fits the row best, is averaged over a column and compared with its noise; beyond ``DIFFERENT``
+    standard deviations, and in their neighbourhood, weights decrease with its square.
+    """
+    rest = _centred(difference, weight)
+    centred = [_centred(slope, weight) for slope in slopes]
+    yy, xx, yx = ((weight * a * b).sum(1) for a, b in ((centred[0],) * 2, (centred[1],) * 2, tuple(centred)))
+    right = [(weight * slope * rest).sum(1) for slope in centred]
+    determinant = yy * xx - yx**2
+    usable = determinant > 1e-6 * yy * xx
+    steps = xx * right[0] - yx * right[1], yy * right[1] - yx * right[0]
+    for step, slope in zip(steps, centred, strict=True):
+        rest = rest - np.divide(step, determinant, out=np.zeros_like(step), where=usable)[:, None] * slope
+    smooth = ndimage.gaussian_filter(rest * np.sqrt(weight), COLUMN_SIGMA)
+    # white noise keeps 1 / (4 pi sigma^2) of its variance
+    units = np.abs(smooth) * (2 * math.sqrt(math.pi) * COLUMN_SIGMA)
+    seen = weight > 0
+    usual = float(np.median(units[seen])) / NORMAL_MEDIAN if seen.any() else 1.0
+    largest = ndimage.maximum_filter(units / max(usual, 1.0), size=NEAR)
+    return np.asarray(np.minimum(1.0, (DIFFERENT / np.maximum(largest, DIFFERENT)) ** 2))
 
 
 def _weights(clean: NDArray, seen: NDArray, variance: tuple[float, float]) -> NDArray[np.float64]:
@@ -134,12 +182,12 @@ class RowPrior:
         ``factor`` multiplies the variances of the first three: the reference is displaced, too.
         """
         steps = np.arange(n_rows)
-        trends = _trends(n_rows) * np.array(TREND)
+        trends = trends_of(n_rows) * np.array(TREND)
         broad = trends @ trends.T
         return cls(np.stack([broad + factor * linalg.toeplitz(scan.autocovariance(steps, axis)) for axis in "yx"]))
 
 
-def _trends(n_rows: int) -> NDArray[np.float64]:
+def trends_of(n_rows: int) -> NDArray[np.float64]:
     """Constant, line and parabola ``(n_rows, 3)``; orthogonal, the last two from -1 to 1 and about a mean of 0."""
     t = np.linspace(-1, 1, n_rows) if n_rows > 1 else np.zeros(1)
     return np.stack([np.ones(n_rows), t, t**2 - (t**2).mean()], axis=1)
@@ -147,7 +195,7 @@ def _trends(n_rows: int) -> NDArray[np.float64]:
 
 def without_trends(readings: RowReadings) -> NDArray[np.float64]:
     """The displacements ``(2, n_y)`` less the constant, line and parabola that fit them best."""
-    trends, out = _trends(readings.place.shape[1]), np.empty_like(readings.place)
+    trends, out = trends_of(readings.place.shape[1]), np.empty_like(readings.place)
     for axis, (place, information) in enumerate(zip(readings.place, readings.information, strict=True)):
         root = np.sqrt(information)
         fitted = np.linalg.lstsq(trends * root[:, None], place * root, rcond=None)[0]

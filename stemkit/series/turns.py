@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from stemkit.parameters import is_number
 from stemkit.series.averaging import Grid
 
 __all__ = ["Turn", "quarter_turns", "scan_angles_of"]
@@ -18,15 +20,27 @@ TOLERANCE = 0.5
 
 
 def scan_angles_of(frames: object) -> list[float] | None:
-    """Scan angles, degrees, that frames carry: the coordinate ``scan_angle`` of a series or of each image of a list."""
+    """Scan angles, degrees, that frames carry: the coordinate ``scan_angle`` of a series, or that coordinate or the
+    attribute of each image of a list. None if one of them has none.
+    """
     if isinstance(frames, xr.DataArray):
         angles = frames.coords.get("scan_angle")
         return None if angles is None or angles.ndim != 1 else [float(a) for a in angles.values]
     if isinstance(frames, list | tuple):
-        given = [frame.coords.get("scan_angle") for frame in frames if isinstance(frame, xr.DataArray)]
-        known = [float(angle) for angle in given if angle is not None and angle.ndim == 0]
+        given = [_scan_angle_of(frame) for frame in frames]
+        known = [angle for angle in given if angle is not None]
         return known if known and len(known) == len(frames) else None
     return None
+
+
+def _scan_angle_of(frame: object) -> float | None:
+    if not isinstance(frame, xr.DataArray):
+        return None
+    angle = frame.coords.get("scan_angle")
+    if angle is not None:
+        return float(angle) if angle.ndim == 0 else None
+    stated: Any = frame.attrs.get("scan_angle")
+    return float(stated) if is_number(stated) else None
 
 
 def quarter_turns(scan_angles: Sequence[float] | None, n_frames: int) -> list[int]:
@@ -48,14 +62,16 @@ def quarter_turns(scan_angles: Sequence[float] | None, n_frames: int) -> list[in
     turns = np.rint(relative)
     if (np.abs(relative - turns) * 90.0 > TOLERANCE).any():
         raise ValueError(
-            f"scan_angles must differ by multiples of 90 degrees, but are {angles.tolist()}: align frames of other "
-            "angles in series of their own"
+            f"scan_angles must differ by multiples of 90 degrees, but are {angles.tolist()}: rows that are not "
+            "parallel to an axis of the average would have to be interpolated along both. Align the frames of each "
+            "angle as a series of its own"
         )
     found = [int(t) for t in turns % 4]
     if len(set(found)) > 1 and len({t % 2 for t in found}) == 1:
         raise ValueError(
             f"scan_angles must include two directions at right angles, but are {angles.tolist()}: opposite scans alone "
-            "do not show the drift that they have in common. Add frames at 90 degrees, or leave scan_angles out"
+            "do not show the drift that they have in common. Add frames at 90 degrees, or align the frames of each "
+            "direction as a series of its own"
         )
     return found
 

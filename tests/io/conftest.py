@@ -32,8 +32,11 @@ def write_velox(
     frames: dict[str, NDArray],
     size: tuple[float, float] = (2e-11, 1e-11),
     starts: list[int] | None = None,
+    rotation: float = 0.0,
 ) -> Path:
-    """An EMD file of the Velox kind: detector -> frames (y, x, n); the pixel's height and width in m; starts in s."""
+    """An EMD file of the Velox kind: detector -> frames (y, x, n); the pixel's height and width in m; starts in s; the
+    scan's rotation in radians.
+    """
     with h5py.File(path, "w") as file:
         _text(file, "Version", {"format": "Velox", "version": "10"})
         for i, (detector, values) in enumerate(frames.items()):
@@ -41,7 +44,7 @@ def write_velox(
             group.create_dataset("Data", data=values, chunks=(*values.shape[:2], 1))
             count = values.shape[2]
             begun = starts or [1_600_000_000 + round(1.5 * i) for i in range(count)]
-            texts = [json.dumps(_velox_metadata(size, s)).encode().ljust(2000, b"\0") for s in begun[:count]]
+            texts = [json.dumps(_velox_metadata(size, s, rotation)).encode().ljust(2000, b"\0") for s in begun[:count]]
             group["Metadata"] = np.stack([np.frombuffer(t, np.uint8) for t in texts], axis=1)
             _text(file, f"Operations/StemInputOperation/{i}", {"dataPath": group.name, "detector": detector})
     return path
@@ -51,7 +54,7 @@ def _text(file: h5py.File, name: str, content: dict) -> None:
     file.create_dataset(name, data=[json.dumps(content).encode()], dtype=h5py.string_dtype())
 
 
-def _velox_metadata(size: tuple[float, float], start: int) -> dict:
+def _velox_metadata(size: tuple[float, float], start: int, rotation: float) -> dict:
     return {
         "BinaryResult": {
             "DetectorIndex": "0",
@@ -61,7 +64,7 @@ def _velox_metadata(size: tuple[float, float], start: int) -> dict:
         },
         "Detectors": {"Detector-0": {"DetectorName": "any"}},
         "Optics": {"AccelerationVoltage": "200000"},
-        "Scan": {"DwellTime": "5e-07", "FrameTime": "1.5"},
+        "Scan": {"DwellTime": "5e-07", "FrameTime": "1.5", "ScanRotation": str(rotation)},
         "Acquisition": {"AcquisitionStartDatetime": {"DateTime": str(start)}},
         "Instrument": {},
     }
@@ -96,8 +99,10 @@ def write_ser(path: Path, values: NDArray, size: float) -> Path:
     return path
 
 
-def write_dm3(path: Path, values: NDArray, sizes: tuple[float, ...], units: tuple[str, ...]) -> Path:
-    """A DM3 file with one image or stack; sizes and units along x, y and then the frames."""
+def write_dm3(
+    path: Path, values: NDArray, sizes: tuple[float, ...], units: tuple[str, ...], rotation: float | None = None
+) -> Path:
+    """A DM3 file with one image or stack; sizes and units along x, y and then the frames, and the scan's rotation."""
     kinds = {"uint16": 10, "float32": 2, "int32": 7, "uint8": 6}
     codes = {"uint16": 4, "float32": 6, "int32": 3, "uint8": 10}
     dtype = str(values.dtype)
@@ -136,7 +141,9 @@ def write_dm3(path: Path, values: NDArray, sizes: tuple[float, ...], units: tupl
         group("Dimensions", *(number("", n) for n in values.shape[::-1])),
         number("PixelDepth", values.dtype.itemsize),
     )
-    image = group("", data, group("ImageTags", group("DataBar", text("Signal Name", "HAADF"))), text("Name", "scan"))
+    bar = group("DataBar", text("Signal Name", "HAADF"))
+    scan = [] if rotation is None else [group("DigiScan", real("Rotation", rotation))]
+    image = group("", data, group("ImageTags", bar, *scan), text("Name", "scan"))
     root = group("ImageList", image)
     body = struct.pack(">BBI", 0, 0, 1) + root + bytes(8)
     path.write_bytes(struct.pack(">III", 3, len(body), 1) + body)

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -84,6 +85,27 @@ class TestDisplacements:
         found = SeriesAligner(**FAST).fit(recorded(6, scan=scan, seed=3)[0]).scan_noise_
         assert found.displacement == pytest.approx(0.5, abs=0.12)
         assert found.displacement_y < 0.35
+
+    def test_rows_do_not_follow_an_atom_that_moves(self):
+        # one column hops by 4 px to the left and to the right; its rows would hop, too, by some tenths of a pixel
+        particle, n = specimen(), 6
+        moved = draw_displacements(n, SIZE, scan=ScanNoise(jitter=0.1, jitter_y=0.1), drift=(0.7, -0.9), random_state=0)
+        middle = int(((particle.places[0] - 50.0) ** 2).sum(-1).argmin())
+        noise = NoiseModel(30.0, 6.0, pointwise=PointwiseNoise.counted(30.0, background=6.0))
+        signs, frames = [(-1.0) ** i for i in range(n)], []
+        for i, sign in enumerate(signs):
+            x, amplitude = particle.x.clone(), particle.amplitude.clone()
+            x[0, middle], amplitude[0, middle] = x[0, middle] + 4.0 * sign, 1.5
+            hopped = replace(particle, x=x, amplitude=amplitude)
+            frames.append(
+                draw_series(hopped, moved[i : i + 1], shape=(SIZE, SIZE), noise=noise, random_state=i).values[0]
+            )
+        error = SeriesAligner(mode="haadf", **FAST).fit(np.stack(frames)).displacements_ - moved
+        rows = np.abs(np.arange(SIZE) - float(particle.y[0, middle]))
+        near, far = error[:, rows < 5, 1], error[:, (rows > 10) & (rows < 25), 1]
+        followed = np.array(signs) * (near.mean(1) - far.mean(1))
+        # the standard deviation of such a mean is .03 px
+        assert abs(followed.mean()) < 0.05
 
     def test_still_frames_stay(self):
         frames, _ = recorded(4, scan=ScanNoise(), drift=(0.0, 0.0), dose=100.0)
@@ -218,6 +240,22 @@ class TestContainers:
             aligner.transform(series[0] + 1)
         with pytest.raises(ValueError, match="but has 3 of 96 by 96 px: fit again"):
             aligner.transform(series[0][:3])
+
+    def test_its_frames_are_given_as_they_were_recorded(self, series):
+        values = series[0].values.copy()
+        values[1, 20, 30] = 1e4
+        values[3] = 0.0
+        with pytest.warns(UserWarning, match="left out"):
+            aligner = SeriesAligner(rows=False, mode="haadf", **FAST).fit(values)
+        frames = aligner.fitted_frames(values)
+        assert aligner.mode_ == "haadf"
+        assert aligner.quarter_turns_.tolist() == [0, 0, 0, 0]
+        assert list(frames.images) == [0, 1, 2]
+        np.testing.assert_array_equal(frames.images[1], values[1])
+        assert frames.faulty(1)[20, 30]
+        assert frames.bright(1)[20, 30] < 100
+        with pytest.raises(ValueError, match="their pixels differ"):
+            aligner.fitted_frames(values + 1)
 
     def test_a_pickled_or_cloned_aligner_does_the_same(self, series, aligned):
         aligner, image = aligned

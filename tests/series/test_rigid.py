@@ -57,6 +57,21 @@ def test_large_frames_are_binned():
     assert errors(rigid_shifts(list(frames.values)).shifts, moved) < 1.0
 
 
+def test_frames_after_the_specimen_has_moved_away_are_not_placed():
+    # more of them than those with which each is compared
+    random, size = np.random.default_rng(0), 48
+    moved = draw_displacements(4, size, drift=(0.5, -0.5), random_state=0)
+    noise = NoiseModel(pointwise=PointwiseNoise(readout=0.1))
+    shown = draw_series(particle(size, 20.0), moved, shape=(size, size), noise=noise, random_state=1).values
+    frames = [*shown, *random.normal(0.0, 0.5, (9, size, size))]
+    found = rigid_shifts(frames)
+    # a frame of noise in such small ones may match another one by chance
+    assert len(found.rejected) >= 8
+    assert min(found.rejected) > 3
+    error = found.shifts[:4] - moved.mean(axis=1)
+    assert np.ptp(error, axis=0).max() < 1.0
+
+
 @pytest.mark.parametrize("odd", [0, 2, 4])
 def test_a_frame_of_noise_is_not_placed(odd):
     size = 96

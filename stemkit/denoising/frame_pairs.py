@@ -1,0 +1,219 @@
+"""Training on aligned frames: the noise of one cannot be predicted from the others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeGuard
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stemkit.denoising.sources import Source, SynthesisSource
+from stemkit.denoising.units import network_units
+from stemkit.denoising.weights import NetworkInfo
+from stemkit.images import digest, steps_before
+from stemkit.pixels import filled
+
+__all__ = ["FrameSource", "MixedSource", "is_aligned", "with_frames", "without_gaps"]
+
+#: Fraction of the images of a batch that are crops of the frames; the others are synthetic (chosen, see
+#: ``benchmarks/noise2noise.py``).
+FRACTION = 0.75
+#: Frames that are used, at most (chosen: their pixels are in memory).
+MOST_FRAMES = 32
+#: Crops have a multiple of this number of pixels, and at least twice as many (that of synthetic ones).
+MULTIPLE = 16
+
+
+def is_aligned(X: object) -> TypeGuard[xr.DataArray]:
+    """Whether images are frames that :meth:`stemkit.SeriesAligner.aligned` has moved onto the same pixels."""
+    if not isinstance(X, xr.DataArray) or X.dims != ("frame", "y", "x") or len(X) < 2:
+        return False
+    return (steps_before(X) or {}).get("step") == "align"
+
+
+def without_gaps(frames: xr.DataArray) -> xr.DataArray:
+    """Aligned frames, interpolated where they show nothing."""
+    return frames.copy(data=np.stack([filled(one, ~np.isfinite(one)) for one in frames.values]))
+
+
+def with_frames(
+    source: SynthesisSource, frames: NDArray, contrast: float, info: NetworkInfo, device: torch.device
+) -> Source:
+    """A source of synthetic pairs to which crops of aligned frames are added.
+
+    Parameters
+    ----------
+    source : SynthesisSource
+        Its crops become as small as the frames.
+    frames : ndarray of shape (n_frames, n_y, n_x)
+        Columns bright; NaN where a frame shows nothing.
+    contrast : float
+        Of the frames.
+    info : NetworkInfo
+    device : torch.device
+    """
+    size = min(source.crop_sizes[0], *(n // MULTIPLE * MULTIPLE for n in frames.shape[1:]))
+    if "enhance" not in source.target_names or size < 2 * MULTIPLE:
+        return source
+    chosen = np.linspace(0, len(frames) - 1, min(len(frames), MOST_FRAMES)).round().astype(int)
+    synthetic = SynthesisSource(source.recipe, source.target_names, source.batch_size, [size], source.emphasis)
+    own = FrameSource(frames[chosen], contrast, info, source.target_names, source.batch_size, size, device)
+    return MixedSource(synthetic, own, FRACTION)
+
+
+class FrameSource:
+    """Random crops of aligned frames: one frame against the mean of the others, and the reverse.
+
+    The noise of one is independent of that of the other, so that the squared error is smallest for the image without
+    noise [1]_. The mean absolute error is not: it is smallest for the median, which is lower than the mean where
+    electrons are few.
+
+    Parameters
+    ----------
+    frames : ndarray of shape (n_frames, n_y, n_x)
+        Columns bright; NaN where a frame shows nothing. Such pixels are interpolated in the input, and have no weight
+        in the loss.
+    contrast : float
+        Of the frames, in their units.
+    info : NetworkInfo
+        Its units are those of the network's input.
+    target_names : sequence of str
+        Targets of the batches; the frames only give ``"enhance"``, the weight of the others is 0.
+    batch_size : int
+    size : int
+        Of the crops, px.
+    device : torch.device
+
+    References
+    ----------
+    .. [1] J. Lehtinen et al., "Noise2Noise", Proc. ICML 2018, https://arxiv.org/abs/1803.04189
+    """
+
+    def __init__(
+        self,
+        frames: NDArray,
+        contrast: float,
+        info: NetworkInfo,
+        target_names: Sequence[str],
+        batch_size: int,
+        size: int,
+        device: torch.device,
+    ):
+        values, self.size = torch.as_tensor(frames, dtype=torch.float32), size
+        self.valid = torch.isfinite(values).to(device)
+        self.frames = torch.where(self.valid, values.to(device), torch.zeros((), device=device))
+        self.total, self.count = self.frames.sum(dim=0), self.valid.sum(dim=0)
+        self.contrast = contrast
+        self.target_names, self.batch_size = tuple(target_names), batch_size
+        self.scales: list[list[tuple[float, float]]] = []
+        squares = []
+        for frame, valid in zip(self.frames, self.valid, strict=True):
+            n_others = self.count - valid.int()
+            others = (self.total - frame) / n_others.clamp_min(1)
+            self.scales.append([_units(*one, info) for one in ((frame, valid), (others, n_others))])
+            both = valid & (n_others > 0)
+            # the variance of the difference from the mean of k others is 1 + 1 / k of that of a frame
+            squares.append(((frame - others)[both].double() ** 2 / (1 + 1 / n_others[both])).mean())
+        #: Standard deviation of the noise of a frame.
+        self.noise = max(float(torch.stack(squares).nanmean().sqrt()), 1e-6 * contrast)
+
+    @property
+    def described(self) -> str:
+        parts = digest(self.frames.cpu().numpy()), digest(self.valid.cpu().numpy())
+        return f"{parts} {self.contrast} {self.target_names} {self.batch_size} {self.size}"
+
+    @property
+    def validation_source(self) -> Source:
+        """The same frames: there are too few to reserve some."""
+        return self
+
+    def draw(self, generator: torch.Generator, n: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Draw crops on the generator's device."""
+        crops = [self._crop(generator) for _ in range(n)]
+        noisy, truth, unit, weight = (torch.stack(part) for part in zip(*crops, strict=True))
+        channel = self.target_names.index("enhance")
+        maps = noisy.new_zeros(n, len(self.target_names), self.size, self.size)
+        weights = torch.zeros_like(maps)
+        maps[:, channel], weights[:, channel] = truth, weight
+        squared = torch.ones(n, dtype=torch.bool, device=noisy.device)
+        return noisy[:, None], {"maps": maps, "unit": unit, "weight": weights, "squared": squared}
+
+    def _crop(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Input, target, unit of errors and weights of the pixels."""
+
+        def below(n: int) -> int:
+            return int(torch.randint(n, (1,), generator=generator, device=generator.device))
+
+        i, is_reversed = below(len(self.frames)), below(2)
+        y, x = (below(n - self.size + 1) for n in self.frames.shape[1:])
+        flips = [axis for axis in (0, 1) if below(2)]
+        at = (slice(y, y + self.size), slice(x, x + self.size))
+        own, valid = self.frames[i][at], self.valid[i][at]
+        n_others = self.count[at] - valid.int()
+        others = (self.total[at] - own) / n_others.clamp_min(1)
+        both = valid & (n_others > 0)
+        # where one of the two shows nothing, the other one, whose pixel has no weight
+        own, others = torch.where(valid, own, others), torch.where(n_others > 0, others, own)
+        pair = list(zip((own, others), self.scales[i], strict=True))
+        (noisy, (offset, scale)), (target, _) = reversed(pair) if is_reversed else pair
+        noise = self.noise if is_reversed else self.noise / math.sqrt(len(self.frames) - 1)
+        # the gradient of the squared error then is about as large as that of the absolute error of a clean target
+        weight = both.float() * (self.contrast / (2 * noise))
+        noisy, target = (noisy - offset) / scale, (target - offset) / scale
+        unit = noisy.new_tensor(self.contrast / scale)
+        return noisy.flip(flips), target.flip(flips), unit, weight.flip(flips)
+
+
+class MixedSource:
+    """Batches of which one part is from one source and the rest from another, of the same targets and size of crops.
+
+    Parameters
+    ----------
+    first, second : Source
+    fraction : float
+        Fraction of the images that is from the second source.
+    """
+
+    def __init__(self, first: Source, second: Source, fraction: float):
+        self.first, self.second, self.fraction = first, second, fraction
+        self.batch_size, self.target_names = first.batch_size, first.target_names
+
+    @property
+    def described(self) -> str:
+        return f"{self.first.described} {self.second.described} {self.fraction}"
+
+    @property
+    def validation_source(self) -> Source:
+        """The validation sources of both."""
+        first, second = self.first.validation_source, self.second.validation_source
+        assert first is not None
+        assert second is not None
+        return MixedSource(first, second, self.fraction)
+
+    def draw(self, generator: torch.Generator, n: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Draw images of both."""
+        n_second = round(n * self.fraction)
+        drawn = [s.draw(generator, m) for s, m in ((self.first, n - n_second), (self.second, n_second)) if m]
+        inputs = torch.cat([noisy for noisy, _ in drawn])
+        truths = [_with_all(truth) for _, truth in drawn]
+        return inputs, {name: torch.cat([truth[name] for truth in truths]) for name in truths[0]}
+
+
+def _with_all(truth: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With the weights of each map, and which images have a squared error."""
+    weight, maps = truth["weight"], truth["maps"]
+    if weight.ndim == 3:
+        weight = weight[:, None].expand_as(maps)
+    squared = truth.get("squared", torch.zeros(len(maps), dtype=torch.bool, device=maps.device))
+    return truth | {"weight": weight, "squared": squared}
+
+
+def _units(values: Tensor, number: Tensor, info: NetworkInfo) -> tuple[float, float]:
+    """Offset and scale of the network's units, from the pixels that a frame shows."""
+    offset, scale = network_units(values[number > 0].cpu().numpy(), info)
+    return offset, scale or 1.0

@@ -157,8 +157,8 @@ def run_python(code: str, namespace: dict[str, Any]) -> str:
         return "not run"
     try:
         exec(compile(replaced(code), "<page>", "exec"), namespace)
-    except ModuleNotFoundError as error:
-        return f"skipped: {error.name} is not installed"
+    except ImportError as error:
+        return f"skipped: {error}"
     except Exception:
         return "failed\n" + traceback.format_exc()
     return ""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import sys
 import tempfile
 import time
@@ -46,6 +47,8 @@ REPLACED = {
 NOT_RUN = ("pip ", "nox", "napari", "stemkit benchmark", "stemkit demo", "stemkit train", "--scheduler")
 #: Python blocks that are not run, by a text in them: they need a file of another program, or objects of its session.
 NOT_RUN_PYTHON = ("scipy.io.loadmat",)
+#: Results that several blocks of a page write; they are removed before each.
+WRITTEN = ("enhanced.zarr",)
 #: Edge of the images, px; the lattice constant of SrTiO3 is 19.5 px of 0.02 nm.
 SIZE = 156
 SPACING, PIXEL = 19.5, 0.02
@@ -124,8 +127,10 @@ def write_files(folder: Path) -> dict[str, Any]:
     for k in (0, 1):
         stemkit.write(images[k], folder / "folder" / f"image_{k}.tif")
     stack = xr.concat(images, "image")
-    shared = {"noisy": stack, "clean": stack, "first": images[0], "second": images[1]}
-    return shared | {"my_denoiser": lambda values: values}
+    stemkit.write(stack, folder / "night.zarr")
+    columns = stemkit.AtomDetector().fit_transform(images[0])
+    shared = {"stemkit": stemkit, "image": images[0], "columns": columns, "noisy": stack, "clean": stack}
+    return shared | {"first": images[0], "second": images[1], "my_denoiser": lambda values: values}
 
 
 def run_page(path: Path) -> list[str]:
@@ -136,6 +141,8 @@ def run_page(path: Path) -> list[str]:
         try:
             namespace = {"__name__": "__page__"} | write_files(Path(name))
             for line, language, code in blocks(path):
+                for result in WRITTEN:
+                    shutil.rmtree(result, ignore_errors=True)
                 start = time.process_time()
                 result = run_python(code, namespace) if language == "python" else run_console(code)
                 print(f"{path.name}:{line}: {result or 'ran'} ({time.process_time() - start:.1f} CPU s)", flush=True)

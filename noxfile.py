@@ -31,6 +31,20 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def tests_oldest(session: nox.Session) -> None:
+    """A part of the test suite with the lowest releases that pyproject.toml allows."""
+    oldest = ("-c", "constraints-oldest.txt")
+    session.install(*oldest, "torch")
+    session.install(*oldest, ".[formats,zarr,dask,crystals,exports,report]")
+    session.install("pytest", "hypothesis", "mrcfile")
+    paths = ["tests/io", "tests/columns", "tests/noise", "tests/structure", "tests/report/test_pages.py"]
+    # warnings of libraries that are years older than the Python that runs them are not ours
+    options = ["-o", "filterwarnings=default", "-p", "no:cacheprovider"]
+    command = ["pytest", *options, *(session.posargs or [*paths, "tests/test_estimators.py"])]
+    session.run(*command, env={"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore::DeprecationWarning"})
+
+
+@nox.session
 def napari(session: nox.Session) -> None:
     """The plugin in the real viewer, on a virtual display (Debian's packages xvfb and libgl1-mesa-dri)."""
     install(session, "-e", ".[napari]", "pyside6-essentials", "pytest")
@@ -56,6 +70,13 @@ def build(session: nox.Session) -> None:
 
 
 @nox.session
+def links(session: nox.Session) -> None:
+    """Links of the documentation, without the gallery; of other servers, as far as they can be reached."""
+    install(session, "-e", ".[docs,formats,crystals,report]")
+    session.run("sphinx-build", "-b", "linkcheck", "-D", "plot_gallery=0", "docs", "docs/_build/links")
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Style of the code."""
     session.install(*CONSTRAINTS, "ruff")
@@ -74,5 +95,8 @@ def types(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """The documentation, gallery included."""
-    install(session, "-e", ".[docs,formats,crystals,report]")
+    install(session, "-e", ".[docs,formats,zarr,dask,crystals,exports,report]")
+    if not session.posargs:
+        # the code of the pages, as printed, on small images
+        session.run("python", "docs/run_blocks.py")
     session.run("sphinx-build", "-n", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html", *session.posargs)

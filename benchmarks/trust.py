@@ -5,6 +5,8 @@ power         the same with a planted error of the enhanced image: fraction in w
 coverage      fraction of the pixels, and of local mean intensities, inside the stated intervals, on the fixed sets of
               stemkit.benchmark; the factors are those of one half of each set, the coverage that of the other half.
               --write stores the factors with the package
+flags         the same sets: fraction of the enhanced images in which a test of the residual shows structure, for
+              small and for large errors
 columns       fraction of false ones among the columns with a q-value below 5 %, and of true columns that are kept
 cost          CPU seconds of the assessment and of the enhancement
 
@@ -17,8 +19,8 @@ import argparse
 import json
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -42,10 +44,18 @@ from stemkit import (
     STEMSynthesizer,
 )
 from stemkit.benchmark import SETS, scenes
+from stemkit.denoising import load_weights
 from stemkit.images import mode_sign
 from stemkit.trust.expected_noise import ExpectedNoise, column_width
 from stemkit.trust.residual import check_residual
-from stemkit.trust.spread import CALIBRATED, calibrated_factors, network_results, spread
+from stemkit.trust.spread import (
+    CALIBRATED,
+    ErrorSources,
+    Factors,
+    calibrated_factors,
+    error_sources,
+    network_results,
+)
 
 SHAPE = (192, 192)
 READOUT = PointwiseNoise(readout=0.2)
@@ -73,6 +83,8 @@ NOISES: dict[str, dict] = {
 DOSES = (1.0, 3.0, 10.0, 30.0)
 #: Doses in the power of the tests.
 POWER_DOSES = (3.0, 30.0)
+#: Error of an enhanced image above which it is large, standard deviations of the true one (chosen).
+LARGE_ERROR = 0.2
 #: File for the table of a run.
 CSV: Path | None = None
 
@@ -186,35 +198,58 @@ def power(n: int) -> None:
 # --- uncertainty -------------------------------------------------------------------------------------------------
 
 
-def coverage(n: int, write: bool, folder: Path | None) -> None:
-    kinds = ("pixel", "integrated")
-    parts: dict[tuple[str, str, int], list[tuple[NDArray, NDArray]]] = {}
+def enhanced_sets(n: int, folder: Path | None) -> Iterator[tuple[str, int, xr.DataArray, NDArray, NDArray, str]]:
+    """Set, index, recorded image, results of the network, true image and mode of the images of the fixed sets."""
     denoiser = SFINDenoiser(device="cpu")
     for name in SETS:
         pairs = scenes(name, n).pairs
         modes = pairs["mode"].values if "mode" in pairs.coords else [name] * pairs.sizes["image"]
         for i in tqdm(range(pairs.sizes["image"]), desc=name):
             noisy = pairs["noisy"][i].reset_coords(drop=True).assign_attrs(mode=str(modes[i]))
-            results = kept_results(
-                noisy, denoiser.fit(noisy), None if folder is None else folder / f"{name}_{i:03d}.npy"
-            )
-            error = results[0] - pairs["enhance"][i].values
-            width = column_width(mode_sign(str(modes[i])) * results[0])
-            # in the drawn sets, every other image has a structure that training never draws
-            half = i % 2 if name == "simulated" else i // 2 % 2
-            for kind, errors, wide in (
-                ("pixel", error, spread(results)),
-                ("integrated", ndimage.gaussian_filter(error, width), spread(results, width)),
-            ):
-                parts.setdefault((kind, name, half), []).append((errors.ravel()[::7], wide.ravel()[::7]))
+            path = None if folder is None else folder / f"{name}_{i:03d}.npy"
+            yield name, i, noisy, kept_results(noisy, denoiser, path), pairs["enhance"][i].values, str(modes[i])
+
+
+def flags(n: int, folder: Path | None) -> None:
+    rows = []
+    for _, _, noisy, results, clean, mode in enhanced_sets(n, folder):
+        enhanced = mode_sign(mode) * results[0]
+        residual = mode_sign(mode) * noisy.values - enhanced
+        found = check_residual(residual, enhanced, ExpectedNoise.from_residual(residual, enhanced))
+        is_large = (results[0] - clean).std() > LARGE_ERROR * clean.std()
+        shown = {name: name in found.structure.index for name in found.table.index}
+        rows.append({"error": ("below", "above")[int(is_large)], "images": 1} | shown | {"any": any(shown.values())})
+    table = pd.DataFrame(rows).groupby("error", sort=False)
+    found = table.mean(numeric_only=False).assign(images=table["images"].sum()).reset_index()
+    show(found, f"Structure in what was removed, error below or above {LARGE_ERROR:.0%} of the contrast")
+
+
+def coverage(n: int, write: bool, folder: Path | None) -> None:
+    kinds = ("pixel", "integrated")
+    parts: dict[tuple[str, str, int], list[tuple[NDArray, ErrorSources]]] = {}
+    for name, i, noisy, results, clean, mode in enhanced_sets(n, folder):
+        error = results[0] - clean
+        width = column_width(mode_sign(mode) * results[0])
+        # in the drawn sets, every other image has a structure that training never draws
+        half = i % 2 if name == "simulated" else i // 2 % 2
+        for kind, errors, sources in (
+            ("pixel", error, error_sources(noisy, results, mode)),
+            ("integrated", ndimage.gaussian_filter(error, width), error_sources(noisy, results, mode, width)),
+        ):
+            parts.setdefault((kind, name, half), []).append((thinned(errors), at_thinned(sources)))
     rows, factors = [], {}
     for kind in kinds:
-        chosen = [[np.concatenate(part) for part in zip(*parts[kind, name, 0], strict=True)] for name in SETS]
+        # the sets have about equally many images
+        chosen = [pair for name in SETS for pair in parts[kind, name, 0]]
         factors[kind] = calibrated_factors(*zip(*chosen, strict=True))
+        intervals = factors[kind], replace(factors[kind], **scaled(factors[kind]))
         for name in SETS:
             for half in (0, 1):
                 inside = np.array(
-                    [[np.mean(np.abs(e) <= f * w) for f in factors[kind]] for e, w in parts[kind, name, half]]
+                    [
+                        [np.mean(np.abs(e) <= sources.half_width(f)) for f in intervals]
+                        for e, sources in parts[kind, name, half]
+                    ]
                 )
                 rows.append(
                     {
@@ -229,16 +264,31 @@ def coverage(n: int, write: bool, folder: Path | None) -> None:
                     }
                 )
     show(pd.DataFrame(rows), "Coverage of the intervals")
-    print("factors:", {kind: [round(f, 2) for f in factor] for kind, factor in factors.items()})
+    stored = {kind: {name: round(float(value), 4) for name, value in asdict(f).items()} for kind, f in factors.items()}
+    print("factors:", stored)
     if write:
-        CALIBRATED.write_text(json.dumps({denoiser.info_.sha256: factors}, indent=1) + "\n")
+        CALIBRATED.write_text(json.dumps({load_weights("auto")[1].sha256: stored}, indent=1) + "\n")
+
+
+def thinned(values: NDArray) -> NDArray:
+    """One of seven pixels: neighbouring errors are alike."""
+    return values.ravel()[::7]
+
+
+def at_thinned(sources: ErrorSources) -> ErrorSources:
+    return replace(sources, spread=thinned(sources.spread), displacement=thinned(sources.displacement))
+
+
+def scaled(factors: Factors) -> dict[str, float]:
+    """Factors of the 95 % interval."""
+    return {name: factors.wide * getattr(factors, name) for name in ("spread", "background", "displacement")}
 
 
 def kept_results(noisy: xr.DataArray, denoiser: SFINDenoiser, path: Path | None) -> NDArray:
     """Results of the network, from a file if they were computed before."""
     if path is not None and path.exists():
         return np.load(path).astype(np.float64)
-    results = network_results(noisy, denoiser)
+    results = network_results(noisy, denoiser.fit(noisy))
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         np.save(path, results.astype(np.float32))
@@ -314,11 +364,11 @@ def show(table: pd.DataFrame, title: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("false-alarms", "power", "coverage", "columns", "cost"))
+    parser.add_argument("what", choices=("false-alarms", "power", "coverage", "flags", "columns", "cost"))
     parser.add_argument("--images", type=int, default=40, help="images of each kind (default: 40)")
     parser.add_argument("--write", action="store_true", help="coverage: store the factors with the package")
     parser.add_argument(
-        "--keep", type=Path, metavar="FOLDER", help="coverage: keep the network's results, and reuse them"
+        "--keep", type=Path, metavar="FOLDER", help="coverage, flags: keep the network's results, and reuse them"
     )
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write the table, as those in docs/trust")
     arguments = parser.parse_args()
@@ -332,6 +382,8 @@ def main() -> None:
             power(arguments.images)
         case "coverage":
             coverage(arguments.images, arguments.write, arguments.keep)
+        case "flags":
+            flags(arguments.images, arguments.keep)
         case "columns":
             columns(arguments.images)
         case "cost":

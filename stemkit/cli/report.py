@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stemkit.cli.analyses import ANALYSES, Crystal
 from stemkit.cli.average import described_displacements, series_figure
 from stemkit.cli.batch import Job, for_each_file
 from stemkit.cli.common import (
@@ -23,17 +24,28 @@ from stemkit.cli.detect import add_search_arguments, averaged, measure, with_rec
 from stemkit.cli.figures import non_interactive_pyplot
 from stemkit.cli.lattices import FoundLattices, fit_image_lattices
 from stemkit.cli.messages import counted
+from stemkit.cli.structure import add_analysis_options, check_analysis_options
 from stemkit.cli.suspicion import notes, summary
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
+    from stemkit.cli.analyses import Analysis
     from stemkit.report import Section
     from stemkit.trust import Assessment
 
 #: Arguments that are no options of a page, or do not change it.
 OMITTED = ("help", "paths", "output", "overwrite", "recursive")
+#: Analyses of ``stemkit structure`` that need nothing but columns, with the titles of their sections.
+STRUCTURE = {
+    "polarization": "Polarisation",
+    "counts": "Numbers of atoms",
+    "grains": "Grains",
+    "strain": "Strain",
+    "rings": "Rings",
+    "dumbbells": "Dumbbells",
+}
 
 
 def add_to(subparsers: Any) -> None:
@@ -42,8 +54,8 @@ def add_to(subparsers: Any) -> None:
         "report",
         help="write a page about each image",
         description="Enhance and measure images and write NAME_report.html, a page that opens in a browser without a "
-        "network: recorded and enhanced image, columns, noise, spectra, lattices, and what is suspicious. index.html "
-        "lists the pages of the folder.",
+        "network: recorded and enhanced image, columns, noise, spectra, lattices, what is suspicious, and the analyses "
+        "that are asked for. index.html lists the pages of the folder.",
     )
     add_arguments(parser)
     parser.set_defaults(run=run)
@@ -55,6 +67,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output_arguments(parser)
     add_search_arguments(parser)
     add_network_arguments(parser)
+    group = parser.add_argument_group("analyses", "sections with the results of stemkit structure")
+    for name in STRUCTURE:
+        group.add_argument(f"--{name}", action="store_true", help=ANALYSES[name].help)
+    add_analysis_options(parser.add_argument_group("options of the analyses"))
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -63,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     written = list[Path]()
 
     def prepare() -> None:
+        check_analysis_options(arguments)
         if arguments.no_enhance:
             check_device(arguments.device)
         else:
@@ -111,7 +128,7 @@ def _report_on(job: Job) -> list[Path]:
     calibrated: Any = calibrator.transform(image)
     table, shown, detector = measure(calibrated, job.arguments, job)
     job.step("fitting lattices")
-    lattices = fit_image_lattices(table, shown, detector, pixel_size_error=0.0)
+    lattices = fit_image_lattices(table, shown, detector, pixel_size_error=job.arguments.pixel_size_error)
     remarks = [note.removeprefix("note: ") for note in notes(table, detector, shown, job.path)]
     job.step("writing")
     plt = non_interactive_pyplot()
@@ -119,7 +136,7 @@ def _report_on(job: Job) -> list[Path]:
         one = shown if shown.ndim == 2 else shown[i]
         columns = table[table["image"] == i]
         noise_figure = calibrator.plot(i)
-        shown_sections = [*sections, _lattices(lattices, i, one, columns)]
+        shown_sections = [*sections, _lattices(lattices, i, one, columns), *_structure(one, columns, job)]
         try:
             _report_module().write_report(
                 target,
@@ -177,6 +194,40 @@ def _lattices(lattices: FoundLattices, index: int, image: xr.DataArray, columns:
     words = "Columns by quality flag, and an enlarged part of the recorded and of the enhanced image"
     figure = detection_figure(image, columns, found)
     return _report_module().Section("Lattices", lines, {words + (" with lattices and vacancies" * bool(found)): figure})
+
+
+def _structure(image: xr.DataArray, columns: pd.DataFrame, job: Job) -> list[Section]:
+    """The sections of the analyses, with the figures and lines of ``stemkit structure``."""
+    from stemkit.images import recorded_image
+    from stemkit.structure import fit_lattice
+
+    chosen = [name for name in STRUCTURE if getattr(job.arguments, name)]
+    if not chosen:
+        return []
+    section = _report_module().Section
+    columns = columns.reset_index(drop=True)
+    try:
+        lattice = fit_lattice(columns, pixel_size_error=job.arguments.pixel_size_error)
+    except ValueError as error:
+        return [section(STRUCTURE[name], [f"Not determined: {error}."]) for name in chosen]
+    crystal = Crystal(columns, lattice, recorded_image(image), None)
+    return [_analysed(ANALYSES[name], crystal, job, section) for name in chosen]
+
+
+def _analysed(analysis: Analysis, crystal: Crystal, job: Job, section: Any) -> Section:
+    title = STRUCTURE[analysis.name]
+    job.step(analysis.step)
+    try:
+        result = analysis.run(crystal, job.arguments)
+        figure = result.draw()
+    except ValueError as error:
+        # the other sections may not need what this one requires
+        return section(title, [f"Not determined: {error}."])
+    lines = [line.strip() for line in result.line.splitlines()]
+    sentences = [f"{line[0].upper()}{line[1:]}." for line in lines]
+    table = f"stemkit structure {job.name}_columns.csv --{analysis.name}"
+    sentences.append(f"{table} writes the table of these results, from the columns that stemkit detect has written.")
+    return section(title, sentences, {f"{title}: {analysis.help}": figure})
 
 
 def _command(job: Job) -> str:

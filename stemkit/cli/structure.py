@@ -47,6 +47,20 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     add_metadata_arguments(group)
     group.add_argument("--number", type=at_least(0), metavar="N", help="image of a table of several, the first is 0")
+    add_analysis_options(group)
+    group.add_argument(
+        "--along", type=two_integers, default=(1, 0), metavar="U,V", help="layers, for --profile (default: 1,0)"
+    )
+    group.add_argument(
+        "--zone-axis", type=three_integers, default=(0, 0, 1), metavar="U,V,W", help="for --elements (default: 0,0,1)"
+    )
+    group.add_argument(
+        "--false-discovery-rate", type=positive, default=0.05, metavar="RATE", help="of defects (default: 0.05)"
+    )
+
+
+def add_analysis_options(group: Any) -> None:
+    """Add the options of the analyses that need no image."""
     group.add_argument(
         "--by", choices=("amplitude", "intensity"), help="brightness (default: intensity for --counts, else amplitude)"
     )
@@ -61,15 +75,6 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--cell-volume", type=positive, metavar="NM3", help="volume of a unit cell, nm3")
     group.add_argument("--first", type=at_least(0), default=1, metavar="N", help="fewest atoms, for --counts")
-    group.add_argument(
-        "--along", type=two_integers, default=(1, 0), metavar="U,V", help="layers, for --profile (default: 1,0)"
-    )
-    group.add_argument(
-        "--zone-axis", type=three_integers, default=(0, 0, 1), metavar="U,V,W", help="for --elements (default: 0,0,1)"
-    )
-    group.add_argument(
-        "--false-discovery-rate", type=positive, default=0.05, metavar="RATE", help="of defects (default: 0.05)"
-    )
     group.add_argument(
         "--pixel-size-error",
         type=not_negative,
@@ -144,10 +149,15 @@ def run(arguments: argparse.Namespace) -> int:
     return for_each_file(arguments, work, result="structure", skipped=skipped if chosen else None)
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    """Raise an error for options that can't be used together, before anything is computed."""
+def check_analysis_options(arguments: argparse.Namespace) -> None:
+    """Raise an error for options of :func:`add_analysis_options` that can't be used together."""
     if (arguments.born_charge is None) != (arguments.cell_volume is None):
         raise ValueError("--born-charge and --cell-volume must be given both, for a polarisation in uC/cm2, or neither")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raise an error for options that can't be used together, before anything is computed."""
+    check_analysis_options(arguments)
     if not arguments.false_discovery_rate < 1:
         raise ValueError(f"--false-discovery-rate must be between 0 and 1, but is {arguments.false_discovery_rate:g}")
     if arguments.elements is not None and not arguments.elements.is_file():

@@ -32,7 +32,8 @@ def from_hyperspy(signal: Any) -> xr.DataArray:
     Returns
     -------
     DataArray
-        Dims ``("y", "x")`` or ``("image", "y", "x")``; the coordinates are pixel centres in nm, the first one at 0.
+        Dims ``("y", "x")`` or ``("image", "y", "x")``, ``("frame", "y", "x")`` if the navigation axis is named
+        ``frame``, as that of a series; the coordinates are pixel centres in nm, the first one at 0.
         Without a length as the unit of both axes there are none, and a warning is given unless the axes are
         uncalibrated. ``attrs`` contains ``title``, ``detector``, ``mode``, ``voltage`` (kV) and ``dwell_time`` (s), as
         far as the signal has them, and what :func:`to_hyperspy` has stored.
@@ -64,7 +65,8 @@ def from_hyperspy(signal: Any) -> xr.DataArray:
         )
     metadata = signal.metadata.as_dictionary()
     values = np.asarray(signal.data)
-    image = xr.DataArray(values, dims=("image", "y", "x")[3 - values.ndim :], attrs=_attributes(metadata))
+    stack = "frame" if _is_series(axes) else "image"
+    image = xr.DataArray(values, dims=(stack, "y", "x")[3 - values.ndim :], attrs=_attributes(metadata))
     x, y = axes.signal_axes
     sizes = [abs(float(axis.scale)) * (nm_per(_unit(axis)) or np.nan) for axis in (y, x)]
     if np.isfinite(sizes).all() and min(sizes) > 0:
@@ -124,11 +126,16 @@ def _axes(image: xr.DataArray) -> list[dict[str, Any]]:
         {
             "name": str(dim),
             "size": image.sizes[dim],
-            "navigate": dim == "image",
+            "navigate": dim not in ("y", "x"),
             **({"scale": sizes[dim], "units": "nm"} if dim in sizes else {}),
         }
         for dim in image.dims
     ]
+
+
+def _is_series(axes: Any) -> bool:
+    """Whether the images of a stack are the frames of a series, by the name of the navigation axis."""
+    return [axis.name for axis in getattr(axes, "navigation_axes", ())] == ["frame"]
 
 
 def _attributes(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def power_spectra(images: dict[str, xr.DataArray]) -> LayoutDOM:
     return gridplot([panels], toolbar_location="right", merge_tools=True)
 
 
-def histograms(table: pd.DataFrame, unit: str) -> LayoutDOM:
+def histograms(table: pd.DataFrame, unit: str) -> list[figure]:
     """Draw histograms of position errors, distances of nearest columns, amplitudes and widths.
 
     Parameters
@@ -87,13 +87,12 @@ def histograms(table: pd.DataFrame, unit: str) -> LayoutDOM:
     factor, small = (1e3, "pm") if unit == "nm" else (1.0, "px")
     places = table[["y", "x"]].to_numpy()
     errors = np.sqrt((table["y_err"] ** 2 + table["x_err"] ** 2) / 2).to_numpy()
-    panels = [
+    return [
         _histogram(factor * errors, f"position error along an axis ({small})"),
         _histogram(cKDTree(places).query(places, k=2)[0][:, 1], f"distance of the nearest column ({unit})"),
         _histogram(table["amplitude"].to_numpy(), "amplitude (units of the image)"),
         _histogram(table["sigma"].to_numpy(), f"sigma ({unit})"),
     ]
-    return gridplot([panels[:2], panels[2:]], sizing_mode="stretch_width", merge_tools=True)
 
 
 def _power(values: NDArray) -> NDArray[np.float64]:

@@ -168,7 +168,7 @@ def _page(
         "spectra": power_spectra(shown),
     }
     if len(columns) > 1:
-        models["histograms"] = histograms(columns, unit)
+        models |= {f"histogram_{k}": one for k, one in enumerate(histograms(columns, unit))}
     script, divs = components(models)
     noise = _noise(image)
     return {

@@ -37,7 +37,7 @@ SHOWN = {
     "amplitude_err": ("error", "0.000a"),
     "sigma": ("sigma ({unit})", "0.0000"),
     "snr": ("signal to noise", "0.0"),
-    "q_value": ("q-value", "0.0e+0"),
+    "q_value": ("q-value", "0.000"),
     "flags": ("flags", ""),
 }
 #: Choices besides the single flags.

@@ -72,6 +72,12 @@ const [low, high] = cb_obj.value.map(v => v * 2.54), grey = i => {
 };
 mapper.palette = Array.from({length: 255}, (_, i) => grey(i));
 """
+#: Gives the frame the shape of the image, whatever axes and legend need of the plot: there are no margins.
+RESHAPE = """
+if (plot.properties.inner_width.is_unset || plot.properties.inner_height.is_unset) return;
+const height = Math.round(plot.inner_width / aspect + plot.outer_height - plot.inner_height);
+if (Math.abs(height - plot.outer_height) > 1) plot.height = height;
+"""
 #: Scales the symbols with the distance of nearest columns on the screen.
 RESIZE = """
 if (plot.properties.inner_width.is_unset) return;
@@ -145,10 +151,13 @@ def _axes(image: xr.DataArray) -> figure:
         tools="pan,wheel_zoom,box_zoom,reset,save",
         active_scroll="wheel_zoom",
         match_aspect=True,
-        sizing_mode="scale_width",
-        aspect_ratio=aspect,
+        sizing_mode="stretch_width",
+        height=HEIGHT,
         max_width=round(HEIGHT * aspect),
     )
+    reshape = CustomJS(args={"plot": plot, "aspect": aspect}, code=RESHAPE)
+    plot.js_on_change("inner_width", reshape)
+    plot.js_on_change("inner_height", reshape)
     plot.grid.visible = False
     return transparent(plot)
 

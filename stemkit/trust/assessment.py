@@ -20,7 +20,7 @@ from stemkit.pixels import faulty_pixels, filled
 from stemkit.trust.columns import LEVEL, judge_columns, missed_columns
 from stemkit.trust.expected_noise import ExpectedNoise
 from stemkit.trust.residual import ResidualTests, check_residual
-from stemkit.trust.spread import factors_of, network_results, network_uncertainty, spread
+from stemkit.trust.spread import error_sources, factors_of, network_results, uncertainty_map
 from stemkit.trust.training_range import info_of, range_table
 
 __all__ = ["Assessment", "assess"]
@@ -130,6 +130,7 @@ class Assessment:
             "whiteness": "{:.2f} times the power of noise at some frequency",
             "variance": "a local variance of {:.1f} times the median",
             "lattice": "{:.1%} of the lattice",
+            "blur": "columns as if {:.1%} too wide (too wide, too faint, or with noise kept)",
             "shift": "a shift of {:.2f} px",
             "columns": f"{n} place{'s' if n != 1 else ''} like columns",
         }
@@ -195,7 +196,7 @@ def assess(
     >>> found.range.loc["spacing", "status"]
     'inside'
     >>> found.residual.table.index.tolist()
-    ['whiteness', 'variance', 'lattice', 'shift', 'columns']
+    ['whiteness', 'variance', 'lattice', 'blur', 'shift', 'columns']
     """
     first, second = (_single(image, name) for image, name in ((recorded, "recorded"), (enhanced, "enhanced")))
     if first.shape != second.shape:
@@ -230,9 +231,10 @@ def assess(
     missed = missed_columns(residual, bright, tests.places, tests.width)
     uncertainty = None
     if denoiser is not None:
-        uncertainty = network_uncertainty(first, denoiser)
+        results = network_results(first, denoiser)
+        uncertainty = uncertainty_map(first, results, denoiser)
         if judged is not None and columns is not None:
-            judged["intensity_uncertainty"] = _at_columns(columns, first, denoiser)
+            judged["intensity_uncertainty"] = _at_columns(columns, first, results, denoiser)
     return Assessment(ranges, tests, judged, missed, uncertainty, first, second, mode)
 
 
@@ -260,10 +262,13 @@ def _weights(enhanced: xr.DataArray) -> str:
     return ""
 
 
-def _at_columns(columns: pd.DataFrame, recorded: xr.DataArray, denoiser: NetworkDenoiser) -> NDArray[np.float64]:
+def _at_columns(
+    columns: pd.DataFrame, recorded: xr.DataArray, results: NDArray, denoiser: NetworkDenoiser
+) -> NDArray[np.float64]:
     size = float(np.sqrt(np.prod(pixel_sizes(recorded) or (1.0, 1.0))))
     width = float(np.nanmedian(columns["sigma"])) / size
-    half = factors_of(denoiser.info_.sha256).integrated[0] * spread(network_results(recorded, denoiser), width)
+    sources = error_sources(recorded, results, resolve_mode(recorded, denoiser.mode), width)
+    half = sources.half_width(factors_of(denoiser.info_.sha256)["integrated"])
     at = columns[["y_px", "x_px"]].to_numpy(dtype=np.float64).T
     return np.asarray(ndimage.map_coordinates(half, at, order=1, mode="nearest"))
 

@@ -17,7 +17,7 @@ from stemkit.trust.displaced_rows import fit_displacements
 from stemkit.trust.expected_noise import ExpectedNoise, column_width
 from stemkit.trust.rings import half_plane_weights, hann_window
 
-__all__ = ["ResidualTests", "check_residual"]
+__all__ = ["ResidualTests", "check_residual", "smoothing_width"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,14 @@ class Settings:
     #: Values from which a significant test counts as structure: in a million pixels small deviations from any model of
     #: the noise are significant, too.
     effects: Mapping[str, float] = field(
-        default_factory=lambda: {"whiteness": 1.3, "variance": 2.0, "lattice": 0.05, "shift": 0.1, "columns": 0.0}
+        default_factory=lambda: {
+            "whiteness": 1.3,
+            "variance": 2.0,
+            "lattice": 0.05,
+            "blur": 0.03,
+            "shift": 0.1,
+            "columns": 0.0,
+        }
     )
 
 
@@ -65,8 +72,10 @@ class ResidualTests:
         One row per test: ``value``, ``unit`` and ``p``, the probability that noise has at least this value.
         ``whiteness``: largest power in a ring of spatial frequencies, over that of noise. ``variance``: largest local
         variance, over the median. ``lattice``: RMS of the lattice left in the residual, as a fraction of that in the
-        enhanced image. ``shift``: displacement of the whole recorded image relative to the enhanced one, px.
-        ``columns``: largest height of a column, standard deviations; positive where the recorded image has more.
+        enhanced image. ``blur``: excess of the width of the columns in the enhanced image, as a fraction of this width;
+        a contrast that is too low and noise that the enhanced image has kept have the same effect. ``shift``:
+        displacement of the whole recorded image relative to the enhanced one, px. ``columns``: largest height of a
+        column, standard deviations; positive where the recorded image has more.
     map : ndarray of shape (n_y, n_x)
         Residual after the matched filter of a column, in standard deviations of the noise: positive where the recorded
         image has more than the enhanced one.
@@ -127,22 +136,28 @@ def check_residual(residual: NDArray, enhanced: NDArray, expected: ExpectedNoise
     2. *Variance.* The largest mean square in a square is compared with a gamma distribution; its variance is that
        expected from the kurtosis of the pixels, or that of the squares' means, whichever is larger.
     3. *Lattice.* The same as 1 at the Fourier coefficients that hold most of the power of the enhanced image.
-    4. *Shift.* The mean of the displacements over its standard error, that of the means of eight groups of rows.
-    5. *Columns.* The largest peak after the matched filter of a column; see
+    4. *Blur.* An image I blurred by a Gaussian of variance v leaves the residual ``-v/2 laplace(I)``. The least-squares
+       estimate of v/2, weighted by the power of the noise, has a normal distribution; p is that of a larger one. Tests
+       2 and 3 need no template and therefore have less power. Displacements of rows have the opposite sign. An
+       image of too low contrast, or one that contains a part of the noise, has such a residual, too.
+    5. *Shift.* The mean of the displacements over its standard error, that of the means of eight groups of rows.
+    6. *Columns.* The largest peak after the matched filter of a column; see
        :func:`~stemkit.trust.column_field.noise_peaks`.
     """
     width = column_width(enhanced)
-    smoothing = max(SETTINGS.high_pass * width, SETTINGS.least_high_pass)
+    smoothing = smoothing_width(width)
     std = np.sqrt(expected.variance)
     rows = fit_displacements(residual - wide_gaussian(residual, smoothing), enhanced, std)
     detail = (enhanced - wide_gaussian(enhanced, smoothing)) / std
-    whiteness, lattice = _spectral_tests(rows.residual, detail)
+    blurred = -ndimage.laplace(enhanced, mode="nearest") / std
+    whiteness, lattice, blur = _spectral_tests(rows.residual, detail, blurred)
     found = column_field(rows.residual * std, expected, width)
     places = significant_peaks(found, rows.residual, width)
     tests = {
         "whiteness": (*whiteness, "of the power of noise"),
         "variance": (*_local_variance(rows.residual, width, expected.correlation_x), "of the median"),
         "lattice": (*lattice, "of the enhanced image"),
+        "blur": (blur[0] / width**2, blur[1], "of the width of columns"),
         "shift": (float(np.hypot(*rows.shift)), rows.p, "px"),
         "columns": (*_highest(places, found.shape, width), "standard deviations"),
     }
@@ -150,16 +165,24 @@ def check_residual(residual: NDArray, enhanced: NDArray, expected: ExpectedNoise
     return ResidualTests(table, found, places, width, rows.rms, expected.calibrated)
 
 
+def smoothing_width(width: float) -> float:
+    """Sigma, px, of the Gaussian filter that yields the background in a residual, for a column width in px."""
+    return max(SETTINGS.high_pass * width, SETTINGS.least_high_pass)
+
+
 # --- spectrum ----------------------------------------------------------------------------------------------------
 
 
-def _spectral_tests(scaled: NDArray, detail: NDArray) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Values and p of whiteness and lattice."""
+def _spectral_tests(
+    scaled: NDArray, detail: NDArray, blurred: NDArray
+) -> tuple[tuple[float, float], tuple[float, float], tuple[float, float]]:
+    """Values and p of whiteness, lattice and blur (the latter the factor of its template)."""
     q_y, q_x = fft.fftfreq(scaled.shape[0])[:, None], fft.rfftfreq(scaled.shape[1])
     q = np.hypot(q_y, q_x)
     chosen = _strong_coefficients(detail, q)
     near = ndimage.binary_dilation(chosen, iterations=2)
-    power = np.abs(fft.rfft2(scaled)) ** 2
+    coefficients = fft.rfft2(scaled)
+    power = np.abs(coefficients) ** 2
     used = ~near & (q >= SETTINGS.background)
     noise = np.where(used, power, 0.0).sum(axis=0) / np.maximum(used.sum(axis=0), 1)
     ratio = power / np.maximum(noise, 1e-300)
@@ -168,7 +191,17 @@ def _spectral_tests(scaled: NDArray, detail: NDArray) -> tuple[tuple[float, floa
     lattice, p = _excess(ratio, weight, chosen, number)
     signal = float((weight * np.abs(fft.rfft2(detail)) ** 2).sum())
     left = math.sqrt(max(0.0, float((weight * (power - noise))[chosen].sum())) / signal) if signal else 0.0
-    return _whiteness(ratio, weight, np.where(used, q, np.inf), number), (left if lattice > 1 else 0.0, p)
+    blur = _fitted_template(coefficients, fft.rfft2(blurred), np.where(q >= SETTINGS.background, weight, 0.0) / noise)
+    return _whiteness(ratio, weight, np.where(used, q, np.inf), number), (left if lattice > 1 else 0.0, p), blur
+
+
+def _fitted_template(data: NDArray, template: NDArray, weight: NDArray) -> tuple[float, float]:
+    """Factor of a template in Fourier coefficients with noise, and the probability of a larger one without it."""
+    total = float((weight * np.abs(template) ** 2).sum())
+    if not (total > 0 and math.isfinite(total)):
+        return 0.0, 1.0
+    factor = float((weight * (data * template.conj()).real).sum()) / total
+    return factor, float(stats.norm.sf(factor * math.sqrt(total)))
 
 
 def _strong_coefficients(detail: NDArray, q: NDArray) -> NDArray[np.bool_]:

@@ -1,11 +1,11 @@
-"""Where a network is unsure: the spread of its results over mirror images and grids, calibrated on known images."""
+"""Where a network is unsure: sources of its errors in an image, calibrated on known images."""
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,23 +13,30 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, optimize
 
 from stemkit.compute import resolve_device
 from stemkit.denoising.base import without_faults
 from stemkit.denoising.inference import FLIPS, enhanced_maps, for_inference
 from stemkit.denoising.network import NetworkDenoiser
 from stemkit.denoising.sampling import chosen_grid
+from stemkit.filters import wide_gaussian
 from stemkit.images import mode_sign, resolve_mode, split
+from stemkit.trust.displaced_rows import fit_displacements
+from stemkit.trust.expected_noise import ExpectedNoise, column_width
+from stemkit.trust.residual import smoothing_width
 
 __all__ = [
     "COVERAGES",
+    "ErrorSources",
     "Factors",
     "calibrated_factors",
+    "error_sources",
     "factors_of",
     "network_results",
     "network_uncertainty",
     "spread",
+    "uncertainty_map",
 ]
 
 #: Samplings of the grids, relative to that on which an image is enhanced (chosen).
@@ -46,17 +53,49 @@ CALIBRATED = Path(__file__).with_name("uncertainty.json")
 
 @dataclass(frozen=True)
 class Factors:
-    """Half-widths of intervals in units of the spread.
+    """Half-width of the 68 % interval per unit of each source of errors, and the factor to that of 95 %.
 
     Parameters
     ----------
-    pixel, integrated : (float, float)
-        For the intensity of a pixel, and for the mean intensity in a Gaussian of the column width, at the two
-        `COVERAGES`.
+    spread, background, displacement : float
+        Factors of the sources, see :class:`ErrorSources`.
+    wide : float
+        Half-width of the 95 % interval, over that of 68 %.
     """
 
-    pixel: tuple[float, float]
-    integrated: tuple[float, float]
+    spread: float
+    background: float
+    displacement: float
+    wide: float
+
+
+@dataclass(frozen=True, eq=False)
+class ErrorSources:
+    """Magnitudes from which the error of an enhanced image is estimated, in the image's units.
+
+    Parameters
+    ----------
+    spread : ndarray
+        Standard deviation of the network's results, of each pixel.
+    background : float
+        RMS of the background that was removed. A part of it may belong to the specimen, in all results alike.
+    displacement : ndarray
+        RMS displacement of the rows times the slope of the enhanced image, of each pixel: the displacement of a column
+        that is common to its rows remains in all results.
+    """
+
+    spread: NDArray[np.float64]
+    background: float
+    displacement: NDArray[np.float64]
+
+    def half_width(self, factors: Factors) -> NDArray[np.float64]:
+        """Half-width of the 68 % interval: the root of the sum of the squares, each times its factor."""
+        parts = (
+            factors.spread * self.spread,
+            factors.background * self.background,
+            factors.displacement * self.displacement,
+        )
+        return np.asarray(np.sqrt(sum(np.square(part) for part in parts)))
 
 
 def network_uncertainty(image: xr.DataArray | NDArray, denoiser: NetworkDenoiser) -> xr.DataArray:
@@ -87,18 +126,24 @@ def network_uncertainty(image: xr.DataArray | NDArray, denoiser: NetworkDenoiser
 
     Notes
     -----
-    The spread is the standard deviation of the network's results over the four mirror images on two grids, eight
-    results. It is smaller than the error, of which a part is common to all results. The factors between the two are
-    those that contain 68 % and 95 % of the errors in a half of the fixed sets of ``stemkit.benchmark``; on the other
-    half they were tested (:doc:`/trust`).
+    The half-width is ``sqrt((a s)^2 + (b B)^2 + (c d |grad I|)^2)``. The spread s is the standard deviation of the
+    network's results over the four mirror images on two grids, eight results. Errors that all results have in common
+    are estimated from what was removed: B is the RMS of its slow part, the background, and d the RMS displacement of
+    the rows. The factors were fitted to the errors in a half of the fixed sets of ``stemkit.benchmark``, with known
+    truth, and tested on the other half (:doc:`/trust`).
     """
     images = split(image, name="image")
     if len(images) != 1:
         raise ValueError(f"image must be a single image, but is a stack of {len(images)}: choose one with image[i]")
-    factors = factors_of(denoiser.info_.sha256)
-    half = factors.pixel[0] * spread(network_results(images[0], denoiser))
-    attrs = {"coverage": COVERAGES[0], "factor_95": factors.pixel[1] / factors.pixel[0]}
-    return xr.DataArray(half.astype(np.float32), dims=("y", "x"), coords=_axes(images[0]), attrs=attrs)
+    return uncertainty_map(images[0], network_results(images[0], denoiser), denoiser)
+
+
+def uncertainty_map(image: xr.DataArray, results: NDArray, denoiser: NetworkDenoiser) -> xr.DataArray:
+    """:func:`network_uncertainty` from the network's results for an image."""
+    factors = factors_of(denoiser.info_.sha256)["pixel"]
+    half = error_sources(image, results, resolve_mode(image, denoiser.mode)).half_width(factors)
+    attrs = {"coverage": COVERAGES[0], "factor_95": factors.wide}
+    return xr.DataArray(half.astype(np.float32), dims=("y", "x"), coords=_axes(image), attrs=attrs)
 
 
 def network_results(image: xr.DataArray, denoiser: NetworkDenoiser) -> NDArray[np.float64]:
@@ -136,8 +181,34 @@ def spread(results: NDArray, width: float = 0.0) -> NDArray[np.float64]:
     return np.sqrt((variance + ndimage.gaussian_filter(variance, NEIGHBORHOOD)) / 2)
 
 
-def factors_of(sha256: str) -> Factors:
-    """Factors of the weights with this hash; those of other weights, with a warning, if they have none."""
+def error_sources(image: xr.DataArray, results: NDArray, mode: str, width: float = 0.0) -> ErrorSources:
+    """Sources of the errors of an enhanced image.
+
+    Parameters
+    ----------
+    image : DataArray of shape (n_y, n_x)
+        Recorded image.
+    results : ndarray of shape (n, n_y, n_x)
+        Results of the network, the first of them on the image's own grid and not mirrored.
+    mode : {"haadf", "bf"}
+    width : float, default=0.0
+        With a width, px, they are those of the mean intensity in a Gaussian of this sigma.
+    """
+    sign = mode_sign(mode)
+    enhanced = sign * results[0]
+    residual = sign * without_faults(image).values.astype(np.float64) - enhanced
+    slow = wide_gaussian(residual, smoothing_width(column_width(enhanced)))
+    std = np.sqrt(ExpectedNoise.from_residual(residual, enhanced).variance)
+    displaced = fit_displacements(residual - slow, enhanced, std).rms
+    shown = ndimage.gaussian_filter(enhanced, width) if width else enhanced
+    return ErrorSources(spread(results, width), float(slow.std()), displaced * np.hypot(*np.gradient(shown)))
+
+
+def factors_of(sha256: str) -> dict[str, Factors]:
+    """Factors of the weights with this hash; those of other weights, with a warning, if they have none.
+
+    ``pixel``: for the intensity of a pixel, ``integrated``: for the mean intensity in a Gaussian of the column width.
+    """
     known = _calibrated()
     if sha256 not in known:
         warnings.warn(
@@ -149,23 +220,49 @@ def factors_of(sha256: str) -> Factors:
 
 
 @cache
-def _calibrated() -> Mapping[str, Factors]:
+def _calibrated() -> Mapping[str, dict[str, Factors]]:
     stored: dict[str, Any] = json.loads(CALIBRATED.read_text())
-    return {key: Factors(tuple(value["pixel"]), tuple(value["integrated"])) for key, value in stored.items()}
+    return {sha: {of: Factors(**factors) for of, factors in found.items()} for sha, found in stored.items()}
 
 
-def calibrated_factors(errors: Iterable[NDArray], spreads: Iterable[NDArray]) -> tuple[float, float]:
-    """Factors of the spread that contain 68 % and 95 % of the errors; sets of images count equally."""
-    ratios = [
-        np.sort(np.abs(error) / np.maximum(wide, 1e-300), axis=None)
-        for error, wide in zip(errors, spreads, strict=True)
-    ]
-    value = np.concatenate(ratios)
-    weight = np.concatenate([np.full(r.size, 1 / r.size) for r in ratios])
+def calibrated_factors(errors: Sequence[NDArray], sources: Sequence[ErrorSources]) -> Factors:
+    """Factors for which the intervals contain 68 % and 95 % of known errors; images count equally.
+
+    Notes
+    -----
+    The ratios of the factors are those of the least pinball loss (Koenker and Bassett, doi:10.2307/1913643) of the
+    quantile of 68 %, relative to the mean error of each image; their common scale follows from the coverage.
+    """
+    errors = [np.abs(error) for error in errors]
+    scale = [1 / max(float(error.mean()), 1e-300) for error in errors]
+
+    def loss(logarithms: NDArray) -> float:
+        factors = _from_logarithms(logarithms)
+        excess = (s * (e - one.half_width(factors)) for e, one, s in zip(errors, sources, scale, strict=True))
+        return float(sum(np.maximum(COVERAGES[0] * u, (COVERAGES[0] - 1) * u).mean() for u in excess))
+
+    first = np.log([3.0, 0.5, 0.5])
+    best = optimize.minimize(loss, first, method="Nelder-Mead", options={"xatol": 0.01, "fatol": 1e-4})
+    found = _from_logarithms(best.x)
+    ratios = [e / np.maximum(one.half_width(found), 1e-300) for e, one in zip(errors, sources, strict=True)]
+    inner, outer = _quantiles(ratios)
+    parts = {name: value * inner for name, value in asdict(found).items()}
+    return Factors(**parts | {"wide": outer / inner})
+
+
+def _from_logarithms(logarithms: NDArray) -> Factors:
+    spread_factor, background, displacement = np.exp(logarithms).tolist()
+    return Factors(spread_factor, background, displacement, wide=1.0)
+
+
+def _quantiles(ratios: Sequence[NDArray]) -> tuple[float, float]:
+    """Quantiles at the two coverages of arrays that count equally."""
+    value = np.concatenate([ratio.ravel() for ratio in ratios])
+    weight = np.concatenate([np.full(ratio.size, 1 / ratio.size) for ratio in ratios])
     order = np.argsort(value)
     at = np.searchsorted(np.cumsum(weight[order]) / weight.sum(), COVERAGES)
-    first, second = value[order][np.minimum(at, value.size - 1)]
-    return float(first), float(second)
+    inner, outer = value[order][np.minimum(at, value.size - 1)]
+    return float(inner), float(outer)
 
 
 def _axes(image: xr.DataArray) -> dict[Any, Any]:

@@ -69,3 +69,43 @@ def test_a_series_is_averaged(tmp_path, capsys):
     page = html.unescape((tmp_path / "series_report.html").read_text(encoding="utf-8"))
     assert "3 of 3 frames are averaged" in page
     assert sorted(p.name for p in tmp_path.glob("*.html")) == ["index.html", "series_report.html"]
+
+
+def test_analyses_that_are_asked_for_are_sections(tmp_path):
+    rng = np.random.default_rng(2)
+    y, x = np.mgrid[0:128, 0:128]
+    clean = np.zeros((128, 128))
+    # two sublattices; the fainter columns are 0.5 px from the centres of their cages along x
+    for first, height, shift in ((4.0, 1.0, 0.0), (12.0, 0.5, 0.5)):
+        for v in np.arange(first, 128, 16.0):
+            for u in np.arange(first, 128, 16.0):
+                clean += height * np.exp(-((y - v) ** 2 + (x - u - shift) ** 2) / (2 * 2.2**2))
+    tifffile.imwrite(tmp_path / "cells.tif", (100 * clean + rng.normal(0, 3, clean.shape)).astype(np.float32))
+    out = tmp_path / "out"
+    command = ["report", str(tmp_path / "cells.tif"), "-o", str(out), "--pixel-size", "0.02", "--mode", "haadf"]
+    assert main([*command, "--no-enhance", "--polarization", "--counts", "--grains", "--n-cage", "4"]) == 0
+    text = html.unescape((out / "cells_report.html").read_text(encoding="utf-8"))
+    headings = re.findall(r'<h2 id="section-\d+">([^<]+)</h2>', text)
+    assert headings == ["Lattices", "Polarisation", "Numbers of atoms", "Grains"]
+    # a perfect crystal is one grain, and all columns of a sublattice have one number of atoms
+    assert "1 grain" in text
+    assert "1 atom in each" in text
+    mean_y, mean_x = re.search(r"\d+ vectors, mean y ([-.\de]+) and x ([-.\de]+) pm", text).groups()
+    assert float(mean_y) == pytest.approx(0, abs=1.5)
+    assert float(mean_x) == pytest.approx(0.5 * 20, abs=1.5)
+    assert 'alt="Polarisation: displacement of each column' in text
+    again = next(line for line in re.findall(r"<pre[^>]*>([^<]+)</pre>", text) if line.startswith("stemkit report"))
+    assert {"--polarization", "--counts", "--grains", "--n-cage"} <= set(shlex.split(again))
+    assert "--strain" not in again
+
+
+def test_an_analysis_that_fails_says_why_and_the_page_is_written(folder, capsys):
+    rng = np.random.default_rng(1)
+    tifffile.imwrite(folder / "noise.tif", rng.normal(0, 3, (64, 64)).astype(np.float32))
+    out = folder / "out"
+    command = ["report", str(folder / "noise.tif"), "-o", str(out), "--pixel-size", "0.02", "--mode", "haadf"]
+    assert main([*command, "--no-enhance", "--polarization", "--rings"]) == 0
+    text = html.unescape((out / "noise_report.html").read_text(encoding="utf-8"))
+    assert text.count("Not determined: ") == 2
+    assert main([*command, "--no-enhance", "--born-charge", "2"]) != 0
+    assert "--born-charge and --cell-volume must be given both" in capsys.readouterr().err

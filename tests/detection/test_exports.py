@@ -10,6 +10,7 @@ import pytest
 
 import stemkit
 from stemkit.detection.exports import (
+    from_hyperspy_markers,
     read_columns,
     to_ase,
     to_atomap,
@@ -319,6 +320,29 @@ class TestHyperSpy:
         np.testing.assert_allclose(markers.kwargs["offsets"], expected)
         signal.add_marker(markers, permanent=True, plot_marker=False)
         assert len(signal.metadata.Markers.Points) == 30
+        back = from_hyperspy_markers(signal.metadata.Markers.Points, signal)
+        np.testing.assert_allclose(back[["y_px", "x_px"]], table[["y_px", "x_px"]])
+        # 0.1 and 0.2 angstrom per px along x and y
+        np.testing.assert_allclose(back[["y", "x"]], table[["y_px", "x_px"]] * [0.02, 0.01])
+
+    def test_markers_as_a_table(self):
+        axes = [SimpleNamespace(scale=s, offset=o, units="pm") for s, o in ((20.0, 100.0), (-40.0, 0.0))]
+        markers = SimpleNamespace(kwargs={"offsets": np.array([[140.0, -120.0], [100.0, 0.0]])})
+        table = from_hyperspy_markers(markers, signal_with(*axes))
+        assert table.attrs["unit"] == "nm"
+        np.testing.assert_allclose(table[["y_px", "x_px"]], [[3, 2], [0, 0]])
+        np.testing.assert_allclose(table[["y", "x"]], [[0.12, 0.04], [0, 0]])
+        axes[0].units = "1/nm"
+        table = from_hyperspy_markers(markers, signal_with(*axes))
+        assert table.attrs["unit"] == "px"
+        np.testing.assert_allclose(table[["y", "x"]], [[3, 2], [0, 0]])
+        with pytest.raises(TypeError, match="markers with positions, but are str"):
+            from_hyperspy_markers("markers", signal_with(*axes))
+        with pytest.raises(ValueError, match="two signal axes"):
+            from_hyperspy_markers(markers, signal_with(axes[0]))
+        markers.kwargs["offsets"] = np.array([np.zeros((2, 2)), None], dtype=object)
+        with pytest.raises(ValueError, match="select an image"):
+            from_hyperspy_markers(markers, signal_with(*axes))
 
     def test_refuses_a_spectrum(self, table):
         axis = SimpleNamespace(scale=1.0, offset=0.0)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import stemkit
 from stemkit import AtomDetector, NoiseCalibrator, WienerDenoiser
@@ -87,3 +88,18 @@ def test_there_and_back(shape):
     np.testing.assert_array_equal(back, image)
     assert back.stem.pixel_size == pytest.approx(0.02)
     assert back.attrs == image.attrs
+
+
+def test_the_frames_of_a_series_stay_frames():
+    pytest.importorskip("hyperspy.api")
+    frames = xr.DataArray(np.arange(24.0).reshape(2, 3, 4), dims=("frame", "y", "x"))
+    signal = to_hyperspy(stemkit.calibrated(frames, pixel_size=0.02))
+    assert (signal.axes_manager.navigation_dimension, signal.axes_manager.signal_dimension) == (1, 2)
+    back = from_hyperspy(signal)
+    assert back.dims == ("frame", "y", "x")
+    np.testing.assert_array_equal(back, frames)
+    named = Signal(np.zeros((2, 3, 4)), scale=0.1, units="nm")
+    named.axes_manager.navigation_axes = [SimpleNamespace(name="frame")]
+    assert from_hyperspy(named).dims == ("frame", "y", "x")
+    named.axes_manager.navigation_axes = [SimpleNamespace(name="time")]
+    assert from_hyperspy(named).dims == ("image", "y", "x")

@@ -154,6 +154,27 @@ def test_grey_levels_leave_the_transparent_one_free():
     assert grey_levels(np.zeros((2, 2))).tolist() == [[1, 1], [1, 1]]
 
 
+@pytest.mark.parametrize("webp", [True, False])
+def test_figures_keep_their_colours(webp, monkeypatch):
+    import matplotlib.pyplot as plt
+
+    from stemkit.report import encoding
+
+    monkeypatch.setattr(encoding.features, "check", lambda name: webp)
+    noise = np.random.default_rng(0).normal(0, 1, (200, 200))
+    figure, ax = plt.subplots(figsize=(5, 5))
+    ax.imshow(noise, cmap="gray")
+    ax.plot([20, 180], [100, 100], color="#00aa66", linewidth=6)
+    address = encoding.figure_uri(figure)
+    plt.close(figure)
+    assert address.startswith(f"data:image/{'webp' if webp else 'jpeg'};base64,")
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).convert("RGB"), dtype=float)
+    is_green = np.abs(shown - [0x00, 0xAA, 0x66]).max(axis=2) < 20
+    # the line is 1280 / 5 / 72 * 6 = 21 px wide
+    assert is_green.sum() > 5000
+    assert len(address) < 1e6
+
+
 def test_spectra_keep_the_spots():
     y, x = np.mgrid[0:600, 0:600]
     power = _power(np.cos(2 * np.pi * x / 6) + np.cos(2 * np.pi * y / 10))

@@ -12,7 +12,15 @@ from stemkit import AtomDetector, NoiseModel, PointwiseNoise, SFINDenoiser
 from stemkit.denoising import load_weights
 from stemkit.trust.columns import judge_columns
 from stemkit.trust.expected_noise import ExpectedNoise
-from stemkit.trust.spread import calibrated_factors, factors_of, network_uncertainty, spread
+from stemkit.trust.spread import (
+    ErrorSources,
+    Factors,
+    calibrated_factors,
+    error_sources,
+    factors_of,
+    network_uncertainty,
+    spread,
+)
 
 SHAPE = (128, 128)
 
@@ -125,11 +133,39 @@ def test_uncertainty_is_written_in_units_of_the_image(pair):
 
 def test_factors_contain_the_stated_fractions():
     rng = np.random.default_rng(0)
-    errors = [3.0 * rng.normal(size=20_000), 3.0 * rng.normal(size=20_000)]
-    first, second = calibrated_factors(errors, [np.ones(20_000)] * 2)
+    n = 20_000
+    # images in which one source each dominates, with factors 2, 3 and 0.5
+    sources = [
+        ErrorSources(np.full(n, a), b, np.full(n, c)) for a, b, c in [(1, 0.1, 0.1), (0.1, 1, 0.1), (0.1, 0.1, 1)]
+    ]
+    errors = [rng.normal(size=n) * one.half_width(Factors(2.0, 3.0, 0.5, wide=1.0)) for one in sources]
+    found = calibrated_factors(errors, sources)
     # quantiles of the absolute value of a normal deviate: 1 and 2 standard deviations
-    assert first == pytest.approx(3.0, rel=0.03)
-    assert second == pytest.approx(6.0, rel=0.03)
+    assert [found.spread, found.background, found.displacement] == pytest.approx([2.0, 3.0, 0.5], rel=0.05)
+    assert found.wide == pytest.approx(2.0, rel=0.03)
+
+
+def test_errors_that_all_results_have_in_common_are_part_of_the_uncertainty():
+    rng = np.random.default_rng(1)
+    clean = columns_at(GRID, [1.0] * len(GRID))
+    results = np.stack([clean] * 8)
+    noise = 0.05 * rng.normal(size=SHAPE)
+    slow = 0.3 * np.sin(np.arange(SHAPE[0]) / 20)[:, None]
+    still = error_sources(xr.DataArray(clean + noise, dims=("y", "x")), results, "haadf")
+    waves = error_sources(xr.DataArray(clean + noise + slow, dims=("y", "x")), results, "haadf")
+    assert still.spread.max() < 1e-12
+    assert not still.displacement.any()
+    assert waves.background == pytest.approx(0.3 / np.sqrt(2), rel=0.2)
+    assert still.background < 0.1 * waves.background
+    jitter = rng.normal(scale=0.5, size=SHAPE[0])
+    at = np.arange(SHAPE[1])
+    moved = np.stack([np.interp(at + d, at, row) for d, row in zip(jitter, clean, strict=True)])
+    rows = error_sources(xr.DataArray(moved + noise, dims=("y", "x")), results, "haadf")
+    slope = np.hypot(*np.gradient(clean))
+    assert rows.displacement.max() == pytest.approx(0.5 * slope.max(), rel=0.2)
+    # bright and dark columns alike
+    dark = error_sources(xr.DataArray(-moved - noise, dims=("y", "x")), -results, "bf")
+    np.testing.assert_allclose(dark.displacement, rows.displacement)
 
 
 def test_the_spread_of_equal_results_is_zero_and_grows_with_their_differences():

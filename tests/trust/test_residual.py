@@ -85,6 +85,32 @@ def test_blur_leaves_a_lattice_of_the_right_size():
     assert found.table.loc["lattice", "value"] == pytest.approx(removed, rel=0.4)
 
 
+@pytest.mark.parametrize("name", ["white", "counted", "jitter", "background"])
+def test_blur_is_found_where_a_lattice_is_not(name):
+    enhanced = gaussian_filter(CLEAN, 0.8)
+    # the variance of the filter, over that of the columns, for small ones half of it is the excess of the width
+    expected = 0.5 * 0.8**2 / column_width(enhanced) ** 2
+    found = [residual_of(enhanced, name, seed).table.loc["blur"] for seed in range(3)]
+    assert max(row["p"] for row in found) < 0.01
+    assert np.mean([row["value"] for row in found]) == pytest.approx(expected, rel=0.2)
+    sharp = [residual_of(CLEAN, name, seed).table.loc["blur", "p"] for seed in range(3)]
+    assert min(sharp) > 1e-3
+
+
+def test_a_contrast_that_is_too_low_and_noise_that_is_kept_look_like_blur():
+    faint = residual_of(CLEAN.mean() + 0.9 * (CLEAN - CLEAN.mean()), "white")
+    assert "blur" in faint.structure.index
+    rng = np.random.default_rng(5)
+    noise = 0.3 * rng.normal(size=SHAPE)
+    kept = CLEAN + 0.5 * gaussian_filter(noise, 1.0)
+    residual = CLEAN + noise - kept
+    assert "blur" in check_residual(residual, kept, ExpectedNoise.from_residual(residual, kept)).structure.index
+    # an image that is too sharp is none of them
+    sharp = residual_of(2 * CLEAN - gaussian_filter(CLEAN, 0.8), "white")
+    assert sharp.table.loc["blur", "value"] < 0
+    assert "blur" not in sharp.structure.index
+
+
 def test_a_shift_of_the_image_is_measured():
     found = residual_of(crystal(dx=0.3))
     assert found.table.loc["shift", "value"] == pytest.approx(0.3, abs=0.06)

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from stemkit.tables import UNITS
 
-__all__ = ["from_atomap", "from_statstem"]
+__all__ = ["from_atomap", "from_hyperspy_markers", "from_statstem"]
 
 #: nm per unit, by the names of units of HyperSpy signals.
 NM = {"nm": 1.0, "Å": 0.1, "A": 0.1, "Angstrom": 0.1, "angstrom": 0.1, "pm": 1e-3, "um": 1e3, "µm": 1e3}
@@ -64,6 +64,51 @@ def from_atomap(fitted: Any) -> pd.DataFrame:
         tables.append(_table(pixels, scale, sigma * scale, amplitude).assign(sublattice=number))
     table = pd.concat(tables, ignore_index=True)
     table.attrs["unit"] = unit
+    return table
+
+
+def from_hyperspy_markers(markers: Any, signal: Any) -> pd.DataFrame:
+    """Convert HyperSpy markers, such as positions that were corrected by hand, to a table of positions.
+
+    Parameters
+    ----------
+    markers : hyperspy.api.plot.markers.Points
+        Or other markers with one position each, such as ``signal.metadata.Markers.Points`` of a saved signal.
+    signal : hyperspy Signal2D
+        The image to which they belong; its axes, in any unit and with any offset, determine the pixels.
+
+    Returns
+    -------
+    DataFrame
+        ``y, x`` in nm if both axes of the signal are lengths, otherwise in px, from the centre of the first pixel;
+        ``y_px, x_px``. It has neither amplitudes nor errors: ``AtomDetector`` measures them.
+
+    Raises
+    ------
+    TypeError
+        If the markers have no positions.
+    ValueError
+        If they differ from image to image, or `signal` does not consist of images.
+
+    See Also
+    --------
+    to_hyperspy_markers : The reverse.
+    """
+    offsets = getattr(markers, "kwargs", {}).get("offsets")
+    if offsets is None:
+        raise TypeError(f"markers must be HyperSpy markers with positions, but are {type(markers).__name__}")
+    axes = signal.axes_manager.signal_axes
+    if len(axes) != 2:
+        raise ValueError(f"signal must consist of images (two signal axes), but has {len(axes)} signal axes")
+    if np.asarray(offsets).dtype == object:
+        raise ValueError("markers must be those of one image, but differ along the navigation axis: select an image")
+    places = np.asarray(offsets, dtype=np.float64).reshape(-1, 2)
+    pixels = ((places - [axis.offset for axis in axes]) / [axis.scale for axis in axes])[:, ::-1]
+    nm = [NM.get(str(axis.units)) for axis in axes[::-1]]
+    sizes = [abs(axis.scale) * factor for axis, factor in zip(axes[::-1], nm, strict=True) if factor]
+    y, x = (pixels * (sizes if len(sizes) == 2 else 1.0)).T
+    table = pd.DataFrame({"y": y, "x": x, "y_px": pixels[:, 0], "x_px": pixels[:, 1]})
+    table.attrs["unit"] = "nm" if len(sizes) == 2 else "px"
     return table
 
 

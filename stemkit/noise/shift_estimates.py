@@ -58,6 +58,10 @@ class ShiftEstimates:
     n_rows: int
     misfit: float = 0.0
 
+    def unweighted(self) -> ShiftEstimates:
+        """The same with weights of 0."""
+        return replace(self, weight=np.zeros_like(self.weight))
+
     @property
     def row(self) -> NDArray[np.int64]:
         """Row of each estimate ``(n_columns, n_window)``, the nearest one for those outside the image."""

@@ -23,6 +23,8 @@ from numba.core.caching import FunctionCache
 
 __all__ = ["cache_folder", "compiled"]
 
+#: Numba's settings; its types do not list them.
+NUMBA_CONFIG: Any = numba.config
 #: Number of former folders that are kept next to the package (chosen: those of other versions of Python and of Numba).
 KEPT_FOLDERS = 4
 
@@ -34,7 +36,7 @@ def compiled(function: Callable) -> Any:
     Sums are not reordered: with it, functions that were just compiled and those from the cache rounded differently, and
     crowded fits amplify rounding errors.
     """
-    dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
+    dispatcher: Any = numba.njit(nogil=True, error_model="numpy")(function)
     folder = cache_folder(function.__module__.partition(".")[0])
     if folder is not None:
         with _numba_folder(folder), contextlib.suppress(RuntimeError, OSError):
@@ -42,7 +44,7 @@ def compiled(function: Callable) -> Any:
     return dispatcher
 
 
-class _RobustCache(FunctionCache):  # type: ignore[misc]  # Numba has no types
+class _RobustCache(FunctionCache):
     """The stored results of one function: what cannot be read is compiled again, what cannot be written is not."""
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
@@ -64,12 +66,12 @@ class _RobustCache(FunctionCache):  # type: ignore[misc]  # Numba has no types
 @contextlib.contextmanager
 def _numba_folder(folder: Path) -> Any:
     """Numba's setting of its cache folder, for functions that are decorated in this block."""
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(folder)
+    before = NUMBA_CONFIG.CACHE_DIR
+    NUMBA_CONFIG.CACHE_DIR = str(folder)
     try:
         yield
     finally:
-        numba.config.CACHE_DIR = before
+        NUMBA_CONFIG.CACHE_DIR = before
 
 
 @cache
@@ -89,7 +91,7 @@ def cache_folder(package: str) -> Path | None:
         return None
     name = f"{package}-{_hash(sources)}"
     own = root / "__pycache__"
-    bases = [Path(numba.config.CACHE_DIR)] if numba.config.CACHE_DIR else [own, *_user_folders()]
+    bases = [Path(NUMBA_CONFIG.CACHE_DIR)] if NUMBA_CONFIG.CACHE_DIR else [own, *_user_folders()]
     for base in bases:
         folder = base / name
         is_new = not folder.exists()

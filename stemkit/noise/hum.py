@@ -102,7 +102,7 @@ def _fit(estimates: ShiftEstimates, posterior: RowPosterior, frequency: float, r
     along = posterior.eigenvectors.T @ np.stack([estimates.by_row(one) for one in free], axis=1)
     explained = along.T @ posterior.apply_displacement_covariance(along)
     products = np.array([[float((a * b).sum()) for b in terms] for a in free[:2]]) - explained[:2]
-    covariance = np.linalg.pinv(products[:, :2], hermitian=True)
+    covariance = np.asarray(np.linalg.pinv(products[:, :2], hermitian=True), dtype=np.float64)
     amplitudes = covariance @ products[:, 2]
     return SineFit(frequency, amplitudes, covariance, float(amplitudes @ products[:, 2]))
 

@@ -148,10 +148,10 @@ class _Pairs:
         first, window = estimates.first, estimates.weight.shape[1]
         lag = first[None, :] - first[:, None]
         one, other = np.nonzero(np.triu(np.abs(lag) < window, 1))
-        distance = np.abs(estimates.x[one] - estimates.x[other])
+        distance: NDArray[np.float64] = np.abs(estimates.x[one] - estimates.x[other])
         index = np.digitize(distance, edges) - 1
         inside = (index >= 0) & (index < len(edges) - 1)
-        one, other, distance, index = (a[inside] for a in (one, other, distance, index))
+        one, other, distance, index = one[inside], other[inside], distance[inside], index[inside]
         place = np.arange(window) - lag[one, other][:, None]
         common = (place >= 0) & (place < window)
         return cls(one, other, distance, index, np.clip(place, 0, window - 1), common)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import fft, optimize
-from scipy.spatial import cKDTree
 
 from stemkit.columns import ColumnFits, fitted_change
 from stemkit.noise.drawing import smooth_field
@@ -92,12 +91,16 @@ def between_columns(shape: tuple[int, int], fits: ColumnFits | None) -> NDArray[
     """Pixels that belong to no column."""
     if fits is None:
         return np.ones(shape, dtype=bool)
-    grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), axis=-1).reshape(-1, 2)
     width = float(np.median(fits.sigma))
-    tree = cKDTree(fits.positions)
-    distance = tree.query(grid, distance_upper_bound=1.001 * SETTINGS.near[0] * width)[0].reshape(shape)
+    reach = math.ceil(SETTINGS.near[0] * width) + 1
+    span, center = np.arange(-reach, reach + 1), np.rint(fits.positions).astype(int)
+    rows, cols = center[:, :1] + span, center[:, 1:] + span
+    squared = ((rows - fits.y[:, None]) ** 2)[:, :, None] + ((cols - fits.x[:, None]) ** 2)[:, None, :]
+    inside = ((rows >= 0) & (rows < shape[0]))[:, :, None] & ((cols >= 0) & (cols < shape[1]))[:, None, :]
+    pixel, squared = (rows[:, :, None] * shape[1] + cols[:, None, :])[inside], squared[inside]
     for near in SETTINGS.near:
-        between = distance > near * width
+        between = np.ones(shape, dtype=bool)
+        between.ravel()[pixel[squared <= (near * width) ** 2]] = False
         if between.mean() > SETTINGS.least_pixels:
             break
     return between

@@ -95,14 +95,14 @@ def _with_hum(parts: DisplacementParts, fit: SineFit) -> DisplacementParts:
 
 def _fit(estimates: ShiftEstimates, posterior: RowPosterior, frequency: float, row_length: int) -> SineFit:
     """Generalised least squares of cosine and sine of this frequency, cycles per row."""
-    time = np.arange(estimates.weight.shape[1]) + estimates.x[:, None] / row_length
+    time = estimates.row + estimates.x[:, None] / row_length
     angle = 2 * np.pi * frequency * time
     terms = [np.cos(angle), np.sin(angle), estimates.shift]
     free = [estimates.free_of_modes(term) for term in terms]
-    along = posterior.eigenvectors.T @ np.stack([one.sum(0) for one in free], axis=1)
+    along = posterior.eigenvectors.T @ np.stack([estimates.by_row(one) for one in free], axis=1)
     explained = along.T @ posterior.apply_displacement_covariance(along)
     products = np.array([[float((a * b).sum()) for b in terms] for a in free[:2]]) - explained[:2]
-    covariance = np.linalg.pinv(products[:, :2], hermitian=True)
+    covariance = np.asarray(np.linalg.pinv(products[:, :2], hermitian=True), dtype=np.float64)
     amplitudes = covariance @ products[:, 2]
     return SineFit(frequency, amplitudes, covariance, float(amplitudes @ products[:, 2]))
 

@@ -99,25 +99,26 @@ class CorrelationLength:
 def pair_covariance(estimates: ShiftEstimates, max_columns: int = MAX_COLUMNS) -> PairCovariance:
     """Covariance of the displacements at two columns of a row; noise, which columns do not share, does not enter."""
     estimates = _subset(estimates, max_columns)
-    distance = np.abs(estimates.x[:, None] - estimates.x[None, :])
     edges = _edges(estimates)
-    # each pair once; others, and those outside the bins, go to an extra bin
-    index = np.digitize(distance, edges) - 1
-    outside = (index < 0) | (index >= len(edges) - 1) | np.tri(len(distance), dtype=bool)
-    index[outside] = len(edges) - 1
+    pairs = _Pairs.of(estimates, edges)
+    n_bins = len(edges) - 1
 
     def binned(values: NDArray) -> NDArray[np.float64]:
-        return np.bincount(index.ravel(), values.ravel(), len(edges))[:-1].astype(np.float64)
+        return np.bincount(pairs.bin, values, n_bins).astype(np.float64)
 
-    information = binned(_pair_information(estimates))
+    information = binned(_pair_information(estimates, pairs))
     keep = information > LEAST_INFORMATION * information.max()
     if not keep.any():
         return NO_PAIRS
-    shared = estimates.weight @ estimates.weight.T
-    mean_distance = binned(distance * shared) / np.maximum(binned(shared), TINY)
+    shared = pairs.products(estimates.weight, estimates.weight).sum(1)
+    mean_distance = binned(pairs.distance * shared) / np.maximum(binned(shared), TINY)
     weighted = estimates.free_of_modes(estimates.shift)
-    blocks = np.array_split(np.arange(weighted.shape[1]), N_BLOCKS)
-    products = np.array([binned(weighted[:, rows] @ weighted[:, rows].T)[keep] for rows in blocks])
+    block = np.repeat(
+        np.arange(N_BLOCKS), [len(rows) for rows in np.array_split(np.arange(estimates.n_rows), N_BLOCKS)]
+    )
+    index = block[estimates.row[pairs.one]] * n_bins + pairs.bin[:, None]
+    products = np.bincount(index.ravel(), pairs.products(weighted, weighted).ravel(), N_BLOCKS * n_bins)
+    products = products.reshape(N_BLOCKS, n_bins)[:, keep]
     information = information[keep]
     jackknife = (products.sum(0) - products) / (information * (1 - 1 / N_BLOCKS))
     # the blocks give the size of the errors of all bins together, the information how they differ
@@ -126,15 +127,50 @@ def pair_covariance(estimates: ShiftEstimates, max_columns: int = MAX_COLUMNS) -
     return PairCovariance(mean_distance[keep], products.sum(0) / information, error, jackknife)
 
 
-def _pair_information(estimates: ShiftEstimates) -> NDArray[np.float64]:
-    """Expected product of two columns ``(n_columns, n_columns)`` for displacements of unit variance."""
+@dataclass(frozen=True)
+class _Pairs:
+    """Pairs of columns with rows in common, each pair once.
+
+    ``one``, ``other``, ``distance`` (along x, px) and ``bin`` of it are ``(n_pairs,)``; ``place`` is the place, in the
+    other column's window, of each row of the first one's, ``(n_pairs, n_window)``, and ``common`` whether it is there.
+    """
+
+    one: NDArray[np.int64]
+    other: NDArray[np.int64]
+    distance: NDArray[np.float64]
+    bin: NDArray[np.int64]
+    place: NDArray[np.int64]
+    common: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, estimates: ShiftEstimates, edges: NDArray) -> _Pairs:
+        """The pairs at a distance between the first and the last edge."""
+        first, window = estimates.first, estimates.weight.shape[1]
+        lag = first[None, :] - first[:, None]
+        one, other = np.nonzero(np.triu(np.abs(lag) < window, 1))
+        distance: NDArray[np.float64] = np.abs(estimates.x[one] - estimates.x[other])
+        index = np.digitize(distance, edges) - 1
+        inside = (index >= 0) & (index < len(edges) - 1)
+        one, other, distance, index = one[inside], other[inside], distance[inside], index[inside]
+        place = np.arange(window) - lag[one, other][:, None]
+        common = (place >= 0) & (place < window)
+        return cls(one, other, distance, index, np.clip(place, 0, window - 1), common)
+
+    def products(self, of_one: NDArray, of_other: NDArray) -> NDArray[np.float64]:
+        """Products ``(n_pairs, n_window)`` of values ``(n_columns, n_window)`` in the rows of each pair."""
+        return of_one[self.one] * of_other[self.other[:, None], self.place] * self.common
+
+
+def _pair_information(estimates: ShiftEstimates, pairs: _Pairs) -> NDArray[np.float64]:
+    """Expected product ``(n_pairs,)`` of two columns for displacements of unit variance."""
     weight, modes = estimates.weight, estimates.weighted_modes()
     squared = (modes**2).sum(0)
-    out = weight @ weight.T - squared @ weight.T - weight @ squared.T
+    out = pairs.products(weight - squared, weight) - pairs.products(weight, squared)
+    total = out.sum(1)
     for one in modes:
         for other in modes:
-            out += (one @ other.T) ** 2
-    return out
+            total += pairs.products(one, other).sum(1) ** 2
+    return total
 
 
 def _jackknife_std(values: NDArray) -> NDArray[np.float64]:
@@ -180,17 +216,16 @@ def fit_correlation_length(pairs: PairCovariance) -> CorrelationLength:
 def _fit_gaussian(distance: NDArray, covariance: NDArray, error: NDArray) -> tuple[float, float]:
     """Length and RMS, px, by weighted least squares: on a grid of lengths, then by a bounded search."""
 
-    def shape(log_length: float) -> NDArray[np.float64]:
-        return np.exp(-((distance / (2 * math.exp(log_length))) ** 2))
-
-    def variance(log_length: float) -> float:
-        e = shape(log_length) / error
-        return max((e * covariance / error).sum() / (e * e).sum(), 0.0)
+    def scaled(log_length: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The fitted variance, and the squared residuals, of some lengths."""
+        e = np.exp(-((distance / (2 * np.exp(log_length[:, None]))) ** 2)) / error
+        variance = np.maximum((e * (covariance / error)).sum(1) / (e * e).sum(1), 0.0)
+        return variance, ((covariance / error - variance[:, None] * e) ** 2).sum(1)
 
     def cost(log_length: float) -> float:
-        return float((((covariance - variance(log_length) * shape(log_length)) / error) ** 2).sum())
+        return float(scaled(np.array([log_length]))[1][0])
 
     tried = np.linspace(math.log(3.0), math.log(4 * distance.max()), 40)
-    best = tried[int(np.argmin([cost(t) for t in tried]))]
+    best = tried[int(np.argmin(scaled(tried)[1]))]
     best = optimize.minimize_scalar(cost, bounds=(best - 0.2, best + 0.2), method="bounded").x
-    return math.exp(best), math.sqrt(variance(best))
+    return math.exp(best), math.sqrt(scaled(np.array([best]))[0][0])

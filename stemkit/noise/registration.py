@@ -231,7 +231,7 @@ class _AxisInParts:
 
 
 def _too_few(estimates: ShiftEstimates) -> bool:
-    return bool((estimates.weight.sum(0) > 0).sum() < FEWEST_ROWS)
+    return bool((estimates.by_row(estimates.weight) > 0).sum() < FEWEST_ROWS)
 
 
 def _as_jitter(
@@ -241,7 +241,7 @@ def _as_jitter(
     field = fit_correlation_length(pairs) if find_length else CorrelationLength()
     if math.isinf(field.length):
         mean = pairs.mean() if find_length else (0.0, math.inf)
-        found = _whole_rows(rows, estimates.weight.sum(0), mean, estimates.misfit)
+        found = _whole_rows(rows, estimates.by_row(estimates.weight), mean, estimates.misfit)
         shifts, std = np.repeat(found.expected[:, None], shape[1], axis=1), (found.rms_std, math.nan)
         lag, error, rms = np.zeros(1), np.array([found.error_variance]), found.rms
     else:
@@ -269,13 +269,14 @@ def _divided(divided: _AxisInParts, row_length: int, shape: tuple[int, int], *, 
         return replace(found, parts=parts.jitter_only(fitted).with_misfit(misfit), spectrum=axis.spectrum)
     y = np.arange(n_y)
     hum = parts.hum_at(y[:, None] + np.arange(n_x) / row_length)
-    hum_at_columns = parts.hum_at(y + axis.estimates.x[:, None] / row_length)
+    row = axis.estimates.row
+    hum_at_columns = parts.hum_at(row + axis.estimates.x[:, None] / row_length)
     score = axis.rows.score_of(axis.estimates.shift - hum_at_columns)
     drift, in_image = posterior.drift(score, parts)
     in_image = in_image.with_misfit(misfit)
     factor = posterior.factor * (in_image.drift / parts.drift if parts.drift else 1.0)
     common = _common_covariance(free, factor, in_image, axis.pairs, row_length)
-    rest = axis.estimates.shifted(-hum_at_columns - drift)
+    rest = axis.estimates.shifted(-hum_at_columns - drift[row])
     found = _as_jitter(rest, shape, free.with_shift(rest.shift), axis.pairs.minus(common), find_length=find_length)
     if in_image.drift and math.isinf(found.length):
         squared, squared_std = posterior.jitter(score, in_image)
@@ -308,7 +309,7 @@ def _common_covariance(
     drift = free.mean_pair_covariance(factor)
     if not parts.hum:
         return np.full(len(pairs.distance), drift)
-    angle = 2 * np.pi * parts.hum_frequency * np.arange(len(free.eigenvalues))
+    angle = 2 * np.pi * parts.hum_frequency * np.arange(free.n_rows)
     waves = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     hum = parts.hum**2 / 2 * free.mean_pair_covariance(waves)
     return drift + hum * np.cos(2 * np.pi * parts.hum_frequency * pairs.distance / row_length)
@@ -334,21 +335,22 @@ def _whole_rows(rows: RowInformation, weight: NDArray, pairs: tuple[float, float
     noise does not contribute, and its error: it replaces the likelihood's variance where they contradict each other.
     ``misfit`` is a variance that the columns' model may cause.
     """
-    values, n = rows.eigenvalues, len(weight)
-    noise = n / values.sum()
+    reduced, n = rows.matrix.tridiagonal, len(weight)
+    noise = n / float(np.trace(rows.matrix.values))
 
     def agreed(variance: float) -> float:
         doubt = math.hypot(pairs[1], VARIANCE_ERROR * noise)
         return max(pairs[0], 0.0) if abs(variance - pairs[0]) > CONTRADICTORY * doubt else variance
 
     variance = agreed(rows.jitter_variance())
-    rotated = variance * rows.rotated_score()[0] / (1 + variance * values)
-    posterior = variance / (1 + variance * values)
-    expected = rows.eigenvectors @ rotated
+    rotated = variance * reduced.shrunk(variance, reduced.rotated(rows.score))
+    posterior = variance / (1 + variance * np.maximum(reduced.eigenvalues, 0.0))
+    expected = reduced.rotated_back(rotated)
     # the mean of all rows is the position of the image, not jitter
     squared = float((rotated**2).sum() + posterior.sum()) / n - float(expected.mean()) ** 2 - variance / n
     squared = agreed(max(squared, 0.0))
-    std = math.sqrt(float((2 * posterior**2 + 4 * rotated**2 * posterior).sum())) / n
+    scatter = variance * float(rotated @ reduced.shrunk(variance, rotated))
+    std = math.sqrt(2 * float((posterior**2).sum()) + 4 * scatter) / n
     std = math.hypot(std, VARIANCE_ERROR * noise, MODEL_ERROR * squared, misfit)
     # the columns' positions, which are free, remove no more of the noise
     typical = float((weight * variance / (1 + variance * weight)).sum() / weight.sum())
@@ -375,12 +377,13 @@ def _gaussian_process(
     inverse = np.linalg.inv(kernel(nodes, nodes) + 1e-6 * field.rms**2 * np.eye(len(nodes)))
     to_columns = kernel(estimates.x, nodes) @ inverse
     products = (to_columns[:, :, None] * to_columns[:, None, :]).reshape(len(to_columns), -1)
-    information = (estimates.weight.T @ products).reshape(n_y, len(nodes), len(nodes))
-    score = (estimates.weight * estimates.shift).T @ to_columns
+    weight, weighted = (estimates.sparse(one) for one in (estimates.weight, estimates.weight * estimates.shift))
+    information = (weight.T @ products).reshape(n_y, len(nodes), len(nodes))
+    score = weighted.T @ to_columns
     covariance = np.linalg.inv(inverse[None] + information)
     expected = (covariance @ score[:, :, None])[:, :, 0]
     to_pixels = kernel(np.arange(n_x, dtype=float), nodes) @ inverse
-    fraction = estimates.weight.sum(0) / estimates.weight.sum()
+    fraction = estimates.by_row(estimates.weight) / estimates.weight.sum()
     error = to_pixels @ np.einsum("y,yij->ij", fraction, covariance) @ to_pixels.T
     lag = np.unique(np.r_[0:9, 12, 16, 24, 32, 48, 64, np.arange(96, n_x // 2, 32)]).astype(float)
     lag = lag[lag < n_x - 1]

@@ -298,7 +298,7 @@ def _displacements(
     """Rows' displacements for a lattice that bends slowly, by iteratively reweighted least squares."""
     differences = second_differences(positions, vectors)
     equations = _Equations.of(estimates, prior)
-    rows, errors = np.zeros(estimates.weight.shape[1]), np.zeros(len(positions))
+    rows, errors = np.zeros(estimates.n_rows), np.zeros(len(positions))
     deviation = max(LEAST_DEVIATION, SETTINGS.first_deviation * prior.displacement)
     for _ in range(SETTINGS.rounds):
         values = differences @ (positions[:, 1] + errors)
@@ -321,11 +321,14 @@ class _Equations:
 
     @classmethod
     def of(cls, estimates: ShiftEstimates, prior: _Prior) -> _Equations:
-        weight = sparse.csr_matrix(estimates.weight)
+        weight, weighted = estimates.sparse(estimates.weight), estimates.sparse(estimates.weight * estimates.shift)
+        for matrix in (weight, weighted):
+            matrix.sum_duplicates()
+            matrix.eliminate_zeros()
         jitter_weight = prior.jitter**-2.0
         shared = jitter_weight * prior.factor
         own = sparse.eye(prior.factor.shape[1]) + prior.factor.T @ shared
-        return cls(weight, weight.multiply(estimates.shift).tocsr(), jitter_weight, shared, own)
+        return cls(weight, weighted, jitter_weight, shared, own)
 
     def solve(self, differences: sparse.csr_matrix, values: NDArray) -> tuple[NDArray, NDArray]:
         """Displacements of the rows and errors of the columns, px, for weighted second differences of these values."""

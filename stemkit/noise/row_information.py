@@ -14,6 +14,7 @@ from stemkit.noise.constants import TINY
 from stemkit.noise.lattice_prior import LatticePrior
 from stemkit.noise.shift_estimates import ShiftEstimates
 from stemkit.noise.spectrum import RowSpectrum, row_spectrum
+from stemkit.noise.symmetric_matrix import SymmetricMatrix
 
 __all__ = ["RowInformation"]
 
@@ -40,9 +41,8 @@ class RowInformation:
         Their weights contain ``extra``.
     extra : float
         Variance that displacements within a row add to each estimate, px squared.
-    eigenvalues : ndarray of shape (n_y,)
-        Eigenvalues of S, px^-2.
-    eigenvectors : ndarray of shape (n_y, n_y)
+    matrix : SymmetricMatrix
+        S, px^-2.
     score : ndarray of shape (n_y,)
         S times the estimated displacements, px^-1. Without displacements its covariance is S.
     prior : LatticePrior or None
@@ -55,8 +55,7 @@ class RowInformation:
 
     estimates: ShiftEstimates
     extra: float
-    eigenvalues: NDArray[np.float64]
-    eigenvectors: NDArray[np.float64]
+    matrix: SymmetricMatrix
     score: NDArray[np.float64]
     prior: LatticePrior | None = None
     factors: SuperLU | None = None
@@ -76,30 +75,42 @@ class RowInformation:
         if extra > 0:
             estimates = estimates.reweighted(estimates.weight / (1 + extra * estimates.weight))
         weight, factors = estimates.weight, None
-        matrix = np.diag(weight.sum(0))
-        for mode in _free_modes(estimates, prior):
-            matrix = matrix - mode.T @ mode
+        matrix = np.diag(estimates.by_row(weight)) - estimates.row_products(_free_modes(estimates, prior))
         if prior is not None:
-            by_column = weight.sum(1)
+            by_column, by_row = weight.sum(1), estimates.sparse(weight)
             factors = splu((sparse.diags(by_column + 1e-9 * by_column.max()) + prior.precision).tocsc())
-            matrix = matrix - weight.T @ factors.solve(weight)
+            matrix = matrix - by_row.T @ factors.solve(by_row.toarray())
         eliminated = None
         if ambiguous is not None and ambiguous.shape[1]:
             product = matrix @ ambiguous
             inverse = np.linalg.pinv(ambiguous.T @ product, hermitian=True)
             eliminated = np.eye(len(matrix)) - product @ inverse @ ambiguous.T
-            matrix = eliminated @ matrix
-        values, vectors = np.linalg.eigh(matrix)
+            matrix = matrix - product @ inverse @ product.T
         unknown = np.full(len(matrix), math.nan)
-        found = cls(estimates, extra, np.maximum(values, 0.0), vectors, unknown, prior, factors, eliminated)
+        found = cls(estimates, extra, SymmetricMatrix(matrix), unknown, prior, factors, eliminated)
         return found.with_shift(estimates.shift)
 
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return self.estimates.n_rows
+
+    @property
+    def eigenvalues(self) -> NDArray[np.float64]:
+        """Eigenvalues ``(n_y,)`` of S, px^-2."""
+        return self.matrix.eigenvalues
+
+    @property
+    def eigenvectors(self) -> NDArray[np.float64]:
+        """Eigenvectors ``(n_y, n_y)`` of S, as columns."""
+        return self.matrix.eigenvectors
+
     def score_of(self, shift: NDArray) -> NDArray[np.float64]:
-        """Score of other displacements ``(n_columns, n_y)`` at the same columns, along the eigenvectors."""
+        """Score of other displacements ``(n_columns, n_window)`` at the same columns, along the eigenvectors."""
         return self.eigenvectors.T @ self._score(shift)
 
     def with_shift(self, shift: NDArray) -> RowInformation:
-        """The same with other displacements ``(n_columns, n_y)`` at the same columns."""
+        """The same with other displacements ``(n_columns, n_window)`` at the same columns."""
         return replace(self, score=self._score(shift), estimates=replace(self.estimates, shift=shift))
 
     def _score(self, shift: NDArray) -> NDArray[np.float64]:
@@ -111,33 +122,28 @@ class RowInformation:
 
         The displacements have the covariance ``factor factor^T``, px squared.
         """
-        squared = ((self.eigenvectors.T @ factor) ** 2).sum(1)
-        return float((self.eigenvalues**2 * squared).sum() / max(float((self.eigenvalues**2).sum()), TINY))
-
-    def rotated_score(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Score along the eigenvectors, 0 along those without information; and those with information."""
-        known = self.eigenvalues > 1e-9 * self.eigenvalues.max()
-        return np.where(known, self.eigenvectors.T @ self.score, 0.0), known
+        matrix = self.matrix.values
+        return float(((matrix @ factor) ** 2).sum() / max(float((matrix**2).sum()), TINY))
 
     def jitter_variance(self) -> float:
-        """Variance (px squared) of the displacements of independent rows, by maximum likelihood: the minimum of
-        ``sum(log v + z^2 / v)``, ``v = lambda + s lambda^2``, for the score z along the eigenvectors.
+        """Variance (px squared) s of the displacements of independent rows, by maximum likelihood.
+
+        Minus twice its logarithm is ``log det(I + s S) - s z^T (I + s S)^-1 z`` for the score z, less that of s = 0.
         """
-        score, known = self.rotated_score()
-        values, score = self.eigenvalues[known], score[known]
+        reduced = self.matrix.tridiagonal
+        score, values = reduced.rotated(self.score), np.maximum(reduced.eigenvalues, 0.0)
 
         def cost(log_s: float) -> float:
-            v = values + np.exp(log_s) * values**2
-            return float((np.log(v) + score**2 / v).sum())
+            s = math.exp(log_s)
+            return float(np.log1p(s * values).sum() - s * (score @ reduced.shrunk(s, score)))
 
-        at_zero = float((np.log(values) + score**2 / values).sum())
         bounds = np.log(LEAST_VARIANCE), np.log(LARGEST_VARIANCE)
         found = optimize.minimize_scalar(cost, bounds=bounds, method="bounded")
-        return float(np.exp(found.x)) if found.fun < at_zero - 1e-6 else 0.0
+        return float(np.exp(found.x)) if found.fun < -1e-6 else 0.0
 
     def spectrum(self) -> RowSpectrum:
         """Spectrum of the displacements."""
-        typical = 1 / max(float(self.eigenvalues.mean()), TINY)
+        typical = self.n_rows / max(float(np.trace(self.matrix.values)), TINY)
         variance = max(self.jitter_variance(), LEAST_FILTERED * typical)
         return row_spectrum(self.eigenvalues, self.eigenvectors, self.score, variance)
 
@@ -150,9 +156,9 @@ def _score(
     estimates: ShiftEstimates, shift: NDArray, prior: LatticePrior | None, factors: SuperLU | None
 ) -> NDArray[np.float64]:
     weighted = estimates.weight * shift
-    score = weighted.sum(0)
+    free = weighted.copy()
     for mode in _free_modes(estimates, prior):
-        score = score - mode.T @ (mode * shift).sum(1)
-    if prior is None or factors is None:
-        return score
-    return score - estimates.weight.T @ factors.solve(weighted.sum(1) + prior.score)
+        free -= mode * (mode * shift).sum(1, keepdims=True)
+    if prior is not None and factors is not None:
+        free -= estimates.weight * factors.solve(weighted.sum(1) + prior.score)[:, None]
+    return estimates.by_row(free)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, sparse
 
 from stemkit.columns import ColumnFits
 from stemkit.noise.constants import TINY
@@ -27,19 +27,25 @@ THINNED_ROWS = 2
 
 @dataclass(frozen=True)
 class ShiftEstimates:
-    """Estimated displacement of the beam along one axis, for each column and each row.
+    """Estimated displacement of the beam along one axis, for each column and each row that crosses it.
+
+    Arrays have one entry per row of a window around the column.
 
     Parameters
     ----------
-    shift : ndarray of shape (n_columns, n_y)
+    shift : ndarray of shape (n_columns, n_window)
         Displacement, px.
-    weight : ndarray of shape (n_columns, n_y)
-        Inverse variance, px^-2; 0 where the row does not cross the column.
+    weight : ndarray of shape (n_columns, n_window)
+        Inverse variance, px^-2; 0 for rows without an estimate, and outside the image.
     x : ndarray of shape (n_columns,)
         Positions of the columns, px.
-    modes : ndarray of shape (n_modes, n_columns, n_y)
+    modes : ndarray of shape (n_modes, n_columns, n_window)
         Changes of the estimates by errors of the column's fitted parameters (its position; along y its amplitude and
         width, too), orthonormal under the weights. These errors are unknown.
+    first : ndarray of int, shape (n_columns,)
+        First row of each window; it may be outside the image.
+    n_rows : int
+        Number of rows of the image.
     misfit : float
         Variance, px squared, that misfits of the columns' model add to the mean estimate of a row; 0 along x.
     """
@@ -48,18 +54,46 @@ class ShiftEstimates:
     weight: NDArray[np.float64]
     x: NDArray[np.float64]
     modes: NDArray[np.float64]
+    first: NDArray[np.int64]
+    n_rows: int
     misfit: float = 0.0
 
     def unweighted(self) -> ShiftEstimates:
         """The same with weights of 0."""
         return replace(self, weight=np.zeros_like(self.weight))
 
+    @property
+    def row(self) -> NDArray[np.int64]:
+        """Row of each estimate ``(n_columns, n_window)``, the nearest one for those outside the image."""
+        return np.clip(self.first[:, None] + np.arange(self.weight.shape[1]), 0, self.n_rows - 1)
+
+    def by_row(self, values: NDArray) -> NDArray[np.float64]:
+        """Sums ``(n_rows,)`` over the columns of values ``(n_columns, n_window)``, 0 outside the image."""
+        return np.bincount(self.row.ravel(), values.ravel(), self.n_rows).astype(np.float64)
+
+    def sparse(self, values: NDArray) -> sparse.csr_matrix:
+        """Values ``(n_columns, n_window)``, 0 outside the image, as a matrix ``(n_columns, n_rows)``."""
+        n, window = values.shape
+        of_column = np.arange(0, n * window + 1, window)
+        return sparse.csr_matrix((values.ravel(), self.row.ravel(), of_column), shape=(n, self.n_rows))
+
+    def row_products(self, values: NDArray) -> NDArray[np.float64]:
+        """Sum ``(n_rows, n_rows)`` of the outer products of each column's values ``(n, n_columns, n_window)``."""
+        window, total = values.shape[2], np.zeros((self.n_rows, self.n_rows))
+        row, flat = self.row, total.reshape(-1)
+        for lag in range(min(window, self.n_rows)):
+            products = np.einsum("mck,mck->ck", values[:, :, lag:], values[:, :, : window - lag])
+            sums = np.bincount(row[:, : window - lag].ravel(), products.ravel(), self.n_rows)[: self.n_rows - lag]
+            flat[lag :: self.n_rows + 1][: len(sums)] = sums
+            flat[lag * self.n_rows :: self.n_rows + 1] = sums
+        return total
+
     def weighted_modes(self) -> NDArray[np.float64]:
         """``weight * modes``."""
         return self.weight * self.modes
 
     def free_of_modes(self, values: NDArray) -> NDArray[np.float64]:
-        """Weighted values ``(n_columns, n_y)`` without what errors of the columns' parameters may have caused."""
+        """Weighted values ``(n_columns, n_window)`` without what errors of the columns' parameters may have caused."""
         out = self.weight * values
         for weighted in self.weighted_modes():
             out = out - weighted * (weighted * values).sum(1, keepdims=True)
@@ -76,7 +110,12 @@ class ShiftEstimates:
     def take(self, chosen: NDArray) -> ShiftEstimates:
         """Those of some columns."""
         return replace(
-            self, shift=self.shift[chosen], weight=self.weight[chosen], x=self.x[chosen], modes=self.modes[:, chosen]
+            self,
+            shift=self.shift[chosen],
+            weight=self.weight[chosen],
+            x=self.x[chosen],
+            modes=self.modes[:, chosen],
+            first=self.first[chosen],
         )
 
 
@@ -114,7 +153,6 @@ def estimate_shifts(
     A displacement d adds ``d dI/dx``: it is the regression of the residual on the column's own slope, whose mean along
     the row is subtracted, so that the offset of a row has no effect.
     """
-    n_y = len(residual)
     windows = _Windows.of(fits, shifts, axis)
     product = (windows.slope * residual.ravel()[windows.index]).sum(2)
     squared = (windows.slope * slope.ravel()[windows.index]).sum(2)
@@ -122,20 +160,17 @@ def estimate_shifts(
     # columns cut by the border, and those whose slope is cancelled by a neighbour, give no estimate
     enough = windows.inside.sum(2) > windows.inside.shape[2] // 2
     good = (squared > LEAST_SLOPE * (windows.slope**2).sum(2)) & (noise > 0) & enough
-    at = np.broadcast_to(np.arange(len(fits))[:, None], good.shape)[good], windows.row[good]
-    shift, weight = np.zeros((2, len(fits), n_y))
-    shift[at] = product[good] / squared[good] + windows.displacement[good]
-    weight[at] = squared[good] ** 2 / noise[good]
-    distance = np.arange(n_y) - fits.y[:, None]
+    known = np.where(good, squared, 1.0)
+    shift = np.where(good, product / known + windows.displacement, 0.0)
+    weight = np.where(good, known**2 / np.where(good, noise, 1.0), 0.0)
+    distance = windows.row - fits.y[:, None]
     if axis == 1:
         shift = _without_tilt(shift, weight, distance)
     else:
-        shift = _without_profile(shift, weight, distance, fits.amplitude)
-    effects = windows.parameter_effects(np.where(good, squared, 1.0), axis)
-    modes = np.zeros((len(effects), len(fits), n_y))
-    for mode, effect in zip(modes, effects, strict=True):
-        mode[at] = effect[good]
-    estimates = ShiftEstimates(shift, weight, fits.x, _orthonormal(modes, weight))
+        shift = _without_profile(shift, weight, distance, windows.row, fits.amplitude)
+    modes = np.where(good, np.stack(windows.parameter_effects(known, axis)), 0.0)
+    first = np.ascontiguousarray(windows.row[:, 0])
+    estimates = ShiftEstimates(shift, weight, fits.x, _orthonormal(modes, weight), first, len(residual))
     return estimates if axis == 1 else _with_misfit(estimates)
 
 
@@ -245,7 +280,9 @@ def _without_tilt(shift: NDArray, weight: NDArray, dy: NDArray) -> NDArray[np.fl
     return np.where(weight > 0, shift - slant * dy, shift)
 
 
-def _without_profile(shift: NDArray, weight: NDArray, dy: NDArray, amplitude: NDArray) -> NDArray[np.float64]:
+def _without_profile(
+    shift: NDArray, weight: NDArray, dy: NDArray, rows: NDArray, amplitude: NDArray
+) -> NDArray[np.float64]:
     """Estimates along y without their mean over columns of similar amplitude at the same distance from the centre.
 
     It is caused by columns that are not Gaussian, and would be the same in a whole row of columns along x. Means of
@@ -256,8 +293,8 @@ def _without_profile(shift: NDArray, weight: NDArray, dy: NDArray, amplitude: ND
     use = weight > 0
     reach = int(np.abs(place[use]).max(initial=0))
     index = (group[:, None] * (2 * reach + 1) + place + reach)[use]
-    n, n_y = 3 * (2 * reach + 1), shift.shape[1]
-    row = np.broadcast_to(np.arange(n_y), shift.shape)[use]
+    n, row = 3 * (2 * reach + 1), rows[use]
+    n_y = int(row.max(initial=0)) + 1
     # columns in a row share its displacement: each row counts once in a mean
     by_row = np.bincount(index * n_y + row, weight[use], n * n_y).reshape(n, n_y)
     total = np.maximum(by_row.sum(1), TINY)
@@ -278,13 +315,15 @@ def _with_misfit(estimates: ShiftEstimates) -> ShiftEstimates:
     multiplied by its chi squared per degree of freedom where that exceeds 1. Parabolas, since hum and long jitter
     change along the row.
     """
-    weight, n_modes = estimates.weight, len(estimates.modes)
-    total = np.maximum(weight.sum(0), TINY)
+    weight, n_modes, row = estimates.weight, len(estimates.modes), estimates.row
+    total = np.maximum(estimates.by_row(weight), TINY)
     terms = np.vander((estimates.x - estimates.x.mean()) / max(float(np.ptp(estimates.x)), TINY), 3)
-    inverse = np.linalg.pinv(np.einsum("ci,cj,cy->yij", terms, terms, weight, optimize=True), hermitian=True)
-    coefficients = np.einsum("yij,ci,cy->yj", inverse, terms, weight * estimates.shift, optimize=True)
-    about_row = estimates.shift - terms @ coefficients.T
-    leverage = weight * np.einsum("ci,yij,cj->cy", terms, inverse, terms, optimize=True)
+    by_row = [estimates.by_row(weight * a[:, None] * b[:, None]) for a in terms.T for b in terms.T]
+    inverse = np.linalg.pinv(np.stack(by_row, axis=1).reshape(-1, 3, 3), hermitian=True)
+    score = np.stack([estimates.by_row(weight * estimates.shift * term[:, None]) for term in terms.T], axis=1)
+    coefficients = np.einsum("yij,yj->yi", inverse, score)
+    about_row = estimates.shift - np.einsum("cj,ckj->ck", terms, coefficients[row])
+    leverage = weight * np.einsum("ci,ckij,cj->ck", terms, inverse[row], terms, optimize=True)
     chi_squared = (estimates.free_of_modes(about_row) * about_row).sum(1)
     freedom = np.maximum(((weight > 0) * (1 - leverage)).sum(1) - n_modes, 1.0)
     excess = max(float(chi_squared.sum() / max(freedom.sum(), 1.0)) - 1, 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,8 @@ __all__ = ["RowSpectrum", "band_basis", "drift_factor", "drift_spectrum", "in_ba
 
 #: A Gaussian filter extends this many sigmas beyond the image (chosen: what is left out is below 1e-5 of its weight).
 REACH = 4.5
+#: Number of spectra of drifts that are kept for other fits (chosen: about twice those of an image).
+KEPT_SPECTRA = 128
 
 
 @dataclass(frozen=True)
@@ -89,9 +92,12 @@ def drift_factor(n: int, rows: float) -> NDArray[np.float64]:
     return gaussian / np.linalg.norm(gaussian, axis=1, keepdims=True)
 
 
+@lru_cache(maxsize=KEPT_SPECTRA)
 def drift_spectrum(n: int, rows: float) -> NDArray[np.float64]:
-    """Variances ``(n,)`` of the orthonormal cosine transform of a drift of unit variance."""
-    return (fft.dct(drift_factor(n, rows), axis=0, norm="ortho") ** 2).sum(1)
+    """Variances ``(n,)`` of the orthonormal cosine transform of a drift of unit variance; not to be changed."""
+    spectrum = (fft.dct(drift_factor(n, rows), axis=0, norm="ortho") ** 2).sum(1)
+    spectrum.flags.writeable = False
+    return spectrum
 
 
 def band_basis(n: int, bands: NDArray | None) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.columns.compiled.gaussians import compiled, derivatives, heights
+from stemkit.columns.compiled.gaussians import derivatives, heights
 from stemkit.columns.compiled.windows import (
     add_columns_nearby,
     empty_window,
@@ -21,6 +21,7 @@ from stemkit.columns.compiled.windows import (
     set_backgrounds,
     to_neighbor,
 )
+from stemkit.compilation import compiled
 
 __all__ = ["EquationArrays", "normal_equations"]
 

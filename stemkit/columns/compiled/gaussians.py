@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numba import njit
+
+from stemkit.compilation import compiled
 
 __all__ = [
     "N_ROUND",
     "add_column",
     "add_columns",
     "add_radial_profiles",
-    "compiled",
     "derivatives",
     "exponentials",
     "gaussian_along",
@@ -30,17 +28,6 @@ N_SQUARINGS = 6
 FRACTION = 1.0 / 2**N_SQUARINGS
 #: Exponents are not below this (chosen: exp(-50) = 2e-22 does not change a sum of order 1 in double precision).
 SMALLEST_EXPONENT = -50.0
-#: No reordering of sums: with it, functions that were just compiled and those from the cache rounded differently, and
-#: crowded fits amplify rounding errors. It would make a detection faster.
-FAST_MATH = False
-
-
-def compiled(function: Callable) -> Any:
-    """Compile a function at its first call, and cache the result on disk if the directory is writable."""
-    try:
-        return njit(cache=True, fastmath=FAST_MATH, nogil=True, error_model="numpy")(function)
-    except RuntimeError:  # no directory for the cache
-        return njit(fastmath=FAST_MATH, nogil=True, error_model="numpy")(function)
 
 
 @compiled

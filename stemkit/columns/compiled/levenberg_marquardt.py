@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from stemkit.columns.compiled.gaussians import compiled
 from stemkit.columns.compiled.linear_algebra import invert, solve_coupled
+from stemkit.compilation import compiled
 
 __all__ = ["accept_or_undo", "add_penalties", "damped_step", "take_step", "unconverged"]
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from stemkit.columns.compiled.gaussians import compiled
+from stemkit.compilation import compiled
 
 __all__ = ["covariance_blocks", "invert", "solve_coupled"]
 

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from stemkit.columns.compiled.gaussians import (
     N_ROUND,
     add_column,
-    compiled,
     derivatives,
     exponentials,
     half_width,
     heights,
 )
+from stemkit.compilation import compiled
 
 __all__ = [
     "ProblemArrays",

@@ -7,7 +7,7 @@ arrays and lists of images of different sizes: :func:`split` converts each of th
 """
 
 from stemkit.images.accessor import StemAccessor
-from stemkit.images.containers import Images, float_dtype, holds_images, join, split, warn_if_small
+from stemkit.images.containers import Images, float_dtype, holds_images, join, single_image, split, warn_if_small
 from stemkit.images.intensities import intensity_scale, pad_reflect
 from stemkit.images.lazy import LazyResults, is_lazy, lazy_images
 from stemkit.images.mode import mode_sign, resolve_mode
@@ -43,6 +43,7 @@ __all__ = [
     "pixel_sizes",
     "recorded_image",
     "resolve_mode",
+    "single_image",
     "split",
     "steps_before",
     "warn_if_small",

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.images import Images
-from stemkit.plotting.columns import marker_size, pixel_positions
-from stemkit.plotting.drawing import limit_to_image, single_image
+from stemkit.images import Images, single_image
+from stemkit.plotting.drawing import limit_to_image, marker_size, pixel_positions
 from stemkit.plotting.images import show_image
 
 if TYPE_CHECKING:
@@ -59,9 +58,8 @@ def show_counts(
         raise ValueError(f"columns must be count_atoms(table).columns, but lacks {', '.join(missing)}")
     ax = show_image(image, ax, title)
     one = single_image(image)
-    table = columns.assign(y_px=columns["y"], x_px=columns["x"])
-    y, x = pixel_positions(one, table)
-    size = marker_size(ax, table.assign(y_px=y, x_px=x))
+    positions = pixel_positions(one, columns)
+    (y, x), size = positions.T, marker_size(ax, positions)
     known, fitted = columns["count"].notna().to_numpy(), columns["fitted"].to_numpy(dtype=bool)
     counts = columns["count"].to_numpy(dtype=np.float64, na_value=np.nan)
     limits = (np.nanmin(counts), np.nanmax(counts)) if known.any() else (0, 1)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stemkit.images import Images
-from stemkit.plotting.drawing import limit_to_image, single_image
+from stemkit.images import Images, single_image
+from stemkit.plotting.drawing import limit_to_image, pixel_positions
 from stemkit.plotting.images import show_image
-from stemkit.plotting.vectors import table_positions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +58,7 @@ def show_rings(
         raise ValueError("rings must be rings(table) of this table, but contain columns that are not in its index")
     ax = show_image(image, ax, title)
     one = single_image(image)
-    at = table_positions(one, table)[:, ::-1]
+    at = pixel_positions(one, table)[:, ::-1]
     usual = rings["size"].mode().iloc[0] if len(rings) else 0
     handles = []
     for size, same in rings.groupby(rings["size"].clip(upper=max(RING_COLORS) + 1)):

@@ -7,11 +7,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from stemkit.columns import nearest_distances
+from stemkit.parameters import check_positive
 from stemkit.structure.covariance import PositionCovariance
-from stemkit.structure.displacements import check_index
 from stemkit.structure.pair_errors import angle_variance, axis_angle, direction_variance, distance_variance
 from stemkit.structure.planar_graph import HalfEdges, delaunay_edges
-from stemkit.structure.tables import ColumnPositions, column_positions
+from stemkit.structure.tables import ColumnPositions, check_index, column_positions
 
 __all__ = ["bond_angles", "bonds", "pair_rows"]
 
@@ -66,8 +66,7 @@ def bonds(table: pd.DataFrame, *, max_distance: float | None = None) -> pd.DataF
     """
     columns = column_positions(table)
     check_index(table)
-    if max_distance is not None and not 0 < max_distance < np.inf:
-        raise ValueError(f"max_distance must be a positive length in {columns.unit}, but is {max_distance!r}")
+    check_positive("max_distance", max_distance, optional=True, unit=columns.unit)
     i, j = _pairs(columns, max_distance)
     difference = columns.positions[j] - columns.positions[i]
     middle = (columns.positions[j] + columns.positions[i]) / 2
@@ -133,6 +132,8 @@ def pair_rows(table: pd.DataFrame, pairs: pd.DataFrame, name: str = "bonds") -> 
         If the pairs are not between columns of this table.
     """
     check_index(table)
+    if not isinstance(pairs, pd.DataFrame):
+        raise TypeError(f"{name} must be a DataFrame of pairs of columns, but is {type(pairs).__name__}")
     if not {"i", "j"} <= set(pairs):
         raise ValueError(f"{name} must be a table of pairs with the columns 'i' and 'j', but has {list(pairs)}")
     i, j = (table.index.get_indexer(pairs[side]) for side in ("i", "j"))

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from stemkit.structure.contacts import Contacts, straight_lengths, typical_distance
 from stemkit.structure.lattice import Lattice
-from stemkit.structure.relations import CommonRow, common_row, relation
+from stemkit.structure.relations import CommonPlane, common_plane, relation
 from stemkit.structure.tables import ColumnPositions
 
 __all__ = ["boundary_table", "segment_table"]
 
-#: Largest angle of a row of columns to the boundary that it coincides along, degrees (chosen: steps of the boundary
+#: Largest angle of a lattice plane to the boundary that it coincides along, degrees (chosen: steps of the boundary
 #: incline it).
 LARGEST_ANGLE = 12.0
 #: Largest misorientation of a low-angle boundary, which consists of dislocations, degrees (convention: Sutton and
@@ -24,8 +24,8 @@ LOW_ANGLE = 15.0
 #: Largest ratio of the extents of a straight boundary across and along it (chosen).
 STRAIGHT = 0.25
 #: Columns of the table in degrees, and those without a unit.
-DEGREES = ("direction", "misorientation", "misorientation_err", "row_angle", "row_angle_err")
-NUMBERS = ("n", "strain", "strain_err", "row_mismatch", "row_mismatch_err")
+DEGREES = ("direction", "misorientation", "misorientation_err", "plane_angle", "plane_angle_err")
+NUMBERS = ("n", "strain", "strain_err", "plane_mismatch", "plane_mismatch_err")
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class Boundary:
     strain_err: float
     same_phase: bool
     coherent: bool
-    row_first: tuple[int, int] | None
-    row_second: tuple[int, int] | None
-    row_mismatch: float
-    row_mismatch_err: float
-    row_angle: float
-    row_angle_err: float
+    plane_first: tuple[int, int] | None
+    plane_second: tuple[int, int] | None
+    plane_mismatch: float
+    plane_mismatch_err: float
+    plane_angle: float
+    plane_angle_err: float
 
 
 def boundary_table(
@@ -97,13 +97,13 @@ def _boundary(
     first, second = pair
     direction, straight = _direction(ends.reshape(-1, 2))
     between = relation(lattices[first], lattices[second], same_phase)
-    found = common_row(lattices[first], lattices[second], direction, LARGEST_ANGLE) if straight else None
-    row = found or CommonRow(None, None, np.nan, np.nan, np.nan, np.nan)
-    same_row = found is not None and found.difference <= coherent
+    found = common_plane(lattices[first], lattices[second], direction, LARGEST_ANGLE) if straight else None
+    plane = found or CommonPlane(None, None, np.nan, np.nan, np.nan, np.nan)
+    same_plane = found is not None and found.difference <= coherent
     return Boundary(
         first=first,
         second=second,
-        kind=_kind(between.same_phase, same_row, between.rotation),
+        kind=_kind(between.same_phase, same_plane, between.rotation),
         n=len(ends),
         length=length,
         direction=float(np.degrees(np.arctan2(direction[0], direction[1])) % 180),
@@ -113,13 +113,13 @@ def _boundary(
         strain=between.strain,
         strain_err=between.strain_err,
         same_phase=between.same_phase,
-        coherent=same_row,
-        row_first=row.first,
-        row_second=row.second,
-        row_mismatch=row.mismatch,
-        row_mismatch_err=row.mismatch_err,
-        row_angle=row.angle,
-        row_angle_err=row.angle_err,
+        coherent=same_plane,
+        plane_first=plane.first,
+        plane_second=plane.second,
+        plane_mismatch=plane.mismatch,
+        plane_mismatch_err=plane.mismatch_err,
+        plane_angle=plane.angle,
+        plane_angle_err=plane.angle_err,
     )
 
 

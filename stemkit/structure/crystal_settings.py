@@ -123,13 +123,10 @@ def find_settings(cell: MeasuredCell, crystal: CrystalSites, limits: Limits) -> 
     for steps in _superlattices():
         combined = reduced_basis(steps @ cell.vectors)
         steps = np.round(combined @ np.linalg.inv(cell.vectors)).astype(np.int64)
-        places, brightness = _columns_of(cell, steps)
-        n_cells = round(abs(np.linalg.det(steps)))
-        for transform, ratio in _transforms(combined, crystal, limits, len(places)):
-            settings += [
-                _scored(transform, origin, places, brightness, crystal, cell.shortest, n_cells, ratio)
-                for origin in _origins(places[: len(cell.fractions)], brightness, transform, crystal)
-            ]
+        supercell = _Supercell.of(cell, steps)
+        for transform, ratio in _transforms(combined, crystal, limits, len(supercell.places)):
+            origins = _origins(supercell.places[: len(cell.fractions)], supercell.brightness, transform, crystal)
+            settings += [_scored(transform, origin, supercell, crystal, ratio) for origin in origins]
     settings.sort(key=lambda setting: (round(setting.cost, DIGITS), setting.mirrored, abs(setting.rotation)))
     likely = [setting for setting in settings if setting.cost <= settings[0].cost + KEPT]
     return _different(likely, crystal, cell.shortest)
@@ -144,14 +141,25 @@ def _superlattices() -> list[NDArray[np.int64]]:
     return forms
 
 
-def _columns_of(cell: MeasuredCell, steps: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Places and brightness of the columns in a superlattice cell."""
-    reach = int(np.abs(steps).sum())
-    cells = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1).T
-    inside = np.round(cells @ np.linalg.inv(steps), 9)
-    cells = cells[((inside >= 0) & (inside < 1)).all(axis=1)]
-    places = (cells[:, None] + cell.fractions).reshape(-1, 2) @ cell.vectors
-    return places, np.tile(cell.brightness, len(cells))
+@dataclass(frozen=True)
+class _Supercell:
+    """Places ``(n, 2)`` and brightness ``(n,)`` of the columns in a superlattice cell of ``n_cells`` cells."""
+
+    places: NDArray[np.float64]
+    brightness: NDArray[np.float64]
+    n_cells: int
+    shortest: float
+
+    @classmethod
+    def of(cls, cell: MeasuredCell, steps: NDArray) -> _Supercell:
+        """The cell with the vectors ``steps @ cell.vectors``."""
+        reach = int(np.abs(steps).sum())
+        cells = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1).T
+        inside = np.round(cells @ np.linalg.inv(steps), 9)
+        cells = cells[((inside >= 0) & (inside < 1)).all(axis=1)]
+        places = (cells[:, None] + cell.fractions).reshape(-1, 2) @ cell.vectors
+        n_cells = round(abs(np.linalg.det(steps)))
+        return cls(places, np.tile(cell.brightness, len(cells)), n_cells, cell.shortest)
 
 
 def _transforms(
@@ -205,17 +213,9 @@ def _origins(places: NDArray, brightness: NDArray, transform: NDArray, crystal: 
     return (places[:, None] - sites).reshape(-1, 2)
 
 
-def _scored(
-    transform: NDArray,
-    origin: NDArray,
-    places: NDArray,
-    brightness: NDArray,
-    crystal: CrystalSites,
-    shortest: float,
-    n_cells: int,
-    ratio: int,
-) -> Setting:
+def _scored(transform: NDArray, origin: NDArray, supercell: _Supercell, crystal: CrystalSites, ratio: int) -> Setting:
     """The setting with its origin refined, and its cost."""
+    places, shortest = supercell.places, supercell.shortest
     for _ in range(2):
         setting = Setting(transform, origin)
         site, cell, distance = setting.sites(places, crystal)
@@ -231,9 +231,10 @@ def _scored(
         # columns of an absent kind are fainter than all that were found
         excess = np.log(crystal.brightness / crystal.brightness[found].min()) - np.log(FAINTER)
         cost += float((absent * np.maximum(excess, 0) ** 2).sum()) / 4 / BRIGHTNESS_ERROR**2
-    misfit = cost / n_cells + (setting.strain / STRAIN_ERROR) ** 2 / 2
-    cost = _deviation((places - ideal)[matched], brightness[matched], crystal.brightness[site[matched]], shortest)
-    return Setting(transform, origin, misfit + cost / n_cells, misfit)
+    misfit = cost / supercell.n_cells + (setting.strain / STRAIN_ERROR) ** 2 / 2
+    brightness = supercell.brightness[matched]
+    cost = _deviation((places - ideal)[matched], brightness, crystal.brightness[site[matched]], shortest)
+    return Setting(transform, origin, misfit + cost / supercell.n_cells, misfit)
 
 
 def _deviation(steps: NDArray, brightness: NDArray, predicted: NDArray, shortest: float) -> float:

@@ -8,9 +8,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.sparse import csr_array
 
+from stemkit.parameters import check_fraction, check_number
 from stemkit.structure.covariance import PositionCovariance
-from stemkit.structure.displacements import REFERENCE_ERRORS, add_vectors, chance, check_index, pm_or_px
-from stemkit.structure.tables import column_positions
+from stemkit.structure.displacements import REFERENCE_ERRORS, add_vectors, chance, pm_or_px
+from stemkit.structure.tables import check_index, column_positions
 
 __all__ = ["domain_walls", "mean_displacements"]
 
@@ -131,8 +132,8 @@ def domain_walls(
     ----------
     .. [1] Benjamini and Hochberg, J. R. Stat. Soc. B 57, 289 (1995), https://doi.org/10.1111/j.2517-6161.1995.tb02031.x
     """
-    if not 0 < false_discovery_rate < 1:
-        raise ValueError(f"false_discovery_rate must be between 0 and 1, but is {false_discovery_rate!r}")
+    check_fraction("false_discovery_rate", false_discovery_rate)
+    check_number("min_difference", min_difference, 0.0)
     columns = column_positions(table)
     scale, short = pm_or_px(columns.unit)
     vectors, cages = _vectors(table, displacements) / scale, _cage_rows(table, displacements)
@@ -193,6 +194,8 @@ def _neighbors(cages: NDArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 def _vectors(table: pd.DataFrame, displacements: pd.DataFrame) -> NDArray[np.float64]:
     check_index(table)
+    if not isinstance(displacements, pd.DataFrame):
+        raise TypeError(f"displacements must be a DataFrame, but is {type(displacements).__name__}")
     missing = [name for name in VECTORS if name not in displacements]
     if missing or not displacements.index.equals(table.index):
         what = f"lacks {', '.join(missing)}" if missing else "has another index"

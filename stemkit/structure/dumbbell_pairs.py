@@ -7,10 +7,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from stemkit.parameters import check_fraction
 from stemkit.structure.covariance import PositionCovariance
-from stemkit.structure.displacements import check_index
 from stemkit.structure.pair_errors import axis_angle, direction_variance, distance_variance
-from stemkit.structure.tables import amplitudes, column_positions
+from stemkit.structure.tables import amplitudes, check_index, column_positions
 
 __all__ = ["dumbbells"]
 
@@ -70,8 +70,7 @@ def dumbbells(table: pd.DataFrame, *, max_ratio: float = 0.75, by: str = "amplit
     """
     columns = column_positions(table)
     check_index(table)
-    if not 0 < max_ratio < 1:
-        raise ValueError(f"max_ratio must be between 0 and 1, but is {max_ratio!r}")
+    check_fraction("max_ratio", max_ratio)
     i, j = _along_axis(columns.positions, *_nearest_pairs(columns.positions, columns.measured, max_ratio))
     difference = columns.positions[j] - columns.positions[i]
     middle = (columns.positions[i] + columns.positions[j]) / 2

@@ -8,7 +8,8 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from stemkit.columns import nearest_distances
-from stemkit.images import pixel_sizes, split
+from stemkit.images import pixel_sizes, single_image
+from stemkit.parameters import check_number, check_positive
 from stemkit.structure.tables import column_positions, to_pixels
 from stemkit.tables import unit_of_table
 
@@ -73,15 +74,12 @@ def voronoi_intensities(
     >>> voronoi_intensities(np.ones((9, 15)), table, max_radius=20)["voronoi"].tolist()
     [72.0, 63.0]
     """
-    images = split(image, name="image")
-    if len(images) != 1:
-        raise ValueError(f"image must be a single image, but is a stack of {len(images)}: choose one with image[i]")
-    one = images[0]
+    one = single_image(image)
+    check_number("background", background)
+    check_positive("max_radius", max_radius, optional=True)
     positions, size = _in_pixels(one, table)
     if max_radius is None:
         max_radius = RADIUS * float(np.median(nearest_distances(positions))) if len(positions) > 1 else max(one.shape)
-    elif not 0 < max_radius < np.inf:
-        raise ValueError(f"max_radius must be a positive number, or None, but is {max_radius!r}")
     else:
         max_radius = max_radius / float(np.sqrt(np.prod(size)))
     nearest = _nearest_column(positions, one.shape, max_radius)

@@ -154,8 +154,13 @@ class Lattices(NamedTuple):
 
 
 def check_lattice(lattice: Lattice, table: pd.DataFrame) -> None:
-    """Raise an error if a lattice was fitted to another table."""
+    """Raise an error if this is not a lattice that was fitted to the table."""
     check_table(table)
+    if not isinstance(lattice, Lattice):
+        raise TypeError(
+            f"lattice must be the result of fit_lattice(table), or one of fit_lattices(table).lattices, but is "
+            f"{type(lattice).__name__}"
+        )
     if len(lattice.site) != len(table):
         raise ValueError(
             f"lattice must have been fitted to this table, but it has {len(lattice.site)} columns and the table "

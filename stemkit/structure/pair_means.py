@@ -7,6 +7,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
+from stemkit.parameters import check_fraction
 from stemkit.structure.bonding import pair_rows
 from stemkit.structure.covariance import PositionCovariance
 from stemkit.structure.tables import column_positions
@@ -60,8 +61,7 @@ def mean_distances(
     [3.0, 1.0, 0.067]
     """
     columns = column_positions(table)
-    if not 0 <= pixel_size_error < 1:
-        raise ValueError(f"pixel_size_error must be relative, from 0 to below 1, but is {pixel_size_error!r}")
+    check_fraction("pixel_size_error", pixel_size_error, zero=True)
     i, j = pair_rows(table, pairs, "pairs")
     code, names = _codes(groups, pairs)
     code = np.where(columns.measured[i] & columns.measured[j], code, -1)

@@ -110,10 +110,11 @@ def ring_pairs(rings: pd.DataFrame, sizes: tuple[int, int] = (5, 7)) -> pd.DataF
     ----------
     .. [1] Hopcroft and Karp, SIAM J. Comput. 2, 225 (1973), https://doi.org/10.1137/0202019
     """
-    first, second = sizes
-    if first == second:
+    if np.shape(sizes) != (2,) or sizes[0] == sizes[1]:
         raise ValueError(f"sizes must be two different numbers of columns, but are {sizes!r}")
-    of_first, of_second = (rings.index[rings["size"] == size] for size in (first, second))
+    if not isinstance(rings, pd.DataFrame) or not {"size", "neighbors"} <= set(rings):
+        raise ValueError("rings must be the result of rings(table), with the columns size and neighbors")
+    of_first, of_second = (rings.index[rings["size"] == size] for size in sizes)
     place = {ring: k for k, ring in enumerate(of_second)}
     pairs = [(k, place[n]) for k, ring in enumerate(of_first) for n in rings.at[ring, "neighbors"] if n in place]
     rows, cols = np.array(pairs, dtype=np.int64).reshape(-1, 2).T

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.spatial import Delaunay, QhullError
 
-from stemkit.images import pixel_sizes, split
+from stemkit.images import pixel_sizes, single_image
+from stemkit.parameters import check_integer
 from stemkit.structure.bases import reference_basis
 from stemkit.structure.cells import CellIndex, ring
 from stemkit.structure.lattice import Lattice, check_lattice
@@ -244,17 +245,14 @@ def _map(
     like: xr.DataArray | NDArray,
     coarsen: int,
 ) -> xr.Dataset:
-    images = split(like, name="like")
-    if len(images) != 1:
-        raise ValueError(f"like must be a single image, but is a stack of {len(images)}: choose one with like[i]")
-    if not (int(coarsen) == coarsen and 1 <= coarsen <= min(images[0].shape)):
-        raise ValueError(f"coarsen must be a whole number of px from 1 to the image's size, but is {coarsen!r}")
-    y, x = (_coarse(np.arange(float(n)), int(coarsen)) for n in images[0].shape)
-    points, scale = _in_pixels(table, images[0], lattice)
+    image = single_image(like, name="like")
+    check_integer("coarsen", coarsen, 1, min(image.shape))
+    y, x = (_coarse(np.arange(float(n)), coarsen) for n in image.shape)
+    points, scale = _in_pixels(table, image, lattice)
     grid = _interpolated(points, values, y, x, LONGEST_EDGE * float(lattice.lengths.max()) * scale)
     coords = {}
-    if pixel_sizes(images[0]) is not None:
-        coords = {d: (d, _coarse(images[0].coords[d].values, int(coarsen)), {"units": "nm"}) for d in ("y", "x")}
+    if pixel_sizes(image) is not None:
+        coords = {d: (d, _coarse(image.coords[d].values, coarsen), {"units": "nm"}) for d in ("y", "x")}
     return xr.Dataset(
         {name: (("y", "x"), grid[..., k], {"units": unit}) for k, (name, unit) in enumerate(units.items())}, coords
     )

@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 from stemkit.detection import Quality
 from stemkit.tables import n_images, unit_of_table
 
-__all__ = ["ColumnPositions", "amplitudes", "check_table", "column_positions", "counted", "robust_std", "to_pixels"]
+__all__ = [
+    "ColumnPositions",
+    "amplitudes",
+    "check_index",
+    "check_table",
+    "column_positions",
+    "counted",
+    "robust_std",
+    "to_pixels",
+]
 
 #: Standard deviation of a normal distribution in units of the median absolute deviation (derived).
 STD_PER_MAD = 1.4826
@@ -49,7 +58,10 @@ def column_positions(table: pd.DataFrame, pixels: bool = False) -> ColumnPositio
     """
     check_table(table)
     suffix = "_px" if pixels and {"y_px", "x_px"} <= set(table) else ""
-    positions = table[[f"y{suffix}", f"x{suffix}"]].to_numpy(dtype=np.float64)
+    try:
+        positions = table[[f"y{suffix}", f"x{suffix}"]].to_numpy(dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"table must have numbers as positions, but {error}") from None
     bad = ~np.isfinite(positions).all(axis=1)
     if bad.any():
         raise ValueError(
@@ -68,7 +80,7 @@ def amplitudes(table: pd.DataFrame, by: str = "amplitude") -> tuple[NDArray[np.f
     ValueError
         If the table has no such column.
     """
-    if by not in table:
+    if not isinstance(by, str) or by not in table:
         raise ValueError(f"table must have the column {by!r}, but has {list(table)}: give by=, or add the column")
     values = table[by].to_numpy(dtype=np.float64, copy=True)
     if "quality" in table:
@@ -112,6 +124,16 @@ def check_table(table: object) -> None:
         raise ValueError(
             f'table must contain the columns of one image, but contains {n}: choose one with table[table["image"] == '
             f"{table['image'].min()}]"
+        )
+
+
+def check_index(table: pd.DataFrame) -> None:
+    """Raise an error if rows of the table share an index."""
+    if not table.index.is_unique:
+        twice = table.index[table.index.duplicated()][0]
+        raise ValueError(
+            f"table must have a unique index, by which results are assigned, but {twice!r} occurs twice: number the "
+            "rows with table.reset_index(drop=True)"
         )
 
 

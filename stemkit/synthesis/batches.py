@@ -13,7 +13,8 @@ from stemkit.synthesis.chance import pick, uniform
 from stemkit.synthesis.noises import draw_noise
 from stemkit.synthesis.recipe import ARRANGEMENTS, Recipe
 from stemkit.synthesis.rendering import Targets, render_targets
-from stemkit.synthesis.specimens import draw_columns, draw_support
+from stemkit.synthesis.specimens import draw_columns
+from stemkit.synthesis.supports import draw_support
 
 __all__ = ["Batch", "draw_batch", "recorded"]
 

@@ -20,7 +20,7 @@ from stemkit.denoising.base import without_faults
 from stemkit.denoising.inference import FLIPS, enhanced_maps, for_inference
 from stemkit.denoising.network import NetworkDenoiser
 from stemkit.denoising.sampling import chosen_grid
-from stemkit.images import mode_sign, resolve_mode, split
+from stemkit.images import mode_sign, resolve_mode, single_image
 
 __all__ = [
     "COVERAGES",
@@ -92,13 +92,11 @@ def network_uncertainty(image: xr.DataArray | NDArray, denoiser: NetworkDenoiser
     those that contain 68 % and 95 % of the errors in a half of the fixed sets of ``stemkit.benchmark``; on the other
     half they were tested (:doc:`/trust`).
     """
-    images = split(image, name="image")
-    if len(images) != 1:
-        raise ValueError(f"image must be a single image, but is a stack of {len(images)}: choose one with image[i]")
+    image = single_image(image)
     factors = factors_of(denoiser.info_.sha256)
-    half = factors.pixel[0] * spread(network_results(images[0], denoiser))
+    half = factors.pixel[0] * spread(network_results(image, denoiser))
     attrs = {"coverage": COVERAGES[0], "factor_95": factors.pixel[1] / factors.pixel[0]}
-    return xr.DataArray(half.astype(np.float32), dims=("y", "x"), coords=_axes(images[0]), attrs=attrs)
+    return xr.DataArray(half.astype(np.float32), dims=("y", "x"), coords=_axes(image), attrs=attrs)
 
 
 def network_results(image: xr.DataArray, denoiser: NetworkDenoiser) -> NDArray[np.float64]:

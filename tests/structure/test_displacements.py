@@ -263,7 +263,7 @@ def test_impossible_inputs_are_refused():
         cage_displacements(table, true["label"], center=0)
     with pytest.raises(ValueError, match="one per column"):
         cage_displacements(table, true["label"][:5])
-    with pytest.raises(ValueError, match="n_cage must be a whole number"):
+    with pytest.raises(ValueError, match="n_cage must be an integer of at least 2"):
         cage_displacements(table, n_cage=1)
     with pytest.raises(ValueError, match="at least 500 columns"):
         cage_displacements(table, n_cage=500)

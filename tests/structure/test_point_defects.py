@@ -227,5 +227,5 @@ def test_classes_without_a_positive_brightness_are_none():
 
 
 def test_an_impossible_trend_is_refused():
-    with pytest.raises(ValueError, match="trend must be an order from 0 to 3"):
+    with pytest.raises(ValueError, match="trend must be an integer from 0 to 3"):
         brightness_classes(crystal(0, n=6), trend=4)

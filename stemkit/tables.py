@@ -1,4 +1,4 @@
-"""Tables of columns: how many images they contain, and the unit of the positions."""
+"""Tables of columns: their number of images, the unit of the positions, and numbers with nouns in texts about them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["UNITS", "n_images", "unit_of_table"]
+__all__ = ["UNITS", "counted", "n_images", "unit_of_table"]
 
 #: Units that the columns ``y`` and ``x`` of a table can have.
 UNITS = ("nm", "px")
@@ -47,6 +47,11 @@ def unit_of_table(table: pd.DataFrame, unit: str | None = None) -> str:
     if unit not in UNITS:
         raise ValueError(f"unit must be 'nm' or 'px' for the whole table, but is {unit!r}")
     return unit
+
+
+def counted(n: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun: ``"1 vacancy"``, ``"2 vacancies"``."""
+    return f"{n} {noun if n == 1 else plural or noun + 's'}"
 
 
 def n_images(table: pd.DataFrame) -> int:

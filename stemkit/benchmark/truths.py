@@ -42,7 +42,7 @@ BACKGROUND = {"haadf": 0.1, "bf": 1.5}
 CHANGED_FRACTION = 0.08
 #: Displacement of shifted columns along x, px (chosen).
 SHIFT = 1.5
-#: Columns closer than this to the border are neither changed nor judged, px (chosen).
+#: Columns closer than this to the border are neither changed nor scored, px (chosen).
 BORDER = 14.0
 #: Standard deviation of the columns' relative heights, and the number of standard deviations at which it is clipped
 #: (chosen).

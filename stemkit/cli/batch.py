@@ -13,10 +13,11 @@ from typing import Any
 
 from stemkit.atomic import check_place
 from stemkit.cli.files import RESULT_ENDINGS, is_result_ending, result_names, select_files
-from stemkit.cli.messages import about, counted, described, with_option_names
+from stemkit.cli.messages import about, described, with_option_names
 from stemkit.cli.progress import Messages, OutputError, Progress
 from stemkit.cli.records import Record
 from stemkit.cli.workers import has_workers, in_workers, without_workers
+from stemkit.tables import counted
 
 __all__ = ["Job", "for_each_file", "result_folder"]
 
@@ -174,7 +175,7 @@ def _labelled(name: str, arguments: argparse.Namespace) -> str:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What became of a file: whether it succeeded, what ``work`` returned, and what a worker has to say."""
+    """What became of a file: whether it succeeded, what ``work`` returned, and the messages of a worker."""
 
     succeeded: bool
     value: object

@@ -69,7 +69,7 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
         type=sampling,
         default="auto",
         metavar="FRACTION",
-        help="sampling of the image for the network, fraction of its own in (0, 1] (default: auto)",
+        help="pixels of the network's grid per pixel of the image along each axis, in (0, 1] (default: auto)",
     )
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="default: auto")
     add_device_argument(parser)
@@ -181,7 +181,7 @@ def region(text: str) -> tuple[slice, slice]:
 def load(
     path: Path | list[Path], arguments: argparse.Namespace, cropped: bool = False, lazy: bool = False
 ) -> xr.DataArray:
-    """Read an image and crop it to the region; with ``cropped``, an image of the region's size is left as it is."""
+    """Read an image and crop it to the region; with ``cropped``, an image of the region's size is not cropped again."""
     import stemkit
 
     image = _ascending(stemkit.read(path, dataset=arguments.dataset, pixel_size=arguments.pixel_size, lazy=lazy))

@@ -22,10 +22,10 @@ from stemkit.cli.common import (
 from stemkit.cli.figures import add_figure_arguments, figure_suffix, save_and_close
 from stemkit.cli.lattices import FoundLattices, fit_image_lattices
 from stemkit.cli.merging import MERGED, check_merged, write_merged
-from stemkit.cli.messages import counted
 from stemkit.cli.stacks import detect_stack, stacked_along
 from stemkit.cli.suspicion import notes, summary
 from stemkit.cli.workers import add_worker_arguments
+from stemkit.tables import counted
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -203,7 +203,7 @@ def _key(arguments: argparse.Namespace) -> tuple[tuple[str, Any], ...]:
 @lru_cache(maxsize=1)
 def _opened(path: Path, changed: int, key: tuple[tuple[str, Any], ...]) -> xr.DataArray:
     """The lazy stack, opened once per process; its warnings were printed when the command began."""
-    del changed  # a file that has changed is opened anew
+    del changed  # a file that has changed is opened again
     values = dict(key)
     if values["region"] is not None:
         values["region"] = tuple(slice(*ends) for ends in values["region"])

@@ -10,7 +10,7 @@ from stemkit.cli.analyses import ANALYSES, Crystal
 from stemkit.cli.batch import Job, for_each_file
 from stemkit.cli.common import add_metadata_arguments, add_output_arguments, at_least, not_negative, positive
 from stemkit.cli.figures import FORMATS, save_and_close
-from stemkit.cli.messages import counted
+from stemkit.tables import counted
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,7 +11,7 @@ from stemkit.images.containers import Images, float_dtype, holds_images, join, s
 from stemkit.images.intensities import intensity_scale, pad_reflect
 from stemkit.images.lazy import LazyResults, is_lazy, lazy_images
 from stemkit.images.mode import mode_sign, resolve_mode
-from stemkit.images.pixel_size import is_calibrated, pixel_sizes, with_pixel_sizes
+from stemkit.images.pixel_size import is_calibrated, pixel_sizes, same_pixel_sizes, with_pixel_sizes
 from stemkit.images.provenance import (
     RECORDED,
     check_noise_attr,
@@ -43,6 +43,7 @@ __all__ = [
     "pixel_sizes",
     "recorded_image",
     "resolve_mode",
+    "same_pixel_sizes",
     "single_image",
     "split",
     "steps_before",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stemkit.parameters import check_mode
 
-__all__ = ["COORDINATE_TOLERANCE", "check_not_colour", "check_not_empty", "check_structure", "numeric", "validated"]
+__all__ = ["check_not_colour", "check_not_empty", "check_structure", "numeric", "validated"]
 
 #: Relative tolerance of the spacings of coordinates (chosen: files store them in single precision).
 COORDINATE_TOLERANCE = 1e-3

@@ -16,7 +16,7 @@ from stemkit.io.attributes import PROVENANCE, attributes_of, mode_of, pack, unpa
 from stemkit.io.calibration import pixel_sizes_of, seconds_per
 from stemkit.io.checks import FormatError
 from stemkit.io.recorded import Recorded
-from stemkit.io.signals import positive, spectrum_reason
+from stemkit.io.signals import FRAME_NAMES, positive, spectrum_reason
 
 if TYPE_CHECKING:
     import h5py
@@ -25,8 +25,6 @@ __all__ = ["load", "load_zspy", "save"]
 
 #: Version of the format that is written.
 _VERSION = "3.0"
-#: Names of an axis that counts the frames of one scan.
-_FRAME_NAMES = ("time", "t", "frame", "frames", "scan")
 #: Keys of the groups in HyperSpy's metadata that are read; the rest is not needed.
 _READ = ("General", "Signal", "Acquisition_instrument", "stemkit")
 #: Depth up to which metadata are read.
@@ -84,7 +82,7 @@ def _signal(path: Path, group: Any, store: ModuleType) -> Recorded:
         pixel_sizes=sizes,
         note=note,
         attrs=attrs,
-        series=seconds is not None or str(first.get("name")).casefold() in _FRAME_NAMES,
+        series=seconds is not None or str(first.get("name")).casefold() in FRAME_NAMES,
         times=_times(first, seconds, stored.shape[order[0]]) if len(axes) == 3 else None,
     )
 
@@ -111,7 +109,7 @@ def _order(axes: list[dict[str, Any]], ndim: int) -> list[int]:
     names = [str(axis.get("name")).casefold() for axis in axes]
     if ndim != 3 or names.count("y") != 1 or names.count("x") != 1:
         return list(range(ndim))
-    frames = [i for i, axis in enumerate(axes) if seconds_per(axis.get("units")) or names[i] in _FRAME_NAMES]
+    frames = [i for i, axis in enumerate(axes) if seconds_per(axis.get("units")) or names[i] in FRAME_NAMES]
     if len(frames) != 1:
         return list(range(ndim))
     return [frames[0], names.index("y"), names.index("x")]

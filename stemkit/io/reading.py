@@ -60,7 +60,7 @@ READABLE = tuple(_LOADERS)
 #: Largest ratio of the range of floating-point pixels to their resolution that is reported as lost (chosen: fewer
 #: levels than 8 bits have).
 _FEWEST_LEVELS = 256
-#: What a dataset is, as :class:`DatasetInfo` says it.
+#: Kinds of datasets in :class:`DatasetInfo`.
 _CONTENTS = {DETECTOR: "image", DERIVED: "computed image", MAP: "map of a spectrum image"}
 
 

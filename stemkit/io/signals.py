@@ -1,4 +1,4 @@
-"""What files of several formats say about a signal: numbers from metadata, and whether it is a spectrum."""
+"""Interpretation of metadata: positive numbers, axes of frames, and whether a signal is a spectrum."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["positive", "spectrum_reason"]
+__all__ = ["FRAME_NAMES", "positive", "spectrum_reason"]
 
+#: Names of an axis that counts the frames of one scan.
+FRAME_NAMES = ("time", "t", "frame", "frames", "scan")
 #: First letters of HyperSpy's signal types that are spectra.
 _SPECTRUM_TYPES = ("EELS", "EDS", "CL", "LumiSpectrum")
 #: Units of an energy axis.

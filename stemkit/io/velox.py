@@ -14,6 +14,7 @@ from stemkit.io import hdf5
 from stemkit.io.attributes import mode_of
 from stemkit.io.calibration import pixel_sizes_of
 from stemkit.io.recorded import DERIVED, DETECTOR, MAP, Recorded, placeholder, recorded
+from stemkit.io.signals import positive
 
 if TYPE_CHECKING:
     import h5py
@@ -131,14 +132,6 @@ def _tree(metadata: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _number(value: object) -> float | None:
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
-    return number if np.isfinite(number) and number > 0 else None
-
-
 def _detector(metadata: dict[str, Any], result: dict[str, Any]) -> tuple[str, int]:
     """Name of the detector, and whether it records images or spectra, from which the image is then a map."""
     detectors = [d for d in _tree(metadata, "Detectors").values() if isinstance(d, dict)]
@@ -154,17 +147,17 @@ def _pixel_sizes(result: dict[str, Any]) -> tuple[tuple[float, float] | None, st
     if not size:
         return None, ""
     units = [result.get("PixelUnitY", result.get("PixelUnitX")), result.get("PixelUnitX")]
-    return pixel_sizes_of([_number(size.get("height")) or 0.0, _number(size.get("width")) or 0.0], units)
+    return pixel_sizes_of([positive(size.get("height")) or 0.0, positive(size.get("width")) or 0.0], units)
 
 
 def _attributes(metadata: dict[str, Any], name: str, detector: str) -> dict[str, Any]:
-    voltage = _number(_tree(metadata, "Optics").get("AccelerationVoltage"))
+    voltage = positive(_tree(metadata, "Optics").get("AccelerationVoltage"))
     attrs = {
         "title": name or None,
         "detector": detector or None,
         "mode": mode_of(detector),
         "voltage": None if voltage is None else voltage / 1e3,
-        "dwell_time": _number(_tree(metadata, "Scan").get("DwellTime")),
+        "dwell_time": positive(_tree(metadata, "Scan").get("DwellTime")),
     }
     return {key: value for key, value in attrs.items() if value is not None}
 
@@ -175,7 +168,7 @@ def _times(group: h5py.Group, metadata: dict[str, Any], frames: int) -> NDArray 
     They are multiples of the duration of a frame if these agree with the times at which the first and the last frame
     were started, which the file has in whole seconds; otherwise those of all frames.
     """
-    seconds = _number(_tree(metadata, "Scan").get("FrameTime"))
+    seconds = positive(_tree(metadata, "Scan").get("FrameTime"))
     first, last = _start(metadata), _start(_metadata(group, frames - 1))
     if first is None or last is None:
         return None if seconds is None else np.arange(frames) * seconds
@@ -189,7 +182,7 @@ def _times(group: h5py.Group, metadata: dict[str, Any], frames: int) -> NDArray 
 
 def _start(metadata: dict[str, Any]) -> float | None:
     """Time at which a frame was started, in s."""
-    return _number(_tree(metadata, "Acquisition", "AcquisitionStartDatetime").get("DateTime"))
+    return positive(_tree(metadata, "Acquisition", "AcquisitionStartDatetime").get("DateTime"))
 
 
 # --- names -------------------------------------------------------------------------------------------------------
@@ -222,7 +215,7 @@ def _newer_displayed(file: h5py.File) -> Iterator[tuple[str, str]]:
         title, label = str(content.get("title") or ""), str(content.get("id") or "")
         path = paths.get(_path(content, "data"))
         if path:
-            # the identifier of an element's map says from which spectra it is; that of an image may be a letter
+            # the identifier of an element's map names its spectra; that of an image may be a letter
             yield path, label if label.startswith(title) or not title else title
 
 

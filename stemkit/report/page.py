@@ -154,7 +154,7 @@ def _check(image: xr.DataArray, columns: pd.DataFrame) -> None:
 def _page(
     image: xr.DataArray, columns: pd.DataFrame, title: str | None, command: str | None, faults: Sequence[str]
 ) -> dict[str, Any]:
-    """What the template needs, but for the sections that the caller adds."""
+    """Values for the template, except the sections that the caller adds."""
     recorded = recorded_image(image)
     enhanced = image if was_enhanced(image) else None
     unit = "nm" if is_calibrated(image) else "px"
@@ -247,7 +247,7 @@ def _flag_counts(columns: pd.DataFrame) -> list[tuple[str, int]]:
 
 
 def _trust(assessment: Assessment) -> dict[str, Any]:
-    """What the section about an assessment shows."""
+    """Values for the section about an assessment."""
     import matplotlib.pyplot as plt
 
     from stemkit.plotting import show_assessment

@@ -22,7 +22,7 @@ ITERATIONS = 3
 
 
 def bonds(table: pd.DataFrame, *, max_distance: float | None = None) -> pd.DataFrame:
-    """Find the bonds of an image: pairs of columns that are neighbours, in one plane.
+    """Find bonds: pairs of neighbouring columns, whose connecting lines do not cross.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def bonds(table: pd.DataFrame, *, max_distance: float | None = None) -> pd.DataF
     -----
     Bonds are those edges of the Delaunay triangulation that are not longer than ``max_distance``. They do not cross. In
     a lattice of hexagons, second neighbours are at 1.73 bonds; in a square and a pentagon, diagonals at 1.41 and 1.62.
-    Errors are those of the positions, with the jitter that both columns share if they are in the same rows.
+    Errors are those of the positions, with the jitter that both columns share if they are in the same scan lines.
 
     Examples
     --------

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from stemkit.detection import Quality
 from stemkit.parameters import check_integer, check_option
 from stemkit.structure.mixtures import Mixture, Sample, expected_errors, fit_free, fit_library, refit, refit_library
-from stemkit.structure.tables import amplitudes, check_table, counted
+from stemkit.structure.tables import amplitudes, check_table
+from stemkit.tables import counted
 
 __all__ = ["AtomCounts", "count_atoms"]
 

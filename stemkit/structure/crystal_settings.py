@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.structure.bases import reduced_basis
+from stemkit.structure.bases import reduced_basis, superlattices
 from stemkit.structure.crystal_sites import CrystalSites
 
 __all__ = ["Limits", "MeasuredCell", "Setting", "compare_with_columns", "find_settings"]
@@ -69,7 +69,7 @@ class MeasuredCell:
 
 @dataclass(frozen=True)
 class Setting:
-    """Places in the crystal to places in the image: ``origin + r @ transform``, r in nm.
+    """Orientation and origin: the place r (nm) in the crystal is at ``origin + r @ transform`` in the image.
 
     ``cost`` is the negative logarithm of its likelihood, per cell of the measured lattice, ``misfit`` the part that is
     not due to positions and brightness.
@@ -87,7 +87,7 @@ class Setting:
 
     @property
     def scale(self) -> float:
-        """Measured per true length."""
+        """Ratio of measured to true length."""
         return float(np.sqrt(abs(np.linalg.det(self.transform))))
 
     @property
@@ -98,7 +98,7 @@ class Setting:
 
     @property
     def rotation(self) -> float:
-        """Of the crystal's a, degrees from +x towards +y."""
+        """Rotation of the crystal's a, degrees from +x towards +y."""
         return float(rotation(self.transform))
 
     def sites(self, places: NDArray, crystal: CrystalSites) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray]:
@@ -120,7 +120,7 @@ def find_settings(cell: MeasuredCell, crystal: CrystalSites, limits: Limits) -> 
     sides; then each column of the crystal is placed on each site of the lattice.
     """
     settings: list[Setting] = []
-    for steps in _superlattices():
+    for steps in (steps for n_cells in range(1, MOST_CELLS + 1) for steps in superlattices(n_cells)):
         combined = reduced_basis(steps @ cell.vectors)
         steps = np.round(combined @ np.linalg.inv(cell.vectors)).astype(np.int64)
         supercell = _Supercell.of(cell, steps)
@@ -130,15 +130,6 @@ def find_settings(cell: MeasuredCell, crystal: CrystalSites, limits: Limits) -> 
     settings.sort(key=lambda setting: (round(setting.cost, DIGITS), setting.mirrored, abs(setting.rotation)))
     likely = [setting for setting in settings if setting.cost <= settings[0].cost + KEPT]
     return _different(likely, crystal, cell.shortest)
-
-
-def _superlattices() -> list[NDArray[np.int64]]:
-    """Hermite normal forms of 1 to 4 cells."""
-    forms = []
-    for n in range(1, MOST_CELLS + 1):
-        for first in (k for k in range(1, n + 1) if n % k == 0):
-            forms += [np.array([[first, shift], [0, n // first]]) for shift in range(n // first)]
-    return forms
 
 
 @dataclass(frozen=True)

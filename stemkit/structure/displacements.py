@@ -81,7 +81,7 @@ def cage_displacements(
     See Also
     --------
     polarization : In uC/cm2, from Born charges.
-    mean_displacements : Means over regions or rows of columns, with their errors.
+    mean_displacements : Means over regions or lattice planes, with their errors.
     domain_walls : Pairs of neighbouring columns with different vectors.
     stemkit.plotting.show_displacements : The vectors on the image.
 
@@ -92,9 +92,9 @@ def cage_displacements(
     none is 1.5 times as far as usual.
 
     The variance of ``sum_a w_a r_a`` is ``sum_a w_a^2 e_a^2 + sum_ab w_a w_b J_a J_b c(y_a - y_b)``: the errors e of
-    the fits are independent of each other; the jitter J of the table is that of rows of the scan that are displaced as
-    a whole and independently, so that it cancels between columns in one row and not between rows. At a distance of t
-    column widths along y its correlation c is ``exp(-t^2 / 2)`` for x and ``(1 - 2/3 t^2 + t^4 / 3) exp(-t^2 / 2)`` for
+    the fits are independent of each other; the jitter J of the table is that of scan lines that are displaced as a
+    whole and independently, so that it cancels between columns in one scan line only. At a distance of t column widths
+    along y its correlation c is ``exp(-t^2 / 2)`` for x and ``(1 - 2/3 t^2 + t^4 / 3) exp(-t^2 / 2)`` for
     y. A slow drift, which the jitter of the table contains, cancels within a cage in reality: errors are then too
     large. Under the null hypothesis
     ``q = (u_y / e_y)^2 + (u_x / e_x)^2`` is distributed as chi squared with two degrees of freedom and the p-value is

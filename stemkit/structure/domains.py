@@ -11,7 +11,7 @@ from scipy.sparse import csr_array
 from stemkit.parameters import check_fraction, check_number
 from stemkit.structure.covariance import PositionCovariance
 from stemkit.structure.displacements import REFERENCE_ERRORS, add_vectors, chance, pm_or_px
-from stemkit.structure.tables import check_index, column_positions
+from stemkit.structure.tables import check_index, column_positions, group_codes
 
 __all__ = ["domain_walls", "mean_displacements"]
 
@@ -21,7 +21,7 @@ SHARED = 2
 
 
 def mean_displacements(table: pd.DataFrame, displacements: pd.DataFrame, groups: ArrayLike) -> pd.DataFrame:
-    """Average displacements over groups of columns, such as regions, or rows of the crystal.
+    """Average displacements over groups of columns, such as regions or lattice planes.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def mean_displacements(table: pd.DataFrame, displacements: pd.DataFrame, groups:
     [10.0, 10.0]
     """
     columns = column_positions(table)
-    code, names = _codes(groups, table)
+    code, names = group_codes(groups, table.index, "column of the table")
     scale, short = pm_or_px(columns.unit)
     vectors = _vectors(table, displacements) / scale
     code = np.where(np.isfinite(vectors).all(axis=1), code, -1)
@@ -208,12 +208,3 @@ def _cage_rows(table: pd.DataFrame, displacements: pd.DataFrame) -> NDArray[np.i
     names = [name for name in displacements if str(name).startswith("cage_")]
     rows = [np.where(displacements[c].isna(), -1, table.index.get_indexer(displacements[c])) for c in names]
     return np.column_stack(rows) if rows else np.empty((len(table), 0), dtype=np.int64)
-
-
-def _codes(groups: ArrayLike, table: pd.DataFrame) -> tuple[NDArray[np.int64], pd.Index]:
-    """Number of the group of each column, -1 for none, and the groups in their order."""
-    values = groups.reindex(table.index) if isinstance(groups, pd.Series) else pd.Series(np.asarray(groups))
-    if len(values) != len(table):
-        raise ValueError(f"groups must be one per column of the table, {len(table)}, but are {len(values)}")
-    code, names = pd.factorize(values, sort=True)
-    return np.asarray(code), pd.Index(names, name="group")

@@ -16,7 +16,8 @@ from stemkit.structure.fitting import fit_lattices
 from stemkit.structure.lattice import Lattice, Lattices, check_lattice
 from stemkit.structure.least_squares import fit_columns_to_lattice
 from stemkit.structure.strain import strain
-from stemkit.structure.tables import ColumnPositions, check_index, column_positions, counted
+from stemkit.structure.tables import ColumnPositions, check_index, column_positions
+from stemkit.tables import counted
 
 __all__ = ["Grains", "find_grains"]
 

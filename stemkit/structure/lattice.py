@@ -10,7 +10,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from stemkit.structure.bases import shortest_distance
-from stemkit.structure.tables import check_table, counted
+from stemkit.structure.tables import check_table
+from stemkit.tables import counted
 
 __all__ = ["Lattice", "Lattices", "check_lattice"]
 

@@ -20,8 +20,9 @@ from stemkit.structure.defect_tables import by_column, by_missing_site, discover
 from stemkit.structure.lattice import Lattice, check_lattice
 from stemkit.structure.local_trend import RINGS, LocalTrend, local_trend, null_quantile, null_tail
 from stemkit.structure.multiple_tests import adjusted, critical_p_value, local_false_discovery_rate
-from stemkit.structure.tables import amplitudes, check_index, column_positions, counted
+from stemkit.structure.tables import amplitudes, check_index, column_positions
 from stemkit.structure.vacancies import OCCUPIED, missing_sites
+from stemkit.tables import counted
 
 if TYPE_CHECKING:
     from stemkit.detection import AtomDetector
@@ -165,8 +166,8 @@ def point_defects(
     the two rings of cells around it, so that the thickness may vary. The standard deviation of the difference contains
     the error of the column, the scatter of the columns of the sublattice beyond the errors, and the error of the plane.
     Scatter is estimated from the median absolute deviation, which few defects do not change, and a t distribution
-    accounts for its uncertainty. Its tails are those of a normal distribution: contamination that scatters otherwise
-    is found as defects. A sublattice of which a third is substituted is scatter.
+    accounts for its uncertainty. Its tails are those of a normal distribution: contamination whose scatter is
+    not normal is reported as defects. If a third of a sublattice is substituted, the substitution counts as scatter.
 
     A column between the sites is tested against the maxima of noise. At independent places of the size
     ``2 pi sigma^2``, noise has ``u exp(-u^2 / 2) / (2 sqrt(2 pi))`` maxima per place above u standard deviations [1]_,
@@ -332,7 +333,7 @@ def _compared(values: NDArray, errors: NDArray, trend: LocalTrend) -> pd.DataFra
 def _tested_between(
     positions: NDArray, values: NDArray, errors: NDArray, lattice: Lattice, missing: pd.DataFrame
 ) -> pd.DataFrame:
-    """Columns on no site that are in the crystal."""
+    """Columns inside the crystal that are on no site."""
     used = np.flatnonzero(lattice.site >= 0)
     rows = np.flatnonzero((lattice.site < 0) & np.isfinite(values))
     near = cKDTree(positions[used]).query(positions[rows])[0] <= IN_CRYSTAL * lattice.shortest

@@ -31,8 +31,9 @@ from stemkit.structure.registration_tables import (
     sites_or_none,
 )
 from stemkit.structure.setting_errors import Deformation, deformation
-from stemkit.structure.tables import amplitudes, check_index, column_positions, counted
+from stemkit.structure.tables import amplitudes, check_index, column_positions
 from stemkit.synthesis.arrangements.projection import POWER
+from stemkit.tables import counted
 
 if TYPE_CHECKING:
     from ase import Atoms

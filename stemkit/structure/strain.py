@@ -16,7 +16,7 @@ from stemkit.parameters import check_integer
 from stemkit.structure.bases import reference_basis
 from stemkit.structure.cells import CellIndex, ring
 from stemkit.structure.lattice import Lattice, check_lattice
-from stemkit.structure.tables import column_positions, to_pixels
+from stemkit.structure.tables import column_positions, positions_in_image
 
 __all__ = ["displacement_map", "strain", "strain_map"]
 
@@ -248,25 +248,14 @@ def _map(
     image = single_image(like, name="like")
     check_integer("coarsen", coarsen, 1, min(image.shape))
     y, x = (_coarse(np.arange(float(n)), coarsen) for n in image.shape)
-    points, scale = _in_pixels(table, image, lattice)
-    grid = _interpolated(points, values, y, x, LONGEST_EDGE * float(lattice.lengths.max()) * scale)
+    points, size = positions_in_image(table, image)
+    grid = _interpolated(points, values, y, x, LONGEST_EDGE * float(lattice.lengths.max() / np.mean(size)))
     coords = {}
     if pixel_sizes(image) is not None:
         coords = {d: (d, _coarse(image.coords[d].values, coarsen), {"units": "nm"}) for d in ("y", "x")}
     return xr.Dataset(
         {name: (("y", "x"), grid[..., k], {"units": unit}) for k, (name, unit) in enumerate(units.items())}, coords
     )
-
-
-def _in_pixels(table: pd.DataFrame, image: xr.DataArray, lattice: Lattice) -> tuple[NDArray[np.float64], float]:
-    """Positions in pixels of the image, and pixels per unit of the table: from their nm if both are calibrated."""
-    sizes = pixel_sizes(image)
-    positions = column_positions(table).positions
-    if sizes is None or lattice.unit == "px":
-        pixels = to_pixels(table, positions)
-        return pixels, float(np.ptp(pixels) / max(float(np.ptp(positions)), 1e-300))
-    start = [float(image.coords[d][0]) for d in ("y", "x")]
-    return (positions - start) / sizes, 1 / float(np.mean(sizes))
 
 
 def _coarse(line: NDArray, step: int) -> NDArray[np.float64]:

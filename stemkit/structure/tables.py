@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
 
 from stemkit.detection import Quality
+from stemkit.images import pixel_sizes
+from stemkit.noise.differences import STD_PER_MAD
 from stemkit.tables import n_images, unit_of_table
 
 __all__ = [
@@ -17,13 +20,11 @@ __all__ = [
     "check_index",
     "check_table",
     "column_positions",
-    "counted",
+    "group_codes",
+    "positions_in_image",
     "robust_std",
     "to_pixels",
 ]
-
-#: Standard deviation of a normal distribution in units of the median absolute deviation (derived).
-STD_PER_MAD = 1.4826
 
 
 @dataclass(frozen=True)
@@ -108,11 +109,6 @@ def robust_std(values: NDArray, axis: int | None = None) -> NDArray[np.float64]:
     return STD_PER_MAD * np.nanmedian(np.abs(values - median), axis=axis)
 
 
-def counted(n: int, noun: str, plural: str | None = None) -> str:
-    """A number with its noun: ``"1 vacancy"``, ``"2 vacancies"``."""
-    return f"{n} {noun if n == 1 else plural or noun + 's'}"
-
-
 def check_table(table: object) -> None:
     """Raise an error if this is not a table of the columns of one image."""
     if not isinstance(table, pd.DataFrame):
@@ -135,6 +131,36 @@ def check_index(table: pd.DataFrame) -> None:
             f"table must have a unique index, by which results are assigned, but {twice!r} occurs twice: number the "
             "rows with table.reset_index(drop=True)"
         )
+
+
+def group_codes(groups: ArrayLike, index: pd.Index, noun: str) -> tuple[NDArray[np.int64], pd.Index]:
+    """Number of the group of each row, -1 for none, and the groups in their order.
+
+    Raises
+    ------
+    ValueError
+        If there is not one group per row; ``noun`` says what a row is.
+    """
+    values = groups.reindex(index) if isinstance(groups, pd.Series) else pd.Series(np.asarray(groups))
+    if len(values) != len(index):
+        raise ValueError(f"groups must be one per {noun}, {len(index)}, but are {len(values)}")
+    code, names = pd.factorize(values, sort=True)
+    return np.asarray(code), pd.Index(names, name="group")
+
+
+def positions_in_image(table: pd.DataFrame, image: xr.DataArray) -> tuple[NDArray[np.float64], tuple[float, float]]:
+    """Positions ``(n, 2)`` in pixels of an image, and height and width of a pixel in the unit of the table.
+
+    They follow from the positions in nm if the image is calibrated, so that it may be a part of the measured one.
+    """
+    columns, sizes = column_positions(table), pixel_sizes(image)
+    if columns.unit == "px":
+        return columns.positions, (1.0, 1.0)
+    if sizes is not None:
+        return (columns.positions - [float(image.coords[d][0]) for d in ("y", "x")]) / sizes, sizes
+    pixels = to_pixels(table, columns.positions)
+    size = float(np.ptp(columns.positions) / max(float(np.ptp(pixels)), 1e-300))
+    return pixels, (size, size)
 
 
 def _errors(table: pd.DataFrame, suffix: str) -> NDArray[np.float64] | None:

@@ -190,8 +190,8 @@ def test_vacancies_are_measured_in_the_image():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"false_discovery_rate": 0.0}, "false_discovery_rate must be between"),
-        ({"power": 1.0}, "power must be between"),
+        ({"false_discovery_rate": 0.0}, "false_discovery_rate must be a fraction above 0 and below 1"),
+        ({"power": 1.0}, "power must be a fraction above 0 and below 1"),
         ({"image": np.zeros((4, 4))}, "image and detector must be given both"),
         ({"by": "mass"}, "must have the column 'mass'"),
     ],

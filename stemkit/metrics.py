@@ -11,6 +11,8 @@ from scipy import optimize, sparse
 from scipy.spatial import cKDTree
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from stemkit.parameters import is_number
+
 __all__ = ["Match", "match_columns", "psnr", "psnr_8bit", "ssim"]
 
 #: Sigma of the weights of SSIM, px (Wang et al. 2004).
@@ -103,8 +105,8 @@ def match_columns(found: ArrayLike, true: ArrayLike, radius: float) -> Match:
         If the radius is not positive.
     """
     found, true = (np.asarray(p, dtype=np.float64).reshape(-1, 2) for p in (found, true))
-    if not radius > 0:
-        raise ValueError(f"radius must be positive, but is {radius!r}")
+    if not (is_number(radius) and radius > 0):
+        raise ValueError(f"radius must be a positive number, but is {radius!r}")
     i, j = _matched_indices(found, true, radius)
     difference = found[i] - true[j]
     missing = (float("nan"), float("nan"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import numpy as np
 
@@ -26,9 +26,9 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
-def check_option(name: str, value: object, options: Sequence[str], *, optional: bool = False) -> None:
+def check_option(name: str, value: object, options: Collection[str], *, optional: bool = False) -> None:
     """Raise ValueError if ``value`` is not one of ``options``; with ``optional`` it may be None."""
-    if (optional and value is None) or value in options:
+    if (optional and value is None) or (isinstance(value, str) and value in options):
         return
     raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}{_or_none(optional)}, but is {value!r}")
 

@@ -100,7 +100,7 @@ def test_matching_nothing(found, true, expected):
 
 @pytest.mark.parametrize("radius", [0.0, -1.0, math.nan])
 def test_impossible_radii_are_refused(radius):
-    with pytest.raises(ValueError, match="radius must be positive"):
+    with pytest.raises(ValueError, match="radius must be a positive number"):
         match_columns([[0, 0]], [[0, 0]], radius)
 
 

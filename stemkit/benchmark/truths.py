@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree
 from stemkit import NoiseModel, PointwiseNoise, STEMSynthesizer
 from stemkit.benchmark import scores
 from stemkit.images import mode_sign
+from stemkit.parameters import check_option
 from stemkit.synthesis import (
     Cell,
     Columns,
@@ -208,10 +209,8 @@ class Truth:
         ValueError
             If `host` or `mode` is unknown.
         """
-        if host not in HOSTS:
-            raise ValueError(f"host must be one of {', '.join(map(repr, HOSTS))}, but is {host!r}")
-        if mode not in BACKGROUND:
-            raise ValueError(f"mode must be one of {', '.join(map(repr, BACKGROUND))}, but is {mode!r}")
+        check_option("host", host, HOSTS)
+        check_option("mode", mode, BACKGROUND)
         # the name is part of the seed, so that further structures do not change the images of the others
         key = [seed, *self.name.encode(), *host.encode(), *mode.encode(), round(1000 * dose)]
         structure_seed, noise_seed = (int(n) for n in np.random.SeedSequence(key).generate_state(2))

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from stemkit.cli.analyses import ANALYSES, Crystal
 from stemkit.cli.batch import Job, for_each_file
-from stemkit.cli.common import add_metadata_arguments, add_output_arguments, at_least, not_negative, positive
+from stemkit.cli.common import (
+    add_metadata_arguments,
+    add_output_arguments,
+    add_pixel_size_error_argument,
+    at_least,
+    positive,
+)
 from stemkit.cli.figures import FORMATS, save_and_close
 from stemkit.tables import counted
 
@@ -70,13 +76,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--false-discovery-rate", type=positive, default=0.05, metavar="RATE", help="of defects (default: 0.05)"
     )
-    group.add_argument(
-        "--pixel-size-error",
-        type=not_negative,
-        default=0.0,
-        metavar="FRACTION",
-        help="relative error of the pixel size",
-    )
+    add_pixel_size_error_argument(group, "for the errors of lengths")
 
 
 def number(text: str) -> float:

@@ -9,6 +9,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from stemkit.images import Images, pixel_sizes, single_image
+from stemkit.parameters import check_positive
 from stemkit.plotting.drawing import draw_note, limit_to_image, marker_size, pixel_positions
 from stemkit.plotting.images import show_image
 from stemkit.tables import unit_of_table
@@ -60,10 +61,7 @@ def show_columns(
     ValueError
         If ``image`` is a stack, or ``error_scale`` is not a positive number.
     """
-    if error_scale is not None and not 0 < error_scale < np.inf:
-        raise ValueError(
-            f"error_scale must be a positive number, the magnification of the error bars, but is {error_scale!r}"
-        )
+    check_positive("error_scale", error_scale, optional=True)
     ax = show_image(image, ax, title)
     one = single_image(image)
     positions = pixel_positions(one, table)

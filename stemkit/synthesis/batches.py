@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stemkit.noise.drawing import NoiseParameters, add_noise
-from stemkit.synthesis.arrangements import Columns
+from stemkit.synthesis.arrangements.columns import Columns
 from stemkit.synthesis.chance import pick, uniform
 from stemkit.synthesis.noises import draw_noise
 from stemkit.synthesis.recipe import ARRANGEMENTS, Recipe

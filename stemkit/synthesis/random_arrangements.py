@@ -9,23 +9,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from stemkit.synthesis.arrangements import (
-    Cell,
-    Columns,
-    blue_noise,
-    disk,
-    dislocated,
-    facets,
-    half_plane,
-    joined,
-    lattice,
-    lattice_vectors,
-    mirrored,
-    random_cell,
-    subset,
-    superposed,
-    uneven,
-)
+from stemkit.synthesis.arrangements.cells import Cell, random_cell
+from stemkit.synthesis.arrangements.columns import Columns, superposed
+from stemkit.synthesis.arrangements.defects import subset
+from stemkit.synthesis.arrangements.disorder import blue_noise
+from stemkit.synthesis.arrangements.displacements import dislocated
+from stemkit.synthesis.arrangements.lattices import lattice, lattice_vectors
+from stemkit.synthesis.arrangements.regions import disk, facets, half_plane, joined, mirrored, uneven
 from stemkit.synthesis.chance import pick, uniform
 
 __all__ = ["DRAWN", "MARGIN", "N_SITES", "inner_position"]

@@ -8,20 +8,10 @@ import torch
 from torch import Tensor
 
 from stemkit.noise.drawing import smooth_field
-from stemkit.synthesis.arrangements import (
-    Columns,
-    disk,
-    displaced_randomly,
-    inserted,
-    keep_near_frame,
-    removed,
-    shifted,
-    stacked,
-    strained,
-    subset,
-    substituted,
-    uneven,
-)
+from stemkit.synthesis.arrangements.columns import Columns, keep_near_frame, stacked
+from stemkit.synthesis.arrangements.defects import inserted, removed, shifted, subset, substituted
+from stemkit.synthesis.arrangements.displacements import displaced_randomly, strained
+from stemkit.synthesis.arrangements.regions import disk, uneven
 from stemkit.synthesis.chance import log_uniform, pick, uniform
 from stemkit.synthesis.random_arrangements import DRAWN, MARGIN, N_SITES, inner_position
 from stemkit.synthesis.recipe import ARRANGEMENTS, Recipe

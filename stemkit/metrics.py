@@ -102,9 +102,9 @@ def match_columns(found: ArrayLike, true: ArrayLike, radius: float) -> Match:
     Raises
     ------
     ValueError
-        If the radius is not positive.
+        If the radius is not positive, or positions are not finite or not of shape ``(n, 2)``.
     """
-    found, true = (np.asarray(p, dtype=np.float64).reshape(-1, 2) for p in (found, true))
+    found, true = _positions(found, "found"), _positions(true, "true")
     if not (is_number(radius) and radius > 0):
         raise ValueError(f"radius must be a positive number, but is {radius!r}")
     i, j = _matched_indices(found, true, radius)
@@ -148,6 +148,14 @@ def _assign_component(row: NDArray, col: NDArray, distance: NDArray, radius: flo
     i, j = optimize.linear_sum_assignment(cost)
     matched = cost[i, j] < unmatched
     return rows[i[matched]], cols[j[matched]]
+
+
+def _positions(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    positions = np.asarray(values, dtype=np.float64)
+    positions = positions.reshape(-1, 2) if positions.size == 0 else positions
+    if positions.ndim != 2 or positions.shape[1] != 2 or not np.isfinite(positions).all():
+        raise ValueError(f"{name} must be finite positions (y, x) of shape (n, 2), but has shape {np.shape(values)}")
+    return positions
 
 
 def _mean_over_images(metric: Callable[[NDArray, NDArray], float], image: ArrayLike, truth: ArrayLike) -> float:

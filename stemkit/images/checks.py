@@ -33,7 +33,10 @@ def numeric(X: object, name: str) -> NDArray:
     if values.dtype.kind == "b":
         values = values.astype(np.uint8)
     if values.dtype == object or values.dtype.kind in "US":
-        values = values.astype(np.float64)
+        try:
+            values = values.astype(np.float64)
+        except ValueError as error:
+            raise ValueError(f"{name} must contain numbers, but {error}") from None
     _check_dtype(values.dtype, name)
     return values
 

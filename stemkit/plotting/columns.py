@@ -12,7 +12,7 @@ from stemkit.images import Images, pixel_sizes, single_image
 from stemkit.parameters import check_positive
 from stemkit.plotting.drawing import draw_note, limit_to_image, marker_size, pixel_positions
 from stemkit.plotting.images import show_image
-from stemkit.tables import unit_of_table
+from stemkit.tables import check_columns, unit_of_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,6 +62,7 @@ def show_columns(
         If ``image`` is a stack, or ``error_scale`` is not a positive number.
     """
     check_positive("error_scale", error_scale, optional=True)
+    check_columns("table", table, ("y", "x", "quality"), "the result of AtomDetector")
     ax = show_image(image, ax, title)
     one = single_image(image)
     positions = pixel_positions(one, table)
@@ -115,6 +116,7 @@ def show_labels(
     ValueError
         If ``image`` is a stack, or ``labels`` does not have one element per column.
     """
+    check_columns("table", table, ("y", "x"), "the result of AtomDetector")
     values = np.asarray(labels)
     if values.shape != (len(table),):
         raise ValueError(f"labels must be one per column of the table, {len(table)}, but has shape {values.shape}")
@@ -137,8 +139,32 @@ def show_labels(
 
 
 def compare(images: dict[str, xr.DataArray], table: pd.DataFrame | None = None) -> Figure:
-    """Draw images in one row of a figure, with the columns of ``table`` on the last one."""
+    """Draw images in one row of a figure, with the columns of ``table`` on the last one.
+
+    Parameters
+    ----------
+    images : dict of str to DataArray
+        Single images by their titles.
+    table : DataFrame, optional
+        Columns of the last image, as for :func:`show_columns`.
+
+    Returns
+    -------
+    matplotlib Figure
+
+    Raises
+    ------
+    TypeError
+        If ``images`` is not a dict.
+    ValueError
+        If it is empty.
+    """
     import matplotlib.pyplot as plt
+
+    if not isinstance(images, dict):
+        raise TypeError(f"images must be a dict of images by their titles, but is {type(images).__name__}")
+    if not images:
+        raise ValueError("images must contain at least one image, but is empty")
 
     figure, axes = plt.subplots(1, len(images), figsize=(5 * len(images), 5.2), layout="constrained", squeeze=False)
     for i, (title, image) in enumerate(images.items()):

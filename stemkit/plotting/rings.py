@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from stemkit.images import Images, single_image
 from stemkit.plotting.drawing import limit_to_image, pixel_positions
 from stemkit.plotting.images import show_image
+from stemkit.tables import check_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,6 +54,8 @@ def show_rings(
     from matplotlib.collections import PolyCollection
     from matplotlib.colors import to_rgba
 
+    check_columns("table", table, ("y", "x"), "the result of AtomDetector")
+    check_columns("rings", rings, ("size", "atoms"), "rings(table)")
     atoms = rings["atoms"].explode()
     if not atoms.isin(table.index).all():
         raise ValueError("rings must be rings(table) of this table, but contain columns that are not in its index")

@@ -10,6 +10,7 @@ from stemkit.images import Images, single_image
 from stemkit.plotting.columns import LABEL_COLORS
 from stemkit.plotting.drawing import limit_to_image, marker_size, pixel_positions
 from stemkit.plotting.images import show_image
+from stemkit.tables import check_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,8 +62,7 @@ def show_names(
     ValueError
         If ``image`` is a stack, or ``columns`` lacks names.
     """
-    if "name" not in columns:
-        raise ValueError(f"columns must contain name, as those of register_crystal do, but has {list(columns)}")
+    check_columns("columns", columns, ("y", "x", "name"), "the result of register_crystal, with names")
     ax = show_image(image, ax, title)
     one = single_image(image)
     positions = pixel_positions(one, columns)
@@ -106,8 +106,7 @@ def show_defects(image: Images, defects: pd.DataFrame, ax: Axes | None = None, t
     ValueError
         If ``image`` is a stack, or ``defects`` lacks the kinds.
     """
-    if "kind" not in defects:
-        raise ValueError(f"defects must be those of point_defects, with the column kind, but has {list(defects)}")
+    check_columns("defects", defects, ("y", "x", "kind"), "point_defects(table, lattice).defects")
     ax = show_image(image, ax, title)
     one = single_image(image)
     y, x = pixel_positions(one, defects).T
@@ -155,8 +154,7 @@ def show_detection_limit(
     """
     import matplotlib.pyplot as plt
 
-    if "detectable" not in columns:
-        raise ValueError(f"columns must be those of point_defects, with detectable, but has {list(columns)}")
+    check_columns("columns", columns, ("y", "x", "detectable"), "point_defects(table, lattice).columns")
     ax = show_image(image, ax, title)
     one = single_image(image)
     positions = pixel_positions(one, columns)

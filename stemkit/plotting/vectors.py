@@ -10,6 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from stemkit.images import Images, single_image
+from stemkit.parameters import check_number, check_positive
 from stemkit.plotting.drawing import (
     ANNOTATION_ZORDER,
     draw_note,
@@ -19,6 +20,7 @@ from stemkit.plotting.drawing import (
     spacing_of,
 )
 from stemkit.plotting.images import show_image
+from stemkit.tables import check_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,9 +95,11 @@ def show_displacements(
     """
     import matplotlib as mpl
 
-    missing = [c for c in ("y", "x", f"{name}_y", f"{name}_x") if c not in vectors]
-    if missing:
-        raise ValueError(f"vectors must contain {name}_y and {name}_x, but lacks {', '.join(missing)}")
+    check_columns("vectors", vectors, ("y", "x", f"{name}_y", f"{name}_x"), "a table of vectors")
+    check_positive("scale", scale, optional=True)
+    check_number("min_significance", min_significance)
+    if walls is not None:
+        check_columns("walls", walls, ("i", "j", "wall"), "the result of domain_walls")
     ax = show_image(image, ax, title)
     one = single_image(image)
     known = vectors[[f"{name}_y", f"{name}_x"]].notna().all(axis=1)

@@ -28,6 +28,7 @@ from stemkit.report.noise_words import noise_sentences
 from stemkit.report.table import column_filter, column_table
 from stemkit.report.templating import environment
 from stemkit.report.viewer import image_view
+from stemkit.tables import check_columns
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -146,9 +147,8 @@ def _check(image: xr.DataArray, columns: pd.DataFrame) -> None:
             f'image must be a DataArray with the dimensions ("y", "x"), but has {dims}: write a page for each image of '
             "a stack"
         )
-    needed = {"y", "x", "y_px", "x_px", "y_err", "x_err", "amplitude", "amplitude_err", "sigma", "snr", "quality"}
-    if missing := sorted(needed - set(columns)):
-        raise ValueError(f"columns must be a table of AtomDetector, but lacks {missing}")
+    needed = ("y", "x", "y_px", "x_px", "y_err", "x_err", "amplitude", "amplitude_err", "sigma", "snr", "quality")
+    check_columns("columns", columns, needed, "the result of AtomDetector")
 
 
 def _page(

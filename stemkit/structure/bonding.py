@@ -12,6 +12,7 @@ from stemkit.structure.covariance import PositionCovariance
 from stemkit.structure.pair_errors import angle_variance, axis_angle, direction_variance, distance_variance
 from stemkit.structure.planar_graph import HalfEdges, delaunay_edges
 from stemkit.structure.tables import ColumnPositions, check_index, column_positions
+from stemkit.tables import check_columns
 
 __all__ = ["bond_angles", "bonds", "pair_rows"]
 
@@ -132,10 +133,7 @@ def pair_rows(table: pd.DataFrame, pairs: pd.DataFrame, name: str = "bonds") -> 
         If the pairs are not between columns of this table.
     """
     check_index(table)
-    if not isinstance(pairs, pd.DataFrame):
-        raise TypeError(f"{name} must be a DataFrame of pairs of columns, but is {type(pairs).__name__}")
-    if not {"i", "j"} <= set(pairs):
-        raise ValueError(f"{name} must be a table of pairs with the columns 'i' and 'j', but has {list(pairs)}")
+    check_columns(name, pairs, ("i", "j"), "a table of pairs of columns")
     i, j = (table.index.get_indexer(pairs[side]) for side in ("i", "j"))
     if (i < 0).any() or (j < 0).any():
         raise ValueError(f"{name} must be pairs of columns of this table, but some are not in its index")

@@ -12,6 +12,7 @@ from stemkit.parameters import check_fraction, check_number
 from stemkit.structure.covariance import PositionCovariance
 from stemkit.structure.displacements import REFERENCE_ERRORS, add_vectors, chance, pm_or_px
 from stemkit.structure.tables import check_index, column_positions, group_codes
+from stemkit.tables import check_columns
 
 __all__ = ["domain_walls", "mean_displacements"]
 
@@ -194,12 +195,9 @@ def _neighbors(cages: NDArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 def _vectors(table: pd.DataFrame, displacements: pd.DataFrame) -> NDArray[np.float64]:
     check_index(table)
-    if not isinstance(displacements, pd.DataFrame):
-        raise TypeError(f"displacements must be a DataFrame, but is {type(displacements).__name__}")
-    missing = [name for name in VECTORS if name not in displacements]
-    if missing or not displacements.index.equals(table.index):
-        what = f"lacks {', '.join(missing)}" if missing else "has another index"
-        raise ValueError(f"displacements must be cage_displacements(table), but {what}")
+    check_columns("displacements", displacements, VECTORS, "cage_displacements(table)")
+    if not displacements.index.equals(table.index):
+        raise ValueError("displacements must be cage_displacements(table), but has another index")
     return displacements[VECTORS].to_numpy(dtype=np.float64)
 
 

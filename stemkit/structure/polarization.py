@@ -7,6 +7,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from stemkit.parameters import check_positive
+from stemkit.tables import check_columns
 
 __all__ = ["polarization"]
 
@@ -59,11 +60,7 @@ def polarization(displacements: pd.DataFrame, born_charge: float | ArrayLike, ce
     17.52
     """
     check_positive("cell_volume", cell_volume, unit="nm3")
-    if not isinstance(displacements, pd.DataFrame):
-        raise TypeError(f"displacements must be a DataFrame, but is {type(displacements).__name__}")
-    missing = [name for name in VECTORS if name not in displacements]
-    if missing:
-        raise ValueError(f"displacements must be the result of cage_displacements, but lacks {', '.join(missing)}")
+    check_columns("displacements", displacements, VECTORS, "the result of cage_displacements")
     unit = displacements.attrs.get("units", {}).get("displacement_y", "pm")
     if unit != "pm":
         raise ValueError(

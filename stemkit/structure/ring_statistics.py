@@ -14,6 +14,7 @@ from stemkit.structure.covariance import PositionCovariance
 from stemkit.structure.pair_errors import gradient_variance
 from stemkit.structure.planar_graph import HalfEdges
 from stemkit.structure.tables import ColumnPositions, column_positions
+from stemkit.tables import check_columns
 
 __all__ = ["ring_pairs", "rings"]
 
@@ -112,8 +113,7 @@ def ring_pairs(rings: pd.DataFrame, sizes: tuple[int, int] = (5, 7)) -> pd.DataF
     """
     if np.shape(sizes) != (2,) or sizes[0] == sizes[1]:
         raise ValueError(f"sizes must be two different numbers of columns, but are {sizes!r}")
-    if not isinstance(rings, pd.DataFrame) or not {"size", "neighbors"} <= set(rings):
-        raise ValueError("rings must be the result of rings(table), with the columns size and neighbors")
+    check_columns("rings", rings, ("size", "neighbors"), "rings(table)")
     of_first, of_second = (rings.index[rings["size"] == size] for size in sizes)
     place = {ring: k for k, ring in enumerate(of_second)}
     pairs = [(k, place[n]) for k, ring in enumerate(of_first) for n in rings.at[ring, "neighbors"] if n in place]

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from stemkit.detection import Quality
 from stemkit.images import pixel_sizes
 from stemkit.noise.differences import STD_PER_MAD
-from stemkit.tables import n_images, unit_of_table
+from stemkit.tables import check_columns, n_images, unit_of_table
 
 __all__ = [
     "ColumnPositions",
@@ -111,11 +111,8 @@ def robust_std(values: NDArray, axis: int | None = None) -> NDArray[np.float64]:
 
 def check_table(table: object) -> None:
     """Raise an error if this is not a table of the columns of one image."""
-    if not isinstance(table, pd.DataFrame):
-        raise TypeError(f"table must be a DataFrame like that of AtomDetector, but is {type(table).__name__}")
-    missing = [c for c in ("y", "x") if c not in table]
-    if missing:
-        raise ValueError(f"table must have the columns 'y' and 'x', but {missing} are missing from {list(table)}")
+    check_columns("table", table, ("y", "x"), "the result of AtomDetector, or one with the columns y and x")
+    assert isinstance(table, pd.DataFrame)
     if (n := n_images(table)) > 1:
         raise ValueError(
             f'table must contain the columns of one image, but contains {n}: choose one with table[table["image"] == '

@@ -15,6 +15,7 @@ from stemkit.parameters import check_fraction, check_integer, is_number
 from stemkit.structure.cells import CellIndex, LocalBrightness, local_brightness, ring
 from stemkit.structure.lattice import Lattice, check_lattice
 from stemkit.structure.tables import amplitudes, column_positions, to_pixels
+from stemkit.tables import check_columns
 
 if TYPE_CHECKING:
     from stemkit.detection import AtomDetector
@@ -190,6 +191,7 @@ def site_occupancy(missing: pd.DataFrame, measured: pd.DataFrame, *, by: str = "
     ValueError
         If the two do not have the same number of rows, or lack a column.
     """
+    check_columns("missing", missing, ("expected", "spread"), "missing_sites(table, lattice)")
     if len(missing) != len(measured):
         raise ValueError(
             f"measured must have one row for each of the {len(missing)} missing sites, but has {len(measured)}: "

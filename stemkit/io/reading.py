@@ -173,7 +173,9 @@ def read(
         raise TypeError(f"frames must be True, False or None, but is {frames!r}")
     if isinstance(path, list | tuple):
         return _read_series([Path(p) for p in path], dataset, pixel_size, frames, lazy)
-    path = Path(path)  # type: ignore[arg-type]
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be the path of a file or a folder, or a list of paths, but is {path!r}")
+    path = Path(path)
     if path.is_dir() and not folders.is_zarr(path):
         return _read_series(folders.image_files(path, READABLE), dataset, pixel_size, frames, lazy)
     return _read_file(path, dataset, pixel_size, frames, lazy, 4)

@@ -286,9 +286,14 @@ class STEMSynthesizer(ImageEstimator):
         check_positive("pixel_size", self.pixel_size, optional=True, unit="nm")
         self._width_fraction()
         check_fraction("vacancies", self.vacancies, zero=True)
-        unknown = set(self.arrangements) - set(ARRANGEMENTS)
-        if unknown or not self.arrangements:
+        if (
+            not isinstance(self.arrangements, Iterable)
+            or not self.arrangements
+            or set(self.arrangements) - set(ARRANGEMENTS)
+        ):
             raise ValueError(f"arrangements must be one or several of {ARRANGEMENTS}, but is {self.arrangements!r}")
+        if self.noise is not None and not isinstance(self.noise, NoiseModel):
+            raise TypeError(f"noise must be a NoiseModel or None, but is {type(self.noise).__name__}")
         if self.noise is not None and self.mode is not None and self.noise.mode != self.mode:
             raise ValueError(f"noise is for mode {self.noise.mode!r}, but mode is {self.mode!r}: both must be the same")
 

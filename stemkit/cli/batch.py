@@ -175,7 +175,7 @@ def _labelled(name: str, arguments: argparse.Namespace) -> str:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What became of a file: whether it succeeded, what ``work`` returned, and the messages of a worker."""
+    """Result of a file: whether it succeeded, what ``work`` returned, and the messages of a worker."""
 
     succeeded: bool
     value: object
@@ -206,12 +206,12 @@ class _Task:
 
     def run(self, job: Job) -> _Outcome:
         values: list[object] = []
-        succeeded = _succeeds(job, lambda job: values.append(self.work(job)))
+        succeeded = _processed(job, lambda job: values.append(self.work(job)))
         return _Outcome(succeeded, values[0] if values else None, Messages())
 
 
-def _succeeds(job: Job, work: Callable[[Job], object]) -> bool:
-    """Process one file and print its notes; whether that succeeded."""
+def _processed(job: Job, work: Callable[[Job], object]) -> bool:
+    """Process one file and print its notes; return whether that succeeded."""
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", UserWarning)
         failure = _failure(job, work)
@@ -220,12 +220,15 @@ def _succeeds(job: Job, work: Callable[[Job], object]) -> bool:
     if failure:
         job.progress.note(f"stemkit: {about(job.path, failure)}")
     if job.record is not None and job.began:
-        (job.record.abandon if failure else job.record.finish)()
+        if failure:
+            job.record.abandon()
+        else:
+            job.record.finish()
     return not failure
 
 
 def _failure(job: Job, work: Callable[[Job], object]) -> str:
-    """Process one file; the description of its failure, which must not stop the others."""
+    """Process one file; return the description of its failure, which must not stop the others, or an empty text."""
     try:
         job.step("reading")
         work(job)

@@ -286,11 +286,8 @@ class STEMSynthesizer(ImageEstimator):
         check_positive("pixel_size", self.pixel_size, optional=True, unit="nm")
         self._width_fraction()
         check_fraction("vacancies", self.vacancies, zero=True)
-        if (
-            not isinstance(self.arrangements, Iterable)
-            or not self.arrangements
-            or set(self.arrangements) - set(ARRANGEMENTS)
-        ):
+        names = set(self.arrangements) if isinstance(self.arrangements, Iterable) else set()
+        if not names or names - set(ARRANGEMENTS):
             raise ValueError(f"arrangements must be one or several of {ARRANGEMENTS}, but is {self.arrangements!r}")
         if self.noise is not None and not isinstance(self.noise, NoiseModel):
             raise TypeError(f"noise must be a NoiseModel or None, but is {type(self.noise).__name__}")

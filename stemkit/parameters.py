@@ -10,7 +10,6 @@ __all__ = [
     "MODES",
     "check_fraction",
     "check_integer",
-    "check_mode",
     "check_number",
     "check_option",
     "check_positive",
@@ -31,11 +30,6 @@ def check_option(name: str, value: object, options: Collection[str], *, optional
     if (optional and value is None) or (isinstance(value, str) and value in options):
         return
     raise ValueError(f"{name} must be one of {', '.join(map(repr, options))}{_or_none(optional)}, but is {value!r}")
-
-
-def check_mode(mode: object, name: str = "mode") -> None:
-    """Raise ValueError if ``mode`` is neither None nor one of :data:`MODES`."""
-    check_option(name, mode, MODES, optional=True)
 
 
 def check_integer(name: str, value: object, least: int = 1, most: int | None = None, *, optional: bool = False) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.parameters import check_mode
+from stemkit.parameters import MODES, check_option
 
 __all__ = ["check_not_colour", "check_not_empty", "check_structure", "numeric", "validated"]
 
@@ -65,7 +65,7 @@ def check_structure(image: xr.DataArray, name: str) -> None:
         _check_dtype(image.dtype, name)
     check_not_empty(image.shape, name)
     _check_coords(image, name)
-    check_mode(image.attrs.get("mode"), f'{name}.attrs["mode"]')
+    check_option(f'{name}.attrs["mode"]', image.attrs.get("mode"), MODES, optional=True)
 
 
 def check_not_empty(shape: tuple[int, ...], name: str) -> None:

@@ -16,7 +16,7 @@ from stemkit.io.attributes import PROVENANCE, attributes_of, mode_of, pack, unpa
 from stemkit.io.calibration import pixel_sizes_of, seconds_per
 from stemkit.io.checks import FormatError
 from stemkit.io.recorded import Recorded
-from stemkit.io.signals import FRAME_NAMES, positive, spectrum_reason
+from stemkit.io.signals import FRAME_NAMES, branch, positive, spectrum_reason
 
 if TYPE_CHECKING:
     import h5py
@@ -78,7 +78,7 @@ def _signal(path: Path, group: Any, store: ModuleType) -> Recorded:
         stored,
         lambda values: values.transpose(order),
         name=str(attrs.get("title", "")),
-        refusal=spectrum_reason(axes, str(_tree(metadata, "Signal").get("signal_type") or ""), stored.ndim),
+        refusal=spectrum_reason(axes, str(branch(metadata, "Signal").get("signal_type") or ""), stored.ndim),
         pixel_sizes=sizes,
         note=note,
         attrs=attrs,
@@ -139,19 +139,12 @@ def _dictionary(group: Any, depth: int, store: ModuleType) -> dict[str, Any]:
     return found
 
 
-def _tree(metadata: Mapping[str, Any], *keys: str) -> dict[str, Any]:
-    found: Any = metadata
-    for key in keys:
-        found = found.get(key) if isinstance(found, dict) else None
-    return found if isinstance(found, dict) else {}
-
-
 def _attributes(metadata: dict[str, Any], original: Any, store: ModuleType) -> dict[str, Any]:
     """Title, voltage (kV), dwell time (s), and the attributes and the provenance that stemkit wrote."""
-    title = str(_tree(metadata, "General").get("title") or "").strip()
+    title = str(branch(metadata, "General").get("title") or "").strip()
     microscope = {
-        **_tree(metadata, "Acquisition_instrument", "SEM"),
-        **_tree(metadata, "Acquisition_instrument", "TEM"),
+        **branch(metadata, "Acquisition_instrument", "SEM"),
+        **branch(metadata, "Acquisition_instrument", "TEM"),
     }
     detector = _detector(title, original, store)
     attrs: dict[str, Any] = {
@@ -161,7 +154,7 @@ def _attributes(metadata: dict[str, Any], original: Any, store: ModuleType) -> d
         "voltage": positive(microscope.get("beam_energy")),
         "dwell_time": positive(microscope.get("dwell_time")),
     }
-    own = _tree(metadata, "stemkit")
+    own = branch(metadata, "stemkit")
     provenance, kept = own.get("provenance"), unpack(own.get("attrs"))
     attrs.update(kept if isinstance(kept, dict) else {})
     if provenance:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FRAME_NAMES", "positive", "spectrum_reason"]
+__all__ = ["FRAME_NAMES", "branch", "positive", "spectrum_reason"]
 
 #: Names of an axis that counts the frames of one scan.
 FRAME_NAMES = ("time", "t", "frame", "frames", "scan")
@@ -15,6 +15,14 @@ FRAME_NAMES = ("time", "t", "frame", "frames", "scan")
 _SPECTRUM_TYPES = ("EELS", "EDS", "CL", "LumiSpectrum")
 #: Units of an energy axis.
 _ENERGY_UNITS = ("ev", "kev", "mev")
+
+
+def branch(metadata: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """The dictionary at this path in a tree of dictionaries, empty without one."""
+    found: Any = metadata
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def positive(value: object) -> float | None:

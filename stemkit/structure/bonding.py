@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -14,7 +16,7 @@ from stemkit.structure.planar_graph import HalfEdges, delaunay_edges
 from stemkit.structure.tables import ColumnPositions, check_index, column_positions
 from stemkit.tables import check_columns
 
-__all__ = ["bond_angles", "bonds", "pair_rows"]
+__all__ = ["bond_angles", "bonds", "pair_rows", "pair_table"]
 
 #: Longest bond, typical bonds (chosen: between a bond and the diagonal of a square, 1.414).
 LONGEST = 1.3
@@ -68,14 +70,20 @@ def bonds(table: pd.DataFrame, *, max_distance: float | None = None) -> pd.DataF
     columns = column_positions(table)
     check_index(table)
     check_positive("max_distance", max_distance, optional=True, unit=columns.unit)
-    i, j = _pairs(columns, max_distance)
+    return pair_table(table, columns, *_pairs(columns, max_distance), axis_angle)
+
+
+def pair_table(
+    table: pd.DataFrame, columns: ColumnPositions, i: NDArray, j: NDArray, angle: Callable[[NDArray], NDArray]
+) -> pd.DataFrame:
+    """Distances and directions of pairs of columns; ``angle`` computes degrees from vectors ``(n, 2)`` from i to j."""
     difference = columns.positions[j] - columns.positions[i]
     middle = (columns.positions[j] + columns.positions[i]) / 2
     covariance = PositionCovariance.of(columns, table)
     result = pd.DataFrame({"i": table.index[i], "j": table.index[j], "y": middle[:, 0], "x": middle[:, 1]})
     result["distance"] = np.hypot(difference[:, 0], difference[:, 1])
     result["distance_err"] = np.sqrt(distance_variance(covariance, difference, i, j))
-    result["angle"] = axis_angle(difference)
+    result["angle"] = angle(difference)
     result["angle_err"] = np.degrees(np.sqrt(direction_variance(covariance, difference, i, j)))
     units = dict.fromkeys(("y", "x", "distance", "distance_err"), columns.unit)
     result.attrs.update(unit=columns.unit, units=units | dict.fromkeys(("angle", "angle_err"), "degree"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,31 +27,12 @@ STRAIGHT = 0.25
 #: Columns of the table in degrees, and those without a unit.
 DEGREES = ("direction", "misorientation", "misorientation_err", "plane_angle", "plane_angle_err")
 NUMBERS = ("n", "strain", "strain_err", "plane_mismatch", "plane_mismatch_err")
-
-
-@dataclass(frozen=True)
-class Boundary:
-    """One row of the table: see :func:`~stemkit.structure.find_grains`."""
-
-    first: int
-    second: int
-    kind: str
-    n: int
-    length: float
-    direction: float
-    straight: bool
-    misorientation: float
-    misorientation_err: float
-    strain: float
-    strain_err: float
-    same_phase: bool
-    coherent: bool
-    plane_first: tuple[int, int] | None
-    plane_second: tuple[int, int] | None
-    plane_mismatch: float
-    plane_mismatch_err: float
-    plane_angle: float
-    plane_angle_err: float
+#: Columns of the table, see :func:`~stemkit.structure.find_grains`.
+COLUMNS = (
+    "first", "second", "kind", "n", "length", "direction", "straight", "misorientation", "misorientation_err", "strain",
+    "strain_err", "same_phase", "coherent", "plane_first", "plane_second", "plane_mismatch", "plane_mismatch_err",
+    "plane_angle", "plane_angle_err",
+)  # fmt: skip
 
 
 def boundary_table(
@@ -70,7 +52,7 @@ def boundary_table(
         _boundary(pair, contacts.ends[number == k], float(lengths[number == k].sum()), lattices, same_phase, coherent)
         for k, pair in enumerate(pairs.tolist())
     ]
-    result = pd.DataFrame([asdict(row) for row in rows], columns=[field.name for field in fields(Boundary)])
+    result = pd.DataFrame(rows, columns=COLUMNS)
     result.index.name = "boundary"
     units = {"length": columns.unit} | dict.fromkeys(DEGREES, "degree") | dict.fromkeys(NUMBERS, "1")
     result.attrs.update(unit=columns.unit, units=units)
@@ -92,35 +74,30 @@ def _boundary(
     lattices: tuple[Lattice, ...],
     same_phase: float,
     coherent: float,
-) -> Boundary:
-    """The boundary of two grains, from the ends ``(n, 2, 2)`` of its lines."""
+) -> dict[str, Any]:
+    """A row of the table: the boundary of two grains, from the ends ``(n, 2, 2)`` of its lines."""
     first, second = pair
     direction, straight = _direction(ends.reshape(-1, 2))
     between = relation(lattices[first], lattices[second], same_phase)
     found = common_plane(lattices[first], lattices[second], direction, LARGEST_ANGLE) if straight else None
     plane = found or CommonPlane(None, None, np.nan, np.nan, np.nan, np.nan)
     same_plane = found is not None and found.difference <= coherent
-    return Boundary(
-        first=first,
-        second=second,
-        kind=_kind(between.same_phase, same_plane, between.rotation),
-        n=len(ends),
-        length=length,
-        direction=float(np.degrees(np.arctan2(direction[0], direction[1])) % 180),
-        straight=straight,
-        misorientation=between.rotation,
-        misorientation_err=between.rotation_err,
-        strain=between.strain,
-        strain_err=between.strain_err,
-        same_phase=between.same_phase,
-        coherent=same_plane,
-        plane_first=plane.first,
-        plane_second=plane.second,
-        plane_mismatch=plane.mismatch,
-        plane_mismatch_err=plane.mismatch_err,
-        plane_angle=plane.angle,
-        plane_angle_err=plane.angle_err,
-    )
+    return {
+        "first": first,
+        "second": second,
+        "kind": _kind(between.same_phase, same_plane, between.rotation),
+        "n": len(ends),
+        "length": length,
+        "direction": float(np.degrees(np.arctan2(direction[0], direction[1])) % 180),
+        "straight": straight,
+        "misorientation": between.rotation,
+        "misorientation_err": between.rotation_err,
+        "strain": between.strain,
+        "strain_err": between.strain_err,
+        "same_phase": between.same_phase,
+        "coherent": same_plane,
+        **{f"plane_{name}": value for name, value in asdict(plane).items()},
+    }
 
 
 def _direction(points: NDArray) -> tuple[NDArray[np.float64], bool]:

@@ -76,10 +76,6 @@ class Assessment:
             {key: part.reindex(columns=FIELDS) for key, part in parts.items()}, names=["section", "quantity"]
         )
 
-    def to_frame(self) -> pd.DataFrame:
-        """The same as :attr:`table`."""
-        return self.table
-
     @property
     def warnings(self) -> tuple[str, ...]:
         """Reasons to doubt the enhanced image, as sentences; empty without any."""

@@ -324,7 +324,7 @@ def test_tables_without_errors_have_none():
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda t: bonds(t, max_distance=-1), "max_distance must be a positive length in px"),
+        (lambda t: bonds(t, max_distance=-1), "max_distance must be a positive number of px or None"),
         (lambda t: bonds(pd.concat([t, t])), "unique index"),
         (lambda t: rings(t, pd.DataFrame({"i": [999], "j": [0]})), "pairs of columns of this table"),
         (lambda t: bond_angles(t, t), "columns 'i' and 'j'"),

@@ -701,7 +701,7 @@ def test_impossible_parameters_are_refused():
         fit_lattice(table, origin=[1.0])
     with pytest.raises(ValueError, match="lattice must have been fitted to this table"):
         strain(table.head(10), lattice)
-    with pytest.raises(ValueError, match=r"min_neighbors must be from 3 to 8.*but is 9"):
+    with pytest.raises(ValueError, match=r"min_neighbors must be an integer from 3 to 8, but is 9"):
         missing_sites(table, lattice, min_neighbors=9)
     with pytest.raises(ValueError, match="one row for each of the 2 missing sites, but has 1"):
         site_occupancy(pd.DataFrame({"expected": [1, 1], "spread": 0}), pd.DataFrame({"amplitude": [1]}))

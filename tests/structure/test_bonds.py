@@ -327,7 +327,7 @@ def test_tables_without_errors_have_none():
         (lambda t: bonds(t, max_distance=-1), "max_distance must be a positive number of px or None"),
         (lambda t: bonds(pd.concat([t, t])), "unique index"),
         (lambda t: rings(t, pd.DataFrame({"i": [999], "j": [0]})), "pairs of columns of this table"),
-        (lambda t: bond_angles(t, t), "columns 'i' and 'j'"),
+        (lambda t: bond_angles(t, t), "bonds must be a table of pairs of columns, but lacks i, j"),
         (lambda t: ring_pairs(rings(t), (6, 6)), "two different numbers"),
         (lambda t: dumbbells(t, max_ratio=2), "max_ratio must be a fraction above 0 and below 1"),
         (lambda t: dumbbells(t, by="volume"), "must have the column 'volume'"),

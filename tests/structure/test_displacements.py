@@ -273,7 +273,7 @@ def test_impossible_inputs_are_refused():
         mean_displacements(table[3:], result, np.zeros(len(table) - 3))
     with pytest.raises(ValueError, match="groups must be one per column"):
         mean_displacements(table, result, [1, 2])
-    with pytest.raises(ValueError, match="false_discovery_rate must be between"):
+    with pytest.raises(ValueError, match="false_discovery_rate must be a fraction above 0 and below 1"):
         domain_walls(table, result, false_discovery_rate=0)
     with pytest.raises(ValueError, match="born_charge must be"):
         polarization(result, [1.0, 2.0, 3.0], 0.064)

@@ -276,7 +276,7 @@ def test_the_mixture_is_as_high_as_the_histogram(axes):
     assert heights.sum() == 4000
     assert axes.lines[-1].get_ydata().max() == pytest.approx(heights.max(), rel=0.15)
     assert [t.get_text() for t in axes.texts] == ["1", "2"]
-    with pytest.raises(ValueError, match="by must be a column"):
+    with pytest.raises(ValueError, match="by must be one of 'intensity', 'fitted'"):
         plotting.show_mixture(columns, components, 1.0, axes, by="voronoi")
 
 

@@ -42,7 +42,7 @@ import stemkit
 from stemkit import BackgroundNoise, NoiseCalibrator, NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.noise import drawing
 from stemkit.noise.filter_residuals import residual_curve_model
-from stemkit.synthesis.arrangements import Cell, lattice, nearest_distance
+from stemkit.synthesis import Cell, lattice, nearest_distance
 from stemkit.synthesis.rendering import render
 
 #: Key of each parameter in the noise model and in the dictionary of its standard deviations.

@@ -402,7 +402,7 @@ def rendered(places: NDArray, heights: NDArray, size: int) -> NDArray[np.float64
     import numpy as np
     import torch
 
-    from stemkit.synthesis.arrangements import Columns
+    from stemkit.synthesis import Columns
     from stemkit.synthesis.rendering import render
 
     image = np.empty((size, size))

@@ -19,7 +19,8 @@ from stemkit.synthesis import Recipe
 from stemkit.synthesis.batches import draw_batch, recorded
 from stemkit.synthesis.recipe import ARRANGEMENTS
 from stemkit.synthesis.rendering import render_targets
-from stemkit.synthesis.specimens import draw_columns, draw_support
+from stemkit.synthesis.specimens import draw_columns
+from stemkit.synthesis.supports import draw_support
 
 
 def main() -> None:

@@ -91,15 +91,15 @@ for number, grain in enumerate(grains.lattices):
 # %%
 # A twin, a film and its substrate
 # --------------------------------
-# A boundary is coherent if a row of columns along it is the same in both grains. In one
-# phase this is a twin, such as that of gold along [110]: the row is the trace of the
+# A boundary is coherent if a lattice plane along it is the same in both grains. In one
+# phase this is a twin, such as that of gold along [110]: the plane is a
 # common {111} plane. Between two phases it is a coherent interface, such as that of a
 # strained film of 0.39 x 0.41 nm on a substrate of 0.39 nm. A relaxed film of 0.41 nm
 # has a mismatch of 5 % along the interface.
 
 gold = 0.408 * np.array([[0, np.sqrt(0.5)], [0.5, np.sqrt(0.125)]])  # nm, (y, x)
-row = gold[1] / np.hypot(*gold[1])
-twin = gold @ (2 * np.outer(row, row) - np.eye(2))  # mirrored at the row
+trace = gold[1] / np.hypot(*gold[1])
+twin = gold @ (2 * np.outer(trace, trace) - np.eye(2))  # mirrored at the plane
 substrate = np.array([[0, 0.39], [0.39, 0]])
 strained, relaxed = np.array([[0, 0.39], [0.41, 0]]), np.array([[0, 0.41], [0.41, 0]])
 
@@ -116,7 +116,7 @@ def bicrystal(first, second, normal):
 
 down = np.array([1.0, 0.0])
 specimens = {
-    "twin of gold, [110]": bicrystal(gold, twin, np.array([-row[1], row[0]])),
+    "twin of gold, [110]": bicrystal(gold, twin, np.array([-trace[1], trace[0]])),
     "strained film": bicrystal(strained, substrate, down),
     "relaxed film": bicrystal(relaxed, substrate, down),
 }
@@ -127,8 +127,9 @@ for ax, (name, specimen) in zip(axes, specimens.items(), strict=True):
     found = find_grains(table)
     show_grains(noisy, found, ax, name)
     side = found.boundaries.iloc[0]
-    mismatch, error = 1e2 * side["row_mismatch"], 1e2 * side["row_mismatch_err"]
+    mismatch, error = 1e2 * side["plane_mismatch"], 1e2 * side["plane_mismatch_err"]
     print(
-        f"{name}: {side['kind']}, rows {side['row_first']} and {side['row_second']}, "
+        f"{name}: {side['kind']}, "
+        f"planes along {side['plane_first']} and {side['plane_second']}, "
         f"mismatch {mismatch:.2f} ± {error:.2f} %"
     )

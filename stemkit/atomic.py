@@ -23,7 +23,7 @@ _PART_WRITTEN = re.compile(r"^\d+ requested and \d+ written$")
 #: Largest number of bytes of the stem and of the suffix in the name of a temporary file (chosen: the names of most
 #: file systems have up to 255 bytes, those of encrypted folders 143).
 _STEM_BYTES, _SUFFIX_BYTES = 60, 20
-#: Length of a name that a file system allows unless it says another, bytes.
+#: Length of a name that a file system allows unless it reports another limit, bytes.
 _NAME_BYTES = 255
 
 

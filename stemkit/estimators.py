@@ -10,7 +10,7 @@ import xarray as xr
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from stemkit.images import Images, LazyResults, is_lazy, lazy_images, split, warn_if_small
-from stemkit.parameters import check_mode
+from stemkit.parameters import MODES, check_option
 
 __all__ = ["ImageEstimator", "ImageTransformer", "image_by_image", "loaded"]
 
@@ -28,7 +28,7 @@ class ImageEstimator(BaseEstimator):
 
     def _check_parameters(self) -> None:
         """Raise ValueError for an invalid parameter."""
-        check_mode(getattr(self, "mode", None))
+        check_option("mode", getattr(self, "mode", None), MODES, optional=True)
 
     @staticmethod
     def _validated(X: Images) -> list[xr.DataArray]:

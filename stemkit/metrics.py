@@ -11,6 +11,8 @@ from scipy import optimize, sparse
 from scipy.spatial import cKDTree
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from stemkit.parameters import is_number
+
 __all__ = ["Match", "match_columns", "psnr", "psnr_8bit", "ssim"]
 
 #: Sigma of the weights of SSIM, px (Wang et al. 2004).
@@ -100,11 +102,11 @@ def match_columns(found: ArrayLike, true: ArrayLike, radius: float) -> Match:
     Raises
     ------
     ValueError
-        If the radius is not positive.
+        If the radius is not positive, or positions are not finite or not of shape ``(n, 2)``.
     """
-    found, true = (np.asarray(p, dtype=np.float64).reshape(-1, 2) for p in (found, true))
-    if not radius > 0:
-        raise ValueError(f"radius must be positive, but is {radius!r}")
+    found, true = _positions(found, "found"), _positions(true, "true")
+    if not (is_number(radius) and radius > 0):
+        raise ValueError(f"radius must be a positive number, but is {radius!r}")
     i, j = _matched_indices(found, true, radius)
     difference = found[i] - true[j]
     missing = (float("nan"), float("nan"))
@@ -146,6 +148,14 @@ def _assign_component(row: NDArray, col: NDArray, distance: NDArray, radius: flo
     i, j = optimize.linear_sum_assignment(cost)
     matched = cost[i, j] < unmatched
     return rows[i[matched]], cols[j[matched]]
+
+
+def _positions(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    positions = np.asarray(values, dtype=np.float64)
+    positions = positions.reshape(-1, 2) if positions.size == 0 else positions
+    if positions.ndim != 2 or positions.shape[1] != 2 or not np.isfinite(positions).all():
+        raise ValueError(f"{name} must be finite positions (y, x) of shape (n, 2), but has shape {np.shape(values)}")
+    return positions
 
 
 def _mean_over_images(metric: Callable[[NDArray, NDArray], float], image: ArrayLike, truth: ArrayLike) -> float:

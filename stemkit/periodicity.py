@@ -192,8 +192,7 @@ def _without_coordinates(image: Images) -> Images:
 
 def _pixel_size_from(spacing: float, images: list[xr.DataArray]) -> float:
     """Pixel size (nm) at which the median of the distances of equivalent columns is ``spacing`` (nm)."""
-    if not spacing > 0:
-        raise ValueError(f"spacing must be a positive number of nm, but is {spacing!r}")
+    check_positive("spacing", spacing, unit="nm")
     measured = [repeat for one in images if (repeat := find_periodicity(one.values).repeat) is not None]
     if not measured:
         raise ValueError("spacing requires a periodic image, but no period was found: give pixel_size instead")

@@ -1,7 +1,8 @@
-"""Tables of columns: how many images they contain, and the unit of the positions."""
+"""Tables of columns: their number of images, the unit of the positions, and numbers with nouns in texts about them."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["UNITS", "n_images", "unit_of_table"]
+__all__ = ["UNITS", "check_columns", "counted", "n_images", "unit_of_table"]
 
 #: Units that the columns ``y`` and ``x`` of a table can have.
 UNITS = ("nm", "px")
@@ -47,6 +48,38 @@ def unit_of_table(table: pd.DataFrame, unit: str | None = None) -> str:
     if unit not in UNITS:
         raise ValueError(f"unit must be 'nm' or 'px' for the whole table, but is {unit!r}")
     return unit
+
+
+def check_columns(name: str, table: object, columns: Collection[str], source: str) -> None:
+    """Raise an error unless a parameter is a table with these columns.
+
+    Parameters
+    ----------
+    name : str
+        Name of the parameter.
+    table : object
+    columns : collection of str
+    source : str
+        What makes such tables, for the message: "{name} must be {source}, but ...".
+
+    Raises
+    ------
+    TypeError
+        If it is not a DataFrame.
+    ValueError
+        If it lacks columns.
+    """
+    import pandas as pd
+
+    if not isinstance(table, pd.DataFrame):
+        raise TypeError(f"{name} must be {source}, a DataFrame, but is {type(table).__name__}")
+    if missing := [column for column in columns if column not in table]:
+        raise ValueError(f"{name} must be {source}, but lacks {', '.join(missing)}")
+
+
+def counted(n: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun: ``"1 vacancy"``, ``"2 vacancies"``."""
+    return f"{n} {noun if n == 1 else plural or noun + 's'}"
 
 
 def n_images(table: pd.DataFrame) -> int:

@@ -100,7 +100,7 @@ def test_matching_nothing(found, true, expected):
 
 @pytest.mark.parametrize("radius", [0.0, -1.0, math.nan])
 def test_impossible_radii_are_refused(radius):
-    with pytest.raises(ValueError, match="radius must be positive"):
+    with pytest.raises(ValueError, match="radius must be a positive number"):
         match_columns([[0, 0]], [[0, 0]], radius)
 
 
@@ -222,3 +222,9 @@ def test_psnr_of_pictures(seed):
     assert psnr_8bit(np.stack([truth, beyond]), np.stack([truth, truth])) == pytest.approx(
         (psnr_8bit(truth, truth) + psnr_8bit(beyond, truth)) / 2
     )
+
+
+@pytest.mark.parametrize("found", [np.zeros((2, 3)), np.zeros(4), [[0.0, np.nan]]])
+def test_positions_have_two_finite_components(found):
+    with pytest.raises(ValueError, match=r"found must be finite positions \(y, x\) of shape \(n, 2\)"):
+        match_columns(found, np.zeros((3, 2)), 1.0)

@@ -276,7 +276,7 @@ def test_the_mixture_is_as_high_as_the_histogram(axes):
     assert heights.sum() == 4000
     assert axes.lines[-1].get_ydata().max() == pytest.approx(heights.max(), rel=0.15)
     assert [t.get_text() for t in axes.texts] == ["1", "2"]
-    with pytest.raises(ValueError, match="by must be a column"):
+    with pytest.raises(ValueError, match="by must be one of 'intensity', 'fitted'"):
         plotting.show_mixture(columns, components, 1.0, axes, by="voronoi")
 
 
@@ -291,7 +291,7 @@ def test_names_have_a_colour_each_and_missing_sites_are_marked(axes, image):
     assert set(drawn) == {"Sr (2)", "TiO (1)", "no name (1)", "no column (1)"}
     np.testing.assert_allclose(drawn["Sr (2)"], [[15, 10], [35, 30]])
     np.testing.assert_allclose(drawn["no column (1)"], [[60, 50]])
-    with pytest.raises(ValueError, match="columns must contain name"):
+    with pytest.raises(ValueError, match="columns must be the result of register_crystal, with names, but lacks name"):
         plotting.show_names(image, columns.drop(columns="name"))
 
 
@@ -305,7 +305,7 @@ def test_defects_have_a_marker_for_each_kind(axes, image):
     axes.clear()
     plotting.show_defects(image, defects.iloc[:0], axes)
     assert axes.get_legend() is None
-    with pytest.raises(ValueError, match="defects must be those of point_defects"):
+    with pytest.raises(ValueError, match=r"defects must be point_defects\(table, lattice\).defects, but lacks kind"):
         plotting.show_defects(image, defects.drop(columns="kind"))
 
 
@@ -316,7 +316,7 @@ def test_the_detection_limit_is_a_colour_and_untested_columns_are_crosses(axes, 
     tested, untested = axes.collections[:2]
     assert tested.get_array().tolist() == [0.2, 1.4]
     np.testing.assert_allclose(untested.get_offsets().tolist(), [[25, 20]])
-    with pytest.raises(ValueError, match="columns must be those of point_defects"):
+    with pytest.raises(ValueError, match="but lacks detectable"):
         plotting.show_detection_limit(image, columns[["y", "x"]])
 
 

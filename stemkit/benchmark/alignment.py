@@ -14,6 +14,8 @@ from tqdm import tqdm
 
 from stemkit.benchmark.shifting import fourier_shift
 from stemkit.filters import wide_gaussian
+from stemkit.parameters import check_positive
+from stemkit.series.correlation import Spectra
 
 __all__ = ["Alignment", "align_frames"]
 
@@ -146,9 +148,8 @@ def align_frames(frames: NDArray, *, max_shift: float | None = None, verbose: bo
     """
     frames = np.asarray(frames, dtype=np.float64)
     shape = frames.shape[1:]
+    check_positive("max_shift", max_shift, optional=True, unit="px")
     limit = MAX_SHIFT * min(shape) if max_shift is None else max_shift
-    if not (np.isfinite(limit) and limit > 0):
-        raise ValueError(f"max_shift must be a positive number of px, but is {max_shift!r}")
     max_shift_px = max(1, int(min(limit, min(shape) - SMALLEST_AREA)))
     high_pass = np.stack([_high_pass(frame) for frame in frames])
     smoothing = _most_significant_smoothing(high_pass, max_shift_px)
@@ -187,10 +188,11 @@ def _noise_std(shape: tuple[int, int], smoothing: float) -> float:
 
 def _most_significant_smoothing(frames: NDArray, max_shift_px: int) -> float:
     """The filter after which the correlation of neighbouring frames is highest relative to that of their noise."""
+    reach = (max_shift_px, max_shift_px)
 
     def significance(smoothing: float) -> float:
-        filtered = [_Spectra(frame, max_shift_px) for frame in _smoothed(frames, smoothing)]
-        highest = np.median([a.correlation(b).max() for a, b in itertools.pairwise(filtered)])
+        filtered = [Spectra(frame, reach) for frame in _smoothed(frames, smoothing)]
+        highest = np.median([a.with_(b).max() for a, b in itertools.pairwise(filtered)])
         noise = max(1 - float(highest), LEAST_NOISE) * _noise_std(frames.shape[1:], smoothing)
         return float(highest) / noise
 
@@ -230,38 +232,15 @@ def _most_precise_smoothing(aligned: NDArray) -> float:
 # --- first shifts ------------------------------------------------------------------------------------------------
 
 
-class _Spectra:
-    """Fourier transforms of a frame, its square and its support, padded by the largest shift."""
-
-    def __init__(self, image: NDArray, max_shift_px: int):
-        self.max_shift_px = max_shift_px
-        self.shape = tuple(fft.next_fast_len(n + max_shift_px + 1, real=True) for n in image.shape)
-        self.of_image = fft.rfft2(image, self.shape)
-        self.of_square = fft.rfft2(image**2, self.shape)
-        self.of_support = fft.rfft2(np.ones_like(image), self.shape)
-
-    def correlation(self, other: _Spectra) -> NDArray[np.float64]:
-        """Correlation over the overlap, at displacements of the other frame up to max_shift_px along each axis."""
-        product = self._central(other.of_image * self.of_image.conj())
-        energy = self._central(other.of_square * self.of_support.conj())
-        energy = energy * self._central(other.of_support * self.of_square.conj())
-        return product / np.sqrt(np.maximum(energy, np.finfo(float).tiny))
-
-    def _central(self, spectrum: NDArray) -> NDArray[np.float64]:
-        values = fft.irfft2(spectrum, self.shape)
-        steps = np.arange(-self.max_shift_px, self.max_shift_px + 1)
-        return values[np.ix_(steps % self.shape[0], steps % self.shape[1])]
-
-
 def _first_shifts(
     filtered: NDArray, max_shift_px: int, noise_std: float, verbose: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Shifts (n_frames, 2) relative to the best reference, and correlations (n_frames, n_frames), 0 with itself."""
-    n = len(filtered)
-    spectra = [_Spectra(frame, max_shift_px) for frame in filtered]
+    n, reach = len(filtered), (max_shift_px, max_shift_px)
+    spectra = [Spectra(frame, reach) for frame in filtered]
     offsets, correlations = np.zeros((n, n, 2)), np.zeros((n, n))
     for i, j in tqdm(list(itertools.combinations(range(n), 2)), desc="aligning", disable=not verbose):
-        maps = spectra[i].correlation(spectra[j])
+        maps = spectra[i].with_(spectra[j])
         y, x = _smallest_shift(maps, noise_std)
         offsets[i, j] = y - max_shift_px, x - max_shift_px
         offsets[j, i] = -offsets[i, j]
@@ -272,17 +251,17 @@ def _first_shifts(
 
 
 def _searched_again(
-    filtered: NDArray, spectra: Sequence[_Spectra], shifts: NDArray, noise_std: float
+    filtered: NDArray, spectra: Sequence[Spectra], shifts: NDArray, noise_std: float
 ) -> NDArray[np.float64]:
     """Shifts against the mean of the others, which has less noise than the reference frame."""
-    max_shift_px, shifts = spectra[0].max_shift_px, shifts.copy()
+    shifts = shifts.copy()
     for _ in range(SEARCH_ROUNDS):
         before = shifts.copy()
         for i, spectrum in enumerate(spectra):
             others = [k for k in range(len(spectra)) if k != i]
             mean = np.mean([fourier_shift(filtered[k], -np.round(shifts[k])) for k in others], axis=0)
             shifts[i] = np.subtract(
-                _smallest_shift(_Spectra(mean, max_shift_px).correlation(spectrum), noise_std), max_shift_px
+                _smallest_shift(Spectra(mean, spectrum.reach).with_(spectrum), noise_std), spectrum.reach
             )
         if np.array_equal(before, shifts):
             break

@@ -32,6 +32,7 @@ DOSES = (3.0, 10.0, 30.0)
 RECORDINGS = 2
 #: Seeds from here on are for planted structures: those of training are below 2**32.
 FIRST_SEED = 2**41
+#: Columns of the table of scores.
 COLUMNS = ["method", "set", "image", "shows", "crystal", "mode", "dose", "held_back", "score", "value"]
 
 
@@ -66,7 +67,7 @@ def evaluate(
     Parameters
     ----------
     methods : mapping of str to estimator
-        By name. Each is fitted to each image anew (networks with shipped weights load them) and returns the enhanced
+        By name. Each is fitted to each image (networks with shipped weights load them) and returns the enhanced
         image. None stands for the recorded image.
     sets : iterable of {"haadf", "bf", "simulated", "truths"}
         Fixed sets of :func:`~stemkit.benchmark.scenes`; ``"truths"`` are the planted structures.
@@ -168,14 +169,14 @@ def _scene_rows(
     for i in tqdm(range(len(fixed)), desc=name, disable=not options.verbose):
         pair = fixed.pairs.isel(image=i)
         mode = str(pair["mode"].values) if "mode" in pair.coords else name
-        about = {"set": name, "image": i, "shows": str(pair["arrangement"].values), "crystal": "", "mode": mode}
-        about |= {"dose": float("nan"), "held_back": bool(pair["held_back"])}
+        labels = {"set": name, "image": i, "shows": str(pair["arrangement"].values), "crystal": "", "mode": mode}
+        labels |= {"dose": float("nan"), "held_back": bool(pair["held_back"])}
         true = fixed.columns[fixed.columns["image"] == i]
         pair = pair.drop_vars(("arrangement", "held_back", "mode"), errors="ignore")
         noisy = _calibrated(pair["noisy"].assign_attrs(mode=mode), options)
         for label, method in methods.items():
             values = _scene_scores(method, noisy, pair["enhance"], true, options)
-            rows += [{"method": label, **about, "score": k, "value": v} for k, v in values.items()]
+            rows += [{"method": label, **labels, "score": k, "value": v} for k, v in values.items()]
     return rows
 
 
@@ -197,12 +198,12 @@ def _truth_rows(
     for truth, host, mode, dose, k in tqdm(cases, desc="truths", disable=not options.verbose):
         planted = truth.record(dose, FIRST_SEED + k, host=host, mode=mode)
         noisy = _calibrated(planted.pair["noisy"], options)
-        about = {"set": "truths", "image": k, "shows": truth.name, "crystal": host, "mode": mode, "dose": dose}
+        labels = {"set": "truths", "image": k, "shows": truth.name, "crystal": host, "mode": mode, "dose": dose}
         for label, method in methods.items():
             enhanced, _ = _enhanced(method, noisy)
             found = _columns(enhanced, planted.host.spacing, options.detector, contrast=1.0)
             values = truth.judge(planted, enhanced * mode_sign(mode), found)
-            rows += [{"method": label, **about, "held_back": True, "score": s, "value": v} for s, v in values.items()]
+            rows += [{"method": label, **labels, "held_back": True, "score": s, "value": v} for s, v in values.items()]
     return rows
 
 

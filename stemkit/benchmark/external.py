@@ -1,4 +1,4 @@
-"""Methods of other packages behind stemkit's interface, if these packages are installed."""
+"""Methods of other packages with stemkit's interface, if these packages are installed."""
 
 from __future__ import annotations
 

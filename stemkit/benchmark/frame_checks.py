@@ -9,18 +9,16 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from stemkit.images import Images, pixel_sizes, split
+from stemkit.images import Images, pixel_sizes, same_pixel_sizes, split
 
 __all__ = ["FEWEST_FRAMES", "checked_frames"]
 
 #: With two others, the noise of their mean can be estimated from their scatter.
 FEWEST_FRAMES = 3
-#: Relative difference of pixel sizes up to which they are equal (files store them in single precision).
-SAME_PIXEL_SIZE = 1e-3
 
 
 def checked_frames(frames: Images) -> list[xr.DataArray]:
-    """Take repeat frames apart and check that they can be compared.
+    """Split repeat frames into images and check that they can be compared.
 
     Parameters
     ----------
@@ -75,7 +73,7 @@ def _check_equal(shapes: Sequence[tuple[int, ...]]) -> None:
 def _check_pixel_sizes(sizes: Sequence[tuple[float, float] | None]) -> None:
     for i, size in enumerate(sizes):
         first = sizes[0]
-        if (size is None) != (first is None) or (size and first and not np.allclose(size, first, SAME_PIXEL_SIZE, 0)):
+        if not same_pixel_sizes(size, first):
             raise ValueError(
                 f"frames must have equal pixel sizes, but frames[0] has {first} nm and frames[{i}] has {size} nm: set "
                 "the pixel size with stemkit.calibrated(image, pixel_size=...) or resample the frames"

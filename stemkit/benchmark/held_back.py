@@ -88,7 +88,7 @@ def antiphase_boundary(spacing: float, shape: Shape, g: torch.Generator) -> Colu
 def stacking_faults(spacing: float, shape: Shape, g: torch.Generator) -> Columns:
     """A close-packed crystal along [110] with stacking faults.
 
-    Each row is displaced by a third of its period relative to the one above; every fifth one in the opposite direction.
+    Each layer is displaced by a third of its period relative to the one above, every fifth in the opposite direction.
     """
     size = max(shape) + 4 * BEYOND * spacing
     rows = np.arange(-math.ceil(size / spacing), math.ceil(size / spacing))

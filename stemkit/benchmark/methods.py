@@ -79,7 +79,7 @@ class MethodSpec:
 
     @property
     def fingerprint(self) -> str:
-        """A text that changes with the parameters, the weights, the package's version or the source file."""
+        """Text that identifies the parameters, the weights, the package's version or the source file."""
         parts = [self.name, self.import_path, self.unavailable]
         for name, value in self.parameters.items():
             parts += [name, _digest(value) if isinstance(value, Path) else repr(value)]

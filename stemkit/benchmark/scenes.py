@@ -13,6 +13,7 @@ from stemkit import NoiseModel, PointwiseNoise
 from stemkit.benchmark.held_back import HELD_BACK
 from stemkit.benchmark.simulated import SIMULATED, simulated
 from stemkit.noise.drawing import NoiseParameters, add_noise
+from stemkit.parameters import check_integer, check_option
 from stemkit.synthesis import Columns, Recipe
 from stemkit.synthesis.batches import Batch, draw_batch
 from stemkit.synthesis.noises import draw_noise
@@ -100,10 +101,8 @@ def scenes(name: str = "haadf", n: int | None = None) -> Scenes:
     >>> few.pairs["arrangement"].values.tolist()
     ['lattice', 'kagome', 'moire', 'superstructure']
     """
-    if name not in SETS:
-        raise ValueError(f"name must be one of {', '.join(map(repr, SETS))}, but is {name!r}")
-    if n is not None and n < 1:
-        raise ValueError(f"n must be at least 1, but is {n!r}")
+    check_option("name", name, SETS)
+    check_integer("n", n, optional=True)
     return _simulated_scenes(n) if name == "simulated" else _drawn_scenes(name, min(n or IMAGES, IMAGES))
 
 

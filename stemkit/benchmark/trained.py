@@ -288,7 +288,7 @@ def _source(spec: TrainingSpec) -> SynthesisSource:
 
 
 def _digest(spec: TrainingSpec, seed: int) -> str:
-    """Changes with the distribution of the training images, the network and the seed."""
+    """Hash of the distribution of the training images, the network and the seed."""
     described = f"{_source(spec).described} {spec.info} {spec.ablate and spec.ablate.__name__} {seed}"
     return hashlib.sha256(described.encode()).hexdigest()
 

@@ -15,6 +15,7 @@ from scipy.spatial import cKDTree
 from stemkit import NoiseModel, PointwiseNoise, STEMSynthesizer
 from stemkit.benchmark import scores
 from stemkit.images import mode_sign
+from stemkit.parameters import check_option
 from stemkit.synthesis import (
     Cell,
     Columns,
@@ -42,7 +43,7 @@ BACKGROUND = {"haadf": 0.1, "bf": 1.5}
 CHANGED_FRACTION = 0.08
 #: Displacement of shifted columns along x, px (chosen).
 SHIFT = 1.5
-#: Columns closer than this to the border are neither changed nor judged, px (chosen).
+#: Columns closer than this to the border are neither changed nor scored, px (chosen).
 BORDER = 14.0
 #: Standard deviation of the columns' relative heights, and the number of standard deviations at which it is clipped
 #: (chosen).
@@ -208,10 +209,8 @@ class Truth:
         ValueError
             If `host` or `mode` is unknown.
         """
-        if host not in HOSTS:
-            raise ValueError(f"host must be one of {', '.join(map(repr, HOSTS))}, but is {host!r}")
-        if mode not in BACKGROUND:
-            raise ValueError(f"mode must be one of {', '.join(map(repr, BACKGROUND))}, but is {mode!r}")
+        check_option("host", host, HOSTS)
+        check_option("mode", mode, BACKGROUND)
         # the name is part of the seed, so that further structures do not change the images of the others
         key = [seed, *self.name.encode(), *host.encode(), *mode.encode(), round(1000 * dose)]
         structure_seed, noise_seed = (int(n) for n in np.random.SeedSequence(key).generate_state(2))

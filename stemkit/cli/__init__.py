@@ -121,7 +121,7 @@ def _streams() -> Iterator[None]:
 
 
 def _discard_output() -> None:
-    """Send what is left in the buffer of stdout nowhere, so that the end of the process does not write it."""
+    """Discard the rest of stdout's buffer, so that the end of the process does not write it."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

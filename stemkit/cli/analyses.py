@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stemkit.cli.figures import non_interactive_pyplot
-from stemkit.cli.messages import counted
+from stemkit.tables import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +48,7 @@ class Crystal:
 
 @dataclass(frozen=True)
 class Result:
-    """Table, what one line says, and the figure."""
+    """Table, one-line summary, and figure."""
 
     table: pd.DataFrame
     line: str

@@ -41,7 +41,7 @@ def assess_frames(job: Job, recorded: xr.DataArray, enhanced: xr.DataArray) -> N
     )
     job.progress.note(f"stemkit: {about(job.path, many + str(worst))}")
     for text in worst.warnings:
-        if text not in str(worst):  # the line has said it
+        if text not in str(worst):  # the printed line contains it
             warnings.warn(text, UserWarning, stacklevel=2)
 
 

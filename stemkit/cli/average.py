@@ -34,7 +34,7 @@ def add_to(subparsers: Any) -> None:
         help="align the frames of a series and average them",
         description="Align the frames of a series, whole and row by row, and average their recorded pixels. A figure "
         "shows the displacements; frames that do not match are left out and named. A folder of files with one image "
-        "each is a series in the natural order of their names; a file with several frames is one of its own.",
+        "each is a series in the natural order of their names; a file with several frames is a series by itself.",
     )
     add_image_arguments(parser)
     add_output_arguments(parser)
@@ -168,7 +168,7 @@ def _series_in(path: Path, arguments: argparse.Namespace) -> list[Path]:
     files = _frame_files(path)
     if not files:
         return [path]
-    with contextlib.suppress(Exception), warnings.catch_warnings():  # what is wrong is said when the series is read
+    with contextlib.suppress(Exception), warnings.catch_warnings():  # errors are reported when the series is read
         warnings.simplefilter("ignore")
         if load(files[0], arguments).ndim == 3:
             return list(select_files([path], arguments.recursive).files)

@@ -13,10 +13,11 @@ from typing import Any
 
 from stemkit.atomic import check_place
 from stemkit.cli.files import RESULT_ENDINGS, is_result_ending, result_names, select_files
-from stemkit.cli.messages import about, counted, described, with_option_names
+from stemkit.cli.messages import about, described, with_option_names
 from stemkit.cli.progress import Messages, OutputError, Progress
 from stemkit.cli.records import Record
 from stemkit.cli.workers import has_workers, in_workers, without_workers
+from stemkit.tables import counted
 
 __all__ = ["Job", "for_each_file", "result_folder"]
 
@@ -174,7 +175,7 @@ def _labelled(name: str, arguments: argparse.Namespace) -> str:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What became of a file: whether it succeeded, what ``work`` returned, and what a worker has to say."""
+    """Result of a file: whether it succeeded, what ``work`` returned, and the messages of a worker."""
 
     succeeded: bool
     value: object
@@ -205,12 +206,12 @@ class _Task:
 
     def run(self, job: Job) -> _Outcome:
         values: list[object] = []
-        succeeded = _succeeds(job, lambda job: values.append(self.work(job)))
+        succeeded = _processed(job, lambda job: values.append(self.work(job)))
         return _Outcome(succeeded, values[0] if values else None, Messages())
 
 
-def _succeeds(job: Job, work: Callable[[Job], object]) -> bool:
-    """Process one file and print its notes; whether that succeeded."""
+def _processed(job: Job, work: Callable[[Job], object]) -> bool:
+    """Process one file and print its notes; return whether that succeeded."""
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always", UserWarning)
         failure = _failure(job, work)
@@ -219,12 +220,15 @@ def _succeeds(job: Job, work: Callable[[Job], object]) -> bool:
     if failure:
         job.progress.note(f"stemkit: {about(job.path, failure)}")
     if job.record is not None and job.began:
-        (job.record.abandon if failure else job.record.finish)()
+        if failure:
+            job.record.abandon()
+        else:
+            job.record.finish()
     return not failure
 
 
 def _failure(job: Job, work: Callable[[Job], object]) -> str:
-    """Process one file; the description of its failure, which must not stop the others."""
+    """Process one file; return the description of its failure, which must not stop the others, or an empty text."""
     try:
         job.step("reading")
         work(job)

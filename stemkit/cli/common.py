@@ -19,9 +19,11 @@ __all__ = [
     "add_metadata_arguments",
     "add_network_arguments",
     "add_output_arguments",
+    "add_pixel_size_error_argument",
     "at_least",
     "check_device",
     "check_network",
+    "detector_options",
     "frames",
     "load",
     "network_options",
@@ -69,7 +71,7 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
         type=sampling,
         default="auto",
         metavar="FRACTION",
-        help="sampling of the image for the network, fraction of its own in (0, 1] (default: auto)",
+        help="pixels of the network's grid per pixel of the image along each axis, in (0, 1] (default: auto)",
     )
     parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="default: auto")
     add_device_argument(parser)
@@ -85,6 +87,23 @@ def add_device_argument(parser: argparse.ArgumentParser) -> None:
 def network_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Parameters of the denoiser from the arguments."""
     return {name: getattr(arguments, name) for name in ("weights", "device", "sampling", "precision")}
+
+
+def detector_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Parameters of the detector from the arguments."""
+    names = ("significance", "spacing", "width", "elliptical", "device")
+    return {name: getattr(arguments, name) for name in names}
+
+
+def add_pixel_size_error_argument(group: argparse._ArgumentGroup, purpose: str) -> None:
+    """Add the argument for the error of the pixel size, with the purpose in its help."""
+    group.add_argument(
+        "--pixel-size-error",
+        type=not_negative,
+        default=0.0,
+        metavar="FRACTION",
+        help=f"relative error of the pixel size, such as 0.01, {purpose} (default: 0)",
+    )
 
 
 def check_network(arguments: argparse.Namespace) -> None:
@@ -181,7 +200,7 @@ def region(text: str) -> tuple[slice, slice]:
 def load(
     path: Path | list[Path], arguments: argparse.Namespace, cropped: bool = False, lazy: bool = False
 ) -> xr.DataArray:
-    """Read an image and crop it to the region; with ``cropped``, an image of the region's size is left as it is."""
+    """Read an image and crop it to the region; with ``cropped``, an image of the region's size is not cropped again."""
     import stemkit
 
     image = _ascending(stemkit.read(path, dataset=arguments.dataset, pixel_size=arguments.pixel_size, lazy=lazy))

@@ -11,21 +11,22 @@ from stemkit.cli.common import (
     add_image_arguments,
     add_network_arguments,
     add_output_arguments,
+    add_pixel_size_error_argument,
     check_device,
     check_network,
+    detector_options,
     frames,
     load,
     network_options,
-    not_negative,
     positive,
 )
 from stemkit.cli.figures import add_figure_arguments, figure_suffix, save_and_close
 from stemkit.cli.lattices import FoundLattices, fit_image_lattices
 from stemkit.cli.merging import MERGED, check_merged, write_merged
-from stemkit.cli.messages import counted
 from stemkit.cli.stacks import detect_stack, stacked_along
 from stemkit.cli.suspicion import notes, summary
 from stemkit.cli.workers import add_worker_arguments
+from stemkit.tables import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,13 +98,7 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_result_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("results")
     group.add_argument("--lattice", action="store_true", help="fit lattices and write their vacancies")
-    group.add_argument(
-        "--pixel-size-error",
-        type=not_negative,
-        default=0.0,
-        metavar="FRACTION",
-        help="relative error of the pixel size, such as 0.01, for the errors of --lattice (default: 0)",
-    )
+    add_pixel_size_error_argument(group, "for the errors of --lattice")
     group.add_argument(
         "--format",
         choices=("csv", "parquet", "xyz"),
@@ -245,13 +240,7 @@ def measure(
             job.step("enhancing")
             shown = SFINDenoiser(**network_options(arguments)).fit_transform(shown)
     job.step("measuring the columns")
-    detector = AtomDetector(
-        significance=arguments.significance,
-        spacing=arguments.spacing,
-        width=arguments.width,
-        elliptical=arguments.elliptical,
-        device=arguments.device,
-    )
+    detector = AtomDetector(**detector_options(arguments))
     return detector.fit_transform(shown), shown, detector
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stemkit.cli.batch import Job, for_each_file
 from stemkit.cli.common import add_image_arguments, load
-from stemkit.cli.messages import counted
+from stemkit.tables import counted
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stemkit.cli.messages import counted
+from stemkit.tables import counted
 
 if TYPE_CHECKING:
     import pandas as pd

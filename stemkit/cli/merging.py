@@ -8,8 +8,8 @@ from pathlib import Path
 
 from stemkit.atomic import check_place, whole_file
 from stemkit.cli.files import select_files
-from stemkit.cli.messages import counted
 from stemkit.cli.records import Record
+from stemkit.tables import counted
 
 __all__ = ["MERGED", "check_merged", "write_merged"]
 

@@ -1,17 +1,17 @@
-"""Texts that several commands print: errors in the words of the command line, and numbers with their nouns."""
+"""Texts that several commands print: errors in the words of the command line."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-__all__ = ["about", "counted", "described", "with_option_names"]
+__all__ = ["about", "described", "with_option_names"]
 
 #: Parameters of functions whose command-line options have the same name; not those in the parentheses of a call.
 _PARAMETERS = re.compile(
     r"(?<!\()(?<!, )\b(pixel_size|mode|dataset|overwrite|significance|spacing|width|device)=(True|\.{3})?(?=([\"'\w])?)"
 )
-#: What an allocator says when memory is exhausted.
+#: Messages of allocators when memory is exhausted.
 _NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|Unable to allocate", re.IGNORECASE)
 #: Errors whose messages are written for users; of others the type is given, too.
 _EXPLAINED = (OSError, ValueError, TypeError, ImportError, UserWarning)
@@ -48,8 +48,3 @@ def with_option_names(message: object) -> str:
 
 def _option(found: re.Match[str]) -> str:
     return f"--{found[1].replace('_', '-')}{' ' if found[3] else ''}"
-
-
-def counted(n: int, one: str, more: str | None = None) -> str:
-    """A number with its noun: ``"1 vacancy"``, ``"2 vacancies"``."""
-    return f"{n} {one if n == 1 else more or one + 's'}"

@@ -156,7 +156,7 @@ class Progress:
 
 
 class Messages:
-    """What a worker has to say, for the process that prints: it has the methods of :class:`Progress`."""
+    """Messages of a worker, for the process that prints them: it has the methods of :class:`Progress`."""
 
     def __init__(self) -> None:
         self._said: list[tuple[str, str]] = []
@@ -185,7 +185,7 @@ class Messages:
         self._said.append(("note", text))
 
     def repeat(self, progress: Progress) -> None:
-        """Print what was said, in its order."""
+        """Print the kept results and messages in their order."""
         self.end()
         for kind, text in self._said:
             if kind == "log":

@@ -23,9 +23,9 @@ from stemkit.cli.common import (
 from stemkit.cli.detect import add_search_arguments, averaged, measure, with_recorded
 from stemkit.cli.figures import non_interactive_pyplot
 from stemkit.cli.lattices import FoundLattices, fit_image_lattices
-from stemkit.cli.messages import counted
 from stemkit.cli.structure import add_analysis_options, check_analysis_options
 from stemkit.cli.suspicion import notes, summary
+from stemkit.tables import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _report_module() -> Any:
-    """The module of the pages, or an error that says what to install."""
+    """The module of the pages; an error names the missing package."""
     try:
         return importlib.import_module("stemkit.report")
     except ModuleNotFoundError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stemkit.cli.batch import Job
-from stemkit.cli.common import load, network_options
+from stemkit.cli.common import detector_options, load, network_options
 from stemkit.cli.messages import about, with_option_names
 from stemkit.cli.unfinished import unfinished_result
 from stemkit.cli.workers import in_workers, without_workers
@@ -68,13 +68,7 @@ def detect_stack(job: Job, target: Path) -> int:
         if not arguments.no_enhance:
             denoiser = SFINDenoiser(**network_options(arguments)).fit(subset)
             subset = denoiser.transform(subset)
-    detector = AtomDetector(
-        significance=arguments.significance,
-        spacing=arguments.spacing,
-        width=arguments.width,
-        elliptical=arguments.elliptical,
-        device=arguments.device,
-    ).fit(subset)
+    detector = AtomDetector(**detector_options(arguments)).fit(subset)
     work = _TableBlock(job.path, without_workers(arguments), stack.attrs["mode"], calibrator, denoiser, detector)
     _process(job, "measuring the columns", target, len(stack), Path.mkdir, work)
     return sum(_n_rows(target / table_block(i)) for i in range(len(stack)))
@@ -203,7 +197,7 @@ def _key(arguments: argparse.Namespace) -> tuple[tuple[str, Any], ...]:
 @lru_cache(maxsize=1)
 def _opened(path: Path, changed: int, key: tuple[tuple[str, Any], ...]) -> xr.DataArray:
     """The lazy stack, opened once per process; its warnings were printed when the command began."""
-    del changed  # a file that has changed is opened anew
+    del changed  # a file that has changed is opened again
     values = dict(key)
     if values["region"] is not None:
         values["region"] = tuple(slice(*ends) for ends in values["region"])

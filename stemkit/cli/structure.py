@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from stemkit.cli.analyses import ANALYSES, Crystal
 from stemkit.cli.batch import Job, for_each_file
-from stemkit.cli.common import add_metadata_arguments, add_output_arguments, at_least, not_negative, positive
+from stemkit.cli.common import (
+    add_metadata_arguments,
+    add_output_arguments,
+    add_pixel_size_error_argument,
+    at_least,
+    positive,
+)
 from stemkit.cli.figures import FORMATS, save_and_close
-from stemkit.cli.messages import counted
+from stemkit.tables import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,13 +81,7 @@ def add_analysis_options(group: Any) -> None:
     )
     group.add_argument("--cell-volume", type=positive, metavar="NM3", help="volume of a unit cell, nm3")
     group.add_argument("--first", type=at_least(0), default=1, metavar="N", help="fewest atoms, for --counts")
-    group.add_argument(
-        "--pixel-size-error",
-        type=not_negative,
-        default=0.0,
-        metavar="FRACTION",
-        help="relative error of the pixel size",
-    )
+    add_pixel_size_error_argument(group, "for the errors of lengths")
 
 
 def number(text: str) -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stemkit.cli.messages import counted
 from stemkit.plotting.flags import FLAG_WORDS
+from stemkit.tables import counted
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,7 +13,7 @@ from stemkit.atomic import is_running, put_in_place, remove, whole_file
 
 __all__ = ["Unfinished", "unfinished_result"]
 
-#: What a manifest has about the making of the blocks, in the words of messages.
+#: Entries of a manifest about how the blocks were made, in the words of messages.
 _WORDS = {"stemkit": "version of stemkit", "code": "code of stemkit", "inputs": "input file"}
 
 

@@ -7,11 +7,11 @@ arrays and lists of images of different sizes: :func:`split` converts each of th
 """
 
 from stemkit.images.accessor import StemAccessor
-from stemkit.images.containers import Images, float_dtype, holds_images, join, split, warn_if_small
+from stemkit.images.containers import Images, float_dtype, holds_images, join, single_image, split, warn_if_small
 from stemkit.images.intensities import intensity_scale, pad_reflect
 from stemkit.images.lazy import LazyResults, is_lazy, lazy_images
 from stemkit.images.mode import mode_sign, resolve_mode
-from stemkit.images.pixel_size import is_calibrated, pixel_sizes, with_pixel_sizes
+from stemkit.images.pixel_size import is_calibrated, pixel_sizes, same_pixel_sizes, with_pixel_sizes
 from stemkit.images.provenance import (
     RECORDED,
     check_noise_attr,
@@ -43,6 +43,8 @@ __all__ = [
     "pixel_sizes",
     "recorded_image",
     "resolve_mode",
+    "same_pixel_sizes",
+    "single_image",
     "split",
     "steps_before",
     "warn_if_small",

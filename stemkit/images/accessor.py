@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-from stemkit.images.checks import COORDINATE_TOLERANCE
-from stemkit.images.pixel_size import is_calibrated, pixel_sizes
+from stemkit.images.pixel_size import PIXEL_SIZE_TOLERANCE, is_calibrated, pixel_sizes
 from stemkit.images.provenance import recorded_image
 
 __all__ = ["StemAccessor"]
@@ -34,7 +33,7 @@ class StemAccessor:
             If the image is not calibrated, or its pixels are not square.
         """
         y, x = self.pixel_sizes
-        if not np.isclose(y, x, rtol=COORDINATE_TOLERANCE, atol=0):
+        if not np.isclose(y, x, rtol=PIXEL_SIZE_TOLERANCE, atol=0):
             raise ValueError(
                 f"pixel_size requires square pixels, but they are {y:.6g} nm (y) by {x:.6g} nm (x): "
                 "use image.stem.pixel_sizes, or resample the image"
@@ -43,7 +42,13 @@ class StemAccessor:
 
     @property
     def pixel_sizes(self) -> tuple[float, float]:
-        """Height and width of a pixel, in nm."""
+        """Height and width of a pixel, in nm.
+
+        Raises
+        ------
+        ValueError
+            If the image is not calibrated.
+        """
         sizes = pixel_sizes(self._image)
         if sizes is None:
             raise ValueError(

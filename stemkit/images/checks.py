@@ -8,9 +8,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.parameters import check_mode
+from stemkit.parameters import MODES, check_option
 
-__all__ = ["COORDINATE_TOLERANCE", "check_not_colour", "check_not_empty", "check_structure", "numeric", "validated"]
+__all__ = ["check_not_colour", "check_not_empty", "check_structure", "numeric", "validated"]
 
 #: Relative tolerance of the spacings of coordinates (chosen: files store them in single precision).
 COORDINATE_TOLERANCE = 1e-3
@@ -33,7 +33,10 @@ def numeric(X: object, name: str) -> NDArray:
     if values.dtype.kind == "b":
         values = values.astype(np.uint8)
     if values.dtype == object or values.dtype.kind in "US":
-        values = values.astype(np.float64)
+        try:
+            values = values.astype(np.float64)
+        except ValueError as error:
+            raise ValueError(f"{name} must contain numbers, but {error}") from None
     _check_dtype(values.dtype, name)
     return values
 
@@ -62,7 +65,7 @@ def check_structure(image: xr.DataArray, name: str) -> None:
         _check_dtype(image.dtype, name)
     check_not_empty(image.shape, name)
     _check_coords(image, name)
-    check_mode(image.attrs.get("mode"), f'{name}.attrs["mode"]')
+    check_option(f'{name}.attrs["mode"]', image.attrs.get("mode"), MODES, optional=True)
 
 
 def check_not_empty(shape: tuple[int, ...], name: str) -> None:

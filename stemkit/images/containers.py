@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stemkit.images.checks import check_not_colour, check_not_empty, numeric, validated
 from stemkit.images.provenance import RECORDED
 
-__all__ = ["Images", "float_dtype", "holds_images", "join", "split", "warn_if_small"]
+__all__ = ["Images", "float_dtype", "holds_images", "join", "single_image", "split", "warn_if_small"]
 
 Images: TypeAlias = "xr.DataArray | NDArray | Sequence[xr.DataArray | NDArray]"
 
@@ -64,6 +64,32 @@ def split(X: Images, *, name: str = "X") -> list[xr.DataArray]:
         f"{name} must be one image (n_y, n_x) or a stack (n_images, n_y, n_x), but has {values.ndim} dimension(s), "
         f"shape {values.shape}. Reshape your data: for a single row of pixels use array.reshape(1, -1)"
     )
+
+
+def single_image(X: Images, *, name: str = "image") -> xr.DataArray:
+    """As :func:`~stemkit.images.split`, for one image.
+
+    Parameters
+    ----------
+    X : DataArray, array-like or sequence of one
+        One image ``(n_y, n_x)``, or a stack of one.
+    name : str
+        The parameter's name in error messages.
+
+    Returns
+    -------
+    DataArray
+        Dims ``("y", "x")``.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As ``split``, or if there are several images.
+    """
+    images = split(X, name=name)
+    if len(images) != 1:
+        raise ValueError(f"{name} must be a single image, but is a stack of {len(images)}: choose one with {name}[i]")
+    return images[0]
 
 
 def join(images: Sequence[xr.DataArray], like: Images) -> Images:

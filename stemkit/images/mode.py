@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.parameters import check_mode
+from stemkit.parameters import MODES, check_option
 
 __all__ = ["mode_sign", "resolve_mode"]
 
@@ -43,7 +43,7 @@ def resolve_mode(image: xr.DataArray, mode: str | None = None) -> str:
     """
     known = mode if mode is not None else image.attrs.get("mode")
     if known is not None:
-        check_mode(known, "mode")
+        check_option("mode", known, MODES, optional=True)
         return known
     if _smoothed_skewness(image.values) >= MODE.skewness:
         return "haadf"

@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-__all__ = ["is_calibrated", "pixel_sizes", "with_pixel_sizes"]
+__all__ = ["PIXEL_SIZE_TOLERANCE", "is_calibrated", "pixel_sizes", "same_pixel_sizes", "with_pixel_sizes"]
+
+#: Relative difference up to which pixel sizes are equal (chosen: files store them in single precision).
+PIXEL_SIZE_TOLERANCE = 1e-3
 
 
 def is_calibrated(image: xr.DataArray) -> bool:
@@ -25,8 +28,21 @@ def pixel_sizes(image: xr.DataArray) -> tuple[float, float] | None:
     return sizes.get("y") or known[0], sizes.get("x") or known[0]
 
 
+def same_pixel_sizes(first: tuple[float, float] | None, second: tuple[float, float] | None) -> bool:
+    """Whether two images have the same :func:`pixel_sizes`, or both have none."""
+    if first is None or second is None:
+        return first is second
+    return bool(np.allclose(first, second, rtol=PIXEL_SIZE_TOLERANCE, atol=0))
+
+
 def with_pixel_sizes(image: xr.DataArray, y: float, x: float) -> xr.DataArray:
-    """The image with pixel centres at multiples of the height ``y`` and the width ``x`` of a pixel, nm."""
+    """The image with pixel centres at multiples of the height ``y`` and the width ``x`` of a pixel, nm.
+
+    Raises
+    ------
+    ValueError
+        If ``y`` or ``x`` is not a positive number.
+    """
     for label, size in (("y", y), ("x", x)):
         if not (np.isfinite(size) and size > 0):
             raise ValueError(f"pixel_size must be a positive number of nm, but along {label} it is {size!r}")

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.images.pixel_size import pixel_sizes
+from stemkit.images.pixel_size import PIXEL_SIZE_TOLERANCE, pixel_sizes
 
 __all__ = [
     "RECORDED",
@@ -23,8 +23,6 @@ __all__ = [
 
 #: Coordinate of a denoised image with the recorded pixels.
 RECORDED = "recorded"
-#: Relative tolerance between the pixel size of an image and that of its noise model (chosen).
-NOISE_TOLERANCE = 1e-3
 
 
 def recorded_image(image: xr.DataArray) -> xr.DataArray:
@@ -105,7 +103,7 @@ def check_noise_attr(image: xr.DataArray, mode: str | None = None) -> dict | Non
     sizes = pixel_sizes(image)
     calibrated_at = noise.pop("pixel_size", None)
     now = None if sizes is None else sizes[1]
-    if (calibrated_at is None) != (now is None) or (now and not np.isclose(calibrated_at, now, rtol=NOISE_TOLERANCE)):
+    if (calibrated_at is None) != (now is None) or (now and not np.isclose(calibrated_at, now, PIXEL_SIZE_TOLERANCE)):
         raise ValueError(
             f'attrs["noise"] was calibrated at a pixel size of {calibrated_at} nm, but the image has {now} nm: '
             "run NoiseCalibrator again on the resampled image"

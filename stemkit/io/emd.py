@@ -12,20 +12,19 @@ from stemkit.io import hdf5, velox
 from stemkit.io.calibration import pixel_sizes_of, seconds_per
 from stemkit.io.checks import FormatError
 from stemkit.io.recorded import Recorded
+from stemkit.io.signals import FRAME_NAMES
 
 if TYPE_CHECKING:
     import h5py
 
 __all__ = ["load"]
 
-#: Names of an axis that counts the frames of one scan.
-FRAME_NAMES = ("time", "t", "frame", "frames", "scan")
 #: Names of an axis of energies.
 _ENERGY = ("energy", "e", "energy loss", "ev")
 
 
 def load(path: Path) -> list[Recorded]:
-    """Load the images of an EMD file; what else it contains is listed without its data."""
+    """Load the images of an EMD file; other datasets are listed without their data."""
     with hdf5.opened(path) as file:
         if velox.is_velox(file):
             return velox.datasets(path, file)

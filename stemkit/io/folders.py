@@ -6,16 +6,12 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import xarray as xr
 
-from stemkit.images import pixel_sizes
+from stemkit.images import pixel_sizes, same_pixel_sizes
 from stemkit.io.zarr_files import SUFFIXES as ZARR
 
 __all__ = ["image_files", "is_zarr", "natural_key", "stacked_frames"]
-
-#: Relative difference of the pixel sizes of files of one series (chosen: files store them in single precision).
-_TOLERANCE = 1e-3
 
 
 def natural_key(path: Path) -> tuple[tuple[int, int, str], ...]:
@@ -83,7 +79,7 @@ def stacked_frames(images: Sequence[xr.DataArray], names: Sequence[str], dim: st
                 ": leave the others out, or crop them to one size"
             )
         sizes, others = pixel_sizes(first), pixel_sizes(image)
-        if (sizes is None) != (others is None) or (sizes and not np.allclose(sizes, others or 0.0, rtol=_TOLERANCE)):
+        if not same_pixel_sizes(sizes, others):
             raise ValueError(
                 f"the images must have one pixel size, but {names[0]} has {_nm(sizes)} and {name} has {_nm(others)}: "
                 "pass pixel_size="

@@ -168,7 +168,7 @@ def _refuse_external(name: str, link: object) -> None:
 
 
 def in_memory(fill: Callable[[h5py.File], None]) -> bytes:
-    """Bytes of a file that ``fill`` has filled: HDF5 itself does not survive a disk that becomes full."""
+    """Bytes of a file that ``fill`` has filled: the HDF5 library crashes if the disk becomes full."""
     with h5py.File(f"{uuid.uuid4().hex}.h5", "w", driver="core", backing_store=False) as file:
         fill(file)
         file.flush()

@@ -16,7 +16,7 @@ from stemkit.io.attributes import PROVENANCE, attributes_of, mode_of, pack, unpa
 from stemkit.io.calibration import pixel_sizes_of, seconds_per
 from stemkit.io.checks import FormatError
 from stemkit.io.recorded import Recorded
-from stemkit.io.signals import degrees, positive, spectrum_reason
+from stemkit.io.signals import FRAME_NAMES, branch, degrees, positive, spectrum_reason
 
 if TYPE_CHECKING:
     import h5py
@@ -25,8 +25,6 @@ __all__ = ["load", "load_zspy", "save"]
 
 #: Version of the format that is written.
 _VERSION = "3.0"
-#: Names of an axis that counts the frames of one scan.
-_FRAME_NAMES = ("time", "t", "frame", "frames", "scan")
 #: Keys of the groups in HyperSpy's metadata that are read; the rest is not needed.
 _READ = ("General", "Signal", "Acquisition_instrument", "stemkit")
 #: Depth up to which metadata are read.
@@ -80,11 +78,11 @@ def _signal(path: Path, group: Any, store: ModuleType) -> Recorded:
         stored,
         lambda values: values.transpose(order),
         name=str(attrs.get("title", "")),
-        refusal=spectrum_reason(axes, str(_tree(metadata, "Signal").get("signal_type") or ""), stored.ndim),
+        refusal=spectrum_reason(axes, str(branch(metadata, "Signal").get("signal_type") or ""), stored.ndim),
         pixel_sizes=sizes,
         note=note,
         attrs=attrs,
-        series=seconds is not None or str(first.get("name")).casefold() in _FRAME_NAMES,
+        series=seconds is not None or str(first.get("name")).casefold() in FRAME_NAMES,
         times=_times(first, seconds, stored.shape[order[0]]) if len(axes) == 3 else None,
     )
 
@@ -111,7 +109,7 @@ def _order(axes: list[dict[str, Any]], ndim: int) -> list[int]:
     names = [str(axis.get("name")).casefold() for axis in axes]
     if ndim != 3 or names.count("y") != 1 or names.count("x") != 1:
         return list(range(ndim))
-    frames = [i for i, axis in enumerate(axes) if seconds_per(axis.get("units")) or names[i] in _FRAME_NAMES]
+    frames = [i for i, axis in enumerate(axes) if seconds_per(axis.get("units")) or names[i] in FRAME_NAMES]
     if len(frames) != 1:
         return list(range(ndim))
     return [frames[0], names.index("y"), names.index("x")]
@@ -141,19 +139,12 @@ def _dictionary(group: Any, depth: int, store: ModuleType) -> dict[str, Any]:
     return found
 
 
-def _tree(metadata: Mapping[str, Any], *keys: str) -> dict[str, Any]:
-    found: Any = metadata
-    for key in keys:
-        found = found.get(key) if isinstance(found, dict) else None
-    return found if isinstance(found, dict) else {}
-
-
 def _attributes(metadata: dict[str, Any], original: Any, store: ModuleType) -> dict[str, Any]:
     """Title, voltage (kV), dwell time (s), scan angle (degrees), and the attributes and the provenance of stemkit."""
-    title = str(_tree(metadata, "General").get("title") or "").strip()
+    title = str(branch(metadata, "General").get("title") or "").strip()
     microscope = {
-        **_tree(metadata, "Acquisition_instrument", "SEM"),
-        **_tree(metadata, "Acquisition_instrument", "TEM"),
+        **branch(metadata, "Acquisition_instrument", "SEM"),
+        **branch(metadata, "Acquisition_instrument", "TEM"),
     }
     detector = _detector(title, original, store)
     attrs: dict[str, Any] = {
@@ -164,7 +155,7 @@ def _attributes(metadata: dict[str, Any], original: Any, store: ModuleType) -> d
         "dwell_time": positive(microscope.get("dwell_time")),
         "scan_angle": _scan_angle(original, store),
     }
-    own = _tree(metadata, "stemkit")
+    own = branch(metadata, "stemkit")
     provenance, kept = own.get("provenance"), unpack(own.get("attrs"))
     attrs.update(kept if isinstance(kept, dict) else {})
     if provenance:

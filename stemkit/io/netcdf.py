@@ -76,7 +76,7 @@ def save(image: xr.DataArray, path: Path, provenance: str) -> None:
     others = {key: value for key, value in attrs.items() if key not in native}
     image.attrs = {**native, **({_JSON_ATTRS: pack(others)} if others else {}), _PROVENANCE: provenance}
     image.encoding["_FillValue"] = None
-    # in memory, since HDF5 does not survive a disk that becomes full
+    # in memory, since the HDF5 library crashes if the disk becomes full
     path.write_bytes(image.to_netcdf(None, engine="h5netcdf"))
 
 

@@ -68,7 +68,7 @@ def write_images(path: Path, start: int, images: xr.DataArray) -> None:
 
 
 def multiscale(attrs: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] | None:
-    """What the metadata of a group say about its image; None without any that stemkit understands.
+    """The image that the metadata of a group describe; None without metadata that stemkit supports.
 
     Parameters
     ----------

@@ -60,7 +60,7 @@ READABLE = tuple(_LOADERS)
 #: Largest ratio of the range of floating-point pixels to their resolution that is reported as lost (chosen: fewer
 #: levels than 8 bits have).
 _FEWEST_LEVELS = 256
-#: What a dataset is, as :class:`DatasetInfo` says it.
+#: Kinds of datasets in :class:`DatasetInfo`.
 _CONTENTS = {DETECTOR: "image", DERIVED: "computed image", MAP: "map of a spectrum image"}
 
 
@@ -174,7 +174,9 @@ def read(
         raise TypeError(f"frames must be True, False or None, but is {frames!r}")
     if isinstance(path, list | tuple):
         return _read_series([Path(p) for p in path], dataset, pixel_size, frames, lazy)
-    path = Path(path)  # type: ignore[arg-type]
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be the path of a file or a folder, or a list of paths, but is {path!r}")
+    path = Path(path)
     if path.is_dir() and not folders.is_zarr(path):
         return _read_series(folders.image_files(path, READABLE), dataset, pixel_size, frames, lazy)
     return _read_file(path, dataset, pixel_size, frames, lazy, 4)

@@ -1,4 +1,4 @@
-"""What files of several formats say about a signal: numbers from metadata, and whether it is a spectrum."""
+"""Interpretation of metadata: positive numbers, axes of frames, and whether a signal is a spectrum."""
 
 from __future__ import annotations
 
@@ -8,12 +8,22 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["degrees", "positive", "spectrum_reason"]
+__all__ = ["FRAME_NAMES", "branch", "degrees", "positive", "spectrum_reason"]
 
+#: Names of an axis that counts the frames of one scan.
+FRAME_NAMES = ("time", "t", "frame", "frames", "scan")
 #: First letters of HyperSpy's signal types that are spectra.
 _SPECTRUM_TYPES = ("EELS", "EDS", "CL", "LumiSpectrum")
 #: Units of an energy axis.
 _ENERGY_UNITS = ("ev", "kev", "mev")
+
+
+def branch(metadata: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    """The dictionary at this path in a tree of dictionaries, empty without one."""
+    found: Any = metadata
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def positive(value: object) -> float | None:

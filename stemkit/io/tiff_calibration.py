@@ -117,7 +117,7 @@ def ome_pixels(tif: TiffFile) -> ElementTree.Element | None:
 
 
 def _ome_scales(ome: ElementTree.Element | None) -> tuple[list[float | None], list[str]]:
-    """Scales and units along y and x; the unit of OME's schema is the micrometre unless the file says another."""
+    """Scales and units along y and x; the unit of OME's schema is the micrometre unless the file states another."""
     if ome is None:
         return [None, None], ["", ""]
     scales = [_number(ome.get(f"PhysicalSize{axis}")) for axis in "YX"]

@@ -14,7 +14,7 @@ from stemkit.io import hdf5
 from stemkit.io.attributes import mode_of
 from stemkit.io.calibration import pixel_sizes_of
 from stemkit.io.recorded import DERIVED, DETECTOR, MAP, Recorded, placeholder, recorded
-from stemkit.io.signals import degrees
+from stemkit.io.signals import branch, degrees, positive
 
 if TYPE_CHECKING:
     import h5py
@@ -78,7 +78,7 @@ def _image(path: Path, group: h5py.Group, label: str, made_as: str, kind: int) -
     stored = hdf5.dataset(group, "Data")
     assert stored is not None
     metadata = _metadata(group, 0)
-    result = _tree(metadata, "BinaryResult")
+    result = branch(metadata, "BinaryResult")
     detector, by_detector = _detector(metadata, result)
     name = made_as or label or detector
     sizes, note = _pixel_sizes(result)
@@ -125,25 +125,10 @@ def _parsed(text: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _tree(metadata: Mapping[str, Any], *keys: str) -> dict[str, Any]:
-    found: Any = metadata
-    for key in keys:
-        found = found.get(key) if isinstance(found, dict) else None
-    return found if isinstance(found, dict) else {}
-
-
-def _number(value: object) -> float | None:
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
-    return number if np.isfinite(number) and number > 0 else None
-
-
 def _detector(metadata: dict[str, Any], result: dict[str, Any]) -> tuple[str, int]:
     """Name of the detector, and whether it records images or spectra, from which the image is then a map."""
-    detectors = [d for d in _tree(metadata, "Detectors").values() if isinstance(d, dict)]
-    indexed = _tree(metadata, "Detectors", f"Detector-{result.get('DetectorIndex')}")
+    detectors = [d for d in branch(metadata, "Detectors").values() if isinstance(d, dict)]
+    indexed = branch(metadata, "Detectors", f"Detector-{result.get('DetectorIndex')}")
     name = str(result.get("Detector") or indexed.get("DetectorName") or "").strip()
     own = [d for d in detectors if str(d.get("DetectorName", "")).startswith(name)] if name else []
     spectra = bool(own) and all(d.get("DetectorType") == "AnalyticalDetector" for d in own)
@@ -151,22 +136,22 @@ def _detector(metadata: dict[str, Any], result: dict[str, Any]) -> tuple[str, in
 
 
 def _pixel_sizes(result: dict[str, Any]) -> tuple[tuple[float, float] | None, str]:
-    size = _tree(result, "PixelSize")
+    size = branch(result, "PixelSize")
     if not size:
         return None, ""
     units = [result.get("PixelUnitY", result.get("PixelUnitX")), result.get("PixelUnitX")]
-    return pixel_sizes_of([_number(size.get("height")) or 0.0, _number(size.get("width")) or 0.0], units)
+    return pixel_sizes_of([positive(size.get("height")) or 0.0, positive(size.get("width")) or 0.0], units)
 
 
 def _attributes(metadata: dict[str, Any], name: str, detector: str) -> dict[str, Any]:
-    voltage = _number(_tree(metadata, "Optics").get("AccelerationVoltage"))
+    voltage = positive(branch(metadata, "Optics").get("AccelerationVoltage"))
     attrs = {
         "title": name or None,
         "detector": detector or None,
         "mode": mode_of(detector),
         "voltage": None if voltage is None else voltage / 1e3,
-        "dwell_time": _number(_tree(metadata, "Scan").get("DwellTime")),
-        "scan_angle": degrees(_tree(metadata, "Scan").get("ScanRotation"), radians=True),
+        "dwell_time": positive(branch(metadata, "Scan").get("DwellTime")),
+        "scan_angle": degrees(branch(metadata, "Scan").get("ScanRotation"), radians=True),
     }
     return {key: value for key, value in attrs.items() if value is not None}
 
@@ -177,7 +162,7 @@ def _times(group: h5py.Group, metadata: dict[str, Any], frames: int) -> NDArray 
     They are multiples of the duration of a frame if these agree with the times at which the first and the last frame
     were started, which the file has in whole seconds; otherwise those of all frames.
     """
-    seconds = _number(_tree(metadata, "Scan").get("FrameTime"))
+    seconds = positive(branch(metadata, "Scan").get("FrameTime"))
     first, last = _start(metadata), _start(_metadata(group, frames - 1))
     if first is None or last is None:
         return None if seconds is None else np.arange(frames) * seconds
@@ -191,7 +176,7 @@ def _times(group: h5py.Group, metadata: dict[str, Any], frames: int) -> NDArray 
 
 def _start(metadata: dict[str, Any]) -> float | None:
     """Time at which a frame was started, in s."""
-    return _number(_tree(metadata, "Acquisition", "AcquisitionStartDatetime").get("DateTime"))
+    return positive(branch(metadata, "Acquisition", "AcquisitionStartDatetime").get("DateTime"))
 
 
 # --- names -------------------------------------------------------------------------------------------------------
@@ -212,7 +197,7 @@ def _path(content: Mapping[str, Any], key: str = "dataPath") -> str:
 def _displayed(file: h5py.File) -> Iterator[tuple[str, str]]:
     """Paths and labels of the images in files of versions below 11."""
     for _, content in _json_members(file, "Presentation", "Displays", "ImageDisplay"):
-        label = str(_tree(content, "display").get("label") or "")
+        label = str(branch(content, "display").get("label") or "")
         if _path(content) and label:
             yield _path(content), label
 
@@ -224,7 +209,7 @@ def _newer_displayed(file: h5py.File) -> Iterator[tuple[str, str]]:
         title, label = str(content.get("title") or ""), str(content.get("id") or "")
         path = paths.get(_path(content, "data"))
         if path:
-            # the identifier of an element's map says from which spectra it is; that of an image may be a letter
+            # the identifier of an element's map names its spectra; that of an image may be a letter
             yield path, label if label.startswith(title) or not title else title
 
 

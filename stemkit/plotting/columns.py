@@ -8,17 +8,18 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from stemkit.images import Images, pixel_sizes
-from stemkit.plotting.drawing import draw_note, inches, limit_to_image, single_image
+from stemkit.images import Images, pixel_sizes, single_image
+from stemkit.parameters import check_positive
+from stemkit.plotting.drawing import draw_note, limit_to_image, marker_size, pixel_positions
 from stemkit.plotting.images import show_image
-from stemkit.tables import unit_of_table
+from stemkit.tables import check_columns, unit_of_table
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["compare", "marker_size", "pixel_positions", "show_columns", "show_labels"]
+__all__ = ["compare", "show_columns", "show_labels"]
 
 #: Colour of a column without quality flags (chosen).
 COLUMN_COLOR = "#e8543f"
@@ -60,20 +61,18 @@ def show_columns(
     ValueError
         If ``image`` is a stack, or ``error_scale`` is not a positive number.
     """
-    if error_scale is not None and not 0 < error_scale < np.inf:
-        raise ValueError(
-            f"error_scale must be a positive number, the magnification of the error bars, but is {error_scale!r}"
-        )
+    check_positive("error_scale", error_scale, optional=True)
+    check_columns("table", table, ("y", "x", "quality"), "the result of AtomDetector")
     ax = show_image(image, ax, title)
     one = single_image(image)
-    n_y, n_x = one.shape
-    y, x = pixel_positions(one, table)
-    table = table[(y >= -0.5) & (y < n_y - 0.5) & (x >= -0.5) & (x < n_x - 0.5)]
+    positions = pixel_positions(one, table)
+    inside = ((positions >= -0.5) & (positions < np.array(one.shape) - 0.5)).all(axis=1)
+    table, positions = table[inside], positions[inside]
     flagged = table["quality"].to_numpy() != 0
     for which, color in ((~flagged, COLUMN_COLOR), (flagged, FLAGGED_COLOR)):
         if error_scale is None:
-            y, x = pixel_positions(one, table[which])
-            ax.scatter(x, y, s=marker_size(ax, table), facecolors="none", edgecolors=color, linewidths=0.8)
+            y, x = positions[which].T
+            ax.scatter(x, y, s=marker_size(ax, positions), facecolors="none", edgecolors=color, linewidths=0.8)
         else:
             _draw_errors(ax, one, table[which], error_scale, color)
     if error_scale is not None:
@@ -117,13 +116,14 @@ def show_labels(
     ValueError
         If ``image`` is a stack, or ``labels`` does not have one element per column.
     """
+    check_columns("table", table, ("y", "x"), "the result of AtomDetector")
     values = np.asarray(labels)
     if values.shape != (len(table),):
         raise ValueError(f"labels must be one per column of the table, {len(table)}, but has shape {values.shape}")
     ax = show_image(image, ax, title)
     one = single_image(image)
-    y, x = pixel_positions(one, table)
-    size = marker_size(ax, table)
+    positions = pixel_positions(one, table)
+    (y, x), size = positions.T, marker_size(ax, positions)
     for label in np.unique(values[values >= 0]):
         rows = values == label
         color = LABEL_COLORS[int(label) % len(LABEL_COLORS)]
@@ -139,8 +139,32 @@ def show_labels(
 
 
 def compare(images: dict[str, xr.DataArray], table: pd.DataFrame | None = None) -> Figure:
-    """Draw images in one row of a figure, with the columns of ``table`` on the last one."""
+    """Draw images in one row of a figure, with the columns of ``table`` on the last one.
+
+    Parameters
+    ----------
+    images : dict of str to DataArray
+        Single images by their titles.
+    table : DataFrame, optional
+        Columns of the last image, as for :func:`show_columns`.
+
+    Returns
+    -------
+    matplotlib Figure
+
+    Raises
+    ------
+    TypeError
+        If ``images`` is not a dict.
+    ValueError
+        If it is empty.
+    """
     import matplotlib.pyplot as plt
+
+    if not isinstance(images, dict):
+        raise TypeError(f"images must be a dict of images by their titles, but is {type(images).__name__}")
+    if not images:
+        raise ValueError("images must contain at least one image, but is empty")
 
     figure, axes = plt.subplots(1, len(images), figsize=(5 * len(images), 5.2), layout="constrained", squeeze=False)
     for i, (title, image) in enumerate(images.items()):
@@ -151,33 +175,25 @@ def compare(images: dict[str, xr.DataArray], table: pd.DataFrame | None = None) 
     return figure
 
 
-def pixel_positions(image: xr.DataArray, table: pd.DataFrame) -> tuple[NDArray, NDArray]:
-    """Positions y, x of columns in pixels of the image, from their positions in nm if both are calibrated."""
-    sizes = pixel_sizes(image)
-    if sizes is None or unit_of_table(table) == "px":
-        return table["y_px"].to_numpy(), table["x_px"].to_numpy()
-    y, x = ((table[d].to_numpy() - float(image.coords[d][0])) / s for d, s in zip(("y", "x"), sizes, strict=True))
-    return y, x
-
-
 def _draw_errors(ax: Axes, image: xr.DataArray, table: pd.DataFrame, scale: float, color: str) -> None:
     from matplotlib.collections import EllipseCollection
 
-    (y, x), (y_err, x_err) = pixel_positions(image, table), _position_errors(image, table)
+    positions, (y_err, x_err) = pixel_positions(image, table), _position_errors(image, table)
     known = np.isfinite(y_err) & np.isfinite(x_err)
     ellipses = EllipseCollection(
         2 * scale * x_err[known],
         2 * scale * y_err[known],
         np.zeros(known.sum()),
         units="xy",
-        offsets=np.column_stack([x[known], y[known]]),
+        offsets=positions[known][:, ::-1],
         offset_transform=ax.transData,
         facecolors="none",
         edgecolors=color,
         linewidths=0.8,
     )
     ax.add_collection(ellipses, autolim=False)
-    ax.scatter(x[~known], y[~known], s=marker_size(ax, table) / 4, c=color, marker="x", linewidths=0.8)
+    y, x = positions[~known].T
+    ax.scatter(x, y, s=marker_size(ax, positions) / 4, c=color, marker="x", linewidths=0.8)
 
 
 def _position_errors(image: xr.DataArray, table: pd.DataFrame) -> tuple[NDArray, NDArray]:
@@ -191,13 +207,3 @@ def _position_errors(image: xr.DataArray, table: pd.DataFrame) -> tuple[NDArray,
         jitter = table[f"{d}_jitter"].to_numpy(dtype=np.float64) if f"{d}_jitter" in table else 0.0
         errors.append(np.hypot(error, jitter) * px)
     return errors[0], errors[1]
-
-
-def marker_size(ax: Axes, table: pd.DataFrame) -> float:
-    """Area of the circles in points squared, for a diameter of about half the spacing of the columns."""
-    from scipy.spatial import cKDTree
-
-    positions = table[["y_px", "x_px"]].to_numpy()
-    spacing = float(np.median(cKDTree(positions).query(positions, k=2)[0][:, 1])) if len(positions) > 1 else 20.0
-    points = inches(ax)[0] * 72 / max(np.diff(ax.get_xlim())[0], 1)
-    return float(np.clip((0.55 * spacing * points) ** 2, 2, 400))

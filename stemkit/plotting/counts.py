@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.images import Images
-from stemkit.plotting.columns import marker_size, pixel_positions
-from stemkit.plotting.drawing import limit_to_image, single_image
+from stemkit.images import Images, single_image
+from stemkit.parameters import check_option, check_positive
+from stemkit.plotting.drawing import limit_to_image, marker_size, pixel_positions
 from stemkit.plotting.images import show_image
+from stemkit.tables import check_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,14 +55,11 @@ def show_counts(
     """
     import matplotlib.pyplot as plt
 
-    missing = [c for c in ("y", "x", "count", "fitted") if c not in columns]
-    if missing:
-        raise ValueError(f"columns must be count_atoms(table).columns, but lacks {', '.join(missing)}")
+    check_columns("columns", columns, ("y", "x", "count", "fitted"), "count_atoms(table).columns")
     ax = show_image(image, ax, title)
     one = single_image(image)
-    table = columns.assign(y_px=columns["y"], x_px=columns["x"])
-    y, x = pixel_positions(one, table)
-    size = marker_size(ax, table.assign(y_px=y, x_px=x))
+    positions = pixel_positions(one, columns)
+    (y, x), size = positions.T, marker_size(ax, positions)
     known, fitted = columns["count"].notna().to_numpy(), columns["fitted"].to_numpy(dtype=bool)
     counts = columns["count"].to_numpy(dtype=np.float64, na_value=np.nan)
     limits = (np.nanmin(counts), np.nanmax(counts)) if known.any() else (0, 1)
@@ -115,8 +113,10 @@ def show_mixture(
     """
     import matplotlib.pyplot as plt
 
-    if by not in columns:
-        raise ValueError(f"by must be a column of the table, one of {list(columns)}, but is {by!r}")
+    check_columns("columns", columns, ("fitted",), "count_atoms(table).columns")
+    check_columns("components", components, ("count", "mean", "weight"), "count_atoms(table).components")
+    check_option("by", by, columns.columns)
+    check_positive("width", width)
     ax = plt.gca() if ax is None else ax
     values = columns.loc[columns["fitted"], by].to_numpy(dtype=np.float64)
     used = components[components["weight"] > 0.5 / max(len(values), 1)]

@@ -8,9 +8,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.images import Images, pixel_sizes, split
+from stemkit.images import pixel_sizes
+from stemkit.tables import unit_of_table
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
 
@@ -21,9 +23,11 @@ __all__ = [
     "draw_scale_bar",
     "inches",
     "limit_to_image",
+    "marker_size",
+    "pixel_positions",
     "round_number",
     "scale_bar_length",
-    "single_image",
+    "spacing_of",
 ]
 
 #: Leading digits of the length of a scale bar, nm times a power of ten (chosen).
@@ -43,13 +47,6 @@ def round_number(value: float) -> float:
     """Nearest of 1, 2 or 5 times a power of ten."""
     candidates = np.array(ROUND_LENGTHS) * 10.0 ** np.floor(np.log10(value))
     return float(candidates[np.argmin(np.abs(candidates - value))])
-
-
-def single_image(image: Images) -> xr.DataArray:
-    images = split(image, name="image")
-    if len(images) != 1:
-        raise ValueError(f"image must be a single image, but is a stack of {len(images)}: choose one with image[i]")
-    return images[0]
 
 
 def draw_pixels(
@@ -122,3 +119,26 @@ def inches(ax: Axes) -> tuple[float, float]:
     assert figure is not None
     width, height = figure.get_size_inches()
     return ax.get_position().width * width, ax.get_position().height * height
+
+
+def pixel_positions(image: xr.DataArray, table: pd.DataFrame) -> NDArray[np.float64]:
+    """Positions ``(n, 2)``, (y, x), in pixels of the image: from those in nm if image and table are calibrated."""
+    sizes = pixel_sizes(image)
+    if sizes is not None and unit_of_table(table) == "nm":
+        origin = [float(image.coords[d][0]) for d in ("y", "x")]
+        return (table[["y", "x"]].to_numpy(dtype=np.float64) - origin) / sizes
+    names = ["y_px", "x_px"] if {"y_px", "x_px"} <= set(table) else ["y", "x"]
+    return table[names].to_numpy(dtype=np.float64)
+
+
+def spacing_of(positions: NDArray, without: float) -> float:
+    """Median distance, px, of nearest positions ``(n, 2)``; ``without`` if there is only one."""
+    from scipy.spatial import cKDTree
+
+    return float(np.median(cKDTree(positions).query(positions, k=2)[0][:, 1])) if len(positions) > 1 else without
+
+
+def marker_size(ax: Axes, positions: NDArray) -> float:
+    """Area of markers in points squared, for a diameter of about half the spacing of positions ``(n, 2)``, px."""
+    points = inches(ax)[0] * 72 / max(np.diff(ax.get_xlim())[0], 1)
+    return float(np.clip((0.55 * spacing_of(positions, 20.0) * points) ** 2, 2, 400))

@@ -8,11 +8,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.images import Images
+from stemkit.images import Images, single_image
 from stemkit.plotting.columns import LABEL_COLORS
-from stemkit.plotting.drawing import draw_note, limit_to_image, single_image
+from stemkit.plotting.drawing import draw_note, limit_to_image, pixel_positions
 from stemkit.plotting.images import show_image
-from stemkit.plotting.vectors import table_positions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,9 +66,9 @@ def show_grains(image: Images, grains: GrainTables, ax: Axes | None = None, titl
     ax = show_image(image, ax, title)
     one = single_image(image)
     columns = grains.columns
-    positions = table_positions(one, columns)
+    positions = pixel_positions(one, columns)
     _fill(ax, one.shape, positions, columns["grain"].to_numpy())
-    ends = [table_positions(one, grains.segments.rename(columns={f"y{k}": "y", f"x{k}": "x"})) for k in range(2)]
+    ends = [pixel_positions(one, grains.segments.rename(columns={f"y{k}": "y", f"x{k}": "x"})) for k in range(2)]
     for number, boundary in grains.boundaries.iterrows():
         own = (grains.segments["boundary"] == number).to_numpy()
         lines = np.stack([end[own] for end in ends], axis=1)

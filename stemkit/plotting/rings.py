@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stemkit.images import Images
-from stemkit.plotting.drawing import limit_to_image, single_image
+from stemkit.images import Images, single_image
+from stemkit.plotting.drawing import limit_to_image, pixel_positions
 from stemkit.plotting.images import show_image
-from stemkit.plotting.vectors import table_positions
+from stemkit.tables import check_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,12 +54,14 @@ def show_rings(
     from matplotlib.collections import PolyCollection
     from matplotlib.colors import to_rgba
 
+    check_columns("table", table, ("y", "x"), "the result of AtomDetector")
+    check_columns("rings", rings, ("size", "atoms"), "rings(table)")
     atoms = rings["atoms"].explode()
     if not atoms.isin(table.index).all():
         raise ValueError("rings must be rings(table) of this table, but contain columns that are not in its index")
     ax = show_image(image, ax, title)
     one = single_image(image)
-    at = table_positions(one, table)[:, ::-1]
+    at = pixel_positions(one, table)[:, ::-1]
     usual = rings["size"].mode().iloc[0] if len(rings) else 0
     handles = []
     for size, same in rings.groupby(rings["size"].clip(upper=max(RING_COLORS) + 1)):

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
-from numpy.typing import NDArray
 
-from stemkit.images import Images
-from stemkit.plotting.columns import LABEL_COLORS, marker_size, pixel_positions
-from stemkit.plotting.drawing import limit_to_image, single_image
+from stemkit.images import Images, single_image
+from stemkit.plotting.columns import LABEL_COLORS
+from stemkit.plotting.drawing import limit_to_image, marker_size, pixel_positions
 from stemkit.plotting.images import show_image
+from stemkit.tables import check_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,12 +62,11 @@ def show_names(
     ValueError
         If ``image`` is a stack, or ``columns`` lacks names.
     """
-    if "name" not in columns:
-        raise ValueError(f"columns must contain name, as those of register_crystal do, but has {list(columns)}")
+    check_columns("columns", columns, ("y", "x", "name"), "the result of register_crystal, with names")
     ax = show_image(image, ax, title)
     one = single_image(image)
-    y, x = _pixels(one, columns)
-    size = marker_size(ax, columns.assign(y_px=y, x_px=x))
+    positions = pixel_positions(one, columns)
+    (y, x), size = positions.T, marker_size(ax, positions)
     names = columns["name"].to_numpy(dtype=object, na_value=None)
     for k, name in enumerate(columns["name"].dropna().value_counts().index):
         rows = names == name
@@ -79,7 +77,7 @@ def show_names(
     if rows.any():
         ax.scatter(x[rows], y[rows], s=size / 2, c="white", marker="x", linewidths=1.0, label=f"no name ({rows.sum()})")
     if missing is not None and len(missing):
-        at_y, at_x = _pixels(one, missing)
+        at_y, at_x = pixel_positions(one, missing).T
         style: dict[str, Any] = {"s": size, "marker": "s", "facecolors": "none", "edgecolors": MISSING_COLOR}
         ax.scatter(at_x, at_y, linewidths=1.2, label=f"no column ({len(missing)})", **style)
     _legend(ax)
@@ -108,11 +106,10 @@ def show_defects(image: Images, defects: pd.DataFrame, ax: Axes | None = None, t
     ValueError
         If ``image`` is a stack, or ``defects`` lacks the kinds.
     """
-    if "kind" not in defects:
-        raise ValueError(f"defects must be those of point_defects, with the column kind, but has {list(defects)}")
+    check_columns("defects", defects, ("y", "x", "kind"), "point_defects(table, lattice).defects")
     ax = show_image(image, ax, title)
     one = single_image(image)
-    y, x = _pixels(one, defects)
+    y, x = pixel_positions(one, defects).T
     size = (0.035 * ax.get_window_extent().width * 72 / ax.figure.dpi) ** 2
     for kind, (color, marker, single, several) in DEFECTS.items():
         rows = (defects["kind"] == kind).to_numpy()
@@ -157,12 +154,11 @@ def show_detection_limit(
     """
     import matplotlib.pyplot as plt
 
-    if "detectable" not in columns:
-        raise ValueError(f"columns must be those of point_defects, with detectable, but has {list(columns)}")
+    check_columns("columns", columns, ("y", "x", "detectable"), "point_defects(table, lattice).columns")
     ax = show_image(image, ax, title)
     one = single_image(image)
-    y, x = _pixels(one, columns)
-    size = LARGER * marker_size(ax, columns.assign(y_px=y, x_px=x))
+    positions = pixel_positions(one, columns)
+    (y, x), size = positions.T, LARGER * marker_size(ax, positions)
     limit = columns["detectable"].to_numpy(dtype=np.float64)
     known = np.isfinite(limit)
     style: dict[str, Any] = {"cmap": "viridis_r", "vmin": limits[0], "vmax": limits[1], "edgecolors": "white"}
@@ -173,11 +169,6 @@ def show_detection_limit(
     plt.colorbar(drawn, ax=ax, fraction=0.046, pad=0.03, label=label, extend=beyond)
     limit_to_image(ax, one.shape)
     return ax
-
-
-def _pixels(image: xr.DataArray, table: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Positions y, x in pixels of the image, of a table without those in px."""
-    return pixel_positions(image, table.assign(y_px=table["y"], x_px=table["x"]))
 
 
 def _legend(ax: Axes) -> None:

@@ -9,17 +9,25 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.images import Images
-from stemkit.plotting.columns import pixel_positions
-from stemkit.plotting.drawing import ANNOTATION_ZORDER, draw_note, limit_to_image, round_number, single_image
+from stemkit.images import Images, single_image
+from stemkit.parameters import check_number, check_positive
+from stemkit.plotting.drawing import (
+    ANNOTATION_ZORDER,
+    draw_note,
+    limit_to_image,
+    pixel_positions,
+    round_number,
+    spacing_of,
+)
 from stemkit.plotting.images import show_image
+from stemkit.tables import check_columns
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap, ListedColormap
 
-__all__ = ["direction_colors", "show_displacements", "table_positions"]
+__all__ = ["direction_colors", "show_displacements"]
 
 #: Lightness and chroma (CIELAB) of the colours of directions (chosen: bright on a dark image; the largest chroma that
 #: all hues have in sRGB at this lightness is 39).
@@ -87,16 +95,18 @@ def show_displacements(
     """
     import matplotlib as mpl
 
-    missing = [c for c in ("y", "x", f"{name}_y", f"{name}_x") if c not in vectors]
-    if missing:
-        raise ValueError(f"vectors must contain {name}_y and {name}_x, but lacks {', '.join(missing)}")
+    check_columns("vectors", vectors, ("y", "x", f"{name}_y", f"{name}_x"), "a table of vectors")
+    check_positive("scale", scale, optional=True)
+    check_number("min_significance", min_significance)
+    if walls is not None:
+        check_columns("walls", walls, ("i", "j", "wall"), "the result of domain_walls")
     ax = show_image(image, ax, title)
     one = single_image(image)
     known = vectors[[f"{name}_y", f"{name}_x"]].notna().all(axis=1)
-    positions = table_positions(one, vectors[known])
+    positions = pixel_positions(one, vectors[known])
     values = vectors.loc[known, [f"{name}_y", f"{name}_x"]].to_numpy(dtype=np.float64)
     colors = direction_colors() if colormap is None else mpl.colormaps.get_cmap(colormap)
-    spacing = _spacing(positions, one.shape)
+    spacing = spacing_of(positions, min(one.shape) / 10)
     scale = _scale(values, spacing) if scale is None else scale
     clear = np.ones(len(values), dtype=bool)
     if min_significance > 0:
@@ -127,23 +137,6 @@ def direction_colors() -> ListedColormap:
     hue = 2 * np.pi * np.arange(256) / 256 + np.pi / 6
     lab = np.column_stack([np.full(256, LIGHTNESS), CHROMA * np.cos(hue), CHROMA * np.sin(hue)])
     return ListedColormap(lab2rgb(lab), name="directions")
-
-
-def table_positions(image: xr.DataArray, table: pd.DataFrame) -> NDArray[np.float64]:
-    """Positions ``(n, 2)``, (y, x), in pixels of the image, also for a table without those in px."""
-    in_px = {d: f"{d}_px" if f"{d}_px" in table else d for d in ("y", "x")}
-    return np.column_stack(
-        pixel_positions(image, table.assign(**{f"{d}_px": table[name] for d, name in in_px.items()}))
-    )
-
-
-def _spacing(positions: NDArray, shape: tuple[int, ...]) -> float:
-    """Median distance of neighbouring vectors, px."""
-    from scipy.spatial import cKDTree
-
-    if len(positions) < 2:
-        return min(shape) / 10
-    return float(np.median(cKDTree(positions).query(positions, k=2)[0][:, 1]))
 
 
 def _scale(values: NDArray, spacing: float) -> float:
@@ -189,7 +182,7 @@ def _draw_walls(ax: Axes, image: xr.DataArray, vectors: pd.DataFrame, walls: pd.
     from matplotlib.collections import LineCollection
     from matplotlib.patheffects import withStroke
 
-    start, end = (table_positions(image, vectors.loc[walls[side]]) for side in ("i", "j"))
+    start, end = (pixel_positions(image, vectors.loc[walls[side]]) for side in ("i", "j"))
     middle, across = (start + end) / 2, (end - start)[:, ::-1] * [-0.5, 0.5]
     lines = np.stack([middle - across, middle + across], axis=1)[..., ::-1]
     drawn = LineCollection(list(lines), colors=WALL_COLOR, linewidths=1.6, zorder=3)

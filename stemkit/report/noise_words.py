@@ -8,14 +8,14 @@ from stemkit.noise import NoiseModel
 
 __all__ = ["noise_sentences"]
 
-#: Amplitude, in fractions of the contrast, below which a part is not worth a sentence (chosen).
+#: Amplitude, in fractions of the contrast, below which a component is not mentioned (chosen).
 NEGLIGIBLE = 0.002
-#: Displacement below which it is not worth a sentence, px (chosen: less than most position errors).
+#: Displacement below which it is not mentioned, px (chosen: less than most position errors).
 STILL = 0.02
 
 
 def noise_sentences(model: NoiseModel, pixel_size: float | None = None) -> list[str]:
-    """Describe what the noise is and what it means for the measurement.
+    """Describe the noise and its effect on the measurement.
 
     Parameters
     ----------

@@ -28,6 +28,7 @@ from stemkit.report.noise_words import noise_sentences
 from stemkit.report.table import column_filter, column_table
 from stemkit.report.templating import environment
 from stemkit.report.viewer import image_view
+from stemkit.tables import check_columns
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -146,15 +147,14 @@ def _check(image: xr.DataArray, columns: pd.DataFrame) -> None:
             f'image must be a DataArray with the dimensions ("y", "x"), but has {dims}: write a page for each image of '
             "a stack"
         )
-    needed = {"y", "x", "y_px", "x_px", "y_err", "x_err", "amplitude", "amplitude_err", "sigma", "snr", "quality"}
-    if missing := sorted(needed - set(columns)):
-        raise ValueError(f"columns must be a table of AtomDetector, but lacks {missing}")
+    needed = ("y", "x", "y_px", "x_px", "y_err", "x_err", "amplitude", "amplitude_err", "sigma", "snr", "quality")
+    check_columns("columns", columns, needed, "the result of AtomDetector")
 
 
 def _page(
     image: xr.DataArray, columns: pd.DataFrame, title: str | None, command: str | None, faults: Sequence[str]
 ) -> dict[str, Any]:
-    """What the template needs, but for the sections that the caller adds."""
+    """Values for the template, except the sections that the caller adds."""
     recorded = recorded_image(image)
     enhanced = image if was_enhanced(image) else None
     unit = "nm" if is_calibrated(image) else "px"
@@ -247,7 +247,7 @@ def _flag_counts(columns: pd.DataFrame) -> list[tuple[str, int]]:
 
 
 def _trust(assessment: Assessment) -> dict[str, Any]:
-    """What the section about an assessment shows."""
+    """Values for the section about an assessment."""
     import matplotlib.pyplot as plt
 
     from stemkit.plotting import show_assessment

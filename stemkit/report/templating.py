@@ -11,7 +11,7 @@ __all__ = ["environment"]
 
 @cache
 def environment() -> Environment:
-    """The templates; what is inserted is escaped."""
+    """Environment of the templates; inserted text is escaped."""
     return Environment(
         loader=PackageLoader("stemkit.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["corresponding_bases", "matching_basis", "reduced_basis", "reference_basis", "shortest_distance"]
+__all__ = [
+    "corresponding_bases",
+    "matching_basis",
+    "reduced_basis",
+    "reference_basis",
+    "shortest_distance",
+    "superlattices",
+]
 
 #: Largest ratio of two lengths that are considered equal (chosen: scans distort lengths by up to some per cent).
 EQUAL_LENGTHS = 1.04
@@ -26,6 +33,12 @@ def _unimodular(largest: int) -> NDArray[np.int64]:
 
 
 UNIMODULAR = _unimodular(LARGEST_ELEMENT)
+
+
+def superlattices(count: int) -> list[NDArray[np.int64]]:
+    """Vectors of all superlattices with ``count`` cells, as rows of lattice vectors: Hermite normal forms."""
+    divisors = [p for p in range(1, count + 1) if count % p == 0]
+    return [np.array([[p, q], [0, count // p]]) for p in divisors for q in range(count // p)]
 
 
 def shortest_distance(sites: NDArray, vectors: NDArray) -> float:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from stemkit.columns import nearest_distances
+from stemkit.parameters import check_positive
 from stemkit.structure.covariance import PositionCovariance
-from stemkit.structure.displacements import check_index
 from stemkit.structure.pair_errors import angle_variance, axis_angle, direction_variance, distance_variance
 from stemkit.structure.planar_graph import HalfEdges, delaunay_edges
-from stemkit.structure.tables import ColumnPositions, column_positions
+from stemkit.structure.tables import ColumnPositions, check_index, column_positions
+from stemkit.tables import check_columns
 
-__all__ = ["bond_angles", "bonds", "pair_rows"]
+__all__ = ["bond_angles", "bonds", "pair_rows", "pair_table"]
 
 #: Longest bond, typical bonds (chosen: between a bond and the diagonal of a square, 1.414).
 LONGEST = 1.3
@@ -22,7 +25,7 @@ ITERATIONS = 3
 
 
 def bonds(table: pd.DataFrame, *, max_distance: float | None = None) -> pd.DataFrame:
-    """Find the bonds of an image: pairs of columns that are neighbours, in one plane.
+    """Find bonds: pairs of neighbouring columns, whose connecting lines do not cross.
 
     Parameters
     ----------
@@ -53,7 +56,7 @@ def bonds(table: pd.DataFrame, *, max_distance: float | None = None) -> pd.DataF
     -----
     Bonds are those edges of the Delaunay triangulation that are not longer than ``max_distance``. They do not cross. In
     a lattice of hexagons, second neighbours are at 1.73 bonds; in a square and a pentagon, diagonals at 1.41 and 1.62.
-    Errors are those of the positions, with the jitter that both columns share if they are in the same rows.
+    Errors are those of the positions, with the jitter that both columns share if they are in the same scan lines.
 
     Examples
     --------
@@ -66,16 +69,21 @@ def bonds(table: pd.DataFrame, *, max_distance: float | None = None) -> pd.DataF
     """
     columns = column_positions(table)
     check_index(table)
-    if max_distance is not None and not 0 < max_distance < np.inf:
-        raise ValueError(f"max_distance must be a positive length in {columns.unit}, but is {max_distance!r}")
-    i, j = _pairs(columns, max_distance)
+    check_positive("max_distance", max_distance, optional=True, unit=columns.unit)
+    return pair_table(table, columns, *_pairs(columns, max_distance), axis_angle)
+
+
+def pair_table(
+    table: pd.DataFrame, columns: ColumnPositions, i: NDArray, j: NDArray, angle: Callable[[NDArray], NDArray]
+) -> pd.DataFrame:
+    """Distances and directions of pairs of columns; ``angle`` computes degrees from vectors ``(n, 2)`` from i to j."""
     difference = columns.positions[j] - columns.positions[i]
     middle = (columns.positions[j] + columns.positions[i]) / 2
     covariance = PositionCovariance.of(columns, table)
     result = pd.DataFrame({"i": table.index[i], "j": table.index[j], "y": middle[:, 0], "x": middle[:, 1]})
     result["distance"] = np.hypot(difference[:, 0], difference[:, 1])
     result["distance_err"] = np.sqrt(distance_variance(covariance, difference, i, j))
-    result["angle"] = axis_angle(difference)
+    result["angle"] = angle(difference)
     result["angle_err"] = np.degrees(np.sqrt(direction_variance(covariance, difference, i, j)))
     units = dict.fromkeys(("y", "x", "distance", "distance_err"), columns.unit)
     result.attrs.update(unit=columns.unit, units=units | dict.fromkeys(("angle", "angle_err"), "degree"))
@@ -133,8 +141,7 @@ def pair_rows(table: pd.DataFrame, pairs: pd.DataFrame, name: str = "bonds") -> 
         If the pairs are not between columns of this table.
     """
     check_index(table)
-    if not {"i", "j"} <= set(pairs):
-        raise ValueError(f"{name} must be a table of pairs with the columns 'i' and 'j', but has {list(pairs)}")
+    check_columns(name, pairs, ("i", "j"), "a table of pairs of columns")
     i, j = (table.index.get_indexer(pairs[side]) for side in ("i", "j"))
     if (i < 0).any() or (j < 0).any():
         raise ValueError(f"{name} must be pairs of columns of this table, but some are not in its index")

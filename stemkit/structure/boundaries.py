@@ -84,7 +84,7 @@ def compare_clusters(
         return Similarity(difference, bool(difference < LIMITS.deviations * deviation))
     smooth = _trimmed_mean(_polynomial(positions[both], bases.ideal[both], 2)[1])
     single = _trimmed_mean(_polynomial(positions[both], bases.ideal[both], 1)[1])
-    # the jitter of the scan displaces columns in a line together: lines are independent, not columns; offset and slope
+    # jitter displaces columns in a scan line together: scan lines are independent, not columns; offset and slope
     # of the two planes across them are four parameters
     lines = _n_lines(bases.ideal[both], bases.lattices[bases.number[both[0]]].vectors)
     gain = max(lines - 4, 0) * np.log(np.maximum(single, 1e-300) / np.maximum(flat, 1e-300)).max()

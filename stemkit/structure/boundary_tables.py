@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,12 +11,12 @@ from numpy.typing import NDArray
 
 from stemkit.structure.contacts import Contacts, straight_lengths, typical_distance
 from stemkit.structure.lattice import Lattice
-from stemkit.structure.relations import CommonRow, common_row, relation
+from stemkit.structure.relations import CommonPlane, common_plane, relation
 from stemkit.structure.tables import ColumnPositions
 
 __all__ = ["boundary_table", "segment_table"]
 
-#: Largest angle of a row of columns to the boundary that it coincides along, degrees (chosen: steps of the boundary
+#: Largest angle of a lattice plane to the boundary that it coincides along, degrees (chosen: steps of the boundary
 #: incline it).
 LARGEST_ANGLE = 12.0
 #: Largest misorientation of a low-angle boundary, which consists of dislocations, degrees (convention: Sutton and
@@ -24,33 +25,14 @@ LOW_ANGLE = 15.0
 #: Largest ratio of the extents of a straight boundary across and along it (chosen).
 STRAIGHT = 0.25
 #: Columns of the table in degrees, and those without a unit.
-DEGREES = ("direction", "misorientation", "misorientation_err", "row_angle", "row_angle_err")
-NUMBERS = ("n", "strain", "strain_err", "row_mismatch", "row_mismatch_err")
-
-
-@dataclass(frozen=True)
-class Boundary:
-    """One row of the table: see :func:`~stemkit.structure.find_grains`."""
-
-    first: int
-    second: int
-    kind: str
-    n: int
-    length: float
-    direction: float
-    straight: bool
-    misorientation: float
-    misorientation_err: float
-    strain: float
-    strain_err: float
-    same_phase: bool
-    coherent: bool
-    row_first: tuple[int, int] | None
-    row_second: tuple[int, int] | None
-    row_mismatch: float
-    row_mismatch_err: float
-    row_angle: float
-    row_angle_err: float
+DEGREES = ("direction", "misorientation", "misorientation_err", "plane_angle", "plane_angle_err")
+NUMBERS = ("n", "strain", "strain_err", "plane_mismatch", "plane_mismatch_err")
+#: Columns of the table, see :func:`~stemkit.structure.find_grains`.
+COLUMNS = (
+    "first", "second", "kind", "n", "length", "direction", "straight", "misorientation", "misorientation_err", "strain",
+    "strain_err", "same_phase", "coherent", "plane_first", "plane_second", "plane_mismatch", "plane_mismatch_err",
+    "plane_angle", "plane_angle_err",
+)  # fmt: skip
 
 
 def boundary_table(
@@ -70,7 +52,7 @@ def boundary_table(
         _boundary(pair, contacts.ends[number == k], float(lengths[number == k].sum()), lattices, same_phase, coherent)
         for k, pair in enumerate(pairs.tolist())
     ]
-    result = pd.DataFrame([asdict(row) for row in rows], columns=[field.name for field in fields(Boundary)])
+    result = pd.DataFrame(rows, columns=COLUMNS)
     result.index.name = "boundary"
     units = {"length": columns.unit} | dict.fromkeys(DEGREES, "degree") | dict.fromkeys(NUMBERS, "1")
     result.attrs.update(unit=columns.unit, units=units)
@@ -92,35 +74,30 @@ def _boundary(
     lattices: tuple[Lattice, ...],
     same_phase: float,
     coherent: float,
-) -> Boundary:
-    """The boundary of two grains, from the ends ``(n, 2, 2)`` of its lines."""
+) -> dict[str, Any]:
+    """A row of the table: the boundary of two grains, from the ends ``(n, 2, 2)`` of its lines."""
     first, second = pair
     direction, straight = _direction(ends.reshape(-1, 2))
     between = relation(lattices[first], lattices[second], same_phase)
-    found = common_row(lattices[first], lattices[second], direction, LARGEST_ANGLE) if straight else None
-    row = found or CommonRow(None, None, np.nan, np.nan, np.nan, np.nan)
-    same_row = found is not None and found.difference <= coherent
-    return Boundary(
-        first=first,
-        second=second,
-        kind=_kind(between.same_phase, same_row, between.rotation),
-        n=len(ends),
-        length=length,
-        direction=float(np.degrees(np.arctan2(direction[0], direction[1])) % 180),
-        straight=straight,
-        misorientation=between.rotation,
-        misorientation_err=between.rotation_err,
-        strain=between.strain,
-        strain_err=between.strain_err,
-        same_phase=between.same_phase,
-        coherent=same_row,
-        row_first=row.first,
-        row_second=row.second,
-        row_mismatch=row.mismatch,
-        row_mismatch_err=row.mismatch_err,
-        row_angle=row.angle,
-        row_angle_err=row.angle_err,
-    )
+    found = common_plane(lattices[first], lattices[second], direction, LARGEST_ANGLE) if straight else None
+    plane = found or CommonPlane(None, None, np.nan, np.nan, np.nan, np.nan)
+    same_plane = found is not None and found.difference <= coherent
+    return {
+        "first": first,
+        "second": second,
+        "kind": _kind(between.same_phase, same_plane, between.rotation),
+        "n": len(ends),
+        "length": length,
+        "direction": float(np.degrees(np.arctan2(direction[0], direction[1])) % 180),
+        "straight": straight,
+        "misorientation": between.rotation,
+        "misorientation_err": between.rotation_err,
+        "strain": between.strain,
+        "strain_err": between.strain_err,
+        "same_phase": between.same_phase,
+        "coherent": same_plane,
+        **{f"plane_{name}": value for name, value in asdict(plane).items()},
+    }
 
 
 def _direction(points: NDArray) -> tuple[NDArray[np.float64], bool]:

@@ -7,6 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import special, stats
 
+from stemkit.parameters import check_integer
 from stemkit.structure.sublattices import sublattices
 from stemkit.structure.tables import amplitudes, column_positions
 
@@ -79,8 +80,7 @@ def brightness_classes(
     ([0, 1, 0], [1.0, 0.5])
     """
     columns = column_positions(table)
-    if not 0 <= trend <= LARGEST_ORDER:
-        raise ValueError(f"trend must be an order from 0 to {LARGEST_ORDER}, but is {trend!r}")
+    check_integer("trend", trend, 0, LARGEST_ORDER)
     values = amplitudes(table, by)[0]
     start = sublattices(table, n=n, by=by).to_numpy()
     with np.errstate(invalid="ignore"):

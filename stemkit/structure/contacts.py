@@ -31,7 +31,7 @@ class Contacts:
 
     @property
     def centers(self) -> NDArray[np.float64]:
-        """``(m, 2)``."""
+        """Middles of the lines, ``(m, 2)``."""
         return self.ends.mean(axis=1)
 
 

@@ -9,8 +9,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from stemkit.detection import Quality
+from stemkit.parameters import check_integer, check_option
 from stemkit.structure.mixtures import Mixture, Sample, expected_errors, fit_free, fit_library, refit, refit_library
-from stemkit.structure.tables import amplitudes, check_table, counted
+from stemkit.structure.tables import amplitudes, check_table
+from stemkit.tables import counted
 
 __all__ = ["AtomCounts", "count_atoms"]
 
@@ -171,6 +173,7 @@ def count_atoms(
     (True, True)
     """
     check_table(table)
+    check_integer("first", first, 0)
     values, reason = _intensities(table, by, exclude)
     sample = Sample.of(values[reason == ""])
     rng = np.random.default_rng(random_state)
@@ -185,22 +188,34 @@ def count_atoms(
         fits = fit_library(sample, means, limits)
         mixture, factor = fits[0]
         rates = _draw_errors(mixture, numbers, sample.size, rng, (means, limits[0] < limits[1]))
-        return _result(
-            table, by, values, reason, mixture, numbers, rates, factor, pd.DataFrame(), _rivals(fits, sample)
-        )
-    mixture, criteria = _free(sample, _choices(n_components, max_components, sample), criterion)
-    others = criteria.index[criteria[criterion] - criteria[criterion].min() < AS_GOOD]
-    numbers = _whole(first, "first", 0) + np.arange(len(mixture.means))
-    rates = _draw_errors(mixture, numbers, sample.size, rng, None)
-    return _result(
-        table, by, values, reason, mixture, numbers, rates, float("nan"), criteria, list(others[others != len(numbers)])
-    )
+        criteria, others = pd.DataFrame(), _other_scales(fits, sample)
+    else:
+        mixture, criteria = _free(sample, _choices(n_components, max_components, sample), criterion)
+        numbers, factor = first + np.arange(len(mixture.means)), float("nan")
+        rates = _draw_errors(mixture, numbers, sample.size, rng, None)
+        as_good = criteria.index[criteria[criterion] - criteria[criterion].min() < AS_GOOD]
+        others = list(as_good[as_good != len(numbers)])
+    columns = _counts(table, by, values, reason, mixture, numbers)
+    components = _components(mixture, numbers, columns["count"])
+    countable, verdict = _verdict(int((mixture.weights > 0).sum()), rates.any_error, criteria, others)
+    return AtomCounts(
+        columns, components, criteria, mixture.width, factor, rates.any_error, rates.any_error_std, rates.beyond_one,
+        countable, verdict,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _ErrorRates:
+    """Fraction of wrong counts, its standard deviation, and the fraction that is wrong by more than one atom."""
+
+    any_error: float
+    any_error_std: float
+    beyond_one: float
 
 
 def _free(sample: Sample, choices: range, criterion: str) -> tuple[Mixture, pd.DataFrame]:
     """The mixture with the lowest criterion among numbers of components, and the criteria of all."""
-    if criterion not in CRITERIA:
-        raise ValueError(f"criterion must be one of {', '.join(map(repr, CRITERIA))}, but is {criterion!r}")
+    check_option("criterion", criterion, CRITERIA)
     fits: list[Mixture] = []
     for k in choices:
         fits.append(fit_free(sample, k, fits[-1] if fits else None))
@@ -211,8 +226,8 @@ def _free(sample: Sample, choices: range, criterion: str) -> tuple[Mixture, pd.D
 
 def _draw_errors(
     mixture: Mixture, numbers: NDArray, size: float, rng: np.random.Generator, library: tuple[NDArray, bool] | None
-) -> tuple[float, float, float]:
-    """Fraction of wrong counts in samples drawn from a mixture and fitted, its scatter, and that beyond one atom."""
+) -> _ErrorRates:
+    """Wrong counts in samples that are drawn from a mixture and fitted."""
     wrong, beyond = [], []
     for _ in range(DRAWS):
         true = rng.choice(len(numbers), int(size), p=mixture.weights / mixture.weights.sum())
@@ -222,32 +237,18 @@ def _draw_errors(
         difference = np.abs(numbers[fit.assigned(values)] - numbers[true])
         wrong.append((difference > 0).mean())
         beyond.append((difference > 1).mean())
-    return float(np.mean(wrong)), float(np.std(wrong)), float(np.mean(beyond))
+    return _ErrorRates(float(np.mean(wrong)), float(np.std(wrong)), float(np.mean(beyond)))
 
 
-def _result(
-    table: pd.DataFrame,
-    by: str,
-    values: NDArray,
-    reason: NDArray,
-    mixture: Mixture,
-    numbers: NDArray,
-    rates: tuple[float, float, float],
-    factor: float,
-    criteria: pd.DataFrame,
-    rivals: list[float] | list[int],
-) -> AtomCounts:
-    columns = _counts(table, by, values, reason, mixture, numbers)
-    n = columns["count"].value_counts().reindex(numbers, fill_value=0).to_numpy()
+def _components(mixture: Mixture, numbers: NDArray, count: pd.Series) -> pd.DataFrame:
     parts = {
         "count": numbers,
         "mean": mixture.means,
         "weight": mixture.weights,
-        "n": n,
+        "n": count.value_counts().reindex(numbers, fill_value=0).to_numpy(),
         "error": expected_errors(mixture),
     }
-    countable, verdict = _verdict(int((mixture.weights > 0).sum()), rates[0], criteria, rivals)
-    return AtomCounts(columns, pd.DataFrame(parts), criteria, mixture.width, factor, *rates, countable, verdict)
+    return pd.DataFrame(parts)
 
 
 def _counts(
@@ -272,22 +273,22 @@ def _counts(
     return result.assign(fitted=reason == "", reason=reason)
 
 
-def _verdict(n_used: int, rate: float, criteria: pd.DataFrame, rivals: list[float] | list[int]) -> tuple[bool, str]:
+def _verdict(n_used: int, rate: float, criteria: pd.DataFrame, others: list[float] | list[int]) -> tuple[bool, str]:
     if n_used < 2:
         more = int(criteria["bic"].idxmin()) if len(criteria) else 1
-        other = f"; BIC prefers {more}, which overlap" if more > 1 else ""
-        return False, f"not countable: only one component is separated{other}"
+        preferred = f"; BIC prefers {more}, which overlap" if more > 1 else ""
+        return False, f"not countable: only one component is separated{preferred}"
     stated = f"{100 * rate:.2g} % of the counts are expected to be wrong"
     if rate > RELIABLE:
         return False, f"not countable to an atom: {stated}"
-    if rivals:
+    if others:
         kind = "numbers of components" if len(criteria) else "scales of the library"
-        others = ", ".join(f"{value:.3g}" for value in rivals)
-        return False, f"not countable: other {kind} describe the intensities as well ({others})"
+        values = ", ".join(f"{value:.3g}" for value in others)
+        return False, f"not countable: other {kind} describe the intensities as well ({values})"
     return True, f"countable: {stated}"
 
 
-def _rivals(fits: list[tuple[Mixture, float]], sample: Sample) -> list[float]:
+def _other_scales(fits: list[tuple[Mixture, float]], sample: Sample) -> list[float]:
     """Scales of other fits that are as good as the best one and assign other counts."""
     best, own = fits[0][0].bic(sample), fits[0][0].assigned(sample.values)
     return [
@@ -335,14 +336,8 @@ def _scale_limits(scale: float | tuple[float, float]) -> tuple[float, float]:
 
 
 def _choices(n_components: int | None, max_components: int, sample: Sample) -> range:
+    check_integer("n_components", n_components, optional=True)
+    check_integer("max_components", max_components)
     if n_components is not None:
-        n = _whole(n_components, "n_components", 1)
-        return range(n, n + 1)
-    most = min(_whole(max_components, "max_components", 1), max(len(np.unique(sample.values)) // 2, 1))
-    return range(1, most + 1)
-
-
-def _whole(value: int, name: str, least: int) -> int:
-    if int(value) != value or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, but is {value!r}")
-    return int(value)
+        return range(n_components, n_components + 1)
+    return range(1, min(max_components, max(len(np.unique(sample.values)) // 2, 1)) + 1)

@@ -1,4 +1,4 @@
-"""Variances of linear combinations of positions, with the jitter that columns in the same rows of the scan share."""
+"""Variances of linear combinations of positions, with the jitter that columns in the same scan lines share."""
 
 from __future__ import annotations
 

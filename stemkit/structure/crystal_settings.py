@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.structure.bases import reduced_basis
+from stemkit.structure.bases import reduced_basis, superlattices
 from stemkit.structure.crystal_sites import CrystalSites
 
 __all__ = ["Limits", "MeasuredCell", "Setting", "compare_with_columns", "find_settings"]
@@ -69,7 +69,7 @@ class MeasuredCell:
 
 @dataclass(frozen=True)
 class Setting:
-    """Places in the crystal to places in the image: ``origin + r @ transform``, r in nm.
+    """Orientation and origin: the place r (nm) in the crystal is at ``origin + r @ transform`` in the image.
 
     ``cost`` is the negative logarithm of its likelihood, per cell of the measured lattice, ``misfit`` the part that is
     not due to positions and brightness.
@@ -87,7 +87,7 @@ class Setting:
 
     @property
     def scale(self) -> float:
-        """Measured per true length."""
+        """Ratio of measured to true length."""
         return float(np.sqrt(abs(np.linalg.det(self.transform))))
 
     @property
@@ -98,7 +98,7 @@ class Setting:
 
     @property
     def rotation(self) -> float:
-        """Of the crystal's a, degrees from +x towards +y."""
+        """Rotation of the crystal's a, degrees from +x towards +y."""
         return float(rotation(self.transform))
 
     def sites(self, places: NDArray, crystal: CrystalSites) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray]:
@@ -120,38 +120,37 @@ def find_settings(cell: MeasuredCell, crystal: CrystalSites, limits: Limits) -> 
     sides; then each column of the crystal is placed on each site of the lattice.
     """
     settings: list[Setting] = []
-    for steps in _superlattices():
+    for steps in (steps for n_cells in range(1, MOST_CELLS + 1) for steps in superlattices(n_cells)):
         combined = reduced_basis(steps @ cell.vectors)
         steps = np.round(combined @ np.linalg.inv(cell.vectors)).astype(np.int64)
-        places, brightness = _columns_of(cell, steps)
-        n_cells = round(abs(np.linalg.det(steps)))
-        for transform, ratio in _transforms(combined, crystal, limits, len(places)):
-            settings += [
-                _scored(transform, origin, places, brightness, crystal, cell.shortest, n_cells, ratio)
-                for origin in _origins(places[: len(cell.fractions)], brightness, transform, crystal)
-            ]
+        supercell = _Supercell.of(cell, steps)
+        for transform, ratio in _transforms(combined, crystal, limits, len(supercell.places)):
+            origins = _origins(supercell.places[: len(cell.fractions)], supercell.brightness, transform, crystal)
+            settings += [_scored(transform, origin, supercell, crystal, ratio) for origin in origins]
     settings.sort(key=lambda setting: (round(setting.cost, DIGITS), setting.mirrored, abs(setting.rotation)))
     likely = [setting for setting in settings if setting.cost <= settings[0].cost + KEPT]
     return _different(likely, crystal, cell.shortest)
 
 
-def _superlattices() -> list[NDArray[np.int64]]:
-    """Hermite normal forms of 1 to 4 cells."""
-    forms = []
-    for n in range(1, MOST_CELLS + 1):
-        for first in (k for k in range(1, n + 1) if n % k == 0):
-            forms += [np.array([[first, shift], [0, n // first]]) for shift in range(n // first)]
-    return forms
+@dataclass(frozen=True)
+class _Supercell:
+    """Places ``(n, 2)`` and brightness ``(n,)`` of the columns in a superlattice cell of ``n_cells`` cells."""
 
+    places: NDArray[np.float64]
+    brightness: NDArray[np.float64]
+    n_cells: int
+    shortest: float
 
-def _columns_of(cell: MeasuredCell, steps: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Places and brightness of the columns in a superlattice cell."""
-    reach = int(np.abs(steps).sum())
-    cells = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1).T
-    inside = np.round(cells @ np.linalg.inv(steps), 9)
-    cells = cells[((inside >= 0) & (inside < 1)).all(axis=1)]
-    places = (cells[:, None] + cell.fractions).reshape(-1, 2) @ cell.vectors
-    return places, np.tile(cell.brightness, len(cells))
+    @classmethod
+    def of(cls, cell: MeasuredCell, steps: NDArray) -> _Supercell:
+        """The cell with the vectors ``steps @ cell.vectors``."""
+        reach = int(np.abs(steps).sum())
+        cells = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1).T
+        inside = np.round(cells @ np.linalg.inv(steps), 9)
+        cells = cells[((inside >= 0) & (inside < 1)).all(axis=1)]
+        places = (cells[:, None] + cell.fractions).reshape(-1, 2) @ cell.vectors
+        n_cells = round(abs(np.linalg.det(steps)))
+        return cls(places, np.tile(cell.brightness, len(cells)), n_cells, cell.shortest)
 
 
 def _transforms(
@@ -205,17 +204,9 @@ def _origins(places: NDArray, brightness: NDArray, transform: NDArray, crystal: 
     return (places[:, None] - sites).reshape(-1, 2)
 
 
-def _scored(
-    transform: NDArray,
-    origin: NDArray,
-    places: NDArray,
-    brightness: NDArray,
-    crystal: CrystalSites,
-    shortest: float,
-    n_cells: int,
-    ratio: int,
-) -> Setting:
+def _scored(transform: NDArray, origin: NDArray, supercell: _Supercell, crystal: CrystalSites, ratio: int) -> Setting:
     """The setting with its origin refined, and its cost."""
+    places, shortest = supercell.places, supercell.shortest
     for _ in range(2):
         setting = Setting(transform, origin)
         site, cell, distance = setting.sites(places, crystal)
@@ -231,9 +222,10 @@ def _scored(
         # columns of an absent kind are fainter than all that were found
         excess = np.log(crystal.brightness / crystal.brightness[found].min()) - np.log(FAINTER)
         cost += float((absent * np.maximum(excess, 0) ** 2).sum()) / 4 / BRIGHTNESS_ERROR**2
-    misfit = cost / n_cells + (setting.strain / STRAIN_ERROR) ** 2 / 2
-    cost = _deviation((places - ideal)[matched], brightness[matched], crystal.brightness[site[matched]], shortest)
-    return Setting(transform, origin, misfit + cost / n_cells, misfit)
+    misfit = cost / supercell.n_cells + (setting.strain / STRAIN_ERROR) ** 2 / 2
+    brightness = supercell.brightness[matched]
+    cost = _deviation((places - ideal)[matched], brightness, crystal.brightness[site[matched]], shortest)
+    return Setting(transform, origin, misfit + cost / supercell.n_cells, misfit)
 
 
 def _deviation(steps: NDArray, brightness: NDArray, predicted: NDArray, shortest: float) -> float:

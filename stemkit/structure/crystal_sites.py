@@ -150,7 +150,7 @@ def _name(occupancies: list[dict[str, float]], group: NDArray, repetitions: int)
 
 
 def _heights(projection: Projection, group: NDArray, repetitions: int) -> tuple[float, ...]:
-    """Of the atoms in the first period."""
+    """Heights of the atoms in the first period."""
     heights = np.sort(projection.heights[group])
     return tuple(float(h) for h in heights[: len(group) // repetitions])
 

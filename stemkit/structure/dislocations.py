@@ -71,7 +71,7 @@ def find_dislocations(table: pd.DataFrame, lattice: Lattice) -> pd.DataFrame:
     strained crystal, and rounded to whole vectors. Around a triangle of a perfect crystal the steps sum to zero.
     Triangles in which they do not are combined if they touch: a step that is rounded wrongly opens the two triangles on
     both of its sides, and cancels in their sum. The sum is that of any circuit around all, and a lattice vector
-    whatever the strain. Circuits are clockwise on the screen, and the Burgers vector is minus the sum of the steps of
+    for any strain. Circuits are clockwise on the screen, and the Burgers vector is minus the sum of the steps of
     the perfect lattice, or the increase of the displacement along the circuit: the convention FS/RH [1]_ for a
     dislocation line into the screen. It is the component perpendicular to the beam: screw dislocations along the beam
     are invisible.
@@ -223,8 +223,9 @@ def _clockwise(mesh: Delaunay) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 def _local_bases(positions: NDArray, indices: NDArray, vectors: NDArray) -> NDArray[np.float64]:
     """Lattice vectors ``(n, 2, 2)`` around each column: least squares over its neighbours, smoothed by medians.
 
-    Steps to the neighbours are first those of the lattice, rotated as it is there, and then those that the local
-    vectors imply. Vectors that differ much from the rotated ones, such as a, a + b for a, b, are replaced by these.
+    Steps to the neighbours are first those of the lattice, rotated like the crystal around the column, and then those
+    that the local vectors imply. Vectors that differ much from the rotated ones, such as a, a + b for a, b, are
+    replaced by these.
     """
     neighbors = cKDTree(positions).query(positions, k=AROUND if len(positions) > AROUND else WINDOW)[1]
     difference = positions[neighbors[:, :WINDOW]] - positions[:, None]

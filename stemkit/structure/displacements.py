@@ -7,14 +7,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+from stemkit.parameters import check_integer, check_option
 from stemkit.structure.cages import Cages, cage_columns, find_cages
 from stemkit.structure.covariance import PositionCovariance
 from stemkit.structure.fitting import fit_lattice
 from stemkit.structure.lattice import Lattice, check_lattice
 from stemkit.structure.sublattices import sublattices
-from stemkit.structure.tables import ColumnPositions, column_positions
+from stemkit.structure.tables import ColumnPositions, check_index, column_positions
 
-__all__ = ["add_vectors", "cage_displacements", "chance", "check_index"]
+__all__ = ["add_vectors", "cage_displacements", "chance"]
 
 #: pm in a nm.
 PM = 1000.0
@@ -80,7 +81,7 @@ def cage_displacements(
     See Also
     --------
     polarization : In uC/cm2, from Born charges.
-    mean_displacements : Means over regions or rows of columns, with their errors.
+    mean_displacements : Means over regions or lattice planes, with their errors.
     domain_walls : Pairs of neighbouring columns with different vectors.
     stemkit.plotting.show_displacements : The vectors on the image.
 
@@ -91,9 +92,9 @@ def cage_displacements(
     none is 1.5 times as far as usual.
 
     The variance of ``sum_a w_a r_a`` is ``sum_a w_a^2 e_a^2 + sum_ab w_a w_b J_a J_b c(y_a - y_b)``: the errors e of
-    the fits are independent of each other; the jitter J of the table is that of rows of the scan that are displaced as
-    a whole and independently, so that it cancels between columns in one row and not between rows. At a distance of t
-    column widths along y its correlation c is ``exp(-t^2 / 2)`` for x and ``(1 - 2/3 t^2 + t^4 / 3) exp(-t^2 / 2)`` for
+    the fits are independent of each other; the jitter J of the table is that of scan lines that are displaced as a
+    whole and independently, so that it cancels between columns in one scan line only. At a distance of t column widths
+    along y its correlation c is ``exp(-t^2 / 2)`` for x and ``(1 - 2/3 t^2 + t^4 / 3) exp(-t^2 / 2)`` for
     y. A slow drift, which the jitter of the table contains, cancels within a cage in reality: errors are then too
     large. Under the null hypothesis
     ``q = (u_y / e_y)^2 + (u_x / e_x)^2`` is distributed as chi squared with two degrees of freedom and the p-value is
@@ -118,13 +119,13 @@ def cage_displacements(
     """
     columns = column_positions(table)
     check_index(table)
-    if reference not in REFERENCES:
-        raise ValueError(f"reference must be one of {', '.join(map(repr, REFERENCES))}, but is {reference!r}")
+    check_option("reference", reference, REFERENCES)
+    check_integer("n_cage", n_cage, 2, optional=True)
     if lattice is None and (labels is None or reference == "lattice"):
         lattice = fit_lattice(table)
     if lattice is not None:
         check_lattice(lattice, table)
-    cages = find_cages(columns, _labels(table, labels, lattice, center, cage), center, cage, _number(n_cage))
+    cages = find_cages(columns, _labels(table, labels, lattice, center, cage), center, cage, n_cage)
     result = pd.DataFrame({"y": columns.positions[:, 0], "x": columns.positions[:, 1]}, index=table.index)
     if reference == "cage":
         add_vectors(result, *_from_cage(columns, table, cages), columns.unit)
@@ -163,16 +164,6 @@ def chance(vectors: NDArray, variance: NDArray) -> tuple[NDArray[np.float64], ND
         square = (vectors**2 / variance).sum(axis=-1)
     p_value = np.exp(-square / 2)
     return p_value, np.asarray(stats.norm.isf(np.maximum(p_value, np.finfo(float).tiny) / 2))
-
-
-def check_index(table: pd.DataFrame) -> None:
-    """Raise an error if rows of the table share an index."""
-    if not table.index.is_unique:
-        twice = table.index[table.index.duplicated()][0]
-        raise ValueError(
-            f"table must have a unique index, by which results are assigned, but {twice!r} is there twice: number the "
-            "rows with table.reset_index(drop=True)"
-        )
 
 
 def _from_cage(columns: ColumnPositions, table: pd.DataFrame, cages: Cages) -> tuple[NDArray, NDArray]:
@@ -219,9 +210,3 @@ def _labels(
         if not (values == kind).any():
             raise ValueError(f"{name} must be one of the labels {sorted(set(values.tolist()))}, but is {kind!r}")
     return values
-
-
-def _number(n_cage: int | None) -> int | None:
-    if n_cage is not None and not (int(n_cage) == n_cage and n_cage >= 2):
-        raise ValueError(f"n_cage must be a whole number of at least 2 columns, or None, but is {n_cage!r}")
-    return None if n_cage is None else int(n_cage)

@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
+from stemkit.parameters import check_integer
 from stemkit.structure.fitting import fit_lattice
 from stemkit.structure.lattice import Lattice
 from stemkit.structure.tables import column_positions
@@ -63,8 +64,7 @@ def neighbor_distances(
         If ``n_neighbors`` is not positive, or ``between`` contains labels that no columns have.
     """
     columns = column_positions(table)
-    if not n_neighbors >= 1:
-        raise ValueError(f"n_neighbors must be at least 1, but is {n_neighbors!r}")
+    check_integer("n_neighbors", n_neighbors)
     start, end = _ends(len(table), labels, between)
     i, j = _pairs(columns.positions, start, end, int(n_neighbors))
     difference = columns.positions[j] - columns.positions[i]

@@ -8,9 +8,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.sparse import csr_array
 
+from stemkit.parameters import check_fraction, check_number
 from stemkit.structure.covariance import PositionCovariance
-from stemkit.structure.displacements import REFERENCE_ERRORS, add_vectors, chance, check_index, pm_or_px
-from stemkit.structure.tables import column_positions
+from stemkit.structure.displacements import REFERENCE_ERRORS, add_vectors, chance, pm_or_px
+from stemkit.structure.tables import check_index, column_positions, group_codes
+from stemkit.tables import check_columns
 
 __all__ = ["domain_walls", "mean_displacements"]
 
@@ -20,7 +22,7 @@ SHARED = 2
 
 
 def mean_displacements(table: pd.DataFrame, displacements: pd.DataFrame, groups: ArrayLike) -> pd.DataFrame:
-    """Average displacements over groups of columns, such as regions, or rows of the crystal.
+    """Average displacements over groups of columns, such as regions or lattice planes.
 
     Parameters
     ----------
@@ -64,7 +66,7 @@ def mean_displacements(table: pd.DataFrame, displacements: pd.DataFrame, groups:
     [10.0, 10.0]
     """
     columns = column_positions(table)
-    code, names = _codes(groups, table)
+    code, names = group_codes(groups, table.index, "column of the table")
     scale, short = pm_or_px(columns.unit)
     vectors = _vectors(table, displacements) / scale
     code = np.where(np.isfinite(vectors).all(axis=1), code, -1)
@@ -131,8 +133,8 @@ def domain_walls(
     ----------
     .. [1] Benjamini and Hochberg, J. R. Stat. Soc. B 57, 289 (1995), https://doi.org/10.1111/j.2517-6161.1995.tb02031.x
     """
-    if not 0 < false_discovery_rate < 1:
-        raise ValueError(f"false_discovery_rate must be between 0 and 1, but is {false_discovery_rate!r}")
+    check_fraction("false_discovery_rate", false_discovery_rate)
+    check_number("min_difference", min_difference, 0.0)
     columns = column_positions(table)
     scale, short = pm_or_px(columns.unit)
     vectors, cages = _vectors(table, displacements) / scale, _cage_rows(table, displacements)
@@ -193,10 +195,9 @@ def _neighbors(cages: NDArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 def _vectors(table: pd.DataFrame, displacements: pd.DataFrame) -> NDArray[np.float64]:
     check_index(table)
-    missing = [name for name in VECTORS if name not in displacements]
-    if missing or not displacements.index.equals(table.index):
-        what = f"lacks {', '.join(missing)}" if missing else "has another index"
-        raise ValueError(f"displacements must be cage_displacements(table), but {what}")
+    check_columns("displacements", displacements, VECTORS, "cage_displacements(table)")
+    if not displacements.index.equals(table.index):
+        raise ValueError("displacements must be cage_displacements(table), but has another index")
     return displacements[VECTORS].to_numpy(dtype=np.float64)
 
 
@@ -205,12 +206,3 @@ def _cage_rows(table: pd.DataFrame, displacements: pd.DataFrame) -> NDArray[np.i
     names = [name for name in displacements if str(name).startswith("cage_")]
     rows = [np.where(displacements[c].isna(), -1, table.index.get_indexer(displacements[c])) for c in names]
     return np.column_stack(rows) if rows else np.empty((len(table), 0), dtype=np.int64)
-
-
-def _codes(groups: ArrayLike, table: pd.DataFrame) -> tuple[NDArray[np.int64], pd.Index]:
-    """Number of the group of each column, -1 for none, and the groups in their order."""
-    values = groups.reindex(table.index) if isinstance(groups, pd.Series) else pd.Series(np.asarray(groups))
-    if len(values) != len(table):
-        raise ValueError(f"groups must be one per column of the table, {len(table)}, but are {len(values)}")
-    code, names = pd.factorize(values, sort=True)
-    return np.asarray(code), pd.Index(names, name="group")

@@ -7,10 +7,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from stemkit.structure.covariance import PositionCovariance
-from stemkit.structure.displacements import check_index
-from stemkit.structure.pair_errors import axis_angle, direction_variance, distance_variance
-from stemkit.structure.tables import amplitudes, column_positions
+from stemkit.parameters import check_fraction
+from stemkit.structure.bonding import pair_table
+from stemkit.structure.pair_errors import axis_angle
+from stemkit.structure.tables import amplitudes, check_index, column_positions
 
 __all__ = ["dumbbells"]
 
@@ -70,23 +70,12 @@ def dumbbells(table: pd.DataFrame, *, max_ratio: float = 0.75, by: str = "amplit
     """
     columns = column_positions(table)
     check_index(table)
-    if not 0 < max_ratio < 1:
-        raise ValueError(f"max_ratio must be between 0 and 1, but is {max_ratio!r}")
+    check_fraction("max_ratio", max_ratio)
     i, j = _along_axis(columns.positions, *_nearest_pairs(columns.positions, columns.measured, max_ratio))
-    difference = columns.positions[j] - columns.positions[i]
-    middle = (columns.positions[i] + columns.positions[j]) / 2
-    covariance = PositionCovariance.of(columns, table)
-    result = pd.DataFrame({"i": table.index[i], "j": table.index[j], "y": middle[:, 0], "x": middle[:, 1]})
-    result["distance"] = np.hypot(difference[:, 0], difference[:, 1])
-    result["distance_err"] = np.sqrt(distance_variance(covariance, difference, i, j))
-    result["angle"] = np.degrees(np.arctan2(difference[:, 0], difference[:, 1]))
-    result["angle_err"] = np.degrees(np.sqrt(direction_variance(covariance, difference, i, j)))
-    units = dict.fromkeys(("y", "x", "distance", "distance_err"), columns.unit)
-    units |= dict.fromkeys(("angle", "angle_err"), "degree")
+    result = pair_table(table, columns, i, j, lambda step: np.degrees(np.arctan2(step[:, 0], step[:, 1])))
     if by in table or by != "amplitude":
         _add_polarity(result, *amplitudes(table, by), i, j)
-        units |= dict.fromkeys(("polarity", "polarity_err", "significance"), "1")
-    result.attrs.update(unit=columns.unit, units=units)
+        result.attrs["units"] |= dict.fromkeys(("polarity", "polarity_err", "significance"), "1")
     return result
 
 

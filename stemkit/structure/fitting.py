@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from stemkit.parameters import check_fraction, check_integer
 from stemkit.structure.bases import matching_basis, reduced_basis
 from stemkit.structure.lattice import Lattice, Lattices
 from stemkit.structure.least_squares import fit_columns_to_lattice
@@ -108,7 +109,7 @@ def fit_lattice(
     array([20., 20.])
     """
     columns = column_positions(table)
-    error = _relative(pixel_size_error)
+    check_fraction("pixel_size_error", pixel_size_error, zero=True)
     if len(columns.positions) < FEWEST:
         raise ValueError(
             f"table must contain at least {FEWEST} columns for a lattice, but contains {len(columns.positions)}: "
@@ -123,7 +124,7 @@ def fit_lattice(
         rows, center = _checked_vectors(vectors), _central_position(columns.positions, start)
         grown = grow(columns.positions, rows, unit_cell(columns.positions, rows, center), center)
         lattice = fit_columns_to_lattice(columns, grown.cell, _brightest_first(grown.site, table), start)
-    return replace(lattice, pixel_size_error=error)
+    return replace(lattice, pixel_size_error=float(pixel_size_error))
 
 
 def fit_lattices(
@@ -161,7 +162,9 @@ def fit_lattices(
     ValueError
         If there are several images, or a parameter is impossible.
 
-    Notes ----- A lattice is grown over the columns, and others over the columns that are not on it. Each is divided
+    Notes
+    -----
+    A lattice is grown over the columns, and others over the columns that are not on it. Each is divided
     where the local basis jumps: the positions of the columns within nine cells of a boundary must be described better
     by two planes of the ideal positions (a jump) than by one parabola (a strain that varies), and the planes must
     differ by ``mismatch``. A bent crystal is therefore one lattice. Regions of the same lattice, in contact or not, are
@@ -179,16 +182,14 @@ def fit_lattices(
     [0.39, 0.41]
     """
     columns = column_positions(table)
-    error = _relative(pixel_size_error)
-    if not 0 < mismatch < 0.3:
-        raise ValueError(f"mismatch must be a fraction above 0 and below 0.3, but is {mismatch!r}")
-    if not min_columns >= FEWEST:
-        raise ValueError(f"min_columns must be at least {FEWEST}, but is {min_columns!r}")
+    check_fraction("pixel_size_error", pixel_size_error, zero=True)
+    check_fraction("mismatch", mismatch, 0.3)
+    check_integer("min_columns", min_columns, FEWEST)
     label = np.full(len(table), -1)
     if len(table) >= min_columns:
-        label = enclosed(columns.positions, segment(columns.positions, mismatch, int(min_columns)))
-    found = _distinct_lattices(table, label, mismatch, order, int(min_columns))
-    found = [replace(lattice, unit=columns.unit, pixel_size_error=error) for lattice in found]
+        label = enclosed(columns.positions, segment(columns.positions, mismatch, min_columns))
+    found = _distinct_lattices(table, label, mismatch, order, min_columns)
+    found = [replace(lattice, unit=columns.unit, pixel_size_error=float(pixel_size_error)) for lattice in found]
     labels = np.full(len(table), -1)
     for number, lattice in enumerate(found):
         labels[lattice.site >= 0] = number
@@ -264,14 +265,6 @@ def _of_whole_table(lattice: Lattice, rows: NDArray, n: int) -> Lattice:
     displacement = np.full((n, 2), np.nan)
     site[rows], indices[rows], displacement[rows] = lattice.site, lattice.indices, lattice.displacement
     return replace(lattice, site=site, indices=indices, displacement=displacement)
-
-
-def _relative(pixel_size_error: float) -> float:
-    if not 0 <= pixel_size_error < 1:
-        raise ValueError(
-            f"pixel_size_error must be relative, from 0 to below 1 (0.01 is one per cent), but is {pixel_size_error!r}"
-        )
-    return float(pixel_size_error)
 
 
 def _with_order(grown: GrownLattice, brightness: NDArray | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

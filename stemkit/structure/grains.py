@@ -9,20 +9,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from stemkit.parameters import check_fraction
 from stemkit.structure.boundary_tables import boundary_table, segment_table
 from stemkit.structure.contacts import connected_regions, find_contacts, inner_columns
-from stemkit.structure.displacements import check_index
 from stemkit.structure.fitting import fit_lattices
 from stemkit.structure.lattice import Lattice, Lattices, check_lattice
 from stemkit.structure.least_squares import fit_columns_to_lattice
 from stemkit.structure.strain import strain
-from stemkit.structure.tables import ColumnPositions, column_positions, counted
+from stemkit.structure.tables import ColumnPositions, check_index, column_positions
+from stemkit.tables import counted
 
 __all__ = ["Grains", "find_grains"]
 
 #: Default of ``same_phase`` (chosen: scans distort lengths by up to two per cent, differently in each grain).
 SAME_PHASE = 0.03
-#: Default of ``coherent`` (chosen: one extra row in 50, a rotation by 1.1 degrees).
+#: Default of ``coherent`` (chosen: one extra plane in 50, a rotation by 1.1 degrees).
 COHERENT = 0.02
 #: Fewest columns of a grain (chosen: fewer determine no lattice).
 FEWEST = 10
@@ -89,7 +90,7 @@ def find_grains(
     same_phase : float, default=0.03
         Grains are of the same phase if their lattices differ by a rotation and at most this strain.
     coherent : float, default=0.02
-        A boundary is coherent if a row of columns along it is the same in both grains: the vectors differ by at most
+        A boundary is coherent if a lattice plane along it is the same in both grains: the vectors differ by at most
         this fraction of their length. A rotation by 1.15 degrees is a difference of 0.02.
 
     Returns
@@ -104,10 +105,10 @@ def find_grains(
           towards +y), the smallest by symmetry. NaN for grains that are mirror images only;
         - ``strain`` and ``strain_err``: largest change of a length between the lattices after the rotation, and
           ``same_phase``;
-        - ``row_first, row_second``: indices in the vectors a, b of each grain of the row of columns along the boundary
-          that coincides best (missing if the boundary is not straight or no row of indices up to 2 is within 12 degrees
-          of it), ``row_mismatch`` (relative difference of the two lengths) and ``row_angle`` (between the two,
-          degrees), each with ``*_err``, and ``coherent``;
+        - ``plane_first, plane_second``: indices in the vectors a, b of each grain of the vector along the lattice plane
+          that coincides best (missing if the boundary is not straight or no plane of indices up to 2 is within 12
+          degrees of it), ``plane_mismatch`` (relative difference of the two lengths) and ``plane_angle`` (between the
+          two, degrees), each with ``*_err``, and ``coherent``;
         - ``kind``: "twin" (one phase, coherent), "low-angle boundary" (one phase, below 15 degrees), "high-angle
           boundary", "coherent interface" (two phases, coherent) or "interface".
 
@@ -130,7 +131,7 @@ def find_grains(
     which shears grains of different orientations differently.
 
     Lattices are two-dimensional: a rotation about an axis in the image plane changes lengths, and boundaries that are
-    inclined to the beam appear displaced. A coherent boundary in one phase is a twin in the sense that a row with
+    inclined to the beam appear displaced. A coherent boundary in one phase is a twin in the sense that a plane with
     indices up to 2 is common to both crystals, as in a coincidence boundary of low index.
 
     References
@@ -149,10 +150,11 @@ def find_grains(
     """
     columns = column_positions(table)
     check_index(table)
-    for name, value in (("same_phase", same_phase), ("coherent", coherent)):
-        if not 0 < value < 0.2:
-            raise ValueError(f"{name} must be a fraction above 0 and below 0.2, but is {value!r}")
+    check_fraction("same_phase", same_phase, 0.2)
+    check_fraction("coherent", coherent, 0.2)
     lattices = fit_lattices(table) if lattices is None else lattices
+    if not isinstance(lattices, Lattices):
+        raise TypeError(f"lattices must be the result of fit_lattices(table), but is {type(lattices).__name__}")
     for lattice in lattices.lattices:
         check_lattice(lattice, table)
     label = lattices.labels.to_numpy()

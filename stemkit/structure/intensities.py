@@ -8,9 +8,9 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from stemkit.columns import nearest_distances
-from stemkit.images import pixel_sizes, split
-from stemkit.structure.tables import column_positions, to_pixels
-from stemkit.tables import unit_of_table
+from stemkit.images import single_image
+from stemkit.parameters import check_number, check_positive
+from stemkit.structure.tables import positions_in_image
 
 __all__ = ["voronoi_intensities"]
 
@@ -73,15 +73,12 @@ def voronoi_intensities(
     >>> voronoi_intensities(np.ones((9, 15)), table, max_radius=20)["voronoi"].tolist()
     [72.0, 63.0]
     """
-    images = split(image, name="image")
-    if len(images) != 1:
-        raise ValueError(f"image must be a single image, but is a stack of {len(images)}: choose one with image[i]")
-    one = images[0]
-    positions, size = _in_pixels(one, table)
+    one = single_image(image)
+    check_number("background", background)
+    check_positive("max_radius", max_radius, optional=True)
+    positions, size = positions_in_image(table, one)
     if max_radius is None:
         max_radius = RADIUS * float(np.median(nearest_distances(positions))) if len(positions) > 1 else max(one.shape)
-    elif not 0 < max_radius < np.inf:
-        raise ValueError(f"max_radius must be a positive number, or None, but is {max_radius!r}")
     else:
         max_radius = max_radius / float(np.sqrt(np.prod(size)))
     nearest = _nearest_column(positions, one.shape, max_radius)
@@ -99,19 +96,6 @@ def voronoi_intensities(
     n_pixels = total(np.ones(one.shape)).astype(np.int64)
     result = {"voronoi": sums, "voronoi_err": errors, "area": n_pixels * area, "n_pixels": n_pixels}
     return pd.DataFrame(result | {"at_border": total(border) > 0}, index=table.index)
-
-
-def _in_pixels(image: xr.DataArray, table: pd.DataFrame) -> tuple[NDArray[np.float64], tuple[float, float]]:
-    """Positions ``(n, 2)`` in pixels of the image, and the size of a pixel in the unit of the table."""
-    positions = column_positions(table).positions
-    sizes = pixel_sizes(image)
-    if unit_of_table(table) == "px":
-        return positions, (1.0, 1.0)
-    if sizes is not None:
-        return (positions - [float(image.coords[d][0]) for d in ("y", "x")]) / sizes, sizes
-    pixels = to_pixels(table, positions)
-    size = float(np.ptp(positions) / max(float(np.ptp(pixels)), 1e-300))
-    return pixels, (size, size)
 
 
 def _nearest_column(positions: NDArray, shape: tuple[int, ...], radius: float) -> NDArray[np.int64]:

@@ -10,7 +10,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from stemkit.structure.bases import shortest_distance
-from stemkit.structure.tables import check_table, counted
+from stemkit.structure.tables import check_table
+from stemkit.tables import counted
 
 __all__ = ["Lattice", "Lattices", "check_lattice"]
 
@@ -154,8 +155,13 @@ class Lattices(NamedTuple):
 
 
 def check_lattice(lattice: Lattice, table: pd.DataFrame) -> None:
-    """Raise an error if a lattice was fitted to another table."""
+    """Raise an error if this is not a lattice that was fitted to the table."""
     check_table(table)
+    if not isinstance(lattice, Lattice):
+        raise TypeError(
+            f"lattice must be the result of fit_lattice(table), or one of fit_lattices(table).lattices, but is "
+            f"{type(lattice).__name__}"
+        )
     if len(lattice.site) != len(table):
         raise ValueError(
             f"lattice must have been fitted to this table, but it has {len(lattice.site)} columns and the table "

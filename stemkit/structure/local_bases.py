@@ -10,8 +10,8 @@ from scipy.spatial import cKDTree
 
 from stemkit.structure.region_growing import GrownLattice, grow, median_of_known, unit_cell
 from stemkit.structure.significance import LEAST_EVIDENCE, evidence
-from stemkit.structure.tables import counted
 from stemkit.structure.vector_search import find_vectors
+from stemkit.tables import counted
 
 __all__ = ["LocalBases", "all_local_bases", "first_lattice"]
 

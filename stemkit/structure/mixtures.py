@@ -47,7 +47,7 @@ class Sample:
 
     @classmethod
     def of(cls, values: NDArray) -> Sample:
-        """From single values ``(n,)``."""
+        """Collect values ``(n,)``, in bins if there are many."""
         values = np.asarray(values, dtype=np.float64)
         if len(values) <= LIMITS.bins:
             return cls(values, np.ones(len(values)))
@@ -97,7 +97,7 @@ class Mixture:
         return np.asarray(self.log_joint(values).argmax(axis=1))
 
     def log_likelihood(self, sample: Sample) -> float:
-        """Of all values."""
+        """Logarithm of the likelihood of all values."""
         return float(sample.counts @ special.logsumexp(self.log_joint(sample.values), axis=1))
 
     def bic(self, sample: Sample) -> float:

@@ -43,8 +43,8 @@ def local_false_discovery_rate(p_values: NDArray, n_tests: float) -> NDArray[np.
     Notes
     -----
     The ratio of the density of p-values under the null hypothesis, 1, and of all p-values [1]_. The latter is
-    estimated as a decreasing function, the slope of the least concave majorant of the empirical distribution [2]_. That
-    almost all null hypotheses are true is assumed: the probability is not underestimated.
+    estimated as a decreasing function, the slope of the least concave majorant of the empirical distribution [2]_.
+    Almost all null hypotheses are assumed to be true: the probability is not underestimated.
 
     References
     ----------

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from stemkit.structure.bases import reduced_basis
+from stemkit.structure.bases import reduced_basis, superlattices
 
 __all__ = ["brightness_order", "displacement_order", "enlarge"]
 
@@ -89,19 +89,13 @@ def _smallest(cell: NDArray, site: NDArray, values: NDArray, limits: OrderLimits
         return None
     values = _without_trend(cell, values)
     for n in range(2, LARGEST + 1):
-        lattices = _superlattices(n)
+        lattices = superlattices(n)
         explained = [
             _explained_fraction(_classes(cell, site, h), site, values, limits, n_independent) for h in lattices
         ]
         if max(explained) > 0:
             return lattices[int(np.argmax(explained))]
     return None
-
-
-def _superlattices(count: int) -> list[NDArray[np.int64]]:
-    """All superlattices with ``count`` cells (Hermite normal forms)."""
-    divisors = [p for p in range(1, count + 1) if count % p == 0]
-    return [np.array([[p, q], [0, count // p]]) for p in divisors for q in range(count // p)]
 
 
 def _classes(cell: NDArray, site: NDArray, order: NDArray) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Errors of distances and angles between columns, with the jitter that columns in the same rows of the scan share."""
+"""Errors of distances and angles between columns, with the jitter that columns in the same scan lines share."""
 
 from __future__ import annotations
 

@@ -7,9 +7,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
+from stemkit.parameters import check_fraction
 from stemkit.structure.bonding import pair_rows
 from stemkit.structure.covariance import PositionCovariance
-from stemkit.structure.tables import column_positions
+from stemkit.structure.tables import column_positions, group_codes
 
 __all__ = ["mean_distances"]
 
@@ -60,10 +61,10 @@ def mean_distances(
     [3.0, 1.0, 0.067]
     """
     columns = column_positions(table)
-    if not 0 <= pixel_size_error < 1:
-        raise ValueError(f"pixel_size_error must be relative, from 0 to below 1, but is {pixel_size_error!r}")
+    check_fraction("pixel_size_error", pixel_size_error, zero=True)
     i, j = pair_rows(table, pairs, "pairs")
-    code, names = _codes(groups, pairs)
+    groups = np.zeros(len(pairs), dtype=np.int64) if groups is None else groups
+    code, names = group_codes(groups, pairs.index, "pair")
     code = np.where(columns.measured[i] & columns.measured[j], code, -1)
     difference = columns.positions[j] - columns.positions[i]
     distance = np.hypot(difference[:, 0], difference[:, 1])
@@ -85,17 +86,6 @@ def mean_distances(
         units |= dict.fromkeys(("polarity", "polarity_err", "polarity_spread"), "1")
     result.attrs.update(unit=columns.unit, units=units)
     return result
-
-
-def _codes(groups: ArrayLike | None, pairs: pd.DataFrame) -> tuple[NDArray[np.int64], pd.Index]:
-    """Number of the group of each pair, -1 for none, and the groups in their order."""
-    if groups is None:
-        return np.zeros(len(pairs), dtype=np.int64), pd.Index([0], name="group")
-    values = groups.reindex(pairs.index) if isinstance(groups, pd.Series) else pd.Series(np.asarray(groups))
-    if len(values) != len(pairs):
-        raise ValueError(f"groups must be one per pair, {len(pairs)}, but are {len(values)}")
-    code, names = pd.factorize(values, sort=True)
-    return np.asarray(code), pd.Index(names, name="group")
 
 
 def _mean_and_spread(values: NDArray, code: NDArray, n: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

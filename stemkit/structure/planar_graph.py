@@ -1,7 +1,7 @@
 """The planar graph of columns and their edges: Delaunay edges, half-edges and the faces they enclose.
 
 A half-edge is an edge in one direction. With the half-edges around each column in the order of their angles, a walk
-that always leaves a column by the half-edge next to the one it came by follows the border of one face.
+that leaves each column by the half-edge next to the one by which it arrived follows the border of one face.
 """
 
 from __future__ import annotations

@@ -13,15 +13,16 @@ from scipy import optimize, stats
 from scipy.spatial import cKDTree
 
 from stemkit.detection import Quality
+from stemkit.parameters import check_fraction
 from stemkit.structure.cells import CellIndex
 from stemkit.structure.covariance import PositionCovariance
 from stemkit.structure.defect_tables import by_column, by_missing_site, discoveries
-from stemkit.structure.displacements import check_index
 from stemkit.structure.lattice import Lattice, check_lattice
 from stemkit.structure.local_trend import RINGS, LocalTrend, local_trend, null_quantile, null_tail
 from stemkit.structure.multiple_tests import adjusted, critical_p_value, local_false_discovery_rate
-from stemkit.structure.tables import amplitudes, column_positions, counted
+from stemkit.structure.tables import amplitudes, check_index, column_positions
 from stemkit.structure.vacancies import OCCUPIED, missing_sites
+from stemkit.tables import counted
 
 if TYPE_CHECKING:
     from stemkit.detection import AtomDetector
@@ -165,8 +166,8 @@ def point_defects(
     the two rings of cells around it, so that the thickness may vary. The standard deviation of the difference contains
     the error of the column, the scatter of the columns of the sublattice beyond the errors, and the error of the plane.
     Scatter is estimated from the median absolute deviation, which few defects do not change, and a t distribution
-    accounts for its uncertainty. Its tails are those of a normal distribution: contamination that scatters otherwise
-    is found as defects. A sublattice of which a third is substituted is scatter.
+    accounts for its uncertainty. Its tails are those of a normal distribution: contamination whose scatter is
+    not normal is reported as defects. If a third of a sublattice is substituted, the substitution counts as scatter.
 
     A column between the sites is tested against the maxima of noise. At independent places of the size
     ``2 pi sigma^2``, noise has ``u exp(-u^2 / 2) / (2 sqrt(2 pi))`` maxima per place above u standard deviations [1]_,
@@ -198,9 +199,8 @@ def point_defects(
     """
     check_lattice(lattice, table)
     check_index(table)
-    for name, value in (("false_discovery_rate", false_discovery_rate), ("power", power)):
-        if not 0 < value < 1:
-            raise ValueError(f"{name} must be between 0 and 1, but is {value!r}")
+    check_fraction("false_discovery_rate", false_discovery_rate)
+    check_fraction("power", power)
     if (image is None) != (detector is None):
         raise ValueError("image and detector must be given both, to measure sites without a column, or neither")
     values, errors = amplitudes(table, by)
@@ -210,7 +210,8 @@ def point_defects(
     columns = column_positions(table)
     width = PositionCovariance.of(columns, table).width
     on_sites = _tested_columns(lattice, compared, errors, reason)
-    at_missing = _tested_missing(table, missing, lattice, compared, errors, image, detector, by)
+    brightness = _measured_at(missing, table, image, detector, by)
+    at_missing = _tested_missing(missing, *brightness, _trend_at(missing, lattice, compared, errors))
     between = _tested_between(columns.positions, values, errors, lattice, missing)
     tests = pd.concat([on_sites, at_missing, between], ignore_index=True)
     area = int((lattice.site >= 0).sum()) * abs(np.linalg.det(lattice.vectors)) / len(lattice.sites)
@@ -282,30 +283,31 @@ def _tested_columns(lattice: Lattice, values: NDArray, errors: NDArray, reason: 
     return tests.assign(row=rows, place=-1, site=lattice.site[rows], sides=2)
 
 
-def _tested_missing(
-    table: pd.DataFrame,
+def _measured_at(
     missing: pd.DataFrame,
-    lattice: Lattice,
-    values: NDArray,
-    errors: NDArray,
+    table: pd.DataFrame,
     image: xr.DataArray | NDArray | None,
     detector: AtomDetector | None,
     by: str,
-) -> pd.DataFrame:
-    """Sites without a column, with the brightness that the detector measures there."""
-    n = len(missing)
-    measured, noise = np.full((2, n), np.nan)
-    if detector is not None and image is not None and n:
-        found = detector.measure(image, missing, neighbors=table, fix_positions=True)
-        measured, noise = amplitudes(found, by)
-    trend = _trend_at(missing, lattice, values, errors) if n else LocalTrend(*np.empty((3, 0)))
-    tests = _compared(measured, noise, trend)
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Brightness that the detector measures at sites without a column, and its error; NaN without a detector."""
+    if detector is None or image is None or missing.empty:
+        return np.full(len(missing), np.nan), np.full(len(missing), np.nan)
+    return amplitudes(detector.measure(image, missing, neighbors=table, fix_positions=True), by)
+
+
+def _tested_missing(missing: pd.DataFrame, values: NDArray, errors: NDArray, trend: LocalTrend) -> pd.DataFrame:
+    """Sites without a column."""
+    tests = _compared(values, errors, trend)
     tests["p_value"] = null_tail(-tests["significance"].to_numpy(), trend.freedom)
-    return tests.assign(kind="vacancy", row=-1, place=np.arange(n), site=missing["site"].to_numpy(), sides=1)
+    place = np.arange(len(missing))
+    return tests.assign(kind="vacancy", row=-1, place=place, site=missing["site"].to_numpy(), sides=1)
 
 
 def _trend_at(missing: pd.DataFrame, lattice: Lattice, values: NDArray, errors: NDArray) -> LocalTrend:
     """Prediction of the neighbours for sites without a column; all columns determine the scatter."""
+    if missing.empty:
+        return LocalTrend(*np.empty((3, 0)))
     rows = np.flatnonzero((lattice.site >= 0) & np.isfinite(values))
     cells = np.concatenate([missing[["i", "j"]].to_numpy(dtype=np.int64), lattice.indices[rows]])
     site = np.concatenate([missing["site"].to_numpy(dtype=np.int64), lattice.site[rows]])
@@ -331,7 +333,7 @@ def _compared(values: NDArray, errors: NDArray, trend: LocalTrend) -> pd.DataFra
 def _tested_between(
     positions: NDArray, values: NDArray, errors: NDArray, lattice: Lattice, missing: pd.DataFrame
 ) -> pd.DataFrame:
-    """Columns on no site that are in the crystal."""
+    """Columns inside the crystal that are on no site."""
     used = np.flatnonzero(lattice.site >= 0)
     rows = np.flatnonzero((lattice.site < 0) & np.isfinite(values))
     near = cKDTree(positions[used]).query(positions[rows])[0] <= IN_CRYSTAL * lattice.shortest

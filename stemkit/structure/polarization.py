@@ -6,6 +6,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from stemkit.parameters import check_positive
+from stemkit.tables import check_columns
+
 __all__ = ["polarization"]
 
 #: Elementary charge times pm divided by nm3, uC/cm2 (derived: 1.602176634e-19 C, exact in the SI).
@@ -56,15 +59,14 @@ def polarization(displacements: pd.DataFrame, born_charge: float | ArrayLike, ce
     >>> float(polarization(displacements, born_charge=7, cell_volume=0.064)["polarization_x"].iloc[0].round(2))
     17.52
     """
-    missing = [name for name in VECTORS if name not in displacements]
-    if missing:
-        raise ValueError(f"displacements must be the result of cage_displacements, but lacks {', '.join(missing)}")
+    check_positive("cell_volume", cell_volume, unit="nm3")
+    check_columns("displacements", displacements, VECTORS, "the result of cage_displacements")
     unit = displacements.attrs.get("units", {}).get("displacement_y", "pm")
     if unit != "pm":
         raise ValueError(
             f"displacements must be in pm, but are in {unit}: measure the columns in an image with a pixel size"
         )
-    tensor = _tensor(born_charge) * CHARGE_DENSITY / _volume(cell_volume)
+    tensor = _tensor(born_charge) * CHARGE_DENSITY / cell_volume
     vectors = displacements[VECTORS].to_numpy(dtype=np.float64)
     errors = displacements.reindex(columns=ERRORS).to_numpy(dtype=np.float64)
     names = ["polarization_y", "polarization_x", "polarization_y_err", "polarization_x_err"]
@@ -82,9 +84,3 @@ def _tensor(born_charge: float | ArrayLike) -> NDArray[np.float64]:
             f"{born_charge!r}"
         )
     return charge if charge.ndim == 2 else charge * np.eye(2)
-
-
-def _volume(cell_volume: float) -> float:
-    if not 0 < cell_volume < np.inf:
-        raise ValueError(f"cell_volume must be a positive number of nm3, but is {cell_volume!r}")
-    return float(cell_volume)

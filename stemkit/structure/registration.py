@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from stemkit.parameters import check_fraction, check_number
 from stemkit.structure.crystal_settings import (
     Limits,
     MeasuredCell,
@@ -19,7 +20,6 @@ from stemkit.structure.crystal_settings import (
     find_settings,
 )
 from stemkit.structure.crystal_sites import CrystalSites, crystal_sites
-from stemkit.structure.displacements import check_index
 from stemkit.structure.fitting import fit_lattice
 from stemkit.structure.lattice import Lattice, check_lattice
 from stemkit.structure.registration_tables import (
@@ -31,8 +31,9 @@ from stemkit.structure.registration_tables import (
     sites_or_none,
 )
 from stemkit.structure.setting_errors import Deformation, deformation
-from stemkit.structure.tables import amplitudes, column_positions, counted
+from stemkit.structure.tables import amplitudes, check_index, column_positions
 from stemkit.synthesis.arrangements.projection import POWER
+from stemkit.tables import counted
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -236,12 +237,10 @@ def _limits(
     for name, pair in (("scale", scale), ("rotation", rotation)):
         if pair is not None and not (np.shape(pair) == (2,) and np.isfinite(pair).all() and pair[0] <= pair[1]):
             raise ValueError(f"{name} must be a range of two numbers in increasing order, but is {pair!r}")
-    if not resolution >= 0:
-        raise ValueError(f"resolution must be a number of nm of at least 0, but is {resolution!r}")
+    check_number("resolution", resolution, 0.0)
     if not scale[0] > 0:
         raise ValueError(f"scale must be positive, but is {scale!r}")
-    if not 0 <= max_strain < 1:
-        raise ValueError(f"max_strain must be from 0 to below 1, but is {max_strain!r}")
+    check_fraction("max_strain", max_strain, zero=True)
     return Limits(scale, float(max_strain), rotation)
 
 

@@ -1,4 +1,4 @@
-"""How the lattices of two grains are related: rotation, strain, mirror image, and rows of columns that coincide."""
+"""How the lattices of two grains are related: rotation, strain, mirror image, and lattice planes that coincide."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stemkit.structure.bases import corresponding_bases
 from stemkit.structure.lattice import Lattice
 
-__all__ = ["CommonRow", "Relation", "common_row", "relation"]
+__all__ = ["CommonPlane", "Relation", "common_plane", "relation"]
 
 #: Cost of a rotation by 1 rad in units of a strain of 1, if no basis is free of strain (chosen).
 ROTATION_COST = 0.1
@@ -19,9 +19,9 @@ ROTATION_COST = 0.1
 MIRRORED = 0.25
 #: Step of the numerical derivative, lengths of the vectors (chosen: errors of rounding and of the difference balance).
 STEP = 1e-6
-#: Largest index of a row of columns along a boundary (chosen: rows of larger indices coincide by chance).
+#: Largest index of a lattice plane along a boundary (chosen: planes of larger indices coincide by chance).
 LARGEST_INDEX = 2
-#: Largest difference of the vectors of two rows that correspond to each other, fraction of their length (chosen).
+#: Largest difference of the vectors along two planes that correspond to each other, fraction of their length (chosen).
 LARGEST_DIFFERENCE = 0.25
 
 
@@ -42,8 +42,8 @@ class Relation:
 
 
 @dataclass(frozen=True)
-class CommonRow:
-    """Rows of two lattices that are nearly equal: indices in the vectors of each, and how they differ.
+class CommonPlane:
+    """Planes of two lattices with nearly equal vectors along them: their indices in each lattice, and how they differ.
 
     ``mismatch`` is the difference of the lengths, second minus first, as a fraction of their mean, and ``angle`` that
     from the first to the second (degrees from +x towards +y).
@@ -114,20 +114,20 @@ def relation(first: Lattice, second: Lattice, same_phase: float) -> Relation:
     )
 
 
-def common_row(first: Lattice, second: Lattice, direction: NDArray, largest_angle: float) -> CommonRow | None:
-    """Rows of the two lattices within an angle (degrees) of a direction (y, x) whose vectors differ least.
+def common_plane(first: Lattice, second: Lattice, direction: NDArray, largest_angle: float) -> CommonPlane | None:
+    """Planes of the two lattices within an angle (degrees) of a direction (y, x) whose vectors differ least.
 
-    None if one of the lattices has no row of small indices there, or they have nothing in common.
+    None if one of the lattices has no plane of small indices there, or they have nothing in common.
     """
-    rows = [_rows_along(lattice.vectors, direction, largest_angle) for lattice in (first, second)]
-    if any(len(indices) == 0 for indices in rows):
+    planes = [_planes_along(lattice.vectors, direction, largest_angle) for lattice in (first, second)]
+    if any(len(indices) == 0 for indices in planes):
         return None
-    u, v = (indices @ lattice.vectors for indices, lattice in zip(rows, (first, second), strict=True))
+    u, v = (indices @ lattice.vectors for indices, lattice in zip(planes, (first, second), strict=True))
     difference = np.linalg.norm(u[:, None] - v[None], axis=2) / (np.linalg.norm(u, axis=1)[:, None])
     i, j = np.unravel_index(int(np.argmin(difference)), difference.shape)
     if difference[i, j] > LARGEST_DIFFERENCE:
         return None
-    of_first, of_second = rows[0][i], rows[1][j]
+    of_first, of_second = planes[0][i], planes[1][j]
 
     def values(a: NDArray, b: NDArray) -> NDArray[np.float64]:
         one, other = of_first @ a, of_second @ b
@@ -136,7 +136,7 @@ def common_row(first: Lattice, second: Lattice, direction: NDArray, largest_angl
         return np.array([2 * (lengths[1] - lengths[0]) / (lengths[1] + lengths[0]), np.degrees(turn)])
 
     at, error = _with_errors(values, first, second)
-    return CommonRow(
+    return CommonPlane(
         (int(of_first[0]), int(of_first[1])),
         (int(of_second[0]), int(of_second[1])),
         *(float(value) for pair in zip(at, error, strict=True) for value in pair),
@@ -148,8 +148,8 @@ def _rotation(deformation: NDArray) -> NDArray[np.float64]:
     return np.arctan2(deformation[..., 1, 0] - deformation[..., 0, 1], deformation[..., 0, 0] + deformation[..., 1, 1])
 
 
-def _rows_along(vectors: NDArray, direction: NDArray, largest_angle: float) -> NDArray[np.int64]:
-    """Indices ``(n, 2)`` without a common divisor of the rows within an angle of a direction, with its sign."""
+def _planes_along(vectors: NDArray, direction: NDArray, largest_angle: float) -> NDArray[np.int64]:
+    """Indices ``(n, 2)`` without a common divisor of the vectors within an angle of a direction, with its sign."""
     values = np.arange(-LARGEST_INDEX, LARGEST_INDEX + 1)
     indices = np.stack(np.meshgrid(values, values, indexing="ij"), axis=-1).reshape(-1, 2)
     indices = indices[np.gcd(indices[:, 0], indices[:, 1]) == 1]

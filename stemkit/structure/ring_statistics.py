@@ -14,6 +14,7 @@ from stemkit.structure.covariance import PositionCovariance
 from stemkit.structure.pair_errors import gradient_variance
 from stemkit.structure.planar_graph import HalfEdges
 from stemkit.structure.tables import ColumnPositions, column_positions
+from stemkit.tables import check_columns
 
 __all__ = ["ring_pairs", "rings"]
 
@@ -110,10 +111,10 @@ def ring_pairs(rings: pd.DataFrame, sizes: tuple[int, int] = (5, 7)) -> pd.DataF
     ----------
     .. [1] Hopcroft and Karp, SIAM J. Comput. 2, 225 (1973), https://doi.org/10.1137/0202019
     """
-    first, second = sizes
-    if first == second:
+    if np.shape(sizes) != (2,) or sizes[0] == sizes[1]:
         raise ValueError(f"sizes must be two different numbers of columns, but are {sizes!r}")
-    of_first, of_second = (rings.index[rings["size"] == size] for size in (first, second))
+    check_columns("rings", rings, ("size", "neighbors"), "rings(table)")
+    of_first, of_second = (rings.index[rings["size"] == size] for size in sizes)
     place = {ring: k for k, ring in enumerate(of_second)}
     pairs = [(k, place[n]) for k, ring in enumerate(of_first) for n in rings.at[ring, "neighbors"] if n in place]
     rows, cols = np.array(pairs, dtype=np.int64).reshape(-1, 2).T

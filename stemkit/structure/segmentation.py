@@ -35,7 +35,7 @@ class Limits:
     #: (chosen).
     nearest: int = 6
     enclosing: int = 4
-    #: Rows of columns that may be added to a grain at its boundary (chosen).
+    #: Layers of columns that may be added to a grain at its boundary (chosen).
     added_rows: int = 5
     #: Fewest columns of a grain that predict the position of a column at its boundary (chosen).
     predicting: int = 4

@@ -11,11 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.spatial import Delaunay, QhullError
 
-from stemkit.images import pixel_sizes, split
+from stemkit.images import pixel_sizes, single_image
+from stemkit.parameters import check_integer
 from stemkit.structure.bases import reference_basis
 from stemkit.structure.cells import CellIndex, ring
 from stemkit.structure.lattice import Lattice, check_lattice
-from stemkit.structure.tables import column_positions, to_pixels
+from stemkit.structure.tables import column_positions, positions_in_image
 
 __all__ = ["displacement_map", "strain", "strain_map"]
 
@@ -244,31 +245,17 @@ def _map(
     like: xr.DataArray | NDArray,
     coarsen: int,
 ) -> xr.Dataset:
-    images = split(like, name="like")
-    if len(images) != 1:
-        raise ValueError(f"like must be a single image, but is a stack of {len(images)}: choose one with like[i]")
-    if not (int(coarsen) == coarsen and 1 <= coarsen <= min(images[0].shape)):
-        raise ValueError(f"coarsen must be a whole number of px from 1 to the image's size, but is {coarsen!r}")
-    y, x = (_coarse(np.arange(float(n)), int(coarsen)) for n in images[0].shape)
-    points, scale = _in_pixels(table, images[0], lattice)
-    grid = _interpolated(points, values, y, x, LONGEST_EDGE * float(lattice.lengths.max()) * scale)
+    image = single_image(like, name="like")
+    check_integer("coarsen", coarsen, 1, min(image.shape))
+    y, x = (_coarse(np.arange(float(n)), coarsen) for n in image.shape)
+    points, size = positions_in_image(table, image)
+    grid = _interpolated(points, values, y, x, LONGEST_EDGE * float(lattice.lengths.max() / np.mean(size)))
     coords = {}
-    if pixel_sizes(images[0]) is not None:
-        coords = {d: (d, _coarse(images[0].coords[d].values, int(coarsen)), {"units": "nm"}) for d in ("y", "x")}
+    if pixel_sizes(image) is not None:
+        coords = {d: (d, _coarse(image.coords[d].values, coarsen), {"units": "nm"}) for d in ("y", "x")}
     return xr.Dataset(
         {name: (("y", "x"), grid[..., k], {"units": unit}) for k, (name, unit) in enumerate(units.items())}, coords
     )
-
-
-def _in_pixels(table: pd.DataFrame, image: xr.DataArray, lattice: Lattice) -> tuple[NDArray[np.float64], float]:
-    """Positions in pixels of the image, and pixels per unit of the table: from their nm if both are calibrated."""
-    sizes = pixel_sizes(image)
-    positions = column_positions(table).positions
-    if sizes is None or lattice.unit == "px":
-        pixels = to_pixels(table, positions)
-        return pixels, float(np.ptp(pixels) / max(float(np.ptp(positions)), 1e-300))
-    start = [float(image.coords[d][0]) for d in ("y", "x")]
-    return (positions - start) / sizes, 1 / float(np.mean(sizes))
 
 
 def _coarse(line: NDArray, step: int) -> NDArray[np.float64]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
+from stemkit.parameters import check_integer
 from stemkit.structure.lattice import Lattice, check_lattice
 from stemkit.structure.tables import amplitudes, column_positions
 
@@ -76,8 +77,7 @@ def sublattices(
     [1, 0, 1, 0]
     """
     column_positions(table)
-    if n is not None and not n >= 1:
-        raise ValueError(f"n must be at least 1 or None, but is {n!r}")
+    check_integer("n", n, optional=True)
     if lattice is None:
         values = amplitudes(table, by)[0]
         return _series(_by_brightness(values, n), values, table)

@@ -6,15 +6,25 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
 
 from stemkit.detection import Quality
-from stemkit.tables import n_images, unit_of_table
+from stemkit.images import pixel_sizes
+from stemkit.noise.differences import STD_PER_MAD
+from stemkit.tables import check_columns, n_images, unit_of_table
 
-__all__ = ["ColumnPositions", "amplitudes", "check_table", "column_positions", "counted", "robust_std", "to_pixels"]
-
-#: Standard deviation of a normal distribution in units of the median absolute deviation (derived).
-STD_PER_MAD = 1.4826
+__all__ = [
+    "ColumnPositions",
+    "amplitudes",
+    "check_index",
+    "check_table",
+    "column_positions",
+    "group_codes",
+    "positions_in_image",
+    "robust_std",
+    "to_pixels",
+]
 
 
 @dataclass(frozen=True)
@@ -49,7 +59,10 @@ def column_positions(table: pd.DataFrame, pixels: bool = False) -> ColumnPositio
     """
     check_table(table)
     suffix = "_px" if pixels and {"y_px", "x_px"} <= set(table) else ""
-    positions = table[[f"y{suffix}", f"x{suffix}"]].to_numpy(dtype=np.float64)
+    try:
+        positions = table[[f"y{suffix}", f"x{suffix}"]].to_numpy(dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"table must have numbers as positions, but {error}") from None
     bad = ~np.isfinite(positions).all(axis=1)
     if bad.any():
         raise ValueError(
@@ -68,7 +81,7 @@ def amplitudes(table: pd.DataFrame, by: str = "amplitude") -> tuple[NDArray[np.f
     ValueError
         If the table has no such column.
     """
-    if by not in table:
+    if not isinstance(by, str) or by not in table:
         raise ValueError(f"table must have the column {by!r}, but has {list(table)}: give by=, or add the column")
     values = table[by].to_numpy(dtype=np.float64, copy=True)
     if "quality" in table:
@@ -96,23 +109,55 @@ def robust_std(values: NDArray, axis: int | None = None) -> NDArray[np.float64]:
     return STD_PER_MAD * np.nanmedian(np.abs(values - median), axis=axis)
 
 
-def counted(n: int, noun: str, plural: str | None = None) -> str:
-    """A number with its noun: ``"1 vacancy"``, ``"2 vacancies"``."""
-    return f"{n} {noun if n == 1 else plural or noun + 's'}"
-
-
 def check_table(table: object) -> None:
     """Raise an error if this is not a table of the columns of one image."""
-    if not isinstance(table, pd.DataFrame):
-        raise TypeError(f"table must be a DataFrame like that of AtomDetector, but is {type(table).__name__}")
-    missing = [c for c in ("y", "x") if c not in table]
-    if missing:
-        raise ValueError(f"table must have the columns 'y' and 'x', but {missing} are missing from {list(table)}")
+    check_columns("table", table, ("y", "x"), "the result of AtomDetector, or one with the columns y and x")
+    assert isinstance(table, pd.DataFrame)
     if (n := n_images(table)) > 1:
         raise ValueError(
             f'table must contain the columns of one image, but contains {n}: choose one with table[table["image"] == '
             f"{table['image'].min()}]"
         )
+
+
+def check_index(table: pd.DataFrame) -> None:
+    """Raise an error if rows of the table share an index."""
+    if not table.index.is_unique:
+        twice = table.index[table.index.duplicated()][0]
+        raise ValueError(
+            f"table must have a unique index, by which results are assigned, but {twice!r} occurs twice: number the "
+            "rows with table.reset_index(drop=True)"
+        )
+
+
+def group_codes(groups: ArrayLike, index: pd.Index, noun: str) -> tuple[NDArray[np.int64], pd.Index]:
+    """Number of the group of each row, -1 for none, and the groups in their order.
+
+    Raises
+    ------
+    ValueError
+        If there is not one group per row; ``noun`` says what a row is.
+    """
+    values = groups.reindex(index) if isinstance(groups, pd.Series) else pd.Series(np.asarray(groups))
+    if len(values) != len(index):
+        raise ValueError(f"groups must be one per {noun}, {len(index)}, but are {len(values)}")
+    code, names = pd.factorize(values, sort=True)
+    return np.asarray(code), pd.Index(names, name="group")
+
+
+def positions_in_image(table: pd.DataFrame, image: xr.DataArray) -> tuple[NDArray[np.float64], tuple[float, float]]:
+    """Positions ``(n, 2)`` in pixels of an image, and height and width of a pixel in the unit of the table.
+
+    They follow from the positions in nm if the image is calibrated, so that it may be a part of the measured one.
+    """
+    columns, sizes = column_positions(table), pixel_sizes(image)
+    if columns.unit == "px":
+        return columns.positions, (1.0, 1.0)
+    if sizes is not None:
+        return (columns.positions - [float(image.coords[d][0]) for d in ("y", "x")]) / sizes, sizes
+    pixels = to_pixels(table, columns.positions)
+    size = float(np.ptp(columns.positions) / max(float(np.ptp(pixels)), 1e-300))
+    return pixels, (size, size)
 
 
 def _errors(table: pd.DataFrame, suffix: str) -> NDArray[np.float64] | None:

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.spatial import cKDTree
 
+from stemkit.parameters import check_fraction, check_integer, is_number
 from stemkit.structure.cells import CellIndex, LocalBrightness, local_brightness, ring
 from stemkit.structure.lattice import Lattice, check_lattice
 from stemkit.structure.tables import amplitudes, column_positions, to_pixels
+from stemkit.tables import check_columns
 
 if TYPE_CHECKING:
     from stemkit.detection import AtomDetector
@@ -82,8 +84,7 @@ def find_vacancies(
     ----------
     .. [1] Benjamini and Hochberg, J. R. Stat. Soc. B 57, 289 (1995), https://doi.org/10.1111/j.2517-6161.1995.tb02031.x
     """
-    if not 0 < false_discovery_rate < 1:
-        raise ValueError(f"false_discovery_rate must be between 0 and 1, but is {false_discovery_rate!r}")
+    check_fraction("false_discovery_rate", false_discovery_rate)
     missing = missing_sites(table, lattice, by=by)
     found = site_occupancy(missing, detector.measure(image, missing, neighbors=table, fix_positions=True), by=by)
     tested = stats.norm.sf(found["significance"].fillna(-np.inf))
@@ -130,10 +131,9 @@ def missing_sites(
     """
     columns = column_positions(table)
     check_lattice(lattice, table)
-    if not FEWEST <= min_neighbors <= 8:
-        raise ValueError(
-            f"min_neighbors must be from {FEWEST} to 8, the number of cells around one, but is {min_neighbors!r}"
-        )
+    check_integer("min_neighbors", min_neighbors, FEWEST, 8)
+    if shape is not None and not (np.shape(shape) == (2,) and all(is_number(n) and n > 0 for n in shape)):
+        raise ValueError(f"shape must be (n_y, n_x) of the image in px, or None, but is {shape!r}")
     index = CellIndex(lattice)
     cells, site = _unoccupied(lattice, index)
     neighbors = index.neighbors(cells, site)
@@ -191,6 +191,7 @@ def site_occupancy(missing: pd.DataFrame, measured: pd.DataFrame, *, by: str = "
     ValueError
         If the two do not have the same number of rows, or lack a column.
     """
+    check_columns("missing", missing, ("expected", "spread"), "missing_sites(table, lattice)")
     if len(missing) != len(measured):
         raise ValueError(
             f"measured must have one row for each of the {len(missing)} missing sites, but has {len(measured)}: "
@@ -231,6 +232,8 @@ def weak_columns(
         ``significance``, ``occupancy`` and ``occupancy_err`` as of :func:`site_occupancy`.
     """
     check_lattice(lattice, table)
+    if not is_number(significance) or np.isnan(significance):
+        raise ValueError(f"significance must be a number of standard deviations, but is {significance!r}")
     values, errors = amplitudes(table, by)
     rows = np.flatnonzero(lattice.site >= 0)
     cells, site = lattice.indices[rows], lattice.site[rows]

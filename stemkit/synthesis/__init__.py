@@ -1,41 +1,20 @@
 """Synthetic images: arrangements of columns, rendering, distributions of specimens and noise, STEMSynthesizer."""
 
-from stemkit.synthesis.arrangements import (
+from stemkit.synthesis.arrangements.cells import (
     LATTICES,
     Cell,
-    Columns,
-    Defect,
-    Region,
-    blue_noise,
-    columns_at,
-    cropped,
     crystal_cell,
-    disk,
-    dislocated,
-    displaced_randomly,
-    facets,
-    half_plane,
-    inserted,
-    inside,
-    joined,
-    keep_near_frame,
-    lattice,
-    lattice_vectors,
-    mirrored,
-    nearest,
     nearest_distance,
     planar_cell,
-    projected_columns,
     random_cell,
-    removed,
-    shifted,
-    stacked,
-    strained,
-    subset,
-    substituted,
-    superposed,
-    uneven,
 )
+from stemkit.synthesis.arrangements.columns import Columns, Defect, columns_at, keep_near_frame, stacked, superposed
+from stemkit.synthesis.arrangements.defects import inserted, inside, nearest, removed, shifted, subset, substituted
+from stemkit.synthesis.arrangements.disorder import blue_noise
+from stemkit.synthesis.arrangements.displacements import dislocated, displaced_randomly, strained
+from stemkit.synthesis.arrangements.lattices import lattice, lattice_vectors
+from stemkit.synthesis.arrangements.particles import projected_columns
+from stemkit.synthesis.arrangements.regions import Region, cropped, disk, facets, half_plane, joined, mirrored, uneven
 from stemkit.synthesis.recipe import Recipe
 from stemkit.synthesis.rendering import blurred, render, through_probe
 from stemkit.synthesis.synthesizer import STEMSynthesizer

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from stemkit.noise.drawing import NoiseParameters, add_noise
-from stemkit.synthesis.arrangements import Columns
+from stemkit.synthesis.arrangements.columns import Columns
 from stemkit.synthesis.chance import pick, uniform
 from stemkit.synthesis.noises import draw_noise
 from stemkit.synthesis.recipe import ARRANGEMENTS, Recipe
 from stemkit.synthesis.rendering import Targets, render_targets
-from stemkit.synthesis.specimens import draw_columns, draw_support
+from stemkit.synthesis.specimens import draw_columns
+from stemkit.synthesis.supports import draw_support
 
 __all__ = ["Batch", "draw_batch", "recorded"]
 

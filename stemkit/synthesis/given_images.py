@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from stemkit.columns import nearest_distances
-from stemkit.images import check_noise_attr, pixel_sizes, resolve_mode
+from stemkit.images import check_noise_attr, pixel_sizes, resolve_mode, same_pixel_sizes
 from stemkit.noise import NoiseModel
 from stemkit.noise.separation import separate_specimen
 from stemkit.periodicity import central_crop
@@ -21,8 +21,6 @@ __all__ = ["attached_noise", "common_lengths", "common_mode", "common_noise", "c
 MEASURED_ON = 512
 #: Least number of fitted columns for a measurement of lengths (chosen).
 FEWEST_COLUMNS = 4
-#: Relative tolerance between the pixel sizes of the images (chosen).
-PIXEL_SIZE_TOLERANCE = 1e-3
 #: Range of drawn spacings, in multiples of the extreme spacings of the images (chosen).
 WIDENING = (0.9, 1.1)
 
@@ -38,13 +36,12 @@ def common_mode(images: list[xr.DataArray], mode: str | None) -> str:
 def common_pixel_size(images: list[xr.DataArray]) -> float | None:
     """The pixel size of several images along x, nm, or None; ValueError if they differ."""
     sizes = [pixel_sizes(image) for image in images]
-    widths = np.array([np.nan if size is None else size[1] for size in sizes])
-    if not np.allclose(widths, widths[0], rtol=PIXEL_SIZE_TOLERANCE, atol=0, equal_nan=True):
+    if not all(same_pixel_sizes(size, sizes[0]) for size in sizes):
         raise ValueError(
-            f"X must be images of one pixel size, but those along x are {widths.tolist()} nm (nan: without one): fit a "
+            f"X must be images of one pixel size, but have {sizes} nm along y and x (None: without one): fit a "
             "synthesizer to each of them"
         )
-    return None if np.isnan(widths[0]) else float(widths[0])
+    return None if sizes[0] is None else sizes[0][1]
 
 
 def attached_noise(images: list[xr.DataArray], mode: str) -> list[NoiseModel]:

@@ -1,4 +1,4 @@
-"""The noise of many microscopes, drawn anew for each image."""
+"""Random noise, with the distribution of that of many microscopes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from stemkit.synthesis.chance import log_uniform, pick, uniform
 __all__ = ["draw_noise"]
 
 Range = tuple[float, float]
-#: Ranges of the noise that is drawn anew for each image: fractions of the contrast, electrons per pixel at a column,
-#: and jitter as a fraction of the spacing.
+#: Ranges of the noise that is drawn for each image (chosen): fractions of the contrast, electrons per pixel at a
+#: column, and jitter as a fraction of the spacing.
 READOUT: Range = (0.01, 0.6)
 DOSE: Range = (1.5, 300.0)
 #: Variance between the columns where electrons are counted, in electrons per pixel squared of the dose.
@@ -24,18 +24,19 @@ STREAKS: Range = (0.01, 0.2)
 JITTER: Range = (0.004, 0.07)
 CORRELATION: Range = (0.0, 0.5)
 BACKGROUND: Range = (0.0, 0.12)
-#: The beam trembles by less than this, px, and across the rows by this part of what it does along them, if at all.
+#: Largest RMS displacement of the beam, px (chosen).
 LARGEST_JITTER = 3.0
+#: Displacement along y, if there is one, relative to that along x (chosen).
 ACROSS: Range = (0.3, 1.0)
 
-# Displacement of the beam as real scans show it. "Measured" is what NoiseCalibrator finds in fourteen recorded images
-# of crystals (benchmarks/realism.py --recipe prints it beside what is drawn here); a range is theirs widened by half at
-# both ends where nothing else is said. Images that were averaged or aligned have less: the others are drawn for them.
-#: Fraction of the images with displaced rows that have it; the others have independent rows. Chosen.
+# Displacement of the beam as in recorded scans. "Measured": by NoiseCalibrator in fourteen recorded images of crystals
+# (benchmarks/realism.py --recipe compares them with this recipe). Unless stated otherwise, a range is the measured one
+# widened by half at both ends. Averaged and aligned images have less displacement: they correspond to the other images.
+#: Fraction of the images with displaced rows that have this displacement; the others have independent rows. Chosen.
 SCANNED = 0.5
 #: RMS displacement along x, px. Measured: 0.22 to 1.83 in single scans, 0.03 to 0.26 in averages.
 ALONG_X: Range = (0.15, 2.8)
-#: RMS displacement along y, px. Measured: 0.3 to 1.4; chosen above that: 2.2 was found with less noise. Limited by
+#: RMS displacement along y, px. Measured: 0.3 to 1.4; chosen above that: 2.2 was measured at less noise. Limited by
 #: LARGEST_JITTER.
 ALONG_Y: Range = (0.2, LARGEST_JITTER)
 #: Largest RMS displacement as a fraction of the spacing, where that is less: columns remain apart. Chosen.
@@ -52,11 +53,11 @@ DRIFT_ROWS: Range = (1.0, 40.0)
 HUMMING = 0.45
 #: Fraction of the variance that is hum. Measured: 0.015 to 0.26.
 HUM_SHARE: Range = (0.01, 0.38)
-#: Period of the hum, rows. Measured: 1.9 to 16; chosen above that: 20 was found by other means.
+#: Period of the hum, rows. Measured: 1.9 to 16; chosen above that: 20 was found by another method.
 HUM_PERIOD: Range = (1.3, 30.0)
 #: Fraction of images with short streaks. Measured: in half of the images; chosen below that: simple noise stays.
 SHORTLY_STREAKED = 0.35
-#: Amplitude of short streaks as a fraction of the contrast. Measured: 0.02 to 0.06, beside longer ones or alone.
+#: Amplitude of short streaks as a fraction of the contrast. Measured: 0.02 to 0.06, with or without longer ones.
 SHORT_STREAKS: Range = (0.013, 0.105)
 #: Length of short streaks along the row, px. Measured: 1.5 to 7, where they are the only ones.
 SHORT_STREAK_LENGTH: Range = (1.0, 10.5)
@@ -77,8 +78,8 @@ def draw_noise(
     electron = 1.0 / log_uniform(g, n, *DOSE)
     counted = pick(g, n, 0.35).bool()
     gain = torch.where(counted, electron, uniform(g, n, -0.3, 1.0).clamp_min(0) * readout**2 * 2)
-    # counting detectors read out a fraction of an electron, and see some electrons between the columns; in bright
-    # field there are more than matter takes away
+    # counting detectors have a readout noise of a fraction of an electron, and detect some electrons between the
+    # columns; in bright field there are more electrons than the columns remove
     least = electron * uniform(g, n, *COUNTED_BACKGROUND)
     readout = torch.where(counted, (least + dark * depth * electron).sqrt(), readout)
     gain = torch.where(dark, -torch.minimum(gain, readout**2 / depth), gain)

@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 
 from stemkit.images import mode_sign
-from stemkit.synthesis.arrangements import Defect
+from stemkit.synthesis.arrangements.columns import Defect
 from stemkit.synthesis.batches import Batch
 
 __all__ = ["SCALES", "Units", "pairs_of", "true_columns"]

@@ -9,8 +9,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from stemkit.synthesis.arrangements import Columns
-from stemkit.synthesis.arrangements.columns import along
+from stemkit.synthesis.arrangements.columns import Columns, along
 
 __all__ = ["Targets", "blurred", "render", "render_targets", "through_probe"]
 

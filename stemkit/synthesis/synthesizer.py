@@ -16,9 +16,9 @@ from stemkit.compute import parallel_map, resolve_device, seed_from, torch_gener
 from stemkit.estimators import ImageEstimator
 from stemkit.images import Images, mode_sign, split
 from stemkit.noise import NoiseCalibrator, NoiseModel
-from stemkit.parameters import check_integer, check_positive, is_number
+from stemkit.parameters import check_fraction, check_integer, check_positive
 from stemkit.pixels import filled
-from stemkit.synthesis.arrangements import Columns
+from stemkit.synthesis.arrangements.columns import Columns
 from stemkit.synthesis.batches import Batch, draw_batch, recorded
 from stemkit.synthesis.given_images import (
     attached_noise,
@@ -285,11 +285,12 @@ class STEMSynthesizer(ImageEstimator):
             raise ValueError(f"shape must be (n_y, n_x) of at least 8 px each, but is {self.shape!r}")
         check_positive("pixel_size", self.pixel_size, optional=True, unit="nm")
         self._width_fraction()
-        if not is_number(self.vacancies) or not 0 <= self.vacancies < 1:
-            raise ValueError(f"vacancies must be a fraction from 0 to below 1, but is {self.vacancies!r}")
-        unknown = set(self.arrangements) - set(ARRANGEMENTS)
-        if unknown or not self.arrangements:
+        check_fraction("vacancies", self.vacancies, zero=True)
+        names = set(self.arrangements) if isinstance(self.arrangements, Iterable) else set()
+        if not names or names - set(ARRANGEMENTS):
             raise ValueError(f"arrangements must be one or several of {ARRANGEMENTS}, but is {self.arrangements!r}")
+        if self.noise is not None and not isinstance(self.noise, NoiseModel):
+            raise TypeError(f"noise must be a NoiseModel or None, but is {type(self.noise).__name__}")
         if self.noise is not None and self.mode is not None and self.noise.mode != self.mode:
             raise ValueError(f"noise is for mode {self.noise.mode!r}, but mode is {self.mode!r}: both must be the same")
 

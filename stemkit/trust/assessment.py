@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from stemkit.denoising.network import NetworkDenoiser
 from stemkit.denoising.sampling import chosen_grid
-from stemkit.images import mode_sign, pixel_sizes, recorded_image, resolve_mode, split, steps_before
+from stemkit.images import mode_sign, pixel_sizes, recorded_image, resolve_mode, single_image, steps_before
 from stemkit.noise import NoiseModel
 from stemkit.noise.resolve import resolve_noise
 from stemkit.pixels import faulty_pixels, filled
@@ -75,10 +75,6 @@ class Assessment:
         return pd.concat(
             {key: part.reindex(columns=FIELDS) for key, part in parts.items()}, names=["section", "quantity"]
         )
-
-    def to_frame(self) -> pd.DataFrame:
-        """The same as :attr:`table`."""
-        return self.table
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -198,7 +194,7 @@ def assess(
     >>> found.residual.table.index.tolist()
     ['whiteness', 'variance', 'lattice', 'blur', 'shift', 'columns']
     """
-    first, second = (_single(image, name) for image, name in ((recorded, "recorded"), (enhanced, "enhanced")))
+    first, second = (single_image(image, name=name) for image, name in ((recorded, "recorded"), (enhanced, "enhanced")))
     if first.shape != second.shape:
         raise ValueError(
             f"recorded and enhanced must have one shape, but have {first.shape} and {second.shape}: give the "
@@ -236,13 +232,6 @@ def assess(
         if judged is not None and columns is not None:
             judged["intensity_uncertainty"] = _at_columns(columns, first, results, denoiser)
     return Assessment(ranges, tests, judged, missed, uncertainty, first, second, mode)
-
-
-def _single(image: xr.DataArray | NDArray, name: str) -> xr.DataArray:
-    images = split(image, name=name)
-    if len(images) != 1:
-        raise ValueError(f"{name} must be a single image, but is a stack of {len(images)}: choose one with image[i]")
-    return images[0]
 
 
 def _attached_noise(recorded: xr.DataArray, enhanced: xr.DataArray, mode: str) -> NoiseModel | None:

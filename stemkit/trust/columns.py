@@ -11,6 +11,7 @@ from scipy import ndimage, stats
 from stemkit.columns.peaks import BACKGROUND_RATIO
 from stemkit.detection import fitted_image
 from stemkit.images import mode_sign, pixel_sizes
+from stemkit.tables import check_columns
 from stemkit.trust.column_field import column_response, noise_peaks, normal_scores, response_variance
 from stemkit.trust.expected_noise import ExpectedNoise
 
@@ -66,6 +67,7 @@ def judge_columns(
     .. [1] Y. Benjamini and Y. Hochberg, J. R. Stat. Soc. B 57, 289 (1995),
        https://doi.org/10.1111/j.2517-6161.1995.tb02031.x
     """
+    check_columns("columns", table, (*POSITION, "y_err", "amplitude", "sigma"), "the result of AtomDetector")
     if len(table) == 0:
         return table.reindex(columns=[*POSITION, "significance", "p_value", "q_value", "verdict"])
     sign = mode_sign(mode)

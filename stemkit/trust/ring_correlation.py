@@ -7,13 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from stemkit.images import Images, pixel_sizes, split
+from stemkit.images import Images, pixel_sizes, same_pixel_sizes, split
 from stemkit.trust.rings import THRESHOLDS, Rings, resolution, threshold_curve
 
 __all__ = ["RingCorrelation", "fourier_ring_correlation"]
-
-#: Largest relative difference of the pixel sizes of the two images (chosen: rounding in files).
-SAME_PIXEL_SIZE = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,15 +100,14 @@ def fourier_ring_correlation(first: Images, second: Images | None = None) -> Rin
     shapes, sizes = {image.shape for image in images}, [pixel_sizes(image) for image in images]
     if len(shapes) > 1:
         raise ValueError(f"the images must have one shape, but have {sorted(shapes)}: crop them to their common area")
-    known = [size for size in sizes if size is not None]
-    if known and (len(known) < len(sizes) or not np.allclose(known, known[0], rtol=SAME_PIXEL_SIZE, atol=0)):
+    if not all(same_pixel_sizes(size, sizes[0]) for size in sizes):
         raise ValueError(
             f"the images must have one pixel size, but have {sorted(set(map(str, sizes)))} nm: set it with "
             "stemkit.calibrated"
         )
     values = [image.values.astype(np.float64) for image in images]
     n_y, n_x = images[0].shape
-    rings = Rings((n_y, n_x), known[0] if known else (1.0, 1.0))
+    rings = Rings((n_y, n_x), sizes[0] or (1.0, 1.0))
     halves = (rings.transform(np.mean(values[start::2], axis=0)) for start in (0, 1))
     correlation = rings.correlation(*halves)
     limits = {name: threshold_curve(rings.n_independent, name) for name in THRESHOLDS}
@@ -119,4 +115,4 @@ def fourier_ring_correlation(first: Images, second: Images | None = None) -> Rin
         {"frequency": rings.frequency, "correlation": correlation, **limits, "n_independent": rings.n_independent}
     )
     resolved = {name: resolution(rings.frequency, correlation, limit) for name, limit in limits.items()}
-    return RingCorrelation(table, resolved, "nm" if known else "px")
+    return RingCorrelation(table, resolved, "px" if sizes[0] is None else "nm")

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
+from stemkit.parameters import check_option
+
 __all__ = ["THRESHOLDS", "Rings", "half_plane_weights", "hann_window", "resolution", "threshold_curve"]
 
 #: Names of the thresholds of a Fourier ring correlation.
@@ -129,8 +131,7 @@ def threshold_curve(n_independent: NDArray, threshold: str = "half-bit") -> NDAr
     ----------
     .. [1] M. van Heel and M. Schatz, J. Struct. Biol. 151, 250 (2005), https://doi.org/10.1016/j.jsb.2005.05.009
     """
-    if threshold not in THRESHOLDS:
-        raise ValueError(f"threshold must be 'half-bit' or '1/7', but is {threshold!r}")
+    check_option("threshold", threshold, THRESHOLDS)
     if threshold == "1/7":
         return np.full(np.shape(n_independent), 1 / 7)
     root = np.sqrt(np.maximum(n_independent, 1.0))

@@ -21,7 +21,7 @@ from stemkit.denoising.inference import FLIPS, enhanced_maps, for_inference
 from stemkit.denoising.network import NetworkDenoiser
 from stemkit.denoising.sampling import chosen_grid
 from stemkit.filters import wide_gaussian
-from stemkit.images import mode_sign, resolve_mode, split
+from stemkit.images import mode_sign, resolve_mode, single_image
 from stemkit.trust.displaced_rows import fit_displacements
 from stemkit.trust.expected_noise import ExpectedNoise, column_width
 from stemkit.trust.residual import smoothing_width
@@ -132,10 +132,8 @@ def network_uncertainty(image: xr.DataArray | NDArray, denoiser: NetworkDenoiser
     the rows. The factors were fitted to the errors in a half of the fixed sets of ``stemkit.benchmark``, with known
     truth, and tested on the other half (:doc:`/trust`).
     """
-    images = split(image, name="image")
-    if len(images) != 1:
-        raise ValueError(f"image must be a single image, but is a stack of {len(images)}: choose one with image[i]")
-    return uncertainty_map(images[0], network_results(images[0], denoiser), denoiser)
+    image = single_image(image)
+    return uncertainty_map(image, network_results(image, denoiser), denoiser)
 
 
 def uncertainty_map(image: xr.DataArray, results: NDArray, denoiser: NetworkDenoiser) -> xr.DataArray:

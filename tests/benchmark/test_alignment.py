@@ -103,7 +103,7 @@ def test_frames_that_do_not_overlap_are_refused():
 
 @pytest.mark.parametrize("value", [0, -3.0, np.nan, np.inf])
 def test_a_largest_shift_must_be_positive(value):
-    with pytest.raises(ValueError, match="max_shift must be a positive number of px, but is"):
+    with pytest.raises(ValueError, match="max_shift must be a positive number of px or None, but is"):
         align_frames(repeated().frames, max_shift=value, verbose=False)
 
 

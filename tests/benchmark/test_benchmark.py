@@ -82,7 +82,7 @@ def test_the_sets_contain_every_arrangement_and_every_held_back_structure():
 def test_unknown_sets_are_refused():
     with pytest.raises(ValueError, match="name must be one of 'haadf', 'bf', 'simulated'"):
         scenes("eels")
-    with pytest.raises(ValueError, match="n must be at least 1"):
+    with pytest.raises(ValueError, match="n must be an integer of at least 1"):
         scenes("haadf", 0)
     with pytest.raises(ValueError, match="sets must contain haadf, bf, simulated, truths only, but contains xrd"):
         evaluate({}, ["haadf", "xrd"])

@@ -206,7 +206,7 @@ def test_the_half_bit_threshold_is_the_published_one(n):
 
 def test_thresholds():
     np.testing.assert_array_equal(threshold_curve(np.array([9.0, 100.0]), "1/7"), [1 / 7, 1 / 7])
-    with pytest.raises(ValueError, match="threshold must be 'half-bit' or '1/7', but is '3-sigma'"):
+    with pytest.raises(ValueError, match="threshold must be one of 'half-bit', '1/7', but is '3-sigma'"):
         threshold_curve(np.ones(3), "3-sigma")
 
 

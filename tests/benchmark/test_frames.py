@@ -256,7 +256,7 @@ def test_frames_of_different_pixel_sizes_are_refused(data):
 
 
 def test_an_unknown_threshold_is_refused_before_anything_is_denoised(data):
-    with pytest.raises(ValueError, match="threshold must be 'half-bit' or '1/7', but is 'none'"):
+    with pytest.raises(ValueError, match="threshold must be one of 'half-bit', '1/7', but is 'none'"):
         repeat_frames(data.frames, {"fails": None}, threshold="none", **QUIET)
 
 

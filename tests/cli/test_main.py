@@ -11,7 +11,8 @@ import pytest
 
 import stemkit
 from stemkit.cli import main
-from stemkit.cli.messages import counted, described, with_option_names
+from stemkit.cli.messages import described, with_option_names
+from stemkit.tables import counted
 
 #: A line that announces a step.
 PROGRESS = re.compile(r"^stemkit: (\d+/\d+ )?\S+: (reading|enhancing|writing)( \(\d+ s\))?$")

@@ -18,7 +18,7 @@ from stemkit.denoising.weights import OUTPUTS, NetworkInfo, load_weights
 from stemkit.metrics import psnr
 from stemkit.networks import FoldedSFIN
 from stemkit.noise.drawing import add_noise
-from stemkit.synthesis.arrangements import Columns
+from stemkit.synthesis import Columns
 from stemkit.synthesis.batches import draw_batch
 from stemkit.synthesis.recipe import Recipe
 from stemkit.synthesis.rendering import render

@@ -338,15 +338,15 @@ def test_tables_without_errors_have_none():
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda t: bonds(t, max_distance=-1), "max_distance must be a positive length in px"),
+        (lambda t: bonds(t, max_distance=-1), "max_distance must be a positive number of px or None"),
         (lambda t: bonds(pd.concat([t, t])), "unique index"),
         (lambda t: rings(t, pd.DataFrame({"i": [999], "j": [0]})), "pairs of columns of this table"),
-        (lambda t: bond_angles(t, t), "columns 'i' and 'j'"),
+        (lambda t: bond_angles(t, t), "bonds must be a table of pairs of columns, but lacks i, j"),
         (lambda t: ring_pairs(rings(t), (6, 6)), "two different numbers"),
-        (lambda t: dumbbells(t, max_ratio=2), "max_ratio must be between 0 and 1"),
+        (lambda t: dumbbells(t, max_ratio=2), "max_ratio must be a fraction above 0 and below 1"),
         (lambda t: dumbbells(t, by="volume"), "must have the column 'volume'"),
         (lambda t: mean_distances(t, bonds(t), [1]), "groups must be one per pair"),
-        (lambda t: mean_distances(t, bonds(t), pixel_size_error=2), "pixel_size_error must be relative"),
+        (lambda t: mean_distances(t, bonds(t), pixel_size_error=2), "pixel_size_error must be a fraction"),
     ],
 )
 def test_impossible_parameters_are_refused(call, match):

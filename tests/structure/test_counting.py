@@ -215,7 +215,7 @@ def test_impossible_inputs_are_refused():
         count_atoms(table, library=LIBRARY[::-1])
     with pytest.raises(ValueError, match="scale must be a positive number"):
         count_atoms(table, library=LIBRARY, scale=(2.0, 1.0))
-    with pytest.raises(ValueError, match="n_components must be a whole number"):
+    with pytest.raises(ValueError, match="n_components must be an integer"):
         count_atoms(table, n_components=0)
     with pytest.raises(ValueError, match="exclude must be one True or False"):
         count_atoms(table, exclude=[True])

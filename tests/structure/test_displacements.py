@@ -263,7 +263,7 @@ def test_impossible_inputs_are_refused():
         cage_displacements(table, true["label"], center=0)
     with pytest.raises(ValueError, match="one per column"):
         cage_displacements(table, true["label"][:5])
-    with pytest.raises(ValueError, match="n_cage must be a whole number"):
+    with pytest.raises(ValueError, match="n_cage must be an integer of at least 2"):
         cage_displacements(table, n_cage=1)
     with pytest.raises(ValueError, match="at least 500 columns"):
         cage_displacements(table, n_cage=500)
@@ -273,7 +273,7 @@ def test_impossible_inputs_are_refused():
         mean_displacements(table[3:], result, np.zeros(len(table) - 3))
     with pytest.raises(ValueError, match="groups must be one per column"):
         mean_displacements(table, result, [1, 2])
-    with pytest.raises(ValueError, match="false_discovery_rate must be between"):
+    with pytest.raises(ValueError, match="false_discovery_rate must be a fraction above 0 and below 1"):
         domain_walls(table, result, false_discovery_rate=0)
     with pytest.raises(ValueError, match="born_charge must be"):
         polarization(result, [1.0, 2.0, 3.0], 0.064)

@@ -99,8 +99,8 @@ def test_a_twin_of_a_face_centred_crystal_is_named(seed):
     assert abs(row["misorientation"]) == pytest.approx(math.degrees(math.acos(1 / 3)), abs=0.1)
     along = math.degrees(math.atan2(*row_of_both))
     assert (row["direction"] - along + 90) % 180 - 90 == pytest.approx(0, abs=3)
-    assert abs(row["row_mismatch"]) < SIGMAS * row["row_mismatch_err"]
-    assert abs(row["row_angle"]) < SIGMAS * row["row_angle_err"]
+    assert abs(row["plane_mismatch"]) < SIGMAS * row["plane_mismatch_err"]
+    assert abs(row["plane_angle"]) < SIGMAS * row["plane_angle_err"]
 
 
 def test_twins_of_a_monoclinic_crystal_are_mirror_images():
@@ -110,7 +110,7 @@ def test_twins_of_a_monoclinic_crystal_are_mirror_images():
     assert row["kind"] == "twin"
     assert np.isnan(row["misorientation"])
     assert row["same_phase"]
-    assert row["row_first"] in {(1, 0), (-1, 0)}
+    assert row["plane_first"] in {(1, 0), (-1, 0)}
 
 
 def test_domains_of_a_tetragonal_crystal_are_twins():
@@ -139,8 +139,8 @@ def test_film_and_substrate_are_phases_with_their_mismatch(coherent):
         mismatch = 0.0 if coherent else 0.02 / 0.4
         z.append(
             [
-                (sign * row["row_mismatch"] - mismatch) / row["row_mismatch_err"],
-                row["row_angle"] / row["row_angle_err"],
+                (sign * row["plane_mismatch"] - mismatch) / row["plane_mismatch_err"],
+                row["plane_angle"] / row["plane_angle_err"],
                 row["misorientation"] / row["misorientation_err"],
             ]
         )

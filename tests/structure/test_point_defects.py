@@ -190,8 +190,8 @@ def test_vacancies_are_measured_in_the_image():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"false_discovery_rate": 0.0}, "false_discovery_rate must be between"),
-        ({"power": 1.0}, "power must be between"),
+        ({"false_discovery_rate": 0.0}, "false_discovery_rate must be a fraction above 0 and below 1"),
+        ({"power": 1.0}, "power must be a fraction above 0 and below 1"),
         ({"image": np.zeros((4, 4))}, "image and detector must be given both"),
         ({"by": "mass"}, "must have the column 'mass'"),
     ],
@@ -227,5 +227,5 @@ def test_classes_without_a_positive_brightness_are_none():
 
 
 def test_an_impossible_trend_is_refused():
-    with pytest.raises(ValueError, match="trend must be an order from 0 to 3"):
+    with pytest.raises(ValueError, match="trend must be an integer from 0 to 3"):
         brightness_classes(crystal(0, n=6), trend=4)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 from strategies import seeds, shapes
 
-from stemkit.synthesis.arrangements import (
+from stemkit.synthesis import (
     LATTICES,
     Cell,
     Columns,
@@ -173,7 +173,7 @@ def test_a_base_of_several_columns():
     ("arguments", "message"),
     [
         (("cubic",), "name must be one of 'square'"),
-        (("rectangular", {"ratio": -1.0}), "ratio must be positive"),
+        (("rectangular", {"ratio": -1.0}), "ratio must be a positive number"),
         (("square", {"ratio": 2.0}), "ratio must be 1 in a square lattice"),
         (("oblique", {"angle": 200.0}), "angle must be between 0 and 180"),
         (("square", {"basis": [(0, 0)], "amplitude": [1.0, 2.0]}), "amplitude must be positive, one number or one for"),
@@ -432,7 +432,7 @@ def test_regions_are_distances_from_their_border():
     assert disk((10.0, 10.0), 5.0)(y, x)[0, 0] == 5.0
     square = facets((0.0, 0.0), 20.0, sides=4)(y, x)
     assert square[0].tolist() == pytest.approx([10.0, -10.0, -20.0], abs=1e-5)
-    with pytest.raises(ValueError, match="sides must be at least 3"):
+    with pytest.raises(ValueError, match="sides must be an integer of at least 3"):
         facets((0, 0), 1.0, sides=2)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import signal
 
-from stemkit.synthesis.arrangements import Columns, stacked
+from stemkit.synthesis import Columns, stacked
 from stemkit.synthesis.rendering import blurred, render, render_targets, through_probe
 
 NONE = torch.zeros(1)

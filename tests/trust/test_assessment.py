@@ -115,7 +115,6 @@ def test_columns_in_pure_noise_are_not_supported():
 def test_the_table_has_all_sections_and_reprs_are_readable(pair):
     found = stemkit.assess(*pair)
     assert found.table.index.get_level_values("section").unique().tolist() == ["range", "residual", "columns"]
-    assert found.to_frame().equals(found.table)
     assert str(found) in repr(found)
     assert "<table" in found._repr_html_()
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from stemkit.parameters import check_option, check_positive, is_number
 from stemkit.synthesis.arrangements.projection import POWER, brightness, project
 
 if TYPE_CHECKING:
@@ -97,14 +98,12 @@ def planar_cell(
     >>> perovskite = planar_cell("square", basis=[(0, 0), (0.5, 0.5)], amplitude=[1.0, 0.4])
     >>> columns = lattice(perovskite, (128, 128), spacing=12.0)
     """
-    if name not in LATTICES:
-        raise ValueError(f"name must be one of {', '.join(map(repr, LATTICES))}, but is {name!r}")
+    check_option("name", name, LATTICES)
     fixed, equal, centred = LATTICES[name]
-    if not ratio > 0:
-        raise ValueError(f"ratio must be positive, but is {ratio!r}")
+    check_positive("ratio", ratio)
     if equal and ratio != 1.0:
         raise ValueError(f"ratio must be 1 in a {name} lattice, but is {ratio!r}: choose another lattice")
-    if not 0 < angle < 180:
+    if not is_number(angle) or not 0 < angle < 180:
         raise ValueError(f"angle must be between 0 and 180 degrees, but is {angle!r}")
     radians = math.radians(angle if fixed is None else fixed)
     sites = np.atleast_2d(np.asarray(basis, dtype=float))

@@ -85,9 +85,9 @@ def columns_at(
     spacing : float, optional
         Distance of nearest columns, px; None: the least distance between the given columns.
     """
+    if np.ndim(positions) != 2 or np.shape(positions)[1] != 2:
+        raise ValueError(f"positions must be of shape (n_columns, 2), (y, x) in px, but is {np.shape(positions)}")
     places = torch.as_tensor(positions, dtype=torch.float64)
-    if places.ndim != 2 or places.shape[1] != 2:
-        raise ValueError(f"positions must be of shape (n_columns, 2), (y, x) in px, but is {tuple(places.shape)}")
     if spacing is None:
         several = len(places) > 1
         spacing = float(nearest_distances(places.numpy()).min()) if several else 10 * float(np.max(sigma))

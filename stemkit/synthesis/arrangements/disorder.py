@@ -12,7 +12,7 @@ from stemkit.synthesis.arrangements.lattices import MARGIN, SIGMA
 
 __all__ = ["blue_noise"]
 
-#: Rounds of throwing darts (chosen: hardly any gap is large enough for another column afterwards).
+#: Rounds of dart throwing (chosen: hardly any gap is large enough for another column afterwards).
 ROUNDS = 10
 #: Coordinate of empty grid squares, px (chosen: far outside any frame, and finite).
 OUTSIDE = -1e4
@@ -44,7 +44,7 @@ def blue_noise(
 
     Notes
     -----
-    Parallel Poisson-disk sampling by throwing darts [1]_. Each square of a grid whose diagonal is the spacing contains
+    Parallel Poisson-disk sampling by dart throwing [1]_. Each square of a grid whose diagonal is the spacing contains
     at most one column. In each round a position and a random priority are drawn in every empty square; the position is
     accepted if it is far enough from existing columns and has the lowest priority number of all conflicting ones.
 
@@ -84,7 +84,7 @@ def blue_noise(
 
 
 def _close(darts: Tensor, others: Tensor, priority: Tensor | None = None) -> Tensor:
-    """Whether darts are nearer to others than the spacing; with ``priority``, to others of a smaller one.
+    """Whether candidates are nearer to others than the spacing; with ``priority``, to those of lower priority number.
 
     Distances are in edges of grid squares, so that the squared spacing is 2.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,19 +59,24 @@ def lattice(
     Raises
     ------
     ValueError
-        If not exactly one of `spacing` and `pixel_size` is given, or one is not positive.
+        If not exactly one of `spacing` and `pixel_size` is given, a length is not positive, or a parameter is neither
+        one number nor one for each image.
     """
     if (spacing is None) == (pixel_size is None):
         raise ValueError(
             f"give either spacing or pixel_size, but {'neither is' if spacing is None else 'both are'} given"
         )
+    if not isinstance(cell, Cell):
+        raise TypeError(f"cell must be a Cell, such as that of planar_cell, but is {type(cell).__name__}")
+    if np.shape(shape) != (2,):
+        raise ValueError(f"shape must be (n_y, n_x) of the image in px, but is {shape!r}")
     nearest = nearest_distance(cell)
     if pixel_size is not None:
         spacing = nearest / _positive(pixel_size, nearest, "pixel_size")
-    spacing = _positive(spacing, nearest, "spacing").expand(len(cell))
-    margin = MARGIN * spacing if margin is None else margin
-    vectors = lattice_vectors(cell, spacing, angle)
-    reach = math.hypot(*shape) / 2 + float(torch.as_tensor(margin).max())
+    spacing = _positive(spacing, nearest, "spacing")
+    margin = MARGIN * spacing if margin is None else _per_image(margin, nearest, "margin")
+    vectors = lattice_vectors(cell, spacing, _per_image(angle, nearest, "angle"))
+    reach = math.hypot(*shape) / 2 + float(margin.max())
     height = torch.linalg.det(vectors).abs() / torch.linalg.norm(vectors, dim=-1).max(dim=1).values
     m = int(torch.ceil(reach / height).max()) + 1
     steps = torch.arange(-m, m + 1, device=spacing.device, dtype=spacing.dtype)
@@ -83,7 +89,7 @@ def lattice(
         return values[:, None].expand(-1, len(index), -1).flatten(1)
 
     kind = torch.arange(cell.basis.shape[1], device=spacing.device).expand(len(cell), -1)
-    width = along(SIGMA * spacing if sigma is None else sigma, spacing)
+    width = along(SIGMA * spacing if sigma is None else _positive(sigma, nearest, "sigma"), spacing)
     columns = Columns(
         y=position[..., 0] + (shape[0] - 1) / 2,
         x=position[..., 1] + (shape[1] - 1) / 2,
@@ -102,8 +108,20 @@ def lattice_vectors(cell: Cell, spacing: Tensor, angle: float | Tensor = 0.0) ->
     return cell.vectors * (spacing / nearest_distance(cell))[:, None, None] @ _rotation(angle, cell.vectors)
 
 
+def _per_image(value: float | Tensor | None, like: Tensor, name: str) -> Tensor:
+    """A number, or one for each image, as a tensor of the type of ``like``, ``(n_images,)``."""
+    try:
+        tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device).expand(len(like))
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{name} must be one number or {len(like)}, one for each image, but is {value!r}") from None
+    # the values of tensors are not copied from their device
+    if not isinstance(value, Tensor) and not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{name} must be finite, but is {value!r}")
+    return tensor
+
+
 def _positive(value: float | Tensor | None, like: Tensor, name: str) -> Tensor:
-    tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    tensor = _per_image(value, like, name)
     if not bool((tensor > 0).all()):
         raise ValueError(f"{name} must be positive, but is {value!r}")
     return tensor

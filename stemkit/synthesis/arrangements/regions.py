@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from stemkit.parameters import check_integer
 from stemkit.synthesis.arrangements.columns import Columns, along, superposed
 
 __all__ = ["Region", "cropped", "disk", "facets", "half_plane", "joined", "mirrored", "uneven"]
@@ -51,8 +52,7 @@ def disk(at: Place, radius: float | Tensor) -> Region:
 
 def facets(at: Place, radius: float | Tensor, sides: int = 6, angle: float | Tensor = 0.0) -> Region:
     """Regular polygon around (y, x) with sides at a distance of ``radius`` px, rotated by ``angle`` degrees."""
-    if sides < 3:
-        raise ValueError(f"sides must be at least 3, but is {sides!r}")
+    check_integer("sides", sides, 3)
 
     def inside(y: Tensor, x: Tensor) -> Tensor:
         turn = torch.deg2rad(along(angle, y))[..., None]

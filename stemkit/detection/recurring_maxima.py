@@ -21,6 +21,9 @@ class RecurrenceSettings:
     same_place: float = 0.7
     #: Least number of positions that recur.
     min_positions: int = 8
+    #: Least fraction of the columns without another column at this vector from them: the few next to which one is
+    #: missing, or was found elsewhere, are no sublattice.
+    min_free: float = 0.1
     #: Width of the Gaussian with which the image is smoothed, in widths of the columns.
     smoothing: float = 0.35
     #: Distances from a maximum at one of which the image must be lower, in widths of the columns: further away are the
@@ -79,7 +82,10 @@ def at_recurring_maxima(
             break
         left[group] = False
         places = columns + vectors[group].mean(axis=0)
-        shift = _mean_maximum(smooth, places[tree.query(places)[0] > near], width)
+        free = places[tree.query(places)[0] > near]
+        if len(free) < RECURRENCE.min_free * len(columns):
+            continue
+        shift = _mean_maximum(smooth, free, width)
         if shift is not None:
             same = np.hypot(*(vectors - vectors[group].mean(axis=0) - shift).T) <= reach
             recurs |= same

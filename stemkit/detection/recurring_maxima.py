@@ -82,8 +82,9 @@ def at_recurring_maxima(
             break
         left[group] = False
         places = columns + vectors[group].mean(axis=0)
+        places = places[((places >= 0) & (places <= np.array(recorded.shape) - 1)).all(axis=1)]
         free = places[tree.query(places)[0] > near]
-        if len(free) < RECURRENCE.min_free * len(columns):
+        if len(free) < RECURRENCE.min_free * len(places):
             continue
         shift = _mean_maximum(smooth, free, width)
         if shift is not None:

@@ -21,6 +21,7 @@ from stemkit.detection.matched_filter import (
 )
 from stemkit.detection.misfit import RESPONSE, Misfit, measure_misfit
 from stemkit.detection.normalized_image import NormalizedImage, bin_pixels, bin_positions, unbin_positions
+from stemkit.detection.recurring_maxima import at_recurring_maxima
 
 __all__ = [
     "MIN_SHARP_WIDTH",
@@ -267,6 +268,8 @@ def residual_candidates(
         )
         strong = tall > detection_threshold(tall, n_pixels, width, len(good), skewness)
         _, nearest = cKDTree(good.positions).query(positions)
+        shown = positions if expected is None else np.concatenate([expected, positions])
+        recurs = at_recurring_maxima(image.recorded, shown, good.positions, width, near)
         bright = _values_at(filtered.response, positions) > LATTICE.misfit_height * RESPONSE * good.amplitude[nearest]
         strong &= bright | (_values_at(heights, positions) > LATTICE.misfit_significance)
         positions, tall = positions[strong], tall[strong]
@@ -274,6 +277,7 @@ def residual_candidates(
             columns, certain = np.concatenate([good.positions, positions]), np.append(significance, tall)
             repeats = _repeats(positions, tall, columns, certain, image, spacing)
             found = np.concatenate([found, positions[repeats]])
+        found = _added(found, shown[recurs], fits.positions, near)
     if expected is not None and len(expected):
         free = expected[cKDTree(np.concatenate([fits.positions, found])).query(expected)[0] > near]
         found = np.concatenate([found, free[_values_at(heights, free) > EXPECTED_SIGNIFICANCE]])
@@ -287,6 +291,14 @@ def min_column_distance(spacing: float, width: float) -> float:
 
 
 # --- steps -------------------------------------------------------------------------------------------------------
+
+
+def _added(found: NDArray, more: NDArray, columns: NDArray, near: float) -> NDArray[np.float64]:
+    """Found positions ``(n, 2)``, px, and those of more that are not near a column or an earlier one."""
+    for position in more:
+        if cKDTree(np.concatenate([columns, found])).query(position)[0] > near:
+            found = np.append(found, position[None], axis=0)
+    return found
 
 
 def _standardized(residual: NDArray, variance: NDArray) -> NDArray[np.float64]:

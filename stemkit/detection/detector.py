@@ -298,8 +298,7 @@ class AtomDetector(ImageTransformer):
         images = split(X)
         words = {True: "calibrated in nm", False: "without pixel size"}
         for image in images:
-            calibrated = length_scale(image)[1]
-            if calibrated != self.calibrated_:
+            if (calibrated := length_scale(image)[1]) != self.calibrated_:
                 raise ValueError(
                     f"AtomDetector was fitted on images {words[self.calibrated_]}, but this one is "
                     f"{words[calibrated]}: set the pixel size with stemkit.calibrated, or fit again"
@@ -403,6 +402,7 @@ def _check_positions(positions: pd.DataFrame | ArrayLike, index: int | None) -> 
             f"positions must be an array of shape (n, 2), (y, x) in px, or a table, but have the shape {array.shape}"
         )
     if not np.isfinite(array).all():
-        n_bad = (~np.isfinite(array)).sum()
-        raise ValueError(f"positions must be finite, but {n_bad} numbers are not: remove these rows")
+        raise ValueError(
+            f"positions must be finite, but {(~np.isfinite(array)).sum()} numbers are not: remove these rows"
+        )
     return array

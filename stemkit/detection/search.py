@@ -15,7 +15,7 @@ from stemkit.detection.candidates import (
     recorded_candidates,
     residual_candidates,
 )
-from stemkit.detection.fitter import FITTER, ColumnFitter, FittedColumns
+from stemkit.detection.fitter import FITTER, ColumnFitter, FittedColumns, is_faint
 from stemkit.detection.guided import FoundColumns, add_guided_columns, distance_to_nearest, is_inside
 from stemkit.detection.misfit import Misfit
 from stemkit.detection.normalized_image import NormalizedImage, bin_positions
@@ -45,9 +45,16 @@ class SearchSettings:
     wide_residual: float = 1.5
     #: Significance from which a fixed width is fitted after all.
     free_width_significance: float = 1.5 * FAINT_SIGNIFICANCE
+    #: Amplitude in RMS misfits of the neighbouring columns from which a column determines its width.
+    min_over_misfit: float = 3.0
     #: Fits nearer than this many widths describe one column (derived: the sum of two equal Gaussians nearer than two
     #: widths has one maximum).
     duplicate_distance: float = 1.5
+    #: A faint column of a crystal has neighbours within this many spacings or lattice vectors ...
+    neighbor_distance: float = 2.0
+    #: ... at least this fraction of the median number, relative to the area inside the frame; a fainter spot in vacuum
+    #: or on a support is not part of the crystal.
+    min_neighbors: float = 0.2
     #: Of two columns nearer than this fraction of the spacing, the fainter one must be significant over the misfit of
     #: the brighter one.
     close_distance: float = 0.5
@@ -113,7 +120,8 @@ class ColumnSearch:
             min_distance = max(SEARCH.duplicate_distance * final.width, final._close_distance)
             found = add_guided_columns(final.fitter, columns, shown, result.misfit, min_distance)
         found = replace(found, fits=found.fits.unbinned(fine))
-        return found.take(is_inside(found.fits, self.image))
+        found = found.take(is_inside(found.fits, self.image) & (found.guided | self._is_left(found.fits)))
+        return found.take(~self._is_isolated(found.fits)) if self.periodic else found
 
     # --- steps -------------------------------------------------------------------------------------------------------
 
@@ -125,17 +133,38 @@ class ColumnSearch:
         """Columns are rarely nearer to each other than this, px; 0 if the spacing is unknown."""
         return SEARCH.close_distance * self.spacing if np.isfinite(self.spacing) else 0.0
 
+    def _is_left(self, fits: ColumnFits) -> NDArray[np.bool_]:
+        """Columns that have not lost their amplitude in the final fit, with other widths and smaller pixels."""
+        least = SEARCH.first_significance * self.significance
+        with np.errstate(invalid="ignore"):
+            return np.asarray(fits.failed | (fits.amplitude >= least * fits.amplitude_err))
+
+    def _is_isolated(self, fits: ColumnFits) -> NDArray[np.bool_]:
+        """Faint columns of a crystal that have hardly any neighbours."""
+        if not np.isfinite(self.spacing) or len(fits) < 2:
+            return np.zeros(len(fits), dtype=bool)
+        vectors = self.image.lattice_vectors
+        repeat = 0.0 if vectors is None else float(np.hypot(*vectors.T).max())
+        radius, tree = SEARCH.neighbor_distance * max(self.spacing, repeat), cKDTree(fits.positions)
+        n_neighbors = tree.query_ball_point(fits.positions, radius, return_length=True) - 1
+        lengths = [
+            np.minimum(p + 0.5, radius) + np.minimum(n - 0.5 - p, radius)
+            for p, n in zip(fits.positions.T, self.image.recorded.shape, strict=True)
+        ]
+        density = n_neighbors / np.maximum(lengths[0] * lengths[1], 1.0)
+        return is_faint(fits) & (density < SEARCH.min_neighbors * np.median(density))
+
     def _search(self, network: NetworkCandidates | None) -> SearchResult:
         fits = self.fitter.fit(self._first_candidates(network))
         fits = fits.take(_is_column(fits, self.image, SEARCH.first_significance * self.significance))
         columns = self.fitter.fix_faint_widths(FittedColumns(fits, np.zeros(len(fits), dtype=bool)))
         columns = self._fit_wide_columns(self._remove_duplicates(columns))
         columns, misfit = self._add_overlooked(columns, network)
-        columns = self._remove_duplicates(columns, misfit)
+        columns = self._remove_duplicates(self._fix_outshone_widths(columns, misfit), misfit)
         # columns are accepted with the fixed width: a free one would increase the errors of the amplitudes
         columns = self.fitter.fix_faint_widths(columns)
         is_column = _is_column(columns.fits, self.image, self.significance)
-        return SearchResult(self._free_clear_widths(columns), is_column, misfit)
+        return SearchResult(self._free_clear_widths(columns, misfit), is_column, misfit)
 
     def _first_candidates(self, network: NetworkCandidates | None) -> NDArray[np.float64]:
         """Candidates of the recorded image, and those that only the network shows; of single atoms the latter alone."""
@@ -224,12 +253,23 @@ class ColumnSearch:
         start = FittedColumns(fits.updated(index, trial.take(better)), columns.width_fixed & ~changed)
         return fitter.refit(start, changed)
 
-    def _free_clear_widths(self, columns: FittedColumns) -> FittedColumns:
+    def _is_outshone(self, fits: ColumnFits, misfit: Misfit) -> NDArray[np.bool_]:
+        """Columns whose width is that of the misfit of brighter neighbours rather than their own."""
+        good = fits.take(~fits.failed & (fits.amplitude > 0))
+        return fits.amplitude < SEARCH.min_over_misfit * misfit.amplitude(fits.positions, good, self.width)
+
+    def _fix_outshone_widths(self, columns: FittedColumns, misfit: Misfit) -> FittedColumns:
+        fixed = ~columns.width_fixed & self._is_outshone(columns.fits, misfit)
+        if not fixed.any():
+            return columns
+        return self.fitter.refit(replace(columns, width_fixed=columns.width_fixed | fixed), fixed)
+
+    def _free_clear_widths(self, columns: FittedColumns, misfit: Misfit) -> FittedColumns:
         """Fit the fixed widths of columns that are significant enough, such as those that the residual has added."""
         fits = columns.fits
         with np.errstate(invalid="ignore"):
             is_clear = fits.amplitude >= SEARCH.free_width_significance * fits.amplitude_err
-        freed = columns.width_fixed & ~fits.failed & is_clear
+        freed = columns.width_fixed & ~fits.failed & is_clear & ~self._is_outshone(fits, misfit)
         if not freed.any() or self.fitter.common_width:
             return columns
         start = replace(columns, width_fixed=columns.width_fixed & ~freed)

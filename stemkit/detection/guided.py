@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from stemkit.columns import ColumnFits
-from stemkit.detection.candidates import NETWORK, NetworkCandidates
+from stemkit.detection.candidates import NetworkCandidates
 from stemkit.detection.fitter import ColumnFitter, FittedColumns, is_faint
 from stemkit.detection.misfit import Misfit
 from stemkit.detection.normalized_image import NormalizedImage
@@ -35,15 +35,12 @@ class GuidedSettings:
     #: The same for a faint one next to a bright column, with the misfit in its error (chosen: between simulated
     #: lattices, in which such columns are true, and a particle in which they are not) ...
     min_faint_significance: float = 2.5
-    #: ... where the pixels would show a column of a fraction of the bright one's height (that below which columns of a
-    #: network are faint) with more than this significance (chosen between
-    #: the two: 5 in a lattice at 5 electrons per pixel, 8 in the particle).
-    visible_significance: float = 6.0
+    #: ... where the median significance of the other columns is above this: below, the misfit cannot be measured (that
+    #: of the columns on which it is measured).
+    clear_significance: float = 10.0
     #: Width, learnt widths, above which a column that the network does not show is a variation of the background
     #: (chosen).
     max_width: float = 2.0
-    #: Number of the nearest columns among which the bright one is searched for (chosen).
-    n_neighbors: int = 4
     #: Least distance from the border, px (chosen: networks show the tails of columns outside the frame there).
     margin: float = 1.0
 
@@ -98,6 +95,7 @@ def add_guided_columns(
     """
     if len(candidates.positions) == 0:
         return FoundColumns(columns.fits, columns.width_fixed, np.zeros(len(columns), dtype=bool))
+    columns = columns.take(_is_shown(columns.fits, candidates.positions, min_distance))
     columns, guided, nearest = _merge_with_candidates(columns, candidates.positions, fitter.width, min_distance)
     is_missing = (
         distance_to_nearest(candidates.positions, _moved(columns.fits, candidates, guided, nearest)) > min_distance
@@ -139,6 +137,13 @@ def is_inside(fits: ColumnFits, image: NormalizedImage, margin: float = -0.5) ->
 
 
 # --- steps -------------------------------------------------------------------------------------------------------
+
+
+def _is_shown(fits: ColumnFits, positions: NDArray, min_distance: float) -> NDArray[np.bool_]:
+    """Columns that the network shows, or the recorded pixels: fits that failed or end with no amplitude are neither."""
+    with np.errstate(invalid="ignore"):
+        has_amplitude = ~fits.failed & (fits.amplitude > fits.amplitude_err)
+    return np.asarray(has_amplitude | (distance_to_nearest(fits.positions, positions) < min_distance))
 
 
 def _merge_with_candidates(
@@ -188,12 +193,9 @@ def _least_amplitude(
     is_probable = shown.probability > GUIDED.probable
     least = np.where(is_probable, GUIDED.min_significance, GUIDED.min_improbable_significance) * found.amplitude_err
     faint = found.take(shown.is_faint)
-    if len(faint) == 0 or len(others) == 0:
+    significance = others.amplitude / others.amplitude_err
+    if len(faint) == 0 or not np.nanmedian(np.append(significance, 0.0)) > GUIDED.clear_significance:
         return least
-    k = min(GUIDED.n_neighbors, len(others))
-    nearest = cKDTree(others.positions).query(faint.positions, k=[*range(1, k + 1)])[1]
-    height = NETWORK.faint_height * others.amplitude[nearest].max(axis=1)
     error = np.hypot(faint.amplitude_err, misfit.amplitude(faint.positions, others, width))
-    is_visible = height > GUIDED.visible_significance * faint.amplitude_err
-    least[shown.is_faint] = np.where(is_visible, GUIDED.min_faint_significance * error, least[shown.is_faint])
+    least[shown.is_faint] = GUIDED.min_faint_significance * error
     return least

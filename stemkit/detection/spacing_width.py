@@ -63,7 +63,7 @@ class LengthSettings:
     tolerance: float = 0.3
     #: Number of columns in the recorded image, as a fraction of those that a network shows, from which these are used
     #: (at low doses, the peaks of the recorded image are few, or variations of the background).
-    recorded_fraction: float = 0.7
+    recorded_fraction: float = 0.5
     #: Least distance of the columns of a network whose spacing is not known, px ...
     network_distance: float = 2.5
     #: ... and largest ratio of the width of these columns to their spacing: larger ones are parts of wide columns.
@@ -135,7 +135,7 @@ def learn_lengths(
     for _ in range(LENGTHS.max_searches):
         fitter = ColumnFitter(crop, lengths.width, background=background)
         found = ColumnSearch(fitter, lengths.spacing, LENGTHS.min_significance, is_periodic).run()
-        former, lengths = lengths, _median_lengths(found, crop, lengths)
+        former, lengths = lengths, _median_lengths(found, crop, lengths, is_periodic)
         lengths = Lengths(lengths.spacing if spacing is None else spacing, lengths.width if width is None else width)
         if abs(lengths.width / former.width - 1) < LENGTHS.max_change:
             break
@@ -145,20 +145,25 @@ def learn_lengths(
 # --- steps -------------------------------------------------------------------------------------------------------
 
 
-def _median_lengths(found: FoundColumns, image: NormalizedImage, default: Lengths) -> Lengths:
+def _median_lengths(found: FoundColumns, image: NormalizedImage, default: Lengths, is_periodic: bool) -> Lengths:
     """Median distance of nearest columns, and median width of those that determine one; the default for too few.
 
-    If most columns are too faint to determine a width, the others are wide ones or variations of the background.
+    If most columns are too faint to determine a width, the others are wide ones or variations of the background: the
+    width of the columns that a network shows is used instead.
     """
     fits, margin = found.fits, LENGTHS.margin * default.width
     n_y, n_x = image.recorded.shape
     distance = nearest_distances(fits.take(~fits.failed).positions)
+    spacing = float(np.median(distance)) if len(distance) else default.spacing
     inside = (np.minimum(fits.y, fits.x) > margin) & (fits.y < n_y - 1 - margin)
     inside &= fits.x < n_x - 1 - margin
     widths = fits.sigma[~fits.failed & ~found.width_fixed & inside]
-    if len(widths) < LENGTHS.free_fraction * inside.sum():
-        widths = widths[:0]
-    return Lengths(float(np.median(distance)) if len(distance) else default.spacing, _median(widths, default.width))
+    if len(widths) >= LENGTHS.free_fraction * inside.sum():
+        return Lengths(spacing, _median(widths, default.width))
+    network = network_candidates(image, spacing, default.width) if is_periodic else None
+    if network is None:
+        return Lengths(spacing, default.width)
+    return Lengths(spacing, _network_width(image, network.positions[~network.is_faint], default.width, is_periodic))
 
 
 def _first_lengths(image: NormalizedImage, period: float | None, spacing: float | None, width: float | None) -> Lengths:
@@ -177,8 +182,6 @@ def _first_lengths(image: NormalizedImage, period: float | None, spacing: float 
         positions = shown
         if width is None:
             learnt_width = _network_width(image, positions, learnt_width, is_periodic)
-    elif shown is not None and width is None and len(shown) >= LENGTHS.recorded_fraction * len(positions):
-        learnt_width = _network_width(image, shown, learnt_width, is_periodic)
     if spacing is None:
         distance = nearest_distances(positions)
         spacing = float(np.median(distance)) if len(distance) else float("nan")

@@ -2,8 +2,10 @@
 
 F1 of the maxima of the shipped network, and of the detector's table, on lattices whose brightest columns have 1 to 300
 electrons per pixel (matched within a third of the spacing, columns at least 5 px from the border). ``error`` is the
-robust RMS error per axis of the network's positions in column widths; ``pull`` is the robust standard deviation of the
-table's position errors relative to the stated ones, ``rms pull`` the ordinary one, which outliers dominate.
+robust RMS error per axis of the network's positions in column widths. ``good`` is the number of columns without a flag,
+``pull`` the robust standard deviation of their position errors relative to the stated ones, ``rms pull`` the ordinary
+one and ``above 4`` the fraction of coordinates that are wrong by more than four stated errors; ``guided`` and ``guided
+pull`` are those of the guided columns.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 
 from stemkit import AtomDetector, NoiseCalibrator, NoiseModel, PointwiseNoise, SFINDenoiser, STEMSynthesizer
 from stemkit.columns import nearest_distances
+from stemkit.detection import Quality
 from stemkit.detection.candidates import network_candidates
 from stemkit.detection.normalized_image import NormalizedImage
 from stemkit.metrics import match_columns
@@ -49,12 +52,32 @@ def row(dose: float, n: int) -> dict[str, float]:
     )
     pairs, columns = synthesizer.sample(n, return_columns=True)
     figures = [one(pairs["noisy"][i], columns[columns["image"] == i]) for i in range(n)]
-    pulls = np.concatenate([pull for _, pull in figures])
     means = pd.DataFrame([scores for scores, _ in figures]).mean().to_dict()
-    return {"dose": dose, **means, "pull": NORMAL * float(np.median(np.abs(pulls))), "rms pull": float(pulls.std())}
+    pulls = pd.concat([pull for _, pull in figures])
+    is_guided = pulls["quality"].to_numpy() & Quality.GUIDED > 0
+    of_good, of_guided = (pull_figures(pulls[k]) for k in (pulls["quality"].to_numpy() == 0, is_guided))
+    return (
+        {"dose": dose, **means}
+        | dict(zip(("good", "pull", "rms pull", "above 4"), of_good, strict=True))
+        | {"guided": of_guided[0], "guided pull": of_guided[1]}
+    )
 
 
-def one(image, truth: pd.DataFrame) -> tuple[dict[str, float], NDArray]:
+def pull_figures(pulls: pd.DataFrame) -> tuple[int, float, float, float]:
+    """Number of columns, robust and ordinary standard deviation of their pulls, and the fraction above 4 in size."""
+    values = pulls[["y", "x"]].to_numpy().ravel()
+    values = values[np.isfinite(values)]
+    if len(values) == 0:
+        return 0, math.nan, math.nan, math.nan
+    return (
+        len(pulls),
+        NORMAL * float(np.median(np.abs(values))),
+        float(values.std()),
+        float((np.abs(values) > 4).mean()),
+    )
+
+
+def one(image, truth: pd.DataFrame) -> tuple[dict[str, float], pd.DataFrame]:
     true = truth[["y_px", "x_px"]].to_numpy()
     spacing = float(np.median(nearest_distances(true)))
     enhanced = SFINDenoiser(mode="haadf").fit_transform(NoiseCalibrator().fit_transform(image))
@@ -63,24 +86,36 @@ def one(image, truth: pd.DataFrame) -> tuple[dict[str, float], NDArray]:
     width = detector.width_ / image.stem.pixel_size
     shown = network_candidates(NormalizedImage.from_image(enhanced, None), spacing, width)
     assert shown is not None
-    true, maxima = inside(true), inside(shown.positions)
-    table = table[is_inside(table[["y_px", "x_px"]].to_numpy())]
-    of_network = match_columns(maxima, true, spacing / 3)
-    match = match_columns(table[["y_px", "x_px"]], true, spacing / 3)
-    found = table.iloc[match.found]
-    off = found[["y_px", "x_px"]].to_numpy() - true[match.true]
-    pulls = (off / found[["y_px_err", "x_px_err"]].to_numpy()).ravel()
-    error = np.abs(maxima[of_network.found] - true[of_network.true]) / width
-    scores = {"maxima": of_network.f1, "table": match.f1, "precision": match.precision, "recall": match.recall}
-    return scores | {"error": NORMAL * float(np.median(error))}, pulls[np.isfinite(pulls)]
+    found = table[["y_px", "x_px"]].to_numpy()
+    maxima = score(shown.positions, true, spacing / 3)
+    ours = score(found, true, spacing / 3)
+    index, partner = matched_inside(found, true, spacing / 3)
+    pulls = (found[index] - true[partner]) / table[["y_px_err", "x_px_err"]].to_numpy()[index]
+    of_network, of_true = matched_inside(shown.positions, true, spacing / 3)
+    error = NORMAL * float(np.median(np.abs(shown.positions[of_network] - true[of_true]))) / width
+    scores = {"maxima": maxima[2], "table": ours[2], "precision": ours[0], "recall": ours[1], "error": error}
+    quality = table["quality"].to_numpy()[index]
+    return scores, pd.DataFrame({"quality": quality, "y": pulls[:, 0], "x": pulls[:, 1]})
+
+
+def score(found: NDArray, true: NDArray, radius: float) -> tuple[float, float, float]:
+    """Precision, recall and F1 of the columns that are away from the border; their partners may be nearer to it."""
+    match = match_columns(found, true, radius)
+    is_found, is_true = np.zeros(len(found), dtype=bool), np.zeros(len(true), dtype=bool)
+    is_found[match.found] = is_true[match.true] = True
+    precision, recall = is_found[is_inside(found)].mean(), is_true[is_inside(true)].mean()
+    return float(precision), float(recall), float(2 * precision * recall / (precision + recall))
+
+
+def matched_inside(found: NDArray, true: NDArray, radius: float) -> tuple[NDArray, NDArray]:
+    """Numbers of matched columns away from the border, and of their partners."""
+    match = match_columns(found, true, radius)
+    inside = is_inside(true[match.true])
+    return np.asarray(match.found)[inside], np.asarray(match.true)[inside]
 
 
 def is_inside(places: NDArray) -> NDArray[np.bool_]:
     return ((places > BORDER) & (places < SIZE - 1 - BORDER)).all(axis=1)
-
-
-def inside(places: NDArray) -> NDArray:
-    return places[is_inside(places)]
 
 
 if __name__ == "__main__":

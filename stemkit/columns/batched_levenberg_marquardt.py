@@ -13,7 +13,7 @@ from stemkit.columns.equations import NormalEquations, normal_equations, ramp_pr
 from stemkit.columns.errors import inflated_covariances
 from stemkit.columns.limits import COUPLING_UPDATES, LIMITS
 from stemkit.columns.problem import FitProblem
-from stemkit.columns.solving import covariances, damped_step
+from stemkit.columns.solving import MAX_JOINT, covariances, damped_step
 
 __all__ = ["BatchedLevenbergMarquardt"]
 
@@ -109,7 +109,7 @@ class BatchedLevenbergMarquardt:
         )
         covariance = covariance * free[:, :, None] * free[:, None, :]
         ramps = None
-        if noise.tilt:
+        if noise.tilt or joint >= MAX_JOINT:
             ramps = ramp_projections(self.problem, self.parameters, self.center, self.all_columns).cpu().numpy()
         prior = None if self.prior is None else self.prior.cpu().numpy()
         chi2, dof = equations.chi2.cpu().numpy(), self._degrees_of_freedom().cpu().numpy()

@@ -90,14 +90,20 @@ def normal_equations(
 
 
 def ramp_projections(problem: FitProblem, parameters: Tensor, center: Tensor, columns: Tensor) -> Tensor:
-    """``J^T C^-1 r`` for backgrounds r with a slope of 1 per px along y and x, ``(m, 2, P)``."""
+    """Projections ``(m, 2, P + 3)`` of backgrounds r with a slope of 1 per px along y and x.
+
+    They are ``J^T C^-1 r``, then ``r^T C^-1`` times the residual and times both backgrounds.
+    """
 
     def compute(batch_problem: FitProblem, batch: Tensor) -> tuple[Tensor, ...]:
         windows = _whitened_windows(batch_problem, parameters, center, batch)
         dy, dx = _offsets(batch_problem, parameters[batch], center[batch], None)
         ramps = torch.stack(torch.broadcast_tensors(dy, dx), dim=1).contiguous()
-        product = windows.whiten(ramps).flatten(2) @ windows.stacked[:, :-1].flatten(2).transpose(1, 2)
-        return (product.to(torch.float64) * problem.free[batch][:, None],)
+        whitened = windows.whiten(ramps).flatten(2)
+        fields = torch.cat([windows.stacked.flatten(2), whitened], dim=1)
+        product = (whitened @ fields.transpose(1, 2)).to(torch.float64)
+        product[:, :, :-3] *= problem.free[batch][:, None]
+        return (product,)
 
     return _in_batches(compute, problem, columns)[0]
 

@@ -21,7 +21,7 @@ from stemkit.columns.compiled import (
 from stemkit.columns.errors import inflated_covariances
 from stemkit.columns.limits import IS_COUPLING_UPDATE, LIMITS
 from stemkit.columns.problem import FitProblem
-from stemkit.columns.solving import MAX_CYCLES, TOLERANCE
+from stemkit.columns.solving import MAX_CYCLES, MAX_JOINT, TOLERANCE
 
 __all__ = ["CompiledLevenbergMarquardt"]
 
@@ -56,7 +56,7 @@ class CompiledLevenbergMarquardt:
         placeholder[0, :2], placeholder[0, 3] = -1e6, 1.0
         parameters = np.concatenate([start.numpy(), placeholder])
         crowded: NDArray[np.bool_] = np.asarray((coupled < self.n).any(1))
-        self._crowded, self._no_ramps = crowded, np.empty((0, 2, n_parameters))
+        self._crowded, self._no_ramps = crowded, np.empty((0, 2, n_parameters + 3))
         self.images = _problem_arrays(problem)
         self.arrays = self.images[0]
         self.equations = EquationArrays(
@@ -141,7 +141,7 @@ class CompiledLevenbergMarquardt:
         covariance = self._covariances(columns, joint) * free[:, :, None] * free[:, None, :]
         dof = np.maximum(self.equations.pixels[columns] - free.sum(1), 1.0)
         noise, prior = self.problem.noise, self.state.prior
-        ramps = self._ramp_projections(columns) if noise.tilt else None
+        ramps = self._ramp_projections(columns) if noise.tilt or joint >= MAX_JOINT else None
         used_prior = prior[columns] if len(prior) else None
         return inflated_covariances(covariance, self.equations.chi2[columns], dof, noise, ramps, used_prior)
 
@@ -213,7 +213,7 @@ class CompiledLevenbergMarquardt:
         return result * scale[columns][:, :, None] * scale[columns][:, None, :]
 
     def _ramp_projections(self, columns: NDArray) -> NDArray[np.float64]:
-        ramps = np.empty((len(columns), 2, self.start.shape[1]))
+        ramps = np.empty((len(columns), 2, self.start.shape[1] + 3))
         discarded = EquationArrays(*map(np.empty_like, self.equations))._replace(shared=self.equations.shared)
         without_shared = np.zeros(len(columns), dtype=bool)
         self._add_up(columns, without_shared, discarded, ramps)

@@ -25,6 +25,7 @@ from stemkit.detection.recurring_maxima import at_recurring_maxima
 
 __all__ = [
     "MIN_SHARP_WIDTH",
+    "NETWORK",
     "NetworkCandidates",
     "min_column_distance",
     "network_candidates",
@@ -126,10 +127,17 @@ class NetworkCandidates:
         ``(y, x)``, px.
     is_faint : ndarray of bool, shape (n,)
         Candidates that are much fainter than one nearby, which may be false.
+    probability : ndarray of shape (n,)
+        Probability of a column in the map ``detect``; 1 without one.
     """
 
     positions: NDArray[np.float64]
     is_faint: NDArray[np.bool_]
+    probability: NDArray[np.float64]
+
+    def take(self, which: NDArray) -> NetworkCandidates:
+        """The candidates that an index or a mask selects."""
+        return NetworkCandidates(self.positions[which], self.is_faint[which], self.probability[which])
 
 
 def network_candidates(image: NormalizedImage, spacing: float, width: float) -> NetworkCandidates | None:
@@ -158,14 +166,15 @@ def network_candidates(image: NormalizedImage, spacing: float, width: float) -> 
         near = min_column_distance(spacing, width)
         binned = find_peaks(response, threshold=0.0, min_distance=near / factor)
         peaks = unbin_positions(binned[_is_tall(response, binned)] if len(binned) else binned, factor)
+    probability = np.ones(len(peaks)) if image.detect is None else _values_at(image.detect, peaks)
     if response is None:
-        return NetworkCandidates(peaks, np.zeros(len(peaks), dtype=bool))
+        return NetworkCandidates(peaks, np.zeros(len(peaks), dtype=bool), probability)
     binned = bin_positions(peaks, factor)
     is_faint = _is_faint(peaks, _values_at(response, binned), width)
     # between bright columns, the map shows spots where the enhanced image has no maximum
     reach = max(1, round(NETWORK.maximum_distance * width / factor))
     confirmed = ~is_faint | _has_maximum(response, binned, reach)
-    return NetworkCandidates(peaks[confirmed], is_faint[confirmed])
+    return NetworkCandidates(peaks, is_faint, probability).take(confirmed)
 
 
 def recorded_candidates(

@@ -24,12 +24,23 @@ class GuidedSettings:
     #: Standard deviation of the positions that a network shows, in widths (tuned: ``benchmarks/low_dose.py`` has 0.1 to
     #: 0.2 at 1 to 10 electrons per pixel, with tails).
     position_error: float = 0.2
-    #: Least significance of a guided column, standard errors (chosen: any positive amplitude, since in pure noise a
-    #: network shows hardly any column; of the columns that it does show, more are true than the pixels confirm).
-    min_significance: float = 0.0
+    #: Least significance of a guided column with a probability in the map of the network above ``probable``, standard
+    #: errors (chosen: noise makes the amplitude of a faint column negative; ``benchmarks/low_dose.py``: at 1 to 5
+    #: electrons, 90 % of those with an amplitude between -1 and 0 errors are true from a probability of 0.7, 60 % from
+    #: 0.5, 20 % below) ...
+    min_significance: float = -1.0
+    #: ... and of the others.
+    min_improbable_significance: float = 0.0
+    probable: float = 0.5
     #: The same for a faint one next to a bright column, with the misfit in its error (chosen: between simulated
-    #: lattices, in which such columns are true, and a particle in which they are not).
+    #: lattices, in which such columns are true, and a particle in which they are not) ...
     min_faint_significance: float = 2.5
+    #: ... where the median significance of the other columns is above this: below, the misfit cannot be measured (that
+    #: of the columns on which it is measured).
+    clear_significance: float = 10.0
+    #: Width, learnt widths, above which a column that the network does not show is a variation of the background
+    #: (chosen).
+    max_width: float = 2.0
     #: Least distance from the border, px (chosen: networks show the tails of columns outside the frame there).
     margin: float = 1.0
 
@@ -84,26 +95,31 @@ def add_guided_columns(
     """
     if len(candidates.positions) == 0:
         return FoundColumns(columns.fits, columns.width_fixed, np.zeros(len(columns), dtype=bool))
-    columns, guided, expected = _merge_with_candidates(columns, candidates.positions, fitter.width)
-    start = columns.fits.updated(guided, columns.fits.take(guided))
-    start.y[guided], start.x[guided] = expected[guided].T
-    is_missing = distance_to_nearest(candidates.positions, start.positions) > min_distance
-    missing = candidates.positions[is_missing]
-    if not guided.any() and len(missing) == 0:
+    columns = columns.take(_is_shown(columns.fits, candidates.positions, min_distance))
+    columns, guided, nearest = _merge_with_candidates(columns, candidates.positions, fitter.width, min_distance)
+    is_missing = (
+        distance_to_nearest(candidates.positions, _moved(columns.fits, candidates, guided, nearest)) > min_distance
+    )
+    missing = candidates.take(is_missing)
+    if not guided.any() and len(missing.positions) == 0:
         return FoundColumns(columns.fits, columns.width_fixed, guided)
-    if len(missing):
-        start = start.concatenate(fitter.start_at(missing, columns.fits))
-    is_new = np.ones(len(missing), dtype=bool)
-    is_doubtful = np.append(np.zeros(len(columns), dtype=bool), candidates.is_faint[is_missing])
-    width_fixed = np.append(columns.width_fixed | guided, is_new)
-    guided = np.append(guided, is_new)
-    error = np.where(guided, GUIDED.position_error * fitter.width, np.inf)
-    prior = np.column_stack([np.concatenate([expected, missing]), error])
-    fits = fitter.refit(FittedColumns(start, width_fixed), guided, prior=prior).fits
-    least = _least_amplitude(fits, guided, is_doubtful, misfit, fitter.width)
+    # their former fits, without a prior, are those of the noise
+    shown = candidates.take(np.append(nearest[guided], np.flatnonzero(is_missing)))
+    others = columns.take(~guided)
+    fits = others.fits.concatenate(fitter.start_at(shown.positions, others.fits))
+    guided = np.arange(len(fits)) >= len(others)
+    width_fixed = np.append(others.width_fixed, np.ones(len(shown.positions), dtype=bool))
+    prior = np.zeros((len(fits), 3))
+    prior[:, 2] = np.inf
+    prior[guided] = np.column_stack([shown.positions, np.full(guided.sum(), GUIDED.position_error * fitter.width)])
+    fits = fitter.refit(FittedColumns(fits, width_fixed), guided, prior=prior).fits
+    least = _least_amplitude(fits, guided, shown, misfit, fitter.width)
     with np.errstate(invalid="ignore"):
-        is_column = ~fits.failed & (fits.amplitude >= least) & is_inside(fits, fitter.image, GUIDED.margin)
-    return FoundColumns(fits, width_fixed, guided).take(~guided | is_column)
+        is_column = np.where(fits.failed[guided], shown.probability > GUIDED.probable, fits.amplitude[guided] >= least)
+    keep = ~guided
+    keep[guided] = is_column
+    keep &= ~guided | is_inside(fits, fitter.image, GUIDED.margin)
+    return FoundColumns(fits, width_fixed, guided).take(keep)
 
 
 def distance_to_nearest(positions: NDArray, others: NDArray) -> NDArray[np.float64]:
@@ -123,38 +139,63 @@ def is_inside(fits: ColumnFits, image: NormalizedImage, margin: float = -0.5) ->
 # --- steps -------------------------------------------------------------------------------------------------------
 
 
+def _is_shown(fits: ColumnFits, positions: NDArray, min_distance: float) -> NDArray[np.bool_]:
+    """Columns that the network shows, or the recorded pixels: fits that failed or end with no amplitude are neither."""
+    with np.errstate(invalid="ignore"):
+        has_amplitude = ~fits.failed & (fits.amplitude > fits.amplitude_err)
+    return np.asarray(has_amplitude | (distance_to_nearest(fits.positions, positions) < min_distance))
+
+
 def _merge_with_candidates(
-    columns: FittedColumns, positions: NDArray, width: float
+    columns: FittedColumns, positions: NDArray, width: float, min_distance: float
 ) -> tuple[FittedColumns, NDArray[np.bool_], NDArray[np.float64]]:
     """Assign faint columns to candidates within a width; of several at one candidate, the nearest is kept.
+
+    A candidate with none but faint columns nearer than ``min_distance`` gets the nearest of these, since the fit of a
+    faint column moves to a maximum of the noise. Columns that are wide and not at a candidate count as faint ones, and
+    are removed where the candidate has another column.
 
     Returns
     -------
     columns : FittedColumns
     guided : ndarray of bool, shape (n,)
         Columns with a candidate.
-    expected : ndarray of shape (n, 2)
-        Position of the candidate, or of the column itself, px.
+    nearest : ndarray of int, shape (n,)
+        Number of the nearest candidate of each column.
     """
     fits = columns.fits
     if len(fits) == 0:
-        return columns, np.zeros(0, dtype=bool), np.empty((0, 2))
+        return columns, np.zeros(0, dtype=bool), np.zeros(0, dtype=np.int64)
     distance, nearest = cKDTree(positions).query(fits.positions)
-    guided = is_faint(fits) & (distance < width)
+    faint = is_faint(fits) | ((fits.sigma > GUIDED.max_width * width) & (distance > width))
+    reach = np.full(len(positions), min_distance)
+    reach[nearest[~faint & (distance < min_distance)]] = width
+    reach[nearest[distance < width]] = width
+    guided = faint & (distance < reach[nearest])
+    is_background = (fits.sigma > GUIDED.max_width * width) & (distance > width) & (distance < fits.sigma) & ~guided
     order = np.lexsort((distance, nearest))
     is_nearest = np.zeros(len(fits), dtype=bool)
     is_nearest[order[np.append(True, np.diff(nearest[order]) > 0)]] = True
-    keep = ~guided | is_nearest
-    expected = np.where(guided[:, None], positions[nearest], fits.positions)
-    return columns.take(keep), guided[keep], expected[keep]
+    keep = np.where(guided, is_nearest, ~is_background)
+    return columns.take(keep), guided[keep], nearest[keep]
+
+
+def _moved(fits: ColumnFits, candidates: NetworkCandidates, guided: NDArray, nearest: NDArray) -> NDArray[np.float64]:
+    """Positions ``(n, 2)``, px, of columns after guided ones have been moved to their candidates."""
+    return np.where(guided[:, None], candidates.positions[nearest], fits.positions)
 
 
 def _least_amplitude(
-    fits: ColumnFits, guided: NDArray, is_doubtful: NDArray, misfit: Misfit, width: float
+    fits: ColumnFits, guided: NDArray, shown: NetworkCandidates, misfit: Misfit, width: float
 ) -> NDArray[np.float64]:
-    """Amplitude from which guided columns are accepted, ``(n,)``."""
-    least = GUIDED.min_significance * fits.amplitude_err
-    misfit_amplitude = misfit.amplitude(fits.positions[is_doubtful], fits.take(~guided), width)
-    error = np.hypot(fits.amplitude_err[is_doubtful], misfit_amplitude)
-    least[is_doubtful] = GUIDED.min_faint_significance * error
+    """Amplitude from which guided columns are accepted, ``(n_guided,)``; ``shown`` are their candidates."""
+    found, others = fits.take(guided), fits.take(~guided)
+    is_probable = shown.probability > GUIDED.probable
+    least = np.where(is_probable, GUIDED.min_significance, GUIDED.min_improbable_significance) * found.amplitude_err
+    faint = found.take(shown.is_faint)
+    significance = others.amplitude / others.amplitude_err
+    if len(faint) == 0 or not np.nanmedian(np.append(significance, 0.0)) > GUIDED.clear_significance:
+        return least
+    error = np.hypot(faint.amplitude_err, misfit.amplitude(faint.positions, others, width))
+    least[shown.is_faint] = GUIDED.min_faint_significance * error
     return least

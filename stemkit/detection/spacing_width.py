@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.columns import ColumnFits, column_response, fit_columns, nearest_distances
-from stemkit.detection.candidates import MIN_SHARP_WIDTH, network_candidates, recorded_candidates
+from stemkit.columns import ColumnFits, column_response, find_peaks, fit_columns, nearest_distances
+from stemkit.detection.candidates import MIN_SHARP_WIDTH, NETWORK, network_candidates, recorded_candidates
 from stemkit.detection.fitter import ColumnFitter
 from stemkit.detection.guided import FoundColumns
 from stemkit.detection.normalized_image import NormalizedImage, bin_positions
@@ -61,8 +61,18 @@ class LengthSettings:
     n_steps: int = 10
     #: Tolerance of these fits, standard errors.
     tolerance: float = 0.3
-    #: Number of columns in the recorded image, as a fraction of those that a network shows, from which these are used.
-    recorded_fraction: float = 0.3
+    #: Number of columns in the recorded image, as a fraction of those that a network shows, from which these are used
+    #: (at low doses, the peaks of the recorded image are few, or variations of the background).
+    recorded_fraction: float = 0.5
+    #: Least distance of the columns of a network whose spacing is not known, px ...
+    network_distance: float = 2.5
+    #: ... and largest ratio of the width of these columns to their spacing: larger ones are parts of wide columns.
+    max_network_width: float = 0.45
+    #: Least fraction of them with a positive amplitude in the recorded image (noise has half).
+    min_positive: float = 0.9
+    #: Fraction of the columns of a search that determine their width, from which the width is learnt from these: fewer
+    #: ones, at low doses, are the widest.
+    free_fraction: float = 0.5
 
 
 LENGTHS = LengthSettings()
@@ -125,7 +135,7 @@ def learn_lengths(
     for _ in range(LENGTHS.max_searches):
         fitter = ColumnFitter(crop, lengths.width, background=background)
         found = ColumnSearch(fitter, lengths.spacing, LENGTHS.min_significance, is_periodic).run()
-        former, lengths = lengths, _median_lengths(found, crop, lengths)
+        former, lengths = lengths, _median_lengths(found, crop, lengths, is_periodic)
         lengths = Lengths(lengths.spacing if spacing is None else spacing, lengths.width if width is None else width)
         if abs(lengths.width / former.width - 1) < LENGTHS.max_change:
             break
@@ -135,18 +145,25 @@ def learn_lengths(
 # --- steps -------------------------------------------------------------------------------------------------------
 
 
-def _median_lengths(found: FoundColumns, image: NormalizedImage, default: Lengths) -> Lengths:
-    """Median distance of nearest columns, and median width of those that determine one; the default for too few."""
+def _median_lengths(found: FoundColumns, image: NormalizedImage, default: Lengths, is_periodic: bool) -> Lengths:
+    """Median distance of nearest columns, and median width of those that determine one; the default for too few.
+
+    If most columns are too faint to determine a width, the others are wide ones or variations of the background: the
+    width of the columns that a network shows is used instead.
+    """
     fits, margin = found.fits, LENGTHS.margin * default.width
     n_y, n_x = image.recorded.shape
     distance = nearest_distances(fits.take(~fits.failed).positions)
+    spacing = float(np.median(distance)) if len(distance) else default.spacing
     inside = (np.minimum(fits.y, fits.x) > margin) & (fits.y < n_y - 1 - margin)
     inside &= fits.x < n_x - 1 - margin
     widths = fits.sigma[~fits.failed & ~found.width_fixed & inside]
-    return Lengths(
-        float(np.median(distance)) if len(distance) else default.spacing,
-        float(np.median(widths)) if len(widths) >= LENGTHS.min_columns else default.width,
-    )
+    if len(widths) >= LENGTHS.free_fraction * inside.sum():
+        return Lengths(spacing, _median(widths, default.width))
+    network = network_candidates(image, spacing, default.width) if is_periodic else None
+    if network is None:
+        return Lengths(spacing, default.width)
+    return Lengths(spacing, _network_width(image, network.positions[~network.is_faint], default.width, is_periodic))
 
 
 def _first_lengths(image: NormalizedImage, period: float | None, spacing: float | None, width: float | None) -> Lengths:
@@ -160,26 +177,62 @@ def _first_lengths(image: NormalizedImage, period: float | None, spacing: float 
     else:
         learnt_width = width
         positions = recorded_candidates(recorded_only, expected_spacing, width, periodic=is_periodic)
-    network = network_candidates(image, expected_spacing, learnt_width)
-    if network is not None:
-        shown = network.positions[~network.is_faint]
-        if not is_periodic or len(positions) < LENGTHS.recorded_fraction * len(shown):
-            positions = shown
-            if width is None:
-                learnt_width = _network_width(image, positions, learnt_width, is_periodic)
+    shown = _shown(image, expected_spacing, learnt_width)
+    if shown is not None and (not is_periodic or len(positions) < LENGTHS.recorded_fraction * len(shown)):
+        positions = shown
+        if width is None:
+            learnt_width = _network_width(image, positions, learnt_width, is_periodic)
     if spacing is None:
         distance = nearest_distances(positions)
         spacing = float(np.median(distance)) if len(distance) else float("nan")
     return Lengths(spacing, learnt_width)
 
 
+def _shown(image: NormalizedImage, spacing: float, width: float) -> NDArray[np.float64] | None:
+    """Columns ``(n, 2)`` that a network shows, px; None without one.
+
+    A width that was learnt on variations of the background merges them. Columns at any distance are used instead where
+    they are more and narrow enough, and the recorded pixels confirm them.
+    """
+    network = network_candidates(image, spacing, width)
+    if network is None:
+        return None
+    shown = network.positions[~network.is_faint]
+    if image.detect is None or image.enhanced is None:
+        return shown
+    least = NETWORK.min_probability
+    every = find_peaks(image.detect, threshold=least, min_distance=LENGTHS.network_distance)
+    if len(shown) > LENGTHS.recorded_fraction * len(every):
+        return shown
+    distance = float(np.median(nearest_distances(every)))
+    narrow = _enhanced_width(image.enhanced, every, _clip_width(LENGTHS.width_per_network_spacing * distance))
+    if narrow > LENGTHS.max_network_width * distance:
+        return shown
+    at_rest = {"fit_sigma": False, "fit_position": False, "iterations": LENGTHS.n_steps}
+    fits = fit_columns(image.recorded, _middle_positions(every, image.recorded.shape), narrow, **at_rest)
+    return every if (fits.amplitude > 0).mean() > LENGTHS.min_positive else shown
+
+
 def _network_width(image: NormalizedImage, positions: NDArray, width: float, is_periodic: bool) -> float:
-    """Width of columns that a network shows, from fits to the recorded image."""
+    """Width of columns that a network shows: of a crystal in the enhanced image, of single atoms in the recorded one.
+
+    At low doses, the recorded pixels do not determine it.
+    """
     distance = nearest_distances(positions)
     # the spacing of a crystal limits the width; single atoms are as wide as the few that the recorded image shows
     if is_periodic and len(distance) > LENGTHS.min_columns:
         width = _clip_width(LENGTHS.width_per_network_spacing * float(np.median(distance)))
+        if image.enhanced is not None:
+            return _enhanced_width(image.enhanced, positions, width)
     return _median_width(_fit_middle(image, positions, width), width)
+
+
+def _enhanced_width(enhanced: NDArray, positions: NDArray, width: float) -> float:
+    """Median width of columns at these positions of the enhanced image; the default for too few."""
+    fits = fit_columns(
+        enhanced, _middle_positions(positions, enhanced.shape), width, variance=1.0, iterations=LENGTHS.n_steps
+    )
+    return _clip_width(_median(fits.sigma[~fits.failed], width))
 
 
 def _first_width(image: NormalizedImage, spacing: float | None) -> float:
@@ -251,8 +304,12 @@ def _fit_middle(
 
 def _median_width(fits: ColumnFits, default: float) -> float:
     """Median width of the significant fits; the default if they are few."""
-    good = fits.sigma[~fits.failed & (fits.amplitude > LENGTHS.min_significance * fits.amplitude_err)]
-    return float(np.median(good)) if len(good) >= LENGTHS.min_columns else default
+    return _median(fits.sigma[~fits.failed & (fits.amplitude > LENGTHS.min_significance * fits.amplitude_err)], default)
+
+
+def _median(widths: NDArray, default: float) -> float:
+    """Median of widths; the default for too few."""
+    return float(np.median(widths)) if len(widths) >= LENGTHS.min_columns else default
 
 
 def _middle_positions(positions: NDArray, shape: tuple[int, ...]) -> NDArray[np.float64]:

@@ -99,7 +99,7 @@ def test_compiled_and_batched_equations_are_the_same(
     some = rng.permutation(30)[:20]
     arguments = problem, batched.parameters, batched.center, torch.as_tensor(some)
     theirs, their_ramps = normal_equations(*arguments), ramp_projections(*arguments)
-    ramps = np.empty((20, 2, n_parameters))
+    ramps = np.empty((20, 2, n_parameters + 3))
     state, ours = compiled.state, compiled.equations
     compiled_equations(compiled.arrays, state.parameters, state.center, some, np.ones(20, dtype=bool), ours, ramps)
     # the batched ones are in single precision

@@ -74,8 +74,9 @@ def normal_equations(problem, parameters, center, columns, with_shared, equation
         Columns whose off-diagonal blocks are computed; those of the others are kept.
     equations : EquationArrays
         Those of all n columns; changed in place.
-    ramps : ndarray of shape (m, 2, P), or (0, 2, P)
-        Result: ``J^T C^-1 r`` for backgrounds r with a slope of 1 per px along y and x; not computed if empty.
+    ramps : ndarray of shape (m, 2, P + 3), or (0, 2, P + 3)
+        Result, for backgrounds r with a slope of 1 per px along y and x: ``J^T C^-1 r``, then ``r^T C^-1`` times the
+        residual and times both backgrounds; not computed if empty.
     """
     n, n_parameters = len(parameters) - 1, parameters.shape[1]
     widest = 0
@@ -92,6 +93,8 @@ def normal_equations(problem, parameters, center, columns, with_shared, equation
         rows, total = place_window(problem, parameters, center, c, window)
         if total == 0:
             _clear(c, equations)
+            if ramps.shape[0]:
+                ramps[m] = 0.0
             continue
         set_backgrounds(problem, parameters, center, c, window, rows, total)
         add_columns_nearby(problem, parameters, c, window, rows, total, raw)
@@ -109,6 +112,9 @@ def normal_equations(problem, parameters, center, columns, with_shared, equation
             for a in range(n_parameters):
                 ramps[m, 0, a] = products[n_parameters + 1, a] * problem.free[c, a]
                 ramps[m, 1, a] = products[n_parameters + 2, a] * problem.free[c, a]
+            for a in range(3):
+                ramps[m, 0, n_parameters + a] = products[n_parameters + 1, n_parameters + a]
+                ramps[m, 1, n_parameters + a] = products[n_parameters + 2, n_parameters + a]
         if with_shared[m] and problem.coupled.shape[1] and problem.coupled[c, 0] < n:
             onto = projections[: n_parameters * total].reshape(n_parameters, total)
             _unwhiten(problem, window, weights, rows, offsets, whitened, onto)

@@ -1,0 +1,42 @@
+"""Tests of position errors on backgrounds with a slope."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from strategies import gaussians, lattice_positions
+
+from stemkit.columns import fit_columns
+
+SHAPE, SIGMA, NOISE = (180, 180), 2.5, 0.05
+
+
+def pulls_on(background: np.ndarray, tilt: float = 0.0) -> np.ndarray:
+    """Errors of positions relative to the stated ones, ``(n, 2)``, of a lattice on a background."""
+    rng = np.random.default_rng(3)
+    places = lattice_positions(SHAPE, 15.0, 0.2)
+    places = places + rng.uniform(-0.3, 0.3, places.shape)
+    places = places[((places > 10) & (places < SHAPE[0] - 10)).all(axis=1)]
+    image = gaussians(SHAPE, places, SIGMA) + background + rng.normal(0, NOISE, SHAPE)
+    fits = fit_columns(image, places, SIGMA, variance=NOISE**2, tilt=tilt)
+    return (fits.positions - places) / fits.position_errors
+
+
+def test_a_steep_edge_is_in_the_errors_of_the_columns_on_it():
+    """Without the slopes, the columns on the edge are displaced by up to ten stated errors."""
+    x = np.arange(SHAPE[1])
+    edge = np.broadcast_to(1.5 / (1 + np.exp(-(x - 90) / 6.0)), SHAPE)
+    pulls = pulls_on(edge)
+    failed = np.isnan(pulls).any(axis=1)
+    assert failed.mean() < 0.05
+    assert np.abs(pulls[~failed]).max() < 5.0
+
+
+def test_errors_on_a_flat_background_are_those_of_the_noise():
+    pulls = pulls_on(np.zeros(SHAPE))
+    assert pulls.std() == pytest.approx(1.0, abs=4 / np.sqrt(2 * pulls.size))
+
+
+def test_a_slope_that_the_columns_exclude_is_not_in_their_errors():
+    """A standard deviation of slopes of 0.05 per px would make the errors seven times as large."""
+    assert pulls_on(np.zeros(SHAPE), tilt=0.05).std() > 0.8

@@ -71,7 +71,8 @@ def _slope_covariances(covariance: NDArray, ramps: NDArray, tilt: float, unexpla
     known = (diagonal > MIN_INFORMATION * np.diagonal(ramps[:, :, n_parameters + 1 :], axis1=1, axis2=2)).all(axis=1)
     information = np.where(known[:, None, None], information, np.eye(2))
     slope = np.linalg.solve(information, ramps[:, :, n_parameters, None])[:, :, 0] * known[:, None]
-    significant = np.einsum("ni,nij,nj->n", slope, information, slope) > SLOPE_SIGNIFICANCE * unexplained
+    chi_squared = np.einsum("ni,nij,nj->n", slope, information, slope)
+    significant = np.asarray(chi_squared > SLOPE_SIGNIFICANCE * unexplained)
     usual = _usual_slope(slope[known], np.diagonal(information, axis1=1, axis2=2)[known], tilt)
     spread = np.where(significant[:, None], slope, 0.0)[:, :, None] * response
     own = spread.sum(axis=1)

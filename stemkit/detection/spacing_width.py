@@ -208,8 +208,8 @@ def _shown(image: NormalizedImage, spacing: float, width: float) -> NDArray[np.f
     narrow = _enhanced_width(image.enhanced, every, _clip_width(LENGTHS.width_per_network_spacing * distance))
     if narrow > LENGTHS.max_network_width * distance:
         return shown
-    at_rest = {"fit_sigma": False, "fit_position": False, "iterations": LENGTHS.n_steps}
-    fits = fit_columns(image.recorded, _middle_positions(every, image.recorded.shape), narrow, **at_rest)
+    start = _middle_positions(every, image.recorded.shape)
+    fits = fit_columns(image.recorded, start, narrow, fit_sigma=False, fit_position=False, iterations=LENGTHS.n_steps)
     return every if (fits.amplitude > 0).mean() > LENGTHS.min_positive else shown
 
 

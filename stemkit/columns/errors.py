@@ -72,7 +72,7 @@ def _slope_covariances(covariance: NDArray, ramps: NDArray, tilt: float, unexpla
     information = np.where(known[:, None, None], information, np.eye(2))
     slope = np.linalg.solve(information, ramps[:, :, n_parameters, None])[:, :, 0] * known[:, None]
     chi_squared = np.einsum("ni,nij,nj->n", slope, information, slope)
-    significant = np.asarray(chi_squared > SLOPE_SIGNIFICANCE * unexplained)
+    significant: NDArray[np.bool_] = np.asarray(chi_squared > SLOPE_SIGNIFICANCE * unexplained)
     usual = _usual_slope(slope[known], np.diagonal(information, axis1=1, axis2=2)[known], tilt)
     spread = np.where(significant[:, None], slope, 0.0)[:, :, None] * response
     own = spread.sum(axis=1)

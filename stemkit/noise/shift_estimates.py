@@ -192,10 +192,12 @@ def noise_variance(
         difference *= known
         difference *= math.sqrt(known.size / max(known.sum(), 1))
     square, signal = difference**2, columns[2:-2]
-    dark = signal < 0.1 * max(float(np.quantile(signal[:, ::THINNED], 0.99)), TINY)
+    height = max(float(np.quantile(signal[:, ::THINNED], 0.99)), TINY)
+    dark = signal < 0.1 * height
     base = float(square[dark].mean()) if dark.sum() > 100 else float(square.mean())
     growth = float(((square - base) * signal).sum() / max(float((signal**2).sum()), TINY))
-    pixel = np.maximum(base + max(growth, -base) * columns, max(0.05 * base, TINY))
+    # in bright field the variance decreases towards the columns, at most to 0 at their height
+    pixel = np.maximum(base + max(growth, -base / height) * columns, max(0.05 * base, TINY))
     weights = [_row_weights(width, axis) for axis in (0, 1)]
     lags = np.arange(1, min(len(weights[0]), residual.shape[1]))
     thinned = difference[::THINNED_ROWS]

@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import xarray as xr
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 from strategies import SIGMAS, crystal, displacements, modes, pixel_sizes, realised_background, seeds
@@ -15,6 +15,7 @@ from strategies import SIGMAS, crystal, displacements, modes, pixel_sizes, reali
 import stemkit
 from stemkit import BackgroundNoise, NoiseCalibrator, NoiseModel, PointwiseNoise, ScanNoise, STEMSynthesizer
 from stemkit.images import check_noise_attr
+from stemkit.noise.image_calibration import calibrate_image
 
 
 def recorded(model: NoiseModel, seed: int = 0, second: float = 0.0, n: int = 320) -> np.ndarray:
@@ -317,6 +318,23 @@ def test_fractions_do_not_depend_on_the_units(scale, offset, mode):
         assert {k: v for k, v in one.items() if k != "kind"} == pytest.approx(
             {k: v for k, v in other.items() if k != "kind"}, rel=1e-4, abs=1e-6
         )
+
+
+@settings(max_examples=8)
+@given(st.integers(-6, 6), modes, st.integers(0, 4))
+@example(-3, "bf", 0)
+def test_fractions_are_the_same_in_any_unit(decade, mode, seed):
+    """A pixel may be a count or an ampere: numbers without a unit are equal within a tenth of their error."""
+    known = model(mode, readout=0.15, gain=0.01 if mode == "haadf" else -0.01)
+    image = recorded(known, seed, n=144)
+    first, second = calibrate_image(image, mode), calibrate_image(10.0**decade * image, mode)
+    for part in ("background", "scan", "pointwise"):
+        for name, value in vars(getattr(first.model, part)).items():
+            other, std = getattr(getattr(second.model, part), name), first.std.get(f"{part}.{name}", math.nan)
+            if name == "kind":
+                assert other == value
+            else:
+                assert other == pytest.approx(value, rel=1e-6, abs=0.1 * np.nan_to_num(std)), name
 
 
 # --- transform ---------------------------------------------------------------------------------------------------

@@ -35,6 +35,20 @@ def test_stated_variance_is_that_of_correlated_noise(axis, readout, streaks, len
     assert np.mean(estimates.weight[used] * estimates.shift[used] ** 2) == pytest.approx(1.0, abs=tolerance)
 
 
+@given(st.sampled_from([2.0**-40, 2.0**-14, 0.5, 2.0**20]), st.sampled_from([0.01, -0.01]))
+@settings(max_examples=8)
+def test_variance_of_dark_columns_has_the_square_of_the_unit(unit, gain):
+    """The variance decreases towards the columns of bright field by the same fraction in any unit."""
+    noise = np.sqrt(np.maximum(0.15**2 + gain * CLEAN, 0.0)) * np.random.default_rng(0).normal(size=SHAPE)
+    faulty = np.zeros(SHAPE, dtype=bool)
+    first = noise_variance(noise, faulty, CLEAN, 2.6)
+    second = noise_variance(unit * noise, faulty, unit * CLEAN, 2.6)
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_allclose(other, unit**2 * one, rtol=1e-12)
+    bright, dark = first[1][CLEAN > 0.9].mean(), first[1][CLEAN < 0.05].mean()
+    assert bright / dark == pytest.approx(1 + 0.95 * gain / 0.15**2, abs=0.15)
+
+
 @settings(max_examples=5)
 @given(st.floats(0.05, 0.3), seeds)
 def test_displacements_along_y_keep_their_size(rms, seed):

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.images import Images, digest, mode_sign, pixel_sizes, resolve_mode, split
+from stemkit.images import Images, digest, mode_sign, pixel_sizes, resolve_mode, same_pixel_sizes, split
 from stemkit.pixels import faulty_pixels, filled
 
 __all__ = ["FEWEST_FRAMES", "SMALLEST_SIDE", "BrightFrames", "Series", "check_enough", "read_series"]
@@ -20,8 +20,6 @@ __all__ = ["FEWEST_FRAMES", "SMALLEST_SIDE", "BrightFrames", "Series", "check_en
 FEWEST_FRAMES = 2
 #: Shorter side of a frame, px (chosen: correlations of smaller ones are mostly noise).
 SMALLEST_SIDE = 24
-#: Relative difference of pixel sizes up to which they are equal (files store them in single precision).
-SAME_PIXEL_SIZE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -194,7 +192,7 @@ def _other_pixel_sizes(images: dict[int, xr.DataArray]) -> dict[int, str]:
     return {
         i: f"its pixel size is {size} nm, while that of most is {usual} nm"
         for i, size in sizes.items()
-        if (size is None) != (usual is None) or (size and usual and not np.allclose(size, usual, SAME_PIXEL_SIZE, 0))
+        if not same_pixel_sizes(size, usual)
     }
 
 

@@ -7,7 +7,6 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from stemkit import BackgroundNoise, NoiseModel, PointwiseNoise, ScanNoise
-from stemkit.detection.matched_filter import _noise_peaks
 from stemkit.trust.column_field import _border, noise_peaks, normal_scores
 from stemkit.trust.displaced_rows import _Parts, fit_displacements
 from stemkit.trust.expected_noise import ExpectedNoise, column_width
@@ -193,8 +192,9 @@ def test_rows_are_divided_along_x():
     np.testing.assert_array_equal(at_pixels, parts.summed(values)[:, [0, 0, 1, 3]])
 
 
-def test_the_detector_expects_the_same_peaks_of_one_sign():
+def test_the_number_of_noise_peaks_is_that_of_the_formula():
     z, width = np.linspace(1.5, 6, 10), 2.0
     border = _border((100, 120), width)
     area = (100 - 2 * border) * (120 - 2 * border)
-    np.testing.assert_allclose(2 * _noise_peaks(z, area, width, 0.0), noise_peaks(z, (100, 120), width))
+    of_one_sign = area * 0.825 / width**2 * z * np.exp(-(z**2) / 2) / (2 * np.pi) ** 1.5
+    np.testing.assert_allclose(noise_peaks(z, (100, 120), width), 2 * of_one_sign, rtol=1e-3)

@@ -98,7 +98,7 @@ def _displacement_bounds(
         at = np.log([drift**2, noise.drift_rows, between_rows * jitter**2])
         found[f"jitter{end}"] = _mean_square_std(of_jitter, at, n_y)[0] / (2 * jitter)
     elif jitter:
-        # what is left is the noise of the estimates: chi squared, and its product with the jitter
+        # the remainder is the noise of the estimates: chi squared, and its product with the jitter
         variance = (2 * estimates**2 + 4 * estimates * between_rows * jitter**2) / n_y
         found[f"jitter{end}"] = math.sqrt(variance) / (2 * jitter)
     if hum:

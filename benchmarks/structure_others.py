@@ -1,4 +1,4 @@
-"""Displacements of columns beside those of Atomap and TEMUL: the same columns, the same vectors.
+"""Displacements of columns compared with those of Atomap and TEMUL: the same columns, the same vectors.
 
     python benchmarks/structure_others.py IMAGE [--pixel-size NM] [--columns TABLE]
 

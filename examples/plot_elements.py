@@ -3,9 +3,9 @@ Names of columns from a known crystal
 =====================================
 
 Which column is which? If the crystal is known, its projection can be registered to the
-columns: each gets the atoms that it consists of, and its displacement from where the
-crystal has it. The image does not have to be calibrated, and columns may be missing.
-Requires ``pip install stemkit[crystals]``.
+columns: each gets the atoms that it consists of, and its displacement from the
+position in the crystal. The image does not have to be calibrated, and columns may be
+missing. Requires ``pip install stemkit[crystals]``.
 """
 
 # %%
@@ -70,8 +70,8 @@ fig, ax = plt.subplots(figsize=(6.4, 6.8), layout="constrained")
 show_names(recorded, registered.columns, ax, missing=registered.missing)
 
 # %%
-# Lengths are larger than those of the crystal by the error of the pixel size, less what
-# the drift has compressed. Oxygen columns are too faint to be expected:
+# Lengths are larger than those of the crystal by the error of the pixel size, minus the
+# compression by the drift. Oxygen columns are too faint to be expected:
 
 shown = ["name", "brightness", "visible", "n_columns", "n_missing", "measured"]
 registered.sites[shown].round(3)
@@ -93,7 +93,7 @@ registered.settings.round(3).head(10)
 # Without a crystal
 # -----------------
 # Brightness alone divides columns into classes, with a probability for each and the
-# fraction of errors to expect. Which elements they are, it does not show.
+# fraction of errors to expect. It does not show which elements they are.
 
 classes = brightness_classes(columns)
 print("brightness relative to class 0:", classes.attrs["ratios"])

@@ -2,12 +2,11 @@
 First steps: from a file to a figure
 ====================================
 
-This tutorial goes once through everything, in about fifteen minutes: a file of the
-microscope is opened, its noise is measured, the image is enhanced, the atomic columns
-are measured, and the question is answered for which it was recorded: **where are
-selenium atoms missing?**
+This tutorial takes about fifteen minutes and shows all steps of an analysis: a file of
+the microscope is opened, its noise is measured, the image is enhanced, and the atomic
+columns are measured, to answer a question: **where are selenium atoms missing?**
 
-The file is one that we make first, so that you can run the page as it is: tungsten
+The file is written first, so that you can run the page as it is: tungsten
 diselenide, computed with a multislice simulation (abTEM, frozen phonons), with the
 noise of a real scan. The network was not trained on it. If you have a file of your own,
 begin at the second step.
@@ -17,8 +16,8 @@ begin at the second step.
 # A file from the microscope
 # --------------------------
 # One of nine selenium columns of the simulated cell has one atom instead of two. The
-# recording gets twenty electrons per pixel at the brightest column, rows that jitter,
-# drift, and move with the hum of the mains. We write it as a TIFF file.
+# recorded image has twenty electrons per pixel at the brightest column, and rows that
+# are displaced by jitter, drift and mains hum. It is written as a TIFF file.
 
 # sphinx_gallery_thumbnail_number = 3
 import tempfile
@@ -45,8 +44,8 @@ folder = Path(tempfile.mkdtemp())
 stemkit.write(microscope.apply(clean, random_state=0), folder / "WSe2.tif")
 
 # %%
-# Open it
-# -------
+# Open the file
+# -------------
 # ``read`` opens files of all common microscopes. An image is an xarray DataArray that
 # carries its pixel size: its coordinates are in nm. If your file lacks the pixel size,
 # pass ``pixel_size=`` in nm.
@@ -61,11 +60,11 @@ show_image(image, title="recorded")
 plt.show()
 
 # %%
-# Measure its noise
+# Measure the noise
 # -----------------
-# What is noise, and what is crystal? ``NoiseCalibrator`` measures it in the image
-# itself. Everything later uses this: the enhancement, the weights of the fits, the
-# error bars. Below, points are measured and lines are the fitted model.
+# ``NoiseCalibrator`` separates noise and crystal in the image itself. All later steps
+# use the noise model: the enhancement, the weights of the fits, the error bars. Below,
+# points are measured and lines are the fitted model.
 
 from stemkit import NoiseCalibrator
 
@@ -75,9 +74,9 @@ calibrator.plot()
 plt.show()
 
 # %%
-# We know the truth of this file, and can compare: the dose was 20 electrons per pixel,
-# jitter, drift and hum were 0.4 px each, with a period of 8.3 rows. Of drift, an image
-# contains only few independent values: it is the least certain of these numbers.
+# The truth of this file is known: the dose was 20 electrons per pixel, jitter, drift
+# and hum were 0.4 px each, with a period of 8.3 rows. Of drift, an image contains only
+# few independent values: it is the least certain of these numbers.
 
 noise = calibrator.noise_model_
 print(f"dose    {noise.dose:.1f} electrons per pixel at the brightest columns")
@@ -86,11 +85,11 @@ print(f"drift   {noise.scan.drift:.2f} px, slow")
 print(f"hum     {noise.scan.hum:.2f} px, period {noise.scan.hum_period:.2f} rows")
 
 # %%
-# Enhance it, and measure the columns
-# -----------------------------------
+# Enhance the image, and measure the columns
+# ------------------------------------------
 # The steps are scikit-learn estimators. In a pipeline, the network enhances the image,
 # the detector finds the columns in the enhanced image and measures them **in the
-# recorded one**: the network never decides about a number.
+# recorded one**: intensities of the enhanced image are not used.
 
 from stemkit import AtomDetector, SFINDenoiser
 
@@ -119,8 +118,8 @@ show_columns(
 plt.show()
 
 # %%
-# Are the errors honest?
-# ----------------------
+# Are the errors correct?
+# -----------------------
 # The deviation of a position from the true one, divided by its stated error, must have
 # a standard deviation of 1. In four configurations of frozen phonons, atoms are up to
 # some pm from their mean positions; the true position is where the noise-free image has
@@ -129,10 +128,10 @@ plt.show()
 
 from stemkit.metrics import match_columns
 
-hardly_any = NoiseModel(
+nearly_noise_free = NoiseModel(
     microscope.contrast, microscope.level, pointwise=PointwiseNoise(readout=0.002)
 )
-true = AtomDetector().fit_transform(hardly_any.apply(clean, random_state=1))
+true = AtomDetector().fit_transform(nearly_noise_free.apply(clean, random_state=1))
 match = match_columns(good[["y", "x"]], true[["y", "x"]], radius=0.05)
 for axis in ("y", "x"):
     found = good.iloc[match.found]
@@ -144,10 +143,10 @@ for axis in ("y", "x"):
     )
 
 # %%
-# The answer
-# ----------
-# The lattice is fitted to the table. Columns that are weaker than the others at the
-# same site around them are where atoms are missing, with a significance.
+# Missing atoms
+# -------------
+# The lattice is fitted to the table. Atoms are missing in columns that are weaker than
+# the neighbouring ones at the same site; the significance of the difference is stated.
 
 from stemkit.structure import fit_lattice, weak_columns
 
@@ -180,13 +179,13 @@ inside = single[
 ]
 hit = match_columns(weak[["y", "x"]], inside[["y", "x"]], radius=0.05)
 print(f"{len(inside)} in this part of the crystal, {len(hit.found)} of them found,")
-print(f"{len(weak) - len(hit.found)} reported that are none")
+print(f"{len(weak) - len(hit.found)} false ones")
 
 # %%
-# Keep it
-# -------
-# The table goes to CSV, Parquet, ASE, OVITO, HyperSpy or napari; the enhanced image
-# keeps the recorded pixels with it, so that it can be measured again.
+# Save the results
+# ----------------
+# The table can be exported to CSV, Parquet, ASE, OVITO, HyperSpy or napari. The
+# enhanced image is saved with the recorded pixels, so that it can be measured again.
 
 from stemkit.detection.exports import write_columns
 

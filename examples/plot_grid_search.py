@@ -43,8 +43,8 @@ synthesizer = STEMSynthesizer(
     random_state=3,
 )
 pairs, true_columns = synthesizer.sample(24, return_columns=True)
-# vacuum beside an island may fill so small a frame: an image without contrast has no
-# PSNR
+# a small frame may contain only the vacuum next to an island: an image without
+# contrast has no PSNR
 shown = np.flatnonzero(np.ptp(pairs["enhance"].values, axis=(1, 2)) > 0.5)
 pairs, tables = (
     pairs.isel(image=shown),

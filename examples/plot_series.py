@@ -62,8 +62,8 @@ show_image(frames.mean("frame"), axes[3], "mean without alignment")
 # %%
 # The average
 # -----------
-# It is cropped to what at least half of the frames show, and knows how many frames
-# contribute to each pixel and how far they scatter.
+# It is cropped to the area that at least half of the frames show, and contains the
+# number of frames and the standard error of each pixel.
 
 aligner = SeriesAligner().fit(frames)
 average = aligner.transform(frames)

@@ -2,9 +2,8 @@
 Vacancies
 =========
 
-A detector lists the columns that it finds. To find the sites *without* a column requires a lattice, which predicts the
-positions, and a measurement of the amplitude at each of them. Here the missing sulphur of a dichalcogenide is searched
-for.
+A detector lists the columns that it finds. To find sites *without* a column, a lattice has to predict the positions, and
+the amplitude has to be measured at each of them. This page searches for missing sulphur in a dichalcogenide.
 """
 
 # %%
@@ -26,7 +25,7 @@ from stemkit.plotting import show_columns, show_image
 from stemkit.structure import find_vacancies, fit_lattices, weak_columns
 
 size, pixel_size, width = 400, 0.0125, 0.045  # px, nm, nm
-constant = 0.316  # the lattice's, nm
+constant = 0.316  # lattice constant, nm
 rng = np.random.default_rng(8)
 
 

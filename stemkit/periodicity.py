@@ -20,7 +20,7 @@ __all__ = ["Periodicity", "calibrated", "central_crop", "find_periodicity"]
 
 
 @dataclass(frozen=True)
-class Limits:
+class _Limits:
     """Constants of the autocorrelation and of the search for its peaks."""
 
     #: Shorter side of the smallest image that is searched, px (chosen).
@@ -60,7 +60,7 @@ class Limits:
     min_sine_between_vectors: float = 0.4
 
 
-LIMITS = Limits()
+LIMITS = _Limits()
 
 
 @dataclass(frozen=True)
@@ -139,10 +139,10 @@ def calibrated(image: Images, *, pixel_size: float | None = None, spacing: float
     pixel_size : float, optional
         Edge of the square pixels, nm.
     spacing : float, optional
-        Known shortest distance of equivalent columns, nm, such as the lattice parameter of a cubic crystal viewed along
-        [001]. It is divided by the distance measured in px (``find_periodicity(values).repeat``). Not the spacing of
-        nearest columns that ``stemkit info --noise`` prints, but the shortest distance of equivalent columns (a lattice
-        repeat).
+        Known shortest distance of equivalent columns (the length of the shortest lattice vector), nm, such as the
+        lattice parameter of a cubic crystal viewed along [001]. It is divided by the distance measured in px
+        (``find_periodicity(values).repeat``). It is not the spacing of nearest columns, which may not be equivalent and
+        which ``stemkit info --noise`` prints.
 
     Returns
     -------
@@ -167,17 +167,18 @@ def calibrated(image: Images, *, pixel_size: float | None = None, spacing: float
         )
     check_positive("pixel_size", pixel_size, optional=True, unit="nm")
     check_positive("spacing", spacing, optional=True, unit="nm")
-    bare = _without_coordinates(image)
-    images = split(bare, name="image")
+    uncalibrated = _without_coordinates(image)
+    images = split(uncalibrated, name="image")
     if pixel_size is None:
         assert spacing is not None
         pixel_size = _pixel_size_from(spacing, images)
     results = [with_pixel_sizes(one, pixel_size, pixel_size) for one in images]
-    if isinstance(bare, list | tuple):
+    if isinstance(uncalibrated, list | tuple):
         return results
-    if np.ndim(bare) == 2:
+    if np.ndim(uncalibrated) == 2:
         return results[0]
-    stack = bare if isinstance(bare, xr.DataArray) else xr.DataArray(bare, dims=("image", "y", "x"))
+    is_array = isinstance(uncalibrated, xr.DataArray)
+    stack = uncalibrated if is_array else xr.DataArray(uncalibrated, dims=("image", "y", "x"))
     return join(results, stack.assign_coords({d: results[0].coords[d] for d in ("y", "x")}))
 
 

@@ -1,4 +1,4 @@
-"""What all tests share: the strategies beside this file, and examples that are the same in every run."""
+"""Settings of all tests: the path of ``strategies.py``, and examples that are the same in every run."""
 
 from __future__ import annotations
 

@@ -128,9 +128,9 @@ def crystal(
 
 
 def displacements(model: NoiseModel, shape: tuple[int, int], seed: int, axis: int = 1) -> NDArray[np.float64]:
-    """Where the beam stood along x (or y, axis 0), px, when ``model.apply(..., random_state=seed)`` drew an image."""
+    """Displacements of the beam along x (or y, axis 0), px, in ``model.apply(..., random_state=seed)``."""
     ramp = np.indices(shape)[axis].astype(float)
-    # what the seed draws before the displacements is drawn here, too, and is too small to be seen
+    # the random numbers before the displacements are drawn here, too, with an amplitude that is too small to matter
     background = replace(model.background, amplitude=min(model.background.amplitude, 1e-12))
     scan = replace(model.scan, amplitude=0.0)
     return NoiseModel(background=background, scan=scan).apply(ramp, random_state=seed) - ramp

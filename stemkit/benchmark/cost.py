@@ -29,11 +29,13 @@ CALIBRATION = "noise calibration"
 WARM_UP = 64
 #: Number of runs, of which the fastest counts (chosen).
 RUNS = 2
-#: Spacing of the crystal's columns, px, electrons per pixel at the brightest ones, and background electrons (chosen).
+#: Spacing of the crystal's columns, px (chosen).
 SPACING = 14.0
+#: Electrons per pixel at the brightest columns, above the background (chosen).
 DOSE = 10.0
+#: Electrons per pixel between the columns (chosen).
 BACKGROUND = 2.0
-#: Characters of a failed process's error output that are quoted.
+#: Number of characters at the end of a failed process's error output that are quoted (chosen).
 QUOTED = 500
 
 
@@ -100,13 +102,13 @@ def _measured(import_path: str, parameters: dict[str, Any], size: int) -> Cost:
     image = _image(size, with_noise=not isinstance(method, NoiseCalibrator))
     part = image[:WARM_UP, :WARM_UP]
     method.fit(part).transform(part)
-    before, after, seconds = _peak_memory(), float("nan"), []
-    for run in range(RUNS):
+    before, peaks, seconds = _peak_memory(), [], []
+    for _ in range(RUNS):
         start = time.perf_counter()
         method.fit(image).transform(image)
         seconds.append(time.perf_counter() - start)
-        after = _peak_memory() if run == 0 else after
-    return Cost(min(seconds), after - before)
+        peaks.append(_peak_memory())
+    return Cost(min(seconds), peaks[0] - before)
 
 
 def _image(size: int, with_noise: bool) -> xr.DataArray:

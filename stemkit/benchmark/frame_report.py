@@ -25,14 +25,15 @@ __all__ = ["frames_figure", "printed_table", "write_frames"]
 SHOWN = 128
 #: Images in a row of the figure (chosen).
 PER_ROW = 5
-#: Heights of the curves and of a row of images in the figure, inches (chosen).
+#: Height of the curves in the figure, inches (chosen).
 CURVES_HEIGHT = 3.8
+#: Height of a row of images in the figure, inches (chosen).
 ROW_HEIGHT = 2.2
 #: Index of the grey among matplotlib's default colours, which the recorded frame has.
 GREY = 7
-#: Significant digits of a standard error.
+#: Significant digits of a standard error (chosen).
 ERROR_DIGITS = 2
-#: Decimals of values without a standard error.
+#: Decimals of values without a standard error (chosen).
 DECIMALS = 3
 
 

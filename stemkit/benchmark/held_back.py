@@ -36,16 +36,19 @@ SIGMA = 0.2
 DUMBBELL_SIGMA = 0.38
 #: Columns are arranged up to this distance beyond the frame, in spacings (chosen).
 BEYOND = 3.0
-#: Radius of a particle or island, as a fraction of the shorter side (chosen).
+#: Radius of a particle, as a fraction of the shorter side (chosen).
 PARTICLE_RADIUS = 0.42
+#: Radius of an island, as a fraction of the shorter side (chosen).
 ISLAND_RADIUS = 0.35
-#: Fraction of the fainter columns that are removed along the line of vacancies, and of all columns elsewhere (chosen).
+#: Fraction of the fainter columns that are removed along the line of vacancies (chosen).
 LINE_FRACTION = 0.5
+#: Fraction of all columns that are removed elsewhere (chosen).
 ELSEWHERE_FRACTION = 0.02
 #: Half the width of that line, in spacings (chosen).
 LINE_WIDTH = 1.2
-#: Height of a crystal below single atoms, and number of atoms per squared spacing (chosen).
+#: Height of a crystal below single atoms (chosen).
 SUPPORT_HEIGHT = 0.35
+#: Number of single atoms per squared spacing (chosen).
 ATOM_DENSITY = 0.02
 
 

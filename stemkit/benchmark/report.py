@@ -32,9 +32,11 @@ __all__ = ["Report", "example_figure", "provenance"]
 EXAMPLES = (("haadf", 0), ("haadf", 7), ("bf", 3), ("simulated", 15))
 #: Edge of the part of each image that the figure shows, px (chosen).
 SHOWN = 128
-#: Width and height of a panel, and height of the titles, inches (chosen).
+#: Width of a panel, inches (chosen).
 PANEL_WIDTH = 1.6
+#: Height of a panel, inches (chosen).
 PANEL_HEIGHT = 1.7
+#: Height of the titles, inches (chosen).
 TITLE_HEIGHT = 0.3
 
 

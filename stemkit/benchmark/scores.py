@@ -38,8 +38,9 @@ LEAST_HEIGHT = 0.2
 RANGE_QUANTILES = (0.05, 0.995)
 #: Maxima closer to each other than this fraction of the spacing are one (chosen).
 LEAST_DISTANCE = 0.5
-#: Half the edge of the square on which the Fisher information is integrated, and the step, in sigmas (chosen).
+#: Half the edge of the square on which the Fisher information is integrated, sigmas (chosen).
 INTEGRATION_REACH = 8.0
+#: Step of this integration, sigmas (chosen).
 INTEGRATION_STEP = 0.05
 POSITION = ["y_px", "x_px"]
 

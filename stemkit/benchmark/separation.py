@@ -35,7 +35,7 @@ BACKGROUND = 0.1
 FIRST_SEED = 2**42
 #: Numbers of iterations of the deconvolution (chosen), of which the one with the highest F1 is reported.
 ITERATIONS = (5, 10, 20, 50, 100, 200)
-#: Edge of the point spread function, px: 8 px, four column widths, on each side of its centre.
+#: Edge of the point spread function, px (chosen: 8 px, four column widths, on each side of its centre).
 PSF_SIZE = 17
 #: Quantile of the image that is subtracted before deconvolution (chosen).
 LEVEL_QUANTILE = 0.02

@@ -36,8 +36,9 @@ __all__ = [
     "without_interaction",
 ]
 
-#: Images in a batch, and their edge, px (chosen).
+#: Number of images in a batch (chosen).
 BATCH_SIZE = 16
+#: Edge of these images, px (chosen).
 CROP_SIZE = 128
 #: Images in an epoch, which ends with a checkpoint (chosen).
 EPOCH_IMAGES = 1024
@@ -51,11 +52,12 @@ SEED = 7
 EQUAL_TIME = ", equal time"
 #: Noise models in the recipe with Gaussian noise (chosen).
 N_NOISE_MODELS = 4096
-#: Spacing of columns, px, for which they are drawn; only their jitter, which is set to zero, depends on it.
+#: Spacing of columns, px, for which these models are drawn (chosen: only their jitter depends on it, which is set to
+#: zero).
 NOISE_SPACING = 12.0
 #: Signal at which the variance of the Gaussian noise is that of the recipe: half the height of a column (chosen).
 NOISE_SIGNAL = 0.5
-#: Shape parameter of Tukey's lambda distribution at which it is nearly normal.
+#: Shape parameter of Tukey's lambda distribution at which it is nearest to a normal one (derived).
 NORMAL_SHAPE = 0.14
 
 

@@ -45,12 +45,13 @@ CHANGED_FRACTION = 0.08
 SHIFT = 1.5
 #: Columns closer than this to the border are neither changed nor scored, px (chosen).
 BORDER = 14.0
-#: Standard deviation of the columns' relative heights, and the number of standard deviations at which it is clipped
-#: (chosen).
+#: Standard deviation of the columns' relative heights (chosen).
 HEIGHT_STD = 0.2
+#: Number of standard deviations at which these heights are clipped (chosen).
 HEIGHT_CLIP = 2.5
-#: Height of an interstitial, and factor of a substituted column's height (chosen).
+#: Height of an interstitial, in the unit of the heights of the host's columns (chosen).
 INTERSTITIAL_HEIGHT = 0.5
+#: Factor of the height of a substituted column (chosen).
 SUBSTITUTED_FACTOR = 1.5
 #: Gaps closer than this to a changed column, in spacings, are not used for the background (chosen).
 CLEAR_OF_CHANGES = 0.8

@@ -23,7 +23,7 @@ QUIET = 2.0
 REMINDER = 60.0
 #: Interval at which the bar is redrawn and the time of a step is checked, s (chosen).
 TICK = 0.5
-#: Columns and rows of a terminal that does not know its size (chosen).
+#: Columns and rows of a terminal that does not state its size (chosen).
 TERMINAL = (80, 24)
 
 
@@ -205,7 +205,7 @@ def _bar(total: int) -> Any:
 
     counts = "{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}] {desc}"
     tqdm.monitor_interval = 0  # the bar is redrawn here
-    # a terminal may not know its size, and then tqdm would draw nothing
+    # a terminal may not state its size, and then tqdm would draw nothing
     width = shutil.get_terminal_size(TERMINAL).columns - 1
     form = counts if total > 1 else "[{elapsed}] {desc}"
     return tqdm(total=total, leave=False, ncols=width, nrows=TERMINAL[1], bar_format=form)

@@ -55,7 +55,7 @@ def add_to(subparsers: Any) -> None:
         help="write a page about each image",
         description="Enhance and measure images and write NAME_report.html, a page that opens in a browser without a "
         "network: recorded and enhanced image, columns, noise, spectra, lattices, what is suspicious, and the analyses "
-        "that are asked for. index.html lists the pages of the folder.",
+        "that are requested. index.html lists the pages of the folder.",
     )
     add_arguments(parser)
     parser.set_defaults(run=run)

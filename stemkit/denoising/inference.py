@@ -109,7 +109,7 @@ def enhanced_maps(
         offset, scale = network_units(work, info)
     given = np.empty(work.shape, np.float32)
     _by_strips(work, lambda part: (part.astype(np.float64) - offset) / scale, given)
-    del work  # a large image has no memory for it beside the network's
+    del work  # of a large image, the memory is needed by the network
     raw, spread = run_network(
         network,
         given,

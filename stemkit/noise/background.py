@@ -206,7 +206,7 @@ class _RadialCovariance:
         return cls(distance[some] * block, covariance[some], count[some], float(residual.size))
 
     def take(self, chosen: NDArray) -> _RadialCovariance:
-        """Some of the distances."""
+        """A subset of the distances."""
         return _RadialCovariance(self.distance[chosen], self.covariance[chosen], self.pairs[chosen], self.area)
 
 

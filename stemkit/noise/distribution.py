@@ -41,7 +41,7 @@ class _Settings:
 
 
 SETTINGS = _Settings()
-#: Tukey lambda that is nearest to a normal distribution, used where other noise hides the shape.
+#: Tukey lambda that is nearest to a normal distribution (derived), used where other noise hides the shape.
 NORMAL_SHAPE = 0.14
 #: Probabilities whose quantiles, relative to the quartiles, give the weight of the tails (chosen).
 TAILS = np.array([0.9, 0.95, 0.975, 0.99, 0.995, 0.998])

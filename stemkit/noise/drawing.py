@@ -28,7 +28,7 @@ __all__ = [
     "stacked",
 ]
 
-#: A Gaussian filter extends this many sigmas beyond the image (chosen: what is left out is below 1e-5 of its weight).
+#: A Gaussian filter extends this many sigmas beyond the image (chosen: less than 1e-5 of its weight is beyond).
 REACH = 4.5
 #: Correlation below this is 0 (chosen).
 NEGLIGIBLE = 1e-9

@@ -159,7 +159,7 @@ def describe_hum(scan: ScanNoise) -> dict[str, str]:
         return {}
     frequency = 1 / scan.hum_period
     seen = abs(frequency - round(frequency))
-    # below two rows, what one sees in the image is the alias
+    # the image shows the alias of a period below two rows
     alias = f", which looks like once in {1 / seen:.3g} rows" if frequency > 0.5 and seen > 0 else ""
     amplitudes = " and ".join(axes)
     return {

@@ -104,7 +104,7 @@ class RowAligner(ImageTransformer):
     ``w_cy``, the cost ``sum w (t - d + e)^2 + d^T K^-1 d + sum (second difference of x + e)^2 / s^2`` is minimised:
     second differences, of standard deviation s, are those between opposite neighbours by a lattice vector, with Cauchy
     weights where the lattice is broken, and K is the measured covariance of the displacements (jitter, drift and hum).
-    Rows are shifted by cubic splines, which interpolates noise, too: it becomes a little smoother where the shift is
+    Rows are shifted by cubic splines, which interpolates noise, too: it becomes slightly smoother where the shift is
     half a pixel. Of jitter that changes along the row the mean is removed. Displacements slower than three lattice
     vectors are removed, at each frequency, only up to the amplitude of jitter and drift at the other frequencies, where
     they can only be the rows': strain along y below this amplitude is removed with them.

@@ -21,8 +21,9 @@ __all__ = ["RowInformation"]
 #: Least variance of the displacements for which their spectrum is estimated, over that of the noise of a typical row
 #: (chosen).
 LEAST_FILTERED = 0.1
-#: Range in which the variance of the displacements is sought, px squared (chosen).
+#: Least variance of the displacements that is searched for, px squared (chosen).
 LEAST_VARIANCE = 1e-7
+#: Largest variance of the displacements that is searched for, px squared (chosen).
 LARGEST_VARIANCE = 100.0
 
 

@@ -12,7 +12,7 @@ from scipy import fft
 
 __all__ = ["RowSpectrum", "band_basis", "drift_factor", "drift_spectrum", "in_bands", "row_spectrum"]
 
-#: A Gaussian filter extends this many sigmas beyond the image (chosen: what is left out is below 1e-5 of its weight).
+#: A Gaussian filter extends this many sigmas beyond the image (chosen: less than 1e-5 of its weight is beyond).
 REACH = 4.5
 #: Number of spectra of drifts that are kept for other fits (chosen: about twice those of an image).
 KEPT_SPECTRA = 128

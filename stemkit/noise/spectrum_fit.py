@@ -60,8 +60,9 @@ class _Settings:
 
 
 SETTINGS = _Settings()
-#: Mean and variance of ``x - log x`` for the square x of a normal number of unit variance (derived).
+#: Mean of ``x - log x`` for the square x of a normal number of unit variance (derived).
 FIT_MEAN = 2.270
+#: Variance of the same (derived).
 FIT_VARIANCE = 2.935
 
 

@@ -20,15 +20,15 @@ class Tridiagonal:
     Parameters
     ----------
     diagonal : ndarray of shape (n,)
-    beside : ndarray of shape (n - 1,)
-        The diagonals of T.
+    off_diagonal : ndarray of shape (n - 1,)
+        The elements of T on the diagonal and next to it.
     reflectors : ndarray of shape (n, n)
     factors : ndarray of shape (n - 1,)
         Q as the product of Householder reflections, in the form of LAPACK's ``dsytrd``.
     """
 
     diagonal: NDArray[np.float64]
-    beside: NDArray[np.float64]
+    off_diagonal: NDArray[np.float64]
     reflectors: NDArray[np.float64]
     factors: NDArray[np.float64]
 
@@ -36,13 +36,13 @@ class Tridiagonal:
     def of(cls, matrix: NDArray) -> Tridiagonal:
         """That of a matrix ``(n, n)``, of which the lower triangle is used."""
         size = int(lapack.dsytrd_lwork(len(matrix), lower=1)[0])
-        reflectors, diagonal, beside, factors, _ = lapack.dsytrd(matrix, lower=1, lwork=size)
-        return cls(diagonal, beside, reflectors, factors)
+        reflectors, diagonal, off_diagonal, factors, _ = lapack.dsytrd(matrix, lower=1, lwork=size)
+        return cls(diagonal, off_diagonal, reflectors, factors)
 
     @cached_property
     def eigenvalues(self) -> NDArray[np.float64]:
         """Eigenvalues ``(n,)`` in ascending order."""
-        return np.asarray(linalg.eigvalsh_tridiagonal(self.diagonal, self.beside))
+        return np.asarray(linalg.eigvalsh_tridiagonal(self.diagonal, self.off_diagonal))
 
     def rotated(self, vector: NDArray) -> NDArray[np.float64]:
         """``Q^T v``."""
@@ -54,7 +54,7 @@ class Tridiagonal:
 
     def shrunk(self, factor: float, vector: NDArray) -> NDArray[np.float64]:
         """``(I + factor T)^-1 v``, for a matrix without negative eigenvalues."""
-        return np.asarray(lapack.dptsv(1 + factor * self.diagonal, factor * self.beside, vector)[2])
+        return np.asarray(lapack.dptsv(1 + factor * self.diagonal, factor * self.off_diagonal, vector)[2])
 
     def _reflected(self, vector: NDArray, order: range) -> NDArray[np.float64]:
         out = np.array(vector, dtype=np.float64)

@@ -26,7 +26,7 @@ class _Settings:
     #: Difference between the level of vacuum or support and the median background of the columns, at least, standard
     #: deviations of these backgrounds (chosen).
     vacuum_level: float = 5.0
-    #: Fraction of the image far from all columns from which vacuum or support is looked for (chosen).
+    #: Fraction of the image far from all columns above which vacuum or support is searched for (chosen).
     least_vacuum: float = 2e-3
     #: Fraction of the image above which the pixels of the crystal are used alone; below, all valid pixels (chosen).
     least_crystal: float = 0.05

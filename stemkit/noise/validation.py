@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 __all__ = [
@@ -50,5 +51,6 @@ def correlation(value: float) -> str | None:
     return None if -1 < value < 1 else "between -1 and 1, exclusive"
 
 
-def above(limit: float) -> Any:
+def above(limit: float) -> Callable[[float], str | None]:
+    """The rule that a number is larger than this limit."""
     return lambda value: None if math.isfinite(value) and value > limit else f"a finite number above {limit}"

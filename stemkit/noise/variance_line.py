@@ -54,7 +54,7 @@ class VarianceCurve:
     count: NDArray[np.int64]
 
     def take(self, chosen: NDArray) -> VarianceCurve:
-        """Some of the bins."""
+        """A subset of the bins."""
         return VarianceCurve(self.signal[chosen], self.variance[chosen], self.count[chosen])
 
 

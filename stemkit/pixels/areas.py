@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from stemkit.pixels.limits import LIMITS
+from stemkit.pixels.limits import LIMITS, MEAN_DIFFERENCE
 from stemkit.pixels.noise import LevelDependentNoise
 
 __all__ = ["abrupt_areas", "distant_rows", "single_valued_areas"]
@@ -27,8 +27,8 @@ def distant_rows(work: NDArray, noise: LevelDependentNoise, flat: NDArray) -> ND
         typical = ndimage.median_filter(distance, LIMITS.median_rows, mode="mirror")
     else:
         typical = np.full(len(distance), np.median(distance))
-    # the mean absolute difference of two normal variables is 1.13 standard deviations
-    least = 1.13 * noise.std(_row_mean(rows)) + 1e-300
+    # rows without noise and variation have no difference: the addend prevents the comparison of two zeros
+    least = MEAN_DIFFERENCE * noise.std(_row_mean(rows)) + 1e-300
     typical = np.maximum(np.minimum(np.r_[np.inf, typical], np.r_[typical, np.inf]), least)
     # the first and the last row have both neighbours on the same side
     first, last = (_row_mean(np.abs(rows[i] - rows[j])[None]) for i, j in ((0, 2), (-1, -3)))
@@ -59,7 +59,7 @@ def single_valued_areas(work: NDArray) -> NDArray[np.bool_]:
 
 
 def _windows(mask: NDArray, size: int, axis: int) -> NDArray[np.bool_]:
-    """Whether all elements of a window of this size are set, for each start along the axis."""
+    """Whether all elements of the window of this size are True, for each start along the axis."""
     out, width = np.moveaxis(mask, axis, 0), 1
     while width < size:
         step = min(width, size - width)
@@ -96,7 +96,8 @@ def abrupt_areas(work: NDArray, area: NDArray, noise: LevelDependentNoise) -> ND
     abrupt = np.abs(value - ring_mean) > LIMITS.variation * variation + factor * noise.std(ring_mean)
     inside = (value > work.min()) & (value < work.max())
     least = LIMITS.least_noise * (noise.ceiling - noise.floor)
-    visible = noise.variance_at(value) > max(0.25 * noise.quantum**2, least**2)
+    # noise of less than half a digital level is not visible
+    visible = noise.variance_at(value) > max((noise.quantum / 2) ** 2, least**2)
     bad = (n_ring > 0) & (abrupt | (inside & visible))
     bad[0] = False
     return bad[labels]

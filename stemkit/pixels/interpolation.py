@@ -13,21 +13,21 @@ __all__ = ["interpolated"]
 
 def interpolated(values: NDArray, mask: NDArray) -> NDArray:
     """Interpolated values of the pixels of the mask."""
-    total, axes = (np.zeros(int(mask.sum())) for _ in range(2))
+    # sum of the interpolations across the narrowest gap, and their number: 1, or 2 where both axes have equal gaps
+    total, n_axes = (np.zeros(int(mask.sum())) for _ in range(2))
     narrowest = np.full(len(total), LIMITS.gap + 2)
     y, x = np.nonzero(mask)
     for image, bad, along, at in ((values, mask, x, y), (values.T, mask.T, y, x)):
         value, gap = _across_gap(image, bad, at, along)
         better, equal = gap < narrowest, gap == narrowest
         total = np.where(better, value, total + equal * value)
-        axes = np.where(better, 1.0, axes + equal)
+        n_axes = np.where(better, 1.0, n_axes + equal)
         narrowest = np.minimum(narrowest, gap)
-    out = total / np.maximum(axes, 1.0)
-    rest = narrowest == LIMITS.gap + 2
-    if rest.any():
-        out[rest] = _multiscale_mean(np.where(mask, 0.0, values).astype(np.float64), (~mask).astype(np.float64))[mask][
-            rest
-        ]
+    out = total / np.maximum(n_axes, 1.0)
+    remaining = narrowest == LIMITS.gap + 2
+    if remaining.any():
+        means = _multiscale_mean(np.where(mask, 0.0, values).astype(np.float64), (~mask).astype(np.float64))
+        out[remaining] = means[mask][remaining]
     return out
 
 

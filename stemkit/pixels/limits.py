@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["CUBIC", "LARGER_CUBIC", "LIMITS"]
+__all__ = ["CUBIC", "LARGER_CUBIC", "LIMITS", "MEAN_DIFFERENCE"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,8 @@ class Limits:
 
 
 LIMITS = Limits()
+#: Mean absolute difference of two independent normal numbers, in standard deviations of one of them (derived).
+MEAN_DIFFERENCE = 2 / math.sqrt(math.pi)
 #: Standard deviation of a pixel minus the mean of the cubics along both axes, for noise of 1 (derived).
 CUBIC = math.sqrt(1 + 4 / 9 + 4 / 144)
 #: Least excess of a faulty pixel over the larger of the two cubics, in units of its excess over their mean (chosen).

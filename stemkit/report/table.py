@@ -40,8 +40,9 @@ SHOWN = {
     "q_value": ("q-value", "0.000"),
     "flags": ("flags", ""),
 }
-#: Choices besides the single flags.
+#: Choices in addition to the single flags.
 EVERY, GOOD, FLAGGED = "all columns", "good columns", "columns with a flag"
+#: Height of the table, screen pixels (chosen).
 HEIGHT = 420
 #: Least width of the table, screen pixels: it scrolls on narrower pages.
 WIDTH = 820

@@ -113,7 +113,7 @@ class SeriesAligner(ImageTransformer):
     What all frames have in common cannot be determined: a drift that is the same in each frame shears and stretches the
     average, and the mean of the jitter of n frames, ``jitter / sqrt(n)``, remains in it. :class:`~stemkit.RowAligner`
     corrects the latter where there is a lattice. In a perfect lattice nothing distinguishes one cell from the next, and
-    in one whose columns differ by some percent little does at low doses (``benchmarks/series.py``).
+    in one whose columns differ by some per cent there is little at low doses (``benchmarks/series.py``).
 
     The interpolation does not blur. Along x it is that of the Fourier series of the row, whose transfer function is 1.
     Along y cubic splines are fitted to the rows (:func:`stemkit.series.transfer_function`).

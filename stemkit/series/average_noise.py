@@ -16,12 +16,13 @@ from stemkit.series.averaging import Grid, average, placed
 
 __all__ = ["noise_gain", "noise_of_average", "with_mean_displacements"]
 
-#: Displacements of a scan noise that the mean of several frames reduces.
+#: Fields of ``ScanNoise`` with displacements, which are smaller in the mean of several frames.
 DISPLACED = ("jitter", "jitter_y", "drift", "drift_y", "hum", "hum_y")
 
 #: Columns of pixels on which the gain of white noise is measured (chosen: its error is 1 % for 256 rows).
 MEASURED_COLUMNS = 64
-#: Sigma of a column for which the noise of the average is stated, px (chosen: narrow ones, of 1 px, see a little more).
+#: Sigma of a column for which the noise of the average is stated, px (chosen: for narrow ones, of 1 px, the
+#: noise is slightly higher).
 COLUMN_SIGMA = 1.5
 #: Signal, as a fraction of the contrast, at which two noise models are compared (chosen: about the mean of an image).
 TYPICAL_SIGNAL = 0.25

@@ -68,7 +68,7 @@ def combined(
     if len(parts) == 1:
         values, squares, n_residuals = parts[0].values, parts[0].squares, parts[0].n_residuals
     else:
-        # between the rows of a single frame its interpolation counts a little
+        # between the rows of a single frame its interpolation has a small weight
         weights = [np.maximum(part.count, 1e-3 * part.shown) for part in parts]
         sum_ = np.maximum(np.sum(weights, axis=0), 1e-12)
         values = np.sum([w * part.values for w, part in zip(weights, parts, strict=True)], axis=0) / sum_

@@ -14,7 +14,7 @@ from stemkit.series.envelope import LEAST_OVERLAP, SPECTRUM_SMOOTHING, Spectrum,
 
 __all__ = ["CoherenceFilter", "PairCorrelation", "Spectra"]
 
-#: Distance, px, within which the maximum of a pair confirms a shift (chosen: frames are sheared a little).
+#: Distance, px, within which the maximum of a pair confirms a shift (chosen: frames are slightly sheared).
 NEAR = 3
 #: Standard deviations of the power of noise by which that of a coefficient with signal exceeds it (chosen).
 SIGNIFICANT = 3.0

@@ -36,7 +36,7 @@ def covered(grid: Grid, count: NDArray, fewest: float) -> Grid:
     rows, columns = largest_rectangle(count >= fewest)
     if rows.stop <= rows.start:
         raise ValueError(
-            f"coverage asks for {fewest:g} frames in each pixel, but at most {count.max():g} show the same place: "
+            f"coverage requires {fewest:g} frames in each pixel, but at most {count.max():g} show the same place: "
             "give a smaller coverage"
         )
     origin = grid.origin[0] + rows.start, grid.origin[1] + columns.start

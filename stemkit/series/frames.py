@@ -1,4 +1,4 @@
-"""Frames taken apart and checked; those that cannot be used are named."""
+"""The frames of a series, checked; those that cannot be used are listed with the reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stemkit.pixels import faulty_pixels, filled
 
 __all__ = ["FEWEST_FRAMES", "SMALLEST_SIDE", "BrightFrames", "Series", "check_enough", "read_series"]
 
-#: Fewer frames have nothing to be compared with.
+#: Smallest number of frames (derived: each is compared with another one).
 FEWEST_FRAMES = 2
 #: Shorter side of a frame, px (chosen: correlations of smaller ones are mostly noise).
 SMALLEST_SIDE = 24

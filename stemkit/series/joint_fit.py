@@ -25,9 +25,9 @@ __all__ = ["measure_frames", "measure_series"]
 
 #: Frames on which the noise is calibrated, at most (chosen: each takes some seconds).
 MOST_CALIBRATED = 3
-#: Width from which a column's window is enlarged, median widths (that of the detector).
+#: Width from which the window of a column is enlarged, median widths (that of the detector).
 WIDE = 2**0.5
-#: Factor by which it is enlarged (that of the detector).
+#: Factor by which this window is enlarged (that of the detector).
 ENLARGED = 2.0
 #: Fraction of a column that a frame must show to measure it (chosen).
 LEAST_SHOWN = 0.5
@@ -160,7 +160,7 @@ class _Frames:
         return replace(of_frames, noise=replace(of_frames.noise, background=background))
 
     def layers(self, numbers: list[int]) -> Layers:
-        """The rows of some of the frames, in units of the contrast."""
+        """The rows of a subset of the frames, in units of the contrast."""
         turns = [int(quarters) for quarters in self.aligner.quarter_turns_]
         n_y, n_x = self.aligner.shape_
         parts = []

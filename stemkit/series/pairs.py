@@ -18,11 +18,11 @@ ALL_LAGS = 8
 CANDIDATES = 12
 #: Transforms of frames that are kept in memory (chosen: those of the frames that the next one is compared with).
 KEPT = 16
-#: Standard deviation of the shift between consecutive frames, fraction of the shorter side (chosen: it decides where
-#: nothing else does).
+#: Standard deviation of the shift between consecutive frames, fraction of the shorter side (chosen: it matters where
+#: the correlation is ambiguous).
 USUAL_SHIFT = 0.1
 #: Scale of the change of this shift from one pair to the next, which has a Cauchy distribution, fraction of the shorter
-#: side (chosen: it decides where nothing else does).
+#: side (chosen: it matters where the correlation is ambiguous).
 USUAL_CHANGE = 0.02
 
 

@@ -1,4 +1,4 @@
-"""The image that an average becomes: coordinates, standard errors, noise model, record of the steps."""
+"""The average of a series as an image: coordinates, standard errors, noise model, record of the steps."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def average_image(
     variance: tuple[float, float],
     scan: ScanNoise,
 ) -> tuple[xr.DataArray, float]:
-    """The average with its number of frames, standard errors and noise model, and the ratio of its noise.
+    """The average as an image, with numbers of frames, standard errors and noise model.
 
     Parameters
     ----------
     mean : Combined
-        Columns bright, with the variance.
+        Average with bright columns, and the variance of the frames.
     like : DataArray of shape (n_y, n_x)
         The first frame.
     mode : {"haadf", "bf"}
@@ -49,6 +49,12 @@ def average_image(
         Of a pixel of a frame: constant and slope against the intensity.
     scan : ScanNoise
         Displacements within the frames.
+
+    Returns
+    -------
+    DataArray of shape (n_y, n_x)
+    float
+        :attr:`stemkit.SeriesAligner.noise_ratio_`; NaN where the noise of the average is not measured.
     """
     assert mean.variance is not None
     dtype = float_dtype(like.dtype)
@@ -89,13 +95,13 @@ def pixel_centres(frame: xr.DataArray, grid: Grid) -> dict[str, xr.Variable]:
     sizes, out = pixel_sizes(frame), {}
     for axis, dim in enumerate(("y", "x") if sizes is not None else ()):
         assert sizes is not None
-        place = float(frame.coords[dim].values[0]) + (grid.origin[axis] + np.arange(grid.shape[axis])) * sizes[axis]
-        out[dim] = xr.Variable(dim, place, {"units": "nm"})
+        centres = float(frame.coords[dim].values[0]) + (grid.origin[axis] + np.arange(grid.shape[axis])) * sizes[axis]
+        out[dim] = xr.Variable(dim, centres, {"units": "nm"})
     return out
 
 
 def record(frame: xr.DataArray, step: str, **numbers: int) -> dict[str, Any]:
-    """Provenance of what a step made of a series, from its first frame."""
+    """Provenance of the result of a step applied to a series; earlier steps are those of its first frame."""
     made: dict[str, Any] = {"stemkit": __version__, "step": step, **numbers}
     before = frame.attrs.get("stemkit")
     return made | ({"previous": json.loads(before)} if isinstance(before, str) else {})

@@ -45,7 +45,7 @@ TREND = (5.0, 5.0, 2.0)
 
 @dataclass(frozen=True)
 class RowReadings:
-    """What the rows of a frame say of their displacements, along y and x (first axis).
+    """Information that the pixels of a frame contain on the displacements of its rows, along y and x (first axis).
 
     Parameters
     ----------

@@ -161,7 +161,7 @@ def warped(image: NDArray, drift: SlowDrift) -> NDArray[np.float64]:
     """The image on the pixels of the specimen, by cubic splines; its mean where it shows nothing."""
     at = np.indices(image.shape, dtype=float)
     source = at.copy()
-    for _ in range(3):  # q + drift(q) = p; the drift changes by some percent per px
+    for _ in range(3):  # q + drift(q) = p; the drift changes by some per cent per px
         source = at - np.moveaxis(drift(source[drift.axis]), -1, 0)
     return np.asarray(
         ndimage.map_coordinates(np.asarray(image, dtype=float), source, order=3, cval=float(np.mean(image)))

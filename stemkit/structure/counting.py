@@ -25,7 +25,7 @@ FEWEST = 10
 RELIABLE = 0.1
 #: Samples that are drawn for the expected error rate (chosen: its relative error is below 5 % in 200 columns).
 DRAWS = 30
-#: Probability of the range of counts of a column.
+#: Probability of the range of counts of a column (chosen).
 RANGE = 0.95
 #: Difference of a criterion up to which another number of components or scale of the library is as good (chosen: a
 #: ratio of likelihoods of 20).

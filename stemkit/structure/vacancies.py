@@ -327,7 +327,7 @@ def _expected_brightness(
 ) -> LocalBrightness:
     if by not in table:
         return LocalBrightness(*np.full((2, len(site)), np.nan))
-    # the usual spread of a site is that of all its columns, not of the few that are asked for
+    # the usual spread of a site is that of all its columns, not of the selected ones alone
     rows = np.flatnonzero(lattice.site >= 0)
     cells, sites = np.concatenate([cells, lattice.indices[rows]]), np.concatenate([site, lattice.site[rows]])
     local = local_brightness(index.neighbors(cells, sites, BRIGHTNESS_RINGS), sites, *amplitudes(table, by))

@@ -12,8 +12,8 @@ from stemkit.columns.limits import RENDER_RADIUS, WINDOW_RADIUS
 from stemkit.columns.results import _intensity, _intensity_gradient
 
 SHAPE = (60, 72)
-#: What is left of a column of height 1 where it is cut off.
-CUT = np.exp(-(RENDER_RADIUS**2) / 2)
+#: Value of a column of height 1 at the radius where it is truncated.
+TRUNCATED = np.exp(-(RENDER_RADIUS**2) / 2)
 
 
 def fits(positions, **values):
@@ -23,16 +23,16 @@ def fits(positions, **values):
 
 @given(seeds, st.floats(1.0, 4.0), st.floats(-3.0, 3.0))
 @settings(max_examples=20)
-def test_round_columns_are_drawn_as_far_as_they_reach(seed, sigma, amplitude):
+def test_round_columns_are_drawn_up_to_the_radius(seed, sigma, amplitude):
     positions = np.random.default_rng(seed).uniform(-3, np.array(SHAPE) + 3, (4, 2))
     drawn = render_columns(fits(positions, amplitude=amplitude, sigma=sigma, background=7.0), SHAPE)
-    np.testing.assert_allclose(drawn, gaussians(SHAPE, positions, sigma, amplitude), atol=4 * 3 * CUT)
+    np.testing.assert_allclose(drawn, gaussians(SHAPE, positions, sigma, amplitude), atol=4 * 3 * TRUNCATED)
 
 
 @given(st.floats(-0.6, 0.6), st.floats(-0.6, 0.6), st.floats(-2.0, 2.0), st.floats(-2.0, 2.0))
 @settings(max_examples=20)
 def test_ellipses_and_displaced_pixels(e1, e2, dy, dx):
-    """The covariance in (y, x) is ``sigma^2 [[1 + e1, e2], [e2, 1 - e1]]``, the beam stood at ``pixel + shift``."""
+    """The covariance in (y, x) is ``sigma^2 [[1 + e1, e2], [e2, 1 - e1]]``, the beam was at ``pixel + shift``."""
     y, x = np.indices(SHAPE).astype(float)
     shifts = np.stack([dy * np.sin(y), dx * np.cos(y)])
     off = np.stack([y + shifts[0] - 30.3, x + shifts[1] - 33.8], axis=-1)
@@ -44,7 +44,7 @@ def test_ellipses_and_displaced_pixels(e1, e2, dy, dx):
     np.testing.assert_allclose(drawn[inside], expected[inside], atol=1e-9)
 
 
-def test_nothing_is_drawn_of_no_columns():
+def test_an_empty_table_gives_an_empty_image():
     assert not render_columns(ColumnFits.from_values(0), SHAPE).any()
     assert not fitted_change(ColumnFits.from_values(0), np.ones(SHAPE)).any()
 
@@ -58,7 +58,7 @@ def test_the_change_of_a_column_is_what_a_field_adds_to_it(dy, dx, sigma):
     changed = fitted_change(fits(at, amplitude=1.0, sigma=sigma), field)
     y, x = np.indices(SHAPE)
     inside = np.hypot(y - 30, x - 34) <= WINDOW_RADIUS * sigma
-    # what is not of first order in the displacement is left
+    # terms of higher order in the displacement remain
     np.testing.assert_allclose(changed[inside], field[inside] - 0.2, atol=1e-3 * (0.05 + 0.5 * (dy**2 + dx**2)))
     assert not changed[np.hypot(y - 30, x - 34) > np.ceil(WINDOW_RADIUS * sigma) + 1].any()
 

@@ -1,4 +1,4 @@
-"""Denoisers that are not learnt, and what they stand on."""
+"""Denoisers without training, and the functions that they use."""
 
 import json
 

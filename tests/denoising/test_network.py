@@ -88,7 +88,7 @@ class TestShippedWeights:
         denoiser = SFINDenoiser(average_flips=True).fit(image)
         result = denoiser.transform(image)
         assert (result.coords["uncertainty"] >= 0).all()
-        # the average over all mirror images does not know which one it was given
+        # the average over all mirror images does not depend on which of them is given
         mirrored = denoiser.transform(image.copy(data=image.values[:, ::-1].copy()))
         np.testing.assert_allclose(mirrored.values[:, ::-1], result.values, atol=1e-4)
 

@@ -1,4 +1,4 @@
-"""A run that was interrupted goes on to the same result, and the command that makes the weights."""
+"""An interrupted training that resumes has the same result; the command that trains the weights."""
 
 import dataclasses
 import math
@@ -89,7 +89,7 @@ def test_does_not_depend_on_how_many_threads_there_are():
 
 
 class Constant:
-    """Crops of one image, whose places the generator chooses; what is held back asks for the contrary."""
+    """Crops of one image at positions that the generator chooses; validation uses the negative image."""
 
     target_names, batch_size, described = INFO.outputs, 2, "constant"
 
@@ -174,7 +174,7 @@ def test_every_step_draws_other_images():
             return super().draw(generator, n)
 
     run(Watched(1000), max_epochs=3, batches_per_epoch=3)
-    # of these, the ones that judge are drawn by what is held back
+    # three epochs of three batches in two parts; those of validation are drawn by ``validation_source``
     assert len(set(seen)) == len(seen) == 3 * 3 * 2
 
 

@@ -1,6 +1,6 @@
 """Read many hostile files: ``python -m tests.hostile.run --count 5000``.
 
-Each block of files is read in a process of its own, so that a crash of a library is counted and the rest goes on.
+Each block of files is read in a process of its own, so that a crash of a library is counted and the others continue.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a file of Velox contains beside images: spectra, maps and computed images."""
+"""Contents of Velox files other than images: spectra, maps and computed images."""
 
 import json
 

@@ -44,7 +44,7 @@ def model(mode: str = "haadf", *, background=None, scan=None, **pointwise) -> No
 
 @st.composite
 def recordings(draw: st.DrawFn) -> tuple[NoiseModel, np.ndarray, int]:
-    """A noise model, a clean crystal whose columns stand apart, and a seed."""
+    """A noise model, a clean crystal whose columns do not overlap, and a seed."""
     mode = draw(modes)
     readout = draw(st.floats(0.05, 0.2))
     gain = draw(st.just(0.0) | st.floats(0.005, 0.04))

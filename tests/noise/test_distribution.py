@@ -34,7 +34,7 @@ def difference(pointwise: PointwiseNoise, seed: int, mode: str = "haadf") -> np.
 @given(st.floats(-0.3, 0.6), st.floats(0.0, 0.4), seeds)
 def test_the_shape_of_drawn_noise(shape, correlation, seed):
     found, error = fit_tukey_shape(difference(PointwiseNoise(1.0, 0, shape, correlation), seed), 1.0, EVERYWHERE)
-    # eight blocks know their scatter within a quarter; light tails look alike
+    # the scatter of eight blocks has an error of a quarter; light tails are hardly distinguishable
     assert abs(found - shape) < SIGMAS * 1.25 * error + 0.01
     assert error < 0.02 + 0.2 * max(shape, 0)
 

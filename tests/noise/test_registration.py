@@ -49,7 +49,7 @@ def test_estimates_scatter_as_their_weights_state(noise, shift, seed):
     z = (estimates.shift[used] - shift) * np.sqrt(estimates.weight[used])
     # a shift of a third of a pixel is not quite a slope
     assert abs(z.mean()) < SIGMAS / math.sqrt(z.size) + 0.1 * shift * np.sqrt(estimates.weight[used]).mean()
-    # columns that stand in the same rows share pixels only at their feet
+    # columns in the same rows share pixels only in their tails
     assert abs(z.std() - 1) < SIGMAS / math.sqrt(2 * z.size) + 0.1 * shift / noise
     assert np.abs(z).max() < SIGMAS + 1 + 0.1 * shift / noise
 

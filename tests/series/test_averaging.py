@@ -103,5 +103,5 @@ def test_the_largest_rectangle(seed, n_y, n_x, filled):
 
 
 def test_more_frames_than_show_anything_are_an_error():
-    with pytest.raises(ValueError, match=r"coverage asks for 3 frames .* at most 2"):
+    with pytest.raises(ValueError, match=r"coverage requires 3 frames .* at most 2"):
         covered(Grid((0, 0), (4, 4)), np.full((4, 4), 2.0), 3)

@@ -407,7 +407,7 @@ def test_an_error_of_the_pixel_size_scales_both_lengths_alike(cell, seed, error)
     assert fit_lattices(table, pixel_size_error=error).lattices[0].pixel_size_error == error
 
 
-def test_the_error_of_the_ratio_is_honest():
+def test_the_error_of_the_ratio_is_its_standard_deviation():
     vectors = A * PLANE_LATTICES["oblique"](1.4, 0.3) @ turned(0.3)
     positions, _ = crystal(vectors, 2.5)
     draws = [

@@ -166,7 +166,7 @@ def test_displacements_are_from_the_ideal_places(kind, seed):
 
 
 @pytest.mark.parametrize("stated", ["errors", "no errors", "too small"])
-def test_errors_of_the_lattice_are_honest(stated):
+def test_errors_of_the_lattice_are_standard_deviations(stated):
     draws, pulls, n = [], [], 60
     rng = np.random.default_rng(1)
     truth = Crystal("honeycomb", (10, 10), noise=0.0)
@@ -566,7 +566,7 @@ def test_uniform_strain_is_measured_against_a_reference(kind, angle, values, tur
     assert strain(table, lattice)["exx"].abs().max() < 1e-6
 
 
-def test_errors_of_the_strain_are_honest():
+def test_errors_of_the_strain_are_standard_deviations():
     pulls = []
     for seed in range(12):
         crystal = Crystal("hexagonal", (20, 20), noise=0.02, seed=seed)

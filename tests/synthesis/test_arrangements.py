@@ -360,7 +360,7 @@ def test_a_cluster_of_another_kind():
     assert bool((changed.defect[chosen] == Defect.SUBSTITUTION).all())
 
 
-def test_columns_beside_their_places_and_between_them():
+def test_columns_off_their_sites_and_between_them():
     columns = crystal_of()
     chosen = nearest(columns, (44.5, 49.5))
     moved = shifted(columns, chosen, 1.5, -2.0)
@@ -447,7 +447,7 @@ def test_a_grain_boundary_keeps_its_gap(angle, gap, twist):
     n = first.y.shape[1]
     assert bool((distance[:, :n][both.present[:, :n]] > 0).all())
     assert bool((distance[:, n:][both.present[:, n:]] < 0).all())
-    # nothing is lost but beside the border
+    # columns are lost only next to the border
     lost = ~both.present & (distance.abs() > gap * spacing)
     assert bool(((distance[:, :n] < 0) | ~lost[:, :n]).all())
 

@@ -37,7 +37,7 @@ def test_an_isolated_column_stands_where_it_was_put(y, x, sigma, amplitude):
     total = image.sum()
     assert total == pytest.approx(2 * math.pi * sigma**2 * amplitude, rel=1e-3)
     rows, cols = np.indices(image.shape)
-    # pixels that are wider than the column don't know better
+    # limit of the sampling: pixels wider than the column
     most = max(1e-3, 1.01 * math.exp(-2 * (math.pi * sigma) ** 2) / math.pi)
     assert (rows * image).sum() / total == pytest.approx(y, abs=most)
     assert (cols * image).sum() / total == pytest.approx(x, abs=most)

@@ -209,7 +209,7 @@ def test_vacancies_are_missing_columns():
             shape=(96, 96), spacing=0.08, vacancies=vacancies, arrangements=("lattice",), random_state=7
         )
         rows = synthesizer.sample(60, return_columns=True)[1]
-        # atoms between the columns are put beside one that is there
+        # interstitials are drawn next to columns that are present
         return rows[rows["defect"] != "interstitial"]
 
     full, holed = table(0.0), table(0.3)

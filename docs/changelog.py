@@ -10,7 +10,7 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import ExtensionMetadata
 
 CHANGELOG = Path(__file__).parent.parent / "CHANGELOG.md"
-UNDERLINES = {"##": "-", "###": "^"}
+UNDERLINES = {"##": "-", "###": "^", "####": '"'}
 TARGET = re.compile(r"^\[([^\]]+)\]: (\S+)$", re.MULTILINE)
 CODE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 LINK = re.compile(r"\[([^\]]+)\]\(([^)]+)\)")

@@ -177,8 +177,9 @@ def calibrated(image: Images, *, pixel_size: float | None = None, spacing: float
         return results
     if np.ndim(uncalibrated) == 2:
         return results[0]
-    is_array = isinstance(uncalibrated, xr.DataArray)
-    stack = uncalibrated if is_array else xr.DataArray(uncalibrated, dims=("image", "y", "x"))
+    stack = uncalibrated
+    if not isinstance(stack, xr.DataArray):
+        stack = xr.DataArray(stack, dims=("image", "y", "x"))
     return join(results, stack.assign_coords({d: results[0].coords[d] for d in ("y", "x")}))
 
 

@@ -129,7 +129,7 @@ def covariance_without_displacements(noise: NoiseDifferences) -> RowCovariance:
     removed = noise.x.removed(lags), noise.y.removed(lags)
     middle = lags == SETTINGS.streak_lags[2]
     variance, std = _residual_displacements(noise, np.array([r[middle].mean() for r in removed]))
-    # displacements that may as well be noise are not subtracted
+    # displacements that are not significant are not subtracted
     subtracted = np.where(variance > SETTINGS.significant * std, variance, 0.0)
     covariance, pairs = _mean_products(noise.values, noise.known, lags)
     slopes = [_mean_products(d.slope[2:-2] * noise.known, noise.known, lags)[0] for d in (noise.x, noise.y)]

@@ -1,4 +1,4 @@
-"""Specimen and noise of an image separated: its columns are fitted, and its rows registered to them, in turns."""
+"""Separation of specimen and noise: fits of the columns of an image and registration of its rows alternate."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class FittedCrystal:
     displacement_x, displacement_y : BeamDisplacement
         Displacements along x and along y, divided into jitter, drift and hum.
     estimates : ShiftEstimates
-        Displacements along x of each row at some of the columns.
+        Displacements along x of each row at a subset of the columns.
     positions : ndarray of shape (n_columns, 2)
         Positions ``(y, x)`` of these columns, px.
     """
@@ -120,7 +120,7 @@ def separate_specimen(
     most_columns: int = MOST_COLUMNS,
     row_length: int | None = None,
 ) -> Separation:
-    """Fit the columns of an image and register its rows to them, in turns.
+    """Fit the columns of an image and register its rows to them, alternately.
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ def _without_columns(values: NDArray, spacing: float | None, bad: NDArray) -> Se
     return Separation(values, smooth, ~bad, spacing, width)
 
 
-# --- fits and registration in turns ------------------------------------------------------------------------------
+# --- alternating fits and registration ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -196,7 +196,7 @@ def noise_variance(
     dark = signal < 0.1 * height
     base = float(square[dark].mean()) if dark.sum() > 100 else float(square.mean())
     growth = float(((square - base) * signal).sum() / max(float((signal**2).sum()), TINY))
-    # in bright field the variance decreases towards the columns, at most to 0 at their height
+    # in bright field the variance decreases with the height, to 0 at the highest columns at most
     pixel = np.maximum(base + max(growth, -base / height) * columns, max(0.05 * base, TINY))
     weights = [_row_weights(width, axis) for axis in (0, 1)]
     lags = np.arange(1, min(len(weights[0]), residual.shape[1]))

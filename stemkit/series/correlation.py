@@ -18,7 +18,7 @@ __all__ = ["CoherenceFilter", "PairCorrelation", "Spectra"]
 NEAR = 3
 #: Standard deviations of the power of noise by which that of a coefficient with signal exceeds it (chosen).
 SIGNIFICANT = 3.0
-#: Maxima whose gain is below this fraction of the highest are no candidates, whatever the guide says (chosen).
+#: Maxima whose gain is below this fraction of the highest are no candidates, even if the guide predicts one (chosen).
 LEAST_GAIN = 0.2
 
 

@@ -67,7 +67,7 @@ def _spectrum(place: NDArray, information: NDArray) -> RowSpectrum:
     noise = raw.noise - ((passed @ inverse) * passed).sum(1)
     window = fft.dct(response, axis=1, norm="ortho") ** 2
     spectrum = RowSpectrum(raw.frequency, raw.ordinate, noise, window, response)
-    # hardly anything remains in the first ones
+    # almost nothing remains in the first ones
     return spectrum.highest(n - trends.shape[1])
 
 

@@ -28,7 +28,7 @@ LEAST_COUNT = 0.5
 #: Quantile of the intensity that is a bright pixel; a dark one is at 1 minus it (chosen).
 BRIGHT = 0.99
 #: Least variance of a pixel, fraction of the larger one of those of a bright and of a dark pixel (chosen: the reference
-#: is not exact, and where hardly any electron is expected one would decide alone).
+#: is not exact, and where almost no electrons are expected a single one would dominate).
 LEAST_VARIANCE = 0.4
 #: Sigma, px, of the Gaussian filter with which a frame is compared with the reference, that of a column (chosen).
 COLUMN_SIGMA = 1.5

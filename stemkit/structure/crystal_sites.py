@@ -85,7 +85,7 @@ def crystal_sites(
 
 
 def _atoms(structure: Atoms | str | os.PathLike[str]) -> Atoms:
-    """Periodic atoms; a layer without a period along the beam gets one."""
+    """Periodic atoms: a period along the beam is added to a layer without one."""
     try:
         import ase.io
     except ImportError as error:

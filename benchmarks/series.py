@@ -193,9 +193,16 @@ def true_average(found: NDArray, case: Case, shape: tuple[int, int]) -> NDArray:
 
 
 def psnr(image: NDArray, truth: NDArray) -> float:
-    """PSNR, dB, of all frequencies but those of the background, whose truth is not part of ``truth``."""
-    image, truth = (v - ndimage.gaussian_filter(v, SPACING) for v in (image, truth))
+    """PSNR, dB, of all frequencies but those of the background, whose truth is not part of ``truth``; of the pixels
+    that are not NaN, and NaN without any.
+    """
     use = np.isfinite(image)
+    if not use.any():
+        return float("nan")
+    seen = ndimage.gaussian_filter(use.astype(float), SPACING)
+    image, truth = (
+        v - ndimage.gaussian_filter(np.where(use, v, 0.0), SPACING) / np.maximum(seen, 1e-9) for v in (image, truth)
+    )
     return float(10 * np.log10(np.ptp(truth[use]) ** 2 / ((image - truth)[use] ** 2).mean()))
 
 
@@ -295,6 +302,7 @@ def one(kind: str, n_frames: int, dose: float, size: int, seed: int, *, denoiser
         "bound px": displacement_bound(case),
         "with common": whole,
         "jumped": float(jumped),
+        "warned": float(bool(aligner.ambiguous_)),
         "failed": 0.0,
     }
     out["left out"] = float(len(aligner.rejected_))

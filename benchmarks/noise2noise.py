@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
-from series import draw, psnr, true_average
+from series import TRAVEL, draw, psnr, true_average
 
 from stemkit import SFINDenoiser
 from stemkit.denoising.base import Denoiser
@@ -51,7 +51,7 @@ def trained(aligned: xr.DataArray, frame: xr.DataArray, options: dict) -> dict[s
 
 def simulated(n_frames: int, dose: float, size: int, seed: int, options: dict) -> list[dict]:
     """PSNR of an enhanced average, and of an enhanced frame of another series."""
-    case, other = (draw("particle", n_frames, dose, size, s) for s in (seed, seed + 1000))
+    case, other = (draw("particle", n_frames, dose, size, s, travel=TRAVEL * size) for s in (seed, seed + 1000))
     aligner = SeriesAligner(denoiser=None).fit(case.frames)
     average = aligner.transform(case.frames)
     truth = true_average(aligner.displacements_, case, average.shape)

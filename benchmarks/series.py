@@ -1,9 +1,9 @@
 """Alignment of simulated and real series of frames: ``python benchmarks/series.py``.
 
-Simulated series of four specimens drift by up to two cells per frame, their rows are displaced by jitter, slow drift
-and hum, and electrons are counted. Displacements are compared with the true ones after the best common affine map of
-the rows, since a drift that all frames share is not seen; rows count by the information that the clean image has on
-them.
+Simulated series of four specimens drift by up to two cells per frame, in the tables by up to half of a side in all;
+their rows are displaced by jitter, slow drift and hum, and electrons are counted. Displacements are compared with the
+true ones after the best common affine map of the rows, since a drift that all frames share is not seen; rows count by
+the information that the clean image has on them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 import time
 import warnings
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +50,9 @@ SCAN = ScanNoise(jitter=0.3, jitter_y=0.2, drift=0.4, drift_y=0.4, drift_rows=12
 SCATTER = 0.05
 #: Level of the background, as a fraction of the contrast.
 LEVEL = 0.2
+#: Largest drift over a whole series of the tables, as a fraction of the side: of two frames that are farther apart,
+#: little is the same.
+TRAVEL = 0.5
 #: Columns nearer than this to the border of the average are not compared, px.
 BORDER = 10.0
 
@@ -85,10 +88,10 @@ def specimen(kind: str, size: int, reach: float, seed: int) -> Columns:
     return columns
 
 
-def draw(kind: str, n_frames: int, dose: float, size: int, seed: int) -> Case:
-    """A series whose drift has a random direction and up to two cells per frame."""
+def draw(kind: str, n_frames: int, dose: float, size: int, seed: int, *, travel: float = np.inf) -> Case:
+    """A series whose drift has a random direction and up to two cells per frame, and up to ``travel`` px in all."""
     random = np.random.default_rng(seed)
-    angle, speed = random.uniform(0, 2 * np.pi), random.uniform(0, 2 * SPACING)
+    angle, speed = random.uniform(0, 2 * np.pi), random.uniform(0, min(2 * SPACING, travel / max(n_frames - 1, 1)))
     drift, bend = (speed * np.sin(angle), speed * np.cos(angle)), random.normal(0, 3, 2)
     moved = draw_displacements(
         n_frames, size, scan=SCAN, drift=drift, bend=(bend[0], bend[1]), random_state=int(random.integers(2**31))
@@ -190,9 +193,16 @@ def true_average(found: NDArray, case: Case, shape: tuple[int, int]) -> NDArray:
 
 
 def psnr(image: NDArray, truth: NDArray) -> float:
-    """PSNR, dB, of all frequencies but those of the background, whose truth is not part of ``truth``."""
-    image, truth = (v - ndimage.gaussian_filter(v, SPACING) for v in (image, truth))
+    """PSNR, dB, of all frequencies but those of the background, whose truth is not part of ``truth``; of the pixels
+    that are not NaN, and NaN without any.
+    """
     use = np.isfinite(image)
+    if not use.any():
+        return float("nan")
+    seen = ndimage.gaussian_filter(use.astype(float), SPACING)
+    image, truth = (
+        v - ndimage.gaussian_filter(np.where(use, v, 0.0), SPACING) / np.maximum(seen, 1e-9) for v in (image, truth)
+    )
     return float(10 * np.log10(np.ptp(truth[use]) ** 2 / ((image - truth)[use] ** 2).mean()))
 
 
@@ -273,7 +283,7 @@ def _against_truth(aligner: SeriesAligner, shape: tuple, places: NDArray, case: 
 
 def one(kind: str, n_frames: int, dose: float, size: int, seed: int, *, denoiser: str | None, columns: bool) -> dict:
     """Scores of one series."""
-    case = draw(kind, n_frames, dose, size, seed)
+    case = draw(kind, n_frames, dose, size, seed, travel=TRAVEL * size)
     out: dict = {"scene": kind, "frames": n_frames, "dose": dose}
     for name, method in {"mean": plain_mean, "phase": phase_correlation}.items():
         image, found = method(case)
@@ -292,6 +302,7 @@ def one(kind: str, n_frames: int, dose: float, size: int, seed: int, *, denoiser
         "bound px": displacement_bound(case),
         "with common": whole,
         "jumped": float(jumped),
+        "warned": float(bool(aligner.ambiguous_)),
         "failed": 0.0,
     }
     out["left out"] = float(len(aligner.rejected_))
@@ -423,24 +434,26 @@ def main() -> None:
     parser.add_argument("--doses", type=float, nargs="+", default=[3.0, 10.0, 30.0])
     parser.add_argument("--scenes", nargs="*", default=list(SCENES))
     parser.add_argument("--series", type=int, default=1, help="series of each kind")
+    parser.add_argument("--no-positions", action="store_true", help="do not measure the columns of the averages")
     parser.add_argument("--jumps", type=int, default=40, help="series that are searched for jumps by a cell")
-    parser.add_argument("--seed", type=int, default=0, help="of the first of these series")
+    parser.add_argument("--seed", type=int, default=0, help="of the first of the series")
     parser.add_argument("--right-angles", type=int, default=4, help="pairs of scans at right angles of each kind")
     parser.add_argument("--denoiser", default="auto", choices=("auto", "none"))
     parser.add_argument("--real", type=Path, help="an .npz file with the array frames")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     denoiser = None if arguments.denoiser == "none" else arguments.denoiser
+    options = {"denoiser": denoiser, "columns": not arguments.no_positions}
+    chosen = product(arguments.scenes, arguments.frames, arguments.doses, range(arguments.series))
     rows = [
-        one(kind, n, dose, arguments.size, 17 * k + 1, denoiser=denoiser, columns=True)
-        for kind in arguments.scenes
-        for n in arguments.frames
-        for dose in arguments.doses
-        for k in range(arguments.series)
+        one(kind, n, dose, arguments.size, arguments.seed + 17 * k + 1, **options)
+        for k, (kind, n, dose, _) in enumerate(chosen)
     ]
     table = pd.DataFrame(rows)
     if len(table):
         print(table.groupby(["scene", "frames", "dose"]).mean().round(3).to_string())
+        print("\nmeans of the specimens")
+        print(table.drop(columns="scene").groupby(["frames", "dose"]).mean().round(3).to_string())
     if arguments.jumps:
         print(jumps(arguments.jumps, arguments.size, denoiser, arguments.seed).to_string())
     if arguments.right_angles:

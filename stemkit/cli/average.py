@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import warnings
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Choices of ``--format``.
 FORMATS = ("nc", "tif", "hspy")
+#: Size of files, bytes, above which their frames are not held in memory together (chosen).
+LARGE = 2**28
 
 
 def add_to(subparsers: Any) -> None:
@@ -183,8 +186,10 @@ def _frame_files(path: Path) -> list[Path]:
 
 
 def _loaded(path: Path, arguments: argparse.Namespace) -> xr.DataArray:
-    """The frames of a file, or of the files of a folder."""
-    return load(_frame_files(path) or path, arguments)
+    """The frames of a file, or of the files of a folder; large ones are read when they are needed, with dask."""
+    files = _frame_files(path)
+    is_large = sum(file.stat().st_size for file in files or [path]) > LARGE
+    return load(files or path, arguments, lazy=is_large and find_spec("dask") is not None)
 
 
 def _angles(given: list[float] | None, n_frames: int, rejected: list[int]) -> list[float] | None:

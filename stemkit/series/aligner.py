@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from stemkit.denoising import SFINDenoiser
 from stemkit.denoising.base import Denoiser
 from stemkit.estimators import ImageTransformer
-from stemkit.images import Images, digest, float_dtype, mode_sign
+from stemkit.images import Images, float_dtype, mode_sign
 from stemkit.noise import ScanNoise
 from stemkit.parameters import check_positive, is_number
 from stemkit.series.averaging import Grid
@@ -214,15 +214,16 @@ class SeriesAligner(ImageTransformer):
             On the pixels of the average; NaN where no frame shows them.
         """
         check_is_fitted(self, "displacements_")
-        values = np.asarray(maps)
+        # frame by frame and map by map: those of a lazy array need not be in memory together
+        values = maps.data if isinstance(maps, xr.DataArray) else np.asarray(maps)
         shape = (self.n_frames_, *self._frame_shape)
         if values.ndim < 3 or (values.shape[0], *values.shape[-2:]) != shape:
             raise ValueError(
                 f"maps must have the shape (n_frames, ..., n_y, n_x) with {shape[0]} frames of {shape[1]} by "
                 f"{shape[2]} px, those that were fitted, but has {values.shape}"
             )
-        channels = values.reshape(shape[0], -1, *shape[1:])
-        means = (self._combined(channels[:, k].__getitem__) for k in range(channels.shape[1]))
+        channels = np.ndindex(values.shape[1:-2])
+        means = (self._combined(lambda i, at=at: np.asarray(values[(i, *at)])) for at in channels)
         result = (
             np.stack([np.where(mean.shown, mean.values, np.nan) for mean in means])
             .reshape(*values.shape[1:-2], *self.shape_)
@@ -337,7 +338,7 @@ class SeriesAligner(ImageTransformer):
         self._used = [i for i, *_ in members]
         turns = [groups[g].turn.quarters for _, g, _ in members]
         displacements = np.stack([groups[g].displacements[k] for _, g, k in members])
-        self._digests = [digest(series.images[i].values) for i in self._used]
+        self._digests = [series.digests[i] for i in self._used]
         grid = _grid(displacements, turns, self._frame_shape, self.coverage)
         self._origin, self.shape_ = grid.origin, grid.shape
         self.displacements_ = np.full((series.n_frames, *displacements.shape[1:]), np.nan)
@@ -367,11 +368,7 @@ class SeriesAligner(ImageTransformer):
                 f"were fitted, but has {series.n_frames} of {series.first.shape[0]} by {series.first.shape[1]} px: fit "
                 "again, or use apply for other signals"
             )
-        if any(
-            digest(series.images[i].values) != d
-            for i, d in zip(self._used, self._digests, strict=True)
-            if i in series.images
-        ):
+        if any(series.digests.get(i, d) != d for i, d in zip(self._used, self._digests, strict=True)):
             raise ValueError(
                 "X must be the frames that were fitted, but their pixels differ: fit again, or use apply for other "
                 "signals of the same scan"

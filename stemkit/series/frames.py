@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from typing import TypeGuard
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.images import Images, digest, mode_sign, pixel_sizes, resolve_mode, same_pixel_sizes, split
+from stemkit.images import Images, digest, is_lazy, mode_sign, pixel_sizes, resolve_mode, same_pixel_sizes, split
 from stemkit.pixels import faulty_pixels, filled
 
 __all__ = ["FEWEST_FRAMES", "SMALLEST_SIDE", "BrightFrames", "Series", "check_enough", "read_series"]
@@ -29,7 +30,10 @@ class Series:
     Parameters
     ----------
     images : dict of DataArray
-        Recorded pixels by the number of the frame in the series, dims ``("y", "x")``.
+        Recorded pixels by the number of the frame in the series, dims ``("y", "x")``. Those of a lazy series are read
+        whenever they are used.
+    digests : dict of str
+        :func:`stemkit.images.digest` of their pixels, by number.
     rejected : dict of str
         Reasons, by number.
     n_frames : int
@@ -38,6 +42,7 @@ class Series:
     """
 
     images: dict[int, xr.DataArray]
+    digests: dict[int, str]
     rejected: dict[int, str]
     n_frames: int
     mode: str
@@ -53,14 +58,15 @@ class Series:
 
         Those that are faulty in the mean of all frames are faulty in each: its noise is lower.
         """
-        return filled(self.images[frame].values, self.faulty(frame)).astype(np.float64) * mode_sign(self.mode)
+        values = self.images[frame].values
+        faulty = self._own_faults(frame, values) | self._common_faults
+        return filled(values, faulty).astype(np.float64) * mode_sign(self.mode)
 
     def faulty(self, frame: int) -> NDArray[np.bool_]:
         """Faulty pixels of a frame."""
-        return self._own_faults(frame) | self._common_faults
+        return self._own_faults(frame, self.images[frame].values) | self._common_faults
 
-    def _own_faults(self, frame: int) -> NDArray[np.bool_]:
-        values = self.images[frame].values
+    def _own_faults(self, frame: int, values: NDArray) -> NDArray[np.bool_]:
         if frame not in self._faults:
             self._faults[frame] = np.flatnonzero(faulty_pixels(values))
         mask = np.zeros(values.size, dtype=bool)
@@ -71,7 +77,8 @@ class Series:
     def _common_faults(self) -> NDArray[np.bool_]:
         total = np.zeros(self.first.shape)
         for i, image in self.images.items():
-            total += filled(image.values, self._own_faults(i))
+            values = image.values
+            total += filled(values, self._own_faults(i, values))
         return faulty_pixels(total)
 
 
@@ -96,6 +103,7 @@ def read_series(X: Images, mode: str | None = None) -> Series:
     ----------
     X : DataArray, ndarray or list of them
         Dims ``("frame", "y", "x")`` or ``("image", "y", "x")``, an array ``(n_frames, n_y, n_x)``, or a list of images.
+        Frames of dask arrays are read one after the other, and stay lazy.
     mode : {"haadf", "bf"} or None
 
     Raises
@@ -105,7 +113,7 @@ def read_series(X: Images, mode: str | None = None) -> Series:
     TypeError
         If its pixels are not real numbers.
     """
-    images, rejected = {}, {}
+    images, digests, rejected = {}, {}, {}
     n_frames = 0
     for i, frame in enumerate(_frames(X)):
         n_frames += 1
@@ -117,8 +125,9 @@ def read_series(X: Images, mode: str | None = None) -> Series:
         if np.ptp(image.values) == 0:
             rejected[i] = f"it is constant, {image.values.flat[0]:g} everywhere"
         else:
-            images[i] = image
-    for check in (_other_sizes, _other_pixel_sizes, _copies):
+            images[i] = frame if _stays_lazy(frame) else image
+            digests[i] = digest(image.values)
+    for check in (_other_sizes, _other_pixel_sizes, partial(_copies, digests)):
         new = check(images)
         rejected |= new
         images = {i: image for i, image in images.items() if i not in new}
@@ -129,7 +138,8 @@ def read_series(X: Images, mode: str | None = None) -> Series:
             f"frames must have at least {SMALLEST_SIDE} px along y and x, but have {first.shape[0]} by "
             f"{first.shape[1]} px: use larger frames"
         )
-    return Series(images, dict(sorted(rejected.items())), n_frames, resolve_mode(first, mode))
+    digests = {i: digests[i] for i in images}
+    return Series(images, digests, dict(sorted(rejected.items())), n_frames, resolve_mode(first, mode))
 
 
 def check_enough(usable: int, n_frames: int, rejected: dict[int, str]) -> None:
@@ -171,6 +181,11 @@ def _frames(X: Images) -> Iterator[xr.DataArray | NDArray]:
         yield from values
 
 
+def _stays_lazy(frame: object) -> TypeGuard[xr.DataArray]:
+    """Whether the pixels of a frame are read when they are needed; booleans are converted to numbers before."""
+    return is_lazy(frame) and frame.ndim == 2 and frame.dtype.kind in "fiu"
+
+
 def _other_sizes(images: dict[int, xr.DataArray]) -> dict[int, str]:
     if not images:
         return {}
@@ -196,11 +211,11 @@ def _other_pixel_sizes(images: dict[int, xr.DataArray]) -> dict[int, str]:
     }
 
 
-def _copies(images: dict[int, xr.DataArray]) -> dict[int, str]:
+def _copies(digests: dict[int, str], images: dict[int, xr.DataArray]) -> dict[int, str]:
     known: dict[str, int] = {}
     out = {}
-    for i, image in images.items():
-        first = known.setdefault(digest(image.values), i)
+    for i in images:
+        first = known.setdefault(digests[i], i)
         if first != i:
             out[i] = f"it is identical to frame {first}, so that its noise is not independent"
     return out

@@ -87,9 +87,11 @@ def rigid_shifts(frames: Sequence[NDArray], max_shift: float | None = None, *, v
     """
     factor = max(1, -(-min(frames[0].shape) // CONSTANTS.largest_side))
     small = [_binned(frame, factor) for frame in frames]
-    limit = [CONSTANTS.max_shift * n if max_shift is None else max_shift / factor for n in small[0].shape]
-    y, x = (max(1, min(int(np.ceil(r)), n - 2)) for r, n in zip(limit, small[0].shape, strict=True))
+    shape = small[0].shape
+    limit = [CONSTANTS.max_shift * n if max_shift is None else max_shift / factor for n in shape]
+    y, x = (max(1, min(int(np.ceil(r)), n - 2)) for r, n in zip(limit, shape, strict=True))
     pairs = Pairs(small, (y, x))
+    del small  # pairs hold filtered frames
     shifts = _placed(pairs, verbose=verbose)
     reason = "it shows nothing that the other frames show"
     rejected = {int(i): reason for i in np.flatnonzero(np.isnan(shifts[:, 0]))}
@@ -97,7 +99,7 @@ def rigid_shifts(frames: Sequence[NDArray], max_shift: float | None = None, *, v
     shifts, correlation, gain = _least_squares(pairs, shifts)
     rejected |= _outlying(gain, rejected)
     shifts[list(rejected)] = np.nan
-    used = {i: i for i in range(len(small)) if i not in rejected}
+    used = {i: i for i in range(len(pairs)) if i not in rejected}
     ambiguous = [found for one in ambiguous if (found := one.numbered(used).scaled(factor)).frames]
     return RigidShifts(factor * (shifts - np.nanmean(shifts, axis=0)), correlation, rejected, ambiguous)
 

@@ -9,7 +9,8 @@ import tifffile
 from stemkit import NoiseModel, PointwiseNoise, read
 from stemkit.cli import main
 from stemkit.cli.average import _slow, series_figure
-from stemkit.series import draw_displacements, draw_series
+from stemkit.images import is_lazy
+from stemkit.series import SeriesAligner, draw_displacements, draw_series
 from stemkit.synthesis import cropped, disk, lattice, planar_cell
 
 
@@ -40,6 +41,20 @@ def test_the_average_its_figure_and_the_frames_are_written(file, capsys):
     assert frames.shape == (4, *image.shape)
     assert np.corrcoef(frames[0].values.ravel(), frames[3].values.ravel())[0, 1] > 0.5
     assert "4 of 4 frames" in capsys.readouterr().out
+
+
+def test_frames_of_large_files_are_read_when_they_are_needed(file, monkeypatch):
+    pytest.importorskip("dask")
+    fitted = []
+    fit = SeriesAligner.fit
+    monkeypatch.setattr(SeriesAligner, "fit", lambda self, X: fitted.append(X) or fit(self, X))
+    assert average(file, "--whole") == 0
+    in_memory = read(file.parent / "series_average.nc")
+    monkeypatch.setattr("stemkit.cli.average.LARGE", 0)
+    (file.parent / "series_average.nc").unlink()
+    assert average(file, "--whole") == 0
+    assert [is_lazy(frames) for frames in fitted] == [False, True]
+    np.testing.assert_array_equal(read(file.parent / "series_average.nc"), in_memory)
 
 
 def test_the_figure_shows_the_average_and_the_displacements(file, monkeypatch):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["check_place", "exclusive", "is_running", "put_in_place", "remove", "whole_file", "whole_folder"]
+__all__ = ["check_place", "exclusive", "is_running", "put_in_place", "remove", "restore", "whole_file", "whole_folder"]
 
 #: Errors of a disk, a quota or a limit of the size of files that leave no space.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -58,7 +58,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder for a folder, and go on as :func:`whole_file` does."""
     prefix, suffix = _temporary_parts(path)
     _remove_left_behind(path.parent, prefix, suffix)
-    _restore(path)
+    restore(path)
     temporary = path.parent / f"{prefix}{os.getpid()}-{uuid.uuid4().hex[:8]}{suffix}"
     try:
         yield temporary
@@ -108,7 +108,7 @@ def put_in_place(made: Path, path: Path) -> None:
     The older one is renamed first, since a system replaces no folder that has content: a process that is killed between
     the two leaves it under its temporary name, from which the next call restores or removes it.
     """
-    _restore(path)
+    restore(path)
     if path.exists():
         os.rename(path, _older(path))
     os.rename(made, path)
@@ -120,7 +120,7 @@ def _older(path: Path) -> Path:
     return path.parent / f".{path.name}.replaced"
 
 
-def _restore(path: Path) -> None:
+def restore(path: Path) -> None:
     """Restore or remove what a killed process has left of a folder that it was replacing."""
     if not _older(path).exists():
         return

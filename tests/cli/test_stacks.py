@@ -94,6 +94,7 @@ class TestUnfinished:
     def test_an_incomplete_last_line_is_not_a_finished_block(self, tmp_path):
         first = Unfinished(tmp_path / "a")
         first.open({"stemkit": "1"}, overwrite=False)
+        first.folder.mkdir()
         first.mark(7)
         with (first.place / "finished").open("a") as file:
             file.write("1")
@@ -103,6 +104,53 @@ class TestUnfinished:
         third = Unfinished(tmp_path / "a")
         third.open({"stemkit": "1"}, overwrite=False)
         assert third.finished == {7, 12}
+
+    def test_a_kill_while_the_first_blocks_place_is_made_begins_again(self, tmp_path):
+        # a folder without all of its arrays has no finished block
+        first = Unfinished(tmp_path / "a")
+        first.open({}, overwrite=False)
+        (first.folder / "0").mkdir(parents=True)
+        again = Unfinished(tmp_path / "a")
+        again.open({}, overwrite=False)
+        assert again.is_new
+        assert not again.folder.exists()
+
+    @pytest.mark.parametrize("older", [False, True])
+    def test_a_kill_after_the_result_is_in_its_place_loses_nothing(self, tmp_path, older):
+        target, recorded = tmp_path / "a", []
+        first = Unfinished(target)
+        first.open({}, overwrite=False)
+        first.folder.mkdir()
+        first.mark(0)
+        first.complete()
+        (target / "block").write_text("made")
+        if older:
+            (tmp_path / ".a.replaced").mkdir()  # removed after the result is in its place
+        with unfinished_result(target, {}, False, lambda: recorded.append(names(tmp_path))) as again:
+            assert again.finished == {0}
+            assert not again.is_new
+        assert (target / "block").read_text() == "made"
+        assert recorded == [[".a.unfinished", "a"]]
+        assert names(tmp_path) == ["a"]
+
+    def test_blocks_that_a_kill_has_removed_in_part_are_not_resumed(self, tmp_path, monkeypatch):
+        first = Unfinished(tmp_path / "a")
+        first.open({"stemkit": "1"}, overwrite=False)
+        first.mark(0)
+        first.folder.mkdir()
+
+        class Killed(BaseException):
+            pass
+
+        def killed(path, ignore_errors):
+            raise Killed
+
+        with monkeypatch.context() as patched, pytest.raises(Killed):
+            patched.setattr("shutil.rmtree", killed)
+            Unfinished(tmp_path / "a").open({"stemkit": "2"}, overwrite=True)
+        again = Unfinished(tmp_path / "a")
+        again.open({"stemkit": "1"}, overwrite=False)
+        assert again.is_new
 
     def test_another_version_is_refused(self, tmp_path):
         first = Unfinished(tmp_path / "a")

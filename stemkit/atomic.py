@@ -14,7 +14,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["check_place", "exclusive", "is_running", "put_in_place", "remove", "restore", "whole_file", "whole_folder"]
+__all__ = [
+    "check_place",
+    "exclusive",
+    "is_running",
+    "named_error",
+    "put_in_place",
+    "remove",
+    "restore",
+    "whole_file",
+    "whole_folder",
+]
 
 #: Errors of a disk, a quota or a limit of the size of files that leave no space.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -48,7 +58,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and (named := _named(error, path, temporary)) is not None:
+        if isinstance(error, OSError) and (named := named_error(error, path, temporary)) is not None:
             raise named from error
         raise
 
@@ -65,7 +75,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         put_in_place(temporary, path)
     except BaseException as error:
         remove(temporary)
-        if isinstance(error, OSError) and (named := _named(error, path, temporary)) is not None:
+        if isinstance(error, OSError) and (named := named_error(error, path, temporary)) is not None:
             raise named from error
         raise
 
@@ -205,7 +215,7 @@ def is_running(pid: int) -> bool:
     return True
 
 
-def _named(error: OSError, path: Path, temporary: Path) -> OSError | None:
+def named_error(error: OSError, path: Path, temporary: Path) -> OSError | None:
     """An error that names the path instead of the temporary file and says if the disk is full; None if none is."""
     full = error.errno in _FULL or _PART_WRITTEN.match(str(error))
     if full:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stemkit.atomic import is_running, put_in_place, remove, restore, whole_file
+from stemkit.atomic import is_running, named_error, put_in_place, remove, restore, whole_file
 
 __all__ = ["Unfinished", "unfinished_result"]
 
@@ -122,6 +122,11 @@ def unfinished_result(
 
     ``completed`` is called with the result in its place and the manifest still there: it records that the result is
     finished, so that a kill at any moment leaves one of the two.
+
+    Raises
+    ------
+    OSError
+        If the disk is full: the message names the result.
     """
     unfinished = Unfinished(target)
     unfinished.open(json.loads(json.dumps(made_with)), overwrite)
@@ -130,8 +135,10 @@ def unfinished_result(
         unfinished.complete()
         completed()
         unfinished.remove()
-    except BaseException:
+    except BaseException as error:
         unfinished.close()
+        if isinstance(error, OSError) and (named := named_error(error, target, unfinished.folder)) is not None:
+            raise named from error
         raise
 
 

@@ -194,13 +194,8 @@ def _command_by_image(path: Path, out: Path):  # type: ignore[no-untyped-def]
         wanted.acquire()
 
     Unfinished.mark = mark_and_wait  # type: ignore[method-assign]
-    silence = io.StringIO()
-
-    def run() -> None:
-        with contextlib.redirect_stdout(silence):
-            command(["enhance", str(path), "-o", str(out), "-q"])
-
-    threading.Thread(target=run, daemon=True).start()
+    arguments = ["enhance", str(path), "-o", str(out), "-q"]
+    threading.Thread(target=command, args=(arguments,), daemon=True).start()
     while True:
         made.acquire()
         yield

@@ -1,14 +1,17 @@
 """Stacks that are processed image by image: blocks, kills, interruptions, workers, logs."""
 
 import os
+from argparse import Namespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 
 import stemkit
 from stemkit.cli import main
 from stemkit.cli.unfinished import Unfinished, unfinished_result
+from stemkit.cli.workers import in_workers
 from stemkit.detection.exports import read_columns
 
 pytest.importorskip("dask.array")
@@ -145,9 +148,10 @@ class TestUnfinished:
         def killed(path, ignore_errors):
             raise Killed
 
-        with monkeypatch.context() as patched, pytest.raises(Killed):
+        with monkeypatch.context() as patched:
             patched.setattr("shutil.rmtree", killed)
-            Unfinished(tmp_path / "a").open({"stemkit": "2"}, overwrite=True)
+            with pytest.raises(Killed):
+                Unfinished(tmp_path / "a").open({"stemkit": "2"}, overwrite=True)
         again = Unfinished(tmp_path / "a")
         again.open({"stemkit": "1"}, overwrite=False)
         assert again.is_new
@@ -198,6 +202,17 @@ class TestFilesInSeveralProcesses:
         assert read[0] == read[1]
 
 
+def _ends_itself(item):
+    os.kill(os.getpid(), 9)
+
+
+@posix
+def test_a_worker_that_was_killed_is_said_in_words():
+    arguments = Namespace(workers=2, scheduler=None)
+    with pytest.raises(OSError, match=r"a worker has ended before its work.*use fewer --workers"):
+        list(in_workers(_ends_itself, [1, 2, 3], arguments, ordered=True))
+
+
 class TestLogs:
     def test_a_log_has_versions_parameters_and_times(self, tif, tmp_path):
         assert run("enhance", tif, "-o", tmp_path / "o") == 0
@@ -217,3 +232,46 @@ class TestLogs:
         captured = capsys.readouterr()
         assert captured.err == ""
         assert "contrast" in captured.out
+
+
+class TestOtherLibraries:
+    """Results are opened with their pixel size by libraries that know nothing of stemkit."""
+
+    def test_zarr(self, path, tmp_path, image):
+        assert run("enhance", path, "-o", tmp_path / "out.zarr") == 0
+        group = zarr.open_group(tmp_path / "out.zarr", mode="r")
+        (described,) = group.attrs["ome"]["multiscales"]
+        assert [(a["name"], a["type"], a.get("unit")) for a in described["axes"]] == [
+            ("t", "time", None),
+            ("y", "space", "nanometer"),
+            ("x", "space", "nanometer"),
+        ]
+        full = described["datasets"][0]
+        assert full["coordinateTransformations"][0] == {"type": "scale", "scale": pytest.approx([1.0, 0.01, 0.01])}
+        assert group[full["path"]].shape == (4, *image.shape)
+        np.testing.assert_array_equal(group[full["path"]][:], stemkit.read(tmp_path / "out.zarr").values)
+
+    def test_ome_zarr(self, path, tmp_path, image):
+        reader, location = pytest.importorskip("ome_zarr.reader"), pytest.importorskip("ome_zarr.io")
+        assert run("enhance", path, "-o", tmp_path / "out.zarr") == 0
+        (node,) = reader.Reader(location.parse_url(tmp_path / "out.zarr"))()
+        assert node.data[0].shape == (4, *image.shape)
+        assert node.metadata["coordinateTransformations"][0][0]["scale"] == pytest.approx([1.0, 0.01, 0.01])
+
+    def test_tifffile(self, tif, tmp_path, image):
+        assert run("enhance", tif, "-o", tmp_path / "o") == 0
+        result = tmp_path / "o" / "image_enhanced.tif"
+        size = stemkit.read(tif).stem.pixel_size
+        with tifffile.TiffFile(result) as opened:
+            assert opened.imagej_metadata["unit"] == "nm"
+            resolution = [np.divide(*opened.pages[0].tags.valueof(code)) for code in (282, 283)]
+            assert resolution == pytest.approx([1 / size] * 2)  # pixels per nm
+            np.testing.assert_array_equal(opened.asarray(), stemkit.read(result).values)
+
+    def test_pandas(self, path, tmp_path):
+        assert run("detect", path, "-o", tmp_path / "a.parquet", "--per-frame", "--no-enhance") == 0
+        table, own = pd.read_parquet(tmp_path / "a.parquet"), read_columns(tmp_path / "a.parquet")
+        np.testing.assert_array_equal(table[["y", "x"]], own[["y", "x"]])
+        pyarrow = pytest.importorskip("pyarrow.parquet")
+        schema = pyarrow.read_schema(tmp_path / "a.parquet" / "image_000000.parquet")
+        assert b"nm" in b"".join(schema.metadata.values())

@@ -1,26 +1,32 @@
-"""Memory, CPU time and throughput of long stacks, large images and long runs, each case in a fresh process.
+"""Memory, CPU time and throughput of long stacks, large images and long runs, and what a kill loses.
 
     python benchmarks/scale.py                       # all parts, small
     python benchmarks/scale.py --only frames --frames 10 1000 --frame-size 1024
     python benchmarks/scale.py --only large --sizes 1024 4096 16384
+    python benchmarks/scale.py --only files --images 500
+    python benchmarks/scale.py --only kills --kills 10
 
-Peak memory is that of the process (VmHWM of Linux), above that after the imports and a first small image.
+Each case runs in a fresh process. Peak memory is that of the process (VmHWM of Linux), above that after the imports and
+a first small image.
 """
 
 import argparse
 import contextlib
 import io
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scale_commands import killed_enhance, killed_train, many_files
 
-PARTS = ("frames", "large", "throughput", "workers", "many")
+PARTS = ("frames", "large", "throughput", "workers", "many", "files", "kills")
 #: Distance of the columns of the drawn square lattice, px.
 SPACING = 20.0
 MIB = 2**20
@@ -33,7 +39,8 @@ def main() -> None:
     parser.add_argument("--frame-size", type=int, default=512, help="edge of the frames, px")
     parser.add_argument("--sizes", nargs="+", type=int, default=[1024, 2048, 4096], help="edges of large images, px")
     parser.add_argument("--no-columns", action="store_true", help="only enhance the large images")
-    parser.add_argument("--images", type=int, default=500, help="number of small images in one process")
+    parser.add_argument("--images", type=int, default=500, help="number of small images or files in one process")
+    parser.add_argument("--kills", type=int, default=10, help="number of kills of a command")
     parser.add_argument("--csv", type=Path, metavar="FOLDER", help="write the tables to this folder")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -64,13 +71,13 @@ def large(arguments: argparse.Namespace) -> list[dict]:
 
 
 def throughput(arguments: argparse.Namespace) -> list[dict]:
-    """The same images enhanced in memory, lazily, and by the command."""
-    return [measured(how, n=10, size=arguments.frame_size) for how in ("eager", "lazy", "enhance_stack")]
+    """The same images by the network alone, in memory, lazily and by the command, in turn."""
+    return measured("rates", n=6, size=arguments.frame_size)["rows"]
 
 
 def workers(arguments: argparse.Namespace) -> list[dict]:
     """The command with one and with two workers."""
-    return [measured("enhance_stack", n=20, size=arguments.frame_size, workers=n) for n in (1, 2)]
+    return [measured("enhance_stack", n=16, size=arguments.frame_size, workers=n) for n in (1, 2)]
 
 
 def many(arguments: argparse.Namespace) -> list[dict]:
@@ -78,7 +85,30 @@ def many(arguments: argparse.Namespace) -> list[dict]:
     return measured("many_images", n=arguments.images, size=64)["rows"]
 
 
-TABLES = {"frames": frames, "large": large, "throughput": throughput, "workers": workers, "many": many}
+def files(arguments: argparse.Namespace) -> list[dict]:
+    """One command for a folder of small files, one of which is damaged."""
+    import stemkit
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (images := folder / "images").mkdir()
+        for i in range(arguments.images):
+            image = stemkit.calibrated(_image(64, i), pixel_size=0.01).assign_attrs(mode="haadf")
+            stemkit.write(image, images / f"{i:04d}.tif")
+        return many_files(folder, images)
+
+
+def kills(arguments: argparse.Namespace) -> list[dict]:
+    """Commands that are killed at random moments and repeated, against undisturbed ones."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, n = Path(name), 40
+        return [
+            killed_enhance(folder, _stack(folder / "stack.zarr", n, 128), n, arguments.kills),
+            killed_train(folder, max(1, arguments.kills // 3)),
+        ]
+
+
+TABLES = {f.__name__: f for f in (frames, large, throughput, workers, many, files, kills)}
 
 
 def measured(case: str, **options: object) -> dict:
@@ -104,28 +134,72 @@ def enhance_stack(n: int, size: int, workers: int = 1) -> dict:
     return {"how": f"command, {workers} worker(s)", "frames": n, "px": size, **found.row(n * size**2)}
 
 
-def eager(n: int, size: int) -> dict:
-    return _in_memory(n, size, lazily=False)
-
-
-def lazy(n: int, size: int) -> dict:
-    return _in_memory(n, size, lazily=True)
-
-
-def _in_memory(n: int, size: int, lazily: bool) -> dict:
+def rates(n: int, size: int) -> dict:
+    """CPU time per image of the ways to enhance it, in turn, because the speed of a shared computer varies."""
     import dask
 
     import stemkit
 
-    with tempfile.TemporaryDirectory() as folder:
+    times: dict[str, list[float]] = {way: [] for way in ("network alone", "in memory", "lazily", "command")}
+    with tempfile.TemporaryDirectory() as folder, dask.config.set(scheduler="synchronous"):
         path = _stack(Path(folder) / "stack.zarr", n, size)
         _warm_up(size)
-        with _Measured() as found, dask.config.set(scheduler="synchronous"):
-            images = stemkit.read(path, lazy=lazily)
-            result = stemkit.SFINDenoiser().fit(images).transform(images)
-            for i in range(n):
-                result[i].compute()
-    return {"how": "lazy" if lazily else "eager", "frames": n, "px": size, **found.row(n * size**2)}
+        lazy, images = stemkit.read(path, lazy=True), stemkit.read(path)
+        denoiser = stemkit.SFINDenoiser().fit(images)
+        results, network = denoiser.transform(lazy), _network(denoiser)
+        command = _command_by_image(path, Path(folder) / "out.zarr")
+        next(command)  # the first image contains the start
+        for i in range(1, n):
+            times["network alone"].append(_cpu_of(lambda i=i: network(images[i].values)))  # type: ignore[misc]
+            times["in memory"].append(_cpu_of(lambda i=i: denoiser.transform(images[i])))  # type: ignore[misc]
+            times["lazily"].append(_cpu_of(lambda i=i: results[i].compute()))  # type: ignore[misc]
+            times["command"].append(_cpu_of(lambda: next(command)))
+    alone = times["network alone"]
+    rows = []
+    for way, seconds in times.items():
+        ratio = statistics.median(s / a for s, a in zip(seconds, alone, strict=True))
+        rows.append(
+            {"how": way, "px": size, "CPU s/image": round(statistics.median(seconds), 3), "ratio": round(ratio, 2)}
+        )
+    return {"rows": rows}
+
+
+def _network(denoiser):  # type: ignore[no-untyped-def]
+    """The network of a denoiser as a function of pixels, on their own grid and without any other step."""
+    import torch
+
+    from stemkit.denoising.inference import for_inference, run_network
+
+    network = for_inference(denoiser.net_, torch.device("cpu"))
+    multiple, device = denoiser.info_.multiple, network.device
+
+    def maps(values: np.ndarray) -> None:
+        run_network(network, (values - values.min()) / np.ptp(values), multiple=multiple, device=device)
+
+    return maps
+
+
+def _command_by_image(path: Path, out: Path):  # type: ignore[no-untyped-def]
+    """The command, which waits after each image until the next one is asked for."""
+    import threading
+
+    from stemkit.cli import main as command
+    from stemkit.cli.unfinished import Unfinished
+
+    wanted, made, mark = threading.Semaphore(0), threading.Semaphore(0), Unfinished.mark
+
+    def mark_and_wait(self, block):  # type: ignore[no-untyped-def]
+        mark(self, block)
+        made.release()
+        wanted.acquire()
+
+    Unfinished.mark = mark_and_wait  # type: ignore[method-assign]
+    arguments = ["enhance", str(path), "-o", str(out), "-q"]
+    threading.Thread(target=command, args=(arguments,), daemon=True).start()
+    while True:
+        made.acquire()
+        yield
+        wanted.release()
 
 
 def one_image(step: str, size: int) -> dict:
@@ -162,7 +236,7 @@ def many_images(n: int, size: int) -> dict:
     return {"rows": rows}
 
 
-CASES = {f.__name__: f for f in (enhance_stack, eager, lazy, one_image, many_images)}
+CASES = {f.__name__: f for f in (enhance_stack, rates, one_image, many_images)}
 
 
 # --- measurement -------------------------------------------------------------------------------------------------
@@ -179,11 +253,13 @@ class _Measured:
 
     def __exit__(self, *_: object) -> None:
         self.cpu, self.wall = _cpu() - self.cpu, time.perf_counter() - self.wall
-        self.peak = _status("VmHWM") - self.before
+        self.process = _status("VmHWM")
+        self.peak = self.process - self.before
 
     def row(self, pixels: int) -> dict:
         return {
             "peak MiB": round(self.peak / MIB),
+            "process MiB": round(self.process / MIB),
             "CPU s": round(self.cpu, 1),
             "CPU us/px": round(1e6 * self.cpu / pixels, 2),
             "elapsed s": round(self.wall, 1),
@@ -196,6 +272,12 @@ def _cpu() -> float:
 
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
+
+
+def _cpu_of(work: Callable[[], object]) -> float:
+    before = time.process_time()
+    work()
+    return time.process_time() - before
 
 
 def _status(key: str) -> int:

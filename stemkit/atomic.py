@@ -14,7 +14,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["check_place", "exclusive", "is_running", "put_in_place", "remove", "whole_file", "whole_folder"]
+__all__ = [
+    "check_place",
+    "exclusive",
+    "is_running",
+    "named_error",
+    "put_in_place",
+    "remove",
+    "restore",
+    "whole_file",
+    "whole_folder",
+]
 
 #: Errors of a disk, a quota or a limit of the size of files that leave no space.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -48,7 +58,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and (named := _named(error, path, temporary)) is not None:
+        if isinstance(error, OSError) and (named := named_error(error, path, temporary)) is not None:
             raise named from error
         raise
 
@@ -58,14 +68,14 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder for a folder, and go on as :func:`whole_file` does."""
     prefix, suffix = _temporary_parts(path)
     _remove_left_behind(path.parent, prefix, suffix)
-    _restore(path)
+    restore(path)
     temporary = path.parent / f"{prefix}{os.getpid()}-{uuid.uuid4().hex[:8]}{suffix}"
     try:
         yield temporary
         put_in_place(temporary, path)
     except BaseException as error:
         remove(temporary)
-        if isinstance(error, OSError) and (named := _named(error, path, temporary)) is not None:
+        if isinstance(error, OSError) and (named := named_error(error, path, temporary)) is not None:
             raise named from error
         raise
 
@@ -108,7 +118,7 @@ def put_in_place(made: Path, path: Path) -> None:
     The older one is renamed first, since a system replaces no folder that has content: a process that is killed between
     the two leaves it under its temporary name, from which the next call restores or removes it.
     """
-    _restore(path)
+    restore(path)
     if path.exists():
         os.rename(path, _older(path))
     os.rename(made, path)
@@ -120,7 +130,7 @@ def _older(path: Path) -> Path:
     return path.parent / f".{path.name}.replaced"
 
 
-def _restore(path: Path) -> None:
+def restore(path: Path) -> None:
     """Restore or remove what a killed process has left of a folder that it was replacing."""
     if not _older(path).exists():
         return
@@ -205,7 +215,7 @@ def is_running(pid: int) -> bool:
     return True
 
 
-def _named(error: OSError, path: Path, temporary: Path) -> OSError | None:
+def named_error(error: OSError, path: Path, temporary: Path) -> OSError | None:
     """An error that names the path instead of the temporary file and says if the disk is full; None if none is."""
     full = error.errno in _FULL or _PART_WRITTEN.match(str(error))
     if full:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-__all__ = ["INTERRUPTED", "announce", "end_with_parent", "prompt_interruption"]
+__all__ = ["INTERRUPTED", "announce", "end_with", "prompt_interruption"]
 
 #: Exit code of an interrupted command, as shells report it.
 INTERRUPTED = 128 + signal.SIGINT
@@ -63,11 +63,17 @@ def announce() -> None:
         print("stemkit: interrupted", file=sys.stderr, flush=True)
 
 
-def end_with_parent() -> None:
-    """End this process, a worker, when the process that has started it ends, even if that is killed."""
+def end_with(parent: int) -> None:
+    """End this process, a worker, when the process that has started it ends, even if that is killed.
+
+    Parameters
+    ----------
+    parent : int
+        Its number, which the worker can't find out where that process has ended already.
+    """
     if os.name == "nt" or any(thread.name == _end_after.__name__ for thread in threading.enumerate()):
         return
-    threading.Thread(target=_end_after, args=(os.getppid(),), name=_end_after.__name__, daemon=True).start()
+    threading.Thread(target=_end_after, args=(parent,), name=_end_after.__name__, daemon=True).start()
 
 
 def _end_after(parent: int) -> None:

@@ -154,7 +154,8 @@ def _process(
 ) -> None:
     """Process the blocks that are not finished and put the result in its place."""
     assert job.record is not None
-    with unfinished_result(target, job.record.made_with, job.arguments.overwrite) as unfinished:
+    record, overwrite = job.record, job.arguments.overwrite
+    with unfinished_result(target, record.made_with, overwrite, record.finish) as unfinished:
         if unfinished.is_new:
             begin(unfinished.folder)
         else:

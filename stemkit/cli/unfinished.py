@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stemkit.atomic import is_running, put_in_place, remove, whole_file
+from stemkit.atomic import is_running, named_error, put_in_place, remove, restore, whole_file
 
 __all__ = ["Unfinished", "unfinished_result"]
 
@@ -27,11 +27,11 @@ class Unfinished:
     finished : set of int
         Numbers of the finished blocks.
     is_new : bool
-        Whether no earlier run of the command has begun it.
+        Whether no earlier run of the command has finished a block of it.
     """
 
     def __init__(self, target: Path):
-        self.place = target.parent / f".{target.name}.unfinished"
+        self.target, self.place = target, target.parent / f".{target.name}.unfinished"
         self.folder = self.place / target.name
         self._manifest, self._finished = self.place / "manifest.json", self.place / "finished"
         self.finished = set[int]()
@@ -52,14 +52,14 @@ class Unfinished:
             if pid != os.getpid() and is_running(pid):
                 raise FileExistsError(f"process {pid} is writing {self.folder.name}: wait for it to end")
             if before == dict(made_with):
-                self.finished, self.is_new = self._read_finished(), False
+                self._resume(target_may_be_complete=not overwrite)
             elif not overwrite:
                 raise FileExistsError(
                     f"{self.place} has finished blocks of another run ({_difference(before, made_with)}): repeat that "
                     "command to complete them, or pass overwrite=True to begin again"
                 )
         if self.is_new:
-            remove(self.place)
+            self.remove()
             self.place.mkdir()
         with whole_file(self._manifest) as temporary:
             temporary.write_text(json.dumps({"pid": os.getpid(), "made_with": made_with}))
@@ -70,15 +70,29 @@ class Unfinished:
             file.write(f"{block}\n")
         self.finished.add(block)
 
-    def complete(self, target: Path) -> None:
-        """Put the result in its place."""
-        put_in_place(self.folder, target)
-        remove(self.place)
+    def complete(self) -> None:
+        """Put the result in its place, where a run that was killed at its end may have put it already."""
+        if self.folder.exists():
+            put_in_place(self.folder, self.target)
+        else:
+            restore(self.target)
 
     def close(self) -> None:
         """Remove it if it has no finished block."""
         if not self.finished:
-            remove(self.place)
+            self.remove()
+
+    def remove(self) -> None:
+        """Remove all of it, the manifest first: without it, what a kill leaves of the blocks is not resumed."""
+        remove(self._manifest)
+        remove(self.place)
+
+    def _resume(self, target_may_be_complete: bool) -> None:
+        """Keep the finished blocks; a kill before the first one may have left an incomplete folder, which is not."""
+        finished = self._read_finished()
+        in_place = target_may_be_complete and self.target.exists()
+        if finished and (self.folder.exists() or in_place):
+            self.finished, self.is_new = finished, False
 
     def _read(self) -> tuple[int, dict[str, Any]] | None:
         try:
@@ -93,21 +107,38 @@ class Unfinished:
             text = self._finished.read_text()
         except OSError:
             return set()
-        lines = text.split("\n")[:-1]
-        self._finished.write_text("".join(f"{line}\n" for line in lines))
+        *lines, incomplete = text.split("\n")
+        if incomplete:
+            with whole_file(self._finished) as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in lines))
         return {int(line) for line in lines}
 
 
 @contextmanager
-def unfinished_result(target: Path, made_with: Mapping[str, Any], overwrite: bool) -> Iterator[Unfinished]:
-    """Context in which blocks are written; at its end the result is put in its place, and after an error it is kept."""
+def unfinished_result(
+    target: Path, made_with: Mapping[str, Any], overwrite: bool, completed: Callable[[], object] = lambda: None
+) -> Iterator[Unfinished]:
+    """Context in which blocks are written; at its end the result is put in its place, and after an error it is kept.
+
+    ``completed`` is called with the result in its place and the manifest still there: it records that the result is
+    finished, so that a kill at any moment leaves one of the two.
+
+    Raises
+    ------
+    OSError
+        If the disk is full: the message names the result.
+    """
     unfinished = Unfinished(target)
     unfinished.open(json.loads(json.dumps(made_with)), overwrite)
     try:
         yield unfinished
-        unfinished.complete(target)
-    except BaseException:
+        unfinished.complete()
+        completed()
+        unfinished.remove()
+    except BaseException as error:
         unfinished.close()
+        if isinstance(error, OSError) and (named := named_error(error, target, unfinished.folder)) is not None:
+            raise named from error
         raise
 
 

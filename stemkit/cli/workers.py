@@ -5,12 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from stemkit.cli.common import at_least
-from stemkit.cli.interruption import end_with_parent
+from stemkit.cli.interruption import end_with
 
 __all__ = ["add_worker_arguments", "has_workers", "in_workers", "without_workers"]
+
+#: What is known of a worker that has ended.
+_ENDED = (
+    "a worker has ended before its work: it was killed, perhaps by a system without free memory. Repeat the command to "
+    "continue after what is finished, and if workers end again"
+)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -53,7 +60,7 @@ def in_workers(
     ImportError
         If ``--scheduler`` is given and distributed is not installed.
     OSError
-        If the scheduler does not answer.
+        If the scheduler does not answer, or if a worker has ended.
     """
     if not items:
         return iter(())
@@ -71,9 +78,14 @@ def _in_processes(
 
     # an interruption leaves shared memory to joblib's tracker, which removes it and would say so
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
-    with joblib.parallel_config(backend="loky", n_jobs=min(n_workers, len(items)), inner_max_num_threads=1):
+    # from its start on: a worker that has received a part of its work only would wait for the rest for ever
+    ends = {"initializer": end_with, "initargs": (os.getpid(),)}
+    with joblib.parallel_config(backend="loky", n_jobs=min(n_workers, len(items)), inner_max_num_threads=1, **ends):
         parallel = joblib.Parallel(batch_size=1, return_as="generator" if ordered else "generator_unordered")
-        yield from parallel(joblib.delayed(_call_and_end)(work, item) for item in items)
+        try:
+            yield from parallel(joblib.delayed(_call)(work, item) for item in items)
+        except BrokenProcessPool as error:
+            raise OSError(f"{_ENDED}: use fewer --workers") from error
 
 
 def _on_cluster(work: Callable[[Item], Result], items: Sequence[Item], address: str, ordered: bool) -> Iterator[Result]:
@@ -85,14 +97,11 @@ def _on_cluster(work: Callable[[Item], Result], items: Sequence[Item], address: 
         # each worker receives the work, with the weights of a network in it, once
         sent: Any = client.scatter(work, broadcast=True, hash=False)
         futures = [client.submit(_call, sent, item, pure=False) for item in items]
-        for future in futures if ordered else distributed.as_completed(futures):
-            yield future.result()
-
-
-def _call_and_end(work: Callable[[Item], Result], item: Item) -> Result:
-    """Call in a process that ends with the command."""
-    end_with_parent()
-    return work(item)
+        try:
+            for future in futures if ordered else distributed.as_completed(futures):
+                yield future.result()
+        except distributed.KilledWorker as error:
+            raise OSError(f"{_ENDED}: give the workers of the cluster more memory") from error
 
 
 def _call(work: Callable[[Item], Result], item: Item) -> Result:

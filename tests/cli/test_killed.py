@@ -46,6 +46,15 @@ def names(folder):
     return sorted(p.name for p in folder.iterdir())
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+def test_a_worker_that_starts_after_the_end_of_its_command_ends():
+    # a process that has ended is the parent of none
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    code = f"import time; from stemkit.cli.interruption import end_with; end_with({ended.pid}); time.sleep(100)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=90, check=False).returncode == 1
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")
 class TestKilled:

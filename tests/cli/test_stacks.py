@@ -1,14 +1,17 @@
 """Stacks that are processed image by image: blocks, kills, interruptions, workers, logs."""
 
 import os
+from argparse import Namespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 
 import stemkit
 from stemkit.cli import main
 from stemkit.cli.unfinished import Unfinished, unfinished_result
+from stemkit.cli.workers import in_workers
 from stemkit.detection.exports import read_columns
 
 pytest.importorskip("dask.array")
@@ -94,6 +97,7 @@ class TestUnfinished:
     def test_an_incomplete_last_line_is_not_a_finished_block(self, tmp_path):
         first = Unfinished(tmp_path / "a")
         first.open({"stemkit": "1"}, overwrite=False)
+        first.folder.mkdir()
         first.mark(7)
         with (first.place / "finished").open("a") as file:
             file.write("1")
@@ -103,6 +107,54 @@ class TestUnfinished:
         third = Unfinished(tmp_path / "a")
         third.open({"stemkit": "1"}, overwrite=False)
         assert third.finished == {7, 12}
+
+    def test_a_kill_while_the_first_blocks_place_is_made_begins_again(self, tmp_path):
+        # a folder without all of its arrays has no finished block
+        first = Unfinished(tmp_path / "a")
+        first.open({}, overwrite=False)
+        (first.folder / "0").mkdir(parents=True)
+        again = Unfinished(tmp_path / "a")
+        again.open({}, overwrite=False)
+        assert again.is_new
+        assert not again.folder.exists()
+
+    @pytest.mark.parametrize("older", [False, True])
+    def test_a_kill_after_the_result_is_in_its_place_loses_nothing(self, tmp_path, older):
+        target, recorded = tmp_path / "a", []
+        first = Unfinished(target)
+        first.open({}, overwrite=False)
+        first.folder.mkdir()
+        first.mark(0)
+        first.complete()
+        (target / "block").write_text("made")
+        if older:
+            (tmp_path / ".a.replaced").mkdir()  # removed after the result is in its place
+        with unfinished_result(target, {}, False, lambda: recorded.append(names(tmp_path))) as again:
+            assert again.finished == {0}
+            assert not again.is_new
+        assert (target / "block").read_text() == "made"
+        assert recorded == [[".a.unfinished", "a"]]
+        assert names(tmp_path) == ["a"]
+
+    def test_blocks_that_a_kill_has_removed_in_part_are_not_resumed(self, tmp_path, monkeypatch):
+        first = Unfinished(tmp_path / "a")
+        first.open({"stemkit": "1"}, overwrite=False)
+        first.mark(0)
+        first.folder.mkdir()
+
+        class Killed(BaseException):
+            pass
+
+        def killed(path, ignore_errors):
+            raise Killed
+
+        with monkeypatch.context() as patched:
+            patched.setattr("shutil.rmtree", killed)
+            with pytest.raises(Killed):
+                Unfinished(tmp_path / "a").open({"stemkit": "2"}, overwrite=True)
+        again = Unfinished(tmp_path / "a")
+        again.open({"stemkit": "1"}, overwrite=False)
+        assert again.is_new
 
     def test_another_version_is_refused(self, tmp_path):
         first = Unfinished(tmp_path / "a")
@@ -150,6 +202,17 @@ class TestFilesInSeveralProcesses:
         assert read[0] == read[1]
 
 
+def _ends_itself(item):
+    os.kill(os.getpid(), 9)
+
+
+@posix
+def test_a_worker_that_was_killed_is_said_in_words():
+    arguments = Namespace(workers=2, scheduler=None)
+    with pytest.raises(OSError, match=r"a worker has ended before its work.*use fewer --workers"):
+        list(in_workers(_ends_itself, [1, 2, 3], arguments, ordered=True))
+
+
 class TestLogs:
     def test_a_log_has_versions_parameters_and_times(self, tif, tmp_path):
         assert run("enhance", tif, "-o", tmp_path / "o") == 0
@@ -169,3 +232,46 @@ class TestLogs:
         captured = capsys.readouterr()
         assert captured.err == ""
         assert "contrast" in captured.out
+
+
+class TestOtherLibraries:
+    """Results are opened with their pixel size by libraries that know nothing of stemkit."""
+
+    def test_zarr(self, path, tmp_path, image):
+        assert run("enhance", path, "-o", tmp_path / "out.zarr") == 0
+        group = zarr.open_group(tmp_path / "out.zarr", mode="r")
+        (described,) = group.attrs["ome"]["multiscales"]
+        assert [(a["name"], a["type"], a.get("unit")) for a in described["axes"]] == [
+            ("t", "time", None),
+            ("y", "space", "nanometer"),
+            ("x", "space", "nanometer"),
+        ]
+        full = described["datasets"][0]
+        assert full["coordinateTransformations"][0] == {"type": "scale", "scale": pytest.approx([1.0, 0.01, 0.01])}
+        assert group[full["path"]].shape == (4, *image.shape)
+        np.testing.assert_array_equal(group[full["path"]][:], stemkit.read(tmp_path / "out.zarr").values)
+
+    def test_ome_zarr(self, path, tmp_path, image):
+        reader, location = pytest.importorskip("ome_zarr.reader"), pytest.importorskip("ome_zarr.io")
+        assert run("enhance", path, "-o", tmp_path / "out.zarr") == 0
+        (node,) = reader.Reader(location.parse_url(tmp_path / "out.zarr"))()
+        assert node.data[0].shape == (4, *image.shape)
+        assert node.metadata["coordinateTransformations"][0][0]["scale"] == pytest.approx([1.0, 0.01, 0.01])
+
+    def test_tifffile(self, tif, tmp_path, image):
+        assert run("enhance", tif, "-o", tmp_path / "o") == 0
+        result = tmp_path / "o" / "image_enhanced.tif"
+        size = stemkit.read(tif).stem.pixel_size
+        with tifffile.TiffFile(result) as opened:
+            assert opened.imagej_metadata["unit"] == "nm"
+            resolution = [np.divide(*opened.pages[0].tags.valueof(code)) for code in (282, 283)]
+            assert resolution == pytest.approx([1 / size] * 2)  # pixels per nm
+            np.testing.assert_array_equal(opened.asarray(), stemkit.read(result).values)
+
+    def test_pandas(self, path, tmp_path):
+        assert run("detect", path, "-o", tmp_path / "a.parquet", "--per-frame", "--no-enhance") == 0
+        table, own = pd.read_parquet(tmp_path / "a.parquet"), read_columns(tmp_path / "a.parquet")
+        np.testing.assert_array_equal(table[["y", "x"]], own[["y", "x"]])
+        pyarrow = pytest.importorskip("pyarrow.parquet")
+        schema = pyarrow.read_schema(tmp_path / "a.parquet" / "image_000000.parquet")
+        assert b"nm" in b"".join(schema.metadata.values())

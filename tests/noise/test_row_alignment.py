@@ -197,3 +197,15 @@ def test_an_image_that_is_not_aligned_has_no_record_of_it():
         aligned = RowAligner().fit_transform(image)
     assert "stemkit" not in aligned.attrs
     np.testing.assert_array_equal(aligned, image)
+
+
+def test_a_drift_without_jitter_is_removed_at_low_frequencies():
+    noise = NoiseModel(scan=ScanNoise(drift=1.0, drift_rows=4.0), pointwise=PointwiseNoise(0.03))
+    left = []
+    for seed in range(3):
+        rows = displacements(noise, SHAPE, seed)[:, SHAPE[1] // 2]
+        image = noise.apply(specimen(), random_state=seed)
+        # the mean and the mean slope are not distinguished from position and shear of the crystal
+        error = rows - RowAligner(mode="haadf").fit(image).shifts_[0]
+        left.append((error - np.polyval(np.polyfit(Y, error, 1), Y)).std() / rows.std())
+    assert max(left) < 0.3, left

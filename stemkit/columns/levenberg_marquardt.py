@@ -141,9 +141,11 @@ class CompiledLevenbergMarquardt:
         covariance = self._covariances(columns, joint) * free[:, :, None] * free[:, None, :]
         dof = np.maximum(self.equations.pixels[columns] - free.sum(1), 1.0)
         noise, prior = self.problem.noise, self.state.prior
-        ramps = self._ramp_projections(columns) if noise.tilt or joint >= MAX_JOINT else None
+        is_final = joint >= MAX_JOINT
+        ramps = self._ramp_projections(columns) if noise.tilt or is_final else None
         used_prior = prior[columns] if len(prior) else None
-        return inflated_covariances(covariance, self.equations.chi2[columns], dof, noise, ramps, used_prior)
+        chi2 = self.equations.chi2[columns]
+        return inflated_covariances(covariance, chi2, dof, noise, ramps, used_prior, local_slopes=is_final)
 
     # --- steps ---------------------------------------------------------------------------------------------------
 

@@ -108,12 +108,12 @@ class BatchedLevenbergMarquardt:
             replace(equations, own=equations.own + torch.diag_embed(1 - free)), self.problem.coupled, joint
         )
         covariance = covariance * free[:, :, None] * free[:, None, :]
-        ramps = None
-        if noise.tilt or joint >= MAX_JOINT:
+        ramps, is_final = None, joint >= MAX_JOINT
+        if noise.tilt or is_final:
             ramps = ramp_projections(self.problem, self.parameters, self.center, self.all_columns).cpu().numpy()
         prior = None if self.prior is None else self.prior.cpu().numpy()
         chi2, dof = equations.chi2.cpu().numpy(), self._degrees_of_freedom().cpu().numpy()
-        return inflated_covariances(covariance.cpu().numpy(), chi2, dof, noise, ramps, prior)
+        return inflated_covariances(covariance.cpu().numpy(), chi2, dof, noise, ramps, prior, local_slopes=is_final)
 
     # --- steps ---------------------------------------------------------------------------------------------------
 

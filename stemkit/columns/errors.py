@@ -22,7 +22,14 @@ MIN_INFORMATION = 0.01
 
 
 def inflated_covariances(
-    covariance: NDArray, chi2: NDArray, dof: NDArray, noise: FitNoise, ramps: NDArray | None, prior: NDArray | None
+    covariance: NDArray,
+    chi2: NDArray,
+    dof: NDArray,
+    noise: FitNoise,
+    ramps: NDArray | None,
+    prior: NDArray | None,
+    *,
+    local_slopes: bool = True,
 ) -> tuple[NDArray, NDArray]:
     """Covariances that account for misfit, slopes of the background and a prior, and the RMS of the residuals over the
     expected one.
@@ -40,6 +47,9 @@ def inflated_covariances(
         and times both backgrounds. None: backgrounds have no slope.
     prior : ndarray of shape (n, 3) or None
         Expected positions and their standard deviation, px, which no error of a position exceeds.
+    local_slopes : bool, default=True
+        Whether a significant slope at a column is an error of this column. Not while columns are searched for: what is
+        significant above the noise on a steep edge is a column, although its amplitude is uncertain.
     """
     reduced = chi2 / dof
     if noise.variance is None:
@@ -47,7 +57,7 @@ def inflated_covariances(
     unexplained = np.where(reduced > 1 + LIMITS.excess_significance * np.sqrt(2 / dof), reduced, 1.0)
     result = covariance * unexplained[:, None, None]
     if ramps is not None:
-        result = result + _slope_covariances(covariance, ramps, noise.tilt, unexplained)
+        result = result + _slope_covariances(covariance, ramps, noise.tilt, unexplained, local_slopes)
     if prior is not None:
         scale = np.ones(covariance.shape[:2])
         variance = np.maximum(np.diagonal(result, axis1=1, axis2=2)[:, :2], 1e-300)
@@ -56,13 +66,15 @@ def inflated_covariances(
     return result, np.sqrt(reduced)
 
 
-def _slope_covariances(covariance: NDArray, ramps: NDArray, tilt: float, unexplained: NDArray) -> NDArray[np.float64]:
+def _slope_covariances(
+    covariance: NDArray, ramps: NDArray, tilt: float, unexplained: NDArray, local: bool
+) -> NDArray[np.float64]:
     """Covariances ``(n, P, P)`` of the displacements by slopes of the background.
 
     To first order, a slope b displaces the parameters by ``cov J^T C^-1 r b``. The slope of each background is
-    estimated from the residual of the fit. Where it is significant, this displacement is an error of the column.
-    Otherwise the slopes have a standard deviation ``tilt``, or a smaller one if the residuals of the columns exclude
-    this.
+    estimated from the residual of the fit. Where it is significant and ``local``, this displacement is an error of the
+    column. Otherwise the slopes have a standard deviation ``tilt``, or a smaller one if the residuals of the columns
+    exclude this.
     """
     n_parameters = covariance.shape[1]
     response = ramps[:, :, :n_parameters] @ covariance
@@ -72,7 +84,7 @@ def _slope_covariances(covariance: NDArray, ramps: NDArray, tilt: float, unexpla
     information = np.where(known[:, None, None], information, np.eye(2))
     slope = np.linalg.solve(information, ramps[:, :, n_parameters, None])[:, :, 0] * known[:, None]
     chi_squared = np.einsum("ni,nij,nj->n", slope, information, slope)
-    significant: NDArray[np.bool_] = np.asarray(chi_squared > SLOPE_SIGNIFICANCE * unexplained)
+    significant: NDArray[np.bool_] = np.asarray(local & (chi_squared > SLOPE_SIGNIFICANCE * unexplained))
     usual = _usual_slope(slope[known], np.diagonal(information, axis1=1, axis2=2)[known], tilt)
     spread = np.where(significant[:, None], slope, 0.0)[:, :, None] * response
     own = spread.sum(axis=1)

@@ -56,7 +56,7 @@ class CompiledLevenbergMarquardt:
         placeholder[0, :2], placeholder[0, 3] = -1e6, 1.0
         parameters = np.concatenate([start.numpy(), placeholder])
         crowded: NDArray[np.bool_] = np.asarray((coupled < self.n).any(1))
-        self._crowded, self._no_ramps = crowded, np.empty((0, 2, n_parameters + 3))
+        self._crowded = crowded
         self.images = _problem_arrays(problem)
         self.arrays = self.images[0]
         self.equations = EquationArrays(
@@ -141,9 +141,11 @@ class CompiledLevenbergMarquardt:
         covariance = self._covariances(columns, joint) * free[:, :, None] * free[:, None, :]
         dof = np.maximum(self.equations.pixels[columns] - free.sum(1), 1.0)
         noise, prior = self.problem.noise, self.state.prior
-        ramps = self._ramp_projections(columns) if noise.tilt or joint >= MAX_JOINT else None
+        is_final = joint >= MAX_JOINT
+        ramps = self._ramp_projections(columns) if noise.tilt or is_final else None
         used_prior = prior[columns] if len(prior) else None
-        return inflated_covariances(covariance, self.equations.chi2[columns], dof, noise, ramps, used_prior)
+        chi2 = self.equations.chi2[columns]
+        return inflated_covariances(covariance, chi2, dof, noise, ramps, used_prior, local_slopes=is_final)
 
     # --- steps ---------------------------------------------------------------------------------------------------
 
@@ -178,24 +180,24 @@ class CompiledLevenbergMarquardt:
         if len(columns) == 0:
             return
         state = self.state
-        self._add_up(columns, with_shared, self.equations, self._no_ramps)
+        self._add_up(columns, with_shared, self.equations)
         add_penalties(self.arrays, state, self.equations, LIMITS, columns, with_shared)
         state.outdated[columns[with_shared]] = False
 
-    def _add_up(self, columns: NDArray, with_shared: NDArray, total: EquationArrays, ramps: NDArray) -> None:
-        """Set the equations of some columns, and the projections of the ramps, to the sums over the images."""
+    def _add_up(
+        self, columns: NDArray, with_shared: NDArray, total: EquationArrays, with_ramps: bool = False
+    ) -> NDArray[np.float64]:
+        """Set the equations of some columns to the sums over the images; returns the projections of the ramps."""
         given = (self.state.parameters, self.state.center, columns, with_shared)
-        normal_equations(self.arrays, *given, total, ramps)
-        if len(self.images) == 1:
-            return
-        one, one_ramps = EquationArrays(*map(np.zeros_like, total)), np.empty_like(ramps)
-        shared = columns[with_shared]
-        for image in self.images[1:]:
-            normal_equations(image, *given, one, one_ramps)
-            for name in ("own", "gradient", "chi2", "pixels"):
-                getattr(total, name)[columns] += getattr(one, name)[columns]
-            total.shared[shared] += one.shared[shared]
-            ramps += one_ramps
+        ramps = normal_equations(self.arrays, *given, total, with_ramps)
+        if len(self.images) > 1:
+            one, shared = EquationArrays(*map(np.zeros_like, total)), columns[with_shared]
+            for image in self.images[1:]:
+                ramps += normal_equations(image, *given, one, with_ramps)
+                for name in ("own", "gradient", "chi2", "pixels"):
+                    getattr(total, name)[columns] += getattr(one, name)[columns]
+                total.shared[shared] += one.shared[shared]
+        return np.asarray(ramps)
 
     def _covariances(self, columns: NDArray, joint: int) -> NDArray[np.float64]:
         own, shared, coupled = self.equations.own, self.equations.shared, self.arrays.coupled
@@ -213,11 +215,8 @@ class CompiledLevenbergMarquardt:
         return result * scale[columns][:, :, None] * scale[columns][:, None, :]
 
     def _ramp_projections(self, columns: NDArray) -> NDArray[np.float64]:
-        ramps = np.empty((len(columns), 2, self.start.shape[1] + 3))
         discarded = EquationArrays(*map(np.empty_like, self.equations))._replace(shared=self.equations.shared)
-        without_shared = np.zeros(len(columns), dtype=bool)
-        self._add_up(columns, without_shared, discarded, ramps)
-        return ramps
+        return self._add_up(columns, np.zeros(len(columns), dtype=bool), discarded, with_ramps=True)
 
 
 def _problem_arrays(problem: FitProblem) -> list[ProblemArrays]:

@@ -276,10 +276,11 @@ def residual_candidates(
             np.concatenate([fits.positions, found]), _standardized(filtered.response, variance), near
         )
         strong = tall > detection_threshold(tall, n_pixels, width, len(good), skewness)
-        _, nearest = cKDTree(good.positions).query(positions)
         shown = positions if expected is None else np.concatenate([expected, positions])
-        recurs = at_recurring_maxima(image.recorded, shown, good.positions, width, near)
-        bright = _values_at(filtered.response, positions) > LATTICE.misfit_height * RESPONSE * good.amplitude[nearest]
+        nearest = cKDTree(good.positions).query(shown)[1]
+        relative = _values_at(filtered.response, shown) / (RESPONSE * good.amplitude[nearest])
+        recurs = at_recurring_maxima(image.recorded, shown, relative, good.positions, width, near)
+        bright = relative[len(shown) - len(positions) :] > LATTICE.misfit_height
         strong &= bright | (_values_at(heights, positions) > LATTICE.misfit_significance)
         positions, tall = positions[strong], tall[strong]
         if len(positions) > LATTICE.min_fraction * len(good):

@@ -13,11 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from stemkit.compute import resolve_device
-from stemkit.detection.candidates import min_column_distance
 from stemkit.detection.fitter import NO_POSITIONS, ColumnFitter, FittedColumns
+from stemkit.detection.guided import FoundColumns
 from stemkit.detection.normalized_image import NormalizedImage, length_scale
 from stemkit.detection.search import ColumnSearch
-from stemkit.detection.shared_positions import merge_positions
+from stemkit.detection.shared_positions import find_shared_columns
 from stemkit.detection.spacing_width import learn_lengths
 from stemkit.detection.table import table_of
 from stemkit.detection.tiles import find_in_tiles, is_large
@@ -315,9 +315,7 @@ class AtomDetector(ImageTransformer):
 
     def _find(self, image: NormalizedImage, index: int) -> pd.DataFrame:
         """The table of the columns of one image."""
-        found = self._search(image).run()
-        width_fixed = self._flagged(found.width_fixed)
-        table = table_of(found.fits, width_fixed, image, index, guided=found.guided, elliptical=self.elliptical)
+        table = self._table(self._search(image).run(), image, index)
         return table.sort_values(["y_px", "x_px"], ignore_index=True)
 
     def _find_shared(self, images: list[xr.DataArray]) -> pd.DataFrame:
@@ -329,21 +327,13 @@ class AtomDetector(ImageTransformer):
                 f"{sorted(shapes)}: pass them one by one, or without shared_positions"
             )
         normalized = [NormalizedImage.from_image(image, self.mode) for image in images]
-        searches = [self._search(image) for image in normalized]
-        width = searches[0].width
-        merged = merge_positions(
-            [search.run() for search in searches], min_column_distance(searches[0].spacing, width), max(width, 1.0)
-        )
-        tables = []
-        for i, (image, search) in enumerate(zip(normalized, searches, strict=True)):
-            fits = search.fitter.fit(merged.positions, fit_position=False)
-            columns = FittedColumns(fits, np.zeros(len(fits), dtype=bool))
-            columns = search.fitter.fix_faint_widths(columns, fit_position=False)
-            fits = columns.fits
-            fits.y_err, fits.x_err = np.where(fits.failed, np.nan, merged.errors.T)
-            width_fixed = self._flagged(columns.width_fixed)
-            tables.append(table_of(fits, width_fixed, image, i, guided=merged.guided, elliptical=self.elliptical))
-        return _concatenate(tables)
+        found = find_shared_columns([self._search(image) for image in normalized])
+        pairs = zip(found, normalized, strict=True)
+        return _concatenate([self._table(columns, image, i) for i, (columns, image) in enumerate(pairs)])
+
+    def _table(self, found: FoundColumns, image: NormalizedImage, index: int) -> pd.DataFrame:
+        width_fixed = self._flagged(found.width_fixed)
+        return table_of(found.fits, width_fixed, image, index, guided=found.guided, elliptical=self.elliptical)
 
     def _measure(
         self, image: NormalizedImage, start: NDArray, neighbors: NDArray, *, fix_positions: bool

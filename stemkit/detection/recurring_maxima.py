@@ -33,6 +33,10 @@ class RecurrenceSettings:
     n_grid: int = 9
     #: Directions in which the image must be lower.
     n_directions: int = 4
+    #: Least median height of the positions, as a fraction of the columns next to them (derived: the first ring of an
+    #: aberration-free probe has 1.75 % of its peak; those of four columns meet halfway with 7 %). The fits of these
+    #: columns contain up to 45 % of a fainter one: the least amplitude is 0.08 to 0.13 of theirs.
+    min_height: float = 0.07
     #: Least significance in each direction, standard errors of the mean over all columns.
     min_significance: float = 4.0
 
@@ -41,7 +45,7 @@ RECURRENCE = RecurrenceSettings()
 
 
 def at_recurring_maxima(
-    recorded: NDArray, positions: NDArray, columns: NDArray, width: float, near: float
+    recorded: NDArray, positions: NDArray, heights: NDArray, columns: NDArray, width: float, near: float
 ) -> NDArray[np.bool_]:
     """Positions that lie at one vector from their nearest column, where the mean recorded image has a maximum.
 
@@ -50,6 +54,8 @@ def at_recurring_maxima(
     recorded : ndarray of shape (n_y, n_x)
     positions : ndarray of shape (n, 2)
         Possible columns, ``(y, x)``, px.
+    heights : ndarray of shape (n,)
+        Amplitudes that the residual of the fits shows at these positions, as fractions of that of the nearest column.
     columns : ndarray of shape (m, 2)
         Columns that have been found, px.
     width : float
@@ -66,7 +72,8 @@ def at_recurring_maxima(
     The tails of the columns have no maximum between them: the Laplacian of a Gaussian is positive beyond sqrt(2)
     widths, and so is that of a sum of Gaussians. A maximum of the image is therefore another column, and not the misfit
     of the neighbouring ones. In a single place it may be noise; the mean is over the places at this vector from all
-    columns, not over the positions, which are maxima of the noise, too.
+    columns, not over the positions, which are maxima of the noise, too. Rings of the probe have maxima, too, where
+    those of several columns meet: a sublattice must be higher.
     """
     recurs = np.zeros(len(positions), dtype=bool)
     if len(columns) == 0 or len(positions) < RECURRENCE.min_positions:
@@ -89,8 +96,9 @@ def at_recurring_maxima(
         shift = _mean_maximum(smooth, free, width)
         if shift is not None:
             same = np.hypot(*(vectors - vectors[group].mean(axis=0) - shift).T) <= reach
-            recurs |= same
             left &= ~same
+            if np.median(heights[same]) > RECURRENCE.min_height:
+                recurs |= same
     return recurs
 
 

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stemkit.detection.candidates import min_column_distance
+from stemkit.detection.fitter import FittedColumns
 from stemkit.detection.guided import FoundColumns, distance_to_nearest
+from stemkit.detection.search import ColumnSearch
 from stemkit.metrics import match_columns
 
-__all__ = ["MergedPositions", "merge_positions"]
+__all__ = ["find_shared_columns"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,32 @@ class MergedPositions:
     guided: NDArray[np.bool_]
 
 
-def merge_positions(found: list[FoundColumns], radius: float, guided_radius: float) -> MergedPositions:
+def find_shared_columns(searches: list[ColumnSearch]) -> list[FoundColumns]:
+    """Columns that are found in any of several images of one scan, at one position in all of them.
+
+    Parameters
+    ----------
+    searches : list of ColumnSearch
+        Those of each image.
+    """
+    spacing, width = searches[0].spacing, searches[0].width
+    found = [search.run() for search in searches]
+    merged = _merge_positions(found, min_column_distance(spacing, width), max(width, 1.0))
+    result = []
+    for search in searches:
+        fits = search.fitter.fit(merged.positions, fit_position=False)
+        columns = FittedColumns(fits, np.zeros(len(fits), dtype=bool))
+        columns = search.fitter.fix_faint_widths(columns, fit_position=False)
+        fits = columns.fits
+        fits.y_err, fits.x_err = np.where(fits.failed, np.nan, merged.errors.T)
+        result.append(FoundColumns(fits, columns.width_fixed, merged.guided))
+    return result
+
+
+# --- steps -------------------------------------------------------------------------------------------------------
+
+
+def _merge_positions(found: list[FoundColumns], radius: float, guided_radius: float) -> MergedPositions:
     """Means of the positions of columns in several images, weighted by their errors.
 
     Parameters

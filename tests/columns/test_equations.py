@@ -99,15 +99,45 @@ def test_compiled_and_batched_equations_are_the_same(
     some = rng.permutation(30)[:20]
     arguments = problem, batched.parameters, batched.center, torch.as_tensor(some)
     theirs, their_ramps = normal_equations(*arguments), ramp_projections(*arguments)
-    ramps = np.empty((20, 2, n_parameters + 3))
     state, ours = compiled.state, compiled.equations
-    compiled_equations(compiled.arrays, state.parameters, state.center, some, np.ones(20, dtype=bool), ours, ramps)
+    ramps = compiled_equations(
+        compiled.arrays, state.parameters, state.center, some, np.ones(20, dtype=bool), ours, True
+    )
     # the batched ones are in single precision
     for name in ("own", "shared", "gradient", "chi2", "pixels"):
         one, other = getattr(ours, name)[some], getattr(theirs, name).numpy()
         np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-5 * np.abs(other).max() + 1e-9, err_msg=name)
     other = their_ramps.numpy()
     np.testing.assert_allclose(ramps, other, rtol=2e-4, atol=2e-5 * np.abs(other).max())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "match"),
+    [
+        ("columns", np.array([0, 30]), "columns must be numbers of rows"),
+        ("columns", np.array([-1, 0]), "columns must be numbers of rows"),
+        ("with_shared", np.ones(1, dtype=bool), "with_shared must have the length"),
+        ("center", np.zeros((30, 2), dtype=np.int64), "a row for each column and one more"),
+        ("own", np.empty((29, 5, 5)), "own and equations.shared must have the shapes"),
+        ("shared", np.empty((30, 1, 5, 5)), "own and equations.shared must have the shapes"),
+        ("gradient", np.empty((30, 4)), "gradient, chi2 and pixels must have"),
+        ("chi2", np.empty(29), "gradient, chi2 and pixels must have"),
+    ],
+)
+def test_compiled_equations_refuse_arrays_of_other_shapes(name, value, match):
+    """Compiled code writes past the end of an array that is too small."""
+    problem, start, widths = crowd(np.random.default_rng(0), 5, False, False, FitNoise(None, 0.0, 0.0), 2.0)
+    fit = CompiledLevenbergMarquardt(problem, start, widths)
+    given = {"columns": np.arange(2), "with_shared": np.ones(2, dtype=bool), "center": fit.state.center}
+    equations = fit.equations
+    if name in given:
+        given[name] = value
+    else:
+        equations = equations._replace(**{name: value})
+    with pytest.raises(ValueError, match=match):
+        compiled_equations(
+            fit.arrays, fit.state.parameters, given["center"], given["columns"], given["with_shared"], equations, False
+        )
 
 
 @settings(max_examples=15)

@@ -7,6 +7,7 @@ import pytest
 from strategies import gaussians, lattice_positions
 
 from stemkit.columns import fit_columns
+from stemkit.columns.solving import MAX_JOINT
 
 SHAPE, SIGMA, NOISE = (180, 180), 2.5, 0.05
 
@@ -40,3 +41,16 @@ def test_errors_on_a_flat_background_are_those_of_the_noise():
 def test_a_slope_that_the_columns_exclude_is_not_in_their_errors():
     """A standard deviation of slopes of 0.05 per px would make the errors seven times as large."""
     assert pulls_on(np.zeros(SHAPE), tilt=0.05).std() > 0.8
+
+
+def test_an_edge_does_not_hide_a_column_from_the_search():
+    """With the slope in its error, the amplitude of a clear column on an edge would not be significant."""
+    rng = np.random.default_rng(3)
+    places = lattice_positions(SHAPE, 15.0, 0.2)
+    places = places[((places > 10) & (places < SHAPE[0] - 10)).all(axis=1) & (places[:, 1] < 95)]
+    edge = np.broadcast_to(1.5 / (1 + np.exp((np.arange(SHAPE[1]) - 95) / 4.0)), SHAPE)
+    image = gaussians(SHAPE, places, SIGMA) + edge + rng.normal(0, NOISE, SHAPE)
+    quick, final = (fit_columns(image, places, SIGMA, variance=NOISE**2, joint=joint) for joint in (2, MAX_JOINT))
+    ratio = (final.amplitude_err / quick.amplitude_err)[places[:, 1] > 80]
+    assert np.nanmax(ratio) > 1.5
+    assert np.nanmedian((final.amplitude_err / quick.amplitude_err)[places[:, 1] < 60]) < 1.1

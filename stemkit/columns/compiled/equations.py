@@ -59,7 +59,7 @@ class Weights(NamedTuple):
 
 
 @compiled
-def normal_equations(problem, parameters, center, columns, with_shared, equations, ramps):  # type: ignore[no-untyped-def]
+def normal_equations(problem, parameters, center, columns, with_shared, equations, with_ramps):  # type: ignore[no-untyped-def]
     """Compute the normal equations of some columns.
 
     Parameters
@@ -74,18 +74,30 @@ def normal_equations(problem, parameters, center, columns, with_shared, equation
         Columns whose off-diagonal blocks are computed; those of the others are kept.
     equations : EquationArrays
         Those of all n columns; changed in place.
-    ramps : ndarray of shape (m, 2, P + 3), or (0, 2, P + 3)
-        Result, for backgrounds r with a slope of 1 per px along y and x: ``J^T C^-1 r``, then ``r^T C^-1`` times the
-        residual and times both backgrounds; not computed if empty.
+    with_ramps : bool
+        Whether the result is computed.
+
+    Returns
+    -------
+    ndarray of shape (m, 2, P + 3), or (0, 2, P + 3)
+        For backgrounds r with a slope of 1 per px along y and x: ``J^T C^-1 r``, then ``r^T C^-1`` times the residual
+        and times both backgrounds.
+
+    Raises
+    ------
+    ValueError
+        If an array has another shape, which compiled code would not notice.
     """
     n, n_parameters = len(parameters) - 1, parameters.shape[1]
+    _check_shapes(problem, parameters, center, columns, with_shared, equations)
+    ramps = np.zeros((len(columns) if with_ramps else 0, 2, n_parameters + 3))
     widest = 0
     for c in columns:
         widest = max(widest, problem.radius[c])
     window = empty_window(widest)
     area, most = len(window.dy), len(window.line)
     weights = Weights(np.empty(area), np.empty(area), np.empty(area), np.empty(area), np.empty(most))
-    n_fields = n_parameters + (3 if ramps.shape[0] else 1)
+    n_fields = n_parameters + (3 if with_ramps else 1)
     raw, fields, projections = np.empty((n_fields, area)), np.empty(n_fields * area), np.empty(n_parameters * area)
     products, offsets = np.empty((n_fields, n_fields)), np.empty((n_fields, most))
     for m in range(len(columns)):
@@ -93,13 +105,11 @@ def normal_equations(problem, parameters, center, columns, with_shared, equation
         rows, total = place_window(problem, parameters, center, c, window)
         if total == 0:
             _clear(c, equations)
-            if ramps.shape[0]:
-                ramps[m] = 0.0
             continue
         set_backgrounds(problem, parameters, center, c, window, rows, total)
         add_columns_nearby(problem, parameters, c, window, rows, total, raw)
         _set_residual(problem, window, rows, raw[n_parameters])
-        if ramps.shape[0]:
+        if with_ramps:
             _set_ramps(parameters[c], window, rows, raw[n_parameters + 1 :])
         equations.pixels[c] = _set_weights(problem, window, rows, total, weights)
         whitened = fields[: n_fields * total].reshape(n_fields, total)
@@ -108,17 +118,36 @@ def normal_equations(problem, parameters, center, columns, with_shared, equation
         if problem.streaks != 0.0:
             _subtract_streaks(window, weights, rows, whitened, offsets, products)
         _store(products, problem.free[c], c, equations)
-        if ramps.shape[0]:
+        if with_ramps:
             for a in range(n_parameters):
                 ramps[m, 0, a] = products[n_parameters + 1, a] * problem.free[c, a]
                 ramps[m, 1, a] = products[n_parameters + 2, a] * problem.free[c, a]
             for a in range(3):
-                ramps[m, 0, n_parameters + a] = products[n_parameters + 1, n_parameters + a]
+                # above the diagonal, streaks are not subtracted from the products
+                ramps[m, 0, n_parameters + a] = products[n_parameters + max(1, a), n_parameters + min(1, a)]
                 ramps[m, 1, n_parameters + a] = products[n_parameters + 2, n_parameters + a]
         if with_shared[m] and problem.coupled.shape[1] and problem.coupled[c, 0] < n:
             onto = projections[: n_parameters * total].reshape(n_parameters, total)
             _unwhiten(problem, window, weights, rows, offsets, whitened, onto)
             _set_shared(problem, parameters, center, c, window, rows, onto, equations.shared)
+    return ramps
+
+
+@compiled
+def _check_shapes(problem, parameters, center, columns, with_shared, equations):  # type: ignore[no-untyped-def]
+    n, n_parameters = len(parameters) - 1, parameters.shape[1]
+    if problem.free.shape != (n + 1, n_parameters) or center.shape != (n + 1, 2):
+        raise ValueError("parameters, center and problem.free must have a row for each column and one more")
+    if len(columns) != len(with_shared):
+        raise ValueError("with_shared must have the length of columns")
+    for c in columns:
+        if c < 0 or c >= n:
+            raise ValueError("columns must be numbers of rows of parameters without the last one")
+    square, n_neighbors = (n, n_parameters, n_parameters), problem.coupled.shape[1]
+    if equations.own.shape != square or equations.shared.shape != (n, n_neighbors, n_parameters, n_parameters):
+        raise ValueError("equations.own and equations.shared must have the shapes (n, P, P) and (n, n_neighbors, P, P)")
+    if equations.gradient.shape != (n, n_parameters) or len(equations.chi2) != n or len(equations.pixels) != n:
+        raise ValueError("equations.gradient, chi2 and pixels must have the shapes (n, P), (n,) and (n,)")
 
 
 @compiled

@@ -80,7 +80,8 @@ def _slope_covariances(
     response = ramps[:, :, :n_parameters] @ covariance
     information = ramps[:, :, n_parameters + 1 :] - response @ ramps[:, :, :n_parameters].transpose(0, 2, 1)
     diagonal = np.diagonal(information, axis1=1, axis2=2)
-    known = (diagonal > MIN_INFORMATION * np.diagonal(ramps[:, :, n_parameters + 1 :], axis1=1, axis2=2)).all(axis=1)
+    least = MIN_INFORMATION * np.diagonal(ramps[:, :, n_parameters + 1 :], axis1=1, axis2=2)
+    known: NDArray[np.bool_] = np.asarray((diagonal > least).all(axis=1))
     information = np.where(known[:, None, None], information, np.eye(2))
     slope = np.linalg.solve(information, ramps[:, :, n_parameters, None])[:, :, 0] * known[:, None]
     chi_squared = np.einsum("ni,nij,nj->n", slope, information, slope)

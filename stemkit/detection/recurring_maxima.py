@@ -33,10 +33,11 @@ class RecurrenceSettings:
     n_grid: int = 9
     #: Directions in which the image must be lower.
     n_directions: int = 4
-    #: Least median height of the positions, as a fraction of the columns next to them (derived: the first ring of an
-    #: aberration-free probe has 1.75 % of its peak; those of four columns meet halfway with 7 %). The fits of these
-    #: columns contain up to 45 % of a fainter one: the least amplitude is 0.08 to 0.13 of theirs.
-    min_height: float = 0.07
+    #: Least median height of the positions, as a fraction of the columns next to them (tuned: a nanoparticle whose
+    #: columns were fitted by another program, in which lower maxima halfway between columns are not columns. The first
+    #: ring of an aberration-free probe has 1.75 % of its peak, and those of four columns meet halfway with 7 %; the
+    #: tails of other probes are higher. Fainter sublattices may be taken for misfit).
+    min_height: float = 0.25
     #: Least significance in each direction, standard errors of the mean over all columns.
     min_significance: float = 4.0
 

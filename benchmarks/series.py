@@ -452,7 +452,9 @@ def main() -> None:
     table = pd.DataFrame(rows)
     if len(table):
         print(table.groupby(["scene", "frames", "dose"]).mean().round(3).to_string())
-        print("\nmeans of the specimens")
+        print("\nmeans of the specimens; errors of the displacements without series in which a frame jumped")
+        if "jumped" in table:
+            table.loc[table["jumped"] == 1, ["error px", "with common"]] = np.nan
         print(table.drop(columns="scene").groupby(["frames", "dose"]).mean().round(3).to_string())
     if arguments.jumps:
         print(jumps(arguments.jumps, arguments.size, denoiser, arguments.seed).to_string())

@@ -49,7 +49,7 @@ def main() -> None:
         print(json.dumps(CASES[name](**options)))
         return
     for part in arguments.only:
-        table = pd.DataFrame(TABLES[part](arguments))
+        table = pd.DataFrame(TABLES[part](arguments)).convert_dtypes()
         print(f"\n{part}\n{table.to_string(index=False)}", flush=True)
         if arguments.csv:
             arguments.csv.mkdir(parents=True, exist_ok=True)

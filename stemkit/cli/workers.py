@@ -97,6 +97,7 @@ def _on_cluster(work: Callable[[Item], Result], items: Sequence[Item], address: 
         # a result of its own, so that each worker receives the work, with the weights of a network in it, once; unlike
         # scattered data it is made again if the worker that holds it is lost
         sent: Any = client.submit(_itself, work, pure=False)
+        sent.exception()  # waits: the scheduler may unpack the smaller tasks before this one, and cancel them
         futures = [client.submit(_call, sent, item, pure=False) for item in items]
         try:
             for future in futures if ordered else distributed.as_completed(futures, loop=client.loop):

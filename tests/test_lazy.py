@@ -2,7 +2,9 @@
 
 import os
 import pickle
+import subprocess
 import sys
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
@@ -262,6 +264,19 @@ class TestCluster:
         one, cluster = (read_columns(tmp_path / folder / "columns.parquet") for folder in ("one", "cluster"))
         pd.testing.assert_frame_equal(cluster, one, rtol=1e-6)
         assert len(one) > 100
+
+    def test_a_command_is_a_process_of_its_own_and_outlives_a_worker(self, client, stack, tmp_path):
+        # in this process, dask would find the client of the fixture
+        path, out = stemkit.write(stack, tmp_path / "stack.zarr"), tmp_path / "out.zarr"
+        command = ["enhance", str(path), "-o", str(out), "--scheduler", client.scheduler.address]
+        process = subprocess.Popen([sys.executable, "-m", "stemkit", *command], stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and not (tmp_path / ".out.zarr.unfinished" / "finished").exists():
+            time.sleep(0.01)
+        if process.poll() is None:
+            os.kill(min(client.run(os.getpid).values()), 9)
+        _, messages = process.communicate(timeout=200)
+        assert process.returncode == 0, messages
+        np.testing.assert_allclose(stemkit.read(out).values, SFINDenoiser().fit_transform(stack).values, rtol=1e-5)
 
     def test_a_scheduler_that_does_not_answer_is_named(self, client, stack, tmp_path, capsys):
         import dask

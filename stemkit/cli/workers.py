@@ -94,16 +94,23 @@ def _on_cluster(work: Callable[[Item], Result], items: Sequence[Item], address: 
     except ImportError:
         raise ImportError("--scheduler needs dask.distributed: install it with pip install 'stemkit[dask]'") from None
     with distributed.Client(address, set_as_default=False) as client:
-        # each worker receives the work, with the weights of a network in it, once
-        sent: Any = client.scatter(work, broadcast=True, hash=False)
+        # a result of its own, so that each worker receives the work, with the weights of a network in it, once; unlike
+        # scattered data it is made again if the worker that holds it is lost
+        sent: Any = client.submit(_itself, work, pure=False)
+        sent.exception()  # waits: the scheduler may unpack the smaller tasks before this one, and cancel them
         futures = [client.submit(_call, sent, item, pure=False) for item in items]
         try:
-            for future in futures if ordered else distributed.as_completed(futures):
+            for future in futures if ordered else distributed.as_completed(futures, loop=client.loop):
                 yield future.result()
         except distributed.KilledWorker as error:
             raise OSError(f"{_ENDED}: give the workers of the cluster more memory") from error
 
 
 def _call(work: Callable[[Item], Result], item: Item) -> Result:
-    """Call: dask replaces scattered data by its value in the arguments of a task only."""
+    """Call: dask replaces a result by its value in the arguments of a task only."""
     return work(item)
+
+
+def _itself(work: Callable[[Item], Result]) -> Callable[[Item], Result]:
+    """The work as a result of a task."""
+    return work

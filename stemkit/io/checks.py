@@ -64,8 +64,8 @@ def check_declared(declared: int, available: int) -> None:
     """Raise an error if the header declares more bytes of pixels than the file contains."""
     if declared < 0 or declared > available:
         raise FormatError(
-            f"the header declares {max(declared, 0):,} bytes of pixels, but the file contains {available:,}: it is "
-            "truncated or damaged"
+            f"the header declares {max(declared, 0):,} bytes of pixels, but the file contains "
+            f"{max(available, 0):,}: it is truncated or damaged"
         )
 
 

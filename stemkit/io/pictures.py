@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stemkit.io.attributes import PROVENANCE
 from stemkit.io.checks import FormatError, check_expansion

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stemkit.io.attributes import PROVENANCE
 from stemkit.io.checks import FormatError, check_expansion
@@ -35,7 +36,7 @@ def load(path: Path) -> list[Recorded]:
             if frames > 1:
                 return [_animation(picture, frames, attrs)]
             if picture.mode in _GREY:
-                return [recorded(np.asarray(picture), colour=False, attrs=attrs)]
+                return [recorded(_grey_values(picture), colour=False, attrs=attrs)]
             _check_no_16_bit_colour(path)
             return [recorded(np.asarray(picture.convert("RGB")), colour=True, attrs=attrs)]
 
@@ -57,7 +58,7 @@ def _animation(picture: Any, frames: int, attrs: dict[str, str]) -> Recorded:
     for i in range(frames):
         picture.seek(i)
         grey = picture.mode in _GREY
-        frame = recorded(np.asarray(picture if grey else picture.convert("RGB")), colour=not grey)
+        frame = recorded(_grey_values(picture) if grey else np.asarray(picture.convert("RGB")), colour=not grey)
         if frame.refusal:
             return frame
         values.append(frame.values)
@@ -66,6 +67,12 @@ def _animation(picture: Any, frames: int, attrs: dict[str, str]) -> Recorded:
     return recorded(
         np.stack(values), colour=False, attrs=attrs, series=True, times=np.asarray(times) if now > 0 else None
     )
+
+
+def _grey_values(picture: Any) -> NDArray:
+    """The pixels of a grey picture; those of 16-bit PNG files, which older releases of Pillow extend, as uint16."""
+    values = np.asarray(picture)
+    return values.astype(np.uint16) if picture.mode == "I" and picture.format == "PNG" else values
 
 
 def _check_no_16_bit_colour(path: Path) -> None:

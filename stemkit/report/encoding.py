@@ -27,8 +27,11 @@ CLIPPED = 0.001
 LEVELS = 255
 #: Width of figures, pixels (chosen: that of the page on most screens, within 5 MB).
 FIGURE_WIDTH = 1280
-#: Quality of figures in WebP, 100 is best (chosen: half of the size of a PNG with 64 colours, with all colours).
-QUALITY = 90
+#: Fractions of that width, with the quality in WebP (100 is best), from the best to the smallest: a figure takes the
+#: first that is below the limit (chosen: text and arrows over a noisy image are sharp in each).
+ENCODINGS = ((1.0, 90), (1.0, 75), (1.0, 60), (0.8, 75), (0.8, 60), (0.65, 75), (0.65, 60))
+#: Size of a figure, bytes (chosen: a page of 1024 x 1024 px with six figures has at most 5 MB).
+FIGURE_BYTES = 180_000
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,14 @@ class Picture:
 
     @property
     def uri(self) -> str:
-        """The picture as a PNG in a ``data:`` address."""
-        return _png_uri(Image.fromarray(self.levels))
+        """The picture in a ``data:`` address, with exact grey levels: PNG, or WebP where it is smaller."""
+        image = Image.fromarray(self.levels)
+        uri = _png_uri(image)
+        if not features.check("webp"):
+            return uri
+        with io.BytesIO() as encoded:
+            image.convert("RGB").save(encoded, format="webp", lossless=True)
+            return min(uri, _uri("webp", encoded.getvalue()), key=len)
 
 
 def picture(values: NDArray, limits: tuple[float, float] | None = None) -> Picture:
@@ -70,12 +79,19 @@ def grey_levels(values: NDArray, limits: tuple[float, float] | None = None) -> N
 
 def figure_uri(figure: Figure) -> str:
     """A Matplotlib figure in a ``data:`` address: WebP, or JPEG where Pillow was built without it."""
-    buffer, encoded = io.BytesIO(), io.BytesIO()
+    buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=FIGURE_WIDTH / figure.get_figwidth(), bbox_inches="tight")
+    drawn = Image.open(buffer).convert("RGB")
     kind = "webp" if features.check("webp") else "jpeg"
-    # subsampling is an option of JPEG alone: thin coloured lines keep their colours
-    Image.open(buffer).convert("RGB").save(encoded, format=kind, quality=QUALITY, subsampling=0)
-    return f"data:image/{kind};base64," + base64.b64encode(encoded.getvalue()).decode()
+    for fraction, quality in ENCODINGS:
+        encoded = io.BytesIO()
+        size = round(fraction * drawn.width), round(fraction * drawn.height)
+        shown = drawn if fraction == 1.0 else drawn.resize(size, Image.Resampling.LANCZOS)
+        # subsampling is an option of JPEG alone: thin coloured lines keep their colours
+        shown.save(encoded, format=kind, quality=quality, subsampling=0)
+        if encoded.tell() <= FIGURE_BYTES:
+            break
+    return _uri(kind, encoded.getvalue())
 
 
 def thumbnail_uri(values: NDArray) -> str:
@@ -94,4 +110,8 @@ def _averaged(values: NDArray, binning: int) -> NDArray[np.float64]:
 def _png_uri(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, format="png", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return _uri("png", buffer.getvalue())
+
+
+def _uri(kind: str, encoded: bytes) -> str:
+    return f"data:image/{kind};base64," + base64.b64encode(encoded).decode()

@@ -80,7 +80,7 @@ def test_names_are_escaped(page):
 
 def test_the_picture_is_the_image(page, found):
     address = json.loads(re.search(r"stemkit_pictures = (\{.*?\});", page.read_text(encoding="utf-8"))[1])["recorded"]
-    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))), dtype=float)
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).convert("L"), dtype=float)
     values = found[0].values
     assert shown.shape == values.shape
     assert np.corrcoef(shown.ravel(), values.ravel())[0, 1] > 0.999
@@ -173,6 +173,33 @@ def test_figures_keep_their_colours(webp, monkeypatch):
     # the line is 1280 / 5 / 72 * 6 = 21 px wide
     assert is_green.sum() > 5000
     assert len(address) < 1e6
+
+
+def test_figures_are_small():
+    """A page has up to six figures, and a script of 2 MB, in 5 MB."""
+    import matplotlib.pyplot as plt
+
+    from stemkit.report import encoding
+
+    y, x = np.mgrid[:1024, :1024]
+    noise = np.cos(x / 4) * np.cos(y / 4) + np.random.default_rng(0).normal(0, 0.3, (1024, 1024))
+    figure, ax = plt.subplots(figsize=(5, 5))
+    ax.imshow(noise, cmap="gray")
+    address = encoding.figure_uri(figure)
+    plt.close(figure)
+    assert len(address) < 4 / 3 * encoding.FIGURE_BYTES + 100
+    assert max(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).size) > 700
+
+
+@pytest.mark.parametrize("webp", [True, False])
+def test_pictures_keep_their_grey_levels(webp, monkeypatch):
+    from stemkit.report import encoding
+
+    monkeypatch.setattr(encoding.features, "check", lambda name: webp)
+    levels = np.arange(1, 256, dtype=np.uint8)[None] * np.ones((90, 1), dtype=np.uint8)
+    uri = encoding.Picture(levels, 1).uri
+    shown = Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("L")
+    np.testing.assert_array_equal(np.asarray(shown), levels)
 
 
 def test_spectra_keep_the_spots():

@@ -16,7 +16,7 @@ from saving import save
 TABLES = Path(__file__).parents[1] / "benchmark"
 DPI = 100
 #: Bytes per pixel: of a tile in the network, and of the image in the result, as the page states.
-TILE_BYTES, RESULT_BYTES = 300.0, 16.0
+TILE_BYTES, RESULT_BYTES = 150.0, 25.0
 #: Longest edge of a tile, and least overlap of tiles, px (``SFINDenoiser``).
 TILE, OVERLAP = 2048, 256
 
@@ -66,7 +66,7 @@ def scale() -> plt.Figure:
         edges,
         [expected_memory(edge) for edge in edges],
         color="0.6",
-        label="300 bytes per pixel of a tile\n+ 16 per pixel",
+        label="150 bytes per pixel of a tile\n+ 25 per pixel",
     )
     left.loglog(large["px"], large["peak MiB"], "o", label="measured")
     left.set(ylabel="peak memory (MiB)")

@@ -116,7 +116,7 @@ class Denoiser(ImageTransformer):
 
     def _with_maps(self, image: xr.DataArray, maps: dict[str, NDArray], mode: str) -> xr.DataArray:
         dtype = float_dtype(image.dtype)
-        out = image.copy(data=maps[self.target].astype(dtype))
+        out = image.copy(data=maps[self.target].astype(dtype, copy=False))
         made: dict[str, Any] = {
             "stemkit": __version__,
             "step": "enhance",

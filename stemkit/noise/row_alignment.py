@@ -179,12 +179,9 @@ class RowAligner(ImageTransformer):
         shifts = self._known.get(digest(image.values))
         if shifts is None:
             shifts = _row_shifts(image, self.mode)
-        attrs = {k: v for k, v in image.attrs.items() if k != "noise"}
-        values = image.values
-        if shifts.any():
-            # an interpolated faulty pixel is several pixels wide, and interpolated single counts are taken for faults
-            values = filled(values, faulty_pixels(values, averaged=was_averaged(image)))
-            attrs["stemkit"] = _record(image)
+        attrs = {k: v for k, v in image.attrs.items() if k != "noise"} | {"stemkit": _record(image)}
+        # an interpolated faulty pixel is several pixels wide, and interpolated single counts are taken for faults
+        values = filled(image.values, faulty_pixels(image.values, averaged=was_averaged(image)))
         out = image.copy(data=_shift_back(values, shifts).astype(float_dtype(image.dtype)))
         out.attrs = attrs
         return out

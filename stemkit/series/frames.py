@@ -33,7 +33,7 @@ class Series:
         Recorded pixels by the number of the frame in the series, dims ``("y", "x")``. Those of a lazy series are read
         whenever they are used.
     digests : dict of str
-        :func:`stemkit.images.digest` of their pixels, by number.
+        Hashes of their pixels, by number.
     rejected : dict of str
         Reasons, by number.
     n_frames : int

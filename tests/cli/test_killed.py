@@ -17,7 +17,9 @@ pytest.importorskip("zarr")
 
 
 #: The command, which rests after each image: a busy machine would not notice one of a few hundredths of a second.
+#: A shell that starts the tests in the background ignores interruptions, and so would the command.
 RESTING = """
+import signal
 import time
 from stemkit.cli import command
 from stemkit.cli.unfinished import Unfinished
@@ -27,6 +29,7 @@ def mark(self, block, marked=Unfinished.mark):
     time.sleep(1)
 
 Unfinished.mark = mark
+signal.signal(signal.SIGINT, signal.default_int_handler)
 command()
 """
 

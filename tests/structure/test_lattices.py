@@ -433,7 +433,7 @@ def test_lengths_in_px_have_no_error_of_the_pixel_size():
     ("parameters", "match"),
     [
         ({"mismatch": 0.0}, "mismatch must be a fraction above 0 and below 0.3, but is 0.0"),
-        ({"min_columns": 3}, "min_columns must be at least 6, but is 3"),
+        ({"min_columns": 3}, "min_columns must be an integer of at least 6, but is 3"),
         ({"pixel_size_error": 2.0}, r"pixel_size_error must be a fraction from 0 to below 1"),
     ],
 )

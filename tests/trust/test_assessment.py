@@ -198,4 +198,6 @@ def test_sets_of_images_count_equally_in_the_factors():
     """Three of four sets, which have few of the pixels, have errors of the spread, the fourth three times as large."""
     errors = [np.ones((8, 8)), -np.ones((8, 8)), np.ones((8, 8)), np.full((100, 100), 6.0)]
     spreads = [np.ones((8, 8))] * 3 + [np.full((100, 100), 2.0)]
-    assert calibrated_factors(errors, spreads) == (1.0, 3.0)
+    sources = [ErrorSources(s, 0.0, np.zeros_like(s)) for s in spreads]
+    factors = calibrated_factors(errors, sources)
+    assert (factors.spread, factors.wide) == pytest.approx((1.0, 3.0))

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -153,10 +154,10 @@ def rates(n: int, size: int) -> dict:
         command = _command_by_image(path, Path(folder) / "out.zarr")
         next(command)  # the first image contains the start
         for i in range(1, n):
-            times["network alone"].append(_cpu_of(lambda i=i: network(images[i].values)))  # type: ignore[misc]
-            times["in memory"].append(_cpu_of(lambda i=i: denoiser.transform(images[i])))  # type: ignore[misc]
-            times["lazily"].append(_cpu_of(lambda i=i: results[i].compute()))  # type: ignore[misc]
-            times["command"].append(_cpu_of(lambda: next(command)))
+            times["network alone"].append(_cpu_of(partial(network, images[i].values)))
+            times["in memory"].append(_cpu_of(partial(denoiser.transform, images[i])))
+            times["lazily"].append(_cpu_of(results[i].compute))
+            times["command"].append(_cpu_of(partial(next, command)))
     alone = times["network alone"]
     rows = []
     for way, seconds in times.items():

@@ -20,6 +20,7 @@ __all__ = [
     "FilteredImage",
     "detection_threshold",
     "matched_filter",
+    "noise_peaks",
     "noise_skewness",
     "noise_variance",
     "remove_streaks",
@@ -131,8 +132,8 @@ def detection_threshold(heights: NDArray, area: float, width: float, n_known: in
        https://doi.org/10.1198/016214501753382129
     """
     ordered = np.sort(heights)
-    noise_above = _noise_peaks(ordered, area, width, skewness)
-    noise_near = noise_above - _noise_peaks(ordered + 1, area, width, skewness)
+    noise_above = noise_peaks(ordered, area, width, skewness)
+    noise_near = noise_above - noise_peaks(ordered + 1, area, width, skewness)
     n_above = n_known + np.arange(len(ordered), 0, -1)
     n_near = np.searchsorted(ordered, ordered + 1, side="right") - np.searchsorted(ordered, ordered)
     # a lower limit of the number near the threshold: few peaks may be there by chance
@@ -140,6 +141,29 @@ def detection_threshold(heights: NDArray, area: float, width: float, n_known: in
     allowed = np.maximum(THRESHOLD.local_false_fraction * least, THRESHOLD.total_false_fraction)
     good = np.flatnonzero((noise_near <= allowed) & (noise_above <= THRESHOLD.total_false_fraction * n_above))
     return max(MIN_SIGNIFICANCE, float(np.nextafter(ordered[good[0]], 0))) if len(good) else math.inf
+
+
+def noise_peaks(heights: NDArray, area: float, width: float, skewness: float) -> NDArray:
+    """Expected number of noise peaks above each height, of one sign; the formula is in :func:`detection_threshold`.
+
+    Parameters
+    ----------
+    heights : ndarray
+        Standard deviations of the filtered noise.
+    area : float
+        Area of the image, px^2.
+    width : float
+        Width of the filter, px.
+    skewness : float
+        Skewness of the filtered noise.
+    """
+    v = np.array([2.0, 1 + BACKGROUND_RATIO**2, 2 * BACKGROUND_RATIO**2])
+    signs = np.array([1.0, -2.0, 1.0])
+    curvature = float((signs / v**2).sum() / (signs / v).sum()) / width**2
+    # the Cornish-Fisher expansion for skew noise, up to where it is monotonic
+    z = np.minimum(heights, 2.5 / max(skewness, 1e-3))
+    z = np.maximum(z - skewness * (z**2 - 1) / 6, 1.0)
+    return area * curvature / (2 * np.pi) ** 1.5 * z * np.exp(-(z**2) / 2)
 
 
 def noise_skewness(image: NormalizedImage, width: float) -> float:
@@ -186,17 +210,6 @@ def remove_streaks(residual: NDArray, noise: NoiseModel, width: float) -> tuple[
 
 
 # --- steps -------------------------------------------------------------------------------------------------------
-
-
-def _noise_peaks(heights: NDArray, area: float, width: float, skewness: float) -> NDArray:
-    """Expected number of noise peaks above a height in an area; the formula is in :func:`detection_threshold`."""
-    v = np.array([2.0, 1 + BACKGROUND_RATIO**2, 2 * BACKGROUND_RATIO**2])
-    signs = np.array([1.0, -2.0, 1.0])
-    curvature = float((signs / v**2).sum() / (signs / v).sum()) / width**2
-    # the Cornish-Fisher expansion for skew noise, up to where it is monotonic
-    z = np.minimum(heights, 2.5 / max(skewness, 1e-3))
-    z = np.maximum(z - skewness * (z**2 - 1) / 6, 1.0)
-    return area * curvature / (2 * np.pi) ** 1.5 * z * np.exp(-(z**2) / 2)
 
 
 def _border_factor(shape: tuple[int, ...], width: float) -> NDArray[np.float64]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage, stats
 
 from stemkit.columns.peaks import BACKGROUND_RATIO, RESPONSE_WEIGHTS
-from stemkit.detection.matched_filter import _noise_peaks
+from stemkit.detection import matched_filter
 from stemkit.filters import gaussian_variance_gain
 from stemkit.trust.expected_noise import ExpectedNoise
 
@@ -152,7 +152,7 @@ def noise_peaks(z: NDArray, shape: tuple[int, ...], width: float) -> NDArray[np.
     """
     border = _border(shape, width)
     area = float(np.prod([n - 2 * border for n in shape]))
-    return np.asarray(2 * _noise_peaks(z, area, width, skewness=0.0))
+    return np.asarray(2 * matched_filter.noise_peaks(z, area, width, skewness=0.0))
 
 
 def _border(shape: tuple[int, ...], width: float) -> int:

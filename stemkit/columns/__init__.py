@@ -3,7 +3,14 @@
 from stemkit.columns.fits import ColumnFits
 from stemkit.columns.fitting import fit_columns
 from stemkit.columns.noise import Variance
-from stemkit.columns.peaks import column_response, find_peaks, nearest_distances, peaks_above_noise, pixel_subset
+from stemkit.columns.peaks import (
+    column_response,
+    find_peaks,
+    nearest_distances,
+    peaks_above_noise,
+    pixel_subset,
+    without_close,
+)
 from stemkit.columns.rendering import fitted_change, render_columns
 
 __all__ = [
@@ -17,4 +24,5 @@ __all__ = [
     "peaks_above_noise",
     "pixel_subset",
     "render_columns",
+    "without_close",
 ]

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from stemkit.filters import gaussian_variance_gain
 from stemkit.parabola import parabola_vertex
 
-__all__ = ["column_response", "find_peaks", "nearest_distances", "peaks_above_noise", "pixel_subset"]
+__all__ = ["column_response", "find_peaks", "nearest_distances", "peaks_above_noise", "pixel_subset", "without_close"]
 
 #: Width of the Gaussian that estimates the background around a column, in widths of the column (chosen).
 BACKGROUND_RATIO = 2.0
@@ -49,7 +49,7 @@ def find_peaks(values: NDArray, *, threshold: float, min_distance: float) -> NDA
         return np.empty((0, 2))
     found = found[np.argsort(-values[tuple(found.T)], kind="stable")]
     positions = _subpixel(values, found)
-    return positions[_keep_highest(positions, min_distance)]
+    return positions[without_close(positions, min_distance)]
 
 
 def column_response(values: NDArray, sigma: float) -> NDArray[np.float64]:
@@ -113,6 +113,17 @@ def nearest_distances(positions: NDArray) -> NDArray[np.float64]:
     return cKDTree(positions).query(positions, k=2)[0][:, 1]
 
 
+def without_close(positions: NDArray, min_distance: float) -> NDArray[np.bool_]:
+    """Mask of the positions ``(n, 2)``, most important first, without an earlier one nearby that is kept itself."""
+    keep = np.ones(len(positions), dtype=bool)
+    pairs = cKDTree(positions).query_pairs(min_distance, output_type="ndarray")
+    # in the order of the first position of each pair: one that has been removed does not remove others
+    for first, second in pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))] if len(pairs) else ():
+        if keep[first]:
+            keep[second] = False
+    return keep
+
+
 def _local_maxima(values: NDArray, threshold: float) -> NDArray[np.int64]:
     """Pixels ``(n, 2)`` above a threshold that none of their neighbours exceeds.
 
@@ -136,14 +147,3 @@ def _subpixel(values: NDArray, found: NDArray) -> NDArray[np.float64]:
     shift_y = parabola_vertex(padded[y - 1, x], height, padded[y + 1, x])
     shift_x = parabola_vertex(padded[y, x - 1], height, padded[y, x + 1])
     return found + np.column_stack([shift_y, shift_x])
-
-
-def _keep_highest(positions: NDArray, min_distance: float) -> NDArray[np.bool_]:
-    """Which positions, given highest first, have no higher one within the distance that is kept itself."""
-    keep = np.ones(len(positions), dtype=bool)
-    pairs = cKDTree(positions).query_pairs(min_distance, output_type="ndarray")
-    # in the order of the higher peak of each pair: a peak that has been removed does not remove others
-    for high, low in pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))] if len(pairs) else ():
-        if keep[high]:
-            keep[low] = False
-    return keep

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from stemkit.columns import ColumnFits, column_response, find_peaks, pixel_subset, render_columns
+from stemkit.columns import ColumnFits, column_response, find_peaks, pixel_subset, render_columns, without_close
 from stemkit.detection.matched_filter import (
     MIN_SIGNIFICANCE,
     detection_threshold,
@@ -305,10 +305,8 @@ def min_column_distance(spacing: float, width: float) -> float:
 
 def _added(found: NDArray, more: NDArray, columns: NDArray, near: float) -> NDArray[np.float64]:
     """Found positions ``(n, 2)``, px, and those of more that are not near a column or an earlier one."""
-    for position in more:
-        if cKDTree(np.concatenate([columns, found])).query(position)[0] > near:
-            found = np.append(found, position[None], axis=0)
-    return found
+    free = more[cKDTree(np.concatenate([columns, found])).query(more)[0] > near]
+    return np.concatenate([found, free[without_close(free, near)]])
 
 
 def _standardized(residual: NDArray, variance: NDArray) -> NDArray[np.float64]:

@@ -13,7 +13,6 @@ from stemkit.detection.candidates import MIN_SHARP_WIDTH, NETWORK_CONSTANTS, net
 from stemkit.detection.fitter import ColumnFitter
 from stemkit.detection.guided import FoundColumns
 from stemkit.detection.normalized_image import NormalizedImage, bin_positions
-from stemkit.detection.search import CONSTANTS as SEARCH_CONSTANTS
 from stemkit.detection.search import ColumnSearch
 from stemkit.periodicity import central_crop, find_periodicity
 
@@ -58,6 +57,8 @@ class Constants:
     narrower_residual: float = 0.92
     #: Number of columns on which the width is estimated first, those in the middle of the image.
     n_fitted: int = 60
+    #: The image is binned such that the narrowest width that is tried is at least this many pixels.
+    fit_pixels: float = 1.5
     #: Largest number of steps of these fits.
     n_steps: int = 10
     #: Tolerance of these fits, standard errors.
@@ -283,7 +284,7 @@ def _fit_middle(
 
     The image is binned for the width, or for ``binning_width``: residuals can only be compared for the same binning.
     """
-    factor = max(1, int((width if binning_width is None else binning_width) / SEARCH_CONSTANTS.search_pixels))
+    factor = max(1, int((width if binning_width is None else binning_width) / CONSTANTS.fit_pixels))
     binned = image.binned(factor)
     start = bin_positions(_middle_positions(positions, image.recorded.shape), factor)
     for _ in range(2):

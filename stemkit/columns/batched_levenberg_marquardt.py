@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stemkit.columns.constants import CONSTANTS, COUPLING_UPDATES
 from stemkit.columns.equations import NormalEquations, normal_equations, ramp_projections
-from stemkit.columns.errors import inflated_covariances
+from stemkit.columns.errors import FitErrors, fit_errors
 from stemkit.columns.problem import FitProblem
 from stemkit.columns.solving import MAX_JOINT, covariances, damped_step
 
@@ -97,10 +97,8 @@ class BatchedLevenbergMarquardt:
         if len(crowded):
             self.equations.put(crowded, self._evaluate(self.parameters, crowded))
 
-    def errors(self, joint: int) -> tuple[NDArray, NDArray]:
-        """Covariances ``(n, P, P)`` with the parameters of ``joint`` neighbours free, and the RMS ``(n,)`` of the
-        residuals over the expected one.
-        """
+    def errors(self, joint: int) -> FitErrors:
+        """Errors of the n columns, with the parameters of ``joint`` neighbours free."""
         equations, noise = self.equations, self.problem.noise
         free = self.problem.free[:-1].to(self.start.dtype)
         # parameters that are not fitted have no errors: their rows and columns are zero, the diagonal must not be
@@ -113,7 +111,8 @@ class BatchedLevenbergMarquardt:
             ramps = ramp_projections(self.problem, self.parameters, self.center, self.all_columns).cpu().numpy()
         prior = None if self.prior is None else self.prior.cpu().numpy()
         chi2, dof = equations.chi2.cpu().numpy(), self._degrees_of_freedom().cpu().numpy()
-        return inflated_covariances(covariance.cpu().numpy(), chi2, dof, noise, ramps, prior, local_slopes=is_final)
+        numbers = (covariance.cpu().numpy(), chi2, dof, self.parameters[:-1, 3].cpu().numpy())
+        return fit_errors(*numbers, noise, ramps, prior, final=is_final)
 
     # --- steps ---------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,8 @@
-"""Covariances of fitted columns: contributions of all that is not pixel noise."""
+"""Covariances of fitted columns, with the contributions of all that is not pixel noise, and the effect of slopes."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,11 +10,11 @@ from numpy.typing import NDArray
 from stemkit.columns.constants import CONSTANTS
 from stemkit.columns.noise import FitNoise
 
-__all__ = ["inflated_covariances"]
+__all__ = ["FitErrors", "fit_errors"]
 
-#: Chi-square, of two degrees of freedom, from which the slope of a column's background is significant (derived: noise
-#: exceeds it in one column of 1000).
-SLOPE_SIGNIFICANCE = 13.8
+#: Standard errors from which the slope of a column's background along an axis is significant (derived: noise exceeds it
+#: in one of 16,000 slopes; each such slope displaces a column by several standard errors).
+SLOPE_SIGNIFICANCE = 4.0
 #: Least number of columns whose slopes limit the general one (chosen).
 MIN_SLOPES = 20
 #: Standard errors by which the general slope may exceed that of the columns (chosen).
@@ -21,18 +23,36 @@ SLOPE_ERRORS = 2.0
 MIN_INFORMATION = 0.01
 
 
-def inflated_covariances(
+class FitErrors(NamedTuple):
+    """Errors of fitted columns.
+
+    Attributes
+    ----------
+    covariance : ndarray of shape (n, P, P)
+        With those of slopes of the background, of misfit and of a prior.
+    residual : ndarray of shape (n,)
+        RMS of the residuals over the expected one.
+    displacement : ndarray of shape (n, P)
+        Expected displacement of the parameters by slopes of the background, to be subtracted from them.
+    """
+
+    covariance: NDArray[np.float64]
+    residual: NDArray[np.float64]
+    displacement: NDArray[np.float64]
+
+
+def fit_errors(
     covariance: NDArray,
     chi2: NDArray,
     dof: NDArray,
+    widths: NDArray,
     noise: FitNoise,
     ramps: NDArray | None,
     prior: NDArray | None,
     *,
-    local_slopes: bool = True,
-) -> tuple[NDArray, NDArray]:
-    """Covariances that account for misfit, slopes of the background and a prior, and the RMS of the residuals over the
-    expected one.
+    final: bool = True,
+) -> FitErrors:
+    """Covariances that account for misfit, slopes of the background and a prior, and the displacements by slopes.
 
     Parameters
     ----------
@@ -40,6 +60,8 @@ def inflated_covariances(
         Inverse of the normal equations.
     chi2, dof : ndarray of shape (n,)
         Weighted sum of squares of the residuals, and their number of degrees of freedom.
+    widths : ndarray of shape (n,)
+        Fitted sigmas, px.
     noise : FitNoise
         If its variance is None, covariances are scaled by that of the residuals.
     ramps : ndarray of shape (n, 2, P + 3) or None
@@ -47,34 +69,39 @@ def inflated_covariances(
         and times both backgrounds. None: backgrounds have no slope.
     prior : ndarray of shape (n, 3) or None
         Expected positions and their standard deviation, px, which no error of a position exceeds.
-    local_slopes : bool, default=True
-        Whether a significant slope at a column is an error of this column. Not while columns are searched for: what is
+    final : bool, default=True
+        Whether the slope at each column is estimated from its residual. Not while columns are searched for: what is
         significant above the noise on a steep edge is a column, although its amplitude is uncertain.
     """
     reduced = chi2 / dof
+    displacement = np.zeros(covariance.shape[:2])
     if noise.variance is None:
-        return covariance * reduced[:, None, None], np.ones_like(reduced)
+        return FitErrors(covariance * reduced[:, None, None], np.ones_like(reduced), displacement)
     unexplained = np.where(reduced > 1 + CONSTANTS.excess_significance * np.sqrt(2 / dof), reduced, 1.0)
     result = covariance * unexplained[:, None, None]
     if ramps is not None:
-        result = result + _slope_covariances(covariance, ramps, noise.tilt, unexplained, local_slopes)
+        slopes, displacement = _slope_effects(covariance, ramps, noise.tilt, unexplained, final)
+        # the terms of second order are smaller than those of first order by the displacement in widths
+        second_order = displacement * (np.hypot(displacement[:, 0], displacement[:, 1]) / widths)[:, None]
+        result = result + slopes + second_order[:, :, None] * second_order[:, None, :]
     if prior is not None:
         scale = np.ones(covariance.shape[:2])
         variance = np.maximum(np.diagonal(result, axis1=1, axis2=2)[:, :2], 1e-300)
         scale[:, :2] = np.minimum(prior[:, 2:] / np.sqrt(variance), 1.0)
         result = result * scale[:, :, None] * scale[:, None, :]
-    return result, np.sqrt(reduced)
+    return FitErrors(result, np.sqrt(reduced), displacement)
 
 
-def _slope_covariances(
-    covariance: NDArray, ramps: NDArray, tilt: float, unexplained: NDArray, local: bool
-) -> NDArray[np.float64]:
-    """Covariances ``(n, P, P)`` of the displacements by slopes of the background.
+def _slope_effects(
+    covariance: NDArray, ramps: NDArray, tilt: float, unexplained: NDArray, final: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Covariances ``(n, P, P)`` and expected values ``(n, P)`` of the displacements by slopes of the background.
 
-    To first order, a slope b displaces the parameters by ``cov J^T C^-1 r b``. The slope of each background is
-    estimated from the residual of the fit. Where it is significant and ``local``, this displacement is an error of the
-    column. Otherwise the slopes have a standard deviation ``tilt``, or a smaller one if the residuals of the columns
-    exclude this.
+    To first order, a slope b displaces the parameters by ``R^T b`` with ``R = r^T C^-1 J cov``. The residual of the fit
+    contains the information F on it, by which it is estimated: this is the fit with the slopes as two more parameters.
+    Their prior is a normal distribution of standard deviation ``tilt``, or of a smaller one if the residuals of the
+    columns exclude this, and flat where the estimate is significant. With the precision Q of the prior, the slope is
+    ``(F + Q)^-1 r^T C^-1 residual`` with the covariance ``(F + Q)^-1``. If not ``final``, the slopes are not estimated.
     """
     n_parameters = covariance.shape[1]
     response = ramps[:, :, :n_parameters] @ covariance
@@ -83,14 +110,19 @@ def _slope_covariances(
     least = MIN_INFORMATION * np.diagonal(ramps[:, :, n_parameters + 1 :], axis1=1, axis2=2)
     known: NDArray[np.bool_] = np.asarray((diagonal > least).all(axis=1))
     information = np.where(known[:, None, None], information, np.eye(2))
-    slope = np.linalg.solve(information, ramps[:, :, n_parameters, None])[:, :, 0] * known[:, None]
-    chi_squared = np.einsum("ni,nij,nj->n", slope, information, slope)
-    significant: NDArray[np.bool_] = np.asarray(local & (chi_squared > SLOPE_SIGNIFICANCE * unexplained))
+    projection = ramps[:, :, n_parameters] * known[:, None]
+    of_slopes = np.linalg.inv(information)
+    slope = (of_slopes @ projection[:, :, None])[:, :, 0]
     usual = _usual_slope(slope[known], np.diagonal(information, axis1=1, axis2=2)[known], tilt)
-    spread = np.where(significant[:, None], slope, 0.0)[:, :, None] * response
-    own = spread.sum(axis=1)
-    general = usual * response * ~significant[:, None, None]
-    return np.asarray(own[:, :, None] * own[:, None, :] + general.transpose(0, 2, 1) @ general)
+    if not final:
+        return usual**2 * response.transpose(0, 2, 1) @ response, np.zeros(covariance.shape[:2])
+    variance = unexplained[:, None] * np.diagonal(of_slopes, axis1=1, axis2=2)
+    significant = slope**2 > SLOPE_SIGNIFICANCE**2 * variance
+    precision = np.where(significant, 0.0, unexplained[:, None] / max(usual, 1e-150) ** 2)
+    of_slopes = np.linalg.inv(information * known[:, None, None] + precision[:, :, None] * np.eye(2))
+    expected = (of_slopes @ projection[:, :, None]).transpose(0, 2, 1) @ response
+    spread = response.transpose(0, 2, 1) @ (unexplained[:, None, None] * of_slopes) @ response
+    return spread, expected[:, 0]
 
 
 def _usual_slope(slope: NDArray, information: NDArray, tilt: float) -> float:

@@ -92,9 +92,9 @@ class ColumnFits:
         f = factor
         if f == 1:
             return self
-        inflated_covariances = (f * self.sigma) ** 2
-        sigma = np.sqrt(np.maximum(inflated_covariances - (f**2 - 1) / 12, 0.1 * inflated_covariances))
-        ratio = inflated_covariances / sigma**2
+        binned_variance = (f * self.sigma) ** 2
+        sigma = np.sqrt(np.maximum(binned_variance - (f**2 - 1) / 12, 0.1 * binned_variance))
+        ratio = binned_variance / sigma**2
         e1, e2 = self.e1 * ratio, self.e2 * ratio
         shrunk = np.minimum(1.0, MAX_UNBINNED_ELLIPTICITY / np.maximum(np.hypot(e1, e2), 1e-12))
         e1, e2 = e1 * shrunk, e2 * shrunk

@@ -74,7 +74,7 @@ def fit_columns(
     streaks : float
         Standard deviation of the offset of each row, which is constant across the width of a column.
     tilt : float
-        Standard deviation of the background's slope along either axis, per px; it is included in the position errors.
+        Standard deviation of the background's slope along either axis, per px.
     valid : ndarray of bool, of the shape of values, optional
         Pixels that are fitted; by default all.
     weights : ndarray of the shape of values, optional
@@ -125,7 +125,9 @@ def fit_columns(
     that are low by chance), its correlation along the row, and streaks. The fitted numbers are thus those of (quasi-)
     maximum likelihood [1]_, and their covariance is the inverse Fisher information of a column and its nearest
     neighbours. Where the residual is significantly larger than the noise explains, as for non-Gaussian columns, errors
-    are multiplied by the ratio.
+    are multiplied by the ratio. Columns are displaced by slopes of the background: where the residual of a column shows
+    one, its numbers are corrected to first order, which is the fit with two more parameters; the errors of the slopes,
+    and a standard deviation ``tilt`` of those that the residual does not show, are included in the errors.
 
     References
     ----------

@@ -19,7 +19,7 @@ from stemkit.columns.compiled import (
     unconverged,
 )
 from stemkit.columns.constants import CONSTANTS, IS_COUPLING_UPDATE
-from stemkit.columns.errors import inflated_covariances
+from stemkit.columns.errors import FitErrors, fit_errors
 from stemkit.columns.problem import FitProblem
 from stemkit.columns.solving import MAX_CYCLES, MAX_JOINT, TOLERANCE
 
@@ -132,10 +132,8 @@ class CompiledLevenbergMarquardt:
         """Set the lengths ``(n,)`` of the last steps to those of a former fit."""
         self.state.last_step[:] = last_steps
 
-    def errors(self, joint: int) -> tuple[NDArray, NDArray]:
-        """Covariances ``(m, P, P)`` of the m columns that took part, with the parameters of ``joint`` neighbours free,
-        and the RMS ``(m,)`` of their residuals over the expected one.
-        """
+    def errors(self, joint: int) -> FitErrors:
+        """Errors of the m columns that took part, with the parameters of ``joint`` neighbours free."""
         columns = np.flatnonzero(self.touched)
         free = self.problem.free.numpy()[columns].astype(np.float64)
         covariance = self._covariances(columns, joint) * free[:, :, None] * free[:, None, :]
@@ -145,7 +143,7 @@ class CompiledLevenbergMarquardt:
         ramps = self._ramp_projections(columns) if noise.tilt or is_final else None
         used_prior = prior[columns] if len(prior) else None
         chi2 = self.equations.chi2[columns]
-        return inflated_covariances(covariance, chi2, dof, noise, ramps, used_prior, local_slopes=is_final)
+        return fit_errors(covariance, chi2, dof, self.fitted[columns, 3], noise, ramps, used_prior, final=is_final)
 
     # --- steps ---------------------------------------------------------------------------------------------------
 

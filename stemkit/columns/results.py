@@ -24,7 +24,7 @@ def fits_of(
     """The fits of the columns that took part, in the units of the image; failed ones have their starting values."""
     columns = np.flatnonzero(minimizer.touched)
     fitted, start, sigma = minimizer.fitted[columns], minimizer.start.cpu().numpy()[columns], sigma[columns]
-    covariance, residual = minimizer.errors(joint)
+    covariance, residual, by_slopes = minimizer.errors(joint)
     gradient = _intensity_gradient(fitted)
     variance = np.column_stack(
         [np.diagonal(covariance, axis1=1, axis2=2), np.einsum("ni,nij,nj->n", gradient, covariance, gradient)]
@@ -40,7 +40,7 @@ def fits_of(
         | ~np.isfinite(errors).all(axis=1)
         | ~np.isfinite(fitted).all(axis=1)
     )
-    numbers = np.where(failed[:, None], start, fitted)
+    numbers = np.where(failed[:, None], start, fitted - by_slopes)
     numbers = np.column_stack([numbers, _intensity(numbers)])
     errors[failed] = np.nan
     if fitted.shape[1] == len(ROUND):

@@ -166,7 +166,7 @@ def test_compiled_and_batched_fits_agree(n_parameters, with_prior, weighted, see
     for kind in (BatchedLevenbergMarquardt, CompiledLevenbergMarquardt):
         minimizer = kind(problem, start.clone(), widths, prior)
         minimizer.run(40, 0.01)
-        covariance, residual = minimizer.errors(8)
+        covariance, residual, _ = minimizer.errors(8)
         ends.append((minimizer.fitted, np.sqrt(np.diagonal(covariance, axis1=1, axis2=2)), residual))
     (one, error, rms), (other, other_error, other_rms) = ends
     assert (np.abs(one - other)[:, :4] < 0.1 * error[:, :4] + 1e-6).all()

@@ -12,15 +12,33 @@ from stemkit.columns.solving import MAX_JOINT
 SHAPE, SIGMA, NOISE = (180, 180), 2.5, 0.05
 
 
-def pulls_on(background: np.ndarray, tilt: float = 0.0) -> np.ndarray:
-    """Errors of positions relative to the stated ones, ``(n, 2)``, of a lattice on a background."""
+def fits_on(background: np.ndarray, tilt: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Errors of positions ``(n, 2)``, px, of a lattice on a background, and the stated ones."""
     rng = np.random.default_rng(3)
     places = lattice_positions(SHAPE, 15.0, 0.2)
     places = places + rng.uniform(-0.3, 0.3, places.shape)
     places = places[((places > 10) & (places < SHAPE[0] - 10)).all(axis=1)]
     image = gaussians(SHAPE, places, SIGMA) + background + rng.normal(0, NOISE, SHAPE)
     fits = fit_columns(image, places, SIGMA, variance=NOISE**2, tilt=tilt)
-    return (fits.positions - places) / fits.position_errors
+    return fits.positions - places, fits.position_errors
+
+
+def pulls_on(background: np.ndarray, tilt: float = 0.0) -> np.ndarray:
+    """Errors of positions relative to the stated ones, ``(n, 2)``, of a lattice on a background."""
+    errors, stated = fits_on(background, tilt)
+    return errors / stated
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_slopes_that_the_residual_shows_do_not_displace_columns(axis):
+    """With a constant background alone, columns would be displaced by 0.64 px (RMS)."""
+    wave = 0.3 * np.sin(np.arange(SHAPE[axis]) / 8.0)
+    background = np.broadcast_to(wave[:, None] if axis == 0 else wave, SHAPE)
+    errors, stated = fits_on(background)
+    assert np.sqrt(np.nanmean(errors[:, axis] ** 2)) < 0.15
+    # slopes along the other axis are not significant: positions and errors are those of a flat background
+    assert np.sqrt(np.nanmean(errors[:, 1 - axis] ** 2)) < 0.05
+    assert np.nanstd(errors / stated, axis=0)[axis] < 1.25
 
 
 def test_a_steep_edge_is_in_the_errors_of_the_columns_on_it():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stemkit.columns.constants import CONSTANTS, COUPLING_UPDATES
 from stemkit.columns.equations import NormalEquations, normal_equations, ramp_projections
-from stemkit.columns.errors import FitErrors, fit_errors
+from stemkit.columns.errors import FitErrors, fit_errors, nearest_coupled
 from stemkit.columns.problem import FitProblem
 from stemkit.columns.solving import MAX_JOINT, covariances, damped_step
 
@@ -111,8 +111,10 @@ class BatchedLevenbergMarquardt:
             ramps = ramp_projections(self.problem, self.parameters, self.center, self.all_columns).cpu().numpy()
         prior = None if self.prior is None else self.prior.cpu().numpy()
         chi2, dof = equations.chi2.cpu().numpy(), self._degrees_of_freedom().cpu().numpy()
-        numbers = (covariance.cpu().numpy(), chi2, dof, self.parameters[:-1, 3].cpu().numpy())
-        return fit_errors(*numbers, noise, ramps, prior, final=is_final)
+        parameters, coupled = self.parameters.cpu().numpy(), self.problem.coupled.cpu().numpy()
+        nearest = nearest_coupled(parameters[:, :2], coupled, np.arange(self.n))
+        widths = parameters[:-1, 3]
+        return fit_errors(covariance.cpu().numpy(), chi2, dof, widths, nearest, noise, ramps, prior, final=is_final)
 
     # --- steps ---------------------------------------------------------------------------------------------------
 

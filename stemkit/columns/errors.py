@@ -10,11 +10,16 @@ from numpy.typing import NDArray
 from stemkit.columns.constants import CONSTANTS
 from stemkit.columns.noise import FitNoise
 
-__all__ = ["FitErrors", "fit_errors"]
+__all__ = ["FitErrors", "fit_errors", "nearest_coupled"]
 
 #: Standard errors from which the slope of a column's background along an axis is significant (derived: noise exceeds it
 #: in one of 16,000 slopes; each such slope displaces a column by several standard errors).
 SLOPE_SIGNIFICANCE = 4.0
+#: Largest displacement by a slope that is corrected, widths (chosen: the terms of second order are half of it) ...
+MAX_CORRECTION = 0.5
+#: ... and least distance of the nearest neighbour of such a column, widths (chosen: the model of the effect of a slope
+#: contains one column).
+MIN_CORRECTED_DISTANCE = 3.0
 #: Least number of columns whose slopes limit the general one (chosen).
 MIN_SLOPES = 20
 #: Standard errors by which the general slope may exceed that of the columns (chosen).
@@ -33,7 +38,8 @@ class FitErrors(NamedTuple):
     residual : ndarray of shape (n,)
         RMS of the residuals over the expected one.
     displacement : ndarray of shape (n, P)
-        Expected displacement of the parameters by slopes of the background, to be subtracted from them.
+        Expected displacement of the parameters by slopes of the background, to be subtracted from them; 0 where it is
+        too large for that, or a neighbour is too close: there it is part of the covariance.
     """
 
     covariance: NDArray[np.float64]
@@ -46,6 +52,7 @@ def fit_errors(
     chi2: NDArray,
     dof: NDArray,
     widths: NDArray,
+    nearest: NDArray,
     noise: FitNoise,
     ramps: NDArray | None,
     prior: NDArray | None,
@@ -62,6 +69,8 @@ def fit_errors(
         Weighted sum of squares of the residuals, and their number of degrees of freedom.
     widths : ndarray of shape (n,)
         Fitted sigmas, px.
+    nearest : ndarray of shape (n,)
+        Distance of the nearest neighbour that is solved for together with the column, px; large without one.
     noise : FitNoise
         If its variance is None, covariances are scaled by that of the residuals.
     ramps : ndarray of shape (n, 2, P + 3) or None
@@ -81,15 +90,27 @@ def fit_errors(
     result = covariance * unexplained[:, None, None]
     if ramps is not None:
         slopes, displacement = _slope_effects(covariance, ramps, noise.tilt, unexplained, final)
+        relative = np.hypot(displacement[:, 0], displacement[:, 1]) / widths
+        is_corrected = (relative < MAX_CORRECTION) & (nearest >= MIN_CORRECTED_DISTANCE * widths)
         # the terms of second order are smaller than those of first order by the displacement in widths
-        second_order = displacement * (np.hypot(displacement[:, 0], displacement[:, 1]) / widths)[:, None]
-        result = result + slopes + second_order[:, :, None] * second_order[:, None, :]
+        uncertain = displacement * np.where(is_corrected, relative, 1.0)[:, None]
+        displacement = displacement * is_corrected[:, None]
+        result = result + slopes + uncertain[:, :, None] * uncertain[:, None, :]
     if prior is not None:
         scale = np.ones(covariance.shape[:2])
         variance = np.maximum(np.diagonal(result, axis1=1, axis2=2)[:, :2], 1e-300)
         scale[:, :2] = np.minimum(prior[:, 2:] / np.sqrt(variance), 1.0)
         result = result * scale[:, :, None] * scale[:, None, :]
     return FitErrors(result, np.sqrt(reduced), displacement)
+
+
+def nearest_coupled(positions: NDArray, coupled: NDArray, columns: NDArray) -> NDArray[np.float64]:
+    """Distance ``(m,)``, px, of some columns to the nearest one that they are solved for together with.
+
+    The last of the positions ``(n + 1, 2)``, far away, stands for an absent neighbour in ``coupled (n, k)``.
+    """
+    apart = positions[coupled[columns]] - positions[columns][:, None]
+    return np.asarray(np.hypot(apart[..., 0], apart[..., 1]).min(axis=1, initial=np.inf))
 
 
 def _slope_effects(
@@ -111,12 +132,12 @@ def _slope_effects(
     known: NDArray[np.bool_] = np.asarray((diagonal > least).all(axis=1))
     information = np.where(known[:, None, None], information, np.eye(2))
     projection = ramps[:, :, n_parameters] * known[:, None]
-    of_slopes = np.linalg.inv(information)
-    slope = (of_slopes @ projection[:, :, None])[:, :, 0]
+    free = np.linalg.inv(information)
+    slope = (free @ projection[:, :, None])[:, :, 0]
     usual = _usual_slope(slope[known], np.diagonal(information, axis1=1, axis2=2)[known], tilt)
     if not final:
         return usual**2 * response.transpose(0, 2, 1) @ response, np.zeros(covariance.shape[:2])
-    variance = unexplained[:, None] * np.diagonal(of_slopes, axis1=1, axis2=2)
+    variance = unexplained[:, None] * np.diagonal(free, axis1=1, axis2=2)
     significant = slope**2 > SLOPE_SIGNIFICANCE**2 * variance
     precision = np.where(significant, 0.0, unexplained[:, None] / max(usual, 1e-150) ** 2)
     of_slopes = np.linalg.inv(information * known[:, None, None] + precision[:, :, None] * np.eye(2))

@@ -19,7 +19,7 @@ from stemkit.columns.compiled import (
     unconverged,
 )
 from stemkit.columns.constants import CONSTANTS, IS_COUPLING_UPDATE
-from stemkit.columns.errors import FitErrors, fit_errors
+from stemkit.columns.errors import FitErrors, fit_errors, nearest_coupled
 from stemkit.columns.problem import FitProblem
 from stemkit.columns.solving import MAX_CYCLES, MAX_JOINT, TOLERANCE
 
@@ -143,7 +143,9 @@ class CompiledLevenbergMarquardt:
         ramps = self._ramp_projections(columns) if noise.tilt or is_final else None
         used_prior = prior[columns] if len(prior) else None
         chi2 = self.equations.chi2[columns]
-        return fit_errors(covariance, chi2, dof, self.fitted[columns, 3], noise, ramps, used_prior, final=is_final)
+        nearest = nearest_coupled(self.state.parameters[:, :2], self.arrays.coupled, columns)
+        widths = self.fitted[columns, 3]
+        return fit_errors(covariance, chi2, dof, widths, nearest, noise, ramps, used_prior, final=is_final)
 
     # --- steps ---------------------------------------------------------------------------------------------------
 

@@ -146,7 +146,7 @@ class ColumnSearch:
             return np.asarray(fits.failed | (fits.amplitude >= least * fits.amplitude_err))
 
     def _is_isolated(self, fits: ColumnFits, repeat: float) -> NDArray[np.bool_]:
-        """Faint columns with hardly any neighbours in a crystal; ``repeat``: length of its longer lattice vector, px."""
+        """Faint columns with few neighbours in a crystal whose longer lattice vector is ``repeat`` px long."""
         radius, tree = CONSTANTS.neighbor_distance * max(self.spacing, repeat), cKDTree(fits.positions)
         n_neighbors = tree.query_ball_point(fits.positions, radius, return_length=True) - 1
         lengths = [

@@ -20,6 +20,8 @@ MAX_CORRECTION = 0.5
 #: ... and least distance of the nearest neighbour of such a column, widths (chosen: the model of the effect of a slope
 #: contains one column).
 MIN_CORRECTED_DISTANCE = 3.0
+#: Least uncertainty of a correction, as a fraction of it (chosen: what looks like a slope may be misfit of a neighbour).
+MIN_UNCERTAINTY = 0.3
 #: Least number of columns whose slopes limit the general one (chosen).
 MIN_SLOPES = 20
 #: Standard errors by which the general slope may exceed that of the columns (chosen).
@@ -93,7 +95,7 @@ def fit_errors(
         relative = np.hypot(displacement[:, 0], displacement[:, 1]) / widths
         is_corrected = (relative < MAX_CORRECTION) & (nearest >= MIN_CORRECTED_DISTANCE * widths)
         # the terms of second order are smaller than those of first order by the displacement in widths
-        uncertain = displacement * np.where(is_corrected, relative, 1.0)[:, None]
+        uncertain = displacement * np.where(is_corrected, np.maximum(relative, MIN_UNCERTAINTY), 1.0)[:, None]
         displacement = displacement * is_corrected[:, None]
         result = result + slopes + uncertain[:, :, None] * uncertain[:, None, :]
     if prior is not None:

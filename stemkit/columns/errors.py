@@ -20,7 +20,7 @@ MAX_CORRECTION = 0.5
 #: ... and least distance of the nearest neighbour of such a column, widths (chosen: the model of the effect of a slope
 #: contains one column).
 MIN_CORRECTED_DISTANCE = 3.0
-#: Least uncertainty of a correction, as a fraction of it (chosen: what looks like a slope may be misfit of a neighbour).
+#: Least uncertainty of a correction, as a fraction of it (chosen: what looks like a slope may be a misfit).
 MIN_UNCERTAINTY = 0.3
 #: Least number of columns whose slopes limit the general one (chosen).
 MIN_SLOPES = 20

@@ -28,7 +28,7 @@ from plain_scenes import Columns, Noise, pointwise_noise, render
 from scipy import signal as filters
 
 from stemkit import AtomDetector, NoiseModel, PointwiseNoise
-from stemkit.images import check_noise_attr
+from stemkit.images.provenance import check_noise_attr
 from stemkit.metrics import match_columns
 
 #: Distance from a column, sigmas, at which its derivatives are below 1e-7.

@@ -33,7 +33,7 @@ from scipy.spatial import cKDTree
 
 import stemkit
 from stemkit import AtomDetector, NoiseCalibrator, RowAligner, SFINDenoiser
-from stemkit.columns import nearest_distances
+from stemkit.columns.peaks import nearest_distances
 from stemkit.metrics import match_columns
 from stemkit.structure import find_vacancies, fit_lattice
 

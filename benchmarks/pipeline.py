@@ -161,7 +161,7 @@ def cases(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def is_readable(path: Path) -> bool:
-    from stemkit.io import READABLE
+    from stemkit.io.reading import READABLE
 
     return path.suffix.lower() in (*READABLE, ".npz") and not path.name.startswith(".")
 
@@ -432,7 +432,7 @@ def described(table: pd.DataFrame) -> dict[str, int]:
     """Numbers of columns, of good ones, and of those that are too close to another one."""
     import numpy as np
 
-    from stemkit.columns import nearest_distances
+    from stemkit.columns.peaks import nearest_distances
     from stemkit.detection import good_columns
 
     distance = nearest_distances(table[["y_px", "x_px"]].to_numpy())
@@ -446,7 +446,7 @@ def compared(table: pd.DataFrame, known: dict[str, NDArray] | None) -> dict[str,
         return {}
     import numpy as np
 
-    from stemkit.columns import nearest_distances
+    from stemkit.columns.peaks import nearest_distances
     from stemkit.metrics import match_columns
 
     places = table[["y_px", "x_px"]].to_numpy()
@@ -466,7 +466,7 @@ def save_overlay(image: xr.DataArray, table: pd.DataFrame, folder: Path, name: s
     import numpy as np
     from PIL import Image, ImageDraw
 
-    from stemkit.columns import nearest_distances
+    from stemkit.columns.peaks import nearest_distances
     from stemkit.detection import Quality
 
     colours = [GOOD, *FLAGS.values()]

@@ -51,7 +51,7 @@ from tqdm import tqdm
 
 import stemkit
 from stemkit import BackgroundNoise, NoiseCalibrator, NoiseModel, ScanNoise, SFINDenoiser
-from stemkit.images import resolve_mode
+from stemkit.images.mode import resolve_mode
 from stemkit.noise.fault_detection import find_scan_faults
 from stemkit.noise.filter_residuals import residual_curves
 from stemkit.synthesis.noises import draw_noise

@@ -54,7 +54,7 @@ from tqdm import tqdm
 import stemkit
 from stemkit import NoiseCalibrator, RowAligner
 from stemkit.columns import fit_columns
-from stemkit.images import mode_sign, resolve_mode
+from stemkit.images.mode import mode_sign, resolve_mode
 from stemkit.noise.separation import separate_specimen
 from stemkit.pixels import filled
 

@@ -17,7 +17,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from stemkit import AtomDetector, NoiseCalibrator, SFINDenoiser
-from stemkit.columns import nearest_distances
+from stemkit.columns.peaks import nearest_distances
 from stemkit.metrics import match_columns, psnr, ssim
 
 BORDER = 4

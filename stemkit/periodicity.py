@@ -11,8 +11,9 @@ from scipy import fft, ndimage
 from scipy.stats import median_abs_deviation
 
 from stemkit.filters import wide_gaussian
-from stemkit.images import Images, join, split, with_pixel_sizes
+from stemkit.images.containers import Images, join, split
 from stemkit.images.intensities import NORMALIZATION_QUANTILES
+from stemkit.images.pixel_size import with_pixel_sizes
 from stemkit.parabola import parabola_vertex
 from stemkit.parameters import check_positive
 

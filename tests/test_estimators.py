@@ -29,7 +29,7 @@ from stemkit import (
     STEMSynthesizer,
     WienerDenoiser,
 )
-from stemkit.images import check_noise_attr
+from stemkit.images.provenance import check_noise_attr
 from stemkit.metrics import psnr
 from stemkit.synthesis import lattice, planar_cell
 

@@ -2,15 +2,11 @@
 
 from stemkit.benchmark.evaluation import Method, evaluate, summary
 from stemkit.benchmark.frames import FrameComparison, compare_frames, repeat_frames
-from stemkit.benchmark.scenes import SETS, Scenes, scenes
-from stemkit.benchmark.simulated import SIMULATED, simulated, simulation_parameters
-from stemkit.benchmark.truths import HOSTS, TRUTHS, Host, Planted, Truth
+from stemkit.benchmark.scenes import Scenes, scenes
+from stemkit.benchmark.simulated import simulated, simulation_parameters
+from stemkit.benchmark.truths import Host, Planted, Truth
 
 __all__ = [
-    "HOSTS",
-    "SETS",
-    "SIMULATED",
-    "TRUTHS",
     "FrameComparison",
     "Host",
     "Method",

@@ -19,10 +19,11 @@ from stemkit._version import __version__
 from stemkit.benchmark import scores
 from stemkit.benchmark.scenes import SETS, scenes
 from stemkit.benchmark.truths import HOSTS, TRUTHS
-from stemkit.columns import nearest_distances
+from stemkit.columns.peaks import nearest_distances
 from stemkit.compute import describe_device, resolve_device
-from stemkit.images import MODES, mode_sign
+from stemkit.images.mode import mode_sign
 from stemkit.metrics import psnr, psnr_8bit, ssim
+from stemkit.parameters import MODES
 
 __all__ = ["Detector", "Method", "evaluate", "summary"]
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from stemkit.images import Images, pixel_sizes, same_pixel_sizes, split
+from stemkit.images.containers import Images, split
+from stemkit.images.pixel_size import pixel_sizes, same_pixel_sizes
 
 __all__ = ["FEWEST_FRAMES", "checked_frames"]
 

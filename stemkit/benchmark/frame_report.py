@@ -12,7 +12,7 @@ import xarray as xr
 from stemkit.atomic import whole_file
 from stemkit.benchmark.frames import CEILING, FrameComparison
 from stemkit.benchmark.methods import RECORDED
-from stemkit.images import is_calibrated
+from stemkit.images.pixel_size import is_calibrated
 from stemkit.plotting import show_image
 
 if TYPE_CHECKING:

@@ -22,7 +22,9 @@ from stemkit.benchmark.frame_scores import Moments
 from stemkit.benchmark.methods import RECORDED, MethodSpec, compared_methods
 from stemkit.benchmark.rings import ring_ceiling
 from stemkit.benchmark.smoothing import GaussianFilter, best_sigma
-from stemkit.images import Images, pixel_sizes, resolve_mode
+from stemkit.images.containers import Images
+from stemkit.images.mode import resolve_mode
+from stemkit.images.pixel_size import pixel_sizes
 from stemkit.trust.rings import Rings, resolution, threshold_curve
 
 __all__ = ["CEILING", "OTHERS", "FrameComparison", "compare_frames", "repeat_frames"]

@@ -15,7 +15,7 @@ from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
 
 from stemkit.columns import find_peaks
-from stemkit.images import mode_sign
+from stemkit.images.mode import mode_sign
 from stemkit.metrics import Match, match_columns
 
 __all__ = [

@@ -19,7 +19,7 @@ from stemkit.benchmark.methods import RECORDED, MethodSpec
 from stemkit.benchmark.scenes import SETS, scenes
 from stemkit.benchmark.separation import SEPARATIONS, separation_table
 from stemkit.benchmark.trained import SFIN_SAME_TRAINING
-from stemkit.columns import nearest_distances
+from stemkit.columns.peaks import nearest_distances
 from stemkit.metrics import psnr, psnr_8bit, ssim
 
 __all__ = ["FULL", "QUICK", "TABLES", "Extent", "Table"]

@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 
 from stemkit import NoiseModel, PointwiseNoise, STEMSynthesizer
 from stemkit.benchmark import scores
-from stemkit.images import mode_sign
+from stemkit.images.mode import mode_sign
 from stemkit.parameters import check_option
 from stemkit.synthesis import (
     Cell,
@@ -98,6 +98,7 @@ class Host:
         return float(abs(np.linalg.det(self.vectors)))
 
 
+#: Perfect crystals in which structures are planted, by name.
 HOSTS = {
     "square": Host(
         planar_cell("square", basis=[(0, 0), (0.5, 0.5)], amplitude=[1.0, 0.6]), 16.0, 2.6, ((0.5, 0.0), (0.0, 0.5))
@@ -329,6 +330,7 @@ def _judge_nothing(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -
     return {"columns per cell": len(found) / cells, "rms over noise": float(np.std(image.values)) / noise}
 
 
+#: Planted structures and what is judged of them, by name.
 TRUTHS = {
     truth.name: truth
     for truth in (

@@ -246,7 +246,7 @@ def measure(
 
 def with_recorded(image: xr.DataArray, arguments: argparse.Namespace) -> xr.DataArray:
     """Add the recorded pixels to an enhanced image."""
-    from stemkit.images import was_enhanced
+    from stemkit.images.provenance import was_enhanced
 
     if arguments.recorded is None:
         if was_enhanced(image) and "recorded" not in image.coords:
@@ -256,7 +256,7 @@ def with_recorded(image: xr.DataArray, arguments: argparse.Namespace) -> xr.Data
             )
         return image
     from stemkit import read
-    from stemkit.images import pixel_sizes
+    from stemkit.images.pixel_size import pixel_sizes
 
     recorded = read(arguments.recorded, dataset=arguments.dataset, pixel_size=arguments.pixel_size)
     if was_enhanced(recorded):

@@ -46,8 +46,8 @@ def select_files(paths: Sequence[Path], recursive: bool = False, series: bool = 
     Files in folders whose names are those of results of other files (``a_enhanced.tif`` of ``a.dm4``) are left out,
     unless they are named themselves.
     """
-    from stemkit.io import READABLE
     from stemkit.io.folders import image_files
+    from stemkit.io.reading import READABLE
 
     named, found, problems = list[Path](), list[Path](), list[str]()
     order = list[Path]()

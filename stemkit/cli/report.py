@@ -173,7 +173,7 @@ def _assessment(image: xr.DataArray, columns: pd.DataFrame) -> Assessment | None
     """The assessment of an enhanced image, if there is anything to assess."""
     import numpy as np
 
-    from stemkit.images import recorded_image, was_enhanced
+    from stemkit.images.provenance import recorded_image, was_enhanced
     from stemkit.trust.assessment import LEAST_SIZE, assess
 
     recorded = recorded_image(image)

@@ -182,7 +182,7 @@ def _load(path: Path, arguments: argparse.Namespace) -> xr.DataArray:
 
 def _with_mode(stack: xr.DataArray) -> xr.DataArray:
     """The stack with a mode, that of its first image, so that all images are processed alike."""
-    from stemkit.images import resolve_mode
+    from stemkit.images.mode import resolve_mode
 
     first = stack if stack.ndim == 2 else stack[0]
     return stack.assign_attrs(mode=resolve_mode(first.compute()))

@@ -172,7 +172,8 @@ def _trained(checkpoint: Path, arguments: argparse.Namespace) -> Path:
 def scores(weights: Path, n: int) -> str:
     """Scores of a network on the first ``n`` images of the fixed sets and on the planted truths, in Markdown."""
     from stemkit import SFINDenoiser
-    from stemkit.benchmark import SETS, evaluate, summary
+    from stemkit.benchmark import evaluate, summary
+    from stemkit.benchmark.scenes import SETS
 
     methods = {"recorded": None, "enhanced": SFINDenoiser(weights=weights)}
     by_set, _ = summary(evaluate(methods, SETS, n=n))

@@ -3,15 +3,8 @@
 from stemkit.columns.fits import ColumnFits
 from stemkit.columns.fitting import fit_columns
 from stemkit.columns.noise import Variance
-from stemkit.columns.peaks import (
-    column_response,
-    find_peaks,
-    nearest_distances,
-    peaks_above_noise,
-    pixel_subset,
-    without_close,
-)
-from stemkit.columns.rendering import fitted_change, render_columns
+from stemkit.columns.peaks import column_response, find_peaks, peaks_above_noise
+from stemkit.columns.rendering import render_columns
 
 __all__ = [
     "ColumnFits",
@@ -19,10 +12,6 @@ __all__ = [
     "column_response",
     "find_peaks",
     "fit_columns",
-    "fitted_change",
-    "nearest_distances",
     "peaks_above_noise",
-    "pixel_subset",
     "render_columns",
-    "without_close",
 ]

@@ -14,18 +14,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from stemkit._version import __version__
 from stemkit.estimators import ImageTransformer, image_by_image
-from stemkit.images import (
-    RECORDED,
-    Images,
-    float_dtype,
-    holds_images,
-    join,
-    recorded_image,
-    resolve_mode,
-    split,
-    steps_before,
-    was_averaged,
-)
+from stemkit.images.containers import Images, float_dtype, holds_images, join, split
+from stemkit.images.mode import resolve_mode
+from stemkit.images.provenance import RECORDED, recorded_image, steps_before, was_averaged
 from stemkit.metrics import psnr
 from stemkit.pixels import faulty_pixels, filled
 

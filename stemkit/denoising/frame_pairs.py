@@ -15,7 +15,7 @@ from torch import Tensor
 from stemkit.denoising.sources import Source, SynthesisSource
 from stemkit.denoising.units import network_units
 from stemkit.denoising.weights import NetworkInfo
-from stemkit.images import digest, steps_before
+from stemkit.images.provenance import digest, steps_before
 from stemkit.pixels import filled
 
 __all__ = ["FrameSource", "MixedSource", "is_aligned", "with_frames", "without_gaps"]

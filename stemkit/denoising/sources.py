@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stemkit.denoising.units import to_network
-from stemkit.images import digest
 from stemkit.images.intensities import NORMALIZATION_QUANTILES
+from stemkit.images.provenance import digest
 from stemkit.synthesis import Columns, render
 from stemkit.synthesis.batches import draw_batch
 from stemkit.synthesis.recipe import Recipe

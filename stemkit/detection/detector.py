@@ -22,7 +22,8 @@ from stemkit.detection.spacing_width import learn_lengths
 from stemkit.detection.table import table_of
 from stemkit.detection.tiles import find_in_tiles, is_large
 from stemkit.estimators import ImageTransformer, image_by_image, loaded
-from stemkit.images import Images, is_lazy, lazy_images, split, warn_if_small
+from stemkit.images.containers import Images, split, warn_if_small
+from stemkit.images.lazy import is_lazy, lazy_images
 from stemkit.metrics import match_columns
 from stemkit.parameters import check_number, check_positive
 

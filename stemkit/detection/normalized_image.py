@@ -11,15 +11,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from stemkit.columns import Variance
-from stemkit.images import (
-    RECORDED,
-    mode_sign,
-    pixel_sizes,
-    recorded_image,
-    resolve_mode,
-    was_averaged,
-    was_enhanced,
-)
+from stemkit.images.mode import mode_sign, resolve_mode
+from stemkit.images.pixel_size import pixel_sizes
+from stemkit.images.provenance import RECORDED, recorded_image, was_averaged, was_enhanced
 from stemkit.noise import NoiseModel
 from stemkit.noise.resolve import resolve_noise
 from stemkit.periodicity import central_crop, find_periodicity

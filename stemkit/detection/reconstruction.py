@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from stemkit.columns import ColumnFits, render_columns
-from stemkit.images import mode_sign, pixel_sizes, recorded_image, resolve_mode, split
+from stemkit.images import recorded_image, split
+from stemkit.images.mode import mode_sign, resolve_mode
+from stemkit.images.pixel_size import pixel_sizes
 
 __all__ = ["fitted_image"]
 

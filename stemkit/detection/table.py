@@ -10,7 +10,7 @@ from scipy import ndimage
 from stemkit.columns import ColumnFits
 from stemkit.detection.normalized_image import FRAMES, NormalizedImage, length_scale
 from stemkit.detection.quality import quality_flags
-from stemkit.images import pixel_sizes
+from stemkit.images.pixel_size import pixel_sizes
 from stemkit.noise.model import ScanNoise
 
 __all__ = ["COLUMNS", "ELLIPTICAL_COLUMNS", "table_of"]

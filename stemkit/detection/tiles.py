@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from stemkit.detection.normalized_image import length_scale
-from stemkit.images import check_noise_attr, recorded_image, resolve_mode
+from stemkit.images.mode import resolve_mode
+from stemkit.images.provenance import check_noise_attr, recorded_image
 from stemkit.noise import NoiseCalibrator
 
 __all__ = ["TILES", "TileSettings", "find_in_tiles", "image_tiles", "is_large"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from stemkit.images import pixel_sizes
+from stemkit.images.pixel_size import pixel_sizes
 from stemkit.io import hdf5, zarr_files
 from stemkit.io.attributes import PROVENANCE, attributes_of, mode_of, pack, unpack
 from stemkit.io.calibration import pixel_sizes_of, seconds_per

@@ -14,7 +14,7 @@ import xarray as xr
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from stemkit.images import is_calibrated
+from stemkit.images.pixel_size import is_calibrated
 from stemkit.io import hdf5
 from stemkit.io.checks import FormatError, check_declared, check_expansion
 from stemkit.io.recorded import Recorded, placeholder, recorded, table_reason

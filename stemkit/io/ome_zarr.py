@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import DTypeLike, NDArray
 
-from stemkit.images import pixel_sizes
+from stemkit.images.pixel_size import pixel_sizes
 from stemkit.io.attributes import PROVENANCE, attributes_of, unpack
 from stemkit.io.calibration import seconds_per
 from stemkit.io.units import nm_per

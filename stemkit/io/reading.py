@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.images import pixel_sizes, with_pixel_sizes
+from stemkit.images.pixel_size import pixel_sizes, with_pixel_sizes
 from stemkit.io import (
     emd,
     folders,

@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.images import pixel_sizes
+from stemkit.images.pixel_size import pixel_sizes
 from stemkit.io import tiff_calibration as tags
 from stemkit.io import tiff_pages
 from stemkit.io.attributes import PROVENANCE, attributes_of, pack

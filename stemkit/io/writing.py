@@ -13,7 +13,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from stemkit.atomic import check_place, whole_file, whole_folder
-from stemkit.images import is_lazy, lazy_images, split
+from stemkit.images import split
+from stemkit.images.lazy import is_lazy, lazy_images
 from stemkit.io import hyperspy_files, netcdf, numpy_files, ome_zarr, tiff
 from stemkit.io.attributes import maps_of, provenance_text
 

@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from stemkit.detection.exports import to_napari
-from stemkit.images import pixel_sizes
+from stemkit.images.pixel_size import pixel_sizes
 
 if TYPE_CHECKING:
     from napari.layers import Image

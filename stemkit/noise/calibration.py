@@ -12,18 +12,10 @@ import xarray as xr
 from sklearn.utils.validation import check_is_fitted
 
 from stemkit.estimators import ImageTransformer, image_by_image, loaded
-from stemkit.images import (
-    Images,
-    check_noise_attr,
-    digest,
-    float_dtype,
-    join,
-    pixel_sizes,
-    recorded_image,
-    resolve_mode,
-    split,
-    was_averaged,
-)
+from stemkit.images.containers import Images, float_dtype, join, split
+from stemkit.images.mode import resolve_mode
+from stemkit.images.pixel_size import pixel_sizes
+from stemkit.images.provenance import check_noise_attr, digest, recorded_image, was_averaged
 from stemkit.noise.image_calibration import calibrate_image, contrast_and_level
 from stemkit.noise.model import BackgroundNoise, Digitization, NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.noise.plots import plot_calibration

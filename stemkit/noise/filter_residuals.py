@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, stats
 
-from stemkit.images import mode_sign
+from stemkit.images.mode import mode_sign
 from stemkit.noise.model import NoiseModel, PointwiseNoise, ScanNoise
 
 __all__ = ["ResidualCurve", "residual_curve_model", "residual_curves"]

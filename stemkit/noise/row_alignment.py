@@ -17,18 +17,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from stemkit._version import __version__
 from stemkit.estimators import ImageTransformer, image_by_image, loaded
-from stemkit.images import (
-    RECORDED,
-    Images,
-    digest,
-    float_dtype,
-    join,
-    mode_sign,
-    resolve_mode,
-    split,
-    steps_before,
-    was_averaged,
-)
+from stemkit.images.containers import Images, float_dtype, join, split
+from stemkit.images.mode import mode_sign, resolve_mode
+from stemkit.images.provenance import RECORDED, digest, steps_before, was_averaged
 from stemkit.noise.differences import mad_std
 from stemkit.noise.displacement_parts import NO_PARTS, DisplacementParts
 from stemkit.noise.lattice_prior import LEAST_DEVIATION, cauchy_weight, nearest_vectors, second_differences

@@ -5,6 +5,5 @@ the probe and the noise allow is a fault of the detector or of the readout.
 """
 
 from stemkit.pixels.fault_search import PixelFaults, faulty_pixels, filled, find_pixel_faults
-from stemkit.pixels.noise import LevelDependentNoise
 
-__all__ = ["LevelDependentNoise", "PixelFaults", "faulty_pixels", "filled", "find_pixel_faults"]
+__all__ = ["PixelFaults", "faulty_pixels", "filled", "find_pixel_faults"]

@@ -10,7 +10,8 @@ import numpy as np
 
 from stemkit._version import __version__
 from stemkit.atomic import check_place, whole_file
-from stemkit.images import Images, single_image, steps_before
+from stemkit.images.containers import Images, single_image
+from stemkit.images.provenance import steps_before
 from stemkit.plotting.images import show_image
 
 if TYPE_CHECKING:

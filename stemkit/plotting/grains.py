@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.images import Images, single_image
+from stemkit.images.containers import Images, single_image
 from stemkit.plotting.columns import LABEL_COLORS
 from stemkit.plotting.drawing import draw_note, limit_to_image, pixel_positions
 from stemkit.plotting.images import show_image

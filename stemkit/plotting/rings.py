@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stemkit.images import Images, single_image
+from stemkit.images.containers import Images, single_image
 from stemkit.plotting.drawing import limit_to_image, pixel_positions
 from stemkit.plotting.images import show_image
 from stemkit.tables import check_columns

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.images import Images, single_image
+from stemkit.images.containers import Images, single_image
 from stemkit.parameters import check_number, check_positive
 from stemkit.plotting.drawing import (
     ANNOTATION_ZORDER,

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from stemkit.detection import Quality
-from stemkit.images import is_calibrated, pixel_sizes
+from stemkit.images.pixel_size import is_calibrated, pixel_sizes
 from stemkit.plotting.flags import FLAG_STYLES, FLAG_WORDS, GOOD_STYLE
 from stemkit.report.encoding import LEVELS, Picture, picture
 

@@ -17,7 +17,8 @@ from sklearn.utils.validation import check_is_fitted
 from stemkit.denoising import SFINDenoiser
 from stemkit.denoising.base import Denoiser
 from stemkit.estimators import ImageTransformer
-from stemkit.images import Images, float_dtype, mode_sign
+from stemkit.images.containers import Images, float_dtype
+from stemkit.images.mode import mode_sign
 from stemkit.noise import ScanNoise
 from stemkit.parameters import check_positive, is_number
 from stemkit.series.averaging import Grid

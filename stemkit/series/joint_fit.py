@@ -14,7 +14,8 @@ from stemkit.columns import ColumnFits, fit_columns
 from stemkit.detection import Quality
 from stemkit.detection.normalized_image import FRAMES, NormalizedImage, length_scale
 from stemkit.detection.table import table_of
-from stemkit.images import Images, mode_sign
+from stemkit.images.containers import Images
+from stemkit.images.mode import mode_sign
 from stemkit.noise import NoiseCalibrator, NoiseModel
 from stemkit.series.aligner import SeriesAligner
 from stemkit.series.average_noise import with_mean_displacements

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from stemkit._version import __version__
 from stemkit.detection.normalized_image import TYPICAL, typical_frames
-from stemkit.images import float_dtype, mode_sign, pixel_sizes
+from stemkit.images.containers import float_dtype
+from stemkit.images.mode import mode_sign
+from stemkit.images.pixel_size import pixel_sizes
 from stemkit.noise import ScanNoise
 from stemkit.series.average_noise import noise_gain, noise_of_average
 from stemkit.series.averaging import Grid

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from stemkit.compute import parallel_map, resolve_device, seed_from, torch_generator
 from stemkit.estimators import ImageEstimator
-from stemkit.images import Images, mode_sign, split
+from stemkit.images.containers import Images, split
+from stemkit.images.mode import mode_sign
 from stemkit.noise import NoiseCalibrator, NoiseModel
 from stemkit.parameters import check_fraction, check_integer, check_positive
 from stemkit.pixels import filled

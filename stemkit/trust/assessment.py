@@ -13,7 +13,10 @@ from scipy import ndimage
 
 from stemkit.denoising.network import NetworkDenoiser
 from stemkit.denoising.sampling import chosen_grid
-from stemkit.images import mode_sign, pixel_sizes, recorded_image, resolve_mode, single_image, steps_before
+from stemkit.images import single_image
+from stemkit.images.mode import mode_sign, resolve_mode
+from stemkit.images.pixel_size import pixel_sizes
+from stemkit.images.provenance import recorded_image, steps_before
 from stemkit.noise import NoiseModel
 from stemkit.noise.resolve import resolve_noise
 from stemkit.pixels import faulty_pixels, filled

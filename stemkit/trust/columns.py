@@ -10,7 +10,8 @@ from scipy import ndimage, stats
 
 from stemkit.columns.peaks import BACKGROUND_RATIO
 from stemkit.detection import fitted_image
-from stemkit.images import mode_sign, pixel_sizes
+from stemkit.images.mode import mode_sign
+from stemkit.images.pixel_size import pixel_sizes
 from stemkit.tables import check_columns
 from stemkit.trust.column_field import column_response, noise_peaks, normal_scores, response_variance
 from stemkit.trust.expected_noise import ExpectedNoise

@@ -9,7 +9,7 @@ import tifffile
 from stemkit import NoiseModel, PointwiseNoise, read
 from stemkit.cli import main
 from stemkit.cli.average import _slow, series_figure
-from stemkit.images import is_lazy
+from stemkit.images.lazy import is_lazy
 from stemkit.series import SeriesAligner, draw_displacements, draw_series
 from stemkit.synthesis import cropped, disk, lattice, planar_cell
 

@@ -23,7 +23,7 @@ from stemkit import (
     STEMSynthesizer,
     WienerDenoiser,
 )
-from stemkit.benchmark import TRUTHS
+from stemkit.benchmark.truths import TRUTHS
 from stemkit.denoising.anscombe import Stabilised
 from stemkit.denoising.periodic import FRACTIONS, Overlap, _average, _filtered_noise, _subpixel_shifts
 from stemkit.denoising.spectral import information_limit, periodic_part, radial_background

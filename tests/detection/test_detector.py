@@ -21,7 +21,7 @@ from stemkit import (
 )
 from stemkit.detection import Quality
 from stemkit.detection.table import COLUMNS
-from stemkit.images import with_pixel_sizes
+from stemkit.images.pixel_size import with_pixel_sizes
 from stemkit.metrics import match_columns
 
 SIGMA, SPACING, SIZE = 3.0, 14.0, 256

@@ -17,7 +17,7 @@ from PIL import Image
 from scipy.io import savemat
 
 import stemkit
-from stemkit.images import with_pixel_sizes
+from stemkit.images.pixel_size import with_pixel_sizes
 
 __all__ = ["write_seeds"]
 

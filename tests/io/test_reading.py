@@ -8,8 +8,9 @@ import xarray as xr
 from PIL import Image
 
 import stemkit
-from stemkit.images import with_pixel_sizes
-from stemkit.io import READABLE, DatasetInfo
+from stemkit.images.pixel_size import with_pixel_sizes
+from stemkit.io import DatasetInfo
+from stemkit.io.reading import READABLE
 
 IMAGE = np.random.default_rng(1).integers(0, 255, (24, 32)).astype(np.uint8)
 

@@ -14,7 +14,7 @@ from strategies import SIGMAS, crystal, displacements, modes, pixel_sizes, reali
 
 import stemkit
 from stemkit import BackgroundNoise, NoiseCalibrator, NoiseModel, PointwiseNoise, ScanNoise, STEMSynthesizer
-from stemkit.images import check_noise_attr
+from stemkit.images.provenance import check_noise_attr
 from stemkit.noise.image_calibration import calibrate_image
 
 

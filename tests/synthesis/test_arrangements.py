@@ -11,7 +11,6 @@ from scipy.spatial import cKDTree
 from strategies import seeds, shapes
 
 from stemkit.synthesis import (
-    LATTICES,
     Cell,
     Columns,
     Defect,
@@ -45,6 +44,7 @@ from stemkit.synthesis import (
     superposed,
     uneven,
 )
+from stemkit.synthesis.arrangements.cells import LATTICES
 
 
 def crystals(spacing: float, angle: float, shape: tuple[int, int], seed: int, n: int = 6, margin: float = 40.0):

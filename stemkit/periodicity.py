@@ -1,4 +1,4 @@
-"""Spacing and lattice vectors from the autocorrelation of an image, and calibration with a known spacing."""
+"""Spacing and lattice vectors from the autocorrelation of an image, and calibration with a known lattice repeat."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def central_crop(values: NDArray, size: int) -> NDArray:
     return values[top : top + size, left : left + size]
 
 
-def calibrated(image: Images, *, pixel_size: float | None = None, spacing: float | None = None) -> Images:
+def calibrated(image: Images, *, pixel_size: float | None = None, lattice_repeat: float | None = None) -> Images:
     """Set the pixel size of an image.
 
     Parameters
@@ -139,11 +139,11 @@ def calibrated(image: Images, *, pixel_size: float | None = None, spacing: float
         An ndarray, which can't have a pixel size, is converted to a DataArray.
     pixel_size : float, optional
         Edge of the square pixels, nm.
-    spacing : float, optional
+    lattice_repeat : float, optional
         Known shortest distance of equivalent columns (the length of the shortest lattice vector), nm, such as the
         lattice parameter of a cubic crystal viewed along [001]. It is divided by the distance measured in px
-        (``find_periodicity(values).repeat``). It is not the spacing of nearest columns, which may not be equivalent and
-        which ``stemkit info --noise`` prints.
+        (``find_periodicity(values).repeat``). Nearest columns, whose spacing ``stemkit info --noise`` prints, may not be
+        equivalent.
 
     Returns
     -------
@@ -162,17 +162,18 @@ def calibrated(image: Images, *, pixel_size: float | None = None, spacing: float
     >>> image.stem.pixel_size
     0.01
     """
-    if (pixel_size is None) == (spacing is None):
+    if (pixel_size is None) == (lattice_repeat is None):
         raise ValueError(
-            f"give exactly one of pixel_size and spacing, in nm, but they are {pixel_size!r} and {spacing!r}"
+            "give exactly one of pixel_size and lattice_repeat, in nm, but they are "
+            f"{pixel_size!r} and {lattice_repeat!r}"
         )
     check_positive("pixel_size", pixel_size, optional=True, unit="nm")
-    check_positive("spacing", spacing, optional=True, unit="nm")
+    check_positive("lattice_repeat", lattice_repeat, optional=True, unit="nm")
     uncalibrated = _without_coordinates(image)
     images = split(uncalibrated, name="image")
     if pixel_size is None:
-        assert spacing is not None
-        pixel_size = _pixel_size_from(spacing, images)
+        assert lattice_repeat is not None
+        pixel_size = _pixel_size_from(lattice_repeat, images)
     results = [with_pixel_sizes(one, pixel_size, pixel_size) for one in images]
     if isinstance(uncalibrated, list | tuple):
         return results
@@ -193,13 +194,12 @@ def _without_coordinates(image: Images) -> Images:
     return image
 
 
-def _pixel_size_from(spacing: float, images: list[xr.DataArray]) -> float:
-    """Pixel size (nm) at which the median of the distances of equivalent columns is ``spacing`` (nm)."""
-    check_positive("spacing", spacing, unit="nm")
+def _pixel_size_from(lattice_repeat: float, images: list[xr.DataArray]) -> float:
+    """Pixel size (nm) at which the median of the distances of equivalent columns is ``lattice_repeat`` (nm)."""
     measured = [repeat for one in images if (repeat := find_periodicity(one.values).repeat) is not None]
     if not measured:
-        raise ValueError("spacing requires a periodic image, but no period was found: give pixel_size instead")
-    return spacing / float(np.median(measured))
+        raise ValueError("lattice_repeat requires a periodic image, but no period was found: give pixel_size instead")
+    return lattice_repeat / float(np.median(measured))
 
 
 # --- steps -------------------------------------------------------------------------------------------------------

@@ -142,8 +142,8 @@ def calibrated(image: Images, *, pixel_size: float | None = None, lattice_repeat
     lattice_repeat : float, optional
         Known shortest distance of equivalent columns (the length of the shortest lattice vector), nm, such as the
         lattice parameter of a cubic crystal viewed along [001]. It is divided by the distance measured in px
-        (``find_periodicity(values).repeat``). Nearest columns, whose spacing ``stemkit info --noise`` prints, may not be
-        equivalent.
+        (``find_periodicity(values).repeat``). Nearest columns, whose spacing ``stemkit info --noise`` prints, may not
+        be equivalent.
 
     Returns
     -------

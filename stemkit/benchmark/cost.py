@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from stemkit import NoiseCalibrator, NoiseModel, PointwiseNoise, STEMSynthesizer
 from stemkit.benchmark.methods import MethodSpec
+from stemkit.images.provenance import noise_attr
 from stemkit.synthesis import lattice, planar_cell
 
 __all__ = ["SIZES", "Cost", "cost_table"]
@@ -119,7 +120,7 @@ def _image(size: int, with_noise: bool) -> xr.DataArray:
     synthesizer = STEMSynthesizer(shape=(size, size), noise=noise, random_state=0)
     image = synthesizer.record(crystal).isel(image=0)["noisy"]
     if with_noise:
-        image.attrs["noise"] = json.dumps({"pixel_size": image.stem.pixel_size, **noise.to_dict()})
+        image.attrs["noise"] = noise_attr(image, noise.to_dict())
     return image
 
 

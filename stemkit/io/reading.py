@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from numbers import Real
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,6 +32,7 @@ from stemkit.io.checks import check_regular_file, damage, unknown_content
 from stemkit.io.choosing import choose_dataset
 from stemkit.io.lazy import lazy_pixels, require_dask
 from stemkit.io.recorded import DERIVED, DETECTOR, MAP, Recorded
+from stemkit.parameters import check_positive
 
 __all__ = ["READABLE", "DatasetInfo", "datasets", "read"]
 
@@ -168,8 +168,7 @@ def read(
     >>> image.stem.pixel_size  # doctest: +SKIP
     0.0122
     """
-    if pixel_size is not None:
-        _check_pixel_size(pixel_size)
+    check_positive("pixel_size", pixel_size, optional=True, unit="nm")
     if frames is not None and not isinstance(frames, bool):
         raise TypeError(f"frames must be True, False or None, but is {frames!r}")
     if isinstance(path, list | tuple):
@@ -327,10 +326,3 @@ def _pixel_sizes(found: Recorded) -> tuple[float, float] | None:
         return None if found.refusal else found.pixel_sizes
     axes = {d: found.coords[d] for d in ("y", "x") if d in found.coords}
     return pixel_sizes(xr.DataArray(np.broadcast_to(0.0, found.values.shape[-2:]), axes, ("y", "x")))
-
-
-def _check_pixel_size(pixel_size: float) -> None:
-    if isinstance(pixel_size, bool) or not isinstance(pixel_size, Real):
-        raise TypeError(f"pixel_size must be a number of nm, but is {pixel_size!r}")
-    if not (np.isfinite(pixel_size) and pixel_size > 0):
-        raise ValueError(f"pixel_size must be a positive number of nm, but is {pixel_size!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields, replace
 from operator import attrgetter
 from typing import TYPE_CHECKING
@@ -14,8 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from stemkit.estimators import ImageTransformer, image_by_image, loaded
 from stemkit.images.containers import Images, float_dtype, join, split
 from stemkit.images.mode import resolve_mode
-from stemkit.images.pixel_size import pixel_sizes
-from stemkit.images.provenance import check_noise_attr, digest, recorded_image, was_averaged
+from stemkit.images.provenance import check_noise_attr, digest, noise_attr, recorded_image, was_averaged
 from stemkit.noise.image_calibration import calibrate_image, contrast_and_level
 from stemkit.noise.model import BackgroundNoise, Digitization, NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.noise.plots import plot_calibration
@@ -190,10 +188,8 @@ class NoiseCalibrator(ImageTransformer):
         known = self._scales.get(digest(recorded))
         contrast, level = known or contrast_and_level(recorded, mode, averaged=was_averaged(image))
         model = replace(self.noise_model_, contrast=contrast, level=level, mode=mode)
-        sizes = pixel_sizes(image)
-        described = {"pixel_size": None if sizes is None else sizes[1], **model.to_dict()}
         out = image.copy(data=image.values.astype(float_dtype(image.dtype), copy=True))
-        out.attrs = {**image.attrs, "mode": mode, "noise": json.dumps(described)}
+        out.attrs = {**image.attrs, "mode": mode, "noise": noise_attr(image, model.to_dict())}
         return out
 
 

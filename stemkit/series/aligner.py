@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ from stemkit.denoising.base import Denoiser
 from stemkit.estimators import ImageTransformer
 from stemkit.images.containers import Images, float_dtype
 from stemkit.images.mode import mode_sign
+from stemkit.images.provenance import step_record
 from stemkit.noise import ScanNoise
 from stemkit.parameters import check_positive, is_number
 from stemkit.series.averaging import Grid
@@ -28,7 +28,7 @@ from stemkit.series.extent import covered
 from stemkit.series.frames import FEWEST_FRAMES, BrightFrames, Series, check_enough, read_series
 from stemkit.series.jumps import described
 from stemkit.series.refinement import Enhance, refined
-from stemkit.series.result import average_image, gains_of, pixel_centres, record
+from stemkit.series.result import average_image, gains_of, pixel_centres
 from stemkit.series.rigid import rigid_shifts
 from stemkit.series.turns import Turn, quarter_turns, scan_angles_of
 
@@ -256,7 +256,7 @@ class SeriesAligner(ImageTransformer):
             )
             values[k] = np.where(one.shown, sign * one.values, np.nan)
         coords = {"frame": self._used, **pixel_centres(series.first, Grid(self._origin, self.shape_))}
-        attrs = {**series.first.attrs, "mode": self.mode_, "stemkit": json.dumps(record(series.first, "align"))}
+        attrs = {**series.first.attrs, "mode": self.mode_, "stemkit": step_record(series.first, "align")}
         return xr.DataArray(values, coords, ("frame", "y", "x"), series.first.name, attrs)
 
     def fitted_frames(self, X: Images) -> Series:

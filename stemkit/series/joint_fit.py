@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from stemkit.columns import ColumnFits, fit_columns
 from stemkit.detection import Quality
-from stemkit.detection.normalized_image import FRAMES, NormalizedImage, length_scale
+from stemkit.detection.normalized_image import FRAMES, NormalizedImage
 from stemkit.detection.table import table_of
 from stemkit.images.containers import Images
 from stemkit.images.mode import mode_sign
+from stemkit.images.pixel_size import mean_pixel_size
 from stemkit.noise import NoiseCalibrator, NoiseModel
 from stemkit.series.aligner import SeriesAligner
 from stemkit.series.average_noise import with_mean_displacements
@@ -253,7 +254,7 @@ def _fitted(
 ) -> ColumnFits:
     """Fit the columns of a table, in units of the normalized frames."""
     values = {name: columns[name].to_numpy(dtype=np.float64) for name in columns if name != "quality"}
-    size = length_scale(average.source)[0]
+    size = mean_pixel_size(average.source)
     sigma = values["sigma"] / size
     start = ColumnFits.from_values(
         len(columns),

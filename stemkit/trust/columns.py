@@ -11,7 +11,7 @@ from scipy import ndimage, stats
 from stemkit.columns.peaks import BACKGROUND_RATIO
 from stemkit.detection import fitted_image
 from stemkit.images.mode import mode_sign
-from stemkit.images.pixel_size import pixel_sizes
+from stemkit.images.pixel_size import mean_pixel_size
 from stemkit.tables import check_columns
 from stemkit.trust.column_field import column_response, noise_peaks, normal_scores, response_variance
 from stemkit.trust.expected_noise import ExpectedNoise
@@ -72,7 +72,7 @@ def judge_columns(
     if len(table) == 0:
         return table.reindex(columns=[*POSITION, "significance", "p_value", "q_value", "verdict"])
     sign = mode_sign(mode)
-    size = float(np.sqrt(np.prod(pixel_sizes(recorded) or (1.0, 1.0))))
+    size = mean_pixel_size(recorded)
     sigma = np.where(np.isfinite(table["sigma"]), table["sigma"], table["sigma"].median()) / size
     width = max(float(np.median(sigma)), LEAST_WIDTH)
     amplitude = np.nan_to_num(table["amplitude"].to_numpy(dtype=np.float64))

@@ -72,12 +72,12 @@ def translations(given: Given) -> NDArray:
 
 
 def tested(given: Given) -> NDArray:
-    before = lattice_average.SETTINGS
-    lattice_average.SETTINGS = replace(before, refit=(1e9, 2e9))
+    before = lattice_average.CONSTANTS
+    lattice_average.CONSTANTS = replace(before, refit=(1e9, 2e9))
     try:
         return combined(given)
     finally:
-        lattice_average.SETTINGS = before
+        lattice_average.CONSTANTS = before
 
 
 def combined(given: Given) -> NDArray:

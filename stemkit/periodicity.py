@@ -21,7 +21,7 @@ __all__ = ["Periodicity", "calibrated", "central_crop", "find_periodicity"]
 
 
 @dataclass(frozen=True)
-class _Limits:
+class _Constants:
     """Constants of the autocorrelation and of the search for its peaks."""
 
     #: Shorter side of the smallest image that is searched, px (chosen).
@@ -61,7 +61,7 @@ class _Limits:
     min_sine_between_vectors: float = 0.4
 
 
-LIMITS = _Limits()
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)
@@ -111,15 +111,15 @@ def find_periodicity(values: NDArray) -> Periodicity:
     the noise of the correlogram and the minimum of their neighbourhood.
     """
     n_y, n_x = values.shape
-    if min(n_y, n_x) < LIMITS.min_image_size or np.ptp(values) == 0:
+    if min(n_y, n_x) < CONSTANTS.min_image_size or np.ptp(values) == 0:
         return NOT_PERIODIC
     correlogram = _autocorrelation(_flattened(np.asarray(values, dtype=np.float64)))
     peaks, heights = (np.empty((0, 2)), np.empty(0)) if correlogram is None else _peaks(correlogram)
     if len(peaks) == 0:
         return NOT_PERIODIC
     length = np.hypot(*peaks.T)
-    nearest = int(np.argmin(np.where(heights >= LIMITS.neighbor_height * heights.max(), length, np.inf)))
-    equivalent = heights >= LIMITS.equivalent_height * heights.max()
+    nearest = int(np.argmin(np.where(heights >= CONSTANTS.neighbor_height * heights.max(), length, np.inf)))
+    equivalent = heights >= CONSTANTS.equivalent_height * heights.max()
     vectors = _two_shortest(peaks[equivalent], length[equivalent])
     return Periodicity(float(length[nearest]), float(length[equivalent].min()), vectors, float(heights[nearest]))
 
@@ -207,9 +207,9 @@ def _pixel_size_from(lattice_repeat: float, images: list[xr.DataArray]) -> float
 
 def _flattened(values: NDArray) -> NDArray:
     """The image without slow variation, outliers and row offsets, with a mean of 0."""
-    low, high = np.quantile(values, LIMITS.clipping)
+    low, high = np.quantile(values, CONSTANTS.clipping)
     clipped = np.clip(values, low, high)
-    sigma = max(LIMITS.background_sigma, min(values.shape) / LIMITS.sides_per_background)
+    sigma = max(CONSTANTS.background_sigma, min(values.shape) / CONSTANTS.sides_per_background)
     flat = clipped - wide_gaussian(clipped, sigma)
     flat -= np.median(flat, axis=1, keepdims=True)
     # at low dose the median is not the mean, and a constant would correlate at all shifts
@@ -222,7 +222,7 @@ def _autocorrelation(flat: NDArray) -> NDArray | None:
     It is divided by the variance of the noise-free image; None if neighbouring rows are not correlated.
     """
     n_y, n_x = flat.shape
-    largest_y, largest_x = (max(LIMITS.smallest_shift, n // LIMITS.sides_per_shift) for n in (n_y, n_x))
+    largest_y, largest_x = (max(CONSTANTS.smallest_shift, n // CONSTANTS.sides_per_shift) for n in (n_y, n_x))
     rows = np.r_[-largest_y : largest_y + 1]
     columns = np.r_[-largest_x : largest_x + 1]
     # padded for the largest shift, so that opposite borders do not meet
@@ -238,12 +238,12 @@ def _autocorrelation(flat: NDArray) -> NDArray | None:
     variance = correlogram[largest_y, largest_x]
     # for white noise: (4 near - far) / 6, where near and far are each twice an independent value
     std = np.sqrt(17) / 3 * at_zero / np.sqrt(flat.size)
-    return correlogram / variance if variance > LIMITS.row_correlation * std else None
+    return correlogram / variance if variance > CONSTANTS.row_correlation * std else None
 
 
 def _peaks(correlogram: NDArray) -> tuple[NDArray, NDArray]:
     """Positions (y, x) of the peaks relative to zero shift, in one half plane, and their heights."""
-    smooth = ndimage.gaussian_filter(correlogram, LIMITS.smoothing)
+    smooth = ndimage.gaussian_filter(correlogram, CONSTANTS.smoothing)
     centre = np.array(correlogram.shape) // 2
     is_peak = smooth == ndimage.maximum_filter(smooth, size=3)
     is_peak[[0, -1], :] = is_peak[:, [0, -1]] = False
@@ -251,13 +251,15 @@ def _peaks(correlogram: NDArray) -> tuple[NDArray, NDArray]:
     offset = candidates - centre
     half_plane = (offset[:, 0] > 0) | ((offset[:, 0] == 0) & (offset[:, 1] > 0))
     distance = np.hypot(*offset.T)
-    candidates = candidates[half_plane & (distance >= LIMITS.min_peak_shift)]
+    candidates = candidates[half_plane & (distance >= CONSTANTS.min_peak_shift)]
     heights = smooth[tuple(candidates.T)]
     noise = median_abs_deviation(smooth, axis=None, scale="normal")
     lowest = ndimage.minimum_filter(smooth, size=5)[tuple(candidates.T)]
-    keep = heights > max(LIMITS.min_peak_height, LIMITS.height_over_noise * noise)
-    keep &= heights - lowest > LIMITS.min_peak_prominence
-    if not keep.any() or heights[keep].max() < min(LIMITS.min_tallest_peak_snr * noise, LIMITS.significant_height):
+    keep = heights > max(CONSTANTS.min_peak_height, CONSTANTS.height_over_noise * noise)
+    keep &= heights - lowest > CONSTANTS.min_peak_prominence
+    if not keep.any() or heights[keep].max() < min(
+        CONSTANTS.min_tallest_peak_snr * noise, CONSTANTS.significant_height
+    ):
         return np.empty((0, 2)), np.empty(0)
     vertices = np.array([_subpixel(smooth, y, x) for y, x in candidates[keep]])
     return vertices[:, :2] - centre, vertices[:, 2]
@@ -283,6 +285,6 @@ def _two_shortest(peaks: NDArray, length: NDArray) -> NDArray | None:
     for i in order[1:]:
         other = peaks[i]
         sine = abs(first[0] * other[1] - first[1] * other[0]) / (length[order[0]] * length[i])
-        if sine > LIMITS.min_sine_between_vectors:
+        if sine > CONSTANTS.min_sine_between_vectors:
             return np.array([first, other])
     return None

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stemkit.columns.constants import CONSTANTS, COUPLING_UPDATES
 from stemkit.columns.equations import NormalEquations, normal_equations, ramp_projections
 from stemkit.columns.errors import inflated_covariances
-from stemkit.columns.limits import COUPLING_UPDATES, LIMITS
 from stemkit.columns.problem import FitProblem
 from stemkit.columns.solving import MAX_JOINT, covariances, damped_step
 
@@ -27,7 +27,7 @@ class BatchedLevenbergMarquardt:
     start : Tensor of shape (n, P)
         Starting parameters, in the order of :data:`stemkit.columns.gaussians.ELLIPTICAL`.
     sigma : Tensor of shape (n,)
-        Widths that are the unit of the limits of :class:`~stemkit.columns.limits.FitLimits`, px.
+        Widths that are the unit of the lengths of :class:`~stemkit.columns.constants.Constants`, px.
     prior : Tensor of shape (n, 3) or None
         Expected positions and their standard deviation, px.
 
@@ -48,8 +48,8 @@ class BatchedLevenbergMarquardt:
         self.parameters = torch.cat([start, placeholder])
         self.center = self._window_centers(self.parameters)
         crowded = (problem.coupled < self.n).any(1)
-        self.damping = torch.where(crowded, LIMITS.crowded_first_damping, LIMITS.first_damping).to(start.dtype)
-        self.min_damping = torch.where(crowded, LIMITS.crowded_min_damping, LIMITS.min_damping).to(start.dtype)
+        self.damping = torch.where(crowded, CONSTANTS.crowded_first_damping, CONSTANTS.first_damping).to(start.dtype)
+        self.min_damping = torch.where(crowded, CONSTANTS.crowded_min_damping, CONSTANTS.min_damping).to(start.dtype)
         self.all_columns = torch.arange(self.n, device=start.device)
         self.movable = torch.ones_like(self.all_columns, dtype=torch.bool)
         self.last_step = torch.full_like(self.damping, torch.inf)
@@ -125,20 +125,20 @@ class BatchedLevenbergMarquardt:
         self.parameters[active] = self._clipped(before + self._limited(change, active, neighbors), active)
         change = self.parameters[active] - before
         length = ((equations.gradient * change).sum(1).abs() / self._residual_variance()[active]).sqrt()
-        off_center = (self.parameters[active, :2] - self.center[active]).abs().amax(1) > LIMITS.max_off_center
+        off_center = (self.parameters[active, :2] - self.center[active]).abs().amax(1) > CONSTANTS.max_off_center
         moved = active[off_center]
         self.center[moved] = self._window_centers(self.parameters[moved])
         new = self._evaluate(self.parameters, active, None if with_shared else equations.shared)
         slope, slope_at_end = (self._slope(e, change, neighbors) for e in (equations, new))
         # the gain of a step is half the sum of the slopes at its ends
-        worse = (slope + slope_at_end < 0) & (length > LIMITS.min_undone_step)
+        worse = (slope + slope_at_end < 0) & (length > CONSTANTS.min_undone_step)
         if worse.any():
             self._undo(worse, active, neighbors, before, equations, new)
         self.equations.put(active, new)
         overshoot = -slope_at_end / slope.clamp_min(1e-200)
-        factor = torch.where(overshoot < LIMITS.bad_overshoot, 1.0, LIMITS.damping_increase)
-        factor = torch.where(overshoot < LIMITS.good_overshoot, LIMITS.damping_decrease, factor)
-        damping = (self.damping[active] * factor).clamp(max=LIMITS.max_damping)
+        factor = torch.where(overshoot < CONSTANTS.bad_overshoot, 1.0, CONSTANTS.damping_increase)
+        factor = torch.where(overshoot < CONSTANTS.good_overshoot, CONSTANTS.damping_decrease, factor)
+        damping = (self.damping[active] * factor).clamp(max=CONSTANTS.max_damping)
         self.damping[active] = damping.maximum(self.min_damping[active])
         self.last_step[active] = length
         return self._unconverged(active, ~worse, tolerance, change)
@@ -168,7 +168,7 @@ class BatchedLevenbergMarquardt:
         if shared is None:
             # with streaks, the off-diagonal element of the backgrounds may be negative
             overlap = equations.shared[:, :, 4, 4].clamp_min(0.0)
-            self.background_weight[columns] = LIMITS.background_penalty * overlap
+            self.background_weight[columns] = CONSTANTS.background_penalty * overlap
             equations.shared[:, :, 4, 4] -= self.background_weight[columns]
         else:
             equations.shared = shared
@@ -191,13 +191,13 @@ class BatchedLevenbergMarquardt:
         # without a known variance, errors are unknown while the residual contains more than noise
         min_step = tolerance if self.problem.noise.variance is not None else tolerance / 50
         finished = accepted & (
-            (self.last_step[active] < min_step) & (self.damping[active] < LIMITS.converged_damping)
-            | (relative < LIMITS.converged_relative_step)
+            (self.last_step[active] < min_step) & (self.damping[active] < CONSTANTS.converged_damping)
+            | (relative < CONSTANTS.converged_relative_step)
         )
         moving = torch.zeros(self.n + 1, dtype=torch.bool, device=active.device)
         moving[active] = ~finished
         # columns whose steps have been undone many times are given up
-        moving[:-1] &= self.damping < LIMITS.max_damping
+        moving[:-1] &= self.damping < CONSTANTS.max_damping
         return self._with_coupled(moving)
 
     def _with_coupled(self, marked: Tensor) -> Tensor:
@@ -220,21 +220,21 @@ class BatchedLevenbergMarquardt:
         """Scale down a step with a component that is too long, and the steps of coupled neighbours with it."""
         sigma = self.sigma[columns]
         limit = torch.ones_like(change)
-        limit[:, :2] = LIMITS.max_position_step * sigma[:, None]
-        limit[:, 3] = LIMITS.max_relative_step * sigma
-        limit[:, 5:] = LIMITS.max_relative_step
+        limit[:, :2] = CONSTANTS.max_position_step * sigma[:, None]
+        limit[:, 3] = CONSTANTS.max_relative_step * sigma
+        limit[:, 5:] = CONSTANTS.max_relative_step
         fraction = (limit / change.abs().clamp_min(1e-200)).amin(1).clamp(max=1.0)
         of_neighbors = torch.cat([fraction, torch.ones_like(fraction[:1])])[neighbors]
         return change * torch.cat([fraction[:, None], of_neighbors], dim=1).amin(1, keepdim=True)
 
     def _clipped(self, parameters: Tensor, columns: Tensor) -> Tensor:
         sigma, start = self.sigma[columns], self.start[columns, :2]
-        reach = LIMITS.max_displacement * sigma[:, None]
+        reach = CONSTANTS.max_displacement * sigma[:, None]
         parameters[:, :2] = torch.maximum(torch.minimum(parameters[:, :2], start + reach), start - reach)
         parameters[:, 3] = torch.maximum(
-            torch.minimum(parameters[:, 3], sigma * LIMITS.max_widening), sigma / LIMITS.max_narrowing
+            torch.minimum(parameters[:, 3], sigma * CONSTANTS.max_widening), sigma / CONSTANTS.max_narrowing
         )
-        parameters[:, 5:] = parameters[:, 5:].clamp(-LIMITS.max_ellipticity, LIMITS.max_ellipticity)
+        parameters[:, 5:] = parameters[:, 5:].clamp(-CONSTANTS.max_ellipticity, CONSTANTS.max_ellipticity)
         return parameters
 
     def _damping_of(self, columns: Tensor) -> Tensor:

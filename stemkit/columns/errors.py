@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.columns.limits import LIMITS
+from stemkit.columns.constants import CONSTANTS
 from stemkit.columns.noise import FitNoise
 
 __all__ = ["inflated_covariances"]
@@ -54,7 +54,7 @@ def inflated_covariances(
     reduced = chi2 / dof
     if noise.variance is None:
         return covariance * reduced[:, None, None], np.ones_like(reduced)
-    unexplained = np.where(reduced > 1 + LIMITS.excess_significance * np.sqrt(2 / dof), reduced, 1.0)
+    unexplained = np.where(reduced > 1 + CONSTANTS.excess_significance * np.sqrt(2 / dof), reduced, 1.0)
     result = covariance * unexplained[:, None, None]
     if ramps is not None:
         result = result + _slope_covariances(covariance, ramps, noise.tilt, unexplained, local_slopes)

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 
 from stemkit.columns.batched_levenberg_marquardt import BatchedLevenbergMarquardt
+from stemkit.columns.constants import WINDOW_RADIUS
 from stemkit.columns.fits import ColumnFits
 from stemkit.columns.gaussians import ELLIPTICAL, ROUND
 from stemkit.columns.levenberg_marquardt import CompiledLevenbergMarquardt
-from stemkit.columns.limits import WINDOW_RADIUS
 from stemkit.columns.noise import FitNoise, Variance
 from stemkit.columns.problem import build_problem
 from stemkit.columns.results import fits_of

@@ -18,8 +18,8 @@ from stemkit.columns.compiled import (
     take_step,
     unconverged,
 )
+from stemkit.columns.constants import CONSTANTS, IS_COUPLING_UPDATE
 from stemkit.columns.errors import inflated_covariances
-from stemkit.columns.limits import IS_COUPLING_UPDATE, LIMITS
 from stemkit.columns.problem import FitProblem
 from stemkit.columns.solving import MAX_CYCLES, MAX_JOINT, TOLERANCE
 
@@ -37,7 +37,7 @@ class CompiledLevenbergMarquardt:
     start : Tensor of shape (n, P)
         Starting parameters, in the order of :data:`stemkit.columns.gaussians.ELLIPTICAL`.
     sigma : Tensor of shape (n,)
-        Widths that are the unit of the limits of :class:`~stemkit.columns.limits.FitLimits`, px.
+        Widths that are the unit of the lengths of :class:`~stemkit.columns.constants.Constants`, px.
     prior : Tensor of shape (n, 3) or None
         Expected positions and their standard deviation, px.
 
@@ -73,8 +73,8 @@ class CompiledLevenbergMarquardt:
             start=np.ascontiguousarray(start.numpy()),
             sigma=np.ascontiguousarray(sigma.numpy()),
             prior=np.empty((0, 3)) if prior is None else np.ascontiguousarray(prior.numpy()),
-            damping=np.where(crowded, LIMITS.crowded_first_damping, LIMITS.first_damping),
-            min_damping=np.where(crowded, LIMITS.crowded_min_damping, LIMITS.min_damping),
+            damping=np.where(crowded, CONSTANTS.crowded_first_damping, CONSTANTS.first_damping),
+            min_damping=np.where(crowded, CONSTANTS.crowded_min_damping, CONSTANTS.min_damping),
             last_step=np.full(self.n, np.inf),
             background_weight=np.zeros(coupled.shape),
             evaluated=np.zeros(self.n, dtype=bool),
@@ -155,7 +155,7 @@ class CompiledLevenbergMarquardt:
         Columns that have converged are not evaluated. One takes steps again when the displacements of its neighbours,
         to first order, would move it by more than the tolerance.
         """
-        state, common = self.state, (self.arrays, self.state, self.equations, LIMITS)
+        state, common = self.state, (self.arrays, self.state, self.equations, CONSTANTS)
         subset_index = np.full(self.n + 1, len(columns))
         subset_index[columns] = np.arange(len(columns))
         change = damped_step(*common[:3], columns, subset_index, MAX_CYCLES, TOLERANCE)
@@ -181,7 +181,7 @@ class CompiledLevenbergMarquardt:
             return
         state = self.state
         self._add_up(columns, with_shared, self.equations)
-        add_penalties(self.arrays, state, self.equations, LIMITS, columns, with_shared)
+        add_penalties(self.arrays, state, self.equations, CONSTANTS, columns, with_shared)
         state.outdated[columns[with_shared]] = False
 
     def _add_up(

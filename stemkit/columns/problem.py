@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from stemkit.columns.limits import LIMITS, RENDER_RADIUS, WINDOW_RADIUS
+from stemkit.columns.constants import CONSTANTS, RENDER_RADIUS, WINDOW_RADIUS
 from stemkit.columns.noise import FitNoise
 
 __all__ = ["FitProblem", "build_problem", "find_neighbors"]
@@ -146,10 +146,12 @@ def _coupled(positions: NDArray, near: NDArray, sigma: NDArray) -> NDArray[np.in
     distance = np.hypot(*np.moveaxis(padded[near] - positions[:, None], -1, 0))
     # in units of the mean width of both columns
     distance /= (sigma[:, None] + np.append(sigma, 1.0)[near]) / 2
-    not_coupled = (distance > LIMITS.coupled_distance) | (distance.min(axis=1, keepdims=True) > LIMITS.crowded_distance)
+    not_coupled = (distance > CONSTANTS.coupled_distance) | (
+        distance.min(axis=1, keepdims=True) > CONSTANTS.crowded_distance
+    )
     coupled = np.where(not_coupled, n, near)
     order = np.argsort(np.where(not_coupled, np.inf, distance), axis=1, kind="stable")
-    most = min(LIMITS.max_coupled, int((coupled < n).sum(1).max()))
+    most = min(CONSTANTS.max_coupled, int((coupled < n).sum(1).max()))
     return np.ascontiguousarray(np.take_along_axis(coupled, order, axis=1)[:, :most])
 
 

@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stemkit.columns.constants import RENDER_RADIUS, WINDOW_RADIUS
 from stemkit.columns.equations import NormalEquations
 from stemkit.columns.fits import ColumnFits
 from stemkit.columns.gaussians import ELLIPTICAL, ROUND, derivatives
-from stemkit.columns.limits import RENDER_RADIUS, WINDOW_RADIUS
 from stemkit.columns.solving import damped_step
 
 __all__ = ["fitted_change", "render_columns"]

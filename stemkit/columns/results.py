@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemkit.columns.batched_levenberg_marquardt import BatchedLevenbergMarquardt
+from stemkit.columns.constants import CONSTANTS
 from stemkit.columns.fits import FITTED_FIELDS, ColumnFits
 from stemkit.columns.gaussians import ELLIPTICAL, ROUND
 from stemkit.columns.levenberg_marquardt import CompiledLevenbergMarquardt
-from stemkit.columns.limits import LIMITS
 from stemkit.columns.starts import FitUnits
 
 __all__ = ["fits_of"]
@@ -34,9 +34,9 @@ def fits_of(
     displacement = np.abs(fitted[:, :2] - start[:, :2])
     failed = (
         ~minimizer.problem.free[:-1, 2].cpu().numpy()[columns]
-        | (fitted[:, 3] <= sigma / LIMITS.max_narrowing * (1 + AT_LIMIT))
-        | (fitted[:, 3] >= sigma * LIMITS.max_widening * (1 - AT_LIMIT))
-        | (displacement >= LIMITS.max_displacement * sigma[:, None] * (1 - AT_LIMIT)).any(axis=1)
+        | (fitted[:, 3] <= sigma / CONSTANTS.max_narrowing * (1 + AT_LIMIT))
+        | (fitted[:, 3] >= sigma * CONSTANTS.max_widening * (1 - AT_LIMIT))
+        | (displacement >= CONSTANTS.max_displacement * sigma[:, None] * (1 - AT_LIMIT)).any(axis=1)
         | ~np.isfinite(errors).all(axis=1)
         | ~np.isfinite(fitted).all(axis=1)
     )

@@ -21,7 +21,7 @@ __all__ = ["combine_with_lattice"]
 
 
 @dataclass(frozen=True)
-class Settings:
+class Constants:
     """Constants of the combination.
 
     Those marked "tuned" were chosen for PSNR and planted defects on scenes of ``stemkit.benchmark`` drawn with other
@@ -75,7 +75,7 @@ class Settings:
     dilation: float = 0.6
 
 
-SETTINGS = Settings()
+CONSTANTS = Constants()
 
 
 def combine_with_lattice(recorded: NDArray, enhanced: NDArray) -> NDArray[np.float64]:
@@ -132,7 +132,7 @@ def _combine(recorded: NDArray, enhanced: NDArray) -> NDArray[np.float64] | None
         return None
     periodic = periodic + (1 - doubt) * _refit(levelled, periodic, enhanced, noise, width)
     chi_squared = noise.chi_squared(levelled - periodic, width)
-    keep = np.maximum(doubt, _dilated_weight(chi_squared, SETTINGS.contradiction, width))
+    keep = np.maximum(doubt, _dilated_weight(chi_squared, CONSTANTS.contradiction, width))
     return np.asarray(periodic + keep * (enhanced - periodic), dtype=np.float64)
 
 
@@ -160,14 +160,14 @@ class _Noise:
     def of(cls, recorded: NDArray, enhanced: NDArray) -> _Noise:
         residual = recorded - enhanced
         variance = _linear_variance(residual, enhanced)
-        limit = SETTINGS.outlying * residual.std()
+        limit = CONSTANTS.outlying * residual.std()
         rows = residual.clip(-limit, limit).mean(axis=1, keepdims=True)
         scaled = (residual - rows) / np.sqrt(variance)
         power = float(np.mean(scaled**2))
         along_x, along_y = np.mean(scaled[:, 1:] * scaled[:, :-1]), np.mean(scaled[1:] * scaled[:-1])
         # parts of the specimen in the residual are correlated in both directions, noise along the row only
-        correlation = float(np.clip((along_x - max(0.0, along_y)) / (power or 1.0), 0.0, SETTINGS.max_correlation))
-        if correlation < SETTINGS.uncorrelated:
+        correlation = float(np.clip((along_x - max(0.0, along_y)) / (power or 1.0), 0.0, CONSTANTS.max_correlation))
+        if correlation < CONSTANTS.uncorrelated:
             correlation = 0.0
         return cls(rows, variance, (power * (1 + correlation) / (1 - correlation)) or 1.0)
 
@@ -193,7 +193,7 @@ def _linear_variance(residual: NDArray, signal: NDArray) -> NDArray:
     power = float(np.mean(centred.astype(np.float64) ** 2))
     slope = float(np.mean(squares * centred)) / power if power else 0.0
     mean = float(squares.mean(dtype=np.float64))
-    return np.maximum(mean + slope * centred, (SETTINGS.min_variance * mean) or 1.0)
+    return np.maximum(mean + slope * centred, (CONSTANTS.min_variance * mean) or 1.0)
 
 
 # --- the estimate ------------------------------------------------------------------------------------------------
@@ -211,11 +211,11 @@ def _wiener_by_bands(values: NDArray, variance: float) -> NDArray:
     y, x = (np.square(np.arange(n) / n) for n in values.shape)
     squares = y[:, None] + x
     passed, gain = np.ones_like(waves), np.zeros_like(waves)
-    for width in (*SETTINGS.bands, np.inf):
+    for width in (*CONSTANTS.bands, np.inf):
         lower = np.exp(-0.5 * (np.pi * width) ** 2 * squares) if np.isfinite(width) else np.zeros_like(waves)
         band = passed - lower
         power = float(np.mean((band * waves) ** 2))
-        expected = variance * float(np.mean(band**2)) * (SETTINGS.band_threshold if np.isfinite(width) else 1.0)
+        expected = variance * float(np.mean(band**2)) * (CONSTANTS.band_threshold if np.isfinite(width) else 1.0)
         gain += band * max(0.0, 1 - expected / power if power else 0.0)
         passed = lower
     return np.asarray(fft.idctn(gain * waves, type=2, norm="ortho", workers=-1))
@@ -224,7 +224,7 @@ def _wiener_by_bands(values: NDArray, variance: float) -> NDArray:
 def _column_width(values: NDArray) -> float:
     """Width of a Gaussian whose power and slopes are those of the image, px."""
     slopes = sum(float(np.mean(slope**2)) for slope in np.gradient(values))
-    return float(np.clip(np.sqrt(np.var(values) / slopes), *SETTINGS.widths)) if slopes else SETTINGS.widths[0]
+    return float(np.clip(np.sqrt(np.var(values) / slopes), *CONSTANTS.widths)) if slopes else CONSTANTS.widths[0]
 
 
 def _doubt(chi_squared: NDArray, periodic: NDArray, noise: _Noise, width: float, spacing: float) -> NDArray:
@@ -233,24 +233,24 @@ def _doubt(chi_squared: NDArray, periodic: NDArray, noise: _Noise, width: float,
     """
     detail = periodic - wide_gaussian(periodic, spacing)
     weight = ndimage.gaussian_filter(detail**2 / noise.variance, width)
-    reach = SETTINGS.neighborhood * spacing
+    reach = CONSTANTS.neighborhood * spacing
     nearby = wide_gaussian(weight * chi_squared, reach) / np.maximum(wide_gaussian(weight, reach), 1e-12 * weight.max())
-    low, high = SETTINGS.chi_squared
+    low, high = CONSTANTS.chi_squared
     overall = _smoothstep(np.asarray(np.sum(weight * chi_squared) / np.sum(weight) / 3), low, high)
-    local = _smoothstep(nearby / 3, low + SETTINGS.local_chi_squared, high + SETTINGS.local_chi_squared)
+    local = _smoothstep(nearby / 3, low + CONSTANTS.local_chi_squared, high + CONSTANTS.local_chi_squared)
     return np.maximum(local, overall)
 
 
 def _refit(levelled: NDArray, periodic: NDArray, enhanced: NDArray, noise: _Noise, width: float) -> NDArray:
     """Significant heights and displacements of columns, as the deviation from the periodic estimate that they cause."""
-    out, halo = np.zeros_like(periodic), int(np.ceil(SETTINGS.strip_margin * width))
-    base = float(np.quantile(periodic, SETTINGS.background_quantile))
-    for start in range(0, len(periodic), SETTINGS.strip):
-        first, last = max(0, start - halo), min(len(periodic), start + SETTINGS.strip + halo)
+    out, halo = np.zeros_like(periodic), int(np.ceil(CONSTANTS.strip_margin * width))
+    base = float(np.quantile(periodic, CONSTANTS.background_quantile))
+    for start in range(0, len(periodic), CONSTANTS.strip):
+        first, last = max(0, start - halo), min(len(periodic), start + CONSTANTS.strip + halo)
         part = slice(first, last)
         given = levelled[part], periodic[part] - base, enhanced[part] - base, noise.variance[part]
         found = _refit_strip(given[0] - base, *given[1:], noise.excess, width)
-        out[start : start + SETTINGS.strip] = found[start - first : start - first + SETTINGS.strip]
+        out[start : start + CONSTANTS.strip] = found[start - first : start - first + CONSTANTS.strip]
     return out
 
 
@@ -263,7 +263,7 @@ def _refit_strip(
     displacements times its slopes. The fit is weighted by its significance, and by how much of it the network's result
     shows; it is 0 where the height or the displacement is too large for a linear expansion.
     """
-    window = SETTINGS.refit_window * width
+    window = CONSTANTS.refit_window * width
     templates = np.stack([periodic, *np.gradient(periodic)]) / np.sqrt(variance)
     residual = (levelled - periodic) / np.sqrt(variance)
     products = [ndimage.gaussian_filter(template * residual, window) for template in templates]
@@ -280,15 +280,15 @@ def _refit_strip(
     deviation = height * templates[0] + down * templates[1] + across * templates[2]
     shown = (enhanced - periodic) / np.sqrt(variance)
     fraction = ndimage.gaussian_filter(shown * deviation, width) / (ndimage.gaussian_filter(deviation**2, width) + 1e-9)
-    linear = (np.abs(height) <= SETTINGS.largest_height) & (np.hypot(down, across) <= SETTINGS.largest_shift * width)
-    factor = linear * _smoothstep(fraction, 0.0, SETTINGS.agreement)
-    weight = _dilated_weight(significance, SETTINGS.refit, width, factor)
+    linear = (np.abs(height) <= CONSTANTS.largest_height) & (np.hypot(down, across) <= CONSTANTS.largest_shift * width)
+    factor = linear * _smoothstep(fraction, 0.0, CONSTANTS.agreement)
+    weight = _dilated_weight(significance, CONSTANTS.refit, width, factor)
     return np.asarray(weight * deviation * np.sqrt(variance))
 
 
 def _solve_3x3(matrix: dict[tuple[int, int], NDArray], right: NDArray) -> NDArray:
     """Solutions of symmetric 3 x 3 systems, one per pixel, with a ridge on the diagonal: Cramer's rule."""
-    a, d, f = (matrix[i, i] + SETTINGS.ridge for i in range(3))
+    a, d, f = (matrix[i, i] + CONSTANTS.ridge for i in range(3))
     b, c, e = matrix[0, 1], matrix[0, 2], matrix[1, 2]
     minors = [[d * f - e * e, c * e - b * f, b * e - c * d]]
     minors += [[minors[0][1], a * f - c * c, b * c - a * e]]
@@ -310,5 +310,5 @@ def _dilated_weight(
     significance: NDArray, limits: tuple[float, float], width: float, factor: NDArray | float = 1.0
 ) -> NDArray:
     """Weights that cover the column at which something is significant, and end smoothly."""
-    edge = 2 * max(1, round(SETTINGS.dilation * width)) + 1
+    edge = 2 * max(1, round(CONSTANTS.dilation * width)) + 1
     return ndimage.gaussian_filter(_smoothstep(ndimage.maximum_filter(significance, edge), *limits) * factor, width / 2)

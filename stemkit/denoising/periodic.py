@@ -29,7 +29,7 @@ N_SUMS = 4
 
 
 @dataclass(frozen=True)
-class Settings:
+class Constants:
     """Constants of the method, chosen unless stated otherwise."""
 
     #: Edge of the square in the middle of the image on which lattice vectors are measured, px.
@@ -59,7 +59,7 @@ class Settings:
     residual_filter: float = 0.2
 
 
-SETTINGS = Settings()
+CONSTANTS = Constants()
 
 
 class PeriodicDenoiser(StatelessDenoiser):
@@ -139,22 +139,22 @@ class PeriodicDenoiser(StatelessDenoiser):
 
     def _averaged(self, noisy: NDArray, model: NoiseModel, contrast: float) -> NDArray:
         """Denoise an image whose noise has a standard deviation of 1."""
-        periodicity = find_periodicity(central_crop(noisy, SETTINGS.measured_on))
-        spacing = periodicity.spacing or 2.0 * SETTINGS.nearby
+        periodicity = find_periodicity(central_crop(noisy, CONSTANTS.measured_on))
+        spacing = periodicity.spacing or 2.0 * CONSTANTS.nearby
         offsets = _lattice_offsets(periodicity.vectors, self.n_neighbors, noisy.shape)
-        edge = int(np.clip(round(SETTINGS.patch * spacing), *SETTINGS.edges)) // 2 * 2 + 1
-        limit = SETTINGS.cutoff * information_limit(noisy)
+        edge = int(np.clip(round(CONSTANTS.patch * spacing), *CONSTANTS.edges)) // 2 * 2 + 1
+        limit = CONSTANTS.cutoff * information_limit(noisy)
         if not limit and periodicity.spacing:
-            limit = SETTINGS.cutoff_without_peaks / periodicity.spacing
+            limit = CONSTANTS.cutoff_without_peaks / periodicity.spacing
         smooth, kept, kept_along_y = _low_pass(noisy, limit)
         streaks, jitter = _scan_variances(smooth, model, contrast)
         scan = kept_along_y * (streaks + jitter)
         pilot = _average(smooth, smooth, offsets, edge, 2 * (kept + scan), self.strength)
         # the mean residual of a row is its offset by the scan
-        rows = (noisy - pilot).clip(-SETTINGS.outlying, SETTINGS.outlying).mean(axis=1, keepdims=True)
+        rows = (noisy - pilot).clip(-CONSTANTS.outlying, CONSTANTS.outlying).mean(axis=1, keepdims=True)
         smooth, *_ = _low_pass(noisy - (rows - rows.mean()), limit)
-        average = _average(smooth, pilot, offsets, edge, 2 * (kept + scan) * SETTINGS.pilot_variance, self.strength)
-        sigma = max(1.0, SETTINGS.residual_filter * spacing)
+        average = _average(smooth, pilot, offsets, edge, 2 * (kept + scan) * CONSTANTS.pilot_variance, self.strength)
+        sigma = max(1.0, CONSTANTS.residual_filter * spacing)
         noise = _filtered_noise(model, streaks, jitter, sigma)
         return average + _significant(smooth - average, sigma, noise)
 
@@ -190,12 +190,12 @@ def _background(noisy: NDArray, model: NoiseModel, contrast: float) -> NDArray:
     background = model.background
     if not background.amplitude:
         return np.zeros_like(noisy)
-    amplitude = min(background.amplitude, SETTINGS.faint) * contrast
+    amplitude = min(background.amplitude, CONSTANTS.faint) * contrast
     spectrum, _ = periodic_part(noisy)
     phase = 2 * np.pi * background.length * frequencies(noisy.shape)
     # power of white noise after a Gaussian filter, scaled to the amplitude; that of the pointwise noise is 1
     power = 4 * np.pi * background.length**2 * amplitude**2 * np.exp(-(phase**2))
-    weight = power / (power + SETTINGS.background_ratio)
+    weight = power / (power + CONSTANTS.background_ratio)
     weight[0, 0] = 0.0
     return np.asarray(fft.irfft2(weight * spectrum, s=noisy.shape, workers=-1))
 
@@ -203,7 +203,7 @@ def _background(noisy: NDArray, model: NoiseModel, contrast: float) -> NDArray:
 def _lattice_offsets(vectors: NDArray | None, n: int, shape: tuple[int, ...]) -> NDArray:
     """Shortest lattice vectors ``(n / 2, 2)``, px, one of each opposite pair; offsets of pixels without a lattice."""
     if vectors is None:
-        reach, vectors = SETTINGS.nearby, np.eye(2)
+        reach, vectors = CONSTANTS.nearby, np.eye(2)
     else:
         reach = int(np.ceil(np.sqrt(n))) + 1
     steps = np.arange(-reach, reach + 1)
@@ -267,7 +267,7 @@ def _average(noisy: NDArray, guide: NDArray, offsets: NDArray, edge: int, varian
 
 def _significant(residual: NDArray, sigma: float, noise: float) -> NDArray:
     """Residual where it is significant after a filter of ``sigma``, px; ``noise`` is its standard deviation then."""
-    significant = np.abs(ndimage.gaussian_filter(residual, sigma)) > SETTINGS.significant * noise
+    significant = np.abs(ndimage.gaussian_filter(residual, sigma)) > CONSTANTS.significant * noise
     dilated = ndimage.grey_dilation(significant.astype(float), size=(2 * round(sigma) + 1,) * 2)
     return np.asarray(ndimage.gaussian_filter(dilated, sigma / 2) * residual)
 

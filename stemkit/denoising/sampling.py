@@ -15,7 +15,7 @@ __all__ = ["Grid", "check_sampling", "chosen_grid", "resampled", "variance_fract
 
 
 @dataclass(frozen=True)
-class GridConstants:
+class Constants:
     """Constants of the choice of a grid; those marked "tuned" were chosen with ``benchmarks/sampling.py``."""
 
     #: Edge of the square in the middle of an image on which spacing and noise are measured, px (chosen).
@@ -53,7 +53,7 @@ class GridConstants:
     least_pixels: int = 8
 
 
-CONSTANTS = GridConstants()
+CONSTANTS = Constants()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ __all__ = ["Translations"]
 
 
 @dataclass(frozen=True)
-class TranslationConstants:
+class Constants:
     """Constants of the average over translations, all chosen."""
 
     #: Edge of the square in the middle of the image on which the lattice is measured, px: a dozen cells or more.
@@ -39,7 +39,7 @@ class TranslationConstants:
     nearest: float = 1.5
 
 
-CONSTANTS = TranslationConstants()
+CONSTANTS = Constants()
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from stemkit.detection.recurring_maxima import at_recurring_maxima
 
 __all__ = [
     "MIN_SHARP_WIDTH",
-    "NETWORK",
+    "NETWORK_CONSTANTS",
     "NetworkCandidates",
     "min_column_distance",
     "network_candidates",
@@ -36,7 +36,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class DistanceSettings:
+class DistanceConstants:
     """Constants of :func:`min_column_distance` (all chosen)."""
 
     #: Least distance of columns, in spacings ...
@@ -48,7 +48,7 @@ class DistanceSettings:
 
 
 @dataclass(frozen=True)
-class NetworkSettings:
+class NetworkConstants:
     """Constants of :func:`network_candidates` (chosen)."""
 
     #: Lowest probability of a column in the map ``detect``.
@@ -75,7 +75,7 @@ class NetworkSettings:
 
 
 @dataclass(frozen=True)
-class SharpFilterSettings:
+class SharpFilterConstants:
     """Constants of the narrower filter, which resolves close neighbours (chosen)."""
 
     #: It is used if the spacing is below this many widths.
@@ -87,7 +87,7 @@ class SharpFilterSettings:
 
 
 @dataclass(frozen=True)
-class LatticeSettings:
+class LatticeConstants:
     """Constants of the acceptance of peaks that repeat with the lattice."""
 
     #: Fraction of peaks that may be noise, relative to the columns, from which the lattice is used (chosen).
@@ -112,10 +112,10 @@ MIN_SHARP_WIDTH = 1.0
 #: Significance from which a column that a network shows next to a brighter one is a candidate (chosen: noise exceeds it
 #: at one position in 700).
 EXPECTED_SIGNIFICANCE = 3.0
-DISTANCE = DistanceSettings()
-NETWORK = NetworkSettings()
-SHARP = SharpFilterSettings()
-LATTICE = LatticeSettings()
+DISTANCE_CONSTANTS = DistanceConstants()
+NETWORK_CONSTANTS = NetworkConstants()
+SHARP_FILTER_CONSTANTS = SharpFilterConstants()
+LATTICE_CONSTANTS = LatticeConstants()
 
 
 @dataclass(frozen=True)
@@ -152,16 +152,16 @@ def network_candidates(image: NormalizedImage, spacing: float, width: float) -> 
     """
     if image.detect is None and image.enhanced is None:
         return None
-    response, factor = None, max(1, int(NETWORK.filter_width * width / NETWORK.filter_pixels))
+    response, factor = None, max(1, int(NETWORK_CONSTANTS.filter_width * width / NETWORK_CONSTANTS.filter_pixels))
     if image.enhanced is not None:
-        response = column_response(bin_pixels(image.enhanced, factor), NETWORK.filter_width * width / factor)
+        response = column_response(bin_pixels(image.enhanced, factor), NETWORK_CONSTANTS.filter_width * width / factor)
     if image.detect is not None:
         near = max(
-            DISTANCE.pixels,
-            NETWORK.spacings * spacing if np.isfinite(spacing) else 0.0,
-            NETWORK.resolved_widths * width,
+            DISTANCE_CONSTANTS.pixels,
+            NETWORK_CONSTANTS.spacings * spacing if np.isfinite(spacing) else 0.0,
+            NETWORK_CONSTANTS.resolved_widths * width,
         )
-        peaks = find_peaks(image.detect, threshold=NETWORK.min_probability, min_distance=near)
+        peaks = find_peaks(image.detect, threshold=NETWORK_CONSTANTS.min_probability, min_distance=near)
     else:
         assert response is not None
         near = min_column_distance(spacing, width)
@@ -173,7 +173,7 @@ def network_candidates(image: NormalizedImage, spacing: float, width: float) -> 
     binned = bin_positions(peaks, factor)
     is_faint = _is_faint(peaks, _values_at(response, binned), width)
     # between bright columns, the map shows spots where the enhanced image has no maximum
-    reach = max(1, round(NETWORK.maximum_distance * width / factor))
+    reach = max(1, round(NETWORK_CONSTANTS.maximum_distance * width / factor))
     confirmed = ~is_faint | _has_maximum(response, binned, reach)
     return NetworkCandidates(peaks, is_faint, probability).take(confirmed)
 
@@ -205,8 +205,8 @@ def recorded_candidates(
         if len(single_atoms):
             return single_atoms
     matched = _significant_peaks(image, near, width)
-    sharp_width = max(SHARP.width * width, MIN_SHARP_WIDTH)
-    if sharp_width > SHARP.max_width * width or spacing > SHARP.max_spacing * width:
+    sharp_width = max(SHARP_FILTER_CONSTANTS.width * width, MIN_SHARP_WIDTH)
+    if sharp_width > SHARP_FILTER_CONSTANTS.max_width * width or spacing > SHARP_FILTER_CONSTANTS.max_spacing * width:
         return matched
     sharp = _significant_peaks(image, near, sharp_width)
     if len(sharp) == 0 or len(matched) == 0:
@@ -267,8 +267,8 @@ def residual_candidates(
 
     positions, tall = _peaks_away_from(fits.positions, heights, near)
     clear = tall > detection_threshold(tall, n_pixels, width, len(good), skewness)
-    has_faint_columns = np.quantile(significance, LATTICE.faint_quantile) < LATTICE.max_significance
-    if (~clear).sum() > LATTICE.min_fraction * len(good) and has_faint_columns:
+    has_faint_columns = np.quantile(significance, LATTICE_CONSTANTS.faint_quantile) < LATTICE_CONSTANTS.max_significance
+    if (~clear).sum() > LATTICE_CONSTANTS.min_fraction * len(good) and has_faint_columns:
         clear |= _repeats(positions, tall, good.positions, significance, image, spacing)
     found = positions[clear]
     if misfit:
@@ -281,10 +281,10 @@ def residual_candidates(
         nearest = cKDTree(good.positions).query(shown)[1]
         relative = _values_at(filtered.response, shown) / (RESPONSE * good.amplitude[nearest])
         recurs = at_recurring_maxima(image.recorded, shown, relative, good.positions, width, near)
-        bright = relative[len(shown) - len(positions) :] > LATTICE.misfit_height
-        strong &= bright | (_values_at(heights, positions) > LATTICE.misfit_significance)
+        bright = relative[len(shown) - len(positions) :] > LATTICE_CONSTANTS.misfit_height
+        strong &= bright | (_values_at(heights, positions) > LATTICE_CONSTANTS.misfit_significance)
         positions, tall = positions[strong], tall[strong]
-        if len(positions) > LATTICE.min_fraction * len(good):
+        if len(positions) > LATTICE_CONSTANTS.min_fraction * len(good):
             columns, certain = np.concatenate([good.positions, positions]), np.append(significance, tall)
             repeats = _repeats(positions, tall, columns, certain, image, spacing)
             found = np.concatenate([found, positions[repeats]])
@@ -297,8 +297,8 @@ def residual_candidates(
 
 def min_column_distance(spacing: float, width: float) -> float:
     """Least distance of candidates from each other, px; the spacing may be NaN."""
-    near = DISTANCE.spacings * spacing if np.isfinite(spacing) else math.inf
-    return max(DISTANCE.pixels, min(near, DISTANCE.widths * width))
+    near = DISTANCE_CONSTANTS.spacings * spacing if np.isfinite(spacing) else math.inf
+    return max(DISTANCE_CONSTANTS.pixels, min(near, DISTANCE_CONSTANTS.widths * width))
 
 
 # --- steps -------------------------------------------------------------------------------------------------------
@@ -320,9 +320,9 @@ def _standardized(residual: NDArray, variance: NDArray) -> NDArray[np.float64]:
 def _is_faint(positions: NDArray, heights: NDArray, width: float) -> NDArray[np.bool_]:
     """Peaks that are much lower than one nearby."""
     faint = np.zeros(len(positions), dtype=bool)
-    pairs = cKDTree(positions).query_pairs(NETWORK.faint_distance * width, output_type="ndarray")
+    pairs = cKDTree(positions).query_pairs(NETWORK_CONSTANTS.faint_distance * width, output_type="ndarray")
     for one, other in (pairs.T, pairs.T[::-1]):
-        faint[one[heights[one] < NETWORK.faint_height * heights[other]]] = True
+        faint[one[heights[one] < NETWORK_CONSTANTS.faint_height * heights[other]]] = True
     return faint
 
 
@@ -334,7 +334,7 @@ def _has_maximum(response: NDArray, positions: NDArray, reach: int) -> NDArray[n
 
 def _is_tall(response: NDArray, peaks: NDArray) -> NDArray[np.bool_]:
     heights = _values_at(response, peaks)
-    return heights > NETWORK.min_height * np.quantile(heights, NETWORK.height_quantile)
+    return heights > NETWORK_CONSTANTS.min_height * np.quantile(heights, NETWORK_CONSTANTS.height_quantile)
 
 
 def _lower_std(heights: NDArray) -> float:
@@ -384,7 +384,7 @@ def _repeats(
     equivalent = positions[:, None] + steps
     inside = ((equivalent >= 0) & (equivalent < shape)).all(axis=2)
     distance, nearest = cKDTree(columns).query(equivalent)
-    is_column = inside & (distance < max(DISTANCE.pixels, LATTICE.same_position * spacing))
+    is_column = inside & (distance < max(DISTANCE_CONSTANTS.pixels, LATTICE_CONSTANTS.same_position * spacing))
     usual = [np.median(significance[n[c]]) if c.any() else np.inf for n, c in zip(nearest, is_column, strict=True)]
-    enough = is_column.sum(axis=1) >= LATTICE.min_columns * np.maximum(inside.sum(axis=1), 4)
+    enough = is_column.sum(axis=1) >= LATTICE_CONSTANTS.min_columns * np.maximum(inside.sum(axis=1), 4)
     return enough & (heights >= np.array(usual) / 2)

@@ -14,11 +14,11 @@ from stemkit.columns.solving import MAX_JOINT
 from stemkit.detection.normalized_image import NormalizedImage
 from stemkit.detection.quality import FAINT_SIGNIFICANCE
 
-__all__ = ["FITTER", "NO_POSITIONS", "ColumnFitter", "FittedColumns", "is_faint"]
+__all__ = ["CONSTANTS", "NO_POSITIONS", "ColumnFitter", "FittedColumns", "is_faint"]
 
 
 @dataclass(frozen=True)
-class FitterSettings:
+class Constants:
     """Constants of :class:`ColumnFitter` (all chosen)."""
 
     #: Largest number of steps while columns are searched for ...
@@ -46,7 +46,7 @@ class FitterSettings:
     min_start_amplitude: float = 0.1
 
 
-FITTER = FitterSettings()
+CONSTANTS = Constants()
 NO_POSITIONS = np.empty((0, 2))
 
 
@@ -139,9 +139,9 @@ class ColumnFitter:
             changed=changed,
             movable=movable,
             device=self.device,
-            iterations=iterations or (FITTER.quick_steps if self.quick else FITTER.final_steps),
-            tolerance=FITTER.quick_tolerance if self.quick else FITTER.final_tolerance,
-            joint=FITTER.quick_joint if self.quick else MAX_JOINT,
+            iterations=iterations or (CONSTANTS.quick_steps if self.quick else CONSTANTS.final_steps),
+            tolerance=CONSTANTS.quick_tolerance if self.quick else CONSTANTS.final_tolerance,
+            joint=CONSTANTS.quick_joint if self.quick else MAX_JOINT,
         )
         # the error of a fixed width is unknown, not 0
         fits.sigma_err[~np.broadcast_to(fit_sigma, len(fits))] = np.nan
@@ -173,8 +173,8 @@ class ColumnFitter:
         """Fit columns that have changed again, together with their neighbours; the others keep their numbers."""
         fits, widths, free = start.fits, self.window_widths(start), ~start.width_fixed
         distance = cKDTree(fits.positions[changed]).query(fits.positions)[0] / widths.max()
-        is_part, is_near = distance < 2 * FITTER.refit_distance, distance < FITTER.refit_distance
-        if is_part.mean() > FITTER.max_partial:
+        is_part, is_near = distance < 2 * CONSTANTS.refit_distance, distance < CONSTANTS.refit_distance
+        if is_part.mean() > CONSTANTS.max_partial:
             again = self.fit(
                 fits,
                 widths,
@@ -183,7 +183,7 @@ class ColumnFitter:
                 prior=prior,
                 changed=changed,
                 movable=is_near,
-                iterations=FITTER.refit_steps,
+                iterations=CONSTANTS.refit_steps,
             )
             return replace(start, fits=again)
         again = self.without(fits.take(~is_part)).fit(
@@ -198,8 +198,8 @@ class ColumnFitter:
 
     def window_widths(self, columns: FittedColumns) -> NDArray[np.float64]:
         """Widths ``(n,)`` that determine the windows of fits: the learnt one, or a larger one for wide columns."""
-        is_wide = ~columns.width_fixed & (columns.fits.sigma > FITTER.wide**0.5 * self.width)
-        return np.where(is_wide, FITTER.wide * self.width, self.width)
+        is_wide = ~columns.width_fixed & (columns.fits.sigma > CONSTANTS.wide**0.5 * self.width)
+        return np.where(is_wide, CONSTANTS.wide * self.width, self.width)
 
     def start_at(self, positions: NDArray, fits: ColumnFits) -> ColumnFits:
         """Starting values of new columns at these positions between fitted ones."""
@@ -207,7 +207,7 @@ class ColumnFitter:
         row, col = (p.round().astype(int).clip(0, n - 1) for p, n in zip(positions.T, recorded.shape, strict=True))
         good = fits.take(~fits.failed)
         if len(good):
-            k = min(FITTER.background_neighbors, len(good))
+            k = min(CONSTANTS.background_neighbors, len(good))
             distance, nearest = cKDTree(good.positions).query(positions, k=[*range(1, k + 1)])
             tails = (good.amplitude[nearest] * np.exp(-0.5 * (distance / good.sigma[nearest]) ** 2)).sum(axis=1)
             background = np.median(good.background[nearest], axis=1)
@@ -217,7 +217,7 @@ class ColumnFitter:
             len(positions),
             y=positions[:, 0],
             x=positions[:, 1],
-            amplitude=np.maximum(recorded[row, col] - background - tails, FITTER.min_start_amplitude),
+            amplitude=np.maximum(recorded[row, col] - background - tails, CONSTANTS.min_start_amplitude),
             sigma=self.width,
             background=background,
         )

@@ -18,7 +18,7 @@ __all__ = ["FoundColumns", "add_guided_columns", "distance_to_nearest", "is_insi
 
 
 @dataclass(frozen=True)
-class GuidedSettings:
+class Constants:
     """Constants of :func:`add_guided_columns`."""
 
     #: Standard deviation of the positions that a network shows, in widths (tuned: ``benchmarks/low_dose.py`` has 0.1 to
@@ -45,7 +45,7 @@ class GuidedSettings:
     margin: float = 1.0
 
 
-GUIDED = GuidedSettings()
+CONSTANTS = Constants()
 
 
 @dataclass(frozen=True)
@@ -111,14 +111,16 @@ def add_guided_columns(
     width_fixed = np.append(others.width_fixed, np.ones(len(shown.positions), dtype=bool))
     prior = np.zeros((len(fits), 3))
     prior[:, 2] = np.inf
-    prior[guided] = np.column_stack([shown.positions, np.full(guided.sum(), GUIDED.position_error * fitter.width)])
+    prior[guided] = np.column_stack([shown.positions, np.full(guided.sum(), CONSTANTS.position_error * fitter.width)])
     fits = fitter.refit(FittedColumns(fits, width_fixed), guided, prior=prior).fits
     least = _least_amplitude(fits, guided, shown, misfit, fitter.width)
     with np.errstate(invalid="ignore"):
-        is_column = np.where(fits.failed[guided], shown.probability > GUIDED.probable, fits.amplitude[guided] >= least)
+        is_column = np.where(
+            fits.failed[guided], shown.probability > CONSTANTS.probable, fits.amplitude[guided] >= least
+        )
     keep = ~guided
     keep[guided] = is_column
-    keep &= ~guided | is_inside(fits, fitter.image, GUIDED.margin)
+    keep &= ~guided | is_inside(fits, fitter.image, CONSTANTS.margin)
     return FoundColumns(fits, width_fixed, guided).take(keep)
 
 
@@ -167,12 +169,12 @@ def _merge_with_candidates(
     if len(fits) == 0:
         return columns, np.zeros(0, dtype=bool), np.zeros(0, dtype=np.int64)
     distance, nearest = cKDTree(positions).query(fits.positions)
-    faint = is_faint(fits) | ((fits.sigma > GUIDED.max_width * width) & (distance > width))
+    faint = is_faint(fits) | ((fits.sigma > CONSTANTS.max_width * width) & (distance > width))
     reach = np.full(len(positions), min_distance)
     reach[nearest[~faint & (distance < min_distance)]] = width
     reach[nearest[distance < width]] = width
     guided = faint & (distance < reach[nearest])
-    is_background = (fits.sigma > GUIDED.max_width * width) & (distance > width) & (distance < fits.sigma) & ~guided
+    is_background = (fits.sigma > CONSTANTS.max_width * width) & (distance > width) & (distance < fits.sigma) & ~guided
     order = np.lexsort((distance, nearest))
     is_nearest = np.zeros(len(fits), dtype=bool)
     is_nearest[order[np.append(True, np.diff(nearest[order]) > 0)]] = True
@@ -190,12 +192,14 @@ def _least_amplitude(
 ) -> NDArray[np.float64]:
     """Amplitude from which guided columns are accepted, ``(n_guided,)``; ``shown`` are their candidates."""
     found, others = fits.take(guided), fits.take(~guided)
-    is_probable = shown.probability > GUIDED.probable
-    least = np.where(is_probable, GUIDED.min_significance, GUIDED.min_improbable_significance) * found.amplitude_err
+    is_probable = shown.probability > CONSTANTS.probable
+    least = (
+        np.where(is_probable, CONSTANTS.min_significance, CONSTANTS.min_improbable_significance) * found.amplitude_err
+    )
     faint = found.take(shown.is_faint)
     significance = others.amplitude / others.amplitude_err
-    if len(faint) == 0 or not np.nanmedian(np.append(significance, 0.0)) > GUIDED.clear_significance:
+    if len(faint) == 0 or not np.nanmedian(np.append(significance, 0.0)) > CONSTANTS.clear_significance:
         return least
     error = np.hypot(faint.amplitude_err, misfit.amplitude(faint.positions, others, width))
-    least[shown.is_faint] = GUIDED.min_faint_significance * error
+    least[shown.is_faint] = CONSTANTS.min_faint_significance * error
     return least

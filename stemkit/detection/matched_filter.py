@@ -34,7 +34,7 @@ MIN_LENGTH = 0.1
 
 
 @dataclass(frozen=True)
-class ThresholdSettings:
+class ThresholdConstants:
     """Constants of :func:`detection_threshold` (all chosen)."""
 
     #: Largest fraction of false peaks among those within one standard deviation above the threshold.
@@ -49,7 +49,7 @@ class ThresholdSettings:
 
 
 @dataclass(frozen=True)
-class StreakSettings:
+class StreakConstants:
     """Constants of :func:`remove_streaks` (all chosen)."""
 
     #: Length of the filter along the rows, in lengths of the streaks.
@@ -62,8 +62,8 @@ class StreakSettings:
     remaining: float = 0.03
 
 
-THRESHOLD = ThresholdSettings()
-STREAKS = StreakSettings()
+THRESHOLD_CONSTANTS = ThresholdConstants()
+STREAK_CONSTANTS = StreakConstants()
 
 
 @dataclass(frozen=True)
@@ -136,9 +136,9 @@ def detection_threshold(heights: NDArray, area: float, width: float, n_known: in
     n_above = n_known + np.arange(len(ordered), 0, -1)
     n_near = np.searchsorted(ordered, ordered + 1, side="right") - np.searchsorted(ordered, ordered)
     # a lower limit of the number near the threshold: few peaks may be there by chance
-    least = n_near - THRESHOLD.count_margin * np.sqrt(n_near)
-    allowed = np.maximum(THRESHOLD.local_false_fraction * least, THRESHOLD.total_false_fraction)
-    good = np.flatnonzero((noise_near <= allowed) & (noise_above <= THRESHOLD.total_false_fraction * n_above))
+    least = n_near - THRESHOLD_CONSTANTS.count_margin * np.sqrt(n_near)
+    allowed = np.maximum(THRESHOLD_CONSTANTS.local_false_fraction * least, THRESHOLD_CONSTANTS.total_false_fraction)
+    good = np.flatnonzero((noise_near <= allowed) & (noise_above <= THRESHOLD_CONSTANTS.total_false_fraction * n_above))
     return max(MIN_SIGNIFICANCE, float(np.nextafter(ordered[good[0]], 0))) if len(good) else math.inf
 
 
@@ -175,7 +175,7 @@ def noise_skewness(image: NormalizedImage, width: float) -> float:
     if pointwise.kind != "poisson" or image.sign < 0:
         return 0.0
     variance = float(image.variance(np.atleast_1d(np.median(pixel_subset(image.recorded))))[0])
-    return THRESHOLD.skewness_fraction * 0.389 * max(pointwise.gain, 0.0) / (width * math.sqrt(variance))
+    return THRESHOLD_CONSTANTS.skewness_fraction * 0.389 * max(pointwise.gain, 0.0) / (width * math.sqrt(variance))
 
 
 def remove_streaks(residual: NDArray, noise: NoiseModel, width: float) -> tuple[NDArray[np.float64], NoiseModel]:
@@ -197,14 +197,14 @@ def remove_streaks(residual: NDArray, noise: NoiseModel, width: float) -> tuple[
     scan = noise.scan
     if scan.amplitude == 0:
         return residual, noise
-    length = max(STREAKS.filter_length * scan.length, STREAKS.min_filter_length * width)
-    length = min(length, residual.shape[1] / STREAKS.min_filters_per_row)
+    length = max(STREAK_CONSTANTS.filter_length * scan.length, STREAK_CONSTANTS.min_filter_length * width)
+    length = min(length, residual.shape[1] / STREAK_CONSTANTS.min_filters_per_row)
     row_means = wide_gaussian(residual, length, axes=(1,))
     smooth = ndimage.gaussian_filter1d(row_means, BACKGROUND_RATIO * width, axis=0, mode="reflect", truncate=TRUNCATE)
     pointwise = (noise.pointwise.readout**2 + max(noise.pointwise.gain, 0.0) / 4) / (2 * math.sqrt(math.pi) * length)
     # the Wiener filter of streaks in pointwise noise
     fraction = scan.amplitude**2 / (scan.amplitude**2 + pointwise)
-    remaining = scan.amplitude * math.sqrt(1 - fraction + STREAKS.remaining)
+    remaining = scan.amplitude * math.sqrt(1 - fraction + STREAK_CONSTANTS.remaining)
     return residual - fraction * (row_means - smooth), replace(noise, scan=replace(scan, amplitude=remaining))
 
 

@@ -26,7 +26,7 @@ MEDIAN_OVER_MEAN = 0.84
 
 
 @dataclass(frozen=True)
-class MisfitSettings:
+class Constants:
     """Constants of the misfit (all chosen)."""
 
     #: Width of the rings around a column in which its residual is measured, in widths of the column.
@@ -47,7 +47,7 @@ class MisfitSettings:
     min_amplitude: float = 0.5
 
 
-MISFIT = MisfitSettings()
+CONSTANTS = Constants()
 
 
 @dataclass(frozen=True)
@@ -80,21 +80,21 @@ class Misfit:
             np.ascontiguousarray(fits.positions),
             (RESPONSE * fits.amplitude) ** 2,
             np.ascontiguousarray(self.mean_square, dtype=np.float64),
-            MISFIT.ring * width,
-            math.ceil(MISFIT.max_radius * width),
+            CONSTANTS.ring * width,
+            math.ceil(CONSTANTS.max_radius * width),
         )
         return total
 
     def at(self, distance: NDArray) -> NDArray[np.float64]:
         """Mean square amplitude at distances from a column of amplitude 1, which are in widths."""
-        ring = (np.arange(len(self.mean_square)) + 0.5) * MISFIT.ring
+        ring = (np.arange(len(self.mean_square)) + 0.5) * CONSTANTS.ring
         return np.interp(distance, ring, self.mean_square, right=0.0)
 
     def amplitude(self, positions: NDArray, fits: ColumnFits, width: float) -> NDArray[np.float64]:
         """RMS amplitude of the misfit of the fitted columns at positions ``(n, 2)``, px."""
         if not self or len(fits) == 0 or len(positions) == 0:
             return np.zeros(len(positions))
-        k = min(MISFIT.n_neighbors, len(fits))
+        k = min(CONSTANTS.n_neighbors, len(fits))
         distance, nearest = cKDTree(fits.positions).query(positions, k=[*range(1, k + 1)])
         return np.sqrt((self.at(distance / width) * fits.amplitude[nearest] ** 2).sum(axis=1))
 
@@ -118,36 +118,36 @@ def measure_misfit(residual: NDArray, variance: NDArray, fits: ColumnFits, width
         The median over the columns, which is not affected by the few with an overlooked neighbour; zero if there are
         too few bright columns.
     """
-    nothing = Misfit(np.zeros(round(MISFIT.max_radius / MISFIT.ring)))
-    which = _clear_columns(fits, math.ceil(MISFIT.max_radius * width), residual.shape)
-    if len(which) < MISFIT.min_columns:
+    nothing = Misfit(np.zeros(round(CONSTANTS.max_radius / CONSTANTS.ring)))
+    which = _clear_columns(fits, math.ceil(CONSTANTS.max_radius * width), residual.shape)
+    if len(which) < CONSTANTS.min_columns:
         return nothing
     mean_square = _ring_medians(residual**2 - variance, fits, which, width)
     usual = float(np.median(fits.amplitude[which])) ** 2 * RESPONSE**2
-    is_relevant = usual * mean_square.max() > MISFIT.negligible * float(np.median(pixel_subset(variance)))
+    is_relevant = usual * mean_square.max() > CONSTANTS.negligible * float(np.median(pixel_subset(variance)))
     return Misfit(mean_square) if is_relevant else nothing
 
 
 def _clear_columns(fits: ColumnFits, margin: int, shape: tuple[int, ...]) -> NDArray[np.int64]:
     """Numbers of the significant and bright columns further than a margin (px) from the border; at most 400 of them."""
     with np.errstate(invalid="ignore"):
-        clear = ~fits.failed & (fits.amplitude > MISFIT.min_significance * fits.amplitude_err)
+        clear = ~fits.failed & (fits.amplitude > CONSTANTS.min_significance * fits.amplitude_err)
     clear &= (np.minimum(fits.y, fits.x) > margin) & (fits.y < shape[0] - 1 - margin) & (fits.x < shape[1] - 1 - margin)
     if not clear.any():
         return np.zeros(0, dtype=np.int64)
-    which = np.flatnonzero(clear & (fits.amplitude > MISFIT.min_amplitude * np.median(fits.amplitude[clear])))
-    return which[np.linspace(0, len(which) - 1, min(len(which), MISFIT.max_columns)).astype(int)]
+    which = np.flatnonzero(clear & (fits.amplitude > CONSTANTS.min_amplitude * np.median(fits.amplitude[clear])))
+    return which[np.linspace(0, len(which) - 1, min(len(which), CONSTANTS.max_columns)).astype(int)]
 
 
 def _ring_medians(excess: NDArray, fits: ColumnFits, which: NDArray, width: float) -> NDArray[np.float64]:
     """Mean squares ``(n_rings,)`` around some of the columns, from the squared residual minus its noise."""
-    margin = math.ceil(MISFIT.max_radius * width)
+    margin = math.ceil(CONSTANTS.max_radius * width)
     span = np.arange(-margin, margin + 1)
     rows = fits.y[which].round().astype(int)[:, None] + span
     cols = fits.x[which].round().astype(int)[:, None] + span
     relative = excess[rows[:, :, None], cols[:, None, :]] / (fits.amplitude[which] ** 2)[:, None, None]
-    ring = (np.hypot(span[:, None], span) / (MISFIT.ring * width)).astype(int)
-    out = np.zeros(round(MISFIT.max_radius / MISFIT.ring))
+    ring = (np.hypot(span[:, None], span) / (CONSTANTS.ring * width)).astype(int)
+    out = np.zeros(round(CONSTANTS.max_radius / CONSTANTS.ring))
     for i in range(len(out)):
         on_ring = ring == i
         if on_ring.any():

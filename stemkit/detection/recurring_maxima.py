@@ -14,7 +14,7 @@ __all__ = ["at_recurring_maxima"]
 
 
 @dataclass(frozen=True)
-class RecurrenceSettings:
+class Constants:
     """Constants of :func:`at_recurring_maxima` (chosen unless stated otherwise)."""
 
     #: Largest distance of positions that recur from their mean, in widths of the columns.
@@ -42,7 +42,7 @@ class RecurrenceSettings:
     min_significance: float = 4.0
 
 
-RECURRENCE = RecurrenceSettings()
+CONSTANTS = Constants()
 
 
 def at_recurring_maxima(
@@ -77,28 +77,28 @@ def at_recurring_maxima(
     those of several columns meet: a sublattice must be higher.
     """
     recurs = np.zeros(len(positions), dtype=bool)
-    if len(columns) == 0 or len(positions) < RECURRENCE.min_positions:
+    if len(columns) == 0 or len(positions) < CONSTANTS.min_positions:
         return recurs
     tree = cKDTree(columns)
-    vectors, reach = positions - columns[tree.query(positions)[1]], RECURRENCE.same_place * width
-    smooth = ndimage.gaussian_filter(recorded, RECURRENCE.smoothing * width, mode="reflect", truncate=3.0)
+    vectors, reach = positions - columns[tree.query(positions)[1]], CONSTANTS.same_place * width
+    smooth = ndimage.gaussian_filter(recorded, CONSTANTS.smoothing * width, mode="reflect", truncate=3.0)
     left = np.hypot(*vectors.T) > near
-    while left.sum() >= RECURRENCE.min_positions:
+    while left.sum() >= CONSTANTS.min_positions:
         groups = cKDTree(vectors[left]).query_ball_point(vectors[left], reach)
         group = np.flatnonzero(left)[max(groups, key=len)]
-        if len(group) < RECURRENCE.min_positions:
+        if len(group) < CONSTANTS.min_positions:
             break
         left[group] = False
         places = columns + vectors[group].mean(axis=0)
         places = places[((places >= 0) & (places <= np.array(recorded.shape) - 1)).all(axis=1)]
         free = places[tree.query(places)[0] > near]
-        if len(free) < RECURRENCE.min_free * len(places):
+        if len(free) < CONSTANTS.min_free * len(places):
             continue
         shift = _mean_maximum(smooth, free, width)
         if shift is not None:
             same = np.hypot(*(vectors - vectors[group].mean(axis=0) - shift).T) <= reach
             left &= ~same
-            if np.median(heights[same]) > RECURRENCE.min_height:
+            if np.median(heights[same]) > CONSTANTS.min_height:
                 recurs |= same
     return recurs
 
@@ -108,25 +108,25 @@ def at_recurring_maxima(
 
 def _mean_maximum(smooth: NDArray, places: NDArray, width: float) -> NDArray[np.float64] | None:
     """Shift (y, x), px, from some places to a maximum of their mean image; None without a significant one."""
-    radii = width * np.array(RECURRENCE.radii)
-    margin = RECURRENCE.same_place * width + radii.max()
+    radii = width * np.array(CONSTANTS.radii)
+    margin = CONSTANTS.same_place * width + radii.max()
     inside = ((places >= margin) & (places <= np.array(smooth.shape) - 1 - margin)).all(axis=1)
     places = places[inside]
-    if len(places) < RECURRENCE.min_positions:
+    if len(places) < CONSTANTS.min_positions:
         return None
-    grid = np.linspace(-1, 1, RECURRENCE.n_grid) * RECURRENCE.same_place * width
+    grid = np.linspace(-1, 1, CONSTANTS.n_grid) * CONSTANTS.same_place * width
     shifts = np.stack(np.meshgrid(grid, grid, indexing="ij"), axis=-1)
     mean = _values(smooth, places + shifts[:, :, None]).mean(axis=2)
     row, col = np.unravel_index(np.argmax(mean), mean.shape)
     if not (0 < row < len(grid) - 1 and 0 < col < len(grid) - 1):
         return None  # the image increases towards a neighbour
     shift = shifts[row, col]
-    angles = np.pi * np.arange(RECURRENCE.n_directions) / RECURRENCE.n_directions
+    angles = np.pi * np.arange(CONSTANTS.n_directions) / CONSTANTS.n_directions
     steps = radii[:, None, None, None] * np.stack([np.sin(angles), np.cos(angles)], axis=1)[:, None]
     centers = places + shift
     excess = _values(smooth, centers) - (_values(smooth, centers + steps) + _values(smooth, centers - steps)) / 2
     significance = excess.mean(axis=2) / np.maximum(excess.std(axis=2) / math.sqrt(len(places)), 1e-300)
-    return shift if (significance.max(axis=0) > RECURRENCE.min_significance).all() else None
+    return shift if (significance.max(axis=0) > CONSTANTS.min_significance).all() else None
 
 
 def _values(image: NDArray, positions: NDArray) -> NDArray[np.float64]:

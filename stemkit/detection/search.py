@@ -15,17 +15,18 @@ from stemkit.detection.candidates import (
     recorded_candidates,
     residual_candidates,
 )
-from stemkit.detection.fitter import FITTER, ColumnFitter, FittedColumns, is_faint
+from stemkit.detection.fitter import CONSTANTS as FITTER_CONSTANTS
+from stemkit.detection.fitter import ColumnFitter, FittedColumns, is_faint
 from stemkit.detection.guided import FoundColumns, add_guided_columns, distance_to_nearest, is_inside
 from stemkit.detection.misfit import Misfit
 from stemkit.detection.normalized_image import NormalizedImage, bin_positions
 from stemkit.detection.quality import FAINT_SIGNIFICANCE
 
-__all__ = ["SEARCH", "ColumnSearch"]
+__all__ = ["CONSTANTS", "ColumnSearch"]
 
 
 @dataclass(frozen=True)
-class SearchSettings:
+class Constants:
     """Constants of :class:`ColumnSearch` (all chosen unless stated otherwise)."""
 
     #: The image is binned such that the width is at least this many pixels for the search ...
@@ -60,7 +61,7 @@ class SearchSettings:
     close_distance: float = 0.5
 
 
-SEARCH = SearchSettings()
+CONSTANTS = Constants()
 
 
 @dataclass(frozen=True)
@@ -108,8 +109,8 @@ class ColumnSearch:
     def run(self) -> FoundColumns:
         """Find and fit the columns of the image."""
         network = network_candidates(self.image, self.spacing, self.width)
-        fine = max(1, int(self.width / SEARCH.fit_pixels))
-        coarse = fine * max(1, int(self.width / fine / SEARCH.search_pixels))
+        fine = max(1, int(self.width / CONSTANTS.fit_pixels))
+        coarse = fine * max(1, int(self.width / fine / CONSTANTS.search_pixels))
         result = self._binned(coarse, quick=True)._search(_binned_candidates(network, coarse))
         candidates = replace(result.columns, fits=result.columns.fits.unbinned(coarse // fine))
         final = self._binned(fine)
@@ -117,7 +118,7 @@ class ColumnSearch:
         found = FoundColumns(columns.fits, columns.width_fixed, np.zeros(len(columns), dtype=bool))
         shown = _binned_candidates(network, fine)
         if shown is not None:
-            min_distance = max(SEARCH.duplicate_distance * final.width, final._close_distance)
+            min_distance = max(CONSTANTS.duplicate_distance * final.width, final._close_distance)
             found = add_guided_columns(final.fitter, columns, shown, result.misfit, min_distance)
         found = replace(found, fits=found.fits.unbinned(fine))
         found = found.take(is_inside(found.fits, self.image) & (found.guided | self._is_left(found.fits)))
@@ -131,11 +132,11 @@ class ColumnSearch:
     @property
     def _close_distance(self) -> float:
         """Columns are rarely nearer to each other than this, px; 0 if the spacing is unknown."""
-        return SEARCH.close_distance * self.spacing if np.isfinite(self.spacing) else 0.0
+        return CONSTANTS.close_distance * self.spacing if np.isfinite(self.spacing) else 0.0
 
     def _is_left(self, fits: ColumnFits) -> NDArray[np.bool_]:
         """Columns that have not lost their amplitude in the final fit, with other widths and smaller pixels."""
-        least = SEARCH.first_significance * self.significance
+        least = CONSTANTS.first_significance * self.significance
         with np.errstate(invalid="ignore"):
             return np.asarray(fits.failed | (fits.amplitude >= least * fits.amplitude_err))
 
@@ -145,18 +146,18 @@ class ColumnSearch:
             return np.zeros(len(fits), dtype=bool)
         vectors = self.image.lattice_vectors
         repeat = 0.0 if vectors is None else float(np.hypot(*vectors.T).max())
-        radius, tree = SEARCH.neighbor_distance * max(self.spacing, repeat), cKDTree(fits.positions)
+        radius, tree = CONSTANTS.neighbor_distance * max(self.spacing, repeat), cKDTree(fits.positions)
         n_neighbors = tree.query_ball_point(fits.positions, radius, return_length=True) - 1
         lengths = [
             np.minimum(p + 0.5, radius) + np.minimum(n - 0.5 - p, radius)
             for p, n in zip(fits.positions.T, self.image.recorded.shape, strict=True)
         ]
         density = n_neighbors / np.maximum(lengths[0] * lengths[1], 1.0)
-        return is_faint(fits) & (density < SEARCH.min_neighbors * np.median(density))
+        return is_faint(fits) & (density < CONSTANTS.min_neighbors * np.median(density))
 
     def _search(self, network: NetworkCandidates | None) -> SearchResult:
         fits = self.fitter.fit(self._first_candidates(network))
-        fits = fits.take(_is_column(fits, self.image, SEARCH.first_significance * self.significance))
+        fits = fits.take(_is_column(fits, self.image, CONSTANTS.first_significance * self.significance))
         columns = self.fitter.fix_faint_widths(FittedColumns(fits, np.zeros(len(fits), dtype=bool)))
         columns = self._fit_wide_columns(self._remove_duplicates(columns))
         columns, misfit = self._add_overlooked(columns, network)
@@ -174,7 +175,7 @@ class ColumnSearch:
         positions = recorded_candidates(self.image, self.spacing, self.width, periodic=self.periodic)
         if bright is None:
             return positions
-        is_new = distance_to_nearest(bright, positions) > SEARCH.duplicate_distance * self.width
+        is_new = distance_to_nearest(bright, positions) > CONSTANTS.duplicate_distance * self.width
         return np.concatenate([positions, bright[is_new]])
 
     def _add_overlooked(
@@ -183,13 +184,13 @@ class ColumnSearch:
         """Add the columns that the residual of the fits shows; and the misfit of the fits."""
         expected = None if network is None else network.positions[network.is_faint]
         misfit = Misfit(np.zeros(1))
-        for _ in range(SEARCH.max_residual_searches):
+        for _ in range(CONSTANTS.max_residual_searches):
             candidates = residual_candidates(self.image, columns.fits, self.spacing, self.width, expected)
             misfit, new = candidates.misfit, candidates.positions
             if len(new) == 0:
                 break
             columns = self.fitter.fix_faint_widths(columns, new)
-            if len(new) < SEARCH.min_added * len(columns):
+            if len(new) < CONSTANTS.min_added * len(columns):
                 break
         return columns, misfit
 
@@ -205,10 +206,10 @@ class ColumnSearch:
         """
         fits, close = columns.fits, self._close_distance
         width = np.maximum(fits.sigma, 1e-3)
-        reach = max(SEARCH.duplicate_distance * float(width.max(initial=0.0)), close)
+        reach = max(CONSTANTS.duplicate_distance * float(width.max(initial=0.0)), close)
         pairs = cKDTree(fits.positions).query_pairs(reach, output_type="ndarray")
         distance = np.hypot(*(fits.positions[pairs[:, 0]] - fits.positions[pairs[:, 1]]).T)
-        is_duplicate = distance < SEARCH.duplicate_distance * width[pairs].mean(axis=1)
+        is_duplicate = distance < CONSTANTS.duplicate_distance * width[pairs].mean(axis=1)
         order = np.argsort(-fits.amplitude[pairs], axis=1)
         higher, lower = np.take_along_axis(pairs, order, axis=1).T
         if misfit is None:
@@ -231,19 +232,19 @@ class ColumnSearch:
             return columns
         rest = columns.take(~removed)
         distance = cKDTree(columns.fits.positions[removed]).query(rest.fits.positions)[0]
-        return self.fitter.refit(rest, distance < FITTER.refit_distance * self.width)
+        return self.fitter.refit(rest, distance < FITTER_CONSTANTS.refit_distance * self.width)
 
     def _fit_wide_columns(self, columns: FittedColumns) -> FittedColumns:
         """Fit columns that are much wider than the learnt width from a larger one, in larger windows."""
         fits, fitter = columns.fits, self.fitter
         usual = np.median(fits.residual) if len(fits) else 1.0
-        is_odd = fits.residual > SEARCH.wide_residual * max(1.0, float(usual))
+        is_odd = fits.residual > CONSTANTS.wide_residual * max(1.0, float(usual))
         if not is_odd.any() or fitter.common_width:
             return columns
-        trial = fitter.without(fits.take(~is_odd)).fit(fits.positions[is_odd], FITTER.wide * self.width)
+        trial = fitter.without(fits.take(~is_odd)).fit(fits.positions[is_odd], FITTER_CONSTANTS.wide * self.width)
         # it must fit its larger window better, and must not be a variation of the background
         better = ~trial.failed & (trial.residual < fits.residual[is_odd])
-        better &= trial.sigma > FITTER.wide**0.5 * self.width
+        better &= trial.sigma > FITTER_CONSTANTS.wide**0.5 * self.width
         better &= trial.amplitude > FAINT_SIGNIFICANCE * np.nan_to_num(trial.amplitude_err, nan=np.inf)
         if not better.any():
             return columns
@@ -256,7 +257,7 @@ class ColumnSearch:
     def _is_outshone(self, fits: ColumnFits, misfit: Misfit) -> NDArray[np.bool_]:
         """Columns whose width is that of the misfit of brighter neighbours rather than their own."""
         good = fits.take(~fits.failed & (fits.amplitude > 0))
-        return fits.amplitude < SEARCH.min_over_misfit * misfit.amplitude(fits.positions, good, self.width)
+        return fits.amplitude < CONSTANTS.min_over_misfit * misfit.amplitude(fits.positions, good, self.width)
 
     def _fix_outshone_widths(self, columns: FittedColumns, misfit: Misfit) -> FittedColumns:
         fixed = ~columns.width_fixed & self._is_outshone(columns.fits, misfit)
@@ -268,7 +269,7 @@ class ColumnSearch:
         """Fit the fixed widths of columns that are significant enough, such as those that the residual has added."""
         fits = columns.fits
         with np.errstate(invalid="ignore"):
-            is_clear = fits.amplitude >= SEARCH.free_width_significance * fits.amplitude_err
+            is_clear = fits.amplitude >= CONSTANTS.free_width_significance * fits.amplitude_err
         freed = columns.width_fixed & ~fits.failed & is_clear & ~self._is_outshone(fits, misfit)
         if not freed.any() or self.fitter.common_width:
             return columns
@@ -291,7 +292,7 @@ def _is_column(fits: ColumnFits, image: NormalizedImage, significance: float) ->
     reliable = is_significant & ~fits.failed
     usual = float(np.median(fits.amplitude[reliable])) if reliable.any() else 0.0
     contrast = fits.amplitude - _surroundings(fits, image)
-    is_bright = away_from_border & (contrast > SEARCH.min_failed_contrast * usual)
+    is_bright = away_from_border & (contrast > CONSTANTS.min_failed_contrast * usual)
     return is_inside(fits, image) & (is_significant | (fits.failed & is_bright))
 
 

@@ -10,18 +10,19 @@ from numpy.typing import NDArray
 
 from stemkit.columns import ColumnFits, fit_columns
 from stemkit.columns.peaks import column_response, find_peaks, nearest_distances
-from stemkit.detection.candidates import MIN_SHARP_WIDTH, NETWORK, network_candidates, recorded_candidates
+from stemkit.detection.candidates import MIN_SHARP_WIDTH, NETWORK_CONSTANTS, network_candidates, recorded_candidates
 from stemkit.detection.fitter import ColumnFitter
 from stemkit.detection.guided import FoundColumns
 from stemkit.detection.normalized_image import NormalizedImage, bin_positions
-from stemkit.detection.search import SEARCH, ColumnSearch
+from stemkit.detection.search import CONSTANTS as SEARCH_CONSTANTS
+from stemkit.detection.search import ColumnSearch
 from stemkit.periodicity import central_crop, find_periodicity
 
 __all__ = ["Lengths", "learn_lengths"]
 
 
 @dataclass(frozen=True)
-class LengthSettings:
+class Constants:
     """Constants of :func:`learn_lengths` (all chosen)."""
 
     #: Side of the square in the middle of the image in which lengths are learnt, px.
@@ -76,7 +77,7 @@ class LengthSettings:
     free_fraction: float = 0.5
 
 
-LENGTHS = LengthSettings()
+CONSTANTS = Constants()
 
 
 @dataclass(frozen=True)
@@ -114,11 +115,11 @@ def learn_lengths(
     is_periodic : bool
         Whether the image is periodic.
     """
-    square, factor = _crop_middle(image, LENGTHS.middle), 1
+    square, factor = _crop_middle(image, CONSTANTS.middle), 1
     period = find_periodicity(square.recorded).spacing
-    if period is None and max(image.recorded.shape) > LENGTHS.middle:
+    if period is None and max(image.recorded.shape) > CONSTANTS.middle:
         # columns may be too large for the crop: the whole image in larger pixels
-        whole_factor = math.ceil(max(image.recorded.shape) / LENGTHS.middle)
+        whole_factor = math.ceil(max(image.recorded.shape) / CONSTANTS.middle)
         whole = image.binned(whole_factor)
         period = find_periodicity(whole.recorded).spacing
         if period is not None:
@@ -127,18 +128,18 @@ def learn_lengths(
     if spacing is not None and width is not None:
         return Lengths(spacing, width), is_periodic
     if period is not None:
-        square = _crop_middle(square, math.ceil(LENGTHS.first_periods * period))
+        square = _crop_middle(square, math.ceil(CONSTANTS.first_periods * period))
     given = [None if length is None else length / factor for length in (spacing, width)]
     first = _first_lengths(square, period, *given)
     lengths = Lengths(factor * first.spacing, factor * first.width)
-    side = math.ceil(LENGTHS.search_spacings * lengths.spacing) if np.isfinite(lengths.spacing) else LENGTHS.middle
+    side = math.ceil(CONSTANTS.search_spacings * lengths.spacing) if np.isfinite(lengths.spacing) else CONSTANTS.middle
     crop = _crop_middle(image, side)
-    for _ in range(LENGTHS.max_searches):
+    for _ in range(CONSTANTS.max_searches):
         fitter = ColumnFitter(crop, lengths.width, background=background)
-        found = ColumnSearch(fitter, lengths.spacing, LENGTHS.min_significance, is_periodic).run()
+        found = ColumnSearch(fitter, lengths.spacing, CONSTANTS.min_significance, is_periodic).run()
         former, lengths = lengths, _median_lengths(found, crop, lengths, is_periodic)
         lengths = Lengths(lengths.spacing if spacing is None else spacing, lengths.width if width is None else width)
-        if abs(lengths.width / former.width - 1) < LENGTHS.max_change:
+        if abs(lengths.width / former.width - 1) < CONSTANTS.max_change:
             break
     return lengths, is_periodic
 
@@ -152,14 +153,14 @@ def _median_lengths(found: FoundColumns, image: NormalizedImage, default: Length
     If most columns are too faint to determine a width, the others are wide ones or variations of the background: the
     width of the columns that a network shows is used instead.
     """
-    fits, margin = found.fits, LENGTHS.margin * default.width
+    fits, margin = found.fits, CONSTANTS.margin * default.width
     n_y, n_x = image.recorded.shape
     distance = nearest_distances(fits.take(~fits.failed).positions)
     spacing = float(np.median(distance)) if len(distance) else default.spacing
     inside = (np.minimum(fits.y, fits.x) > margin) & (fits.y < n_y - 1 - margin)
     inside &= fits.x < n_x - 1 - margin
     widths = fits.sigma[~fits.failed & ~found.width_fixed & inside]
-    if len(widths) >= LENGTHS.free_fraction * inside.sum():
+    if len(widths) >= CONSTANTS.free_fraction * inside.sum():
         return Lengths(spacing, _median(widths, default.width))
     network = network_candidates(image, spacing, default.width) if is_periodic else None
     if network is None:
@@ -179,7 +180,7 @@ def _first_lengths(image: NormalizedImage, period: float | None, spacing: float 
         learnt_width = width
         positions = recorded_candidates(recorded_only, expected_spacing, width, periodic=is_periodic)
     shown = _shown(image, expected_spacing, learnt_width)
-    if shown is not None and (not is_periodic or len(positions) < LENGTHS.recorded_fraction * len(shown)):
+    if shown is not None and (not is_periodic or len(positions) < CONSTANTS.recorded_fraction * len(shown)):
         positions = shown
         if width is None:
             learnt_width = _network_width(image, positions, learnt_width, is_periodic)
@@ -201,17 +202,17 @@ def _shown(image: NormalizedImage, spacing: float, width: float) -> NDArray[np.f
     shown = network.positions[~network.is_faint]
     if image.detect is None or image.enhanced is None:
         return shown
-    least = NETWORK.min_probability
-    every = find_peaks(image.detect, threshold=least, min_distance=LENGTHS.network_distance)
-    if len(shown) > LENGTHS.recorded_fraction * len(every):
+    least = NETWORK_CONSTANTS.min_probability
+    every = find_peaks(image.detect, threshold=least, min_distance=CONSTANTS.network_distance)
+    if len(shown) > CONSTANTS.recorded_fraction * len(every):
         return shown
     distance = float(np.median(nearest_distances(every)))
-    narrow = _enhanced_width(image.enhanced, every, _clip_width(LENGTHS.width_per_network_spacing * distance))
-    if narrow > LENGTHS.max_network_width * distance:
+    narrow = _enhanced_width(image.enhanced, every, _clip_width(CONSTANTS.width_per_network_spacing * distance))
+    if narrow > CONSTANTS.max_network_width * distance:
         return shown
     start = _middle_positions(every, image.recorded.shape)
-    fits = fit_columns(image.recorded, start, narrow, fit_sigma=False, fit_position=False, iterations=LENGTHS.n_steps)
-    return every if (fits.amplitude > 0).mean() > LENGTHS.min_positive else shown
+    fits = fit_columns(image.recorded, start, narrow, fit_sigma=False, fit_position=False, iterations=CONSTANTS.n_steps)
+    return every if (fits.amplitude > 0).mean() > CONSTANTS.min_positive else shown
 
 
 def _network_width(image: NormalizedImage, positions: NDArray, width: float, is_periodic: bool) -> float:
@@ -221,8 +222,8 @@ def _network_width(image: NormalizedImage, positions: NDArray, width: float, is_
     """
     distance = nearest_distances(positions)
     # the spacing of a crystal limits the width; single atoms are as wide as the few that the recorded image shows
-    if is_periodic and len(distance) > LENGTHS.min_columns:
-        width = _clip_width(LENGTHS.width_per_network_spacing * float(np.median(distance)))
+    if is_periodic and len(distance) > CONSTANTS.min_columns:
+        width = _clip_width(CONSTANTS.width_per_network_spacing * float(np.median(distance)))
         if image.enhanced is not None:
             return _enhanced_width(image.enhanced, positions, width)
     return _median_width(_fit_middle(image, positions, width), width)
@@ -231,25 +232,25 @@ def _network_width(image: NormalizedImage, positions: NDArray, width: float, is_
 def _enhanced_width(enhanced: NDArray, positions: NDArray, width: float) -> float:
     """Median width of columns at these positions of the enhanced image; the default for too few."""
     fits = fit_columns(
-        enhanced, _middle_positions(positions, enhanced.shape), width, variance=1.0, iterations=LENGTHS.n_steps
+        enhanced, _middle_positions(positions, enhanced.shape), width, variance=1.0, iterations=CONSTANTS.n_steps
     )
     return _clip_width(_median(fits.sigma[~fits.failed], width))
 
 
 def _first_width(image: NormalizedImage, spacing: float | None) -> float:
     if spacing is not None:
-        return _clip_width(LENGTHS.width_per_spacing * spacing)
+        return _clip_width(CONSTANTS.width_per_spacing * spacing)
     # the width of the filter for which the highest peaks exceed the noise or the texture of the support most
     prominence = []
-    for width in LENGTHS.compared_widths:
+    for width in CONSTANTS.compared_widths:
         response = column_response(image.recorded, width)
         median, one_sigma, highest = np.quantile(response, [0.5, 0.84, 0.999])
         prominence.append((highest - median) / max(one_sigma - median, 1e-12))
-    return LENGTHS.compared_widths[int(np.argmax(prominence))]
+    return CONSTANTS.compared_widths[int(np.argmax(prominence))]
 
 
 def _clip_width(width: float) -> float:
-    return float(np.clip(width, LENGTHS.min_width, LENGTHS.max_width))
+    return float(np.clip(width, CONSTANTS.min_width, CONSTANTS.max_width))
 
 
 def _learnt_width(
@@ -260,17 +261,17 @@ def _learnt_width(
     """
     first, least = _first_width(image, spacing), math.inf
     best, candidates = first, np.empty((0, 2))
-    for fraction in (1.0, *LENGTHS.narrower):
+    for fraction in (1.0, *CONSTANTS.narrower):
         width = fraction * first
         positions = recorded_candidates(image, spacing or math.nan, width, periodic=is_periodic)
         if fraction == 1:
             candidates = positions
-        if len(positions) < LENGTHS.min_columns or (fraction < 1 and width < MIN_SHARP_WIDTH):
+        if len(positions) < CONSTANTS.min_columns or (fraction < 1 and width < MIN_SHARP_WIDTH):
             break
-        fits = _fit_middle(image, positions, width, binning_width=LENGTHS.narrower[-1] * first)
-        good = ~fits.failed & (fits.amplitude > LENGTHS.min_significance * fits.amplitude_err)
+        fits = _fit_middle(image, positions, width, binning_width=CONSTANTS.narrower[-1] * first)
+        good = ~fits.failed & (fits.amplitude > CONSTANTS.min_significance * fits.amplitude_err)
         residual = float(np.median(fits.residual))
-        is_better = good.mean() > LENGTHS.narrower_good and residual < LENGTHS.narrower_residual * least
+        is_better = good.mean() > CONSTANTS.narrower_good and residual < CONSTANTS.narrower_residual * least
         if fraction == 1 or is_better:
             best, candidates, least = _median_width(fits, width), positions, residual
     return best, candidates
@@ -283,7 +284,7 @@ def _fit_middle(
 
     The image is binned for the width, or for ``binning_width``: residuals can only be compared for the same binning.
     """
-    factor = max(1, int((width if binning_width is None else binning_width) / SEARCH.search_pixels))
+    factor = max(1, int((width if binning_width is None else binning_width) / SEARCH_CONSTANTS.search_pixels))
     binned = image.binned(factor)
     start = bin_positions(_middle_positions(positions, image.recorded.shape), factor)
     for _ in range(2):
@@ -293,30 +294,32 @@ def _fit_middle(
             start,
             binned_width,
             variance=binned.pixel_variance,
-            iterations=LENGTHS.n_steps,
-            tolerance=LENGTHS.tolerance,
+            iterations=CONSTANTS.n_steps,
+            tolerance=CONSTANTS.tolerance,
         )
         fits = fits.unbinned(factor)
         former, width = width, _median_width(fits, width)
-        if abs(width / former - 1) < LENGTHS.max_change:
+        if abs(width / former - 1) < CONSTANTS.max_change:
             break
     return fits
 
 
 def _median_width(fits: ColumnFits, default: float) -> float:
     """Median width of the significant fits; the default if they are few."""
-    return _median(fits.sigma[~fits.failed & (fits.amplitude > LENGTHS.min_significance * fits.amplitude_err)], default)
+    return _median(
+        fits.sigma[~fits.failed & (fits.amplitude > CONSTANTS.min_significance * fits.amplitude_err)], default
+    )
 
 
 def _median(widths: NDArray, default: float) -> float:
     """Median of widths; the default for too few."""
-    return float(np.median(widths)) if len(widths) >= LENGTHS.min_columns else default
+    return float(np.median(widths)) if len(widths) >= CONSTANTS.min_columns else default
 
 
 def _middle_positions(positions: NDArray, shape: tuple[int, ...]) -> NDArray[np.float64]:
     """The positions nearest to the middle of the image."""
     distance = np.abs(positions - np.array(shape) / 2).max(axis=1)
-    return positions[np.argsort(distance)[: LENGTHS.n_fitted]]
+    return positions[np.argsort(distance)[: CONSTANTS.n_fitted]]
 
 
 def _crop_middle(image: NormalizedImage, size: int) -> NormalizedImage:

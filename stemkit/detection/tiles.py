@@ -18,11 +18,11 @@ from stemkit.images.pixel_size import mean_pixel_size
 from stemkit.images.provenance import check_noise_attr, recorded_image
 from stemkit.noise import NoiseCalibrator
 
-__all__ = ["TILES", "TileSettings", "find_in_tiles", "image_tiles", "is_large"]
+__all__ = ["CONSTANTS", "Constants", "find_in_tiles", "image_tiles", "is_large"]
 
 
 @dataclass(frozen=True)
-class TileSettings:
+class Constants:
     """Sizes of the tiles in which a large image is searched."""
 
     #: Number of pixels above which an image is divided (chosen: a search takes up to 80 bytes per pixel).
@@ -38,7 +38,7 @@ class TileSettings:
     slack: float = 1.0
 
 
-TILES = TileSettings()
+CONSTANTS = Constants()
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def image_tiles(shape: tuple[int, ...], margin: int) -> Iterator[Tile]:
     """Tiles that cover an image of this shape, row by row."""
     axes = []
     for n in shape:
-        count = math.ceil(n / TILES.edge)
+        count = math.ceil(n / CONSTANTS.edge)
         ends = [n * i // count for i in range(count + 1)]
         axes.append([(slice(max(0, a - margin), min(n, b + margin)), slice(a, b)) for a, b in pairwise(ends)])
     for (searched_y, own_y), (searched_x, own_x) in product(*axes):
@@ -62,7 +62,7 @@ def image_tiles(shape: tuple[int, ...], margin: int) -> Iterator[Tile]:
 
 def is_large(image: xr.DataArray) -> bool:
     """Whether an image is searched in tiles."""
-    return image.size > TILES.largest_search
+    return image.size > CONSTANTS.largest_search
 
 
 def find_in_tiles(
@@ -87,7 +87,7 @@ def find_in_tiles(
     """
     image = _with_noise(image, mode)
     spacing /= mean_pixel_size(image)
-    margin = max(TILES.margin, math.ceil(TILES.margin_spacings * spacing) if np.isfinite(spacing) else 0)
+    margin = max(CONSTANTS.margin, math.ceil(CONSTANTS.margin_spacings * spacing) if np.isfinite(spacing) else 0)
     tables: list[pd.DataFrame] = []
     border = np.empty((0, 2))
     for tile in image_tiles(image.shape, margin):
@@ -98,12 +98,12 @@ def find_in_tiles(
                 table[dim] += part.start  # in px
             table[f"{dim}_px"] += part.start
         positions = table[["y_px", "x_px"]].to_numpy()
-        kept = _distance_outside(positions, tile, image.shape) <= TILES.slack
+        kept = _distance_outside(positions, tile, image.shape) <= CONSTANTS.slack
         if len(border) and len(positions):
-            kept &= cKDTree(border).query(positions)[0] > 2 * TILES.slack
+            kept &= cKDTree(border).query(positions)[0] > 2 * CONSTANTS.slack
         tables.append(table[kept])
         positions = positions[kept]
-        near = _distance_inside(positions, tile) <= 3 * TILES.slack
+        near = _distance_inside(positions, tile) <= 3 * CONSTANTS.slack
         border = np.concatenate([border, positions[near]])
     return tables
 

@@ -15,7 +15,7 @@ __all__ = ["mode_sign", "resolve_mode"]
 
 
 @dataclass(frozen=True)
-class ModeConstants:
+class Constants:
     """Constants of the inference of the mode from the skewness of an image."""
 
     #: Largest skewness of an image with dark columns (chosen).
@@ -32,7 +32,7 @@ class ModeConstants:
     background_sigma: float = 4.0
 
 
-MODE = ModeConstants()
+CONSTANTS = Constants()
 
 
 def resolve_mode(image: xr.DataArray, mode: str | None = None) -> str:
@@ -45,7 +45,7 @@ def resolve_mode(image: xr.DataArray, mode: str | None = None) -> str:
     if known is not None:
         check_option("mode", known, MODES, optional=True)
         return known
-    if _smoothed_skewness(image.values) >= MODE.skewness:
+    if _smoothed_skewness(image.values) >= CONSTANTS.skewness:
         return "haadf"
     warnings.warn(
         'the image has no mode and its columns look dark, so the mode is taken as "bf": pass mode= to set it',
@@ -68,10 +68,12 @@ def _smoothed_skewness(values: NDArray) -> float:
 
     work = np.asarray(values, dtype=np.float64)
     # a faulty pixel may exceed all others a thousandfold
-    low, high = np.quantile(work, MODE.quantiles)
-    margin = MODE.margin * (high - low)
+    low, high = np.quantile(work, CONSTANTS.quantiles)
+    margin = CONSTANTS.margin * (high - low)
     work = np.clip(work, low - margin, high + margin) if high > low else work
-    smooth = gaussian_filter(work, MODE.noise_sigma)
-    smooth = smooth - wide_gaussian(smooth, max(MODE.background_sigma, min(values.shape) * MODE.background_fraction))
+    smooth = gaussian_filter(work, CONSTANTS.noise_sigma)
+    smooth = smooth - wide_gaussian(
+        smooth, max(CONSTANTS.background_sigma, min(values.shape) * CONSTANTS.background_fraction)
+    )
     std = smooth.std()
     return 0.0 if std == 0 else float(((smooth - smooth.mean()) ** 3).mean() / std**3)

@@ -18,7 +18,7 @@ __all__ = ["BackgroundStatistics", "OtherNoise", "between_columns", "measure_bac
 
 
 @dataclass(frozen=True)
-class _Settings:
+class _Constants:
     """Constants of the measurement."""
 
     #: Distances from a column within which pixels are left out, column widths (chosen); the first that leaves the
@@ -51,7 +51,7 @@ class _Settings:
     largest_mean: float = 0.6
 
 
-SETTINGS = _Settings()
+CONSTANTS = _Constants()
 #: Length of a model without background, px (chosen).
 DEFAULT_LENGTH = 32.0
 
@@ -93,16 +93,16 @@ def between_columns(shape: tuple[int, int], fits: ColumnFits | None) -> NDArray[
     if fits is None:
         return np.ones(shape, dtype=bool)
     width = float(np.median(fits.sigma))
-    reach = math.ceil(SETTINGS.near[0] * width) + 1
+    reach = math.ceil(CONSTANTS.near[0] * width) + 1
     span, center = np.arange(-reach, reach + 1), np.rint(fits.positions).astype(int)
     rows, cols = center[:, :1] + span, center[:, 1:] + span
     squared = ((rows - fits.y[:, None]) ** 2)[:, :, None] + ((cols - fits.x[:, None]) ** 2)[:, None, :]
     inside = ((rows >= 0) & (rows < shape[0]))[:, :, None] & ((cols >= 0) & (cols < shape[1]))[:, None, :]
     pixel, squared = (rows[:, :, None] * shape[1] + cols[:, None, :])[inside], squared[inside]
-    for near in SETTINGS.near:
+    for near in CONSTANTS.near:
         between = np.ones(shape, dtype=bool)
         between.ravel()[pixel[squared <= (near * width) ** 2]] = False
-        if between.mean() > SETTINGS.least_pixels:
+        if between.mean() > CONSTANTS.least_pixels:
             break
     return between
 
@@ -127,18 +127,18 @@ def measure_background(residual: NDArray, use: NDArray, fits: ColumnFits, other:
     between pixels of different rows, where the other noise has none, and fitted with the mean of the image (which is
     attributed to the level) subtracted, which lowers it everywhere by ``A^2 4 pi L^2 / area``.
     """
-    if min(residual.shape) < SETTINGS.smallest_side or use.mean() < SETTINGS.fewest_pixels:
+    if min(residual.shape) < CONSTANTS.smallest_side or use.mean() < CONSTANTS.fewest_pixels:
         return BackgroundStatistics()
     curve = _RadialCovariance.of(residual, use)
     fit = _fit(curve)
-    none = BackgroundStatistics(amplitude_std=SETTINGS.misfit, distance=curve.distance, covariance=curve.covariance)
-    if fit.variance == 0.0 or fit.length < SETTINGS.shortest * float(np.median(fits.sigma)):
+    none = BackgroundStatistics(amplitude_std=CONSTANTS.misfit, distance=curve.distance, covariance=curve.covariance)
+    if fit.variance == 0.0 or fit.length < CONSTANTS.shortest * float(np.median(fits.sigma)):
         return none
     ratio = _Ratio.simulated(use, fits, fit.length)
     squared, length = fit.variance / ratio.variance, fit.length / ratio.length
     realised = max(squared, 0.0) * (1 - _mean_fraction(length, curve.area))
     error = _variance_error(curve, fit, ratio, other, use)
-    if realised < SETTINGS.least_signal * error:
+    if realised < CONSTANTS.least_signal * error:
         return replace(none, amplitude_std=math.sqrt(error) / 2)
     amplitude = math.sqrt(realised)
     sampling = math.sqrt(2 * math.pi * length**2 / curve.area)
@@ -166,11 +166,11 @@ def _variance_error(curve: _RadialCovariance, fit: _FieldFit, ratio: _Ratio, oth
     power = other.pointwise + other.streaks * extent
     cross = 2 * math.sqrt(max(squared, 0.0) * power / use.sum())
     realised = max(squared, 0.0) * (1 - _mean_fraction(length, curve.area))
-    relative = SETTINGS.misfit + SETTINGS.correction_error * abs(1 / ratio.variance - 1)
+    relative = CONSTANTS.misfit + CONSTANTS.correction_error * abs(1 / ratio.variance - 1)
     # residuals of a lattice do not have this covariance
     residual = fitted.covariance - fit.variance * _shape(fitted.distance, fit.length, curve.area)
-    misfit = SETTINGS.misfit_at_zero * math.sqrt(float(np.average(residual**2, weights=fitted.pairs)))
-    return math.hypot(white / ratio.variance, rows, cross, 2 * relative * realised, SETTINGS.misfit**2 / 4, misfit)
+    misfit = CONSTANTS.misfit_at_zero * math.sqrt(float(np.average(residual**2, weights=fitted.pairs)))
+    return math.hypot(white / ratio.variance, rows, cross, 2 * relative * realised, CONSTANTS.misfit**2 / 4, misfit)
 
 
 # --- covariance --------------------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ class _RadialCovariance:
         weight = _block_sums(use.astype(np.float64), block)
         values = _block_sums(np.where(use, residual, 0.0), block)
         values = values - weight * values.sum() / weight.sum()
-        reach = int(SETTINGS.farthest * min(values.shape))
+        reach = int(CONSTANTS.farthest * min(values.shape))
         products, pairs = (_lagged_products(one, reach) for one in (values, weight))
         radius = np.hypot(np.arange(1, reach + 1)[:, None], np.arange(-reach, reach + 1)[None, :])
         index = np.rint(radius).astype(int).ravel()
@@ -218,7 +218,7 @@ def _block_sums(values: NDArray, block: int) -> NDArray[np.float64]:
 
 def _lagged_products(values: NDArray, reach: int) -> NDArray[np.float64]:
     """Sums of products of pixels at lags 1 to ``reach`` along y and -``reach`` to ``reach`` along x."""
-    size = [fft.next_fast_len(n + int(SETTINGS.farthest * n) + 2, real=True) for n in values.shape]
+    size = [fft.next_fast_len(n + int(CONSTANTS.farthest * n) + 2, real=True) for n in values.shape]
     products = fft.irfft2(np.abs(fft.rfft2(values, s=size)) ** 2, s=size)
     return products[np.ix_(np.arange(1, reach + 1), np.arange(-reach, reach + 1))]
 
@@ -256,7 +256,7 @@ class _Ratio:
 
 def _mean_fraction(length: float, area: float) -> float:
     """Fraction of the variance that the mean of an image has."""
-    return min(4 * math.pi * length**2 / area, SETTINGS.largest_mean)
+    return min(4 * math.pi * length**2 / area, CONSTANTS.largest_mean)
 
 
 def _shape(distance: NDArray, length: float, area: float) -> NDArray[np.float64]:
@@ -265,11 +265,11 @@ def _shape(distance: NDArray, length: float, area: float) -> NDArray[np.float64]
 
 def _fit(curve: _RadialCovariance) -> _FieldFit:
     """Variance and length, fitted up to a few lengths."""
-    farthest = largest = SETTINGS.farthest * math.sqrt(curve.area)
+    farthest = largest = CONSTANTS.farthest * math.sqrt(curve.area)
     for _ in range(3):
         used = curve.distance <= farthest
         variance, length = _least_squares(curve.take(used))
-        farthest = float(np.clip(SETTINGS.reach * length, SETTINGS.nearest, largest))
+        farthest = float(np.clip(CONSTANTS.reach * length, CONSTANTS.nearest, largest))
     return _FieldFit(variance, length, used)
 
 

@@ -20,7 +20,7 @@ __all__ = ["complete_columns", "find_faint_columns", "find_first_columns", "fit_
 
 
 @dataclass(frozen=True)
-class _Settings:
+class _Constants:
     """Constants of the search."""
 
     #: Fewest columns (chosen).
@@ -42,19 +42,19 @@ class _Settings:
     hidden: float = 0.1
 
 
-SETTINGS = _Settings()
+CONSTANTS = _Constants()
 
 
 def find_first_columns(values: NDArray, spacing: float) -> ColumnFits | None:
     """Fits of the highest peaks. The autocorrelation may not resolve pairs of columns: they are also sought with a
     narrower filter, which is used if it finds many more of them, all at equal distances.
     """
-    usual = float(np.clip(SETTINGS.first_width * spacing, 1.0, 12.0))
+    usual = float(np.clip(CONSTANTS.first_width * spacing, 1.0, 12.0))
     width = _width(values, spacing) or usual
     peaks = _peaks(values, usual, 0.6 * spacing, 0.0)
-    noise = mad_std(row_difference(values[:, :: SETTINGS.thinned]))
+    noise = mad_std(row_difference(values[:, :: CONSTANTS.thinned]))
     resolved = _peaks(values, max(0.6 * width, 0.8), 2.2 * width, noise)
-    if len(resolved) > SETTINGS.resolved_pairs * len(peaks) and _at_equal_distances(resolved):
+    if len(resolved) > CONSTANTS.resolved_pairs * len(peaks) and _at_equal_distances(resolved):
         return fit_significant(values, resolved, width, None, 8)
     return fit_significant(values, peaks, usual, None, 8)
 
@@ -63,7 +63,7 @@ def _peaks(values: NDArray, sigma: float, min_distance: float, noise: float) -> 
     """Peaks of the filtered image; they exceed noise of this standard deviation, filtered, five times."""
     response = column_response(values, sigma)
     least = 5 * noise * math.sqrt(gaussian_variance_gain(sigma))
-    height = SETTINGS.least_height * float(np.quantile(response, 0.995))
+    height = CONSTANTS.least_height * float(np.quantile(response, 0.995))
     return find_peaks(response, threshold=max(height, least), min_distance=min_distance)
 
 
@@ -71,7 +71,7 @@ def _at_equal_distances(peaks: NDArray) -> bool:
     """Whether most peaks have their nearest neighbour at the same distance, unlike peaks of noise on columns."""
     distance = nearest_distances(peaks)
     median = float(np.median(distance))
-    return float(np.median(np.abs(distance - median))) < SETTINGS.equal_distances * median
+    return float(np.median(np.abs(distance - median))) < CONSTANTS.equal_distances * median
 
 
 def _width(values: NDArray, spacing: float) -> float | None:
@@ -86,12 +86,12 @@ def fit_significant(
     values: NDArray, peaks: NDArray, width: float, shifts: NDArray | None, iterations: int
 ) -> ColumnFits | None:
     """Fits of the significant columns; None if they are too few."""
-    if len(peaks) < SETTINGS.fewest_columns:
+    if len(peaks) < CONSTANTS.fewest_columns:
         return None
     fits = fit_columns(values, peaks, width, shifts=shifts, iterations=iterations)
     with np.errstate(invalid="ignore"):
         good = fits.take(~fits.failed & (fits.amplitude > 3 * fits.amplitude_err))
-    return good if len(good) >= SETTINGS.fewest_columns else None
+    return good if len(good) >= CONSTANTS.fewest_columns else None
 
 
 def find_faint_columns(residual: NDArray, fits: ColumnFits, spacing: float, variance: NDArray) -> ColumnFits:
@@ -109,7 +109,7 @@ def find_faint_columns(residual: NDArray, fits: ColumnFits, spacing: float, vari
     """
     width = float(np.median(fits.sigma))
     noise = math.sqrt(float(np.median(variance)))
-    peaks = peaks_above_noise(residual, width, noise=noise, min_distance=0.6 * spacing, significance=SETTINGS.faint)
+    peaks = peaks_above_noise(residual, width, noise=noise, min_distance=0.6 * spacing, significance=CONSTANTS.faint)
     known = fits.positions
     distance = cKDTree(known).query(peaks)[0] if len(peaks) else np.empty(0)
     new = peaks[distance > max(0.5 * spacing, 1.5 * width)]
@@ -126,5 +126,5 @@ def complete_columns(fits: ColumnFits, bad: NDArray) -> ColumnFits:
     if not bad.any():
         return fits
     hidden = ndimage.gaussian_filter(bad.astype(np.float64), float(np.median(fits.sigma)))
-    complete = fits.take(hidden[nearest_pixels(fits, bad.shape)] < SETTINGS.hidden)
-    return complete if len(complete) >= SETTINGS.fewest_columns else fits
+    complete = fits.take(hidden[nearest_pixels(fits, bad.shape)] < CONSTANTS.hidden)
+    return complete if len(complete) >= CONSTANTS.fewest_columns else fits

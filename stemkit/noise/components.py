@@ -23,7 +23,7 @@ __all__ = ["NoiseComponents", "measure_components"]
 
 
 @dataclass(frozen=True)
-class _Settings:
+class _Constants:
     """Constants of the separation."""
 
     #: Error caused by the columns' model, as a fraction of the readout and of the streaks' variance, and as a fraction
@@ -38,7 +38,7 @@ class _Settings:
     excess_scatter: float = 1.15
 
 
-SETTINGS = _Settings()
+CONSTANTS = _Constants()
 #: Fraction of the scatter of an estimate by which it misses the noise realised in the same image (derived).
 SAMPLING = math.sqrt((ROW_CORRELATION - 1) / ROW_CORRELATION)
 
@@ -148,7 +148,7 @@ def measure_components(
     displaced = noise.x.variance + noise.y.variance
     fit = fit_lag_covariance(noise.lags, covariance.covariance, covariance.pairs, n_x, displaced)
     line = fit_variance_line(noise, signal, covariance, fit.covariance)
-    return _assembled(noise.lags, covariance, fit, line, SETTINGS.displaced_error * displaced)
+    return _assembled(noise.lags, covariance, fit, line, CONSTANTS.displaced_error * displaced)
 
 
 def _assembled(
@@ -159,7 +159,7 @@ def _assembled(
     least = max(math.sqrt(math.hypot(std.pointwise, displaced)), 1e-150)
     at_mean = np.nan_to_num(line.mean_signal * line.gain_std)
     readout_std = math.hypot(std.pointwise * SAMPLING, at_mean, displaced) / (2 * max(line.readout, least))
-    excess = SETTINGS.excess_scatter
+    excess = CONSTANTS.excess_scatter
     return NoiseComponents(
         readout=line.readout,
         gain=line.gain,
@@ -177,8 +177,8 @@ def _assembled(
         covariance=row_covariance.covariance,
         fitted=model.at(lags),
         std={
-            "readout": math.hypot(readout_std, SETTINGS.model_error * line.readout),
-            "gain": math.hypot(line.gain_std, SETTINGS.gain_model_error * line.gain),
+            "readout": math.hypot(readout_std, CONSTANTS.model_error * line.readout),
+            "gain": math.hypot(line.gain_std, CONSTANTS.gain_model_error * line.gain),
             "correlation_x": excess**2 * std.correlation * SAMPLING,
             "streaks": _amplitude_std(model.streaks, std.streaks, displaced),
             "streak_length": excess * std.length if model.streaks else math.nan,
@@ -195,4 +195,6 @@ def _amplitude_std(variance: float, scatter: float, displaced: float) -> float:
     ``displaced`` by displaced rows.
     """
     own = math.hypot(scatter * SAMPLING, displaced)
-    return math.hypot(own, SETTINGS.model_error * variance) / (2 * max(math.sqrt(variance), math.sqrt(own) / 2, 1e-150))
+    return math.hypot(own, CONSTANTS.model_error * variance) / (
+        2 * max(math.sqrt(variance), math.sqrt(own) / 2, 1e-150)
+    )

@@ -15,7 +15,7 @@ __all__ = ["DisplacedSlope", "NoiseDifferences", "RowCovariance", "covariance_wi
 
 
 @dataclass(frozen=True)
-class _Settings:
+class _Constants:
     """Constants of the correction."""
 
     #: Pixels beyond this many robust standard deviations are dead, hot or hit by a cosmic ray (chosen).
@@ -34,7 +34,7 @@ class _Settings:
     least_left: float = 0.01
 
 
-SETTINGS = _Settings()
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)
@@ -94,16 +94,16 @@ class NoiseDifferences:
         """From the image without its columns, outliers left out; None without noise."""
         difference = row_difference(residual)
         known = np.ones(difference.shape) if valid is None else rows_without(~valid).astype(np.float64)
-        thinned = np.s_[:, :: SETTINGS.thinned]
+        thinned = np.s_[:, :: CONSTANTS.thinned]
         std = robust_std(difference[thinned][known[thinned] > 0])
         if std == 0:
             return None
-        known = known * (np.abs(difference) < SETTINGS.outlier * std)
+        known = known * (np.abs(difference) < CONSTANTS.outlier * std)
         return cls(difference * known, known, _lags(residual.shape[1]), x, y)
 
 
 def _lags(n_x: int) -> NDArray[np.int64]:
-    farthest = max(8, min(int(SETTINGS.farthest * n_x), n_x - 4))
+    farthest = max(8, min(int(CONSTANTS.farthest * n_x), n_x - 4))
     return np.unique(np.r_[0:9, np.geomspace(9, farthest, 18).astype(int)])
 
 
@@ -127,15 +127,15 @@ def covariance_without_displacements(noise: NoiseDifferences) -> RowCovariance:
     """Add the noise that registration has removed, and subtract what residual displacements have added."""
     lags = noise.lags
     removed = noise.x.removed(lags), noise.y.removed(lags)
-    middle = lags == SETTINGS.streak_lags[2]
+    middle = lags == CONSTANTS.streak_lags[2]
     variance, std = _residual_displacements(noise, np.array([r[middle].mean() for r in removed]))
     # displacements that are not significant are not subtracted
-    subtracted = np.where(variance > SETTINGS.significant * std, variance, 0.0)
+    subtracted = np.where(variance > CONSTANTS.significant * std, variance, 0.0)
     covariance, pairs = _mean_products(noise.values, noise.known, lags)
     slopes = [_mean_products(d.slope[2:-2] * noise.known, noise.known, lags)[0] for d in (noise.x, noise.y)]
     restored = covariance + removed[0] * slopes[0] + removed[1] * slopes[1]
     covariance = restored - subtracted[0] * slopes[0] - subtracted[1] * slopes[1]
-    if covariance[0] < SETTINGS.least_left * restored[0]:
+    if covariance[0] < CONSTANTS.least_left * restored[0]:
         # displacements that explain more than the variance of the image are not measured
         covariance, subtracted = restored, np.zeros(2)
     correction = (removed[0][0] - subtracted[0], removed[1][0] - subtracted[1])
@@ -156,9 +156,9 @@ def _residual_displacements(noise: NoiseDifferences, removed: NDArray) -> tuple[
     Regression of D(x) D(x + k) on the products of both slopes at the streaks' lags, each lag about its own mean;
     ``removed`` is added.
     """
-    blocks = np.arange(0, len(noise.values), SETTINGS.row_block)
+    blocks = np.arange(0, len(noise.values), CONSTANTS.row_block)
     matrices, rights = np.zeros((len(blocks), 2, 2)), np.zeros((len(blocks), 2))
-    for lag in SETTINGS.streak_lags:
+    for lag in CONSTANTS.streak_lags:
         slopes, product = _slope_products(noise, lag)
         matrices += np.add.reduceat(np.einsum("iyx,jyx->yij", slopes, slopes), blocks, axis=0)
         rights += np.add.reduceat((slopes * product).sum(2).T, blocks, axis=0)

@@ -18,7 +18,7 @@ __all__ = ["NORMAL_SHAPE", "fit_tukey_shape", "is_counted"]
 
 
 @dataclass(frozen=True)
-class _Settings:
+class _Constants:
     """Constants of the fit of the shape, and of the decision for counts."""
 
     #: Pointwise noise with a smaller fraction of the variance does not show its tails (chosen).
@@ -40,7 +40,7 @@ class _Settings:
     most_skewed: float = 2.0
 
 
-SETTINGS = _Settings()
+CONSTANTS = _Constants()
 #: Tukey lambda that is nearest to a normal distribution (derived), used where other noise hides the shape.
 NORMAL_SHAPE = 0.14
 #: Probabilities whose quantiles, relative to the quartiles, give the weight of the tails (chosen).
@@ -79,7 +79,7 @@ def fit_tukey_shape(standardised: NDArray, fraction: float, known: NDArray) -> t
     Quantiles at 0.9 to 0.998 over the quartiles are compared with those of five independent Tukey variables with the
     weights of the difference, plus a normal one. Quantiles exist for every lambda, moments do not.
     """
-    if fraction < SETTINGS.least_fraction or known.sum() < SETTINGS.fewest_pixels:
+    if fraction < CONSTANTS.least_fraction or known.sum() < CONSTANTS.fewest_pixels:
         return NORMAL_SHAPE, math.nan
     table = _reference_at(min(fraction, 1.0))
 
@@ -87,8 +87,8 @@ def fit_tukey_shape(standardised: NDArray, fraction: float, known: NDArray) -> t
         z = standardised[rows][known[rows]]
         return _nearest(_ratios(np.quantile(z, TAILS), np.quantile(z, 1 - TAILS), *np.quantile(z, [0.75, 0.25])), table)
 
-    blocks = np.array_split(np.arange(len(standardised)), SETTINGS.n_blocks)
-    separate = [shape_of(slice(b[0], b[-1] + 1)) for b in blocks if known[b].sum() > SETTINGS.fewest_pixels]
+    blocks = np.array_split(np.arange(len(standardised)), CONSTANTS.n_blocks)
+    separate = [shape_of(slice(b[0], b[-1] + 1)) for b in blocks if known[b].sum() > CONSTANTS.fewest_pixels]
     std = float(np.std(separate, ddof=1) / np.sqrt(len(separate))) if len(separate) > 1 else math.nan
     return shape_of(slice(None)), std
 
@@ -113,15 +113,15 @@ def is_counted(standardised: NDArray, gain: float, std: NDArray, correlation: fl
     correlation r along the row multiplies it by ``(1 - r^2)^1.5 / (1 - r^3)``.
     """
     n = standardised.size
-    if gain == 0 or n < SETTINGS.fewest_skewed:
+    if gain == 0 or n < CONSTANTS.fewest_skewed:
         return False
     kept = (1 - correlation**2) ** 1.5 / (1 - abs(correlation) ** 3)
     expected = kept * float((gain / std).mean())
     # the third power of a normal number has a variance of 15
     error = np.sqrt(15 * (1 + abs(correlation)) / (1 - abs(correlation)) / n)
-    skewness = float((np.clip(standardised, -SETTINGS.clip, SETTINGS.clip) ** 3).mean())
-    ratio, margin = skewness / expected, SETTINGS.significant * error / abs(expected)
-    return bool(margin < ratio and 1 - SETTINGS.most_reduced - margin < ratio < SETTINGS.most_skewed + margin)
+    skewness = float((np.clip(standardised, -CONSTANTS.clip, CONSTANTS.clip) ** 3).mean())
+    ratio, margin = skewness / expected, CONSTANTS.significant * error / abs(expected)
+    return bool(margin < ratio and 1 - CONSTANTS.most_reduced - margin < ratio < CONSTANTS.most_skewed + margin)
 
 
 # --- reference distributions -------------------------------------------------------------------------------------

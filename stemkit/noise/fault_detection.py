@@ -20,7 +20,7 @@ __all__ = ["describe_hum", "describe_pixel_faults", "find_scan_faults", "saturat
 
 
 @dataclass(frozen=True)
-class _Settings:
+class _Constants:
     """Constants of the detection."""
 
     #: Smallest fraction of the pixels at the highest or lowest value that is an end of the range (chosen).
@@ -45,7 +45,7 @@ class _Settings:
     fewest_columns: int = 50
 
 
-SETTINGS = _Settings()
+CONSTANTS = _Constants()
 
 
 def saturated_pixels(values: NDArray, faulty: NDArray | None = None) -> NDArray[np.bool_]:
@@ -70,7 +70,7 @@ def saturated_pixels(values: NDArray, faulty: NDArray | None = None) -> NDArray[
         if faulty is not None:
             at_end &= ~faulty
         # digital levels share values everywhere: an end has many more pixels than the level next to it
-        if at_end.mean() <= SETTINGS.saturated or at_end.sum() <= 2 * (values == neighbor).sum():
+        if at_end.mean() <= CONSTANTS.saturated or at_end.sum() <= 2 * (values == neighbor).sum():
             continue
         if end != 0 or neighbor < 0 or not _is_no_count(values, at_end, float(neighbor)):
             out |= at_end
@@ -84,13 +84,13 @@ def _is_no_count(values: NDArray, at_zero: NDArray, quantum: float) -> bool:
     y, x = np.nonzero(at_zero[:, 1:-1])
     left, right = (values[y, x + i].astype(np.float64) for i in (0, 2))
     mean = float((left + right).mean()) / 2
-    if float(((left - right) ** 2).mean()) / 2 <= SETTINGS.counts_variance * quantum * mean:
+    if float(((left - right) ** 2).mean()) / 2 <= CONSTANTS.counts_variance * quantum * mean:
         return True
     # zeros at the edge of a specimen have neighbours of different means: the rest of the image decides
     noise = LevelDependentNoise.from_image(values.astype(np.float64))
     ratio = noise.variance / np.maximum(quantum * noise.level, TINY)
-    equal = (ratio > 1 / SETTINGS.counts_variance) & (ratio < SETTINGS.counts_variance)
-    return bool(equal.mean() > SETTINGS.counted_levels)
+    equal = (ratio > 1 / CONSTANTS.counts_variance) & (ratio < CONSTANTS.counts_variance)
+    return bool(equal.mean() > CONSTANTS.counted_levels)
 
 
 def describe_pixel_faults(values: NDArray, found: PixelFaults) -> dict[str, str]:
@@ -170,24 +170,24 @@ def describe_hum(scan: ScanNoise) -> dict[str, str]:
 
 def _direction(values: NDArray, faulty: NDArray) -> dict[str, str]:
     """Whether noise is correlated more along y than along x, each in fourth differences across that axis."""
-    if min(values.shape) < SETTINGS.smallest_side:
+    if min(values.shape) < CONSTANTS.smallest_side:
         return {}
     covariances = []
     for image, bad in ((values, faulty), (values.T, faulty.T)):
         difference = row_difference(np.asarray(image, dtype=np.float64))
         limit = 8 * robust_std(difference)
         difference = np.clip(difference, -limit, limit) * rows_without(bad)
-        products = [float((difference[:, :-k] * difference[:, k:]).mean()) for k in SETTINGS.lags]
+        products = [float((difference[:, :-k] * difference[:, k:]).mean()) for k in CONSTANTS.lags]
         covariances.append((float(np.mean(products)), float((difference**2).mean()) / np.sqrt(difference.size)))
     (along_x, _), (along_y, noise) = covariances
-    if along_y <= max(SETTINGS.along_y * along_x, SETTINGS.significance * 2 * noise):
+    if along_y <= max(CONSTANTS.along_y * along_x, CONSTANTS.significance * 2 * noise):
         return {}
     return {"direction": "noise is correlated along y: if that is how the beam scanned, transpose the image first"}
 
 
 def _flyback(positions: NDArray) -> dict[str, str]:
     """Columns at the left edge: second differences of x with the two columns to the right, compared with the rest."""
-    if len(positions) < SETTINGS.fewest_columns:
+    if len(positions) < CONSTANTS.fewest_columns:
         return {}
     tree = cKDTree(positions)
     spacing = float(np.median(tree.query(positions, k=2)[0][:, 1]))
@@ -197,11 +197,11 @@ def _flyback(positions: NDArray) -> dict[str, str]:
     x = positions[:, 1]
     difference = np.where(both, x - 2 * x[first] + x[second], np.nan)
     left, right = both & (x < 1.5 * spacing), both & (x > 3 * spacing)
-    if left.sum() < SETTINGS.fewest_left or right.sum() < SETTINGS.fewest_right:
+    if left.sum() < CONSTANTS.fewest_left or right.sum() < CONSTANTS.fewest_right:
         return {}
     shift = float(np.median(difference[left]) - np.median(difference[right]))
     error = 1.25 * float(np.std(difference[right])) / np.sqrt(left.sum())
-    if abs(shift) < max(SETTINGS.least_flyback, SETTINGS.significance * error):
+    if abs(shift) < max(CONSTANTS.least_flyback, CONSTANTS.significance * error):
         return {}
     return {"flyback": f"columns at the left edge are displaced by {shift:+.2f} ± {error:.2f} px: the beam's return"}
 

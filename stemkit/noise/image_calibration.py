@@ -33,7 +33,7 @@ __all__ = ["ImageCalibration", "calibrate_image", "contrast_and_level"]
 
 
 @dataclass(frozen=True)
-class _Settings:
+class _Constants:
     """Constants of the calibration."""
 
     #: Number of pixels, about, of the part on which larger images are calibrated (chosen).
@@ -58,7 +58,7 @@ class _Settings:
     most_levels: int = 4096
 
 
-SETTINGS = _Settings()
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)
@@ -137,10 +137,10 @@ def contrast_and_level(values: NDArray, mode: str, *, averaged: bool = False) ->
 def _calibrated_part(bright: NDArray) -> tuple[slice, slice]:
     """The part of a large image that is used: whole rows if they are short enough, those with the most columns."""
     n_y, n_x = bright.shape
-    if n_y * n_x <= SETTINGS.most_pixels:
+    if n_y * n_x <= CONSTANTS.most_pixels:
         return slice(0, n_y), slice(0, n_x)
-    width = min(n_x, SETTINGS.longest_row)
-    height = min(n_y, max(SETTINGS.most_pixels // width, SETTINGS.fewest_rows))
+    width = min(n_x, CONSTANTS.longest_row)
+    height = min(n_y, max(CONSTANTS.most_pixels // width, CONSTANTS.fewest_rows))
     # a specimen may surround vacuum: rows that vary the most along x cross the most columns
     variation = np.cumsum(np.r_[0.0, bright.std(axis=1)])
     top = int(np.argmax(variation[height:] - variation[:-height])) if n_y > height else 0
@@ -211,7 +211,7 @@ def _pointwise_distribution(noise: _Noise) -> tuple[str, float, float]:
     difference = row_difference(noise.residual)
     pointwise = components.pointwise_variance(noise.signal[2:-2])
     variance = np.maximum(pointwise + components.streak_variance, 1e-12)
-    known = rows_without(~noise.valid) & (pointwise > SETTINGS.least_variance * float(pointwise.mean()))
+    known = rows_without(~noise.valid) & (pointwise > CONSTANTS.least_variance * float(pointwise.mean()))
     if not known.any():
         return normal
     if _skewed_like_counts(noise):
@@ -223,9 +223,9 @@ def _pointwise_distribution(noise: _Noise) -> tuple[str, float, float]:
 def _skewed_like_counts(noise: _Noise) -> bool:
     """Whether the noise between the columns, where their model leaves no residual, has the skewness of counts."""
     components, use = noise.components, noise.between
-    filtered = noise.residual - ndimage.gaussian_filter(noise.residual, SETTINGS.smooth)
+    filtered = noise.residual - ndimage.gaussian_filter(noise.residual, CONSTANTS.smooth)
     pointwise = components.readout**2 + components.gain * noise.signal[use]
-    variance = np.maximum(pointwise, SETTINGS.least_variance * components.readout**2) + components.streak_variance
+    variance = np.maximum(pointwise, CONSTANTS.least_variance * components.readout**2) + components.streak_variance
     if not use.any() or variance.min() <= 0:
         return False
     std = np.sqrt(variance)
@@ -273,7 +273,7 @@ def _with_displacements(scan: _Scan, noise: _Noise, crystal: FittedCrystal, larg
     other_rows = found.jitter * math.sqrt((1 - 1 / larger) / (2 * n_y))
     jitter, jitter_std, length = found.jitter, math.hypot(found.jitter_std, other_rows), found.length
     squared = components.residual_jitter**2
-    if math.isinf(length) and squared > SETTINGS.local_jitter * jitter**2:
+    if math.isinf(length) and squared > CONSTANTS.local_jitter * jitter**2:
         whole, jitter = jitter, math.sqrt(jitter**2 + squared)
         jitter_std = math.hypot(components.std["residual_jitter^2"] / 2, whole * jitter_std) / jitter
         length = _local_length(whole**2 / jitter**2, n_x)
@@ -298,7 +298,7 @@ def row_mean_fraction(length: float, n_x: int) -> float:
     """
     if math.isinf(length):
         return 1.0
-    ratio = 2 * max(length, SETTINGS.shortest_local) / n_x
+    ratio = 2 * max(length, CONSTANTS.shortest_local) / n_x
     return ratio * math.sqrt(math.pi) * math.erf(1 / ratio) - ratio**2 * (1 - math.exp(-(ratio**-2.0)))
 
 
@@ -307,7 +307,7 @@ def _local_length(fraction: float, n_x: int) -> float:
     row has; infinite where it is long.
     """
     length = n_x * fraction / (2 * math.sqrt(math.pi))
-    return max(length, SETTINGS.shortest_local) if length < SETTINGS.longest_local * n_x else math.inf
+    return max(length, CONSTANTS.shortest_local) if length < CONSTANTS.longest_local * n_x else math.inf
 
 
 def _drift_and_hum(
@@ -343,6 +343,6 @@ def _digitization(values: NDArray, faulty: NDArray, noise: float) -> Digitizatio
     high = float(good.max()) if (clipped & (values == good.max())).any() else None
     thinned = slice(None, None, max(1, len(values) // 64))
     levels = np.unique(values[thinned][~faulty[thinned]])
-    step = float(np.diff(levels).min()) if 2 < len(levels) < SETTINGS.most_levels else 0.0
+    step = float(np.diff(levels).min()) if 2 < len(levels) < CONSTANTS.most_levels else 0.0
     equal = step > 0 and np.allclose((levels - levels[0]) / step, np.rint((levels - levels[0]) / step), atol=1e-3)
-    return Digitization(low, high, step if equal and step > SETTINGS.coarse_step * noise else None)
+    return Digitization(low, high, step if equal and step > CONSTANTS.coarse_step * noise else None)

@@ -20,7 +20,7 @@ SHORT_LENGTH = 3.0
 
 
 @dataclass(frozen=True)
-class _Settings:
+class _Constants:
     """Constants of the fit."""
 
     #: Streaks longer than this fraction of the row have an infinite length (chosen).
@@ -49,7 +49,7 @@ class _Settings:
     least_pointwise: float = 0.05
 
 
-SETTINGS = _Settings()
+CONSTANTS = _Constants()
 #: Logarithm of the length, px, that stands for an infinite one in the search (chosen).
 LOG_INFINITE = math.log(1e6)
 
@@ -135,10 +135,10 @@ def fit_lag_covariance(
     best, _ = _fit_one(_LeastSquares.of(lags, scaled, np.diag(1 / np.maximum(pairs, 1.0)), n_x))
     for _ in range(2):
         best, cost = _fit_one(_LeastSquares.of(lags, scaled, _scatter(lags, best, pairs, n_x), n_x))
-    if cost > SETTINGS.unexplained:
+    if cost > CONSTANTS.unexplained:
         for _ in range(2):
             two = _fit_two(_LeastSquares.of(lags, scaled, _scatter(lags, best, pairs, n_x), n_x), best)
-            if two is None or two.short * total < SETTINGS.least_over_displaced * displaced:
+            if two is None or two.short * total < CONSTANTS.least_over_displaced * displaced:
                 break
             best = two
     std = _standard_deviations(lags, best, _scatter(lags, best, pairs, n_x))
@@ -161,7 +161,7 @@ class _LeastSquares:
     def of(cls, lags: NDArray, covariance: NDArray, scatter: NDArray, n_x: int) -> _LeastSquares:
         """From measured covariances, and the covariance of these estimates."""
         whitening = _whitening(scatter)
-        return cls(lags, whitening, whitening @ covariance, SETTINGS.longest * n_x)
+        return cls(lags, whitening, whitening @ covariance, CONSTANTS.longest * n_x)
 
     def solve(self, correlation: float, lengths: Sequence[float] | NDArray) -> tuple[NDArray[np.float64], float]:
         """Variances of the pointwise noise and of streaks of each length, and the norm of the whitened residual."""
@@ -174,7 +174,7 @@ def _fit_one(problem: _LeastSquares) -> tuple[LagCovariance, float]:
     """The best model with streaks of one length, and its weighted sum of squares."""
     correlation, log_length = _best_length(problem)
     (pointwise, streaks), norm = problem.solve(correlation, [math.exp(log_length)])
-    if pointwise < SETTINGS.least_pointwise * streaks and log_length < math.log(SETTINGS.shortest_alone):
+    if pointwise < CONSTANTS.least_pointwise * streaks and log_length < math.log(CONSTANTS.shortest_alone):
         # every image has pointwise noise: streaks as short as its correlation are pointwise noise
         correlation = _best_correlation(problem, [])
         (pointwise,), norm = problem.solve(correlation, [])
@@ -196,8 +196,8 @@ def _best_length(problem: _LeastSquares) -> tuple[float, float]:
         lambda p: problem.solve(p[0], [math.exp(p[1])])[1],
         [correlation, length],
         bounds=[
-            (SETTINGS.lowest_correlation, SETTINGS.highest_correlation),
-            (math.log(SETTINGS.shortest), log_longest),
+            (CONSTANTS.lowest_correlation, CONSTANTS.highest_correlation),
+            (math.log(CONSTANTS.shortest), log_longest),
         ],
         method="Nelder-Mead",
         options={"xatol": 1e-4, "fatol": 1e-9, "maxfev": 160, "initial_simplex": simplex},
@@ -206,7 +206,7 @@ def _best_length(problem: _LeastSquares) -> tuple[float, float]:
 
 
 def _best_correlation(problem: _LeastSquares, lengths: Sequence[float]) -> float:
-    bounds = SETTINGS.lowest_correlation, SETTINGS.highest_correlation
+    bounds = CONSTANTS.lowest_correlation, CONSTANTS.highest_correlation
     cost = optimize.minimize_scalar(lambda c: problem.solve(c, lengths)[1], bounds=bounds, method="bounded")
     return float(cost.x)
 
@@ -235,16 +235,16 @@ def _fit_two(problem: _LeastSquares, one: LagCovariance) -> LagCovariance | None
     cost_of_one = problem.solve(one.correlation, [one.length])[1] ** 2
     lengths = _whole_rows(np.exp(found.x[1:]), problem.longest)
     (pointwise, streaks, short), _ = problem.solve(found.x[0], lengths)
-    if (one.short == 0 and cost_of_one - found.fun < SETTINGS.least_gain) or streaks == 0 or short == 0:
+    if (one.short == 0 and cost_of_one - found.fun < CONSTANTS.least_gain) or streaks == 0 or short == 0:
         return None
     return LagCovariance(*map(float, (pointwise, found.x[0], streaks, lengths[0], short, lengths[1])))
 
 
 def _distinct(correlation: float, lengths: NDArray) -> bool:
     """Whether the correlation and both lengths are within their ranges, and the lengths are distinguished."""
-    allowed = SETTINGS.lowest_correlation < correlation < SETTINGS.highest_correlation
+    allowed = CONSTANTS.lowest_correlation < correlation < CONSTANTS.highest_correlation
     long, short = lengths
-    return bool(allowed and short > SETTINGS.shortest_of_two and SETTINGS.least_ratio * short < long < 1.01e6)
+    return bool(allowed and short > CONSTANTS.shortest_of_two and CONSTANTS.least_ratio * short < long < 1.01e6)
 
 
 def _whole_rows(lengths: NDArray, longest: float) -> NDArray[np.float64]:
@@ -259,7 +259,7 @@ def _starts(one: LagCovariance) -> list[tuple[float, float, float]]:
         for r in sorted({0.0, 0.3, one.correlation})
         for b in (1.5, 3.0, 6.0)
         for a in sorted({length, 1e6, 3 * b, 6 * b, 12 * b})
-        if a > SETTINGS.least_ratio * b
+        if a > CONSTANTS.least_ratio * b
     ]
 
 

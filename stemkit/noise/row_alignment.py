@@ -30,7 +30,7 @@ __all__ = ["RowAligner"]
 
 
 @dataclass(frozen=True)
-class _Settings:
+class _Constants:
     """Constants of the alignment."""
 
     #: Rows are registered on at most this many px of their middle (chosen).
@@ -50,7 +50,7 @@ class _Settings:
     rounds: int = 6
 
 
-SETTINGS = _Settings()
+CONSTANTS = _Constants()
 #: Median of the square of a normal number over its mean (derived).
 MEDIAN_SQUARE = 0.455
 
@@ -189,9 +189,9 @@ def _row_shifts(image: xr.DataArray, mode: str | None) -> NDArray[np.float64]:
     n_y, n_x = image.shape
     faulty = faulty_pixels(image.values, averaged=was_averaged(image))
     bright = filled(image.values, faulty).astype(np.float64) * mode_sign(resolve_mode(image, mode))
-    left = max(0, (n_x - SETTINGS.widest) // 2)
-    part = slice(None), slice(left, left + SETTINGS.widest)
-    most = max(1, SETTINGS.most_estimates // n_y)
+    left = max(0, (n_x - CONSTANTS.widest) // 2)
+    part = slice(None), slice(left, left + CONSTANTS.widest)
+    most = max(1, CONSTANTS.most_estimates // n_y)
     crystal = separate_specimen(bright[part], faulty=faulty[part], most_columns=most, row_length=n_x).crystal
     if crystal is not None:
         return _crystal_shifts(crystal)
@@ -225,7 +225,7 @@ def _limit_slow(rows: NDArray, longest: float, parts: DisplacementParts = NO_PAR
         return rows
     if parts.drift:
         expected = parts.jitter**2 + parts.drift**2 * drift_spectrum(len(rows), parts.drift_rows)[slow]
-        limit = SETTINGS.largest_drift * np.sqrt(expected)
+        limit = CONSTANTS.largest_drift * np.sqrt(expected)
     else:
         limit = np.full(int(slow.sum()), math.sqrt(float(np.median(waves[~slow] ** 2)) / MEDIAN_SQUARE))
     waves[slow] = np.clip(waves[slow], -limit, limit)
@@ -268,9 +268,9 @@ class _Prior:
             angle = 2 * np.pi * parts.hum_frequency * np.arange(n_y)
             factors.append(parts.hum / math.sqrt(2) * np.stack([np.cos(angle), np.sin(angle)], axis=1))
         factor = np.hstack(factors)
-        factor[np.abs(factor) < SETTINGS.negligible * found.rms] = 0.0
+        factor[np.abs(factor) < CONSTANTS.negligible * found.rms] = 0.0
         # of a displacement that changes along the row, its mean is removed
-        jitter = max(parts.jitter, SETTINGS.least_jitter * found.rms)
+        jitter = max(parts.jitter, CONSTANTS.least_jitter * found.rms)
         return cls(jitter, found.rms, sparse.csr_matrix(factor))
 
 
@@ -281,8 +281,8 @@ def _displacements(
     differences = second_differences(positions, vectors)
     equations = _Equations.of(estimates, prior)
     rows, errors = np.zeros(estimates.n_rows), np.zeros(len(positions))
-    deviation = max(LEAST_DEVIATION, SETTINGS.first_deviation * prior.displacement)
-    for _ in range(SETTINGS.rounds):
+    deviation = max(LEAST_DEVIATION, CONSTANTS.first_deviation * prior.displacement)
+    for _ in range(CONSTANTS.rounds):
         values = differences @ (positions[:, 1] + errors)
         # the scatter between the columns is that of the lattice, not of broken places
         deviation = max(LEAST_DEVIATION, min(deviation, mad_std(values) if len(values) else deviation))

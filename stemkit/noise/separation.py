@@ -24,7 +24,7 @@ MOST_COLUMNS = 1200
 
 
 @dataclass(frozen=True)
-class _Settings:
+class _Constants:
     """Constants of the separation."""
 
     #: Rounds of fitting and registration (chosen: displacements of 2 px need three), ...
@@ -44,7 +44,7 @@ class _Settings:
     faulty_variance: float = 1e12
 
 
-SETTINGS = _Settings()
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)
@@ -145,9 +145,9 @@ def separate_specimen(
     """
     values = np.asarray(bright, dtype=np.float64)
     bad = np.zeros(values.shape, dtype=bool) if faulty is None else faulty
-    periodicity = find_periodicity(central_crop(values, SETTINGS.lattice_square))
+    periodicity = find_periodicity(central_crop(values, CONSTANTS.lattice_square))
     spacing = periodicity.spacing
-    small = spacing is None or spacing < SETTINGS.smallest_spacing or min(values.shape) < SETTINGS.smallest_side
+    small = spacing is None or spacing < CONSTANTS.smallest_spacing or min(values.shape) < CONSTANTS.smallest_side
     if spacing is None or small:
         return _without_columns(values, spacing, bad)
     image = _Image(values, bad, spacing, most_columns, periodicity.vectors)
@@ -200,7 +200,7 @@ class _Image:
         residual = self.values - columns
         variances = noise_variance(residual, self.faulty, columns, float(np.median(fits.sigma)))
         for variance in variances:
-            variance[self.faulty] = SETTINGS.faulty_variance * float(variance.max())
+            variance[self.faulty] = CONSTANTS.faulty_variance * float(variance.max())
         residual = residual - float(np.median(fits.background))
         chosen = self.registered_columns(fits)
         return [
@@ -231,11 +231,11 @@ def _fit_and_register(image: _Image) -> _Registered | None:
     shape = image.values.shape
     fits = find_first_columns(image.values, image.spacing)
     shifts, jitter_y = np.zeros((2, *shape)), no_displacement(shape)
-    for i in range(SETTINGS.rounds + SETTINGS.extra_rounds):
+    for i in range(CONSTANTS.rounds + CONSTANTS.extra_rounds):
         if fits is None:
             return None
         # displacements along y are smaller, and two rounds of them: in more, some images of close columns diverge
-        x, *y = image.estimates(fits, shifts, (1, 0) if 0 < i < SETTINGS.rounds else (1,))
+        x, *y = image.estimates(fits, shifts, (1, 0) if 0 < i < CONSTANTS.rounds else (1,))
         before = shifts[1]
         jitter_x = _plausible(register_rows(x, shape, find_length=i > 0), fits, no_displacement(shape))
         if y:
@@ -245,7 +245,7 @@ def _fit_and_register(image: _Image) -> _Registered | None:
         if i == 0:
             fits = image.with_faint_columns(fits, shifts)
         fits = fit_significant(image.values, fits.positions, float(np.median(fits.sigma)), shifts, 4)
-        if i >= SETTINGS.rounds - 1 and float(np.sqrt(((shifts[1] - before) ** 2).mean())) < SETTINGS.settled:
+        if i >= CONSTANTS.rounds - 1 and float(np.sqrt(((shifts[1] - before) ** 2).mean())) < CONSTANTS.settled:
             break
     return None if fits is None else _Registered(fits, shifts, jitter_x, jitter_y)
 
@@ -273,4 +273,4 @@ def _crystal(image: _Image, registered: _Registered, columns: NDArray, row_lengt
 
 def _plausible(found: BeamDisplacement, fits: ColumnFits, instead: BeamDisplacement) -> BeamDisplacement:
     """The displacement, or another one if it is so large that rows were registered to the wrong columns."""
-    return found if found.rms <= SETTINGS.largest_displacement * float(np.median(fits.sigma)) else instead
+    return found if found.rms <= CONSTANTS.largest_displacement * float(np.median(fits.sigma)) else instead

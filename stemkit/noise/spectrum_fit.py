@@ -30,7 +30,7 @@ VARIANCE_ERROR = 0.1
 
 
 @dataclass(frozen=True)
-class _Settings:
+class _Constants:
     """Constants of the fit."""
 
     #: Correlation lengths of the drift that are tried first, rows (chosen: about a factor of ``drift_step`` apart).
@@ -59,7 +59,7 @@ class _Settings:
     rounds: int = 2
 
 
-SETTINGS = _Settings()
+CONSTANTS = _Constants()
 #: Mean of ``x - log x`` for the square x of a normal number of unit variance (derived).
 FIT_MEAN = 2.270
 #: Variance of the same (derived).
@@ -104,7 +104,7 @@ def fit_displacement_spectra(
     axes = [_Axis.of(s.above(min_frequency), excluded) for s in spectra]
     drift_rows = _fit_variances(axes, min_frequency)
     frequency = math.nan
-    for _ in range(SETTINGS.rounds):
+    for _ in range(CONSTANTS.rounds):
         frequency = _find_hum(axes, excluded, min_frequency)
         if math.isnan(frequency):
             break
@@ -188,12 +188,12 @@ def _fit_variances(axes: list[_Axis], min_frequency: float) -> float:
 
 def _first_drift_rows(n: int, min_frequency: float) -> list[float]:
     """Correlation lengths that are tried first, rows."""
-    shortest = SETTINGS.drift_rows[0]
-    longest = max(SETTINGS.longest_drift * n, shortest)
+    shortest = CONSTANTS.drift_rows[0]
+    longest = max(CONSTANTS.longest_drift * n, shortest)
     if min_frequency:
         # the standard deviation of the frequency of the drift's power is 1 / (sqrt(8) pi rows)
         longest = max(min(longest, 1 / (math.sqrt(8) * math.pi * min_frequency)), shortest)
-    return [rows for rows in SETTINGS.drift_rows if rows <= longest]
+    return [rows for rows in CONSTANTS.drift_rows if rows <= longest]
 
 
 def _best_drift_rows(axes: list[_Axis], first: float) -> float:
@@ -201,7 +201,7 @@ def _best_drift_rows(axes: list[_Axis], first: float) -> float:
     n = axes[0].spectrum.n_rows
     found = optimize.minimize_scalar(
         lambda log_rows: sum(_fit(axis, axis.windowed(drift_spectrum(n, math.exp(log_rows)))).cost for axis in axes),
-        bounds=(math.log(first / SETTINGS.drift_step), math.log(first * SETTINGS.drift_step)),
+        bounds=(math.log(first / CONSTANTS.drift_step), math.log(first * CONSTANTS.drift_step)),
         method="bounded",
         options={"xatol": 0.03},
     )
@@ -210,7 +210,7 @@ def _best_drift_rows(axes: list[_Axis], first: float) -> float:
 
 def _least_gain(n_axes: int) -> float:
     """Threshold of twice the log-likelihood gain that an image without drift exceeds with probability FALSE_ALARM."""
-    return float(stats.chi2.isf(FALSE_ALARM / SETTINGS.lengths_tried, n_axes))
+    return float(stats.chi2.isf(FALSE_ALARM / CONSTANTS.lengths_tried, n_axes))
 
 
 def _fit(axis: _Axis, drift: NDArray | None) -> _Variances:
@@ -222,7 +222,7 @@ def _fit(axis: _Axis, drift: NDArray | None) -> _Variances:
     variances[1:] = excess / (design.shape[1] - 1) / np.maximum(design[:, 1:].sum(0), TINY)
     floor = 1e-6 * max(float(power.mean()), TINY)
     best, lowest = variances, math.inf
-    for _ in range(SETTINGS.iterations):
+    for _ in range(CONSTANTS.iterations):
         ordinate_variance = np.maximum(design @ variances, floor)
         cost = (
             float((np.log(ordinate_variance) + power / ordinate_variance).sum())
@@ -262,8 +262,8 @@ def _find_hum(axes: list[_Axis], excluded: NDArray | None, min_frequency: float)
     for axis in axes:
         axis.hum = np.zeros(len(axis.power))
     n = axes[0].spectrum.n_rows
-    grid = np.arange(1, SETTINGS.oversampling * n // 2) / (SETTINGS.oversampling * n)
-    allowed = (grid > max(min_frequency, SETTINGS.min_hum_index / (2 * n))) & ~in_bands(grid, excluded)
+    grid = np.arange(1, CONSTANTS.oversampling * n // 2) / (CONSTANTS.oversampling * n)
+    allowed = (grid > max(min_frequency, CONSTANTS.min_hum_index / (2 * n))) & ~in_bands(grid, excluded)
     if not allowed.any():
         return math.nan
     power = np.sum([_hum_power(axis, grid) for axis in axes], axis=0)
@@ -287,7 +287,7 @@ def _find_hum(axes: list[_Axis], excluded: NDArray | None, min_frequency: float)
 def _hum_power(axis: _Axis, grid: NDArray) -> NDArray[np.float64]:
     """Twice the gain of the log-likelihood by a hum at each frequency, cosine and sine assumed to be orthogonal."""
     n = axis.spectrum.n_rows
-    size = SETTINGS.oversampling * n
+    size = CONSTANTS.oversampling * n
     whitened = axis.spectrum.response / np.sqrt(axis.fitted)[:, None]
     top = np.abs(fft.rfft(whitened.T @ (axis.spectrum.ordinate / np.sqrt(axis.fitted)), size)) ** 2
     # of the sum over all ordinates only the diagonals count: the autocorrelation of the whitened response
@@ -315,7 +315,7 @@ def _fit_sine(axis: _Axis, frequency: float) -> SineFit:
 
 def _parts(axis: _Axis, drift_rows: float, frequency: float) -> DisplacementParts:
     """The fitted numbers with their standard deviations; jitter alone where the model does not fit."""
-    if _goodness_of_fit(axis) > SETTINGS.max_goodness_of_fit:
+    if _goodness_of_fit(axis) > CONSTANTS.max_goodness_of_fit:
         # errors are those of the fit with drift
         axis.variances, drift_rows, axis.hum = _fit(axis, None), math.nan, np.zeros(len(axis.hum))
     noise, jitter = axis.variances.values[:2]
@@ -327,7 +327,7 @@ def _parts(axis: _Axis, drift_rows: float, frequency: float) -> DisplacementPart
         # Rife and Boorstyn 1974, doi:10.1109/TIT.1974.1055282, with the gain n A^2 / (2 variance)
         std["hum_frequency"] = math.sqrt(3 / sine.gain) / (math.pi * axis.spectrum.n_rows)
     else:
-        std["hum"] = math.sqrt(float(np.trace(_fit_sine(axis, SETTINGS.typical_frequency).covariance)) / 2)
+        std["hum"] = math.sqrt(float(np.trace(_fit_sine(axis, CONSTANTS.typical_frequency).covariance)) / 2)
     return DisplacementParts(
         jitter=math.sqrt(jitter),
         drift=math.sqrt(drift),
@@ -346,7 +346,7 @@ def _standard_deviations(axis: _Axis, drift_rows: float) -> dict[str, float]:
     its RMS, if it had a typical length.
     """
     n, drift = axis.spectrum.n_rows, axis.variances.drift
-    drift_rows = drift_rows if drift > 0 else SETTINGS.typical_rows
+    drift_rows = drift_rows if drift > 0 else CONSTANTS.typical_rows
     columns = dict(
         zip(("noise", "jitter^2", "drift^2"), axis.design(axis.windowed(drift_spectrum(n, drift_rows))).T, strict=True)
     )

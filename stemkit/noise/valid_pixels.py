@@ -16,7 +16,7 @@ __all__ = ["nearest_pixels", "valid_pixels"]
 
 
 @dataclass(frozen=True)
-class _Settings:
+class _Constants:
     """Constants of the choice."""
 
     #: Distance to which columns beyond the border extend into the image, column widths (chosen).
@@ -32,7 +32,7 @@ class _Settings:
     least_crystal: float = 0.05
 
 
-SETTINGS = _Settings()
+CONSTANTS = _Constants()
 
 
 def valid_pixels(
@@ -51,7 +51,7 @@ def valid_pixels(
     displacement : float
         RMS displacement along x, px.
     """
-    margin = SETTINGS.border * float(np.median(fits.sigma))
+    margin = CONSTANTS.border * float(np.median(fits.sigma))
     valid = _away_from_border(residual.shape, margin, margin + 2 * displacement) & _away_from_faults(faulty, margin)
     return _inside_crystal(residual, valid, fits, spacing)
 
@@ -88,14 +88,14 @@ def _inside_crystal(residual: NDArray, valid: NDArray, fits: ColumnFits, spacing
         return valid
     no_column = np.ones(residual.shape, dtype=bool)
     no_column[nearest_pixels(fits, residual.shape)] = False
-    far = ndimage.distance_transform_edt(no_column) > SETTINGS.vacuum_distance * spacing
-    if far.mean() < SETTINGS.least_vacuum:
+    far = ndimage.distance_transform_edt(no_column) > CONSTANTS.vacuum_distance * spacing
+    if far.mean() < CONSTANTS.least_vacuum:
         return valid
     level = float(np.median(fits.background))
     local = ndimage.gaussian_filter(residual, 0.25 * spacing)
-    other_level = np.abs(local - level) > SETTINGS.vacuum_level * mad_std(fits.background - level)
+    other_level = np.abs(local - level) > CONSTANTS.vacuum_level * mad_std(fits.background - level)
     outside = ndimage.binary_opening(far & other_level, np.ones((3, 3)))
     if not outside.any():
         return valid
     inside = valid & (ndimage.distance_transform_edt(~outside) > spacing)
-    return inside if inside.mean() > SETTINGS.least_crystal else valid
+    return inside if inside.mean() > CONSTANTS.least_crystal else valid

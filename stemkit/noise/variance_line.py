@@ -17,7 +17,7 @@ __all__ = ["VarianceCurve", "VarianceLine", "fit_variance_line"]
 
 
 @dataclass(frozen=True)
-class _Settings:
+class _Constants:
     """Constants of the fit."""
 
     #: Sigma of the filter along the row that removes streaks from the pointwise noise, px (chosen).
@@ -32,7 +32,7 @@ class _Settings:
     range_quantiles: tuple[float, float] = (0.001, 0.999)
 
 
-SETTINGS = _Settings()
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class _HighPass:
 
 
 def _high_pass(noise: NoiseDifferences, signal: NDArray, model: LagCovariance) -> _HighPass:
-    sigma, known = SETTINGS.streak_filter, noise.known
+    sigma, known = CONSTANTS.streak_filter, noise.known
     smooth = ndimage.gaussian_filter1d(noise.values, sigma, axis=1, mode="constant")
     weight = ndimage.gaussian_filter1d(known, sigma, axis=1, mode="constant")
     values = (noise.values - smooth / np.maximum(weight, 0.05)) * known
@@ -150,14 +150,14 @@ def _by_signal(square: NDArray, signal: NDArray, known: NDArray) -> VarianceCurv
     """Mean of squares in bins of the signal: half of them with equal numbers of pixels, half of equal width."""
     use = known.ravel() > 0
     x, y = signal.ravel()[use], square.ravel()[use]
-    low, high = np.quantile(x, SETTINGS.range_quantiles)
-    half = SETTINGS.n_bins // 2
+    low, high = np.quantile(x, CONSTANTS.range_quantiles)
+    half = CONSTANTS.n_bins // 2
     edges = np.unique(np.r_[np.quantile(x, np.linspace(0, 1, half + 1)), np.linspace(low, high, half)])
     if len(edges) < 3 or high <= low:
         return VarianceCurve(np.array([x.mean()]), np.array([y.mean()]), np.array([x.size]))
     index = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, len(edges) - 2)
     count = np.bincount(index)
-    keep = count > SETTINGS.fewest_pixels
+    keep = count > CONSTANTS.fewest_pixels
     signal_mean, variance = (np.bincount(index, v)[keep] / count[keep] for v in (x, y))
     return VarianceCurve(signal_mean, variance, count[keep])
 
@@ -169,7 +169,7 @@ def _fit_line(curve: VarianceCurve, pointwise: float, streaks: float, correlatio
     at the end of the digital range.
     """
     typical_variance = float(np.average(curve.variance, weights=curve.count)) if len(curve.variance) else 0.0
-    unclipped = curve.variance > SETTINGS.clipped * typical_variance
+    unclipped = curve.variance > CONSTANTS.clipped * typical_variance
     signal, variance, count = (getattr(curve.take(unclipped), name) for name in ("signal", "variance", "count"))
     if len(signal) < 3 or np.ptp(signal) < 1e-3 or typical_variance <= 0:
         return VarianceLine(curve, math.sqrt(max(pointwise, 0.0)), 0.0, 0.0, math.nan)

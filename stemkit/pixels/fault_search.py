@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemkit.pixels.areas import abrupt_areas, distant_rows, single_valued_areas
+from stemkit.pixels.constants import CONSTANTS
 from stemkit.pixels.interpolation import interpolated
-from stemkit.pixels.limits import LIMITS
 from stemkit.pixels.noise import LevelDependentNoise, centred
 from stemkit.pixels.single import cubic_interpolations, isolated_pixels, outlying_pixels
 
@@ -110,13 +110,13 @@ def find_pixel_faults(values: NDArray, *, averaged: bool = False) -> PixelFaults
     A large image is searched in bands of rows, whose noise is measured separately.
     """
     values = np.asarray(values)
-    if values.size <= LIMITS.largest_search:
+    if values.size <= CONSTANTS.largest_search:
         return _searched(values, averaged)
     masks = [np.zeros(values.shape, dtype=bool) for _ in fields(PixelFaults)]
-    band = max(LIMITS.least_band, min(LIMITS.band, LIMITS.largest_search // values.shape[1]))
+    band = max(CONSTANTS.least_band, min(CONSTANTS.band, CONSTANTS.largest_search // values.shape[1]))
     for start in range(0, len(values), band):
-        first = max(0, start - LIMITS.band_margin)
-        part = _searched(values[first : start + band + LIMITS.band_margin], averaged)
+        first = max(0, start - CONSTANTS.band_margin)
+        part = _searched(values[first : start + band + CONSTANTS.band_margin], averaged)
         for mask, field in zip(masks, fields(PixelFaults), strict=True):
             mask[start : start + band] = getattr(part, field.name)[start - first : start - first + band]
     return PixelFaults(*masks)
@@ -126,7 +126,7 @@ def _searched(values: NDArray, averaged: bool) -> PixelFaults:
     """Faults of an image, or of a band, that is searched as a whole."""
     work = centred(values)
     none = np.zeros(work.shape, dtype=bool)
-    if averaged or min(work.shape) < LIMITS.smallest or np.ptp(work) == 0:
+    if averaged or min(work.shape) < CONSTANTS.smallest or np.ptp(work) == 0:
         return PixelFaults(none, none, none, none)
     constant = single_valued_areas(work)
     noise = LevelDependentNoise.from_image(work, constant)
@@ -139,7 +139,7 @@ def _searched(values: NDArray, averaged: bool) -> PixelFaults:
         rows = none
     constant &= ~rows
     bad = rows | constant
-    if bad.mean() > LIMITS.largest_fraction:
+    if bad.mean() > CONSTANTS.largest_fraction:
         return PixelFaults(none, none, none, none)
     work = filled(work, bad)
     cubics = cubic_interpolations(work)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.pixels.limits import CUBIC, LIMITS
+from stemkit.pixels.constants import CONSTANTS, CUBIC
 
 __all__ = ["LevelDependentNoise", "centred"]
 
@@ -36,15 +36,15 @@ class LevelDependentNoise:
         sample = work[subset]
         if constant is not None and 0 < constant[subset].mean() < 0.8:
             sample = sample[~constant[subset]]
-        low, high = (float(q) for q in np.quantile(sample, LIMITS.range_quantiles))
+        low, high = (float(q) for q in np.quantile(sample, CONSTANTS.range_quantiles))
         extent = max(high - low, 1e-12 * float(np.abs(work).max()))
         floor, ceiling = low - extent, high + extent
-        b = LIMITS.block
+        b = CONSTANTS.block
         residual, at = _residual(work), work[2:-2, 2:-2]
         outlier = (at > ceiling) | (at < floor)
         n_y, n_x = (n // b for n in at.shape)
-        if n_y * n_x < LIMITS.fewest_blocks:
-            b = LIMITS.small_block
+        if n_y * n_x < CONSTANTS.fewest_blocks:
+            b = CONSTANTS.small_block
             n_y, n_x = (n // b for n in at.shape)
 
         def blocks(a: NDArray) -> NDArray:
@@ -55,25 +55,25 @@ class LevelDependentNoise:
         # blocks without variation are faulty, or contain no counts
         good = ~blocks(outlier).any(axis=(1, 3)).ravel() & (square > 0)
         quantum = _quantum(sample)
-        if good.sum() < LIMITS.fewest_blocks:
-            return cls(np.zeros(1), np.zeros(1), 0.0, quantum, LIMITS.normal_tail, floor, ceiling)
+        if good.sum() < CONSTANTS.fewest_blocks:
+            return cls(np.zeros(1), np.zeros(1), 0.0, quantum, CONSTANTS.normal_tail, floor, ceiling)
         order = np.flatnonzero(good)[np.argsort(mean[good], kind="stable")]
-        groups = np.array_split(order, max(1, min(LIMITS.bins, len(order) // LIMITS.blocks_per_bin)))
+        groups = np.array_split(order, max(1, min(CONSTANTS.bins, len(order) // CONSTANTS.blocks_per_bin)))
         level = np.array([mean[g].mean() for g in groups])
         variance = np.array([np.median(square[g]) for g in groups])
-        variance = np.maximum(variance, (LIMITS.least_noise * extent) ** 2)
+        variance = np.maximum(variance, (CONSTANTS.least_noise * extent) ** 2)
         gain = max(float(variance[-1] - variance[0]) / max(float(level[-1] - level[0]), 1e-300), 0.0)
         gain = gain if len(level) > 1 else 0.0
         chosen = np.zeros(n_y * n_x, dtype=bool)
-        chosen[order[:: max(1, len(order) // LIMITS.tail_blocks)]] = True
+        chosen[order[:: max(1, len(order) // CONSTANTS.tail_blocks)]] = True
         residuals, intensity = (blocks(i).transpose(0, 2, 1, 3).reshape(-1, b * b)[chosen] for i in (residual, at))
-        model = cls(level, variance, gain, quantum, LIMITS.normal_tail, floor, ceiling)
+        model = cls(level, variance, gain, quantum, CONSTANTS.normal_tail, floor, ceiling)
         # the level of a pixel is that predicted from its neighbors
         z = np.abs(residuals) / np.sqrt(model.variance_at(intensity - CUBIC * residuals))
-        regular = z.max(axis=1) < LIMITS.extreme
+        regular = z.max(axis=1) < CONSTANTS.extreme
         z = z[regular] if regular.mean() > 0.5 else z
-        tail = float(np.quantile(z, LIMITS.tail_quantile))
-        return cls(level, variance, gain, quantum, max(tail, LIMITS.normal_tail), floor, ceiling)
+        tail = float(np.quantile(z, CONSTANTS.tail_quantile))
+        return cls(level, variance, gain, quantum, max(tail, CONSTANTS.normal_tail), floor, ceiling)
 
     def variance_at(self, level: NDArray | float) -> NDArray[np.float64]:
         """Variance at these levels."""
@@ -87,7 +87,7 @@ class LevelDependentNoise:
     @property
     def threshold(self) -> float:
         """Least excess of a faulty pixel, in standard deviations."""
-        return LIMITS.excess + LIMITS.tail * (self.tail - LIMITS.normal_tail)
+        return CONSTANTS.excess + CONSTANTS.tail * (self.tail - CONSTANTS.normal_tail)
 
 
 def centred(values: NDArray) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ __all__ = ["RigidShifts", "rigid_shifts"]
 
 
 @dataclass(frozen=True)
-class RigidConstants:
+class Constants:
     """Constants of the alignment of whole frames."""
 
     #: Largest shift between two frames by default, as a fraction of each side (chosen).
@@ -41,7 +41,7 @@ class RigidConstants:
     outlying: float = 0.1
 
 
-CONSTANTS = RigidConstants()
+CONSTANTS = Constants()
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ __all__ = ["INNER", "Similarity", "compare_clusters"]
 
 
 @dataclass(frozen=True)
-class Limits:
+class Constants:
     """Constants of the comparison of two clusters at their boundary."""
 
     #: Range of distances from the other cluster of the columns that are compared, square roots of the area of the cell
@@ -39,7 +39,7 @@ class Limits:
     averaged: float = 0.8
 
 
-LIMITS = Limits()
+CONSTANTS = Constants()
 #: Fewest columns near a boundary that are compared, and inside a cluster that is not a part of a boundary (chosen).
 INNER = 10
 
@@ -70,8 +70,8 @@ def compare_clusters(
     planes = [_polynomial(positions[r], bases.ideal[r], 1) for r in sides]
     both = np.concatenate(sides)
     flat = _trimmed_mean(np.concatenate([square for _, square in planes]))
-    limit = LIMITS.residual**2 * 2 * _trimmed_mean(bases.residual[both])
-    described = flat.sum() <= max(limit, 2 * (LIMITS.wrong * nearest_distance(positions[both])) ** 2)
+    limit = CONSTANTS.residual**2 * 2 * _trimmed_mean(bases.residual[both])
+    described = flat.sum() <= max(limit, 2 * (CONSTANTS.wrong * nearest_distance(positions[both])) ** 2)
     local = [bases.lattices[bases.number[r[0]]].vectors @ slope for r, (slope, _) in zip(sides, planes, strict=True)]
     if not described or not np.isfinite(local).all():
         # along a boundary that is not coherent the indices are wrong, and no plane describes the positions
@@ -81,21 +81,21 @@ def compare_clusters(
         return Similarity(difference, False)
     if not described:
         deviation = max(_median_deviation(bases.basis[r]) for r in sides)
-        return Similarity(difference, bool(difference < LIMITS.deviations * deviation))
+        return Similarity(difference, bool(difference < CONSTANTS.deviations * deviation))
     smooth = _trimmed_mean(_polynomial(positions[both], bases.ideal[both], 2)[1])
     single = _trimmed_mean(_polynomial(positions[both], bases.ideal[both], 1)[1])
     # jitter displaces columns in a scan line together: scan lines are independent, not columns; offset and slope
     # of the two planes across them are four parameters
     lines = _n_lines(bases.ideal[both], bases.lattices[bases.number[both[0]]].vectors)
     gain = max(lines - 4, 0) * np.log(np.maximum(single, 1e-300) / np.maximum(flat, 1e-300)).max()
-    return Similarity(difference, bool(smooth.sum() <= min(flat.sum(), limit) or gain < LIMITS.gain))
+    return Similarity(difference, bool(smooth.sum() <= min(flat.sum(), limit) or gain < CONSTANTS.gain))
 
 
 def _near_boundary(positions: NDArray, bases: LocalBases, rows: NDArray, other: NDArray) -> NDArray[np.intp]:
     """Columns of a cluster near its boundary to another one, those of the grown lattice that contains most of them."""
     spacing = np.sqrt(abs(np.linalg.det(bases.median(rows))))
     distance = cKDTree(positions[other]).query(positions[rows])[0] / spacing
-    near = rows[(distance > LIMITS.nearest) & (distance < LIMITS.farthest)]
+    near = rows[(distance > CONSTANTS.nearest) & (distance < CONSTANTS.farthest)]
     near = near if len(near) >= INNER else rows
     return near[bases.number[near] == np.bincount(bases.number[near]).argmax()]
 
@@ -129,4 +129,4 @@ def _n_lines(ideal: NDArray, vectors: NDArray) -> int:
 
 def _trimmed_mean(squares: NDArray) -> NDArray[np.float64]:
     """Mean along the first axis without the largest fifth."""
-    return np.sort(squares, axis=0)[: max(1, int(LIMITS.averaged * len(squares)))].mean(axis=0)
+    return np.sort(squares, axis=0)[: max(1, int(CONSTANTS.averaged * len(squares)))].mean(axis=0)

@@ -17,7 +17,7 @@ __all__ = ["LocalBases", "all_local_bases", "first_lattice"]
 
 
 @dataclass(frozen=True)
-class Limits:
+class Constants:
     """Constants of the search for lattices and of local bases."""
 
     #: Columns of the patches in which vectors are searched for, in this order (chosen: a small grain is not dominant in
@@ -41,7 +41,7 @@ class Limits:
     medians: int = 3
 
 
-LIMITS = Limits()
+CONSTANTS = Constants()
 
 
 @dataclass
@@ -84,8 +84,8 @@ def first_lattice(positions: NDArray) -> GrownLattice:
         If none is. The message states what was found and what is required.
     """
     found = "no two directions are periodic"
-    for size in LIMITS.patches:
-        if size != LIMITS.patches[0] and len(positions) <= size:
+    for size in CONSTANTS.patches:
+        if size != CONSTANTS.patches[0] and len(positions) <= size:
             continue
         try:
             vectors, center = find_vectors(positions, size)
@@ -101,7 +101,7 @@ def first_lattice(positions: NDArray) -> GrownLattice:
         )
         # a lattice may end within the field, and be continued into matter without order
         around = _windows(lattice)
-        known = around.known & (around.residual < (LIMITS.small_residual * lattice.shortest) ** 2)
+        known = around.known & (around.residual < (CONSTANTS.small_residual * lattice.shortest) ** 2)
         fraction = known[lattice.neighbors[:, :8]].mean(axis=1)
         lattice.remove(~known | (fraction < 0.5))
         if evidence(lattice, all_columns=True) >= LEAST_EVIDENCE:
@@ -115,7 +115,7 @@ def first_lattice(positions: NDArray) -> GrownLattice:
 def all_local_bases(positions: NDArray, min_columns: int, first: GrownLattice | None) -> LocalBases:
     """Local bases of all lattices that can be grown over the positions, ``first`` if it is given and then others."""
     n = len(positions)
-    k = min(LIMITS.window, n)
+    k = min(CONSTANTS.window, n)
     neighbors = cKDTree(positions).query(positions, k=k)[1].reshape(n, k)
     bases = LocalBases(
         basis=np.zeros((n, 2, 2)),
@@ -127,7 +127,7 @@ def all_local_bases(positions: NDArray, min_columns: int, first: GrownLattice | 
         neighbors=neighbors,
     )
     rest = np.arange(n)
-    while len(rest) >= min_columns and len(bases.lattices) < LIMITS.lattices:
+    while len(rest) >= min_columns and len(bases.lattices) < CONSTANTS.lattices:
         try:
             lattice = first if first is not None and not bases.lattices else first_lattice(positions[rest])
         except ValueError:
@@ -160,10 +160,10 @@ def _windows(lattice: GrownLattice) -> _Windows:
     slope, residual = _planes(lattice, window, weight)
     rows = np.arange(len(window))
     best = window[rows, np.argmin(np.where(weight, residual[window], np.inf), axis=1)]
-    known = (lattice.site >= 0) & (np.sqrt(residual[best]) < LIMITS.residual * lattice.shortest)
+    known = (lattice.site >= 0) & (np.sqrt(residual[best]) < CONSTANTS.residual * lattice.shortest)
     basis = lattice.vectors @ slope / lattice.scale
     chosen = np.where(known[window], best[window], -1)
-    for _ in range(LIMITS.medians):
+    for _ in range(CONSTANTS.medians):
         nearby = np.where((chosen >= 0)[..., None, None], basis[chosen], np.nan)
         nearby[~known] = 0.0
         basis = median_of_known(nearby.reshape(*nearby.shape[:2], 4)).reshape(-1, 2, 2)
@@ -182,8 +182,8 @@ def _planes(lattice: GrownLattice, window: NDArray, weight: NDArray) -> tuple[ND
     difference = (lattice.positions[window] - lattice.positions[:, None]) * weight[..., None]
     normal = np.einsum("nki,nkj->nij", design, design)
     count = weight.sum(axis=1)
-    determined = (count >= LIMITS.fewest) & (weight[:, 1:].mean(axis=1) >= LIMITS.on_lattice)
-    determined &= np.linalg.det(normal) > LIMITS.determinant * np.maximum(count, 1) ** 3
+    determined = (count >= CONSTANTS.fewest) & (weight[:, 1:].mean(axis=1) >= CONSTANTS.on_lattice)
+    determined &= np.linalg.det(normal) > CONSTANTS.determinant * np.maximum(count, 1) ** 3
     normal[~determined] = np.eye(3)
     plane = np.linalg.solve(normal, np.einsum("nki,nkj->nij", design, difference))
     residual = np.einsum("nkj->n", (difference - design @ plane) ** 2) / (2 * np.maximum(count - 3, 1))

@@ -12,7 +12,7 @@ __all__ = ["Mixture", "Sample", "expected_errors", "fit_free", "fit_library", "r
 
 
 @dataclass(frozen=True)
-class Limits:
+class Constants:
     """Constants of the fits."""
 
     #: Steps of expectation maximisation from each start, and from the best one at most (chosen).
@@ -33,7 +33,7 @@ class Limits:
     starts: int = 6
 
 
-LIMITS = Limits()
+CONSTANTS = Constants()
 #: Factor by which a fitted scale may be outside its range (chosen).
 EDGE = 1.01
 
@@ -49,9 +49,9 @@ class Sample:
     def of(cls, values: NDArray) -> Sample:
         """Collect values ``(n,)``, in bins if there are many."""
         values = np.asarray(values, dtype=np.float64)
-        if len(values) <= LIMITS.bins:
+        if len(values) <= CONSTANTS.bins:
             return cls(values, np.ones(len(values)))
-        counts, edges = np.histogram(values, LIMITS.bins)
+        counts, edges = np.histogram(values, CONSTANTS.bins)
         sums = np.histogram(values, edges, weights=values)[0]
         used = counts > 0
         return cls(sums[used] / counts[used], counts[used].astype(np.float64))
@@ -64,7 +64,7 @@ class Sample:
     @property
     def least_width(self) -> float:
         """Smallest standard deviation of a component."""
-        return LIMITS.width * max(float(np.ptp(self.values)), np.finfo(float).tiny)
+        return CONSTANTS.width * max(float(np.ptp(self.values)), np.finfo(float).tiny)
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def fit_free(sample: Sample, k: int, previous: Mixture | None = None) -> Mixture
     step = (high - low) / k
     starts = [_quantiles(sample, k)]
     starts += [
-        _even(sample, low + step * (np.arange(k) + f)) for f in (np.arange(LIMITS.offsets) + 0.5) / LIMITS.offsets
+        _even(sample, low + step * (np.arange(k) + f)) for f in (np.arange(CONSTANTS.offsets) + 0.5) / CONSTANTS.offsets
     ]
     if previous is not None:
         starts.append(np.sort(np.append(previous.means, _worst(sample, previous))))
@@ -130,7 +130,7 @@ def fit_free(sample: Sample, k: int, previous: Mixture | None = None) -> Mixture
 
 def refit(sample: Sample, start: Mixture) -> Mixture:
     """Mixture with free means near another one."""
-    return _maximize(sample, start, LIMITS.steps)
+    return _maximize(sample, start, CONSTANTS.steps)
 
 
 def fit_library(sample: Sample, library: NDArray, scale: tuple[float, float]) -> list[tuple[Mixture, float]]:
@@ -143,7 +143,7 @@ def fit_library(sample: Sample, library: NDArray, scale: tuple[float, float]) ->
     fits = []
     for start in _scales(sample, library, scale) if free else [scale[0]]:
         weights, width = np.full(len(library), 1 / len(library)), _start_width(sample, start * library)
-        fit = _maximize(sample, Mixture(weights, start * library, width, 0), LIMITS.steps, library, free)
+        fit = _maximize(sample, Mixture(weights, start * library, width, 0), CONSTANTS.steps, library, free)
         used = (fit.means > sample.values.min() - fit.width) & (fit.means < sample.values.max() + fit.width)
         fits.append(replace(fit, n_parameters=int(used.sum()) + free))
     found = [(fit, float(fit.means[-1] / library[-1])) for fit in fits]
@@ -153,7 +153,7 @@ def fit_library(sample: Sample, library: NDArray, scale: tuple[float, float]) ->
 
 def refit_library(sample: Sample, start: Mixture, library: NDArray, free: bool) -> Mixture:
     """Mixture with the means of a library near another one."""
-    return _maximize(sample, start, LIMITS.steps, library, free)
+    return _maximize(sample, start, CONSTANTS.steps, library, free)
 
 
 def expected_errors(mixture: Mixture) -> NDArray[np.float64]:
@@ -186,9 +186,9 @@ def _assignment_edges(mixture: Mixture, used: NDArray) -> NDArray[np.float64]:
 
 def _best(sample: Sample, starts: list[Mixture]) -> Mixture:
     """The start that is the most likely one after a few steps, maximised."""
-    tried = [_maximize(sample, start, LIMITS.first_steps) for start in starts]
+    tried = [_maximize(sample, start, CONSTANTS.first_steps) for start in starts]
     best = max(tried, key=lambda mixture: mixture.log_likelihood(sample))
-    return _maximize(sample, best, LIMITS.steps)
+    return _maximize(sample, best, CONSTANTS.steps)
 
 
 def _maximize(
@@ -200,7 +200,7 @@ def _maximize(
         density = mixture.density(sample.values)
         total = np.maximum(density.sum(axis=1), np.finfo(float).tiny)
         likelihood = float(sample.counts @ np.log(total))
-        if likelihood - before < LIMITS.gain:
+        if likelihood - before < CONSTANTS.gain:
             break
         before = likelihood
         share = density * (sample.counts / total)[:, None]
@@ -257,11 +257,11 @@ def _worst(sample: Sample, mixture: Mixture) -> float:
 
 def _scales(sample: Sample, library: NDArray, limits: tuple[float, float]) -> NDArray[np.float64]:
     """Scales within limits at which values are nearest to the means, relative to the spacing of the means."""
-    scales = np.geomspace(*limits, LIMITS.scales)
+    scales = np.geomspace(*limits, CONSTANTS.scales)
     usual = np.sqrt(np.mean(np.diff(library) ** 2) / 12)
     misfit = np.array([_start_width(sample, s * library) / (s * usual) for s in scales])
     lowest = np.flatnonzero(misfit == ndimage.minimum_filter1d(misfit, 3))
-    return scales[lowest[np.argsort(misfit[lowest])[: LIMITS.starts]]]
+    return scales[lowest[np.argsort(misfit[lowest])[: CONSTANTS.starts]]]
 
 
 def _start_width(sample: Sample, means: NDArray) -> float:

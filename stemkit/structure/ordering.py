@@ -14,8 +14,8 @@ __all__ = ["brightness_order", "displacement_order", "enlarge"]
 
 
 @dataclass(frozen=True)
-class OrderLimits:
-    """When order is accepted: limits of the analysis of variance, all chosen."""
+class OrderConstants:
+    """When order is accepted: constants of the analysis of variance, all chosen."""
 
     #: Smallest RMS difference between the classes of cells.
     difference: float
@@ -32,10 +32,10 @@ FEWEST = 8
 #: Fewest columns from which a slow variation is subtracted (chosen).
 FEWEST_FOR_TREND = 24
 #: Limits for the logarithm of the brightness.
-BRIGHTNESS = OrderLimits(difference=0.05, probability=1e-6)
+BRIGHTNESS_CONSTANTS = OrderConstants(difference=0.05, probability=1e-6)
 #: Limits for displacements, in shortest distances of sites. The degrees of freedom are those of lines of columns, since
 #: the jitter of the beam displaces whole lines.
-DISPLACEMENT = OrderLimits(difference=0.03, probability=1e-4)
+DISPLACEMENT_CONSTANTS = OrderConstants(difference=0.03, probability=1e-4)
 
 
 def brightness_order(cell: NDArray, site: NDArray, brightness: NDArray) -> NDArray[np.int64] | None:
@@ -54,7 +54,7 @@ def brightness_order(cell: NDArray, site: NDArray, brightness: NDArray) -> NDArr
     for s in np.unique(site):
         values[site == s] -= np.median(values[site == s])
     values = np.clip(values, -1.0, 1.0)
-    return _smallest(cell, site, values, BRIGHTNESS, len(values))
+    return _smallest(cell, site, values, BRIGHTNESS_CONSTANTS, len(values))
 
 
 def displacement_order(cell: NDArray, site: NDArray, shift: NDArray, shortest: float) -> NDArray[np.int64] | None:
@@ -63,7 +63,7 @@ def displacement_order(cell: NDArray, site: NDArray, shift: NDArray, shortest: f
     cell, site, shift = cell[used], site[used], shift[used] / shortest
     n_lines = min((len(np.unique(line)) for line in cell.T), default=0)
     for k in range(2):
-        order = _smallest(cell, site, shift[:, k], DISPLACEMENT, n_lines)
+        order = _smallest(cell, site, shift[:, k], DISPLACEMENT_CONSTANTS, n_lines)
         if order is not None:
             return order
     return None
@@ -83,7 +83,9 @@ def enlarge(
     return new, label, large
 
 
-def _smallest(cell: NDArray, site: NDArray, values: NDArray, limits: OrderLimits, n_independent: int) -> NDArray | None:
+def _smallest(
+    cell: NDArray, site: NDArray, values: NDArray, constants: OrderConstants, n_independent: int
+) -> NDArray | None:
     """The superlattice with the fewest cells that explains the values, of which some are independent."""
     if len(values) < FEWEST:
         return None
@@ -91,7 +93,7 @@ def _smallest(cell: NDArray, site: NDArray, values: NDArray, limits: OrderLimits
     for n in range(2, LARGEST + 1):
         lattices = superlattices(n)
         explained = [
-            _explained_fraction(_classes(cell, site, h), site, values, limits, n_independent) for h in lattices
+            _explained_fraction(_classes(cell, site, h), site, values, constants, n_independent) for h in lattices
         ]
         if max(explained) > 0:
             return lattices[int(np.argmax(explained))]
@@ -116,18 +118,18 @@ def _without_trend(cell: NDArray, values: NDArray) -> NDArray[np.float64]:
 
 
 def _explained_fraction(
-    classes: NDArray, site: NDArray, values: NDArray, limits: OrderLimits, n_independent: int
+    classes: NDArray, site: NDArray, values: NDArray, constants: OrderConstants, n_independent: int
 ) -> float:
     """Fraction of the variance within the sites that the classes explain; 0 if it is too small or may be chance."""
     fine, coarse = _group_means(classes, values), _group_means(site, values)
     freedom = n_independent - len(np.unique(classes))
     parameters = len(np.unique(classes)) - len(np.unique(site))
     between, total = ((fine - coarse) ** 2).sum(), ((values - coarse) ** 2).sum()
-    too_small = between < limits.difference**2 * len(values) or between < EXPLAINED * total
+    too_small = between < constants.difference**2 * len(values) or between < EXPLAINED * total
     if freedom < 3 or parameters < 1 or too_small:
         return 0.0
     ratio = (between / parameters) / max((total - between) / freedom, 1e-300)
-    return float(between / total) if stats.f.sf(ratio, parameters, freedom) < limits.probability else 0.0
+    return float(between / total) if stats.f.sf(ratio, parameters, freedom) < constants.probability else 0.0
 
 
 def _group_means(group: NDArray, values: NDArray) -> NDArray[np.float64]:

@@ -10,14 +10,14 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 
 from stemkit.structure.bases import shortest_distance
-from stemkit.structure.vector_search import LIMITS as SEARCH_LIMITS
+from stemkit.structure.vector_search import CONSTANTS as SEARCH_CONSTANTS
 from stemkit.structure.vector_search import nearest_distance
 
 __all__ = ["GrownLattice", "grow", "median_of_known", "unit_cell"]
 
 
 @dataclass(frozen=True)
-class Limits:
+class Constants:
     """Constants of region growing."""
 
     #: Columns around the start from whose positions the sites of the cell follow (chosen).
@@ -46,7 +46,7 @@ class Limits:
     extrapolated_from: int = 200
 
 
-LIMITS = Limits()
+CONSTANTS = Constants()
 
 
 def unit_cell(positions: NDArray, vectors: NDArray, center: NDArray) -> NDArray[np.float64]:
@@ -54,8 +54,8 @@ def unit_cell(positions: NDArray, vectors: NDArray, center: NDArray) -> NDArray[
 
     The columns around ``center`` are reduced to one cell; sites are where many of them coincide.
     """
-    core = positions[cKDTree(positions).query(center, k=min(LIMITS.core, len(positions)))[1]]
-    tolerance = SEARCH_LIMITS.same_position * min(nearest_distance(core), np.hypot(*vectors.T).min())
+    core = positions[cKDTree(positions).query(center, k=min(CONSTANTS.core, len(positions)))[1]]
+    tolerance = SEARCH_CONSTANTS.same_position * min(nearest_distance(core), np.hypot(*vectors.T).min())
     difference = _modulo_lattice(core[None] - core[:, None], vectors)
     near = np.hypot(difference[..., 0], difference[..., 1]) <= tolerance
     sites: list[NDArray] = []
@@ -64,7 +64,7 @@ def unit_cell(positions: NDArray, vectors: NDArray, center: NDArray) -> NDArray[
     while free.any():
         best = int(np.argmax(np.where(free, (near & free).sum(axis=1), -1)))
         members = near[best] & free
-        if sizes and members.sum() < max(LIMITS.frequency * sizes[0], 2):
+        if sizes and members.sum() < max(CONSTANTS.frequency * sizes[0], 2):
             break
         sites.append(core[best] + difference[best, members].mean(axis=0))
         sizes.append(int(members.sum()))
@@ -98,7 +98,7 @@ class GrownLattice:
         self.shift = np.zeros((n, 2))
         self.gradient = np.zeros((n, 2, 2))
         self.tree = cKDTree(self.positions)
-        k = min(LIMITS.neighbors + 1, n)
+        k = min(CONSTANTS.neighbors + 1, n)
         self.distance, self.neighbors = (found[:, 1:] for found in self.tree.query(self.positions, k=k))
         self.shortest = shortest_distance(self.sites, self.vectors)
         self.scale = float(np.median(self.distance[:, -1]))
@@ -109,7 +109,7 @@ class GrownLattice:
     @property
     def tolerance(self) -> float:
         """Largest distance of a column from its predicted position."""
-        return LIMITS.distance * self.shortest
+        return CONSTANTS.distance * self.shortest
 
     @property
     def ideal(self) -> NDArray[np.float64]:
@@ -157,20 +157,20 @@ class GrownLattice:
             most = self.n_assigned_neighbors[rows].max(initial=0)
             if most < min(3, self.neighbors.shape[1]):
                 return
-            rows = rows[self.n_assigned_neighbors[rows] >= min(most, LIMITS.first)]
+            rows = rows[self.n_assigned_neighbors[rows] >= min(most, CONSTANTS.first)]
             tried[rows] = self.n_assigned_neighbors[rows]
             self.assign(rows, self.predict(rows))
 
     def start(self, rows: NDArray, shift: NDArray) -> bool:
         """Assign the columns of a detached region, with the common offset from the expected shift that fits most."""
-        if len(rows) < LIMITS.region:
+        if len(rows) < CONSTANTS.region:
             return False
         unshifted = self.positions[rows] - shift
         for _ in range(3):
             offset = np.median(unshifted - self.nearest_ideal(unshifted)[2], axis=0)
             unshifted, shift = unshifted - offset, shift + offset
         distance = np.hypot(*(unshifted - self.nearest_ideal(unshifted)[2]).T)
-        if (distance < self.tolerance).mean() < LIMITS.fitting:
+        if (distance < self.tolerance).mean() < CONSTANTS.fitting:
             return False
         return self.assign(rows, shift) > 0
 
@@ -181,7 +181,7 @@ class GrownLattice:
             self._update_gradient(rows)
             with np.errstate(invalid="ignore"):
                 distance = np.hypot(*(self.shift[rows] - self.predict(rows)).T)
-            limit = max(LIMITS.outlier * float(np.nanmedian(distance)), LIMITS.outlier_distance * self.shortest)
+            limit = max(CONSTANTS.outlier * float(np.nanmedian(distance)), CONSTANTS.outlier_distance * self.shortest)
             outlier = np.zeros(len(self.site), dtype=bool)
             outlier[rows[~(distance <= limit)]] = True
             self.remove(outlier)
@@ -215,12 +215,12 @@ class GrownLattice:
 def grow(positions: NDArray, vectors: NDArray, sites: NDArray, center: NDArray) -> GrownLattice:
     """Grow a lattice from ``center`` over all columns, and over detached regions of the same crystal."""
     lattice = GrownLattice(positions, vectors, sites)
-    core = lattice.tree.query(center, k=min(LIMITS.core // 2, len(positions)))[1]
+    core = lattice.tree.query(center, k=min(CONSTANTS.core // 2, len(positions)))[1]
     lattice.assign(core, np.zeros((len(core), 2)))
     lattice.grow()
     tried = lattice.site >= 0
-    for _ in range(LIMITS.regions):
-        detached = ~tried & ((lattice.site[lattice.neighbors] < 0).mean(axis=1) > LIMITS.detached)
+    for _ in range(CONSTANTS.regions):
+        detached = ~tried & ((lattice.site[lattice.neighbors] < 0).mean(axis=1) > CONSTANTS.detached)
         if not detached.any() or tried.all():
             break
         region = _nearest_region(lattice, np.flatnonzero(detached))
@@ -245,7 +245,7 @@ def _extrapolated(lattice: GrownLattice, rows: NDArray) -> NDArray[np.float64]:
     """Shift expected outside the lattice, ``(m, 2)``: a plane fitted to that of the nearest columns on it."""
     assigned = np.flatnonzero(lattice.site >= 0)
     distance = ((lattice.positions[assigned] - lattice.positions[rows[0]]) ** 2).sum(axis=1)
-    assigned = assigned[np.argsort(distance)[: LIMITS.extrapolated_from]]
+    assigned = assigned[np.argsort(distance)[: CONSTANTS.extrapolated_from]]
     design = np.column_stack([np.ones(len(assigned)), lattice.positions[assigned]])
     plane = np.linalg.lstsq(design, lattice.shift[assigned], rcond=None)[0]
     return np.column_stack([np.ones(len(rows)), lattice.positions[rows]]) @ plane

@@ -18,7 +18,7 @@ __all__ = ["enclosed", "segment"]
 
 
 @dataclass(frozen=True)
-class Limits:
+class Constants:
     """Constants of the segmentation."""
 
     #: Largest radius of a cluster of local bases, fraction of the mismatch (chosen).
@@ -43,7 +43,7 @@ class Limits:
     distance: float = 0.25
 
 
-LIMITS = Limits()
+CONSTANTS = Constants()
 
 
 def segment(
@@ -83,12 +83,12 @@ def enclosed(positions: NDArray, label: NDArray) -> NDArray[np.int64]:
 
     A lattice that was grown with a multiple of the true cell may lack one of its sites.
     """
-    k = min(LIMITS.nearest + 1, len(positions))
+    k = min(CONSTANTS.nearest + 1, len(positions))
     free = np.flatnonzero(label < 0)
     nearby = label[cKDTree(positions).query(positions[free], k=[*range(2, k + 1)])[1]]
     label = label.copy()
     for grain in np.unique(label[label >= 0]):
-        label[free[(nearby == grain).sum(axis=1) >= LIMITS.enclosing]] = grain
+        label[free[(nearby == grain).sum(axis=1) >= CONSTANTS.enclosing]] = grain
     return label
 
 
@@ -98,7 +98,7 @@ def _divided(positions: NDArray, bases: LocalBases, mismatch: float) -> NDArray[
     for number, lattice in enumerate(bases.lattices):
         rows = np.flatnonzero(bases.number == number)
         strain = (np.linalg.inv(lattice.vectors) @ bases.basis[rows]).reshape(-1, 4)
-        label[rows] = label.max() + 1 + _clusters(strain, LIMITS.radius * mismatch)
+        label[rows] = label.max() + 1 + _clusters(strain, CONSTANTS.radius * mismatch)
     for _ in range(3):
         label = _majority(label, bases.neighbors)
     label = _without_thin_clusters(positions, label, bases.neighbors)
@@ -106,7 +106,7 @@ def _divided(positions: NDArray, bases: LocalBases, mismatch: float) -> NDArray[
         # where indices are wrong, the basis is not that of the surrounding cluster
         rows = np.flatnonzero(label == kind)
         change = np.linalg.inv(bases.median(rows)) @ bases.basis[rows] - np.eye(2)
-        label[rows[np.linalg.norm(change, axis=(1, 2)) > LIMITS.deviation]] = -1
+        label[rows[np.linalg.norm(change, axis=(1, 2)) > CONSTANTS.deviation]] = -1
     return label
 
 
@@ -114,7 +114,7 @@ def _clusters(points: NDArray, radius: float) -> NDArray[np.int64]:
     """Cluster of each point ``(n, 4)``: centres are added until all points are near one, then moved to the means."""
     centers = [np.median(points, axis=0)]
     distance = np.linalg.norm(points - centers[0], axis=1)
-    while len(centers) < LIMITS.clusters and distance.max() > radius:
+    while len(centers) < CONSTANTS.clusters and distance.max() > radius:
         centers.append(points[int(np.argmax(distance))])
         distance = np.minimum(distance, np.linalg.norm(points - centers[-1], axis=1))
     label = np.zeros(len(points), dtype=np.int64)
@@ -182,10 +182,10 @@ def _large_grains(label: NDArray, min_columns: int, neighbors: NDArray) -> NDArr
     """Labels of grains that are large enough, with a quarter of the columns inside, numbered by decreasing size."""
     nearby = label[neighbors[:, 1:]]
     n_labelled = np.maximum((nearby >= 0).sum(axis=1), 1)
-    inside = ((nearby == label[:, None]).sum(axis=1) >= LIMITS.inside * n_labelled) & (label >= 0)
+    inside = ((nearby == label[:, None]).sum(axis=1) >= CONSTANTS.inside * n_labelled) & (label >= 0)
     kinds, count = np.unique(label[label >= 0], return_counts=True)
     inner = np.array([inside[label == kind].sum() for kind in kinds])
-    count = np.where(inner >= LIMITS.inner * min_columns, count, 0)
+    count = np.where(inner >= CONSTANTS.inner * min_columns, count, 0)
     number = np.full(max(int(label.max(initial=-1)), 0) + 2, -1)
     order = [kind for kind, n in sorted(zip(kinds, count, strict=True), key=lambda p: -p[1]) if n >= min_columns]
     number[order] = np.arange(len(order))
@@ -195,7 +195,7 @@ def _large_grains(label: NDArray, min_columns: int, neighbors: NDArray) -> NDArr
 def _completed(positions: NDArray, bases: LocalBases, label: NDArray) -> NDArray[np.int64]:
     """Labels with the columns at boundaries, each in the grain that predicts its position best."""
     label = label.copy()
-    for _ in range(LIMITS.added_rows):
+    for _ in range(CONSTANTS.added_rows):
         free = np.flatnonzero(label < 0)
         grains = np.unique(label[label >= 0])
         if len(free) == 0 or len(grains) == 0:
@@ -203,7 +203,7 @@ def _completed(positions: NDArray, bases: LocalBases, label: NDArray) -> NDArray
         found = [_distance_from_prediction(positions, bases, label, free, grain) for grain in grains]
         distance, basis = np.array([f[0] for f in found]), np.array([f[1] for f in found])
         best, columns = np.argmin(distance, axis=0), np.arange(len(free))
-        added = distance[best, columns] < LIMITS.distance * nearest_distance(positions)
+        added = distance[best, columns] < CONSTANTS.distance * nearest_distance(positions)
         if not added.any():
             break
         rows = free[added]
@@ -222,7 +222,7 @@ def _distance_from_prediction(
     """
     neighbors = bases.neighbors[free]
     own = (label[neighbors] == grain) & bases.known[neighbors]
-    enough = own.sum(axis=1) >= LIMITS.predicting
+    enough = own.sum(axis=1) >= CONSTANTS.predicting
     result, basis = np.full(len(free), np.inf), np.zeros((len(free), 2, 2))
     neighbors, own = neighbors[enough], own[enough]
     if len(neighbors) == 0:

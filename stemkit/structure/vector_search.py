@@ -12,11 +12,11 @@ from scipy.spatial import cKDTree
 from stemkit.columns.peaks import nearest_distances
 from stemkit.structure.bases import reduced_basis
 
-__all__ = ["LIMITS", "find_vectors", "nearest_distance"]
+__all__ = ["CONSTANTS", "find_vectors", "nearest_distance"]
 
 
 @dataclass(frozen=True)
-class Limits:
+class Constants:
     """Constants of the search."""
 
     #: Columns of a patch, from which differences of positions are taken (chosen).
@@ -47,7 +47,7 @@ class Limits:
     sine: float = 0.4
 
 
-LIMITS = Limits()
+CONSTANTS = Constants()
 
 
 def nearest_distance(positions: NDArray) -> float:
@@ -55,7 +55,7 @@ def nearest_distance(positions: NDArray) -> float:
     return float(np.median(nearest_distances(positions)))
 
 
-def find_vectors(positions: NDArray, patch: int = LIMITS.patch) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def find_vectors(positions: NDArray, patch: int = CONSTANTS.patch) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Vectors of a lattice, and a position around which they were found.
 
     Parameters
@@ -97,7 +97,7 @@ def _patch_centers(positions: NDArray, patch: int) -> NDArray[np.float64]:
     """The column nearest to the median, and others, each the farthest from those before."""
     chosen = [int(np.argmin(((positions - np.median(positions, axis=0)) ** 2).sum(axis=1)))]
     distance = np.full(len(positions), np.inf)
-    while len(chosen) < min(LIMITS.patches, 1 + len(positions) // patch):
+    while len(chosen) < min(CONSTANTS.patches, 1 + len(positions) // patch):
         distance = np.minimum(distance, ((positions - positions[chosen[-1]]) ** 2).sum(axis=1))
         chosen.append(int(np.argmax(distance)))
     return positions[chosen]
@@ -110,8 +110,8 @@ def _vectors_of_patch(tree: cKDTree, center: NDArray, patch: int) -> tuple[NDArr
     candidates = _frequent_differences(tree, sources, nearest)
     if len(candidates) < 2:
         return None, 0.0
-    score = np.array([_occupied_fraction(tree, sources, v, LIMITS.same_position * nearest) for v in candidates])
-    good = score >= max(LIMITS.occupied, LIMITS.occupied_of_best * score.max())
+    score = np.array([_occupied_fraction(tree, sources, v, CONSTANTS.same_position * nearest) for v in candidates])
+    good = score >= max(CONSTANTS.occupied, CONSTANTS.occupied_of_best * score.max())
     pair = _two_shortest(candidates[good])
     if pair is None:
         return None, 0.0
@@ -122,16 +122,16 @@ def _frequent_differences(tree: cKDTree, sources: NDArray, nearest: float) -> ND
     """Peaks of the density of differences in the lower half plane, highest first."""
     k = min(9, tree.n)
     radius = tree.query(sources, k=k)[0][:, -1]
-    longest = LIMITS.longest * float(np.median(radius)) * np.sqrt(np.pi / (k - 1))
+    longest = CONSTANTS.longest * float(np.median(radius)) * np.sqrt(np.pi / (k - 1))
     partners = tree.query_ball_point(sources, longest)
     difference = tree.data[np.concatenate(partners)] - np.repeat(sources, [len(p) for p in partners], axis=0)
-    difference = difference[np.hypot(*difference.T) > LIMITS.same_position * nearest]
+    difference = difference[np.hypot(*difference.T) > CONSTANTS.same_position * nearest]
     if len(difference) == 0:
         return np.empty((0, 2))
-    centers = _peaks(difference, longest, LIMITS.step * nearest)
+    centers = _peaks(difference, longest, CONSTANTS.step * nearest)
     differences = cKDTree(difference)
     for _ in range(2):
-        members = differences.query_ball_point(centers, LIMITS.same_position * nearest)
+        members = differences.query_ball_point(centers, CONSTANTS.same_position * nearest)
         centers = np.array([difference[m].mean(axis=0) if m else c for m, c in zip(members, centers, strict=True)])
     return centers
 
@@ -139,12 +139,12 @@ def _frequent_differences(tree: cKDTree, sources: NDArray, nearest: float) -> ND
 def _peaks(difference: NDArray, longest: float, step: float) -> NDArray[np.float64]:
     edges = np.arange(-longest - 4 * step, longest + 5 * step, step)
     counts = np.histogram2d(difference[:, 0], difference[:, 1], bins=[edges, edges])[0]
-    density = ndimage.gaussian_filter(counts, LIMITS.smoothing)
-    is_peak = (density == ndimage.maximum_filter(density, size=5)) & (density > LIMITS.height * density.max())
+    density = ndimage.gaussian_filter(counts, CONSTANTS.smoothing)
+    is_peak = (density == ndimage.maximum_filter(density, size=5)) & (density > CONSTANTS.height * density.max())
     bins = np.argwhere(is_peak)[np.argsort(-density[is_peak])]
     peaks = edges[0] + (bins + 0.5) * step
     lower = (peaks[:, 0] > step) | ((np.abs(peaks[:, 0]) <= step) & (peaks[:, 1] > 0))
-    return peaks[lower][: LIMITS.peaks]
+    return peaks[lower][: CONSTANTS.peaks]
 
 
 def _occupied_fraction(tree: cKDTree, sources: NDArray, vector: NDArray, tolerance: float) -> float:
@@ -157,8 +157,8 @@ def _occupied_fraction(tree: cKDTree, sources: NDArray, vector: NDArray, toleran
     angle[:, 0] = np.where(occupied, angle[:, 1], angle[:, 0])  # a column at the position itself has no direction
     angle.sort(axis=1)
     gap = np.diff(angle, axis=1, append=angle[:, :1] + 360).max(axis=1)
-    inside = occupied | (gap < LIMITS.widest_gap)
-    enough = occupied.sum() >= max(3, LIMITS.sources * len(sources))
+    inside = occupied | (gap < CONSTANTS.widest_gap)
+    enough = occupied.sum() >= max(3, CONSTANTS.sources * len(sources))
     return float(occupied.sum() / inside.sum()) if enough else 0.0
 
 
@@ -167,6 +167,6 @@ def _two_shortest(vectors: NDArray) -> NDArray[np.intp] | None:
     order = np.argsort(np.hypot(*vectors.T))
     for second in order[1:]:
         a, b = vectors[order[0]], vectors[second]
-        if abs(a[0] * b[1] - a[1] * b[0]) > LIMITS.sine * np.hypot(*a) * np.hypot(*b):
+        if abs(a[0] * b[1] - a[1] * b[0]) > CONSTANTS.sine * np.hypot(*a) * np.hypot(*b):
             return np.array([order[0], second])
     return None

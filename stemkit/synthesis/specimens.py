@@ -25,7 +25,7 @@ FIELD_SIZE = 64
 
 
 @dataclass(frozen=True)
-class Settings:
+class Constants:
     """Constants of the drawn specimens, all of them chosen."""
 
     #: Relative frequency of lattices; that of each other arrangement is 1.
@@ -44,7 +44,7 @@ class Settings:
     narrowest: float = 0.4
 
 
-SETTINGS = Settings()
+CONSTANTS = Constants()
 #: Codes of arrangements with a lattice.
 CRYSTALLINE = [ARRANGEMENTS.index(name) for name in ARRANGEMENTS if name not in ("random", "sparse")]
 
@@ -77,7 +77,7 @@ def _draw_kind(recipe: Recipe, n: int, g: torch.Generator) -> Tensor:
     if unknown or not recipe.arrangements:
         raise ValueError(f"arrangements must be one or several of {ARRANGEMENTS}, but is {recipe.arrangements!r}")
     weights = torch.tensor(
-        [SETTINGS.lattice_frequency if a == "lattice" else 1.0 for a in recipe.arrangements], device=g.device
+        [CONSTANTS.lattice_frequency if a == "lattice" else 1.0 for a in recipe.arrangements], device=g.device
     )
     chosen = torch.multinomial(weights, n, replacement=True, generator=g)
     codes = torch.tensor([ARRANGEMENTS.index(a) for a in recipe.arrangements], device=g.device)
@@ -94,10 +94,10 @@ def _distorted(
     n, device = len(columns), g.device
     slight = crystal * pick(g, n, 0.6) * uniform(g, n, 0.0, 0.05)
     columns = displaced_randomly(columns, slight * columns.spacing, g)
-    gradient = (2 * torch.rand((n, 2, 2), generator=g, device=device) - 1) * SETTINGS.strain
+    gradient = (2 * torch.rand((n, 2, 2), generator=g, device=device) - 1) * CONSTANTS.strain
     middle = tuple((m - 1) / 2 for m in shape)
     columns = strained(columns, gradient * (crystal * pick(g, n, recipe.strain))[:, None, None], middle)
-    bend = crystal * pick(g, n, recipe.strain) * uniform(g, n, 0.0, SETTINGS.bending) * columns.spacing
+    bend = crystal * pick(g, n, recipe.strain) * uniform(g, n, 0.0, CONSTANTS.bending) * columns.spacing
     move = [_sampled(_smooth_fields(n, g), columns, shape) * bend[:, None] for _ in range(2)]
     return columns.moved(*move)
 
@@ -113,12 +113,12 @@ def _with_heights_and_widths(recipe: Recipe, columns: Columns, dark: Tensor, g: 
     widening = torch.exp(0.22 * torch.randn((n, n_species), generator=g, device=g.device)).clamp(0.75, 1.9)
     dark = dark[:, None]
     strength = torch.where(dark, strength.sqrt(), strength)
-    widening = torch.where(dark, (SETTINGS.bf_width[0] + SETTINGS.bf_width[1] * strength) * widening, widening)
+    widening = torch.where(dark, (CONSTANTS.bf_width[0] + CONSTANTS.bf_width[1] * strength) * widening, widening)
     base = uniform(g, n, *recipe.width) * columns.spacing
     spread = recipe.spread * uniform(g, n, 0.0, 1.0) ** 2
     scatter = spread[:, None] * torch.randn((n, n_columns), generator=g, device=g.device)
     amplitude = torch.gather(strength, 1, columns.species) * (1 + scatter).clamp_min(0.2)
-    sigma = (base[:, None] * torch.gather(widening, 1, columns.species)).clamp_min(SETTINGS.narrowest)
+    sigma = (base[:, None] * torch.gather(widening, 1, columns.species)).clamp_min(CONSTANTS.narrowest)
     return replace(columns, amplitude=columns.amplitude * amplitude, sigma=sigma)
 
 
@@ -137,11 +137,11 @@ def _with_defects(recipe: Recipe, columns: Columns, shape: tuple[int, int], g: t
 
 
 def _with_interstitials(recipe: Recipe, columns: Columns, g: torch.Generator) -> Columns:
-    n, device, most = len(columns), g.device, SETTINGS.n_interstitials
+    n, device, most = len(columns), g.device, CONSTANTS.n_interstitials
     host = torch.multinomial(columns.present + 1e-9, most, replacement=True, generator=g)
     direction = TURN * torch.rand((n, most), generator=g, device=device)
     unit = torch.stack([torch.sin(direction), torch.cos(direction)], dim=-1)
-    offset = SETTINGS.interstitial_distance * columns.spacing[:, None, None] * unit
+    offset = CONSTANTS.interstitial_distance * columns.spacing[:, None, None] * unit
     at = torch.gather(columns.places, 1, host[..., None].expand(-1, -1, 2)) + offset
     sigma = torch.gather(columns.sigma, 1, host).amin(1)
     both = inserted(columns, at, uniform(g, n, 0.2, 0.8), sigma, species=2 * N_SITES + 1)

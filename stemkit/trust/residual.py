@@ -21,7 +21,7 @@ __all__ = ["ResidualTests", "check_residual", "smoothing_width"]
 
 
 @dataclass(frozen=True)
-class Settings:
+class Constants:
     """Constants of the tests, all of them chosen."""
 
     #: Sigma of the Gaussian filter whose result is subtracted from the residual, as its background, column widths.
@@ -59,7 +59,7 @@ class Settings:
     )
 
 
-SETTINGS = Settings()
+CONSTANTS = Constants()
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +100,8 @@ class ResidualTests:
     @property
     def structure(self) -> pd.DataFrame:
         """Tests that show structure: significant, and large enough to matter."""
-        significant = self.table["p"] * len(self.table) < SETTINGS.significance
-        large = self.table["value"].abs() >= pd.Series(SETTINGS.effects).reindex(self.table.index)
+        significant = self.table["p"] * len(self.table) < CONSTANTS.significance
+        large = self.table["value"].abs() >= pd.Series(CONSTANTS.effects).reindex(self.table.index)
         return self.table[significant & large]
 
     @property
@@ -167,7 +167,7 @@ def check_residual(residual: NDArray, enhanced: NDArray, expected: ExpectedNoise
 
 def smoothing_width(width: float) -> float:
     """Sigma, px, of the Gaussian filter that yields the background in a residual, for a column width in px."""
-    return max(SETTINGS.high_pass * width, SETTINGS.least_high_pass)
+    return max(CONSTANTS.high_pass * width, CONSTANTS.least_high_pass)
 
 
 # --- spectrum ----------------------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def _spectral_tests(
     near = ndimage.binary_dilation(chosen, iterations=2)
     coefficients = fft.rfft2(scaled)
     power = np.abs(coefficients) ** 2
-    used = ~near & (q >= SETTINGS.background)
+    used = ~near & (q >= CONSTANTS.background)
     noise = np.where(used, power, 0.0).sum(axis=0) / np.maximum(used.sum(axis=0), 1)
     ratio = power / np.maximum(noise, 1e-300)
     number = used.sum(axis=0)
@@ -191,7 +191,7 @@ def _spectral_tests(
     lattice, p = _excess(ratio, weight, chosen, number)
     signal = float((weight * np.abs(fft.rfft2(detail)) ** 2).sum())
     left = math.sqrt(max(0.0, float((weight * (power - noise))[chosen].sum())) / signal) if signal else 0.0
-    blur = _fitted_template(coefficients, fft.rfft2(blurred), np.where(q >= SETTINGS.background, weight, 0.0) / noise)
+    blur = _fitted_template(coefficients, fft.rfft2(blurred), np.where(q >= CONSTANTS.background, weight, 0.0) / noise)
     return _whiteness(ratio, weight, np.where(used, q, np.inf), number), (left if lattice > 1 else 0.0, p), blur
 
 
@@ -207,10 +207,10 @@ def _fitted_template(data: NDArray, template: NDArray, weight: NDArray) -> tuple
 def _strong_coefficients(detail: NDArray, q: NDArray) -> NDArray[np.bool_]:
     """Fourier coefficients that hold most of the power of an image, above the frequencies of the background."""
     power = np.abs(fft.rfft2(detail * hann_window(*detail.shape))) ** 2
-    power[q < SETTINGS.background] = 0.0
+    power[q < CONSTANTS.background] = 0.0
     order = np.sort(power, axis=None)[::-1]
-    number = int(np.searchsorted(np.cumsum(order), SETTINGS.power * order.sum())) + 1
-    number = max(1, min(number, int(SETTINGS.largest_fraction * power.size)))
+    number = int(np.searchsorted(np.cumsum(order), CONSTANTS.power * order.sum())) + 1
+    number = max(1, min(number, int(CONSTANTS.largest_fraction * power.size)))
     return np.asarray(power >= max(order[number - 1], 1e-300))
 
 
@@ -232,8 +232,8 @@ def _excess(ratio: NDArray, weight: NDArray, chosen: NDArray, number: NDArray) -
 
 def _whiteness(ratio: NDArray, weight: NDArray, q: NDArray, number: NDArray) -> tuple[float, float]:
     """Power in the ring of frequencies that is least like noise, over that of noise, and its p."""
-    edges = np.arange(SETTINGS.background, SETTINGS.highest + 1e-9, SETTINGS.ring)
-    found = [_excess(ratio, weight, (q >= low) & (q < low + SETTINGS.ring), number) for low in edges[:-1]]
+    edges = np.arange(CONSTANTS.background, CONSTANTS.highest + 1e-9, CONSTANTS.ring)
+    found = [_excess(ratio, weight, (q >= low) & (q < low + CONSTANTS.ring), number) for low in edges[:-1]]
     value, p = min(found, key=lambda pair: pair[1])
     return value, min(1.0, len(found) * p)
 
@@ -243,7 +243,7 @@ def _whiteness(ratio: NDArray, weight: NDArray, q: NDArray, number: NDArray) -> 
 
 def _local_variance(scaled: NDArray, width: float, correlation: float) -> tuple[float, float]:
     """Largest mean square in a square of pixels, over the median, and its p."""
-    edge = min(max(SETTINGS.least_block, round(SETTINGS.block * width)), *scaled.shape)
+    edge = min(max(CONSTANTS.least_block, round(CONSTANTS.block * width)), *scaled.shape)
     n_y, n_x = (n // edge for n in scaled.shape)
     squares = scaled[: n_y * edge, : n_x * edge] ** 2
     blocks = squares.reshape(n_y, edge, n_x, edge).mean(axis=(1, 3)).ravel()

@@ -28,8 +28,8 @@ def test_columns_of_tiles_are_those_of_the_whole_image(image, monkeypatch, calib
         image = image.drop_vars(["y", "x"]).drop_attrs().assign_attrs(mode="haadf")
     detector = AtomDetector().fit(image)
     whole = detector.transform(image)
-    small = dataclasses.replace(tiles.TILES, largest_search=10_000, edge=110, margin=40, margin_spacings=3.0)
-    monkeypatch.setattr(tiles, "TILES", small)
+    small = dataclasses.replace(tiles.CONSTANTS, largest_search=10_000, edge=110, margin=40, margin_spacings=3.0)
+    monkeypatch.setattr(tiles, "CONSTANTS", small)
     found = detector.transform(image)
     assert found.attrs["unit"] == whole.attrs["unit"] == ("nm" if calibrated else "px")
     distance, at = cKDTree(whole[["y_px", "x_px"]]).query(found[["y_px", "x_px"]])
@@ -52,15 +52,15 @@ def test_tiles_cover_an_image_once(shape):
     count = np.zeros([n // 8 + 1 for n in shape], dtype=int)
     for tile in tiles.image_tiles(shape, 96):
         assert all(s.start <= o.start and o.stop <= s.stop for s, o in zip(tile.searched, tile.own, strict=True))
-        assert all(o.stop - o.start <= tiles.TILES.edge for o in tile.own)
+        assert all(o.stop - o.start <= tiles.CONSTANTS.edge for o in tile.own)
         y, x = (slice(-(-o.start // 8), -(-o.stop // 8)) for o in tile.own)
         count[y, x] += 1
     assert (count[: -(-shape[0] // 8), : -(-shape[1] // 8)] == 1).all()
 
 
 def test_an_image_without_columns_has_an_empty_table(monkeypatch):
-    small = dataclasses.replace(tiles.TILES, largest_search=1000, edge=64)
-    monkeypatch.setattr(tiles, "TILES", small)
+    small = dataclasses.replace(tiles.CONSTANTS, largest_search=1000, edge=64)
+    monkeypatch.setattr(tiles, "CONSTANTS", small)
     flat = stemkit.calibrated(np.random.default_rng(0).normal(100.0, 1.0, (128, 130)), pixel_size=0.02)
     table = AtomDetector(width=0.06, spacing=0.3).fit_transform(flat.assign_attrs(mode="haadf"))
     assert len(table) <= 2

@@ -16,7 +16,7 @@ RIDGE = 1e-9
 
 
 @compiled
-def add_penalties(problem, state, equations, limits, columns, with_shared):  # type: ignore[no-untyped-def]
+def add_penalties(problem, state, equations, constants, columns, with_shared):  # type: ignore[no-untyped-def]
     """Add the prior of the positions and the penalty for different backgrounds to new equations of some columns."""
     parameters, coupled, prior = state.parameters, problem.coupled, state.prior
     for m in range(len(columns)):
@@ -33,14 +33,14 @@ def add_penalties(problem, state, equations, limits, columns, with_shared):  # t
                 break
             if with_shared[m]:
                 # with streaks, the off-diagonal element of the backgrounds may be negative
-                state.background_weight[c, k] = limits.background_penalty * max(equations.shared[c, k, 4, 4], 0.0)
+                state.background_weight[c, k] = constants.background_penalty * max(equations.shared[c, k, 4, 4], 0.0)
                 equations.shared[c, k, 4, 4] -= state.background_weight[c, k]
             equations.own[c, 4, 4] += state.background_weight[c, k]
             equations.gradient[c, 4] -= state.background_weight[c, k] * (parameters[c, 4] - parameters[j, 4])
 
 
 @compiled
-def take_step(problem, state, equations, limits, columns, subset_index, change):  # type: ignore[no-untyped-def]
+def take_step(problem, state, equations, constants, columns, subset_index, change):  # type: ignore[no-untyped-def]
     """Move some columns by a step, within the limits.
 
     Parameters
@@ -49,7 +49,7 @@ def take_step(problem, state, equations, limits, columns, subset_index, change):
     state : FitState
         Changed in place.
     equations : EquationArrays
-    limits : FitLimits
+    constants : Constants
     columns : ndarray of int, shape (m,)
     subset_index : ndarray of int, shape (n + 1,)
         Index of each column in this subset; m for the others.
@@ -64,24 +64,24 @@ def take_step(problem, state, equations, limits, columns, subset_index, change):
         Derivative of the log-likelihood along the step.
     """
     parameters, m = state.parameters, len(columns)
-    _limit_steps(problem, state, limits, columns, subset_index, change)
+    _limit_steps(problem, state, constants, columns, subset_index, change)
     length, slope = np.empty(m), np.empty(m)
     for i in range(m):
         c = columns[i]
         before = parameters[c].copy()
         for a in range(parameters.shape[1]):
             parameters[c, a] += change[i, a]
-        _clip_parameters(parameters[c], state.start[c], state.sigma[c], limits)
+        _clip_parameters(parameters[c], state.start[c], state.sigma[c], constants)
         for a in range(parameters.shape[1]):
             change[i, a] = parameters[c, a] - before[a]
         slope[i] = _dot(equations.gradient[c], change[i])
         length[i] = math.sqrt(abs(slope[i]) / _residual_variance(problem, equations, c))
-        _recenter(problem, state, limits, c)
+        _recenter(problem, state, constants, c)
     return length, slope
 
 
 @compiled
-def accept_or_undo(problem, state, equations, limits, columns, subset_index, change, length, slope):  # type: ignore[no-untyped-def]
+def accept_or_undo(problem, state, equations, constants, columns, subset_index, change, length, slope):  # type: ignore[no-untyped-def]
     """Undo steps that decrease the likelihood, together with those of neighbours, and adapt the damping.
 
     The gain of a step is half the sum of the slopes at its ends, of a column and its neighbours together.
@@ -107,14 +107,14 @@ def accept_or_undo(problem, state, equations, limits, columns, subset_index, cha
             if subset_index[j] < m:
                 at_start += slope[subset_index[j]]
                 at_end += slope_at_end[subset_index[j]]
-        worse[i] = at_start + at_end < 0.0 and length[i] > limits.min_undone_step
+        worse[i] = at_start + at_end < 0.0 and length[i] > constants.min_undone_step
         overshoot = -at_end / max(at_start, 1e-200)
         factor = 1.0
-        if overshoot < limits.good_overshoot:
-            factor = limits.damping_decrease
-        elif not overshoot < limits.bad_overshoot:
-            factor = limits.damping_increase
-        state.damping[c] = max(min(state.damping[c] * factor, limits.max_damping), state.min_damping[c])
+        if overshoot < constants.good_overshoot:
+            factor = constants.damping_decrease
+        elif not overshoot < constants.bad_overshoot:
+            factor = constants.damping_increase
+        state.damping[c] = max(min(state.damping[c] * factor, constants.max_damping), state.min_damping[c])
         state.last_step[c] = length[i]
     if not worse.any():
         return worse, worse
@@ -124,7 +124,7 @@ def accept_or_undo(problem, state, equations, limits, columns, subset_index, cha
             for a in range(change.shape[1]):
                 state.parameters[columns[i], a] -= change[i, a]
                 change[i, a] = 0.0
-            _recenter(problem, state, limits, columns[i])
+            _recenter(problem, state, constants, columns[i])
     return undone, _with_neighbors(coupled, columns, subset_index, undone)
 
 
@@ -209,7 +209,7 @@ def _is_finite(own, gradient):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _limit_steps(problem, state, limits, columns, subset_index, change):  # type: ignore[no-untyped-def]
+def _limit_steps(problem, state, constants, columns, subset_index, change):  # type: ignore[no-untyped-def]
     """Scale down a step with a component that is too long, and the steps of coupled neighbours with it."""
     coupled = problem.coupled
     n, m, n_parameters = len(coupled), len(columns), change.shape[1]
@@ -219,11 +219,11 @@ def _limit_steps(problem, state, limits, columns, subset_index, change):  # type
         for a in range(n_parameters):
             limit = 1.0
             if a < 2:
-                limit = limits.max_position_step * sigma
+                limit = constants.max_position_step * sigma
             elif a == 3:
-                limit = limits.max_relative_step * sigma
+                limit = constants.max_relative_step * sigma
             elif a > 4:
-                limit = limits.max_relative_step
+                limit = constants.max_relative_step
             fraction[i] = min(fraction[i], limit / max(abs(change[i, a]), 1e-200))
     for i in range(m):
         least = fraction[i]
@@ -239,22 +239,23 @@ def _limit_steps(problem, state, limits, columns, subset_index, change):  # type
 
 
 @compiled
-def _clip_parameters(parameters, start, sigma, limits):  # type: ignore[no-untyped-def]
+def _clip_parameters(parameters, start, sigma, constants):  # type: ignore[no-untyped-def]
     for a in range(2):
         parameters[a] = max(
-            min(parameters[a], start[a] + limits.max_displacement * sigma), start[a] - limits.max_displacement * sigma
+            min(parameters[a], start[a] + constants.max_displacement * sigma),
+            start[a] - constants.max_displacement * sigma,
         )
-    parameters[3] = max(min(parameters[3], sigma * limits.max_widening), sigma / limits.max_narrowing)
+    parameters[3] = max(min(parameters[3], sigma * constants.max_widening), sigma / constants.max_narrowing)
     for a in range(5, len(parameters)):
-        parameters[a] = max(min(parameters[a], limits.max_ellipticity), -limits.max_ellipticity)
+        parameters[a] = max(min(parameters[a], constants.max_ellipticity), -constants.max_ellipticity)
 
 
 @compiled
-def _recenter(problem, state, limits, c):  # type: ignore[no-untyped-def]
+def _recenter(problem, state, constants, c):  # type: ignore[no-untyped-def]
     """Centre the window on its column if this is far from the middle of it, as far as the padding allows."""
     reach = (problem.pad - 2) // 2
     for axis in range(2):
-        if abs(state.parameters[c, axis] - state.center[c, axis]) > limits.max_off_center:
+        if abs(state.parameters[c, axis] - state.center[c, axis]) > constants.max_off_center:
             for both in range(2):
                 size = problem.image.shape[both] - 2 * problem.pad
                 place = int(np.rint(state.parameters[c, both]))
@@ -278,7 +279,7 @@ def _with_neighbors(coupled, columns, subset_index, marked):  # type: ignore[no-
 
 
 @compiled
-def unconverged(problem, state, equations, limits, columns, subset_index, change, undone, min_step):  # type: ignore[no-untyped-def]
+def unconverged(problem, state, equations, constants, columns, subset_index, change, undone, min_step):  # type: ignore[no-untyped-def]
     """Indices of the columns that have not converged, and of those that steps of their neighbours would move."""
     coupled, m = problem.coupled, len(columns)
     n, n_parameters = len(coupled), change.shape[1]
@@ -290,10 +291,10 @@ def unconverged(problem, state, equations, limits, columns, subset_index, change
         relative = abs(change[i, 2]) / max(abs(state.parameters[c, 2]), 1e-12)
         for a in (0, 1, 3):
             relative = max(relative, abs(change[i, a]) / sigma)
-        settled = state.last_step[c] < min_step and state.damping[c] < limits.converged_damping
-        finished = not undone[i] and (settled or relative < limits.converged_relative_step)
+        settled = state.last_step[c] < min_step and state.damping[c] < constants.converged_damping
+        finished = not undone[i] and (settled or relative < constants.converged_relative_step)
         if not finished:
-            moving[c] = state.damping[c] < limits.max_damping
+            moving[c] = state.damping[c] < constants.max_damping
         moved = False
         for a in range(n_parameters):
             moved |= change[i, a] != 0.0
@@ -307,7 +308,7 @@ def unconverged(problem, state, equations, limits, columns, subset_index, change
             if subset_index[j] == m:
                 _shift_gradient(equations, state, coupled, c, k, change[i])
     for j in np.flatnonzero(waiting & ~moving):
-        if state.damping[j] >= limits.max_damping or not state.movable[j]:
+        if state.damping[j] >= constants.max_damping or not state.movable[j]:
             continue
         # the blocks of a column that has not been evaluated are approximated by those of a neighbour
         template = j

@@ -24,7 +24,7 @@ class FitState(NamedTuple):
     start : ndarray of shape (n, P)
         Starting parameters.
     sigma : ndarray of shape (n,)
-        Widths that the limits refer to, px.
+        Widths that the lengths of the constants refer to, px.
     prior : ndarray of shape (n, 3) or (0, 3)
         Expected positions and their standard deviation, px.
     damping, min_damping : ndarray of shape (n,)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["COUPLING_UPDATES", "IS_COUPLING_UPDATE", "LIMITS", "RENDER_RADIUS", "WINDOW_RADIUS", "FitLimits"]
+__all__ = ["CONSTANTS", "COUPLING_UPDATES", "IS_COUPLING_UPDATE", "RENDER_RADIUS", "WINDOW_RADIUS", "Constants"]
 
 #: Radius of a column's window, the pixels it is fitted to, sigmas (chosen: its height there is 4 % of the amplitude).
 WINDOW_RADIUS = 2.5
@@ -19,7 +19,7 @@ COUPLING_UPDATES = (1, 2, 4, 8, 16)
 IS_COUPLING_UPDATE = np.isin(np.arange(max(COUPLING_UPDATES) + 2), COUPLING_UPDATES)
 
 
-class FitLimits(NamedTuple):
+class Constants(NamedTuple):
     """Constants of the Levenberg-Marquardt steps; lengths are in sigmas of a column unless stated otherwise.
 
     All are chosen; ``tests/columns/test_fitting.py`` and ``benchmarks/columns.py --parts precision pairs`` guard them.
@@ -76,4 +76,4 @@ class FitLimits(NamedTuple):
     max_ellipticity: float = 0.6
 
 
-LIMITS = FitLimits()
+CONSTANTS = Constants()

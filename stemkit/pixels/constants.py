@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["CUBIC", "LARGER_CUBIC", "LIMITS", "MEAN_DIFFERENCE"]
+__all__ = ["CONSTANTS", "CUBIC", "LARGER_CUBIC", "MEAN_DIFFERENCE"]
 
 
 @dataclass(frozen=True)
-class Limits:
+class Constants:
     """Constants of the search for faulty pixels (tuned: on the simulated images of ``tests/test_pixels.py``)."""
 
     #: Sigma of the narrowest bright column, px (chosen: integration over a pixel alone has a sigma of 0.29 px).
@@ -82,7 +82,7 @@ class Limits:
     band_margin: int = 64
 
 
-LIMITS = Limits()
+CONSTANTS = Constants()
 #: Mean absolute difference of two independent normal numbers, in standard deviations of one of them (derived).
 MEAN_DIFFERENCE = 2 / math.sqrt(math.pi)
 #: Standard deviation of a pixel minus the mean of the cubics along both axes, for noise of 1 (derived).

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stemkit.cli.figures import non_interactive_pyplot
-from stemkit.tables import counted
+from stemkit.tables import counted, unit_of_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +66,7 @@ class Result:
         elif table.index.name is not None:
             table = table.reset_index()
         if "y" in table:
-            table = table.assign(unit=crystal.table.attrs.get("unit", "px"))
+            table = table.assign(unit=unit_of_table(crystal.table))
         with whole_file(path) as temporary:
             table.to_csv(temporary, index=False)
 
@@ -181,7 +181,7 @@ def _dumbbells(crystal: Crystal, arguments: argparse.Namespace) -> Result:
     from stemkit.structure import dumbbells, mean_distances
 
     found = dumbbells(crystal.table, by=arguments.by or "amplitude")
-    unit = crystal.table.attrs.get("unit", "px")
+    unit = unit_of_table(crystal.table)
 
     def draw() -> Figure:
         figure, (ax, histogram) = _axes(2)
@@ -306,7 +306,7 @@ def _profile(crystal: Crystal, arguments: argparse.Namespace) -> Result:
 
     by = arguments.by or "amplitude"
     result = interface_profile(crystal.table, crystal.lattice, arguments.along, by=(by,))
-    unit = crystal.table.attrs.get("unit", "px")
+    unit = unit_of_table(crystal.table)
 
     def draw() -> Figure:
         figure, axes = _axes(3)
@@ -338,7 +338,7 @@ def _elements(crystal: Crystal, arguments: argparse.Namespace) -> Result:
 
 
 def _with_unit(table: pd.DataFrame, crystal: Crystal) -> pd.DataFrame:
-    table.attrs["unit"] = crystal.table.attrs.get("unit", "px")
+    table.attrs["unit"] = unit_of_table(crystal.table)
     return table
 
 

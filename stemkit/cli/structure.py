@@ -16,7 +16,7 @@ from stemkit.cli.common import (
     positive,
 )
 from stemkit.cli.figures import FORMATS, save_and_close
-from stemkit.tables import counted
+from stemkit.tables import counted, unit_of_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -231,7 +231,7 @@ def _drawn(table: pd.DataFrame) -> xr.DataArray:
 
     n_y, n_x = (int(np.ceil(table[f"{d}_px"].max())) + 1 for d in ("y", "x"))
     blank = xr.DataArray(np.zeros((max(n_y, 1), max(n_x, 1))), dims=("y", "x"), attrs={"mode": "haadf"})
-    if table.attrs.get("unit") == "nm" and len(table) > 1:
+    if unit_of_table(table) == "nm" and len(table) > 1:
         for d, n in (("y", n_y), ("x", n_x)):
             slope, origin = np.polyfit(table[f"{d}_px"], table[d], 1)
             blank.coords[d] = (d, origin + slope * np.arange(n), {"units": "nm"})

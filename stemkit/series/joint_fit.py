@@ -22,6 +22,7 @@ from stemkit.series.aligner import SeriesAligner
 from stemkit.series.average_noise import with_mean_displacements
 from stemkit.series.frames import Series
 from stemkit.series.layers import Layers, layers_of
+from stemkit.tables import unit_of_table
 
 __all__ = ["measure_frames", "measure_series"]
 
@@ -240,7 +241,7 @@ def _pixel_sizes(columns: pd.DataFrame) -> tuple[float, float]:
 
 def _coordinates(columns: pd.DataFrame, shape: tuple[int, ...]) -> dict[str, xr.Variable]:
     """The coordinates of the image that a table was measured in; none for a table in px."""
-    if columns.attrs.get("unit") != "nm":
+    if unit_of_table(columns) != "nm":
         return {}
     coords = {}
     for dim, size, n in zip("yx", _pixel_sizes(columns), shape, strict=True):

@@ -15,6 +15,7 @@ from stemkit.cli.batch import Job, for_each_file
 from stemkit.cli.common import add_image_arguments, add_output_arguments, load
 from stemkit.cli.figures import non_interactive_pyplot, save_and_close
 from stemkit.cli.files import select_files
+from stemkit.cli.parsers import frame_numbers, scan_angles
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -67,25 +68,6 @@ def add_to(subparsers: Any) -> None:
     parser.set_defaults(run=run, series=True)
 
 
-def frame_numbers(text: str) -> list[int]:
-    """Parse ``--reject``: numbers of frames, separated by commas."""
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        numbers = [-1]
-    if min(numbers) < 0:
-        raise argparse.ArgumentTypeError(f"must be numbers of frames such as 0,3,7, but is {text!r}")
-    return numbers
-
-
-def scan_angles(text: str) -> list[float]:
-    """Parse ``--scan-angles``: numbers, separated by commas."""
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be angles in degrees such as 0,90, but is {text!r}") from None
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Average each series."""
     from stemkit import write
@@ -121,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
             job.say(f"  {line}")
 
     def skipped(job: Job, targets: list[Path]) -> None:
-        job.say(f"{targets[0]}: finished before")
+        job.say_finished(targets[:1])
 
     return for_each_file(arguments, work, result="average", skipped=skipped)
 

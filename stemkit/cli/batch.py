@@ -51,6 +51,10 @@ class Job:
         """Print a result."""
         self.progress.say(text)
 
+    def say_finished(self, results: list[Path]) -> None:
+        """Print that the same command has made these results before."""
+        self.say("\n".join(f"{path}: finished before" for path in results))
+
     def note(self, text: str) -> None:
         """Print a message to stderr."""
         self.progress.note(text)

@@ -18,11 +18,11 @@ from stemkit.cli.common import (
     frames,
     load,
     network_options,
-    positive,
 )
 from stemkit.cli.figures import add_figure_arguments, figure_suffix, save_and_close
 from stemkit.cli.lattices import FoundLattices, fit_image_lattices
 from stemkit.cli.merging import MERGED, check_merged, write_merged
+from stemkit.cli.parsers import positive
 from stemkit.cli.stacks import detect_stack, stacked_along
 from stemkit.cli.suspicion import notes, summary
 from stemkit.cli.workers import add_worker_arguments
@@ -128,7 +128,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def skipped(job: Job, targets: list[Path]) -> None:
         tables[job.path] = targets[0]
-        job.say(f"{targets[0]}: finished before")
+        job.say_finished(targets[:1])
 
     code = for_each_file(
         arguments, _measure_file, result="columns", skipped=skipped, prepare=prepare, done=tables.__setitem__

@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def skipped(job: Job, targets: list[Path]) -> None:
         written.extend(targets)
-        job.say("\n".join(f"{target}: finished before" for target in targets))
+        job.say_finished(targets)
 
     code = for_each_file(arguments, work, result="report", skipped=skipped, prepare=prepare)
     if written:

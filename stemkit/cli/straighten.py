@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         job.say(f"{target}: rows were displaced by {_length(rms, image)} (RMS)")
 
     def skipped(job: Job, targets: list[Path]) -> None:
-        job.say(f"{targets[0]}: finished before")
+        job.say_finished(targets[:1])
 
     return for_each_file(arguments, work, result="straightened", skipped=skipped)
 

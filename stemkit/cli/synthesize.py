@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stemkit._version import __version__
-from stemkit.cli.common import at_least, positive
 from stemkit.cli.figures import add_figure_arguments, figure_suffix, non_interactive_pyplot, save_and_close
+from stemkit.cli.parsers import at_least, positive
 from stemkit.cli.progress import Progress
 from stemkit.tables import counted
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stemkit.atomic import check_place, whole_file
-from stemkit.cli.common import add_device_argument, at_least, check_device, not_negative, positive
+from stemkit.cli.common import add_device_argument, check_device
+from stemkit.cli.parsers import at_least, not_negative, positive
 from stemkit.cli.progress import Progress
 from stemkit.cli.records import Record
 

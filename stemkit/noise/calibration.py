@@ -160,22 +160,22 @@ class NoiseCalibrator(ImageTransformer):
         check_is_fitted(self, "noise_model_")
         return join([self._labelled(image) for image in split(X)], X)
 
-    def plot(self, image: int = 0) -> Figure:
+    def plot(self, index: int = 0) -> Figure:
         """Plot the measured curves and the fitted model of one image.
 
         A note in a panel says where the model does not describe the measured points.
 
         Parameters
         ----------
-        image : int, default=0
-            Index of the fitted image.
+        index : int, default=0
+            Number of the fitted image.
 
         Returns
         -------
         matplotlib Figure
         """
         check_is_fitted(self, "noise_model_")
-        return plot_calibration(self._models[image], self.diagnostics_[image])
+        return plot_calibration(self._models[index], self.diagnostics_[index])
 
     def _labelled(self, image: xr.DataArray) -> xr.DataArray:
         mode = self.mode or image.attrs.get("mode") or self.noise_model_.mode

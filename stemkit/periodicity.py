@@ -244,11 +244,11 @@ def _autocorrelation(flat: NDArray) -> NDArray | None:
 def _peaks(correlogram: NDArray) -> tuple[NDArray, NDArray]:
     """Positions (y, x) of the peaks relative to zero shift, in one half plane, and their heights."""
     smooth = ndimage.gaussian_filter(correlogram, CONSTANTS.smoothing)
-    centre = np.array(correlogram.shape) // 2
+    center = np.array(correlogram.shape) // 2
     is_peak = smooth == ndimage.maximum_filter(smooth, size=3)
     is_peak[[0, -1], :] = is_peak[:, [0, -1]] = False
     candidates = np.argwhere(is_peak)
-    offset = candidates - centre
+    offset = candidates - center
     half_plane = (offset[:, 0] > 0) | ((offset[:, 0] == 0) & (offset[:, 1] > 0))
     distance = np.hypot(*offset.T)
     candidates = candidates[half_plane & (distance >= CONSTANTS.min_peak_shift)]
@@ -262,7 +262,7 @@ def _peaks(correlogram: NDArray) -> tuple[NDArray, NDArray]:
     ):
         return np.empty((0, 2)), np.empty(0)
     vertices = np.array([_subpixel(smooth, y, x) for y, x in candidates[keep]])
-    return vertices[:, :2] - centre, vertices[:, 2]
+    return vertices[:, :2] - center, vertices[:, 2]
 
 
 def _subpixel(values: NDArray, y: int, x: int) -> tuple[float, float, float]:

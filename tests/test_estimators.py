@@ -200,12 +200,12 @@ class TestPipeline:
         pd.testing.assert_frame_equal(steps[-1].fit_transform(enhanced), columns)
 
     def test_another_pixel_size_is_refused(self, noisy):
-        labelled = NoiseCalibrator().fit_transform(noisy[0])
+        labeled = NoiseCalibrator().fit_transform(noisy[0])
         with pytest.raises(ValueError, match="run NoiseCalibrator again"):
-            AtomDetector().fit(labelled[::2, ::2])
+            AtomDetector().fit(labeled[::2, ::2])
         # the lengths of the noise are along the rows
         with pytest.raises(ValueError, match="run NoiseCalibrator again"):
-            check_noise_attr(labelled[:, ::2])
+            check_noise_attr(labeled[:, ::2])
 
     def test_output_in_pandas_is_not_applied_to_images(self, noisy, columns):
         with sklearn.config_context(transform_output="pandas"):

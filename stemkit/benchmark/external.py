@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.denoising.anscombe import Stabilised, image_of, signal_of
+from stemkit.denoising.anscombe import Stabilized, image_of, signal_of
 from stemkit.denoising.base import StatelessDenoiser
 from stemkit.noise.model import NoiseModel
 from stemkit.noise.resolve import resolve_noise
@@ -49,17 +49,17 @@ class BM3DDenoiser(StatelessDenoiser):
 def _denoised(values: NDArray, model: NoiseModel) -> NDArray:
     if np.ptp(values) == 0:
         return values
-    stabilised = Stabilised.of(model)
-    if stabilised.noise_free:
+    stabilized = Stabilized.of(model)
+    if stabilized.noise_free:
         return values
-    noisy = stabilised.forward(signal_of(values, model))
-    contrast = float(np.ptp(stabilised.forward(np.array([0.0, 1.0]))))  # in standard deviations of the noise
+    noisy = stabilized.forward(signal_of(values, model))
+    contrast = float(np.ptp(stabilized.forward(np.array([0.0, 1.0]))))  # in standard deviations of the noise
     correlation = float(np.clip(model.pointwise.correlation_x, 0.0, HIGHEST_CORRELATION))
     filtered = _bm3d(noisy, contrast, correlation)
     if model.scan.amplitude:
         rows = (noisy - filtered).clip(-CLIPPED, CLIPPED).mean(axis=1, keepdims=True)
         filtered = _bm3d(noisy - (rows - rows.mean()), contrast, correlation)
-    return image_of(stabilised.inverse(filtered), model)
+    return image_of(stabilized.inverse(filtered), model)
 
 
 def _bm3d(noisy: NDArray, contrast: float, correlation: float) -> NDArray:

@@ -87,10 +87,10 @@ def pairs_of_columns(separation: float, dose: float, seed: int) -> tuple[xr.Data
     """
     rng = np.random.default_rng(seed)
     middle = [np.arange(PITCH / 2, n - PITCH / 2 + 1, PITCH) for n in SHAPE]
-    centre = np.stack(np.meshgrid(*middle, indexing="ij"), axis=-1).reshape(-1, 2) + rng.uniform(-1, 1, 2)
-    angle = rng.uniform(0, np.pi, len(centre))
+    center = np.stack(np.meshgrid(*middle, indexing="ij"), axis=-1).reshape(-1, 2) + rng.uniform(-1, 1, 2)
+    angle = rng.uniform(0, np.pi, len(center))
     half = 0.5 * separation * SIGMA * np.column_stack([np.sin(angle), np.cos(angle)])
-    positions = np.concatenate([centre + half, centre - half])
+    positions = np.concatenate([center + half, center - half])
     counts = PointwiseNoise.counted(dose, background=BACKGROUND * dose)
     noise = NoiseModel(1.0, 0.0, "haadf", pointwise=counts)
     synthesizer = STEMSynthesizer(shape=SHAPE, noise=noise, random_state=int(rng.integers(2**31)))

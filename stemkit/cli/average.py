@@ -226,11 +226,11 @@ def series_figure(aligner: SeriesAligner, image: xr.DataArray) -> Figure:
         figure.colorbar(ax.imshow(values, **options), ax=ax, label=label)
         ax.set(xlabel="x (px)", ylabel="y (px)")
         ax.set_title(title, fontsize=10)
-    colours = plt.colormaps["viridis"](np.linspace(0, 0.9, len(aligner.displacements_)))
-    _draw_path(axes[0, 2], aligner.displacements_, colours)
+    colors = plt.colormaps["viridis"](np.linspace(0, 0.9, len(aligner.displacements_)))
+    _draw_path(axes[0, 2], aligner.displacements_, colors)
     for ax, axis, name in ((axes[1, 0], 1, "x"), (axes[1, 1], 0, "y")):
-        for frame, colour in zip(aligner.displacements_, colours, strict=True):
-            ax.plot(frame[:, axis] - frame[:, axis].mean(), linewidth=0.5, alpha=0.8, color=colour)
+        for frame, color in zip(aligner.displacements_, colors, strict=True):
+            ax.plot(frame[:, axis] - frame[:, axis].mean(), linewidth=0.5, alpha=0.8, color=color)
         ax.set(xlabel="row", ylabel=f"displacement along {name} (px)")
         ax.set_title("displacements of the rows, less those of the frames", fontsize=10)
     axes[1, 2].axis("off")
@@ -239,7 +239,7 @@ def series_figure(aligner: SeriesAligner, image: xr.DataArray) -> Figure:
     return figure
 
 
-def _draw_path(ax: Axes, displacements: NDArray, colours: NDArray) -> None:
+def _draw_path(ax: Axes, displacements: NDArray, colors: NDArray) -> None:
     """Displacements of whole frames, with their numbers."""
     import numpy as np
 
@@ -250,7 +250,7 @@ def _draw_path(ax: Axes, displacements: NDArray, colours: NDArray) -> None:
     ax.plot(mean[:, 1], mean[:, 0], "-", color="0.6", linewidth=0.8)
     for i, (y, x) in enumerate(mean):
         if np.isfinite(y):
-            ax.plot(x, y, "o", color=colours[i], markersize=4)
+            ax.plot(x, y, "o", color=colors[i], markersize=4)
             ax.annotate(str(i), (x, y), xytext=(4, 3), textcoords="offset points", fontsize=8)
     ax.set(xlabel="x (px)", ylabel="y (px)")
     ax.set_title("displacements of the frames, by number and colour", fontsize=10)

@@ -121,7 +121,7 @@ def for_each_file(
         Called with each file and what ``work`` has returned for it, in the order of the files.
     """
     selection = select_files(arguments.paths, arguments.recursive, getattr(arguments, "series", False))
-    names = [_labelled(name, arguments) for name in result_names(selection.files)]
+    names = [_labeled(name, arguments) for name in result_names(selection.files)]
     if result is not None and len(names) > 1 and result_folder(arguments) != arguments.output:
         raise ValueError(
             f"-o must be a folder for the results of {len(names)} files, but is {arguments.output}, the name of one"
@@ -165,7 +165,7 @@ def _report_selection(problems: tuple[str, ...], left_out: tuple[Path, ...]) -> 
         )
 
 
-def _labelled(name: str, arguments: argparse.Namespace) -> str:
+def _labeled(name: str, arguments: argparse.Namespace) -> str:
     """The name of results with the dataset and the region, if they are given."""
     label = ""
     if arguments.dataset is not None:

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["detection_figure", "enlarged_part"]
 
 #: Colour of vacancies and of lattice lines (chosen: neither is a colour of columns).
-VACANCY_COLOUR = "#ff2020"
-LATTICE_COLOUR = "#ffffff"
+VACANCY_COLOR = "#ff2020"
+LATTICE_COLOR = "#ffffff"
 #: Edge of the enlarged part, spacings of the columns (chosen).
 ENLARGED_SPACINGS = 11.0
 #: Least edge of the enlarged part, px (chosen).
@@ -127,9 +127,9 @@ def enlarged_part(shape: tuple[int, ...], table: pd.DataFrame, lattices: Sequenc
     marked = (quality & sum(Quality[name] for name in SUSPICIOUS) > 0) & (quality & Quality.EDGE == 0)
     vacancies = [found.vacancies[["y_px", "x_px"]] for found in lattices if len(found.vacancies)]
     places = np.concatenate([t.to_numpy(dtype=np.float64) for t in vacancies or [table.loc[marked, ["y_px", "x_px"]]]])
-    centre = _densest(places, min(n_y, n_x) / 2, shape)
+    center = _densest(places, min(n_y, n_x) / 2, shape)
     top, left = (
-        int(np.clip(round(c - n / 2), 0, size - n)) for c, n, size in zip(centre, (n_y, n_x), shape, strict=True)
+        int(np.clip(round(c - n / 2), 0, size - n)) for c, n, size in zip(center, (n_y, n_x), shape, strict=True)
     )
     return Part(slice(top, top + n_y), slice(left, left + n_x))
 
@@ -154,21 +154,21 @@ def _draw_columns(ax: Axes, table: pd.DataFrame, part: Part, lattices: Sequence[
     size = _symbol_size(ax, table, part)
     quality, y_x = table["quality"].to_numpy(), part.positions(table)
     left = np.ones(len(table), dtype=bool)
-    for name, (colour, marker) in FLAG_STYLES.items():
+    for name, (color, marker) in FLAG_STYLES.items():
         chosen = left & (quality & Quality[name] > 0)
         left &= ~chosen
-        _draw_symbols(ax, y_x, chosen, colour, marker, size, FLAG_WORDS[name])
+        _draw_symbols(ax, y_x, chosen, color, marker, size, FLAG_WORDS[name])
     _draw_symbols(ax, y_x, left, *GOOD_STYLE, size, "without a flag")
     for found in lattices:
         everything = np.ones(len(found.vacancies), dtype=bool)
         name = "vacancy" if len(lattices) == 1 else f"vacancy of lattice {lattices.index(found)}"
-        _draw_symbols(ax, part.positions(found.vacancies), everything, VACANCY_COLOUR, "s", 1.6 * size, name)
+        _draw_symbols(ax, part.positions(found.vacancies), everything, VACANCY_COLOR, "s", 1.6 * size, name)
     n_y, n_x = part.rows.stop - part.rows.start, part.columns.stop - part.columns.start
     ax.set(xlim=(-0.5, n_x - 0.5), ylim=(n_y - 0.5, -0.5))
 
 
 def _draw_symbols(
-    ax: Axes, y_x: tuple[NDArray, NDArray], chosen: NDArray, colour: str, marker: str, size: float, name: str
+    ax: Axes, y_x: tuple[NDArray, NDArray], chosen: NDArray, color: str, marker: str, size: float, name: str
 ) -> None:
     """Draw hollow symbols with a black outline, by which they are visible on bright columns."""
     from matplotlib.patheffects import withStroke
@@ -183,7 +183,7 @@ def _draw_symbols(
         s=size**2,
         marker=marker,
         facecolors="none",
-        edgecolors=colour,
+        edgecolors=color,
         linewidths=width,
         label=f"{name} ({chosen.sum()})",
     )
@@ -213,7 +213,7 @@ def _draw_lattices(ax: Axes, lattices: Sequence[ImageLattice], part: Part) -> No
     for found in lattices:
         for start, end in _lattice_lines(found):
             y, x = np.array([start, end]).T
-            ax.plot(x - part.columns.start, y - part.rows.start, color=LATTICE_COLOUR, linewidth=0.6, alpha=0.7)
+            ax.plot(x - part.columns.start, y - part.rows.start, color=LATTICE_COLOR, linewidth=0.6, alpha=0.7)
 
 
 def _lattice_lines(found: ImageLattice) -> list[tuple[NDArray, NDArray]]:
@@ -233,14 +233,14 @@ def _mark(ax: Axes, part: Part) -> None:
     from matplotlib.patches import Rectangle
 
     height, width = part.rows.stop - part.rows.start, part.columns.stop - part.columns.start
-    for colour, linewidth in (("black", 2.6), ("white", 1.2)):
+    for color, linewidth in (("black", 2.6), ("white", 1.2)):
         ax.add_patch(
             Rectangle(
                 (part.columns.start - 0.5, part.rows.start - 0.5),
                 width,
                 height,
                 fill=False,
-                edgecolor=colour,
+                edgecolor=color,
                 linewidth=linewidth,
             )
         )

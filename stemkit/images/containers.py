@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.images.checks import check_not_colour, check_not_empty, numeric, validated
+from stemkit.images.checks import check_not_color, check_not_empty, numeric, validated
 from stemkit.images.provenance import RECORDED
 
 __all__ = ["Images", "float_dtype", "holds_images", "join", "single_image", "split", "warn_if_small"]
@@ -57,7 +57,7 @@ def split(X: Images, *, name: str = "X") -> list[xr.DataArray]:
     if values.ndim == 2:
         return [validated(xr.DataArray(values, dims=("y", "x")), name)]
     if values.ndim == 3:
-        check_not_colour(values.shape, name)
+        check_not_color(values.shape, name)
         check_not_empty(values.shape, name)
         return [validated(xr.DataArray(v, dims=("y", "x")), f"{name}[{i}]") for i, v in enumerate(values)]
     raise ValueError(

@@ -65,5 +65,5 @@ def with_pixel_sizes(image: xr.DataArray, y: float, x: float) -> xr.DataArray:
 
 
 def _spacing(image: xr.DataArray, dim: str) -> float | None:
-    centres = np.asarray(image.coords[dim].values, dtype=np.float64)
-    return None if centres.size < 2 else float((centres[-1] - centres[0]) / (centres.size - 1))
+    centers = np.asarray(image.coords[dim].values, dtype=np.float64)
+    return None if centers.size < 2 else float((centers[-1] - centers[0]) / (centers.size - 1))

@@ -54,7 +54,7 @@ def load(path: Path) -> list[Recorded]:
 
     sizes = _pixel_sizes(header, order) or _extended_pixel_sizes(path, header, order)
     parts = (lambda: Parts(read)) if nz != 1 else None
-    return [recorded(placeholder(shape, dtype), colour=False, fetch=fetch, parts=parts, pixel_sizes=sizes)]
+    return [recorded(placeholder(shape, dtype), color=False, fetch=fetch, parts=parts, pixel_sizes=sizes)]
 
 
 def _byte_order(header: bytes) -> Literal["<", ">"]:

@@ -29,7 +29,7 @@ DETECTOR, DERIVED, MAP = range(3)
 #: Names of colour channels in the order in which they are stacked.
 _CHANNELS = ("R", "G", "B", "A")
 #: Numbers of colour channels, with and without opacity.
-_COLOUR_CHANNELS = (3, 4)
+_COLOR_CHANNELS = (3, 4)
 #: Shorter side above which an array with 3 or 4 values along its last axis is a picture, px (chosen).
 _SMALLEST_PICTURE = 16
 #: Number of columns up to which a long array is a table (chosen).
@@ -82,7 +82,7 @@ class Recorded:
 def recorded(
     values: NDArray,
     *,
-    colour: bool | None = None,
+    color: bool | None = None,
     refusal: str = "",
     pixel_sizes: tuple[float, float] | None = None,
     **fields: Any,
@@ -105,16 +105,16 @@ def recorded(
     """
     values = native(np.asarray(values))
     if values.dtype.names and set(values.dtype.names) <= set(_CHANNELS):
-        values, colour = np.stack([values[c] for c in _CHANNELS if c in values.dtype.names], axis=-1), True
-    colour_reason = ""
-    if _looks_coloured(values.shape) if colour is None else colour:
+        values, color = np.stack([values[c] for c in _CHANNELS if c in values.dtype.names], axis=-1), True
+    color_reason = ""
+    if _looks_colored(values.shape) if color is None else color:
         fetch = fields.pop("fetch", None)
         fields.pop("parts", None)
-        values, colour_reason = _grey(values if fetch is None else native(fetch()))
+        values, color_reason = _gray(values if fetch is None else native(fetch()))
     return Recorded(
         values,
         pixel_sizes=_valid_sizes(pixel_sizes),
-        refusal=refusal or colour_reason or _not_an_image(values),
+        refusal=refusal or color_reason or _not_an_image(values),
         **fields,
     )
 
@@ -146,11 +146,11 @@ def native(values: NDArray) -> NDArray:
     return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
 
 
-def _looks_coloured(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 3 and shape[-1] in _COLOUR_CHANNELS and min(shape[:2]) > _SMALLEST_PICTURE
+def _looks_colored(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 3 and shape[-1] in _COLOR_CHANNELS and min(shape[:2]) > _SMALLEST_PICTURE
 
 
-def _grey(values: NDArray) -> tuple[NDArray, str]:
+def _gray(values: NDArray) -> tuple[NDArray, str]:
     """The grey values of a picture with equal colour channels; else the picture and the reason to reject it."""
     first = values[..., 0]
     if values.shape[-1] < 3 or (np.array_equal(first, values[..., 1]) and np.array_equal(first, values[..., 2])):

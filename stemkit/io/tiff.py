@@ -132,8 +132,8 @@ def _series(path: Path, tif: TiffFile, index: int, described: dict[str, str], na
             return _pixels(again.series[index]).reshape(shape)
 
     if "S" in series.axes or int(page.photometric) in _CONVERTED:
-        values, colour = tiff_pages.intensities(_pixels(series), page)
-        return recorded(values if colour else _in_shape(values, shape), colour=colour or "S" in series.axes, **fields)
+        values, color = tiff_pages.intensities(_pixels(series), page)
+        return recorded(values if color else _in_shape(values, shape), color=color or "S" in series.axes, **fields)
     return recorded(placeholder(shape, series.dtype), fetch=fetch, **fields)
 
 

@@ -70,7 +70,7 @@ def _members(file: h5py.File, kind: str) -> Iterator[h5py.Group]:
 
 def _other(stored: h5py.Group, what: str) -> Recorded:
     shape = hdf5.dataset(stored, "Data").shape  # type: ignore[union-attr]
-    return recorded(placeholder(shape, np.uint8), colour=False, refusal=what)
+    return recorded(placeholder(shape, np.uint8), color=False, refusal=what)
 
 
 def _image(path: Path, group: h5py.Group, label: str, made_as: str, kind: int) -> Recorded:

@@ -20,7 +20,7 @@ __all__ = ["IMAGE", "as_image", "columns_layer", "image_layer"]
 #: Key of a layer's metadata with the image of stemkit.
 IMAGE = "stemkit"
 #: Pixels of nm in other units of length that layers have.
-NANOMETRES = {"nm": 1.0, "nanometer": 1.0, "um": 1e3, "micrometer": 1e3, "pm": 1e-3, "picometer": 1e-3, "angstrom": 0.1}
+NANOMETERS = {"nm": 1.0, "nanometer": 1.0, "um": 1e3, "micrometer": 1e3, "pm": 1e-3, "picometer": 1e-3, "angstrom": 0.1}
 
 Layer = tuple[Any, dict[str, Any], str]
 
@@ -67,7 +67,7 @@ def as_image(layer: Image) -> xr.DataArray:
 def _from_pixels(values: NDArray, layer: Image) -> xr.DataArray:
     dims = ("y", "x") if values.ndim == 2 else ("image", "y", "x")
     image = xr.DataArray(values.astype(np.float64), dims=dims, attrs={"source": layer.name})
-    factors = [NANOMETRES.get(str(unit)) for unit in layer.units[-2:]]
+    factors = [NANOMETERS.get(str(unit)) for unit in layer.units[-2:]]
     if None in factors:  # pixels
         return image
     sizes = [float(scale) * factor for scale, factor in zip(layer.scale[-2:], factors, strict=True) if factor]

@@ -158,7 +158,7 @@ class NoiseCalibrator(ImageTransformer):
             an array has no attributes.
         """
         check_is_fitted(self, "noise_model_")
-        return join([self._labelled(image) for image in split(X)], X)
+        return join([self._labeled(image) for image in split(X)], X)
 
     def plot(self, index: int = 0) -> Figure:
         """Plot the measured curves and the fitted model of one image.
@@ -177,7 +177,7 @@ class NoiseCalibrator(ImageTransformer):
         check_is_fitted(self, "noise_model_")
         return plot_calibration(self._models[index], self.diagnostics_[index])
 
-    def _labelled(self, image: xr.DataArray) -> xr.DataArray:
+    def _labeled(self, image: xr.DataArray) -> xr.DataArray:
         mode = self.mode or image.attrs.get("mode") or self.noise_model_.mode
         if mode != self.noise_model_.mode:
             raise ValueError(

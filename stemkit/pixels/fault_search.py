@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stemkit.pixels.areas import abrupt_areas, distant_rows, single_valued_areas
 from stemkit.pixels.constants import CONSTANTS
 from stemkit.pixels.interpolation import interpolated
-from stemkit.pixels.noise import LevelDependentNoise, centred
+from stemkit.pixels.noise import LevelDependentNoise, centered
 from stemkit.pixels.single import cubic_interpolations, isolated_pixels, outlying_pixels
 
 __all__ = ["PixelFaults", "faulty_pixels", "filled", "find_pixel_faults"]
@@ -124,7 +124,7 @@ def find_pixel_faults(values: NDArray, *, averaged: bool = False) -> PixelFaults
 
 def _searched(values: NDArray, averaged: bool) -> PixelFaults:
     """Faults of an image, or of a band, that is searched as a whole."""
-    work = centred(values)
+    work = centered(values)
     none = np.zeros(work.shape, dtype=bool)
     if averaged or min(work.shape) < CONSTANTS.smallest or np.ptp(work) == 0:
         return PixelFaults(none, none, none, none)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from stemkit.pixels.constants import CONSTANTS, CUBIC
 
-__all__ = ["LevelDependentNoise", "centred"]
+__all__ = ["LevelDependentNoise", "centered"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class LevelDependentNoise:
         return CONSTANTS.excess + CONSTANTS.tail * (self.tail - CONSTANTS.normal_tail)
 
 
-def centred(values: NDArray) -> NDArray[np.float64]:
+def centered(values: NDArray) -> NDArray[np.float64]:
     """The image in double precision minus about its median, against rounding errors."""
     work = np.asarray(values, dtype=np.float64)
     return work - np.median(work[:: max(1, len(work) // 64)])

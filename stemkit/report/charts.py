@@ -12,7 +12,7 @@ from bokeh.plotting import figure
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from stemkit.report.encoding import grey_levels
+from stemkit.report.encoding import gray_levels
 from stemkit.report.viewer import transparent, unit_edges
 from stemkit.trust.rings import hann_window
 
@@ -25,7 +25,7 @@ MARGIN = 1.4
 #: ... which is where this fraction of the power outside the centre is reached (chosen).
 CONTAINED = 0.999
 #: Frequencies below this fraction of the sampling are the centre (chosen: the slow changes of an image).
-CENTRE = 0.01
+CENTER = 0.01
 #: Height of a panel, screen pixels (chosen).
 PANEL = 320
 #: Bins of a histogram (chosen).
@@ -35,7 +35,7 @@ DRAWN = (0.005, 0.995)
 #: Quantile of the logarithm of the power that has the brightest colour (chosen: the spots, but for the strongest).
 BRIGHTEST = 0.999
 #: Colour of the bars, visible on light and on dark pages (chosen).
-BAR_COLOUR = "#3a87c8"
+BAR_COLOR = "#3a87c8"
 #: Power that keeps the logarithm finite.
 TINY = np.finfo(np.float64).tiny
 
@@ -61,7 +61,7 @@ def power_spectra(images: dict[str, xr.DataArray]) -> LayoutDOM:
     for title, spectrum in logarithms.items():
         plot = figure(title=title, width=PANEL, height=PANEL, tools="pan,wheel_zoom,reset", match_aspect=True, **ranges)
         plot.image(
-            [grey_levels(spectrum, (low, high))],
+            [gray_levels(spectrum, (low, high))],
             x=-half_x,
             y=-half_y,
             dw=2 * half_x,
@@ -105,7 +105,7 @@ def _extent(power: NDArray) -> float:
     """Frequency, 1/px, up to which a spectrum is displayed, the same in both directions."""
     frequencies = np.meshgrid(*(np.fft.fftshift(np.fft.fftfreq(n)) for n in power.shape), indexing="ij")
     radius = np.maximum(*map(np.abs, frequencies))
-    weights, edges = np.histogram(radius, 100, (0, 0.5), weights=np.where(radius > CENTRE, power, 0.0))
+    weights, edges = np.histogram(radius, 100, (0, 0.5), weights=np.where(radius > CENTER, power, 0.0))
     total = np.cumsum(weights)
     reached = edges[1:][np.searchsorted(total, CONTAINED * total[-1])] if total[-1] > 0 else 0.5
     return float(min(0.5, MARGIN * reached))
@@ -134,5 +134,5 @@ def _histogram(values: NDArray, label: str) -> figure:
     if finite.size:
         low, high = np.quantile(finite, DRAWN)
         counts, edges = np.histogram(finite, BINS, (low, high if high > low else low + 1))
-        plot.quad(top=counts, bottom=0, left=edges[:-1], right=edges[1:], fill_color=BAR_COLOUR, line_color=BAR_COLOUR)
+        plot.quad(top=counts, bottom=0, left=edges[:-1], right=edges[1:], fill_color=BAR_COLOR, line_color=BAR_COLOR)
     return transparent(plot)

@@ -15,7 +15,7 @@ from PIL import Image, features
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Picture", "figure_uri", "grey_levels", "picture", "thumbnail_uri"]
+__all__ = ["Picture", "figure_uri", "gray_levels", "picture", "thumbnail_uri"]
 
 #: Longest edge of an image in a page, pixels: larger images are averaged (chosen: a page of at most 5 MB).
 LONGEST_EDGE = 1024
@@ -64,10 +64,10 @@ def picture(values: NDArray, limits: tuple[float, float] | None = None) -> Pictu
         Values displayed black and white; by default, 0.1 % of the pixels are clipped at either end.
     """
     binning = math.ceil(max(values.shape) / LONGEST_EDGE)
-    return Picture(grey_levels(_averaged(values, binning), limits), binning)
+    return Picture(gray_levels(_averaged(values, binning), limits), binning)
 
 
-def grey_levels(values: NDArray, limits: tuple[float, float] | None = None) -> NDArray[np.uint8]:
+def gray_levels(values: NDArray, limits: tuple[float, float] | None = None) -> NDArray[np.uint8]:
     """Convert values to the grey levels 1 to 255."""
     finite = values[np.isfinite(values)]
     if limits is None:
@@ -97,7 +97,7 @@ def figure_uri(figure: Figure) -> str:
 def thumbnail_uri(values: NDArray) -> str:
     """A small picture of an image in a ``data:`` address."""
     edge = math.ceil(max(values.shape) / THUMBNAIL_EDGE)
-    return _png_uri(Image.fromarray(grey_levels(_averaged(values, edge))))
+    return _png_uri(Image.fromarray(gray_levels(_averaged(values, edge))))
 
 
 def _averaged(values: NDArray, binning: int) -> NDArray[np.float64]:

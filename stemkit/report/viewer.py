@@ -119,7 +119,7 @@ def image_view(
         Selects the columns that are drawn.
     """
     plot = _axes(recorded)
-    mapper = LinearColorMapper(palette=_greys(), low=1, high=LEVELS, low_color="rgba(0,0,0,0)")
+    mapper = LinearColorMapper(palette=_grays(), low=1, high=LEVELS, low_color="rgba(0,0,0,0)")
     images = {"recorded": recorded} if enhanced is None else {"recorded": recorded, "enhanced": enhanced}
     pictures = {name: picture(image.values) for name, image in images.items()}
     widgets: list[LayoutDOM] = []
@@ -212,7 +212,7 @@ def _brightness(mapper: LinearColorMapper) -> RangeSlider:
     return slider
 
 
-def _greys() -> list[str]:
+def _grays() -> list[str]:
     return [f"#{level:02x}{level:02x}{level:02x}" for level in np.rint(np.linspace(0, 255, LEVELS)).astype(int)]
 
 
@@ -237,7 +237,7 @@ def _draw_columns(
     styles = {FLAG_WORDS[name]: (*style, int(Quality[name])) for name, style in FLAG_STYLES.items()}
     styles["without a flag"] = (*GOOD_STYLE, 0)
     glyphs = []
-    for words, (colour, marker, flag) in styles.items():
+    for words, (color, marker, flag) in styles.items():
         of_layer = left & (quality & flag != 0) if flag else left
         left = left & ~of_layer
         if not of_layer.any():
@@ -253,7 +253,7 @@ def _draw_columns(
                 marker=MARKERS[marker],
                 size=LARGEST / 2,
                 fill_alpha=0,
-                line_color=colour,
+                line_color=color,
                 line_width=1.5,
                 selection_fill_color="#ff2020",
                 selection_fill_alpha=0.6,

@@ -28,7 +28,7 @@ from stemkit.series.extent import covered
 from stemkit.series.frames import FEWEST_FRAMES, BrightFrames, Series, check_enough, read_series
 from stemkit.series.jumps import described
 from stemkit.series.refinement import Enhance, refined
-from stemkit.series.result import average_image, gains_of, pixel_centres
+from stemkit.series.result import average_image, gains_of, pixel_centers
 from stemkit.series.rigid import rigid_shifts
 from stemkit.series.turns import Turn, quarter_turns, scan_angles_of
 
@@ -255,7 +255,7 @@ class SeriesAligner(ImageTransformer):
                 BrightFrames(series, [i]).__getitem__, self.displacements_[i : i + 1], self._turns([i]), grid
             )
             values[k] = np.where(one.shown, sign * one.values, np.nan)
-        coords = {"frame": self._used, **pixel_centres(series.first, Grid(self._origin, self.shape_))}
+        coords = {"frame": self._used, **pixel_centers(series.first, Grid(self._origin, self.shape_))}
         attrs = {**series.first.attrs, "mode": self.mode_, "stemkit": step_record(series.first, "align")}
         return xr.DataArray(values, coords, ("frame", "y", "x"), series.first.name, attrs)
 

@@ -17,7 +17,7 @@ from stemkit.series.averaging import Grid
 from stemkit.series.combined import Combined, in_groups
 from stemkit.series.turns import Turn
 
-__all__ = ["average_image", "gains_of", "pixel_centres"]
+__all__ = ["average_image", "gains_of", "pixel_centers"]
 
 #: Shorter side of the smallest average whose noise is calibrated, px (chosen).
 SMALLEST_CALIBRATED = 32
@@ -69,7 +69,7 @@ def average_image(
         like.name,
         {k: v for k, v in like.attrs.items() if k != "noise"} | {"mode": mode},
     )
-    image = image.assign_coords(pixel_centres(like, grid))
+    image = image.assign_coords(pixel_centers(like, grid))
     # earlier steps are those of the first frame
     image.attrs["stemkit"] = step_record(like, "average", n_frames=int(mean.count.max()))
     if not mean.shown.all() or min(image.shape) < SMALLEST_CALIBRATED or np.ptp(mean.values) == 0:
@@ -88,11 +88,11 @@ def gains_of(displacements: NDArray, turns: list[int], shape: tuple[int, int]) -
     return pixel, column
 
 
-def pixel_centres(frame: xr.DataArray, grid: Grid) -> dict[str, xr.Variable]:
+def pixel_centers(frame: xr.DataArray, grid: Grid) -> dict[str, xr.Variable]:
     """Centres of the pixels of a grid, nm, in the coordinates of a frame that is not displaced."""
     sizes, out = pixel_sizes(frame), {}
     for axis, dim in enumerate(("y", "x") if sizes is not None else ()):
         assert sizes is not None
-        centres = float(frame.coords[dim].values[0]) + (grid.origin[axis] + np.arange(grid.shape[axis])) * sizes[axis]
-        out[dim] = xr.Variable(dim, centres, {"units": "nm"})
+        centers = float(frame.coords[dim].values[0]) + (grid.origin[axis] + np.arange(grid.shape[axis])) * sizes[axis]
+        out[dim] = xr.Variable(dim, centers, {"units": "nm"})
     return out

@@ -78,14 +78,14 @@ def judge_columns(
     amplitude = np.nan_to_num(table["amplitude"].to_numpy(dtype=np.float64))
     model = sign * fitted_image(table, recorded, mode=mode).values
     positions = table[POSITION].to_numpy(dtype=np.float64).T
-    rest, modelled = (
+    rest, modeled = (
         ndimage.map_coordinates(values, positions, order=1, mode="nearest")
         for values in (column_response(sign * recorded.values.astype(np.float64) - model, width), model)
     )
     response = amplitude * _response(sigma, width) + rest
-    local = expected.variance_at(modelled - amplitude)  # without the column itself
+    local = expected.variance_at(modeled - amplitude)  # without the column itself
     field = response / np.sqrt(response_variance(expected, width, local))
-    z = normal_scores(field, width, expected.skewness_at(modelled - amplitude))
+    z = normal_scores(field, width, expected.skewness_at(modeled - amplitude))
     p = (noise_peaks(z, recorded.shape, width) / 2 / len(table)).clip(0.0, 1.0)
     p = np.where(z > 1, p, 1.0)
     q = stats.false_discovery_control(p)

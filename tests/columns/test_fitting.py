@@ -231,8 +231,8 @@ def test_pairs_reach_their_joint_cramer_rao_bound(apart):
     """Fisher information of two Gaussians on one background, by finite differences."""
     level, n = 0.05, 150
     rng = np.random.default_rng(7)
-    centres = np.stack(np.mgrid[0:15, 0:10], axis=-1).reshape(-1, 2) * 40.0 + 20
-    middle = centres + rng.uniform(-0.5, 0.5, centres.shape)
+    centers = np.stack(np.mgrid[0:15, 0:10], axis=-1).reshape(-1, 2) * 40.0 + 20
+    middle = centers + rng.uniform(-0.5, 0.5, centers.shape)
     half = apart * SIGMA / 2 * np.array([0.0, 1.0])
     positions = np.vstack([middle - half, middle + half])
     shape = (600, 400)

@@ -142,14 +142,14 @@ def test_jpeg(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "npy"])
 def test_coloured_pictures_are_refused(suffix, tmp_path):
-    coloured = np.stack([IMAGE, IMAGE, IMAGE.T.reshape(IMAGE.shape)], axis=-1)
+    colored = np.stack([IMAGE, IMAGE, IMAGE.T.reshape(IMAGE.shape)], axis=-1)
     path = tmp_path / f"a.{suffix}"
     if suffix == "png":
-        save_picture(path, coloured)
+        save_picture(path, colored)
     elif suffix == "tif":
-        tifffile.imwrite(path, coloured, photometric="rgb")
+        tifffile.imwrite(path, colored, photometric="rgb")
     else:
-        np.save(path, coloured)
+        np.save(path, colored)
     with pytest.raises(ValueError, match="coloured picture"):
         stemkit.read(path)
     assert not stemkit.datasets(path)[0].is_image

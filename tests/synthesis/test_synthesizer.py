@@ -284,10 +284,10 @@ def test_images_of_several_kinds_are_refused():
     for other in (stemkit.calibrated(image, pixel_size=0.03), image.drop_vars(["y", "x"])):
         with pytest.raises(ValueError, match="X must be images of one pixel size"):
             STEMSynthesizer().fit([image, other])
-    labelled = [
+    labeled = [
         NoiseCalibrator().fit_transform(image + r * np.random.default_rng(0).normal(size=(64, 64))) for r in (0.1, 0.3)
     ]
-    for pair in (labelled, [labelled[0], image]):
+    for pair in (labeled, [labeled[0], image]):
         with pytest.raises(ValueError, match="X must be images of one noise model"):
             STEMSynthesizer().fit(pair)
 

@@ -19,7 +19,7 @@ from stemkit.benchmark.truths import BACKGROUND, BORDER, HOSTS, SHAPE
 from stemkit.columns import fit_columns
 from stemkit.detection import Quality
 
-__all__ = ["DisplacedCrystal", "displaced_crystal", "localisation_table"]
+__all__ = ["DisplacedCrystal", "displaced_crystal", "localization_table"]
 
 #: Standard deviation of the columns' random displacements along each axis, px (chosen).
 DISPLACEMENT = 0.5
@@ -86,7 +86,7 @@ def displaced_crystal(dose: float, seed: int) -> DisplacedCrystal:
     return DisplacedCrystal(image, true[inner], ideal[inner], columns.amplitude[0].numpy()[inner])
 
 
-def localisation_table(
+def localization_table(
     methods: Mapping[str, Method | None],
     *,
     locators: Mapping[str, Locator] | None = None,

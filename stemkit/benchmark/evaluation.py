@@ -25,7 +25,7 @@ from stemkit.images.mode import mode_sign
 from stemkit.metrics import psnr, psnr_8bit, ssim
 from stemkit.parameters import MODES
 
-__all__ = ["Detector", "Method", "evaluate", "summary"]
+__all__ = ["ColumnFinder", "Method", "evaluate", "summary"]
 
 #: Doses of the planted structures, electrons per pixel at the brightest column (chosen).
 DOSES = (3.0, 10.0, 30.0)
@@ -45,7 +45,7 @@ class Method(Protocol):
     def transform(self, X: xr.DataArray) -> xr.DataArray: ...
 
 
-class Detector(Protocol):
+class ColumnFinder(Protocol):
     """An estimator whose ``transform`` finds columns and returns a table with ``y_px`` and ``x_px``."""
 
     def fit(self, X: xr.DataArray, y: object = None) -> Any: ...
@@ -60,7 +60,7 @@ def evaluate(
     n: int | None = None,
     doses: Sequence[float] = DOSES,
     calibrate: bool = False,
-    detector: Detector | None = None,
+    detector: ColumnFinder | None = None,
     verbose: bool = True,
 ) -> pd.DataFrame:
     """Score methods on the fixed sets and on planted structures.
@@ -158,7 +158,7 @@ def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 @dataclass(frozen=True)
 class _Options:
     calibrate: bool
-    detector: Detector | None
+    detector: ColumnFinder | None
     verbose: bool
 
 
@@ -209,7 +209,7 @@ def _truth_rows(
 
 
 def _detection_scores(
-    enhanced: xr.DataArray, clean: xr.DataArray, true: pd.DataFrame, detector: Detector | None
+    enhanced: xr.DataArray, clean: xr.DataArray, true: pd.DataFrame, detector: ColumnFinder | None
 ) -> dict[str, float]:
     spacing = float(np.median(nearest_distances(true[["y_px", "x_px"]].to_numpy())))
     clean_maxima = scores.image_maxima(clean, spacing, sign=mode_sign(enhanced.attrs["mode"]))
@@ -237,7 +237,7 @@ def _enhanced(method: Method | None, noisy: xr.DataArray) -> tuple[xr.DataArray,
 
 
 def _columns(
-    image: xr.DataArray, spacing: float, detector: Detector | None, contrast: float | None = None
+    image: xr.DataArray, spacing: float, detector: ColumnFinder | None, contrast: float | None = None
 ) -> pd.DataFrame:
     if detector is None:
         return scores.image_maxima(image, spacing, contrast=contrast, sign=mode_sign(image.attrs["mode"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -54,7 +55,7 @@ class RichardsonLucy:
     def __init__(self, iterations: int):
         self.iterations = iterations
 
-    def fit(self, X: xr.DataArray, y: object = None) -> RichardsonLucy:
+    def fit(self, X: xr.DataArray, y: object = None) -> Self:
         return self
 
     def transform(self, X: xr.DataArray) -> xr.DataArray:

@@ -31,8 +31,6 @@ class Denoiser(ImageTransformer):
     attaches the recorded pixels and computes the score.
     """
 
-    #: The map that ``transform`` returns.
-    target = "enhance"
     mode: str | None
 
     @image_by_image()
@@ -89,6 +87,11 @@ class Denoiser(ImageTransformer):
         """Maps of the image's shape by name, including ``"enhance"``."""
         raise NotImplementedError
 
+    @property
+    def _target(self) -> str:
+        """The map that ``transform`` returns."""
+        return "enhance"
+
     def _enhancer(self) -> Enhancer:
         """The function that is applied to each image."""
         return self._maps
@@ -105,13 +108,13 @@ class Denoiser(ImageTransformer):
 
     def _with_maps(self, image: xr.DataArray, maps: dict[str, NDArray], mode: str) -> xr.DataArray:
         dtype = float_dtype(image.dtype)
-        out = image.copy(data=maps[self.target].astype(dtype, copy=False))
-        made = step_record(image, "enhance", target=self.target, **self._made_with())
+        out = image.copy(data=maps[self._target].astype(dtype, copy=False))
+        made = step_record(image, "enhance", target=self._target, **self._made_with())
         out.attrs = {**image.attrs, "mode": mode, "stemkit": made}
         recorded = recorded_image(image).values.copy()
         # "enhance" is a coordinate only where transform returns another map
         others = {
-            k: v.astype(np.float32, copy=False) for k, v in maps.items() if k != "enhance" or self.target != "enhance"
+            k: v.astype(np.float32, copy=False) for k, v in maps.items() if k != "enhance" or self._target != "enhance"
         }
         return out.assign_coords({RECORDED: (image.dims, recorded), **{k: (image.dims, v) for k, v in others.items()}})
 

@@ -137,6 +137,10 @@ class NetworkDenoiser(Denoiser):
 
     # --- parameters ----------------------------------------------------------------------------------------------
 
+    @property
+    def _target(self) -> str:
+        return self.target
+
     def _check_parameters(self) -> None:
         super()._check_parameters()
         check_option("target", self.target, OUTPUTS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -131,7 +131,7 @@ class AtomDetector(ImageTransformer):
         self.mode = mode
         self.device = device
 
-    def fit(self, X: Images, y: object = None) -> AtomDetector:
+    def fit(self, X: Images, y: object = None) -> Self:
         """Learn the columns' spacing and width.
 
         Parameters
@@ -157,7 +157,7 @@ class AtomDetector(ImageTransformer):
         self._learn(images, [normalized])
         return _concatenate([self._find(normalized, 0)])
 
-    def _learn(self, images: list[xr.DataArray], normalized: Iterable[NormalizedImage]) -> AtomDetector:
+    def _learn(self, images: list[xr.DataArray], normalized: Iterable[NormalizedImage]) -> Self:
         self._check_parameters()
         if len({is_calibrated(image) for image in images}) > 1:
             raise ValueError(

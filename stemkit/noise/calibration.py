@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import xarray as xr
@@ -109,7 +109,7 @@ class NoiseCalibrator(ImageTransformer):
     def __init__(self, *, mode: str | None = None):
         self.mode = mode
 
-    def fit(self, X: Images, y: object = None) -> NoiseCalibrator:
+    def fit(self, X: Images, y: object = None) -> Self:
         """Measure the noise of each image; their numbers are averaged.
 
         Parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import xarray as xr
@@ -121,7 +122,7 @@ class RowAligner(ImageTransformer):
     def __init__(self, *, mode: str | None = None):
         self.mode = mode
 
-    def fit(self, X: Images, y: object = None) -> RowAligner:
+    def fit(self, X: Images, y: object = None) -> Self:
         """Measure the displacements of the rows.
 
         Parameters

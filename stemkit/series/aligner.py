@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import xarray as xr
@@ -67,7 +67,7 @@ class SeriesAligner(ImageTransformer):
         at right angles show the slow drift that all frames have in common, which is then removed.
     mode : {"haadf", "bf"} or None, default=None
         Bright or dark columns; None: that of the frames, or inferred from them.
-    verbose : bool, default=False
+    verbose : int, default=0
         Show progress.
 
     Attributes
@@ -147,7 +147,7 @@ class SeriesAligner(ImageTransformer):
         coverage: float = 0.5,
         scan_angles: Sequence[float] | None = None,
         mode: str | None = None,
-        verbose: bool = False,
+        verbose: int = 0,
     ):
         self.rows = rows
         self.denoiser = denoiser
@@ -157,7 +157,7 @@ class SeriesAligner(ImageTransformer):
         self.mode = mode
         self.verbose = verbose
 
-    def fit(self, X: Images, y: object = None) -> SeriesAligner:
+    def fit(self, X: Images, y: object = None) -> Self:
         """Measure the displacements.
 
         Parameters
@@ -324,14 +324,16 @@ class SeriesAligner(ImageTransformer):
         n_rows = turn.shape[0]
         if len(numbers) == 1:
             return Group(turn, numbers, np.zeros((1, n_rows, 2)), ScanNoise())
-        whole = rigid_shifts(BrightFrames(series, numbers), self.max_shift, verbose=self.verbose)
+        whole = rigid_shifts(BrightFrames(series, numbers), self.max_shift, verbose=bool(self.verbose))
         rejected = {numbers[k]: reason for k, reason in whole.rejected.items()}
         kept = [k for k in range(len(numbers)) if k not in whole.rejected]
         used = [numbers[k] for k in kept]
         if len(used) < FEWEST_FRAMES:
             return Group(turn, used, np.zeros((len(used), n_rows, 2)), ScanNoise(), rejected=rejected)
         chosen, shifts = BrightFrames(series, used), whole.shifts[kept]
-        found = refined(chosen, shifts - shifts.mean(0), self._enhance(chosen[0]), rows=self.rows, verbose=self.verbose)
+        found = refined(
+            chosen, shifts - shifts.mean(0), self._enhance(chosen[0]), rows=self.rows, verbose=bool(self.verbose)
+        )
         ambiguous = [one.numbered(dict(enumerate(numbers))) for one in whole.ambiguous]
         moved = turn.to_image(found.displacements)
         return Group(turn, used, moved, found.scan, found.variance, rejected, ambiguous)

@@ -319,6 +319,10 @@ def test_an_uncalibrated_image_gives_uncalibrated_images():
     pairs, table = fitted.sample(1, return_columns=True)
     assert not pairs["noisy"][0].stem.is_calibrated
     np.testing.assert_array_equal(table["y"], table["y_px"])
+    with pytest.raises(ValueError, match=r"width must be a positive number of px, or \(low, high\), but is -1"):
+        fitted.set_params(width=-1).sample(1)
+    with pytest.raises(ValueError, match=r"spacing must be at least 2\.0 px, but is 1"):
+        fitted.set_params(spacing=1).sample(1)
 
 
 # --- stream ------------------------------------------------------------------------------------------------------

@@ -40,17 +40,23 @@ COLUMNS = ["method", "set", "image", "shows", "crystal", "mode", "dose", "held_b
 class Method(Protocol):
     """A denoiser: an estimator with scikit-learn's ``fit`` and ``transform`` for an image."""
 
-    def fit(self, X: xr.DataArray, y: object = None) -> Any: ...
+    def fit(self, X: xr.DataArray, y: object = None) -> Any:
+        """Learn from an image."""
 
-    def transform(self, X: xr.DataArray) -> xr.DataArray: ...
+    def transform(self, X: xr.DataArray) -> xr.DataArray:
+        """The enhanced image."""
+        ...
 
 
 class ColumnFinder(Protocol):
     """An estimator whose ``transform`` finds columns and returns a table with ``y_px`` and ``x_px``."""
 
-    def fit(self, X: xr.DataArray, y: object = None) -> Any: ...
+    def fit(self, X: xr.DataArray, y: object = None) -> Any:
+        """Learn from an image."""
 
-    def transform(self, X: xr.DataArray) -> pd.DataFrame: ...
+    def transform(self, X: xr.DataArray) -> pd.DataFrame:
+        """The table of columns."""
+        ...
 
 
 def evaluate(

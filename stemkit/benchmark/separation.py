@@ -56,9 +56,11 @@ class RichardsonLucy:
         self.iterations = iterations
 
     def fit(self, X: xr.DataArray, y: object = None) -> Self:
+        """Return the method itself, which learns nothing."""
         return self
 
     def transform(self, X: xr.DataArray) -> xr.DataArray:
+        """The deconvolved image."""
         values = X.values.astype(np.float64)
         low = float(np.quantile(values, LEVEL_QUANTILE))
         scale = float(values.max()) - low

@@ -1,4 +1,11 @@
-"""The ``stemkit`` command: one module per verb, each with ``add_to(subparsers)`` and ``run(arguments)``."""
+"""The ``stemkit`` command: one module per verb, each with ``add_to(subparsers)`` and ``run(arguments)``.
+
+- All commands: ``common`` and ``parsers`` (arguments), ``messages``, ``figures``, ``batch`` (files, with ``files``:
+  their names, ``records``: of finished results, ``progress``), ``stacks`` (images of a stack, with ``unfinished``),
+  ``workers``, ``interruption``, ``logs``.
+- Steps of ``detect``: ``lattices``, ``merging``, ``overlay``, ``suspicion`` (implausible results); of ``enhance``:
+  ``assessing``; of ``structure``: ``analyses``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Figures: images with a scale bar, columns, labels, vectors, counts, residuals, assessments, and PNG pictures."""
+"""Figures: images with a scale bar, columns, labels, vectors, counts, residuals, assessments, and PNG pictures.
+
+- One module per subject: ``images``, ``columns``, ``sites``, ``vectors``, ``counts``, ``grains``, ``rings`` and
+  ``assessments``.
+- ``drawing`` and ``flags`` contain what they share; ``files`` writes figures and pictures.
+"""
 
 from stemkit.plotting.assessments import show_assessment
 from stemkit.plotting.columns import compare, show_columns, show_labels

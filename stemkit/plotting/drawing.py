@@ -68,11 +68,13 @@ def limit_to_image(ax: Axes, shape: tuple[int, ...]) -> None:
 
 
 def display_range(values: NDArray) -> tuple[float, float]:
+    """Intensities that are displayed as black and white."""
     low, high = np.quantile(values, DISPLAY_QUANTILES)
     return float(low), float(high) if high > low else float(low) + 1.0
 
 
 def draw_scale_bar(ax: Axes, image: xr.DataArray, color: str = "white", outline: str = "black") -> None:
+    """Draw a scale bar with its length; none on an image without pixel size."""
     from matplotlib.patches import Rectangle
 
     sizes = pixel_sizes(image)

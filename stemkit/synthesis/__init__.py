@@ -1,4 +1,11 @@
-"""Synthetic images: arrangements of columns, rendering, distributions of specimens and noise, STEMSynthesizer."""
+"""Synthetic images: arrangements of columns, rendering, distributions of specimens and noise, STEMSynthesizer.
+
+- ``arrangements`` places columns, ``rendering`` draws them.
+- ``recipe`` is a distribution of images: ``specimens`` (with ``random_arrangements`` and ``supports``) and ``noises``
+  draw from it (random numbers: ``chance``), ``batches`` combines them, ``pairs`` converts them to the units of a
+  microscope.
+- ``synthesizer`` is the estimator; ``given_images`` learns the recipe from images.
+"""
 
 from stemkit.synthesis.arrangements.cells import Cell, crystal_cell, nearest_distance, planar_cell, random_cell
 from stemkit.synthesis.arrangements.columns import Columns, Defect, columns_at, keep_near_frame, stacked, superposed

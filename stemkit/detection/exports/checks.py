@@ -40,6 +40,7 @@ def checked_table(table: pd.DataFrame, unit: str | None) -> tuple[pd.DataFrame, 
 
 
 def check_single(table: pd.DataFrame, function: str) -> None:
+    """Raise a ValueError for columns of several images."""
     if (n := n_images(table)) > 1:
         raise ValueError(
             f"{function} requires the columns of one image, but table contains those of {n} images: choose one with "
@@ -48,6 +49,7 @@ def check_single(table: pd.DataFrame, function: str) -> None:
 
 
 def check_nm(table: pd.DataFrame, unit: str) -> None:
+    """Raise a ValueError for a table in px."""
     if unit != "nm" and len(table):
         raise ValueError(
             "table must be in nm for positions of atoms in Angstrom, but is in px: measure an image with a pixel size "

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = [
     "Moments",
     "ceiling",
-    "correlation",
+    "correlation_with_mean",
     "jackknife_error",
     "mean_squared_error",
     "signal_variance",
@@ -59,7 +59,7 @@ class Moments:
 # --- one frame against the others --------------------------------------------------------------------------------
 
 
-def correlation(covariance: NDArray, frame: int, others: Sequence[int]) -> NDArray[np.float64]:
+def correlation_with_mean(covariance: NDArray, frame: int, others: Sequence[int]) -> NDArray[np.float64]:
     """Pearson correlation of an image with the mean of others.
 
     Parameters

@@ -320,7 +320,7 @@ def _moments_and_curves(
 def _estimates(moments: Moments, recorded: NDArray, frames: Sequence[int]) -> NDArray[np.float64]:
     """``MOMENT_SCORES`` of a subset of the frames."""
     others = {i: [j for j in frames if j != i] for i in frames}
-    found = float(np.mean([frame_scores.correlation(moments.covariance[i], i, others[i]) for i in frames]))
+    found = float(np.mean([frame_scores.correlation_with_mean(moments.covariance[i], i, others[i]) for i in frames]))
     limit = float(frame_scores.ceiling(recorded, frames, len(frames) - 1))
     error = _mean_squared_error(moments, others)
     variance = float(frame_scores.signal_variance(recorded[np.ix_(list(frames), list(frames))]))
@@ -362,7 +362,9 @@ def _frame_scores(moments: Mapping[str, Moments]) -> pd.DataFrame:
     for name, each in moments.items():
         for i in range(len(each.second)):
             others = [j for j in range(len(each.second)) if j != i]
-            rows.append((name, i, "correlation", float(frame_scores.correlation(each.covariance[i], i, others))))
+            rows.append(
+                (name, i, "correlation", float(frame_scores.correlation_with_mean(each.covariance[i], i, others)))
+            )
             rows.append((name, i, "mse", frame_scores.mean_squared_error(each.second[i], i, others)))
     return pd.DataFrame(rows, columns=["method", "frame", "score", "value"])
 

@@ -36,7 +36,7 @@ from stemkit.cli import (
 )
 from stemkit.cli.interruption import INTERRUPTED, announce, prompt_interruption
 from stemkit.cli.logs import add_log_arguments, logged
-from stemkit.cli.messages import described, with_option_names
+from stemkit.cli.messages import error_line, with_option_names
 from stemkit.cli.progress import OutputError, printing
 
 __all__ = ["command", "main"]
@@ -93,7 +93,7 @@ def _run(arguments: argparse.Namespace) -> int:
             _discard_output()  # what a full disk did not take would be written again at the end of the process
         if arguments.debug:
             traceback.print_exc()
-        print(f"stemkit: {described(error)}", file=sys.stderr)
+        print(f"stemkit: {error_line(error)}", file=sys.stderr)
         return 1
 
 

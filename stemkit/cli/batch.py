@@ -13,7 +13,7 @@ from typing import Any
 
 from stemkit.atomic import check_place
 from stemkit.cli.files import RESULT_ENDINGS, is_result_ending, result_names, select_files
-from stemkit.cli.messages import about, described, with_option_names
+from stemkit.cli.messages import about, error_line, with_option_names
 from stemkit.cli.progress import Messages, OutputError, Progress
 from stemkit.cli.records import Record
 from stemkit.cli.workers import has_workers, in_workers, without_workers
@@ -241,5 +241,5 @@ def _failure(job: Job, work: Callable[[Job], object]) -> str:
     except Exception as error:
         if job.arguments.debug:
             job.progress.note(traceback.format_exc())
-        return described(error)
+        return error_line(error)
     return ""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from stemkit import AtomDetector
 
-__all__ = ["notes", "summary"]
+__all__ = ["column_summary", "notes"]
 
 #: Flags of columns that may be none, or several.
 SUSPICIOUS = ("FAILED", "ODD_SHAPE", "WIDTH_FIXED", "BLENDED", "FAINT", "GUIDED")
@@ -28,7 +28,7 @@ TORN = 0.15
 CLOSE = 0.6
 
 
-def summary(table: pd.DataFrame) -> str:
+def column_summary(table: pd.DataFrame) -> str:
     """Number of columns, and of those with each quality flag."""
     from stemkit.detection import good_columns
 

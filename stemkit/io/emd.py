@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stemkit.io import hdf5, velox
 from stemkit.io.calibration import pixel_sizes_of, seconds_per
 from stemkit.io.checks import FormatError
-from stemkit.io.recorded import Recorded
+from stemkit.io.file_dataset import FileDataset
 from stemkit.io.signals import FRAME_NAMES
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ __all__ = ["load"]
 _ENERGY = ("energy", "e", "energy loss", "ev")
 
 
-def load(path: Path) -> list[Recorded]:
+def load(path: Path) -> list[FileDataset]:
     """Load the images of an EMD file; other datasets are listed without their data."""
     with hdf5.opened(path) as file:
         if velox.is_velox(file):
@@ -31,7 +31,7 @@ def load(path: Path) -> list[Recorded]:
         return _berkeley(path, file)
 
 
-def _berkeley(path: Path, file: h5py.File) -> list[Recorded]:
+def _berkeley(path: Path, file: h5py.File) -> list[FileDataset]:
     """Datasets of the groups with the attribute ``emd_group_type``."""
     groups: list[h5py.Group] = []
 
@@ -54,7 +54,7 @@ def _stored(group: h5py.Group) -> h5py.Dataset | None:
     return next((d for n in ("data", *names) if (d := hdf5.dataset(group, n)) is not None and d.ndim > 1), None)
 
 
-def _array(path: Path, group: h5py.Group, attrs: dict[str, Any]) -> Recorded:
+def _array(path: Path, group: h5py.Group, attrs: dict[str, Any]) -> FileDataset:
     stored = _stored(group)
     assert stored is not None
     axes = [_axis(hdf5.dataset(group, f"dim{i + 1}")) for i in range(stored.ndim)]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemkit.io.checks import FormatError, check_declared
-from stemkit.io.recorded import Parts, Recorded, placeholder, recorded
+from stemkit.io.file_dataset import FileDataset, Parts, make_dataset, placeholder
 
 __all__ = ["load"]
 
@@ -26,7 +26,7 @@ _IMOD_STAMP, _IMOD_SIGNED = 1146047817, 1
 _LARGEST_EDGE = 10**6
 
 
-def load(path: Path) -> list[Recorded]:
+def load(path: Path) -> list[FileDataset]:
     """Load the image or the stack of images."""
     with path.open("rb") as file:
         header = file.read(_HEADER)
@@ -54,7 +54,7 @@ def load(path: Path) -> list[Recorded]:
 
     sizes = _pixel_sizes(header, order) or _extended_pixel_sizes(path, header, order)
     parts = (lambda: Parts(read)) if nz != 1 else None
-    return [recorded(placeholder(shape, dtype), color=False, fetch=fetch, parts=parts, pixel_sizes=sizes)]
+    return [make_dataset(placeholder(shape, dtype), color=False, fetch=fetch, parts=parts, pixel_sizes=sizes)]
 
 
 def _byte_order(header: bytes) -> Literal["<", ">"]:

@@ -81,7 +81,7 @@ def multiscale(attrs: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) 
     -------
     dict
         ``path`` of the array of full size, ``levels`` (paths of all levels), ``maps`` (name and path of each map), and
-        fields of :class:`~stemkit.io.recorded.Recorded`.
+        fields of :class:`~stemkit.io.file_dataset.FileDataset`.
     """
     ome = attrs.get("ome") if isinstance(attrs.get("ome"), dict) else attrs
     try:

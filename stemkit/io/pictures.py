@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from stemkit.io.attributes import PROVENANCE
 from stemkit.io.checks import FormatError, check_expansion
-from stemkit.io.recorded import Recorded, recorded
+from stemkit.io.file_dataset import FileDataset, make_dataset
 
 __all__ = ["load"]
 
@@ -23,7 +23,7 @@ _GRAY = ("1", "L", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 _BIT_DEPTH_OFFSET = 24
 
 
-def load(path: Path) -> list[Recorded]:
+def load(path: Path) -> list[FileDataset]:
     """Load the grey values (8 or 16 bits); pictures have no pixel size. An animation is a series of frames."""
     from PIL import Image
 
@@ -36,9 +36,9 @@ def load(path: Path) -> list[Recorded]:
             if frames > 1:
                 return [_animation(picture, frames, attrs)]
             if picture.mode in _GRAY:
-                return [recorded(_gray_values(picture), color=False, attrs=attrs)]
+                return [make_dataset(_gray_values(picture), color=False, attrs=attrs)]
             _check_no_16_bit_color(path)
-            return [recorded(np.asarray(picture.convert("RGB")), color=True, attrs=attrs)]
+            return [make_dataset(np.asarray(picture.convert("RGB")), color=True, attrs=attrs)]
 
 
 @contextlib.contextmanager
@@ -52,19 +52,19 @@ def _limit_named() -> Iterator[None]:
         raise FormatError(f"it has more pixels than pictures may have ({error}): convert it to TIFF") from error
 
 
-def _animation(picture: Any, frames: int, attrs: dict[str, str]) -> Recorded:
+def _animation(picture: Any, frames: int, attrs: dict[str, str]) -> FileDataset:
     """The frames of an animated PNG, with their times in s."""
     values, times, now = [], [], 0.0
     for i in range(frames):
         picture.seek(i)
         gray = picture.mode in _GRAY
-        frame = recorded(_gray_values(picture) if gray else np.asarray(picture.convert("RGB")), color=not gray)
+        frame = make_dataset(_gray_values(picture) if gray else np.asarray(picture.convert("RGB")), color=not gray)
         if frame.refusal:
             return frame
         values.append(frame.values)
         times.append(now)
         now += float(picture.info.get("duration", 0.0)) / 1e3
-    return recorded(
+    return make_dataset(
         np.stack(values), color=False, attrs=attrs, series=True, times=np.asarray(times) if now > 0 else None
     )
 

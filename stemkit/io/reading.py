@@ -30,8 +30,8 @@ from stemkit.io import (
 )
 from stemkit.io.checks import check_regular_file, damage, unknown_content
 from stemkit.io.choosing import choose_dataset
+from stemkit.io.file_dataset import DERIVED, DETECTOR, MAP, FileDataset
 from stemkit.io.lazy import lazy_pixels, require_dask
-from stemkit.io.recorded import DERIVED, DETECTOR, MAP, Recorded
 from stemkit.parameters import check_positive
 
 __all__ = ["READABLE", "DatasetInfo", "datasets", "read"]
@@ -39,7 +39,7 @@ __all__ = ["READABLE", "DatasetInfo", "datasets", "read"]
 T = TypeVar("T")
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
-_LOADERS: dict[str, Callable[[Path], list[Recorded]]] = {
+_LOADERS: dict[str, Callable[[Path], list[FileDataset]]] = {
     **dict.fromkeys((".dm3", ".dm4", ".ser"), microscopes.load),
     ".emd": emd.load,
     ".hspy": hyperspy_files.load,
@@ -197,7 +197,7 @@ def datasets(path: str | os.PathLike[str]) -> list[DatasetInfo]:
     return [_info(i, found) for i, found in enumerate(_load(Path(path)))]
 
 
-def _info(index: int, found: Recorded) -> DatasetInfo:
+def _info(index: int, found: FileDataset) -> DatasetInfo:
     return DatasetInfo(
         index=index,
         name=found.name,
@@ -230,7 +230,7 @@ def _read_series(
     return folders.stacked_frames(images, [str(path) for path in paths], "image" if frames is False else "frame")
 
 
-def _load(path: Path) -> list[Recorded]:
+def _load(path: Path) -> list[FileDataset]:
     """Load all datasets of a file; errors of a format's reader are raised as ValueError."""
     suffix = path.suffix.lower()
     if not folders.is_zarr(path):
@@ -260,7 +260,7 @@ def _guarded(path: Path, work: Callable[[], T]) -> T:
 
 
 def _image(
-    chosen: Recorded,
+    chosen: FileDataset,
     index: int,
     count: int,
     path: Path,
@@ -287,13 +287,13 @@ def _image(
     return image if chosen.pixel_sizes is None else with_pixel_sizes(image, *chosen.pixel_sizes)
 
 
-def _pixels(found: Recorded, path: Path, lazy: bool) -> Any:
+def _pixels(found: FileDataset, path: Path, lazy: bool) -> Any:
     if lazy:
         return lazy_pixels(found, partial(_guarded, path))
     return _guarded(path, lambda: np.ascontiguousarray(found.pixels()))
 
 
-def _dims(found: Recorded, frames: bool | None) -> tuple[str, ...]:
+def _dims(found: FileDataset, frames: bool | None) -> tuple[str, ...]:
     first = "frame" if (found.series if frames is None else frames) else "image"
     return (first, "y", "x")[3 - found.values.ndim :]
 
@@ -320,7 +320,7 @@ def _lost_resolution(values: NDArray) -> str:
     )
 
 
-def _pixel_sizes(found: Recorded) -> tuple[float, float] | None:
+def _pixel_sizes(found: FileDataset) -> tuple[float, float] | None:
     """Height and width of a pixel in nm, None without a pixel size or for data that are not an image."""
     if found.refusal or found.pixel_sizes is not None:
         return None if found.refusal else found.pixel_sizes

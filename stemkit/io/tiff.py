@@ -17,7 +17,7 @@ from stemkit.io import tiff_calibration as tags
 from stemkit.io import tiff_pages
 from stemkit.io.attributes import PROVENANCE, attributes_of, pack
 from stemkit.io.checks import FormatError
-from stemkit.io.recorded import Recorded, placeholder, recorded
+from stemkit.io.file_dataset import FileDataset, make_dataset, placeholder
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPageSeries
@@ -32,7 +32,7 @@ _TIMES = "stemkit_times"
 _CONVERTED = (0, 2, 3, 5, 6, 8)
 
 
-def load(path: Path) -> list[Recorded]:
+def load(path: Path) -> list[FileDataset]:
     """Load the datasets of a file, one per series of pages of equal shape."""
     tiff_pages.check_chain(path)
     with _opened(path) as tif:
@@ -112,7 +112,7 @@ def _opened(path: Path) -> TiffFile:
     return tifffile.TiffFile(path, _multifile=False)
 
 
-def _series(path: Path, tif: TiffFile, index: int, described: dict[str, str], name: str) -> Recorded:
+def _series(path: Path, tif: TiffFile, index: int, described: dict[str, str], name: str) -> FileDataset:
     series = tif.series[index]
     page: Any = series.keyframe
     tiff_pages.check(tif, series)
@@ -133,8 +133,8 @@ def _series(path: Path, tif: TiffFile, index: int, described: dict[str, str], na
 
     if "S" in series.axes or int(page.photometric) in _CONVERTED:
         values, color = tiff_pages.intensities(_pixels(series), page)
-        return recorded(values if color else _in_shape(values, shape), color=color or "S" in series.axes, **fields)
-    return recorded(placeholder(shape, series.dtype), fetch=fetch, **fields)
+        return make_dataset(values if color else _in_shape(values, shape), color=color or "S" in series.axes, **fields)
+    return make_dataset(placeholder(shape, series.dtype), fetch=fetch, **fields)
 
 
 def _in_shape(values: NDArray, shape: tuple[int, ...]) -> NDArray:

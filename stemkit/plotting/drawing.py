@@ -24,10 +24,10 @@ __all__ = [
     "inches",
     "limit_to_image",
     "marker_size",
+    "median_spacing",
     "pixel_positions",
     "round_number",
     "scale_bar_length",
-    "spacing_of",
 ]
 
 #: Leading digits of the length of a scale bar, nm times a power of ten (chosen).
@@ -133,7 +133,7 @@ def pixel_positions(image: xr.DataArray, table: pd.DataFrame) -> NDArray[np.floa
     return table[names].to_numpy(dtype=np.float64)
 
 
-def spacing_of(positions: NDArray, without: float) -> float:
+def median_spacing(positions: NDArray, without: float) -> float:
     """Median distance, px, of nearest positions ``(n, 2)``; ``without`` if there is only one."""
     from scipy.spatial import cKDTree
 
@@ -143,4 +143,4 @@ def spacing_of(positions: NDArray, without: float) -> float:
 def marker_size(ax: Axes, positions: NDArray) -> float:
     """Area of markers in points squared, for a diameter of about half the spacing of positions ``(n, 2)``, px."""
     points = inches(ax)[0] * 72 / max(np.diff(ax.get_xlim())[0], 1)
-    return float(np.clip((0.55 * spacing_of(positions, 20.0) * points) ** 2, 2, 400))
+    return float(np.clip((0.55 * median_spacing(positions, 20.0) * points) ** 2, 2, 400))

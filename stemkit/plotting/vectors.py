@@ -15,9 +15,9 @@ from stemkit.plotting.drawing import (
     ANNOTATION_ZORDER,
     draw_note,
     limit_to_image,
+    median_spacing,
     pixel_positions,
     round_number,
-    spacing_of,
 )
 from stemkit.plotting.images import show_image
 from stemkit.tables import check_columns
@@ -106,7 +106,7 @@ def show_displacements(
     positions = pixel_positions(one, vectors[known])
     values = vectors.loc[known, [f"{name}_y", f"{name}_x"]].to_numpy(dtype=np.float64)
     colors = direction_colors() if colormap is None else mpl.colormaps.get_cmap(colormap)
-    spacing = spacing_of(positions, min(one.shape) / 10)
+    spacing = median_spacing(positions, min(one.shape) / 10)
     scale = _scale(values, spacing) if scale is None else scale
     clear = np.ones(len(values), dtype=bool)
     if min_significance > 0:

@@ -13,12 +13,12 @@ __all__ = [
     "DERIVED",
     "DETECTOR",
     "MAP",
+    "FileDataset",
     "Parts",
-    "Recorded",
     "frame_axis",
+    "make_dataset",
     "native",
     "placeholder",
-    "recorded",
     "table_reason",
 ]
 
@@ -49,7 +49,7 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class FileDataset:
     """One dataset of a file.
 
     ``refusal`` describes data that are not an image (empty for an image), ``note`` is the text of a warning on reading.
@@ -70,7 +70,7 @@ class Recorded:
     series: bool = False
     times: NDArray | None = None
     kind: int = DETECTOR
-    maps: Mapping[str, Recorded] = field(default_factory=dict)
+    maps: Mapping[str, FileDataset] = field(default_factory=dict)
     fetch: Callable[[], NDArray] | None = None
     parts: Callable[[], Parts] | None = None
 
@@ -79,14 +79,14 @@ class Recorded:
         return self.values if self.fetch is None else native(self.fetch())
 
 
-def recorded(
+def make_dataset(
     values: NDArray,
     *,
     color: bool | None = None,
     refusal: str = "",
     pixel_sizes: tuple[float, float] | None = None,
     **fields: Any,
-) -> Recorded:
+) -> FileDataset:
     """Make a dataset with native byte order; equal colour channels are reduced to one channel of grey values.
 
     Parameters
@@ -101,7 +101,7 @@ def recorded(
     pixel_sizes : tuple of float, optional
         Height and width of a pixel in nm; ignored unless finite and different from 0.
     **fields
-        The other fields of :class:`Recorded`.
+        The other fields of :class:`FileDataset`.
     """
     values = native(np.asarray(values))
     if values.dtype.names and set(values.dtype.names) <= set(_CHANNELS):
@@ -111,7 +111,7 @@ def recorded(
         fetch = fields.pop("fetch", None)
         fields.pop("parts", None)
         values, color_reason = _gray(values if fetch is None else native(fetch()))
-    return Recorded(
+    return FileDataset(
         values,
         pixel_sizes=_valid_sizes(pixel_sizes),
         refusal=refusal or color_reason or _not_an_image(values),

@@ -23,6 +23,7 @@ from stemkit.synthesis.rendering import render_targets
 
 __all__ = ["SETS", "Scenes", "scenes"]
 
+#: Shape of the images, px (chosen).
 SHAPE = (256, 256)
 #: Images of a drawn set; every other one has a structure that training never draws (chosen).
 IMAGES = 100
@@ -46,6 +47,7 @@ SIMULATED_DOSES = (3.0, 10.0, 30.0)
 SIGNALS = ("haadf", "abf", "bf")
 #: Pixel size, nm (chosen).
 PIXEL_SIZE = 0.01
+#: Names of the sets.
 SETS = ("haadf", "bf", "simulated")
 
 

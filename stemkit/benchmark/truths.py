@@ -34,15 +34,16 @@ from stemkit.synthesis import (
 
 __all__ = ["HOSTS", "TRUTHS", "Host", "Planted", "Truth"]
 
+#: Shape of the images, px (chosen).
 SHAPE = (256, 256)
 #: Angle of the crystals' first lattice vector to the x axis, degrees (chosen).
 ANGLE = 17.0
 #: Electrons per pixel without a column, relative to those that a column adds or, in bright field, removes (chosen).
-BACKGROUND = {"haadf": 0.1, "bf": 1.5}
+RELATIVE_BACKGROUND = {"haadf": 0.1, "bf": 1.5}
 #: Fraction of the columns that is changed (chosen).
 CHANGED_FRACTION = 0.08
 #: Displacement of shifted columns along x, px (chosen).
-SHIFT = 1.5
+SHIFT_X = 1.5
 #: Columns closer than this to the border are neither changed nor scored, px (chosen).
 BORDER = 14.0
 #: Standard deviation of the columns' relative heights (chosen).
@@ -54,7 +55,8 @@ INTERSTITIAL_HEIGHT = 0.5
 #: Factor of the height of a substituted column (chosen).
 SUBSTITUTED_FACTOR = 1.5
 #: Gaps closer than this to a changed column, in spacings, are not used for the background (chosen).
-CLEAR_OF_CHANGES = 0.8
+MIN_GAP_DISTANCE = 0.8
+#: Columns of a table with the positions, px.
 POSITION = ["y_px", "x_px"]
 
 
@@ -137,7 +139,7 @@ class Planted:
     @property
     def background(self) -> float:
         """Expected electrons per pixel without a column."""
-        return BACKGROUND[self.mode] * self.dose
+        return RELATIVE_BACKGROUND[self.mode] * self.dose
 
     def positions(self, which: torch.Tensor) -> NDArray[np.float64]:
         """Positions (y, x), px, of the columns selected by a boolean tensor."""
@@ -157,7 +159,7 @@ class Planted:
         changed = self.positions(~unchanged)
         if len(changed) == 0:
             return points
-        return points[cKDTree(changed).query(points)[0] > CLEAR_OF_CHANGES * self.host.spacing]
+        return points[cKDTree(changed).query(points)[0] > MIN_GAP_DISTANCE * self.host.spacing]
 
     def true_heights(self, positions: NDArray) -> NDArray[np.float64]:
         """Intensities of the true image at some positions, above its darkest points."""
@@ -212,14 +214,14 @@ class Truth:
             If `host` or `mode` is unknown.
         """
         check_option("host", host, HOSTS)
-        check_option("mode", mode, BACKGROUND)
+        check_option("mode", mode, RELATIVE_BACKGROUND)
         # the name is part of the seed, so that further structures do not change the images of the others
         key = [seed, *self.name.encode(), *host.encode(), *mode.encode(), round(1000 * dose)]
         structure_seed, noise_seed = (int(n) for n in np.random.SeedSequence(key).generate_state(2))
         generator = torch.Generator().manual_seed(structure_seed)
         crystal = HOSTS[host].columns(torch.rand(2, generator=generator).tolist())
         columns = self.plant(HOSTS[host], crystal, generator)
-        counts = PointwiseNoise.counted(dose, background=BACKGROUND[mode] * dose, mode=mode)
+        counts = PointwiseNoise.counted(dose, background=RELATIVE_BACKGROUND[mode] * dose, mode=mode)
         noise = NoiseModel(1.0, 0.0, mode, pointwise=counts)
         pair = STEMSynthesizer(shape=SHAPE, noise=noise, random_state=noise_seed).record(columns).isel(image=0)
         return Planted(HOSTS[host], mode, dose, crystal, columns, pair.drop_vars("arrangement"))
@@ -249,7 +251,7 @@ def _substitutions(host: Host, columns: Columns, g: torch.Generator) -> Columns:
 
 
 def _shifts(host: Host, columns: Columns, g: torch.Generator) -> Columns:
-    return shifted(columns, _faint(columns, CHANGED_FRACTION, g), 0.0, SHIFT)
+    return shifted(columns, _faint(columns, CHANGED_FRACTION, g), 0.0, SHIFT_X)
 
 
 def _heights(host: Host, columns: Columns, g: torch.Generator) -> Columns:
@@ -304,7 +306,7 @@ def _judge_shifts(planted: Planted, image: xr.DataArray, found: pd.DataFrame) ->
     bias, rms = scores.shift_errors(matched, true[match.true], (0.0, 1.0))
     height = float(planted.columns.amplitude[is_changed].mean())
     limit = scores.position_error_limit(planted.dose * height, background=planted.background, mode=planted.mode)
-    return {"found": match.recall, "bias": bias / SHIFT, "rms over limit": rms / limit}
+    return {"found": match.recall, "bias": bias / SHIFT_X, "rms over limit": rms / limit}
 
 
 def _judge_heights(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -> dict[str, float]:

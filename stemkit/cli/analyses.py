@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["ANALYSES", "Analysis", "Crystal", "Result"]
 
 #: p-value below which a vector is counted as significant (chosen).
-SIGNIFICANT = 0.01
+MAX_P_VALUE = 0.01
 #: Height and width of a panel of a figure, inches (chosen).
-PANEL = (6.0, 6.6)
+PANEL_SIZE = (6.0, 6.6)
 #: Diameter of a marker of strain, spacings of columns on a square field (chosen).
-MARKER = 0.5
+MARKER_DIAMETER = 0.5
 #: Quantile of strains at the ends of the colours (chosen: single wrong columns are beyond it).
-COLORS = 0.98
+COLOR_QUANTILE = 0.98
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Analysis:
 
 def _axes(n: int = 1) -> tuple[Figure, Any]:
     plt = non_interactive_pyplot()
-    figure, axes = plt.subplots(1, n, figsize=(PANEL[1] * n, PANEL[0]), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(1, n, figsize=(PANEL_SIZE[1] * n, PANEL_SIZE[0]), layout="constrained", squeeze=False)
     return figure, axes[0]
 
 
@@ -98,10 +98,10 @@ def _polarization(crystal: Crystal, arguments: argparse.Namespace) -> Result:
         result = polarization(result, arguments.born_charge, arguments.cell_volume)
     known = result.dropna(subset=[f"{name}_y"])
     unit = result.attrs["units"][f"{name}_y"]
-    significant = int((known["p_value"] < SIGNIFICANT).sum())
+    significant = int((known["p_value"] < MAX_P_VALUE).sum())
     mean = known[[f"{name}_y", f"{name}_x"]].mean()
     line = f"{counted(len(known), 'vector')}, mean y {mean.iloc[0]:.3g} and x {mean.iloc[1]:.3g} {unit}"
-    line += f", {significant} with p < {SIGNIFICANT:g}"
+    line += f", {significant} with p < {MAX_P_VALUE:g}"
 
     def draw() -> Figure:
         figure, (ax,) = _axes()
@@ -282,13 +282,13 @@ def _strain(crystal: Crystal, arguments: argparse.Namespace) -> Result:
 
     result = strain(crystal.table, crystal.lattice)
     parts = ["exx", "eyy", "exy", "rotation"]
-    size = (MARKER * 72 * PANEL[1] / np.sqrt(max(len(result), 1))) ** 2
+    size = (MARKER_DIAMETER * 72 * PANEL_SIZE[1] / np.sqrt(max(len(result), 1))) ** 2
 
     def draw() -> Figure:
         figure, axes = _axes(4)
         for ax, part in zip(axes, parts, strict=True):
             values = result[part] * (1 if part == "rotation" else 100)
-            limit = float(np.nanquantile(np.abs(values), COLORS)) if values.notna().any() else 1.0
+            limit = float(np.nanquantile(np.abs(values), COLOR_QUANTILE)) if values.notna().any() else 1.0
             drawn = ax.scatter(result["x"], result["y"], c=values, cmap="RdBu_r", vmin=-limit, vmax=limit, s=size)
             ax.set(title=part, aspect="equal", xticks=[], yticks=[])
             ax.invert_yaxis()

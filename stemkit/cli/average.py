@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 #: Choices of ``--format``.
 FORMATS = ("nc", "tif", "hspy")
 #: Size of files, bytes, above which their frames are not held in memory together (chosen).
-LARGE = 2**28
+MAX_BYTES_IN_MEMORY = 2**28
 
 
 def add_to(subparsers: Any) -> None:
@@ -170,7 +170,7 @@ def _frame_files(path: Path) -> list[Path]:
 def _loaded(path: Path, arguments: argparse.Namespace) -> xr.DataArray:
     """The frames of a file, or of the files of a folder; large ones are read when they are needed, with dask."""
     files = _frame_files(path)
-    is_large = sum(file.stat().st_size for file in files or [path]) > LARGE
+    is_large = sum(file.stat().st_size for file in files or [path]) > MAX_BYTES_IN_MEMORY
     return load(files or path, arguments, lazy=is_large and find_spec("dask") is not None)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 __all__ = ["RESULT_ENDINGS", "Selection", "is_result_ending", "result_names", "select_files"]
 
 #: Longest name of a result without its ending, bytes (chosen: file systems allow 255, endings have up to 40).
-LONGEST_NAME = 200
+MAX_NAME_BYTES = 200
 #: Endings of the names of all results, before the number of the image in a stack and the suffix.
 RESULT_ENDINGS = (
     "enhanced", "uncertainty", "straightened", "noise", "columns", "vacancies", "average", "drift", "aligned", "report",
@@ -106,9 +106,9 @@ def _name(path: Path, level: int) -> str:
 def _shortened(name: str) -> str:
     """A name that leaves space for endings; what is removed is replaced with a hash."""
     encoded = os.fsencode(name)
-    if len(encoded) <= LONGEST_NAME:
+    if len(encoded) <= MAX_NAME_BYTES:
         return name
-    kept = encoded[: LONGEST_NAME - 9].decode(errors="ignore")
+    kept = encoded[: MAX_NAME_BYTES - 9].decode(errors="ignore")
     return f"{kept}_{hashlib.sha1(encoded).hexdigest()[:8]}"
 
 

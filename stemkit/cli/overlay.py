@@ -27,15 +27,16 @@ if TYPE_CHECKING:
 
 __all__ = ["detection_figure", "enlarged_part"]
 
-#: Colour of vacancies and of lattice lines (chosen: neither is a colour of columns).
+#: Colour of vacancies (chosen: not a colour of columns).
 VACANCY_COLOR = "#ff2020"
+#: Colour of lattice lines (chosen: not a colour of columns).
 LATTICE_COLOR = "#ffffff"
 #: Edge of the enlarged part, spacings of the columns (chosen).
 ENLARGED_SPACINGS = 11.0
 #: Least edge of the enlarged part, px (chosen).
-LEAST_EDGE = 40
+MIN_ENLARGED_EDGE = 40
 #: Largest edge of the enlarged part, fraction of that of the image (chosen).
-LARGEST_PART = 0.4
+MAX_ENLARGED_FRACTION = 0.4
 #: Diameter of a symbol, spacings of the columns (chosen: larger than a column, smaller than the gap).
 SYMBOL_SIZE = 0.62
 #: Limits of the diameter of a symbol, points (chosen).
@@ -43,10 +44,10 @@ SYMBOL_LIMITS = (2.0, 22.0)
 #: Diameter of a symbol in the legend, points (chosen).
 LEGEND_SIZE = 9.0
 #: Height of a panel, inches (chosen).
-PANEL = 5.6
+PANEL_HEIGHT = 5.6
 #: Width of an image, heights, from which it is drawn above the enlarged parts (chosen: next to them it would be lower
 #: than half a panel).
-WIDE = 2.0
+MIN_WIDE_ASPECT = 2.0
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,14 @@ def _panels(n: int, shape: tuple[int, ...]) -> tuple[Figure, list[Axes]]:
     """Figure with panels for the whole image, and n enlarged parts next to it, or below it if the image is wide."""
     plt = non_interactive_pyplot()
     n_y, n_x = shape
-    if n_x < WIDE * n_y:
-        figure, axes = plt.subplots(1, n + 1, figsize=(PANEL * (n + 1), PANEL + 1.1), layout="constrained")
+    if n_x < MIN_WIDE_ASPECT * n_y:
+        figure, axes = plt.subplots(
+            1, n + 1, figsize=(PANEL_HEIGHT * (n + 1), PANEL_HEIGHT + 1.1), layout="constrained"
+        )
         return figure, list(axes)
-    height = PANEL * n * n_y / n_x
-    figure = plt.figure(figsize=(PANEL * n, height + PANEL + 1.5), layout="constrained")
-    grid = figure.add_gridspec(2, n, height_ratios=(height, PANEL))
+    height = PANEL_HEIGHT * n * n_y / n_x
+    figure = plt.figure(figsize=(PANEL_HEIGHT * n, height + PANEL_HEIGHT + 1.5), layout="constrained")
+    grid = figure.add_gridspec(2, n, height_ratios=(height, PANEL_HEIGHT))
     return figure, [figure.add_subplot(grid[0, :]), *(figure.add_subplot(grid[1, k]) for k in range(n))]
 
 
@@ -121,7 +124,7 @@ def enlarged_part(shape: tuple[int, ...], table: pd.DataFrame, lattices: Sequenc
         Lattices of the image, with their vacancies.
     """
     spacing = _spacing(table)
-    edge = max(LEAST_EDGE, min(ENLARGED_SPACINGS * spacing, LARGEST_PART * min(shape)))
+    edge = max(MIN_ENLARGED_EDGE, min(ENLARGED_SPACINGS * spacing, MAX_ENLARGED_FRACTION * min(shape)))
     n_y, n_x = (int(min(n, edge)) for n in shape)
     quality = table["quality"].to_numpy()
     marked = (quality & sum(Quality[name] for name in SUSPICIOUS) > 0) & (quality & Quality.EDGE == 0)
@@ -145,7 +148,7 @@ def _densest(places: NDArray, radius: float, shape: tuple[int, ...]) -> NDArray:
 def _spacing(table: pd.DataFrame) -> float:
     """Median distance of nearest columns, px."""
     if len(table) < 2:
-        return LEAST_EDGE / 4
+        return MIN_ENLARGED_EDGE / 4
     places = table[["y_px", "x_px"]].to_numpy()
     return float(np.median(cKDTree(places).query(places, k=2)[0][:, 1]))
 
@@ -205,7 +208,7 @@ def _draw_legend(figure: Figure, ax: Axes) -> None:
 def _symbol_size(ax: Axes, table: pd.DataFrame, part: Part) -> float:
     """Diameter of the symbols, points."""
     n_y, n_x = part.rows.stop - part.rows.start, part.columns.stop - part.columns.start
-    return float(np.clip(SYMBOL_SIZE * _spacing(table) * PANEL * 72 / max(n_y, n_x), *SYMBOL_LIMITS))
+    return float(np.clip(SYMBOL_SIZE * _spacing(table) * PANEL_HEIGHT * 72 / max(n_y, n_x), *SYMBOL_LIMITS))
 
 
 def _draw_lattices(ax: Axes, lattices: Sequence[ImageLattice], part: Part) -> None:

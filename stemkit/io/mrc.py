@@ -20,8 +20,10 @@ __all__ = ["load"]
 _HEADER = 1024
 #: Data type of each mode; mode 0 is signed in MRC2014.
 _MODES = {0: "i1", 1: "i2", 2: "f4", 4: "c8", 6: "u2", 12: "f2"}
-#: Stamp and bit of IMOD's files, whose mode 0 is unsigned unless the bit is set (IMOD, mrc_format).
-_IMOD_STAMP, _IMOD_SIGNED = 1146047817, 1
+#: Stamp of IMOD's files (IMOD, mrc_format).
+_IMOD_STAMP = 1146047817
+#: Bit of IMOD's flags without which mode 0 is unsigned.
+_IMOD_SIGNED = 1
 #: Largest length of an edge that is taken for a number rather than for bytes of the other order, px (chosen).
 _LARGEST_EDGE = 10**6
 

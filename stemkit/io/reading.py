@@ -59,7 +59,7 @@ _LOADERS: dict[str, Callable[[Path], list[FileDataset]]] = {
 READABLE = tuple(_LOADERS)
 #: Largest ratio of the range of floating-point pixels to their resolution that is reported as lost (chosen: fewer
 #: levels than 8 bits have).
-_FEWEST_LEVELS = 256
+_MIN_LEVELS = 256
 #: Kinds of datasets in :class:`DatasetInfo`.
 _CONTENTS = {DETECTOR: "image", DERIVED: "computed image", MAP: "map of a spectrum image"}
 
@@ -312,7 +312,7 @@ def _lost_resolution(values: NDArray) -> str:
     if not (np.isfinite([low, high]).all() and high > low):
         return ""
     step = float(np.spacing(np.asarray(max(abs(low), abs(high)), values.dtype)))
-    if high - low >= _FEWEST_LEVELS * step:
+    if high - low >= _MIN_LEVELS * step:
         return ""
     return (
         f"the pixels are {values.dtype} from {low:.9g} to {high:.9g}, where its numbers are {step:.3g} apart: their "

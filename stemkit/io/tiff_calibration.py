@@ -34,12 +34,15 @@ Sizes = tuple[float, float]
 _PRINT_PIXEL_SIZE = 1000.0
 #: Units of a resolution for printing.
 _PRINT_UNITS = ("inch", "in", "inches", "cm", "mm")
-#: Tags of FEI: settings as text, in two versions, and as XML.
+#: Tags of FEI with settings as text, in two versions.
 _FEI_TEXT = (34680, 34682)
+#: Tag of FEI with settings as XML.
 _FEI_XML = 34683
-#: Tags of DigitalMicrograph: units, origins and scales along y and x.
+#: Tags of DigitalMicrograph with the units along y and x.
 _DM_UNITS = (65004, 65003)
+#: Tags of DigitalMicrograph with the origins along y and x.
 _DM_ORIGINS = (65007, 65006)
+#: Tags of DigitalMicrograph with the scales along y and x.
 _DM_SCALES = (65010, 65009)
 #: Tags of the TIFF specification (revision 6.0): description, resolution along y and x, unit of the resolution.
 DESCRIPTION = 270

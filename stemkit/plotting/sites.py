@@ -29,7 +29,7 @@ DEFECTS = {
 #: Colour of sites without a column.
 MISSING_COLOR = "#d55e00"
 #: Area of the markers of defects, areas of those of columns (chosen).
-LARGER = 1.8
+DEFECT_MARKER_AREA = 1.8
 
 
 def show_names(
@@ -158,7 +158,7 @@ def show_detection_limit(
     ax = show_image(image, ax, title)
     one = single_image(image)
     positions = pixel_positions(one, columns)
-    (y, x), size = positions.T, LARGER * marker_size(ax, positions)
+    (y, x), size = positions.T, DEFECT_MARKER_AREA * marker_size(ax, positions)
     limit = columns["detectable"].to_numpy(dtype=np.float64)
     known = np.isfinite(limit)
     style: dict[str, Any] = {"cmap": "viridis_r", "vmin": limits[0], "vmax": limits[1], "edgecolors": "white"}

@@ -43,9 +43,9 @@ SHOWN = {
 #: Choices in addition to the single flags.
 EVERY, GOOD, FLAGGED = "all columns", "good columns", "columns with a flag"
 #: Height of the table, screen pixels (chosen).
-HEIGHT = 420
+TABLE_HEIGHT = 420
 #: Least width of the table, screen pixels: it scrolls on narrower pages.
-WIDTH = 820
+MIN_TABLE_WIDTH = 820
 #: Colours of the table and of its controls, those of the page.
 COLORS = """
 :host { color: var(--text); }
@@ -141,9 +141,9 @@ def column_table(
         view=view,
         columns=shown,
         index_position=None,
-        height=HEIGHT,
+        height=TABLE_HEIGHT,
         sizing_mode="stretch_width",
-        min_width=WIDTH,
+        min_width=MIN_TABLE_WIDTH,
         reorderable=False,
         stylesheets=[InlineStyleSheet(css=COLORS)],
     )

@@ -50,7 +50,7 @@ def test_frames_of_large_files_are_read_when_they_are_needed(file, monkeypatch):
     monkeypatch.setattr(SeriesAligner, "fit", lambda self, X: fitted.append(X) or fit(self, X))
     assert average(file, "--whole") == 0
     in_memory = read(file.parent / "series_average.nc")
-    monkeypatch.setattr("stemkit.cli.average.LARGE", 0)
+    monkeypatch.setattr("stemkit.cli.average.MAX_BYTES_IN_MEMORY", 0)
     (file.parent / "series_average.nc").unlink()
     assert average(file, "--whole") == 0
     assert [is_lazy(frames) for frames in fitted] == [False, True]

@@ -187,7 +187,7 @@ def test_figures_are_small():
     ax.imshow(noise, cmap="gray")
     address = encoding.figure_uri(figure)
     plt.close(figure)
-    assert len(address) < 4 / 3 * encoding.FIGURE_BYTES + 100
+    assert len(address) < 4 / 3 * encoding.MAX_FIGURE_BYTES + 100
     assert max(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).size) > 700
 
 

@@ -70,7 +70,6 @@ def expected_failures(estimator):
 @pytest.mark.filterwarnings("ignore:the image is .* px:UserWarning")
 @pytest.mark.filterwarnings("ignore:the image has no mode:UserWarning")
 @pytest.mark.filterwarnings("ignore:no lattice of columns was found:UserWarning")
-@pytest.mark.filterwarnings("ignore:y .*there is no truth to score against:UserWarning")
 @parametrize_with_checks(ESTIMATORS, expected_failed_checks=expected_failures)
 def test_scikit_learn_s_checks(estimator, check):
     check(estimator)

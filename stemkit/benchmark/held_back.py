@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -147,10 +148,8 @@ def line_of_vacancies(spacing: float, shape: Shape, g: torch.Generator) -> Colum
 def island_on_a_crystal(spacing: float, shape: Shape, g: torch.Generator) -> Columns:
     """A crystal with an island of a second layer in register, where its columns are twice as bright."""
     columns = _crystal(planar_cell("hexagonal"), spacing, shape, g)
-    columns.amplitude *= 0.5
     inside = disk(_middle(shape, g), ISLAND_RADIUS * min(shape))(columns.y, columns.x) > 0
-    columns.amplitude = torch.where(inside, 2 * columns.amplitude, columns.amplitude)
-    return columns
+    return replace(columns, amplitude=columns.amplitude * torch.where(inside, 1.0, 0.5))
 
 
 def atoms_on_a_crystal(spacing: float, shape: Shape, g: torch.Generator) -> Columns:

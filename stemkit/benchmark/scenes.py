@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -135,7 +135,7 @@ def _held_back(name: str, mode: str, generator: torch.Generator) -> Batch:
     spacing = float(np.exp(low + (high - low) * float(torch.rand(1, generator=generator))))
     columns = _single_precision(HELD_BACK[name](spacing, SHAPE, generator))
     if mode == "bf":
-        columns.amplitude = columns.amplitude.sqrt()
+        columns = replace(columns, amplitude=columns.amplitude.sqrt())
     zero = torch.zeros(1)
     targets = render_targets(columns, SHAPE, torch.zeros(1, 1, 1), zero, zero + 2.0)
     dark = torch.tensor([mode == "bf"])

@@ -26,7 +26,7 @@ class Defect(IntEnum):
     SHIFT = 4
 
 
-@dataclass
+@dataclass(frozen=True)
 class Columns:
     """Atomic columns of a batch of images; tensors are ``(n_images, n_columns)`` unless stated otherwise.
 

@@ -43,7 +43,7 @@ class _Constants:
     smoothing: float = 0.7
     #: Shortest shift of a peak, px (chosen: at shorter shifts the probe hides neighbouring columns).
     min_peak_shift: float = 2.0
-    #: Least height of a peak, in units of the variance of the noise-free image (chosen).
+    #: Least height of a peak, in units of the variance of the true image (chosen).
     min_peak_height: float = 0.08
     #: Least height of a peak, standard deviations of the noise of the correlogram (chosen).
     height_over_noise: float = 0.5
@@ -78,7 +78,7 @@ class Periodicity:
     vectors : ndarray of shape (2, 2) or None
         The two shortest independent vectors of the lattice as rows ``(y, x)``, px.
     strength : float
-        Autocorrelation at the spacing, relative to that of the noise-free image at zero shift; 1 for a perfect
+        Autocorrelation at the spacing, relative to that of the true image at zero shift; 1 for a perfect
         crystal.
     """
 
@@ -219,7 +219,7 @@ def _flattened(values: NDArray) -> NDArray:
 def _autocorrelation(flat: NDArray) -> NDArray | None:
     """Unbiased autocorrelation up to a third of the image, zero shift at the centre, without the peak of the noise.
 
-    It is divided by the variance of the noise-free image; None if neighbouring rows are not correlated.
+    It is divided by the variance of the true image; None if neighbouring rows are not correlated.
     """
     n_y, n_x = flat.shape
     largest_y, largest_x = (max(CONSTANTS.smallest_shift, n // CONSTANTS.sides_per_shift) for n in (n_y, n_x))

@@ -1,7 +1,7 @@
-"""Scores of a denoised frame against the mean of the other recorded frames, whose noise is independent of it.
+"""Scores of an enhanced frame against the mean of the other recorded frames, whose noise is independent of it.
 
 All scores are functions of second moments. For each frame i, ``second[i]`` is the matrix of mean products over the
-pixels of the n images on the grid of frame i, of which number i is the denoised one and the others are recorded;
+pixels of the n images on the grid of frame i, of which number i is the enhanced one and the others are recorded;
 ``covariance[i]`` is the same without the means.
 """
 
@@ -37,7 +37,7 @@ class Moments:
     Attributes
     ----------
     second : ndarray of shape (n_frames, n_frames, n_frames)
-        ``second[i, a, b]``: mean product of the images a and b on the grid of frame i; image i is denoised.
+        ``second[i, a, b]``: mean product of the images a and b on the grid of frame i; image i is enhanced.
     covariance : ndarray of shape (n_frames, n_frames, n_frames)
         The same with the means subtracted.
     """
@@ -47,7 +47,7 @@ class Moments:
 
     @classmethod
     def of(cls, stacks: Iterable[NDArray]) -> Moments:
-        """From n stacks ``(n_frames, n_y, n_x)``, in stack i of which image i is denoised."""
+        """From n stacks ``(n_frames, n_y, n_x)``, in stack i of which image i is enhanced."""
         second, means = [], []
         for stack in stacks:
             images = np.asarray(stack, dtype=np.float64).reshape(len(stack), -1)
@@ -86,7 +86,7 @@ def mean_squared_error(second: NDArray, frame: int, others: Sequence[int]) -> fl
     Parameters
     ----------
     second : ndarray of shape (n_frames, n_frames)
-        Mean products of the denoised image `frame` and the recorded `others`.
+        Mean products of the enhanced image `frame` and the recorded `others`.
     frame : int
     others : sequence of int
         At least two.

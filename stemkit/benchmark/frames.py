@@ -47,10 +47,10 @@ class FrameComparison:
     scores : DataFrame
         ``method, score, value, standard_error``: means over frames. The scores are
 
-        - ``correlation``: Pearson correlation of the denoised frame with the mean of the others. That of the method
+        - ``correlation``: Pearson correlation of the enhanced frame with the mean of the others. That of the method
           ``"ceiling"`` is the correlation of the true image with that mean;
         - ``correlation with truth``: ``correlation`` divided by the ceiling, an estimate of the correlation of the
-          denoised frame with the true image [1]_;
+          enhanced frame with the true image [1]_;
         - ``mse``: unbiased mean squared error against the true image, in squared units of the frames;
         - ``snr dB``: ``10 log10(variance of the true image / mse)``, both unbiased; NaN where ``mse`` is not positive;
         - ``resolution nm``, or ``resolution px`` without a pixel size: where the Fourier ring correlation with the mean
@@ -62,7 +62,7 @@ class FrameComparison:
         between methods are more precise. That of ``mse`` and ``snr dB`` is NaN for three frames, that of ``seconds``
         always.
     frame_scores : DataFrame
-        ``method, frame, score, value``: ``correlation`` and ``mse`` of each denoised frame.
+        ``method, frame, score, value``: ``correlation`` and ``mse`` of each enhanced frame.
     curves : DataFrame
         ``method, frequency, correlation, standard_error``: Fourier ring correlation with the mean of the others, by
         frequency per nm, or per px without a pixel size. ``"ceiling"`` is that of the true image, ``"half-bit"`` or
@@ -140,7 +140,7 @@ def repeat_frames(
     Notes
     -----
     Frames are aligned by translations (:func:`~stemkit.benchmark.alignment.align_frames`), which are determined from
-    the recorded frames and are the same for all methods. The denoised frame is not interpolated: the other frames are
+    the recorded frames and are the same for all methods. The enhanced frame is not interpolated: the other frames are
     moved onto its pixels. Distortions that differ between frames (drift within a frame, jitter) count as noise;
     distortions that all frames share count as part of the true image.
 
@@ -237,7 +237,7 @@ def _by_class(denoisers: Sequence[Method]) -> dict[str, Method | None]:
 def _denoised(
     methods: Mapping[str, Method | None], images: Sequence[xr.DataArray], verbose: bool
 ) -> tuple[dict[str, NDArray], dict[str, float]]:
-    """Denoised frames ``(n_frames, n_y, n_x)`` and seconds per frame, by method."""
+    """Enhanced frames ``(n_frames, n_y, n_x)`` and seconds per frame, by method."""
     denoised, seconds = {}, {}
     progress = tqdm(total=len(methods) * len(images), desc="denoising", disable=not verbose)
     with progress:

@@ -35,7 +35,7 @@ Shape = tuple[int, int]
 RELATIVE_WIDTH = 0.2
 #: The same for dumbbells, whose columns overlap (chosen).
 DUMBBELL_RELATIVE_WIDTH = 0.38
-#: Columns are arranged up to this distance beyond the frame, in spacings (chosen).
+#: Columns are arranged up to this distance beyond the image, in spacings (chosen).
 MARGIN_SPACINGS = 3.0
 #: Radius of a particle, as a fraction of the shorter side (chosen).
 PARTICLE_RADIUS = 0.42

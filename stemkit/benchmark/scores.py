@@ -68,17 +68,17 @@ class Judged:
 def select_judged(
     found: pd.DataFrame, true: pd.DataFrame, clean_maxima: pd.DataFrame, spacing: float, shape: tuple[int, ...]
 ) -> Judged:
-    """Select the columns on which a detection is scored: those resolved in the clean image, away from the border.
+    """Select the columns on which a detection is scored: those resolved in the true image, away from the border.
 
-    True columns count if they are maxima of the clean image and at least half a spacing from the border. Found columns
-    at maxima of the clean image that are not true columns, such as two columns that overlap to one, count neither for
+    True columns count if they are maxima of the true image and at least half a spacing from the border. Found columns
+    at maxima of the true image that are not true columns, such as two columns that overlap to one, count neither for
     nor against a method, so that a perfect method has F1 = 1. A found column beyond the limit still counts if its true
     column is inside it, and conversely.
 
     Parameters
     ----------
     found, true, clean_maxima : DataFrame
-        With ``y_px`` and ``x_px``: columns found in a method's image, true columns, and maxima of the clean image.
+        With ``y_px`` and ``x_px``: columns found in a method's image, true columns, and maxima of the true image.
     spacing : float
     shape : (int, int)
         ``(n_y, n_x)`` of the image.

@@ -170,7 +170,7 @@ def _scanned(clean: xr.DataArray, dose: float) -> NoiseModel:
 
 
 def _true_positions(clean: xr.DataArray) -> pd.DataFrame:
-    """Columns of the noise-free image: frozen phonons displace atoms by some pm from the positions of the crystal."""
+    """Columns of the true image: frozen phonons displace atoms by some pm from the positions of the crystal."""
     from stemkit import AtomDetector, NoiseModel, PointwiseNoise
 
     contrast = float(clean.max() - clean.min())

@@ -1,4 +1,4 @@
-"""``stemkit synthesize``: synthesise pairs of noisy and ideal images with their true columns."""
+"""``stemkit synthesize``: synthesise pairs of noisy and true images with their true columns."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def add_to(subparsers: Any) -> None:
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "synthesize",
-        help="synthesise pairs of noisy and ideal images",
-        description="Synthesise pairs of noisy and ideal images of crystals, defects, particles, amorphous matter and "
+        help="synthesise pairs of noisy and true images",
+        description="Synthesise pairs of noisy and true images of crystals, defects, particles, amorphous matter and "
         "single atoms, with their true columns. If images are given, the pairs have their noise, spacing, column "
         "widths, contrast and pixel size.",
     )

@@ -64,5 +64,5 @@ class StemAccessor:
 
     @property
     def recorded(self) -> xr.DataArray:
-        """The recorded image: that of a denoised image, or the image itself."""
+        """The recorded image: that of an enhanced image, or the image itself."""
         return recorded_image(self._image)

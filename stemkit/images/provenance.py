@@ -25,12 +25,12 @@ __all__ = [
     "was_enhanced",
 ]
 
-#: Coordinate of a denoised image with the recorded pixels.
+#: Coordinate of an enhanced image with the recorded pixels.
 RECORDED = "recorded"
 
 
 def recorded_image(image: xr.DataArray) -> xr.DataArray:
-    """The recorded image of a denoised image; an image without recorded pixels is returned unchanged."""
+    """The recorded image of an enhanced image; an image without recorded pixels is returned unchanged."""
     if RECORDED not in image.coords:
         return image
     recorded = image.coords[RECORDED]

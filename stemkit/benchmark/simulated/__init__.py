@@ -26,7 +26,7 @@ SIGNALS = ("haadf", "abf", "bf")
 def simulated(
     name: str, signal: str = "haadf", *, shape: tuple[int, int] = (256, 256), pixel_size: float = 0.01
 ) -> tuple[xr.DataArray, pd.DataFrame]:
-    """A noise-free image of a crystal, repeated to fill the frame, with its true columns.
+    """The image of a crystal without noise, repeated to fill the shape, with its true columns.
 
     Parameters
     ----------

@@ -46,7 +46,7 @@ class Moments:
     covariance: NDArray[np.float64]
 
     @classmethod
-    def of(cls, stacks: Iterable[NDArray]) -> Moments:
+    def from_stacks(cls, stacks: Iterable[NDArray]) -> Moments:
         """From n stacks ``(n_frames, n_y, n_x)``, in stack i of which image i is enhanced."""
         second, means = [], []
         for stack in stacks:

@@ -275,7 +275,7 @@ def _compared(
     n, sizes = len(values), pixel_sizes(images[0])
     rings = Rings(alignment.area, sizes or (1.0, 1.0))
     moments, curves = _moments_and_curves(values, alignment, denoised, rings)
-    covariance = Moments.of(alignment.on_grid_of(i, values) for i in range(n)).covariance.mean(axis=0)
+    covariance = Moments.from_stacks(alignment.on_grid_of(i, values) for i in range(n)).covariance.mean(axis=0)
     first = alignment.on_grid_of(0, values)
     ceiling_curve = ring_ceiling(rings, first, n - 1)
     limit = threshold_curve(rings.n_independent, threshold)
@@ -308,7 +308,7 @@ def _moments_and_curves(
         others = rings.transform(np.delete(stack, i, axis=0).mean(axis=0))
         for name, results in denoised.items():
             stack[i] = results[i][alignment.crop(i)]
-            moments[name].append(Moments.of([stack]))
+            moments[name].append(Moments.from_stacks([stack]))
             curves[name].append(rings.correlation(rings.transform(stack[i]), others))
     joined = {
         name: Moments(np.concatenate([m.second for m in each]), np.concatenate([m.covariance for m in each]))

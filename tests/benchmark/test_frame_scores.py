@@ -37,7 +37,7 @@ def model_covariance(signal, noise):
 def test_scores_from_moments_are_those_of_the_images(seed, n, shape):
     rng = np.random.default_rng(seed)
     stacks = rng.normal(5, 2, (n, n, *shape)) + rng.normal(size=shape)
-    moments = Moments.of(stacks)
+    moments = Moments.from_stacks(stacks)
     for i, stack in enumerate(stacks):
         others = [j for j in range(n) if j != i]
         mean = stack[others].mean(axis=0)
@@ -65,13 +65,13 @@ def test_the_error_is_unbiased_whatever_the_method_and_the_noise(seed, variance,
     squares = (noise[1:] ** 2).ravel()
     of_pairs = 2 * (squares.sum() ** 2 - (squares**2).sum()) / ((n - 1) * (n - 2)) ** 2
     std = np.sqrt((4 * true * of_mean + of_pairs) / truth.size)
-    assert abs(mean_squared_error(Moments.of([stack]).second[0], 0, others) - true) < SIGMAS * std
+    assert abs(mean_squared_error(Moments.from_stacks([stack]).second[0], 0, others) - true) < SIGMAS * std
 
 
 def test_a_constant_image_has_no_correlation():
     stack = np.random.default_rng(0).normal(size=(3, 8, 8))
     stack[0] = 2.0
-    assert np.isnan(correlation_with_mean(Moments.of([stack]).covariance[0], 0, [1, 2]))
+    assert np.isnan(correlation_with_mean(Moments.from_stacks([stack]).covariance[0], 0, [1, 2]))
 
 
 # --- ceiling -----------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 #: Maximum number of splits (chosen: all splits of 12 frames).
-MOST_SPLITS = 2000
+MAX_SPLITS = 2000
 
 
 @dataclass(frozen=True)
@@ -214,9 +214,9 @@ def _splits(frames: list[int]) -> list[tuple[list[int], list[int]]]:
     """Disjoint pairs of equal halves, each once."""
     half = len(frames) // 2
     n_splits = math.comb(len(frames), half) * math.comb(len(frames) - half, half) // 2
-    if n_splits > MOST_SPLITS:
+    if n_splits > MAX_SPLITS:
         rng = np.random.default_rng(0)
-        orders = (rng.permutation(frames).tolist() for _ in range(MOST_SPLITS))
+        orders = (rng.permutation(frames).tolist() for _ in range(MAX_SPLITS))
         return [(order[:half], order[half : 2 * half]) for order in orders]
     return [
         (list(first), list(second))

@@ -31,8 +31,10 @@ __all__ = ["CEILING", "OTHERS", "FrameComparison", "compare_frames", "repeat_fra
 
 #: Estimators by name, a sequence of them, or rows of the tables; None: all methods that need no training.
 Denoisers: TypeAlias = Mapping[str, Method | None] | Sequence[Method] | Sequence[MethodSpec] | None
+#: Names of rows that are no methods.
 CEILING = "ceiling"
 OTHERS = "mean of the others"
+#: Name of the row of a Gaussian filter.
 GAUSSIAN = "Gaussian, best sigma"
 #: Scores from second moments, in the order of ``_estimates``.
 MOMENT_SCORES = ("correlation", "correlation with truth", "mse", "snr dB")

@@ -162,6 +162,7 @@ def atoms_on_a_crystal(spacing: float, shape: Shape, g: torch.Generator) -> Colu
     return superposed(columns, columns_at(at, 1.0, 0.9 * RELATIVE_WIDTH * spacing, species=2, spacing=spacing))
 
 
+#: Functions that draw structures, by the name of the structure.
 HELD_BACK: dict[str, Callable[[float, Shape, torch.Generator], Columns]] = {
     function.__name__.replace("_", " "): function
     for function in (

@@ -50,8 +50,9 @@ class Extent:
     sizes: tuple[int, ...] = SIZES
 
 
+#: Images and repetitions of the printed tables.
 FULL = Extent()
-#: Chosen for a run of minutes.
+#: The same for a run of minutes (chosen).
 QUICK = Extent(images=20, repeats=1, doses=(3.0, 30.0), separations=(2.0, 2.5, 3.0), sizes=(512,))
 
 
@@ -224,6 +225,7 @@ def _is_in_ablations(row: MethodSpec) -> bool:
     return row.is_ablation or row.name == SFIN_SAME_TRAINING.name
 
 
+#: All tables by name, in the order in which they are made.
 TABLES = {
     "enhancement": Table(
         "Enhancement",

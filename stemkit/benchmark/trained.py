@@ -355,6 +355,7 @@ def _changed(name: str, **changed: Any) -> TrainingSpec:
     return dataclasses.replace(SFIN_SAME_TRAINING, name=name, **changed)
 
 
+#: SFIN, with which the others are compared.
 SFIN_SAME_TRAINING = TrainingSpec("SFIN, same training", _info(**ARCHITECTURE))
 #: The other networks of the paper, of the sizes given there.
 BASELINES = (
@@ -371,4 +372,5 @@ ABLATIONS = (
     _changed("without frequency", ablate=without_frequency),
     _changed("without interaction", ablate=without_interaction),
 )
+#: All networks in the order of their training.
 NETWORKS = (SFIN_SAME_TRAINING, *BASELINES, *(baseline.for_equal_time() for baseline in BASELINES), *ABLATIONS)

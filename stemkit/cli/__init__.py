@@ -41,6 +41,7 @@ from stemkit.cli.progress import OutputError, printing
 
 __all__ = ["command", "main"]
 
+#: Modules of the verbs, in the order of the help.
 VERBS = (enhance, detect, structure, report, calibrate, straighten, average, info, synthesize, train, benchmark, demo)
 #: Exit code of a command whose output is closed, as shells report it.
 PIPE_CLOSED = 128 + 13  # SIGPIPE, which not all systems have

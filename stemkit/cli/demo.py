@@ -39,6 +39,7 @@ BACKGROUND_FRACTION = 0.1
 MIN_NOISE = 0.002
 #: Edge of the enlarged part in the figures, px (chosen).
 ENLARGED_EDGE = 150
+#: Explanation of the printed table.
 EXPLANATION = """\
 recorded, enhanced: peak signal-to-noise ratio. found: of the true columns, those at the border left out. none: columns
 found where there is none. RMS: deviation from the true position along an axis; stated: what the errors in the table,

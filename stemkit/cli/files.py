@@ -20,6 +20,7 @@ RESULT_ENDINGS = (
     "polarization", "counts", "grains", "rings", "dumbbells", "dislocations", "defects", "strain", "profile",
     "elements",
 )  # fmt: skip
+#: Pattern of these endings.
 _ENDING = rf"_({'|'.join(RESULT_ENDINGS)})(_\d{{3,}})?"
 #: Names of results: the name of the input, its region, and the ending.
 _RESULT = re.compile(rf"^(?P<origin>.+?)(_y\d+-\d+_x\d+-\d+)?{_ENDING}$")

@@ -22,7 +22,7 @@ PER_IMAGE_ATTRS = ("noise",)
 #: Dims of several images: a stack of unrelated ones, and the frames of one series.
 STACKS = (("image", "y", "x"), ("frame", "y", "x"))
 #: Shorter side of an image below which a warning is given, px (chosen).
-SMALL_IMAGE = 32
+MIN_RELIABLE_SIZE = 32
 
 
 def split(X: Images, *, name: str = "X") -> list[xr.DataArray]:
@@ -136,10 +136,10 @@ def float_dtype(dtype: np.dtype) -> np.dtype:
 
 def warn_if_small(image: xr.DataArray) -> None:
     """Warn of an image too small for reliable statistics and networks."""
-    if min(image.shape) < SMALL_IMAGE:
+    if min(image.shape) < MIN_RELIABLE_SIZE:
         warnings.warn(
             f"the image is {image.shape[0]} by {image.shape[1]} px: results are unreliable under "
-            f"{SMALL_IMAGE} px, use a larger image",
+            f"{MIN_RELIABLE_SIZE} px, use a larger image",
             UserWarning,
             stacklevel=4,
         )

@@ -11,7 +11,7 @@ from stemkit.io.file_dataset import FileDataset
 __all__ = ["choose_dataset"]
 
 #: Number of datasets that a message lists (chosen).
-_LISTED = 20
+_MAX_LISTED = 20
 
 
 def choose_dataset(found: list[FileDataset], dataset: int | str | None, path: Path) -> int:
@@ -68,8 +68,8 @@ def _labels(found: list[FileDataset]) -> str:
 
 
 def _listed(labels: list[str]) -> str:
-    more = f" and {len(labels) - _LISTED} more" if len(labels) > _LISTED else ""
-    return ", ".join(labels[:_LISTED]) + more
+    more = f" and {len(labels) - _MAX_LISTED} more" if len(labels) > _MAX_LISTED else ""
+    return ", ".join(labels[:_MAX_LISTED]) + more
 
 
 def _label(found: list[FileDataset], index: int) -> str:

@@ -31,9 +31,9 @@ _CHANNELS = ("R", "G", "B", "A")
 #: Numbers of colour channels, with and without opacity.
 _COLOR_CHANNELS = (3, 4)
 #: Shorter side above which an array with 3 or 4 values along its last axis is a picture, px (chosen).
-_SMALLEST_PICTURE = 16
+_MIN_PICTURE_SIZE = 16
 #: Number of columns up to which a long array is a table (chosen).
-_TABLE_COLUMNS = 4
+_MAX_TABLE_COLUMNS = 4
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def make_dataset(
 
 def table_reason(shape: tuple[int, ...]) -> str:
     """Description of an array of a general container if it is a table, else an empty string."""
-    if len(shape) == 2 and shape[1] <= _TABLE_COLUMNS < _SMALLEST_PICTURE < shape[0]:
+    if len(shape) == 2 and shape[1] <= _MAX_TABLE_COLUMNS < _MIN_PICTURE_SIZE < shape[0]:
         return f"a table of {shape[0]} rows and {shape[1]} columns"
     return ""
 
@@ -147,7 +147,7 @@ def native(values: NDArray) -> NDArray:
 
 
 def _looks_colored(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 3 and shape[-1] in _COLOR_CHANNELS and min(shape[:2]) > _SMALLEST_PICTURE
+    return len(shape) == 3 and shape[-1] in _COLOR_CHANNELS and min(shape[:2]) > _MIN_PICTURE_SIZE
 
 
 def _gray(values: NDArray) -> tuple[NDArray, str]:

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 #: Largest size of a text or of metadata that is read, bytes (chosen).
-LARGEST_TEXT = 2**24
+MAX_TEXT_BYTES = 2**24
 
 
 def load(path: Path) -> list[FileDataset]:
@@ -83,7 +83,7 @@ def attributes(item: h5py.Group | h5py.Dataset) -> dict[str, Any]:
 
 def text_of(found: h5py.Dataset | None, column: int | None = None) -> str:
     """Text of a dataset of strings or of bytes, or of a column of it; empty without one."""
-    if found is None or found.size == 0 or found.id.get_storage_size() == 0 or found.nbytes > LARGEST_TEXT:
+    if found is None or found.size == 0 or found.id.get_storage_size() == 0 or found.nbytes > MAX_TEXT_BYTES:
         return ""
     value = found[...] if column is None else found[:, column]
     if value.dtype.kind in "iu":

@@ -25,7 +25,7 @@ _IMOD_STAMP = 1146047817
 #: Bit of IMOD's flags without which mode 0 is unsigned.
 _IMOD_SIGNED = 1
 #: Largest length of an edge that is taken for a number rather than for bytes of the other order, px (chosen).
-_LARGEST_EDGE = 10**6
+_MAX_EDGE = 10**6
 
 
 def load(path: Path) -> list[FileDataset]:
@@ -64,7 +64,7 @@ def _byte_order(header: bytes) -> Literal["<", ">"]:
     orders: tuple[Literal["<", ">"], ...] = ("<", ">")
     for order in orders:
         numbers = np.frombuffer(header, f"{order}i4", 4)
-        if numbers[:3].min() > 0 and numbers[:3].max() <= _LARGEST_EDGE and 0 <= numbers[3] < 200:
+        if numbers[:3].min() > 0 and numbers[:3].max() <= _MAX_EDGE and 0 <= numbers[3] < 200:
             return order
     n = ", ".join(map(str, np.frombuffer(header, "<i4", 3)))
     raise FormatError(f"its numbers of columns, rows and sections must be positive, but are {n}: it is damaged")

@@ -39,6 +39,7 @@ __all__ = ["READABLE", "DatasetInfo", "datasets", "read"]
 T = TypeVar("T")
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
+#: Functions that read a format, by suffix.
 _LOADERS: dict[str, Callable[[Path], list[FileDataset]]] = {
     **dict.fromkeys((".dm3", ".dm4", ".ser"), microscopes.load),
     ".emd": emd.load,

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 
 __all__ = ["load", "save"]
 
-#: Keys of stemkit in ImageJ's description.
+#: Key of the attributes in ImageJ's description.
 _ATTRIBUTES = "stemkit_attrs"
+#: Key of the shape.
 _SHAPE = "stemkit_shape"
+#: Key of the times of frames.
 _TIMES = "stemkit_times"
 #: Photometric interpretations whose numbers are not yet intensities: white is 0, colours, indices of a palette.
 _CONVERTED = (0, 2, 3, 5, 6, 8)

@@ -44,12 +44,14 @@ _DM_UNITS = (65004, 65003)
 _DM_ORIGINS = (65007, 65006)
 #: Tags of DigitalMicrograph with the scales along y and x.
 _DM_SCALES = (65010, 65009)
-#: Tags of the TIFF specification (revision 6.0): description, resolution along y and x, unit of the resolution.
+#: Tag of the description (TIFF revision 6.0).
 DESCRIPTION = 270
+#: Tags of the resolutions along y and x (as before).
 _RESOLUTIONS = (283, 282)
+#: Tag of the unit of the resolutions (as before).
 _RESOLUTION_UNIT = 296
 #: Largest XML that is parsed, characters (chosen).
-_LARGEST_XML = 2**24
+_MAX_XML_LENGTH = 2**24
 
 
 def description(tif: TiffFile) -> dict[str, str]:
@@ -150,7 +152,7 @@ def _number(text: str | None) -> float | None:
 def _xml(text: str | bytes) -> ElementTree.Element | None:
     """The parsed XML; None if it is damaged, too long, or declares entities, which could expand without limit."""
     marker = b"<!ENTITY" if isinstance(text, bytes) else "<!ENTITY"
-    if len(text) > _LARGEST_XML or marker in text:  # type: ignore[operator]
+    if len(text) > _MAX_XML_LENGTH or marker in text:  # type: ignore[operator]
         return None
     try:
         return ElementTree.fromstring(text)

@@ -22,6 +22,7 @@ __all__ = ["WRITABLE", "write"]
 
 Saver: TypeAlias = Callable[[xr.DataArray, Path, str], None]
 
+#: Functions that write a format, by suffix.
 _SAVERS: dict[str, Saver] = {
     ".tif": tiff.save,
     ".tiff": tiff.save,
@@ -30,8 +31,10 @@ _SAVERS: dict[str, Saver] = {
     ".npy": numpy_files.save,
     ".zarr": ome_zarr.save,
 }
-#: Formats that store maps, and formats of folders.
-_WITH_MAPS, _FOLDERS = (".nc", ".zarr"), (".zarr",)
+#: Suffixes of formats that store maps.
+_WITH_MAPS = (".nc", ".zarr")
+#: Suffixes of formats that are folders.
+_FOLDERS = (".zarr",)
 #: Other names of the formats.
 _FORMAT_NAMES = {"netcdf": "nc", "hyperspy": "hspy", "numpy": "npy"}
 #: Suffixes of pictures, which are not written as images.

@@ -28,7 +28,7 @@ _CODECS = frozenset(
     ("blosc", "zstd", "zlib", "gzip", "lz4", "bz2", "lzma", "shuffle", "delta", "bytes", "crc32c", "transpose")
 )
 #: Largest size of an array's metadata, bytes (chosen).
-_LARGEST_METADATA = 2**20
+_MAX_METADATA_BYTES = 2**20
 
 
 def load(path: Path) -> list[FileDataset]:
@@ -154,7 +154,7 @@ def _array_names(path: Path) -> list[str]:
 
 def _metadata(folder: Path) -> dict[str, Any]:
     file = next(folder / name for name in _METADATA if (folder / name).is_file())
-    if file.stat().st_size > _LARGEST_METADATA:
+    if file.stat().st_size > _MAX_METADATA_BYTES:
         raise FormatError(f"the metadata {file.name} in it are too long: it is damaged")
     content = json.loads(file.read_text(encoding="utf-8"))
     return content if isinstance(content, dict) else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["CONSTANTS", "CUBIC", "LARGER_CUBIC", "MEAN_DIFFERENCE"]
+__all__ = ["CONSTANTS", "CUBIC_RESIDUAL_STD", "MEAN_DIFFERENCE", "MIN_LARGER_CUBIC"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,6 @@ CONSTANTS = Constants()
 #: Mean absolute difference of two independent normal numbers, in standard deviations of one of them (derived).
 MEAN_DIFFERENCE = 2 / math.sqrt(math.pi)
 #: Standard deviation of a pixel minus the mean of the cubics along both axes, for noise of 1 (derived).
-CUBIC = math.sqrt(1 + 4 / 9 + 4 / 144)
+CUBIC_RESIDUAL_STD = math.sqrt(1 + 4 / 9 + 4 / 144)
 #: Least excess of a faulty pixel over the larger of the two cubics, in units of its excess over their mean (chosen).
-LARGER_CUBIC = 0.6
+MIN_LARGER_CUBIC = 0.6

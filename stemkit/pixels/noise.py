@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.pixels.constants import CONSTANTS, CUBIC
+from stemkit.pixels.constants import CONSTANTS, CUBIC_RESIDUAL_STD
 
 __all__ = ["LevelDependentNoise", "centered"]
 
@@ -69,7 +69,7 @@ class LevelDependentNoise:
         residuals, intensity = (blocks(i).transpose(0, 2, 1, 3).reshape(-1, b * b)[chosen] for i in (residual, at))
         model = cls(level, variance, gain, quantum, CONSTANTS.normal_tail, floor, ceiling)
         # the level of a pixel is that predicted from its neighbors
-        z = np.abs(residuals) / np.sqrt(model.variance_at(intensity - CUBIC * residuals))
+        z = np.abs(residuals) / np.sqrt(model.variance_at(intensity - CUBIC_RESIDUAL_STD * residuals))
         regular = z.max(axis=1) < CONSTANTS.max_tail_residual
         z = z[regular] if regular.mean() > 0.5 else z
         tail = float(np.quantile(z, CONSTANTS.tail_quantile))
@@ -112,5 +112,5 @@ def _residual(work: NDArray) -> NDArray[np.float64]:
     far /= 12.0
     far -= near
     far += work[2:-2, 2:-2]
-    far /= CUBIC
+    far /= CUBIC_RESIDUAL_STD
     return far

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from stemkit.pixels.constants import CONSTANTS, CUBIC, LARGER_CUBIC
+from stemkit.pixels.constants import CONSTANTS, CUBIC_RESIDUAL_STD, MIN_LARGER_CUBIC
 from stemkit.pixels.noise import LevelDependentNoise
 
 __all__ = ["cubic_interpolations", "isolated_pixels", "outlying_pixels"]
@@ -59,13 +59,13 @@ def outlying_pixels(
     """
     image, middle = work * sign, slice(2, -2)
     along_y, along_x = cubics[0] * sign, cubics[1] * sign
-    threshold = CUBIC * noise.threshold
+    threshold = CUBIC_RESIDUAL_STD * noise.threshold
     least = threshold * float(np.sqrt(noise.variance.min() + noise.quantum**2))
     excess = image[middle, middle] - np.maximum(along_y, along_x)
-    y, x = np.nonzero(excess > LARGER_CUBIC * least)
+    y, x = np.nonzero(excess > MIN_LARGER_CUBIC * least)
     expected = (along_y[y, x] + along_x[y, x]) / 2
     local_least = threshold * noise.std(sign * expected)
-    over = (image[y + 2, x + 2] - expected > local_least) & (excess[y, x] > LARGER_CUBIC * local_least)
+    over = (image[y + 2, x + 2] - expected > local_least) & (excess[y, x] > MIN_LARGER_CUBIC * local_least)
     y, x = y[over], x[over]
     if sign > 0 and len(y):
         over = image[y + 2, x + 2] > _highest(image, y, x, noise, sign, CONSTANTS.min_width)

@@ -24,8 +24,9 @@ __all__ = ["INDEX", "summary_of", "write_index"]
 
 #: Name of the index.
 INDEX = "index.html"
-#: The element of a page that contains its line, and the number of characters from the start in which it is found.
+#: The element of a page that contains its line.
 SUMMARY = re.compile(r'<meta name="stemkit-summary" content="([^"]*)">')
+#: Number of characters from the start of a page in which this element is searched (chosen).
 HEAD_LENGTH = 200_000
 
 

@@ -41,7 +41,9 @@ SHOWN = {
     "flags": ("flags", ""),
 }
 #: Choices in addition to the single flags.
-EVERY, GOOD, FLAGGED = "all columns", "good columns", "columns with a flag"
+EVERY = "all columns"
+GOOD = "good columns"
+FLAGGED = "columns with a flag"
 #: Height of the table, screen pixels (chosen).
 TABLE_HEIGHT = 420
 #: Least width of the table, screen pixels: it scrolls on narrower pages.

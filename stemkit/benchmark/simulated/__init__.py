@@ -19,7 +19,9 @@ from stemkit.parameters import check_option, check_positive
 
 __all__ = ["SIMULATED", "simulated", "simulation_parameters"]
 
+#: Names of the simulated crystals.
 SIMULATED = ("gold_110", "gallium_nitride_11-20", "anatase_100", "tungsten_diselenide", "graphene_silicon")
+#: Signals that were simulated.
 SIGNALS = ("haadf", "abf", "bf")
 
 

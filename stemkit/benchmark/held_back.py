@@ -1,7 +1,7 @@
 """Structures that training never draws.
 
 Each function takes the spacing in px, the shape of the image and a generator, and returns the columns of one image with
-their heights and widths.
+their amplitudes and widths.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ LINE_VACANCY_FRACTION = 0.5
 OTHER_VACANCY_FRACTION = 0.02
 #: Half the width of that line, in spacings (chosen).
 LINE_HALF_WIDTH = 1.2
-#: Height of a crystal below single atoms (chosen).
-SUPPORT_HEIGHT = 0.35
+#: Amplitude of a crystal below single atoms (chosen).
+SUPPORT_AMPLITUDE = 0.35
 #: Number of single atoms per squared spacing (chosen).
 ATOM_DENSITY = 0.02
 
@@ -67,14 +67,14 @@ def superstructure(spacing: float, shape: Shape, g: torch.Generator) -> Columns:
 
 
 def perovskite_with_oxygen(spacing: float, shape: Shape, g: torch.Generator) -> Columns:
-    """Two bright sublattices and a faint one of a tenth of their height, displaced as in a ferroelectric."""
+    """Two bright sublattices and a faint one of a tenth of their amplitude, displaced as in a ferroelectric."""
     basis = [(0, 0), (0.5, 0.56), (0.5, 0.06), (0.0, 0.56)]
     cell = planar_cell("rectangular", ratio=1.04, basis=basis, amplitude=[1.0, 0.5, 0.1, 0.1])
     return _crystal(cell, spacing, shape, g)
 
 
 def dumbbells_in_a_row(spacing: float, shape: Shape, g: torch.Generator) -> Columns:
-    """Pairs of overlapping columns of different heights, as in GaN along [11-20] or CdTe along [110]."""
+    """Pairs of overlapping columns of different amplitudes, as in GaN along [11-20] or CdTe along [110]."""
     pair = [(0, 0), (0.25, 0.0), (0.5, 0.5), (0.75, 0.5)]
     cell = planar_cell("rectangular", ratio=math.sqrt(0.5), basis=pair, amplitude=[1.0, 0.55, 1.0, 0.55])
     return _crystal(cell, spacing, shape, g, sigma=DUMBBELL_RELATIVE_WIDTH)
@@ -122,15 +122,14 @@ def five_fold_twin(spacing: float, shape: Shape, g: torch.Generator) -> Columns:
     count = math.ceil(PARTICLE_RADIUS * min(shape) / spacing)
     i, j = (part.ravel() for part in np.meshgrid(np.arange(count + 1), np.arange(count + 1), indexing="ij"))
     i, j = i[(i + j <= count) & (i > 0)], j[(i + j <= count) & (i > 0)]
-    positions, heights = [np.zeros((1, 2))], [np.array([1.0])]
+    positions, amplitudes = [np.zeros((1, 2))], [np.array([1.0])]
     for k in range(5):
         a, b = (math.radians(turn + 72 * (k + n)) for n in (0, 1))
         positions.append(np.outer(i, (math.sin(a), math.cos(a))) + np.outer(j, (math.sin(b), math.cos(b))))
-        heights.append(np.sqrt(1 - ((i + j) / (count + 1)) ** 2))
+        amplitudes.append(np.sqrt(1 - ((i + j) / (count + 1)) ** 2))
     middle = np.array([(n - 1) / 2 for n in shape])
-    return columns_at(
-        np.concatenate(positions) * spacing + middle, np.concatenate(heights), RELATIVE_WIDTH * spacing, spacing=spacing
-    )
+    at = np.concatenate(positions) * spacing + middle
+    return columns_at(at, np.concatenate(amplitudes), RELATIVE_WIDTH * spacing, spacing=spacing)
 
 
 def line_of_vacancies(spacing: float, shape: Shape, g: torch.Generator) -> Columns:
@@ -155,7 +154,7 @@ def island_on_a_crystal(spacing: float, shape: Shape, g: torch.Generator) -> Col
 def atoms_on_a_crystal(spacing: float, shape: Shape, g: torch.Generator) -> Columns:
     """Single heavy atoms at random positions on a faint crystal."""
     columns = _crystal(
-        planar_cell("hexagonal", basis=[(0, 0), (1 / 3, 1 / 3)], amplitude=SUPPORT_HEIGHT), spacing, shape, g
+        planar_cell("hexagonal", basis=[(0, 0), (1 / 3, 1 / 3)], amplitude=SUPPORT_AMPLITUDE), spacing, shape, g
     )
     n = max(3, int(ATOM_DENSITY * shape[0] * shape[1] / spacing**2))
     at = torch.rand((n, 2), generator=g).numpy() * np.array(shape)

@@ -47,14 +47,14 @@ class DisplacedCrystal:
         Positions of the columns (y, x), px.
     ideal : ndarray of shape (n, 2)
         Their sites in the perfect lattice (y, x), px.
-    heights : ndarray of shape (n,)
-        Heights relative to that of the brightest columns.
+    amplitudes : ndarray of shape (n,)
+        Amplitudes relative to that of the brightest columns.
     """
 
     image: xr.DataArray
     true: NDArray[np.float64]
     ideal: NDArray[np.float64]
-    heights: NDArray[np.float64]
+    amplitudes: NDArray[np.float64]
 
 
 def displaced_crystal(dose: float, seed: int) -> DisplacedCrystal:
@@ -151,7 +151,7 @@ def _all_positions(
 
 def _error_limits(crystal: DisplacedCrystal, dose: float) -> NDArray[np.float64]:
     background = RELATIVE_BACKGROUND["haadf"] * dose
-    return np.array([scores.position_error_limit(dose * h, background=background) for h in crystal.heights])
+    return np.array([scores.position_error_limit(dose * h, background=background) for h in crystal.amplitudes])
 
 
 def _fitted(image: xr.DataArray, start: NDArray) -> NDArray:

@@ -1,4 +1,4 @@
-"""Base classes of the estimators: what scikit-learn is told about them, and the validation of images."""
+"""Base classes of the estimators: their tags for scikit-learn, and the validation of images."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from stemkit.images.checks import check_not_color, check_not_empty, numeric, validated
 from stemkit.images.provenance import RECORDED
 
-__all__ = ["Images", "float_dtype", "holds_images", "join", "single_image", "split", "warn_if_small"]
+__all__ = ["Images", "float_dtype", "holds_images", "join", "single_image", "split", "unstacked", "warn_if_small"]
 
 Images: TypeAlias = "xr.DataArray | NDArray | Sequence[xr.DataArray | NDArray]"
 

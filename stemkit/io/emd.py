@@ -12,7 +12,7 @@ from stemkit.io import hdf5, velox
 from stemkit.io.calibration import pixel_sizes_of, seconds_per
 from stemkit.io.checks import FormatError
 from stemkit.io.file_dataset import FileDataset
-from stemkit.io.signals import FRAME_NAMES
+from stemkit.io.signals import FRAME_NAMES, positive_or_none
 
 if TYPE_CHECKING:
     import h5py
@@ -107,13 +107,6 @@ def _order(names: list[str]) -> list[int]:
 
 def _microscope(attrs: dict[str, Any]) -> dict[str, float]:
     """Voltage in kV and dwell time in s."""
-    found = {"voltage": _number(attrs.get("high tension"), 1e-3), "dwell_time": _number(attrs.get("dwell time"), 1.0)}
+    volts, dwell_time = (positive_or_none(attrs.get(name)) for name in ("high tension", "dwell time"))
+    found = {"voltage": None if volts is None else volts / 1000, "dwell_time": dwell_time}
     return {key: value for key, value in found.items() if value is not None}
-
-
-def _number(value: object, factor: float) -> float | None:
-    try:
-        number = float(str(value)) * factor
-    except ValueError:
-        return None
-    return number if np.isfinite(number) and number > 0 else None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from stemkit.io.attributes import mode_of
 from stemkit.io.calibration import pixel_sizes_of, seconds_per
-from stemkit.io.signals import degrees
+from stemkit.io.signals import degrees, positive_or_none
 from stemkit.io.units import is_unstated, nm_per
 
 if TYPE_CHECKING:
@@ -125,28 +125,20 @@ def _ome_scales(ome: ElementTree.Element | None) -> tuple[list[float | None], li
     """Scales and units along y and x; the unit of OME's schema is the micrometre unless the file states another."""
     if ome is None:
         return [None, None], ["", ""]
-    scales = [_number(ome.get(f"PhysicalSize{axis}")) for axis in "YX"]
+    scales = [positive_or_none(ome.get(f"PhysicalSize{axis}")) for axis in "YX"]
     return scales, [ome.get(f"PhysicalSize{axis}Unit", "µm") for axis in "YX"]
 
 
 def frame_times(ome: ElementTree.Element | None, described: dict[str, str], frames: int) -> NDArray | None:
     """Times of frames in s, from the increment that OME or ImageJ have; None without one."""
     if ome is not None:
-        step = _number(ome.get("TimeIncrement"))
+        step = positive_or_none(ome.get("TimeIncrement"))
         unit = ome.get("TimeIncrementUnit", "s")
     else:
-        step = _number(described.get("finterval"))
+        step = positive_or_none(described.get("finterval"))
         unit = described.get("tunit", "s")
     seconds = seconds_per(unit)
     return None if step is None or seconds is None else np.arange(frames) * step * seconds
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        number = float(text or "")
-    except ValueError:
-        return None
-    return number if np.isfinite(number) and number > 0 else None
 
 
 def _xml(text: str | bytes) -> ElementTree.Element | None:
@@ -200,7 +192,7 @@ def _fei_xml_sizes(page: TiffPage) -> Sizes | None:
     found = [root.find(f".//PixelSize/{axis}") for axis in ("Y", "X")]
     if any(f is None or not f.text for f in found):
         return None
-    y, x = ((_number(f.text) or 0.0) * (nm_per(f.get("unit")) or 0.0) for f in found if f is not None)
+    y, x = ((positive_or_none(f.text) or 0.0) * (nm_per(f.get("unit")) or 0.0) for f in found if f is not None)
     return (y, x) if y > 0 and x > 0 else None
 
 

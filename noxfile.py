@@ -1,4 +1,4 @@
-"""Everything there is to run: ``nox -s demo``, ``tests``, ``lint``, ``types``, ``docs``."""
+"""Sessions: ``nox -s tests``, ``lint``, ``types``, ``docs``, and others that ``nox --list`` shows."""
 
 from pathlib import Path
 
@@ -10,35 +10,36 @@ CONSTRAINTS = ("-c", "constraints.txt")
 
 
 def install(session: nox.Session, *packages: str) -> None:
-    # torch first and by its exact version: a resolver left to itself may choose a build with gigabytes of CUDA
+    # torch first, in the version of the constraints: with other packages, a build with CUDA (gigabytes) may be chosen
     session.install(*CONSTRAINTS, "torch")
     session.install(*CONSTRAINTS, *packages)
 
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """The main job on images with known truth: writes figures and tables, prints what was found."""
+    """``stemkit demo``: calibration, enhancement and detection on images with known truth."""
     install(session, ".[formats,report]")
     session.run("stemkit", "demo", *(session.posargs or ["-o", "demo-output"]))
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The test suite; ``nox -s tests -- -m "not slow"`` leaves out what takes long."""
+    """The test suite; ``nox -s tests -- -m "not slow"`` omits tests that take more than three seconds."""
     install(session, "-e", ".[test]")
-    # the tests are halved in their order, so that few fixtures of a file are made twice, and taken over at the end
+    # worksteal gives each worker one half of the files, so that few fixtures are made twice; a worker that finishes
+    # early takes tests of the other one
     session.run("pytest", "-n", "2", "--dist", "worksteal", *session.posargs, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session
 def tests_oldest(session: nox.Session) -> None:
-    """A part of the test suite with the lowest releases that pyproject.toml allows."""
+    """A part of the test suite with the oldest dependencies that pyproject.toml allows."""
     oldest = ("-c", "constraints-oldest.txt")
     session.install(*oldest, "torch")
     session.install(*oldest, ".[formats,zarr,dask,crystals,exports,report]")
     session.install("pytest", "hypothesis", "mrcfile")
     paths = ["tests/io", "tests/columns", "tests/noise", "tests/structure", "tests/report/test_pages.py"]
-    # warnings of libraries that are years older than the Python that runs them are not ours
+    # old releases of libraries issue deprecation warnings under a recent Python
     options = ["-o", "filterwarnings=default", "-p", "no:cacheprovider"]
     command = ["pytest", *options, *(session.posargs or [*paths, "tests/test_estimators.py"])]
     session.run(*command, env={"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore::DeprecationWarning"})
@@ -48,14 +49,14 @@ def tests_oldest(session: nox.Session) -> None:
 def napari(session: nox.Session) -> None:
     """The plugin in the real viewer, on a virtual display (Debian's packages xvfb and libgl1-mesa-dri)."""
     install(session, "-e", ".[napari]", "pyside6-essentials", "pytest")
-    # warnings of napari and Qt are not ours
+    # napari and Qt issue warnings
     command = ["pytest", "-o", "addopts=--import-mode=importlib", "-o", "filterwarnings=ignore", "tests/napari"]
     session.run("xvfb-run", "-a", *command, *session.posargs, external=True, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session
 def build(session: nox.Session) -> None:
-    """Wheel and source distribution: their contents, and the wheel in an empty environment."""
+    """Wheel and source distribution: their contents, and the wheel in a new environment."""
     session.install(*CONSTRAINTS, "build", "twine")
     folder = session.create_tmp()
     session.run("python", "-m", "build", "--outdir", folder, ".", silent=True)
@@ -71,7 +72,7 @@ def build(session: nox.Session) -> None:
 
 @nox.session
 def links(session: nox.Session) -> None:
-    """Links of the documentation, without the gallery; of other servers, as far as they can be reached."""
+    """Links in the documentation, without the gallery."""
     install(session, "-e", ".[docs,formats,crystals,report]")
     session.run("sphinx-build", "-b", "linkcheck", "-D", "plot_gallery=0", "docs", "docs/_build/links")
 
@@ -97,6 +98,6 @@ def docs(session: nox.Session) -> None:
     """The documentation, gallery included."""
     install(session, "-e", ".[docs,formats,zarr,dask,crystals,exports,report]")
     if not session.posargs:
-        # the code of the pages, as printed, on small images
+        # runs the code blocks of the pages on small images
         session.run("python", "docs/run_blocks.py")
     session.run("sphinx-build", "-n", "-W", "--keep-going", "-b", "html", "docs", "docs/_build/html", *session.posargs)

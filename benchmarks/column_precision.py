@@ -28,7 +28,7 @@ from plain_scenes import Columns, Noise, pointwise_noise, render
 from scipy import signal as filters
 
 from stemkit import AtomDetector, NoiseModel, PointwiseNoise
-from stemkit.images import check_noise_attr
+from stemkit.images.provenance import check_noise_attr
 from stemkit.metrics import match_columns
 
 #: Distance from a column, sigmas, at which its derivatives are below 1e-7.
@@ -91,10 +91,10 @@ def groups(
     margin = int(np.ceil(REACH * sigma + apart / 2)) + 1
     size = 2 * margin + pitch * (n_side - 1) + 1
     grid = margin + pitch * np.stack(np.meshgrid(*2 * [np.arange(n_side)], indexing="ij"), axis=-1).reshape(-1, 1, 2)
-    centre = grid + rng.uniform(-0.5, 0.5, (n_side**2, 1, 2))
+    center = grid + rng.uniform(-0.5, 0.5, (n_side**2, 1, 2))
     angle = rng.uniform(0, 2 * np.pi, (n_side**2, 1))
     half = apart / 2 * np.stack([np.sin(angle), np.cos(angle)], axis=-1)
-    places = centre if apart == 0 else np.concatenate([centre - half, centre + half], axis=1)
+    places = center if apart == 0 else np.concatenate([center - half, center + half], axis=1)
     amplitude = np.ones(places.shape[:2])
     amplitude[:, 1:] = second
     y, x = places.reshape(-1, 2).T
@@ -320,8 +320,8 @@ def check(seed: int = 0) -> None:
 
 def brute_bounds(places: NDArray, amplitude: NDArray, sigma: float, noise: Noise) -> NDArray:
     start = np.append(np.column_stack([places, amplitude, np.full(len(places), sigma)]).ravel(), 0.0)
-    centre, half = places.mean(axis=0).round(), int(np.ceil(6 * sigma + np.ptp(places, axis=0).max() / 2)) + 1
-    rows, cols = (np.arange(c - half, c + half + 1) for c in centre)
+    center, half = places.mean(axis=0).round(), int(np.ceil(6 * sigma + np.ptp(places, axis=0).max() / 2)) + 1
+    rows, cols = (np.arange(c - half, c + half + 1) for c in center)
     y, x = (grid.ravel() for grid in np.meshgrid(rows, cols, indexing="ij"))
 
     def model(p: NDArray) -> NDArray:

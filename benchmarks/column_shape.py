@@ -13,7 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import optimize
 
-from stemkit.benchmark import SIMULATED, simulated
+from stemkit.benchmark import simulated
+from stemkit.benchmark.simulated import SIMULATED
 
 #: Pixel size, nm (chosen).
 PIXEL_SIZE = 0.02

@@ -33,7 +33,7 @@ from scipy.spatial import cKDTree
 
 import stemkit
 from stemkit import AtomDetector, NoiseCalibrator, RowAligner, SFINDenoiser
-from stemkit.columns import nearest_distances
+from stemkit.columns.peaks import nearest_distances
 from stemkit.metrics import match_columns
 from stemkit.structure import find_vacancies, fit_lattice
 
@@ -184,10 +184,10 @@ def detection(folder: Path, quick: bool) -> pd.DataFrame:
 def detection_rows(
     name: str, noisy: NDArray, true: NDArray, vacancies: NDArray, denoiser: SFINDenoiser
 ) -> list[dict[str, float | str]]:
-    labelled = NoiseCalibrator().fit_transform(xr.DataArray(noisy, dims=("y", "x"), attrs={"mode": "haadf"}))
+    labeled = NoiseCalibrator().fit_transform(xr.DataArray(noisy, dims=("y", "x"), attrs={"mode": "haadf"}))
     radius = 2 * HALF_CELL / 3 if len(vacancies) else float(np.median(nearest_distances(true))) / 3
     rows = []
-    for searched_in, image in {"measured": labelled, "enhanced": denoiser.fit_transform(labelled)}.items():
+    for searched_in, image in {"measured": labeled, "enhanced": denoiser.fit_transform(labeled)}.items():
         table = AtomDetector().fit_transform(image)
         found = table[["y_px", "x_px"]].to_numpy()
         match = match_columns(inside(found, image.shape), inside(true, image.shape), radius)
@@ -330,7 +330,7 @@ def real_rows(name: str, image: xr.DataArray) -> list[dict[str, float | str]]:
     rows = []
     for element, these in (("Sr", bright), ("Ti", ~bright)):
         for axis in (1, 0):
-            one, two = neighbours(places[""], these, axis)
+            one, two = neighbors(places[""], these, axis)
             row = {"image": name, "pairs": f"{element}-{element} {'yx'[axis]}", "n": len(one)}
             row |= predicted(table, one, two, axis)
             for who, where in places.items():
@@ -350,7 +350,7 @@ def between_modes(values: NDArray) -> float:
     return float(ordered[at : at + 2].mean())
 
 
-def neighbours(places: NDArray, these: NDArray, axis: int) -> tuple[NDArray, NDArray]:
+def neighbors(places: NDArray, these: NDArray, axis: int) -> tuple[NDArray, NDArray]:
     """Index pairs of columns of one sublattice that are nearest neighbours along an axis."""
     index = np.flatnonzero(these)
     tree = cKDTree(places[index])

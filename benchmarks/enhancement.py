@@ -36,7 +36,8 @@ from stemkit import (
     SFINDenoiser,
     STEMSynthesizer,
 )
-from stemkit.benchmark import SETS, evaluate, scenes, summary
+from stemkit.benchmark import evaluate, scenes, summary
+from stemkit.benchmark.scenes import SETS
 from stemkit.denoising.weights import NetworkInfo, build
 from stemkit.metrics import psnr
 from stemkit.synthesis import lattice, planar_cell, removed, subset

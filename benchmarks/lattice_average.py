@@ -30,12 +30,15 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from stemkit import NoiseCalibrator, PeriodicDenoiser, SFINDenoiser
-from stemkit.benchmark import SETS, TRUTHS, scenes, scores
+from stemkit.benchmark import scenes, scores
 from stemkit.benchmark.evaluation import FIRST_SEED
+from stemkit.benchmark.scenes import SETS
 from stemkit.benchmark.simulated import simulated
+from stemkit.benchmark.truths import TRUTHS
 from stemkit.denoising import lattice_average
-from stemkit.images import MODES, mode_sign
+from stemkit.images.mode import mode_sign
 from stemkit.metrics import psnr
+from stemkit.parameters import MODES
 
 DOSES = (3.0, 10.0, 30.0)
 #: Electrons per pixel of the contrast, and of the level, in the images for the cost (chosen): a perfect crystal, for

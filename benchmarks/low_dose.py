@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from stemkit import AtomDetector, NoiseCalibrator, NoiseModel, PointwiseNoise, SFINDenoiser, STEMSynthesizer
-from stemkit.columns import nearest_distances
+from stemkit.columns.peaks import nearest_distances
 from stemkit.detection import Quality
 from stemkit.detection.candidates import network_candidates
 from stemkit.detection.normalized_image import NormalizedImage

@@ -161,7 +161,7 @@ def cases(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def is_readable(path: Path) -> bool:
-    from stemkit.io import READABLE
+    from stemkit.io.reading import READABLE
 
     return path.suffix.lower() in (*READABLE, ".npz") and not path.name.startswith(".")
 
@@ -432,7 +432,7 @@ def described(table: pd.DataFrame) -> dict[str, int]:
     """Numbers of columns, of good ones, and of those that are too close to another one."""
     import numpy as np
 
-    from stemkit.columns import nearest_distances
+    from stemkit.columns.peaks import nearest_distances
     from stemkit.detection import good_columns
 
     distance = nearest_distances(table[["y_px", "x_px"]].to_numpy())
@@ -446,7 +446,7 @@ def compared(table: pd.DataFrame, known: dict[str, NDArray] | None) -> dict[str,
         return {}
     import numpy as np
 
-    from stemkit.columns import nearest_distances
+    from stemkit.columns.peaks import nearest_distances
     from stemkit.metrics import match_columns
 
     places = table[["y_px", "x_px"]].to_numpy()
@@ -466,18 +466,18 @@ def save_overlay(image: xr.DataArray, table: pd.DataFrame, folder: Path, name: s
     import numpy as np
     from PIL import Image, ImageDraw
 
-    from stemkit.columns import nearest_distances
+    from stemkit.columns.peaks import nearest_distances
     from stemkit.detection import Quality
 
-    colours = [GOOD, *FLAGS.values()]
-    n_greys = 256 - len(colours)  # the picture has a palette: the greys, then the colours
+    colors = [GOOD, *FLAGS.values()]
+    n_grays = 256 - len(colors)  # the picture has a palette: the greys, then the colours
     low, high = np.quantile(image.values, (0.002, 0.998))
     signal = (image.values.astype(np.float64) - low) / max(high - low, 1e-12)
-    grey = np.clip(n_greys * signal, 0, n_greys - 1).astype(np.uint8)
+    gray = np.clip(n_grays * signal, 0, n_grays - 1).astype(np.uint8)
     zoom = next((zoom for most, zoom in ZOOMS if max(image.shape) <= most), 1)
-    picture = Image.fromarray(grey.repeat(zoom, axis=0).repeat(zoom, axis=1))
-    levels = [(int(255 * level / (n_greys - 1)),) * 3 for level in range(n_greys)]
-    picture.putpalette([value for colour in levels + colours for value in colour])
+    picture = Image.fromarray(gray.repeat(zoom, axis=0).repeat(zoom, axis=1))
+    levels = [(int(255 * level / (n_grays - 1)),) * 3 for level in range(n_grays)]
+    picture.putpalette([value for color in levels + colors for value in color])
     picture.save(folder / f"{name}.png", optimize=True)
     places = table[["y_px", "x_px"]].to_numpy()
     spacing = float(np.median(nearest_distances(places))) if len(places) > 1 else 10.0
@@ -485,7 +485,7 @@ def save_overlay(image: xr.DataArray, table: pd.DataFrame, folder: Path, name: s
     draw = ImageDraw.Draw(picture)
     for (y, x), quality in zip(zoom * (places + 0.5) - 0.5, table["quality"], strict=True):
         flag = next((i for i, name in enumerate(FLAGS, start=1) if quality & Quality[name]), 0)
-        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=n_greys + flag)
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=n_grays + flag)
     picture.save(folder / f"{name}_{on}.png", optimize=True)
 
 

@@ -51,7 +51,7 @@ from tqdm import tqdm
 
 import stemkit
 from stemkit import BackgroundNoise, NoiseCalibrator, NoiseModel, ScanNoise, SFINDenoiser
-from stemkit.images import resolve_mode
+from stemkit.images.mode import resolve_mode
 from stemkit.noise.fault_detection import find_scan_faults
 from stemkit.noise.filter_residuals import residual_curves
 from stemkit.synthesis.noises import draw_noise
@@ -180,8 +180,8 @@ def evaluate(path: Path, seeds: list[int], background: bool) -> Case | None:
     tqdm.write(said + (", small: its values are uncertain" if min(top.shape) < SMALL else ""))
 
     calibrator = NoiseCalibrator().fit(top)
-    labelled = calibrator.transform(bottom)
-    model = NoiseModel.from_dict({k: v for k, v in json.loads(labelled.attrs["noise"]).items() if k != "pixel_size"})
+    labeled = calibrator.transform(bottom)
+    model = NoiseModel.from_dict({k: v for k, v in json.loads(labeled.attrs["noise"]).items() if k != "pixel_size"})
     if not background:
         model = dataclasses.replace(model, background=BackgroundNoise())
     smoothing = filter_width(calibrator.diagnostics_[0]["spacing"])
@@ -464,10 +464,10 @@ def draw_figure(case: Case, path: Path, baseline: str) -> None:
     n = min(160, *case.recorded.shape)
     corner = tuple((size - n) // 2 for size in case.recorded.shape)
     crop = tuple(slice(c, c + n) for c in corner)
-    grey = dict(zip(("vmin", "vmax"), np.quantile(case.recorded[crop], [0.002, 0.998]), strict=True))
+    gray = dict(zip(("vmin", "vmax"), np.quantile(case.recorded[crop], [0.002, 0.998]), strict=True))
     spread = 3 * case.real.values.std()
     for (name, (image, residual)), column in zip(shown.items(), axes[:, :3].T, strict=True):
-        column[0].imshow(image[crop], cmap="gray", **grey)
+        column[0].imshow(image[crop], cmap="gray", **gray)
         column[1].imshow(residual.values[crop], cmap="gray", vmin=-spread, vmax=spread)
         column[0].set_title(name)
         column[1].set_title("residual")

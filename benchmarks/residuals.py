@@ -24,7 +24,7 @@ from scipy.ndimage import gaussian_filter, shift
 
 import stemkit
 from stemkit import SFINDenoiser
-from stemkit.io import READABLE
+from stemkit.io.reading import READABLE
 from stemkit.periodicity import find_periodicity
 from stemkit.plotting import show_image
 

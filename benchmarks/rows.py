@@ -54,7 +54,7 @@ from tqdm import tqdm
 import stemkit
 from stemkit import NoiseCalibrator, RowAligner
 from stemkit.columns import fit_columns
-from stemkit.images import mode_sign, resolve_mode
+from stemkit.images.mode import mode_sign, resolve_mode
 from stemkit.noise.separation import separate_specimen
 from stemkit.pixels import filled
 
@@ -209,7 +209,7 @@ def by_stemkit(values: NDArray) -> NDArray:
     return RowAligner().fit(image).shifts_[0]
 
 
-def by_neighbours(values: NDArray) -> NDArray:
+def by_neighbors(values: NDArray) -> NDArray:
     """Each row correlated with the mean of its neighbours, aligned in the previous rounds."""
     kernel = np.ones(2 * N_NEIGHBORS + 1)
     kernel[N_NEIGHBORS] = 0
@@ -248,7 +248,7 @@ def shifted_back(values: NDArray, shifts: NDArray) -> NDArray:
 METHODS: dict[str, Shifts] = {
     NOTHING: lambda values: np.zeros(len(values)),
     OURS: by_stemkit,
-    "neighbours": by_neighbours,
+    "neighbours": by_neighbors,
     "previous": by_previous,
 }
 BASELINES = ("neighbours", "previous")
@@ -518,9 +518,9 @@ def draw_figure(
     for row, y in enumerate((n_y // 2, jump)):
         top, left = (int(np.clip(c - CROP // 2, 0, max(n - CROP, 0))) for c, n in ((y, n_y), (n_x // 2, n_x)))
         crop = (slice(top, top + CROP), slice(left, left + CROP))
-        grey = dict(zip(("vmin", "vmax"), np.quantile(image.values[crop], [0.005, 0.995]), strict=True))
+        gray = dict(zip(("vmin", "vmax"), np.quantile(image.values[crop], [0.005, 0.995]), strict=True))
         for axis, one, title in zip(axes[row], (image, after), ("recorded", "aligned"), strict=False):
-            axis.imshow(one.values[crop], cmap="gray", interpolation="nearest", **grey)
+            axis.imshow(one.values[crop], cmap="gray", interpolation="nearest", **gray)
             axis.set_title(f"{title}, rows {top} to {top + CROP}")
             axis.set_axis_off()
     for name, curve in (("left half", halves[0]), ("right half", halves[1]), ("all", shifts)):

@@ -30,9 +30,10 @@ from stemkit import NoiseModel, PointwiseNoise, SFINDenoiser, STEMSynthesizer
 from stemkit.benchmark import scenes
 from stemkit.benchmark.simulated import SIMULATED, simulated
 from stemkit.benchmark.truths import TRUTHS
-from stemkit.columns import fit_columns, nearest_distances
+from stemkit.columns import fit_columns
+from stemkit.columns.peaks import nearest_distances
 from stemkit.denoising.sampling import chosen_grid
-from stemkit.images import mode_sign
+from stemkit.images.mode import mode_sign
 from stemkit.metrics import psnr
 from stemkit.synthesis import lattice, planar_cell, removed, subset
 

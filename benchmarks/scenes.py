@@ -17,7 +17,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from stemkit import AtomDetector, NoiseCalibrator, SFINDenoiser
-from stemkit.columns import nearest_distances
+from stemkit.columns.peaks import nearest_distances
 from stemkit.metrics import match_columns, psnr, ssim
 
 BORDER = 4
@@ -45,8 +45,8 @@ def enhancement(scenes: np.lib.npyio.NpzFile, denoiser: SFINDenoiser) -> pd.Data
         scene = name.rsplit("_", 1)[0]
         clean, true = scenes[f"{scene}_clean"].astype(float), scenes[f"{scene}_pos"]
         noisy = xr.DataArray(scenes[f"{name}_noisy"], dims=("y", "x"), attrs={"mode": "haadf"})
-        labelled = NoiseCalibrator().fit_transform(noisy)
-        enhanced = denoiser.fit_transform(labelled)
+        labeled = NoiseCalibrator().fit_transform(noisy)
+        enhanced = denoiser.fit_transform(labeled)
         before, after = (fitted(image.values, clean) for image in (noisy, enhanced))
         rows.append(
             {
@@ -55,7 +55,7 @@ def enhancement(scenes: np.lib.npyio.NpzFile, denoiser: SFINDenoiser) -> pd.Data
                 "PSNR": psnr(after, clean),
                 "SSIM raw": ssim(before, clean),
                 "SSIM": ssim(after, clean),
-                "F1 raw": f1(labelled, true),
+                "F1 raw": f1(labeled, true),
                 "F1": f1(enhanced, true),
             }
         )
@@ -92,9 +92,9 @@ def fitted(image: NDArray, truth: NDArray) -> NDArray:
 
 def patches(image: NDArray, positions: NDArray) -> NDArray:
     """Means of 3 x 3 px at positions within the image."""
-    centres = np.round(positions).astype(int)
-    centres = centres[((centres >= 1) & (centres < np.array(image.shape) - 1)).all(axis=1)]
-    return np.array([image[y - 1 : y + 2, x - 1 : x + 2].mean() for y, x in centres])
+    centers = np.round(positions).astype(int)
+    centers = centers[((centers >= 1) & (centers < np.array(image.shape) - 1)).all(axis=1)]
+    return np.array([image[y - 1 : y + 2, x - 1 : x + 2].mean() for y, x in centers])
 
 
 if __name__ == "__main__":

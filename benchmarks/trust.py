@@ -43,9 +43,10 @@ from stemkit import (
     SFINDenoiser,
     STEMSynthesizer,
 )
-from stemkit.benchmark import SETS, scenes
+from stemkit.benchmark import scenes
+from stemkit.benchmark.scenes import SETS
 from stemkit.denoising import load_weights
-from stemkit.images import mode_sign
+from stemkit.images.mode import mode_sign
 from stemkit.trust.expected_noise import ExpectedNoise, column_width
 from stemkit.trust.residual import check_residual
 from stemkit.trust.spread import (

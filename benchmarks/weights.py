@@ -32,7 +32,8 @@ from scenes import fitted
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from stemkit import NoiseModel, PointwiseNoise, RowAligner, ScanNoise, SFINDenoiser, STEMSynthesizer
-from stemkit.benchmark import SETS, evaluate, repeat_frames, summary
+from stemkit.benchmark import evaluate, repeat_frames, summary
+from stemkit.benchmark.scenes import SETS
 from stemkit.metrics import psnr, ssim
 
 #: Displacements of 1 px RMS: independent rows, hum, and rows that are correlated.

@@ -23,7 +23,8 @@ from stemkit import (
     SFINDenoiser,
     WienerDenoiser,
 )
-from stemkit.benchmark import TRUTHS, simulated
+from stemkit.benchmark import simulated
+from stemkit.benchmark.truths import TRUTHS
 from stemkit.metrics import psnr
 
 perfect, _ = simulated("gallium_nitride_11-20", "haadf", pixel_size=0.012)

@@ -146,10 +146,10 @@ labels = {
     "pointwise": ("pixel value (counts)", "pointwise residual (counts)"),
 }
 for ax, (name, (xlabel, ylabel)) in zip(axes, labels.items(), strict=True):
-    for curves, label, colour in ((of_recorded, "recorded", "tab:blue"), (of_clean, "clean", "tab:gray")):
+    for curves, label, color in ((of_recorded, "recorded", "tab:blue"), (of_clean, "clean", "tab:gray")):
         curve = curves[name]
-        ax.plot(curve.x, curve.y, "o", color=colour, markersize=4, label=label)
-        ax.plot(curve.x, curve.intercept + curve.slope * curve.x, color=colour, linewidth=1)
+        ax.plot(curve.x, curve.y, "o", color=color, markersize=4, label=label)
+        ax.plot(curve.x, curve.intercept + curve.slope * curve.x, color=color, linewidth=1)
     ax.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
 axes[0].legend(frameon=False)
 

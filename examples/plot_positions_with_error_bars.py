@@ -112,14 +112,14 @@ recorded = microscope.apply(clean, random_state=1)
 # of the rows. Columns with a flag are yellow.
 
 calibrator = NoiseCalibrator()
-labelled = calibrator.fit_transform(recorded)
-enhanced = SFINDenoiser().fit_transform(labelled)
+labeled = calibrator.fit_transform(recorded)
+enhanced = SFINDenoiser().fit_transform(labeled)
 columns = AtomDetector().fit_transform(enhanced)
 
-zoom = labelled.isel(y=slice(130, 270), x=slice(110, 250))
+zoom = labeled.isel(y=slice(130, 270), x=slice(110, 250))
 seen = columns[columns["y_px"].between(130, 269) & columns["x_px"].between(110, 249)]
 fig, axes = plt.subplots(1, 2, figsize=(11, 5.6), layout="constrained")
-show_columns(labelled, columns, axes[0], "columns measured in the recorded image")
+show_columns(labeled, columns, axes[0], "columns measured in the recorded image")
 show_columns(zoom, seen, axes[1], "their errors", error_scale=20)
 
 # %%
@@ -227,14 +227,14 @@ for axis in "yx":
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
 bins = np.linspace(-4.5, 4.5, 28)
-for name, colour in {"y": "#31688e", "x": "#e8543f"}.items():
+for name, color in {"y": "#31688e", "x": "#e8543f"}.items():
     axes[0].hist(
         pulls.loc[good, name],
         bins,
         density=True,
         histtype="step",
         linewidth=1.6,
-        color=colour,
+        color=color,
         label=name,
     )
 axes[0].plot(
@@ -248,7 +248,7 @@ axes[0].set(
     xlabel="error / stated error", ylabel="density", title="pulls of the positions"
 )
 axes[0].legend(frameon=False)
-for (kind, which), colour, first in zip(
+for (kind, which), color, first in zip(
     kinds.items(), ("#e8543f", "#31688e"), (0, 40), strict=True
 ):
     off, bar = (
@@ -261,7 +261,7 @@ for (kind, which), colour, first in zip(
         fmt="o",
         markersize=3.5,
         linewidth=1,
-        color=colour,
+        color=color,
         label=kind,
     )
 axes[1].axhline(0, color="0.5", linewidth=1)

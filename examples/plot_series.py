@@ -86,19 +86,19 @@ for ax, name, label in (
 
 rows = np.arange(40, 140)
 figure, ax = plt.subplots(figsize=(9, 3), layout="constrained")
-for frame, colour in ((0, "#31688e"), (5, "#d1495b")):
+for frame, color in ((0, "#31688e"), (5, "#d1495b")):
     found, truth = (
         d[frame, rows, 1] - d[2, rows, 1] for d in (aligner.displacements_, true)
     )
     ax.plot(
         rows,
         truth - truth.mean(),
-        color=colour,
+        color=color,
         linewidth=0.8,
         label=f"frame {frame}, true",
     )
     ax.plot(
-        rows, found - found.mean(), ".", color=colour, markersize=4, label="measured"
+        rows, found - found.mean(), ".", color=color, markersize=4, label="measured"
     )
 ax.set(xlabel="row", ylabel="displacement along x (px)")
 ax.legend(fontsize=8, ncols=2)

@@ -112,14 +112,14 @@ weak[["y", "x", "site", "amplitude", "expected", "significance", "occupancy", "o
 
 fig, ax = plt.subplots(figsize=(6.4, 6.4), layout="constrained")
 show_image(image, ax)
-for table, marker, colour in ((vacancies, "s", "#e8543f"), (weak, "o", "#f2b134")):
+for table, marker, color in ((vacancies, "s", "#e8543f"), (weak, "o", "#f2b134")):
     ax.scatter(
         table["x"] / pixel_size,
         table["y"] / pixel_size,
         s=170,
         marker=marker,
         facecolors="none",
-        edgecolors=colour,
+        edgecolors=color,
         linewidths=1.8,
     )
 
@@ -131,13 +131,13 @@ everything = everything.loc[everything.index.intersection(good_columns(columns).
 sulphur = pd.concat([everything[everything["site"] == 1], sites[sites["site"] == 1]], ignore_index=True)
 match = match_columns(sulphur[["y", "x"]], true_columns[["y", "x"]], 0.06)
 sulphur.loc[match.found, "atoms"] = true_columns["sulphur"].to_numpy()[match.true]
-colours = {2: "0.55", 1: "#f2b134", 0: "#e8543f"}
+colors = {2: "0.55", 1: "#f2b134", 0: "#e8543f"}
 names = {2: "both atoms", 1: "one", 0: "none"}
 
 fig, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained", width_ratios=(1.5, 1))
 bins = np.arange(-4, 31, 1.0)
 for atoms, group in sulphur.groupby("atoms"):
-    style = {"color": colours[atoms], "label": f"{names[atoms]} ({len(group)})"}
+    style = {"color": colors[atoms], "label": f"{names[atoms]} ({len(group)})"}
     axes[0].errorbar(
         group["x"], group["occupancy"], group["occupancy_err"], fmt="o", markersize=4, linewidth=0.9, **style
     )

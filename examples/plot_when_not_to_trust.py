@@ -23,7 +23,7 @@ from stemkit import (
     SFINDenoiser,
     STEMSynthesizer,
 )
-from stemkit.benchmark.localisation import displaced_crystal
+from stemkit.benchmark.localization import displaced_crystal
 from stemkit.columns import fit_columns
 from stemkit.detection import good_columns
 
@@ -37,7 +37,7 @@ for ax, dose in zip(axes, (3.0, 10.0, 30.0), strict=True):
     fits = fit_columns(enhanced.values, np.round(true), 2.6)
     measured = AtomDetector().fit(image).measure(image, np.round(true))
     displacement = (true - ideal).ravel()
-    for name, found, colour in (
+    for name, found, color in (
         ("fitted to the enhanced image", np.column_stack([fits.y, fits.x]), "tab:red"),
         (
             "fitted to the recorded pixels",
@@ -54,7 +54,7 @@ for ax, dose in zip(axes, (3.0, 10.0, 30.0), strict=True):
             shown,
             ".",
             ms=2,
-            color=colour,
+            color=color,
             label=f"{name}: slope {slope:.2f}",
         )
     ax.plot([-2, 2], [-2, 2], color="k", lw=0.8)

@@ -185,7 +185,7 @@ print(pd.DataFrame(rows).T.round(3).to_string())
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained", sharey=True)
 bins = np.linspace(-5, 5, 31)
 for ax, (name, by_axis) in zip(axes, results.items(), strict=True):
-    for (axis, (error, stated)), colour in zip(
+    for (axis, (error, stated)), color in zip(
         by_axis.items(), ("tab:blue", "tab:orange"), strict=True
     ):
         ax.hist(
@@ -194,7 +194,7 @@ for ax, (name, by_axis) in zip(axes, results.items(), strict=True):
             density=True,
             histtype="step",
             linewidth=1.5,
-            color=colour,
+            color=color,
             label=f"along {axis}",
         )
     ax.plot(bins, norm.pdf(bins), "k--", linewidth=1, label="unit normal")

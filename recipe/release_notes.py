@@ -42,6 +42,7 @@ def notes(version: str, changelog: str) -> str:
 
 
 def main() -> int:
+    """Check the version and print the release notes."""
     if len(sys.argv) != 2:
         sys.exit(__doc__)
     if found := problems(sys.argv[1]):

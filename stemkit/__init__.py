@@ -1,7 +1,8 @@
 """stemkit: calibrate, synthesise, enhance and measure atomic-resolution STEM images.
 
 ``import stemkit`` loads xarray (and registers ``image.stem``) but neither torch nor scikit-learn: those come with
-the first estimator that is used.
+the first estimator that is used. It sets two environment variables by which the threads of these libraries sleep while
+they wait.
 """
 
 from __future__ import annotations

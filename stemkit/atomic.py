@@ -30,9 +30,11 @@ __all__ = [
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 #: NumPy's text for a file that takes only a part of an array, an error without a number.
 _PART_WRITTEN = re.compile(r"^\d+ requested and \d+ written$")
-#: Largest number of bytes of the stem and of the suffix in the name of a temporary file (chosen: the names of most
-#: file systems have up to 255 bytes, those of encrypted folders 143).
-_STEM_BYTES, _SUFFIX_BYTES = 60, 20
+#: Largest number of bytes of the stem in the name of a temporary file (chosen: the names of most file systems have up
+#: to 255 bytes, those of encrypted folders 143).
+_MAX_STEM_BYTES = 60
+#: Largest number of bytes of its suffix (chosen).
+_MAX_SUFFIX_BYTES = 20
 #: Length of a name that a file system allows unless it reports another limit, bytes.
 _NAME_BYTES = 255
 
@@ -186,8 +188,8 @@ def _check_name(path: Path) -> None:
 
 def _temporary_parts(path: Path) -> tuple[str, str]:
     """Beginning and end of the names of temporary files; the beginning has the computer and a hash of the name."""
-    stem = os.fsencode(path.stem)[:_STEM_BYTES].decode("utf-8", "ignore")
-    suffix = path.suffix if len(os.fsencode(path.suffix)) <= _SUFFIX_BYTES else ""
+    stem = os.fsencode(path.stem)[:_MAX_STEM_BYTES].decode("utf-8", "ignore")
+    suffix = path.suffix if len(os.fsencode(path.suffix)) <= _MAX_SUFFIX_BYTES else ""
     host = zlib.crc32(socket.gethostname().encode())
     return f".{stem}.{zlib.crc32(os.fsencode(path.name)):08x}-{host:08x}-", suffix
 

@@ -26,7 +26,7 @@ __all__ = ["cache_folder", "compiled"]
 #: Numba's settings; its types do not list them.
 NUMBA_CONFIG: Any = numba.config
 #: Number of former folders that are kept next to the package (chosen: those of other versions of Python and of Numba).
-KEPT_FOLDERS = 4
+N_KEPT_FOLDERS = 4
 
 
 def compiled(function: Callable) -> Any:
@@ -131,5 +131,5 @@ def _remove_oldest(base: Path, pattern: str) -> None:
     """Remove the folders of former sources except the last ones."""
     with contextlib.suppress(OSError):
         folders = sorted((f for f in base.glob(pattern) if f.is_dir()), key=lambda f: f.stat().st_mtime)
-        for folder in folders[: -KEPT_FOLDERS - 1]:
+        for folder in folders[: -N_KEPT_FOLDERS - 1]:
             shutil.rmtree(folder, ignore_errors=True)

@@ -20,6 +20,7 @@ __all__ = [
     "parallel_map",
     "resolve_device",
     "seed_from",
+    "seeded",
     "torch_generator",
     "workers",
 ]

@@ -1,4 +1,4 @@
-"""Base classes of the estimators: what scikit-learn is told about them, and the validation of images."""
+"""Base classes of the estimators: their tags for scikit-learn, and the validation of images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any, ClassVar, TypeVar, cast
 import xarray as xr
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from stemkit.images import Images, LazyResults, is_lazy, lazy_images, split, warn_if_small
+from stemkit.images.containers import Images, split, warn_if_small
+from stemkit.images.lazy import LazyResults, is_lazy, lazy_images
 from stemkit.parameters import MODES, check_option
 
 __all__ = ["ImageEstimator", "ImageTransformer", "image_by_image", "loaded"]

@@ -1,4 +1,4 @@
-"""Spacing and lattice vectors from the autocorrelation of an image, and calibration with a known spacing."""
+"""Spacing and lattice vectors from the autocorrelation of an image, and calibration with a known lattice repeat."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from scipy import fft, ndimage
 from scipy.stats import median_abs_deviation
 
 from stemkit.filters import wide_gaussian
-from stemkit.images import Images, join, split, with_pixel_sizes
+from stemkit.images.containers import Images, join, split
 from stemkit.images.intensities import NORMALIZATION_QUANTILES
+from stemkit.images.pixel_size import with_pixel_sizes
 from stemkit.parabola import parabola_vertex
 from stemkit.parameters import check_positive
 
@@ -42,7 +43,7 @@ class _Constants:
     smoothing: float = 0.7
     #: Shortest shift of a peak, px (chosen: at shorter shifts the probe hides neighbouring columns).
     min_peak_shift: float = 2.0
-    #: Least height of a peak, in units of the variance of the noise-free image (chosen).
+    #: Least height of a peak, in units of the variance of the true image (chosen).
     min_peak_height: float = 0.08
     #: Least height of a peak, standard deviations of the noise of the correlogram (chosen).
     height_over_noise: float = 0.5
@@ -77,7 +78,7 @@ class Periodicity:
     vectors : ndarray of shape (2, 2) or None
         The two shortest independent vectors of the lattice as rows ``(y, x)``, px.
     strength : float
-        Autocorrelation at the spacing, relative to that of the noise-free image at zero shift; 1 for a perfect
+        Autocorrelation at the spacing, relative to that of the true image at zero shift; 1 for a perfect
         crystal.
     """
 
@@ -129,7 +130,7 @@ def central_crop(values: NDArray, size: int) -> NDArray:
     return values[top : top + size, left : left + size]
 
 
-def calibrated(image: Images, *, pixel_size: float | None = None, spacing: float | None = None) -> Images:
+def calibrated(image: Images, *, pixel_size: float | None = None, lattice_repeat: float | None = None) -> Images:
     """Set the pixel size of an image.
 
     Parameters
@@ -138,11 +139,11 @@ def calibrated(image: Images, *, pixel_size: float | None = None, spacing: float
         An ndarray, which can't have a pixel size, is converted to a DataArray.
     pixel_size : float, optional
         Edge of the square pixels, nm.
-    spacing : float, optional
+    lattice_repeat : float, optional
         Known shortest distance of equivalent columns (the length of the shortest lattice vector), nm, such as the
         lattice parameter of a cubic crystal viewed along [001]. It is divided by the distance measured in px
-        (``find_periodicity(values).repeat``). It is not the spacing of nearest columns, which may not be equivalent and
-        which ``stemkit info --noise`` prints.
+        (``find_periodicity(values).repeat``). Nearest columns, whose spacing ``stemkit info --noise`` prints, may not
+        be equivalent.
 
     Returns
     -------
@@ -161,17 +162,18 @@ def calibrated(image: Images, *, pixel_size: float | None = None, spacing: float
     >>> image.stem.pixel_size
     0.01
     """
-    if (pixel_size is None) == (spacing is None):
+    if (pixel_size is None) == (lattice_repeat is None):
         raise ValueError(
-            f"give exactly one of pixel_size and spacing, in nm, but they are {pixel_size!r} and {spacing!r}"
+            "give exactly one of pixel_size and lattice_repeat, in nm, but they are "
+            f"{pixel_size!r} and {lattice_repeat!r}"
         )
     check_positive("pixel_size", pixel_size, optional=True, unit="nm")
-    check_positive("spacing", spacing, optional=True, unit="nm")
+    check_positive("lattice_repeat", lattice_repeat, optional=True, unit="nm")
     uncalibrated = _without_coordinates(image)
     images = split(uncalibrated, name="image")
     if pixel_size is None:
-        assert spacing is not None
-        pixel_size = _pixel_size_from(spacing, images)
+        assert lattice_repeat is not None
+        pixel_size = _pixel_size_from(lattice_repeat, images)
     results = [with_pixel_sizes(one, pixel_size, pixel_size) for one in images]
     if isinstance(uncalibrated, list | tuple):
         return results
@@ -192,13 +194,12 @@ def _without_coordinates(image: Images) -> Images:
     return image
 
 
-def _pixel_size_from(spacing: float, images: list[xr.DataArray]) -> float:
-    """Pixel size (nm) at which the median of the distances of equivalent columns is ``spacing`` (nm)."""
-    check_positive("spacing", spacing, unit="nm")
+def _pixel_size_from(lattice_repeat: float, images: list[xr.DataArray]) -> float:
+    """Pixel size (nm) at which the median of the distances of equivalent columns is ``lattice_repeat`` (nm)."""
     measured = [repeat for one in images if (repeat := find_periodicity(one.values).repeat) is not None]
     if not measured:
-        raise ValueError("spacing requires a periodic image, but no period was found: give pixel_size instead")
-    return spacing / float(np.median(measured))
+        raise ValueError("lattice_repeat requires a periodic image, but no period was found: give pixel_size instead")
+    return lattice_repeat / float(np.median(measured))
 
 
 # --- steps -------------------------------------------------------------------------------------------------------
@@ -218,7 +219,7 @@ def _flattened(values: NDArray) -> NDArray:
 def _autocorrelation(flat: NDArray) -> NDArray | None:
     """Unbiased autocorrelation up to a third of the image, zero shift at the centre, without the peak of the noise.
 
-    It is divided by the variance of the noise-free image; None if neighbouring rows are not correlated.
+    It is divided by the variance of the true image; None if neighbouring rows are not correlated.
     """
     n_y, n_x = flat.shape
     largest_y, largest_x = (max(CONSTANTS.smallest_shift, n // CONSTANTS.sides_per_shift) for n in (n_y, n_x))
@@ -243,11 +244,11 @@ def _autocorrelation(flat: NDArray) -> NDArray | None:
 def _peaks(correlogram: NDArray) -> tuple[NDArray, NDArray]:
     """Positions (y, x) of the peaks relative to zero shift, in one half plane, and their heights."""
     smooth = ndimage.gaussian_filter(correlogram, CONSTANTS.smoothing)
-    centre = np.array(correlogram.shape) // 2
+    center = np.array(correlogram.shape) // 2
     is_peak = smooth == ndimage.maximum_filter(smooth, size=3)
     is_peak[[0, -1], :] = is_peak[:, [0, -1]] = False
     candidates = np.argwhere(is_peak)
-    offset = candidates - centre
+    offset = candidates - center
     half_plane = (offset[:, 0] > 0) | ((offset[:, 0] == 0) & (offset[:, 1] > 0))
     distance = np.hypot(*offset.T)
     candidates = candidates[half_plane & (distance >= CONSTANTS.min_peak_shift)]
@@ -261,7 +262,7 @@ def _peaks(correlogram: NDArray) -> tuple[NDArray, NDArray]:
     ):
         return np.empty((0, 2)), np.empty(0)
     vertices = np.array([_subpixel(smooth, y, x) for y, x in candidates[keep]])
-    return vertices[:, :2] - centre, vertices[:, 2]
+    return vertices[:, :2] - center, vertices[:, 2]
 
 
 def _subpixel(values: NDArray, y: int, x: int) -> tuple[float, float, float]:

@@ -123,8 +123,8 @@ def crystal(
 ) -> NDArray[np.float64]:
     """A square lattice of columns of height 1 on 0, with columns of another height in the middle of its cells."""
     image = gaussians(shape, lattice_positions(shape, spacing, angle, margin=4 * sigma), sigma)
-    centres = lattice_positions(shape, spacing, angle, (0.5, 0.5), margin=4 * sigma)
-    return image + gaussians(shape, centres, sigma, second)
+    centers = lattice_positions(shape, spacing, angle, (0.5, 0.5), margin=4 * sigma)
+    return image + gaussians(shape, centers, sigma, second)
 
 
 def displacements(model: NoiseModel, shape: tuple[int, int], seed: int, axis: int = 1) -> NDArray[np.float64]:
@@ -148,7 +148,7 @@ def columns_of(shape: tuple[int, int], spacing: float = 18.0, sigma: float = 3.0
     return clean, fit_columns(clean, positions, sigma)
 
 
-def labelled(values: NDArray, noise: NoiseModel) -> xr.DataArray:
+def labeled(values: NDArray, noise: NoiseModel) -> xr.DataArray:
     """An image that carries its noise model and mode, as after calibration."""
     attrs = {"mode": noise.mode, "noise": json.dumps({"pixel_size": None, **noise.to_dict()})}
     return xr.DataArray(values, dims=("y", "x"), attrs=attrs)

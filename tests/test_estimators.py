@@ -29,7 +29,7 @@ from stemkit import (
     STEMSynthesizer,
     WienerDenoiser,
 )
-from stemkit.images import check_noise_attr
+from stemkit.images.provenance import check_noise_attr
 from stemkit.metrics import psnr
 from stemkit.synthesis import lattice, planar_cell
 
@@ -70,7 +70,6 @@ def expected_failures(estimator):
 @pytest.mark.filterwarnings("ignore:the image is .* px:UserWarning")
 @pytest.mark.filterwarnings("ignore:the image has no mode:UserWarning")
 @pytest.mark.filterwarnings("ignore:no lattice of columns was found:UserWarning")
-@pytest.mark.filterwarnings("ignore:y .*there is no truth to score against:UserWarning")
 @parametrize_with_checks(ESTIMATORS, expected_failed_checks=expected_failures)
 def test_scikit_learn_s_checks(estimator, check):
     check(estimator)
@@ -200,12 +199,12 @@ class TestPipeline:
         pd.testing.assert_frame_equal(steps[-1].fit_transform(enhanced), columns)
 
     def test_another_pixel_size_is_refused(self, noisy):
-        labelled = NoiseCalibrator().fit_transform(noisy[0])
+        labeled = NoiseCalibrator().fit_transform(noisy[0])
         with pytest.raises(ValueError, match="run NoiseCalibrator again"):
-            AtomDetector().fit(labelled[::2, ::2])
+            AtomDetector().fit(labeled[::2, ::2])
         # the lengths of the noise are along the rows
         with pytest.raises(ValueError, match="run NoiseCalibrator again"):
-            check_noise_attr(labelled[:, ::2])
+            check_noise_attr(labeled[:, ::2])
 
     def test_output_in_pandas_is_not_applied_to_images(self, noisy, columns):
         with sklearn.config_context(transform_output="pandas"):

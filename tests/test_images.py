@@ -7,17 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import stemkit
-from stemkit.images import (
-    check_noise_attr,
-    intensity_scale,
-    join,
-    pixel_sizes,
-    recorded_image,
-    resolve_mode,
-    split,
-    was_enhanced,
-    with_pixel_sizes,
-)
+from stemkit.images import intensity_scale, join, recorded_image, split
+from stemkit.images.mode import resolve_mode
+from stemkit.images.pixel_size import pixel_sizes, with_pixel_sizes
+from stemkit.images.provenance import check_noise_attr, was_enhanced
 
 
 def image(n_y=8, n_x=10, dtype=np.float64, **attrs):

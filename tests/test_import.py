@@ -1,7 +1,10 @@
 """What importing costs, and that subpackages and modules import only from lower layers."""
 
 import ast
+import importlib
 import os
+import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +93,20 @@ def test_the_command_s_help_loads_nothing_heavy():
 @pytest.mark.parametrize("name", [n for n in stemkit.__all__ if n != "__version__"])
 def test_public_names_are_there_and_documented(name):
     assert getattr(stemkit, name).__doc__
+
+
+PACKAGES = [module.name for module in pkgutil.iter_modules(stemkit.__path__) if module.ispkg]
+
+
+@pytest.mark.parametrize("package", [name for name in PACKAGES if name not in ("cli", "napari")])
+def test_public_names_are_those_of_the_api_page(package):
+    page = (PACKAGE.parent / "docs" / "api" / "index.rst").read_text()
+    listed = re.findall(r"^   stemkit\.(\w+(?:\.\w+)?)$", page, re.MULTILINE)
+    public = set(importlib.import_module(f"stemkit.{package}").__all__)
+    assert {name for name in listed if name.startswith(f"{package}.")} == {
+        f"{package}.{name}" for name in public - set(stemkit.__all__)
+    }
+    assert public & set(stemkit.__all__) <= set(listed)
 
 
 def test_unknown_names_are_attribute_errors():

@@ -75,9 +75,13 @@ def test_a_constant_image_does_not_repeat(shape, value):
 
 @settings(max_examples=25)
 @given(shapes(1, 40), seeds)
-def test_any_size_has_an_answer(shape, seed):
+def test_the_lengths_of_noise_of_any_size_are_possible(shape, seed):
     found = find_periodicity(np.random.default_rng(seed).normal(size=shape))
-    assert found.spacing is None or found.spacing > 0
+    if found.spacing is None:
+        assert (found.repeat, found.vectors, found.strength) == (None, None, 0.0)
+    else:
+        # a peak is at least 2 px away, up to the vertex of its parabola, and at most a third of the image
+        assert 1.0 < found.spacing <= found.repeat <= math.hypot(*(max(3, n // 3) for n in shape))
 
 
 def test_integers_are_images():
@@ -105,8 +109,8 @@ def test_calibrated_by_pixel_size(shape, pixel_size):
 
 @settings(max_examples=8)
 @given(st.floats(8.0, 20.0), st.floats(0.1, 0.6))
-def test_calibrated_by_spacing(spacing, known):
-    image = stemkit.calibrated(crystal((128, 128), spacing, 0.2 * spacing), spacing=known)
+def test_calibrated_by_lattice_repeat(spacing, known):
+    image = stemkit.calibrated(crystal((128, 128), spacing, 0.2 * spacing), lattice_repeat=known)
     assert image.stem.pixel_size == pytest.approx(known / spacing, rel=0.02)
 
 
@@ -127,7 +131,7 @@ def test_few_electrons_do_not_repeat(electrons):
         assert find_periodicity(rng.poisson(electrons, (256, 256))).spacing is None
 
 
-@pytest.mark.parametrize("how", [{"pixel_size": 0.01}, {"spacing": 0.12}])
+@pytest.mark.parametrize("how", [{"pixel_size": 0.01}, {"lattice_repeat": 0.12}])
 def test_calibrated_containers(how):
     values = np.stack([crystal((64, 64), 12.0, 2.5)] * 2)
     for stack in (values, xr.DataArray(values, dims=("image", "y", "x"), coords={"image": [7, 8]})):
@@ -144,15 +148,15 @@ def test_calibrated_containers(how):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({}, "give exactly one of pixel_size and spacing"),
-        ({"pixel_size": 0.01, "spacing": 0.3}, "give exactly one of pixel_size and spacing"),
+        ({}, "give exactly one of pixel_size and lattice_repeat"),
+        ({"pixel_size": 0.01, "lattice_repeat": 0.3}, "give exactly one of pixel_size and lattice_repeat"),
         ({"pixel_size": 0.0}, "pixel_size must be a positive number of nm"),
         ({"pixel_size": -1.0}, "pixel_size must be a positive number of nm"),
         ({"pixel_size": math.nan}, "pixel_size must be a positive number of nm"),
         ({"pixel_size": math.inf}, "pixel_size must be a positive number of nm"),
-        ({"spacing": 0.0}, "spacing must be a positive number of nm"),
-        ({"spacing": math.nan}, "spacing must be a positive number of nm"),
-        ({"spacing": math.inf}, "must be a positive number of nm"),
+        ({"lattice_repeat": 0.0}, "lattice_repeat must be a positive number of nm"),
+        ({"lattice_repeat": math.nan}, "lattice_repeat must be a positive number of nm"),
+        ({"lattice_repeat": math.inf}, "lattice_repeat must be a positive number of nm"),
     ],
 )
 def test_impossible_calibrations_are_refused(how, message):
@@ -160,9 +164,9 @@ def test_impossible_calibrations_are_refused(how, message):
         stemkit.calibrated(crystal((64, 64), 12.0, 2.5), **how)
 
 
-def test_an_image_without_lattice_has_no_spacing_to_calibrate_by():
+def test_an_image_without_lattice_has_no_repeat_to_calibrate_by():
     with pytest.raises(ValueError, match="no period was found: give pixel_size instead"):
-        stemkit.calibrated(np.random.default_rng(0).normal(size=(64, 64)), spacing=0.3)
+        stemkit.calibrated(np.random.default_rng(0).normal(size=(64, 64)), lattice_repeat=0.3)
 
 
 @pytest.mark.parametrize("second", [0.15, 0.3, 0.6])
@@ -175,4 +179,4 @@ def test_calibrated_by_the_lattice_s_repeat_and_not_by_an_unlike_neighbour(secon
             image += np.exp(-((y - row) ** 2 + (x - col) ** 2) / (2 * sigma**2))
             image += second * np.exp(-((y - row - a / 2) ** 2 + (x - col - a / 2) ** 2) / (2 * sigma**2))
     noisy = image + np.random.default_rng(0).normal(0, 0.1, image.shape)
-    assert stemkit.calibrated(noisy, spacing=0.4).stem.pixel_size == pytest.approx(0.4 / a, rel=0.01)
+    assert stemkit.calibrated(noisy, lattice_repeat=0.4).stem.pixel_size == pytest.approx(0.4 / a, rel=0.01)

@@ -201,7 +201,7 @@ def test_a_large_image_is_searched_in_bands_with_the_same_result(monkeypatch):
     image[340:400, 40:120] = 20.0
     whole = find_pixel_faults(image)
     assert whole.mask.sum() > 5000
-    small = dataclasses.replace(fault_search.CONSTANTS, largest_search=1000, least_band=300)
+    small = dataclasses.replace(fault_search.CONSTANTS, max_searched_pixels=1000, min_band=300)
     monkeypatch.setattr(fault_search, "CONSTANTS", small)
     banded = find_pixel_faults(image)
     for kind in ("hot", "dead", "rows", "constant"):

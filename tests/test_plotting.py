@@ -7,6 +7,8 @@ import pytest
 
 import stemkit
 from stemkit import AtomDetector, plotting
+from stemkit.plotting.columns import LABEL_COLORS
+from stemkit.plotting.drawing import scale_bar_length
 from stemkit.structure import find_grains, fit_lattices, rings
 
 mpl.use("agg")
@@ -39,7 +41,7 @@ def test_scale_bar_only_where_there_is_a_scale(axes, image):
 
 @pytest.mark.parametrize(("width", "length"), [(10.0, 2.0), (2.56, 0.5), (100.0, 20.0), (0.9, 0.2), (47.0, 10.0)])
 def test_scale_bar_is_round_and_about_a_fifth(width, length):
-    assert plotting.scale_bar_length(width) == pytest.approx(length)
+    assert scale_bar_length(width) == pytest.approx(length)
 
 
 def test_the_bar_is_as_long_as_it_says(axes, image):
@@ -338,7 +340,7 @@ def test_grains_are_filled_and_boundaries_have_their_misorientation(axes, image)
     assert len(grains.boundaries) == 1
     overlay = axes.images[1].get_array()
     left, right = overlay[:, :30, :3], overlay[:, -30:, :3]
-    colors = [np.array(mpl.colors.to_rgb(plotting.LABEL_COLORS[k])) for k in range(2)]
+    colors = [np.array(mpl.colors.to_rgb(LABEL_COLORS[k])) for k in range(2)]
     first = int(grains.grains["x"].argmin())
     for side, color in ((left, colors[first]), (right, colors[1 - first])):
         assert (np.abs(side - color).max(axis=-1) < 1e-6).mean() > 0.9

@@ -42,8 +42,8 @@ def main() -> None:
         enhanced = denoiser.fit_transform(recorded)
         sys.stdout.write(f"{crystal} {mode} {dose:g}: {psnr(recorded, clean):.1f}, {psnr(enhanced, clean):.1f} dB\n")
         heavy = truth.loc[truth["weight"] > 0.9 * truth["weight"].max(), ["y_px", "x_px"]].to_numpy()
-        centre = heavy[np.argmin(np.hypot(*(heavy - SIZE / 2).T))].round().astype(int)
-        part = {d: slice(max(0, c - SHOWN // 2), c + SHOWN // 2) for d, c in zip(("y", "x"), centre, strict=True)}
+        center = heavy[np.argmin(np.hypot(*(heavy - SIZE / 2).T))].round().astype(int)
+        part = {d: slice(max(0, c - SHOWN // 2), c + SHOWN // 2) for d, c in zip(("y", "x"), center, strict=True)}
         show_image(recorded.isel(part), row[0], f"{mode.upper()}, {dose:g} electrons per pixel")
         show_image(enhanced.isel(part), row[1], f"enhanced: {psnr(enhanced, clean):.1f} dB")
         show_image(clean.isel(part), row[2], "without noise")

@@ -50,8 +50,8 @@ def main(crystal: str = CRYSTAL, dose: float = DOSE, shown: int = SHOWN) -> None
     )
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.45), layout="constrained")
     heavy = truth.loc[truth["weight"] > 0.9 * truth["weight"].max(), ["y_px", "x_px"]].to_numpy()
-    centre = heavy[np.argmin(np.hypot(*(heavy - SIZE / 2).T))].round().astype(int)
-    part = {d: slice(max(0, c - shown // 2), c + shown // 2) for d, c in zip(("y", "x"), centre, strict=True)}
+    center = heavy[np.argmin(np.hypot(*(heavy - SIZE / 2).T))].round().astype(int)
+    part = {d: slice(max(0, c - shown // 2), c + shown // 2) for d, c in zip(("y", "x"), center, strict=True)}
     show_image(recorded.isel(part), axes[0], f"recorded, {dose:g} electrons per pixel on silicon")
     show_image(enhanced.isel(part), axes[1], "enhanced")
     show_columns(recorded.isel(part), columns, axes[2], "measured in the recorded pixels", error_scale=5.0)

@@ -86,8 +86,8 @@ def columns_picture(frames: xr.DataArray, average: xr.DataArray) -> plt.Figure:
         (axes[1], average, f"average of {N_FRAMES} frames"),
     ):
         columns = pipeline.fit_transform(image)
-        centre = [round(length / 2) for length in image.shape]
-        part = {d: slice(c - SHOWN // 2, c + SHOWN // 2) for d, c in zip(("y", "x"), centre, strict=True)}
+        center = [round(length / 2) for length in image.shape]
+        part = {d: slice(c - SHOWN // 2, c + SHOWN // 2) for d, c in zip(("y", "x"), center, strict=True)}
         crop = image.isel(part)
         inside = columns[columns["y"].between(*edges(crop["y"])) & columns["x"].between(*edges(crop["x"]))]
         error = inside["x_err"].median() / float(image["x"][1] - image["x"][0])

@@ -22,29 +22,29 @@ __all__ = ["Alignment", "align_frames"]
 #: Standard deviations (px) of the Gaussian filters that are tried before frames are correlated (chosen).
 SMOOTHINGS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 #: Structure wider than this fraction of the shorter side is removed before frames are correlated (chosen).
-WIDEST = 0.125
+MAX_STRUCTURE_WIDTH = 0.125
 #: Largest shift between two frames by default, as a fraction of the shorter side (chosen).
 MAX_SHIFT = 0.25
 #: Standard deviations by which correlations must differ for the larger shift to be preferred (chosen).
-DISTINCT = 4.0
+MIN_DISTINCTION = 4.0
 #: Standard deviations above which the correlation of two frames shows common structure (chosen).
-SIGNIFICANT = 6.0
+MIN_CORRELATION_SNR = 6.0
 #: Fraction of the power of a frame that is taken as noise at least (chosen): frames without noise can be aligned.
-LEAST_NOISE = 1e-6
+MIN_NOISE_FRACTION = 1e-6
 #: Rounds in which each frame's shift is searched again against the mean of the others (chosen).
 SEARCH_ROUNDS = 3
 #: Refinement ends where no shift changes by more than this, px (chosen).
-CONVERGED = 0.003
+SHIFT_TOLERANCE = 0.003
 #: Maximum number of rounds of the refinement (chosen).
-MOST_ROUNDS = 20
+MAX_ROUNDS = 20
 #: Refinement changes a shift by less than this, px: it does not leave the maximum that was chosen (chosen).
 MAX_REFINEMENT = 1.5
 #: Pixels next to a border that are not compared: a shift by a fraction of a pixel is inaccurate there (chosen).
-MARGIN = 4
+BORDER_MARGIN = 4
 #: Smallest common area along each axis, px (chosen): below it, correlations and rings have too few pixels.
-SMALLEST_AREA = 32
+MIN_COMMON_SIZE = 32
 #: A frame whose correlation with the others is below this fraction of the median is reported (chosen).
-OUTLYING = 0.7
+MIN_RELATIVE_CORRELATION = 0.7
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ class Alignment:
     def area(self) -> tuple[int, int]:
         """Height and width (px) of the area that all frames show; negative where they do not overlap."""
         extent = np.ptp(self.shifts, axis=0)
-        height, width = (int(np.floor(n - 1 - e)) - 2 * MARGIN for n, e in zip(self.shape, extent, strict=True))
+        height, width = (int(np.floor(n - 1 - e)) - 2 * BORDER_MARGIN for n, e in zip(self.shape, extent, strict=True))
         return height, width
 
     def crop(self, frame: int) -> tuple[slice, slice]:
         """The common area in the pixels of one frame."""
-        start = np.ceil(self.shifts[frame] - self.shifts.min(axis=0)).astype(int) + MARGIN
+        start = np.ceil(self.shifts[frame] - self.shifts.min(axis=0)).astype(int) + BORDER_MARGIN
         height, width = self.area
         return slice(start[0], start[0] + height), slice(start[1], start[1] + width)
 
@@ -113,7 +113,7 @@ def align_frames(frames: NDArray, *, max_shift: float | None = None, verbose: bo
     frames : ndarray of shape (n_frames, n_y, n_x)
     max_shift : float, optional
         Largest shift between two frames along each axis, px. Default: a quarter of the shorter side. It is reduced to
-        the shorter side minus 32 px (``SMALLEST_AREA``), so that the frames overlap.
+        the shorter side minus 32 px (``MIN_COMMON_SIZE``), so that the frames overlap.
     verbose : bool
         Show progress.
 
@@ -150,7 +150,7 @@ def align_frames(frames: NDArray, *, max_shift: float | None = None, verbose: bo
     shape = frames.shape[1:]
     check_positive("max_shift", max_shift, optional=True, unit="px")
     limit = MAX_SHIFT * min(shape) if max_shift is None else max_shift
-    max_shift_px = max(1, int(min(limit, min(shape) - SMALLEST_AREA)))
+    max_shift_px = max(1, int(min(limit, min(shape) - MIN_COMMON_SIZE)))
     high_pass = np.stack([_high_pass(frame) for frame in frames])
     smoothing = _most_significant_smoothing(high_pass, max_shift_px)
     filtered = _smoothed(high_pass, smoothing)
@@ -172,7 +172,7 @@ def align_frames(frames: NDArray, *, max_shift: float | None = None, verbose: bo
 
 
 def _high_pass(image: NDArray) -> NDArray[np.float64]:
-    return image - wide_gaussian(image, WIDEST * min(image.shape))
+    return image - wide_gaussian(image, MAX_STRUCTURE_WIDTH * min(image.shape))
 
 
 def _smoothed(images: NDArray, smoothing: float) -> NDArray[np.float64]:
@@ -193,7 +193,7 @@ def _most_significant_smoothing(frames: NDArray, max_shift_px: int) -> float:
     def significance(smoothing: float) -> float:
         filtered = [Spectra(frame, reach) for frame in _smoothed(frames, smoothing)]
         highest = np.median([a.with_(b).max() for a, b in itertools.pairwise(filtered)])
-        noise = max(1 - float(highest), LEAST_NOISE) * _noise_std(frames.shape[1:], smoothing)
+        noise = max(1 - float(highest), MIN_NOISE_FRACTION) * _noise_std(frames.shape[1:], smoothing)
         return float(highest) / noise
 
     return max(SMOOTHINGS, key=significance)
@@ -202,7 +202,7 @@ def _most_significant_smoothing(frames: NDArray, max_shift_px: int) -> float:
 def _transfer(shape: tuple[int, int], smoothing: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Squared frequency and transfer function of the filter, on the half plane of a real Fourier transform."""
     square = (2 * np.pi) ** 2 * (fft.fftfreq(shape[0])[:, None] ** 2 + fft.rfftfreq(shape[1]) ** 2)
-    wide = WIDEST * min(shape)
+    wide = MAX_STRUCTURE_WIDTH * min(shape)
     return square, np.exp(-square * smoothing**2 / 2) * (1 - np.exp(-square * wide**2 / 2))
 
 
@@ -271,7 +271,7 @@ def _searched_again(
 def _smallest_shift(correlation: NDArray, noise_std: float) -> tuple[int, int]:
     """The maximum nearest to the centre, among those that do not differ significantly from the highest one."""
     highest = float(correlation.max())
-    doubt = DISTINCT * np.sqrt(2 * max(0.0, 1 - highest**2)) * noise_std
+    doubt = MIN_DISTINCTION * np.sqrt(2 * max(0.0, 1 - highest**2)) * noise_std
     is_peak = ndimage.maximum_filter(correlation, 3) == correlation
     candidates = np.argwhere(is_peak & (correlation >= highest - doubt))
     distance = np.hypot(*(candidates - (np.array(correlation.shape) - 1) / 2).T)
@@ -284,15 +284,15 @@ def _smallest_shift(correlation: NDArray, noise_std: float) -> tuple[int, int]:
 
 def _refined(filtered: NDArray, shifts: NDArray) -> NDArray[np.float64]:
     first, shifts = shifts, shifts.copy()
-    for _ in range(MOST_ROUNDS):
+    for _ in range(MAX_ROUNDS):
         found = Alignment(shifts, np.empty(0), 0.0, filtered.shape[1:])
-        if min(found.area) < SMALLEST_AREA:
+        if min(found.area) < MIN_COMMON_SIZE:
             break
         steps = np.stack([_step(filtered, found, i) for i in range(len(filtered))])
         new = np.clip(shifts + steps, first - MAX_REFINEMENT, first + MAX_REFINEMENT)
         new -= new.mean(axis=0)
         change, shifts = float(np.abs(new - shifts).max()), new
-        if change < CONVERGED:
+        if change < SHIFT_TOLERANCE:
             break
     return shifts
 
@@ -337,20 +337,20 @@ def _correlations_with_others(filtered: NDArray, found: Alignment) -> NDArray[np
 
 def _check_common_structure(correlations: NDArray, noise_std: float, max_shift_px: int) -> None:
     highest = float(correlations.max())
-    if highest < SIGNIFICANT * noise_std:
+    if highest < MIN_CORRELATION_SNR * noise_std:
         raise ValueError(
             f"frames must show the same area, but no two of them correlate at shifts up to {max_shift_px} px: the "
-            f"highest correlation is {highest:.3f}, and noise alone gives up to {SIGNIFICANT * noise_std:.3f}. Give "
-            "repeat frames of one area, or raise max_shift (--max-shift) where they are displaced further"
+            f"highest correlation is {highest:.3f}, and noise alone gives up to {MIN_CORRELATION_SNR * noise_std:.3f}. "
+            "Give repeat frames of one area, or raise max_shift (--max-shift) where they are displaced further"
         )
 
 
 def _check_overlap(found: Alignment) -> None:
-    if min(found.area) < SMALLEST_AREA:
+    if min(found.area) < MIN_COMMON_SIZE:
         shifts = ", ".join(f"({y:.1f}, {x:.1f})" for y, x in found.shifts)
         height, width = (max(0, n) for n in found.area)
         raise ValueError(
-            f"frames must overlap by at least {SMALLEST_AREA} px along y and x, but of {found.shape[0]} by "
+            f"frames must overlap by at least {MIN_COMMON_SIZE} px along y and x, but of {found.shape[0]} by "
             f"{found.shape[1]} px all of them show {height} by {width} px only; their shifts (y, x) are {shifts} px. "
             "Leave out the frames that are displaced furthest"
         )
@@ -358,7 +358,7 @@ def _check_overlap(found: Alignment) -> None:
 
 def _warn_of_outliers(found: Alignment) -> None:
     usual = float(np.median(found.correlations))
-    for i in np.flatnonzero(found.correlations < OUTLYING * usual):
+    for i in np.flatnonzero(found.correlations < MIN_RELATIVE_CORRELATION * usual):
         warnings.warn(
             f"frames[{i}] does not match the others: its correlation with their mean is {found.correlations[i]:.3f}, "
             f"while the median is {usual:.3f}; it affects all scores, leave it out",

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from stemkit import NoiseCalibrator, NoiseModel, PointwiseNoise, STEMSynthesizer
 from stemkit.benchmark.methods import MethodSpec
+from stemkit.images.provenance import noise_attr
 from stemkit.synthesis import lattice, planar_cell
 
 __all__ = ["SIZES", "Cost", "cost_table"]
@@ -26,17 +27,17 @@ SIZES = (512, 1024)
 #: Row of the noise calibration, which denoisers that need the noise run once per image.
 CALIBRATION = "noise calibration"
 #: Edge of the part on which a method runs once before it is measured, px (chosen): libraries are loaded then.
-WARM_UP = 64
+WARM_UP_EDGE = 64
 #: Number of runs, of which the fastest counts (chosen).
-RUNS = 2
+N_RUNS = 2
 #: Spacing of the crystal's columns, px (chosen).
 SPACING = 14.0
 #: Electrons per pixel at the brightest columns, above the background (chosen).
 DOSE = 10.0
 #: Electrons per pixel between the columns (chosen).
-BACKGROUND = 2.0
+BACKGROUND_DOSE = 2.0
 #: Number of characters at the end of a failed process's error output that are quoted (chosen).
-QUOTED = 500
+N_QUOTED = 500
 
 
 @dataclass(frozen=True)
@@ -93,17 +94,17 @@ def _in_own_process(row: MethodSpec, size: int) -> Cost:
     call = [sys.executable, "-m", "stemkit.benchmark.cost", argument]
     done = subprocess.run(call, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise OSError(f"{row.name} failed on {size} px: {done.stderr.strip()[-QUOTED:]}")
+        raise OSError(f"{row.name} failed on {size} px: {done.stderr.strip()[-N_QUOTED:]}")
     return Cost(*json.loads(done.stdout.splitlines()[-1]))
 
 
 def _measured(import_path: str, parameters: dict[str, Any], size: int) -> Cost:
     method = MethodSpec("", import_path, parameters).create()
     image = _image(size, with_noise=not isinstance(method, NoiseCalibrator))
-    part = image[:WARM_UP, :WARM_UP]
+    part = image[:WARM_UP_EDGE, :WARM_UP_EDGE]
     method.fit(part).transform(part)
     before, peaks, seconds = _peak_memory(), [], []
-    for _ in range(RUNS):
+    for _ in range(N_RUNS):
         start = time.perf_counter()
         method.fit(image).transform(image)
         seconds.append(time.perf_counter() - start)
@@ -115,11 +116,11 @@ def _image(size: int, with_noise: bool) -> xr.DataArray:
     """A recorded crystal, with the noise model in its attributes if requested."""
     cell = planar_cell("square", basis=[(0, 0), (0.5, 0.5)], amplitude=[1.0, 0.6])
     crystal = lattice(cell, (size, size), spacing=SPACING)
-    noise = NoiseModel(pointwise=PointwiseNoise.counted(DOSE, background=BACKGROUND))
+    noise = NoiseModel(pointwise=PointwiseNoise.counted(DOSE, background=BACKGROUND_DOSE))
     synthesizer = STEMSynthesizer(shape=(size, size), noise=noise, random_state=0)
     image = synthesizer.record(crystal).isel(image=0)["noisy"]
     if with_noise:
-        image.attrs["noise"] = json.dumps({"pixel_size": image.stem.pixel_size, **noise.to_dict()})
+        image.attrs["noise"] = noise_attr(image, noise.to_dict())
     return image
 
 

@@ -19,12 +19,13 @@ from stemkit._version import __version__
 from stemkit.benchmark import scores
 from stemkit.benchmark.scenes import SETS, scenes
 from stemkit.benchmark.truths import HOSTS, TRUTHS
-from stemkit.columns import nearest_distances
+from stemkit.columns.peaks import nearest_distances
 from stemkit.compute import describe_device, resolve_device
-from stemkit.images import MODES, mode_sign
+from stemkit.images.mode import mode_sign
 from stemkit.metrics import psnr, psnr_8bit, ssim
+from stemkit.parameters import MODES
 
-__all__ = ["Detector", "Method", "evaluate", "summary"]
+__all__ = ["ColumnFinder", "Method", "evaluate", "summary"]
 
 #: Doses of the planted structures, electrons per pixel at the brightest column (chosen).
 DOSES = (3.0, 10.0, 30.0)
@@ -39,17 +40,23 @@ COLUMNS = ["method", "set", "image", "shows", "crystal", "mode", "dose", "held_b
 class Method(Protocol):
     """A denoiser: an estimator with scikit-learn's ``fit`` and ``transform`` for an image."""
 
-    def fit(self, X: xr.DataArray, y: object = None) -> Any: ...
+    def fit(self, X: xr.DataArray, y: object = None) -> Any:
+        """Learn from an image."""
 
-    def transform(self, X: xr.DataArray) -> xr.DataArray: ...
+    def transform(self, X: xr.DataArray) -> xr.DataArray:
+        """The enhanced image."""
+        ...
 
 
-class Detector(Protocol):
+class ColumnFinder(Protocol):
     """An estimator whose ``transform`` finds columns and returns a table with ``y_px`` and ``x_px``."""
 
-    def fit(self, X: xr.DataArray, y: object = None) -> Any: ...
+    def fit(self, X: xr.DataArray, y: object = None) -> Any:
+        """Learn from an image."""
 
-    def transform(self, X: xr.DataArray) -> pd.DataFrame: ...
+    def transform(self, X: xr.DataArray) -> pd.DataFrame:
+        """The table of columns."""
+        ...
 
 
 def evaluate(
@@ -59,7 +66,7 @@ def evaluate(
     n: int | None = None,
     doses: Sequence[float] = DOSES,
     calibrate: bool = False,
-    detector: Detector | None = None,
+    detector: ColumnFinder | None = None,
     verbose: bool = True,
 ) -> pd.DataFrame:
     """Score methods on the fixed sets and on planted structures.
@@ -157,7 +164,7 @@ def summary(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 @dataclass(frozen=True)
 class _Options:
     calibrate: bool
-    detector: Detector | None
+    detector: ColumnFinder | None
     verbose: bool
 
 
@@ -208,7 +215,7 @@ def _truth_rows(
 
 
 def _detection_scores(
-    enhanced: xr.DataArray, clean: xr.DataArray, true: pd.DataFrame, detector: Detector | None
+    enhanced: xr.DataArray, clean: xr.DataArray, true: pd.DataFrame, detector: ColumnFinder | None
 ) -> dict[str, float]:
     spacing = float(np.median(nearest_distances(true[["y_px", "x_px"]].to_numpy())))
     clean_maxima = scores.image_maxima(clean, spacing, sign=mode_sign(enhanced.attrs["mode"]))
@@ -236,7 +243,7 @@ def _enhanced(method: Method | None, noisy: xr.DataArray) -> tuple[xr.DataArray,
 
 
 def _columns(
-    image: xr.DataArray, spacing: float, detector: Detector | None, contrast: float | None = None
+    image: xr.DataArray, spacing: float, detector: ColumnFinder | None, contrast: float | None = None
 ) -> pd.DataFrame:
     if detector is None:
         return scores.image_maxima(image, spacing, contrast=contrast, sign=mode_sign(image.attrs["mode"]))

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.denoising.anscombe import Stabilised, image_of, signal_of
+from stemkit.denoising.anscombe import Stabilized, image_of, signal_of
 from stemkit.denoising.base import StatelessDenoiser
 from stemkit.noise.model import NoiseModel
 from stemkit.noise.resolve import resolve_noise
@@ -18,12 +18,12 @@ from stemkit.noise.resolve import resolve_noise
 __all__ = ["BM3DDenoiser", "atomap_positions"]
 
 #: A residual is clipped to this many standard deviations of the noise before the mean of its row is taken (chosen).
-CLIPPED = 3.0
+MAX_RESIDUAL = 3.0
 #: Standard deviation of the noise, as a fraction of the contrast, above which the authors of BM3D recommend the profile
 #: for strong noise: 40 of 255 grey values.
-STRONG_NOISE = 40 / 255
+STRONG_NOISE_STD = 40 / 255
 #: Largest correlation of neighbouring pixels that is passed on (chosen): the spectrum diverges at 1.
-HIGHEST_CORRELATION = 0.9
+MAX_CORRELATION = 0.9
 
 
 class BM3DDenoiser(StatelessDenoiser):
@@ -49,17 +49,17 @@ class BM3DDenoiser(StatelessDenoiser):
 def _denoised(values: NDArray, model: NoiseModel) -> NDArray:
     if np.ptp(values) == 0:
         return values
-    stabilised = Stabilised.of(model)
-    if stabilised.noise_free:
+    stabilized = Stabilized.of(model)
+    if stabilized.noise_free:
         return values
-    noisy = stabilised.forward(signal_of(values, model))
-    contrast = float(np.ptp(stabilised.forward(np.array([0.0, 1.0]))))  # in standard deviations of the noise
-    correlation = float(np.clip(model.pointwise.correlation_x, 0.0, HIGHEST_CORRELATION))
+    noisy = stabilized.forward(signal_of(values, model))
+    contrast = float(np.ptp(stabilized.forward(np.array([0.0, 1.0]))))  # in standard deviations of the noise
+    correlation = float(np.clip(model.pointwise.correlation_x, 0.0, MAX_CORRELATION))
     filtered = _bm3d(noisy, contrast, correlation)
     if model.scan.amplitude:
-        rows = (noisy - filtered).clip(-CLIPPED, CLIPPED).mean(axis=1, keepdims=True)
+        rows = (noisy - filtered).clip(-MAX_RESIDUAL, MAX_RESIDUAL).mean(axis=1, keepdims=True)
         filtered = _bm3d(noisy - (rows - rows.mean()), contrast, correlation)
-    return image_of(stabilised.inverse(filtered), model)
+    return image_of(stabilized.inverse(filtered), model)
 
 
 def _bm3d(noisy: NDArray, contrast: float, correlation: float) -> NDArray:
@@ -71,7 +71,7 @@ def _bm3d(noisy: NDArray, contrast: float, correlation: float) -> NDArray:
     along_row = (1 - correlation**2) / np.abs(1 - correlation * phase) ** 2
     power = np.broadcast_to(along_row, noisy.shape) * (noisy.size / contrast**2)
     sigma_psd = power if correlation else 1 / contrast
-    profile = "vn" if 1 / contrast > STRONG_NOISE else "np"
+    profile = "vn" if 1 / contrast > STRONG_NOISE_STD else "np"
     with _numpy_trapz():
         filtered = bm3d.bm3d((noisy - low) / contrast, sigma_psd=sigma_psd, profile=profile)
     return np.asarray(filtered, dtype=np.float64) * contrast + low

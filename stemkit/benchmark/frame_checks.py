@@ -9,12 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from stemkit.images import Images, pixel_sizes, same_pixel_sizes, split
+from stemkit.images.containers import Images, split
+from stemkit.images.pixel_size import pixel_sizes, same_pixel_sizes
 
-__all__ = ["FEWEST_FRAMES", "checked_frames"]
+__all__ = ["MIN_FRAMES", "checked_frames"]
 
 #: With two others, the noise of their mean can be estimated from their scatter.
-FEWEST_FRAMES = 3
+MIN_FRAMES = 3
 
 
 def checked_frames(frames: Images) -> list[xr.DataArray]:
@@ -41,10 +42,10 @@ def checked_frames(frames: Images) -> list[xr.DataArray]:
         frames = frames.rename(frame="image")
     images = split(frames, name="frames")
     shapes = [image.shape for image in images]
-    if len(images) < FEWEST_FRAMES:
+    if len(images) < MIN_FRAMES:
         came = f"one image of {shapes[0][0]} by {shapes[0][1]} px" if len(images) == 1 else f"{len(images)} images"
         raise ValueError(
-            f"frames must be at least {FEWEST_FRAMES} images of the same area, but is {came}: give a stack "
+            f"frames must be at least {MIN_FRAMES} images of the same area, but is {came}: give a stack "
             "(n_frames, n_y, n_x) or a list of images"
         )
     _check_equal(shapes)

@@ -12,7 +12,7 @@ import xarray as xr
 from stemkit.atomic import whole_file
 from stemkit.benchmark.frames import CEILING, FrameComparison
 from stemkit.benchmark.methods import RECORDED
-from stemkit.images import is_calibrated
+from stemkit.images.pixel_size import is_calibrated
 from stemkit.plotting import show_image
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ CURVES_HEIGHT = 3.8
 #: Height of a row of images in the figure, inches (chosen).
 ROW_HEIGHT = 2.2
 #: Index of the grey among matplotlib's default colours, which the recorded frame has.
-GREY = 7
+GRAY = 7
 #: Significant digits of a standard error (chosen).
 ERROR_DIGITS = 2
 #: Decimals of values without a standard error (chosen).
@@ -125,7 +125,7 @@ def _draw_curves(axes: Axes, comparison: FrameComparison) -> None:
         RECORDED: {"color": "0.7", "lw": 3},
         comparison.threshold: {"color": "black", "lw": 1, "ls": ":"},
     }
-    axes.set_prop_cycle(color=[to_rgba(f"C{k}") for k in range(10) if k != GREY])
+    axes.set_prop_cycle(color=[to_rgba(f"C{k}") for k in range(10) if k != GRAY])
     for name, curve in comparison.curves.groupby("method", sort=False):
         style = styles.get(str(name), {})
         label = f"threshold ({name})" if name == comparison.threshold else str(name)

@@ -1,7 +1,7 @@
-"""Scores of a denoised frame against the mean of the other recorded frames, whose noise is independent of it.
+"""Scores of an enhanced frame against the mean of the other recorded frames, whose noise is independent of it.
 
 All scores are functions of second moments. For each frame i, ``second[i]`` is the matrix of mean products over the
-pixels of the n images on the grid of frame i, of which number i is the denoised one and the others are recorded;
+pixels of the n images on the grid of frame i, of which number i is the enhanced one and the others are recorded;
 ``covariance[i]`` is the same without the means.
 """
 
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = [
     "Moments",
     "ceiling",
-    "correlation",
+    "correlation_with_mean",
     "jackknife_error",
     "mean_squared_error",
     "signal_variance",
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 #: Maximum number of splits (chosen: all splits of 12 frames).
-MOST_SPLITS = 2000
+MAX_SPLITS = 2000
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Moments:
     Attributes
     ----------
     second : ndarray of shape (n_frames, n_frames, n_frames)
-        ``second[i, a, b]``: mean product of the images a and b on the grid of frame i; image i is denoised.
+        ``second[i, a, b]``: mean product of the images a and b on the grid of frame i; image i is enhanced.
     covariance : ndarray of shape (n_frames, n_frames, n_frames)
         The same with the means subtracted.
     """
@@ -46,8 +46,8 @@ class Moments:
     covariance: NDArray[np.float64]
 
     @classmethod
-    def of(cls, stacks: Iterable[NDArray]) -> Moments:
-        """From n stacks ``(n_frames, n_y, n_x)``, in stack i of which image i is denoised."""
+    def from_stacks(cls, stacks: Iterable[NDArray]) -> Moments:
+        """From n stacks ``(n_frames, n_y, n_x)``, in stack i of which image i is enhanced."""
         second, means = [], []
         for stack in stacks:
             images = np.asarray(stack, dtype=np.float64).reshape(len(stack), -1)
@@ -59,7 +59,7 @@ class Moments:
 # --- one frame against the others --------------------------------------------------------------------------------
 
 
-def correlation(covariance: NDArray, frame: int, others: Sequence[int]) -> NDArray[np.float64]:
+def correlation_with_mean(covariance: NDArray, frame: int, others: Sequence[int]) -> NDArray[np.float64]:
     """Pearson correlation of an image with the mean of others.
 
     Parameters
@@ -86,7 +86,7 @@ def mean_squared_error(second: NDArray, frame: int, others: Sequence[int]) -> fl
     Parameters
     ----------
     second : ndarray of shape (n_frames, n_frames)
-        Mean products of the denoised image `frame` and the recorded `others`.
+        Mean products of the enhanced image `frame` and the recorded `others`.
     frame : int
     others : sequence of int
         At least two.
@@ -214,9 +214,9 @@ def _splits(frames: list[int]) -> list[tuple[list[int], list[int]]]:
     """Disjoint pairs of equal halves, each once."""
     half = len(frames) // 2
     n_splits = math.comb(len(frames), half) * math.comb(len(frames) - half, half) // 2
-    if n_splits > MOST_SPLITS:
+    if n_splits > MAX_SPLITS:
         rng = np.random.default_rng(0)
-        orders = (rng.permutation(frames).tolist() for _ in range(MOST_SPLITS))
+        orders = (rng.permutation(frames).tolist() for _ in range(MAX_SPLITS))
         return [(order[:half], order[half : 2 * half]) for order in orders]
     return [
         (list(first), list(second))

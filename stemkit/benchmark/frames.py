@@ -22,15 +22,19 @@ from stemkit.benchmark.frame_scores import Moments
 from stemkit.benchmark.methods import RECORDED, MethodSpec, compared_methods
 from stemkit.benchmark.rings import ring_ceiling
 from stemkit.benchmark.smoothing import GaussianFilter, best_sigma
-from stemkit.images import Images, pixel_sizes, resolve_mode
+from stemkit.images.containers import Images
+from stemkit.images.mode import resolve_mode
+from stemkit.images.pixel_size import pixel_sizes
 from stemkit.trust.rings import Rings, resolution, threshold_curve
 
 __all__ = ["CEILING", "OTHERS", "FrameComparison", "compare_frames", "repeat_frames"]
 
 #: Estimators by name, a sequence of them, or rows of the tables; None: all methods that need no training.
 Denoisers: TypeAlias = Mapping[str, Method | None] | Sequence[Method] | Sequence[MethodSpec] | None
+#: Names of rows that are no methods.
 CEILING = "ceiling"
 OTHERS = "mean of the others"
+#: Name of the row of a Gaussian filter.
 GAUSSIAN = "Gaussian, best sigma"
 #: Scores from second moments, in the order of ``_estimates``.
 MOMENT_SCORES = ("correlation", "correlation with truth", "mse", "snr dB")
@@ -45,10 +49,10 @@ class FrameComparison:
     scores : DataFrame
         ``method, score, value, standard_error``: means over frames. The scores are
 
-        - ``correlation``: Pearson correlation of the denoised frame with the mean of the others. That of the method
+        - ``correlation``: Pearson correlation of the enhanced frame with the mean of the others. That of the method
           ``"ceiling"`` is the correlation of the true image with that mean;
         - ``correlation with truth``: ``correlation`` divided by the ceiling, an estimate of the correlation of the
-          denoised frame with the true image [1]_;
+          enhanced frame with the true image [1]_;
         - ``mse``: unbiased mean squared error against the true image, in squared units of the frames;
         - ``snr dB``: ``10 log10(variance of the true image / mse)``, both unbiased; NaN where ``mse`` is not positive;
         - ``resolution nm``, or ``resolution px`` without a pixel size: where the Fourier ring correlation with the mean
@@ -60,7 +64,7 @@ class FrameComparison:
         between methods are more precise. That of ``mse`` and ``snr dB`` is NaN for three frames, that of ``seconds``
         always.
     frame_scores : DataFrame
-        ``method, frame, score, value``: ``correlation`` and ``mse`` of each denoised frame.
+        ``method, frame, score, value``: ``correlation`` and ``mse`` of each enhanced frame.
     curves : DataFrame
         ``method, frequency, correlation, standard_error``: Fourier ring correlation with the mean of the others, by
         frequency per nm, or per px without a pixel size. ``"ceiling"`` is that of the true image, ``"half-bit"`` or
@@ -138,7 +142,7 @@ def repeat_frames(
     Notes
     -----
     Frames are aligned by translations (:func:`~stemkit.benchmark.alignment.align_frames`), which are determined from
-    the recorded frames and are the same for all methods. The denoised frame is not interpolated: the other frames are
+    the recorded frames and are the same for all methods. The enhanced frame is not interpolated: the other frames are
     moved onto its pixels. Distortions that differ between frames (drift within a frame, jitter) count as noise;
     distortions that all frames share count as part of the true image.
 
@@ -235,7 +239,7 @@ def _by_class(denoisers: Sequence[Method]) -> dict[str, Method | None]:
 def _denoised(
     methods: Mapping[str, Method | None], images: Sequence[xr.DataArray], verbose: bool
 ) -> tuple[dict[str, NDArray], dict[str, float]]:
-    """Denoised frames ``(n_frames, n_y, n_x)`` and seconds per frame, by method."""
+    """Enhanced frames ``(n_frames, n_y, n_x)`` and seconds per frame, by method."""
     denoised, seconds = {}, {}
     progress = tqdm(total=len(methods) * len(images), desc="denoising", disable=not verbose)
     with progress:
@@ -273,7 +277,7 @@ def _compared(
     n, sizes = len(values), pixel_sizes(images[0])
     rings = Rings(alignment.area, sizes or (1.0, 1.0))
     moments, curves = _moments_and_curves(values, alignment, denoised, rings)
-    covariance = Moments.of(alignment.on_grid_of(i, values) for i in range(n)).covariance.mean(axis=0)
+    covariance = Moments.from_stacks(alignment.on_grid_of(i, values) for i in range(n)).covariance.mean(axis=0)
     first = alignment.on_grid_of(0, values)
     ceiling_curve = ring_ceiling(rings, first, n - 1)
     limit = threshold_curve(rings.n_independent, threshold)
@@ -306,7 +310,7 @@ def _moments_and_curves(
         others = rings.transform(np.delete(stack, i, axis=0).mean(axis=0))
         for name, results in denoised.items():
             stack[i] = results[i][alignment.crop(i)]
-            moments[name].append(Moments.of([stack]))
+            moments[name].append(Moments.from_stacks([stack]))
             curves[name].append(rings.correlation(rings.transform(stack[i]), others))
     joined = {
         name: Moments(np.concatenate([m.second for m in each]), np.concatenate([m.covariance for m in each]))
@@ -318,7 +322,7 @@ def _moments_and_curves(
 def _estimates(moments: Moments, recorded: NDArray, frames: Sequence[int]) -> NDArray[np.float64]:
     """``MOMENT_SCORES`` of a subset of the frames."""
     others = {i: [j for j in frames if j != i] for i in frames}
-    found = float(np.mean([frame_scores.correlation(moments.covariance[i], i, others[i]) for i in frames]))
+    found = float(np.mean([frame_scores.correlation_with_mean(moments.covariance[i], i, others[i]) for i in frames]))
     limit = float(frame_scores.ceiling(recorded, frames, len(frames) - 1))
     error = _mean_squared_error(moments, others)
     variance = float(frame_scores.signal_variance(recorded[np.ix_(list(frames), list(frames))]))
@@ -360,7 +364,9 @@ def _frame_scores(moments: Mapping[str, Moments]) -> pd.DataFrame:
     for name, each in moments.items():
         for i in range(len(each.second)):
             others = [j for j in range(len(each.second)) if j != i]
-            rows.append((name, i, "correlation", float(frame_scores.correlation(each.covariance[i], i, others))))
+            rows.append(
+                (name, i, "correlation", float(frame_scores.correlation_with_mean(each.covariance[i], i, others)))
+            )
             rows.append((name, i, "mse", frame_scores.mean_squared_error(each.second[i], i, others)))
     return pd.DataFrame(rows, columns=["method", "frame", "score", "value"])
 

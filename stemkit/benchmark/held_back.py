@@ -1,13 +1,14 @@
 """Structures that training never draws.
 
 Each function takes the spacing in px, the shape of the image and a generator, and returns the columns of one image with
-their heights and widths.
+their amplitudes and widths.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -31,23 +32,23 @@ __all__ = ["HELD_BACK"]
 
 Shape = tuple[int, int]
 #: Column width as a fraction of the spacing (chosen).
-SIGMA = 0.2
+RELATIVE_WIDTH = 0.2
 #: The same for dumbbells, whose columns overlap (chosen).
-DUMBBELL_SIGMA = 0.38
-#: Columns are arranged up to this distance beyond the frame, in spacings (chosen).
-BEYOND = 3.0
+DUMBBELL_RELATIVE_WIDTH = 0.38
+#: Columns are arranged up to this distance beyond the image, in spacings (chosen).
+MARGIN_SPACINGS = 3.0
 #: Radius of a particle, as a fraction of the shorter side (chosen).
 PARTICLE_RADIUS = 0.42
 #: Radius of an island, as a fraction of the shorter side (chosen).
 ISLAND_RADIUS = 0.35
 #: Fraction of the fainter columns that are removed along the line of vacancies (chosen).
-LINE_FRACTION = 0.5
+LINE_VACANCY_FRACTION = 0.5
 #: Fraction of all columns that are removed elsewhere (chosen).
-ELSEWHERE_FRACTION = 0.02
+OTHER_VACANCY_FRACTION = 0.02
 #: Half the width of that line, in spacings (chosen).
-LINE_WIDTH = 1.2
-#: Height of a crystal below single atoms (chosen).
-SUPPORT_HEIGHT = 0.35
+LINE_HALF_WIDTH = 1.2
+#: Amplitude of a crystal below single atoms (chosen).
+SUPPORT_AMPLITUDE = 0.35
 #: Number of single atoms per squared spacing (chosen).
 ATOM_DENSITY = 0.02
 
@@ -66,25 +67,27 @@ def superstructure(spacing: float, shape: Shape, g: torch.Generator) -> Columns:
 
 
 def perovskite_with_oxygen(spacing: float, shape: Shape, g: torch.Generator) -> Columns:
-    """Two bright sublattices and a faint one of a tenth of their height, displaced as in a ferroelectric."""
+    """Two bright sublattices and a faint one of a tenth of their amplitude, displaced as in a ferroelectric."""
     basis = [(0, 0), (0.5, 0.56), (0.5, 0.06), (0.0, 0.56)]
     cell = planar_cell("rectangular", ratio=1.04, basis=basis, amplitude=[1.0, 0.5, 0.1, 0.1])
     return _crystal(cell, spacing, shape, g)
 
 
 def dumbbells_in_a_row(spacing: float, shape: Shape, g: torch.Generator) -> Columns:
-    """Pairs of overlapping columns of different heights, as in GaN along [11-20] or CdTe along [110]."""
+    """Pairs of overlapping columns of different amplitudes, as in GaN along [11-20] or CdTe along [110]."""
     pair = [(0, 0), (0.25, 0.0), (0.5, 0.5), (0.75, 0.5)]
     cell = planar_cell("rectangular", ratio=math.sqrt(0.5), basis=pair, amplitude=[1.0, 0.55, 1.0, 0.55])
-    return _crystal(cell, spacing, shape, g, sigma=DUMBBELL_SIGMA)
+    return _crystal(cell, spacing, shape, g, sigma=DUMBBELL_RELATIVE_WIDTH)
 
 
 def antiphase_boundary(spacing: float, shape: Shape, g: torch.Generator) -> Columns:
     """An ordered crystal that is shifted by half a cell on one side of a plane."""
     cell = planar_cell("square", basis=[(0, 0), (0.5, 0.5)], amplitude=[1.0, 0.4])
     angle, origin = _angle(g), torch.rand(2, generator=g)
-    first = lattice(cell, shape, spacing=spacing, sigma=SIGMA * spacing, angle=angle, origin=tuple(origin))
-    second = lattice(cell, shape, spacing=spacing, sigma=SIGMA * spacing, angle=angle, origin=tuple(origin + 0.5))
+    first = lattice(cell, shape, spacing=spacing, sigma=RELATIVE_WIDTH * spacing, angle=angle, origin=tuple(origin))
+    second = lattice(
+        cell, shape, spacing=spacing, sigma=RELATIVE_WIDTH * spacing, angle=angle, origin=tuple(origin + 0.5)
+    )
     return joined(first, second, half_plane(_middle(shape, g), angle), 0.5 * spacing)
 
 
@@ -93,7 +96,7 @@ def stacking_faults(spacing: float, shape: Shape, g: torch.Generator) -> Columns
 
     Each layer is displaced by a third of its period relative to the one above, every fifth in the opposite direction.
     """
-    size = max(shape) + 4 * BEYOND * spacing
+    size = max(shape) + 4 * MARGIN_SPACINGS * spacing
     rows = np.arange(-math.ceil(size / spacing), math.ceil(size / spacing))
     offset = np.cumsum(np.where(rows % 5 == 0, -1 / 3, 1 / 3))
     row, column = (part.ravel() for part in np.meshgrid(rows, rows, indexing="ij"))
@@ -119,15 +122,14 @@ def five_fold_twin(spacing: float, shape: Shape, g: torch.Generator) -> Columns:
     count = math.ceil(PARTICLE_RADIUS * min(shape) / spacing)
     i, j = (part.ravel() for part in np.meshgrid(np.arange(count + 1), np.arange(count + 1), indexing="ij"))
     i, j = i[(i + j <= count) & (i > 0)], j[(i + j <= count) & (i > 0)]
-    positions, heights = [np.zeros((1, 2))], [np.array([1.0])]
+    positions, amplitudes = [np.zeros((1, 2))], [np.array([1.0])]
     for k in range(5):
         a, b = (math.radians(turn + 72 * (k + n)) for n in (0, 1))
         positions.append(np.outer(i, (math.sin(a), math.cos(a))) + np.outer(j, (math.sin(b), math.cos(b))))
-        heights.append(np.sqrt(1 - ((i + j) / (count + 1)) ** 2))
+        amplitudes.append(np.sqrt(1 - ((i + j) / (count + 1)) ** 2))
     middle = np.array([(n - 1) / 2 for n in shape])
-    return columns_at(
-        np.concatenate(positions) * spacing + middle, np.concatenate(heights), SIGMA * spacing, spacing=spacing
-    )
+    at = np.concatenate(positions) * spacing + middle
+    return columns_at(at, np.concatenate(amplitudes), RELATIVE_WIDTH * spacing, spacing=spacing)
 
 
 def line_of_vacancies(spacing: float, shape: Shape, g: torch.Generator) -> Columns:
@@ -137,30 +139,29 @@ def line_of_vacancies(spacing: float, shape: Shape, g: torch.Generator) -> Colum
     a = lattice_vectors(cell, columns.spacing)[0, 0]
     angle = math.degrees(math.atan2(float(a[0]), float(a[1])))
     distance = half_plane(tuple((n - 1) / 2 for n in shape), angle)(columns.y, columns.x).abs()
-    on_line = (distance < LINE_WIDTH * spacing) & (columns.species == 1)
-    host = removed(columns, on_line & subset(columns, LINE_FRACTION, g))
-    return removed(host, subset(host, ELSEWHERE_FRACTION, g))
+    on_line = (distance < LINE_HALF_WIDTH * spacing) & (columns.species == 1)
+    host = removed(columns, on_line & subset(columns, LINE_VACANCY_FRACTION, g))
+    return removed(host, subset(host, OTHER_VACANCY_FRACTION, g))
 
 
 def island_on_a_crystal(spacing: float, shape: Shape, g: torch.Generator) -> Columns:
     """A crystal with an island of a second layer in register, where its columns are twice as bright."""
     columns = _crystal(planar_cell("hexagonal"), spacing, shape, g)
-    columns.amplitude *= 0.5
     inside = disk(_middle(shape, g), ISLAND_RADIUS * min(shape))(columns.y, columns.x) > 0
-    columns.amplitude = torch.where(inside, 2 * columns.amplitude, columns.amplitude)
-    return columns
+    return replace(columns, amplitude=columns.amplitude * torch.where(inside, 1.0, 0.5))
 
 
 def atoms_on_a_crystal(spacing: float, shape: Shape, g: torch.Generator) -> Columns:
     """Single heavy atoms at random positions on a faint crystal."""
     columns = _crystal(
-        planar_cell("hexagonal", basis=[(0, 0), (1 / 3, 1 / 3)], amplitude=SUPPORT_HEIGHT), spacing, shape, g
+        planar_cell("hexagonal", basis=[(0, 0), (1 / 3, 1 / 3)], amplitude=SUPPORT_AMPLITUDE), spacing, shape, g
     )
     n = max(3, int(ATOM_DENSITY * shape[0] * shape[1] / spacing**2))
     at = torch.rand((n, 2), generator=g).numpy() * np.array(shape)
-    return superposed(columns, columns_at(at, 1.0, 0.9 * SIGMA * spacing, species=2, spacing=spacing))
+    return superposed(columns, columns_at(at, 1.0, 0.9 * RELATIVE_WIDTH * spacing, species=2, spacing=spacing))
 
 
+#: Functions that draw structures, by the name of the structure.
 HELD_BACK: dict[str, Callable[[float, Shape, torch.Generator], Columns]] = {
     function.__name__.replace("_", " "): function
     for function in (
@@ -194,7 +195,7 @@ def _middle(shape: Shape, g: torch.Generator) -> tuple[float, float]:
     return y * shape[0], x * shape[1]
 
 
-def _crystal(cell: Cell, spacing: float, shape: Shape, g: torch.Generator, sigma: float = SIGMA) -> Columns:
+def _crystal(cell: Cell, spacing: float, shape: Shape, g: torch.Generator, sigma: float = RELATIVE_WIDTH) -> Columns:
     origin = torch.rand(2, generator=g).tolist()
     return lattice(cell, shape, spacing=spacing, sigma=sigma * spacing, angle=_angle(g), origin=(origin[0], origin[1]))
 
@@ -205,8 +206,8 @@ def _rotated(positions: np.ndarray, spacing: float, shape: Shape, g: torch.Gener
     rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
     size = np.array(shape)
     moved = positions @ rotation.T + (size - 1) / 2
-    near = ((moved > -BEYOND * spacing) & (moved < size + BEYOND * spacing)).all(axis=1)
-    return columns_at(moved[near], 1.0, SIGMA * spacing, spacing=spacing)
+    near = ((moved > -MARGIN_SPACINGS * spacing) & (moved < size + MARGIN_SPACINGS * spacing)).all(axis=1)
+    return columns_at(moved[near], 1.0, RELATIVE_WIDTH * spacing, spacing=spacing)
 
 
 def _projected(stars: np.ndarray, spacing: float, shape: Shape, g: torch.Generator) -> Columns:

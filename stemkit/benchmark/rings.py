@@ -14,7 +14,7 @@ from stemkit.trust.rings import Rings
 __all__ = ["ring_ceiling"]
 
 #: Standard deviations above which the correlation of frames in a ring is not that of noise (chosen).
-SIGNIFICANT = 3.0
+MIN_SIGNAL_SNR = 3.0
 
 
 def ring_ceiling(rings: Rings, images: Sequence[NDArray] | NDArray, n_averaged: int) -> NDArray[np.float64]:
@@ -38,5 +38,5 @@ def ring_ceiling(rings: Rings, images: Sequence[NDArray] | NDArray, n_averaged: 
     n_pairs = math.comb(len(images), 2)
     power = np.trace(covariance, axis1=-2, axis2=-1) / len(images)
     noise_std = power / np.sqrt(np.maximum(rings.n_independent, 1.0) * n_pairs)
-    is_signal = signal_variance(covariance) > SIGNIFICANT * noise_std
+    is_signal = signal_variance(covariance) > MIN_SIGNAL_SNR * noise_std
     return np.where(is_signal, ceiling(covariance, range(len(images)), n_averaged), np.nan)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from stemkit.synthesis.rendering import render_targets
 
 __all__ = ["SETS", "Scenes", "scenes"]
 
+#: Shape of the images, px (chosen).
 SHAPE = (256, 256)
 #: Images of a drawn set; every other one has a structure that training never draws (chosen).
 IMAGES = 100
@@ -46,6 +47,7 @@ SIMULATED_DOSES = (3.0, 10.0, 30.0)
 SIGNALS = ("haadf", "abf", "bf")
 #: Pixel size, nm (chosen).
 PIXEL_SIZE = 0.01
+#: Names of the sets.
 SETS = ("haadf", "bf", "simulated")
 
 
@@ -133,7 +135,7 @@ def _held_back(name: str, mode: str, generator: torch.Generator) -> Batch:
     spacing = float(np.exp(low + (high - low) * float(torch.rand(1, generator=generator))))
     columns = _single_precision(HELD_BACK[name](spacing, SHAPE, generator))
     if mode == "bf":
-        columns.amplitude = columns.amplitude.sqrt()
+        columns = replace(columns, amplitude=columns.amplitude.sqrt())
     zero = torch.zeros(1)
     targets = render_targets(columns, SHAPE, torch.zeros(1, 1, 1), zero, zero + 2.0)
     dark = torch.tensor([mode == "bf"])

@@ -15,7 +15,7 @@ from scipy.ndimage import map_coordinates
 from scipy.spatial import cKDTree
 
 from stemkit.columns import find_peaks
-from stemkit.images import mode_sign
+from stemkit.images.mode import mode_sign
 from stemkit.metrics import Match, match_columns
 
 __all__ = [
@@ -33,15 +33,16 @@ __all__ = [
 #: Columns are matched within this fraction of their spacing (chosen).
 MATCH_RADIUS = 1 / 3
 #: A maximum counts as a column from this fraction of the image's range (chosen).
-LEAST_HEIGHT = 0.2
+MIN_MAXIMUM_HEIGHT = 0.2
 #: Quantiles of the intensities that are taken as the image's range (chosen).
 RANGE_QUANTILES = (0.05, 0.995)
 #: Maxima closer to each other than this fraction of the spacing are one (chosen).
-LEAST_DISTANCE = 0.5
+MIN_MAXIMA_DISTANCE = 0.5
 #: Half the edge of the square on which the Fisher information is integrated, sigmas (chosen).
-INTEGRATION_REACH = 8.0
+INTEGRATION_RADIUS = 8.0
 #: Step of this integration, sigmas (chosen).
 INTEGRATION_STEP = 0.05
+#: Columns of a table with the positions, px.
 POSITION = ["y_px", "x_px"]
 
 
@@ -67,17 +68,17 @@ class Judged:
 def select_judged(
     found: pd.DataFrame, true: pd.DataFrame, clean_maxima: pd.DataFrame, spacing: float, shape: tuple[int, ...]
 ) -> Judged:
-    """Select the columns on which a detection is scored: those resolved in the clean image, away from the border.
+    """Select the columns on which a detection is scored: those resolved in the true image, away from the border.
 
-    True columns count if they are maxima of the clean image and at least half a spacing from the border. Found columns
-    at maxima of the clean image that are not true columns, such as two columns that overlap to one, count neither for
+    True columns count if they are maxima of the true image and at least half a spacing from the border. Found columns
+    at maxima of the true image that are not true columns, such as two columns that overlap to one, count neither for
     nor against a method, so that a perfect method has F1 = 1. A found column beyond the limit still counts if its true
     column is inside it, and conversely.
 
     Parameters
     ----------
     found, true, clean_maxima : DataFrame
-        With ``y_px`` and ``x_px``: columns found in a method's image, true columns, and maxima of the clean image.
+        With ``y_px`` and ``x_px``: columns found in a method's image, true columns, and maxima of the true image.
     spacing : float
     shape : (int, int)
         ``(n_y, n_x)`` of the image.
@@ -133,8 +134,8 @@ def image_maxima(
     """
     values = sign * np.asarray(image, dtype=np.float64)
     low, high = np.quantile(values, RANGE_QUANTILES)
-    threshold = low + LEAST_HEIGHT * (high - low if contrast is None else contrast)
-    found = find_peaks(values, threshold=threshold, min_distance=LEAST_DISTANCE * spacing)
+    threshold = low + MIN_MAXIMUM_HEIGHT * (high - low if contrast is None else contrast)
+    found = find_peaks(values, threshold=threshold, min_distance=MIN_MAXIMA_DISTANCE * spacing)
     return pd.DataFrame(found, columns=POSITION)
 
 
@@ -220,7 +221,7 @@ def position_error_limit(dose: float, *, background: float = 0.0, mode: str = "h
     if background == 0:
         return float(1 / np.sqrt(2 * np.pi * dose))
     # half a step off the centre, where no electrons may be left in bright field
-    at = np.arange(-INTEGRATION_REACH, INTEGRATION_REACH, INTEGRATION_STEP) + INTEGRATION_STEP / 2
+    at = np.arange(-INTEGRATION_RADIUS, INTEGRATION_RADIUS, INTEGRATION_STEP) + INTEGRATION_STEP / 2
     y, x = np.meshgrid(at, at, indexing="ij")
     column = dose * np.exp(-(y**2 + x**2) / 2)
     # lengths in sigmas: the squared slope is 1 / sigma^2 as large and the area sigma^2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -28,17 +29,18 @@ DOSES = (30.0, 300.0)
 SIGMA = 2.0
 #: Distance of the pairs from each other, px (chosen).
 PITCH = 26.0
+#: Shape of the images, px (chosen).
 SHAPE = (256, 256)
 #: Background as a fraction of the height of a column (chosen).
-BACKGROUND = 0.1
+BACKGROUND_FRACTION = 0.1
 #: Seeds from here on are for this table: those of training are below 2**32.
 FIRST_SEED = 2**42
 #: Numbers of iterations of the deconvolution (chosen), of which the one with the highest F1 is reported.
-ITERATIONS = (5, 10, 20, 50, 100, 200)
+DECONVOLUTION_ITERATIONS = (5, 10, 20, 50, 100, 200)
 #: Edge of the point spread function, px (chosen: 8 px, four column widths, on each side of its centre).
 PSF_SIZE = 17
 #: Quantile of the image that is subtracted before deconvolution (chosen).
-LEVEL_QUANTILE = 0.02
+SUBTRACTED_QUANTILE = 0.02
 #: Divisions by less than this are left out (chosen).
 FILTER_EPSILON = 1e-6
 
@@ -54,12 +56,14 @@ class RichardsonLucy:
     def __init__(self, iterations: int):
         self.iterations = iterations
 
-    def fit(self, X: xr.DataArray, y: object = None) -> RichardsonLucy:
+    def fit(self, X: xr.DataArray, y: object = None) -> Self:
+        """Return the method itself, which learns nothing."""
         return self
 
     def transform(self, X: xr.DataArray) -> xr.DataArray:
+        """The deconvolved image."""
         values = X.values.astype(np.float64)
-        low = float(np.quantile(values, LEVEL_QUANTILE))
+        low = float(np.quantile(values, SUBTRACTED_QUANTILE))
         scale = float(values.max()) - low
         psf = np.zeros((PSF_SIZE, PSF_SIZE))
         psf[PSF_SIZE // 2, PSF_SIZE // 2] = 1.0
@@ -87,11 +91,11 @@ def pairs_of_columns(separation: float, dose: float, seed: int) -> tuple[xr.Data
     """
     rng = np.random.default_rng(seed)
     middle = [np.arange(PITCH / 2, n - PITCH / 2 + 1, PITCH) for n in SHAPE]
-    centre = np.stack(np.meshgrid(*middle, indexing="ij"), axis=-1).reshape(-1, 2) + rng.uniform(-1, 1, 2)
-    angle = rng.uniform(0, np.pi, len(centre))
+    center = np.stack(np.meshgrid(*middle, indexing="ij"), axis=-1).reshape(-1, 2) + rng.uniform(-1, 1, 2)
+    angle = rng.uniform(0, np.pi, len(center))
     half = 0.5 * separation * SIGMA * np.column_stack([np.sin(angle), np.cos(angle)])
-    positions = np.concatenate([centre + half, centre - half])
-    counts = PointwiseNoise.counted(dose, background=BACKGROUND * dose)
+    positions = np.concatenate([center + half, center - half])
+    counts = PointwiseNoise.counted(dose, background=BACKGROUND_FRACTION * dose)
     noise = NoiseModel(1.0, 0.0, "haadf", pointwise=counts)
     synthesizer = STEMSynthesizer(shape=SHAPE, noise=noise, random_state=int(rng.integers(2**31)))
     pair = synthesizer.record(columns_at(positions, 1.0, SIGMA)).isel(image=0)
@@ -130,7 +134,7 @@ def separation_table(
     DataFrame
         ``method, dose, separation, image, f1``.
     """
-    deconvolutions = {f"Richardson-Lucy, {k}": RichardsonLucy(k) for k in ITERATIONS}
+    deconvolutions = {f"Richardson-Lucy, {k}": RichardsonLucy(k) for k in DECONVOLUTION_ITERATIONS}
     rows = []
     for dose in tqdm(doses, desc="separation", disable=not verbose):
         for separation in separations:

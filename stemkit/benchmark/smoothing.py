@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from stemkit.benchmark.alignment import Alignment
-from stemkit.benchmark.frame_scores import Moments, correlation
+from stemkit.benchmark.frame_scores import Moments, correlation_with_mean
 
 __all__ = ["SIGMAS", "GaussianFilter", "best_sigma"]
 
@@ -58,9 +58,9 @@ def best_sigma(frames: NDArray, alignment: Alignment) -> float:
 
     def score(sigma: float) -> float:
         stacks = (_with_filtered(aligned[i], i, frames[i][...], alignment, sigma) for i in range(len(frames)))
-        covariance = Moments.of(stacks).covariance
+        covariance = Moments.from_stacks(stacks).covariance
         others = [[j for j in range(len(frames)) if j != i] for i in range(len(frames))]
-        return float(np.mean([correlation(covariance[i], i, others[i]) for i in range(len(frames))]))
+        return float(np.mean([correlation_with_mean(covariance[i], i, others[i]) for i in range(len(frames))]))
 
     return max(SIGMAS, key=score)
 

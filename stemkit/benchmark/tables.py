@@ -14,12 +14,12 @@ from tqdm import tqdm
 from stemkit.benchmark import scores
 from stemkit.benchmark.cost import SIZES, cost_table
 from stemkit.benchmark.evaluation import DOSES, Method, evaluate
-from stemkit.benchmark.localisation import localisation_table
+from stemkit.benchmark.localization import localization_table
 from stemkit.benchmark.methods import RECORDED, MethodSpec
 from stemkit.benchmark.scenes import SETS, scenes
 from stemkit.benchmark.separation import SEPARATIONS, separation_table
 from stemkit.benchmark.trained import SFIN_SAME_TRAINING
-from stemkit.columns import nearest_distances
+from stemkit.columns.peaks import nearest_distances
 from stemkit.metrics import psnr, psnr_8bit, ssim
 
 __all__ = ["FULL", "QUICK", "TABLES", "Extent", "Table"]
@@ -50,8 +50,9 @@ class Extent:
     sizes: tuple[int, ...] = SIZES
 
 
+#: Images and repetitions of the printed tables.
 FULL = Extent()
-#: Chosen for a run of minutes.
+#: The same for a run of minutes (chosen).
 QUICK = Extent(images=20, repeats=1, doses=(3.0, 30.0), separations=(2.0, 2.5, 3.0), sizes=(512,))
 
 
@@ -195,13 +196,13 @@ def _summarize_truths(table: pd.DataFrame) -> pd.DataFrame:
 # --- localisation and cost ---------------------------------------------------------------------------------------
 
 
-def _localisation(rows: Sequence[MethodSpec], extent: Extent) -> pd.DataFrame:
+def _localization(rows: Sequence[MethodSpec], extent: Extent) -> pd.DataFrame:
     methods = _created([row for row in rows if not row.is_locator])
     locators = _created([row for row in rows if row.is_locator])
-    return localisation_table(methods, locators=locators, doses=extent.doses, n=extent.repeats)
+    return localization_table(methods, locators=locators, doses=extent.doses, n=extent.repeats)
 
 
-def _summarize_localisation(table: pd.DataFrame) -> pd.DataFrame:
+def _summarize_localization(table: pd.DataFrame) -> pd.DataFrame:
     return _side_by_side(table, ("rms over limit", "slope", "lost"), [f"{dose:g}" for dose in table["dose"]])
 
 
@@ -224,6 +225,7 @@ def _is_in_ablations(row: MethodSpec) -> bool:
     return row.is_ablation or row.name == SFIN_SAME_TRAINING.name
 
 
+#: All tables by name, in the order in which they are made.
 TABLES = {
     "enhancement": Table(
         "Enhancement",
@@ -261,8 +263,8 @@ TABLES = {
         "to the Cramer-Rao bound of the recorded electrons, slope of the fitted on the true displacements, and "
         "fraction of columns that were lost. An error below the bound is not a better measurement, but a bias towards "
         "the lattice: its slope is below 1.",
-        _localisation,
-        _summarize_localisation,
+        _localization,
+        _summarize_localization,
         lambda row: not row.is_ablation,
     ),
     "cost": Table(

@@ -55,7 +55,7 @@ N_NOISE_MODELS = 4096
 #: Spacing of columns, px, for which these models are drawn (chosen: only their jitter depends on it, which is set to
 #: zero).
 NOISE_SPACING = 12.0
-#: Signal at which the variance of the Gaussian noise is that of the recipe: half the height of a column (chosen).
+#: Signal at which the variance of the Gaussian noise is that of the recipe: half the amplitude of a column (chosen).
 NOISE_SIGNAL = 0.5
 #: Shape parameter of Tukey's lambda distribution at which it is nearest to a normal one (derived).
 NORMAL_SHAPE = 0.14
@@ -330,7 +330,7 @@ def _zero_exchange(block: Interaction, images: object = None) -> None:
 
 
 def gaussian_noise() -> NoiseParameters:
-    """White Gaussian noise alone, with the variance that the noise of the recipe has at half the height of a column."""
+    """White Gaussian noise alone, with the variance of the recipe's noise at half the amplitude of a column."""
     generator = torch.Generator().manual_seed(SEED)
     drawn = draw_noise(torch.full((N_NOISE_MODELS,), NOISE_SPACING), generator)
     zero, infinite = torch.zeros(N_NOISE_MODELS), torch.full((N_NOISE_MODELS,), torch.inf)
@@ -355,6 +355,7 @@ def _changed(name: str, **changed: Any) -> TrainingSpec:
     return dataclasses.replace(SFIN_SAME_TRAINING, name=name, **changed)
 
 
+#: SFIN, with which the others are compared.
 SFIN_SAME_TRAINING = TrainingSpec("SFIN, same training", _info(**ARCHITECTURE))
 #: The other networks of the paper, of the sizes given there.
 BASELINES = (
@@ -371,4 +372,5 @@ ABLATIONS = (
     _changed("without frequency", ablate=without_frequency),
     _changed("without interaction", ablate=without_interaction),
 )
+#: All networks in the order of their training.
 NETWORKS = (SFIN_SAME_TRAINING, *BASELINES, *(baseline.for_equal_time() for baseline in BASELINES), *ABLATIONS)

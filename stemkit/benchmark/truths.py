@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 
 from stemkit import NoiseModel, PointwiseNoise, STEMSynthesizer
 from stemkit.benchmark import scores
-from stemkit.images import mode_sign
+from stemkit.images.mode import mode_sign
 from stemkit.parameters import check_option
 from stemkit.synthesis import (
     Cell,
@@ -34,27 +34,29 @@ from stemkit.synthesis import (
 
 __all__ = ["HOSTS", "TRUTHS", "Host", "Planted", "Truth"]
 
+#: Shape of the images, px (chosen).
 SHAPE = (256, 256)
 #: Angle of the crystals' first lattice vector to the x axis, degrees (chosen).
 ANGLE = 17.0
 #: Electrons per pixel without a column, relative to those that a column adds or, in bright field, removes (chosen).
-BACKGROUND = {"haadf": 0.1, "bf": 1.5}
+RELATIVE_BACKGROUND = {"haadf": 0.1, "bf": 1.5}
 #: Fraction of the columns that is changed (chosen).
 CHANGED_FRACTION = 0.08
 #: Displacement of shifted columns along x, px (chosen).
-SHIFT = 1.5
+SHIFT_X = 1.5
 #: Columns closer than this to the border are neither changed nor scored, px (chosen).
 BORDER = 14.0
-#: Standard deviation of the columns' relative heights (chosen).
-HEIGHT_STD = 0.2
-#: Number of standard deviations at which these heights are clipped (chosen).
-HEIGHT_CLIP = 2.5
-#: Height of an interstitial, in the unit of the heights of the host's columns (chosen).
-INTERSTITIAL_HEIGHT = 0.5
-#: Factor of the height of a substituted column (chosen).
+#: Standard deviation of the columns' relative amplitudes (chosen).
+AMPLITUDE_STD = 0.2
+#: Number of standard deviations at which these amplitudes are clipped (chosen).
+AMPLITUDE_CLIP = 2.5
+#: Amplitude of an interstitial, in the unit of the amplitudes of the host's columns (chosen).
+INTERSTITIAL_AMPLITUDE = 0.5
+#: Factor of the amplitude of a substituted column (chosen).
 SUBSTITUTED_FACTOR = 1.5
 #: Gaps closer than this to a changed column, in spacings, are not used for the background (chosen).
-CLEAR_OF_CHANGES = 0.8
+MIN_GAP_DISTANCE = 0.8
+#: Columns of a table with the positions, px.
 POSITION = ["y_px", "x_px"]
 
 
@@ -98,6 +100,7 @@ class Host:
         return float(abs(np.linalg.det(self.vectors)))
 
 
+#: Perfect crystals in which structures are planted, by name.
 HOSTS = {
     "square": Host(
         planar_cell("square", basis=[(0, 0), (0.5, 0.5)], amplitude=[1.0, 0.6]), 16.0, 2.6, ((0.5, 0.0), (0.0, 0.5))
@@ -136,7 +139,7 @@ class Planted:
     @property
     def background(self) -> float:
         """Expected electrons per pixel without a column."""
-        return BACKGROUND[self.mode] * self.dose
+        return RELATIVE_BACKGROUND[self.mode] * self.dose
 
     def positions(self, which: torch.Tensor) -> NDArray[np.float64]:
         """Positions (y, x), px, of the columns selected by a boolean tensor."""
@@ -156,9 +159,9 @@ class Planted:
         changed = self.positions(~unchanged)
         if len(changed) == 0:
             return points
-        return points[cKDTree(changed).query(points)[0] > CLEAR_OF_CHANGES * self.host.spacing]
+        return points[cKDTree(changed).query(points)[0] > MIN_GAP_DISTANCE * self.host.spacing]
 
-    def true_heights(self, positions: NDArray) -> NDArray[np.float64]:
+    def true_intensities(self, positions: NDArray) -> NDArray[np.float64]:
         """Intensities of the true image at some positions, above its darkest points."""
         clean, sign = self.pair["enhance"], mode_sign(self.mode)
         level = scores.values_at(clean, self.gap_positions, sign=sign).mean()
@@ -211,14 +214,14 @@ class Truth:
             If `host` or `mode` is unknown.
         """
         check_option("host", host, HOSTS)
-        check_option("mode", mode, BACKGROUND)
+        check_option("mode", mode, RELATIVE_BACKGROUND)
         # the name is part of the seed, so that further structures do not change the images of the others
         key = [seed, *self.name.encode(), *host.encode(), *mode.encode(), round(1000 * dose)]
         structure_seed, noise_seed = (int(n) for n in np.random.SeedSequence(key).generate_state(2))
         generator = torch.Generator().manual_seed(structure_seed)
         crystal = HOSTS[host].columns(torch.rand(2, generator=generator).tolist())
         columns = self.plant(HOSTS[host], crystal, generator)
-        counts = PointwiseNoise.counted(dose, background=BACKGROUND[mode] * dose, mode=mode)
+        counts = PointwiseNoise.counted(dose, background=RELATIVE_BACKGROUND[mode] * dose, mode=mode)
         noise = NoiseModel(1.0, 0.0, mode, pointwise=counts)
         pair = STEMSynthesizer(shape=SHAPE, noise=noise, random_state=noise_seed).record(columns).isel(image=0)
         return Planted(HOSTS[host], mode, dose, crystal, columns, pair.drop_vars("arrangement"))
@@ -240,7 +243,7 @@ def _interstitials(host: Host, columns: Columns, g: torch.Generator) -> Columns:
     near = subset(columns, CHANGED_FRACTION / 2, g) & (columns.species == 0) & _inner(columns)
     at = _positions(columns, near) + host.gap_offsets[0]
     inside = ((at > BORDER) & (at < np.array(SHAPE) - 1 - BORDER)).all(axis=1)
-    return inserted(columns, at[inside], INTERSTITIAL_HEIGHT, host.sigma)
+    return inserted(columns, at[inside], INTERSTITIAL_AMPLITUDE, host.sigma)
 
 
 def _substitutions(host: Host, columns: Columns, g: torch.Generator) -> Columns:
@@ -248,12 +251,12 @@ def _substitutions(host: Host, columns: Columns, g: torch.Generator) -> Columns:
 
 
 def _shifts(host: Host, columns: Columns, g: torch.Generator) -> Columns:
-    return shifted(columns, _faint(columns, CHANGED_FRACTION, g), 0.0, SHIFT)
+    return shifted(columns, _faint(columns, CHANGED_FRACTION, g), 0.0, SHIFT_X)
 
 
-def _heights(host: Host, columns: Columns, g: torch.Generator) -> Columns:
-    z = torch.randn(columns.y.shape, generator=g, dtype=torch.float64).clamp(-HEIGHT_CLIP, HEIGHT_CLIP)
-    return replace(columns, amplitude=columns.amplitude * (1 + HEIGHT_STD * z))
+def _spread_amplitudes(host: Host, columns: Columns, g: torch.Generator) -> Columns:
+    z = torch.randn(columns.y.shape, generator=g, dtype=torch.float64).clamp(-AMPLITUDE_CLIP, AMPLITUDE_CLIP)
+    return replace(columns, amplitude=columns.amplitude * (1 + AMPLITUDE_STD * z))
 
 
 def _edge(host: Host, columns: Columns, g: torch.Generator) -> Columns:
@@ -271,7 +274,7 @@ def _nothing(host: Host, columns: Columns, g: torch.Generator) -> Columns:
 def _judge_vacancies(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -> dict[str, float]:
     columns, empty = planted.columns, planted.removed_positions
     full = planted.positions(columns.present & (columns.species == 1) & _inner(columns))
-    contrast = float(planted.true_heights(full).mean())
+    contrast = float(planted.true_intensities(full).mean())
     left = scores.remaining_contrast(image, empty, full, planted.gap_positions, contrast=contrast)
     return {"contrast left": left, "filled in": planted.fraction_found(found, empty)}
 
@@ -279,7 +282,7 @@ def _judge_vacancies(planted: Planted, image: xr.DataArray, found: pd.DataFrame)
 def _judge_interstitials(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -> dict[str, float]:
     columns = planted.columns
     new = planted.positions(columns.present & (columns.defect == Defect.INTERSTITIAL))
-    contrast = float(planted.true_heights(new).mean())
+    contrast = float(planted.true_intensities(new).mean())
     height = scores.remaining_contrast(image, new, new, planted.gap_positions, contrast=contrast)
     return {"height shown": height, "found": planted.fraction_found(found, new)}
 
@@ -289,7 +292,7 @@ def _judge_substitutions(planted: Planted, image: xr.DataArray, found: pd.DataFr
     is_other = (planted.columns.species == 1) & ~is_changed & _inner(planted.columns)
     changed, others = planted.positions(is_changed), planted.positions(is_other)
     difference = scores.values_at(image, changed).mean() - scores.values_at(image, others).mean()
-    true = planted.true_heights(changed).mean() - planted.true_heights(others).mean()
+    true = planted.true_intensities(changed).mean() - planted.true_intensities(others).mean()
     return {"difference shown": float(difference / true)}
 
 
@@ -303,14 +306,14 @@ def _judge_shifts(planted: Planted, image: xr.DataArray, found: pd.DataFrame) ->
     bias, rms = scores.shift_errors(matched, true[match.true], (0.0, 1.0))
     height = float(planted.columns.amplitude[is_changed].mean())
     limit = scores.position_error_limit(planted.dose * height, background=planted.background, mode=planted.mode)
-    return {"found": match.recall, "bias": bias / SHIFT, "rms over limit": rms / limit}
+    return {"found": match.recall, "bias": bias / SHIFT_X, "rms over limit": rms / limit}
 
 
-def _judge_heights(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -> dict[str, float]:
+def _judge_amplitudes(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -> dict[str, float]:
     slopes, columns = {}, planted.columns
     for species in (0, 1):
         at = planted.positions((columns.species == species) & _inner(columns) & columns.present)
-        slope = scores.intensity_slope(scores.values_at(image, at), planted.true_heights(at))
+        slope = scores.intensity_slope(scores.values_at(image, at), planted.true_intensities(at))
         slopes[f"slope of sublattice {species}"] = slope
     return slopes
 
@@ -329,6 +332,7 @@ def _judge_nothing(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -
     return {"columns per cell": len(found) / cells, "rms over noise": float(np.std(image.values)) / noise}
 
 
+#: Planted structures and what is judged of them, by name.
 TRUTHS = {
     truth.name: truth
     for truth in (
@@ -336,7 +340,7 @@ TRUTHS = {
         Truth("interstitials", _interstitials, _judge_interstitials),
         Truth("substitutions", _substitutions, _judge_substitutions),
         Truth("shifted columns", _shifts, _judge_shifts),
-        Truth("spread of heights", _heights, _judge_heights),
+        Truth("spread of heights", _spread_amplitudes, _judge_amplitudes),
         Truth("edge", _edge, _judge_edge),
         Truth("nothing", _nothing, _judge_nothing),
     )

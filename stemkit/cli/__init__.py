@@ -1,4 +1,11 @@
-"""The ``stemkit`` command: one module per verb, each with ``add_to(subparsers)`` and ``run(arguments)``."""
+"""The ``stemkit`` command: one module per verb, each with ``add_to(subparsers)`` and ``run(arguments)``.
+
+- All commands: ``common`` and ``parsers`` (arguments), ``messages``, ``figures``, ``batch`` (files, with ``files``:
+  their names, ``records``: of finished results, ``progress``), ``stacks`` (images of a stack, with ``unfinished``),
+  ``workers``, ``interruption``, ``logs``.
+- Steps of ``detect``: ``lattices``, ``merging``, ``overlay``, ``suspicion`` (implausible results); of ``enhance``:
+  ``assessing``; of ``structure``: ``analyses``.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +36,12 @@ from stemkit.cli import (
 )
 from stemkit.cli.interruption import INTERRUPTED, announce, prompt_interruption
 from stemkit.cli.logs import add_log_arguments, logged
-from stemkit.cli.messages import described, with_option_names
+from stemkit.cli.messages import error_line, with_option_names
 from stemkit.cli.progress import OutputError, printing
 
 __all__ = ["command", "main"]
 
+#: Modules of the verbs, in the order of the help.
 VERBS = (enhance, detect, structure, report, calibrate, straighten, average, info, synthesize, train, benchmark, demo)
 #: Exit code of a command whose output is closed, as shells report it.
 PIPE_CLOSED = 128 + 13  # SIGPIPE, which not all systems have
@@ -86,7 +94,7 @@ def _run(arguments: argparse.Namespace) -> int:
             _discard_output()  # what a full disk did not take would be written again at the end of the process
         if arguments.debug:
             traceback.print_exc()
-        print(f"stemkit: {described(error)}", file=sys.stderr)
+        print(f"stemkit: {error_line(error)}", file=sys.stderr)
         return 1
 
 

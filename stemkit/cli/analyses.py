@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stemkit.cli.figures import non_interactive_pyplot
-from stemkit.tables import counted
+from stemkit.tables import counted, unit_of_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["ANALYSES", "Analysis", "Crystal", "Result"]
 
 #: p-value below which a vector is counted as significant (chosen).
-SIGNIFICANT = 0.01
+MAX_P_VALUE = 0.01
 #: Height and width of a panel of a figure, inches (chosen).
-PANEL = (6.0, 6.6)
+PANEL_SIZE = (6.0, 6.6)
 #: Diameter of a marker of strain, spacings of columns on a square field (chosen).
-MARKER = 0.5
+MARKER_DIAMETER = 0.5
 #: Quantile of strains at the ends of the colours (chosen: single wrong columns are beyond it).
-COLORS = 0.98
+COLOR_QUANTILE = 0.98
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Result:
         elif table.index.name is not None:
             table = table.reset_index()
         if "y" in table:
-            table = table.assign(unit=crystal.table.attrs.get("unit", "px"))
+            table = table.assign(unit=unit_of_table(crystal.table))
         with whole_file(path) as temporary:
             table.to_csv(temporary, index=False)
 
@@ -83,7 +83,7 @@ class Analysis:
 
 def _axes(n: int = 1) -> tuple[Figure, Any]:
     plt = non_interactive_pyplot()
-    figure, axes = plt.subplots(1, n, figsize=(PANEL[1] * n, PANEL[0]), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(1, n, figsize=(PANEL_SIZE[1] * n, PANEL_SIZE[0]), layout="constrained", squeeze=False)
     return figure, axes[0]
 
 
@@ -98,10 +98,10 @@ def _polarization(crystal: Crystal, arguments: argparse.Namespace) -> Result:
         result = polarization(result, arguments.born_charge, arguments.cell_volume)
     known = result.dropna(subset=[f"{name}_y"])
     unit = result.attrs["units"][f"{name}_y"]
-    significant = int((known["p_value"] < SIGNIFICANT).sum())
+    significant = int((known["p_value"] < MAX_P_VALUE).sum())
     mean = known[[f"{name}_y", f"{name}_x"]].mean()
     line = f"{counted(len(known), 'vector')}, mean y {mean.iloc[0]:.3g} and x {mean.iloc[1]:.3g} {unit}"
-    line += f", {significant} with p < {SIGNIFICANT:g}"
+    line += f", {significant} with p < {MAX_P_VALUE:g}"
 
     def draw() -> Figure:
         figure, (ax,) = _axes()
@@ -181,7 +181,7 @@ def _dumbbells(crystal: Crystal, arguments: argparse.Namespace) -> Result:
     from stemkit.structure import dumbbells, mean_distances
 
     found = dumbbells(crystal.table, by=arguments.by or "amplitude")
-    unit = crystal.table.attrs.get("unit", "px")
+    unit = unit_of_table(crystal.table)
 
     def draw() -> Figure:
         figure, (ax, histogram) = _axes(2)
@@ -282,13 +282,13 @@ def _strain(crystal: Crystal, arguments: argparse.Namespace) -> Result:
 
     result = strain(crystal.table, crystal.lattice)
     parts = ["exx", "eyy", "exy", "rotation"]
-    size = (MARKER * 72 * PANEL[1] / np.sqrt(max(len(result), 1))) ** 2
+    size = (MARKER_DIAMETER * 72 * PANEL_SIZE[1] / np.sqrt(max(len(result), 1))) ** 2
 
     def draw() -> Figure:
         figure, axes = _axes(4)
         for ax, part in zip(axes, parts, strict=True):
             values = result[part] * (1 if part == "rotation" else 100)
-            limit = float(np.nanquantile(np.abs(values), COLORS)) if values.notna().any() else 1.0
+            limit = float(np.nanquantile(np.abs(values), COLOR_QUANTILE)) if values.notna().any() else 1.0
             drawn = ax.scatter(result["x"], result["y"], c=values, cmap="RdBu_r", vmin=-limit, vmax=limit, s=size)
             ax.set(title=part, aspect="equal", xticks=[], yticks=[])
             ax.invert_yaxis()
@@ -306,7 +306,7 @@ def _profile(crystal: Crystal, arguments: argparse.Namespace) -> Result:
 
     by = arguments.by or "amplitude"
     result = interface_profile(crystal.table, crystal.lattice, arguments.along, by=(by,))
-    unit = crystal.table.attrs.get("unit", "px")
+    unit = unit_of_table(crystal.table)
 
     def draw() -> Figure:
         figure, axes = _axes(3)
@@ -338,7 +338,7 @@ def _elements(crystal: Crystal, arguments: argparse.Namespace) -> Result:
 
 
 def _with_unit(table: pd.DataFrame, crystal: Crystal) -> pd.DataFrame:
-    table.attrs["unit"] = crystal.table.attrs.get("unit", "px")
+    table.attrs["unit"] = unit_of_table(crystal.table)
     return table
 
 

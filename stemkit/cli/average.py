@@ -15,6 +15,7 @@ from stemkit.cli.batch import Job, for_each_file
 from stemkit.cli.common import add_image_arguments, add_output_arguments, load
 from stemkit.cli.figures import non_interactive_pyplot, save_and_close
 from stemkit.cli.files import select_files
+from stemkit.cli.parsers import frame_numbers, scan_angles
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 #: Choices of ``--format``.
 FORMATS = ("nc", "tif", "hspy")
 #: Size of files, bytes, above which their frames are not held in memory together (chosen).
-LARGE = 2**28
+MAX_BYTES_IN_MEMORY = 2**28
 
 
 def add_to(subparsers: Any) -> None:
@@ -67,25 +68,6 @@ def add_to(subparsers: Any) -> None:
     parser.set_defaults(run=run, series=True)
 
 
-def frame_numbers(text: str) -> list[int]:
-    """Parse ``--reject``: numbers of frames, separated by commas."""
-    try:
-        numbers = [int(part) for part in text.split(",")]
-    except ValueError:
-        numbers = [-1]
-    if min(numbers) < 0:
-        raise argparse.ArgumentTypeError(f"must be numbers of frames such as 0,3,7, but is {text!r}")
-    return numbers
-
-
-def scan_angles(text: str) -> list[float]:
-    """Parse ``--scan-angles``: numbers, separated by commas."""
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be angles in degrees such as 0,90, but is {text!r}") from None
-
-
 def run(arguments: argparse.Namespace) -> int:
     """Average each series."""
     from stemkit import write
@@ -121,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
             job.say(f"  {line}")
 
     def skipped(job: Job, targets: list[Path]) -> None:
-        job.say(f"{targets[0]}: finished before")
+        job.say_finished(targets[:1])
 
     return for_each_file(arguments, work, result="average", skipped=skipped)
 
@@ -188,7 +170,7 @@ def _frame_files(path: Path) -> list[Path]:
 def _loaded(path: Path, arguments: argparse.Namespace) -> xr.DataArray:
     """The frames of a file, or of the files of a folder; large ones are read when they are needed, with dask."""
     files = _frame_files(path)
-    is_large = sum(file.stat().st_size for file in files or [path]) > LARGE
+    is_large = sum(file.stat().st_size for file in files or [path]) > MAX_BYTES_IN_MEMORY
     return load(files or path, arguments, lazy=is_large and find_spec("dask") is not None)
 
 
@@ -244,11 +226,11 @@ def series_figure(aligner: SeriesAligner, image: xr.DataArray) -> Figure:
         figure.colorbar(ax.imshow(values, **options), ax=ax, label=label)
         ax.set(xlabel="x (px)", ylabel="y (px)")
         ax.set_title(title, fontsize=10)
-    colours = plt.colormaps["viridis"](np.linspace(0, 0.9, len(aligner.displacements_)))
-    _draw_path(axes[0, 2], aligner.displacements_, colours)
+    colors = plt.colormaps["viridis"](np.linspace(0, 0.9, len(aligner.displacements_)))
+    _draw_path(axes[0, 2], aligner.displacements_, colors)
     for ax, axis, name in ((axes[1, 0], 1, "x"), (axes[1, 1], 0, "y")):
-        for frame, colour in zip(aligner.displacements_, colours, strict=True):
-            ax.plot(frame[:, axis] - frame[:, axis].mean(), linewidth=0.5, alpha=0.8, color=colour)
+        for frame, color in zip(aligner.displacements_, colors, strict=True):
+            ax.plot(frame[:, axis] - frame[:, axis].mean(), linewidth=0.5, alpha=0.8, color=color)
         ax.set(xlabel="row", ylabel=f"displacement along {name} (px)")
         ax.set_title("displacements of the rows, less those of the frames", fontsize=10)
     axes[1, 2].axis("off")
@@ -257,7 +239,7 @@ def series_figure(aligner: SeriesAligner, image: xr.DataArray) -> Figure:
     return figure
 
 
-def _draw_path(ax: Axes, displacements: NDArray, colours: NDArray) -> None:
+def _draw_path(ax: Axes, displacements: NDArray, colors: NDArray) -> None:
     """Displacements of whole frames, with their numbers."""
     import numpy as np
 
@@ -268,7 +250,7 @@ def _draw_path(ax: Axes, displacements: NDArray, colours: NDArray) -> None:
     ax.plot(mean[:, 1], mean[:, 0], "-", color="0.6", linewidth=0.8)
     for i, (y, x) in enumerate(mean):
         if np.isfinite(y):
-            ax.plot(x, y, "o", color=colours[i], markersize=4)
+            ax.plot(x, y, "o", color=colors[i], markersize=4)
             ax.annotate(str(i), (x, y), xytext=(4, 3), textcoords="offset points", fontsize=8)
     ax.set(xlabel="x (px)", ylabel="y (px)")
     ax.set_title("displacements of the frames, by number and colour", fontsize=10)

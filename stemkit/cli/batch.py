@@ -13,7 +13,7 @@ from typing import Any
 
 from stemkit.atomic import check_place
 from stemkit.cli.files import RESULT_ENDINGS, is_result_ending, result_names, select_files
-from stemkit.cli.messages import about, described, with_option_names
+from stemkit.cli.messages import about, error_line, with_option_names
 from stemkit.cli.progress import Messages, OutputError, Progress
 from stemkit.cli.records import Record
 from stemkit.cli.workers import has_workers, in_workers, without_workers
@@ -50,6 +50,10 @@ class Job:
     def say(self, text: str) -> None:
         """Print a result."""
         self.progress.say(text)
+
+    def say_finished(self, results: list[Path]) -> None:
+        """Print that the same command has made these results before."""
+        self.say("\n".join(f"{path}: finished before" for path in results))
 
     def note(self, text: str) -> None:
         """Print a message to stderr."""
@@ -117,7 +121,7 @@ def for_each_file(
         Called with each file and what ``work`` has returned for it, in the order of the files.
     """
     selection = select_files(arguments.paths, arguments.recursive, getattr(arguments, "series", False))
-    names = [_labelled(name, arguments) for name in result_names(selection.files)]
+    names = [_labeled(name, arguments) for name in result_names(selection.files)]
     if result is not None and len(names) > 1 and result_folder(arguments) != arguments.output:
         raise ValueError(
             f"-o must be a folder for the results of {len(names)} files, but is {arguments.output}, the name of one"
@@ -161,7 +165,7 @@ def _report_selection(problems: tuple[str, ...], left_out: tuple[Path, ...]) -> 
         )
 
 
-def _labelled(name: str, arguments: argparse.Namespace) -> str:
+def _labeled(name: str, arguments: argparse.Namespace) -> str:
     """The name of results with the dataset and the region, if they are given."""
     label = ""
     if arguments.dataset is not None:
@@ -237,5 +241,5 @@ def _failure(job: Job, work: Callable[[Job], object]) -> str:
     except Exception as error:
         if job.arguments.debug:
             job.progress.note(traceback.format_exc())
-        return described(error)
+        return error_line(error)
     return ""

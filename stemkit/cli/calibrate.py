@@ -136,7 +136,7 @@ def _line(key: str, value: float | str, error: float | None, unit: str, meaning:
 
 def _dose(calibrator: NoiseCalibrator, image: xr.DataArray) -> list[tuple[str, float, float | None]]:
     """Unit, dose and its error for counted electrons; otherwise the gain also contains that of the amplifier."""
-    from stemkit.images import pixel_sizes
+    from stemkit.images.pixel_size import pixel_sizes
 
     model = calibrator.noise_model_
     if model.pointwise.kind != "poisson":

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import math
-import re
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from stemkit.cli.parsers import not_negative, positive, region, sampling
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -20,19 +19,13 @@ __all__ = [
     "add_network_arguments",
     "add_output_arguments",
     "add_pixel_size_error_argument",
-    "at_least",
     "check_device",
     "check_network",
     "detector_options",
     "frames",
     "load",
     "network_options",
-    "not_negative",
-    "positive",
 ]
-
-#: Form of ``--region``.
-REGION = re.compile(r"^(\d+):(\d+),(\d+):(\d+)$")
 
 
 def add_image_arguments(parser: argparse.ArgumentParser) -> None:
@@ -143,60 +136,6 @@ def _check_weights(name: str) -> None:
         ) from error
 
 
-def at_least(low: int) -> Callable[[str], int]:
-    """Parser of an integer with a lower limit."""
-
-    def parse(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = low - 1
-        if number < low:
-            raise argparse.ArgumentTypeError(f"must be an integer of at least {low}, but is {text!r}")
-        return number
-
-    return parse
-
-
-def positive(text: str) -> float:
-    """Parse a positive finite number."""
-    number = _number(text)
-    if not (number > 0 and math.isfinite(number)):
-        raise argparse.ArgumentTypeError(f"must be a positive number, but is {text!r}")
-    return number
-
-
-def not_negative(text: str) -> float:
-    """Parse a finite number of at least 0."""
-    number = _number(text)
-    if not (number >= 0 and math.isfinite(number)):
-        raise argparse.ArgumentTypeError(f"must be a number of at least 0, but is {text!r}")
-    return number
-
-
-def sampling(text: str) -> float | str:
-    """Parse ``--sampling``: ``"auto"``, or a number in (0, 1]."""
-    if text == "auto":
-        return text
-    number = _number(text)
-    if not 0 < number <= 1:
-        raise argparse.ArgumentTypeError(f"must be auto or a number in (0, 1], but is {text!r}")
-    return number
-
-
-def region(text: str) -> tuple[slice, slice]:
-    """Parse ``--region``: slices of rows and columns from ``y0:y1,x0:x1``."""
-    match = REGION.match(text)
-    if match is None:
-        raise argparse.ArgumentTypeError(
-            f"must have the form y0:y1,x0:x1 in px, such as 0:512,100:612, but is {text!r}"
-        )
-    y0, y1, x0, x1 = map(int, match.groups())
-    if y0 >= y1 or x0 >= x1:
-        raise argparse.ArgumentTypeError(f"must have y0 < y1 and x0 < x1, but is {text!r}")
-    return slice(y0, y1), slice(x0, x1)
-
-
 def load(
     path: Path | list[Path], arguments: argparse.Namespace, cropped: bool = False, lazy: bool = False
 ) -> xr.DataArray:
@@ -235,10 +174,3 @@ def _ascending(image: xr.DataArray) -> xr.DataArray:
 def frames(image: xr.DataArray) -> list[str]:
     """Endings of the names of results: one empty ending for an image, numbers for the frames of a stack."""
     return [""] if image.ndim == 2 else [f"_{i:03d}" for i in range(len(image))]
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan

@@ -28,17 +28,18 @@ SCENES = (
     ("gold_110", "abf", 30.0),
 )
 #: Edge of the images, px (chosen).
-SIZE = 320
+IMAGE_SIZE = 320
 #: Pixel size of the images, nm (chosen).
 PIXEL_SIZE = 0.011
 #: Columns nearer than this to the border are not counted, px (chosen: they are cut).
 BORDER = 4
 #: Expected electrons per pixel in the background of HAADF, fraction of the dose (chosen).
-BACKGROUND = 0.1
+BACKGROUND_FRACTION = 0.1
 #: Standard deviation of the nearly noise-free image in which the true positions are measured, fraction of the contrast.
-HARDLY_ANY = 0.002
+MIN_NOISE = 0.002
 #: Edge of the enlarged part in the figures, px (chosen).
-PART = 150
+ENLARGED_EDGE = 150
+#: Explanation of the printed table.
 EXPLANATION = """\
 recorded, enhanced: peak signal-to-noise ratio. found: of the true columns, those at the border left out. none: columns
 found where there is none. RMS: deviation from the true position along an axis; stated: what the errors in the table,
@@ -125,14 +126,14 @@ def _run_scene(name: str, signal: str, dose: float, folder: Path) -> Outcome:
     from stemkit.detection import good_columns
     from stemkit.metrics import match_columns, psnr
 
-    clean, truth = simulated(name, signal, shape=(SIZE, SIZE), pixel_size=PIXEL_SIZE)
+    clean, truth = simulated(name, signal, shape=(IMAGE_SIZE, IMAGE_SIZE), pixel_size=PIXEL_SIZE)
     recorded: Any = _scanned(clean, dose).apply(clean, random_state=0)
     pipeline = Pipeline([("noise", NoiseCalibrator()), ("denoise", SFINDenoiser()), ("atoms", AtomDetector())])
     enhanced = pipeline[:-1].fit_transform(recorded)
     columns = pipeline[-1].fit_transform(enhanced)
     radius = pipeline["atoms"].spacing_ / 3
     measured, true = (
-        table[table[["y_px", "x_px"]].apply(lambda p: p.between(BORDER, SIZE - 1 - BORDER)).all(axis=1)]
+        table[table[["y_px", "x_px"]].apply(lambda p: p.between(BORDER, IMAGE_SIZE - 1 - BORDER)).all(axis=1)]
         for table in (columns, truth)
     )
     match = match_columns(measured[["y", "x"]], true[["y", "x"]], radius)
@@ -163,18 +164,18 @@ def _scanned(clean: xr.DataArray, dose: float) -> NoiseModel:
     low, high = float(clean.min()), float(clean.max())
     dark = clean.attrs["mode"] == "bf"
     level = high if dark else low
-    background = dose * high / (high - low) if dark else BACKGROUND * dose
+    background = dose * high / (high - low) if dark else BACKGROUND_FRACTION * dose
     counts = PointwiseNoise.counted(dose, background=background, mode=clean.attrs["mode"])
     scan = ScanNoise(amplitude=0.03, length=20.0, jitter=0.3, hum=0.3, hum_period=8.3)
     return NoiseModel(high - low, level, clean.attrs["mode"], scan=scan, pointwise=counts)
 
 
 def _true_positions(clean: xr.DataArray) -> pd.DataFrame:
-    """Columns of the noise-free image: frozen phonons displace atoms by some pm from the positions of the crystal."""
+    """Columns of the true image: frozen phonons displace atoms by some pm from the positions of the crystal."""
     from stemkit import AtomDetector, NoiseModel, PointwiseNoise
 
     contrast = float(clean.max() - clean.min())
-    nearly = NoiseModel(contrast, mode=clean.attrs["mode"], pointwise=PointwiseNoise(readout=HARDLY_ANY))
+    nearly = NoiseModel(contrast, mode=clean.attrs["mode"], pointwise=PointwiseNoise(readout=MIN_NOISE))
     return AtomDetector().fit_transform(nearly.apply(clean, random_state=1))
 
 
@@ -187,7 +188,9 @@ def _figure(
 
     from stemkit.plotting import show_image
 
-    part = {d: slice((n - PART) // 2, (n - PART) // 2 + PART) for d, n in recorded.sizes.items()}
+    part = {
+        d: slice((n - ENLARGED_EDGE) // 2, (n - ENLARGED_EDGE) // 2 + ENLARGED_EDGE) for d, n in recorded.sizes.items()
+    }
     figure, axes = plt.subplots(1, 4, figsize=(17, 4.9), layout="constrained")
     show_image(recorded, axes[0], "recorded")
     show_image(enhanced, axes[1], "enhanced")
@@ -211,5 +214,5 @@ def _draw(ax: Any, places: NDArray, start: tuple[int, int], style: dict[str, Any
     """Draw positions in an enlarged part, with their number in the whole image in the legend."""
     label = f"{style.pop('label')} ({len(places)})"
     y, x = (places - start).T
-    inside = (y > -0.5) & (y < PART - 0.5) & (x > -0.5) & (x < PART - 0.5)
+    inside = (y > -0.5) & (y < ENLARGED_EDGE - 0.5) & (x > -0.5) & (x < ENLARGED_EDGE - 0.5)
     ax.scatter(x[inside], y[inside], label=label, **{"s": 60, "linewidths": 1.3, **style})

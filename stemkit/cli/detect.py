@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +19,13 @@ from stemkit.cli.common import (
     frames,
     load,
     network_options,
-    positive,
 )
 from stemkit.cli.figures import add_figure_arguments, figure_suffix, save_and_close
 from stemkit.cli.lattices import FoundLattices, fit_image_lattices
 from stemkit.cli.merging import MERGED, check_merged, write_merged
+from stemkit.cli.parsers import positive
 from stemkit.cli.stacks import detect_stack, stacked_along
-from stemkit.cli.suspicion import notes, summary
+from stemkit.cli.suspicion import column_summary, notes
 from stemkit.cli.workers import add_worker_arguments
 from stemkit.tables import counted
 
@@ -128,7 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def skipped(job: Job, targets: list[Path]) -> None:
         tables[job.path] = targets[0]
-        job.say(f"{targets[0]}: finished before")
+        job.say_finished(targets[:1])
 
     code = for_each_file(
         arguments, _measure_file, result="columns", skipped=skipped, prepare=prepare, done=tables.__setitem__
@@ -153,16 +154,14 @@ def _measure_file(job: Job) -> Path:
     endings = [""] if is_series else frames(image)
     figures = [f"_columns{ending}{suffix}" for ending in endings] if suffix else []
     table_path, *others = job.outputs(f"_columns.{arguments.format}", *["_vacancies.csv"] * arguments.lattice, *figures)
-    if is_series:
-        table, shown, detector = _measure_series(image, job)
-    else:
-        table, shown, detector = measure(image, arguments, job)
+    measured = _measure_series(image, job) if is_series else measure(image, arguments, job)
+    table, shown = measured.table, measured.shown
     write_columns(table, table_path, overwrite=True, image=shown)
-    job.say("\n  ".join([f"{table_path}: {summary(table)}", *notes(table, detector, shown, job.path)]))
+    job.say("\n  ".join([f"{table_path}: {column_summary(table)}", *notes(table, measured.detector, shown, job.path)]))
     found = None
     if arguments.lattice:
         job.step("fitting lattices")
-        found = fit_image_lattices(table, shown, detector, arguments.pixel_size_error)
+        found = fit_image_lattices(table, shown, measured.detector, arguments.pixel_size_error)
         job.say(found.write(others.pop(0), table.attrs["unit"]))
     if others:
         job.step("drawing")
@@ -200,18 +199,18 @@ def _size(image: xr.DataArray) -> str:
     return f"{count} of {image.sizes['y']} by {image.sizes['x']} px"
 
 
-def _measure_series(images: xr.DataArray, job: Job) -> tuple[pd.DataFrame, xr.DataArray, AtomDetector]:
+def _measure_series(images: xr.DataArray, job: Job) -> Measured:
     """Align and average the frames and measure the columns: as :func:`measure`, of the average."""
     from stemkit.series import measure_series
 
     average, aligner = averaged(images, job)
-    table, shown, detector = measure(average, job.arguments, job)
+    measured = measure(average, job.arguments, job)
     if job.arguments.all_frames:
         job.step("measuring the columns in all frames")
-        table = measure_series(images, table, aligner)
+        measured = replace(measured, table=measure_series(images, measured.table, aligner))
     used = aligner.n_frames_ - len(aligner.rejected_)
     job.say(f"{job.path}: {used} of {aligner.n_frames_} frames aligned")
-    return table, shown, detector
+    return measured
 
 
 def averaged(images: xr.DataArray, job: Job) -> tuple[xr.DataArray, SeriesAligner]:
@@ -224,10 +223,17 @@ def averaged(images: xr.DataArray, job: Job) -> tuple[xr.DataArray, SeriesAligne
     return aligner.transform(images), aligner
 
 
-def measure(
-    image: xr.DataArray, arguments: argparse.Namespace, job: Job
-) -> tuple[pd.DataFrame, xr.DataArray, AtomDetector]:
-    """Measure the columns: their table, the image in which they were found, and the fitted detector."""
+@dataclass(frozen=True)
+class Measured:
+    """The columns of an image: their table, the image in which they were found, and the fitted detector."""
+
+    table: pd.DataFrame
+    shown: xr.DataArray
+    detector: AtomDetector
+
+
+def measure(image: xr.DataArray, arguments: argparse.Namespace, job: Job) -> Measured:
+    """Measure the columns of an image or a stack."""
     from stemkit import AtomDetector, NoiseCalibrator, SFINDenoiser
 
     shown = image
@@ -241,12 +247,12 @@ def measure(
             shown = SFINDenoiser(**network_options(arguments)).fit_transform(shown)
     job.step("measuring the columns")
     detector = AtomDetector(**detector_options(arguments))
-    return detector.fit_transform(shown), shown, detector
+    return Measured(detector.fit_transform(shown), shown, detector)
 
 
 def with_recorded(image: xr.DataArray, arguments: argparse.Namespace) -> xr.DataArray:
     """Add the recorded pixels to an enhanced image."""
-    from stemkit.images import was_enhanced
+    from stemkit.images.provenance import was_enhanced
 
     if arguments.recorded is None:
         if was_enhanced(image) and "recorded" not in image.coords:
@@ -256,7 +262,7 @@ def with_recorded(image: xr.DataArray, arguments: argparse.Namespace) -> xr.Data
             )
         return image
     from stemkit import read
-    from stemkit.images import pixel_sizes
+    from stemkit.images.pixel_size import pixel_sizes
 
     recorded = read(arguments.recorded, dataset=arguments.dataset, pixel_size=arguments.pixel_size)
     if was_enhanced(recorded):

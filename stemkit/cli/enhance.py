@@ -101,10 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
             _write(one, paths)
         job.say("\n".join(map(str, targets)))
 
-    def skipped(job: Job, targets: list[Path]) -> None:
-        job.say("\n".join(f"{target}: finished before" for target in targets))
-
-    return for_each_file(arguments, work, result="enhanced", skipped=skipped, prepare=prepare)
+    return for_each_file(arguments, work, result="enhanced", skipped=Job.say_finished, prepare=prepare)
 
 
 def _write(image: xr.DataArray, targets: list[Path]) -> None:

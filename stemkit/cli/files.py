@@ -13,13 +13,14 @@ from pathlib import Path
 __all__ = ["RESULT_ENDINGS", "Selection", "is_result_ending", "result_names", "select_files"]
 
 #: Longest name of a result without its ending, bytes (chosen: file systems allow 255, endings have up to 40).
-LONGEST_NAME = 200
+MAX_NAME_BYTES = 200
 #: Endings of the names of all results, before the number of the image in a stack and the suffix.
 RESULT_ENDINGS = (
     "enhanced", "uncertainty", "straightened", "noise", "columns", "vacancies", "average", "drift", "aligned", "report",
     "polarization", "counts", "grains", "rings", "dumbbells", "dislocations", "defects", "strain", "profile",
     "elements",
 )  # fmt: skip
+#: Pattern of these endings.
 _ENDING = rf"_({'|'.join(RESULT_ENDINGS)})(_\d{{3,}})?"
 #: Names of results: the name of the input, its region, and the ending.
 _RESULT = re.compile(rf"^(?P<origin>.+?)(_y\d+-\d+_x\d+-\d+)?{_ENDING}$")
@@ -46,8 +47,8 @@ def select_files(paths: Sequence[Path], recursive: bool = False, series: bool = 
     Files in folders whose names are those of results of other files (``a_enhanced.tif`` of ``a.dm4``) are left out,
     unless they are named themselves.
     """
-    from stemkit.io import READABLE
     from stemkit.io.folders import image_files
+    from stemkit.io.reading import READABLE
 
     named, found, problems = list[Path](), list[Path](), list[str]()
     order = list[Path]()
@@ -106,9 +107,9 @@ def _name(path: Path, level: int) -> str:
 def _shortened(name: str) -> str:
     """A name that leaves space for endings; what is removed is replaced with a hash."""
     encoded = os.fsencode(name)
-    if len(encoded) <= LONGEST_NAME:
+    if len(encoded) <= MAX_NAME_BYTES:
         return name
-    kept = encoded[: LONGEST_NAME - 9].decode(errors="ignore")
+    kept = encoded[: MAX_NAME_BYTES - 9].decode(errors="ignore")
     return f"{kept}_{hashlib.sha1(encoded).hexdigest()[:8]}"
 
 

@@ -70,7 +70,7 @@ def _size(image: xr.DataArray) -> str:
 
 
 def _pixel_size(image: xr.DataArray) -> str:
-    from stemkit.images import pixel_sizes
+    from stemkit.images.pixel_size import pixel_sizes
 
     sizes = pixel_sizes(image)
     if sizes is None:
@@ -83,7 +83,7 @@ def _pixel_size(image: xr.DataArray) -> str:
 
 def _mode(images: Sequence[xr.DataArray]) -> str:
     """The mode of the images, and whether it was inferred; several where they differ."""
-    from stemkit.images import resolve_mode
+    from stemkit.images.mode import resolve_mode
 
     modes = [resolve_mode(image) for image in images]
     inferred = "" if "mode" in images[0].attrs else " (inferred)"
@@ -94,7 +94,8 @@ def _mode(images: Sequence[xr.DataArray]) -> str:
 
 def _spacing(image: xr.DataArray) -> tuple[str, str]:
     """The spacing of the columns, or its range in a stack."""
-    from stemkit.images import pixel_sizes, split
+    from stemkit.images import split
+    from stemkit.images.pixel_size import pixel_sizes
     from stemkit.periodicity import find_periodicity
 
     images = split(image)

@@ -9,7 +9,7 @@ from pathlib import Path
 from stemkit.atomic import check_place, whole_file
 from stemkit.cli.files import select_files
 from stemkit.cli.records import Record
-from stemkit.tables import counted
+from stemkit.tables import counted, unit_of_table
 
 __all__ = ["MERGED", "check_merged", "write_merged"]
 
@@ -55,7 +55,7 @@ def write_merged(tables: Mapping[Path, Path], path: Path, record: Record) -> str
     parts = []
     for source, table_path in tables.items():
         table = read_columns(table_path)
-        unit = table.attrs.get("unit", "px")
+        unit = unit_of_table(table)
         table.attrs = {}
         table.insert(0, "file", str(source).encode(errors="backslashreplace").decode())
         parts.append(table.assign(unit=unit))

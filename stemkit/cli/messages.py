@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-__all__ = ["about", "described", "with_option_names"]
+__all__ = ["about", "error_line", "with_option_names"]
 
 #: Parameters of functions whose command-line options have the same name; not those in the parentheses of a call.
 _PARAMETERS = re.compile(
@@ -17,7 +17,7 @@ _NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory|
 _EXPLAINED = (OSError, ValueError, TypeError, ImportError, UserWarning)
 
 
-def described(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """One line that describes an error, in the words of the command line."""
     text = with_option_names(_text(error)).strip()
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(text)):

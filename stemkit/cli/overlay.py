@@ -27,15 +27,16 @@ if TYPE_CHECKING:
 
 __all__ = ["detection_figure", "enlarged_part"]
 
-#: Colour of vacancies and of lattice lines (chosen: neither is a colour of columns).
-VACANCY_COLOUR = "#ff2020"
-LATTICE_COLOUR = "#ffffff"
+#: Colour of vacancies (chosen: not a colour of columns).
+VACANCY_COLOR = "#ff2020"
+#: Colour of lattice lines (chosen: not a colour of columns).
+LATTICE_COLOR = "#ffffff"
 #: Edge of the enlarged part, spacings of the columns (chosen).
 ENLARGED_SPACINGS = 11.0
 #: Least edge of the enlarged part, px (chosen).
-LEAST_EDGE = 40
+MIN_ENLARGED_EDGE = 40
 #: Largest edge of the enlarged part, fraction of that of the image (chosen).
-LARGEST_PART = 0.4
+MAX_ENLARGED_FRACTION = 0.4
 #: Diameter of a symbol, spacings of the columns (chosen: larger than a column, smaller than the gap).
 SYMBOL_SIZE = 0.62
 #: Limits of the diameter of a symbol, points (chosen).
@@ -43,10 +44,10 @@ SYMBOL_LIMITS = (2.0, 22.0)
 #: Diameter of a symbol in the legend, points (chosen).
 LEGEND_SIZE = 9.0
 #: Height of a panel, inches (chosen).
-PANEL = 5.6
+PANEL_HEIGHT = 5.6
 #: Width of an image, heights, from which it is drawn above the enlarged parts (chosen: next to them it would be lower
 #: than half a panel).
-WIDE = 2.0
+MIN_WIDE_ASPECT = 2.0
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,14 @@ def _panels(n: int, shape: tuple[int, ...]) -> tuple[Figure, list[Axes]]:
     """Figure with panels for the whole image, and n enlarged parts next to it, or below it if the image is wide."""
     plt = non_interactive_pyplot()
     n_y, n_x = shape
-    if n_x < WIDE * n_y:
-        figure, axes = plt.subplots(1, n + 1, figsize=(PANEL * (n + 1), PANEL + 1.1), layout="constrained")
+    if n_x < MIN_WIDE_ASPECT * n_y:
+        figure, axes = plt.subplots(
+            1, n + 1, figsize=(PANEL_HEIGHT * (n + 1), PANEL_HEIGHT + 1.1), layout="constrained"
+        )
         return figure, list(axes)
-    height = PANEL * n * n_y / n_x
-    figure = plt.figure(figsize=(PANEL * n, height + PANEL + 1.5), layout="constrained")
-    grid = figure.add_gridspec(2, n, height_ratios=(height, PANEL))
+    height = PANEL_HEIGHT * n * n_y / n_x
+    figure = plt.figure(figsize=(PANEL_HEIGHT * n, height + PANEL_HEIGHT + 1.5), layout="constrained")
+    grid = figure.add_gridspec(2, n, height_ratios=(height, PANEL_HEIGHT))
     return figure, [figure.add_subplot(grid[0, :]), *(figure.add_subplot(grid[1, k]) for k in range(n))]
 
 
@@ -121,15 +124,15 @@ def enlarged_part(shape: tuple[int, ...], table: pd.DataFrame, lattices: Sequenc
         Lattices of the image, with their vacancies.
     """
     spacing = _spacing(table)
-    edge = max(LEAST_EDGE, min(ENLARGED_SPACINGS * spacing, LARGEST_PART * min(shape)))
+    edge = max(MIN_ENLARGED_EDGE, min(ENLARGED_SPACINGS * spacing, MAX_ENLARGED_FRACTION * min(shape)))
     n_y, n_x = (int(min(n, edge)) for n in shape)
     quality = table["quality"].to_numpy()
     marked = (quality & sum(Quality[name] for name in SUSPICIOUS) > 0) & (quality & Quality.EDGE == 0)
     vacancies = [found.vacancies[["y_px", "x_px"]] for found in lattices if len(found.vacancies)]
     places = np.concatenate([t.to_numpy(dtype=np.float64) for t in vacancies or [table.loc[marked, ["y_px", "x_px"]]]])
-    centre = _densest(places, min(n_y, n_x) / 2, shape)
+    center = _densest(places, min(n_y, n_x) / 2, shape)
     top, left = (
-        int(np.clip(round(c - n / 2), 0, size - n)) for c, n, size in zip(centre, (n_y, n_x), shape, strict=True)
+        int(np.clip(round(c - n / 2), 0, size - n)) for c, n, size in zip(center, (n_y, n_x), shape, strict=True)
     )
     return Part(slice(top, top + n_y), slice(left, left + n_x))
 
@@ -145,7 +148,7 @@ def _densest(places: NDArray, radius: float, shape: tuple[int, ...]) -> NDArray:
 def _spacing(table: pd.DataFrame) -> float:
     """Median distance of nearest columns, px."""
     if len(table) < 2:
-        return LEAST_EDGE / 4
+        return MIN_ENLARGED_EDGE / 4
     places = table[["y_px", "x_px"]].to_numpy()
     return float(np.median(cKDTree(places).query(places, k=2)[0][:, 1]))
 
@@ -154,21 +157,21 @@ def _draw_columns(ax: Axes, table: pd.DataFrame, part: Part, lattices: Sequence[
     size = _symbol_size(ax, table, part)
     quality, y_x = table["quality"].to_numpy(), part.positions(table)
     left = np.ones(len(table), dtype=bool)
-    for name, (colour, marker) in FLAG_STYLES.items():
+    for name, (color, marker) in FLAG_STYLES.items():
         chosen = left & (quality & Quality[name] > 0)
         left &= ~chosen
-        _draw_symbols(ax, y_x, chosen, colour, marker, size, FLAG_WORDS[name])
+        _draw_symbols(ax, y_x, chosen, color, marker, size, FLAG_WORDS[name])
     _draw_symbols(ax, y_x, left, *GOOD_STYLE, size, "without a flag")
     for found in lattices:
         everything = np.ones(len(found.vacancies), dtype=bool)
         name = "vacancy" if len(lattices) == 1 else f"vacancy of lattice {lattices.index(found)}"
-        _draw_symbols(ax, part.positions(found.vacancies), everything, VACANCY_COLOUR, "s", 1.6 * size, name)
+        _draw_symbols(ax, part.positions(found.vacancies), everything, VACANCY_COLOR, "s", 1.6 * size, name)
     n_y, n_x = part.rows.stop - part.rows.start, part.columns.stop - part.columns.start
     ax.set(xlim=(-0.5, n_x - 0.5), ylim=(n_y - 0.5, -0.5))
 
 
 def _draw_symbols(
-    ax: Axes, y_x: tuple[NDArray, NDArray], chosen: NDArray, colour: str, marker: str, size: float, name: str
+    ax: Axes, y_x: tuple[NDArray, NDArray], chosen: NDArray, color: str, marker: str, size: float, name: str
 ) -> None:
     """Draw hollow symbols with a black outline, by which they are visible on bright columns."""
     from matplotlib.patheffects import withStroke
@@ -183,7 +186,7 @@ def _draw_symbols(
         s=size**2,
         marker=marker,
         facecolors="none",
-        edgecolors=colour,
+        edgecolors=color,
         linewidths=width,
         label=f"{name} ({chosen.sum()})",
     )
@@ -205,7 +208,7 @@ def _draw_legend(figure: Figure, ax: Axes) -> None:
 def _symbol_size(ax: Axes, table: pd.DataFrame, part: Part) -> float:
     """Diameter of the symbols, points."""
     n_y, n_x = part.rows.stop - part.rows.start, part.columns.stop - part.columns.start
-    return float(np.clip(SYMBOL_SIZE * _spacing(table) * PANEL * 72 / max(n_y, n_x), *SYMBOL_LIMITS))
+    return float(np.clip(SYMBOL_SIZE * _spacing(table) * PANEL_HEIGHT * 72 / max(n_y, n_x), *SYMBOL_LIMITS))
 
 
 def _draw_lattices(ax: Axes, lattices: Sequence[ImageLattice], part: Part) -> None:
@@ -213,7 +216,7 @@ def _draw_lattices(ax: Axes, lattices: Sequence[ImageLattice], part: Part) -> No
     for found in lattices:
         for start, end in _lattice_lines(found):
             y, x = np.array([start, end]).T
-            ax.plot(x - part.columns.start, y - part.rows.start, color=LATTICE_COLOUR, linewidth=0.6, alpha=0.7)
+            ax.plot(x - part.columns.start, y - part.rows.start, color=LATTICE_COLOR, linewidth=0.6, alpha=0.7)
 
 
 def _lattice_lines(found: ImageLattice) -> list[tuple[NDArray, NDArray]]:
@@ -233,14 +236,14 @@ def _mark(ax: Axes, part: Part) -> None:
     from matplotlib.patches import Rectangle
 
     height, width = part.rows.stop - part.rows.start, part.columns.stop - part.columns.start
-    for colour, linewidth in (("black", 2.6), ("white", 1.2)):
+    for color, linewidth in (("black", 2.6), ("white", 1.2)):
         ax.add_patch(
             Rectangle(
                 (part.columns.start - 0.5, part.rows.start - 0.5),
                 width,
                 height,
                 fill=False,
-                edgecolor=colour,
+                edgecolor=color,
                 linewidth=linewidth,
             )
         )

@@ -18,13 +18,13 @@ __all__ = ["Messages", "OutputError", "Progress", "printing"]
 log = logging.getLogger("stemkit.cli")
 
 #: A step that takes longer is announced where stderr is not a terminal, s (chosen).
-QUIET = 2.0
+MAX_QUIET_TIME = 2.0
 #: Interval of the lines about one step where stderr is not a terminal, s (chosen).
-REMINDER = 60.0
+REMINDER_INTERVAL = 60.0
 #: Interval at which the bar is redrawn and the time of a step is checked, s (chosen).
-TICK = 0.5
+TICK_INTERVAL = 0.5
 #: Columns and rows of a terminal that does not state its size (chosen).
-TERMINAL = (80, 24)
+DEFAULT_TERMINAL_SIZE = (80, 24)
 
 
 class OutputError(OSError):
@@ -139,14 +139,14 @@ class Progress:
         file.flush()  # an error of the output, such as a closed pipe, belongs to this result
 
     def _watch(self) -> None:
-        while not self._ended.wait(TICK):
+        while not self._ended.wait(TICK_INTERVAL):
             if self._bar is not None:
                 self._bar.refresh()
             else:
                 self._remind(time.monotonic())
 
     def _remind(self, now: float) -> None:
-        last = self._since + QUIET if self._printed is None else self._printed + REMINDER
+        last = self._since + MAX_QUIET_TIME if self._printed is None else self._printed + REMINDER_INTERVAL
         if not self._text or now < last or self.quiet:
             return
         which = f"{self._done + 1}/{self.total} " if self.total > 1 else ""
@@ -206,6 +206,6 @@ def _bar(total: int) -> Any:
     counts = "{percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}] {desc}"
     tqdm.monitor_interval = 0  # the bar is redrawn here
     # a terminal may not state its size, and then tqdm would draw nothing
-    width = shutil.get_terminal_size(TERMINAL).columns - 1
+    width = shutil.get_terminal_size(DEFAULT_TERMINAL_SIZE).columns - 1
     form = counts if total > 1 else "[{elapsed}] {desc}"
-    return tqdm(total=total, leave=False, ncols=width, nrows=TERMINAL[1], bar_format=form)
+    return tqdm(total=total, leave=False, ncols=width, nrows=DEFAULT_TERMINAL_SIZE[1], bar_format=form)

@@ -24,7 +24,7 @@ from stemkit.cli.detect import add_search_arguments, averaged, measure, with_rec
 from stemkit.cli.figures import non_interactive_pyplot
 from stemkit.cli.lattices import FoundLattices, fit_image_lattices
 from stemkit.cli.structure import add_analysis_options, check_analysis_options
-from stemkit.cli.suspicion import notes, summary
+from stemkit.cli.suspicion import column_summary, notes
 from stemkit.tables import counted
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def skipped(job: Job, targets: list[Path]) -> None:
         written.extend(targets)
-        job.say("\n".join(f"{target}: finished before" for target in targets))
+        job.say_finished(targets)
 
     code = for_each_file(arguments, work, result="report", skipped=skipped, prepare=prepare)
     if written:
@@ -126,10 +126,11 @@ def _report_on(job: Job) -> list[Path]:
     job.step("measuring the noise")
     calibrator = NoiseCalibrator().fit(recorded_image(image))
     calibrated: Any = calibrator.transform(image)
-    table, shown, detector = measure(calibrated, job.arguments, job)
+    measured = measure(calibrated, job.arguments, job)
+    table, shown = measured.table, measured.shown
     job.step("fitting lattices")
-    lattices = fit_image_lattices(table, shown, detector, pixel_size_error=job.arguments.pixel_size_error)
-    remarks = [note.removeprefix("note: ") for note in notes(table, detector, shown, job.path)]
+    lattices = fit_image_lattices(table, shown, measured.detector, pixel_size_error=job.arguments.pixel_size_error)
+    remarks = [note.removeprefix("note: ") for note in notes(table, measured.detector, shown, job.path)]
     job.step("writing")
     plt = non_interactive_pyplot()
     for i, target in enumerate(targets):
@@ -152,7 +153,8 @@ def _report_on(job: Job) -> list[Path]:
             )
         finally:
             plt.close("all")
-    job.say("\n  ".join([", ".join(map(str, targets)) + f": {summary(table)}", *(f"note: {r}" for r in remarks)]))
+    line = f"{', '.join(map(str, targets))}: {column_summary(table)}"
+    job.say("\n  ".join([line, *(f"note: {remark}" for remark in remarks)]))
     return targets
 
 
@@ -173,7 +175,7 @@ def _assessment(image: xr.DataArray, columns: pd.DataFrame) -> Assessment | None
     """The assessment of an enhanced image, if there is anything to assess."""
     import numpy as np
 
-    from stemkit.images import recorded_image, was_enhanced
+    from stemkit.images.provenance import recorded_image, was_enhanced
     from stemkit.trust.assessment import LEAST_SIZE, assess
 
     recorded = recorded_image(image)

@@ -26,7 +26,7 @@ __all__ = ["detect_stack", "enhance_stack", "stacked_along", "table_block"]
 
 #: Number of images of a stack, evenly spaced, in which the noise and the columns' spacing and width are measured
 #: (chosen: their scatter between images of one session is small).
-FITTED = 5
+N_FITTED = 5
 
 
 def stacked_along(path: Path, arguments: argparse.Namespace) -> str | None:
@@ -59,7 +59,7 @@ def detect_stack(job: Job, target: Path) -> int:
 
     arguments = job.arguments
     stack = _with_mode(_load(job.path, arguments))
-    subset: Any = stack[sorted({round(i * (len(stack) - 1) / (FITTED - 1)) for i in range(FITTED)})].compute()
+    subset: Any = stack[sorted({round(i * (len(stack) - 1) / (N_FITTED - 1)) for i in range(N_FITTED)})].compute()
     calibrator = denoiser = None
     if "recorded" not in stack.coords:
         job.step("measuring the noise")
@@ -182,7 +182,7 @@ def _load(path: Path, arguments: argparse.Namespace) -> xr.DataArray:
 
 def _with_mode(stack: xr.DataArray) -> xr.DataArray:
     """The stack with a mode, that of its first image, so that all images are processed alike."""
-    from stemkit.images import resolve_mode
+    from stemkit.images.mode import resolve_mode
 
     first = stack if stack.ndim == 2 else stack[0]
     return stack.assign_attrs(mode=resolve_mode(first.compute()))

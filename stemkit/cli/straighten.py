@@ -69,13 +69,13 @@ def run(arguments: argparse.Namespace) -> int:
         job.say(f"{target}: rows were displaced by {_length(rms, image)} (RMS)")
 
     def skipped(job: Job, targets: list[Path]) -> None:
-        job.say(f"{targets[0]}: finished before")
+        job.say_finished(targets[:1])
 
     return for_each_file(arguments, work, result="straightened", skipped=skipped)
 
 
 def _check_not_enhanced(image: xr.DataArray) -> None:
-    from stemkit.images import was_enhanced
+    from stemkit.images.provenance import was_enhanced
 
     if was_enhanced(image) or "recorded" in image.coords:
         raise ValueError("the image was enhanced by stemkit: straighten the recorded one, then enhance the result")
@@ -83,7 +83,7 @@ def _check_not_enhanced(image: xr.DataArray) -> None:
 
 def _length(px: float, image: xr.DataArray) -> str:
     """A length along x in px, and in pm or nm if the image is calibrated."""
-    from stemkit.images import pixel_sizes
+    from stemkit.images.pixel_size import pixel_sizes
 
     sizes = pixel_sizes(image)
     if sizes is None:

@@ -12,11 +12,10 @@ from stemkit.cli.common import (
     add_metadata_arguments,
     add_output_arguments,
     add_pixel_size_error_argument,
-    at_least,
-    positive,
 )
 from stemkit.cli.figures import FORMATS, save_and_close
-from stemkit.tables import counted
+from stemkit.cli.parsers import at_least, number, positive, three_integers, two_integers
+from stemkit.tables import counted, unit_of_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +54,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--number", type=at_least(0), metavar="N", help="image of a table of several, the first is 0")
     add_analysis_options(group)
     group.add_argument(
-        "--along", type=two_integers, default=(1, 0), metavar="U,V", help="layers, for --profile (default: 1,0)"
+        "--along", type=two_integers, default=(1, 0), metavar="U,V", help="planes, for --profile (default: 1,0)"
     )
     group.add_argument(
         "--zone-axis", type=three_integers, default=(0, 0, 1), metavar="U,V,W", help="for --elements (default: 0,0,1)"
@@ -82,38 +81,6 @@ def add_analysis_options(group: Any) -> None:
     group.add_argument("--cell-volume", type=positive, metavar="NM3", help="volume of a unit cell, nm3")
     group.add_argument("--first", type=at_least(0), default=1, metavar="N", help="fewest atoms, for --counts")
     add_pixel_size_error_argument(group, "for the errors of lengths")
-
-
-def number(text: str) -> float:
-    """Parse a finite number."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not abs(value) < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number, but is {text!r}")
-    return value
-
-
-def two_integers(text: str) -> tuple[int, ...]:
-    """Parse ``--along``."""
-    return _integers(text, 2)
-
-
-def three_integers(text: str) -> tuple[int, ...]:
-    """Parse ``--zone-axis``."""
-    return _integers(text, 3)
-
-
-def _integers(text: str, n: int) -> tuple[int, ...]:
-    try:
-        values = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    if len(values) != n:
-        example = ",".join(["1", "0", "0"][:n])
-        raise argparse.ArgumentTypeError(f"must be {n} whole numbers such as {example}, but is {text!r}")
-    return values
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -143,8 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise ValueError("; ".join(failed))
 
     def skipped(job: Job, targets: list[Path]) -> None:
-        for target in targets[::2]:
-            job.say(f"{target}: finished before")
+        job.say_finished(targets[::2])
 
     return for_each_file(arguments, work, result="structure", skipped=skipped if chosen else None)
 
@@ -231,7 +197,7 @@ def _drawn(table: pd.DataFrame) -> xr.DataArray:
 
     n_y, n_x = (int(np.ceil(table[f"{d}_px"].max())) + 1 for d in ("y", "x"))
     blank = xr.DataArray(np.zeros((max(n_y, 1), max(n_x, 1))), dims=("y", "x"), attrs={"mode": "haadf"})
-    if table.attrs.get("unit") == "nm" and len(table) > 1:
+    if unit_of_table(table) == "nm" and len(table) > 1:
         for d, n in (("y", n_y), ("x", n_x)):
             slope, origin = np.polyfit(table[f"{d}_px"], table[d], 1)
             blank.coords[d] = (d, origin + slope * np.arange(n), {"units": "nm"})

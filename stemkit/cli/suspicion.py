@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
     from stemkit import AtomDetector
 
-__all__ = ["notes", "summary"]
+__all__ = ["column_summary", "notes"]
 
 #: Flags of columns that may be none, or several.
 SUSPICIOUS = ("FAILED", "ODD_SHAPE", "WIDTH_FIXED", "BLENDED", "FAINT", "GUIDED")
 #: Fraction of suspicious columns from which a note is printed (chosen).
-NOTEWORTHY = 0.05
+MIN_NOTED_FRACTION = 0.05
 #: RMS displacement of rows from which straightening is proposed, sigmas of the columns (chosen).
-TORN = 0.15
+MAX_ROW_DISPLACEMENT = 0.15
 #: Distance of neighbours from which a column may be two parts of one, fraction of the median distance (chosen).
-CLOSE = 0.6
+MAX_CLOSE_DISTANCE = 0.6
 
 
-def summary(table: pd.DataFrame) -> str:
+def column_summary(table: pd.DataFrame) -> str:
     """Number of columns, and of those with each quality flag."""
     from stemkit.detection import good_columns
 
@@ -69,11 +69,11 @@ def _suspicious(table: pd.DataFrame, detector: AtomDetector, shown: xr.DataArray
     marked = (doubtful["quality"] & sum(Quality[name] for name in SUSPICIOUS)) > 0
     close = doubtful[_is_close(inner)[~resolved]]
     number = len(doubtful[marked].index.union(close.index))
-    if number <= NOTEWORTHY * len(inner):
+    if number <= MIN_NOTED_FRACTION * len(inner):
         return []
     reasons = [f"{n} {FLAG_WORDS[name]}" for name, n in counts.items()]
     if len(close):
-        reasons.append(f"{len(close)} nearer to a neighbour than {CLOSE:g} of the usual distance")
+        reasons.append(f"{len(close)} nearer to a neighbour than {MAX_CLOSE_DISTANCE:g} of the usual distance")
     advice = "; ".join(_advice(counts, len(close), inner, detector, shown, path))
     return [
         f"note: {number} of {len(inner)} columns inside the image ({number / len(inner):.0%}) are suspicious: "
@@ -88,11 +88,11 @@ def _advice(
     advice = []
     displacement = _row_displacement(shown)
     width = float(table["sigma"].median() * _px_per_unit(table))
-    if displacement > TORN * width and not _was_straightened(shown):
+    if displacement > MAX_ROW_DISPLACEMENT * width and not _was_straightened(shown):
         advice.append(
             f"stemkit straighten {path} and measure its result, since rows are displaced by {displacement:.2g} px"
         )
-    few = NOTEWORTHY * len(table)
+    few = MIN_NOTED_FRACTION * len(table)
     if max(close, sum(counts.get(name, 0) for name in ("FAINT", "GUIDED", "WIDTH_FIXED"))) > few:
         advice.append(f"--significance {2 * detector.significance:g}, which leaves out the faintest")
     if close > few or counts.get("BLENDED", 0) > few:
@@ -132,7 +132,7 @@ def _is_close(table: pd.DataFrame) -> NDArray[np.bool_]:
             continue
         places = table.loc[rows, ["y_px", "x_px"]].to_numpy()
         distance = cKDTree(places).query(places, k=2)[0][:, 1]
-        close[rows] = distance < CLOSE * np.median(distance)
+        close[rows] = distance < MAX_CLOSE_DISTANCE * np.median(distance)
     return close
 
 

@@ -1,4 +1,4 @@
-"""``stemkit synthesize``: synthesise pairs of noisy and ideal images with their true columns."""
+"""``stemkit synthesize``: synthesise pairs of noisy and true images with their true columns."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stemkit._version import __version__
-from stemkit.cli.common import at_least, positive
 from stemkit.cli.figures import add_figure_arguments, figure_suffix, non_interactive_pyplot, save_and_close
+from stemkit.cli.parsers import at_least, positive
 from stemkit.cli.progress import Progress
 from stemkit.tables import counted
 
@@ -32,8 +32,8 @@ def add_to(subparsers: Any) -> None:
     """Add the verb to the command line."""
     parser = subparsers.add_parser(
         "synthesize",
-        help="synthesise pairs of noisy and ideal images",
-        description="Synthesise pairs of noisy and ideal images of crystals, defects, particles, amorphous matter and "
+        help="synthesise pairs of noisy and true images",
+        description="Synthesise pairs of noisy and true images of crystals, defects, particles, amorphous matter and "
         "single atoms, with their true columns. If images are given, the pairs have their noise, spacing, column "
         "widths, contrast and pixel size.",
     )

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stemkit.atomic import check_place, whole_file
-from stemkit.cli.common import add_device_argument, at_least, check_device, not_negative, positive
+from stemkit.cli.common import add_device_argument, check_device
+from stemkit.cli.parsers import at_least, not_negative, positive
 from stemkit.cli.progress import Progress
 from stemkit.cli.records import Record
 
@@ -172,7 +173,8 @@ def _trained(checkpoint: Path, arguments: argparse.Namespace) -> Path:
 def scores(weights: Path, n: int) -> str:
     """Scores of a network on the first ``n`` images of the fixed sets and on the planted truths, in Markdown."""
     from stemkit import SFINDenoiser
-    from stemkit.benchmark import SETS, evaluate, summary
+    from stemkit.benchmark import evaluate, summary
+    from stemkit.benchmark.scenes import SETS
 
     methods = {"recorded": None, "enhanced": SFINDenoiser(weights=weights)}
     by_set, _ = summary(evaluate(methods, SETS, n=n))

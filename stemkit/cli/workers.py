@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from stemkit.cli.common import at_least
 from stemkit.cli.interruption import end_with
+from stemkit.cli.parsers import at_least
 
 __all__ = ["add_worker_arguments", "has_workers", "in_workers", "without_workers"]
 

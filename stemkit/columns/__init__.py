@@ -1,17 +1,18 @@
-"""Detection and fits of atomic columns on arrays, in which columns are bright."""
+"""Detection and fits of atomic columns on arrays, in which columns are bright.
+
+- ``peaks`` finds maxima, also of the matched filter.
+- ``fitting`` fits columns: ``problem`` (pixels and neighbourhoods), ``starts`` (starting values), ``noise`` (weights),
+  ``gaussians`` (values and derivatives), ``errors``, ``results`` and ``fits``.
+- On a CPU, ``levenberg_marquardt`` calls the functions that ``compiled`` contains; on a GPU,
+  ``batched_levenberg_marquardt`` uses ``equations``, ``whitening`` and ``solving``.
+- ``constants`` are those of both implementations; ``rendering`` draws fitted columns.
+"""
 
 from stemkit.columns.fits import ColumnFits
 from stemkit.columns.fitting import fit_columns
 from stemkit.columns.noise import Variance
-from stemkit.columns.peaks import (
-    column_response,
-    find_peaks,
-    nearest_distances,
-    peaks_above_noise,
-    pixel_subset,
-    without_close,
-)
-from stemkit.columns.rendering import fitted_change, render_columns
+from stemkit.columns.peaks import column_response, find_peaks, peaks_above_noise
+from stemkit.columns.rendering import render_columns
 
 __all__ = [
     "ColumnFits",
@@ -19,10 +20,6 @@ __all__ = [
     "column_response",
     "find_peaks",
     "fit_columns",
-    "fitted_change",
-    "nearest_distances",
     "peaks_above_noise",
-    "pixel_subset",
     "render_columns",
-    "without_close",
 ]

@@ -18,7 +18,7 @@ NUMBERS = (*ELLIPTICAL, "intensity")
 FITTED_FIELDS = (*NUMBERS, *(f"{name}_err" for name in NUMBERS))
 
 
-@dataclass
+@dataclass(frozen=True)
 class ColumnFits:
     """Fitted columns, one entry each; lengths in px, the others in the image's units.
 

@@ -183,8 +183,7 @@ def fit_columns(
     taken = minimizer.touched[minimizer.touched] if movable is None else np.asarray(movable)[minimizer.touched]
     result = former.updated(np.flatnonzero(minimizer.touched)[taken], fits.take(taken))
     # of columns that were not fitted, too, the step that their neighbours' changes would cause is known
-    result.last_step = minimizer.last_steps
-    return result
+    return replace(result, last_step=minimizer.last_steps)
 
 
 def _units(values: NDArray, valid: NDArray | None) -> tuple[FitUnits, NDArray[np.float64]]:

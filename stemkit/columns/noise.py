@@ -18,6 +18,7 @@ class Variance:
     floor: float = 0.0
 
     def __call__(self, intensity: Tensor) -> Tensor:
+        """The variance at noise-free intensities."""
         return (self.constant + self.slope * intensity).clamp_min(self.floor)
 
     def in_units(self, level: float, scale: float) -> Variance:

@@ -1,4 +1,13 @@
-"""Denoisers: estimators that enhance images."""
+"""Denoisers: estimators that enhance images.
+
+- ``base`` is common to all denoisers.
+- Without training: ``classical`` (with ``spectral`` and ``anscombe``) and ``periodic``.
+- Networks: ``network`` (base class) and ``architectures``; ``weights`` and ``weight_checks`` are their files.
+- Training: ``training`` with ``sources`` and ``callbacks``, on aligned frames ``frame_pairs``; ``general`` trains the
+  shipped weights.
+- Inference: ``inference`` with ``units``, ``sampling`` (grid of the network), ``lattice_average`` and
+  ``translations`` (average over a lattice).
+"""
 
 from stemkit.denoising.architectures import AtomSegNetDenoiser, FCNDenoiser, SFINDenoiser
 from stemkit.denoising.classical import ABSFDenoiser, NLMDenoiser, WienerDenoiser

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.images import mode_sign
+from stemkit.images.mode import mode_sign
 from stemkit.noise import NoiseModel
 
-__all__ = ["Stabilised", "image_of", "signal_of"]
+__all__ = ["Stabilized", "image_of", "signal_of"]
 
-#: Coefficient of the approximate inverse (derived: reference [1] of :class:`Stabilised`).
+#: Coefficient of the approximate inverse (derived: reference [1] of :class:`Stabilized`).
 ROOT = np.sqrt(1.5)
 
 
 @dataclass(frozen=True)
-class Stabilised:
+class Stabilized:
     r"""The generalised Anscombe transform for noise of variance ``readout^2 + gain * signal``, and its inverse.
 
     The transform is ``f(z) = 2 / g sqrt(g z + 3 / 8 g^2 + r^2)`` with r the readout and g the gain, both in the units
@@ -43,7 +43,7 @@ class Stabilised:
     gain: float
 
     @classmethod
-    def of(cls, model: NoiseModel) -> Stabilised:
+    def of(cls, model: NoiseModel) -> Stabilized:
         """Transform for the pointwise noise of ``(image - level) * sign / contrast``."""
         return cls(model.pointwise.readout, model.pointwise.gain)
 
@@ -60,13 +60,13 @@ class Stabilised:
         counted = np.sign(self.gain) * signal
         return np.sign(self.gain) * 2 / gain * np.sqrt(np.maximum(gain * counted + self._offset, 0.0))
 
-    def inverse(self, stabilised: NDArray) -> NDArray:
+    def inverse(self, stabilized: NDArray) -> NDArray:
         """Signal whose transform has this mean."""
         if not self.gain:
-            return stabilised * (self.readout or 1.0)
+            return stabilized * (self.readout or 1.0)
         gain = abs(self.gain)
         # lower bound: the transform of zero counts without readout noise
-        mean = np.maximum(np.sign(self.gain) * stabilised, 2 * np.sqrt(0.375))
+        mean = np.maximum(np.sign(self.gain) * stabilized, 2 * np.sqrt(0.375))
         powers = mean**2 / 4 + ROOT / (4 * mean) - 11 / (8 * mean**2) + 5 * ROOT / (8 * mean**3) - 0.125
         return np.sign(self.gain) * (gain * powers - self.readout**2 / gain)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable
 from typing import Any, Self
@@ -12,20 +11,10 @@ import xarray as xr
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from stemkit._version import __version__
 from stemkit.estimators import ImageTransformer, image_by_image
-from stemkit.images import (
-    RECORDED,
-    Images,
-    float_dtype,
-    holds_images,
-    join,
-    recorded_image,
-    resolve_mode,
-    split,
-    steps_before,
-    was_averaged,
-)
+from stemkit.images.containers import Images, float_dtype, holds_images, join, split
+from stemkit.images.mode import resolve_mode
+from stemkit.images.provenance import RECORDED, recorded_image, step_record, was_averaged
 from stemkit.metrics import psnr
 from stemkit.pixels import faulty_pixels, filled
 
@@ -42,8 +31,6 @@ class Denoiser(ImageTransformer):
     attaches the recorded pixels and computes the score.
     """
 
-    #: The map that ``transform`` returns.
-    target = "enhance"
     mode: str | None
 
     @image_by_image()
@@ -100,6 +87,11 @@ class Denoiser(ImageTransformer):
         """Maps of the image's shape by name, including ``"enhance"``."""
         raise NotImplementedError
 
+    @property
+    def _target(self) -> str:
+        """The map that ``transform`` returns."""
+        return "enhance"
+
     def _enhancer(self) -> Enhancer:
         """The function that is applied to each image."""
         return self._maps
@@ -116,20 +108,13 @@ class Denoiser(ImageTransformer):
 
     def _with_maps(self, image: xr.DataArray, maps: dict[str, NDArray], mode: str) -> xr.DataArray:
         dtype = float_dtype(image.dtype)
-        out = image.copy(data=maps[self.target].astype(dtype, copy=False))
-        made: dict[str, Any] = {
-            "stemkit": __version__,
-            "step": "enhance",
-            "target": self.target,
-            **self._made_with(),
-        }
-        if (before := steps_before(image)) is not None:
-            made["previous"] = before
-        out.attrs = {**image.attrs, "mode": mode, "stemkit": json.dumps(made)}
+        out = image.copy(data=maps[self._target].astype(dtype, copy=False))
+        made = step_record(image, "enhance", target=self._target, **self._made_with())
+        out.attrs = {**image.attrs, "mode": mode, "stemkit": made}
         recorded = recorded_image(image).values.copy()
         # "enhance" is a coordinate only where transform returns another map
         others = {
-            k: v.astype(np.float32, copy=False) for k, v in maps.items() if k != "enhance" or self.target != "enhance"
+            k: v.astype(np.float32, copy=False) for k, v in maps.items() if k != "enhance" or self._target != "enhance"
         }
         return out.assign_coords({RECORDED: (image.dims, recorded), **{k: (image.dims, v) for k, v in others.items()}})
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from stemkit.denoising.sources import Source, SynthesisSource
 from stemkit.denoising.units import network_units
 from stemkit.denoising.weights import NetworkInfo
-from stemkit.images import digest, steps_before
+from stemkit.images.provenance import digest, steps_before
 from stemkit.pixels import filled
 
 __all__ = ["FrameSource", "MixedSource", "is_aligned", "with_frames", "without_gaps"]
@@ -124,6 +124,7 @@ class FrameSource:
 
     @property
     def described(self) -> str:
+        """Text that identifies the images and how they are drawn."""
         parts = digest(self.frames.cpu().numpy()), digest(self.valid.cpu().numpy())
         return f"{parts} {self.contrast} {self.target_names} {self.batch_size} {self.size}"
 
@@ -185,6 +186,7 @@ class MixedSource:
 
     @property
     def described(self) -> str:
+        """Text that identifies both sources and their fractions."""
         return f"{self.first.described} {self.second.described} {self.fraction}"
 
     @property

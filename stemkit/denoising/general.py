@@ -12,6 +12,7 @@ from stemkit.compute import resolve_device
 from stemkit.denoising.sources import SynthesisSource
 from stemkit.denoising.training import TrainingSchedule, made_with, train
 from stemkit.denoising.weights import OUTPUTS, NetworkInfo, load_weights, save_weights
+from stemkit.parameters import check_integer
 from stemkit.synthesis import noises as draws
 from stemkit.synthesis.recipe import Recipe
 
@@ -49,11 +50,41 @@ def train_general(
 ) -> Path:
     """Train the general network on synthetic pairs and write ``NAME.safetensors`` with its model card into a folder.
 
-    A checkpoint is written to the same folder after every epoch, and the same call resumes from it. With ``minutes``,
-    training stops after the epoch that exceeds this time, and the best network is written; in a new run the learning
-    rate decreases to 0 by then. ``batch_size`` is the number of images of the smallest crop size; batches of larger
-    crops have equally many pixels. With ``weights``, training starts from those and keeps their architecture; the card
-    lists the earlier runs.
+    A checkpoint is written to the same folder after every epoch, and the same call resumes from it.
+
+    Parameters
+    ----------
+    folder : Path
+    name : str
+    max_epochs, batches_per_epoch : int
+    lr : float
+        Largest learning rate.
+    seed : int
+        Seed of the weights and of the images.
+    device : str
+        As of :class:`~stemkit.SFINDenoiser`.
+    n_channels, n_blocks, downsampling : int, optional
+        Architecture; by default that of ``weights``, without these 64, 4 and 2.
+    crop_sizes : sequence of int
+        Edges of the training images, px.
+    batch_size : int
+        Number of images of the smallest crop size; batches of larger crops have equally many pixels.
+    emphasis : float
+        Additional weight of a pixel at the centre of a defect.
+    weights : str or Path, optional
+        Training starts from these and keeps their architecture; the card lists the earlier runs.
+    minutes : float, optional
+        Training stops after the epoch that exceeds this time, and the best network is written; in a new run the
+        learning rate decreases to 0 by then.
+    compile : bool
+        Compile the network with torch.
+    verbose : int
+        0 shows no progress.
+
+    Returns
+    -------
+    Path
+        The file of weights.
 
     Raises
     ------
@@ -61,8 +92,7 @@ def train_general(
         If outputs or scaling of the weights are not those of the general network, their architecture is not that of
         the parameters, a crop size is unsuitable for the network, or the batch size is below 1.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, but is {batch_size!r}")
+    check_integer("batch_size", batch_size)
     for size in crop_sizes:
         if size < 32 or size % 16:
             raise ValueError(f"crop_sizes must be multiples of 16 of at least 32 px, but one is {size!r}")

@@ -19,7 +19,7 @@ from stemkit.compute import inference_dtype
 from stemkit.denoising.sampling import chosen_grid, resampled
 from stemkit.denoising.units import from_network, network_units
 from stemkit.denoising.weights import NetworkInfo
-from stemkit.images import float_dtype
+from stemkit.images.containers import float_dtype
 from stemkit.networks import SFIN, FoldedSFIN
 
 __all__ = ["AnyNetwork", "enhanced_maps", "for_inference", "run_network", "tile_slices"]

@@ -189,11 +189,11 @@ class _Noise:
 
 def _linear_variance(residual: NDArray, signal: NDArray) -> NDArray:
     """Squares of a residual as a linear function of the signal, at least ``min_variance`` of their mean."""
-    squares, centred = residual**2, signal - signal.mean()
-    power = float(np.mean(centred.astype(np.float64) ** 2))
-    slope = float(np.mean(squares * centred)) / power if power else 0.0
+    squares, centered = residual**2, signal - signal.mean()
+    power = float(np.mean(centered.astype(np.float64) ** 2))
+    slope = float(np.mean(squares * centered)) / power if power else 0.0
     mean = float(squares.mean(dtype=np.float64))
-    return np.maximum(mean + slope * centred, (CONSTANTS.min_variance * mean) or 1.0)
+    return np.maximum(mean + slope * centered, (CONSTANTS.min_variance * mean) or 1.0)
 
 
 # --- the estimate ------------------------------------------------------------------------------------------------

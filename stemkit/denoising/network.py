@@ -25,7 +25,8 @@ from stemkit.denoising.sources import PairSource, Source, SynthesisSource
 from stemkit.denoising.training import LOSSES, TrainingSchedule, made_with, train
 from stemkit.denoising.units import network_units, to_network, widened
 from stemkit.denoising.weights import OUTPUTS, NetworkInfo, load_weights
-from stemkit.images import Images, holds_images, mode_sign, resolve_mode, split
+from stemkit.images.containers import Images, holds_images, split
+from stemkit.images.mode import mode_sign, resolve_mode
 from stemkit.noise import NoiseModel
 from stemkit.noise.drawing import stacked
 from stemkit.noise.resolve import resolve_noise
@@ -135,6 +136,10 @@ class NetworkDenoiser(Denoiser):
         return hasattr(self, "net_")
 
     # --- parameters ----------------------------------------------------------------------------------------------
+
+    @property
+    def _target(self) -> str:
+        return self.target
 
     def _check_parameters(self) -> None:
         super()._check_parameters()

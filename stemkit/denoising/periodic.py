@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from stemkit.compute import parallel_map
-from stemkit.denoising.anscombe import Stabilised, image_of, signal_of
+from stemkit.denoising.anscombe import Stabilized, image_of, signal_of
 from stemkit.denoising.base import StatelessDenoiser
 from stemkit.denoising.spectral import frequencies, information_limit, periodic_part
 from stemkit.noise import NoiseModel
@@ -127,7 +127,7 @@ class PeriodicDenoiser(StatelessDenoiser):
         if min(values.shape) < 2 * TAPS or np.ptp(values) == 0:
             return {"enhance": values}
         model = resolve_noise(image, mode)
-        transform = Stabilised.of(model)
+        transform = Stabilized.of(model)
         if transform.noise_free:
             return {"enhance": values}
         contrast = float(np.ptp(transform.forward(np.array([0.0, 1.0]))))  # in standard deviations of the noise

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stemkit.denoising.units import to_network
-from stemkit.images import digest
 from stemkit.images.intensities import NORMALIZATION_QUANTILES
+from stemkit.images.provenance import digest
 from stemkit.synthesis import Columns, render
 from stemkit.synthesis.batches import draw_batch
 from stemkit.synthesis.recipe import Recipe
@@ -90,6 +90,7 @@ class SynthesisSource:
 
     @property
     def described(self) -> str:
+        """Text that identifies the recipe and how images are drawn."""
         recipe = asdict(self.recipe)
         noise = {k: v.tolist() for k, v in (recipe.pop("noise") or {}).items()}
         return f"{recipe} {noise} {self.target_names} {self.batch_size} {self.crop_sizes} {self.emphasis}"
@@ -157,6 +158,7 @@ class PairSource:
 
     @property
     def described(self) -> str:
+        """Text that identifies the images and how they are drawn."""
         parts = [digest(image.cpu().numpy()) for image in (*self.noisy, *self.truth)]
         return f"{parts} {self.target_names} {self.batch_size} {self.size}"
 

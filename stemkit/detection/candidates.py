@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from stemkit.columns import ColumnFits, column_response, find_peaks, pixel_subset, render_columns, without_close
+from stemkit.columns import ColumnFits, render_columns
+from stemkit.columns.peaks import column_response, find_peaks, pixel_subset, without_close
 from stemkit.detection.matched_filter import (
     MIN_SIGNIFICANCE,
     detection_threshold,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -15,14 +15,16 @@ from sklearn.utils.validation import check_is_fitted
 from stemkit.compute import resolve_device
 from stemkit.detection.fitter import NO_POSITIONS, ColumnFitter, FittedColumns
 from stemkit.detection.guided import FoundColumns
-from stemkit.detection.normalized_image import NormalizedImage, length_scale
+from stemkit.detection.normalized_image import NormalizedImage
 from stemkit.detection.search import ColumnSearch
 from stemkit.detection.shared_positions import find_shared_columns
 from stemkit.detection.spacing_width import learn_lengths
 from stemkit.detection.table import table_of
 from stemkit.detection.tiles import find_in_tiles, is_large
 from stemkit.estimators import ImageTransformer, image_by_image, loaded
-from stemkit.images import Images, is_lazy, lazy_images, split, warn_if_small
+from stemkit.images.containers import Images, split, warn_if_small
+from stemkit.images.lazy import is_lazy, lazy_images
+from stemkit.images.pixel_size import is_calibrated, mean_pixel_size
 from stemkit.metrics import match_columns
 from stemkit.parameters import check_number, check_positive
 
@@ -129,7 +131,7 @@ class AtomDetector(ImageTransformer):
         self.mode = mode
         self.device = device
 
-    def fit(self, X: Images, y: object = None) -> AtomDetector:
+    def fit(self, X: Images, y: object = None) -> Self:
         """Learn the columns' spacing and width.
 
         Parameters
@@ -155,19 +157,19 @@ class AtomDetector(ImageTransformer):
         self._learn(images, [normalized])
         return _concatenate([self._find(normalized, 0)])
 
-    def _learn(self, images: list[xr.DataArray], normalized: Iterable[NormalizedImage]) -> AtomDetector:
+    def _learn(self, images: list[xr.DataArray], normalized: Iterable[NormalizedImage]) -> Self:
         self._check_parameters()
-        units = [length_scale(image) for image in images]
-        if len({calibrated for _, calibrated in units}) > 1:
+        if len({is_calibrated(image) for image in images}) > 1:
             raise ValueError(
                 "X must contain either calibrated or uncalibrated images, but mixes them: set the pixel size of all "
                 "with stemkit.calibrated"
             )
-        self.calibrated_ = units[0][1]
+        self.calibrated_ = is_calibrated(images[0])
         learnt = []
         for source in images:
             warn_if_small(source)
-        for image, (size, _) in zip(normalized, units, strict=True):
+        sizes = [mean_pixel_size(image) for image in images]
+        for image, size in zip(normalized, sizes, strict=True):
             given = [None if v is None else v / size for v in (self.spacing, self.width)]
             lengths, periodic = learn_lengths(image, *given, background=self._normalized_background(image))
             learnt.append((lengths.spacing * size, lengths.width * size, periodic))
@@ -179,7 +181,7 @@ class AtomDetector(ImageTransformer):
         if self.calibrated_ and not NARROWEST < self.width_ < WIDEST:
             warnings.warn(
                 f"the columns have a width (sigma) of {self.width_:.3g} nm; those of atomic columns are "
-                f"{NARROWEST} to {WIDEST} nm: check the pixel size, {units[0][0]:.3g} nm, and set it with "
+                f"{NARROWEST} to {WIDEST} nm: check the pixel size, {sizes[0]:.3g} nm, and set it with "
                 "stemkit.calibrated",
                 stacklevel=3,
             )
@@ -279,9 +281,9 @@ class AtomDetector(ImageTransformer):
             raise ValueError(f"y must hold one table per image, but there are {len(images)} images and {len(y)} tables")
         scores = []
         for i, (image, truth) in enumerate(zip(images, y, strict=True)):
-            spacing = self.spacing_ / length_scale(image)[0]
+            spacing = self.spacing_ / mean_pixel_size(image)
             found = table.loc[table["image"] == i, ["y_px", "x_px"]]
-            radius = spacing / 3 if np.isfinite(spacing) else 3 * self.width_ / length_scale(image)[0]
+            radius = spacing / 3 if np.isfinite(spacing) else 3 * self.width_ / mean_pixel_size(image)
             scores.append(match_columns(found, truth[["y_px", "x_px"]], radius).f1)
         return float(np.mean(scores))
 
@@ -298,7 +300,7 @@ class AtomDetector(ImageTransformer):
         images = split(X)
         words = {True: "calibrated in nm", False: "without pixel size"}
         for image in images:
-            if (calibrated := length_scale(image)[1]) != self.calibrated_:
+            if (calibrated := is_calibrated(image)) != self.calibrated_:
                 raise ValueError(
                     f"AtomDetector was fitted on images {words[self.calibrated_]}, but this one is "
                     f"{words[calibrated]}: set the pixel size with stemkit.calibrated, or fit again"
@@ -359,7 +361,7 @@ class AtomDetector(ImageTransformer):
         return image.sign * (self.background - image.noise.level) / image.noise.contrast
 
     def _search(self, image: NormalizedImage) -> ColumnSearch:
-        size = length_scale(image.source)[0]
+        size = mean_pixel_size(image.source)
         fitter = ColumnFitter(
             image,
             self.width_ / size,

@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from stemkit.columns import pixel_subset
-from stemkit.columns.peaks import BACKGROUND_RATIO, RESPONSE_WEIGHTS, RESPONSE_WIDTHS
+from stemkit.columns.peaks import BACKGROUND_RATIO, RESPONSE_WEIGHTS, RESPONSE_WIDTHS, pixel_subset
 from stemkit.detection.normalized_image import NormalizedImage
 from stemkit.filters import gaussian_variance_gain, wide_gaussian
 from stemkit.noise import NoiseModel

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from stemkit.columns import ColumnFits, pixel_subset
-from stemkit.columns.peaks import BACKGROUND_RATIO
+from stemkit.columns import ColumnFits
+from stemkit.columns.peaks import BACKGROUND_RATIO, pixel_subset
 
 __all__ = ["RESPONSE", "Misfit", "measure_misfit"]
 

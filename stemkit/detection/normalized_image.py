@@ -11,15 +11,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from stemkit.columns import Variance
-from stemkit.images import (
-    RECORDED,
-    mode_sign,
-    pixel_sizes,
-    recorded_image,
-    resolve_mode,
-    was_averaged,
-    was_enhanced,
-)
+from stemkit.images.mode import mode_sign, resolve_mode
+from stemkit.images.pixel_size import pixel_sizes
+from stemkit.images.provenance import RECORDED, recorded_image, was_averaged, was_enhanced
 from stemkit.noise import NoiseModel
 from stemkit.noise.resolve import resolve_noise
 from stemkit.periodicity import central_crop, find_periodicity
@@ -31,7 +25,6 @@ __all__ = [
     "NormalizedImage",
     "bin_pixels",
     "bin_positions",
-    "length_scale",
     "typical_frames",
     "unbin_positions",
 ]
@@ -263,9 +256,3 @@ def bin_positions(positions: NDArray, factor: int) -> NDArray[np.float64]:
 def unbin_positions(positions: NDArray, factor: int) -> NDArray[np.float64]:
     """The inverse of :func:`bin_positions`."""
     return factor * positions + (factor - 1) / 2
-
-
-def length_scale(image: xr.DataArray) -> tuple[float, bool]:
-    """Pixel size in nm (geometric mean of height and width) and True; without a pixel size 1 and False."""
-    sizes = pixel_sizes(image)
-    return (1.0, False) if sizes is None else (float(np.sqrt(sizes[0] * sizes[1])), True)

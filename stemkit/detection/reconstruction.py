@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from stemkit.columns import ColumnFits, render_columns
-from stemkit.images import mode_sign, pixel_sizes, recorded_image, resolve_mode, split
+from stemkit.images import recorded_image, single_image
+from stemkit.images.mode import mode_sign, resolve_mode
+from stemkit.images.pixel_size import mean_pixel_size
 
 __all__ = ["fitted_image"]
 
@@ -50,13 +52,10 @@ def fitted_image(table: pd.DataFrame, image: xr.DataArray | NDArray, *, mode: st
     >>> bool(np.abs(image - fitted_image(table, image, mode="haadf")).mean() < 0.02)
     True
     """
-    images = split(image, name="image")
-    if len(images) != 1:
-        raise ValueError(f"image must be a single image, but is a stack of {len(images)}: choose one with image[i]")
-    recorded = recorded_image(images[0])
+    recorded = recorded_image(single_image(image))
     sign = mode_sign(resolve_mode(recorded, mode))
     good = table[np.isfinite(table["y_err"])]
-    size = float(np.sqrt(np.prod(pixel_sizes(images[0]) or (1.0, 1.0))))
+    size = mean_pixel_size(recorded)
     n_y, n_x = recorded.shape
     drawn = sign * render_columns(_fits(good, size), (n_y, n_x))
     return recorded.copy(data=drawn + _background(good, recorded))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,8 +49,8 @@ def find_shared_columns(searches: list[ColumnSearch]) -> list[FoundColumns]:
         fits = search.fitter.fit(merged.positions, fit_position=False)
         columns = FittedColumns(fits, np.zeros(len(fits), dtype=bool))
         columns = search.fitter.fix_faint_widths(columns, fit_position=False)
-        fits = columns.fits
-        fits.y_err, fits.x_err = np.where(fits.failed, np.nan, merged.errors.T)
+        y_err, x_err = np.where(columns.fits.failed, np.nan, merged.errors.T)
+        fits = replace(columns.fits, y_err=y_err, x_err=x_err)
         result.append(FoundColumns(fits, columns.width_fixed, merged.guided))
     return result
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.columns import ColumnFits, column_response, find_peaks, fit_columns, nearest_distances
+from stemkit.columns import ColumnFits, fit_columns
+from stemkit.columns.peaks import column_response, find_peaks, nearest_distances
 from stemkit.detection.candidates import MIN_SHARP_WIDTH, NETWORK_CONSTANTS, network_candidates, recorded_candidates
 from stemkit.detection.fitter import ColumnFitter
 from stemkit.detection.guided import FoundColumns

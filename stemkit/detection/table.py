@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from stemkit.columns import ColumnFits
-from stemkit.detection.normalized_image import FRAMES, NormalizedImage, length_scale
+from stemkit.detection.normalized_image import FRAMES, NormalizedImage
 from stemkit.detection.quality import quality_flags
-from stemkit.images import pixel_sizes
+from stemkit.images.pixel_size import is_calibrated, mean_pixel_size, pixel_sizes
 from stemkit.noise.model import ScanNoise
 
 __all__ = ["COLUMNS", "ELLIPTICAL_COLUMNS", "table_of"]
@@ -57,7 +57,7 @@ def table_of(
     guided = np.zeros(len(fits), dtype=bool) if guided is None else guided
     source, contrast, level = image.source, image.noise.contrast, image.noise.level
     sizes = pixel_sizes(source) or (1.0, 1.0)
-    size, calibrated = length_scale(source)
+    size = mean_pixel_size(source)
     origin = [float(source.coords[d][0]) if d in source.coords else 0.0 for d in ("y", "x")]
     scan = image.noise.scan
     data = {
@@ -94,7 +94,7 @@ def table_of(
         data["snr"] *= np.sqrt(frames_at(np.asarray(image.weights), fits))
         names = (*names, FRAMES)
     table = pd.DataFrame({name: data[name] for name in names})
-    table.attrs["unit"] = "nm" if calibrated else "px"
+    table.attrs["unit"] = "nm" if is_calibrated(source) else "px"
     # columns of recorded images are not exactly Gaussian: the median residual shows by how much
     table.attrs["residual"] = float(np.median(fits.residual)) if len(fits) else float("nan")
     return table

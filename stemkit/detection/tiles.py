@@ -13,8 +13,9 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from stemkit.detection.normalized_image import length_scale
-from stemkit.images import check_noise_attr, recorded_image, resolve_mode
+from stemkit.images.mode import resolve_mode
+from stemkit.images.pixel_size import mean_pixel_size
+from stemkit.images.provenance import check_noise_attr, recorded_image
 from stemkit.noise import NoiseCalibrator
 
 __all__ = ["CONSTANTS", "Constants", "find_in_tiles", "image_tiles", "is_large"]
@@ -85,7 +86,7 @@ def find_in_tiles(
     are measured as in the whole image. A column on the border between two tiles is kept once.
     """
     image = _with_noise(image, mode)
-    spacing /= length_scale(image)[0]
+    spacing /= mean_pixel_size(image)
     margin = max(CONSTANTS.margin, math.ceil(CONSTANTS.margin_spacings * spacing) if np.isfinite(spacing) else 0)
     tables: list[pd.DataFrame] = []
     border = np.empty((0, 2))

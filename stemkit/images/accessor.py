@@ -53,7 +53,7 @@ class StemAccessor:
         if sizes is None:
             raise ValueError(
                 "the image has no pixel size: set it with stemkit.calibrated(image, pixel_size=...) in nm, or from a "
-                "known lattice spacing with stemkit.calibrated(image, spacing=...)"
+                "known lattice repeat with stemkit.calibrated(image, lattice_repeat=...)"
             )
         return sizes
 
@@ -64,5 +64,5 @@ class StemAccessor:
 
     @property
     def recorded(self) -> xr.DataArray:
-        """The recorded image: that of a denoised image, or the image itself."""
+        """The recorded image: that of an enhanced image, or the image itself."""
         return recorded_image(self._image)

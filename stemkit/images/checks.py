@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stemkit.parameters import MODES, check_option
 
-__all__ = ["check_not_colour", "check_not_empty", "check_structure", "numeric", "validated"]
+__all__ = ["check_not_color", "check_not_empty", "check_structure", "numeric", "validated"]
 
 #: Relative tolerance of the spacings of coordinates (chosen: files store them in single precision).
 COORDINATE_TOLERANCE = 1e-3
@@ -77,7 +77,7 @@ def check_not_empty(shape: tuple[int, ...], name: str) -> None:
         )
 
 
-def check_not_colour(shape: tuple[int, ...], name: str) -> None:
+def check_not_color(shape: tuple[int, ...], name: str) -> None:
     """Raise a ValueError for the shape of an RGB or RGBA picture."""
     if shape[-1] in (3, 4) and min(shape[:2]) > 4:
         raise ValueError(
@@ -112,10 +112,10 @@ def _check_coords(image: xr.DataArray, name: str) -> None:
                 f"coordinate {dim!r} of {name} must be in nm with attrs['units'] = 'nm', but has units {units!r}: "
                 "set the pixel size with stemkit.calibrated(image, pixel_size=...)"
             )
-        centres = np.asarray(image.coords[dim].values, dtype=np.float64)
-        if centres.size < 2:
+        centers = np.asarray(image.coords[dim].values, dtype=np.float64)
+        if centers.size < 2:
             continue
-        steps = np.diff(centres)
+        steps = np.diff(centers)
         if not np.all(np.isfinite(steps)) or steps.min() <= 0:
             raise ValueError(f"coordinate {dim!r} of {name} must increase, but does not: use {name}.sortby({dim!r})")
         if steps.max() - steps.min() > COORDINATE_TOLERANCE * steps.mean() * 2:

@@ -10,10 +10,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.images.checks import check_not_colour, check_not_empty, numeric, validated
+from stemkit.images.checks import check_not_color, check_not_empty, numeric, validated
 from stemkit.images.provenance import RECORDED
 
-__all__ = ["Images", "float_dtype", "holds_images", "join", "single_image", "split", "warn_if_small"]
+__all__ = ["Images", "float_dtype", "holds_images", "join", "single_image", "split", "unstacked", "warn_if_small"]
 
 Images: TypeAlias = "xr.DataArray | NDArray | Sequence[xr.DataArray | NDArray]"
 
@@ -22,7 +22,7 @@ PER_IMAGE_ATTRS = ("noise",)
 #: Dims of several images: a stack of unrelated ones, and the frames of one series.
 STACKS = (("image", "y", "x"), ("frame", "y", "x"))
 #: Shorter side of an image below which a warning is given, px (chosen).
-SMALL_IMAGE = 32
+MIN_RELIABLE_SIZE = 32
 
 
 def split(X: Images, *, name: str = "X") -> list[xr.DataArray]:
@@ -57,7 +57,7 @@ def split(X: Images, *, name: str = "X") -> list[xr.DataArray]:
     if values.ndim == 2:
         return [validated(xr.DataArray(values, dims=("y", "x")), name)]
     if values.ndim == 3:
-        check_not_colour(values.shape, name)
+        check_not_color(values.shape, name)
         check_not_empty(values.shape, name)
         return [validated(xr.DataArray(v, dims=("y", "x")), f"{name}[{i}]") for i, v in enumerate(values)]
     raise ValueError(
@@ -136,10 +136,10 @@ def float_dtype(dtype: np.dtype) -> np.dtype:
 
 def warn_if_small(image: xr.DataArray) -> None:
     """Warn of an image too small for reliable statistics and networks."""
-    if min(image.shape) < SMALL_IMAGE:
+    if min(image.shape) < MIN_RELIABLE_SIZE:
         warnings.warn(
             f"the image is {image.shape[0]} by {image.shape[1]} px: results are unreliable under "
-            f"{SMALL_IMAGE} px, use a larger image",
+            f"{MIN_RELIABLE_SIZE} px, use a larger image",
             UserWarning,
             stacklevel=4,
         )

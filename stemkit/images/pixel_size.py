@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
-__all__ = ["PIXEL_SIZE_TOLERANCE", "is_calibrated", "pixel_sizes", "same_pixel_sizes", "with_pixel_sizes"]
+from stemkit.parameters import check_positive
+
+__all__ = [
+    "PIXEL_SIZE_TOLERANCE",
+    "is_calibrated",
+    "mean_pixel_size",
+    "pixel_sizes",
+    "same_pixel_sizes",
+    "with_pixel_sizes",
+]
 
 #: Relative difference up to which pixel sizes are equal (chosen: files store them in single precision).
 PIXEL_SIZE_TOLERANCE = 1e-3
@@ -28,6 +37,12 @@ def pixel_sizes(image: xr.DataArray) -> tuple[float, float] | None:
     return sizes.get("y") or known[0], sizes.get("x") or known[0]
 
 
+def mean_pixel_size(image: xr.DataArray) -> float:
+    """Geometric mean of the height and the width of a pixel in nm, or 1 (px) without coordinates."""
+    y, x = pixel_sizes(image) or (1.0, 1.0)
+    return float(np.sqrt(y * x))
+
+
 def same_pixel_sizes(first: tuple[float, float] | None, second: tuple[float, float] | None) -> bool:
     """Whether two images have the same :func:`pixel_sizes`, or both have none."""
     if first is None or second is None:
@@ -44,12 +59,11 @@ def with_pixel_sizes(image: xr.DataArray, y: float, x: float) -> xr.DataArray:
         If ``y`` or ``x`` is not a positive number.
     """
     for label, size in (("y", y), ("x", x)):
-        if not (np.isfinite(size) and size > 0):
-            raise ValueError(f"pixel_size must be a positive number of nm, but along {label} it is {size!r}")
+        check_positive(f"pixel_size along {label}", size, unit="nm")
     coords = {d: xr.Variable(d, np.arange(image.sizes[d]) * float(s), {"units": "nm"}) for d, s in (("y", y), ("x", x))}
     return image.assign_coords(coords)
 
 
 def _spacing(image: xr.DataArray, dim: str) -> float | None:
-    centres = np.asarray(image.coords[dim].values, dtype=np.float64)
-    return None if centres.size < 2 else float((centres[-1] - centres[0]) / (centres.size - 1))
+    centers = np.asarray(image.coords[dim].values, dtype=np.float64)
+    return None if centers.size < 2 else float((centers[-1] - centers[0]) / (centers.size - 1))

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from stemkit._version import __version__
 from stemkit.images.pixel_size import PIXEL_SIZE_TOLERANCE, pixel_sizes
 
 __all__ = [
     "RECORDED",
     "check_noise_attr",
     "digest",
+    "noise_attr",
     "recorded_image",
+    "step_record",
     "steps_before",
     "was_averaged",
     "was_enhanced",
 ]
 
-#: Coordinate of a denoised image with the recorded pixels.
+#: Coordinate of an enhanced image with the recorded pixels.
 RECORDED = "recorded"
 
 
 def recorded_image(image: xr.DataArray) -> xr.DataArray:
-    """The recorded image of a denoised image; an image without recorded pixels is returned unchanged."""
+    """The recorded image of an enhanced image; an image without recorded pixels is returned unchanged."""
     if RECORDED not in image.coords:
         return image
     recorded = image.coords[RECORDED]
@@ -57,6 +61,13 @@ def steps_before(image: xr.DataArray) -> dict | None:
     return made
 
 
+def step_record(image: xr.DataArray, step: str, **entries: Any) -> str:
+    """Record of a step that is applied to the image, for the attributes of its result, with those of earlier steps."""
+    made = {"stemkit": __version__, "step": step, **entries}
+    before = steps_before(image)
+    return json.dumps(made if before is None else made | {"previous": before})
+
+
 def was_enhanced(image: xr.DataArray) -> bool:
     """Whether the provenance contains an enhancement or a picture, so that the pixels are not recorded intensities."""
     return bool({"enhance", "picture"} & _steps(image))
@@ -77,6 +88,12 @@ def _steps(image: xr.DataArray) -> set[str]:
         names.add(str(made.get("step")))
         made = made.get("previous")
     return names
+
+
+def noise_attr(image: xr.DataArray, noise: dict[str, Any]) -> str:
+    """A noise model, as a dict, as text for the image's attributes, with the pixel size at which it is valid."""
+    sizes = pixel_sizes(image)
+    return json.dumps({"pixel_size": None if sizes is None else sizes[1], **noise})
 
 
 def check_noise_attr(image: xr.DataArray, mode: str | None = None) -> dict | None:

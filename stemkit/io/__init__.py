@@ -1,7 +1,12 @@
-"""Reading and writing of images, :func:`read` and :func:`write`; one module per family of formats."""
+"""Reading and writing of images, :func:`read` and :func:`write`; one module per family of formats.
+
+- ``reading`` and ``writing`` choose the format; ``file_dataset`` is what the modules of the formats return.
+- ``folders``, ``lazy`` and ``choosing`` handle series of files, dask arrays and files with several datasets.
+- ``calibration``, ``units``, ``signals`` and ``attributes`` interpret metadata; ``checks`` refuses damaged files.
+"""
 
 from stemkit.io.hyperspy_signals import from_hyperspy, to_hyperspy
-from stemkit.io.reading import READABLE, DatasetInfo, datasets, read
-from stemkit.io.writing import WRITABLE, write
+from stemkit.io.reading import DatasetInfo, datasets, read
+from stemkit.io.writing import write
 
-__all__ = ["READABLE", "WRITABLE", "DatasetInfo", "datasets", "from_hyperspy", "read", "to_hyperspy", "write"]
+__all__ = ["DatasetInfo", "datasets", "from_hyperspy", "read", "to_hyperspy", "write"]

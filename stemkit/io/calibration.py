@@ -23,6 +23,7 @@ _TIMES = {
     60.0: ("min", "minute", "minutes"),
     3600.0: ("h", "hour", "hours"),
 }
+#: Length in s of each spelling.
 _SECONDS = {spelling: factor for factor, spellings in _TIMES.items() for spelling in spellings}
 
 

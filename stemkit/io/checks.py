@@ -10,7 +10,7 @@ __all__ = ["FormatError", "check_declared", "check_expansion", "check_regular_fi
 #: Largest ratio of decompressed to compressed bytes (derived: deflate encodes at most 258 bytes in 2 bits).
 MAX_EXPANSION = 1032
 #: Size up to which the ratio is not checked, bytes (chosen).
-SMALL = 64 * 2**20
+MIN_CHECKED_BYTES = 64 * 2**20
 
 #: First bytes of formats, their names and suffixes.
 _SIGNATURES = {
@@ -71,7 +71,7 @@ def check_declared(declared: int, available: int) -> None:
 
 def check_expansion(declared: int, stored: int) -> None:
     """Raise an error if the stored bytes can't be the compressed form of so large an array."""
-    if declared < 0 or (declared > SMALL and declared > MAX_EXPANSION * stored):
+    if declared < 0 or (declared > MIN_CHECKED_BYTES and declared > MAX_EXPANSION * stored):
         raise FormatError(
             f"the header declares {max(declared, 0):,} bytes of pixels, but the file contains {stored:,} bytes of "
             f"compressed data, less than a {MAX_EXPANSION}th: it is truncated or damaged"

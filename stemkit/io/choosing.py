@@ -6,15 +6,15 @@ import warnings
 from numbers import Integral
 from pathlib import Path
 
-from stemkit.io.recorded import Recorded
+from stemkit.io.file_dataset import FileDataset
 
 __all__ = ["choose_dataset"]
 
 #: Number of datasets that a message lists (chosen).
-_LISTED = 20
+_MAX_LISTED = 20
 
 
-def choose_dataset(found: list[Recorded], dataset: int | str | None, path: Path) -> int:
+def choose_dataset(found: list[FileDataset], dataset: int | str | None, path: Path) -> int:
     """Index of the dataset to read."""
     if dataset is None:
         return _default(found, path)
@@ -24,7 +24,7 @@ def choose_dataset(found: list[Recorded], dataset: int | str | None, path: Path)
     return index
 
 
-def _default(found: list[Recorded], path: Path) -> int:
+def _default(found: list[FileDataset], path: Path) -> int:
     """Index of the first image of a detector; without one, of the first that was computed, or of the first map."""
     images = [i for i, candidate in enumerate(found) if not candidate.refusal]
     if not images:
@@ -42,7 +42,7 @@ def _default(found: list[Recorded], path: Path) -> int:
     return chosen
 
 
-def _index_of_name(found: list[Recorded], name: str, path: Path) -> int:
+def _index_of_name(found: list[FileDataset], name: str, path: Path) -> int:
     hits = [i for i, candidate in enumerate(found) if candidate.name == name]
     if len(hits) > 1:
         raise ValueError(
@@ -55,7 +55,7 @@ def _index_of_name(found: list[Recorded], name: str, path: Path) -> int:
     return hits[0]
 
 
-def _checked_index(found: list[Recorded], index: int, path: Path) -> int:
+def _checked_index(found: list[FileDataset], index: int, path: Path) -> int:
     if isinstance(index, bool) or not isinstance(index, Integral):
         raise TypeError(f"dataset must be an index or a name, but is {index!r}")
     if not 0 <= index < len(found):
@@ -63,16 +63,16 @@ def _checked_index(found: list[Recorded], index: int, path: Path) -> int:
     return int(index)
 
 
-def _labels(found: list[Recorded]) -> str:
+def _labels(found: list[FileDataset]) -> str:
     return _listed([_label(found, i) for i in range(len(found))])
 
 
 def _listed(labels: list[str]) -> str:
-    more = f" and {len(labels) - _LISTED} more" if len(labels) > _LISTED else ""
-    return ", ".join(labels[:_LISTED]) + more
+    more = f" and {len(labels) - _MAX_LISTED} more" if len(labels) > _MAX_LISTED else ""
+    return ", ".join(labels[:_MAX_LISTED]) + more
 
 
-def _label(found: list[Recorded], index: int) -> str:
+def _label(found: list[FileDataset], index: int) -> str:
     """Index, name and shape of a dataset."""
     shape = " x ".join(map(str, found[index].values.shape))
     name = f" {found[index].name!r}" if found[index].name else ""

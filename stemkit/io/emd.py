@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from stemkit.io import hdf5, velox
 from stemkit.io.calibration import pixel_sizes_of, seconds_per
 from stemkit.io.checks import FormatError
-from stemkit.io.recorded import Recorded
-from stemkit.io.signals import FRAME_NAMES
+from stemkit.io.file_dataset import FileDataset
+from stemkit.io.signals import FRAME_NAMES, positive_or_none
 
 if TYPE_CHECKING:
     import h5py
@@ -23,7 +23,7 @@ __all__ = ["load"]
 _ENERGY = ("energy", "e", "energy loss", "ev")
 
 
-def load(path: Path) -> list[Recorded]:
+def load(path: Path) -> list[FileDataset]:
     """Load the images of an EMD file; other datasets are listed without their data."""
     with hdf5.opened(path) as file:
         if velox.is_velox(file):
@@ -31,7 +31,7 @@ def load(path: Path) -> list[Recorded]:
         return _berkeley(path, file)
 
 
-def _berkeley(path: Path, file: h5py.File) -> list[Recorded]:
+def _berkeley(path: Path, file: h5py.File) -> list[FileDataset]:
     """Datasets of the groups with the attribute ``emd_group_type``."""
     groups: list[h5py.Group] = []
 
@@ -54,7 +54,7 @@ def _stored(group: h5py.Group) -> h5py.Dataset | None:
     return next((d for n in ("data", *names) if (d := hdf5.dataset(group, n)) is not None and d.ndim > 1), None)
 
 
-def _array(path: Path, group: h5py.Group, attrs: dict[str, Any]) -> Recorded:
+def _array(path: Path, group: h5py.Group, attrs: dict[str, Any]) -> FileDataset:
     stored = _stored(group)
     assert stored is not None
     axes = [_axis(hdf5.dataset(group, f"dim{i + 1}")) for i in range(stored.ndim)]
@@ -107,13 +107,6 @@ def _order(names: list[str]) -> list[int]:
 
 def _microscope(attrs: dict[str, Any]) -> dict[str, float]:
     """Voltage in kV and dwell time in s."""
-    found = {"voltage": _number(attrs.get("high tension"), 1e-3), "dwell_time": _number(attrs.get("dwell time"), 1.0)}
+    volts, dwell_time = (positive_or_none(attrs.get(name)) for name in ("high tension", "dwell time"))
+    found = {"voltage": None if volts is None else volts / 1000, "dwell_time": dwell_time}
     return {key: value for key, value in found.items() if value is not None}
-
-
-def _number(value: object, factor: float) -> float | None:
-    try:
-        number = float(str(value)) * factor
-    except ValueError:
-        return None
-    return number if np.isfinite(number) and number > 0 else None

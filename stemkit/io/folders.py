@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from stemkit.images import pixel_sizes, same_pixel_sizes
+from stemkit.images.pixel_size import pixel_sizes, same_pixel_sizes
 from stemkit.io.zarr_files import SUFFIXES as ZARR
 
 __all__ = ["image_files", "is_zarr", "natural_key", "stacked_frames"]

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from stemkit.io.attributes import plain
 from stemkit.io.checks import FormatError, check_expansion
+from stemkit.io.file_dataset import FileDataset, Parts, frame_axis, make_dataset, placeholder, table_reason
 from stemkit.io.hdf5_heaps import check_heaps
-from stemkit.io.recorded import Parts, Recorded, frame_axis, placeholder, recorded, table_reason
 
 __all__ = [
     "attributes",
@@ -32,10 +32,10 @@ __all__ = [
 ]
 
 #: Largest size of a text or of metadata that is read, bytes (chosen).
-LARGEST_TEXT = 2**24
+MAX_TEXT_BYTES = 2**24
 
 
-def load(path: Path) -> list[Recorded]:
+def load(path: Path) -> list[FileDataset]:
     """Load the datasets of any HDF5 file that have two or more dimensions, by their path in the file."""
     with opened(path) as file:
         return [
@@ -83,7 +83,7 @@ def attributes(item: h5py.Group | h5py.Dataset) -> dict[str, Any]:
 
 def text_of(found: h5py.Dataset | None, column: int | None = None) -> str:
     """Text of a dataset of strings or of bytes, or of a column of it; empty without one."""
-    if found is None or found.size == 0 or found.id.get_storage_size() == 0 or found.nbytes > LARGEST_TEXT:
+    if found is None or found.size == 0 or found.id.get_storage_size() == 0 or found.nbytes > MAX_TEXT_BYTES:
         return ""
     value = found[...] if column is None else found[:, column]
     if value.dtype.kind in "iu":
@@ -98,7 +98,7 @@ def image_of(
     arrange: Callable[[NDArray], NDArray] | None = None,
     by_frame: bool = False,
     **fields: Any,
-) -> Recorded:
+) -> FileDataset:
     """A dataset whose pixels are read when they are needed.
 
     Parameters
@@ -113,11 +113,11 @@ def image_of(
         Whether the last axis of the stored array counts frames, and each of them is a block of its own: HDF5 then reads
         them three times as fast one by one (60 frames of 1024 x 1024 px).
     **fields
-        Parameters of :func:`~stemkit.io.recorded.recorded`.
+        Parameters of :func:`~stemkit.io.file_dataset.make_dataset`.
     """
     shape, dtype, name = found.shape, found.dtype, found.name
     if shape is None:
-        return recorded(placeholder((0,), np.uint8), **{"refusal": "an empty dataset", **fields})
+        return make_dataset(placeholder((0,), np.uint8), **{"refusal": "an empty dataset", **fields})
     shown = placeholder(shape, dtype) if dtype.kind in "fiubc" else np.empty((0,) * len(shape), dtype)
     if arrange is not None:
         shown = arrange(shown)
@@ -143,7 +143,7 @@ def image_of(
             chunks = _checked(file[name]).chunks
         return Parts(read, 1 if chunks is None else chunks[axis])
 
-    return recorded(shown, fetch=fetch, parts=parts if len(shape) == 3 else None, **fields)
+    return make_dataset(shown, fetch=fetch, parts=parts if len(shape) == 3 else None, **fields)
 
 
 def _frames(stored: h5py.Dataset) -> NDArray:

@@ -19,11 +19,14 @@ from stemkit.io.checks import FormatError
 
 __all__ = ["check_heaps"]
 
+#: First bytes of a collection, with the only version.
 _SIGNATURE = b"GCOL\1\0\0\0"
-#: Lengths of the header of a collection and of an object, bytes.
-_HEADER, _OBJECT = 16, 16
+#: Length of the header of a collection, bytes.
+_HEADER_BYTES = 16
+#: Length of the header of an object, bytes.
+_OBJECT_BYTES = 16
 #: Size of a file up to which all of it is searched, bytes (chosen); in larger ones the pixels are left out.
-_SEARCHED = 2**26
+_MAX_SEARCHED_BYTES = 2**26
 #: Size of a dataset from which its pixels are left out, bytes (chosen).
 _LEFT_OUT = 2**20
 
@@ -33,23 +36,23 @@ def check_heaps(path: Path, file: h5py.File) -> None:
     size = path.stat().st_size
     if size == 0:
         return
-    ranges = [(0, size)] if size <= _SEARCHED else list(_outside_pixels(file, size))
+    ranges = [(0, size)] if size <= _MAX_SEARCHED_BYTES else list(_outside_pixels(file, size))
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         for start, stop in ranges:
             position = content.find(_SIGNATURE, start, stop)
             while position >= 0:
                 _check_collection(content, position)
-                position = content.find(_SIGNATURE, position + _HEADER, stop)
+                position = content.find(_SIGNATURE, position + _HEADER_BYTES, stop)
 
 
 def _check_collection(content: mmap.mmap, start: int) -> None:
-    if start + _HEADER > len(content):
+    if start + _HEADER_BYTES > len(content):
         return
     (size,) = struct.unpack_from("<Q", content, start + 8)
-    end, position = min(start + size, len(content)), start + _HEADER
-    while position + _OBJECT <= end:
+    end, position = min(start + size, len(content)), start + _HEADER_BYTES
+    while position + _OBJECT_BYTES <= end:
         index, length = struct.unpack_from("<H6xQ", content, position)
-        step = length if index == 0 else _OBJECT + -(-length // 8) * 8
+        step = length if index == 0 else _OBJECT_BYTES + -(-length // 8) * 8
         if step == 0:
             raise FormatError("a heap of texts in it has an object without a size: it is truncated or damaged")
         position += step

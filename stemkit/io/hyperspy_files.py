@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from stemkit.images import pixel_sizes
+from stemkit.images.pixel_size import pixel_sizes
 from stemkit.io import hdf5, zarr_files
 from stemkit.io.attributes import PROVENANCE, attributes_of, mode_of, pack, unpack
 from stemkit.io.calibration import pixel_sizes_of, seconds_per
 from stemkit.io.checks import FormatError
-from stemkit.io.recorded import Recorded
-from stemkit.io.signals import FRAME_NAMES, branch, degrees, positive, spectrum_reason
+from stemkit.io.file_dataset import FileDataset
+from stemkit.io.signals import FRAME_NAMES, branch, degrees, positive_or_none, spectrum_reason
 
 if TYPE_CHECKING:
     import h5py
@@ -31,13 +31,13 @@ _READ = ("General", "Signal", "Acquisition_instrument", "stemkit")
 _DEPTH = 6
 
 
-def load(path: Path) -> list[Recorded]:
+def load(path: Path) -> list[FileDataset]:
     """Load the signals of an HSPY file."""
     with hdf5.opened(path) as file:
         return _signals(path, file, hdf5)
 
 
-def load_zspy(path: Path) -> list[Recorded]:
+def load_zspy(path: Path) -> list[FileDataset]:
     """Load the signals of a ZSPY folder."""
     return _signals(path, zarr_files.opened(path), zarr_files)
 
@@ -50,7 +50,7 @@ def save(image: xr.DataArray, path: Path, provenance: str) -> None:
 # --- reading -----------------------------------------------------------------------------------------------------
 
 
-def _signals(path: Path, root: Any, store: ModuleType) -> list[Recorded]:
+def _signals(path: Path, root: Any, store: ModuleType) -> list[FileDataset]:
     """Signals in the groups of an HDF5 file or a Zarr folder; ``store`` is the module that reads it."""
     parent = store.group(root, "Experiments")
     if parent is None:
@@ -62,7 +62,7 @@ def _signals(path: Path, root: Any, store: ModuleType) -> list[Recorded]:
     return found
 
 
-def _signal(path: Path, group: Any, store: ModuleType) -> Recorded:
+def _signal(path: Path, group: Any, store: ModuleType) -> FileDataset:
     stored = store.dataset(group, "data")
     assert stored is not None
     stored_axes = _axes(group, stored.ndim, store)
@@ -151,8 +151,8 @@ def _attributes(metadata: dict[str, Any], original: Any, store: ModuleType) -> d
         "title": title or None,
         "detector": detector,
         "mode": mode_of(detector),
-        "voltage": positive(microscope.get("beam_energy")),
-        "dwell_time": positive(microscope.get("dwell_time")),
+        "voltage": positive_or_none(microscope.get("beam_energy")),
+        "dwell_time": positive_or_none(microscope.get("dwell_time")),
         "scan_angle": _scan_angle(original, store),
     }
     own = branch(metadata, "stemkit")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from stemkit.images import pixel_sizes, with_pixel_sizes
+from stemkit.images.pixel_size import pixel_sizes, with_pixel_sizes
 from stemkit.io.attributes import attributes_of, mode_of
 from stemkit.io.units import nm_per
 

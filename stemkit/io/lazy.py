@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.io.recorded import Parts, Recorded, native
+from stemkit.io.file_dataset import FileDataset, Parts, native
 
 __all__ = ["lazy_pixels", "require_dask"]
 
 
-def lazy_pixels(found: Recorded, guarded: Callable[[Callable[[], Any]], Any]) -> Any:
+def lazy_pixels(found: FileDataset, guarded: Callable[[Callable[[], Any]], Any]) -> Any:
     """The pixels of a dataset as a dask array, with blocks of whole images.
 
     Parameters
     ----------
-    found : Recorded
+    found : FileDataset
         A format that can't read some images of a stack without the others is read now.
     guarded : callable
         Calls a function without arguments that reads, and adds the path to its errors. It is pickled where dask

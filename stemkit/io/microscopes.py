@@ -17,8 +17,8 @@ from stemkit.io import ser
 from stemkit.io.attributes import mode_of
 from stemkit.io.calibration import pixel_sizes_of, seconds_per
 from stemkit.io.checks import FormatError
-from stemkit.io.recorded import Recorded, recorded
-from stemkit.io.signals import degrees, positive, spectrum_reason
+from stemkit.io.file_dataset import FileDataset, make_dataset
+from stemkit.io.signals import degrees, positive_or_none, spectrum_reason
 
 __all__ = ["load"]
 
@@ -32,7 +32,7 @@ _PLUGINS = {
 }
 
 
-def load(path: Path) -> list[Recorded]:
+def load(path: Path) -> list[FileDataset]:
     """Load the datasets of a file, one per signal."""
     suffix = path.suffix.lower()
     if suffix == ".ser":
@@ -77,13 +77,13 @@ def _ignore_reader_warnings() -> None:
     warnings.simplefilter("ignore", exceptions.VisibleDeprecationWarning)
 
 
-def _signal(signal: dict[str, Any]) -> Recorded:
+def _signal(signal: dict[str, Any]) -> FileDataset:
     axes, values = list(signal["axes"]), np.asarray(signal["data"])
     original, metadata = signal.get("original_metadata") or {}, signal.get("metadata") or {}
     sizes, note = pixel_sizes_of([a.get("scale") for a in axes[-2:]], [a.get("units") for a in axes[-2:]])
     attrs = _attributes(signal, metadata, original)
     times = _times(axes, original) if values.ndim == 3 else None
-    return recorded(
+    return make_dataset(
         values,
         name=str(attrs.get("title", "")),
         refusal=spectrum_reason(axes, str(_find(metadata, "Signal.signal_type") or ""), values.ndim),
@@ -143,13 +143,13 @@ def _quantity(signal: Tree, quantity: str) -> float | None:
     """A quantity from the metadata, or from the original metadata at the path given by RosettaSciIO's mapping."""
     metadata = signal.get("metadata") or {}
     for microscope in ("TEM", "SEM"):
-        value = positive(_find(metadata, f"Acquisition_instrument.{microscope}.{quantity}"))
+        value = positive_or_none(_find(metadata, f"Acquisition_instrument.{microscope}.{quantity}"))
         if value is not None:
             return value
     for path, (target, convert) in (signal.get("mapping") or {}).items():
         found = _find(signal.get("original_metadata") or {}, path) if target.endswith(f".{quantity}") else None
         if isinstance(found, int | float | str | np.number):
-            return positive(convert(found) if convert else found)
+            return positive_or_none(convert(found) if convert else found)
     return None
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemkit.io.checks import FormatError, check_declared
-from stemkit.io.recorded import Parts, Recorded, placeholder, recorded
+from stemkit.io.file_dataset import FileDataset, Parts, make_dataset, placeholder
 
 __all__ = ["load"]
 
@@ -20,13 +20,15 @@ __all__ = ["load"]
 _HEADER = 1024
 #: Data type of each mode; mode 0 is signed in MRC2014.
 _MODES = {0: "i1", 1: "i2", 2: "f4", 4: "c8", 6: "u2", 12: "f2"}
-#: Stamp and bit of IMOD's files, whose mode 0 is unsigned unless the bit is set (IMOD, mrc_format).
-_IMOD_STAMP, _IMOD_SIGNED = 1146047817, 1
+#: Stamp of IMOD's files (IMOD, mrc_format).
+_IMOD_STAMP = 1146047817
+#: Bit of IMOD's flags without which mode 0 is unsigned.
+_IMOD_SIGNED = 1
 #: Largest length of an edge that is taken for a number rather than for bytes of the other order, px (chosen).
-_LARGEST_EDGE = 10**6
+_MAX_EDGE = 10**6
 
 
-def load(path: Path) -> list[Recorded]:
+def load(path: Path) -> list[FileDataset]:
     """Load the image or the stack of images."""
     with path.open("rb") as file:
         header = file.read(_HEADER)
@@ -54,7 +56,7 @@ def load(path: Path) -> list[Recorded]:
 
     sizes = _pixel_sizes(header, order) or _extended_pixel_sizes(path, header, order)
     parts = (lambda: Parts(read)) if nz != 1 else None
-    return [recorded(placeholder(shape, dtype), colour=False, fetch=fetch, parts=parts, pixel_sizes=sizes)]
+    return [make_dataset(placeholder(shape, dtype), color=False, fetch=fetch, parts=parts, pixel_sizes=sizes)]
 
 
 def _byte_order(header: bytes) -> Literal["<", ">"]:
@@ -62,7 +64,7 @@ def _byte_order(header: bytes) -> Literal["<", ">"]:
     orders: tuple[Literal["<", ">"], ...] = ("<", ">")
     for order in orders:
         numbers = np.frombuffer(header, f"{order}i4", 4)
-        if numbers[:3].min() > 0 and numbers[:3].max() <= _LARGEST_EDGE and 0 <= numbers[3] < 200:
+        if numbers[:3].min() > 0 and numbers[:3].max() <= _MAX_EDGE and 0 <= numbers[3] < 200:
             return order
     n = ", ".join(map(str, np.frombuffer(header, "<i4", 3)))
     raise FormatError(f"its numbers of columns, rows and sections must be positive, but are {n}: it is damaged")

@@ -14,7 +14,7 @@ from stemkit.io import hdf5
 from stemkit.io.attributes import PROVENANCE, attributes_of, pack, plain, unpack
 from stemkit.io.calibration import pixel_sizes_of, seconds_per
 from stemkit.io.checks import check_declared
-from stemkit.io.recorded import Recorded, placeholder, recorded
+from stemkit.io.file_dataset import FileDataset, make_dataset, placeholder
 from stemkit.io.units import nm_per
 
 __all__ = ["load", "save"]
@@ -54,7 +54,7 @@ _RESERVED = frozenset(
 _FRAME_NAMES = ("frame", "frames", "time", "t")
 
 
-def load(path: Path) -> list[Recorded]:
+def load(path: Path) -> list[FileDataset]:
     """Load the datasets of a file, one per variable."""
     with path.open("rb") as file:
         engine = "scipy" if file.read(3) == b"CDF" else "h5netcdf"
@@ -96,19 +96,19 @@ def _check_size(dataset: xr.Dataset, path: Path) -> None:
     check_declared(declared, path.stat().st_size)
 
 
-def _dataset(array: xr.DataArray, stored_name: str | None) -> Recorded:
+def _dataset(array: xr.DataArray, stored_name: str | None) -> FileDataset:
     name = "" if array.name == _UNNAMED else str(array.name)
     if {"y", "x"} <= set(array.dims):
         array = array.transpose(..., "y", "x")
     if array.ndim not in (2, 3):
-        return recorded(placeholder(array.shape, array.dtype), name=name)
+        return make_dataset(placeholder(array.shape, array.dtype), name=name)
     first = array.dims[0] if array.ndim == 3 else None
     seconds = seconds_per(array.coords[first].attrs.get("units")) if first in array.coords else None
     series = first is not None and (seconds is not None or str(first).casefold() in _FRAME_NAMES)
     names = ("frame" if series else "image", "y", "x")[3 - array.ndim :]
     sizes, coords, note = _coordinates(array, dict(zip(array.dims, names, strict=True)))
     times = coords.pop("time", None) if series else None
-    return recorded(
+    return make_dataset(
         array.values,
         name=name,
         array_name=stored_name or name or None,

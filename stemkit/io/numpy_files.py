@@ -14,10 +14,10 @@ import xarray as xr
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
-from stemkit.images import is_calibrated
+from stemkit.images.pixel_size import is_calibrated
 from stemkit.io import hdf5
 from stemkit.io.checks import FormatError, check_declared, check_expansion
-from stemkit.io.recorded import Recorded, placeholder, recorded, table_reason
+from stemkit.io.file_dataset import FileDataset, make_dataset, placeholder, table_reason
 
 __all__ = ["load", "load_mat", "load_npz", "save"]
 
@@ -34,7 +34,7 @@ _MATLAB_CLASSES = {
 }
 
 
-def load(path: Path) -> list[Recorded]:
+def load(path: Path) -> list[FileDataset]:
     """Load the array of an NPY file; pickled objects raise a ValueError."""
     with path.open("rb") as file:
         if file.read(2) == b"PK":
@@ -43,7 +43,7 @@ def load(path: Path) -> list[Recorded]:
         shape, _, dtype = _npy_header(file)
         _check_not_pickled(dtype)
         check_declared(math.prod(shape) * dtype.itemsize, path.stat().st_size - file.tell())
-    return [recorded(np.load(path, allow_pickle=False))]
+    return [make_dataset(np.load(path, allow_pickle=False))]
 
 
 def save(image: xr.DataArray, path: Path, provenance: str) -> None:
@@ -59,7 +59,7 @@ def save(image: xr.DataArray, path: Path, provenance: str) -> None:
         np.save(file, image.values, allow_pickle=False)
 
 
-def load_npz(path: Path) -> list[Recorded]:
+def load_npz(path: Path) -> list[FileDataset]:
     """Load the arrays of an NPZ file by name; a number named ``pixel_size_nm`` is their pixel size."""
     with zipfile.ZipFile(path) as archive:
         names = [entry.filename for entry in archive.infolist() if entry.filename.endswith(".npy")]
@@ -71,7 +71,7 @@ def load_npz(path: Path) -> list[Recorded]:
     return found
 
 
-def load_mat(path: Path) -> list[Recorded]:
+def load_mat(path: Path) -> list[FileDataset]:
     """Load the arrays of a MATLAB file (version 5 or 7.3) by name; frames are along the last of three axes."""
     with path.open("rb") as file:
         head = file.read(8)
@@ -107,7 +107,7 @@ def _npz_number(path: Path, headers: Mapping[str, tuple[tuple[int, ...], np.dtyp
     return size, size
 
 
-def _named(path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype, size: Any) -> Recorded:
+def _named(path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype, size: Any) -> FileDataset:
     def fetch() -> NDArray:
         with np.load(path, allow_pickle=False) as arrays:
             return np.asarray(arrays[name])
@@ -115,8 +115,10 @@ def _named(path: Path, name: str, shape: tuple[int, ...], dtype: np.dtype, size:
     fields = {**_fields(name, size), "refusal": table_reason(shape)}
     if dtype.hasobject:
         refusal = "pickled objects, which are not read since they could execute code"
-        return recorded(placeholder((0,), np.uint8), refusal=refusal, name=name)
-    return recorded(placeholder(shape, dtype) if dtype.kind in "fiubc" else np.empty(0, dtype), fetch=fetch, **fields)
+        return make_dataset(placeholder((0,), np.uint8), refusal=refusal, name=name)
+    return make_dataset(
+        placeholder(shape, dtype) if dtype.kind in "fiubc" else np.empty(0, dtype), fetch=fetch, **fields
+    )
 
 
 def _check_not_pickled(dtype: np.dtype) -> None:
@@ -129,7 +131,7 @@ def _check_not_pickled(dtype: np.dtype) -> None:
 # --- MATLAB ------------------------------------------------------------------------------------------------------
 
 
-def _load_mat5(path: Path) -> list[Recorded]:
+def _load_mat5(path: Path) -> list[FileDataset]:
     from scipy.io import loadmat, whosmat
 
     found = [(name, shape, kind) for name, shape, kind in whosmat(path) if kind in _MATLAB_CLASSES]
@@ -143,7 +145,7 @@ def _load_mat5(path: Path) -> list[Recorded]:
     if not arrays:
         raise FormatError("it contains no array of numbers")
     return [
-        recorded(
+        make_dataset(
             _frames_first(placeholder(shape, _MATLAB_CLASSES[kind]), name),
             fetch=fetch_of(name),
             refusal=table_reason(shape),
@@ -166,7 +168,7 @@ def _matlab_size(path: Path, found: list[tuple[str, tuple[int, ...], str]], load
     return size, size
 
 
-def _load_mat73(path: Path) -> list[Recorded]:
+def _load_mat73(path: Path) -> list[FileDataset]:
     with hdf5.opened(path) as file:
         arrays = [d for n in file if (d := hdf5.dataset(file, n)) is not None and d.dtype.kind in "fiu"]
         arrays = [d for d in arrays if d.shape is not None and "MATLAB_empty" not in d.attrs]

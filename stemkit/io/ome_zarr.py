@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import DTypeLike, NDArray
 
-from stemkit.images import pixel_sizes
+from stemkit.images.pixel_size import pixel_sizes
 from stemkit.io.attributes import PROVENANCE, attributes_of, unpack
 from stemkit.io.calibration import seconds_per
 from stemkit.io.units import nm_per
@@ -81,7 +81,7 @@ def multiscale(attrs: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) 
     -------
     dict
         ``path`` of the array of full size, ``levels`` (paths of all levels), ``maps`` (name and path of each map), and
-        fields of :class:`~stemkit.io.recorded.Recorded`.
+        fields of :class:`~stemkit.io.file_dataset.FileDataset`.
     """
     ome = attrs.get("ome") if isinstance(attrs.get("ome"), dict) else attrs
     try:

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from numbers import Real
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +14,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.images import pixel_sizes, with_pixel_sizes
+from stemkit.images.pixel_size import pixel_sizes, with_pixel_sizes
 from stemkit.io import (
     emd,
     folders,
@@ -31,15 +30,17 @@ from stemkit.io import (
 )
 from stemkit.io.checks import check_regular_file, damage, unknown_content
 from stemkit.io.choosing import choose_dataset
+from stemkit.io.file_dataset import DERIVED, DETECTOR, MAP, FileDataset
 from stemkit.io.lazy import lazy_pixels, require_dask
-from stemkit.io.recorded import DERIVED, DETECTOR, MAP, Recorded
+from stemkit.parameters import check_positive
 
 __all__ = ["READABLE", "DatasetInfo", "datasets", "read"]
 
 T = TypeVar("T")
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
-_LOADERS: dict[str, Callable[[Path], list[Recorded]]] = {
+#: Functions that read a format, by suffix.
+_LOADERS: dict[str, Callable[[Path], list[FileDataset]]] = {
     **dict.fromkeys((".dm3", ".dm4", ".ser"), microscopes.load),
     ".emd": emd.load,
     ".hspy": hyperspy_files.load,
@@ -59,7 +60,7 @@ _LOADERS: dict[str, Callable[[Path], list[Recorded]]] = {
 READABLE = tuple(_LOADERS)
 #: Largest ratio of the range of floating-point pixels to their resolution that is reported as lost (chosen: fewer
 #: levels than 8 bits have).
-_FEWEST_LEVELS = 256
+_MIN_LEVELS = 256
 #: Kinds of datasets in :class:`DatasetInfo`.
 _CONTENTS = {DETECTOR: "image", DERIVED: "computed image", MAP: "map of a spectrum image"}
 
@@ -168,8 +169,7 @@ def read(
     >>> image.stem.pixel_size  # doctest: +SKIP
     0.0122
     """
-    if pixel_size is not None:
-        _check_pixel_size(pixel_size)
+    check_positive("pixel_size", pixel_size, optional=True, unit="nm")
     if frames is not None and not isinstance(frames, bool):
         raise TypeError(f"frames must be True, False or None, but is {frames!r}")
     if isinstance(path, list | tuple):
@@ -198,7 +198,7 @@ def datasets(path: str | os.PathLike[str]) -> list[DatasetInfo]:
     return [_info(i, found) for i, found in enumerate(_load(Path(path)))]
 
 
-def _info(index: int, found: Recorded) -> DatasetInfo:
+def _info(index: int, found: FileDataset) -> DatasetInfo:
     return DatasetInfo(
         index=index,
         name=found.name,
@@ -231,7 +231,7 @@ def _read_series(
     return folders.stacked_frames(images, [str(path) for path in paths], "image" if frames is False else "frame")
 
 
-def _load(path: Path) -> list[Recorded]:
+def _load(path: Path) -> list[FileDataset]:
     """Load all datasets of a file; errors of a format's reader are raised as ValueError."""
     suffix = path.suffix.lower()
     if not folders.is_zarr(path):
@@ -261,7 +261,7 @@ def _guarded(path: Path, work: Callable[[], T]) -> T:
 
 
 def _image(
-    chosen: Recorded,
+    chosen: FileDataset,
     index: int,
     count: int,
     path: Path,
@@ -288,13 +288,13 @@ def _image(
     return image if chosen.pixel_sizes is None else with_pixel_sizes(image, *chosen.pixel_sizes)
 
 
-def _pixels(found: Recorded, path: Path, lazy: bool) -> Any:
+def _pixels(found: FileDataset, path: Path, lazy: bool) -> Any:
     if lazy:
         return lazy_pixels(found, partial(_guarded, path))
     return _guarded(path, lambda: np.ascontiguousarray(found.pixels()))
 
 
-def _dims(found: Recorded, frames: bool | None) -> tuple[str, ...]:
+def _dims(found: FileDataset, frames: bool | None) -> tuple[str, ...]:
     first = "frame" if (found.series if frames is None else frames) else "image"
     return (first, "y", "x")[3 - found.values.ndim :]
 
@@ -313,7 +313,7 @@ def _lost_resolution(values: NDArray) -> str:
     if not (np.isfinite([low, high]).all() and high > low):
         return ""
     step = float(np.spacing(np.asarray(max(abs(low), abs(high)), values.dtype)))
-    if high - low >= _FEWEST_LEVELS * step:
+    if high - low >= _MIN_LEVELS * step:
         return ""
     return (
         f"the pixels are {values.dtype} from {low:.9g} to {high:.9g}, where its numbers are {step:.3g} apart: their "
@@ -321,16 +321,9 @@ def _lost_resolution(values: NDArray) -> str:
     )
 
 
-def _pixel_sizes(found: Recorded) -> tuple[float, float] | None:
+def _pixel_sizes(found: FileDataset) -> tuple[float, float] | None:
     """Height and width of a pixel in nm, None without a pixel size or for data that are not an image."""
     if found.refusal or found.pixel_sizes is not None:
         return None if found.refusal else found.pixel_sizes
     axes = {d: found.coords[d] for d in ("y", "x") if d in found.coords}
     return pixel_sizes(xr.DataArray(np.broadcast_to(0.0, found.values.shape[-2:]), axes, ("y", "x")))
-
-
-def _check_pixel_size(pixel_size: float) -> None:
-    if isinstance(pixel_size, bool) or not isinstance(pixel_size, Real):
-        raise TypeError(f"pixel_size must be a number of nm, but is {pixel_size!r}")
-    if not (np.isfinite(pixel_size) and pixel_size > 0):
-        raise ValueError(f"pixel_size must be a positive number of nm, but is {pixel_size!r}")

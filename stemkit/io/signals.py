@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FRAME_NAMES", "branch", "degrees", "positive", "spectrum_reason"]
+__all__ = ["FRAME_NAMES", "branch", "degrees", "positive_or_none", "spectrum_reason"]
 
 #: Names of an axis that counts the frames of one scan.
 FRAME_NAMES = ("time", "t", "frame", "frames", "scan")
@@ -26,7 +26,7 @@ def branch(metadata: Mapping[str, Any], *keys: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def positive(value: object) -> float | None:
+def positive_or_none(value: object) -> float | None:
     """The value as a float if it is a positive number, else None."""
     try:
         number = float(value)  # type: ignore[arg-type]

@@ -12,27 +12,29 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.images import pixel_sizes
+from stemkit.images.pixel_size import pixel_sizes
 from stemkit.io import tiff_calibration as tags
 from stemkit.io import tiff_pages
 from stemkit.io.attributes import PROVENANCE, attributes_of, pack
 from stemkit.io.checks import FormatError
-from stemkit.io.recorded import Recorded, placeholder, recorded
+from stemkit.io.file_dataset import FileDataset, make_dataset, placeholder
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPageSeries
 
 __all__ = ["load", "save"]
 
-#: Keys of stemkit in ImageJ's description.
+#: Key of the attributes in ImageJ's description.
 _ATTRIBUTES = "stemkit_attrs"
+#: Key of the shape.
 _SHAPE = "stemkit_shape"
+#: Key of the times of frames.
 _TIMES = "stemkit_times"
 #: Photometric interpretations whose numbers are not yet intensities: white is 0, colours, indices of a palette.
 _CONVERTED = (0, 2, 3, 5, 6, 8)
 
 
-def load(path: Path) -> list[Recorded]:
+def load(path: Path) -> list[FileDataset]:
     """Load the datasets of a file, one per series of pages of equal shape."""
     tiff_pages.check_chain(path)
     with _opened(path) as tif:
@@ -112,7 +114,7 @@ def _opened(path: Path) -> TiffFile:
     return tifffile.TiffFile(path, _multifile=False)
 
 
-def _series(path: Path, tif: TiffFile, index: int, described: dict[str, str], name: str) -> Recorded:
+def _series(path: Path, tif: TiffFile, index: int, described: dict[str, str], name: str) -> FileDataset:
     series = tif.series[index]
     page: Any = series.keyframe
     tiff_pages.check(tif, series)
@@ -132,9 +134,9 @@ def _series(path: Path, tif: TiffFile, index: int, described: dict[str, str], na
             return _pixels(again.series[index]).reshape(shape)
 
     if "S" in series.axes or int(page.photometric) in _CONVERTED:
-        values, colour = tiff_pages.intensities(_pixels(series), page)
-        return recorded(values if colour else _in_shape(values, shape), colour=colour or "S" in series.axes, **fields)
-    return recorded(placeholder(shape, series.dtype), fetch=fetch, **fields)
+        values, color = tiff_pages.intensities(_pixels(series), page)
+        return make_dataset(values if color else _in_shape(values, shape), color=color or "S" in series.axes, **fields)
+    return make_dataset(placeholder(shape, series.dtype), fetch=fetch, **fields)
 
 
 def _in_shape(values: NDArray, shape: tuple[int, ...]) -> NDArray:

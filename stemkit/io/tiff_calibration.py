@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from stemkit.io.attributes import mode_of
 from stemkit.io.calibration import pixel_sizes_of, seconds_per
-from stemkit.io.signals import degrees
+from stemkit.io.signals import degrees, positive_or_none
 from stemkit.io.units import is_unstated, nm_per
 
 if TYPE_CHECKING:
@@ -34,19 +34,24 @@ Sizes = tuple[float, float]
 _PRINT_PIXEL_SIZE = 1000.0
 #: Units of a resolution for printing.
 _PRINT_UNITS = ("inch", "in", "inches", "cm", "mm")
-#: Tags of FEI: settings as text, in two versions, and as XML.
+#: Tags of FEI with settings as text, in two versions.
 _FEI_TEXT = (34680, 34682)
+#: Tag of FEI with settings as XML.
 _FEI_XML = 34683
-#: Tags of DigitalMicrograph: units, origins and scales along y and x.
+#: Tags of DigitalMicrograph with the units along y and x.
 _DM_UNITS = (65004, 65003)
+#: Tags of DigitalMicrograph with the origins along y and x.
 _DM_ORIGINS = (65007, 65006)
+#: Tags of DigitalMicrograph with the scales along y and x.
 _DM_SCALES = (65010, 65009)
-#: Tags of the TIFF specification (revision 6.0): description, resolution along y and x, unit of the resolution.
+#: Tag of the description (TIFF revision 6.0).
 DESCRIPTION = 270
+#: Tags of the resolutions along y and x (as before).
 _RESOLUTIONS = (283, 282)
+#: Tag of the unit of the resolutions (as before).
 _RESOLUTION_UNIT = 296
 #: Largest XML that is parsed, characters (chosen).
-_LARGEST_XML = 2**24
+_MAX_XML_LENGTH = 2**24
 
 
 def description(tif: TiffFile) -> dict[str, str]:
@@ -120,34 +125,26 @@ def _ome_scales(ome: ElementTree.Element | None) -> tuple[list[float | None], li
     """Scales and units along y and x; the unit of OME's schema is the micrometre unless the file states another."""
     if ome is None:
         return [None, None], ["", ""]
-    scales = [_number(ome.get(f"PhysicalSize{axis}")) for axis in "YX"]
+    scales = [positive_or_none(ome.get(f"PhysicalSize{axis}")) for axis in "YX"]
     return scales, [ome.get(f"PhysicalSize{axis}Unit", "µm") for axis in "YX"]
 
 
 def frame_times(ome: ElementTree.Element | None, described: dict[str, str], frames: int) -> NDArray | None:
     """Times of frames in s, from the increment that OME or ImageJ have; None without one."""
     if ome is not None:
-        step = _number(ome.get("TimeIncrement"))
+        step = positive_or_none(ome.get("TimeIncrement"))
         unit = ome.get("TimeIncrementUnit", "s")
     else:
-        step = _number(described.get("finterval"))
+        step = positive_or_none(described.get("finterval"))
         unit = described.get("tunit", "s")
     seconds = seconds_per(unit)
     return None if step is None or seconds is None else np.arange(frames) * step * seconds
 
 
-def _number(text: str | None) -> float | None:
-    try:
-        number = float(text or "")
-    except ValueError:
-        return None
-    return number if np.isfinite(number) and number > 0 else None
-
-
 def _xml(text: str | bytes) -> ElementTree.Element | None:
     """The parsed XML; None if it is damaged, too long, or declares entities, which could expand without limit."""
     marker = b"<!ENTITY" if isinstance(text, bytes) else "<!ENTITY"
-    if len(text) > _LARGEST_XML or marker in text:  # type: ignore[operator]
+    if len(text) > _MAX_XML_LENGTH or marker in text:  # type: ignore[operator]
         return None
     try:
         return ElementTree.fromstring(text)
@@ -195,7 +192,7 @@ def _fei_xml_sizes(page: TiffPage) -> Sizes | None:
     found = [root.find(f".//PixelSize/{axis}") for axis in ("Y", "X")]
     if any(f is None or not f.text for f in found):
         return None
-    y, x = ((_number(f.text) or 0.0) * (nm_per(f.get("unit")) or 0.0) for f in found if f is not None)
+    y, x = ((positive_or_none(f.text) or 0.0) * (nm_per(f.get("unit")) or 0.0) for f in found if f is not None)
     return (y, x) if y > 0 and x > 0 else None
 
 

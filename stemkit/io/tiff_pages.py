@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["check", "check_chain", "intensities"]
 
-#: Values of the tag PhotometricInterpretation (TIFF revision 6.0).
-_MIN_IS_WHITE, _PALETTE = 0, 3
+#: Value of the tag PhotometricInterpretation where 0 is white (TIFF revision 6.0).
+_MIN_IS_WHITE = 0
+#: Its value where pixels are indices of a palette (as before).
+_PALETTE = 3
 #: Numbers of bits up to which white is known to be the largest number.
 _WHITE_BITS = 16
 #: Compressions that tifffile reads without imagecodecs: none, deflate (two codes), LZMA.

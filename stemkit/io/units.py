@@ -22,7 +22,7 @@ _SPELLINGS = {
 #: Length in nm of each spelling.
 _FACTORS = {spelling: factor for factor, spellings in _SPELLINGS.items() for spelling in spellings}
 #: Letters of the longest abbreviation of a unit.
-_LONGEST_ABBREVIATION = 3
+_MAX_ABBREVIATION_LENGTH = 3
 #: Spellings of no unit, and of pixels.
 _UNSTATED = ("", "none", "pixel", "pixels", "px", "undefined", "unknown", "-")
 #: What follows a length that is meant per pixel.
@@ -48,7 +48,7 @@ def nm_per(unit: object) -> float | None:
 
 def _length(spelling: str) -> float | None:
     singular = spelling.removesuffix("s")
-    if spelling in _FACTORS or len(singular) <= _LONGEST_ABBREVIATION:
+    if spelling in _FACTORS or len(singular) <= _MAX_ABBREVIATION_LENGTH:
         return _FACTORS.get(spelling)  # "ms" is milliseconds: abbreviations have no plural
     return _FACTORS.get(singular)
 

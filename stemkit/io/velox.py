@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from stemkit.io import hdf5
 from stemkit.io.attributes import mode_of
 from stemkit.io.calibration import pixel_sizes_of
-from stemkit.io.recorded import DERIVED, DETECTOR, MAP, Recorded, placeholder, recorded
-from stemkit.io.signals import branch, degrees, positive
+from stemkit.io.file_dataset import DERIVED, DETECTOR, MAP, FileDataset, make_dataset, placeholder
+from stemkit.io.signals import branch, degrees, positive_or_none
 
 if TYPE_CHECKING:
     import h5py
@@ -49,7 +49,7 @@ def is_velox(file: h5py.File) -> bool:
     )
 
 
-def datasets(path: Path, file: h5py.File) -> list[Recorded]:
+def datasets(path: Path, file: h5py.File) -> list[FileDataset]:
     """The images of the file, then the other data that it contains."""
     shown = dict((*_displayed(file), *_newer_displayed(file)))
     made = {where: (label, kind) for where, label, kind in _operations(file)}
@@ -68,12 +68,12 @@ def _members(file: h5py.File, kind: str) -> Iterator[h5py.Group]:
             yield member
 
 
-def _other(stored: h5py.Group, what: str) -> Recorded:
+def _other(stored: h5py.Group, what: str) -> FileDataset:
     shape = hdf5.dataset(stored, "Data").shape  # type: ignore[union-attr]
-    return recorded(placeholder(shape, np.uint8), colour=False, refusal=what)
+    return make_dataset(placeholder(shape, np.uint8), color=False, refusal=what)
 
 
-def _image(path: Path, group: h5py.Group, label: str, made_as: str, kind: int) -> Recorded:
+def _image(path: Path, group: h5py.Group, label: str, made_as: str, kind: int) -> FileDataset:
     """An image or a series by the label that Velox shows and the name and kind from the operation that made it."""
     stored = hdf5.dataset(group, "Data")
     assert stored is not None
@@ -140,17 +140,19 @@ def _pixel_sizes(result: dict[str, Any]) -> tuple[tuple[float, float] | None, st
     if not size:
         return None, ""
     units = [result.get("PixelUnitY", result.get("PixelUnitX")), result.get("PixelUnitX")]
-    return pixel_sizes_of([positive(size.get("height")) or 0.0, positive(size.get("width")) or 0.0], units)
+    return pixel_sizes_of(
+        [positive_or_none(size.get("height")) or 0.0, positive_or_none(size.get("width")) or 0.0], units
+    )
 
 
 def _attributes(metadata: dict[str, Any], name: str, detector: str) -> dict[str, Any]:
-    voltage = positive(branch(metadata, "Optics").get("AccelerationVoltage"))
+    voltage = positive_or_none(branch(metadata, "Optics").get("AccelerationVoltage"))
     attrs = {
         "title": name or None,
         "detector": detector or None,
         "mode": mode_of(detector),
         "voltage": None if voltage is None else voltage / 1e3,
-        "dwell_time": positive(branch(metadata, "Scan").get("DwellTime")),
+        "dwell_time": positive_or_none(branch(metadata, "Scan").get("DwellTime")),
         "scan_angle": degrees(branch(metadata, "Scan").get("ScanRotation"), radians=True),
     }
     return {key: value for key, value in attrs.items() if value is not None}
@@ -162,7 +164,7 @@ def _times(group: h5py.Group, metadata: dict[str, Any], frames: int) -> NDArray 
     They are multiples of the duration of a frame if these agree with the times at which the first and the last frame
     were started, which the file has in whole seconds; otherwise those of all frames.
     """
-    seconds = positive(branch(metadata, "Scan").get("FrameTime"))
+    seconds = positive_or_none(branch(metadata, "Scan").get("FrameTime"))
     first, last = _start(metadata), _start(_metadata(group, frames - 1))
     if first is None or last is None:
         return None if seconds is None else np.arange(frames) * seconds
@@ -176,7 +178,7 @@ def _times(group: h5py.Group, metadata: dict[str, Any], frames: int) -> NDArray 
 
 def _start(metadata: dict[str, Any]) -> float | None:
     """Time at which a frame was started, in s."""
-    return positive(branch(metadata, "Acquisition", "AcquisitionStartDatetime").get("DateTime"))
+    return positive_or_none(branch(metadata, "Acquisition", "AcquisitionStartDatetime").get("DateTime"))
 
 
 # --- names -------------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from stemkit.atomic import check_place, whole_file, whole_folder
-from stemkit.images import is_lazy, lazy_images, split
+from stemkit.images import split
+from stemkit.images.lazy import is_lazy, lazy_images
 from stemkit.io import hyperspy_files, netcdf, numpy_files, ome_zarr, tiff
 from stemkit.io.attributes import maps_of, provenance_text
 
@@ -21,6 +22,7 @@ __all__ = ["WRITABLE", "write"]
 
 Saver: TypeAlias = Callable[[xr.DataArray, Path, str], None]
 
+#: Functions that write a format, by suffix.
 _SAVERS: dict[str, Saver] = {
     ".tif": tiff.save,
     ".tiff": tiff.save,
@@ -29,8 +31,10 @@ _SAVERS: dict[str, Saver] = {
     ".npy": numpy_files.save,
     ".zarr": ome_zarr.save,
 }
-#: Formats that store maps, and formats of folders.
-_WITH_MAPS, _FOLDERS = (".nc", ".zarr"), (".zarr",)
+#: Suffixes of formats that store maps.
+_WITH_MAPS = (".nc", ".zarr")
+#: Suffixes of formats that are folders.
+_FOLDERS = (".zarr",)
 #: Other names of the formats.
 _FORMAT_NAMES = {"netcdf": "nc", "hyperspy": "hspy", "numpy": "npy"}
 #: Suffixes of pictures, which are not written as images.

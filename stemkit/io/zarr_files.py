@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from stemkit.io import ome_zarr
 from stemkit.io.attributes import plain
 from stemkit.io.checks import FormatError, check_expansion
-from stemkit.io.recorded import Parts, Recorded, frame_axis, placeholder, recorded, table_reason
+from stemkit.io.file_dataset import FileDataset, Parts, frame_axis, make_dataset, placeholder, table_reason
 
 __all__ = ["SUFFIXES", "attributes", "dataset", "group", "image_of", "load", "opened", "text_of"]
 
@@ -28,10 +28,10 @@ _CODECS = frozenset(
     ("blosc", "zstd", "zlib", "gzip", "lz4", "bz2", "lzma", "shuffle", "delta", "bytes", "crc32c", "transpose")
 )
 #: Largest size of an array's metadata, bytes (chosen).
-_LARGEST_METADATA = 2**20
+_MAX_METADATA_BYTES = 2**20
 
 
-def load(path: Path) -> list[Recorded]:
+def load(path: Path) -> list[FileDataset]:
     """Load the arrays of a folder that have two or more dimensions, by their path in it.
 
     Of groups with the metadata of OME-NGFF only the full size is an image, with its pixel size.
@@ -53,7 +53,7 @@ def _parents(names: Iterable[str]) -> list[str]:
     return ["" if "/" not in name else name.rpartition("/")[0] for name in names]
 
 
-def _multiscale(path: Path, root: Any, parent: str, arrays: dict[str, Any]) -> tuple[Recorded, list[str]] | None:
+def _multiscale(path: Path, root: Any, parent: str, arrays: dict[str, Any]) -> tuple[FileDataset, list[str]] | None:
     """The image that a group's metadata describe, and the paths of all arrays that belong to it; None without one."""
     prefix = f"{parent}/" if parent else ""
     inside = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
@@ -112,11 +112,13 @@ def text_of(found: Any, column: int | None = None) -> str:
     return ""
 
 
-def image_of(path: Path, found: Any, arrange: Callable[[NDArray], NDArray] | None = None, **fields: Any) -> Recorded:
+def image_of(path: Path, found: Any, arrange: Callable[[NDArray], NDArray] | None = None, **fields: Any) -> FileDataset:
     """An array whose pixels are read when they are needed; see :func:`stemkit.io.hdf5.image_of`."""
     name, shape, dtype = found.path, tuple(found.shape), np.dtype(found.dtype)
     if dtype.kind not in "fiubc":
-        return recorded(np.empty((0,) * len(shape), np.uint8), **{**fields, "refusal": f"no numbers (dtype {dtype})"})
+        return make_dataset(
+            np.empty((0,) * len(shape), np.uint8), **{**fields, "refusal": f"no numbers (dtype {dtype})"}
+        )
     shown = placeholder(shape, dtype)
 
     def fetch() -> NDArray:
@@ -136,7 +138,7 @@ def image_of(path: Path, found: Any, arrange: Callable[[NDArray], NDArray] | Non
         return Parts(read, chunks[axis])
 
     whole = shown if arrange is None else arrange(shown)
-    return recorded(whole, fetch=fetch, parts=parts if len(shape) == 3 else None, **fields)
+    return make_dataset(whole, fetch=fetch, parts=parts if len(shape) == 3 else None, **fields)
 
 
 def _array_names(path: Path) -> list[str]:
@@ -152,7 +154,7 @@ def _array_names(path: Path) -> list[str]:
 
 def _metadata(folder: Path) -> dict[str, Any]:
     file = next(folder / name for name in _METADATA if (folder / name).is_file())
-    if file.stat().st_size > _LARGEST_METADATA:
+    if file.stat().st_size > _MAX_METADATA_BYTES:
         raise FormatError(f"the metadata {file.name} in it are too long: it is damaged")
     content = json.loads(file.read_text(encoding="utf-8"))
     return content if isinstance(content, dict) else {}

@@ -9,18 +9,18 @@ import pandas as pd
 import xarray as xr
 
 from stemkit.detection.exports import to_napari
-from stemkit.images import pixel_sizes
+from stemkit.images.pixel_size import pixel_sizes
 
 if TYPE_CHECKING:
     from napari.layers import Image
     from numpy.typing import NDArray
 
-__all__ = ["IMAGE", "as_image", "columns_layer", "image_layer"]
+__all__ = ["IMAGE_KEY", "as_image", "columns_layer", "image_layer"]
 
 #: Key of a layer's metadata with the image of stemkit.
-IMAGE = "stemkit"
+IMAGE_KEY = "stemkit"
 #: Pixels of nm in other units of length that layers have.
-NANOMETRES = {"nm": 1.0, "nanometer": 1.0, "um": 1e3, "micrometer": 1e3, "pm": 1e-3, "picometer": 1e-3, "angstrom": 0.1}
+NANOMETERS = {"nm": 1.0, "nanometer": 1.0, "um": 1e3, "micrometer": 1e3, "pm": 1e-3, "picometer": 1e-3, "angstrom": 0.1}
 
 Layer = tuple[Any, dict[str, Any], str]
 
@@ -30,7 +30,7 @@ def image_layer(image: xr.DataArray, name: str) -> Layer:
 
     The image itself, with its noise and its recorded pixels, is in the layer's ``metadata["stemkit"]``.
     """
-    keywords: dict[str, Any] = {"name": name, "metadata": {IMAGE: image}, "colormap": "gray"}
+    keywords: dict[str, Any] = {"name": name, "metadata": {IMAGE_KEY: image}, "colormap": "gray"}
     keywords |= _placement(image)
     low, high = np.nanquantile(image.values, [0.001, 0.999])
     if high > low:
@@ -42,7 +42,7 @@ def columns_layer(table: pd.DataFrame, image: xr.DataArray, name: str) -> Layer:
     """A layer of points with the columns of an image; the table is in its ``features``."""
     data, keywords, kind = to_napari(table, image=image, name=name)
     keywords |= {key: value for key, value in _placement(image).items() if key in ("units", "axis_labels")}
-    return data, keywords | {"metadata": {IMAGE: image}}, kind
+    return data, keywords | {"metadata": {IMAGE_KEY: image}}, kind
 
 
 def as_image(layer: Image) -> xr.DataArray:
@@ -53,7 +53,7 @@ def as_image(layer: Image) -> xr.DataArray:
     ValueError
         If the layer is a picture in colours, or has not two or three dimensions.
     """
-    kept = layer.metadata.get(IMAGE)
+    kept = layer.metadata.get(IMAGE_KEY)
     values = np.asarray(layer.data)
     if isinstance(kept, xr.DataArray) and kept.shape == values.shape and np.array_equal(kept.values, values):
         return kept
@@ -67,7 +67,7 @@ def as_image(layer: Image) -> xr.DataArray:
 def _from_pixels(values: NDArray, layer: Image) -> xr.DataArray:
     dims = ("y", "x") if values.ndim == 2 else ("image", "y", "x")
     image = xr.DataArray(values.astype(np.float64), dims=dims, attrs={"source": layer.name})
-    factors = [NANOMETRES.get(str(unit)) for unit in layer.units[-2:]]
+    factors = [NANOMETERS.get(str(unit)) for unit in layer.units[-2:]]
     if None in factors:  # pixels
         return image
     sizes = [float(scale) * factor for scale, factor in zip(layer.scale[-2:], factors, strict=True) if factor]

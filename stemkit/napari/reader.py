@@ -12,7 +12,7 @@ __all__ = ["reader_of"]
 
 def reader_of(path: str | list[str]) -> Callable[[str | list[str]], list[Layer]] | None:
     """The reader of a file or of files that form a series; None if stemkit does not read them."""
-    from stemkit.io import READABLE
+    from stemkit.io.reading import READABLE
 
     paths = path if isinstance(path, list) else [path]
     return _read if all(Path(one).suffix.lower() in READABLE for one in paths) else None

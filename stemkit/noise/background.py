@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import fft, optimize
 
-from stemkit.columns import ColumnFits, fitted_change
+from stemkit.columns import ColumnFits
+from stemkit.columns.rendering import fitted_change
 from stemkit.noise.drawing import smooth_field
 
 __all__ = ["BackgroundStatistics", "OtherNoise", "between_columns", "measure_background"]

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import fields, replace
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import xarray as xr
 from sklearn.utils.validation import check_is_fitted
 
 from stemkit.estimators import ImageTransformer, image_by_image, loaded
-from stemkit.images import (
-    Images,
-    check_noise_attr,
-    digest,
-    float_dtype,
-    join,
-    pixel_sizes,
-    recorded_image,
-    resolve_mode,
-    split,
-    was_averaged,
-)
+from stemkit.images.containers import Images, float_dtype, join, split
+from stemkit.images.mode import resolve_mode
+from stemkit.images.provenance import check_noise_attr, digest, noise_attr, recorded_image, was_averaged
 from stemkit.noise.image_calibration import calibrate_image, contrast_and_level
 from stemkit.noise.model import BackgroundNoise, Digitization, NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.noise.plots import plot_calibration
@@ -119,7 +109,7 @@ class NoiseCalibrator(ImageTransformer):
     def __init__(self, *, mode: str | None = None):
         self.mode = mode
 
-    def fit(self, X: Images, y: object = None) -> NoiseCalibrator:
+    def fit(self, X: Images, y: object = None) -> Self:
         """Measure the noise of each image; their numbers are averaged.
 
         Parameters
@@ -168,26 +158,26 @@ class NoiseCalibrator(ImageTransformer):
             an array has no attributes.
         """
         check_is_fitted(self, "noise_model_")
-        return join([self._labelled(image) for image in split(X)], X)
+        return join([self._labeled(image) for image in split(X)], X)
 
-    def plot(self, image: int = 0) -> Figure:
+    def plot(self, index: int = 0) -> Figure:
         """Plot the measured curves and the fitted model of one image.
 
         A note in a panel says where the model does not describe the measured points.
 
         Parameters
         ----------
-        image : int, default=0
-            Index of the fitted image.
+        index : int, default=0
+            Number of the fitted image.
 
         Returns
         -------
         matplotlib Figure
         """
         check_is_fitted(self, "noise_model_")
-        return plot_calibration(self._models[image], self.diagnostics_[image])
+        return plot_calibration(self._models[index], self.diagnostics_[index])
 
-    def _labelled(self, image: xr.DataArray) -> xr.DataArray:
+    def _labeled(self, image: xr.DataArray) -> xr.DataArray:
         mode = self.mode or image.attrs.get("mode") or self.noise_model_.mode
         if mode != self.noise_model_.mode:
             raise ValueError(
@@ -198,10 +188,8 @@ class NoiseCalibrator(ImageTransformer):
         known = self._scales.get(digest(recorded))
         contrast, level = known or contrast_and_level(recorded, mode, averaged=was_averaged(image))
         model = replace(self.noise_model_, contrast=contrast, level=level, mode=mode)
-        sizes = pixel_sizes(image)
-        described = {"pixel_size": None if sizes is None else sizes[1], **model.to_dict()}
         out = image.copy(data=image.values.astype(float_dtype(image.dtype), copy=True))
-        out.attrs = {**image.attrs, "mode": mode, "noise": json.dumps(described)}
+        out.attrs = {**image.attrs, "mode": mode, "noise": noise_attr(image, model.to_dict())}
         return out
 
 

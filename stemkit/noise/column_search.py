@@ -10,14 +10,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from stemkit.columns import (
-    ColumnFits,
-    column_response,
-    find_peaks,
-    fit_columns,
-    nearest_distances,
-    peaks_above_noise,
-)
+from stemkit.columns import ColumnFits, fit_columns
+from stemkit.columns.peaks import column_response, find_peaks, nearest_distances, peaks_above_noise
 from stemkit.filters import gaussian_variance_gain
 from stemkit.noise.differences import mad_std, row_difference
 from stemkit.noise.valid_pixels import nearest_pixels

@@ -143,7 +143,7 @@ def add_noise(signal: Tensor, noise: NoiseParameters, generator: torch.Generator
     recorded = _changed(images, noise, ~noise.poisson, with_pointwise_noise)
     recorded = _changed(recorded, noise, noise.poisson, counted)
     recorded = _changed(recorded, noise, noise.streaks > 0, with_streaks)
-    return _digitise(_changed(recorded, noise, noise.short_streaks > 0, with_short_streaks), noise)
+    return _digitize(_changed(recorded, noise, noise.short_streaks > 0, with_short_streaks), noise)
 
 
 def smooth_field(
@@ -364,7 +364,7 @@ def _changed(
     return images.index_copy(0, index, change(images[index], subset))
 
 
-def _digitise(signal: Tensor, noise: NoiseParameters) -> Tensor:
+def _digitize(signal: Tensor, noise: NoiseParameters) -> Tensor:
     """Round to the digital levels, then clip to the range."""
     digital = ~torch.isnan(noise.step)
     if bool(digital.any()):

@@ -13,7 +13,8 @@ from stemkit.columns import ColumnFits
 from stemkit.noise.constants import TINY
 from stemkit.noise.differences import robust_std, row_difference, rows_without
 from stemkit.noise.scan import ScanNoise
-from stemkit.pixels import LevelDependentNoise, PixelFaults
+from stemkit.pixels import PixelFaults
+from stemkit.pixels.noise import LevelDependentNoise
 
 __all__ = ["describe_hum", "describe_pixel_faults", "find_scan_faults", "saturated_pixels"]
 

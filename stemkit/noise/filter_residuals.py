@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, stats
 
-from stemkit.images import mode_sign
+from stemkit.images.mode import mode_sign
 from stemkit.noise.model import NoiseModel, PointwiseNoise, ScanNoise
 
 __all__ = ["ResidualCurve", "residual_curve_model", "residual_curves"]
@@ -137,6 +137,6 @@ def _curve(x: NDArray, residual: NDArray, n_bins: int) -> ResidualCurve:
     keep = count > max(SMALLEST_BIN * x.size, FEWEST_PIXELS)
     if keep.sum() < 2:
         return ResidualCurve(np.empty(0), np.empty(0), np.empty(0, dtype=np.int64), float(residual.std()), 0.0)
-    centre, std = (edges[:-1] + edges[1:])[keep] / 2, np.sqrt(square[keep] / count[keep])
-    slope, intercept = np.polyfit(centre, std, 1, w=np.sqrt(count[keep]))
-    return ResidualCurve(centre, std, count[keep], float(intercept), float(slope))
+    center, std = (edges[:-1] + edges[1:])[keep] / 2, np.sqrt(square[keep] / count[keep])
+    slope, intercept = np.polyfit(center, std, 1, w=np.sqrt(count[keep]))
+    return ResidualCurve(center, std, count[keep], float(intercept), float(slope))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from stemkit.images import mode_sign
+from stemkit.images.mode import mode_sign
 from stemkit.noise.background import BackgroundStatistics, OtherNoise, between_columns, measure_background
 from stemkit.noise.components import NoiseComponents, measure_components
 from stemkit.noise.differences import row_difference, rows_without

@@ -12,10 +12,12 @@ import torch
 import xarray as xr
 
 from stemkit.compute import seed_from, torch_generator
-from stemkit.images import MODES, Images, float_dtype, join, mode_sign, split
+from stemkit.images.containers import Images, float_dtype, join, split
+from stemkit.images.mode import mode_sign
 from stemkit.noise.drawing import NoiseParameters, add_noise
 from stemkit.noise.scan import ScanNoise
 from stemkit.noise.validation import above, correlation, finite, finite_or_none, not_negative, positive, require
+from stemkit.parameters import MODES
 
 __all__ = ["BackgroundNoise", "Digitization", "NoiseModel", "PointwiseNoise", "ScanNoise"]
 

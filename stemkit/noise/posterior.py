@@ -124,10 +124,10 @@ class RowPosterior:
             return np.zeros(n), parts
         expected = self.factor @ self._coefficients(score / parts.noise_factor)
         expected -= expected.mean()
-        centred = self.factor - self.factor.mean(0)
-        uncertain = self.coefficient_covariance @ (centred.T @ centred)
+        centered = self.factor - self.factor.mean(0)
+        uncertain = self.coefficient_covariance @ (centered.T @ centered)
         mean_square = float((expected**2).sum() + np.trace(uncertain)) / n
-        projected = centred.T @ expected
+        projected = centered.T @ expected
         from_mean = float(projected @ self.coefficient_covariance @ projected)
         variance = 2 * float((uncertain * uncertain.T).sum()) + 4 * from_mean
         # where the estimates do not determine the drift, the error of its RMS is that of the fit

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import xarray as xr
 
-from stemkit.images import Images, check_noise_attr
+from stemkit.images.containers import Images
+from stemkit.images.provenance import check_noise_attr
 from stemkit.noise.calibration import NoiseCalibrator
 from stemkit.noise.model import NoiseModel
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Self
 
 import numpy as np
 import xarray as xr
@@ -15,20 +14,10 @@ from scipy import fft, ndimage, sparse
 from scipy.sparse.linalg import spsolve
 from sklearn.utils.validation import check_is_fitted
 
-from stemkit._version import __version__
 from stemkit.estimators import ImageTransformer, image_by_image, loaded
-from stemkit.images import (
-    RECORDED,
-    Images,
-    digest,
-    float_dtype,
-    join,
-    mode_sign,
-    resolve_mode,
-    split,
-    steps_before,
-    was_averaged,
-)
+from stemkit.images.containers import Images, float_dtype, join, split
+from stemkit.images.mode import mode_sign, resolve_mode
+from stemkit.images.provenance import RECORDED, digest, step_record, was_averaged
 from stemkit.noise.differences import mad_std
 from stemkit.noise.displacement_parts import NO_PARTS, DisplacementParts
 from stemkit.noise.lattice_prior import LEAST_DEVIATION, cauchy_weight, nearest_vectors, second_differences
@@ -133,7 +122,7 @@ class RowAligner(ImageTransformer):
     def __init__(self, *, mode: str | None = None):
         self.mode = mode
 
-    def fit(self, X: Images, y: object = None) -> RowAligner:
+    def fit(self, X: Images, y: object = None) -> Self:
         """Measure the displacements of the rows.
 
         Parameters
@@ -179,7 +168,7 @@ class RowAligner(ImageTransformer):
         shifts = self._known.get(digest(image.values))
         if shifts is None:
             shifts = _row_shifts(image, self.mode)
-        attrs = {k: v for k, v in image.attrs.items() if k != "noise"} | {"stemkit": _record(image)}
+        attrs = {k: v for k, v in image.attrs.items() if k != "noise"} | {"stemkit": step_record(image, "straighten")}
         # an interpolated faulty pixel is several pixels wide, and interpolated single counts are taken for faults
         values = filled(image.values, faulty_pixels(image.values, averaged=was_averaged(image)))
         out = image.copy(data=_shift_back(values, shifts).astype(float_dtype(image.dtype)))
@@ -194,14 +183,6 @@ def _check_recorded(image: xr.DataArray) -> xr.DataArray:
             f'"{RECORDED}"): put RowAligner before the denoiser, or give image.stem.recorded'
         )
     return image
-
-
-def _record(image: xr.DataArray) -> str:
-    """Provenance of an aligned image."""
-    made: dict[str, Any] = {"stemkit": __version__, "step": "straighten"}
-    if (before := steps_before(image)) is not None:
-        made["previous"] = before
-    return json.dumps(made)
 
 
 def _row_shifts(image: xr.DataArray, mode: str | None) -> NDArray[np.float64]:

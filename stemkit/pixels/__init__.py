@@ -2,9 +2,12 @@
 
 The resolution of an image is limited by the width of the probe: a pixel that differs from its neighbours by more than
 the probe and the noise allow is a fault of the detector or of the readout.
+
+- ``fault_search`` combines the steps: ``noise`` (as a function of the level), ``single`` (pixels and small clusters)
+  and ``areas`` (rows, constant areas). ``interpolation`` replaces faulty pixels.
+- ``constants`` are those of the search.
 """
 
 from stemkit.pixels.fault_search import PixelFaults, faulty_pixels, filled, find_pixel_faults
-from stemkit.pixels.noise import LevelDependentNoise
 
-__all__ = ["LevelDependentNoise", "PixelFaults", "faulty_pixels", "filled", "find_pixel_faults"]
+__all__ = ["PixelFaults", "faulty_pixels", "filled", "find_pixel_faults"]

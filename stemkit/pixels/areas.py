@@ -18,8 +18,8 @@ def distant_rows(work: NDArray, noise: LevelDependentNoise, flat: NDArray) -> ND
     rows = work[:, :: max(1, work.shape[1] // 256)]
     extent = noise.ceiling - noise.floor
     rows = np.clip(rows, noise.floor - 2 * extent, noise.ceiling + 2 * extent)
-    keep = np.flatnonzero(~flat & (np.isfinite(rows).mean(axis=1) > CONSTANTS.valid_fraction))
-    if len(keep) < CONSTANTS.fewest_rows:
+    keep = np.flatnonzero(~flat & (np.isfinite(rows).mean(axis=1) > CONSTANTS.min_valid_fraction))
+    if len(keep) < CONSTANTS.min_rows:
         return far
     rows = rows[keep]
     distance = _row_mean(np.abs(np.diff(rows, axis=0)))
@@ -33,7 +33,7 @@ def distant_rows(work: NDArray, noise: LevelDependentNoise, flat: NDArray) -> ND
     # the first and the last row have both neighbours on the same side
     first, last = (_row_mean(np.abs(rows[i] - rows[j])[None]) for i, j in ((0, 2), (-1, -3)))
     before, after = np.r_[first, distance], np.r_[distance, last]
-    far[keep] = np.minimum(before, after) > CONSTANTS.row_distance * typical
+    far[keep] = np.minimum(before, after) > CONSTANTS.min_row_distance * typical
     return far
 
 
@@ -48,11 +48,11 @@ def single_valued_areas(work: NDArray) -> NDArray[np.bool_]:
     n_y, n_x = work.shape
     across, down = work[:, 1:] == work[:, :-1], work[1:] == work[:-1]
     area = np.zeros(work.shape, dtype=bool)
-    edge = min(CONSTANTS.area, n_y, n_x)
+    edge = min(CONSTANTS.min_area_size, n_y, n_x)
     if (across[1:] & down[:, 1:]).sum() >= (edge - 1) ** 2:
         starts = _windows(_windows(across, edge - 1, 1), edge, 0) & _windows(down, edge - 1, 0)[:, : n_x - edge + 1]
         area |= _covered(_covered(starts, edge, 0), edge, 1)
-    run = min(CONSTANTS.run, n_x)
+    run = min(CONSTANTS.min_run_length, n_x)
     if across.sum() >= run - 1:
         area |= _covered(_windows(across, run - 1, 1), run, 1)
     return area
@@ -91,11 +91,11 @@ def abrupt_areas(work: NDArray, area: NDArray, noise: LevelDependentNoise) -> ND
     ring_mean, n_ring = means(ring)
     far_mean, n_far = means(far)
     variation = np.where(n_far > 0, np.abs(far_mean - ring_mean), 0.0)
-    is_small = np.bincount(labels.ravel(), minlength=n + 1) < CONSTANTS.small
-    factor = np.where(is_small, CONSTANTS.small_contrast, CONSTANTS.contrast)
-    abrupt = np.abs(value - ring_mean) > CONSTANTS.variation * variation + factor * noise.std(ring_mean)
+    is_small = np.bincount(labels.ravel(), minlength=n + 1) < CONSTANTS.max_small_area
+    factor = np.where(is_small, CONSTANTS.min_small_area_contrast, CONSTANTS.min_area_contrast)
+    abrupt = np.abs(value - ring_mean) > CONSTANTS.min_area_variation * variation + factor * noise.std(ring_mean)
     inside = (value > work.min()) & (value < work.max())
-    least = CONSTANTS.least_noise * (noise.ceiling - noise.floor)
+    least = CONSTANTS.min_noise * (noise.ceiling - noise.floor)
     # noise of less than half a digital level is not visible
     visible = noise.variance_at(value) > max((noise.quantum / 2) ** 2, least**2)
     bad = (n_ring > 0) & (abrupt | (inside & visible))

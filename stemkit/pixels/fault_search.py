@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stemkit.pixels.areas import abrupt_areas, distant_rows, single_valued_areas
 from stemkit.pixels.constants import CONSTANTS
 from stemkit.pixels.interpolation import interpolated
-from stemkit.pixels.noise import LevelDependentNoise, centred
+from stemkit.pixels.noise import LevelDependentNoise, centered
 from stemkit.pixels.single import cubic_interpolations, isolated_pixels, outlying_pixels
 
 __all__ = ["PixelFaults", "faulty_pixels", "filled", "find_pixel_faults"]
@@ -110,10 +110,10 @@ def find_pixel_faults(values: NDArray, *, averaged: bool = False) -> PixelFaults
     A large image is searched in bands of rows, whose noise is measured separately.
     """
     values = np.asarray(values)
-    if values.size <= CONSTANTS.largest_search:
+    if values.size <= CONSTANTS.max_searched_pixels:
         return _searched(values, averaged)
     masks = [np.zeros(values.shape, dtype=bool) for _ in fields(PixelFaults)]
-    band = max(CONSTANTS.least_band, min(CONSTANTS.band, CONSTANTS.largest_search // values.shape[1]))
+    band = max(CONSTANTS.min_band, min(CONSTANTS.max_band, CONSTANTS.max_searched_pixels // values.shape[1]))
     for start in range(0, len(values), band):
         first = max(0, start - CONSTANTS.band_margin)
         part = _searched(values[first : start + band + CONSTANTS.band_margin], averaged)
@@ -124,9 +124,9 @@ def find_pixel_faults(values: NDArray, *, averaged: bool = False) -> PixelFaults
 
 def _searched(values: NDArray, averaged: bool) -> PixelFaults:
     """Faults of an image, or of a band, that is searched as a whole."""
-    work = centred(values)
+    work = centered(values)
     none = np.zeros(work.shape, dtype=bool)
-    if averaged or min(work.shape) < CONSTANTS.smallest or np.ptp(work) == 0:
+    if averaged or min(work.shape) < CONSTANTS.min_image_size or np.ptp(work) == 0:
         return PixelFaults(none, none, none, none)
     constant = single_valued_areas(work)
     noise = LevelDependentNoise.from_image(work, constant)
@@ -139,7 +139,7 @@ def _searched(values: NDArray, averaged: bool) -> PixelFaults:
         rows = none
     constant &= ~rows
     bad = rows | constant
-    if bad.mean() > CONSTANTS.largest_fraction:
+    if bad.mean() > CONSTANTS.max_faulty_fraction:
         return PixelFaults(none, none, none, none)
     work = filled(work, bad)
     cubics = cubic_interpolations(work)

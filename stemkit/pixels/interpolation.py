@@ -15,7 +15,7 @@ def interpolated(values: NDArray, mask: NDArray) -> NDArray:
     """Interpolated values of the pixels of the mask."""
     # sum of the interpolations across the narrowest gap, and their number: 1, or 2 where both axes have equal gaps
     total, n_axes = (np.zeros(int(mask.sum())) for _ in range(2))
-    narrowest = np.full(len(total), CONSTANTS.gap + 2)
+    narrowest = np.full(len(total), CONSTANTS.max_gap + 2)
     y, x = np.nonzero(mask)
     for image, bad, along, at in ((values, mask, x, y), (values.T, mask.T, y, x)):
         value, gap = _across_gap(image, bad, at, along)
@@ -24,7 +24,7 @@ def interpolated(values: NDArray, mask: NDArray) -> NDArray:
         n_axes = np.where(better, 1.0, n_axes + equal)
         narrowest = np.minimum(narrowest, gap)
     out = total / np.maximum(n_axes, 1.0)
-    remaining = narrowest == CONSTANTS.gap + 2
+    remaining = narrowest == CONSTANTS.max_gap + 2
     if remaining.any():
         means = _multiscale_mean(np.where(mask, 0.0, values).astype(np.float64), (~mask).astype(np.float64))
         out[remaining] = means[mask][remaining]
@@ -33,9 +33,9 @@ def interpolated(values: NDArray, mask: NDArray) -> NDArray:
 
 def _across_gap(image: NDArray, bad: NDArray, y: NDArray, x: NDArray) -> tuple[NDArray, NDArray]:
     """Cubic interpolation along each row through two valid pixels on either side of a gap, and the distance of the
-    inner two; 0 and ``CONSTANTS.gap + 2`` if the gap is wider or these pixels are missing.
+    inner two; 0 and ``CONSTANTS.max_gap + 2`` if the gap is wider or these pixels are missing.
     """
-    widest, n = CONSTANTS.gap, image.shape[1]
+    widest, n = CONSTANTS.max_gap, image.shape[1]
     margin = widest + 2
     padded, missing = (np.pad(a, ((0, 0), (margin, margin)), mode="reflect") for a in (image, bad))
     span = np.arange(-margin, margin + 1)

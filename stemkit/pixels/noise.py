@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.pixels.constants import CONSTANTS, CUBIC
+from stemkit.pixels.constants import CONSTANTS, CUBIC_RESIDUAL_STD
 
-__all__ = ["LevelDependentNoise", "centred"]
+__all__ = ["LevelDependentNoise", "centered"]
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class LevelDependentNoise:
         low, high = (float(q) for q in np.quantile(sample, CONSTANTS.range_quantiles))
         extent = max(high - low, 1e-12 * float(np.abs(work).max()))
         floor, ceiling = low - extent, high + extent
-        b = CONSTANTS.block
+        b = CONSTANTS.block_size
         residual, at = _residual(work), work[2:-2, 2:-2]
         outlier = (at > ceiling) | (at < floor)
         n_y, n_x = (n // b for n in at.shape)
-        if n_y * n_x < CONSTANTS.fewest_blocks:
-            b = CONSTANTS.small_block
+        if n_y * n_x < CONSTANTS.min_blocks:
+            b = CONSTANTS.small_block_size
             n_y, n_x = (n // b for n in at.shape)
 
         def blocks(a: NDArray) -> NDArray:
@@ -55,22 +55,22 @@ class LevelDependentNoise:
         # blocks without variation are faulty, or contain no counts
         good = ~blocks(outlier).any(axis=(1, 3)).ravel() & (square > 0)
         quantum = _quantum(sample)
-        if good.sum() < CONSTANTS.fewest_blocks:
+        if good.sum() < CONSTANTS.min_blocks:
             return cls(np.zeros(1), np.zeros(1), 0.0, quantum, CONSTANTS.normal_tail, floor, ceiling)
         order = np.flatnonzero(good)[np.argsort(mean[good], kind="stable")]
-        groups = np.array_split(order, max(1, min(CONSTANTS.bins, len(order) // CONSTANTS.blocks_per_bin)))
+        groups = np.array_split(order, max(1, min(CONSTANTS.max_bins, len(order) // CONSTANTS.min_blocks_per_bin)))
         level = np.array([mean[g].mean() for g in groups])
         variance = np.array([np.median(square[g]) for g in groups])
-        variance = np.maximum(variance, (CONSTANTS.least_noise * extent) ** 2)
+        variance = np.maximum(variance, (CONSTANTS.min_noise * extent) ** 2)
         gain = max(float(variance[-1] - variance[0]) / max(float(level[-1] - level[0]), 1e-300), 0.0)
         gain = gain if len(level) > 1 else 0.0
         chosen = np.zeros(n_y * n_x, dtype=bool)
-        chosen[order[:: max(1, len(order) // CONSTANTS.tail_blocks)]] = True
+        chosen[order[:: max(1, len(order) // CONSTANTS.n_tail_blocks)]] = True
         residuals, intensity = (blocks(i).transpose(0, 2, 1, 3).reshape(-1, b * b)[chosen] for i in (residual, at))
         model = cls(level, variance, gain, quantum, CONSTANTS.normal_tail, floor, ceiling)
         # the level of a pixel is that predicted from its neighbors
-        z = np.abs(residuals) / np.sqrt(model.variance_at(intensity - CUBIC * residuals))
-        regular = z.max(axis=1) < CONSTANTS.extreme
+        z = np.abs(residuals) / np.sqrt(model.variance_at(intensity - CUBIC_RESIDUAL_STD * residuals))
+        regular = z.max(axis=1) < CONSTANTS.max_tail_residual
         z = z[regular] if regular.mean() > 0.5 else z
         tail = float(np.quantile(z, CONSTANTS.tail_quantile))
         return cls(level, variance, gain, quantum, max(tail, CONSTANTS.normal_tail), floor, ceiling)
@@ -87,10 +87,10 @@ class LevelDependentNoise:
     @property
     def threshold(self) -> float:
         """Least excess of a faulty pixel, in standard deviations."""
-        return CONSTANTS.excess + CONSTANTS.tail * (self.tail - CONSTANTS.normal_tail)
+        return CONSTANTS.min_excess + CONSTANTS.excess_per_tail * (self.tail - CONSTANTS.normal_tail)
 
 
-def centred(values: NDArray) -> NDArray[np.float64]:
+def centered(values: NDArray) -> NDArray[np.float64]:
     """The image in double precision minus about its median, against rounding errors."""
     work = np.asarray(values, dtype=np.float64)
     return work - np.median(work[:: max(1, len(work) // 64)])
@@ -112,5 +112,5 @@ def _residual(work: NDArray) -> NDArray[np.float64]:
     far /= 12.0
     far -= near
     far += work[2:-2, 2:-2]
-    far /= CUBIC
+    far /= CUBIC_RESIDUAL_STD
     return far

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from stemkit.pixels.constants import CONSTANTS, CUBIC, LARGER_CUBIC
+from stemkit.pixels.constants import CONSTANTS, CUBIC_RESIDUAL_STD, MIN_LARGER_CUBIC
 from stemkit.pixels.noise import LevelDependentNoise
 
 __all__ = ["cubic_interpolations", "isolated_pixels", "outlying_pixels"]
@@ -18,10 +18,10 @@ def isolated_pixels(work: NDArray, noise: LevelDependentNoise, sign: float) -> N
     """Pixels that are brighter (darker: sign -1) than the width of the probe allows."""
     padded = np.pad(work * sign, 2, mode="reflect")
     found = np.zeros(work.shape, dtype=bool)
-    sharpest = CONSTANTS.sharpest if sign > 0 else CONSTANTS.sharpest_dark
+    sharpest = CONSTANTS.min_width if sign > 0 else CONSTANTS.min_dark_width
     ratio = math.exp(0.5 / sharpest**2)
     y, x = _candidates(padded, ratio, noise.threshold * float(np.sqrt(noise.variance.min() + noise.quantum**2)))
-    for _ in range(CONSTANTS.rounds):
+    for _ in range(CONSTANTS.n_rounds):
         if len(y) == 0:
             break
         highest = _highest(padded, y, x, noise, sign, sharpest)
@@ -59,16 +59,16 @@ def outlying_pixels(
     """
     image, middle = work * sign, slice(2, -2)
     along_y, along_x = cubics[0] * sign, cubics[1] * sign
-    threshold = CUBIC * noise.threshold
+    threshold = CUBIC_RESIDUAL_STD * noise.threshold
     least = threshold * float(np.sqrt(noise.variance.min() + noise.quantum**2))
     excess = image[middle, middle] - np.maximum(along_y, along_x)
-    y, x = np.nonzero(excess > LARGER_CUBIC * least)
+    y, x = np.nonzero(excess > MIN_LARGER_CUBIC * least)
     expected = (along_y[y, x] + along_x[y, x]) / 2
     local_least = threshold * noise.std(sign * expected)
-    over = (image[y + 2, x + 2] - expected > local_least) & (excess[y, x] > LARGER_CUBIC * local_least)
+    over = (image[y + 2, x + 2] - expected > local_least) & (excess[y, x] > MIN_LARGER_CUBIC * local_least)
     y, x = y[over], x[over]
     if sign > 0 and len(y):
-        over = image[y + 2, x + 2] > _highest(image, y, x, noise, sign, CONSTANTS.sharpest)
+        over = image[y + 2, x + 2] > _highest(image, y, x, noise, sign, CONSTANTS.min_width)
         y, x = y[over], x[over]
     out = np.zeros(work.shape, dtype=bool)
     out[y + 2, x + 2] = True
@@ -81,7 +81,7 @@ def _highest(
     """Upper limits of the intensities of pixels for columns of this sigma, from their neighbors and the noise."""
     left, right, up, down = (padded[y + 2 + i, x + 2 + j] for i, j in ((0, -1), (0, 1), (-1, 0), (1, 0)))
     base = _neighborhoods(padded, y, x).min(axis=1)
-    allowance = CONSTANTS.allowance * noise.std(sign * (left + right + up + down) / 4)
+    allowance = CONSTANTS.neighbor_allowance * noise.std(sign * (left + right + up + down) / 4)
     mean_x = np.sqrt(np.maximum(left - base, 0) + allowance) * np.sqrt(np.maximum(right - base, 0) + allowance)
     mean_y = np.sqrt(np.maximum(up - base, 0) + allowance) * np.sqrt(np.maximum(down - base, 0) + allowance)
     return base + math.exp(0.5 / sharpest**2) * np.maximum(mean_x, mean_y)

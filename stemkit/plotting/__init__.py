@@ -1,9 +1,13 @@
-"""Figures: images with a scale bar, columns, labels, vectors, counts, residuals, assessments, and PNG pictures."""
+"""Figures: images with a scale bar, columns, labels, vectors, counts, residuals, assessments, and PNG pictures.
+
+- One module per subject: ``images``, ``columns``, ``sites``, ``vectors``, ``counts``, ``grains``, ``rings`` and
+  ``assessments``.
+- ``drawing`` and ``flags`` contain what they share; ``files`` writes figures and pictures.
+"""
 
 from stemkit.plotting.assessments import show_assessment
-from stemkit.plotting.columns import COLUMN_COLOR, FLAGGED_COLOR, LABEL_COLORS, compare, show_columns, show_labels
+from stemkit.plotting.columns import compare, show_columns, show_labels
 from stemkit.plotting.counts import show_counts, show_mixture
-from stemkit.plotting.drawing import scale_bar_length
 from stemkit.plotting.files import save_figure, save_picture
 from stemkit.plotting.grains import show_grains
 from stemkit.plotting.images import show_image, show_residual
@@ -12,14 +16,10 @@ from stemkit.plotting.sites import show_defects, show_detection_limit, show_name
 from stemkit.plotting.vectors import direction_colors, show_displacements
 
 __all__ = [
-    "COLUMN_COLOR",
-    "FLAGGED_COLOR",
-    "LABEL_COLORS",
     "compare",
     "direction_colors",
     "save_figure",
     "save_picture",
-    "scale_bar_length",
     "show_assessment",
     "show_columns",
     "show_counts",

@@ -20,12 +20,14 @@ __all__ = ["show_assessment"]
 RESIDUAL_RANGE = 5.0
 #: Colours of doubtful columns (Okabe and Ito 2008, for the common colour vision deficiencies).
 VERDICT_COLORS = {"may be invented": "#e69f00", "filled in": "#56b4e9", "weakened": "#cc79a7", "missed": "#d55e00"}
-#: Diameter of the circles around doubtful columns, column widths, and least diameter, fraction of the image (chosen).
-CIRCLE, LEAST_CIRCLE = 5.0, 0.02
+#: Diameter of the circles around doubtful columns, column widths (chosen).
+CIRCLE_DIAMETER = 5.0
+#: Smallest diameter of these circles, fraction of the image (chosen).
+MIN_CIRCLE_DIAMETER = 0.02
 #: Largest q-value of a place in the residual that is marked (chosen: that of the verdicts).
-LEVEL = 0.05
+MAX_Q_VALUE = 0.05
 #: Edge of a panel, inches (chosen).
-PANEL = 5.0
+PANEL_SIZE = 5.0
 
 
 def show_assessment(assessment: Any) -> Figure:
@@ -48,8 +50,10 @@ def show_assessment(assessment: Any) -> Figure:
     n = 3 + (assessment.uncertainty is not None)
     rows, cols = (2, 2) if n == 4 else (1, 3)
     n_y, n_x = assessment.recorded.shape
-    height = PANEL * float(np.clip(n_y / n_x, 0.3, 2.0)) + 0.6
-    figure, axes = plt.subplots(rows, cols, figsize=(PANEL * cols + 0.8, height * rows + 0.5), layout="constrained")
+    height = PANEL_SIZE * float(np.clip(n_y / n_x, 0.3, 2.0)) + 0.6
+    figure, axes = plt.subplots(
+        rows, cols, figsize=(PANEL_SIZE * cols + 0.8, height * rows + 0.5), layout="constrained"
+    )
     first, second, third, *others = axes.flat
     show_image(assessment.recorded, first, "recorded")
     show_image(assessment.enhanced, second, "enhanced")
@@ -85,7 +89,7 @@ def _draw_residual(ax: Axes, assessment: Any) -> None:
     bar.set_label("(recorded − enhanced) / standard deviation")
     draw_scale_bar(ax, assessment.recorded, color="black", outline="white")
     places = assessment.residual.places
-    places = places[places["q_value"] <= LEVEL]
+    places = places[places["q_value"] <= MAX_Q_VALUE]
     _circles(ax, places, "black", assessment)
     if len(places):
         draw_note(ax, 0.035, 0.97, f"○ {len(places)} significant", ha="left", va="top", color="black", outline="white")
@@ -107,7 +111,7 @@ def _draw_uncertainty(ax: Axes, assessment: Any) -> None:
 def _circles(ax: Axes, table: pd.DataFrame, color: str, assessment: Any) -> None:
     from matplotlib.collections import EllipseCollection
 
-    diameter = max(CIRCLE * assessment.residual.width, LEAST_CIRCLE * max(assessment.recorded.shape))
+    diameter = max(CIRCLE_DIAMETER * assessment.residual.width, MIN_CIRCLE_DIAMETER * max(assessment.recorded.shape))
     sizes = np.full(len(table), diameter)
     circles = EllipseCollection(
         sizes,

@@ -8,7 +8,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from stemkit.images import Images, pixel_sizes, single_image
+from stemkit.images.containers import Images, single_image
+from stemkit.images.pixel_size import pixel_sizes
 from stemkit.parameters import check_positive
 from stemkit.plotting.drawing import draw_note, limit_to_image, marker_size, pixel_positions
 from stemkit.plotting.images import show_image

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.images import Images, single_image
+from stemkit.images.containers import Images, single_image
 from stemkit.parameters import check_option, check_positive
 from stemkit.plotting.drawing import limit_to_image, marker_size, pixel_positions
 from stemkit.plotting.images import show_image
@@ -19,10 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = ["show_counts", "show_mixture"]
 
-#: Bins of the histogram per standard deviation of a component, and at most (chosen).
-BINS_PER_WIDTH, MOST_BINS = 2.0, 400
-#: Colours of components and of their sum (Okabe and Ito 2008, for the common colour vision deficiencies).
-COMPONENT_COLOR, MIXTURE_COLOR = "#0072b2", "#d55e00"
+#: Bins of the histogram per standard deviation of a component (chosen).
+BINS_PER_WIDTH = 2.0
+#: Largest number of bins (chosen).
+MAX_BINS = 400
+#: Colour of components (Okabe and Ito 2008, for the common colour vision deficiencies).
+COMPONENT_COLOR = "#0072b2"
+#: Colour of their sum (as before).
+MIXTURE_COLOR = "#d55e00"
 #: Points of a curve per standard deviation of a component (chosen).
 POINTS_PER_WIDTH = 8.0
 
@@ -120,7 +124,7 @@ def show_mixture(
     ax = plt.gca() if ax is None else ax
     values = columns.loc[columns["fitted"], by].to_numpy(dtype=np.float64)
     used = components[components["weight"] > 0.5 / max(len(values), 1)]
-    n_bins = int(np.clip(np.ptp(values) / width * BINS_PER_WIDTH, 5, MOST_BINS))
+    n_bins = int(np.clip(np.ptp(values) / width * BINS_PER_WIDTH, 5, MAX_BINS))
     edges = np.histogram_bin_edges(values, n_bins)
     ax.hist(values, list(edges), color="0.75", label="columns")
     points = np.arange(edges[0] - 3 * width, edges[-1] + 3 * width, width / POINTS_PER_WIDTH)

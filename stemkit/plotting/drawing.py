@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.images import pixel_sizes
+from stemkit.images.pixel_size import pixel_sizes
 from stemkit.tables import unit_of_table
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ __all__ = [
     "inches",
     "limit_to_image",
     "marker_size",
+    "median_spacing",
     "pixel_positions",
     "round_number",
     "scale_bar_length",
-    "spacing_of",
 ]
 
 #: Leading digits of the length of a scale bar, nm times a power of ten (chosen).
@@ -68,11 +68,13 @@ def limit_to_image(ax: Axes, shape: tuple[int, ...]) -> None:
 
 
 def display_range(values: NDArray) -> tuple[float, float]:
+    """Intensities that are displayed as black and white."""
     low, high = np.quantile(values, DISPLAY_QUANTILES)
     return float(low), float(high) if high > low else float(low) + 1.0
 
 
 def draw_scale_bar(ax: Axes, image: xr.DataArray, color: str = "white", outline: str = "black") -> None:
+    """Draw a scale bar with its length; none on an image without pixel size."""
     from matplotlib.patches import Rectangle
 
     sizes = pixel_sizes(image)
@@ -131,7 +133,7 @@ def pixel_positions(image: xr.DataArray, table: pd.DataFrame) -> NDArray[np.floa
     return table[names].to_numpy(dtype=np.float64)
 
 
-def spacing_of(positions: NDArray, without: float) -> float:
+def median_spacing(positions: NDArray, without: float) -> float:
     """Median distance, px, of nearest positions ``(n, 2)``; ``without`` if there is only one."""
     from scipy.spatial import cKDTree
 
@@ -141,4 +143,4 @@ def spacing_of(positions: NDArray, without: float) -> float:
 def marker_size(ax: Axes, positions: NDArray) -> float:
     """Area of markers in points squared, for a diameter of about half the spacing of positions ``(n, 2)``, px."""
     points = inches(ax)[0] * 72 / max(np.diff(ax.get_xlim())[0], 1)
-    return float(np.clip((0.55 * spacing_of(positions, 20.0) * points) ** 2, 2, 400))
+    return float(np.clip((0.55 * median_spacing(positions, 20.0) * points) ** 2, 2, 400))

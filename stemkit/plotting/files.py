@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stemkit._version import __version__
 from stemkit.atomic import check_place, whole_file
-from stemkit.images import Images, single_image, steps_before
+from stemkit.images.containers import Images, single_image
+from stemkit.images.provenance import step_record
 from stemkit.plotting.images import show_image
 
 if TYPE_CHECKING:
@@ -37,10 +36,8 @@ def save_picture(image: Images, path: str | Path, *, overwrite: bool = False) ->
     figure = plt.figure(figsize=(zoom * n_x / PICTURE_DPI, zoom * n_y / PICTURE_DPI), dpi=PICTURE_DPI)
     try:
         show_image(one, figure.add_axes((0, 0, 1, 1)))
-        made: dict[str, Any] = {"stemkit": __version__, "step": "picture"}
-        if (before := steps_before(one)) is not None:
-            made["previous"] = before
-        return save_figure(figure, path, overwrite=overwrite, tight=False, text={"stemkit": json.dumps(made)})
+        text = {"stemkit": step_record(one, "picture")}
+        return save_figure(figure, path, overwrite=overwrite, tight=False, text=text)
     finally:
         plt.close(figure)
 

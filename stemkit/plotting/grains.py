@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.images import Images, single_image
+from stemkit.images.containers import Images, single_image
 from stemkit.plotting.columns import LABEL_COLORS
 from stemkit.plotting.drawing import draw_note, limit_to_image, pixel_positions
 from stemkit.plotting.images import show_image
@@ -22,11 +22,13 @@ __all__ = ["show_grains"]
 #: Opacity of the colour of a grain (chosen: the columns remain visible).
 OPACITY = 0.32
 #: Points along the longer side of the image at which the grain is determined (chosen).
-POINTS = 800
+N_POINTS = 800
 #: Distance from the nearest column up to which a point belongs to its grain, typical distances of columns (chosen).
-REACH = 1.2
-#: Colours of boundaries that are coherent, and of others (chosen: distinct from the grains).
-COHERENT_COLOR, BOUNDARY_COLOR = "#ffec3d", "white"
+MAX_GRAIN_DISTANCE = 1.2
+#: Colour of coherent boundaries (chosen: distinct from the grains).
+COHERENT_COLOR = "#ffec3d"
+#: Colour of other boundaries (chosen).
+BOUNDARY_COLOR = "white"
 
 
 class GrainTables(Protocol):
@@ -87,8 +89,8 @@ def _fill(ax: Axes, shape: tuple[int, ...], positions: NDArray, grain: NDArray) 
     if len(positions) < 2:
         return
     tree = cKDTree(positions)
-    reach = REACH * float(np.median(tree.query(positions, k=min(5, len(positions)))[0][:, -1]))
-    step = max(max(shape) / POINTS, 1.0)
+    reach = MAX_GRAIN_DISTANCE * float(np.median(tree.query(positions, k=min(5, len(positions)))[0][:, -1]))
+    step = max(max(shape) / N_POINTS, 1.0)
     y, x = (np.arange((step - 1) / 2, n, step) for n in shape)
     grid = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1)
     distance, nearest = tree.query(grid)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.images import Images, recorded_image, single_image
+from stemkit.images import recorded_image
+from stemkit.images.containers import Images, single_image
 from stemkit.plotting.drawing import display_range, draw_note, draw_pixels, draw_scale_bar
 
 if TYPE_CHECKING:

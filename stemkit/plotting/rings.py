@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stemkit.images import Images, single_image
+from stemkit.images.containers import Images, single_image
 from stemkit.plotting.drawing import limit_to_image, pixel_positions
 from stemkit.plotting.images import show_image
 from stemkit.tables import check_columns
@@ -20,8 +20,10 @@ __all__ = ["show_rings"]
 RING_COLORS = {3: "#f0e442", 4: "#cc79a7", 5: "#0072b2", 6: "#009e73", 7: "#d55e00", 8: "#e69f00"}
 #: Colour of the outline of larger rings, which are holes, or places where columns were not found (chosen).
 LARGE_COLOR = "#56b4e9"
-#: Opacity of rings, and of those of the most frequent size (chosen).
-OPACITY, FAINT = 0.8, 0.18
+#: Opacity of rings (chosen).
+RING_OPACITY = 0.8
+#: Opacity of rings of the most frequent size (chosen).
+FREQUENT_RING_OPACITY = 0.18
 
 
 def show_rings(
@@ -66,7 +68,7 @@ def show_rings(
     handles = []
     for size, same in rings.groupby(rings["size"].clip(upper=max(RING_COLORS) + 1)):
         color = RING_COLORS.get(int(size))
-        opacity = FAINT if size == usual else OPACITY
+        opacity = FREQUENT_RING_OPACITY if size == usual else RING_OPACITY
         name = f"{size} ({len(same)})" if color else f"{same['size'].min()} to {same['size'].max()} ({len(same)})"
         drawn = PolyCollection(
             [at[table.index.get_indexer(list(atoms))] for atoms in same["atoms"]],

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stemkit.images import Images, single_image
+from stemkit.images.containers import Images, single_image
 from stemkit.plotting.columns import LABEL_COLORS
 from stemkit.plotting.drawing import limit_to_image, marker_size, pixel_positions
 from stemkit.plotting.images import show_image
@@ -28,8 +28,10 @@ DEFECTS = {
 }
 #: Colour of sites without a column.
 MISSING_COLOR = "#d55e00"
-#: Area of the markers of defects, areas of those of columns (chosen).
-LARGER = 1.8
+#: Edge of the markers of defects, fraction of the width of the axes (chosen).
+DEFECT_MARKER_SIZE = 0.035
+#: Area of the markers of detection limits, areas of those of columns (chosen).
+LIMIT_MARKER_AREA = 1.8
 
 
 def show_names(
@@ -110,7 +112,7 @@ def show_defects(image: Images, defects: pd.DataFrame, ax: Axes | None = None, t
     ax = show_image(image, ax, title)
     one = single_image(image)
     y, x = pixel_positions(one, defects).T
-    size = (0.035 * ax.get_window_extent().width * 72 / ax.figure.dpi) ** 2
+    size = (DEFECT_MARKER_SIZE * ax.get_window_extent().width * 72 / ax.figure.dpi) ** 2
     for kind, (color, marker, single, several) in DEFECTS.items():
         rows = (defects["kind"] == kind).to_numpy()
         if rows.any():
@@ -158,7 +160,7 @@ def show_detection_limit(
     ax = show_image(image, ax, title)
     one = single_image(image)
     positions = pixel_positions(one, columns)
-    (y, x), size = positions.T, LARGER * marker_size(ax, positions)
+    (y, x), size = positions.T, LIMIT_MARKER_AREA * marker_size(ax, positions)
     limit = columns["detectable"].to_numpy(dtype=np.float64)
     known = np.isfinite(limit)
     style: dict[str, Any] = {"cmap": "viridis_r", "vmin": limits[0], "vmax": limits[1], "edgecolors": "white"}

@@ -9,15 +9,15 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.images import Images, single_image
+from stemkit.images.containers import Images, single_image
 from stemkit.parameters import check_number, check_positive
 from stemkit.plotting.drawing import (
     ANNOTATION_ZORDER,
     draw_note,
     limit_to_image,
+    median_spacing,
     pixel_positions,
     round_number,
-    spacing_of,
 )
 from stemkit.plotting.images import show_image
 from stemkit.tables import check_columns
@@ -29,23 +29,26 @@ if TYPE_CHECKING:
 
 __all__ = ["direction_colors", "show_displacements"]
 
-#: Lightness and chroma (CIELAB) of the colours of directions (chosen: bright on a dark image; the largest chroma that
-#: all hues have in sRGB at this lightness is 39).
-LIGHTNESS, CHROMA = 74.0, 38.0
+#: Lightness (CIELAB) of the colours of directions (chosen: bright on a dark image).
+LIGHTNESS = 74.0
+#: Their chroma (chosen: the largest that all hues have in sRGB at this lightness is 39).
+CHROMA = 38.0
 #: Quantile of the lengths that is drawn as long as the distance of neighbouring vectors (chosen).
-LONG = 0.9
+LENGTH_QUANTILE = 0.9
 #: Radius of the colour wheel at most, fraction of the shorter side of the image (chosen).
-WHEEL_RADIUS = 0.09
+MAX_WHEEL_RADIUS = 0.09
 #: The same, square roots of the area of the image (chosen).
-WHEEL_OF_AREA = 0.055
+MAX_WHEEL_RADIUS_OF_AREA = 0.055
 #: Least length of the arrow next to the wheel, radii of the wheel (chosen).
-LEAST_ARROW = 0.9
+MIN_ARROW_LENGTH = 0.9
 #: Pixels of the colour wheel along its edge (chosen).
 WHEEL_PIXELS = 201
 #: Hole of the colour wheel, fraction of its radius (chosen).
-WHEEL_HOLE = 0.45
-#: Colour of vectors that are not significant, and of walls (chosen).
-FAINT_COLOR, WALL_COLOR = "0.7", "white"
+WHEEL_HOLE_RADIUS = 0.45
+#: Colour of vectors that are not significant (chosen).
+FAINT_COLOR = "0.7"
+#: Colour of walls (chosen).
+WALL_COLOR = "white"
 
 
 def show_displacements(
@@ -106,7 +109,7 @@ def show_displacements(
     positions = pixel_positions(one, vectors[known])
     values = vectors.loc[known, [f"{name}_y", f"{name}_x"]].to_numpy(dtype=np.float64)
     colors = direction_colors() if colormap is None else mpl.colormaps.get_cmap(colormap)
-    spacing = spacing_of(positions, min(one.shape) / 10)
+    spacing = median_spacing(positions, min(one.shape) / 10)
     scale = _scale(values, spacing) if scale is None else scale
     clear = np.ones(len(values), dtype=bool)
     if min_significance > 0:
@@ -146,7 +149,7 @@ def _scale(values: NDArray, spacing: float) -> float:
 
 def _long(values: NDArray) -> float:
     """Length that few vectors exceed."""
-    return float(np.quantile(np.hypot(values[:, 0], values[:, 1]), LONG)) if len(values) else 0.0
+    return float(np.quantile(np.hypot(values[:, 0], values[:, 1]), LENGTH_QUANTILE)) if len(values) else 0.0
 
 
 def _draw_arrows(
@@ -194,8 +197,8 @@ def _draw_key(ax: Axes, shape: tuple[int, ...], colors: Colormap, scale: float, 
     """Colour wheel in the upper right corner, and next to it an arrow with its length."""
     from matplotlib.patches import Rectangle
 
-    radius = min(WHEEL_RADIUS * min(shape), WHEEL_OF_AREA * float(np.sqrt(np.prod(shape))))
-    length = round_number(max(LEAST_ARROW * radius / scale, _long(values)))
+    radius = min(MAX_WHEEL_RADIUS * min(shape), MAX_WHEEL_RADIUS_OF_AREA * float(np.sqrt(np.prod(shape))))
+    length = round_number(max(MIN_ARROW_LENGTH * radius / scale, _long(values)))
     arrow = length * scale
     width, height = 4 * radius + max(arrow, 2 * radius), 2.6 * radius
     corner = (shape[1] - 0.5 - width, -0.5)
@@ -219,7 +222,7 @@ def _draw_wheel(ax: Axes, y: float, x: float, radius: float, colors: Colormap) -
     grid = np.linspace(-1, 1, WHEEL_PIXELS)
     distance = np.hypot(grid[:, None], grid)
     wheel = colors(np.arctan2(grid[:, None], grid) / (2 * np.pi) % 1)
-    wheel[..., 3] = (distance <= 1) & (distance >= WHEEL_HOLE)
+    wheel[..., 3] = (distance <= 1) & (distance >= WHEEL_HOLE_RADIUS)
     aspect = ax.get_aspect()  # imshow sets another one
     ax.imshow(wheel, extent=(x - radius, x + radius, y + radius, y - radius), zorder=ANNOTATION_ZORDER + 1)
     ax.set_aspect(aspect)

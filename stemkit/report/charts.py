@@ -12,7 +12,7 @@ from bokeh.plotting import figure
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from stemkit.report.encoding import grey_levels
+from stemkit.report.encoding import gray_levels
 from stemkit.report.viewer import transparent, unit_edges
 from stemkit.trust.rings import hann_window
 
@@ -20,24 +20,24 @@ __all__ = ["histograms", "power_spectra"]
 
 #: Edge of a spectrum in the page, pixels (chosen).
 SPECTRUM_EDGE = 256
-#: The spectra end at this multiple of the radius that contains the crystal (chosen) ...
-MARGIN = 1.4
-#: ... which is where this fraction of the power outside the centre is reached (chosen).
-CONTAINED = 0.999
+#: The spectra end at this multiple of the radius that contains the crystal (chosen).
+SPECTRUM_MARGIN = 1.4
+#: Fraction of the power outside the centre that this radius contains (chosen).
+CONTAINED_POWER = 0.999
 #: Frequencies below this fraction of the sampling are the centre (chosen: the slow changes of an image).
-CENTRE = 0.01
+CENTER_RADIUS = 0.01
 #: Height of a panel, screen pixels (chosen).
-PANEL = 320
+PANEL_HEIGHT = 320
 #: Bins of a histogram (chosen).
-BINS = 40
+N_BINS = 40
 #: Quantiles between which a histogram is drawn: outliers would compress the others (chosen).
-DRAWN = (0.005, 0.995)
+DRAWN_QUANTILES = (0.005, 0.995)
 #: Quantile of the logarithm of the power that has the brightest colour (chosen: the spots, but for the strongest).
-BRIGHTEST = 0.999
+BRIGHTEST_QUANTILE = 0.999
 #: Colour of the bars, visible on light and on dark pages (chosen).
-BAR_COLOUR = "#3a87c8"
+BAR_COLOR = "#3a87c8"
 #: Power that keeps the logarithm finite.
-TINY = np.finfo(np.float64).tiny
+MIN_POWER = np.finfo(np.float64).tiny
 
 
 def power_spectra(images: dict[str, xr.DataArray]) -> LayoutDOM:
@@ -52,16 +52,23 @@ def power_spectra(images: dict[str, xr.DataArray]) -> LayoutDOM:
     edge_y, edge_x, unit = unit_edges(next(iter(images.values())))
     *_, last = spectra.values()
     extent = _extent(last)
-    logarithms = {title: np.log10(_maxima(_cropped(s, extent)) + TINY) for title, s in spectra.items()}
+    logarithms = {title: np.log10(_maxima(_cropped(s, extent)) + MIN_POWER) for title, s in spectra.items()}
     first = next(iter(logarithms.values()))
-    low, high = np.median(first), np.quantile(first, BRIGHTEST)
+    low, high = np.median(first), np.quantile(first, BRIGHTEST_QUANTILE)
     half_y, half_x = extent / edge_y, extent / edge_x
     ranges = {"x_range": Range1d(-half_x, half_x), "y_range": Range1d(half_y, -half_y)}
     panels = []
     for title, spectrum in logarithms.items():
-        plot = figure(title=title, width=PANEL, height=PANEL, tools="pan,wheel_zoom,reset", match_aspect=True, **ranges)
+        plot = figure(
+            title=title,
+            width=PANEL_HEIGHT,
+            height=PANEL_HEIGHT,
+            tools="pan,wheel_zoom,reset",
+            match_aspect=True,
+            **ranges,
+        )
         plot.image(
-            [grey_levels(spectrum, (low, high))],
+            [gray_levels(spectrum, (low, high))],
             x=-half_x,
             y=-half_y,
             dw=2 * half_x,
@@ -105,10 +112,10 @@ def _extent(power: NDArray) -> float:
     """Frequency, 1/px, up to which a spectrum is displayed, the same in both directions."""
     frequencies = np.meshgrid(*(np.fft.fftshift(np.fft.fftfreq(n)) for n in power.shape), indexing="ij")
     radius = np.maximum(*map(np.abs, frequencies))
-    weights, edges = np.histogram(radius, 100, (0, 0.5), weights=np.where(radius > CENTRE, power, 0.0))
+    weights, edges = np.histogram(radius, 100, (0, 0.5), weights=np.where(radius > CENTER_RADIUS, power, 0.0))
     total = np.cumsum(weights)
-    reached = edges[1:][np.searchsorted(total, CONTAINED * total[-1])] if total[-1] > 0 else 0.5
-    return float(min(0.5, MARGIN * reached))
+    reached = edges[1:][np.searchsorted(total, CONTAINED_POWER * total[-1])] if total[-1] > 0 else 0.5
+    return float(min(0.5, SPECTRUM_MARGIN * reached))
 
 
 def _cropped(power: NDArray, extent: float) -> NDArray:
@@ -132,7 +139,7 @@ def _histogram(values: NDArray, label: str) -> figure:
     plot.xaxis.axis_label, plot.yaxis.axis_label = label, "columns"
     finite = values[np.isfinite(values)]
     if finite.size:
-        low, high = np.quantile(finite, DRAWN)
-        counts, edges = np.histogram(finite, BINS, (low, high if high > low else low + 1))
-        plot.quad(top=counts, bottom=0, left=edges[:-1], right=edges[1:], fill_color=BAR_COLOUR, line_color=BAR_COLOUR)
+        low, high = np.quantile(finite, DRAWN_QUANTILES)
+        counts, edges = np.histogram(finite, N_BINS, (low, high if high > low else low + 1))
+        plot.quad(top=counts, bottom=0, left=edges[:-1], right=edges[1:], fill_color=BAR_COLOR, line_color=BAR_COLOR)
     return transparent(plot)

@@ -15,23 +15,23 @@ from PIL import Image, features
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Picture", "figure_uri", "grey_levels", "picture", "thumbnail_uri"]
+__all__ = ["Picture", "figure_uri", "gray_levels", "picture", "thumbnail_uri"]
 
 #: Longest edge of an image in a page, pixels: larger images are averaged (chosen: a page of at most 5 MB).
-LONGEST_EDGE = 1024
+MAX_EDGE = 1024
 #: Longest edge of a thumbnail, pixels (chosen).
 THUMBNAIL_EDGE = 192
 #: Fraction of the pixels that are displayed black, and white (chosen, as in stemkit.plotting).
-CLIPPED = 0.001
+CLIPPED_FRACTION = 0.001
 #: Grey levels of an image; level 0 is left free for pixels that are not displayed.
-LEVELS = 255
+N_GRAY_LEVELS = 255
 #: Width of figures, pixels (chosen: that of the page on most screens, within 5 MB).
 FIGURE_WIDTH = 1280
 #: Fractions of that width, with the quality in WebP (100 is best), from the best to the smallest: a figure takes the
 #: first that is below the limit (chosen: text and arrows over a noisy image are sharp in each).
 ENCODINGS = ((1.0, 90), (1.0, 75), (1.0, 60), (0.8, 75), (0.8, 60), (0.65, 75), (0.65, 60))
 #: Size of a figure, bytes (chosen: a page of 1024 x 1024 px with six figures has at most 5 MB).
-FIGURE_BYTES = 180_000
+MAX_FIGURE_BYTES = 180_000
 
 
 @dataclass(frozen=True)
@@ -63,18 +63,18 @@ def picture(values: NDArray, limits: tuple[float, float] | None = None) -> Pictu
     limits : (float, float), optional
         Values displayed black and white; by default, 0.1 % of the pixels are clipped at either end.
     """
-    binning = math.ceil(max(values.shape) / LONGEST_EDGE)
-    return Picture(grey_levels(_averaged(values, binning), limits), binning)
+    binning = math.ceil(max(values.shape) / MAX_EDGE)
+    return Picture(gray_levels(_averaged(values, binning), limits), binning)
 
 
-def grey_levels(values: NDArray, limits: tuple[float, float] | None = None) -> NDArray[np.uint8]:
+def gray_levels(values: NDArray, limits: tuple[float, float] | None = None) -> NDArray[np.uint8]:
     """Convert values to the grey levels 1 to 255."""
     finite = values[np.isfinite(values)]
     if limits is None:
-        limits = tuple(np.quantile(finite, [CLIPPED, 1 - CLIPPED])) if finite.size else (0.0, 1.0)
+        limits = tuple(np.quantile(finite, [CLIPPED_FRACTION, 1 - CLIPPED_FRACTION])) if finite.size else (0.0, 1.0)
     low, high = limits
     scaled = (np.nan_to_num(values, nan=low) - low) / (high - low if high > low else 1.0)
-    return (1 + np.rint((LEVELS - 1) * np.clip(scaled, 0, 1))).astype(np.uint8)
+    return (1 + np.rint((N_GRAY_LEVELS - 1) * np.clip(scaled, 0, 1))).astype(np.uint8)
 
 
 def figure_uri(figure: Figure) -> str:
@@ -89,7 +89,7 @@ def figure_uri(figure: Figure) -> str:
         shown = drawn if fraction == 1.0 else drawn.resize(size, Image.Resampling.LANCZOS)
         # subsampling is an option of JPEG alone: thin coloured lines keep their colours
         shown.save(encoded, format=kind, quality=quality, subsampling=0)
-        if encoded.tell() <= FIGURE_BYTES:
+        if encoded.tell() <= MAX_FIGURE_BYTES:
             break
     return _uri(kind, encoded.getvalue())
 
@@ -97,7 +97,7 @@ def figure_uri(figure: Figure) -> str:
 def thumbnail_uri(values: NDArray) -> str:
     """A small picture of an image in a ``data:`` address."""
     edge = math.ceil(max(values.shape) / THUMBNAIL_EDGE)
-    return _png_uri(Image.fromarray(grey_levels(_averaged(values, edge))))
+    return _png_uri(Image.fromarray(gray_levels(_averaged(values, edge))))
 
 
 def _averaged(values: NDArray, binning: int) -> NDArray[np.float64]:

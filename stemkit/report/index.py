@@ -24,9 +24,10 @@ __all__ = ["INDEX", "summary_of", "write_index"]
 
 #: Name of the index.
 INDEX = "index.html"
-#: The element of a page that contains its line, and the number of characters from the start in which it is found.
+#: The element of a page that contains its line.
 SUMMARY = re.compile(r'<meta name="stemkit-summary" content="([^"]*)">')
-HEAD = 200_000
+#: Number of characters from the start of a page in which this element is searched (chosen).
+HEAD_LENGTH = 200_000
 
 
 def write_index(folder: str | Path, *, title: str = "Reports") -> Path:
@@ -78,7 +79,7 @@ def summary_of(title: str, recorded: xr.DataArray, columns: pd.DataFrame, unit: 
 def _entry(path: Path) -> dict[str, Any] | None:
     """The line of a page; None if the file is another page."""
     with path.open(encoding="utf-8", errors="replace") as file:
-        match = SUMMARY.search(file.read(HEAD))
+        match = SUMMARY.search(file.read(HEAD_LENGTH))
     if match is None:
         return None
     try:

@@ -8,10 +8,12 @@ from stemkit.noise import NoiseModel
 
 __all__ = ["noise_sentences"]
 
-#: Amplitude, in fractions of the contrast, below which a component is not mentioned (chosen).
-NEGLIGIBLE = 0.002
-#: Displacement below which it is not mentioned, px (chosen: less than most position errors).
-STILL = 0.02
+#: Smallest amplitude of a component that is mentioned, fraction of the contrast (chosen).
+MIN_AMPLITUDE = 0.002
+#: Smallest displacement that is mentioned, px (chosen: less than most position errors).
+MIN_DISPLACEMENT = 0.02
+#: Smallest correlation of neighbouring pixels that is mentioned (chosen).
+MIN_CORRELATION = 0.02
 
 
 def noise_sentences(model: NoiseModel, pixel_size: float | None = None) -> list[str]:
@@ -47,7 +49,7 @@ def _pointwise(model: NoiseModel, pixel_size: float | None) -> list[str]:
             f"It grows with the signal as the noise of counted electrons does: {model.dose:.3g} electrons per pixel at "
             f"the brightest columns, above the background{area}."
         )
-    if abs(noise.correlation_x) > 0.02:
+    if abs(noise.correlation_x) > MIN_CORRELATION:
         sentences.append(
             f"Neighbouring pixels of a row have a correlation of {noise.correlation_x:.2f}, which the errors include."
         )
@@ -61,18 +63,18 @@ def _displacements(model: NoiseModel, pixel_size: float | None) -> list[str]:
         return f"{pixels:.2g} px" if pixel_size is None else f"{pixels:.2g} px ({1000 * pixels * pixel_size:.2g} pm)"
 
     def both(x: float, y: float) -> str:
-        return " and ".join(f"{length(d)} along {axis}" for d, axis in ((x, "x"), (y, "y")) if d > STILL)
+        return " and ".join(f"{length(d)} along {axis}" for d, axis in ((x, "x"), (y, "y")) if d > MIN_DISPLACEMENT)
 
-    if max(scan.jitter, scan.jitter_y) > STILL:
+    if max(scan.jitter, scan.jitter_y) > MIN_DISPLACEMENT:
         sentences.append(
             f"Jitter: rows are displaced independently by {both(scan.jitter, scan.jitter_y)} (RMS). Columns of the "
             "same rows share this displacement; the table has it as x_jitter and y_jitter, apart from the errors."
         )
-    if max(scan.drift, scan.drift_y) > STILL:
+    if max(scan.drift, scan.drift_y) > MIN_DISPLACEMENT:
         sentences.append(
             f"Slow displacements: {both(scan.drift, scan.drift_y)} (RMS), over {scan.drift_rows:.3g} rows."
         )
-    if max(scan.hum, scan.hum_y) > STILL:
+    if max(scan.hum, scan.hum_y) > MIN_DISPLACEMENT:
         sentences.append(
             f"Hum: rows are displaced periodically, by {both(scan.hum, scan.hum_y)} (amplitude), with a period of "
             f"{scan.hum_period:.3g} rows."
@@ -82,7 +84,7 @@ def _displacements(model: NoiseModel, pixel_size: float | None) -> list[str]:
 
 def _streaks(model: NoiseModel) -> list[str]:
     scan = model.scan
-    if scan.amplitude <= NEGLIGIBLE:
+    if scan.amplitude <= MIN_AMPLITUDE:
         return []
     extent = "whole rows" if math.isinf(scan.length) else f"a correlation length of {scan.length:.3g} px"
     return [f"Streaks along the rows: {scan.amplitude:.1%} of the contrast, {extent}."]
@@ -90,7 +92,7 @@ def _streaks(model: NoiseModel) -> list[str]:
 
 def _background(model: NoiseModel) -> list[str]:
     smooth = model.background
-    if smooth.amplitude <= NEGLIGIBLE:
+    if smooth.amplitude <= MIN_AMPLITUDE:
         return []
     return [
         f"The background varies by {smooth.amplitude:.1%} of the contrast over {smooth.length:.3g} px (thickness, "

@@ -18,7 +18,8 @@ from scipy.spatial import cKDTree
 from stemkit._version import __version__
 from stemkit.atomic import check_place, whole_file
 from stemkit.detection import Quality, good_columns
-from stemkit.images import is_calibrated, pixel_sizes, recorded_image, steps_before, was_enhanced
+from stemkit.images.pixel_size import is_calibrated, pixel_sizes
+from stemkit.images.provenance import recorded_image, steps_before, was_enhanced
 from stemkit.noise import NoiseModel
 from stemkit.plotting.flags import FLAG_WORDS
 from stemkit.report.charts import histograms, power_spectra

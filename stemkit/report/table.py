@@ -41,13 +41,15 @@ SHOWN = {
     "flags": ("flags", ""),
 }
 #: Choices in addition to the single flags.
-EVERY, GOOD, FLAGGED = "all columns", "good columns", "columns with a flag"
+EVERY = "all columns"
+GOOD = "good columns"
+FLAGGED = "columns with a flag"
 #: Height of the table, screen pixels (chosen).
-HEIGHT = 420
+TABLE_HEIGHT = 420
 #: Least width of the table, screen pixels: it scrolls on narrower pages.
-WIDTH = 820
+MIN_TABLE_WIDTH = 820
 #: Colours of the table and of its controls, those of the page.
-COLOURS = """
+COLORS = """
 :host { color: var(--text); }
 .bk-input, select.bk-input { color: var(--text); background-color: var(--card); border-color: var(--line); }
 .bk-slick-row, .bk-even, .bk-odd, .bk-slick-header-column, .slick-row, .even, .odd, .slick-header-column,
@@ -96,7 +98,7 @@ def column_filter(table: pd.DataFrame) -> ColumnFilter:
     names = {words: name.replace("_", " ").lower() for name, words in FLAG_WORDS.items()}
     chosen = Select(title="show", value=EVERY, options=[EVERY, GOOD, FLAGGED, *names], width=240)
     least = Spinner(title="least signal to noise", low=0, value=0, step=1, width=160)
-    chosen.stylesheets = least.stylesheets = [InlineStyleSheet(css=COLOURS)]
+    chosen.stylesheets = least.stylesheets = [InlineStyleSheet(css=COLORS)]
     arguments = {
         "chosen": chosen,
         "least": least,
@@ -141,11 +143,11 @@ def column_table(
         view=view,
         columns=shown,
         index_position=None,
-        height=HEIGHT,
+        height=TABLE_HEIGHT,
         sizing_mode="stretch_width",
-        min_width=WIDTH,
+        min_width=MIN_TABLE_WIDTH,
         reorderable=False,
-        stylesheets=[InlineStyleSheet(css=COLOURS)],
+        stylesheets=[InlineStyleSheet(css=COLORS)],
     )
     changed = CustomJS(args={"source": source}, code="source.change.emit()")
     for widget in (selection.chosen, selection.least):

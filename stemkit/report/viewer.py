@@ -28,9 +28,9 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from stemkit.detection import Quality
-from stemkit.images import is_calibrated, pixel_sizes
+from stemkit.images.pixel_size import is_calibrated, pixel_sizes
 from stemkit.plotting.flags import FLAG_STYLES, FLAG_WORDS, GOOD_STYLE
-from stemkit.report.encoding import LEVELS, Picture, picture
+from stemkit.report.encoding import N_GRAY_LEVELS, Picture, picture
 
 __all__ = ["View", "image_view", "transparent", "unit_edges"]
 
@@ -46,12 +46,14 @@ MARKERS = {
     "p": "hex",
     "h": "hex",
 }
-#: Diameter of the symbols of columns, distances of nearest columns (chosen: they do not touch) ...
-SYMBOL = 0.55
-#: ... and its limits, screen pixels (chosen).
-SMALLEST, LARGEST = 3, 22
+#: Diameter of the symbols of columns, distances of nearest columns (chosen: they do not touch).
+SYMBOL_DIAMETER = 0.55
+#: Its lower limit, screen pixels (chosen).
+MIN_SYMBOL_SIZE = 3
+#: Its upper limit, screen pixels (chosen).
+MAX_SYMBOL_SIZE = 22
 #: Largest height of the view, screen pixels (chosen).
-HEIGHT = 760
+MAX_VIEW_HEIGHT = 760
 #: Moves the divider: the pixels of the enhanced image on its right become transparent, which shows the recorded ones.
 DIVIDE = """
 const full = stemkit_pixels.enhanced, shown = source.data.image[0];
@@ -119,7 +121,7 @@ def image_view(
         Selects the columns that are drawn.
     """
     plot = _axes(recorded)
-    mapper = LinearColorMapper(palette=_greys(), low=1, high=LEVELS, low_color="rgba(0,0,0,0)")
+    mapper = LinearColorMapper(palette=_grays(), low=1, high=N_GRAY_LEVELS, low_color="rgba(0,0,0,0)")
     images = {"recorded": recorded} if enhanced is None else {"recorded": recorded, "enhanced": enhanced}
     pictures = {name: picture(image.values) for name, image in images.items()}
     widgets: list[LayoutDOM] = []
@@ -152,8 +154,8 @@ def _axes(image: xr.DataArray) -> figure:
         active_scroll="wheel_zoom",
         match_aspect=True,
         sizing_mode="stretch_width",
-        height=HEIGHT,
-        max_width=round(HEIGHT * aspect),
+        height=MAX_VIEW_HEIGHT,
+        max_width=round(MAX_VIEW_HEIGHT * aspect),
     )
     reshape = CustomJS(args={"plot": plot, "aspect": aspect}, code=RESHAPE)
     plot.js_on_change("inner_width", reshape)
@@ -212,8 +214,8 @@ def _brightness(mapper: LinearColorMapper) -> RangeSlider:
     return slider
 
 
-def _greys() -> list[str]:
-    return [f"#{level:02x}{level:02x}{level:02x}" for level in np.rint(np.linspace(0, 255, LEVELS)).astype(int)]
+def _grays() -> list[str]:
+    return [f"#{level:02x}{level:02x}{level:02x}" for level in np.rint(np.linspace(0, 255, N_GRAY_LEVELS)).astype(int)]
 
 
 def _drawn_columns(columns: pd.DataFrame, image: xr.DataArray) -> dict[str, NDArray | list]:
@@ -237,7 +239,7 @@ def _draw_columns(
     styles = {FLAG_WORDS[name]: (*style, int(Quality[name])) for name, style in FLAG_STYLES.items()}
     styles["without a flag"] = (*GOOD_STYLE, 0)
     glyphs = []
-    for words, (colour, marker, flag) in styles.items():
+    for words, (color, marker, flag) in styles.items():
         of_layer = left & (quality & flag != 0) if flag else left
         left = left & ~of_layer
         if not of_layer.any():
@@ -251,9 +253,9 @@ def _draw_columns(
                 source=source,
                 view=view,
                 marker=MARKERS[marker],
-                size=LARGEST / 2,
+                size=MAX_SYMBOL_SIZE / 2,
                 fill_alpha=0,
-                line_color=colour,
+                line_color=color,
                 line_width=1.5,
                 selection_fill_color="#ff2020",
                 selection_fill_alpha=0.6,
@@ -280,9 +282,9 @@ def _resize(plot: figure, glyphs: list[GlyphRenderer], source: ColumnDataSource)
         "plot": plot,
         "renderers": glyphs,
         "spacing": float(np.median(cKDTree(places).query(places, k=2)[0][:, 1])),
-        "symbol": SYMBOL,
-        "smallest": SMALLEST,
-        "largest": LARGEST,
+        "symbol": SYMBOL_DIAMETER,
+        "smallest": MIN_SYMBOL_SIZE,
+        "largest": MAX_SYMBOL_SIZE,
     }
     callback = CustomJS(args=arguments, code=RESIZE)
     plot.js_on_change("inner_width", callback)

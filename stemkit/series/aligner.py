@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import xarray as xr
@@ -17,7 +16,9 @@ from sklearn.utils.validation import check_is_fitted
 from stemkit.denoising import SFINDenoiser
 from stemkit.denoising.base import Denoiser
 from stemkit.estimators import ImageTransformer
-from stemkit.images import Images, float_dtype, mode_sign
+from stemkit.images.containers import Images, float_dtype
+from stemkit.images.mode import mode_sign
+from stemkit.images.provenance import step_record
 from stemkit.noise import ScanNoise
 from stemkit.parameters import check_positive, is_number
 from stemkit.series.averaging import Grid
@@ -27,7 +28,7 @@ from stemkit.series.extent import covered
 from stemkit.series.frames import FEWEST_FRAMES, BrightFrames, Series, check_enough, read_series
 from stemkit.series.jumps import described
 from stemkit.series.refinement import Enhance, refined
-from stemkit.series.result import average_image, gains_of, pixel_centres, record
+from stemkit.series.result import average_image, gains_of, pixel_centers
 from stemkit.series.rigid import rigid_shifts
 from stemkit.series.turns import Turn, quarter_turns, scan_angles_of
 
@@ -66,7 +67,7 @@ class SeriesAligner(ImageTransformer):
         at right angles show the slow drift that all frames have in common, which is then removed.
     mode : {"haadf", "bf"} or None, default=None
         Bright or dark columns; None: that of the frames, or inferred from them.
-    verbose : bool, default=False
+    verbose : int, default=0
         Show progress.
 
     Attributes
@@ -146,7 +147,7 @@ class SeriesAligner(ImageTransformer):
         coverage: float = 0.5,
         scan_angles: Sequence[float] | None = None,
         mode: str | None = None,
-        verbose: bool = False,
+        verbose: int = 0,
     ):
         self.rows = rows
         self.denoiser = denoiser
@@ -156,7 +157,7 @@ class SeriesAligner(ImageTransformer):
         self.mode = mode
         self.verbose = verbose
 
-    def fit(self, X: Images, y: object = None) -> SeriesAligner:
+    def fit(self, X: Images, y: object = None) -> Self:
         """Measure the displacements.
 
         Parameters
@@ -254,8 +255,8 @@ class SeriesAligner(ImageTransformer):
                 BrightFrames(series, [i]).__getitem__, self.displacements_[i : i + 1], self._turns([i]), grid
             )
             values[k] = np.where(one.shown, sign * one.values, np.nan)
-        coords = {"frame": self._used, **pixel_centres(series.first, Grid(self._origin, self.shape_))}
-        attrs = {**series.first.attrs, "mode": self.mode_, "stemkit": json.dumps(record(series.first, "align"))}
+        coords = {"frame": self._used, **pixel_centers(series.first, Grid(self._origin, self.shape_))}
+        attrs = {**series.first.attrs, "mode": self.mode_, "stemkit": step_record(series.first, "align")}
         return xr.DataArray(values, coords, ("frame", "y", "x"), series.first.name, attrs)
 
     def fitted_frames(self, X: Images) -> Series:
@@ -323,14 +324,16 @@ class SeriesAligner(ImageTransformer):
         n_rows = turn.shape[0]
         if len(numbers) == 1:
             return Group(turn, numbers, np.zeros((1, n_rows, 2)), ScanNoise())
-        whole = rigid_shifts(BrightFrames(series, numbers), self.max_shift, verbose=self.verbose)
+        whole = rigid_shifts(BrightFrames(series, numbers), self.max_shift, verbose=bool(self.verbose))
         rejected = {numbers[k]: reason for k, reason in whole.rejected.items()}
         kept = [k for k in range(len(numbers)) if k not in whole.rejected]
         used = [numbers[k] for k in kept]
         if len(used) < FEWEST_FRAMES:
             return Group(turn, used, np.zeros((len(used), n_rows, 2)), ScanNoise(), rejected=rejected)
         chosen, shifts = BrightFrames(series, used), whole.shifts[kept]
-        found = refined(chosen, shifts - shifts.mean(0), self._enhance(chosen[0]), rows=self.rows, verbose=self.verbose)
+        found = refined(
+            chosen, shifts - shifts.mean(0), self._enhance(chosen[0]), rows=self.rows, verbose=bool(self.verbose)
+        )
         ambiguous = [one.numbered(dict(enumerate(numbers))) for one in whole.ambiguous]
         moved = turn.to_image(found.displacements)
         return Group(turn, used, moved, found.scan, found.variance, rejected, ambiguous)

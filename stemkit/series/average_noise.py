@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from stemkit.images import mode_sign
+from stemkit.images.mode import mode_sign
 from stemkit.noise import NoiseCalibrator, NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.series.averaging import Grid, average, placed
 

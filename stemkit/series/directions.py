@@ -57,17 +57,17 @@ def without_slow_drift(series: Series, groups: list[Group]) -> tuple[list[Group]
     first = groups[0].turn.turned_shape
     common = tuple(np.min([group.turn.turned_shape for group in groups], axis=0).tolist())
     grid = Grid((((first[0] - common[0]) // 2), (first[1] - common[1]) // 2), (common[0], common[1]))
-    centred, images = [], []
+    centered, images = [], []
     for group in groups:
         # the scan is turned about the middle of the image
         offset = (np.array(first) - np.array(group.turn.turned_shape)) / 2
-        centred.append(replace(group, displacements=group.displacements + offset))
+        centered.append(replace(group, displacements=group.displacements + offset))
         quarters = [group.turn.quarters] * len(group.numbers)
-        mean = combined(BrightFrames(series, group.numbers).__getitem__, centred[-1].displacements, quarters, grid)
+        mean = combined(BrightFrames(series, group.numbers).__getitem__, centered[-1].displacements, quarters, grid)
         images.append(np.where(mean.shown, mean.values, mean.values[mean.shown].mean()))
     found = slow_drifts(images, [group.turn.slow_axis for group in groups])
     out = []
-    for group, drift in zip(centred, found.drifts, strict=True):
+    for group, drift in zip(centered, found.drifts, strict=True):
         axis = group.turn.slow_axis
         place = group.turn.rows() + group.displacements[..., axis] - grid.origin[axis]
         out.append(replace(group, displacements=group.displacements + drift(place)))

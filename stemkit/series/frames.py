@@ -12,7 +12,11 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.images import Images, digest, is_lazy, mode_sign, pixel_sizes, resolve_mode, same_pixel_sizes, split
+from stemkit.images.containers import Images, split
+from stemkit.images.lazy import is_lazy
+from stemkit.images.mode import mode_sign, resolve_mode
+from stemkit.images.pixel_size import pixel_sizes, same_pixel_sizes
+from stemkit.images.provenance import digest
 from stemkit.pixels import faulty_pixels, filled
 
 __all__ = ["FEWEST_FRAMES", "SMALLEST_SIDE", "BrightFrames", "Series", "check_enough", "read_series"]

@@ -12,14 +12,17 @@ from numpy.typing import NDArray
 
 from stemkit.columns import ColumnFits, fit_columns
 from stemkit.detection import Quality
-from stemkit.detection.normalized_image import FRAMES, NormalizedImage, length_scale
+from stemkit.detection.normalized_image import FRAMES, NormalizedImage
 from stemkit.detection.table import table_of
-from stemkit.images import Images, mode_sign
+from stemkit.images.containers import Images
+from stemkit.images.mode import mode_sign
+from stemkit.images.pixel_size import mean_pixel_size
 from stemkit.noise import NoiseCalibrator, NoiseModel
 from stemkit.series.aligner import SeriesAligner
 from stemkit.series.average_noise import with_mean_displacements
 from stemkit.series.frames import Series
 from stemkit.series.layers import Layers, layers_of
+from stemkit.tables import unit_of_table
 
 __all__ = ["measure_frames", "measure_series"]
 
@@ -238,7 +241,7 @@ def _pixel_sizes(columns: pd.DataFrame) -> tuple[float, float]:
 
 def _coordinates(columns: pd.DataFrame, shape: tuple[int, ...]) -> dict[str, xr.Variable]:
     """The coordinates of the image that a table was measured in; none for a table in px."""
-    if columns.attrs.get("unit") != "nm":
+    if unit_of_table(columns) != "nm":
         return {}
     coords = {}
     for dim, size, n in zip("yx", _pixel_sizes(columns), shape, strict=True):
@@ -252,7 +255,7 @@ def _fitted(
 ) -> ColumnFits:
     """Fit the columns of a table, in units of the normalized frames."""
     values = {name: columns[name].to_numpy(dtype=np.float64) for name in columns if name != "quality"}
-    size = length_scale(average.source)[0]
+    size = mean_pixel_size(average.source)
     sigma = values["sigma"] / size
     start = ColumnFits.from_values(
         len(columns),

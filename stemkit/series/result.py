@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit._version import __version__
 from stemkit.detection.normalized_image import TYPICAL, typical_frames
-from stemkit.images import float_dtype, mode_sign, pixel_sizes
+from stemkit.images.containers import float_dtype
+from stemkit.images.mode import mode_sign
+from stemkit.images.pixel_size import pixel_sizes
+from stemkit.images.provenance import noise_attr, step_record
 from stemkit.noise import ScanNoise
 from stemkit.series.average_noise import noise_gain, noise_of_average
 from stemkit.series.averaging import Grid
 from stemkit.series.combined import Combined, in_groups
 from stemkit.series.turns import Turn
 
-__all__ = ["average_image", "gains_of", "pixel_centres", "record"]
+__all__ = ["average_image", "gains_of", "pixel_centers"]
 
 #: Shorter side of the smallest average whose noise is calibrated, px (chosen).
 SMALLEST_CALIBRATED = 32
@@ -70,14 +69,13 @@ def average_image(
         like.name,
         {k: v for k, v in like.attrs.items() if k != "noise"} | {"mode": mode},
     )
-    image = image.assign_coords(pixel_centres(like, grid))
-    image.attrs["stemkit"] = json.dumps(record(like, "average", n_frames=int(mean.count.max())))
+    image = image.assign_coords(pixel_centers(like, grid))
+    # earlier steps are those of the first frame
+    image.attrs["stemkit"] = step_record(like, "average", n_frames=int(mean.count.max()))
     if not mean.shown.all() or min(image.shape) < SMALLEST_CALIBRATED or np.ptp(mean.values) == 0:
         return image, float("nan")
     model, ratio = noise_of_average(image, mean.count, variance, column_gain, scan, mode)
-    sizes = pixel_sizes(image)
-    described = {"pixel_size": None if sizes is None else sizes[1], **model.to_dict()}
-    image.attrs["noise"] = json.dumps(described)
+    image.attrs["noise"] = noise_attr(image, model.to_dict())
     return image, ratio
 
 
@@ -90,18 +88,11 @@ def gains_of(displacements: NDArray, turns: list[int], shape: tuple[int, int]) -
     return pixel, column
 
 
-def pixel_centres(frame: xr.DataArray, grid: Grid) -> dict[str, xr.Variable]:
+def pixel_centers(frame: xr.DataArray, grid: Grid) -> dict[str, xr.Variable]:
     """Centres of the pixels of a grid, nm, in the coordinates of a frame that is not displaced."""
     sizes, out = pixel_sizes(frame), {}
     for axis, dim in enumerate(("y", "x") if sizes is not None else ()):
         assert sizes is not None
-        centres = float(frame.coords[dim].values[0]) + (grid.origin[axis] + np.arange(grid.shape[axis])) * sizes[axis]
-        out[dim] = xr.Variable(dim, centres, {"units": "nm"})
+        centers = float(frame.coords[dim].values[0]) + (grid.origin[axis] + np.arange(grid.shape[axis])) * sizes[axis]
+        out[dim] = xr.Variable(dim, centers, {"units": "nm"})
     return out
-
-
-def record(frame: xr.DataArray, step: str, **numbers: int) -> dict[str, Any]:
-    """Provenance of the result of a step applied to a series; earlier steps are those of its first frame."""
-    made: dict[str, Any] = {"stemkit": __version__, "step": step, **numbers}
-    before = frame.attrs.get("stemkit")
-    return made | ({"previous": json.loads(before)} if isinstance(before, str) else {})

@@ -109,9 +109,9 @@ def read_rows(
     difference, slopes = frame - clean, [slope / (2 * STEP) for slope in slopes]
     weight = weight * _agreement(difference, slopes, weight)
     residual = _centred(difference, weight)
-    centred = [_centred(slope, weight) for slope in slopes]
-    information = np.stack([(weight * slope**2).sum(1) for slope in centred])
-    told = np.stack([(weight * slope * residual).sum(1) for slope in centred])
+    centered = [_centred(slope, weight) for slope in slopes]
+    information = np.stack([(weight * slope**2).sum(1) for slope in centered])
+    told = np.stack([(weight * slope * residual).sum(1) for slope in centered])
     step = told / np.maximum(information, 1e-300)
     mean_square = float((weight * residual**2).sum() / max(float(seen.sum()), 1.0))
     return RowReadings(displacement.T + step, information, mean_square)
@@ -129,13 +129,13 @@ def _agreement(difference: NDArray, slopes: list[NDArray], weight: NDArray) -> N
     standard deviations, and in their neighbourhood, weights decrease with its square.
     """
     rest = _centred(difference, weight)
-    centred = [_centred(slope, weight) for slope in slopes]
-    yy, xx, yx = ((weight * a * b).sum(1) for a, b in ((centred[0],) * 2, (centred[1],) * 2, tuple(centred)))
-    right = [(weight * slope * rest).sum(1) for slope in centred]
+    centered = [_centred(slope, weight) for slope in slopes]
+    yy, xx, yx = ((weight * a * b).sum(1) for a, b in ((centered[0],) * 2, (centered[1],) * 2, tuple(centered)))
+    right = [(weight * slope * rest).sum(1) for slope in centered]
     determinant = yy * xx - yx**2
     usable = determinant > 1e-6 * yy * xx
     steps = xx * right[0] - yx * right[1], yy * right[1] - yx * right[0]
-    for step, slope in zip(steps, centred, strict=True):
+    for step, slope in zip(steps, centered, strict=True):
         rest = rest - np.divide(step, determinant, out=np.zeros_like(step), where=usable)[:, None] * slope
     smooth = ndimage.gaussian_filter(rest * np.sqrt(weight), COLUMN_SIGMA)
     # white noise keeps 1 / (4 pi sigma^2) of its variance

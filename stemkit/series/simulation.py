@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from stemkit.compute import seed_from, torch_generator
-from stemkit.images import mode_sign, with_pixel_sizes
+from stemkit.images.mode import mode_sign
+from stemkit.images.pixel_size import with_pixel_sizes
 from stemkit.noise import NoiseModel, ScanNoise
 from stemkit.noise.drawing import drift_field, hum_field, row_field, smooth_field
 from stemkit.synthesis import Columns, render

@@ -3,6 +3,20 @@
 Functions take the table of :class:`~stemkit.AtomDetector` (one row per column, ``y`` increases downwards), or any
 DataFrame with the same columns. The lattice is fitted first; the other functions take the table and the lattice.
 
+- Lattices: ``fitting`` (with ``vector_search``, ``region_growing``, ``significance``, ``ordering`` and
+  ``least_squares``) finds them, ``lattice`` is the result; ``bases`` reduces vectors, ``cells`` finds neighbours.
+- Grains: ``grains`` (with ``boundary_tables``, ``contacts`` and ``relations``), ``segmentation`` (with ``local_bases``
+  and ``boundaries``), ``dislocations``.
+- Distances: ``distances``, ``bonding``, ``ring_statistics``, ``dumbbell_pairs`` and ``pair_means``, with
+  ``planar_graph`` and ``pair_errors``.
+- Displacements: ``displacements`` (from cages: ``cages``; ``covariance`` of positions), ``domains``, ``polarization``,
+  ``strain``, ``profiles`` (planes, interfaces).
+- Brightness: ``sublattices``, ``brightness_classes``, ``counting`` (with ``intensities`` and ``mixtures``),
+  ``vacancies``, ``point_defects`` (with ``local_trend``, ``multiple_tests`` and ``defect_tables``).
+- Known crystals: ``registration``, with ``crystal_sites``, ``crystal_settings``, ``setting_errors`` and
+  ``registration_tables``.
+- ``tables`` has the arrays of a table of columns.
+
 >>> import numpy as np, pandas as pd
 >>> from stemkit import structure
 >>> rng = np.random.default_rng(0)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from stemkit.columns import nearest_distances
+from stemkit.columns.peaks import nearest_distances
 from stemkit.parameters import check_positive
 from stemkit.structure.covariance import PositionCovariance
 from stemkit.structure.pair_errors import angle_variance, axis_angle, direction_variance, distance_variance

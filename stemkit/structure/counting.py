@@ -321,7 +321,7 @@ def _library(library: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.float64]
         raise ValueError(f"library must have two or more rows (atoms, intensity), but has shape {rows.shape}")
     if not np.isfinite(rows).all() or (np.diff(rows, axis=0) <= 0).any() or (rows[:, 0] != np.round(rows[:, 0])).any():
         raise ValueError(
-            "library must have whole numbers of atoms and intensities, both increasing: sort it, and leave out "
+            "library must have integer numbers of atoms and intensities, both increasing: sort it, and leave out "
             "thicknesses at which the intensity no longer increases"
         )
     return rows[:, 0].astype(np.int64), rows[:, 1]

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from stemkit.columns import nearest_distances
+from stemkit.columns.peaks import nearest_distances
 from stemkit.structure.tables import ColumnPositions
 
 __all__ = ["PositionCovariance"]

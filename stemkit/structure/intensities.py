@@ -7,7 +7,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from stemkit.columns import nearest_distances
+from stemkit.columns.peaks import nearest_distances
 from stemkit.images import single_image
 from stemkit.parameters import check_number, check_positive
 from stemkit.structure.tables import positions_in_image

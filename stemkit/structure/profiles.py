@@ -224,7 +224,7 @@ def _direction(along: Sequence[int]) -> tuple[int, int]:
     good = values.shape == (2,) and np.array_equal(values, np.round(values)) and np.abs(values).max() <= LARGEST_ELEMENT
     if not good or np.gcd(*values.astype(np.int64)) != 1:
         raise ValueError(
-            f"along must be two whole numbers from -{LARGEST_ELEMENT} to {LARGEST_ELEMENT} without a common divisor, "
+            f"along must be two integers from -{LARGEST_ELEMENT} to {LARGEST_ELEMENT} without a common divisor, "
             f"such as (1, 0) for the direction of a, but is {along!r}"
         )
     return int(values[0]), int(values[1])

@@ -14,7 +14,7 @@ from stemkit.structure.covariance import PositionCovariance
 from stemkit.structure.pair_errors import gradient_variance
 from stemkit.structure.planar_graph import HalfEdges
 from stemkit.structure.tables import ColumnPositions, column_positions
-from stemkit.tables import check_columns
+from stemkit.tables import check_columns, unit_of_table
 
 __all__ = ["ring_pairs", "rings"]
 
@@ -125,7 +125,7 @@ def ring_pairs(rings: pd.DataFrame, sizes: tuple[int, int] = (5, 7)) -> pd.DataF
     middle, difference = (start + end) / 2, end - start
     result = pd.DataFrame({"i": i, "j": j, "y": middle[:, 0], "x": middle[:, 1]})
     result["angle"] = np.degrees(np.arctan2(difference[:, 0], difference[:, 1]))
-    unit = rings.attrs.get("unit", "px")
+    unit = unit_of_table(rings)
     result.attrs.update(unit=unit, units={"y": unit, "x": unit, "angle": "degree"})
     return result
 

@@ -181,8 +181,8 @@ def _merged(
 def _large_grains(label: NDArray, min_columns: int, neighbors: NDArray) -> NDArray[np.int64]:
     """Labels of grains that are large enough, with a quarter of the columns inside, numbered by decreasing size."""
     nearby = label[neighbors[:, 1:]]
-    n_labelled = np.maximum((nearby >= 0).sum(axis=1), 1)
-    inside = ((nearby == label[:, None]).sum(axis=1) >= CONSTANTS.inside * n_labelled) & (label >= 0)
+    n_labeled = np.maximum((nearby >= 0).sum(axis=1), 1)
+    inside = ((nearby == label[:, None]).sum(axis=1) >= CONSTANTS.inside * n_labeled) & (label >= 0)
     kinds, count = np.unique(label[label >= 0], return_counts=True)
     inner = np.array([inside[label == kind].sum() for kind in kinds])
     count = np.where(inner >= CONSTANTS.inner * min_columns, count, 0)

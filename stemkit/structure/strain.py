@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from scipy.spatial import Delaunay, QhullError
 
-from stemkit.images import pixel_sizes, single_image
+from stemkit.images import single_image
+from stemkit.images.pixel_size import pixel_sizes
 from stemkit.parameters import check_integer
 from stemkit.structure.bases import reference_basis
 from stemkit.structure.cells import CellIndex, ring

@@ -10,7 +10,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from stemkit.detection import Quality
-from stemkit.images import pixel_sizes
+from stemkit.images.pixel_size import pixel_sizes
 from stemkit.noise.differences import STD_PER_MAD
 from stemkit.tables import check_columns, n_images, unit_of_table
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from stemkit.columns import nearest_distances
+from stemkit.columns.peaks import nearest_distances
 from stemkit.structure.bases import reduced_basis
 
 __all__ = ["CONSTANTS", "find_vectors", "nearest_distance"]

@@ -1,31 +1,29 @@
-"""Synthetic images: arrangements of columns, rendering, distributions of specimens and noise, STEMSynthesizer."""
+"""Synthetic images: arrangements of columns, rendering, distributions of specimens and noise, STEMSynthesizer.
 
-from stemkit.synthesis.arrangements.cells import (
-    LATTICES,
-    Cell,
-    crystal_cell,
-    nearest_distance,
-    planar_cell,
-    random_cell,
-)
+- ``arrangements`` places columns, ``rendering`` draws them.
+- ``recipe`` is a distribution of images: ``specimens`` (with ``random_arrangements`` and ``supports``) and ``noises``
+  draw from it (random numbers: ``chance``), ``batches`` combines them, ``pairs`` converts them to the units of a
+  microscope.
+- ``synthesizer`` is the estimator; ``given_images`` learns the recipe from images.
+"""
+
+from stemkit.synthesis.arrangements.cells import Cell, crystal_cell, nearest_distance, planar_cell, random_cell
 from stemkit.synthesis.arrangements.columns import Columns, Defect, columns_at, keep_near_frame, stacked, superposed
 from stemkit.synthesis.arrangements.defects import inserted, inside, nearest, removed, shifted, subset, substituted
 from stemkit.synthesis.arrangements.disorder import blue_noise
 from stemkit.synthesis.arrangements.displacements import dislocated, displaced_randomly, strained
 from stemkit.synthesis.arrangements.lattices import lattice, lattice_vectors
 from stemkit.synthesis.arrangements.particles import projected_columns
-from stemkit.synthesis.arrangements.regions import Region, cropped, disk, facets, half_plane, joined, mirrored, uneven
+from stemkit.synthesis.arrangements.regions import cropped, disk, facets, half_plane, joined, mirrored, uneven
 from stemkit.synthesis.recipe import Recipe
 from stemkit.synthesis.rendering import blurred, render, through_probe
 from stemkit.synthesis.synthesizer import STEMSynthesizer
 
 __all__ = [
-    "LATTICES",
     "Cell",
     "Columns",
     "Defect",
     "Recipe",
-    "Region",
     "STEMSynthesizer",
     "blue_noise",
     "blurred",

@@ -9,8 +9,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.columns import nearest_distances
-from stemkit.images import check_noise_attr, pixel_sizes, resolve_mode, same_pixel_sizes
+from stemkit.columns.peaks import nearest_distances
+from stemkit.images.mode import resolve_mode
+from stemkit.images.pixel_size import pixel_sizes, same_pixel_sizes
+from stemkit.images.provenance import check_noise_attr
 from stemkit.noise import NoiseModel
 from stemkit.noise.separation import separate_specimen
 from stemkit.periodicity import central_crop

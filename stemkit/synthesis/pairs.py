@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 import xarray as xr
 
-from stemkit.images import mode_sign
+from stemkit.images.mode import mode_sign
 from stemkit.synthesis.arrangements.columns import Defect
 from stemkit.synthesis.batches import Batch
 

@@ -160,20 +160,20 @@ def _rendered(y: Tensor, x: Tensor, sigma: Tensor, height: Tensor, shape: tuple[
     return image
 
 
-def _profiles(centre: Tensor, sigma: Tensor, start: int, end: int, integrated: bool) -> Tensor:
+def _profiles(center: Tensor, sigma: Tensor, start: int, end: int, integrated: bool) -> Tensor:
     """Gaussians along one axis at pixels ``start`` to ``end - 1``, ``(..., end - start)``."""
-    pixel = torch.arange(start, end, device=centre.device, dtype=centre.dtype)
-    return _gaussian(pixel - centre[..., None], sigma, integrated)
+    pixel = torch.arange(start, end, device=center.device, dtype=center.dtype)
+    return _gaussian(pixel - center[..., None], sigma, integrated)
 
 
-def _near_profiles(centre: Tensor, sigma: Tensor, n: int, reach: int, integrated: bool) -> Tensor:
+def _near_profiles(center: Tensor, sigma: Tensor, n: int, reach: int, integrated: bool) -> Tensor:
     """Gaussians along one axis at ``n`` pixels, ``(k, n)``, 0 at more than ``reach`` px from the column."""
-    middle = centre.round().clamp(-reach - 1, n + reach)
-    offset = torch.arange(-reach, reach + 1, dtype=centre.dtype)
-    values = _gaussian(middle[:, None] + offset - centre[:, None], sigma, integrated)
+    middle = center.round().clamp(-reach - 1, n + reach)
+    offset = torch.arange(-reach, reach + 1, dtype=center.dtype)
+    values = _gaussian(middle[:, None] + offset - center[:, None], sigma, integrated)
     # values outside the frame are collected in two additional pixels, which are removed
     place = (middle[:, None] + offset + 1).clamp(0, n + 1).long()
-    return torch.zeros(len(centre), n + 2, dtype=centre.dtype).scatter_(1, place, values)[:, 1:-1]
+    return torch.zeros(len(center), n + 2, dtype=center.dtype).scatter_(1, place, values)[:, 1:-1]
 
 
 def _gaussian(distance: Tensor, sigma: Tensor, integrated: bool) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Literal, overload
+from typing import Literal, Self, overload
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,8 @@ from torch import Tensor
 
 from stemkit.compute import parallel_map, resolve_device, seed_from, torch_generator
 from stemkit.estimators import ImageEstimator
-from stemkit.images import Images, mode_sign, split
+from stemkit.images.containers import Images, split
+from stemkit.images.mode import mode_sign
 from stemkit.noise import NoiseCalibrator, NoiseModel
 from stemkit.parameters import check_fraction, check_integer, check_positive
 from stemkit.pixels import filled
@@ -127,7 +128,7 @@ class STEMSynthesizer(ImageEstimator):
         self.random_state = random_state
         self.device = device
 
-    def fit(self, X: Images, y: object = None) -> STEMSynthesizer:
+    def fit(self, X: Images, y: object = None) -> Self:
         """Estimate mode, noise, pixel size, spacing and widths of columns from images of one kind.
 
         Parameters
@@ -316,11 +317,11 @@ class STEMSynthesizer(ImageEstimator):
             # fitted lengths are in px where the images have no pixel size
             unit = 1.0 if self.pixel_size_ is None else self._pixel_size() or 1.0
             return fitted[0] / unit, fitted[1] / unit
-        low, high = _range(self.spacing, "spacing")
+        low, high = self._range("spacing")
         size = self._pixel_size() or 1.0
         if low < CLOSEST * size:
-            least = f"{CLOSEST} px, {CLOSEST * size:.3g} nm at this pixel size"
-            raise ValueError(f"spacing must be at least {least}, but is {self.spacing!r}")
+            in_nm = "" if self._pixel_size() is None else f", {CLOSEST * size:.3g} nm at this pixel size"
+            raise ValueError(f"spacing must be at least {CLOSEST} px{in_nm}, but is {self.spacing!r}")
         return low / size, high / size
 
     def _width_fraction(self) -> tuple[float, float]:
@@ -331,7 +332,15 @@ class STEMSynthesizer(ImageEstimator):
                 return Recipe().width
             return _divided(fitted, geometric_mean(spacings))
         spacing = geometric_mean(self._spacing_px()) * (self._pixel_size() or 1.0)
-        return _divided(_range(self.width, "width"), spacing)
+        return _divided(self._range("width"), spacing)
+
+    def _range(self, name: str) -> tuple[float, float]:
+        """Limits of a length that is given as a number or as a range, nm, or px without a pixel size."""
+        value, unit = getattr(self, name), "px" if self._pixel_size() is None else "nm"
+        limits = np.ravel(np.asarray(value))
+        if limits.dtype.kind not in "iuf" or limits.size not in (1, 2) or not 0 < limits[0] <= limits[-1] < np.inf:
+            raise ValueError(f"{name} must be a positive number of {unit}, or (low, high), but is {value!r}")
+        return float(limits[0]), float(limits[-1])
 
     def _units(self) -> Units:
         model, mode = self._noise(), self._mode()
@@ -344,10 +353,3 @@ class STEMSynthesizer(ImageEstimator):
 
 def _divided(limits: tuple[float, float], by: float) -> tuple[float, float]:
     return limits[0] / by, limits[1] / by
-
-
-def _range(value: object, name: str) -> tuple[float, float]:
-    limits = np.ravel(np.asarray(value))
-    if limits.dtype.kind not in "iuf" or limits.size not in (1, 2) or not 0 < limits[0] <= limits[-1] < np.inf:
-        raise ValueError(f"{name} must be a positive number of nm, or (low, high), but is {value!r}")
-    return float(limits[0]), float(limits[-1])

@@ -10,7 +10,8 @@ from scipy import ndimage, stats
 
 from stemkit.columns.peaks import BACKGROUND_RATIO
 from stemkit.detection import fitted_image
-from stemkit.images import mode_sign, pixel_sizes
+from stemkit.images.mode import mode_sign
+from stemkit.images.pixel_size import mean_pixel_size
 from stemkit.tables import check_columns
 from stemkit.trust.column_field import column_response, noise_peaks, normal_scores, response_variance
 from stemkit.trust.expected_noise import ExpectedNoise
@@ -71,20 +72,20 @@ def judge_columns(
     if len(table) == 0:
         return table.reindex(columns=[*POSITION, "significance", "p_value", "q_value", "verdict"])
     sign = mode_sign(mode)
-    size = float(np.sqrt(np.prod(pixel_sizes(recorded) or (1.0, 1.0))))
+    size = mean_pixel_size(recorded)
     sigma = np.where(np.isfinite(table["sigma"]), table["sigma"], table["sigma"].median()) / size
     width = max(float(np.median(sigma)), LEAST_WIDTH)
     amplitude = np.nan_to_num(table["amplitude"].to_numpy(dtype=np.float64))
     model = sign * fitted_image(table, recorded, mode=mode).values
     positions = table[POSITION].to_numpy(dtype=np.float64).T
-    rest, modelled = (
+    rest, modeled = (
         ndimage.map_coordinates(values, positions, order=1, mode="nearest")
         for values in (column_response(sign * recorded.values.astype(np.float64) - model, width), model)
     )
     response = amplitude * _response(sigma, width) + rest
-    local = expected.variance_at(modelled - amplitude)  # without the column itself
+    local = expected.variance_at(modeled - amplitude)  # without the column itself
     field = response / np.sqrt(response_variance(expected, width, local))
-    z = normal_scores(field, width, expected.skewness_at(modelled - amplitude))
+    z = normal_scores(field, width, expected.skewness_at(modeled - amplitude))
     p = (noise_peaks(z, recorded.shape, width) / 2 / len(table)).clip(0.0, 1.0)
     p = np.where(z > 1, p, 1.0)
     q = stats.false_discovery_control(p)

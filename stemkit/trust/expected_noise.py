@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from stemkit.filters import wide_gaussian
-from stemkit.images import mode_sign
+from stemkit.images.mode import mode_sign
 from stemkit.noise import NoiseModel
 
 __all__ = ["ExpectedNoise", "column_width"]

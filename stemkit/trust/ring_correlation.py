@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from stemkit.images import Images, pixel_sizes, same_pixel_sizes, split
+from stemkit.images.containers import Images, split
+from stemkit.images.pixel_size import pixel_sizes, same_pixel_sizes
 from stemkit.trust.rings import THRESHOLDS, Rings, resolution, threshold_curve
 
 __all__ = ["RingCorrelation", "fourier_ring_correlation"]

@@ -21,7 +21,8 @@ from stemkit.denoising.inference import FLIPS, enhanced_maps, for_inference
 from stemkit.denoising.network import NetworkDenoiser
 from stemkit.denoising.sampling import chosen_grid
 from stemkit.filters import wide_gaussian
-from stemkit.images import mode_sign, resolve_mode, single_image
+from stemkit.images import single_image
+from stemkit.images.mode import mode_sign, resolve_mode
 from stemkit.trust.displaced_rows import fit_displacements
 from stemkit.trust.expected_noise import ExpectedNoise, column_width
 from stemkit.trust.residual import smoothing_width

@@ -26,8 +26,8 @@ class Repeated:
 def particle(shift=(0.0, 0.0), radius=60.0, shape=SHAPE):
     """A round particle of columns of height 1 in vacuum; an infinite radius fills the frame."""
     positions = lattice_positions(shape, SPACING, 0.3, margin=60)
-    centre = (np.array(shape) - 1) / 2
-    inside = np.hypot(*(positions - centre).T) < radius
+    center = (np.array(shape) - 1) / 2
+    inside = np.hypot(*(positions - center).T) < radius
     return gaussians(shape, positions[inside] + np.asarray(shift), SIGMA)
 
 

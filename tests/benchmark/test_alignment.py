@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import gaussians, seeds
 
-from stemkit.benchmark.alignment import MARGIN, Alignment, align_frames
+from stemkit.benchmark.alignment import BORDER_MARGIN, Alignment, align_frames
 from stemkit.benchmark.shifting import fourier_shift
 
 steps = st.floats(-6, 6)
@@ -65,7 +65,7 @@ def test_the_common_area_is_the_same_part_of_the_specimen():
     shifts -= shifts.mean(axis=0)
     alignment = Alignment(shifts, np.ones(3), 1.0, (160, 168))
     frames = np.stack([particle(shift) for shift in shifts])
-    assert alignment.area == (160 - 1 - 11 - 2 * MARGIN, 168 - 1 - 8 - 2 * MARGIN)
+    assert alignment.area == (160 - 1 - 11 - 2 * BORDER_MARGIN, 168 - 1 - 8 - 2 * BORDER_MARGIN)
     for i in range(3):
         on_grid = alignment.on_grid_of(i, frames)
         assert on_grid.shape == (3, *alignment.area)
@@ -81,8 +81,8 @@ def test_the_common_area_lies_in_every_frame(shifts):
     for i, shift in enumerate(np.array(shifts)):
         y, x = alignment.crop(i)
         first, last = np.array([y.start, x.start]) - shift, np.array([y.stop - 1, x.stop - 1]) - shift
-        assert (first >= -low + MARGIN - 1e-9).all()
-        assert (last <= np.array([99, 89]) - high - MARGIN + 1e-9).all()
+        assert (first >= -low + BORDER_MARGIN - 1e-9).all()
+        assert (last <= np.array([99, 89]) - high - BORDER_MARGIN + 1e-9).all()
 
 
 def test_frames_without_common_structure_are_refused():

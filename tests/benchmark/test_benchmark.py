@@ -11,18 +11,9 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
 from stemkit import SFINDenoiser
-from stemkit.benchmark import (
-    HOSTS,
-    SETS,
-    SIMULATED,
-    TRUTHS,
-    evaluate,
-    scenes,
-    simulated,
-    simulation_parameters,
-    summary,
-)
+from stemkit.benchmark import evaluate, scenes, simulated, simulation_parameters, summary
 from stemkit.benchmark.held_back import HELD_BACK
+from stemkit.benchmark.scenes import SETS
 from stemkit.benchmark.scores import (
     image_maxima,
     intensity_slope,
@@ -32,8 +23,12 @@ from stemkit.benchmark.scores import (
     select_judged,
     shift_errors,
 )
-from stemkit.columns import Variance, fit_columns, nearest_distances
-from stemkit.images import MODES, mode_sign
+from stemkit.benchmark.simulated import SIMULATED
+from stemkit.benchmark.truths import HOSTS, TRUTHS
+from stemkit.columns import Variance, fit_columns
+from stemkit.columns.peaks import nearest_distances
+from stemkit.images.mode import mode_sign
+from stemkit.parameters import MODES
 from stemkit.synthesis import Columns, columns_at, render
 from stemkit.synthesis.recipe import ARRANGEMENTS
 

@@ -12,7 +12,7 @@ from strategies import SIGMAS, seeds, shapes
 from stemkit.benchmark.frame_scores import (
     Moments,
     ceiling,
-    correlation,
+    correlation_with_mean,
     jackknife_error,
     mean_squared_error,
     signal_variance,
@@ -37,11 +37,11 @@ def model_covariance(signal, noise):
 def test_scores_from_moments_are_those_of_the_images(seed, n, shape):
     rng = np.random.default_rng(seed)
     stacks = rng.normal(5, 2, (n, n, *shape)) + rng.normal(size=shape)
-    moments = Moments.of(stacks)
+    moments = Moments.from_stacks(stacks)
     for i, stack in enumerate(stacks):
         others = [j for j in range(n) if j != i]
         mean = stack[others].mean(axis=0)
-        assert correlation(moments.covariance[i], i, others) == pytest.approx(
+        assert correlation_with_mean(moments.covariance[i], i, others) == pytest.approx(
             np.corrcoef(stack[i].ravel(), mean.ravel())[0, 1], abs=1e-9
         )
         of_mean = stack[others].var(axis=0, ddof=1).mean() / (n - 1)
@@ -65,13 +65,13 @@ def test_the_error_is_unbiased_whatever_the_method_and_the_noise(seed, variance,
     squares = (noise[1:] ** 2).ravel()
     of_pairs = 2 * (squares.sum() ** 2 - (squares**2).sum()) / ((n - 1) * (n - 2)) ** 2
     std = np.sqrt((4 * true * of_mean + of_pairs) / truth.size)
-    assert abs(mean_squared_error(Moments.of([stack]).second[0], 0, others) - true) < SIGMAS * std
+    assert abs(mean_squared_error(Moments.from_stacks([stack]).second[0], 0, others) - true) < SIGMAS * std
 
 
 def test_a_constant_image_has_no_correlation():
     stack = np.random.default_rng(0).normal(size=(3, 8, 8))
     stack[0] = 2.0
-    assert np.isnan(correlation(Moments.of([stack]).covariance[0], 0, [1, 2]))
+    assert np.isnan(correlation_with_mean(Moments.from_stacks([stack]).covariance[0], 0, [1, 2]))
 
 
 # --- ceiling -----------------------------------------------------------------------------------------------------

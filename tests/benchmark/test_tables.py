@@ -13,7 +13,7 @@ import xarray as xr
 from stemkit import SFINDenoiser, WienerDenoiser
 from stemkit.benchmark.cost import Cost, _in_own_process, cost_table
 from stemkit.benchmark.evaluation import evaluate
-from stemkit.benchmark.localisation import MEASURED, displaced_crystal, localisation_table
+from stemkit.benchmark.localization import MEASURED, displaced_crystal, localization_table
 from stemkit.benchmark.methods import MethodSpec, compared_methods
 from stemkit.benchmark.report import Report, example_figure
 from stemkit.benchmark.scenes import scenes
@@ -267,9 +267,9 @@ class TestSeparation:
         assert table.set_index("method")["f1"]["blank"] == 0
 
 
-class TestLocalisation:
+class TestLocalization:
     def test_the_detector_reaches_the_bound_without_bias(self):
-        table = localisation_table({"recorded": None}, doses=(30.0,), n=1, verbose=False).set_index("method")
+        table = localization_table({"recorded": None}, doses=(30.0,), n=1, verbose=False).set_index("method")
         assert 0.9 < table["rms over limit"][MEASURED] < 1.15
         # equal weights are slightly less precise
         assert table["rms over limit"][MEASURED] < table["rms over limit"]["recorded"] < 1.4
@@ -281,13 +281,13 @@ class TestLocalisation:
         ideal = displaced_crystal(30.0, seed).ideal
         y, x = np.mgrid[:256, :256]
         spots = sum(np.exp(-((y - at[0]) ** 2 + (x - at[1]) ** 2) / (2 * 2.6**2)) for at in ideal)
-        table = localisation_table({"lattice": Constant(spots)}, doses=(30.0,), n=1, verbose=False).set_index("method")
+        table = localization_table({"lattice": Constant(spots)}, doses=(30.0,), n=1, verbose=False).set_index("method")
         assert table["slope"]["lattice"] == pytest.approx(0, abs=0.05)
         assert table["rms px"]["lattice"] == pytest.approx(0.5, rel=0.1)
 
     def test_locators_are_given_the_sites_of_the_lattice(self):
         known = {"given": lambda image, positions: positions}
-        table = localisation_table({}, locators=known, doses=(30.0,), n=1, verbose=False).set_index("method")
+        table = localization_table({}, locators=known, doses=(30.0,), n=1, verbose=False).set_index("method")
         # the given positions are those of the perfect lattice
         assert table["rms px"]["given"] == pytest.approx(0.5, rel=0.1)
         assert table["slope"]["given"] == 0
@@ -295,7 +295,7 @@ class TestLocalisation:
 
     def test_all_columns_are_lost_in_an_empty_image(self):
         nothing = {"blank": Constant(np.zeros((256, 256)))}
-        table = localisation_table(nothing, doses=(30.0,), n=1, verbose=False).set_index("method")
+        table = localization_table(nothing, doses=(30.0,), n=1, verbose=False).set_index("method")
         assert table["lost"]["blank"] == 1
         assert np.isnan(table["rms over limit"]["blank"])
 

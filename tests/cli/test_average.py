@@ -9,7 +9,7 @@ import tifffile
 from stemkit import NoiseModel, PointwiseNoise, read
 from stemkit.cli import main
 from stemkit.cli.average import _slow, series_figure
-from stemkit.images import is_lazy
+from stemkit.images.lazy import is_lazy
 from stemkit.series import SeriesAligner, draw_displacements, draw_series
 from stemkit.synthesis import cropped, disk, lattice, planar_cell
 
@@ -50,7 +50,7 @@ def test_frames_of_large_files_are_read_when_they_are_needed(file, monkeypatch):
     monkeypatch.setattr(SeriesAligner, "fit", lambda self, X: fitted.append(X) or fit(self, X))
     assert average(file, "--whole") == 0
     in_memory = read(file.parent / "series_average.nc")
-    monkeypatch.setattr("stemkit.cli.average.LARGE", 0)
+    monkeypatch.setattr("stemkit.cli.average.MAX_BYTES_IN_MEMORY", 0)
     (file.parent / "series_average.nc").unlink()
     assert average(file, "--whole") == 0
     assert [is_lazy(frames) for frames in fitted] == [False, True]

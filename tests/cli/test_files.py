@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stemkit.cli.files import LONGEST_NAME, RESULT_ENDINGS, is_result_ending, result_names, select_files
+from stemkit.cli.files import MAX_NAME_BYTES, RESULT_ENDINGS, is_result_ending, result_names, select_files
 
 #: Few letters, so that names collide.
 NAMES = st.builds("{}{}".format, st.text("ab_", min_size=1, max_size=4), st.sampled_from([".tif", ".npy", "_tif.png"]))
@@ -36,10 +36,10 @@ def test_examples_of_names(paths, names):
     assert result_names([Path(p) for p in paths]) == names
 
 
-@given(st.text(string.ascii_letters + "µÅé", min_size=LONGEST_NAME + 1, max_size=255))
+@given(st.text(string.ascii_letters + "µÅé", min_size=MAX_NAME_BYTES + 1, max_size=255))
 def test_long_names_leave_space_for_endings(stem):
     long, other = result_names([Path(f"{stem}.tif"), Path(f"{stem}b.tif")])
-    assert max(len(os.fsencode(long)), len(os.fsencode(other))) <= LONGEST_NAME
+    assert max(len(os.fsencode(long)), len(os.fsencode(other))) <= MAX_NAME_BYTES
     assert long != other
 
 

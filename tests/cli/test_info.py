@@ -10,6 +10,7 @@ import xarray as xr
 
 import stemkit
 from stemkit.cli import main
+from stemkit.images.pixel_size import with_pixel_sizes
 
 
 def info(capsys, *arguments):
@@ -32,7 +33,7 @@ def test_size_pixel_size_mode_and_range(tif, image, capsys):
 def test_an_uncalibrated_image_and_pixels_that_are_not_square(tmp_path, image, capsys):
     np.save(tmp_path / "bare.npy", image.values)
     assert info(capsys, tmp_path / "bare.npy")["pixel size"] == "not known: give --pixel-size"
-    oblong = stemkit.images.with_pixel_sizes(image, 0.02, 0.01)
+    oblong = with_pixel_sizes(image, 0.02, 0.01)
     path = stemkit.write(oblong, tmp_path / "oblong.tif")
     assert info(capsys, path)["pixel size"] == "0.02 nm (y) x 0.01 nm (x) (1.92 x 1.12 nm)"
 

@@ -11,7 +11,7 @@ import pytest
 
 import stemkit
 from stemkit.cli import main
-from stemkit.cli.messages import described, with_option_names
+from stemkit.cli.messages import error_line, with_option_names
 from stemkit.tables import counted
 
 #: A line that announces a step.
@@ -115,7 +115,7 @@ class TestMessages:
         ],
     )
     def test_errors_are_one_line(self, error, expected):
-        assert described(error).startswith(expected)
+        assert error_line(error).startswith(expected)
 
     def test_an_unexpected_error_is_shown_where_it_occurred_on_request(self, tif, capsys, monkeypatch):
         def fails(*_, **__):

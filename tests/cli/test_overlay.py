@@ -89,8 +89,8 @@ def test_symbols_are_visible_on_black_and_on_white(image, table):
         figure = detection_figure(flat, table.assign(quality=0))
         figure.canvas.draw()
         pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].astype(int)
-        colour = np.array([int(GOOD_STYLE[0][i : i + 2], 16) for i in (1, 3, 5)])
-        near = np.abs(pixels - colour).sum(axis=-1) < 60
+        color = np.array([int(GOOD_STYLE[0][i : i + 2], 16) for i in (1, 3, 5)])
+        near = np.abs(pixels - color).sum(axis=-1) < 60
         assert near.sum() > 2000
         if level == 1.0:
             assert (pixels.sum(axis=-1) < 90).sum() > 2000
@@ -112,8 +112,8 @@ def test_formats_of_figures(tmp_path, tif, suffix, start):
 def test_a_stack_has_a_figure_per_frame_with_its_own_columns(tmp_path):
     values = np.zeros((2, 60, 60), dtype=np.float32) + np.random.default_rng(0).normal(0, 0.02, (2, 60, 60))
     y, x = np.mgrid[:60, :60]
-    for frame, centres in enumerate(([(15, 15)], [(15, 40), (40, 15), (40, 42)])):
-        for p, q in centres:
+    for frame, centers in enumerate(([(15, 15)], [(15, 40), (40, 15), (40, 42)])):
+        for p, q in centers:
             values[frame] += np.exp(-((y - p) ** 2 + (x - q) ** 2) / 18)
     np.save(tmp_path / "stack.npy", values)
     out = tmp_path / "out"

@@ -17,9 +17,9 @@ class Terminal(io.StringIO):
 @pytest.fixture
 def quick(monkeypatch):
     """Times of a hundredth."""
-    monkeypatch.setattr(progress, "TICK", 0.005)
-    monkeypatch.setattr(progress, "QUIET", 0.05)
-    monkeypatch.setattr(progress, "REMINDER", 0.1)
+    monkeypatch.setattr(progress, "TICK_INTERVAL", 0.005)
+    monkeypatch.setattr(progress, "MAX_QUIET_TIME", 0.05)
+    monkeypatch.setattr(progress, "REMINDER_INTERVAL", 0.1)
 
 
 def wait_for(condition):

@@ -10,7 +10,7 @@ import pytest
 import xarray as xr
 
 from stemkit import NoiseModel, ScanNoise
-from stemkit.cli.suspicion import notes, summary
+from stemkit.cli.suspicion import column_summary, notes
 from stemkit.detection import Quality
 
 DETECTOR = SimpleNamespace(calibrated_=False, spacing_=10.0, width_=2.5, significance=2.5)
@@ -43,7 +43,7 @@ def note(table, image=None):
 
 def test_summary_counts_flags():
     table = columns(flags=Quality.EDGE | Quality.FAINT, n_flagged=7)
-    assert summary(table) == "100 columns, 93 good (7 near the border, 7 faint)"
+    assert column_summary(table) == "100 columns, 93 good (7 near the border, 7 faint)"
 
 
 @pytest.mark.parametrize("flag", [0, Quality.EDGE, Quality.SATURATED])

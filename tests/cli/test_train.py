@@ -1,9 +1,11 @@
 """``stemkit train``."""
 
+from importlib import import_module
+
 import pytest
 import torch
 
-from stemkit.benchmark import TRUTHS
+from stemkit.benchmark.truths import TRUTHS
 from stemkit.cli import main
 from stemkit.denoising import load_weights
 
@@ -30,7 +32,7 @@ def test_writes_weights_and_card_and_resumes(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("stemkit.benchmark.evaluation.DOSES", (10.0,))
     monkeypatch.setattr("stemkit.benchmark.evaluation.HOSTS", ("square",))
     monkeypatch.setattr("stemkit.benchmark.evaluation.TRUTHS", {"vacancies": TRUTHS["vacancies"]})
-    monkeypatch.setattr("stemkit.benchmark.SETS", ("simulated",))
+    monkeypatch.setattr(import_module("stemkit.benchmark.scenes"), "SETS", ("simulated",))
     assert train(tmp_path, "--epochs", "2", "--minutes", "0") == 0
     printed = capsys.readouterr().out
     assert "1 epochs (of 2: not finished)" in printed

@@ -125,9 +125,9 @@ def test_radial_profiles_are_linearly_interpolated(n, n_rings, step, seed):
     image = np.zeros((30, 28))
     add_radial_profiles(image, places, weights, values, step, 40)
     y, x = np.mgrid[:30, :28]
-    centres = (np.arange(n_rings) + 0.5) * step
+    centers = (np.arange(n_rings) + 0.5) * step
     expected = sum(
-        w * np.interp(np.hypot(y - p[0], x - p[1]), centres, values, right=0.0)
+        w * np.interp(np.hypot(y - p[0], x - p[1]), centers, values, right=0.0)
         for p, w in zip(places, weights, strict=True)
     )
     np.testing.assert_allclose(image, expected, atol=1e-12)

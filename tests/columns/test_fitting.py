@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -231,8 +232,8 @@ def test_pairs_reach_their_joint_cramer_rao_bound(apart):
     """Fisher information of two Gaussians on one background, by finite differences."""
     level, n = 0.05, 150
     rng = np.random.default_rng(7)
-    centres = np.stack(np.mgrid[0:15, 0:10], axis=-1).reshape(-1, 2) * 40.0 + 20
-    middle = centres + rng.uniform(-0.5, 0.5, centres.shape)
+    centers = np.stack(np.mgrid[0:15, 0:10], axis=-1).reshape(-1, 2) * 40.0 + 20
+    middle = centers + rng.uniform(-0.5, 0.5, centers.shape)
     half = apart * SIGMA / 2 * np.array([0.0, 1.0])
     positions = np.vstack([middle - half, middle + half])
     shape = (600, 400)
@@ -317,8 +318,7 @@ def test_only_changed_columns_are_fitted_again():
     variance = 0.05**2
     before = fit_columns(image, positions, SIGMA, variance=variance)
     changed = np.arange(len(positions)) == 40
-    moved = before.take(slice(None))
-    moved.x = before.x + 0.3
+    moved = replace(before, x=before.x + 0.3)
     after = fit_columns(image, moved, SIGMA, variance=variance, changed=changed)
     # the others keep their numbers, the changed column converges again
     np.testing.assert_array_equal(after.x[~changed], moved.x[~changed])
@@ -334,8 +334,7 @@ def test_neighbours_of_changed_columns_are_fitted_again():
     variance = 0.02**2
     before = fit_columns(image, positions, SIGMA, variance=variance)
     changed = np.hypot(*(positions - 60).T) < 15
-    moved = before.take(slice(None))
-    moved.x = before.x + np.where(changed, 1.0, 0.0)
+    moved = replace(before, x=before.x + np.where(changed, 1.0, 0.0))
     after = fit_columns(image, moved, SIGMA, variance=variance, changed=changed)
     assert (np.abs(after.x - before.x) / before.x_err).max() < 0.2
 

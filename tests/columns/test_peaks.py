@@ -13,7 +13,8 @@ from scipy.spatial import cKDTree
 from strategies import SIGMAS, gaussians, lattice_positions, seeds, shapes
 
 from stemkit import NoiseModel, PointwiseNoise
-from stemkit.columns import column_response, find_peaks, nearest_distances, peaks_above_noise
+from stemkit.columns import column_response, find_peaks, peaks_above_noise
+from stemkit.columns.peaks import nearest_distances
 
 
 def noise(n: int, seed: int, correlation_x: float = 0.0) -> np.ndarray:

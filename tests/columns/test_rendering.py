@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import gaussians, seeds
 
-from stemkit.columns import ColumnFits, fitted_change, render_columns
+from stemkit.columns import ColumnFits, render_columns
 from stemkit.columns.constants import RENDER_RADIUS, WINDOW_RADIUS
+from stemkit.columns.rendering import fitted_change
 from stemkit.columns.results import _intensity, _intensity_gradient
 
 SHAPE = (60, 72)

@@ -23,8 +23,8 @@ from stemkit import (
     STEMSynthesizer,
     WienerDenoiser,
 )
-from stemkit.benchmark import TRUTHS
-from stemkit.denoising.anscombe import Stabilised
+from stemkit.benchmark.truths import TRUTHS
+from stemkit.denoising.anscombe import Stabilized
 from stemkit.denoising.periodic import FRACTIONS, Overlap, _average, _filtered_noise, _subpixel_shifts
 from stemkit.denoising.spectral import information_limit, periodic_part, radial_background
 from stemkit.metrics import psnr
@@ -147,31 +147,31 @@ class TestSpectrum:
         assert (enhanced - kept * crystal).std() < 0.65
 
 
-class TestStabilised:
+class TestStabilized:
     @pytest.mark.parametrize(("dose", "readout"), [(4.0, 0.0), (20.0, 0.0), (2.0, 1.5), (10.0, 3.0)])
     def test_noise_has_a_deviation_of_one_and_the_mean_comes_back(self, dose, readout):
         rng, gain = np.random.default_rng(0), 0.05
         counts = rng.poisson(dose, 400_000) + rng.normal(0, readout, 400_000)
-        stabilised = Stabilised(readout * gain, gain).forward(counts * gain)
-        assert stabilised.std() == pytest.approx(1.0, abs=0.06)
-        mean = Stabilised(readout * gain, gain).inverse(np.array(stabilised.mean()))
+        stabilized = Stabilized(readout * gain, gain).forward(counts * gain)
+        assert stabilized.std() == pytest.approx(1.0, abs=0.06)
+        mean = Stabilized(readout * gain, gain).inverse(np.array(stabilized.mean()))
         assert mean == pytest.approx(dose * gain, rel=0.02)
         # the transform's own inverse would be too low by about a quarter of an electron
-        naive = ((stabilised.mean() / 2) ** 2 - 0.375 - readout**2) * gain
+        naive = ((stabilized.mean() / 2) ** 2 - 0.375 - readout**2) * gain
         assert abs(naive - dose * gain) > 4 * abs(mean - dose * gain)
 
     def test_dark_columns_take_electrons_away(self):
         rng, gain, level = np.random.default_rng(0), 0.02, 30.0
         # signal is what is missing from the level, in parts of the contrast
         signal = (level - rng.poisson(12.0, 400_000)) * gain
-        stabilised = Stabilised(np.sqrt(level) * gain, -gain).forward(signal)
-        assert stabilised.std() == pytest.approx(1.0, abs=0.03)
-        mean = Stabilised(np.sqrt(level) * gain, -gain).inverse(np.array(stabilised.mean()))
+        stabilized = Stabilized(np.sqrt(level) * gain, -gain).forward(signal)
+        assert stabilized.std() == pytest.approx(1.0, abs=0.03)
+        mean = Stabilized(np.sqrt(level) * gain, -gain).inverse(np.array(stabilized.mean()))
         assert mean == pytest.approx((level - 12.0) * gain, rel=0.02)
 
     @given(st.floats(0.01, 1.0), st.floats(-2.0, 2.0))
     def test_without_gain_nothing_bends(self, readout, signal):
-        counts = Stabilised(readout, 0.0)
+        counts = Stabilized(readout, 0.0)
         assert counts.forward(np.array(signal)) == pytest.approx(signal / readout)
         assert counts.inverse(counts.forward(np.array(signal))) == pytest.approx(signal)
 

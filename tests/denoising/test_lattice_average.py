@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from scipy import fft
 
 from stemkit import NoiseModel, PointwiseNoise, SFINDenoiser, STEMSynthesizer
-from stemkit.benchmark import TRUTHS, scores
+from stemkit.benchmark import scores
+from stemkit.benchmark.truths import TRUTHS
 from stemkit.denoising.lattice_average import _linear_variance, _Noise, _solve_3x3, combine_with_lattice
 from stemkit.denoising.translations import Translations, _convolved, _kernel, _refined
 from stemkit.metrics import psnr

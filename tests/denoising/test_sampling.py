@@ -13,7 +13,7 @@ from strategies import SIGMAS, levels, seeds, shapes
 from stemkit import NoiseModel, PointwiseNoise, SFINDenoiser, STEMSynthesizer
 from stemkit.columns import find_peaks
 from stemkit.denoising.sampling import CONSTANTS, chosen_grid, resampled, variance_fractions
-from stemkit.images import RECORDED
+from stemkit.images.provenance import RECORDED
 from stemkit.synthesis import lattice, planar_cell, render
 
 SHAPE = (160, 200)

@@ -290,7 +290,7 @@ def test_the_learning_rate_is_0_when_the_time_is_over(steps_before, monkeypatch)
 
 
 def test_a_batch_has_an_image(tmp_path):
-    with pytest.raises(ValueError, match="batch_size must be at least 1, but is 0"):
+    with pytest.raises(ValueError, match="batch_size must be an integer of at least 1, but is 0"):
         train_general(tmp_path, batch_size=0)
 
 

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from strategies import gaussians, labelled
+from strategies import gaussians, labeled
 
 import stemkit
 from stemkit import (
@@ -21,7 +21,7 @@ from stemkit import (
 )
 from stemkit.detection import Quality
 from stemkit.detection.table import COLUMNS
-from stemkit.images import with_pixel_sizes
+from stemkit.images.pixel_size import with_pixel_sizes
 from stemkit.metrics import match_columns
 
 SIGMA, SPACING, SIZE = 3.0, 14.0, 256
@@ -412,7 +412,7 @@ class TestUnusualImages:
         positions = square_grid(2.0, 64)
         model = NoiseModel(mode="haadf", pointwise=PointwiseNoise(readout=0.05))
         clean = gaussians((64, 64), positions, 0.5)
-        image = labelled(model.apply(clean, random_state=0), model)
+        image = labeled(model.apply(clean, random_state=0), model)
         table = AtomDetector(spacing=2.0, width=0.5).fit_transform(image)
         assert match_columns(table[["y_px", "x_px"]], positions, 0.7).recall > 0.9
 

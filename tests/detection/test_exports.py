@@ -18,7 +18,7 @@ from stemkit.detection.exports import (
     to_napari,
     write_columns,
 )
-from stemkit.plotting import COLUMN_COLOR, FLAGGED_COLOR
+from stemkit.plotting.columns import COLUMN_COLOR, FLAGGED_COLOR
 
 PIXEL = 0.0125
 ORIGIN = (0.4, 1.3)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from strategies import gaussians, labelled, lattice_positions
+from strategies import gaussians, labeled, lattice_positions
 
 from stemkit import AtomDetector, NoiseModel, PointwiseNoise, SFINDenoiser
 from stemkit.columns import column_response, find_peaks
@@ -23,7 +23,7 @@ LATTICES = {"square": (18.0, 3.0, 0.0), "centred": (24.0, 3.0, 0.6), "coarse": (
 def counted(clean: np.ndarray, dose: float, seed: int, support: float = 0.1) -> xr.DataArray:
     """Counted electrons without readout noise, ``dose`` of them per pixel at a bright column."""
     values = np.random.default_rng(seed).poisson(dose * (support + clean)) / dose
-    return labelled(values, NoiseModel(1.0, support, pointwise=PointwiseNoise(0.01, 1 / dose, kind="poisson")))
+    return labeled(values, NoiseModel(1.0, support, pointwise=PointwiseNoise(0.01, 1 / dose, kind="poisson")))
 
 
 def found_in(kind: str, dose: float, seed: int) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
@@ -76,7 +76,7 @@ def test_false_columns_in_enhanced_noise_are_rare(level):
     for seed in range(n_images):
         if level is None:
             noise = NoiseModel(1.0, 0.0, pointwise=PointwiseNoise(0.3))
-            image = labelled(np.random.default_rng(seed).normal(0, 0.3, SHAPE), noise)
+            image = labeled(np.random.default_rng(seed).normal(0, 0.3, SHAPE), noise)
         else:
             image = counted(np.full(SHAPE, 0.9), level, seed)
         n += len(AtomDetector(spacing=18.0, width=3.0).fit_transform(SFINDenoiser().fit_transform(image)))

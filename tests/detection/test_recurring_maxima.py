@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import labelled, lattice_positions, seeds
+from strategies import labeled, lattice_positions, seeds
 
 from stemkit import AtomDetector, NoiseModel, PointwiseNoise
 from stemkit.columns import find_peaks
@@ -85,7 +85,7 @@ def test_a_faint_sublattice_is_not_the_misfit_of_the_bright_one(sigma, seed):
     heights = np.where((row + col) % 2 == 0, 1.0, 0.45)
     image = drawn(places, heights, sigma)[:128, :128] + rng.normal(0, 0.05, (128, 128))
     noise = NoiseModel(1.0, 0.0, pointwise=PointwiseNoise(0.05))
-    found = AtomDetector().fit_transform(labelled(image, noise))
+    found = AtomDetector().fit_transform(labeled(image, noise))
     assert match_columns(found[["y_px", "x_px"]], places, 8.0 / 3).f1 > 0.985
 
 
@@ -102,7 +102,7 @@ class TestFaintSpotsInVacuum:
         image = drawn(crystal, 1.0, WIDTH) + drawn(self.SPOTS, snr * level, WIDTH)
         image += np.random.default_rng(0).normal(0, 0.1, SHAPE)
         noise = NoiseModel(1.0, 0.0, pointwise=PointwiseNoise(0.1))
-        return AtomDetector(width=WIDTH, spacing=12.0).fit_transform(labelled(image, noise)), crystal
+        return AtomDetector(width=WIDTH, spacing=12.0).fit_transform(labeled(image, noise)), crystal
 
     def test_spots_at_the_level_of_the_noise_are_not_columns(self):
         table, crystal = self.measured(4.0)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial import cKDTree
-from strategies import labelled, lattice_positions, seeds
+from strategies import labeled, lattice_positions, seeds
 
 from stemkit import AtomDetector, NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.metrics import match_columns
@@ -44,7 +44,7 @@ def recorded(dose: float, faint: float, jitter: float, seed: int, shape: tuple[i
     values = rng.poisson(dose * (SUPPORT + drawn(shape, places, heights, WIDTH, shifts))) / dose
     scan, counts = ScanNoise(jitter=jitter), PointwiseNoise(0.01, 1 / dose, kind="poisson")
     noise = NoiseModel(1.0, SUPPORT, scan=scan, pointwise=counts)
-    return values, places, heights, lambda part: labelled(part, noise)
+    return values, places, heights, lambda part: labeled(part, noise)
 
 
 def are_inside(places: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import xarray as xr
-from strategies import gaussians, labelled, lattice_positions
+from strategies import gaussians, labeled, lattice_positions
 
 from stemkit import AtomDetector, NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.detection.matched_filter import matched_filter, noise_variance
@@ -18,7 +18,7 @@ MODEL = NoiseModel(
 
 
 def recorded(clean: np.ndarray, seed: int) -> xr.DataArray:
-    return labelled(MODEL.apply(clean, random_state=seed), MODEL)
+    return labeled(MODEL.apply(clean, random_state=seed), MODEL)
 
 
 @pytest.mark.parametrize("width", [1.5, 3.0, 6.0])

@@ -48,8 +48,8 @@ def test_pointwise_noise():
     n = drawn.numel()
     widened = math.sqrt((1 + 0.4**2) / (1 - 0.4**2))
     assert abs(float((drawn / 0.2).square().mean()) - 1) < SIGMAS * math.sqrt(2 / n) * widened
-    neighbours = float((drawn[..., 1:] * drawn[..., :-1]).mean() / drawn.square().mean())
-    assert abs(neighbours - 0.4) < SIGMAS / math.sqrt(n)
+    neighbors = float((drawn[..., 1:] * drawn[..., :-1]).mean() / drawn.square().mean())
+    assert abs(neighbors - 0.4) < SIGMAS / math.sqrt(n)
 
 
 def test_counted_electrons():

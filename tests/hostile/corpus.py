@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import tifffile
 
-from stemkit.io import READABLE
+from stemkit.io.reading import READABLE
 
 __all__ = ["by_hand", "damaged"]
 

@@ -17,7 +17,7 @@ from PIL import Image
 from scipy.io import savemat
 
 import stemkit
-from stemkit.images import with_pixel_sizes
+from stemkit.images.pixel_size import with_pixel_sizes
 
 __all__ = ["write_seeds"]
 
@@ -71,12 +71,12 @@ def _tiff(folder: Path) -> list[Path]:
 
 def _pictures(folder: Path) -> list[Path]:
     paths = [folder / name for name in ("grey.png", "deep.png", "colour.png", "grey.jpg", "animated.png")]
-    grey = Image.fromarray((VALUES >> 8).astype(np.uint8))
-    grey.save(paths[0])
+    gray = Image.fromarray((VALUES >> 8).astype(np.uint8))
+    gray.save(paths[0])
     Image.fromarray(VALUES).save(paths[1])
-    grey.convert("RGB").save(paths[2])
-    grey.save(paths[3])
-    grey.save(paths[4], save_all=True, append_images=[grey.rotate(180)], duration=100)
+    gray.convert("RGB").save(paths[2])
+    gray.save(paths[3])
+    gray.save(paths[4], save_all=True, append_images=[gray.rotate(180)], duration=100)
     return paths
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import stemkit
 from stemkit.atomic import check_place, whole_file
-from stemkit.io import WRITABLE
+from stemkit.io.writing import WRITABLE
 
 IMAGE = np.random.default_rng(0).integers(0, 60000, (300, 300)).astype(np.uint16)
 

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.io import savemat
 
 import stemkit
-from stemkit.images import with_pixel_sizes
+from stemkit.images.pixel_size import with_pixel_sizes
 from stemkit.io.folders import natural_key
 
 FRAMES = np.random.default_rng(3).integers(0, 60000, (4, 20, 24)).astype(np.uint16)

@@ -3,7 +3,7 @@ import pytest
 import xarray as xr
 
 import stemkit
-from stemkit.images import with_pixel_sizes
+from stemkit.images.pixel_size import with_pixel_sizes
 
 IMAGE = np.arange(48, dtype=np.float32).reshape(6, 8)
 

@@ -93,7 +93,9 @@ def test_every_file_is_read_or_refused(path):
             with pytest.raises(ValueError, match="the suffix must be one of"):
                 stemkit.read(path)
         else:
-            assert stemkit.read(path).size > 0
+            values = stemkit.read(path).values
+            assert np.isfinite(values).all()
+            assert np.ptp(values) > 0
 
 
 def test_every_family_is_there():

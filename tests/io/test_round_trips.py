@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import stemkit
-from stemkit.images import pixel_sizes, with_pixel_sizes
+from stemkit.images.pixel_size import pixel_sizes, with_pixel_sizes
 
 CALIBRATED = ("tif", "hspy", "nc")
 DTYPES = ("uint8", "uint16", "int16", "uint32", "int32", "int64", "float16", "float32", "float64")

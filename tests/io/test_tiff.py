@@ -235,17 +235,17 @@ def test_one_bit(photometric, tmp_path):
 
 def test_a_palette_of_greys_gives_grey_values(tmp_path):
     indices = (IMAGE % 7).astype(np.uint8)
-    greys = np.linspace(250, 10, 256).astype(np.uint8)
+    grays = np.linspace(250, 10, 256).astype(np.uint8)
     picture = Image.fromarray(indices, mode=None)
-    picture.putpalette(np.repeat(greys, 3).tolist())
+    picture.putpalette(np.repeat(grays, 3).tolist())
     for name in ("a.tif", "a.png"):
         picture.save(tmp_path / name)
-        np.testing.assert_array_equal(stemkit.read(tmp_path / name).values, greys[indices])
+        np.testing.assert_array_equal(stemkit.read(tmp_path / name).values, grays[indices])
 
 
 def test_a_palette_of_colours_is_refused(tmp_path):
-    colours = np.arange(768, dtype=np.uint16).reshape(3, 256) * 85
-    tifffile.imwrite(tmp_path / "a.tif", (IMAGE % 256).astype(np.uint8), photometric="palette", colormap=colours)
+    colors = np.arange(768, dtype=np.uint16).reshape(3, 256) * 85
+    tifffile.imwrite(tmp_path / "a.tif", (IMAGE % 256).astype(np.uint8), photometric="palette", colormap=colors)
     with pytest.raises(ValueError, match="coloured picture"):
         stemkit.read(tmp_path / "a.tif")
 

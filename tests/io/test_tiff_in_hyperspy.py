@@ -5,7 +5,7 @@ import pytest
 import xarray as xr
 
 import stemkit
-from stemkit.images import with_pixel_sizes
+from stemkit.images.pixel_size import with_pixel_sizes
 
 
 @pytest.mark.parametrize("shape", [(6, 8), (3, 6, 8)])

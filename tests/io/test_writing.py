@@ -10,8 +10,9 @@ import xarray as xr
 
 import stemkit
 from stemkit.atomic import whole_file
-from stemkit.images import with_pixel_sizes
-from stemkit.io import WRITABLE, writing
+from stemkit.images.pixel_size import with_pixel_sizes
+from stemkit.io import writing
+from stemkit.io.writing import WRITABLE
 
 IMAGE = np.arange(48, dtype=np.uint16).reshape(6, 8)
 

@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 
 import stemkit
+from stemkit.io.reading import READABLE
 from stemkit.napari.layers import as_image, columns_layer, image_layer
 from stemkit.napari.reader import reader_of
 
@@ -55,7 +56,7 @@ def test_the_manifest_is_valid():
     manifest = npe2.PluginManifest.from_file(MANIFEST)
     manifest.validate_imports()
     patterns = {pattern[1:] for pattern in manifest.contributions.readers[0].filename_patterns}
-    assert patterns <= set(stemkit.io.READABLE)
+    assert patterns <= set(READABLE)
 
 
 def test_a_file_is_read_with_its_pixel_size(viewer, tmp_path):

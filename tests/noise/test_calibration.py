@@ -14,7 +14,7 @@ from strategies import SIGMAS, crystal, displacements, modes, pixel_sizes, reali
 
 import stemkit
 from stemkit import BackgroundNoise, NoiseCalibrator, NoiseModel, PointwiseNoise, ScanNoise, STEMSynthesizer
-from stemkit.images import check_noise_attr
+from stemkit.images.provenance import check_noise_attr
 from stemkit.noise.image_calibration import calibrate_image
 
 
@@ -350,14 +350,14 @@ def image_of(pixel_size: float | None, n: int = 96) -> xr.DataArray:
 def test_transform_adds_the_model_and_keeps_the_pixels(pixel_size):
     image = image_of(pixel_size)
     calibrator = NoiseCalibrator().fit(image)
-    labelled = calibrator.transform(image)
-    assert labelled.dtype == np.float32
-    assert np.array_equal(labelled, image)
+    labeled = calibrator.transform(image)
+    assert labeled.dtype == np.float32
+    assert np.array_equal(labeled, image)
     assert "noise" not in image.attrs
-    described = json.loads(labelled.attrs["noise"])
+    described = json.loads(labeled.attrs["noise"])
     assert described.pop("pixel_size") == (None if pixel_size is None else pytest.approx(pixel_size))
     assert NoiseModel.from_dict(described) == calibrator.noise_model_
-    assert NoiseModel.from_dict(check_noise_attr(labelled)) == calibrator.noise_model_
+    assert NoiseModel.from_dict(check_noise_attr(labeled)) == calibrator.noise_model_
 
 
 def test_transform_takes_contrast_and_level_from_each_image():
@@ -383,16 +383,16 @@ def test_noise_survives_a_file(stack, tmp_path):
     image = image_of(0.0123)
     if stack:
         image = xr.concat([image, 2 * image], dim="image").assign_attrs(image.attrs)
-    labelled = NoiseCalibrator().fit(image).transform(image)
-    back = stemkit.read(stemkit.write(labelled, tmp_path / "image.nc"))
-    pairs = zip(back, labelled, strict=True) if stack else [(back, labelled)]
+    labeled = NoiseCalibrator().fit(image).transform(image)
+    back = stemkit.read(stemkit.write(labeled, tmp_path / "image.nc"))
+    pairs = zip(back, labeled, strict=True) if stack else [(back, labeled)]
     if stack:
-        assert [json.loads(n) for n in back.attrs["noise"]] == [json.loads(n) for n in labelled.attrs["noise"]]
-        assert json.loads(labelled.attrs["noise"][1])["contrast"] == pytest.approx(
-            2 * json.loads(labelled.attrs["noise"][0])["contrast"], rel=1e-4
+        assert [json.loads(n) for n in back.attrs["noise"]] == [json.loads(n) for n in labeled.attrs["noise"]]
+        assert json.loads(labeled.attrs["noise"][1])["contrast"] == pytest.approx(
+            2 * json.loads(labeled.attrs["noise"][0])["contrast"], rel=1e-4
         )
     else:
-        assert check_noise_attr(back) == check_noise_attr(labelled)
+        assert check_noise_attr(back) == check_noise_attr(labeled)
     for one, other in pairs:
         assert np.array_equal(one, other)
 
@@ -400,12 +400,12 @@ def test_noise_survives_a_file(stack, tmp_path):
 @pytest.mark.parametrize("change", [lambda i: i[::2, ::2], lambda i: i.drop_vars(["y", "x"])])
 def test_another_pixel_size_is_refused(change):
     image = image_of(0.0123)
-    labelled = NoiseCalibrator().fit(image).transform(image)
+    labeled = NoiseCalibrator().fit(image).transform(image)
     with pytest.raises(ValueError, match=r"was calibrated at a pixel size of 0\.0123 nm, but the image has"):
-        check_noise_attr(change(labelled))
-    assert check_noise_attr(labelled[10:50, 3:]) == check_noise_attr(labelled)
+        check_noise_attr(change(labeled))
+    assert check_noise_attr(labeled[10:50, 3:]) == check_noise_attr(labeled)
     with pytest.raises(ValueError, match="run NoiseCalibrator again"):
-        STEMSynthesizer().fit(change(labelled))
+        STEMSynthesizer().fit(change(labeled))
 
 
 def test_estimator_conventions():

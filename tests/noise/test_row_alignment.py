@@ -34,7 +34,7 @@ def jittered(clean: np.ndarray, jitter: float, noise: float, seed: int) -> tuple
     return model.apply(clean, random_state=seed), rows - rows.mean()
 
 
-def labelled(values: np.ndarray, pixel_size: float = 0.01, **attrs: object) -> xr.DataArray:
+def labeled(values: np.ndarray, pixel_size: float = 0.01, **attrs: object) -> xr.DataArray:
     return stemkit.calibrated(values, pixel_size=pixel_size).assign_attrs(mode="haadf", **attrs).rename("counts")
 
 
@@ -83,7 +83,7 @@ def test_rows_without_displacement_stay_in_place(noise, seed):
 @given(pixel_sizes, st.sampled_from(["f4", "f8", "u2"]), seeds)
 def test_labels_are_kept_and_the_noise_model_is_removed(pixel_size, dtype, seed):
     image, _ = jittered(specimen(), 0.5, 0.05, seed)
-    recorded = labelled((100 * image + 1000).astype(dtype), pixel_size, sample="STO")
+    recorded = labeled((100 * image + 1000).astype(dtype), pixel_size, sample="STO")
     with_noise = recorded.assign_attrs(noise=json.dumps(NoiseModel().to_dict()))
     straight = RowAligner().fit_transform(with_noise)
     assert straight.dtype == (np.float64 if dtype == "f8" else np.float32)
@@ -118,7 +118,7 @@ def test_stacks_and_lists_are_measured_one_by_one():
     aligner = RowAligner(mode="haadf").fit(np.stack(images))
     assert aligner.n_images_ == len(aligner.shifts_) == 2
     np.testing.assert_array_equal(aligner.transform(np.stack(images)), np.stack(alone))
-    sizes = [labelled(images[0]), images[1][:180, :200]]
+    sizes = [labeled(images[0]), images[1][:180, :200]]
     first, second = RowAligner(mode="haadf").fit_transform(sizes)
     np.testing.assert_array_equal(first, alone[0])
     assert isinstance(second, np.ndarray)
@@ -147,7 +147,7 @@ def test_rows_without_columns_are_not_shifted():
 
 
 def test_denoised_images_are_refused():
-    image = labelled(specimen())
+    image = labeled(specimen())
     denoised = image.assign_coords(recorded=image.variable)
     with pytest.raises(ValueError, match="put RowAligner before the denoiser"):
         RowAligner().fit(denoised)
@@ -173,7 +173,7 @@ def test_unknown_modes_and_unfitted_aligners_are_refused():
 
 def test_single_counts_of_an_aligned_image_are_not_faulty():
     counts = NoiseModel(scan=ScanNoise(jitter=0.5), pointwise=PointwiseNoise.counted(0.5, background=0.02))
-    image = labelled(counts.apply(specimen(), random_state=1))
+    image = labeled(counts.apply(specimen(), random_state=1))
     # faults would be searched for in interpolated counts, which are not counts
     aligned = RowAligner().fit_transform(image)
     assert np.ptp(RowAligner().fit(image).shifts_[0]) > 0.5
@@ -192,7 +192,7 @@ def test_faulty_pixels_are_not_spread_by_interpolation():
 
 
 def test_an_image_without_a_lattice_keeps_its_rows_and_its_faults_are_interpolated():
-    image = labelled(np.random.default_rng(0).normal(size=(64, 64)))
+    image = labeled(np.random.default_rng(0).normal(size=(64, 64)))
     with pytest.warns(UserWarning, match="no lattice of columns"):
         aligned = RowAligner().fit_transform(image)
     np.testing.assert_array_equal(aligned.values, image.values)

@@ -122,9 +122,9 @@ def test_expected_drift_and_jitter_are_those_of_a_gaussian_process(jitter, drift
     left = np.linalg.inv(np.linalg.inv(whole) + information)
     covariance = vectors @ posterior.apply_displacement_covariance(vectors.T @ np.eye(n))
     np.testing.assert_allclose(covariance, left, atol=1e-8)
-    centre = np.eye(n) - 1 / n
+    center = np.eye(n) - 1 / n
     own = slow - slow @ information @ np.linalg.solve(np.eye(n) + whole @ information, slow)
-    mean_square = float(expected @ expected + np.trace(centre @ own)) / n
+    mean_square = float(expected @ expected + np.trace(center @ own)) / n
     assert found.drift == pytest.approx(math.sqrt(mean_square), rel=1e-6)
 
 

@@ -19,7 +19,7 @@ import stemkit
 from stemkit import AtomDetector, NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.report import Section, write_index, write_report
 from stemkit.report.charts import _extent, _maxima, _power
-from stemkit.report.encoding import grey_levels, picture
+from stemkit.report.encoding import gray_levels, picture
 from stemkit.report.noise_words import noise_sentences
 
 SPACING, PIXEL = 12.0, 0.02
@@ -149,9 +149,9 @@ def test_large_images_are_averaged():
 
 
 def test_grey_levels_leave_the_transparent_one_free():
-    levels = grey_levels(np.array([[np.nan, -1.0], [0.5, 2.0]]), (0.0, 1.0))
+    levels = gray_levels(np.array([[np.nan, -1.0], [0.5, 2.0]]), (0.0, 1.0))
     assert levels.tolist() == [[1, 1], [128, 255]]
-    assert grey_levels(np.zeros((2, 2))).tolist() == [[1, 1], [1, 1]]
+    assert gray_levels(np.zeros((2, 2))).tolist() == [[1, 1], [1, 1]]
 
 
 @pytest.mark.parametrize("webp", [True, False])
@@ -187,7 +187,7 @@ def test_figures_are_small():
     ax.imshow(noise, cmap="gray")
     address = encoding.figure_uri(figure)
     plt.close(figure)
-    assert len(address) < 4 / 3 * encoding.FIGURE_BYTES + 100
+    assert len(address) < 4 / 3 * encoding.MAX_FIGURE_BYTES + 100
     assert max(Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).size) > 700
 
 

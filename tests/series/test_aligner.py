@@ -144,8 +144,8 @@ class TestAverage:
         assert doses[0] > 2 * doses[1]
 
     def noise_of(self, image):
-        labelled = image if "noise" in image.attrs else NoiseCalibrator().fit_transform(image)
-        values = json.loads(labelled.attrs["noise"])
+        labeled = image if "noise" in image.attrs else NoiseCalibrator().fit_transform(image)
+        values = json.loads(labeled.attrs["noise"])
         del values["pixel_size"]
         return values
 

@@ -6,7 +6,7 @@ import pytest
 from stemkit import NoiseCalibrator, NoiseModel, PointwiseNoise, RowAligner, SeriesAligner
 from stemkit.denoising.base import without_faults
 from stemkit.detection.normalized_image import NormalizedImage
-from stemkit.images import RECORDED, was_averaged
+from stemkit.images.provenance import RECORDED, was_averaged
 from stemkit.pixels import faulty_pixels
 from stemkit.series import draw_displacements, draw_series
 from stemkit.series.frames import read_series

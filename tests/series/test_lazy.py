@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stemkit import NoiseModel, PointwiseNoise, SeriesAligner, read, write
-from stemkit.images import is_lazy
+from stemkit.images.lazy import is_lazy
 from stemkit.series import draw_displacements, draw_series
 from stemkit.synthesis import cropped, disk, lattice, planar_cell
 

@@ -88,5 +88,5 @@ def test_impossible_directions_are_refused():
     table = measured(crystal(cells=8), np.random.default_rng(0))
     lattice = fit_lattice(table)
     for along in ((2, 0), (0, 0), (1, 0.5), (1, 0, 0), (9, 1)):
-        with pytest.raises(ValueError, match="along must be two whole numbers"):
+        with pytest.raises(ValueError, match="along must be two integers"):
             lattice_planes(table, lattice, along)

@@ -11,7 +11,6 @@ from scipy.spatial import cKDTree
 from strategies import seeds, shapes
 
 from stemkit.synthesis import (
-    LATTICES,
     Cell,
     Columns,
     Defect,
@@ -45,6 +44,7 @@ from stemkit.synthesis import (
     superposed,
     uneven,
 )
+from stemkit.synthesis.arrangements.cells import LATTICES
 
 
 def crystals(spacing: float, angle: float, shape: tuple[int, int], seed: int, n: int = 6, margin: float = 40.0):
@@ -143,13 +143,13 @@ SQUARE = planar_cell("square")
 @given(st.floats(1.05, 2.5), st.floats(50.0, 85.0), st.floats(4.0, 20.0))
 @settings(max_examples=10)
 def test_planar_lattices_have_their_symmetry(name, ratio, angle, spacing):
-    fixed, equal, centred = LATTICES[name]
+    fixed, equal, centered = LATTICES[name]
     cell = planar_cell(name, ratio=1.0 if equal else ratio, angle=angle)
     a, b = cell.vectors[0].numpy()
     assert np.hypot(*b) / np.hypot(*a) == pytest.approx(1.0 if equal else ratio)
     between = math.degrees(math.acos(a @ b / np.hypot(*a) / np.hypot(*b)))
     assert between == pytest.approx(angle if fixed is None else fixed)
-    assert cell.basis.shape[1] == (2 if centred else 1)
+    assert cell.basis.shape[1] == (2 if centered else 1)
     columns = lattice(cell, (90, 90), spacing=spacing)
     assert nearest_of(columns).min() == pytest.approx(spacing, rel=1e-9)
     # half a turn leaves every planar lattice as it is
@@ -392,8 +392,8 @@ def test_strain_is_what_was_asked_for(numbers):
 def test_burgers_circuit(burgers, poisson):
     # the displacement grows by the Burgers vector around the core, and nowhere else
     turn = np.linspace(0, 2 * np.pi, 2001)
-    for centre, closure in (((50.0, 50.0), 1.0), ((20.0, 80.0), 0.0)):
-        circle = np.stack([centre[0] + 9 * np.sin(turn), centre[1] + 9 * np.cos(turn)], axis=1)
+    for center, closure in (((50.0, 50.0), 1.0), ((20.0, 80.0), 0.0)):
+        circle = np.stack([center[0] + 9 * np.sin(turn), center[1] + 9 * np.cos(turn)], axis=1)
         columns = columns_at(circle)
         moved = dislocated(columns, (50.0, 50.0), burgers, poisson)
         steps = np.diff((moved.places - columns.places)[0].numpy(), axis=0)

@@ -284,10 +284,10 @@ def test_images_of_several_kinds_are_refused():
     for other in (stemkit.calibrated(image, pixel_size=0.03), image.drop_vars(["y", "x"])):
         with pytest.raises(ValueError, match="X must be images of one pixel size"):
             STEMSynthesizer().fit([image, other])
-    labelled = [
+    labeled = [
         NoiseCalibrator().fit_transform(image + r * np.random.default_rng(0).normal(size=(64, 64))) for r in (0.1, 0.3)
     ]
-    for pair in (labelled, [labelled[0], image]):
+    for pair in (labeled, [labeled[0], image]):
         with pytest.raises(ValueError, match="X must be images of one noise model"):
             STEMSynthesizer().fit(pair)
 
@@ -319,6 +319,10 @@ def test_an_uncalibrated_image_gives_uncalibrated_images():
     pairs, table = fitted.sample(1, return_columns=True)
     assert not pairs["noisy"][0].stem.is_calibrated
     np.testing.assert_array_equal(table["y"], table["y_px"])
+    with pytest.raises(ValueError, match=r"width must be a positive number of px, or \(low, high\), but is -1"):
+        fitted.set_params(width=-1).sample(1)
+    with pytest.raises(ValueError, match=r"spacing must be at least 2\.0 px, but is 1"):
+        fitted.set_params(spacing=1).sample(1)
 
 
 # --- stream ------------------------------------------------------------------------------------------------------

@@ -15,16 +15,20 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from stemkit.parameters import check_option, check_positive
+
 __all__ = ["SIMULATED", "simulated", "simulation_parameters"]
 
+#: Names of the simulated crystals.
 SIMULATED = ("gold_110", "gallium_nitride_11-20", "anatase_100", "tungsten_diselenide", "graphene_silicon")
+#: Signals that were simulated.
 SIGNALS = ("haadf", "abf", "bf")
 
 
 def simulated(
     name: str, signal: str = "haadf", *, shape: tuple[int, int] = (256, 256), pixel_size: float = 0.01
 ) -> tuple[xr.DataArray, pd.DataFrame]:
-    """A noise-free image of a crystal, repeated to fill the frame, with its true columns.
+    """The image of a crystal without noise, repeated to fill the shape, with its true columns.
 
     Parameters
     ----------
@@ -47,10 +51,8 @@ def simulated(
     ValueError
         If the name or the signal is unknown, or the pixel size is not positive.
     """
-    if signal not in SIGNALS:
-        raise ValueError(f"signal must be one of {', '.join(map(repr, SIGNALS))}, but is {signal!r}")
-    if not pixel_size > 0:
-        raise ValueError(f"pixel_size must be a positive number of nm, but is {pixel_size!r}")
+    check_option("signal", signal, SIGNALS)
+    check_positive("pixel_size", pixel_size, unit="nm")
     data = _load(name)
     period = data["period"]
     grid = [np.arange(n) * pixel_size for n in shape]
@@ -74,8 +76,7 @@ def simulation_parameters(name: str) -> dict[str, Any]:
 
 
 def _load(name: str) -> dict[str, NDArray]:
-    if name not in SIMULATED:
-        raise ValueError(f"name must be one of {', '.join(map(repr, SIMULATED))}, but is {name!r}")
+    check_option("name", name, SIMULATED)
     with resources.as_file(resources.files(__package__) / f"{name}.npz") as path, np.load(path) as file:
         return dict(file)
 

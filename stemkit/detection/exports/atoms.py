@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from stemkit.detection.exports.checks import by_image, check_nm, check_single, checked_table, optional, spacing_of
-from stemkit.images import Images, split
+from stemkit.images.containers import Images, split
 
 __all__ = ["Species", "atom_frames", "to_ase", "xyz_lines"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stemkit.columns import nearest_distances
+from stemkit.columns.peaks import nearest_distances
 from stemkit.tables import n_images, unit_of_table
 
 __all__ = [
@@ -40,6 +40,7 @@ def checked_table(table: pd.DataFrame, unit: str | None) -> tuple[pd.DataFrame, 
 
 
 def check_single(table: pd.DataFrame, function: str) -> None:
+    """Raise a ValueError for columns of several images."""
     if (n := n_images(table)) > 1:
         raise ValueError(
             f"{function} requires the columns of one image, but table contains those of {n} images: choose one with "
@@ -48,6 +49,7 @@ def check_single(table: pd.DataFrame, function: str) -> None:
 
 
 def check_nm(table: pd.DataFrame, unit: str) -> None:
+    """Raise a ValueError for a table in px."""
     if unit != "nm" and len(table):
         raise ValueError(
             "table must be in nm for positions of atoms in Angstrom, but is in px: measure an image with a pixel size "

@@ -15,7 +15,7 @@ import pandas as pd
 from stemkit.atomic import check_place, whole_file
 from stemkit.detection.exports.atoms import Species, atom_frames, xyz_lines
 from stemkit.detection.exports.checks import POSITIONS, checked_table, optional
-from stemkit.images import Images
+from stemkit.images.containers import Images
 from stemkit.io.attributes import pack, unpack
 from stemkit.tables import unit_of_table
 

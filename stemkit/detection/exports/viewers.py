@@ -9,8 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from stemkit.detection.exports.checks import check_single, checked_table, optional, spacing_of
-from stemkit.images import Images, pixel_sizes, split
-from stemkit.plotting import COLUMN_COLOR, FLAGGED_COLOR
+from stemkit.images.containers import Images, split
+from stemkit.images.pixel_size import pixel_sizes
+from stemkit.plotting.columns import COLUMN_COLOR, FLAGGED_COLOR
 from stemkit.tables import n_images
 
 __all__ = ["to_atomap", "to_hyperspy_markers", "to_napari"]

@@ -99,7 +99,7 @@ def planar_cell(
     >>> columns = lattice(perovskite, (128, 128), spacing=12.0)
     """
     check_option("name", name, LATTICES)
-    fixed, equal, centred = LATTICES[name]
+    fixed, equal, centered = LATTICES[name]
     check_positive("ratio", ratio)
     if equal and ratio != 1.0:
         raise ValueError(f"ratio must be 1 in a {name} lattice, but is {ratio!r}: choose another lattice")
@@ -107,7 +107,7 @@ def planar_cell(
         raise ValueError(f"angle must be between 0 and 180 degrees, but is {angle!r}")
     radians = math.radians(angle if fixed is None else fixed)
     sites = np.atleast_2d(np.asarray(basis, dtype=float))
-    if centred:
+    if centered:
         heights, widths = (np.broadcast_to(v, len(sites)) for v in (amplitude, width))
         sites, amplitude, width = np.concatenate([sites, sites + 0.5]), np.tile(heights, 2), np.tile(widths, 2)
     return Cell.single([(0.0, 1.0), (ratio * math.sin(radians), ratio * math.cos(radians))], sites, amplitude, width)
@@ -168,11 +168,11 @@ def random_cell(n_images: int, generator: torch.Generator, max_sites: int = 4) -
     a = torch.stack([torch.zeros_like(kind), torch.ones_like(kind)], dim=-1)
     b = torch.stack([ratio * torch.sin(angle), ratio * torch.cos(angle)], dim=-1)
     hexagonal = (kind >= 0.4) & (kind < 0.65)
-    centre = torch.where(hexagonal[:, None], torch.full((2,), 1 / 3, device=kind.device), 0.5)
+    center = torch.where(hexagonal[:, None], torch.full((2,), 1 / 3, device=kind.device), 0.5)
     special = torch.stack(
         [
             torch.zeros(n_images, 2, device=kind.device),
-            centre.expand(n_images, 2),
+            center.expand(n_images, 2),
             torch.tensor([0.5, 0.0], device=kind.device).expand(n_images, 2),
             torch.tensor([0.0, 0.5], device=kind.device).expand(n_images, 2),
         ],

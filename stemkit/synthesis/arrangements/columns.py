@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from stemkit.columns import nearest_distances
+from stemkit.columns.peaks import nearest_distances
 
 __all__ = ["Columns", "Defect", "along", "columns_at", "keep_near_frame", "stacked", "superposed"]
 
@@ -26,7 +26,7 @@ class Defect(IntEnum):
     SHIFT = 4
 
 
-@dataclass
+@dataclass(frozen=True)
 class Columns:
     """Atomic columns of a batch of images; tensors are ``(n_images, n_columns)`` unless stated otherwise.
 

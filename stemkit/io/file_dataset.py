@@ -13,12 +13,12 @@ __all__ = [
     "DERIVED",
     "DETECTOR",
     "MAP",
+    "FileDataset",
     "Parts",
-    "Recorded",
     "frame_axis",
+    "make_dataset",
     "native",
     "placeholder",
-    "recorded",
     "table_reason",
 ]
 
@@ -29,11 +29,11 @@ DETECTOR, DERIVED, MAP = range(3)
 #: Names of colour channels in the order in which they are stacked.
 _CHANNELS = ("R", "G", "B", "A")
 #: Numbers of colour channels, with and without opacity.
-_COLOUR_CHANNELS = (3, 4)
+_COLOR_CHANNELS = (3, 4)
 #: Shorter side above which an array with 3 or 4 values along its last axis is a picture, px (chosen).
-_SMALLEST_PICTURE = 16
+_MIN_PICTURE_SIZE = 16
 #: Number of columns up to which a long array is a table (chosen).
-_TABLE_COLUMNS = 4
+_MAX_TABLE_COLUMNS = 4
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class FileDataset:
     """One dataset of a file.
 
     ``refusal`` describes data that are not an image (empty for an image), ``note`` is the text of a warning on reading.
@@ -70,7 +70,7 @@ class Recorded:
     series: bool = False
     times: NDArray | None = None
     kind: int = DETECTOR
-    maps: Mapping[str, Recorded] = field(default_factory=dict)
+    maps: Mapping[str, FileDataset] = field(default_factory=dict)
     fetch: Callable[[], NDArray] | None = None
     parts: Callable[[], Parts] | None = None
 
@@ -79,14 +79,14 @@ class Recorded:
         return self.values if self.fetch is None else native(self.fetch())
 
 
-def recorded(
+def make_dataset(
     values: NDArray,
     *,
-    colour: bool | None = None,
+    color: bool | None = None,
     refusal: str = "",
     pixel_sizes: tuple[float, float] | None = None,
     **fields: Any,
-) -> Recorded:
+) -> FileDataset:
     """Make a dataset with native byte order; equal colour channels are reduced to one channel of grey values.
 
     Parameters
@@ -101,27 +101,27 @@ def recorded(
     pixel_sizes : tuple of float, optional
         Height and width of a pixel in nm; ignored unless finite and different from 0.
     **fields
-        The other fields of :class:`Recorded`.
+        The other fields of :class:`FileDataset`.
     """
     values = native(np.asarray(values))
     if values.dtype.names and set(values.dtype.names) <= set(_CHANNELS):
-        values, colour = np.stack([values[c] for c in _CHANNELS if c in values.dtype.names], axis=-1), True
-    colour_reason = ""
-    if _looks_coloured(values.shape) if colour is None else colour:
+        values, color = np.stack([values[c] for c in _CHANNELS if c in values.dtype.names], axis=-1), True
+    color_reason = ""
+    if _looks_colored(values.shape) if color is None else color:
         fetch = fields.pop("fetch", None)
         fields.pop("parts", None)
-        values, colour_reason = _grey(values if fetch is None else native(fetch()))
-    return Recorded(
+        values, color_reason = _gray(values if fetch is None else native(fetch()))
+    return FileDataset(
         values,
         pixel_sizes=_valid_sizes(pixel_sizes),
-        refusal=refusal or colour_reason or _not_an_image(values),
+        refusal=refusal or color_reason or _not_an_image(values),
         **fields,
     )
 
 
 def table_reason(shape: tuple[int, ...]) -> str:
     """Description of an array of a general container if it is a table, else an empty string."""
-    if len(shape) == 2 and shape[1] <= _TABLE_COLUMNS < _SMALLEST_PICTURE < shape[0]:
+    if len(shape) == 2 and shape[1] <= _MAX_TABLE_COLUMNS < _MIN_PICTURE_SIZE < shape[0]:
         return f"a table of {shape[0]} rows and {shape[1]} columns"
     return ""
 
@@ -146,11 +146,11 @@ def native(values: NDArray) -> NDArray:
     return values if values.dtype.isnative else values.astype(values.dtype.newbyteorder("="))
 
 
-def _looks_coloured(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 3 and shape[-1] in _COLOUR_CHANNELS and min(shape[:2]) > _SMALLEST_PICTURE
+def _looks_colored(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 3 and shape[-1] in _COLOR_CHANNELS and min(shape[:2]) > _MIN_PICTURE_SIZE
 
 
-def _grey(values: NDArray) -> tuple[NDArray, str]:
+def _gray(values: NDArray) -> tuple[NDArray, str]:
     """The grey values of a picture with equal colour channels; else the picture and the reason to reject it."""
     first = values[..., 0]
     if values.shape[-1] < 3 or (np.array_equal(first, values[..., 1]) and np.array_equal(first, values[..., 2])):

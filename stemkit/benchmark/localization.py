@@ -15,16 +15,16 @@ from tqdm import tqdm
 from stemkit import AtomDetector, NoiseModel, PointwiseNoise, STEMSynthesizer
 from stemkit.benchmark import scores
 from stemkit.benchmark.evaluation import DOSES, Method
-from stemkit.benchmark.truths import BACKGROUND, BORDER, HOSTS, SHAPE
+from stemkit.benchmark.truths import BORDER, HOSTS, RELATIVE_BACKGROUND, SHAPE
 from stemkit.columns import fit_columns
 from stemkit.detection import Quality
 
-__all__ = ["DisplacedCrystal", "displaced_crystal", "localisation_table"]
+__all__ = ["DisplacedCrystal", "displaced_crystal", "localization_table"]
 
 #: Standard deviation of the columns' random displacements along each axis, px (chosen).
-DISPLACEMENT = 0.5
+DISPLACEMENT_STD = 0.5
 #: A fit that ends farther than this from the true position, px, counts as lost (chosen).
-LOST = 3.0
+LOST_DISTANCE = 3.0
 #: Name of the crystal among ``HOSTS``.
 HOST = "square"
 #: Seeds from here on are for this table: those of training are below 2**32.
@@ -47,14 +47,14 @@ class DisplacedCrystal:
         Positions of the columns (y, x), px.
     ideal : ndarray of shape (n, 2)
         Their sites in the perfect lattice (y, x), px.
-    heights : ndarray of shape (n,)
-        Heights relative to that of the brightest columns.
+    amplitudes : ndarray of shape (n,)
+        Amplitudes relative to that of the brightest columns.
     """
 
     image: xr.DataArray
     true: NDArray[np.float64]
     ideal: NDArray[np.float64]
-    heights: NDArray[np.float64]
+    amplitudes: NDArray[np.float64]
 
 
 def displaced_crystal(dose: float, seed: int) -> DisplacedCrystal:
@@ -74,10 +74,10 @@ def displaced_crystal(dose: float, seed: int) -> DisplacedCrystal:
     columns = HOSTS[HOST].columns(rng.random(2).tolist())
     moved = replace(
         columns,
-        y=columns.y + torch.as_tensor(rng.normal(0, DISPLACEMENT, columns.y.shape)),
-        x=columns.x + torch.as_tensor(rng.normal(0, DISPLACEMENT, columns.x.shape)),
+        y=columns.y + torch.as_tensor(rng.normal(0, DISPLACEMENT_STD, columns.y.shape)),
+        x=columns.x + torch.as_tensor(rng.normal(0, DISPLACEMENT_STD, columns.x.shape)),
     )
-    counts = PointwiseNoise.counted(dose, background=BACKGROUND["haadf"] * dose)
+    counts = PointwiseNoise.counted(dose, background=RELATIVE_BACKGROUND["haadf"] * dose)
     noise = NoiseModel(1.0, 0.0, "haadf", pointwise=counts)
     synthesizer = STEMSynthesizer(shape=SHAPE, noise=noise, random_state=int(rng.integers(2**31)))
     image = synthesizer.record(moved).isel(image=0)["noisy"]
@@ -86,7 +86,7 @@ def displaced_crystal(dose: float, seed: int) -> DisplacedCrystal:
     return DisplacedCrystal(image, true[inner], ideal[inner], columns.amplitude[0].numpy()[inner])
 
 
-def localisation_table(
+def localization_table(
     methods: Mapping[str, Method | None],
     *,
     locators: Mapping[str, Locator] | None = None,
@@ -150,8 +150,8 @@ def _all_positions(
 
 
 def _error_limits(crystal: DisplacedCrystal, dose: float) -> NDArray[np.float64]:
-    background = BACKGROUND["haadf"] * dose
-    return np.array([scores.position_error_limit(dose * h, background=background) for h in crystal.heights])
+    background = RELATIVE_BACKGROUND["haadf"] * dose
+    return np.array([scores.position_error_limit(dose * h, background=background) for h in crystal.amplitudes])
 
 
 def _fitted(image: xr.DataArray, start: NDArray) -> NDArray:
@@ -167,7 +167,7 @@ def _measured(image: xr.DataArray, start: NDArray) -> NDArray:
 
 def _errors(positions: NDArray, crystal: DisplacedCrystal, limit: NDArray) -> dict[str, float]:
     error = positions - crystal.true
-    kept = np.isfinite(error).all(axis=1) & (np.hypot(*error.T) < LOST)
+    kept = np.isfinite(error).all(axis=1) & (np.hypot(*error.T) < LOST_DISTANCE)
     if not kept.any():
         return {"rms px": np.nan, "rms over limit": np.nan, "slope": np.nan, "lost": 1.0}
     fitted, true = ((each - crystal.ideal)[kept].ravel() for each in (positions, crystal.true))

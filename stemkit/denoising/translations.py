@@ -64,7 +64,7 @@ class Translations:
     cells: NDArray
 
     @classmethod
-    def of(cls, recorded: NDArray, enhanced: NDArray) -> Translations | None:
+    def from_images(cls, recorded: NDArray, enhanced: NDArray) -> Translations | None:
         """The lattice of an image, with the window that predicts the recorded pixels best; None without a lattice."""
         for image in (enhanced, recorded):
             found = find_periodicity(central_crop(image, CONSTANTS.measured_on))

@@ -82,7 +82,7 @@ def range_table(
     background, bright = (float(q) for q in np.quantile(enhanced, (BACKGROUND, BRIGHT)))
     contrast = model.contrast if model is not None else bright - background
     std = math.sqrt(float(expected.variance_at(np.array(background + contrast))))
-    slope = abs(expected.line[1])
+    slope = abs(expected.line.slope)
     spacing = math.nan if grid.spacing is None else grid.spacing
     own = info is not None and info.architecture == "sfin" and info_of(info.sha256) is not None
     known = (math.nan, math.nan) if info is None or info.spacing is None else info.spacing

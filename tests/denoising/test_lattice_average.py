@@ -33,7 +33,7 @@ class TestTranslations:
     @settings(max_examples=10, deadline=None)
     def test_leave_a_crystal_as_it_is(self, spacing, angle):
         clean = crystal(spacing, angle)["enhance"].values.astype(np.float32)
-        found = Translations.of(clean, clean)
+        found = Translations.from_images(clean, clean)
         assert psnr(found.mean(clean), clean) > 35
 
     def test_noise_is_averaged_with_the_weights(self):
@@ -62,7 +62,7 @@ class TestTranslations:
 
     def test_noise_has_none(self):
         noise = np.random.default_rng(0).normal(size=(128, 128))
-        assert Translations.of(noise, noise) is None
+        assert Translations.from_images(noise, noise) is None
 
 
 class TestNoise:
@@ -75,8 +75,8 @@ class TestNoise:
         for k in range(1, white.shape[1]):
             white[:, k] = correlation * white[:, k - 1] + np.sqrt(1 - correlation**2) * white[:, k]
         recorded = signal + np.sqrt(signal) * white[:, 64:]
-        noise = _Noise.of(recorded, signal)
-        mean = float(noise.chi_squared(recorded - noise.rows - signal, width).mean())
+        noise = _Noise.from_residual(recorded - signal, signal)
+        mean = float(noise.chi_squared(recorded - noise.row_offsets - signal, width).mean())
         # correlated noise is taken for white behind filters wider than its correlation, which these hardly are
         assert (2.2 if correlation else 2.6) < mean < 3.4
 
@@ -86,7 +86,7 @@ class TestNoise:
         rng = np.random.default_rng(seed)
         signal = rng.random((256, 256))
         true = offset + slope * signal
-        found = _linear_variance(np.sqrt(true) * rng.normal(size=true.shape), signal)
+        found = _linear_variance(np.sqrt(true) * rng.normal(size=true.shape), signal)(signal)
         # the square of a normal value has twice the square of its mean as variance
         limit = 6 * np.sqrt(2 / true.size) * true.max() * 2
         assert np.abs(found - true).max() < limit

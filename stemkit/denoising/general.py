@@ -10,7 +10,7 @@ from typing import Any
 from stemkit.atomic import whole_file
 from stemkit.compute import resolve_device
 from stemkit.denoising.sources import SynthesisSource
-from stemkit.denoising.training import TrainingSchedule, made_with, train
+from stemkit.denoising.training import TrainingSchedule, train, training_record
 from stemkit.denoising.weights import OUTPUTS, NetworkInfo, load_weights, save_weights
 from stemkit.synthesis import noises as draws
 from stemkit.synthesis.recipe import Recipe
@@ -95,7 +95,7 @@ def train_general(
         compile=compile,
         verbose=verbose,
     )
-    training = made_with(net, where, seed, before) | {"crop_sizes": list(crop_sizes), "emphasis": emphasis}
+    training = training_record(net, where, seed, before) | {"crop_sizes": list(crop_sizes), "emphasis": emphasis}
     training |= {} if minutes is None else {"minutes": float(minutes)}
     info = dataclasses.replace(info, training=training)
     path = save_weights(net.module_, info, folder / f"{name}.safetensors")

@@ -21,8 +21,8 @@ from stemkit.denoising.frame_pairs import is_aligned, with_frames, without_gaps
 from stemkit.denoising.inference import AnyNetwork, enhanced_maps, for_inference
 from stemkit.denoising.lattice_average import combine_with_lattice
 from stemkit.denoising.sampling import check_sampling
-from stemkit.denoising.sources import PairSource, Source, SynthesisSource
-from stemkit.denoising.training import LOSSES, TrainingSchedule, made_with, train
+from stemkit.denoising.sources import CROP_MULTIPLE, MIN_CROP, PairSource, Source, SynthesisSource
+from stemkit.denoising.training import LOSSES, TrainingSchedule, train, training_record
 from stemkit.denoising.units import network_units, to_network, widened
 from stemkit.denoising.weights import OUTPUTS, NetworkInfo, load_weights
 from stemkit.images import Images, holds_images, mode_sign, resolve_mode, split
@@ -201,7 +201,7 @@ class NetworkDenoiser(Denoiser):
         )
         self.history_ = pd.DataFrame(epochs_of(net))
         before = {**info.training, "sha256": info.sha256} if info.sha256 else {}
-        return net.module_, dataclasses.replace(trained, training=made_with(net, device, seed, before))
+        return net.module_, dataclasses.replace(trained, training=training_record(net, device, seed, before))
 
     def _pairs(
         self, images: list[xr.DataArray], truth: list[xr.DataArray], info: NetworkInfo
@@ -260,7 +260,7 @@ class NetworkDenoiser(Denoiser):
         noise.background = noise.background.clamp(max=BACKGROUND[1])
         noise.background_length = noise.background_length.clamp(min=spacing[1])
         recipe = dataclasses.replace(like, noise=noise, spacing=spacing, empty=EMPTY)
-        size = max(32, self.crop_size // 16 * 16)
+        size = max(MIN_CROP, self.crop_size // CROP_MULTIPLE * CROP_MULTIPLE)
         source = SynthesisSource(recipe, info.outputs, self.batch_size, [size])
         # inference compares results of find_periodicity with this range: in some crystals not the nearest distance
         trained = info.spacing if self.weights is not None and info.spacing is not None else spacing

@@ -16,7 +16,7 @@ from stemkit.structure.least_squares import fit_columns_to_lattice
 from stemkit.structure.local_bases import first_lattice
 from stemkit.structure.ordering import brightness_order, displacement_order, enlarge
 from stemkit.structure.region_growing import GrownLattice, grow, unit_cell
-from stemkit.structure.segmentation import enclosed, segment
+from stemkit.structure.segmentation import fill_enclosed, segment
 from stemkit.structure.tables import ColumnPositions, amplitudes, column_positions
 
 __all__ = ["fit_lattice", "fit_lattices"]
@@ -187,7 +187,7 @@ def fit_lattices(
     check_integer("min_columns", min_columns, FEWEST)
     label = np.full(len(table), -1)
     if len(table) >= min_columns:
-        label = enclosed(columns.positions, segment(columns.positions, mismatch, min_columns))
+        label = fill_enclosed(columns.positions, segment(columns.positions, mismatch, min_columns))
     found = _distinct_lattices(table, label, mismatch, order, min_columns)
     found = [replace(lattice, unit=columns.unit, pixel_size_error=float(pixel_size_error)) for lattice in found]
     labels = np.full(len(table), -1)

@@ -44,7 +44,7 @@ class Constants:
 CONSTANTS = Constants()
 
 
-@dataclass
+@dataclass(frozen=True)
 class LocalBases:
     """Local bases ``(n, 2, 2)``, rows ``(y, x)``, of the columns with ``known``.
 

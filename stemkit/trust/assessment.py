@@ -21,7 +21,7 @@ from stemkit.trust.columns import LEVEL, judge_columns, missed_columns
 from stemkit.trust.expected_noise import ExpectedNoise
 from stemkit.trust.residual import ResidualTests, check_residual
 from stemkit.trust.spread import error_sources, factors_of, network_results, uncertainty_map
-from stemkit.trust.training_range import info_of, range_table
+from stemkit.trust.training_range import range_table, shipped_info
 
 __all__ = ["Assessment", "assess"]
 
@@ -220,9 +220,17 @@ def assess(
         ExpectedNoise.from_residual(residual, bright) if model is None else ExpectedNoise.from_model(model, bright)
     )
     tests = check_residual(residual, bright, expected)
-    info = denoiser.info_ if denoiser is not None else info_of(_weights(second))
+    info = denoiser.info_ if denoiser is not None else shipped_info(_weights(second))
     grid = chosen_grid(given, "auto" if denoiser is None else denoiser.sampling, None if info is None else info.spacing)
-    ranges = range_table(bright, expected, grid, tests.width, tests.displacement, info, model)
+    ranges = range_table(
+        bright,
+        expected=expected,
+        grid=grid,
+        width=tests.width,
+        displacement=tests.displacement,
+        info=info,
+        model=model,
+    )
     judged = None if columns is None else judge_columns(columns, first, mode, expected, tests.places)
     missed = missed_columns(residual, bright, tests.places, tests.width)
     uncertainty = None

@@ -11,7 +11,7 @@ import torch
 from stemkit.denoising import load_weights
 from stemkit.denoising.callbacks import Schedule
 from stemkit.denoising.general import train_general
-from stemkit.denoising.sources import PairSource, SynthesisSource
+from stemkit.denoising.sources import PairSource, SynthesisSource, TrainingBatch
 from stemkit.denoising.training import TrainingSchedule, train
 from stemkit.denoising.weights import NetworkInfo
 from stemkit.synthesis import Recipe
@@ -32,7 +32,7 @@ class Failing:
         self.target_names, self.batch_size = self.inner.target_names, self.inner.batch_size
         self.validation_source = self.inner
 
-    described = property(lambda self: self.inner.described)
+    fingerprint = property(lambda self: self.inner.fingerprint)
 
     def draw(self, generator, n):
         self.left -= 1
@@ -91,7 +91,7 @@ def test_does_not_depend_on_how_many_threads_there_are():
 class Constant:
     """Crops of one image at positions that the generator chooses; validation uses the negative image."""
 
-    target_names, batch_size, described = INFO.outputs, 2, "constant"
+    target_names, batch_size, fingerprint = INFO.outputs, 2, "constant"
 
     def __init__(self, sign=1.0):
         self.sign = sign
@@ -105,7 +105,7 @@ class Constant:
         at = torch.randint(48, (n, 2), generator=generator).tolist()
         images = torch.stack([self.image[y : y + 16, x : x + 16] for y, x in at])[:, None]
         maps = (3 * self.sign * images).expand(-1, 3, -1, -1)
-        return images, {"maps": maps, "unit": torch.ones(n), "weight": torch.ones(n, 16, 16)}
+        return TrainingBatch(images, maps, torch.ones(n), torch.ones_like(maps), torch.zeros(n, dtype=torch.bool))
 
 
 def step(seeds, batch_size):
@@ -147,9 +147,9 @@ def test_defects_count_more():
     recipe = Recipe(("lattice",), (9.0, 9.0), vacancies=0.9, strain=0.0, islands=0.0)
     plain, emphasised = (SynthesisSource(recipe, ("enhance",), 6, [48], emphasis) for emphasis in (0.0, 3.0))
     first, second = (s.draw(torch.Generator().manual_seed(1), 6) for s in (plain, emphasised))
-    assert torch.equal(first[0], second[0])
-    assert bool((first[1]["weight"] == 1).all())
-    weight = second[1]["weight"]
+    assert torch.equal(first.inputs, second.inputs)
+    assert bool((first.weight == 1).all())
+    weight = second.weight
     assert float(weight.min()) >= 1.0
     assert 2.5 < float(weight.max()) <= 4.0
     # what counts more is a part of the image, around what was done

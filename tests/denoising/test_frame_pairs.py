@@ -95,7 +95,7 @@ def test_the_noise_of_input_and_target_is_independent():
     assert np.abs(products).max() < 5 / (SIZE - 16)
 
 
-def test_what_no_other_frame_shows_has_no_weight():
+def test_pixels_that_only_one_frame_shows_have_no_weight():
     frames = frames_of(2)
     frames.values[1, 40:60, 40:60] = np.nan
     batch = source_of(frames, SIZE).draw(torch_generator(0, CPU), 8)
@@ -129,7 +129,7 @@ def test_batches_are_of_both_sources(n, second):
 
 
 class TestFit:
-    def test_aligned_frames_are_known_by_their_record(self):
+    def test_aligned_frames_are_recognised_by_their_provenance(self):
         frames = frames_of(3)
         assert is_aligned(frames)
         assert not is_aligned(frames.assign_attrs(stemkit=json.dumps({"step": "average"})))

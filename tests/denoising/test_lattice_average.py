@@ -31,7 +31,7 @@ def network():
 class TestTranslations:
     @given(spacing=st.floats(8.0, 24.0), angle=st.floats(0.0, 90.0))
     @settings(max_examples=10, deadline=None)
-    def test_leave_a_crystal_as_it_is(self, spacing, angle):
+    def test_do_not_change_a_noise_free_crystal(self, spacing, angle):
         clean = crystal(spacing, angle)["enhance"].values.astype(np.float32)
         found = Translations.from_images(clean, clean)
         assert psnr(found.mean(clean), clean) > 35
@@ -60,7 +60,7 @@ class TestTranslations:
         opposite = np.roll(kernel[::-1, ::-1], (1, 1), (0, 1))
         np.testing.assert_allclose(kernel, opposite, atol=1e-6)
 
-    def test_noise_has_none(self):
+    def test_noise_has_no_lattice(self):
         noise = np.random.default_rng(0).normal(size=(128, 128))
         assert Translations.from_images(noise, noise) is None
 
@@ -103,7 +103,7 @@ class TestNoise:
 
 
 class TestCombination:
-    def test_gains_on_a_crystal(self, network):
+    def test_a_crystal_has_a_smaller_error(self, network):
         pair = crystal(seed=3)
         before = network.transform(pair["noisy"])
         after = SFINDenoiser(lattice="auto").fit_transform(pair["noisy"])
@@ -123,7 +123,7 @@ class TestCombination:
             given[choice] = TRUTHS[name].judge(planted, bare, found)[score]
         assert abs(given["auto"]) <= abs(given["off"]) + loss
 
-    def test_image_without_a_lattice_is_the_network_s(self, network):
+    def test_without_a_lattice_the_result_is_the_network_s(self, network):
         noise = torch.randn(96, 96, generator=torch.Generator().manual_seed(0)).numpy()
         plain = network.transform(noise)
         np.testing.assert_array_equal(SFINDenoiser(lattice="auto").fit_transform(noise), plain)

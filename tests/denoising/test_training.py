@@ -55,7 +55,7 @@ def alike(first, second):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_goes_on_after_an_interruption_to_the_same_result(tmp_path, error):
+def test_an_interrupted_training_resumes_to_the_same_result(tmp_path, error):
     straight = run(source())
     path = tmp_path / "run.checkpoint"
     with pytest.raises(error):
@@ -66,7 +66,7 @@ def test_goes_on_after_an_interruption_to_the_same_result(tmp_path, error):
     assert alike(straight, resumed)
 
 
-def test_in_pieces_it_comes_to_the_same_result(tmp_path):
+def test_a_training_in_pieces_gives_the_same_result(tmp_path):
     straight, path = run(source()), tmp_path / "run.checkpoint"
     for done in (1, 2, 3):
         piece = run(source(), path, minutes=0.0)
@@ -76,7 +76,7 @@ def test_in_pieces_it_comes_to_the_same_result(tmp_path):
     assert alike(straight, run(source(), path))
 
 
-def test_does_not_depend_on_how_many_threads_there_are():
+def test_the_result_does_not_depend_on_the_number_of_threads():
     n = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -143,7 +143,7 @@ def test_patience_ends_training():
     assert int(np.argmin(losses)) == len(losses) - 3
 
 
-def test_defects_count_more():
+def test_defects_have_a_larger_weight():
     recipe = Recipe(("lattice",), (9.0, 9.0), vacancies=0.9, strain=0.0, islands=0.0)
     plain, emphasised = (SynthesisSource(recipe, ("enhance",), 6, [48], emphasis) for emphasis in (0.0, 3.0))
     first, second = (s.draw(torch.Generator().manual_seed(1), 6) for s in (plain, emphasised))
@@ -187,7 +187,7 @@ def test_a_run_that_patience_has_ended_stays_ended(tmp_path):
 
 
 @pytest.mark.parametrize("other", ["recipe", "emphasis", "lr", "start"])
-def test_a_checkpoint_goes_on_with_the_same_alone(tmp_path, other):
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path, other):
     path = tmp_path / "run.checkpoint"
     first = run(source(), path, minutes=0.0)
     changed, options = source(), {}
@@ -212,7 +212,7 @@ def test_settings_may_be_numbers_of_numpy(tmp_path):
     assert len(run(source(), path, **options).history) == 2
 
 
-def test_the_weights_that_ship_can_be_made_again(tmp_path):
+def test_the_command_of_the_shipped_weights_trains_such_weights(tmp_path):
     path = train_general(
         tmp_path, max_epochs=1, batches_per_epoch=1, n_channels=4, n_blocks=1, seed=9, device="cpu", verbose=0
     )
@@ -222,7 +222,7 @@ def test_the_weights_that_ship_can_be_made_again(tmp_path):
     assert "stemkit train --epochs 1 --batches 1 --lr 0.003 --seed 9 --channels 4 --blocks 1 --downsampling 2" in card
 
 
-def test_weights_say_what_they_have_been_through(tmp_path):
+def test_weights_contain_the_record_of_their_training(tmp_path):
     arguments = {"max_epochs": 1, "batches_per_epoch": 1, "device": "cpu", "verbose": 0}
     first = train_general(tmp_path / "first", n_channels=4, n_blocks=1, seed=1, **arguments)
     second = train_general(
@@ -289,7 +289,7 @@ def test_the_learning_rate_is_0_when_the_time_is_over(steps_before, monkeypatch)
         assert timed[1:] == pytest.approx([0.005 * (1 + math.cos(math.pi * k / 12)) for k in range(1, 13)])
 
 
-def test_a_batch_has_an_image(tmp_path):
+def test_a_batch_has_at_least_one_image(tmp_path):
     with pytest.raises(ValueError, match="batch_size must be at least 1, but is 0"):
         train_general(tmp_path, batch_size=0)
 

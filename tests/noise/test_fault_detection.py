@@ -106,7 +106,7 @@ def test_hum_is_reported_with_amplitude_and_period(amplitude, period, seed):
     assert 1 / float(reported[2]) == pytest.approx(1 / period, abs=0.2 / 256)
 
 
-def test_the_sentence_on_hum_has_both_axes_and_the_period_that_one_sees():
+def test_the_report_of_hum_has_both_axes_and_the_apparent_period():
     assert describe_hum(ScanNoise(hum_period=5.0)) == {}
     both = describe_hum(ScanNoise(hum=0.25, hum_y=0.5, hum_period=5.0))["hum"]
     assert both == "rows are displaced periodically: amplitude 0.25 px along x and 0.5 px along y, once in 5 rows"

@@ -154,7 +154,7 @@ def test_local_false_discovery_rates_follow_the_mixture(seed, n):
     assert (adjusted(p, 3 * len(p)) >= adjusted(p, len(p)) - 1e-12).all()
 
 
-def test_p_values_that_are_unknown_remain_unknown():
+def test_unknown_p_values_remain_unknown():
     p = np.array([0.001, np.nan, 0.5])
     assert np.isnan(adjusted(p, 10)).tolist() == [False, True, False]
     assert np.isnan(local_false_discovery_rate(p, 10)).tolist() == [False, True, False]

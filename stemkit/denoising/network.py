@@ -18,7 +18,7 @@ from stemkit.compute import PRECISIONS, resolve_device, seed_from
 from stemkit.denoising.base import Denoiser, Enhancer, without_faults
 from stemkit.denoising.callbacks import epochs_of, seed_of
 from stemkit.denoising.frame_pairs import is_aligned, with_frames, without_gaps
-from stemkit.denoising.inference import AnyNetwork, enhanced_maps, for_inference
+from stemkit.denoising.inference import InferenceNetwork, enhanced_maps, for_inference
 from stemkit.denoising.lattice_average import combine_with_lattice
 from stemkit.denoising.sampling import check_sampling
 from stemkit.denoising.sources import CROP_MULTIPLE, MIN_CROP, PairSource, Source, SynthesisSource
@@ -274,7 +274,7 @@ class NetworkDenoiser(Denoiser):
         network = for_inference(self.net_, resolve_device(self.device), self.precision)
         return partial(self._maps_by, network)
 
-    def _maps_by(self, network: AnyNetwork, image: xr.DataArray, mode: str) -> dict[str, NDArray]:
+    def _maps_by(self, network: InferenceNetwork, image: xr.DataArray, mode: str) -> dict[str, NDArray]:
         sign = mode_sign(mode)
         maps = enhanced_maps(
             image.values,
@@ -283,7 +283,7 @@ class NetworkDenoiser(Denoiser):
             sign=sign,
             sampling=self.sampling,
             tile_size=self.tile_size,
-            spread_of=self.target if self.average_flips else None,
+            uncertainty_of=self.target if self.average_flips else None,
             progress=self.verbose > 0,
         )
         if self.lattice == "auto" and "enhance" in maps:

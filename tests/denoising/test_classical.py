@@ -25,7 +25,14 @@ from stemkit import (
 )
 from stemkit.benchmark import TRUTHS
 from stemkit.denoising.anscombe import Stabilised
-from stemkit.denoising.periodic import FRACTIONS, Overlap, _average, _filtered_noise, _subpixel_shifts
+from stemkit.denoising.periodic import (
+    FRACTIONS,
+    Overlap,
+    _average,
+    _filtered_noise,
+    _lattice_offsets,
+    _subpixel_shifts,
+)
 from stemkit.denoising.spectral import information_limit, periodic_part, radial_background
 from stemkit.metrics import psnr
 from stemkit.synthesis import lattice, planar_cell
@@ -177,6 +184,19 @@ class TestStabilised:
 
 
 class TestPeriodic:
+    @pytest.mark.parametrize("shape", [(200, 200), (40, 90), (90, 40)])
+    def test_offsets_are_the_shortest_lattice_vectors_up_to_half_the_image(self, shape):
+        vectors = np.array([[7.0, 1.0], [-2.0, 9.0]])
+        offsets = _lattice_offsets(vectors, 60, shape)
+        steps = np.arange(-40, 41)
+        every = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2) @ vectors
+        every = every[every.any(axis=1) & (np.abs(every[:, 0]) < shape[0] / 2) & (np.abs(every[:, 1]) < shape[1] / 2)]
+        expected = np.sort(np.hypot(*every.T))[:60]
+        both = np.concatenate([offsets, -offsets])
+        np.testing.assert_allclose(np.sort(np.hypot(*both.T)), expected)
+        # each vector once, with one sign
+        assert len(np.unique(both.round(6), axis=0)) == len(both) == len(expected)
+
     @given(st.integers(12, 60), st.integers(-100, 100))
     def test_equivalent_pixels_are_lattice_vectors_apart(self, n, step):
         overlap = Overlap.of(n, step % (2 * n) - n)

@@ -79,7 +79,7 @@ def pair_table(
     """Distances and directions of pairs of columns; ``angle`` computes degrees from vectors ``(n, 2)`` from i to j."""
     difference = columns.positions[j] - columns.positions[i]
     middle = (columns.positions[j] + columns.positions[i]) / 2
-    covariance = PositionCovariance.of(columns, table)
+    covariance = PositionCovariance.from_table(columns, table)
     result = pd.DataFrame({"i": table.index[i], "j": table.index[j], "y": middle[:, 0], "x": middle[:, 1]})
     result["distance"] = np.hypot(difference[:, 0], difference[:, 1])
     result["distance_err"] = np.sqrt(distance_variance(covariance, difference, i, j))
@@ -124,7 +124,9 @@ def bond_angles(table: pd.DataFrame, bonds: pd.DataFrame) -> pd.DataFrame:
     center, i, j = edges.start[several], edges.end[several], edges.end[edges.next_around[several]]
     to_i, to_j = (columns.positions[k] - columns.positions[center] for k in (i, j))
     turn = np.arctan2(to_j[:, 0], to_j[:, 1]) - np.arctan2(to_i[:, 0], to_i[:, 1])
-    variance = angle_variance(PositionCovariance.of(columns, table), to_i, to_j, np.column_stack([center, i, j]))
+    variance = angle_variance(
+        PositionCovariance.from_table(columns, table), to_i, to_j, np.column_stack([center, i, j])
+    )
     result = pd.DataFrame({"center": table.index[center], "i": table.index[i], "j": table.index[j]})
     result["angle"] = np.degrees(turn) % 360
     result["angle_err"] = np.degrees(np.sqrt(variance))

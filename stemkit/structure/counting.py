@@ -175,7 +175,7 @@ def count_atoms(
     check_table(table)
     check_integer("first", first, 0)
     values, reason = _intensities(table, by, exclude)
-    sample = Sample.of(values[reason == ""])
+    sample = Sample.from_values(values[reason == ""])
     rng = np.random.default_rng(random_state)
     if len(sample.values) == 0 or sample.size < FEWEST:
         raise ValueError(
@@ -232,7 +232,7 @@ def _draw_errors(
     for _ in range(DRAWS):
         true = rng.choice(len(numbers), int(size), p=mixture.weights / mixture.weights.sum())
         values = rng.normal(mixture.means[true], mixture.width)
-        drawn = Sample.of(values)
+        drawn = Sample.from_values(values)
         fit = refit(drawn, mixture) if library is None else refit_library(drawn, mixture, *library)
         difference = np.abs(numbers[fit.assigned(values)] - numbers[true])
         wrong.append((difference > 0).mean())

@@ -54,7 +54,7 @@ class PositionCovariance:
     known: bool
 
     @classmethod
-    def of(cls, columns: ColumnPositions, table: pd.DataFrame) -> PositionCovariance:
+    def from_table(cls, columns: ColumnPositions, table: pd.DataFrame) -> PositionCovariance:
         """Of a table; without errors, all variances are NaN."""
         errors = np.zeros_like(columns.positions) if columns.errors is None else columns.errors
         known = columns.errors is not None

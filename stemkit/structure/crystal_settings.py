@@ -123,7 +123,7 @@ def find_settings(cell: MeasuredCell, crystal: CrystalSites, limits: Limits) -> 
     for steps in (steps for n_cells in range(1, MOST_CELLS + 1) for steps in superlattices(n_cells)):
         combined = reduced_basis(steps @ cell.vectors)
         steps = np.round(combined @ np.linalg.inv(cell.vectors)).astype(np.int64)
-        supercell = _Supercell.of(cell, steps)
+        supercell = _Supercell.from_cell(cell, steps)
         for transform, ratio in _transforms(combined, crystal, limits, len(supercell.places)):
             origins = _origins(supercell.places[: len(cell.fractions)], supercell.brightness, transform, crystal)
             settings += [_scored(transform, origin, supercell, crystal, ratio) for origin in origins]
@@ -142,7 +142,7 @@ class _Supercell:
     shortest: float
 
     @classmethod
-    def of(cls, cell: MeasuredCell, steps: NDArray) -> _Supercell:
+    def from_cell(cls, cell: MeasuredCell, steps: NDArray) -> _Supercell:
         """The cell with the vectors ``steps @ cell.vectors``."""
         reach = int(np.abs(steps).sum())
         cells = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1).T

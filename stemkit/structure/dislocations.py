@@ -100,7 +100,7 @@ def find_dislocations(table: pd.DataFrame, lattice: Lattice) -> pd.DataFrame:
     columns = column_positions(table)
     rows = _rows_of_one_site(lattice, columns.measured)
     found = _circuits(columns.positions[rows], lattice.indices[rows], lattice.vectors)
-    covariance = PositionCovariance.of(columns, table)
+    covariance = PositionCovariance.from_table(columns, table)
     burgers = -found.steps
     vectors = np.einsum("mi,mij->mj", burgers, found.local)
     result = pd.DataFrame(

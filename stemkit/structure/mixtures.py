@@ -46,7 +46,7 @@ class Sample:
     counts: NDArray[np.float64]
 
     @classmethod
-    def of(cls, values: NDArray) -> Sample:
+    def from_values(cls, values: NDArray) -> Sample:
         """Collect values ``(n,)``, in bins if there are many."""
         values = np.asarray(values, dtype=np.float64)
         if len(values) <= CONSTANTS.bins:

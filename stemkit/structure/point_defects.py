@@ -19,7 +19,7 @@ from stemkit.structure.covariance import PositionCovariance
 from stemkit.structure.defect_tables import by_column, by_missing_site, discoveries
 from stemkit.structure.lattice import Lattice, check_lattice
 from stemkit.structure.local_trend import RINGS, LocalTrend, local_trend, null_quantile, null_tail
-from stemkit.structure.multiple_tests import adjusted, critical_p_value, local_false_discovery_rate
+from stemkit.structure.multiple_tests import benjamini_hochberg, critical_p_value, local_false_discovery_rate
 from stemkit.structure.tables import amplitudes, check_index, column_positions
 from stemkit.structure.vacancies import OCCUPIED, missing_sites
 from stemkit.tables import counted
@@ -208,7 +208,7 @@ def point_defects(
     compared = np.where(reason == "", values, np.nan)
     missing = missing_sites(table, lattice, by=by).drop(columns=["expected", "spread"])
     columns = column_positions(table)
-    width = PositionCovariance.of(columns, table).width
+    width = PositionCovariance.from_table(columns, table).width
     on_sites = _tested_columns(lattice, compared, errors, reason)
     brightness = _measured_at(missing, table, image, detector, by)
     at_missing = _tested_missing(missing, *brightness, _trend_at(missing, lattice, compared, errors))
@@ -256,7 +256,7 @@ def _adjust(tests: pd.DataFrame, n_tests: _Numbers) -> None:
         chosen = (tests["site"] >= 0).to_numpy() == on_site
         tests.loc[chosen, "probability"] = 1 - local_false_discovery_rate(weighted[chosen], number)
         weighted[chosen] = np.minimum(weighted[chosen] * n_tests.weight(on_site), 1.0)
-    tests["q_value"] = adjusted(weighted, n_tests.total)
+    tests["q_value"] = benjamini_hochberg(weighted, n_tests.total)
 
 
 def _reasons(table: pd.DataFrame, values: NDArray, lattice: Lattice) -> NDArray:

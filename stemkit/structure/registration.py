@@ -205,7 +205,7 @@ def register_crystal(
     settings = compare_with_columns(
         settings, crystal, cell, ideal, lattice.displacement[on_lattice], values[on_lattice]
     )
-    chances = _Chances.of(settings, lattice, crystal)
+    chances = _Chances.from_settings(settings, lattice, crystal)
     best = settings[0]
     named = named_columns(table, lattice, crystal, best, chances.name, chances.site)
     missing = named_missing_sites(table, lattice, crystal, best, by)
@@ -265,7 +265,7 @@ class _Chances:
     site: NDArray[np.float64]
 
     @classmethod
-    def of(cls, settings: list[Setting], lattice: Lattice, crystal: CrystalSites) -> _Chances:
+    def from_settings(cls, settings: list[Setting], lattice: Lattice, crystal: CrystalSites) -> _Chances:
         cost = np.array([setting.cost for setting in settings])
         probability = np.exp(cost.min() - cost)
         probability /= probability.sum()

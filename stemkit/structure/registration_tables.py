@@ -52,7 +52,7 @@ def named_columns(
         vectors -= np.nanmean(vectors, axis=0)
     steps = place @ np.linalg.inv(lattice.vectors)
     variance[rows] = lattice.origin_err**2 + np.einsum("mi,aij,mj->ma", steps, lattice.covariance, steps)
-    own = PositionCovariance.of(columns, table).of_few(np.arange(len(table))[:, None], np.ones(1))
+    own = PositionCovariance.from_table(columns, table).of_few(np.arange(len(table))[:, None], np.ones(1))
     number = np.full(len(table), -1)
     number[rows] = site
     reason = np.where(lattice.site >= 0, NO_SITE, OFF_LATTICE).astype(object)
@@ -94,7 +94,7 @@ def site_table(
 ) -> pd.DataFrame:
     """Table of the columns of the crystal's cell, with the mean displacement of the measured ones from each."""
     columns = column_positions(table)
-    covariance = PositionCovariance.of(columns, table)
+    covariance = PositionCovariance.from_table(columns, table)
     site = named["crystal_site"].to_numpy()
     moved = named[["moved_y", "moved_x"]].to_numpy()
     used = np.isfinite(moved).all(axis=1)

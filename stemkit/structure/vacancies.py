@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 from stemkit.parameters import check_fraction, check_integer, is_number
 from stemkit.structure.cells import CellIndex, LocalBrightness, local_brightness, ring
 from stemkit.structure.lattice import Lattice, check_lattice
+from stemkit.structure.multiple_tests import benjamini_hochberg
 from stemkit.structure.tables import amplitudes, column_positions, to_pixels
 from stemkit.tables import check_columns
 
@@ -66,7 +67,7 @@ def find_vacancies(
     DataFrame
         One row per missing site, as of :func:`site_occupancy`, with
 
-        - ``p_value``: probability that a column of the expected brightness is measured as weak as this, adjusted for
+        - ``q_value``: probability that a column of the expected brightness is measured as weak as this, adjusted for
           the number of sites;
         - ``vacant``: whether it is at most ``false_discovery_rate``.
 
@@ -87,10 +88,9 @@ def find_vacancies(
     check_fraction("false_discovery_rate", false_discovery_rate)
     missing = missing_sites(table, lattice, by=by)
     found = site_occupancy(missing, detector.measure(image, missing, neighbors=table, fix_positions=True), by=by)
-    tested = stats.norm.sf(found["significance"].fillna(-np.inf))
-    occupied = np.ones(int((lattice.site >= 0).sum()))
-    found["p_value"] = stats.false_discovery_control(np.concatenate([tested, occupied]))[: len(found)]
-    return found.assign(vacant=found["p_value"] <= false_discovery_rate)
+    n_sites = len(found) + int((lattice.site >= 0).sum())
+    found["q_value"] = benjamini_hochberg(stats.norm.sf(found["significance"].fillna(-np.inf)), n_sites)
+    return found.assign(vacant=found["q_value"] <= false_discovery_rate)
 
 
 def missing_sites(

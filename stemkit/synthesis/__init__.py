@@ -10,7 +10,7 @@ from stemkit.synthesis.arrangements.cells import (
 )
 from stemkit.synthesis.arrangements.columns import Columns, Defect, columns_at, keep_near_frame, stacked, superposed
 from stemkit.synthesis.arrangements.defects import inserted, inside, nearest, removed, shifted, subset, substituted
-from stemkit.synthesis.arrangements.disorder import blue_noise
+from stemkit.synthesis.arrangements.disorder import poisson_disk_columns
 from stemkit.synthesis.arrangements.displacements import dislocated, displaced_randomly, strained
 from stemkit.synthesis.arrangements.lattices import lattice, lattice_vectors
 from stemkit.synthesis.arrangements.particles import projected_columns
@@ -27,7 +27,6 @@ __all__ = [
     "Recipe",
     "Region",
     "STEMSynthesizer",
-    "blue_noise",
     "blurred",
     "columns_at",
     "cropped",
@@ -47,6 +46,7 @@ __all__ = [
     "nearest",
     "nearest_distance",
     "planar_cell",
+    "poisson_disk_columns",
     "projected_columns",
     "random_cell",
     "removed",

@@ -24,7 +24,7 @@ from stemkit import (
     WienerDenoiser,
 )
 from stemkit.benchmark import TRUTHS
-from stemkit.denoising.anscombe import Stabilised
+from stemkit.denoising.anscombe import StabilizedCounts
 from stemkit.denoising.periodic import (
     FRACTIONS,
     Overlap,
@@ -154,14 +154,14 @@ class TestSpectrum:
         assert (enhanced - kept * crystal).std() < 0.65
 
 
-class TestStabilised:
+class TestStabilizedCounts:
     @pytest.mark.parametrize(("dose", "readout"), [(4.0, 0.0), (20.0, 0.0), (2.0, 1.5), (10.0, 3.0)])
     def test_noise_has_unit_variance_and_the_inverse_has_no_bias(self, dose, readout):
         rng, gain = np.random.default_rng(0), 0.05
         counts = rng.poisson(dose, 400_000) + rng.normal(0, readout, 400_000)
-        stabilised = Stabilised(readout * gain, gain).forward(counts * gain)
+        stabilised = StabilizedCounts(readout * gain, gain).forward(counts * gain)
         assert stabilised.std() == pytest.approx(1.0, abs=0.06)
-        mean = Stabilised(readout * gain, gain).inverse(np.array(stabilised.mean()))
+        mean = StabilizedCounts(readout * gain, gain).inverse(np.array(stabilised.mean()))
         assert mean == pytest.approx(dose * gain, rel=0.02)
         # the transform's own inverse would be too low by about a quarter of an electron
         naive = ((stabilised.mean() / 2) ** 2 - 0.375 - readout**2) * gain
@@ -171,14 +171,14 @@ class TestStabilised:
         rng, gain, level = np.random.default_rng(0), 0.02, 30.0
         # signal is what is missing from the level, in parts of the contrast
         signal = (level - rng.poisson(12.0, 400_000)) * gain
-        stabilised = Stabilised(np.sqrt(level) * gain, -gain).forward(signal)
+        stabilised = StabilizedCounts(np.sqrt(level) * gain, -gain).forward(signal)
         assert stabilised.std() == pytest.approx(1.0, abs=0.03)
-        mean = Stabilised(np.sqrt(level) * gain, -gain).inverse(np.array(stabilised.mean()))
+        mean = StabilizedCounts(np.sqrt(level) * gain, -gain).inverse(np.array(stabilised.mean()))
         assert mean == pytest.approx((level - 12.0) * gain, rel=0.02)
 
     @given(st.floats(0.01, 1.0), st.floats(-2.0, 2.0))
     def test_without_gain_the_transform_is_linear(self, readout, signal):
-        counts = Stabilised(readout, 0.0)
+        counts = StabilizedCounts(readout, 0.0)
         assert counts.forward(np.array(signal)) == pytest.approx(signal / readout)
         assert counts.inverse(counts.forward(np.array(signal))) == pytest.approx(signal)
 
@@ -199,7 +199,7 @@ class TestPeriodic:
 
     @given(st.integers(12, 60), st.integers(-100, 100))
     def test_equivalent_pixels_are_lattice_vectors_apart(self, n, step):
-        overlap = Overlap.of(n, step % (2 * n) - n)
+        overlap = Overlap.for_step(n, step % (2 * n) - n)
         step = step % (2 * n) - n
         at = np.arange(n)
         np.testing.assert_array_equal(at[overlap.source] - at[overlap.target], step // FRACTIONS)

@@ -15,7 +15,6 @@ from stemkit.synthesis import (
     Cell,
     Columns,
     Defect,
-    blue_noise,
     columns_at,
     cropped,
     crystal_cell,
@@ -34,6 +33,7 @@ from stemkit.synthesis import (
     nearest,
     nearest_distance,
     planar_cell,
+    poisson_disk_columns,
     projected_columns,
     random_cell,
     removed,
@@ -297,7 +297,7 @@ def test_a_particle_of_atoms(build):
 @given(st.floats(2.5, 25.0), shapes(30, 90), seeds)
 @settings(max_examples=20)
 def test_poisson_disk_columns_keep_their_distance_and_cover_the_area(spacing, shape, seed):
-    columns = blue_noise(spacing, shape, generator(seed))
+    columns = poisson_disk_columns(spacing, shape, generator(seed))
     places = there(columns)
     assert nearest_of(columns).min() >= spacing * (1 - 1e-5)
     # no hole in which another column has room, or very few
@@ -309,10 +309,10 @@ def test_poisson_disk_columns_keep_their_distance_and_cover_the_area(spacing, sh
 
 def test_poisson_disk_columns_of_several_spacings_and_seeds():
     spacing = torch.tensor([5.0, 11.0, 20.0])
-    columns = blue_noise(spacing, (100, 120), generator(3))
+    columns = poisson_disk_columns(spacing, (100, 120), generator(3))
     for k in range(3):
         assert nearest_of(columns, k).min() >= float(spacing[k]) * (1 - 1e-5)
-    again = blue_noise(spacing, (100, 120), generator(3))
+    again = poisson_disk_columns(spacing, (100, 120), generator(3))
     assert torch.equal(columns.places, again.places)
 
 

@@ -42,8 +42,6 @@ class Denoiser(ImageTransformer):
     attaches the recorded pixels and computes the score.
     """
 
-    #: The map that ``transform`` returns.
-    target = "enhance"
     mode: str | None
 
     @image_by_image()
@@ -96,6 +94,11 @@ class Denoiser(ImageTransformer):
 
     # --- for subclasses ------------------------------------------------------------------------------------------
 
+    @property
+    def _target(self) -> str:
+        """The map that ``transform`` returns."""
+        return "enhance"
+
     def _maps(self, image: xr.DataArray, mode: str) -> dict[str, NDArray]:
         """Maps of the image's shape by name, including ``"enhance"``."""
         raise NotImplementedError
@@ -116,11 +119,11 @@ class Denoiser(ImageTransformer):
 
     def _with_maps(self, image: xr.DataArray, maps: dict[str, NDArray], mode: str) -> xr.DataArray:
         dtype = float_dtype(image.dtype)
-        out = image.copy(data=maps[self.target].astype(dtype, copy=False))
+        out = image.copy(data=maps[self._target].astype(dtype, copy=False))
         made: dict[str, Any] = {
             "stemkit": __version__,
             "step": "enhance",
-            "target": self.target,
+            "target": self._target,
             **self._made_with(),
         }
         if (before := steps_before(image)) is not None:
@@ -129,7 +132,7 @@ class Denoiser(ImageTransformer):
         recorded = recorded_image(image).values.copy()
         # "enhance" is a coordinate only where transform returns another map
         others = {
-            k: v.astype(np.float32, copy=False) for k, v in maps.items() if k != "enhance" or self.target != "enhance"
+            k: v.astype(np.float32, copy=False) for k, v in maps.items() if k != "enhance" or self._target != "enhance"
         }
         return out.assign_coords({RECORDED: (image.dims, recorded), **{k: (image.dims, v) for k, v in others.items()}})
 

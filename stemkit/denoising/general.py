@@ -9,7 +9,7 @@ from typing import Any
 
 from stemkit.atomic import whole_file
 from stemkit.compute import resolve_device
-from stemkit.denoising.sources import SynthesisSource
+from stemkit.denoising.sources import CROP_MULTIPLE, MIN_CROP, SynthesisSource
 from stemkit.denoising.training import TrainingSchedule, train, training_record
 from stemkit.denoising.weights import OUTPUTS, NetworkInfo, load_weights, save_weights
 from stemkit.synthesis import noises as draws
@@ -49,11 +49,32 @@ def train_general(
 ) -> Path:
     """Train the general network on synthetic pairs and write ``NAME.safetensors`` with its model card into a folder.
 
-    A checkpoint is written to the same folder after every epoch, and the same call resumes from it. With ``minutes``,
-    training stops after the epoch that exceeds this time, and the best network is written; in a new run the learning
-    rate decreases to 0 by then. ``batch_size`` is the number of images of the smallest crop size; batches of larger
-    crops have equally many pixels. With ``weights``, training starts from those and keeps their architecture; the card
-    lists the earlier runs.
+    A checkpoint is written to the same folder after every epoch, and the same call resumes from it.
+
+    Parameters
+    ----------
+    folder : Path
+    name : str
+    max_epochs, batches_per_epoch, lr, minutes
+        See :class:`~stemkit.denoising.training.TrainingSchedule`; in a new run the learning rate decreases to 0 within
+        ``minutes``.
+    seed, device, compile, verbose
+        See :func:`~stemkit.denoising.training.train`.
+    n_channels, n_blocks, downsampling : int, optional
+        See :class:`stemkit.networks.SFIN`; by default those of the shipped weights.
+    crop_sizes : sequence of int
+        Edges of the crops, px.
+    batch_size : int
+        Number of images of the smallest crop size; batches of larger crops have equally many pixels.
+    emphasis : float
+        See :class:`~stemkit.denoising.sources.SynthesisSource`.
+    weights : str or Path, optional
+        Start from these weights and keep their architecture; the model card lists the earlier runs.
+
+    Returns
+    -------
+    Path
+        The file of weights.
 
     Raises
     ------
@@ -64,8 +85,10 @@ def train_general(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, but is {batch_size!r}")
     for size in crop_sizes:
-        if size < 32 or size % 16:
-            raise ValueError(f"crop_sizes must be multiples of 16 of at least 32 px, but one is {size!r}")
+        if size < MIN_CROP or size % CROP_MULTIPLE:
+            raise ValueError(
+                f"crop_sizes must be multiples of {CROP_MULTIPLE} of at least {MIN_CROP} px, but one is {size!r}"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     where = resolve_device(device)
     given = {"n_channels": n_channels, "n_blocks": n_blocks, "downsampling": downsampling}

@@ -269,6 +269,10 @@ class NetworkDenoiser(Denoiser):
 
     # --- inference -----------------------------------------------------------------------------------------------
 
+    @property
+    def _target(self) -> str:
+        return self.target
+
     def _enhancer(self) -> Enhancer:
         # the network is converted once for all images
         network = for_inference(self.net_, resolve_device(self.device), self.precision)

@@ -205,7 +205,7 @@ def training_record(net: skorch.NeuralNet, device: torch.device, seed: int, befo
         "seed": int(seed),
         "epochs": int(net.max_epochs),
         "epochs_done": len(net.history),
-        "batches_per_epoch": sum(int(epoch["train_batch_count"]) for epoch in net.history[:1]),
+        "batches_per_epoch": int(net.history[0]["train_batch_count"]) if net.history else 0,
         "batch_size": int(net.source.batch_size),
         "lr": float(net.lr),
         "seconds": round(sum(net.history[:, "dur"])) if net.history else 0,

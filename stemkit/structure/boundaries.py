@@ -19,9 +19,10 @@ __all__ = ["INNER", "Similarity", "compare_clusters"]
 class Constants:
     """Constants of the comparison of two clusters at their boundary."""
 
-    #: Range of distances from the other cluster of the columns that are compared, square roots of the area of the cell
+    #: Least distance from the other cluster of the columns that are compared, square roots of the area of the cell
     #: (chosen: the position of the boundary is known to a cell or two).
     nearest: float = 1.5
+    #: Largest distance (chosen).
     farthest: float = 9.0
     #: Largest mean squared residual of a polynomial near a boundary, squares of this times that of the planes of local
     #: bases (chosen).

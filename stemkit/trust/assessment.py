@@ -13,7 +13,8 @@ from scipy import ndimage
 
 from stemkit.denoising.network import NetworkDenoiser
 from stemkit.denoising.sampling import chosen_grid
-from stemkit.images import mode_sign, pixel_sizes, recorded_image, resolve_mode, single_image, steps_before
+from stemkit.detection.normalized_image import length_scale
+from stemkit.images import mode_sign, recorded_image, resolve_mode, single_image, steps_before
 from stemkit.noise import NoiseModel
 from stemkit.noise.resolve import resolve_noise
 from stemkit.pixels import faulty_pixels, filled
@@ -262,7 +263,7 @@ def _weights(enhanced: xr.DataArray) -> str:
 def _at_columns(
     columns: pd.DataFrame, recorded: xr.DataArray, results: NDArray, denoiser: NetworkDenoiser
 ) -> NDArray[np.float64]:
-    size = float(np.sqrt(np.prod(pixel_sizes(recorded) or (1.0, 1.0))))
+    size = length_scale(recorded)[0]
     width = float(np.nanmedian(columns["sigma"])) / size
     sources = error_sources(recorded, results, resolve_mode(recorded, denoiser.mode), width)
     half = sources.half_width(factors_of(denoiser.info_.sha256)["integrated"])

@@ -10,7 +10,8 @@ from scipy import ndimage, stats
 
 from stemkit.columns.peaks import BACKGROUND_RATIO
 from stemkit.detection import fitted_image
-from stemkit.images import mode_sign, pixel_sizes
+from stemkit.detection.normalized_image import length_scale
+from stemkit.images import mode_sign
 from stemkit.tables import check_columns
 from stemkit.trust.column_field import column_response, noise_peaks, normal_scores, response_variance
 from stemkit.trust.expected_noise import ExpectedNoise
@@ -71,7 +72,7 @@ def judge_columns(
     if len(table) == 0:
         return table.reindex(columns=[*POSITION, "significance", "p_value", "q_value", "verdict"])
     sign = mode_sign(mode)
-    size = float(np.sqrt(np.prod(pixel_sizes(recorded) or (1.0, 1.0))))
+    size = length_scale(recorded)[0]
     sigma = np.where(np.isfinite(table["sigma"]), table["sigma"], table["sigma"].median()) / size
     width = max(float(np.median(sigma)), LEAST_WIDTH)
     amplitude = np.nan_to_num(table["amplitude"].to_numpy(dtype=np.float64))

@@ -35,7 +35,7 @@ def test_displacements_of_real_scans(suffix, limits, spacing):
     noise = draw_noise(torch.full((N,), spacing), torch_generator(0))
     scanned = noise.drift > 0
     # half of the three in four whose rows are displaced
-    share = 0.75 * noises.SCANNED
+    share = noises.DISPLACED * noises.SCANNED
     assert abs(float(scanned.float().mean()) - share) < SIGMAS * math.sqrt(share * (1 - share) / N)
     size = rms(noise, suffix)[scanned]
     assert float(size.min()) >= limits[0] * (1 - 1e-5)

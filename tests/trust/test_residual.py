@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
+from strategies import gaussians
 
 from stemkit import BackgroundNoise, NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.trust.column_field import _border, noise_peaks, normal_scores
@@ -18,15 +19,8 @@ SIGMA, SPACING = 2.5, 12.0
 
 def crystal(shape=SHAPE, dx=0.0, sigma=SIGMA):
     """Gaussian columns on a rotated square lattice, of height 1 above 0."""
-    y, x = np.indices(shape, dtype=float)
-    out = np.zeros(shape)
-    a, b = SPACING * np.array([0.96, 0.28]), SPACING * np.array([-0.28, 0.96])
-    for i in range(-20, 30):
-        for j in range(-20, 30):
-            cy, cx = i * a + j * b
-            if -10 < cy < shape[0] + 10 and -10 < cx < shape[1] + 10:
-                out += np.exp(-((y - cy) ** 2 + (x - cx - dx) ** 2) / (2 * sigma**2))
-    return out
+    steps = np.stack(np.meshgrid(np.arange(-20, 30), np.arange(-20, 30)), axis=-1).reshape(-1, 2)
+    return gaussians(shape, SPACING * steps @ np.array([[0.96, 0.28], [-0.28, 0.96]]) + (0.0, dx), sigma)
 
 
 CLEAN = crystal()

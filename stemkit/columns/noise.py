@@ -16,7 +16,15 @@ Intensity = TypeVar("Intensity", NDArray[np.float64], Tensor)
 
 @dataclass(frozen=True)
 class LinearVariance:
-    """Variance of the noise of a pixel, ``max(constant + slope I, floor)`` where I is the noise-free intensity."""
+    """Variance of the noise of a pixel, ``max(constant + slope I, floor)`` where I is the noise-free intensity.
+
+    Parameters
+    ----------
+    constant, floor : float
+        Squares of the unit of the image.
+    slope : float
+        Unit of the image.
+    """
 
     constant: float
     slope: float = 0.0
@@ -43,9 +51,10 @@ class FitNoise:
     correlation_x : float
         Correlation of neighbouring pixels along the row.
     streaks : float
-        Standard deviation of the offset of each row.
+        Standard deviation of the offset of each row, in the unit of the image.
     tilt : float
-        Standard deviation of the slope of the background along either axis, per px; it is added to the errors.
+        Standard deviation of the slope of the background along either axis, in the unit of the image per px; it is
+        added to the errors.
     """
 
     variance: LinearVariance | None = None

@@ -13,6 +13,7 @@ from stemkit.compute import parallel_map
 from stemkit.denoising.anscombe import StabilizedCounts, image_of, signal_of
 from stemkit.denoising.base import StatelessDenoiser
 from stemkit.denoising.spectral import frequencies, information_limit, periodic_part
+from stemkit.filters import lanczos_weights
 from stemkit.noise import NoiseModel
 from stemkit.noise.resolve import resolve_noise
 from stemkit.parameters import check_integer, check_positive
@@ -319,6 +320,4 @@ def _shifted(image: NDArray, fraction: float, axis: int) -> NDArray:
     """Lanczos interpolation of an image at positions shifted by a fraction of a pixel."""
     if not fraction:
         return image
-    at = np.arange(TAPS) - (TAPS // 2 - 1) - fraction
-    kernel = np.sinc(at) * np.sinc(at / (TAPS / 2))
-    return np.asarray(ndimage.correlate1d(image, kernel / kernel.sum(), axis, mode="mirror", origin=-1))
+    return np.asarray(ndimage.correlate1d(image, lanczos_weights(fraction, TAPS), axis, mode="mirror", origin=-1))

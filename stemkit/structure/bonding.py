@@ -19,9 +19,9 @@ from stemkit.tables import check_columns
 __all__ = ["bond_angles", "bonds", "pair_rows", "pair_table"]
 
 #: Longest bond, typical bonds (chosen: between a bond and the diagonal of a square, 1.414).
-LONGEST = 1.3
+MAX_BOND = 1.3
 #: Times that the typical bond is determined from the bonds (chosen).
-ITERATIONS = 3
+N_ITERATIONS = 3
 
 
 def bonds(table: pd.DataFrame, *, max_distance: float | None = None) -> pd.DataFrame:
@@ -155,8 +155,8 @@ def _pairs(columns: ColumnPositions, max_distance: float | None) -> tuple[NDArra
     length = np.hypot(*(columns.positions[edges[:, 1]] - columns.positions[edges[:, 0]]).T)
     if max_distance is None and len(length):
         typical = float(np.median(nearest_distances(columns.positions)))
-        for _ in range(ITERATIONS):
-            typical = float(np.median(length[length <= LONGEST * typical]))
-        max_distance = LONGEST * typical
+        for _ in range(N_ITERATIONS):
+            typical = float(np.median(length[length <= MAX_BOND * typical]))
+        max_distance = MAX_BOND * typical
     i, j = edges[length <= (max_distance or 0.0)].T
     return i, j

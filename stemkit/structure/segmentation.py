@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from stemkit.structure.bases import matching_basis
-from stemkit.structure.boundaries import INNER, Similarity, compare_clusters
+from stemkit.structure.boundaries import MIN_INNER_COLUMNS, Similarity, compare_clusters
 from stemkit.structure.local_bases import LocalBases, all_local_bases
 from stemkit.structure.region_growing import GrownLattice
 from stemkit.structure.vector_search import nearest_distance
@@ -150,7 +150,7 @@ def _without_thin_clusters(positions: NDArray, label: NDArray, neighbors: NDArra
         inner = ((nearby == label[:, None]) | (nearby < 0)).all(axis=1) & (label >= 0)
         kinds = np.unique(label[label >= 0])
         depth = np.array([inner[label == kind].sum() for kind in kinds])
-        if len(kinds) == 1 or depth.min() >= INNER:
+        if len(kinds) == 1 or depth.min() >= MIN_INNER_COLUMNS:
             break
         thin = label == kinds[np.argmin(depth)]
         others = np.flatnonzero((label >= 0) & ~thin)

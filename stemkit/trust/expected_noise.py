@@ -20,11 +20,11 @@ __all__ = ["ExpectedNoise", "column_width"]
 #: Sigma of the Gaussian filter that yields the background in the measurement of the width, px (chosen).
 BACKGROUND_SIGMA = 16.0
 #: Least variance of the noise of a pixel, as a fraction of the mean (chosen: keeps weights finite).
-LEAST_VARIANCE = 0.05
+MIN_VARIANCE = 0.05
 #: Least variance of the noise, as a fraction of the squared range of the image (chosen: an image without noise).
-LEAST_RELATIVE = 1e-12
+MIN_RELATIVE_VARIANCE = 1e-12
 #: Standard errors from which the variance depends on the intensity (chosen).
-SIGNIFICANT = 3.0
+SIGNIFICANCE = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ class ExpectedNoise:
         slope = model.pointwise.gain * model.contrast
         constant = model.pointwise.readout**2 * unit - slope * mode_sign(model.mode) * model.level
         mean = constant + slope * float(enhanced.mean())
-        line = LinearVariance(constant, slope, max(LEAST_VARIANCE * mean, LEAST_RELATIVE * unit))
+        line = LinearVariance(constant, slope, max(MIN_VARIANCE * mean, MIN_RELATIVE_VARIANCE * unit))
         streaks = ((scan.amplitude, scan.length), (scan.short_amplitude, scan.short_length))
         return cls(
             line(enhanced),
@@ -93,9 +93,9 @@ class ExpectedNoise:
         parts = [np.ones_like(enhanced), signal, *(slope**2 for slope in np.gradient(enhanced))]
         squares = residual**2
         a, b = _regression(squares, parts)[:2]
-        if b**2 * float(np.vdot(signal, signal)) < SIGNIFICANT**2 * float(squares.var()):
+        if b**2 * float(np.vdot(signal, signal)) < SIGNIFICANCE**2 * float(squares.var()):
             a, b = float(squares.mean()), 0.0
-        floor = max(LEAST_VARIANCE * float(squares.mean()), LEAST_RELATIVE * float(np.ptp(enhanced)) ** 2, 1e-300)
+        floor = max(MIN_VARIANCE * float(squares.mean()), MIN_RELATIVE_VARIANCE * float(np.ptp(enhanced)) ** 2, 1e-300)
         line = LinearVariance(float(a - b * enhanced.mean()), float(b), floor)
         variance = line(enhanced)
         scaled = residual / np.sqrt(variance)

@@ -20,11 +20,11 @@ from stemkit.trust.expected_noise import ExpectedNoise
 __all__ = ["range_table", "shipped_info"]
 
 #: Factor by which a value may be beyond a limit of a range to be at its edge (chosen).
-EDGE = 1.25
+EDGE_FACTOR = 1.25
 #: Quantile of the enhanced image that is its background (chosen).
-BACKGROUND = 0.05
+BACKGROUND_QUANTILE = 0.05
 #: Quantile of the enhanced image that is the height of its bright columns (chosen).
-BRIGHT = 0.995
+BRIGHT_QUANTILE = 0.995
 
 
 @cache
@@ -68,7 +68,7 @@ def range_table(
         Index ``spacing`` (px), ``width`` (fraction of the spacing), ``noise`` (standard deviation of a pixel at a
         bright column, fraction of the contrast), ``dose`` (electrons per pixel at a bright column), ``displacement``
         (RMS, px) and ``correlation`` (along the row); columns ``value, unit, low, high, status``. The status
-        is ``"inside"``, ``"edge"`` (beyond a limit by a factor of at most ``EDGE``; above the largest spacing by the
+        is ``"inside"``, ``"edge"`` (beyond a limit by at most ``EDGE_FACTOR``; above the largest spacing by the
         ``largest_ratio`` of :mod:`stemkit.denoising.sampling`, up to which the network is applied), ``"outside"``, or
         ``"unknown"`` where the weights do not state their range or the image does not have the quantity. A dose above
         ``high`` is inside: more electrons are less noise, which has its own row.
@@ -78,7 +78,7 @@ def range_table(
     The ranges are those of the weights' metadata (spacing) and of the recipe of the shipped weights. On a grid with f
     pixels per pixel of the image, the dose is divided by f^2, and the noise is multiplied by f.
     """
-    background, bright = (float(q) for q in np.quantile(enhanced, (BACKGROUND, BRIGHT)))
+    background, bright = (float(q) for q in np.quantile(enhanced, (BACKGROUND_QUANTILE, BRIGHT_QUANTILE)))
     contrast = model.contrast if model is not None else bright - background
     std = math.sqrt(float(expected.variance_at(np.array(background + contrast))))
     slope = abs(expected.line.slope)
@@ -101,7 +101,7 @@ def range_table(
     for name, (value, unit, low, high) in values.items():
         if name != "spacing" and not is_shipped:
             low = high = math.nan
-        edge_factor = GRID_CONSTANTS.largest_ratio if name == "spacing" else EDGE
+        edge_factor = GRID_CONSTANTS.largest_ratio if name == "spacing" else EDGE_FACTOR
         upper_limit = math.inf if name == "dose" else high
         rows[name] = (value, unit, low, high, _status(value, low, upper_limit, edge_factor))
     return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "unit", "low", "high", "status"])
@@ -114,4 +114,4 @@ def _status(value: float, low: float, high: float, edge_factor: float) -> str:
     value = max(value, 0.0) if low <= 0 else value
     if low <= value <= high:
         return "inside"
-    return "edge" if low / EDGE <= value <= high * edge_factor else "outside"
+    return "edge" if low / EDGE_FACTOR <= value <= high * edge_factor else "outside"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Literal, overload
+from typing import Literal, Self, overload
 
 import numpy as np
 import pandas as pd
@@ -127,7 +127,7 @@ class STEMSynthesizer(ImageEstimator):
         self.random_state = random_state
         self.device = device
 
-    def fit(self, X: Images, y: object = None) -> STEMSynthesizer:
+    def fit(self, X: Images, y: object = None) -> Self:
         """Estimate mode, noise, pixel size, spacing and widths of columns from images of one kind.
 
         Parameters

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from stemkit import SFINDenoiser
 from stemkit.compute import autocast, describe_device, inference_dtype, resolve_device, torch_generator
 from stemkit.denoising.general import RECIPE
-from stemkit.denoising.sources import SynthesisSource
+from stemkit.denoising.sources import SynthesisSource, TrainingBatch
 from stemkit.denoising.training import TrainingSchedule, train
 from stemkit.denoising.weights import OUTPUTS, NetworkInfo, build, load_weights
 from stemkit.networks import FoldedSFIN
@@ -84,26 +84,28 @@ def main() -> None:
 # --- timed steps -------------------------------------------------------------------------------------------------
 
 
-def drawing(sizes: Sizes, device: torch.device) -> Callable[[], tuple[Tensor, dict[str, Tensor]]]:
+def drawing(sizes: Sizes, device: torch.device) -> Callable[[], TrainingBatch]:
     source, seeds = SynthesisSource(RECIPE, OUTPUTS, sizes.batch, [sizes.crop]), count()
     return lambda: source.draw(torch_generator(next(seeds), device), sizes.batch)
 
 
-def fixed_batch(draw: Callable[[], tuple[Tensor, dict[str, Tensor]]]) -> Callable[[], tuple[Tensor, dict[str, Tensor]]]:
+def fixed_batch(draw: Callable[[], TrainingBatch]) -> Callable[[], TrainingBatch]:
     """The same batch repeatedly."""
     batch = draw()
     return lambda: batch
 
 
-def stepping(run: Callable[[Tensor], Tensor], network: nn.Module, draw: Callable[[], tuple], device: torch.device):
+def stepping(
+    run: Callable[[Tensor], Tensor], network: nn.Module, draw: Callable[[], TrainingBatch], device: torch.device
+):
     """A training step without reports."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
 
     def step() -> None:
-        inputs, truth = draw()
+        batch = draw()
         with autocast(device):
-            predicted = run(inputs).float()
-        loss = (predicted - truth["maps"]).abs().mean()
+            predicted = run(batch.inputs).float()
+        loss = (predicted - batch.targets).abs().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)

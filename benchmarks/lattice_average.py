@@ -65,10 +65,11 @@ class Given:
 
 def translations(given: Given) -> NDArray:
     recorded, network = given.recorded.astype(np.float32), given.network.astype(np.float32)
-    found = lattice_average.Translations.of(recorded, network)
+    found = lattice_average.Translations.from_images(recorded, network)
     if found is None:
         return given.network
-    return lattice_average._periodic_estimate(found, lattice_average._Noise.of(recorded, network), recorded, network)
+    noise = lattice_average._Noise.from_residual(recorded - network, network)
+    return lattice_average._periodic_estimate(found, noise, recorded, network)
 
 
 def tested(given: Given) -> NDArray:

@@ -57,7 +57,8 @@ def main() -> None:
 
 def parts(shape: tuple[int, int], least: float) -> pd.DataFrame:
     n, g, recipe = 16, torch_generator(1), Recipe()
-    columns, kind, _ = draw_columns(recipe, n, shape, g)
+    specimens = draw_columns(recipe, n, shape, g)
+    columns, kind = specimens.columns, specimens.arrangement
     support = draw_support(recipe, kind, columns.spacing, shape, g)
     tail, spread = torch.full((n,), 0.1), torch.full((n,), 2.0)
     clean = render_targets(columns, shape, support, tail, spread).enhance

@@ -43,20 +43,22 @@ def main() -> None:
     module, info = load_weights("auto")
     module.train()
     source = SynthesisSource(RECIPE, info.outputs, arguments.images, [arguments.size])
-    images, truth = source.draw(torch_generator(0, CPU), arguments.images)
+    batch = source.draw(torch_generator(0, CPU), arguments.images)
     mixed = not isinstance(autocast(CPU), contextlib.nullcontext)
     steps: dict[str, Callable[[], object]] = {
         "drawing": lambda: source.draw(torch_generator(0, CPU), arguments.images),
-        "single precision": lambda: step(module, images, truth["maps"], mixed=False),
+        "single precision": lambda: step(module, batch.inputs, batch.targets, mixed=False),
     }
     if mixed:
-        steps["bfloat16"] = lambda: step(module, images, truth["maps"], mixed=True)
+        steps["bfloat16"] = lambda: step(module, batch.inputs, batch.targets, mixed=True)
     print(f"{platform.machine()}, torch {torch.__version__}, {arguments.size} px, {arguments.images} images a step")
     for name, seconds in least(steps, arguments.rounds).items():
         rate, per_image = arguments.images / seconds, 1e3 * seconds / arguments.images
         print(f"{name}: {rate:.1f} images per CPU second ({per_image:.0f} ms)")
     if arguments.threads:
-        for name, seconds in ways_to_use_two_threads(module, images, truth["maps"], arguments.rounds, mixed).items():
+        for name, seconds in ways_to_use_two_threads(
+            module, batch.inputs, batch.targets, arguments.rounds, mixed
+        ).items():
             print(f"{name}: {seconds:.2f} s a step of {2 * arguments.images} images")
     if arguments.profile:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:

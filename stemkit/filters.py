@@ -1,4 +1,4 @@
-"""Gaussian filters whose cost does not grow with sigma, and the variance that they leave."""
+"""Gaussian filters whose cost does not grow with sigma, the variance after them, and weights of an interpolation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["gaussian_variance_gain", "wide_gaussian"]
+__all__ = ["gaussian_variance_gain", "lanczos_weights", "wide_gaussian"]
 
 #: Number of box filters that approximate a Gaussian (chosen: three differ by less than 3 % of its height, Wells 1986).
 N_BOXES = 3
@@ -53,6 +53,16 @@ def wide_gaussian(values: NDArray, sigma: float, axes: Sequence[int] = (0, 1)) -
             length = size if i < n_small else size + 2
             out = ndimage.uniform_filter1d(out, min(length, out.shape[axis]), axis=axis, mode="reflect")
     return np.asarray(out)
+
+
+def lanczos_weights(fraction: NDArray | float, n_taps: int) -> NDArray[np.float64]:
+    """Weights ``(..., n_taps)`` of the samples about positions, each a fraction of a step beyond a sample.
+
+    The sample before a position has the index ``n_taps // 2 - 1``. The weights are a windowed sinc, with the sum 1.
+    """
+    distance = np.arange(n_taps) - (n_taps // 2 - 1) - np.asarray(fraction)[..., None]
+    weights = np.sinc(distance) * np.sinc(distance / (n_taps / 2))
+    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
 
 
 def gaussian_variance_gain(

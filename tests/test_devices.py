@@ -54,8 +54,8 @@ def test_batches_are_drawn_on_their_device(seed, monkeypatch):
 
 def test_training_steps_are_drawn_on_their_device(monkeypatch):
     with pretended_device(monkeypatch) as device:
-        inputs, truth = SynthesisSource(RECIPE, OUTPUTS, 4, [48, 64], 1.0).draw(torch_generator(1, device), 4)
-        assert {inputs.device, *(value.device for value in truth.values())} == {device}
+        batch = SynthesisSource(RECIPE, OUTPUTS, 4, [48, 64], 1.0).draw(torch_generator(1, device), 4)
+        assert {value.device for value in vars(batch).values()} == {device}
 
 
 def test_enhancement(pairs, monkeypatch):

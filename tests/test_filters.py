@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage, signal
 
-from stemkit.filters import gaussian_variance_gain, wide_gaussian
+from stemkit.filters import gaussian_variance_gain, lanczos_weights, wide_gaussian
 
 
 @pytest.mark.parametrize("sigma", [1.0, 4.0, 11.5, 30.0])
@@ -62,3 +62,15 @@ def test_noise_correlated_along_rows_is_reduced_less_by_a_filter():
     # n^2 / (4 pi sigma^2) independent values
     scatter = np.sqrt(2 * 4 * np.pi) * sigma / n
     assert filtered.var() == pytest.approx(gaussian_variance_gain(sigma, correlation_x=r), rel=4 * scatter + 0.02)
+
+
+@pytest.mark.parametrize("n_taps", [4, 6, 8])
+def test_lanczos_weights_interpolate_slow_waves(n_taps):
+    fraction = np.array([[0.0, 0.25], [0.5, 0.9]])
+    weights = lanczos_weights(fraction, n_taps)
+    assert weights.shape == (2, 2, n_taps)
+    np.testing.assert_allclose(weights.sum(axis=-1), 1.0)
+    samples = np.arange(n_taps) - (n_taps // 2 - 1)
+    np.testing.assert_allclose(weights[0, 0], samples == 0, atol=1e-12)
+    wave = np.cos(2 * np.pi * 0.05 * samples)
+    np.testing.assert_allclose(weights @ wave, np.cos(2 * np.pi * 0.05 * fraction), atol=0.01)

@@ -19,7 +19,7 @@ import stemkit
 PACKAGE = Path(stemkit.__file__).parent
 #: Subpackages and modules in layers, from the lowest one: a layer imports only from lower ones.
 LAYERS = [
-    {"_version", "atomic", "compilation", "filters", "parabola", "parameters", "tables"},
+    {"_version", "atomic", "compilation", "filters", "parabola", "parameters", "statistics", "tables"},
     {"images", "metrics", "pixels", "compute"},
     {"networks", "plotting", "columns", "periodicity", "estimators"},
     {"io"},

@@ -9,6 +9,7 @@ import stemkit
 from stemkit import AtomDetector, plotting
 from stemkit.plotting.columns import LABEL_COLORS
 from stemkit.plotting.drawing import scale_bar_length
+from stemkit.plotting.vectors import WHEEL_HOLE_RADIUS
 from stemkit.structure import find_grains, fit_lattices, rings
 
 mpl.use("agg")
@@ -231,6 +232,17 @@ def test_arrows_have_the_direction_length_and_place_of_the_vectors(axes, image):
     assert arrows.get_facecolor()[:2] == pytest.approx(colors([0.0, 0.25]))
     assert axes.get_ylim() == (95.5, -0.5)
     assert any(t.get_text().endswith(" pm") for t in axes.texts)
+
+
+def test_the_colour_wheel_is_an_opaque_ring(axes, image):
+    plotting.show_displacements(image, vectors(), axes)
+    opaque = axes.images[-1].get_array()[..., 3] > 0
+    # pixels of a ring with this hole, of a square of 2 by 2 radii
+    assert opaque.mean() == pytest.approx(np.pi / 4 * (1 - WHEEL_HOLE_RADIUS**2), rel=0.02)
+    middle = len(opaque) // 2
+    assert not opaque[middle, middle]
+    assert not opaque[0, 0]
+    assert opaque[middle, 1]
 
 
 def test_vectors_that_are_not_significant_are_grey_and_walls_are_between_their_columns(axes, image):

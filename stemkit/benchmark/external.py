@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.denoising.anscombe import Stabilized, image_of, signal_of
+from stemkit.denoising.anscombe import StabilizedCounts, image_of, signal_of
 from stemkit.denoising.base import StatelessDenoiser
 from stemkit.noise.model import NoiseModel
 from stemkit.noise.resolve import resolve_noise
@@ -49,7 +49,7 @@ class BM3DDenoiser(StatelessDenoiser):
 def _denoised(values: NDArray, model: NoiseModel) -> NDArray:
     if np.ptp(values) == 0:
         return values
-    stabilized = Stabilized.of(model)
+    stabilized = StabilizedCounts.from_noise_model(model)
     if stabilized.noise_free:
         return values
     noisy = stabilized.forward(signal_of(values, model))

@@ -16,7 +16,7 @@ from torch import nn
 from stemkit.compute import resolve_device, seeded
 from stemkit.denoising.general import ARCHITECTURE, RECIPE
 from stemkit.denoising.sources import SynthesisSource
-from stemkit.denoising.training import TrainingSchedule, made_with, train
+from stemkit.denoising.training import TrainingSchedule, train, training_record
 from stemkit.denoising.weights import OUTPUTS, NetworkInfo, build, load_weights, save_weights
 from stemkit.networks.sfin import Interaction
 from stemkit.noise.drawing import NoiseParameters
@@ -157,7 +157,7 @@ def train_network(
     if net is None:
         return None
     net.module_(torch.zeros(1, 1, 32, 32, device=run.device))  # a forward pass disables the ablated weights once more
-    training = made_with(net, run.device, seed, {}) | settings | _durations(net, n_images)
+    training = training_record(net, run.device, seed, {}) | settings | _durations(net, n_images)
     training["rate_losses"] = {f"{each:g}": loss for each, loss in losses.items()}
     return save_weights(net.module_, dataclasses.replace(spec.info, training=training), path)
 
@@ -291,7 +291,7 @@ def _source(spec: TrainingSpec) -> SynthesisSource:
 
 def _digest(spec: TrainingSpec, seed: int) -> str:
     """Hash of the distribution of the training images, the network and the seed."""
-    described = f"{_source(spec).described} {spec.info} {spec.ablate and spec.ablate.__name__} {seed}"
+    described = f"{_source(spec).fingerprint} {spec.info} {spec.ablate and spec.ablate.__name__} {seed}"
     return hashlib.sha256(described.encode()).hexdigest()
 
 

@@ -21,9 +21,9 @@ def assess_frames(job: Job, recorded: xr.DataArray, enhanced: xr.DataArray) -> N
     import numpy as np
 
     from stemkit.images import split
-    from stemkit.trust.assessment import LEAST_SIZE, assess
+    from stemkit.trust.assessment import MIN_SIZE, assess
 
-    if min(recorded.shape[-2:]) < LEAST_SIZE:
+    if min(recorded.shape[-2:]) < MIN_SIZE:
         return
     first, second = ([image] if image.ndim == 2 else split(image) for image in (recorded, enhanced))
     found = [

@@ -176,11 +176,11 @@ def _assessment(image: xr.DataArray, columns: pd.DataFrame) -> Assessment | None
     import numpy as np
 
     from stemkit.images.provenance import recorded_image, was_enhanced
-    from stemkit.trust.assessment import LEAST_SIZE, assess
+    from stemkit.trust.assessment import MIN_SIZE, assess
 
     recorded = recorded_image(image)
     removed = recorded.values - image.values
-    if not was_enhanced(image) or min(image.shape) < LEAST_SIZE or not (np.ptp(removed) and np.ptp(image.values)):
+    if not was_enhanced(image) or min(image.shape) < MIN_SIZE or not (np.ptp(removed) and np.ptp(image.values)):
         return None
     return assess(recorded, image, columns if len(columns) else None)
 

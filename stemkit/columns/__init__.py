@@ -10,13 +10,13 @@
 
 from stemkit.columns.fits import ColumnFits
 from stemkit.columns.fitting import fit_columns
-from stemkit.columns.noise import Variance
+from stemkit.columns.noise import LinearVariance
 from stemkit.columns.peaks import column_response, find_peaks, peaks_above_noise
 from stemkit.columns.rendering import render_columns
 
 __all__ = [
     "ColumnFits",
-    "Variance",
+    "LinearVariance",
     "column_response",
     "find_peaks",
     "fit_columns",

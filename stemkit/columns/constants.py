@@ -42,13 +42,13 @@ class Constants(NamedTuple):
     max_widening: float = 2.0
     #: Largest displacement of a column in one step.
     max_position_step: float = 0.5
-    #: Largest change of the width in one step, as a fraction of the width; also that of the numbers of an ellipse.
+    #: Largest change in one step of the width, as a fraction of the width, and of the two parameters of an ellipse.
     max_relative_step: float = 0.3
     #: A fit has converged when its last step is below this fraction of its width and amplitude, whatever its errors.
     converged_relative_step: float = 3e-5
     #: Shortest step that is undone where it decreases the likelihood, standard errors.
     min_undone_step: float = 0.05
-    #: Damping above which a short step does not show convergence.
+    #: Damping above which a short step is no sign of convergence.
     converged_damping: float = 0.1
     #: Excess of the residual's variance over that of the noise from which errors are scaled up, standard deviations.
     excess_significance: float = 4.0
@@ -56,23 +56,24 @@ class Constants(NamedTuple):
     first_damping: float = 1e-3
     #: Least damping of such a column.
     min_damping: float = 1e-7
-    #: Damping of the first step of a column that overlaps others. It is never zero: there are combinations of the
-    #: widths and backgrounds of many columns that hardly change the image, and non-Gaussian columns drive them away.
+    #: Damping of the first step of a column that overlaps others. It is never zero: some combinations of
+    #: the widths and backgrounds of many columns hardly change the image, and diverge for non-Gaussian columns.
     crowded_first_damping: float = 0.3
     #: Least damping of such a column.
     crowded_min_damping: float = 0.01
-    #: Damping at which a column is given up.
+    #: Damping from which a column is no longer fitted: the fit has failed.
     max_damping: float = 1e4
     #: Overshoot of a step, as a fraction of its length, below which the damping is decreased.
     good_overshoot: float = 0.15
     #: Overshoot above which the damping is increased.
     bad_overshoot: float = 0.5
-    #: Factors by which the damping is decreased and increased.
+    #: Factor by which the damping is decreased.
     damping_decrease: float = 0.2
+    #: Factor by which it is increased.
     damping_increase: float = 4.0
     #: Distance of a column from the middle of its window from which the window is moved, px.
     max_off_center: float = 0.55
-    #: Largest absolute value of the two numbers of an ellipse.
+    #: Largest absolute value of the two parameters of an ellipse.
     max_ellipticity: float = 0.6
 
 

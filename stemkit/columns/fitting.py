@@ -13,7 +13,7 @@ from stemkit.columns.constants import WINDOW_RADIUS
 from stemkit.columns.fits import ColumnFits
 from stemkit.columns.gaussians import ELLIPTICAL, ROUND
 from stemkit.columns.levenberg_marquardt import CompiledLevenbergMarquardt
-from stemkit.columns.noise import FitNoise, Variance
+from stemkit.columns.noise import FitNoise, LinearVariance
 from stemkit.columns.problem import build_problem
 from stemkit.columns.results import fits_of
 from stemkit.columns.solving import MAX_JOINT
@@ -35,7 +35,7 @@ def fit_columns(
     positions: NDArray | ColumnFits,
     sigma: float | NDArray,
     *,
-    variance: Variance | float | None = None,
+    variance: LinearVariance | float | None = None,
     correlation_x: float = 0.0,
     streaks: float = 0.0,
     tilt: float = 0.0,
@@ -66,7 +66,7 @@ def fit_columns(
         more than 2.5 widths fail.
     sigma : float or ndarray of shape (n_columns,)
         Starting width, px; the fitted one stays within a factor of 2 of it.
-    variance : Variance or float, optional
+    variance : LinearVariance or float, optional
         Variance of the noise of a pixel, constant or linear in the model's intensity. None: constant, and estimated
         from the residuals.
     correlation_x : float

@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["FitNoise", "Variance"]
+__all__ = ["FitNoise", "LinearVariance"]
+
+Intensity = TypeVar("Intensity", NDArray[np.float64], Tensor)
 
 
 @dataclass(frozen=True)
-class Variance:
-    """Variance of the noise of a pixel, ``max(constant + slope I, floor)`` where I is the noise-free intensity."""
+class LinearVariance:
+    """Variance of the noise of a pixel, ``max(constant + slope I, floor)`` where I is the noise-free intensity.
+
+    Parameters
+    ----------
+    constant, floor : float
+        Squares of the unit of the image.
+    slope : float
+        Unit of the image.
+    """
 
     constant: float
     slope: float = 0.0
     floor: float = 0.0
 
-    def __call__(self, intensity: Tensor) -> Tensor:
+    def __call__(self, intensity: Intensity) -> Intensity:
         """The variance at noise-free intensities."""
-        return (self.constant + self.slope * intensity).clamp_min(self.floor)
+        return (self.constant + self.slope * intensity).clip(self.floor)
 
-    def in_units(self, level: float, scale: float) -> Variance:
+    def in_units(self, level: float, scale: float) -> LinearVariance:
         """The variance of ``(I - level) / scale``."""
-        return Variance((self.constant + self.slope * level) / scale**2, self.slope / scale, self.floor / scale**2)
+        return LinearVariance(
+            (self.constant + self.slope * level) / scale**2, self.slope / scale, self.floor / scale**2
+        )
 
 
 @dataclass(frozen=True)
@@ -32,17 +47,18 @@ class FitNoise:
 
     Parameters
     ----------
-    variance : Variance or None
+    variance : LinearVariance or None
         Variance of the noise of a pixel; None: unknown, constant, and estimated from the residuals.
     correlation_x : float
         Correlation of neighbouring pixels along the row.
     streaks : float
-        Standard deviation of the offset of each row.
+        Standard deviation of the offset of each row, in the unit of the image.
     tilt : float
-        Standard deviation of the slope of the background along either axis, per px; it is added to the errors.
+        Standard deviation of the slope of the background along either axis, in the unit of the image per px; it is
+        added to the errors.
     """
 
-    variance: Variance | None = None
+    variance: LinearVariance | None = None
     correlation_x: float = 0.0
     streaks: float = 0.0
     tilt: float = 0.0

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stemkit.columns.fits import ColumnFits
 from stemkit.columns.gaussians import ELLIPTICAL, ROUND
-from stemkit.columns.noise import Variance
+from stemkit.columns.noise import LinearVariance
 from stemkit.columns.peaks import pixel_subset
 
 __all__ = ["FitUnits", "checked_prior", "distance_outside", "parameters_of", "start_at"]
@@ -43,11 +43,11 @@ class FitUnits:
         scale = high - level if high > level else float(np.abs(values - level).max()) or 1.0
         return cls(level, scale, (values - level) / scale)
 
-    def variance(self, variance: Variance | float | None) -> Variance | None:
+    def variance(self, variance: LinearVariance | float | None) -> LinearVariance | None:
         """A variance of the noise of the image, in these units."""
         if variance is None:
             return None
-        known = variance if isinstance(variance, Variance) else Variance(float(variance))
+        known = variance if isinstance(variance, LinearVariance) else LinearVariance(float(variance))
         return known.in_units(self.level, self.scale)
 
 

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from stemkit.images.mode import mode_sign
 from stemkit.noise import NoiseModel
 
-__all__ = ["Stabilized", "image_of", "signal_of"]
+__all__ = ["StabilizedCounts", "image_of", "signal_of"]
 
-#: Coefficient of the approximate inverse (derived: reference [1] of :class:`Stabilized`).
+#: Coefficient of the approximate inverse (derived: reference [1] of :class:`StabilizedCounts`).
 ROOT = np.sqrt(1.5)
 
 
 @dataclass(frozen=True)
-class Stabilized:
+class StabilizedCounts:
     r"""The generalised Anscombe transform for noise of variance ``readout^2 + gain * signal``, and its inverse.
 
     The transform is ``f(z) = 2 / g sqrt(g z + 3 / 8 g^2 + r^2)`` with r the readout and g the gain, both in the units
@@ -43,7 +43,7 @@ class Stabilized:
     gain: float
 
     @classmethod
-    def of(cls, model: NoiseModel) -> Stabilized:
+    def from_noise_model(cls, model: NoiseModel) -> StabilizedCounts:
         """Transform for the pointwise noise of ``(image - level) * sign / contrast``."""
         return cls(model.pointwise.readout, model.pointwise.gain)
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 from skimage.restoration import denoise_nl_means
 
-from stemkit.denoising.anscombe import Stabilized, image_of, signal_of
+from stemkit.denoising.anscombe import StabilizedCounts, image_of, signal_of
 from stemkit.denoising.base import StatelessDenoiser
 from stemkit.denoising.spectral import periodic_part, radial_background
 from stemkit.noise.resolve import resolve_noise
@@ -175,7 +175,7 @@ class NLMDenoiser(StatelessDenoiser):
         if min(image.shape) < self.patch_size or np.ptp(image.values) == 0:
             return {"enhance": image.values}
         model = resolve_noise(image, mode)
-        transform = Stabilized.of(model)
+        transform = StabilizedCounts.from_noise_model(model)
         if transform.noise_free:
             return {"enhance": image.values}
         denoised = denoise_nl_means(

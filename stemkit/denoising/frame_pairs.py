@@ -12,11 +12,20 @@ import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stemkit.denoising.sources import Source, SynthesisSource
+from stemkit.denoising.sources import (
+    CROP_MULTIPLE,
+    MIN_CROP,
+    Source,
+    SynthesisSource,
+    TrainingBatch,
+    random_crop,
+    random_flips,
+)
 from stemkit.denoising.units import network_units
 from stemkit.denoising.weights import NetworkInfo
 from stemkit.images.provenance import digest, steps_before
 from stemkit.pixels import filled
+from stemkit.synthesis.chance import random_integer
 
 __all__ = ["FrameSource", "MixedSource", "is_aligned", "with_frames", "without_gaps"]
 
@@ -25,8 +34,8 @@ __all__ = ["FrameSource", "MixedSource", "is_aligned", "with_frames", "without_g
 FRACTION = 0.75
 #: Frames that are used, at most (chosen: their pixels are in memory).
 MOST_FRAMES = 32
-#: Crops have a multiple of this number of pixels, and at least twice as many (that of synthetic ones).
-MULTIPLE = 16
+#: Least noise of a frame, as a fraction of the contrast (chosen: weights of frames without noise stay finite).
+MIN_NOISE = 1e-6
 
 
 def is_aligned(X: object) -> TypeGuard[xr.DataArray]:
@@ -57,8 +66,8 @@ def with_frames(
     info : NetworkInfo
     device : torch.device
     """
-    size = min(source.crop_sizes[0], *(n // MULTIPLE * MULTIPLE for n in frames.shape[1:]))
-    if "enhance" not in source.target_names or size < 2 * MULTIPLE:
+    size = min(source.crop_sizes[0], *(n // CROP_MULTIPLE * CROP_MULTIPLE for n in frames.shape[1:]))
+    if "enhance" not in source.target_names or size < MIN_CROP:
         return source
     chosen = np.linspace(0, len(frames) - 1, min(len(frames), MOST_FRAMES)).round().astype(int)
     synthetic = SynthesisSource(source.recipe, source.target_names, source.batch_size, [size], source.emphasis)
@@ -112,18 +121,17 @@ class FrameSource:
         self.target_names, self.batch_size = tuple(target_names), batch_size
         self.scales: list[list[tuple[float, float]]] = []
         squares = []
-        for frame, valid in zip(self.frames, self.valid, strict=True):
-            n_others = self.count - valid.int()
-            others = (self.total - frame) / n_others.clamp_min(1)
-            self.scales.append([_units(*one, info) for one in ((frame, valid), (others, n_others))])
+        for i, (frame, valid) in enumerate(zip(self.frames, self.valid, strict=True)):
+            others, n_others = self._mean_of_others(i)
+            self.scales.append([_units(frame, valid, info), _units(others, n_others, info)])
             both = valid & (n_others > 0)
             # the variance of the difference from the mean of k others is 1 + 1 / k of that of a frame
             squares.append(((frame - others)[both].double() ** 2 / (1 + 1 / n_others[both])).mean())
         #: Standard deviation of the noise of a frame.
-        self.noise = max(float(torch.stack(squares).nanmean().sqrt()), 1e-6 * contrast)
+        self.noise = max(float(torch.stack(squares).nanmean().sqrt()), MIN_NOISE * contrast)
 
     @property
-    def described(self) -> str:
+    def fingerprint(self) -> str:
         """Text that identifies the images and how they are drawn."""
         parts = digest(self.frames.cpu().numpy()), digest(self.valid.cpu().numpy())
         return f"{parts} {self.contrast} {self.target_names} {self.batch_size} {self.size}"
@@ -133,41 +141,42 @@ class FrameSource:
         """The same frames: there are too few to reserve some."""
         return self
 
-    def draw(self, generator: torch.Generator, n: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def draw(self, generator: torch.Generator, n: int) -> TrainingBatch:
         """Draw crops on the generator's device."""
-        crops = [self._crop(generator) for _ in range(n)]
-        noisy, truth, unit, weight = (torch.stack(part) for part in zip(*crops, strict=True))
-        channel = self.target_names.index("enhance")
-        maps = noisy.new_zeros(n, len(self.target_names), self.size, self.size)
-        weights = torch.zeros_like(maps)
-        maps[:, channel], weights[:, channel] = truth, weight
-        squared = torch.ones(n, dtype=torch.bool, device=noisy.device)
-        return noisy[:, None], {"maps": maps, "unit": unit, "weight": weights, "squared": squared}
+        return TrainingBatch.concatenate([self._crop(generator) for _ in range(n)])
 
-    def _crop(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Input, target, unit of errors and weights of the pixels."""
-
-        def below(n: int) -> int:
-            return int(torch.randint(n, (1,), generator=generator, device=generator.device))
-
-        i, is_reversed = below(len(self.frames)), below(2)
-        y, x = (below(n - self.size + 1) for n in self.frames.shape[1:])
-        flips = [axis for axis in (0, 1) if below(2)]
-        at = (slice(y, y + self.size), slice(x, x + self.size))
-        own, valid = self.frames[i][at], self.valid[i][at]
-        n_others = self.count[at] - valid.int()
-        others = (self.total[at] - own) / n_others.clamp_min(1)
+    def _crop(self, generator: torch.Generator) -> TrainingBatch:
+        """A batch of one crop."""
+        i, is_reversed = random_integer(generator, len(self.frames)), random_integer(generator, 2)
+        crop = random_crop(generator, self.frames.shape[1:], self.size)
+        flips = random_flips(generator)
+        own, valid = self.frames[i][crop], self.valid[i][crop]
+        others, n_others = self._mean_of_others(i, crop)
         both = valid & (n_others > 0)
         # where one of the two shows nothing, the other one, whose pixel has no weight
         own, others = torch.where(valid, own, others), torch.where(n_others > 0, others, own)
         pair = list(zip((own, others), self.scales[i], strict=True))
         (noisy, (offset, scale)), (target, _) = reversed(pair) if is_reversed else pair
         noise = self.noise if is_reversed else self.noise / math.sqrt(len(self.frames) - 1)
-        # the gradient of the squared error then is about as large as that of the absolute error of a clean target
-        weight = both.float() * (self.contrast / (2 * noise))
-        noisy, target = (noisy - offset) / scale, (target - offset) / scale
-        unit = noisy.new_tensor(self.contrast / scale)
-        return noisy.flip(flips), target.flip(flips), unit, weight.flip(flips)
+        channel = self.target_names.index("enhance")
+        targets = noisy.new_zeros(1, len(self.target_names), self.size, self.size)
+        weight = torch.zeros_like(targets)
+        targets[0, channel] = ((target - offset) / scale).flip(flips)
+        # the gradient of the squared error, 2 w e / c^2 for the contrast c and errors e as large as the target's noise,
+        # is that of the absolute error, 1 / c, for the weight w = c / (2 e)
+        weight[0, channel] = both.flip(flips) * (self.contrast / (2 * noise))
+        return TrainingBatch(
+            ((noisy - offset) / scale).flip(flips)[None, None],
+            targets,
+            error_unit=noisy.new_tensor([self.contrast / scale]),
+            weight=weight,
+            squared_error=torch.ones(1, dtype=torch.bool, device=noisy.device),
+        )
+
+    def _mean_of_others(self, i: int, crop: tuple[slice, slice] = (slice(None), slice(None))) -> tuple[Tensor, Tensor]:
+        """Mean of all frames but one, and their number, at each pixel."""
+        n_others = self.count[crop] - self.valid[i][crop].int()
+        return (self.total[crop] - self.frames[i][crop]) / n_others.clamp_min(1), n_others
 
 
 class MixedSource:
@@ -185,9 +194,9 @@ class MixedSource:
         self.batch_size, self.target_names = first.batch_size, first.target_names
 
     @property
-    def described(self) -> str:
+    def fingerprint(self) -> str:
         """Text that identifies both sources and their fractions."""
-        return f"{self.first.described} {self.second.described} {self.fraction}"
+        return f"{self.first.fingerprint} {self.second.fingerprint} {self.fraction}"
 
     @property
     def validation_source(self) -> Source:
@@ -197,22 +206,11 @@ class MixedSource:
         assert second is not None
         return MixedSource(first, second, self.fraction)
 
-    def draw(self, generator: torch.Generator, n: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def draw(self, generator: torch.Generator, n: int) -> TrainingBatch:
         """Draw images of both."""
         n_second = round(n * self.fraction)
-        drawn = [s.draw(generator, m) for s, m in ((self.first, n - n_second), (self.second, n_second)) if m]
-        inputs = torch.cat([noisy for noisy, _ in drawn])
-        truths = [_with_all(truth) for _, truth in drawn]
-        return inputs, {name: torch.cat([truth[name] for truth in truths]) for name in truths[0]}
-
-
-def _with_all(truth: dict[str, Tensor]) -> dict[str, Tensor]:
-    """With the weights of each map, and which images have a squared error."""
-    weight, maps = truth["weight"], truth["maps"]
-    if weight.ndim == 3:
-        weight = weight[:, None].expand_as(maps)
-    squared = truth.get("squared", torch.zeros(len(maps), dtype=torch.bool, device=maps.device))
-    return truth | {"weight": weight, "squared": squared}
+        parts = ((self.first, n - n_second), (self.second, n_second))
+        return TrainingBatch.concatenate([source.draw(generator, m) for source, m in parts if m])
 
 
 def _units(values: Tensor, number: Tensor, info: NetworkInfo) -> tuple[float, float]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from stemkit.atomic import whole_file
 from stemkit.compute import resolve_device
-from stemkit.denoising.sources import SynthesisSource
-from stemkit.denoising.training import TrainingSchedule, made_with, train
+from stemkit.denoising.sources import CROP_MULTIPLE, MIN_CROP, SynthesisSource
+from stemkit.denoising.training import TrainingSchedule, train, training_record
 from stemkit.denoising.weights import OUTPUTS, NetworkInfo, load_weights, save_weights
 from stemkit.parameters import check_integer
 from stemkit.synthesis import noises as draws
@@ -56,30 +56,21 @@ def train_general(
     ----------
     folder : Path
     name : str
-    max_epochs, batches_per_epoch : int
-    lr : float
-        Largest learning rate.
-    seed : int
-        Seed of the weights and of the images.
-    device : str
-        As of :class:`~stemkit.SFINDenoiser`.
+    max_epochs, batches_per_epoch, lr, minutes
+        See :class:`~stemkit.denoising.training.TrainingSchedule`; in a new run the learning rate decreases to 0 within
+        ``minutes``.
+    seed, device, compile, verbose
+        See :func:`~stemkit.denoising.training.train`.
     n_channels, n_blocks, downsampling : int, optional
-        Architecture; by default that of ``weights``, without these 64, 4 and 2.
+        See :class:`stemkit.networks.SFIN`; by default those of the shipped weights.
     crop_sizes : sequence of int
-        Edges of the training images, px.
+        Edges of the crops, px.
     batch_size : int
         Number of images of the smallest crop size; batches of larger crops have equally many pixels.
     emphasis : float
-        Additional weight of a pixel at the centre of a defect.
+        See :class:`~stemkit.denoising.sources.SynthesisSource`.
     weights : str or Path, optional
-        Training starts from these and keeps their architecture; the card lists the earlier runs.
-    minutes : float, optional
-        Training stops after the epoch that exceeds this time, and the best network is written; in a new run the
-        learning rate decreases to 0 by then.
-    compile : bool
-        Compile the network with torch.
-    verbose : int
-        0 shows no progress.
+        Start from these weights and keep their architecture; the model card lists the earlier runs.
 
     Returns
     -------
@@ -94,8 +85,10 @@ def train_general(
     """
     check_integer("batch_size", batch_size)
     for size in crop_sizes:
-        if size < 32 or size % 16:
-            raise ValueError(f"crop_sizes must be multiples of 16 of at least 32 px, but one is {size!r}")
+        if size < MIN_CROP or size % CROP_MULTIPLE:
+            raise ValueError(
+                f"crop_sizes must be multiples of {CROP_MULTIPLE} of at least {MIN_CROP} px, but one is {size!r}"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     where = resolve_device(device)
     given = {"n_channels": n_channels, "n_blocks": n_blocks, "downsampling": downsampling}
@@ -125,7 +118,7 @@ def train_general(
         compile=compile,
         verbose=verbose,
     )
-    training = made_with(net, where, seed, before) | {"crop_sizes": list(crop_sizes), "emphasis": emphasis}
+    training = training_record(net, where, seed, before) | {"crop_sizes": list(crop_sizes), "emphasis": emphasis}
     training |= {} if minutes is None else {"minutes": float(minutes)}
     info = dataclasses.replace(info, training=training)
     path = save_weights(net.module_, info, folder / f"{name}.safetensors")

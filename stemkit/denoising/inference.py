@@ -22,7 +22,7 @@ from stemkit.denoising.weights import NetworkInfo
 from stemkit.images.containers import float_dtype
 from stemkit.networks import SFIN, FoldedSFIN
 
-__all__ = ["AnyNetwork", "enhanced_maps", "for_inference", "run_network", "tile_slices"]
+__all__ = ["InferenceNetwork", "enhanced_maps", "for_inference", "run_network", "tile_slices"]
 
 #: Width of the reflected border, px, which reduces the effects of zero padding and of the periodic FFT (chosen).
 MARGIN = 24
@@ -34,10 +34,10 @@ STRIP = 256
 FLIPS = ((), (-1,), (-2,), (-2, -1))
 
 #: Function from images ``(n, 1, n_y, n_x)`` to maps ``(n, n_outputs, n_y, n_x)``.
-Network = Callable[[Tensor], Tensor]
+NetworkFunction = Callable[[Tensor], Tensor]
 
 
-class Plain:
+class EagerNetwork:
     """A copy of a module on a device, without optimisation."""
 
     def __init__(self, module: nn.Module, device: torch.device):
@@ -50,25 +50,25 @@ class Plain:
 
 
 #: A network in the form in which it is applied.
-AnyNetwork: TypeAlias = FoldedSFIN | Plain
+InferenceNetwork: TypeAlias = FoldedSFIN | EagerNetwork
 
 
-def for_inference(module: nn.Module, device: torch.device, precision: str = "auto") -> AnyNetwork:
+def for_inference(module: nn.Module, device: torch.device, precision: str = "auto") -> InferenceNetwork:
     """A trained network in its fastest form; networks other than SFIN are applied in single precision."""
     if not isinstance(module, SFIN):
-        return Plain(module, device)
+        return EagerNetwork(module, device)
     return FoldedSFIN(module, inference_dtype(device, precision), device)
 
 
 def enhanced_maps(
     values: NDArray,
-    network: AnyNetwork,
+    network: InferenceNetwork,
     info: NetworkInfo,
     *,
-    sign: float = 1,
+    sign: float = 1.0,
     sampling: float | str = "auto",
     tile_size: int = 2048,
-    spread_of: str | None = None,
+    uncertainty_of: str | None = None,
     progress: bool = False,
 ) -> dict[str, NDArray]:
     """Maps of one image by a network, in the image's units and on its grid.
@@ -76,17 +76,17 @@ def enhanced_maps(
     Parameters
     ----------
     values : ndarray of shape (n_y, n_x)
-    network : callable
-        See :func:`for_inference`.
+    network : InferenceNetwork
+        Result of :func:`for_inference`; the maps are computed on its device.
     info : NetworkInfo
         Outputs of the network, scaling of its input and spacings of its training.
-    sign : int
+    sign : {1, -1}
         -1 in bright field.
     sampling : float or "auto"
         Sampling of the grid on which the network is applied, see :func:`stemkit.denoising.sampling.chosen_grid`.
     tile_size : int
         See :func:`run_network`.
-    spread_of : str, optional
+    uncertainty_of : str, optional
         Average over flips; the standard deviation of this map over them is added as ``uncertainty``.
     progress : bool
         Show a progress bar over tiles.
@@ -102,21 +102,21 @@ def enhanced_maps(
         work = -work
     offset, scale = (0.0, 0.0) if np.ptp(work) == 0 else network_units(work, info)
     if scale == 0:
-        return _constant_maps(values.astype(dtype), info, spread_of)
+        return _constant_maps(values.astype(dtype), info, uncertainty_of)
     shape = chosen_grid(work, sampling, info.spacing).shape(work.shape)
     if shape != work.shape:
         work = resampled(work.astype(np.float64), shape)
         offset, scale = network_units(work, info)
-    given = np.empty(work.shape, np.float32)
-    _by_strips(work, lambda part: (part.astype(np.float64) - offset) / scale, given)
+    network_input = np.empty(work.shape, np.float32)
+    _by_strips(work, lambda part: (part.astype(np.float64) - offset) / scale, network_input)
     del work  # of a large image, the memory is needed by the network
     raw, spread = run_network(
         network,
-        given,
+        network_input,
         multiple=info.multiple,
         device=network.device,
         tile_size=tile_size,
-        average_flips=spread_of is not None,
+        average_flips=uncertainty_of is not None,
         progress=progress,
     )
     _check_finite(raw)
@@ -124,10 +124,13 @@ def enhanced_maps(
         raw = resampled(raw, values.shape)
         spread = None if spread is None else resampled(spread, values.shape).clip(min=0.0)
     maps = {name: raw[i].astype(dtype, copy=False) for i, name in enumerate(info.outputs)}
-    for name, values_of in maps.items():
-        _by_strips(values_of, partial(from_network, name=name, sign=sign, offset=offset, scale=scale), values_of)
-    if spread is not None and spread_of is not None:
-        maps["uncertainty"] = spread[info.outputs.index(spread_of)] * (1.0 if spread_of == "detect" else scale)
+    for name, converted in maps.items():
+        convert = partial(from_network, name=name, sign=sign, offset=offset, scale=scale)
+        _by_strips(converted, convert, out=converted)
+    if spread is not None and uncertainty_of is not None:
+        maps["uncertainty"] = spread[info.outputs.index(uncertainty_of)] * (
+            1.0 if uncertainty_of == "detect" else scale
+        )
     return maps
 
 
@@ -147,14 +150,14 @@ def _check_finite(raw: NDArray) -> None:
         )
 
 
-def _constant_maps(values: NDArray, info: NetworkInfo, spread_of: str | None) -> dict[str, NDArray]:
+def _constant_maps(values: NDArray, info: NetworkInfo, uncertainty_of: str | None) -> dict[str, NDArray]:
     """Maps of an image without contrast: the image as ``enhance``, zeros as the others."""
-    names = [*info.outputs, *(["uncertainty"] if spread_of is not None else [])]
+    names = [*info.outputs, *(["uncertainty"] if uncertainty_of is not None else [])]
     return {name: values if name == "enhance" else np.zeros_like(values) for name in names}
 
 
 def run_network(
-    network: Network,
+    network: NetworkFunction,
     values: NDArray,
     *,
     multiple: int,
@@ -197,7 +200,7 @@ def run_network(
     return (first + differences.mean(dim=0)).numpy(), differences.std(dim=0, correction=0).numpy()
 
 
-def _tiled(network: Network, image: Tensor, multiple: int, tile_size: int, progress: bool) -> Tensor:
+def _tiled(network: NetworkFunction, image: Tensor, multiple: int, tile_size: int, progress: bool) -> Tensor:
     along_y, along_x = (tile_slices(n, tile_size, multiple) for n in image.shape)
     tiles = list(product(along_y, along_x))
     if len(tiles) == 1:
@@ -207,7 +210,7 @@ def _tiled(network: Network, image: Tensor, multiple: int, tile_size: int, progr
         maps = _maps_of(network, image, (y, x), multiple)
         if total is None:
             total = torch.zeros((len(maps), *image.shape), device=image.device)
-        weight_y, weight_x = (_ramp(n, image.device) for n in maps.shape[1:])
+        weight_y, weight_x = (_blending_weights(n, image.device) for n in maps.shape[1:])
         total[:, y, x] += maps * (weight_y[:, None] * weight_x)
     assert total is not None
     # the sum of the weights is separable
@@ -221,14 +224,14 @@ def tile_slices(n: int, tile_size: int, multiple: int = 1) -> list[slice]:
     """Tiles of equal size, evenly spaced, along an axis of ``n`` pixels.
 
     As few as possible that have at most ``tile_size`` pixels and overlap by at least ``OVERLAP`` or half of
-    ``tile_size``. The pixels by which the network's input would be filled up (:func:`_fill`) belong to the tiles.
+    ``tile_size``. The pixels by which the network's input would be filled up (:func:`_padding`) belong to the tiles.
     """
     if n <= tile_size:
         return [slice(0, n)]
     overlap = min(OVERLAP, tile_size // 2)
     count = math.ceil((n - overlap) / (tile_size - overlap))
     size = math.ceil((n + (count - 1) * overlap) / count)
-    size = min(size + _fill(size + 2 * MARGIN, multiple), tile_size)
+    size = min(size + _padding(size + 2 * MARGIN, multiple), tile_size)
     starts = (round(i * (n - size) / (count - 1)) for i in range(count))
     return [slice(start, start + size) for start in starts]
 
@@ -237,11 +240,11 @@ def _total_weight(n: int, tiles: list[slice], device: torch.device) -> Tensor:
     """Sum of the weights of all tiles along an axis."""
     weight = torch.zeros(n, device=device)
     for tile in tiles:
-        weight[tile] += _ramp(tile.stop - tile.start, device)
+        weight[tile] += _blending_weights(tile.stop - tile.start, device)
     return weight
 
 
-def _ramp(n: int, device: torch.device) -> Tensor:
+def _blending_weights(n: int, device: torch.device) -> Tensor:
     """Weights of a tile along an axis, which decrease towards 0 at both ends."""
     edge = torch.arange(n, device=device, dtype=torch.float32) + 0.5
     distance = torch.minimum(edge, n - edge) / min(OVERLAP, n)
@@ -249,7 +252,7 @@ def _ramp(n: int, device: torch.device) -> Tensor:
 
 
 @torch.inference_mode()
-def _maps_of(network: Network, image: Tensor, tile: tuple[slice, slice], multiple: int) -> Tensor:
+def _maps_of(network: NetworkFunction, image: Tensor, tile: tuple[slice, slice], multiple: int) -> Tensor:
     """Maps of a tile: its input extends into the neighbouring tiles, and beyond the image by reflection."""
     rows, cols = (_input_pixels(n, one, multiple) for n, one in zip(image.shape, tile, strict=True))
     n_y, n_x = (one.stop - one.start for one in tile)
@@ -261,10 +264,10 @@ def _input_pixels(n: int, tile: slice, multiple: int) -> Tensor:
     """Pixels along an axis of ``n`` that a tile and its margins consist of."""
     # np.pad reflects an image that is smaller than the margin several times
     known = np.pad(np.arange(n), MARGIN, mode="reflect")[tile.start : tile.stop + 2 * MARGIN]
-    return torch.as_tensor(np.pad(known, (0, _fill(len(known), multiple)), mode="reflect"))
+    return torch.as_tensor(np.pad(known, (0, _padding(len(known), multiple)), mode="reflect"))
 
 
-def _fill(n: int, multiple: int) -> int:
+def _padding(n: int, multiple: int) -> int:
     """Pixels to add to ``n`` for the next multiple whose quotient has a fast FFT."""
     from scipy.fft import next_fast_len
 

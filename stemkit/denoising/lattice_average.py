@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
+from stemkit.columns import LinearVariance
 from stemkit.denoising.translations import Translations
-from stemkit.filters import wide_gaussian
+from stemkit.filters import gaussian_variance_gain, wide_gaussian
+from stemkit.statistics import gaussian_width, row_correlation
 
 __all__ = ["combine_with_lattice"]
 
@@ -30,10 +32,11 @@ class Constants:
 
     #: Widths of the Gaussian filters between which the correction of the network's bias is divided into bands, px.
     bands: tuple[float, ...] = (0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
-    #: A band counts by its power above this multiple of that of noise (tuned).
+    #: A band counts by its power above this multiple of that of noise (tuned); the last one, below the frequencies of
+    #: the widest filter, by its power above that of noise.
     band_threshold: float = 1.5
-    #: Range of chi-squared (three degrees of freedom) over which a residual changes from noise to a contradiction; by
-    #: chance noise exceeds 8 in 5 % and 16 in 0.1 % of the places (tuned).
+    #: Range of chi-squared over which a residual changes from noise to a contradiction; by chance noise exceeds 8
+    #: in 5 % and 16 in 0.1 % of the places (tuned).
     contradiction: tuple[float, float] = (8.0, 16.0)
     #: The same for displacements and heights of columns to be refitted (tuned).
     refit: tuple[float, float] = (8.0, 14.0)
@@ -59,16 +62,12 @@ class Constants:
     uncorrelated: float = 0.02
     #: Residuals are clipped at this many standard deviations before rows are averaged (chosen).
     outlying: float = 3.0
-    #: Limits of the width of columns, px (chosen).
-    widths: tuple[float, float] = (1.0, 12.0)
     #: Number of rows that are refitted at once (chosen: memory).
     strip: int = 512
     #: Rows that are added on either side of a strip, in column widths (chosen: the filters end before).
     strip_margin: float = 8.0
     #: Quantile of the periodic estimate that counts as the background of the columns (chosen).
     background_quantile: float = 0.05
-    #: Largest correlation between neighbouring pixels of a row (chosen: the excess of the variance is finite).
-    max_correlation: float = 0.8
     #: Least variance of the noise of a pixel, as a fraction of the mean (chosen).
     min_variance: float = 0.2
     #: Half the edge of the square over which a significance is extended, in column widths (chosen).
@@ -76,6 +75,10 @@ class Constants:
 
 
 CONSTANTS = Constants()
+#: Degrees of freedom of chi-squared: a column's height and its displacements along y and x.
+N_TEMPLATES = 3
+#: Added to divisors that may be 0 (chosen: far below those of any column; squares of images of unit variance).
+TINY = 1e-9
 
 
 def combine_with_lattice(recorded: NDArray, enhanced: NDArray) -> NDArray[np.float64]:
@@ -99,8 +102,9 @@ def combine_with_lattice(recorded: NDArray, enhanced: NDArray) -> NDArray[np.flo
        ``P(r) = sum_t g(t) enhanced(r + t) / sum_t g(t)`` over the t inside the frame, plus the mean of the residual
        ``recorded - enhanced``, which is the network's bias, with each band of frequencies shrunk by the ratio of its
        power above the noise to its power, as a Wiener filter does.
-    2. The residual ``recorded - P`` in units of its noise is projected on a Gaussian of the columns' width and on its
-       two derivatives. The sum of the three squares is chi-squared with three degrees of freedom where P is right.
+    2. The residual ``recorded - o - P``, where the offset o of a row is its mean of ``recorded - enhanced``, is
+       divided by the standard deviation of its noise, and projected on a Gaussian of the columns' width and on its two
+       derivatives. The sum of the three squares is chi-squared with three degrees of freedom where P is right.
     3. Where heights and displacements of columns, fitted to the residual by least squares in a window of a column's
        size, are significant, and the network shows them too, they are added to P.
     4. Where the residual is still significant, or the mean of chi-squared in a neighbourhood or in the whole image
@@ -112,27 +116,27 @@ def combine_with_lattice(recorded: NDArray, enhanced: NDArray) -> NDArray[np.flo
     offset, scale = float(enhanced.mean()), float(enhanced.std())
     if not scale:
         return enhanced
-    given = ((np.asarray(image, dtype=np.float64) - offset) / scale for image in (recorded, enhanced))
-    combined = _combine(*(image.astype(np.float32) for image in given))
+    normalized = (((np.asarray(image, dtype=np.float64) - offset) / scale) for image in (recorded, enhanced))
+    combined = _combine(*(image.astype(np.float32) for image in normalized))
     return enhanced if combined is None else combined * scale + offset
 
 
 def _combine(recorded: NDArray, enhanced: NDArray) -> NDArray[np.float64] | None:
     """The combination; None where it is the enhanced image."""
-    crystal = Translations.of(recorded, enhanced)
-    if crystal is None:
+    translations = Translations.from_images(recorded, enhanced)
+    if translations is None:
         return None
-    noise = _Noise.of(recorded, enhanced)
-    levelled = recorded - noise.rows
-    periodic = _periodic_estimate(crystal, noise, recorded, enhanced)
-    width = _column_width(periodic)
-    chi_squared = noise.chi_squared(levelled - periodic, width)
-    doubt = _doubt(chi_squared, periodic, noise, width, crystal.spacing).astype(np.float32)
-    if doubt.min() == 1:
+    noise = _Noise.from_residual(recorded - enhanced, enhanced)
+    without_row_offsets = recorded - noise.row_offsets
+    periodic = _periodic_estimate(translations, noise, recorded, enhanced)
+    width = gaussian_width(periodic)
+    chi_squared = noise.chi_squared(without_row_offsets - periodic, width)
+    misfit = _lattice_misfit(chi_squared, periodic, noise, width, translations.spacing).astype(np.float32)
+    if misfit.min() == 1:
         return None
-    periodic = periodic + (1 - doubt) * _refit(levelled, periodic, enhanced, noise, width)
-    chi_squared = noise.chi_squared(levelled - periodic, width)
-    keep = np.maximum(doubt, _dilated_weight(chi_squared, CONSTANTS.contradiction, width))
+    periodic = periodic + (1 - misfit) * _refit(without_row_offsets, periodic, enhanced, noise, width)
+    chi_squared = noise.chi_squared(without_row_offsets - periodic, width)
+    keep = np.maximum(misfit, _dilated_weight(chi_squared, CONSTANTS.contradiction, width))
     return np.asarray(periodic + keep * (enhanced - periodic), dtype=np.float64)
 
 
@@ -145,41 +149,39 @@ class _Noise:
 
     Parameters
     ----------
-    rows : ndarray of shape (n_y, 1)
-        Offsets of rows.
+    row_offsets : ndarray of shape (n_y, 1)
+        Mean of the residual along each row.
     variance : ndarray of shape (n_y, n_x)
-    excess : float
+    variance_inflation : float
         Factor by which the variance of a wide filter's output exceeds that of white noise of this variance.
     """
 
-    rows: NDArray
+    row_offsets: NDArray
     variance: NDArray
-    excess: float
+    variance_inflation: float
 
     @classmethod
-    def of(cls, recorded: NDArray, enhanced: NDArray) -> _Noise:
-        residual = recorded - enhanced
-        variance = _linear_variance(residual, enhanced)
+    def from_residual(cls, residual: NDArray, enhanced: NDArray) -> _Noise:
+        """The noise of a residual, recorded minus enhanced image."""
+        variance = _linear_variance(residual, enhanced)(enhanced)
         limit = CONSTANTS.outlying * residual.std()
-        rows = residual.clip(-limit, limit).mean(axis=1, keepdims=True)
-        scaled = (residual - rows) / np.sqrt(variance)
-        power = float(np.mean(scaled**2))
-        along_x, along_y = np.mean(scaled[:, 1:] * scaled[:, :-1]), np.mean(scaled[1:] * scaled[:-1])
-        # parts of the specimen in the residual are correlated in both directions, noise along the row only
-        correlation = float(np.clip((along_x - max(0.0, along_y)) / (power or 1.0), 0.0, CONSTANTS.max_correlation))
+        row_offsets = residual.clip(-limit, limit).mean(axis=1, keepdims=True)
+        scaled = (residual - row_offsets) / np.sqrt(variance)
+        correlation = row_correlation(scaled)
         if correlation < CONSTANTS.uncorrelated:
             correlation = 0.0
-        return cls(rows, variance, (power * (1 + correlation) / (1 - correlation)) or 1.0)
+        power = float(np.mean(scaled**2)) or 1.0
+        return cls(row_offsets, variance, power * (1 + correlation) / (1 - correlation))
 
     def chi_squared(self, residual: NDArray, width: float) -> NDArray:
         """Sum of the squares of a residual's projections on a Gaussian column and its derivatives along y and x, each
         of unit variance where the residual is noise.
 
-        White noise of unit variance through a Gaussian of width s has the variance ``1 / (4 pi s^2)``, and its
-        derivative ``1 / (8 pi s^4)``.
+        White noise filtered with a Gaussian of width s has ``1 / (4 pi s^2)`` of its variance, and with a derivative of
+        the Gaussian ``1 / (8 pi s^4)``.
         """
         scaled = residual / np.sqrt(self.variance)
-        height = self.excess / (4 * np.pi * width**2)
+        height = self.variance_inflation * gaussian_variance_gain(width)
         slope = height / (2 * width**2)
         variances = {(0, 0): height, (1, 0): slope, (0, 1): slope}
         return np.asarray(
@@ -187,22 +189,26 @@ class _Noise:
         )
 
 
-def _linear_variance(residual: NDArray, signal: NDArray) -> NDArray:
-    """Squares of a residual as a linear function of the signal, at least ``min_variance`` of their mean."""
-    squares, centered = residual**2, signal - signal.mean()
+def _linear_variance(residual: NDArray, signal: NDArray) -> LinearVariance:
+    """Straight line through the squares of a residual against the signal, at least ``min_variance`` of their mean."""
+    squares, level = residual**2, float(signal.mean())
+    centered = signal - level
     power = float(np.mean(centered.astype(np.float64) ** 2))
     slope = float(np.mean(squares * centered)) / power if power else 0.0
     mean = float(squares.mean(dtype=np.float64))
-    return np.maximum(mean + slope * centered, (CONSTANTS.min_variance * mean) or 1.0)
+    # without a residual any variance will do
+    return LinearVariance(mean - slope * level, slope, CONSTANTS.min_variance * mean or 1.0)
 
 
 # --- the estimate ------------------------------------------------------------------------------------------------
 
 
-def _periodic_estimate(crystal: Translations, noise: _Noise, recorded: NDArray, enhanced: NDArray) -> NDArray:
-    bias = crystal.mean(recorded - enhanced)
-    left = float(np.mean(noise.variance / crystal.cells))
-    return crystal.mean(enhanced) + _wiener_by_bands(bias, left)
+def _periodic_estimate(translations: Translations, noise: _Noise, recorded: NDArray, enhanced: NDArray) -> NDArray:
+    """The mean over the cells of the network's result, corrected for its bias."""
+    # the offsets of rows are in the bias, since those of streaks are averaged over the cells like other noise
+    bias = translations.mean(recorded - enhanced)
+    averaged_variance = float(np.mean(noise.variance / translations.cells))
+    return translations.mean(enhanced) + _wiener_by_bands(bias, averaged_variance)
 
 
 def _wiener_by_bands(values: NDArray, variance: float) -> NDArray:
@@ -221,13 +227,7 @@ def _wiener_by_bands(values: NDArray, variance: float) -> NDArray:
     return np.asarray(fft.idctn(gain * waves, type=2, norm="ortho", workers=-1))
 
 
-def _column_width(values: NDArray) -> float:
-    """Width of a Gaussian whose power and slopes are those of the image, px."""
-    slopes = sum(float(np.mean(slope**2)) for slope in np.gradient(values))
-    return float(np.clip(np.sqrt(np.var(values) / slopes), *CONSTANTS.widths)) if slopes else CONSTANTS.widths[0]
-
-
-def _doubt(chi_squared: NDArray, periodic: NDArray, noise: _Noise, width: float, spacing: float) -> NDArray:
+def _lattice_misfit(chi_squared: NDArray, periodic: NDArray, noise: _Noise, width: float, spacing: float) -> NDArray:
     """Weight of the network's result, 0 to 1: rises to 1 where the mean chi-squared at columns shows that one lattice
     does not explain the image.
     """
@@ -236,26 +236,35 @@ def _doubt(chi_squared: NDArray, periodic: NDArray, noise: _Noise, width: float,
     reach = CONSTANTS.neighborhood * spacing
     nearby = wide_gaussian(weight * chi_squared, reach) / np.maximum(wide_gaussian(weight, reach), 1e-12 * weight.max())
     low, high = CONSTANTS.chi_squared
-    overall = _smoothstep(np.asarray(np.sum(weight * chi_squared) / np.sum(weight) / 3), low, high)
-    local = _smoothstep(nearby / 3, low + CONSTANTS.local_chi_squared, high + CONSTANTS.local_chi_squared)
+    overall = _smoothstep(np.asarray(np.sum(weight * chi_squared) / np.sum(weight) / N_TEMPLATES), low, high)
+    local = _smoothstep(nearby / N_TEMPLATES, low + CONSTANTS.local_chi_squared, high + CONSTANTS.local_chi_squared)
     return np.maximum(local, overall)
 
 
-def _refit(levelled: NDArray, periodic: NDArray, enhanced: NDArray, noise: _Noise, width: float) -> NDArray:
+def _refit(without_row_offsets: NDArray, periodic: NDArray, enhanced: NDArray, noise: _Noise, width: float) -> NDArray:
     """Significant heights and displacements of columns, as the deviation from the periodic estimate that they cause."""
     out, halo = np.zeros_like(periodic), int(np.ceil(CONSTANTS.strip_margin * width))
-    base = float(np.quantile(periodic, CONSTANTS.background_quantile))
+    background = float(np.quantile(periodic, CONSTANTS.background_quantile))
     for start in range(0, len(periodic), CONSTANTS.strip):
         first, last = max(0, start - halo), min(len(periodic), start + CONSTANTS.strip + halo)
-        part = slice(first, last)
-        given = levelled[part], periodic[part] - base, enhanced[part] - base, noise.variance[part]
-        found = _refit_strip(given[0] - base, *given[1:], noise.excess, width)
-        out[start : start + CONSTANTS.strip] = found[start - first : start - first + CONSTANTS.strip]
+        deviation = _refit_strip(
+            *(image[first:last] - background for image in (without_row_offsets, periodic, enhanced)),
+            variance=noise.variance[first:last],
+            variance_inflation=noise.variance_inflation,
+            width=width,
+        )
+        out[start : start + CONSTANTS.strip] = deviation[start - first : start - first + CONSTANTS.strip]
     return out
 
 
 def _refit_strip(
-    levelled: NDArray, periodic: NDArray, enhanced: NDArray, variance: NDArray, excess: float, width: float
+    without_row_offsets: NDArray,
+    periodic: NDArray,
+    enhanced: NDArray,
+    *,
+    variance: NDArray,
+    variance_inflation: float,
+    width: float,
 ) -> NDArray:
     """Significant deviation of some rows from the periodic estimate, all intensities above the background.
 
@@ -265,29 +274,35 @@ def _refit_strip(
     """
     window = CONSTANTS.refit_window * width
     templates = np.stack([periodic, *np.gradient(periodic)]) / np.sqrt(variance)
-    residual = (levelled - periodic) / np.sqrt(variance)
+    residual = (without_row_offsets - periodic) / np.sqrt(variance)
     products = [ndimage.gaussian_filter(template * residual, window) for template in templates]
     pairs = {
-        (i, j): ndimage.gaussian_filter(templates[i] * templates[j], window) for i in range(3) for j in range(i, 3)
+        (i, j): ndimage.gaussian_filter(templates[i] * templates[j], window)
+        for i in range(N_TEMPLATES)
+        for j in range(i, N_TEMPLATES)
     }
-    tiny = 1e-9 * sum(float(pairs[i, i].max()) for i in range(3)) or 1.0
-    scale = [np.sqrt(pairs[i, i] + tiny) for i in range(3)]
+    tiny = TINY * sum(float(pairs[i, i].max()) for i in range(N_TEMPLATES)) or 1.0
+    scale = [np.sqrt(pairs[i, i] + tiny) for i in range(N_TEMPLATES)]
     right = np.stack([product / s for product, s in zip(products, scale, strict=True)])
     solved = _solve_3x3({(i, j): pairs[i, j] / (scale[i] * scale[j]) for i, j in pairs}, right)
-    # the weighted sum of squares in a Gaussian window counts 4 pi window^2 independent pixels
-    significance = (solved * right).sum(axis=0) * 4 * np.pi * window**2 / excess
-    height, down, across = (solved[i] / scale[i] for i in range(3))
-    deviation = height * templates[0] + down * templates[1] + across * templates[2]
-    shown = (enhanced - periodic) / np.sqrt(variance)
-    fraction = ndimage.gaussian_filter(shown * deviation, width) / (ndimage.gaussian_filter(deviation**2, width) + 1e-9)
-    linear = (np.abs(height) <= CONSTANTS.largest_height) & (np.hypot(down, across) <= CONSTANTS.largest_shift * width)
-    factor = linear * _smoothstep(fraction, 0.0, CONSTANTS.agreement)
+    # a Gaussian window averages over as many independent pixels as it reduces the variance of white noise
+    significance = (solved * right).sum(axis=0) / (variance_inflation * gaussian_variance_gain(window))
+    height, dy, dx = (solved[i] / scale[i] for i in range(N_TEMPLATES))
+    deviation = height * templates[0] + dy * templates[1] + dx * templates[2]
+    network_deviation = (enhanced - periodic) / np.sqrt(variance)
+    power = ndimage.gaussian_filter(deviation**2, width) + TINY
+    confirmed = ndimage.gaussian_filter(network_deviation * deviation, width) / power
+    is_linear = (np.abs(height) <= CONSTANTS.largest_height) & (np.hypot(dy, dx) <= CONSTANTS.largest_shift * width)
+    factor = is_linear * _smoothstep(confirmed, 0.0, CONSTANTS.agreement)
     weight = _dilated_weight(significance, CONSTANTS.refit, width, factor)
     return np.asarray(weight * deviation * np.sqrt(variance))
 
 
 def _solve_3x3(matrix: dict[tuple[int, int], NDArray], right: NDArray) -> NDArray:
-    """Solutions of symmetric 3 x 3 systems, one per pixel, with a ridge on the diagonal: Cramer's rule."""
+    """Solutions of symmetric 3 x 3 systems, one per pixel, with a ridge on the diagonal: Cramer's rule.
+
+    ``numpy.linalg.solve`` would need the matrices of all pixels, nine numbers each, in one array.
+    """
     a, d, f = (matrix[i, i] + CONSTANTS.ridge for i in range(3))
     b, c, e = matrix[0, 1], matrix[0, 2], matrix[1, 2]
     minors = [[d * f - e * e, c * e - b * f, b * e - c * d]]

@@ -18,11 +18,11 @@ from stemkit.compute import PRECISIONS, resolve_device, seed_from
 from stemkit.denoising.base import Denoiser, Enhancer, without_faults
 from stemkit.denoising.callbacks import epochs_of, seed_of
 from stemkit.denoising.frame_pairs import is_aligned, with_frames, without_gaps
-from stemkit.denoising.inference import AnyNetwork, enhanced_maps, for_inference
+from stemkit.denoising.inference import InferenceNetwork, enhanced_maps, for_inference
 from stemkit.denoising.lattice_average import combine_with_lattice
 from stemkit.denoising.sampling import check_sampling
-from stemkit.denoising.sources import PairSource, Source, SynthesisSource
-from stemkit.denoising.training import LOSSES, TrainingSchedule, made_with, train
+from stemkit.denoising.sources import CROP_MULTIPLE, MIN_CROP, PairSource, Source, SynthesisSource
+from stemkit.denoising.training import LOSSES, TrainingSchedule, train, training_record
 from stemkit.denoising.units import network_units, to_network, widened
 from stemkit.denoising.weights import OUTPUTS, NetworkInfo, load_weights
 from stemkit.images.containers import Images, holds_images, split
@@ -206,7 +206,7 @@ class NetworkDenoiser(Denoiser):
         )
         self.history_ = pd.DataFrame(epochs_of(net))
         before = {**info.training, "sha256": info.sha256} if info.sha256 else {}
-        return net.module_, dataclasses.replace(trained, training=made_with(net, device, seed, before))
+        return net.module_, dataclasses.replace(trained, training=training_record(net, device, seed, before))
 
     def _pairs(
         self, images: list[xr.DataArray], truth: list[xr.DataArray], info: NetworkInfo
@@ -265,7 +265,7 @@ class NetworkDenoiser(Denoiser):
         noise.background = noise.background.clamp(max=BACKGROUND[1])
         noise.background_length = noise.background_length.clamp(min=spacing[1])
         recipe = dataclasses.replace(like, noise=noise, spacing=spacing, empty=EMPTY)
-        size = max(32, self.crop_size // 16 * 16)
+        size = max(MIN_CROP, self.crop_size // CROP_MULTIPLE * CROP_MULTIPLE)
         source = SynthesisSource(recipe, info.outputs, self.batch_size, [size])
         # inference compares results of find_periodicity with this range: in some crystals not the nearest distance
         trained = info.spacing if self.weights is not None and info.spacing is not None else spacing
@@ -279,7 +279,7 @@ class NetworkDenoiser(Denoiser):
         network = for_inference(self.net_, resolve_device(self.device), self.precision)
         return partial(self._maps_by, network)
 
-    def _maps_by(self, network: AnyNetwork, image: xr.DataArray, mode: str) -> dict[str, NDArray]:
+    def _maps_by(self, network: InferenceNetwork, image: xr.DataArray, mode: str) -> dict[str, NDArray]:
         sign = mode_sign(mode)
         maps = enhanced_maps(
             image.values,
@@ -288,7 +288,7 @@ class NetworkDenoiser(Denoiser):
             sign=sign,
             sampling=self.sampling,
             tile_size=self.tile_size,
-            spread_of=self.target if self.average_flips else None,
+            uncertainty_of=self.target if self.average_flips else None,
             progress=self.verbose > 0,
         )
         if self.lattice == "auto" and "enhance" in maps:

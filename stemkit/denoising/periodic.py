@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from stemkit.compute import parallel_map
-from stemkit.denoising.anscombe import Stabilized, image_of, signal_of
+from stemkit.denoising.anscombe import StabilizedCounts, image_of, signal_of
 from stemkit.denoising.base import StatelessDenoiser
 from stemkit.denoising.spectral import frequencies, information_limit, periodic_part
+from stemkit.filters import lanczos_weights
 from stemkit.noise import NoiseModel
 from stemkit.noise.resolve import resolve_noise
 from stemkit.parameters import check_integer, check_positive
@@ -127,7 +128,7 @@ class PeriodicDenoiser(StatelessDenoiser):
         if min(values.shape) < 2 * TAPS or np.ptp(values) == 0:
             return {"enhance": values}
         model = resolve_noise(image, mode)
-        transform = Stabilized.of(model)
+        transform = StabilizedCounts.from_noise_model(model)
         if transform.noise_free:
             return {"enhance": values}
         contrast = float(np.ptp(transform.forward(np.array([0.0, 1.0]))))  # in standard deviations of the noise
@@ -243,7 +244,7 @@ def _average(noisy: NDArray, guide: NDArray, offsets: NDArray, edge: int, varian
     def sums(subset: NDArray) -> tuple[NDArray, NDArray]:
         total, weights = (np.zeros(noisy.shape, np.float32) for _ in range(2))
         for step in subset:
-            y, x = (Overlap.of(n, int(s)) for n, s in zip(noisy.shape, step, strict=True))
+            y, x = (Overlap.for_step(n, int(s)) for n, s in zip(noisy.shape, step, strict=True))
             fraction, opposite = tuple(step % FRACTIONS), tuple(-step % FRACTIONS)
             target = (y.target, x.target)
             distance = (similar[0, 0][target] - similar[fraction][y.source, x.source]) ** 2
@@ -293,7 +294,7 @@ class Overlap:
     back_source: slice
 
     @classmethod
-    def of(cls, n: int, step: int) -> Overlap:
+    def for_step(cls, n: int, step: int) -> Overlap:
         """Overlap for ``n`` pixels and a step in units of ``1 / FRACTIONS`` px."""
         whole, nearest = step // FRACTIONS, (step + FRACTIONS // 2) // FRACTIONS
         before = int(nearest * FRACTIONS < step)  # -step from back_target is between back_source and the next pixel
@@ -319,6 +320,4 @@ def _shifted(image: NDArray, fraction: float, axis: int) -> NDArray:
     """Lanczos interpolation of an image at positions shifted by a fraction of a pixel."""
     if not fraction:
         return image
-    at = np.arange(TAPS) - (TAPS // 2 - 1) - fraction
-    kernel = np.sinc(at) * np.sinc(at / (TAPS / 2))
-    return np.asarray(ndimage.correlate1d(image, kernel / kernel.sum(), axis, mode="mirror", origin=-1))
+    return np.asarray(ndimage.correlate1d(image, lanczos_weights(fraction, TAPS), axis, mode="mirror", origin=-1))

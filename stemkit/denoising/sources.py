@@ -3,25 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from typing import Protocol
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Protocol, Self
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from stemkit.denoising.units import to_network
-from stemkit.images.intensities import NORMALIZATION_QUANTILES
+from stemkit.images.intensities import NORMALIZATION_QUANTILES, pad_reflect
 from stemkit.images.provenance import digest
 from stemkit.synthesis import Columns, render
 from stemkit.synthesis.batches import draw_batch
+from stemkit.synthesis.chance import random_integer
 from stemkit.synthesis.recipe import Recipe
 
-__all__ = ["PairSource", "Source", "SynthesisSource"]
+__all__ = [
+    "CROP_MULTIPLE",
+    "MIN_CROP",
+    "PairSource",
+    "Source",
+    "SynthesisSource",
+    "TrainingBatch",
+    "random_crop",
+    "random_flips",
+]
 
 #: One pair in this many is used for validation (chosen).
 PAIRS_PER_VALIDATION_PAIR = 10
+#: Edges of synthetic crops are multiples of this, px (chosen: a multiple of what each architecture requires).
+CROP_MULTIPLE = 16
+#: Least edge of a synthetic crop, px (chosen: a few columns).
+MIN_CROP = 32
+#: Least standard deviation of an image by which it is divided (chosen: a constant image stays finite).
+MIN_SCALE = 1e-6
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """Images, and what a network should give for them, in the network's units.
+
+    Parameters
+    ----------
+    inputs : Tensor of shape (m, 1, n_y, n_x)
+    targets : Tensor of shape (m, n_targets, n_y, n_x)
+        In the order of the ``target_names`` of the source.
+    error_unit : Tensor of shape (m,)
+        Unit of errors: the contrast, or the range of the target.
+    weight : Tensor of shape (m, n_targets, n_y, n_x)
+        Weight of each pixel in the loss.
+    squared_error : Tensor of bool, shape (m,)
+        Images whose loss is the squared error whatever the loss of the training.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    error_unit: Tensor
+    weight: Tensor
+    squared_error: Tensor
+
+    @classmethod
+    def concatenate(cls, batches: Sequence[Self]) -> Self:
+        """One batch of all images."""
+        return cls(*(torch.cat([getattr(batch, field.name) for batch in batches]) for field in fields(cls)))
 
 
 class Source(Protocol):
@@ -30,7 +74,7 @@ class Source(Protocol):
     batch_size: int
 
     @property
-    def described(self) -> str:
+    def fingerprint(self) -> str:
         """Text that identifies the distribution of the batches."""
 
     @property
@@ -41,7 +85,7 @@ class Source(Protocol):
     def validation_source(self) -> Source | None:
         """Source of images that training does not draw, for the validation; None if there are too few images."""
 
-    def draw(self, generator: torch.Generator, n: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def draw(self, generator: torch.Generator, n: int) -> TrainingBatch:
         """Draw a batch, or part of a batch, on the generator's device.
 
         Parameters
@@ -49,16 +93,6 @@ class Source(Protocol):
         generator : torch.Generator
         n : int
             Number of images of the smallest size; larger images are fewer.
-
-        Returns
-        -------
-        inputs : Tensor of shape (m, 1, n_y, n_x)
-            The m images, ``m <= n``.
-        truth : dict
-            ``maps`` ``(m, n_targets, n_y, n_x)``, the targets in the order of ``target_names``; ``unit`` ``(m,)``, the
-            unit of errors, which is the contrast or the range of the target; ``weight`` ``(m, n_y, n_x)``, or
-            ``(m, n_targets, n_y, n_x)`` if it differs between the targets, the weight of each pixel in the loss;
-            optionally ``squared`` ``(m,)``, the images whose loss is the squared error whatever that of the training.
         """
 
 
@@ -89,7 +123,7 @@ class SynthesisSource:
         self.crop_sizes, self.emphasis = [*crop_sizes], emphasis
 
     @property
-    def described(self) -> str:
+    def fingerprint(self) -> str:
         """Text that identifies the recipe and how images are drawn."""
         recipe = asdict(self.recipe)
         noise = {k: v.tolist() for k, v in (recipe.pop("noise") or {}).items()}
@@ -100,18 +134,22 @@ class SynthesisSource:
         """The same source without emphasis; no image is drawn twice."""
         return SynthesisSource(self.recipe, self.target_names, self.batch_size, self.crop_sizes)
 
-    def draw(self, generator: torch.Generator, n: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def draw(self, generator: torch.Generator, n: int) -> TrainingBatch:
         """Draw images on the generator's device."""
-        pick = int(torch.randint(len(self.crop_sizes), (1,), generator=generator, device=generator.device))
-        size = self.crop_sizes[pick]
+        size = self.crop_sizes[random_integer(generator, len(self.crop_sizes))]
         n = max(1, round(n * (min(self.crop_sizes) / size) ** 2))
         batch = draw_batch(self.recipe, n, (size, size), generator)
         offset, scale = _intensity_scale(batch.noisy)
-        targets = vars(batch.targets)
-        maps = [to_network(targets[name], name, 1, offset, scale) for name in self.target_names]
-        truth = {"maps": torch.stack(maps, dim=1), "unit": 1.0 / scale.flatten()}
-        truth["weight"] = 1.0 + self.emphasis * _defect_map(batch.columns, (size, size))
-        return ((batch.noisy - offset) / scale)[:, None], truth
+        maps = vars(batch.targets)
+        targets = torch.stack([to_network(maps[name], name, 1, offset, scale) for name in self.target_names], dim=1)
+        return TrainingBatch(
+            ((batch.noisy - offset) / scale)[:, None],
+            targets,
+            # synthetic images have a contrast of 1
+            error_unit=1.0 / scale.flatten(),
+            weight=(1.0 + self.emphasis * _defect_map(batch.columns, (size, size)))[:, None].expand_as(targets),
+            squared_error=torch.zeros(n, dtype=torch.bool, device=targets.device),
+        )
 
 
 class PairSource:
@@ -121,12 +159,17 @@ class PairSource:
     ----------
     noisy, truth : list of ndarray
         Images in the network's units.
-    batch_size, crop_size : int
-        Crops are at most as large as the smallest image, and a multiple of ``multiple``.
+    batch_size : int
+    crop_size : int
+        Largest edge of the crops, px; they are at most as large as the smallest image.
+    multiple : int
+        Edges of the crops are multiples of this, px; smaller images are padded.
+    device : torch.device
+        Device on which the images are stored, that of the generators.
     channel : str
         The network's output of which ``truth`` is the target.
     hold_back : bool
-        Reserve the last tenth of the pairs for validation.
+        Reserve the last pairs for validation, one in ten; none of fewer than ten.
     """
 
     def __init__(
@@ -144,7 +187,10 @@ class PairSource:
         smallest = min(min(image.shape) for image in noisy)
         self.size = max(multiple, min(crop_size, smallest) // multiple * multiple)
         self.noisy, self.truth = (
-            [_padded(torch.as_tensor(i, dtype=torch.float32), self.size).to(device) for i in images[:n_kept]]
+            [
+                torch.as_tensor(_padded(image, self.size), dtype=torch.float32, device=device)
+                for image in images[:n_kept]
+            ]
             for images in (noisy, truth)
         )
         self.batch_size = batch_size
@@ -157,26 +203,40 @@ class PairSource:
             )
 
     @property
-    def described(self) -> str:
+    def fingerprint(self) -> str:
         """Text that identifies the images and how they are drawn."""
         parts = [digest(image.cpu().numpy()) for image in (*self.noisy, *self.truth)]
         return f"{parts} {self.target_names} {self.batch_size} {self.size}"
 
-    def draw(self, generator: torch.Generator, n: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def draw(self, generator: torch.Generator, n: int) -> TrainingBatch:
         """Draw crops on the generator's device."""
         crops = [self._crop(generator) for _ in range(n)]
         noisy, truth = (torch.stack(part)[:, None] for part in zip(*crops, strict=True))
-        return noisy, {"maps": truth, "unit": _range(truth[:, 0]), "weight": torch.ones_like(truth[:, 0])}
+        return TrainingBatch(
+            noisy,
+            truth,
+            error_unit=truth.amax(dim=(1, 2, 3)) - truth.amin(dim=(1, 2, 3)),
+            weight=torch.ones_like(truth),
+            squared_error=torch.zeros(n, dtype=torch.bool, device=truth.device),
+        )
 
     def _crop(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        def below(n: int) -> int:
-            return int(torch.randint(n, (1,), generator=generator, device=generator.device))
+        """A crop of a noisy image and the same of its truth."""
+        i = random_integer(generator, len(self.noisy))
+        crop = random_crop(generator, self.noisy[i].shape, self.size)
+        flips = random_flips(generator)
+        return self.noisy[i][crop].flip(flips), self.truth[i][crop].flip(flips)
 
-        i = below(len(self.noisy))
-        y, x = (below(n - self.size + 1) for n in self.noisy[i].shape)
-        flips = [axis for axis in (0, 1) if below(2)]
-        noisy, truth = (part[i][y : y + self.size, x : x + self.size].flip(flips) for part in (self.noisy, self.truth))
-        return noisy, truth
+
+def random_crop(generator: torch.Generator, shape: Sequence[int], size: int) -> tuple[slice, slice]:
+    """A square of ``size`` px at a random position in an image."""
+    y, x = (random_integer(generator, n - size + 1) for n in shape)
+    return slice(y, y + size), slice(x, x + size)
+
+
+def random_flips(generator: torch.Generator) -> list[int]:
+    """Axes along which a crop is flipped, each with a probability of 1/2."""
+    return [axis for axis in (0, 1) if random_integer(generator, 2)]
 
 
 def _defect_map(columns: Columns, shape: tuple[int, int]) -> Tensor:
@@ -185,25 +245,16 @@ def _defect_map(columns: Columns, shape: tuple[int, int]) -> Tensor:
     return render(marked, shape, amplitude=torch.ones_like(columns.amplitude), integrated=False).clamp(max=1.0)
 
 
-# --- units -------------------------------------------------------------------------------------------------------
-
-
 def _intensity_scale(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each image, clipped as in :func:`stemkit.images.intensity_scale`."""
     flat = images.flatten(1)
     low, high = torch.quantile(flat, torch.tensor(NORMALIZATION_QUANTILES, device=flat.device), dim=1, keepdim=True)
     clipped = torch.minimum(torch.maximum(flat, low), high)
-    scale = clipped.std(dim=1, correction=0).clamp_min(1e-6)
+    scale = clipped.std(dim=1, correction=0).clamp_min(MIN_SCALE)
     return clipped.mean(dim=1)[:, None, None], scale[:, None, None]
 
 
-def _range(images: Tensor) -> Tensor:
-    return images.amax(dim=(1, 2)) - images.amin(dim=(1, 2))
-
-
-def _padded(image: Tensor, size: int) -> Tensor:
+def _padded(image: NDArray, size: int) -> NDArray:
     """Image padded by reflection up to ``size`` px along each axis."""
-    missing = [max(0, size - n) for n in image.shape]
-    if not any(missing):
-        return image
-    return torch.as_tensor(np.pad(image.numpy(), [(0, m) for m in missing], mode="reflect"))
+    missing_y, missing_x = (max(0, size - n) for n in image.shape)
+    return pad_reflect(image, (0, 0), (missing_y, missing_x))

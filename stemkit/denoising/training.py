@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import skorch
@@ -40,11 +40,11 @@ from stemkit.denoising.callbacks import (
     best_of,
     resume,
 )
-from stemkit.denoising.sources import Source
+from stemkit.denoising.sources import Source, TrainingBatch
 from stemkit.denoising.weights import NetworkInfo, build
 from stemkit.parameters import check_option
 
-__all__ = ["TrainingSchedule", "made_with", "train"]
+__all__ = ["TrainingSchedule", "train", "training_record"]
 
 #: Values of ``loss``: mean absolute and mean squared error.
 LOSSES = ("l1", "l2")
@@ -56,6 +56,8 @@ N_PARTS = 2
 N_VALIDATION = 8
 #: Errors are divided by the contrast, but at least by this multiple of the image's standard deviation (chosen).
 LEAST_UNIT = 0.5
+#: Mean squared error that is added before its logarithm is taken (chosen: the PSNR is at most 120 dB).
+LEAST_ERROR = 1e-12
 #: Largest norm of the gradient (chosen).
 LARGEST_GRADIENT = 1.0
 #: Entries of the seeds of training and validation batches, which make them differ.
@@ -158,11 +160,11 @@ def train(
         "lr": schedule.lr,
         "loss": loss,
         "outputs": list(info.outputs),
-        "source": hashlib.sha256(source.described.encode()).hexdigest(),
+        "source": hashlib.sha256(source.fingerprint.encode()).hexdigest(),
         "start": None if module is None else _digest(module),
     }
     n_parts = min(N_PARTS, source.batch_size) if device.type == "cpu" else 1
-    validation = None if source.validation_source is None else _Steps(N_VALIDATION, seed, n_parts, VALIDATION)
+    validation = None if source.validation_source is None else _EpochSeeds(N_VALIDATION, seed, n_parts, VALIDATION)
     alone = contextlib.nullcontext() if checkpoint is None else exclusive(checkpoint)
     with alone, seeded(seed, device), workers(n_parts) as parallel_map:
         net = _Net(
@@ -186,12 +188,12 @@ def train(
         ).initialize()
         if checkpoint is not None and checkpoint.exists():
             resume(net, checkpoint, settings)
-        _fit(net, _Steps(schedule.batches_per_epoch, seed, n_parts, TRAINING, epoch=len(net.history)))
+        _fit(net, _EpochSeeds(schedule.batches_per_epoch, seed, n_parts, TRAINING, epoch=len(net.history)))
         net.module_.eval()
     return net
 
 
-def made_with(net: skorch.NeuralNet, device: torch.device, seed: int, before: dict[str, Any]) -> dict[str, Any]:
+def training_record(net: skorch.NeuralNet, device: torch.device, seed: int, before: dict[str, Any]) -> dict[str, Any]:
     """Record of the training for the weights file, in built-in types."""
     losses = net.history[:, "valid_loss" if "valid_loss" in net.history[-1] else "train_loss"] if net.history else []
     best = net.history[int(np.argmin(losses))] if len(losses) else {}
@@ -203,7 +205,7 @@ def made_with(net: skorch.NeuralNet, device: torch.device, seed: int, before: di
         "seed": int(seed),
         "epochs": int(net.max_epochs),
         "epochs_done": len(net.history),
-        "batches_per_epoch": sum(int(epoch["train_batch_count"]) for epoch in net.history[:1]),
+        "batches_per_epoch": int(net.history[0]["train_batch_count"]) if net.history else 0,
         "batch_size": int(net.source.batch_size),
         "lr": float(net.lr),
         "seconds": round(sum(net.history[:, "dur"])) if net.history else 0,
@@ -230,7 +232,7 @@ def _callbacks(
     ]
 
 
-def _fit(net: _Net, steps: _Steps) -> None:
+def _fit(net: _Net, steps: _EpochSeeds) -> None:
     """Train up to the last epoch, or until a callback ends the training."""
     net.notify("on_train_begin", X=steps, y=None)
     try:
@@ -252,13 +254,18 @@ def _digest(module: nn.Module) -> str:
 # --- the net -----------------------------------------------------------------------------------------------------
 
 
-#: Network, source, seed and number of images of one part of a batch.
-_Task = tuple[nn.Module, Source, int, int]
+class _Task(NamedTuple):
+    """What one part of a batch is computed from."""
+
+    network: nn.Module
+    source: Source
+    seed: int
+    n_images: int
 
 
 @dataclass
 class _Part:
-    """Result of one part of a batch."""
+    """Result of one part of a batch: loss, PSNR of the first target, and gradients of the network's parameters."""
 
     loss: Tensor
     psnr: Tensor
@@ -311,7 +318,7 @@ class _Net(skorch.NeuralNet):
         n = len(seeds)
         n_images = [size // n + (k < size % n) for k in range(n)]
         assert self.parallel_map is not None
-        tasks = zip(self._networks(n, training), repeat(source), seeds, n_images, strict=False)
+        tasks = map(_Task, self._networks(n, training), repeat(source), seeds, n_images)
         return self.parallel_map(step, list(tasks))
 
     def _networks(self, n: int, training: bool) -> list[nn.Module]:
@@ -328,43 +335,45 @@ class _Net(skorch.NeuralNet):
 
     def _with_gradients(self, task: _Task) -> _Part:
         part = self._evaluated(task)
-        return _Part(part.loss.detach(), part.psnr, torch.autograd.grad(part.loss, list(task[0].parameters())))
+        return _Part(part.loss.detach(), part.psnr, torch.autograd.grad(part.loss, list(task.network.parameters())))
 
     def _evaluated(self, task: _Task) -> _Part:
-        network, source, seed, n = task
         device = torch.device(self.device)
-        inputs, truth = source.draw(torch_generator(seed, device), n)
+        batch = task.source.draw(torch_generator(task.seed, device), task.n_images)
         with torch.set_grad_enabled(self.module_.training):
             with autocast(device):
-                predicted = network(inputs).float()
-            return _Part(*self._loss(predicted, truth))
+                predicted = task.network(batch.inputs).float()
+            return self._scored(predicted, batch)
 
-    def _loss(self, predicted: Tensor, truth: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Loss, and PSNR of the first target map."""
-        # errors in units of truth["unit"] (contrast, or range of the target), at least LEAST_UNIT standard deviations
-        # of the image
-        unit, weight = truth["unit"].clamp_min(LEAST_UNIT)[:, None, None], truth["weight"]
+    def _scored(self, predicted: Tensor, batch: TrainingBatch) -> _Part:
+        """Loss and PSNR; the PSNR counts all pixels alike, and its target may contain noise (aligned frames)."""
+        # errors are in units of at least LEAST_UNIT standard deviations of the image
+        unit = batch.error_unit.clamp_min(LEAST_UNIT)[:, None, None]
         total, psnr = torch.zeros((), device=predicted.device), torch.tensor(torch.nan)
         for i, name in enumerate(self.source.target_names):
-            estimate, target = predicted[:, list(self.outputs).index(name)], truth["maps"][:, i]
-            # spots cover few pixels: the minimum of the mean absolute error is an empty map
-            squared = name == "detect"
-            loss = (estimate - target).square() if squared else self.criterion_(estimate / unit, target / unit)
-            if "squared" in truth and not squared:
-                loss = torch.where(truth["squared"][:, None, None], ((estimate - target) / unit).square(), loss)
-            total = total + MAP_WEIGHTS[name] * ((weight if weight.ndim == 3 else weight[:, i]) * loss).mean()
+            estimate, target = predicted[:, list(self.outputs).index(name)], batch.targets[:, i]
+            if name == "detect":
+                # spots cover few pixels: the minimum of the mean absolute error is an empty map
+                loss = squares = (estimate - target).square()
+            else:
+                squares = ((estimate - target) / unit).square()
+                loss = self.criterion_(estimate / unit, target / unit)
+                loss = torch.where(batch.squared_error[:, None, None], squares, loss)
+            total = total + MAP_WEIGHTS[name] * (batch.weight[:, i] * loss).mean()
             if i == 0:
-                error = ((estimate.detach() - target) / (1.0 if name == "detect" else unit)).square().mean(dim=(1, 2))
-                psnr = (-10 * torch.log10(error + 1e-12)).mean()
-        return total, psnr
+                psnr = (-10 * torch.log10(squares.detach().mean(dim=(1, 2)) + LEAST_ERROR)).mean()
+        return _Part(total, psnr)
 
     def _step(self, parts: Sequence[_Part], score: str) -> dict[str, Any]:
         self.history.record_batch(score, float(np.mean([float(part.psnr) for part in parts])))
         return {"loss": torch.stack([part.loss for part in parts]).mean(), "y_pred": None}
 
 
-class _Steps(IterableDataset):
-    """Seeds of an epoch's steps, one for each part of a batch; those of the validation are the same in each epoch."""
+class _EpochSeeds(IterableDataset):
+    """Seeds of an epoch's steps, one for each part of a batch; each iteration is the next epoch.
+
+    Those of the validation are the same in each epoch.
+    """
 
     def __init__(self, n: int, seed: int, n_parts: int, purpose: int, epoch: int = 0):
         self.n, self.seed, self.n_parts, self.purpose, self.epoch = n, seed, n_parts, purpose, epoch
@@ -374,6 +383,7 @@ class _Steps(IterableDataset):
 
     def __iter__(self) -> Iterator[Tensor]:
         key = [self.seed, self.purpose, self.epoch if self.purpose == TRAINING else 0]
+        # seeds of torch are non-negative 64-bit integers: without the sign bit
         seeds = np.random.SeedSequence(key).generate_state(self.n * self.n_parts, np.uint64) >> np.uint64(1)
         self.epoch += 1
         yield from torch.as_tensor(seeds.astype(np.int64)).view(self.n, self.n_parts)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from stemkit.filters import wide_gaussian
+from stemkit.filters import lanczos_weights, wide_gaussian
 from stemkit.periodicity import central_crop, find_periodicity
 
 __all__ = ["Translations"]
@@ -64,7 +64,7 @@ class Translations:
     cells: NDArray
 
     @classmethod
-    def of(cls, recorded: NDArray, enhanced: NDArray) -> Translations | None:
+    def from_images(cls, recorded: NDArray, enhanced: NDArray) -> Translations | None:
         """The lattice of an image, with the window that predicts the recorded pixels best; None without a lattice."""
         for image in (enhanced, recorded):
             found = find_periodicity(central_crop(image, CONSTANTS.measured_on))
@@ -123,9 +123,7 @@ def _kernel(shape: tuple[int, ...], vectors: NDArray, window: float) -> NDArray[
     kernel = np.zeros([fft.next_fast_len(int(n + m), real=True) for n, m in zip(shape, margin, strict=True)])
     whole = np.floor(points).astype(int)
     taps = np.arange(CONSTANTS.taps) - (CONSTANTS.taps // 2 - 1)
-    distance = taps - (points - whole)[:, :, None]
-    lanczos = np.sinc(distance) * np.sinc(distance / (CONSTANTS.taps / 2))
-    lanczos /= lanczos.sum(axis=-1, keepdims=True)
+    lanczos = lanczos_weights(points - whole, CONSTANTS.taps)
     at = [(whole[:, k, None] + taps) % kernel.shape[k] for k in (0, 1)]
     values = weights[:, None, None] * lanczos[:, 0, :, None] * lanczos[:, 1, None, :]
     np.add.at(kernel, (at[0][:, :, None], at[1][:, None, :]), values)

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.columns import Variance
+from stemkit.columns import LinearVariance
 from stemkit.images.mode import mode_sign, resolve_mode
 from stemkit.images.pixel_size import pixel_sizes
 from stemkit.images.provenance import RECORDED, recorded_image, was_averaged, was_enhanced
@@ -166,24 +166,19 @@ class NormalizedImage:
             weights=None if self.weights is None else bin_pixels(self.weights, f),
         )
 
-    def variance(self, intensity: NDArray) -> NDArray:
-        """Variance of the pointwise noise at noise-free intensities, any shape."""
-        variance = self.pixel_variance
-        return (variance.constant + variance.slope * intensity).clip(variance.floor)
-
     @property
-    def pixel_variance(self) -> Variance:
+    def variance(self) -> LinearVariance:
         """Variance of the pointwise noise as a function of the noise-free intensity."""
         pointwise = self.noise.pointwise
-        return Variance(pointwise.readout**2, pointwise.gain, self._floor)
+        return LinearVariance(pointwise.readout**2, pointwise.gain, self._floor)
 
-    def noise_for_fits(self, width: float) -> tuple[Variance, float]:
+    def noise_for_fits(self, width: float) -> tuple[LinearVariance, float]:
         """Variance of the pixels, and standard deviation of the offset of each row, for fits of columns of this width.
 
         Streaks of variance a^2 with the autocovariance ``a^2 exp(-k^2 / (4 L^2))`` along the row are equivalent to
         white noise of variance ``2 pi^1/2 L a^2`` for columns much wider than L, and to offsets of rows for others.
         """
-        variance, scan = self.pixel_variance, self.noise.scan
+        variance, scan = self.variance, self.noise.scan
         if 2 * scan.short_length > width:
             return variance, math.hypot(scan.amplitude, scan.short_amplitude)
         white = scan.short_amplitude**2 * max(1.0, 2 * math.sqrt(math.pi) * scan.short_length)

@@ -294,7 +294,7 @@ def _fit_middle(
             binned.recorded,
             start,
             binned_width,
-            variance=binned.pixel_variance,
+            variance=binned.variance,
             iterations=CONSTANTS.n_steps,
             tolerance=CONSTANTS.tolerance,
         )

@@ -147,7 +147,7 @@ def _interact(
 
 
 def _on_cpu(block: _Folded) -> BlockOnCPU:
-    return BlockOnCPU.of(block.weight, block.bias, block.from_unit, block.mixing)
+    return BlockOnCPU.from_weights(block.weight, block.bias, block.from_unit, block.mixing)
 
 
 def _fold(block: InteractiveBlock) -> tuple[list[Tensor], Tensor]:

@@ -19,9 +19,9 @@ from stemkit.tables import check_columns
 __all__ = ["bond_angles", "bonds", "pair_rows", "pair_table"]
 
 #: Longest bond, typical bonds (chosen: between a bond and the diagonal of a square, 1.414).
-LONGEST = 1.3
+MAX_BOND = 1.3
 #: Times that the typical bond is determined from the bonds (chosen).
-ITERATIONS = 3
+N_ITERATIONS = 3
 
 
 def bonds(table: pd.DataFrame, *, max_distance: float | None = None) -> pd.DataFrame:
@@ -79,7 +79,7 @@ def pair_table(
     """Distances and directions of pairs of columns; ``angle`` computes degrees from vectors ``(n, 2)`` from i to j."""
     difference = columns.positions[j] - columns.positions[i]
     middle = (columns.positions[j] + columns.positions[i]) / 2
-    covariance = PositionCovariance.of(columns, table)
+    covariance = PositionCovariance.from_table(columns, table)
     result = pd.DataFrame({"i": table.index[i], "j": table.index[j], "y": middle[:, 0], "x": middle[:, 1]})
     result["distance"] = np.hypot(difference[:, 0], difference[:, 1])
     result["distance_err"] = np.sqrt(distance_variance(covariance, difference, i, j))
@@ -124,7 +124,9 @@ def bond_angles(table: pd.DataFrame, bonds: pd.DataFrame) -> pd.DataFrame:
     center, i, j = edges.start[several], edges.end[several], edges.end[edges.next_around[several]]
     to_i, to_j = (columns.positions[k] - columns.positions[center] for k in (i, j))
     turn = np.arctan2(to_j[:, 0], to_j[:, 1]) - np.arctan2(to_i[:, 0], to_i[:, 1])
-    variance = angle_variance(PositionCovariance.of(columns, table), to_i, to_j, np.column_stack([center, i, j]))
+    variance = angle_variance(
+        PositionCovariance.from_table(columns, table), to_i, to_j, np.column_stack([center, i, j])
+    )
     result = pd.DataFrame({"center": table.index[center], "i": table.index[i], "j": table.index[j]})
     result["angle"] = np.degrees(turn) % 360
     result["angle_err"] = np.degrees(np.sqrt(variance))
@@ -153,8 +155,8 @@ def _pairs(columns: ColumnPositions, max_distance: float | None) -> tuple[NDArra
     length = np.hypot(*(columns.positions[edges[:, 1]] - columns.positions[edges[:, 0]]).T)
     if max_distance is None and len(length):
         typical = float(np.median(nearest_distances(columns.positions)))
-        for _ in range(ITERATIONS):
-            typical = float(np.median(length[length <= LONGEST * typical]))
-        max_distance = LONGEST * typical
+        for _ in range(N_ITERATIONS):
+            typical = float(np.median(length[length <= MAX_BOND * typical]))
+        max_distance = MAX_BOND * typical
     i, j = edges[length <= (max_distance or 0.0)].T
     return i, j

@@ -12,16 +12,17 @@ from stemkit.structure.bases import matching_basis
 from stemkit.structure.local_bases import LocalBases
 from stemkit.structure.vector_search import nearest_distance
 
-__all__ = ["INNER", "Similarity", "compare_clusters"]
+__all__ = ["MIN_INNER_COLUMNS", "Similarity", "compare_clusters"]
 
 
 @dataclass(frozen=True)
 class Constants:
     """Constants of the comparison of two clusters at their boundary."""
 
-    #: Range of distances from the other cluster of the columns that are compared, square roots of the area of the cell
+    #: Least distance from the other cluster of the columns that are compared, square roots of the area of the cell
     #: (chosen: the position of the boundary is known to a cell or two).
     nearest: float = 1.5
+    #: Largest distance (chosen).
     farthest: float = 9.0
     #: Largest mean squared residual of a polynomial near a boundary, squares of this times that of the planes of local
     #: bases (chosen).
@@ -41,7 +42,7 @@ class Constants:
 
 CONSTANTS = Constants()
 #: Fewest columns near a boundary that are compared, and inside a cluster that is not a part of a boundary (chosen).
-INNER = 10
+MIN_INNER_COLUMNS = 10
 
 
 @dataclass(frozen=True, order=True)
@@ -96,7 +97,7 @@ def _near_boundary(positions: NDArray, bases: LocalBases, rows: NDArray, other: 
     spacing = np.sqrt(abs(np.linalg.det(bases.median(rows))))
     distance = cKDTree(positions[other]).query(positions[rows])[0] / spacing
     near = rows[(distance > CONSTANTS.nearest) & (distance < CONSTANTS.farthest)]
-    near = near if len(near) >= INNER else rows
+    near = near if len(near) >= MIN_INNER_COLUMNS else rows
     return near[bases.number[near] == np.bincount(bases.number[near]).argmax()]
 
 

@@ -14,13 +14,13 @@ from stemkit.structure.tables import amplitudes, column_positions
 __all__ = ["brightness_classes"]
 
 #: Steps of expectation maximisation at most (chosen).
-STEPS = 100
+MAX_STEPS = 100
 #: Change of the log-likelihood per column at which it has converged (chosen).
-GAIN = 1e-7
+CONVERGED_GAIN = 1e-7
 #: Largest order of the polynomial of the trend (chosen).
-LARGEST_ORDER = 3
+MAX_ORDER = 3
 #: Least standard deviation of the logarithm of the brightness of a class (chosen: equal values).
-LEAST_WIDTH = 1e-4
+MIN_WIDTH = 1e-4
 
 
 def brightness_classes(
@@ -80,7 +80,7 @@ def brightness_classes(
     ([0, 1, 0], [1.0, 0.5])
     """
     columns = column_positions(table)
-    check_integer("trend", trend, 0, LARGEST_ORDER)
+    check_integer("trend", trend, 0, MAX_ORDER)
     values = amplitudes(table, by)[0]
     start = sublattices(table, n=n, by=by).to_numpy()
     with np.errstate(invalid="ignore"):
@@ -123,18 +123,18 @@ def _mixture(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Probabilities ``(n, count)``, means ``(count,)`` and the trend ``(n,)``."""
     share = np.eye(count)[np.maximum(start, 0)]
-    widths = np.full(count, max(float(np.std(logs)), LEAST_WIDTH))
+    widths = np.full(count, max(float(np.std(logs)), MIN_WIDTH))
     before = -np.inf
-    for _ in range(STEPS):
+    for _ in range(MAX_STEPS):
         means, slopes = _regression(logs, terms, share, widths)
         surface = terms @ slopes
         residual = (logs - surface)[:, None] - means
         total = np.maximum(share.sum(axis=0), 1e-9)
-        widths = np.maximum(np.sqrt((share * residual**2).sum(axis=0) / total), LEAST_WIDTH)
+        widths = np.maximum(np.sqrt((share * residual**2).sum(axis=0) / total), MIN_WIDTH)
         joint = np.log(total / len(logs)) + stats.norm.logpdf(residual, scale=widths)
         likelihood = float(special.logsumexp(joint, axis=1).mean())
         share = special.softmax(joint, axis=1)
-        if likelihood - before < GAIN:
+        if likelihood - before < CONVERGED_GAIN:
             break
         before = likelihood
     return share, means, surface

@@ -14,15 +14,15 @@ from stemkit.structure.tables import ColumnPositions
 __all__ = ["Cages", "cage_columns", "find_cages"]
 
 #: Most columns of a cage whose number is determined (chosen: the faces of a cube or an octahedron have fewer).
-MOST = 8
+MAX_CAGE = 8
 #: Least ratio of the distances of the first column outside a cage and of the last one of it (chosen: 2.2 for the square
 #: cage of a perovskite, 2 in a honeycomb).
-LEAST_RATIO = 1.25
+MIN_RATIO = 1.25
 #: Longest distance of a column of the cage, medians of all such distances (chosen).
-LONGEST = 1.5
+MAX_DISTANCE = 1.5
 #: Largest angle between neighbouring columns of a cage beyond 360 degrees divided by their number, degrees (chosen: a
 #: column that is displaced by a fifth of the distance widens it by 28 degrees).
-WIDER = 54.0
+MAX_EXCESS_ANGLE = 54.0
 
 COMPLETE = ""
 FAILED = "the fit failed"
@@ -84,7 +84,7 @@ def cage_columns(table: pd.DataFrame, cages: Cages) -> pd.DataFrame:
 
 def _number(positions: NDArray, inner: NDArray, around: NDArray) -> int:
     """Number of columns in front of the widest gap of the distances, from 2 to 8."""
-    most = min(MOST, len(around) - 1)
+    most = min(MAX_CAGE, len(around) - 1)
     if most < 2 or len(inner) == 0:
         raise ValueError(
             f"n_cage must be given for a table with {len(inner)} columns and {len(around)} of the other sublattice: "
@@ -92,10 +92,10 @@ def _number(positions: NDArray, inner: NDArray, around: NDArray) -> int:
         )
     distance = cKDTree(positions[around]).query(positions[inner], k=[*range(1, most + 2)])[0]
     ratio = np.median(distance[:, 2:] / np.maximum(distance[:, 1:-1], 1e-300), axis=0)
-    if ratio.max() < LEAST_RATIO:
+    if ratio.max() < MIN_RATIO:
         raise ValueError(
             "n_cage must be given where the distances from the columns to those of the other sublattice have no gap: "
-            f"the {most + 1} nearest increase by {100 * (ratio.max() - 1):.0f} % at most, and {LEAST_RATIO:g} is needed"
+            f"the {most + 1} nearest increase by {100 * (ratio.max() - 1):.0f} % at most, and {MIN_RATIO:g} is needed"
         )
     return int(np.argmax(ratio)) + 2
 
@@ -103,7 +103,7 @@ def _number(positions: NDArray, inner: NDArray, around: NDArray) -> int:
 def _surrounded(steps: NDArray) -> NDArray[np.bool_]:
     """Whether neighbours at ``(m, n_cage, 2)`` are in all directions, none of them too far."""
     distance = np.hypot(steps[..., 0], steps[..., 1])
-    near = distance.max(axis=1) <= LONGEST * np.median(distance) if len(distance) else np.empty(0, dtype=bool)
+    near = distance.max(axis=1) <= MAX_DISTANCE * np.median(distance) if len(distance) else np.empty(0, dtype=bool)
     angle = np.sort(np.degrees(np.arctan2(steps[..., 0], steps[..., 1])), axis=1)
     widest = np.diff(angle, axis=1, append=angle[:, :1] + 360).max(axis=1)
-    return np.asarray(near & (widest <= 360 / steps.shape[1] + WIDER))
+    return np.asarray(near & (widest <= 360 / steps.shape[1] + MAX_EXCESS_ANGLE))

@@ -13,7 +13,7 @@ from stemkit.structure.tables import robust_std
 __all__ = ["CellIndex", "LocalBrightness", "local_brightness", "ring"]
 
 #: Fewest neighbours with a brightness from which that of a column is predicted (chosen).
-FEWEST = 3
+MIN_NEIGHBORS = 3
 
 
 def ring(reach: int = 1) -> NDArray[np.int64]:
@@ -61,7 +61,7 @@ def local_brightness(neighbors: NDArray, site: NDArray, values: NDArray, errors:
     """
     known = np.where(neighbors >= 0, values[neighbors], np.nan)
     noise = np.where(np.isfinite(known), errors[neighbors], np.nan)
-    enough = np.isfinite(known).sum(axis=1) >= FEWEST
+    enough = np.isfinite(known).sum(axis=1) >= MIN_NEIGHBORS
     expected, spread = np.full(len(site), np.nan), np.full(len(site), np.nan)
     if not enough.any():
         return LocalBrightness(expected, spread)

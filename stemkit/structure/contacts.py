@@ -13,9 +13,9 @@ from scipy.spatial import QhullError, Voronoi, cKDTree
 __all__ = ["Contacts", "connected_regions", "find_contacts", "inner_columns", "straight_lengths", "typical_distance"]
 
 #: Longest distance of columns in contact, typical distances of neighbours in a grain (chosen: across a missing column).
-LONGEST = 2.2
+MAX_DISTANCE = 2.2
 #: Distance within which lines determine the local direction of a boundary, typical distances (chosen).
-SMOOTHED = 4.0
+DIRECTION_RADIUS = 4.0
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def straight_lengths(contacts: Contacts, spacing: float) -> NDArray[np.float64]:
     if len(contacts.i) == 0:
         return np.empty(0)
     centers, step = contacts.centers, contacts.ends[:, 1] - contacts.ends[:, 0]
-    pairs = cKDTree(centers).query_pairs(SMOOTHED * spacing, output_type="ndarray")
+    pairs = cKDTree(centers).query_pairs(DIRECTION_RADIUS * spacing, output_type="ndarray")
     n = len(centers)
     near = csr_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
     near = near + near.T
@@ -113,7 +113,7 @@ def straight_lengths(contacts: Contacts, spacing: float) -> NDArray[np.float64]:
 
 def _longest(positions: NDArray, label: NDArray) -> float:
     """Longest distance of columns in contact."""
-    return LONGEST * typical_distance(positions[label >= 0])
+    return MAX_DISTANCE * typical_distance(positions[label >= 0])
 
 
 def typical_distance(positions: NDArray) -> float:

@@ -17,11 +17,11 @@ __all__ = ["PositionCovariance"]
 #: Width of a column if the table does not contain it, nearest distances of columns (chosen: typical of perovskites).
 TYPICAL_WIDTH = 0.3
 #: Step on which jitter is summed along y, widths of the columns (chosen: changes the variance by less than 0.1 %).
-STEP = 0.1
+JITTER_STEP = 0.1
 #: Distance along y at which the correlation is neglected, widths of the columns (derived: it is below 1e-7).
-REACH = 6.0
+CORRELATION_REACH = 6.0
 #: Elements of a matrix that are computed at a time (chosen: 30 MB).
-ELEMENTS = 4_000_000
+N_ELEMENTS = 4_000_000
 
 
 def correlation(distance: NDArray, width: NDArray | float) -> NDArray[np.float64]:
@@ -54,7 +54,7 @@ class PositionCovariance:
     known: bool
 
     @classmethod
-    def of(cls, columns: ColumnPositions, table: pd.DataFrame) -> PositionCovariance:
+    def from_table(cls, columns: ColumnPositions, table: pd.DataFrame) -> PositionCovariance:
         """Of a table; without errors, all variances are NaN."""
         errors = np.zeros_like(columns.positions) if columns.errors is None else columns.errors
         known = columns.errors is not None
@@ -65,7 +65,7 @@ class PositionCovariance:
         weights = np.broadcast_to(weights, rows.shape)
         if not self.known or len(rows) == 0:
             return np.full((len(rows), 2), np.nan)
-        size = max(ELEMENTS // rows.shape[1] ** 2, 1)
+        size = max(N_ELEMENTS // rows.shape[1] ** 2, 1)
         parts = [self._of_few(rows[i : i + size], weights[i : i + size]) for i in range(0, len(rows), size)]
         return np.concatenate(parts)
 
@@ -88,10 +88,12 @@ class PositionCovariance:
             return np.full(2, np.nan)
         y = self.y[rows]
         variance = ((weights[:, None] * self.errors[rows]) ** 2).sum(axis=0)
-        step = STEP * self.width
+        step = JITTER_STEP * self.width
         place = (y - y.min()) / step
         low = place.astype(np.int64)
-        kernel = correlation(step * np.arange(-REACH / STEP, REACH / STEP + 1), self.width)
+        kernel = correlation(
+            step * np.arange(-CORRELATION_REACH / JITTER_STEP, CORRELATION_REACH / JITTER_STEP + 1), self.width
+        )
         for axis in range(2):
             value = weights * self.jitter[rows, axis]
             bins = np.bincount(low, value * (1 - place + low), low.max() + 2)

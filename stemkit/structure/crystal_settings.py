@@ -14,32 +14,32 @@ __all__ = ["Limits", "MeasuredCell", "Setting", "compare_with_columns", "find_se
 
 #: Most cells of the measured lattice that repeat together in the crystal (chosen: columns of similar brightness and
 #: invisible ones hide superlattices).
-MOST_CELLS = 4
+MAX_CELLS = 4
 #: Largest multiple of a vector of the crystal that is compared with a vector of the measured lattice (chosen).
-MOST_STEPS = 3
+MAX_STEPS = 3
 #: Least predicted brightness of a column whose absence counts, fraction of the brightest (chosen: below Al-O in LaAlO3,
 #: 0.12, above O in SrTiO3, 0.07).
-VISIBLE = 0.09
+MIN_VISIBLE_BRIGHTNESS = 0.09
 #: Standard deviation of the logarithm of the brightness from ``Z**power`` (chosen: thickness, channelling, detector).
 BRIGHTNESS_ERROR = 0.3
 #: Standard deviation of the mean positions of sites, shortest distances of columns (chosen: off-centring, relaxation).
 POSITION_ERROR = 0.04
 #: Largest distance of a column from its site, shortest distances of columns (chosen).
-SAME_SITE = 0.25
+MAX_SITE_DISTANCE = 0.25
 #: Brightness of a site without columns, at most, fraction of the faintest columns (chosen).
-FAINTER = 0.5
+MAX_EMPTY_BRIGHTNESS = 0.5
 #: Cost of a kind of column without a site, and of a visible site without columns, nats (chosen: 4 standard deviations).
-UNEXPLAINED = 8.0
+UNEXPLAINED_COST = 8.0
 #: Cost above the lowest one up to which settings are kept, nats (derived: their probability is below 1e-5).
-KEPT = 12.0
+MAX_COST_DIFFERENCE = 12.0
 #: Decimals of costs of equal settings, which are sorted by their rotation (chosen).
-DIGITS = 6
+COST_DECIMALS = 6
 #: Difference of the transforms of equal settings, fraction of the scale (chosen).
-SAME = 1e-6
+EQUAL_TRANSFORMS = 1e-6
 #: Distance of the origins of equal settings, shortest distances of columns (chosen).
-EQUAL = 0.02
+EQUAL_ORIGINS = 0.02
 #: Columns at most of which means are compared (chosen: their errors are then far below the tolerances).
-SAMPLE = 4000
+MAX_COMPARED_COLUMNS = 4000
 #: Standard deviation of the strain (chosen: drift of the specimen during the scan).
 STRAIN_ERROR = 0.05
 
@@ -120,15 +120,15 @@ def find_settings(cell: MeasuredCell, crystal: CrystalSites, limits: Limits) -> 
     sides; then each column of the crystal is placed on each site of the lattice.
     """
     settings: list[Setting] = []
-    for steps in (steps for n_cells in range(1, MOST_CELLS + 1) for steps in superlattices(n_cells)):
+    for steps in (steps for n_cells in range(1, MAX_CELLS + 1) for steps in superlattices(n_cells)):
         combined = reduced_basis(steps @ cell.vectors)
         steps = np.round(combined @ np.linalg.inv(cell.vectors)).astype(np.int64)
-        supercell = _Supercell.of(cell, steps)
+        supercell = _Supercell.from_cell(cell, steps)
         for transform, ratio in _transforms(combined, crystal, limits, len(supercell.places)):
             origins = _origins(supercell.places[: len(cell.fractions)], supercell.brightness, transform, crystal)
             settings += [_scored(transform, origin, supercell, crystal, ratio) for origin in origins]
-    settings.sort(key=lambda setting: (round(setting.cost, DIGITS), setting.mirrored, abs(setting.rotation)))
-    likely = [setting for setting in settings if setting.cost <= settings[0].cost + KEPT]
+    settings.sort(key=lambda setting: (round(setting.cost, COST_DECIMALS), setting.mirrored, abs(setting.rotation)))
+    likely = [setting for setting in settings if setting.cost <= settings[0].cost + MAX_COST_DIFFERENCE]
     return _different(likely, crystal, cell.shortest)
 
 
@@ -142,7 +142,7 @@ class _Supercell:
     shortest: float
 
     @classmethod
-    def of(cls, cell: MeasuredCell, steps: NDArray) -> _Supercell:
+    def from_cell(cls, cell: MeasuredCell, steps: NDArray) -> _Supercell:
         """The cell with the vectors ``steps @ cell.vectors``."""
         reach = int(np.abs(steps).sum())
         cells = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1).T
@@ -157,7 +157,7 @@ def _transforms(
     vectors: NDArray, crystal: CrystalSites, limits: Limits, n_columns: int
 ) -> list[tuple[NDArray[np.float64], int]]:
     """Matrices ``(2, 2)`` that bring cells of the crystal to these vectors, with the number of crystal cells."""
-    steps = np.mgrid[-MOST_STEPS : MOST_STEPS + 1, -MOST_STEPS : MOST_STEPS + 1].reshape(2, -1).T
+    steps = np.mgrid[-MAX_STEPS : MAX_STEPS + 1, -MAX_STEPS : MAX_STEPS + 1].reshape(2, -1).T
     length = np.linalg.norm(steps @ crystal.vectors, axis=1)
     low, high = limits.scale[0] / (1 + limits.strain), limits.scale[1] * (1 + limits.strain)
     measured = np.linalg.norm(vectors, axis=1)
@@ -167,7 +167,7 @@ def _transforms(
     first, second = (part.ravel() for part in np.meshgrid(*(np.arange(len(c)) for c in chosen), indexing="ij"))
     pairs = np.stack([chosen[0][first], chosen[1][second]], axis=1)
     count = np.round(np.abs(np.linalg.det(pairs))).astype(np.int64)
-    visible = int((crystal.brightness >= VISIBLE).sum())
+    visible = int((crystal.brightness >= MIN_VISIBLE_BRIGHTNESS).sum())
     # each visible column without a site, or site without a column, costs more than a wrong setting saves
     plausible = (count > 0) & (count * len(crystal.names) >= n_columns / 2) & (count * visible <= 2 * n_columns)
     pairs, count = pairs[plausible], count[plausible]
@@ -199,7 +199,7 @@ def _in_range(angle: NDArray, limits: tuple[float, float] | None) -> NDArray[np.
 def _origins(places: NDArray, brightness: NDArray, transform: NDArray, crystal: CrystalSites) -> NDArray[np.float64]:
     """Origins ``(m, 2)`` that place a column of the crystal on one of the lattice, a visible one if it may be."""
     known = np.isfinite(brightness).any()
-    chosen = crystal.brightness >= VISIBLE if known else np.ones(len(crystal.names), dtype=bool)
+    chosen = crystal.brightness >= MIN_VISIBLE_BRIGHTNESS if known else np.ones(len(crystal.names), dtype=bool)
     sites = crystal.fractions[chosen] @ crystal.vectors @ transform
     return (places[:, None] - sites).reshape(-1, 2)
 
@@ -210,17 +210,19 @@ def _scored(transform: NDArray, origin: NDArray, supercell: _Supercell, crystal:
     for _ in range(2):
         setting = Setting(transform, origin)
         site, cell, distance = setting.sites(places, crystal)
-        near = distance <= SAME_SITE * shortest
+        near = distance <= MAX_SITE_DISTANCE * shortest
         matched = np.flatnonzero(near)
         ideal = (cell + crystal.fractions[site]) @ crystal.vectors @ transform + origin
         if len(matched):
             origin = origin + (places - ideal)[matched].mean(axis=0)
     found = np.unique(np.column_stack([site, cell])[matched], axis=0)[:, 0]
-    absent = np.where(crystal.brightness >= VISIBLE, ratio - np.bincount(found, minlength=len(crystal.names)), 0)
-    cost = UNEXPLAINED * (len(places) - len(found) + int(absent.sum()))
+    absent = np.where(
+        crystal.brightness >= MIN_VISIBLE_BRIGHTNESS, ratio - np.bincount(found, minlength=len(crystal.names)), 0
+    )
+    cost = UNEXPLAINED_COST * (len(places) - len(found) + int(absent.sum()))
     if len(found):
         # columns of an absent kind are fainter than all that were found
-        excess = np.log(crystal.brightness / crystal.brightness[found].min()) - np.log(FAINTER)
+        excess = np.log(crystal.brightness / crystal.brightness[found].min()) - np.log(MAX_EMPTY_BRIGHTNESS)
         cost += float((absent * np.maximum(excess, 0) ** 2).sum()) / 4 / BRIGHTNESS_ERROR**2
     misfit = cost / supercell.n_cells + (setting.strain / STRAIN_ERROR) ** 2 / 2
     brightness = supercell.brightness[matched]
@@ -261,17 +263,17 @@ def compare_with_columns(
         Brightness, NaN if unknown.
     """
     known = np.flatnonzero(np.isfinite(steps).all(axis=1))
-    known = known[:: max(len(known) // SAMPLE, 1)]
+    known = known[:: max(len(known) // MAX_COMPARED_COLUMNS, 1)]
     ideal, steps, values = ideal[known], steps[known], values[known]
     compared = [_compared(setting, crystal, cell, ideal, steps, values) for setting in settings]
-    return sorted(compared, key=lambda s: (round(s.cost, DIGITS), s.mirrored, abs(s.rotation)))
+    return sorted(compared, key=lambda s: (round(s.cost, COST_DECIMALS), s.mirrored, abs(s.rotation)))
 
 
 def _compared(
     setting: Setting, crystal: CrystalSites, cell: MeasuredCell, ideal: NDArray, steps: NDArray, values: NDArray
 ) -> Setting:
     site, cells, distance = setting.sites(ideal, crystal)
-    near = distance <= SAME_SITE * cell.shortest
+    near = distance <= MAX_SITE_DISTANCE * cell.shortest
     moved = ideal + steps - (cells + crystal.fractions[site]) @ crystal.vectors @ setting.transform - setting.origin
     kinds = np.unique(site[near])
     means = np.array([moved[near & (site == k)].mean(axis=0) for k in kinds]).reshape(-1, 2)
@@ -292,8 +294,12 @@ def _different(settings: list[Setting], crystal: CrystalSites, shortest: float) 
     kept: list[Setting] = []
     for setting in settings:
         cell = crystal.vectors @ setting.transform
-        same = [k for k in kept if np.allclose(k.transform, setting.transform, rtol=0, atol=SAME * setting.scale)]
+        same = [
+            k
+            for k in kept
+            if np.allclose(k.transform, setting.transform, rtol=0, atol=EQUAL_TRANSFORMS * setting.scale)
+        ]
         steps = np.array([(setting.origin - other.origin) @ np.linalg.inv(cell) for other in same]).reshape(-1, 2)
-        if not (np.linalg.norm((steps - steps.round()) @ cell, axis=1) < EQUAL * shortest).any():
+        if not (np.linalg.norm((steps - steps.round()) @ cell, axis=1) < EQUAL_ORIGINS * shortest).any():
             kept.append(setting)
     return kept

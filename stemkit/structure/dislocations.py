@@ -18,18 +18,18 @@ from stemkit.structure.tables import column_positions
 __all__ = ["find_dislocations"]
 
 #: Columns whose steps determine a local basis, and over which it is smoothed (chosen: two shells).
-WINDOW = 13
+N_BASIS_COLUMNS = 13
 #: Times that steps and local bases are determined from each other (chosen).
-ITERATIONS = 3
+N_ITERATIONS = 3
 #: Columns over which rotations are averaged, and around a core those that determine its Burgers vector (chosen: about
 #: three cells in all directions).
-AROUND = 40
+N_ROTATION_COLUMNS = 40
 #: Largest strain of local vectors (chosen: beyond it they may be other combinations of the lattice vectors).
-FAR = 0.2
+MAX_LOCAL_STRAIN = 0.2
 #: Weight of the mean lattice in a local basis, steps squared (chosen: decides only if all neighbours are in one line).
-WEAK = 1e-3
+MEAN_LATTICE_WEIGHT = 1e-3
 #: Longest edge of a triangle, longer vector of the lattice (chosen: across a missing column and a diagonal).
-LONGEST = 2.8
+MAX_EDGE = 2.8
 #: Names of the columns of the table.
 NAMES = ("y", "x", "burgers_a", "burgers_b", "burgers_y", "burgers_x", "length", "angle")
 
@@ -100,7 +100,7 @@ def find_dislocations(table: pd.DataFrame, lattice: Lattice) -> pd.DataFrame:
     columns = column_positions(table)
     rows = _rows_of_one_site(lattice, columns.measured)
     found = _circuits(columns.positions[rows], lattice.indices[rows], lattice.vectors)
-    covariance = PositionCovariance.of(columns, table)
+    covariance = PositionCovariance.from_table(columns, table)
     burgers = -found.steps
     vectors = np.einsum("mi,mij->mj", burgers, found.local)
     result = pd.DataFrame(
@@ -152,7 +152,7 @@ def _rows_of_one_site(lattice: Lattice, measured: NDArray) -> NDArray[np.intp]:
 
 def _circuits(positions: NDArray, indices: NDArray, vectors: NDArray) -> _Circuits:
     nothing = _Circuits(np.empty((0, 2), np.int64), np.empty((0, 2)), np.empty((0, 2, 2)), [], [])
-    if len(positions) <= WINDOW:
+    if len(positions) <= N_BASIS_COLUMNS:
         return nothing
     try:
         mesh = Delaunay(positions)
@@ -167,7 +167,7 @@ def _circuits(positions: NDArray, indices: NDArray, vectors: NDArray) -> _Circui
     local = (inverse[edges[..., 0]] + inverse[edges[..., 1]]) / 2
     relative = np.einsum("tei,teij->tej", step, local)
     closure = np.round(relative).sum(axis=1)
-    outside = np.hypot(step[..., 0], step[..., 1]).max(axis=1) > LONGEST * np.hypot(*vectors.T).max()
+    outside = np.hypot(step[..., 0], step[..., 1]).max(axis=1) > MAX_EDGE * np.hypot(*vectors.T).max()
     is_open = (closure != 0).any(axis=1) & ~outside
     opened = np.flatnonzero(is_open)
     corners = _triangles_at_corners(triangles, len(positions))
@@ -190,7 +190,7 @@ def _circuits(positions: NDArray, indices: NDArray, vectors: NDArray) -> _Circui
             break
     if not steps:
         return nothing
-    nearest = cKDTree(positions).query(cores, k=min(AROUND, len(positions)))[1]
+    nearest = cKDTree(positions).query(cores, k=min(N_ROTATION_COLUMNS, len(positions)))[1]
     return _Circuits(
         np.array(steps).astype(np.int64),
         np.array(cores),
@@ -227,15 +227,17 @@ def _local_bases(positions: NDArray, indices: NDArray, vectors: NDArray) -> NDAr
     that the local vectors imply. Vectors that differ much from the rotated ones, such as a, a + b for a, b, are
     replaced by these.
     """
-    neighbors = cKDTree(positions).query(positions, k=AROUND if len(positions) > AROUND else WINDOW)[1]
-    difference = positions[neighbors[:, :WINDOW]] - positions[:, None]
-    by_indices = _least_squares(indices[neighbors[:, :WINDOW]] - indices[:, None], difference, vectors)
+    neighbors = cKDTree(positions).query(
+        positions, k=N_ROTATION_COLUMNS if len(positions) > N_ROTATION_COLUMNS else N_BASIS_COLUMNS
+    )[1]
+    difference = positions[neighbors[:, :N_BASIS_COLUMNS]] - positions[:, None]
+    by_indices = _least_squares(indices[neighbors[:, :N_BASIS_COLUMNS]] - indices[:, None], difference, vectors)
     rotated = vectors @ _mean_rotations(np.linalg.inv(vectors) @ by_indices, neighbors)
-    bases, neighbors = rotated, neighbors[:, :WINDOW]
-    for _ in range(ITERATIONS):
+    bases, neighbors = rotated, neighbors[:, :N_BASIS_COLUMNS]
+    for _ in range(N_ITERATIONS):
         steps = np.round(np.einsum("nki,nij->nkj", difference, np.linalg.inv(bases)))
         bases = np.median(_least_squares(steps, difference, vectors)[neighbors], axis=1)
-        far = np.linalg.norm(np.linalg.inv(rotated) @ bases - np.eye(2), axis=(1, 2)) > FAR
+        far = np.linalg.norm(np.linalg.inv(rotated) @ bases - np.eye(2), axis=(1, 2)) > MAX_LOCAL_STRAIN
         bases[far] = rotated[far]
     return bases
 
@@ -243,8 +245,8 @@ def _local_bases(positions: NDArray, indices: NDArray, vectors: NDArray) -> NDAr
 def _least_squares(steps: NDArray, difference: NDArray, vectors: NDArray) -> NDArray[np.float64]:
     """Vectors ``(n, 2, 2)`` for which steps ``(n, k, 2)`` lead over the differences of positions."""
     steps = steps.astype(np.float64)
-    normal = np.einsum("nki,nkj->nij", steps, steps) + WEAK * np.eye(2)
-    return np.linalg.solve(normal, np.einsum("nki,nkj->nij", steps, difference) + WEAK * vectors)
+    normal = np.einsum("nki,nkj->nij", steps, steps) + MEAN_LATTICE_WEIGHT * np.eye(2)
+    return np.linalg.solve(normal, np.einsum("nki,nkj->nij", steps, difference) + MEAN_LATTICE_WEIGHT * vectors)
 
 
 def _mean_rotations(deformation: NDArray, neighbors: NDArray) -> NDArray[np.float64]:
@@ -255,8 +257,8 @@ def _mean_rotations(deformation: NDArray, neighbors: NDArray) -> NDArray[np.floa
     """
     strain = np.abs(np.linalg.svd(deformation, compute_uv=False) - 1).max(axis=1)
     (yy, yx), (xy, xx) = deformation.transpose(1, 2, 0)
-    turn = np.exp(1j * np.arctan2(xy - yx, xx + yy)) * (strain < FAR)
-    mean = turn[neighbors].sum(axis=1) + WEAK  # no rotation without any
+    turn = np.exp(1j * np.arctan2(xy - yx, xx + yy)) * (strain < MAX_LOCAL_STRAIN)
+    mean = turn[neighbors].sum(axis=1) + MEAN_LATTICE_WEIGHT  # no rotation without any
     cos, sin = mean.real / np.abs(mean), mean.imag / np.abs(mean)
     return np.array([[cos, -sin], [sin, cos]]).transpose(2, 0, 1)
 

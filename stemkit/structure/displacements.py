@@ -132,7 +132,7 @@ def cage_displacements(
         return result.assign(**cage_columns(table, cages), reason=cages.reason)
     assert lattice is not None
     vectors, ideal_variance, cages = _from_lattice(columns, cages, lattice)
-    own = PositionCovariance.of(columns, table).of_few(np.arange(len(table))[:, None], np.ones(1))
+    own = PositionCovariance.from_table(columns, table).of_few(np.arange(len(table))[:, None], np.ones(1))
     add_vectors(result, vectors, own + ideal_variance, columns.unit)
     scale, short = pm_or_px(columns.unit)
     result[REFERENCE_ERRORS] = np.sqrt(ideal_variance) * scale
@@ -173,7 +173,9 @@ def _from_cage(columns: ColumnPositions, table: pd.DataFrame, cages: Cages) -> t
     n_cage = cages.rows.shape[1]
     vectors[rows] = columns.positions[rows] - columns.positions[cages.rows[rows]].mean(axis=1)
     weights = np.append(1.0, np.full(n_cage, -1 / n_cage))
-    variance[rows] = PositionCovariance.of(columns, table).of_few(np.column_stack([rows, cages.rows[rows]]), weights)
+    variance[rows] = PositionCovariance.from_table(columns, table).of_few(
+        np.column_stack([rows, cages.rows[rows]]), weights
+    )
     return vectors, variance
 
 

@@ -116,7 +116,7 @@ def domain_walls(
     DataFrame
         One row per pair of neighbours, whose cages have two columns in common: ``i, j`` (index in the table), ``y, x``
         (centre between the two), ``difference_y, difference_x`` and ``*_err`` (j minus i), ``turn`` (angle from the
-        vector of i to that of j, degrees, -180 to 180), ``p_value`` (of equal displacements, adjusted for the number of
+        vector of i to that of j, degrees, -180 to 180), ``q_value`` (of equal displacements, adjusted for the number of
         pairs) and ``wall``.
 
     Raises
@@ -147,18 +147,18 @@ def domain_walls(
     n_cage = cages.shape[1]
     weights = np.concatenate([[-1.0], np.full(n_cage, 1 / n_cage), [1.0], np.full(n_cage, -1 / n_cage)])
     rows = np.column_stack([i, cages[i], j, cages[j]])
-    difference, variance = vectors[j] - vectors[i], PositionCovariance.of(columns, table).of_few(rows, weights)
+    difference, variance = vectors[j] - vectors[i], PositionCovariance.from_table(columns, table).of_few(rows, weights)
     middle = (columns.positions[i] + columns.positions[j]) / 2
     pairs = pd.DataFrame({"i": table.index[i], "j": table.index[j], "y": middle[:, 0], "x": middle[:, 1]})
     names = ["difference_y", "difference_x", "difference_y_err", "difference_x_err"]
     pairs[names] = np.column_stack([difference, np.sqrt(variance)]) * scale
     direction = np.degrees(np.arctan2(vectors[:, 0], vectors[:, 1]))
     pairs["turn"] = (direction[j] - direction[i] + 180) % 360 - 180
-    pairs["p_value"] = stats.false_discovery_control(chance(difference, variance)[0]) if len(i) else np.empty(0)
+    pairs["q_value"] = stats.false_discovery_control(chance(difference, variance)[0]) if len(i) else np.empty(0)
     long_enough = scale * np.hypot(difference[:, 0], difference[:, 1]) >= min_difference
-    pairs["wall"] = (pairs["p_value"] <= false_discovery_rate) & long_enough
+    pairs["wall"] = (pairs["q_value"] <= false_discovery_rate) & long_enough
     pairs.attrs.update(unit=columns.unit, units=dict.fromkeys(("y", "x"), columns.unit) | dict.fromkeys(names, short))
-    pairs.attrs["units"] |= {"turn": "degree", "p_value": "1"}
+    pairs.attrs["units"] |= {"turn": "degree", "q_value": "1"}
     return pairs
 
 
@@ -172,7 +172,7 @@ def _variances(table: pd.DataFrame, displacements: pd.DataFrame, mean: csr_array
             (np.full(rows.size * n, 1 / n), (np.repeat(rows, n), cages[rows].ravel())), (len(cages),) * 2
         )
         mean = mean - mean @ shares
-    covariance = PositionCovariance.of(column_positions(table), table)
+    covariance = PositionCovariance.from_table(column_positions(table), table)
     mean = csr_array(mean)
     variance = np.empty((mean.shape[0], 2))
     for group in range(len(variance)):

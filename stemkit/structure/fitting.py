@@ -16,24 +16,24 @@ from stemkit.structure.least_squares import fit_columns_to_lattice
 from stemkit.structure.local_bases import first_lattice
 from stemkit.structure.ordering import brightness_order, displacement_order, enlarge
 from stemkit.structure.region_growing import GrownLattice, grow, unit_cell
-from stemkit.structure.segmentation import enclosed, segment
+from stemkit.structure.segmentation import fill_enclosed, segment
 from stemkit.structure.tables import ColumnPositions, amplitudes, column_positions
 
 __all__ = ["fit_lattice", "fit_lattices"]
 
 #: Fewest columns among which a lattice is searched for (chosen).
-FEWEST = 6
+MIN_POSITIONS = 6
 #: Default of ``mismatch``, fraction of the length of the vectors (chosen: distinguishes 0.39 and 0.41 nm, not a strain
 #: of 4 %).
 MISMATCH = 0.045
 #: Default of ``min_columns`` (chosen).
 MIN_COLUMNS = 25
 #: Least fraction of the columns on a lattice that explains the table (chosen).
-EXPLAINED = 0.7
+MIN_EXPLAINED_FRACTION = 0.7
 #: Least fraction of the columns on another lattice for a warning (chosen).
-ANOTHER = 0.05
+MIN_OTHER_FRACTION = 0.05
 #: Times that a cell may be enlarged because brightness or displacements are ordered (chosen).
-ENLARGEMENTS = 2
+MAX_ENLARGEMENTS = 2
 #: Brightness of a site whose columns have none: it is the last one.
 NO_BRIGHTNESS = -1e300
 
@@ -110,10 +110,10 @@ def fit_lattice(
     """
     columns = column_positions(table)
     check_fraction("pixel_size_error", pixel_size_error, zero=True)
-    if len(columns.positions) < FEWEST:
+    if len(columns.positions) < MIN_POSITIONS:
         raise ValueError(
-            f"table must contain at least {FEWEST} columns for a lattice, but contains {len(columns.positions)}: "
-            "measure a larger field, or lower the detector's significance"
+            f"table must contain at least {MIN_POSITIONS} columns for a lattice, but contains "
+            f"{len(columns.positions)}: measure a larger field, or lower the detector's significance"
         )
     start = None if origin is None else _vector(origin, "origin")
     if vectors is None:
@@ -184,10 +184,10 @@ def fit_lattices(
     columns = column_positions(table)
     check_fraction("pixel_size_error", pixel_size_error, zero=True)
     check_fraction("mismatch", mismatch, 0.3)
-    check_integer("min_columns", min_columns, FEWEST)
+    check_integer("min_columns", min_columns, MIN_POSITIONS)
     label = np.full(len(table), -1)
     if len(table) >= min_columns:
-        label = enclosed(columns.positions, segment(columns.positions, mismatch, min_columns))
+        label = fill_enclosed(columns.positions, segment(columns.positions, mismatch, min_columns))
     found = _distinct_lattices(table, label, mismatch, order, min_columns)
     found = [replace(lattice, unit=columns.unit, pixel_size_error=float(pixel_size_error)) for lattice in found]
     labels = np.full(len(table), -1)
@@ -234,11 +234,11 @@ def _reduced_lattice(
 
 def _warn_of_others(label: NDArray, grown: GrownLattice) -> None:
     count, n = np.bincount(label[label >= 0], minlength=1), len(label)
-    others = int((count[1:] >= ANOTHER * n).sum())
+    others = int((count[1:] >= MIN_OTHER_FRACTION * n).sum())
     explained = (count[0] if others else max(count[0], (grown.site >= 0).sum())) / n
     if others:
         advice = "fit_lattices(table) finds all lattices, and the lattice of each column"
-    elif explained < EXPLAINED:
+    elif explained < MIN_EXPLAINED_FRACTION:
         advice = "fit_lattices(table) lists the columns that are on it and those that are not"
     else:
         return
@@ -270,7 +270,7 @@ def _of_whole_table(lattice: Lattice, rows: NDArray, n: int) -> Lattice:
 def _with_order(grown: GrownLattice, brightness: NDArray | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Cells and sites in the superlattice of ordered brightness and displacements."""
     cell, site, vectors = grown.cell, grown.site, grown.vectors
-    for _ in range(ENLARGEMENTS):
+    for _ in range(MAX_ENLARGEMENTS):
         order = None if brightness is None else brightness_order(cell, site, brightness)
         if order is None:
             order = displacement_order(cell, site, grown.shift, grown.shortest)

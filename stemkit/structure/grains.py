@@ -26,7 +26,7 @@ SAME_PHASE = 0.03
 #: Default of ``coherent`` (chosen: one extra plane in 50, a rotation by 1.1 degrees).
 COHERENT = 0.02
 #: Fewest columns of a grain (chosen: fewer determine no lattice).
-FEWEST = 10
+MIN_COLUMNS = 10
 LOCAL = ("rotation", "exx", "eyy", "exy")
 
 
@@ -158,7 +158,7 @@ def find_grains(
     for lattice in lattices.lattices:
         check_lattice(lattice, table)
     label = lattices.labels.to_numpy()
-    grain = connected_regions(columns.positions, label, FEWEST)
+    grain = connected_regions(columns.positions, label, MIN_COLUMNS)
     inner = inner_columns(columns.positions, grain)
     numbers = range(int(grain.max(initial=-1)) + 1)
     of_grains = tuple(_of_grain(columns, lattices, grain, inner, number) for number in numbers)
@@ -191,7 +191,7 @@ def _fitted(columns: ColumnPositions, lattice: Lattice, rows: NDArray, fitted_ro
     site[rows] = site_of_rows  # a small grain may lack a site
     core = np.where(fitted_rows, site, -1)
     present, first = np.unique(core[core >= 0], return_index=True)
-    if len(present) < len(kept) or fitted_rows.sum() < FEWEST:
+    if len(present) < len(kept) or fitted_rows.sum() < MIN_COLUMNS:
         return None
     try:
         fitted = fit_columns_to_lattice(columns, lattice.indices, core)

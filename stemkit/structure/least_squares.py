@@ -15,11 +15,11 @@ __all__ = ["fit_columns_to_lattice"]
 
 
 #: Smallest standard deviation of a position, ranges of the positions (chosen: keeps weights finite).
-LEAST_ERROR = 1e-9
+MIN_ERROR = 1e-9
 #: Steps of the iteration of weights and scatter (chosen).
-ITERATIONS = 3
+N_ITERATIONS = 3
 #: Least fraction of a cell of a site, so that a site near 0 is not at 1 by its error (chosen).
-MARGIN = 0.1
+MIN_SITE_FRACTION = 0.1
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ def _design(cell: NDArray, site: NDArray, n_sites: int) -> NDArray[np.float64]:
 def _weighted(design: NDArray, positions: NDArray, errors: NDArray) -> _Fit:
     """Fit with the scatter that makes chi squared equal to the degrees of freedom."""
     freedom = len(positions) - design.shape[1]
-    least = (LEAST_ERROR * max(float(np.ptp(positions)), 1e-300)) ** 2
+    least = (MIN_ERROR * max(float(np.ptp(positions)), 1e-300)) ** 2
     scatter = 0.0
-    for _ in range(ITERATIONS):
+    for _ in range(N_ITERATIONS):
         variance = errors**2 + scatter + least
         scaled = design / np.sqrt(variance)[:, None]
         solution = np.linalg.lstsq(scaled, positions / np.sqrt(variance), rcond=None)[0]
@@ -109,7 +109,7 @@ def _recentered(columns: ColumnPositions, cell: NDArray, site: NDArray, origin: 
     if abs(np.linalg.det(solution[:2])) < 1e-9 * (solution[:2] ** 2).sum():
         return cell  # not a lattice: the fit raises an error
     inverse = np.linalg.inv(solution[:2])
-    offset = np.floor((solution[2:] - solution[2]) @ inverse + MARGIN).astype(np.int64)
+    offset = np.floor((solution[2:] - solution[2]) @ inverse + MIN_SITE_FRACTION).astype(np.int64)
     center = columns.positions[used].mean(axis=0) if origin is None else origin
     first = np.round((center - solution[2]) @ inverse).astype(np.int64)
     return np.where(used[:, None], cell + offset[site] - first, 0)

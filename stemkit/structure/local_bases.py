@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from stemkit.structure.region_growing import GrownLattice, grow, median_of_known, unit_cell
-from stemkit.structure.significance import LEAST_EVIDENCE, evidence
+from stemkit.structure.significance import MIN_EVIDENCE, evidence
 from stemkit.structure.vector_search import find_vectors
 from stemkit.tables import counted
 
@@ -44,7 +44,7 @@ class Constants:
 CONSTANTS = Constants()
 
 
-@dataclass
+@dataclass(frozen=True)
 class LocalBases:
     """Local bases ``(n, 2, 2)``, rows ``(y, x)``, of the columns with ``known``.
 
@@ -93,18 +93,18 @@ def first_lattice(positions: NDArray) -> GrownLattice:
             continue
         lattice = grow(positions, vectors, unit_cell(positions, vectors, center), center)
         weight, assigned = evidence(lattice), int((lattice.site >= 0).sum())
-        if weight >= LEAST_EVIDENCE:
+        if weight >= MIN_EVIDENCE:
             return lattice
         found = (
             f"the best one, with {counted(len(lattice.sites), 'site')} per cell, contains {assigned} of them with an "
-            f"evidence of {weight:.1f} nats, of which {LEAST_EVIDENCE:g} are required to exclude chance"
+            f"evidence of {weight:.1f} nats, of which {MIN_EVIDENCE:g} are required to exclude chance"
         )
         # a lattice may end within the field, and be continued into matter without order
         around = _windows(lattice)
         known = around.known & (around.residual < (CONSTANTS.small_residual * lattice.shortest) ** 2)
         fraction = known[lattice.neighbors[:, :8]].mean(axis=1)
         lattice.remove(~known | (fraction < 0.5))
-        if evidence(lattice, all_columns=True) >= LEAST_EVIDENCE:
+        if evidence(lattice, all_columns=True) >= MIN_EVIDENCE:
             return lattice
     raise ValueError(
         f"table must contain a lattice, but among its {len(positions)} columns {found}: measure a larger field, remove "

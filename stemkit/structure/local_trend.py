@@ -14,15 +14,15 @@ from stemkit.structure.tables import robust_std
 __all__ = ["LocalTrend", "local_trend", "null_quantile", "null_tail"]
 
 #: Rings of cells around a site whose columns predict its brightness (chosen: 24 columns).
-RINGS = 2
+N_RINGS = 2
 #: Fewest of them (chosen: a plane has three parameters).
-FEWEST = 5
+MIN_NEIGHBORS = 5
 #: Steps of the robust fit (chosen: weights change by less than 1 % in the last one).
-STEPS = 4
+N_STEPS = 4
 #: Residual, standard deviations, from which a column has no weight (Tukey's biweight, 95 % efficient).
-BIWEIGHT = 4.685
+BIWEIGHT_LIMIT = 4.685
 #: Weight of a zero slope of the plane, columns (chosen: it decides where the neighbours are on one line).
-ZERO_SLOPE = 0.1
+ZERO_SLOPE_WEIGHT = 0.1
 #: Efficiency of the median absolute deviation as an estimate of a standard deviation (derived).
 MAD_EFFICIENCY = 0.367
 
@@ -48,7 +48,7 @@ def local_trend(
     Parameters
     ----------
     neighbors : ndarray of int of shape (m, n)
-        Rows of the columns at the same site of the cells of ``ring(RINGS)`` around each site, -1 without one.
+        Rows of the columns at the same site of the cells of ``ring(N_RINGS)`` around each site, -1 without one.
     site : ndarray of shape (m,)
         Number of each site.
     vectors : ndarray of shape (2, 2)
@@ -63,9 +63,11 @@ def local_trend(
     Biweight regression. The variance of a sublattice beyond the errors is the one with which the median absolute
     deviation of all its columns from their predictions is that of a normal distribution.
     """
-    design = np.column_stack([np.ones(len(ring(RINGS))), ring(RINGS) @ vectors / np.linalg.norm(vectors, axis=1).max()])
+    design = np.column_stack(
+        [np.ones(len(ring(N_RINGS))), ring(N_RINGS) @ vectors / np.linalg.norm(vectors, axis=1).max()]
+    )
     known = np.where(neighbors >= 0, values[neighbors], np.nan)
-    enough = np.isfinite(known).sum(axis=1) >= FEWEST
+    enough = np.isfinite(known).sum(axis=1) >= MIN_NEIGHBORS
     result = np.full((3, len(site)), np.nan)
     for s in np.unique(site[enough]):
         chosen = np.flatnonzero(enough & (site == s))
@@ -86,11 +88,11 @@ def _planes(known: NDArray, design: NDArray, columns: NDArray) -> tuple[NDArray[
     expected = np.nanmedian(known, axis=1)
     residual = known - expected[:, None]
     scale = _scale(columns - expected, residual)
-    prior = ZERO_SLOPE * np.diag([0.0, 1.0, 1.0])
+    prior = ZERO_SLOPE_WEIGHT * np.diag([0.0, 1.0, 1.0])
     normal = np.empty((len(known), 3, 3))
-    for _ in range(STEPS):
-        weight = np.where(present, np.clip(1 - (residual / (BIWEIGHT * scale)) ** 2, 0, None) ** 2, 0.0)
-        few = weight.sum(axis=1) < FEWEST / 2
+    for _ in range(N_STEPS):
+        weight = np.where(present, np.clip(1 - (residual / (BIWEIGHT_LIMIT * scale)) ** 2, 0, None) ** 2, 0.0)
+        few = weight.sum(axis=1) < MIN_NEIGHBORS / 2
         weight[few] = present[few]
         normal = np.einsum("mn,ni,nj->mij", weight, design, design) + prior
         moment = np.einsum("mn,ni->mi", np.where(present, weight * np.nan_to_num(known), 0.0), design)
@@ -103,7 +105,7 @@ def _planes(known: NDArray, design: NDArray, columns: NDArray) -> tuple[NDArray[
 
 def _scale(own: NDArray, residual: NDArray) -> float:
     """Robust standard deviation of the columns from their planes, or of the neighbours if there are no columns."""
-    values = own if np.isfinite(own).sum() >= FEWEST else residual
+    values = own if np.isfinite(own).sum() >= MIN_NEIGHBORS else residual
     return max(float(robust_std(values[np.isfinite(values)])), float(np.finfo(float).tiny) ** 0.5)
 
 
@@ -111,7 +113,7 @@ def _spread(residual: NDArray, own: NDArray, leverage: NDArray, usual: float) ->
     """Variance of the true brightness around the planes."""
     known = np.isfinite(residual) & np.isfinite(own)
     residual, own, leverage = residual[known], own[known], leverage[known]
-    if len(residual) < FEWEST:
+    if len(residual) < MIN_NEIGHBORS:
         return 0.0
 
     def excess(spread: float) -> float:

@@ -15,21 +15,22 @@ __all__ = ["Mixture", "Sample", "expected_errors", "fit_free", "fit_library", "r
 class Constants:
     """Constants of the fits."""
 
-    #: Steps of expectation maximisation from each start, and from the best one at most (chosen).
+    #: Largest number of steps of expectation maximisation from each start (chosen).
     first_steps: int = 25
+    #: The same from the best one (chosen).
     steps: int = 400
     #: Gain of log-likelihood per step at which a fit has converged (chosen: criteria that differ by 2 are equal).
     gain: float = 1e-3
     #: Least standard deviation of the components, fraction of the range of the values (chosen: equal values).
     width: float = 1e-4
-    #: Number of values above which they are collected in bins, and the number of bins (chosen: a bin is narrower than a
-    #: fifth of the components if there are up to 25 of them, four widths apart).
+    #: Number of values above which they are collected in as many bins (chosen: a bin is narrower than a fifth of the
+    #: components if there are up to 25 of them, four widths apart).
     bins: int = 600
     #: Offsets of a library of evenly spaced means that are tried as a start, fractions of the spacing (chosen).
     offsets: int = 4
-    #: Scales of a library that are compared, and the number of them from which fits start (chosen: in steps of 0.5 %
-    #: over a factor of 2).
+    #: Number of scales of a library that are compared (chosen: in steps of 0.5 % over a factor of 2).
     scales: int = 140
+    #: Number of these from which fits start (chosen).
     starts: int = 6
 
 
@@ -46,7 +47,7 @@ class Sample:
     counts: NDArray[np.float64]
 
     @classmethod
-    def of(cls, values: NDArray) -> Sample:
+    def from_values(cls, values: NDArray) -> Sample:
         """Collect values ``(n,)``, in bins if there are many."""
         values = np.asarray(values, dtype=np.float64)
         if len(values) <= CONSTANTS.bins:

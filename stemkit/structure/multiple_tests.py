@@ -6,16 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-__all__ = ["adjusted", "critical_p_value", "local_false_discovery_rate"]
+__all__ = ["benjamini_hochberg", "critical_p_value", "local_false_discovery_rate"]
 
 #: Least p-value that is distinguished from 0 (derived: the smallest number of full precision).
-LEAST = float(np.finfo(float).tiny)
+MIN_P_VALUE = float(np.finfo(float).tiny)
 
 
-def adjusted(p_values: NDArray, n_tests: float) -> NDArray[np.float64]:
+def benjamini_hochberg(p_values: NDArray, n_tests: float) -> NDArray[np.float64]:
     """p-values ``(n,)`` adjusted by the procedure of Benjamini and Hochberg for a number of tests, NaN where NaN.
 
-    Tests without a p-value count as tests whose null hypothesis is not rejected.
+    Tests without a p-value count as tests whose null hypothesis is not rejected. The number of tests is not an integer
+    where it is an estimate, such as that of independent positions.
     """
     known = np.isfinite(p_values)
     rest = np.ones(max(int(np.ceil(n_tests)) - int(known.sum()), 0))
@@ -55,10 +56,10 @@ def local_false_discovery_rate(p_values: NDArray, n_tests: float) -> NDArray[np.
     known = np.isfinite(p_values)
     if not known.any():
         return result
-    values, place, count = np.unique(np.maximum(p_values[known], LEAST), return_inverse=True, return_counts=True)
+    values, index, count = np.unique(np.maximum(p_values[known], MIN_P_VALUE), return_inverse=True, return_counts=True)
     edges = np.append(values, 1.0) if values[-1] < 1 else values
-    number = np.append(count, max(n_tests - count.sum(), 0.0)) if values[-1] < 1 else count.astype(np.float64)
+    n_in_bin = np.append(count, max(n_tests - count.sum(), 0.0)) if values[-1] < 1 else count.astype(np.float64)
     widths = np.diff(edges, prepend=0.0)
-    density = optimize.isotonic_regression(number / number.sum() / widths, weights=widths, increasing=False).x
-    result[known] = np.minimum(1.0, 1.0 / np.maximum(density, LEAST))[place.ravel()]
+    density = optimize.isotonic_regression(n_in_bin / n_in_bin.sum() / widths, weights=widths, increasing=False).x
+    result[known] = np.minimum(1.0, 1.0 / np.maximum(density, MIN_P_VALUE))[index.ravel()]
     return result

@@ -24,13 +24,13 @@ class OrderConstants:
 
 
 #: Cells of the largest superlattice that is tried (chosen).
-LARGEST = 4
+MAX_CELLS = 4
 #: Least fraction of the variance that order explains (chosen).
-EXPLAINED = 0.5
+MIN_EXPLAINED_FRACTION = 0.5
 #: Fewest columns among which order is searched for (chosen).
-FEWEST = 8
+MIN_COLUMNS = 8
 #: Fewest columns from which a slow variation is subtracted (chosen).
-FEWEST_FOR_TREND = 24
+MIN_COLUMNS_FOR_TREND = 24
 #: Limits for the logarithm of the brightness.
 BRIGHTNESS_CONSTANTS = OrderConstants(difference=0.05, probability=1e-6)
 #: Limits for displacements, in shortest distances of sites. The degrees of freedom are those of lines of columns, since
@@ -87,10 +87,10 @@ def _smallest(
     cell: NDArray, site: NDArray, values: NDArray, constants: OrderConstants, n_independent: int
 ) -> NDArray | None:
     """The superlattice with the fewest cells that explains the values, of which some are independent."""
-    if len(values) < FEWEST:
+    if len(values) < MIN_COLUMNS:
         return None
     values = _without_trend(cell, values)
-    for n in range(2, LARGEST + 1):
+    for n in range(2, MAX_CELLS + 1):
         lattices = superlattices(n)
         explained = [
             _explained_fraction(_classes(cell, site, h), site, values, constants, n_independent) for h in lattices
@@ -110,7 +110,7 @@ def _classes(cell: NDArray, site: NDArray, order: NDArray) -> NDArray[np.int64]:
 
 def _without_trend(cell: NDArray, values: NDArray) -> NDArray[np.float64]:
     """Values less their slow variation over the crystal (thickness, tilt, bending), a parabola."""
-    if len(values) < FEWEST_FOR_TREND:
+    if len(values) < MIN_COLUMNS_FOR_TREND:
         return values
     i, j = ((cell - cell.mean(axis=0)) / np.maximum(np.ptp(cell, axis=0), 1)).T
     design = np.column_stack([np.ones_like(i), i, j, i * i, i * j, j * j])
@@ -125,7 +125,7 @@ def _explained_fraction(
     freedom = n_independent - len(np.unique(classes))
     parameters = len(np.unique(classes)) - len(np.unique(site))
     between, total = ((fine - coarse) ** 2).sum(), ((values - coarse) ** 2).sum()
-    too_small = between < constants.difference**2 * len(values) or between < EXPLAINED * total
+    too_small = between < constants.difference**2 * len(values) or between < MIN_EXPLAINED_FRACTION * total
     if freedom < 3 or parameters < 1 or too_small:
         return 0.0
     ratio = (between / parameters) / max((total - between) / freedom, 1e-300)

@@ -10,7 +10,7 @@ from stemkit.structure.covariance import PositionCovariance
 __all__ = ["angle_variance", "axis_angle", "direction_variance", "distance_variance", "gradient_variance"]
 
 #: Least square of a distance, which keeps directions of coinciding columns finite.
-LEAST = 1e-300
+MIN_SQUARE = 1e-300
 
 
 def gradient_variance(covariance: PositionCovariance, rows: NDArray, gradient: NDArray) -> NDArray[np.float64]:
@@ -32,7 +32,7 @@ def distance_variance(
     covariance: PositionCovariance, difference: NDArray, i: NDArray, j: NDArray
 ) -> NDArray[np.float64]:
     """Variances ``(m,)`` of the distances of columns i and j at ``difference`` ``(m, 2)``, from i to j."""
-    direction = difference / np.sqrt(np.maximum((difference**2).sum(axis=1), LEAST))[:, None]
+    direction = difference / np.sqrt(np.maximum((difference**2).sum(axis=1), MIN_SQUARE))[:, None]
     return gradient_variance(covariance, np.column_stack([i, j]), np.stack([-direction, direction], axis=1))
 
 
@@ -69,4 +69,4 @@ def axis_angle(difference: NDArray) -> NDArray[np.float64]:
 
 def _angle_gradient(vector: NDArray) -> NDArray[np.float64]:
     """Derivative ``(m, 2)`` of the angle ``atan2(y, x)`` of vectors with respect to y and x."""
-    return vector[:, ::-1] * [1, -1] / np.maximum((vector**2).sum(axis=1), LEAST)[:, None]
+    return vector[:, ::-1] * [1, -1] / np.maximum((vector**2).sum(axis=1), MIN_SQUARE)[:, None]

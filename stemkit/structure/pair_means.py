@@ -101,7 +101,7 @@ def _variances(
     table: pd.DataFrame, difference: NDArray, i: NDArray, j: NDArray, code: NDArray, n: NDArray
 ) -> NDArray[np.float64]:
     """Variance of the mean distance of each group, from the weights of the columns along y and along x."""
-    covariance = PositionCovariance.of(column_positions(table), table)
+    covariance = PositionCovariance.from_table(column_positions(table), table)
     rows = np.flatnonzero(code >= 0)
     direction = difference[rows] / np.maximum(np.hypot(*difference[rows].T), 1e-300)[:, None]
     variance = np.zeros(len(n))

@@ -18,10 +18,10 @@ from stemkit.structure.cells import CellIndex
 from stemkit.structure.covariance import PositionCovariance
 from stemkit.structure.defect_tables import by_column, by_missing_site, discoveries
 from stemkit.structure.lattice import Lattice, check_lattice
-from stemkit.structure.local_trend import RINGS, LocalTrend, local_trend, null_quantile, null_tail
-from stemkit.structure.multiple_tests import adjusted, critical_p_value, local_false_discovery_rate
+from stemkit.structure.local_trend import N_RINGS, LocalTrend, local_trend, null_quantile, null_tail
+from stemkit.structure.multiple_tests import benjamini_hochberg, critical_p_value, local_false_discovery_rate
 from stemkit.structure.tables import amplitudes, check_index, column_positions
-from stemkit.structure.vacancies import OCCUPIED, missing_sites
+from stemkit.structure.vacancies import MAX_SITE_DISTANCE, missing_sites
 from stemkit.tables import counted
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def point_defects(
     compared = np.where(reason == "", values, np.nan)
     missing = missing_sites(table, lattice, by=by).drop(columns=["expected", "spread"])
     columns = column_positions(table)
-    width = PositionCovariance.of(columns, table).width
+    width = PositionCovariance.from_table(columns, table).width
     on_sites = _tested_columns(lattice, compared, errors, reason)
     brightness = _measured_at(missing, table, image, detector, by)
     at_missing = _tested_missing(missing, *brightness, _trend_at(missing, lattice, compared, errors))
@@ -256,7 +256,7 @@ def _adjust(tests: pd.DataFrame, n_tests: _Numbers) -> None:
         chosen = (tests["site"] >= 0).to_numpy() == on_site
         tests.loc[chosen, "probability"] = 1 - local_false_discovery_rate(weighted[chosen], number)
         weighted[chosen] = np.minimum(weighted[chosen] * n_tests.weight(on_site), 1.0)
-    tests["q_value"] = adjusted(weighted, n_tests.total)
+    tests["q_value"] = benjamini_hochberg(weighted, n_tests.total)
 
 
 def _reasons(table: pd.DataFrame, values: NDArray, lattice: Lattice) -> NDArray:
@@ -274,7 +274,7 @@ def _reasons(table: pd.DataFrame, values: NDArray, lattice: Lattice) -> NDArray:
 def _tested_columns(lattice: Lattice, values: NDArray, errors: NDArray, reason: NDArray) -> pd.DataFrame:
     """Columns on sites."""
     rows = np.flatnonzero((lattice.site >= 0) & (reason == ""))
-    neighbors = CellIndex(lattice).neighbors(lattice.indices[rows], lattice.site[rows], RINGS)
+    neighbors = CellIndex(lattice).neighbors(lattice.indices[rows], lattice.site[rows], N_RINGS)
     trend = local_trend(neighbors, lattice.site[rows], lattice.vectors, values, errors, rows)
     reason[rows[np.isnan(trend.expected)]] = "too few neighbours"
     tests = _compared(values[rows], errors[rows], trend)
@@ -312,7 +312,7 @@ def _trend_at(missing: pd.DataFrame, lattice: Lattice, values: NDArray, errors: 
     cells = np.concatenate([missing[["i", "j"]].to_numpy(dtype=np.int64), lattice.indices[rows]])
     site = np.concatenate([missing["site"].to_numpy(dtype=np.int64), lattice.site[rows]])
     own = np.concatenate([np.full(len(missing), -1), rows])
-    neighbors = CellIndex(lattice).neighbors(cells, site, RINGS)
+    neighbors = CellIndex(lattice).neighbors(cells, site, N_RINGS)
     trend = local_trend(neighbors, site, lattice.vectors, values, errors, own)
     n = len(missing)
     return LocalTrend(trend.expected[:n], trend.variance[:n], trend.freedom[:n])
@@ -341,7 +341,7 @@ def _tested_between(
     kind = np.full(len(rows), "interstitial", dtype=object)
     if len(missing) and len(rows):
         distance = cKDTree(missing[["y", "x"]].to_numpy()).query(positions[rows])[0]
-        kind[distance <= OCCUPIED * lattice.shortest] = "displaced"
+        kind[distance <= MAX_SITE_DISTANCE * lattice.shortest] = "displaced"
     error = np.where(errors[rows] > 0, errors[rows], np.nan)
     u = values[rows] / error
     columns = {

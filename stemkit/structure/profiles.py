@@ -144,7 +144,7 @@ def interface_profile(
     with np.errstate(invalid="ignore", divide="ignore"):
         result["position"] = np.bincount(plane[plane >= 0], height[plane >= 0], n) / result["n"]
     result["position"] -= result["position"].min()
-    covariance = PositionCovariance.of(columns, table)
+    covariance = PositionCovariance.from_table(columns, table)
     steps = {"spacing": (_next_plane(lattice, u, v), normal), "in_plane": (np.array([u, v]), tangent)}
     for name, (step, axis) in steps.items():
         pairs = _pairs(lattice, step, plane)

@@ -45,11 +45,11 @@ MAX_STRAIN = 0.2
 #: Default of ``resolution``, nm (chosen: most instruments resolve 0.08 nm, the dumbbells of silicon 0.136 nm).
 RESOLUTION = 0.05
 #: Difference of the costs of settings between which the image does not decide, nats (chosen: a likelihood ratio of 3).
-UNDECIDED = 1.1
+MIN_COST_DIFFERENCE = 1.1
 #: Cells along each vector whose columns are compared between settings (derived: a multiple of all superlattices).
-COMPARED = 12
+N_COMPARED_CELLS = 12
 #: Probability of a name from which it is not called ambiguous (chosen).
-CERTAIN = 0.95
+MIN_CERTAIN_PROBABILITY = 0.95
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,7 +205,7 @@ def register_crystal(
     settings = compare_with_columns(
         settings, crystal, cell, ideal, lattice.displacement[on_lattice], values[on_lattice]
     )
-    chances = _Chances.of(settings, lattice, crystal)
+    chances = _Chances.from_settings(settings, lattice, crystal)
     best = settings[0]
     named = named_columns(table, lattice, crystal, best, chances.name, chances.site)
     missing = named_missing_sites(table, lattice, crystal, best, by)
@@ -265,13 +265,13 @@ class _Chances:
     site: NDArray[np.float64]
 
     @classmethod
-    def of(cls, settings: list[Setting], lattice: Lattice, crystal: CrystalSites) -> _Chances:
+    def from_settings(cls, settings: list[Setting], lattice: Lattice, crystal: CrystalSites) -> _Chances:
         cost = np.array([setting.cost for setting in settings])
         probability = np.exp(cost.min() - cost)
         probability /= probability.sum()
         # columns whose cells differ by a multiple of all superlattices have the same site in every setting
         on_lattice = np.flatnonzero(lattice.site >= 0)
-        keys = np.column_stack([lattice.site, lattice.indices % COMPARED])[on_lattice]
+        keys = np.column_stack([lattice.site, lattice.indices % N_COMPARED_CELLS])[on_lattice]
         kinds, kind = np.unique(keys, axis=0, return_inverse=True)
         places = lattice.ideal(kinds[:, 1:], kinds[:, 0]) - lattice.origin
         site = np.array([sites_or_none(setting, places, crystal, lattice.shortest) for setting in settings])
@@ -315,12 +315,16 @@ def _verdict(
 def _undecided(settings: list[Setting], chances: _Chances) -> str:
     """What the image does not decide."""
     table = chances.table
-    equal = table[(table["naming"] == 0) & (table["cost"] <= table["cost"].min() + UNDECIDED)]
+    equal = table[(table["naming"] == 0) & (table["cost"] <= table["cost"].min() + MIN_COST_DIFFERENCE)]
     certain = np.nanmin(chances.name) if np.isfinite(chances.name).any() else 1.0
-    names = "names are unambiguous" if certain >= CERTAIN else f"names are ambiguous (probability {certain:.2f})"
+    names = (
+        "names are unambiguous"
+        if certain >= MIN_CERTAIN_PROBABILITY
+        else f"names are ambiguous (probability {certain:.2f})"
+    )
     if len(equal) <= 1:
         return f"{names}, one setting agrees"
     sides = "seen from both sides" if equal["mirrored"].nunique() > 1 else "seen from one side"
-    exchanged = np.nanmin(chances.site) < CERTAIN if np.isfinite(chances.site).any() else False
-    same = ", which exchange columns of equal names" if exchanged and certain >= CERTAIN else ""
+    exchanged = np.nanmin(chances.site) < MIN_CERTAIN_PROBABILITY if np.isfinite(chances.site).any() else False
+    same = ", which exchange columns of equal names" if exchanged and certain >= MIN_CERTAIN_PROBABILITY else ""
     return f"{names}, {len(equal)} settings of the crystal, {sides}, agree equally{same}"

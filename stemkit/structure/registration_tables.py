@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from stemkit.structure.covariance import PositionCovariance
-from stemkit.structure.crystal_settings import SAME_SITE, VISIBLE, Setting
+from stemkit.structure.crystal_settings import MAX_SITE_DISTANCE, MIN_VISIBLE_BRIGHTNESS, Setting
 from stemkit.structure.crystal_sites import CrystalSites
 from stemkit.structure.displacements import add_vectors, pm_or_px
 from stemkit.structure.lattice import Lattice
@@ -24,7 +24,7 @@ NO_SITE = "the crystal has no site here"
 def sites_or_none(setting: Setting, places: NDArray, crystal: CrystalSites, shortest: float) -> NDArray[np.int64]:
     """Site of the crystal at each place, -1 if none is near."""
     site, _, distance = setting.sites(places, crystal)
-    return np.where(distance <= SAME_SITE * shortest, site, -1)
+    return np.where(distance <= MAX_SITE_DISTANCE * shortest, site, -1)
 
 
 def named_columns(
@@ -41,7 +41,7 @@ def named_columns(
     indices, fractions = lattice.indices[rows], lattice.sites[lattice.site[rows]]
     ideal = (indices + fractions) @ lattice.vectors
     site, cell, distance = setting.sites(ideal, crystal)
-    near = distance <= SAME_SITE * lattice.shortest
+    near = distance <= MAX_SITE_DISTANCE * lattice.shortest
     rows, site, cell = rows[near], site[near], cell[near]
     place = setting.origin + (cell + crystal.fractions[site]) @ crystal.vectors @ setting.transform
     vectors, variance = np.full((2, len(table), 2), np.nan)
@@ -52,7 +52,7 @@ def named_columns(
         vectors -= np.nanmean(vectors, axis=0)
     steps = place @ np.linalg.inv(lattice.vectors)
     variance[rows] = lattice.origin_err**2 + np.einsum("mi,aij,mj->ma", steps, lattice.covariance, steps)
-    own = PositionCovariance.of(columns, table).of_few(np.arange(len(table))[:, None], np.ones(1))
+    own = PositionCovariance.from_table(columns, table).of_few(np.arange(len(table))[:, None], np.ones(1))
     number = np.full(len(table), -1)
     number[rows] = site
     reason = np.where(lattice.site >= 0, NO_SITE, OFF_LATTICE).astype(object)
@@ -94,7 +94,7 @@ def site_table(
 ) -> pd.DataFrame:
     """Table of the columns of the crystal's cell, with the mean displacement of the measured ones from each."""
     columns = column_positions(table)
-    covariance = PositionCovariance.of(columns, table)
+    covariance = PositionCovariance.from_table(columns, table)
     site = named["crystal_site"].to_numpy()
     moved = named[["moved_y", "moved_x"]].to_numpy()
     used = np.isfinite(moved).all(axis=1)
@@ -115,7 +115,7 @@ def site_table(
                 "fraction_b": crystal.fractions[k, 1],
                 "heights": crystal.heights[k],
                 "brightness": crystal.brightness[k],
-                "visible": bool(crystal.brightness[k] >= VISIBLE),
+                "visible": bool(crystal.brightness[k] >= MIN_VISIBLE_BRIGHTNESS),
                 "n_columns": int((site == k).sum()),
                 "n_missing": int((missing["crystal_site"] == k).sum()),
                 "measured": float(np.median(known)) if len(known) else np.nan,

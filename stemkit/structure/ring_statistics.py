@@ -176,7 +176,7 @@ def _areas(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Areas of rings and their variances."""
     area, variance = np.full(len(size), np.nan), np.full(len(size), np.nan)
-    covariance = PositionCovariance.of(columns, table)
+    covariance = PositionCovariance.from_table(columns, table)
     for n in np.unique(size):
         which = np.flatnonzero(size == n)
         rows = np.array([members[k] for k in which])

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from stemkit.structure.bases import matching_basis
-from stemkit.structure.boundaries import INNER, Similarity, compare_clusters
+from stemkit.structure.boundaries import MIN_INNER_COLUMNS, Similarity, compare_clusters
 from stemkit.structure.local_bases import LocalBases, all_local_bases
 from stemkit.structure.region_growing import GrownLattice
 from stemkit.structure.vector_search import nearest_distance
 
-__all__ = ["enclosed", "segment"]
+__all__ = ["fill_enclosed", "segment"]
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,19 @@ class Constants:
     radius: float = 0.4
     #: Clusters per grown lattice at most (chosen).
     clusters: int = 24
+    #: Times that the centres of the clusters are moved to the means of their members (chosen).
+    center_moves: int = 5
+    #: Times that each column takes the most frequent label of its neighbours (chosen).
+    votes: int = 3
     #: Deviation of the basis of a column from that of its cluster above which it is in none (chosen).
     deviation: float = 0.15
     #: Least fraction of the labelled neighbours with the same label for a column inside its grain (chosen).
     inside: float = 0.75
-    #: Least number of columns inside a grain, fraction of the least number of its columns (chosen).
+    #: Least number of columns inside a grain, fraction of ``min_columns`` (chosen).
     inner: float = 0.25
-    #: Nearest columns of one without a label, and least number of them in one grain, for it to be inside this grain
-    #: (chosen).
+    #: Nearest columns that decide whether a column without a label is enclosed by a grain (chosen).
     nearest: int = 6
+    #: Least number of these in the grain (chosen).
     enclosing: int = 4
     #: Layers of columns that may be added to a grain at its boundary (chosen).
     added_rows: int = 5
@@ -71,14 +75,15 @@ def segment(
     position best.
     """
     bases = all_local_bases(positions, min_columns, first)
-    label = _merged(positions, bases, _divided(positions, bases, mismatch), mismatch)
-    label = _merged(positions, bases, label, mismatch, border=False)
-    label = _large_grains(label, min_columns, bases.neighbors)
-    label = _completed(positions, bases, label)
-    return _large_grains(label, min_columns, bases.neighbors)
+    label = _divide_lattices(positions, bases, mismatch)
+    label, bases = _merge_clusters(positions, bases, label, mismatch)
+    label, bases = _merge_clusters(positions, bases, label, mismatch, border=False)
+    label = _keep_large_grains(label, min_columns, bases.neighbors)
+    label = _add_boundary_columns(positions, bases, label)
+    return _keep_large_grains(label, min_columns, bases.neighbors)
 
 
-def enclosed(positions: NDArray, label: NDArray) -> NDArray[np.int64]:
+def fill_enclosed(positions: NDArray, label: NDArray) -> NDArray[np.int64]:
     """Labels in which columns without one have that of the grain whose columns surround them.
 
     A lattice that was grown with a multiple of the true cell may lack one of its sites.
@@ -92,14 +97,14 @@ def enclosed(positions: NDArray, label: NDArray) -> NDArray[np.int64]:
     return label
 
 
-def _divided(positions: NDArray, bases: LocalBases, mismatch: float) -> NDArray[np.int64]:
+def _divide_lattices(positions: NDArray, bases: LocalBases, mismatch: float) -> NDArray[np.int64]:
     """Cluster of each column; -1 for those without a basis."""
     label = np.full(len(positions), -1)
     for number, lattice in enumerate(bases.lattices):
         rows = np.flatnonzero(bases.number == number)
-        strain = (np.linalg.inv(lattice.vectors) @ bases.basis[rows]).reshape(-1, 4)
-        label[rows] = label.max() + 1 + _clusters(strain, CONSTANTS.radius * mismatch)
-    for _ in range(3):
+        deformation = (np.linalg.inv(lattice.vectors) @ bases.basis[rows]).reshape(-1, 4)
+        label[rows] = label.max() + 1 + _clusters(deformation, CONSTANTS.radius * mismatch)
+    for _ in range(CONSTANTS.votes):
         label = _majority(label, bases.neighbors)
     label = _without_thin_clusters(positions, label, bases.neighbors)
     for kind in np.unique(label[label >= 0]):
@@ -118,14 +123,17 @@ def _clusters(points: NDArray, radius: float) -> NDArray[np.int64]:
         centers.append(points[int(np.argmax(distance))])
         distance = np.minimum(distance, np.linalg.norm(points - centers[-1], axis=1))
     label = np.zeros(len(points), dtype=np.int64)
-    for _ in range(5):
+    for _ in range(CONSTANTS.center_moves):
         label = cKDTree(np.array(centers)).query(points)[1]
         centers = [points[label == c].mean(axis=0) if (label == c).any() else old for c, old in enumerate(centers)]
     return label
 
 
 def _majority(label: NDArray, neighbors: NDArray) -> NDArray[np.int64]:
-    """The most frequent label among the neighbours of each column, its own if two are as frequent."""
+    """The most frequent label among the neighbours of each column, which include itself.
+
+    Of labels that are equally frequent, its own is taken if it is one of them, otherwise that of the nearest neighbour.
+    """
     nearby = label[neighbors]
     votes = ((nearby[:, :, None] == nearby[:, None, :]) & (nearby >= 0)[:, :, None]).sum(axis=2) + 0.5 * (
         nearby == label[:, None]
@@ -142,7 +150,7 @@ def _without_thin_clusters(positions: NDArray, label: NDArray, neighbors: NDArra
         inner = ((nearby == label[:, None]) | (nearby < 0)).all(axis=1) & (label >= 0)
         kinds = np.unique(label[label >= 0])
         depth = np.array([inner[label == kind].sum() for kind in kinds])
-        if len(kinds) == 1 or depth.min() >= INNER:
+        if len(kinds) == 1 or depth.min() >= MIN_INNER_COLUMNS:
             break
         thin = label == kinds[np.argmin(depth)]
         others = np.flatnonzero((label >= 0) & ~thin)
@@ -151,14 +159,15 @@ def _without_thin_clusters(positions: NDArray, label: NDArray, neighbors: NDArra
     return label
 
 
-def _merged(
+def _merge_clusters(
     positions: NDArray, bases: LocalBases, label: NDArray, mismatch: float, border: bool = True
-) -> NDArray[np.int64]:
-    """Labels after clusters of the same lattice were merged, the most similar ones first.
+) -> tuple[NDArray[np.int64], LocalBases]:
+    """Merge clusters of the same lattice, the most similar ones first; labels and bases.
 
     Those in contact are compared at their boundary, where a bent crystal is continuous, or all as a whole. The bases
     of merged clusters are expressed by the same vectors.
     """
+    bases = replace(bases, basis=bases.basis.copy())
     label = label.copy()
     known: dict[tuple[int, int], Similarity] = {}
     while True:
@@ -169,7 +178,7 @@ def _merged(
                 known[pair] = compare_clusters(positions, bases, label, pair, border)
         same = [pair for pair in pairs if known[pair].difference < mismatch or known[pair].continuous]
         if not same:
-            return label
+            return label, bases
         p, q = min(same, key=lambda pair: known[pair])
         first, second = (bases.median(label == kind) for kind in (p, q))
         change = np.round(matching_basis(first, second)[0] @ np.linalg.inv(second))
@@ -178,8 +187,8 @@ def _merged(
         known = {pair: value for pair, value in known.items() if p not in pair and q not in pair}
 
 
-def _large_grains(label: NDArray, min_columns: int, neighbors: NDArray) -> NDArray[np.int64]:
-    """Labels of grains that are large enough, with a quarter of the columns inside, numbered by decreasing size."""
+def _keep_large_grains(label: NDArray, min_columns: int, neighbors: NDArray) -> NDArray[np.int64]:
+    """Labels of grains that are large enough, with enough columns inside, numbered by decreasing size."""
     nearby = label[neighbors[:, 1:]]
     n_labeled = np.maximum((nearby >= 0).sum(axis=1), 1)
     inside = ((nearby == label[:, None]).sum(axis=1) >= CONSTANTS.inside * n_labeled) & (label >= 0)
@@ -192,9 +201,9 @@ def _large_grains(label: NDArray, min_columns: int, neighbors: NDArray) -> NDArr
     return np.where(label >= 0, number[label], -1)
 
 
-def _completed(positions: NDArray, bases: LocalBases, label: NDArray) -> NDArray[np.int64]:
+def _add_boundary_columns(positions: NDArray, bases: LocalBases, label: NDArray) -> NDArray[np.int64]:
     """Labels with the columns at boundaries, each in the grain that predicts its position best."""
-    label = label.copy()
+    label, bases = label.copy(), replace(bases, basis=bases.basis.copy(), known=bases.known.copy())
     for _ in range(CONSTANTS.added_rows):
         free = np.flatnonzero(label < 0)
         grains = np.unique(label[label >= 0])
@@ -217,8 +226,8 @@ def _distance_from_prediction(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Distance of columns from the position that neighbouring columns of a grain predict, and the basis of these.
 
-    The distance is infinite if they are fewer than 4. A column predicts positions of its own site only; the nearest of
-    all predicted positions counts.
+    The distance is infinite if they are fewer than ``predicting``. A column predicts positions of its own site only;
+    the nearest of all predicted positions counts.
     """
     neighbors = bases.neighbors[free]
     own = (label[neighbors] == grain) & bases.known[neighbors]

@@ -8,21 +8,21 @@ from scipy import ndimage
 
 from stemkit.structure.region_growing import GrownLattice
 
-__all__ = ["LEAST_EVIDENCE", "evidence"]
+__all__ = ["MIN_EVIDENCE", "evidence"]
 
 #: Least evidence of a lattice, nats. Tuned on random positions of 10 to 300 points, Poisson and blue noise, of which
 #: fewer than 1 in 100 reach it; lattices of 20 columns with displacements of 8 % of the spacing exceed it.
-LEAST_EVIDENCE = 24.0
+MIN_EVIDENCE = 24.0
 #: Neighbours of a column that are searched for columns of the lattice (chosen).
-NEIGHBORS = 8
+N_NEIGHBORS = 8
 #: Least fraction of them on the lattice for a column off the lattice that is in its region (chosen).
-INSIDE = 0.25
+MIN_LATTICE_FRACTION = 0.25
 #: Least number of the 8 surrounding cells with a column at the same site for an empty site (chosen).
-SURROUNDED = 5
+MIN_SURROUNDING_CELLS = 5
 #: The eight cells around a cell.
 RING = np.array([[[1, 1, 1], [1, 0, 1], [1, 1, 1]]], dtype=np.uint8)
 #: Smallest variance of the positions, areas per site (chosen: positions have errors of 1e-4 of the spacing at least).
-LEAST_VARIANCE = 1e-8
+MIN_VARIANCE = 1e-8
 
 
 def evidence(lattice: GrownLattice, all_columns: bool = False) -> float:
@@ -57,7 +57,7 @@ def evidence(lattice: GrownLattice, all_columns: bool = False) -> float:
     residual = residual[np.isfinite(residual).all(axis=1)]
     if len(residual) == 0:
         return -np.inf
-    variance = max(float((residual**2).mean()), LEAST_VARIANCE * area)
+    variance = max(float((residual**2).mean()), MIN_VARIANCE * area)
     n = len(lattice.positions) if all_columns else _columns_in_region(lattice)
     occupied = len(assigned)
     sites = occupied + _empty_sites(lattice.cell[assigned], lattice.site[assigned])
@@ -69,8 +69,8 @@ def evidence(lattice: GrownLattice, all_columns: bool = False) -> float:
 
 def _columns_in_region(lattice: GrownLattice) -> int:
     """Number of columns on the lattice or surrounded by those that are."""
-    fraction = (lattice.site[lattice.neighbors[:, :NEIGHBORS]] >= 0).mean(axis=1)
-    return int(((lattice.site >= 0) | (fraction >= INSIDE)).sum())
+    fraction = (lattice.site[lattice.neighbors[:, :N_NEIGHBORS]] >= 0).mean(axis=1)
+    return int(((lattice.site >= 0) | (fraction >= MIN_LATTICE_FRACTION)).sum())
 
 
 def _entropy(p: float) -> float:
@@ -84,4 +84,4 @@ def _empty_sites(cell: NDArray, site: NDArray) -> int:
     occupied = np.zeros(shape, dtype=np.uint8)
     occupied[site, *(cell - first).T] = 1
     around = ndimage.convolve(occupied, RING, mode="constant")
-    return int(((around >= SURROUNDED) & (occupied == 0)).sum())
+    return int(((around >= MIN_SURROUNDING_CELLS) & (occupied == 0)).sum())

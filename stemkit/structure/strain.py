@@ -24,14 +24,14 @@ __all__ = ["displacement_map", "strain", "strain_map"]
 #: Components that are mapped.
 COMPONENTS = ("exx", "eyy", "exy", "rotation")
 #: Fewest neighbours at the same site from which the deformation of a column follows (chosen).
-FEWEST = 4
+MIN_NEIGHBORS = 4
 #: Least determinant of the normalised moments of the directions of the neighbours, 1 for isotropic ones (chosen).
-INDEPENDENT = 0.05
+MIN_DETERMINANT = 0.05
 #: Largest strain between a reference and the lattice (chosen).
-LARGEST_STRAIN = 0.2
+MAX_STRAIN = 0.2
 #: Longest distance of columns between which values are interpolated, lengths of the longer vector (chosen: across one
 #: missing column).
-LONGEST_EDGE = 2.1
+MAX_EDGE = 2.1
 
 
 def strain(table: pd.DataFrame, lattice: Lattice, *, reference: ArrayLike | None = None) -> pd.DataFrame:
@@ -167,7 +167,7 @@ def _planes(positions: NDArray, around: NDArray, steps: NDArray) -> _Planes:
     design = np.column_stack([np.ones(len(steps)), steps])
     at = np.where(weight[..., None] > 0, positions[around] - positions[around[:, :1]], 0.0)
     normal = np.einsum("mn,ni,nj->mij", weight, design, design)
-    determined = (weight.sum(axis=1) > FEWEST) & _independent(normal)
+    determined = (weight.sum(axis=1) > MIN_NEIGHBORS) & _independent(normal)
     normal[~determined] = np.eye(3)
     inverse = np.linalg.inv(normal)
     solution = inverse @ np.einsum("ni,mnk->mik", design, at)
@@ -184,7 +184,7 @@ def _independent(normal: NDArray) -> NDArray[np.bool_]:
     mean = normal[:, 0, 1:] / count[:, None]
     moment = normal[:, 1:, 1:] / count[:, None, None] - mean[:, :, None] * mean[:, None]
     trace = np.maximum(moment[:, 0, 0] + moment[:, 1, 1], 1e-100)  # a column alone has none
-    return 4 * np.linalg.det(moment) / trace**2 > INDEPENDENT
+    return 4 * np.linalg.det(moment) / trace**2 > MIN_DETERMINANT
 
 
 def _pooled_variance(squares: NDArray, freedom: NDArray) -> NDArray[np.float64]:
@@ -224,10 +224,10 @@ def _reference(reference: ArrayLike, lattice: Lattice) -> NDArray[np.float64]:
     if rows.shape != (2, 2) or not np.isfinite(rows).all() or abs(np.linalg.det(rows)) < 1e-9 * (rows**2).sum():
         raise ValueError(f"reference must be two independent rows (y, x), but is {reference!r}")
     basis, largest = reference_basis(lattice.vectors, rows)
-    if largest > LARGEST_STRAIN:
+    if largest > MAX_STRAIN:
         a, b = np.hypot(*rows.T)
         raise ValueError(
-            f"reference must be a lattice within {100 * LARGEST_STRAIN:.0f} % of the fitted one, but with vectors of "
+            f"reference must be a lattice within {100 * MAX_STRAIN:.0f} % of the fitted one, but with vectors of "
             f"{a:.4g} and {b:.4g} {lattice.unit} the best match with {lattice.lengths[0]:.4g} and "
             f"{lattice.lengths[1]:.4g} {lattice.unit} has a strain of {100 * largest:.0f} %: give it in "
             f"{lattice.unit}, and for the same cell (fit_lattice(order=False) gives the small one)"
@@ -250,7 +250,7 @@ def _map(
     check_integer("coarsen", coarsen, 1, min(image.shape))
     y, x = (_coarse(np.arange(float(n)), coarsen) for n in image.shape)
     points, size = positions_in_image(table, image)
-    grid = _interpolated(points, values, y, x, LONGEST_EDGE * float(lattice.lengths.max() / np.mean(size)))
+    grid = _interpolated(points, values, y, x, MAX_EDGE * float(lattice.lengths.max() / np.mean(size)))
     coords = {}
     if pixel_sizes(image) is not None:
         coords = {d: (d, _coarse(image.coords[d].values, coarsen), {"units": "nm"}) for d in ("y", "x")}

@@ -17,17 +17,17 @@ from stemkit.structure.tables import amplitudes, column_positions
 __all__ = ["sublattices"]
 
 #: Kinds of brightness at most (chosen).
-KINDS = 4
+MAX_KINDS = 4
 #: Fewest columns per kind (chosen).
-FEWEST = 8
+MIN_COLUMNS = 8
 #: Least difference of the means of two kinds, standard deviations of the wider one (chosen).
-SEPARATION = 3.0
+MIN_SEPARATION = 3.0
 #: Least fraction of the columns of a kind (chosen).
-FRACTION = 0.1
+MIN_FRACTION = 0.1
 #: Least variance of the logarithm of the brightness of a kind (chosen).
-LEAST_VARIANCE = 1e-6
+MIN_VARIANCE = 1e-6
 #: The same, fraction of the total variance (chosen).
-LEAST_RELATIVE_VARIANCE = 1e-4
+MIN_RELATIVE_VARIANCE = 1e-4
 
 
 def sublattices(
@@ -124,7 +124,7 @@ def _by_brightness(values: NDArray, n: int | None) -> NDArray[np.int64]:
 
 def _best_mixture(logs: NDArray) -> GaussianMixture | None:
     """The mixture of separated components with the smallest criterion; None for a single kind."""
-    most = min(KINDS, len(logs) // FEWEST, len(np.unique(logs)))
+    most = min(MAX_KINDS, len(logs) // MIN_COLUMNS, len(np.unique(logs)))
     if most < 2:
         return None
     single = _mixture(logs, 1).bic(logs)
@@ -135,7 +135,7 @@ def _best_mixture(logs: NDArray) -> GaussianMixture | None:
 
 def _mixture(logs: NDArray, n: int) -> GaussianMixture:
     start = np.quantile(logs, (np.arange(n) + 0.5) / n)[:, None]
-    least = LEAST_VARIANCE + LEAST_RELATIVE_VARIANCE * float(logs.var())
+    least = MIN_VARIANCE + MIN_RELATIVE_VARIANCE * float(logs.var())
     models = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -148,7 +148,7 @@ def _are_separated(model: GaussianMixture) -> bool:
     order = np.argsort(model.means_[:, 0])
     means, stds = model.means_[order, 0], np.sqrt(model.covariances_[order, 0, 0])
     wider = np.maximum(stds[1:], stds[:-1])
-    return bool((np.diff(means) > SEPARATION * wider).all() and (model.weights_ >= FRACTION).all())
+    return bool((np.diff(means) > MIN_SEPARATION * wider).all() and (model.weights_ >= MIN_FRACTION).all())
 
 
 def _split(site: NDArray, values: NDArray) -> NDArray[np.int64]:

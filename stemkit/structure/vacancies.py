@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 from stemkit.parameters import check_fraction, check_integer, is_number
 from stemkit.structure.cells import CellIndex, LocalBrightness, local_brightness, ring
 from stemkit.structure.lattice import Lattice, check_lattice
+from stemkit.structure.multiple_tests import benjamini_hochberg
 from stemkit.structure.tables import amplitudes, column_positions, to_pixels
 from stemkit.tables import check_columns
 
@@ -23,15 +24,15 @@ if TYPE_CHECKING:
 __all__ = ["find_vacancies", "missing_sites", "site_occupancy", "weak_columns"]
 
 #: Largest distance of a column that occupies a site, shortest distances of sites (chosen).
-OCCUPIED = 0.4
+MAX_SITE_DISTANCE = 0.4
 #: Widest angle between neighbouring columns as seen from a site inside the crystal, degrees (chosen).
-WIDEST_GAP = 140.0
+MAX_GAP = 140.0
 #: Fewest neighbours of a site that is tested (derived: a plane has three parameters).
-FEWEST = 3
+MIN_SITE_NEIGHBORS = 3
 #: Rings of cells around a site whose columns predict its brightness (chosen).
 BRIGHTNESS_RINGS = 2
 #: Weight of a zero slope of the displacement, columns (chosen: it decides where the neighbours of a corner do not).
-ZERO_SLOPE = 1e-3
+ZERO_SLOPE_WEIGHT = 1e-3
 
 
 def find_vacancies(
@@ -66,7 +67,7 @@ def find_vacancies(
     DataFrame
         One row per missing site, as of :func:`site_occupancy`, with
 
-        - ``p_value``: probability that a column of the expected brightness is measured as weak as this, adjusted for
+        - ``q_value``: probability that a column of the expected brightness is measured as weak as this, adjusted for
           the number of sites;
         - ``vacant``: whether it is at most ``false_discovery_rate``.
 
@@ -87,10 +88,9 @@ def find_vacancies(
     check_fraction("false_discovery_rate", false_discovery_rate)
     missing = missing_sites(table, lattice, by=by)
     found = site_occupancy(missing, detector.measure(image, missing, neighbors=table, fix_positions=True), by=by)
-    tested = stats.norm.sf(found["significance"].fillna(-np.inf))
-    occupied = np.ones(int((lattice.site >= 0).sum()))
-    found["p_value"] = stats.false_discovery_control(np.concatenate([tested, occupied]))[: len(found)]
-    return found.assign(vacant=found["p_value"] <= false_discovery_rate)
+    n_sites = len(found) + int((lattice.site >= 0).sum())
+    found["q_value"] = benjamini_hochberg(stats.norm.sf(found["significance"].fillna(-np.inf)), n_sites)
+    return found.assign(vacant=found["q_value"] <= false_discovery_rate)
 
 
 def missing_sites(
@@ -131,7 +131,7 @@ def missing_sites(
     """
     columns = column_positions(table)
     check_lattice(lattice, table)
-    check_integer("min_neighbors", min_neighbors, FEWEST, 8)
+    check_integer("min_neighbors", min_neighbors, MIN_SITE_NEIGHBORS, 8)
     if shape is not None and not (np.shape(shape) == (2,) and all(is_number(n) and n > 0 for n in shape)):
         raise ValueError(f"shape must be (n_y, n_x) of the image in px, or None, but is {shape!r}")
     index = CellIndex(lattice)
@@ -141,9 +141,9 @@ def missing_sites(
     outside, inside = _in_image(table, lattice, positions, shape)
     present = neighbors >= 0
     possible = np.maximum((~outside).sum(axis=1), 1)
-    kept = inside & (present.sum(axis=1) >= np.maximum(FEWEST, min_neighbors * possible / 8))
-    kept &= _widest_gap(lattice, present | outside) < WIDEST_GAP
-    kept &= cKDTree(columns.positions).query(positions)[0] > OCCUPIED * lattice.shortest
+    kept = inside & (present.sum(axis=1) >= np.maximum(MIN_SITE_NEIGHBORS, min_neighbors * possible / 8))
+    kept &= _widest_gap(lattice, present | outside) < MAX_GAP
+    kept &= cKDTree(columns.positions).query(positions)[0] > MAX_SITE_DISTANCE * lattice.shortest
     cells, site, positions, present = cells[kept], site[kept], positions[kept], present[kept]
     brightness = _expected_brightness(table, index, cells, site, by, lattice)
     pixels = to_pixels(table, positions)
@@ -269,7 +269,7 @@ def _unoccupied(lattice: Lattice, index: CellIndex) -> tuple[NDArray[np.int64], 
     keys = np.column_stack([lattice.site[used], lattice.indices[used]])
     neighbors = (keys[:, None] + np.pad(ring(), ((0, 0), (1, 0)))).reshape(-1, 3)
     keys, count = np.unique(neighbors, axis=0, return_counts=True)
-    keys = keys[count >= FEWEST]
+    keys = keys[count >= MIN_SITE_NEIGHBORS]
     free = index.rows(keys[:, 1:], keys[:, 0]) < 0
     return keys[free, 1:], keys[free, 0]
 
@@ -280,7 +280,7 @@ def _expected_displacement(lattice: Lattice, neighbors: NDArray) -> NDArray[np.f
     steps = ring() @ lattice.vectors
     design = np.column_stack([np.ones(len(steps)), steps / lattice.lengths.max()])
     values = np.where(weight[..., None] > 0, lattice.displacement[neighbors], 0.0)
-    normal = np.einsum("mn,ni,nj->mij", weight, design, design) + ZERO_SLOPE * np.diag([0.0, 1.0, 1.0])
+    normal = np.einsum("mn,ni,nj->mij", weight, design, design) + ZERO_SLOPE_WEIGHT * np.diag([0.0, 1.0, 1.0])
     moment = np.einsum("mn,ni,mnk->mik", weight, design, values)
     return np.linalg.solve(normal, moment)[:, 0]
 

@@ -10,7 +10,7 @@
 from stemkit.synthesis.arrangements.cells import Cell, crystal_cell, nearest_distance, planar_cell, random_cell
 from stemkit.synthesis.arrangements.columns import Columns, Defect, columns_at, keep_near_frame, stacked, superposed
 from stemkit.synthesis.arrangements.defects import inserted, inside, nearest, removed, shifted, subset, substituted
-from stemkit.synthesis.arrangements.disorder import blue_noise
+from stemkit.synthesis.arrangements.disorder import poisson_disk_columns
 from stemkit.synthesis.arrangements.displacements import dislocated, displaced_randomly, strained
 from stemkit.synthesis.arrangements.lattices import lattice, lattice_vectors
 from stemkit.synthesis.arrangements.particles import projected_columns
@@ -25,7 +25,6 @@ __all__ = [
     "Defect",
     "Recipe",
     "STEMSynthesizer",
-    "blue_noise",
     "blurred",
     "columns_at",
     "cropped",
@@ -45,6 +44,7 @@ __all__ = [
     "nearest",
     "nearest_distance",
     "planar_cell",
+    "poisson_disk_columns",
     "projected_columns",
     "random_cell",
     "removed",

@@ -38,13 +38,14 @@ class Batch:
 
 def draw_batch(recipe: Recipe, n_images: int, shape: tuple[int, int], generator: torch.Generator) -> Batch:
     """Draw ``n_images`` pairs on the generator's device."""
-    columns, arrangement, dark = draw_columns(recipe, n_images, shape, generator)
+    specimens = draw_columns(recipe, n_images, shape, generator)
+    columns, arrangement = specimens.columns, specimens.arrangement
     tail = pick(generator, n_images, 0.5) * uniform(generator, n_images, 0.0, 0.25)
     spread = uniform(generator, n_images, 1.6, 2.6)
     support = draw_support(recipe, arrangement, columns.spacing, shape, generator)
     targets = render_targets(columns, shape, support, tail, spread)
     depth = targets.enhance.amax(dim=(1, 2))
-    noisy = recorded(targets.enhance, columns.spacing, recipe.noise, generator, dark, depth)
+    noisy = recorded(targets.enhance, columns.spacing, recipe.noise, generator, specimens.dark, depth)
     return Batch(noisy, targets, columns, arrangement)
 
 

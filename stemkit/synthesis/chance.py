@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["log_uniform", "pick", "uniform"]
+__all__ = ["log_uniform", "pick", "random_integer", "uniform"]
 
 
 def uniform(g: torch.Generator, n: int, low: float, high: float) -> Tensor:
@@ -18,6 +18,11 @@ def uniform(g: torch.Generator, n: int, low: float, high: float) -> Tensor:
 def log_uniform(g: torch.Generator, n: int, low: float, high: float) -> Tensor:
     """Log-uniform distribution between two numbers, ``(n,)``."""
     return torch.exp(uniform(g, n, math.log(low), math.log(high)))
+
+
+def random_integer(g: torch.Generator, n: int) -> int:
+    """One integer from 0 to ``n - 1``, all with the same probability."""
+    return int(torch.randint(n, (1,), generator=g, device=g.device))
 
 
 def pick(g: torch.Generator, n: int, probability: float) -> Tensor:

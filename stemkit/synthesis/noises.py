@@ -14,20 +14,55 @@ from stemkit.synthesis.chance import log_uniform, pick, uniform
 __all__ = ["draw_noise"]
 
 Range = tuple[float, float]
-#: Ranges of the noise that is drawn for each image (chosen): fractions of the contrast, electrons per pixel at a
-#: column, and jitter as a fraction of the spacing.
+#: Standard deviation of the noise that does not depend on the signal, fraction of the contrast (chosen).
 READOUT: Range = (0.01, 0.6)
+#: Fraction of the images with counted electrons (chosen).
+COUNTED = 0.35
+#: Electrons per pixel at a column where they are counted (chosen).
 DOSE: Range = (1.5, 300.0)
-#: Variance between the columns where electrons are counted, in electrons per pixel squared of the dose.
+#: Variance between the columns where electrons are counted, in electrons per pixel squared of the dose (chosen).
 COUNTED_BACKGROUND: Range = (0.02, 1.5)
-STREAKS: Range = (0.01, 0.2)
-JITTER: Range = (0.004, 0.07)
+#: Fraction of the images with counted electrons whose noise has the distribution of counts (chosen).
+POISSON = 0.7
+#: Increase of the variance from the background to a column where electrons are not counted, in units of twice the
+#: variance of the background; negative values are 0 (chosen).
+GAIN: Range = (-0.3, 1.0)
+#: Tukey lambda of the distribution of the noise (chosen: from heavy tails to normal).
+SHAPE: Range = (-0.1, 0.2)
+#: Fraction of the images whose noise is correlated along the row (chosen).
+CORRELATED = 0.4
+#: Correlation of neighbouring pixels of a row (chosen).
 CORRELATION: Range = (0.0, 0.5)
+#: Fraction of the images with streaks (chosen).
+STREAKED = 0.7
+#: Amplitude of streaks, fraction of the contrast (chosen).
+STREAKS: Range = (0.01, 0.2)
+#: Length of streaks and of jitter along the row, px (chosen).
+LENGTH: Range = (4.0, 60.0)
+#: Fraction of the images in which streaks are whole rows (chosen).
+WHOLE_STREAKS = 0.4
+#: Fraction of the images with a background (chosen).
+CLOUDED = 0.7
+#: Amplitude of the background, fraction of the contrast (chosen).
 BACKGROUND: Range = (0.0, 0.12)
+#: Length of the background, px (chosen).
+BACKGROUND_LENGTH: Range = (8.0, 64.0)
+#: Fraction of the images on digital levels (chosen).
+DIGITAL = 0.3
+#: Step between digital levels, fraction of the contrast (chosen).
+STEP: Range = (0.005, 0.02)
+#: Fraction of the images with displaced rows (chosen).
+DISPLACED = 0.75
+#: RMS displacement of independent rows, fraction of the spacing (chosen).
+JITTER: Range = (0.004, 0.07)
 #: Largest RMS displacement of the beam, px (chosen).
 LARGEST_JITTER = 3.0
+#: Fraction of the images with displaced rows that are displaced along y, too (chosen).
+DISPLACED_ALONG_Y = 0.4
 #: Displacement along y, if there is one, relative to that along x (chosen).
 ACROSS: Range = (0.3, 1.0)
+#: Fraction of the images in which whole rows are displaced (chosen).
+WHOLE_ROWS = 0.5
 
 # Displacement of the beam as in recorded scans. "Measured": by NoiseCalibrator in fourteen recorded images of crystals
 # (benchmarks/realism.py --recipe compares them with this recipe). Unless stated otherwise, a range is the measured one
@@ -76,40 +111,40 @@ def draw_noise(
     depth = torch.ones(n, device=g.device) if depth is None else depth.clamp_min(1.0)
     readout = log_uniform(g, n, *READOUT)
     electron = 1.0 / log_uniform(g, n, *DOSE)
-    counted = pick(g, n, 0.35).bool()
-    gain = torch.where(counted, electron, uniform(g, n, -0.3, 1.0).clamp_min(0) * readout**2 * 2)
+    counted = pick(g, n, COUNTED).bool()
+    gain = torch.where(counted, electron, uniform(g, n, *GAIN).clamp_min(0) * readout**2 * 2)
     # counting detectors have a readout noise of a fraction of an electron, and detect some electrons between the
     # columns; in bright field there are more electrons than the columns remove
     least = electron * uniform(g, n, *COUNTED_BACKGROUND)
     readout = torch.where(counted, (least + dark * depth * electron).sqrt(), readout)
     gain = torch.where(dark, -torch.minimum(gain, readout**2 / depth), gain)
-    correlation = pick(g, n, 0.4) * uniform(g, n, *CORRELATION)
-    streaks = pick(g, n, 0.7) * log_uniform(g, n, *STREAKS)
-    moved = pick(g, n, 0.75)
+    correlation = pick(g, n, CORRELATED) * uniform(g, n, *CORRELATION)
+    streaks = pick(g, n, STREAKED) * log_uniform(g, n, *STREAKS)
+    moved = pick(g, n, DISPLACED)
     jitter = moved * (log_uniform(g, n, *JITTER) * spacing).clamp(max=LARGEST_JITTER)
-    jitter_y = pick(g, n, 0.4) * uniform(g, n, *ACROSS) * jitter
-    whole = pick(g, n, 0.5).bool()
-    length = log_uniform(g, n, 4.0, 60.0)
+    jitter_y = pick(g, n, DISPLACED_ALONG_Y) * uniform(g, n, *ACROSS) * jitter
+    whole = pick(g, n, WHOLE_ROWS).bool()
+    length = log_uniform(g, n, *LENGTH)
     scanned = (moved * pick(g, n, SCANNED)).bool()
     along_x, along_y = (_displacement(spacing, limits, g) for limits in (ALONG_X, ALONG_Y))
     scan_length = log_uniform(g, n, *SCAN_LENGTH)
     nothing = torch.full((n,), math.nan, device=g.device)
-    digital = pick(g, n, 0.3).bool()
+    digital = pick(g, n, DIGITAL).bool()
     return NoiseParameters(
-        background=pick(g, n, 0.7) * uniform(g, n, *BACKGROUND),
-        background_length=log_uniform(g, n, 8.0, 64.0),
+        background=pick(g, n, CLOUDED) * uniform(g, n, *BACKGROUND),
+        background_length=log_uniform(g, n, *BACKGROUND_LENGTH),
         streaks=streaks,
-        streak_length=torch.where(pick(g, n, 0.4).bool(), torch.inf, log_uniform(g, n, 4.0, 60.0)),
+        streak_length=torch.where(pick(g, n, WHOLE_STREAKS).bool(), torch.inf, log_uniform(g, n, *LENGTH)),
         jitter=torch.where(scanned, along_x.jitter, jitter),
         jitter_length=torch.where(whole, torch.inf, torch.where(scanned, scan_length, length)),
         readout=readout,
         gain=gain,
-        shape=uniform(g, n, -0.1, 0.2),
+        shape=uniform(g, n, *SHAPE),
         correlation_x=torch.where(counted, torch.zeros_like(correlation), correlation),
-        poisson=counted & pick(g, n, 0.7).bool(),
+        poisson=counted & pick(g, n, POISSON).bool(),
         low=nothing,
         high=nothing,
-        step=torch.where(digital, log_uniform(g, n, 0.005, 0.02), nothing),
+        step=torch.where(digital, log_uniform(g, n, *STEP), nothing),
         step_origin=torch.zeros(n, device=g.device),
         jitter_y=torch.where(scanned, along_y.jitter, jitter_y),
         drift=scanned * along_x.drift,

@@ -12,7 +12,7 @@ from torch import Tensor
 from stemkit.synthesis.arrangements.cells import Cell, random_cell
 from stemkit.synthesis.arrangements.columns import Columns, superposed
 from stemkit.synthesis.arrangements.defects import subset
-from stemkit.synthesis.arrangements.disorder import blue_noise
+from stemkit.synthesis.arrangements.disorder import poisson_disk_columns
 from stemkit.synthesis.arrangements.displacements import dislocated
 from stemkit.synthesis.arrangements.lattices import lattice, lattice_vectors
 from stemkit.synthesis.arrangements.regions import disk, facets, half_plane, joined, mirrored, uneven
@@ -146,7 +146,7 @@ def _particle(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Co
 
 def _random(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Columns:
     """Amorphous matter of several species."""
-    columns = blue_noise(spacing, shape, g, margin=MARGIN * spacing)
+    columns = poisson_disk_columns(spacing, shape, g, margin=MARGIN * spacing)
     kind = torch.rand(columns.y.shape, generator=g, device=g.device)
     n_species = uniform(g, len(spacing), 1, N_SITES)
     return replace(columns, species=(kind * n_species[:, None]).long())

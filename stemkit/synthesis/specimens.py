@@ -16,7 +16,7 @@ from stemkit.synthesis.chance import log_uniform, pick, uniform
 from stemkit.synthesis.random_arrangements import DRAWN, MARGIN, N_SITES, inner_position
 from stemkit.synthesis.recipe import ARRANGEMENTS, Recipe
 
-__all__ = ["draw_columns"]
+__all__ = ["Specimens", "draw_columns"]
 
 #: Full turn, radians (derived: 2 pi, rounded).
 TURN = 6.2832
@@ -49,8 +49,17 @@ CONSTANTS = Constants()
 CRYSTALLINE = [ARRANGEMENTS.index(name) for name in ARRANGEMENTS if name not in ("random", "sparse")]
 
 
-def draw_columns(recipe: Recipe, n: int, shape: tuple[int, int], g: torch.Generator) -> tuple[Columns, Tensor, Tensor]:
-    """Columns of ``n`` images; index of the arrangement and whether it is bright field, ``(n,)`` each."""
+@dataclass(frozen=True)
+class Specimens:
+    """Columns of images, and ``(n,)`` each the index of the arrangement and whether the image is bright field."""
+
+    columns: Columns
+    arrangement: Tensor
+    dark: Tensor
+
+
+def draw_columns(recipe: Recipe, n: int, shape: tuple[int, int], g: torch.Generator) -> Specimens:
+    """Specimens of ``n`` images."""
     spacing = log_uniform(g, n, *recipe.spacing)
     kind = _draw_kind(recipe, n, g)
     groups, order = [], []
@@ -69,7 +78,8 @@ def draw_columns(recipe: Recipe, n: int, shape: tuple[int, int], g: torch.Genera
     columns = columns.where(~island | (height > uniform(g, n, -1.0, 0.3)[:, None]))
     columns = columns.where(~pick(g, n, recipe.empty).bool()[:, None])
     thickness = 1 + uniform(g, n, 0.0, recipe.thickness)[:, None] * torch.tanh(height)
-    return keep_near_frame(uneven(columns, thickness.clamp_min(0.1)), shape, MARGIN * spacing), kind, dark
+    columns = uneven(columns, thickness.clamp_min(0.1))
+    return Specimens(keep_near_frame(columns, shape, MARGIN * spacing), kind, dark)
 
 
 def _draw_kind(recipe: Recipe, n: int, g: torch.Generator) -> Tensor:

@@ -20,16 +20,16 @@ from stemkit.images.provenance import recorded_image, steps_before
 from stemkit.noise import NoiseModel
 from stemkit.noise.resolve import resolve_noise
 from stemkit.pixels import faulty_pixels, filled
-from stemkit.trust.columns import LEVEL, judge_columns, missed_columns
+from stemkit.trust.columns import FALSE_DISCOVERY_RATE, judge_columns, missed_columns
 from stemkit.trust.expected_noise import ExpectedNoise
 from stemkit.trust.residual import ResidualTests, check_residual
 from stemkit.trust.spread import error_sources, factors_of, network_results, uncertainty_map
-from stemkit.trust.training_range import info_of, range_table
+from stemkit.trust.training_range import range_table, shipped_info
 
 __all__ = ["Assessment", "assess"]
 
 #: Least number of pixels along an axis (chosen: fewer hold too few independent numbers for the tests).
-LEAST_SIZE = 32
+MIN_SIZE = 32
 #: Columns of the table of an assessment.
 FIELDS = ["value", "unit", "low", "high", "p", "verdict"]
 
@@ -124,7 +124,10 @@ class Assessment:
         )
 
     def _structure(self) -> list[str]:
-        values, n = self.residual.structure["value"], int((self.residual.places["q_value"] <= LEVEL).sum())
+        values, n = (
+            self.residual.structure["value"],
+            int((self.residual.places["q_value"] <= FALSE_DISCOVERY_RATE).sum()),
+        )
         words = {
             "whiteness": "{:.2f} times the power of noise at some frequency",
             "variance": "a local variance of {:.1f} times the median",
@@ -203,10 +206,8 @@ def assess(
             f"recorded and enhanced must have one shape, but have {first.shape} and {second.shape}: give the "
             "image that was enhanced"
         )
-    if min(first.shape) < LEAST_SIZE:
-        raise ValueError(
-            f"recorded must have at least {LEAST_SIZE} px along each axis, but has the shape {first.shape}"
-        )
+    if min(first.shape) < MIN_SIZE:
+        raise ValueError(f"recorded must have at least {MIN_SIZE} px along each axis, but has the shape {first.shape}")
     first = recorded_image(first)
     mode = resolve_mode(first, mode or second.attrs.get("mode"))
     sign = mode_sign(mode)
@@ -223,9 +224,17 @@ def assess(
         ExpectedNoise.from_residual(residual, bright) if model is None else ExpectedNoise.from_model(model, bright)
     )
     tests = check_residual(residual, bright, expected)
-    info = denoiser.info_ if denoiser is not None else info_of(_weights(second))
+    info = denoiser.info_ if denoiser is not None else shipped_info(_weights(second))
     grid = chosen_grid(given, "auto" if denoiser is None else denoiser.sampling, None if info is None else info.spacing)
-    ranges = range_table(bright, expected, grid, tests.width, tests.displacement, info, model)
+    ranges = range_table(
+        bright,
+        expected=expected,
+        grid=grid,
+        width=tests.width,
+        displacement=tests.displacement,
+        info=info,
+        model=model,
+    )
     judged = None if columns is None else judge_columns(columns, first, mode, expected, tests.places)
     missed = missed_columns(residual, bright, tests.places, tests.width)
     uncertainty = None

@@ -28,13 +28,13 @@ BORDER = 2.0
 #: Radius of the Gaussian filters, sigmas (chosen: 0.3 % of the weight of a Gaussian is beyond).
 TRUNCATE = 3.0
 #: Least correlation length of streaks and background, px (chosen: 0 is white noise for the formulas of the filter).
-LEAST_LENGTH = 0.1
+MIN_LENGTH = 0.1
 #: Least skewness, which stands for 0 (chosen: its effect is below 0.001).
-LEAST_SKEWNESS = 1e-4
+MIN_SKEWNESS = 1e-4
 #: Largest excess kurtosis of the filtered noise that is corrected for (chosen: the expansion is monotonic).
-LARGEST_KURTOSIS = 0.3
+MAX_KURTOSIS = 0.3
 #: Largest significance up to which the expansion is used (chosen).
-LARGEST_SCORE = 8.0
+MAX_SCORE = 8.0
 #: Skewness of white noise after the filter of a column of width w, in px, times w, over that before (derived: sum of
 #: the cubes of the difference of Gaussians).
 SKEWNESS = 0.389
@@ -57,9 +57,9 @@ def response_variance(expected: ExpectedNoise, width: float, local: NDArray) -> 
 
     variance = local * gain(correlation=expected.correlation_x)
     for streaks, length in expected.streaks:
-        variance = variance + streaks * gain((0.0, max(length, LEAST_LENGTH)))
+        variance = variance + streaks * gain((0.0, max(length, MIN_LENGTH)))
     background, length = expected.background
-    return np.asarray(variance + background * gain((max(length, LEAST_LENGTH),) * 2) if background else variance)
+    return np.asarray(variance + background * gain((max(length, MIN_LENGTH),) * 2) if background else variance)
 
 
 def column_field(residual: NDArray, expected: ExpectedNoise, width: float) -> NDArray[np.float64]:
@@ -122,10 +122,10 @@ def normal_scores(
     .. [2] E. A. Cornish and R. A. Fisher, Rev. Inst. Int. Stat. 5, 307 (1938), https://doi.org/10.2307/1400905
     """
     skew = np.asarray(skewness * SKEWNESS / width)
-    skew = np.where(np.abs(skew) < LEAST_SKEWNESS, LEAST_SKEWNESS, skew)
+    skew = np.where(np.abs(skew) < MIN_SKEWNESS, MIN_SKEWNESS, skew)
     z = 6 / skew * (np.cbrt(1 + skew * field / 2) - 1 + skew**2 / 36)
-    excess = np.clip(kurtosis * KURTOSIS / width**2 - 1.5 * skew**2, 0.0, LARGEST_KURTOSIS)
-    t = np.clip(z, -LARGEST_SCORE, LARGEST_SCORE)
+    excess = np.clip(kurtosis * KURTOSIS / width**2 - 1.5 * skew**2, 0.0, MAX_KURTOSIS)
+    t = np.clip(z, -MAX_SCORE, MAX_SCORE)
     return np.asarray(z - excess * (t**3 - 3 * t) / 24)
 
 

@@ -16,22 +16,22 @@ from stemkit.tables import check_columns
 from stemkit.trust.column_field import column_response, noise_peaks, normal_scores, response_variance
 from stemkit.trust.expected_noise import ExpectedNoise
 
-__all__ = ["LEVEL", "judge_columns", "missed_columns"]
+__all__ = ["FALSE_DISCOVERY_RATE", "judge_columns", "missed_columns"]
 
 POSITION = ["y_px", "x_px"]
 #: Expected fraction of false ones among the columns that are reported (chosen).
-LEVEL = 0.05
+FALSE_DISCOVERY_RATE = 0.05
 #: Fraction of the recorded response that the enhanced image must show for a column not to be missed (chosen).
-SHOWN = 0.5
+MIN_SHOWN_FRACTION = 0.5
 #: Least response of a missed column, as a fraction of that of a bright column (chosen: the faintest columns of the
 #: training have 0.15 of the height of the brightest).
-LEAST_HEIGHT = 0.15
+MIN_HEIGHT = 0.15
 #: Quantile of the response to the enhanced image that is the response of a bright column (chosen).
-BRIGHT = 0.99
+BRIGHT_QUANTILE = 0.99
 #: Least width of the matched filter, px (chosen: narrower ones are not sampled).
-LEAST_WIDTH = 1.0
+MIN_WIDTH = 1.0
 #: Distance between a column and a peak of the residual that belongs to it, column widths (chosen).
-NEAR = 1.5
+MAX_PEAK_DISTANCE = 1.5
 
 
 def judge_columns(
@@ -74,7 +74,7 @@ def judge_columns(
     sign = mode_sign(mode)
     size = mean_pixel_size(recorded)
     sigma = np.where(np.isfinite(table["sigma"]), table["sigma"], table["sigma"].median()) / size
-    width = max(float(np.median(sigma)), LEAST_WIDTH)
+    width = max(float(np.median(sigma)), MIN_WIDTH)
     amplitude = np.nan_to_num(table["amplitude"].to_numpy(dtype=np.float64))
     model = sign * fitted_image(table, recorded, mode=mode).values
     positions = table[POSITION].to_numpy(dtype=np.float64).T
@@ -89,12 +89,12 @@ def judge_columns(
     p = (noise_peaks(z, recorded.shape, width) / 2 / len(table)).clip(0.0, 1.0)
     p = np.where(z > 1, p, 1.0)
     q = stats.false_discovery_control(p)
-    verdict = np.where(q > LEVEL, "may be invented", "supported").astype(object)
-    significant = places[places["q_value"] <= LEVEL]
+    verdict = np.where(q > FALSE_DISCOVERY_RATE, "may be invented", "supported").astype(object)
+    significant = places[places["q_value"] <= FALSE_DISCOVERY_RATE]
     if len(significant):
         distance = np.hypot(*(positions[:, :, None] - significant[POSITION].to_numpy().T[:, None]))
         for kind, peaks in (("weakened", significant["z"] > 0), ("filled in", significant["z"] < 0)):
-            near = (distance[:, peaks.to_numpy()] < NEAR * width).any(axis=1)
+            near = (distance[:, peaks.to_numpy()] < MAX_PEAK_DISTANCE * width).any(axis=1)
             verdict[near & (verdict == "supported")] = kind
     return table[POSITION].assign(significance=z, p_value=p, q_value=q, verdict=verdict)
 
@@ -115,13 +115,13 @@ def missed_columns(residual: NDArray, enhanced: NDArray, places: pd.DataFrame, w
     DataFrame
         Rows of `places` with a q-value of at most 0.05.
     """
-    found = places[(places["q_value"] <= LEVEL) & (places["z"] > 0)]
+    found = places[(places["q_value"] <= FALSE_DISCOVERY_RATE) & (places["z"] > 0)]
     if len(found) == 0:
         return found
     at = tuple(found[POSITION].to_numpy(dtype=int).T)
     left, shown = (column_response(values, width)[at] for values in (residual, enhanced))
-    usual = float(np.quantile(column_response(enhanced, width), BRIGHT))
-    return found[(shown < SHOWN * (left + shown)) & (left > LEAST_HEIGHT * usual)].reset_index(drop=True)
+    usual = float(np.quantile(column_response(enhanced, width), BRIGHT_QUANTILE))
+    return found[(shown < MIN_SHOWN_FRACTION * (left + shown)) & (left > MIN_HEIGHT * usual)].reset_index(drop=True)
 
 
 def _response(sigma: NDArray, width: float) -> NDArray[np.float64]:

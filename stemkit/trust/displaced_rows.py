@@ -13,14 +13,14 @@ __all__ = ["DisplacedRows", "fit_displacements"]
 
 #: Lengths of the parts of a row that are displaced as a whole, px (chosen); the second one is used where the first
 #: shows displacements, since jitter can change along the row.
-PARTS = (48, 16)
+PART_LENGTHS = (48, 16)
 #: Standard deviation of the displacements before they are fitted, px (chosen: where a row crosses no column they
 #: remain 0).
-PRIOR = 3.0
+PRIOR_STD = 3.0
 #: Standard errors above which a mean square is not that of errors (chosen).
-SIGNIFICANT = 3.0
+SIGNIFICANCE = 3.0
 #: Groups of rows whose mean displacements are compared (chosen: drift is independent between groups).
-GROUPS = 8
+N_GROUPS = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,10 +66,10 @@ def fit_displacements(residual: NDArray, enhanced: NDArray, std: NDArray) -> Dis
     Fits of different rows are independent, so that noise that is independent between rows remains so.
     """
     slopes = np.gradient(enhanced)
-    recorded = _Parts(std, PARTS[0]).without_offsets(residual / std)
+    recorded = _Parts(std, PART_LENGTHS[0]).without_offsets(residual / std)
     scaled, total = recorded, np.zeros((2, *std.shape))
     shift, p, rms = np.zeros(2), 1.0, 0.0
-    for stage, length in enumerate(PARTS):
+    for stage, length in enumerate(PART_LENGTHS):
         rows = _Parts(std, length)
         found, errors = rows.displacements(scaled, slopes)
         if stage == 0:
@@ -116,7 +116,7 @@ class _Parts:
         """Displacements (y, x), px, and the variances of their errors, ``(2, n_y, n_parts)`` each."""
         templates = [slope / self.std for slope in slopes]
         pairs = (self.summed(templates[i] * templates[j]) for i, j in ((0, 0), (0, 1), (1, 1)))
-        a, b, d = (pair + prior for pair, prior in zip(pairs, (PRIOR**-2, 0.0, PRIOR**-2), strict=True))
+        a, b, d = (pair + prior for pair, prior in zip(pairs, (PRIOR_STD**-2, 0.0, PRIOR_STD**-2), strict=True))
         right = [self.summed(template * scaled) for template in templates]
         determinant = a * d - b**2
         found = np.stack([d * right[0] - b * right[1], a * right[1] - b * right[0]]) / determinant
@@ -133,12 +133,12 @@ def _mean_square(value: NDArray, error: NDArray) -> float:
     weight = 1 / error**2
     excess = float(np.sum(weight * (value**2 - error)) / np.sum(weight))
     # for normal errors the variance of value^2 is 2 error^2
-    return excess if excess > SIGNIFICANT * math.sqrt(2 / float(np.sum(weight))) else 0.0
+    return excess if excess > SIGNIFICANCE * math.sqrt(2 / float(np.sum(weight))) else 0.0
 
 
 def _common_shift(values: NDArray, weights: NDArray) -> tuple[NDArray[np.float64], float]:
     """Weighted mean of displacements ``(2, n_y, n_parts)``, and its significance by the means of groups of rows."""
-    groups = np.array_split(np.arange(values.shape[1]), min(GROUPS, values.shape[1]))
+    groups = np.array_split(np.arange(values.shape[1]), min(N_GROUPS, values.shape[1]))
     totals = np.stack([weights[:, rows].sum(axis=(1, 2)) for rows in groups], axis=1)
     means = np.stack([(weights * values)[:, rows].sum(axis=(1, 2)) for rows in groups], axis=1) / totals
     shift = (totals * means).sum(axis=1) / totals.sum(axis=1)

@@ -9,24 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from stemkit.columns import LinearVariance
 from stemkit.filters import wide_gaussian
 from stemkit.images.mode import mode_sign
 from stemkit.noise import NoiseModel
+from stemkit.statistics import gaussian_width, row_correlation
 
 __all__ = ["ExpectedNoise", "column_width"]
 
-#: Limits of the width of columns, px (chosen).
-WIDTHS = (1.0, 12.0)
-#: Sigma of the Gaussian filter whose result is subtracted before the width is measured, px (chosen).
-SLOW = 16.0
+#: Sigma of the Gaussian filter that yields the background in the measurement of the width, px (chosen).
+BACKGROUND_SIGMA = 16.0
 #: Least variance of the noise of a pixel, as a fraction of the mean (chosen: keeps weights finite).
-LEAST_VARIANCE = 0.05
+MIN_VARIANCE = 0.05
 #: Least variance of the noise, as a fraction of the squared range of the image (chosen: an image without noise).
-LEAST_RELATIVE = 1e-12
+MIN_RELATIVE_VARIANCE = 1e-12
 #: Standard errors from which the variance depends on the intensity (chosen).
-SIGNIFICANT = 3.0
-#: Largest correlation of neighbouring pixels along the row (chosen: variances remain finite).
-LARGEST_CORRELATION = 0.8
+SIGNIFICANCE = 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,9 +35,8 @@ class ExpectedNoise:
     ----------
     variance : ndarray of shape (n_y, n_x)
         Variance of the pointwise noise.
-    line : (float, float, float)
-        Constant a, slope b and least value c of this variance at the intensity I of the enhanced image:
-        ``max(a + b I, c)``.
+    line : LinearVariance
+        This variance as a function of the intensity of the enhanced image.
     range : (float, float)
         Intensities between which this holds; the variance is constant beyond.
     correlation_x : float
@@ -55,7 +52,7 @@ class ExpectedNoise:
     """
 
     variance: NDArray[np.float64]
-    line: tuple[float, float, float]
+    line: LinearVariance
     range: tuple[float, float]
     correlation_x: float
     streaks: tuple[tuple[float, float], ...] = ()
@@ -70,10 +67,10 @@ class ExpectedNoise:
         slope = model.pointwise.gain * model.contrast
         constant = model.pointwise.readout**2 * unit - slope * mode_sign(model.mode) * model.level
         mean = constant + slope * float(enhanced.mean())
-        line = (constant, slope, max(LEAST_VARIANCE * mean, LEAST_RELATIVE * unit))
+        line = LinearVariance(constant, slope, max(MIN_VARIANCE * mean, MIN_RELATIVE_VARIANCE * unit))
         streaks = ((scan.amplitude, scan.length), (scan.short_amplitude, scan.short_length))
         return cls(
-            _on_line(line, enhanced),
+            line(enhanced),
             line,
             (float(enhanced.min()), float(enhanced.max())),
             model.pointwise.correlation_x,
@@ -96,43 +93,33 @@ class ExpectedNoise:
         parts = [np.ones_like(enhanced), signal, *(slope**2 for slope in np.gradient(enhanced))]
         squares = residual**2
         a, b = _regression(squares, parts)[:2]
-        if b**2 * float(np.vdot(signal, signal)) < SIGNIFICANT**2 * float(squares.var()):
+        if b**2 * float(np.vdot(signal, signal)) < SIGNIFICANCE**2 * float(squares.var()):
             a, b = float(squares.mean()), 0.0
-        floor = max(LEAST_VARIANCE * float(squares.mean()), LEAST_RELATIVE * float(np.ptp(enhanced)) ** 2, 1e-300)
-        line = (float(a - b * enhanced.mean()), float(b), floor)
-        variance = _on_line(line, enhanced)
+        floor = max(MIN_VARIANCE * float(squares.mean()), MIN_RELATIVE_VARIANCE * float(np.ptp(enhanced)) ** 2, 1e-300)
+        line = LinearVariance(float(a - b * enhanced.mean()), float(b), floor)
+        variance = line(enhanced)
         scaled = residual / np.sqrt(variance)
         return cls(
             variance,
             line,
             (float(enhanced.min()), float(enhanced.max())),
-            _correlation_along_rows(scaled),
+            row_correlation(scaled),
             skewness=float(stats.skew(scaled, axis=None)),
         )
 
     def skewness_at(self, intensity: NDArray) -> NDArray[np.float64]:
         """Skewness of the pointwise noise at an intensity: ``g / sqrt(v)`` for counts of gain g and variance v."""
-        gain = self.line[1]
+        gain = self.line.slope
         return gain / np.sqrt(self.variance_at(intensity)) if gain else np.full(np.shape(intensity), self.skewness)
 
     def variance_at(self, intensity: NDArray) -> NDArray[np.float64]:
         """Variance of the pointwise noise at an intensity, columns bright."""
-        return _on_line(self.line, np.clip(intensity, *self.range))
+        return self.line(np.clip(intensity, *self.range))
 
 
 def column_width(image: NDArray) -> float:
-    """Width of a Gaussian whose power and slopes are those of an image, px: ``sqrt(var(I) / mean(|grad I|^2))``.
-
-    A Gaussian of width s has the mean square ``pi s^2`` and the mean squared gradient ``pi``.
-    """
-    detail = image - wide_gaussian(image, SLOW)
-    slopes = sum(float(np.mean(slope**2)) for slope in np.gradient(detail))
-    return float(np.clip(np.sqrt(np.var(detail) / slopes), *WIDTHS)) if slopes else WIDTHS[0]
-
-
-def _on_line(line: tuple[float, float, float], intensity: NDArray) -> NDArray[np.float64]:
-    constant, slope, least = line
-    return np.maximum(constant + slope * intensity, least)
+    """Width of the columns of an image, px, after its slow variation was subtracted."""
+    return gaussian_width(image - wide_gaussian(image, BACKGROUND_SIGMA))
 
 
 def _regression(target: NDArray, parts: list[NDArray]) -> NDArray[np.float64]:
@@ -147,10 +134,3 @@ def _regression(target: NDArray, parts: list[NDArray]) -> NDArray[np.float64]:
         if not negative:
             return np.asarray(solved)
         used.remove(negative[0])
-
-
-def _correlation_along_rows(scaled: NDArray) -> float:
-    """Correlation of neighbouring pixels of a row, less that between rows, which is due to the specimen."""
-    power = float(np.mean(scaled**2)) or 1.0
-    along, across = (float(np.mean(a * b)) for a, b in ((scaled[:, 1:], scaled[:, :-1]), (scaled[1:], scaled[:-1])))
-    return float(np.clip((along - max(across, 0.0)) / power, -LARGEST_CORRELATION, LARGEST_CORRELATION))

@@ -7,9 +7,17 @@ import pytest
 from benchmark.repeated import SPACING, particle, repeated
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import fft
 from strategies import gaussians, seeds
 
-from stemkit.benchmark.alignment import BORDER_MARGIN, Alignment, align_frames
+from stemkit.benchmark.alignment import (
+    BORDER_MARGIN,
+    SMOOTHINGS,
+    Alignment,
+    _most_precise_smoothing,
+    _transfer,
+    align_frames,
+)
 from stemkit.benchmark.shifting import fourier_shift
 
 steps = st.floats(-6, 6)
@@ -134,3 +142,28 @@ def test_more_noise_needs_more_smoothing():
     noise = np.random.default_rng(1).normal(size=(4, 160, 160))
     little, much = (align_frames(truth + level * noise, verbose=False).smoothing for level in (0.02, 0.6))
     assert little < much
+
+
+def test_the_most_precise_filter_has_the_smallest_errors():
+    """Errors of shifts along both axes of oblong frames, from the maximum of their correlation with the true image."""
+    rng = np.random.default_rng(0)
+    shape, level = (64, 144), 0.4
+    truth = gaussians(shape, rng.uniform([6, 6], [58, 138], (40, 2)), 2.0)
+    window = np.outer(*(np.hanning(n + 2)[1:-1] for n in shape))
+    wave = [2j * np.pi * fft.fftfreq(shape[0])[:, None], 2j * np.pi * fft.rfftfreq(shape[1])]
+    noise = fft.rfft2(level * rng.normal(size=(2, 200, *shape)) * window)
+    signal = fft.rfft2((truth - truth.mean()) * window)
+
+    def error(smoothing):
+        _, transfer = _transfer(shape, smoothing)
+        weight, square = transfer**2, 0.0
+        for q in wave:
+            # frames of 200 pairs are not displaced: the maximum is at the slope over the curvature
+            pair = (signal + noise[0]) * (signal + noise[1]).conj()
+            slope = (q * weight * pair).real.sum(axis=(1, 2))
+            square += np.mean((slope / (weight * np.abs(q * signal) ** 2).sum()) ** 2)
+        return np.sqrt(square)
+
+    errors = {smoothing: error(smoothing) for smoothing in SMOOTHINGS}
+    chosen = _most_precise_smoothing(truth + level * rng.normal(size=(2, *shape)))
+    assert errors[chosen] < 1.05 * min(errors.values()) < 0.8 * max(errors.values())

@@ -25,7 +25,7 @@ from stemkit.benchmark.scores import (
 )
 from stemkit.benchmark.simulated import SIMULATED
 from stemkit.benchmark.truths import HOSTS, TRUTHS
-from stemkit.columns import Variance, fit_columns
+from stemkit.columns import LinearVariance, fit_columns
 from stemkit.columns.peaks import nearest_distances
 from stemkit.images.mode import mode_sign
 from stemkit.parameters import MODES
@@ -210,7 +210,7 @@ def test_the_position_error_limit_is_reached_by_a_fit(mode, background):
     dose = 20.0
     shown = sign * dose * render(columns_at(places, 1.0, 2.5), (410, 410))[0].numpy() + background
     columns = sign * (rng.poisson(shown) - background)
-    fits = fit_columns(columns, places, 2.5, variance=Variance(background, sign, 0.02))
+    fits = fit_columns(columns, places, 2.5, variance=LinearVariance(background, sign, 0.02))
     rms = np.sqrt(((fits.x - places[:, 1]) ** 2).mean())
     assert rms == pytest.approx(position_error_limit(dose, background=background, mode=mode), rel=0.2)
 

@@ -15,7 +15,7 @@ from stemkit.columns.compiled import normal_equations as compiled_equations
 from stemkit.columns.equations import normal_equations, ramp_projections
 from stemkit.columns.gaussians import derivatives, projected
 from stemkit.columns.levenberg_marquardt import CompiledLevenbergMarquardt
-from stemkit.columns.noise import FitNoise, Variance
+from stemkit.columns.noise import FitNoise, LinearVariance
 from stemkit.columns.problem import FitProblem, build_problem
 from stemkit.columns.whitening import Whitening
 
@@ -90,7 +90,7 @@ def test_compiled_and_batched_equations_are_the_same(
     n_parameters, displaced, masked, correlation_x, streaks, weighted, sigma, seed
 ):
     rng = np.random.default_rng(seed)
-    noise = FitNoise(Variance(0.01, 0.02, 0.005) if weighted else None, correlation_x, streaks)
+    noise = FitNoise(LinearVariance(0.01, 0.02, 0.005) if weighted else None, correlation_x, streaks)
     problem, start, widths = crowd(rng, n_parameters, displaced, masked, noise, sigma)
     batched, compiled = (
         BatchedLevenbergMarquardt(problem, start, widths),
@@ -150,7 +150,7 @@ def test_compiled_and_batched_fits_agree(n_parameters, with_prior, weighted, see
     places = places + rng.normal(0, 0.2, places.shape)
     n = len(places)
     image = gaussians(shape, places, sigma) + rng.normal(0, 0.05, shape)
-    noise = FitNoise(Variance(0.0025) if weighted else None, 0.0, 0.0, tilt=0.001)
+    noise = FitNoise(LinearVariance(0.0025) if weighted else None, 0.0, 0.0, tilt=0.001)
     free = np.ones((n, n_parameters), dtype=bool)
     free[::5, 3] = False
     start = np.column_stack([places + rng.normal(0, 0.3, places.shape), np.full((n, 2), (1.0, sigma)), np.zeros(n)])
@@ -217,7 +217,7 @@ def test_an_infinite_precision_does_not_affect_other_columns(kind):
     image = gaussians(shape, places, sigma) + np.random.default_rng(0).normal(0, 0.02, shape)
     start = np.column_stack([places + 0.7, np.ones((3, 1)), np.full((3, 1), sigma), np.zeros((3, 1))])
     prior = torch.tensor([[20.0, 20.0, 0.0], [20.0, 32.0, 0.1], [45.0, 45.0, np.inf]], dtype=torch.float64)
-    noise = FitNoise(Variance(4e-4), 0.0, 0.0)
+    noise = FitNoise(LinearVariance(4e-4), 0.0, 0.0)
     free = np.ones((3, 5), dtype=bool)
     problem = build_problem(image, start[:, :2], np.full(3, sigma), noise, None, None, free, torch.device("cpu"))
     minimizer = kind(problem, torch.as_tensor(start), torch.full((3,), sigma, dtype=torch.float64), prior)

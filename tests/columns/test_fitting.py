@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from strategies import SIGMAS, error_of_std, gaussians, lattice_positions, seeds
 
 from stemkit import NoiseModel, PointwiseNoise
-from stemkit.columns import ColumnFits, Variance, fit_columns
+from stemkit.columns import ColumnFits, LinearVariance, fit_columns
 
 SHAPE = (400, 400)
 SIGMA = 2.5
@@ -131,7 +131,7 @@ def test_counted_electrons(dose):
     noise = NoiseModel(1.0, 0.0, pointwise=PointwiseNoise(math.sqrt(0.5 / dose**2), 1 / dose, kind="poisson"))
     image = noise.apply(gaussians(SHAPE, positions, SIGMA), random_state=5)
 
-    variance = Variance(0.5 / dose**2, 1 / dose, 0.5 / dose**2)
+    variance = LinearVariance(0.5 / dose**2, 1 / dose, 0.5 / dose**2)
     # a start within the error, as that of the detector
     fits = fit_columns(image, started(positions, 0.3), SIGMA, variance=variance)
     kept = ~fits.failed

@@ -26,7 +26,7 @@ def fitted(request, pairs):
     return clone(request.param).fit(pairs["noisy"], pairs["enhance"])
 
 
-def test_learn_from_pairs(fitted, pairs):
+def test_learns_from_pairs(fitted, pairs):
     before = np.mean([psnr(n, e) for n, e in zip(pairs["noisy"].values, pairs["enhance"].values, strict=True)])
     assert fitted.score(pairs["noisy"], pairs["enhance"]) > before + 3
     assert fitted.history_["train_loss"].iloc[-1] < fitted.history_["train_loss"].iloc[0]
@@ -54,7 +54,7 @@ def test_weights_can_be_read_from_a_file(fitted, pairs, tmp_path):
         SFINDenoiser(weights=path).fit(pairs["noisy"])
 
 
-def test_learn_from_images_alone(fitted, pairs):
+def test_learns_from_images_alone(fitted, pairs):
     denoiser = clone(fitted).set_params(max_epochs=1, batches_per_epoch=1).fit(pairs["noisy"][:2])
     assert denoiser.info_.outputs == ("enhance", "detect", "superresolve")
     assert {"detect", "superresolve"} <= set(denoiser.transform(pairs["noisy"]).coords)

@@ -33,7 +33,7 @@ def pairs():
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="no signals")
-def test_a_killed_training_goes_on_and_ends_with_the_same_network(tmp_path):
+def test_a_resumed_training_gives_the_network_of_an_uninterrupted_one(tmp_path):
     noisy, clean = pairs()
     np.savez(tmp_path / "pairs.npz", noisy=noisy, clean=clean)
     code = f"""
@@ -67,7 +67,7 @@ def test_a_checkpoint_has_one_writer(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_one_of_many_gets_the_lock(tmp_path):
+def test_one_of_many_processes_gets_the_lock(tmp_path):
     def write(_):
         try:
             with exclusive(tmp_path / "c"):

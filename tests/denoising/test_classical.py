@@ -24,8 +24,8 @@ from stemkit import (
     WienerDenoiser,
 )
 from stemkit.benchmark.truths import TRUTHS
-from stemkit.denoising.anscombe import Stabilized
-from stemkit.denoising.periodic import FRACTIONS, Overlap, _average, _filtered_noise, _subpixel_shifts
+from stemkit.denoising.anscombe import StabilizedCounts
+from stemkit.denoising.periodic import FRACTIONS, Overlap, _average, _filtered_noise, _lattice_offsets, _subpixel_shifts
 from stemkit.denoising.spectral import information_limit, periodic_part, radial_background
 from stemkit.metrics import psnr
 from stemkit.synthesis import lattice, planar_cell
@@ -56,7 +56,7 @@ class TestAllOfThem:
         enhanced = clone(estimator).fit_transform(pair["noisy"])
         assert psnr(enhanced, pair["enhance"]) > psnr(pair["noisy"], pair["enhance"]) + 5
 
-    def test_carry_the_recorded_pixels_and_say_what_they_are(self, estimator, pair):
+    def test_carry_the_recorded_pixels_and_their_provenance(self, estimator, pair):
         enhanced = clone(estimator).fit_transform(pair["noisy"])
         np.testing.assert_array_equal(enhanced.coords["recorded"], pair["noisy"])
         assert json.loads(enhanced.attrs["stemkit"])["method"] == type(estimator).__name__
@@ -74,7 +74,7 @@ class TestAllOfThem:
         change = np.sqrt(((enhanced - without) ** 2).mean()).item()
         assert change < 0.1 * np.sqrt(((clean - without) ** 2).mean()).item()
 
-    def test_do_not_mind_units(self, estimator, pair):
+    def test_do_not_depend_on_the_units(self, estimator, pair):
         plain = np.asarray(clone(estimator).fit_transform(pair["noisy"]))
         # of filters of the spectrum also small ones, such as fractions of the beam
         spectral = isinstance(estimator, WienerDenoiser | ABSFDenoiser)
@@ -106,12 +106,12 @@ def test_errors_name_the_parameter(estimator, message):
 class TestSpectrum:
     @settings(deadline=None)
     @given(st.integers(2, 40), st.integers(2, 40), st.integers(0, 2**16))
-    def test_the_parts_are_the_whole(self, n_y, n_x, seed):
+    def test_the_smooth_and_the_periodic_part_add_up_to_the_image(self, n_y, n_x, seed):
         values = np.random.default_rng(seed).normal(size=(n_y, n_x)).cumsum(axis=0)
         spectrum, rest = periodic_part(values)
         np.testing.assert_allclose(np.fft.irfft2(spectrum, s=values.shape) + rest, values, atol=1e-9)
 
-    def test_what_differs_at_the_borders_is_not_in_the_spectrum(self):
+    def test_differences_between_opposite_borders_are_not_in_the_spectrum(self):
         # a ramp has power at all frequencies along the axes; its periodic part has little
         y, _ = np.mgrid[:64, :48] / 64.0
         spectrum, _ = periodic_part(y)
@@ -123,7 +123,7 @@ class TestSpectrum:
         backgrounds = [radial_background(np.abs(np.fft.rfft2(one)) ** 2, shape) for one in noise]
         assert np.mean(backgrounds) == pytest.approx(shape[0] * shape[1], rel=0.05)
 
-    def test_bragg_peaks_do_not_move_the_background(self):
+    def test_bragg_peaks_do_not_change_the_background(self):
         y, x = np.mgrid[:128, :128]
         noise = np.random.default_rng(0).normal(size=(128, 128))
         crystal = 3 * np.cos(2 * np.pi * (0.125 * x + 0.03 * y)) + 3 * np.cos(2 * np.pi * 0.125 * y)
@@ -137,7 +137,7 @@ class TestSpectrum:
         assert information_limit(noise + crystal) == pytest.approx(20 / 128, abs=1e-9)
         assert information_limit(noise) == 0.0
 
-    def test_wiener_keeps_a_crystal_and_stops_noise(self):
+    def test_wiener_keeps_a_crystal_and_removes_noise(self):
         y, x = np.mgrid[:128, :128]
         crystal = np.cos(2 * np.pi * (16 * x + 12 * y) / 128)
         noise = np.random.default_rng(2).normal(size=(128, 128))
@@ -147,39 +147,52 @@ class TestSpectrum:
         assert (enhanced - kept * crystal).std() < 0.65
 
 
-class TestStabilized:
+class TestStabilizedCounts:
     @pytest.mark.parametrize(("dose", "readout"), [(4.0, 0.0), (20.0, 0.0), (2.0, 1.5), (10.0, 3.0)])
-    def test_noise_has_a_deviation_of_one_and_the_mean_comes_back(self, dose, readout):
+    def test_noise_has_unit_variance_and_the_inverse_has_no_bias(self, dose, readout):
         rng, gain = np.random.default_rng(0), 0.05
         counts = rng.poisson(dose, 400_000) + rng.normal(0, readout, 400_000)
-        stabilized = Stabilized(readout * gain, gain).forward(counts * gain)
+        stabilized = StabilizedCounts(readout * gain, gain).forward(counts * gain)
         assert stabilized.std() == pytest.approx(1.0, abs=0.06)
-        mean = Stabilized(readout * gain, gain).inverse(np.array(stabilized.mean()))
+        mean = StabilizedCounts(readout * gain, gain).inverse(np.array(stabilized.mean()))
         assert mean == pytest.approx(dose * gain, rel=0.02)
         # the transform's own inverse would be too low by about a quarter of an electron
         naive = ((stabilized.mean() / 2) ** 2 - 0.375 - readout**2) * gain
         assert abs(naive - dose * gain) > 4 * abs(mean - dose * gain)
 
-    def test_dark_columns_take_electrons_away(self):
+    def test_dark_columns_have_fewer_electrons(self):
         rng, gain, level = np.random.default_rng(0), 0.02, 30.0
         # signal is what is missing from the level, in parts of the contrast
         signal = (level - rng.poisson(12.0, 400_000)) * gain
-        stabilized = Stabilized(np.sqrt(level) * gain, -gain).forward(signal)
+        stabilized = StabilizedCounts(np.sqrt(level) * gain, -gain).forward(signal)
         assert stabilized.std() == pytest.approx(1.0, abs=0.03)
-        mean = Stabilized(np.sqrt(level) * gain, -gain).inverse(np.array(stabilized.mean()))
+        mean = StabilizedCounts(np.sqrt(level) * gain, -gain).inverse(np.array(stabilized.mean()))
         assert mean == pytest.approx((level - 12.0) * gain, rel=0.02)
 
     @given(st.floats(0.01, 1.0), st.floats(-2.0, 2.0))
-    def test_without_gain_nothing_bends(self, readout, signal):
-        counts = Stabilized(readout, 0.0)
+    def test_without_gain_the_transform_is_linear(self, readout, signal):
+        counts = StabilizedCounts(readout, 0.0)
         assert counts.forward(np.array(signal)) == pytest.approx(signal / readout)
         assert counts.inverse(counts.forward(np.array(signal))) == pytest.approx(signal)
 
 
 class TestPeriodic:
+    @pytest.mark.parametrize("shape", [(200, 200), (40, 90), (90, 40)])
+    def test_offsets_are_the_shortest_lattice_vectors_up_to_half_the_image(self, shape):
+        vectors = np.array([[7.0, 1.0], [-2.0, 9.0]])
+        offsets = _lattice_offsets(vectors, 60, shape)
+        steps = np.arange(-40, 41)
+        every = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2) @ vectors
+        every = every[every.any(axis=1) & (np.abs(every[:, 0]) < shape[0] / 2) & (np.abs(every[:, 1]) < shape[1] / 2)]
+        expected = np.sort(np.hypot(*every.T))[:60]
+        both = np.concatenate([offsets, -offsets])
+        np.testing.assert_allclose(np.sort(np.hypot(*both.T)), expected)
+        # each vector once, with one sign
+        assert len(np.unique(both.round(6), axis=0)) == len(both) == len(expected)
+
     @given(st.integers(12, 60), st.integers(-100, 100))
-    def test_every_pixel_s_like_is_a_step_away(self, n, step):
-        overlap = Overlap.of(n, step % (2 * n) - n)
+    def test_equivalent_pixels_are_lattice_vectors_apart(self, n, step):
+        overlap = Overlap.for_step(n, step % (2 * n) - n)
         step = step % (2 * n) - n
         at = np.arange(n)
         np.testing.assert_array_equal(at[overlap.source] - at[overlap.target], step // FRACTIONS)
@@ -190,7 +203,7 @@ class TestPeriodic:
 
     @settings(deadline=None)
     @given(st.integers(-80, 80), st.integers(-80, 80))
-    def test_what_repeats_stays(self, step_y, step_x):
+    def test_a_periodic_image_is_unchanged(self, step_y, step_x):
         """A wave whose crests are a step apart is the mean of itself."""
         step = np.array([step_y, step_x])
         assume(np.hypot(*step) > 8 * FRACTIONS)
@@ -212,13 +225,13 @@ class TestPeriodic:
         moved = _subpixel_shifts(spot(rows, columns), np.array([[y, x]]))[y, x]
         np.testing.assert_allclose(moved, spot(rows + y / FRACTIONS, columns + x / FRACTIONS), atol=0.006)
 
-    def test_a_vacancy_stays_empty(self):
+    def test_a_vacancy_is_not_filled(self):
         planted = TRUTHS["vacancies"].record(10.0, 5)
         enhanced = PeriodicDenoiser().fit_transform(planted.pair["noisy"])
         none = pd.DataFrame(columns=["y_px", "x_px"])
         assert abs(TRUTHS["vacancies"].judge(planted, enhanced, none)["contrast left"]) < 0.15
 
-    def test_takes_off_the_background_where_asked_to(self):
+    def test_the_background_is_subtracted_on_request(self):
         noise = NoiseModel(background=BackgroundNoise(0.1, 30.0), pointwise=PointwiseNoise(readout=0.05))
         crystal = lattice(planar_cell("square"), (160, 160), spacing=11.0, sigma=2.4)
         pair = STEMSynthesizer(shape=(160, 160), noise=noise, random_state=0).record(crystal).isel(image=0)
@@ -234,7 +247,7 @@ class TestPeriodic:
         enhanced = PeriodicDenoiser().fit_transform(pair["noisy"])
         assert float(enhanced.mean()) == pytest.approx(float(pair["enhance"].mean()), abs=0.02)
 
-    def test_streaks_do_not_keep_patches_apart(self):
+    def test_streaks_do_not_prevent_the_average_of_patches(self):
         crystal = lattice(planar_cell("square"), (160, 160), spacing=11.0, sigma=2.0)
         noise = NoiseModel(scan=ScanNoise(amplitude=0.15, length=12.0), pointwise=PointwiseNoise(readout=0.1))
         pair = STEMSynthesizer(shape=(160, 160), noise=noise, random_state=0).record(crystal).isel(image=0)
@@ -242,19 +255,19 @@ class TestPeriodic:
         assert psnr(enhanced, pair["enhance"]) > psnr(pair["noisy"], pair["enhance"]) + 15
 
     @pytest.mark.parametrize("correlation", [0.0, 0.3, 0.5])
-    def test_what_comes_back_is_no_noise(self, correlation):
+    def test_the_standard_deviation_of_filtered_noise(self, correlation):
         pointwise = PointwiseNoise(readout=1.0, correlation_x=correlation)
         model = NoiseModel(scan=ScanNoise(amplitude=0.5, length=12.0), pointwise=pointwise)
         noise = model.apply(np.zeros((400, 400)), random_state=0)
         stated = _filtered_noise(model, 0.5**2, 0.0, sigma=3.0)
         assert gaussian_filter(noise, 3.0).std() == pytest.approx(stated, rel=0.08)
 
-    def test_an_image_that_says_it_has_no_noise_stays(self, pair):
+    def test_an_image_without_noise_is_unchanged(self, pair):
         noise = NoiseModel(mode=pair["enhance"].attrs["mode"])
         image = pair["enhance"].assign_attrs(noise=json.dumps({"pixel_size": 0.01, **noise.to_dict()}))
         np.testing.assert_array_equal(PeriodicDenoiser().fit_transform(image), image)
 
-    def test_an_image_without_a_lattice_is_denoised_by_what_is_near(self):
+    def test_without_a_lattice_neighbouring_patches_are_averaged(self):
         clean = np.add.outer(np.linspace(0, 1, 64), np.linspace(0, 2, 64))
         noisy = clean + np.random.default_rng(0).normal(0, 0.3, clean.shape)
         image = xr.DataArray(noisy, dims=("y", "x"), attrs={"mode": "haadf"})

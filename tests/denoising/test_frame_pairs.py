@@ -10,6 +10,7 @@ import xarray as xr
 from stemkit import NoiseModel, PointwiseNoise, SFINDenoiser
 from stemkit.compute import torch_generator
 from stemkit.denoising.frame_pairs import FRACTION, FrameSource, MixedSource, is_aligned, without_gaps
+from stemkit.denoising.sources import TrainingBatch
 from stemkit.denoising.weights import NetworkInfo
 from stemkit.images import intensity_scale
 from stemkit.synthesis import lattice, planar_cell, render
@@ -46,13 +47,17 @@ def test_pairs_are_a_frame_and_the_mean_of_the_others():
         n_others = seen.sum(0) - seen[i]
         others = (values.sum(0) - values[i]) / n_others
         pairs += [(values[i], others, seen[i]), (others, values[i], seen[i])]
-    inputs, truth = source.draw(torch_generator(0, CPU), 16)
-    assert truth["squared"].all()
-    assert truth["maps"].shape == truth["weight"].shape == (16, 3, SIZE, SIZE)
-    assert (truth["weight"][:, 1:] == 0).all()
+    batch = source.draw(torch_generator(0, CPU), 16)
+    assert batch.squared_error.all()
+    assert batch.targets.shape == batch.weight.shape == (16, 3, SIZE, SIZE)
+    assert (batch.weight[:, 1:] == 0).all()
     found = set()
     for noisy, target, weight, unit in zip(
-        inputs[:, 0].numpy(), truth["maps"][:, 0].numpy(), truth["weight"][:, 0].numpy(), truth["unit"], strict=True
+        batch.inputs[:, 0].numpy(),
+        batch.targets[:, 0].numpy(),
+        batch.weight[:, 0].numpy(),
+        batch.error_unit,
+        strict=True,
     ):
         scale = CONTRAST / float(unit)
         mask, matches = weight > 0, []
@@ -72,12 +77,14 @@ def test_pairs_are_a_frame_and_the_mean_of_the_others():
 
 def test_the_noise_of_input_and_target_is_independent():
     source = source_of(frames_of(5), SIZE)
-    inputs, truth = source.draw(torch_generator(1, CPU), 40)
+    batch = source.draw(torch_generator(1, CPU), 40)
     clean = specimen()
     noise = np.sqrt(clean.mean())
     assert source.noise == pytest.approx(noise, rel=0.03)
     products = []
-    for noisy, target, unit in zip(inputs[:, 0].numpy(), truth["maps"][:, 0].numpy(), truth["unit"], strict=True):
+    for noisy, target, unit in zip(
+        batch.inputs[:, 0].numpy(), batch.targets[:, 0].numpy(), batch.error_unit, strict=True
+    ):
         scale = CONTRAST / float(unit)
         flips = [(), (0,), (1,), (0, 1)]
         best = max(flips, key=lambda f: np.corrcoef(np.flip(clean, f).ravel(), noisy.ravel())[0, 1])
@@ -88,14 +95,14 @@ def test_the_noise_of_input_and_target_is_independent():
     assert np.abs(products).max() < 5 / (SIZE - 16)
 
 
-def test_what_no_other_frame_shows_has_no_weight():
+def test_pixels_that_only_one_frame_shows_have_no_weight():
     frames = frames_of(2)
     frames.values[1, 40:60, 40:60] = np.nan
-    inputs, truth = source_of(frames, SIZE).draw(torch_generator(0, CPU), 8)
-    assert torch.isfinite(inputs).all()
-    assert torch.isfinite(truth["maps"]).all()
+    batch = source_of(frames, SIZE).draw(torch_generator(0, CPU), 8)
+    assert torch.isfinite(batch.inputs).all()
+    assert torch.isfinite(batch.targets).all()
     n_gaps = (~np.isfinite(frames.values)).any(0).sum()
-    assert ((truth["weight"][:, 0] == 0).sum((1, 2)) == int(n_gaps)).all()
+    assert ((batch.weight[:, 0] == 0).sum((1, 2)) == int(n_gaps)).all()
 
 
 class Constant:
@@ -104,25 +111,25 @@ class Constant:
     batch_size, target_names = 8, OUTPUTS
 
     def __init__(self, value):
-        self.value, self.described, self.validation_source = value, str(value), self
+        self.value, self.fingerprint, self.validation_source = value, str(value), self
 
     def draw(self, generator, n):
         maps = torch.full((n, 3, 4, 4), self.value)
-        return maps[:, :1], {"maps": maps, "unit": torch.ones(n), "weight": torch.ones(n, 4, 4)}
+        return TrainingBatch(maps[:, :1], maps, torch.ones(n), torch.ones_like(maps), torch.zeros(n, dtype=torch.bool))
 
 
 @pytest.mark.parametrize(("n", "second"), [(8, 6), (4, 3), (1, 1), (2, 2)])
 def test_batches_are_of_both_sources(n, second):
-    inputs, truth = MixedSource(Constant(0.0), Constant(1.0), 0.75).draw(torch_generator(0, CPU), n)
-    assert len(inputs) == n
-    assert float(inputs.mean(dim=(1, 2, 3)).sum()) == second
-    assert truth["weight"].shape == truth["maps"].shape
-    assert not truth["squared"].any()
+    batch = MixedSource(Constant(0.0), Constant(1.0), 0.75).draw(torch_generator(0, CPU), n)
+    assert len(batch.inputs) == n
+    assert float(batch.inputs.mean(dim=(1, 2, 3)).sum()) == second
+    assert batch.weight.shape == batch.targets.shape
+    assert not batch.squared_error.any()
     assert 0 < FRACTION < 1
 
 
 class TestFit:
-    def test_aligned_frames_are_known_by_their_record(self):
+    def test_aligned_frames_are_recognised_by_their_provenance(self):
         frames = frames_of(3)
         assert is_aligned(frames)
         assert not is_aligned(frames.assign_attrs(stemkit=json.dumps({"step": "average"})))

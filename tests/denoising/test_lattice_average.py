@@ -32,9 +32,9 @@ def network():
 class TestTranslations:
     @given(spacing=st.floats(8.0, 24.0), angle=st.floats(0.0, 90.0))
     @settings(max_examples=10, deadline=None)
-    def test_leave_a_crystal_as_it_is(self, spacing, angle):
+    def test_do_not_change_a_noise_free_crystal(self, spacing, angle):
         clean = crystal(spacing, angle)["enhance"].values.astype(np.float32)
-        found = Translations.of(clean, clean)
+        found = Translations.from_images(clean, clean)
         assert psnr(found.mean(clean), clean) > 35
 
     def test_noise_is_averaged_with_the_weights(self):
@@ -61,9 +61,9 @@ class TestTranslations:
         opposite = np.roll(kernel[::-1, ::-1], (1, 1), (0, 1))
         np.testing.assert_allclose(kernel, opposite, atol=1e-6)
 
-    def test_noise_has_none(self):
+    def test_noise_has_no_lattice(self):
         noise = np.random.default_rng(0).normal(size=(128, 128))
-        assert Translations.of(noise, noise) is None
+        assert Translations.from_images(noise, noise) is None
 
 
 class TestNoise:
@@ -76,8 +76,8 @@ class TestNoise:
         for k in range(1, white.shape[1]):
             white[:, k] = correlation * white[:, k - 1] + np.sqrt(1 - correlation**2) * white[:, k]
         recorded = signal + np.sqrt(signal) * white[:, 64:]
-        noise = _Noise.of(recorded, signal)
-        mean = float(noise.chi_squared(recorded - noise.rows - signal, width).mean())
+        noise = _Noise.from_residual(recorded - signal, signal)
+        mean = float(noise.chi_squared(recorded - noise.row_offsets - signal, width).mean())
         # correlated noise is taken for white behind filters wider than its correlation, which these hardly are
         assert (2.2 if correlation else 2.6) < mean < 3.4
 
@@ -87,7 +87,7 @@ class TestNoise:
         rng = np.random.default_rng(seed)
         signal = rng.random((256, 256))
         true = offset + slope * signal
-        found = _linear_variance(np.sqrt(true) * rng.normal(size=true.shape), signal)
+        found = _linear_variance(np.sqrt(true) * rng.normal(size=true.shape), signal)(signal)
         # the square of a normal value has twice the square of its mean as variance
         limit = 6 * np.sqrt(2 / true.size) * true.max() * 2
         assert np.abs(found - true).max() < limit
@@ -104,7 +104,7 @@ class TestNoise:
 
 
 class TestCombination:
-    def test_gains_on_a_crystal(self, network):
+    def test_a_crystal_has_a_smaller_error(self, network):
         pair = crystal(seed=3)
         before = network.transform(pair["noisy"])
         after = SFINDenoiser(lattice="auto").fit_transform(pair["noisy"])
@@ -124,7 +124,7 @@ class TestCombination:
             given[choice] = TRUTHS[name].judge(planted, bare, found)[score]
         assert abs(given["auto"]) <= abs(given["off"]) + loss
 
-    def test_image_without_a_lattice_is_the_network_s(self, network):
+    def test_without_a_lattice_the_result_is_the_network_s(self, network):
         noise = torch.randn(96, 96, generator=torch.Generator().manual_seed(0)).numpy()
         plain = network.transform(noise)
         np.testing.assert_array_equal(SFINDenoiser(lattice="auto").fit_transform(noise), plain)

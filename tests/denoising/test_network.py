@@ -1,7 +1,6 @@
-"""SFINDenoiser: weights, training, and what it gives."""
+"""SFINDenoiser: weights, training, results."""
 
 import json
-import warnings
 
 import numpy as np
 import pandas as pd
@@ -23,6 +22,11 @@ from stemkit.synthesis import lattice, planar_cell, render
 
 TINY = {"n_channels": 4, "n_blocks": 1, "downsampling": 2}
 QUICK = {"max_epochs": 2, "batches_per_epoch": 2, "batch_size": 2, "crop_size": 32, "random_state": 0, "device": "cpu"}
+#: A training after which a new network denoises.
+SHORT = {
+    "weights": None, "n_channels": 16, "n_blocks": 1, "batch_size": 4, "crop_size": 48, "lr": 5e-3, "random_state": 0,
+    "device": "cpu",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -54,26 +58,26 @@ class TestShippedWeights:
         twice = denoiser.transform(denoiser.transform(pairs["noisy"][0]))
         np.testing.assert_array_equal(twice.coords["recorded"], pairs["noisy"][0])
 
-    def test_move_with_the_image(self, pairs):
+    def test_are_invariant_to_the_units_of_the_image(self, pairs):
         image = pairs["noisy"][0].astype(np.float64)
         denoiser = SFINDenoiser(mode="haadf").fit(image)
         expected = 250.0 * denoiser.transform(image) - 3000.0
         np.testing.assert_allclose(denoiser.transform(250.0 * image - 3000.0), expected, atol=250 * 1e-3)
 
-    def test_flip_dark_columns_at_the_door(self, pairs):
+    def test_invert_bright_field_on_input_and_output(self, pairs):
         image = pairs["noisy"][0].values
         bright = SFINDenoiser(mode="haadf").fit_transform(image)
         dark = SFINDenoiser(mode="bf").fit_transform(-image)
         np.testing.assert_allclose(dark, -bright, atol=1e-5)
 
     @pytest.mark.parametrize("target", ["detect", "superresolve"])
-    def test_other_targets_are_what_transform_returns(self, pairs, target):
+    def test_transform_returns_the_target(self, pairs, target):
         result = SFINDenoiser(target=target).fit_transform(pairs["noisy"][0])
         enhanced = SFINDenoiser().fit_transform(pairs["noisy"][0])
         np.testing.assert_allclose(result, enhanced.coords[target], atol=1e-6)
         assert {"enhance", target} <= set(result.coords)
 
-    def test_a_constant_image_is_no_error(self, pairs):
+    def test_constant_images_are_returned_unchanged(self, pairs):
         stack = pairs["noisy"][:2].copy()
         stack[1] = 3.0
         for order in ([0, 1], [1, 0]):
@@ -83,16 +87,16 @@ class TestShippedWeights:
             assert (constant.coords["uncertainty"] == 0).all()
             assert (result[order.index(0)].coords["uncertainty"] > 0).any()
 
-    def test_flips_average_and_tell_their_spread(self, pairs):
+    def test_averages_over_flips_do_not_depend_on_the_orientation(self, pairs):
         image = pairs["noisy"][0]
         denoiser = SFINDenoiser(average_flips=True).fit(image)
         result = denoiser.transform(image)
-        assert (result.coords["uncertainty"] >= 0).all()
+        assert float((result.coords["uncertainty"] > 0).mean()) > 0.99
         # the average over all mirror images does not depend on which of them is given
         mirrored = denoiser.transform(image.copy(data=image.values[:, ::-1].copy()))
         np.testing.assert_allclose(mirrored.values[:, ::-1], result.values, atol=1e-4)
 
-    def test_resample_a_spacing_that_the_network_has_not_seen(self):
+    def test_resample_images_of_spacings_beyond_the_training(self):
         noise = NoiseModel(pointwise=PointwiseNoise(readout=0.3))
         crystal = lattice(planar_cell("hexagonal"), (256, 256), spacing=60.0, angle=12.0)
         pair = STEMSynthesizer(shape=(256, 256), noise=noise, random_state=1).record(crystal)
@@ -100,7 +104,7 @@ class TestShippedWeights:
         assert auto.shape == (256, 256)
         assert psnr(auto, pair["enhance"][0]) > psnr(pair["noisy"][0], pair["enhance"][0]) + 8
 
-    def test_say_what_the_network_can_not_know(self):
+    def test_warn_of_spacings_beyond_the_training(self):
         def image(spacing):
             crystal = lattice(planar_cell("square"), (192, 192), spacing=spacing, sigma=0.25 * spacing)
             return render(crystal, (192, 192))[0].numpy()
@@ -117,14 +121,14 @@ class TestShippedWeights:
 
 
 class TestTiles:
-    def test_agree_with_the_whole_image(self, pairs):
+    def test_agree_with_the_result_for_the_whole_image(self, pairs):
         image = np.tile(pairs["noisy"][0].values, (3, 3))
         whole = SFINDenoiser(mode="haadf").fit_transform(image).values
         tiled = SFINDenoiser(mode="haadf", tile_size=192).fit_transform(image).values
         scale = np.ptp(whole)
         assert np.sqrt(np.mean((tiled - whole) ** 2)) < 0.03 * scale
 
-    def test_are_the_same_every_time(self, pairs):
+    def test_give_the_same_result_every_time(self, pairs):
         image = np.tile(pairs["noisy"][0].values, (2, 2))
         denoiser = SFINDenoiser(mode="haadf", tile_size=128).fit(image)
         np.testing.assert_array_equal(denoiser.transform(image), denoiser.transform(image))
@@ -146,7 +150,7 @@ class TestTiles:
 
 class TestTraining:
     @pytest.mark.parametrize("y", ["images", "tables", "labels"])
-    def test_weights_are_not_trained_unless_asked(self, pairs, y):
+    def test_shipped_weights_are_not_trained_without_fine_tune(self, pairs, y):
         given = {
             "images": pairs["enhance"],
             "tables": [pd.DataFrame({"y_px": [1.0], "x_px": [2.0]})] * 4,
@@ -183,33 +187,30 @@ class TestTraining:
         with pytest.raises(ValueError, match="X must be images of one mode"):
             SFINDenoiser(weights=None, **TINY, **QUICK).fit([bright, dark])
 
-    def test_fine_tuning_on_pairs(self, pairs):
-        denoiser = SFINDenoiser(fine_tune=True, **QUICK).fit(pairs["noisy"], pairs["enhance"])
+    @pytest.mark.parametrize("supervised", [True, False])
+    def test_fine_tuning_changes_the_weights_and_their_record(self, pairs, supervised):
+        denoiser = SFINDenoiser(fine_tune=True, **QUICK).fit(pairs["noisy"], pairs["enhance"] if supervised else None)
         assert len(denoiser.history_) == 2
-        assert denoiser.info_.training["before"]["sha256"] == load_weights("auto")[1].sha256
+        module, info = load_weights("auto")
+        assert not torch.equal(denoiser.net_.head_conv.weight, module.head_conv.weight)
+        assert denoiser.info_.sha256 == ""
+        training = denoiser.info_.training
+        assert (training["epochs"], training["batch_size"]) == (2, 2)
+        assert training["before"]["sha256"] == info.sha256
 
-    def test_supervised_learns(self, pairs):
-        denoiser = SFINDenoiser(
-            weights=None, n_channels=16, n_blocks=1, max_epochs=3, batches_per_epoch=15, batch_size=4, crop_size=48,
-            lr=5e-3, random_state=0, device="cpu",
-        ).fit(pairs["noisy"], pairs["enhance"])  # fmt: skip
+    def test_training_on_pairs_reduces_the_loss(self, pairs):
+        denoiser = SFINDenoiser(**SHORT, max_epochs=3, batches_per_epoch=15).fit(pairs["noisy"], pairs["enhance"])
         assert list(denoiser.history_["epoch"]) == [1, 2, 3]
         assert denoiser.history_["train_loss"].iloc[-1] < 0.6 * denoiser.history_["train_loss"].iloc[0]
         assert denoiser.info_.outputs == ("enhance",)
 
-    def test_synthesised_needs_no_truth(self, pairs):
+    def test_training_on_synthetic_pairs_needs_no_truth(self, pairs):
         denoiser = SFINDenoiser(weights=None, **TINY, **QUICK).fit(pairs["noisy"])
         assert len(denoiser.history_) == 2
         assert denoiser.info_.outputs == ("enhance", "detect", "superresolve")
         assert set(denoiser.transform(pairs["noisy"]).coords) >= {"recorded", "detect", "superresolve"}
 
-    def test_fine_tuning_moves_the_weights(self, pairs):
-        before = load_weights("auto")[0].head_conv.weight
-        denoiser = SFINDenoiser(fine_tune=True, **{**QUICK, "max_epochs": 1}).fit(pairs["noisy"])
-        assert not torch.equal(denoiser.net_.head_conv.weight, before)
-        assert denoiser.info_.sha256 == ""
-
-    def test_fine_tuning_takes_the_noise_of_every_image(self):
+    def test_fine_tuning_uses_the_noise_of_every_image(self):
         clean = render(lattice(planar_cell("square"), (96, 96), spacing=11.0), (96, 96))[0].numpy()
         X = [NoiseModel(pointwise=PointwiseNoise(readout=r)).apply(clean, random_state=0) for r in (0.1, 0.5)]
         denoiser = SFINDenoiser(weights=None, mode="haadf", **TINY, **QUICK)
@@ -221,30 +222,21 @@ class TestTraining:
     def test_a_network_learns_dark_columns_from_a_bright_field_image(self, pairs):
         dark, truth = (-pairs[name][:1] for name in ("noisy", "enhance"))
         dark.attrs["mode"] = "bf"
-        denoiser = SFINDenoiser(
-            weights=None, n_channels=16, n_blocks=1, max_epochs=2, batches_per_epoch=20, batch_size=4, crop_size=48,
-            lr=5e-3, random_state=0, device="cpu",
-        ).fit(dark)  # fmt: skip
+        denoiser = SFINDenoiser(**SHORT, max_epochs=2, batches_per_epoch=20).fit(dark)
         # an enhanced image with bright columns would be worse than the recorded one
         assert denoiser.score(dark, truth) > psnr(dark, truth) + 3
 
-    def test_training_goes_on_from_a_checkpoint_whatever_the_seed(self, pairs, tmp_path):
+    def test_training_resumes_from_a_checkpoint_with_its_seed(self, pairs, tmp_path):
         settings = {**TINY, **QUICK, "random_state": None, "checkpoint": tmp_path / "mine.checkpoint", "weights": None}
         first = SFINDenoiser(**{**settings, "max_epochs": 1}).fit(pairs["noisy"], pairs["enhance"])
         again = SFINDenoiser(**{**settings, "max_epochs": 1}).fit(pairs["noisy"], pairs["enhance"])
         assert first.info_.training["seed"] == again.info_.training["seed"]
         for key, value in first.net_.state_dict().items():
             assert torch.equal(value, again.net_.state_dict()[key])
-        with pytest.raises(ValueError, match="checkpoint"):
+        with pytest.raises(ValueError, match="must have the settings of this run"):
             SFINDenoiser(**{**settings, "target": "detect", "max_epochs": 1}).fit(pairs["noisy"], pairs["detect"])
 
-    def test_fine_tuned_weights_say_so(self, pairs):
-        denoiser = SFINDenoiser(fine_tune=True, **QUICK).fit(pairs["noisy"])
-        training = denoiser.info_.training
-        assert (training["epochs"], training["batch_size"]) == (2, 2)
-        assert training["before"]["sha256"] == SFINDenoiser().fit(pairs["noisy"]).info_.sha256
-
-    def test_the_authors_weights_need_pairs(self, pairs, tmp_path):
+    def test_fine_tuning_of_the_authors_weights_needs_pairs(self, pairs, tmp_path):
         torch.save(SFIN(n_channels=4, n_blocks=1).state_dict(), tmp_path / "w.pth")
         with pytest.raises(ValueError, match="give pairs to fit instead"):
             SFINDenoiser(weights=tmp_path / "w.pth", fine_tune=True, **QUICK).fit(pairs["noisy"])
@@ -264,19 +256,19 @@ class TestTraining:
         for a, b in zip(one.net_.parameters(), two.net_.parameters(), strict=True):
             assert torch.equal(a, b)
 
-    def test_leaves_the_global_generator_alone(self, pairs):
+    def test_training_does_not_change_the_global_generator(self, pairs):
         torch.manual_seed(3)
         expected = torch.rand(1)
         torch.manual_seed(3)
         SFINDenoiser(weights=None, **TINY, **QUICK).fit(pairs["noisy"])
         assert torch.equal(torch.rand(1), expected)
 
-    def test_prints_nothing(self, pairs, capfd):
+    def test_training_prints_nothing(self, pairs, capfd):
         SFINDenoiser(weights=None, **TINY, **QUICK).fit(pairs["noisy"])
         out, err = capfd.readouterr()
         assert (out, err) == ("", "")
 
-    def test_bf_pairs_are_learnt_flipped(self, pairs):
+    def test_bright_field_pairs_are_inverted_for_the_training(self, pairs):
         noisy, clean = -pairs["noisy"], -pairs["enhance"]
         bright = SFINDenoiser(weights=None, mode="haadf", **TINY, **QUICK).fit(
             pairs["noisy"].values, pairs["enhance"].values
@@ -326,7 +318,7 @@ class TestWeightsFiles:
         save_file(tensors, path, metadata={"stemkit": json.dumps(described)})
         assert load_weights(path)[1].n_channels == 4
 
-    def test_survive_the_disk(self, tmp_path):
+    def test_are_the_same_after_saving_and_loading(self, tmp_path):
         info = NetworkInfo(4, 1, 2, ("enhance", "detect"), "standard", (5.0, 9.0), training={"seed": 1})
         module = build(info).eval()
         path = save_weights(module, info, tmp_path / "w.safetensors")
@@ -334,6 +326,7 @@ class TestWeightsFiles:
         assert read.training == {"seed": 1}
         assert (read.outputs, read.spacing, len(read.sha256)) == (("enhance", "detect"), (5.0, 9.0), 64)
         x = torch.randn(1, 1, 16, 16)
+        # weights are stored in half precision, whose rounding is 5e-4 of a weight
         torch.testing.assert_close(again.eval()(x), module(x), atol=5e-3, rtol=5e-3)
 
     def test_the_authors_checkpoint(self, tmp_path, pairs):
@@ -368,7 +361,7 @@ class TestWeightsFiles:
         with pytest.raises(ValueError, match="do not fit"):
             load_weights(path)
 
-    def test_ship_with_a_card(self):
+    def test_have_a_model_card_with_their_seed_and_device(self):
         for path in known_weights().values():
             assert path.stat().st_size < 3e6
             card = path.with_suffix(".md").read_text()
@@ -385,7 +378,5 @@ def test_authors_scaling_is_grey_values(pairs, tmp_path):
         module.tail_conv.bias.fill_(255.0)
     torch.save({f"module.{k}": v for k, v in module.state_dict().items()}, tmp_path / "w.pth")
     image = xr.DataArray(pairs["noisy"][0].values * 10 + 7, dims=("y", "x"), attrs={"mode": "haadf"})
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        result = SFINDenoiser(weights=tmp_path / "w.pth").fit_transform(image)
+    result = SFINDenoiser(weights=tmp_path / "w.pth").fit_transform(image)
     np.testing.assert_allclose(result, float(image.max()), rtol=1e-5)

@@ -31,7 +31,7 @@ def noisy(clean: np.ndarray, readout: float, seed: int = 0) -> np.ndarray:
 
 class TestResampled:
     @given(shapes(8, 60), st.floats(0.2, 1.0), seeds, levels)
-    def test_band_limited_images_come_back(self, shape, sampling, seed, level):
+    def test_band_limited_images_are_recovered(self, shape, sampling, seed, level):
         coarse = tuple(max(2, round(n * sampling)) for n in shape)
         series = np.zeros(shape)
         series[: coarse[0], : coarse[1]] = np.random.default_rng(seed).normal(size=coarse)
@@ -40,7 +40,7 @@ class TestResampled:
         np.testing.assert_allclose(back, image, atol=1e-3 * np.ptp(image))
 
     @given(shapes(2, 40), shapes(2, 40), st.floats(-1e9, 1e9))
-    def test_constant_images_stay_exactly_what_they_are(self, shape, other, level):
+    def test_constant_images_are_unchanged(self, shape, other, level):
         assert (resampled(np.full(shape, level), other) == level).all()
 
     @given(shapes(8, 40), st.floats(0.2, 3.0), seeds)
@@ -82,7 +82,7 @@ class TestResampled:
         for one, image in zip(together, stack, strict=True):
             np.testing.assert_allclose(one, resampled(image, (15, 40)), atol=1e-6)
 
-    def test_a_large_offset_costs_no_digits(self):
+    def test_a_large_offset_does_not_reduce_the_precision(self):
         image = np.random.default_rng(0).normal(size=(40, 40))
         np.testing.assert_allclose(resampled(image + 1e7, (30, 30)) - 1e7, resampled(image, (30, 30)), atol=1e-5)
 
@@ -109,13 +109,13 @@ class TestVarianceShares:
 
 
 class TestChosenGrid:
-    def test_noise_and_a_large_spacing_ask_for_a_coarser_grid(self):
+    def test_noisy_images_of_large_spacing_have_a_coarser_grid(self):
         assert chosen_grid(noisy(crystal(45.0), 1.2), "auto", KNOWN).sampling == CONSTANTS.coarser
 
     @pytest.mark.parametrize(
         ("spacing", "readout"), [(32.0, 1.2), (45.0, 0.1), (12.0, 1.2), (12.0, 0.1), (80.0, 0.1), (3.6, 1.0)]
     )
-    def test_other_images_keep_their_own(self, spacing, readout):
+    def test_other_images_keep_their_grid(self, spacing, readout):
         assert chosen_grid(noisy(crystal(spacing), readout), "auto", KNOWN).sampling == 1.0
 
     @pytest.mark.parametrize(("spacing", "expected"), [(140.0, 108.0), (3.2, 4.0)])
@@ -135,7 +135,7 @@ class TestChosenGrid:
             assert chosen_grid(clean + 0.05 * (noise[:, 1:] + noise[:, :-1]), "auto", KNOWN).sampling == 1.0
 
     @given(st.floats(0.01, 1.0))
-    def test_a_number_is_what_it_says(self, sampling):
+    def test_a_number_is_the_sampling(self, sampling):
         assert chosen_grid(crystal(12.0, (32, 32)), sampling, None).sampling == sampling
 
     def test_noise_is_not_taken_for_columns(self):
@@ -184,7 +184,7 @@ class TestDenoiser:
             # a systematic shift would be half a pixel of either grid
             assert np.median(nearest[inner]) < 0.35
 
-    def test_its_own_grid_is_one_of_the_numbers(self, image):
+    def test_sampling_1_is_the_grid_of_the_image(self, image):
         own = SFINDenoiser(sampling=1).fit_transform(image)
         np.testing.assert_array_equal(SFINDenoiser(sampling=1.0).fit_transform(image), own)
         assert not np.allclose(SFINDenoiser(sampling=0.65).fit_transform(image), own, atol=1e-3)
@@ -198,7 +198,7 @@ class TestDenoiser:
         np.testing.assert_allclose(listed[0], expected, atol=1e-5)
         assert listed[1].shape == (65, 90)
 
-    def test_constant_images_come_back_exactly(self):
+    def test_constant_images_are_returned_unchanged(self):
         values = np.full((65, 80), 1234.5)
         np.testing.assert_array_equal(SFINDenoiser(sampling=0.65, mode="haadf").fit_transform(values), values)
 
@@ -210,7 +210,7 @@ class TestDenoiser:
         assert float(abs(result - expected).max()) < 0.1 * np.ptp(expected.values)
         assert float(result.coords[RECORDED][70, 80]) == float(hot[70, 80])
 
-    def test_the_spread_over_flips_comes_back_too(self, image):
+    def test_the_spread_over_flips_is_on_the_grid_of_the_image(self, image):
         result = SFINDenoiser(sampling=0.65, average_flips=True).fit_transform(image)
         assert result.coords["uncertainty"].shape == image.shape
         assert (result.coords["uncertainty"] >= 0).all()
@@ -220,18 +220,18 @@ class TestDenoiser:
         # 88 px are left of 176
         np.testing.assert_array_equal(SFINDenoiser(sampling=0.5, tile_size=96).fit_transform(image), whole)
 
-    def test_a_number_that_leaves_the_range_warns(self, image):
+    def test_a_number_that_leads_out_of_the_range_warns(self, image):
         with pytest.warns(UserWarning, match=r"columns are 2\.\d px apart at sampling=0\.1, but the network gives"):
             SFINDenoiser(sampling=0.1).fit_transform(image)
 
 
 class TestPrecision:
-    def test_half_the_digits_are_nearly_the_same(self, image):
+    def test_bfloat16_gives_nearly_the_same(self, image):
         single, half = (SFINDenoiser(precision=p).fit_transform(image) for p in ("float32", "bfloat16"))
         assert 0 < float(abs(half - single).max()) < 0.02 * np.ptp(single.values)
 
     @pytest.mark.parametrize(("fast", "like"), [(True, "bfloat16"), (False, "float32")])
-    def test_auto_is_what_the_device_multiplies_fast(self, image, monkeypatch, fast, like):
+    def test_auto_is_the_fast_precision_of_the_device(self, image, monkeypatch, fast, like):
         monkeypatch.setattr("stemkit.compute._is_fast_in_half", lambda device: fast)
         expected = SFINDenoiser(precision=like).fit_transform(image)
         np.testing.assert_array_equal(SFINDenoiser(precision="auto").fit_transform(image), expected)

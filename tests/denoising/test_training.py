@@ -11,7 +11,7 @@ import torch
 from stemkit.denoising import load_weights
 from stemkit.denoising.callbacks import Schedule
 from stemkit.denoising.general import train_general
-from stemkit.denoising.sources import PairSource, SynthesisSource
+from stemkit.denoising.sources import PairSource, SynthesisSource, TrainingBatch
 from stemkit.denoising.training import TrainingSchedule, train
 from stemkit.denoising.weights import NetworkInfo
 from stemkit.synthesis import Recipe
@@ -32,7 +32,7 @@ class Failing:
         self.target_names, self.batch_size = self.inner.target_names, self.inner.batch_size
         self.validation_source = self.inner
 
-    described = property(lambda self: self.inner.described)
+    fingerprint = property(lambda self: self.inner.fingerprint)
 
     def draw(self, generator, n):
         self.left -= 1
@@ -55,7 +55,7 @@ def alike(first, second):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_goes_on_after_an_interruption_to_the_same_result(tmp_path, error):
+def test_an_interrupted_training_resumes_to_the_same_result(tmp_path, error):
     straight = run(source())
     path = tmp_path / "run.checkpoint"
     with pytest.raises(error):
@@ -66,7 +66,7 @@ def test_goes_on_after_an_interruption_to_the_same_result(tmp_path, error):
     assert alike(straight, resumed)
 
 
-def test_in_pieces_it_comes_to_the_same_result(tmp_path):
+def test_a_training_in_pieces_gives_the_same_result(tmp_path):
     straight, path = run(source()), tmp_path / "run.checkpoint"
     for done in (1, 2, 3):
         piece = run(source(), path, minutes=0.0)
@@ -76,7 +76,7 @@ def test_in_pieces_it_comes_to_the_same_result(tmp_path):
     assert alike(straight, run(source(), path))
 
 
-def test_does_not_depend_on_how_many_threads_there_are():
+def test_the_result_does_not_depend_on_the_number_of_threads():
     n = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -91,7 +91,7 @@ def test_does_not_depend_on_how_many_threads_there_are():
 class Constant:
     """Crops of one image at positions that the generator chooses; validation uses the negative image."""
 
-    target_names, batch_size, described = INFO.outputs, 2, "constant"
+    target_names, batch_size, fingerprint = INFO.outputs, 2, "constant"
 
     def __init__(self, sign=1.0):
         self.sign = sign
@@ -105,7 +105,7 @@ class Constant:
         at = torch.randint(48, (n, 2), generator=generator).tolist()
         images = torch.stack([self.image[y : y + 16, x : x + 16] for y, x in at])[:, None]
         maps = (3 * self.sign * images).expand(-1, 3, -1, -1)
-        return images, {"maps": maps, "unit": torch.ones(n), "weight": torch.ones(n, 16, 16)}
+        return TrainingBatch(images, maps, torch.ones(n), torch.ones_like(maps), torch.zeros(n, dtype=torch.bool))
 
 
 def step(seeds, batch_size):
@@ -143,13 +143,13 @@ def test_patience_ends_training():
     assert int(np.argmin(losses)) == len(losses) - 3
 
 
-def test_defects_count_more():
+def test_defects_have_a_larger_weight():
     recipe = Recipe(("lattice",), (9.0, 9.0), vacancies=0.9, strain=0.0, islands=0.0)
     plain, emphasised = (SynthesisSource(recipe, ("enhance",), 6, [48], emphasis) for emphasis in (0.0, 3.0))
     first, second = (s.draw(torch.Generator().manual_seed(1), 6) for s in (plain, emphasised))
-    assert torch.equal(first[0], second[0])
-    assert bool((first[1]["weight"] == 1).all())
-    weight = second[1]["weight"]
+    assert torch.equal(first.inputs, second.inputs)
+    assert bool((first.weight == 1).all())
+    weight = second.weight
     assert float(weight.min()) >= 1.0
     assert 2.5 < float(weight.max()) <= 4.0
     # what counts more is a part of the image, around what was done
@@ -187,7 +187,7 @@ def test_a_run_that_patience_has_ended_stays_ended(tmp_path):
 
 
 @pytest.mark.parametrize("other", ["recipe", "emphasis", "lr", "start"])
-def test_a_checkpoint_goes_on_with_the_same_alone(tmp_path, other):
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path, other):
     path = tmp_path / "run.checkpoint"
     first = run(source(), path, minutes=0.0)
     changed, options = source(), {}
@@ -212,7 +212,7 @@ def test_settings_may_be_numbers_of_numpy(tmp_path):
     assert len(run(source(), path, **options).history) == 2
 
 
-def test_the_weights_that_ship_can_be_made_again(tmp_path):
+def test_the_command_of_the_shipped_weights_trains_such_weights(tmp_path):
     path = train_general(
         tmp_path, max_epochs=1, batches_per_epoch=1, n_channels=4, n_blocks=1, seed=9, device="cpu", verbose=0
     )
@@ -222,7 +222,7 @@ def test_the_weights_that_ship_can_be_made_again(tmp_path):
     assert "stemkit train --epochs 1 --batches 1 --lr 0.003 --seed 9 --channels 4 --blocks 1 --downsampling 2" in card
 
 
-def test_weights_say_what_they_have_been_through(tmp_path):
+def test_weights_contain_the_record_of_their_training(tmp_path):
     arguments = {"max_epochs": 1, "batches_per_epoch": 1, "device": "cpu", "verbose": 0}
     first = train_general(tmp_path / "first", n_channels=4, n_blocks=1, seed=1, **arguments)
     second = train_general(
@@ -289,7 +289,7 @@ def test_the_learning_rate_is_0_when_the_time_is_over(steps_before, monkeypatch)
         assert timed[1:] == pytest.approx([0.005 * (1 + math.cos(math.pi * k / 12)) for k in range(1, 13)])
 
 
-def test_a_batch_has_an_image(tmp_path):
+def test_a_batch_has_at_least_one_image(tmp_path):
     with pytest.raises(ValueError, match="batch_size must be an integer of at least 1, but is 0"):
         train_general(tmp_path, batch_size=0)
 

@@ -54,7 +54,7 @@ def test_a_part_has_the_errors_of_the_whole():
     assert alone["x_err"].median() == pytest.approx(right["x_err"].median(), rel=0.05)
 
 
-def test_wide_columns_that_are_binned_know_their_frames():
+def test_wide_columns_that_are_binned_have_the_weights_of_their_frames():
     positions = np.array([(60.0, 60.0), (60.0, 180.0)])
     image = average()
     image.values += gaussians(SHAPE, positions, 12.0) - gaussians(SHAPE, POSITIONS, SIGMA)

@@ -408,7 +408,7 @@ class TestUnusualImages:
         # 3.3 b sigma^2 / A
         assert np.median(shifts) == pytest.approx(3.3 * 2.0 * SIGMA**2 / 100, rel=0.3)
 
-    def test_two_px_apart(self):
+    def test_columns_two_px_apart_are_separated(self):
         positions = square_grid(2.0, 64)
         model = NoiseModel(mode="haadf", pointwise=PointwiseNoise(readout=0.05))
         clean = gaussians((64, 64), positions, 0.5)

@@ -90,7 +90,7 @@ def suffix(request):
 
 class TestFiles:
     @pytest.mark.parametrize("n", [30, 1, 0])
-    def test_come_back_as_they_were(self, tmp_path, suffix, n):
+    def test_are_the_same_after_export_and_import(self, tmp_path, suffix, n):
         table = measured(n)
         table.attrs["unit"] = "nm"
         read = read_columns(write_columns(table, tmp_path / f"a{suffix}"))
@@ -98,7 +98,7 @@ class TestFiles:
         if n:
             assert read.attrs["unit"] == "nm"
 
-    def test_px_come_back_as_px(self, tmp_path, suffix, in_px):
+    def test_lengths_in_px_remain_in_px(self, tmp_path, suffix, in_px):
         assert read_columns(write_columns(in_px, tmp_path / f"a{suffix}")).attrs == {"unit": "px"}
 
     def test_the_table_is_left_alone(self, tmp_path, suffix, table):
@@ -107,7 +107,7 @@ class TestFiles:
         pd.testing.assert_frame_equal(table, before)
         assert table.attrs == {}
 
-    def test_csv_says_its_unit_in_a_column(self, tmp_path, table):
+    def test_csv_has_a_column_for_the_unit(self, tmp_path, table):
         plain = pd.read_csv(write_columns(table, tmp_path / "a.csv"))
         assert set(plain["unit"]) == {"nm"}
         assert list(plain.columns[:-1]) == list(table.columns)
@@ -116,14 +116,14 @@ class TestFiles:
         plain = pd.read_csv(write_columns(in_px, tmp_path / "a.csv", unit="nm"))
         assert read_columns(write_columns(plain, tmp_path / "b.csv")).attrs["unit"] == "nm"
 
-    def test_parquet_keeps_attributes_and_says_what_wrote_it(self, tmp_path, table):
+    def test_parquet_keeps_attributes_and_the_version_that_wrote_it(self, tmp_path, table):
         parquet = pytest.importorskip("pyarrow.parquet")
         table.attrs.update(sample="a", weights=np.float64(0.5), odd=object())
         path = write_columns(table, tmp_path / "a.parquet")
         assert read_columns(path).attrs == {"sample": "a", "weights": 0.5, "unit": "nm"}
         assert json.loads(parquet.read_schema(path).metadata[b"stemkit"])["stemkit"] == stemkit.__version__
 
-    def test_does_not_replace_unless_asked(self, tmp_path, table):
+    def test_does_not_replace_files_without_overwrite(self, tmp_path, table):
         path = tmp_path / "a.csv"
         path.write_text("precious")
         with pytest.raises(FileExistsError, match="overwrite=True"):
@@ -180,7 +180,7 @@ class TestFiles:
         with pytest.raises(ValueError, match=r"can't read .* as PARQUET"):
             read_columns(tmp_path / "b.parquet")
 
-    def test_what_is_no_table_is_refused(self, tmp_path, table):
+    def test_objects_that_are_no_table_are_refused(self, tmp_path, table):
         with pytest.raises(TypeError, match="DataFrame like that of AtomDetector, but is a list"):
             write_columns([1, 2], tmp_path / "a.csv")
         with pytest.raises(ValueError, match="lacks y_px, x_px"):
@@ -277,7 +277,7 @@ class TestASE:
         assert read.info == pytest.approx(made.info)
         assert not made.pbc.any()
 
-    def test_refuses_what_has_no_scale(self, in_px):
+    def test_refuses_tables_without_a_pixel_size(self, in_px):
         pytest.importorskip("ase")
         with pytest.raises(ValueError, match="table must be in nm"):
             to_ase(in_px)
@@ -373,7 +373,7 @@ class TestNapari:
         np.testing.assert_allclose(places, table[["y", "x"]], atol=1e-12)
         assert "scale" not in to_napari(table, image=image.values)[1]
 
-    def test_a_stack_s_points_say_which_image(self, image):
+    def test_points_of_a_stack_have_the_index_of_the_image(self, image):
         table = measured(4, images=2)
         data, kwargs, _ = to_napari(table, image=[image, image])
         np.testing.assert_array_equal(data[:, 0], table["image"])

@@ -55,7 +55,7 @@ def test_columns_that_were_not_fitted_have_no_amplitude():
     assert table["intensity"].isna().all()
 
 
-def test_what_is_not_of_atomap_is_refused():
+def test_other_objects_than_those_of_atomap_are_refused():
     with pytest.raises(TypeError, match="fitted must be a Sublattice"):
         from_atomap([1, 2])
     with pytest.raises(ValueError, match="must be sublattices of one image"):

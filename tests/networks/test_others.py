@@ -15,7 +15,7 @@ def test_maps_have_the_image_s_size(network, n_outputs):
 
 
 @pytest.mark.parametrize("network", [FCN, AtomSegNet])
-def test_every_weight_learns(network):
+def test_every_weight_has_a_gradient(network):
     torch.manual_seed(0)
     module = network(2, 4)
     module(torch.randn(2, 1, 32, 32)).square().mean().backward()
@@ -24,7 +24,7 @@ def test_every_weight_learns(network):
     assert all(p.grad.abs().sum() > 0 for p in weights.values())
 
 
-def test_fcn_sees_as_far_as_its_layers():
+def test_the_receptive_field_of_fcn_is_that_of_its_layers():
     torch.manual_seed(0)
     module = FCN(1, 4, n_layers=5).eval()
     image = torch.randn(1, 1, 31, 31, requires_grad=True)

@@ -147,7 +147,7 @@ def test_folded_it_no_longer_follows_the_network():
     assert torch.equal(network(images), before)
 
 
-def test_folded_in_half_the_digits_it_is_nearly_the_same():
+def test_folded_in_bfloat16_it_is_nearly_the_same():
     net = trained(0, n_outputs=3, n_channels=16, n_blocks=3, downsampling=2)
     images = torch.randn(1, 1, 48, 64)
     with torch.no_grad():
@@ -209,7 +209,7 @@ def test_maps_have_the_size_of_the_image(downsampling, cells_y, cells_x, n_image
     assert net(torch.zeros(n_images, 1, *shape)).shape == (n_images, n_outputs, *shape)
 
 
-def test_every_weight_learns():
+def test_every_weight_has_a_gradient():
     torch.manual_seed(0)
     net = SFIN(n_channels=8, n_blocks=2)
     net(torch.randn(4, 1, 16, 16)).square().mean().backward()
@@ -234,7 +234,7 @@ def test_batch_norms_of_both_halves_are_computed_as_one():
     assert block.bn_g.num_batches_tracked == 1
 
 
-def test_images_of_a_batch_do_not_see_each_other():
+def test_images_of_a_batch_are_independent():
     net = trained(2, n_channels=8, n_blocks=2)
     images = torch.randn(3, 1, 12, 12)
     torch.testing.assert_close(net(images)[1:2], net(images[1:2]), rtol=1e-4, atol=1e-5)

@@ -211,12 +211,12 @@ def test_noise_is_calibrated_in_spite_of_faulty_pixels_and_vacuum(kind):
         {"readout": 0.1, "scan": ScanNoise(0.1, 20.0)},
     ],
 )
-def test_other_noise_is_not_taken_for_a_background(other):
+def test_other_noise_is_not_identified_as_background(other):
     for seed in range(2):
         assert calibrated(model(**other), seed=seed, n=256).background.amplitude < 0.03
 
 
-def test_residuals_of_overlapping_columns_are_not_taken_for_a_background():
+def test_residuals_of_overlapping_columns_are_not_identified_as_background():
     # neighbours 11 px apart and 3 px wide
     clean = crystal((300, 300), 16.0, 3.0, angle=0.5, second=0.6)
     noisy = NoiseModel(pointwise=PointwiseNoise(0.2)).apply(clean, random_state=0)
@@ -370,7 +370,7 @@ def test_transform_takes_contrast_and_level_from_each_image():
     assert (other.pointwise, other.scan, other.background) == (fitted.pointwise, fitted.scan, fitted.background)
 
 
-def test_plain_arrays_become_images_that_carry_the_noise():
+def test_plain_arrays_become_images_with_the_noise_attached():
     image = recorded(model(readout=0.1), n=64)
     calibrator = NoiseCalibrator(mode="haadf").fit(image)
     out = calibrator.transform(image)

@@ -71,6 +71,16 @@ def test_zero_counts_are_no_end_of_the_range(dose, background, unit, seed):
 
 
 @settings(max_examples=15)
+@given(st.floats(0.05, 0.5), seeds)
+def test_zero_counts_in_a_part_of_an_image_of_other_noise_are_no_end_of_the_range(dose, seed):
+    rng = np.random.default_rng(seed)
+    image = rng.normal(1000.0, 100.0, (120, 130)).round()
+    image[:30] = rng.poisson(dose, (30, 130))
+    # the noise of most of the image is not that of counts, but that of the neighbours of zeros is
+    assert not saturated_pixels(image).any()
+
+
+@settings(max_examples=15)
 @given(st.floats(3.0, 12.0), st.floats(-0.5, 1.5), seeds)
 def test_noise_that_is_cut_off_at_zero_is_saturated(noise, offset, seed):
     values = np.random.default_rng(seed).normal(offset * noise, noise, (120, 130))
@@ -106,7 +116,7 @@ def test_hum_is_reported_with_amplitude_and_period(amplitude, period, seed):
     assert 1 / float(reported[2]) == pytest.approx(1 / period, abs=0.2 / 256)
 
 
-def test_the_sentence_on_hum_has_both_axes_and_the_period_that_one_sees():
+def test_the_report_of_hum_has_both_axes_and_the_apparent_period():
     assert describe_hum(ScanNoise(hum_period=5.0)) == {}
     both = describe_hum(ScanNoise(hum=0.25, hum_y=0.5, hum_period=5.0))["hum"]
     assert both == "rows are displaced periodically: amplitude 0.25 px along x and 0.5 px along y, once in 5 rows"

@@ -337,7 +337,7 @@ def test_pointwise_noise_is_tukey_lambda(shape, seed):
     assert stats.kstest(noise, tukey(shape).cdf).pvalue > 1e-6
 
 
-def test_shapes_are_told_apart():
+def test_shapes_of_distributions_are_distinguished():
     noise = NoiseModel(pointwise=PointwiseNoise(1.0, shape=-0.2)).apply(FLAT, random_state=0).ravel()
     assert stats.kstest(noise, tukey(0.14).cdf).pvalue < 1e-6
 
@@ -600,7 +600,7 @@ def test_lists_may_hold_different_sizes():
 
 
 @given(noise_models())
-def test_a_model_survives_json(model):
+def test_a_model_is_the_same_after_json(model):
     # without NaN and infinity, which JSON does not have
     text = json.dumps(model.to_dict(), allow_nan=False)
     assert NoiseModel.from_dict(json.loads(text)) == model
@@ -615,7 +615,7 @@ def test_a_model_written_before_jitter_y_can_be_read(model):
 
 
 @pytest.mark.parametrize("suffix", ["nc", "zarr"])
-def test_a_model_survives_a_file(suffix, tmp_path):
+def test_a_model_is_the_same_after_writing_and_reading(suffix, tmp_path):
     pytest.importorskip({"nc": "h5netcdf", "zarr": "zarr"}[suffix])
     model = NoiseModel(
         50.0, 3.0, "bf", scan=ScanNoise(0.1, math.inf, 0.2, 7.0, 0.3), digitization=Digitization(high=200.0)

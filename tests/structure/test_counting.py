@@ -33,7 +33,7 @@ def counted(result):
 def test_mixtures_are_at_least_as_likely_as_those_of_scikit_learn(k, seed):
     _, table = intensities(300, 1.5, np.random.default_rng(seed))
     values = table["intensity"].to_numpy()
-    fit, sample = fit_free(Sample.of(values), k), Sample.of(values)
+    fit, sample = fit_free(Sample.from_values(values), k), Sample.from_values(values)
     other = GaussianMixture(k, covariance_type="tied", n_init=5, tol=1e-6, max_iter=1000, random_state=0)
     other.fit(values[:, None])
     theirs = other.score(values[:, None]) * len(values)

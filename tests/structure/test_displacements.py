@@ -185,7 +185,7 @@ def test_walls_are_where_the_displacement_changes():
     assert np.abs(walls["turn"]).min() > 130
 
 
-def test_what_has_no_displacement_says_why():
+def test_columns_without_a_displacement_have_a_reason():
     true = crystal()
     table = measured(true, np.random.default_rng(0))
     inner = true.index[(true["label"] == 1) & (true[["y", "x"]].abs().max(axis=1) < 1)]

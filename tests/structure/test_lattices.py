@@ -101,7 +101,7 @@ def test_every_basis_of_a_lattice_has_the_same_reduced_one(cell, change):
 
 
 @pytest.mark.parametrize("lengths", [(0.39, 1.20), (1.17, 0.385)])
-def test_a_long_cell_is_not_taken_for_a_hexagonal_one(lengths):
+def test_a_long_cell_is_not_hexagonal(lengths):
     for angle in np.linspace(0.2, 0.7, 6):
         positions, _ = crystal(np.diag(lengths)[:, ::-1] @ turned(angle), 5.0)
         lattice = fit_lattice(frame(positions))
@@ -388,7 +388,7 @@ def test_a_reference_of_another_lattice_is_refused():
 
 @given(cells, seeds, st.floats(0.001, 0.1))
 @settings(max_examples=15)
-def test_an_error_of_the_pixel_size_scales_both_lengths_alike(cell, seed, error):
+def test_an_error_of_the_pixel_size_scales_both_lengths(cell, seed, error):
     positions, _ = crystal(A * cell, 6 * A)
     noisy = positions + np.random.default_rng(seed).normal(0, 0.005, positions.shape)
     table = frame(noisy, y_px=noisy[:, 0] / 0.02, x_px=noisy[:, 1] / 0.02)

@@ -12,7 +12,7 @@ from strategies import seeds
 
 from stemkit import AtomDetector, NoiseModel, PointwiseNoise, calibrated
 from stemkit.structure import brightness_classes, fit_lattice, point_defects
-from stemkit.structure.multiple_tests import adjusted, local_false_discovery_rate
+from stemkit.structure.multiple_tests import benjamini_hochberg, local_false_discovery_rate
 from stemkit.structure.point_defects import maxima_of_noise
 
 VECTORS = np.array([[0, 0.4], [0.4, 0]])
@@ -151,12 +151,12 @@ def test_local_false_discovery_rates_follow_the_mixture(seed, n):
     assert rate.min() >= 0
     assert rate.max() <= 1
     assert (local_false_discovery_rate(p, 3 * len(p)) >= rate - 1e-9).all()
-    assert (adjusted(p, 3 * len(p)) >= adjusted(p, len(p)) - 1e-12).all()
+    assert (benjamini_hochberg(p, 3 * len(p)) >= benjamini_hochberg(p, len(p)) - 1e-12).all()
 
 
-def test_p_values_that_are_unknown_remain_unknown():
+def test_unknown_p_values_remain_unknown():
     p = np.array([0.001, np.nan, 0.5])
-    assert np.isnan(adjusted(p, 10)).tolist() == [False, True, False]
+    assert np.isnan(benjamini_hochberg(p, 10)).tolist() == [False, True, False]
     assert np.isnan(local_false_discovery_rate(p, 10)).tolist() == [False, True, False]
 
 

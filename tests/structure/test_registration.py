@@ -69,7 +69,7 @@ def image_of(kind, angle, seed, *, scale=1.0, missing=0.1, unit="nm", mirrored=F
 
 @settings(max_examples=10, deadline=None)
 @given(kinds, angles, st.floats(0.9, 1.1), st.booleans(), seeds)
-def test_every_column_gets_its_name(kind, angle, scale, mirrored, seed):
+def test_every_column_has_its_name(kind, angle, scale, mirrored, seed):
     table = image_of(kind, angle, seed, scale=scale, mirrored=mirrored)
     atoms, axis, _ = CRYSTALS[kind]
     registered = register_crystal(table, atoms, axis)
@@ -174,7 +174,7 @@ def test_the_zigzag_of_a_crystal_decides_its_orientation():
     assert registered.columns["displacement"].max() < 12
 
 
-def test_symmetry_that_exchanges_equal_columns_is_said():
+def test_symmetry_that_exchanges_equal_columns_is_reported():
     registered = register_crystal(image_of("graphene", 0.4, 3), graphene())
     assert registered.columns["site_probability"].max() < 0.6
     assert registered.columns["probability"].min() == pytest.approx(1.0)
@@ -224,6 +224,6 @@ def test_impossible_options_are_refused(options, message):
         register_crystal(image_of("gold", 0.0, 1), CRYSTALS["gold"][0], **options)
 
 
-def test_what_is_no_structure_is_refused():
+def test_invalid_structures_are_refused():
     with pytest.raises(TypeError, match="structure must be"):
         register_crystal(image_of("gold", 0.0, 1), 3)

@@ -106,19 +106,19 @@ def nearest(positions):
 
 @settings(max_examples=30)
 @given(kinds, angles, seeds, st.floats(0.0, 0.05))
-def test_the_lattice_is_found_whatever_its_kind_and_tilt(kind, angle, seed, noise):
+def test_lattices_of_any_kind_and_tilt_are_found(kind, angle, seed, noise):
     crystal = Crystal(kind, (14, 18), angle, noise, missing=0.1, false=0.05, seed=seed)
     crystal.check(fit_lattice(crystal.table), wrong=0.03)
 
 
 @pytest.mark.parametrize("kind", CRYSTALS)
 @pytest.mark.parametrize(
-    "trouble",
+    "imperfection",
     [{"bend": 0.25}, {"stretch": 0.03}, {"islands": True}, {"cells": (8, 40)}, {"missing": 0.2, "false": 0.1}],
     ids=["bent", "stretched", "islands", "strip", "holes"],
 )
-def test_the_lattice_is_found_in_trouble(kind, trouble):
-    crystal = Crystal(kind, **({"cells": (24, 24), "missing": 0.1, "false": 0.05} | trouble))
+def test_lattices_of_imperfect_crystals_are_found(kind, imperfection):
+    crystal = Crystal(kind, **({"cells": (24, 24), "missing": 0.1, "false": 0.05} | imperfection))
     crystal.check(fit_lattice(crystal.table), accuracy=0.03, wrong=0.03)
 
 
@@ -212,7 +212,7 @@ def test_alternating_brightness_makes_the_cell_larger():
 
 @given(seeds)
 @settings(max_examples=15)
-def test_brightness_without_order_leaves_the_cell_alone(seed):
+def test_brightness_without_order_does_not_change_the_cell(seed):
     table = Crystal("square", (9, 9), seed=seed).table
     brightness = np.random.default_rng(seed).uniform(0.3, 1.0, len(table))
     assert len(fit_lattice(table.assign(amplitude=brightness)).sites) == 1
@@ -245,7 +245,7 @@ def test_lines_that_jitter_are_no_zigzag():
         assert len(fit_lattice(table).sites) == 1
 
 
-def test_nine_columns_are_enough():
+def test_nine_columns_are_sufficient():
     y, x = np.mgrid[0:3, 0:3].reshape(2, -1) * SPACING
     lattice = fit_lattice(pd.DataFrame({"y": y, "x": x}))
     assert lattice.vectors == pytest.approx(np.array([[0, SPACING], [SPACING, 0]]), abs=1e-6)
@@ -433,7 +433,7 @@ def test_missing_columns_in_both_units():
     assert fit_lattice(table).unit == "nm"
 
 
-def test_vacancies_are_told_from_missed_columns():
+def test_vacancies_are_distinguished_from_missed_columns():
     crystal = Crystal("square", (24, 24), missing=0.05)
     error, rng = 0.05, np.random.default_rng(0)
     table = crystal.table.assign(amplitude_err=0.0)
@@ -584,7 +584,7 @@ def test_columns_without_neighbours_have_no_strain():
         assert found.loc[few, "exx"].isna().all()
 
 
-def test_strain_varies_as_it_should():
+def test_local_strain_is_that_of_the_field():
     crystal = Crystal("perovskite", (24, 30), angle=0.0, noise=0.005, stretch=0.04)
     found = strain(crystal.table, fit_lattice(crystal.table))
     middle = crystal.positions[:, 1].mean()
@@ -593,7 +593,7 @@ def test_strain_varies_as_it_should():
     assert found["eyy"][right].median() - found["eyy"][left].median() == pytest.approx(0, abs=1e-3)
 
 
-def test_a_bend_turns_clockwise_where_it_should():
+def test_a_bend_has_rotations_of_the_right_sign():
     crystal = Crystal("square", (12, 40), angle=0.0, noise=0.01, bend=0.4)
     found = strain(crystal.table, fit_lattice(crystal.table)).dropna()
     slope = np.polyfit(found["x"], found["rotation"], 1)[0] * 40 * SPACING
@@ -679,7 +679,7 @@ def test_too_few_columns_are_refused(n):
         fit_lattice(square_table().head(n))
 
 
-def test_what_is_no_lattice_is_refused():
+def test_columns_without_a_lattice_are_refused():
     at = np.random.default_rng(0).uniform(0, 400, (300, 2))
     with pytest.raises(ValueError, match="must contain a lattice, but among its 300 columns"):
         fit_lattice(pd.DataFrame({"y": at[:, 0], "x": at[:, 1]}))
@@ -738,7 +738,7 @@ def test_a_lattice_in_nm_has_no_pixels():
         pixel_size(fit_lattice(table), 0.4)
 
 
-def test_failed_fits_are_no_strain():
+def test_failed_fits_have_no_strain():
     crystal = Crystal("square")
     table = crystal.table.assign(y_err=0.6, x_err=0.6)
     lattice = fit_lattice(table)

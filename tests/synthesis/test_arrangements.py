@@ -14,7 +14,6 @@ from stemkit.synthesis import (
     Cell,
     Columns,
     Defect,
-    blue_noise,
     columns_at,
     cropped,
     crystal_cell,
@@ -33,6 +32,7 @@ from stemkit.synthesis import (
     nearest,
     nearest_distance,
     planar_cell,
+    poisson_disk_columns,
     projected_columns,
     random_cell,
     removed,
@@ -55,7 +55,7 @@ def crystals(spacing: float, angle: float, shape: tuple[int, int], seed: int, n:
 
 @settings(max_examples=25)
 @given(st.floats(5.0, 32.0), st.floats(0, 360), shapes(16, 90), seeds)
-def test_nearest_neighbours_are_spacing_apart(spacing, angle, shape, seed):
+def test_nearest_neighbours_have_the_spacing(spacing, angle, shape, seed):
     columns, _ = crystals(spacing, angle, shape, seed, margin=2.5 * spacing)
     for k in range(6):
         present = columns.present[k].numpy()
@@ -66,7 +66,7 @@ def test_nearest_neighbours_are_spacing_apart(spacing, angle, shape, seed):
 
 @settings(max_examples=25)
 @given(st.floats(7.0, 32.0), st.floats(0, 360), shapes(16, 90), seeds)
-def test_a_crystal_fills_the_frame(spacing, angle, shape, seed):
+def test_a_crystal_covers_the_image(spacing, angle, shape, seed):
     margin = 2.5 * spacing
     columns, cell = crystals(spacing, angle, shape, seed, margin=margin)
     scale = (spacing / nearest_distance(cell)).double() ** 2
@@ -296,8 +296,8 @@ def test_a_particle_of_atoms(build):
 
 @given(st.floats(2.5, 25.0), shapes(30, 90), seeds)
 @settings(max_examples=20)
-def test_blue_noise_keeps_its_distance_and_fills_the_frame(spacing, shape, seed):
-    columns = blue_noise(spacing, shape, generator(seed))
+def test_poisson_disk_columns_keep_their_distance_and_cover_the_area(spacing, shape, seed):
+    columns = poisson_disk_columns(spacing, shape, generator(seed))
     places = there(columns)
     assert nearest_of(columns).min() >= spacing * (1 - 1e-5)
     # no hole in which another column has room, or very few
@@ -307,12 +307,12 @@ def test_blue_noise_keeps_its_distance_and_fills_the_frame(spacing, shape, seed)
     assert away.max() < 1.6 * spacing
 
 
-def test_blue_noise_of_several_spacings_and_seeds():
+def test_poisson_disk_columns_of_several_spacings_and_seeds():
     spacing = torch.tensor([5.0, 11.0, 20.0])
-    columns = blue_noise(spacing, (100, 120), generator(3))
+    columns = poisson_disk_columns(spacing, (100, 120), generator(3))
     for k in range(3):
         assert nearest_of(columns, k).min() >= float(spacing[k]) * (1 - 1e-5)
-    again = blue_noise(spacing, (100, 120), generator(3))
+    again = poisson_disk_columns(spacing, (100, 120), generator(3))
     assert torch.equal(columns.places, again.places)
 
 
@@ -326,7 +326,7 @@ def crystal_of(n: int = 1, spacing: float = 10.0) -> Columns:
 
 @given(st.lists(st.tuples(st.floats(5, 80), st.floats(5, 90)), min_size=1, max_size=5))
 @settings(max_examples=20)
-def test_vacancies_are_where_they_are_asked_for(at):
+def test_vacancies_are_at_the_requested_positions(at):
     columns = crystal_of()
     chosen = nearest(columns, at)
     damaged = removed(columns, chosen)
@@ -379,7 +379,7 @@ def test_columns_off_their_sites_and_between_them():
 
 @given(st.lists(st.floats(-0.05, 0.05), min_size=4, max_size=4))
 @settings(max_examples=20)
-def test_strain_is_what_was_asked_for(numbers):
+def test_strain_has_the_requested_value(numbers):
     columns = crystal_of()
     gradient = np.array(numbers).reshape(2, 2)
     moved = strained(columns, gradient, about=(44.5, 49.5))

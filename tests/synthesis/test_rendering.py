@@ -76,7 +76,7 @@ def test_a_turned_or_mirrored_crystal_is_the_image_turned_or_mirrored(turns, mir
     np.testing.assert_allclose(changed, expected[:, ::-1] if mirror else expected, atol=1e-9)
 
 
-def test_images_of_a_batch_do_not_know_of_each_other():
+def test_images_of_a_batch_are_independent():
     rng = np.random.default_rng(0)
     ones = [columns(*rng.uniform(0, 60, (2, n)), sigma=float(n)) for n in (3, 1, 7)]
     together = render(stacked(ones), (130, 61))
@@ -121,7 +121,7 @@ def test_absent_columns_are_not_rendered():
 
 @settings(max_examples=30)
 @given(st.floats(2.0, 60.0), st.floats(0.8, 4.0), st.floats(0.1, 5.0))
-def test_detect_is_a_spot_of_height_one_whatever_the_column(spacing, sigma, amplitude):
+def test_detect_has_spots_of_height_one_for_all_columns(spacing, sigma, amplitude):
     _, detect, _ = targets(columns(24.0, 30.0, amplitude, sigma, spacing))
     spot = min(max(0.12 * spacing, 0.7), 2.0)
     assert detect[24, 30] == pytest.approx(1.0, abs=1e-9)

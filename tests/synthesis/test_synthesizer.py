@@ -34,7 +34,7 @@ QUIET = NoiseModel(100.0, 20.0, pointwise=PointwiseNoise(readout=1e-6))
 
 @settings(max_examples=8)
 @given(st.integers(1, 6), st.integers(1, 6), seeds, modes)
-def test_fewer_images_are_the_beginning_of_more(n, more, seed, mode):
+def test_the_first_images_do_not_depend_on_the_number_of_images(n, more, seed, mode):
     synthesizer = STEMSynthesizer(shape=(32, 40), random_state=seed, mode=mode)
     short, short_table = synthesizer.sample(n, return_columns=True)
     long, long_table = synthesizer.sample(n + more, return_columns=True)
@@ -54,7 +54,7 @@ def test_same_seed_same_images_and_other_seeds_others():
     assert not np.array_equal(first, second)
 
 
-def test_drawing_leaves_the_global_generators_alone():
+def test_drawing_does_not_change_the_global_generators():
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002
     before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
@@ -100,7 +100,7 @@ def test_table_of_columns(shape, pixel_size, mode, seed):
     assert (table["sigma"] >= 0.4 * pixel_size * (1 - 1e-6)).all()
 
 
-def test_the_table_says_where_the_spots_are():
+def test_spots_are_at_the_positions_of_the_table():
     synthesizer = STEMSynthesizer(shape=(96, 96), spacing=(0.07, 0.1), random_state=2)
     pairs, table = synthesizer.sample(4, return_columns=True)
     inner = table[table["y_px"].between(2, 93) & table["x_px"].between(2, 93)]
@@ -150,7 +150,7 @@ def test_columns_stand_above_or_below_the_level_by_their_amplitude(mode):
     assert table["amplitude"].max() > 50.0
 
 
-def test_a_known_noise_is_on_the_images():
+def test_images_have_the_given_noise():
     noise = NoiseModel(100.0, 20.0, pointwise=PointwiseNoise(readout=0.2, shape=0.14))
     pairs = STEMSynthesizer(shape=(64, 64), noise=noise, random_state=0).sample(4)
     difference = (pairs["noisy"] - pairs["enhance"]).values
@@ -225,7 +225,7 @@ def test_vacancies_are_missing_columns():
 
 
 @pytest.mark.parametrize("arrangement", ["lattice", "random", "sparse"])
-def test_arrangement_is_what_was_asked_for(arrangement):
+def test_images_have_the_requested_arrangement(arrangement):
     synthesizer = STEMSynthesizer(shape=(96, 96), arrangements=(arrangement,), spacing=0.1, random_state=0, noise=QUIET)
     pairs, table = synthesizer.sample(8, return_columns=True)
     assert set(pairs["arrangement"].values) == {arrangement}
@@ -258,7 +258,7 @@ def test_fit_takes_mode_noise_spacing_and_pixel_size(mode):
     assert difference.std() == pytest.approx(10.0, rel=0.2)
 
 
-def test_fit_believes_the_noise_that_an_image_carries():
+def test_fit_uses_the_attached_noise_model():
     noise = NoiseModel(7.0, 3.0, pointwise=PointwiseNoise(0.2, correlation_x=0.25))
     image = stemkit.calibrated(crystal((64, 64)), pixel_size=0.02)
     image.attrs = {"mode": "haadf", "noise": json.dumps({"pixel_size": 0.02, **noise.to_dict()})}
@@ -306,7 +306,7 @@ def test_all_images_count():
     assert STEMSynthesizer().fit(carried).noise_model_.pointwise == fitted.noise_model_.pointwise
 
 
-def test_parameters_come_before_what_was_fitted():
+def test_parameters_take_precedence_over_fitted_values():
     image = stemkit.calibrated(3 + crystal((64, 64), spacing=12.0), pixel_size=0.02)
     fitted = STEMSynthesizer(shape=(24, 24), noise=QUIET, pixel_size=0.05, random_state=0, mode="haadf").fit(image)
     pairs = fitted.sample(1)
@@ -441,7 +441,7 @@ def test_recordings_that_are_refused():
         STEMSynthesizer(width=(-1, 2)).sample(1)
 
 
-def test_width_is_what_was_asked_for():
+def test_columns_have_the_requested_width():
     table = STEMSynthesizer(
         shape=(96, 96), arrangements=("lattice",), spacing=0.12, width=0.025, random_state=0
     ).sample(40, return_columns=True)[1]
@@ -475,7 +475,7 @@ def test_every_arrangement_can_be_drawn_at_every_spacing(seed):
         assert bool((batch.columns.amplitude[batch.columns.present] > 0).all())
 
 
-def test_my_bright_field_has_electrons_left_everywhere():
+def test_bright_field_has_a_positive_number_of_electrons_everywhere():
     noise = NoiseModel(mode="bf", pointwise=PointwiseNoise.counted(10.0, background=15.0, mode="bf"))
     pairs = STEMSynthesizer(noise=noise, shape=(64, 64), random_state=0).sample(48)
     depth = noise.level - pairs["enhance"].min(("y", "x"))
@@ -495,7 +495,7 @@ def test_an_empty_image_shows_its_support_alone():
 
 
 @pytest.mark.parametrize("name", ["lattice", "twin", "grains", "phases", "dislocation"])
-def test_crystals_leave_no_part_of_the_frame_empty(name):
+def test_crystals_cover_the_whole_image(name):
     nothing = dict.fromkeys(("vacancies", "embedded", "shifts", "interstitials", "islands", "strain"), 0.0)
     batch = draw_batch(Recipe((name,), (10.0, 10.0), **nothing), 12, (160, 160), torch_generator(1))
     grid = np.stack(np.meshgrid(*[np.arange(0, 160, 4.0)] * 2, indexing="ij"), axis=-1).reshape(-1, 2)

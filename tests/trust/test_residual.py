@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
+from strategies import gaussians
 
 from stemkit import BackgroundNoise, NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.trust.column_field import _border, noise_peaks, normal_scores
@@ -18,15 +19,8 @@ SIGMA, SPACING = 2.5, 12.0
 
 def crystal(shape=SHAPE, dx=0.0, sigma=SIGMA):
     """Gaussian columns on a rotated square lattice, of height 1 above 0."""
-    y, x = np.indices(shape, dtype=float)
-    out = np.zeros(shape)
-    a, b = SPACING * np.array([0.96, 0.28]), SPACING * np.array([-0.28, 0.96])
-    for i in range(-20, 30):
-        for j in range(-20, 30):
-            cy, cx = i * a + j * b
-            if -10 < cy < shape[0] + 10 and -10 < cx < shape[1] + 10:
-                out += np.exp(-((y - cy) ** 2 + (x - cx - dx) ** 2) / (2 * sigma**2))
-    return out
+    steps = np.stack(np.meshgrid(np.arange(-20, 30), np.arange(-20, 30)), axis=-1).reshape(-1, 2)
+    return gaussians(shape, SPACING * steps @ np.array([[0.96, 0.28], [-0.28, 0.96]]) + (0.0, dx), sigma)
 
 
 CLEAN = crystal()
@@ -56,7 +50,7 @@ def test_the_width_of_a_column_is_that_of_its_gaussian():
 
 @pytest.mark.parametrize("calibrated", [False, True])
 @pytest.mark.parametrize("name", NOISES)
-def test_noise_is_noise(name, calibrated):
+def test_tests_of_noise_are_not_significant(name, calibrated):
     p = [residual_of(CLEAN, name, seed, calibrated).p for seed in range(3)]
     # three images: one below 1 % by chance is unlikely, and none may be far below
     assert sorted(p)[1] > 0.01
@@ -76,7 +70,7 @@ def test_a_column_that_was_removed_or_added_is_found_at_its_place(height):
     assert place["q_value"] < 0.01
 
 
-def test_blur_leaves_a_lattice_of_the_right_size():
+def test_the_lattice_in_the_residual_of_a_blur_has_the_expected_size():
     enhanced = gaussian_filter(CLEAN, 1.0)
     found = residual_of(enhanced)
     assert "lattice" in found.structure.index
@@ -96,7 +90,7 @@ def test_blur_is_found_where_a_lattice_is_not(name):
     assert min(sharp) > 1e-3
 
 
-def test_a_contrast_that_is_too_low_and_noise_that_is_kept_look_like_blur():
+def test_low_contrast_and_kept_noise_are_reported_as_blur():
     faint = residual_of(CLEAN.mean() + 0.9 * (CLEAN - CLEAN.mean()), "white")
     assert "blur" in faint.structure.index
     rng = np.random.default_rng(5)
@@ -116,7 +110,7 @@ def test_a_shift_of_the_image_is_measured():
     assert "shift" in found.structure.index
 
 
-def test_noise_that_is_stronger_in_a_place_is_found():
+def test_locally_stronger_noise_is_found():
     rng = np.random.default_rng(1)
     strong = np.where(np.hypot(*(np.indices(SHAPE) - 80)) < 16, 2.0, 1.0)
     residual = 0.2 * strong * rng.normal(size=SHAPE)

@@ -10,7 +10,7 @@ from torch import Tensor
 from stemkit.synthesis.arrangements.columns import Columns, keep_near_frame
 from stemkit.synthesis.arrangements.lattices import MARGIN, SIGMA
 
-__all__ = ["blue_noise"]
+__all__ = ["poisson_disk_columns"]
 
 #: Rounds of dart throwing (chosen: hardly any gap is large enough for another column afterwards).
 ROUNDS = 10
@@ -18,7 +18,7 @@ ROUNDS = 10
 OUTSIDE = -1e4
 
 
-def blue_noise(
+def poisson_disk_columns(
     spacing: float | Tensor,
     shape: tuple[int, int],
     generator: torch.Generator,
@@ -52,38 +52,39 @@ def blue_noise(
     ----------
     .. [1] L.-Y. Wei, ACM Trans. Graph. 27, 20 (2008), https://doi.org/10.1145/1360612.1360619
     """
-    near = torch.atleast_1d(torch.as_tensor(spacing, device=generator.device, dtype=torch.float32))
-    beyond = MARGIN * near if margin is None else torch.as_tensor(margin, device=near.device).expand(len(near))
-    side = near / math.sqrt(2)
-    squares = [int(torch.ceil((n - 1 + 2 * beyond) / side).max()) for n in shape]
-    size = (len(near), *squares)
-    corner = torch.stack(torch.meshgrid(*(torch.arange(n, device=near.device) for n in squares), indexing="ij"))
-    place = torch.full((2, *size), torch.inf, device=near.device)
+    device = generator.device
+    spacings = torch.atleast_1d(torch.as_tensor(spacing, device=device, dtype=torch.float32))
+    margins = MARGIN * spacings if margin is None else torch.as_tensor(margin, device=device).expand(len(spacings))
+    side = spacings / math.sqrt(2)
+    squares = [int(torch.ceil((n - 1 + 2 * margins) / side).max()) for n in shape]
+    size = (len(spacings), *squares)
+    corner = torch.stack(torch.meshgrid(*(torch.arange(n, device=device) for n in squares), indexing="ij"))
+    places = torch.full((2, *size), torch.inf, device=device)
     for _ in range(ROUNDS):
-        darts = corner[:, None] + torch.rand((2, *size), generator=generator, device=near.device)
-        priority = torch.rand(size, generator=generator, device=near.device)
-        free = torch.isinf(place[0]) & ~_close(darts, place)
+        darts = corner[:, None] + torch.rand((2, *size), generator=generator, device=device)
+        priority = torch.rand(size, generator=generator, device=device)
+        free = torch.isinf(places[0]) & ~_is_too_close(darts, places)
         darts = torch.where(free, darts, torch.inf)
-        accepted = free & ~_close(darts, darts, priority)
-        place = torch.where(accepted, darts, place)
-    present = torch.isfinite(place[0]).flatten(1)
-    place = torch.where(torch.isfinite(place), place, OUTSIDE)
-    y, x = place.flatten(2) * side[:, None] - beyond[:, None]
+        accepted = free & ~_is_too_close(darts, darts, priority)
+        places = torch.where(accepted, darts, places)
+    present = torch.isfinite(places[0]).flatten(1)
+    places = torch.where(torch.isfinite(places), places, OUTSIDE)
+    y, x = places.flatten(2) * side[:, None] - margins[:, None]
     ones = torch.ones_like(y)
     columns = Columns(
         y=y,
         x=x,
         amplitude=ones,
-        sigma=SIGMA * near[:, None] * ones,
+        sigma=SIGMA * spacings[:, None] * ones,
         species=torch.zeros_like(y, dtype=torch.long),
         present=present,
         defect=torch.zeros_like(y, dtype=torch.long),
-        spacing=near,
+        spacing=spacings,
     )
-    return keep_near_frame(columns, shape, beyond)
+    return keep_near_frame(columns, shape, margins)
 
 
-def _close(darts: Tensor, others: Tensor, priority: Tensor | None = None) -> Tensor:
+def _is_too_close(darts: Tensor, others: Tensor, priority: Tensor | None = None) -> Tensor:
     """Whether candidates are nearer to others than the spacing; with ``priority``, to those of lower priority number.
 
     Distances are in edges of grid squares, so that the squared spacing is 2.

@@ -28,6 +28,7 @@ import pandas as pd
 from scale_commands import killed_enhance, killed_train, many_files
 
 PARTS = ("frames", "large", "throughput", "workers", "many", "files", "kills")
+STEPS = ("command", "enhance", "columns")
 #: Distance of the columns of the drawn square lattice, px.
 SPACING = 20.0
 MIB = 2**20
@@ -39,7 +40,9 @@ def main() -> None:
     parser.add_argument("--frames", nargs="+", type=int, default=[10, 100], help="lengths of stacks")
     parser.add_argument("--frame-size", type=int, default=512, help="edge of the frames, px")
     parser.add_argument("--sizes", nargs="+", type=int, default=[1024, 2048, 4096], help="edges of large images, px")
-    parser.add_argument("--no-columns", action="store_true", help="only enhance the large images")
+    parser.add_argument(
+        "--steps", nargs="+", choices=STEPS, default=["command", "columns"], help="what is done with large images"
+    )
     parser.add_argument("--images", type=int, default=500, help="number of small images or files in one process")
     parser.add_argument("--kills", type=int, default=10, help="number of kills of a command")
     parser.add_argument("--csv", type=Path, metavar="FOLDER", help="write the tables to this folder")
@@ -66,9 +69,8 @@ def frames(arguments: argparse.Namespace) -> list[dict]:
 
 
 def large(arguments: argparse.Namespace) -> list[dict]:
-    """One image: enhanced, and its columns found in the recorded pixels and measured."""
-    steps = ["enhance"] + ([] if arguments.no_columns else ["columns"])
-    return [measured("one_image", step=step, size=size) for step in steps for size in arguments.sizes]
+    """One image: enhanced by the command or in memory, or its columns found in the recorded pixels and measured."""
+    return [measured("one_image", step=step, size=size) for step in arguments.steps for size in arguments.sizes]
 
 
 def throughput(arguments: argparse.Namespace) -> list[dict]:
@@ -123,15 +125,11 @@ def measured(case: str, **options: object) -> dict:
 
 
 def enhance_stack(n: int, size: int, workers: int = 1) -> dict:
-    from stemkit.cli import main as command
-
     with tempfile.TemporaryDirectory() as folder:
         path = _stack(Path(folder) / "stack.zarr", n, size)
         _warm_up(size)
-        with _Measured() as found, contextlib.redirect_stdout(io.StringIO()):
-            code = command(["enhance", str(path), "-o", f"{folder}/out.zarr", "--workers", str(workers), "-q"])
-        if code:
-            raise SystemExit("the command failed")
+        with _Measured() as found:
+            _command(path, Path(folder) / "out.zarr", "--workers", str(workers))
     row = {"how": f"command, {workers} worker(s)", "frames": n, "px": size, **found.row(n * size**2)}
     if workers > 1:  # memory and CPU time are those of the process that prints
         row |= dict.fromkeys(["peak MiB", "process MiB", "CPU s", "CPU us/px"])
@@ -183,6 +181,15 @@ def _network(denoiser):  # type: ignore[no-untyped-def]
     return maps
 
 
+def _command(path: Path, out: Path, *options: str) -> None:
+    from stemkit.cli import main as command
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = command(["enhance", str(path), "-o", str(out), "-q", *options])
+    if code:
+        raise SystemExit("the command failed")
+
+
 def _command_by_image(path: Path, out: Path):  # type: ignore[no-untyped-def]
     """The command, which waits after each image until the next one is asked for."""
     import threading
@@ -209,6 +216,8 @@ def _command_by_image(path: Path, out: Path):  # type: ignore[no-untyped-def]
 def one_image(step: str, size: int) -> dict:
     import stemkit
 
+    if step == "command":
+        return {"step": step, "px": size, **_one_image_by_command(size)}
     image = stemkit.calibrated(_image(size, 0), pixel_size=0.01).assign_attrs(mode="haadf")
     _warm_up(256)
     if step == "enhance":
@@ -226,6 +235,21 @@ def one_image(step: str, size: int) -> dict:
         "columns": len(table),
         "drawn": round((size / SPACING) ** 2),
     }
+
+
+def _one_image_by_command(size: int) -> dict:
+    """Reading, enhancement and writing; the memory of the image itself is subtracted."""
+    import stemkit
+
+    with tempfile.TemporaryDirectory() as folder:
+        image = stemkit.calibrated(_image(size, 0), pixel_size=0.01).assign_attrs(mode="haadf")
+        path, pixels = stemkit.write(image, Path(folder) / "image.zarr"), image.nbytes
+        del image
+        _warm_up(256)
+        with _Measured() as found:
+            _command(path, Path(folder) / "out.zarr")
+    found.peak -= pixels
+    return found.row(size**2)
 
 
 def many_images(n: int, size: int) -> dict:

@@ -7,6 +7,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,11 @@ __all__ = [
     "network_options",
     "not_negative",
     "positive",
+    "read_when_needed",
 ]
 
+#: Size of a file or folder, bytes, above which the frames of a series are not held in memory together (chosen).
+LARGE = 2**28
 #: Form of ``--region``.
 REGION = re.compile(r"^(\d+):(\d+),(\d+):(\d+)$")
 
@@ -218,6 +222,12 @@ def load(
             f"{columns.stop}"
         )
     return image.isel(y=rows, x=columns)
+
+
+def read_when_needed(path: Path) -> bool:
+    """Whether the frames of a series in a file or folder are not to be in memory together, for which dask is needed."""
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files) > LARGE and find_spec("dask") is not None
 
 
 def _ascending(image: xr.DataArray) -> xr.DataArray:

@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from scale_commands import killed_enhance, killed_train, many_files
 
-PARTS = ("frames", "large", "throughput", "workers", "many", "files", "kills")
+PARTS = ("frames", "series", "large", "throughput", "workers", "many", "files", "kills")
 STEPS = ("command", "enhance", "columns")
 #: Distance of the columns of the drawn square lattice, px.
 SPACING = 20.0
@@ -66,6 +66,16 @@ def main() -> None:
 def frames(arguments: argparse.Namespace) -> list[dict]:
     """``stemkit enhance stack.zarr -o out.zarr`` for stacks of different lengths."""
     return [measured("enhance_stack", n=n, size=arguments.frame_size) for n in arguments.frames]
+
+
+def series(arguments: argparse.Namespace) -> list[dict]:
+    """``stemkit average`` and ``stemkit detect`` for series of different lengths, read at once and frame by frame."""
+    return [
+        measured("of_series", verb=verb, n=n, size=arguments.frame_size, lazy=lazy)
+        for verb in ("average", "detect")
+        for lazy in (False, True)
+        for n in arguments.frames
+    ]
 
 
 def large(arguments: argparse.Namespace) -> list[dict]:
@@ -111,7 +121,7 @@ def kills(arguments: argparse.Namespace) -> list[dict]:
         ]
 
 
-TABLES = {f.__name__: f for f in (frames, large, throughput, workers, many, files, kills)}
+TABLES = {f.__name__: f for f in (frames, series, large, throughput, workers, many, files, kills)}
 
 
 def measured(case: str, **options: object) -> dict:
@@ -134,6 +144,25 @@ def enhance_stack(n: int, size: int, workers: int = 1) -> dict:
     if workers > 1:  # memory and CPU time are those of the process that prints
         row |= dict.fromkeys(["peak MiB", "process MiB", "CPU s", "CPU us/px"])
     return row
+
+
+def of_series(verb: str, n: int, size: int, lazy: bool) -> dict:
+    """Commands that align the frames of a series, whatever the size of its file."""
+    from stemkit.cli import common
+    from stemkit.cli import main as command
+
+    common.LARGE = 0 if lazy else 2**62
+    options = {"average": ["--fast", "--whole"], "detect": ["--no-enhance"]}[verb]
+    with tempfile.TemporaryDirectory() as folder:
+        first, path = (_stack(Path(folder) / name, k, size) for name, k in (("first.zarr", 2), ("series.zarr", n)))
+        with contextlib.redirect_stdout(io.StringIO()):
+            command([verb, str(first), "-o", folder, "-q", *options])  # imports and compiles
+            with _Measured() as found:
+                code = command([verb, str(path), "-o", folder, "-q", *options])
+        if code:
+            raise SystemExit("the command failed")
+    how = "frame by frame" if lazy else "at once"
+    return {"command": verb, "read": how, "frames": n, "px": size, **found.row(n * size**2)}
 
 
 def rates(n: int, size: int) -> dict:
@@ -264,7 +293,7 @@ def many_images(n: int, size: int) -> dict:
     return {"rows": rows}
 
 
-CASES = {f.__name__: f for f in (enhance_stack, rates, one_image, many_images)}
+CASES = {f.__name__: f for f in (enhance_stack, of_series, rates, one_image, many_images)}
 
 
 # --- measurement -------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
     python benchmarks/scale.py                       # all parts, small
     python benchmarks/scale.py --only frames --frames 10 1000 --frame-size 1024
-    python benchmarks/scale.py --only large --sizes 1024 4096 16384
+    python benchmarks/scale.py --only large --sizes 1024 2048 4096 8192 16384
     python benchmarks/scale.py --only files --images 500
     python benchmarks/scale.py --only kills --kills 10
 
@@ -27,8 +27,7 @@ import numpy as np
 import pandas as pd
 from scale_commands import killed_enhance, killed_train, many_files
 
-PARTS = ("frames", "series", "large", "throughput", "workers", "many", "files", "kills")
-STEPS = ("command", "enhance", "columns")
+PARTS = ("frames", "series", "large", "in_memory", "columns", "throughput", "workers", "many", "files", "kills")
 #: Distance of the columns of the drawn square lattice, px.
 SPACING = 20.0
 MIB = 2**20
@@ -40,9 +39,6 @@ def main() -> None:
     parser.add_argument("--frames", nargs="+", type=int, default=[10, 100], help="lengths of stacks")
     parser.add_argument("--frame-size", type=int, default=512, help="edge of the frames, px")
     parser.add_argument("--sizes", nargs="+", type=int, default=[1024, 2048, 4096], help="edges of large images, px")
-    parser.add_argument(
-        "--steps", nargs="+", choices=STEPS, default=["command", "columns"], help="what is done with large images"
-    )
     parser.add_argument("--images", type=int, default=500, help="number of small images or files in one process")
     parser.add_argument("--kills", type=int, default=10, help="number of kills of a command")
     parser.add_argument("--csv", type=Path, metavar="FOLDER", help="write the tables to this folder")
@@ -79,8 +75,18 @@ def series(arguments: argparse.Namespace) -> list[dict]:
 
 
 def large(arguments: argparse.Namespace) -> list[dict]:
-    """One image: enhanced by the command or in memory, or its columns found in the recorded pixels and measured."""
-    return [measured("one_image", step=step, size=size) for step in arguments.steps for size in arguments.sizes]
+    """One image, enhanced by the command."""
+    return [measured("one_image", step="command", size=size) for size in arguments.sizes]
+
+
+def in_memory(arguments: argparse.Namespace) -> list[dict]:
+    """One image, enhanced with all of its result in memory."""
+    return [measured("one_image", step="enhance", size=size) for size in arguments.sizes]
+
+
+def columns(arguments: argparse.Namespace) -> list[dict]:
+    """The columns of one image, found in the recorded pixels and measured."""
+    return [measured("one_image", step="columns", size=size) for size in arguments.sizes]
 
 
 def throughput(arguments: argparse.Namespace) -> list[dict]:
@@ -121,7 +127,7 @@ def kills(arguments: argparse.Namespace) -> list[dict]:
         ]
 
 
-TABLES = {f.__name__: f for f in (frames, series, large, throughput, workers, many, files, kills)}
+TABLES = {f.__name__: f for f in (frames, series, large, in_memory, columns, throughput, workers, many, files, kills)}
 
 
 def measured(case: str, **options: object) -> dict:

@@ -182,7 +182,8 @@ def _by_strips(values: NDArray, convert: Callable[[NDArray], NDArray], out: NDAr
 
 def _check_finite(raw: NDArray) -> None:
     """Refuse maps with values that are not finite, which must not be taken for an enhanced image."""
-    n = sum(int(np.count_nonzero(~np.isfinite(row))) for one in raw for row in one)
+    strips = (one[start : start + STRIP] for one in raw for start in range(0, raw.shape[1], STRIP))
+    n = sum(strip.size - int(np.count_nonzero(np.isfinite(strip))) for strip in strips)
     if n:
         raise ValueError(
             f"the network's output must be finite, but {n} of {raw.size} values are not: use other weights, or remove "

@@ -289,7 +289,9 @@ class NetworkDenoiser(Denoiser):
             ``average_flips=True``, and with ``lattice="auto"``.
         """
         if self.lattice == "auto":
-            yield slice(0, len(image)), self.transform(image)
+            whole = self.transform(image)
+            assert isinstance(whole, xr.DataArray)
+            yield slice(0, len(whole)), whole
             return
         check_is_fitted(self)
         self._check_parameters()

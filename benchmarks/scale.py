@@ -2,7 +2,7 @@
 
     python benchmarks/scale.py                       # all parts, small
     python benchmarks/scale.py --only frames --frames 10 1000 --frame-size 1024
-    python benchmarks/scale.py --only large --sizes 1024 4096 16384
+    python benchmarks/scale.py --only large --sizes 1024 2048 4096 8192 16384
     python benchmarks/scale.py --only files --images 500
     python benchmarks/scale.py --only kills --kills 10
 
@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from scale_commands import killed_enhance, killed_train, many_files
 
-PARTS = ("frames", "large", "throughput", "workers", "many", "files", "kills")
+PARTS = ("frames", "series", "large", "in_memory", "columns", "throughput", "workers", "many", "files", "kills")
 #: Distance of the columns of the drawn square lattice, px.
 SPACING = 20.0
 MIB = 2**20
@@ -39,7 +39,6 @@ def main() -> None:
     parser.add_argument("--frames", nargs="+", type=int, default=[10, 100], help="lengths of stacks")
     parser.add_argument("--frame-size", type=int, default=512, help="edge of the frames, px")
     parser.add_argument("--sizes", nargs="+", type=int, default=[1024, 2048, 4096], help="edges of large images, px")
-    parser.add_argument("--no-columns", action="store_true", help="only enhance the large images")
     parser.add_argument("--images", type=int, default=500, help="number of small images or files in one process")
     parser.add_argument("--kills", type=int, default=10, help="number of kills of a command")
     parser.add_argument("--csv", type=Path, metavar="FOLDER", help="write the tables to this folder")
@@ -65,10 +64,29 @@ def frames(arguments: argparse.Namespace) -> list[dict]:
     return [measured("enhance_stack", n=n, size=arguments.frame_size) for n in arguments.frames]
 
 
+def series(arguments: argparse.Namespace) -> list[dict]:
+    """``stemkit average`` and ``stemkit detect`` for series of different lengths, read at once and frame by frame."""
+    return [
+        measured("of_series", verb=verb, n=n, size=arguments.frame_size, lazy=lazy)
+        for verb in ("average", "detect")
+        for lazy in (False, True)
+        for n in arguments.frames
+    ]
+
+
 def large(arguments: argparse.Namespace) -> list[dict]:
-    """One image: enhanced, and its columns found in the recorded pixels and measured."""
-    steps = ["enhance"] + ([] if arguments.no_columns else ["columns"])
-    return [measured("one_image", step=step, size=size) for step in steps for size in arguments.sizes]
+    """One image, enhanced by the command."""
+    return [measured("one_image", step="command", size=size) for size in arguments.sizes]
+
+
+def in_memory(arguments: argparse.Namespace) -> list[dict]:
+    """One image, enhanced with all of its result in memory."""
+    return [measured("one_image", step="enhance", size=size) for size in arguments.sizes]
+
+
+def columns(arguments: argparse.Namespace) -> list[dict]:
+    """The columns of one image, found in the recorded pixels and measured."""
+    return [measured("one_image", step="columns", size=size) for size in arguments.sizes]
 
 
 def throughput(arguments: argparse.Namespace) -> list[dict]:
@@ -109,7 +127,7 @@ def kills(arguments: argparse.Namespace) -> list[dict]:
         ]
 
 
-TABLES = {f.__name__: f for f in (frames, large, throughput, workers, many, files, kills)}
+TABLES = {f.__name__: f for f in (frames, series, large, in_memory, columns, throughput, workers, many, files, kills)}
 
 
 def measured(case: str, **options: object) -> dict:
@@ -123,19 +141,34 @@ def measured(case: str, **options: object) -> dict:
 
 
 def enhance_stack(n: int, size: int, workers: int = 1) -> dict:
-    from stemkit.cli import main as command
-
     with tempfile.TemporaryDirectory() as folder:
         path = _stack(Path(folder) / "stack.zarr", n, size)
         _warm_up(size)
-        with _Measured() as found, contextlib.redirect_stdout(io.StringIO()):
-            code = command(["enhance", str(path), "-o", f"{folder}/out.zarr", "--workers", str(workers), "-q"])
-        if code:
-            raise SystemExit("the command failed")
+        with _Measured() as found:
+            _command(path, Path(folder) / "out.zarr", "--workers", str(workers))
     row = {"how": f"command, {workers} worker(s)", "frames": n, "px": size, **found.row(n * size**2)}
     if workers > 1:  # memory and CPU time are those of the process that prints
         row |= dict.fromkeys(["peak MiB", "process MiB", "CPU s", "CPU us/px"])
     return row
+
+
+def of_series(verb: str, n: int, size: int, lazy: bool) -> dict:
+    """Commands that align the frames of a series, whatever the size of its file."""
+    from stemkit.cli import common
+    from stemkit.cli import main as command
+
+    common.MAX_BYTES_IN_MEMORY = 0 if lazy else 2**62
+    options = {"average": ["--fast", "--whole"], "detect": ["--no-enhance"]}[verb]
+    with tempfile.TemporaryDirectory() as folder:
+        first, path = (_stack(Path(folder) / name, k, size) for name, k in (("first.zarr", 2), ("series.zarr", n)))
+        with contextlib.redirect_stdout(io.StringIO()):
+            command([verb, str(first), "-o", folder, "-q", *options])  # imports and compiles
+            with _Measured() as found:
+                code = command([verb, str(path), "-o", folder, "-q", *options])
+        if code:
+            raise SystemExit("the command failed")
+    how = "frame by frame" if lazy else "at once"
+    return {"command": verb, "read": how, "frames": n, "px": size, **found.row(n * size**2)}
 
 
 def rates(n: int, size: int) -> dict:
@@ -183,6 +216,15 @@ def _network(denoiser):  # type: ignore[no-untyped-def]
     return maps
 
 
+def _command(path: Path, out: Path, *options: str) -> None:
+    from stemkit.cli import main as command
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        code = command(["enhance", str(path), "-o", str(out), "-q", *options])
+    if code:
+        raise SystemExit("the command failed")
+
+
 def _command_by_image(path: Path, out: Path):  # type: ignore[no-untyped-def]
     """The command, which waits after each image until the next one is asked for."""
     import threading
@@ -209,6 +251,8 @@ def _command_by_image(path: Path, out: Path):  # type: ignore[no-untyped-def]
 def one_image(step: str, size: int) -> dict:
     import stemkit
 
+    if step == "command":
+        return {"step": step, "px": size, **_one_image_by_command(size)}
     image = stemkit.calibrated(_image(size, 0), pixel_size=0.01).assign_attrs(mode="haadf")
     _warm_up(256)
     if step == "enhance":
@@ -228,6 +272,21 @@ def one_image(step: str, size: int) -> dict:
     }
 
 
+def _one_image_by_command(size: int) -> dict:
+    """Reading, enhancement and writing; the memory of the image itself is subtracted."""
+    import stemkit
+
+    with tempfile.TemporaryDirectory() as folder:
+        image = stemkit.calibrated(_image(size, 0), pixel_size=0.01).assign_attrs(mode="haadf")
+        path, pixels = stemkit.write(image, Path(folder) / "image.zarr"), image.nbytes
+        del image
+        _warm_up(256)
+        with _Measured() as found:
+            _command(path, Path(folder) / "out.zarr")
+    found.peak -= pixels
+    return found.row(size**2)
+
+
 def many_images(n: int, size: int) -> dict:
     import stemkit
 
@@ -240,7 +299,7 @@ def many_images(n: int, size: int) -> dict:
     return {"rows": rows}
 
 
-CASES = {f.__name__: f for f in (enhance_stack, rates, one_image, many_images)}
+CASES = {f.__name__: f for f in (enhance_stack, of_series, rates, one_image, many_images)}
 
 
 # --- measurement -------------------------------------------------------------------------------------------------

@@ -160,6 +160,13 @@ class TestMode:
         with pytest.warns(UserWarning, match='taken as "bf"'):
             assert resolve_mode(xr.DataArray(-spots, dims=("y", "x"))) == "bf"
 
+    def test_is_inferred_from_the_middle_of_a_large_image(self):
+        phase = np.cos(2 * np.pi * np.arange(2500) / 10)
+        spots = np.add.outer(phase[:100], phase).astype(np.float32).clip(0) ** 2
+        dark_in_the_middle = np.concatenate([spots, -spots[:, :2040], spots], axis=1)
+        with pytest.warns(UserWarning, match="no mode"):
+            assert resolve_mode(xr.DataArray(dark_in_the_middle, dims=("y", "x"))) == "bf"
+
 
 @given(st.floats(0.01, 1e4), st.floats(-1e4, 1e4), st.integers(0, 2**32 - 1))
 def test_intensity_scale_moves_with_the_image(a, b, seed):

@@ -6,13 +6,12 @@ import argparse
 import contextlib
 import warnings
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stemkit._version import __version__
 from stemkit.cli.batch import Job, for_each_file
-from stemkit.cli.common import add_image_arguments, add_output_arguments, load
+from stemkit.cli.common import add_image_arguments, add_output_arguments, load, read_when_needed
 from stemkit.cli.figures import non_interactive_pyplot, save_and_close
 from stemkit.cli.files import select_files
 from stemkit.cli.parsers import frame_numbers, scan_angles
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
 #: Choices of ``--format``.
 FORMATS = ("nc", "tif", "hspy")
-#: Size of files, bytes, above which their frames are not held in memory together (chosen).
-MAX_BYTES_IN_MEMORY = 2**28
 
 
 def add_to(subparsers: Any) -> None:
@@ -169,9 +166,7 @@ def _frame_files(path: Path) -> list[Path]:
 
 def _loaded(path: Path, arguments: argparse.Namespace) -> xr.DataArray:
     """The frames of a file, or of the files of a folder; large ones are read when they are needed, with dask."""
-    files = _frame_files(path)
-    is_large = sum(file.stat().st_size for file in files or [path]) > MAX_BYTES_IN_MEMORY
-    return load(files or path, arguments, lazy=is_large and find_spec("dask") is not None)
+    return load(_frame_files(path) or path, arguments, lazy=read_when_needed(path))
 
 
 def _angles(given: list[float] | None, n_frames: int, rejected: list[int]) -> list[float] | None:
@@ -201,13 +196,12 @@ def _without(frames: xr.DataArray, rejected: list[int]) -> xr.DataArray:
 
 
 def _without_gaps(frames: xr.DataArray) -> xr.DataArray:
-    """Aligned frames with their median where they show nothing."""
+    """Aligned frames, whose pixels that show nothing are replaced by their median, in place: there may be many."""
     import numpy as np
 
-    values = frames.values.copy()
-    for one in values:
+    for one in frames.values:
         one[~np.isfinite(one)] = np.nanmedian(one)
-    return frames.copy(data=values).drop_vars("frame")
+    return frames.drop_vars("frame")
 
 
 def series_figure(aligner: SeriesAligner, image: xr.DataArray) -> Figure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,11 @@ __all__ = [
     "frames",
     "load",
     "network_options",
+    "read_when_needed",
 ]
+
+#: Size of a file or folder, bytes, above which the frames of a series are not held in memory together (chosen).
+MAX_BYTES_IN_MEMORY = 2**28
 
 
 def add_image_arguments(parser: argparse.ArgumentParser) -> None:
@@ -157,6 +162,12 @@ def load(
             f"{columns.stop}"
         )
     return image.isel(y=rows, x=columns)
+
+
+def read_when_needed(path: Path) -> bool:
+    """Whether the frames of a series in a file or folder are not to be in memory together, for which dask is needed."""
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files) > MAX_BYTES_IN_MEMORY and find_spec("dask") is not None
 
 
 def _ascending(image: xr.DataArray) -> xr.DataArray:

@@ -19,6 +19,7 @@ from stemkit.cli.common import (
     frames,
     load,
     network_options,
+    read_when_needed,
 )
 from stemkit.cli.figures import add_figure_arguments, figure_suffix, save_and_close
 from stemkit.cli.lattices import FoundLattices, fit_image_lattices
@@ -180,9 +181,9 @@ def _by_image(job: Job) -> bool:
 
 
 def _loaded(job: Job) -> xr.DataArray:
-    """The image or the frames of a file or folder."""
+    """The image or the frames of a file or folder; frames that are averaged are read one by one if they are many."""
     arguments = job.arguments
-    image = load(job.path, arguments, cropped=arguments.recorded is not None)
+    image = load(job.path, arguments, cropped=arguments.recorded is not None, lazy=read_when_needed(job.path))
     if arguments.series and image.ndim == 3:
         image = image.rename({image.dims[0]: "frame"})
     if (arguments.series or arguments.all_frames) and image.dims[0] != "frame":
@@ -191,7 +192,8 @@ def _loaded(job: Job) -> xr.DataArray:
             f"{given} needs the frames of a series, but {job.path} holds {_size(image)}: give a file with several "
             "frames, with --series if it does not say that they are frames, or a folder with --series"
         )
-    return image
+    is_averaged = image.dims[0] == "frame" and not arguments.per_frame and arguments.recorded is None
+    return image if is_averaged else image.compute()
 
 
 def _size(image: xr.DataArray) -> str:

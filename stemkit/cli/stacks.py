@@ -120,12 +120,9 @@ class _EnhancedBlock(_Block):
     def process(self, image: xr.DataArray, index: int, folder: Path) -> None:
         from stemkit.io import ome_zarr
 
-        enhanced: Any = self.denoiser.transform(image)
-        if self.opened().ndim == 3:
-            enhanced = enhanced.expand_dims("image").assign_coords(
-                {c: (("image", "y", "x"), v.values[None]) for c, v in enhanced.coords.items() if v.dims == ("y", "x")}
-            )
-        ome_zarr.write_images(folder, index, enhanced)
+        for rows, strip in self.denoiser.strips(image):
+            ome_zarr.write_rows(folder, index, rows, strip)
+        ome_zarr.write_levels(folder, index)
 
 
 @dataclass(frozen=True)

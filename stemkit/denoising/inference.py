@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import product
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -17,12 +16,12 @@ from tqdm.auto import tqdm
 
 from stemkit.compute import inference_dtype
 from stemkit.denoising.sampling import chosen_grid, resampled
-from stemkit.denoising.units import from_network, network_units
+from stemkit.denoising.units import from_network, network_units, to_network
 from stemkit.denoising.weights import NetworkInfo
 from stemkit.images.containers import float_dtype
 from stemkit.networks import SFIN, FoldedSFIN
 
-__all__ = ["InferenceNetwork", "enhanced_maps", "for_inference", "run_network", "tile_slices"]
+__all__ = ["InferenceNetwork", "enhanced_maps", "enhanced_strips", "for_inference", "run_network", "tile_slices"]
 
 #: Width of the reflected border, px, which reduces the effects of zero padding and of the periodic FFT (chosen).
 MARGIN = 24
@@ -96,42 +95,85 @@ def enhanced_maps(
     ValueError
         If the network's output is not finite.
     """
-    dtype = float_dtype(values.dtype)
-    work: NDArray = values if values.dtype == dtype else values.astype(np.float64)
-    if sign < 0:
-        work = -work
-    offset, scale = (0.0, 0.0) if np.ptp(work) == 0 else network_units(work, info)
-    if scale == 0:
-        return _constant_maps(values.astype(dtype), info, uncertainty_of)
-    shape = chosen_grid(work, sampling, info.spacing).shape(work.shape)
-    if shape != work.shape:
-        work = resampled(work.astype(np.float64), shape)
-        offset, scale = network_units(work, info)
-    network_input = np.empty(work.shape, np.float32)
-    _by_strips(work, lambda part: (part.astype(np.float64) - offset) / scale, network_input)
-    del work  # of a large image, the memory is needed by the network
-    raw, spread = run_network(
+    strips = enhanced_strips(
+        values,
         network,
-        network_input,
-        multiple=info.multiple,
-        device=network.device,
+        info,
+        sign=sign,
+        sampling=sampling,
         tile_size=tile_size,
-        average_flips=uncertainty_of is not None,
+        uncertainty_of=uncertainty_of,
         progress=progress,
     )
-    _check_finite(raw)
-    if shape != values.shape:
-        raw = resampled(raw, values.shape)
-        spread = None if spread is None else resampled(spread, values.shape).clip(min=0.0)
-    maps = {name: raw[i].astype(dtype, copy=False) for i, name in enumerate(info.outputs)}
-    for name, converted in maps.items():
-        convert = partial(from_network, name=name, sign=sign, offset=offset, scale=scale)
-        _by_strips(converted, convert, out=converted)
-    if spread is not None and uncertainty_of is not None:
-        maps["uncertainty"] = spread[info.outputs.index(uncertainty_of)] * (
-            1.0 if uncertainty_of == "detect" else scale
-        )
+    maps = dict[str, NDArray]()
+    for rows, parts in strips:
+        if rows == slice(0, len(values)):
+            return parts
+        for name, part in parts.items():
+            maps.setdefault(name, np.empty(values.shape, part.dtype))[rows] = part
     return maps
+
+
+def enhanced_strips(
+    values: NDArray,
+    network: InferenceNetwork,
+    info: NetworkInfo,
+    *,
+    sign: float = 1,
+    sampling: float | str = "auto",
+    tile_size: int = 2048,
+    uncertainty_of: str | None = None,
+    progress: bool = False,
+) -> Iterator[tuple[slice, dict[str, NDArray]]]:
+    """Maps as of :func:`enhanced_maps`, which need not be in memory together: of some rows, from the first to the last.
+
+    Yields
+    ------
+    rows : slice
+    maps : dict of str to ndarray of shape (n_rows, n_x)
+        They are valid until the next ones are asked for. All rows come at once if the image is not divided into tiles,
+        with ``uncertainty_of``, and if the network is applied on another grid than the image's.
+    """
+    dtype, everything = float_dtype(values.dtype), slice(0, len(values))
+    offset, scale = (0.0, 0.0) if np.ptp(values) == 0 else network_units(values, info, sign)
+    if scale == 0:
+        yield everything, _constant_maps(values.astype(dtype), info, uncertainty_of)
+        return
+    given, sign_given = values, sign
+    shape = chosen_grid(values, sampling, info.spacing).shape(values.shape)
+    if shape != values.shape:
+        given, sign_given = resampled(sign * values.astype(np.float64), shape), 1
+        offset, scale = network_units(given, info)
+
+    def to_input(part: NDArray) -> NDArray:
+        return np.asarray(to_network(part.astype(np.float64), "enhance", sign_given, offset, scale))
+
+    options: dict[str, Any] = {"multiple": info.multiple, "device": network.device, "tile_size": tile_size}
+    options["progress"] = progress
+    strips: Iterable[tuple[slice, NDArray, NDArray | None]]
+    if shape == values.shape and uncertainty_of is None:
+        strips = ((rows, raw, None) for rows, raw in network_strips(network, given, to_input, **options))
+    else:
+        both = run_network(network, given, to_input, average_flips=uncertainty_of is not None, **options)
+        strips = [(everything, *_on_grid(*both, values.shape))]
+    for rows, raw, spread in strips:
+        _check_finite(raw)
+        maps = {name: raw[i].astype(dtype, copy=False) for i, name in enumerate(info.outputs)}
+        for name, part in maps.items():
+            _by_strips(part, partial(from_network, name=name, sign=sign, offset=offset, scale=scale), part)
+        if spread is not None and uncertainty_of is not None:
+            maps["uncertainty"] = spread[info.outputs.index(uncertainty_of)] * (
+                1.0 if uncertainty_of == "detect" else scale
+            )
+        yield rows, maps
+
+
+def _on_grid(raw: NDArray, spread: NDArray | None, shape: tuple[int, ...]) -> tuple[NDArray, NDArray | None]:
+    """Maps and their spread on the image's grid."""
+    if raw.shape[-2:] == shape:
+        return raw, spread
+    _check_finite(raw)
+    return resampled(raw, shape), None if spread is None else resampled(spread, shape).clip(min=0.0)
 
 
 def _by_strips(values: NDArray, convert: Callable[[NDArray], NDArray], out: NDArray[np.floating]) -> None:
@@ -142,7 +184,8 @@ def _by_strips(values: NDArray, convert: Callable[[NDArray], NDArray], out: NDAr
 
 def _check_finite(raw: NDArray) -> None:
     """Refuse maps with values that are not finite, which must not be taken for an enhanced image."""
-    n = sum(int(np.count_nonzero(~np.isfinite(row))) for one in raw for row in one)
+    strips = (one[start : start + STRIP] for one in raw for start in range(0, raw.shape[1], STRIP))
+    n = sum(strip.size - int(np.count_nonzero(np.isfinite(strip))) for strip in strips)
     if n:
         raise ValueError(
             f"the network's output must be finite, but {n} of {raw.size} values are not: use other weights, or remove "
@@ -159,6 +202,7 @@ def _constant_maps(values: NDArray, info: NetworkInfo, uncertainty_of: str | Non
 def run_network(
     network: NetworkFunction,
     values: NDArray,
+    to_input: Callable[[NDArray], NDArray] = np.asarray,
     *,
     multiple: int,
     device: torch.device,
@@ -173,7 +217,8 @@ def run_network(
     network : callable
         Function from images ``(n, 1, n_y, n_x)`` on the device to maps ``(n, n_outputs, n_y, n_x)``.
     values : ndarray of shape (n_y, n_x)
-        Image in the network's units.
+    to_input : callable
+        Function from pixels of the image to those in the network's units.
     multiple : int
         The network's input must have a height and width that are multiples of this.
     device : torch.device
@@ -191,33 +236,87 @@ def run_network(
     spread : ndarray of the same shape, or None
         Standard deviation over the flips.
     """
-    image = torch.as_tensor(np.ascontiguousarray(values, dtype=np.float32), device=device)
+
+    def maps_of(flip: tuple[int, ...]) -> NDArray[np.float32]:
+        strips = network_strips(
+            network,
+            np.flip(values, flip),
+            to_input,
+            multiple=multiple,
+            device=device,
+            tile_size=tile_size,
+            progress=progress,
+        )
+        return np.flip(_joined(strips, values.shape), flip)
+
     if not average_flips:
-        return _tiled(network, image, multiple, tile_size, progress).cpu().numpy(), None
-    first, *others = (_tiled(network, image.flip(f), multiple, tile_size, progress).flip(f).cpu() for f in FLIPS)
+        return maps_of(()), None
+    first, *others = map(maps_of, FLIPS)
     # the mean of the differences is more accurate than that of the maps in single precision
-    differences = torch.stack([torch.zeros_like(first), *(maps - first for maps in others)])
-    return (first + differences.mean(dim=0)).numpy(), differences.std(dim=0, correction=0).numpy()
+    differences = np.stack([np.zeros_like(first), *(maps - first for maps in others)])
+    return first + differences.mean(axis=0), differences.std(axis=0)
 
 
-def _tiled(network: NetworkFunction, image: Tensor, multiple: int, tile_size: int, progress: bool) -> Tensor:
-    along_y, along_x = (tile_slices(n, tile_size, multiple) for n in image.shape)
-    tiles = list(product(along_y, along_x))
-    if len(tiles) == 1:
-        return _maps_of(network, image, tiles[0], multiple)
-    total: Tensor | None = None
-    for y, x in tqdm(tiles, desc="enhancing", unit="tile", disable=not progress):
-        maps = _maps_of(network, image, (y, x), multiple)
-        if total is None:
-            total = torch.zeros((len(maps), *image.shape), device=image.device)
-        weight_y, weight_x = (_blending_weights(n, image.device) for n in maps.shape[1:])
-        total[:, y, x] += maps * (weight_y[:, None] * weight_x)
-    assert total is not None
+def network_strips(
+    network: NetworkFunction,
+    values: NDArray,
+    to_input: Callable[[NDArray], NDArray],
+    *,
+    multiple: int,
+    device: torch.device,
+    tile_size: int,
+    progress: bool,
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Maps of the rows of an image, in order, each as soon as no other tile contributes to them.
+
+    The parameters are those of :func:`run_network`.
+
+    Yields
+    ------
+    rows : slice
+    maps : ndarray of shape (n_outputs, n_rows, n_x)
+        Valid until the next ones are asked for.
+    """
+    along_y, along_x = (tile_slices(n, tile_size, multiple) for n in values.shape)
+
+    def maps_of(y: slice, x: slice) -> Tensor:
+        return _maps_of(network, values, to_input, (y, x), multiple, device)
+
+    if len(along_y) == len(along_x) == 1:
+        yield along_y[0], maps_of(*along_y, *along_x).cpu().numpy()
+        return
     # the sum of the weights is separable
     total_y, total_x = (
-        _total_weight(n, along, image.device) for n, along in zip(image.shape, (along_y, along_x), strict=True)
+        _total_weight(n, along, device) for n, along in zip(values.shape, (along_y, along_x), strict=True)
     )
-    return total.div_(total_y[:, None]).div_(total_x)
+    strip: Tensor | None = None
+    with tqdm(total=len(along_y) * len(along_x), desc="enhancing", unit="tile", disable=not progress) as bar:
+        for y, end in zip(along_y, [*(tile.start for tile in along_y[1:]), len(values)], strict=True):
+            for x in along_x:
+                maps = maps_of(y, x)
+                weight_y, weight_x = (_blending_weights(n, device) for n in maps.shape[1:])
+                if strip is None:
+                    strip = torch.zeros((*maps.shape[:2], values.shape[1]), device=device)
+                strip[:, :, x] += maps * (weight_y[:, None] * weight_x)
+                bar.update()
+            assert strip is not None
+            finished, begun = strip[:, : end - y.start], strip[:, end - y.start :].clone()
+            rows = slice(y.start, end)
+            yield rows, finished.div_(total_y[rows, None]).div_(total_x).cpu().numpy()
+            strip.zero_()[:, : begun.shape[1]] = begun
+
+
+def _joined(strips: Iterable[tuple[slice, NDArray[np.float32]]], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The maps of the whole image."""
+    maps: NDArray[np.float32] | None = None
+    for rows, part in strips:
+        if part.shape[1:] == shape:
+            return part
+        if maps is None:
+            maps = np.empty((len(part), *shape), np.float32)
+        maps[:, rows] = part
+    assert maps is not None
+    return maps
 
 
 def tile_slices(n: int, tile_size: int, multiple: int = 1) -> list[slice]:
@@ -252,19 +351,27 @@ def _blending_weights(n: int, device: torch.device) -> Tensor:
 
 
 @torch.inference_mode()
-def _maps_of(network: NetworkFunction, image: Tensor, tile: tuple[slice, slice], multiple: int) -> Tensor:
+def _maps_of(
+    network: NetworkFunction,
+    values: NDArray,
+    to_input: Callable[[NDArray], NDArray],
+    tile: tuple[slice, slice],
+    multiple: int,
+    device: torch.device,
+) -> Tensor:
     """Maps of a tile: its input extends into the neighbouring tiles, and beyond the image by reflection."""
-    rows, cols = (_input_pixels(n, one, multiple) for n, one in zip(image.shape, tile, strict=True))
+    rows, cols = (_input_pixels(n, one, multiple) for n, one in zip(values.shape, tile, strict=True))
     n_y, n_x = (one.stop - one.start for one in tile)
-    maps = network(image[rows[:, None], cols][None, None])[0].float()
+    given = to_input(values[np.ix_(rows, cols)]).astype(np.float32, copy=False)
+    maps = network(torch.as_tensor(given, device=device)[None, None])[0].float()
     return maps[:, MARGIN : MARGIN + n_y, MARGIN : MARGIN + n_x].clone()
 
 
-def _input_pixels(n: int, tile: slice, multiple: int) -> Tensor:
+def _input_pixels(n: int, tile: slice, multiple: int) -> NDArray[np.intp]:
     """Pixels along an axis of ``n`` that a tile and its margins consist of."""
     # np.pad reflects an image that is smaller than the margin several times
     known = np.pad(np.arange(n), MARGIN, mode="reflect")[tile.start : tile.stop + 2 * MARGIN]
-    return torch.as_tensor(np.pad(known, (0, _padding(len(known), multiple)), mode="reflect"))
+    return np.pad(known, (0, _padding(len(known), multiple)), mode="reflect")
 
 
 def _padding(n: int, multiple: int) -> int:

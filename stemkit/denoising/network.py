@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,13 +13,14 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from stemkit.compute import PRECISIONS, resolve_device, seed_from
 from stemkit.denoising.base import Denoiser, Enhancer, without_faults
 from stemkit.denoising.callbacks import epochs_of, seed_of
 from stemkit.denoising.frame_pairs import is_aligned, with_frames, without_gaps
-from stemkit.denoising.inference import InferenceNetwork, enhanced_maps, for_inference
+from stemkit.denoising.inference import InferenceNetwork, enhanced_maps, enhanced_strips, for_inference
 from stemkit.denoising.lattice_average import combine_with_lattice
 from stemkit.denoising.sampling import check_sampling
 from stemkit.denoising.sources import CROP_MULTIPLE, MIN_CROP, PairSource, Source, SynthesisSource
@@ -219,7 +221,7 @@ class NetworkDenoiser(Denoiser):
         noisy, clean = [], []
         for image, target in zip(images, truth, strict=True):
             sign = mode_sign(resolve_mode(image, self.mode))
-            offset, scale = network_units(image.values * sign, info)
+            offset, scale = network_units(image.values, info, sign)
             noisy.append((image.values * sign - offset) / (scale or 1.0))
             clean.append(to_network(target.values, self.target, sign, offset, scale or 1.0))
         source = PairSource(
@@ -274,26 +276,56 @@ class NetworkDenoiser(Denoiser):
 
     # --- inference -----------------------------------------------------------------------------------------------
 
+    def strips(self, image: xr.DataArray) -> Iterator[tuple[slice, xr.DataArray]]:
+        """The result of :meth:`transform` for one large image, which need not be in memory as a whole.
+
+        Parameters
+        ----------
+        image : DataArray
+            ``(n_y, n_x)``.
+
+        Yields
+        ------
+        rows : slice
+            From the first rows to the last.
+        strip : DataArray
+            These rows of the result, valid until the next ones are asked for. It is the whole result if the image is
+            not divided into tiles, if the network is applied on another grid than the image's, with
+            ``average_flips=True``, and with ``lattice="auto"``.
+        """
+        if self.lattice == "auto":
+            whole = self.transform(image)
+            assert isinstance(whole, xr.DataArray)
+            yield slice(0, len(whole)), whole
+            return
+        check_is_fitted(self)
+        self._check_parameters()
+        (valid,) = self._validated(image)
+        mode, filled = resolve_mode(valid, self.mode), without_faults(valid)
+        network = for_inference(self.net_, resolve_device(self.device), self.precision)
+        for rows, maps in enhanced_strips(filled.values, network, self.info_, **self._options(mode)):
+            yield rows, self._with_maps(filled[rows], maps, mode)
+
     def _enhancer(self) -> Enhancer:
         # the network is converted once for all images
         network = for_inference(self.net_, resolve_device(self.device), self.precision)
         return partial(self._maps_by, network)
 
     def _maps_by(self, network: InferenceNetwork, image: xr.DataArray, mode: str) -> dict[str, NDArray]:
-        sign = mode_sign(mode)
-        maps = enhanced_maps(
-            image.values,
-            network,
-            self.info_,
-            sign=sign,
-            sampling=self.sampling,
-            tile_size=self.tile_size,
-            uncertainty_of=self.target if self.average_flips else None,
-            progress=self.verbose > 0,
-        )
+        maps = enhanced_maps(image.values, network, self.info_, **self._options(mode))
         if self.lattice == "auto" and "enhance" in maps:
+            sign = mode_sign(mode)
             maps["enhance"] = sign * combine_with_lattice(sign * image.values, sign * maps["enhance"])
         return maps
+
+    def _options(self, mode: str) -> dict[str, Any]:
+        return {
+            "sign": mode_sign(mode),
+            "sampling": self.sampling,
+            "tile_size": self.tile_size,
+            "uncertainty_of": self.target if self.average_flips else None,
+            "progress": self.verbose > 0,
+        }
 
     def _made_with(self) -> dict[str, Any]:
         return {"weights": self.info_.sha256} | ({"lattice": "auto"} if self.lattice == "auto" else {})

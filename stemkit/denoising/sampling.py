@@ -104,6 +104,8 @@ def chosen_grid(values: NDArray, sampling: float | str, known: tuple[float, floa
     if sampling == 1 and known is None:
         return Grid(1.0, None, 0.0)
     part = central_crop(values, CONSTANTS.measured_on)
+    if part.dtype not in (np.float32, np.float64):
+        part = part.astype(np.float64)
     spacing, fine, noise = _spacing(part)
     low, high = (0.0, np.inf) if known is None else known
     if sampling != "auto":

@@ -19,12 +19,16 @@ __all__ = ["from_network", "network_units", "to_network", "widened"]
 WIDENING = (0.8, 1.25)
 
 
-def network_units(values: NDArray, info: NetworkInfo) -> tuple[float, float]:
-    """Offset and scale of an image with bright columns; the network's input is ``(values - offset) / scale``."""
+def network_units(values: NDArray, info: NetworkInfo, sign: float = 1) -> tuple[float, float]:
+    """Offset and scale of an image; the network's input is ``(sign * values - offset) / scale``.
+
+    ``sign`` is -1 in bright field. The image is not multiplied by it, which would be a copy of the whole of it.
+    """
     if info.scaling == "standard":
-        return intensity_scale(values)
+        offset, scale = intensity_scale(values)
+        return sign * offset, scale
     low, high = float(values.min()), float(values.max())
-    return low, (high - low) / 255.0
+    return (low if sign > 0 else -high), (high - low) / 255.0
 
 
 def to_network(values: Any, name: str, sign: float, offset: Any, scale: Any) -> Any:

@@ -30,6 +30,8 @@ class Constants:
     background_fraction: float = 1 / 8
     #: Smallest sigma of that filter, px (chosen: wider than a column).
     background_sigma: float = 4.0
+    #: Edge of the square in the middle of a larger image that is examined, px (chosen: memory, 50 bytes per pixel).
+    largest: int = 2048
 
 
 CONSTANTS = Constants()
@@ -66,14 +68,15 @@ def _smoothed_skewness(values: NDArray) -> float:
 
     from stemkit.filters import wide_gaussian
 
-    work = np.asarray(values, dtype=np.float64)
+    middle = (slice(max(0, n - CONSTANTS.largest) // 2, (n + CONSTANTS.largest) // 2) for n in values.shape)
+    work = np.asarray(values[tuple(middle)], dtype=np.float64)
     # a faulty pixel may exceed all others a thousandfold
     low, high = np.quantile(work, CONSTANTS.quantiles)
     margin = CONSTANTS.margin * (high - low)
     work = np.clip(work, low - margin, high + margin) if high > low else work
     smooth = gaussian_filter(work, CONSTANTS.noise_sigma)
     smooth = smooth - wide_gaussian(
-        smooth, max(CONSTANTS.background_sigma, min(values.shape) * CONSTANTS.background_fraction)
+        smooth, max(CONSTANTS.background_sigma, min(work.shape) * CONSTANTS.background_fraction)
     )
     std = smooth.std()
     return 0.0 if std == 0 else float(((smooth - smooth.mean()) ** 3).mean() / std**3)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from stemkit.io.attributes import PROVENANCE, attributes_of, unpack
 from stemkit.io.calibration import seconds_per
 from stemkit.io.units import nm_per
 
-__all__ = ["create", "multiscale", "save", "write_images"]
+__all__ = ["create", "multiscale", "save", "write_levels", "write_rows"]
 
 #: Version of the metadata.
 VERSION = "0.5"
@@ -37,7 +38,10 @@ def save(image: xr.DataArray, path: Path, provenance: str) -> None:
     """Write the image with its maps and attributes; a lazy stack is read image by image."""
     create(image, path, provenance)
     for i in range(len(image) if image.ndim == 3 else 1):
-        write_images(path, i, image[i : i + 1] if image.ndim == 3 else image)
+        # pixels and maps together: those of a lazy image have a computation in common
+        one = (image[i] if image.ndim == 3 else image).compute()
+        write_rows(path, i, slice(0, len(one)), one)
+        write_levels(path, i)
 
 
 def create(image: xr.DataArray, path: Path, provenance: str) -> None:
@@ -52,19 +56,24 @@ def create(image: xr.DataArray, path: Path, provenance: str) -> None:
         _array(root, f"{MAPS}/{name}", image.shape, image.coords[name].dtype, names)
 
 
-def write_images(path: Path, start: int, images: xr.DataArray) -> None:
-    """Write the pixels of some images of a stack, from the image ``start`` on, or those of a single image.
+def write_rows(path: Path, index: int, rows: slice, image: xr.DataArray) -> None:
+    """Write rows of one image of a stack, or of a single image, in full size, with its maps.
 
     Each image is stored by itself, so that several processes can write different ones.
     """
     root = _zarr().open_group(path, mode="r+")
-    part = slice(start, start + len(images)) if images.ndim == 3 else slice(None)
-    for name in _maps(images):
-        root[f"{MAPS}/{name}"][part] = images.coords[name].values
-    pixels = images.values
-    for level in range(_n_levels(images.shape)):
-        root[str(level)][part] = pixels
-        pixels = _halved(pixels)
+    for name, values in {"0": image.values, **{f"{MAPS}/{m}": image.coords[m].values for m in _maps(image)}}.items():
+        root[name][_part(root[name], index, rows)] = values
+
+
+def write_levels(path: Path, index: int) -> None:
+    """Write the coarser levels of an image whose rows are complete, without the whole of it in memory."""
+    root = _zarr().open_group(path, mode="r+")
+    levels = [root[str(level)] for level in range(_n_levels(root["0"].shape))]
+    for finer, coarser in pairwise(levels):
+        for start in range(0, finer.shape[-2], 2 * CHUNK):
+            pixels = finer[_part(finer, index, slice(start, start + 2 * CHUNK))]
+            coarser[_part(coarser, index, slice(start // 2, start // 2 + CHUNK))] = _halved(pixels)
 
 
 def multiscale(attrs: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] | None:
@@ -164,6 +173,11 @@ def _maps(image: xr.DataArray) -> list[str]:
 def _array(root: Any, name: str, shape: tuple[int, ...], dtype: DTypeLike, names: list[str]) -> None:
     chunks = (1,) * (len(shape) - 2) + tuple(min(n, CHUNK) for n in shape[-2:])
     root.create_array(name, shape=shape, dtype=dtype, chunks=chunks, dimension_names=names)
+
+
+def _part(array: Any, index: int, rows: slice) -> tuple[int | slice, ...]:
+    """Index of rows of one image in an array of a stack, or of a single image."""
+    return (index, rows) if array.ndim == 3 else (rows,)
 
 
 def _n_levels(shape: tuple[int, ...]) -> int:

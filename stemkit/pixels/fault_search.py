@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -71,7 +72,11 @@ def faulty_pixels(values: NDArray, *, averaged: bool = False) -> NDArray[np.bool
     >>> bool(filled(image).max() < 60)
     True
     """
-    return find_pixel_faults(values, averaged=averaged).mask
+    values = np.asarray(values)
+    mask = np.zeros(values.shape, dtype=bool)
+    for rows, part in _by_bands(values, averaged):
+        mask[rows] = part.mask
+    return mask
 
 
 def find_pixel_faults(values: NDArray, *, averaged: bool = False) -> PixelFaults:
@@ -110,16 +115,24 @@ def find_pixel_faults(values: NDArray, *, averaged: bool = False) -> PixelFaults
     A large image is searched in bands of rows, whose noise is measured separately.
     """
     values = np.asarray(values)
-    if values.size <= CONSTANTS.max_searched_pixels:
-        return _searched(values, averaged)
     masks = [np.zeros(values.shape, dtype=bool) for _ in fields(PixelFaults)]
+    for rows, part in _by_bands(values, averaged):
+        for mask, field in zip(masks, fields(PixelFaults), strict=True):
+            mask[rows] = getattr(part, field.name)
+    return PixelFaults(*masks)
+
+
+def _by_bands(values: NDArray, averaged: bool) -> Iterator[tuple[slice, PixelFaults]]:
+    """Faults of the rows of an image, of all of them at once if it is small."""
+    if values.size <= CONSTANTS.max_searched_pixels:
+        yield slice(0, len(values)), _searched(values, averaged)
+        return
     band = max(CONSTANTS.min_band, min(CONSTANTS.max_band, CONSTANTS.max_searched_pixels // values.shape[1]))
     for start in range(0, len(values), band):
         first = max(0, start - CONSTANTS.band_margin)
         part = _searched(values[first : start + band + CONSTANTS.band_margin], averaged)
-        for mask, field in zip(masks, fields(PixelFaults), strict=True):
-            mask[start : start + band] = getattr(part, field.name)[start - first : start - first + band]
-    return PixelFaults(*masks)
+        inside = slice(start - first, start - first + band)
+        yield slice(start, start + band), PixelFaults(*(getattr(part, f.name)[inside] for f in fields(part)))
 
 
 def _searched(values: NDArray, averaged: bool) -> PixelFaults:

@@ -57,18 +57,18 @@ def outlying_pixels(
 
     Bright pixels must also be brighter than the width of the probe allows.
     """
-    image, middle = work * sign, slice(2, -2)
-    along_y, along_x = cubics[0] * sign, cubics[1] * sign
+    middle = work[2:-2, 2:-2]
     threshold = CUBIC_RESIDUAL_STD * noise.threshold
     least = threshold * float(np.sqrt(noise.variance.min() + noise.quantum**2))
-    excess = image[middle, middle] - np.maximum(along_y, along_x)
+    excess = middle - np.maximum(*cubics) if sign > 0 else np.minimum(*cubics) - middle
     y, x = np.nonzero(excess > MIN_LARGER_CUBIC * least)
-    expected = (along_y[y, x] + along_x[y, x]) / 2
-    local_least = threshold * noise.std(sign * expected)
-    over = (image[y + 2, x + 2] - expected > local_least) & (excess[y, x] > MIN_LARGER_CUBIC * local_least)
+    expected = (cubics[0][y, x] + cubics[1][y, x]) / 2
+    local_least = threshold * noise.std(expected)
+    over = sign * (middle[y, x] - expected) > local_least
+    over &= excess[y, x] > MIN_LARGER_CUBIC * local_least
     y, x = y[over], x[over]
     if sign > 0 and len(y):
-        over = image[y + 2, x + 2] > _highest(image, y, x, noise, sign, CONSTANTS.min_width)
+        over = middle[y, x] > _highest(work, y, x, noise, sign, CONSTANTS.min_width)
         y, x = y[over], x[over]
     out = np.zeros(work.shape, dtype=bool)
     out[y + 2, x + 2] = True

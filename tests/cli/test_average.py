@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import tifffile
 
-from stemkit import NoiseModel, PointwiseNoise, read
+from stemkit import NoiseModel, PointwiseNoise, read, write
 from stemkit.cli import main
 from stemkit.cli.average import _slow, series_figure
+from stemkit.cli.common import read_when_needed
 from stemkit.images.lazy import is_lazy
 from stemkit.series import SeriesAligner, draw_displacements, draw_series
 from stemkit.synthesis import cropped, disk, lattice, planar_cell
@@ -50,11 +51,19 @@ def test_frames_of_large_files_are_read_when_they_are_needed(file, monkeypatch):
     monkeypatch.setattr(SeriesAligner, "fit", lambda self, X: fitted.append(X) or fit(self, X))
     assert average(file, "--whole") == 0
     in_memory = read(file.parent / "series_average.nc")
-    monkeypatch.setattr("stemkit.cli.average.MAX_BYTES_IN_MEMORY", 0)
+    monkeypatch.setattr("stemkit.cli.common.MAX_BYTES_IN_MEMORY", 0)
     (file.parent / "series_average.nc").unlink()
     assert average(file, "--whole") == 0
     assert [is_lazy(frames) for frames in fitted] == [False, True]
     np.testing.assert_array_equal(read(file.parent / "series_average.nc"), in_memory)
+
+
+def test_the_size_of_a_folder_is_that_of_its_files(file, monkeypatch):
+    pytest.importorskip("zarr")
+    path = write(read(file), file.parent / "series.zarr")
+    monkeypatch.setattr("stemkit.cli.common.MAX_BYTES_IN_MEMORY", 80 * 80 * 4)
+    assert path.stat().st_size < 80 * 80 * 4
+    assert read_when_needed(path)
 
 
 def test_the_figure_shows_the_average_and_the_displacements(file, monkeypatch):

@@ -9,6 +9,7 @@ import stemkit
 from stemkit import AtomDetector, NoiseCalibrator, NoiseModel, PointwiseNoise, SeriesAligner
 from stemkit.cli import main
 from stemkit.detection.exports import read_columns
+from stemkit.images.lazy import is_lazy
 from stemkit.series import draw_displacements, draw_series
 from stemkit.synthesis import cropped, disk, lattice, planar_cell
 
@@ -63,6 +64,21 @@ def test_frames_can_be_measured_together_and_alone(tmp_path, frames):
     assert set(average["image"]) == {0}
     assert set(alone["image"]) == {0, 1, 2}
     assert alone["x_err"].median() / average["x_err"].median() == pytest.approx(3**0.5, rel=0.15)
+
+
+@pytest.mark.parametrize("option", ["--no-enhance", "--all-frames", "--per-frame"])
+def test_frames_of_large_files_are_read_when_they_are_needed(tmp_path, frames, monkeypatch, option):
+    pytest.importorskip("dask")
+    pytest.importorskip("zarr")
+    path = stemkit.write(frames, tmp_path / "series.zarr")
+    fitted, fit, tables = [], SeriesAligner.fit, []
+    monkeypatch.setattr(SeriesAligner, "fit", lambda self, X: fitted.append(X) or fit(self, X))
+    for large in (2**28, 0):
+        monkeypatch.setattr("stemkit.cli.common.MAX_BYTES_IN_MEMORY", large)
+        assert detect(path, "-o", tmp_path / f"{large}", "--no-enhance", option) == 0
+        tables.append(read_columns(tmp_path / f"{large}" / "series_columns.csv"))
+    pd.testing.assert_frame_equal(*tables)
+    assert [is_lazy(images) for images in fitted] == ([] if option == "--per-frame" else [False, True])
 
 
 def test_a_folder_is_a_series_if_asked(tmp_path, frames, capsys):

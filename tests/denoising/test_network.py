@@ -1,6 +1,7 @@
 """SFINDenoiser: weights, training, results."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from sklearn.exceptions import NotFittedError
 
 from stemkit import NoiseModel, PointwiseNoise, SFINDenoiser, STEMSynthesizer
 from stemkit.denoising import known_weights, load_weights, save_weights
-from stemkit.denoising.inference import tile_slices
+from stemkit.denoising.inference import enhanced_strips, tile_slices
 from stemkit.denoising.weights import NetworkInfo, build
 from stemkit.images import split
 from stemkit.metrics import psnr
@@ -132,6 +133,37 @@ class TestTiles:
         image = np.tile(pairs["noisy"][0].values, (2, 2))
         denoiser = SFINDenoiser(mode="haadf", tile_size=128).fit(image)
         np.testing.assert_array_equal(denoiser.transform(image), denoiser.transform(image))
+
+    @pytest.mark.parametrize(
+        ("options", "number"),
+        [({}, 3), ({"mode": "bf"}, 3), ({"average_flips": True}, 1), ({"sampling": 0.8}, 1), ({"lattice": "auto"}, 1)],
+    )
+    def test_rows_of_the_result_come_one_after_the_other(self, pairs, options, number):
+        image = np.tile(pairs["noisy"][0].values, (3, 2))[:300]
+        image[7, 9] = 1e4  # is interpolated, but not in the recorded pixels
+        (image,) = split(xr.DataArray(image, dims=("y", "x")))
+        denoiser = SFINDenoiser(tile_size=128, **{"mode": "haadf", **options}).fit(image)
+        whole, ends = denoiser.transform(image), [0]
+        for rows, strip in denoiser.strips(image):
+            assert rows.start == ends[-1]
+            xr.testing.assert_identical(strip, whole[rows])
+            ends.append(rows.stop)
+        assert ends[-1] == len(image)
+        assert len(ends) > number
+
+    def test_need_no_copies_of_the_image(self):
+        def network(images):
+            return images.repeat(1, 3, 1, 1)
+
+        network.device = torch.device("cpu")
+        image = np.random.default_rng(0).normal(size=(3000, 2000)).astype(np.float32)
+        tracemalloc.start()
+        for rows, maps in enhanced_strips(image, network, NetworkInfo(4, 1, 1), sign=-1, tile_size=256):
+            np.testing.assert_allclose(maps["enhance"], image[rows], atol=1e-5)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        # the quantiles are found in one copy
+        assert peak < 1.4 * image.nbytes
 
     def test_leave_no_seam(self):
         # along the lines where tiles meet, errors are what they are elsewhere

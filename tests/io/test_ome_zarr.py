@@ -66,6 +66,32 @@ def test_the_metadata_are_those_of_the_specification(series, tmp_path):
     assert len(image["datasets"]) == 3
 
 
+@pytest.mark.parametrize("shape", [(530, 300), (2, 531, 301)])
+def test_coarser_levels_are_made_in_parts(shape, tmp_path, monkeypatch):
+    from stemkit.io import ome_zarr
+
+    monkeypatch.setattr(ome_zarr, "CHUNK", 64)
+    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    path = stemkit.write(xr.DataArray(values, dims=("image", "y", "x")[-len(shape) :]), tmp_path / "a.zarr")
+    for level in range(3):
+        np.testing.assert_array_equal(zarr.open_array(path / str(level), mode="r")[:], values)
+        values = ome_zarr._halved(values)
+    assert not (path / "3").exists()
+
+
+def test_pixels_and_maps_of_a_lazy_image_are_computed_once(series, tmp_path):
+    computed = []
+
+    def transform(image):
+        computed.append(image.shape)
+        return image
+
+    lazily = stemkit.images.LazyResults(transform, series.chunk()).joined()
+    path = stemkit.write(lazily, tmp_path / "a.zarr")
+    assert computed.count(series.shape[1:]) == 3
+    np.testing.assert_array_equal(stemkit.read(path).recorded, series.recorded)
+
+
 @settings(max_examples=20, deadline=None)
 @given(n_y=st.integers(1, 9), n_x=st.integers(1, 9), seed=st.integers(0, 99))
 def test_a_coarser_level_has_the_means_of_pixels(n_y, n_x, seed):

@@ -71,9 +71,8 @@ def build(session: nox.Session) -> None:
 
 @nox.session
 def links(session: nox.Session) -> None:
-    """Links of the documentation, without the gallery; of other servers, as far as they can be reached."""
-    install(session, "-e", ".[docs,formats,crystals,report]")
-    session.run("sphinx-build", "-b", "linkcheck", "-D", "plot_gallery=0", "docs", "docs/_build/links")
+    """Links of the documentation: those to the repository, and of other servers, as far as they can be reached."""
+    session.run("python", "docs/links.py", *(session.posargs or ["--online"]))
 
 
 @nox.session

@@ -130,11 +130,13 @@ def _report_on(job: Job) -> list[Path]:
     job.step("fitting lattices")
     lattices = fit_image_lattices(table, shown, detector, pixel_size_error=job.arguments.pixel_size_error)
     remarks = [note.removeprefix("note: ") for note in notes(table, detector, shown, job.path)]
-    job.step("writing")
     plt = non_interactive_pyplot()
     for i, target in enumerate(targets):
         one = shown if shown.ndim == 2 else shown[i]
         columns = table[table["image"] == i]
+        job.step("assessing")
+        assessment = _assessment(one, columns)
+        job.step("drawing and writing")
         noise_figure = calibrator.plot(i)
         shown_sections = [*sections, _lattices(lattices, i, one, columns), *_structure(one, columns, job)]
         try:
@@ -144,7 +146,7 @@ def _report_on(job: Job) -> list[Path]:
                 columns,
                 title=job.name if len(targets) == 1 else f"{job.name}, image {i}",
                 noise_figure=noise_figure,
-                assessment=_assessment(one, columns),
+                assessment=assessment,
                 faults=[*calibrator.diagnostics_[i]["faults"].values(), *remarks],
                 sections=shown_sections,
                 command=_command(job),

@@ -198,3 +198,10 @@ def test_the_first_use_says_that_it_compiles(tmp_path, monkeypatch):
     assert "compiling the fits" in first_use()
     (tmp_path / "fit.nbi").touch()
     assert first_use() == ""
+
+
+def test_without_arguments_the_verbs_are_listed(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 0
+    assert {"report", "detect", "demo"} <= set(capsys.readouterr().out.split())

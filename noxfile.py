@@ -37,7 +37,7 @@ def tests_oldest(session: nox.Session) -> None:
     session.install(*oldest, "torch")
     session.install(*oldest, ".[formats,zarr,dask,crystals,exports,report]")
     session.install("pytest", "hypothesis", "mrcfile")
-    paths = ["tests/io", "tests/columns", "tests/noise", "tests/structure", "tests/report/test_pages.py"]
+    paths = ["tests/io", "tests/columns", "tests/noise", "tests/structure", "tests/report/test_pages.py", "tests/test_plotting.py"]
     # warnings of libraries that are years older than the Python that runs them are not ours
     options = ["-o", "filterwarnings=default", "-p", "no:cacheprovider"]
     command = ["pytest", *options, *(session.posargs or [*paths, "tests/test_estimators.py"])]

@@ -56,6 +56,3 @@ sphinx_gallery_conf = {
     "show_memory": False,
     "min_reported_time": 1,
 }
-
-linkcheck_timeout = 10
-linkcheck_retries = 1

@@ -88,7 +88,7 @@ show_mixture(counts.columns, counts.components, counts.width, axes[1], "intensit
 # BIC does not.
 
 fig, ax = plt.subplots(figsize=(6.4, 4), layout="constrained")
-counts.criteria.plot(ax=ax, marker="o", markersize=4)
+counts.criteria.rename(columns=str.upper).plot(ax=ax, marker="o", markersize=4)
 ax.set(xlabel="number of components", ylabel="criterion")
 
 # %%

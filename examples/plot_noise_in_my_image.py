@@ -115,7 +115,9 @@ print("kind:", found.pointwise.kind)
 # %%
 # The standard error is that of the noise realised in this image. One image differs from the numbers it was drawn with
 # by sampling, most of all in the amplitude of a background with a large length. A crystal of varying thickness is
-# indistinguishable from background.
+# indistinguishable from background. Jitter across the rows is found although none was drawn: at so few electrons, most of
+# the power of these displacements is noise of the estimates (the last panel below), and what is left is uncertain by more
+# than its standard error.
 #
 # How the numbers are measured
 # ----------------------------

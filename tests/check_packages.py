@@ -17,7 +17,9 @@ NEEDED = (
     "stemkit/denoising/shipped/sfin-general.md",
     "stemkit/benchmark/simulated/gold_110.npz",
     "stemkit/report/templates/page.html.jinja",
+    "stemkit/report/templates/page.js",
     "stemkit/report/templates/style.css",
+    "stemkit/report/templates/unpack.js",
 )
 #: Largest size of a package, MB (chosen: the weights and the simulated images are most of it).
 LARGEST = {".whl": 8.0, ".gz": 12.0}
@@ -67,7 +69,12 @@ def requirements() -> list[str]:
     recipe = Path("recipe/recipe.yaml").read_text(encoding="utf-8").partition("\n  run:\n")[2].partition("\n\n")[0]
     run = dict(re.findall(r"- (\S+) >=(\S+)", recipe))
     oldest = dict(re.findall(r"^([\w.-]+)==(\S+)", Path("constraints-oldest.txt").read_text(encoding="utf-8"), re.M))
-    found = []
+    known = {CONDA.get(name, name) for name in (text.partition(">=")[0] for text in project["dependencies"])}
+    found = [f"recipe/recipe.yaml needs {name}, pyproject.toml does not" for name in run.keys() - {"python", *known}]
+    if f">={run.get('python')}" != project["requires-python"]:
+        found.append(
+            f"recipe/recipe.yaml has python >={run.get('python')}, pyproject.toml {project['requires-python']}"
+        )
     for text in project["dependencies"]:
         name, _, least = text.partition(">=")
         if run.get(CONDA.get(name, name)) != least:

@@ -59,7 +59,7 @@ def command() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code.
+    """Run the command and return its exit code. Without arguments, the help is printed.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, or 1 if anything failed, 130 if the command was interrupted, 141 if the reader of its output ended before
         it. Invalid arguments end the process with code 2.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_args((sys.argv[1:] if argv is None else argv) or ["--help"])
     quiet = _quiet_deletions(arguments.debug)
     with warnings.catch_warnings(), _streams(), _one_blas_thread(), quiet, logged(arguments):
         warnings.showwarning = _show_warning
@@ -100,11 +100,14 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="stemkit", description="Calibrate, enhance and measure atomic-resolution STEM images."
+        prog="stemkit",
+        description="Calibrate, enhance and measure atomic-resolution STEM images.",
+        epilog="To begin: stemkit report image.dm4 -o out, and open out/index.html in a browser. stemkit VERB --help "
+        "describes the options of a verb.",
     )
     parser.add_argument("--version", action="version", version=f"stemkit {__version__}")
     parser.add_argument("--debug", action="store_true", help="print where in the program an error occurred")
-    subparsers = parser.add_subparsers(required=True, metavar="VERB")
+    subparsers = parser.add_subparsers(required=True, metavar="VERB", title="verbs")
     for verb in VERBS:
         verb.add_to(subparsers)
     for subparser in subparsers.choices.values():

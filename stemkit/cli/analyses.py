@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stemkit.cli.figures import non_interactive_pyplot
+from stemkit.cli.messages import with_error
 from stemkit.tables import counted, unit_of_table
 
 if TYPE_CHECKING:
@@ -91,6 +92,10 @@ def _polarization(crystal: Crystal, arguments: argparse.Namespace) -> Result:
     from stemkit.plotting import show_displacements
     from stemkit.structure import cage_displacements, polarization
 
+    if len(crystal.lattice.sites) < 2:
+        raise ValueError(
+            "the cell of the fitted lattice has one site, but polarization needs one sublattice in the cages of another"
+        )
     result = cage_displacements(crystal.table, lattice=crystal.lattice, n_cage=arguments.n_cage)
     name = "displacement"
     if arguments.born_charge is not None:
@@ -151,11 +156,21 @@ def _grains(crystal: Crystal, arguments: argparse.Namespace) -> Result:
         return figure
 
     none = int((found.labels < 0).sum())
-    lines = [f"{counted(len(found.grains), 'grain')}, {counted(none, 'column')} in none", *map(repr, found.lattices)]
+    lines = [
+        f"{counted(len(found.grains), 'grain')}, {counted(none, 'column')} in none",
+        *map(_in_words, found.lattices),
+    ]
     for one in found.boundaries.itertuples():
         turn = f", {one.misorientation:.2f} ± {one.misorientation_err:.2f}°" if one.same_phase else ""
         lines.append(f"grains {one.first} and {one.second}: {one.kind}{turn}")
     return Result(found.columns, "\n  ".join(lines), draw)
+
+
+def _in_words(lattice: Lattice) -> str:
+    a, b = (with_error(*one) for one in zip(lattice.lengths, lattice.lengths_err, strict=True))
+    angle = with_error(lattice.angle, lattice.angle_err)
+    n = int((lattice.site >= 0).sum())
+    return f"lattice of {counted(n, 'column')}: a = {a} {lattice.unit}, b = {b} {lattice.unit}, γ = {angle}°"
 
 
 def _rings(crystal: Crystal, arguments: argparse.Namespace) -> Result:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stemkit.atomic import check_place, whole_file
 from stemkit.cli.figures import non_interactive_pyplot, save_and_close
+from stemkit.cli.messages import first_use
 from stemkit.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ MIN_NOISE = 0.002
 ENLARGED_EDGE = 150
 #: Explanation of the printed table.
 EXPLANATION = """\
-recorded, enhanced: peak signal-to-noise ratio. found: of the true columns, those at the border left out. none: columns
+recorded, enhanced: peak signal-to-noise ratio. found: of the true columns, those at the border left out. false: columns
 found where there is none. RMS: deviation from the true position along an axis; stated: what the errors in the table,
 with the jitter of the rows, say it is; both for good columns. The network was not trained on these crystals."""
 
@@ -98,10 +99,9 @@ def run(arguments: argparse.Namespace) -> int:
     rows = []
     with Progress(len(SCENES)) as progress:
         for name, signal, dose in SCENES:
-            progress.step(f"{name} {signal}")
-            rows.append(_run_scene(name, signal, dose, folder).cells())
+            rows.append(_run_scene(name, signal, dose, folder, progress).cells())
             progress.advance()
-    header = ("image", "recorded", "enhanced", "found", "none", "RMS", "stated")
+    header = ("image", "recorded", "enhanced", "found", "false", "RMS", "stated")
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     for row in [header, *rows]:
         print("  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]))
@@ -117,9 +117,8 @@ def _targets(folder: Path, name: str, signal: str) -> tuple[Path, Path, Path]:
     return folder / f"{stem}.nc", folder / f"{stem}_columns.csv", folder / f"{stem}.png"
 
 
-def _run_scene(name: str, signal: str, dose: float, folder: Path) -> Outcome:
+def _run_scene(name: str, signal: str, dose: float, folder: Path, progress: Progress) -> Outcome:
     import numpy as np
-    from sklearn.pipeline import Pipeline
 
     from stemkit import AtomDetector, NoiseCalibrator, SFINDenoiser, write
     from stemkit.benchmark import simulated
@@ -128,10 +127,14 @@ def _run_scene(name: str, signal: str, dose: float, folder: Path) -> Outcome:
 
     clean, truth = simulated(name, signal, shape=(IMAGE_SIZE, IMAGE_SIZE), pixel_size=PIXEL_SIZE)
     recorded: Any = _scanned(clean, dose).apply(clean, random_state=0)
-    pipeline = Pipeline([("noise", NoiseCalibrator()), ("denoise", SFINDenoiser()), ("atoms", AtomDetector())])
-    enhanced = pipeline[:-1].fit_transform(recorded)
-    columns = pipeline[-1].fit_transform(enhanced)
-    radius = pipeline["atoms"].spacing_ / 3
+    detector = AtomDetector()
+    progress.step(f"{name} {signal}: measuring the noise{first_use()}")
+    calibrated = NoiseCalibrator().fit_transform(recorded)
+    progress.step(f"{name} {signal}: enhancing")
+    enhanced = SFINDenoiser().fit_transform(calibrated)
+    progress.step(f"{name} {signal}: measuring the columns")
+    columns = detector.fit_transform(enhanced)
+    radius = detector.spacing_ / 3
     measured, true = (
         table[table[["y_px", "x_px"]].apply(lambda p: p.between(BORDER, IMAGE_SIZE - 1 - BORDER)).all(axis=1)]
         for table in (columns, truth)
@@ -141,7 +144,11 @@ def _run_scene(name: str, signal: str, dose: float, folder: Path) -> Outcome:
     write(recorded, paths[0], overwrite=True)
     with whole_file(paths[1]) as temporary:
         columns.to_csv(temporary, index=False)
-    save_and_close(_figure(recorded, enhanced, measured, true, match), paths[2], dpi=110)
+    progress.step(f"{name} {signal}: comparing with the truth")
+    title = f"{name} {signal.upper()}, multislice simulation, {dose:g} electrons per pixel at the brightest column"
+    figure = _figure(recorded, enhanced, measured, true, match)
+    figure.suptitle(title)
+    save_and_close(figure, paths[2], dpi=110)
     good, exact = good_columns(columns), _true_positions(clean)
     pairs = match_columns(good[["y", "x"]], exact[["y", "x"]], radius)
     found = good.iloc[pairs.found]
@@ -182,7 +189,7 @@ def _true_positions(clean: xr.DataArray) -> pd.DataFrame:
 def _figure(
     recorded: xr.DataArray, enhanced: xr.DataArray, columns: pd.DataFrame, truth: pd.DataFrame, match: Match
 ) -> Figure:
-    """The recorded and the enhanced image, and an enlarged part with found, missed and invented columns."""
+    """The recorded and the enhanced image with missed and false columns, and an enlarged part with all columns."""
     import matplotlib.pyplot as plt
     import numpy as np
 
@@ -202,17 +209,22 @@ def _figure(
         (columns, match.found, {"marker": "o", "facecolors": "none", "edgecolors": "#56b4e9", "label": "measured"}),
         (truth, np.arange(len(truth)), {"marker": "+", "c": "#e8543f", "s": 22, "linewidths": 0.7, "label": "true"}),
         (truth, others[1], {"marker": "s", "facecolors": "none", "edgecolors": "#f0e442", "label": "missed"}),
-        (columns, others[0], {"marker": "D", "facecolors": "none", "edgecolors": "#ff2020", "label": "none is there"}),
+        (columns, others[0], {"marker": "D", "facecolors": "none", "edgecolors": "#ff2020", "label": "false"}),
     ):
-        _draw(axes[3], table.iloc[rows][["y_px", "x_px"]].to_numpy(), start, style)
+        places = table.iloc[rows][["y_px", "x_px"]].to_numpy()
+        _draw(axes[3], places, style, start, ENLARGED_EDGE)
+        if style["label"] in ("missed", "false"):
+            _draw(axes[1], places, style)
     handles, labels = axes[3].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower right", ncols=4, facecolor="0.3", labelcolor="white")
     return figure
 
 
-def _draw(ax: Any, places: NDArray, start: tuple[int, int], style: dict[str, Any]) -> None:
-    """Draw positions in an enlarged part, with their number in the whole image in the legend."""
-    label = f"{style.pop('label')} ({len(places)})"
+def _draw(
+    ax: Any, places: NDArray, style: dict[str, Any], start: tuple[int, int] = (0, 0), size: int = IMAGE_SIZE
+) -> None:
+    """Draw positions in a square part of the image, with their number in the whole image in the legend."""
     y, x = (places - start).T
-    inside = (y > -0.5) & (y < ENLARGED_EDGE - 0.5) & (x > -0.5) & (x < ENLARGED_EDGE - 0.5)
-    ax.scatter(x[inside], y[inside], label=label, **{"s": 60, "linewidths": 1.3, **style})
+    inside = (y > -0.5) & (y < size - 0.5) & (x > -0.5) & (x < size - 0.5)
+    style = {"s": 60, "linewidths": 1.3, **style, "label": f"{style['label']} ({len(places)})"}
+    ax.scatter(x[inside], y[inside], **style)

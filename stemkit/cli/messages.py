@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
-__all__ = ["about", "error_line", "with_option_names"]
+__all__ = ["about", "error_line", "first_use", "with_error", "with_option_names"]
 
 #: Parameters of functions whose command-line options have the same name; not those in the parentheses of a call.
 _PARAMETERS = re.compile(
@@ -48,3 +49,19 @@ def with_option_names(message: object) -> str:
 
 def _option(found: re.Match[str]) -> str:
     return f"--{found[1].replace('_', '-')}{' ' if found[3] else ''}"
+
+
+def first_use() -> str:
+    """Words about the first step that fits, if nothing was compiled before: it takes longer than later."""
+    from stemkit.compilation import cache_folder
+
+    folder = cache_folder("stemkit")
+    return "" if folder is None or any(folder.iterdir()) else ", and compiling the fits, only once"
+
+
+def with_error(value: float, error: float) -> str:
+    """A value and its error of two significant digits, both with the same decimals; the spaces do not break a line."""
+    if not (math.isfinite(error) and error > 0):
+        return f"{value:.5g}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{error:.2g}"
+    decimals = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{decimals}f}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{error:.{decimals}f}"

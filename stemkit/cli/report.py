@@ -22,10 +22,10 @@ from stemkit.cli.common import (
 )
 from stemkit.cli.detect import add_search_arguments, averaged, measure, with_recorded
 from stemkit.cli.figures import non_interactive_pyplot
-from stemkit.cli.lattices import FoundLattices, fit_image_lattices
+from stemkit.cli.lattices import FoundLattices, ImageLattice, fit_image_lattices
+from stemkit.cli.messages import first_use, with_error
 from stemkit.cli.structure import add_analysis_options, check_analysis_options
 from stemkit.cli.suspicion import column_summary, notes
-from stemkit.tables import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,7 +123,7 @@ def _report_on(job: Job) -> list[Path]:
     if is_series:
         image, section = _series(image, job)
         sections.append(section)
-    job.step("measuring the noise")
+    job.step("measuring the noise" + first_use())
     calibrator = NoiseCalibrator().fit(recorded_image(image))
     calibrated: Any = calibrator.transform(image)
     measured = measure(calibrated, job.arguments, job)
@@ -131,11 +131,13 @@ def _report_on(job: Job) -> list[Path]:
     job.step("fitting lattices")
     lattices = fit_image_lattices(table, shown, measured.detector, pixel_size_error=job.arguments.pixel_size_error)
     remarks = [note.removeprefix("note: ") for note in notes(table, measured.detector, shown, job.path)]
-    job.step("writing")
     plt = non_interactive_pyplot()
     for i, target in enumerate(targets):
         one = shown if shown.ndim == 2 else shown[i]
         columns = table[table["image"] == i]
+        job.step("assessing")
+        assessment = _assessment(one, columns)
+        job.step("drawing and writing")
         noise_figure = calibrator.plot(i)
         shown_sections = [*sections, _lattices(lattices, i, one, columns), *_structure(one, columns, job)]
         try:
@@ -145,7 +147,7 @@ def _report_on(job: Job) -> list[Path]:
                 columns,
                 title=job.name if len(targets) == 1 else f"{job.name}, image {i}",
                 noise_figure=noise_figure,
-                assessment=_assessment(one, columns),
+                assessment=assessment,
                 faults=[*calibrator.diagnostics_[i]["faults"].values(), *remarks],
                 sections=shown_sections,
                 command=_command(job),
@@ -190,12 +192,36 @@ def _lattices(lattices: FoundLattices, index: int, image: xr.DataArray, columns:
     from stemkit.cli.overlay import detection_figure
 
     found = lattices.of_image(index)
-    lines = [f"{one.lattice}: {counted(len(one.vacancies), 'site')} without a column." for one in found]
-    if not found:
-        lines = [f"No lattice was fitted: {reason}." for reason in lattices.reasons[:1]]
+    lines = [] if found else [f"No lattice was fitted: {reason}." for reason in lattices.reasons[:1]]
     words = "Columns by quality flag, and an enlarged part of the recorded and of the enhanced image"
-    figure = detection_figure(image, columns, found)
-    return _report_module().Section("Lattices", lines, {words + (" with lattices and vacancies" * bool(found)): figure})
+    figures = {words + (" with lattices and vacancies" * bool(found)): detection_figure(image, columns, found)}
+    return _report_module().Section("Lattices", lines, figures, _lattice_table(found))
+
+
+def _lattice_table(found: list[ImageLattice]) -> dict[str, pd.DataFrame]:
+    """Vectors, cells and vacancies of lattices, with their errors, by the caption of the table."""
+    import pandas as pd
+
+    if not found:
+        return {}
+    caption = "Lattices, with statistical errors"
+    if scale := found[0].lattice.pixel_size_error:
+        caption += f"; the pixel size adds {100 * scale:.2g} % to those of both lengths"
+    return {caption: pd.DataFrame([_lattice_row(one) for one in found])}
+
+
+def _lattice_row(found: ImageLattice) -> dict[str, str]:
+    lattice = found.lattice
+    (a, b), errors = lattice.lengths, lattice.lengths_err
+    return {
+        f"a ({lattice.unit})": with_error(a, errors[0]),
+        f"b ({lattice.unit})": with_error(b, errors[1]),
+        "angle γ (°)": with_error(lattice.angle, lattice.angle_err),
+        "b / a": with_error(lattice.ratio, lattice.ratio_err),
+        "sites of the cell": str(len(lattice.sites)),
+        "columns on it": f"{int((lattice.site >= 0).sum())} of {len(lattice.site)}",
+        "sites without a column": str(len(found.vacancies)),
+    }
 
 
 def _structure(image: xr.DataArray, columns: pd.DataFrame, job: Job) -> list[Section]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,9 +16,9 @@ from PIL import Image, features
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Picture", "figure_uri", "gray_levels", "picture", "thumbnail_uri"]
+__all__ = ["Picture", "figure_uri", "gray_levels", "packed", "picture", "thumbnail_uri"]
 
-#: Longest edge of an image in a page, pixels: larger images are averaged (chosen: a page of at most 5 MB).
+#: Longest edge of an image in a page, pixels: larger images are averaged (chosen: a page of at most 4 MB).
 MAX_EDGE = 1024
 #: Longest edge of a thumbnail, pixels (chosen).
 THUMBNAIL_EDGE = 192
@@ -25,12 +26,12 @@ THUMBNAIL_EDGE = 192
 CLIPPED_FRACTION = 0.001
 #: Grey levels of an image; level 0 is left free for pixels that are not displayed.
 N_GRAY_LEVELS = 255
-#: Width of figures, pixels (chosen: that of the page on most screens, within 5 MB).
+#: Width of figures, pixels (chosen: that of the page on most screens, within 4 MB).
 FIGURE_WIDTH = 1280
 #: Fractions of that width, with the quality in WebP (100 is best), from the best to the smallest: a figure takes the
 #: first that is below the limit (chosen: text and arrows over a noisy image are sharp in each).
 ENCODINGS = ((1.0, 90), (1.0, 75), (1.0, 60), (0.8, 75), (0.8, 60), (0.65, 75), (0.65, 60))
-#: Size of a figure, bytes (chosen: a page of 1024 x 1024 px with six figures has at most 5 MB).
+#: Size of a figure, bytes (chosen: a page of 1024 x 1024 px with six figures has at most 4 MB).
 MAX_FIGURE_BYTES = 180_000
 
 
@@ -92,6 +93,11 @@ def figure_uri(figure: Figure) -> str:
         if encoded.tell() <= MAX_FIGURE_BYTES:
             break
     return _uri(kind, encoded.getvalue())
+
+
+def packed(text: str) -> str:
+    """A text compressed by zlib, in base64, which the page's script ``unpack.js`` expands."""
+    return base64.b64encode(zlib.compress(text.encode(), level=9)).decode()
 
 
 def thumbnail_uri(values: NDArray) -> str:

@@ -23,7 +23,7 @@ from stemkit.images.provenance import recorded_image, steps_before, was_enhanced
 from stemkit.noise import NoiseModel
 from stemkit.plotting.flags import FLAG_WORDS
 from stemkit.report.charts import histograms, power_spectra
-from stemkit.report.encoding import figure_uri
+from stemkit.report.encoding import figure_uri, packed
 from stemkit.report.index import summary_of
 from stemkit.report.noise_words import noise_sentences
 from stemkit.report.table import column_filter, column_table
@@ -170,15 +170,15 @@ def _page(
     }
     if len(columns) > 1:
         models |= {f"histogram_{k}": one for k, one in enumerate(histograms(columns, unit))}
-    script, divs = components(models)
+    script, divs = components(models, wrap_script=False)
+    bokeh = Resources(mode="inline", components=BOKEH).js_raw
     noise = _noise(image)
     return {
         "title": name,
         "facts": _facts(image, recorded, columns, unit),
         "faults": list(faults),
         "summary": summary_of(name, recorded, columns, unit, faults),
-        "bokeh": Resources(mode="inline", components=BOKEH).render_js(),
-        "script": script,
+        "scripts": packed("\n".join([*bokeh, script, environment().get_template("page.js").render()])),
         "divs": divs,
         "pictures": {name: picture.uri for name, picture in view.pictures.items()},
         "binning": view.pictures["recorded"].binning,

@@ -13,10 +13,10 @@ def test_gains_and_finds(tmp_path, capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     for name, gain in (("tungsten_diselenide HAADF", 10), ("gold_110 ABF", 10)):
         cells = next(line for line in lines if line.startswith(name)).removeprefix(name).split()
-        before, after, found, n, none, rms, stated = (float(c) for c in cells if c[0].isdigit())
+        before, after, found, n, false, rms, stated = (float(c) for c in cells if c[0].isdigit())
         assert after > before + gain
         assert found > 0.97 * n
-        assert none < 0.03 * n
+        assert false < 0.03 * n
         assert rms == pytest.approx(stated, rel=0.35)
         stem = name.lower().replace(" ", "_")
         assert (tmp_path / f"{stem}.png").exists()

@@ -11,7 +11,7 @@ import pytest
 
 import stemkit
 from stemkit.cli import main
-from stemkit.cli.messages import error_line, with_option_names
+from stemkit.cli.messages import error_line, first_use, with_error, with_option_names
 from stemkit.tables import counted
 
 #: A line that announces a step.
@@ -183,3 +183,25 @@ class TestArguments:
         assert "weights" in line
         assert str(tmp_path / "weights.pth") in line
         assert not (tmp_path / "image_enhanced.tif").exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [(0.292683, 2.04e-5, "0.292683 ± 0.000020"), (90.2854, 0.0994, "90.285 ± 0.099"), (123.4, 17.0, "123 ± 17")],
+)
+def test_values_have_the_decimals_of_their_errors(value, error, text):
+    assert with_error(value, error).replace("\N{NO-BREAK SPACE}", " ") == text
+
+
+def test_the_first_use_says_that_it_compiles(tmp_path, monkeypatch):
+    monkeypatch.setattr("stemkit.compilation.cache_folder", lambda package: tmp_path)
+    assert "compiling the fits" in first_use()
+    (tmp_path / "fit.nbi").touch()
+    assert first_use() == ""
+
+
+def test_without_arguments_the_verbs_are_listed(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    assert ended.value.code == 0
+    assert {"report", "detect", "demo"} <= set(capsys.readouterr().out.split())

@@ -87,6 +87,13 @@ def test_analyses_that_are_asked_for_are_sections(tmp_path):
     text = html.unescape((out / "cells_report.html").read_text(encoding="utf-8"))
     headings = re.findall(r'<h2 id="section-\d+">([^<]+)</h2>', text)
     assert headings == ["Lattices", "Polarisation", "Numbers of atoms", "Grains"]
+    # one lattice with two sites in a cell of 16 x 16 px; no column is missing
+    a, b, angle, ratio, sites, _, missing = re.findall(r"<td>([^<]+)</td>", text.partition("Lattices, with")[2])[:7]
+    for cell, true in ((a, 16 * 0.02), (b, 16 * 0.02), (angle, 90.0), (ratio, 1.0)):
+        value, error = map(float, cell.split("±"))
+        assert abs(value - true) < 5 * error
+    assert (sites, missing) == ("2", "0")
+    assert "Lattice(" not in text
     # a perfect crystal is one grain, and all columns of a sublattice have one number of atoms
     assert "1 grain" in text
     assert "1 atom in each" in text

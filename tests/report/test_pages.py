@@ -5,6 +5,7 @@ import html
 import io
 import json
 import re
+import zlib
 
 import numpy as np
 import pandas as pd
@@ -70,6 +71,15 @@ def test_says_what_was_measured(page, found):
     assert float(re.search(r"([\d.]+) nm apart", text)[1]) == pytest.approx(SPACING * PIXEL, rel=0.02)
     assert "3 pixels are hot & bright" in text
     assert "The mean is 5 pm." in text
+
+
+def test_the_scripts_are_compressed(page):
+    address = re.search(r'id="scripts">([^<]+)<', page.read_text(encoding="utf-8"))[1]
+    script = zlib.decompress(base64.b64decode(address)).decode()
+    assert "Bokeh" in script
+    assert "pixels-recorded" in script  # the names of the view, and the page's own code that looks for them
+    assert len(address) < 0.5 * len(script)
+    assert page.stat().st_size < 1.2e6  # Bokeh alone has 2 MB
 
 
 def test_names_are_escaped(page):
@@ -176,7 +186,7 @@ def test_figures_keep_their_colours(webp, monkeypatch):
 
 
 def test_figures_are_small():
-    """A page has up to six figures, and a script of 2 MB, in 5 MB."""
+    """A page has up to six figures, and a script of 0.7 MB, in 4 MB."""
     import matplotlib.pyplot as plt
 
     from stemkit.report import encoding

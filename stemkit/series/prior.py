@@ -14,8 +14,8 @@ from stemkit.noise.hum import lattice_frequency_bands
 from stemkit.noise.spectrum import RowSpectrum, row_spectrum
 from stemkit.noise.spectrum_fit import fit_displacement_spectra
 from stemkit.series.envelope import mean_spectrum
-from stemkit.series.jumps import lattice_vectors
 from stemkit.series.rows import RowReadings, trends_of, without_trends
+from stemkit.series.vectors import lattice_vectors
 
 __all__ = ["measured_scan_noise"]
 

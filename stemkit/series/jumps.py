@@ -20,6 +20,8 @@ ODDS = 1000.0
 #: vectors, at most (chosen).
 SAMPLED = 8
 OTHERS = 8
+#: Longest of these, times the longest of the lattice (chosen).
+FARTHER = 1.25
 #: Jumps that are corrected in a series, per frame, at most (chosen).
 CORRECTED = 3
 
@@ -67,14 +69,16 @@ def without_jumps(pairs: Pairs, shifts: NDArray) -> tuple[NDArray[np.float64], l
     vectors = _vectors(pairs, shifts, placed)
     if len(placed) < 2 or len(vectors) == 0:
         return shifts, []
-    moves = _moves(len(placed))
-    for _ in range(CORRECTED * len(placed)):
-        likelihood = _gains(pairs, shifts, placed, moves, vectors)
-        prior = _prior_gains(pairs, shifts[placed], moves, vectors)
-        best = np.unravel_index(int(np.argmax(likelihood + prior)), likelihood.shape)
-        if likelihood[best] + prior[best] <= 1e-6:
-            break
-        shifts[placed] += moves[best[0]][:, None] * vectors[best[1]]
+    n = len(placed)
+    # the simple ones first: from wrong places, several vectors may lead to where frames have little in common
+    for moves in (_simple_moves(n), np.concatenate([_simple_moves(n), _further_moves(n)])):
+        for _ in range(CORRECTED * n):
+            likelihood = _gains(pairs, shifts, placed, moves, vectors)
+            prior = _prior_gains(pairs, shifts[placed], moves, vectors)
+            best = np.unravel_index(int(np.argmax(likelihood + prior)), likelihood.shape)
+            if likelihood[best] + prior[best] <= 1e-6:
+                break
+            shifts[placed] += moves[best[0]][:, None] * vectors[best[1]]
     # a drift that is less even is not excluded by that
     possible = likelihood + np.maximum(prior, 0.0) > -np.log(ODDS)
     ambiguous = [
@@ -99,6 +103,8 @@ def _vectors(pairs: Pairs, shifts: NDArray, placed: NDArray) -> NDArray[np.float
     chosen = np.linspace(0, len(placed) - 2, min(len(placed) - 1, SAMPLED)).round().astype(int)
     steps = [(int(placed[k]), int(placed[k + 1])) for k in chosen]
     found = np.concatenate([shifts[i] - shifts[j] - pairs.candidates(i, j) for i, j in steps])
+    # farther ones leave less in common, which contradicts less
+    found = found[np.hypot(*found.T) < FARTHER * np.hypot(*pairs.vectors.T).max()]
     rating = np.zeros(len(found))
     for i, j in steps:
         rating += pairs.log_likelihoods(i, j, shifts[i] - shifts[j] - found)
@@ -108,18 +114,21 @@ def _vectors(pairs: Pairs, shifts: NDArray, placed: NDArray) -> NDArray[np.float
     return np.array(out)
 
 
-def _moves(n: int) -> NDArray[np.intp]:
-    """Multiples ``(n_moves, n)`` of a vector by which frames are moved together.
-
-    All frames from one on, by one vector or two; single ones in between; and sequences of frames, each by one vector
-    more than that before.
-    """
+def _simple_moves(n: int) -> NDArray[np.intp]:
+    """Which frames ``(n_moves, n)`` are moved by a vector: all from one on, and single ones in between."""
     position = np.arange(n)
-    lengths = [2**k for k in range(n.bit_length()) if 2**k < n]
-    ramps = [np.clip(position - first + 1, 0, length) for length in lengths for first in range(1, n - length + 1)]
-    single = [(position == k).astype(int) for k in range(1, n - 1)]
+    later = [position >= first for first in range(1, n)]
+    return np.array(later + [position == k for k in range(1, n - 1)]).astype(int)
+
+
+def _further_moves(n: int) -> NDArray[np.intp]:
+    """Multiples ``(n_moves, n)`` of a vector: all frames from one on by two; and sequences by one more each."""
+    position = np.arange(n)
     twice = [2 * (position >= first) for first in range(1, n)]
-    return np.array(ramps + single + twice)
+    lengths = [2**k for k in range(1, n.bit_length()) if 2**k < n]
+    return np.array(
+        twice + [np.clip(position - first + 1, 0, length) for length in lengths for first in range(1, n - length + 1)]
+    )
 
 
 def _gains(

@@ -131,9 +131,7 @@ def _further_moves(n: int) -> NDArray[np.intp]:
     )
 
 
-def _gains(
-    pairs: Pairs, shifts: NDArray, placed: NDArray, moves: NDArray, vectors: NDArray
-) -> NDArray[np.float64]:
+def _gains(pairs: Pairs, shifts: NDArray, placed: NDArray, moves: NDArray, vectors: NDArray) -> NDArray[np.float64]:
     """Increase of the log-likelihood ``(n_moves, n_vectors)`` by each of the moves along each of the vectors."""
     out = np.zeros((len(moves), len(vectors)))
     index = {int(i): k for k, i in enumerate(placed)}

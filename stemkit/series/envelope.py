@@ -287,7 +287,8 @@ class _Windowed:
         y, x = (np.exp(2j * np.pi * f * s) for f, s in zip(self.frequency, shift, strict=True))
         cross = (first.conj() * second * (y * x)[used]).real
         energy = np.abs(first) ** 2 + np.abs(second) ** 2
-        return np.bincount(of_class, constant - of_energy * energy + of_cross * cross, CLASSES)
+        terms = constant - of_energy * energy + of_cross * cross
+        return np.asarray(np.bincount(of_class, terms, CLASSES), dtype=np.float64)
 
     def filtered(self, frame: NDArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """A frame of a quarter of the shape, filtered for both terms, each over pixels instead of coefficients."""

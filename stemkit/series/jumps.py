@@ -16,8 +16,8 @@ __all__ = ["Ambiguity", "described", "without_jumps"]
 #: ``benchmarks/series.py`` with 128 px: one that was wrong had odds of 600; of the right ones, 3 more are announced than
 #: with odds of 20).
 ODDS = 1000.0
-#: Pairs of consecutive frames in which other vectors than those of the lattice are searched for, and the number of such
-#: vectors, at most (chosen).
+#: Pairs of consecutive frames in which other vectors than those of the lattice are searched for, and the number of
+#: such vectors, at most (chosen).
 SAMPLED = 8
 OTHERS = 8
 #: Longest of these, times the longest of the lattice (chosen).

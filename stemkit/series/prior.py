@@ -26,8 +26,8 @@ MOST_FRAMES = 8
 MOST_ROWS = 512
 #: The prior is at least this wide, px: readings of a row are not taken for more exact (chosen).
 LEAST_JITTER = 0.02
-#: Longest correlation length of the drift, fraction of the rows (tuned on 16 simulated series of 8 frames of 96 rows with
-#: a drift of 12 rows: its RMS is right to 5 %, and 12 % too large without this limit).
+#: Longest correlation length of the drift, fraction of the rows (tuned on 16 simulated series of 8 frames of 96 rows
+#: with a drift of 12 rows: its RMS is right to 5 %, and 12 % too large without this limit).
 LONGEST_DRIFT = 0.13
 #: Area of the smallest cell, px^2 (chosen: vectors along one line span less).
 LEAST_CELL = 8.0

@@ -30,8 +30,8 @@ class Constants:
     #: Gain of the log-likelihood that a frame must have with the others to be placed, beyond log(n), which the largest
     #: of n independent shifts of noise has (chosen: one of 3000 frames of noise is placed).
     significant: float = 8.0
-    #: Gain of a pair at a place of noise (derived: half of the largest square of 20 independent normal numbers is 2 to 3,
-    #: and zero for negative correlations).
+    #: Gain of a pair at a place of noise (derived: half of the largest square of 20 independent normal numbers is 2 to
+    #: 3, and zero for negative correlations).
     by_chance: float = 2.0
     #: Log-probability of a frame that does not match, though there is a place where it does by its lattice (chosen).
     left_out: float = -30.0

@@ -13,8 +13,8 @@ from stemkit.series.pairs import NEAR, Pairs
 __all__ = ["Ambiguity", "described", "without_jumps"]
 
 #: A jump cannot be excluded unless the others are this many times as likely (tuned on 60 series of
-#: ``benchmarks/series.py`` with 128 px: one that was wrong had odds of 600; of the right ones, 3 more are announced than
-#: with odds of 20).
+#: ``benchmarks/series.py`` with 128 px: one that was wrong had odds of 600; of the right ones, 3 more are announced
+#: than with odds of 20).
 ODDS = 1000.0
 #: Pairs of consecutive frames in which other vectors than those of the lattice are searched for, and the number of
 #: such vectors, at most (chosen).

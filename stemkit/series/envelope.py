@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage, signal
 
-__all__ = ["Envelopes", "Spectrum", "mean_spectrum", "tapered"]
+from stemkit.series.overlap import LEAST_OVERLAP, energies_of_overlaps
+
+__all__ = ["Envelopes", "Spectrum", "mean_spectrum", "tapered", "weights_among"]
 
 #: Fraction of a side over which a frame is tapered at its borders (chosen).
 TAPERED = 0.1
@@ -48,8 +51,8 @@ THINNED_FREQUENCY = 0.27
 LONGEST = 128
 #: Least length of their shorter side, px (chosen).
 SHORTEST = 24
-#: Smallest overlap of two frames, as a fraction of the area (chosen).
-LEAST_OVERLAP = 0.2
+#: Ranges of the coherence whose coefficients have the same weight among several frames (chosen).
+CLASSES = 8
 
 
 @dataclass(frozen=True)
@@ -132,6 +135,7 @@ class Envelopes:
     factor: int
     spectrum: Spectrum
     _windows: dict[tuple[int, int], _Windowed] = field(default_factory=dict, repr=False, compare=False)
+    _fields: dict[int, tuple[NDArray, NDArray]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, frames: Sequence[NDArray], spectrum: Spectrum) -> Envelopes:
@@ -147,7 +151,7 @@ class Envelopes:
             thin.append(smooth[::factor, ::factor])
         return cls(thin, factor, spectrum)
 
-    def log_likelihood(self, first: int, second: int, shift: tuple[float, float], n_frames: int = 2) -> float:
+    def log_likelihood(self, first: int, second: int, shift: tuple[float, float], n_frames: float = 2) -> float:
         """Log-likelihood that frame ``second`` shows at ``p + shift`` what ``first`` shows at p.
 
         It is relative to that of two unrelated frames.
@@ -157,7 +161,7 @@ class Envelopes:
         first, second : int
         shift : (float, float)
             Along y and x, px.
-        n_frames : int
+        n_frames : float
             Number of frames that show the same. The sum over all of their pairs is then the log-likelihood of all.
 
         Notes
@@ -167,28 +171,47 @@ class Envelopes:
         coefficient contributes ``-log(1 - r^2) - r^2 / (1 - r^2) (|A|^2 + |B|^2) + 2 r / (1 - r^2) Re A* B``. The
         cross term of n frames has the factor ``S / (N (n S + N))`` instead of ``S / (N (2 S + N))``.
         """
+        return float(self.parts(first, second, shift) @ weights_among(n_frames))
+
+    def parts(self, first: int, second: int, shift: tuple[float, float]) -> NDArray[np.float64]:
+        """The log-likelihood for two frames, by classes of the coherence ``(CLASSES,)``."""
         thin = np.array(shift, dtype=float) / self.factor
         whole = np.rint(thin).astype(int)
         ours, theirs = self._overlap(whole)
         a, b = self.frames[first][ours], self.frames[second][theirs]
         if min(a.shape) < 2 or a.size < LEAST_OVERLAP * self.frames[first].size:
-            return 0.0
-        return self._windowed((a.shape[0], a.shape[1])).log_likelihood(a, b, thin - whole, n_frames)
+            return np.zeros(CLASSES)
+        return self._windowed((a.shape[0], a.shape[1])).log_likelihoods(a, b, thin - whole)
 
     def guide(self, first: int, second: int, shifts: NDArray) -> NDArray[np.float64]:
         """Approximate log-likelihoods of shifts ``(n, 2)``, px, from one correlation of both frames.
 
-        The overlap is not cut out, so that it is the less exact the farther the frames are displaced.
+        Frames are filtered before the overlap is cut out, so that it is inexact at its borders.
         """
-        shape = (self.frames[first].shape[0], self.frames[first].shape[1])
-        windowed = self._windowed(shape)
+        shape = self.frames[first].shape
+        reach = [n - 2 for n in shape]
         padded = tuple(fft.next_fast_len(2 * n, real=True) for n in shape)
-        a, b = (fft.rfft2(windowed.whitened(self.frames[i]), padded) for i in (first, second))
-        values = fft.irfft2(a.conj() * b, padded)
-        at = np.asarray(shifts, dtype=float).T / self.factor
-        cross = ndimage.map_coordinates(values, at, order=1, mode="grid-wrap")
-        overlap = np.prod([np.clip(1 - np.abs(s) / n, 0, 1) for s, n in zip(at, shape, strict=True)], axis=0)
-        return np.where(overlap > LEAST_OVERLAP, cross - overlap * windowed.energy, 0.0)
+        y, x = (np.arange(-r, r + 1) for r in reach)
+        (of_energy, ours), (of_other, theirs) = self._field(first), self._field(second)
+        cross = fft.irfft2(fft.rfft2(ours, padded).conj() * fft.rfft2(theirs, padded), padded)
+        energy = energies_of_overlaps(of_energy, -y, -x) + energies_of_overlaps(of_other, y, x)
+        overlap = np.outer(shape[0] - np.abs(y), shape[1] - np.abs(x))
+        values = self._mirrored.constant * overlap - energy / 2 + cross[np.ix_(y % padded[0], x % padded[1])]
+        values = np.where(overlap > LEAST_OVERLAP * shape[0] * shape[1], values, 0.0)
+        at = np.asarray(shifts, dtype=float).T / self.factor + np.array(reach)[:, None]
+        return np.asarray(ndimage.map_coordinates(values, at, order=1))
+
+    @property
+    def _mirrored(self) -> _Windowed:
+        """For frames that are continued by their mirror images."""
+        n_y, n_x = self.frames[0].shape
+        return self._windowed((2 * n_y, 2 * n_x))
+
+    def _field(self, frame: int) -> tuple[NDArray, NDArray]:
+        """A frame, filtered for the energy and for the cross term of the log-likelihood."""
+        if frame not in self._fields:
+            self._fields[frame] = self._mirrored.filtered(self.frames[frame])
+        return self._fields[frame]
 
     def _overlap(self, whole: NDArray) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
         ours, theirs = [], []
@@ -201,6 +224,12 @@ class Envelopes:
         if shape not in self._windows:
             self._windows[shape] = _Windowed.of(shape, self.factor, self.spectrum)
         return self._windows[shape]
+
+
+def weights_among(n_frames: NDArray | float) -> NDArray[np.float64]:
+    """Factors ``(..., CLASSES)`` of the log-likelihood of a pair among n frames that show the same."""
+    r = MOST_COHERENT * (np.arange(CLASSES) + 0.5) / CLASSES
+    return np.asarray((1 + r) / (1 + (np.asarray(n_frames, dtype=float)[..., None] - 1) * r))
 
 
 @dataclass(frozen=True)
@@ -240,26 +269,37 @@ class _Windowed:
         count *= (window**2).sum() ** 2 / (window**4).sum() / window.size
         return cls(window, coherence, power, count, (y, x))
 
-    def log_likelihood(self, a: NDArray, b: NDArray, shift: NDArray, n_frames: int) -> float:
-        """See :meth:`Envelopes.log_likelihood`; ``shift`` in thinned pixels."""
-        r, (y, x) = self.coherence, self.frequency
-        first, second = (fft.rfft2((v - (v * self.window).sum() / self.window.sum()) * self.window) for v in (a, b))
-        phase = np.exp(2j * np.pi * (y * shift[0] + x * shift[1]))
-        cross = (first.conj() * second * phase).real / self.power
-        energy = (np.abs(first) ** 2 + np.abs(second) ** 2) / self.power
-        terms = -np.log1p(-(r**2)) - r**2 / (1 - r**2) * energy + 2 * r / (1 - r**2) * cross
-        return float((self.count * (1 + r) / (1 + (n_frames - 1) * r) * terms).sum())
+    @cached_property
+    def _terms(self) -> tuple[NDArray[np.bool_], NDArray[np.intp], NDArray, NDArray, NDArray]:
+        """Coefficients with signal: which, their class, and the constant and factors of energy and cross term."""
+        used = self.coherence > 0
+        r, count = self.coherence[used], self.count[used]
+        of_class = np.minimum((r / MOST_COHERENT * CLASSES).astype(int), CLASSES - 1)
+        energy = count * r**2 / (1 - r**2) / self.power[used]
+        return used, of_class, -count * np.log1p(-(r**2)), energy, 2 * energy / r
 
-    def whitened(self, a: NDArray) -> NDArray[np.float64]:
-        """The part of a frame whose correlation with that of another is the cross term of the log-likelihood."""
-        r = self.coherence
-        work = (a - (a * self.window).sum() / self.window.sum()) * self.window
-        # the sum over the half plane is half of that over all, which is the number of pixels times that over them
-        scale = np.sqrt(a.size * float(self.count.max()) * r / (1 - r**2) / self.power)
-        return np.asarray(fft.irfft2(fft.rfft2(work) * scale, a.shape))
+    def log_likelihoods(self, a: NDArray, b: NDArray, shift: NDArray) -> NDArray[np.float64]:
+        """See :meth:`Envelopes.parts`; ``shift`` in thinned pixels."""
+        used, of_class, constant, of_energy, of_cross = self._terms
+        both = np.stack([a, b])
+        mean = (both * self.window).sum((1, 2), keepdims=True) / self.window.sum()
+        first, second = fft.rfft2((both - mean) * self.window)[:, used]
+        y, x = (np.exp(2j * np.pi * f * s) for f, s in zip(self.frequency, shift, strict=True))
+        cross = (first.conj() * second * (y * x)[used]).real
+        energy = np.abs(first) ** 2 + np.abs(second) ** 2
+        terms = constant - of_energy * energy + of_cross * cross
+        return np.asarray(np.bincount(of_class, terms, CLASSES), dtype=np.float64)
+
+    def filtered(self, frame: NDArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """A frame of a quarter of the shape, filtered for both terms, each over pixels instead of coefficients."""
+        n_y, n_x = frame.shape
+        r, density = self.coherence, self.power / (self.window**2).sum()
+        spectrum = fft.rfft2(np.pad(frame - frame.mean(), ((0, n_y), (0, n_x)), mode="symmetric"))
+        root = np.sqrt(r / ((1 - r**2) * density))
+        parts = [fft.irfft2(spectrum * one, self.window.shape)[:n_y, :n_x] for one in (root * np.sqrt(r), root)]
+        return np.asarray(parts[0], dtype=np.float32), np.asarray(parts[1], dtype=np.float32)
 
     @property
-    def energy(self) -> float:
-        """Mean of the other terms of the log-likelihood for frames that show the same, with its sign inverted."""
-        r = self.coherence
-        return float((self.count * (np.log1p(-(r**2)) + 2 * r**2 / (1 - r**2))).sum())
+    def constant(self) -> float:
+        """The constant of the log-likelihood, per pixel."""
+        return float(self._terms[2].sum() / self.count.max() / self.window.size)

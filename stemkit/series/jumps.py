@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, ndimage
 
-from stemkit.parabola import parabola_vertex
-from stemkit.series.envelope import BASEBAND, Spectrum
-from stemkit.series.pairs import Pairs
+from stemkit.series.overlap import frames_in_overlap
+from stemkit.series.pairs import NEAR, Pairs
 
-__all__ = ["Ambiguity", "described", "lattice_vectors", "without_jumps"]
+__all__ = ["Ambiguity", "described", "without_jumps"]
 
-#: Least autocorrelation at a lattice vector, fraction of that at 0 (chosen: it decays towards longer vectors).
-EQUAL = 0.65
-#: Longest lattice vector, fraction of the shorter side (chosen).
-FARTHEST = 0.4
-#: Shortest lattice vectors that are tried (chosen: a square lattice has 8 up to the diagonal of a cell).
-N_VECTORS = 8
-#: A jump cannot be excluded unless the others are this many times as likely (chosen).
-ODDS = 20.0
+#: A jump cannot be excluded unless the others are this many times as likely (tuned on 60 series of
+#: ``benchmarks/series.py`` with 128 px: one that was wrong had odds of 600; of the right ones, 3 more are announced
+#: than with odds of 20).
+ODDS = 1000.0
+#: Pairs of consecutive frames in which other vectors than those of the lattice are searched for, and the number of
+#: such vectors, at most (chosen).
+SAMPLED = 8
+OTHERS = 8
+#: Longest of these, times the longest of the lattice (chosen).
+FARTHER = 1.25
 #: Jumps that are corrected in a series, per frame, at most (chosen).
 CORRECTED = 3
 
@@ -54,38 +52,11 @@ class Ambiguity:
         return replace(self, vector=(factor * self.vector[0], factor * self.vector[1]))
 
 
-def lattice_vectors(spectrum: Spectrum) -> NDArray[np.float64]:
-    """The shortest vectors ``(n, 2)``, px, by which the lattice of frames looks about the same; none without a lattice.
-
-    They are the maxima of the autocorrelation without the noise, and without what changes over more than a cell.
-    """
-    shape = spectrum.shape
-    radius = np.hypot(fft.fftfreq(shape[0])[:, None], fft.rfftfreq(shape[1]))
-    power = np.where(radius > BASEBAND * spectrum.first, np.clip(spectrum.power - spectrum.noise_x, 0.0, None), 0.0)
-    if not power.any():
-        return np.zeros((0, 2))
-    values = fft.fftshift(fft.irfft2(power, shape))
-    middle = np.array([n // 2 for n in shape])
-    is_peak = (ndimage.maximum_filter(values, 5) == values) & (values > EQUAL * values[tuple(middle)])
-    found = np.argwhere(is_peak)
-    length = np.hypot(*(found - middle).T)
-    near = found[(length > 0) & (length < FARTHEST * min(shape))]
-    near = near[np.argsort(np.hypot(*(near - middle).T))][:N_VECTORS]
-    inside = np.all((near > 0) & (near < np.array(shape) - 1), axis=1)
-    return np.array([_vertex(values, y, x) - middle for y, x in near[inside].tolist()]).reshape(-1, 2)
-
-
-def _vertex(values: NDArray, y: int, x: int) -> NDArray[np.float64]:
-    """Place of a maximum to a fraction of a pixel."""
-    step = [parabola_vertex(values[y - a, x - b], values[y, x], values[y + a, x + b]) for a, b in ((1, 0), (0, 1))]
-    return np.array([y, x], dtype=float) + np.array([float(one) for one in step])
-
-
-def without_jumps(pairs: Pairs, shifts: NDArray, vectors: NDArray) -> tuple[NDArray[np.float64], list[Ambiguity]]:
+def without_jumps(pairs: Pairs, shifts: NDArray) -> tuple[NDArray[np.float64], list[Ambiguity]]:
     """Displace frames by lattice vectors as long as that makes the series more likely.
 
-    Single frames are moved, and all from one frame on: a wrong shift between two frames displaces all later ones. The
-    likelihood is that of the structure that is not periodic, in all pairs of frames.
+    Single frames are moved, and all from one frame on: a wrong shift between two frames displaces all later ones. Wrong
+    shifts between several frames in sequence are moved together.
 
     Returns
     -------
@@ -94,60 +65,103 @@ def without_jumps(pairs: Pairs, shifts: NDArray, vectors: NDArray) -> tuple[NDAr
         Moves that would make the frames less than ``ODDS`` times less likely.
     """
     shifts = shifts.copy()
-    placed = [int(i) for i in np.flatnonzero(np.isfinite(shifts[:, 0]))]
+    placed = np.flatnonzero(np.isfinite(shifts[:, 0]))
+    vectors = _vectors(pairs, shifts, placed)
     if len(placed) < 2 or len(vectors) == 0:
         return shifts, []
-    groups = list(_groups(placed))
-    for _ in range(CORRECTED * len(placed)):
-        gains = [_gain(pairs, shifts, placed, group, vectors) for group in groups]
-        totals = np.array([likelihood + prior for likelihood, prior in gains])
-        best = np.unravel_index(int(np.argmax(totals)), totals.shape)
-        if totals[best] <= 1e-6:
-            break
-        shifts[list(groups[best[0]])] += vectors[best[1]]
+    n = len(placed)
+    # the simple ones first: from wrong places, several vectors may lead to where frames have little in common
+    for moves in (_simple_moves(n), np.concatenate([_simple_moves(n), _further_moves(n)])):
+        for _ in range(CORRECTED * n):
+            likelihood = _gains(pairs, shifts, placed, moves, vectors)
+            prior = _prior_gains(pairs, shifts[placed], moves, vectors)
+            best = np.unravel_index(int(np.argmax(likelihood + prior)), likelihood.shape)
+            if likelihood[best] + prior[best] <= 1e-6:
+                break
+            shifts[placed] += moves[best[0]][:, None] * vectors[best[1]]
+    # a drift that is less even is not excluded by that
+    possible = likelihood + np.maximum(prior, 0.0) > -np.log(ODDS)
     ambiguous = [
-        Ambiguity(group, (float(v[0]), float(v[1])), float(gain))
-        for group, (likelihood, _) in zip(groups, gains, strict=True)
-        for v, gain in zip(vectors, likelihood, strict=True)
-        if gain > -np.log(ODDS)
+        Ambiguity(
+            tuple(placed[moves[k] > 0].tolist()),
+            (float(vectors[v][0]), float(vectors[v][1])),
+            float(likelihood[k, v]),
+        )
+        for k, v in np.argwhere(possible & (moves.max(axis=1) == 1)[:, None])
     ]
     return shifts, ambiguous
 
 
-def _groups(placed: list[int]) -> Iterator[tuple[int, ...]]:
-    """All frames from one on, and single frames between the first and the last."""
-    yield from (tuple(placed[k:]) for k in range(1, len(placed)))
-    yield from ((k,) for k in placed[1:-1])
+def _vectors(pairs: Pairs, shifts: NDArray, placed: NDArray) -> NDArray[np.float64]:
+    """Vectors ``(n, 2)`` by which frames may be displaced: those of the lattice, and others at which pairs match.
+
+    A specimen of several lattices may look the same at vectors of one of them.
+    """
+    out = list(pairs.vectors)
+    if len(out) == 0 or len(placed) < 2:
+        return pairs.vectors
+    chosen = np.linspace(0, len(placed) - 2, min(len(placed) - 1, SAMPLED)).round().astype(int)
+    steps = [(int(placed[k]), int(placed[k + 1])) for k in chosen]
+    found = np.concatenate([shifts[i] - shifts[j] - pairs.candidates(i, j) for i, j in steps])
+    # farther ones leave less in common, which contradicts less
+    found = found[np.hypot(*found.T) < FARTHER * np.hypot(*pairs.vectors.T).max()]
+    rating = np.zeros(len(found))
+    for i, j in steps:
+        rating += pairs.log_likelihoods(i, j, shifts[i] - shifts[j] - found)
+    for v in found[np.argsort(-rating)]:
+        if len(out) < len(pairs.vectors) + OTHERS and all(np.hypot(*(v - w)) > NEAR for w in [np.zeros(2), *out]):
+            out.append(v)
+    return np.array(out)
 
 
-def _gain(
-    pairs: Pairs, shifts: NDArray, placed: list[int], group: tuple[int, ...], vectors: NDArray
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Increase of the log-likelihood and of the log-prior if a group is moved by each of the vectors."""
-    inside, likelihood = set(group), np.zeros(len(vectors))
-    tried = np.concatenate([np.zeros((1, 2)), vectors])
-    n_frames = len(placed)
-    for j in placed:
+def _simple_moves(n: int) -> NDArray[np.intp]:
+    """Which frames ``(n_moves, n)`` are moved by a vector: all from one on, and single ones in between."""
+    position = np.arange(n)
+    later = [position >= first for first in range(1, n)]
+    return np.array(later + [position == k for k in range(1, n - 1)]).astype(int)
+
+
+def _further_moves(n: int) -> NDArray[np.intp]:
+    """Multiples ``(n_moves, n)`` of a vector: all frames from one on by two; and sequences by one more each."""
+    position = np.arange(n)
+    twice = [2 * (position >= first) for first in range(1, n)]
+    lengths = [2**k for k in range(1, n.bit_length()) if 2**k < n]
+    return np.array(
+        twice + [np.clip(position - first + 1, 0, length) for length in lengths for first in range(1, n - length + 1)]
+    )
+
+
+def _gains(pairs: Pairs, shifts: NDArray, placed: NDArray, moves: NDArray, vectors: NDArray) -> NDArray[np.float64]:
+    """Increase of the log-likelihood ``(n_moves, n_vectors)`` by each of the moves along each of the vectors."""
+    out = np.zeros((len(moves), len(vectors)))
+    index = {int(i): k for k, i in enumerate(placed)}
+    for j in index:
         for i in pairs.before(j):
-            if i not in placed or (i in inside) == (j in inside):
+            at = shifts[i] - shifts[j]
+            if i not in index or not pairs.overlap(at[None])[0]:
                 continue
-            sign = 1.0 if i in inside else -1.0
-            at = shifts[i] - shifts[j] + sign * tried
-            if not pairs.overlap(at[:1])[0]:
-                continue
-            values = pairs.likelihoods(i, j, at, n_frames)
+            n_frames = float(frames_in_overlap(shifts[[i]], shifts[[j]], shifts[placed], pairs.shape)[0])
+            # the last one is of frames that are not moved
+            multiples, of_move = np.unique(np.r_[moves[:, index[i]] - moves[:, index[j]], 0], return_inverse=True)
+            tried = at + multiples[:, None, None] * vectors
+            values = pairs.log_likelihoods(i, j, tried.reshape(-1, 2), n_frames).reshape(len(multiples), -1)
             # frames are not moved to where nothing can contradict
-            likelihood += np.where(pairs.overlap(at[1:]), values[1:] - values[0], -np.inf)
-    now = _prior(pairs, shifts[placed])
-    moved = np.array([[i in inside] for i in placed])
-    prior = np.array([_prior(pairs, shifts[placed] + moved * v) - now for v in vectors])
-    return likelihood, prior
+            values[~pairs.overlap(tried.reshape(-1, 2)).reshape(values.shape)] = -np.inf
+            out += values[of_move[:-1]] - values[of_move[-1]]
+    return out
 
 
-def _prior(pairs: Pairs, places: NDArray) -> float:
-    steps = np.diff(places, axis=0)
-    out = float(pairs.prior(steps[:1]).sum())
-    return out + sum(float(pairs.prior(b[None], a)[0]) for a, b in pairwise(steps))
+def _prior_gains(pairs: Pairs, places: NDArray, moves: NDArray, vectors: NDArray) -> NDArray[np.float64]:
+    """Increase of the log-probability ``(n_moves, n_vectors)`` of the steps between frames."""
+    moved = places + moves[:, None, :, None] * vectors[:, None]
+    return _prior(pairs, moved) - _prior(pairs, places)
+
+
+def _prior(pairs: Pairs, places: NDArray) -> NDArray[np.float64]:
+    """Log-probability of the steps between frames at places ``(..., n_frames, 2)``."""
+    steps = np.diff(places, axis=-2)
+    out = pairs.prior(steps[..., 0, :])
+    return np.asarray(out + pairs.prior(steps[..., 1:, :], steps[..., :-1, :]).sum(axis=-1))
 
 
 def described(ambiguous: list[Ambiguity]) -> str:

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.series.correlation import CoherenceFilter, PairCorrelation, Spectra
-from stemkit.series.envelope import LEAST_OVERLAP, Envelopes, mean_spectrum
+from stemkit.series.correlation import LEAST_GAIN, CoherenceFilter, PairCorrelation, Spectra
+from stemkit.series.envelope import Envelopes, mean_spectrum, weights_among
+from stemkit.series.overlap import LEAST_OVERLAP
+from stemkit.series.vectors import lattice_vectors
 
 __all__ = ["Pairs"]
 
@@ -18,8 +20,19 @@ ALL_LAGS = 8
 CANDIDATES = 12
 #: Transforms of frames that are kept in memory (chosen: those of the frames that the next one is compared with).
 KEPT = 16
-#: Standard deviation of the shift between consecutive frames, fraction of the shorter side (chosen: it matters where
-#: the correlation is ambiguous).
+#: Maxima among which they are chosen, those that the guide rates highest (chosen).
+GUIDED = 40
+#: Distance, px, within which a maximum of a pair is that of a shift (chosen: frames are slightly sheared).
+NEAR = 4.5
+#: Weight of the log-likelihood of the structure that is not periodic (tuned on the pairs of 320 simulated series of
+#: ``benchmarks/series.py`` with 128 px: the largest likelihood of the true shifts).
+STRUCTURE = 0.63
+#: Weight of the logarithm of the gain of all structure, relative to the highest of the pair (tuned on the same).
+LATTICE = 2.0
+#: Usual gain at the true shift, fraction of the highest (chosen: nine in ten pairs have more).
+USUAL_GAIN = 0.2
+#: Usual shift between the first frames, fraction of the shorter side: the scale of a broad distribution (chosen: it
+#: matters where the correlation is ambiguous).
 USUAL_SHIFT = 0.1
 #: Scale of the change of this shift from one pair to the next, which has a Cauchy distribution, fraction of the shorter
 #: side (chosen: it matters where the correlation is ambiguous).
@@ -40,11 +53,14 @@ class Pairs:
         self.spectrum = spectrum = mean_spectrum(frames)
         whole = CoherenceFilter.of(spectrum)
         self.shape, self.reach, self.independent = spectrum.shape, reach, whole.independent
+        self.vectors = lattice_vectors(spectrum)
         self._filtered = [whole(frame) for frame in frames]
         self.envelopes = Envelopes.of(frames, spectrum)
         # plain dictionaries: functools.lru_cache of methods would keep the frames until the garbage is collected
         self._spectra: dict[int, Spectra] = {}
-        self._likelihoods: dict[tuple[int, int, int, int, int], float] = {}
+        self._parts: dict[tuple[int, int, int, int], NDArray[np.float64]] = {}
+        self._peaks: dict[tuple[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
+        self._candidates: dict[tuple[int, int], NDArray[np.float64]] = {}
 
     def __len__(self) -> int:
         return len(self._filtered)
@@ -53,21 +69,63 @@ class Pairs:
         """Of all structure, at every shift."""
         return PairCorrelation.of(self._transformed(first), self._transformed(second), self.shape, self.independent)
 
-    def candidates(self, first: int, second: int, pair: PairCorrelation) -> NDArray[np.float64]:
-        """Shifts ``(n, 2)`` of the pair that are followed."""
-        return pair.candidates(CANDIDATES, lambda shifts: self.envelopes.guide(first, second, shifts))
+    def peaks(
+        self, first: int, second: int, pair: PairCorrelation | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Maxima of the correlation of a pair, which is computed unless it is given."""
+        if (first, second) not in self._peaks:
+            self._peaks[first, second] = (self.correlation(first, second) if pair is None else pair).peaks()
+        return self._peaks[first, second]
 
-    def likelihoods(self, first: int, second: int, shifts: NDArray, n_frames: int) -> NDArray[np.float64]:
-        """Log-likelihoods of shifts ``(n, 2)`` by the structure that is not periodic, rounded to what it resolves."""
+    def candidates(self, first: int, second: int) -> NDArray[np.float64]:
+        """Shifts ``(n, 2)`` of the pair that are followed."""
+        if (first, second) not in self._candidates:
+            self._candidates[first, second] = self._best_peaks(first, second)
+        return self._candidates[first, second]
+
+    def _best_peaks(self, first: int, second: int) -> NDArray[np.float64]:
+        shifts, log_gain = self.peaks(first, second)
+        if len(shifts) == 0:
+            return np.zeros((0, 2))
+        rated = STRUCTURE * self.envelopes.guide(first, second, shifts) + LATTICE * log_gain
+        chosen = np.union1d(np.argsort(-rated)[:GUIDED], np.arange(min(CANDIDATES, len(shifts))))
+        best = chosen[np.argsort(-self.log_likelihoods(first, second, shifts[chosen]))[:CANDIDATES]]
+        return np.asarray(shifts[best], dtype=np.float64)
+
+    def log_likelihoods(
+        self, first: int, second: int, shifts: NDArray, n_frames: NDArray | float = 2.0
+    ) -> NDArray[np.float64]:
+        """Log-likelihoods of shifts ``(n, 2)`` of a pair among n frames that show the same.
+
+        They are those of the structure that is not periodic (:meth:`Envelopes.log_likelihood`) and of all structure.
+        That of all structure, at the maximum of the correlation near the shift, says little about the cell: the gains
+        of a lattice differ between cells by the displacements of rows as well. They were calibrated together.
+        """
+        shifts = np.asarray(shifts, dtype=float).reshape(-1, 2)
+        parts = np.stack([self._structure(first, second, shift) for shift in self._rounded(shifts)])
+        structure = (parts * weights_among(n_frames)).sum(axis=-1)
+        return np.asarray(STRUCTURE * structure + LATTICE * 2 / n_frames * self._log_gain(first, second, shifts))
+
+    def _rounded(self, shifts: NDArray) -> list[tuple[int, int]]:
+        """To what the structure that is not periodic resolves."""
         step = max(1, self.envelopes.factor // 2)
-        rounded = (step * np.rint(np.asarray(shifts) / step)).astype(int).tolist()
-        out = []
-        for y, x in rounded:
-            key = (first, second, y, x, n_frames)
-            if key not in self._likelihoods:
-                self._likelihoods[key] = self.envelopes.log_likelihood(first, second, (y, x), n_frames)
-            out.append(self._likelihoods[key])
-        return np.array(out)
+        return [(y, x) for y, x in (step * np.rint(shifts / step)).astype(int).tolist()]
+
+    def _structure(self, first: int, second: int, shift: tuple[int, int]) -> NDArray[np.float64]:
+        key = (first, second, *shift)
+        if key not in self._parts:
+            self._parts[key] = self.envelopes.parts(first, second, shift)
+        return self._parts[key]
+
+    def _log_gain(self, first: int, second: int, shifts: NDArray) -> NDArray[np.float64]:
+        """Logarithms of the gains at shifts over the usual one; 0 where the pair is not correlated."""
+        peaks, log_gain = self.peaks(first, second)
+        if len(peaks) == 0:
+            return np.zeros(len(shifts))
+        distance = np.hypot(*(shifts[:, None] - peaks[None]).transpose(2, 0, 1))
+        gain = np.where(distance < NEAR, log_gain, np.log(LEAST_GAIN)).max(axis=1)
+        known = np.all(np.abs(shifts) < np.array(self.reach), axis=1) & self.overlap(shifts)
+        return np.where(known, gain - np.log(USUAL_GAIN), 0.0)
 
     def overlap(self, shifts: NDArray) -> NDArray[np.bool_]:
         """Whether two frames have enough in common at shifts ``(n, 2)``, px."""
@@ -80,11 +138,10 @@ class Pairs:
         return [frame - lag for lag in lags if frame - lag >= 0]
 
     def prior(self, steps: NDArray, before: NDArray | None = None) -> NDArray[np.float64]:
-        """Log-probabilities of steps ``(n, 2)`` between consecutive frames, given the step before them, or 0."""
+        """Log-probabilities of steps ``(..., 2)`` between consecutive frames, given the step before them, if any."""
         side = min(self.shape)
-        change = steps if before is None else steps - before
-        out = -0.5 * (np.hypot(*steps.T) / (USUAL_SHIFT * side)) ** 2
-        return np.asarray(out - np.log1p((np.hypot(*change.T) / (USUAL_CHANGE * side)) ** 2))
+        scale, change = (USUAL_SHIFT, steps) if before is None else (USUAL_CHANGE, steps - before)
+        return np.asarray(-np.log1p((np.hypot(change[..., 0], change[..., 1]) / (scale * side)) ** 2))
 
     def _transformed(self, frame: int) -> Spectra:
         spectra = self._spectra.pop(frame, None) or Spectra(self._filtered[frame], self.reach)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from stemkit.series.correlation import PairCorrelation
-from stemkit.series.jumps import Ambiguity, lattice_vectors, without_jumps
+from stemkit.series.jumps import Ambiguity, without_jumps
+from stemkit.series.overlap import frames_in_overlap
 from stemkit.series.pairs import Pairs
 
 __all__ = ["RigidShifts", "rigid_shifts"]
@@ -26,12 +27,12 @@ class Constants:
     largest_side: int = 512
     #: Consistent sets of shifts that are followed (chosen).
     hypotheses: int = 24
-    #: Fraction of the gain of all structure that counts in addition to that of the structure that is not periodic
-    #: (chosen: a lattice has the same gain one cell on, but for errors that its model does not have).
-    lattice: float = 0.002
     #: Gain of the log-likelihood that a frame must have with the others to be placed, beyond log(n), which the largest
     #: of n independent shifts of noise has (chosen: one of 3000 frames of noise is placed).
     significant: float = 8.0
+    #: Gain of a pair at a place of noise (derived: half of the largest square of 20 independent normal numbers is 2 to
+    #: 3, and zero for negative correlations).
+    by_chance: float = 2.0
     #: Log-probability of a frame that does not match, though there is a place where it does by its lattice (chosen).
     left_out: float = -30.0
     #: Residual, px, above which a pair is an outlier of the least squares, and rounds of reweighting (chosen).
@@ -95,7 +96,7 @@ def rigid_shifts(frames: Sequence[NDArray], max_shift: float | None = None, *, v
     shifts = _placed(pairs, verbose=verbose)
     reason = "it shows nothing that the other frames show"
     rejected = {int(i): reason for i in np.flatnonzero(np.isnan(shifts[:, 0]))}
-    shifts, ambiguous = without_jumps(pairs, shifts, lattice_vectors(pairs.spectrum))
+    shifts, ambiguous = without_jumps(pairs, shifts)
     shifts, correlation, gain = _least_squares(pairs, shifts)
     rejected |= _outlying(gain, rejected)
     shifts[list(rejected)] = np.nan
@@ -127,6 +128,8 @@ def _placed(pairs: Pairs, first: int = 0, *, verbose: bool = False) -> NDArray[n
     best = [_Hypothesis((*[None] * first, (0.0, 0.0)), 0.0)]
     for frame in tqdm(range(first + 1, len(pairs)), desc="aligning frames", disable=not verbose):
         maps = {other: pairs.correlation(other, frame) for other in pairs.before(frame) if other >= first}
+        for other, pair in maps.items():
+            pairs.peaks(other, frame, pair)
         best = _extended(best, frame, maps, pairs)
     shifts = np.array([(np.nan, np.nan) if p is None else p for p in best[0].places])
     n_placed = len(best[0].last())
@@ -148,9 +151,9 @@ def _extended(
         known = {i: np.array(hypothesis.places[i]) for i in partners}
         for i in partners[:2]:
             if i not in proposed:
-                proposed[i] = pairs.candidates(i, frame, maps[i])
+                proposed[i] = pairs.candidates(i, frame)
         # no frame that it is compared with may have a place
-        tried = np.concatenate([np.empty((0, 2)), *(known[i] - proposed[i] for i in partners[:2])])
+        tried = np.concatenate([_continued(known, pairs), *(known[i] - proposed[i] for i in partners[:2])])
         gains = _gains(tried, known, frame, maps, pairs) if partners else np.empty(0)
         left_out = CONSTANTS.left_out if np.isfinite(gains).any() else 0.0
         candidates: list[tuple[tuple[float, float] | None, float]] = [(None, left_out)]
@@ -163,20 +166,34 @@ def _extended(
     return sorted(found.values(), key=lambda h: -h.score)[: CONSTANTS.hypotheses]
 
 
+def _continued(known: dict[int, NDArray], pairs: Pairs) -> NDArray[np.float64]:
+    """Places ``(n, 2)`` of the next frame for an even drift, and those that are a lattice vector from it."""
+    places = list(known.values())
+    if not places:
+        return np.empty((0, 2))
+    place = places[0] if len(places) == 1 else 2 * places[0] - places[1]
+    return place + np.concatenate([np.zeros((1, 2)), pairs.vectors])
+
+
 def _gains(
     places: NDArray, known: dict[int, NDArray], frame: int, maps: dict[int, PairCorrelation], pairs: Pairs
 ) -> NDArray[np.float64]:
     """Log-likelihoods of places of a frame, summed over its partners; ``-inf`` where it does not match them."""
     whole, other = np.zeros(len(places)), np.zeros(len(places))
+    others, n_overlapping = np.array(list(known.values())), np.zeros(len(places))
     for i, place in known.items():
+        n_overlapping += pairs.overlap(place - places)
         whole += maps[i].gains(place - places)
-        other += pairs.likelihoods(i, frame, place - places, len(known) + 1)
+        n_frames = 1 + frames_in_overlap(places, place[None], others, pairs.shape)
+        other += pairs.log_likelihoods(i, frame, place - places, np.maximum(n_frames, 2))
     latest = list(known)
     before = known[latest[0]] - known[latest[1]] if len(known) > 1 and latest[0] - latest[1] == 1 else None
     prior = pairs.prior(places - known[latest[0]], before)
     least = CONSTANTS.significant + float(np.log(max(2.0, pairs.independent * pairs.shape[0] * pairs.shape[1])))
-    matched = whole + np.maximum(other, 0) > least * max(1, len(known) // 2)
-    return np.where(matched, other + CONSTANTS.lattice * whole + prior, -np.inf)
+    matched = whole + np.maximum(other, 0) > least * np.maximum(1, n_overlapping // 2)
+    # the structure that is not periodic is that of the vacuum, too, which matches at any place
+    matched &= whole > CONSTANTS.significant + CONSTANTS.by_chance * n_overlapping
+    return np.where(matched, other + prior, -np.inf)
 
 
 def _least_squares(pairs: Pairs, shifts: NDArray) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray]:

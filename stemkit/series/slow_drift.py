@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage, optimize
 
 from stemkit.series.envelope import tapered
-from stemkit.series.jumps import Ambiguity, lattice_vectors, without_jumps
+from stemkit.series.jumps import Ambiguity, without_jumps
 from stemkit.series.pairs import Pairs
 from stemkit.series.rigid import rigid_shifts
 
@@ -144,8 +144,7 @@ def _shifts(images: list[NDArray]) -> NDArray[np.float64]:
         if min(s.stop - s.start for s in cut) >= SMALLEST_PART:
             shifts = rigid_shifts([image[cut] for image in images]).shifts
             if not np.isnan(shifts).any():
-                pairs = _pairs(images)
-                return without_jumps(pairs, shifts, lattice_vectors(pairs.spectrum))[0]
+                return without_jumps(_pairs(images), shifts)[0]
     raise ValueError(
         "scan_angles: the frames of different angles show nothing in common. Check the angles and their sign: a frame "
         "at 90 degrees is np.rot90 of the image at 0"

@@ -32,6 +32,15 @@ def test_drift_is_not_lost_with_the_trends_of_short_frames(n_rows):
     assert np.median([one.drift_rows for one in found]) == pytest.approx(12.0, rel=0.2)
 
 
+def test_the_drift_of_few_rows_is_not_extrapolated():
+    # 8 lengths of the drift in a frame: its mean square over series without a limit of the length is 0.46^2
+    scan = ScanNoise(jitter=0.2, jitter_y=0.2, drift=0.4, drift_y=0.4, drift_rows=12.0)
+    found = [measured_scan_noise(readings(8, 96, scan, seed), 8, np.zeros((96, 96))) for seed in range(8)]
+    assert max(one.drift_rows for one in found) <= 0.13 * 96
+    squares = [getattr(one, name) ** 2 for one in found for name in ("drift", "drift_y")]
+    assert np.sqrt(np.mean(squares)) == pytest.approx(0.4, rel=0.1)
+
+
 def test_trends_are_no_drift():
     scan = ScanNoise(jitter=0.2, jitter_y=0.2)
     with_trend, without = (

@@ -131,7 +131,7 @@ def _placed(pairs: Pairs, first: int = 0, *, verbose: bool = False) -> NDArray[n
         for other, pair in maps.items():
             pairs.peaks(other, frame, pair)
         best = _extended(best, frame, maps, pairs)
-    shifts = np.array([(np.nan, np.nan) if p is None else p for p in best[0].places])
+    shifts: NDArray[np.float64] = np.array([(np.nan, np.nan) if p is None else p for p in best[0].places])
     n_placed = len(best[0].last())
     if first < len(pairs) - 2 and n_placed < len(pairs) - first and n_placed <= (len(pairs) - first) // 2:
         # the first frame may be the one that does not match

@@ -131,12 +131,12 @@ def _placed(pairs: Pairs, first: int = 0, *, verbose: bool = False) -> NDArray[n
         for other, pair in maps.items():
             pairs.peaks(other, frame, pair)
         best = _extended(best, frame, maps, pairs)
-    shifts: NDArray[np.float64] = np.array([(np.nan, np.nan) if p is None else p for p in best[0].places])
+    shifts = np.array([(np.nan, np.nan) if p is None else p for p in best[0].places])
     n_placed = len(best[0].last())
     if first < len(pairs) - 2 and n_placed < len(pairs) - first and n_placed <= (len(pairs) - first) // 2:
         # the first frame may be the one that does not match
-        other = _placed(pairs, first + 1, verbose=verbose)
-        return other if np.isfinite(other[:, 0]).sum() > n_placed else shifts
+        without_first = _placed(pairs, first + 1, verbose=verbose)
+        return without_first if np.isfinite(without_first[:, 0]).sum() > n_placed else shifts
     return shifts
 
 

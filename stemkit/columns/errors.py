@@ -15,6 +15,8 @@ __all__ = ["FitErrors", "fit_errors", "nearest_coupled"]
 #: Standard errors from which the slope of a column's background along an axis is significant (derived: noise exceeds it
 #: in one of 16,000 slopes; each such slope displaces a column by several standard errors).
 SLOPE_SIGNIFICANCE = 4.0
+#: Variance of the flat prior of a significant slope, in variances of its estimate (chosen: large).
+FLAT_PRIOR = 1e6
 #: Largest displacement by a slope that is corrected, widths (chosen: the terms of second order are half of it) ...
 MAX_CORRECTION = 0.5
 #: ... and least distance of the nearest neighbour of such a column, widths (chosen: the model of the effect of a slope
@@ -123,15 +125,17 @@ def _slope_effects(
     To first order, a slope b displaces the parameters by ``R^T b`` with ``R = r^T C^-1 J cov``. The residual of the fit
     contains the information F on it, by which it is estimated: this is the fit with the slopes as two more parameters.
     Their prior is a normal distribution of standard deviation ``tilt``, or of a smaller one if the residuals of the
-    columns exclude this, and flat where the estimate is significant. With the precision Q of the prior, the slope is
-    ``(F + Q)^-1 r^T C^-1 residual`` with the covariance ``(F + Q)^-1``. If not ``final``, the slopes are not estimated.
+    columns exclude this, and flat where the estimate is significant. With the covariance T of the prior, the slope is
+    ``V r^T C^-1 residual`` with the covariance ``V = T (1 + F T)^-1``. If not ``final``, the slopes are not estimated.
     """
     n_parameters = covariance.shape[1]
     response = ramps[:, :, :n_parameters] @ covariance
     information = ramps[:, :, n_parameters + 1 :] - response @ ramps[:, :, :n_parameters].transpose(0, 2, 1)
     diagonal = np.diagonal(information, axis1=1, axis2=2)
     least = MIN_INFORMATION * np.diagonal(ramps[:, :, n_parameters + 1 :], axis1=1, axis2=2)
-    known: NDArray[np.bool_] = np.asarray((diagonal > least).all(axis=1))
+    determinant = information[:, 0, 0] * information[:, 1, 1] - information[:, 0, 1] * information[:, 1, 0]
+    independent = determinant > MIN_INFORMATION * diagonal[:, 0] * diagonal[:, 1]
+    known: NDArray[np.bool_] = np.asarray((diagonal > least).all(axis=1) & independent)
     information = np.where(known[:, None, None], information, np.eye(2))
     projection = ramps[:, :, n_parameters] * known[:, None]
     free = np.linalg.inv(information)
@@ -141,11 +145,11 @@ def _slope_effects(
         return usual**2 * response.transpose(0, 2, 1) @ response, np.zeros(covariance.shape[:2])
     variance = unexplained[:, None] * np.diagonal(free, axis1=1, axis2=2)
     significant = slope**2 > SLOPE_SIGNIFICANCE**2 * variance
-    precision = np.where(significant, 0.0, unexplained[:, None] / max(usual, 1e-150) ** 2)
-    of_slopes = np.linalg.inv(information * known[:, None, None] + precision[:, :, None] * np.eye(2))
-    expected = (of_slopes @ projection[:, :, None]).transpose(0, 2, 1) @ response
-    spread = response.transpose(0, 2, 1) @ (unexplained[:, None, None] * of_slopes) @ response
-    return spread, expected[:, 0]
+    prior = np.where(significant, FLAT_PRIOR * variance, usual**2)[:, None, :] * np.eye(2)
+    gain = information * (known / unexplained)[:, None, None]
+    of_slopes = prior @ np.linalg.inv(np.eye(2) + gain @ prior)
+    expected = (of_slopes @ (projection / unexplained[:, None])[:, :, None]).transpose(0, 2, 1) @ response
+    return response.transpose(0, 2, 1) @ of_slopes @ response, expected[:, 0]
 
 
 def _usual_slope(slope: NDArray, information: NDArray, tilt: float) -> float:

@@ -405,8 +405,8 @@ class TestUnusualImages:
             shifts.append(off[inner].mean())
         assert np.median(scores) > 0.98
         assert min(scores) > 0.93
-        # 3.3 b sigma^2 / A
-        assert np.median(shifts) == pytest.approx(3.3 * 2.0 * SIGMA**2 / 100, rel=0.3)
+        # the slope b displaces columns by 3.3 b sigma^2 / A, most of which is corrected
+        assert np.median(shifts) < 0.3 * 3.3 * 2.0 * SIGMA**2 / 100
 
     def test_columns_two_px_apart_are_separated(self):
         positions = square_grid(2.0, 64)

@@ -121,7 +121,7 @@ def test_an_offset_that_cost_the_resolution_is_announced(dtype, tmp_path):
 
 @pytest.mark.parametrize("large", [False, True])
 def test_a_heap_on_which_the_hdf5_library_would_loop(large, tmp_path, make, monkeypatch):
-    monkeypatch.setattr(hdf5_heaps, "_SEARCHED", 0 if large else 2**30)
+    monkeypatch.setattr(hdf5_heaps, "_MAX_SEARCHED_BYTES", 0 if large else 2**30)
     path = make.velox(tmp_path / "a.emd", {"HAADF": (IMAGE * 1000).astype(np.int16)[..., None]})
     assert stemkit.read(path).shape == IMAGE.shape
     content = bytearray(path.read_bytes())
@@ -139,7 +139,7 @@ def test_a_heap_on_which_the_hdf5_library_would_loop(large, tmp_path, make, monk
 
 @pytest.mark.parametrize("chunks", [None, (100, 300)])
 def test_heaps_are_searched_outside_the_pixels(chunks, tmp_path, monkeypatch):
-    monkeypatch.setattr(hdf5_heaps, "_SEARCHED", 0)
+    monkeypatch.setattr(hdf5_heaps, "_MAX_SEARCHED_BYTES", 0)
     values = np.frombuffer(b"GCOL\1\0\0\0" * 300_000, np.uint8).reshape(1000, 2400)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("a", data=values, chunks=chunks)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import stemkit
+from stemkit.images.lazy import LazyResults
 
 zarr = pytest.importorskip("zarr")
 pytest.importorskip("dask.array")
@@ -86,7 +87,7 @@ def test_pixels_and_maps_of_a_lazy_image_are_computed_once(series, tmp_path):
         computed.append(image.shape)
         return image
 
-    lazily = stemkit.images.LazyResults(transform, series.chunk()).joined()
+    lazily = LazyResults(transform, series.chunk()).joined()
     path = stemkit.write(lazily, tmp_path / "a.zarr")
     assert computed.count(series.shape[1:]) == 3
     np.testing.assert_array_equal(stemkit.read(path).recorded, series.recorded)

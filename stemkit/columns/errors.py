@@ -22,6 +22,8 @@ MAX_CORRECTION = 0.5
 #: ... and least distance of the nearest neighbour of such a column, widths (chosen: the model of the effect of a slope
 #: contains one column).
 MIN_CORRECTED_DISTANCE = 3.0
+#: Largest reduced chi-square, without what the slope explains, of such a column (chosen: noise has 1).
+MAX_UNEXPLAINED = 2.0
 #: Least uncertainty of a correction, as a fraction of it (chosen: what looks like a slope may be a misfit).
 MIN_UNCERTAINTY = 0.3
 #: Least number of columns whose slopes limit the general one (chosen).
@@ -43,7 +45,8 @@ class FitErrors(NamedTuple):
         RMS of the residuals over the expected one.
     displacement : ndarray of shape (n, P)
         Expected displacement of the parameters by slopes of the background, to be subtracted from them; 0 where it is
-        too large for that, or a neighbour is too close: there it is part of the covariance.
+        too large for that, a neighbour is too close, or the residual contains more than a slope: there it is part of
+        the covariance.
     """
 
     covariance: NDArray[np.float64]
@@ -93,9 +96,11 @@ def fit_errors(
     unexplained = np.where(reduced > 1 + CONSTANTS.excess_significance * np.sqrt(2 / dof), reduced, 1.0)
     result = covariance * unexplained[:, None, None]
     if ramps is not None:
-        slopes, displacement = _slope_effects(covariance, ramps, noise.tilt, unexplained, final)
+        slopes, displacement, explained = _slope_effects(covariance, ramps, noise.tilt, unexplained, final)
         relative = np.hypot(displacement[:, 0], displacement[:, 1]) / widths
         is_corrected = (relative < MAX_CORRECTION) & (nearest >= MIN_CORRECTED_DISTANCE * widths)
+        # what the slope does not explain is a misfit, which may look like a slope
+        is_corrected &= (chi2 - explained) / dof < MAX_UNEXPLAINED
         # the terms of second order are smaller than those of first order by the displacement in widths
         uncertain = displacement * np.where(is_corrected, np.maximum(relative, MIN_UNCERTAINTY), 1.0)[:, None]
         displacement = displacement * is_corrected[:, None]
@@ -119,8 +124,9 @@ def nearest_coupled(positions: NDArray, coupled: NDArray, columns: NDArray) -> N
 
 def _slope_effects(
     covariance: NDArray, ramps: NDArray, tilt: float, unexplained: NDArray, final: bool
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Covariances ``(n, P, P)`` and expected values ``(n, P)`` of the displacements by slopes of the background.
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Covariances ``(n, P, P)`` and expected values ``(n, P)`` of the displacements by slopes of the background, and
+    the part ``(n,)`` of chi-square that the slopes explain.
 
     To first order, a slope b displaces the parameters by ``R^T b`` with ``R = r^T C^-1 J cov``. The residual of the fit
     contains the information F on it, by which it is estimated: this is the fit with the slopes as two more parameters.
@@ -142,14 +148,15 @@ def _slope_effects(
     slope = (free @ projection[:, :, None])[:, :, 0]
     usual = _usual_slope(slope[known], np.diagonal(information, axis1=1, axis2=2)[known], tilt)
     if not final:
-        return usual**2 * response.transpose(0, 2, 1) @ response, np.zeros(covariance.shape[:2])
+        nothing = np.zeros(covariance.shape[:2])
+        return usual**2 * response.transpose(0, 2, 1) @ response, nothing, nothing[:, 0]
     variance = unexplained[:, None] * np.diagonal(free, axis1=1, axis2=2)
     significant = slope**2 > SLOPE_SIGNIFICANCE**2 * variance
     prior = np.where(significant, FLAT_PRIOR * variance, usual**2)[:, None, :] * np.eye(2)
     gain = information * (known / unexplained)[:, None, None]
     of_slopes = prior @ np.linalg.inv(np.eye(2) + gain @ prior)
     expected = (of_slopes @ (projection / unexplained[:, None])[:, :, None]).transpose(0, 2, 1) @ response
-    return response.transpose(0, 2, 1) @ of_slopes @ response, expected[:, 0]
+    return response.transpose(0, 2, 1) @ of_slopes @ response, expected[:, 0], (slope * projection).sum(axis=1)
 
 
 def _usual_slope(slope: NDArray, information: NDArray, tilt: float) -> float:

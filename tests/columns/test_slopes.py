@@ -35,7 +35,7 @@ def test_slopes_that_the_residual_shows_do_not_displace_columns(axis):
     wave = 0.3 * np.sin(np.arange(SHAPE[axis]) / 8.0)
     background = np.broadcast_to(wave[:, None] if axis == 0 else wave, SHAPE)
     errors, stated = fits_on(background)
-    assert np.sqrt(np.nanmean(errors[:, axis] ** 2)) < 0.2
+    assert np.sqrt(np.nanmean(errors[:, axis] ** 2)) < 0.25
     # slopes along the other axis are not significant: positions and errors are those of a flat background
     assert np.sqrt(np.nanmean(errors[:, 1 - axis] ** 2)) < 0.05
     assert np.nanstd(errors / stated, axis=0)[axis] < 1.25

@@ -17,7 +17,8 @@ __all__ = ["FitErrors", "fit_errors", "nearest_coupled"]
 SLOPE_SIGNIFICANCE = 4.0
 #: Variance of the flat prior of a significant slope, in variances of its estimate (chosen: large).
 FLAT_PRIOR = 1e6
-#: Largest displacement by a slope that is corrected, widths (chosen: the terms of second order are half of it) ...
+#: Largest displacement of position and width by a slope that is corrected, widths (chosen: the terms of second order
+#: are half of it) ...
 MAX_CORRECTION = 0.5
 #: ... and least distance of the nearest neighbour of such a column, widths (chosen: the model of the effect of a slope
 #: contains one column).
@@ -97,7 +98,7 @@ def fit_errors(
     result = covariance * unexplained[:, None, None]
     if ramps is not None:
         slopes, displacement, explained = _slope_effects(covariance, ramps, noise.tilt, unexplained, final)
-        relative = np.hypot(displacement[:, 0], displacement[:, 1]) / widths
+        relative = np.linalg.norm(displacement[:, [0, 1, 3]], axis=1) / widths
         is_corrected = (relative < MAX_CORRECTION) & (nearest >= MIN_CORRECTED_DISTANCE * widths)
         # what the slope does not explain is a misfit, which may look like a slope
         is_corrected &= (chi2 - explained) / dof < MAX_UNEXPLAINED

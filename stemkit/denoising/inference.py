@@ -59,7 +59,20 @@ def for_inference(module: nn.Module, device: torch.device, precision: str = "aut
     return FoldedSFIN(module, inference_dtype(device, precision), device)
 
 
-def enhanced_maps(
+def enhanced_maps(values: NDArray, network: InferenceNetwork, info: NetworkInfo, **options: Any) -> dict[str, NDArray]:
+    """Maps of one image by a network, in the image's units and on its grid; the parameters are those of
+    :func:`enhanced_strips`.
+    """
+    maps = dict[str, NDArray]()
+    for rows, parts in enhanced_strips(values, network, info, **options):
+        if rows == slice(0, len(values)):
+            return parts
+        for name, part in parts.items():
+            maps.setdefault(name, np.empty(values.shape, part.dtype))[rows] = part
+    return maps
+
+
+def enhanced_strips(
     values: NDArray,
     network: InferenceNetwork,
     info: NetworkInfo,
@@ -69,8 +82,8 @@ def enhanced_maps(
     tile_size: int = 2048,
     uncertainty_of: str | None = None,
     progress: bool = False,
-) -> dict[str, NDArray]:
-    """Maps of one image by a network, in the image's units and on its grid.
+) -> Iterator[tuple[slice, dict[str, NDArray]]]:
+    """Maps of one image by a network, in the image's units and on its grid, of some rows after the others.
 
     Parameters
     ----------
@@ -90,49 +103,17 @@ def enhanced_maps(
     progress : bool
         Show a progress bar over tiles.
 
-    Raises
-    ------
-    ValueError
-        If the network's output is not finite.
-    """
-    strips = enhanced_strips(
-        values,
-        network,
-        info,
-        sign=sign,
-        sampling=sampling,
-        tile_size=tile_size,
-        uncertainty_of=uncertainty_of,
-        progress=progress,
-    )
-    maps = dict[str, NDArray]()
-    for rows, parts in strips:
-        if rows == slice(0, len(values)):
-            return parts
-        for name, part in parts.items():
-            maps.setdefault(name, np.empty(values.shape, part.dtype))[rows] = part
-    return maps
-
-
-def enhanced_strips(
-    values: NDArray,
-    network: InferenceNetwork,
-    info: NetworkInfo,
-    *,
-    sign: float = 1,
-    sampling: float | str = "auto",
-    tile_size: int = 2048,
-    uncertainty_of: str | None = None,
-    progress: bool = False,
-) -> Iterator[tuple[slice, dict[str, NDArray]]]:
-    """Maps as of :func:`enhanced_maps`, which need not be in memory together: of some rows, from the first to the last.
-
     Yields
     ------
     rows : slice
     maps : dict of str to ndarray of shape (n_rows, n_x)
         They are valid until the next ones are asked for. All rows come at once if the image is not divided into tiles,
         with ``uncertainty_of``, and if the network is applied on another grid than the image's.
+
+    Raises
+    ------
+    ValueError
+        If the network's output is not finite.
     """
     dtype, everything = float_dtype(values.dtype), slice(0, len(values))
     offset, scale = (0.0, 0.0) if np.ptp(values) == 0 else network_units(values, info, sign)

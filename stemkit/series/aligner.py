@@ -324,16 +324,14 @@ class SeriesAligner(ImageTransformer):
         n_rows = turn.shape[0]
         if len(numbers) == 1:
             return Group(turn, numbers, np.zeros((1, n_rows, 2)), ScanNoise())
-        whole = rigid_shifts(BrightFrames(series, numbers), self.max_shift, verbose=bool(self.verbose))
+        whole = rigid_shifts(BrightFrames(series, numbers), self.max_shift, verbose=self.verbose)
         rejected = {numbers[k]: reason for k, reason in whole.rejected.items()}
         kept = [k for k in range(len(numbers)) if k not in whole.rejected]
         used = [numbers[k] for k in kept]
         if len(used) < FEWEST_FRAMES:
             return Group(turn, used, np.zeros((len(used), n_rows, 2)), ScanNoise(), rejected=rejected)
         chosen, shifts = BrightFrames(series, used), whole.shifts[kept]
-        found = refined(
-            chosen, shifts - shifts.mean(0), self._enhance(chosen[0]), rows=self.rows, verbose=bool(self.verbose)
-        )
+        found = refined(chosen, shifts - shifts.mean(0), self._enhance(chosen[0]), rows=self.rows, verbose=self.verbose)
         ambiguous = [one.numbered(dict(enumerate(numbers))) for one in whole.ambiguous]
         moved = turn.to_image(found.displacements)
         return Group(turn, used, moved, found.scan, found.variance, rejected, ambiguous)

@@ -67,7 +67,7 @@ class Refined:
 
 
 def refined(
-    frames: Sequence[NDArray], shifts: NDArray, enhance: Enhance, *, rows: bool = True, verbose: bool = False
+    frames: Sequence[NDArray], shifts: NDArray, enhance: Enhance, *, rows: bool = True, verbose: int = 0
 ) -> Refined:
     """Displacements of the rows of frames.
 

@@ -67,7 +67,7 @@ class RigidShifts:
     ambiguous: list[Ambiguity] = field(default_factory=list)
 
 
-def rigid_shifts(frames: Sequence[NDArray], max_shift: float | None = None, *, verbose: bool = False) -> RigidShifts:
+def rigid_shifts(frames: Sequence[NDArray], max_shift: float | None = None, *, verbose: int = 0) -> RigidShifts:
     """Align whole frames.
 
     Frames are filtered so that every Fourier coefficient counts by its ratio of signal to noise
@@ -123,7 +123,7 @@ class _Hypothesis:
         return [i for i in reversed(range(len(self.places))) if self.places[i] is not None]
 
 
-def _placed(pairs: Pairs, first: int = 0, *, verbose: bool = False) -> NDArray[np.float64]:
+def _placed(pairs: Pairs, first: int = 0, *, verbose: int = 0) -> NDArray[np.float64]:
     """Shifts ``(n_frames, 2)`` of the frames, one after the other: a beam search; NaN for those that match no other."""
     best = [_Hypothesis((*[None] * first, (0.0, 0.0)), 0.0)]
     for frame in tqdm(range(first + 1, len(pairs)), desc="aligning frames", disable=not verbose):

@@ -21,8 +21,8 @@ ROOT = Path(__file__).parent.parent
 #: Files with links: how their names end, and where they are.
 SUFFIXES = {".cff", ".md", ".py", ".rst", ".yaml"}
 FOLDERS = ("", "docs/**/", "examples/", "recipe/", "stemkit/**/")
-#: Folders of built pages, and this file, which has patterns of links.
-LEFT_OUT = {"_build", "gallery", "generated", "links.py"}
+#: Built pages, and this file, which has patterns of links.
+LEFT_OUT = {"_build", "gallery", "generated", "sg_execution_times.rst", "links.py"}
 #: An address in text; what closes the sentence or the markup around it does not belong to it.
 ADDRESS = re.compile(r"https?://[^\s<>`\"'{}\[\]]+")
 DOI = re.compile(r"(?:https?://(?:dx\.)?doi\.org/|\bdoi:\s?)(?P<name>[^\s<>`\"'{}\[\]]+)", re.IGNORECASE)

@@ -115,9 +115,8 @@ print("kind:", found.pointwise.kind)
 # %%
 # The standard error is that of the noise realised in this image. One image differs from the numbers it was drawn with
 # by sampling, most of all in the amplitude of a background with a large length. A crystal of varying thickness is
-# indistinguishable from background. Jitter across the rows is found although none was drawn: where columns are as close
-# to each other as here, the noise of its estimates is underestimated, by an amount that falls with the number of
-# electrons (0.55 px at 10 electrons per pixel, 0.2 px at 100, in all draws of the noise that were tried).
+# indistinguishable from background. Jitter across the rows has a larger error than that along them: columns as close as
+# these share their pixels along y, and with them the noise.
 #
 # How the numbers are measured
 # ----------------------------

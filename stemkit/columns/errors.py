@@ -23,8 +23,6 @@ MAX_CORRECTION = 0.5
 #: ... and least distance of the nearest neighbour of such a column, widths (chosen: the model of the effect of a slope
 #: contains one column).
 MIN_CORRECTED_DISTANCE = 3.0
-#: Largest reduced chi-square, without what the slope explains, of such a column (chosen: noise has 1).
-MAX_UNEXPLAINED = 2.0
 #: Least uncertainty of a correction, as a fraction of it (chosen: what looks like a slope may be a misfit).
 MIN_UNCERTAINTY = 0.3
 #: Least number of columns whose slopes limit the general one (chosen).
@@ -100,8 +98,9 @@ def fit_errors(
         slopes, displacement, explained = _slope_effects(covariance, ramps, noise.tilt, unexplained, final)
         relative = np.linalg.norm(displacement[:, [0, 1, 3]], axis=1) / widths
         is_corrected = (relative < MAX_CORRECTION) & (nearest >= MIN_CORRECTED_DISTANCE * widths)
-        # what the slope does not explain is a misfit, which may look like a slope
-        is_corrected &= (chi2 - explained) / dof < MAX_UNEXPLAINED
+        # more than noise that the slope does not explain is a misfit, of which the slope may be a part
+        excess = chi2 - explained - dof
+        is_corrected &= excess < np.maximum(explained, CONSTANTS.excess_significance * np.sqrt(2 * dof))
         # the terms of second order are smaller than those of first order by the displacement in widths
         uncertain = displacement * np.where(is_corrected, np.maximum(relative, MIN_UNCERTAINTY), 1.0)[:, None]
         displacement = displacement * is_corrected[:, None]

@@ -181,7 +181,7 @@ def _jackknife_std(values: NDArray) -> NDArray[np.float64]:
 def _edges(estimates: ShiftEstimates) -> NDArray[np.float64]:
     """Bins of the distance, px: nearer columns share their noise, and few pairs are farther apart."""
     extent = float(np.ptp(estimates.x))
-    nearest = 3.0 + 2 * np.sqrt((estimates.weight > 0).sum(1).mean())
+    nearest = float(estimates.weight.shape[1])
     return np.geomspace(nearest, max(0.8 * extent, 2 * nearest), N_EDGES)
 
 

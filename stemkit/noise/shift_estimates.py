@@ -171,7 +171,9 @@ def estimate_shifts(
     modes = np.where(good, np.stack(windows.parameter_effects(known, axis)), 0.0)
     first = np.ascontiguousarray(windows.row[:, 0])
     estimates = ShiftEstimates(shift, weight, fits.x, _orthonormal(modes, weight), first, len(residual))
-    return estimates if axis == 1 else _with_misfit(estimates)
+    if axis == 0:
+        estimates = _with_misfit(estimates)
+    return estimates.reweighted(estimates.weight / windows.shared_noise(estimates, known, variance)[estimates.row])
 
 
 def noise_variance(
@@ -263,6 +265,17 @@ class _Windows:
         slope = (slope - slope.sum(2, keepdims=True) / np.maximum(inside.sum(2, keepdims=True), 1)) * inside
         index = safe[:, :, None] * n_x + np.clip(col, 0, n_x - 1)
         return cls(row, at_x if axis == 1 else at_y, index, inside, slope, gaussian, squared)
+
+    def shared_noise(self, estimates: ShiftEstimates, known: NDArray, variance: NDArray) -> NDArray[np.float64]:
+        """Variance of the mean estimate of each row ``(n_y,)`` over that of independent columns, whose weights add.
+
+        Columns that are close share their pixels, and with them the noise. ``known`` is the sum of squared slopes of
+        each estimate ``(n_columns, n_rows)``, ``variance`` that of a pixel ``(n_y, n_x)``.
+        """
+        of_pixel = (estimates.weight / known)[:, :, None] * self.slope
+        total = np.bincount(self.index.ravel(), of_pixel.ravel(), variance.size).reshape(variance.shape)
+        independent = estimates.by_row(estimates.weight)
+        return np.where(independent > 0, (total**2 * variance).sum(1) / np.maximum(independent, TINY), 1.0)
 
     def parameter_effects(self, slope_squared: NDArray, axis: int) -> list[NDArray[np.float64]]:
         """Changes of the estimates by errors of the fitted parameters: position, along y also amplitude and width.

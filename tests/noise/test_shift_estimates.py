@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from strategies import SIGMAS, gaussians, lattice_positions, seeds
 
 from stemkit import NoiseModel, PointwiseNoise, ScanNoise
-from stemkit.columns import fit_columns
+from stemkit.columns import ColumnFits, fit_columns
 from stemkit.noise.image_calibration import row_mean_fraction
 from stemkit.noise.shift_estimates import _without_profile, derivative, estimate_shifts, noise_variance
 
@@ -33,6 +33,26 @@ def test_stated_variance_is_that_of_correlated_noise(axis, readout, streaks, len
     # neighbouring columns share streaks: fewer independent estimates than there are
     tolerance = SIGMAS * math.sqrt(2 / used.sum() * 4) + 0.1
     assert np.mean(estimates.weight[used] * estimates.shift[used] ** 2) == pytest.approx(1.0, abs=tolerance)
+
+
+@pytest.mark.parametrize("spacing", [2.2, 3.5])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_close_columns_share_their_noise(axis, spacing):
+    """The mean displacement of a row scatters as the weights state where columns have pixels in common, too."""
+    shape, rng = (128, 128), np.random.default_rng(0)
+    positions = lattice_positions(shape, 2.6 * spacing, angle=0.3)
+    slope = derivative(gaussians(shape, positions, 2.6), axis)
+    y, x = positions.T
+    fits = ColumnFits.from_values(len(y), y=y, x=x, amplitude=1.0, sigma=2.6)
+    squared = []
+    for _ in range(8):
+        noise, variance = 0.05 * rng.normal(size=shape), np.full(shape, 0.05**2)
+        estimates = estimate_shifts(noise, slope, fits, np.zeros((2, *shape)), variance, axis=axis)
+        weight = estimates.by_row(estimates.weight)
+        used = weight > 0.2 * np.median(weight)
+        squared.append((estimates.by_row(estimates.weight * estimates.shift)[used] ** 2 / weight[used]).mean())
+    # neighbouring rows are independent: a scatter of 0.05
+    assert np.mean(squared) == pytest.approx(1.0, abs=0.2)
 
 
 @given(st.sampled_from([2.0**-40, 2.0**-14, 0.5, 2.0**20]), st.sampled_from([0.01, -0.01]))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stemkit.columns.constants import CONSTANTS, COUPLING_UPDATES
 from stemkit.columns.equations import NormalEquations, normal_equations, ramp_projections
-from stemkit.columns.errors import FitErrors, fit_errors, nearest_coupled
+from stemkit.columns.errors import FitErrors, fit_errors
 from stemkit.columns.problem import FitProblem
 from stemkit.columns.solving import MAX_JOINT, covariances, damped_step
 
@@ -102,19 +102,18 @@ class BatchedLevenbergMarquardt:
         equations, noise = self.equations, self.problem.noise
         free = self.problem.free[:-1].to(self.start.dtype)
         # parameters that are not fitted have no errors: their rows and columns are zero, the diagonal must not be
-        covariance = covariances(
-            replace(equations, own=equations.own + torch.diag_embed(1 - free)), self.problem.coupled, joint
+        fitted, coupled = replace(equations, own=equations.own + torch.diag_embed(1 - free)), self.problem.coupled
+        both_free = free[:, :, None] * free[:, None, :]
+        covariance, alone = (
+            (covariances(fitted, coupled[:, :n], joint) * both_free).cpu().numpy() for n in (coupled.shape[1], 0)
         )
-        covariance = covariance * free[:, :, None] * free[:, None, :]
         ramps, is_final = None, joint >= MAX_JOINT
         if noise.tilt or is_final:
             ramps = ramp_projections(self.problem, self.parameters, self.center, self.all_columns).cpu().numpy()
         prior = None if self.prior is None else self.prior.cpu().numpy()
         chi2, dof = equations.chi2.cpu().numpy(), self._degrees_of_freedom().cpu().numpy()
-        parameters, coupled = self.parameters.cpu().numpy(), self.problem.coupled.cpu().numpy()
-        nearest = nearest_coupled(parameters[:, :2], coupled, np.arange(self.n))
-        widths = parameters[:-1, 3]
-        return fit_errors(covariance.cpu().numpy(), chi2, dof, widths, nearest, noise, ramps, prior, final=is_final)
+        widths = self.parameters[:-1, 3].cpu().numpy()
+        return fit_errors(covariance, alone, chi2, dof, widths, noise, ramps, prior, final=is_final)
 
     # --- steps ---------------------------------------------------------------------------------------------------
 

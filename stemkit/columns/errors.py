@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stemkit.columns.constants import CONSTANTS
 from stemkit.columns.noise import FitNoise
 
-__all__ = ["FitErrors", "fit_errors", "nearest_coupled"]
+__all__ = ["FitErrors", "fit_errors"]
 
 #: Standard errors from which the slope of a column's background along an axis is significant (derived: noise exceeds it
 #: in one of 16,000 slopes; each such slope displaces a column by several standard errors).
@@ -18,11 +18,8 @@ SLOPE_SIGNIFICANCE = 4.0
 #: Variance of the flat prior of a significant slope, in variances of its estimate (chosen: large).
 FLAT_PRIOR = 1e6
 #: Largest displacement of position and width by a slope that is corrected, widths (chosen: the terms of second order
-#: are half of it) ...
+#: are half of it).
 MAX_CORRECTION = 0.5
-#: ... and least distance of the nearest neighbour of such a column, widths (chosen: the model of the effect of a slope
-#: contains one column).
-MIN_CORRECTED_DISTANCE = 3.0
 #: Least uncertainty of a correction, as a fraction of it (chosen: what looks like a slope may be a misfit).
 MIN_UNCERTAINTY = 0.3
 #: Least number of columns whose slopes limit the general one (chosen).
@@ -44,8 +41,7 @@ class FitErrors(NamedTuple):
         RMS of the residuals over the expected one.
     displacement : ndarray of shape (n, P)
         Expected displacement of the parameters by slopes of the background, to be subtracted from them; 0 where it is
-        too large for that, a neighbour is too close, or the residual contains more than a slope: there it is part of
-        the covariance.
+        too large for that, or the residual contains more than a slope: there it is part of the covariance.
     """
 
     covariance: NDArray[np.float64]
@@ -55,10 +51,10 @@ class FitErrors(NamedTuple):
 
 def fit_errors(
     covariance: NDArray,
+    alone: NDArray,
     chi2: NDArray,
     dof: NDArray,
     widths: NDArray,
-    nearest: NDArray,
     noise: FitNoise,
     ramps: NDArray | None,
     prior: NDArray | None,
@@ -70,13 +66,13 @@ def fit_errors(
     Parameters
     ----------
     covariance : ndarray of shape (n, P, P)
-        Inverse of the normal equations.
+        Inverse of the normal equations, with the parameters of neighbours free.
+    alone : ndarray of shape (n, P, P)
+        The same with the neighbours fixed.
     chi2, dof : ndarray of shape (n,)
         Weighted sum of squares of the residuals, and their number of degrees of freedom.
     widths : ndarray of shape (n,)
         Fitted sigmas, px.
-    nearest : ndarray of shape (n,)
-        Distance of the nearest neighbour that is solved for together with the column, px; large without one.
     noise : FitNoise
         If its variance is None, covariances are scaled by that of the residuals.
     ramps : ndarray of shape (n, 2, P + 3) or None
@@ -95,14 +91,16 @@ def fit_errors(
     unexplained = np.where(reduced > 1 + CONSTANTS.excess_significance * np.sqrt(2 / dof), reduced, 1.0)
     result = covariance * unexplained[:, None, None]
     if ramps is not None:
-        slopes, displacement, explained = _slope_effects(covariance, ramps, noise.tilt, unexplained, final)
+        slopes, displacement, explained = _slope_effects(alone, ramps, noise.tilt, unexplained, final)
         relative = np.linalg.norm(displacement[:, [0, 1, 3]], axis=1) / widths
-        is_corrected = (relative < MAX_CORRECTION) & (nearest >= MIN_CORRECTED_DISTANCE * widths)
+        is_corrected = relative < MAX_CORRECTION
         # more than noise that the slope does not explain is a misfit, of which the slope may be a part
         excess = chi2 - explained - dof
         is_corrected &= excess < np.maximum(explained, CONSTANTS.excess_significance * np.sqrt(2 * dof))
-        # the terms of second order are smaller than those of first order by the displacement in widths
-        uncertain = displacement * np.where(is_corrected, np.maximum(relative, MIN_UNCERTAINTY), 1.0)[:, None]
+        # the terms of second order are smaller than those of first order by the displacement in widths; columns are not
+        # displaced farther than fits may go
+        limited = CONSTANTS.max_displacement / np.maximum(relative, CONSTANTS.max_displacement)
+        uncertain = displacement * np.where(is_corrected, np.maximum(relative, MIN_UNCERTAINTY), limited)[:, None]
         displacement = displacement * is_corrected[:, None]
         result = result + slopes + uncertain[:, :, None] * uncertain[:, None, :]
     if prior is not None:
@@ -113,15 +111,6 @@ def fit_errors(
     return FitErrors(result, np.sqrt(reduced), displacement)
 
 
-def nearest_coupled(positions: NDArray, coupled: NDArray, columns: NDArray) -> NDArray[np.float64]:
-    """Distance ``(m,)``, px, of some columns to the nearest one that they are solved for together with.
-
-    The last of the positions ``(n + 1, 2)``, far away, stands for an absent neighbour in ``coupled (n, k)``.
-    """
-    apart = positions[coupled[columns]] - positions[columns][:, None]
-    return np.asarray(np.hypot(apart[..., 0], apart[..., 1]).min(axis=1, initial=np.inf))
-
-
 def _slope_effects(
     covariance: NDArray, ramps: NDArray, tilt: float, unexplained: NDArray, final: bool
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
@@ -129,7 +118,8 @@ def _slope_effects(
     the part ``(n,)`` of chi-square that the slopes explain.
 
     To first order, a slope b displaces the parameters by ``R^T b`` with ``R = r^T C^-1 J cov``. The residual of the fit
-    contains the information F on it, by which it is estimated: this is the fit with the slopes as two more parameters.
+    contains the information F on it, by which it is estimated: this is the fit with the slopes as two more parameters,
+    and with fixed neighbours: free ones are displaced by the slope, too, of which the window shows only a part.
     Their prior is a normal distribution of standard deviation ``tilt``, or of a smaller one if the residuals of the
     columns exclude this, and flat where the estimate is significant. With the covariance T of the prior, the slope is
     ``V r^T C^-1 residual`` with the covariance ``V = T (1 + F T)^-1``. If not ``final``, the slopes are not estimated.

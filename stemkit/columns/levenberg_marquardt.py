@@ -19,7 +19,7 @@ from stemkit.columns.compiled import (
     unconverged,
 )
 from stemkit.columns.constants import CONSTANTS, IS_COUPLING_UPDATE
-from stemkit.columns.errors import FitErrors, fit_errors, nearest_coupled
+from stemkit.columns.errors import FitErrors, fit_errors
 from stemkit.columns.problem import FitProblem
 from stemkit.columns.solving import MAX_CYCLES, MAX_JOINT, TOLERANCE
 
@@ -136,16 +136,15 @@ class CompiledLevenbergMarquardt:
         """Errors of the m columns that took part, with the parameters of ``joint`` neighbours free."""
         columns = np.flatnonzero(self.touched)
         free = self.problem.free.numpy()[columns].astype(np.float64)
-        covariance = self._covariances(columns, joint) * free[:, :, None] * free[:, None, :]
+        both_free = free[:, :, None] * free[:, None, :]
+        covariance, alone = (self._covariances(columns, n) * both_free for n in (joint, 0))
         dof = np.maximum(self.equations.pixels[columns] - free.sum(1), 1.0)
         noise, prior = self.problem.noise, self.state.prior
         is_final = joint >= MAX_JOINT
         ramps = self._ramp_projections(columns) if noise.tilt or is_final else None
         used_prior = prior[columns] if len(prior) else None
-        chi2 = self.equations.chi2[columns]
-        nearest = nearest_coupled(self.state.parameters[:, :2], self.arrays.coupled, columns)
-        widths = self.fitted[columns, 3]
-        return fit_errors(covariance, chi2, dof, widths, nearest, noise, ramps, used_prior, final=is_final)
+        chi2, widths = self.equations.chi2[columns], self.fitted[columns, 3]
+        return fit_errors(covariance, alone, chi2, dof, widths, noise, ramps, used_prior, final=is_final)
 
     # --- steps ---------------------------------------------------------------------------------------------------
 

@@ -72,3 +72,18 @@ def test_an_edge_does_not_hide_a_column_from_the_search():
     ratio = (final.amplitude_err / quick.amplitude_err)[places[:, 1] > 80]
     assert np.nanmax(ratio) > 1.5
     assert np.nanmedian((final.amplitude_err / quick.amplitude_err)[places[:, 1] < 60]) < 1.1
+
+
+@pytest.mark.parametrize("spacing", [10.8, 12.6])
+def test_the_misfit_of_close_columns_does_not_displace_them(spacing):
+    """Columns with wings, 3.6 and 4.2 widths apart, whose misfit has a slope at each of their neighbours."""
+    rng, sigma = np.random.default_rng(3), 3.0
+    places = lattice_positions((160, 160), spacing, 0.2)
+    places = places + rng.uniform(-0.3, 0.3, places.shape)
+    places = places[((places > 8) & (places < 152)).all(axis=1)]
+    amplitude = np.where(rng.random(len(places)) < 0.5, 1.0, 0.3)
+    image = gaussians((160, 160), places, sigma, amplitude) + gaussians((160, 160), places, 2 * sigma, 0.2 * amplitude)
+    fits = fit_columns(image + rng.normal(0, 0.01, image.shape), places, sigma, variance=0.01**2)
+    assert not fits.failed.any()
+    assert fits.position_errors.max() < 0.5
+    assert np.sqrt(((fits.positions - places) ** 2).mean()) < 0.195

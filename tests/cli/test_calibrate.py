@@ -81,6 +81,7 @@ def test_figure(tmp_path, tif, capsys, monkeypatch):
     assert "pointwise.readout" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_a_figure_is_replaced_by_the_same_command_alone(tmp_path, tif, capsys):
     command = ["calibrate", str(tif), "--figure", "-o", str(tmp_path / "out")]
     assert main(command) == 0

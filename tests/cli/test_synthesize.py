@@ -19,6 +19,7 @@ def run(*arguments) -> int:
     return main(["synthesize", *map(str, arguments)])
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_pairs_and_their_columns(tmp_path, capsys):
     path = tmp_path / "pairs.nc"
     assert run("-n", 3, "--mode", "bf", "--size", 48, "--seed", 4, "-o", path, "--figure") == 0

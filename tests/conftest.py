@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))
+gc.disable()  # until pytest_collection_finish
 
 #: ``--hypothesis-profile thorough`` draws more examples, others in every run.
 ALWAYS = {"deadline": None, "database": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -32,5 +33,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Leave what was imported out of garbage collections: each would look through a million objects of libraries."""
-    gc.collect()
     gc.freeze()
+    gc.enable()

@@ -41,7 +41,7 @@ def row_jitter(table, jitter, rng):
 
 @lru_cache(maxsize=2)
 def row_weights(y):
-    """Weights ``(n, n_rows)`` of the rows, along y and x, for columns at these y: noise is drawn for them many times."""
+    """Weights ``(n, n_rows)`` of the rows, along y and x, for columns at these y: noise is drawn for them often."""
     y = np.frombuffer(y)
     t = (np.arange(y.min() - 0.5, y.max() + 0.5, PIXEL) - y[:, None]) / WIDTH
     along_x = np.exp(-(t**2))

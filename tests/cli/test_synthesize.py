@@ -86,21 +86,18 @@ def test_files_are_not_replaced(tmp_path, capsys):
     assert run("-n", 1, "--size", 32, "-o", tmp_path / "pairs.nc", "--overwrite") == 0
 
 
-@pytest.fixture
-def full_disk():
-    """Files of 3000 bytes at most: a limit of their size fails in the same calls as a full disk does."""
+def test_a_full_disk(tmp_path, capsys):
+    """A limit of the size of files fails in the same calls as a full disk does."""
     resource = pytest.importorskip("resource", reason="limits of the size of files are of POSIX systems")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, handler)
-
-
-@pytest.mark.usefixtures("full_disk")
-def test_a_full_disk(tmp_path, capsys):
-    assert run("-n", 1, "--size", 64, "-o", tmp_path / "p.nc") == 1
+    try:
+        code = run("-n", 1, "--size", 64, "-o", tmp_path / "p.nc")
+    finally:  # before pytest writes its report
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert code == 1
     assert (
         capsys.readouterr().err.splitlines()[-1]
         == f"stemkit: can't write {tmp_path / 'p.nc'}: the disk is full, or a quota is reached"

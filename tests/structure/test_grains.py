@@ -34,13 +34,13 @@ def reflected(row):
     return 2 * np.outer(row, row) - np.eye(2)
 
 
-def filled(vectors, half=3.2):
+def filled(vectors, half=4.0):
     reach = int(3 * half / min(np.hypot(*reduced_basis(vectors).T))) + 3
     whole = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1).T @ vectors
     return whole[(np.abs(whole) < half).all(axis=1)]
 
 
-def bicrystal(first, second, normal, rng, half=3.2, at=0.0):
+def bicrystal(first, second, normal, rng, half=4.0, at=0.0):
     """Table of two crystals on either side of a line, and which of the two each column belongs to."""
     one, other = filled(first, half), filled(second, half)
     one, other = one[one @ normal < at], other[other @ normal >= at]
@@ -135,7 +135,7 @@ def test_film_and_substrate_are_phases_with_their_mismatch(coherent):
         row, sign = only_boundary(grains, truth)
         assert row["kind"] == ("coherent interface" if coherent else "interface")
         assert not row["same_phase"]
-        assert 6.0 < row["length"] < 9.6  # of the line through a square field of 6.4 nm
+        assert 7.5 < row["length"] < 12  # of the line through a square field of 8 nm
         mismatch = 0.0 if coherent else 0.02 / 0.4
         z.append(
             [

@@ -10,7 +10,7 @@ from stemkit.metrics import psnr
 from stemkit.synthesis import lattice, planar_cell
 
 pytestmark = pytest.mark.slow
-TRAINING = {"max_epochs": 4, "batches_per_epoch": 15, "crop_size": 32, "random_state": 0, "device": "cpu"}
+TRAINING = {"max_epochs": 4, "batches_per_epoch": 30, "crop_size": 32, "random_state": 0, "device": "cpu"}
 BASELINES = [FCNDenoiser(n_layers=5, n_channels=8, **TRAINING), AtomSegNetDenoiser(n_channels=8, **TRAINING)]
 
 

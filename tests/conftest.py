@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).parent))
+gc.disable()  # until pytest_collection_finish
 
-settings.register_profile(
-    "repeatable", derandomize=True, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow]
-)
+#: ``--hypothesis-profile thorough`` draws more examples, others in every run.
+ALWAYS = {"deadline": None, "database": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("repeatable", derandomize=True, max_examples=30, **ALWAYS)
+settings.register_profile("thorough", derandomize=False, max_examples=300, **ALWAYS)
 settings.load_profile("repeatable")
 
 
@@ -26,3 +29,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="torch finds no CUDA device"))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of garbage collections: each would look through a million objects of libraries."""
+    gc.freeze()
+    gc.enable()

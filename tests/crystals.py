@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import pandas as pd
 
@@ -32,12 +34,18 @@ def crystal(kind="perovskite", cells=12, angle=0.1, polar=POLAR):
 
 def row_jitter(table, jitter, rng):
     """Displacement ``(n, 2)`` of columns by rows of pixels that are displaced independently, and its RMS."""
-    rows = np.arange(table["y"].min() - 0.5, table["y"].max() + 0.5, PIXEL)
-    t = (rows - table[["y"]].to_numpy()) / WIDTH
-    weights = [t**2 * np.exp(-(t**2)), np.exp(-(t**2))]
-    weights = [w / w.sum(axis=1, keepdims=True) for w in weights]
-    shifts = [w @ rng.normal(0, jitter, len(rows)) for w in weights]
+    weights = row_weights(table["y"].to_numpy().tobytes())
+    shifts = [w @ rng.normal(0, jitter, w.shape[1]) for w in weights]
     return np.stack(shifts, axis=1), [jitter * np.sqrt((w**2).sum(axis=1)) for w in weights]
+
+
+@lru_cache(maxsize=2)
+def row_weights(y):
+    """Weights ``(n, n_rows)`` of the rows, along y and x, for columns at these y: noise is drawn for them often."""
+    y = np.frombuffer(y)
+    t = (np.arange(y.min() - 0.5, y.max() + 0.5, PIXEL) - y[:, None]) / WIDTH
+    along_x = np.exp(-(t**2))
+    return [w / w.sum(axis=1, keepdims=True) for w in (t**2 * along_x, along_x)]
 
 
 def measured(true, rng, error=(0.002, 0.005), jitter=0.0):

@@ -110,7 +110,7 @@ def _vectors_of_patch(tree: cKDTree, center: NDArray, patch: int) -> tuple[NDArr
     candidates = _frequent_differences(tree, sources, nearest)
     if len(candidates) < 2:
         return None, 0.0
-    score = np.array([_occupied_fraction(tree, sources, v, CONSTANTS.same_position * nearest) for v in candidates])
+    score = _occupied_fractions(tree, sources, candidates, CONSTANTS.same_position * nearest)
     good = score >= max(CONSTANTS.occupied, CONSTANTS.occupied_of_best * score.max())
     pair = _two_shortest(candidates[good])
     if pair is None:
@@ -147,19 +147,20 @@ def _peaks(difference: NDArray, longest: float, step: float) -> NDArray[np.float
     return peaks[lower][: CONSTANTS.peaks]
 
 
-def _occupied_fraction(tree: cKDTree, sources: NDArray, vector: NDArray, tolerance: float) -> float:
-    """Of the positions inside the crystal that a vector leads to from columns, the fraction occupied by a column."""
-    targets = sources + vector
-    distance, neighbors = tree.query(targets, k=min(11, tree.n))
-    occupied = distance[:, 0] <= tolerance
-    difference = tree.data[neighbors] - targets[:, None]
-    angle = np.degrees(np.arctan2(difference[..., 0], difference[..., 1]))
-    angle[:, 0] = np.where(occupied, angle[:, 1], angle[:, 0])  # a column at the position itself has no direction
-    angle.sort(axis=1)
+def _occupied_fractions(tree: cKDTree, sources: NDArray, vectors: NDArray, tolerance: float) -> NDArray[np.float64]:
+    """Of the positions inside the crystal that each vector leads to from columns, the fraction occupied by a column."""
+    targets = sources + vectors[:, None]
+    occupied = np.isfinite(tree.query(targets, distance_upper_bound=tolerance)[0])
+    n_occupied = occupied.sum(axis=1)
+    enough = n_occupied >= max(3, CONSTANTS.sources * len(sources))
+    # what is not occupied is inside if there are columns in all directions; only vectors with a chance are worth it
+    is_empty = ~occupied & enough[:, None]
+    empty = targets[is_empty]
+    difference = tree.data[tree.query(empty, k=min(11, tree.n))[1]] - empty[:, None]
+    angle = np.sort(np.degrees(np.arctan2(difference[..., 0], difference[..., 1])), axis=1)
     gap = np.diff(angle, axis=1, append=angle[:, :1] + 360).max(axis=1)
-    inside = occupied | (gap < CONSTANTS.widest_gap)
-    enough = occupied.sum() >= max(3, CONSTANTS.sources * len(sources))
-    return float(occupied.sum() / inside.sum()) if enough else 0.0
+    is_empty[is_empty] = gap < CONSTANTS.widest_gap
+    return np.where(enough, n_occupied / np.maximum(n_occupied + is_empty.sum(axis=1), 1), 0.0)
 
 
 def _two_shortest(vectors: NDArray) -> NDArray[np.intp] | None:

@@ -1,6 +1,8 @@
-"""Images of the tests of commands."""
+"""Images and figures of the tests of commands."""
 
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image
 
 import stemkit
 from stemkit import NoiseModel, PointwiseNoise, ScanNoise, STEMSynthesizer
@@ -31,3 +33,18 @@ def torn(tmp_path, scene):
     noise = NoiseModel(contrast=1000.0, scan=ScanNoise(jitter=0.8), pointwise=PointwiseNoise(readout=0.05))
     image = noise.apply(scene[0]["enhance"][0].drop_vars("arrangement"), random_state=0)
     return stemkit.write(image, tmp_path / "torn.tif")
+
+
+@pytest.fixture
+def drawn_figures():
+    """The files of figures are what a user sees."""
+
+
+@pytest.fixture(autouse=True)
+def quick_figures(request, monkeypatch):
+    """Figures are made, but their files are blank: to draw one takes longer than most commands.
+
+    One test of each kind of figure, at least, uses ``drawn_figures``.
+    """
+    if "drawn_figures" not in request.fixturenames:
+        monkeypatch.setattr(Figure, "savefig", lambda figure, file, **_: Image.new("RGB", (8, 8)).save(file, "png"))

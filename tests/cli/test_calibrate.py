@@ -10,6 +10,7 @@ import stemkit
 from stemkit import NoiseModel, PointwiseNoise, STEMSynthesizer
 from stemkit.cli import main
 from stemkit.cli.calibrate import _line
+from stemkit.cli.figures import save_and_close
 from stemkit.synthesis import lattice, planar_cell
 
 
@@ -70,11 +71,18 @@ def test_json_is_valid_where_nothing_is_known(tmp_path, capsys):
     assert described["scan"]["jitter_length"] == "inf"
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_figure(tmp_path, tif, capsys, monkeypatch):
     drawn = []
-    monkeypatch.setattr("stemkit.cli.calibrate.save_and_close", lambda figure, path: drawn.append((figure, path)))
+
+    def remembered(figure, path):
+        drawn.append((figure, path))
+        save_and_close(figure, path)
+
+    monkeypatch.setattr("stemkit.cli.calibrate.save_and_close", remembered)
     assert main(["calibrate", str(tif), "--figure", "-o", str(tmp_path / "out")]) == 0
     ((figure, path),) = drawn
+    assert path.read_bytes()[:4] == b"\x89PNG"
     assert path == tmp_path / "out" / "image_noise.png"
     (readout,) = re.findall(r"readout ([\d.]+)", " ".join(ax.get_title() for ax in figure.axes))
     assert float(readout) == pytest.approx(0.1, rel=0.2)

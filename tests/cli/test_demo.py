@@ -7,6 +7,7 @@ from stemkit.cli import demo, main
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("drawn_figures")
 def test_gains_and_finds(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(demo, "SCENES", (demo.SCENES[0], demo.SCENES[3]))
     assert main(["demo", "-o", str(tmp_path)]) == 0

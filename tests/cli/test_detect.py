@@ -37,6 +37,7 @@ def frames():
     return series.astype(np.float32)
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_a_series_is_aligned_and_averaged_as_by_a_pipeline(tmp_path, frames, capsys):
     stemkit.write(frames, tmp_path / "series.nc")
     assert detect(tmp_path / "series.nc", "-o", tmp_path, "--no-enhance", "--figure") == 0

@@ -38,6 +38,7 @@ def test_impossible_samplings_are_refused(tmp_path, tif, sampling, capsys):
     assert f"must be auto or a number in (0, 1], but is '{sampling}'" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_png_is_a_picture(tmp_path, tif):
     assert main(["enhance", str(tif), "-o", str(tmp_path), "--format", "png"]) == 0
     from PIL import Image

@@ -65,10 +65,10 @@ class TestOutput:
         code, out, err = shell(f"cd {small}; STEMKIT info $'\\xff\\xfe.npy'")
         assert (code, err) == (0, [])
         assert out.splitlines()[0] == b"\xff\xfe.npy"
-        code, out, err = shell(f"cd {small}; STEMKIT enhance $'\\xff\\xfe.npy' -o out; STEMKIT info out")
+        code, out, err = shell(f"cd {small}; STEMKIT enhance $'\\xff\\xfe.npy' -o out")
         assert code == 0
         assert out.splitlines()[0] == b"out/\xff\xfe_enhanced.tif"
-        assert out.splitlines()[1] == b"out/\xff\xfe_enhanced.tif"
+        assert b"\xff\xfe_enhanced.tif" in os.listdir(os.fsencode(small / "out"))
 
     def test_a_damaged_netcdf_file_leaves_no_traceback(self, small, image):
         whole = stemkit.write(image, small / "whole.nc").read_bytes()

@@ -102,6 +102,7 @@ def test_flags_have_symbols_of_their_own():
     assert len({*FLAG_STYLES.values(), GOOD_STYLE}) == len(FLAG_STYLES) + 1
 
 
+@pytest.mark.usefixtures("drawn_figures")
 @pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])
 def test_formats_of_figures(tmp_path, tif, suffix, start):
     out = tmp_path / "out"
@@ -109,6 +110,7 @@ def test_formats_of_figures(tmp_path, tif, suffix, start):
     assert (out / f"image_columns.{suffix}").read_bytes().startswith(start)
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_a_stack_has_a_figure_per_frame_with_its_own_columns(tmp_path):
     values = np.zeros((2, 60, 60), dtype=np.float32) + np.random.default_rng(0).normal(0, 0.02, (2, 60, 60))
     y, x = np.mgrid[:60, :60]

@@ -36,6 +36,7 @@ def test_px_where_uncalibrated(tmp_path, torn, capsys):
     assert capsys.readouterr().out.endswith(" px (RMS)\n")
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_figure(tmp_path, torn):
     assert main(["straighten", str(torn), "-o", str(tmp_path), "--figure"]) == 0
     with Image.open(tmp_path / "torn_straightened.png") as picture:

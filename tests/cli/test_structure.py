@@ -34,21 +34,15 @@ def columns_of_a_perovskite(n=9, pixel=0.02, seed=0):
     return table
 
 
-@pytest.fixture(params=["csv", "parquet"])
-def table_file(tmp_path, request):
-    if request.param == "parquet":
-        pytest.importorskip("pyarrow")
-    return write_columns(columns_of_a_perovskite(), tmp_path / f"crystal.{request.param}")
-
-
 @pytest.fixture
 def csv(tmp_path):
     return write_columns(columns_of_a_perovskite(), tmp_path / "crystal.csv")
 
 
-def test_every_analysis_writes_a_table_and_a_figure_and_prints_a_line(tmp_path, table_file, capsys):
+@pytest.mark.usefixtures("drawn_figures")
+def test_every_analysis_writes_a_table_and_a_figure_and_prints_a_line(tmp_path, csv, capsys):
     out = tmp_path / "out"
-    assert structure(table_file, *(f"--{name}" for name in ANALYSES), "-o", out) == 0
+    assert structure(csv, *(f"--{name}" for name in ANALYSES), "-o", out) == 0
     files = {path.name for path in out.iterdir() if path.is_file()}
     assert files == {f"crystal_{name}.{suffix}" for name in ANALYSES for suffix in ("csv", "png")}
     printed = capsys.readouterr().out
@@ -61,6 +55,14 @@ def test_every_analysis_writes_a_table_and_a_figure_and_prints_a_line(tmp_path, 
     assert set(vectors["unit"]) == {"nm"}
     assert "1 site without a column (--image FILE tests" in printed
     assert (pd.read_csv(out / "crystal_counts.csv")["reason"] == "another sublattice").sum() == 81
+
+
+def test_a_table_in_parquet_is_read_like_one_in_csv(tmp_path, csv):
+    pytest.importorskip("pyarrow")
+    parquet = write_columns(columns_of_a_perovskite(), tmp_path / "other.parquet")
+    assert structure(csv, parquet, "--strain", "-o", tmp_path) == 0
+    one, other = (pd.read_csv(tmp_path / f"{name}_strain.csv") for name in ("crystal", "other"))
+    pd.testing.assert_frame_equal(one, other)
 
 
 def test_a_repeated_command_skips_what_is_finished(tmp_path, csv, capsys):

@@ -1,7 +1,6 @@
 """``stemkit synthesize``."""
 
-import subprocess
-import sys
+import signal
 
 import numpy as np
 import pandas as pd
@@ -19,6 +18,7 @@ def run(*arguments) -> int:
     return main(["synthesize", *map(str, arguments)])
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_pairs_and_their_columns(tmp_path, capsys):
     path = tmp_path / "pairs.nc"
     assert run("-n", 3, "--mode", "bf", "--size", 48, "--seed", 4, "-o", path, "--figure") == 0
@@ -86,19 +86,20 @@ def test_files_are_not_replaced(tmp_path, capsys):
     assert run("-n", 1, "--size", 32, "-o", tmp_path / "pairs.nc", "--overwrite") == 0
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="limits of the size of files are of POSIX systems")
-def test_a_full_disk(tmp_path):
+def test_a_full_disk(tmp_path, capsys):
     """A limit of the size of files fails in the same calls as a full disk does."""
-    program = (
-        "import resource, signal, sys; from stemkit.cli import main; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)); sys.exit(main(sys.argv[1:]))"
-    )
-    call = [sys.executable, "-c", program, "synthesize", "-n", "1", "--size", "64", "-o", str(tmp_path / "p.nc")]
-    done = subprocess.run(call, capture_output=True, text=True, check=False)
-    assert done.returncode == 1, done.stderr
+    resource = pytest.importorskip("resource", reason="limits of the size of files are of POSIX systems")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+    try:
+        code = run("-n", 1, "--size", 64, "-o", tmp_path / "p.nc")
+    finally:  # before pytest writes its report
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert code == 1
     assert (
-        done.stderr.splitlines()[-1]
+        capsys.readouterr().err.splitlines()[-1]
         == f"stemkit: can't write {tmp_path / 'p.nc'}: the disk is full, or a quota is reached"
     )
     assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 """``stemkit train``."""
 
+import shutil
 from importlib import import_module
 
 import pytest
@@ -87,9 +88,17 @@ def test_weights_of_another_run_are_not_replaced(tmp_path, capsys):
     assert (tmp_path / "sfin-general.safetensors").read_bytes() == weights
 
 
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory):
+    """The folder of a training that ended after the first of two epochs."""
+    folder = tmp_path_factory.mktemp("unfinished")
+    assert train(folder, "--epochs", "2", "--minutes", "0") == 0
+    return folder
+
+
 @pytest.mark.parametrize("missing", ["module", "optimizer", "history", "settings"])
-def test_a_damaged_checkpoint_is_said_to_be_one(tmp_path, missing, capsys):
-    assert train(tmp_path, "--epochs", "2", "--minutes", "0") == 0
+def test_a_damaged_checkpoint_is_said_to_be_one(unfinished, tmp_path, missing, capsys):
+    shutil.copytree(unfinished, tmp_path, dirs_exist_ok=True)
     (checkpoint,) = tmp_path.glob(".training/*.checkpoint")
     state = torch.load(checkpoint, weights_only=True)
     del state[missing]
@@ -99,6 +108,11 @@ def test_a_damaged_checkpoint_is_said_to_be_one(tmp_path, missing, capsys):
     err = capsys.readouterr().err
     assert str(checkpoint) in err
     assert "remove it to begin again" in err
+
+
+def test_without_its_checkpoint_a_training_begins_again(unfinished, tmp_path):
+    shutil.copytree(unfinished, tmp_path, dirs_exist_ok=True)
+    (checkpoint,) = tmp_path.glob(".training/*.checkpoint")
     checkpoint.unlink()
     assert train(tmp_path, "--epochs", "2") == 0
     assert load_weights(tmp_path / "sfin-general.safetensors")[1].training["epochs_done"] == 2

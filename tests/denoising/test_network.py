@@ -135,11 +135,17 @@ class TestTiles:
         np.testing.assert_array_equal(denoiser.transform(image), denoiser.transform(image))
 
     @pytest.mark.parametrize(
-        ("options", "number"),
-        [({}, 3), ({"mode": "bf"}, 3), ({"average_flips": True}, 1), ({"sampling": 0.8}, 1), ({"lattice": "auto"}, 1)],
+        ("options", "size", "number"),
+        [
+            ({}, (3, 2), 3),
+            ({"mode": "bf"}, (3, 1), 3),
+            ({"average_flips": True}, (2, 1), 1),
+            ({"sampling": 0.8}, (2, 1), 1),
+            ({"lattice": "auto"}, (2, 1), 1),
+        ],
     )
-    def test_rows_of_the_result_come_one_after_the_other(self, pairs, options, number):
-        image = np.tile(pairs["noisy"][0].values, (3, 2))[:300]
+    def test_rows_of_the_result_come_one_after_the_other(self, pairs, options, size, number):
+        image = np.tile(pairs["noisy"][0].values, size)
         image[7, 9] = 1e4  # is interpolated, but not in the recorded pixels
         (image,) = split(xr.DataArray(image, dims=("y", "x")))
         denoiser = SFINDenoiser(tile_size=128, **{"mode": "haadf", **options}).fit(image)

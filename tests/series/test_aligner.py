@@ -22,6 +22,8 @@ SCAN = ScanNoise(jitter=0.3, jitter_y=0.2, drift=0.3, drift_y=0.3, drift_rows=8.
 #: Frames that do not match are announced.
 LEFT_OUT = pytest.mark.filterwarnings("ignore:.* frames are left out:UserWarning")
 FAST = {"denoiser": None}
+#: For what does not depend on the displacements of single rows, which take the most time.
+WHOLE = {"rows": False, **FAST}
 
 
 def specimen(size=SIZE, reach=40.0):
@@ -76,7 +78,7 @@ class TestDisplacements:
 
     def test_rows_improve_on_whole_frames(self, series, aligned):
         frames, moved = series
-        rows, whole = aligned[0].displacements_, SeriesAligner(rows=False, **FAST).fit(frames).displacements_
+        rows, whole = aligned[0].displacements_, SeriesAligner(**WHOLE).fit(frames).displacements_
         assert (between_frames(rows, moved) < 0.8 * between_frames(whole, moved)).all()
         assert np.ptp(whole, axis=1).max() == 0
 
@@ -153,7 +155,7 @@ class TestAverage:
         frames, _ = series
         shapes = {}
         for coverage in (0.0, 0.5, 1.0):
-            image = SeriesAligner(coverage=coverage, **FAST).fit_transform(frames)
+            image = SeriesAligner(coverage=coverage, **WHOLE).fit_transform(frames)
             shapes[coverage] = image.size
             assert bool(np.isnan(image.values).any()) == (coverage == 0)
             assert float((image.n_frames >= max(1, 4 * coverage)).mean()) > (0.6 if coverage == 0 else 0.8)
@@ -195,13 +197,14 @@ class TestContainers:
     @pytest.mark.parametrize("dims", [("frame", "y", "x"), ("image", "y", "x")])
     def test_stacks(self, series, dims):
         frames = xr.DataArray(series[0].values, dims=dims, attrs={"mode": "haadf"})
-        image = SeriesAligner(**FAST).fit_transform(frames)
+        image = SeriesAligner(**WHOLE).fit_transform(frames)
         assert image.dims == ("y", "x")
         assert not image.stem.is_calibrated
 
-    def test_arrays_and_lists_give_the_same(self, series, aligned):
-        (frames, _), (_, image) = series, aligned
-        aligner = SeriesAligner(mode="haadf", **FAST)
+    def test_arrays_and_lists_give_the_same(self, series):
+        frames, _ = series
+        aligner = SeriesAligner(mode="haadf", **WHOLE)
+        image = aligner.fit_transform(frames)
         array = aligner.fit_transform(frames.values)
         assert isinstance(array, xr.DataArray)  # an array has no number of frames, standard errors and noise
         np.testing.assert_array_equal(array.values, image.values)
@@ -212,7 +215,7 @@ class TestContainers:
     def test_integers_give_floats_and_are_left_alone(self, series):
         frames = (10 * series[0]).astype(np.uint16)
         before = frames.copy(deep=True)
-        assert SeriesAligner(**FAST).fit_transform(frames).dtype == np.float32
+        assert SeriesAligner(**WHOLE).fit_transform(frames).dtype == np.float32
         xr.testing.assert_identical(frames, before)
 
     def test_other_signals_move_along(self, series, aligned):
@@ -228,7 +231,7 @@ class TestContainers:
 
     def test_aligned_frames_lie_on_the_average(self, series):
         frames, _ = series
-        aligner = SeriesAligner(rows=False, coverage=1.0, **FAST).fit(frames)
+        aligner = SeriesAligner(coverage=1.0, **WHOLE).fit(frames)
         aligned, image = aligner.aligned(frames), aligner.transform(frames)
         assert aligned.dims == ("frame", "y", "x")
         difference = (aligned.mean("frame") - image).values[4:-4, 4:-4]
@@ -246,7 +249,7 @@ class TestContainers:
         values[1, 20, 30] = 1e4
         values[3] = 0.0
         with pytest.warns(UserWarning, match="left out"):
-            aligner = SeriesAligner(rows=False, mode="haadf", **FAST).fit(values)
+            aligner = SeriesAligner(mode="haadf", **WHOLE).fit(values)
         frames = aligner.fitted_frames(values)
         assert aligner.mode_ == "haadf"
         assert aligner.quarter_turns_.tolist() == [0, 0, 0, 0]
@@ -272,7 +275,7 @@ class TestUnusableFrames:
     def test_they_are_named_and_left_out(self, series, name, reason):
         frames = series[0].values.copy()
         frames[2] = {"blank": 0.0, "nan": np.nan, "copy": frames[0]}[name]
-        aligner = SeriesAligner(mode="haadf", **FAST).fit(frames)
+        aligner = SeriesAligner(mode="haadf", **WHOLE).fit(frames)
         assert list(aligner.rejected_) == [2]
         assert reason in aligner.rejected_[2]
         assert np.isnan(aligner.displacements_[2]).all()
@@ -283,23 +286,23 @@ class TestUnusableFrames:
         frames = series[0].values.copy()
         frames[1, 3, 4] = np.nan
         with pytest.warns(UserWarning, match=r"1 of 4 frames are left out: frame 1: .* must be finite"):
-            SeriesAligner(mode="haadf", **FAST).fit(frames)
+            SeriesAligner(mode="haadf", **WHOLE).fit(frames)
 
     @LEFT_OUT
     def test_another_size_or_pixel_size(self, series):
         frames = [series[0][i] for i in range(4)]
-        sizes = SeriesAligner(**FAST).fit([*frames, frames[0][:64]])
+        sizes = SeriesAligner(**WHOLE).fit([*frames, frames[0][:64]])
         assert "64 by 96 px, while most have 96 by 96" in sizes.rejected_[4]
         other = frames[0].assign_coords(y=2 * frames[0].y, x=2 * frames[0].x)
         other.y.attrs["units"] = other.x.attrs["units"] = "nm"
-        scales = SeriesAligner(**FAST).fit([frames[0], other + 1, *frames[2:]])
+        scales = SeriesAligner(**WHOLE).fit([frames[0], other + 1, *frames[2:]])
         assert "pixel size" in scales.rejected_[1]
 
     @LEFT_OUT
     def test_a_frame_of_another_place(self, series):
         frames = series[0].values.copy()
         frames[3] = np.random.default_rng(0).poisson(frames[3].mean(), frames[3].shape)
-        assert list(SeriesAligner(mode="haadf", **FAST).fit(frames).rejected_) == [3]
+        assert list(SeriesAligner(mode="haadf", **WHOLE).fit(frames).rejected_) == [3]
 
 
 class TestSmallSeries:
@@ -364,7 +367,7 @@ def test_wrong_parameters(series, parameters, message):
 
 def test_scikit_learn_s_conventions(series):
     # its own checks are of two-dimensional input alone, which is one frame here
-    aligner = SeriesAligner(**FAST)
+    aligner = SeriesAligner(**WHOLE)
     before = dict(vars(aligner))
     assert aligner.fit(series[0]) is aligner
     assert {name: vars(aligner)[name] for name in before} == before

@@ -40,7 +40,7 @@ def test_displacements_have_their_errors_and_no_bias(kind, angle, seed):
     assert np.abs(z.std(axis=0) - 1).max() < SIGMAS * np.sqrt(1.5 / (2 * len(z)))
 
 
-@pytest.mark.parametrize("angle", [0.0, 0.1, np.pi / 4, 1.2])
+@pytest.mark.parametrize("angle", [0.0, np.pi / 4, 1.2])
 def test_pulls_with_jitter_of_rows_are_one(angle):
     true = crystal(cells=16, angle=angle)
     z = []
@@ -126,7 +126,8 @@ def test_means_over_rows_have_their_errors(jitter):
         result = cage_displacements(table, true["label"])
         means = mean_displacements(table, result, groups)
         z.append(pulls(means.dropna(), POLAR))
-        single = result.groupby(groups)["displacement_x_err"].apply(lambda e: np.sqrt((e**2).mean() / e.notna().sum()))
+        squares = (result["displacement_x_err"] ** 2).groupby(groups)
+        single = np.sqrt(squares.mean() / squares.count())
         naive.append((means["displacement_x_err"] / single).dropna())
     z = np.concatenate(z)
     # rows of B share rows of A: about two thirds of the means are independent

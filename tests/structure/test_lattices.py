@@ -110,7 +110,7 @@ def test_a_long_cell_is_not_hexagonal(lengths):
 
 
 @given(cells, seeds, st.integers(1, 3), st.floats(0, 0.04), st.floats(0, 0.1))
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_the_reduced_cell_is_found_with_its_sites(cell, seed, n_sites, noise, missing):
     rng = np.random.default_rng(seed)
     vectors = A * cell
@@ -191,7 +191,7 @@ SITES = {"square": ((0, 0),), "hexagonal": ((0, 0),), "honeycomb": ((0, 0), (1 /
 
 
 @given(st.sampled_from(sorted(SITES)), angles, seeds, st.floats(0, 0.03), st.floats(0, 0.05))
-@settings(max_examples=12)
+@settings(max_examples=8)
 def test_two_grains_are_two_lattices(kind, angle, seed, noise, missing):
     rng = np.random.default_rng(seed)
     vectors = A * PLANE_LATTICES["square" if kind == "square" else "hexagonal"](1, 0) @ turned(angle)
@@ -216,7 +216,7 @@ def test_two_grains_are_two_lattices(kind, angle, seed, noise, missing):
 
 @pytest.mark.parametrize("coherent", [True, False])
 @given(angles, seeds, st.floats(0, 0.015))
-@settings(max_examples=6)
+@settings(max_examples=4)
 def test_film_and_substrate_are_two_lattices(coherent, angle, seed, noise):
     rng = np.random.default_rng(seed)
     substrate = 0.39 * np.eye(2)[::-1]
@@ -246,7 +246,7 @@ def test_twins_are_two_lattices():
 @settings(max_examples=8)
 def test_a_crystal_that_bends_is_one_lattice(kind, angle, seed, bend, noise):
     vectors = A * PLANE_LATTICES["square" if kind == "square" else "hexagonal"](1, 0) @ turned(angle)
-    positions, _ = crystal(vectors, 5.0, SITES[kind])
+    positions, _ = crystal(vectors, 3.5, SITES[kind])
     # circles that turn by ``bend`` per cell
     if bend > 1e-4:
         radius = A / bend
@@ -321,7 +321,7 @@ def refused(positions):
 @pytest.mark.parametrize("n", [10, 16, 23, 40, 80, 300])
 @pytest.mark.parametrize("kind", ["poisson", "blue noise"])
 def test_random_positions_are_refused(kind, n):
-    draws = 100 if n < 50 else 20
+    draws = 40 if n < 50 else 10
     rng = np.random.default_rng(n)
     found = 0
     for _ in range(draws):
@@ -331,7 +331,7 @@ def test_random_positions_are_refused(kind, n):
 
 
 @given(st.sampled_from(sorted(PLANE_LATTICES)), angles, seeds, st.integers(20, 60), st.floats(0, 0.05))
-@settings(max_examples=60)
+@settings(max_examples=25)
 def test_small_lattices_are_not_refused(kind, angle, seed, n, noise):
     rng = np.random.default_rng(seed)
     vectors = A * PLANE_LATTICES[kind](1.2, 0.5) @ turned(angle)
@@ -347,16 +347,21 @@ def test_small_lattices_are_not_refused(kind, angle, seed, n, noise):
 # --- references --------------------------------------------------------------------------------------------------
 
 
-@given(cells, st.tuples(*[st.floats(-0.03, 0.03)] * 3), st.floats(-5, 5))
+@given(
+    cells,
+    st.tuples(*[st.floats(-0.03, 0.03)] * 3),
+    st.floats(-5, 5),
+    st.lists(st.sampled_from(UNIMODULAR), min_size=8, max_size=8),
+)
 @settings(max_examples=6)
-def test_any_basis_of_the_reference_gives_the_same_strain(cell, values, turn):
+def test_any_basis_of_the_reference_gives_the_same_strain(cell, values, turn, changes):
     exx, eyy, exy = values
     vectors = A * reduced_basis(cell)
     positions, _ = crystal(vectors, 4.5 * A * math.sqrt(abs(np.linalg.det(cell))))
     stretched = positions @ np.array([[1 + eyy, exy], [exy, 1 + exx]]) @ turned(math.radians(turn))
     table = frame(stretched)
     lattice = fit_lattice(table)
-    for change in UNIMODULAR:
+    for change in changes:
         at = strain(table, lattice, reference=change @ vectors).dropna()
         assert len(at) > 10
         for name, value in {"exx": exx, "eyy": eyy, "exy": exy, "rotation": turn}.items():
@@ -387,7 +392,7 @@ def test_a_reference_of_another_lattice_is_refused():
 
 
 @given(cells, seeds, st.floats(0.001, 0.1))
-@settings(max_examples=15)
+@settings(max_examples=6)
 def test_an_error_of_the_pixel_size_scales_both_lengths(cell, seed, error):
     positions, _ = crystal(A * cell, 6 * A)
     noisy = positions + np.random.default_rng(seed).normal(0, 0.005, positions.shape)
@@ -411,7 +416,7 @@ def test_the_error_of_the_ratio_is_its_standard_deviation():
     vectors = A * PLANE_LATTICES["oblique"](1.4, 0.3) @ turned(0.3)
     positions, _ = crystal(vectors, 2.5)
     draws = [
-        fit_lattice(frame(positions + np.random.default_rng(seed).normal(0, 0.01, positions.shape)))
+        fit_lattice(frame(positions + np.random.default_rng(seed).normal(0, 0.01, positions.shape)), vectors=vectors)
         for seed in range(80)
     ]
     ratios = [lattice.ratio for lattice in draws]

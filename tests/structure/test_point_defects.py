@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -41,8 +43,15 @@ def found(table, **options):
     return point_defects(table, fit_lattice(table, VECTORS), **options)
 
 
+@cache
+def without_defects(seed):
+    """A crystal without defects, and its lattice."""
+    table = crystal(seed, n=12)
+    return table, fit_lattice(table, VECTORS)
+
+
 def test_a_crystal_without_defects_has_none_at_the_stated_rate():
-    results = [found(crystal(seed, n=12)) for seed in range(40)]
+    results = [point_defects(*without_defects(seed)) for seed in range(40)]
     any_found = sum(len(result.defects) > 0 for result in results)
     # the false discovery rate is then the probability of any discovery, which is at most 0.05
     assert any_found <= stats.binom.isf(1e-3, 40, 0.05)
@@ -71,15 +80,15 @@ def test_false_discoveries_power_and_probabilities_among_defects():
 def test_the_detection_limit_is_found_with_the_stated_power():
     hits = []
     for seed in range(25):
-        clean = crystal(seed, n=12)
-        limits = found(clean, power=0.8).columns
+        clean, lattice = without_defects(seed)
+        limits = point_defects(clean, lattice, power=0.8).columns
         rng = np.random.default_rng(seed)
         inside = ((clean[["y", "x"]] > BORDER) & (clean[["y", "x"]] < 12 * 0.4 - BORDER)).all(axis=1)
         row = rng.choice(np.flatnonzero(inside))
         changed = clean.copy()
         # the measured value contains noise already: the true one is changed by the limit
         changed.loc[row, "amplitude"] -= limits["detectable"][row] * limits["expected"][row]
-        hits.append(row in found(changed).defects["column"].dropna().astype(int).tolist())
+        hits.append(row in point_defects(changed, lattice).defects["column"].dropna().astype(int).tolist())
     # 0.8 with a standard deviation of 0.08
     assert 0.55 < np.mean(hits) <= 1.0
 

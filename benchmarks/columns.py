@@ -33,8 +33,8 @@ from scipy.spatial import cKDTree
 
 import stemkit
 from stemkit import AtomDetector, NoiseCalibrator, RowAligner, SFINDenoiser
-from stemkit.columns.peaks import nearest_distances
 from stemkit.metrics import match_columns
+from stemkit.statistics import median_spacing, nearest_distances
 from stemkit.structure import find_vacancies, fit_lattice
 
 NEEDS_FOLDER = ("detection", "simulated", "real")
@@ -185,7 +185,7 @@ def detection_rows(
     name: str, noisy: NDArray, true: NDArray, vacancies: NDArray, denoiser: SFINDenoiser
 ) -> list[dict[str, float | str]]:
     labeled = NoiseCalibrator().fit_transform(xr.DataArray(noisy, dims=("y", "x"), attrs={"mode": "haadf"}))
-    radius = 2 * HALF_CELL / 3 if len(vacancies) else float(np.median(nearest_distances(true))) / 3
+    radius = 2 * HALF_CELL / 3 if len(vacancies) else median_spacing(true) / 3
     rows = []
     for searched_in, image in {"measured": labeled, "enhanced": denoiser.fit_transform(labeled)}.items():
         table = AtomDetector().fit_transform(image)
@@ -257,7 +257,7 @@ def merged(atoms: NDArray) -> NDArray:
 def simulated_figures(image: xr.DataArray, visible: NDArray, sites: NDArray, clean: NDArray) -> dict[str, float]:
     found = fit_detector(image)
     places = found[["y_px", "x_px"]].to_numpy()
-    match = match_columns(places, visible, float(np.median(nearest_distances(visible))) / 3)
+    match = match_columns(places, visible, median_spacing(visible) / 3)
     matched = found.iloc[match.found]
     ours = places[match.found]
     _, nearest = cKDTree(sites).query(ours)

@@ -31,10 +31,10 @@ from stemkit.benchmark import scenes
 from stemkit.benchmark.simulated import SIMULATED, simulated
 from stemkit.benchmark.truths import TRUTHS
 from stemkit.columns import fit_columns
-from stemkit.columns.peaks import nearest_distances
 from stemkit.denoising.sampling import chosen_grid
 from stemkit.images.mode import mode_sign
 from stemkit.metrics import psnr
+from stemkit.statistics import median_spacing
 from stemkit.synthesis import lattice, planar_cell, removed, subset
 
 SAMPLINGS: tuple[float | str, ...] = (1.0, 0.8, 0.65, 0.5, "auto")
@@ -154,7 +154,7 @@ def _by_class(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 def _spacing(columns: pd.DataFrame) -> float:
     """Median distance of nearest columns, px; NaN for fewer than two."""
     places = columns[["y_px", "x_px"]].to_numpy()
-    return float(np.median(nearest_distances(places))) if len(places) > 1 else float("nan")
+    return median_spacing(places)
 
 
 # --- without truth, and details ----------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from stemkit import AtomDetector, NoiseCalibrator, SFINDenoiser
-from stemkit.columns.peaks import nearest_distances
 from stemkit.metrics import match_columns, psnr, ssim
+from stemkit.statistics import median_spacing
 
 BORDER = 4
 HALF_CELL = 8.25
@@ -81,7 +81,7 @@ def f1(image: xr.DataArray, true: NDArray) -> float:
         return positions[((positions >= BORDER) & (positions < np.array(image.shape) - BORDER)).all(axis=1)]
 
     found = AtomDetector().fit_transform(image)[["y_px", "x_px"]].to_numpy()
-    return match_columns(away(found), away(true), np.median(nearest_distances(true)) / 3).f1
+    return match_columns(away(found), away(true), median_spacing(true) / 3).f1
 
 
 def fitted(image: NDArray, truth: NDArray) -> NDArray:

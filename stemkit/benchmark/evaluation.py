@@ -19,11 +19,11 @@ from stemkit._version import __version__
 from stemkit.benchmark import scores
 from stemkit.benchmark.scenes import SETS, scenes
 from stemkit.benchmark.truths import HOSTS, TRUTHS
-from stemkit.columns.peaks import nearest_distances
 from stemkit.compute import describe_device, resolve_device
 from stemkit.images.mode import mode_sign
 from stemkit.metrics import psnr, psnr_8bit, ssim
 from stemkit.parameters import MODES
+from stemkit.statistics import median_spacing
 
 __all__ = ["ColumnFinder", "Method", "evaluate", "summary"]
 
@@ -217,7 +217,7 @@ def _truth_rows(
 def _detection_scores(
     enhanced: xr.DataArray, clean: xr.DataArray, true: pd.DataFrame, detector: ColumnFinder | None
 ) -> dict[str, float]:
-    spacing = float(np.median(nearest_distances(true[["y_px", "x_px"]].to_numpy())))
+    spacing = median_spacing(true[["y_px", "x_px"]].to_numpy())
     clean_maxima = scores.image_maxima(clean, spacing, sign=mode_sign(enhanced.attrs["mode"]))
     found = _columns(enhanced, spacing, detector)
     judged = scores.select_judged(found, true, clean_maxima, spacing, enhanced.shape)

@@ -19,8 +19,8 @@ from stemkit.benchmark.methods import RECORDED, MethodSpec
 from stemkit.benchmark.scenes import SETS, scenes
 from stemkit.benchmark.separation import SEPARATIONS, separation_table
 from stemkit.benchmark.trained import SFIN_SAME_TRAINING
-from stemkit.columns.peaks import nearest_distances
 from stemkit.metrics import psnr, psnr_8bit, ssim
+from stemkit.statistics import median_spacing
 
 __all__ = ["FULL", "QUICK", "TABLES", "Extent", "Table"]
 
@@ -127,7 +127,7 @@ def _detection(rows: Sequence[MethodSpec], extent: Extent) -> pd.DataFrame:
 
 def _map_scores(method: Method, noisy: xr.DataArray, truth: np.ndarray, columns: pd.DataFrame) -> dict[str, float]:
     """Scores of the detection map of one image."""
-    spacing = float(np.median(nearest_distances(columns[["y_px", "x_px"]].to_numpy())))
+    spacing = median_spacing(columns[["y_px", "x_px"]].to_numpy())
     result = np.asarray(method.fit(noisy).transform(noisy).values, dtype=np.float64)
     in_truth, in_result = (scores.image_maxima(image, spacing, contrast=1.0) for image in (truth, result))
     judged = scores.select_judged(in_result, columns, in_truth, spacing, noisy.shape)

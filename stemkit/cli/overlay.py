@@ -18,6 +18,7 @@ from stemkit.cli.suspicion import SUSPICIOUS
 from stemkit.detection import Quality
 from stemkit.plotting import show_image
 from stemkit.plotting.flags import FLAG_STYLES, FLAG_WORDS, GOOD_STYLE
+from stemkit.statistics import median_spacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -147,10 +148,7 @@ def _densest(places: NDArray, radius: float, shape: tuple[int, ...]) -> NDArray:
 
 def _spacing(table: pd.DataFrame) -> float:
     """Median distance of nearest columns, px."""
-    if len(table) < 2:
-        return MIN_ENLARGED_EDGE / 4
-    places = table[["y_px", "x_px"]].to_numpy()
-    return float(np.median(cKDTree(places).query(places, k=2)[0][:, 1]))
+    return median_spacing(table[["y_px", "x_px"]].to_numpy(), default=MIN_ENLARGED_EDGE / 4)
 
 
 def _draw_columns(ax: Axes, table: pd.DataFrame, part: Part, lattices: Sequence[ImageLattice]) -> None:

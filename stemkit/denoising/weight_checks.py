@@ -12,7 +12,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["OUTPUTS", "SCALINGS", "check_archive", "check_finite", "check_shapes", "check_tensors", "described"]
+from stemkit.parameters import is_number
+
+__all__ = ["OUTPUTS", "SCALINGS", "check_archive", "check_finite", "check_shapes", "check_tensors", "parse_description"]
 
 #: All output channels of stemkit's own networks.
 OUTPUTS = ("enhance", "detect", "superresolve")
@@ -38,7 +40,7 @@ _TEXTS = ("stemkit", "torch", "python", "device", "sha256")
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 
-def described(text: str, path: Path) -> dict[str, Any]:
+def parse_description(text: str, path: Path) -> dict[str, Any]:
     """Parameters of :class:`stemkit.denoising.NetworkInfo` from the JSON text in a file of weights.
 
     Raises
@@ -135,12 +137,12 @@ def _check_training(record: object, path: Path) -> None:
         if not isinstance(record, dict):
             raise _wrong(path, "the record of a training", "a dictionary", record)
         for name in record.keys() & {*_NUMBERS}:
-            if not _is_number(record[name]):
+            if not is_number(record[name]):
                 raise _wrong(path, f"{name} of a training", "a number", record[name])
         for name in record.keys() & {*_TEXTS}:
             if not isinstance(record[name], str):
                 raise _wrong(path, f"{name} of a training", "a text", record[name])
-        if not _are(record.get("crop_sizes", []), _is_number):
+        if not _are(record.get("crop_sizes", []), is_number):
             raise _wrong(path, "crop_sizes of a training", "a list of numbers", record["crop_sizes"])
         if "before" not in record:
             return
@@ -154,10 +156,6 @@ def _wrong(path: Path, name: str, constraint: str, value: object) -> ValueError:
 
 def _first(names: list[str]) -> str:
     return f"({', '.join(name[:60] for name in names[:3])}{', ...' if len(names) > 3 else ''})"
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _are(values: object, is_valid: Callable[[Any], bool]) -> bool:
@@ -179,7 +177,7 @@ def _one_of(values: Iterable[str]) -> tuple[Callable[[Any], bool], str]:
 def _is_range(value: Any) -> bool:
     if value in (None, []):
         return True
-    return _are(value, _is_number) and len(value) == 2 and 0 < value[0] <= value[1] < math.inf
+    return _are(value, is_number) and len(value) == 2 and 0 < value[0] <= value[1] < math.inf
 
 
 def _are_outputs(value: Any) -> bool:

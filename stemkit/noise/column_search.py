@@ -11,10 +11,11 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from stemkit.columns import ColumnFits, fit_columns
-from stemkit.columns.peaks import column_response, find_peaks, nearest_distances, peaks_above_noise
+from stemkit.columns.peaks import column_response, find_peaks, peaks_above_noise
 from stemkit.filters import gaussian_variance_gain
-from stemkit.noise.differences import mad_std, row_difference
+from stemkit.noise.differences import row_difference
 from stemkit.noise.valid_pixels import nearest_pixels
+from stemkit.statistics import nearest_distances, robust_rms
 
 __all__ = ["complete_columns", "find_faint_columns", "find_first_columns", "fit_significant"]
 
@@ -52,7 +53,7 @@ def find_first_columns(values: NDArray, spacing: float) -> ColumnFits | None:
     usual = float(np.clip(CONSTANTS.first_width * spacing, 1.0, 12.0))
     width = _width(values, spacing) or usual
     peaks = _peaks(values, usual, 0.6 * spacing, 0.0)
-    noise = mad_std(row_difference(values[:, :: CONSTANTS.thinned]))
+    noise = robust_rms(row_difference(values[:, :: CONSTANTS.thinned]))
     resolved = _peaks(values, max(0.6 * width, 0.8), 2.2 * width, noise)
     if len(resolved) > CONSTANTS.resolved_pairs * len(peaks) and _at_equal_distances(resolved):
         return fit_significant(values, resolved, width, None, 8)

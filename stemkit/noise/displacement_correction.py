@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemkit.noise.constants import TINY
-from stemkit.noise.differences import difference_variance, robust_std, row_difference, rows_without
+from stemkit.noise.differences import difference_std, difference_variance, row_difference, rows_without
 from stemkit.noise.registration import BeamDisplacement
 
 __all__ = ["DisplacedSlope", "NoiseDifferences", "RowCovariance", "covariance_without_displacements"]
@@ -95,7 +95,7 @@ class NoiseDifferences:
         difference = row_difference(residual)
         known = np.ones(difference.shape) if valid is None else rows_without(~valid).astype(np.float64)
         thinned = np.s_[:, :: CONSTANTS.thinned]
-        std = robust_std(difference[thinned][known[thinned] > 0])
+        std = difference_std(difference[thinned][known[thinned] > 0])
         if std == 0:
             return None
         known = known * (np.abs(difference) < CONSTANTS.outlier * std)

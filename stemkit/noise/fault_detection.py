@@ -11,10 +11,11 @@ from scipy.spatial import cKDTree
 
 from stemkit.columns import ColumnFits
 from stemkit.noise.constants import TINY
-from stemkit.noise.differences import robust_std, row_difference, rows_without
+from stemkit.noise.differences import difference_std, row_difference, rows_without
 from stemkit.noise.scan import ScanNoise
 from stemkit.pixels import PixelFaults
 from stemkit.pixels.noise import LevelDependentNoise
+from stemkit.statistics import median_spacing
 
 __all__ = ["describe_hum", "describe_pixel_faults", "find_scan_faults", "saturated_pixels"]
 
@@ -175,7 +176,7 @@ def _direction(values: NDArray, faulty: NDArray) -> dict[str, str]:
     covariances = []
     for image, bad in ((values, faulty), (values.T, faulty.T)):
         difference = row_difference(np.asarray(image, dtype=np.float64))
-        limit = 8 * robust_std(difference)
+        limit = 8 * difference_std(difference)
         difference = np.clip(difference, -limit, limit) * rows_without(bad)
         products = [float((difference[:, :-k] * difference[:, k:]).mean()) for k in CONSTANTS.lags]
         covariances.append((float(np.mean(products)), float((difference**2).mean()) / np.sqrt(difference.size)))
@@ -190,7 +191,7 @@ def _flyback(positions: NDArray) -> dict[str, str]:
     if len(positions) < CONSTANTS.fewest_columns:
         return {}
     tree = cKDTree(positions)
-    spacing = float(np.median(tree.query(positions, k=2)[0][:, 1]))
+    spacing = median_spacing(positions)
     first = _right_neighbor(tree, positions, spacing)
     second = np.where(first >= 0, first[first], -1)
     both = (first >= 0) & (second >= 0)

@@ -10,7 +10,7 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 
 from stemkit.noise.constants import TINY
-from stemkit.noise.differences import mad_std
+from stemkit.statistics import robust_rms
 
 __all__ = ["LEAST_DEVIATION", "LatticePrior", "cauchy_weight", "nearest_vectors", "second_differences"]
 
@@ -56,7 +56,7 @@ class LatticePrior:
         values = differences @ positions
         if len(values) < len(positions) / 4:
             return None
-        scatter = mad_std(values) ** 2
+        scatter = robust_rms(values) ** 2
         noise = SECOND_DIFFERENCE_GAIN * float(np.median(1 / np.maximum(weight, TINY)))
         own = max(scatter - noise, LEAST_LATTICE**2 * scatter, LEAST_DEVIATION**2)
         trust = 1 / (1 + values**2 / (CAUCHY_SCALE**2 * max(scatter, LEAST_DEVIATION**2))) / (N_DIRECTIONS * own)

@@ -17,7 +17,7 @@ from stemkit.images.mode import mode_sign
 from stemkit.noise.drawing import NoiseParameters, add_noise
 from stemkit.noise.scan import ScanNoise
 from stemkit.noise.validation import above, correlation, finite, finite_or_none, not_negative, positive, require
-from stemkit.parameters import MODES
+from stemkit.parameters import MODES, check_option, check_positive
 
 __all__ = ["BackgroundNoise", "Digitization", "NoiseModel", "PointwiseNoise", "ScanNoise"]
 
@@ -97,8 +97,7 @@ class PointwiseNoise:
 
     def __post_init__(self) -> None:
         require(self, readout=not_negative, gain=finite, shape=above(-0.4), correlation_x=correlation)
-        if self.kind not in KINDS:
-            raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, but is {self.kind!r}")
+        check_option("kind", self.kind, KINDS)
         if self.kind == "poisson" and self.gain == 0:
             raise ValueError("gain must not be 0 for counted electrons: give the signal of one electron")
 
@@ -126,11 +125,9 @@ class PointwiseNoise:
         >>> PointwiseNoise.counted(25.0).gain
         0.04
         """
-        if not (math.isfinite(dose) and dose > 0):
-            raise ValueError(f"dose must be a positive number of electrons per pixel, but is {dose!r}")
+        check_positive("dose", dose, unit="electrons per pixel")
+        check_option("mode", mode, MODES)
         least = dose if mode == "bf" else 0.0
-        if mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}, but is {mode!r}")
         if not (math.isfinite(background) and background >= least):
             raise ValueError(
                 f"background must be at least {least:g} electrons per pixel, but is {background!r}: nowhere are "
@@ -162,9 +159,8 @@ class Digitization:
     step: float | None = None
 
     def __post_init__(self) -> None:
-        require(self, low=finite_or_none, high=finite_or_none, step=finite_or_none)
-        if self.step is not None and not self.step > 0:
-            raise ValueError(f"step must be positive or None, but is {self.step!r}")
+        require(self, low=finite_or_none, high=finite_or_none)
+        check_positive("step", self.step, optional=True)
         if self.low is not None and self.high is not None and not self.low < self.high:
             raise ValueError(f"low must be below high, but they are {self.low!r} and {self.high!r}")
 
@@ -229,8 +225,7 @@ class NoiseModel:
 
     def __post_init__(self) -> None:
         require(self, contrast=positive, level=finite)
-        if self.mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}, but is {self.mode!r}")
+        check_option("mode", self.mode, MODES)
 
     def apply(self, image: Images, random_state: int | np.random.RandomState | None = None) -> Images:
         """Draw this noise onto clean images.
@@ -268,8 +263,7 @@ class NoiseModel:
 
     def dose_per_area(self, pixel_size: float) -> float:
         """``dose`` in electrons per square angstrom, for a pixel size in nm."""
-        if not (math.isfinite(pixel_size) and pixel_size > 0):
-            raise ValueError(f"pixel_size must be a positive number of nm, but is {pixel_size!r}")
+        check_positive("pixel_size", pixel_size, unit="nm")
         return self.dose / (10 * pixel_size) ** 2
 
     def to_dict(self) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from stemkit.estimators import ImageTransformer, image_by_image, loaded
 from stemkit.images.containers import Images, float_dtype, join, split
 from stemkit.images.mode import mode_sign, resolve_mode
 from stemkit.images.provenance import RECORDED, digest, step_record, was_averaged
-from stemkit.noise.differences import mad_std
 from stemkit.noise.displacement_parts import NO_PARTS, DisplacementParts
 from stemkit.noise.lattice_prior import LEAST_DEVIATION, cauchy_weight, nearest_vectors, second_differences
 from stemkit.noise.registration import SLOW, BeamDisplacement
@@ -26,6 +25,7 @@ from stemkit.noise.separation import FittedCrystal, separate_specimen
 from stemkit.noise.shift_estimates import ShiftEstimates
 from stemkit.noise.spectrum import drift_factor, drift_spectrum
 from stemkit.pixels import faulty_pixels, filled
+from stemkit.statistics import robust_rms
 
 __all__ = ["RowAligner"]
 
@@ -286,7 +286,7 @@ def _displacements(
     for _ in range(CONSTANTS.rounds):
         values = differences @ (positions[:, 1] + errors)
         # the scatter between the columns is that of the lattice, not of broken places
-        deviation = max(LEAST_DEVIATION, min(deviation, mad_std(values) if len(values) else deviation))
+        deviation = max(LEAST_DEVIATION, min(deviation, robust_rms(values) if len(values) else deviation))
         weighted = sparse.diags(np.sqrt(cauchy_weight(values, deviation)) / deviation) @ differences
         rows, errors = equations.solve(weighted, weighted @ positions[:, 1])
     return rows - rows.mean()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from stemkit.columns import ColumnFits
-from stemkit.noise.differences import mad_std
+from stemkit.statistics import robust_rms
 
 __all__ = ["nearest_pixels", "valid_pixels"]
 
@@ -93,7 +93,7 @@ def _inside_crystal(residual: NDArray, valid: NDArray, fits: ColumnFits, spacing
         return valid
     level = float(np.median(fits.background))
     local = ndimage.gaussian_filter(residual, 0.25 * spacing)
-    other_level = np.abs(local - level) > CONSTANTS.vacuum_level * mad_std(fits.background - level)
+    other_level = np.abs(local - level) > CONSTANTS.vacuum_level * robust_rms(fits.background - level)
     outside = ndimage.binary_opening(far & other_level, np.ones((3, 3)))
     if not outside.any():
         return valid

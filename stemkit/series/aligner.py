@@ -21,12 +21,12 @@ from stemkit.images.mode import mode_sign
 from stemkit.images.provenance import step_record
 from stemkit.noise import ScanNoise
 from stemkit.parameters import check_positive, is_number
-from stemkit.series.averaging import Grid
+from stemkit.series.averaging import AverageGrid
 from stemkit.series.combined import Combined, combined, in_groups
 from stemkit.series.directions import Group, union_of, variance_of, without_slow_drift
 from stemkit.series.extent import covered
 from stemkit.series.frames import FEWEST_FRAMES, BrightFrames, Series, check_enough, read_series
-from stemkit.series.jumps import described
+from stemkit.series.jumps import ambiguity_text
 from stemkit.series.refinement import Enhance, refined
 from stemkit.series.result import average_image, gains_of, pixel_centers
 from stemkit.series.rigid import rigid_shifts
@@ -195,7 +195,7 @@ class SeriesAligner(ImageTransformer):
         series = self.fitted_frames(X)
         mean = self._combined(series.bright, with_variance=True)
         gains = gains_of(self.displacements_[self._used], self._turns(self._used), self._frame_shape)
-        grid = Grid(self._origin, self.shape_)
+        grid = AverageGrid(self._origin, self.shape_)
         image, self.noise_ratio_ = average_image(
             mean, series.first, self.mode_, grid, gains, self._variance, self.scan_noise_
         )
@@ -248,14 +248,14 @@ class SeriesAligner(ImageTransformer):
             shows nothing. They are for inspection: their noise is correlated along y.
         """
         series = self.fitted_frames(X)
-        grid, sign = Grid((0, 0), self.shape_), mode_sign(self.mode_)
+        grid, sign = AverageGrid((0, 0), self.shape_), mode_sign(self.mode_)
         values = np.empty((len(self._used), *self.shape_), float_dtype(series.first.dtype))
         for k, i in enumerate(self._used):
             one = combined(
                 BrightFrames(series, [i]).__getitem__, self.displacements_[i : i + 1], self._turns([i]), grid
             )
             values[k] = np.where(one.shown, sign * one.values, np.nan)
-        coords = {"frame": self._used, **pixel_centers(series.first, Grid(self._origin, self.shape_))}
+        coords = {"frame": self._used, **pixel_centers(series.first, AverageGrid(self._origin, self.shape_))}
         attrs = {**series.first.attrs, "mode": self.mode_, "stemkit": step_record(series.first, "align")}
         return xr.DataArray(values, coords, ("frame", "y", "x"), series.first.name, attrs)
 
@@ -317,7 +317,7 @@ class SeriesAligner(ImageTransformer):
             reasons = "; ".join(f"frame {i}: {reason}" for i, reason in sorted(rejected.items()))
             warnings.warn(f"{len(rejected)} of {series.n_frames} frames are left out: {reasons}", stacklevel=4)
         if ambiguous:
-            warnings.warn(described(ambiguous), stacklevel=4)
+            warnings.warn(ambiguity_text(ambiguous), stacklevel=4)
 
     def _group(self, series: Series, turn: Turn, numbers: list[int]) -> Group:
         """Frames of one scan direction against each other."""
@@ -385,12 +385,12 @@ class SeriesAligner(ImageTransformer):
             lambda k: frames(used[k]),
             self.displacements_[used],
             self._turns(used),
-            Grid((0, 0), self.shape_),
+            AverageGrid((0, 0), self.shape_),
             with_variance=with_variance,
         )
 
 
-def _grid(displacements: NDArray, turns: list[int], shape: tuple[int, int], coverage: float) -> Grid:
+def _grid(displacements: NDArray, turns: list[int], shape: tuple[int, int], coverage: float) -> AverageGrid:
     """Pixels of the average, relative to the first frame."""
     whole = union_of(displacements, turns, shape)
     if coverage == 0:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stemkit.series.overlap import frames_in_overlap
 from stemkit.series.pairs import NEAR, Pairs
 
-__all__ = ["Ambiguity", "described", "without_jumps"]
+__all__ = ["Ambiguity", "ambiguity_text", "without_jumps"]
 
 #: A jump cannot be excluded unless the others are this many times as likely (tuned on 60 series of
 #: ``benchmarks/series.py`` with 128 px: one that was wrong had odds of 600; of the right ones, 3 more are announced
@@ -164,7 +164,7 @@ def _prior(pairs: Pairs, places: NDArray) -> NDArray[np.float64]:
     return np.asarray(out + pairs.prior(steps[..., 1:, :], steps[..., :-1, :]).sum(axis=-1))
 
 
-def described(ambiguous: list[Ambiguity]) -> str:
+def ambiguity_text(ambiguous: list[Ambiguity]) -> str:
     """A sentence about frames that may be displaced by a lattice vector."""
     worst = max(ambiguous, key=lambda one: one.log_likelihood)
     frames = ", ".join(map(str, worst.frames[:6])) + (", ..." if len(worst.frames) > 6 else "")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from stemkit.series.correlation import LEAST_GAIN, CoherenceFilter, PairCorrelation, Spectra
 from stemkit.series.envelope import Envelopes, mean_spectrum, weights_among
 from stemkit.series.overlap import LEAST_OVERLAP
-from stemkit.series.vectors import lattice_vectors
+from stemkit.series.vectors import vectors_of_spectrum
 
 __all__ = ["Pairs"]
 
@@ -53,7 +53,7 @@ class Pairs:
         self.spectrum = spectrum = mean_spectrum(frames)
         whole = CoherenceFilter.of(spectrum)
         self.shape, self.reach, self.independent = spectrum.shape, reach, whole.independent
-        self.vectors = lattice_vectors(spectrum)
+        self.vectors = vectors_of_spectrum(spectrum)
         self._filtered = [whole(frame) for frame in frames]
         self.envelopes = Envelopes.of(frames, spectrum)
         # plain dictionaries: functools.lru_cache of methods would keep the frames until the garbage is collected

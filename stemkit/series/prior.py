@@ -16,7 +16,7 @@ from stemkit.noise.spectrum import RowSpectrum, row_spectrum
 from stemkit.noise.spectrum_fit import fit_displacement_spectra
 from stemkit.series.envelope import mean_spectrum
 from stemkit.series.rows import RowReadings, trends_of, without_trends
-from stemkit.series.vectors import lattice_vectors
+from stemkit.series.vectors import vectors_of_spectrum
 
 __all__ = ["measured_scan_noise"]
 
@@ -98,7 +98,7 @@ def _spectrum(place: NDArray, information: NDArray) -> RowSpectrum:
 
 def _lattice_bands(image: NDArray) -> NDArray[np.float64]:
     """Ranges of the frequency ``(n_bands, 2)``, cycles per row, of the lattice of an image and of its harmonics."""
-    vectors = lattice_vectors(mean_spectrum([image]))
+    vectors = vectors_of_spectrum(mean_spectrum([image]))
     basis = next(
         (
             np.stack([a, b])

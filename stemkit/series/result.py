@@ -13,7 +13,7 @@ from stemkit.images.pixel_size import pixel_sizes
 from stemkit.images.provenance import noise_attr, step_record
 from stemkit.noise import ScanNoise
 from stemkit.series.average_noise import noise_gain, noise_of_average
-from stemkit.series.averaging import Grid
+from stemkit.series.averaging import AverageGrid
 from stemkit.series.combined import Combined, in_groups
 from stemkit.series.turns import Turn
 
@@ -27,7 +27,7 @@ def average_image(
     mean: Combined,
     like: xr.DataArray,
     mode: str,
-    grid: Grid,
+    grid: AverageGrid,
     gains: tuple[float, float],
     variance: tuple[float, float],
     scan: ScanNoise,
@@ -41,7 +41,7 @@ def average_image(
     like : DataArray of shape (n_y, n_x)
         The first frame.
     mode : {"haadf", "bf"}
-    grid : Grid
+    grid : AverageGrid
     gains : (float, float)
         From :func:`gains_of`.
     variance : (float, float)
@@ -88,7 +88,7 @@ def gains_of(displacements: NDArray, turns: list[int], shape: tuple[int, int]) -
     return pixel, column
 
 
-def pixel_centers(frame: xr.DataArray, grid: Grid) -> dict[str, xr.Variable]:
+def pixel_centers(frame: xr.DataArray, grid: AverageGrid) -> dict[str, xr.Variable]:
     """Centres of the pixels of a grid, nm, in the coordinates of a frame that is not displaced."""
     sizes, out = pixel_sizes(frame), {}
     for axis, dim in enumerate(("y", "x") if sizes is not None else ()):

@@ -9,7 +9,7 @@ from scipy import fft, ndimage
 from stemkit.parabola import parabola_vertex
 from stemkit.series.envelope import BASEBAND, Spectrum
 
-__all__ = ["lattice_vectors"]
+__all__ = ["vectors_of_spectrum"]
 
 #: Least autocorrelation at a lattice vector, fraction of that at 0 (chosen: it decays towards longer vectors).
 EQUAL = 0.65
@@ -19,7 +19,7 @@ FARTHEST = 0.4
 N_VECTORS = 8
 
 
-def lattice_vectors(spectrum: Spectrum) -> NDArray[np.float64]:
+def vectors_of_spectrum(spectrum: Spectrum) -> NDArray[np.float64]:
     """The shortest vectors ``(n, 2)``, px, by which the lattice of frames looks about the same; none without a lattice.
 
     They are the maxima of the autocorrelation without the noise, and without what changes over more than a cell.

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
+from stemkit.statistics import robust_std
 from stemkit.structure.cells import ring
-from stemkit.structure.tables import robust_std
 
 __all__ = ["LocalTrend", "local_trend", "null_quantile", "null_tail"]
 

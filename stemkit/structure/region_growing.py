@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.spatial import cKDTree
 
+from stemkit.statistics import median_spacing
 from stemkit.structure.bases import shortest_distance
 from stemkit.structure.vector_search import CONSTANTS as SEARCH_CONSTANTS
-from stemkit.structure.vector_search import nearest_distance
 
 __all__ = ["GrownLattice", "grow", "median_of_known", "unit_cell"]
 
@@ -55,7 +55,7 @@ def unit_cell(positions: NDArray, vectors: NDArray, center: NDArray) -> NDArray[
     The columns around ``center`` are reduced to one cell; sites are where many of them coincide.
     """
     core = positions[cKDTree(positions).query(center, k=min(CONSTANTS.core, len(positions)))[1]]
-    tolerance = SEARCH_CONSTANTS.same_position * min(nearest_distance(core), np.hypot(*vectors.T).min())
+    tolerance = SEARCH_CONSTANTS.same_position * min(median_spacing(core), np.hypot(*vectors.T).min())
     difference = _modulo_lattice(core[None] - core[:, None], vectors)
     near = np.hypot(difference[..., 0], difference[..., 1]) <= tolerance
     sites: list[NDArray] = []

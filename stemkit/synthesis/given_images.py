@@ -9,13 +9,13 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.columns.peaks import nearest_distances
 from stemkit.images.mode import resolve_mode
 from stemkit.images.pixel_size import pixel_sizes, same_pixel_sizes
 from stemkit.images.provenance import check_noise_attr
 from stemkit.noise import NoiseModel
 from stemkit.noise.separation import separate_specimen
 from stemkit.periodicity import central_crop
+from stemkit.statistics import median_spacing
 
 __all__ = ["attached_noise", "common_lengths", "common_mode", "common_noise", "common_pixel_size", "geometric_mean"]
 
@@ -96,6 +96,6 @@ def _lengths(bright: NDArray) -> tuple[float, float, float] | None:
     if fits is None or (~fits.failed).sum() < FEWEST_COLUMNS:
         return None
     good = fits.take(~fits.failed)
-    spacing = float(np.median(nearest_distances(np.column_stack([good.y, good.x]))))
+    spacing = median_spacing(np.column_stack([good.y, good.x]))
     low, high = np.quantile(good.sigma / spacing, [0.25, 0.75])
     return spacing, float(low), float(high)

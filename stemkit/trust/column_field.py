@@ -10,25 +10,20 @@ from numpy.typing import NDArray
 from scipy import ndimage, stats
 
 from stemkit.columns.peaks import BACKGROUND_RATIO, RESPONSE_WEIGHTS
-from stemkit.detection import matched_filter
+from stemkit.detection.matched_filter import MIN_LENGTH, TRUNCATE, matched_filter, noise_peaks
 from stemkit.filters import gaussian_variance_gain
 from stemkit.trust.expected_noise import ExpectedNoise
 
 __all__ = [
     "column_field",
-    "column_response",
-    "noise_peaks",
     "normal_scores",
     "response_variance",
     "significant_peaks",
+    "two_sided_noise_peaks",
 ]
 
 #: Border in which the filtered residual is not used, column widths (chosen: its noise is larger there).
 BORDER = 2.0
-#: Radius of the Gaussian filters, sigmas (chosen: 0.3 % of the weight of a Gaussian is beyond).
-TRUNCATE = 3.0
-#: Least correlation length of streaks and background, px (chosen: 0 is white noise for the formulas of the filter).
-MIN_LENGTH = 0.1
 #: Least skewness, which stands for 0 (chosen: its effect is below 0.001).
 MIN_SKEWNESS = 1e-4
 #: Largest excess kurtosis of the filtered noise that is corrected for (chosen: the expansion is monotonic).
@@ -40,12 +35,6 @@ MAX_SCORE = 8.0
 SKEWNESS = 0.389
 #: Excess kurtosis after this filter, times w^2, over that before (derived: sum of the fourth powers).
 KURTOSIS = 0.17
-
-
-def column_response(values: NDArray, width: float) -> NDArray[np.float64]:
-    """Matched filter of a column of this width: a Gaussian filter minus one that is twice as wide."""
-    sigmas = (width, BACKGROUND_RATIO * width)
-    return np.asarray(np.subtract(*(ndimage.gaussian_filter(values, sigma, truncate=TRUNCATE) for sigma in sigmas)))
 
 
 def response_variance(expected: ExpectedNoise, width: float, local: NDArray) -> NDArray[np.float64]:
@@ -70,7 +59,7 @@ def column_field(residual: NDArray, expected: ExpectedNoise, width: float) -> ND
     """
     # the square of a Gaussian is one of 1 / sqrt(2) of its width
     local = ndimage.gaussian_filter(expected.variance, width / math.sqrt(2), truncate=TRUNCATE)
-    field = column_response(residual, width) / np.sqrt(response_variance(expected, width, local))
+    field = matched_filter(residual, width).response / np.sqrt(response_variance(expected, width, local))
     found = float(stats.median_abs_deviation(_inside(field, width), axis=None, scale="normal"))
     return np.asarray(field / max(1.0, found))
 
@@ -100,7 +89,7 @@ def significant_peaks(field: NDArray, scaled: NDArray, width: float) -> pd.DataF
     z = normal_scores(field[tuple(at.T)], width, skewness, kurtosis)
     order = np.argsort(-np.abs(z), kind="stable")
     at, z = at[order], z[order]
-    expected = noise_peaks(np.abs(z), field.shape, width) / np.arange(1, len(z) + 1)
+    expected = two_sided_noise_peaks(np.abs(z), field.shape, width) / np.arange(1, len(z) + 1)
     q = np.minimum.accumulate(expected[::-1])[::-1].clip(max=1.0)
     return pd.DataFrame({"y_px": at[:, 0].astype(float), "x_px": at[:, 1].astype(float), "z": z, "q_value": q})
 
@@ -129,7 +118,7 @@ def normal_scores(
     return np.asarray(z - excess * (t**3 - 3 * t) / 24)
 
 
-def noise_peaks(z: NDArray, shape: tuple[int, ...], width: float) -> NDArray[np.float64]:
+def two_sided_noise_peaks(z: NDArray, shape: tuple[int, ...], width: float) -> NDArray[np.float64]:
     """Expected number of peaks of noise, of both signs, above a significance.
 
     Parameters
@@ -152,7 +141,7 @@ def noise_peaks(z: NDArray, shape: tuple[int, ...], width: float) -> NDArray[np.
     """
     border = _border(shape, width)
     area = float(np.prod([n - 2 * border for n in shape]))
-    return np.asarray(2 * matched_filter.noise_peaks(z, area, width, skewness=0.0))
+    return np.asarray(2 * noise_peaks(z, area, width, skewness=0.0))
 
 
 def _border(shape: tuple[int, ...], width: float) -> int:

@@ -10,10 +10,11 @@ from scipy import ndimage, stats
 
 from stemkit.columns.peaks import BACKGROUND_RATIO
 from stemkit.detection import fitted_image
+from stemkit.detection.matched_filter import matched_filter
 from stemkit.images.mode import mode_sign
 from stemkit.images.pixel_size import mean_pixel_size
 from stemkit.tables import check_columns
-from stemkit.trust.column_field import column_response, noise_peaks, normal_scores, response_variance
+from stemkit.trust.column_field import normal_scores, response_variance, two_sided_noise_peaks
 from stemkit.trust.expected_noise import ExpectedNoise
 
 __all__ = ["FALSE_DISCOVERY_RATE", "judge_columns", "missed_columns"]
@@ -80,13 +81,13 @@ def judge_columns(
     positions = table[POSITION].to_numpy(dtype=np.float64).T
     rest, modeled = (
         ndimage.map_coordinates(values, positions, order=1, mode="nearest")
-        for values in (column_response(sign * recorded.values.astype(np.float64) - model, width), model)
+        for values in (matched_filter(sign * recorded.values.astype(np.float64) - model, width).response, model)
     )
     response = amplitude * _response(sigma, width) + rest
     local = expected.variance_at(modeled - amplitude)  # without the column itself
     field = response / np.sqrt(response_variance(expected, width, local))
     z = normal_scores(field, width, expected.skewness_at(modeled - amplitude))
-    p = (noise_peaks(z, recorded.shape, width) / 2 / len(table)).clip(0.0, 1.0)
+    p = (two_sided_noise_peaks(z, recorded.shape, width) / 2 / len(table)).clip(0.0, 1.0)
     p = np.where(z > 1, p, 1.0)
     q = stats.false_discovery_control(p)
     verdict = np.where(q > FALSE_DISCOVERY_RATE, "may be invented", "supported").astype(object)
@@ -119,8 +120,8 @@ def missed_columns(residual: NDArray, enhanced: NDArray, places: pd.DataFrame, w
     if len(found) == 0:
         return found
     at = tuple(found[POSITION].to_numpy(dtype=int).T)
-    left, shown = (column_response(values, width)[at] for values in (residual, enhanced))
-    usual = float(np.quantile(column_response(enhanced, width), BRIGHT_QUANTILE))
+    left, shown = (matched_filter(values, width).response[at] for values in (residual, enhanced))
+    usual = float(np.quantile(matched_filter(enhanced, width).response, BRIGHT_QUANTILE))
     return found[(shown < MIN_SHOWN_FRACTION * (left + shown)) & (left > MIN_HEIGHT * usual)].reset_index(drop=True)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage, stats
 
 from stemkit.filters import wide_gaussian
-from stemkit.trust.column_field import column_field, noise_peaks, significant_peaks
+from stemkit.trust.column_field import column_field, significant_peaks, two_sided_noise_peaks
 from stemkit.trust.displaced_rows import fit_displacements
 from stemkit.trust.expected_noise import ExpectedNoise, column_width
 from stemkit.trust.rings import half_plane_weights, hann_window
@@ -142,7 +142,7 @@ def check_residual(residual: NDArray, enhanced: NDArray, expected: ExpectedNoise
        image of too low contrast, or one that contains a part of the noise, has such a residual, too.
     5. *Shift.* The mean of the displacements over its standard error, that of the means of eight groups of rows.
     6. *Columns.* The largest peak after the matched filter of a column; see
-       :func:`~stemkit.trust.column_field.noise_peaks`.
+       :func:`~stemkit.trust.column_field.two_sided_noise_peaks`.
     """
     width = column_width(enhanced)
     smoothing = smoothing_width(width)
@@ -265,4 +265,4 @@ def _highest(places: pd.DataFrame, shape: tuple[int, ...], width: float) -> tupl
     if len(places) == 0:
         return 0.0, 1.0
     z = float(places["z"].iloc[0])
-    return z, -math.expm1(-float(noise_peaks(np.array([abs(z)]), shape, width)[0]))
+    return z, -math.expm1(-float(two_sided_noise_peaks(np.array([abs(z)]), shape, width)[0]))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from stemkit.denoising import NetworkInfo, known_weights, load_weights
 from stemkit.denoising.general import RECIPE
 from stemkit.denoising.sampling import CONSTANTS as GRID_CONSTANTS
-from stemkit.denoising.sampling import Grid
+from stemkit.denoising.sampling import NetworkGrid
 from stemkit.noise import NoiseModel
 from stemkit.synthesis import noises
 from stemkit.trust.expected_noise import ExpectedNoise
@@ -38,7 +38,7 @@ def range_table(
     enhanced: NDArray,
     *,
     expected: ExpectedNoise,
-    grid: Grid,
+    grid: NetworkGrid,
     width: float,
     displacement: float,
     info: NetworkInfo | None,
@@ -51,7 +51,7 @@ def range_table(
     enhanced : ndarray of shape (n_y, n_x)
         Columns bright.
     expected : ExpectedNoise
-    grid : Grid
+    grid : NetworkGrid
         The network's grid and the spacing of the image.
     width : float
         Column width, px.

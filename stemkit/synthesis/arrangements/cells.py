@@ -18,7 +18,7 @@ from stemkit.synthesis.arrangements.projection import POWER, brightness, project
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["LATTICES", "Cell", "crystal_cell", "nearest_distance", "planar_cell", "random_cell"]
+__all__ = ["LATTICES", "Cell", "crystal_cell", "nearest_site_distance", "planar_cell", "random_cell"]
 
 #: The five planar lattices: angle of a and b in degrees or None, whether they are equally long, whether the cell is
 #: centred.
@@ -189,7 +189,7 @@ def random_cell(n_images: int, generator: torch.Generator, max_sites: int = 4) -
     return Cell(torch.stack([a, b], dim=1), basis, occupied, ones, ones)
 
 
-def nearest_distance(cell: Cell) -> Tensor:
+def nearest_site_distance(cell: Cell) -> Tensor:
     """Distance between nearest columns of each cell's lattice, ``(n_images,)``, in units of its vectors."""
     # the nearest sites of an elongated cell may be several short vectors apart
     length = torch.linalg.norm(cell.vectors, dim=-1)

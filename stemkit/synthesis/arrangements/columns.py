@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from stemkit.columns.peaks import nearest_distances
+from stemkit.statistics import nearest_distances
 
 __all__ = ["Columns", "Defect", "along", "columns_at", "keep_near_frame", "stacked", "superposed"]
 

@@ -88,6 +88,15 @@ class Spectra:
 
 
 @dataclass(frozen=True)
+class Peak:
+    """A maximum of the gain: ``shift`` is its place (y, x) to a fraction of a pixel."""
+
+    gain: float
+    correlation: float
+    shift: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class PairCorrelation:
     """Common structure of two frames at every shift from ``-reach`` to ``reach``.
 
@@ -133,17 +142,16 @@ class PairCorrelation:
     def _largest_near(self) -> NDArray[np.float64]:
         return np.asarray(ndimage.maximum_filter(self.gain, 2 * NEAR + 1))
 
-    def near(self, shift: NDArray) -> tuple[float, float, NDArray[np.float64]]:
-        """Largest gain near a shift, the correlation there, and its place to a fraction of a pixel; zeros outside of
-        the largest shift.
-        """
+    def peak_near(self, shift: NDArray) -> Peak:
+        """The largest gain near a shift; without gain and correlation outside of the largest shift."""
         y, x = np.rint(shift).astype(int) + self.reach
         n_y, n_x = self.gain.shape
         if not (NEAR < y < n_y - NEAR - 1 and NEAR < x < n_x - NEAR - 1):
-            return 0.0, 0.0, np.asarray(shift, dtype=float)
+            return Peak(0.0, 0.0, np.asarray(shift, dtype=float))
         part = self.gain[y - NEAR : y + NEAR + 1, x - NEAR : x + NEAR + 1]
         dy, dx = np.unravel_index(int(np.argmax(part)), part.shape)
         y, x = int(y - NEAR + dy), int(x - NEAR + dx)
         c = self.correlation
         step = [float(parabola_vertex(c[y - a, x - b], c[y, x], c[y + a, x + b])) for a, b in ((1, 0), (0, 1))]
-        return float(part.max()), float(c[y, x]), np.array([y, x], dtype=float) - self.reach + np.array(step)
+        place = np.array([y, x], dtype=float) - self.reach + np.array(step)
+        return Peak(float(part.max()), float(c[y, x]), place)

@@ -233,6 +233,17 @@ def weights_among(n_frames: NDArray | float) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
+class _LikelihoodTerms:
+    """Coefficients with signal: which, the class of each, and the constant and factors of energy and cross term."""
+
+    used: NDArray[np.bool_]
+    of_class: NDArray[np.intp]
+    constant: NDArray[np.float64]
+    of_energy: NDArray[np.float64]
+    of_cross: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class _Windowed:
     """Weights of the Fourier coefficients of thinned frames, or parts of them, of one shape ``(n_y, n_x)``.
 
@@ -270,25 +281,24 @@ class _Windowed:
         return cls(window, coherence, power, count, (y, x))
 
     @cached_property
-    def _terms(self) -> tuple[NDArray[np.bool_], NDArray[np.intp], NDArray, NDArray, NDArray]:
-        """Coefficients with signal: which, their class, and the constant and factors of energy and cross term."""
+    def _terms(self) -> _LikelihoodTerms:
         used = self.coherence > 0
         r, count = self.coherence[used], self.count[used]
         of_class = np.minimum((r / MOST_COHERENT * CLASSES).astype(int), CLASSES - 1)
         energy = count * r**2 / (1 - r**2) / self.power[used]
-        return used, of_class, -count * np.log1p(-(r**2)), energy, 2 * energy / r
+        return _LikelihoodTerms(used, of_class, -count * np.log1p(-(r**2)), energy, 2 * energy / r)
 
     def log_likelihoods(self, a: NDArray, b: NDArray, shift: NDArray) -> NDArray[np.float64]:
         """See :meth:`Envelopes.parts`; ``shift`` in thinned pixels."""
-        used, of_class, constant, of_energy, of_cross = self._terms
+        terms = self._terms
         both = np.stack([a, b])
         mean = (both * self.window).sum((1, 2), keepdims=True) / self.window.sum()
-        first, second = fft.rfft2((both - mean) * self.window)[:, used]
+        first, second = fft.rfft2((both - mean) * self.window)[:, terms.used]
         y, x = (np.exp(2j * np.pi * f * s) for f, s in zip(self.frequency, shift, strict=True))
-        cross = (first.conj() * second * (y * x)[used]).real
+        cross = (first.conj() * second * (y * x)[terms.used]).real
         energy = np.abs(first) ** 2 + np.abs(second) ** 2
-        terms = constant - of_energy * energy + of_cross * cross
-        return np.asarray(np.bincount(of_class, terms, CLASSES), dtype=np.float64)
+        values = terms.constant - terms.of_energy * energy + terms.of_cross * cross
+        return np.asarray(np.bincount(terms.of_class, values, CLASSES), dtype=np.float64)
 
     def filtered(self, frame: NDArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """A frame of a quarter of the shape, filtered for both terms, each over pixels instead of coefficients."""
@@ -302,4 +312,4 @@ class _Windowed:
     @property
     def constant(self) -> float:
         """The constant of the log-likelihood, per pixel."""
-        return float(self._terms[2].sum() / self.count.max() / self.window.size)
+        return float(self._terms.constant.sum() / self.count.max() / self.window.size)

@@ -204,9 +204,9 @@ def _least_squares(pairs: Pairs, shifts: NDArray) -> tuple[NDArray[np.float64], 
     for j in placed:
         for i in pairs.before(int(j)):
             if np.isfinite(shifts[i, 0]):
-                gain, c, at = pairs.correlation(i, int(j)).near(shifts[i] - shifts[j])
-                if gain > 0:
-                    rows.append((i, j, gain, c, at[0], at[1]))
+                peak = pairs.correlation(i, int(j)).peak_near(shifts[i] - shifts[j])
+                if peak.gain > 0:
+                    rows.append((i, j, peak.gain, peak.correlation, *peak.shift))
     if not rows:
         return shifts, np.zeros(n), np.zeros(n)
     i, j, gain, c, y, x = np.array(rows).T

@@ -68,6 +68,19 @@ class MeasuredCell:
 
 
 @dataclass(frozen=True)
+class NearestSites:
+    """Sites ``(n,)`` and cells ``(n, 2)`` of a crystal that are nearest to n places, and the distances ``(n,)``."""
+
+    site: NDArray[np.int64]
+    cell: NDArray[np.int64]
+    distance: NDArray[np.float64]
+
+    def positions(self, crystal: CrystalSites) -> NDArray[np.float64]:
+        """Positions ``(n, 2)`` of the sites in the crystal, nm."""
+        return (self.cell + crystal.fractions[self.site]) @ crystal.vectors
+
+
+@dataclass(frozen=True)
 class Setting:
     """Orientation and origin: the place r (nm) in the crystal is at ``origin + r @ transform`` in the image.
 
@@ -101,8 +114,8 @@ class Setting:
         """Rotation of the crystal's a, degrees from +x towards +y."""
         return float(rotation(self.transform))
 
-    def sites(self, places: NDArray, crystal: CrystalSites) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray]:
-        """Site ``(n,)`` and cell ``(n, 2)`` of the crystal nearest to places ``(n, 2)``, and the distance ``(n,)``."""
+    def nearest_sites(self, places: NDArray, crystal: CrystalSites) -> NearestSites:
+        """Sites of the crystal that are nearest to places ``(n, 2)``."""
         cell = crystal.vectors @ self.transform
         fractions = (places - self.origin) @ np.linalg.inv(cell)
         apart = fractions[:, None] - crystal.fractions
@@ -110,7 +123,7 @@ class Setting:
         distance = np.linalg.norm((apart - cells) @ cell, axis=-1)
         site = distance.argmin(axis=1)
         rows = np.arange(len(places))
-        return site, cells[rows, site].astype(np.int64), distance[rows, site]
+        return NearestSites(site, cells[rows, site].astype(np.int64), distance[rows, site])
 
 
 def find_settings(cell: MeasuredCell, crystal: CrystalSites, limits: Limits) -> list[Setting]:
@@ -209,13 +222,12 @@ def _scored(transform: NDArray, origin: NDArray, supercell: _Supercell, crystal:
     places, shortest = supercell.places, supercell.shortest
     for _ in range(2):
         setting = Setting(transform, origin)
-        site, cell, distance = setting.sites(places, crystal)
-        near = distance <= MAX_SITE_DISTANCE * shortest
-        matched = np.flatnonzero(near)
-        ideal = (cell + crystal.fractions[site]) @ crystal.vectors @ transform + origin
+        nearest = setting.nearest_sites(places, crystal)
+        matched = np.flatnonzero(nearest.distance <= MAX_SITE_DISTANCE * shortest)
+        ideal = nearest.positions(crystal) @ transform + origin
         if len(matched):
             origin = origin + (places - ideal)[matched].mean(axis=0)
-    found = np.unique(np.column_stack([site, cell])[matched], axis=0)[:, 0]
+    found = np.unique(np.column_stack([nearest.site, nearest.cell])[matched], axis=0)[:, 0]
     absent = np.where(
         crystal.brightness >= MIN_VISIBLE_BRIGHTNESS, ratio - np.bincount(found, minlength=len(crystal.names)), 0
     )
@@ -226,7 +238,7 @@ def _scored(transform: NDArray, origin: NDArray, supercell: _Supercell, crystal:
         cost += float((absent * np.maximum(excess, 0) ** 2).sum()) / 4 / BRIGHTNESS_ERROR**2
     misfit = cost / supercell.n_cells + (setting.strain / STRAIN_ERROR) ** 2 / 2
     brightness = supercell.brightness[matched]
-    cost = _deviation((places - ideal)[matched], brightness, crystal.brightness[site[matched]], shortest)
+    cost = _deviation((places - ideal)[matched], brightness, crystal.brightness[nearest.site[matched]], shortest)
     return Setting(transform, origin, misfit + cost / supercell.n_cells, misfit)
 
 
@@ -272,9 +284,9 @@ def compare_with_columns(
 def _compared(
     setting: Setting, crystal: CrystalSites, cell: MeasuredCell, ideal: NDArray, steps: NDArray, values: NDArray
 ) -> Setting:
-    site, cells, distance = setting.sites(ideal, crystal)
-    near = distance <= MAX_SITE_DISTANCE * cell.shortest
-    moved = ideal + steps - (cells + crystal.fractions[site]) @ crystal.vectors @ setting.transform - setting.origin
+    nearest = setting.nearest_sites(ideal, crystal)
+    site, near = nearest.site, nearest.distance <= MAX_SITE_DISTANCE * cell.shortest
+    moved = ideal + steps - nearest.positions(crystal) @ setting.transform - setting.origin
     kinds = np.unique(site[near])
     means = np.array([moved[near & (site == k)].mean(axis=0) for k in kinds]).reshape(-1, 2)
     medians = np.array([_median(values[near & (site == k)]) for k in kinds])

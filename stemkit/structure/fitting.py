@@ -14,7 +14,7 @@ from stemkit.structure.bases import matching_basis, reduced_basis
 from stemkit.structure.lattice import Lattice, Lattices
 from stemkit.structure.least_squares import fit_columns_to_lattice
 from stemkit.structure.local_bases import first_lattice
-from stemkit.structure.ordering import brightness_order, displacement_order, enlarge
+from stemkit.structure.ordering import AssignedColumns, brightness_order, displacement_order
 from stemkit.structure.region_growing import GrownLattice, grow, unit_cell
 from stemkit.structure.segmentation import fill_enclosed, segment
 from stemkit.structure.tables import ColumnPositions, amplitudes, column_positions
@@ -269,15 +269,15 @@ def _of_whole_table(lattice: Lattice, rows: NDArray, n: int) -> Lattice:
 
 def _with_order(grown: GrownLattice, brightness: NDArray | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Cells and sites in the superlattice of ordered brightness and displacements."""
-    cell, site, vectors = grown.cell, grown.site, grown.vectors
+    columns = AssignedColumns(grown.cell, grown.site, grown.vectors)
     for _ in range(MAX_ENLARGEMENTS):
-        order = None if brightness is None else brightness_order(cell, site, brightness)
+        order = None if brightness is None else brightness_order(columns.cell, columns.site, brightness)
         if order is None:
-            order = displacement_order(cell, site, grown.shift, grown.shortest)
+            order = displacement_order(columns.cell, columns.site, grown.shift, grown.shortest)
         if order is None:
             break
-        cell, site, vectors = enlarge(cell, site, vectors, order)
-    return cell, site
+        columns = columns.in_superlattice(order)
+    return columns.cell, columns.site
 
 
 def _brightest_first(site: NDArray, table: pd.DataFrame) -> NDArray[np.int64]:

@@ -78,6 +78,15 @@ def _modulo_lattice(difference: NDArray, vectors: NDArray) -> NDArray[np.float64
     return (cells - np.round(cells)) @ vectors
 
 
+@dataclass(frozen=True)
+class _IdealPlaces:
+    """Places in an undistorted lattice: ``site`` ``(m,)``, ``cell`` ``(m, 2)``, ``position`` ``(m, 2)``."""
+
+    site: NDArray[np.int64]
+    cell: NDArray[np.int64]
+    position: NDArray[np.float64]
+
+
 @dataclass
 class GrownLattice:
     """A lattice that is grown over the columns.
@@ -116,26 +125,26 @@ class GrownLattice:
         """Position ``(n, 2)`` of each column in the undistorted lattice; meaningless if ``site`` is -1."""
         return self.sites[np.maximum(self.site, 0)] + self.cell @ self.vectors
 
-    def nearest_ideal(self, positions: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-        """Site, cell and position ``(m, 2)`` in the undistorted lattice that are nearest to positions ``(m, 2)``."""
+    def nearest_ideal(self, positions: NDArray) -> _IdealPlaces:
+        """Places in the undistorted lattice that are nearest to positions ``(m, 2)``."""
         inverse = np.linalg.inv(self.vectors)
         cells = np.round((positions[:, None] - self.sites) @ inverse)
         ideal = self.sites + cells @ self.vectors
         site = np.argmin(((positions[:, None] - ideal) ** 2).sum(axis=-1), axis=1)
         rows = np.arange(len(positions))
-        return site, cells[rows, site].astype(np.int64), ideal[rows, site]
+        return _IdealPlaces(site, cells[rows, site].astype(np.int64), ideal[rows, site])
 
     def assign(self, rows: NDArray, shift: NDArray) -> int:
         """Assign those rows that are near an unoccupied site of the lattice with the shift expected there."""
-        site, cell, ideal = self.nearest_ideal(self.positions[rows] - shift)
-        distance = np.hypot(*(self.positions[rows] - shift - ideal).T)
-        key = self._key(site, cell)
+        ideal = self.nearest_ideal(self.positions[rows] - shift)
+        distance = np.hypot(*(self.positions[rows] - shift - ideal.position).T)
+        key = self._key(ideal.site, ideal.cell)
         order = np.argsort(distance)
         first = order[np.unique(key[order], return_index=True)[1]]
         free = np.array([k not in self.occupied for k in key[first].tolist()], dtype=bool)
         good = first[(distance[first] < self.tolerance) & free]
-        self.site[rows[good]], self.cell[rows[good]] = site[good], cell[good]
-        self.shift[rows[good]] = self.positions[rows[good]] - ideal[good]
+        self.site[rows[good]], self.cell[rows[good]] = ideal.site[good], ideal.cell[good]
+        self.shift[rows[good]] = self.positions[rows[good]] - ideal.position[good]
         self.occupied.update(key[good].tolist())
         np.add.at(self.n_assigned_neighbors, self.neighbor_of[rows[good]].indices, 1)
         self._update_gradient(rows[good])
@@ -167,9 +176,9 @@ class GrownLattice:
             return False
         unshifted = self.positions[rows] - shift
         for _ in range(3):
-            offset = np.median(unshifted - self.nearest_ideal(unshifted)[2], axis=0)
+            offset = np.median(unshifted - self.nearest_ideal(unshifted).position, axis=0)
             unshifted, shift = unshifted - offset, shift + offset
-        distance = np.hypot(*(unshifted - self.nearest_ideal(unshifted)[2]).T)
+        distance = np.hypot(*(unshifted - self.nearest_ideal(unshifted).position).T)
         if (distance < self.tolerance).mean() < CONSTANTS.fitting:
             return False
         return self.assign(rows, shift) > 0

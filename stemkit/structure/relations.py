@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.structure.bases import corresponding_bases
+from stemkit.structure.bases import CorrespondingBases
 from stemkit.structure.lattice import Lattice
 
 __all__ = ["CommonPlane", "Relation", "common_plane", "relation"]
@@ -79,7 +79,8 @@ def relation(first: Lattice, second: Lattice, same_phase: float) -> Relation:
     product of the rotation R and the strain ``U - 1``.
     Errors are propagated from the covariances of both lattices with numerical derivatives.
     """
-    own, candidates, deformation = corresponding_bases(second.vectors, first.vectors)
+    bases = CorrespondingBases.of(second.vectors, first.vectors)
+    deformation = bases.deformation
     strain = np.abs(np.linalg.svd(deformation, compute_uv=False) - 1).max(axis=1)
     proper = np.linalg.det(deformation) > 0
     turn = np.abs(_rotation(deformation))
@@ -93,8 +94,8 @@ def relation(first: Lattice, second: Lattice, same_phase: float) -> Relation:
     else:
         cost = np.where(proper, strain + ROTATION_COST * turn, np.inf)
     best = int(np.argmin(cost))
-    change_first = np.round(candidates[best] @ np.linalg.inv(first.vectors))
-    change_second = np.round(own @ np.linalg.inv(second.vectors))
+    change_first = np.round(bases.others[best] @ np.linalg.inv(first.vectors))
+    change_second = np.round(bases.own @ np.linalg.inv(second.vectors))
 
     def values(a: NDArray, b: NDArray) -> NDArray[np.float64]:
         matrix = np.linalg.solve(change_first @ a, change_second @ b)

@@ -668,7 +668,7 @@ def test_unknown_parts_are_refused():
         (lambda: PointwiseNoise.counted(20.0, background=10.0, mode="bf"), "background must be at least 20 electrons"),
         (lambda: ScanNoise(jitter_y=-1.0), "jitter_y of ScanNoise must be at least 0"),
         (lambda: Digitization(step=0.0), "step must be a positive number or None"),
-        (lambda: Digitization(step=math.inf), "step of Digitization must be a finite number or None"),
+        (lambda: Digitization(step=math.inf), "step must be a positive number or None, but is inf"),
         (lambda: Digitization(low=math.nan), "low of Digitization must be a finite number or None"),
         (lambda: Digitization(high=math.inf), "high of Digitization must be a finite number or None"),
         (lambda: Digitization(2.0, 1.0), "low must be below high"),

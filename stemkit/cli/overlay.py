@@ -152,7 +152,7 @@ def _spacing(table: pd.DataFrame) -> float:
 
 
 def _draw_columns(ax: Axes, table: pd.DataFrame, part: Part, lattices: Sequence[ImageLattice]) -> None:
-    size = _symbol_size(ax, table, part)
+    size = _symbol_size(table, part)
     quality, y_x = table["quality"].to_numpy(), part.positions(table)
     left = np.ones(len(table), dtype=bool)
     for name, (color, marker) in FLAG_STYLES.items():
@@ -203,7 +203,7 @@ def _draw_legend(figure: Figure, ax: Axes) -> None:
     figure.legend(shown, labels, loc="outside lower center", ncols=4, facecolor="0.3", labelcolor="white")
 
 
-def _symbol_size(ax: Axes, table: pd.DataFrame, part: Part) -> float:
+def _symbol_size(table: pd.DataFrame, part: Part) -> float:
     """Diameter of the symbols, points."""
     n_y, n_x = part.rows.stop - part.rows.start, part.columns.stop - part.columns.start
     return float(np.clip(SYMBOL_SIZE * _spacing(table) * PANEL_HEIGHT * 72 / max(n_y, n_x), *SYMBOL_LIMITS))

@@ -131,7 +131,10 @@ def train_general(
 def model_card(info: NetworkInfo, recipe: Recipe) -> str:
     """Model card in Markdown: architecture, training, limits of use."""
     made = info.training
-    images = sum(_done(run) * run.get("batches_per_epoch", 0) * run.get("batch_size", 0) for run in _runs(made))
+    images = sum(
+        run.get("epochs_done", run.get("epochs", 0)) * run.get("batches_per_epoch", 0) * run.get("batch_size", 0)
+        for run in _runs(made)
+    )
     commands = "<br>".join(f"`stemkit train {_options(run, info)}`" for run in _runs(made))
     unfinished = "" if made["epochs_done"] == made["epochs"] else f" (of {made['epochs']}: not finished)"
     low, high = recipe.spacing
@@ -169,10 +172,6 @@ Faint columns next to bright ones may be weakened at the lowest doses.
 def _runs(made: dict[str, Any]) -> list[dict[str, Any]]:
     """Training runs of the weights in chronological order."""
     return [*(_runs(made["before"]) if "before" in made else []), made]
-
-
-def _done(made: dict[str, Any]) -> int:
-    return int(made.get("epochs_done", made.get("epochs", 0)))
 
 
 def _options(made: dict[str, Any], info: NetworkInfo) -> str:

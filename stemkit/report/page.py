@@ -160,7 +160,7 @@ def _page(
     enhanced = image if was_enhanced(image) else None
     unit = "nm" if is_calibrated(image) else "px"
     name = title or image.attrs.get("source") or "image"
-    selection = column_filter(columns)
+    selection = column_filter()
     view = image_view(recorded, enhanced, columns, selection.filter)
     shown = {"recorded": recorded} if enhanced is None else {"recorded": recorded, "enhanced": enhanced}
     models = {

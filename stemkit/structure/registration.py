@@ -211,7 +211,7 @@ def register_crystal(
     missing = named_missing_sites(table, lattice, crystal, best, by)
     sites = site_table(table, crystal, named, missing, values)
     shape = deformation(lattice, best)
-    fits, verdict = _verdict(named, sites, settings, chances, shape, columns.unit)
+    fits, verdict = _verdict(named, sites, chances, shape, columns.unit)
     return CrystalRegistration(
         named.drop(columns=["moved_y", "moved_x"]),
         sites,
@@ -289,7 +289,6 @@ class _Chances:
 def _verdict(
     named: pd.DataFrame,
     sites: pd.DataFrame,
-    settings: list[Setting],
     chances: _Chances,
     shape: Deformation,
     unit: str,
@@ -308,11 +307,11 @@ def _verdict(
     if len(absent):
         parts.append(f"no columns at the visible sites of {', '.join(dict.fromkeys(absent['name']))}")
     fits = without == 0 and len(absent) == 0
-    parts.append(_undecided(settings, chances))
+    parts.append(_undecided(chances))
     return fits, ("" if fits else "the crystal does not fit: ") + "; ".join(parts)
 
 
-def _undecided(settings: list[Setting], chances: _Chances) -> str:
+def _undecided(chances: _Chances) -> str:
     """What the image does not decide."""
     table = chances.table
     equal = table[(table["naming"] == 0) & (table["cost"] <= table["cost"].min() + MIN_COST_DIFFERENCE)]

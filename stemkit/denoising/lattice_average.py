@@ -23,7 +23,7 @@ __all__ = ["combine_with_lattice"]
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of the combination.
 
     Those marked "tuned" were chosen for PSNR and planted defects on scenes of ``stemkit.benchmark`` drawn with other
@@ -74,7 +74,7 @@ class Constants:
     dilation: float = 0.6
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 #: Degrees of freedom of chi-squared: a column's height and its displacements along y and x.
 N_TEMPLATES = 3
 #: Added to divisors that may be 0 (chosen: far below those of any column; squares of images of unit variance).

@@ -34,7 +34,7 @@ from stemkit.noise.drawing import stacked
 from stemkit.noise.resolve import resolve_noise
 from stemkit.parameters import check_integer, check_option, check_positive
 from stemkit.synthesis import STEMSynthesizer
-from stemkit.synthesis.noises import BACKGROUND
+from stemkit.synthesis.noises import CONSTANTS as NOISE
 
 __all__ = ["NetworkDenoiser"]
 
@@ -264,7 +264,7 @@ class NetworkDenoiser(Denoiser):
         # a wider range than that of the given images, for similar images of the same specimen
         spacing = max(LEAST_SPACING[0], WIDENING[0] * low), max(LEAST_SPACING[1], WIDENING[1] * high)
         # background that is stronger, or as short as columns, belongs to the specimen and must not be removed
-        noise.background = noise.background.clamp(max=BACKGROUND[1])
+        noise.background = noise.background.clamp(max=NOISE.background[1])
         noise.background_length = noise.background_length.clamp(min=spacing[1])
         recipe = dataclasses.replace(like, noise=noise, spacing=spacing, empty=EMPTY)
         size = max(MIN_CROP, self.crop_size // CROP_MULTIPLE * CROP_MULTIPLE)

@@ -30,7 +30,7 @@ N_SUMS = 4
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of the method, chosen unless stated otherwise."""
 
     #: Edge of the square in the middle of the image on which lattice vectors are measured, px.
@@ -60,7 +60,7 @@ class Constants:
     residual_filter: float = 0.2
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 
 
 class PeriodicDenoiser(StatelessDenoiser):

@@ -16,7 +16,7 @@ __all__ = ["NetworkGrid", "check_sampling", "chosen_grid", "resampled", "varianc
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of the choice of a grid; those marked "tuned" were chosen with ``benchmarks/sampling.py``."""
 
     #: Edge of the square in the middle of an image on which spacing and noise are measured, px (chosen).
@@ -54,7 +54,7 @@ class Constants:
     least_pixels: int = 8
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ __all__ = ["Translations"]
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of the average over translations, all chosen."""
 
     #: Edge of the square in the middle of the image on which the lattice is measured, px: a dozen cells or more.
@@ -39,7 +39,7 @@ class Constants:
     nearest: float = 1.5
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)

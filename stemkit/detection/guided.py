@@ -18,7 +18,7 @@ __all__ = ["FoundColumns", "add_guided_columns", "distance_to_nearest", "is_insi
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of :func:`add_guided_columns`."""
 
     #: Standard deviation of the positions that a network shows, in widths (tuned: ``benchmarks/low_dose.py`` has 0.1 to
@@ -45,7 +45,7 @@ class Constants:
     margin: float = 1.0
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)

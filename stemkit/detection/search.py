@@ -26,7 +26,7 @@ __all__ = ["CONSTANTS", "ColumnSearch"]
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of :class:`ColumnSearch` (all chosen unless stated otherwise)."""
 
     #: The image is binned such that the width is at least this many pixels for the search ...
@@ -61,7 +61,7 @@ class Constants:
     close_distance: float = 0.5
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ __all__ = ["Lengths", "learn_lengths"]
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of :func:`learn_lengths` (all chosen)."""
 
     #: Side of the square in the middle of the image in which lengths are learnt, px.
@@ -79,7 +79,7 @@ class Constants:
     free_fraction: float = 0.5
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ Frames = Callable[[int], NDArray]
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of the refinement."""
 
     #: The displacements have settled when a round changes them by less than this (RMS), px, but after this number of
@@ -44,7 +44,7 @@ class Constants:
     fewest: float = 2.0
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)

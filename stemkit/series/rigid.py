@@ -18,7 +18,7 @@ __all__ = ["RigidShifts", "rigid_shifts"]
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of the alignment of whole frames."""
 
     #: Largest shift between two frames by default, as a fraction of each side (chosen).
@@ -42,7 +42,7 @@ class Constants:
     outlying: float = 0.1
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ __all__ = ["MIN_INNER_COLUMNS", "Similarity", "compare_clusters"]
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of the comparison of two clusters at their boundary."""
 
     #: Least distance from the other cluster of the columns that are compared, square roots of the area of the cell
@@ -40,7 +40,7 @@ class Constants:
     averaged: float = 0.8
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 #: Fewest columns near a boundary that are compared, and inside a cluster that is not a part of a boundary (chosen).
 MIN_INNER_COLUMNS = 10
 

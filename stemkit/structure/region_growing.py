@@ -17,7 +17,7 @@ __all__ = ["GrownLattice", "grow", "median_of_known", "unit_cell"]
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of region growing."""
 
     #: Columns around the start from whose positions the sites of the cell follow (chosen).
@@ -46,7 +46,7 @@ class Constants:
     extrapolated_from: int = 200
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 
 
 def unit_cell(positions: NDArray, vectors: NDArray, center: NDArray) -> NDArray[np.float64]:

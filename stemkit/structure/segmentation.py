@@ -18,7 +18,7 @@ __all__ = ["fill_enclosed", "segment"]
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of the segmentation."""
 
     #: Largest radius of a cluster of local bases, fraction of the mismatch (chosen).
@@ -47,7 +47,7 @@ class Constants:
     distance: float = 0.25
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 
 
 def segment(

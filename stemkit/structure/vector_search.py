@@ -16,7 +16,7 @@ __all__ = ["CONSTANTS", "find_vectors"]
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of the search."""
 
     #: Columns of a patch, from which differences of positions are taken (chosen).
@@ -47,7 +47,7 @@ class Constants:
     sine: float = 0.4
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 
 
 def find_vectors(positions: NDArray, patch: int = CONSTANTS.patch) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -22,19 +23,27 @@ __all__ = [
     "two_sided_noise_peaks",
 ]
 
-#: Border in which the filtered residual is not used, column widths (chosen: its noise is larger there).
-BORDER = 2.0
-#: Least skewness, which stands for 0 (chosen: its effect is below 0.001).
-MIN_SKEWNESS = 1e-4
-#: Largest excess kurtosis of the filtered noise that is corrected for (chosen: the expansion is monotonic).
-MAX_KURTOSIS = 0.3
-#: Largest significance up to which the expansion is used (chosen).
-MAX_SCORE = 8.0
-#: Skewness of white noise after the filter of a column of width w, in px, times w, over that before (derived: sum of
-#: the cubes of the difference of Gaussians).
-SKEWNESS = 0.389
-#: Excess kurtosis after this filter, times w^2, over that before (derived: sum of the fourth powers).
-KURTOSIS = 0.17
+
+@dataclass(frozen=True)
+class _Constants:
+    """Constants of the scores."""
+
+    #: Border in which the filtered residual is not used, column widths (chosen: its noise is larger there).
+    border: float = 2.0
+    #: Least skewness, which stands for 0 (chosen: its effect is below 0.001).
+    min_skewness: float = 1e-4
+    #: Largest excess kurtosis of the filtered noise that is corrected for (chosen: the expansion is monotonic).
+    max_kurtosis: float = 0.3
+    #: Largest significance up to which the expansion is used (chosen).
+    max_score: float = 8.0
+    #: Skewness of white noise after the filter of a column of width w, in px, times w, over that before (derived: sum
+    #: of the cubes of the difference of Gaussians).
+    skewness: float = 0.389
+    #: Excess kurtosis after this filter, times w^2, over that before (derived: sum of the fourth powers).
+    kurtosis: float = 0.17
+
+
+CONSTANTS = _Constants()
 
 
 def response_variance(expected: ExpectedNoise, width: float, local: NDArray) -> NDArray[np.float64]:
@@ -110,11 +119,11 @@ def normal_scores(
     .. [1] E. B. Wilson and M. M. Hilferty, Proc. Natl. Acad. Sci. 17, 684 (1931), https://doi.org/10.1073/pnas.17.12.684
     .. [2] E. A. Cornish and R. A. Fisher, Rev. Inst. Int. Stat. 5, 307 (1938), https://doi.org/10.2307/1400905
     """
-    skew = np.asarray(skewness * SKEWNESS / width)
-    skew = np.where(np.abs(skew) < MIN_SKEWNESS, MIN_SKEWNESS, skew)
+    skew = np.asarray(skewness * CONSTANTS.skewness / width)
+    skew = np.where(np.abs(skew) < CONSTANTS.min_skewness, CONSTANTS.min_skewness, skew)
     z = 6 / skew * (np.cbrt(1 + skew * field / 2) - 1 + skew**2 / 36)
-    excess = np.clip(kurtosis * KURTOSIS / width**2 - 1.5 * skew**2, 0.0, MAX_KURTOSIS)
-    t = np.clip(z, -MAX_SCORE, MAX_SCORE)
+    excess = np.clip(kurtosis * CONSTANTS.kurtosis / width**2 - 1.5 * skew**2, 0.0, CONSTANTS.max_kurtosis)
+    t = np.clip(z, -CONSTANTS.max_score, CONSTANTS.max_score)
     return np.asarray(z - excess * (t**3 - 3 * t) / 24)
 
 
@@ -145,7 +154,7 @@ def two_sided_noise_peaks(z: NDArray, shape: tuple[int, ...], width: float) -> N
 
 
 def _border(shape: tuple[int, ...], width: float) -> int:
-    return min(math.ceil(BORDER * width), (min(shape) - 1) // 4)
+    return min(math.ceil(CONSTANTS.border * width), (min(shape) - 1) // 4)
 
 
 def _inside(values: NDArray, width: float) -> NDArray:

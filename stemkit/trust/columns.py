@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -22,17 +24,26 @@ __all__ = ["FALSE_DISCOVERY_RATE", "judge_columns", "missed_columns"]
 POSITION = ["y_px", "x_px"]
 #: Expected fraction of false ones among the columns that are reported (chosen).
 FALSE_DISCOVERY_RATE = 0.05
-#: Fraction of the recorded response that the enhanced image must show for a column not to be missed (chosen).
-MIN_SHOWN_FRACTION = 0.5
-#: Least response of a missed column, as a fraction of that of a bright column (chosen: the faintest columns of the
-#: training have 0.15 of the height of the brightest).
-MIN_HEIGHT = 0.15
-#: Quantile of the response to the enhanced image that is the response of a bright column (chosen).
-BRIGHT_QUANTILE = 0.99
-#: Least width of the matched filter, px (chosen: narrower ones are not sampled).
-MIN_WIDTH = 1.0
-#: Distance between a column and a peak of the residual that belongs to it, column widths (chosen).
-MAX_PEAK_DISTANCE = 1.5
+
+
+@dataclass(frozen=True)
+class _Constants:
+    """Constants of the verdicts."""
+
+    #: Fraction of the recorded response that the enhanced image must show for a column not to be missed (chosen).
+    min_shown_fraction: float = 0.5
+    #: Least response of a missed column, as a fraction of that of a bright column (chosen: the faintest columns of the
+    #: training have 0.15 of the height of the brightest).
+    min_height: float = 0.15
+    #: Quantile of the response to the enhanced image that is the response of a bright column (chosen).
+    bright_quantile: float = 0.99
+    #: Least width of the matched filter, px (chosen: narrower ones are not sampled).
+    min_width: float = 1.0
+    #: Distance between a column and a peak of the residual that belongs to it, column widths (chosen).
+    max_peak_distance: float = 1.5
+
+
+CONSTANTS = _Constants()
 
 
 def judge_columns(
@@ -75,7 +86,7 @@ def judge_columns(
     sign = mode_sign(mode)
     size = mean_pixel_size(recorded)
     sigma = np.where(np.isfinite(table["sigma"]), table["sigma"], table["sigma"].median()) / size
-    width = max(float(np.median(sigma)), MIN_WIDTH)
+    width = max(float(np.median(sigma)), CONSTANTS.min_width)
     amplitude = np.nan_to_num(table["amplitude"].to_numpy(dtype=np.float64))
     model = sign * fitted_image(table, recorded, mode=mode).values
     positions = table[POSITION].to_numpy(dtype=np.float64).T
@@ -95,7 +106,7 @@ def judge_columns(
     if len(significant):
         distance = np.hypot(*(positions[:, :, None] - significant[POSITION].to_numpy().T[:, None]))
         for kind, peaks in (("weakened", significant["z"] > 0), ("filled in", significant["z"] < 0)):
-            near = (distance[:, peaks.to_numpy()] < MAX_PEAK_DISTANCE * width).any(axis=1)
+            near = (distance[:, peaks.to_numpy()] < CONSTANTS.max_peak_distance * width).any(axis=1)
             verdict[near & (verdict == "supported")] = kind
     return table[POSITION].assign(significance=z, p_value=p, q_value=q, verdict=verdict)
 
@@ -121,8 +132,10 @@ def missed_columns(residual: NDArray, enhanced: NDArray, places: pd.DataFrame, w
         return found
     at = tuple(found[POSITION].to_numpy(dtype=int).T)
     left, shown = (matched_filter(values, width).response[at] for values in (residual, enhanced))
-    usual = float(np.quantile(matched_filter(enhanced, width).response, BRIGHT_QUANTILE))
-    return found[(shown < MIN_SHOWN_FRACTION * (left + shown)) & (left > MIN_HEIGHT * usual)].reset_index(drop=True)
+    usual = float(np.quantile(matched_filter(enhanced, width).response, CONSTANTS.bright_quantile))
+    return found[
+        (shown < CONSTANTS.min_shown_fraction * (left + shown)) & (left > CONSTANTS.min_height * usual)
+    ].reset_index(drop=True)
 
 
 def _response(sigma: NDArray, width: float) -> NDArray[np.float64]:

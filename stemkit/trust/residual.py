@@ -21,7 +21,7 @@ __all__ = ["ResidualTests", "check_residual", "smoothing_width"]
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of the tests, all of them chosen."""
 
     #: Sigma of the Gaussian filter whose result is subtracted from the residual, as its background, column widths.
@@ -59,7 +59,7 @@ class Constants:
     )
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True, eq=False)

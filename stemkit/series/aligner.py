@@ -23,8 +23,7 @@ from stemkit.noise import ScanNoise
 from stemkit.parameters import check_positive, is_number
 from stemkit.series.averaging import AverageGrid
 from stemkit.series.combined import Combined, combined, in_groups
-from stemkit.series.directions import Group, union_of, variance_of, without_slow_drift
-from stemkit.series.extent import covered
+from stemkit.series.directions import Group, common_grid, variance_of, without_slow_drift
 from stemkit.series.frames import FEWEST_FRAMES, BrightFrames, Series, check_enough, read_series
 from stemkit.series.jumps import ambiguity_text
 from stemkit.series.refinement import Enhance, refined
@@ -37,8 +36,6 @@ __all__ = ["SeriesAligner"]
 #: Sigma, px, of the Gaussian filter of the reference without a denoiser (chosen: of 0.8, 1.2 and 1.7 px, the smallest
 #: error of the displacements on one simulated series of each scene).
 REFERENCE_SIGMA = 1.2
-#: Rows over which displacements are averaged before the area is determined that frames have in common (chosen).
-SMOOTHED_ROWS = 17
 
 
 class SeriesAligner(ImageTransformer):
@@ -343,7 +340,7 @@ class SeriesAligner(ImageTransformer):
         turns = [groups[g].turn.quarters for _, g, _ in members]
         displacements = np.stack([groups[g].displacements[k] for _, g, k in members])
         self._digests = [series.digests[i] for i in self._used]
-        grid = _grid(displacements, turns, self._frame_shape, self.coverage)
+        grid = common_grid(displacements, turns, self._frame_shape, self.coverage)
         self._origin, self.shape_ = grid.origin, grid.shape
         self.displacements_ = np.full((series.n_frames, *displacements.shape[1:]), np.nan)
         self.displacements_[self._used] = grid.of(displacements)
@@ -388,14 +385,3 @@ class SeriesAligner(ImageTransformer):
             AverageGrid((0, 0), self.shape_),
             with_variance=with_variance,
         )
-
-
-def _grid(displacements: NDArray, turns: list[int], shape: tuple[int, int], coverage: float) -> AverageGrid:
-    """Pixels of the average, relative to the first frame."""
-    whole = union_of(displacements, turns, shape)
-    if coverage == 0:
-        return whole
-    # not the gaps between displaced rows
-    smooth = ndimage.uniform_filter1d(displacements, SMOOTHED_ROWS, axis=1, mode="nearest")
-    count = combined(lambda _: np.zeros(shape), smooth, turns, whole).count
-    return covered(whole, count, max(1.0, np.ceil(coverage * len(turns) - 1e-9)))

@@ -11,14 +11,17 @@ from scipy import ndimage
 from stemkit.noise import ScanNoise
 from stemkit.series.averaging import AverageGrid
 from stemkit.series.combined import combined
-from stemkit.series.extent import union
+from stemkit.series.extent import covered, union
 from stemkit.series.frames import BrightFrames, Series
 from stemkit.series.jumps import Ambiguity
 from stemkit.series.refinement import pixel_variance
 from stemkit.series.slow_drift import SMOOTH, slow_drifts
 from stemkit.series.turns import Turn
 
-__all__ = ["Group", "union_of", "variance_of", "without_slow_drift"]
+__all__ = ["Group", "common_grid", "union_of", "variance_of", "without_slow_drift"]
+
+#: Rows over which displacements are averaged before the area is determined that frames have in common (chosen).
+SMOOTHED_ROWS = 17
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,17 @@ def union_of(displacements: NDArray, turns: list[int], shape: tuple[int, int]) -
     high = np.max([np.add(g.origin, g.shape) for g in grids], axis=0)
     y, x = (int(n) for n in high - low)
     return AverageGrid((int(low[0]), int(low[1])), (y, x))
+
+
+def common_grid(displacements: NDArray, turns: list[int], shape: tuple[int, int], coverage: float) -> AverageGrid:
+    """Pixels of the average, relative to the first frame: those that at least this fraction of the frames shows."""
+    whole = union_of(displacements, turns, shape)
+    if coverage == 0:
+        return whole
+    # not the gaps between displaced rows
+    smooth = ndimage.uniform_filter1d(displacements, SMOOTHED_ROWS, axis=1, mode="nearest")
+    count = combined(lambda _: np.zeros(shape), smooth, turns, whole).count
+    return covered(whole, count, max(1.0, np.ceil(coverage * len(turns) - 1e-9)))
 
 
 def variance_of(series: Series, groups: list[Group]) -> tuple[float, float]:

@@ -385,7 +385,7 @@ def lattice(n_columns: int) -> tuple[xr.DataArray, dict[str, NDArray]]:
     sites = BORDER + SPACING * np.stack(np.meshgrid(*2 * [np.arange(side)], indexing="ij"), axis=-1).reshape(-1, 2)
     places = sites + rng.uniform(-DISPLACED, DISPLACED, sites.shape)
     heights = 1 + HEIGHTS * rng.standard_normal(len(places))
-    clean = rendered(places, heights, size)
+    true_image = rendered(places, heights, size)
     noise = NoiseModel(
         contrast=1000.0,
         level=200.0,
@@ -393,7 +393,7 @@ def lattice(n_columns: int) -> tuple[xr.DataArray, dict[str, NDArray]]:
         scan=ScanNoise(amplitude=0.02, jitter=0.2),
         pointwise=PointwiseNoise.counted(DOSE, background=0.1 * DOSE),
     )
-    image = xr.DataArray(noise.level + noise.contrast * clean, dims=("y", "x"), attrs={"mode": "haadf"})
+    image = xr.DataArray(noise.level + noise.contrast * true_image, dims=("y", "x"), attrs={"mode": "haadf"})
     return noise.apply(image, random_state=0).astype(np.float32), {"places": places, "intensity": heights}
 
 

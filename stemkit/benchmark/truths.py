@@ -161,9 +161,9 @@ class Planted:
 
     def true_intensities(self, positions: NDArray) -> NDArray[np.float64]:
         """Intensities of the true image at some positions, above its darkest points."""
-        clean, sign = self.pair["enhance"], mode_sign(self.mode)
-        level = scores.values_at(clean, self.gap_positions, sign=sign).mean()
-        return scores.values_at(clean, positions, sign=sign) - level
+        true_image, sign = self.pair["enhance"], mode_sign(self.mode)
+        level = scores.values_at(true_image, self.gap_positions, sign=sign).mean()
+        return scores.values_at(true_image, positions, sign=sign) - level
 
     def fraction_found(self, found: pd.DataFrame, positions: NDArray) -> float:
         """Fraction of some positions at which a column was found; NaN without positions."""

@@ -99,7 +99,7 @@ def combine_with_lattice(recorded: NDArray, enhanced: NDArray) -> NDArray[np.flo
     Notes
     -----
     1. The periodic estimate is the mean of ``enhanced`` over lattice vectors t with Gaussian weights,
-       ``P(r) = sum_t g(t) enhanced(r + t) / sum_t g(t)`` over the t inside the frame, plus the mean of the residual
+       ``P(r) = sum_t g(t) enhanced(r + t) / sum_t g(t)`` over the t inside the image, plus the mean of the residual
        ``recorded - enhanced``, which is the network's bias, with each band of frequencies shrunk by the ratio of its
        power above the noise to its power, as a Wiener filter does.
     2. The residual ``recorded - o - P``, where the offset o of a row is its mean of ``recorded - enhanced``, is

@@ -98,7 +98,7 @@ class NetworkDenoiser(Denoiser):
             frames of a series on the pixels of its average (:meth:`stemkit.SeriesAligner.aligned`), it is trained on
             pairs of these, too: one frame against the mean of the others, and the reverse [1]_.
         y : like X, optional
-            Clean images, or the true ``target`` maps, of the same shapes. If the network is trained, it is trained on
+            True images, or the true ``target`` maps, of the same shapes. If the network is trained, it is trained on
             these pairs; else, and if ``y`` contains no images, such as the tables of columns that a pipeline passes to
             all of its steps, ``y`` is ignored.
 
@@ -218,15 +218,15 @@ class NetworkDenoiser(Denoiser):
                 f"y must hold one image per image of X and of its shape, but the shapes are {[t.shape for t in truth]} "
                 f"and {[i.shape for i in images]}"
             )
-        noisy, clean = [], []
+        noisy, truths = [], []
         for image, target in zip(images, truth, strict=True):
             sign = mode_sign(resolve_mode(image, self.mode))
             offset, scale = network_units(image.values, info, sign)
             noisy.append((image.values * sign - offset) / (scale or 1.0))
-            clean.append(to_network(target.values, self.target, sign, offset, scale or 1.0))
+            truths.append(to_network(target.values, self.target, sign, offset, scale or 1.0))
         source = PairSource(
             noisy,
-            clean,
+            truths,
             self.batch_size,
             self.crop_size,
             max(8, info.multiple),

@@ -274,7 +274,7 @@ def _significant(residual: NDArray, sigma: float, noise: float) -> NDArray:
 
 
 def _box(values: NDArray, edge: int) -> NDArray:
-    """Mean over squares, zero outside the frame."""
+    """Mean over squares, zero outside the image."""
     return np.asarray(ndimage.uniform_filter(values, edge, mode="constant"))
 
 

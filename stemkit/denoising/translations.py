@@ -55,7 +55,7 @@ class Translations:
     padded : tuple of int
         Image and longest translation, so that nothing wraps around.
     cells : ndarray of shape (n_y, n_x)
-        Sum of the weights of the translations that stay inside the frame: the number of averaged cells.
+        Sum of the weights of the translations that stay inside the image: the number of averaged cells.
     """
 
     spacing: float
@@ -93,7 +93,7 @@ class Translations:
         return cls(spacing, spectrum, padded, np.maximum(cells, 1.0))
 
     def mean(self, values: NDArray) -> NDArray:
-        """Mean over the translations that stay inside the frame."""
+        """Mean over the translations that stay inside the image."""
         level = values.mean()
         return np.asarray(_convolved(values - level, self.spectrum, self.padded) / self.cells + level)
 

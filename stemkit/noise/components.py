@@ -115,7 +115,7 @@ def measure_components(
     residual : ndarray of shape (n_y, n_x)
         The image without its fitted columns, or the image itself, over the contrast.
     signal : ndarray of shape (n_y, n_x)
-        ``(I_clean - level) / contrast``, columns bright.
+        ``(I_true - level) / contrast``, columns bright.
     slope, slope_y : ndarray of shape (n_y, n_x)
         Its derivatives along x and along y, per px.
     valid : ndarray of bool, optional

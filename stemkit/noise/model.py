@@ -59,7 +59,7 @@ class BackgroundNoise:
 class PointwiseNoise:
     """Noise of single pixels: electronics and counting.
 
-    With ``s = (I_clean - level) / contrast`` its variance in units of the contrast squared is
+    With ``s = (I_true - level) / contrast`` its variance in units of the contrast squared is
     ``max(readout^2 + gain * s, 0)``.
 
     Parameters
@@ -167,9 +167,9 @@ class Digitization:
 
 @dataclass(frozen=True)
 class NoiseModel:
-    """Noise between the ideal image and the recorded one.
+    """Noise between the true image and the recorded one.
 
-    A smooth background is added to the ideal image, the beam is displaced while it scans it, each pixel has noise of
+    A smooth background is added to the true image, the beam is displaced while it scans it, each pixel has noise of
     its own, streaks are added to the rows, and the sum is digitised.
 
     Parameters
@@ -228,12 +228,12 @@ class NoiseModel:
         check_option("mode", self.mode, MODES)
 
     def apply(self, image: Images, random_state: int | np.random.RandomState | None = None) -> Images:
-        """Draw this noise onto clean images.
+        """Draw this noise onto true images.
 
         Parameters
         ----------
         image : DataArray, ndarray or list of them
-            Clean images, in the units of ``contrast`` and ``level``.
+            True images, in the units of ``contrast`` and ``level``.
         random_state : int, RandomState or None
             Seed; the same seed gives the same noise.
 
@@ -245,14 +245,14 @@ class NoiseModel:
         return join([self._apply_one(one, int(seeds.integers(2**62))) for one in split(image, name="image")], image)
 
     def variance(self, image: Images) -> Images:
-        """Expected variance of the pointwise noise at each pixel of a clean image, in its units squared."""
+        """Expected variance of the pointwise noise at each pixel of a true image, in its units squared."""
 
-        def one(clean: xr.DataArray) -> xr.DataArray:
-            signal = (clean.values.astype(np.float64) - self.level) / self.contrast * mode_sign(self.mode)
+        def one(true_image: xr.DataArray) -> xr.DataArray:
+            signal = (true_image.values.astype(np.float64) - self.level) / self.contrast * mode_sign(self.mode)
             relative = np.maximum(self.pointwise.readout**2 + self.pointwise.gain * signal, 0.0)
-            return clean.copy(data=(relative * self.contrast**2).astype(float_dtype(clean.dtype)))
+            return true_image.copy(data=(relative * self.contrast**2).astype(float_dtype(true_image.dtype)))
 
-        return join([one(clean) for clean in split(image, name="image")], image)
+        return join([one(true_image) for true_image in split(image, name="image")], image)
 
     @property
     def dose(self) -> float:
@@ -328,12 +328,12 @@ class NoiseModel:
         step = math.nan if digitization.step is None else digitization.step / self.contrast
         return {"low": low, "high": high, "step": step, "step_origin": relative(digitization.low or 0.0)}
 
-    def _apply_one(self, clean: xr.DataArray, seed: int) -> xr.DataArray:
+    def _apply_one(self, true_image: xr.DataArray, seed: int) -> xr.DataArray:
         sign = mode_sign(self.mode)
-        signal = torch.as_tensor((clean.values.astype(np.float64) - self.level) / (self.contrast * sign))[None]
+        signal = torch.as_tensor((true_image.values.astype(np.float64) - self.level) / (self.contrast * sign))[None]
         noisy = add_noise(signal, self.parameters(), torch_generator(seed))[0].numpy()
         values = noisy * (sign * self.contrast) + self.level
-        return clean.copy(data=values.astype(float_dtype(clean.dtype)))
+        return true_image.copy(data=values.astype(float_dtype(true_image.dtype)))
 
 
 # --- plain numbers -------------------------------------------------------------------------------------------------

@@ -112,10 +112,10 @@ class RowAligner(ImageTransformer):
     >>> from stemkit import NoiseModel, RowAligner, ScanNoise, STEMSynthesizer
     >>> from stemkit.synthesis import lattice, planar_cell
     >>> crystal = lattice(planar_cell("square"), (256, 256), spacing=16.0, angle=8.0)
-    >>> clean = STEMSynthesizer().record(crystal)["enhance"]
-    >>> jittered = NoiseModel(scan=ScanNoise(jitter=0.5)).apply(clean, random_state=0)
+    >>> true_image = STEMSynthesizer().record(crystal)["enhance"]
+    >>> jittered = NoiseModel(scan=ScanNoise(jitter=0.5)).apply(true_image, random_state=0)
     >>> straight = RowAligner().fit_transform(jittered)
-    >>> bool(((straight - clean) ** 2).mean() < ((jittered - clean) ** 2).mean() / 4)
+    >>> bool(((straight - true_image) ** 2).mean() < ((jittered - true_image) ** 2).mean() / 4)
     True
     """
 

@@ -112,9 +112,9 @@ def read_rows(
     def at(dy: float, dx: float) -> NDArray[np.float64]:
         return _sampled(knots, y + dy, x + dx)
 
-    clean = at(0, 0)
+    expected = at(0, 0)
     slopes = [at(CONSTANTS.step, 0) - at(-CONSTANTS.step, 0), at(0, CONSTANTS.step) - at(0, -CONSTANTS.step)]
-    difference, slopes = frame - clean, [slope / (2 * CONSTANTS.step) for slope in slopes]
+    difference, slopes = frame - expected, [slope / (2 * CONSTANTS.step) for slope in slopes]
     weight = weight * _agreement(difference, slopes, weight)
     residual = _centred(difference, weight)
     centered = [_centred(slope, weight) for slope in slopes]
@@ -154,9 +154,9 @@ def _agreement(difference: NDArray, slopes: list[NDArray], weight: NDArray) -> N
     return np.asarray(np.minimum(1.0, (CONSTANTS.different / np.maximum(largest, CONSTANTS.different)) ** 2))
 
 
-def _weights(clean: NDArray, seen: NDArray, variance: tuple[float, float]) -> NDArray[np.float64]:
-    noise = variance[0] + variance[1] * clean
-    ends = variance[0] + variance[1] * np.quantile(clean, (1 - CONSTANTS.bright, CONSTANTS.bright))
+def _weights(expected: NDArray, seen: NDArray, variance: tuple[float, float]) -> NDArray[np.float64]:
+    noise = variance[0] + variance[1] * expected
+    ends = variance[0] + variance[1] * np.quantile(expected, (1 - CONSTANTS.bright, CONSTANTS.bright))
     floor = CONSTANTS.least_variance * float(ends.max())
     return np.where(seen, 1 / np.maximum(noise, max(floor, 1e-300)), 0.0)
 

@@ -92,7 +92,7 @@ def _entropy(p: float) -> float:
 def _empty_sites(cell: NDArray, site: NDArray) -> int:
     """Number of sites without a column that are surrounded by columns."""
     first = cell.min(axis=0) - 1
-    shape = (int(site.max()) + 1, *(np.ptp(cell, axis=0) + 3))  # with an empty frame
+    shape = (int(site.max()) + 1, *(np.ptp(cell, axis=0) + 3))  # with an empty border
     occupied = np.zeros(shape, dtype=np.uint8)
     occupied[site, *(cell - first).T] = 1
     around = ndimage.convolve(occupied, RING, mode="constant")

@@ -117,8 +117,8 @@ def blurred(columns: Columns, source: float | Tensor) -> Columns:
 def through_probe(images: Tensor, probe: ArrayLike) -> Tensor:
     """Convolve images ``(n_images, n_y, n_x)`` with a probe of any shape.
 
-    Columns should have their width without the probe, and extend beyond the frame by the probe's radius; the image is
-    zero outside the frame.
+    Columns should have their width without the probe, and extend beyond the image by the probe's radius; the image is
+    zero outside the image.
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ def _near_profiles(center: Tensor, sigma: Tensor, n: int, reach: int, integrated
     middle = center.round().clamp(-reach - 1, n + reach)
     offset = torch.arange(-reach, reach + 1, dtype=center.dtype)
     values = _gaussian(middle[:, None] + offset - center[:, None], sigma, integrated)
-    # values outside the frame are collected in two additional pixels, which are removed
+    # values outside the image are collected in two additional pixels, which are removed
     place = (middle[:, None] + offset + 1).clamp(0, n + 1).long()
     return torch.zeros(len(center), n + 2, dtype=center.dtype).scatter_(1, place, values)[:, 1:-1]
 

@@ -1,4 +1,4 @@
-"""Crystals: periodic repetition of a cell over the frame."""
+"""Crystals: periodic repetition of a cell over the image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stemkit.synthesis.arrangements.columns import Columns, along, keep_near_fra
 
 __all__ = ["MARGIN", "SIGMA", "lattice", "lattice_vectors"]
 
-#: Default distance beyond the frame up to which there are columns, spacings (chosen).
+#: Default distance beyond the image up to which there are columns, spacings (chosen).
 MARGIN = 2.0
 #: Default width (sigma) of columns, spacings (chosen).
 SIGMA = 0.2
@@ -30,7 +30,7 @@ def lattice(
     origin: tuple[float, float] | Tensor = (0.0, 0.0),
     margin: float | Tensor | None = None,
 ) -> Columns:
-    """Perfect crystal that fills the frame.
+    """Perfect crystal that fills the image.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def lattice(
     origin : (float, float) or Tensor of shape (n_images, 2)
         Origin of the cell relative to the centre of the image, in fractions of its vectors.
     margin : float or Tensor of shape (n_images,), optional
-        Distance beyond the frame up to which there are columns, px; None: 2 spacings.
+        Distance beyond the image up to which there are columns, px; None: 2 spacings.
 
     Returns
     -------

@@ -13,16 +13,26 @@ from stemkit.structure.lattice import Lattice
 
 __all__ = ["CommonPlane", "Relation", "common_plane", "relation"]
 
-#: Cost of a rotation by 1 rad in units of a strain of 1, if no basis is free of strain (chosen).
-ROTATION_COST = 0.1
-#: Largest strain of a reflection, fraction of that of a rotation, for crystals that are mirror images (chosen).
-MIRRORED = 0.25
-#: Step of the numerical derivative, lengths of the vectors (chosen: errors of rounding and of the difference balance).
-STEP = 1e-6
-#: Largest index of a lattice plane along a boundary (chosen: planes of larger indices coincide by chance).
-LARGEST_INDEX = 2
-#: Largest difference of the vectors along two planes that correspond to each other, fraction of their length (chosen).
-LARGEST_DIFFERENCE = 0.25
+
+@dataclass(frozen=True)
+class _Constants:
+    """Constants of the comparison of two lattices."""
+
+    #: Cost of a rotation by 1 rad in units of a strain of 1, if no basis is free of strain (chosen).
+    rotation_cost: float = 0.1
+    #: Largest strain of a reflection, fraction of that of a rotation, for crystals that are mirror images (chosen).
+    mirrored: float = 0.25
+    #: Step of the numerical derivative, lengths of the vectors (chosen: errors of rounding and of the difference
+    #: balance).
+    step: float = 1e-6
+    #: Largest index of a lattice plane along a boundary (chosen: planes of larger indices coincide by chance).
+    largest_index: int = 2
+    #: Largest difference of the vectors along two planes that correspond to each other, fraction of their length
+    #: (chosen).
+    largest_difference: float = 0.25
+
+
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)
@@ -86,13 +96,13 @@ def relation(first: Lattice, second: Lattice, same_phase: float) -> Relation:
     turn = np.abs(_rotation(deformation))
     rotated = np.where(proper, strain, np.inf).min()
     reflected = np.where(proper, np.inf, strain).min()
-    mirrored = bool(rotated > same_phase >= reflected and reflected < MIRRORED * rotated)
+    mirrored = bool(rotated > same_phase >= reflected and reflected < CONSTANTS.mirrored * rotated)
     if rotated <= same_phase:
         cost = np.where(proper & (strain <= same_phase), turn, np.inf)
     elif mirrored:
         cost = np.where(proper, np.inf, strain)
     else:
-        cost = np.where(proper, strain + ROTATION_COST * turn, np.inf)
+        cost = np.where(proper, strain + CONSTANTS.rotation_cost * turn, np.inf)
     best = int(np.argmin(cost))
     change_first = np.round(bases.others[best] @ np.linalg.inv(first.vectors))
     change_second = np.round(bases.own @ np.linalg.inv(second.vectors))
@@ -126,7 +136,7 @@ def common_plane(first: Lattice, second: Lattice, direction: NDArray, largest_an
     u, v = (indices @ lattice.vectors for indices, lattice in zip(planes, (first, second), strict=True))
     difference = np.linalg.norm(u[:, None] - v[None], axis=2) / (np.linalg.norm(u, axis=1)[:, None])
     i, j = np.unravel_index(int(np.argmin(difference)), difference.shape)
-    if difference[i, j] > LARGEST_DIFFERENCE:
+    if difference[i, j] > CONSTANTS.largest_difference:
         return None
     of_first, of_second = planes[0][i], planes[1][j]
 
@@ -151,7 +161,7 @@ def _rotation(deformation: NDArray) -> NDArray[np.float64]:
 
 def _planes_along(vectors: NDArray, direction: NDArray, largest_angle: float) -> NDArray[np.int64]:
     """Indices ``(n, 2)`` without a common divisor of the vectors within an angle of a direction, with its sign."""
-    values = np.arange(-LARGEST_INDEX, LARGEST_INDEX + 1)
+    values = np.arange(-CONSTANTS.largest_index, CONSTANTS.largest_index + 1)
     indices = np.stack(np.meshgrid(values, values, indexing="ij"), axis=-1).reshape(-1, 2)
     indices = indices[np.gcd(indices[:, 0], indices[:, 1]) == 1]
     along = indices @ vectors
@@ -166,7 +176,7 @@ def _with_errors(
     at = values(first.vectors, second.vectors)
     variance = np.zeros_like(at)
     for which, lattice in enumerate((first, second)):
-        step = STEP * float(lattice.lengths.max())
+        step = CONSTANTS.step * float(lattice.lengths.max())
         derivative = np.zeros((len(at), 2, 2))  # value, vector, axis
         for vector in range(2):
             for axis in range(2):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemkit.io.attributes import mode_of
-from stemkit.io.calibration import pixel_sizes_of, seconds_per
+from stemkit.io.calibration import Sizes, pixel_sizes_of, seconds_per
 from stemkit.io.signals import degrees, positive_or_none
 from stemkit.io.units import is_unstated, nm_per
 from stemkit.parameters import is_number
@@ -29,7 +29,6 @@ __all__ = [
     "ome_pixels",
 ]
 
-Sizes = tuple[float, float]
 
 #: Larger pixels in a unit of print are a resolution for printing, such as 72 per inch, nm (chosen).
 _PRINT_PIXEL_SIZE = 1000.0

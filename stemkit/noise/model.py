@@ -16,8 +16,7 @@ from stemkit.images.containers import Images, float_dtype, join, split
 from stemkit.images.mode import mode_sign
 from stemkit.noise.drawing import NoiseParameters, add_noise
 from stemkit.noise.scan import ScanNoise
-from stemkit.noise.validation import above, correlation, finite, finite_or_none, not_negative, positive, require
-from stemkit.parameters import MODES, check_option, check_positive
+from stemkit.parameters import MODES, check_number, check_option, check_positive
 
 __all__ = ["BackgroundNoise", "Digitization", "NoiseModel", "PointwiseNoise", "ScanNoise"]
 
@@ -52,7 +51,8 @@ class BackgroundNoise:
     length: float = 32.0
 
     def __post_init__(self) -> None:
-        require(self, amplitude=not_negative, length=positive)
+        check_number("amplitude of BackgroundNoise", self.amplitude, 0)
+        check_positive("length of BackgroundNoise", self.length)
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,14 @@ class PointwiseNoise:
     kind: str = "tukey"
 
     def __post_init__(self) -> None:
-        require(self, readout=not_negative, gain=finite, shape=above(-0.4), correlation_x=correlation)
+        check_number("readout of PointwiseNoise", self.readout, 0)
+        check_number("gain of PointwiseNoise", self.gain)
+        if not -0.4 < self.shape < math.inf:
+            raise ValueError(f"shape of PointwiseNoise must be a finite number above -0.4, but is {self.shape!r}")
+        if not -1 < self.correlation_x < 1:
+            raise ValueError(
+                f"correlation_x of PointwiseNoise must be between -1 and 1, exclusive, but is {self.correlation_x!r}"
+            )
         check_option("kind", self.kind, KINDS)
         if self.kind == "poisson" and self.gain == 0:
             raise ValueError("gain must not be 0 for counted electrons: give the signal of one electron")
@@ -159,7 +166,8 @@ class Digitization:
     step: float | None = None
 
     def __post_init__(self) -> None:
-        require(self, low=finite_or_none, high=finite_or_none)
+        check_number("low of Digitization", self.low, optional=True)
+        check_number("high of Digitization", self.high, optional=True)
         check_positive("step", self.step, optional=True)
         if self.low is not None and self.high is not None and not self.low < self.high:
             raise ValueError(f"low must be below high, but they are {self.low!r} and {self.high!r}")
@@ -224,7 +232,8 @@ class NoiseModel:
     digitization: Digitization = field(default_factory=Digitization)
 
     def __post_init__(self) -> None:
-        require(self, contrast=positive, level=finite)
+        check_positive("contrast of NoiseModel", self.contrast)
+        check_number("level of NoiseModel", self.level)
         check_option("mode", self.mode, MODES)
 
     def apply(self, image: Images, random_state: int | np.random.RandomState | None = None) -> Images:

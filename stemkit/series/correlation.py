@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from stemkit.parabola import parabola_vertex
+from stemkit.parabola import refined_maximum
 from stemkit.series.envelope import SPECTRUM_SMOOTHING, Spectrum, tapered
 from stemkit.series.overlap import LEAST_OVERLAP, energies_of_overlaps
 
@@ -151,7 +151,5 @@ class PairCorrelation:
         part = self.gain[y - NEAR : y + NEAR + 1, x - NEAR : x + NEAR + 1]
         dy, dx = np.unravel_index(int(np.argmax(part)), part.shape)
         y, x = int(y - NEAR + dy), int(x - NEAR + dx)
-        c = self.correlation
-        step = [float(parabola_vertex(c[y - a, x - b], c[y, x], c[y + a, x + b])) for a, b in ((1, 0), (0, 1))]
-        place = np.array([y, x], dtype=float) - self.reach + np.array(step)
-        return Peak(float(part.max()), float(c[y, x]), place)
+        place = refined_maximum(self.correlation, y, x) - self.reach
+        return Peak(float(part.max()), float(self.correlation[y, x]), place)

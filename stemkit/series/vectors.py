@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from stemkit.parabola import parabola_vertex
+from stemkit.parabola import refined_maximum
 from stemkit.series.envelope import BASEBAND, Spectrum
 
 __all__ = ["vectors_of_spectrum"]
@@ -37,10 +37,4 @@ def vectors_of_spectrum(spectrum: Spectrum) -> NDArray[np.float64]:
     near = found[(length > 0) & (length < FARTHEST * min(shape))]
     near = near[np.argsort(np.hypot(*(near - middle).T))][:N_VECTORS]
     inside = np.all((near > 0) & (near < np.array(shape) - 1), axis=1)
-    return np.array([_vertex(values, y, x) - middle for y, x in near[inside].tolist()]).reshape(-1, 2)
-
-
-def _vertex(values: NDArray, y: int, x: int) -> NDArray[np.float64]:
-    """Place of a maximum to a fraction of a pixel."""
-    step = [parabola_vertex(values[y - a, x - b], values[y, x], values[y + a, x + b]) for a, b in ((1, 0), (0, 1))]
-    return np.array([y, x], dtype=float) + np.array([float(one) for one in step])
+    return np.array([refined_maximum(values, y, x) - middle for y, x in near[inside].tolist()]).reshape(-1, 2)

@@ -172,7 +172,7 @@ PRINTED_TRUTHS = {
     ("nothing", "columns per cell"): "in noise",
 }
 #: The bias of shifts is printed if at least this fraction of the shifted columns is found (chosen).
-LEAST_FOUND = 0.9
+MIN_FOUND = 0.9
 
 
 def _truths(rows: Sequence[MethodSpec], extent: Extent) -> pd.DataFrame:
@@ -187,7 +187,7 @@ def _summarize_truths(table: pd.DataFrame) -> pd.DataFrame:
     # the columns that are found are a biased sample if many are lost
     shifted = table[(table["shows"] == "shifted columns") & (table["score"] == "found")]
     for dose, found in shifted.groupby("dose"):
-        is_low = found.groupby("method")["value"].mean() < LEAST_FOUND
+        is_low = found.groupby("method")["value"].mean() < MIN_FOUND
         wide.loc[is_low.index[is_low], f"shift bias, {dose:g}"] = np.nan
     order = [column for name in PRINTED_TRUTHS.values() for column in wide if str(column).startswith(f"{name}, ")]
     return wide[order].round(2)

@@ -52,9 +52,9 @@ class _Constants:
     #: Window of a refitted column, in column widths (tuned).
     refit_window: float = 1.2
     #: Largest refitted deviation of a height, in heights; a vacancy is -1 (chosen).
-    largest_height: float = 1.25
+    max_height: float = 1.25
     #: Largest refitted displacement, in column widths: a linear expansion does not describe larger ones (chosen).
-    largest_shift: float = 1.5
+    max_shift: float = 1.5
     #: Added to the diagonal of the normalised normal equations: directions that the window cannot determine stay 0
     #: (chosen).
     ridge: float = 0.02
@@ -292,7 +292,7 @@ def _refit_strip(
     network_deviation = (enhanced - periodic) / np.sqrt(variance)
     power = ndimage.gaussian_filter(deviation**2, width) + TINY
     confirmed = ndimage.gaussian_filter(network_deviation * deviation, width) / power
-    is_linear = (np.abs(height) <= CONSTANTS.largest_height) & (np.hypot(dy, dx) <= CONSTANTS.largest_shift * width)
+    is_linear = (np.abs(height) <= CONSTANTS.max_height) & (np.hypot(dy, dx) <= CONSTANTS.max_shift * width)
     factor = is_linear * _smoothstep(confirmed, 0.0, CONSTANTS.agreement)
     weight = _dilated_weight(significance, CONSTANTS.refit, width, factor)
     return np.asarray(weight * deviation * np.sqrt(variance))

@@ -32,7 +32,7 @@ class _Constants:
     #: Taps of the windowed sinc for translations between pixels, as in ``PeriodicDenoiser``.
     taps: int = 6
     #: Least number of equivalent unit cells, for the median pixel, for an average.
-    least_cells: float = 6.0
+    min_cells: float = 6.0
     #: Longest lattice vector of the refinement, as a fraction of the image, where half of the pixels still overlap.
     refined: float = 0.45
     #: Largest distance between a peak of the autocorrelation and the lattice vector to which it belongs, px.
@@ -77,7 +77,7 @@ class Translations:
         several = [cls._with_window(part.shape, vectors, found.spacing, window) for window in CONSTANTS.windows]
         predictions = [one.prediction(part) for one in several]
         choice = int(np.argmax(predictions))
-        enough = float(np.median(several[choice].cells)) >= CONSTANTS.least_cells
+        enough = float(np.median(several[choice].cells)) >= CONSTANTS.min_cells
         if not enough or predictions[choice] <= 0:
             return None
         if part.shape == recorded.shape:

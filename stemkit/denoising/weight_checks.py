@@ -21,13 +21,13 @@ OUTPUTS = ("enhance", "detect", "superresolve")
 #: Scalings of the input.
 SCALINGS = ("standard", "grey255")
 #: Largest number of channels of a network that is loaded (chosen: 16 times that of the published SFIN).
-MOST_CHANNELS = 1024
+MAX_CHANNELS = 1024
 #: Largest number of blocks or layers of a network that is loaded (chosen: 16 times that of the published SFIN).
-MOST_BLOCKS = 128
+MAX_BLOCKS = 128
 #: Data types of weights, as torch and as safetensors name them.
 FLOATS = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
 #: Largest number of trainings of which each started from the weights of the one before (chosen).
-MOST_RUNS = 50
+MAX_RUNS = 50
 #: Entries of the record of a training that are numbers.
 _NUMBERS = (
     "seed", "epochs", "epochs_done", "batches_per_epoch", "batch_size", "lr", "seconds", "valid_loss", "valid_psnr",
@@ -133,7 +133,7 @@ def check_finite(tensors: Mapping[str, Tensor], subject: str, remedy: str) -> No
 
 def _check_training(record: object, path: Path) -> None:
     """Check the entries of the record of a training, and of those before it, that are printed or added."""
-    for _ in range(MOST_RUNS):
+    for _ in range(MAX_RUNS):
         if not isinstance(record, dict):
             raise _wrong(path, "the record of a training", "a dictionary", record)
         for name in record.keys() & {*_NUMBERS}:
@@ -147,7 +147,7 @@ def _check_training(record: object, path: Path) -> None:
         if "before" not in record:
             return
         record = record["before"]
-    raise ValueError(f"weights {path} must be of at most {MOST_RUNS} trainings, but have a record of more")
+    raise ValueError(f"weights {path} must be of at most {MAX_RUNS} trainings, but have a record of more")
 
 
 def _wrong(path: Path, name: str, constraint: str, value: object) -> ValueError:
@@ -186,8 +186,8 @@ def _are_outputs(value: Any) -> bool:
 
 #: Entries of a description: whether a value is valid, and what it must be.
 _ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "n_channels": _between(1, MOST_CHANNELS),
-    "n_blocks": _between(1, MOST_BLOCKS),
+    "n_channels": _between(1, MAX_CHANNELS),
+    "n_blocks": _between(1, MAX_BLOCKS),
     "downsampling": _between(1, 4),
     "outputs": (_are_outputs, f"a list of different names out of {OUTPUTS}"),
     "scaling": _one_of(SCALINGS),

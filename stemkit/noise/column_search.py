@@ -25,11 +25,11 @@ class _Constants:
     """Constants of the search."""
 
     #: Fewest columns (chosen).
-    fewest_columns: int = 4
+    min_columns: int = 4
     #: Width of the filter of the first search, as a fraction of the spacing (chosen).
     first_width: float = 0.2
     #: Least height of the peaks of the first search, as a fraction of the 99.5 % quantile (chosen).
-    least_height: float = 0.3
+    min_height: float = 0.3
     #: Ratio of the peaks that a narrower filter finds to those of the first search from which columns are resolved
     #: pairs (chosen).
     resolved_pairs: float = 1.4
@@ -64,7 +64,7 @@ def _peaks(values: NDArray, sigma: float, min_distance: float, noise: float) -> 
     """Peaks of the filtered image; they exceed noise of this standard deviation, filtered, five times."""
     response = column_response(values, sigma)
     least = 5 * noise * math.sqrt(gaussian_variance_gain(sigma))
-    height = CONSTANTS.least_height * float(np.quantile(response, 0.995))
+    height = CONSTANTS.min_height * float(np.quantile(response, 0.995))
     return find_peaks(response, threshold=max(height, least), min_distance=min_distance)
 
 
@@ -87,12 +87,12 @@ def fit_significant(
     values: NDArray, peaks: NDArray, width: float, shifts: NDArray | None, iterations: int
 ) -> ColumnFits | None:
     """Fits of the significant columns; None if they are too few."""
-    if len(peaks) < CONSTANTS.fewest_columns:
+    if len(peaks) < CONSTANTS.min_columns:
         return None
     fits = fit_columns(values, peaks, width, shifts=shifts, iterations=iterations)
     with np.errstate(invalid="ignore"):
         good = fits.take(~fits.failed & (fits.amplitude > 3 * fits.amplitude_err))
-    return good if len(good) >= CONSTANTS.fewest_columns else None
+    return good if len(good) >= CONSTANTS.min_columns else None
 
 
 def find_faint_columns(residual: NDArray, fits: ColumnFits, spacing: float, variance: NDArray) -> ColumnFits:
@@ -128,4 +128,4 @@ def complete_columns(fits: ColumnFits, bad: NDArray) -> ColumnFits:
         return fits
     hidden = ndimage.gaussian_filter(bad.astype(np.float64), float(np.median(fits.sigma)))
     complete = fits.take(hidden[nearest_pixels(fits, bad.shape)] < CONSTANTS.hidden)
-    return complete if len(complete) >= CONSTANTS.fewest_columns else fits
+    return complete if len(complete) >= CONSTANTS.min_columns else fits

@@ -31,7 +31,7 @@ class _Constants:
     #: Residual displacements are subtracted from this many standard deviations (chosen).
     significant: float = 3.0
     #: Least fraction of the variance that is left by the subtraction of displacements (chosen).
-    least_left: float = 0.01
+    min_left: float = 0.01
 
 
 CONSTANTS = _Constants()
@@ -135,7 +135,7 @@ def covariance_without_displacements(noise: NoiseDifferences) -> RowCovariance:
     slopes = [_mean_products(d.slope[2:-2] * noise.known, noise.known, lags)[0] for d in (noise.x, noise.y)]
     restored = covariance + removed[0] * slopes[0] + removed[1] * slopes[1]
     covariance = restored - subtracted[0] * slopes[0] - subtracted[1] * slopes[1]
-    if covariance[0] < CONSTANTS.least_left * restored[0]:
+    if covariance[0] < CONSTANTS.min_left * restored[0]:
         # displacements that explain more than the variance of the image are not measured
         covariance, subtracted = restored, np.zeros(2)
     correction = (removed[0][0] - subtracted[0], removed[1][0] - subtracted[1])

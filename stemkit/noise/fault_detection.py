@@ -31,7 +31,7 @@ class _Constants:
     #: Fraction of the levels at which the variance of an image of counts is their mean (chosen).
     counted_levels: float = 0.7
     #: Shortest side of an image whose scan is analysed, px (chosen).
-    smallest_side: int = 64
+    min_side: int = 64
     #: Lags at which noise is correlated along the scan lines, px (chosen).
     lags: tuple[int, ...] = (4, 5, 6, 7, 8)
     #: Noise is correlated along y if its covariance there is this many times that along x (chosen).
@@ -39,11 +39,11 @@ class _Constants:
     #: Significance of a correlation along y and of a displacement at the left edge, standard deviations (chosen).
     significance: float = 5.0
     #: Least displacement at the left edge that is reported, px (chosen).
-    least_flyback: float = 0.1
+    min_flyback: float = 0.1
     #: Fewest columns, at the left edge, elsewhere and in all, from which it is measured (chosen).
-    fewest_left: int = 5
-    fewest_right: int = 20
-    fewest_columns: int = 50
+    min_left: int = 5
+    min_right: int = 20
+    min_columns: int = 50
 
 
 CONSTANTS = _Constants()
@@ -171,7 +171,7 @@ def describe_hum(scan: ScanNoise) -> dict[str, str]:
 
 def _direction(values: NDArray, faulty: NDArray) -> dict[str, str]:
     """Whether noise is correlated more along y than along x, each in fourth differences across that axis."""
-    if min(values.shape) < CONSTANTS.smallest_side:
+    if min(values.shape) < CONSTANTS.min_side:
         return {}
     covariances = []
     for image, bad in ((values, faulty), (values.T, faulty.T)):
@@ -188,7 +188,7 @@ def _direction(values: NDArray, faulty: NDArray) -> dict[str, str]:
 
 def _flyback(positions: NDArray) -> dict[str, str]:
     """Columns at the left edge: second differences of x with the two columns to the right, compared with the rest."""
-    if len(positions) < CONSTANTS.fewest_columns:
+    if len(positions) < CONSTANTS.min_columns:
         return {}
     tree = cKDTree(positions)
     spacing = median_spacing(positions)
@@ -198,11 +198,11 @@ def _flyback(positions: NDArray) -> dict[str, str]:
     x = positions[:, 1]
     difference = np.where(both, x - 2 * x[first] + x[second], np.nan)
     left, right = both & (x < 1.5 * spacing), both & (x > 3 * spacing)
-    if left.sum() < CONSTANTS.fewest_left or right.sum() < CONSTANTS.fewest_right:
+    if left.sum() < CONSTANTS.min_left or right.sum() < CONSTANTS.min_right:
         return {}
     shift = float(np.median(difference[left]) - np.median(difference[right]))
     error = 1.25 * float(np.std(difference[right])) / np.sqrt(left.sum())
-    if abs(shift) < max(CONSTANTS.least_flyback, CONSTANTS.significance * error):
+    if abs(shift) < max(CONSTANTS.min_flyback, CONSTANTS.significance * error):
         return {}
     return {"flyback": f"columns at the left edge are displaced by {shift:+.2f} ± {error:.2f} px: the beam's return"}
 

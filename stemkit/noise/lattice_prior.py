@@ -12,10 +12,10 @@ from scipy.spatial import cKDTree
 from stemkit.noise.constants import TINY
 from stemkit.statistics import robust_rms
 
-__all__ = ["LEAST_DEVIATION", "LatticePrior", "cauchy_weight", "nearest_vectors", "second_differences"]
+__all__ = ["MIN_DEVIATION", "LatticePrior", "cauchy_weight", "nearest_vectors", "second_differences"]
 
 #: Standard deviation of a column from the middle of two opposite neighbours, at least, px (chosen).
-LEAST_DEVIATION = 0.02
+MIN_DEVIATION = 0.02
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class _Constants:
     cauchy_scale: float = 3.0
     #: Least fraction of the scatter of the second differences that is the lattice's; the rest is noise of the positions
     #: (chosen).
-    least_lattice: float = 0.3
+    min_lattice: float = 0.3
     #: Variance of a second difference over that of a position, for independent errors (derived: 1 + 1/4 + 1/4).
     second_difference_gain: float = 1.5
     #: Directions in which a column has opposite neighbours (derived: two lattice vectors, their sum and difference).
@@ -67,10 +67,10 @@ class LatticePrior:
             return None
         scatter = robust_rms(values) ** 2
         noise = CONSTANTS.second_difference_gain * float(np.median(1 / np.maximum(weight, TINY)))
-        own = max(scatter - noise, CONSTANTS.least_lattice**2 * scatter, LEAST_DEVIATION**2)
+        own = max(scatter - noise, CONSTANTS.min_lattice**2 * scatter, MIN_DEVIATION**2)
         trust = (
             1
-            / (1 + values**2 / (CONSTANTS.cauchy_scale**2 * max(scatter, LEAST_DEVIATION**2)))
+            / (1 + values**2 / (CONSTANTS.cauchy_scale**2 * max(scatter, MIN_DEVIATION**2)))
             / (CONSTANTS.n_directions * own)
         )
         precision = (differences.T @ sparse.diags(trust) @ differences).tocsr()

@@ -24,7 +24,7 @@ class _Constants:
     #: (chosen).
     amplitude_bias: float = 2.5
     #: Largest relative correction of an amplitude (chosen).
-    largest_correction: float = 0.2
+    max_correction: float = 0.2
     #: Standard deviation of a median over that of a mean, for normal values (derived).
     median_std: float = 1.25
     #: Columns are equivalent within this fraction of a lattice vector (chosen).
@@ -57,9 +57,7 @@ def measure_scale(separation: Separation) -> IntensityScale:
         return IntensityScale(float(high - low if high > low else 1.0), float(low))
     fits = separation.crystal.complete
     # the fitted position is that of the highest noise
-    bias = np.minimum(
-        CONSTANTS.amplitude_bias * (fits.amplitude_err / fits.amplitude) ** 2, CONSTANTS.largest_correction
-    )
+    bias = np.minimum(CONSTANTS.amplitude_bias * (fits.amplitude_err / fits.amplitude) ** 2, CONSTANTS.max_correction)
     amplitude = fits.amplitude * (1 - bias)
     equivalent = _mean_of_equivalents(amplitude, fits, separation.crystal.vectors)
     brightest = amplitude[equivalent >= sublattice_threshold(equivalent)]

@@ -27,9 +27,9 @@ class _Constants:
     #: deviations of these backgrounds (chosen).
     vacuum_level: float = 5.0
     #: Fraction of the image far from all columns above which vacuum or support is searched for (chosen).
-    least_vacuum: float = 2e-3
+    min_vacuum: float = 2e-3
     #: Fraction of the image above which the pixels of the crystal are used alone; below, all valid pixels (chosen).
-    least_crystal: float = 0.05
+    min_crystal: float = 0.05
 
 
 CONSTANTS = _Constants()
@@ -89,7 +89,7 @@ def _inside_crystal(residual: NDArray, valid: NDArray, fits: ColumnFits, spacing
     no_column = np.ones(residual.shape, dtype=bool)
     no_column[nearest_pixels(fits, residual.shape)] = False
     far = ndimage.distance_transform_edt(no_column) > CONSTANTS.vacuum_distance * spacing
-    if far.mean() < CONSTANTS.least_vacuum:
+    if far.mean() < CONSTANTS.min_vacuum:
         return valid
     level = float(np.median(fits.background))
     local = ndimage.gaussian_filter(residual, 0.25 * spacing)
@@ -98,4 +98,4 @@ def _inside_crystal(residual: NDArray, valid: NDArray, fits: ColumnFits, spacing
     if not outside.any():
         return valid
     inside = valid & (ndimage.distance_transform_edt(~outside) > spacing)
-    return inside if inside.mean() > CONSTANTS.least_crystal else valid
+    return inside if inside.mean() > CONSTANTS.min_crystal else valid

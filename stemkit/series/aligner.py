@@ -24,7 +24,7 @@ from stemkit.parameters import check_positive, is_number
 from stemkit.series.averaging import AverageGrid
 from stemkit.series.combined import Combined, combined, in_groups
 from stemkit.series.directions import Group, common_grid, variance_of, without_slow_drift
-from stemkit.series.frames import FEWEST_FRAMES, BrightFrames, Series, check_enough, read_series
+from stemkit.series.frames import MIN_FRAMES, BrightFrames, Series, check_enough, read_series
 from stemkit.series.jumps import ambiguity_text
 from stemkit.series.refinement import Enhance, refined
 from stemkit.series.result import average_image, gains_of, pixel_centers
@@ -325,7 +325,7 @@ class SeriesAligner(ImageTransformer):
         rejected = {numbers[k]: reason for k, reason in whole.rejected.items()}
         kept = [k for k in range(len(numbers)) if k not in whole.rejected]
         used = [numbers[k] for k in kept]
-        if len(used) < FEWEST_FRAMES:
+        if len(used) < MIN_FRAMES:
             return Group(turn, used, np.zeros((len(used), n_rows, 2)), ScanNoise(), rejected=rejected)
         chosen, shifts = BrightFrames(series, used), whole.shifts[kept]
         found = refined(chosen, shifts - shifts.mean(0), self._enhance(chosen[0]), rows=self.rows, verbose=self.verbose)

@@ -11,7 +11,7 @@ from scipy import fft, ndimage
 
 from stemkit.parabola import refined_maximum
 from stemkit.series.envelope import SPECTRUM_SMOOTHING, Spectrum, tapered
-from stemkit.series.overlap import LEAST_OVERLAP, energies_of_overlaps
+from stemkit.series.overlap import MIN_OVERLAP, energies_of_overlaps
 
 __all__ = ["CoherenceFilter", "PairCorrelation", "Spectra"]
 
@@ -21,9 +21,9 @@ NEAR = 3
 SIGNIFICANT = 3.0
 #: Maxima whose gain is below this fraction of the highest are no candidates (chosen: of 657 pairs of simulated frames
 #: of 128 px the true shift of one crystal in a hundred has less than 0.1 of it).
-LEAST_GAIN = 0.03
+MIN_GAIN = 0.03
 #: Maxima of a pair that are kept, at most (chosen).
-MOST_PEAKS = 1000
+MAX_PEAKS = 1000
 
 
 @dataclass(frozen=True)
@@ -118,16 +118,16 @@ class PairCorrelation:
         """From the transforms of two filtered frames of this shape."""
         reach = first.reach
         overlap = np.outer(*(n - np.abs(np.arange(-r, r + 1)) for n, r in zip(shape, reach, strict=True)))
-        overlap[overlap < LEAST_OVERLAP * shape[0] * shape[1]] = 0
+        overlap[overlap < MIN_OVERLAP * shape[0] * shape[1]] = 0
         correlation = first.with_(second)
         gain = -0.5 * independent * overlap * np.log1p(-(np.clip(correlation, 0.0, 0.999999) ** 2))
         return cls(gain, correlation, reach)
 
     def peaks(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Shifts ``(n, 2)`` of local maxima, the highest first, and the logarithms of their gains over the highest."""
-        is_peak = (ndimage.maximum_filter(self.gain, 5) == self.gain) & (self.gain > LEAST_GAIN * self.gain.max())
+        is_peak = (ndimage.maximum_filter(self.gain, 5) == self.gain) & (self.gain > MIN_GAIN * self.gain.max())
         gain = self.gain[is_peak]
-        order = np.argsort(-gain)[:MOST_PEAKS]
+        order = np.argsort(-gain)[:MAX_PEAKS]
         shifts = np.argwhere(is_peak)[order] - np.array(self.reach)
         return shifts.astype(np.float32), np.log(gain[order] / self.gain.max(initial=1e-300)).astype(np.float32)
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage, signal
 
-from stemkit.series.overlap import LEAST_OVERLAP, energies_of_overlaps
+from stemkit.series.overlap import MIN_OVERLAP, energies_of_overlaps
 
 __all__ = ["Envelopes", "Spectrum", "mean_spectrum", "tapered", "weights_among"]
 
@@ -42,12 +42,12 @@ class _Constants:
     #: Highest frequency that is used, cycles per px (chosen).
     highest: float = 0.1
     #: Power of the signal that is taken for error, as a fraction of that of the noise (chosen).
-    least_signal: float = 0.02
+    min_signal: float = 0.02
     #: Largest fraction of signal in a coefficient (chosen: the brightness of frames may vary slowly, and single columns
     #: may move or vanish; with 0.95 frames of a particle on which one atom hops are left out).
     most_coherent: float = 0.8
     #: Noise power that is assumed at least, as a fraction of the mean power (chosen): frames may be free of noise.
-    least_noise: float = 1e-6
+    min_noise: float = 1e-6
     #: Sigma of the Gaussian filter before frames are thinned, in the pixels of the result (chosen).
     thinned_sigma: float = 0.6
     #: Highest frequency of thinned frames, cycles per such pixel (chosen: reflections beyond are suppressed by a factor
@@ -114,7 +114,7 @@ def mean_spectrum(frames: Sequence[NDArray]) -> Spectrum:
     power = ndimage.gaussian_filter(raw, SPECTRUM_SMOOTHING, mode=("wrap", "nearest"))
     along_y = np.abs(fft.fftfreq(shape[0]))
     radius = np.hypot(along_y[:, None], fft.rfftfreq(shape[1]))
-    floor = CONSTANTS.least_noise * float(power.mean())
+    floor = CONSTANTS.min_noise * float(power.mean())
     noise = max(float(np.median(power[radius > CONSTANTS.noise_frequency])), floor)
     noise_x = np.maximum(np.median(raw[along_y > CONSTANTS.streak_frequency], axis=0) / np.log(2), noise)
     periodic = power > CONSTANTS.lattice * ndimage.median_filter(power, CONSTANTS.surroundings)
@@ -122,7 +122,7 @@ def mean_spectrum(frames: Sequence[NDArray]) -> Spectrum:
     first = float(radius[strength > CONSTANTS.strong * strength.max()].min()) if strength.any() else 1.0
     used = ~periodic | (radius < BASEBAND * first / 2)
     rings = np.rint(radius * min(shape)).astype(int).ravel()
-    total = np.bincount(rings, np.where(used, raw - (1 + CONSTANTS.least_signal) * noise_x, 0.0).ravel())
+    total = np.bincount(rings, np.where(used, raw - (1 + CONSTANTS.min_signal) * noise_x, 0.0).ravel())
     signal_ = np.clip(total / np.maximum(np.bincount(rings, used.ravel()), 1), 0.0, None)
     signal_[0] = signal_[1]
     return Spectrum(power, noise, noise_x, first, signal_, shape, len(frames))
@@ -188,7 +188,7 @@ class Envelopes:
         whole = np.rint(thin).astype(int)
         ours, theirs = self._overlap(whole)
         a, b = self.frames[first][ours], self.frames[second][theirs]
-        if min(a.shape) < 2 or a.size < LEAST_OVERLAP * self.frames[first].size:
+        if min(a.shape) < 2 or a.size < MIN_OVERLAP * self.frames[first].size:
             return np.zeros(CONSTANTS.classes)
         return self._windowed((a.shape[0], a.shape[1])).log_likelihoods(a, b, thin - whole)
 
@@ -206,7 +206,7 @@ class Envelopes:
         energy = energies_of_overlaps(of_energy, -y, -x) + energies_of_overlaps(of_other, y, x)
         overlap = np.outer(shape[0] - np.abs(y), shape[1] - np.abs(x))
         values = self._mirrored.constant * overlap - energy / 2 + cross[np.ix_(y % padded[0], x % padded[1])]
-        values = np.where(overlap > LEAST_OVERLAP * shape[0] * shape[1], values, 0.0)
+        values = np.where(overlap > MIN_OVERLAP * shape[0] * shape[1], values, 0.0)
         at = np.asarray(shifts, dtype=float).T / self.factor + np.array(reach)[:, None]
         return np.asarray(ndimage.map_coordinates(values, at, order=1))
 

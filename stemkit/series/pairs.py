@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.series.correlation import LEAST_GAIN, CoherenceFilter, PairCorrelation, Spectra
+from stemkit.series.correlation import MIN_GAIN, CoherenceFilter, PairCorrelation, Spectra
 from stemkit.series.envelope import Envelopes, mean_spectrum, weights_among
-from stemkit.series.overlap import LEAST_OVERLAP
+from stemkit.series.overlap import MIN_OVERLAP
 from stemkit.series.vectors import vectors_of_spectrum
 
 __all__ = ["Pairs"]
@@ -135,14 +135,14 @@ class Pairs:
         if len(peaks) == 0:
             return np.zeros(len(shifts))
         distance = np.hypot(*(shifts[:, None] - peaks[None]).transpose(2, 0, 1))
-        gain = np.where(distance < NEAR, log_gain, np.log(LEAST_GAIN)).max(axis=1)
+        gain = np.where(distance < NEAR, log_gain, np.log(MIN_GAIN)).max(axis=1)
         known = np.all(np.abs(shifts) < np.array(self.reach), axis=1) & self.overlap(shifts)
         return np.where(known, gain - np.log(CONSTANTS.usual_gain), 0.0)
 
     def overlap(self, shifts: NDArray) -> NDArray[np.bool_]:
         """Whether two frames have enough in common at shifts ``(n, 2)``, px."""
         parts = np.clip(1 - np.abs(shifts) / np.array(self.shape), 0, 1)
-        return np.asarray(parts.prod(axis=1) > LEAST_OVERLAP)
+        return np.asarray(parts.prod(axis=1) > MIN_OVERLAP)
 
     def before(self, frame: int) -> list[int]:
         """Frames that this one is compared with, the nearest first."""

@@ -26,16 +26,16 @@ class _Constants:
     """Constants of the prior."""
 
     #: Frames whose rows are used, at most (chosen).
-    most_frames: int = 8
+    max_frames: int = 8
     #: Rows of each frame that are used, at most (chosen: the time grows with the cube of the rows).
-    most_rows: int = 512
+    max_rows: int = 512
     #: The prior is at least this wide, px: readings of a row are not taken for more exact (chosen).
-    least_jitter: float = 0.02
+    min_jitter: float = 0.02
     #: Longest correlation length of the drift, fraction of the rows (tuned on 16 simulated series of 8 frames of 96
     #: rows with a drift of 12 rows: its RMS is right to 5 %, and 12 % too large without this limit).
     longest_drift: float = 0.13
     #: Area of the smallest cell, px^2 (chosen: vectors along one line span less).
-    least_cell: float = 8.0
+    min_cell: float = 8.0
 
 
 CONSTANTS = _Constants()
@@ -52,8 +52,8 @@ def measured_scan_noise(readings: list[RowReadings], n_frames: int, reference: N
     reference : ndarray of shape (n_y, n_x)
         The average. Rows of columns follow each other with a period of the lattice, which is not taken for hum.
     """
-    chosen = [readings[int(i)] for i in np.linspace(0, len(readings) - 1, min(len(readings), CONSTANTS.most_frames))]
-    n_rows = min(CONSTANTS.most_rows, chosen[0].place.shape[1])
+    chosen = [readings[int(i)] for i in np.linspace(0, len(readings) - 1, min(len(readings), CONSTANTS.max_frames))]
+    n_rows = min(CONSTANTS.max_rows, chosen[0].place.shape[1])
     spectra = []
     for one in chosen:
         rows = one.first(n_rows)
@@ -112,7 +112,7 @@ def _lattice_bands(image: NDArray) -> NDArray[np.float64]:
             np.stack([a, b])
             for i, b in enumerate(vectors)
             for a in vectors[:i]
-            if abs(a[0] * b[1] - a[1] * b[0]) > CONSTANTS.least_cell
+            if abs(a[0] * b[1] - a[1] * b[0]) > CONSTANTS.min_cell
         ),
         None,
     )
@@ -123,7 +123,7 @@ def _variance(place: NDArray, information: NDArray) -> float:
     """Variance of the displacements over that of the readings' noise, px squared."""
     seen = information > 0
     if not seen.any():
-        return CONSTANTS.least_jitter**2
+        return CONSTANTS.min_jitter**2
     noise = 1 / information[seen]
     weight = 1 / noise**2
     return max(float((weight * (place[seen] ** 2 - noise)).sum() / weight.sum()), 0.1 * float(noise.mean()))
@@ -138,8 +138,8 @@ def _scan_noise(along_y: list[DisplacementParts], along_x: list[DisplacementPart
 
     rows, frequency = first("drift_rows"), first("hum_frequency")
     return ScanNoise(
-        jitter=max(rms(along_x, "jitter"), CONSTANTS.least_jitter),
-        jitter_y=max(rms(along_y, "jitter"), CONSTANTS.least_jitter),
+        jitter=max(rms(along_x, "jitter"), CONSTANTS.min_jitter),
+        jitter_y=max(rms(along_y, "jitter"), CONSTANTS.min_jitter),
         drift=rms(along_x, "drift"),
         drift_y=rms(along_y, "drift"),
         drift_rows=rows if math.isfinite(rows) else ScanNoise().drift_rows,

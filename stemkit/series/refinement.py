@@ -30,7 +30,7 @@ class _Constants:
     #: The displacements have settled when a round changes them by less than this (RMS), px, but after this number of
     #: rounds at the latest (chosen).
     settled: float = 0.02
-    most_rounds: int = 6
+    max_rounds: int = 6
     #: Rounds in which whole frames move, and shear and bend: the readings of single rows need an average that is not
     #: blurred by their displacements (chosen).
     whole_rounds: int = 2
@@ -89,7 +89,7 @@ def refined(
     n_y, n_x = frames[0].shape
     displacements = np.repeat(shifts[:, None], n_y, axis=1)
     scan = ScanNoise()
-    for round_ in tqdm(range(CONSTANTS.most_rounds), desc="aligning rows", disable=not verbose):
+    for round_ in tqdm(range(CONSTANTS.max_rounds), desc="aligning rows", disable=not verbose):
         grid = union(displacements, (n_y, n_x))
         equations = SplineEquations.empty(grid)
         for one in _all_placed(frames, displacements, grid):

@@ -20,7 +20,7 @@ from stemkit.series.turns import Turn
 __all__ = ["average_image", "gains_of", "pixel_centers"]
 
 #: Shorter side of the smallest average whose noise is calibrated, px (chosen).
-SMALLEST_CALIBRATED = 32
+MIN_CALIBRATED = 32
 
 
 def average_image(
@@ -72,7 +72,7 @@ def average_image(
     image = image.assign_coords(pixel_centers(like, grid))
     # earlier steps are those of the first frame
     image.attrs["stemkit"] = step_record(like, "average", n_frames=int(mean.count.max()))
-    if not mean.shown.all() or min(image.shape) < SMALLEST_CALIBRATED or np.ptp(mean.values) == 0:
+    if not mean.shown.all() or min(image.shape) < MIN_CALIBRATED or np.ptp(mean.values) == 0:
         return image, float("nan")
     model, ratio = noise_of_average(image, mean.count, variance, column_gain, scan, mode)
     image.attrs["noise"] = noise_attr(image, model.to_dict())

@@ -24,7 +24,7 @@ class _Constants:
     #: Largest shift between two frames by default, as a fraction of each side (chosen).
     max_shift: float = 0.5
     #: Frames are averaged over squares of pixels until their shorter side is at most this, px (chosen).
-    largest_side: int = 512
+    max_side: int = 512
     #: Consistent sets of shifts that are followed (chosen).
     hypotheses: int = 24
     #: Gain of the log-likelihood that a frame must have with the others to be placed, beyond log(n), which the largest
@@ -86,7 +86,7 @@ def rigid_shifts(frames: Sequence[NDArray], max_shift: float | None = None, *, v
     verbose : bool
         Show progress.
     """
-    factor = max(1, -(-min(frames[0].shape) // CONSTANTS.largest_side))
+    factor = max(1, -(-min(frames[0].shape) // CONSTANTS.max_side))
     small = [_binned(frame, factor) for frame in frames]
     shape = small[0].shape
     limit = [CONSTANTS.max_shift * n if max_shift is None else max_shift / factor for n in shape]

@@ -29,12 +29,12 @@ class _Constants:
     #: Step, px, of the differences that give the slope of the reference (chosen).
     step: float = 0.5
     #: Pixels whose reference has fewer frames than this are not compared (chosen).
-    least_count: float = 0.5
+    min_count: float = 0.5
     #: Quantile of the intensity that is a bright pixel; a dark one is at 1 minus it (chosen).
     bright: float = 0.99
     #: Least variance of a pixel, fraction of the larger one of those of a bright and of a dark pixel (chosen: the
     #: reference is not exact, and where almost no electrons are expected a single one would dominate).
-    least_variance: float = 0.4
+    min_variance: float = 0.4
     #: Sigma, px, of the Gaussian filter with which a frame is compared with the reference, that of a column (chosen).
     column_sigma: float = 1.5
     #: Differences of more standard deviations are not noise (chosen: white noise exceeds it in 1e-5 of the pixels).
@@ -102,7 +102,7 @@ def read_rows(
     """
     y = np.arange(frame.shape[0])[:, None] + displacement[:, :1] + np.zeros(frame.shape)
     x = np.arange(frame.shape[1]) + displacement[:, 1:]
-    seen = ndimage.map_coordinates(count, np.stack([y, x]), order=1, mode="constant") > CONSTANTS.least_count
+    seen = ndimage.map_coordinates(count, np.stack([y, x]), order=1, mode="constant") > CONSTANTS.min_count
     bent = ndimage.laplace(reference, mode="nearest")
     first = [_sampled(ndimage.spline_filter(values, 3), y, x) for values in (reference, bent)]
     weight = _weights(first[0], seen, variance)
@@ -157,7 +157,7 @@ def _agreement(difference: NDArray, slopes: list[NDArray], weight: NDArray) -> N
 def _weights(expected: NDArray, seen: NDArray, variance: tuple[float, float]) -> NDArray[np.float64]:
     noise = variance[0] + variance[1] * expected
     ends = variance[0] + variance[1] * np.quantile(expected, (1 - CONSTANTS.bright, CONSTANTS.bright))
-    floor = CONSTANTS.least_variance * float(ends.max())
+    floor = CONSTANTS.min_variance * float(ends.max())
     return np.where(seen, 1 / np.maximum(noise, max(floor, 1e-300)), 0.0)
 
 

@@ -40,7 +40,7 @@ class _Constants:
     #: (chosen).
     parts: tuple[float, float, float] = (0.5, 0.75, 1.0)
     #: Shortest side of such a part, px (chosen).
-    smallest_part: int = 24
+    min_part: int = 24
     #: Fractions of the half sides of the images that are compared one after the other, with the degrees of the
     #: polynomials (chosen: the drift at the borders is known to a fraction of the spacing before they are used).
     extents: tuple[tuple[float, int], ...] = ((0.35, 1), (0.5, 1), (0.65, 2), (0.8, 2), (0.95, degree))
@@ -150,7 +150,7 @@ def _shifts(images: list[NDArray]) -> NDArray[np.float64]:
     """
     for part in CONSTANTS.parts:
         cut = tuple(slice(m, n - m) for n in images[0].shape for m in [int((1 - part) / 2 * n)])
-        if min(s.stop - s.start for s in cut) >= CONSTANTS.smallest_part:
+        if min(s.stop - s.start for s in cut) >= CONSTANTS.min_part:
             shifts = rigid_shifts([image[cut] for image in images]).shifts
             if not np.isnan(shifts).any():
                 return without_jumps(_pairs(images), shifts)[0]

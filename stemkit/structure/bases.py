@@ -21,7 +21,7 @@ EQUAL_LENGTHS = 1.04
 #: Largest distance of ``a . b / |a|^2`` from 1/2 in the cell of a centred rectangular lattice (chosen).
 CENTERED = 0.01
 #: Largest element of the matrices that change one nearly reduced basis into another (chosen).
-LARGEST_ELEMENT = 2
+MAX_ELEMENT = 2
 #: Cost of a rotation by 1 rad in units of a strain of 1, among bases of a reference (chosen).
 ROTATION_COST = 0.1
 
@@ -34,7 +34,7 @@ def _unimodular(largest: int) -> NDArray[np.int64]:
     return matrices[np.abs(determinant) == 1]
 
 
-UNIMODULAR = _unimodular(LARGEST_ELEMENT)
+UNIMODULAR = _unimodular(MAX_ELEMENT)
 
 
 def superlattices(count: int) -> list[NDArray[np.int64]]:

@@ -26,10 +26,10 @@ class _Constants:
     #: balance).
     step: float = 1e-6
     #: Largest index of a lattice plane along a boundary (chosen: planes of larger indices coincide by chance).
-    largest_index: int = 2
+    max_index: int = 2
     #: Largest difference of the vectors along two planes that correspond to each other, fraction of their length
     #: (chosen).
-    largest_difference: float = 0.25
+    max_difference: float = 0.25
 
 
 CONSTANTS = _Constants()
@@ -136,7 +136,7 @@ def common_plane(first: Lattice, second: Lattice, direction: NDArray, largest_an
     u, v = (indices @ lattice.vectors for indices, lattice in zip(planes, (first, second), strict=True))
     difference = np.linalg.norm(u[:, None] - v[None], axis=2) / (np.linalg.norm(u, axis=1)[:, None])
     i, j = np.unravel_index(int(np.argmin(difference)), difference.shape)
-    if difference[i, j] > CONSTANTS.largest_difference:
+    if difference[i, j] > CONSTANTS.max_difference:
         return None
     of_first, of_second = planes[0][i], planes[1][j]
 
@@ -161,7 +161,7 @@ def _rotation(deformation: NDArray) -> NDArray[np.float64]:
 
 def _planes_along(vectors: NDArray, direction: NDArray, largest_angle: float) -> NDArray[np.int64]:
     """Indices ``(n, 2)`` without a common divisor of the vectors within an angle of a direction, with its sign."""
-    values = np.arange(-CONSTANTS.largest_index, CONSTANTS.largest_index + 1)
+    values = np.arange(-CONSTANTS.max_index, CONSTANTS.max_index + 1)
     indices = np.stack(np.meshgrid(values, values, indexing="ij"), axis=-1).reshape(-1, 2)
     indices = indices[np.gcd(indices[:, 0], indices[:, 1]) == 1]
     along = indices @ vectors

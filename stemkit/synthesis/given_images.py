@@ -22,7 +22,7 @@ __all__ = ["attached_noise", "common_lengths", "common_mode", "common_noise", "c
 #: Edge of the square in the middle of an image on which lengths are measured, px (chosen).
 MEASURED_ON = 512
 #: Least number of fitted columns for a measurement of lengths (chosen).
-FEWEST_COLUMNS = 4
+MIN_COLUMNS = 4
 #: Range of drawn spacings, in multiples of the extreme spacings of the images (chosen).
 WIDENING = (0.9, 1.1)
 
@@ -93,7 +93,7 @@ def _lengths(bright: NDArray) -> tuple[float, float, float] | None:
     The range is that between the quartiles of the fitted widths, which noise and overlap affect less than the extremes.
     """
     fits = separate_specimen(central_crop(bright, MEASURED_ON).astype(np.float64)).fits
-    if fits is None or (~fits.failed).sum() < FEWEST_COLUMNS:
+    if fits is None or (~fits.failed).sum() < MIN_COLUMNS:
         return None
     good = fits.take(~fits.failed)
     spacing = median_spacing(np.column_stack([good.y, good.x]))

@@ -61,7 +61,7 @@ class _Constants:
     #: RMS displacement of independent rows, fraction of the spacing (chosen).
     jitter: tuple[float, float] = (0.004, 0.07)
     #: Largest RMS displacement of the beam, px (chosen).
-    largest_jitter: float = 3.0
+    max_jitter: float = 3.0
     #: Fraction of the images with displaced rows that are displaced along y, too (chosen).
     displaced_along_y: float = 0.4
     #: Displacement along y, if there is one, relative to that along x (chosen).
@@ -78,10 +78,10 @@ class _Constants:
     #: RMS displacement along x, px. Measured: 0.22 to 1.83 in single scans, 0.03 to 0.26 in averages.
     along_x: tuple[float, float] = (0.15, 2.8)
     #: RMS displacement along y, px. Measured: 0.3 to 1.4; chosen above that: 2.2 was measured at less noise. Limited by
-    #: ``largest_jitter``.
-    along_y: tuple[float, float] = (0.2, largest_jitter)
+    #: ``max_jitter``.
+    along_y: tuple[float, float] = (0.2, max_jitter)
     #: Largest RMS displacement as a fraction of the spacing, where that is less: columns remain apart. Chosen.
-    largest_fraction: float = 0.1
+    max_fraction: float = 0.1
     #: Length of the jitter along the row, px. Measured: 24 to 214.
     scan_length: tuple[float, float] = (16.0, 375.0)
     #: Fraction of the variance that is drift. Measured: 0.14 to 0.55 in six of fourteen images; limited so that with
@@ -130,7 +130,7 @@ def draw_noise(
     correlation = pick(g, n, CONSTANTS.correlated) * uniform(g, n, *CONSTANTS.correlation)
     streaks = pick(g, n, CONSTANTS.streaked) * log_uniform(g, n, *CONSTANTS.streaks)
     moved = pick(g, n, CONSTANTS.displaced)
-    jitter = moved * (log_uniform(g, n, *CONSTANTS.jitter) * spacing).clamp(max=CONSTANTS.largest_jitter)
+    jitter = moved * (log_uniform(g, n, *CONSTANTS.jitter) * spacing).clamp(max=CONSTANTS.max_jitter)
     jitter_y = pick(g, n, CONSTANTS.displaced_along_y) * uniform(g, n, *CONSTANTS.across) * jitter
     whole = pick(g, n, CONSTANTS.whole_rows).bool()
     length = log_uniform(g, n, *CONSTANTS.length)
@@ -180,7 +180,7 @@ class _Displacement(NamedTuple):
 def _displacement(spacing: Tensor, limits: tuple[float, float], g: torch.Generator) -> _Displacement:
     """A displacement as real scans show it: its RMS between limits, and how its variance is divided."""
     n = len(spacing)
-    largest = (CONSTANTS.largest_fraction * spacing).clamp(limits[0], limits[1])
+    largest = (CONSTANTS.max_fraction * spacing).clamp(limits[0], limits[1])
     rms = limits[0] * (largest / limits[0]) ** uniform(g, n, 0.0, 1.0)
     drift = uniform(g, n, *CONSTANTS.drift_share)
     hum = pick(g, n, CONSTANTS.humming) * uniform(g, n, *CONSTANTS.hum_share)

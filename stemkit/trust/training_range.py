@@ -94,7 +94,7 @@ def range_table(
         "width": (width / spacing, "of the spacing", *RECIPE.width),
         "noise": (noise, "of the contrast", noises.CONSTANTS.readout[0], max_noise),
         "dose": (dose, "electrons per px", *noises.CONSTANTS.dose),
-        "displacement": (displacement * grid.sampling, "px", 0.0, noises.CONSTANTS.largest_jitter),
+        "displacement": (displacement * grid.sampling, "px", 0.0, noises.CONSTANTS.max_jitter),
         "correlation": (expected.correlation_x, "", *noises.CONSTANTS.correlation),
     }
     rows = {}

@@ -39,7 +39,7 @@ def test_displacements_of_real_scans(suffix, limits, spacing):
     assert abs(float(scanned.float().mean()) - share) < SIGMAS * math.sqrt(share * (1 - share) / N)
     size = rms(noise, suffix)[scanned]
     assert float(size.min()) >= limits[0] * (1 - 1e-5)
-    assert float(size.max()) <= max(limits[0], min(limits[1], noises.CONSTANTS.largest_fraction * spacing)) * (1 + 1e-5)
+    assert float(size.max()) <= max(limits[0], min(limits[1], noises.CONSTANTS.max_fraction * spacing)) * (1 + 1e-5)
     humming = noise.amplitude("hum", suffix)[scanned] > 0
     assert abs(float(humming.float().mean()) - noises.CONSTANTS.humming) < SIGMAS * math.sqrt(0.25 / len(humming))
 

@@ -30,7 +30,7 @@ LATTICES: dict[str, tuple[float | None, bool, bool]] = {
     "oblique": (None, False, False),
 }
 #: Largest distance, cells, at which the nearest column is searched (chosen).
-MOST_STEPS = 12
+MAX_STEPS = 12
 
 
 @dataclass
@@ -194,7 +194,7 @@ def nearest_site_distance(cell: Cell) -> Tensor:
     # the nearest sites of an elongated cell may be several short vectors apart
     length = torch.linalg.norm(cell.vectors, dim=-1)
     elongation = (length.amax(1) ** 2 / torch.linalg.det(cell.vectors).abs()).max()
-    m = min(MOST_STEPS, 1 + math.ceil(float(elongation)))
+    m = min(MAX_STEPS, 1 + math.ceil(float(elongation)))
     steps = torch.cartesian_prod(*(torch.arange(-m, m + 1, device=cell.basis.device),) * 2).to(cell.basis.dtype)
     apart = cell.basis[:, :, None, None] - cell.basis[:, None, :, None]
     apart = apart - apart.round() + steps

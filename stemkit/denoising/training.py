@@ -60,8 +60,9 @@ MIN_UNIT = 0.5
 MIN_ERROR = 1e-12
 #: Largest norm of the gradient (chosen).
 MAX_GRADIENT = 1.0
-#: Entries of the seeds of training and validation batches, which make them differ.
+#: Entry of the seeds of training batches.
 TRAINING = 0
+#: That of validation batches, which makes them differ from these.
 VALIDATION = 1
 
 

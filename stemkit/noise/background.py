@@ -26,9 +26,9 @@ class _Constants:
     near: tuple[float, ...] = (2.0, 1.6, 1.3)
     #: Fraction of the image that has to be left by one of the distances ``near`` (chosen).
     min_pixel_fraction: float = 0.15
-    #: Shortest side, px, and smallest fraction of the pixels between columns for which a background is measured
-    #: (chosen).
+    #: Shortest side for which a background is measured, px (chosen).
     min_side: int = 32
+    #: Smallest fraction of the pixels between columns for which it is measured (chosen).
     min_pixels: float = 0.05
     #: Longest distance up to which the covariance is fitted, correlation lengths (chosen).
     reach: float = 3.0

@@ -40,9 +40,11 @@ class _Constants:
     significance: float = 5.0
     #: Least displacement at the left edge that is reported, px (chosen).
     min_flyback: float = 0.1
-    #: Fewest columns, at the left edge, elsewhere and in all, from which it is measured (chosen).
+    #: Fewest columns at the left edge from which it is measured (chosen).
     min_left: int = 5
+    #: Fewest columns elsewhere (chosen).
     min_right: int = 20
+    #: Fewest columns in all (chosen).
     min_columns: int = 50
 
 

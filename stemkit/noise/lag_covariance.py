@@ -25,8 +25,9 @@ class _Constants:
 
     #: Streaks longer than this fraction of the row have an infinite length (chosen).
     longest: float = 0.6
-    #: Range of the correlation of neighbouring pixels (chosen).
+    #: Smallest correlation of neighbouring pixels (chosen).
     min_correlation: float = -0.9
+    #: Largest correlation of neighbouring pixels (chosen).
     max_correlation: float = 0.95
     #: Shortest length of the streaks if there is one kind, px (chosen).
     shortest: float = 1.5
@@ -43,9 +44,9 @@ class _Constants:
     #: A second kind of streaks is kept if its variance exceeds this fraction of the variance that displacements add on
     #: the columns' slopes, whose residual is as long as a column is wide (tuned on benchmarks/calibration.py).
     min_over_displaced: float = 0.4
-    #: Streaks shorter than this, px, with less pointwise variance than ``min_pointwise`` times theirs, are correlated
-    #: pointwise noise (chosen).
+    #: Shorter streaks, px, with little pointwise variance are correlated pointwise noise (chosen).
     shortest_alone: float = 2.0
+    #: Little is less than this fraction of the variance of the streaks (chosen).
     min_pointwise: float = 0.05
 
 

@@ -37,8 +37,9 @@ class _Constants:
     max_displacement: float = 1.5
     #: The lattice is determined on a square of this side, px (chosen).
     lattice_square: int = 512
-    #: Smallest spacing of columns, px, and shortest side of an image, px, for which columns are fitted (chosen).
+    #: Smallest spacing of columns for which they are fitted, px (chosen).
     min_spacing: float = 4.0
+    #: Shortest side of an image in which columns are fitted, px (chosen).
     min_side: int = 16
     #: Variance of a faulty pixel over the largest of the others: it has no weight (chosen).
     faulty_variance: float = 1e12

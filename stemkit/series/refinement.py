@@ -27,9 +27,9 @@ Frames = Callable[[int], NDArray]
 class _Constants:
     """Constants of the refinement."""
 
-    #: The displacements have settled when a round changes them by less than this (RMS), px, but after this number of
-    #: rounds at the latest (chosen).
+    #: The displacements have settled when a round changes them by less than this (RMS), px (chosen).
     settled: float = 0.02
+    #: Rounds at most (chosen).
     max_rounds: int = 6
     #: Rounds in which whole frames move, and shear and bend: the readings of single rows need an average that is not
     #: blurred by their displacements (chosen).

@@ -35,8 +35,9 @@ class _Constants:
     by_chance: float = 2.0
     #: Log-probability of a frame that does not match, though there is a place where it does by its lattice (chosen).
     left_out: float = -30.0
-    #: Residual, px, above which a pair is an outlier of the least squares, and rounds of reweighting (chosen).
+    #: Residual, px, above which a pair is an outlier of the least squares (chosen).
     outlier: float = 1.0
+    #: Rounds of reweighting (chosen).
     rounds: int = 10
     #: A frame whose gain per partner is below this fraction of the median does not match the others (chosen).
     outlying: float = 0.1

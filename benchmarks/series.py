@@ -26,7 +26,7 @@ from skimage.registration import phase_cross_correlation
 
 from stemkit import AtomDetector, BackgroundNoise, NoiseModel, PointwiseNoise, ScanNoise, structure
 from stemkit.series import SeriesAligner, draw_displacements, draw_series
-from stemkit.series.rows import RowPrior, remaining_variance
+from stemkit.series.rows import RowPrior
 from stemkit.synthesis import (
     Columns,
     cropped,
@@ -176,6 +176,14 @@ def displacement_bound(case: Case) -> float:
         weight = (np.diff(true_frame, axis=1) ** 2).sum(1)
         total, weights = total + float((weight * left).sum()), weights + float(weight.sum())
     return float(np.sqrt(total / weights))
+
+
+def remaining_variance(information: NDArray, prior: RowPrior) -> NDArray[np.float64]:
+    """Variance ``(n_y, 2)`` of the displacements given readings of this information ``(2, n_y)``, px squared."""
+    out = []
+    for known, covariance in zip(information, prior.covariance, strict=True):
+        out.append(np.diagonal(np.linalg.solve(np.eye(len(known)) + covariance * known, covariance)))
+    return np.maximum(np.stack(out, axis=1), 0.0)
 
 
 # --- the average -------------------------------------------------------------------------------------------------

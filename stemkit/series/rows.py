@@ -16,7 +16,6 @@ __all__ = [
     "RowReadings",
     "expected_displacements",
     "read_rows",
-    "remaining_variance",
     "trends_of",
     "without_trends",
 ]
@@ -119,8 +118,8 @@ def read_rows(
     residual = _centred(difference, weight)
     centered = [_centred(slope, weight) for slope in slopes]
     information = np.stack([(weight * slope**2).sum(1) for slope in centered])
-    told = np.stack([(weight * slope * residual).sum(1) for slope in centered])
-    step = told / np.maximum(information, 1e-300)
+    projected = np.stack([(weight * slope * residual).sum(1) for slope in centered])
+    step = projected / np.maximum(information, 1e-300)
     mean_square = float((weight * residual**2).sum() / max(float(seen.sum()), 1.0))
     return RowReadings(displacement.T + step, information, mean_square)
 
@@ -219,14 +218,6 @@ def expected_displacements(readings: RowReadings, prior: RowPrior) -> NDArray[np
     expected = []
     for place, information, covariance in zip(readings.place, readings.information, prior.covariance, strict=True):
         mean = (information * place).sum() / max(float(information.sum()), 1e-300)
-        told = covariance @ (information * (place - mean))
-        expected.append(mean + np.linalg.solve(np.eye(len(place)) + covariance * information, told))
+        weighted = covariance @ (information * (place - mean))
+        expected.append(mean + np.linalg.solve(np.eye(len(place)) + covariance * information, weighted))
     return np.stack(expected, axis=1)
-
-
-def remaining_variance(information: NDArray, prior: RowPrior) -> NDArray[np.float64]:
-    """Variance ``(n_y, 2)`` of the displacements given readings of this information ``(2, n_y)``, px squared."""
-    out = []
-    for told, covariance in zip(information, prior.covariance, strict=True):
-        out.append(np.diagonal(np.linalg.solve(np.eye(len(told)) + covariance * told, covariance)))
-    return np.maximum(np.stack(out, axis=1), 0.0)

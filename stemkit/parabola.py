@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["parabola_vertex", "refined_maximum"]
+__all__ = ["parabola_vertex", "subpixel_step"]
 
 
 def parabola_vertex(before: ArrayLike, at: ArrayLike, after: ArrayLike) -> NDArray[np.float64]:
@@ -27,7 +27,7 @@ def parabola_vertex(before: ArrayLike, at: ArrayLike, after: ArrayLike) -> NDArr
     return np.where(curvature < 0, np.clip(0.5 * (before - after) / safe, -0.5, 0.5), 0.0)
 
 
-def refined_maximum(values: NDArray, y: int, x: int) -> NDArray[np.float64]:
-    """Place (y, x) of a maximum inside an image to a fraction of a pixel, by a parabola along each axis."""
+def subpixel_step(values: NDArray, y: int, x: int) -> NDArray[np.float64]:
+    """Vector (y, x) from a pixel inside an image to the maximum of the parabolas through it along both axes."""
     around = values[y - 1 : y + 2, x - 1 : x + 2]
-    return np.array([y + float(parabola_vertex(*around[:, 1])), x + float(parabola_vertex(*around[1]))])
+    return np.array([parabola_vertex(*around[:, 1]), parabola_vertex(*around[1])])

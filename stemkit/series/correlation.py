@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from stemkit.parabola import refined_maximum
+from stemkit.parabola import subpixel_step
 from stemkit.series.envelope import SPECTRUM_SMOOTHING, Spectrum, tapered
 from stemkit.series.overlap import MIN_OVERLAP, energies_of_overlaps
 
@@ -151,5 +151,5 @@ class PairCorrelation:
         part = self.gain[y - NEAR : y + NEAR + 1, x - NEAR : x + NEAR + 1]
         dy, dx = np.unravel_index(int(np.argmax(part)), part.shape)
         y, x = int(y - NEAR + dy), int(x - NEAR + dx)
-        place = refined_maximum(self.correlation, y, x) - self.reach
+        place = np.array([y, x]) - self.reach + subpixel_step(self.correlation, y, x)
         return Peak(float(part.max()), float(self.correlation[y, x]), place)

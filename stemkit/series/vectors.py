@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from stemkit.parabola import refined_maximum
+from stemkit.parabola import subpixel_step
 from stemkit.series.envelope import BASEBAND, Spectrum
 
 __all__ = ["vectors_of_spectrum"]
@@ -37,4 +37,6 @@ def vectors_of_spectrum(spectrum: Spectrum) -> NDArray[np.float64]:
     near = found[(length > 0) & (length < FARTHEST * min(shape))]
     near = near[np.argsort(np.hypot(*(near - middle).T))][:N_VECTORS]
     inside = np.all((near > 0) & (near < np.array(shape) - 1), axis=1)
-    return np.array([refined_maximum(values, y, x) - middle for y, x in near[inside].tolist()]).reshape(-1, 2)
+    return np.array(
+        [np.array([y, x]) + subpixel_step(values, y, x) - middle for y, x in near[inside].tolist()]
+    ).reshape(-1, 2)

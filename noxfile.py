@@ -38,7 +38,7 @@ def tests_oldest(session: nox.Session) -> None:
     session.install(*oldest, "torch")
     session.install(*oldest, ".[formats,zarr,dask,crystals,exports,report]")
     session.install("pytest", "hypothesis", "mrcfile")
-    paths = ["tests/io", "tests/columns", "tests/noise", "tests/structure", "tests/report/test_pages.py"]
+    paths = ["tests/io", "tests/columns", "tests/noise", "tests/structure", "tests/report/test_page.py"]
     paths += ["tests/test_plotting.py"]
     # old releases of libraries issue deprecation warnings under a recent Python
     options = ["-o", "filterwarnings=default", "-p", "no:cacheprovider"]

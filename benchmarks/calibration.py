@@ -42,7 +42,7 @@ import stemkit
 from stemkit import BackgroundNoise, NoiseCalibrator, NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.noise import drawing
 from stemkit.noise.filter_residuals import residual_curve_model
-from stemkit.synthesis import Cell, lattice, nearest_distance
+from stemkit.synthesis import Cell, lattice, nearest_site_distance
 from stemkit.synthesis.rendering import render
 
 #: Key of each parameter in the noise model and in the dictionary of its standard deviations.
@@ -388,7 +388,7 @@ def package_crystal(
 ) -> torch.Tensor:
     vectors, motif = plain.unit_cell(kind, rng)
     cell = Cell.single(vectors, np.stack([place for place, _ in motif]))
-    scale, angle, origin = spacing * nearest_distance(cell), rng.uniform(0, 360), rng.uniform(0, 1, 2)
+    scale, angle, origin = spacing * nearest_site_distance(cell), rng.uniform(0, 360), rng.uniform(0, 1, 2)
     columns = lattice(cell, shape, spacing=scale, angle=angle, origin=tuple(origin), margin=plain.REACH * sigma)
     heights = torch.as_tensor([height for _, height in motif])[columns.species]
     spread = torch.as_tensor(rng.normal(0, 1, (3, 1, columns.y.shape[1])))

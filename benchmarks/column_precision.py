@@ -58,13 +58,19 @@ def noise_of(kind: str, snr: float) -> Noise:
     return Noise(readout=1 / snr, gain=0.0, correlation_x=CORRELATION if kind == "correlated" else 0.0, **quiet)
 
 
-def recorded(clean: NDArray, noise: Noise, rng: np.random.Generator) -> xr.DataArray:
-    """The clean signal with noise, in the image's units, with the true noise model in its attributes."""
-    drawn = pointwise_noise(clean, noise, rng) if noise.kind == "poisson" else normal_rows(clean.shape, noise, rng)
+def recorded(true_image: NDArray, noise: Noise, rng: np.random.Generator) -> xr.DataArray:
+    """The true signal with noise, in the image's units, with the true noise model in its attributes."""
+    drawn = (
+        pointwise_noise(true_image, noise, rng)
+        if noise.kind == "poisson"
+        else normal_rows(true_image.shape, noise, rng)
+    )
     pointwise = PointwiseNoise(noise.readout, noise.gain, noise.shape, noise.correlation_x, noise.kind)
     model = NoiseModel(contrast=CONTRAST, level=LEVEL, mode="haadf", pointwise=pointwise)
     text = json.dumps({"pixel_size": None, **model.to_dict()})
-    image = xr.DataArray(LEVEL + CONTRAST * (clean + drawn), dims=("y", "x"), attrs={"mode": "haadf", "noise": text})
+    image = xr.DataArray(
+        LEVEL + CONTRAST * (true_image + drawn), dims=("y", "x"), attrs={"mode": "haadf", "noise": text}
+    )
     check_noise_attr(image)
     return image
 
@@ -84,7 +90,7 @@ def groups(
 ) -> tuple[NDArray, NDArray, NDArray]:
     """A square grid of single columns, or of pairs ``apart`` px apart, with random angles and sub-pixel positions.
 
-    Returns the clean signal, positions ``(n, k, 2)`` and amplitudes ``(n, k)``. Columns of different groups are at
+    Returns the true signal, positions ``(n, k, 2)`` and amplitudes ``(n, k)``. Columns of different groups are at
     least 9 sigmas apart, and all at least 6 from the border.
     """
     pitch = int(np.ceil(9 * sigma + apart)) + 1
@@ -157,11 +163,11 @@ def precision(folder: Path | None, quick: bool) -> pd.DataFrame:
     n_side = 24 if quick else 45
     rows = []
     for sigma in (1.5, 3.0) if quick else (1.0, 1.5, 2.0, 3.0, 4.0, 6.0):
-        clean, places, amplitude = groups(n_side, sigma, rng)
+        true_image, places, amplitude = groups(n_side, sigma, rng)
         for kind in NOISES:
             for snr in (5, 30) if quick else (3, 5, 10, 30, 100):
                 noise = noise_of(kind, snr)
-                image = recorded(clean, noise, rng)
+                image = recorded(true_image, noise, rng)
                 detector = AtomDetector(spacing=9.0 * sigma, width=sigma).fit(image)
                 table = measured(detector, image, places[:, 0])
                 limit = bounds(places, amplitude, sigma, noise)[:, 0]
@@ -265,8 +271,8 @@ def pair_rows(
     kind: str, sigma: float, second: float, apart: float, n_side: int, rng: np.random.Generator
 ) -> list[dict[str, float | str]]:
     noise = noise_of(kind, 20.0)
-    clean, places, amplitude = groups(n_side, sigma, rng, apart=apart * sigma, second=second)
-    image = recorded(clean, noise, rng)
+    true_image, places, amplitude = groups(n_side, sigma, rng, apart=apart * sigma, second=second)
+    image = recorded(true_image, noise, rng)
     limit = bounds(places, amplitude, sigma, noise)
     detector = AtomDetector(spacing=apart * sigma, width=sigma).fit(image)
     flat, half = places.reshape(-1, 2), apart * sigma / 2

@@ -33,8 +33,8 @@ from scipy.spatial import cKDTree
 
 import stemkit
 from stemkit import AtomDetector, NoiseCalibrator, RowAligner, SFINDenoiser
-from stemkit.columns.peaks import nearest_distances
 from stemkit.metrics import match_columns
+from stemkit.statistics import median_spacing, nearest_distances
 from stemkit.structure import find_vacancies, fit_lattice
 
 NEEDS_FOLDER = ("detection", "simulated", "real")
@@ -135,8 +135,8 @@ def lattice(size: int, side: int, rng: np.random.Generator) -> tuple[xr.DataArra
     start = (size - 1 - pitch * (side - 1)) / 2
     sites = start + pitch * np.stack(np.meshgrid(*2 * [np.arange(side)], indexing="ij"), axis=-1).reshape(-1, 2)
     places = sites + rng.uniform(-0.5, 0.5, sites.shape)
-    clean = render(Columns(*places.T, np.ones(len(places)), WIDTH * pitch), np.zeros((size, size)))
-    return recorded(clean, SPEED_NOISE, rng), places
+    true_image = render(Columns(*places.T, np.ones(len(places)), WIDTH * pitch), np.zeros((size, size)))
+    return recorded(true_image, SPEED_NOISE, rng), places
 
 
 def peak_memory(*, anew: bool = False) -> float:
@@ -185,7 +185,7 @@ def detection_rows(
     name: str, noisy: NDArray, true: NDArray, vacancies: NDArray, denoiser: SFINDenoiser
 ) -> list[dict[str, float | str]]:
     labeled = NoiseCalibrator().fit_transform(xr.DataArray(noisy, dims=("y", "x"), attrs={"mode": "haadf"}))
-    radius = 2 * HALF_CELL / 3 if len(vacancies) else float(np.median(nearest_distances(true))) / 3
+    radius = 2 * HALF_CELL / 3 if len(vacancies) else median_spacing(true) / 3
     rows = []
     for searched_in, image in {"measured": labeled, "enhanced": denoiser.fit_transform(labeled)}.items():
         table = AtomDetector().fit_transform(image)
@@ -220,12 +220,12 @@ def inside(places: NDArray, shape: tuple[int, ...]) -> NDArray:
 def simulated(folder: Path, quick: bool) -> pd.DataFrame:
     """Multislice images: recall of their visible columns, and errors in pm.
 
-    Atoms at one place, within half a px, are one site. A visible column (a local maximum of the noise-free image, to
+    Atoms at one place, within half a px, are one site. A visible column (a local maximum of the true image, to
     the px) is recalled where a column is found within a third of the visible columns' median distance. Its true place
     is the site nearest to the found position; this is unambiguous if no other site is within 5 px (``alone``);
     elsewhere (``all``) several sites make up one blurred column, and the figure is the specimen's as much as the fit's.
     Sites are those of the ideal crystal, and the simulated one trembles: ``ideal`` is how far a plain least-squares
-    Gaussian on the noise-free image is from the same sites, ``to plain`` how far the detector is from that. The noisy
+    Gaussian on the true image is from the same sites, ``to plain`` how far the detector is from that. The noisy
     images are scanned anew, with rows displaced.
     """
     import h5py
@@ -254,16 +254,16 @@ def merged(atoms: NDArray) -> NDArray:
     return np.array([atoms[near[first]].mean(axis=0) for first in firsts])
 
 
-def simulated_figures(image: xr.DataArray, visible: NDArray, sites: NDArray, clean: NDArray) -> dict[str, float]:
+def simulated_figures(image: xr.DataArray, visible: NDArray, sites: NDArray, true_image: NDArray) -> dict[str, float]:
     found = fit_detector(image)
     places = found[["y_px", "x_px"]].to_numpy()
-    match = match_columns(places, visible, float(np.median(nearest_distances(visible))) / 3)
+    match = match_columns(places, visible, median_spacing(visible) / 3)
     matched = found.iloc[match.found]
     ours = places[match.found]
     _, nearest = cKDTree(sites).query(ours)
     truth = sites[nearest]
     alone = (nearest_distances(sites) > ALONE)[nearest]
-    plain = np.array([plain_fit(clean, place) for place in visible[match.true[alone]]]).reshape(-1, 2)
+    plain = np.array([plain_fit(true_image, place) for place in visible[match.true[alone]]]).reshape(-1, 2)
 
     def pm(error: NDArray) -> float:
         known = error[np.isfinite(error).all(axis=1)]

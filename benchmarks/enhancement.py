@@ -59,9 +59,9 @@ class Oracle:
         return self
 
     def transform(self, X: xr.DataArray) -> xr.DataArray:
-        clean = self.truth[X.values.tobytes()]
+        true_image = self.truth[X.values.tobytes()]
         filtered = [gaussian_filter(X.values.astype(float), s) for s in np.geomspace(0.3, 12.0, 24)]
-        return X.copy(data=max(filtered, key=lambda image: psnr(image, clean)))
+        return X.copy(data=max(filtered, key=lambda image: psnr(image, true_image)))
 
 
 def main() -> None:
@@ -161,8 +161,8 @@ def sets(arguments: argparse.Namespace) -> pd.DataFrame:
     truth = {}
     for name in SETS:
         fixed = scenes(name, arguments.images).pairs
-        for noisy, clean in zip(fixed["noisy"].values, fixed["enhance"].values, strict=True):
-            truth[noisy.tobytes()] = clean
+        for noisy, true_image in zip(fixed["noisy"].values, fixed["enhance"].values, strict=True):
+            truth[noisy.tobytes()] = true_image
     methods = {"recorded": None, "oracle Gaussian": Oracle(truth), "stemkit": SFINDenoiser(weights=arguments.weights)}
     return summary(evaluate(methods, SETS, n=arguments.images))[0].round(3)
 

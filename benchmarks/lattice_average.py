@@ -129,9 +129,9 @@ def truths(n: int | None) -> pd.DataFrame:
         noisy, sign = planted.pair["noisy"], mode_sign(mode)
         given = _given(noisy.assign_attrs(mode=mode))
         values = {label: variant(given) for label, variant in VARIANTS.items()}
-        clean = planted.pair["enhance"].values
+        true_image = planted.pair["enhance"].values
         rows += [
-            {"shows": "PSNR", "dose": dose, "variant": label, "value": psnr(enhanced, sign * clean)}
+            {"shows": "PSNR", "dose": dose, "variant": label, "value": psnr(enhanced, sign * true_image)}
             for label, enhanced in values.items()
         ]
         for label, enhanced in values.items():
@@ -155,8 +155,8 @@ def _with_errors(table: pd.DataFrame) -> pd.DataFrame:
 def cost(n: int | None) -> pd.DataFrame:
     rows = []
     for size in (256, 512, 1024):
-        clean = simulated("gold_110", "abf", shape=(size, size))[0].values
-        electrons = ELECTRONS * (clean - clean.min()) / np.ptp(clean) + ELECTRONS
+        true_image = simulated("gold_110", "abf", shape=(size, size))[0].values
+        electrons = ELECTRONS * (true_image - true_image.min()) / np.ptp(true_image) + ELECTRONS
         image = np.random.default_rng(0).poisson(electrons).astype(float)
         row: dict[str, float] = {"px": size}
         for name, lattice in (("network", "off"), ("combined", "auto")):
@@ -187,9 +187,11 @@ def _given(noisy: xr.DataArray) -> Given:
     return Given(*(sign * image for image in (noisy.values.astype(float), *made)))
 
 
-def _psnr_of(noisy: xr.DataArray, clean: NDArray) -> dict[str, float]:
+def _psnr_of(noisy: xr.DataArray, true_image: NDArray) -> dict[str, float]:
     given = _given(noisy)
-    return {label: psnr(variant(given), mode_sign(noisy.attrs["mode"]) * clean) for label, variant in VARIANTS.items()}
+    return {
+        label: psnr(variant(given), mode_sign(noisy.attrs["mode"]) * true_image) for label, variant in VARIANTS.items()
+    }
 
 
 PARTS = {"sets": sets, "truths": truths, "cost": cost}

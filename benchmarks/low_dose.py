@@ -19,11 +19,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from stemkit import AtomDetector, NoiseCalibrator, NoiseModel, PointwiseNoise, SFINDenoiser, STEMSynthesizer
-from stemkit.columns.peaks import nearest_distances
 from stemkit.detection import Quality
 from stemkit.detection.candidates import network_candidates
 from stemkit.detection.normalized_image import NormalizedImage
 from stemkit.metrics import match_columns
+from stemkit.statistics import median_spacing
 
 DOSES = (1, 2, 3, 5, 10, 30, 100, 300)
 #: Edge of the images, px (chosen).
@@ -79,7 +79,7 @@ def pull_figures(pulls: pd.DataFrame) -> tuple[int, float, float, float]:
 
 def one(image, truth: pd.DataFrame) -> tuple[dict[str, float], pd.DataFrame]:
     true = truth[["y_px", "x_px"]].to_numpy()
-    spacing = float(np.median(nearest_distances(true)))
+    spacing = median_spacing(true)
     enhanced = SFINDenoiser(mode="haadf").fit_transform(NoiseCalibrator().fit_transform(image))
     detector = AtomDetector().fit(enhanced)
     table = detector.transform(enhanced)

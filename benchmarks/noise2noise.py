@@ -55,14 +55,18 @@ def simulated(n_frames: int, dose: float, size: int, seed: int, options: dict) -
     aligner = SeriesAligner(denoiser=None).fit(case.frames)
     average = aligner.transform(case.frames)
     truth = true_average(aligner.displacements_, case, average.shape)
-    clean = other.clean.values[0].astype(float)
+    true_image = other.true_image.values[0].astype(float)
     rows = [
-        {"method": "none", "average dB": psnr(average.values, truth), "frame dB": psnr(other.frames.values[0], clean)}
+        {
+            "method": "none",
+            "average dB": psnr(average.values, truth),
+            "frame dB": psnr(other.frames.values[0], true_image),
+        }
     ]
     for name, (denoiser, minutes) in trained(aligner.aligned(case.frames), case.frames[0], options).items():
         scores = {
             "average dB": psnr(denoiser.transform(average).values, truth),
-            "frame dB": psnr(denoiser.transform(other.frames[0]).values, clean),
+            "frame dB": psnr(denoiser.transform(other.frames[0]).values, true_image),
         }
         rows.append({"method": name, **scores, "CPU min": minutes})
     return rows

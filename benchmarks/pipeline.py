@@ -385,7 +385,7 @@ def lattice(n_columns: int) -> tuple[xr.DataArray, dict[str, NDArray]]:
     sites = BORDER + SPACING * np.stack(np.meshgrid(*2 * [np.arange(side)], indexing="ij"), axis=-1).reshape(-1, 2)
     places = sites + rng.uniform(-DISPLACED, DISPLACED, sites.shape)
     heights = 1 + HEIGHTS * rng.standard_normal(len(places))
-    clean = rendered(places, heights, size)
+    true_image = rendered(places, heights, size)
     noise = NoiseModel(
         contrast=1000.0,
         level=200.0,
@@ -393,7 +393,7 @@ def lattice(n_columns: int) -> tuple[xr.DataArray, dict[str, NDArray]]:
         scan=ScanNoise(amplitude=0.02, jitter=0.2),
         pointwise=PointwiseNoise.counted(DOSE, background=0.1 * DOSE),
     )
-    image = xr.DataArray(noise.level + noise.contrast * clean, dims=("y", "x"), attrs={"mode": "haadf"})
+    image = xr.DataArray(noise.level + noise.contrast * true_image, dims=("y", "x"), attrs={"mode": "haadf"})
     return noise.apply(image, random_state=0).astype(np.float32), {"places": places, "intensity": heights}
 
 
@@ -432,8 +432,8 @@ def described(table: pd.DataFrame) -> dict[str, int]:
     """Numbers of columns, of good ones, and of those that are too close to another one."""
     import numpy as np
 
-    from stemkit.columns.peaks import nearest_distances
     from stemkit.detection import good_columns
+    from stemkit.statistics import nearest_distances
 
     distance = nearest_distances(table[["y_px", "x_px"]].to_numpy())
     doubles = int((distance < 0.5 * np.median(distance)).sum()) if len(table) > 1 else 0
@@ -446,11 +446,11 @@ def compared(table: pd.DataFrame, known: dict[str, NDArray] | None) -> dict[str,
         return {}
     import numpy as np
 
-    from stemkit.columns.peaks import nearest_distances
     from stemkit.metrics import match_columns
+    from stemkit.statistics import median_spacing
 
     places = table[["y_px", "x_px"]].to_numpy()
-    spacing = float(np.median(nearest_distances(known["places"])))
+    spacing = median_spacing(known["places"])
     match = match_columns(places, known["places"], spacing / 3)
     figures = {"precision": match.precision, "recall": match.recall, "f1": match.f1}
     if len(match.found) > 2:
@@ -466,8 +466,8 @@ def save_overlay(image: xr.DataArray, table: pd.DataFrame, folder: Path, name: s
     import numpy as np
     from PIL import Image, ImageDraw
 
-    from stemkit.columns.peaks import nearest_distances
     from stemkit.detection import Quality
+    from stemkit.statistics import median_spacing
 
     colors = [GOOD, *FLAGS.values()]
     n_grays = 256 - len(colors)  # the picture has a palette: the greys, then the colours
@@ -480,7 +480,7 @@ def save_overlay(image: xr.DataArray, table: pd.DataFrame, folder: Path, name: s
     picture.putpalette([value for color in levels + colors for value in color])
     picture.save(folder / f"{name}.png", optimize=True)
     places = table[["y_px", "x_px"]].to_numpy()
-    spacing = float(np.median(nearest_distances(places))) if len(places) > 1 else 10.0
+    spacing = median_spacing(places, 10.0)
     radius = float(np.clip(0.2 * spacing * zoom, 3, 9))
     draw = ImageDraw.Draw(picture)
     for (y, x), quality in zip(zoom * (places + 0.5) - 0.5, table["quality"], strict=True):

@@ -1,7 +1,7 @@
 """STEM images with known noise, in plain NumPy and SciPy: ``python benchmarks/plain_scenes.py`` checks them.
 
 They follow the definitions of the noise model and share no code with stemkit, so that an error in the package's
-simulation of noise cannot hide an error in its measurement. ``signal`` is (I_clean - level) / contrast: background 0,
+simulation of noise cannot hide an error in its measurement. ``signal`` is (I_true - level) / contrast: background 0,
 brightest columns 1. Positions are (y, x) in px.
 """
 
@@ -401,18 +401,20 @@ def check_pointwise(rng: np.random.Generator) -> None:
 
 def check_crystals(rng: np.random.Generator) -> None:
     for kind in CRYSTALS:
-        clean, columns = random_crystal(kind, (256, 320), rng)
-        assert clean.shape == (256, 320)
-        assert clean.min() >= 0
+        true_image, columns = random_crystal(kind, (256, 320), rng)
+        assert true_image.shape == (256, 320)
+        assert true_image.min() >= 0
         bright = columns.amplitude > 0.75
         assert abs(np.median(columns.amplitude[bright]) - 1) < 1e-12
         assert 0.02 < columns.amplitude[bright].std() < 0.045
-        assert 0.85 < clean.max() < 1.3
+        assert 0.85 < true_image.max() < 1.3
         moved = columns._replace(x=columns.x - 0.7)
-        assert np.allclose(render(columns, np.full(clean.shape, 0.7)), render(moved, np.zeros(clean.shape)), atol=1e-7)
-        shift = along_rows(clean.shape, 60.0, rng)
+        assert np.allclose(
+            render(columns, np.full(true_image.shape, 0.7)), render(moved, np.zeros(true_image.shape)), atol=1e-7
+        )
+        shift = along_rows(true_image.shape, 60.0, rng)
         inner = slice(12, -12)
-        difference = (displaced(clean, shift, 0) - render(columns, shift))[:, inner]
+        difference = (displaced(true_image, shift, 0) - render(columns, shift))[:, inner]
         assert abs(difference).max() < 0.01
         inside = (columns.y > 0) & (columns.y < 256) & (columns.x > 0) & (columns.x < 320)
         assert 20 < inside.sum() < 2000

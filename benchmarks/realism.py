@@ -1,9 +1,10 @@
 """Calibrated noise against that of real images: ``python benchmarks/realism.py FOLDER [--figures DIR] [--csv FILE]``.
 
 FOLDER contains recorded micrographs. Each is divided along y (rows are scan lines): the noise is calibrated on the top
-half and compared on the bottom half. There the shipped network gives a clean estimate E, and the difference is the real
-residual. A noise model draws a simulated image (its twin) from E, the same network enhances it, and the difference is
-the twin's residual: the network has the same effect on both. At most 512 x 512 px of each half are used, to save time.
+half and compared on the bottom half. There the shipped network gives an estimate E of the true image, and the
+difference is the real residual. A noise model draws a simulated image (its twin) from E, the same network enhances it,
+and the difference is the twin's residual: the network has the same effect on both. At most 512 x 512 px of each half
+are used, to save time.
 
 Compared are the residuals' distribution (Wasserstein distance over the real standard deviation), their spectra along
 and across the rows (RMS of the natural logarithm of the ratio, logarithmic bins, 0 included), and the standard
@@ -248,8 +249,8 @@ def described(fitted: NoiseModel, model: NoiseModel) -> str:
 
 
 def of_model(model: NoiseModel) -> Draw:
-    def draw(clean: NDArray, rng: np.random.Generator) -> NDArray:
-        return model.apply(clean, random_state=int(rng.integers(2**31)))
+    def draw(true_image: NDArray, rng: np.random.Generator) -> NDArray:
+        return model.apply(true_image, random_state=int(rng.integers(2**31)))
 
     return draw
 
@@ -258,8 +259,8 @@ def gaussian(values: NDArray, fitted: Residual) -> Draw:
     """One standard deviation."""
     sigma = fitted.values.std()
 
-    def draw(clean: NDArray, rng: np.random.Generator) -> NDArray:
-        return clean + rng.normal(0, sigma, clean.shape)
+    def draw(true_image: NDArray, rng: np.random.Generator) -> NDArray:
+        return true_image + rng.normal(0, sigma, true_image.shape)
 
     return draw
 
@@ -269,8 +270,8 @@ def poisson(values: NDArray, fitted: Residual) -> Draw:
     black = values.min()
     gain = fitted.values.var() / (fitted.enhanced - black).mean()
 
-    def draw(clean: NDArray, rng: np.random.Generator) -> NDArray:
-        return black + gain * rng.poisson(np.maximum(clean - black, 0) / gain)
+    def draw(true_image: NDArray, rng: np.random.Generator) -> NDArray:
+        return black + gain * rng.poisson(np.maximum(true_image - black, 0) / gain)
 
     return draw
 
@@ -284,8 +285,8 @@ def poisson_gaussian(values: NDArray, fitted: Residual) -> Draw:
     variance = np.bincount(index, fitted.values.ravel() ** 2)[count > 0] / count[count > 0]
     line = np.polyfit(mean, variance, 1, w=np.sqrt(count[count > 0])) if len(mean) > 2 else [0.0, fitted.values.var()]
 
-    def draw(clean: NDArray, rng: np.random.Generator) -> NDArray:
-        return clean + np.sqrt(np.maximum(np.polyval(line, clean), 0)) * rng.normal(size=clean.shape)
+    def draw(true_image: NDArray, rng: np.random.Generator) -> NDArray:
+        return true_image + np.sqrt(np.maximum(np.polyval(line, true_image), 0)) * rng.normal(size=true_image.shape)
 
     return draw
 
@@ -304,14 +305,14 @@ def paper(values: NDArray, fitted: Residual) -> Draw:
     scale = stats.tukeylambda.std(shape)
     kept = 1 / (2 * np.sqrt(np.pi) * width)
 
-    def draw(clean: NDArray, rng: np.random.Generator) -> NDArray:
-        seen = ndimage.gaussian_filter(clean, width)
+    def draw(true_image: NDArray, rng: np.random.Generator) -> NDArray:
+        seen = ndimage.gaussian_filter(true_image, width)
         std = np.maximum(pointwise.intercept + pointwise.slope * seen, 0)
         streaks = np.maximum(scan.intercept + scan.slope * np.hypot(*np.gradient(seen)), 0)
         streaks = np.sqrt(np.maximum(streaks**2 - kept * std**2, 0))
-        rows = ndimage.gaussian_filter1d(rng.normal(size=clean.shape), width, axis=1)
-        points = stats.tukeylambda.ppf(rng.uniform(1e-9, 1 - 1e-9, clean.shape), shape) / scale
-        return clean + streaks * rows / rows.std() + std * points
+        rows = ndimage.gaussian_filter1d(rng.normal(size=true_image.shape), width, axis=1)
+        points = stats.tukeylambda.ppf(rng.uniform(1e-9, 1 - 1e-9, true_image.shape), shape) / scale
+        return true_image + streaks * rows / rows.std() + std * points
 
     return draw
 

@@ -49,7 +49,7 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     for name, images in (("straight", straight(arguments.images)), ("synthetic", synthetic(arguments.images))):
-        found = [measured(clean, arguments.drift_rows, seed) for seed, clean in enumerate(images)]
+        found = [measured(true_image, arguments.drift_rows, seed) for seed, true_image in enumerate(images)]
         rows = pd.DataFrame([row for row, _ in found])
         bands = pd.DataFrame(
             np.mean([spectra for _, spectra in found], axis=0),
@@ -71,11 +71,11 @@ def synthetic(n: int) -> Iterator[NDArray]:
     yield from STEMSynthesizer(noise=NoiseModel(pointwise=COUNTED), random_state=0).sample(n)["enhance"].values
 
 
-def measured(clean: NDArray, drift_rows: float, seed: int) -> tuple[dict[str, float], NDArray]:
+def measured(true_image: NDArray, drift_rows: float, seed: int) -> tuple[dict[str, float], NDArray]:
     scan = ScanNoise(drift=1.0, drift_rows=drift_rows)
-    image = np.asarray(NoiseModel(scan=scan, pointwise=COUNTED).apply(clean, random_state=seed), dtype=float)
+    image = np.asarray(NoiseModel(scan=scan, pointwise=COUNTED).apply(true_image, random_state=seed), dtype=float)
     # the same seed draws the same displacements
-    ramp = np.indices(clean.shape)[1].astype(float)
+    ramp = np.indices(true_image.shape)[1].astype(float)
     true = np.asarray(NoiseModel(scan=scan).apply(ramp, random_state=seed) - ramp)[:, SIZE // 2]
     crystal = separate_specimen(image, most_columns=2**15).crystal
     shifts = np.zeros(SIZE) if crystal is None else _crystal_shifts(crystal)

@@ -31,10 +31,10 @@ from stemkit.benchmark import scenes
 from stemkit.benchmark.simulated import SIMULATED, simulated
 from stemkit.benchmark.truths import TRUTHS
 from stemkit.columns import fit_columns
-from stemkit.columns.peaks import nearest_distances
 from stemkit.denoising.sampling import chosen_grid
 from stemkit.images.mode import mode_sign
 from stemkit.metrics import psnr
+from stemkit.statistics import median_spacing
 from stemkit.synthesis import lattice, planar_cell, removed, subset
 
 SAMPLINGS: tuple[float | str, ...] = (1.0, 0.8, 0.65, 0.5, "auto")
@@ -75,8 +75,8 @@ def main() -> None:
 
 def crystals(arguments: argparse.Namespace) -> pd.DataFrame:
     rows = []
-    for about, noisy, clean in _recorded_crystals(arguments.signals):
-        rows.append(about | _scores(noisy, clean, arguments.weights))
+    for about, noisy, true_image in _recorded_crystals(arguments.signals):
+        rows.append(about | _scores(noisy, true_image, arguments.weights))
     table = pd.DataFrame(rows)
     print(table.set_index(["crystal", "signal", "spacing", "dose"]).round(2).to_string())
     return _by_class(table, ["signal", "dose"])
@@ -114,27 +114,31 @@ def _recorded_crystals(signals: list[str]) -> Iterator[tuple[dict[str, object], 
     for name in SIMULATED:
         for signal in signals:
             for pixel_size in PIXEL_SIZES:
-                clean, columns = simulated(name, signal, pixel_size=pixel_size)
+                true_image, columns = simulated(name, signal, pixel_size=pixel_size)
                 for dose in DOSES:
                     about: dict[str, object] = {"crystal": name, "signal": signal, "dose": dose}
-                    yield about | {"spacing": _spacing(columns)}, _counted(clean, dose), clean.values
+                    yield about | {"spacing": _spacing(columns)}, _counted(true_image, dose), true_image.values
 
 
-def _counted(clean: xr.DataArray, dose: float) -> xr.DataArray:
+def _counted(true_image: xr.DataArray, dose: float) -> xr.DataArray:
     """Noise of counted electrons, ``dose`` at the brightest point above the darkest."""
-    low, high = float(clean.min()), float(clean.max())
-    mode = clean.attrs["mode"]
+    low, high = float(true_image.min()), float(true_image.max())
+    mode = true_image.attrs["mode"]
     level = high if mode == "bf" else low
     counts = PointwiseNoise.counted(dose, background=dose * level / (high - low), mode=mode)
-    return NoiseModel(high - low, level, mode, pointwise=counts).apply(clean, random_state=SEED).assign_attrs(mode=mode)
+    return (
+        NoiseModel(high - low, level, mode, pointwise=counts)
+        .apply(true_image, random_state=SEED)
+        .assign_attrs(mode=mode)
+    )
 
 
-def _scores(noisy: xr.DataArray, clean: np.ndarray, weights: str) -> dict[str, float]:
+def _scores(noisy: xr.DataArray, true_image: np.ndarray, weights: str) -> dict[str, float]:
     """PSNR at the image's own sampling, gains of others, and the sampling chosen by ``"auto"``."""
     info = SFINDenoiser(weights=weights).fit(noisy).info_
     chosen = chosen_grid(noisy.values * mode_sign(noisy.attrs["mode"]), "auto", info.spacing).sampling
-    found = {s: psnr(_enhanced(noisy, s, weights), clean) for s in SAMPLINGS if s != "auto"}
-    found["auto"] = found[chosen] if chosen in found else psnr(_enhanced(noisy, "auto", weights), clean)
+    found = {s: psnr(_enhanced(noisy, s, weights), true_image) for s in SAMPLINGS if s != "auto"}
+    found["auto"] = found[chosen] if chosen in found else psnr(_enhanced(noisy, "auto", weights), true_image)
     gains = {f"{s}": value - found[1.0] for s, value in found.items() if s != 1.0}
     return {"chosen": chosen, "PSNR": found[1.0], **gains}
 
@@ -154,7 +158,7 @@ def _by_class(table: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 def _spacing(columns: pd.DataFrame) -> float:
     """Median distance of nearest columns, px; NaN for fewer than two."""
     places = columns[["y_px", "x_px"]].to_numpy()
-    return float(np.median(nearest_distances(places))) if len(places) > 1 else float("nan")
+    return median_spacing(places)
 
 
 # --- without truth, and details ----------------------------------------------------------------------------------
@@ -234,13 +238,13 @@ def precision(arguments: argparse.Namespace) -> pd.DataFrame:
         for i in range(len(fixed)):
             pair = fixed.pairs.isel(image=i)
             mode = str(pair["mode"].values) if "mode" in pair.coords else name
-            noisy, clean = pair["noisy"].reset_coords(drop=True).assign_attrs(mode=mode), pair["enhance"].values
+            noisy, true_image = pair["noisy"].reset_coords(drop=True).assign_attrs(mode=mode), pair["enhance"].values
             single, half = (
                 SFINDenoiser(weights=arguments.weights, precision=p).fit_transform(noisy).values
                 for p in ("float32", "bfloat16")
             )
-            apart = np.abs(half - single) / np.ptp(clean)
-            gain = psnr(half, clean) - psnr(single, clean)
+            apart = np.abs(half - single) / np.ptp(true_image)
+            gain = psnr(half, true_image) - psnr(single, true_image)
             rows.append({"set": name, "dB": gain, "largest / contrast": apart.max(), "RMS": np.sqrt((apart**2).mean())})
     return pd.DataFrame(rows).groupby("set").agg(["mean", "min", "max"]).round(4)
 

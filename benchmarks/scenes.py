@@ -17,8 +17,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from stemkit import AtomDetector, NoiseCalibrator, SFINDenoiser
-from stemkit.columns.peaks import nearest_distances
 from stemkit.metrics import match_columns, psnr, ssim
+from stemkit.statistics import median_spacing
 
 BORDER = 4
 HALF_CELL = 8.25
@@ -43,18 +43,18 @@ def enhancement(scenes: np.lib.npyio.NpzFile, denoiser: SFINDenoiser) -> pd.Data
     rows = []
     for name in sorted(key.removesuffix("_noisy") for key in scenes if key.endswith("_noisy")):
         scene = name.rsplit("_", 1)[0]
-        clean, true = scenes[f"{scene}_clean"].astype(float), scenes[f"{scene}_pos"]
+        true_image, true = scenes[f"{scene}_clean"].astype(float), scenes[f"{scene}_pos"]
         noisy = xr.DataArray(scenes[f"{name}_noisy"], dims=("y", "x"), attrs={"mode": "haadf"})
         labeled = NoiseCalibrator().fit_transform(noisy)
         enhanced = denoiser.fit_transform(labeled)
-        before, after = (fitted(image.values, clean) for image in (noisy, enhanced))
+        before, after = (fitted(image.values, true_image) for image in (noisy, enhanced))
         rows.append(
             {
                 "scene": name,
-                "PSNR raw": psnr(before, clean),
-                "PSNR": psnr(after, clean),
-                "SSIM raw": ssim(before, clean),
-                "SSIM": ssim(after, clean),
+                "PSNR raw": psnr(before, true_image),
+                "PSNR": psnr(after, true_image),
+                "SSIM raw": ssim(before, true_image),
+                "SSIM": ssim(after, true_image),
                 "F1 raw": f1(labeled, true),
                 "F1": f1(enhanced, true),
             }
@@ -81,7 +81,7 @@ def f1(image: xr.DataArray, true: NDArray) -> float:
         return positions[((positions >= BORDER) & (positions < np.array(image.shape) - BORDER)).all(axis=1)]
 
     found = AtomDetector().fit_transform(image)[["y_px", "x_px"]].to_numpy()
-    return match_columns(away(found), away(true), np.median(nearest_distances(true)) / 3).f1
+    return match_columns(away(found), away(true), median_spacing(true) / 3).f1
 
 
 def fitted(image: NDArray, truth: NDArray) -> NDArray:

@@ -3,7 +3,7 @@
 Simulated series of four specimens drift by up to two cells per frame, in the tables by up to half of a side in all;
 their rows are displaced by jitter, slow drift and hum, and electrons are counted. Displacements are compared with the
 true ones after the best common affine map of the rows, since a drift that all frames share is not seen; rows count by
-the information that the clean image has on them.
+the information that the true image has on them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from skimage.registration import phase_cross_correlation
 
 from stemkit import AtomDetector, BackgroundNoise, NoiseModel, PointwiseNoise, ScanNoise, structure
 from stemkit.series import SeriesAligner, draw_displacements, draw_series
-from stemkit.series.rows import RowPrior, remaining_variance
+from stemkit.series.rows import RowPrior
 from stemkit.synthesis import (
     Columns,
     cropped,
@@ -64,7 +64,7 @@ class Case:
     columns: Columns
     displacements: NDArray
     frames: xr.DataArray
-    clean: xr.DataArray
+    true_frames: xr.DataArray
     noise: NoiseModel
 
 
@@ -107,8 +107,10 @@ def draw(kind: str, n_frames: int, dose: float, size: int, seed: int, *, travel:
     seed_of_noise = int(random.integers(2**31))
     frames = draw_series(columns, moved, shape=(size, size), noise=noise, pixel_size=0.02, random_state=seed_of_noise)
     silent = replace(noise, pointwise=PointwiseNoise(), scan=ScanNoise())
-    clean = draw_series(columns, moved, shape=(size, size), noise=silent, pixel_size=0.02, random_state=seed_of_noise)
-    return Case(columns, moved, frames, clean, noise)
+    true_frames = draw_series(
+        columns, moved, shape=(size, size), noise=silent, pixel_size=0.02, random_state=seed_of_noise
+    )
+    return Case(columns, moved, frames, true_frames, noise)
 
 
 # --- displacements -----------------------------------------------------------------------------------------------
@@ -133,7 +135,7 @@ def displacement_error(found: NDArray, case: Case) -> tuple[float, bool, float]:
 
     The first is about the mean over frames in each row of the average, which the frames do not show.
     """
-    weight = (np.diff(case.clean.values, axis=2) ** 2).sum(2)
+    weight = (np.diff(case.true_frames.values, axis=2) ** 2).sum(2)
     residual = common_map(found, case.displacements, weight)[1]
     if np.isnan(residual).any():
         weight = np.where(np.isnan(residual[..., 0]), 0.0, weight)
@@ -162,26 +164,34 @@ def displacement_bound(case: Case) -> float:
     The information of a row on its displacement is ``sum (slope^2 / variance)`` over its pixels, with the offset of the
     row eliminated, and that of a mean of the other frames is n - 1 times as large.
     """
-    n = len(case.clean)
-    prior, total, weights = RowPrior.of(SCAN, case.clean.shape[1]), 0.0, 0.0
-    for clean in case.clean.values.astype(float):
+    n = len(case.true_frames)
+    prior, total, weights = RowPrior.of(SCAN, case.true_frames.shape[1]), 0.0, 0.0
+    for true_frame in case.true_frames.values.astype(float):
         information = []
         for axis in (0, 1):
-            slope, weight = np.gradient(clean, axis=axis), 1 / clean
+            slope, weight = np.gradient(true_frame, axis=axis), 1 / true_frame
             slope = slope - (weight * slope).sum(1, keepdims=True) / weight.sum(1, keepdims=True)
             information.append((weight * slope**2).sum(1) * (n - 1) / n)
         left = remaining_variance(np.stack(information), prior).mean(1)
-        weight = (np.diff(clean, axis=1) ** 2).sum(1)
+        weight = (np.diff(true_frame, axis=1) ** 2).sum(1)
         total, weights = total + float((weight * left).sum()), weights + float(weight.sum())
     return float(np.sqrt(total / weights))
+
+
+def remaining_variance(information: NDArray, prior: RowPrior) -> NDArray[np.float64]:
+    """Variance ``(n_y, 2)`` of the displacements given readings of this information ``(2, n_y)``, px squared."""
+    out = []
+    for known, covariance in zip(information, prior.covariance, strict=True):
+        out.append(np.diagonal(np.linalg.solve(np.eye(len(known)) + covariance * known, covariance)))
+    return np.maximum(np.stack(out, axis=1), 0.0)
 
 
 # --- the average -------------------------------------------------------------------------------------------------
 
 
 def true_average(found: NDArray, case: Case, shape: tuple[int, int]) -> NDArray:
-    """The clean specimen on the pixels of an average."""
-    weight = (np.diff(case.clean.values, axis=2) ** 2).sum(2)
+    """The specimen without noise on the pixels of an average."""
+    weight = (np.diff(case.true_frames.values, axis=2) ** 2).sum(2)
     weight = np.where(np.isfinite(found[..., 0]), weight, 0.0)
     terms, _ = common_map(found, case.displacements, weight)
     y, x = np.meshgrid(*(np.arange(n, dtype=float) for n in shape), indexing="ij")
@@ -243,12 +253,12 @@ def positions(aligner: SeriesAligner, image: xr.DataArray, case: Case) -> dict[s
         detector = AtomDetector()
         table = detector.fit_transform(image)
         table = table[table["quality"] == 0]
-        free = aligner.apply(case.clean)
+        free = aligner.apply(case.true_frames)
         ideal = image.copy(data=np.nan_to_num(free.values).astype(image.dtype))
         start = table[["y_px", "x_px"]].to_numpy()
         noiseless = detector.measure(ideal, start)[["y_px", "x_px"]].to_numpy()
     inside = np.all((start > BORDER) & (start < np.array(image.shape) - BORDER), axis=1)
-    # what the clean frames give at the same displacements: the error is then that of the noise of the pixels
+    # what the frames without noise give at the same displacements: the error is then that of the noise of the pixels
     error = (start - noiseless)[inside]
     stated = table[["y_px_err", "x_px_err"]].to_numpy()[inside]
     good = np.abs(error).max(1) < SPACING / 4

@@ -43,8 +43,8 @@ def draw(kind: str, n_frames: int, dose: float, size: int, seed: int) -> Case:
     noise = NoiseModel(dose, LEVEL * dose, scan=ScanNoise(amplitude=0.02, length=60.0), pointwise=pointwise)
     drawn = {"shape": (size, size), "pixel_size": PIXEL_SIZE, "random_state": int(random.integers(2**31))}
     silent = NoiseModel(dose, LEVEL * dose)
-    clean = draw_series(columns, moved, noise=silent, **drawn)
-    return Case(columns, moved, draw_series(columns, moved, noise=noise, **drawn), clean, noise)
+    true_image = draw_series(columns, moved, noise=silent, **drawn)
+    return Case(columns, moved, draw_series(columns, moved, noise=noise, **drawn), true_image, noise)
 
 
 def with_true_displacements(aligner: SeriesAligner, case: Case) -> SeriesAligner:
@@ -91,7 +91,7 @@ def measured(aligner: SeriesAligner, case: Case) -> dict[str, pd.DataFrame]:
 def scores(tables: dict[str, pd.DataFrame], aligner: SeriesAligner, case: Case, shape: tuple[int, ...]) -> list[dict]:
     """Errors of the columns that are good in all tables, after an affine map to the true positions."""
     true = case.columns.places[0].numpy()[case.columns.present[0].numpy()]
-    information = (np.diff(case.clean.values, axis=2) ** 2).sum(2)
+    information = (np.diff(case.true_image.values, axis=2) ** 2).sum(2)
     weight = np.where(np.isfinite(aligner.displacements_[..., 0]), information, 0.0)
     terms, _ = common_map(aligner.displacements_, case.displacements, weight)
     first = tables["average"]

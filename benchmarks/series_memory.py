@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--denoiser", default="none", choices=("auto", "none"))
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    refinement.CONSTANTS = replace(refinement.CONSTANTS, most_rounds=arguments.rounds)
+    refinement.CONSTANTS = replace(refinement.CONSTANTS, max_rounds=arguments.rounds)
     denoiser, pixels, start = None if arguments.denoiser == "none" else "auto", arguments.size**2, time.process_time()
     few, many = (peaks(n, arguments.size, denoiser) for n in arguments.frames)
     total = []

@@ -61,12 +61,12 @@ def parts(shape: tuple[int, int], least: float) -> pd.DataFrame:
     columns, kind = specimens.columns, specimens.arrangement
     support = draw_support(recipe, kind, columns.spacing, shape, g)
     tail, spread = torch.full((n,), 0.1), torch.full((n,), 2.0)
-    clean = render_targets(columns, shape, support, tail, spread).enhance
+    true_image = render_targets(columns, shape, support, tail, spread).enhance
     steps: dict[str, Callable[[], object]] = {
         "columns": lambda: draw_columns(recipe, n, shape, g),
         "support": lambda: draw_support(recipe, kind, columns.spacing, shape, g),
         "rendering": lambda: render_targets(columns, shape, support, tail, spread),
-        "noise": lambda: recorded(clean, columns.spacing, None, g),
+        "noise": lambda: recorded(true_image, columns.spacing, None, g),
     }
     return pd.DataFrame([{"cpu": k, "ms per pair": 1e3 * seconds(step, least) / n} for k, step in steps.items()])
 

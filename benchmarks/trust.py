@@ -92,25 +92,25 @@ CSV: Path | None = None
 
 @dataclass(frozen=True)
 class Scene:
-    clean: NDArray
+    true_image: NDArray
     positions: NDArray
     sigma: float
     model: NoiseModel
 
     @classmethod
     def draw(cls, seed: int, **noise: object) -> Scene:
-        clean, positions, sigma = specimen(seed)
-        low = float(clean.min())
-        model = NoiseModel(contrast=float(np.quantile(clean, 0.995)) - low, level=low, **noise)
-        return cls(clean, positions, sigma, model)
+        true_image, positions, sigma = specimen(seed)
+        low = float(true_image.min())
+        model = NoiseModel(contrast=float(np.quantile(true_image, 0.995)) - low, level=low, **noise)
+        return cls(true_image, positions, sigma, model)
 
     def recorded(self, seed: int) -> NDArray:
-        return np.asarray(self.model.apply(self.clean, random_state=seed))
+        return np.asarray(self.model.apply(self.true_image, random_state=seed))
 
     def blob(self, near: tuple[float, float]) -> NDArray:
         """A Gaussian of the width of the columns at the column nearest to a position."""
         y, x = self.positions[np.argmin(np.hypot(*(self.positions - near).T))]
-        rows, cols = np.indices(self.clean.shape)
+        rows, cols = np.indices(self.true_image.shape)
         return np.exp(-((rows - y) ** 2 + (cols - x) ** 2) / (2 * self.sigma**2))
 
 
@@ -137,7 +137,7 @@ def false_alarms(n: int) -> None:
         found = []
         for seed in range(n):
             scene = Scene.draw(seed, **noise)
-            found.append(tested(scene.recorded(seed), scene.clean))
+            found.append(tested(scene.recorded(seed), scene.true_image))
         all_p.append(pd.DataFrame(found))
         rows.append({"noise": name} | alarms(all_p[-1]))
     rows.append({"noise": "all"} | alarms(pd.concat(all_p)))
@@ -152,24 +152,24 @@ def alarms(p: pd.DataFrame) -> dict[str, float]:
 
 
 def planted(scene: Scene, what: str) -> NDArray:
-    middle = tuple(n / 2 for n in scene.clean.shape)
+    middle = tuple(n / 2 for n in scene.true_image.shape)
     height = scene.model.contrast
     match what:
         case "column removed":
-            return scene.clean - 0.9 * height * scene.blob(middle)
+            return scene.true_image - 0.9 * height * scene.blob(middle)
         case "column added":
             gap = scene.positions[np.argmin(np.hypot(*(scene.positions - middle).T))] + (0.0, 0.0)
-            rows, cols = np.indices(scene.clean.shape)
+            rows, cols = np.indices(scene.true_image.shape)
             at = gap + np.array([2.5 * scene.sigma, 2.5 * scene.sigma])
-            return scene.clean + 0.9 * height * np.exp(
+            return scene.true_image + 0.9 * height * np.exp(
                 -((rows - at[0]) ** 2 + (cols - at[1]) ** 2) / (2 * scene.sigma**2)
             )
         case "blurred by a third of the width":
-            return ndimage.gaussian_filter(scene.clean, scene.sigma / 3)
+            return ndimage.gaussian_filter(scene.true_image, scene.sigma / 3)
         case "image shifted by 0.3 px":
-            return ndimage.shift(scene.clean, (0.0, 0.3), order=3, mode="nearest")
+            return ndimage.shift(scene.true_image, (0.0, 0.3), order=3, mode="nearest")
         case "contrast of 90 %":
-            return scene.clean.mean() + 0.9 * (scene.clean - scene.clean.mean())
+            return scene.true_image.mean() + 0.9 * (scene.true_image - scene.true_image.mean())
     raise ValueError(what)
 
 
@@ -213,11 +213,11 @@ def enhanced_sets(n: int, folder: Path | None) -> Iterator[tuple[str, int, xr.Da
 
 def flags(n: int, folder: Path | None) -> None:
     rows = []
-    for _, _, noisy, results, clean, mode in enhanced_sets(n, folder):
+    for _, _, noisy, results, true_image, mode in enhanced_sets(n, folder):
         enhanced = mode_sign(mode) * results[0]
         residual = mode_sign(mode) * noisy.values - enhanced
         found = check_residual(residual, enhanced, ExpectedNoise.from_residual(residual, enhanced))
-        is_large = (results[0] - clean).std() > LARGE_ERROR * clean.std()
+        is_large = (results[0] - true_image).std() > LARGE_ERROR * true_image.std()
         shown = {name: name in found.structure.index for name in found.table.index}
         rows.append({"error": ("below", "above")[int(is_large)], "images": 1} | shown | {"any": any(shown.values())})
     table = pd.DataFrame(rows).groupby("error", sort=False)
@@ -228,8 +228,8 @@ def flags(n: int, folder: Path | None) -> None:
 def coverage(n: int, write: bool, folder: Path | None) -> None:
     kinds = ("pixel", "integrated")
     parts: dict[tuple[str, str, int], list[tuple[NDArray, ErrorSources]]] = {}
-    for name, i, noisy, results, clean, mode in enhanced_sets(n, folder):
-        error = results[0] - clean
+    for name, i, noisy, results, true_image, mode in enhanced_sets(n, folder):
+        error = results[0] - true_image
         width = column_width(mode_sign(mode) * results[0])
         # in the drawn sets, every other image has a structure that training never draws
         half = i % 2 if name == "simulated" else i // 2 % 2
@@ -338,10 +338,12 @@ def columns(n: int) -> None:
 def cost(n: int) -> None:
     rows = []
     for size in (256, 512, 1024):
-        clean = STEMSynthesizer(arrangements=("lattice",), shape=(size, size), random_state=0).sample(1)["noisy"][0]
+        true_image = STEMSynthesizer(arrangements=("lattice",), shape=(size, size), random_state=0).sample(1)["noisy"][
+            0
+        ]
         denoiser = SFINDenoiser(device="cpu")
-        enhanced = denoiser.fit_transform(clean)
-        stemkit.assess(clean, enhanced)
+        enhanced = denoiser.fit_transform(true_image)
+        stemkit.assess(true_image, enhanced)
 
         def seconds(run: Callable[[], object]) -> float:
             times = []
@@ -351,8 +353,8 @@ def cost(n: int) -> None:
                 times.append(time.process_time() - start)
             return min(times)
 
-        enhance = seconds(lambda: denoiser.transform(clean))  # noqa: B023
-        quick = seconds(lambda: stemkit.assess(clean, enhanced))  # noqa: B023
+        enhance = seconds(lambda: denoiser.transform(true_image))  # noqa: B023
+        quick = seconds(lambda: stemkit.assess(true_image, enhanced))  # noqa: B023
         rows.append({"px": size, "enhancement s": enhance, "assessment s": quick, "ratio": quick / enhance})
     show(pd.DataFrame(rows), f"CPU seconds, least of {n} runs")
 

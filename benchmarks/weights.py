@@ -120,10 +120,10 @@ def scenes(arguments: argparse.Namespace) -> Table:
     for weights, denoiser in denoisers(arguments).items():
         values = []
         for name in sorted(key for key in found if key.endswith("_noisy")):
-            clean = found[f"{name.rsplit('_', 2)[0]}_clean"].astype(float)
+            true_image = found[f"{name.rsplit('_', 2)[0]}_clean"].astype(float)
             noisy = xr.DataArray(found[name], dims=("y", "x"), attrs={"mode": "haadf"})
-            enhanced = fitted(denoiser.fit_transform(noisy).values, clean)
-            values.append((psnr(enhanced, clean), ssim(enhanced, clean)))
+            enhanced = fitted(denoiser.fit_transform(noisy).values, true_image)
+            values.append((psnr(enhanced, true_image), ssim(enhanced, true_image)))
         table["psnr"][weights], table["ssim"][weights] = map(float, np.mean(values, axis=0))
     return table
 

@@ -102,14 +102,14 @@ def blocks(path: Path) -> list[tuple[int, str, str]]:
 def crystal(seed: int, size: int = SIZE) -> xr.DataArray:
     """An image of SrTiO3 along [001] with noise."""
     y, x = np.mgrid[0:size, 0:size]
-    clean = np.zeros((size, size))
+    true_image = np.zeros((size, size))
     for offset, height in ((4.0, 1.0), (4.0 + SPACING / 2, 0.5)):
         sites = np.arange(offset, size, SPACING)
         for v in sites:
             for u in sites:
-                clean += height * np.exp(-((y - v) ** 2 + (x - u) ** 2) / (2 * 2.4**2))
+                true_image += height * np.exp(-((y - v) ** 2 + (x - u) ** 2) / (2 * 2.4**2))
     model = NoiseModel(pointwise=PointwiseNoise.counted(60.0, background=6.0), scan=ScanNoise(jitter=0.2))
-    image = stemkit.calibrated(xr.DataArray(clean.astype(np.float32), dims=("y", "x")), pixel_size=PIXEL)
+    image = stemkit.calibrated(xr.DataArray(true_image.astype(np.float32), dims=("y", "x")), pixel_size=PIXEL)
     return model.apply(image, random_state=seed).assign_attrs(mode="haadf")
 
 
@@ -129,7 +129,7 @@ def write_files(folder: Path) -> dict[str, Any]:
     stack = xr.concat(images, "image")
     stemkit.write(stack, folder / "night.zarr")
     columns = stemkit.AtomDetector().fit_transform(images[0])
-    shared = {"stemkit": stemkit, "image": images[0], "columns": columns, "noisy": stack, "clean": stack}
+    shared = {"stemkit": stemkit, "image": images[0], "columns": columns, "noisy": stack, "true_images": stack}
     return shared | {"first": images[0], "second": images[1], "my_denoiser": lambda values: values}
 
 

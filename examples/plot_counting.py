@@ -50,7 +50,7 @@ pixel = np.arange(size) * pixel_size
 along_y, along_x = (
     np.exp(-0.5 * ((pixel - positions[:, [k]]) / width) ** 2) for k in range(2)
 )
-clean = stemkit.calibrated(
+true_image = stemkit.calibrated(
     level + (intensity(atoms)[:, None] * along_y).T @ along_x, pixel_size=pixel_size
 )
 
@@ -62,7 +62,7 @@ def recorded(dose):
         level=level,
         pointwise=PointwiseNoise.counted(dose, background=2.0),
     )
-    return microscope.apply(clean, random_state=3)
+    return microscope.apply(true_image, random_state=3)
 
 
 # %%

@@ -39,7 +39,7 @@ print(f"dose {synthesizer.noise_model_.dose:.1f} electrons per pixel at a column
 print(f"jitter {synthesizer.noise_model_.scan.jitter:.2f} px")
 
 # %%
-# ``sample`` draws pairs of noisy and ideal images, with two more targets for a network (a spot per column, and columns
+# ``sample`` draws pairs of noisy and true images, with two more targets for a network (a spot per column, and columns
 # narrower than those of the probe), and the table of the true columns.
 
 pairs, columns = synthesizer.sample(6, return_columns=True)

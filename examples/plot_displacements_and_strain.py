@@ -69,10 +69,10 @@ def record(positions, seed):
     along_y, along_x = (
         np.exp(-0.5 * ((pixel - part[:, None]) / 2.5) ** 2) for part in positions.T
     )
-    clean = xr.DataArray(
+    true_image = xr.DataArray(
         200.0 + 1000.0 * along_y.T @ along_x, dims=("y", "x"), attrs={"mode": "haadf"}
     )
-    return noise.apply(clean, random_state=seed)
+    return noise.apply(true_image, random_state=seed)
 
 
 noise = NoiseModel(

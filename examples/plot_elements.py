@@ -46,13 +46,15 @@ pixel = np.arange(size) * 0.015  # nm: the true pixel size
 along_y, along_x = (
     np.exp(-0.5 * ((pixel - true[[d]].to_numpy()) / width) ** 2) for d in ("y", "x")
 )
-clean = 100.0 + (along_y * true[["amplitude"]].to_numpy()).T @ along_x
+true_image = 100.0 + (along_y * true[["amplitude"]].to_numpy()).T @ along_x
 noise = NoiseModel(
     contrast=1000.0,
     level=100.0,
     pointwise=PointwiseNoise.counted(60.0, background=2.0),
 )
-recorded = noise.apply(stemkit.calibrated(clean, pixel_size=pixel_size), random_state=1)
+recorded = noise.apply(
+    stemkit.calibrated(true_image, pixel_size=pixel_size), random_state=1
+)
 
 # %%
 # Registration

@@ -21,13 +21,13 @@ from stemkit.benchmark import simulated
 from stemkit.metrics import psnr, ssim
 from stemkit.plotting import show_image
 
-clean, columns = simulated("gallium_nitride_11-20", "abf", shape=(256, 256))
-dark, bright = float(clean.min()), float(clean.max())
+true_image, columns = simulated("gallium_nitride_11-20", "abf", shape=(256, 256))
+dark, bright = float(true_image.min()), float(true_image.max())
 electrons = PointwiseNoise.counted(
     10.0, background=10.0 * bright / (bright - dark), mode="bf"
 )
 microscope = NoiseModel(bright - dark, bright, "bf", pointwise=electrons)
-recorded = microscope.apply(clean, random_state=0).assign_attrs(mode="bf")
+recorded = microscope.apply(true_image, random_state=0).assign_attrs(mode="bf")
 
 # %%
 # Enhancement
@@ -39,13 +39,16 @@ recorded = microscope.apply(clean, random_state=0).assign_attrs(mode="bf")
 
 enhanced = SFINDenoiser(average_flips=True).fit_transform(recorded)
 for name, image in {"recorded": recorded, "enhanced": enhanced}.items():
-    print(f"{name}: PSNR {psnr(image, clean):.1f} dB, SSIM {ssim(image, clean):.2f}")
+    quality = (
+        f"PSNR {psnr(image, true_image):.1f} dB, SSIM {ssim(image, true_image):.2f}"
+    )
+    print(f"{name}: {quality}")
 print("coordinates:", ", ".join(str(name) for name in enhanced.coords))
 
 fig, axes = plt.subplots(1, 3, figsize=(12, 4.3), layout="constrained")
 for ax, (title, image) in zip(
     axes,
-    {"recorded": recorded, "enhanced": enhanced, "truth": clean}.items(),
+    {"recorded": recorded, "enhanced": enhanced, "truth": true_image}.items(),
     strict=True,
 ):
     show_image(image, ax, title)

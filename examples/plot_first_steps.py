@@ -31,17 +31,17 @@ import stemkit
 from stemkit import NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.benchmark import simulated
 
-clean, truth = simulated("tungsten_diselenide", shape=(512, 512), pixel_size=0.012)
+true_image, truth = simulated("tungsten_diselenide", shape=(512, 512), pixel_size=0.012)
 microscope = NoiseModel(
-    contrast=float(np.ptp(clean.values)),
-    level=float(clean.min()),
+    contrast=float(np.ptp(true_image.values)),
+    level=float(true_image.min()),
     scan=ScanNoise(
         amplitude=0.03, length=20.0, jitter=0.4, drift=0.4, hum=0.4, hum_period=8.3
     ),
     pointwise=PointwiseNoise.counted(20.0, background=1.0),
 )
 folder = Path(tempfile.mkdtemp())
-stemkit.write(microscope.apply(clean, random_state=0), folder / "WSe2.tif")
+stemkit.write(microscope.apply(true_image, random_state=0), folder / "WSe2.tif")
 
 # %%
 # Open the file
@@ -122,16 +122,16 @@ plt.show()
 # -----------------------
 # The deviation of a position from the true one, divided by its stated error, must have
 # a standard deviation of 1. In four configurations of frozen phonons, atoms are up to
-# some pm from their mean positions; the true position is where the noise-free image has
-# the column. Rows of a scan move together: this part of the error is in ``x_jitter``
-# and ``y_jitter``, since the columns of the same rows share it.
+# some pm from their mean positions; the true position is where the true image has the
+# column. Rows of a scan move together: this part of the error is in ``x_jitter`` and
+# ``y_jitter``, since the columns of the same rows share it.
 
 from stemkit.metrics import match_columns
 
 nearly_noise_free = NoiseModel(
     microscope.contrast, microscope.level, pointwise=PointwiseNoise(readout=0.002)
 )
-true = AtomDetector().fit_transform(nearly_noise_free.apply(clean, random_state=1))
+true = AtomDetector().fit_transform(nearly_noise_free.apply(true_image, random_state=1))
 match = match_columns(good[["y", "x"]], true[["y", "x"]], radius=0.05)
 for axis in ("y", "x"):
     found = good.iloc[match.found]

@@ -96,7 +96,7 @@ print(
 # %%
 # The architecture of a network
 # -----------------------------
-# ``weights=None`` starts from random weights, and ``fit(X, y)`` with clean images as
+# ``weights=None`` starts from random weights, and ``fit(X, y)`` with true images as
 # ``y`` trains on these pairs. The score is the mean PSNR in dB of the enhanced images,
 # each against its own truth, over the images that a fold leaves out.
 

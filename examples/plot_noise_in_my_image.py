@@ -35,7 +35,7 @@ noiseless = NoiseModel(contrast=1000.0, level=200.0)
 synthesizer = STEMSynthesizer(
     noise=noiseless, arrangements=("lattice",), shape=(320, 320), spacing=0.2, vacancies=0.0, random_state=17
 )
-clean = synthesizer.sample(1)["enhance"][0]
+true_image = synthesizer.sample(1)["enhance"][0]
 
 parts = {
     "background": replace(noiseless, background=BackgroundNoise(amplitude=0.15, length=25.0)),
@@ -48,7 +48,7 @@ parts = {
 
 fig, axes = plt.subplots(2, 3, figsize=(10.5, 7.4), layout="constrained")
 for ax, (name, model) in zip(axes.flat, parts.items(), strict=True):
-    show_image(model.apply(clean, random_state=0)[:128, :128], ax, name)
+    show_image(model.apply(true_image, random_state=0)[:128, :128], ax, name)
 
 # %%
 # - The **background** is smooth: white noise filtered with a Gaussian of the given length in px. Contamination and
@@ -57,7 +57,7 @@ for ax, (name, model) in zip(axes.flat, parts.items(), strict=True):
 # - **Jitter** displaces the beam along x, here by whole rows. It has no effect where the image is flat. ``jitter_y`` is
 #   the displacement along y.
 # - **Pointwise** noise has the variance ``readout^2 + gain * s`` in units of the contrast squared, where s is the
-#   clean signal: 0 at the background's level and 1 at a bright column.
+#   true signal: 0 at the background's level and 1 at a bright column.
 # - A slow amplifier or the afterglow of a scintillator **correlates** it along the row.
 # - **Counted** electrons have a Poisson distribution; ``gain`` is the signal of one electron, so that 1 / ``gain``
 #   electrons per pixel correspond to the contrast.
@@ -74,7 +74,7 @@ true = NoiseModel(
     scan=ScanNoise(amplitude=0.04, length=15.0, jitter=0.5),
     pointwise=PointwiseNoise.counted(10.0, background=1.0),
 )
-recorded = true.apply(clean, random_state=3)
+recorded = true.apply(true_image, random_state=3)
 calibrator = NoiseCalibrator().fit(recorded)
 found, std = calibrator.noise_model_, calibrator.noise_model_std_
 
@@ -137,9 +137,9 @@ figure = calibrator.plot()
 #
 # Li et al. (`CVPR 2025 <https://arxiv.org/abs/2504.02555>`_) separate scan noise and pointwise noise by two Gaussian
 # filters, one along the row and one in both directions. The residuals of these filters contain the crystal: they are not
-# zero for the *clean* image.
+# zero for the *true* image.
 
-of_clean, of_recorded = (c.diagnostics_[0] for c in (NoiseCalibrator().fit(clean), calibrator))
+of_true, of_recorded = (c.diagnostics_[0] for c in (NoiseCalibrator().fit(true_image), calibrator))
 
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
 labels = {
@@ -147,7 +147,7 @@ labels = {
     "pointwise": ("pixel value (counts)", "pointwise residual (counts)"),
 }
 for ax, (name, (xlabel, ylabel)) in zip(axes, labels.items(), strict=True):
-    for curves, label, color in ((of_recorded, "recorded", "tab:blue"), (of_clean, "clean", "tab:gray")):
+    for curves, label, color in ((of_recorded, "recorded", "tab:blue"), (of_true, "true image", "tab:gray")):
         curve = curves[name]
         ax.plot(curve.x, curve.y, "o", color=color, markersize=4, label=label)
         ax.plot(curve.x, curve.intercept + curve.slope * curve.x, color=color, linewidth=1)

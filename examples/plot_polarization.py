@@ -55,7 +55,7 @@ along_y, along_x = (
     np.exp(-0.5 * ((pixel - true_columns[[d]].to_numpy()) / width) ** 2)
     for d in ("y", "x")
 )
-clean = 100.0 + (along_y * true_columns[["amplitude"]].to_numpy()).T @ along_x
+true_image = 100.0 + (along_y * true_columns[["amplitude"]].to_numpy()).T @ along_x
 microscope = NoiseModel(
     contrast=1000.0,
     level=100.0,
@@ -63,7 +63,7 @@ microscope = NoiseModel(
     pointwise=PointwiseNoise.counted(60.0, background=3.0),
 )
 recorded = microscope.apply(
-    stemkit.calibrated(clean, pixel_size=pixel_size), random_state=2
+    stemkit.calibrated(true_image, pixel_size=pixel_size), random_state=2
 )
 
 # %%

@@ -43,7 +43,7 @@ rng = np.random.default_rng(3)
 
 
 def drawn(columns, level):
-    """Noise-free image of a table of columns: round Gaussians on a constant level."""
+    """True image of a table of columns: round Gaussians on a constant level."""
     pixel = np.arange(size)
     along_y, along_x = (
         np.exp(
@@ -98,8 +98,8 @@ microscope = NoiseModel(
     scan=ScanNoise(amplitude=0.03, length=20.0, jitter=0.3),
     pointwise=PointwiseNoise.counted(30.0, background=2.0),
 )
-clean = stemkit.calibrated(drawn(true_columns, 200.0), pixel_size=pixel_size)
-recorded = microscope.apply(clean, random_state=1)
+true_image = stemkit.calibrated(drawn(true_columns, 200.0), pixel_size=pixel_size)
+recorded = microscope.apply(true_image, random_state=1)
 
 # %%
 # Measure

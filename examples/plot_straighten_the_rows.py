@@ -82,7 +82,7 @@ for ax, (title, image) in zip(
             (120, 120), 80, 80, fill=False, edgecolor="#f2b134", linewidth=1.5
         )
     )
-    show_image(image.isel(zoom), ax[1], f"{title}, within the frame")
+    show_image(image.isel(zoom), ax[1], f"{title}, within the rectangle")
 
 # %%
 # Displacement of the rows

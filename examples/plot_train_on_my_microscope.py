@@ -79,6 +79,6 @@ for ax, (title, image) in zip(axes, shown.items(), strict=True):
 # images resemble the specimen only in the noise, the spacing and the widths that were measured, which are inaccurate
 # for an image that is mostly support film or whose columns overlap.
 #
-# If pairs are available, such as simulations of a material, ``fit(noisy, clean)`` trains on those, and ``weights=None``
-# starts from random weights, with any architecture. The network is ``tuned.net_``, a torch module;
+# If pairs are available, such as simulations of a material, ``fit(noisy, true_images)`` trains on those, and
+# ``weights=None`` starts from random weights, with any architecture. The network is ``tuned.net_``, a torch module;
 # :func:`stemkit.denoising.save_weights` writes it for ``SFINDenoiser(weights="mine.safetensors")``.

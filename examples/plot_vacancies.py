@@ -47,14 +47,14 @@ def sheet():
 true_columns = sheet()
 pixel = np.arange(size) * pixel_size
 along_y, along_x = (np.exp(-0.5 * ((pixel - true_columns[[d]].to_numpy()) / width) ** 2) for d in ("y", "x"))
-clean = 100.0 + (along_y * true_columns[["amplitude"]].to_numpy()).T @ along_x
+true_image = 100.0 + (along_y * true_columns[["amplitude"]].to_numpy()).T @ along_x
 microscope = NoiseModel(
     contrast=1000.0,
     level=100.0,
     scan=ScanNoise(amplitude=0.02, length=20.0, jitter=0.2),
     pointwise=PointwiseNoise.counted(25.0, background=2.0),
 )
-recorded = microscope.apply(stemkit.calibrated(clean, pixel_size=pixel_size), random_state=4)
+recorded = microscope.apply(stemkit.calibrated(true_image, pixel_size=pixel_size), random_state=4)
 
 # %%
 # The columns, and their lattice

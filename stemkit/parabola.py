@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["parabola_vertex"]
+__all__ = ["parabola_vertex", "subpixel_step"]
 
 
 def parabola_vertex(before: ArrayLike, at: ArrayLike, after: ArrayLike) -> NDArray[np.float64]:
@@ -25,3 +25,9 @@ def parabola_vertex(before: ArrayLike, at: ArrayLike, after: ArrayLike) -> NDArr
     curvature = before - 2 * at + after
     safe = np.where(curvature < 0, curvature, -1.0)
     return np.where(curvature < 0, np.clip(0.5 * (before - after) / safe, -0.5, 0.5), 0.0)
+
+
+def subpixel_step(values: NDArray, y: int, x: int) -> NDArray[np.float64]:
+    """Vector (y, x) from a pixel inside an image to the maximum of the parabolas through it along both axes."""
+    around = values[y - 1 : y + 2, x - 1 : x + 2]
+    return np.array([parabola_vertex(*around[:, 1]), parabola_vertex(*around[1])])

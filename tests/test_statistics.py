@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from stemkit.statistics import gaussian_width, row_correlation
+from stemkit.statistics import (
+    gaussian_width,
+    median_spacing,
+    nearest_distances,
+    robust_rms,
+    robust_std,
+    row_correlation,
+)
 
 
 @pytest.mark.parametrize("width", [1.5, 3.0, 6.0])
@@ -30,3 +37,21 @@ def test_correlation_of_rows_does_not_contain_the_specimen(correlation):
 def test_constant_images_have_limits():
     assert gaussian_width(np.ones((20, 20))) == 1.0
     assert row_correlation(np.zeros((20, 20))) == 0.0
+
+
+def test_nearest_distances():
+    positions = np.array([[0.0, 0.0], [3.0, 4.0], [3.0, 5.0]])
+    assert nearest_distances(positions).tolist() == [5.0, 1.0, 1.0]
+    assert median_spacing(positions, 7.0) == 1.0
+    for few in (np.array([[0.0, 0.0]]), np.empty((0, 2))):
+        assert nearest_distances(few).shape == (0,)
+        assert median_spacing(few, 7.0) == 7.0
+
+
+def test_robust_standard_deviations_ignore_outliers():
+    values = 5.0 + np.random.default_rng(0).normal(scale=2.0, size=10_000)
+    values[:50] = 1e6
+    # the error of the median absolute deviation is 1.17 / sqrt(n); the outliers displace it by less than 1 %
+    assert robust_std(np.append(values, np.nan)) == pytest.approx(2.0, rel=0.05)
+    assert robust_rms(values - 5.0) == pytest.approx(2.0, rel=0.05)
+    assert robust_rms(values) > 6.0

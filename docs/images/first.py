@@ -29,8 +29,8 @@ SHOWN = 176
 
 
 def main(crystal: str = CRYSTAL, dose: float = DOSE, shown: int = SHOWN) -> None:
-    clean, truth = simulated(crystal, "haadf", shape=(SIZE, SIZE), pixel_size=0.01)
-    level, contrast = float(clean.min()), float(np.ptp(clean.values))
+    true_image, truth = simulated(crystal, "haadf", shape=(SIZE, SIZE), pixel_size=0.01)
+    level, contrast = float(true_image.min()), float(np.ptp(true_image.values))
     microscope = NoiseModel(
         contrast,
         level,
@@ -38,13 +38,14 @@ def main(crystal: str = CRYSTAL, dose: float = DOSE, shown: int = SHOWN) -> None
         scan=ScanNoise(amplitude=0.03, length=20.0),
         pointwise=PointwiseNoise.counted(dose, background=BACKGROUND * dose),
     )
-    recorded = microscope.apply(clean, random_state=0).assign_attrs(mode="haadf")
+    recorded = microscope.apply(true_image, random_state=0).assign_attrs(mode="haadf")
     pipeline = Pipeline([("noise", NoiseCalibrator()), ("denoise", SFINDenoiser()), ("atoms", AtomDetector())])
     columns = pipeline.fit_transform(recorded)
     enhanced = pipeline[:-1].transform(recorded)
     match = match_columns(columns[["y", "x"]], truth[["y", "x"]], pipeline["atoms"].spacing_ / 3)
     sys.stdout.write(
-        f"{psnr(recorded, clean):.1f} dB recorded, {psnr(enhanced, clean):.1f} dB enhanced; {len(truth)} columns, "
+        f"{psnr(recorded, true_image):.1f} dB recorded, {psnr(enhanced, true_image):.1f} dB enhanced; "
+        f"{len(truth)} columns, "
         f"{len(columns)} found, F1 {match.f1:.3f}, RMS {1e3 * match.rms[0]:.1f}, {1e3 * match.rms[1]:.1f} pm, stated "
         f"{1e3 * columns['y_err'].median():.1f} pm\n"
     )

@@ -14,10 +14,10 @@ from stemkit.napari.layers import columns_layer, image_layer
 
 
 def main() -> None:
-    clean, _ = simulated("graphene_silicon", "haadf", shape=(256, 256), pixel_size=0.012)
+    true_image, _ = simulated("graphene_silicon", "haadf", shape=(256, 256), pixel_size=0.012)
     counts = PointwiseNoise.counted(40.0, background=2.0)
-    noise = NoiseModel(float(np.ptp(clean.values)), float(clean.min()), pointwise=counts)
-    recorded = NoiseCalibrator().fit_transform(noise.apply(clean, random_state=0))
+    noise = NoiseModel(float(np.ptp(true_image.values)), float(true_image.min()), pointwise=counts)
+    recorded = NoiseCalibrator().fit_transform(noise.apply(true_image, random_state=0))
     enhanced = SFINDenoiser().fit_transform(recorded)
     columns = AtomDetector().fit_transform(enhanced)
     viewer = napari.Viewer(show=False)

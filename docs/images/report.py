@@ -31,13 +31,13 @@ def main() -> None:
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         sys.exit("Chromium or Chrome is needed to take the picture")
-    clean, _ = simulated("tungsten_diselenide", "haadf", shape=(SIZE, SIZE), pixel_size=0.01)
-    level, contrast = float(clean.min()), float(np.ptp(clean.values))
+    true_image, _ = simulated("tungsten_diselenide", "haadf", shape=(SIZE, SIZE), pixel_size=0.01)
+    level, contrast = float(true_image.min()), float(np.ptp(true_image.values))
     scan = ScanNoise(amplitude=0.03, length=20.0, jitter=0.4)
     noise = NoiseModel(contrast, level, "haadf", scan=scan, pointwise=PointwiseNoise.counted(DOSE, background=2.0))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        recorded = noise.apply(clean, random_state=0).assign_attrs(mode="haadf")
+        recorded = noise.apply(true_image, random_state=0).assign_attrs(mode="haadf")
         stemkit.write(recorded, folder / "WSe2.nc")
         run_command(["report", str(folder / "WSe2.nc"), "-o", str(folder)])
         options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]

@@ -151,7 +151,7 @@ def align_frames(frames: NDArray, *, max_shift: float | None = None, verbose: bo
     check_positive("max_shift", max_shift, optional=True, unit="px")
     limit = MAX_SHIFT * min(shape) if max_shift is None else max_shift
     max_shift_px = max(1, int(min(limit, min(shape) - MIN_COMMON_SIZE)))
-    high_pass = np.stack([_high_pass(frame) for frame in frames])
+    high_pass = np.stack([frame - wide_gaussian(frame, MAX_STRUCTURE_WIDTH * min(shape)) for frame in frames])
     smoothing = _most_significant_smoothing(high_pass, max_shift_px)
     filtered = _smoothed(high_pass, smoothing)
     shifts, correlations = _first_shifts(filtered, max_shift_px, _noise_std(shape, smoothing), verbose)
@@ -169,10 +169,6 @@ def align_frames(frames: NDArray, *, max_shift: float | None = None, verbose: bo
 
 
 # --- filters -----------------------------------------------------------------------------------------------------
-
-
-def _high_pass(image: NDArray) -> NDArray[np.float64]:
-    return image - wide_gaussian(image, MAX_STRUCTURE_WIDTH * min(image.shape))
 
 
 def _smoothed(images: NDArray, smoothing: float) -> NDArray[np.float64]:

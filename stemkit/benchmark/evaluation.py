@@ -19,11 +19,11 @@ from stemkit._version import __version__
 from stemkit.benchmark import scores
 from stemkit.benchmark.scenes import SETS, scenes
 from stemkit.benchmark.truths import HOSTS, TRUTHS
-from stemkit.columns.peaks import nearest_distances
 from stemkit.compute import describe_device, resolve_device
 from stemkit.images.mode import mode_sign
 from stemkit.metrics import psnr, psnr_8bit, ssim
 from stemkit.parameters import MODES
+from stemkit.statistics import median_spacing
 
 __all__ = ["ColumnFinder", "Method", "evaluate", "summary"]
 
@@ -188,12 +188,16 @@ def _scene_rows(
 
 
 def _scene_scores(
-    method: Method | None, noisy: xr.DataArray, clean: xr.DataArray, true: pd.DataFrame, options: _Options
+    method: Method | None, noisy: xr.DataArray, true_image: xr.DataArray, true: pd.DataFrame, options: _Options
 ) -> dict[str, float]:
     enhanced, seconds = _enhanced(method, noisy)
-    values = {"psnr": psnr(enhanced, clean), "psnr 8-bit": psnr_8bit(enhanced, clean), "ssim": ssim(enhanced, clean)}
+    values = {
+        "psnr": psnr(enhanced, true_image),
+        "psnr 8-bit": psnr_8bit(enhanced, true_image),
+        "ssim": ssim(enhanced, true_image),
+    }
     if len(true) > 1:
-        values |= _detection_scores(enhanced, clean, true, options.detector)
+        values |= _detection_scores(enhanced, true_image, true, options.detector)
     return {**values, "seconds": seconds}
 
 
@@ -215,12 +219,12 @@ def _truth_rows(
 
 
 def _detection_scores(
-    enhanced: xr.DataArray, clean: xr.DataArray, true: pd.DataFrame, detector: ColumnFinder | None
+    enhanced: xr.DataArray, true_image: xr.DataArray, true: pd.DataFrame, detector: ColumnFinder | None
 ) -> dict[str, float]:
-    spacing = float(np.median(nearest_distances(true[["y_px", "x_px"]].to_numpy())))
-    clean_maxima = scores.image_maxima(clean, spacing, sign=mode_sign(enhanced.attrs["mode"]))
+    spacing = median_spacing(true[["y_px", "x_px"]].to_numpy())
+    true_maxima = scores.image_maxima(true_image, spacing, sign=mode_sign(enhanced.attrs["mode"]))
     found = _columns(enhanced, spacing, detector)
-    judged = scores.select_judged(found, true, clean_maxima, spacing, enhanced.shape)
+    judged = scores.select_judged(found, true, true_maxima, spacing, enhanced.shape)
     if len(judged.true) == 0:
         return {}
     match = scores.match_tables(judged.found, judged.true, spacing)

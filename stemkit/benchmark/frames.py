@@ -151,8 +151,8 @@ def repeat_frames(
     >>> import numpy as np
     >>> from stemkit.benchmark import repeat_frames
     >>> y, x = np.mgrid[:96, :96]
-    >>> clean = np.sin(y / 2) + np.sin(x / 2) + np.hypot(y - 40, x - 50) / 20
-    >>> frames = clean + np.random.default_rng(0).normal(size=(4, 96, 96))
+    >>> true_image = np.sin(y / 2) + np.sin(x / 2) + np.hypot(y - 40, x - 50) / 20
+    >>> frames = true_image + np.random.default_rng(0).normal(size=(4, 96, 96))
     >>> table = repeat_frames(frames, {}, mode="haadf", calibrate=False, verbose=False)
     >>> table.loc[table["score"] == "correlation", "method"].tolist()
     ['recorded', 'ceiling']

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stemkit.benchmark.trained import ABLATIONS, BASELINES, SFIN_SAME_TRAINING, TrainingSpec
+from stemkit.denoising.weights import sha256_of
 
 __all__ = ["RECORDED", "MethodSpec", "compared_methods"]
 
@@ -82,12 +82,12 @@ class MethodSpec:
         """Text that identifies the parameters, the weights, the package's version or the source file."""
         parts = [self.name, self.import_path, self.unavailable]
         for name, value in self.parameters.items():
-            parts += [name, _digest(value) if isinstance(value, Path) else repr(value)]
+            parts += [name, sha256_of(value) if isinstance(value, Path) else repr(value)]
         if self.package and not self.unavailable:
             parts.append(self.version)
         if self.import_path and not self.import_path.startswith("stemkit"):
             source = getattr(importlib.import_module(self.import_path.partition(":")[0]), "__file__", None)
-            parts.append(_digest(Path(source)) if source else "")
+            parts.append(sha256_of(Path(source)) if source else "")
         return "\n".join(parts)
 
     @property
@@ -194,7 +194,3 @@ def _added(import_path: str, names: set[str]) -> MethodSpec:
             f"add must name a class with fit and transform, but {import_path!r} lacks {', '.join(missing)}"
         )
     return row
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

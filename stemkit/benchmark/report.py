@@ -149,10 +149,10 @@ def example_figure(rows: Sequence[MethodSpec]) -> Figure:
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(EXAMPLES), n_columns, squeeze=False)
     for k, (line, (name, index)) in enumerate(zip(axes, EXAMPLES, strict=True)):
-        noisy, clean = _example(name, index)
-        images = {row.name: _result(row, noisy) for row in shown} | {"truth": clean}
+        noisy, true_image = _example(name, index)
+        images = {row.name: _result(row, noisy) for row in shown} | {"truth": true_image}
         for axis, (title, image) in zip(line, images.items(), strict=True):
-            _draw(axis, image, clean, title if k == 0 else "")
+            _draw(axis, image, true_image, title if k == 0 else "")
     return figure
 
 

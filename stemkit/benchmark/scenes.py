@@ -180,15 +180,15 @@ def _cases() -> list[tuple[str, str, float]]:
 def _simulated_scenes(n: int | None) -> Scenes:
     images, tables, names, modes = [], [], [], []
     for i, (name, mode, dose) in enumerate(_cases()[:n]):
-        clean, columns = simulated(name, mode, shape=SHAPE)
-        low, high = float(clean.min()), float(clean.max())
+        true_image, columns = simulated(name, mode, shape=SHAPE)
+        low, high = float(true_image.min()), float(true_image.max())
         dark = mode != "haadf"
         # the electrons of the level between the columns are counted, too
         kind, level = ("bf", high) if dark else ("haadf", low)
         counts = PointwiseNoise.counted(dose, background=dose * level / (high - low), mode=kind)
         model = NoiseModel(high - low, level, kind, pointwise=counts)
-        noisy = model.apply(clean, random_state=_seed("simulated", i) % 2**32)
-        images.append(xr.Dataset({"noisy": noisy, "enhance": clean}))
+        noisy = model.apply(true_image, random_state=_seed("simulated", i) % 2**32)
+        images.append(xr.Dataset({"noisy": noisy, "enhance": true_image}))
         tables.append(columns.assign(image=i))
         names.append(f"{name} {mode} {dose:g}")
         modes.append(kind)

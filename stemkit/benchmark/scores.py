@@ -66,7 +66,7 @@ class Judged:
 
 
 def select_judged(
-    found: pd.DataFrame, true: pd.DataFrame, clean_maxima: pd.DataFrame, spacing: float, shape: tuple[int, ...]
+    found: pd.DataFrame, true: pd.DataFrame, true_maxima: pd.DataFrame, spacing: float, shape: tuple[int, ...]
 ) -> Judged:
     """Select the columns on which a detection is scored: those resolved in the true image, away from the border.
 
@@ -77,7 +77,7 @@ def select_judged(
 
     Parameters
     ----------
-    found, true, clean_maxima : DataFrame
+    found, true, true_maxima : DataFrame
         With ``y_px`` and ``x_px``: columns found in a method's image, true columns, and maxima of the true image.
     spacing : float
     shape : (int, int)
@@ -87,9 +87,9 @@ def select_judged(
     -------
     Judged
     """
-    match = match_tables(clean_maxima, true, spacing)
+    match = match_tables(true_maxima, true, spacing)
     resolved = true.iloc[np.sort(match.true)]
-    unmatched = np.delete(clean_maxima[POSITION].to_numpy(), match.found, axis=0)
+    unmatched = np.delete(true_maxima[POSITION].to_numpy(), match.found, axis=0)
     if len(unmatched) and len(found):
         found = found[cKDTree(unmatched).query(found[POSITION].to_numpy())[0] > MATCH_RADIUS * spacing]
     is_inside = _inside(resolved, spacing, shape)

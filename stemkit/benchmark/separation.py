@@ -8,7 +8,6 @@ from typing import Self
 import numpy as np
 import pandas as pd
 import xarray as xr
-from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from skimage.restoration import richardson_lucy
 from tqdm import tqdm
@@ -143,8 +142,8 @@ def separation_table(
                 image, true = pairs_of_columns(separation, dose, int(key.generate_state(1)[0]))
                 for name, method in {**methods, **deconvolutions}.items():
                     result = image if method is None else method.fit(image).transform(image)
-                    f1 = _f1(np.asarray(result.values), true, separation * SIGMA)
-                    rows.append((name, dose, separation, i, f1))
+                    found = scores.image_maxima(np.asarray(result.values), separation * SIGMA)
+                    rows.append((name, dose, separation, i, scores.match_tables(found, true, separation * SIGMA).f1))
     table = pd.DataFrame(rows, columns=["method", "dose", "separation", "image", "f1"])
     return _with_best_deconvolution(table, table["method"].isin(list(deconvolutions)))
 
@@ -155,7 +154,3 @@ def _with_best_deconvolution(table: pd.DataFrame, is_deconvolution: pd.Series) -
     best = tried.groupby([*by_case, "method"])["f1"].mean().groupby(by_case).idxmax()
     kept = tried.set_index([*by_case, "method"]).loc[best.tolist()].reset_index()
     return pd.concat([others, kept.assign(method="Richardson-Lucy")], ignore_index=True)
-
-
-def _f1(values: NDArray, true: pd.DataFrame, distance: float) -> float:
-    return scores.match_tables(scores.image_maxima(values, distance), true, distance).f1

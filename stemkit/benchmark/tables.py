@@ -19,8 +19,8 @@ from stemkit.benchmark.methods import RECORDED, MethodSpec
 from stemkit.benchmark.scenes import SETS, scenes
 from stemkit.benchmark.separation import SEPARATIONS, separation_table
 from stemkit.benchmark.trained import SFIN_SAME_TRAINING
-from stemkit.columns.peaks import nearest_distances
 from stemkit.metrics import psnr, psnr_8bit, ssim
+from stemkit.statistics import median_spacing
 
 __all__ = ["FULL", "QUICK", "TABLES", "Extent", "Table"]
 
@@ -127,7 +127,7 @@ def _detection(rows: Sequence[MethodSpec], extent: Extent) -> pd.DataFrame:
 
 def _map_scores(method: Method, noisy: xr.DataArray, truth: np.ndarray, columns: pd.DataFrame) -> dict[str, float]:
     """Scores of the detection map of one image."""
-    spacing = float(np.median(nearest_distances(columns[["y_px", "x_px"]].to_numpy())))
+    spacing = median_spacing(columns[["y_px", "x_px"]].to_numpy())
     result = np.asarray(method.fit(noisy).transform(noisy).values, dtype=np.float64)
     in_truth, in_result = (scores.image_maxima(image, spacing, contrast=1.0) for image in (truth, result))
     judged = scores.select_judged(in_result, columns, in_truth, spacing, noisy.shape)
@@ -172,7 +172,7 @@ PRINTED_TRUTHS = {
     ("nothing", "columns per cell"): "in noise",
 }
 #: The bias of shifts is printed if at least this fraction of the shifted columns is found (chosen).
-LEAST_FOUND = 0.9
+MIN_FOUND = 0.9
 
 
 def _truths(rows: Sequence[MethodSpec], extent: Extent) -> pd.DataFrame:
@@ -187,7 +187,7 @@ def _summarize_truths(table: pd.DataFrame) -> pd.DataFrame:
     # the columns that are found are a biased sample if many are lost
     shifted = table[(table["shows"] == "shifted columns") & (table["score"] == "found")]
     for dose, found in shifted.groupby("dose"):
-        is_low = found.groupby("method")["value"].mean() < LEAST_FOUND
+        is_low = found.groupby("method")["value"].mean() < MIN_FOUND
         wide.loc[is_low.index[is_low], f"shift bias, {dose:g}"] = np.nan
     order = [column for name in PRINTED_TRUTHS.values() for column in wide if str(column).startswith(f"{name}, ")]
     return wide[order].round(2)

@@ -19,6 +19,7 @@ from stemkit.denoising.sources import SynthesisSource
 from stemkit.denoising.training import TrainingSchedule, train, training_record
 from stemkit.denoising.weights import OUTPUTS, NetworkInfo, build, load_weights, save_weights
 from stemkit.networks.sfin import Interaction
+from stemkit.noise.distribution import NORMAL_SHAPE
 from stemkit.noise.drawing import NoiseParameters
 from stemkit.synthesis.noises import draw_noise
 from stemkit.synthesis.recipe import Recipe
@@ -57,8 +58,6 @@ N_NOISE_MODELS = 4096
 NOISE_SPACING = 12.0
 #: Signal at which the variance of the Gaussian noise is that of the recipe: half the amplitude of a column (chosen).
 NOISE_SIGNAL = 0.5
-#: Shape parameter of Tukey's lambda distribution at which it is nearest to a normal one (derived).
-NORMAL_SHAPE = 0.14
 
 
 @dataclass(frozen=True)

@@ -56,8 +56,6 @@ INTERSTITIAL_AMPLITUDE = 0.5
 SUBSTITUTED_FACTOR = 1.5
 #: Gaps closer than this to a changed column, in spacings, are not used for the background (chosen).
 MIN_GAP_DISTANCE = 0.8
-#: Columns of a table with the positions, px.
-POSITION = ["y_px", "x_px"]
 
 
 @dataclass(frozen=True)
@@ -163,15 +161,15 @@ class Planted:
 
     def true_intensities(self, positions: NDArray) -> NDArray[np.float64]:
         """Intensities of the true image at some positions, above its darkest points."""
-        clean, sign = self.pair["enhance"], mode_sign(self.mode)
-        level = scores.values_at(clean, self.gap_positions, sign=sign).mean()
-        return scores.values_at(clean, positions, sign=sign) - level
+        true_image, sign = self.pair["enhance"], mode_sign(self.mode)
+        level = scores.values_at(true_image, self.gap_positions, sign=sign).mean()
+        return scores.values_at(true_image, positions, sign=sign) - level
 
     def fraction_found(self, found: pd.DataFrame, positions: NDArray) -> float:
         """Fraction of some positions at which a column was found; NaN without positions."""
         if len(positions) == 0:
             return float("nan")
-        table = pd.DataFrame(positions, columns=POSITION)
+        table = pd.DataFrame(positions, columns=scores.POSITION)
         return scores.match_tables(found, table, self.host.spacing).recall if len(found) else 0.0
 
 
@@ -299,10 +297,10 @@ def _judge_substitutions(planted: Planted, image: xr.DataArray, found: pd.DataFr
 def _judge_shifts(planted: Planted, image: xr.DataArray, found: pd.DataFrame) -> dict[str, float]:
     is_changed = planted.columns.defect > 0
     true = planted.positions(is_changed)
-    match = scores.match_tables(found, pd.DataFrame(true, columns=POSITION), planted.host.spacing)
+    match = scores.match_tables(found, pd.DataFrame(true, columns=scores.POSITION), planted.host.spacing)
     if len(match.found) == 0:
         return {"found": 0.0, "bias": float("nan"), "rms over limit": float("nan")}
-    matched = found[POSITION].to_numpy()[match.found]
+    matched = found[scores.POSITION].to_numpy()[match.found]
     bias, rms = scores.shift_errors(matched, true[match.true], (0.0, 1.0))
     height = float(planted.columns.amplitude[is_changed].mean())
     limit = scores.position_error_limit(planted.dose * height, background=planted.background, mode=planted.mode)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stemkit.cli.batch import Job, for_each_file
-from stemkit.cli.common import add_image_arguments, add_output_arguments, frames, load
+from stemkit.cli.common import add_image_arguments, add_output_arguments, image_endings, load
 from stemkit.cli.figures import add_figure_arguments, figure_suffix, non_interactive_pyplot, save_and_close
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     def work(job: Job) -> None:
         image = load(job.path, arguments)
         suffix = figure_suffix(arguments)
-        figures = job.outputs(*(f"_noise{ending}{suffix}" for ending in frames(image))) if suffix else []
+        figures = job.outputs(*(f"_noise{ending}{suffix}" for ending in image_endings(image))) if suffix else []
         job.step("measuring the noise")
         calibrator = NoiseCalibrator().fit(image)
         if arguments.json:

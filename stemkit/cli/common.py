@@ -23,7 +23,7 @@ __all__ = [
     "check_device",
     "check_network",
     "detector_options",
-    "frames",
+    "image_endings",
     "load",
     "network_options",
     "read_when_needed",
@@ -182,6 +182,6 @@ def _ascending(image: xr.DataArray) -> xr.DataArray:
     return image
 
 
-def frames(image: xr.DataArray) -> list[str]:
+def image_endings(image: xr.DataArray) -> list[str]:
     """Endings of the names of results: one empty ending for an image, numbers for the frames of a stack."""
     return [""] if image.ndim == 2 else [f"_{i:03d}" for i in range(len(image))]

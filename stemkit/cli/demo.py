@@ -125,8 +125,8 @@ def _run_scene(name: str, signal: str, dose: float, folder: Path, progress: Prog
     from stemkit.detection import good_columns
     from stemkit.metrics import match_columns, psnr
 
-    clean, truth = simulated(name, signal, shape=(IMAGE_SIZE, IMAGE_SIZE), pixel_size=PIXEL_SIZE)
-    recorded: Any = _scanned(clean, dose).apply(clean, random_state=0)
+    true_image, truth = simulated(name, signal, shape=(IMAGE_SIZE, IMAGE_SIZE), pixel_size=PIXEL_SIZE)
+    recorded: Any = _scanned(true_image, dose).apply(true_image, random_state=0)
     detector = AtomDetector()
     progress.step(f"{name} {signal}: measuring the noise{first_use()}")
     calibrated = NoiseCalibrator().fit_transform(recorded)
@@ -149,14 +149,14 @@ def _run_scene(name: str, signal: str, dose: float, folder: Path, progress: Prog
     figure = _figure(recorded, enhanced, measured, true, match)
     figure.suptitle(title)
     save_and_close(figure, paths[2], dpi=110)
-    good, exact = good_columns(columns), _true_positions(clean)
+    good, exact = good_columns(columns), _true_positions(true_image)
     pairs = match_columns(good[["y", "x"]], exact[["y", "x"]], radius)
     found = good.iloc[pairs.found]
     deviation = found[["y", "x"]].to_numpy() - exact[["y", "x"]].to_numpy()[pairs.true]
     stated = np.hypot(found[["y_err", "x_err"]].to_numpy(), found[["y_jitter", "x_jitter"]].to_numpy())
     return Outcome(
         f"{name} {signal.upper()}",
-        (float(psnr(recorded, clean)), float(psnr(enhanced, clean))),
+        (float(psnr(recorded, true_image)), float(psnr(enhanced, true_image))),
         len(true),
         match,
         len(measured),
@@ -164,26 +164,26 @@ def _run_scene(name: str, signal: str, dose: float, folder: Path, progress: Prog
     )
 
 
-def _scanned(clean: xr.DataArray, dose: float) -> NoiseModel:
+def _scanned(true_image: xr.DataArray, dose: float) -> NoiseModel:
     """Counting noise, streaks, and rows that jitter and move with the hum of the mains."""
     from stemkit import NoiseModel, PointwiseNoise, ScanNoise
 
-    low, high = float(clean.min()), float(clean.max())
-    dark = clean.attrs["mode"] == "bf"
+    low, high = float(true_image.min()), float(true_image.max())
+    dark = true_image.attrs["mode"] == "bf"
     level = high if dark else low
     background = dose * high / (high - low) if dark else BACKGROUND_FRACTION * dose
-    counts = PointwiseNoise.counted(dose, background=background, mode=clean.attrs["mode"])
+    counts = PointwiseNoise.counted(dose, background=background, mode=true_image.attrs["mode"])
     scan = ScanNoise(amplitude=0.03, length=20.0, jitter=0.3, hum=0.3, hum_period=8.3)
-    return NoiseModel(high - low, level, clean.attrs["mode"], scan=scan, pointwise=counts)
+    return NoiseModel(high - low, level, true_image.attrs["mode"], scan=scan, pointwise=counts)
 
 
-def _true_positions(clean: xr.DataArray) -> pd.DataFrame:
+def _true_positions(true_image: xr.DataArray) -> pd.DataFrame:
     """Columns of the true image: frozen phonons displace atoms by some pm from the positions of the crystal."""
     from stemkit import AtomDetector, NoiseModel, PointwiseNoise
 
-    contrast = float(clean.max() - clean.min())
-    nearly = NoiseModel(contrast, mode=clean.attrs["mode"], pointwise=PointwiseNoise(readout=MIN_NOISE))
-    return AtomDetector().fit_transform(nearly.apply(clean, random_state=1))
+    contrast = float(true_image.max() - true_image.min())
+    nearly = NoiseModel(contrast, mode=true_image.attrs["mode"], pointwise=PointwiseNoise(readout=MIN_NOISE))
+    return AtomDetector().fit_transform(nearly.apply(true_image, random_state=1))
 
 
 def _figure(

@@ -16,7 +16,7 @@ from stemkit.cli.common import (
     check_device,
     check_network,
     detector_options,
-    frames,
+    image_endings,
     load,
     network_options,
     read_when_needed,
@@ -152,7 +152,7 @@ def _measure_file(job: Job) -> Path:
     image = with_recorded(_loaded(job), arguments)
     is_series = image.dims[0] == "frame" and not arguments.per_frame
     suffix = figure_suffix(arguments)
-    endings = [""] if is_series else frames(image)
+    endings = [""] if is_series else image_endings(image)
     figures = [f"_columns{ending}{suffix}" for ending in endings] if suffix else []
     table_path, *others = job.outputs(f"_columns.{arguments.format}", *["_vacancies.csv"] * arguments.lattice, *figures)
     measured = _measure_series(image, job) if is_series else measure(image, arguments, job)

@@ -13,7 +13,7 @@ from stemkit.cli.common import (
     add_network_arguments,
     add_output_arguments,
     check_network,
-    frames,
+    image_endings,
     load,
     network_options,
 )
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
             return
         image = load(job.path, arguments)
         # a picture contains one image, the other formats contain stacks
-        endings = frames(image) if arguments.format == "png" else [""]
+        endings = image_endings(image) if arguments.format == "png" else [""]
         names = ["enhanced", "uncertainty"] if separate else ["enhanced"]
         targets = job.outputs(*(f"_{name}{ending}.{arguments.format}" for name in names for ending in endings))
         job.step("enhancing")

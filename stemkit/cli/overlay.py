@@ -18,6 +18,7 @@ from stemkit.cli.suspicion import SUSPICIOUS
 from stemkit.detection import Quality
 from stemkit.plotting import show_image
 from stemkit.plotting.flags import FLAG_STYLES, FLAG_WORDS, GOOD_STYLE
+from stemkit.statistics import median_spacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -147,14 +148,11 @@ def _densest(places: NDArray, radius: float, shape: tuple[int, ...]) -> NDArray:
 
 def _spacing(table: pd.DataFrame) -> float:
     """Median distance of nearest columns, px."""
-    if len(table) < 2:
-        return MIN_ENLARGED_EDGE / 4
-    places = table[["y_px", "x_px"]].to_numpy()
-    return float(np.median(cKDTree(places).query(places, k=2)[0][:, 1]))
+    return median_spacing(table[["y_px", "x_px"]].to_numpy(), default=MIN_ENLARGED_EDGE / 4)
 
 
 def _draw_columns(ax: Axes, table: pd.DataFrame, part: Part, lattices: Sequence[ImageLattice]) -> None:
-    size = _symbol_size(ax, table, part)
+    size = _symbol_size(table, part)
     quality, y_x = table["quality"].to_numpy(), part.positions(table)
     left = np.ones(len(table), dtype=bool)
     for name, (color, marker) in FLAG_STYLES.items():
@@ -205,7 +203,7 @@ def _draw_legend(figure: Figure, ax: Axes) -> None:
     figure.legend(shown, labels, loc="outside lower center", ncols=4, facecolor="0.3", labelcolor="white")
 
 
-def _symbol_size(ax: Axes, table: pd.DataFrame, part: Part) -> float:
+def _symbol_size(table: pd.DataFrame, part: Part) -> float:
     """Diameter of the symbols, points."""
     n_y, n_x = part.rows.stop - part.rows.start, part.columns.stop - part.columns.start
     return float(np.clip(SYMBOL_SIZE * _spacing(table) * PANEL_HEIGHT * 72 / max(n_y, n_x), *SYMBOL_LIMITS))

@@ -17,7 +17,7 @@ from stemkit.cli.common import (
     add_output_arguments,
     check_device,
     check_network,
-    frames,
+    image_endings,
     load,
 )
 from stemkit.cli.detect import add_search_arguments, averaged, measure, with_recorded
@@ -118,7 +118,7 @@ def _report_on(job: Job) -> list[Path]:
 
     image = with_recorded(load(job.path, job.arguments, cropped=job.arguments.recorded is not None), job.arguments)
     is_series = image.dims[0] == "frame" and len(image) > 1
-    targets = job.outputs(*(f"_report{ending}.html" for ending in ([""] if is_series else frames(image))))
+    targets = job.outputs(*(f"_report{ending}.html" for ending in ([""] if is_series else image_endings(image))))
     sections = []
     if is_series:
         image, section = _series(image, job)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stemkit._version import __version__
 from stemkit.cli.batch import Job, for_each_file
-from stemkit.cli.common import add_image_arguments, add_output_arguments, frames, load
+from stemkit.cli.common import add_image_arguments, add_output_arguments, image_endings, load
 from stemkit.cli.figures import add_figure_arguments, figure_suffix, non_interactive_pyplot, save_and_close
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         image = load(job.path, arguments)
         _check_not_enhanced(image)
         suffix = figure_suffix(arguments)
-        figures = [f"_straightened{ending}{suffix}" for ending in frames(image)] if suffix else []
+        figures = [f"_straightened{ending}{suffix}" for ending in image_endings(image)] if suffix else []
         target, *figure_paths = job.outputs(f"_straightened.{arguments.format}", *figures)
         job.step("measuring the displacements of the rows")
         aligner = RowAligner()

@@ -123,15 +123,15 @@ def _counts(table: pd.DataFrame, names: Any) -> dict[str, int]:
 def _is_close(table: pd.DataFrame) -> NDArray[np.bool_]:
     """Whether a column is unusually near to another one of its image."""
     import numpy as np
-    from scipy.spatial import cKDTree
+
+    from stemkit.statistics import nearest_distances
 
     close = np.zeros(len(table), dtype=bool)
     for index in table["image"].unique():
         rows = (table["image"] == index).to_numpy()
         if rows.sum() < 3:
             continue
-        places = table.loc[rows, ["y_px", "x_px"]].to_numpy()
-        distance = cKDTree(places).query(places, k=2)[0][:, 1]
+        distance = nearest_distances(table.loc[rows, ["y_px", "x_px"]].to_numpy())
         close[rows] = distance < MAX_CLOSE_DISTANCE * np.median(distance)
     return close
 

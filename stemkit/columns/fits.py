@@ -23,7 +23,7 @@ class ColumnFits:
     """Fitted columns, one entry each; lengths in px, the others in the image's units.
 
     ``*_err`` are standard deviations. Fits are ``failed`` if they ended at a limit, have no finite errors or are
-    outside the frame; their numbers are those of the start and their errors NaN. The covariance matrix of a column's
+    outside the image; their numbers are those of the start and their errors NaN. The covariance matrix of a column's
     Gaussian is ``sigma^2 [[1 + e1, e2], [e2, 1 - e1]]`` in (y, x), ``intensity`` its integral. ``residual`` is the RMS
     of the residual over that of the expected noise. ``last_step`` is the length of the last step in standard errors,
     which is small if the fit has converged.

@@ -26,7 +26,7 @@ __all__ = ["fit_columns"]
 ITERATIONS = 25
 #: Length of the last step, standard errors (chosen: the next one would be several times shorter).
 TOLERANCE = 0.05
-#: Largest distance of a fitted column outside the frame, widths (derived: its window ends at the frame's border).
+#: Largest distance of a fitted column outside the image, widths (derived: its window ends at the image's border).
 MAX_DISTANCE_OUTSIDE = WINDOW_RADIUS
 
 
@@ -62,7 +62,7 @@ def fit_columns(
         Recorded pixels, columns bright. Several images show the same columns and are fitted together, on the CPU;
         their noise is independent.
     positions : ndarray of shape (n_columns, 2) or ColumnFits
-        Starting ``(y, x)``, px; or former fits, from which the fit continues. Columns that start outside the frame by
+        Starting ``(y, x)``, px; or former fits, from which the fit continues. Columns that start outside the image by
         more than 2.5 widths fail.
     sigma : float or ndarray of shape (n_columns,)
         Starting width, px; the fitted one stays within a factor of 2 of it.

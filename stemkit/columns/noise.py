@@ -16,7 +16,7 @@ Intensity = TypeVar("Intensity", NDArray[np.float64], Tensor)
 
 @dataclass(frozen=True)
 class LinearVariance:
-    """Variance of the noise of a pixel, ``max(constant + slope I, floor)`` where I is the noise-free intensity.
+    """Variance of the noise of a pixel, ``max(constant + slope I, floor)`` where I is the true intensity.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class LinearVariance:
     floor: float = 0.0
 
     def __call__(self, intensity: Intensity) -> Intensity:
-        """The variance at noise-free intensities."""
+        """The variance at true intensities."""
         return (self.constant + self.slope * intensity).clip(self.floor)
 
     def in_units(self, level: float, scale: float) -> LinearVariance:

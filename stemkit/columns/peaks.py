@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from stemkit.filters import gaussian_variance_gain
 from stemkit.parabola import parabola_vertex
 
-__all__ = ["column_response", "find_peaks", "nearest_distances", "peaks_above_noise", "pixel_subset", "without_close"]
+__all__ = ["column_response", "find_peaks", "peaks_above_noise", "pixel_subset", "without_close"]
 
 #: Width of the Gaussian that estimates the background around a column, in widths of the column (chosen).
 BACKGROUND_RATIO = 2.0
@@ -104,13 +104,6 @@ def peaks_above_noise(
     gain = gaussian_variance_gain(sigmas, RESPONSE_WEIGHTS, correlation_x=correlation_x)
     threshold = significance * noise * math.sqrt(gain)
     return find_peaks(column_response(values, sigma), threshold=threshold, min_distance=min_distance)
-
-
-def nearest_distances(positions: NDArray) -> NDArray[np.float64]:
-    """Distance from each position to its nearest neighbour; empty for fewer than two."""
-    if len(positions) < 2:
-        return np.empty(0)
-    return cKDTree(positions).query(positions, k=2)[0][:, 1]
 
 
 def without_close(positions: NDArray, min_distance: float) -> NDArray[np.bool_]:

@@ -70,7 +70,7 @@ def start_at(values: NDArray, positions: NDArray, sigma: NDArray) -> Tensor:
     """Starting parameters ``(n, 5)`` of columns at these positions, in an image in units of the fit."""
     row, col = (p.round().astype(int).clip(0, n - 1) for p, n in zip(positions.T, values.shape, strict=True))
     start = np.zeros((len(positions), len(ROUND)))
-    # of a column outside the frame, only the tail is recorded; bright columns have values of about 1
+    # of a column outside the image, only the tail is recorded; bright columns have values of about 1
     tail = np.exp(-0.5 * (distance_outside(positions, values.shape) / sigma) ** 2)
     height = np.where(tail < 1, np.minimum(values[row, col] / tail, 1.0), values[row, col])
     start[:, :2], start[:, 2], start[:, 3] = positions, height, sigma
@@ -78,7 +78,7 @@ def start_at(values: NDArray, positions: NDArray, sigma: NDArray) -> Tensor:
 
 
 def distance_outside(positions: NDArray, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """Distance ``(n,)`` of positions outside the frame from the nearest pixel, px; 0 inside."""
+    """Distance ``(n,)`` of positions outside the image from the nearest pixel, px; 0 inside."""
     distance = np.maximum(np.maximum(-positions, positions - (np.array(shape) - 1)), 0.0)
     return np.asarray(np.hypot(*distance.T))
 

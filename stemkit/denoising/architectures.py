@@ -16,7 +16,7 @@ class SFINDenoiser(NetworkDenoiser):
     """Enhance images with the spatial-frequency interactive network.
 
     The shipped weights need no training: ``SFINDenoiser().fit_transform(image)``. ``fit`` trains the network only with
-    ``fine_tune=True``, which starts from the weights, or with ``weights=None``: on pairs, where ``y`` contains clean
+    ``fine_tune=True``, which starts from the weights, or with ``weights=None``: on pairs, where ``y`` contains true
     images; else it measures noise and spacing of the images and trains on synthetic pairs with the same noise and
     spacing.
 

@@ -55,14 +55,14 @@ class Denoiser(ImageTransformer):
         return join([self._enhanced(image, enhancer) for image in self._validated(X)], X)
 
     def score(self, X: Images, y: Images) -> float:
-        """Mean PSNR (dB) of the transformed images against clean images.
+        """Mean PSNR (dB) of the transformed images against true images.
 
         Parameters
         ----------
         X : DataArray, ndarray or list of them
             Recorded images.
         y : like X
-            Clean images, or the true ``target`` maps, of the same shapes.
+            True images, or the true ``target`` maps, of the same shapes.
 
         Returns
         -------
@@ -71,7 +71,7 @@ class Denoiser(ImageTransformer):
             or if ``y`` contains no images.
         """
         if not holds_images(y):
-            warnings.warn("y contains no images: the score is NaN. Pass the clean images as y", stacklevel=2)
+            warnings.warn("y contains no images: the score is NaN. Pass the true images as y", stacklevel=2)
             return float("nan")
         pairs = list(zip(split(self.transform(X)), split(y, name="y"), strict=True))
         scores = [psnr(result.values, truth.values) for result, truth in pairs if np.ptp(truth.values) > 0]

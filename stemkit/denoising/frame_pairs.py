@@ -33,7 +33,7 @@ __all__ = ["FrameSource", "MixedSource", "is_aligned", "with_frames", "without_g
 #: ``benchmarks/noise2noise.py``).
 FRACTION = 0.75
 #: Frames that are used, at most (chosen: their pixels are in memory).
-MOST_FRAMES = 32
+MAX_FRAMES = 32
 #: Least noise of a frame, as a fraction of the contrast (chosen: weights of frames without noise stay finite).
 MIN_NOISE = 1e-6
 
@@ -69,7 +69,7 @@ def with_frames(
     size = min(source.crop_sizes[0], *(n // CROP_MULTIPLE * CROP_MULTIPLE for n in frames.shape[1:]))
     if "enhance" not in source.target_names or size < MIN_CROP:
         return source
-    chosen = np.linspace(0, len(frames) - 1, min(len(frames), MOST_FRAMES)).round().astype(int)
+    chosen = np.linspace(0, len(frames) - 1, min(len(frames), MAX_FRAMES)).round().astype(int)
     synthetic = SynthesisSource(source.recipe, source.target_names, source.batch_size, [size], source.emphasis)
     own = FrameSource(frames[chosen], contrast, info, source.target_names, source.batch_size, size, device)
     return MixedSource(synthetic, own, FRACTION)

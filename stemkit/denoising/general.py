@@ -13,7 +13,7 @@ from stemkit.denoising.sources import CROP_MULTIPLE, MIN_CROP, SynthesisSource
 from stemkit.denoising.training import TrainingSchedule, train, training_record
 from stemkit.denoising.weights import OUTPUTS, NetworkInfo, load_weights, save_weights
 from stemkit.parameters import check_integer
-from stemkit.synthesis import noises as draws
+from stemkit.synthesis.noises import CONSTANTS as NOISE
 from stemkit.synthesis.recipe import Recipe
 
 __all__ = ["model_card", "train_general"]
@@ -131,7 +131,10 @@ def train_general(
 def model_card(info: NetworkInfo, recipe: Recipe) -> str:
     """Model card in Markdown: architecture, training, limits of use."""
     made = info.training
-    images = sum(_done(run) * run.get("batches_per_epoch", 0) * run.get("batch_size", 0) for run in _runs(made))
+    images = sum(
+        run.get("epochs_done", run.get("epochs", 0)) * run.get("batches_per_epoch", 0) * run.get("batch_size", 0)
+        for run in _runs(made)
+    )
     commands = "<br>".join(f"`stemkit train {_options(run, info)}`" for run in _runs(made))
     unfinished = "" if made["epochs_done"] == made["epochs"] else f" (of {made['epochs']}: not finished)"
     low, high = recipe.spacing
@@ -153,11 +156,11 @@ SFIN with {info.n_channels} channels, {info.n_blocks} blocks and a grid coarser 
 | PSNR on them (peak: the contrast) | {made["valid_psnr"]:.2f} dB |
 | column spacing | {low:g} to {high:g} px |
 | column width (sigma) | {recipe.width[0]:g} to {recipe.width[1]:g} of the spacing, varied by species |
-| noise | {draws.DOSE[0]:g} to {draws.DOSE[1]:g} electrons per pixel at a column, or a readout of \
-{draws.READOUT[0]:.0%} to {draws.READOUT[1]:.0%} of the contrast; streaks up to {draws.STREAKS[1]:.0%}, row jitter up \
-to {draws.JITTER[1]:.0%} of the spacing, displacement as in real scans (drift, hum, along both axes) up to \
-{draws.ALONG_Y[1]:g} px RMS, correlation along the row up to {draws.CORRELATION[1]:g}, smooth background \
-up to {draws.BACKGROUND[1]:.0%} |
+| noise | {NOISE.dose[0]:g} to {NOISE.dose[1]:g} electrons per pixel at a column, or a readout of \
+{NOISE.readout[0]:.0%} to {NOISE.readout[1]:.0%} of the contrast; streaks up to {NOISE.streaks[1]:.0%}, row jitter up \
+to {NOISE.jitter[1]:.0%} of the spacing, displacement as in real scans (drift, hum, along both axes) up to \
+{NOISE.along_y[1]:g} px RMS, correlation along the row up to {NOISE.correlation[1]:g}, smooth background \
+up to {NOISE.background[1]:.0%} |
 
 Not for: diffraction patterns, spectra, images without atomic resolution, intensities to be published (measure
 those on the recorded pixels, as `AtomDetector` does), or structures whose columns are not resolved in the recorded
@@ -169,10 +172,6 @@ Faint columns next to bright ones may be weakened at the lowest doses.
 def _runs(made: dict[str, Any]) -> list[dict[str, Any]]:
     """Training runs of the weights in chronological order."""
     return [*(_runs(made["before"]) if "before" in made else []), made]
-
-
-def _done(made: dict[str, Any]) -> int:
-    return int(made.get("epochs_done", made.get("epochs", 0)))
 
 
 def _options(made: dict[str, Any], info: NetworkInfo) -> str:

@@ -23,7 +23,7 @@ __all__ = ["combine_with_lattice"]
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of the combination.
 
     Those marked "tuned" were chosen for PSNR and planted defects on scenes of ``stemkit.benchmark`` drawn with other
@@ -52,9 +52,9 @@ class Constants:
     #: Window of a refitted column, in column widths (tuned).
     refit_window: float = 1.2
     #: Largest refitted deviation of a height, in heights; a vacancy is -1 (chosen).
-    largest_height: float = 1.25
+    max_height: float = 1.25
     #: Largest refitted displacement, in column widths: a linear expansion does not describe larger ones (chosen).
-    largest_shift: float = 1.5
+    max_shift: float = 1.5
     #: Added to the diagonal of the normalised normal equations: directions that the window cannot determine stay 0
     #: (chosen).
     ridge: float = 0.02
@@ -74,7 +74,7 @@ class Constants:
     dilation: float = 0.6
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 #: Degrees of freedom of chi-squared: a column's height and its displacements along y and x.
 N_TEMPLATES = 3
 #: Added to divisors that may be 0 (chosen: far below those of any column; squares of images of unit variance).
@@ -99,7 +99,7 @@ def combine_with_lattice(recorded: NDArray, enhanced: NDArray) -> NDArray[np.flo
     Notes
     -----
     1. The periodic estimate is the mean of ``enhanced`` over lattice vectors t with Gaussian weights,
-       ``P(r) = sum_t g(t) enhanced(r + t) / sum_t g(t)`` over the t inside the frame, plus the mean of the residual
+       ``P(r) = sum_t g(t) enhanced(r + t) / sum_t g(t)`` over the t inside the image, plus the mean of the residual
        ``recorded - enhanced``, which is the network's bias, with each band of frequencies shrunk by the ratio of its
        power above the noise to its power, as a Wiener filter does.
     2. The residual ``recorded - o - P``, where the offset o of a row is its mean of ``recorded - enhanced``, is
@@ -292,7 +292,7 @@ def _refit_strip(
     network_deviation = (enhanced - periodic) / np.sqrt(variance)
     power = ndimage.gaussian_filter(deviation**2, width) + TINY
     confirmed = ndimage.gaussian_filter(network_deviation * deviation, width) / power
-    is_linear = (np.abs(height) <= CONSTANTS.largest_height) & (np.hypot(dy, dx) <= CONSTANTS.largest_shift * width)
+    is_linear = (np.abs(height) <= CONSTANTS.max_height) & (np.hypot(dy, dx) <= CONSTANTS.max_shift * width)
     factor = is_linear * _smoothstep(confirmed, 0.0, CONSTANTS.agreement)
     weight = _dilated_weight(significance, CONSTANTS.refit, width, factor)
     return np.asarray(weight * deviation * np.sqrt(variance))

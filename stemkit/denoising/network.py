@@ -34,7 +34,7 @@ from stemkit.noise.drawing import stacked
 from stemkit.noise.resolve import resolve_noise
 from stemkit.parameters import check_integer, check_option, check_positive
 from stemkit.synthesis import STEMSynthesizer
-from stemkit.synthesis.noises import BACKGROUND
+from stemkit.synthesis.noises import CONSTANTS as NOISE
 
 __all__ = ["NetworkDenoiser"]
 
@@ -98,7 +98,7 @@ class NetworkDenoiser(Denoiser):
             frames of a series on the pixels of its average (:meth:`stemkit.SeriesAligner.aligned`), it is trained on
             pairs of these, too: one frame against the mean of the others, and the reverse [1]_.
         y : like X, optional
-            Clean images, or the true ``target`` maps, of the same shapes. If the network is trained, it is trained on
+            True images, or the true ``target`` maps, of the same shapes. If the network is trained, it is trained on
             these pairs; else, and if ``y`` contains no images, such as the tables of columns that a pipeline passes to
             all of its steps, ``y`` is ignored.
 
@@ -218,15 +218,15 @@ class NetworkDenoiser(Denoiser):
                 f"y must hold one image per image of X and of its shape, but the shapes are {[t.shape for t in truth]} "
                 f"and {[i.shape for i in images]}"
             )
-        noisy, clean = [], []
+        noisy, truths = [], []
         for image, target in zip(images, truth, strict=True):
             sign = mode_sign(resolve_mode(image, self.mode))
             offset, scale = network_units(image.values, info, sign)
             noisy.append((image.values * sign - offset) / (scale or 1.0))
-            clean.append(to_network(target.values, self.target, sign, offset, scale or 1.0))
+            truths.append(to_network(target.values, self.target, sign, offset, scale or 1.0))
         source = PairSource(
             noisy,
-            clean,
+            truths,
             self.batch_size,
             self.crop_size,
             max(8, info.multiple),
@@ -264,7 +264,7 @@ class NetworkDenoiser(Denoiser):
         # a wider range than that of the given images, for similar images of the same specimen
         spacing = max(LEAST_SPACING[0], WIDENING[0] * low), max(LEAST_SPACING[1], WIDENING[1] * high)
         # background that is stronger, or as short as columns, belongs to the specimen and must not be removed
-        noise.background = noise.background.clamp(max=BACKGROUND[1])
+        noise.background = noise.background.clamp(max=NOISE.background[1])
         noise.background_length = noise.background_length.clamp(min=spacing[1])
         recipe = dataclasses.replace(like, noise=noise, spacing=spacing, empty=EMPTY)
         size = max(MIN_CROP, self.crop_size // CROP_MULTIPLE * CROP_MULTIPLE)

@@ -30,7 +30,7 @@ N_SUMS = 4
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of the method, chosen unless stated otherwise."""
 
     #: Edge of the square in the middle of the image on which lattice vectors are measured, px.
@@ -60,7 +60,7 @@ class Constants:
     residual_filter: float = 0.2
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 
 
 class PeriodicDenoiser(StatelessDenoiser):
@@ -274,7 +274,7 @@ def _significant(residual: NDArray, sigma: float, noise: float) -> NDArray:
 
 
 def _box(values: NDArray, edge: int) -> NDArray:
-    """Mean over squares, zero outside the frame."""
+    """Mean over squares, zero outside the image."""
     return np.asarray(ndimage.uniform_filter(values, edge, mode="constant"))
 
 

@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
+from stemkit.parameters import is_number
 from stemkit.periodicity import central_crop, find_periodicity
 
-__all__ = ["Grid", "check_sampling", "chosen_grid", "resampled", "variance_fractions"]
+__all__ = ["NetworkGrid", "check_sampling", "chosen_grid", "resampled", "variance_fractions"]
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of the choice of a grid; those marked "tuned" were chosen with ``benchmarks/sampling.py``."""
 
     #: Edge of the square in the middle of an image on which spacing and noise are measured, px (chosen).
@@ -53,11 +54,11 @@ class Constants:
     least_pixels: int = 8
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)
-class Grid:
+class NetworkGrid:
     """A grid for the network, with the spacing and the noise that determine it.
 
     Parameters
@@ -82,14 +83,13 @@ class Grid:
 
 def check_sampling(sampling: float | str) -> None:
     """Raise ValueError if ``sampling`` is neither ``"auto"`` nor a number in (0, 1]."""
-    number = isinstance(sampling, int | float | np.number) and not isinstance(sampling, bool)
-    if sampling != "auto" and not (number and 0 < float(sampling) <= 1):
+    if sampling != "auto" and not (is_number(sampling) and 0 < float(sampling) <= 1):
         raise ValueError(
             f'sampling must be "auto" or a number in (0, 1], where 1 is the image\'s own sampling, but is {sampling!r}'
         )
 
 
-def chosen_grid(values: NDArray, sampling: float | str, known: tuple[float, float] | None) -> Grid:
+def chosen_grid(values: NDArray, sampling: float | str, known: tuple[float, float] | None) -> NetworkGrid:
     """The grid for an image, with a warning where columns are sampled too coarsely, or for a number leave the range.
 
     Parameters
@@ -102,17 +102,17 @@ def chosen_grid(values: NDArray, sampling: float | str, known: tuple[float, floa
         Spacings of the training, px.
     """
     if sampling == 1 and known is None:
-        return Grid(1.0, None, 0.0)
+        return NetworkGrid(1.0, None, 0.0)
     part = central_crop(values, CONSTANTS.measured_on)
     if part.dtype not in (np.float32, np.float64):
         part = part.astype(np.float64)
     spacing, fine, noise = _spacing(part)
     low, high = (0.0, np.inf) if known is None else known
     if sampling != "auto":
-        grid = Grid(float(sampling), spacing, noise)
+        grid = NetworkGrid(float(sampling), spacing, noise)
         _warn_outside(grid, low, CONSTANTS.largest_ratio * high)
         return grid
-    grid = Grid(_factor(spacing, fine, noise, low, high), spacing, noise)
+    grid = NetworkGrid(_factor(spacing, fine, noise, low, high), spacing, noise)
     if grid.sampling > 1 and spacing is not None and spacing < CONSTANTS.unresolved:
         warnings.warn(
             f"columns are {spacing:.1f} px apart: below {CONSTANTS.unresolved:g} px neighbours overlap, and resampling "
@@ -212,7 +212,7 @@ def _spacing(values: NDArray) -> tuple[float | None, bool, float]:
     return (spacing if found is None or found < CONSTANTS.doubtful else factor * found), fine, noise
 
 
-def _warn_outside(grid: Grid, low: float, high: float) -> None:
+def _warn_outside(grid: NetworkGrid, low: float, high: float) -> None:
     if grid.spacing is None or low <= grid.spacing * grid.sampling <= high:
         return
     warnings.warn(

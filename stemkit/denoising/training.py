@@ -55,13 +55,14 @@ N_PARTS = 2
 #: Batches of the validation after each epoch (chosen).
 N_VALIDATION = 8
 #: Errors are divided by the contrast, but at least by this multiple of the image's standard deviation (chosen).
-LEAST_UNIT = 0.5
+MIN_UNIT = 0.5
 #: Mean squared error that is added before its logarithm is taken (chosen: the PSNR is at most 120 dB).
-LEAST_ERROR = 1e-12
+MIN_ERROR = 1e-12
 #: Largest norm of the gradient (chosen).
-LARGEST_GRADIENT = 1.0
-#: Entries of the seeds of training and validation batches, which make them differ.
+MAX_GRADIENT = 1.0
+#: Entry of the seeds of training batches.
 TRAINING = 0
+#: That of validation batches, which makes them differ from these.
 VALIDATION = 1
 
 
@@ -222,7 +223,7 @@ def _callbacks(
     return [
         ("psnr", PassthroughScoring(name="psnr", on_train=True, lower_is_better=False)),
         ("valid_psnr", PassthroughScoring(name="valid_psnr", lower_is_better=False)),
-        ("clip", GradientNormClipping(LARGEST_GRADIENT)),
+        ("clip", GradientNormClipping(MAX_GRADIENT)),
         ("schedule", Schedule(schedule.lr, schedule.n_steps, minutes if schedule.decay_lr_with_time else None)),
         ("finite", Finite(schedule.lr)),
         ("best", RestoreBest(schedule.patience)),
@@ -347,8 +348,8 @@ class _Net(skorch.NeuralNet):
 
     def _scored(self, predicted: Tensor, batch: TrainingBatch) -> _Part:
         """Loss and PSNR; the PSNR counts all pixels alike, and its target may contain noise (aligned frames)."""
-        # errors are in units of at least LEAST_UNIT standard deviations of the image
-        unit = batch.error_unit.clamp_min(LEAST_UNIT)[:, None, None]
+        # errors are in units of at least MIN_UNIT standard deviations of the image
+        unit = batch.error_unit.clamp_min(MIN_UNIT)[:, None, None]
         total, psnr = torch.zeros((), device=predicted.device), torch.tensor(torch.nan)
         for i, name in enumerate(self.source.target_names):
             estimate, target = predicted[:, list(self.outputs).index(name)], batch.targets[:, i]
@@ -361,7 +362,7 @@ class _Net(skorch.NeuralNet):
                 loss = torch.where(batch.squared_error[:, None, None], squares, loss)
             total = total + MAP_WEIGHTS[name] * (batch.weight[:, i] * loss).mean()
             if i == 0:
-                psnr = (-10 * torch.log10(squares.detach().mean(dim=(1, 2)) + LEAST_ERROR)).mean()
+                psnr = (-10 * torch.log10(squares.detach().mean(dim=(1, 2)) + MIN_ERROR)).mean()
         return _Part(total, psnr)
 
     def _step(self, parts: Sequence[_Part], score: str) -> dict[str, Any]:

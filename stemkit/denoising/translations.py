@@ -15,7 +15,7 @@ __all__ = ["Translations"]
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of the average over translations, all chosen."""
 
     #: Edge of the square in the middle of the image on which the lattice is measured, px: a dozen cells or more.
@@ -32,14 +32,14 @@ class Constants:
     #: Taps of the windowed sinc for translations between pixels, as in ``PeriodicDenoiser``.
     taps: int = 6
     #: Least number of equivalent unit cells, for the median pixel, for an average.
-    least_cells: float = 6.0
+    min_cells: float = 6.0
     #: Longest lattice vector of the refinement, as a fraction of the image, where half of the pixels still overlap.
     refined: float = 0.45
     #: Largest distance between a peak of the autocorrelation and the lattice vector to which it belongs, px.
     nearest: float = 1.5
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Translations:
     padded : tuple of int
         Image and longest translation, so that nothing wraps around.
     cells : ndarray of shape (n_y, n_x)
-        Sum of the weights of the translations that stay inside the frame: the number of averaged cells.
+        Sum of the weights of the translations that stay inside the image: the number of averaged cells.
     """
 
     spacing: float
@@ -77,7 +77,7 @@ class Translations:
         several = [cls._with_window(part.shape, vectors, found.spacing, window) for window in CONSTANTS.windows]
         predictions = [one.prediction(part) for one in several]
         choice = int(np.argmax(predictions))
-        enough = float(np.median(several[choice].cells)) >= CONSTANTS.least_cells
+        enough = float(np.median(several[choice].cells)) >= CONSTANTS.min_cells
         if not enough or predictions[choice] <= 0:
             return None
         if part.shape == recorded.shape:
@@ -93,7 +93,7 @@ class Translations:
         return cls(spacing, spectrum, padded, np.maximum(cells, 1.0))
 
     def mean(self, values: NDArray) -> NDArray:
-        """Mean over the translations that stay inside the frame."""
+        """Mean over the translations that stay inside the image."""
         level = values.mean()
         return np.asarray(_convolved(values - level, self.spectrum, self.padded) / self.cells + level)
 

@@ -12,20 +12,22 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["OUTPUTS", "SCALINGS", "check_archive", "check_finite", "check_shapes", "check_tensors", "described"]
+from stemkit.parameters import is_number
+
+__all__ = ["OUTPUTS", "SCALINGS", "check_archive", "check_finite", "check_shapes", "check_tensors", "parse_description"]
 
 #: All output channels of stemkit's own networks.
 OUTPUTS = ("enhance", "detect", "superresolve")
 #: Scalings of the input.
 SCALINGS = ("standard", "grey255")
 #: Largest number of channels of a network that is loaded (chosen: 16 times that of the published SFIN).
-MOST_CHANNELS = 1024
+MAX_CHANNELS = 1024
 #: Largest number of blocks or layers of a network that is loaded (chosen: 16 times that of the published SFIN).
-MOST_BLOCKS = 128
+MAX_BLOCKS = 128
 #: Data types of weights, as torch and as safetensors name them.
 FLOATS = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
 #: Largest number of trainings of which each started from the weights of the one before (chosen).
-MOST_RUNS = 50
+MAX_RUNS = 50
 #: Entries of the record of a training that are numbers.
 _NUMBERS = (
     "seed", "epochs", "epochs_done", "batches_per_epoch", "batch_size", "lr", "seconds", "valid_loss", "valid_psnr",
@@ -38,7 +40,7 @@ _TEXTS = ("stemkit", "torch", "python", "device", "sha256")
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 
-def described(text: str, path: Path) -> dict[str, Any]:
+def parse_description(text: str, path: Path) -> dict[str, Any]:
     """Parameters of :class:`stemkit.denoising.NetworkInfo` from the JSON text in a file of weights.
 
     Raises
@@ -131,21 +133,21 @@ def check_finite(tensors: Mapping[str, Tensor], subject: str, remedy: str) -> No
 
 def _check_training(record: object, path: Path) -> None:
     """Check the entries of the record of a training, and of those before it, that are printed or added."""
-    for _ in range(MOST_RUNS):
+    for _ in range(MAX_RUNS):
         if not isinstance(record, dict):
             raise _wrong(path, "the record of a training", "a dictionary", record)
         for name in record.keys() & {*_NUMBERS}:
-            if not _is_number(record[name]):
+            if not is_number(record[name]):
                 raise _wrong(path, f"{name} of a training", "a number", record[name])
         for name in record.keys() & {*_TEXTS}:
             if not isinstance(record[name], str):
                 raise _wrong(path, f"{name} of a training", "a text", record[name])
-        if not _are(record.get("crop_sizes", []), _is_number):
+        if not _are(record.get("crop_sizes", []), is_number):
             raise _wrong(path, "crop_sizes of a training", "a list of numbers", record["crop_sizes"])
         if "before" not in record:
             return
         record = record["before"]
-    raise ValueError(f"weights {path} must be of at most {MOST_RUNS} trainings, but have a record of more")
+    raise ValueError(f"weights {path} must be of at most {MAX_RUNS} trainings, but have a record of more")
 
 
 def _wrong(path: Path, name: str, constraint: str, value: object) -> ValueError:
@@ -154,10 +156,6 @@ def _wrong(path: Path, name: str, constraint: str, value: object) -> ValueError:
 
 def _first(names: list[str]) -> str:
     return f"({', '.join(name[:60] for name in names[:3])}{', ...' if len(names) > 3 else ''})"
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _are(values: object, is_valid: Callable[[Any], bool]) -> bool:
@@ -179,7 +177,7 @@ def _one_of(values: Iterable[str]) -> tuple[Callable[[Any], bool], str]:
 def _is_range(value: Any) -> bool:
     if value in (None, []):
         return True
-    return _are(value, _is_number) and len(value) == 2 and 0 < value[0] <= value[1] < math.inf
+    return _are(value, is_number) and len(value) == 2 and 0 < value[0] <= value[1] < math.inf
 
 
 def _are_outputs(value: Any) -> bool:
@@ -188,8 +186,8 @@ def _are_outputs(value: Any) -> bool:
 
 #: Entries of a description: whether a value is valid, and what it must be.
 _ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "n_channels": _between(1, MOST_CHANNELS),
-    "n_blocks": _between(1, MOST_BLOCKS),
+    "n_channels": _between(1, MAX_CHANNELS),
+    "n_blocks": _between(1, MAX_BLOCKS),
     "downsampling": _between(1, 4),
     "outputs": (_are_outputs, f"a list of different names out of {OUTPUTS}"),
     "scaling": _one_of(SCALINGS),

@@ -19,11 +19,20 @@ from stemkit.denoising.weight_checks import (
     check_finite,
     check_shapes,
     check_tensors,
-    described,
+    parse_description,
 )
 from stemkit.networks import FCN, SFIN, AtomSegNet
 
-__all__ = ["OUTPUTS", "NetworkInfo", "build", "find_weights", "known_weights", "load_weights", "save_weights"]
+__all__ = [
+    "OUTPUTS",
+    "NetworkInfo",
+    "build",
+    "find_weights",
+    "known_weights",
+    "load_weights",
+    "save_weights",
+    "sha256_of",
+]
 
 SHIPPED = Path(__file__).parent / "shipped"
 #: Name of the shipped weights that ``"auto"`` stands for.
@@ -182,7 +191,7 @@ def _info(metadata: dict[str, str], path: Path) -> NetworkInfo:
             f"weights {path} must have stemkit's description of the network, but have none: use a file that "
             "save_weights wrote"
         )
-    return NetworkInfo(**described(metadata["stemkit"], path), sha256=_sha256(path))
+    return NetworkInfo(**parse_description(metadata["stemkit"], path), sha256=sha256_of(path))
 
 
 def _from_checkpoint(path: Path) -> tuple[NetworkInfo, dict[str, Tensor]]:
@@ -202,7 +211,7 @@ def _from_checkpoint(path: Path) -> tuple[NetworkInfo, dict[str, Tensor]]:
     blocks = {key.split(".")[1] for key in state if key.startswith("body.")}
     shape = {"n_channels": len(state["head_conv.weight"]) if state["head_conv.weight"].ndim else 0}
     text = json.dumps({**shape, "n_blocks": len(blocks), "outputs": ["enhance"], "scaling": "grey255"})
-    info = NetworkInfo(**described(text, path), sha256=_sha256(path))
+    info = NetworkInfo(**parse_description(text, path), sha256=sha256_of(path))
     # a tensor can be larger than its file, as a view of few numbers: shapes are compared before it is copied
     check_shapes({key: tuple(value.shape) for key, value in state.items()}, _shapes(info, path), path)
     return info, {key: value.float() for key, value in state.items()}
@@ -218,5 +227,6 @@ def _shapes(info: NetworkInfo, path: Path) -> dict[str, tuple[int, ...]]:
     return {key: tuple(value.shape) for key, value in state.items() if not key.endswith("num_batches_tracked")}
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Hash of the content of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -202,7 +202,7 @@ class AtomDetector(ImageTransformer):
             fit's residual over the expected one), ``quality`` (0 is good; :class:`stemkit.detection.Quality` lists the
             flags). Elliptical columns also have ``sigma_major``, ``sigma_minor`` and ``angle`` (degrees, from x towards
             y), and those of an average of frames ``n_frames``, the mean number of frames that show them. Columns
-            outside the frame are left out. Without any column, the table is empty.
+            outside the image are left out. Without any column, the table is empty.
         """
         if self.shared_positions:
             return self._find_shared(self._checked(X))

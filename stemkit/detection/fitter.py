@@ -18,7 +18,7 @@ __all__ = ["CONSTANTS", "NO_POSITIONS", "ColumnFitter", "FittedColumns", "is_fai
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of :class:`ColumnFitter` (all chosen)."""
 
     #: Largest number of steps while columns are searched for ...
@@ -46,7 +46,7 @@ class Constants:
     min_start_amplitude: float = 0.1
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 NO_POSITIONS = np.empty((0, 2))
 
 

@@ -18,7 +18,7 @@ __all__ = ["FoundColumns", "add_guided_columns", "distance_to_nearest", "is_insi
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of :func:`add_guided_columns`."""
 
     #: Standard deviation of the positions that a network shows, in widths (tuned: ``benchmarks/low_dose.py`` has 0.1 to
@@ -41,11 +41,11 @@ class Constants:
     #: Width, learnt widths, above which a column that the network does not show is a variation of the background
     #: (chosen).
     max_width: float = 2.0
-    #: Least distance from the border, px (chosen: networks show the tails of columns outside the frame there).
+    #: Least distance from the border, px (chosen: networks show the tails of columns outside the image there).
     margin: float = 1.0
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def distance_to_nearest(positions: NDArray, others: NDArray) -> NDArray[np.float
 
 
 def is_inside(fits: ColumnFits, image: NormalizedImage, margin: float = -0.5) -> NDArray[np.bool_]:
-    """Fits that are in the frame, at least ``margin`` px from the centres of its outermost pixels."""
+    """Fits that are in the image, at least ``margin`` px from the centres of its outermost pixels."""
     n_y, n_x = image.recorded.shape
     inside = (np.minimum(fits.y, fits.x) >= margin) & (fits.y < n_y - 1 - margin) & (fits.x < n_x - 1 - margin)
     return np.asarray(inside)

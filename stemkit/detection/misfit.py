@@ -26,7 +26,7 @@ MEDIAN_OVER_MEAN = 0.84
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of the misfit (all chosen)."""
 
     #: Width of the rings around a column in which its residual is measured, in widths of the column.
@@ -47,7 +47,7 @@ class Constants:
     min_amplitude: float = 0.5
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)

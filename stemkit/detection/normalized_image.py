@@ -168,7 +168,7 @@ class NormalizedImage:
 
     @property
     def variance(self) -> LinearVariance:
-        """Variance of the pointwise noise as a function of the noise-free intensity."""
+        """Variance of the pointwise noise as a function of the true intensity."""
         pointwise = self.noise.pointwise
         return LinearVariance(pointwise.readout**2, pointwise.gain, self._floor)
 

@@ -14,7 +14,7 @@ __all__ = ["at_recurring_maxima"]
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of :func:`at_recurring_maxima` (chosen unless stated otherwise)."""
 
     #: Largest distance of positions that recur from their mean, in widths of the columns.
@@ -42,7 +42,7 @@ class Constants:
     min_significance: float = 4.0
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 
 
 def at_recurring_maxima(

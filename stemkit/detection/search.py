@@ -26,7 +26,7 @@ __all__ = ["CONSTANTS", "ColumnSearch"]
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of :class:`ColumnSearch` (all chosen unless stated otherwise)."""
 
     #: The image is binned such that the width is at least this many pixels for the search ...
@@ -53,7 +53,7 @@ class Constants:
     duplicate_distance: float = 1.5
     #: A faint column of a crystal has neighbours within this many spacings or lattice vectors ...
     neighbor_distance: float = 2.0
-    #: ... at least this fraction of the median number, relative to the area inside the frame; a fainter spot in vacuum
+    #: ... at least this fraction of the median number, relative to the area inside the image; a fainter spot in vacuum
     #: or on a support is not part of the crystal.
     min_neighbors: float = 0.2
     #: Of two columns nearer than this fraction of the spacing, the fainter one must be significant over the misfit of
@@ -61,7 +61,7 @@ class Constants:
     close_distance: float = 0.5
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)
@@ -284,11 +284,11 @@ def _binned_candidates(network: NetworkCandidates | None, factor: int) -> Networ
 
 
 def _is_column(fits: ColumnFits, image: NormalizedImage, significance: float) -> NDArray[np.bool_]:
-    """Fits in the frame that are significant, or that failed on something bright."""
+    """Fits in the image that are significant, or that failed on something bright."""
     with np.errstate(invalid="ignore"):
         is_significant = fits.amplitude >= significance * fits.amplitude_err
     n_y, n_x = image.recorded.shape
-    # a peak on the border whose fit failed is the tail of a column outside the frame
+    # a peak on the border whose fit failed is the tail of a column outside the image
     away_from_border = (np.minimum(fits.y, fits.x) > 1) & (fits.y < n_y - 2) & (fits.x < n_x - 2)
     reliable = is_significant & ~fits.failed
     usual = float(np.median(fits.amplitude[reliable])) if reliable.any() else 0.0

@@ -9,19 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemkit.columns import ColumnFits, fit_columns
-from stemkit.columns.peaks import column_response, find_peaks, nearest_distances
+from stemkit.columns.peaks import column_response, find_peaks
 from stemkit.detection.candidates import MIN_SHARP_WIDTH, NETWORK_CONSTANTS, network_candidates, recorded_candidates
 from stemkit.detection.fitter import ColumnFitter
 from stemkit.detection.guided import FoundColumns
 from stemkit.detection.normalized_image import NormalizedImage, bin_positions
 from stemkit.detection.search import ColumnSearch
 from stemkit.periodicity import central_crop, find_periodicity
+from stemkit.statistics import median_spacing, nearest_distances
 
 __all__ = ["Lengths", "learn_lengths"]
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of :func:`learn_lengths` (all chosen)."""
 
     #: Side of the square in the middle of the image in which lengths are learnt, px.
@@ -78,7 +79,7 @@ class Constants:
     free_fraction: float = 0.5
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ def _shown(image: NormalizedImage, spacing: float, width: float) -> NDArray[np.f
     every = find_peaks(image.detect, threshold=least, min_distance=CONSTANTS.network_distance)
     if len(shown) > CONSTANTS.recorded_fraction * len(every):
         return shown
-    distance = float(np.median(nearest_distances(every)))
+    distance = median_spacing(every)
     narrow = _enhanced_width(image.enhanced, every, _clip_width(CONSTANTS.width_per_network_spacing * distance))
     if narrow > CONSTANTS.max_network_width * distance:
         return shown

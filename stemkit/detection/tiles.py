@@ -18,11 +18,11 @@ from stemkit.images.pixel_size import mean_pixel_size
 from stemkit.images.provenance import check_noise_attr, recorded_image
 from stemkit.noise import NoiseCalibrator
 
-__all__ = ["CONSTANTS", "Constants", "find_in_tiles", "image_tiles", "is_large"]
+__all__ = ["CONSTANTS", "find_in_tiles", "image_tiles", "is_large"]
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Sizes of the tiles in which a large image is searched."""
 
     #: Number of pixels above which an image is divided (chosen: a search takes up to 80 bytes per pixel).
@@ -38,7 +38,7 @@ class Constants:
     slack: float = 1.0
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)

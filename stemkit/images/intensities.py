@@ -28,9 +28,10 @@ def intensity_scale(values: NDArray) -> tuple[float, float]:
     """
     values = np.asarray(values)
     low, high = _quantiles(values, NORMALIZATION_QUANTILES)
+    n_parts = max(1, min(len(values), values.size // PART))
 
     def clipped() -> Iterator[NDArray[np.float64]]:
-        return (np.clip(part.astype(np.float64), low, high) for part in np.array_split(values, _n_parts(values)))
+        return (np.clip(part.astype(np.float64), low, high) for part in np.array_split(values, n_parts))
 
     offset = math.fsum(float(part.sum()) for part in clipped()) / values.size
     scale = math.sqrt(math.fsum(float(((part - offset) ** 2).sum()) for part in clipped()) / values.size)
@@ -46,11 +47,6 @@ def _quantiles(values: NDArray, fractions: tuple[float, ...]) -> list[float]:
         float(ordered[below]) + (place - below) * (float(ordered[above]) - float(ordered[below]))
         for place, (below, above) in zip(places, neighbors, strict=True)
     ]
-
-
-def _n_parts(values: NDArray) -> int:
-    """Number of parts along the first axis, of about ``PART`` values each."""
-    return max(1, min(len(values), values.size // PART))
 
 
 def pad_reflect(values: NDArray, before: tuple[int, int], after: tuple[int, int]) -> NDArray:

@@ -15,7 +15,7 @@ __all__ = ["mode_sign", "resolve_mode"]
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of the inference of the mode from the skewness of an image."""
 
     #: Largest skewness of an image with dark columns (chosen).
@@ -34,7 +34,7 @@ class Constants:
     largest: int = 2048
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 
 
 def resolve_mode(image: xr.DataArray, mode: str | None = None) -> str:

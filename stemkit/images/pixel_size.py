@@ -11,6 +11,7 @@ __all__ = [
     "PIXEL_SIZE_TOLERANCE",
     "is_calibrated",
     "mean_pixel_size",
+    "mean_spacing",
     "pixel_sizes",
     "same_pixel_sizes",
     "with_pixel_sizes",
@@ -30,7 +31,7 @@ def pixel_sizes(image: xr.DataArray) -> tuple[float, float] | None:
 
     The pixel size along an axis with a single pixel is that of the other axis.
     """
-    sizes = {d: _spacing(image, d) for d in ("y", "x") if d in image.coords}
+    sizes = {d: mean_spacing(image.coords[d]) for d in ("y", "x") if d in image.coords}
     known = [s for s in sizes.values() if s is not None]
     if not known:
         return None
@@ -64,6 +65,7 @@ def with_pixel_sizes(image: xr.DataArray, y: float, x: float) -> xr.DataArray:
     return image.assign_coords(coords)
 
 
-def _spacing(image: xr.DataArray, dim: str) -> float | None:
-    centers = np.asarray(image.coords[dim].values, dtype=np.float64)
+def mean_spacing(axis: xr.DataArray) -> float | None:
+    """Mean spacing of a coordinate in its unit; None for a single value."""
+    centers = np.asarray(axis.values, dtype=np.float64)
     return None if centers.size < 2 else float((centers[-1] - centers[0]) / (centers.size - 1))

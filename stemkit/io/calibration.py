@@ -8,7 +8,7 @@ import numpy as np
 
 from stemkit.io.units import is_reciprocal, is_unstated, nm_per
 
-__all__ = ["pixel_sizes_of", "seconds_per"]
+__all__ = ["Sizes", "pixel_sizes_of", "seconds_per"]
 
 Sizes = tuple[float, float]
 

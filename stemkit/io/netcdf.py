@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from stemkit.images.pixel_size import mean_spacing
 from stemkit.io import hdf5
 from stemkit.io.attributes import PROVENANCE, attributes_of, pack, plain, unpack
 from stemkit.io.calibration import pixel_sizes_of, seconds_per
@@ -151,7 +152,7 @@ def _axes(axes: Mapping[str, xr.DataArray]) -> tuple[tuple[float, float] | None,
     if None not in factors.values():
         return None, {name: _in_nm(axis, name, factors[name] or 1.0) for name, axis in axes.items()}, ""
     ordered = [axes["y"], axes["x"]]
-    sizes, note = pixel_sizes_of([_spacing(a) for a in ordered], [a.attrs.get("units") for a in ordered])
+    sizes, note = pixel_sizes_of([mean_spacing(a) for a in ordered], [a.attrs.get("units") for a in ordered])
     if sizes is None and not note and min(a.size for a in ordered) > 1:
         note = "its coordinates have no unit: the image is read without a pixel size, pass pixel_size= in nm"
     return sizes, {}, note
@@ -160,12 +161,6 @@ def _axes(axes: Mapping[str, xr.DataArray]) -> tuple[tuple[float, float] | None,
 def _in_nm(axis: xr.DataArray, name: str, factor: float) -> xr.Variable:
     values = axis.values if factor == 1.0 else np.asarray(axis.values, dtype=np.float64) * factor
     return xr.Variable(name, values, {**axis.attrs, "units": "nm"})
-
-
-def _spacing(axis: xr.DataArray) -> float | None:
-    """Mean spacing of a coordinate in its unit."""
-    values = np.asarray(axis.values, dtype=np.float64)
-    return None if values.size < 2 else float((values[-1] - values[0]) / (values.size - 1))
 
 
 def _attributes(array: xr.DataArray) -> dict[str, Any]:

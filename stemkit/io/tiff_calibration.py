@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemkit.io.attributes import mode_of
-from stemkit.io.calibration import pixel_sizes_of, seconds_per
+from stemkit.io.calibration import Sizes, pixel_sizes_of, seconds_per
 from stemkit.io.signals import degrees, positive_or_none
 from stemkit.io.units import is_unstated, nm_per
+from stemkit.parameters import is_number
 
 if TYPE_CHECKING:
     from tifffile import TiffFile, TiffPage
@@ -28,7 +29,6 @@ __all__ = [
     "ome_pixels",
 ]
 
-Sizes = tuple[float, float]
 
 #: Larger pixels in a unit of print are a resolution for printing, such as 72 per inch, nm (chosen).
 _PRINT_PIXEL_SIZE = 1000.0
@@ -157,7 +157,7 @@ def _xml(text: str | bytes) -> ElementTree.Element | None:
 
 def _dm_scales(page: TiffPage) -> tuple[list[float | None], list[object]]:
     scales = [page.tags.valueof(code) for code in _DM_SCALES]
-    return [float(s) if _is_number(s) else None for s in scales], [page.tags.valueof(code) for code in _DM_UNITS]
+    return [float(s) if _is_scale(s) else None for s in scales], [page.tags.valueof(code) for code in _DM_UNITS]
 
 
 def dm_tags(sizes: Sizes) -> list[tuple[int, str, int, Any, bool]]:
@@ -209,9 +209,10 @@ def fei_attributes(page: TiffPage) -> dict[str, Any]:
     return {key: value for key, value in attrs.items() if value is not None}
 
 
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value)) and value != 0
+def _is_scale(value: object) -> TypeGuard[float]:
+    """A number by which pixels can be scaled; a negative one inverts the axis."""
+    return is_number(value) and bool(np.isfinite(value)) and value != 0  # type: ignore[call-overload]
 
 
 def _is_positive(value: object) -> TypeGuard[float]:
-    return _is_number(value) and value > 0
+    return _is_scale(value) and value > 0

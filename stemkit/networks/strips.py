@@ -18,7 +18,7 @@ __all__ = ["BlockOnCPU", "maps_in_strips"]
 #: 0.5 to 8 MiB).
 STRIP = 2**21
 #: Least number of rows of a strip, since each computes two additional rows of the Fourier unit's output (chosen).
-FEWEST_ROWS = 16
+MIN_ROWS = 16
 
 #: Function that applies another one to all strips, in parallel.
 Run = Callable[[Callable[[slice], None], Iterable[slice]], object]
@@ -90,7 +90,7 @@ def maps_in_strips(
         given = F.pad(image.float(), (0, 0, 1, 1)).contiguous(memory_format=torch.channels_last)
         n_y, n_x = image.shape[-2:]
         first, features, inner = (_features(len(head[0]), n_y, n_x, dtype) for _ in range(3))
-        strips = _slices(n_y, first[:, :, 0].nbytes, FEWEST_ROWS)
+        strips = _slices(n_y, first[:, :, 0].nbytes, MIN_ROWS)
 
         def begin(strip: slice) -> None:
             first[:, :, _inside(strip)] = F.conv2d(

@@ -1,7 +1,7 @@
 """Noise of the microscope: its model, drawing it, measuring it in an image, and alignment of displaced rows.
 
-- ``model`` and ``scan`` contain the dataclasses of the noise model (checked by ``validation``), ``drawing`` draws the
-  noise of a batch of images, ``resolve`` takes the model of an image: attached or calibrated.
+- ``model`` and ``scan`` contain the dataclasses of the noise model, ``drawing`` draws the noise of a batch of images,
+  ``resolve`` takes the model of an image: attached or calibrated.
 - ``calibration`` is the estimator, ``image_calibration`` the calibration of one image.
 - ``separation`` separates specimen and noise: columns are fitted, and the displacement of each row is estimated at each
   column (``shift_estimates``) and combined over the columns (``registration`` with ``posterior``, ``row_information``,

@@ -22,14 +22,14 @@ class _Constants:
     """Constants of the measurement."""
 
     #: Distances from a column within which pixels are left out, column widths (chosen); the first that leaves the
-    #: fraction ``least_pixels`` of the image is used.
+    #: fraction ``min_pixel_fraction`` of the image is used.
     near: tuple[float, ...] = (2.0, 1.6, 1.3)
     #: Fraction of the image that has to be left by one of the distances ``near`` (chosen).
-    least_pixels: float = 0.15
-    #: Shortest side, px, and smallest fraction of the pixels between columns for which a background is measured
-    #: (chosen).
-    smallest_side: int = 32
-    fewest_pixels: float = 0.05
+    min_pixel_fraction: float = 0.15
+    #: Shortest side for which a background is measured, px (chosen).
+    min_side: int = 32
+    #: Smallest fraction of the pixels between columns for which it is measured (chosen).
+    min_pixels: float = 0.05
     #: Longest distance up to which the covariance is fitted, correlation lengths (chosen).
     reach: float = 3.0
     #: Longest distance up to which the covariance is fitted, as a fraction of the image's side (chosen).
@@ -46,9 +46,9 @@ class _Constants:
     #: Relative error of the correction for the columns' fits (chosen).
     correction_error: float = 0.25
     #: Variance over its error below which no background is stated (chosen).
-    least_signal: float = 2.0
+    min_signal: float = 2.0
     #: Largest fraction of the variance that the mean of the image has (chosen).
-    largest_mean: float = 0.6
+    max_mean: float = 0.6
 
 
 CONSTANTS = _Constants()
@@ -102,7 +102,7 @@ def between_columns(shape: tuple[int, int], fits: ColumnFits | None) -> NDArray[
     for near in CONSTANTS.near:
         between = np.ones(shape, dtype=bool)
         between.ravel()[pixel[squared <= (near * width) ** 2]] = False
-        if between.mean() > CONSTANTS.least_pixels:
+        if between.mean() > CONSTANTS.min_pixel_fraction:
             break
     return between
 
@@ -127,7 +127,7 @@ def measure_background(residual: NDArray, use: NDArray, fits: ColumnFits, other:
     between pixels of different rows, where the other noise has none, and fitted with the mean of the image (which is
     attributed to the level) subtracted, which lowers it everywhere by ``A^2 4 pi L^2 / area``.
     """
-    if min(residual.shape) < CONSTANTS.smallest_side or use.mean() < CONSTANTS.fewest_pixels:
+    if min(residual.shape) < CONSTANTS.min_side or use.mean() < CONSTANTS.min_pixels:
         return BackgroundStatistics()
     curve = _RadialCovariance.of(residual, use)
     fit = _fit(curve)
@@ -138,7 +138,7 @@ def measure_background(residual: NDArray, use: NDArray, fits: ColumnFits, other:
     squared, length = fit.variance / ratio.variance, fit.length / ratio.length
     realised = max(squared, 0.0) * (1 - _mean_fraction(length, curve.area))
     error = _variance_error(curve, fit, ratio, other, use)
-    if realised < CONSTANTS.least_signal * error:
+    if realised < CONSTANTS.min_signal * error:
         return replace(none, amplitude_std=math.sqrt(error) / 2)
     amplitude = math.sqrt(realised)
     sampling = math.sqrt(2 * math.pi * length**2 / curve.area)
@@ -256,7 +256,7 @@ class _Ratio:
 
 def _mean_fraction(length: float, area: float) -> float:
     """Fraction of the variance that the mean of an image has."""
-    return min(4 * math.pi * length**2 / area, CONSTANTS.largest_mean)
+    return min(4 * math.pi * length**2 / area, CONSTANTS.max_mean)
 
 
 def _shape(distance: NDArray, length: float, area: float) -> NDArray[np.float64]:

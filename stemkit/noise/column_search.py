@@ -11,10 +11,11 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from stemkit.columns import ColumnFits, fit_columns
-from stemkit.columns.peaks import column_response, find_peaks, nearest_distances, peaks_above_noise
+from stemkit.columns.peaks import column_response, find_peaks, peaks_above_noise
 from stemkit.filters import gaussian_variance_gain
-from stemkit.noise.differences import mad_std, row_difference
+from stemkit.noise.differences import row_difference
 from stemkit.noise.valid_pixels import nearest_pixels
+from stemkit.statistics import nearest_distances, robust_rms
 
 __all__ = ["complete_columns", "find_faint_columns", "find_first_columns", "fit_significant"]
 
@@ -24,11 +25,11 @@ class _Constants:
     """Constants of the search."""
 
     #: Fewest columns (chosen).
-    fewest_columns: int = 4
+    min_columns: int = 4
     #: Width of the filter of the first search, as a fraction of the spacing (chosen).
     first_width: float = 0.2
     #: Least height of the peaks of the first search, as a fraction of the 99.5 % quantile (chosen).
-    least_height: float = 0.3
+    min_height: float = 0.3
     #: Ratio of the peaks that a narrower filter finds to those of the first search from which columns are resolved
     #: pairs (chosen).
     resolved_pairs: float = 1.4
@@ -52,7 +53,7 @@ def find_first_columns(values: NDArray, spacing: float) -> ColumnFits | None:
     usual = float(np.clip(CONSTANTS.first_width * spacing, 1.0, 12.0))
     width = _width(values, spacing) or usual
     peaks = _peaks(values, usual, 0.6 * spacing, 0.0)
-    noise = mad_std(row_difference(values[:, :: CONSTANTS.thinned]))
+    noise = robust_rms(row_difference(values[:, :: CONSTANTS.thinned]))
     resolved = _peaks(values, max(0.6 * width, 0.8), 2.2 * width, noise)
     if len(resolved) > CONSTANTS.resolved_pairs * len(peaks) and _at_equal_distances(resolved):
         return fit_significant(values, resolved, width, None, 8)
@@ -63,7 +64,7 @@ def _peaks(values: NDArray, sigma: float, min_distance: float, noise: float) -> 
     """Peaks of the filtered image; they exceed noise of this standard deviation, filtered, five times."""
     response = column_response(values, sigma)
     least = 5 * noise * math.sqrt(gaussian_variance_gain(sigma))
-    height = CONSTANTS.least_height * float(np.quantile(response, 0.995))
+    height = CONSTANTS.min_height * float(np.quantile(response, 0.995))
     return find_peaks(response, threshold=max(height, least), min_distance=min_distance)
 
 
@@ -86,12 +87,12 @@ def fit_significant(
     values: NDArray, peaks: NDArray, width: float, shifts: NDArray | None, iterations: int
 ) -> ColumnFits | None:
     """Fits of the significant columns; None if they are too few."""
-    if len(peaks) < CONSTANTS.fewest_columns:
+    if len(peaks) < CONSTANTS.min_columns:
         return None
     fits = fit_columns(values, peaks, width, shifts=shifts, iterations=iterations)
     with np.errstate(invalid="ignore"):
         good = fits.take(~fits.failed & (fits.amplitude > 3 * fits.amplitude_err))
-    return good if len(good) >= CONSTANTS.fewest_columns else None
+    return good if len(good) >= CONSTANTS.min_columns else None
 
 
 def find_faint_columns(residual: NDArray, fits: ColumnFits, spacing: float, variance: NDArray) -> ColumnFits:
@@ -127,4 +128,4 @@ def complete_columns(fits: ColumnFits, bad: NDArray) -> ColumnFits:
         return fits
     hidden = ndimage.gaussian_filter(bad.astype(np.float64), float(np.median(fits.sigma)))
     complete = fits.take(hidden[nearest_pixels(fits, bad.shape)] < CONSTANTS.hidden)
-    return complete if len(complete) >= CONSTANTS.fewest_columns else fits
+    return complete if len(complete) >= CONSTANTS.min_columns else fits

@@ -26,9 +26,10 @@ __all__ = ["NoiseComponents", "measure_components"]
 class _Constants:
     """Constants of the separation."""
 
-    #: Error caused by the columns' model, as a fraction of the readout and of the streaks' variance, and as a fraction
-    #: of the gain (measured on simulated images).
+    #: Error caused by the columns' model, fraction of the readout and of the streaks' variance (measured on simulated
+    #: images).
     model_error: float = 0.006
+    #: The same as a fraction of the gain (measured on simulated images).
     gain_model_error: float = 0.03
     #: Error of the variances of readout noise and streaks caused by displaced rows, as a fraction of the variance that
     #: displacements had added (measured by benchmarks/calibration.py --only parts).
@@ -115,7 +116,7 @@ def measure_components(
     residual : ndarray of shape (n_y, n_x)
         The image without its fitted columns, or the image itself, over the contrast.
     signal : ndarray of shape (n_y, n_x)
-        ``(I_clean - level) / contrast``, columns bright.
+        ``(I_true - level) / contrast``, columns bright.
     slope, slope_y : ndarray of shape (n_y, n_x)
         Its derivatives along x and along y, per px.
     valid : ndarray of bool, optional

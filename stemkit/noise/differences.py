@@ -7,12 +7,13 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from stemkit.statistics import STD_PER_MAD
+
 __all__ = [
     "DIFFERENCE",
     "ROW_CORRELATION",
+    "difference_std",
     "difference_variance",
-    "mad_std",
-    "robust_std",
     "row_difference",
     "rows_without",
 ]
@@ -23,8 +24,6 @@ DIFFERENCE = np.array([1.0, -4.0, 6.0, -4.0, 1.0]) / math.sqrt(70.0)
 #: of that over ``n / ROW_CORRELATION`` independent rows.
 ROW_CORRELATION = float((np.correlate(DIFFERENCE, DIFFERENCE, "full") ** 2).sum())
 
-#: Standard deviation of a normal distribution over its median absolute deviation (derived).
-STD_PER_MAD = 1.4826
 #: A median absolute value below this fraction of the 90 % quantile is about 0 (chosen; 0.41 for a normal distribution).
 ABOUT_ZERO = 0.02
 
@@ -47,14 +46,9 @@ def rows_without(faulty: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return ~np.logical_or.reduce([faulty[i : i + n] for i in range(len(DIFFERENCE))])
 
 
-def mad_std(values: NDArray) -> float:
-    """Standard deviation of normal values about zero with this median absolute value."""
-    return STD_PER_MAD * float(np.median(np.abs(values)))
-
-
-def robust_std(difference: NDArray) -> float:
-    """Standard deviation as :func:`mad_std`; the RMS where more than half of the differences are about 0, as between
-    counts of few electrons.
+def difference_std(difference: NDArray) -> float:
+    """Standard deviation as :func:`~stemkit.statistics.robust_rms`; the RMS where more than half of the differences are
+    about 0, as between counts of few electrons.
     """
     if difference.size == 0:
         return 0.0

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stemkit.noise.constants import TINY
-from stemkit.noise.differences import difference_variance, robust_std, row_difference, rows_without
+from stemkit.noise.differences import difference_std, difference_variance, row_difference, rows_without
 from stemkit.noise.registration import BeamDisplacement
 
 __all__ = ["DisplacedSlope", "NoiseDifferences", "RowCovariance", "covariance_without_displacements"]
@@ -31,7 +31,7 @@ class _Constants:
     #: Residual displacements are subtracted from this many standard deviations (chosen).
     significant: float = 3.0
     #: Least fraction of the variance that is left by the subtraction of displacements (chosen).
-    least_left: float = 0.01
+    min_left: float = 0.01
 
 
 CONSTANTS = _Constants()
@@ -95,7 +95,7 @@ class NoiseDifferences:
         difference = row_difference(residual)
         known = np.ones(difference.shape) if valid is None else rows_without(~valid).astype(np.float64)
         thinned = np.s_[:, :: CONSTANTS.thinned]
-        std = robust_std(difference[thinned][known[thinned] > 0])
+        std = difference_std(difference[thinned][known[thinned] > 0])
         if std == 0:
             return None
         known = known * (np.abs(difference) < CONSTANTS.outlier * std)
@@ -135,7 +135,7 @@ def covariance_without_displacements(noise: NoiseDifferences) -> RowCovariance:
     slopes = [_mean_products(d.slope[2:-2] * noise.known, noise.known, lags)[0] for d in (noise.x, noise.y)]
     restored = covariance + removed[0] * slopes[0] + removed[1] * slopes[1]
     covariance = restored - subtracted[0] * slopes[0] - subtracted[1] * slopes[1]
-    if covariance[0] < CONSTANTS.least_left * restored[0]:
+    if covariance[0] < CONSTANTS.min_left * restored[0]:
         # displacements that explain more than the variance of the image are not measured
         covariance, subtracted = restored, np.zeros(2)
     correction = (removed[0][0] - subtracted[0], removed[1][0] - subtracted[1])

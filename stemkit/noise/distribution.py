@@ -22,9 +22,9 @@ class _Constants:
     """Constants of the fit of the shape, and of the decision for counts."""
 
     #: Pointwise noise with a smaller fraction of the variance does not show its tails (chosen).
-    least_fraction: float = 0.35
+    min_fraction: float = 0.35
     #: Fewest pixels from which a shape is measured (chosen).
-    fewest_pixels: int = 500
+    min_pixels: int = 500
     #: Blocks of rows whose separate shapes give the error (chosen).
     n_blocks: int = 8
     #: Fewest pixels from which the skewness is measured (chosen).
@@ -79,7 +79,7 @@ def fit_tukey_shape(standardised: NDArray, fraction: float, known: NDArray) -> t
     Quantiles at 0.9 to 0.998 over the quartiles are compared with those of five independent Tukey variables with the
     weights of the difference, plus a normal one. Quantiles exist for every lambda, moments do not.
     """
-    if fraction < CONSTANTS.least_fraction or known.sum() < CONSTANTS.fewest_pixels:
+    if fraction < CONSTANTS.min_fraction or known.sum() < CONSTANTS.min_pixels:
         return NORMAL_SHAPE, math.nan
     table = _reference_at(min(fraction, 1.0))
 
@@ -88,7 +88,7 @@ def fit_tukey_shape(standardised: NDArray, fraction: float, known: NDArray) -> t
         return _nearest(_ratios(np.quantile(z, TAILS), np.quantile(z, 1 - TAILS), *np.quantile(z, [0.75, 0.25])), table)
 
     blocks = np.array_split(np.arange(len(standardised)), CONSTANTS.n_blocks)
-    separate = [shape_of(slice(b[0], b[-1] + 1)) for b in blocks if known[b].sum() > CONSTANTS.fewest_pixels]
+    separate = [shape_of(slice(b[0], b[-1] + 1)) for b in blocks if known[b].sum() > CONSTANTS.min_pixels]
     std = float(np.std(separate, ddof=1) / np.sqrt(len(separate))) if len(separate) > 1 else math.nan
     return shape_of(slice(None)), std
 

@@ -103,7 +103,7 @@ def add_noise(signal: Tensor, noise: NoiseParameters, generator: torch.Generator
     Parameters
     ----------
     signal : Tensor of shape (n_images, n_y, n_x)
-        Ideal images.
+        True images.
     noise : NoiseParameters
     generator : torch.Generator
 

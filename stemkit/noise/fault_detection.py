@@ -11,10 +11,11 @@ from scipy.spatial import cKDTree
 
 from stemkit.columns import ColumnFits
 from stemkit.noise.constants import TINY
-from stemkit.noise.differences import robust_std, row_difference, rows_without
+from stemkit.noise.differences import difference_std, row_difference, rows_without
 from stemkit.noise.scan import ScanNoise
 from stemkit.pixels import PixelFaults
 from stemkit.pixels.noise import LevelDependentNoise
+from stemkit.statistics import median_spacing
 
 __all__ = ["describe_hum", "describe_pixel_faults", "find_scan_faults", "saturated_pixels"]
 
@@ -30,7 +31,7 @@ class _Constants:
     #: Fraction of the levels at which the variance of an image of counts is their mean (chosen).
     counted_levels: float = 0.7
     #: Shortest side of an image whose scan is analysed, px (chosen).
-    smallest_side: int = 64
+    min_side: int = 64
     #: Lags at which noise is correlated along the scan lines, px (chosen).
     lags: tuple[int, ...] = (4, 5, 6, 7, 8)
     #: Noise is correlated along y if its covariance there is this many times that along x (chosen).
@@ -38,11 +39,13 @@ class _Constants:
     #: Significance of a correlation along y and of a displacement at the left edge, standard deviations (chosen).
     significance: float = 5.0
     #: Least displacement at the left edge that is reported, px (chosen).
-    least_flyback: float = 0.1
-    #: Fewest columns, at the left edge, elsewhere and in all, from which it is measured (chosen).
-    fewest_left: int = 5
-    fewest_right: int = 20
-    fewest_columns: int = 50
+    min_flyback: float = 0.1
+    #: Fewest columns at the left edge from which it is measured (chosen).
+    min_left: int = 5
+    #: Fewest columns elsewhere (chosen).
+    min_right: int = 20
+    #: Fewest columns in all (chosen).
+    min_columns: int = 50
 
 
 CONSTANTS = _Constants()
@@ -170,12 +173,12 @@ def describe_hum(scan: ScanNoise) -> dict[str, str]:
 
 def _direction(values: NDArray, faulty: NDArray) -> dict[str, str]:
     """Whether noise is correlated more along y than along x, each in fourth differences across that axis."""
-    if min(values.shape) < CONSTANTS.smallest_side:
+    if min(values.shape) < CONSTANTS.min_side:
         return {}
     covariances = []
     for image, bad in ((values, faulty), (values.T, faulty.T)):
         difference = row_difference(np.asarray(image, dtype=np.float64))
-        limit = 8 * robust_std(difference)
+        limit = 8 * difference_std(difference)
         difference = np.clip(difference, -limit, limit) * rows_without(bad)
         products = [float((difference[:, :-k] * difference[:, k:]).mean()) for k in CONSTANTS.lags]
         covariances.append((float(np.mean(products)), float((difference**2).mean()) / np.sqrt(difference.size)))
@@ -187,21 +190,21 @@ def _direction(values: NDArray, faulty: NDArray) -> dict[str, str]:
 
 def _flyback(positions: NDArray) -> dict[str, str]:
     """Columns at the left edge: second differences of x with the two columns to the right, compared with the rest."""
-    if len(positions) < CONSTANTS.fewest_columns:
+    if len(positions) < CONSTANTS.min_columns:
         return {}
     tree = cKDTree(positions)
-    spacing = float(np.median(tree.query(positions, k=2)[0][:, 1]))
+    spacing = median_spacing(positions)
     first = _right_neighbor(tree, positions, spacing)
     second = np.where(first >= 0, first[first], -1)
     both = (first >= 0) & (second >= 0)
     x = positions[:, 1]
     difference = np.where(both, x - 2 * x[first] + x[second], np.nan)
     left, right = both & (x < 1.5 * spacing), both & (x > 3 * spacing)
-    if left.sum() < CONSTANTS.fewest_left or right.sum() < CONSTANTS.fewest_right:
+    if left.sum() < CONSTANTS.min_left or right.sum() < CONSTANTS.min_right:
         return {}
     shift = float(np.median(difference[left]) - np.median(difference[right]))
     error = 1.25 * float(np.std(difference[right])) / np.sqrt(left.sum())
-    if abs(shift) < max(CONSTANTS.least_flyback, CONSTANTS.significance * error):
+    if abs(shift) < max(CONSTANTS.min_flyback, CONSTANTS.significance * error):
         return {}
     return {"flyback": f"columns at the left edge are displaced by {shift:+.2f} ± {error:.2f} px: the beam's return"}
 

@@ -15,11 +15,11 @@ from stemkit.noise.model import NoiseModel, PointwiseNoise, ScanNoise
 __all__ = ["ResidualCurve", "residual_curve_model", "residual_curves"]
 
 #: Pixels whose distribution is compared with Tukey's (chosen).
-MOST_RANKED = 4000
+MAX_RANKED = 4000
 #: Bins of a curve with less than this fraction of the pixels are left out: the high-gradient tail (chosen).
-SMALLEST_BIN = 0.005
+MIN_BIN = 0.005
 #: Bins of a curve with at most this number of pixels are left out (chosen).
-FEWEST_PIXELS = 10
+MIN_PIXELS = 10
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def residual_curve_model(values: NDArray, *, mode: str, contrast: float, level: 
     level_bright = level * mode_sign(mode)
     at_level, at_column = (pointwise.at(s) / contrast for s in (level_bright, level_bright + contrast))
     residual = (bright - ndimage.gaussian_filter1d(bright, sigma, axis=1)).ravel()
-    thinned = residual[:: max(1, residual.size // MOST_RANKED)]
+    thinned = residual[:: max(1, residual.size // MAX_RANKED)]
     shape = float(np.clip(stats.ppcc_max(thinned, brack=(-0.3, 0.5)), -0.39, 2.0))
     return NoiseModel(
         contrast,
@@ -134,7 +134,7 @@ def _curve(x: NDArray, residual: NDArray, n_bins: int) -> ResidualCurve:
     index = np.clip(np.digitize(x.ravel(), edges) - 1, 0, n_bins - 1)
     count = np.bincount(index, minlength=n_bins)
     square = np.bincount(index, residual.ravel() ** 2, minlength=n_bins)
-    keep = count > max(SMALLEST_BIN * x.size, FEWEST_PIXELS)
+    keep = count > max(MIN_BIN * x.size, MIN_PIXELS)
     if keep.sum() < 2:
         return ResidualCurve(np.empty(0), np.empty(0), np.empty(0, dtype=np.int64), float(residual.std()), 0.0)
     center, std = (edges[:-1] + edges[1:])[keep] / 2, np.sqrt(square[keep] / count[keep])

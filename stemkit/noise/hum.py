@@ -20,7 +20,7 @@ from stemkit.noise.spectrum_fit import FALSE_ALARM, FALSE_ALARM_ONE_AXIS
 __all__ = ["fit_hum", "lattice_frequency_bands"]
 
 #: Highest frequency of a hum, cycles per row (chosen: the mean over a row keeps 0.3 of its amplitude).
-HIGHEST_FREQUENCY = 0.76
+MAX_FREQUENCY = 0.76
 #: A frequency within this fraction of that of the rows of columns is the lattice's (chosen).
 LATTICE_BAND = 0.1
 #: Harmonics of these frequencies that residuals have (chosen: columns are smooth).
@@ -68,7 +68,7 @@ def fit_hum(
             for r, q, p in zip(estimates, posteriors, parts, strict=True)
         ]
         for frequency in (lowest, 1 - lowest)
-        if frequency <= HIGHEST_FREQUENCY
+        if frequency <= MAX_FREQUENCY
     ]
     best = max(candidates, key=_gain)
     best = [fit if fit and fit.gain > stats.chi2.isf(FALSE_ALARM_ONE_AXIS, 2) else None for fit in best]

@@ -37,15 +37,15 @@ class _Constants:
     """Constants of the calibration."""
 
     #: Number of pixels, about, of the part on which larger images are calibrated (chosen).
-    most_pixels: int = 2**18
+    max_pixels: int = 2**18
     #: Longest row of this part, px (chosen).
     longest_row: int = 2048
     #: Smallest number of rows of this part (chosen).
-    fewest_rows: int = 128
+    min_rows: int = 128
     #: Sigma of the Gaussian filter whose result is subtracted before the skewness is measured, px (chosen).
     smooth: float = 6.0
     #: Pixels with less than this fraction of the usual pointwise variance have no weight in the distribution (chosen).
-    least_variance: float = 0.05
+    min_variance: float = 0.05
     #: Jitter that changes along the row is stated from this fraction of the variance of jitter of whole rows (chosen).
     local_jitter: float = 0.1
     #: Jitter that is longer than this fraction of the row is stated for whole rows (chosen).
@@ -55,7 +55,7 @@ class _Constants:
     #: Distance of digital levels from which they are stated, as a fraction of the readout noise (chosen).
     coarse_step: float = 0.2
     #: Number of digital levels from which on they are not stated (chosen).
-    most_levels: int = 4096
+    max_levels: int = 4096
 
 
 CONSTANTS = _Constants()
@@ -137,10 +137,10 @@ def contrast_and_level(values: NDArray, mode: str, *, averaged: bool = False) ->
 def _calibrated_part(bright: NDArray) -> tuple[slice, slice]:
     """The part of a large image that is used: whole rows if they are short enough, those with the most columns."""
     n_y, n_x = bright.shape
-    if n_y * n_x <= CONSTANTS.most_pixels:
+    if n_y * n_x <= CONSTANTS.max_pixels:
         return slice(0, n_y), slice(0, n_x)
     width = min(n_x, CONSTANTS.longest_row)
-    height = min(n_y, max(CONSTANTS.most_pixels // width, CONSTANTS.fewest_rows))
+    height = min(n_y, max(CONSTANTS.max_pixels // width, CONSTANTS.min_rows))
     # a specimen may surround vacuum: rows that vary the most along x cross the most columns
     variation = np.cumsum(np.r_[0.0, bright.std(axis=1)])
     top = int(np.argmax(variation[height:] - variation[:-height])) if n_y > height else 0
@@ -211,7 +211,7 @@ def _pointwise_distribution(noise: _Noise) -> tuple[str, float, float]:
     difference = row_difference(noise.residual)
     pointwise = components.pointwise_variance(noise.signal[2:-2])
     variance = np.maximum(pointwise + components.streak_variance, 1e-12)
-    known = rows_without(~noise.valid) & (pointwise > CONSTANTS.least_variance * float(pointwise.mean()))
+    known = rows_without(~noise.valid) & (pointwise > CONSTANTS.min_variance * float(pointwise.mean()))
     if not known.any():
         return normal
     if _skewed_like_counts(noise):
@@ -225,7 +225,7 @@ def _skewed_like_counts(noise: _Noise) -> bool:
     components, use = noise.components, noise.between
     filtered = noise.residual - ndimage.gaussian_filter(noise.residual, CONSTANTS.smooth)
     pointwise = components.readout**2 + components.gain * noise.signal[use]
-    variance = np.maximum(pointwise, CONSTANTS.least_variance * components.readout**2) + components.streak_variance
+    variance = np.maximum(pointwise, CONSTANTS.min_variance * components.readout**2) + components.streak_variance
     if not use.any() or variance.min() <= 0:
         return False
     std = np.sqrt(variance)
@@ -343,6 +343,6 @@ def _digitization(values: NDArray, faulty: NDArray, noise: float) -> Digitizatio
     high = float(good.max()) if (clipped & (values == good.max())).any() else None
     thinned = slice(None, None, max(1, len(values) // 64))
     levels = np.unique(values[thinned][~faulty[thinned]])
-    step = float(np.diff(levels).min()) if 2 < len(levels) < CONSTANTS.most_levels else 0.0
+    step = float(np.diff(levels).min()) if 2 < len(levels) < CONSTANTS.max_levels else 0.0
     equal = step > 0 and np.allclose((levels - levels[0]) / step, np.rint((levels - levels[0]) / step), atol=1e-3)
     return Digitization(low, high, step if equal and step > CONSTANTS.coarse_step * noise else None)

@@ -25,28 +25,29 @@ class _Constants:
 
     #: Streaks longer than this fraction of the row have an infinite length (chosen).
     longest: float = 0.6
-    #: Range of the correlation of neighbouring pixels (chosen).
-    lowest_correlation: float = -0.9
-    highest_correlation: float = 0.95
+    #: Smallest correlation of neighbouring pixels (chosen).
+    min_correlation: float = -0.9
+    #: Largest correlation of neighbouring pixels (chosen).
+    max_correlation: float = 0.95
     #: Shortest length of the streaks if there is one kind, px (chosen).
     shortest: float = 1.5
     #: Shortest length of the short streaks, px (chosen).
     shortest_of_two: float = 0.7
     #: Smallest ratio of the two lengths (chosen: more similar lengths are not distinguished).
-    least_ratio: float = 1.6
+    min_ratio: float = 1.6
     #: A second kind of streaks is sought if the weighted sum of squares with one kind exceeds this, for 27 lags and 4
     #: parameters (chosen: exceeded by chance in one image of seven).
     unexplained: float = 30.0
     #: A second kind of streaks is kept if it reduces the sum of squares by this (tuned on simulated images with streaks
     #: of one length and displaced rows; without displacements 13.8 would give a false-alarm rate of 1e-3).
-    least_gain: float = 30.0
+    min_gain: float = 30.0
     #: A second kind of streaks is kept if its variance exceeds this fraction of the variance that displacements add on
     #: the columns' slopes, whose residual is as long as a column is wide (tuned on benchmarks/calibration.py).
-    least_over_displaced: float = 0.4
-    #: Streaks shorter than this, px, with less pointwise variance than ``least_pointwise`` times theirs, are correlated
-    #: pointwise noise (chosen).
+    min_over_displaced: float = 0.4
+    #: Shorter streaks, px, with little pointwise variance are correlated pointwise noise (chosen).
     shortest_alone: float = 2.0
-    least_pointwise: float = 0.05
+    #: Little is less than this fraction of the variance of the streaks (chosen).
+    min_pointwise: float = 0.05
 
 
 CONSTANTS = _Constants()
@@ -138,7 +139,7 @@ def fit_lag_covariance(
     if cost > CONSTANTS.unexplained:
         for _ in range(2):
             two = _fit_two(_LeastSquares.of(lags, scaled, _scatter(lags, best, pairs, n_x), n_x), best)
-            if two is None or two.short * total < CONSTANTS.least_over_displaced * displaced:
+            if two is None or two.short * total < CONSTANTS.min_over_displaced * displaced:
                 break
             best = two
     std = _standard_deviations(lags, best, _scatter(lags, best, pairs, n_x))
@@ -174,7 +175,7 @@ def _fit_one(problem: _LeastSquares) -> tuple[LagCovariance, float]:
     """The best model with streaks of one length, and its weighted sum of squares."""
     correlation, log_length = _best_length(problem)
     (pointwise, streaks), norm = problem.solve(correlation, [math.exp(log_length)])
-    if pointwise < CONSTANTS.least_pointwise * streaks and log_length < math.log(CONSTANTS.shortest_alone):
+    if pointwise < CONSTANTS.min_pointwise * streaks and log_length < math.log(CONSTANTS.shortest_alone):
         # every image has pointwise noise: streaks as short as its correlation are pointwise noise
         correlation = _best_correlation(problem, [])
         (pointwise,), norm = problem.solve(correlation, [])
@@ -196,7 +197,7 @@ def _best_length(problem: _LeastSquares) -> tuple[float, float]:
         lambda p: problem.solve(p[0], [math.exp(p[1])])[1],
         [correlation, length],
         bounds=[
-            (CONSTANTS.lowest_correlation, CONSTANTS.highest_correlation),
+            (CONSTANTS.min_correlation, CONSTANTS.max_correlation),
             (math.log(CONSTANTS.shortest), log_longest),
         ],
         method="Nelder-Mead",
@@ -206,7 +207,7 @@ def _best_length(problem: _LeastSquares) -> tuple[float, float]:
 
 
 def _best_correlation(problem: _LeastSquares, lengths: Sequence[float]) -> float:
-    bounds = CONSTANTS.lowest_correlation, CONSTANTS.highest_correlation
+    bounds = CONSTANTS.min_correlation, CONSTANTS.max_correlation
     cost = optimize.minimize_scalar(lambda c: problem.solve(c, lengths)[1], bounds=bounds, method="bounded")
     return float(cost.x)
 
@@ -235,16 +236,16 @@ def _fit_two(problem: _LeastSquares, one: LagCovariance) -> LagCovariance | None
     cost_of_one = problem.solve(one.correlation, [one.length])[1] ** 2
     lengths = _whole_rows(np.exp(found.x[1:]), problem.longest)
     (pointwise, streaks, short), _ = problem.solve(found.x[0], lengths)
-    if (one.short == 0 and cost_of_one - found.fun < CONSTANTS.least_gain) or streaks == 0 or short == 0:
+    if (one.short == 0 and cost_of_one - found.fun < CONSTANTS.min_gain) or streaks == 0 or short == 0:
         return None
     return LagCovariance(*map(float, (pointwise, found.x[0], streaks, lengths[0], short, lengths[1])))
 
 
 def _distinct(correlation: float, lengths: NDArray) -> bool:
     """Whether the correlation and both lengths are within their ranges, and the lengths are distinguished."""
-    allowed = CONSTANTS.lowest_correlation < correlation < CONSTANTS.highest_correlation
+    allowed = CONSTANTS.min_correlation < correlation < CONSTANTS.max_correlation
     long, short = lengths
-    return bool(allowed and short > CONSTANTS.shortest_of_two and CONSTANTS.least_ratio * short < long < 1.01e6)
+    return bool(allowed and short > CONSTANTS.shortest_of_two and CONSTANTS.min_ratio * short < long < 1.01e6)
 
 
 def _whole_rows(lengths: NDArray, longest: float) -> NDArray[np.float64]:
@@ -259,7 +260,7 @@ def _starts(one: LagCovariance) -> list[tuple[float, float, float]]:
         for r in sorted({0.0, 0.3, one.correlation})
         for b in (1.5, 3.0, 6.0)
         for a in sorted({length, 1e6, 3 * b, 6 * b, 12 * b})
-        if a > CONSTANTS.least_ratio * b
+        if a > CONSTANTS.min_ratio * b
     ]
 
 

@@ -10,23 +10,32 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 
 from stemkit.noise.constants import TINY
-from stemkit.noise.differences import mad_std
+from stemkit.statistics import robust_rms
 
-__all__ = ["LEAST_DEVIATION", "LatticePrior", "cauchy_weight", "nearest_vectors", "second_differences"]
+__all__ = ["MIN_DEVIATION", "LatticePrior", "cauchy_weight", "nearest_vectors", "second_differences"]
 
 #: Standard deviation of a column from the middle of two opposite neighbours, at least, px (chosen).
-LEAST_DEVIATION = 0.02
-#: Neighbours are within this fraction of a lattice vector of where it points (chosen).
-NEAR = 0.25
-#: Scale of the Cauchy weights, in standard deviations: second differences beyond it lose their weight (chosen).
-CAUCHY_SCALE = 3.0
-#: Least fraction of the scatter of the second differences that is the lattice's; the rest is noise of the positions
-#: (chosen).
-LEAST_LATTICE = 0.3
-#: Variance of a second difference over that of a position, for independent errors (derived: 1 + 1/4 + 1/4).
-SECOND_DIFFERENCE_GAIN = 1.5
-#: Directions in which a column has opposite neighbours (derived: two lattice vectors, their sum and difference).
-N_DIRECTIONS = 4
+MIN_DEVIATION = 0.02
+
+
+@dataclass(frozen=True)
+class _Constants:
+    """Constants of the prior."""
+
+    #: Neighbours are within this fraction of a lattice vector of where it points (chosen).
+    near: float = 0.25
+    #: Scale of the Cauchy weights, in standard deviations: second differences beyond it lose their weight (chosen).
+    cauchy_scale: float = 3.0
+    #: Least fraction of the scatter of the second differences that is the lattice's; the rest is noise of the positions
+    #: (chosen).
+    min_lattice: float = 0.3
+    #: Variance of a second difference over that of a position, for independent errors (derived: 1 + 1/4 + 1/4).
+    second_difference_gain: float = 1.5
+    #: Directions in which a column has opposite neighbours (derived: two lattice vectors, their sum and difference).
+    n_directions: int = 4
+
+
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)
@@ -56,17 +65,21 @@ class LatticePrior:
         values = differences @ positions
         if len(values) < len(positions) / 4:
             return None
-        scatter = mad_std(values) ** 2
-        noise = SECOND_DIFFERENCE_GAIN * float(np.median(1 / np.maximum(weight, TINY)))
-        own = max(scatter - noise, LEAST_LATTICE**2 * scatter, LEAST_DEVIATION**2)
-        trust = 1 / (1 + values**2 / (CAUCHY_SCALE**2 * max(scatter, LEAST_DEVIATION**2))) / (N_DIRECTIONS * own)
+        scatter = robust_rms(values) ** 2
+        noise = CONSTANTS.second_difference_gain * float(np.median(1 / np.maximum(weight, TINY)))
+        own = max(scatter - noise, CONSTANTS.min_lattice**2 * scatter, MIN_DEVIATION**2)
+        trust = (
+            1
+            / (1 + values**2 / (CONSTANTS.cauchy_scale**2 * max(scatter, MIN_DEVIATION**2)))
+            / (CONSTANTS.n_directions * own)
+        )
         precision = (differences.T @ sparse.diags(trust) @ differences).tocsr()
         return cls(precision, precision @ positions)
 
 
 def cauchy_weight(values: NDArray, std: float) -> NDArray[np.float64]:
     """Weight of second differences with this standard deviation: small where the lattice is broken."""
-    return 1 / (1 + (values / (CAUCHY_SCALE * std)) ** 2)
+    return 1 / (1 + (values / (CONSTANTS.cauchy_scale * std)) ** 2)
 
 
 def nearest_vectors(positions: NDArray) -> NDArray[np.float64]:
@@ -87,7 +100,7 @@ def nearest_vectors(positions: NDArray) -> NDArray[np.float64]:
 def second_differences(positions: NDArray, vectors: NDArray) -> sparse.csr_matrix:
     """``x_c - (x_(c + v) + x_(c - v)) / 2`` for each column with both neighbours, ``(n_differences, n_columns)``."""
     tree, entries, n = cKDTree(positions), [], 0
-    near = NEAR * float(np.hypot(*vectors[0]))
+    near = CONSTANTS.near * float(np.hypot(*vectors[0]))
     for vector in (*vectors, vectors[0] + vectors[1], vectors[0] - vectors[1]):
         (up, after), (down, before) = (tree.query(positions + s * vector, distance_upper_bound=near) for s in (1, -1))
         both = np.flatnonzero(np.isfinite(up) & np.isfinite(down))

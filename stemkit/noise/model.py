@@ -16,8 +16,7 @@ from stemkit.images.containers import Images, float_dtype, join, split
 from stemkit.images.mode import mode_sign
 from stemkit.noise.drawing import NoiseParameters, add_noise
 from stemkit.noise.scan import ScanNoise
-from stemkit.noise.validation import above, correlation, finite, finite_or_none, not_negative, positive, require
-from stemkit.parameters import MODES
+from stemkit.parameters import MODES, check_number, check_option, check_positive
 
 __all__ = ["BackgroundNoise", "Digitization", "NoiseModel", "PointwiseNoise", "ScanNoise"]
 
@@ -52,14 +51,15 @@ class BackgroundNoise:
     length: float = 32.0
 
     def __post_init__(self) -> None:
-        require(self, amplitude=not_negative, length=positive)
+        check_number("amplitude of BackgroundNoise", self.amplitude, 0)
+        check_positive("length of BackgroundNoise", self.length)
 
 
 @dataclass(frozen=True)
 class PointwiseNoise:
     """Noise of single pixels: electronics and counting.
 
-    With ``s = (I_clean - level) / contrast`` its variance in units of the contrast squared is
+    With ``s = (I_true - level) / contrast`` its variance in units of the contrast squared is
     ``max(readout^2 + gain * s, 0)``.
 
     Parameters
@@ -96,9 +96,15 @@ class PointwiseNoise:
     kind: str = "tukey"
 
     def __post_init__(self) -> None:
-        require(self, readout=not_negative, gain=finite, shape=above(-0.4), correlation_x=correlation)
-        if self.kind not in KINDS:
-            raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, but is {self.kind!r}")
+        check_number("readout of PointwiseNoise", self.readout, 0)
+        check_number("gain of PointwiseNoise", self.gain)
+        if not -0.4 < self.shape < math.inf:
+            raise ValueError(f"shape of PointwiseNoise must be a finite number above -0.4, but is {self.shape!r}")
+        if not -1 < self.correlation_x < 1:
+            raise ValueError(
+                f"correlation_x of PointwiseNoise must be between -1 and 1, exclusive, but is {self.correlation_x!r}"
+            )
+        check_option("kind", self.kind, KINDS)
         if self.kind == "poisson" and self.gain == 0:
             raise ValueError("gain must not be 0 for counted electrons: give the signal of one electron")
 
@@ -126,11 +132,9 @@ class PointwiseNoise:
         >>> PointwiseNoise.counted(25.0).gain
         0.04
         """
-        if not (math.isfinite(dose) and dose > 0):
-            raise ValueError(f"dose must be a positive number of electrons per pixel, but is {dose!r}")
+        check_positive("dose", dose, unit="electrons per pixel")
+        check_option("mode", mode, MODES)
         least = dose if mode == "bf" else 0.0
-        if mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}, but is {mode!r}")
         if not (math.isfinite(background) and background >= least):
             raise ValueError(
                 f"background must be at least {least:g} electrons per pixel, but is {background!r}: nowhere are "
@@ -162,18 +166,18 @@ class Digitization:
     step: float | None = None
 
     def __post_init__(self) -> None:
-        require(self, low=finite_or_none, high=finite_or_none, step=finite_or_none)
-        if self.step is not None and not self.step > 0:
-            raise ValueError(f"step must be positive or None, but is {self.step!r}")
+        check_number("low of Digitization", self.low, optional=True)
+        check_number("high of Digitization", self.high, optional=True)
+        check_positive("step", self.step, optional=True)
         if self.low is not None and self.high is not None and not self.low < self.high:
             raise ValueError(f"low must be below high, but they are {self.low!r} and {self.high!r}")
 
 
 @dataclass(frozen=True)
 class NoiseModel:
-    """Noise between the ideal image and the recorded one.
+    """Noise between the true image and the recorded one.
 
-    A smooth background is added to the ideal image, the beam is displaced while it scans it, each pixel has noise of
+    A smooth background is added to the true image, the beam is displaced while it scans it, each pixel has noise of
     its own, streaks are added to the rows, and the sum is digitised.
 
     Parameters
@@ -228,17 +232,17 @@ class NoiseModel:
     digitization: Digitization = field(default_factory=Digitization)
 
     def __post_init__(self) -> None:
-        require(self, contrast=positive, level=finite)
-        if self.mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}, but is {self.mode!r}")
+        check_positive("contrast of NoiseModel", self.contrast)
+        check_number("level of NoiseModel", self.level)
+        check_option("mode", self.mode, MODES)
 
     def apply(self, image: Images, random_state: int | np.random.RandomState | None = None) -> Images:
-        """Draw this noise onto clean images.
+        """Draw this noise onto true images.
 
         Parameters
         ----------
         image : DataArray, ndarray or list of them
-            Clean images, in the units of ``contrast`` and ``level``.
+            True images, in the units of ``contrast`` and ``level``.
         random_state : int, RandomState or None
             Seed; the same seed gives the same noise.
 
@@ -250,14 +254,14 @@ class NoiseModel:
         return join([self._apply_one(one, int(seeds.integers(2**62))) for one in split(image, name="image")], image)
 
     def variance(self, image: Images) -> Images:
-        """Expected variance of the pointwise noise at each pixel of a clean image, in its units squared."""
+        """Expected variance of the pointwise noise at each pixel of a true image, in its units squared."""
 
-        def one(clean: xr.DataArray) -> xr.DataArray:
-            signal = (clean.values.astype(np.float64) - self.level) / self.contrast * mode_sign(self.mode)
+        def one(true_image: xr.DataArray) -> xr.DataArray:
+            signal = (true_image.values.astype(np.float64) - self.level) / self.contrast * mode_sign(self.mode)
             relative = np.maximum(self.pointwise.readout**2 + self.pointwise.gain * signal, 0.0)
-            return clean.copy(data=(relative * self.contrast**2).astype(float_dtype(clean.dtype)))
+            return true_image.copy(data=(relative * self.contrast**2).astype(float_dtype(true_image.dtype)))
 
-        return join([one(clean) for clean in split(image, name="image")], image)
+        return join([one(true_image) for true_image in split(image, name="image")], image)
 
     @property
     def dose(self) -> float:
@@ -268,8 +272,7 @@ class NoiseModel:
 
     def dose_per_area(self, pixel_size: float) -> float:
         """``dose`` in electrons per square angstrom, for a pixel size in nm."""
-        if not (math.isfinite(pixel_size) and pixel_size > 0):
-            raise ValueError(f"pixel_size must be a positive number of nm, but is {pixel_size!r}")
+        check_positive("pixel_size", pixel_size, unit="nm")
         return self.dose / (10 * pixel_size) ** 2
 
     def to_dict(self) -> dict[str, Any]:
@@ -334,12 +337,12 @@ class NoiseModel:
         step = math.nan if digitization.step is None else digitization.step / self.contrast
         return {"low": low, "high": high, "step": step, "step_origin": relative(digitization.low or 0.0)}
 
-    def _apply_one(self, clean: xr.DataArray, seed: int) -> xr.DataArray:
+    def _apply_one(self, true_image: xr.DataArray, seed: int) -> xr.DataArray:
         sign = mode_sign(self.mode)
-        signal = torch.as_tensor((clean.values.astype(np.float64) - self.level) / (self.contrast * sign))[None]
+        signal = torch.as_tensor((true_image.values.astype(np.float64) - self.level) / (self.contrast * sign))[None]
         noisy = add_noise(signal, self.parameters(), torch_generator(seed))[0].numpy()
         values = noisy * (sign * self.contrast) + self.level
-        return clean.copy(data=values.astype(float_dtype(clean.dtype)))
+        return true_image.copy(data=values.astype(float_dtype(true_image.dtype)))
 
 
 # --- plain numbers -------------------------------------------------------------------------------------------------

@@ -18,14 +18,14 @@ from stemkit.estimators import ImageTransformer, image_by_image, loaded
 from stemkit.images.containers import Images, float_dtype, join, split
 from stemkit.images.mode import mode_sign, resolve_mode
 from stemkit.images.provenance import RECORDED, digest, step_record, was_averaged
-from stemkit.noise.differences import mad_std
 from stemkit.noise.displacement_parts import NO_PARTS, DisplacementParts
-from stemkit.noise.lattice_prior import LEAST_DEVIATION, cauchy_weight, nearest_vectors, second_differences
+from stemkit.noise.lattice_prior import MIN_DEVIATION, cauchy_weight, nearest_vectors, second_differences
 from stemkit.noise.registration import SLOW, BeamDisplacement
 from stemkit.noise.separation import FittedCrystal, separate_specimen
 from stemkit.noise.shift_estimates import ShiftEstimates
 from stemkit.noise.spectrum import drift_factor, drift_spectrum
 from stemkit.pixels import faulty_pixels, filled
+from stemkit.statistics import robust_rms
 
 __all__ = ["RowAligner"]
 
@@ -37,16 +37,16 @@ class _Constants:
     #: Rows are registered on at most this many px of their middle (chosen).
     widest: int = 1024
     #: Most estimates of displacements (columns times rows) of an image (chosen).
-    most_estimates: int = 2**23
+    max_estimates: int = 2**23
     #: Standard deviation of the prior of a row, as a fraction of the RMS displacement, at least (chosen).
-    least_jitter: float = 0.2
+    min_jitter: float = 0.2
     #: Elements of the prior's factor below this fraction of the RMS displacement are 0 (chosen).
     negligible: float = 1e-4
     #: Standard deviation of the second differences in the first round, as a fraction of the RMS displacement (chosen).
     first_deviation: float = 0.3
     #: Slow displacements of an image with drift are removed up to this many times their RMS (tuned on 24 synthetic
     #: images: 1 leaves more of the drift, 2 removes more of the specimen's strain).
-    largest_drift: float = 1.5
+    max_drift: float = 1.5
     #: Rounds in which second differences are weighted anew (chosen).
     rounds: int = 6
 
@@ -112,10 +112,10 @@ class RowAligner(ImageTransformer):
     >>> from stemkit import NoiseModel, RowAligner, ScanNoise, STEMSynthesizer
     >>> from stemkit.synthesis import lattice, planar_cell
     >>> crystal = lattice(planar_cell("square"), (256, 256), spacing=16.0, angle=8.0)
-    >>> clean = STEMSynthesizer().record(crystal)["enhance"]
-    >>> jittered = NoiseModel(scan=ScanNoise(jitter=0.5)).apply(clean, random_state=0)
+    >>> true_image = STEMSynthesizer().record(crystal)["enhance"]
+    >>> jittered = NoiseModel(scan=ScanNoise(jitter=0.5)).apply(true_image, random_state=0)
     >>> straight = RowAligner().fit_transform(jittered)
-    >>> bool(((straight - clean) ** 2).mean() < ((jittered - clean) ** 2).mean() / 4)
+    >>> bool(((straight - true_image) ** 2).mean() < ((jittered - true_image) ** 2).mean() / 4)
     True
     """
 
@@ -192,7 +192,7 @@ def _row_shifts(image: xr.DataArray, mode: str | None) -> NDArray[np.float64]:
     bright = filled(image.values, faulty).astype(np.float64) * mode_sign(resolve_mode(image, mode))
     left = max(0, (n_x - CONSTANTS.widest) // 2)
     part = slice(None), slice(left, left + CONSTANTS.widest)
-    most = max(1, CONSTANTS.most_estimates // n_y)
+    most = max(1, CONSTANTS.max_estimates // n_y)
     crystal = separate_specimen(bright[part], faulty=faulty[part], most_columns=most, row_length=n_x).crystal
     if crystal is not None:
         return _crystal_shifts(crystal)
@@ -226,7 +226,7 @@ def _limit_slow(rows: NDArray, longest: float, parts: DisplacementParts = NO_PAR
         return rows
     if parts.drift:
         expected = parts.jitter**2 + parts.drift**2 * drift_spectrum(len(rows), parts.drift_rows)[slow]
-        limit = CONSTANTS.largest_drift * np.sqrt(expected)
+        limit = CONSTANTS.max_drift * np.sqrt(expected)
     else:
         limit = np.full(int(slow.sum()), math.sqrt(float(np.median(waves[~slow] ** 2)) / MEDIAN_SQUARE))
     waves[slow] = np.clip(waves[slow], -limit, limit)
@@ -271,7 +271,7 @@ class _Prior:
         factor = np.hstack(factors)
         factor[np.abs(factor) < CONSTANTS.negligible * found.rms] = 0.0
         # of a displacement that changes along the row, its mean is removed
-        jitter = max(parts.jitter, CONSTANTS.least_jitter * found.rms)
+        jitter = max(parts.jitter, CONSTANTS.min_jitter * found.rms)
         return cls(jitter, found.rms, sparse.csr_matrix(factor))
 
 
@@ -282,11 +282,11 @@ def _displacements(
     differences = second_differences(positions, vectors)
     equations = _Equations.of(estimates, prior)
     rows, errors = np.zeros(estimates.n_rows), np.zeros(len(positions))
-    deviation = max(LEAST_DEVIATION, CONSTANTS.first_deviation * prior.displacement)
+    deviation = max(MIN_DEVIATION, CONSTANTS.first_deviation * prior.displacement)
     for _ in range(CONSTANTS.rounds):
         values = differences @ (positions[:, 1] + errors)
         # the scatter between the columns is that of the lattice, not of broken places
-        deviation = max(LEAST_DEVIATION, min(deviation, mad_std(values) if len(values) else deviation))
+        deviation = max(MIN_DEVIATION, min(deviation, robust_rms(values) if len(values) else deviation))
         weighted = sparse.diags(np.sqrt(cauchy_weight(values, deviation)) / deviation) @ differences
         rows, errors = equations.solve(weighted, weighted @ positions[:, 1])
     return rows - rows.mean()

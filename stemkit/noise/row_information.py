@@ -20,11 +20,11 @@ __all__ = ["RowInformation"]
 
 #: Least variance of the displacements for which their spectrum is estimated, over that of the noise of a typical row
 #: (chosen).
-LEAST_FILTERED = 0.1
+MIN_FILTERED = 0.1
 #: Least variance of the displacements that is searched for, px squared (chosen).
-LEAST_VARIANCE = 1e-7
+MIN_VARIANCE = 1e-7
 #: Largest variance of the displacements that is searched for, px squared (chosen).
-LARGEST_VARIANCE = 100.0
+MAX_VARIANCE = 100.0
 
 
 @dataclass(frozen=True)
@@ -138,14 +138,14 @@ class RowInformation:
             s = math.exp(log_s)
             return float(np.log1p(s * values).sum() - s * (score @ reduced.shrunk(s, score)))
 
-        bounds = np.log(LEAST_VARIANCE), np.log(LARGEST_VARIANCE)
+        bounds = np.log(MIN_VARIANCE), np.log(MAX_VARIANCE)
         found = optimize.minimize_scalar(cost, bounds=bounds, method="bounded")
         return float(np.exp(found.x)) if found.fun < -1e-6 else 0.0
 
     def spectrum(self) -> RowSpectrum:
         """Spectrum of the displacements."""
         typical = self.n_rows / max(float(np.trace(self.matrix.values)), TINY)
-        variance = max(self.jitter_variance(), LEAST_FILTERED * typical)
+        variance = max(self.jitter_variance(), MIN_FILTERED * typical)
         return row_spectrum(self.eigenvalues, self.eigenvectors, self.score, variance)
 
 

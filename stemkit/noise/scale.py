@@ -15,16 +15,25 @@ from stemkit.noise.separation import Separation
 
 __all__ = ["IntensityScale", "measure_scale"]
 
-#: A fitted amplitude A of error e is too large by about this times e^2 / A, since position and width are free (chosen).
-AMPLITUDE_BIAS = 2.5
-#: Largest relative correction of an amplitude (chosen).
-LARGEST_CORRECTION = 0.2
-#: Standard deviation of a median over that of a mean, for normal values (derived).
-MEDIAN_STD = 1.25
-#: Columns are equivalent within this fraction of a lattice vector (chosen).
-NEAR = 0.2
-#: Fraction of the variance that two sublattices explain (chosen; a normal distribution cut in two explains 0.64).
-TWO_GROUPS = 0.8
+
+@dataclass(frozen=True)
+class _Constants:
+    """Constants of the scale."""
+
+    #: A fitted amplitude A of error e is too large by about this times e^2 / A, since position and width are free
+    #: (chosen).
+    amplitude_bias: float = 2.5
+    #: Largest relative correction of an amplitude (chosen).
+    max_correction: float = 0.2
+    #: Standard deviation of a median over that of a mean, for normal values (derived).
+    median_std: float = 1.25
+    #: Columns are equivalent within this fraction of a lattice vector (chosen).
+    near: float = 0.2
+    #: Fraction of the variance that two sublattices explain (chosen; a normal distribution cut in two explains 0.64).
+    two_groups: float = 0.8
+
+
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)
@@ -48,15 +57,15 @@ def measure_scale(separation: Separation) -> IntensityScale:
         return IntensityScale(float(high - low if high > low else 1.0), float(low))
     fits = separation.crystal.complete
     # the fitted position is that of the highest noise
-    bias = np.minimum(AMPLITUDE_BIAS * (fits.amplitude_err / fits.amplitude) ** 2, LARGEST_CORRECTION)
+    bias = np.minimum(CONSTANTS.amplitude_bias * (fits.amplitude_err / fits.amplitude) ** 2, CONSTANTS.max_correction)
     amplitude = fits.amplitude * (1 - bias)
     equivalent = _mean_of_equivalents(amplitude, fits, separation.crystal.vectors)
     brightest = amplitude[equivalent >= sublattice_threshold(equivalent)]
     return IntensityScale(
         float(np.median(brightest)),
         float(np.median(fits.background)),
-        MEDIAN_STD * float(np.std(brightest)) / math.sqrt(len(brightest)),
-        MEDIAN_STD * float(np.std(fits.background)) / math.sqrt(len(fits)),
+        CONSTANTS.median_std * float(np.std(brightest)) / math.sqrt(len(brightest)),
+        CONSTANTS.median_std * float(np.std(fits.background)) / math.sqrt(len(fits)),
     )
 
 
@@ -72,7 +81,7 @@ def _mean_of_equivalents(amplitude: NDArray, fits: ColumnFits, vectors: NDArray 
     total, count = np.zeros(len(amplitude)), np.zeros(len(amplitude))
     for vector in (*vectors, *-vectors):
         distance, index = tree.query(positions + vector)
-        found = distance < NEAR * np.hypot(*vector)
+        found = distance < CONSTANTS.near * np.hypot(*vector)
         total[found] += amplitude[index[found]]
         count[found] += 1
     return np.where(count > 0, total / np.maximum(count, 1), amplitude)
@@ -87,4 +96,4 @@ def sublattice_threshold(amplitudes: NDArray) -> float:
     left, total = np.cumsum(a)[:-1], a.sum()
     between = n * (len(a) - n) * (left / n - (total - left) / (len(a) - n)) ** 2 / len(a) ** 2
     best = int(np.argmax(between))
-    return float(a[best + 1]) if between[best] > TWO_GROUPS * a.var() and len(a) - best > 3 else float(a[0])
+    return float(a[best + 1]) if between[best] > CONSTANTS.two_groups * a.var() and len(a) - best > 3 else float(a[0])

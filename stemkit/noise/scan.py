@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stemkit.noise.validation import not_negative, not_negative_or_inf, positive, require
+from stemkit.parameters import check_number, check_positive
 
 __all__ = ["ScanNoise"]
 
@@ -78,15 +78,13 @@ class ScanNoise:
     short_length: float = 3.0
 
     def __post_init__(self) -> None:
-        amplitudes = ("amplitude", "short_amplitude", "jitter", "jitter_y", "drift", "drift_y", "hum", "hum_y")
-        lengths = ("length", "short_length", "jitter_length")
-        require(
-            self,
-            **dict.fromkeys(amplitudes, not_negative),
-            **dict.fromkeys(lengths, not_negative_or_inf),
-            drift_rows=positive,
-            hum_period=positive,
-        )
+        for name in ("amplitude", "short_amplitude", "jitter", "jitter_y", "drift", "drift_y", "hum", "hum_y"):
+            check_number(f"{name} of ScanNoise", getattr(self, name), 0)
+        for name in ("length", "short_length", "jitter_length"):
+            if not (length := getattr(self, name)) >= 0:
+                raise ValueError(f"{name} of ScanNoise must be at least 0 (inf: the whole row), but is {length!r}")
+        for name in ("drift_rows", "hum_period"):
+            check_positive(f"{name} of ScanNoise", getattr(self, name))
 
     @property
     def displacement(self) -> float:

@@ -20,7 +20,7 @@ from stemkit.periodicity import central_crop, find_periodicity
 __all__ = ["FittedCrystal", "Separation", "separate_specimen"]
 
 #: Rows are registered to at most this many columns: their estimates need most of the memory (chosen).
-MOST_COLUMNS = 1200
+MAX_COLUMNS = 1200
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,13 @@ class _Constants:
     #: Rows have settled if a round changes their displacement along x by less than this, RMS px (chosen).
     settled: float = 0.1
     #: RMS displacement, in widths of a column, beyond which rows were registered to the wrong columns (chosen).
-    largest_displacement: float = 1.5
+    max_displacement: float = 1.5
     #: The lattice is determined on a square of this side, px (chosen).
     lattice_square: int = 512
-    #: Smallest spacing of columns, px, and shortest side of an image, px, for which columns are fitted (chosen).
-    smallest_spacing: float = 4.0
-    smallest_side: int = 16
+    #: Smallest spacing of columns for which they are fitted, px (chosen).
+    min_spacing: float = 4.0
+    #: Shortest side of an image in which columns are fitted, px (chosen).
+    min_side: int = 16
     #: Variance of a faulty pixel over the largest of the others: it has no weight (chosen).
     faulty_variance: float = 1e12
 
@@ -117,7 +118,7 @@ def separate_specimen(
     bright: NDArray,
     *,
     faulty: NDArray | None = None,
-    most_columns: int = MOST_COLUMNS,
+    most_columns: int = MAX_COLUMNS,
     row_length: int | None = None,
 ) -> Separation:
     """Fit the columns of an image and register its rows to them, alternately.
@@ -147,7 +148,7 @@ def separate_specimen(
     bad = np.zeros(values.shape, dtype=bool) if faulty is None else faulty
     periodicity = find_periodicity(central_crop(values, CONSTANTS.lattice_square))
     spacing = periodicity.spacing
-    small = spacing is None or spacing < CONSTANTS.smallest_spacing or min(values.shape) < CONSTANTS.smallest_side
+    small = spacing is None or spacing < CONSTANTS.min_spacing or min(values.shape) < CONSTANTS.min_side
     if spacing is None or small:
         return _without_columns(values, spacing, bad)
     image = _Image(values, bad, spacing, most_columns, periodicity.vectors)
@@ -273,4 +274,4 @@ def _crystal(image: _Image, registered: _Registered, columns: NDArray, row_lengt
 
 def _plausible(found: BeamDisplacement, fits: ColumnFits, instead: BeamDisplacement) -> BeamDisplacement:
     """The displacement, or another one if it is so large that rows were registered to the wrong columns."""
-    return found if found.rms <= CONSTANTS.largest_displacement * float(np.median(fits.sigma)) else instead
+    return found if found.rms <= CONSTANTS.max_displacement * float(np.median(fits.sigma)) else instead

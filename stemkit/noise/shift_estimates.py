@@ -11,7 +11,7 @@ from scipy import ndimage, sparse
 
 from stemkit.columns import ColumnFits
 from stemkit.noise.constants import TINY
-from stemkit.noise.differences import robust_std, row_difference, rows_without
+from stemkit.noise.differences import difference_std, row_difference, rows_without
 
 __all__ = ["ShiftEstimates", "derivative", "estimate_shifts", "noise_variance"]
 
@@ -187,7 +187,7 @@ def noise_variance(
     long as a column is wide count most.
     """
     difference = row_difference(residual)
-    limit = 8 * robust_std(difference[:, ::THINNED])
+    limit = 8 * difference_std(difference[:, ::THINNED])
     difference = np.clip(difference, -limit, limit)
     if bad.any():
         known = rows_without(bad)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from stemkit.columns import ColumnFits
-from stemkit.noise.differences import mad_std
+from stemkit.statistics import robust_rms
 
 __all__ = ["nearest_pixels", "valid_pixels"]
 
@@ -27,9 +27,9 @@ class _Constants:
     #: deviations of these backgrounds (chosen).
     vacuum_level: float = 5.0
     #: Fraction of the image far from all columns above which vacuum or support is searched for (chosen).
-    least_vacuum: float = 2e-3
+    min_vacuum: float = 2e-3
     #: Fraction of the image above which the pixels of the crystal are used alone; below, all valid pixels (chosen).
-    least_crystal: float = 0.05
+    min_crystal: float = 0.05
 
 
 CONSTANTS = _Constants()
@@ -89,13 +89,13 @@ def _inside_crystal(residual: NDArray, valid: NDArray, fits: ColumnFits, spacing
     no_column = np.ones(residual.shape, dtype=bool)
     no_column[nearest_pixels(fits, residual.shape)] = False
     far = ndimage.distance_transform_edt(no_column) > CONSTANTS.vacuum_distance * spacing
-    if far.mean() < CONSTANTS.least_vacuum:
+    if far.mean() < CONSTANTS.min_vacuum:
         return valid
     level = float(np.median(fits.background))
     local = ndimage.gaussian_filter(residual, 0.25 * spacing)
-    other_level = np.abs(local - level) > CONSTANTS.vacuum_level * mad_std(fits.background - level)
+    other_level = np.abs(local - level) > CONSTANTS.vacuum_level * robust_rms(fits.background - level)
     outside = ndimage.binary_opening(far & other_level, np.ones((3, 3)))
     if not outside.any():
         return valid
     inside = valid & (ndimage.distance_transform_edt(~outside) > spacing)
-    return inside if inside.mean() > CONSTANTS.least_crystal else valid
+    return inside if inside.mean() > CONSTANTS.min_crystal else valid

@@ -25,7 +25,7 @@ class _Constants:
     #: Number of bins of the signal (chosen).
     n_bins: int = 24
     #: Fewest pixels of a bin (chosen).
-    fewest_pixels: int = 30
+    min_pixels: int = 30
     #: Bins with less than this fraction of the usual variance are clipped at the end of the digital range (chosen).
     clipped: float = 0.05
     #: Quantiles of the signal between which bins have equal width (chosen: without outliers).
@@ -157,7 +157,7 @@ def _by_signal(square: NDArray, signal: NDArray, known: NDArray) -> VarianceCurv
         return VarianceCurve(np.array([x.mean()]), np.array([y.mean()]), np.array([x.size]))
     index = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, len(edges) - 2)
     count = np.bincount(index)
-    keep = count > CONSTANTS.fewest_pixels
+    keep = count > CONSTANTS.min_pixels
     signal_mean, variance = (np.bincount(index, v)[keep] / count[keep] for v in (x, y))
     return VarianceCurve(signal_mean, variance, count[keep])
 

@@ -9,7 +9,7 @@ __all__ = ["CONSTANTS", "CUBIC_RESIDUAL_STD", "MEAN_DIFFERENCE", "MIN_LARGER_CUB
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of the search for faulty pixels (tuned: on the simulated images of ``tests/test_pixels.py``)."""
 
     #: Sigma of the narrowest bright column, px (chosen: integration over a pixel alone has a sigma of 0.29 px).
@@ -83,7 +83,7 @@ class Constants:
     band_margin: int = 64
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 #: Mean absolute difference of two independent normal numbers, in standard deviations of one of them (derived).
 MEAN_DIFFERENCE = 2 / math.sqrt(math.pi)
 #: Standard deviation of a pixel minus the mean of the cubics along both axes, for noise of 1 (derived).

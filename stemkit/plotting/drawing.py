@@ -9,6 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from stemkit.images.pixel_size import pixel_sizes
+from stemkit.statistics import median_spacing
 from stemkit.tables import unit_of_table
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ __all__ = [
     "inches",
     "limit_to_image",
     "marker_size",
-    "median_spacing",
     "pixel_positions",
     "round_number",
     "scale_bar_length",
@@ -131,13 +131,6 @@ def pixel_positions(image: xr.DataArray, table: pd.DataFrame) -> NDArray[np.floa
         return (table[["y", "x"]].to_numpy(dtype=np.float64) - origin) / sizes
     names = ["y_px", "x_px"] if {"y_px", "x_px"} <= set(table) else ["y", "x"]
     return table[names].to_numpy(dtype=np.float64)
-
-
-def median_spacing(positions: NDArray, without: float) -> float:
-    """Median distance, px, of nearest positions ``(n, 2)``; ``without`` if there is only one."""
-    from scipy.spatial import cKDTree
-
-    return float(np.median(cKDTree(positions).query(positions, k=2)[0][:, 1])) if len(positions) > 1 else without
 
 
 def marker_size(ax: Axes, positions: NDArray) -> float:

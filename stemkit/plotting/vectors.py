@@ -15,11 +15,11 @@ from stemkit.plotting.drawing import (
     ANNOTATION_ZORDER,
     draw_note,
     limit_to_image,
-    median_spacing,
     pixel_positions,
     round_number,
 )
 from stemkit.plotting.images import show_image
+from stemkit.statistics import median_spacing
 from stemkit.tables import check_columns
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from bokeh.models import LayoutDOM, LinearColorMapper, Range1d
 from bokeh.palettes import Viridis256
 from bokeh.plotting import figure
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from stemkit.report.encoding import gray_levels
 from stemkit.report.viewer import transparent, unit_edges
+from stemkit.statistics import nearest_distances
 from stemkit.trust.rings import hann_window
 
 __all__ = ["histograms", "power_spectra"]
@@ -92,11 +92,10 @@ def histograms(table: pd.DataFrame, unit: str) -> list[figure]:
         ``"nm"`` or ``"px"``; errors are in pm if it is nm.
     """
     factor, small = (1e3, "pm") if unit == "nm" else (1.0, "px")
-    places = table[["y", "x"]].to_numpy()
     errors = np.sqrt((table["y_err"] ** 2 + table["x_err"] ** 2) / 2).to_numpy()
     return [
         _histogram(factor * errors, f"position error along an axis ({small})"),
-        _histogram(cKDTree(places).query(places, k=2)[0][:, 1], f"distance of the nearest column ({unit})"),
+        _histogram(nearest_distances(table[["y", "x"]].to_numpy()), f"distance of the nearest column ({unit})"),
         _histogram(table["amplitude"].to_numpy(), "amplitude (units of the image)"),
         _histogram(table["sigma"].to_numpy(), f"sigma ({unit})"),
     ]

@@ -9,16 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import xarray as xr
-from scipy.spatial import cKDTree
 
 from stemkit._version import __version__
 from stemkit.atomic import whole_file
 from stemkit.detection import good_columns
 from stemkit.report.encoding import thumbnail_uri
 from stemkit.report.templating import environment
+from stemkit.statistics import median_spacing
 
 __all__ = ["INDEX", "summary_of", "write_index"]
 
@@ -62,8 +61,7 @@ def summary_of(title: str, recorded: xr.DataArray, columns: pd.DataFrame, unit: 
     """The line of a page in the index, as JSON."""
     spacing = ""
     if len(columns) > 1:
-        places = columns[["y", "x"]].to_numpy()
-        spacing = f"{np.median(cKDTree(places).query(places, k=2)[0][:, 1]):.4g} {unit}"
+        spacing = f"{median_spacing(columns[['y', 'x']].to_numpy()):.4g} {unit}"
     return json.dumps(
         {
             "title": title,

@@ -13,7 +13,6 @@ import pandas as pd
 import xarray as xr
 from bokeh.embed import components
 from bokeh.resources import Resources
-from scipy.spatial import cKDTree
 
 from stemkit._version import __version__
 from stemkit.atomic import check_place, whole_file
@@ -29,6 +28,7 @@ from stemkit.report.noise_words import noise_sentences
 from stemkit.report.table import column_filter, column_table
 from stemkit.report.templating import environment
 from stemkit.report.viewer import image_view
+from stemkit.statistics import median_spacing
 from stemkit.tables import check_columns
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def _page(
     enhanced = image if was_enhanced(image) else None
     unit = "nm" if is_calibrated(image) else "px"
     name = title or image.attrs.get("source") or "image"
-    selection = column_filter(columns)
+    selection = column_filter()
     view = image_view(recorded, enhanced, columns, selection.filter)
     shown = {"recorded": recorded} if enhanced is None else {"recorded": recorded, "enhanced": enhanced}
     models = {
@@ -212,9 +212,8 @@ def _facts(image: xr.DataArray, recorded: xr.DataArray, columns: pd.DataFrame, u
     )
     facts.append(("columns", f"{len(columns)}, of which {len(good_columns(columns)) if len(columns) else 0} good"))
     if len(columns) > 1:
-        places = columns[["y", "x"]].to_numpy()
-        nearest = np.median(cKDTree(places).query(places, k=2)[0][:, 1])
-        facts.append(("nearest columns", f"{nearest:.4g} {unit} apart (median)"))
+        spacing = median_spacing(columns[["y", "x"]].to_numpy())
+        facts.append(("nearest columns", f"{spacing:.4g} {unit} apart (median)"))
         error = float(np.sqrt((columns["y_err"] ** 2 + columns["x_err"] ** 2) / 2).median())
         facts.append(
             (

@@ -93,8 +93,8 @@ class ColumnFilter:
     least: Spinner
 
 
-def column_filter(table: pd.DataFrame) -> ColumnFilter:
-    """Make the filter of the columns of ``table``; :func:`column_table` connects it to their source."""
+def column_filter() -> ColumnFilter:
+    """Make the filter of the columns; :func:`column_table` connects it to their source."""
     names = {words: name.replace("_", " ").lower() for name, words in FLAG_WORDS.items()}
     chosen = Select(title="show", value=EVERY, options=[EVERY, GOOD, FLAGGED, *names], width=240)
     least = Spinner(title="least signal to noise", low=0, value=0, step=1, width=160)

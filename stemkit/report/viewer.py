@@ -25,12 +25,12 @@ from bokeh.models import (
 )
 from bokeh.plotting import figure
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from stemkit.detection import Quality
 from stemkit.images.pixel_size import is_calibrated, pixel_sizes
 from stemkit.plotting.flags import FLAG_STYLES, FLAG_WORDS, GOOD_STYLE
 from stemkit.report.encoding import N_GRAY_LEVELS, Picture, picture
+from stemkit.statistics import median_spacing
 
 __all__ = ["View", "image_view", "transparent", "unit_edges"]
 
@@ -281,7 +281,7 @@ def _resize(plot: figure, glyphs: list[GlyphRenderer], source: ColumnDataSource)
     arguments = {
         "plot": plot,
         "renderers": glyphs,
-        "spacing": float(np.median(cKDTree(places).query(places, k=2)[0][:, 1])),
+        "spacing": median_spacing(places),
         "symbol": SYMBOL_DIAMETER,
         "smallest": MIN_SYMBOL_SIZE,
         "largest": MAX_SYMBOL_SIZE,

@@ -21,12 +21,11 @@ from stemkit.images.mode import mode_sign
 from stemkit.images.provenance import step_record
 from stemkit.noise import ScanNoise
 from stemkit.parameters import check_positive, is_number
-from stemkit.series.averaging import Grid
+from stemkit.series.averaging import AverageGrid
 from stemkit.series.combined import Combined, combined, in_groups
-from stemkit.series.directions import Group, union_of, variance_of, without_slow_drift
-from stemkit.series.extent import covered
-from stemkit.series.frames import FEWEST_FRAMES, BrightFrames, Series, check_enough, read_series
-from stemkit.series.jumps import described
+from stemkit.series.directions import Group, common_grid, variance_of, without_slow_drift
+from stemkit.series.frames import MIN_FRAMES, BrightFrames, Series, check_enough, read_series
+from stemkit.series.jumps import ambiguity_text
 from stemkit.series.refinement import Enhance, refined
 from stemkit.series.result import average_image, gains_of, pixel_centers
 from stemkit.series.rigid import rigid_shifts
@@ -37,8 +36,6 @@ __all__ = ["SeriesAligner"]
 #: Sigma, px, of the Gaussian filter of the reference without a denoiser (chosen: of 0.8, 1.2 and 1.7 px, the smallest
 #: error of the displacements on one simulated series of each scene).
 REFERENCE_SIGMA = 1.2
-#: Rows over which displacements are averaged before the area is determined that frames have in common (chosen).
-SMOOTHED_ROWS = 17
 
 
 class SeriesAligner(ImageTransformer):
@@ -195,7 +192,7 @@ class SeriesAligner(ImageTransformer):
         series = self.fitted_frames(X)
         mean = self._combined(series.bright, with_variance=True)
         gains = gains_of(self.displacements_[self._used], self._turns(self._used), self._frame_shape)
-        grid = Grid(self._origin, self.shape_)
+        grid = AverageGrid(self._origin, self.shape_)
         image, self.noise_ratio_ = average_image(
             mean, series.first, self.mode_, grid, gains, self._variance, self.scan_noise_
         )
@@ -248,14 +245,14 @@ class SeriesAligner(ImageTransformer):
             shows nothing. They are for inspection: their noise is correlated along y.
         """
         series = self.fitted_frames(X)
-        grid, sign = Grid((0, 0), self.shape_), mode_sign(self.mode_)
+        grid, sign = AverageGrid((0, 0), self.shape_), mode_sign(self.mode_)
         values = np.empty((len(self._used), *self.shape_), float_dtype(series.first.dtype))
         for k, i in enumerate(self._used):
             one = combined(
                 BrightFrames(series, [i]).__getitem__, self.displacements_[i : i + 1], self._turns([i]), grid
             )
             values[k] = np.where(one.shown, sign * one.values, np.nan)
-        coords = {"frame": self._used, **pixel_centers(series.first, Grid(self._origin, self.shape_))}
+        coords = {"frame": self._used, **pixel_centers(series.first, AverageGrid(self._origin, self.shape_))}
         attrs = {**series.first.attrs, "mode": self.mode_, "stemkit": step_record(series.first, "align")}
         return xr.DataArray(values, coords, ("frame", "y", "x"), series.first.name, attrs)
 
@@ -317,7 +314,7 @@ class SeriesAligner(ImageTransformer):
             reasons = "; ".join(f"frame {i}: {reason}" for i, reason in sorted(rejected.items()))
             warnings.warn(f"{len(rejected)} of {series.n_frames} frames are left out: {reasons}", stacklevel=4)
         if ambiguous:
-            warnings.warn(described(ambiguous), stacklevel=4)
+            warnings.warn(ambiguity_text(ambiguous), stacklevel=4)
 
     def _group(self, series: Series, turn: Turn, numbers: list[int]) -> Group:
         """Frames of one scan direction against each other."""
@@ -328,7 +325,7 @@ class SeriesAligner(ImageTransformer):
         rejected = {numbers[k]: reason for k, reason in whole.rejected.items()}
         kept = [k for k in range(len(numbers)) if k not in whole.rejected]
         used = [numbers[k] for k in kept]
-        if len(used) < FEWEST_FRAMES:
+        if len(used) < MIN_FRAMES:
             return Group(turn, used, np.zeros((len(used), n_rows, 2)), ScanNoise(), rejected=rejected)
         chosen, shifts = BrightFrames(series, used), whole.shifts[kept]
         found = refined(chosen, shifts - shifts.mean(0), self._enhance(chosen[0]), rows=self.rows, verbose=self.verbose)
@@ -343,7 +340,7 @@ class SeriesAligner(ImageTransformer):
         turns = [groups[g].turn.quarters for _, g, _ in members]
         displacements = np.stack([groups[g].displacements[k] for _, g, k in members])
         self._digests = [series.digests[i] for i in self._used]
-        grid = _grid(displacements, turns, self._frame_shape, self.coverage)
+        grid = common_grid(displacements, turns, self._frame_shape, self.coverage)
         self._origin, self.shape_ = grid.origin, grid.shape
         self.displacements_ = np.full((series.n_frames, *displacements.shape[1:]), np.nan)
         self.displacements_[self._used] = grid.of(displacements)
@@ -385,17 +382,6 @@ class SeriesAligner(ImageTransformer):
             lambda k: frames(used[k]),
             self.displacements_[used],
             self._turns(used),
-            Grid((0, 0), self.shape_),
+            AverageGrid((0, 0), self.shape_),
             with_variance=with_variance,
         )
-
-
-def _grid(displacements: NDArray, turns: list[int], shape: tuple[int, int], coverage: float) -> Grid:
-    """Pixels of the average, relative to the first frame."""
-    whole = union_of(displacements, turns, shape)
-    if coverage == 0:
-        return whole
-    # not the gaps between displaced rows
-    smooth = ndimage.uniform_filter1d(displacements, SMOOTHED_ROWS, axis=1, mode="nearest")
-    count = combined(lambda _: np.zeros(shape), smooth, turns, whole).count
-    return covered(whole, count, max(1.0, np.ceil(coverage * len(turns) - 1e-9)))

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from stemkit.images.mode import mode_sign
 from stemkit.noise import NoiseCalibrator, NoiseModel, PointwiseNoise, ScanNoise
-from stemkit.series.averaging import Grid, average, placed
+from stemkit.series.averaging import AverageGrid, average, placed
 
 __all__ = ["noise_gain", "noise_of_average", "with_mean_displacements"]
 
@@ -45,7 +45,7 @@ def noise_gain(displacements: NDArray, shape: tuple[int, int]) -> tuple[float, f
     still[..., 1] = 0.0
     random = np.random.default_rng(0)
     low = int(np.floor(still[..., 0].min()))
-    grid = Grid((low, 0), (shape[0] + int(np.ceil(np.ptp(still[..., 0]))) + 1, MEASURED_COLUMNS))
+    grid = AverageGrid((low, 0), (shape[0] + int(np.ceil(np.ptp(still[..., 0]))) + 1, MEASURED_COLUMNS))
     mean = average((placed(random.normal(size=(shape[0], MEASURED_COLUMNS)), one, grid) for one in still), grid)
     use = mean.count >= max(1.0, len(displacements) / 2)
     if not use.any():

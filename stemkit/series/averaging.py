@@ -11,9 +11,9 @@ from scipy import fft, linalg, ndimage, sparse
 
 __all__ = [
     "Average",
-    "Grid",
-    "NormalEquations",
+    "AverageGrid",
     "Placed",
+    "SplineEquations",
     "average",
     "placed",
     "squared_residuals",
@@ -33,7 +33,7 @@ MARGIN = 2
 
 
 @dataclass(frozen=True)
-class Grid:
+class AverageGrid:
     """Pixels of the average: pixel ``(0, 0)`` lies at ``origin`` (y, x) of the coordinates of the displacements."""
 
     origin: tuple[int, int]
@@ -85,7 +85,7 @@ class Average:
         return np.asarray(ndimage.maximum_filter1d(self.count, GAP, axis=0) > 0)
 
 
-def placed(frame: NDArray, displacement: NDArray, grid: Grid) -> Placed:
+def placed(frame: NDArray, displacement: NDArray, grid: AverageGrid) -> Placed:
     """Move the rows of a frame along x, and find where they lie along y.
 
     Parameters
@@ -93,7 +93,7 @@ def placed(frame: NDArray, displacement: NDArray, grid: Grid) -> Placed:
     frame : ndarray of shape (n_y, n_x)
     displacement : ndarray of shape (n_y, 2)
         Relative to the origin of the grid's coordinates.
-    grid : Grid
+    grid : AverageGrid
     """
     moved = grid.of(displacement)
     rows, inside = _along_x(np.asarray(frame, dtype=np.float64), moved[:, 1], grid.shape[1])
@@ -102,7 +102,7 @@ def placed(frame: NDArray, displacement: NDArray, grid: Grid) -> Placed:
 
 
 @dataclass(frozen=True)
-class NormalEquations:
+class SplineEquations:
     """Normal equations of the splines along y, for each column of pixels.
 
     Parameters
@@ -119,7 +119,7 @@ class NormalEquations:
     count: NDArray[np.float64]
 
     @classmethod
-    def empty(cls, grid: Grid) -> NormalEquations:
+    def empty(cls, grid: AverageGrid) -> SplineEquations:
         """Those of no frame."""
         n_y, n_x = grid.shape
         return cls(np.zeros((4, n_y + 2, n_x)), np.zeros((n_y + 2, n_x)), np.zeros((n_y, n_x)))
@@ -144,13 +144,13 @@ class NormalEquations:
         return Average(c, (c[:-2] + 4 * c[1:-1] + c[2:]) / 6, self.count.copy())
 
 
-def average(frames: Iterable[Placed], grid: Grid) -> Average:
+def average(frames: Iterable[Placed], grid: AverageGrid) -> Average:
     """The image ``sum_k c_k beta(y - k)``, with cubic B-splines beta along y, of which the rows are samples.
 
     The sum of the squares of the residuals, and ``STIFFNESS`` times that of the second differences of c, is minimised
     for each column of pixels. Frames are added one by one; they need not be in memory together.
     """
-    equations = NormalEquations.empty(grid)
+    equations = SplineEquations.empty(grid)
     for frame in frames:
         equations.add(frame)
     return equations.solve()

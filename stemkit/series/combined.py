@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.series.averaging import Average, Grid, average, placed, squared_residuals
+from stemkit.series.averaging import Average, AverageGrid, average, placed, squared_residuals
 from stemkit.series.turns import Turn
 
 __all__ = ["Combined", "combined", "in_groups"]
@@ -44,7 +44,7 @@ def combined(
     frames: Callable[[int], NDArray],
     displacements: NDArray,
     turns: Sequence[int],
-    grid: Grid,
+    grid: AverageGrid,
     *,
     with_variance: bool = False,
 ) -> Combined:
@@ -58,7 +58,7 @@ def combined(
         Along y and x of the image, px.
     turns : sequence of int
         Quarter turns of each frame.
-    grid : Grid
+    grid : AverageGrid
     with_variance : bool, default=False
         Compute the variance of the pixels, too.
     """
@@ -100,7 +100,7 @@ def _part(
     displacements: NDArray,
     group: list[int],
     quarters: int,
-    grid: Grid,
+    grid: AverageGrid,
     with_variance: bool,
 ) -> _Part:
     first = frames(group[0])

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from stemkit.parabola import parabola_vertex
+from stemkit.parabola import subpixel_step
 from stemkit.series.envelope import SPECTRUM_SMOOTHING, Spectrum, tapered
-from stemkit.series.overlap import LEAST_OVERLAP, energies_of_overlaps
+from stemkit.series.overlap import MIN_OVERLAP, energies_of_overlaps
 
 __all__ = ["CoherenceFilter", "PairCorrelation", "Spectra"]
 
@@ -21,9 +21,9 @@ NEAR = 3
 SIGNIFICANT = 3.0
 #: Maxima whose gain is below this fraction of the highest are no candidates (chosen: of 657 pairs of simulated frames
 #: of 128 px the true shift of one crystal in a hundred has less than 0.1 of it).
-LEAST_GAIN = 0.03
+MIN_GAIN = 0.03
 #: Maxima of a pair that are kept, at most (chosen).
-MOST_PEAKS = 1000
+MAX_PEAKS = 1000
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,15 @@ class Spectra:
 
 
 @dataclass(frozen=True)
+class Peak:
+    """A maximum of the gain: ``shift`` is its place (y, x) to a fraction of a pixel."""
+
+    gain: float
+    correlation: float
+    shift: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class PairCorrelation:
     """Common structure of two frames at every shift from ``-reach`` to ``reach``.
 
@@ -109,16 +118,16 @@ class PairCorrelation:
         """From the transforms of two filtered frames of this shape."""
         reach = first.reach
         overlap = np.outer(*(n - np.abs(np.arange(-r, r + 1)) for n, r in zip(shape, reach, strict=True)))
-        overlap[overlap < LEAST_OVERLAP * shape[0] * shape[1]] = 0
+        overlap[overlap < MIN_OVERLAP * shape[0] * shape[1]] = 0
         correlation = first.with_(second)
         gain = -0.5 * independent * overlap * np.log1p(-(np.clip(correlation, 0.0, 0.999999) ** 2))
         return cls(gain, correlation, reach)
 
     def peaks(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Shifts ``(n, 2)`` of local maxima, the highest first, and the logarithms of their gains over the highest."""
-        is_peak = (ndimage.maximum_filter(self.gain, 5) == self.gain) & (self.gain > LEAST_GAIN * self.gain.max())
+        is_peak = (ndimage.maximum_filter(self.gain, 5) == self.gain) & (self.gain > MIN_GAIN * self.gain.max())
         gain = self.gain[is_peak]
-        order = np.argsort(-gain)[:MOST_PEAKS]
+        order = np.argsort(-gain)[:MAX_PEAKS]
         shifts = np.argwhere(is_peak)[order] - np.array(self.reach)
         return shifts.astype(np.float32), np.log(gain[order] / self.gain.max(initial=1e-300)).astype(np.float32)
 
@@ -133,17 +142,14 @@ class PairCorrelation:
     def _largest_near(self) -> NDArray[np.float64]:
         return np.asarray(ndimage.maximum_filter(self.gain, 2 * NEAR + 1))
 
-    def near(self, shift: NDArray) -> tuple[float, float, NDArray[np.float64]]:
-        """Largest gain near a shift, the correlation there, and its place to a fraction of a pixel; zeros outside of
-        the largest shift.
-        """
+    def peak_near(self, shift: NDArray) -> Peak:
+        """The largest gain near a shift; without gain and correlation outside of the largest shift."""
         y, x = np.rint(shift).astype(int) + self.reach
         n_y, n_x = self.gain.shape
         if not (NEAR < y < n_y - NEAR - 1 and NEAR < x < n_x - NEAR - 1):
-            return 0.0, 0.0, np.asarray(shift, dtype=float)
+            return Peak(0.0, 0.0, np.asarray(shift, dtype=float))
         part = self.gain[y - NEAR : y + NEAR + 1, x - NEAR : x + NEAR + 1]
         dy, dx = np.unravel_index(int(np.argmax(part)), part.shape)
         y, x = int(y - NEAR + dy), int(x - NEAR + dx)
-        c = self.correlation
-        step = [float(parabola_vertex(c[y - a, x - b], c[y, x], c[y + a, x + b])) for a, b in ((1, 0), (0, 1))]
-        return float(part.max()), float(c[y, x]), np.array([y, x], dtype=float) - self.reach + np.array(step)
+        place = np.array([y, x]) - self.reach + subpixel_step(self.correlation, y, x)
+        return Peak(float(part.max()), float(self.correlation[y, x]), place)

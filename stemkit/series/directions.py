@@ -9,16 +9,19 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from stemkit.noise import ScanNoise
-from stemkit.series.averaging import Grid
+from stemkit.series.averaging import AverageGrid
 from stemkit.series.combined import combined
-from stemkit.series.extent import union
+from stemkit.series.extent import covered, union
 from stemkit.series.frames import BrightFrames, Series
 from stemkit.series.jumps import Ambiguity
 from stemkit.series.refinement import pixel_variance
 from stemkit.series.slow_drift import SMOOTH, slow_drifts
 from stemkit.series.turns import Turn
 
-__all__ = ["Group", "union_of", "variance_of", "without_slow_drift"]
+__all__ = ["Group", "common_grid", "union_of", "variance_of", "without_slow_drift"]
+
+#: Rows over which displacements are averaged before the area is determined that frames have in common (chosen).
+SMOOTHED_ROWS = 17
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def without_slow_drift(series: Series, groups: list[Group]) -> tuple[list[Group]
     """
     first = groups[0].turn.turned_shape
     common = tuple(np.min([group.turn.turned_shape for group in groups], axis=0).tolist())
-    grid = Grid((((first[0] - common[0]) // 2), (first[1] - common[1]) // 2), (common[0], common[1]))
+    grid = AverageGrid((((first[0] - common[0]) // 2), (first[1] - common[1]) // 2), (common[0], common[1]))
     centered, images = [], []
     for group in groups:
         # the scan is turned about the middle of the image
@@ -78,7 +81,7 @@ def without_slow_drift(series: Series, groups: list[Group]) -> tuple[list[Group]
     return [replace(group, displacements=group.displacements - middle) for group in out], ambiguous
 
 
-def union_of(displacements: NDArray, turns: list[int], shape: tuple[int, int]) -> Grid:
+def union_of(displacements: NDArray, turns: list[int], shape: tuple[int, int]) -> AverageGrid:
     """The grid of the image that holds all frames of this shape."""
     grids = []
     for moved, quarters in zip(displacements, turns, strict=True):
@@ -87,7 +90,18 @@ def union_of(displacements: NDArray, turns: list[int], shape: tuple[int, int]) -
     low = np.min([g.origin for g in grids], axis=0)
     high = np.max([np.add(g.origin, g.shape) for g in grids], axis=0)
     y, x = (int(n) for n in high - low)
-    return Grid((int(low[0]), int(low[1])), (y, x))
+    return AverageGrid((int(low[0]), int(low[1])), (y, x))
+
+
+def common_grid(displacements: NDArray, turns: list[int], shape: tuple[int, int], coverage: float) -> AverageGrid:
+    """Pixels of the average, relative to the first frame: those that at least this fraction of the frames shows."""
+    whole = union_of(displacements, turns, shape)
+    if coverage == 0:
+        return whole
+    # not the gaps between displaced rows
+    smooth = ndimage.uniform_filter1d(displacements, SMOOTHED_ROWS, axis=1, mode="nearest")
+    count = combined(lambda _: np.zeros(shape), smooth, turns, whole).count
+    return covered(whole, count, max(1.0, np.ceil(coverage * len(turns) - 1e-9)))
 
 
 def variance_of(series: Series, groups: list[Group]) -> tuple[float, float]:

@@ -10,49 +10,58 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage, signal
 
-from stemkit.series.overlap import LEAST_OVERLAP, energies_of_overlaps
+from stemkit.series.overlap import MIN_OVERLAP, energies_of_overlaps
 
 __all__ = ["Envelopes", "Spectrum", "mean_spectrum", "tapered", "weights_among"]
 
-#: Fraction of a side over which a frame is tapered at its borders (chosen).
-TAPERED = 0.1
-#: Frequencies beyond this radius, cycles per px, show the power of the noise (chosen: columns of a sigma above 1 px
-#: have less than 5 % of their amplitude there).
-NOISE_FREQUENCY = 0.4
-#: Frequencies along y beyond this show that of the streaks, which are independent from row to row (chosen).
-STREAK_FREQUENCY = 0.25
 #: Width of the filter that smooths the mean power spectrum, in coefficients (chosen).
 SPECTRUM_SMOOTHING = 0.7
-#: Edge of the square of coefficients with whose median a coefficient is compared (chosen).
-SURROUNDINGS = 15
-#: Factor by which the power of a coefficient of a lattice exceeds this median (chosen).
-LATTICE = 6.0
-#: Fewest periods of a lattice along the shorter side (chosen).
-SLOWEST_LATTICE = 5
-#: Least power times squared frequency of a reflection, fraction of the largest (chosen).
-STRONG = 0.1
 #: Highest frequency that is used, fraction of that of the first reflection (chosen).
 BASEBAND = 0.75
-#: Highest frequency that is used, cycles per px (chosen).
-HIGHEST = 0.1
-#: Power of the signal that is taken for error, as a fraction of that of the noise (chosen).
-LEAST_SIGNAL = 0.02
-#: Largest fraction of signal in a coefficient (chosen: the brightness of frames may vary slowly, and single columns may
-#: move or vanish; with 0.95 frames of a particle on which one atom hops are left out).
-MOST_COHERENT = 0.8
-#: Noise power that is assumed at least, as a fraction of the mean power (chosen): frames may be free of noise.
-LEAST_NOISE = 1e-6
-#: Sigma of the Gaussian filter before frames are thinned, in the pixels of the result (chosen).
-THINNED_SIGMA = 0.6
-#: Highest frequency of thinned frames, cycles per such pixel (chosen: reflections beyond are suppressed by a factor of
-#: 100 before they fold back).
-THINNED_FREQUENCY = 0.27
-#: Longest side of thinned frames, px (chosen).
-LONGEST = 128
-#: Least length of their shorter side, px (chosen).
-SHORTEST = 24
-#: Ranges of the coherence whose coefficients have the same weight among several frames (chosen).
-CLASSES = 8
+
+
+@dataclass(frozen=True)
+class _Constants:
+    """Constants of the comparison of envelopes."""
+
+    #: Fraction of a side over which a frame is tapered at its borders (chosen).
+    tapered: float = 0.1
+    #: Frequencies beyond this radius, cycles per px, show the power of the noise (chosen: columns of a sigma above 1 px
+    #: have less than 5 % of their amplitude there).
+    noise_frequency: float = 0.4
+    #: Frequencies along y beyond this show that of the streaks, which are independent from row to row (chosen).
+    streak_frequency: float = 0.25
+    #: Edge of the square of coefficients with whose median a coefficient is compared (chosen).
+    surroundings: int = 15
+    #: Factor by which the power of a coefficient of a lattice exceeds this median (chosen).
+    lattice: float = 6.0
+    #: Fewest periods of a lattice along the shorter side (chosen).
+    slowest_lattice: int = 5
+    #: Least power times squared frequency of a reflection, fraction of the largest (chosen).
+    strong: float = 0.1
+    #: Highest frequency that is used, cycles per px (chosen).
+    highest: float = 0.1
+    #: Power of the signal that is taken for error, as a fraction of that of the noise (chosen).
+    min_signal: float = 0.02
+    #: Largest fraction of signal in a coefficient (chosen: the brightness of frames may vary slowly, and single columns
+    #: may move or vanish; with 0.95 frames of a particle on which one atom hops are left out).
+    most_coherent: float = 0.8
+    #: Noise power that is assumed at least, as a fraction of the mean power (chosen): frames may be free of noise.
+    min_noise: float = 1e-6
+    #: Sigma of the Gaussian filter before frames are thinned, in the pixels of the result (chosen).
+    thinned_sigma: float = 0.6
+    #: Highest frequency of thinned frames, cycles per such pixel (chosen: reflections beyond are suppressed by a factor
+    #: of 100 before they fold back).
+    thinned_frequency: float = 0.27
+    #: Longest side of thinned frames, px (chosen).
+    longest: int = 128
+    #: Least length of their shorter side, px (chosen).
+    shortest: int = 24
+    #: Ranges of the coherence whose coefficients have the same weight among several frames (chosen).
+    classes: int = 8
+
+
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,7 @@ def tapered(frame: NDArray) -> NDArray[np.float64]:
 
 
 def _window(shape: tuple[int, int]) -> NDArray[np.float64]:
-    return np.outer(*(signal.windows.tukey(n, 2 * TAPERED) for n in shape))
+    return np.outer(*(signal.windows.tukey(n, 2 * CONSTANTS.tapered) for n in shape))
 
 
 def mean_spectrum(frames: Sequence[NDArray]) -> Spectrum:
@@ -105,15 +114,15 @@ def mean_spectrum(frames: Sequence[NDArray]) -> Spectrum:
     power = ndimage.gaussian_filter(raw, SPECTRUM_SMOOTHING, mode=("wrap", "nearest"))
     along_y = np.abs(fft.fftfreq(shape[0]))
     radius = np.hypot(along_y[:, None], fft.rfftfreq(shape[1]))
-    floor = LEAST_NOISE * float(power.mean())
-    noise = max(float(np.median(power[radius > NOISE_FREQUENCY])), floor)
-    noise_x = np.maximum(np.median(raw[along_y > STREAK_FREQUENCY], axis=0) / np.log(2), noise)
-    periodic = power > LATTICE * ndimage.median_filter(power, SURROUNDINGS)
-    strength = np.where(periodic & (radius > SLOWEST_LATTICE / min(shape)), power * radius**2, 0.0)
-    first = float(radius[strength > STRONG * strength.max()].min()) if strength.any() else 1.0
+    floor = CONSTANTS.min_noise * float(power.mean())
+    noise = max(float(np.median(power[radius > CONSTANTS.noise_frequency])), floor)
+    noise_x = np.maximum(np.median(raw[along_y > CONSTANTS.streak_frequency], axis=0) / np.log(2), noise)
+    periodic = power > CONSTANTS.lattice * ndimage.median_filter(power, CONSTANTS.surroundings)
+    strength = np.where(periodic & (radius > CONSTANTS.slowest_lattice / min(shape)), power * radius**2, 0.0)
+    first = float(radius[strength > CONSTANTS.strong * strength.max()].min()) if strength.any() else 1.0
     used = ~periodic | (radius < BASEBAND * first / 2)
     rings = np.rint(radius * min(shape)).astype(int).ravel()
-    total = np.bincount(rings, np.where(used, raw - (1 + LEAST_SIGNAL) * noise_x, 0.0).ravel())
+    total = np.bincount(rings, np.where(used, raw - (1 + CONSTANTS.min_signal) * noise_x, 0.0).ravel())
     signal_ = np.clip(total / np.maximum(np.bincount(rings, used.ravel()), 1), 0.0, None)
     signal_[0] = signal_[1]
     return Spectrum(power, noise, noise_x, first, signal_, shape, len(frames))
@@ -140,11 +149,11 @@ class Envelopes:
     @classmethod
     def of(cls, frames: Sequence[NDArray], spectrum: Spectrum) -> Envelopes:
         """From frames of one size."""
-        band = min(BASEBAND * spectrum.first, HIGHEST)
+        band = min(BASEBAND * spectrum.first, CONSTANTS.highest)
         shorter, longer = min(spectrum.shape), max(spectrum.shape)
-        factor = max(int(THINNED_FREQUENCY / band), -(-longer // LONGEST))
-        factor = max(1, min(factor, shorter // SHORTEST))
-        sigma = THINNED_SIGMA * factor if factor > 1 else 0.0
+        factor = max(int(CONSTANTS.thinned_frequency / band), -(-longer // CONSTANTS.longest))
+        factor = max(1, min(factor, shorter // CONSTANTS.shortest))
+        sigma = CONSTANTS.thinned_sigma * factor if factor > 1 else 0.0
         thin = []
         for frame in frames:
             smooth = ndimage.gaussian_filter(np.asarray(frame, dtype=np.float64), sigma, mode="nearest")
@@ -174,13 +183,13 @@ class Envelopes:
         return float(self.parts(first, second, shift) @ weights_among(n_frames))
 
     def parts(self, first: int, second: int, shift: tuple[float, float]) -> NDArray[np.float64]:
-        """The log-likelihood for two frames, by classes of the coherence ``(CLASSES,)``."""
+        """The log-likelihood for two frames, by classes of the coherence ``(CONSTANTS.classes,)``."""
         thin = np.array(shift, dtype=float) / self.factor
         whole = np.rint(thin).astype(int)
         ours, theirs = self._overlap(whole)
         a, b = self.frames[first][ours], self.frames[second][theirs]
-        if min(a.shape) < 2 or a.size < LEAST_OVERLAP * self.frames[first].size:
-            return np.zeros(CLASSES)
+        if min(a.shape) < 2 or a.size < MIN_OVERLAP * self.frames[first].size:
+            return np.zeros(CONSTANTS.classes)
         return self._windowed((a.shape[0], a.shape[1])).log_likelihoods(a, b, thin - whole)
 
     def guide(self, first: int, second: int, shifts: NDArray) -> NDArray[np.float64]:
@@ -197,7 +206,7 @@ class Envelopes:
         energy = energies_of_overlaps(of_energy, -y, -x) + energies_of_overlaps(of_other, y, x)
         overlap = np.outer(shape[0] - np.abs(y), shape[1] - np.abs(x))
         values = self._mirrored.constant * overlap - energy / 2 + cross[np.ix_(y % padded[0], x % padded[1])]
-        values = np.where(overlap > LEAST_OVERLAP * shape[0] * shape[1], values, 0.0)
+        values = np.where(overlap > MIN_OVERLAP * shape[0] * shape[1], values, 0.0)
         at = np.asarray(shifts, dtype=float).T / self.factor + np.array(reach)[:, None]
         return np.asarray(ndimage.map_coordinates(values, at, order=1))
 
@@ -227,9 +236,20 @@ class Envelopes:
 
 
 def weights_among(n_frames: NDArray | float) -> NDArray[np.float64]:
-    """Factors ``(..., CLASSES)`` of the log-likelihood of a pair among n frames that show the same."""
-    r = MOST_COHERENT * (np.arange(CLASSES) + 0.5) / CLASSES
+    """Factors ``(..., CONSTANTS.classes)`` of the log-likelihood of a pair among n frames that show the same."""
+    r = CONSTANTS.most_coherent * (np.arange(CONSTANTS.classes) + 0.5) / CONSTANTS.classes
     return np.asarray((1 + r) / (1 + (np.asarray(n_frames, dtype=float)[..., None] - 1) * r))
+
+
+@dataclass(frozen=True)
+class _LikelihoodTerms:
+    """Coefficients with signal: which, the class of each, and the constant and factors of energy and cross term."""
+
+    used: NDArray[np.bool_]
+    of_class: NDArray[np.intp]
+    constant: NDArray[np.float64]
+    of_energy: NDArray[np.float64]
+    of_cross: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -258,10 +278,10 @@ class _Windowed:
         radius = np.hypot(y, x) / factor
         common = np.interp(radius, np.arange(len(spectrum.signal)) / min(spectrum.shape), spectrum.signal)
         noise = np.interp(x / factor, fft.rfftfreq(spectrum.shape[1]), spectrum.noise_x) + np.zeros(radius.shape)
-        coherence = np.minimum(common / (common + noise), MOST_COHERENT)
-        coherence[radius > min(BASEBAND * spectrum.first, HIGHEST)] = 0.0
+        coherence = np.minimum(common / (common + noise), CONSTANTS.most_coherent)
+        coherence[radius > min(BASEBAND * spectrum.first, CONSTANTS.highest)] = 0.0
         coherence[0, 0] = 0.0
-        sigma = THINNED_SIGMA if factor > 1 else 0.0
+        sigma = CONSTANTS.thinned_sigma if factor > 1 else 0.0
         passed = np.exp(-2 * (np.pi * factor * radius * sigma) ** 2)
         power = (common + noise) * passed**2 * (window**2).sum() / factor**2
         # coefficients of the half plane count twice, but for those on its borders; tapered pixels count less
@@ -270,25 +290,24 @@ class _Windowed:
         return cls(window, coherence, power, count, (y, x))
 
     @cached_property
-    def _terms(self) -> tuple[NDArray[np.bool_], NDArray[np.intp], NDArray, NDArray, NDArray]:
-        """Coefficients with signal: which, their class, and the constant and factors of energy and cross term."""
+    def _terms(self) -> _LikelihoodTerms:
         used = self.coherence > 0
         r, count = self.coherence[used], self.count[used]
-        of_class = np.minimum((r / MOST_COHERENT * CLASSES).astype(int), CLASSES - 1)
+        of_class = np.minimum((r / CONSTANTS.most_coherent * CONSTANTS.classes).astype(int), CONSTANTS.classes - 1)
         energy = count * r**2 / (1 - r**2) / self.power[used]
-        return used, of_class, -count * np.log1p(-(r**2)), energy, 2 * energy / r
+        return _LikelihoodTerms(used, of_class, -count * np.log1p(-(r**2)), energy, 2 * energy / r)
 
     def log_likelihoods(self, a: NDArray, b: NDArray, shift: NDArray) -> NDArray[np.float64]:
         """See :meth:`Envelopes.parts`; ``shift`` in thinned pixels."""
-        used, of_class, constant, of_energy, of_cross = self._terms
+        terms = self._terms
         both = np.stack([a, b])
         mean = (both * self.window).sum((1, 2), keepdims=True) / self.window.sum()
-        first, second = fft.rfft2((both - mean) * self.window)[:, used]
+        first, second = fft.rfft2((both - mean) * self.window)[:, terms.used]
         y, x = (np.exp(2j * np.pi * f * s) for f, s in zip(self.frequency, shift, strict=True))
-        cross = (first.conj() * second * (y * x)[used]).real
+        cross = (first.conj() * second * (y * x)[terms.used]).real
         energy = np.abs(first) ** 2 + np.abs(second) ** 2
-        terms = constant - of_energy * energy + of_cross * cross
-        return np.asarray(np.bincount(of_class, terms, CLASSES), dtype=np.float64)
+        values = terms.constant - terms.of_energy * energy + terms.of_cross * cross
+        return np.asarray(np.bincount(terms.of_class, values, CONSTANTS.classes), dtype=np.float64)
 
     def filtered(self, frame: NDArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """A frame of a quarter of the shape, filtered for both terms, each over pixels instead of coefficients."""
@@ -302,4 +321,4 @@ class _Windowed:
     @property
     def constant(self) -> float:
         """The constant of the log-likelihood, per pixel."""
-        return float(self._terms[2].sum() / self.count.max() / self.window.size)
+        return float(self._terms.constant.sum() / self.count.max() / self.window.size)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.series.averaging import Grid
+from stemkit.series.averaging import AverageGrid
 
 __all__ = ["covered", "largest_rectangle", "union"]
 
 
-def union(displacements: NDArray, shape: tuple[int, int]) -> Grid:
+def union(displacements: NDArray, shape: tuple[int, int]) -> AverageGrid:
     """The grid that holds all frames of this shape.
 
     Parameters
@@ -22,10 +22,10 @@ def union(displacements: NDArray, shape: tuple[int, int]) -> Grid:
     low = np.floor([rows.min(), displacements[..., 1].min()]).astype(int)
     high = np.ceil([rows.max(), displacements[..., 1].max() + shape[1] - 1]).astype(int)
     y, x = (int(n) for n in high - low + 1)
-    return Grid((int(low[0]), int(low[1])), (y, x))
+    return AverageGrid((int(low[0]), int(low[1])), (y, x))
 
 
-def covered(grid: Grid, count: NDArray, fewest: float) -> Grid:
+def covered(grid: AverageGrid, count: NDArray, fewest: float) -> AverageGrid:
     """The largest rectangle of a grid in which at least ``fewest`` frames contribute to each pixel.
 
     Raises
@@ -40,7 +40,7 @@ def covered(grid: Grid, count: NDArray, fewest: float) -> Grid:
             "give a smaller coverage"
         )
     origin = grid.origin[0] + rows.start, grid.origin[1] + columns.start
-    return Grid(origin, (rows.stop - rows.start, columns.stop - columns.start))
+    return AverageGrid(origin, (rows.stop - rows.start, columns.stop - columns.start))
 
 
 def largest_rectangle(mask: NDArray) -> tuple[slice, slice]:

@@ -19,12 +19,12 @@ from stemkit.images.pixel_size import pixel_sizes, same_pixel_sizes
 from stemkit.images.provenance import digest
 from stemkit.pixels import faulty_pixels, filled
 
-__all__ = ["FEWEST_FRAMES", "SMALLEST_SIDE", "BrightFrames", "Series", "check_enough", "read_series"]
+__all__ = ["MIN_FRAMES", "MIN_SIDE", "BrightFrames", "Series", "check_enough", "read_series"]
 
 #: Smallest number of frames (derived: each is compared with another one).
-FEWEST_FRAMES = 2
+MIN_FRAMES = 2
 #: Shorter side of a frame, px (chosen: correlations of smaller ones are mostly noise).
-SMALLEST_SIDE = 24
+MIN_SIDE = 24
 
 
 @dataclass(frozen=True)
@@ -137,9 +137,9 @@ def read_series(X: Images, mode: str | None = None) -> Series:
         images = {i: image for i, image in images.items() if i not in new}
     check_enough(len(images), n_frames, rejected)
     first = next(iter(images.values()))
-    if min(first.shape) < SMALLEST_SIDE:
+    if min(first.shape) < MIN_SIDE:
         raise ValueError(
-            f"frames must have at least {SMALLEST_SIDE} px along y and x, but have {first.shape[0]} by "
+            f"frames must have at least {MIN_SIDE} px along y and x, but have {first.shape[0]} by "
             f"{first.shape[1]} px: use larger frames"
         )
     digests = {i: digests[i] for i in images}
@@ -148,7 +148,7 @@ def read_series(X: Images, mode: str | None = None) -> Series:
 
 def check_enough(usable: int, n_frames: int, rejected: dict[int, str]) -> None:
     """Raise a ValueError unless there are enough usable frames."""
-    if usable >= FEWEST_FRAMES:
+    if usable >= MIN_FRAMES:
         return
     if not rejected:
         came = f"{n_frames} frame(s)"
@@ -156,7 +156,7 @@ def check_enough(usable: int, n_frames: int, rejected: dict[int, str]) -> None:
         reasons = "; ".join(f"frame {i}: {reason}" for i, reason in sorted(rejected.items()))
         came = f"{n_frames} frame(s), of which {usable} can be used ({reasons})"
     raise ValueError(
-        f"X must be a series of at least {FEWEST_FRAMES} frames of one area that match, but has {came}: give a stack "
+        f"X must be a series of at least {MIN_FRAMES} frames of one area that match, but has {came}: give a stack "
         "(n_frames, n_y, n_x) or a list of images"
     )
 

@@ -10,20 +10,28 @@ from numpy.typing import NDArray
 from stemkit.series.overlap import frames_in_overlap
 from stemkit.series.pairs import NEAR, Pairs
 
-__all__ = ["Ambiguity", "described", "without_jumps"]
+__all__ = ["Ambiguity", "ambiguity_text", "without_jumps"]
 
-#: A jump cannot be excluded unless the others are this many times as likely (tuned on 60 series of
-#: ``benchmarks/series.py`` with 128 px: one that was wrong had odds of 600; of the right ones, 3 more are announced
-#: than with odds of 20).
-ODDS = 1000.0
-#: Pairs of consecutive frames in which other vectors than those of the lattice are searched for, and the number of
-#: such vectors, at most (chosen).
-SAMPLED = 8
-OTHERS = 8
-#: Longest of these, times the longest of the lattice (chosen).
-FARTHER = 1.25
-#: Jumps that are corrected in a series, per frame, at most (chosen).
-CORRECTED = 3
+
+@dataclass(frozen=True)
+class _Constants:
+    """Constants of the search for jumps."""
+
+    #: A jump cannot be excluded unless the others are this many times as likely (tuned on 60 series of
+    #: ``benchmarks/series.py`` with 128 px: one that was wrong had odds of 600; of the right ones, 3 more are announced
+    #: than with odds of 20).
+    odds: float = 1000.0
+    #: Pairs of consecutive frames in which other vectors than those of the lattice are searched for, at most (chosen).
+    sampled: int = 8
+    #: Number of such vectors at most (chosen).
+    others: int = 8
+    #: Longest of these, times the longest of the lattice (chosen).
+    farther: float = 1.25
+    #: Jumps that are corrected in a series, per frame, at most (chosen).
+    corrected: int = 3
+
+
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ def without_jumps(pairs: Pairs, shifts: NDArray) -> tuple[NDArray[np.float64], l
     -------
     shifts : ndarray of shape (n_frames, 2)
     ambiguous : list of Ambiguity
-        Moves that would make the frames less than ``ODDS`` times less likely.
+        Moves that would make the frames less than ``CONSTANTS.odds`` times less likely.
     """
     shifts = shifts.copy()
     placed = np.flatnonzero(np.isfinite(shifts[:, 0]))
@@ -72,7 +80,7 @@ def without_jumps(pairs: Pairs, shifts: NDArray) -> tuple[NDArray[np.float64], l
     n = len(placed)
     # the simple ones first: from wrong places, several vectors may lead to where frames have little in common
     for moves in (_simple_moves(n), np.concatenate([_simple_moves(n), _further_moves(n)])):
-        for _ in range(CORRECTED * n):
+        for _ in range(CONSTANTS.corrected * n):
             likelihood = _gains(pairs, shifts, placed, moves, vectors)
             prior = _prior_gains(pairs, shifts[placed], moves, vectors)
             best = np.unravel_index(int(np.argmax(likelihood + prior)), likelihood.shape)
@@ -80,7 +88,7 @@ def without_jumps(pairs: Pairs, shifts: NDArray) -> tuple[NDArray[np.float64], l
                 break
             shifts[placed] += moves[best[0]][:, None] * vectors[best[1]]
     # a drift that is less even is not excluded by that
-    possible = likelihood + np.maximum(prior, 0.0) > -np.log(ODDS)
+    possible = likelihood + np.maximum(prior, 0.0) > -np.log(CONSTANTS.odds)
     ambiguous = [
         Ambiguity(
             tuple(placed[moves[k] > 0].tolist()),
@@ -100,16 +108,18 @@ def _vectors(pairs: Pairs, shifts: NDArray, placed: NDArray) -> NDArray[np.float
     out = list(pairs.vectors)
     if len(out) == 0 or len(placed) < 2:
         return pairs.vectors
-    chosen = np.linspace(0, len(placed) - 2, min(len(placed) - 1, SAMPLED)).round().astype(int)
+    chosen = np.linspace(0, len(placed) - 2, min(len(placed) - 1, CONSTANTS.sampled)).round().astype(int)
     steps = [(int(placed[k]), int(placed[k + 1])) for k in chosen]
     found = np.concatenate([shifts[i] - shifts[j] - pairs.candidates(i, j) for i, j in steps])
     # farther ones leave less in common, which contradicts less
-    found = found[np.hypot(*found.T) < FARTHER * np.hypot(*pairs.vectors.T).max()]
+    found = found[np.hypot(*found.T) < CONSTANTS.farther * np.hypot(*pairs.vectors.T).max()]
     rating = np.zeros(len(found))
     for i, j in steps:
         rating += pairs.log_likelihoods(i, j, shifts[i] - shifts[j] - found)
     for v in found[np.argsort(-rating)]:
-        if len(out) < len(pairs.vectors) + OTHERS and all(np.hypot(*(v - w)) > NEAR for w in [np.zeros(2), *out]):
+        if len(out) < len(pairs.vectors) + CONSTANTS.others and all(
+            np.hypot(*(v - w)) > NEAR for w in [np.zeros(2), *out]
+        ):
             out.append(v)
     return np.array(out)
 
@@ -164,7 +174,7 @@ def _prior(pairs: Pairs, places: NDArray) -> NDArray[np.float64]:
     return np.asarray(out + pairs.prior(steps[..., 1:, :], steps[..., :-1, :]).sum(axis=-1))
 
 
-def described(ambiguous: list[Ambiguity]) -> str:
+def ambiguity_text(ambiguous: list[Ambiguity]) -> str:
     """A sentence about frames that may be displaced by a lattice vector."""
     worst = max(ambiguous, key=lambda one: one.log_likelihood)
     frames = ", ".join(map(str, worst.frames[:6])) + (", ..." if len(worst.frames) > 6 else "")

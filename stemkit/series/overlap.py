@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LEAST_OVERLAP", "energies_of_overlaps", "frames_in_overlap"]
+__all__ = ["MIN_OVERLAP", "energies_of_overlaps", "frames_in_overlap"]
 
 #: Smallest overlap of two frames, as a fraction of the area (chosen).
-LEAST_OVERLAP = 0.2
+MIN_OVERLAP = 0.2
 
 
 def energies_of_overlaps(image: NDArray, y: NDArray, x: NDArray) -> NDArray[np.float64]:

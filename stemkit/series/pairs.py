@@ -3,40 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.series.correlation import LEAST_GAIN, CoherenceFilter, PairCorrelation, Spectra
+from stemkit.series.correlation import MIN_GAIN, CoherenceFilter, PairCorrelation, Spectra
 from stemkit.series.envelope import Envelopes, mean_spectrum, weights_among
-from stemkit.series.overlap import LEAST_OVERLAP
-from stemkit.series.vectors import lattice_vectors
+from stemkit.series.overlap import MIN_OVERLAP
+from stemkit.series.vectors import vectors_of_spectrum
 
 __all__ = ["Pairs"]
 
-#: Pairs of frames up to this distance in the series are correlated, and those at powers of two beyond (chosen).
-ALL_LAGS = 8
-#: Maxima of the correlation of a pair that are followed (chosen).
-CANDIDATES = 12
-#: Transforms of frames that are kept in memory (chosen: those of the frames that the next one is compared with).
-KEPT = 16
-#: Maxima among which they are chosen, those that the guide rates highest (chosen).
-GUIDED = 40
 #: Distance, px, within which a maximum of a pair is that of a shift (chosen: frames are slightly sheared).
 NEAR = 4.5
-#: Weight of the log-likelihood of the structure that is not periodic (tuned on the pairs of 320 simulated series of
-#: ``benchmarks/series.py`` with 128 px: the largest likelihood of the true shifts).
-STRUCTURE = 0.63
-#: Weight of the logarithm of the gain of all structure, relative to the highest of the pair (tuned on the same).
-LATTICE = 2.0
-#: Usual gain at the true shift, fraction of the highest (chosen: nine in ten pairs have more).
-USUAL_GAIN = 0.2
-#: Usual shift between the first frames, fraction of the shorter side: the scale of a broad distribution (chosen: it
-#: matters where the correlation is ambiguous).
-USUAL_SHIFT = 0.1
-#: Scale of the change of this shift from one pair to the next, which has a Cauchy distribution, fraction of the shorter
-#: side (chosen: it matters where the correlation is ambiguous).
-USUAL_CHANGE = 0.02
+
+
+@dataclass(frozen=True)
+class _Constants:
+    """Constants of the comparison of pairs of frames."""
+
+    #: Pairs of frames up to this distance in the series are correlated, and those at powers of two beyond (chosen).
+    all_lags: int = 8
+    #: Maxima of the correlation of a pair that are followed (chosen).
+    candidates: int = 12
+    #: Transforms of frames that are kept in memory (chosen: those of the frames that the next one is compared with).
+    kept: int = 16
+    #: Maxima among which they are chosen, those that the guide rates highest (chosen).
+    guided: int = 40
+    #: Weight of the log-likelihood of the structure that is not periodic (tuned on the pairs of 320 simulated series of
+    #: ``benchmarks/series.py`` with 128 px: the largest likelihood of the true shifts).
+    structure: float = 0.63
+    #: Weight of the logarithm of the gain of all structure, relative to the highest of the pair (tuned on the same).
+    lattice: float = 2.0
+    #: Usual gain at the true shift, fraction of the highest (chosen: nine in ten pairs have more).
+    usual_gain: float = 0.2
+    #: Usual shift between the first frames, fraction of the shorter side: the scale of a broad distribution (chosen: it
+    #: matters where the correlation is ambiguous).
+    usual_shift: float = 0.1
+    #: Scale of the change of this shift from one pair to the next, which has a Cauchy distribution, fraction of the
+    #: shorter side (chosen: it matters where the correlation is ambiguous).
+    usual_change: float = 0.02
+
+
+CONSTANTS = _Constants()
 
 
 class Pairs:
@@ -53,7 +63,7 @@ class Pairs:
         self.spectrum = spectrum = mean_spectrum(frames)
         whole = CoherenceFilter.of(spectrum)
         self.shape, self.reach, self.independent = spectrum.shape, reach, whole.independent
-        self.vectors = lattice_vectors(spectrum)
+        self.vectors = vectors_of_spectrum(spectrum)
         self._filtered = [whole(frame) for frame in frames]
         self.envelopes = Envelopes.of(frames, spectrum)
         # plain dictionaries: functools.lru_cache of methods would keep the frames until the garbage is collected
@@ -87,9 +97,9 @@ class Pairs:
         shifts, log_gain = self.peaks(first, second)
         if len(shifts) == 0:
             return np.zeros((0, 2))
-        rated = STRUCTURE * self.envelopes.guide(first, second, shifts) + LATTICE * log_gain
-        chosen = np.union1d(np.argsort(-rated)[:GUIDED], np.arange(min(CANDIDATES, len(shifts))))
-        best = chosen[np.argsort(-self.log_likelihoods(first, second, shifts[chosen]))[:CANDIDATES]]
+        rated = CONSTANTS.structure * self.envelopes.guide(first, second, shifts) + CONSTANTS.lattice * log_gain
+        chosen = np.union1d(np.argsort(-rated)[: CONSTANTS.guided], np.arange(min(CONSTANTS.candidates, len(shifts))))
+        best = chosen[np.argsort(-self.log_likelihoods(first, second, shifts[chosen]))[: CONSTANTS.candidates]]
         return np.asarray(shifts[best], dtype=np.float64)
 
     def log_likelihoods(
@@ -104,7 +114,9 @@ class Pairs:
         shifts = np.asarray(shifts, dtype=float).reshape(-1, 2)
         parts = np.stack([self._structure(first, second, shift) for shift in self._rounded(shifts)])
         structure = (parts * weights_among(n_frames)).sum(axis=-1)
-        return np.asarray(STRUCTURE * structure + LATTICE * 2 / n_frames * self._log_gain(first, second, shifts))
+        return np.asarray(
+            CONSTANTS.structure * structure + CONSTANTS.lattice * 2 / n_frames * self._log_gain(first, second, shifts)
+        )
 
     def _rounded(self, shifts: NDArray) -> list[tuple[int, int]]:
         """To what the structure that is not periodic resolves."""
@@ -123,29 +135,29 @@ class Pairs:
         if len(peaks) == 0:
             return np.zeros(len(shifts))
         distance = np.hypot(*(shifts[:, None] - peaks[None]).transpose(2, 0, 1))
-        gain = np.where(distance < NEAR, log_gain, np.log(LEAST_GAIN)).max(axis=1)
+        gain = np.where(distance < NEAR, log_gain, np.log(MIN_GAIN)).max(axis=1)
         known = np.all(np.abs(shifts) < np.array(self.reach), axis=1) & self.overlap(shifts)
-        return np.where(known, gain - np.log(USUAL_GAIN), 0.0)
+        return np.where(known, gain - np.log(CONSTANTS.usual_gain), 0.0)
 
     def overlap(self, shifts: NDArray) -> NDArray[np.bool_]:
         """Whether two frames have enough in common at shifts ``(n, 2)``, px."""
         parts = np.clip(1 - np.abs(shifts) / np.array(self.shape), 0, 1)
-        return np.asarray(parts.prod(axis=1) > LEAST_OVERLAP)
+        return np.asarray(parts.prod(axis=1) > MIN_OVERLAP)
 
     def before(self, frame: int) -> list[int]:
         """Frames that this one is compared with, the nearest first."""
-        lags = list(range(1, ALL_LAGS + 1)) + [2**k for k in range(4, 20)]
+        lags = list(range(1, CONSTANTS.all_lags + 1)) + [2**k for k in range(4, 20)]
         return [frame - lag for lag in lags if frame - lag >= 0]
 
     def prior(self, steps: NDArray, before: NDArray | None = None) -> NDArray[np.float64]:
         """Log-probabilities of steps ``(..., 2)`` between consecutive frames, given the step before them, if any."""
         side = min(self.shape)
-        scale, change = (USUAL_SHIFT, steps) if before is None else (USUAL_CHANGE, steps - before)
+        scale, change = (CONSTANTS.usual_shift, steps) if before is None else (CONSTANTS.usual_change, steps - before)
         return np.asarray(-np.log1p((np.hypot(change[..., 0], change[..., 1]) / (scale * side)) ** 2))
 
     def _transformed(self, frame: int) -> Spectra:
         spectra = self._spectra.pop(frame, None) or Spectra(self._filtered[frame], self.reach)
         self._spectra[frame] = spectra  # the last used is the last of the dictionary
-        if len(self._spectra) > KEPT:
+        if len(self._spectra) > CONSTANTS.kept:
             del self._spectra[next(iter(self._spectra))]
         return spectra

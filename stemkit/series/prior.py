@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,21 +16,29 @@ from stemkit.noise.spectrum import RowSpectrum, row_spectrum
 from stemkit.noise.spectrum_fit import fit_displacement_spectra
 from stemkit.series.envelope import mean_spectrum
 from stemkit.series.rows import RowReadings, trends_of, without_trends
-from stemkit.series.vectors import lattice_vectors
+from stemkit.series.vectors import vectors_of_spectrum
 
 __all__ = ["measured_scan_noise"]
 
-#: Frames whose rows are used, at most (chosen).
-MOST_FRAMES = 8
-#: Rows of each frame that are used, at most (chosen: the time grows with the cube of the rows).
-MOST_ROWS = 512
-#: The prior is at least this wide, px: readings of a row are not taken for more exact (chosen).
-LEAST_JITTER = 0.02
-#: Longest correlation length of the drift, fraction of the rows (tuned on 16 simulated series of 8 frames of 96 rows
-#: with a drift of 12 rows: its RMS is right to 5 %, and 12 % too large without this limit).
-LONGEST_DRIFT = 0.13
-#: Area of the smallest cell, px^2 (chosen: vectors along one line span less).
-LEAST_CELL = 8.0
+
+@dataclass(frozen=True)
+class _Constants:
+    """Constants of the prior."""
+
+    #: Frames whose rows are used, at most (chosen).
+    max_frames: int = 8
+    #: Rows of each frame that are used, at most (chosen: the time grows with the cube of the rows).
+    max_rows: int = 512
+    #: The prior is at least this wide, px: readings of a row are not taken for more exact (chosen).
+    min_jitter: float = 0.02
+    #: Longest correlation length of the drift, fraction of the rows (tuned on 16 simulated series of 8 frames of 96
+    #: rows with a drift of 12 rows: its RMS is right to 5 %, and 12 % too large without this limit).
+    longest_drift: float = 0.13
+    #: Area of the smallest cell, px^2 (chosen: vectors along one line span less).
+    min_cell: float = 8.0
+
+
+CONSTANTS = _Constants()
 
 
 def measured_scan_noise(readings: list[RowReadings], n_frames: int, reference: NDArray) -> ScanNoise:
@@ -44,8 +52,8 @@ def measured_scan_noise(readings: list[RowReadings], n_frames: int, reference: N
     reference : ndarray of shape (n_y, n_x)
         The average. Rows of columns follow each other with a period of the lattice, which is not taken for hum.
     """
-    chosen = [readings[int(i)] for i in np.linspace(0, len(readings) - 1, min(len(readings), MOST_FRAMES))]
-    n_rows = min(MOST_ROWS, chosen[0].place.shape[1])
+    chosen = [readings[int(i)] for i in np.linspace(0, len(readings) - 1, min(len(readings), CONSTANTS.max_frames))]
+    n_rows = min(CONSTANTS.max_rows, chosen[0].place.shape[1])
     spectra = []
     for one in chosen:
         rows = one.first(n_rows)
@@ -61,7 +69,7 @@ def _of_determined_length(parts: DisplacementParts, n_rows: int) -> Displacement
 
     What the trends contain of a drift is extrapolated from the rest, by a factor that increases with its length.
     """
-    longest = LONGEST_DRIFT * n_rows
+    longest = CONSTANTS.longest_drift * n_rows
     if not parts.drift_rows > longest:
         return parts
     ratio = _without_trends(parts.drift_rows, n_rows) / _without_trends(longest, n_rows)
@@ -98,13 +106,13 @@ def _spectrum(place: NDArray, information: NDArray) -> RowSpectrum:
 
 def _lattice_bands(image: NDArray) -> NDArray[np.float64]:
     """Ranges of the frequency ``(n_bands, 2)``, cycles per row, of the lattice of an image and of its harmonics."""
-    vectors = lattice_vectors(mean_spectrum([image]))
+    vectors = vectors_of_spectrum(mean_spectrum([image]))
     basis = next(
         (
             np.stack([a, b])
             for i, b in enumerate(vectors)
             for a in vectors[:i]
-            if abs(a[0] * b[1] - a[1] * b[0]) > LEAST_CELL
+            if abs(a[0] * b[1] - a[1] * b[0]) > CONSTANTS.min_cell
         ),
         None,
     )
@@ -115,7 +123,7 @@ def _variance(place: NDArray, information: NDArray) -> float:
     """Variance of the displacements over that of the readings' noise, px squared."""
     seen = information > 0
     if not seen.any():
-        return LEAST_JITTER**2
+        return CONSTANTS.min_jitter**2
     noise = 1 / information[seen]
     weight = 1 / noise**2
     return max(float((weight * (place[seen] ** 2 - noise)).sum() / weight.sum()), 0.1 * float(noise.mean()))
@@ -130,8 +138,8 @@ def _scan_noise(along_y: list[DisplacementParts], along_x: list[DisplacementPart
 
     rows, frequency = first("drift_rows"), first("hum_frequency")
     return ScanNoise(
-        jitter=max(rms(along_x, "jitter"), LEAST_JITTER),
-        jitter_y=max(rms(along_y, "jitter"), LEAST_JITTER),
+        jitter=max(rms(along_x, "jitter"), CONSTANTS.min_jitter),
+        jitter_y=max(rms(along_y, "jitter"), CONSTANTS.min_jitter),
         drift=rms(along_x, "drift"),
         drift_y=rms(along_y, "drift"),
         drift_rows=rows if math.isfinite(rows) else ScanNoise().drift_rows,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from stemkit.noise import ScanNoise
-from stemkit.series.averaging import Average, Grid, NormalEquations, Placed, placed, squared_residuals
+from stemkit.series.averaging import Average, AverageGrid, Placed, SplineEquations, placed, squared_residuals
 from stemkit.series.extent import union
 from stemkit.series.prior import measured_scan_noise
 from stemkit.series.rows import RowPrior, RowReadings, expected_displacements, read_rows
@@ -24,13 +24,13 @@ Frames = Callable[[int], NDArray]
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of the refinement."""
 
-    #: The displacements have settled when a round changes them by less than this (RMS), px, but after this number of
-    #: rounds at the latest (chosen).
+    #: The displacements have settled when a round changes them by less than this (RMS), px (chosen).
     settled: float = 0.02
-    most_rounds: int = 6
+    #: Rounds at most (chosen).
+    max_rounds: int = 6
     #: Rounds in which whole frames move, and shear and bend: the readings of single rows need an average that is not
     #: blurred by their displacements (chosen).
     whole_rounds: int = 2
@@ -44,7 +44,7 @@ class Constants:
     fewest: float = 2.0
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,9 @@ def refined(
     n_y, n_x = frames[0].shape
     displacements = np.repeat(shifts[:, None], n_y, axis=1)
     scan = ScanNoise()
-    for round_ in tqdm(range(CONSTANTS.most_rounds), desc="aligning rows", disable=not verbose):
+    for round_ in tqdm(range(CONSTANTS.max_rounds), desc="aligning rows", disable=not verbose):
         grid = union(displacements, (n_y, n_x))
-        equations = NormalEquations.empty(grid)
+        equations = SplineEquations.empty(grid)
         for one in _all_placed(frames, displacements, grid):
             equations.add(one)
         mean = equations.solve()
@@ -120,7 +120,7 @@ def refined(
     return Refined(displacements, scan, variance)
 
 
-def _of_others(equations: NormalEquations, own: Placed, enhance: Enhance) -> tuple[Average, NDArray[np.float64]]:
+def _of_others(equations: SplineEquations, own: Placed, enhance: Enhance) -> tuple[Average, NDArray[np.float64]]:
     """The average without one of its frames, and the reference."""
     equations.add(own, -1.0)
     others = equations.solve()
@@ -128,7 +128,7 @@ def _of_others(equations: NormalEquations, own: Placed, enhance: Enhance) -> tup
     return others, _reference(others, enhance)
 
 
-def _all_placed(frames: Sequence[NDArray], displacements: NDArray, grid: Grid) -> Iterator[Placed]:
+def _all_placed(frames: Sequence[NDArray], displacements: NDArray, grid: AverageGrid) -> Iterator[Placed]:
     return (placed(frame, moved, grid) for frame, moved in zip(frames, displacements, strict=True))
 
 
@@ -139,7 +139,7 @@ def _reference(mean: Average, enhance: Enhance) -> NDArray[np.float64]:
 
 
 def _read(
-    frame: NDArray, moved: NDArray, grid: Grid, reference: NDArray, mean: Average, variance: tuple[float, float]
+    frame: NDArray, moved: NDArray, grid: AverageGrid, reference: NDArray, mean: Average, variance: tuple[float, float]
 ) -> RowReadings:
     reading = read_rows(frame, grid.of(moved), reference, mean.count, variance)
     return replace(reading, place=reading.place + np.array(grid.origin, dtype=float)[:, None])

@@ -13,21 +13,21 @@ from stemkit.images.pixel_size import pixel_sizes
 from stemkit.images.provenance import noise_attr, step_record
 from stemkit.noise import ScanNoise
 from stemkit.series.average_noise import noise_gain, noise_of_average
-from stemkit.series.averaging import Grid
+from stemkit.series.averaging import AverageGrid
 from stemkit.series.combined import Combined, in_groups
 from stemkit.series.turns import Turn
 
 __all__ = ["average_image", "gains_of", "pixel_centers"]
 
 #: Shorter side of the smallest average whose noise is calibrated, px (chosen).
-SMALLEST_CALIBRATED = 32
+MIN_CALIBRATED = 32
 
 
 def average_image(
     mean: Combined,
     like: xr.DataArray,
     mode: str,
-    grid: Grid,
+    grid: AverageGrid,
     gains: tuple[float, float],
     variance: tuple[float, float],
     scan: ScanNoise,
@@ -41,7 +41,7 @@ def average_image(
     like : DataArray of shape (n_y, n_x)
         The first frame.
     mode : {"haadf", "bf"}
-    grid : Grid
+    grid : AverageGrid
     gains : (float, float)
         From :func:`gains_of`.
     variance : (float, float)
@@ -72,7 +72,7 @@ def average_image(
     image = image.assign_coords(pixel_centers(like, grid))
     # earlier steps are those of the first frame
     image.attrs["stemkit"] = step_record(like, "average", n_frames=int(mean.count.max()))
-    if not mean.shown.all() or min(image.shape) < SMALLEST_CALIBRATED or np.ptp(mean.values) == 0:
+    if not mean.shown.all() or min(image.shape) < MIN_CALIBRATED or np.ptp(mean.values) == 0:
         return image, float("nan")
     model, ratio = noise_of_average(image, mean.count, variance, column_gain, scan, mode)
     image.attrs["noise"] = noise_attr(image, model.to_dict())
@@ -88,7 +88,7 @@ def gains_of(displacements: NDArray, turns: list[int], shape: tuple[int, int]) -
     return pixel, column
 
 
-def pixel_centers(frame: xr.DataArray, grid: Grid) -> dict[str, xr.Variable]:
+def pixel_centers(frame: xr.DataArray, grid: AverageGrid) -> dict[str, xr.Variable]:
     """Centres of the pixels of a grid, nm, in the coordinates of a frame that is not displaced."""
     sizes, out = pixel_sizes(frame), {}
     for axis, dim in enumerate(("y", "x") if sizes is not None else ()):

@@ -18,13 +18,13 @@ __all__ = ["RigidShifts", "rigid_shifts"]
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of the alignment of whole frames."""
 
     #: Largest shift between two frames by default, as a fraction of each side (chosen).
     max_shift: float = 0.5
     #: Frames are averaged over squares of pixels until their shorter side is at most this, px (chosen).
-    largest_side: int = 512
+    max_side: int = 512
     #: Consistent sets of shifts that are followed (chosen).
     hypotheses: int = 24
     #: Gain of the log-likelihood that a frame must have with the others to be placed, beyond log(n), which the largest
@@ -35,14 +35,15 @@ class Constants:
     by_chance: float = 2.0
     #: Log-probability of a frame that does not match, though there is a place where it does by its lattice (chosen).
     left_out: float = -30.0
-    #: Residual, px, above which a pair is an outlier of the least squares, and rounds of reweighting (chosen).
+    #: Residual, px, above which a pair is an outlier of the least squares (chosen).
     outlier: float = 1.0
+    #: Rounds of reweighting (chosen).
     rounds: int = 10
     #: A frame whose gain per partner is below this fraction of the median does not match the others (chosen).
     outlying: float = 0.1
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def rigid_shifts(frames: Sequence[NDArray], max_shift: float | None = None, *, v
     verbose : bool
         Show progress.
     """
-    factor = max(1, -(-min(frames[0].shape) // CONSTANTS.largest_side))
+    factor = max(1, -(-min(frames[0].shape) // CONSTANTS.max_side))
     small = [_binned(frame, factor) for frame in frames]
     shape = small[0].shape
     limit = [CONSTANTS.max_shift * n if max_shift is None else max_shift / factor for n in shape]
@@ -204,9 +205,9 @@ def _least_squares(pairs: Pairs, shifts: NDArray) -> tuple[NDArray[np.float64], 
     for j in placed:
         for i in pairs.before(int(j)):
             if np.isfinite(shifts[i, 0]):
-                gain, c, at = pairs.correlation(i, int(j)).near(shifts[i] - shifts[j])
-                if gain > 0:
-                    rows.append((i, j, gain, c, at[0], at[1]))
+                peak = pairs.correlation(i, int(j)).peak_near(shifts[i] - shifts[j])
+                if peak.gain > 0:
+                    rows.append((i, j, peak.gain, peak.correlation, *peak.shift))
     if not rows:
         return shifts, np.zeros(n), np.zeros(n)
     i, j, gain, c, y, x = np.array(rows).T

@@ -16,31 +16,38 @@ __all__ = [
     "RowReadings",
     "expected_displacements",
     "read_rows",
-    "remaining_variance",
     "trends_of",
     "without_trends",
 ]
 
-#: Step, px, of the differences that give the slope of the reference (chosen).
-STEP = 0.5
-#: Pixels whose reference has fewer frames than this are not compared (chosen).
-LEAST_COUNT = 0.5
-#: Quantile of the intensity that is a bright pixel; a dark one is at 1 minus it (chosen).
-BRIGHT = 0.99
-#: Least variance of a pixel, fraction of the larger one of those of a bright and of a dark pixel (chosen: the reference
-#: is not exact, and where almost no electrons are expected a single one would dominate).
-LEAST_VARIANCE = 0.4
-#: Sigma, px, of the Gaussian filter with which a frame is compared with the reference, that of a column (chosen).
-COLUMN_SIGMA = 1.5
-#: Differences of more standard deviations are not noise (chosen: white noise exceeds it in 1e-5 of the pixels).
-DIFFERENT = 4.5
-#: Pixels along y and x around such a difference that count less, too: those of a column (chosen).
-NEAR = 7
-#: Median of the modulus of a normal number of unit variance (derived).
-NORMAL_MEDIAN = 0.6745
-#: Standard deviations, px, of a displacement of the whole frame and of its linear and quadratic change from the first
-#: row to the last (chosen: much wider than the rows' readings leave them).
-TREND = (5.0, 5.0, 2.0)
+
+@dataclass(frozen=True)
+class _Constants:
+    """Constants of the measurement of rows."""
+
+    #: Step, px, of the differences that give the slope of the reference (chosen).
+    step: float = 0.5
+    #: Pixels whose reference has fewer frames than this are not compared (chosen).
+    min_count: float = 0.5
+    #: Quantile of the intensity that is a bright pixel; a dark one is at 1 minus it (chosen).
+    bright: float = 0.99
+    #: Least variance of a pixel, fraction of the larger one of those of a bright and of a dark pixel (chosen: the
+    #: reference is not exact, and where almost no electrons are expected a single one would dominate).
+    min_variance: float = 0.4
+    #: Sigma, px, of the Gaussian filter with which a frame is compared with the reference, that of a column (chosen).
+    column_sigma: float = 1.5
+    #: Differences of more standard deviations are not noise (chosen: white noise exceeds it in 1e-5 of the pixels).
+    different: float = 4.5
+    #: Pixels along y and x around such a difference that count less, too: those of a column (chosen).
+    near: int = 7
+    #: Median of the modulus of a normal number of unit variance (derived).
+    normal_median: float = 0.6745
+    #: Standard deviations, px, of a displacement of the whole frame and of its linear and quadratic change from the
+    #: first row to the last (chosen: much wider than the rows' readings leave them).
+    trend: tuple[float, float, float] = (5.0, 5.0, 2.0)
+
+
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ def read_rows(
     """
     y = np.arange(frame.shape[0])[:, None] + displacement[:, :1] + np.zeros(frame.shape)
     x = np.arange(frame.shape[1]) + displacement[:, 1:]
-    seen = ndimage.map_coordinates(count, np.stack([y, x]), order=1, mode="constant") > LEAST_COUNT
+    seen = ndimage.map_coordinates(count, np.stack([y, x]), order=1, mode="constant") > CONSTANTS.min_count
     bent = ndimage.laplace(reference, mode="nearest")
     first = [_sampled(ndimage.spline_filter(values, 3), y, x) for values in (reference, bent)]
     weight = _weights(first[0], seen, variance)
@@ -104,15 +111,15 @@ def read_rows(
     def at(dy: float, dx: float) -> NDArray[np.float64]:
         return _sampled(knots, y + dy, x + dx)
 
-    clean = at(0, 0)
-    slopes = [at(STEP, 0) - at(-STEP, 0), at(0, STEP) - at(0, -STEP)]
-    difference, slopes = frame - clean, [slope / (2 * STEP) for slope in slopes]
+    expected = at(0, 0)
+    slopes = [at(CONSTANTS.step, 0) - at(-CONSTANTS.step, 0), at(0, CONSTANTS.step) - at(0, -CONSTANTS.step)]
+    difference, slopes = frame - expected, [slope / (2 * CONSTANTS.step) for slope in slopes]
     weight = weight * _agreement(difference, slopes, weight)
     residual = _centred(difference, weight)
     centered = [_centred(slope, weight) for slope in slopes]
     information = np.stack([(weight * slope**2).sum(1) for slope in centered])
-    told = np.stack([(weight * slope * residual).sum(1) for slope in centered])
-    step = told / np.maximum(information, 1e-300)
+    projected = np.stack([(weight * slope * residual).sum(1) for slope in centered])
+    step = projected / np.maximum(information, 1e-300)
     mean_square = float((weight * residual**2).sum() / max(float(seen.sum()), 1.0))
     return RowReadings(displacement.T + step, information, mean_square)
 
@@ -125,8 +132,8 @@ def _agreement(difference: NDArray, slopes: list[NDArray], weight: NDArray) -> N
     """Factors of the weights, below 1 where a frame differs from the reference by more than noise and displacement do.
 
     Such is a column that moves, appears or vanishes, which would displace the rows through it. The residual, less the
-    displacement that fits the row best, is averaged over a column and compared with its noise; beyond ``DIFFERENT``
-    standard deviations, and in their neighbourhood, weights decrease with its square.
+    displacement that fits the row best, is averaged over a column and compared with its noise; beyond
+    ``CONSTANTS.different`` standard deviations, and in their neighbourhood, weights decrease with its square.
     """
     rest = _centred(difference, weight)
     centered = [_centred(slope, weight) for slope in slopes]
@@ -137,19 +144,19 @@ def _agreement(difference: NDArray, slopes: list[NDArray], weight: NDArray) -> N
     steps = xx * right[0] - yx * right[1], yy * right[1] - yx * right[0]
     for step, slope in zip(steps, centered, strict=True):
         rest = rest - np.divide(step, determinant, out=np.zeros_like(step), where=usable)[:, None] * slope
-    smooth = ndimage.gaussian_filter(rest * np.sqrt(weight), COLUMN_SIGMA)
+    smooth = ndimage.gaussian_filter(rest * np.sqrt(weight), CONSTANTS.column_sigma)
     # white noise keeps 1 / (4 pi sigma^2) of its variance
-    units = np.abs(smooth) * (2 * math.sqrt(math.pi) * COLUMN_SIGMA)
+    units = np.abs(smooth) * (2 * math.sqrt(math.pi) * CONSTANTS.column_sigma)
     seen = weight > 0
-    usual = float(np.median(units[seen])) / NORMAL_MEDIAN if seen.any() else 1.0
-    largest = ndimage.maximum_filter(units / max(usual, 1.0), size=NEAR)
-    return np.asarray(np.minimum(1.0, (DIFFERENT / np.maximum(largest, DIFFERENT)) ** 2))
+    usual = float(np.median(units[seen])) / CONSTANTS.normal_median if seen.any() else 1.0
+    largest = ndimage.maximum_filter(units / max(usual, 1.0), size=CONSTANTS.near)
+    return np.asarray(np.minimum(1.0, (CONSTANTS.different / np.maximum(largest, CONSTANTS.different)) ** 2))
 
 
-def _weights(clean: NDArray, seen: NDArray, variance: tuple[float, float]) -> NDArray[np.float64]:
-    noise = variance[0] + variance[1] * clean
-    ends = variance[0] + variance[1] * np.quantile(clean, (1 - BRIGHT, BRIGHT))
-    floor = LEAST_VARIANCE * float(ends.max())
+def _weights(expected: NDArray, seen: NDArray, variance: tuple[float, float]) -> NDArray[np.float64]:
+    noise = variance[0] + variance[1] * expected
+    ends = variance[0] + variance[1] * np.quantile(expected, (1 - CONSTANTS.bright, CONSTANTS.bright))
+    floor = CONSTANTS.min_variance * float(ends.max())
     return np.where(seen, 1 / np.maximum(noise, max(floor, 1e-300)), 0.0)
 
 
@@ -182,7 +189,7 @@ class RowPrior:
         ``factor`` multiplies the variances of the first three: the reference is displaced, too.
         """
         steps = np.arange(n_rows)
-        trends = trends_of(n_rows) * np.array(TREND)
+        trends = trends_of(n_rows) * np.array(CONSTANTS.trend)
         broad = trends @ trends.T
         return cls(np.stack([broad + factor * linalg.toeplitz(scan.autocovariance(steps, axis)) for axis in "yx"]))
 
@@ -211,14 +218,6 @@ def expected_displacements(readings: RowReadings, prior: RowPrior) -> NDArray[np
     expected = []
     for place, information, covariance in zip(readings.place, readings.information, prior.covariance, strict=True):
         mean = (information * place).sum() / max(float(information.sum()), 1e-300)
-        told = covariance @ (information * (place - mean))
-        expected.append(mean + np.linalg.solve(np.eye(len(place)) + covariance * information, told))
+        weighted = covariance @ (information * (place - mean))
+        expected.append(mean + np.linalg.solve(np.eye(len(place)) + covariance * information, weighted))
     return np.stack(expected, axis=1)
-
-
-def remaining_variance(information: NDArray, prior: RowPrior) -> NDArray[np.float64]:
-    """Variance ``(n_y, 2)`` of the displacements given readings of this information ``(2, n_y)``, px squared."""
-    out = []
-    for told, covariance in zip(information, prior.covariance, strict=True):
-        out.append(np.diagonal(np.linalg.solve(np.eye(len(told)) + covariance * told, covariance)))
-    return np.maximum(np.stack(out, axis=1), 0.0)

@@ -128,8 +128,8 @@ def draw_series(
     margin = int(np.ceil(np.abs(displacements).max())) + MARGIN
     if scan_angles is not None:
         margin += (max(shape) - min(shape)) // 2 + int(np.ceil(0.21 * max(shape)))
-    clean = _specimen(columns, (shape[0] + 2 * margin, shape[1] + 2 * margin), margin, noise, seeds)
-    knots = ndimage.spline_filter(clean, SPLINE_ORDER)
+    true_image = _specimen(columns, (shape[0] + 2 * margin, shape[1] + 2 * margin), margin, noise, seeds)
+    knots = ndimage.spline_filter(true_image, SPLINE_ORDER)
     y, x = np.meshgrid(*(np.arange(n, dtype=np.float64) + margin for n in shape), indexing="ij")
     still = NoiseModel(
         noise.contrast, noise.level, noise.mode, scan=_unmoved(noise.scan), pointwise=noise.pointwise,
@@ -164,13 +164,13 @@ def _specimen(
     columns: Columns, shape: tuple[int, int], margin: int, noise: NoiseModel, seeds: np.random.Generator
 ) -> NDArray[np.float64]:
     """The specimen and its background in units of the contrast, with a margin on each side."""
-    clean = render(columns.moved(*2 * [columns.y.new_tensor(margin)]), shape)[0].double()
+    true_image = render(columns.moved(*2 * [columns.y.new_tensor(margin)]), shape)[0].double()
     if noise.background.amplitude:
         length = torch.tensor([noise.background.length], dtype=torch.float64)
         generator = torch_generator(int(seeds.integers(2**31)))
         field = smooth_field(torch.Size((1, *shape)), length, generator, torch.float64)
-        clean = clean + noise.background.amplitude * field[0]
-    return np.asarray(clean.numpy())
+        true_image = true_image + noise.background.amplitude * field[0]
+    return np.asarray(true_image.numpy())
 
 
 def _unmoved(scan: ScanNoise) -> ScanNoise:

@@ -15,36 +15,45 @@ from stemkit.series.rigid import rigid_shifts
 
 __all__ = ["SMOOTH", "SlowDrift", "SlowDrifts", "slow_drifts", "warped"]
 
-#: Degree of the polynomials of time that describe the drift within a frame (chosen).
-DEGREE = 3
-#: First of the lengths over which the linear drift is measured, one after the other, px (chosen).
-FIRST_RADIUS = 8.0
-#: Last of these lengths, fraction of the shorter side (chosen).
-LAST_RADIUS = 0.3
-#: Factor between two of these lengths (chosen: the drift is then known to a fraction of the spacing).
-GROWTH = 1.4
-#: Shorter vectors, px, are those of the noise and of single columns (chosen).
-SHORTEST = 3.0
-#: Standard deviation of the elements of the linear drift that is expected (chosen): it decides where the images show
-#: nothing.
-EXPECTED = 0.15
-#: Fractions of the sides of the images that are shifted onto each other, one after the other until that succeeds
-#: (chosen).
-PARTS = (0.5, 0.75, 1.0)
-#: Shortest side of such a part, px (chosen).
-SMALLEST_PART = 24
 #: Sigma, px, of the Gaussian filter of the images before they are compared (chosen).
 SMOOTH = 1.2
-#: Fractions of the half sides of the images that are compared one after the other, with the degrees of the polynomials
-#: (chosen: the drift at the borders is known to a fraction of the spacing before they are used).
-EXTENTS = ((0.35, 1), (0.5, 1), (0.65, 2), (0.8, 2), (0.95, DEGREE))
-#: Rounds of the fit for each of them (chosen).
-ROUNDS = 4
-#: Shift, px, by which images are moved after their polynomials are fitted (chosen: below half of the spacing).
-MOVED = 1.0
-#: Standard deviation of the changes of the coefficients in one round, px at the border (chosen): they decide where the
-#: images show nothing.
-CHANGES = (10.0, 3.0, 3.0, 1.0)
+
+
+@dataclass(frozen=True)
+class _Constants:
+    """Constants of the measurement of drift."""
+
+    #: Degree of the polynomials of time that describe the drift within a frame (chosen).
+    degree: int = 3
+    #: First of the lengths over which the linear drift is measured, one after the other, px (chosen).
+    first_radius: float = 8.0
+    #: Last of these lengths, fraction of the shorter side (chosen).
+    last_radius: float = 0.3
+    #: Factor between two of these lengths (chosen: the drift is then known to a fraction of the spacing).
+    growth: float = 1.4
+    #: Shorter vectors, px, are those of the noise and of single columns (chosen).
+    shortest: float = 3.0
+    #: Standard deviation of the elements of the linear drift that is expected (chosen): it decides where the images
+    #: show nothing.
+    expected: float = 0.15
+    #: Fractions of the sides of the images that are shifted onto each other, one after the other until that succeeds
+    #: (chosen).
+    parts: tuple[float, float, float] = (0.5, 0.75, 1.0)
+    #: Shortest side of such a part, px (chosen).
+    min_part: int = 24
+    #: Fractions of the half sides of the images that are compared one after the other, with the degrees of the
+    #: polynomials (chosen: the drift at the borders is known to a fraction of the spacing before they are used).
+    extents: tuple[tuple[float, int], ...] = ((0.35, 1), (0.5, 1), (0.65, 2), (0.8, 2), (0.95, degree))
+    #: Rounds of the fit for each of them (chosen).
+    rounds: int = 4
+    #: Shift, px, by which images are moved after their polynomials are fitted (chosen: below half of the spacing).
+    moved: float = 1.0
+    #: Standard deviation of the changes of the coefficients in one round, px at the border (chosen): they decide where
+    #: the images show nothing.
+    changes: tuple[float, float, float, float] = (10.0, 3.0, 3.0, 1.0)
+
+
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,7 @@ class SlowDrift:
         The slow axis: 0 is y.
     middle, half : float
         Middle and half of the length of the axis, px.
-    coefficients : ndarray of shape (DEGREE + 1, 2)
+    coefficients : ndarray of shape (CONSTANTS.degree + 1, 2)
         Along y and x, px at the end of the axis, by the power.
     """
 
@@ -86,7 +95,7 @@ class SlowDrifts:
 
 
 def _powers(t: NDArray) -> NDArray[np.float64]:
-    return np.stack([t**k for k in range(DEGREE + 1)], axis=-1)
+    return np.stack([t**k for k in range(CONSTANTS.degree + 1)], axis=-1)
 
 
 def slow_drifts(images: list[NDArray], axes: list[int]) -> SlowDrifts:
@@ -120,7 +129,7 @@ def slow_drifts(images: list[NDArray], axes: list[int]) -> SlowDrifts:
     drifts = []
     for gradient, axis in zip(_gradients(images, axes), axes, strict=True):
         half = (shape[axis] - 1) / 2
-        coefficients = np.zeros((DEGREE + 1, 2))
+        coefficients = np.zeros((CONSTANTS.degree + 1, 2))
         coefficients[1] = gradient * half
         drifts.append(SlowDrift(axis, half, half, coefficients))
     shifts = _shifts([warped(image, drift) for image, drift in zip(images, drifts, strict=True)])
@@ -129,7 +138,7 @@ def slow_drifts(images: list[NDArray], axes: list[int]) -> SlowDrifts:
     # the whole images decide between the cells of a lattice
     whole = rigid_shifts([warped(image, drift) for image, drift in zip(images, drifts, strict=True)])
     shifts = whole.shifts - np.nanmean(whole.shifts, axis=0)
-    if np.isfinite(shifts).all() and np.abs(np.diff(shifts, axis=0)).max() > MOVED:
+    if np.isfinite(shifts).all() and np.abs(np.diff(shifts, axis=0)).max() > CONSTANTS.moved:
         drifts = _polynomials(images, [one.moved(shift) for one, shift in zip(drifts, shifts, strict=True)])
     return SlowDrifts(drifts, whole.ambiguous)
 
@@ -139,9 +148,9 @@ def _shifts(images: list[NDArray]) -> NDArray[np.float64]:
 
     Between the cells of a lattice the whole images decide, by the structure that is not periodic.
     """
-    for part in PARTS:
+    for part in CONSTANTS.parts:
         cut = tuple(slice(m, n - m) for n in images[0].shape for m in [int((1 - part) / 2 * n)])
-        if min(s.stop - s.start for s in cut) >= SMALLEST_PART:
+        if min(s.stop - s.start for s in cut) >= CONSTANTS.min_part:
             shifts = rigid_shifts([image[cut] for image in images]).shifts
             if not np.isnan(shifts).any():
                 return without_jumps(_pairs(images), shifts)[0]
@@ -194,11 +203,11 @@ def _matrix(first: NDArray, second: NDArray) -> NDArray[np.float64]:
     """The matrix M, in the order y, x, with which a vector r of the first autocorrelation is M r in the second."""
     middle = np.array([n // 2 for n in first.shape])[:, None]
     smooth = [ndimage.spline_filter(ndimage.gaussian_filter(values, 0.7), 3) for values in (first, second)]
-    m, radius, last = np.eye(2), FIRST_RADIUS, LAST_RADIUS * min(first.shape)
+    m, radius, last = np.eye(2), CONSTANTS.first_radius, CONSTANTS.last_radius * min(first.shape)
     while True:
         radius = min(radius, last)
         y, x = np.mgrid[0 : int(radius) + 1, -int(radius) : int(radius) + 1]
-        inside = (np.hypot(y, x) <= radius) & (np.hypot(y, x) > SHORTEST)
+        inside = (np.hypot(y, x) <= radius) & (np.hypot(y, x) > CONSTANTS.shortest)
         vectors = np.stack([y[inside], x[inside]]).astype(float)
         ours = ndimage.map_coordinates(smooth[0], vectors + middle, order=3, prefilter=False)
         ours = (ours - ours.mean()) / max(float(ours.std()), 1e-300)
@@ -207,12 +216,12 @@ def _matrix(first: NDArray, second: NDArray) -> NDArray[np.float64]:
             at = p.reshape(2, 2) @ vectors + middle
             theirs = ndimage.map_coordinates(smooth[1], at, order=3, prefilter=False, mode="nearest")
             theirs = (theirs - theirs.mean()) / max(float(theirs.std()), 1e-300)
-            return np.concatenate([theirs - ours, (p - np.eye(2).ravel()) / EXPECTED])
+            return np.concatenate([theirs - ours, (p - np.eye(2).ravel()) / CONSTANTS.expected])
 
         m = optimize.least_squares(residuals, m.ravel(), x_scale=0.01).x.reshape(2, 2)
         if radius >= last:
             return np.asarray(m)
-        radius *= GROWTH
+        radius *= CONSTANTS.growth
 
 
 # --- polynomials -------------------------------------------------------------------------------------------------
@@ -221,8 +230,8 @@ def _matrix(first: NDArray, second: NDArray) -> NDArray[np.float64]:
 def _polynomials(images: list[NDArray], drifts: list[SlowDrift]) -> list[SlowDrift]:
     """Polynomials fitted to the images, from their middle outwards."""
     smooth = [ndimage.gaussian_filter(np.asarray(image, dtype=float), SMOOTH) for image in images]
-    for extent, degree in EXTENTS:
-        for _ in range(ROUNDS):
+    for extent, degree in CONSTANTS.extents:
+        for _ in range(CONSTANTS.rounds):
             drifts = _step(smooth, drifts, extent, degree)
     return drifts
 
@@ -249,7 +258,7 @@ def _step(images: list[NDArray], drifts: list[SlowDrift], extent: float, degree:
             matrix += design.T @ design
             right += design.T @ difference
             square, count = square + float(difference @ difference), count + difference.size
-    matrix += square / count * np.diag(np.tile(np.array(CHANGES[:n]) ** -2.0, 2 * len(images)))
+    matrix += square / count * np.diag(np.tile(np.array(CONSTANTS.changes[:n]) ** -2.0, 2 * len(images)))
     found = np.linalg.solve(matrix, right).reshape(len(images), 2, n)
     out = []
     for drift, step in zip(drifts, found, strict=True):

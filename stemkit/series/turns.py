@@ -11,7 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from stemkit.parameters import is_number
-from stemkit.series.averaging import Grid
+from stemkit.series.averaging import AverageGrid
 
 __all__ = ["Turn", "quarter_turns", "scan_angles_of"]
 
@@ -127,18 +127,18 @@ class Turn:
             y, x = -x, y
         return np.stack([y, x], axis=-1)
 
-    def grid_of_frame(self, grid: Grid) -> Grid:
+    def grid_of_frame(self, grid: AverageGrid) -> AverageGrid:
         """A grid of the image's pixels in the directions of the frame."""
         (y, x), (height, width) = grid.origin, grid.shape
         size = self.turned_shape
         for _ in range(self.quarters):
             y, x, height, width, size = size[1] - x - width, y, width, height, size[::-1]
-        return Grid((y, x), (height, width))
+        return AverageGrid((y, x), (height, width))
 
-    def grid_of_image(self, grid: Grid) -> Grid:
+    def grid_of_image(self, grid: AverageGrid) -> AverageGrid:
         """The inverse of :meth:`grid_of_frame`."""
         (y, x), (height, width) = grid.origin, grid.shape
         size = self.shape
         for _ in range(self.quarters):
             y, x, height, width, size = x, size[0] - y - height, width, height, size[::-1]
-        return Grid((y, x), (height, width))
+        return AverageGrid((y, x), (height, width))

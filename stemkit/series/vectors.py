@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from stemkit.parabola import parabola_vertex
+from stemkit.parabola import subpixel_step
 from stemkit.series.envelope import BASEBAND, Spectrum
 
-__all__ = ["lattice_vectors"]
+__all__ = ["vectors_of_spectrum"]
 
 #: Least autocorrelation at a lattice vector, fraction of that at 0 (chosen: it decays towards longer vectors).
 EQUAL = 0.65
@@ -19,7 +19,7 @@ FARTHEST = 0.4
 N_VECTORS = 8
 
 
-def lattice_vectors(spectrum: Spectrum) -> NDArray[np.float64]:
+def vectors_of_spectrum(spectrum: Spectrum) -> NDArray[np.float64]:
     """The shortest vectors ``(n, 2)``, px, by which the lattice of frames looks about the same; none without a lattice.
 
     They are the maxima of the autocorrelation without the noise, and without what changes over more than a cell.
@@ -37,10 +37,6 @@ def lattice_vectors(spectrum: Spectrum) -> NDArray[np.float64]:
     near = found[(length > 0) & (length < FARTHEST * min(shape))]
     near = near[np.argsort(np.hypot(*(near - middle).T))][:N_VECTORS]
     inside = np.all((near > 0) & (near < np.array(shape) - 1), axis=1)
-    return np.array([_vertex(values, y, x) - middle for y, x in near[inside].tolist()]).reshape(-1, 2)
-
-
-def _vertex(values: NDArray, y: int, x: int) -> NDArray[np.float64]:
-    """Place of a maximum to a fraction of a pixel."""
-    step = [parabola_vertex(values[y - a, x - b], values[y, x], values[y + a, x + b]) for a, b in ((1, 0), (0, 1))]
-    return np.array([y, x], dtype=float) + np.array([float(one) for one in step])
+    return np.array(
+        [np.array([y, x]) + subpixel_step(values, y, x) - middle for y, x in near[inside].tolist()]
+    ).reshape(-1, 2)

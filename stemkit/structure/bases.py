@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
-    "corresponding_bases",
+    "CorrespondingBases",
     "matching_basis",
     "reduced_basis",
     "reference_basis",
@@ -19,7 +21,7 @@ EQUAL_LENGTHS = 1.04
 #: Largest distance of ``a . b / |a|^2`` from 1/2 in the cell of a centred rectangular lattice (chosen).
 CENTERED = 0.01
 #: Largest element of the matrices that change one nearly reduced basis into another (chosen).
-LARGEST_ELEMENT = 2
+MAX_ELEMENT = 2
 #: Cost of a rotation by 1 rad in units of a strain of 1, among bases of a reference (chosen).
 ROTATION_COST = 0.1
 
@@ -32,7 +34,7 @@ def _unimodular(largest: int) -> NDArray[np.int64]:
     return matrices[np.abs(determinant) == 1]
 
 
-UNIMODULAR = _unimodular(LARGEST_ELEMENT)
+UNIMODULAR = _unimodular(MAX_ELEMENT)
 
 
 def superlattices(count: int) -> list[NDArray[np.int64]]:
@@ -74,10 +76,10 @@ def matching_basis(vectors: NDArray, other: NDArray) -> tuple[NDArray[np.float64
     ----------
     .. [1] Nguyen and Stehle, ACM Trans. Algorithms 5, 46 (2009), https://doi.org/10.1145/1597036.1597050
     """
-    own, candidates, deformation = corresponding_bases(vectors, other)
-    difference = np.linalg.norm(deformation - np.eye(2), ord=2, axis=(1, 2))
+    bases = CorrespondingBases.of(vectors, other)
+    difference = np.linalg.norm(bases.deformation - np.eye(2), ord=2, axis=(1, 2))
     best = int(np.argmin(difference))
-    return _in_terms_of(vectors, own) @ candidates[best], float(difference[best])
+    return _in_terms_of(vectors, bases.own) @ bases.others[best], float(difference[best])
 
 
 def reference_basis(vectors: NDArray, reference: NDArray) -> tuple[NDArray[np.float64], float]:
@@ -101,21 +103,40 @@ def reference_basis(vectors: NDArray, reference: NDArray) -> tuple[NDArray[np.fl
     Of all bases that are not mirrored, the one with the smallest sum of strain and a tenth of the rotation in radians:
     the symmetry of a lattice makes several bases equal but for a rotation, of which the smallest is meant.
     """
-    own, candidates, deformation = corresponding_bases(vectors, reference)
+    bases = CorrespondingBases.of(vectors, reference)
+    deformation = bases.deformation
     strain = np.abs(np.linalg.svd(deformation, compute_uv=False) - 1).max(axis=1)
     rotation = np.abs(
         np.arctan2(deformation[:, 0, 1] - deformation[:, 1, 0], deformation[:, 0, 0] + deformation[:, 1, 1])
     )
     cost = np.where(np.linalg.det(deformation) > 0, strain + ROTATION_COST * rotation, np.inf)
     best = int(np.argmin(cost))
-    return _in_terms_of(vectors, own) @ candidates[best], float(strain[best])
+    return _in_terms_of(vectors, bases.own) @ bases.others[best], float(strain[best])
 
 
-def corresponding_bases(vectors: NDArray, other: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-    """Reduced vectors, bases ``(n, 2, 2)`` of the other lattice, and the deformation F of each: ``basis @ F = own``."""
-    own, rows = np.array(_lagrange_gauss(vectors)), np.array(_lagrange_gauss(other))
-    candidates = UNIMODULAR @ rows
-    return own, candidates, np.linalg.solve(candidates, np.broadcast_to(own, candidates.shape))
+@dataclass(frozen=True)
+class CorrespondingBases:
+    """Bases of one lattice that may correspond to that of another one.
+
+    Parameters
+    ----------
+    own : ndarray of shape (2, 2)
+        Reduced vectors of the lattice.
+    others : ndarray of shape (n, 2, 2)
+        Bases of the other lattice.
+    deformation : ndarray of shape (n, 2, 2)
+        The deformation F of each: ``other @ F = own``.
+    """
+
+    own: NDArray
+    others: NDArray
+    deformation: NDArray
+
+    @classmethod
+    def of(cls, vectors: NDArray, other: NDArray) -> CorrespondingBases:
+        """Those of two lattices with these vectors."""
+        own, others = np.array(_lagrange_gauss(vectors)), UNIMODULAR @ np.array(_lagrange_gauss(other))
+        return cls(own, others, np.linalg.solve(others, np.broadcast_to(own, others.shape)))
 
 
 def reduced_basis(vectors: NDArray) -> NDArray[np.float64]:

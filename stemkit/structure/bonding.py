@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from stemkit.columns.peaks import nearest_distances
 from stemkit.parameters import check_positive
+from stemkit.statistics import median_spacing
 from stemkit.structure.covariance import PositionCovariance
 from stemkit.structure.pair_errors import angle_variance, axis_angle, direction_variance, distance_variance
 from stemkit.structure.planar_graph import HalfEdges, delaunay_edges
@@ -154,7 +154,7 @@ def _pairs(columns: ColumnPositions, max_distance: float | None) -> tuple[NDArra
     edges = delaunay_edges(columns.positions)
     length = np.hypot(*(columns.positions[edges[:, 1]] - columns.positions[edges[:, 0]]).T)
     if max_distance is None and len(length):
-        typical = float(np.median(nearest_distances(columns.positions)))
+        typical = median_spacing(columns.positions)
         for _ in range(N_ITERATIONS):
             typical = float(np.median(length[length <= MAX_BOND * typical]))
         max_distance = MAX_BOND * typical

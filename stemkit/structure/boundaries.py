@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from stemkit.statistics import median_spacing
 from stemkit.structure.bases import matching_basis
 from stemkit.structure.local_bases import LocalBases
-from stemkit.structure.vector_search import nearest_distance
 
 __all__ = ["MIN_INNER_COLUMNS", "Similarity", "compare_clusters"]
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of the comparison of two clusters at their boundary."""
 
     #: Least distance from the other cluster of the columns that are compared, square roots of the area of the cell
@@ -40,7 +40,7 @@ class Constants:
     averaged: float = 0.8
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 #: Fewest columns near a boundary that are compared, and inside a cluster that is not a part of a boundary (chosen).
 MIN_INNER_COLUMNS = 10
 
@@ -72,7 +72,7 @@ def compare_clusters(
     both = np.concatenate(sides)
     flat = _trimmed_mean(np.concatenate([square for _, square in planes]))
     limit = CONSTANTS.residual**2 * 2 * _trimmed_mean(bases.residual[both])
-    described = flat.sum() <= max(limit, 2 * (CONSTANTS.wrong * nearest_distance(positions[both])) ** 2)
+    described = flat.sum() <= max(limit, 2 * (CONSTANTS.wrong * median_spacing(positions[both])) ** 2)
     local = [bases.lattices[bases.number[r[0]]].vectors @ slope for r, (slope, _) in zip(sides, planes, strict=True)]
     if not described or not np.isfinite(local).all():
         # along a boundary that is not coherent the indices are wrong, and no plane describes the positions

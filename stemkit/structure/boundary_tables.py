@@ -18,7 +18,7 @@ __all__ = ["boundary_table", "segment_table"]
 
 #: Largest angle of a lattice plane to the boundary that it coincides along, degrees (chosen: steps of the boundary
 #: incline it).
-LARGEST_ANGLE = 12.0
+MAX_ANGLE = 12.0
 #: Largest misorientation of a low-angle boundary, which consists of dislocations, degrees (convention: Sutton and
 #: Balluffi 1995).
 LOW_ANGLE = 15.0
@@ -79,7 +79,7 @@ def _boundary(
     first, second = pair
     direction, straight = _direction(ends.reshape(-1, 2))
     between = relation(lattices[first], lattices[second], same_phase)
-    found = common_plane(lattices[first], lattices[second], direction, LARGEST_ANGLE) if straight else None
+    found = common_plane(lattices[first], lattices[second], direction, MAX_ANGLE) if straight else None
     plane = found or CommonPlane(None, None, np.nan, np.nan, np.nan, np.nan)
     same_plane = found is not None and found.difference <= coherent
     return {

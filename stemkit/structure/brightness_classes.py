@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -92,10 +94,10 @@ def brightness_classes(
     if len(used):
         logs = np.log(values[used])
         terms = _terms(columns.positions[used], trend)
-        share, means, surface = _mixture(logs, terms, start[used], count)
-        order = np.argsort(-means, kind="stable")
-        probability[used], means = share[:, order], means[order]
-        relative[used] = np.exp(logs - surface - means[0])
+        mixture = _fitted_mixture(logs, terms, start[used], count)
+        order = np.argsort(-mixture.means, kind="stable")
+        probability[used], means = mixture.probability[:, order], mixture.means[order]
+        relative[used] = np.exp(logs - mixture.trend - means[0])
     best = np.where(np.isfinite(probability[:, 0]), np.nan_to_num(probability).argmax(axis=1), -1)
     highest = np.where(best >= 0, probability.max(axis=1), np.nan)
     result = pd.DataFrame(
@@ -118,10 +120,17 @@ def _terms(positions: NDArray, order: int) -> NDArray[np.float64]:
     return np.column_stack([y**i * x**j for i, j in powers]) if powers else np.empty((len(positions), 0))
 
 
-def _mixture(
-    logs: NDArray, terms: NDArray, start: NDArray, count: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Probabilities ``(n, count)``, means ``(count,)`` and the trend ``(n,)``."""
+@dataclass(frozen=True)
+class _TrendMixture:
+    """Probabilities ``(n, count)`` of the classes, their means ``(count,)`` and the trend ``(n,)``."""
+
+    probability: NDArray[np.float64]
+    means: NDArray[np.float64]
+    trend: NDArray[np.float64]
+
+
+def _fitted_mixture(logs: NDArray, terms: NDArray, start: NDArray, count: int) -> _TrendMixture:
+    """Expectation maximisation of a Gaussian mixture whose means have a common trend."""
     share = np.eye(count)[np.maximum(start, 0)]
     widths = np.full(count, max(float(np.std(logs)), MIN_WIDTH))
     before = -np.inf
@@ -137,7 +146,7 @@ def _mixture(
         if likelihood - before < CONVERGED_GAIN:
             break
         before = likelihood
-    return share, means, surface
+    return _TrendMixture(share, means, surface)
 
 
 def _regression(

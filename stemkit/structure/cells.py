@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stemkit.statistics import robust_std
 from stemkit.structure.lattice import Lattice
-from stemkit.structure.tables import robust_std
 
 __all__ = ["CellIndex", "LocalBrightness", "local_brightness", "ring"]
 

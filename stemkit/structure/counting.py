@@ -19,17 +19,26 @@ __all__ = ["AtomCounts", "count_atoms"]
 #: Flags of columns that are counted, but not used in the fit.
 NOT_FITTED = Quality.EDGE | Quality.SATURATED | Quality.FAULTY_PIXELS | Quality.ODD_SHAPE | Quality.GUIDED
 CRITERIA = ("icl", "bic")
-#: Fewest columns for a fit (chosen).
-MIN_COLUMNS = 10
-#: Expected error rate up to which counts are considered reliable to an atom (chosen).
-MAX_ERROR_RATE = 0.1
-#: Samples that are drawn for the expected error rate (chosen: its relative error is below 5 % in 200 columns).
-N_DRAWS = 30
-#: Probability of the range of counts of a column (chosen).
-RANGE_PROBABILITY = 0.95
-#: Difference of a criterion up to which another number of components or scale of the library is as good (chosen: a
-#: ratio of likelihoods of 20).
-MAX_CRITERION_DIFFERENCE = 6.0
+
+
+@dataclass(frozen=True)
+class _Constants:
+    """Constants of the counting of atoms."""
+
+    #: Fewest columns for a fit (chosen).
+    min_columns: int = 10
+    #: Expected error rate up to which counts are considered reliable to an atom (chosen).
+    max_error_rate: float = 0.1
+    #: Samples that are drawn for the expected error rate (chosen: its relative error is below 5 % in 200 columns).
+    n_draws: int = 30
+    #: Probability of the range of counts of a column (chosen).
+    range_probability: float = 0.95
+    #: Difference of a criterion up to which another number of components or scale of the library is as good (chosen: a
+    #: ratio of likelihoods of 20).
+    max_criterion_difference: float = 6.0
+
+
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,10 +186,10 @@ def count_atoms(
     values, reason = _intensities(table, by, exclude)
     sample = Sample.from_values(values[reason == ""])
     rng = np.random.default_rng(random_state)
-    if len(sample.values) == 0 or sample.size < MIN_COLUMNS:
+    if len(sample.values) == 0 or sample.size < CONSTANTS.min_columns:
         raise ValueError(
-            f"table must contain at least {MIN_COLUMNS} columns to fit, but contains {int(sample.size)} with an "
-            "intensity, away from the border, and not excluded"
+            f"table must contain at least {CONSTANTS.min_columns} columns to fit, but contains "
+            f"{int(sample.size)} with an intensity, away from the border, and not excluded"
         )
     if library is not None:
         numbers, means = _library(library)
@@ -193,7 +202,7 @@ def count_atoms(
         mixture, criteria = _free(sample, _choices(n_components, max_components, sample), criterion)
         numbers, factor = first + np.arange(len(mixture.means)), float("nan")
         rates = _draw_errors(mixture, numbers, sample.size, rng, None)
-        as_good = criteria.index[criteria[criterion] - criteria[criterion].min() < MAX_CRITERION_DIFFERENCE]
+        as_good = criteria.index[criteria[criterion] - criteria[criterion].min() < CONSTANTS.max_criterion_difference]
         others = list(as_good[as_good != len(numbers)])
     columns = _counts(table, by, values, reason, mixture, numbers)
     components = _components(mixture, numbers, columns["count"])
@@ -229,7 +238,7 @@ def _draw_errors(
 ) -> _ErrorRates:
     """Wrong counts in samples that are drawn from a mixture and fitted."""
     wrong, beyond = [], []
-    for _ in range(N_DRAWS):
+    for _ in range(CONSTANTS.n_draws):
         true = rng.choice(len(numbers), int(size), p=mixture.weights / mixture.weights.sum())
         values = rng.normal(mixture.means[true], mixture.width)
         drawn = Sample.from_values(values)
@@ -258,8 +267,8 @@ def _counts(
     probability = mixture.probabilities(values[known])
     best = probability.argmax(axis=1)
     cumulated = probability.cumsum(axis=1)
-    low = (cumulated > (1 - RANGE_PROBABILITY) / 2).argmax(axis=1)
-    high = (cumulated >= 1 - (1 - RANGE_PROBABILITY) / 2 - 1e-12).argmax(axis=1)
+    low = (cumulated > (1 - CONSTANTS.range_probability) / 2).argmax(axis=1)
+    high = (cumulated >= 1 - (1 - CONSTANTS.range_probability) / 2 - 1e-12).argmax(axis=1)
     result = table[[c for c in ("y", "x", by) if c in table]].copy()
     for name, index in (("count", best), ("count_low", low), ("count_high", high)):
         result[name] = pd.array([pd.NA] * len(table), dtype="Int64")
@@ -279,7 +288,7 @@ def _verdict(n_used: int, rate: float, criteria: pd.DataFrame, others: list[floa
         preferred = f"; BIC prefers {more}, which overlap" if more > 1 else ""
         return False, f"not countable: only one component is separated{preferred}"
     stated = f"{100 * rate:.2g} % of the counts are expected to be wrong"
-    if rate > MAX_ERROR_RATE:
+    if rate > CONSTANTS.max_error_rate:
         return False, f"not countable to an atom: {stated}"
     if others:
         kind = "numbers of components" if len(criteria) else "scales of the library"
@@ -294,8 +303,8 @@ def _other_scales(fits: list[tuple[Mixture, float]], sample: Sample) -> list[flo
     return [
         factor
         for fit, factor in fits[1:]
-        if fit.bic(sample) - best < MAX_CRITERION_DIFFERENCE
-        and (fit.assigned(sample.values) != own).mean() > MAX_ERROR_RATE
+        if fit.bic(sample) - best < CONSTANTS.max_criterion_difference
+        and (fit.assigned(sample.values) != own).mean() > CONSTANTS.max_error_rate
     ]
 
 

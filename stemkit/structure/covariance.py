@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from stemkit.columns.peaks import nearest_distances
+from stemkit.statistics import median_spacing
 from stemkit.structure.tables import ColumnPositions
 
 __all__ = ["PositionCovariance"]
@@ -24,7 +24,7 @@ CORRELATION_REACH = 6.0
 N_ELEMENTS = 4_000_000
 
 
-def correlation(distance: NDArray, width: NDArray | float) -> NDArray[np.float64]:
+def jitter_correlation(distance: NDArray, width: NDArray | float) -> NDArray[np.float64]:
     """Correlation ``(..., 2)`` of the jitter of two columns at a distance along y, of their y and of their x positions.
 
     Notes
@@ -71,7 +71,7 @@ class PositionCovariance:
 
     def _of_few(self, rows: NDArray, weights: NDArray) -> NDArray[np.float64]:
         same = rows[:, :, None] == rows[:, None]
-        shared = correlation(self.y[rows][:, :, None] - self.y[rows][:, None], self.width)
+        shared = jitter_correlation(self.y[rows][:, :, None] - self.y[rows][:, None], self.width)
         variance = np.empty((len(rows), 2))
         for axis in range(2):
             error, jitter = (weights * values[rows, axis] for values in (self.errors, self.jitter))
@@ -91,7 +91,7 @@ class PositionCovariance:
         step = JITTER_STEP * self.width
         place = (y - y.min()) / step
         low = place.astype(np.int64)
-        kernel = correlation(
+        kernel = jitter_correlation(
             step * np.arange(-CORRELATION_REACH / JITTER_STEP, CORRELATION_REACH / JITTER_STEP + 1), self.width
         )
         for axis in range(2):
@@ -108,4 +108,4 @@ def _width(columns: ColumnPositions, table: pd.DataFrame) -> float:
         return 1.0  # of no consequence: there is nothing that a column could share its jitter with
     if "sigma" in table and np.isfinite(width := float(table["sigma"].median())) and width > 0:
         return width
-    return TYPICAL_WIDTH * float(np.median(nearest_distances(columns.positions)))
+    return TYPICAL_WIDTH * median_spacing(columns.positions)

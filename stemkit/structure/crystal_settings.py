@@ -12,36 +12,48 @@ from stemkit.structure.crystal_sites import CrystalSites
 
 __all__ = ["Limits", "MeasuredCell", "Setting", "compare_with_columns", "find_settings"]
 
-#: Most cells of the measured lattice that repeat together in the crystal (chosen: columns of similar brightness and
-#: invisible ones hide superlattices).
-MAX_CELLS = 4
-#: Largest multiple of a vector of the crystal that is compared with a vector of the measured lattice (chosen).
-MAX_STEPS = 3
 #: Least predicted brightness of a column whose absence counts, fraction of the brightest (chosen: below Al-O in LaAlO3,
 #: 0.12, above O in SrTiO3, 0.07).
 MIN_VISIBLE_BRIGHTNESS = 0.09
-#: Standard deviation of the logarithm of the brightness from ``Z**power`` (chosen: thickness, channelling, detector).
-BRIGHTNESS_ERROR = 0.3
-#: Standard deviation of the mean positions of sites, shortest distances of columns (chosen: off-centring, relaxation).
-POSITION_ERROR = 0.04
 #: Largest distance of a column from its site, shortest distances of columns (chosen).
 MAX_SITE_DISTANCE = 0.25
-#: Brightness of a site without columns, at most, fraction of the faintest columns (chosen).
-MAX_EMPTY_BRIGHTNESS = 0.5
-#: Cost of a kind of column without a site, and of a visible site without columns, nats (chosen: 4 standard deviations).
-UNEXPLAINED_COST = 8.0
-#: Cost above the lowest one up to which settings are kept, nats (derived: their probability is below 1e-5).
-MAX_COST_DIFFERENCE = 12.0
-#: Decimals of costs of equal settings, which are sorted by their rotation (chosen).
-COST_DECIMALS = 6
-#: Difference of the transforms of equal settings, fraction of the scale (chosen).
-EQUAL_TRANSFORMS = 1e-6
-#: Distance of the origins of equal settings, shortest distances of columns (chosen).
-EQUAL_ORIGINS = 0.02
-#: Columns at most of which means are compared (chosen: their errors are then far below the tolerances).
-MAX_COMPARED_COLUMNS = 4000
-#: Standard deviation of the strain (chosen: drift of the specimen during the scan).
-STRAIN_ERROR = 0.05
+
+
+@dataclass(frozen=True)
+class _Constants:
+    """Constants of the search for settings."""
+
+    #: Most cells of the measured lattice that repeat together in the crystal (chosen: columns of similar brightness and
+    #: invisible ones hide superlattices).
+    max_cells: int = 4
+    #: Largest multiple of a vector of the crystal that is compared with a vector of the measured lattice (chosen).
+    max_steps: int = 3
+    #: Standard deviation of the logarithm of the brightness from ``Z**power`` (chosen: thickness, channelling,
+    #: detector).
+    brightness_error: float = 0.3
+    #: Standard deviation of the mean positions of sites, shortest distances of columns (chosen: off-centring,
+    #: relaxation).
+    position_error: float = 0.04
+    #: Brightness of a site without columns, at most, fraction of the faintest columns (chosen).
+    max_empty_brightness: float = 0.5
+    #: Cost of a kind of column without a site, and of a visible site without columns, nats (chosen: 4 standard
+    #: deviations).
+    unexplained_cost: float = 8.0
+    #: Cost above the lowest one up to which settings are kept, nats (derived: their probability is below 1e-5).
+    max_cost_difference: float = 12.0
+    #: Decimals of costs of equal settings, which are sorted by their rotation (chosen).
+    cost_decimals: int = 6
+    #: Difference of the transforms of equal settings, fraction of the scale (chosen).
+    equal_transforms: float = 1e-6
+    #: Distance of the origins of equal settings, shortest distances of columns (chosen).
+    equal_origins: float = 0.02
+    #: Columns at most of which means are compared (chosen: their errors are then far below the tolerances).
+    max_compared_columns: int = 4000
+    #: Standard deviation of the strain (chosen: drift of the specimen during the scan).
+    strain_error: float = 0.05
+
+
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)
@@ -65,6 +77,19 @@ class MeasuredCell:
     fractions: NDArray[np.float64]
     brightness: NDArray[np.float64]
     shortest: float
+
+
+@dataclass(frozen=True)
+class NearestSites:
+    """Sites ``(n,)`` and cells ``(n, 2)`` of a crystal that are nearest to n places, and the distances ``(n,)``."""
+
+    site: NDArray[np.int64]
+    cell: NDArray[np.int64]
+    distance: NDArray[np.float64]
+
+    def positions(self, crystal: CrystalSites) -> NDArray[np.float64]:
+        """Positions ``(n, 2)`` of the sites in the crystal, nm."""
+        return (self.cell + crystal.fractions[self.site]) @ crystal.vectors
 
 
 @dataclass(frozen=True)
@@ -101,8 +126,8 @@ class Setting:
         """Rotation of the crystal's a, degrees from +x towards +y."""
         return float(rotation(self.transform))
 
-    def sites(self, places: NDArray, crystal: CrystalSites) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray]:
-        """Site ``(n,)`` and cell ``(n, 2)`` of the crystal nearest to places ``(n, 2)``, and the distance ``(n,)``."""
+    def nearest_sites(self, places: NDArray, crystal: CrystalSites) -> NearestSites:
+        """Sites of the crystal that are nearest to places ``(n, 2)``."""
         cell = crystal.vectors @ self.transform
         fractions = (places - self.origin) @ np.linalg.inv(cell)
         apart = fractions[:, None] - crystal.fractions
@@ -110,7 +135,7 @@ class Setting:
         distance = np.linalg.norm((apart - cells) @ cell, axis=-1)
         site = distance.argmin(axis=1)
         rows = np.arange(len(places))
-        return site, cells[rows, site].astype(np.int64), distance[rows, site]
+        return NearestSites(site, cells[rows, site].astype(np.int64), distance[rows, site])
 
 
 def find_settings(cell: MeasuredCell, crystal: CrystalSites, limits: Limits) -> list[Setting]:
@@ -120,15 +145,17 @@ def find_settings(cell: MeasuredCell, crystal: CrystalSites, limits: Limits) -> 
     sides; then each column of the crystal is placed on each site of the lattice.
     """
     settings: list[Setting] = []
-    for steps in (steps for n_cells in range(1, MAX_CELLS + 1) for steps in superlattices(n_cells)):
+    for steps in (steps for n_cells in range(1, CONSTANTS.max_cells + 1) for steps in superlattices(n_cells)):
         combined = reduced_basis(steps @ cell.vectors)
         steps = np.round(combined @ np.linalg.inv(cell.vectors)).astype(np.int64)
         supercell = _Supercell.from_cell(cell, steps)
         for transform, ratio in _transforms(combined, crystal, limits, len(supercell.places)):
             origins = _origins(supercell.places[: len(cell.fractions)], supercell.brightness, transform, crystal)
             settings += [_scored(transform, origin, supercell, crystal, ratio) for origin in origins]
-    settings.sort(key=lambda setting: (round(setting.cost, COST_DECIMALS), setting.mirrored, abs(setting.rotation)))
-    likely = [setting for setting in settings if setting.cost <= settings[0].cost + MAX_COST_DIFFERENCE]
+    settings.sort(
+        key=lambda setting: (round(setting.cost, CONSTANTS.cost_decimals), setting.mirrored, abs(setting.rotation))
+    )
+    likely = [setting for setting in settings if setting.cost <= settings[0].cost + CONSTANTS.max_cost_difference]
     return _different(likely, crystal, cell.shortest)
 
 
@@ -157,7 +184,11 @@ def _transforms(
     vectors: NDArray, crystal: CrystalSites, limits: Limits, n_columns: int
 ) -> list[tuple[NDArray[np.float64], int]]:
     """Matrices ``(2, 2)`` that bring cells of the crystal to these vectors, with the number of crystal cells."""
-    steps = np.mgrid[-MAX_STEPS : MAX_STEPS + 1, -MAX_STEPS : MAX_STEPS + 1].reshape(2, -1).T
+    steps = (
+        np.mgrid[-CONSTANTS.max_steps : CONSTANTS.max_steps + 1, -CONSTANTS.max_steps : CONSTANTS.max_steps + 1]
+        .reshape(2, -1)
+        .T
+    )
     length = np.linalg.norm(steps @ crystal.vectors, axis=1)
     low, high = limits.scale[0] / (1 + limits.strain), limits.scale[1] * (1 + limits.strain)
     measured = np.linalg.norm(vectors, axis=1)
@@ -209,24 +240,23 @@ def _scored(transform: NDArray, origin: NDArray, supercell: _Supercell, crystal:
     places, shortest = supercell.places, supercell.shortest
     for _ in range(2):
         setting = Setting(transform, origin)
-        site, cell, distance = setting.sites(places, crystal)
-        near = distance <= MAX_SITE_DISTANCE * shortest
-        matched = np.flatnonzero(near)
-        ideal = (cell + crystal.fractions[site]) @ crystal.vectors @ transform + origin
+        nearest = setting.nearest_sites(places, crystal)
+        matched = np.flatnonzero(nearest.distance <= MAX_SITE_DISTANCE * shortest)
+        ideal = nearest.positions(crystal) @ transform + origin
         if len(matched):
             origin = origin + (places - ideal)[matched].mean(axis=0)
-    found = np.unique(np.column_stack([site, cell])[matched], axis=0)[:, 0]
+    found = np.unique(np.column_stack([nearest.site, nearest.cell])[matched], axis=0)[:, 0]
     absent = np.where(
         crystal.brightness >= MIN_VISIBLE_BRIGHTNESS, ratio - np.bincount(found, minlength=len(crystal.names)), 0
     )
-    cost = UNEXPLAINED_COST * (len(places) - len(found) + int(absent.sum()))
+    cost = CONSTANTS.unexplained_cost * (len(places) - len(found) + int(absent.sum()))
     if len(found):
         # columns of an absent kind are fainter than all that were found
-        excess = np.log(crystal.brightness / crystal.brightness[found].min()) - np.log(MAX_EMPTY_BRIGHTNESS)
-        cost += float((absent * np.maximum(excess, 0) ** 2).sum()) / 4 / BRIGHTNESS_ERROR**2
-    misfit = cost / supercell.n_cells + (setting.strain / STRAIN_ERROR) ** 2 / 2
+        excess = np.log(crystal.brightness / crystal.brightness[found].min()) - np.log(CONSTANTS.max_empty_brightness)
+        cost += float((absent * np.maximum(excess, 0) ** 2).sum()) / 4 / CONSTANTS.brightness_error**2
+    misfit = cost / supercell.n_cells + (setting.strain / CONSTANTS.strain_error) ** 2 / 2
     brightness = supercell.brightness[matched]
-    cost = _deviation((places - ideal)[matched], brightness, crystal.brightness[site[matched]], shortest)
+    cost = _deviation((places - ideal)[matched], brightness, crystal.brightness[nearest.site[matched]], shortest)
     return Setting(transform, origin, misfit + cost / supercell.n_cells, misfit)
 
 
@@ -235,12 +265,12 @@ def _deviation(steps: NDArray, brightness: NDArray, predicted: NDArray, shortest
     if len(steps) == 0:
         return 0.0
     steps = steps - steps.mean(axis=0)
-    cost = float((steps**2).sum()) / 2 / (POSITION_ERROR * shortest) ** 2
+    cost = float((steps**2).sum()) / 2 / (CONSTANTS.position_error * shortest) ** 2
     with np.errstate(divide="ignore", invalid="ignore"):
         difference = np.log(brightness / predicted)
     difference = difference[np.isfinite(difference)]
     if len(difference):
-        cost += float(((difference - difference.mean()) ** 2).sum()) / 2 / BRIGHTNESS_ERROR**2
+        cost += float(((difference - difference.mean()) ** 2).sum()) / 2 / CONSTANTS.brightness_error**2
     return cost
 
 
@@ -263,18 +293,18 @@ def compare_with_columns(
         Brightness, NaN if unknown.
     """
     known = np.flatnonzero(np.isfinite(steps).all(axis=1))
-    known = known[:: max(len(known) // MAX_COMPARED_COLUMNS, 1)]
+    known = known[:: max(len(known) // CONSTANTS.max_compared_columns, 1)]
     ideal, steps, values = ideal[known], steps[known], values[known]
     compared = [_compared(setting, crystal, cell, ideal, steps, values) for setting in settings]
-    return sorted(compared, key=lambda s: (round(s.cost, COST_DECIMALS), s.mirrored, abs(s.rotation)))
+    return sorted(compared, key=lambda s: (round(s.cost, CONSTANTS.cost_decimals), s.mirrored, abs(s.rotation)))
 
 
 def _compared(
     setting: Setting, crystal: CrystalSites, cell: MeasuredCell, ideal: NDArray, steps: NDArray, values: NDArray
 ) -> Setting:
-    site, cells, distance = setting.sites(ideal, crystal)
-    near = distance <= MAX_SITE_DISTANCE * cell.shortest
-    moved = ideal + steps - (cells + crystal.fractions[site]) @ crystal.vectors @ setting.transform - setting.origin
+    nearest = setting.nearest_sites(ideal, crystal)
+    site, near = nearest.site, nearest.distance <= MAX_SITE_DISTANCE * cell.shortest
+    moved = ideal + steps - nearest.positions(crystal) @ setting.transform - setting.origin
     kinds = np.unique(site[near])
     means = np.array([moved[near & (site == k)].mean(axis=0) for k in kinds]).reshape(-1, 2)
     medians = np.array([_median(values[near & (site == k)]) for k in kinds])
@@ -297,9 +327,9 @@ def _different(settings: list[Setting], crystal: CrystalSites, shortest: float) 
         same = [
             k
             for k in kept
-            if np.allclose(k.transform, setting.transform, rtol=0, atol=EQUAL_TRANSFORMS * setting.scale)
+            if np.allclose(k.transform, setting.transform, rtol=0, atol=CONSTANTS.equal_transforms * setting.scale)
         ]
         steps = np.array([(setting.origin - other.origin) @ np.linalg.inv(cell) for other in same]).reshape(-1, 2)
-        if not (np.linalg.norm((steps - steps.round()) @ cell, axis=1) < EQUAL_ORIGINS * shortest).any():
+        if not (np.linalg.norm((steps - steps.round()) @ cell, axis=1) < CONSTANTS.equal_origins * shortest).any():
             kept.append(setting)
     return kept

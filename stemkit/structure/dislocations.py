@@ -17,21 +17,31 @@ from stemkit.structure.tables import column_positions
 
 __all__ = ["find_dislocations"]
 
-#: Columns whose steps determine a local basis, and over which it is smoothed (chosen: two shells).
-N_BASIS_COLUMNS = 13
-#: Times that steps and local bases are determined from each other (chosen).
-N_ITERATIONS = 3
-#: Columns over which rotations are averaged, and around a core those that determine its Burgers vector (chosen: about
-#: three cells in all directions).
-N_ROTATION_COLUMNS = 40
-#: Largest strain of local vectors (chosen: beyond it they may be other combinations of the lattice vectors).
-MAX_LOCAL_STRAIN = 0.2
-#: Weight of the mean lattice in a local basis, steps squared (chosen: decides only if all neighbours are in one line).
-MEAN_LATTICE_WEIGHT = 1e-3
-#: Longest edge of a triangle, longer vector of the lattice (chosen: across a missing column and a diagonal).
-MAX_EDGE = 2.8
 #: Names of the columns of the table.
 NAMES = ("y", "x", "burgers_a", "burgers_b", "burgers_y", "burgers_x", "length", "angle")
+
+
+@dataclass(frozen=True)
+class _Constants:
+    """Constants of the circuits."""
+
+    #: Columns whose steps determine a local basis, and over which it is smoothed (chosen: two shells).
+    n_basis_columns: int = 13
+    #: Times that steps and local bases are determined from each other (chosen).
+    n_iterations: int = 3
+    #: Columns over which rotations are averaged, and around a core those that determine its Burgers vector (chosen:
+    #: about three cells in all directions).
+    n_rotation_columns: int = 40
+    #: Largest strain of local vectors (chosen: beyond it they may be other combinations of the lattice vectors).
+    max_local_strain: float = 0.2
+    #: Weight of the mean lattice in a local basis, steps squared (chosen: decides only if all neighbours are in one
+    #: line).
+    mean_lattice_weight: float = 1e-3
+    #: Longest edge of a triangle, longer vector of the lattice (chosen: across a missing column and a diagonal).
+    max_edge: float = 2.8
+
+
+CONSTANTS = _Constants()
 
 
 def find_dislocations(table: pd.DataFrame, lattice: Lattice) -> pd.DataFrame:
@@ -152,7 +162,7 @@ def _rows_of_one_site(lattice: Lattice, measured: NDArray) -> NDArray[np.intp]:
 
 def _circuits(positions: NDArray, indices: NDArray, vectors: NDArray) -> _Circuits:
     nothing = _Circuits(np.empty((0, 2), np.int64), np.empty((0, 2)), np.empty((0, 2, 2)), [], [])
-    if len(positions) <= N_BASIS_COLUMNS:
+    if len(positions) <= CONSTANTS.n_basis_columns:
         return nothing
     try:
         mesh = Delaunay(positions)
@@ -167,7 +177,7 @@ def _circuits(positions: NDArray, indices: NDArray, vectors: NDArray) -> _Circui
     local = (inverse[edges[..., 0]] + inverse[edges[..., 1]]) / 2
     relative = np.einsum("tei,teij->tej", step, local)
     closure = np.round(relative).sum(axis=1)
-    outside = np.hypot(step[..., 0], step[..., 1]).max(axis=1) > MAX_EDGE * np.hypot(*vectors.T).max()
+    outside = np.hypot(step[..., 0], step[..., 1]).max(axis=1) > CONSTANTS.max_edge * np.hypot(*vectors.T).max()
     is_open = (closure != 0).any(axis=1) & ~outside
     opened = np.flatnonzero(is_open)
     corners = _triangles_at_corners(triangles, len(positions))
@@ -190,7 +200,7 @@ def _circuits(positions: NDArray, indices: NDArray, vectors: NDArray) -> _Circui
             break
     if not steps:
         return nothing
-    nearest = cKDTree(positions).query(cores, k=min(N_ROTATION_COLUMNS, len(positions)))[1]
+    nearest = cKDTree(positions).query(cores, k=min(CONSTANTS.n_rotation_columns, len(positions)))[1]
     return _Circuits(
         np.array(steps).astype(np.int64),
         np.array(cores),
@@ -228,16 +238,19 @@ def _local_bases(positions: NDArray, indices: NDArray, vectors: NDArray) -> NDAr
     replaced by these.
     """
     neighbors = cKDTree(positions).query(
-        positions, k=N_ROTATION_COLUMNS if len(positions) > N_ROTATION_COLUMNS else N_BASIS_COLUMNS
+        positions,
+        k=CONSTANTS.n_rotation_columns if len(positions) > CONSTANTS.n_rotation_columns else CONSTANTS.n_basis_columns,
     )[1]
-    difference = positions[neighbors[:, :N_BASIS_COLUMNS]] - positions[:, None]
-    by_indices = _least_squares(indices[neighbors[:, :N_BASIS_COLUMNS]] - indices[:, None], difference, vectors)
+    difference = positions[neighbors[:, : CONSTANTS.n_basis_columns]] - positions[:, None]
+    by_indices = _least_squares(
+        indices[neighbors[:, : CONSTANTS.n_basis_columns]] - indices[:, None], difference, vectors
+    )
     rotated = vectors @ _mean_rotations(np.linalg.inv(vectors) @ by_indices, neighbors)
-    bases, neighbors = rotated, neighbors[:, :N_BASIS_COLUMNS]
-    for _ in range(N_ITERATIONS):
+    bases, neighbors = rotated, neighbors[:, : CONSTANTS.n_basis_columns]
+    for _ in range(CONSTANTS.n_iterations):
         steps = np.round(np.einsum("nki,nij->nkj", difference, np.linalg.inv(bases)))
         bases = np.median(_least_squares(steps, difference, vectors)[neighbors], axis=1)
-        far = np.linalg.norm(np.linalg.inv(rotated) @ bases - np.eye(2), axis=(1, 2)) > MAX_LOCAL_STRAIN
+        far = np.linalg.norm(np.linalg.inv(rotated) @ bases - np.eye(2), axis=(1, 2)) > CONSTANTS.max_local_strain
         bases[far] = rotated[far]
     return bases
 
@@ -245,8 +258,10 @@ def _local_bases(positions: NDArray, indices: NDArray, vectors: NDArray) -> NDAr
 def _least_squares(steps: NDArray, difference: NDArray, vectors: NDArray) -> NDArray[np.float64]:
     """Vectors ``(n, 2, 2)`` for which steps ``(n, k, 2)`` lead over the differences of positions."""
     steps = steps.astype(np.float64)
-    normal = np.einsum("nki,nkj->nij", steps, steps) + MEAN_LATTICE_WEIGHT * np.eye(2)
-    return np.linalg.solve(normal, np.einsum("nki,nkj->nij", steps, difference) + MEAN_LATTICE_WEIGHT * vectors)
+    normal = np.einsum("nki,nkj->nij", steps, steps) + CONSTANTS.mean_lattice_weight * np.eye(2)
+    return np.linalg.solve(
+        normal, np.einsum("nki,nkj->nij", steps, difference) + CONSTANTS.mean_lattice_weight * vectors
+    )
 
 
 def _mean_rotations(deformation: NDArray, neighbors: NDArray) -> NDArray[np.float64]:
@@ -257,8 +272,8 @@ def _mean_rotations(deformation: NDArray, neighbors: NDArray) -> NDArray[np.floa
     """
     strain = np.abs(np.linalg.svd(deformation, compute_uv=False) - 1).max(axis=1)
     (yy, yx), (xy, xx) = deformation.transpose(1, 2, 0)
-    turn = np.exp(1j * np.arctan2(xy - yx, xx + yy)) * (strain < MAX_LOCAL_STRAIN)
-    mean = turn[neighbors].sum(axis=1) + MEAN_LATTICE_WEIGHT  # no rotation without any
+    turn = np.exp(1j * np.arctan2(xy - yx, xx + yy)) * (strain < CONSTANTS.max_local_strain)
+    mean = turn[neighbors].sum(axis=1) + CONSTANTS.mean_lattice_weight  # no rotation without any
     cos, sin = mean.real / np.abs(mean), mean.imag / np.abs(mean)
     return np.array([[cos, -sin], [sin, cos]]).transpose(2, 0, 1)
 

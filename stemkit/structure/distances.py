@@ -19,7 +19,7 @@ __all__ = ["PixelSize", "neighbor_distances", "pixel_size"]
 #: Largest relative difference of the lengths of equivalent vectors (chosen).
 EQUIVALENT = 0.05
 #: Least relative error of a length (chosen: keeps weights finite).
-LEAST_ERROR = 1e-12
+MIN_ERROR = 1e-12
 
 
 class PixelSize(NamedTuple):
@@ -116,7 +116,7 @@ def pixel_size(source: Lattice | pd.DataFrame, spacing: float | ArrayLike) -> Pi
     used = np.ones(2, dtype=bool) if len(known) == 2 else lattice.lengths < (1 + EQUIVALENT) * lattice.lengths.min()
     sizes = known / lattice.lengths if len(known) == 2 else known[0] / lattice.lengths[used]
     errors = sizes * lattice.lengths_err[used] / lattice.lengths[used]
-    weight = 1 / np.maximum(errors, LEAST_ERROR * sizes) ** 2
+    weight = 1 / np.maximum(errors, MIN_ERROR * sizes) ** 2
     error = max(float(weight.sum() ** -0.5), float(np.ptp(sizes)) / 2)
     return PixelSize(float((weight * sizes).sum() / weight.sum()), error)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -14,28 +14,36 @@ from stemkit.structure.bases import matching_basis, reduced_basis
 from stemkit.structure.lattice import Lattice, Lattices
 from stemkit.structure.least_squares import fit_columns_to_lattice
 from stemkit.structure.local_bases import first_lattice
-from stemkit.structure.ordering import brightness_order, displacement_order, enlarge
+from stemkit.structure.ordering import AssignedColumns, brightness_order, displacement_order
 from stemkit.structure.region_growing import GrownLattice, grow, unit_cell
 from stemkit.structure.segmentation import fill_enclosed, segment
 from stemkit.structure.tables import ColumnPositions, amplitudes, column_positions
 
 __all__ = ["fit_lattice", "fit_lattices"]
 
-#: Fewest columns among which a lattice is searched for (chosen).
-MIN_POSITIONS = 6
-#: Default of ``mismatch``, fraction of the length of the vectors (chosen: distinguishes 0.39 and 0.41 nm, not a strain
-#: of 4 %).
-MISMATCH = 0.045
-#: Default of ``min_columns`` (chosen).
-MIN_COLUMNS = 25
-#: Least fraction of the columns on a lattice that explains the table (chosen).
-MIN_EXPLAINED_FRACTION = 0.7
-#: Least fraction of the columns on another lattice for a warning (chosen).
-MIN_OTHER_FRACTION = 0.05
-#: Times that a cell may be enlarged because brightness or displacements are ordered (chosen).
-MAX_ENLARGEMENTS = 2
-#: Brightness of a site whose columns have none: it is the last one.
-NO_BRIGHTNESS = -1e300
+
+@dataclass(frozen=True)
+class _Constants:
+    """Constants of the fit of a lattice."""
+
+    #: Fewest columns among which a lattice is searched for (chosen).
+    min_positions: int = 6
+    #: Default of ``mismatch``, fraction of the length of the vectors (chosen: distinguishes 0.39 and 0.41 nm, not a
+    #: strain of 4 %).
+    mismatch: float = 0.045
+    #: Default of ``min_columns`` (chosen).
+    min_columns: int = 25
+    #: Least fraction of the columns on a lattice that explains the table (chosen).
+    min_explained_fraction: float = 0.7
+    #: Least fraction of the columns on another lattice for a warning (chosen).
+    min_other_fraction: float = 0.05
+    #: Times that a cell may be enlarged because brightness or displacements are ordered (chosen).
+    max_enlargements: int = 2
+    #: Brightness of a site whose columns have none: it is the last one.
+    no_brightness: float = -1e300
+
+
+CONSTANTS = _Constants()
 
 
 def fit_lattice(
@@ -110,16 +118,16 @@ def fit_lattice(
     """
     columns = column_positions(table)
     check_fraction("pixel_size_error", pixel_size_error, zero=True)
-    if len(columns.positions) < MIN_POSITIONS:
+    if len(columns.positions) < CONSTANTS.min_positions:
         raise ValueError(
-            f"table must contain at least {MIN_POSITIONS} columns for a lattice, but contains "
+            f"table must contain at least {CONSTANTS.min_positions} columns for a lattice, but contains "
             f"{len(columns.positions)}: measure a larger field, or lower the detector's significance"
         )
     start = None if origin is None else _vector(origin, "origin")
     if vectors is None:
         grown = first_lattice(columns.positions)
         lattice = _reduced_lattice(columns, table, grown, start, order)
-        _warn_of_others(segment(columns.positions, MISMATCH, MIN_COLUMNS, grown), grown)
+        _warn_of_others(segment(columns.positions, CONSTANTS.mismatch, CONSTANTS.min_columns, grown), grown)
     else:
         rows, center = _checked_vectors(vectors), _central_position(columns.positions, start)
         grown = grow(columns.positions, rows, unit_cell(columns.positions, rows, center), center)
@@ -130,8 +138,8 @@ def fit_lattice(
 def fit_lattices(
     table: pd.DataFrame,
     *,
-    mismatch: float = MISMATCH,
-    min_columns: int = MIN_COLUMNS,
+    mismatch: float = CONSTANTS.mismatch,
+    min_columns: int = CONSTANTS.min_columns,
     order: bool = True,
     pixel_size_error: float = 0.0,
 ) -> Lattices:
@@ -184,7 +192,7 @@ def fit_lattices(
     columns = column_positions(table)
     check_fraction("pixel_size_error", pixel_size_error, zero=True)
     check_fraction("mismatch", mismatch, 0.3)
-    check_integer("min_columns", min_columns, MIN_POSITIONS)
+    check_integer("min_columns", min_columns, CONSTANTS.min_positions)
     label = np.full(len(table), -1)
     if len(table) >= min_columns:
         label = fill_enclosed(columns.positions, segment(columns.positions, mismatch, min_columns))
@@ -234,11 +242,11 @@ def _reduced_lattice(
 
 def _warn_of_others(label: NDArray, grown: GrownLattice) -> None:
     count, n = np.bincount(label[label >= 0], minlength=1), len(label)
-    others = int((count[1:] >= MIN_OTHER_FRACTION * n).sum())
+    others = int((count[1:] >= CONSTANTS.min_other_fraction * n).sum())
     explained = (count[0] if others else max(count[0], (grown.site >= 0).sum())) / n
     if others:
         advice = "fit_lattices(table) finds all lattices, and the lattice of each column"
-    elif explained < MIN_EXPLAINED_FRACTION:
+    elif explained < CONSTANTS.min_explained_fraction:
         advice = "fit_lattices(table) lists the columns that are on it and those that are not"
     else:
         return
@@ -269,15 +277,15 @@ def _of_whole_table(lattice: Lattice, rows: NDArray, n: int) -> Lattice:
 
 def _with_order(grown: GrownLattice, brightness: NDArray | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Cells and sites in the superlattice of ordered brightness and displacements."""
-    cell, site, vectors = grown.cell, grown.site, grown.vectors
-    for _ in range(MAX_ENLARGEMENTS):
-        order = None if brightness is None else brightness_order(cell, site, brightness)
+    columns = AssignedColumns(grown.cell, grown.site, grown.vectors)
+    for _ in range(CONSTANTS.max_enlargements):
+        order = None if brightness is None else brightness_order(columns.cell, columns.site, brightness)
         if order is None:
-            order = displacement_order(cell, site, grown.shift, grown.shortest)
+            order = displacement_order(columns.cell, columns.site, grown.shift, grown.shortest)
         if order is None:
             break
-        cell, site, vectors = enlarge(cell, site, vectors, order)
-    return cell, site
+        columns = columns.in_superlattice(order)
+    return columns.cell, columns.site
 
 
 def _brightest_first(site: NDArray, table: pd.DataFrame) -> NDArray[np.int64]:
@@ -285,7 +293,7 @@ def _brightest_first(site: NDArray, table: pd.DataFrame) -> NDArray[np.int64]:
     rank = np.bincount(site[site >= 0]).astype(np.float64)
     if "amplitude" in table:
         values = amplitudes(table)[0]
-        rank = np.array([np.nanmedian(np.append(values[site == s], NO_BRIGHTNESS)) for s in range(len(rank))])
+        rank = np.array([np.nanmedian(np.append(values[site == s], CONSTANTS.no_brightness)) for s in range(len(rank))])
     number = np.argsort(np.argsort(-rank, kind="stable"), kind="stable")
     return np.where(site >= 0, number[site], -1)
 

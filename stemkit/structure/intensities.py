@@ -7,9 +7,9 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from stemkit.columns.peaks import nearest_distances
 from stemkit.images import single_image
 from stemkit.parameters import check_number, check_positive
+from stemkit.statistics import median_spacing
 from stemkit.structure.tables import positions_in_image
 
 __all__ = ["voronoi_intensities"]
@@ -78,7 +78,7 @@ def voronoi_intensities(
     check_positive("max_radius", max_radius, optional=True)
     positions, size = positions_in_image(table, one)
     if max_radius is None:
-        max_radius = RADIUS * float(np.median(nearest_distances(positions))) if len(positions) > 1 else max(one.shape)
+        max_radius = RADIUS * median_spacing(positions) if len(positions) > 1 else max(one.shape)
     else:
         max_radius = max_radius / float(np.sqrt(np.prod(size)))
     nearest = _nearest_column(positions, one.shape, max_radius)

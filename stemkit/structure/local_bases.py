@@ -17,7 +17,7 @@ __all__ = ["LocalBases", "all_local_bases", "first_lattice"]
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of the search for lattices and of local bases."""
 
     #: Columns of the patches in which vectors are searched for, in this order (chosen: a small grain is not dominant in
@@ -41,7 +41,7 @@ class Constants:
     medians: int = 3
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)

@@ -8,23 +8,32 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
+from stemkit.statistics import robust_std
 from stemkit.structure.cells import ring
-from stemkit.structure.tables import robust_std
 
 __all__ = ["LocalTrend", "local_trend", "null_quantile", "null_tail"]
 
 #: Rings of cells around a site whose columns predict its brightness (chosen: 24 columns).
 N_RINGS = 2
-#: Fewest of them (chosen: a plane has three parameters).
-MIN_NEIGHBORS = 5
-#: Steps of the robust fit (chosen: weights change by less than 1 % in the last one).
-N_STEPS = 4
-#: Residual, standard deviations, from which a column has no weight (Tukey's biweight, 95 % efficient).
-BIWEIGHT_LIMIT = 4.685
-#: Weight of a zero slope of the plane, columns (chosen: it decides where the neighbours are on one line).
-ZERO_SLOPE_WEIGHT = 0.1
-#: Efficiency of the median absolute deviation as an estimate of a standard deviation (derived).
-MAD_EFFICIENCY = 0.367
+
+
+@dataclass(frozen=True)
+class _Constants:
+    """Constants of the local trend."""
+
+    #: Fewest of them (chosen: a plane has three parameters).
+    min_neighbors: int = 5
+    #: Steps of the robust fit (chosen: weights change by less than 1 % in the last one).
+    n_steps: int = 4
+    #: Residual, standard deviations, from which a column has no weight (Tukey's biweight, 95 % efficient).
+    biweight_limit: float = 4.685
+    #: Weight of a zero slope of the plane, columns (chosen: it decides where the neighbours are on one line).
+    zero_slope_weight: float = 0.1
+    #: Efficiency of the median absolute deviation as an estimate of a standard deviation (derived).
+    mad_efficiency: float = 0.367
+
+
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,7 @@ def local_trend(
         [np.ones(len(ring(N_RINGS))), ring(N_RINGS) @ vectors / np.linalg.norm(vectors, axis=1).max()]
     )
     known = np.where(neighbors >= 0, values[neighbors], np.nan)
-    enough = np.isfinite(known).sum(axis=1) >= MIN_NEIGHBORS
+    enough = np.isfinite(known).sum(axis=1) >= CONSTANTS.min_neighbors
     result = np.full((3, len(site)), np.nan)
     for s in np.unique(site[enough]):
         chosen = np.flatnonzero(enough & (site == s))
@@ -78,7 +87,7 @@ def local_trend(
         spread = _spread(columns - expected, noise**2, leverage, usual)
         result[0, chosen] = expected
         result[1, chosen] = spread + leverage * (spread + usual)
-        result[2, chosen] = max(MAD_EFFICIENCY * (np.isfinite(columns).sum() - 1), 1.0)
+        result[2, chosen] = max(CONSTANTS.mad_efficiency * (np.isfinite(columns).sum() - 1), 1.0)
     return LocalTrend(*result)
 
 
@@ -88,11 +97,11 @@ def _planes(known: NDArray, design: NDArray, columns: NDArray) -> tuple[NDArray[
     expected = np.nanmedian(known, axis=1)
     residual = known - expected[:, None]
     scale = _scale(columns - expected, residual)
-    prior = ZERO_SLOPE_WEIGHT * np.diag([0.0, 1.0, 1.0])
+    prior = CONSTANTS.zero_slope_weight * np.diag([0.0, 1.0, 1.0])
     normal = np.empty((len(known), 3, 3))
-    for _ in range(N_STEPS):
-        weight = np.where(present, np.clip(1 - (residual / (BIWEIGHT_LIMIT * scale)) ** 2, 0, None) ** 2, 0.0)
-        few = weight.sum(axis=1) < MIN_NEIGHBORS / 2
+    for _ in range(CONSTANTS.n_steps):
+        weight = np.where(present, np.clip(1 - (residual / (CONSTANTS.biweight_limit * scale)) ** 2, 0, None) ** 2, 0.0)
+        few = weight.sum(axis=1) < CONSTANTS.min_neighbors / 2
         weight[few] = present[few]
         normal = np.einsum("mn,ni,nj->mij", weight, design, design) + prior
         moment = np.einsum("mn,ni->mi", np.where(present, weight * np.nan_to_num(known), 0.0), design)
@@ -105,7 +114,7 @@ def _planes(known: NDArray, design: NDArray, columns: NDArray) -> tuple[NDArray[
 
 def _scale(own: NDArray, residual: NDArray) -> float:
     """Robust standard deviation of the columns from their planes, or of the neighbours if there are no columns."""
-    values = own if np.isfinite(own).sum() >= MIN_NEIGHBORS else residual
+    values = own if np.isfinite(own).sum() >= CONSTANTS.min_neighbors else residual
     return max(float(robust_std(values[np.isfinite(values)])), float(np.finfo(float).tiny) ** 0.5)
 
 
@@ -113,7 +122,7 @@ def _spread(residual: NDArray, own: NDArray, leverage: NDArray, usual: float) ->
     """Variance of the true brightness around the planes."""
     known = np.isfinite(residual) & np.isfinite(own)
     residual, own, leverage = residual[known], own[known], leverage[known]
-    if len(residual) < MIN_NEIGHBORS:
+    if len(residual) < CONSTANTS.min_neighbors:
         return 0.0
 
     def excess(spread: float) -> float:

@@ -12,7 +12,7 @@ __all__ = ["Mixture", "Sample", "expected_errors", "fit_free", "fit_library", "r
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of the fits."""
 
     #: Largest number of steps of expectation maximisation from each start (chosen).
@@ -34,7 +34,7 @@ class Constants:
     starts: int = 6
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 #: Factor by which a fitted scale may be outside its range (chosen).
 EDGE = 1.01
 

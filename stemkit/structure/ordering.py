@@ -10,7 +10,7 @@ from scipy import stats
 
 from stemkit.structure.bases import reduced_basis, superlattices
 
-__all__ = ["brightness_order", "displacement_order", "enlarge"]
+__all__ = ["AssignedColumns", "brightness_order", "displacement_order"]
 
 
 @dataclass(frozen=True)
@@ -69,18 +69,24 @@ def displacement_order(cell: NDArray, site: NDArray, shift: NDArray, shortest: f
     return None
 
 
-def enlarge(
-    cell: NDArray, site: NDArray, vectors: NDArray, order: NDArray
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """Cells, sites and reduced vectors of the superlattice with the rows of ``order`` times the small vectors."""
-    large = reduced_basis(order @ vectors)
-    multiples = np.round(large @ np.linalg.inv(vectors)).astype(np.int64)
-    new = np.floor(cell @ np.linalg.inv(multiples) + 1e-6).astype(np.int64)
-    within = np.column_stack([cell - new @ multiples, site])
-    label = np.full(len(site), -1)
-    assigned = site >= 0
-    label[assigned] = np.unique(within[assigned], axis=0, return_inverse=True)[1].ravel()
-    return new, label, large
+@dataclass(frozen=True)
+class AssignedColumns:
+    """Cells ``(n, 2)`` and sites ``(n,)`` of columns in a lattice with reduced vectors ``(2, 2)``; site -1: none."""
+
+    cell: NDArray[np.int64]
+    site: NDArray[np.int64]
+    vectors: NDArray[np.float64]
+
+    def in_superlattice(self, order: NDArray) -> AssignedColumns:
+        """The columns in the superlattice with the rows of ``order`` times the vectors."""
+        vectors = reduced_basis(order @ self.vectors)
+        multiples = np.round(vectors @ np.linalg.inv(self.vectors)).astype(np.int64)
+        cell = np.floor(self.cell @ np.linalg.inv(multiples) + 1e-6).astype(np.int64)
+        within = np.column_stack([self.cell - cell @ multiples, self.site])
+        site = np.full(len(self.site), -1)
+        assigned = self.site >= 0
+        site[assigned] = np.unique(within[assigned], axis=0, return_inverse=True)[1].ravel()
+        return AssignedColumns(cell, site, vectors)
 
 
 def _smallest(

@@ -35,7 +35,7 @@ NOT_COMPARED = Quality.FAILED | Quality.EDGE | Quality.SATURATED | Quality.FAULT
 #: the crystal).
 IN_CRYSTAL = 1.0
 #: Least error of a change, fraction of the expected brightness (chosen: images without noise have rounding errors).
-LEAST_ERROR = 1e-6
+MIN_ERROR = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -319,7 +319,7 @@ def _trend_at(missing: pd.DataFrame, lattice: Lattice, values: NDArray, errors: 
 
 
 def _compared(values: NDArray, errors: NDArray, trend: LocalTrend) -> pd.DataFrame:
-    error = np.sqrt(errors**2 + trend.variance + (LEAST_ERROR * trend.expected) ** 2)
+    error = np.sqrt(errors**2 + trend.variance + (MIN_ERROR * trend.expected) ** 2)
     change = values - trend.expected
     with np.errstate(divide="ignore", invalid="ignore"):
         fraction, significance = values / trend.expected, change / error

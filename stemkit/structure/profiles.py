@@ -21,7 +21,7 @@ __all__ = ["interface_profile", "lattice_planes"]
 #: polar displacements).
 SAME_PLANE = 0.15
 #: Largest element of the vector to the next plane (chosen).
-LARGEST_ELEMENT = 4
+MAX_ELEMENT = 4
 #: Columns of the mean displacements that are parts of a profile.
 VECTORS = ["displacement_y", "displacement_x", "displacement_y_err", "displacement_x_err"]
 
@@ -203,7 +203,7 @@ def _axes(lattice: Lattice, u: int, v: int) -> tuple[NDArray[np.float64], NDArra
 
 def _next_plane(lattice: Lattice, u: int, v: int) -> NDArray[np.int64]:
     """Shortest lattice vector to the next equivalent plane, in a and b."""
-    steps = np.mgrid[-LARGEST_ELEMENT : LARGEST_ELEMENT + 1, -LARGEST_ELEMENT : LARGEST_ELEMENT + 1].reshape(2, -1).T
+    steps = np.mgrid[-MAX_ELEMENT : MAX_ELEMENT + 1, -MAX_ELEMENT : MAX_ELEMENT + 1].reshape(2, -1).T
     steps = steps[steps @ [-v, u] == 1]
     return steps[np.argmin(np.linalg.norm(steps @ lattice.vectors, axis=1))]
 
@@ -221,10 +221,10 @@ def _site_offsets(lattice: Lattice, u: int, v: int) -> tuple[NDArray[np.int64], 
 
 def _direction(along: Sequence[int]) -> tuple[int, int]:
     values = np.asarray(along)
-    good = values.shape == (2,) and np.array_equal(values, np.round(values)) and np.abs(values).max() <= LARGEST_ELEMENT
+    good = values.shape == (2,) and np.array_equal(values, np.round(values)) and np.abs(values).max() <= MAX_ELEMENT
     if not good or np.gcd(*values.astype(np.int64)) != 1:
         raise ValueError(
-            f"along must be two integers from -{LARGEST_ELEMENT} to {LARGEST_ELEMENT} without a common divisor, "
+            f"along must be two integers from -{MAX_ELEMENT} to {MAX_ELEMENT} without a common divisor, "
             f"such as (1, 0) for the direction of a, but is {along!r}"
         )
     return int(values[0]), int(values[1])

@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 from scipy import sparse
 from scipy.spatial import cKDTree
 
+from stemkit.statistics import median_spacing
 from stemkit.structure.bases import shortest_distance
 from stemkit.structure.vector_search import CONSTANTS as SEARCH_CONSTANTS
-from stemkit.structure.vector_search import nearest_distance
 
 __all__ = ["GrownLattice", "grow", "median_of_known", "unit_cell"]
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of region growing."""
 
     #: Columns around the start from whose positions the sites of the cell follow (chosen).
@@ -46,7 +46,7 @@ class Constants:
     extrapolated_from: int = 200
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 
 
 def unit_cell(positions: NDArray, vectors: NDArray, center: NDArray) -> NDArray[np.float64]:
@@ -55,7 +55,7 @@ def unit_cell(positions: NDArray, vectors: NDArray, center: NDArray) -> NDArray[
     The columns around ``center`` are reduced to one cell; sites are where many of them coincide.
     """
     core = positions[cKDTree(positions).query(center, k=min(CONSTANTS.core, len(positions)))[1]]
-    tolerance = SEARCH_CONSTANTS.same_position * min(nearest_distance(core), np.hypot(*vectors.T).min())
+    tolerance = SEARCH_CONSTANTS.same_position * min(median_spacing(core), np.hypot(*vectors.T).min())
     difference = _modulo_lattice(core[None] - core[:, None], vectors)
     near = np.hypot(difference[..., 0], difference[..., 1]) <= tolerance
     sites: list[NDArray] = []
@@ -76,6 +76,15 @@ def _modulo_lattice(difference: NDArray, vectors: NDArray) -> NDArray[np.float64
     """Differences ``(..., 2)`` reduced by lattice vectors to the shortest ones along a and b."""
     cells = difference @ np.linalg.inv(vectors)
     return (cells - np.round(cells)) @ vectors
+
+
+@dataclass(frozen=True)
+class _IdealPlaces:
+    """Places in an undistorted lattice: ``site`` ``(m,)``, ``cell`` ``(m, 2)``, ``position`` ``(m, 2)``."""
+
+    site: NDArray[np.int64]
+    cell: NDArray[np.int64]
+    position: NDArray[np.float64]
 
 
 @dataclass
@@ -116,26 +125,26 @@ class GrownLattice:
         """Position ``(n, 2)`` of each column in the undistorted lattice; meaningless if ``site`` is -1."""
         return self.sites[np.maximum(self.site, 0)] + self.cell @ self.vectors
 
-    def nearest_ideal(self, positions: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-        """Site, cell and position ``(m, 2)`` in the undistorted lattice that are nearest to positions ``(m, 2)``."""
+    def nearest_ideal(self, positions: NDArray) -> _IdealPlaces:
+        """Places in the undistorted lattice that are nearest to positions ``(m, 2)``."""
         inverse = np.linalg.inv(self.vectors)
         cells = np.round((positions[:, None] - self.sites) @ inverse)
         ideal = self.sites + cells @ self.vectors
         site = np.argmin(((positions[:, None] - ideal) ** 2).sum(axis=-1), axis=1)
         rows = np.arange(len(positions))
-        return site, cells[rows, site].astype(np.int64), ideal[rows, site]
+        return _IdealPlaces(site, cells[rows, site].astype(np.int64), ideal[rows, site])
 
     def assign(self, rows: NDArray, shift: NDArray) -> int:
         """Assign those rows that are near an unoccupied site of the lattice with the shift expected there."""
-        site, cell, ideal = self.nearest_ideal(self.positions[rows] - shift)
-        distance = np.hypot(*(self.positions[rows] - shift - ideal).T)
-        key = self._key(site, cell)
+        ideal = self.nearest_ideal(self.positions[rows] - shift)
+        distance = np.hypot(*(self.positions[rows] - shift - ideal.position).T)
+        key = self._key(ideal.site, ideal.cell)
         order = np.argsort(distance)
         first = order[np.unique(key[order], return_index=True)[1]]
         free = np.array([k not in self.occupied for k in key[first].tolist()], dtype=bool)
         good = first[(distance[first] < self.tolerance) & free]
-        self.site[rows[good]], self.cell[rows[good]] = site[good], cell[good]
-        self.shift[rows[good]] = self.positions[rows[good]] - ideal[good]
+        self.site[rows[good]], self.cell[rows[good]] = ideal.site[good], ideal.cell[good]
+        self.shift[rows[good]] = self.positions[rows[good]] - ideal.position[good]
         self.occupied.update(key[good].tolist())
         np.add.at(self.n_assigned_neighbors, self.neighbor_of[rows[good]].indices, 1)
         self._update_gradient(rows[good])
@@ -167,9 +176,9 @@ class GrownLattice:
             return False
         unshifted = self.positions[rows] - shift
         for _ in range(3):
-            offset = np.median(unshifted - self.nearest_ideal(unshifted)[2], axis=0)
+            offset = np.median(unshifted - self.nearest_ideal(unshifted).position, axis=0)
             unshifted, shift = unshifted - offset, shift + offset
-        distance = np.hypot(*(unshifted - self.nearest_ideal(unshifted)[2]).T)
+        distance = np.hypot(*(unshifted - self.nearest_ideal(unshifted).position).T)
         if (distance < self.tolerance).mean() < CONSTANTS.fitting:
             return False
         return self.assign(rows, shift) > 0

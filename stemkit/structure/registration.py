@@ -40,16 +40,25 @@ if TYPE_CHECKING:
 
 __all__ = ["CrystalRegistration", "register_crystal"]
 
-#: Default of ``max_strain`` (chosen: drift strains images of thin layers by up to a fifth).
-MAX_STRAIN = 0.2
-#: Default of ``resolution``, nm (chosen: most instruments resolve 0.08 nm, the dumbbells of silicon 0.136 nm).
-RESOLUTION = 0.05
-#: Difference of the costs of settings between which the image does not decide, nats (chosen: a likelihood ratio of 3).
-MIN_COST_DIFFERENCE = 1.1
-#: Cells along each vector whose columns are compared between settings (derived: a multiple of all superlattices).
-N_COMPARED_CELLS = 12
-#: Probability of a name from which it is not called ambiguous (chosen).
-MIN_CERTAIN_PROBABILITY = 0.95
+
+@dataclass(frozen=True)
+class _Constants:
+    """Constants of the registration."""
+
+    #: Default of ``max_strain`` (chosen: drift strains images of thin layers by up to a fifth).
+    max_strain: float = 0.2
+    #: Default of ``resolution``, nm (chosen: most instruments resolve 0.08 nm, the dumbbells of silicon 0.136 nm).
+    resolution: float = 0.05
+    #: Difference of the costs of settings between which the image does not decide, nats (chosen: a likelihood ratio of
+    #: 3).
+    min_cost_difference: float = 1.1
+    #: Cells along each vector whose columns are compared between settings (derived: a multiple of all superlattices).
+    n_compared_cells: int = 12
+    #: Probability of a name from which it is not called ambiguous (chosen).
+    min_certain_probability: float = 0.95
+
+
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,11 +116,11 @@ def register_crystal(
     *,
     lattice: Lattice | None = None,
     scale: tuple[float, float] | None = None,
-    max_strain: float = MAX_STRAIN,
+    max_strain: float = CONSTANTS.max_strain,
     rotation: tuple[float, float] | None = None,
     by: str | None = "amplitude",
     power: float = POWER,
-    resolution: float = RESOLUTION,
+    resolution: float = CONSTANTS.resolution,
 ) -> CrystalRegistration:
     """Find where a known crystal is in a table of columns, and name the columns.
 
@@ -211,7 +220,7 @@ def register_crystal(
     missing = named_missing_sites(table, lattice, crystal, best, by)
     sites = site_table(table, crystal, named, missing, values)
     shape = deformation(lattice, best)
-    fits, verdict = _verdict(named, sites, settings, chances, shape, columns.unit)
+    fits, verdict = _verdict(named, sites, chances, shape, columns.unit)
     return CrystalRegistration(
         named.drop(columns=["moved_y", "moved_x"]),
         sites,
@@ -271,7 +280,7 @@ class _Chances:
         probability /= probability.sum()
         # columns whose cells differ by a multiple of all superlattices have the same site in every setting
         on_lattice = np.flatnonzero(lattice.site >= 0)
-        keys = np.column_stack([lattice.site, lattice.indices % N_COMPARED_CELLS])[on_lattice]
+        keys = np.column_stack([lattice.site, lattice.indices % CONSTANTS.n_compared_cells])[on_lattice]
         kinds, kind = np.unique(keys, axis=0, return_inverse=True)
         places = lattice.ideal(kinds[:, 1:], kinds[:, 0]) - lattice.origin
         site = np.array([sites_or_none(setting, places, crystal, lattice.shortest) for setting in settings])
@@ -289,7 +298,6 @@ class _Chances:
 def _verdict(
     named: pd.DataFrame,
     sites: pd.DataFrame,
-    settings: list[Setting],
     chances: _Chances,
     shape: Deformation,
     unit: str,
@@ -308,23 +316,27 @@ def _verdict(
     if len(absent):
         parts.append(f"no columns at the visible sites of {', '.join(dict.fromkeys(absent['name']))}")
     fits = without == 0 and len(absent) == 0
-    parts.append(_undecided(settings, chances))
+    parts.append(_undecided(chances))
     return fits, ("" if fits else "the crystal does not fit: ") + "; ".join(parts)
 
 
-def _undecided(settings: list[Setting], chances: _Chances) -> str:
+def _undecided(chances: _Chances) -> str:
     """What the image does not decide."""
     table = chances.table
-    equal = table[(table["naming"] == 0) & (table["cost"] <= table["cost"].min() + MIN_COST_DIFFERENCE)]
+    equal = table[(table["naming"] == 0) & (table["cost"] <= table["cost"].min() + CONSTANTS.min_cost_difference)]
     certain = np.nanmin(chances.name) if np.isfinite(chances.name).any() else 1.0
     names = (
         "names are unambiguous"
-        if certain >= MIN_CERTAIN_PROBABILITY
+        if certain >= CONSTANTS.min_certain_probability
         else f"names are ambiguous (probability {certain:.2f})"
     )
     if len(equal) <= 1:
         return f"{names}, one setting agrees"
     sides = "seen from both sides" if equal["mirrored"].nunique() > 1 else "seen from one side"
-    exchanged = np.nanmin(chances.site) < MIN_CERTAIN_PROBABILITY if np.isfinite(chances.site).any() else False
-    same = ", which exchange columns of equal names" if exchanged and certain >= MIN_CERTAIN_PROBABILITY else ""
+    exchanged = (
+        np.nanmin(chances.site) < CONSTANTS.min_certain_probability if np.isfinite(chances.site).any() else False
+    )
+    same = (
+        ", which exchange columns of equal names" if exchanged and certain >= CONSTANTS.min_certain_probability else ""
+    )
     return f"{names}, {len(equal)} settings of the crystal, {sides}, agree equally{same}"

@@ -23,8 +23,8 @@ NO_SITE = "the crystal has no site here"
 
 def sites_or_none(setting: Setting, places: NDArray, crystal: CrystalSites, shortest: float) -> NDArray[np.int64]:
     """Site of the crystal at each place, -1 if none is near."""
-    site, _, distance = setting.sites(places, crystal)
-    return np.where(distance <= MAX_SITE_DISTANCE * shortest, site, -1)
+    nearest = setting.nearest_sites(places, crystal)
+    return np.where(nearest.distance <= MAX_SITE_DISTANCE * shortest, nearest.site, -1)
 
 
 def named_columns(
@@ -40,10 +40,10 @@ def named_columns(
     rows = np.flatnonzero(lattice.site >= 0)
     indices, fractions = lattice.indices[rows], lattice.sites[lattice.site[rows]]
     ideal = (indices + fractions) @ lattice.vectors
-    site, cell, distance = setting.sites(ideal, crystal)
-    near = distance <= MAX_SITE_DISTANCE * lattice.shortest
-    rows, site, cell = rows[near], site[near], cell[near]
-    place = setting.origin + (cell + crystal.fractions[site]) @ crystal.vectors @ setting.transform
+    nearest = setting.nearest_sites(ideal, crystal)
+    near = nearest.distance <= MAX_SITE_DISTANCE * lattice.shortest
+    rows, site = rows[near], nearest.site[near]
+    place = setting.origin + nearest.positions(crystal)[near] @ setting.transform
     vectors, variance = np.full((2, len(table), 2), np.nan)
     vectors[rows] = columns.positions[rows] - lattice.origin - place
     measured = columns.measured
@@ -59,7 +59,7 @@ def named_columns(
     reason[rows] = ""
     names = np.array([*crystal.names, None], dtype=object)
     cells = np.zeros((len(table), 2), dtype=np.int64)
-    cells[rows] = cell
+    cells[rows] = nearest.cell[near]
     result = pd.DataFrame(
         {
             "y": columns.positions[:, 0],

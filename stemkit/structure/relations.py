@@ -8,21 +8,31 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.structure.bases import corresponding_bases
+from stemkit.structure.bases import CorrespondingBases
 from stemkit.structure.lattice import Lattice
 
 __all__ = ["CommonPlane", "Relation", "common_plane", "relation"]
 
-#: Cost of a rotation by 1 rad in units of a strain of 1, if no basis is free of strain (chosen).
-ROTATION_COST = 0.1
-#: Largest strain of a reflection, fraction of that of a rotation, for crystals that are mirror images (chosen).
-MIRRORED = 0.25
-#: Step of the numerical derivative, lengths of the vectors (chosen: errors of rounding and of the difference balance).
-STEP = 1e-6
-#: Largest index of a lattice plane along a boundary (chosen: planes of larger indices coincide by chance).
-LARGEST_INDEX = 2
-#: Largest difference of the vectors along two planes that correspond to each other, fraction of their length (chosen).
-LARGEST_DIFFERENCE = 0.25
+
+@dataclass(frozen=True)
+class _Constants:
+    """Constants of the comparison of two lattices."""
+
+    #: Cost of a rotation by 1 rad in units of a strain of 1, if no basis is free of strain (chosen).
+    rotation_cost: float = 0.1
+    #: Largest strain of a reflection, fraction of that of a rotation, for crystals that are mirror images (chosen).
+    mirrored: float = 0.25
+    #: Step of the numerical derivative, lengths of the vectors (chosen: errors of rounding and of the difference
+    #: balance).
+    step: float = 1e-6
+    #: Largest index of a lattice plane along a boundary (chosen: planes of larger indices coincide by chance).
+    max_index: int = 2
+    #: Largest difference of the vectors along two planes that correspond to each other, fraction of their length
+    #: (chosen).
+    max_difference: float = 0.25
+
+
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True)
@@ -79,22 +89,23 @@ def relation(first: Lattice, second: Lattice, same_phase: float) -> Relation:
     product of the rotation R and the strain ``U - 1``.
     Errors are propagated from the covariances of both lattices with numerical derivatives.
     """
-    own, candidates, deformation = corresponding_bases(second.vectors, first.vectors)
+    bases = CorrespondingBases.of(second.vectors, first.vectors)
+    deformation = bases.deformation
     strain = np.abs(np.linalg.svd(deformation, compute_uv=False) - 1).max(axis=1)
     proper = np.linalg.det(deformation) > 0
     turn = np.abs(_rotation(deformation))
     rotated = np.where(proper, strain, np.inf).min()
     reflected = np.where(proper, np.inf, strain).min()
-    mirrored = bool(rotated > same_phase >= reflected and reflected < MIRRORED * rotated)
+    mirrored = bool(rotated > same_phase >= reflected and reflected < CONSTANTS.mirrored * rotated)
     if rotated <= same_phase:
         cost = np.where(proper & (strain <= same_phase), turn, np.inf)
     elif mirrored:
         cost = np.where(proper, np.inf, strain)
     else:
-        cost = np.where(proper, strain + ROTATION_COST * turn, np.inf)
+        cost = np.where(proper, strain + CONSTANTS.rotation_cost * turn, np.inf)
     best = int(np.argmin(cost))
-    change_first = np.round(candidates[best] @ np.linalg.inv(first.vectors))
-    change_second = np.round(own @ np.linalg.inv(second.vectors))
+    change_first = np.round(bases.others[best] @ np.linalg.inv(first.vectors))
+    change_second = np.round(bases.own @ np.linalg.inv(second.vectors))
 
     def values(a: NDArray, b: NDArray) -> NDArray[np.float64]:
         matrix = np.linalg.solve(change_first @ a, change_second @ b)
@@ -125,7 +136,7 @@ def common_plane(first: Lattice, second: Lattice, direction: NDArray, largest_an
     u, v = (indices @ lattice.vectors for indices, lattice in zip(planes, (first, second), strict=True))
     difference = np.linalg.norm(u[:, None] - v[None], axis=2) / (np.linalg.norm(u, axis=1)[:, None])
     i, j = np.unravel_index(int(np.argmin(difference)), difference.shape)
-    if difference[i, j] > LARGEST_DIFFERENCE:
+    if difference[i, j] > CONSTANTS.max_difference:
         return None
     of_first, of_second = planes[0][i], planes[1][j]
 
@@ -150,7 +161,7 @@ def _rotation(deformation: NDArray) -> NDArray[np.float64]:
 
 def _planes_along(vectors: NDArray, direction: NDArray, largest_angle: float) -> NDArray[np.int64]:
     """Indices ``(n, 2)`` without a common divisor of the vectors within an angle of a direction, with its sign."""
-    values = np.arange(-LARGEST_INDEX, LARGEST_INDEX + 1)
+    values = np.arange(-CONSTANTS.max_index, CONSTANTS.max_index + 1)
     indices = np.stack(np.meshgrid(values, values, indexing="ij"), axis=-1).reshape(-1, 2)
     indices = indices[np.gcd(indices[:, 0], indices[:, 1]) == 1]
     along = indices @ vectors
@@ -165,7 +176,7 @@ def _with_errors(
     at = values(first.vectors, second.vectors)
     variance = np.zeros_like(at)
     for which, lattice in enumerate((first, second)):
-        step = STEP * float(lattice.lengths.max())
+        step = CONSTANTS.step * float(lattice.lengths.max())
         derivative = np.zeros((len(at), 2, 2))  # value, vector, axis
         for vector in range(2):
             for axis in range(2):

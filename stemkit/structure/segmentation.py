@@ -8,17 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from stemkit.statistics import median_spacing
 from stemkit.structure.bases import matching_basis
 from stemkit.structure.boundaries import MIN_INNER_COLUMNS, Similarity, compare_clusters
 from stemkit.structure.local_bases import LocalBases, all_local_bases
 from stemkit.structure.region_growing import GrownLattice
-from stemkit.structure.vector_search import nearest_distance
 
 __all__ = ["fill_enclosed", "segment"]
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of the segmentation."""
 
     #: Largest radius of a cluster of local bases, fraction of the mismatch (chosen).
@@ -47,7 +47,7 @@ class Constants:
     distance: float = 0.25
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 
 
 def segment(
@@ -212,7 +212,7 @@ def _add_boundary_columns(positions: NDArray, bases: LocalBases, label: NDArray)
         found = [_distance_from_prediction(positions, bases, label, free, grain) for grain in grains]
         distance, basis = np.array([f[0] for f in found]), np.array([f[1] for f in found])
         best, columns = np.argmin(distance, axis=0), np.arange(len(free))
-        added = distance[best, columns] < CONSTANTS.distance * nearest_distance(positions)
+        added = distance[best, columns] < CONSTANTS.distance * median_spacing(positions)
         if not added.any():
             break
         rows = free[added]

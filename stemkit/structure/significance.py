@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -13,16 +15,26 @@ __all__ = ["MIN_EVIDENCE", "evidence"]
 #: Least evidence of a lattice, nats. Tuned on random positions of 10 to 300 points, Poisson and blue noise, of which
 #: fewer than 1 in 100 reach it; lattices of 20 columns with displacements of 8 % of the spacing exceed it.
 MIN_EVIDENCE = 24.0
-#: Neighbours of a column that are searched for columns of the lattice (chosen).
-N_NEIGHBORS = 8
-#: Least fraction of them on the lattice for a column off the lattice that is in its region (chosen).
-MIN_LATTICE_FRACTION = 0.25
-#: Least number of the 8 surrounding cells with a column at the same site for an empty site (chosen).
-MIN_SURROUNDING_CELLS = 5
 #: The eight cells around a cell.
 RING = np.array([[[1, 1, 1], [1, 0, 1], [1, 1, 1]]], dtype=np.uint8)
-#: Smallest variance of the positions, areas per site (chosen: positions have errors of 1e-4 of the spacing at least).
-MIN_VARIANCE = 1e-8
+
+
+@dataclass(frozen=True)
+class _Constants:
+    """Constants of the test."""
+
+    #: Neighbours of a column that are searched for columns of the lattice (chosen).
+    n_neighbors: int = 8
+    #: Least fraction of them on the lattice for a column off the lattice that is in its region (chosen).
+    min_lattice_fraction: float = 0.25
+    #: Least number of the 8 surrounding cells with a column at the same site for an empty site (chosen).
+    min_surrounding_cells: int = 5
+    #: Smallest variance of the positions, areas per site (chosen: positions have errors of 1e-4 of the spacing at
+    #: least).
+    min_variance: float = 1e-8
+
+
+CONSTANTS = _Constants()
 
 
 def evidence(lattice: GrownLattice, all_columns: bool = False) -> float:
@@ -57,7 +69,7 @@ def evidence(lattice: GrownLattice, all_columns: bool = False) -> float:
     residual = residual[np.isfinite(residual).all(axis=1)]
     if len(residual) == 0:
         return -np.inf
-    variance = max(float((residual**2).mean()), MIN_VARIANCE * area)
+    variance = max(float((residual**2).mean()), CONSTANTS.min_variance * area)
     n = len(lattice.positions) if all_columns else _columns_in_region(lattice)
     occupied = len(assigned)
     sites = occupied + _empty_sites(lattice.cell[assigned], lattice.site[assigned])
@@ -69,8 +81,8 @@ def evidence(lattice: GrownLattice, all_columns: bool = False) -> float:
 
 def _columns_in_region(lattice: GrownLattice) -> int:
     """Number of columns on the lattice or surrounded by those that are."""
-    fraction = (lattice.site[lattice.neighbors[:, :N_NEIGHBORS]] >= 0).mean(axis=1)
-    return int(((lattice.site >= 0) | (fraction >= MIN_LATTICE_FRACTION)).sum())
+    fraction = (lattice.site[lattice.neighbors[:, : CONSTANTS.n_neighbors]] >= 0).mean(axis=1)
+    return int(((lattice.site >= 0) | (fraction >= CONSTANTS.min_lattice_fraction)).sum())
 
 
 def _entropy(p: float) -> float:
@@ -80,8 +92,8 @@ def _entropy(p: float) -> float:
 def _empty_sites(cell: NDArray, site: NDArray) -> int:
     """Number of sites without a column that are surrounded by columns."""
     first = cell.min(axis=0) - 1
-    shape = (int(site.max()) + 1, *(np.ptp(cell, axis=0) + 3))  # with an empty frame
+    shape = (int(site.max()) + 1, *(np.ptp(cell, axis=0) + 3))  # with an empty border
     occupied = np.zeros(shape, dtype=np.uint8)
     occupied[site, *(cell - first).T] = 1
     around = ndimage.convolve(occupied, RING, mode="constant")
-    return int(((around >= MIN_SURROUNDING_CELLS) & (occupied == 0)).sum())
+    return int(((around >= CONSTANTS.min_surrounding_cells) & (occupied == 0)).sum())

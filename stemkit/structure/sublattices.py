@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -16,18 +17,26 @@ from stemkit.structure.tables import amplitudes, column_positions
 
 __all__ = ["sublattices"]
 
-#: Kinds of brightness at most (chosen).
-MAX_KINDS = 4
-#: Fewest columns per kind (chosen).
-MIN_COLUMNS = 8
-#: Least difference of the means of two kinds, standard deviations of the wider one (chosen).
-MIN_SEPARATION = 3.0
-#: Least fraction of the columns of a kind (chosen).
-MIN_FRACTION = 0.1
-#: Least variance of the logarithm of the brightness of a kind (chosen).
-MIN_VARIANCE = 1e-6
-#: The same, fraction of the total variance (chosen).
-MIN_RELATIVE_VARIANCE = 1e-4
+
+@dataclass(frozen=True)
+class _Constants:
+    """Constants of the division into sublattices."""
+
+    #: Kinds of brightness at most (chosen).
+    max_kinds: int = 4
+    #: Fewest columns per kind (chosen).
+    min_columns: int = 8
+    #: Least difference of the means of two kinds, standard deviations of the wider one (chosen).
+    min_separation: float = 3.0
+    #: Least fraction of the columns of a kind (chosen).
+    min_fraction: float = 0.1
+    #: Least variance of the logarithm of the brightness of a kind (chosen).
+    min_variance: float = 1e-6
+    #: The same, fraction of the total variance (chosen).
+    min_relative_variance: float = 1e-4
+
+
+CONSTANTS = _Constants()
 
 
 def sublattices(
@@ -124,7 +133,7 @@ def _by_brightness(values: NDArray, n: int | None) -> NDArray[np.int64]:
 
 def _best_mixture(logs: NDArray) -> GaussianMixture | None:
     """The mixture of separated components with the smallest criterion; None for a single kind."""
-    most = min(MAX_KINDS, len(logs) // MIN_COLUMNS, len(np.unique(logs)))
+    most = min(CONSTANTS.max_kinds, len(logs) // CONSTANTS.min_columns, len(np.unique(logs)))
     if most < 2:
         return None
     single = _mixture(logs, 1).bic(logs)
@@ -135,7 +144,7 @@ def _best_mixture(logs: NDArray) -> GaussianMixture | None:
 
 def _mixture(logs: NDArray, n: int) -> GaussianMixture:
     start = np.quantile(logs, (np.arange(n) + 0.5) / n)[:, None]
-    least = MIN_VARIANCE + MIN_RELATIVE_VARIANCE * float(logs.var())
+    least = CONSTANTS.min_variance + CONSTANTS.min_relative_variance * float(logs.var())
     models = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -148,7 +157,9 @@ def _are_separated(model: GaussianMixture) -> bool:
     order = np.argsort(model.means_[:, 0])
     means, stds = model.means_[order, 0], np.sqrt(model.covariances_[order, 0, 0])
     wider = np.maximum(stds[1:], stds[:-1])
-    return bool((np.diff(means) > MIN_SEPARATION * wider).all() and (model.weights_ >= MIN_FRACTION).all())
+    return bool(
+        (np.diff(means) > CONSTANTS.min_separation * wider).all() and (model.weights_ >= CONSTANTS.min_fraction).all()
+    )
 
 
 def _split(site: NDArray, values: NDArray) -> NDArray[np.int64]:

@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from stemkit.detection import Quality
 from stemkit.images.pixel_size import pixel_sizes
-from stemkit.noise.differences import STD_PER_MAD
 from stemkit.tables import check_columns, n_images, unit_of_table
 
 __all__ = [
@@ -22,7 +21,6 @@ __all__ = [
     "column_positions",
     "group_codes",
     "positions_in_image",
-    "robust_std",
     "to_pixels",
 ]
 
@@ -100,13 +98,6 @@ def to_pixels(table: pd.DataFrame, positions: NDArray) -> NDArray[np.float64]:
         slope = ((px - px.mean()) * (at - at.mean())).sum() / max(((at - at.mean()) ** 2).sum(), 1e-300)
         pixels[:, axis] = px.mean() + slope * (np.asarray(positions)[:, axis] - at.mean())
     return pixels
-
-
-def robust_std(values: NDArray, axis: int | None = None) -> NDArray[np.float64]:
-    """Standard deviation of normally distributed values from their median absolute deviation, without NaN."""
-    # scipy.stats.median_abs_deviation(nan_policy="omit") loops over the rows
-    median = np.nanmedian(values, axis=axis, keepdims=True)
-    return STD_PER_MAD * np.nanmedian(np.abs(values - median), axis=axis)
 
 
 def check_table(table: object) -> None:

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from stemkit.columns.peaks import nearest_distances
+from stemkit.statistics import median_spacing
 from stemkit.structure.bases import reduced_basis
 
-__all__ = ["CONSTANTS", "find_vectors", "nearest_distance"]
+__all__ = ["CONSTANTS", "find_vectors"]
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of the search."""
 
     #: Columns of a patch, from which differences of positions are taken (chosen).
@@ -47,12 +47,7 @@ class Constants:
     sine: float = 0.4
 
 
-CONSTANTS = Constants()
-
-
-def nearest_distance(positions: NDArray) -> float:
-    """Median distance of nearest positions ``(n, 2)``."""
-    return float(np.median(nearest_distances(positions)))
+CONSTANTS = _Constants()
 
 
 def find_vectors(positions: NDArray, patch: int = CONSTANTS.patch) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -106,7 +101,7 @@ def _patch_centers(positions: NDArray, patch: int) -> NDArray[np.float64]:
 def _vectors_of_patch(tree: cKDTree, center: NDArray, patch: int) -> tuple[NDArray[np.float64] | None, float]:
     """The shortest pair of lattice vectors around a position, and the smaller of their occupied fractions."""
     sources = tree.data[tree.query(center, k=min(patch, tree.n))[1]]
-    nearest = nearest_distance(sources)
+    nearest = median_spacing(sources)
     candidates = _frequent_differences(tree, sources, nearest)
     if len(candidates) < 2:
         return None, 0.0

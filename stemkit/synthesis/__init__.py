@@ -7,7 +7,7 @@
 - ``synthesizer`` is the estimator; ``given_images`` learns the recipe from images.
 """
 
-from stemkit.synthesis.arrangements.cells import Cell, crystal_cell, nearest_distance, planar_cell, random_cell
+from stemkit.synthesis.arrangements.cells import Cell, crystal_cell, nearest_site_distance, planar_cell, random_cell
 from stemkit.synthesis.arrangements.columns import Columns, Defect, columns_at, keep_near_frame, stacked, superposed
 from stemkit.synthesis.arrangements.defects import inserted, inside, nearest, removed, shifted, subset, substituted
 from stemkit.synthesis.arrangements.disorder import poisson_disk_columns
@@ -42,7 +42,7 @@ __all__ = [
     "lattice_vectors",
     "mirrored",
     "nearest",
-    "nearest_distance",
+    "nearest_site_distance",
     "planar_cell",
     "poisson_disk_columns",
     "projected_columns",

@@ -50,23 +50,23 @@ def draw_batch(recipe: Recipe, n_images: int, shape: tuple[int, int], generator:
 
 
 def recorded(
-    clean: Tensor,
+    true_image: Tensor,
     spacing: Tensor,
     noise: NoiseParameters | None,
     generator: torch.Generator,
     dark: Tensor | None = None,
     depth: Tensor | None = None,
 ) -> Tensor:
-    """Add noise to clean images ``(n_images, n_y, n_x)``: one of the given models to each, or a newly drawn one.
+    """Add noise to true images ``(n_images, n_y, n_x)``: one of the given models to each, or a newly drawn one.
 
     ``depth`` ``(n_images,)`` is the largest decrease of the intensity in bright field. Where it is given, the dose is
     high enough for a positive variance there.
     """
-    n = len(clean)
+    n = len(true_image)
     if noise is None:
         drawn = draw_noise(spacing, generator, dark, depth)
     else:
         drawn = noise.take(torch.randint(len(noise.readout), (n,), generator=generator, device=generator.device))
         if depth is not None:
             drawn.readout = torch.maximum(drawn.readout, (-drawn.gain * depth).clamp_min(0).sqrt())
-    return add_noise(clean, drawn, generator)
+    return add_noise(true_image, drawn, generator)

@@ -9,20 +9,20 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from stemkit.columns.peaks import nearest_distances
 from stemkit.images.mode import resolve_mode
 from stemkit.images.pixel_size import pixel_sizes, same_pixel_sizes
 from stemkit.images.provenance import check_noise_attr
 from stemkit.noise import NoiseModel
 from stemkit.noise.separation import separate_specimen
 from stemkit.periodicity import central_crop
+from stemkit.statistics import median_spacing
 
 __all__ = ["attached_noise", "common_lengths", "common_mode", "common_noise", "common_pixel_size", "geometric_mean"]
 
 #: Edge of the square in the middle of an image on which lengths are measured, px (chosen).
 MEASURED_ON = 512
 #: Least number of fitted columns for a measurement of lengths (chosen).
-FEWEST_COLUMNS = 4
+MIN_COLUMNS = 4
 #: Range of drawn spacings, in multiples of the extreme spacings of the images (chosen).
 WIDENING = (0.9, 1.1)
 
@@ -93,9 +93,9 @@ def _lengths(bright: NDArray) -> tuple[float, float, float] | None:
     The range is that between the quartiles of the fitted widths, which noise and overlap affect less than the extremes.
     """
     fits = separate_specimen(central_crop(bright, MEASURED_ON).astype(np.float64)).fits
-    if fits is None or (~fits.failed).sum() < FEWEST_COLUMNS:
+    if fits is None or (~fits.failed).sum() < MIN_COLUMNS:
         return None
     good = fits.take(~fits.failed)
-    spacing = float(np.median(nearest_distances(np.column_stack([good.y, good.x]))))
+    spacing = median_spacing(np.column_stack([good.y, good.x]))
     low, high = np.quantile(good.sigma / spacing, [0.25, 0.75])
     return spacing, float(low), float(high)

@@ -54,7 +54,7 @@ def pairs_of(batches: Sequence[Batch], units: Units) -> xr.Dataset:
 
 
 def true_columns(batches: Sequence[Batch], units: Units) -> pd.DataFrame:
-    """Columns inside the frame, images numbered from 0; names and units are those of the detector's table."""
+    """Columns inside the image, images numbered from 0; names and units are those of the detector's table."""
     tables, first = [], 0
     for batch in batches:
         tables.append(_columns(batch, first, units))

@@ -22,7 +22,7 @@ __all__ = ["DRAWN", "MARGIN", "N_SITES", "inner_position"]
 
 #: Largest number of species of a crystal (chosen); those of a second crystal have the following numbers.
 N_SITES = 4
-#: Distance beyond the frame up to which columns are drawn, spacings (chosen).
+#: Distance beyond the image up to which columns are drawn, spacings (chosen).
 MARGIN = 2.0
 #: Least distance between adjacent crystals, spacings (chosen).
 GAP = 0.6
@@ -99,7 +99,7 @@ def _twin(spacing: Tensor, shape: tuple[int, int], g: torch.Generator) -> Column
     rows = torch.round(uniform(g, n, -0.3, 0.3) * min(shape) / torch.linalg.norm(b, dim=1))
     through = (b * rows[:, None]).T + (torch.tensor(shape, device=g.device)[:, None] - 1) / 2
     angle = torch.rad2deg(torch.atan2(a[:, 0], a[:, 1]))
-    # columns far outside the frame may be mirrored into it
+    # columns far outside the image may be mirrored into it
     first = crystal.columns(shape, beyond=math.hypot(*shape))
     # columns of the plane belong to the first crystal
     normal = torch.stack([torch.cos(torch.deg2rad(angle)), -torch.sin(torch.deg2rad(angle))])

@@ -13,18 +13,27 @@ from stemkit.synthesis.arrangements.columns import Columns, along
 
 __all__ = ["Targets", "blurred", "render", "render_targets", "through_probe"]
 
-#: Sigma of the spots of the `detect` map as a fraction of the nearest-neighbour distance (chosen).
-SPOT_FRACTION = 0.12
-#: Limits of that sigma, px (chosen).
-SPOT_RANGE = (0.7, 2.0)
-#: Least sigma of the spots of the `superresolve` map, px (chosen: the pixels still sample them).
-NARROWEST = 0.5
-#: Columns of a smaller sigma, px, are averaged over the area of each pixel (chosen).
-NARROW = 1.0
-#: Rows that a CPU renders at once (chosen).
-ROWS = 64
 #: Distance from a column, sigmas, at which its Gaussian is truncated (derived: below the precision of the data type).
 FARTHEST = {torch.float32: 6.0, torch.float64: 8.5}
+
+
+@dataclass(frozen=True)
+class _Constants:
+    """Constants of the rendering."""
+
+    #: Sigma of the spots of the `detect` map as a fraction of the nearest-neighbour distance (chosen).
+    spot_fraction: float = 0.12
+    #: Limits of that sigma, px (chosen).
+    spot_range: tuple[float, float] = (0.7, 2.0)
+    #: Least sigma of the spots of the `superresolve` map, px (chosen: the pixels still sample them).
+    narrowest: float = 0.5
+    #: Columns of a smaller sigma, px, are averaged over the area of each pixel (chosen).
+    narrow: float = 1.0
+    #: Rows that a CPU renders at once (chosen).
+    rows: int = 64
+
+
+CONSTANTS = _Constants()
 
 
 @dataclass
@@ -95,9 +104,9 @@ def render_targets(columns: Columns, shape: tuple[int, int], specimen: Tensor, t
     if len(tailed):
         wide = columns.take(tailed)
         core[tailed] += render(wide, shape, wide.sigma * spread[tailed, None], wide.amplitude * tail[tailed, None])
-    spot = (SPOT_FRACTION * columns.spacing).clamp(*SPOT_RANGE)[:, None].expand_as(columns.sigma)
+    spot = (CONSTANTS.spot_fraction * columns.spacing).clamp(*CONSTANTS.spot_range)[:, None].expand_as(columns.sigma)
     detect = render(columns, shape, spot, torch.ones_like(columns.amplitude), integrated=False).clamp(max=1.0)
-    narrow = render(columns, shape, (columns.sigma / 2).clamp_min(NARROWEST), integrated=False)
+    narrow = render(columns, shape, (columns.sigma / 2).clamp_min(CONSTANTS.narrowest), integrated=False)
     return Targets(core + specimen, detect, narrow)
 
 
@@ -117,8 +126,8 @@ def blurred(columns: Columns, source: float | Tensor) -> Columns:
 def through_probe(images: Tensor, probe: ArrayLike) -> Tensor:
     """Convolve images ``(n_images, n_y, n_x)`` with a probe of any shape.
 
-    Columns should have their width without the probe, and extend beyond the frame by the probe's radius; the image is
-    zero outside the frame.
+    Columns should have their width without the probe, and extend beyond the image by the probe's radius; the image is
+    zero outside the image.
 
     Parameters
     ----------
@@ -152,8 +161,8 @@ def _rendered(y: Tensor, x: Tensor, sigma: Tensor, height: Tensor, shape: tuple[
         return image
     reach = FARTHEST.get(y.dtype, 8.5) * sigma + 0.5
     along_x = _near_profiles(x, sigma, shape[1], int(torch.ceil(reach.max())), integrated)
-    for start in range(0, shape[0], ROWS):
-        end = min(start + ROWS, shape[0])
+    for start in range(0, shape[0], CONSTANTS.rows):
+        end = min(start + CONSTANTS.rows, shape[0])
         near = torch.nonzero((y + reach > start) & (y - reach < end - 1))[:, 0]
         along_y = _profiles(y[near], sigma[near], start, end, integrated) * height[near, None]
         image[start:end] = along_y.T @ along_x[near]
@@ -171,19 +180,19 @@ def _near_profiles(center: Tensor, sigma: Tensor, n: int, reach: int, integrated
     middle = center.round().clamp(-reach - 1, n + reach)
     offset = torch.arange(-reach, reach + 1, dtype=center.dtype)
     values = _gaussian(middle[:, None] + offset - center[:, None], sigma, integrated)
-    # values outside the frame are collected in two additional pixels, which are removed
+    # values outside the image are collected in two additional pixels, which are removed
     place = (middle[:, None] + offset + 1).clamp(0, n + 1).long()
     return torch.zeros(len(center), n + 2, dtype=center.dtype).scatter_(1, place, values)[:, 1:-1]
 
 
 def _gaussian(distance: Tensor, sigma: Tensor, integrated: bool) -> Tensor:
-    """``exp(-d^2 / (2 sigma^2))``, or its mean over a pixel for columns narrower than ``NARROW``."""
+    """``exp(-d^2 / (2 sigma^2))``, or its mean over a pixel for columns narrower than ``CONSTANTS.narrow``."""
     width = sigma.clamp_min(1e-3)[..., None]
     relative = distance / width
     profile = torch.exp(-0.5 * relative.square())
-    if integrated and bool((sigma < NARROW).any()):
+    if integrated and bool((sigma < CONSTANTS.narrow).any()):
         half, scale = 0.5 / width, math.sqrt(math.pi / 2) * width
         root = math.sqrt(2)
         mean = scale * (torch.erf((relative + half) / root) - torch.erf((relative - half) / root))
-        profile = torch.where(width < NARROW, mean, profile)
+        profile = torch.where(width < CONSTANTS.narrow, mean, profile)
     return profile

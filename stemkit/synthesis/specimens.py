@@ -25,7 +25,7 @@ FIELD_SIZE = 64
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of the drawn specimens, all of them chosen."""
 
     #: Relative frequency of lattices; that of each other arrangement is 1.
@@ -44,7 +44,7 @@ class Constants:
     narrowest: float = 0.4
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 #: Codes of arrangements with a lattice.
 CRYSTALLINE = [ARRANGEMENTS.index(name) for name in ARRANGEMENTS if name not in ("random", "sparse")]
 

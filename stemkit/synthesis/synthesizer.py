@@ -47,7 +47,7 @@ PIXEL_SIZE = 0.01
 
 
 class STEMSynthesizer(ImageEstimator):
-    """Draw pairs of noisy and ideal images of crystals with their defects, amorphous matter and single atoms.
+    """Draw pairs of noisy and true images of crystals with their defects, amorphous matter and single atoms.
 
     Columns are Gaussians. Crystals of the five planar lattices have up to four columns per cell, and occur as single
     crystals, layers, grains, twins and phases, with dislocations and strain, as particles and islands, with vacancies,
@@ -181,7 +181,7 @@ class STEMSynthesizer(ImageEstimator):
         pairs : Dataset
             ``noisy``, ``enhance``, ``detect``, ``superresolve``, each ``(image, y, x)``, float32.
         columns : DataFrame
-            One row per column inside the frame: ``image, y, x`` (nm), ``y_px, x_px, amplitude, sigma`` (nm),
+            One row per column inside the image: ``image, y, x`` (nm), ``y_px, x_px, amplitude, sigma`` (nm),
             ``species``, and ``defect``, the kind of point defect or "none".
         """
         check_integer("n", n)

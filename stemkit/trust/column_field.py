@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -10,42 +11,39 @@ from numpy.typing import NDArray
 from scipy import ndimage, stats
 
 from stemkit.columns.peaks import BACKGROUND_RATIO, RESPONSE_WEIGHTS
-from stemkit.detection import matched_filter
+from stemkit.detection.matched_filter import MIN_LENGTH, TRUNCATE, matched_filter, noise_peaks
 from stemkit.filters import gaussian_variance_gain
 from stemkit.trust.expected_noise import ExpectedNoise
 
 __all__ = [
     "column_field",
-    "column_response",
-    "noise_peaks",
     "normal_scores",
     "response_variance",
     "significant_peaks",
+    "two_sided_noise_peaks",
 ]
 
-#: Border in which the filtered residual is not used, column widths (chosen: its noise is larger there).
-BORDER = 2.0
-#: Radius of the Gaussian filters, sigmas (chosen: 0.3 % of the weight of a Gaussian is beyond).
-TRUNCATE = 3.0
-#: Least correlation length of streaks and background, px (chosen: 0 is white noise for the formulas of the filter).
-MIN_LENGTH = 0.1
-#: Least skewness, which stands for 0 (chosen: its effect is below 0.001).
-MIN_SKEWNESS = 1e-4
-#: Largest excess kurtosis of the filtered noise that is corrected for (chosen: the expansion is monotonic).
-MAX_KURTOSIS = 0.3
-#: Largest significance up to which the expansion is used (chosen).
-MAX_SCORE = 8.0
-#: Skewness of white noise after the filter of a column of width w, in px, times w, over that before (derived: sum of
-#: the cubes of the difference of Gaussians).
-SKEWNESS = 0.389
-#: Excess kurtosis after this filter, times w^2, over that before (derived: sum of the fourth powers).
-KURTOSIS = 0.17
+
+@dataclass(frozen=True)
+class _Constants:
+    """Constants of the scores."""
+
+    #: Border in which the filtered residual is not used, column widths (chosen: its noise is larger there).
+    border: float = 2.0
+    #: Least skewness, which stands for 0 (chosen: its effect is below 0.001).
+    min_skewness: float = 1e-4
+    #: Largest excess kurtosis of the filtered noise that is corrected for (chosen: the expansion is monotonic).
+    max_kurtosis: float = 0.3
+    #: Largest significance up to which the expansion is used (chosen).
+    max_score: float = 8.0
+    #: Skewness of white noise after the filter of a column of width w, in px, times w, over that before (derived: sum
+    #: of the cubes of the difference of Gaussians).
+    skewness: float = 0.389
+    #: Excess kurtosis after this filter, times w^2, over that before (derived: sum of the fourth powers).
+    kurtosis: float = 0.17
 
 
-def column_response(values: NDArray, width: float) -> NDArray[np.float64]:
-    """Matched filter of a column of this width: a Gaussian filter minus one that is twice as wide."""
-    sigmas = (width, BACKGROUND_RATIO * width)
-    return np.asarray(np.subtract(*(ndimage.gaussian_filter(values, sigma, truncate=TRUNCATE) for sigma in sigmas)))
+CONSTANTS = _Constants()
 
 
 def response_variance(expected: ExpectedNoise, width: float, local: NDArray) -> NDArray[np.float64]:
@@ -70,7 +68,7 @@ def column_field(residual: NDArray, expected: ExpectedNoise, width: float) -> ND
     """
     # the square of a Gaussian is one of 1 / sqrt(2) of its width
     local = ndimage.gaussian_filter(expected.variance, width / math.sqrt(2), truncate=TRUNCATE)
-    field = column_response(residual, width) / np.sqrt(response_variance(expected, width, local))
+    field = matched_filter(residual, width).response / np.sqrt(response_variance(expected, width, local))
     found = float(stats.median_abs_deviation(_inside(field, width), axis=None, scale="normal"))
     return np.asarray(field / max(1.0, found))
 
@@ -100,7 +98,7 @@ def significant_peaks(field: NDArray, scaled: NDArray, width: float) -> pd.DataF
     z = normal_scores(field[tuple(at.T)], width, skewness, kurtosis)
     order = np.argsort(-np.abs(z), kind="stable")
     at, z = at[order], z[order]
-    expected = noise_peaks(np.abs(z), field.shape, width) / np.arange(1, len(z) + 1)
+    expected = two_sided_noise_peaks(np.abs(z), field.shape, width) / np.arange(1, len(z) + 1)
     q = np.minimum.accumulate(expected[::-1])[::-1].clip(max=1.0)
     return pd.DataFrame({"y_px": at[:, 0].astype(float), "x_px": at[:, 1].astype(float), "z": z, "q_value": q})
 
@@ -121,15 +119,15 @@ def normal_scores(
     .. [1] E. B. Wilson and M. M. Hilferty, Proc. Natl. Acad. Sci. 17, 684 (1931), https://doi.org/10.1073/pnas.17.12.684
     .. [2] E. A. Cornish and R. A. Fisher, Rev. Inst. Int. Stat. 5, 307 (1938), https://doi.org/10.2307/1400905
     """
-    skew = np.asarray(skewness * SKEWNESS / width)
-    skew = np.where(np.abs(skew) < MIN_SKEWNESS, MIN_SKEWNESS, skew)
+    skew = np.asarray(skewness * CONSTANTS.skewness / width)
+    skew = np.where(np.abs(skew) < CONSTANTS.min_skewness, CONSTANTS.min_skewness, skew)
     z = 6 / skew * (np.cbrt(1 + skew * field / 2) - 1 + skew**2 / 36)
-    excess = np.clip(kurtosis * KURTOSIS / width**2 - 1.5 * skew**2, 0.0, MAX_KURTOSIS)
-    t = np.clip(z, -MAX_SCORE, MAX_SCORE)
+    excess = np.clip(kurtosis * CONSTANTS.kurtosis / width**2 - 1.5 * skew**2, 0.0, CONSTANTS.max_kurtosis)
+    t = np.clip(z, -CONSTANTS.max_score, CONSTANTS.max_score)
     return np.asarray(z - excess * (t**3 - 3 * t) / 24)
 
 
-def noise_peaks(z: NDArray, shape: tuple[int, ...], width: float) -> NDArray[np.float64]:
+def two_sided_noise_peaks(z: NDArray, shape: tuple[int, ...], width: float) -> NDArray[np.float64]:
     """Expected number of peaks of noise, of both signs, above a significance.
 
     Parameters
@@ -152,11 +150,11 @@ def noise_peaks(z: NDArray, shape: tuple[int, ...], width: float) -> NDArray[np.
     """
     border = _border(shape, width)
     area = float(np.prod([n - 2 * border for n in shape]))
-    return np.asarray(2 * matched_filter.noise_peaks(z, area, width, skewness=0.0))
+    return np.asarray(2 * noise_peaks(z, area, width, skewness=0.0))
 
 
 def _border(shape: tuple[int, ...], width: float) -> int:
-    return min(math.ceil(BORDER * width), (min(shape) - 1) // 4)
+    return min(math.ceil(CONSTANTS.border * width), (min(shape) - 1) // 4)
 
 
 def _inside(values: NDArray, width: float) -> NDArray:

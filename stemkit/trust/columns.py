@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -10,10 +12,11 @@ from scipy import ndimage, stats
 
 from stemkit.columns.peaks import BACKGROUND_RATIO
 from stemkit.detection import fitted_image
+from stemkit.detection.matched_filter import matched_filter
 from stemkit.images.mode import mode_sign
 from stemkit.images.pixel_size import mean_pixel_size
 from stemkit.tables import check_columns
-from stemkit.trust.column_field import column_response, noise_peaks, normal_scores, response_variance
+from stemkit.trust.column_field import normal_scores, response_variance, two_sided_noise_peaks
 from stemkit.trust.expected_noise import ExpectedNoise
 
 __all__ = ["FALSE_DISCOVERY_RATE", "judge_columns", "missed_columns"]
@@ -21,17 +24,26 @@ __all__ = ["FALSE_DISCOVERY_RATE", "judge_columns", "missed_columns"]
 POSITION = ["y_px", "x_px"]
 #: Expected fraction of false ones among the columns that are reported (chosen).
 FALSE_DISCOVERY_RATE = 0.05
-#: Fraction of the recorded response that the enhanced image must show for a column not to be missed (chosen).
-MIN_SHOWN_FRACTION = 0.5
-#: Least response of a missed column, as a fraction of that of a bright column (chosen: the faintest columns of the
-#: training have 0.15 of the height of the brightest).
-MIN_HEIGHT = 0.15
-#: Quantile of the response to the enhanced image that is the response of a bright column (chosen).
-BRIGHT_QUANTILE = 0.99
-#: Least width of the matched filter, px (chosen: narrower ones are not sampled).
-MIN_WIDTH = 1.0
-#: Distance between a column and a peak of the residual that belongs to it, column widths (chosen).
-MAX_PEAK_DISTANCE = 1.5
+
+
+@dataclass(frozen=True)
+class _Constants:
+    """Constants of the verdicts."""
+
+    #: Fraction of the recorded response that the enhanced image must show for a column not to be missed (chosen).
+    min_shown_fraction: float = 0.5
+    #: Least response of a missed column, as a fraction of that of a bright column (chosen: the faintest columns of the
+    #: training have 0.15 of the height of the brightest).
+    min_height: float = 0.15
+    #: Quantile of the response to the enhanced image that is the response of a bright column (chosen).
+    bright_quantile: float = 0.99
+    #: Least width of the matched filter, px (chosen: narrower ones are not sampled).
+    min_width: float = 1.0
+    #: Distance between a column and a peak of the residual that belongs to it, column widths (chosen).
+    max_peak_distance: float = 1.5
+
+
+CONSTANTS = _Constants()
 
 
 def judge_columns(
@@ -74,19 +86,19 @@ def judge_columns(
     sign = mode_sign(mode)
     size = mean_pixel_size(recorded)
     sigma = np.where(np.isfinite(table["sigma"]), table["sigma"], table["sigma"].median()) / size
-    width = max(float(np.median(sigma)), MIN_WIDTH)
+    width = max(float(np.median(sigma)), CONSTANTS.min_width)
     amplitude = np.nan_to_num(table["amplitude"].to_numpy(dtype=np.float64))
     model = sign * fitted_image(table, recorded, mode=mode).values
     positions = table[POSITION].to_numpy(dtype=np.float64).T
     rest, modeled = (
         ndimage.map_coordinates(values, positions, order=1, mode="nearest")
-        for values in (column_response(sign * recorded.values.astype(np.float64) - model, width), model)
+        for values in (matched_filter(sign * recorded.values.astype(np.float64) - model, width).response, model)
     )
     response = amplitude * _response(sigma, width) + rest
     local = expected.variance_at(modeled - amplitude)  # without the column itself
     field = response / np.sqrt(response_variance(expected, width, local))
     z = normal_scores(field, width, expected.skewness_at(modeled - amplitude))
-    p = (noise_peaks(z, recorded.shape, width) / 2 / len(table)).clip(0.0, 1.0)
+    p = (two_sided_noise_peaks(z, recorded.shape, width) / 2 / len(table)).clip(0.0, 1.0)
     p = np.where(z > 1, p, 1.0)
     q = stats.false_discovery_control(p)
     verdict = np.where(q > FALSE_DISCOVERY_RATE, "may be invented", "supported").astype(object)
@@ -94,7 +106,7 @@ def judge_columns(
     if len(significant):
         distance = np.hypot(*(positions[:, :, None] - significant[POSITION].to_numpy().T[:, None]))
         for kind, peaks in (("weakened", significant["z"] > 0), ("filled in", significant["z"] < 0)):
-            near = (distance[:, peaks.to_numpy()] < MAX_PEAK_DISTANCE * width).any(axis=1)
+            near = (distance[:, peaks.to_numpy()] < CONSTANTS.max_peak_distance * width).any(axis=1)
             verdict[near & (verdict == "supported")] = kind
     return table[POSITION].assign(significance=z, p_value=p, q_value=q, verdict=verdict)
 
@@ -119,9 +131,11 @@ def missed_columns(residual: NDArray, enhanced: NDArray, places: pd.DataFrame, w
     if len(found) == 0:
         return found
     at = tuple(found[POSITION].to_numpy(dtype=int).T)
-    left, shown = (column_response(values, width)[at] for values in (residual, enhanced))
-    usual = float(np.quantile(column_response(enhanced, width), BRIGHT_QUANTILE))
-    return found[(shown < MIN_SHOWN_FRACTION * (left + shown)) & (left > MIN_HEIGHT * usual)].reset_index(drop=True)
+    left, shown = (matched_filter(values, width).response[at] for values in (residual, enhanced))
+    usual = float(np.quantile(matched_filter(enhanced, width).response, CONSTANTS.bright_quantile))
+    return found[
+        (shown < CONSTANTS.min_shown_fraction * (left + shown)) & (left > CONSTANTS.min_height * usual)
+    ].reset_index(drop=True)
 
 
 def _response(sigma: NDArray, width: float) -> NDArray[np.float64]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage, stats
 
 from stemkit.filters import wide_gaussian
-from stemkit.trust.column_field import column_field, noise_peaks, significant_peaks
+from stemkit.trust.column_field import column_field, significant_peaks, two_sided_noise_peaks
 from stemkit.trust.displaced_rows import fit_displacements
 from stemkit.trust.expected_noise import ExpectedNoise, column_width
 from stemkit.trust.rings import half_plane_weights, hann_window
@@ -21,24 +21,24 @@ __all__ = ["ResidualTests", "check_residual", "smoothing_width"]
 
 
 @dataclass(frozen=True)
-class Constants:
+class _Constants:
     """Constants of the tests, all of them chosen."""
 
     #: Sigma of the Gaussian filter whose result is subtracted from the residual, as its background, column widths.
     high_pass: float = 3.0
     #: Least sigma of this filter, px.
-    least_high_pass: float = 8.0
+    min_high_pass: float = 8.0
     #: Frequency below which the residual may contain the background that was removed, per px: that of a background of
     #: 8 px, the shortest of the training, is below 0.1 % of its maximum.
     background: float = 0.055
     #: Edge of the squares in which the local variance is measured, column widths.
     block: float = 5.0
     #: Least edge of these squares, px.
-    least_block: int = 16
+    min_block: int = 16
     #: Fraction of the power of the enhanced image in the Fourier coefficients in which a lattice is searched for.
     power: float = 0.95
     #: Largest fraction of the coefficients that are used.
-    largest_fraction: float = 0.02
+    max_fraction: float = 0.02
     #: Width of the rings of spatial frequency in which the residual must be white, per px.
     ring: float = 0.02
     #: Highest of these frequencies; in the corners of the spectrum there is no specimen.
@@ -59,7 +59,7 @@ class Constants:
     )
 
 
-CONSTANTS = Constants()
+CONSTANTS = _Constants()
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +142,7 @@ def check_residual(residual: NDArray, enhanced: NDArray, expected: ExpectedNoise
        image of too low contrast, or one that contains a part of the noise, has such a residual, too.
     5. *Shift.* The mean of the displacements over its standard error, that of the means of eight groups of rows.
     6. *Columns.* The largest peak after the matched filter of a column; see
-       :func:`~stemkit.trust.column_field.noise_peaks`.
+       :func:`~stemkit.trust.column_field.two_sided_noise_peaks`.
     """
     width = column_width(enhanced)
     smoothing = smoothing_width(width)
@@ -167,7 +167,7 @@ def check_residual(residual: NDArray, enhanced: NDArray, expected: ExpectedNoise
 
 def smoothing_width(width: float) -> float:
     """Sigma, px, of the Gaussian filter that yields the background in a residual, for a column width in px."""
-    return max(CONSTANTS.high_pass * width, CONSTANTS.least_high_pass)
+    return max(CONSTANTS.high_pass * width, CONSTANTS.min_high_pass)
 
 
 # --- spectrum ----------------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ def _strong_coefficients(detail: NDArray, q: NDArray) -> NDArray[np.bool_]:
     power[q < CONSTANTS.background] = 0.0
     order = np.sort(power, axis=None)[::-1]
     number = int(np.searchsorted(np.cumsum(order), CONSTANTS.power * order.sum())) + 1
-    number = max(1, min(number, int(CONSTANTS.largest_fraction * power.size)))
+    number = max(1, min(number, int(CONSTANTS.max_fraction * power.size)))
     return np.asarray(power >= max(order[number - 1], 1e-300))
 
 
@@ -243,7 +243,7 @@ def _whiteness(ratio: NDArray, weight: NDArray, q: NDArray, number: NDArray) -> 
 
 def _local_variance(scaled: NDArray, width: float, correlation: float) -> tuple[float, float]:
     """Largest mean square in a square of pixels, over the median, and its p."""
-    edge = min(max(CONSTANTS.least_block, round(CONSTANTS.block * width)), *scaled.shape)
+    edge = min(max(CONSTANTS.min_block, round(CONSTANTS.block * width)), *scaled.shape)
     n_y, n_x = (n // edge for n in scaled.shape)
     squares = scaled[: n_y * edge, : n_x * edge] ** 2
     blocks = squares.reshape(n_y, edge, n_x, edge).mean(axis=(1, 3)).ravel()
@@ -265,4 +265,4 @@ def _highest(places: pd.DataFrame, shape: tuple[int, ...], width: float) -> tupl
     if len(places) == 0:
         return 0.0, 1.0
     z = float(places["z"].iloc[0])
-    return z, -math.expm1(-float(noise_peaks(np.array([abs(z)]), shape, width)[0]))
+    return z, -math.expm1(-float(two_sided_noise_peaks(np.array([abs(z)]), shape, width)[0]))

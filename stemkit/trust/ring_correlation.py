@@ -81,11 +81,12 @@ def fourier_ring_correlation(first: Images, second: Images | None = None) -> Rin
     --------
     >>> import stemkit
     >>> from stemkit import NoiseModel, PointwiseNoise, STEMSynthesizer
-    >>> clean = STEMSynthesizer(arrangements=("lattice",), shape=(128, 128), random_state=0).sample(1)["enhance"][0]
-    >>> model = NoiseModel(contrast=float(clean.max() - clean.min()), pointwise=PointwiseNoise(readout=0.1))
-    >>> frames = [model.apply(clean, random_state=seed) for seed in (1, 2)]
+    >>> synthesizer = STEMSynthesizer(arrangements=("lattice",), shape=(128, 128), random_state=0)
+    >>> true_image = synthesizer.sample(1)["enhance"][0]
+    >>> model = NoiseModel(contrast=float(true_image.max() - true_image.min()), pointwise=PointwiseNoise(readout=0.1))
+    >>> frames = [model.apply(true_image, random_state=seed) for seed in (1, 2)]
     >>> found = stemkit.fourier_ring_correlation(*frames)
-    >>> 2 * clean.stem.pixel_size <= found.resolution["half-bit"] < 0.3
+    >>> 2 * true_image.stem.pixel_size <= found.resolution["half-bit"] < 0.3
     True
     """
     images = split(first, name="first")

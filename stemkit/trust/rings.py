@@ -23,7 +23,7 @@ HANN_DEPENDENT = 35 / 18
 #: Signal-to-noise ratio of each of two images whose mean has half a bit per coefficient (van Heel and Schatz 2005).
 HALF_BIT_SNR = (math.sqrt(2) - 1) / 2
 #: Rings with fewer independent numbers have no Fourier ring correlation (chosen).
-FEWEST_COEFFICIENTS = 4
+MIN_COEFFICIENTS = 4
 
 
 class Rings:
@@ -72,7 +72,7 @@ class Rings:
         """Fourier ring correlation of two images' coefficients; NaN where a ring has too few of them, or no power."""
         power = self.product(a, a) * self.product(b, b)
         out = np.full(power.shape, np.nan)
-        usable = (power > 0) & (self.n_independent >= FEWEST_COEFFICIENTS)
+        usable = (power > 0) & (self.n_independent >= MIN_COEFFICIENTS)
         np.divide(self.product(a, b), np.sqrt(power), out=out, where=usable)
         return out
 

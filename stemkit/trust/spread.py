@@ -142,7 +142,8 @@ def uncertainty_map(image: xr.DataArray, results: NDArray, denoiser: NetworkDeno
     factors = factors_of(denoiser.info_.sha256)["pixel"]
     half = error_sources(image, results, resolve_mode(image, denoiser.mode)).half_width(factors)
     attrs = {"coverage": COVERAGES[0], "factor_95": factors.wide}
-    return xr.DataArray(half.astype(np.float32), dims=("y", "x"), coords=_axes(image), attrs=attrs)
+    axes = {name: image.coords[name] for name in image.dims if name in image.coords}
+    return xr.DataArray(half.astype(np.float32), dims=("y", "x"), coords=axes, attrs=attrs)
 
 
 def network_results(image: xr.DataArray, denoiser: NetworkDenoiser) -> NDArray[np.float64]:
@@ -262,7 +263,3 @@ def _quantiles(ratios: Sequence[NDArray]) -> tuple[float, float]:
     at = np.searchsorted(np.cumsum(weight[order]) / weight.sum(), COVERAGES)
     inner, outer = value[order][np.minimum(at, value.size - 1)]
     return float(inner), float(outer)
-
-
-def _axes(image: xr.DataArray) -> dict[Any, Any]:
-    return {name: image.coords[name] for name in image.dims if name in image.coords}

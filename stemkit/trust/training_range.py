@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from stemkit.denoising import NetworkInfo, known_weights, load_weights
 from stemkit.denoising.general import RECIPE
 from stemkit.denoising.sampling import CONSTANTS as GRID_CONSTANTS
-from stemkit.denoising.sampling import Grid
+from stemkit.denoising.sampling import NetworkGrid
 from stemkit.noise import NoiseModel
 from stemkit.synthesis import noises
 from stemkit.trust.expected_noise import ExpectedNoise
@@ -38,7 +38,7 @@ def range_table(
     enhanced: NDArray,
     *,
     expected: ExpectedNoise,
-    grid: Grid,
+    grid: NetworkGrid,
     width: float,
     displacement: float,
     info: NetworkInfo | None,
@@ -51,7 +51,7 @@ def range_table(
     enhanced : ndarray of shape (n_y, n_x)
         Columns bright.
     expected : ExpectedNoise
-    grid : Grid
+    grid : NetworkGrid
         The network's grid and the spacing of the image.
     width : float
         Column width, px.
@@ -87,15 +87,15 @@ def range_table(
     spacing_range = (math.nan, math.nan) if info is None or info.spacing is None else info.spacing
     is_shipped = info is not None and info.architecture == "sfin" and shipped_info(info.sha256) is not None
     # of counted electrons at the lowest dose, on the highest background
-    max_noise = math.sqrt((1 + noises.COUNTED_BACKGROUND[1]) / noises.DOSE[0])
+    max_noise = math.sqrt((1 + noises.CONSTANTS.counted_background[1]) / noises.CONSTANTS.dose[0])
     noise = std / contrast * grid.sampling if contrast > 0 else math.nan
     values = {
         "spacing": (spacing * grid.sampling, "px", *spacing_range),
         "width": (width / spacing, "of the spacing", *RECIPE.width),
-        "noise": (noise, "of the contrast", noises.READOUT[0], max_noise),
-        "dose": (dose, "electrons per px", *noises.DOSE),
-        "displacement": (displacement * grid.sampling, "px", 0.0, noises.LARGEST_JITTER),
-        "correlation": (expected.correlation_x, "", *noises.CORRELATION),
+        "noise": (noise, "of the contrast", noises.CONSTANTS.readout[0], max_noise),
+        "dose": (dose, "electrons per px", *noises.CONSTANTS.dose),
+        "displacement": (displacement * grid.sampling, "px", 0.0, noises.CONSTANTS.max_jitter),
+        "correlation": (expected.correlation_x, "", *noises.CONSTANTS.correlation),
     }
     rows = {}
     for name, (value, unit, low, high) in values.items():

@@ -24,7 +24,7 @@ class Repeated:
 
 
 def particle(shift=(0.0, 0.0), radius=60.0, shape=SHAPE):
-    """A round particle of columns of height 1 in vacuum; an infinite radius fills the frame."""
+    """A round particle of columns of height 1 in vacuum; an infinite radius fills the image."""
     positions = lattice_positions(shape, SPACING, 0.3, margin=60)
     center = (np.array(shape) - 1) / 2
     inside = np.hypot(*(positions - center).T) < radius

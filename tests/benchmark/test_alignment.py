@@ -58,7 +58,7 @@ def test_shifts_are_recovered_within_a_tenth_of_a_pixel(seed, radius, extent):
 
 
 def test_shifts_beyond_half_a_lattice_vector_need_an_edge():
-    """A lattice that fills the frame looks the same one lattice vector further."""
+    """A lattice that fills the image looks the same one lattice vector further."""
     data = repeated(0, n=3, dose=50.0, radius=np.inf)
     along = np.array([np.cos(0.3), np.sin(0.3)])
     moved = np.stack([particle(shift, np.inf) for shift in (0 * along, 0.8 * SPACING * along, 0 * along)])

@@ -26,9 +26,9 @@ from stemkit.benchmark.scores import (
 from stemkit.benchmark.simulated import SIMULATED
 from stemkit.benchmark.truths import HOSTS, TRUTHS
 from stemkit.columns import LinearVariance, fit_columns
-from stemkit.columns.peaks import nearest_distances
 from stemkit.images.mode import mode_sign
 from stemkit.parameters import MODES
+from stemkit.statistics import median_spacing
 from stemkit.synthesis import Columns, columns_at, render
 from stemkit.synthesis.recipe import ARRANGEMENTS
 
@@ -191,7 +191,7 @@ def test_a_perfect_method_finds_every_column(name):
             continue
         mode = str(fixed.pairs["mode"].values[i]) if name == "simulated" else name
         sign = -1 if mode == "bf" else 1
-        spacing = float(np.median(nearest_distances(true[["y_px", "x_px"]].to_numpy())))
+        spacing = median_spacing(true[["y_px", "x_px"]].to_numpy())
         shown = image_maxima(fixed.pairs["enhance"][i], spacing, sign=sign)
         judged = select_judged(shown, true, shown, spacing, (256, 256))
         if len(judged.true):

@@ -223,7 +223,7 @@ class TestTraining:
 
 class TestDetection:
     def test_the_true_map_has_an_f1_of_one(self, monkeypatch):
-        """Columns beyond the frame and unresolved pairs count neither for nor against a method."""
+        """Columns beyond the image and unresolved pairs count neither for nor against a method."""
         truth = {values["noisy"].values.tobytes(): values["detect"].values for values in _pairs("haadf", 3)}
 
         class Oracle(Constant):

@@ -14,7 +14,6 @@ from strategies import SIGMAS, gaussians, lattice_positions, seeds, shapes
 
 from stemkit import NoiseModel, PointwiseNoise
 from stemkit.columns import column_response, find_peaks, peaks_above_noise
-from stemkit.columns.peaks import nearest_distances
 
 
 def noise(n: int, seed: int, correlation_x: float = 0.0) -> np.ndarray:
@@ -163,9 +162,3 @@ def test_columns_in_noise_are_found():
 
 
 # --- neighbours --------------------------------------------------------------------------------------------------
-
-
-def test_nearest_distances():
-    assert nearest_distances(np.array([[0.0, 0.0], [3.0, 4.0], [3.0, 5.0]])).tolist() == [5.0, 1.0, 1.0]
-    assert nearest_distances(np.array([[0.0, 0.0]])).shape == (0,)
-    assert nearest_distances(np.empty((0, 2))).shape == (0,)

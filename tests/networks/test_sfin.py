@@ -96,7 +96,7 @@ def test_folded_for_inference_it_is_the_same_network(
 @pytest.mark.parametrize("threads", [1, 3])
 def test_folded_it_works_on_parts_of_an_image(monkeypatch, rows, threads):
     monkeypatch.setattr(strips, "STRIP", 1)
-    monkeypatch.setattr(strips, "FEWEST_ROWS", rows)
+    monkeypatch.setattr(strips, "MIN_ROWS", rows)
     net = trained(1, n_outputs=2, n_channels=8, n_blocks=2, downsampling=2)
     images = torch.randn(1, 1, 22, 30)
     with torch.no_grad():
@@ -113,7 +113,7 @@ def test_folded_it_works_on_parts_of_an_image(monkeypatch, rows, threads):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_folded_it_gives_the_same_with_any_number_of_threads(monkeypatch, dtype):
     monkeypatch.setattr(strips, "STRIP", 2**14)
-    monkeypatch.setattr(strips, "FEWEST_ROWS", 3)
+    monkeypatch.setattr(strips, "MIN_ROWS", 3)
     network = FoldedSFIN(trained(2, n_channels=8, n_blocks=2, downsampling=2), dtype)
     images = torch.randn(1, 1, 62, 54)
     before, given = torch.get_num_threads(), []

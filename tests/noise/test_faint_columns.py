@@ -15,7 +15,7 @@ SHAPE = (192, 192)
 
 
 def honeycomb(bond: float, sigma: float) -> tuple[np.ndarray, int]:
-    """A honeycomb of rows of columns parallel to the scan lines, and the number of its columns in the frame."""
+    """A honeycomb of rows of columns parallel to the scan lines, and the number of its columns in the image."""
     vectors = bond * np.array([[1.5, math.sqrt(0.75)], [1.5, -math.sqrt(0.75)]])
     cells = np.mgrid[-30:31, -30:31].reshape(2, -1).T @ vectors + np.array(SHAPE) / 2
     positions = np.concatenate([cells, cells + np.array([bond, 0.0])])

@@ -10,9 +10,9 @@ from strategies import SIGMAS, columns_of, displacements, seeds
 
 from stemkit import NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.columns import render_columns
-from stemkit.noise.differences import mad_std
 from stemkit.noise.registration import BeamDisplacement, register_rows
 from stemkit.noise.shift_estimates import ShiftEstimates, derivative, estimate_shifts
+from stemkit.statistics import robust_rms
 
 SHAPE = (192, 192)
 CLEAN, FITS = columns_of(SHAPE, 16.0, 2.6)
@@ -66,7 +66,7 @@ def test_rows_that_are_displaced_as_a_whole_are_registered(jitter, noise, seed):
     assert found.shifts.mean() == pytest.approx(0.0, abs=1e-9)
     estimates = estimated(CLEAN, noise)
     crossed = estimates.by_row(estimates.weight) > 1 / jitter**2
-    error = mad_std((found.shifts[:, 0] - rows)[crossed & (np.abs(rows) < 2 * jitter)])
+    error = robust_rms((found.shifts[:, 0] - rows)[crossed & (np.abs(rows) < 2 * jitter)])
     assert error < 0.45 * jitter
     # displacements beyond the linear range of the slope have larger errors than stated, up to four times
     assert 0.2 * error < math.sqrt(found.error_covariance[0]) < 3 * error

@@ -8,11 +8,13 @@ import pytest
 import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import displacements, gaussians, lattice_positions, pixel_sizes, seeds
+from strategies import crystal, displacements, gaussians, lattice_positions, pixel_sizes, seeds
 
 import stemkit
 from stemkit import NoiseCalibrator, NoiseModel, PointwiseNoise, RowAligner, ScanNoise
 from stemkit.denoising.base import without_faults
+from stemkit.noise.displacement_parts import DisplacementParts
+from stemkit.noise.row_alignment import _limit_slow
 
 SHAPE = (224, 224)
 Y = np.arange(SHAPE[0])
@@ -210,3 +212,26 @@ def test_a_drift_without_jitter_is_removed_at_low_frequencies():
         error = rows - RowAligner(mode="haadf").fit(image).shifts_[0]
         left.append((error - np.polyval(np.polyfit(Y, error, 1), Y)).std() / rows.std())
     assert max(left) < 0.3, left
+
+
+def test_rows_with_drift_are_aligned():
+    true_image = crystal((256, 256), angle=0.3)
+    scan = ScanNoise(jitter=0.15, drift=0.6, drift_rows=2.5)
+    model = NoiseModel(scan=scan, pointwise=PointwiseNoise(0.15))
+    noisy = model.apply(true_image, random_state=3)
+    shifts = RowAligner(mode="haadf").fit(noisy).shifts_[0]
+    true = displacements(model, true_image.shape, 3)[:, 128]
+    left, before = (shifts - true)[4:-4].std(), true[4:-4].std()
+    assert left < 0.45 * before
+
+
+def test_a_slow_displacement_is_kept_as_far_as_the_drift_has_it():
+    rng, n_rows = np.random.default_rng(0), 320
+    slow = np.sin(2 * np.pi * 1.5 * np.arange(n_rows) / n_rows)
+    rows = 0.1 * rng.normal(size=n_rows) + slow
+    parts = DisplacementParts(0.1, 1.5, 20.0)
+    kept = [
+        float((_limit_slow(rows, 60.0, one) * slow).sum() / (slow**2).sum()) for one in (DisplacementParts(), parts)
+    ]
+    assert kept[0] < 0.3
+    assert kept[1] > 0.8

@@ -55,13 +55,13 @@ def test_old_descriptions_are_still_read():
 @pytest.mark.parametrize(
     ("what", "match"),
     [
-        ({"drift": -0.1}, "drift of ScanNoise must be at least 0"),
-        ({"drift_y": math.inf}, "drift_y of ScanNoise must be at least 0"),
-        ({"drift_rows": 0.0}, "drift_rows of ScanNoise must be positive"),
-        ({"hum": math.nan}, "hum of ScanNoise must be at least 0"),
-        ({"hum_y": -1.0}, "hum_y of ScanNoise must be at least 0"),
-        ({"hum_period": math.inf}, "hum_period of ScanNoise must be positive and finite"),
-        ({"short_amplitude": -1.0}, "short_amplitude of ScanNoise must be at least 0"),
+        ({"drift": -0.1}, "drift of ScanNoise must be a number of at least 0"),
+        ({"drift_y": math.inf}, "drift_y of ScanNoise must be a number of at least 0"),
+        ({"drift_rows": 0.0}, "drift_rows of ScanNoise must be a positive number"),
+        ({"hum": math.nan}, "hum of ScanNoise must be a number of at least 0"),
+        ({"hum_y": -1.0}, "hum_y of ScanNoise must be a number of at least 0"),
+        ({"hum_period": math.inf}, "hum_period of ScanNoise must be a positive number"),
+        ({"short_amplitude": -1.0}, "short_amplitude of ScanNoise must be a number of at least 0"),
         ({"short_length": -1.0}, "short_length of ScanNoise must be at least 0"),
     ],
 )

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stemkit.series.averaging import STIFFNESS, Grid, average, placed, squared_residuals, transfer_function
+from stemkit.series.averaging import STIFFNESS, AverageGrid, average, placed, squared_residuals, transfer_function
 from stemkit.series.extent import covered, largest_rectangle, union
 
 
@@ -32,7 +32,7 @@ def test_a_band_limited_image_comes_back(seed, n_frames, jitter, dy, dx):
     random = np.random.default_rng(seed)
     moved = jitter * random.normal(size=(n_frames, shape[0], 2)).clip(-2, 2)
     moved += np.linspace(0, 1, n_frames)[:, None, None] * np.array([dy, dx])
-    grid = Grid((0, 0), shape)
+    grid = AverageGrid((0, 0), shape)
     mean = average((placed(sampled(d, shape, seed), d, grid) for d in moved), grid)
     truth = smooth_image(np.arange(shape[0])[:, None], np.arange(shape[1]), seed)
     inner = mean.count == n_frames
@@ -43,7 +43,7 @@ def test_a_band_limited_image_comes_back(seed, n_frames, jitter, dy, dx):
 
 def test_one_frame_that_is_not_displaced_is_nearly_itself():
     random = np.random.default_rng(0)
-    frame, grid = random.normal(size=(40, 30)), Grid((0, 0), (40, 30))
+    frame, grid = random.normal(size=(40, 30)), AverageGrid((0, 0), (40, 30))
     mean = average([placed(frame, np.zeros((40, 2)), grid)], grid)
     difference = (mean.values - frame)[3:-3, 3:-3]
     response = transfer_function(np.fft.fftfreq(34), 0.0)
@@ -57,7 +57,7 @@ def test_the_transfer_function_is_that_of_the_average(offset):
     shape, k = (240, 8), 30
     wave = np.cos(2 * np.pi * k / shape[0] * (np.arange(shape[0]) + offset))
     frame = np.repeat(wave[:, None], shape[1], axis=1)
-    grid = Grid((0, 0), shape)
+    grid = AverageGrid((0, 0), shape)
     mean = average([placed(frame, np.full((shape[0], 2), (offset, 0.0)), grid)], grid).values[20:-20, 4]
     expected = transfer_function(np.array([k / shape[0]]), offset)[0]
     reference = np.cos(2 * np.pi * k / shape[0] * np.arange(shape[0]))[20:-20]
@@ -104,4 +104,4 @@ def test_the_largest_rectangle(seed, n_y, n_x, filled):
 
 def test_more_frames_than_show_anything_are_an_error():
     with pytest.raises(ValueError, match=r"coverage requires 3 frames .* at most 2"):
-        covered(Grid((0, 0), (4, 4)), np.full((4, 4), 2.0), 3)
+        covered(AverageGrid((0, 0), (4, 4)), np.full((4, 4), 2.0), 3)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from stemkit import NoiseModel, PointwiseNoise, SeriesAligner
 from stemkit.series import draw_displacements, draw_series
-from stemkit.series.averaging import Grid
+from stemkit.series.averaging import AverageGrid
 from stemkit.series.slow_drift import slow_drifts
 from stemkit.series.turns import Turn, quarter_turns
 from stemkit.synthesis import cropped, facets, lattice, planar_cell
@@ -31,7 +31,7 @@ class TestTurns:
         turn = Turn(quarters, frame.shape)
         np.testing.assert_array_equal(turn.image(frame), image)
         top, left = data.draw(st.integers(0, n_y - 1)), data.draw(st.integers(0, n_x - 1))
-        grid = Grid((top, left), (n_y - top, n_x - left))
+        grid = AverageGrid((top, left), (n_y - top, n_x - left))
         own = turn.grid_of_frame(grid)
         assert turn.grid_of_image(own) == grid
         part = frame[tuple(slice(o, o + n) for o, n in zip(own.origin, own.shape, strict=True))]

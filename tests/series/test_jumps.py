@@ -15,7 +15,7 @@ from stemkit.series.envelope import Envelopes, mean_spectrum
 from stemkit.series.jumps import without_jumps
 from stemkit.series.pairs import Pairs
 from stemkit.series.rigid import rigid_shifts
-from stemkit.series.vectors import lattice_vectors
+from stemkit.series.vectors import vectors_of_spectrum
 from stemkit.synthesis import columns_at, cropped, disk, lattice, planar_cell, superposed
 
 SIZE, SPACING = 128, 12.0
@@ -89,7 +89,7 @@ class TestJumps:
 
     def test_noise_has_no_lattice(self):
         frames = np.random.default_rng(0).normal(size=(3, 64, 64))
-        assert len(lattice_vectors(mean_spectrum(frames))) == 0
+        assert len(vectors_of_spectrum(mean_spectrum(frames))) == 0
 
 
 def test_frames_in_which_an_atom_moves_are_aligned():

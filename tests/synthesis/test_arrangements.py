@@ -30,7 +30,7 @@ from stemkit.synthesis import (
     lattice_vectors,
     mirrored,
     nearest,
-    nearest_distance,
+    nearest_site_distance,
     planar_cell,
     poisson_disk_columns,
     projected_columns,
@@ -69,7 +69,7 @@ def test_nearest_neighbours_have_the_spacing(spacing, angle, shape, seed):
 def test_a_crystal_covers_the_image(spacing, angle, shape, seed):
     margin = 2.5 * spacing
     columns, cell = crystals(spacing, angle, shape, seed, margin=margin)
-    scale = (spacing / nearest_distance(cell)).double() ** 2
+    scale = (spacing / nearest_site_distance(cell)).double() ** 2
     density = cell.occupied.sum(dim=1) / (torch.linalg.det(cell.vectors.double()).abs() * scale)
     n_y, n_x = (n - 1 + 2 * margin for n in shape)
     expected = (density * n_y * n_x).numpy()
@@ -103,7 +103,7 @@ def test_nearest_distance_of_known_lattices():
     occupied = torch.tensor([[True, True], [True, True], [True, False]])
     alike = torch.ones(3, 2)
     cell = Cell(torch.stack([square, hexagonal, square]), basis, occupied, alike, alike)
-    found = nearest_distance(cell).tolist()
+    found = nearest_site_distance(cell).tolist()
     assert found == pytest.approx([math.sqrt(0.5), 1 / math.sqrt(3), 1.0], rel=1e-6)
 
 
@@ -116,7 +116,7 @@ def test_cells_have_one_to_four_sites_and_are_not_flat(seed):
     assert set(n_sites.tolist()) <= {1, 2, 3, 4}
     assert len(set(n_sites.tolist())) > 1
     assert float(torch.linalg.det(cell.vectors).abs().min()) > 0.8
-    assert float(nearest_distance(cell).min()) > 0.2
+    assert float(nearest_site_distance(cell).min()) > 0.2
 
 
 def there(columns: Columns, image: int = 0) -> np.ndarray:
@@ -219,7 +219,7 @@ def build():
 def test_silicon_along_110_is_dumbbells(build):
     cell = crystal_cell(build.bulk("Si", cubic=True), (1, 1, 0))
     # two dumbbells in a cell of a / sqrt(2) by a, atoms a / 4 apart
-    assert float(nearest_distance(cell)) == pytest.approx(0.543 / 4, rel=1e-3)
+    assert float(nearest_site_distance(cell)) == pytest.approx(0.543 / 4, rel=1e-3)
     assert cell.basis.shape[1] == 4
     assert float(torch.linalg.det(cell.vectors).abs()) == pytest.approx(0.543**2 / math.sqrt(2), rel=1e-3)
     columns = lattice(cell, (128, 128), pixel_size=0.01)
@@ -236,7 +236,7 @@ def test_silicon_along_110_is_dumbbells(build):
 )
 def test_gold_along_its_axes(build, axis, spacing):
     cell = crystal_cell(build.bulk("Au", cubic=True, a=4.08), axis)
-    assert float(nearest_distance(cell)) == pytest.approx(0.408 * spacing, rel=1e-6)
+    assert float(nearest_site_distance(cell)) == pytest.approx(0.408 * spacing, rel=1e-6)
     assert cell.amplitude.unique().tolist() == [1.0]
 
 
@@ -504,7 +504,7 @@ def test_positions_that_are_refused():
 def test_the_nearest_column_of_a_flat_cell_is_far_along_it():
     cell = planar_cell("oblique", ratio=3.0, angle=10.0)
     columns = lattice(cell, (60, 60), pixel_size=0.1)
-    assert nearest_of(columns).min() == pytest.approx(10 * float(nearest_distance(cell)), rel=1e-6)
+    assert nearest_of(columns).min() == pytest.approx(10 * float(nearest_site_distance(cell)), rel=1e-6)
 
 
 @pytest.mark.parametrize("origin", [(8.0, 0.0), (-3.5, 7.25)])

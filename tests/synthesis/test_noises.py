@@ -29,19 +29,19 @@ def rms(noise, suffix):
     ).sqrt()
 
 
-@pytest.mark.parametrize(("suffix", "limits"), [("", noises.ALONG_X), ("_y", noises.ALONG_Y)])
+@pytest.mark.parametrize(("suffix", "limits"), [("", noises.CONSTANTS.along_x), ("_y", noises.CONSTANTS.along_y)])
 @pytest.mark.parametrize("spacing", [4.0, 12.0, 36.0])
 def test_displacements_of_real_scans(suffix, limits, spacing):
     noise = draw_noise(torch.full((N,), spacing), torch_generator(0))
     scanned = noise.drift > 0
     # half of the three in four whose rows are displaced
-    share = noises.DISPLACED * noises.SCANNED
+    share = noises.CONSTANTS.displaced * noises.CONSTANTS.scanned
     assert abs(float(scanned.float().mean()) - share) < SIGMAS * math.sqrt(share * (1 - share) / N)
     size = rms(noise, suffix)[scanned]
     assert float(size.min()) >= limits[0] * (1 - 1e-5)
-    assert float(size.max()) <= max(limits[0], min(limits[1], noises.LARGEST_FRACTION * spacing)) * (1 + 1e-5)
+    assert float(size.max()) <= max(limits[0], min(limits[1], noises.CONSTANTS.max_fraction * spacing)) * (1 + 1e-5)
     humming = noise.amplitude("hum", suffix)[scanned] > 0
-    assert abs(float(humming.float().mean()) - noises.HUMMING) < SIGMAS * math.sqrt(0.25 / len(humming))
+    assert abs(float(humming.float().mean()) - noises.CONSTANTS.humming) < SIGMAS * math.sqrt(0.25 / len(humming))
 
 
 def test_the_others_have_independent_rows():
@@ -74,10 +74,10 @@ def fractions_of(noise):
         "background": (noise.background > 0, 0.7),
         "streaks": (noise.streaks > 0, 0.7),
         "long streaks": (noise.streak_length < torch.inf, 0.6),
-        "short streaks": (noise.short_streaks > 0, noises.SHORTLY_STREAKED),
+        "short streaks": (noise.short_streaks > 0, noises.CONSTANTS.shortly_streaked),
         "displaced rows": (noise.jitter > 0, 0.75),
         # across the rows two in five of those with independent rows, and all of the others
-        "displaced across": (noise.jitter_y > 0, 0.75 * (noises.SCANNED + (1 - noises.SCANNED) * 0.4)),
+        "displaced across": (noise.jitter_y > 0, 0.75 * (0.4 + 0.6 * noises.CONSTANTS.scanned)),
         "rows as a whole": (noise.jitter_length == torch.inf, 0.5),
         "correlated": (noise.correlation_x > 0, 0.4 * (1 - 0.35)),
         "Poisson": (noise.poisson, 0.35 * 0.7),
@@ -91,13 +91,13 @@ def test_kinds_of_noise_are_as_frequent_and_as_large_as_stated():
         error = SIGMAS * math.sqrt(expected * (1 - expected) / N)
         assert abs(float(has.float().mean()) - expected) < error, name
     ranges = {
-        "background": noises.BACKGROUND,
-        "streaks": noises.STREAKS,
-        "short_streaks": noises.SHORT_STREAKS,
-        "short_streak_length": noises.SHORT_STREAK_LENGTH,
-        "correlation_x": noises.CORRELATION,
-        "hum_period": noises.HUM_PERIOD,
-        "drift_rows": noises.DRIFT_ROWS,
+        "background": noises.CONSTANTS.background,
+        "streaks": noises.CONSTANTS.streaks,
+        "short_streaks": noises.CONSTANTS.short_streaks,
+        "short_streak_length": noises.CONSTANTS.short_streak_length,
+        "correlation_x": noises.CONSTANTS.correlation,
+        "hum_period": noises.CONSTANTS.hum_period,
+        "drift_rows": noises.CONSTANTS.drift_rows,
         "step": (0.005, 0.02),
     }
     for name, (low, high) in ranges.items():

@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 from strategies import gaussians
 
 from stemkit import BackgroundNoise, NoiseModel, PointwiseNoise, ScanNoise
-from stemkit.trust.column_field import _border, noise_peaks, normal_scores
+from stemkit.trust.column_field import _border, normal_scores, two_sided_noise_peaks
 from stemkit.trust.displaced_rows import _Parts, fit_displacements
 from stemkit.trust.expected_noise import ExpectedNoise, column_width
 from stemkit.trust.residual import check_residual
@@ -156,7 +156,7 @@ def test_the_expected_number_of_noise_peaks_is_that_of_white_noise():
         found = check_residual(residual, CLEAN, ExpectedNoise(np.ones(SHAPE), (1.0, 0.0, 0.0), (0.0, 1.0), 0.0))
         counts.append((found.places["z"].abs() > level).sum())
         width = found.width
-    expected = float(noise_peaks(np.array([level]), SHAPE, width)[0])
+    expected = float(two_sided_noise_peaks(np.array([level]), SHAPE, width)[0])
     # the removed displacements and offsets take some noise with them
     assert 0.4 * expected < np.mean(counts) < 1.2 * expected
 
@@ -191,4 +191,4 @@ def test_the_number_of_noise_peaks_is_that_of_the_formula():
     border = _border((100, 120), width)
     area = (100 - 2 * border) * (120 - 2 * border)
     of_one_sign = area * 0.825 / width**2 * z * np.exp(-(z**2) / 2) / (2 * np.pi) ** 1.5
-    np.testing.assert_allclose(noise_peaks(z, (100, 120), width), 2 * of_one_sign, rtol=1e-3)
+    np.testing.assert_allclose(two_sided_noise_peaks(z, (100, 120), width), 2 * of_one_sign, rtol=1e-3)

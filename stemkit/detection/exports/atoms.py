@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from stemkit.detection.exports.checks import by_image, check_nm, check_single, checked_table, optional, spacing_of
 from stemkit.images.containers import Images, split
+from stemkit.parameters import check_positive
 
 __all__ = ["Species", "atom_frames", "to_ase", "xyz_lines"]
 
@@ -96,8 +97,7 @@ def atom_frames(
 ) -> list[AtomFrame]:
     """Columns of each image as atoms."""
     check_nm(table, unit)
-    if not (isinstance(thickness, int | float | np.number) and np.isfinite(thickness) and thickness > 0):
-        raise ValueError(f"thickness must be a positive number of nm, but is {thickness!r}")
+    check_positive("thickness", thickness, unit="nm")
     numbered = table.assign(**{SYMBOLS: _symbols(species, table)})
     images = None if image is None else split(image, name="image")
     return [_frame(part, _image_of(index, images), index, thickness) for index, part in by_image(numbered)]

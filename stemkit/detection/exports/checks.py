@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from stemkit.columns.peaks import nearest_distances
+from stemkit.statistics import nearest_distances
 from stemkit.tables import n_images, unit_of_table
 
 __all__ = [

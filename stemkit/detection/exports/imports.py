@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from stemkit.parameters import check_option, check_positive
 from stemkit.tables import UNITS
 
 __all__ = ["from_atomap", "from_hyperspy_markers", "from_statstem"]
@@ -167,10 +168,8 @@ def from_statstem(
     xy = np.asarray(coordinates, dtype=np.float64)
     if xy.ndim != 2 or xy.shape[1] < 2:
         raise ValueError(f"coordinates must have the shape (n, 2) or more columns, but have {xy.shape}")
-    if not pixel_size > 0:
-        raise ValueError(f"pixel_size must be a positive number of nm, but is {pixel_size!r}")
-    if unit not in UNITS:
-        raise ValueError(f"unit must be one of {', '.join(map(repr, UNITS))}, but is {unit!r}")
+    check_positive("pixel_size", pixel_size, unit="nm")
+    check_option("unit", unit, UNITS)
     try:
         height, width = (
             np.broadcast_to(np.nan if v is None else np.asarray(v, dtype=np.float64).squeeze(), len(xy))

@@ -18,7 +18,7 @@ from stemkit.synthesis.arrangements.projection import POWER, brightness, project
 if TYPE_CHECKING:
     from ase import Atoms
 
-__all__ = ["LATTICES", "Cell", "crystal_cell", "nearest_distance", "planar_cell", "random_cell"]
+__all__ = ["LATTICES", "Cell", "crystal_cell", "nearest_site_distance", "planar_cell", "random_cell"]
 
 #: The five planar lattices: angle of a and b in degrees or None, whether they are equally long, whether the cell is
 #: centred.
@@ -30,7 +30,7 @@ LATTICES: dict[str, tuple[float | None, bool, bool]] = {
     "oblique": (None, False, False),
 }
 #: Largest distance, cells, at which the nearest column is searched (chosen).
-MOST_STEPS = 12
+MAX_STEPS = 12
 
 
 @dataclass
@@ -189,12 +189,12 @@ def random_cell(n_images: int, generator: torch.Generator, max_sites: int = 4) -
     return Cell(torch.stack([a, b], dim=1), basis, occupied, ones, ones)
 
 
-def nearest_distance(cell: Cell) -> Tensor:
+def nearest_site_distance(cell: Cell) -> Tensor:
     """Distance between nearest columns of each cell's lattice, ``(n_images,)``, in units of its vectors."""
     # the nearest sites of an elongated cell may be several short vectors apart
     length = torch.linalg.norm(cell.vectors, dim=-1)
     elongation = (length.amax(1) ** 2 / torch.linalg.det(cell.vectors).abs()).max()
-    m = min(MOST_STEPS, 1 + math.ceil(float(elongation)))
+    m = min(MAX_STEPS, 1 + math.ceil(float(elongation)))
     steps = torch.cartesian_prod(*(torch.arange(-m, m + 1, device=cell.basis.device),) * 2).to(cell.basis.dtype)
     apart = cell.basis[:, :, None, None] - cell.basis[:, None, :, None]
     apart = apart - apart.round() + steps

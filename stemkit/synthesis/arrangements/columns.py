@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from stemkit.columns.peaks import nearest_distances
+from stemkit.statistics import nearest_distances
 
 __all__ = ["Columns", "Defect", "along", "columns_at", "keep_near_frame", "stacked", "superposed"]
 
@@ -129,7 +129,7 @@ def stacked(parts: Sequence[Columns]) -> Columns:
 
 
 def keep_near_frame(columns: Columns, shape: tuple[int, int], margin: Tensor | float) -> Columns:
-    """Remove columns more than ``margin`` px outside the frame, and shorten the tensors accordingly.
+    """Remove columns more than ``margin`` px outside the image, and shorten the tensors accordingly.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ def along(value: Tensor | float, like: Tensor) -> Tensor:
     return tensor[:, None] if tensor.ndim == 1 else tensor
 
 
-#: Values of padding where an image has fewer columns than others: absent, far outside the frame.
+#: Values of padding where an image has fewer columns than others: absent, far outside the image.
 _PADDING = {"y": -1e6, "x": -1e6, "sigma": 1.0, "present": False}
 #: Names of the tensors of shape ``(n_images, n_columns)``.
 _PER_COLUMN = [f.name for f in fields(Columns) if f.name != "spacing"]

@@ -14,7 +14,7 @@ __all__ = ["poisson_disk_columns"]
 
 #: Rounds of dart throwing (chosen: hardly any gap is large enough for another column afterwards).
 ROUNDS = 10
-#: Coordinate of empty grid squares, px (chosen: far outside any frame, and finite).
+#: Coordinate of empty grid squares, px (chosen: far outside any image, and finite).
 OUTSIDE = -1e4
 
 
@@ -35,7 +35,7 @@ def poisson_disk_columns(
         ``(n_y, n_x)``, px.
     generator : torch.Generator
     margin : float or Tensor of shape (n_images,), optional
-        Distance beyond the frame up to which there are columns, px; None: 2 spacings.
+        Distance beyond the image up to which there are columns, px; None: 2 spacings.
 
     Returns
     -------

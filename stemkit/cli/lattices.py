@@ -65,9 +65,9 @@ def lattice_words(lattice: Lattice) -> str:
     scale = lattice.pixel_size_error if lattice.unit == "nm" else 0.0
     others = f"; the pixel size adds {100 * scale:.2g} % to a and b" if scale else ""
     return (
-        f"a = {a} {lattice.unit}, b = {b} {lattice.unit}, γ = {compact(lattice.angle, lattice.angle_err)}°, "
-        f"{counted(len(lattice.sites), 'site')}, {int((lattice.site >= 0).sum())} of "
-        f"{counted(len(lattice.site), 'column')} (statistical errors{others})"
+        f"a = {a} {lattice.unit}, b = {b} {lattice.unit}, γ = {compact(lattice.angle, lattice.angle_err)}° "
+        f"(statistical errors{others}), {counted(len(lattice.sites), 'site')}, {int((lattice.site >= 0).sum())} of "
+        f"{counted(len(lattice.site), 'column')}"
     )
 
 

@@ -118,7 +118,7 @@ def test_the_lattice_and_its_vacancies(tmp_path, tif, capsys):
     options = ["--no-enhance", "--lattice", "--pixel-size-error", "0.02", "-o", str(tmp_path)]
     assert main(["detect", str(tif), *options]) == 0
     out = capsys.readouterr().out
-    assert "(statistical errors; the pixel size adds 2 % to a and b), 0 vacancies" in out
+    assert "° (statistical errors; the pixel size adds 2 % to a and b), 1 site, " in out
     assert "Lattice(" not in out
     n = len(pd.read_csv(tmp_path / "image_vacancies.csv"))
     assert n == 0  # the crystal is complete

@@ -98,7 +98,7 @@ def test_elements_from_a_cif_file(tmp_path, csv, capsys):
 def test_without_an_analysis_the_lattice_is_printed(tmp_path, csv, capsys):
     assert structure(csv, "-o", tmp_path / "out") == 0
     printed = capsys.readouterr().out
-    assert "2 sites, 161 of 161 columns (statistical errors)" in printed
+    assert "° (statistical errors), 2 sites, 161 of 161 columns\n" in printed
     assert "Lattice(" not in printed
 
 

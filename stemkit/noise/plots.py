@@ -106,7 +106,7 @@ def _rows(ax: Axes, displacement: BeamDisplacement | None, model: NoiseModel, ro
     """Mean displacement of each row of the part of the image that was measured."""
     ax.set(xlabel="displacement along x (px)", ylabel="row")
     part = "" if rows.stop - rows.start == n_rows else f", rows {rows.start} to {rows.stop - 1} of {n_rows}"
-    ax.set_title(f"Displacement: RMS {model.scan.displacement:.2g} px{part}")
+    ax.set_title(f"Displacement: RMS of the model {model.scan.displacement:.2g} px{part}")
     if displacement is None:
         _note(ax, "no columns")
         return

@@ -183,8 +183,8 @@ def _note_misfit(ax: Axes, points: NDArray, fitted: NDArray, weight: NDArray | N
 
 def _legend(ax: Axes, note: str = "") -> None:
     """A legend where it hides the fewest points, with a note on the fit; the note alone if nothing has a label."""
-    labelled = bool(ax.get_legend_handles_labels()[0])
-    legend = ax.legend(fontsize=8, title=note, title_fontsize=8, frameon=labelled)
+    handles, _ = ax.get_legend_handles_labels()
+    legend = ax.legend(handles=handles, fontsize=8, title=note, title_fontsize=8, frameon=bool(handles))
     legend.get_title().set_color(FIT)
 
 

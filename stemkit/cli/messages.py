@@ -56,7 +56,8 @@ def first_use() -> str:
     from stemkit.compilation import cache_folder
 
     folder = cache_folder("stemkit")
-    return "" if folder is None or any(folder.iterdir()) else ", and compiling the fits, only once"
+    # Numba makes empty folders when the functions are imported, and indices when they are compiled
+    return "" if folder is None or any(folder.rglob("*.nbi")) else ", and compiling the fits, only once"
 
 
 def compact(value: float, error: float) -> str:

@@ -273,11 +273,33 @@ def test_counts_are_written_into_their_columns(axes, image):
     columns.attrs["unit"] = "nm"
     plotting.show_counts(image, columns, axes)
     written = {t.get_text(): t.get_position() for t in axes.texts}
+    colors = {t.get_text(): t.get_color() for t in axes.texts}
+    assert (colors["3"], colors["12"]) == ("white", "black")  # on violet and yellow
     assert written["3"] == pytest.approx((20, 20))
     assert written["12"] == pytest.approx((40, 40))
     assert [len(c.get_offsets()) for c in axes.collections] == [1, 1, 1]
     with pytest.raises(ValueError, match="lacks count"):
         plotting.show_counts(image, columns.drop(columns="count"), axes)
+
+
+@pytest.mark.parametrize(("counts", "ticks"), [([1, 1, 1], [1]), ([2, 3, 4], [2, 3, 4])], ids=["one", "three"])
+def test_each_number_of_atoms_has_one_colour_and_a_tick(axes, image, counts, ticks):
+    columns = pd.DataFrame({"y": [0.4, 0.8, 0.8], "x": [0.4, 0.8, 1.2], "fitted": [True, True, False]})
+    columns["count"] = pd.array(counts, dtype="Int64")
+    columns.attrs["unit"] = "nm"
+    plotting.show_counts(image, columns, axes)
+    axes.figure.canvas.draw()
+    (bar,) = (ax for ax in axes.figure.axes if ax is not axes)
+    low, high = bar.get_ylim()
+    assert [float(t) for t in bar.get_yticks() if low <= t <= high] == ticks
+    drawn = np.concatenate([c.get_facecolors() for c in axes.collections if c.get_array() is not None])
+    assert len(np.unique(drawn, axis=0)) == len(set(counts))
+
+
+def test_counts_of_no_column_have_no_colour_bar(axes, image):
+    columns = pd.DataFrame({"y": [0.4], "x": [0.4], "fitted": [False], "count": pd.array([None], dtype="Int64")})
+    plotting.show_counts(image, columns, axes)
+    assert axes.figure.axes == [axes]
 
 
 def test_the_mixture_is_as_high_as_the_histogram(axes):
@@ -371,6 +393,6 @@ def test_rings_are_drawn_with_their_corners_and_counted(axes, image):
     corners = polygons.get_paths()[0].vertices[:-1]
     expected = table[["x", "y"]].to_numpy() / 0.02
     assert sorted(map(tuple, corners.round(6))) == sorted(map(tuple, expected.round(6)))
-    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["6 (1)"]
+    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["1 of size 6"]
     with pytest.raises(ValueError, match="rings must be rings"):
         plotting.show_rings(image, table.iloc[1:], found, axes)

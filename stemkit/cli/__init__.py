@@ -105,7 +105,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog="To begin: stemkit report image.dm4 -o out, and open out/index.html in a browser. stemkit VERB --help "
         "describes the options of a verb.",
     )
-    parser.add_argument("--version", action="version", version=f"stemkit {__version__}")
+    # the short form widens the column of the verbs, too, so that each has one line
+    parser.add_argument("-V", "--version", action="version", version=f"stemkit {__version__}")
     parser.add_argument("--debug", action="store_true", help="print where in the program an error occurred")
     subparsers = parser.add_subparsers(required=True, metavar="VERB", title="verbs")
     for verb in VERBS:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stemkit.cli.figures import non_interactive_pyplot
-from stemkit.cli.messages import with_error
+from stemkit.cli.lattices import lattice_words
 from stemkit.tables import counted, unit_of_table
 
 if TYPE_CHECKING:
@@ -82,10 +82,11 @@ class Analysis:
     run: Callable[[Crystal, argparse.Namespace], Result]
 
 
-def _axes(n: int = 1) -> tuple[Figure, Any]:
+def _axes(n: int = 1, rows: int = 1) -> tuple[Figure, Any]:
     plt = non_interactive_pyplot()
-    figure, axes = plt.subplots(1, n, figsize=(PANEL_SIZE[1] * n, PANEL_SIZE[0]), layout="constrained", squeeze=False)
-    return figure, axes[0]
+    size = (PANEL_SIZE[1] * n / rows, PANEL_SIZE[0] * rows)
+    figure, axes = plt.subplots(rows, n // rows, figsize=size, layout="constrained", squeeze=False)
+    return figure, axes.ravel()
 
 
 def _polarization(crystal: Crystal, arguments: argparse.Namespace) -> Result:
@@ -136,11 +137,12 @@ def _counts(crystal: Crystal, arguments: argparse.Namespace) -> Result:
         show_mixture(columns, counts.components, counts.width, axes[1], by=by)
         return figure
 
-    low, high = columns["count"].min(), columns["count"].max()
     which = "" if label.max() == 0 else " of the brightest sublattice"
     n = int(columns["count"].notna().sum())
-    atoms = f"{low} to {high} atoms" if not n or low < high else f"{counted(int(low), 'atom')} in each"
-    line = f"{counted(n, 'column')}{which}, {atoms}: {counts.verdict}"
+    low, high = columns["count"].min(), columns["count"].max()
+    # with one component, all numbers are that of --first
+    atoms = f", {low} to {high} atoms" if n and low < high else ""
+    line = f"{counted(n, 'column')}{which}{atoms}: {counts.verdict}"
     return Result(columns, line, draw)
 
 
@@ -158,19 +160,12 @@ def _grains(crystal: Crystal, arguments: argparse.Namespace) -> Result:
     none = int((found.labels < 0).sum())
     lines = [
         f"{counted(len(found.grains), 'grain')}, {counted(none, 'column')} in none",
-        *map(_in_words, found.lattices),
+        *(f"lattice {k}: {lattice_words(lattice)}" for k, lattice in enumerate(found.lattices, 1)),
     ]
     for one in found.boundaries.itertuples():
         turn = f", {one.misorientation:.2f} ± {one.misorientation_err:.2f}°" if one.same_phase else ""
         lines.append(f"grains {one.first} and {one.second}: {one.kind}{turn}")
     return Result(found.columns, "\n  ".join(lines), draw)
-
-
-def _in_words(lattice: Lattice) -> str:
-    a, b = (with_error(*one) for one in zip(lattice.lengths, lattice.lengths_err, strict=True))
-    angle = with_error(lattice.angle, lattice.angle_err)
-    n = int((lattice.site >= 0).sum())
-    return f"lattice of {counted(n, 'column')}: a = {a} {lattice.unit}, b = {b} {lattice.unit}, γ = {angle}°"
 
 
 def _rings(crystal: Crystal, arguments: argparse.Namespace) -> Result:
@@ -184,7 +179,7 @@ def _rings(crystal: Crystal, arguments: argparse.Namespace) -> Result:
         show_rings(crystal.image, crystal.table, found, ax)
         return figure
 
-    sizes = ", ".join(f"{n} of {size}" for size, n in found["size"].value_counts().sort_index().items())
+    sizes = ", ".join(f"{n} of size {size}" for size, n in found["size"].value_counts().sort_index().items())
     pairs = counted(len(ring_pairs(found)), "pair")
     line = f"{counted(len(found), 'ring')} ({sizes}), {pairs} of five and seven"
     as_text = {name: [" ".join(map(str, one)) for one in found[name]] for name in ("atoms", "neighbors")}
@@ -256,11 +251,11 @@ def _vacancies(crystal: Crystal, arguments: argparse.Namespace) -> Result:
     if crystal.detector is None:
         sites = missing_sites(crystal.table, crystal.lattice, by=by)
         line = f"{counted(len(sites), 'site')} without a column (--image FILE tests whether they are vacant)"
-        marked = sites
+        marked = sites.assign(kind="missing")
     else:
         rate = arguments.false_discovery_rate
         sites = find_vacancies(crystal.table, crystal.lattice, **crystal.measured, false_discovery_rate=rate, by=by)
-        marked = sites[sites["vacant"]]
+        marked = sites[sites["vacant"]].assign(kind="vacancy")
         line = (
             f"{counted(len(marked), 'vacancy', 'vacancies')} of {counted(len(sites), 'site')} without a column, at a "
             f"false discovery rate of {rate:g}"
@@ -268,7 +263,7 @@ def _vacancies(crystal: Crystal, arguments: argparse.Namespace) -> Result:
 
     def draw() -> Figure:
         figure, (ax,) = _axes()
-        show_defects(crystal.image, _with_unit(marked.assign(kind="vacancy"), crystal), ax)
+        show_defects(crystal.image, _with_unit(marked, crystal), ax)
         return figure
 
     return Result(sites, line, draw)
@@ -296,22 +291,22 @@ def _strain(crystal: Crystal, arguments: argparse.Namespace) -> Result:
     from stemkit.structure import strain
 
     result = strain(crystal.table, crystal.lattice)
-    parts = ["exx", "eyy", "exy", "rotation"]
+    parts = {name: rf"$\varepsilon_{{{name[1:]}}}$" for name in ("exx", "eyy", "exy")} | {"rotation": "rotation"}
     size = (MARKER_DIAMETER * 72 * PANEL_SIZE[1] / np.sqrt(max(len(result), 1))) ** 2
 
     def draw() -> Figure:
-        figure, axes = _axes(4)
-        for ax, part in zip(axes, parts, strict=True):
+        figure, axes = _axes(4, rows=2)
+        for ax, (part, title) in zip(axes, parts.items(), strict=True):
             values = result[part] * (1 if part == "rotation" else 100)
             limit = float(np.nanquantile(np.abs(values), COLOR_QUANTILE)) if values.notna().any() else 1.0
             drawn = ax.scatter(result["x"], result["y"], c=values, cmap="RdBu_r", vmin=-limit, vmax=limit, s=size)
-            ax.set(title=part, aspect="equal", xticks=[], yticks=[])
+            ax.set(title=title, aspect="equal", xticks=[], yticks=[])
             ax.invert_yaxis()
             figure.colorbar(drawn, ax=ax, shrink=0.8, label="degrees" if part == "rotation" else "%")
         return figure
 
     known = result.dropna(subset=["exx"])
-    numbers = ", ".join(f"{part} {100 * known[part].std():.2g} %" for part in parts[:3])
+    numbers = ", ".join(f"{part} {100 * known[part].std():.2g} %" for part in ("exx", "eyy", "exy"))
     line = f"{counted(len(known), 'column')}, standard deviations {numbers}, rotation {known['rotation'].std():.2g}°"
     return Result(result, line, draw)
 

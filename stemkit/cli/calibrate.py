@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from stemkit.cli.batch import Job, for_each_file
 from stemkit.cli.common import add_image_arguments, add_output_arguments, image_endings, load
 from stemkit.cli.figures import add_figure_arguments, figure_suffix, non_interactive_pyplot, save_and_close
+from stemkit.cli.messages import first_use
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -72,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         image = load(job.path, arguments)
         suffix = figure_suffix(arguments)
         figures = job.outputs(*(f"_noise{ending}{suffix}" for ending in image_endings(image))) if suffix else []
-        job.step("measuring the noise")
+        job.step("measuring the noise" + first_use())
         calibrator = NoiseCalibrator().fit(image)
         if arguments.json:
             job.say(json.dumps(_described(job.path, calibrator, image), allow_nan=False))
@@ -128,10 +129,15 @@ def _table(path: Path, calibrator: NoiseCalibrator, image: xr.DataArray) -> str:
 
 
 def _line(key: str, value: float | str, error: float | None, unit: str, meaning: str) -> str:
-    number = value if isinstance(value, str) else f"{value:.4g}"
+    number = value if isinstance(value, str) else _rounded(value, 4)
     known = error is not None and math.isfinite(error) and (isinstance(value, str) or math.isfinite(value))
-    spread = f"± {error:.2g}" if known else ""
+    spread = f"± {_rounded(error, 2)}" if error is not None and known else ""
     return f"  {key:<24}{number:>11} {spread:<10} {unit:<12} {meaning}"
+
+
+def _rounded(value: float, digits: int) -> str:
+    """A number of so many significant digits, up to a million without an exponent."""
+    return f"{float(f'{value:.{digits}g}'):.7g}"
 
 
 def _dose(calibrator: NoiseCalibrator, image: xr.DataArray) -> list[tuple[str, float, float | None]]:

@@ -24,6 +24,7 @@ from stemkit.cli.common import (
 from stemkit.cli.figures import add_figure_arguments, figure_suffix, save_and_close
 from stemkit.cli.lattices import FoundLattices, fit_image_lattices
 from stemkit.cli.merging import MERGED, check_merged, write_merged
+from stemkit.cli.messages import first_use
 from stemkit.cli.parsers import positive
 from stemkit.cli.stacks import detect_stack, stacked_along
 from stemkit.cli.suspicion import column_summary, notes
@@ -242,7 +243,7 @@ def measure(image: xr.DataArray, arguments: argparse.Namespace, job: Job) -> Mea
     # the noise of an enhanced image is that of its recorded pixels, which the detector calibrates
     if "recorded" not in image.coords:
         if "noise" not in image.attrs:
-            job.step("measuring the noise")
+            job.step("measuring the noise" + first_use())
             shown = NoiseCalibrator().fit_transform(image)
         if not arguments.no_enhance:
             job.step("enhancing")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stemkit.cli.batch import Job, for_each_file
 from stemkit.cli.common import add_image_arguments, load
+from stemkit.cli.messages import first_use
 from stemkit.tables import counted
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
         image = load(job.path, arguments)
         properties = _properties(image)
         if arguments.noise:
-            job.step("measuring spacing and noise")
+            job.step("measuring spacing and noise" + first_use())
             properties += [_spacing(image), _noise(image)]
         if "dataset" in image.attrs:
             properties += _datasets(job)
@@ -119,8 +120,8 @@ def _noise(image: xr.DataArray) -> tuple[str, str]:
     streaks = math.hypot(model.scan.amplitude, model.scan.short_amplitude)
     return (
         "noise",
-        f"{model.pointwise.readout:.2%} of the contrast at the background, {at_columns:.2%} at columns, "
-        f"streaks {streaks:.1%}, rows displaced by {model.scan.displacement:.2g} px",
+        f"{100 * model.pointwise.readout:.3g} % of the contrast at the background, {100 * at_columns:.3g} % at "
+        f"columns, streaks {100 * streaks:.2g} %, rows displaced by {model.scan.displacement:.2g} px",
     )
 
 

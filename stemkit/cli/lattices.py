@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stemkit.cli.messages import compact
 from stemkit.tables import counted
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from stemkit import AtomDetector
     from stemkit.structure import Lattice
 
-__all__ = ["FoundLattices", "ImageLattice", "fit_image_lattices"]
+__all__ = ["FoundLattices", "ImageLattice", "fit_image_lattices", "lattice_words"]
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,33 @@ class FoundLattices:
 
         from stemkit.detection.exports import write_columns
 
-        lines = [f"{path}: {self._vacancies()} of {counted(len(self.lattices), 'lattice')}"] if self.lattices else []
-        for found in self.lattices:
-            lines.append(f"  {found.lattice}: {counted(len(found.vacancies), 'vacancy', 'vacancies')}")
+        lines = [f"{path}: {_n_vacancies(sum(len(found.vacancies) for found in self.lattices))}"][: len(self.lattices)]
+        n_images = 1 + max((found.image for found in self.lattices), default=0)
+        for image in range(n_images):
+            for number, found in enumerate(self.of_image(image), 1):
+                where = f"image {image}, lattice {number}" if n_images > 1 else f"lattice {number}"
+                lines.append(f"  {where}: {lattice_words(found.lattice)}, {_n_vacancies(len(found.vacancies))}")
         written = "" if self.lattices else f", and {path.name} was not written"
         lines += [f"  note: no lattice was fitted{written}: {reason}" for reason in self.reasons]
         if self.lattices:
             write_columns(pd.concat([found.vacancies for found in self.lattices]), path, overwrite=True, unit=unit)
         return "\n".join(lines)
 
-    def _vacancies(self) -> str:
-        return counted(sum(len(found.vacancies) for found in self.lattices), "vacancy", "vacancies")
+
+def lattice_words(lattice: Lattice) -> str:
+    """The cell of a lattice with its statistical errors, its sites and its columns."""
+    a, b = (compact(*one) for one in zip(lattice.lengths, lattice.lengths_err, strict=True))
+    scale = lattice.pixel_size_error if lattice.unit == "nm" else 0.0
+    others = f"; the pixel size adds {100 * scale:.2g} % to a and b" if scale else ""
+    return (
+        f"a = {a} {lattice.unit}, b = {b} {lattice.unit}, γ = {compact(lattice.angle, lattice.angle_err)}° "
+        f"(statistical errors{others}), {counted(len(lattice.sites), 'site')}, {int((lattice.site >= 0).sum())} of "
+        f"{counted(len(lattice.site), 'column')}"
+    )
+
+
+def _n_vacancies(n: int) -> str:
+    return counted(n, "vacancy", "vacancies")
 
 
 def fit_image_lattices(
@@ -89,6 +106,6 @@ def _without_lattice(columns: pd.DataFrame) -> str:
     from stemkit.structure import fit_lattice
 
     try:
-        return f"{fit_lattice(columns)} contains too few columns"
+        return f"the lattice of {lattice_words(fit_lattice(columns))} contains too few columns"
     except ValueError as error:
         return str(error)

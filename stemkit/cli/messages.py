@@ -6,7 +6,7 @@ import math
 import re
 from pathlib import Path
 
-__all__ = ["about", "error_line", "first_use", "with_error", "with_option_names"]
+__all__ = ["about", "compact", "error_line", "first_use", "with_error", "with_option_names"]
 
 #: Parameters of functions whose command-line options have the same name; not those in the parentheses of a call.
 _PARAMETERS = re.compile(
@@ -56,7 +56,24 @@ def first_use() -> str:
     from stemkit.compilation import cache_folder
 
     folder = cache_folder("stemkit")
-    return "" if folder is None or any(folder.iterdir()) else ", and compiling the fits, only once"
+    # Numba makes empty folders when the functions are imported, and indices when they are compiled
+    return "" if folder is None or any(folder.rglob("*.nbi")) else ", and compiling the fits, only once"
+
+
+def compact(value: float, error: float) -> str:
+    """A value with its error in units of the last digit, 0.3905(2), as crystallographers write it.
+
+    The error has two digits up to 19, else one (rule of the International Union of Crystallography).
+    """
+    if not (math.isfinite(error) and error > 0):
+        return f"{value:.5g}"
+    exponent = math.floor(math.log10(error))
+    leading = round(error * 10.0 ** (1 - exponent))  # 10 to 100
+    decimals = 1 - exponent if leading <= 19 else -exponent
+    digits = round(error * 10.0**decimals)
+    if decimals >= 0:
+        return f"{value:.{decimals}f}({digits})"
+    return f"{round(value, decimals):.0f}({digits * 10**-decimals})"
 
 
 def with_error(value: float, error: float) -> str:

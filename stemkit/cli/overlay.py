@@ -200,7 +200,9 @@ def _draw_legend(figure: Figure, ax: Axes) -> None:
     for handle in shown:
         handle.set_sizes([LEGEND_SIZE**2])
         handle.set_linewidths([1.4])
-    figure.legend(shown, labels, loc="outside lower center", ncols=4, facecolor="0.3", labelcolor="white")
+    place: dict[str, Any] = {"loc": "outside lower center", "ncols": 4, "facecolor": "0.3", "labelcolor": "white"}
+    legend = figure.legend(shown, labels, title="each column by its most serious flag", **place)
+    legend.get_title().set_color("white")
 
 
 def _symbol_size(table: pd.DataFrame, part: Part) -> float:

@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         for i, path in enumerate(figure_paths):
             before, after = (image, straight) if image.ndim == 2 else (image[i], straight[i])
             _save_figure(before, after, aligner.shifts_[i], path)
-        job.say(f"{target}: rows were displaced by {_length(rms, image)} (RMS)")
+        job.say(f"{target}: rows were moved by {_length(rms, image)} (RMS)")
 
     def skipped(job: Job, targets: list[Path]) -> None:
         job.say_finished(targets[:1])

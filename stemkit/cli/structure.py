@@ -14,6 +14,7 @@ from stemkit.cli.common import (
     add_pixel_size_error_argument,
 )
 from stemkit.cli.figures import FORMATS, save_and_close
+from stemkit.cli.lattices import lattice_words
 from stemkit.cli.parsers import at_least, number, positive, three_integers, two_integers
 from stemkit.tables import counted, unit_of_table
 
@@ -92,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         endings = [f"_{a.name}{suffix}" for a in chosen for suffix in (".csv", f".{arguments.figure_format}")]
         targets = job.outputs(*endings)
         crystal = _read(job)
-        job.say(f"{job.path}: {crystal.lattice}")
+        job.say(f"{job.path}: {lattice_words(crystal.lattice)}")
         failed = []
         for k, analysis in enumerate(chosen):
             job.step(analysis.step)

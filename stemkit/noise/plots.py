@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,8 @@ __all__ = ["plot_calibration"]
 POINTS = "#31688e"
 #: Color of the fitted curves (chosen).
 FIT = "#e8543f"
+#: Characters of a line of a title, which is as wide as a panel (chosen).
+TITLE_LENGTH = 50
 #: Bins of the spectra (chosen).
 N_BINS = 24
 #: RMS distance of the points from the fit, as a fraction of the largest point, from which it is stated (chosen).
@@ -47,7 +50,7 @@ def plot_calibration(model: NoiseModel, diagnostics: dict[str, Any]) -> Figure:
     _spectrum(axes[1, 2], diagnostics["displacement_y"], model, "y")
     for ax in axes.flat:
         ax.spines[["top", "right"]].set_visible(False)
-        ax.title.set_fontsize(10)
+        ax.set_title(fill(ax.get_title(), TITLE_LENGTH), fontsize=10)
     return figure
 
 
@@ -59,7 +62,7 @@ def _variance(ax: Axes, components: NoiseComponents, model: NoiseModel) -> None:
     ax.plot(signal, components.variance, "o", color=POINTS, ms=4)
     s = np.linspace(min(0.0, signal.min(initial=0.0)), max(1.0, signal.max(initial=1.0)), 50)
     ax.plot(s, components.pointwise_variance(s), color=FIT)
-    _note_misfit(ax, (0.03, 0.95), components.variance, components.pointwise_variance(signal), components.count)
+    _note_misfit(ax, components.variance, components.pointwise_variance(signal), components.count)
     kind = "counted" if model.pointwise.kind == "poisson" else f"shape {model.pointwise.shape:.2f}"
     ax.set(xlabel="signal (contrast)", ylabel="variance (contrast²)")
     ax.set_title(f"Pointwise: readout {components.readout:.3g}, gain {components.gain:.2g}, {kind}")
@@ -71,7 +74,7 @@ def _covariance_along_row(ax: Axes, components: NoiseComponents, model: NoiseMod
     shown, scan = components.lag > 0, model.scan
     ax.plot(components.lag[shown], components.covariance[shown], "o", color=POINTS, ms=4)
     ax.plot(components.lag[shown], components.fitted[shown], color=FIT)
-    _note_misfit(ax, (0.97, 0.95), components.covariance[shown], components.fitted[shown])
+    _note_misfit(ax, components.covariance[shown], components.fitted[shown])
     if shown.any():
         ax.axhline(0, color="0.7", lw=0.8)
         ax.set_xscale("log")
@@ -86,7 +89,7 @@ def _background(ax: Axes, statistics: BackgroundStatistics, model: NoiseModel) -
     ax.plot(statistics.distance, statistics.covariance, ".", color=POINTS, ms=3)
     if len(statistics.fitted):
         ax.plot(statistics.distance, statistics.fitted, color=FIT)
-        _note_misfit(ax, (0.97, 0.95), statistics.covariance, statistics.fitted)
+        _note_misfit(ax, statistics.covariance, statistics.fitted)
     elif not np.any(statistics.covariance):
         _note(ax, "no noise" if len(statistics.covariance) else "not measured: no columns, or few pixels between them")
     ax.axhline(0, color="0.7", lw=0.8)
@@ -103,7 +106,7 @@ def _rows(ax: Axes, displacement: BeamDisplacement | None, model: NoiseModel, ro
     """Mean displacement of each row of the part of the image that was measured."""
     ax.set(xlabel="displacement along x (px)", ylabel="row")
     part = "" if rows.stop - rows.start == n_rows else f", rows {rows.start} to {rows.stop - 1} of {n_rows}"
-    ax.set_title(f"Displacement: RMS {model.scan.displacement:.2g} px{part}")
+    ax.set_title(f"Displacement: RMS of the model {model.scan.displacement:.2g} px{part}")
     if displacement is None:
         _note(ax, "no columns")
         return
@@ -146,17 +149,15 @@ def _spectrum(ax: Axes, displacement: BeamDisplacement | None, model: NoiseModel
         alias = abs(frequency - round(frequency))
         is_hum[np.searchsorted(spectrum.frequency[edges], alias, side="right") - 1] = True
         ax.axvline(alias, color=FIT, lw=0.8, ls=":", label=f"hum, once in {model.scan.hum_period:.3g} rows")
-    ax.legend(fontsize=8)
     # single ordinates may be close to 0
     ax.set_ylim(bottom=0.1 * float(np.min(np.r_[noise[first > 0 :], power[np.isfinite(fitted)]])))
     compared = np.isfinite(fitted) & ~is_hum
     deviation = (power / fitted - 1)[compared] / np.sqrt(2 / count[compared])
+    rms = float(np.sqrt((deviation**2).mean()))
     if parts.rejected:
-        _note_fit(
-            ax, (0.03, 0.03), "columns of a row do not share the drift\nor hum of this spectrum: it is the specimen's"
-        )
-    elif (rms := float(np.sqrt((deviation**2).mean()))) > MISFIT_OF_SPECTRUM:
-        _note_fit(ax, (0.03, 0.03), f"RMS distance from the model: {rms:.1f} standard deviations")
+        _legend(ax, "columns of a row do not share the drift\nor hum of this spectrum: it is the specimen's")
+    else:
+        _legend(ax, f"RMS distance from the model: {rms:.1f} standard deviations" * (rms > MISFIT_OF_SPECTRUM))
 
 
 def _spectrum_title(model: NoiseModel, axis: str) -> str:
@@ -170,22 +171,21 @@ def _spectrum_title(model: NoiseModel, axis: str) -> str:
 # --- notes -------------------------------------------------------------------------------------------------------
 
 
-def _note_misfit(
-    ax: Axes, corner: tuple[float, float], points: NDArray, fitted: NDArray, weight: NDArray | None = None
-) -> None:
+def _note_misfit(ax: Axes, points: NDArray, fitted: NDArray, weight: NDArray | None = None) -> None:
     """State the RMS distance of the points from the fit where it is large; without noise, say so."""
     if not np.any(points):
         _note(ax, "no noise")
         return
     rms = math.sqrt(float(np.average((points - fitted) ** 2, weights=weight)))
     if rms > MISFIT * float(np.abs(points).max()):
-        _note_fit(ax, corner, f"RMS distance from the fit: {rms:.2g} contrast²")
+        _legend(ax, f"RMS distance from the fit: {rms:.2g} contrast²")
 
 
-def _note_fit(ax: Axes, corner: tuple[float, float], text: str) -> None:
-    """A note on the fit in a corner of the panel, in fractions of its sides."""
-    ha, va = ("left" if corner[0] < 0.5 else "right"), ("bottom" if corner[1] < 0.5 else "top")
-    ax.text(*corner, text, ha=ha, va=va, transform=ax.transAxes, color=FIT, fontsize=8)
+def _legend(ax: Axes, note: str = "") -> None:
+    """A legend where it hides the fewest points, with a note on the fit; the note alone if nothing has a label."""
+    handles, _ = ax.get_legend_handles_labels()
+    legend = ax.legend(handles=handles, fontsize=8, title=note, title_fontsize=8, frameon=bool(handles))
+    legend.get_title().set_color(FIT)
 
 
 def _note(ax: Axes, text: str) -> None:

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = ["show_counts", "show_mixture"]
 
+#: Colours of the numbers of atoms (chosen).
+COUNT_COLORS = "viridis"
+#: Weights of red, green and blue in the brightness of a colour (ITU-R BT.601).
+LUMINANCE = np.array([0.299, 0.587, 0.114])
+#: Brightness below which numbers are white (chosen).
+DARK = 0.5
 #: Bins of the histogram per standard deviation of a component (chosen).
 BINS_PER_WIDTH = 2.0
 #: Largest number of bins (chosen).
@@ -57,7 +63,9 @@ def show_counts(
     ValueError
         If ``image`` is a stack, or ``columns`` lacks counts.
     """
+    import matplotlib as mpl
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     check_columns("columns", columns, ("y", "x", "count", "fitted"), "count_atoms(table).columns")
     ax = show_image(image, ax, title)
@@ -66,12 +74,12 @@ def show_counts(
     (y, x), size = positions.T, marker_size(ax, positions)
     known, fitted = columns["count"].notna().to_numpy(), columns["fitted"].to_numpy(dtype=bool)
     counts = columns["count"].to_numpy(dtype=np.float64, na_value=np.nan)
-    limits = (np.nanmin(counts), np.nanmax(counts)) if known.any() else (0, 1)
+    low, high = (int(np.nanmin(counts)), int(np.nanmax(counts))) if known.any() else (0, 0)
     style: dict[str, Any] = {
         "s": 1.8 * size,
-        "cmap": "viridis",
-        "vmin": limits[0],
-        "vmax": limits[1],
+        "cmap": mpl.colormaps[COUNT_COLORS].resampled(high - low + 1),
+        "vmin": low - 0.5,  # each number has one colour, its own in the middle
+        "vmax": high + 0.5,
         "edgecolors": "white",
     }
     drawn = ax.scatter(x[known & fitted], y[known & fitted], c=counts[known & fitted], linewidths=0.5, **style)
@@ -79,8 +87,11 @@ def show_counts(
     ax.scatter(x[rest], y[rest], c=counts[rest], linewidths=0.8, linestyles="dashed", **style)
     ax.scatter(x[~known], y[~known], s=size / 3, c="white", marker="x", linewidths=0.8)
     if numbers:
-        _write_numbers(ax, x[known], y[known], counts[known], size)
-    plt.colorbar(drawn, ax=ax, fraction=0.046, pad=0.03, label="atoms")
+        _write_numbers(ax, x[known], y[known], counts[known], drawn.to_rgba(counts[known]), size)
+    if known.any():
+        plt.colorbar(
+            drawn, ax=ax, fraction=0.046, pad=0.03, label="atoms", ticks=MaxNLocator(integer=True, min_n_ticks=1)
+        )
     limit_to_image(ax, one.shape)
     return ax
 
@@ -145,9 +156,9 @@ def _densities(points: NDArray, components: pd.DataFrame, width: float) -> NDArr
     return components["weight"].to_numpy() * np.exp(-0.5 * z**2) / (np.sqrt(2 * np.pi) * width)
 
 
-def _write_numbers(ax: Axes, x: NDArray, y: NDArray, counts: NDArray, size: float) -> None:
-    middle = (np.nanmin(counts) + np.nanmax(counts)) / 2 if len(counts) else 0.0
+def _write_numbers(ax: Axes, x: NDArray, y: NDArray, counts: NDArray, below: NDArray, size: float) -> None:
+    """Numbers in white on dark and in black on bright colours ``below``, (n, 4)."""
     font = float(np.clip(0.75 * np.sqrt(size), 3, 14))
-    for at_x, at_y, count in zip(x, y, counts, strict=True):
-        color = "white" if count < middle else "black"
+    dark = below[:, :3] @ LUMINANCE < DARK
+    for at_x, at_y, count, color in zip(x, y, counts, np.where(dark, "white", "black"), strict=True):
         ax.text(at_x, at_y, f"{count:.0f}", ha="center", va="center", fontsize=font, color=color, clip_on=True)

@@ -69,7 +69,7 @@ def show_rings(
     for size, same in rings.groupby(rings["size"].clip(upper=max(RING_COLORS) + 1)):
         color = RING_COLORS.get(int(size))
         opacity = FREQUENT_RING_OPACITY if size == usual else RING_OPACITY
-        name = f"{size} ({len(same)})" if color else f"{same['size'].min()} to {same['size'].max()} ({len(same)})"
+        name = f"{len(same)} of size {size}" if color else f"{len(same)} of size {_range(same['size'])}"
         drawn = PolyCollection(
             [at[table.index.get_indexer(list(atoms))] for atoms in same["atoms"]],
             facecolors=to_rgba(color, opacity) if color else "none",
@@ -84,3 +84,8 @@ def show_rings(
         )
     limit_to_image(ax, one.shape)
     return ax
+
+
+def _range(sizes: pd.Series) -> str:
+    low, high = sizes.min(), sizes.max()
+    return f"{low}" if low == high else f"{low} to {high}"

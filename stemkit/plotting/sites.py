@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["show_defects", "show_detection_limit", "show_names"]
 
-#: Colour, marker and words of each kind of defect (Okabe and Ito 2008, for the common colour vision deficiencies).
+#: Colour, marker and words of each kind of defect, and of sites that were not tested (Okabe and Ito 2008, for the
+#: common colour vision deficiencies).
 DEFECTS = {
     "vacancy": ("#d55e00", "s", "vacancy", "vacancies"),
+    "missing": ("#d55e00", "s", "site without a column", "sites without a column"),
     "weak": ("#e69f00", "v", "weak column", "weak columns"),
     "strong": ("#56b4e9", "^", "strong column", "strong columns"),
     "interstitial": ("#cc79a7", "D", "interstitial", "interstitials"),
@@ -95,7 +97,7 @@ def show_defects(image: Images, defects: pd.DataFrame, ax: Axes | None = None, t
     image : DataArray or ndarray of shape (n_y, n_x)
         As for :func:`show_columns`.
     defects : DataFrame
-        ``point_defects(table, lattice).defects``.
+        ``point_defects(table, lattice).defects``; the kind may also be "missing", of a site that was not tested.
     ax : matplotlib Axes, optional
     title : str, optional
 

@@ -253,6 +253,7 @@ def _trust(assessment: Assessment) -> dict[str, Any]:
     from stemkit.plotting import show_assessment
 
     figure = show_assessment(assessment)
+    figure.suptitle("")  # the section begins with this sentence
     try:
         uri = figure_uri(figure)
     finally:

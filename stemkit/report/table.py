@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import pandas as pd
@@ -26,15 +27,16 @@ from stemkit.plotting.flags import FLAG_WORDS
 
 __all__ = ["ColumnFilter", "column_filter", "column_table"]
 
-#: Titles and number formats of the columns of the table, in their order; ``{unit}`` is that of positions.
+#: Titles and number formats of the columns of the table, in their order; ``{unit}`` is that of positions, and
+#: ``{amplitude}`` has the decimals of the errors.
 SHOWN = {
     "number": ("column", "0"),
     "y": ("y ({unit})", "0.0000"),
     "x": ("x ({unit})", "0.0000"),
     "y_err": ("y error", "0.0000"),
     "x_err": ("x error", "0.0000"),
-    "amplitude": ("amplitude", "0.000a"),
-    "amplitude_err": ("error", "0.000a"),
+    "amplitude": ("amplitude", "{amplitude}"),
+    "amplitude_err": ("error", "{amplitude}"),
     "sigma": ("sigma ({unit})", "0.0000"),
     "snr": ("signal to noise", "0.0"),
     "q_value": ("q-value", "0.000"),
@@ -63,7 +65,7 @@ FILTER = """
 const {flags, good, snr} = source.data, choice = chosen.value, kept = [];
 for (let i = 0; i < flags.length; i++) {
     const matches = choice === every || (choice === only_good ? good[i] : choice === flagged ? flags[i] !== "" :
-        flags[i].split(" | ").includes(names[choice]));
+        flags[i].split(", ").includes(choice));
     if (matches && !(snr[i] < least.value)) kept.push(i);
 }
 return kept;
@@ -95,14 +97,12 @@ class ColumnFilter:
 
 def column_filter() -> ColumnFilter:
     """Make the filter of the columns; :func:`column_table` connects it to their source."""
-    names = {words: name.replace("_", " ").lower() for name, words in FLAG_WORDS.items()}
-    chosen = Select(title="show", value=EVERY, options=[EVERY, GOOD, FLAGGED, *names], width=240)
+    chosen = Select(title="show", value=EVERY, options=[EVERY, GOOD, FLAGGED, *FLAG_WORDS.values()], width=240)
     least = Spinner(title="least signal to noise", low=0, value=0, step=1, width=160)
     chosen.stylesheets = least.stylesheets = [InlineStyleSheet(css=COLORS)]
     arguments = {
         "chosen": chosen,
         "least": least,
-        "names": names,
         "every": EVERY,
         "only_good": GOOD,
         "flagged": FLAGGED,
@@ -128,12 +128,17 @@ def column_table(
     """
     source.data["good"] = table.index.isin(good_columns(table).index) if len(table) else []
     view = CDSView(filter=selection.filter)
+    amplitude = _format(table["amplitude_err"]) if "amplitude_err" in table else "0.000a"
     shown = [
         TableColumn(
             field=field,
             title=title.format(unit=unit),
-            width=170 if field == "flags" else 90,
-            **({"formatter": NumberFormatter(format=form, text_align="right")} if form else {}),
+            width=240 if field == "flags" else 85,
+            **(
+                {"formatter": NumberFormatter(format=form.format(amplitude=amplitude), text_align="right")}
+                if form
+                else {}
+            ),
         )
         for field, (title, form) in SHOWN.items()
         if field in source.data
@@ -159,3 +164,10 @@ def column_table(
         drawn,
         sizing_mode="stretch_width",
     )
+
+
+def _format(errors: pd.Series) -> str:
+    """Number format with the decimals in which the median error has two significant digits."""
+    middle = float(errors.median())
+    decimals = max(0, 1 - math.floor(math.log10(middle))) if middle > 0 and math.isfinite(middle) else 3
+    return "0." + "0" * decimals if decimals else "0"

@@ -227,8 +227,13 @@ def _drawn_columns(columns: pd.DataFrame, image: xr.DataArray) -> dict[str, NDAr
         "number": np.arange(len(columns)),
         "y": columns["y_px"].to_numpy() * height,
         "x": columns["x_px"].to_numpy() * width,
-        "flags": [Quality.describe(flags).replace("_", " ").lower() for flags in columns["quality"]],
+        "flags": [_in_words(int(flags)) for flags in columns["quality"]],
     }
+
+
+def _in_words(quality: int) -> str:
+    """The flags of a column, as the legend and the table's filter name them."""
+    return ", ".join(words for name, words in FLAG_WORDS.items() if quality & Quality[name])
 
 
 def _draw_columns(

@@ -119,11 +119,11 @@ def test_the_lattice_and_its_vacancies(tmp_path, tif, capsys):
     options = ["--no-enhance", "--lattice", "--pixel-size-error", "0.02", "-o", str(tmp_path)]
     assert main(["detect", str(tif), *options]) == 0
     out = capsys.readouterr().out
-    assert "Lattice(a=0.1" in out
-    assert "statistical errors, and 2 % of both lengths from the pixel size" in out
+    assert "° (statistical errors; the pixel size adds 2 % to a and b), 1 site, " in out
+    assert "Lattice(" not in out
     n = len(pd.read_csv(tmp_path / "image_vacancies.csv"))
     assert n == 0  # the crystal is complete
-    assert f"image_vacancies.csv: {n} {'vacancy' if n == 1 else 'vacancies'} of 1 lattice" in out
+    assert "image_vacancies.csv: 0 vacancies\n  lattice 1: a = 0.1" in out
 
 
 def test_columns_without_a_lattice_are_written_with_a_note(tmp_path, capsys):

@@ -53,7 +53,7 @@ def test_spacing_and_noise_on_request(tif, capsys):
     found = info(capsys, tif, "--noise")
     px, nm = map(float, re.match(r"([\d.]+) px, ([\d.]+) nm", found["spacing"]).groups())
     assert (px, nm) == (pytest.approx(14, rel=0.02), pytest.approx(0.14, rel=0.02))
-    background = float(re.match(r"([\d.]+)% of the contrast at the background", found["noise"])[1])
+    background = float(re.match(r"([\d.]+) % of the contrast at the background", found["noise"])[1])
     assert background == pytest.approx(10, rel=0.2)  # readout noise of 0.1
 
 

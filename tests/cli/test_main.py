@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import stemkit
-from stemkit.cli import main
-from stemkit.cli.messages import error_line, first_use, with_error, with_option_names
+from stemkit.cli import VERBS, main
+from stemkit.cli.messages import compact, error_line, first_use, with_error, with_option_names
 from stemkit.tables import counted
 
 #: A line that announces a step.
@@ -185,6 +185,31 @@ class TestArguments:
         assert not (tmp_path / "image_enhanced.tif").exists()
 
 
+def test_each_verb_has_one_line_in_the_help(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    lines = capsys.readouterr().out.split("VERB\n")[1].split("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in lines] == [verb.__name__.split(".")[-1] for verb in VERBS]
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (0.390512, 0.00021, "0.3905(2)"),
+        (0.390512, 0.000196, "0.3905(2)"),
+        (0.390512, 0.00019, "0.39051(19)"),
+        (89.5641, 0.0102, "89.564(10)"),
+        (0.3801, 0.00996, "0.380(10)"),
+        (176.4, 12.3, "176(12)"),
+        (17643.0, 260.0, "17600(300)"),
+        (90.0, 0.0, "90"),
+        (0.3905, float("nan"), "0.3905"),
+    ],
+)
+def test_errors_in_parentheses(value, error, text):
+    assert compact(value, error) == text
+
+
 @pytest.mark.parametrize(
     ("value", "error", "text"),
     [(0.292683, 2.04e-5, "0.292683 ± 0.000020"), (90.2854, 0.0994, "90.285 ± 0.099"), (123.4, 17.0, "123 ± 17")],
@@ -195,8 +220,9 @@ def test_values_have_the_decimals_of_their_errors(value, error, text):
 
 def test_the_first_use_says_that_it_compiles(tmp_path, monkeypatch):
     monkeypatch.setattr("stemkit.compilation.cache_folder", lambda package: tmp_path)
+    (tmp_path / "compiled").mkdir()  # by the import of the functions
     assert "compiling the fits" in first_use()
-    (tmp_path / "fit.nbi").touch()
+    (tmp_path / "compiled" / "fit.nbi").touch()
     assert first_use() == ""
 
 

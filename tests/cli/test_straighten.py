@@ -21,7 +21,7 @@ def test_brings_rows_back_and_says_how_far_they_were_off(tmp_path, torn, scene, 
     assert after < before / 2
     assert straight.stem.pixel_size == pytest.approx(0.01, rel=1e-6)
     (line,) = capsys.readouterr().out.splitlines()
-    px, pm = re.search(r"displaced by ([\d.]+) px, ([\d.]+) pm", line).groups()
+    px, pm = re.search(r"moved by ([\d.]+) px, ([\d.]+) pm", line).groups()
     # RMS of 96 displacements, and what the lattice leaves open
     assert float(px) == pytest.approx(0.8, rel=0.3)
     assert float(pm) == pytest.approx(10 * float(px), rel=0.01)

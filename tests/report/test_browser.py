@@ -9,6 +9,7 @@ import pytest
 
 import stemkit
 from stemkit import AtomDetector
+from stemkit.detection import Quality
 
 pytest.importorskip("selenium")
 write_report = pytest.importorskip("stemkit.report").write_report
@@ -125,6 +126,20 @@ def test_the_filter_and_the_download(browser, columns):
     assert len(table) == len(good)
     assert np.allclose(table["y"], good["y"], atol=1e-6)
     assert np.allclose(table["x_err"], good["x_err"], rtol=1e-5)
+    assert table["flags"].isna().all()
+
+
+def test_a_flag_has_the_same_words_in_legend_filter_and_table(browser, columns):
+    bordering = int((columns["quality"] & Quality.EDGE > 0).sum())
+    assert 0 < bordering < len(columns)
+    legend = browser.execute_script(f"{PAGE} {FIND} return find('Legend').items.map(item => item.label.value)")
+    assert any(label.startswith("near the border (") for label in legend)
+    browser.execute_script(f"{PAGE} {FIND} find('Select').value = 'near the border'")
+    rows = f"{INSIDE} return [...within('slick-row')].map(row => row.textContent)"
+    until(lambda: all("near the border" in row for row in browser.execute_script(rows)))
+    kept = f"{PAGE} {FIND} const t = find('DataTable'); return [...t.view.filter.compute_indices(t.source)].length"
+    assert browser.execute_script(kept) == bordering
+    browser.execute_script(f"{PAGE} {FIND} find('Select').value = 'all columns'")
 
 
 def test_a_click_on_a_title_sorts(browser):

@@ -22,6 +22,7 @@ from stemkit.report import Section, write_index, write_report
 from stemkit.report.charts import _extent, _maxima, _power
 from stemkit.report.encoding import gray_levels, picture
 from stemkit.report.noise_words import noise_sentences
+from stemkit.report.table import _format
 
 SPACING, PIXEL = 12.0, 0.02
 
@@ -233,3 +234,8 @@ def test_noise_in_words():
     assert "0.5 px (5 pm) along x" in text
     assert "period of 7 rows" in text
     assert "no displacement" in " ".join(noise_sentences(NoiseModel()))
+
+
+@pytest.mark.parametrize(("error", "form"), [(138.0, "0"), (1.2, "0.0"), (0.03, "0.000"), (np.nan, "0.000")])
+def test_amplitudes_have_the_decimals_of_their_errors(error, form):
+    assert _format(pd.Series([error, error, error])) == form

@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=500, help="number of small images or files in one process")
     parser.add_argument("--kills", type=int, default=10, help="number of kills of a command")
     parser.add_argument("--csv", type=Path, metavar="FOLDER", help="write the tables to this folder")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave large images and their results here")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case:
@@ -75,8 +76,9 @@ def series(arguments: argparse.Namespace) -> list[dict]:
 
 
 def large(arguments: argparse.Namespace) -> list[dict]:
-    """One image, enhanced by the command."""
-    return [measured("one_image", step="command", size=size) for size in arguments.sizes]
+    """One image with faulty pixels, enhanced by the command; its result is read again and checked."""
+    keep = None if arguments.keep is None else str(arguments.keep)
+    return [measured("large_image", size=size, keep=keep) for size in arguments.sizes]
 
 
 def in_memory(arguments: argparse.Namespace) -> list[dict]:
@@ -251,8 +253,6 @@ def _command_by_image(path: Path, out: Path):  # type: ignore[no-untyped-def]
 def one_image(step: str, size: int) -> dict:
     import stemkit
 
-    if step == "command":
-        return {"step": step, "px": size, **_one_image_by_command(size)}
     image = stemkit.calibrated(_image(size, 0), pixel_size=0.01).assign_attrs(mode="haadf")
     _warm_up(256)
     if step == "enhance":
@@ -272,19 +272,63 @@ def one_image(step: str, size: int) -> dict:
     }
 
 
-def _one_image_by_command(size: int) -> dict:
+def large_image(size: int, keep: str | None = None) -> dict:
     """Reading, enhancement and writing; the memory of the image itself is subtracted."""
     import stemkit
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(keep or temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         image = stemkit.calibrated(_image(size, 0), pixel_size=0.01).assign_attrs(mode="haadf")
-        path, pixels = stemkit.write(image, Path(folder) / "image.zarr"), image.nbytes
+        places = np.random.default_rng(1).integers(0, image.size, max(1, image.size // 10**6))
+        image.values.flat[places] = 1e5
+        path, pixels = stemkit.write(image, folder / f"image_{size}.zarr", overwrite=True), image.nbytes
         del image
         _warm_up(256)
+        out = folder / f"enhanced_{size}.zarr"
         with _Measured() as found:
-            _command(path, Path(folder) / "out.zarr")
-    found.peak -= pixels
-    return found.row(size**2)
+            _command(path, out, "--overwrite")
+        found.peak -= pixels
+        row = {"px": size, "faulty": len(places), **found.row(size**2)}
+        print(row, file=sys.stderr, flush=True)
+        return row | _checked(path, out)
+
+
+def _checked(path: Path, out: Path) -> dict:
+    """Of a result that is read again: its pixel size, and the difference of a tile from that of the network alone."""
+    import torch
+
+    import stemkit
+    from stemkit.denoising.inference import _maps_of, for_inference, tile_slices
+    from stemkit.denoising.units import from_network, network_units, to_network
+    from stemkit.images.pixel_size import mean_pixel_size
+    from stemkit.pixels import FilledImage
+
+    result, image = stemkit.read(out, lazy=True), FilledImage.of(stemkit.read(path).values)
+    denoiser = stemkit.SFINDenoiser().fit(np.eye(64))
+    info, network = denoiser.info_, for_inference(denoiser.net_, torch.device("cpu"))
+    units = network_units(image, info)
+    tiles = tile_slices(image.shape[0], denoiser.tile_size, info.multiple)
+    middle = len(tiles) // 2
+    tile = tiles[middle]
+    # the part of the tile that no other tile contributes to
+    first = tiles[middle - 1].stop if middle > 0 else 0
+    last = tiles[middle + 1].start if middle + 1 < len(tiles) else tile.stop
+    own, alone = slice(first, last), slice(first - tile.start, last - tile.start)
+
+    def to_input(part: np.ndarray) -> np.ndarray:
+        return to_network(part.astype(np.float64), "enhance", 1, *units)
+
+    raw = _maps_of(network, image, to_input, (tile, tile), info.multiple, network.device)
+    expected = from_network(raw[info.outputs.index("enhance")].numpy()[alone, alone], "enhance", 1, *units)
+    parts = [result[start : start + 1024].values for start in range(0, len(result), 1024)]
+    low, high = min(float(part.min()) for part in parts), max(float(part.max()) for part in parts)
+    written = np.concatenate(parts)[own, own]
+    return {
+        "pixel size nm": round(mean_pixel_size(result), 6),
+        "not finite": sum(int((~np.isfinite(part)).sum()) for part in parts),
+        "difference / range": float(f"{np.abs(written - expected).max() / (high - low):.1e}"),
+    }
 
 
 def many_images(n: int, size: int) -> dict:
@@ -299,7 +343,7 @@ def many_images(n: int, size: int) -> dict:
     return {"rows": rows}
 
 
-CASES = {f.__name__: f for f in (enhance_stack, of_series, rates, one_image, many_images)}
+CASES = {f.__name__: f for f in (enhance_stack, of_series, rates, one_image, large_image, many_images)}
 
 
 # --- measurement -------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from stemkit.images.intensities import NORMALIZATION_QUANTILES
 from stemkit.images.pixel_size import with_pixel_sizes
 from stemkit.parabola import parabola_vertex
 from stemkit.parameters import check_positive
-from stemkit.pixels import FilledImage
+from stemkit.pixels.filled_image import FilledImage
 
 __all__ = ["Periodicity", "calibrated", "central_crop", "find_periodicity"]
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from strategies import crystal, gaussians, lattice_positions, noise_models, seeds
 
 from stemkit import NoiseModel, PointwiseNoise
-from stemkit.pixels import FilledImage, fault_search, faulty_pixels, filled, find_pixel_faults
+from stemkit.pixels import fault_search, faulty_pixels, filled, find_pixel_faults
+from stemkit.pixels.filled_image import FilledImage
 
 SHAPE = (300, 320)
 #: One pixel in 1e5 may be taken for a faulty one: two of an image of 96,000.

@@ -16,7 +16,7 @@ from stemkit.images.containers import Images, float_dtype, holds_images, join, s
 from stemkit.images.mode import resolve_mode
 from stemkit.images.provenance import RECORDED, recorded_image, step_record, was_averaged
 from stemkit.metrics import psnr
-from stemkit.pixels import FilledImage
+from stemkit.pixels.filled_image import FilledImage
 
 __all__ = ["Denoiser", "Enhancer", "StatelessDenoiser", "without_faults"]
 

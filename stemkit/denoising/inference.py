@@ -20,7 +20,7 @@ from stemkit.denoising.units import from_network, network_units, to_network
 from stemkit.denoising.weights import NetworkInfo
 from stemkit.images.containers import float_dtype
 from stemkit.networks import SFIN, FoldedSFIN
-from stemkit.pixels import FilledImage
+from stemkit.pixels.filled_image import FilledImage
 
 __all__ = ["InferenceNetwork", "enhanced_maps", "enhanced_strips", "for_inference", "run_network", "tile_slices"]
 

@@ -34,7 +34,7 @@ from stemkit.noise import NoiseModel
 from stemkit.noise.drawing import stacked
 from stemkit.noise.resolve import resolve_noise
 from stemkit.parameters import check_integer, check_option, check_positive
-from stemkit.pixels import FilledImage
+from stemkit.pixels.filled_image import FilledImage
 from stemkit.synthesis import STEMSynthesizer
 from stemkit.synthesis.noises import BACKGROUND
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from stemkit.periodicity import central_crop, find_periodicity
-from stemkit.pixels import FilledImage
+from stemkit.pixels.filled_image import FilledImage
 
 __all__ = ["Grid", "check_sampling", "chosen_grid", "resampled", "variance_fractions"]
 

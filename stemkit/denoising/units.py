@@ -12,7 +12,7 @@ from stemkit.denoising.sampling import CONSTANTS
 from stemkit.denoising.weights import NetworkInfo
 from stemkit.images import intensity_scale
 from stemkit.periodicity import central_crop, find_periodicity
-from stemkit.pixels import FilledImage
+from stemkit.pixels.filled_image import FilledImage
 
 __all__ = ["from_network", "network_units", "to_network", "widened"]
 

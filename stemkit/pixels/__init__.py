@@ -10,6 +10,5 @@ the probe and the noise allow is a fault of the detector or of the readout.
 """
 
 from stemkit.pixels.fault_search import PixelFaults, faulty_pixels, filled, find_pixel_faults
-from stemkit.pixels.filled_image import FilledImage
 
-__all__ = ["FilledImage", "PixelFaults", "faulty_pixels", "filled", "find_pixel_faults"]
+__all__ = ["PixelFaults", "faulty_pixels", "filled", "find_pixel_faults"]

@@ -19,7 +19,7 @@ from stemkit.denoising.weights import NetworkInfo, build
 from stemkit.images import split
 from stemkit.metrics import psnr
 from stemkit.networks import SFIN
-from stemkit.pixels import FilledImage
+from stemkit.pixels.filled_image import FilledImage
 from stemkit.synthesis import lattice, planar_cell, render
 
 TINY = {"n_channels": 4, "n_blocks": 1, "downsampling": 2}

@@ -27,7 +27,19 @@ import numpy as np
 import pandas as pd
 from scale_commands import killed_enhance, killed_train, many_files
 
-PARTS = ("frames", "series", "large", "in_memory", "columns", "throughput", "workers", "many", "files", "kills")
+PARTS = (
+    "frames",
+    "series",
+    "all_frames",
+    "large",
+    "in_memory",
+    "columns",
+    "throughput",
+    "workers",
+    "many",
+    "files",
+    "kills",
+)
 #: Distance of the columns of the drawn square lattice, px.
 SPACING = 20.0
 MIB = 2**20
@@ -68,9 +80,18 @@ def frames(arguments: argparse.Namespace) -> list[dict]:
 def series(arguments: argparse.Namespace) -> list[dict]:
     """``stemkit average`` and ``stemkit detect`` for series of different lengths, read at once and frame by frame."""
     return [
-        measured("of_series", verb=verb, n=n, size=arguments.frame_size, lazy=lazy)
-        for verb in ("average", "detect")
+        measured("of_series", command=command, n=n, size=arguments.frame_size, lazy=lazy)
+        for command in ("average --fast --whole", "detect --no-enhance")
         for lazy in (False, True)
+        for n in arguments.frames
+    ]
+
+
+def all_frames(arguments: argparse.Namespace) -> list[dict]:
+    """The aligned frames of a series, and columns measured in all of its frames, which are read frame by frame."""
+    return [
+        measured("of_series", command=command, n=n, size=arguments.frame_size, lazy=True)
+        for command in ("average --fast --whole --frames", "detect --no-enhance --all-frames")
         for n in arguments.frames
     ]
 
@@ -129,7 +150,10 @@ def kills(arguments: argparse.Namespace) -> list[dict]:
         ]
 
 
-TABLES = {f.__name__: f for f in (frames, series, large, in_memory, columns, throughput, workers, many, files, kills)}
+TABLES = {
+    f.__name__: f
+    for f in (frames, series, all_frames, large, in_memory, columns, throughput, workers, many, files, kills)
+}
 
 
 def measured(case: str, **options: object) -> dict:
@@ -154,23 +178,22 @@ def enhance_stack(n: int, size: int, workers: int = 1) -> dict:
     return row
 
 
-def of_series(verb: str, n: int, size: int, lazy: bool) -> dict:
+def of_series(command: str, n: int, size: int, lazy: bool) -> dict:
     """Commands that align the frames of a series, whatever the size of its file."""
-    from stemkit.cli import common
-    from stemkit.cli import main as command
+    from stemkit.cli import common, main
 
     common.MAX_BYTES_IN_MEMORY = 0 if lazy else 2**62
-    options = {"average": ["--fast", "--whole"], "detect": ["--no-enhance"]}[verb]
+    verb, *options = command.split()
     with tempfile.TemporaryDirectory() as folder:
         first, path = (_stack(Path(folder) / name, k, size) for name, k in (("first.zarr", 2), ("series.zarr", n)))
         with contextlib.redirect_stdout(io.StringIO()):
-            command([verb, str(first), "-o", folder, "-q", *options])  # imports and compiles
+            main([verb, str(first), "-o", folder, "-q", *options])  # imports and compiles
             with _Measured() as found:
-                code = command([verb, str(path), "-o", folder, "-q", *options])
+                code = main([verb, str(path), "-o", folder, "-q", *options])
         if code:
             raise SystemExit("the command failed")
     how = "frame by frame" if lazy else "at once"
-    return {"command": verb, "read": how, "frames": n, "px": size, **found.row(n * size**2)}
+    return {"command": command, "read": how, "frames": n, "px": size, **found.row(n * size**2)}
 
 
 def rates(n: int, size: int) -> dict:

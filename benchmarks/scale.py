@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--frames", nargs="+", type=int, default=[10, 100], help="lengths of stacks")
     parser.add_argument("--frame-size", type=int, default=512, help="edge of the frames, px")
+    parser.add_argument("--tiny", action="store_true", help="enhance stacks by a network of two channels, for memory")
     parser.add_argument("--sizes", nargs="+", type=int, default=[1024, 2048, 4096], help="edges of large images, px")
     parser.add_argument("--images", type=int, default=500, help="number of small images or files in one process")
     parser.add_argument("--kills", type=int, default=10, help="number of kills of a command")
@@ -74,7 +75,7 @@ def main() -> None:
 
 def frames(arguments: argparse.Namespace) -> list[dict]:
     """``stemkit enhance stack.zarr -o out.zarr`` for stacks of different lengths."""
-    return [measured("enhance_stack", n=n, size=arguments.frame_size) for n in arguments.frames]
+    return [measured("enhance_stack", n=n, size=arguments.frame_size, tiny=arguments.tiny) for n in arguments.frames]
 
 
 def series(arguments: argparse.Namespace) -> list[dict]:
@@ -166,16 +167,31 @@ def measured(case: str, **options: object) -> dict:
 # --- cases, each in its process ----------------------------------------------------------------------------------
 
 
-def enhance_stack(n: int, size: int, workers: int = 1) -> dict:
+def enhance_stack(n: int, size: int, workers: int = 1, tiny: bool = False) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         path = _stack(Path(folder) / "stack.zarr", n, size)
         _warm_up(size)
+        weights = ["--weights", str(_tiny_weights(Path(folder)))] if tiny else []
         with _Measured() as found:
-            _command(path, Path(folder) / "out.zarr", "--workers", str(workers))
-    row = {"how": f"command, {workers} worker(s)", "frames": n, "px": size, **found.row(n * size**2)}
+            _command(path, Path(folder) / "out.zarr", "--workers", str(workers), *weights)
+    row = {
+        "how": f"command, {workers} worker(s)" + ", tiny network" * tiny,
+        "frames": n,
+        "px": size,
+        **found.row(n * size**2),
+    }
     if workers > 1:  # memory and CPU time are those of the process that prints
         row |= dict.fromkeys(["peak MiB", "process MiB", "CPU s", "CPU us/px"])
     return row
+
+
+def _tiny_weights(folder: Path) -> Path:
+    """A file with random weights of a small network."""
+    from stemkit.denoising import save_weights
+    from stemkit.denoising.weights import OUTPUTS, NetworkInfo, build
+
+    info = NetworkInfo(n_channels=2, n_blocks=1, outputs=OUTPUTS)
+    return save_weights(build(info), info, folder / "tiny.safetensors")
 
 
 def of_series(command: str, n: int, size: int, lazy: bool) -> dict:

@@ -27,7 +27,7 @@ def intensity_scale(values: ArrayLike) -> tuple[float, float]:
     exceeds the clipped fraction.
     """
     # one copy in the image's own precision serves all, which saves memory: the order of the pixels does not matter
-    pixels = np.array(values).ravel()
+    pixels = np.array(values).ravel("K")
     low, high = _ordered_quantiles(pixels, NORMALIZATION_QUANTILES)
 
     def clipped() -> Iterator[NDArray[np.float64]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pandas as pd
@@ -38,11 +38,11 @@ WIDE = 2**0.5
 ENLARGED = 2.0
 #: Fraction of a column that a frame must show to measure it (chosen).
 LEAST_SHOWN = 0.5
-#: Pixels of all frames that are fitted at a time, which take 50 bytes each (chosen: memory).
-MOST_PIXELS = 2**22
-#: Distance up to which other columns are fitted with those of a band, median widths (derived: the models of two
-#: neighbours in a row extend into each other's windows, and the window of the second one is complete).
-BAND_MARGIN = 2 * (WINDOW_RADIUS + RENDER_RADIUS) + WINDOW_RADIUS
+#: Pixels of all frames that are fitted at a time, which take about 80 bytes each (chosen: memory).
+MOST_PIXELS = 2**21
+#: Distance up to which other columns are fitted with those of a tile, median widths (derived: all columns whose models
+#: extend into the windows of these have complete windows).
+MARGIN = 2 * WINDOW_RADIUS + RENDER_RADIUS
 
 
 def measure_series(
@@ -80,8 +80,8 @@ def measure_series(
     Errors contain the noise of the pixels. ``y_jitter`` and ``x_jitter`` are those of the mean of n frames, which have
     ``1 / n`` of the variance of ``aligner.scan_noise_``: what all frames have in common cannot be measured.
 
-    Columns are fitted in bands of rows, with those nearby on either side, so that about 4 million pixels of all frames
-    are in memory at a time; frames of a lazy series are read once for each band.
+    Columns are fitted in tiles, with those nearby on all sides, so that about 2 million pixels of all frames are in
+    memory at a time; frames of a lazy series are read once for each tile.
 
     Examples
     --------
@@ -178,22 +178,23 @@ class _Frames:
         """
         total, count = np.zeros(self.aligner.shape_), np.zeros(self.aligner.shape_)
         for i in numbers:
-            one = self.layers([i], slice(0, self.aligner.shape_[0]))
+            one = self.layers([i], (slice(0, total.shape[0]), slice(0, total.shape[1])))
             total += np.where(one.valid, one.values, 0).sum(axis=0, dtype=np.float64)
             count += one.valid.sum(axis=0)
         return filled(total / np.maximum(count, 1), count == 0), count
 
-    def layers(self, numbers: list[int], rows: slice) -> Layers:
-        """Rows of the average in a subset of the frames, in units of the contrast."""
+    def layers(self, numbers: list[int], area: tuple[slice, slice]) -> Layers:
+        """Part of the rows of a subset of the frames, in an area of the average and in units of the contrast."""
         turns = [int(quarters) for quarters in self.aligner.quarter_turns_]
-        n_y, n_x = rows.stop - rows.start, self.aligner.shape_[1]
+        n_y, n_x = (one.stop - one.start for one in area)
+        origin = [one.start for one in area]
         parts = []
         for slow_axis in (0, 1):
             chosen = [i for i in numbers if turns[i] % 2 == slow_axis]
             if not chosen:
                 continue
             # the rows of scans that are turned by 90 degrees are columns of pixels: y and x are exchanged
-            places = [self._displacement(i, turns[i]) - (rows.start, 0) for i in chosen]
+            places = [self._displacement(i, turns[i]) - origin for i in chosen]
             moved = np.stack([place[:, :: -1 if slow_axis else 1] for place in places])
             pixels = (self._turned_back(i, turns[i], exchanged=bool(slow_axis)) for i in chosen)
             found = layers_of(pixels, moved, (n_x, n_y) if slow_axis else (n_y, n_x))
@@ -268,13 +269,12 @@ class _Frames:
         fit_position = ~is_guided & (not fix_positions)
         one = replace(average, noise=noise)
         variance, streaks = one.noise_for_fits(usual)
-        n_y, n_x = self.aligner.shape_
-        fits = start
-        for rows, near, own in _bands(start.y, n_y, MOST_PIXELS // (n_x * len(numbers)), BAND_MARGIN * usual):
-            layers = self.layers(numbers, rows)
+        fits, most = start, MOST_PIXELS // len(numbers)
+        for area, near, own in _tiles(start.positions, self.aligner.shape_, most, MARGIN * usual):
+            layers, (top, left) = self.layers(numbers, area), (one.start for one in area)
             found = fit_columns(
                 layers.values,
-                _moved(start.take(near), -rows.start),
+                _moved(start.take(near), -top, -left),
                 widths[near],
                 variance=variance,
                 correlation_x=noise.pointwise.correlation_x,
@@ -287,40 +287,43 @@ class _Frames:
                 background=None if fixed is None else average.sign * (fixed - noise.level) / noise.contrast,
                 elliptical="sigma_major" in columns,
             )
-            fits = fits.updated(own, _moved(found.take(np.isin(near, own)), rows.start))
+            fits = fits.updated(own, _moved(found.take(np.isin(near, own)), top, left))
         fits.sigma_err[~fit_sigma] = np.nan
         for name in ("y_err", "x_err"):
             getattr(fits, name)[is_guided] = values[name.replace("_", "_px_")][is_guided]
         return fits
 
 
-def _bands(
-    y: NDArray, n_y: int, most_rows: int, margin: float
-) -> Iterator[tuple[slice, NDArray[np.intp], NDArray[np.intp]]]:
-    """Rows that are fitted together, at most ``most_rows`` unless their margins are wider, and their columns.
+def _tiles(
+    positions: NDArray, shape: tuple[int, int], most_pixels: int, margin: float
+) -> Iterator[tuple[tuple[slice, slice], NDArray[np.intp], NDArray[np.intp]]]:
+    """Areas in which columns are fitted, of at most ``most_pixels`` unless their margins need more.
 
     Yields
     ------
-    rows : slice
+    area : (slice, slice)
     near, own : ndarray of int
-        Columns in these rows, and those of them that are not in the margins, in increasing order.
+        Columns in the area, and those of them that are not in its margins, in increasing order.
     """
     width = math.ceil(margin)
-    count = 1 if most_rows >= n_y else math.ceil(n_y / max(most_rows - 2 * width, 2 * width))
-    ends = np.array([n_y * i // count for i in range(count + 1)])
-    band = np.clip(np.searchsorted(ends, y, side="right") - 1, 0, count - 1)
-    for i, (first, last) in enumerate(pairwise(ends)):
-        own = np.flatnonzero(band == i)
+    edge = max(shape) if math.prod(shape) <= most_pixels else max(math.isqrt(most_pixels) - 2 * width, width)
+    axes = []
+    for place, n in zip(positions.T, shape, strict=True):
+        ends = np.linspace(0, n, math.ceil(n / edge) + 1).astype(int)
+        # columns outside the average, too, belong to the tiles at its border
+        tile = np.clip(np.searchsorted(ends, place, side="right") - 1, 0, len(ends) - 2)
+        parts = [slice(max(0, int(a) - width), min(n, int(b) + width)) for a, b in pairwise(ends)]
+        is_near = [((place >= p.start) | (p.start == 0)) & ((place < p.stop) | (p.stop == n)) for p in parts]
+        axes.append([(part, is_near[i], tile == i) for i, part in enumerate(parts)])
+    for (rows, near_y, own_y), (columns, near_x, own_x) in product(*axes):
+        own = np.flatnonzero(own_y & own_x)
         if len(own):
-            rows = slice(max(0, int(first) - width), min(n_y, int(last) + width))
-            # columns outside the average, too, belong to the first and the last band
-            near = ((y >= rows.start) | (rows.start == 0)) & ((y < rows.stop) | (rows.stop == n_y))
-            yield rows, np.flatnonzero(near), own
+            yield (rows, columns), np.flatnonzero(near_y & near_x), own
 
 
-def _moved(fits: ColumnFits, offset: float) -> ColumnFits:
-    """Fits in an image whose first row is another one."""
-    return replace(fits, y=fits.y + offset)
+def _moved(fits: ColumnFits, y: float, x: float) -> ColumnFits:
+    """Fits in an image whose first pixel is another one."""
+    return replace(fits, y=fits.y + y, x=fits.x + x)
 
 
 def _check_columns(columns: pd.DataFrame) -> None:

@@ -16,7 +16,7 @@ NORMALIZATION_QUANTILES = (0.001, 0.999)
 #: leaves about 1e-16).
 ROUNDING = 1e-12
 #: Number of values that are converted to double precision at a time (chosen: memory).
-PART = 2**20
+PART = 2**17
 
 
 def intensity_scale(values: ArrayLike) -> tuple[float, float]:

@@ -27,7 +27,19 @@ import numpy as np
 import pandas as pd
 from scale_commands import killed_enhance, killed_train, many_files
 
-PARTS = ("frames", "series", "large", "in_memory", "columns", "throughput", "workers", "many", "files", "kills")
+PARTS = (
+    "frames",
+    "series",
+    "all_frames",
+    "large",
+    "in_memory",
+    "columns",
+    "throughput",
+    "workers",
+    "many",
+    "files",
+    "kills",
+)
 #: Distance of the columns of the drawn square lattice, px.
 SPACING = 20.0
 MIB = 2**20
@@ -38,10 +50,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--frames", nargs="+", type=int, default=[10, 100], help="lengths of stacks")
     parser.add_argument("--frame-size", type=int, default=512, help="edge of the frames, px")
+    parser.add_argument("--tiny", action="store_true", help="enhance stacks by a network of two channels, for memory")
     parser.add_argument("--sizes", nargs="+", type=int, default=[1024, 2048, 4096], help="edges of large images, px")
     parser.add_argument("--images", type=int, default=500, help="number of small images or files in one process")
     parser.add_argument("--kills", type=int, default=10, help="number of kills of a command")
     parser.add_argument("--csv", type=Path, metavar="FOLDER", help="write the tables to this folder")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="leave large images and their results here")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.case:
@@ -61,22 +75,32 @@ def main() -> None:
 
 def frames(arguments: argparse.Namespace) -> list[dict]:
     """``stemkit enhance stack.zarr -o out.zarr`` for stacks of different lengths."""
-    return [measured("enhance_stack", n=n, size=arguments.frame_size) for n in arguments.frames]
+    return [measured("enhance_stack", n=n, size=arguments.frame_size, tiny=arguments.tiny) for n in arguments.frames]
 
 
 def series(arguments: argparse.Namespace) -> list[dict]:
     """``stemkit average`` and ``stemkit detect`` for series of different lengths, read at once and frame by frame."""
     return [
-        measured("of_series", verb=verb, n=n, size=arguments.frame_size, lazy=lazy)
-        for verb in ("average", "detect")
+        measured("of_series", command=command, n=n, size=arguments.frame_size, lazy=lazy)
+        for command in ("average --fast --whole", "detect --no-enhance")
         for lazy in (False, True)
         for n in arguments.frames
     ]
 
 
+def all_frames(arguments: argparse.Namespace) -> list[dict]:
+    """The aligned frames of a series, and columns measured in all of its frames, which are read frame by frame."""
+    return [
+        measured("of_series", command=command, n=n, size=arguments.frame_size, lazy=True)
+        for command in ("average --fast --whole --frames", "detect --no-enhance --all-frames")
+        for n in arguments.frames
+    ]
+
+
 def large(arguments: argparse.Namespace) -> list[dict]:
-    """One image, enhanced by the command."""
-    return [measured("one_image", step="command", size=size) for size in arguments.sizes]
+    """One image with faulty pixels, enhanced by the command; its result is read again and checked."""
+    keep = None if arguments.keep is None else str(arguments.keep)
+    return [measured("large_image", size=size, keep=keep) for size in arguments.sizes]
 
 
 def in_memory(arguments: argparse.Namespace) -> list[dict]:
@@ -127,7 +151,10 @@ def kills(arguments: argparse.Namespace) -> list[dict]:
         ]
 
 
-TABLES = {f.__name__: f for f in (frames, series, large, in_memory, columns, throughput, workers, many, files, kills)}
+TABLES = {
+    f.__name__: f
+    for f in (frames, series, all_frames, large, in_memory, columns, throughput, workers, many, files, kills)
+}
 
 
 def measured(case: str, **options: object) -> dict:
@@ -140,35 +167,49 @@ def measured(case: str, **options: object) -> dict:
 # --- cases, each in its process ----------------------------------------------------------------------------------
 
 
-def enhance_stack(n: int, size: int, workers: int = 1) -> dict:
+def enhance_stack(n: int, size: int, workers: int = 1, tiny: bool = False) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         path = _stack(Path(folder) / "stack.zarr", n, size)
         _warm_up(size)
+        weights = ["--weights", str(_tiny_weights(Path(folder)))] if tiny else []
         with _Measured() as found:
-            _command(path, Path(folder) / "out.zarr", "--workers", str(workers))
-    row = {"how": f"command, {workers} worker(s)", "frames": n, "px": size, **found.row(n * size**2)}
+            _command(path, Path(folder) / "out.zarr", "--workers", str(workers), *weights)
+    row = {
+        "how": f"command, {workers} worker(s)" + ", tiny network" * tiny,
+        "frames": n,
+        "px": size,
+        **found.row(n * size**2),
+    }
     if workers > 1:  # memory and CPU time are those of the process that prints
         row |= dict.fromkeys(["peak MiB", "process MiB", "CPU s", "CPU us/px"])
     return row
 
 
-def of_series(verb: str, n: int, size: int, lazy: bool) -> dict:
+def _tiny_weights(folder: Path) -> Path:
+    """A file with random weights of a small network."""
+    from stemkit.denoising import save_weights
+    from stemkit.denoising.weights import OUTPUTS, NetworkInfo, build
+
+    info = NetworkInfo(n_channels=2, n_blocks=1, outputs=OUTPUTS)
+    return save_weights(build(info), info, folder / "tiny.safetensors")
+
+
+def of_series(command: str, n: int, size: int, lazy: bool) -> dict:
     """Commands that align the frames of a series, whatever the size of its file."""
-    from stemkit.cli import common
-    from stemkit.cli import main as command
+    from stemkit.cli import common, main
 
     common.MAX_BYTES_IN_MEMORY = 0 if lazy else 2**62
-    options = {"average": ["--fast", "--whole"], "detect": ["--no-enhance"]}[verb]
+    verb, *options = command.split()
     with tempfile.TemporaryDirectory() as folder:
         first, path = (_stack(Path(folder) / name, k, size) for name, k in (("first.zarr", 2), ("series.zarr", n)))
         with contextlib.redirect_stdout(io.StringIO()):
-            command([verb, str(first), "-o", folder, "-q", *options])  # imports and compiles
+            main([verb, str(first), "-o", folder, "-q", *options])  # imports and compiles
             with _Measured() as found:
-                code = command([verb, str(path), "-o", folder, "-q", *options])
+                code = main([verb, str(path), "-o", folder, "-q", *options])
         if code:
             raise SystemExit("the command failed")
     how = "frame by frame" if lazy else "at once"
-    return {"command": verb, "read": how, "frames": n, "px": size, **found.row(n * size**2)}
+    return {"command": command, "read": how, "frames": n, "px": size, **found.row(n * size**2)}
 
 
 def rates(n: int, size: int) -> dict:
@@ -251,8 +292,6 @@ def _command_by_image(path: Path, out: Path):  # type: ignore[no-untyped-def]
 def one_image(step: str, size: int) -> dict:
     import stemkit
 
-    if step == "command":
-        return {"step": step, "px": size, **_one_image_by_command(size)}
     image = stemkit.calibrated(_image(size, 0), pixel_size=0.01).assign_attrs(mode="haadf")
     _warm_up(256)
     if step == "enhance":
@@ -272,19 +311,63 @@ def one_image(step: str, size: int) -> dict:
     }
 
 
-def _one_image_by_command(size: int) -> dict:
+def large_image(size: int, keep: str | None = None) -> dict:
     """Reading, enhancement and writing; the memory of the image itself is subtracted."""
     import stemkit
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(keep or temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         image = stemkit.calibrated(_image(size, 0), pixel_size=0.01).assign_attrs(mode="haadf")
-        path, pixels = stemkit.write(image, Path(folder) / "image.zarr"), image.nbytes
+        places = np.random.default_rng(1).integers(0, image.size, max(1, image.size // 10**6))
+        image.values.flat[places] = 1e5
+        path, pixels = stemkit.write(image, folder / f"image_{size}.zarr", overwrite=True), image.nbytes
         del image
         _warm_up(256)
+        out = folder / f"enhanced_{size}.zarr"
         with _Measured() as found:
-            _command(path, Path(folder) / "out.zarr")
-    found.peak -= pixels
-    return found.row(size**2)
+            _command(path, out, "--overwrite")
+        found.peak -= pixels
+        row = {"px": size, "faulty": len(places), **found.row(size**2)}
+        print(row, file=sys.stderr, flush=True)
+        return row | _checked(path, out)
+
+
+def _checked(path: Path, out: Path) -> dict:
+    """Of a result that is read again: its pixel size, and the difference of a tile from that of the network alone."""
+    import torch
+
+    import stemkit
+    from stemkit.denoising.inference import _maps_of, for_inference, tile_slices
+    from stemkit.denoising.units import from_network, network_units, to_network
+    from stemkit.images.pixel_size import mean_pixel_size
+    from stemkit.pixels import FilledImage
+
+    result, image = stemkit.read(out, lazy=True), FilledImage.of(stemkit.read(path).values)
+    denoiser = stemkit.SFINDenoiser().fit(np.eye(64))
+    info, network = denoiser.info_, for_inference(denoiser.net_, torch.device("cpu"))
+    units = network_units(image, info)
+    tiles = tile_slices(image.shape[0], denoiser.tile_size, info.multiple)
+    middle = len(tiles) // 2
+    tile = tiles[middle]
+    # the part of the tile that no other tile contributes to
+    first = tiles[middle - 1].stop if middle > 0 else 0
+    last = tiles[middle + 1].start if middle + 1 < len(tiles) else tile.stop
+    own, alone = slice(first, last), slice(first - tile.start, last - tile.start)
+
+    def to_input(part: np.ndarray) -> np.ndarray:
+        return to_network(part.astype(np.float64), "enhance", 1, *units)
+
+    raw = _maps_of(network, image, to_input, (tile, tile), info.multiple, network.device)
+    expected = from_network(raw[info.outputs.index("enhance")].numpy()[alone, alone], "enhance", 1, *units)
+    parts = [result[start : start + 1024].values for start in range(0, len(result), 1024)]
+    low, high = min(float(part.min()) for part in parts), max(float(part.max()) for part in parts)
+    written = np.concatenate(parts)[own, own]
+    return {
+        "pixel size nm": round(mean_pixel_size(result), 6),
+        "not finite": sum(int((~np.isfinite(part)).sum()) for part in parts),
+        "difference / range": float(f"{np.abs(written - expected).max() / (high - low):.1e}"),
+    }
 
 
 def many_images(n: int, size: int) -> dict:
@@ -299,7 +382,7 @@ def many_images(n: int, size: int) -> dict:
     return {"rows": rows}
 
 
-CASES = {f.__name__: f for f in (enhance_stack, of_series, rates, one_image, many_images)}
+CASES = {f.__name__: f for f in (enhance_stack, of_series, rates, one_image, large_image, many_images)}
 
 
 # --- measurement -------------------------------------------------------------------------------------------------

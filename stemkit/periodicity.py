@@ -16,6 +16,7 @@ from stemkit.images.intensities import NORMALIZATION_QUANTILES
 from stemkit.images.pixel_size import with_pixel_sizes
 from stemkit.parabola import parabola_vertex
 from stemkit.parameters import check_positive
+from stemkit.pixels.filled_image import FilledImage
 
 __all__ = ["Periodicity", "calibrated", "central_crop", "find_periodicity"]
 
@@ -124,7 +125,7 @@ def find_periodicity(values: NDArray) -> Periodicity:
     return Periodicity(float(length[nearest]), float(length[equivalent].min()), vectors, float(heights[nearest]))
 
 
-def central_crop(values: NDArray, size: int) -> NDArray:
+def central_crop(values: NDArray | FilledImage, size: int) -> NDArray:
     """Central part of an image, at most ``size`` by ``size`` px."""
     top, left = (max(0, (n - size) // 2) for n in values.shape)
     return values[top : top + size, left : left + size]

@@ -12,6 +12,7 @@ from strategies import crystal, gaussians, lattice_positions, noise_models, seed
 
 from stemkit import NoiseModel, PointwiseNoise
 from stemkit.pixels import fault_search, faulty_pixels, filled, find_pixel_faults
+from stemkit.pixels.filled_image import FilledImage
 
 SHAPE = (300, 320)
 #: One pixel in 1e5 may be taken for a faulty one: two of an image of 96,000.
@@ -192,13 +193,19 @@ def test_a_pixel_is_judged_by_its_neighborhood():
     np.testing.assert_array_equal(faulty_pixels(0.25 * counts + 64.0), whole)
 
 
-def test_a_large_image_is_searched_in_bands_with_the_same_result(monkeypatch):
+def faulty_image():
+    """Pixels, rows and an area that are faulty, next to the borders of bands of 300 rows, too."""
     rng = np.random.default_rng(4)
     image = np.tile(lattice(12.0, 3.0, 0.0)[:288, :312], (3, 1)) * 100 + rng.normal(0.0, 3.0, (864, 312))
     at = rng.integers(10, 300, (30, 2)) * (2, 1)
     image[tuple(at.T)] = 900.0
     image[[299, 300]] = 5.0
     image[340:400, 40:120] = 20.0
+    return image
+
+
+def test_a_large_image_is_searched_in_bands_with_the_same_result(monkeypatch):
+    image = faulty_image()
     whole = find_pixel_faults(image)
     assert whole.mask.sum() > 5000
     small = dataclasses.replace(fault_search.CONSTANTS, max_searched_pixels=1000, min_band=300)
@@ -206,3 +213,23 @@ def test_a_large_image_is_searched_in_bands_with_the_same_result(monkeypatch):
     banded = find_pixel_faults(image)
     for kind in ("hot", "dead", "rows", "constant"):
         assert (getattr(banded, kind) != getattr(whole, kind)).sum() <= FEW
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint16"])
+@pytest.mark.parametrize("limit", [2**23, 1000])
+def test_a_filled_image_is_that_with_interpolated_pixels_as_a_whole_and_in_parts(monkeypatch, dtype, limit):
+    image = (faulty_image() + 100).astype(dtype)
+    small = dataclasses.replace(fault_search.CONSTANTS, max_searched_pixels=limit, min_band=300)
+    monkeypatch.setattr(fault_search, "CONSTANTS", small)
+    found, expected = FilledImage.of(image), filled(image)
+    assert found.dtype == expected.dtype
+    assert found.shape == expected.shape
+    whole = np.array(found)
+    # the mean of the pixels around an area depends on the band
+    np.testing.assert_allclose(whole[340:400, 40:120], expected[340:400, 40:120], atol=20 if limit == 1000 else 0)
+    expected[340:400, 40:120] = whole[340:400, 40:120]
+    np.testing.assert_array_equal(whole, expected)
+    np.testing.assert_array_equal(found[20:410, 100:], expected[20:410, 100:])
+    numbers = np.ix_([7, 5, 5, 300, 299], [311, 0, 40, 41, 40])
+    np.testing.assert_array_equal(found[numbers], expected[numbers])
+    np.testing.assert_array_equal(FilledImage.of(image, averaged=True), image)

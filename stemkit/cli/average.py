@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import warnings
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,9 @@ def add_to(subparsers: Any) -> None:
     parser.add_argument(
         "--format", choices=FORMATS, default="nc", help="default: nc, which keeps standard errors and noise"
     )
-    parser.add_argument("--frames", action="store_true", help="also write the aligned frames")
+    parser.add_argument(
+        "--frames", action="store_true", help="also write the aligned frames, those of a large series as a Zarr folder"
+    )
     parser.add_argument(
         "--reject", type=frame_numbers, default=[], metavar="N,N,...", help="frames that are left out, the first is 0"
     )
@@ -75,7 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
     def work(job: Job) -> None:
         series = _loaded(job.path, arguments)
         frames = _without(series, arguments.reject)
-        endings = [f"_average.{arguments.format}", "_drift.png", *(["_aligned.nc"] if arguments.frames else [])]
+        aligned = ["_aligned.zarr" if _one_by_one(series) else "_aligned.nc"] if arguments.frames else []
+        endings = [f"_average.{arguments.format}", "_drift.png", *aligned]
         target, figure, *stack = job.outputs(*endings)
         aligner = SeriesAligner(
             rows=not arguments.whole,
@@ -195,13 +199,28 @@ def _without(frames: xr.DataArray, rejected: list[int]) -> xr.DataArray:
     return frames[np.setdiff1d(np.arange(len(frames)), rejected)]
 
 
+def _one_by_one(series: xr.DataArray) -> bool:
+    """Whether aligned frames are written one by one, which Zarr allows for."""
+    from stemkit.images.lazy import is_lazy
+
+    return is_lazy(series) and find_spec("zarr") is not None
+
+
 def _without_gaps(frames: xr.DataArray) -> xr.DataArray:
-    """Aligned frames, whose pixels that show nothing are replaced by their median, in place: there may be many."""
+    """Aligned frames, whose pixels that show nothing are replaced by the median of the frame."""
+    from stemkit.images.lazy import is_lazy
+
+    pixels = frames.data.map_blocks(_filled) if is_lazy(frames) else _filled(frames.values)
+    return frames.copy(data=pixels).drop_vars("frame")
+
+
+def _filled(frames: NDArray) -> NDArray:
+    """Frames without gaps, in place: there may be many."""
     import numpy as np
 
-    for one in frames.values:
+    for one in frames:
         one[~np.isfinite(one)] = np.nanmedian(one)
-    return frames.drop_vars("frame")
+    return frames
 
 
 def series_figure(aligner: SeriesAligner, image: xr.DataArray) -> Figure:

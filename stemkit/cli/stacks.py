@@ -122,6 +122,7 @@ class _EnhancedBlock(_Block):
 
         for rows, strip in self.denoiser.strips(image):
             ome_zarr.write_rows(folder, index, rows, strip)
+            del strip  # its recorded pixels are a copy, which is not needed beside the next tiles
         ome_zarr.write_levels(folder, index)
 
 

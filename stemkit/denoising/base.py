@@ -16,7 +16,7 @@ from stemkit.images.containers import Images, float_dtype, holds_images, join, s
 from stemkit.images.mode import resolve_mode
 from stemkit.images.provenance import RECORDED, recorded_image, step_record, was_averaged
 from stemkit.metrics import psnr
-from stemkit.pixels import faulty_pixels, filled
+from stemkit.pixels.filled_image import FilledImage
 
 __all__ = ["Denoiser", "Enhancer", "StatelessDenoiser", "without_faults"]
 
@@ -147,8 +147,8 @@ def without_faults(image: xr.DataArray) -> xr.DataArray:
 
     An image without faulty pixels is returned itself.
     """
-    faulty = faulty_pixels(image.values, averaged=was_averaged(image))
-    if not faulty.any():
+    filled = FilledImage.of(image.values, averaged=was_averaged(image))
+    if len(filled.places) == 0:
         return image
     recorded = recorded_image(image).values
-    return image.copy(data=filled(image.values, faulty)).assign_coords({RECORDED: (image.dims, recorded)})
+    return image.copy(data=np.array(filled)).assign_coords({RECORDED: (image.dims, recorded)})

@@ -20,6 +20,7 @@ from stemkit.denoising.units import from_network, network_units, to_network
 from stemkit.denoising.weights import NetworkInfo
 from stemkit.images.containers import float_dtype
 from stemkit.networks import SFIN, FoldedSFIN
+from stemkit.pixels.filled_image import FilledImage
 
 __all__ = ["InferenceNetwork", "enhanced_maps", "enhanced_strips", "for_inference", "run_network", "tile_slices"]
 
@@ -73,7 +74,7 @@ def enhanced_maps(values: NDArray, network: InferenceNetwork, info: NetworkInfo,
 
 
 def enhanced_strips(
-    values: NDArray,
+    values: NDArray | FilledImage,
     network: InferenceNetwork,
     info: NetworkInfo,
     *,
@@ -87,7 +88,7 @@ def enhanced_strips(
 
     Parameters
     ----------
-    values : ndarray of shape (n_y, n_x)
+    values : ndarray or FilledImage of shape (n_y, n_x)
     network : InferenceNetwork
         Result of :func:`for_inference`; the maps are computed on its device.
     info : NetworkInfo
@@ -116,14 +117,14 @@ def enhanced_strips(
         If the network's output is not finite.
     """
     dtype, everything = float_dtype(values.dtype), slice(0, len(values))
-    offset, scale = (0.0, 0.0) if np.ptp(values) == 0 else network_units(values, info, sign)
+    offset, scale = network_units(values, info, sign)
     if scale == 0:
-        yield everything, _constant_maps(values.astype(dtype), info, uncertainty_of)
+        yield everything, _constant_maps(np.array(values).astype(dtype), info, uncertainty_of)
         return
     given, sign_given = values, sign
     shape = chosen_grid(values, sampling, info.spacing).shape(values.shape)
     if shape != values.shape:
-        given, sign_given = resampled(sign * values.astype(np.float64), shape), 1
+        given, sign_given = resampled(sign * np.array(values).astype(np.float64), shape), 1
         offset, scale = network_units(given, info)
 
     def to_input(part: NDArray) -> NDArray:
@@ -135,7 +136,7 @@ def enhanced_strips(
     if shape == values.shape and uncertainty_of is None:
         strips = ((rows, raw, None) for rows, raw in network_strips(network, given, to_input, **options))
     else:
-        both = run_network(network, given, to_input, average_flips=uncertainty_of is not None, **options)
+        both = run_network(network, np.asarray(given), to_input, average_flips=uncertainty_of is not None, **options)
         strips = [(everything, *_on_grid(*both, values.shape))]
     for rows, raw, spread in strips:
         _check_finite(raw)
@@ -240,7 +241,7 @@ def run_network(
 
 def network_strips(
     network: NetworkFunction,
-    values: NDArray,
+    values: NDArray | FilledImage,
     to_input: Callable[[NDArray], NDArray],
     *,
     multiple: int,
@@ -334,7 +335,7 @@ def _blending_weights(n: int, device: torch.device) -> Tensor:
 @torch.inference_mode()
 def _maps_of(
     network: NetworkFunction,
-    values: NDArray,
+    values: NDArray | FilledImage,
     to_input: Callable[[NDArray], NDArray],
     tile: tuple[slice, slice],
     multiple: int,

@@ -29,10 +29,12 @@ from stemkit.denoising.units import network_units, to_network, widened
 from stemkit.denoising.weights import OUTPUTS, NetworkInfo, load_weights
 from stemkit.images.containers import Images, holds_images, split
 from stemkit.images.mode import mode_sign, resolve_mode
+from stemkit.images.provenance import was_averaged
 from stemkit.noise import NoiseModel
 from stemkit.noise.drawing import stacked
 from stemkit.noise.resolve import resolve_noise
 from stemkit.parameters import check_integer, check_option, check_positive
+from stemkit.pixels.filled_image import FilledImage
 from stemkit.synthesis import STEMSynthesizer
 from stemkit.synthesis.noises import CONSTANTS as NOISE
 
@@ -301,10 +303,10 @@ class NetworkDenoiser(Denoiser):
         check_is_fitted(self)
         self._check_parameters()
         (valid,) = self._validated(image)
-        mode, filled = resolve_mode(valid, self.mode), without_faults(valid)
+        mode, filled = resolve_mode(valid, self.mode), FilledImage.of(valid.values, averaged=was_averaged(valid))
         network = for_inference(self.net_, resolve_device(self.device), self.precision)
-        for rows, maps in enhanced_strips(filled.values, network, self.info_, **self._options(mode)):
-            yield rows, self._with_maps(filled[rows], maps, mode)
+        for rows, maps in enhanced_strips(filled, network, self.info_, **self._options(mode)):
+            yield rows, self._with_maps(valid[rows], maps, mode)
 
     def _enhancer(self) -> Enhancer:
         # the network is converted once for all images

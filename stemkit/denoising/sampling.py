@@ -11,6 +11,7 @@ from scipy import fft
 
 from stemkit.parameters import is_number
 from stemkit.periodicity import central_crop, find_periodicity
+from stemkit.pixels.filled_image import FilledImage
 
 __all__ = ["NetworkGrid", "check_sampling", "chosen_grid", "resampled", "variance_fractions"]
 
@@ -89,12 +90,12 @@ def check_sampling(sampling: float | str) -> None:
         )
 
 
-def chosen_grid(values: NDArray, sampling: float | str, known: tuple[float, float] | None) -> NetworkGrid:
+def chosen_grid(values: NDArray | FilledImage, sampling: float | str, known: tuple[float, float] | None) -> NetworkGrid:
     """The grid for an image, with a warning where columns are sampled too coarsely, or for a number leave the range.
 
     Parameters
     ----------
-    values : ndarray of shape (n_y, n_x)
+    values : ndarray or FilledImage of shape (n_y, n_x)
     sampling : float or "auto"
         ``"auto"`` takes an image that noise dominates and whose columns are far apart to a coarser grid, and one with
         little noise whose columns are nearer than those of the training to a finer grid. Other images keep their own.

@@ -12,6 +12,7 @@ from stemkit.denoising.sampling import CONSTANTS
 from stemkit.denoising.weights import NetworkInfo
 from stemkit.images import intensity_scale
 from stemkit.periodicity import central_crop, find_periodicity
+from stemkit.pixels.filled_image import FilledImage
 
 __all__ = ["from_network", "network_units", "to_network", "widened"]
 
@@ -19,7 +20,7 @@ __all__ = ["from_network", "network_units", "to_network", "widened"]
 WIDENING = (0.8, 1.25)
 
 
-def network_units(values: NDArray, info: NetworkInfo, sign: float = 1) -> tuple[float, float]:
+def network_units(values: NDArray | FilledImage, info: NetworkInfo, sign: float = 1) -> tuple[float, float]:
     """Offset and scale of an image; the network's input is ``(sign * values - offset) / scale``.
 
     ``sign`` is -1 in bright field. The image is not multiplied by it, which would be a copy of the whole of it.
@@ -27,7 +28,8 @@ def network_units(values: NDArray, info: NetworkInfo, sign: float = 1) -> tuple[
     if info.scaling == "standard":
         offset, scale = intensity_scale(values)
         return sign * offset, scale
-    low, high = float(values.min()), float(values.max())
+    pixels = np.asarray(values)
+    low, high = float(pixels.min()), float(pixels.max())
     return (low if sign > 0 else -high), (high - low) / 255.0
 
 

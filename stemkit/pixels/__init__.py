@@ -5,6 +5,7 @@ the probe and the noise allow is a fault of the detector or of the readout.
 
 - ``fault_search`` combines the steps: ``noise`` (as a function of the level), ``single`` (pixels and small clusters)
   and ``areas`` (rows, constant areas). ``interpolation`` replaces faulty pixels.
+- ``filled_image`` is an image whose faulty pixels are replaced, without a copy of it.
 - ``constants`` are those of the search.
 """
 

@@ -14,7 +14,7 @@ from stemkit.pixels.interpolation import interpolated
 from stemkit.pixels.noise import LevelDependentNoise, centered
 from stemkit.pixels.single import cubic_interpolations, isolated_pixels, outlying_pixels
 
-__all__ = ["PixelFaults", "faulty_pixels", "filled", "find_pixel_faults"]
+__all__ = ["Band", "PixelFaults", "faulty_pixels", "filled", "find_pixel_faults", "searched_bands"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,28 @@ class PixelFaults:
     def mask(self) -> NDArray[np.bool_]:
         """All faulty pixels."""
         return self.hot | self.dead | self.rows | self.constant
+
+
+@dataclass(frozen=True)
+class Band:
+    """Rows of an image that are searched together, with a margin on either side.
+
+    Parameters
+    ----------
+    rows : slice
+        The rows of the image without the margins.
+    inside : slice
+        The same rows in the band.
+    values : ndarray of shape (n_rows, n_x)
+        Pixels of the band, with its margins.
+    faults : PixelFaults
+        Those of all its rows.
+    """
+
+    rows: slice
+    inside: slice
+    values: NDArray
+    faults: PixelFaults
 
 
 def faulty_pixels(values: NDArray, *, averaged: bool = False) -> NDArray[np.bool_]:
@@ -74,8 +96,8 @@ def faulty_pixels(values: NDArray, *, averaged: bool = False) -> NDArray[np.bool
     """
     values = np.asarray(values)
     mask = np.zeros(values.shape, dtype=bool)
-    for rows, part in _by_bands(values, averaged):
-        mask[rows] = part.mask
+    for band in searched_bands(values, averaged=averaged):
+        mask[band.rows] = band.faults.mask[band.inside]
     return mask
 
 
@@ -116,23 +138,23 @@ def find_pixel_faults(values: NDArray, *, averaged: bool = False) -> PixelFaults
     """
     values = np.asarray(values)
     masks = [np.zeros(values.shape, dtype=bool) for _ in fields(PixelFaults)]
-    for rows, part in _by_bands(values, averaged):
+    for band in searched_bands(values, averaged=averaged):
         for mask, field in zip(masks, fields(PixelFaults), strict=True):
-            mask[rows] = getattr(part, field.name)
+            mask[band.rows] = getattr(band.faults, field.name)[band.inside]
     return PixelFaults(*masks)
 
 
-def _by_bands(values: NDArray, averaged: bool) -> Iterator[tuple[slice, PixelFaults]]:
-    """Faults of the rows of an image, of all of them at once if it is small."""
+def searched_bands(values: NDArray, *, averaged: bool = False) -> Iterator[Band]:
+    """Faults of the rows of an image, band by band; a small image is one band."""
     if values.size <= CONSTANTS.max_searched_pixels:
-        yield slice(0, len(values)), _searched(values, averaged)
+        everything = slice(0, len(values))
+        yield Band(everything, everything, values, _searched(values, averaged))
         return
-    band = max(CONSTANTS.min_band, min(CONSTANTS.max_band, CONSTANTS.max_searched_pixels // values.shape[1]))
-    for start in range(0, len(values), band):
-        first = max(0, start - CONSTANTS.band_margin)
-        part = _searched(values[first : start + band + CONSTANTS.band_margin], averaged)
-        inside = slice(start - first, start - first + band)
-        yield slice(start, start + band), PixelFaults(*(getattr(part, f.name)[inside] for f in fields(part)))
+    height = max(CONSTANTS.min_band, min(CONSTANTS.max_band, CONSTANTS.max_searched_pixels // values.shape[1]))
+    for start in range(0, len(values), height):
+        first, end = max(0, start - CONSTANTS.band_margin), min(start + height, len(values))
+        part = values[first : end + CONSTANTS.band_margin]
+        yield Band(slice(start, end), slice(start - first, end - first), part, _searched(part, averaged))
 
 
 def _searched(values: NDArray, averaged: bool) -> PixelFaults:

@@ -17,6 +17,7 @@ from stemkit.denoising import SFINDenoiser
 from stemkit.denoising.base import Denoiser
 from stemkit.estimators import ImageTransformer
 from stemkit.images.containers import Images, float_dtype
+from stemkit.images.lazy import is_lazy
 from stemkit.images.mode import mode_sign
 from stemkit.images.provenance import step_record
 from stemkit.noise import ScanNoise
@@ -242,19 +243,20 @@ class SeriesAligner(ImageTransformer):
         -------
         DataArray of shape (n_used, n_y, n_x)
             Dims ``("frame", "y", "x")``, with the numbers of the frames as the coordinate ``frame``; NaN where a frame
-            shows nothing. They are for inspection: their noise is correlated along y.
+            shows nothing. They are for inspection: their noise is correlated along y. Those of a lazy series are
+            computed when they are needed.
         """
         series = self.fitted_frames(X)
-        grid, sign = AverageGrid((0, 0), self.shape_), mode_sign(self.mode_)
-        values = np.empty((len(self._used), *self.shape_), float_dtype(series.first.dtype))
-        for k, i in enumerate(self._used):
-            one = combined(
-                BrightFrames(series, [i]).__getitem__, self.displacements_[i : i + 1], self._turns([i]), grid
-            )
-            values[k] = np.where(one.shown, sign * one.values, np.nan)
+        dtype = float_dtype(series.first.dtype)
+        if is_lazy(series.first):
+            values = self._aligned_lazily(series, dtype)
+        else:
+            values = np.empty((len(self._used), *self.shape_), dtype)
+            for k, i in enumerate(self._used):
+                values[k] = self._aligned(series.bright(i), i)
         coords = {"frame": self._used, **pixel_centers(series.first, AverageGrid(self._origin, self.shape_))}
         attrs = {**series.first.attrs, "mode": self.mode_, "stemkit": step_record(series.first, "align")}
-        return xr.DataArray(values, coords, ("frame", "y", "x"), series.first.name, attrs)
+        return xr.DataArray(values, coords, ("frame", "y", "x"), attrs=attrs).rename(series.first.name)
 
     def fitted_frames(self, X: Images) -> Series:
         """The frames that were fitted, checked: for measurements in their recorded pixels.
@@ -374,6 +376,26 @@ class SeriesAligner(ImageTransformer):
                 "X must be the frames that were fitted, but their pixels differ: fit again, or use apply for other "
                 "signals of the same scan"
             )
+
+    def _aligned(self, bright: NDArray, frame: int) -> NDArray[np.float64]:
+        """The pixels of a frame on those of the average; NaN where it shows nothing."""
+        grid = AverageGrid((0, 0), self.shape_)
+        one = combined(lambda _: bright, self.displacements_[frame : frame + 1], self._turns([frame]), grid)
+        return np.where(one.shown, mode_sign(self.mode_) * one.values, np.nan)
+
+    def _aligned_lazily(self, series: Series, dtype: np.dtype) -> Any:
+        """The aligned frames as a dask array."""
+        import dask.array as da
+
+        def block(pixels: NDArray, number: NDArray) -> NDArray:
+            frame = int(number[0, 0, 0])
+            return self._aligned(series.brightened(pixels[0], frame), frame)[None].astype(dtype)
+
+        frames = da.stack([series.images[i].data for i in self._used]).rechunk((1, -1, -1))
+        numbers = da.from_array(np.reshape(self._used, (-1, 1, 1)), chunks=1)
+        chunks = (frames.chunks[0], *((n,) for n in self.shape_))
+        _ = series.common_faults  # of all frames, before those of each one
+        return da.map_blocks(block, frames, numbers, chunks=chunks, dtype=dtype, meta=np.empty((0, 0, 0), dtype))
 
     def _combined(self, frames: Callable[[int], NDArray], *, with_variance: bool = False) -> Combined:
         """Average of frames, by their numbers in the series."""

@@ -62,13 +62,16 @@ class Series:
 
         Those that are faulty in the mean of all frames are faulty in each: its noise is lower.
         """
-        values = self.images[frame].values
-        faulty = self._own_faults(frame, values) | self._common_faults
+        return self.brightened(self.images[frame].values, frame)
+
+    def brightened(self, values: NDArray, frame: int) -> NDArray[np.float64]:
+        """The same from the recorded pixels of the frame."""
+        faulty = self._own_faults(frame, values) | self.common_faults
         return filled(values, faulty).astype(np.float64) * mode_sign(self.mode)
 
     def faulty(self, frame: int) -> NDArray[np.bool_]:
         """Faulty pixels of a frame."""
-        return self._own_faults(frame, self.images[frame].values) | self._common_faults
+        return self._own_faults(frame, self.images[frame].values) | self.common_faults
 
     def _own_faults(self, frame: int, values: NDArray) -> NDArray[np.bool_]:
         if frame not in self._faults:
@@ -78,7 +81,8 @@ class Series:
         return mask.reshape(values.shape)
 
     @cached_property
-    def _common_faults(self) -> NDArray[np.bool_]:
+    def common_faults(self) -> NDArray[np.bool_]:
+        """Pixels that are faulty in the mean of all frames."""
         total = np.zeros(self.first.shape)
         for i, image in self.images.items():
             values = image.values

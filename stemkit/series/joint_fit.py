@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise, product
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from stemkit.columns import ColumnFits, fit_columns
+from stemkit.columns.constants import RENDER_RADIUS, WINDOW_RADIUS
 from stemkit.detection import Quality
 from stemkit.detection.normalized_image import FRAMES, NormalizedImage
 from stemkit.detection.table import table_of
@@ -18,6 +21,7 @@ from stemkit.images.containers import Images
 from stemkit.images.mode import mode_sign
 from stemkit.images.pixel_size import mean_pixel_size
 from stemkit.noise import NoiseCalibrator, NoiseModel
+from stemkit.pixels import filled
 from stemkit.series.aligner import SeriesAligner
 from stemkit.series.average_noise import with_mean_displacements
 from stemkit.series.frames import Series
@@ -34,6 +38,11 @@ WIDE = 2**0.5
 ENLARGED = 2.0
 #: Fraction of a column that a frame must show to measure it (chosen).
 LEAST_SHOWN = 0.5
+#: Pixels of all frames that are fitted at a time, which take about 80 bytes each (chosen: memory).
+MOST_PIXELS = 2**22
+#: Distance up to which other columns are fitted with those of a tile, median widths (derived: all columns whose models
+#: extend into the windows of these have complete windows).
+MARGIN = 2 * WINDOW_RADIUS + RENDER_RADIUS
 
 
 def measure_series(
@@ -71,7 +80,8 @@ def measure_series(
     Errors contain the noise of the pixels. ``y_jitter`` and ``x_jitter`` are those of the mean of n frames, which have
     ``1 / n`` of the variance of ``aligner.scan_noise_``: what all frames have in common cannot be measured.
 
-    All frames are in memory together, about 50 bytes per pixel of each.
+    Columns are fitted in tiles, with those nearby on all sides, so that about 2 million pixels of all frames are in
+    memory at a time; frames of a lazy series are read once for each tile.
 
     Examples
     --------
@@ -91,7 +101,7 @@ def measure_series(
     if len(columns) == 0:
         return columns.assign(n_frames=np.zeros(0))
     given = _Frames.of(frames, columns, aligner, noise)
-    return given.measured(given.layers(given.used), columns)
+    return given.measured(given.used, columns)
 
 
 def measure_frames(
@@ -127,7 +137,7 @@ def measure_frames(
     given = _Frames.of(frames, columns, aligner, noise)
     tables = []
     for i in given.used:
-        table = given.measured(given.layers([i]), columns, fix_positions=fix_positions)
+        table = given.measured([i], columns, fix_positions=fix_positions)
         table = table.assign(image=i, frame=i, column=columns.index)
         tables.append(table[table[FRAMES] > LEAST_SHOWN])
     result = pd.concat(tables, ignore_index=True)
@@ -158,21 +168,34 @@ class _Frames:
         images = [series.images[used[int(i)]] for i in chosen]
         of_frames = cls(series, aligner, used, NoiseCalibrator(mode=series.mode).fit(images).noise_model_)
         # a background that is common to all frames is measured best on their mean
-        mean = of_frames.layers(used).mean
-        background = NoiseCalibrator(mode="haadf").fit(mean).noise_model_.background
+        background = NoiseCalibrator(mode="haadf").fit(of_frames.mean(used)[0]).noise_model_.background
         return replace(of_frames, noise=replace(of_frames.noise, background=background))
 
-    def layers(self, numbers: list[int]) -> Layers:
-        """The rows of a subset of the frames, in units of the contrast."""
+    def mean(self, numbers: list[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean of a subset of the frames, in units of the contrast, and how many of them show each pixel.
+
+        Pixels that none shows are interpolated.
+        """
+        total, count = np.zeros(self.aligner.shape_), np.zeros(self.aligner.shape_)
+        for i in numbers:
+            one = self.layers([i], (slice(0, total.shape[0]), slice(0, total.shape[1])))
+            total += np.where(one.valid, one.values, 0).sum(axis=0, dtype=np.float64)
+            count += one.valid.sum(axis=0)
+        return filled(total / np.maximum(count, 1), count == 0), count
+
+    def layers(self, numbers: list[int], area: tuple[slice, slice]) -> Layers:
+        """Part of the rows of a subset of the frames, in an area of the average and in units of the contrast."""
         turns = [int(quarters) for quarters in self.aligner.quarter_turns_]
-        n_y, n_x = self.aligner.shape_
+        n_y, n_x = (one.stop - one.start for one in area)
+        origin = [one.start for one in area]
         parts = []
         for slow_axis in (0, 1):
             chosen = [i for i in numbers if turns[i] % 2 == slow_axis]
             if not chosen:
                 continue
             # the rows of scans that are turned by 90 degrees are columns of pixels: y and x are exchanged
-            moved = np.stack([self._displacement(i, turns[i])[:, :: -1 if slow_axis else 1] for i in chosen])
+            places = [self._displacement(i, turns[i]) - origin for i in chosen]
+            moved = np.stack([place[:, :: -1 if slow_axis else 1] for place in places])
             pixels = (self._turned_back(i, turns[i], exchanged=bool(slow_axis)) for i in chosen)
             found = layers_of(pixels, moved, (n_x, n_y) if slow_axis else (n_y, n_x))
             parts.append(found.transposed() if slow_axis else found)
@@ -194,10 +217,10 @@ class _Frames:
         """1 for bright, -1 for dark columns."""
         return mode_sign(self.noise.mode)
 
-    def measured(self, layers: Layers, columns: pd.DataFrame, *, fix_positions: bool = False) -> pd.DataFrame:
-        """The columns fitted to layers, row by row."""
-        average = self._average(columns, layers)
-        fits = _fitted(columns, layers, average, self.noise, fix_positions=fix_positions)
+    def measured(self, numbers: list[int], columns: pd.DataFrame, *, fix_positions: bool = False) -> pd.DataFrame:
+        """The columns fitted to a subset of the frames, row by row."""
+        average = self._average(columns, numbers)
+        fits = self._fitted(numbers, columns, average, fix_positions=fix_positions)
         quality = columns["quality"].to_numpy()
         is_fixed, is_guided = (quality & flag > 0 for flag in (Quality.WIDTH_FIXED, Quality.GUIDED))
         elliptical = "sigma_major" in columns
@@ -206,9 +229,9 @@ class _Frames:
         table.index = columns.index
         return table
 
-    def _average(self, columns: pd.DataFrame, layers: Layers) -> NormalizedImage:
+    def _average(self, columns: pd.DataFrame, numbers: list[int]) -> NormalizedImage:
         """The average as the table describes it: its pixels, coordinates and noise."""
-        mean, count = layers.mean, layers.valid.sum(axis=0)
+        mean, count = self.mean(numbers)
         n_frames = max(float(np.median(count[count > 0])), 1.0)
         pointwise = self.noise.pointwise
         noise = replace(
@@ -221,6 +244,86 @@ class _Frames:
         coords = {FRAMES: (("y", "x"), count), **_coordinates(columns, mean.shape)}
         source = xr.DataArray(mean, coords, ("y", "x"))
         return NormalizedImage(source, noise, self.sign, mean, None, None, weights=count / n_frames)
+
+    def _fitted(
+        self, numbers: list[int], columns: pd.DataFrame, average: NormalizedImage, *, fix_positions: bool
+    ) -> ColumnFits:
+        """Fit the columns of a table, in units of the normalized frames."""
+        noise = self.noise
+        values = {name: columns[name].to_numpy(dtype=np.float64) for name in columns if name != "quality"}
+        size = mean_pixel_size(average.source)
+        sigma = values["sigma"] / size
+        start = ColumnFits.from_values(
+            len(columns),
+            y=values["y_px"],
+            x=values["x_px"],
+            amplitude=values["amplitude"] / noise.contrast,
+            sigma=sigma,
+            background=average.sign * (values["background"] - noise.level) / noise.contrast,
+        )
+        fit_sigma = np.isfinite(values["sigma_err"]) & (not fix_positions)
+        is_guided = columns["quality"].to_numpy() & Quality.GUIDED > 0
+        fixed = values["background"][0] if (values["background_err"] == 0).all() else None
+        usual = float(np.median(sigma))
+        widths = np.where(fit_sigma, usual * np.where(sigma > WIDE * usual, ENLARGED, 1.0), sigma)
+        fit_position = ~is_guided & (not fix_positions)
+        one = replace(average, noise=noise)
+        variance, streaks = one.noise_for_fits(usual)
+        fits, most = start, MOST_PIXELS // len(numbers)
+        for area, near, own in _tiles(start.positions, self.aligner.shape_, most, MARGIN * usual):
+            layers, (top, left) = self.layers(numbers, area), (one.start for one in area)
+            found = fit_columns(
+                layers.values,
+                _moved(start.take(near), -top, -left),
+                widths[near],
+                variance=variance,
+                correlation_x=noise.pointwise.correlation_x,
+                streaks=streaks,
+                tilt=one.background_slope_std(usual),
+                valid=layers.valid,
+                shifts=layers.shifts,
+                fit_sigma=fit_sigma[near],
+                fit_position=fit_position[near],
+                background=None if fixed is None else average.sign * (fixed - noise.level) / noise.contrast,
+                elliptical="sigma_major" in columns,
+            )
+            fits = fits.updated(own, _moved(found.take(np.isin(near, own)), top, left))
+        fits.sigma_err[~fit_sigma] = np.nan
+        for name in ("y_err", "x_err"):
+            getattr(fits, name)[is_guided] = values[name.replace("_", "_px_")][is_guided]
+        return fits
+
+
+def _tiles(
+    positions: NDArray, shape: tuple[int, int], most_pixels: int, margin: float
+) -> Iterator[tuple[tuple[slice, slice], NDArray[np.intp], NDArray[np.intp]]]:
+    """Areas in which columns are fitted, of at most ``most_pixels`` unless their margins need more.
+
+    Yields
+    ------
+    area : (slice, slice)
+    near, own : ndarray of int
+        Columns in the area, and those of them that are not in its margins, in increasing order.
+    """
+    width = math.ceil(margin)
+    edge = max(shape) if math.prod(shape) <= most_pixels else max(math.isqrt(most_pixels) - 2 * width, width)
+    axes = []
+    for place, n in zip(positions.T, shape, strict=True):
+        ends = np.linspace(0, n, math.ceil(n / edge) + 1).astype(int)
+        # columns outside the average, too, belong to the tiles at its border
+        tile = np.clip(np.searchsorted(ends, place, side="right") - 1, 0, len(ends) - 2)
+        parts = [slice(max(0, int(a) - width), min(n, int(b) + width)) for a, b in pairwise(ends)]
+        is_near = [((place >= p.start) | (p.start == 0)) & ((place < p.stop) | (p.stop == n)) for p in parts]
+        axes.append([(part, is_near[i], tile == i) for i, part in enumerate(parts)])
+    for (rows, near_y, own_y), (columns, near_x, own_x) in product(*axes):
+        own = np.flatnonzero(own_y & own_x)
+        if len(own):
+            yield (rows, columns), np.flatnonzero(near_y & near_x), own
+
+
+def _moved(fits: ColumnFits, y: float, x: float) -> ColumnFits:
+    """Fits in an image whose first pixel is another one."""
+    return replace(fits, y=fits.y + y, x=fits.x + x)
 
 
 def _check_columns(columns: pd.DataFrame) -> None:
@@ -248,45 +351,3 @@ def _coordinates(columns: pd.DataFrame, shape: tuple[int, ...]) -> dict[str, xr.
         first = float((columns[dim] - size * columns[f"{dim}_px"]).median())
         coords[dim] = xr.Variable(dim, first + size * np.arange(n), {"units": "nm"})
     return coords
-
-
-def _fitted(
-    columns: pd.DataFrame, layers: Layers, average: NormalizedImage, noise: NoiseModel, *, fix_positions: bool
-) -> ColumnFits:
-    """Fit the columns of a table, in units of the normalized frames."""
-    values = {name: columns[name].to_numpy(dtype=np.float64) for name in columns if name != "quality"}
-    size = mean_pixel_size(average.source)
-    sigma = values["sigma"] / size
-    start = ColumnFits.from_values(
-        len(columns),
-        y=values["y_px"],
-        x=values["x_px"],
-        amplitude=values["amplitude"] / noise.contrast,
-        sigma=sigma,
-        background=average.sign * (values["background"] - noise.level) / noise.contrast,
-    )
-    fit_sigma = np.isfinite(values["sigma_err"]) & (not fix_positions)
-    is_guided = columns["quality"].to_numpy() & Quality.GUIDED > 0
-    fixed = values["background"][0] if (values["background_err"] == 0).all() else None
-    usual = float(np.median(sigma))
-    one = replace(average, noise=noise)
-    variance, streaks = one.noise_for_fits(usual)
-    fits = fit_columns(
-        layers.values,
-        start,
-        np.where(fit_sigma, usual * np.where(sigma > WIDE * usual, ENLARGED, 1.0), sigma),
-        variance=variance,
-        correlation_x=noise.pointwise.correlation_x,
-        streaks=streaks,
-        tilt=one.background_slope_std(usual),
-        valid=layers.valid,
-        shifts=layers.shifts,
-        fit_sigma=fit_sigma,
-        fit_position=~is_guided & (not fix_positions),
-        background=None if fixed is None else average.sign * (fixed - noise.level) / noise.contrast,
-        elliptical="sigma_major" in columns,
-    )
-    fits.sigma_err[~fit_sigma] = np.nan
-    for name in ("y_err", "x_err"):
-        getattr(fits, name)[is_guided] = values[name.replace("_", "_px_")][is_guided]
-    return fits

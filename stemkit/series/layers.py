@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stemkit.pixels import filled
-
 __all__ = ["Layers", "layers_of"]
 
 
@@ -45,13 +43,6 @@ class Layers:
         """All layers of several."""
         names = ("values", "shifts", "valid")
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
-
-    @property
-    def mean(self) -> NDArray[np.float64]:
-        """Mean of the layers ``(n_y, n_x)``; pixels that none shows are interpolated."""
-        count = self.valid.sum(axis=0)
-        total = np.where(self.valid, self.values, 0).sum(axis=0, dtype=np.float64)
-        return filled(total / np.maximum(count, 1), count == 0)
 
 
 def layers_of(frames: Iterable[tuple[NDArray, NDArray]], displacements: NDArray, shape: tuple[int, int]) -> Layers:

@@ -47,15 +47,17 @@ def test_the_average_its_figure_and_the_frames_are_written(file, capsys):
 
 def test_frames_of_large_files_are_read_when_they_are_needed(file, monkeypatch):
     pytest.importorskip("dask")
+    pytest.importorskip("zarr")
     fitted = []
     fit = SeriesAligner.fit
     monkeypatch.setattr(SeriesAligner, "fit", lambda self, X: fitted.append(X) or fit(self, X))
-    assert average(file, "--whole") == 0
-    in_memory = read(file.parent / "series_average.nc")
+    assert average(file, "--whole", "--frames") == 0
+    in_memory, aligned = (read(file.parent / f"series_{name}.nc") for name in ("average", "aligned"))
     monkeypatch.setattr("stemkit.cli.common.MAX_BYTES_IN_MEMORY", 0)
     (file.parent / "series_average.nc").unlink()
-    assert average(file, "--whole") == 0
+    assert average(file, "--whole", "--frames") == 0
     assert [is_lazy(frames) for frames in fitted] == [False, True]
+    np.testing.assert_array_equal(read(file.parent / "series_aligned.zarr"), aligned)
     np.testing.assert_array_equal(read(file.parent / "series_average.nc"), in_memory)
 
 

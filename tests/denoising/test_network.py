@@ -19,6 +19,7 @@ from stemkit.denoising.weights import NetworkInfo, build
 from stemkit.images import split
 from stemkit.metrics import psnr
 from stemkit.networks import SFIN
+from stemkit.pixels.filled_image import FilledImage
 from stemkit.synthesis import lattice, planar_cell, render
 
 TINY = {"n_channels": 4, "n_blocks": 1, "downsampling": 2}
@@ -163,9 +164,13 @@ class TestTiles:
 
         network.device = torch.device("cpu")
         image = np.random.default_rng(0).normal(size=(3000, 2000)).astype(np.float32)
+        expected = image.copy()
+        image[500, 600] = 1e4
+        filled = FilledImage.of(image)
+        expected[500, 600] = filled.values[0]
         tracemalloc.start()
-        for rows, maps in enhanced_strips(image, network, NetworkInfo(4, 1, 1), sign=-1, tile_size=256):
-            np.testing.assert_allclose(maps["enhance"], image[rows], atol=1e-5)
+        for rows, maps in enhanced_strips(filled, network, NetworkInfo(4, 1, 1), sign=-1, tile_size=256):
+            np.testing.assert_allclose(maps["enhance"], expected[rows], atol=1e-5)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         # the quantiles are found in one copy

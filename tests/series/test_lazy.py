@@ -4,10 +4,11 @@ import weakref
 
 import numpy as np
 import pytest
+import xarray as xr
 
-from stemkit import NoiseModel, PointwiseNoise, SeriesAligner, read, write
+from stemkit import AtomDetector, NoiseModel, PointwiseNoise, SeriesAligner, read, write
 from stemkit.images.lazy import is_lazy
-from stemkit.series import draw_displacements, draw_series
+from stemkit.series import draw_displacements, draw_series, measure_series
 from stemkit.synthesis import cropped, disk, lattice, planar_cell
 
 da = pytest.importorskip("dask.array")
@@ -70,10 +71,22 @@ class TestLazy:
         image = aligner.transform(recording.frames)
         np.testing.assert_array_equal(image, expected[1])
         assert image.attrs == expected[1].attrs
-        np.testing.assert_array_equal(aligner.aligned(recording.frames), expected[0].aligned(frames))
+        aligned = aligner.aligned(recording.frames)
+        assert is_lazy(aligned)
+        np.testing.assert_array_equal(aligned[3], expected[0].aligned(frames)[3])
+        for one, whole in zip(aligned, expected[0].aligned(frames), strict=True):
+            xr.testing.assert_identical(one.compute(), whole)
         assert recording.reads > N
         assert recording.largest <= 2
         assert recording.alive <= 1
+
+    def test_columns_are_measured_without_all_frames_in_memory(self, frames, expected):
+        columns = AtomDetector(spacing=0.18, width=0.04).fit_transform(expected[1].fillna(expected[1].median()))
+        noise = NoiseModel(20.0, 4.0, pointwise=PointwiseNoise.counted(20.0, background=4.0))
+        recording = Recording(frames)
+        table = measure_series(recording.frames, columns, expected[0], noise=noise)
+        np.testing.assert_array_equal(table, measure_series(frames, columns, expected[0], noise=noise))
+        assert recording.largest <= 2
 
     def test_a_list_of_lazy_frames_and_a_lazy_file_stay_lazy(self, frames, tmp_path):
         whole = SeriesAligner(rows=False, denoiser=None).fit(frames).displacements_

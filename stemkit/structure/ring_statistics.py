@@ -117,7 +117,8 @@ def ring_pairs(rings: pd.DataFrame, sizes: tuple[int, int] = (5, 7)) -> pd.DataF
     of_first, of_second = (rings.index[rings["size"] == size] for size in sizes)
     place = {ring: k for k, ring in enumerate(of_second)}
     pairs = [(k, place[n]) for k, ring in enumerate(of_first) for n in rings.at[ring, "neighbors"] if n in place]
-    rows, cols = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
+    # indices of 64 bits are refused by older releases of SciPy
+    rows, cols = np.array(pairs, dtype=np.int32).reshape(-1, 2).T
     graph = csr_array((np.ones(len(rows), dtype=np.int8), (rows, cols)), shape=(len(of_first), len(of_second)))
     partner = maximum_bipartite_matching(graph, perm_type="column") if len(rows) else np.full(len(of_first), -1)
     i, j = of_first[partner >= 0], of_second[partner[partner >= 0]]

@@ -41,7 +41,7 @@ CONTRADICTORY = 2.5
 ABSORBED_ERROR = 0.05
 #: A drift along y with less than this many times the variance that misfits of the columns add to a row is rejected: it
 #: may be a misfit's (chosen).
-LEAST_OVER_MISFIT = 4.0
+LEAST_OVER_MISFIT = 16.0
 #: Error of the squared jitter caused by the columns' model, as a fraction of it (chosen).
 MODEL_ERROR = 0.02
 

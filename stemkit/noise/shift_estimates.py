@@ -341,9 +341,10 @@ def _with_misfit(estimates: ShiftEstimates) -> ShiftEstimates:
     leverage = weight * np.einsum("ci,ckij,cj->ck", terms, inverse[row], terms, optimize=True)
     chi_squared = (estimates.free_of_modes(about_row) * about_row).sum(1)
     freedom = np.maximum(((weight > 0) * (1 - leverage)).sum(1) - n_modes, 1.0)
+    ratio = chi_squared / freedom
     excess = max(float(chi_squared.sum() / max(freedom.sum(), 1.0)) - 1, 0.0)
-    row_noise = float((1 / total[total > TINY]).mean()) if (total > TINY).any() else 0.0
-    reweighted = estimates.reweighted(weight / np.maximum(chi_squared / freedom, 1.0)[:, None])
+    row_noise = float((total > TINY).sum() / total.sum())  # of a typical row: some have hardly any information
+    reweighted = estimates.reweighted(weight / np.maximum(ratio, 1.0)[:, None])
     return replace(reweighted, misfit=excess * row_noise)
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from strategies import SIGMAS, crystal, displacements
 
@@ -25,6 +25,9 @@ def calibrated(scan: ScanNoise, seed: int, readout: float = 0.05) -> NoiseCalibr
 
 
 @settings(max_examples=4)
+# the misfit of a row that crosses hardly any column is not that of a typical one
+@example("_y", 0.375, 0.5, 2.39, 13)
+@example("_y", 0.375, 0.5, 2.39, 265)
 @given(suffixes, st.floats(0.2, 0.4), st.floats(0.5, 0.8), st.floats(2.0, 3.5), st.integers(0, 1000))
 def test_drift_in_an_image_is_found(suffix, jitter, drift, rows, seed):
     scan = ScanNoise(**{f"jitter{suffix}": jitter, f"drift{suffix}": drift}, drift_rows=rows)

@@ -54,7 +54,7 @@ def test_hum_in_an_image_is_found_with_its_period(suffix, hum, period, seed):
     found, std = calibrator.noise_model_.scan, calibrator.noise_model_std_
     assert abs(getattr(found, f"hum{suffix}") - hum) < SIGMAS * std[f"scan.hum{suffix}"] + 0.1 * hum
     assert abs(1 / found.hum_period - frequency) < SIGMAS * std["scan.hum_period"] * frequency**2 + 1e-4
-    # in about one of 30 images, a part of the jitter, which is 0.2 px, is taken for a drift
+    # rarely, a part of the jitter, which is 0.2 px, is taken for a drift
     assert math.hypot(found.drift, found.drift_y) < 0.15
 
 

@@ -136,7 +136,7 @@ def _line(key: str, value: float | str, error: float | None, unit: str, meaning:
 
 
 def _rounded(value: float, digits: int) -> str:
-    """A number of so many significant digits, up to a million without an exponent."""
+    """A number with the given significant digits, without an exponent up to a million."""
     return f"{float(f'{value:.{digits}g}'):.7g}"
 
 

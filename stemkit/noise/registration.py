@@ -40,7 +40,7 @@ CONTRADICTORY = 2.5
 #: variance (chosen; where recorded images contradicted a drift, 0.15 or more was left).
 ABSORBED_ERROR = 0.05
 #: A drift along y with less than this many times the variance that misfits of the columns add to a row is rejected: it
-#: may be a misfit's (chosen).
+#: may be a misfit's (chosen: recorded images have ratios of 5 to 6, or 75).
 LEAST_OVER_MISFIT = 16.0
 #: Error of the squared jitter caused by the columns' model, as a fraction of it (chosen).
 MODEL_ERROR = 0.02

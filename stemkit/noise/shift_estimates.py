@@ -274,8 +274,8 @@ class _Windows:
         """
         of_pixel = (estimates.weight / known)[:, :, None] * self.slope
         total = np.bincount(self.index.ravel(), of_pixel.ravel(), variance.size).reshape(variance.shape)
-        independent = estimates.by_row(estimates.weight)
-        return np.where(independent > 0, (total**2 * variance).sum(1) / np.maximum(independent, TINY), 1.0)
+        shared, independent = (total**2 * variance).sum(1), estimates.by_row(estimates.weight)
+        return np.where(shared > 0, shared / np.maximum(independent, TINY), 1.0)
 
     def parameter_effects(self, slope_squared: NDArray, axis: int) -> list[NDArray[np.float64]]:
         """Changes of the estimates by errors of the fitted parameters: position, along y also amplitude and width.
@@ -341,10 +341,9 @@ def _with_misfit(estimates: ShiftEstimates) -> ShiftEstimates:
     leverage = weight * np.einsum("ci,ckij,cj->ck", terms, inverse[row], terms, optimize=True)
     chi_squared = (estimates.free_of_modes(about_row) * about_row).sum(1)
     freedom = np.maximum(((weight > 0) * (1 - leverage)).sum(1) - n_modes, 1.0)
-    ratio = chi_squared / freedom
     excess = max(float(chi_squared.sum() / max(freedom.sum(), 1.0)) - 1, 0.0)
     row_noise = float((total > TINY).sum() / total.sum())  # of a typical row: some have hardly any information
-    reweighted = estimates.reweighted(weight / np.maximum(ratio, 1.0)[:, None])
+    reweighted = estimates.reweighted(weight / np.maximum(chi_squared / freedom, 1.0)[:, None])
     return replace(reweighted, misfit=excess * row_noise)
 
 

@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, settings
 sys.path.insert(0, str(Path(__file__).parent))
 gc.disable()  # until pytest_collection_finish
 
-#: ``--hypothesis-profile thorough`` draws more examples, others in every run.
+#: ``--hypothesis-profile fresh`` draws others in every run (or with each ``--hypothesis-seed``), ``thorough`` more too.
 ALWAYS = {"deadline": None, "database": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("repeatable", derandomize=True, max_examples=30, **ALWAYS)
+settings.register_profile("fresh", derandomize=False, max_examples=30, **ALWAYS)
 settings.register_profile("thorough", derandomize=False, max_examples=300, **ALWAYS)
 settings.load_profile("repeatable")
 

@@ -112,6 +112,8 @@ class Pairs:
         of a lattice differ between cells by the displacements of rows as well. They were calibrated together.
         """
         shifts = np.asarray(shifts, dtype=float).reshape(-1, 2)
+        if len(shifts) == 0:
+            return np.zeros(0)
         parts = np.stack([self._structure(first, second, shift) for shift in self._rounded(shifts)])
         structure = (parts * weights_among(n_frames)).sum(axis=-1)
         return np.asarray(

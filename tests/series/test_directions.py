@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stemkit import NoiseModel, PointwiseNoise, SeriesAligner
@@ -72,8 +72,9 @@ class TestSimulation:
 
 
 class TestSlowDrift:
-    @settings(max_examples=4, deadline=None)
+    @settings(max_examples=4)
     @given(st.integers(0, 10**5), st.floats(-9, 9), st.floats(-9, 9), st.floats(-3, 3), st.floats(-3, 3))
+    @example(seed=29, dy=7.0, dx=0.0, by=2.0, bx=1.0)  # no maximum of the correlation is near the shift
     def test_linear_and_bent_drift_are_found(self, seed, dy, dx, by, bx):
         frames, moved = series([0, 90], drift=(dy, dx), bend=(by, bx), seed=seed)
         turns = [Turn(0, (SIZE, SIZE)), Turn(1, (SIZE, SIZE))]
@@ -81,7 +82,7 @@ class TestSlowDrift:
         found = slow_drifts(images, [0, 1])
         for turn, true, drift in zip(turns, moved, found.drifts, strict=True):
             error = (drift(turn.rows()) - true)[20:-20]  # the particle fills the middle
-            assert np.abs(error - error.mean(0)).max() < 0.35
+            assert np.sqrt(((error - error.mean(0)) ** 2).mean()) < 0.2  # 95 % of 60 such series: below .11
 
     @pytest.mark.parametrize("angles", [[0, 90], [0, 90, 180, 270], [90, 0, 0]])
     def test_the_average_is_neither_sheared_nor_stretched(self, angles):

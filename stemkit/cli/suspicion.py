@@ -85,10 +85,12 @@ def _advice(
     counts: dict[str, int], close: int, table: pd.DataFrame, detector: AtomDetector, shown: xr.DataArray, path: Path
 ) -> list[str]:
     """What to try, the most promising first."""
+    from stemkit.images.provenance import was_averaged
+
     advice = []
     displacement = _row_displacement(shown)
     width = float(table["sigma"].median() * _px_per_unit(table))
-    if displacement > MAX_ROW_DISPLACEMENT * width and not _was_straightened(shown):
+    if displacement > MAX_ROW_DISPLACEMENT * width and not was_averaged(shown):
         advice.append(
             f"stemkit straighten {path} and measure its result, since rows are displaced by {displacement:.2g} px"
         )
@@ -143,10 +145,6 @@ def _row_displacement(shown: xr.DataArray) -> float:
 
     models = [resolve_noise(image, None) for image in split(shown) if "noise" in image.attrs]
     return max((model.scan.displacement for model in models), default=0.0)
-
-
-def _was_straightened(shown: xr.DataArray) -> bool:
-    return '"straighten"' in str(shown.attrs.get("stemkit", ""))
 
 
 def _px_per_unit(table: pd.DataFrame) -> float:

@@ -29,6 +29,8 @@ class _Constants:
     min_columns: int = 10
     #: Expected error rate up to which counts are considered reliable to an atom (chosen).
     max_error_rate: float = 0.1
+    #: Smallest fraction of the columns in a component that is more than a few unusual columns (chosen).
+    min_component: float = 0.02
     #: Samples that are drawn for the expected error rate (chosen: its relative error is below 5 % in 200 columns).
     n_draws: int = 30
     #: Probability of the range of counts of a column (chosen).
@@ -159,10 +161,11 @@ def count_atoms(
     The error rate is that of 30 samples that are drawn from the mixture and fitted in the same way, with the number of
     components given: it contains the overlap of the components and the errors of their means. It does not contain a
     wrong number of components, a wrong ``first``, or intensities that are not normally distributed. Atoms are
-    considered countable if more than one component is found, the error rate is at most 10 %, and no other number of
-    components, or scale of the library, describes the intensities as well: their criteria differ by at least 6. Without
-    a library, of 225 samples of 40 to 300 columns whose components overlap, 5 were called countable in error; of 60
-    samples whose components are separated, 2 were not called countable.
+    considered countable if more than one component is found (without a library: with at least 2 % of the columns
+    each, and two), the error rate is at most 10 %, and no other number of components, or scale of the library,
+    describes the intensities as well: their criteria differ by at least 6. Without a library, of 225
+    samples of 40 to 300 columns whose components overlap, 5 were called countable in error; of 60 samples whose
+    components are separated, 2 were not called countable.
 
     References
     ----------
@@ -206,7 +209,7 @@ def count_atoms(
         others = list(as_good[as_good != len(numbers)])
     columns = _counts(table, by, values, reason, mixture, numbers)
     components = _components(mixture, numbers, columns["count"])
-    countable, verdict = _verdict(int((mixture.weights > 0).sum()), rates.any_error, criteria, others)
+    countable, verdict = _verdict(components["n"].to_numpy()[mixture.weights > 0], rates.any_error, criteria, others)
     return AtomCounts(
         columns, components, criteria, mixture.width, factor, rates.any_error, rates.any_error_std, rates.beyond_one,
         countable, verdict,
@@ -282,8 +285,13 @@ def _counts(
     return result.assign(fitted=reason == "", reason=reason)
 
 
-def _verdict(n_used: int, rate: float, criteria: pd.DataFrame, others: list[float] | list[int]) -> tuple[bool, str]:
-    if n_used < 2:
+def _verdict(n: NDArray, rate: float, criteria: pd.DataFrame, others: list[float] | list[int]) -> tuple[bool, str]:
+    """Whether atoms are countable with n columns per component, and why."""
+    free = len(criteria) > 0  # the means of a library are known, those of single columns are not
+    common = n[n >= max(2, CONSTANTS.min_component * n.sum())] if free else n
+    if len(n) > 1 and len(common) < 2:
+        return False, f"not countable: {n.max()} of {n.sum()} columns have about the same intensity"
+    if len(common) < 2:
         more = int(criteria["bic"].idxmin()) if len(criteria) else 1
         preferred = f"; BIC prefers {more}, which overlap" if more > 1 else ""
         return False, f"not countable: only one component is separated{preferred}"

@@ -56,6 +56,15 @@ def test_separated_components_are_counted(noise, seed):
     assert np.abs(pulls).max() < SIGMAS
 
 
+@pytest.mark.parametrize("n_unusual", [1, 2])
+def test_unusual_columns_are_not_counts(n_unusual):
+    values = np.random.default_rng(3).normal(10.0, 0.5, 225)
+    values[:n_unusual] = 20.0 + 0.1 * np.arange(n_unusual)
+    counts = count_atoms(pd.DataFrame({"y": 0.0, "x": np.arange(225.0), "intensity": values}))
+    assert not counts.countable
+    assert counts.verdict == f"not countable: {225 - n_unusual} of 225 columns have about the same intensity"
+
+
 def test_separated_components_are_called_countable():
     samples = [intensities(300, 0.9, np.random.default_rng(seed))[1] for seed in range(20)]
     assert np.mean([count_atoms(table, max_components=12).countable for table in samples]) >= 0.8

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import xarray as xr
-from bokeh.layouts import gridplot
-from bokeh.models import LayoutDOM, LinearColorMapper, Range1d
+from bokeh.models import LinearColorMapper, Range1d
 from bokeh.palettes import Viridis256
 from bokeh.plotting import figure
 from numpy.typing import NDArray
@@ -28,6 +27,8 @@ CONTAINED_POWER = 0.999
 CENTER_RADIUS = 0.01
 #: Height of a panel, screen pixels (chosen).
 PANEL_HEIGHT = 320
+#: Width up to which a panel grows with the page, screen pixels (chosen).
+MAX_PANEL_WIDTH = 480
 #: Bins of a histogram (chosen).
 N_BINS = 40
 #: Quantiles between which a histogram is drawn: outliers would compress the others (chosen).
@@ -40,7 +41,7 @@ BAR_COLOR = "#3a87c8"
 MIN_POWER = np.finfo(np.float64).tiny
 
 
-def power_spectra(images: dict[str, xr.DataArray]) -> LayoutDOM:
+def power_spectra(images: dict[str, xr.DataArray]) -> list[figure]:
     """Draw the power spectra of images of the same size, with the same colours and linked axes.
 
     Parameters
@@ -63,6 +64,8 @@ def power_spectra(images: dict[str, xr.DataArray]) -> LayoutDOM:
             title=title,
             width=PANEL_HEIGHT,
             height=PANEL_HEIGHT,
+            sizing_mode="scale_width",
+            max_width=MAX_PANEL_WIDTH,
             tools="pan,wheel_zoom,reset",
             match_aspect=True,
             **ranges,
@@ -78,7 +81,7 @@ def power_spectra(images: dict[str, xr.DataArray]) -> LayoutDOM:
         plot.xaxis.axis_label, plot.yaxis.axis_label = f"frequency along x (1/{unit})", f"along y (1/{unit})"
         plot.grid.visible = False
         panels.append(transparent(plot))
-    return gridplot([panels], toolbar_location="right", merge_tools=True)
+    return panels
 
 
 def histograms(table: pd.DataFrame, unit: str) -> list[figure]:

@@ -166,8 +166,8 @@ def _page(
     models = {
         "view": view.layout,
         "table": column_table(columns, view.source, selection, unit, f"{Path(name).stem}_columns.csv"),
-        "spectra": power_spectra(shown),
     }
+    models |= {f"spectrum_{k}": one for k, one in enumerate(power_spectra(shown))}
     if len(columns) > 1:
         models |= {f"histogram_{k}": one for k, one in enumerate(histograms(columns, unit))}
     script, divs = components(models, wrap_script=False)

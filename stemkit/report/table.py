@@ -98,7 +98,7 @@ class ColumnFilter:
 def column_filter() -> ColumnFilter:
     """Make the filter of the columns; :func:`column_table` connects it to their source."""
     chosen = Select(title="show", value=EVERY, options=[EVERY, GOOD, FLAGGED, *FLAG_WORDS.values()], width=240)
-    least = Spinner(title="least signal to noise", low=0, value=0, step=1, width=160)
+    least = Spinner(title="minimum signal-to-noise ratio", low=0, value=0, step=1, width=160)
     chosen.stylesheets = least.stylesheets = [InlineStyleSheet(css=COLORS)]
     arguments = {
         "chosen": chosen,

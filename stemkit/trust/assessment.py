@@ -20,6 +20,7 @@ from stemkit.images.provenance import recorded_image, steps_before
 from stemkit.noise import NoiseModel
 from stemkit.noise.resolve import resolve_noise
 from stemkit.pixels import faulty_pixels, filled
+from stemkit.tables import counted
 from stemkit.trust.columns import FALSE_DISCOVERY_RATE, judge_columns, missed_columns
 from stemkit.trust.expected_noise import ExpectedNoise
 from stemkit.trust.residual import ResidualTests, check_residual
@@ -99,7 +100,7 @@ class Assessment:
             else "removed with the noise: " + ", ".join(self._structure())
         )
         text = [
-            f"at the edge or outside of the training: {', '.join(edge)}" if edge else "inside the range of the training"
+            f"at the edge or outside of the training: {', '.join(edge)}" if edge else "within the range of the training"
         ]
         text.append(tests)
         if self.columns is not None:
@@ -108,10 +109,12 @@ class Assessment:
                 f"{counts[name]} {name}" for name in ("may be invented", "filled in", "weakened") if name in counts
             ]
             text.append(
-                f"of {len(self.columns)} columns {', '.join(doubtful)}" if doubtful else "all columns are supported"
+                f"of {counted(len(self.columns), 'column')}: {', '.join(doubtful)}"
+                if doubtful
+                else "all columns are supported by the recorded image"
             )
         if len(self.missed):
-            text.append(f"{len(self.missed)} missed")
+            text.append(f"{counted(len(self.missed), 'recorded column')} missed")
         return "; ".join(text)
 
     def __repr__(self) -> str:

@@ -90,7 +90,7 @@ def test_a_column_filled_in_and_a_column_missed_are_named(pair):
     assert len(found.missed) == 1
     place = found.missed.iloc[0]
     assert np.hypot(place["y_px"] - missed_y, place["x_px"] - missed_x) < 2
-    assert "1 missed" in str(found)
+    assert "1 recorded column missed" in str(found)
 
 
 def test_columns_in_pure_noise_are_not_supported():
@@ -111,7 +111,7 @@ def test_columns_in_pure_noise_are_not_supported():
 def test_the_table_has_all_sections_and_reprs_are_readable(pair):
     found = stemkit.assess(*pair)
     assert found.table.index.get_level_values("section").unique().tolist() == ["range", "residual", "columns"]
-    assert repr(found) == "Assessment(inside the range of the training; only noise was removed)"
+    assert repr(found) == "Assessment(within the range of the training; only noise was removed)"
     assert "<table" in found._repr_html_()
 
 

@@ -133,13 +133,18 @@ def fit_lag_covariance(
     total = max(float(covariance[0]), TINY)
     scaled = covariance / total
     # first with equal weights, then with those of the first result
-    best, _ = _fit_one(_LeastSquares.of(lags, scaled, np.diag(1 / np.maximum(pairs, 1.0)), n_x))
+    unweighted = _LeastSquares.of(lags, scaled, np.diag(1 / np.maximum(pairs, 1.0)), n_x)
+    best, _ = _fit_one(unweighted)
     for _ in range(2):
         best, cost = _fit_one(_LeastSquares.of(lags, scaled, _scatter(lags, best, pairs, n_x), n_x))
     if cost > CONSTANTS.unexplained:
+        # the weights of one length are far from those of two where its covariance is smooth
+        two = _fit_two(unweighted, _starts(best))
         for _ in range(2):
-            two = _fit_two(_LeastSquares.of(lags, scaled, _scatter(lags, best, pairs, n_x), n_x), best)
-            if two is None or two.short * total < CONSTANTS.min_over_displaced * displaced:
+            problem = _LeastSquares.of(lags, scaled, _scatter(lags, best, pairs, n_x), n_x)
+            two = _fit_two(problem, [(two.correlation, two.length, two.short_length), *_starts(best)])
+            displacements = two.short * total < CONSTANTS.min_over_displaced * displaced
+            if displacements or not _is_significant(problem, two, best):
                 break
             best = two
     std = _standard_deviations(lags, best, _scatter(lags, best, pairs, n_x))
@@ -212,16 +217,16 @@ def _best_correlation(problem: _LeastSquares, lengths: Sequence[float]) -> float
     return float(cost.x)
 
 
-def _fit_two(problem: _LeastSquares, one: LagCovariance) -> LagCovariance | None:
-    """The best model with streaks of two lengths; None if the second kind is not significant."""
+def _fit_two(problem: _LeastSquares, starts: list[tuple[float, float, float]]) -> LagCovariance:
+    """The best model with streaks of two lengths, from the best of the starts: correlations and two lengths."""
 
     def cost(p: NDArray) -> float:
         if not _distinct(p[0], np.exp(p[1:])):
             return math.inf
         return problem.solve(p[0], _whole_rows(np.exp(p[1:]), problem.longest))[1] ** 2
 
-    starts = [np.array([r, *np.log(lengths)]) for r, *lengths in _starts(one)]
-    start = min(starts, key=cost)
+    points = [np.array([r, *np.log(np.minimum(lengths, 1e6))]) for r, *lengths in starts]
+    start = min(points, key=cost)
     found = optimize.minimize(
         cost,
         start,
@@ -233,12 +238,20 @@ def _fit_two(problem: _LeastSquares, one: LagCovariance) -> LagCovariance | None
             "initial_simplex": np.vstack([start, start + np.diag([0.05, 0.2, -0.2])]),
         },
     )
-    cost_of_one = problem.solve(one.correlation, [one.length])[1] ** 2
     lengths = _whole_rows(np.exp(found.x[1:]), problem.longest)
     (pointwise, streaks, short), _ = problem.solve(found.x[0], lengths)
-    if (one.short == 0 and cost_of_one - found.fun < CONSTANTS.min_gain) or streaks == 0 or short == 0:
-        return None
     return LagCovariance(*map(float, (pointwise, found.x[0], streaks, lengths[0], short, lengths[1])))
+
+
+def _is_significant(problem: _LeastSquares, two: LagCovariance, before: LagCovariance) -> bool:
+    """Whether there are streaks of two lengths; of one length before, whether two explain the covariance better."""
+    if two.streaks == 0 or two.short == 0:
+        return False
+    if before.short > 0:
+        return True
+    cost_of_one = problem.solve(before.correlation, [before.length])[1] ** 2
+    cost_of_two = problem.solve(two.correlation, [two.length, two.short_length])[1] ** 2
+    return cost_of_one - cost_of_two >= CONSTANTS.min_gain
 
 
 def _distinct(correlation: float, lengths: NDArray) -> bool:

@@ -37,7 +37,7 @@ def test_errors_follow_from_the_covariance_of_the_rows(along_y, sigma, jitter, d
     parts = {f"jitter{suffix}": jitter, f"drift{suffix}": drift, f"hum{suffix}": hum}
     scan = ScanNoise(**parts, drift_rows=rows, hum_period=period)
     found = float(_jitter_error(scan, np.array([sigma]), along_y=along_y)[0])
-    assert found == pytest.approx(position_error(scan, sigma, along_y=along_y), rel=0.01, abs=1e-3)
+    assert found == pytest.approx(position_error(scan, sigma, along_y=along_y), rel=0.03, abs=1e-3)
 
 
 def test_a_slow_drift_is_not_averaged_over_the_rows():

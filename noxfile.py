@@ -24,11 +24,12 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The test suite; ``nox -s tests -- -m "not slow"`` omits tests that take more than three seconds."""
+    """Tests of less than three seconds each; ``nox -s tests -- -m slow`` runs the others, ``-- PATHS`` all of a path."""
     install(session, "-e", ".[test]")
     # worksteal gives each worker one half of the files, so that few fixtures are made twice; a worker that finishes
     # early takes tests of the other one
-    session.run("pytest", "-n", "2", "--dist", "worksteal", *session.posargs, env={"OMP_NUM_THREADS": "1"})
+    options = session.posargs or ["-m", "not slow"]
+    session.run("pytest", "-n", "2", "--dist", "worksteal", *options, env={"OMP_NUM_THREADS": "1"})
 
 
 @nox.session

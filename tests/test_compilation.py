@@ -74,11 +74,13 @@ def toy(tmp_path):
     return Toy(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_second_process_loads_the_result(toy):
     assert toy.run() == (6.0, 0)
     assert toy.run() == (6.0, 1)
 
 
+@pytest.mark.slow
 def test_a_change_in_another_file_is_noticed(toy):
     assert toy.run() == (6.0, 0)
     # the size of the file is the same, and its time may be
@@ -86,12 +88,14 @@ def test_a_change_in_another_file_is_noticed(toy):
     assert toy.run() == (10.0, 0)
 
 
+@pytest.mark.slow
 def test_a_class_that_was_renamed_does_not_matter(toy):
     assert toy.run() == (6.0, 0)
     toy.write(name="Arguments2")
     assert toy.run() == (6.0, 0)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_is_compiled_again_and_replaced(toy):
     toy.run()
     stored = toy.stored()
@@ -103,6 +107,7 @@ def test_what_cannot_be_read_is_compiled_again_and_replaced(toy):
     assert toy.run() == (6.0, 1)
 
 
+@pytest.mark.slow
 def test_an_index_that_names_a_class_which_is_gone(toy):
     toy.run()
     for path in toy.stored():
@@ -111,6 +116,7 @@ def test_an_index_that_names_a_class_which_is_gone(toy):
     assert toy.run()[0] == 6.0
 
 
+@pytest.mark.slow
 def test_without_a_folder_that_can_be_written_functions_are_compiled_each_time(toy):
     (toy.folder / "toy" / "__pycache__").write_text("a file, which cannot contain another one")
     home = toy.folder / "home"
@@ -119,6 +125,7 @@ def test_without_a_folder_that_can_be_written_functions_are_compiled_each_time(t
     assert toy.run(PYTHONDONTWRITEBYTECODE="1", **environment) == (6.0, 0)
 
 
+@pytest.mark.slow
 def test_numba_s_own_setting_is_used(toy):
     chosen = toy.folder / "chosen"
     assert toy.run(NUMBA_CACHE_DIR=str(chosen)) == (6.0, 0)

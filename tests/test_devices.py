@@ -58,6 +58,7 @@ def test_training_steps_are_drawn_on_their_device(monkeypatch):
         assert {value.device for value in vars(batch).values()} == {device}
 
 
+@pytest.mark.slow
 def test_enhancement(pairs, monkeypatch):
     noisy = pairs["noisy"].values
     here = SFINDenoiser(device="cpu", average_flips=True, tile_size=64, precision="float32").fit(noisy).transform(noisy)
@@ -79,6 +80,7 @@ def test_training_on_pairs(estimator, pairs, monkeypatch):
         assert {p.device.type for p in model.net_.parameters()} == {"cpu"}
 
 
+@pytest.mark.slow
 def test_training_on_what_is_synthesised(pairs, monkeypatch):
     monkeypatch.setattr("stemkit.denoising.training.N_VALIDATION", 1)
     with pretended_device(monkeypatch) as device:
@@ -98,6 +100,7 @@ def test_fits(options, pairs, monkeypatch):
     np.testing.assert_allclose(there.x, here.x, rtol=0, atol=0.01 * here.x_err.max())
 
 
+@pytest.mark.slow
 def test_detection(monkeypatch):
     crystals = STEMSynthesizer(shape=(96, 96), arrangements=("lattice",), spacing=0.11, random_state=3)
     noisy = crystals.sample(1)["noisy"].values

@@ -178,6 +178,7 @@ class TestPipeline:
         # one column in each square of 9 px
         assert columns.groupby("image").size().between(45, 60).all()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("container", ["array", "list"])
     def test_plain_arrays_give_the_same_positions_and_errors(self, noisy, columns, container):
         given = noisy.values if container == "array" else list(noisy.values)
@@ -244,6 +245,7 @@ class TestCrossValidation:
         assert scores == pytest.approx([SFINDenoiser().fit(noisy).score(noisy[f], clean[f]) for f in folds])
         assert all(s > psnr(noisy[f], clean[f]) + 3 for s, f in zip(scores, folds, strict=True))
 
+    @pytest.mark.slow
     def test_of_a_pipeline_against_true_columns(self, crystals):
         noisy, _, tables = crystals
         scores = cross_val_score(pipeline(), noisy, tables, cv=2)
@@ -261,6 +263,7 @@ class TestCrossValidation:
 
 
 class TestGridSearch:
+    @pytest.mark.slow
     def test_over_the_denoisers_of_a_pipeline(self, crystals, monkeypatch):
         monkeypatch.setattr("stemkit.denoising.network.train", None)
         noisy, _, tables = crystals
@@ -273,6 +276,7 @@ class TestGridSearch:
         assert search.best_score_ == max(results["mean_test_score"]) > 0.8
         assert set(search.best_estimator_.transform(noisy)["image"]) == {0, 1, 2, 3}
 
+    @pytest.mark.slow
     def test_over_the_parameters_of_a_pipeline(self, crystals):
         noisy, _, tables = crystals
         grid = {"denoise": ["passthrough"], "atoms__significance": [2.5, 1000.0]}

@@ -51,11 +51,13 @@ def waiting_after(code, **environment):
     return ast.literal_eval(run(f"{code}; {asked}", **environment))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["import stemkit", "from stemkit.columns import fit_columns", "import stemkit.cli"])
 def test_threads_sleep_while_they_wait(first):
     assert waiting_after(first) == ["PASSIVE", None, "4"]
 
 
+@pytest.mark.slow
 def test_the_setting_of_threads_is_there_when_torch_is_loaded():
     # libgomp prints what it has read when it is loaded
     read = subprocess.run(
@@ -76,6 +78,7 @@ def test_a_user_s_own_setting_of_threads_is_kept(own):
     assert waiting_after("import stemkit", **own) == [own.get(name) for name in WAITING]
 
 
+@pytest.mark.slow
 def test_a_setting_that_comes_too_late_is_not_made():
     assert waiting_after("import numpy, torch, stemkit") == [None, None, None]
 

@@ -120,6 +120,7 @@ class TestTransform:
         with pytest.raises(ValueError, match="must be finite"):
             denoiser.transform(bad).compute()
 
+    @pytest.mark.slow
     def test_fit_gives_the_same(self, stack, lazy):
         for estimator in (NoiseCalibrator(), RowAligner(), AtomDetector()):
             one, other = clone(estimator).fit(stack), clone(estimator).fit(lazy)
@@ -136,6 +137,7 @@ class TestTransform:
                 assert hasattr(estimator.transform, "__wrapped__"), estimator
 
 
+@pytest.mark.slow
 def test_columns_of_a_lazy_stack_are_one_table(stack, lazy):
     shown, lazily = (SFINDenoiser().fit(stack).transform(images) for images in (stack, lazy))
     detector = AtomDetector().fit(shown)
@@ -156,6 +158,7 @@ def fitted(stack):
     return [SFINDenoiser().fit(stack), WienerDenoiser().fit(stack), AtomDetector().fit(stack)]
 
 
+@pytest.mark.slow
 def test_two_threads_with_one_fitted_estimator(stack, fitted):
     for estimator in fitted:
         with ThreadPoolExecutor(2) as pool:
@@ -164,6 +167,7 @@ def test_two_threads_with_one_fitted_estimator(stack, fitted):
             np.testing.assert_array_equal(found, transformed(estimator, image))
 
 
+@pytest.mark.slow
 def test_two_jobs_of_joblib(stack, fitted):
     for estimator in fitted:
         results = joblib.Parallel(n_jobs=2)(joblib.delayed(transformed)(estimator, image) for image in stack)
@@ -171,6 +175,7 @@ def test_two_jobs_of_joblib(stack, fitted):
             np.testing.assert_allclose(result, transformed(estimator, image), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="no fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -224,6 +229,7 @@ def client(tmp_path_factory):
 
 @pytest.mark.filterwarnings("ignore")
 class TestCluster:
+    @pytest.mark.slow
     def test_results_are_the_same_and_weights_are_not_sent_with_each_image(self, client, stack, tmp_path):
         path = stemkit.write(stack, tmp_path / "stack.zarr")
         images = stemkit.read(path, lazy=True)
@@ -254,6 +260,7 @@ class TestCluster:
         scores = [search.cv_results_["mean_test_score"] for search in searches]
         np.testing.assert_allclose(*scores, rtol=1e-6)
 
+    @pytest.mark.slow
     def test_commands_give_what_one_process_gives(self, client, stack, tmp_path):
         path = stemkit.write(stack, tmp_path / "stack.zarr")
         for verb, name, *options in (("enhance", "enhanced.zarr"), ("detect", "columns.parquet", "--per-frame")):
@@ -265,6 +272,7 @@ class TestCluster:
         pd.testing.assert_frame_equal(cluster, one, rtol=1e-6)
         assert len(one) > 100
 
+    @pytest.mark.slow
     def test_a_command_is_a_process_of_its_own_and_outlives_a_worker(self, client, stack, tmp_path):
         # in this process, dask would find the client of the fixture
         path, out = stemkit.write(stack, tmp_path / "stack.zarr"), tmp_path / "out.zarr"
@@ -278,6 +286,7 @@ class TestCluster:
         assert process.returncode == 0, messages
         np.testing.assert_allclose(stemkit.read(out).values, SFINDenoiser().fit_transform(stack).values, rtol=1e-5)
 
+    @pytest.mark.slow
     def test_a_scheduler_that_does_not_answer_is_named(self, client, stack, tmp_path, capsys):
         import dask
 
@@ -287,6 +296,7 @@ class TestCluster:
         assert code == 1
         assert "tcp://127.0.0.1:9" in capsys.readouterr().err
 
+    @pytest.mark.slow
     def test_workers_have_one_thread(self, client):
         import torch
 

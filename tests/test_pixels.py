@@ -34,6 +34,7 @@ def lattice(spacing: float, sigma: float, angle: float) -> np.ndarray:
 angles = st.floats(0.0, 0.8)
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(columns, angles, st.floats(-1.6, 5.7), st.sampled_from([0.0, 0.05, 0.5]), seeds)
 def test_counts_are_not_faulty(lengths, angle, log_dose, background, seed):
@@ -43,6 +44,7 @@ def test_counts_are_not_faulty(lengths, angle, log_dose, background, seed):
     assert faulty_pixels(counts.max() - counts).sum() <= FEW
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(columns, angles, st.floats(-5.0, 0.5), st.booleans(), st.booleans(), seeds)
 def test_readout_noise_is_not_faulty(lengths, angle, log_noise, heavy, dark, seed):
@@ -54,6 +56,7 @@ def test_readout_noise_is_not_faulty(lengths, angle, log_noise, heavy, dark, see
     assert faulty_pixels(image).sum() <= FEW
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(
     columns,
@@ -97,6 +100,7 @@ def test_islands_in_vacuum_and_empty_images_have_no_faults():
         assert filled(image) is image
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(columns, angles, st.floats(3.0, 200.0), st.sampled_from([8.0, 100.0, 1e4]), st.integers(1, 60), seeds)
 def test_hot_pixels_are_found_and_nothing_else(lengths, angle, dose, height, n, seed):

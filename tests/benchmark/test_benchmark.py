@@ -294,6 +294,7 @@ def test_evaluate_is_tidy():
     assert again[again["score"] == "psnr"]["value"].tolist() == first.tolist()
 
 
+@pytest.mark.slow
 def test_the_network_is_better_than_the_recorded_image():
     table = evaluate({"recorded": None, "sfin": SFINDenoiser()}, ["haadf"], n=4, verbose=False)
     means = table.groupby(["score", "method"])["value"].mean().unstack()

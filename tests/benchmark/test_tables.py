@@ -118,6 +118,7 @@ def few_small_images(monkeypatch):
 
 @pytest.mark.usefixtures("few_small_images")
 class TestTraining:
+    @pytest.mark.slow
     def test_weights_state_how_they_were_trained(self, tmp_path):
         spec = dataclasses.replace(SFIN_SAME_TRAINING, info=TINY, learning_rates=(1e-3, 1e-2))
         path = train_network(spec, tmp_path, 32)
@@ -145,6 +146,7 @@ class TestTraining:
         with pytest.raises(ValueError, match="remove it to train it again"):
             train_network(spec, tmp_path / "1", 8, seed=2)
 
+    @pytest.mark.slow
     def test_baselines_are_trained_for_the_time_that_sfin_took(self, tmp_path, monkeypatch):
         """On as many images as follow from the times per image, which are given: SFIN takes three times as long."""
         sfin = dataclasses.replace(SFIN_SAME_TRAINING, info=TINY, learning_rates=(1e-2, 1e-3))
@@ -172,6 +174,7 @@ class TestTraining:
         training = load_weights(train_network(spec, tmp_path, 24))[1].training
         assert 0 < training["seconds_per_image"] <= training["seconds"] / 24
 
+    @pytest.mark.slow
     def test_an_interrupted_training_resumes_to_the_same_weights(self, tmp_path, monkeypatch):
         monkeypatch.setattr("stemkit.benchmark.trained.EPOCH_IMAGES", 8)
         spec = dataclasses.replace(SFIN_SAME_TRAINING, info=TINY, learning_rates=(1e-3,))
@@ -255,6 +258,7 @@ class TestSeparation:
         np.testing.assert_allclose(np.hypot(*(places[:n] - places[n:]).T), 6.0)
         assert image.shape == (256, 256)
 
+    @pytest.mark.slow
     def test_distant_columns_are_found_in_the_recorded_image(self):
         table = separation_table({"recorded": None}, separations=(5.0,), doses=(300.0,), n=1, verbose=False)
         means = table.groupby("method")["f1"].mean()
@@ -304,6 +308,7 @@ class TestReport:
     def test_the_command_has_the_names_of_all_tables(self):
         assert tuple(TABLES) == NAMES
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", ["enhancement", "detection"])
     def test_tables(self, name, tmp_path):
         rows = [row for row in compared_methods() if row.name in ("recorded", "SFIN", "FCN")]
@@ -344,6 +349,7 @@ class TestReport:
         assert summary.loc["a", "shift bias, 3"] == pytest.approx(-0.1)
         assert np.isnan(summary.loc["b", "shift bias, 3"])
 
+    @pytest.mark.slow
     def test_the_printed_scores_of_planted_structures_exist(self):
         judged = evaluate({"recorded": None}, ["truths"], n=1, doses=(30.0,), verbose=False)
         assert set(PRINTED_TRUTHS) <= set(zip(judged["shows"], judged["score"], strict=True))
@@ -377,6 +383,7 @@ class TestReport:
         assert {at: Cost(*values) for at, values in zip(table.index, table.to_numpy(), strict=True)} == measured
 
 
+@pytest.mark.slow
 def test_the_command_writes_tables_and_a_figure(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("stemkit.benchmark.tables.QUICK", SMALL)
     only = [row for row in compared_methods() if row.name in ("recorded", "Wiener", "FCN")]

@@ -32,6 +32,7 @@ def average(file, *options):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("drawn_figures")
 def test_the_average_its_figure_and_the_frames_are_written(file, capsys):
     assert average(file, "--frames") == 0

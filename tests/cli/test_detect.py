@@ -37,6 +37,7 @@ def frames():
     return series.astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("drawn_figures")
 def test_a_series_is_aligned_and_averaged_as_by_a_pipeline(tmp_path, frames, capsys):
     stemkit.write(frames, tmp_path / "series.nc")
@@ -51,6 +52,7 @@ def test_a_series_is_aligned_and_averaged_as_by_a_pipeline(tmp_path, frames, cap
     assert (tmp_path / "series_columns.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_frames_can_be_measured_together_and_alone(tmp_path, frames):
     stemkit.write(frames, tmp_path / "series.nc")
     tables = []
@@ -67,6 +69,7 @@ def test_frames_can_be_measured_together_and_alone(tmp_path, frames):
     assert alone["x_err"].median() / average["x_err"].median() == pytest.approx(3**0.5, rel=0.15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--no-enhance", "--all-frames", "--per-frame"])
 def test_frames_of_large_files_are_read_when_they_are_needed(tmp_path, frames, monkeypatch, option):
     pytest.importorskip("dask")

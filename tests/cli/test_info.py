@@ -79,6 +79,7 @@ def test_datasets_of_a_file_with_several(tmp_path, capsys):
     assert info(capsys, tmp_path / "two.tif", "--dataset", "1")["size"] == "10 x 10 px, uint16"
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported(tif):
     code = (
         "import sys; from stemkit.cli import main; main(sys.argv[1:]); "

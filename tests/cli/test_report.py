@@ -71,6 +71,7 @@ def test_a_series_is_averaged(tmp_path, capsys):
     assert sorted(p.name for p in tmp_path.glob("*.html")) == ["index.html", "series_report.html"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("drawn_figures")
 def test_analyses_that_are_asked_for_are_sections(tmp_path):
     rng = np.random.default_rng(2)

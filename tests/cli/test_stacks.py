@@ -79,6 +79,7 @@ class TestEnhance:
 
 
 class TestDetect:
+    @pytest.mark.slow
     def test_a_parquet_file_per_image(self, path, tmp_path, capsys):
         out = tmp_path / "columns.parquet"
         assert run("detect", path, "-o", out, "--per-frame", "--no-enhance") == 0
@@ -183,6 +184,7 @@ class TestUnfinished:
 
 
 class TestFilesInSeveralProcesses:
+    @pytest.mark.slow
     def test_order_names_and_failures_are_those_of_one_process(self, tmp_path, image, capsys):
         folder = tmp_path / "f"
         folder.mkdir()
@@ -268,6 +270,7 @@ class TestOtherLibraries:
             assert resolution == pytest.approx([1 / size] * 2)  # pixels per nm
             np.testing.assert_array_equal(opened.asarray(), stemkit.read(result).values)
 
+    @pytest.mark.slow
     def test_pandas(self, path, tmp_path):
         assert run("detect", path, "-o", tmp_path / "a.parquet", "--per-frame", "--no-enhance") == 0
         table, own = pd.read_parquet(tmp_path / "a.parquet"), read_columns(tmp_path / "a.parquet")

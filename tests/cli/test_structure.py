@@ -41,6 +41,7 @@ def csv(tmp_path):
     return write_columns(columns_of_a_perovskite(), tmp_path / "crystal.csv")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("drawn_figures")
 def test_every_analysis_writes_a_table_and_a_figure_and_prints_a_line(tmp_path, csv, capsys):
     out = tmp_path / "out"

@@ -75,6 +75,7 @@ def crowd(
     return problem, torch.as_tensor(start), torch.as_tensor(widths)
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     st.sampled_from([5, 7]),
@@ -140,6 +141,7 @@ def test_compiled_equations_refuse_arrays_of_other_shapes(name, value, match):
         )
 
 
+@pytest.mark.slow
 @settings(max_examples=15)
 @given(st.sampled_from([5, 7]), st.booleans(), st.booleans(), seeds)
 def test_compiled_and_batched_fits_agree(n_parameters, with_prior, weighted, seed):

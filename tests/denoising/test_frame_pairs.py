@@ -146,6 +146,7 @@ class TestFit:
         enhanced = SFINDenoiser(fine_tune=True, **QUICK).fit(frames).transform(frames[2])
         assert np.corrcoef(np.ravel(enhanced), sign * specimen().ravel())[0, 1] > 0.9
 
+    @pytest.mark.slow
     def test_the_same_frames_give_the_same_network_and_others_do_not(self):
         frames = frames_of(3)
         own = SFINDenoiser(**TINY, **QUICK).fit(frames)

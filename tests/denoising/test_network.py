@@ -123,6 +123,7 @@ class TestShippedWeights:
 
 
 class TestTiles:
+    @pytest.mark.slow
     def test_agree_with_the_result_for_the_whole_image(self, pairs):
         image = np.tile(pairs["noisy"][0].values, (3, 3))
         whole = SFINDenoiser(mode="haadf").fit_transform(image).values
@@ -135,6 +136,7 @@ class TestTiles:
         denoiser = SFINDenoiser(mode="haadf", tile_size=128).fit(image)
         np.testing.assert_array_equal(denoiser.transform(image), denoiser.transform(image))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("options", "size", "number"),
         [
@@ -158,6 +160,7 @@ class TestTiles:
         assert ends[-1] == len(image)
         assert len(ends) > number
 
+    @pytest.mark.slow
     def test_need_no_copies_of_the_image(self):
         def network(images):
             return images.repeat(1, 3, 1, 1)
@@ -176,6 +179,7 @@ class TestTiles:
         # the quantiles are found in one copy
         assert peak < 1.4 * image.nbytes
 
+    @pytest.mark.slow
     def test_leave_no_seam(self):
         # along the lines where tiles meet, errors are what they are elsewhere
         crystal = lattice(planar_cell("hexagonal"), (448, 448), spacing=12.0, angle=12.0)
@@ -205,6 +209,7 @@ class TestTraining:
         for ours, shipped in zip(denoiser.net_.parameters(), load_weights("auto")[0].parameters(), strict=True):
             assert torch.equal(ours, shipped)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("y", "outputs"), [("images", ("enhance",)), ("tables", ("enhance", "detect", "superresolve"))]
     )
@@ -230,6 +235,7 @@ class TestTraining:
         with pytest.raises(ValueError, match="X must be images of one mode"):
             SFINDenoiser(weights=None, **TINY, **QUICK).fit([bright, dark])
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("supervised", [True, False])
     def test_fine_tuning_changes_the_weights_and_their_record(self, pairs, supervised):
         denoiser = SFINDenoiser(fine_tune=True, **QUICK).fit(pairs["noisy"], pairs["enhance"] if supervised else None)
@@ -262,6 +268,7 @@ class TestTraining:
         quiet, loud = source.recipe.noise.readout.tolist()
         assert loud / quiet == pytest.approx(5, rel=0.4)
 
+    @pytest.mark.slow
     def test_a_network_learns_dark_columns_from_a_bright_field_image(self, pairs):
         dark, truth = (-pairs[name][:1] for name in ("noisy", "enhance"))
         dark.attrs["mode"] = "bf"
@@ -292,6 +299,7 @@ class TestTraining:
         # spots are 1 high at columns and 0 between them
         assert np.corrcoef(detected.values.ravel(), pairs["detect"].values.ravel())[0, 1] > 0.8
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("supervised", [True, False])
     def test_the_same_seed_gives_the_same_network(self, pairs, supervised):
         y = pairs["enhance"] if supervised else None

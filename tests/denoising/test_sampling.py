@@ -230,6 +230,7 @@ class TestPrecision:
         single, half = (SFINDenoiser(precision=p).fit_transform(image) for p in ("float32", "bfloat16"))
         assert 0 < float(abs(half - single).max()) < 0.02 * np.ptp(single.values)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("fast", "like"), [(True, "bfloat16"), (False, "float32")])
     def test_auto_is_the_fast_precision_of_the_device(self, image, monkeypatch, fast, like):
         monkeypatch.setattr("stemkit.compute._is_fast_in_half", lambda device: fast)

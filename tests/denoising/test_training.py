@@ -54,6 +54,7 @@ def alike(first, second):
     return all(torch.equal(value, states[1][key]) for key, value in states[0].items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_an_interrupted_training_resumes_to_the_same_result(tmp_path, error):
     straight = run(source())
@@ -66,6 +67,7 @@ def test_an_interrupted_training_resumes_to_the_same_result(tmp_path, error):
     assert alike(straight, resumed)
 
 
+@pytest.mark.slow
 def test_a_training_in_pieces_gives_the_same_result(tmp_path):
     straight, path = run(source()), tmp_path / "run.checkpoint"
     for done in (1, 2, 3):

@@ -98,6 +98,7 @@ def test_jitter_has_its_own_column():
     assert np.sqrt(np.mean((error / stated) ** 2)) == pytest.approx(1.0, abs=0.4)
 
 
+@pytest.mark.slow
 def test_lengths_are_in_nm_where_calibrated():
     image, _ = recorded(readout=0.1)
     in_nm = AtomDetector().fit(image)
@@ -184,6 +185,7 @@ class TestNoColumns:
         assert table.loc[0, ["y_px", "x_px"]].to_numpy(float) == pytest.approx([30.3, 33.8], abs=0.1)
 
 
+@pytest.mark.slow
 def test_rows_of_several_images_have_their_index():
     (a, _), (b, _) = recorded(readout=0.1), recorded(readout=0.1, seed=3)
     table = AtomDetector().fit_transform([a, b[:128]])
@@ -191,6 +193,7 @@ def test_rows_of_several_images_have_their_index():
     assert counts[0] > 1.8 * counts[1] > 0
 
 
+@pytest.mark.slow
 def test_score_is_the_mean_f1():
     (a, positions), (b, _) = recorded(readout=0.1), recorded(readout=0.1, seed=3)
     images = [a, b[:128]]
@@ -228,6 +231,7 @@ class TestRecordedPixels:
         match = match_columns(found[["y_px", "x_px"]], positions * [1.0, 0.5], 2.0)
         assert match.f1 > 0.9
 
+    @pytest.mark.slow
     def test_calibration_after_enhancement_measures_the_recorded_pixels(self):
         image, _ = recorded(readout=0.1)
         before = NoiseCalibrator().fit(image).noise_model_
@@ -235,6 +239,7 @@ class TestRecordedPixels:
         assert after == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["haadf", "bf"])
 def test_the_detect_map_as_target_finds_the_same_columns(mode):
     image, positions = recorded(mode, readout=0.1)
@@ -261,6 +266,7 @@ def test_streaks_are_in_the_errors(amplitude, length, recall):
     assert pull.std() == pytest.approx(1.0, abs=0.35)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
 def test_units_do_not_matter(scale):
     image, _ = recorded(readout=0.1)
@@ -287,6 +293,7 @@ def test_columns_too_faint_for_a_width_have_the_learnt_one():
 
 
 class TestMeasure:
+    @pytest.mark.slow
     def test_every_position_is_a_row_in_its_order(self):
         image, positions = recorded(readout=0.1)
         detector = AtomDetector().fit(image)
@@ -299,6 +306,7 @@ class TestMeasure:
         off = table[["y_px", "x_px"]].to_numpy()[good] - np.vstack([positions[::-1], [[0, 0]]])[good]
         assert np.abs(off).max() < 0.6
 
+    @pytest.mark.slow
     def test_amplitudes_at_fixed_positions_show_vacancies(self):
         clean, positions = disturbed_lattice()
         vacancy = positions[150]
@@ -336,6 +344,7 @@ def test_two_spots_of_the_map_for_each_column_give_one_column(apart):
     assert (match.precision, match.recall) == (1.0, 1.0)
 
 
+@pytest.mark.slow
 def test_detectors_of_one_scan_share_positions():
     (a, positions), (b, _) = recorded(readout=0.1), recorded("bf", readout=0.2, seed=1)
     together = AtomDetector(shared_positions=True).fit_transform([a, b])
@@ -390,6 +399,7 @@ class TestUnusualImages:
         assert len(table) > 250
         assert ((table["quality"] & Quality.SATURATED) > 0).mean() > 0.9
 
+    @pytest.mark.slow
     def test_a_steep_background(self):
         """In some images (1 of 8 drawn) a few of the 324 columns are lost."""
         scores, shifts = [], []

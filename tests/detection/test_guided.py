@@ -52,6 +52,7 @@ def test_fits_find_the_columns_that_the_network_shows(kind, dose):
     assert ours > shown - 0.05
 
 
+@pytest.mark.slow
 def test_errors_of_guided_columns_are_the_scatter_of_their_positions():
     pulls, widths = [], []
     for seed in range(3):
@@ -69,6 +70,7 @@ def test_errors_of_guided_columns_are_the_scatter_of_their_positions():
     assert np.concatenate(widths).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [1.0, 3.0, None], ids=["one electron", "three electrons", "readout"])
 def test_false_columns_in_enhanced_noise_are_rare(level):
     """Measured: 0.05 columns in 10,000 px, in counts and in readout noise."""

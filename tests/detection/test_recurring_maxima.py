@@ -29,6 +29,7 @@ def drawn(places: np.ndarray, heights: np.ndarray | float, sigma: float, tails: 
 
 
 class TestMeanMaximum:
+    @pytest.mark.slow
     @settings(max_examples=15)
     @given(st.floats(0.26, 0.5), st.floats(0.0, 0.3), st.floats(0.0, 0.5), seeds)
     def test_a_sublattice_is_found_and_tails_are_not(self, faint, tails, angle, seed):

@@ -67,6 +67,7 @@ class TestPerovskite:
         assert found[inside & (heights > faint)].all()
         assert match.precision > 0.98
 
+    @pytest.mark.slow
     @settings(max_examples=6)
     @given(st.floats(20.0, 200.0), st.floats(0.15, 0.35), st.floats(0.0, 0.4), st.integers(25, 60), seeds)
     def test_columns_of_a_crop_are_those_of_the_whole_image(self, dose, faint, jitter, offset, seed):
@@ -91,6 +92,7 @@ class TestPerovskite:
         assert (difference < 0.2).mean() > 0.9
         assert np.median(difference) < 0.05
 
+    @pytest.mark.slow
     @settings(max_examples=3)
     @given(st.floats(30.0, 200.0), st.floats(0.15, 0.3), seeds)
     def test_a_tiled_image_has_a_multiple_of_the_columns(self, dose, faint, seed):

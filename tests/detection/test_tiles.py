@@ -22,6 +22,7 @@ def image():
     return noisy.assign_coords(y=noisy.y + 3.0, x=noisy.x + 5.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calibrated", [True, False])
 def test_columns_of_tiles_are_those_of_the_whole_image(image, monkeypatch, calibrated):
     if not calibrated:

@@ -22,6 +22,7 @@ def python(code, folder):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="limits of the size of files are of POSIX systems")
 @pytest.mark.parametrize("suffix", WRITABLE)
 def test_a_full_disk(suffix, tmp_path):

@@ -33,6 +33,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("round_trips")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", CALIBRATED)
 @settings(max_examples=60, deadline=None)
 @given(image=images())

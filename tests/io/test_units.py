@@ -56,6 +56,7 @@ def test_unstated(unit):
     assert is_unstated(unit)
 
 
+@pytest.mark.slow
 @given(st.text(max_size=12))
 def test_any_text_has_one_meaning_at_most(unit):
     assert (nm_per(unit) is not None) + is_unstated(unit) + is_reciprocal(unit) <= 1

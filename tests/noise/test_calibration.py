@@ -68,6 +68,7 @@ def recordings(draw: st.DrawFn) -> tuple[NoiseModel, np.ndarray, int]:
     return known, known.level + (-100.0 if mode == "bf" else 100.0) * signal, draw(seeds)
 
 
+@pytest.mark.slow
 @settings(max_examples=10)
 @given(recordings())
 def test_drawn_noise_is_measured(recording):
@@ -156,6 +157,7 @@ def test_bf_images_are_inverted_haadf_images(seed):
     assert dark.pointwise.shape == pytest.approx(bright.pointwise.shape, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_background_is_recovered_from_several_images():
     known = model(background=BackgroundNoise(0.08, 20.0), readout=0.1)
     found = NoiseCalibrator(mode="haadf").fit([recorded(known, seed=s, n=256) for s in range(4)]).noise_model_
@@ -236,6 +238,7 @@ def test_several_images_average_and_state_smaller_errors():
     assert together.noise_model_std_[key] < np.mean([a.noise_model_std_[key] for a in alone])
 
 
+@pytest.mark.slow
 def test_stated_errors_cover_the_scatter():
     known = model(readout=0.15)
     fits = [NoiseCalibrator(mode="haadf").fit(recorded(known, seed=s, n=192)) for s in range(8)]
@@ -320,6 +323,7 @@ def test_fractions_do_not_depend_on_the_units(scale, offset, mode):
         )
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(st.integers(-6, 6), modes, st.integers(0, 4))
 @example(-3, "bf", 0)

@@ -94,6 +94,7 @@ def test_streaks_of_two_lengths_are_distinguished(streaks, length, short, short_
     assert found.streak_variance == pytest.approx(streaks**2 + short**2, rel=0.25)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.integers(16, 64), st.floats(8.0, 40.0), st.floats(1.4, 4.5), st.floats(-6.0, -3.0), seeds)
 def test_displaced_rows_with_hardly_any_noise_have_finite_statistics(n_rows, period, sigma, exponent, seed):

@@ -125,6 +125,7 @@ def test_the_report_of_hum_has_both_axes_and_the_apparent_period():
     assert below_two_rows.endswith("amplitude 0.5 px along y, once in 1.6 rows, which looks like once in 2.67 rows")
 
 
+@pytest.mark.slow
 @settings(max_examples=3)
 @given(st.sampled_from([-0.8, -0.5, 0.5, 0.8]), seeds)
 def test_a_displacement_at_the_left_edge_is_reported(shift, seed):

@@ -24,6 +24,7 @@ def calibrated(scan: ScanNoise, seed: int, readout: float = 0.05) -> NoiseCalibr
     return NoiseCalibrator(mode="haadf").fit(image)
 
 
+@pytest.mark.slow
 @settings(max_examples=4)
 # the misfit of a row that crosses hardly any column is not that of a typical one
 @example("_y", 0.375, 0.5, 2.39, 13)

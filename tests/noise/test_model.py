@@ -245,6 +245,7 @@ def displaced(axis: int, n_images: int, shape: tuple[int, int], seed: int, **par
     return (add_noise(ramp, noise, torch_generator(seed)) - ramp)[:, edge:-edge, edge:-edge].numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("suffix", "axis"), [("", 1), ("_y", 0)])
 @SINGLE
 @given(st.floats(0.1, 2.0), st.floats(1.0, 10.0), seeds)

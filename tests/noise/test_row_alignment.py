@@ -114,6 +114,7 @@ def test_shifts_do_not_depend_on_the_units(scale, offset):
     np.testing.assert_allclose((other - offset) / scale, straight, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_stacks_and_lists_are_measured_one_by_one():
     images = [jittered(specimen(), jitter, 0.05, seed)[0] for seed, jitter in enumerate([0.3, 0.8])]
     alone = [RowAligner(mode="haadf").fit_transform(image) for image in images]

@@ -15,7 +15,10 @@ pytest.importorskip("selenium")
 write_report = pytest.importorskip("stemkit.report").write_report
 
 BROWSER, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="neither Chromium nor Chrome with its driver is there")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (BROWSER and DRIVER), reason="neither Chromium nor Chrome with its driver is there"),
+]
 #: Options of a browser without a display, which looks for nothing in the network.
 OPTIONS = [
     "--headless=new",

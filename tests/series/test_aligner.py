@@ -184,6 +184,7 @@ class TestAverage:
         np.testing.assert_array_equal(again.values, image.values)
         assert again.attrs["noise"] == image.attrs["noise"]
 
+    @pytest.mark.slow
     def test_dark_columns(self, series, aligned):
         bright, _ = series
         dark = (100 - bright).assign_attrs(mode="bf")
@@ -201,6 +202,7 @@ class TestContainers:
         assert image.dims == ("y", "x")
         assert not image.stem.is_calibrated
 
+    @pytest.mark.slow
     def test_arrays_and_lists_give_the_same(self, series):
         frames, _ = series
         aligner = SeriesAligner(mode="haadf", **WHOLE)

@@ -84,6 +84,7 @@ class TestSlowDrift:
             error = (drift(turn.rows()) - true)[20:-20]  # the particle fills the middle
             assert np.sqrt(((error - error.mean(0)) ** 2).mean()) < 0.2  # 95 % of 60 such series: below .11
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("angles", [[0, 90], [0, 90, 180, 270], [90, 0, 0]])
     def test_the_average_is_neither_sheared_nor_stretched(self, angles):
         frames, moved = series(angles, drift=(5.0, -7.0), bend=(1.0, 2.0))

@@ -64,6 +64,7 @@ def one_thread():
 
 @pytest.mark.usefixtures("one_thread")
 class TestLazy:
+    @pytest.mark.slow
     def test_the_result_is_that_of_frames_in_memory_without_all_in_memory(self, frames, expected):
         recording = Recording(frames)
         aligner = SeriesAligner(denoiser=None).fit(recording.frames)

@@ -32,6 +32,7 @@ def errors(shifts, displacements):
     return np.abs((shifts - shifts.mean(0)) - (true - true.mean(0))).max()
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(st.integers(0, 10**6), st.floats(-1.6, 1.6), st.floats(-1.6, 1.6), st.booleans())
 def test_drift_beyond_a_cell_is_followed(seed, dy, dx, is_particle):
@@ -57,6 +58,7 @@ def test_large_frames_are_binned():
     assert errors(rigid_shifts(list(frames.values)).shifts, moved) < 1.0
 
 
+@pytest.mark.slow
 def test_frames_after_the_specimen_has_moved_away_are_not_placed():
     # more of them than those with which each is compared
     random, size = np.random.default_rng(0), 48

@@ -27,6 +27,7 @@ def counted(result):
     return result.columns["count"].to_numpy(dtype=float, na_value=np.nan)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [2, 5])
 @settings(max_examples=10, deadline=None)
 @given(seed=seeds)
@@ -43,6 +44,7 @@ def test_mixtures_are_at_least_as_likely_as_those_of_scikit_learn(k, seed):
     assert same.bic(sample) == pytest.approx(other.bic(values[:, None]), rel=1e-6)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(noise=st.floats(0.1, 1.3), seed=seeds)
 def test_separated_components_are_counted(noise, seed):
@@ -65,6 +67,7 @@ def test_unusual_columns_are_not_counts(n_unusual):
     assert counts.verdict == f"not countable: {225 - n_unusual} of 225 columns have about the same intensity"
 
 
+@pytest.mark.slow
 def test_separated_components_are_called_countable():
     samples = [intensities(300, 0.9, np.random.default_rng(seed))[1] for seed in range(20)]
     assert np.mean([count_atoms(table, max_components=12).countable for table in samples]) >= 0.8
@@ -100,6 +103,7 @@ def test_probabilities_are_frequencies():
     assert inside.mean() > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [4.0, 8.0, 20.0])
 def test_overlapping_intensities_are_not_countable(noise):
     for seed in range(3):
@@ -171,6 +175,7 @@ def test_expected_errors_are_those_of_two_components():
     assert expected_errors(swallowed)[0] < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["nm", "px"])
 def test_voronoi_sums_are_those_of_the_columns(unit):
     rng = np.random.default_rng(0)

@@ -69,6 +69,7 @@ def lattice_of(table):
         return fit_lattice(table, order=False)
 
 
+@pytest.mark.slow
 @given(st.sampled_from(sorted(CELLS)), angles, seeds, st.sampled_from([(1, 0), (0, 1), (-1, 0), (0, -1)]))
 @settings(max_examples=15, deadline=None)
 def test_burgers_vectors_and_cores_are_those_of_the_field(kind, angle, seed, whole):
@@ -90,6 +91,7 @@ def test_burgers_vectors_and_cores_are_those_of_the_field(kind, angle, seed, who
     assert row["significance"] > 3
 
 
+@pytest.mark.slow
 @given(st.sampled_from(sorted(CELLS)), angles, seeds, st.floats(0, 0.08), st.floats(0, 0.05), st.floats(0, 0.015))
 @settings(max_examples=15, deadline=None)
 def test_perfect_crystals_have_none(kind, angle, seed, noise, missing, bend):
@@ -102,6 +104,7 @@ def test_perfect_crystals_have_none(kind, angle, seed, noise, missing, bend):
     assert len(find_dislocations(table, lattice_of(table))) == 0
 
 
+@pytest.mark.slow
 def test_the_core_is_accurate_to_less_than_a_cell():
     distance = []
     for seed in range(9):

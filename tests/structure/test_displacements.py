@@ -40,6 +40,7 @@ def test_displacements_have_their_errors_and_no_bias(kind, angle, seed):
     assert np.abs(z.std(axis=0) - 1).max() < SIGMAS * np.sqrt(1.5 / (2 * len(z)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("angle", [0.0, np.pi / 4, 1.2])
 def test_pulls_with_jitter_of_rows_are_one(angle):
     true = crystal(cells=16, angle=angle)
@@ -86,6 +87,7 @@ def test_significance_is_that_of_a_normal_distribution():
     assert 2 * stats.norm.sf(result["significance"]) == pytest.approx(result["p_value"].to_numpy(), rel=1e-6)
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(seed=seeds)
 def test_displacements_from_the_lattice_have_their_errors(seed):
@@ -116,6 +118,7 @@ def test_errors_of_the_lattice_along_y_are_not_errors_along_x():
     assert result.loc[row, "reference_y_err"] == pytest.approx(1000 * np.sqrt(expected))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jitter", [0.0, 0.01])
 def test_means_over_rows_have_their_errors(jitter):
     z, naive = [], []

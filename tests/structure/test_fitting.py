@@ -16,6 +16,7 @@ from stemkit.structure import (
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(kinds, angles, seeds, st.floats(0.0, 0.05))
 def test_lattices_of_any_kind_and_tilt_are_found(kind, angle, seed, noise):
@@ -52,6 +53,7 @@ def test_each_place_holds_one_column():
     assert len(np.unique(places, axis=0)) == used.sum()
 
 
+@pytest.mark.slow
 @settings(max_examples=20)
 @given(kinds, seeds, st.floats(0.005, 50.0), st.floats(-1e3, 1e3))
 def test_the_lattice_moves_and_scales_with_the_columns(kind, seed, scale, shift):
@@ -64,6 +66,7 @@ def test_the_lattice_moves_and_scales_with_the_columns(kind, seed, scale, shift)
     assert np.array_equal(other.site, lattice.site)
 
 
+@pytest.mark.slow
 @given(kinds, seeds)
 @settings(max_examples=10)
 def test_displacements_are_from_the_ideal_places(kind, seed):
@@ -77,6 +80,7 @@ def test_displacements_are_from_the_ideal_places(kind, seed):
     assert (~used).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stated", ["errors", "no errors", "too small"])
 def test_errors_of_the_lattice_are_standard_deviations(stated):
     draws, pulls, n = [], [], 60
@@ -130,6 +134,7 @@ def test_brightness_without_order_does_not_change_the_cell(seed):
     assert len(fit_lattice(table.assign(amplitude=brightness)).sites) == 1
 
 
+@pytest.mark.slow
 @given(angles, seeds)
 @settings(max_examples=10)
 def test_a_zigzag_makes_the_cell_larger(angle, seed):
@@ -164,6 +169,7 @@ def test_nine_columns_are_sufficient():
     assert (lattice.site == 0).all()
 
 
+@pytest.mark.slow
 def test_many_columns():
     crystal = Crystal("perovskite", (100, 100), angle=1.1, missing=0.1, false=0.05)
     assert len(crystal.table) > 18_000

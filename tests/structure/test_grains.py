@@ -65,6 +65,7 @@ def only_boundary(grains, truth):
     return grains.boundaries.iloc[0], 1 if truth[grains.labels.to_numpy() == 0].mean() < 0.5 else -1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("vectors", "symmetry"), [(SQUARE, 90), (HEXAGONAL, 60)])
 def test_the_misorientation_has_its_error_and_no_bias(vectors, symmetry):
     z = []

@@ -190,6 +190,7 @@ def agreement(truth, found):
 SITES = {"square": ((0, 0),), "hexagonal": ((0, 0),), "honeycomb": ((0, 0), (1 / 3, 1 / 3))}
 
 
+@pytest.mark.slow
 @given(st.sampled_from(sorted(SITES)), angles, seeds, st.floats(0, 0.03), st.floats(0, 0.05))
 @settings(max_examples=8)
 def test_two_grains_are_two_lattices(kind, angle, seed, noise, missing):
@@ -242,6 +243,7 @@ def test_twins_are_two_lattices():
     assert sum(lattice.angle for lattice in found.lattices) == pytest.approx(180, abs=0.5)
 
 
+@pytest.mark.slow
 @given(st.sampled_from(sorted(SITES)), angles, seeds, st.floats(0, 0.01), st.floats(0, 0.03))
 @settings(max_examples=8)
 def test_a_crystal_that_bends_is_one_lattice(kind, angle, seed, bend, noise):
@@ -318,6 +320,7 @@ def refused(positions):
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [10, 16, 23, 40, 80, 300])
 @pytest.mark.parametrize("kind", ["poisson", "blue noise"])
 def test_random_positions_are_refused(kind, n):

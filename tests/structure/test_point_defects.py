@@ -50,6 +50,7 @@ def without_defects(seed):
     return table, fit_lattice(table, VECTORS)
 
 
+@pytest.mark.slow
 def test_a_crystal_without_defects_has_none_at_the_stated_rate():
     results = [point_defects(*without_defects(seed)) for seed in range(40)]
     any_found = sum(len(result.defects) > 0 for result in results)
@@ -59,6 +60,7 @@ def test_a_crystal_without_defects_has_none_at_the_stated_rate():
     assert 0.95 < pull < 1.05
 
 
+@pytest.mark.slow
 def test_false_discoveries_power_and_probabilities_among_defects():
     false, detected, probability, correct = [], [], [], []
     for seed in range(25):
@@ -77,6 +79,7 @@ def test_false_discoveries_power_and_probabilities_among_defects():
     assert np.mean(correct) > np.mean(probability) - 3 * error
 
 
+@pytest.mark.slow
 def test_the_detection_limit_is_found_with_the_stated_power():
     hits = []
     for seed in range(25):
@@ -169,6 +172,7 @@ def test_unknown_p_values_remain_unknown():
     assert np.isnan(local_false_discovery_rate(p, 10)).tolist() == [False, True, False]
 
 
+@pytest.mark.slow
 def test_vacancies_are_measured_in_the_image():
     rng = np.random.default_rng(0)
     table = crystal(4, n=12, spread=0.0, error=0.0, trend=0.0)

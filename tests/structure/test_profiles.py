@@ -19,6 +19,7 @@ def layers(angle=0.1, cells=14, step=0.008):
     return true, flat
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("angle", "jitter"), [(0.0, 0.0), (0.0, 0.01), (0.6, 0.01), (np.pi / 2, 0.01)])
 def test_spacings_have_their_errors(angle, jitter):
     true, flat = layers(angle)

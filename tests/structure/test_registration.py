@@ -67,6 +67,7 @@ def image_of(kind, angle, seed, *, scale=1.0, missing=0.1, unit="nm", mirrored=F
     return table
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(kinds, angles, st.floats(0.9, 1.1), st.booleans(), seeds)
 def test_every_column_has_its_name(kind, angle, scale, mirrored, seed):
@@ -83,6 +84,7 @@ def test_every_column_has_its_name(kind, angle, scale, mirrored, seed):
     assert registered.deformation.scale == pytest.approx(scale, abs=5 * registered.deformation.scale_err + 1e-4)
 
 
+@pytest.mark.slow
 @settings(max_examples=4, deadline=None)
 @given(st.sampled_from(["titanate", "sulphide"]), angles, seeds)
 def test_a_table_in_px_gives_the_pixel_size(kind, angle, seed):
@@ -95,6 +97,7 @@ def test_a_table_in_px_gives_the_pixel_size(kind, angle, seed):
     assert error == pytest.approx(shape.scale_err / shape.scale**2, rel=0.5)
 
 
+@pytest.mark.slow
 def test_errors_of_scale_and_displacements_are_those_of_the_columns():
     scale_pulls, pulls = [], []
     for seed in range(6):
@@ -111,6 +114,7 @@ def test_errors_of_scale_and_displacements_are_those_of_the_columns():
     assert 0.95 < np.std(np.concatenate(pulls)) < 1.05
 
 
+@pytest.mark.slow
 def test_the_offset_of_a_sublattice_is_measured_with_its_error():
     shift = np.array([0.012, -0.007])
     pulls = []

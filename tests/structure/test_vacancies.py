@@ -39,6 +39,7 @@ def test_missing_columns_are_where_they_were(kind, bend):
         assert found["expected"].to_numpy() / bright == pytest.approx(1.0, abs=0.08)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CRYSTALS)
 @given(angle=angles, seed=seeds)
 @example(angle=1.5, seed=0)
@@ -121,6 +122,7 @@ class Measurement:
         return pd.DataFrame({"amplitude": brightness, "amplitude_err": self.error})
 
 
+@pytest.mark.slow
 def test_false_vacancies_are_rarer_than_the_stated_rate():
     false_fraction, power, unadjusted = [], [], []
     for seed in range(15):

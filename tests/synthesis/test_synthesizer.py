@@ -32,6 +32,7 @@ QUIET = NoiseModel(100.0, 20.0, pointwise=PointwiseNoise(readout=1e-6))
 # --- seeds -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(st.integers(1, 6), st.integers(1, 6), seeds, modes)
 def test_the_first_images_do_not_depend_on_the_number_of_images(n, more, seed, mode):

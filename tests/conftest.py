@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import importlib
+import pkgutil
 import sys
 from pathlib import Path
 
@@ -33,6 +36,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what was imported out of garbage collections: each would look through a million objects of libraries."""
+    """Load all modules: Hypothesis also draws constants of the loaded ones, which would depend on the tests before.
+
+    What was imported is left out of garbage collections: each would look through a million objects of libraries.
+    """
+    import stemkit
+
+    for module in pkgutil.walk_packages(stemkit.__path__, "stemkit."):
+        if not module.name.endswith("__main__"):
+            with contextlib.suppress(ImportError):  # of optional libraries
+                importlib.import_module(module.name)
     gc.freeze()
     gc.enable()

@@ -251,6 +251,7 @@ class TestCluster:
             for files in client.run(_open_files).values():
                 assert not [f for f in files if f.endswith("stack.hspy")]
 
+    @pytest.mark.slow
     def test_a_search_of_hyperparameters_gives_what_one_process_gives(self, client, stack):
         searches = []
         for backend in ("dask", "sequential"):

@@ -209,6 +209,7 @@ def _ends_itself(item):
 
 
 @posix
+@pytest.mark.slow
 def test_a_worker_that_was_killed_is_said_in_words():
     arguments = Namespace(workers=2, scheduler=None)
     with pytest.raises(OSError, match=r"a worker has ended before its work.*use fewer --workers"):

@@ -24,7 +24,7 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Tests of less than three seconds each; ``nox -s tests -- -m slow`` runs the others, ``-- PATHS`` all of a path."""
+    """Tests of less than three seconds; ``nox -s tests -- -m slow`` runs the others, ``-- PATHS`` all of a path."""
     install(session, "-e", ".[test]")
     # worksteal gives each worker one half of the files, so that few fixtures are made twice; a worker that finishes
     # early takes tests of the other one

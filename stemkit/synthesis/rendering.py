@@ -87,7 +87,7 @@ def render(
 
 
 def render_targets(columns: Columns, shape: tuple[int, int], specimen: Tensor, tail: Tensor, spread: Tensor) -> Targets:
-    """Clean image and target maps.
+    """True images and target maps of specimens.
 
     Parameters
     ----------

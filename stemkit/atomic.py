@@ -24,6 +24,7 @@ __all__ = [
     "restore",
     "whole_file",
     "whole_folder",
+    "write_text",
 ]
 
 #: Errors of a disk, a quota or a limit of the size of files that leave no space.
@@ -63,6 +64,12 @@ def whole_file(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError) and (named := named_error(error, path, temporary)) is not None:
             raise named from error
         raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, completely or not at all: see :func:`whole_file`."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import torch
 import xarray as xr
 
 from stemkit._version import __version__
-from stemkit.atomic import whole_file
+from stemkit.atomic import write_text
 from stemkit.benchmark.methods import MethodSpec
 from stemkit.benchmark.scenes import scenes
 from stemkit.benchmark.tables import TABLES, Extent, Table
@@ -73,20 +73,16 @@ class Report:
         markdown = [str(summary.to_markdown())] if available else []
         parts = [f"## {table.title}", table.description, *markdown, *_unavailable(rows), origin]
         text = "\n\n".join(parts) + "\n"
-        self._write(f"{name}.csv", scores.to_csv(index=False))
-        self._write(f"{name}_table.csv", summary.to_csv())
-        self._write(f"{name}.md", text)
+        write_text(self.folder / f"{name}.csv", scores.to_csv(index=False))
+        write_text(self.folder / f"{name}_table.csv", summary.to_csv())
+        write_text(self.folder / f"{name}.md", text)
         self._write_all()
         return text
 
     def _write_all(self) -> None:
         paths = [self.folder / f"{name}.md" for name in TABLES]
         texts = [path.read_text("utf-8") for path in paths if path.exists()]
-        self._write("tables.md", "\n".join(["# Benchmark\n", *texts]))
-
-    def _write(self, name: str, text: str) -> None:
-        with whole_file(self.folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(self.folder / "tables.md", "\n".join(["# Benchmark\n", *texts]))
 
 
 def provenance(rows: Sequence[MethodSpec], extent: Extent) -> str:

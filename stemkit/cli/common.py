@@ -21,6 +21,7 @@ __all__ = [
     "add_output_arguments",
     "add_pixel_size_error_argument",
     "check_device",
+    "check_enhancement",
     "check_network",
     "detector_options",
     "image_endings",
@@ -108,6 +109,14 @@ def check_network(arguments: argparse.Namespace) -> None:
     """Raise a ValueError unless the device and the weights of the arguments can be used."""
     check_device(arguments.device)
     _check_weights(arguments.weights)
+
+
+def check_enhancement(arguments: argparse.Namespace) -> None:
+    """As :func:`check_network`; with ``--no-enhance``, only the device is checked."""
+    if arguments.no_enhance:
+        check_device(arguments.device)
+    else:
+        check_network(arguments)
 
 
 def check_device(name: str) -> None:

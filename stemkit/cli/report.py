@@ -15,8 +15,7 @@ from stemkit.cli.common import (
     add_image_arguments,
     add_network_arguments,
     add_output_arguments,
-    check_device,
-    check_network,
+    check_enhancement,
     image_endings,
     load,
 )
@@ -80,10 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def prepare() -> None:
         check_analysis_options(arguments)
-        if arguments.no_enhance:
-            check_device(arguments.device)
-        else:
-            check_network(arguments)
+        check_enhancement(arguments)
 
     def work(job: Job) -> None:
         written.extend(_report_on(job))

@@ -12,7 +12,7 @@ from stemkit.columns import ColumnFits, fit_columns
 from stemkit.columns.peaks import column_response, find_peaks
 from stemkit.detection.candidates import MIN_SHARP_WIDTH, NETWORK_CONSTANTS, network_candidates, recorded_candidates
 from stemkit.detection.fitter import ColumnFitter
-from stemkit.detection.guided import FoundColumns
+from stemkit.detection.guided import FoundColumns, is_inside
 from stemkit.detection.normalized_image import NormalizedImage, bin_positions
 from stemkit.detection.search import ColumnSearch
 from stemkit.periodicity import central_crop, find_periodicity
@@ -155,12 +155,9 @@ def _median_lengths(found: FoundColumns, image: NormalizedImage, default: Length
     If most columns are too faint to determine a width, the others are wide ones or variations of the background: the
     width of the columns that a network shows is used instead.
     """
-    fits, margin = found.fits, CONSTANTS.margin * default.width
-    n_y, n_x = image.recorded.shape
-    distance = nearest_distances(fits.take(~fits.failed).positions)
-    spacing = float(np.median(distance)) if len(distance) else default.spacing
-    inside = (np.minimum(fits.y, fits.x) > margin) & (fits.y < n_y - 1 - margin)
-    inside &= fits.x < n_x - 1 - margin
+    fits = found.fits
+    spacing = median_spacing(fits.take(~fits.failed).positions, default.spacing)
+    inside = is_inside(fits, image, CONSTANTS.margin * default.width)
     widths = fits.sigma[~fits.failed & ~found.width_fixed & inside]
     if len(widths) >= CONSTANTS.free_fraction * inside.sum():
         return Lengths(spacing, _median(widths, default.width))
@@ -187,8 +184,7 @@ def _first_lengths(image: NormalizedImage, period: float | None, spacing: float 
         if width is None:
             learnt_width = _network_width(image, positions, learnt_width, is_periodic)
     if spacing is None:
-        distance = nearest_distances(positions)
-        spacing = float(np.median(distance)) if len(distance) else float("nan")
+        spacing = median_spacing(positions)
     return Lengths(spacing, learnt_width)
 
 

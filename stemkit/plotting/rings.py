@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stemkit.images.containers import Images, single_image
-from stemkit.plotting.drawing import limit_to_image, pixel_positions
+from stemkit.plotting.drawing import LEGEND, limit_to_image, pixel_positions
 from stemkit.plotting.images import show_image
 from stemkit.tables import check_columns
 
@@ -79,9 +79,7 @@ def show_rings(
         )
         handles.append(ax.add_collection(drawn, autolim=False))
     if handles:
-        ax.legend(
-            handles=handles, loc="upper right", fontsize="small", facecolor="0.35", labelcolor="white", framealpha=0.8
-        )
+        ax.legend(handles=handles, **LEGEND)
     limit_to_image(ax, one.shape)
     return ax
 

@@ -1,4 +1,4 @@
-"""What supports an enhanced image, and what does not."""
+"""Evidence for and against an enhanced image."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ __all__ = [
 STIFFNESS = 3e-3
 #: Weight of the squared coefficients (chosen: small, it only matters at pixels without a frame).
 NOTHING = 1e-9
-#: Largest gap between displaced rows that is interpolated, rows (chosen).
+#: Window along y in which a single row makes pixels count as shown, px (chosen: closes gaps between displaced rows).
 GAP = 5
 #: Number of pixels at the left and right borders of a frame that are not averaged: their interpolation needs pixels
 #: beyond the border (chosen).
@@ -219,7 +219,7 @@ def _cubic(t: NDArray) -> NDArray[np.float64]:
 
 
 def _splines(place: NDArray, n_y: int) -> tuple[sparse.csr_array, NDArray[np.bool_]]:
-    """Values ``(n, n_y + 2)`` of the splines at places of rows; and which rows lie on the grid."""
+    """Values ``(n, n_y + 2)`` of the splines at the positions of n rows, and which rows lie on the grid."""
     seen = (place >= 0) & (place <= n_y - 1)
     first = np.clip(np.floor(place).astype(int), 0, n_y - 2)
     index = first[:, None] + np.arange(4)
@@ -246,7 +246,7 @@ def _nearest(splines: sparse.csr_array) -> sparse.csr_array:
     n, n_k = splines.shape
     index, weight = splines.indices.reshape(n, 4), splines.data.reshape(n, 4)
     seen = weight.sum(1) > 0
-    # the mean of the centres of cubic B-splines, weighted by their values, is the place
+    # the mean of the centres of cubic B-splines, weighted by their values, is the position
     place = (weight * (index - 1)).sum(1)
     below = np.clip(np.floor(place).astype(int), 0, n_k - 4)
     fraction = place - below

@@ -64,7 +64,7 @@ CONSTANTS = _Constants()
 
 @dataclass(frozen=True, eq=False)
 class ResidualTests:
-    """Tests of a residual, and where it is not noise.
+    """Tests of a residual, and the positions at which it is not noise.
 
     Attributes
     ----------

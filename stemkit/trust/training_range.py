@@ -1,4 +1,4 @@
-"""Whether an image is like those that a network was trained on."""
+"""Whether an image is similar to those on which a network was trained."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["frames_figure", "printed_table", "write_frames"]
 
-#: Edge of the part of each image that the figure shows, px (chosen).
+#: Edge of the crop of each image in the figure, px (chosen).
 SHOWN = 128
 #: Images in a row of the figure (chosen).
 PER_ROW = 5
@@ -44,7 +44,7 @@ def write_frames(comparison: FrameComparison, folder: Path) -> str:
     ----------
     comparison : FrameComparison
     folder : Path
-        Gets ``frames.csv`` (the scores), ``frames_each.csv`` (of each frame), ``frames_curves.csv`` (Fourier ring
+        Folder for ``frames.csv`` (the scores), ``frames_each.csv`` (of each frame), ``frames_curves.csv`` (Fourier ring
         correlations), ``frames_shifts.csv``, ``frames_table.csv`` and ``frames.md`` (the printed table), and
         ``frames.png``.
 

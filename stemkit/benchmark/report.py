@@ -30,7 +30,7 @@ __all__ = ["Report", "example_figure", "provenance"]
 
 #: Set and index of the images in the figure (chosen).
 EXAMPLES = (("haadf", 0), ("haadf", 7), ("bf", 3), ("simulated", 15))
-#: Edge of the part of each image that the figure shows, px (chosen).
+#: Edge of the crop of each image in the figure, px (chosen).
 SHOWN = 128
 #: Width of a panel, inches (chosen).
 PANEL_WIDTH = 1.6
@@ -46,8 +46,8 @@ class Report:
     Parameters
     ----------
     folder : Path
-        Gets for each table ``NAME.csv`` (all scores), ``NAME_table.csv`` and ``NAME.md`` (the printed table), and
-        ``tables.md`` with all tables in the folder.
+        Folder for ``NAME.csv`` (all scores), ``NAME_table.csv`` and ``NAME.md`` (the printed table) of each table, and
+        ``tables.md`` with all tables.
     extent : Extent
         Number of images and conditions.
     """
@@ -132,6 +132,7 @@ def example_figure(rows: Sequence[MethodSpec]) -> Figure:
     Parameters
     ----------
     rows : sequence of MethodSpec
+        Methods; those that locate columns only, ablations and unavailable ones are left out.
 
     Returns
     -------
@@ -153,7 +154,7 @@ def example_figure(rows: Sequence[MethodSpec]) -> Figure:
 
 
 def _example(name: str, index: int) -> tuple[xr.DataArray, xr.DataArray]:
-    """A noisy image and its truth."""
+    """A noisy image and its true image."""
     pair = scenes(name, index + 1).pairs.isel(image=index)
     mode = str(pair["mode"].values) if "mode" in pair.coords else name
     noisy = pair["noisy"].drop_vars(("arrangement", "held_back", "mode"), errors="ignore").assign_attrs(mode=mode)

@@ -96,9 +96,14 @@ def peaks_above_noise(
     correlation_x : float
         Lag-1 correlation of the noise along the row.
 
+    Returns
+    -------
+    ndarray of shape (n_peaks, 2)
+        As of :func:`find_peaks`.
+
     Notes
     -----
-    The variance of the filtered noise is that of ``stemkit.filters.gaussian_variance_gain``.
+    The variance of the filtered noise is computed with ``stemkit.filters.gaussian_variance_gain``.
     """
     sigmas = [ratio * sigma for ratio in RESPONSE_WIDTHS]
     gain = gaussian_variance_gain(sigmas, RESPONSE_WEIGHTS, correlation_x=correlation_x)

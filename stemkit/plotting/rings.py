@@ -18,7 +18,7 @@ __all__ = ["show_rings"]
 #: Colours of rings by size (chosen: five blue and seven red as usual for graphene; distinguishable with the common
 #: colour vision deficiencies).
 RING_COLORS = {3: "#f0e442", 4: "#cc79a7", 5: "#0072b2", 6: "#009e73", 7: "#d55e00", 8: "#e69f00"}
-#: Colour of the outline of larger rings, which are holes, or places where columns were not found (chosen).
+#: Colour of the outline of larger rings, which are holes or contain columns that were not found (chosen).
 LARGE_COLOR = "#56b4e9"
 #: Opacity of rings (chosen).
 RING_OPACITY = 0.8

@@ -47,7 +47,7 @@ class Moments:
 
     @classmethod
     def from_stacks(cls, stacks: Iterable[NDArray]) -> Moments:
-        """From n stacks ``(n_frames, n_y, n_x)``, in stack i of which image i is enhanced."""
+        """Moments of n stacks ``(n_frames, n_y, n_x)``; in stack i, image i is enhanced."""
         second, means = [], []
         for stack in stacks:
             images = np.asarray(stack, dtype=np.float64).reshape(len(stack), -1)

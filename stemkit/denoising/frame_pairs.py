@@ -138,7 +138,7 @@ class FrameSource:
 
     @property
     def validation_source(self) -> Source:
-        """The same frames: there are too few to reserve some."""
+        """The source itself: there are too few frames to reserve a part of them."""
         return self
 
     def draw(self, generator: torch.Generator, n: int) -> TrainingBatch:

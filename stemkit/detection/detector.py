@@ -255,7 +255,7 @@ class AtomDetector(ImageTransformer):
         return _concatenate(tables)
 
     def predict(self, X: Images) -> pd.DataFrame:
-        """The same as :meth:`transform`."""
+        """Measure the columns, as :meth:`transform`."""
         return self.transform(X)
 
     def score(self, X: Images, y: Any) -> float:

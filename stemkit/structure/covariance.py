@@ -55,7 +55,7 @@ class PositionCovariance:
 
     @classmethod
     def from_table(cls, columns: ColumnPositions, table: pd.DataFrame) -> PositionCovariance:
-        """Of a table; without errors, all variances are NaN."""
+        """The covariance of the columns of a table; without errors, all variances are NaN."""
         errors = np.zeros_like(columns.positions) if columns.errors is None else columns.errors
         known = columns.errors is not None
         return cls(errors, np.nan_to_num(columns.jitter), columns.positions[:, 0], _width(columns, table), known)

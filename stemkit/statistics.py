@@ -1,4 +1,4 @@
-"""Robust standard deviations, spacings of positions, and the width and correlation of what an image shows."""
+"""Robust statistics, spacings of positions, and the width and row correlation of structures in an image."""
 
 from __future__ import annotations
 

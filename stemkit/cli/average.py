@@ -215,7 +215,7 @@ def _without_gaps(frames: xr.DataArray) -> xr.DataArray:
 
 
 def _filled(frames: NDArray) -> NDArray:
-    """Frames without gaps, in place: there may be many."""
+    """Fill the gaps of frames in place, since frames may need much memory."""
     import numpy as np
 
     for one in frames:

@@ -21,7 +21,6 @@ __all__ = [
     "add_output_arguments",
     "add_pixel_size_error_argument",
     "check_device",
-    "check_enhancement",
     "check_network",
     "detector_options",
     "image_endings",
@@ -106,17 +105,10 @@ def add_pixel_size_error_argument(group: argparse._ArgumentGroup, purpose: str) 
 
 
 def check_network(arguments: argparse.Namespace) -> None:
-    """Raise a ValueError unless the device and the weights of the arguments can be used."""
+    """Raise a ValueError unless the device, and without ``--no-enhance`` the weights, of the arguments can be used."""
     check_device(arguments.device)
-    _check_weights(arguments.weights)
-
-
-def check_enhancement(arguments: argparse.Namespace) -> None:
-    """As :func:`check_network`; with ``--no-enhance``, only the device is checked."""
-    if arguments.no_enhance:
-        check_device(arguments.device)
-    else:
-        check_network(arguments)
+    if not getattr(arguments, "no_enhance", False):
+        _check_weights(arguments.weights)
 
 
 def check_device(name: str) -> None:

@@ -13,7 +13,7 @@ from stemkit.cli.common import (
     add_network_arguments,
     add_output_arguments,
     add_pixel_size_error_argument,
-    check_enhancement,
+    check_network,
     detector_options,
     image_endings,
     load,
@@ -123,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
     tables = dict[Path, Path]()
 
     def prepare() -> None:
-        check_enhancement(arguments)
+        check_network(arguments)
 
     def skipped(job: Job, targets: list[Path]) -> None:
         tables[job.path] = targets[0]

@@ -15,7 +15,7 @@ from stemkit.cli.common import (
     add_image_arguments,
     add_network_arguments,
     add_output_arguments,
-    check_enhancement,
+    check_network,
     image_endings,
     load,
 )
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def prepare() -> None:
         check_analysis_options(arguments)
-        check_enhancement(arguments)
+        check_network(arguments)
 
     def work(job: Job) -> None:
         written.extend(_report_on(job))

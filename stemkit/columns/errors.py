@@ -83,10 +83,6 @@ def fit_errors(
     final : bool, default=True
         Whether the slope at each column is estimated from its residual. False during the search for columns: a
         significant column on a steep edge is kept although its amplitude is uncertain.
-
-    Returns
-    -------
-    FitErrors
     """
     reduced = chi2 / dof
     displacement = np.zeros(covariance.shape[:2])

@@ -137,7 +137,7 @@ def _local_maxima(values: NDArray, threshold: float) -> NDArray[np.int64]:
 
 
 def _subpixel(values: NDArray, found: NDArray) -> NDArray[np.float64]:
-    """Vertices of parabolas through each maximum and its neighbours; across the border there is no shift."""
+    """Vertices of parabolas through each maximum and its neighbours; no shift across the border."""
     # with reflection, both neighbours of a border pixel are equal
     padded = np.pad(np.asarray(values, dtype=np.float64), 1, mode="reflect")
     y, x = found.T + 1

@@ -21,16 +21,9 @@ AT_LIMIT = 1e-3
 def fits_of(
     minimizer: CompiledLevenbergMarquardt | BatchedLevenbergMarquardt, sigma: NDArray, units: FitUnits, joint: int
 ) -> ColumnFits:
-    """Fits of the columns that took part in the last run, in the units of the image; failed ones have their start.
+    """Fits of the columns that took part, in the units of the image; failed ones have their starting values.
 
-    Parameters
-    ----------
-    minimizer : CompiledLevenbergMarquardt or BatchedLevenbergMarquardt
-    sigma : ndarray of shape (n,)
-        Starting widths, px.
-    units : FitUnits
-    joint : int
-        Largest number of neighbours whose parameters are free in the covariance of a column.
+    ``sigma`` are the starting widths ``(n,)``, px, ``joint`` is the largest number of free neighbours of a column.
     """
     columns = np.flatnonzero(minimizer.touched)
     fitted, start, sigma = minimizer.fitted[columns], minimizer.start.cpu().numpy()[columns], sigma[columns]

@@ -46,7 +46,7 @@ def is_aligned(X: object) -> TypeGuard[xr.DataArray]:
 
 
 def without_gaps(frames: xr.DataArray) -> xr.DataArray:
-    """Aligned frames, interpolated where they show nothing."""
+    """Aligned frames whose missing pixels are interpolated."""
     return frames.copy(data=np.stack([filled(one, ~np.isfinite(one)) for one in frames.values]))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,17 +107,17 @@ def chosen_grid(values: NDArray | FilledImage, sampling: float | str, known: tup
     part = central_crop(values, CONSTANTS.measured_on)
     if part.dtype not in (np.float32, np.float64):
         part = part.astype(np.float64)
-    columns = _measured(part)
+    spacing, fine, noise = _spacing(part)
     low, high = (0.0, np.inf) if known is None else known
     if sampling != "auto":
-        grid = NetworkGrid(float(sampling), columns.spacing, columns.noise)
+        grid = NetworkGrid(float(sampling), spacing, noise)
         _warn_outside(grid, low, CONSTANTS.largest_ratio * high)
         return grid
-    grid = NetworkGrid(_factor(columns, low, high), columns.spacing, columns.noise)
-    if grid.sampling > 1 and grid.spacing is not None and grid.spacing < CONSTANTS.unresolved:
+    grid = NetworkGrid(_factor(spacing, fine, noise, low, high), spacing, noise)
+    if grid.sampling > 1 and spacing is not None and spacing < CONSTANTS.unresolved:
         warnings.warn(
-            f"columns are {grid.spacing:.1f} px apart: below {CONSTANTS.unresolved:g} px neighbours overlap, and "
-            "resampling does not restore what was not recorded",
+            f"columns are {spacing:.1f} px apart: below {CONSTANTS.unresolved:g} px neighbours overlap, and resampling "
+            "does not restore what was not recorded",
             stacklevel=4,
         )
     return grid
@@ -183,17 +182,8 @@ def _resampled_along(values: NDArray[np.float32], n: int, axis: int) -> NDArray[
     return np.asarray(fft.idct(series, n=n, axis=axis, norm="ortho"), dtype=np.float32)
 
 
-class _MeasuredColumns(NamedTuple):
-    """Spacing of columns (px; None: unknown), whether they are closely spaced, and the fraction of noise."""
-
-    spacing: float | None
-    fine: bool
-    noise: float
-
-
-def _factor(columns: _MeasuredColumns, low: float, high: float) -> float:
-    """The best sampling for an image, given the range ``low`` to ``high`` (px) of the spacings of the training."""
-    spacing, fine, noise = columns
+def _factor(spacing: float | None, fine: bool, noise: float, low: float, high: float) -> float:
+    """The sampling that is best for a spacing (px) and a fraction of noise, given the range of the training."""
     if spacing is None:
         return 1.0
     if spacing < low:
@@ -204,8 +194,8 @@ def _factor(columns: _MeasuredColumns, low: float, high: float) -> float:
     return float(max(factor, low / spacing))
 
 
-def _measured(values: NDArray) -> _MeasuredColumns:
-    """Measure an image.
+def _spacing(values: NDArray) -> tuple[float | None, bool, float]:
+    """The spacing of an image, whether it shows closely spaced columns, and its fraction of noise.
 
     Where the spacing may be that of noise, it is measured on the image with half as many pixels along each axis.
     """
@@ -220,7 +210,7 @@ def _measured(values: NDArray) -> _MeasuredColumns:
         coarse, factor = resampled(coarse, tuple(n // 2 for n in coarse.shape)), 2 * factor
         found = find_periodicity(coarse).spacing
         doubtful = max(variance_fractions(coarse)) > CONSTANTS.clear
-    return _MeasuredColumns(spacing if found is None or found < CONSTANTS.doubtful else factor * found, fine, noise)
+    return (spacing if found is None or found < CONSTANTS.doubtful else factor * found), fine, noise
 
 
 def _warn_outside(grid: NetworkGrid, low: float, high: float) -> None:

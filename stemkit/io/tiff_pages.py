@@ -1,4 +1,4 @@
-"""Pages of TIFF files: whether all of their strips are there, and what their numbers mean."""
+"""Pages of TIFF files: check that they are complete, and conversion of stored numbers to intensities."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class NoiseParameters:
 
 
 def stacked(noises: Sequence[NoiseParameters]) -> NoiseParameters:
-    """The noise of several images as that of one batch."""
+    """The noise of several images as the noise of one batch."""
     return NoiseParameters(**{f.name: torch.cat([getattr(n, f.name) for n in noises]) for f in fields(NoiseParameters)})
 
 

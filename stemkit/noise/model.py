@@ -325,7 +325,7 @@ class NoiseModel:
         return NoiseParameters(**tensors, poisson=poisson)
 
     def _relative_digitization(self) -> dict[str, float]:
-        """The digitisation in units of the contrast, columns bright, NaN for what is left out."""
+        """The digitisation in units of the contrast, columns bright; NaN for parameters that are not set."""
         digitization, sign = self.digitization, mode_sign(self.mode)
 
         def relative(value: float | None) -> float:

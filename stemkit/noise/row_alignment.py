@@ -1,4 +1,4 @@
-"""Scan lines shifted back to where the lattice of columns puts them."""
+"""Alignment of the scan lines of an image with its lattice of columns."""
 
 from __future__ import annotations
 

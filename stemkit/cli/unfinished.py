@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stemkit.atomic import is_running, named_error, put_in_place, remove, restore, whole_file
+from stemkit.atomic import is_running, named_error, put_in_place, remove, restore, write_text
 
 __all__ = ["Unfinished", "unfinished_result"]
 
@@ -61,8 +61,7 @@ class Unfinished:
         if self.is_new:
             self.remove()
             self.place.mkdir()
-        with whole_file(self._manifest) as temporary:
-            temporary.write_text(json.dumps({"pid": os.getpid(), "made_with": made_with}))
+        write_text(self._manifest, json.dumps({"pid": os.getpid(), "made_with": made_with}))
 
     def mark(self, block: int) -> None:
         """Record that a block is finished."""
@@ -109,8 +108,7 @@ class Unfinished:
             return set()
         *lines, incomplete = text.split("\n")
         if incomplete:
-            with whole_file(self._finished) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in lines))
+            write_text(self._finished, "".join(f"{line}\n" for line in lines))
         return {int(line) for line in lines}
 
 

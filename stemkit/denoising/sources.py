@@ -103,7 +103,6 @@ class SynthesisSource:
     ----------
     recipe : Recipe
     outputs : tuple of str
-        Outputs of the network.
     batch_size : int
         Number of images of the smallest size in a batch.
     crop_sizes : sequence of int

@@ -16,9 +16,7 @@ __all__ = ["HalfEdges", "delaunay_edges"]
 
 
 def delaunay_edges(positions: NDArray) -> NDArray[np.intp]:
-    """Edges ``(m, 2)`` of the Delaunay triangulation of positions ``(n, 2)`` as pairs of row numbers, the smaller one
-    first; no edges if all positions are on a line.
-    """
+    """Edges ``(m, 2)`` of the Delaunay triangulation, the smaller row number first; none for positions on a line."""
     if len(positions) < 3:
         return np.array([[0, 1]][: max(len(positions) - 1, 0)], dtype=np.intp).reshape(-1, 2)
     try:
@@ -34,8 +32,7 @@ class HalfEdges:
     """Both directions of the edges from i to j, sorted by their start and by their angle around it.
 
     Of each half-edge, ``start`` and ``end`` ``(2 m,)`` are the row numbers of its columns, ``edge`` is its edge,
-    ``reverse`` the half-edge in the opposite direction, ``next_around`` the next one at the same column, from +x
-    towards +y.
+    ``reverse`` the opposite half-edge, and ``next_around`` the next one at the same column, from +x towards +y.
     """
 
     def __init__(self, positions: NDArray, i: NDArray, j: NDArray):

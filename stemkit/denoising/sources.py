@@ -113,12 +113,7 @@ class SynthesisSource:
     """
 
     def __init__(
-        self,
-        recipe: Recipe,
-        outputs: Sequence[str],
-        batch_size: int,
-        crop_sizes: Sequence[int],
-        emphasis: float = 0.0,
+        self, recipe: Recipe, outputs: Sequence[str], batch_size: int, crop_sizes: Sequence[int], emphasis: float = 0.0
     ):
         self.recipe, self.target_names, self.batch_size = recipe, tuple(outputs), batch_size
         self.crop_sizes, self.emphasis = [*crop_sizes], emphasis

@@ -19,15 +19,7 @@ from stemkit.noise.resolve import resolve_noise
 from stemkit.periodicity import central_crop, find_periodicity
 from stemkit.pixels import faulty_pixels, filled
 
-__all__ = [
-    "FRAMES",
-    "TYPICAL",
-    "NormalizedImage",
-    "bin_pixels",
-    "bin_positions",
-    "typical_frames",
-    "unbin_positions",
-]
+__all__ = ["FRAMES", "TYPICAL", "NormalizedImage", "bin_pixels", "bin_positions", "typical_frames", "unbin_positions"]
 
 #: Largest relative difference of height and width of pixels that are treated as square (chosen).
 MAX_ANISOTROPY = 0.03

@@ -118,7 +118,7 @@ def measure_frames(
     Parameters
     ----------
     frames, columns, aligner, noise
-        As in :func:`measure_series`.
+        As in :func:`measure_series`, which raises the same errors.
     fix_positions : bool, default=False
         Fix positions and widths at those of ``columns``: only heights and backgrounds are fitted, for columns that may
         be absent in a frame.
@@ -128,11 +128,6 @@ def measure_frames(
     DataFrame
         A row for each column in each frame that shows it, with the numbers of the frame (``frame``, and ``image``) and
         of the column (``column``, its label in ``columns``). Positions are in the coordinates of the average.
-
-    Raises
-    ------
-    ValueError
-        As :func:`measure_series`.
 
     See Also
     --------

@@ -11,14 +11,7 @@ from scipy import linalg, ndimage
 
 from stemkit.noise import ScanNoise
 
-__all__ = [
-    "RowPrior",
-    "RowReadings",
-    "expected_displacements",
-    "read_rows",
-    "trends_of",
-    "without_trends",
-]
+__all__ = ["RowPrior", "RowReadings", "expected_displacements", "read_rows", "trends_of", "without_trends"]
 
 
 @dataclass(frozen=True)
@@ -74,11 +67,7 @@ class RowReadings:
 
 
 def read_rows(
-    frame: NDArray,
-    displacement: NDArray,
-    reference: NDArray,
-    count: NDArray,
-    variance: tuple[float, float],
+    frame: NDArray, displacement: NDArray, reference: NDArray, count: NDArray, variance: tuple[float, float]
 ) -> RowReadings:
     """Compare each row with the reference at its present displacement: one Gauss-Newton step.
 

@@ -15,13 +15,7 @@ from stemkit.detection.matched_filter import MIN_LENGTH, TRUNCATE, matched_filte
 from stemkit.filters import gaussian_variance_gain
 from stemkit.trust.expected_noise import ExpectedNoise
 
-__all__ = [
-    "column_field",
-    "normal_scores",
-    "response_variance",
-    "significant_peaks",
-    "two_sided_noise_peaks",
-]
+__all__ = ["column_field", "normal_scores", "response_variance", "significant_peaks", "two_sided_noise_peaks"]
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from stemkit.parameters import MODES, check_number, check_option, check_positive
 
 __all__ = ["BackgroundNoise", "Digitization", "NoiseModel", "PointwiseNoise", "ScanNoise"]
 
+#: Distributions of the pointwise noise.
 KINDS = ("tukey", "poisson")
 #: Displacements of the beam, the same names in ``ScanNoise`` and ``NoiseParameters``.
 DISPLACEMENTS = ("jitter", "jitter_y", "jitter_length", "drift", "drift_y", "drift_rows", "hum", "hum_y", "hum_period")

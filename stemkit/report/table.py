@@ -48,7 +48,7 @@ GOOD = "good columns"
 FLAGGED = "columns with a flag"
 #: Height of the table, screen pixels (chosen).
 TABLE_HEIGHT = 420
-#: Least width of the table, screen pixels: it scrolls on narrower pages.
+#: Least width of the table, screen pixels (chosen); it scrolls on narrower pages.
 MIN_TABLE_WIDTH = 820
 #: Colours of the table and of its controls, those of the page.
 COLORS = """

@@ -74,7 +74,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder for a folder, and go on as :func:`whole_file` does."""
+    """Yield a temporary path in the same folder for a folder; the other steps are those of :func:`whole_file`."""
     prefix, suffix = _temporary_parts(path)
     _remove_left_behind(path.parent, prefix, suffix)
     restore(path)

@@ -56,7 +56,7 @@ class RichardsonLucy:
         self.iterations = iterations
 
     def fit(self, X: xr.DataArray, y: object = None) -> Self:
-        """Return the method itself, which learns nothing."""
+        """Return the method itself, which has no parameters to fit."""
         return self
 
     def transform(self, X: xr.DataArray) -> xr.DataArray:

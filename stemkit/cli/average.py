@@ -207,7 +207,7 @@ def _one_by_one(series: xr.DataArray) -> bool:
 
 
 def _without_gaps(frames: xr.DataArray) -> xr.DataArray:
-    """Aligned frames, whose pixels that show nothing are replaced by the median of the frame."""
+    """Aligned frames whose pixels without a measurement are replaced by the median of the frame."""
     from stemkit.images.lazy import is_lazy
 
     pixels = frames.data.map_blocks(_filled) if is_lazy(frames) else _filled(frames.values)

@@ -138,8 +138,8 @@ def _slope_effects(
     slope = (free @ projection[:, :, None])[:, :, 0]
     usual = _usual_slope(slope[known], np.diagonal(information, axis1=1, axis2=2)[known], tilt)
     if not final:
-        nothing = np.zeros(covariance.shape[:2])
-        return usual**2 * response.transpose(0, 2, 1) @ response, nothing, nothing[:, 0]
+        zeros = np.zeros(covariance.shape[:2])
+        return usual**2 * response.transpose(0, 2, 1) @ response, zeros, zeros[:, 0]
     variance = unexplained[:, None] * np.diagonal(free, axis1=1, axis2=2)
     significant = slope**2 > SLOPE_SIGNIFICANCE**2 * variance
     prior = np.where(significant, FLAT_PRIOR * variance, usual**2)[:, None, :] * np.eye(2)

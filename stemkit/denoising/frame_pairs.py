@@ -60,7 +60,7 @@ def with_frames(
     source : SynthesisSource
         Its crops become as small as the frames.
     frames : ndarray of shape (n_frames, n_y, n_x)
-        Columns bright; NaN where a frame shows nothing.
+        Columns bright; NaN at pixels without a measurement.
     contrast : float
         Of the frames.
     info : NetworkInfo
@@ -85,10 +85,10 @@ class FrameSource:
     Parameters
     ----------
     frames : ndarray of shape (n_frames, n_y, n_x)
-        Columns bright; NaN where a frame shows nothing. Such pixels are interpolated in the input, and have no weight
-        in the loss.
+        Columns bright; NaN at pixels without a measurement, which are interpolated in the input and have no weight in
+        the loss.
     contrast : float
-        Of the frames, in their units.
+        Contrast of the frames, in their units.
     info : NetworkInfo
         Its units are those of the network's input.
     target_names : sequence of str
@@ -153,7 +153,7 @@ class FrameSource:
         own, valid = self.frames[i][crop], self.valid[i][crop]
         others, n_others = self._mean_of_others(i, crop)
         both = valid & (n_others > 0)
-        # where one of the two shows nothing, the other one, whose pixel has no weight
+        # pixels without a measurement in one of the two are taken from the other one, and have no weight
         own, others = torch.where(valid, own, others), torch.where(n_others > 0, others, own)
         pair = list(zip((own, others), self.scales[i], strict=True))
         (noisy, (offset, scale)), (target, _) = reversed(pair) if is_reversed else pair

@@ -187,7 +187,7 @@ def _filtered_noise(model: NoiseModel, streaks: float, jitter: float, sigma: flo
 
 
 def _background(noisy: NDArray, model: NoiseModel, contrast: float) -> NDArray:
-    """Wiener estimate of the noise model's background, at the frequencies where it exceeds the noise by far."""
+    """Wiener estimate of the noise model's background, at the frequencies where it is much larger than the noise."""
     background = model.background
     if not background.amplitude:
         return np.zeros_like(noisy)

@@ -30,7 +30,7 @@ from stemkit.parameters import check_number, check_positive
 
 __all__ = ["AtomDetector"]
 
-#: Least plausible column width, nm (chosen: half of that in the sharpest images); else the pixel size is probably wrong.
+#: Least plausible column width, nm (chosen: half of that in the sharpest images): else the pixel size may be wrong.
 NARROWEST = 0.008
 #: Largest plausible column width, nm (chosen: four times that of a probe which just resolves atoms).
 WIDEST = 0.5

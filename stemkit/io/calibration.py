@@ -28,7 +28,7 @@ _SECONDS = {spelling: factor for factor, spellings in _TIMES.items() for spellin
 
 
 def pixel_sizes_of(scales: Sequence[float | None], units: Sequence[object]) -> tuple[Sizes | None, str]:
-    """Pixel sizes in nm and the text of a warning, empty if there is nothing to say.
+    """Pixel sizes in nm and the text of a warning, which may be empty.
 
     Parameters
     ----------

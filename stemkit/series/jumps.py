@@ -155,7 +155,7 @@ def _gains(pairs: Pairs, shifts: NDArray, placed: NDArray, moves: NDArray, vecto
             multiples, of_move = np.unique(np.r_[moves[:, index[i]] - moves[:, index[j]], 0], return_inverse=True)
             tried = at + multiples[:, None, None] * vectors
             values = pairs.log_likelihoods(i, j, tried.reshape(-1, 2), n_frames).reshape(len(multiples), -1)
-            # frames are not moved to where nothing can contradict
+            # frames are not moved so far that a pair no longer overlaps
             values[~pairs.overlap(tried.reshape(-1, 2)).reshape(values.shape)] = -np.inf
             out += values[of_move[:-1]] - values[of_move[-1]]
     return out

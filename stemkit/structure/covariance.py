@@ -105,7 +105,7 @@ class PositionCovariance:
 def _width(columns: ColumnPositions, table: pd.DataFrame) -> float:
     """Median sigma of the columns in the unit of the positions."""
     if len(columns.positions) < 2:
-        return 1.0  # of no consequence: there is nothing that a column could share its jitter with
+        return 1.0  # any value: a single column shares its jitter with no other
     if "sigma" in table and np.isfinite(width := float(table["sigma"].median())) and width > 0:
         return width
     return TYPICAL_WIDTH * median_spacing(columns.positions)

@@ -51,7 +51,7 @@ def psnr(image: ArrayLike, truth: ArrayLike) -> float:
     Parameters
     ----------
     image, truth : array-like of shape (n_y, n_x) or (n_images, n_y, n_x)
-        In the same units.
+        Image and true image in the same units.
 
     Raises
     ------

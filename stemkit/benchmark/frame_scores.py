@@ -39,7 +39,7 @@ class Moments:
     second : ndarray of shape (n_frames, n_frames, n_frames)
         ``second[i, a, b]``: mean product of the images a and b on the grid of frame i; image i is enhanced.
     covariance : ndarray of shape (n_frames, n_frames, n_frames)
-        The same with the means subtracted.
+        Mean products of the images without their means.
     """
 
     second: NDArray[np.float64]
@@ -235,7 +235,7 @@ def jackknife_error(estimate: Callable[[list[int]], float | NDArray], n_frames: 
     Parameters
     ----------
     estimate : callable
-        From the indices of frames to the estimate.
+        Function of the indices of frames that returns the estimate.
     n_frames : int
 
     Returns

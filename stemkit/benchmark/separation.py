@@ -120,7 +120,7 @@ def separation_table(
     methods : mapping of str to estimator
         As in :func:`~stemkit.benchmark.evaluate`.
     separations : sequence of float
-        In column widths.
+        Distances of the pairs, column widths.
     doses : sequence of float
         Electrons per pixel at a single column.
     n : int

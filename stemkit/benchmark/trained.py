@@ -67,7 +67,7 @@ class TrainingSpec:
     Parameters
     ----------
     name : str
-        As in the tables.
+        Name in the tables.
     info : NetworkInfo
         Architecture and outputs.
     recipe : Recipe

@@ -35,9 +35,9 @@ def find_peaks(values: NDArray, *, threshold: float, min_distance: float) -> NDA
     ----------
     values : ndarray of shape (n_y, n_x)
     threshold : float
-        In the units of ``values``.
+        Least height of a peak, in the units of ``values``.
     min_distance : float
-        In px.
+        Least distance of peaks, px.
 
     Returns
     -------
@@ -90,7 +90,7 @@ def peaks_above_noise(
     noise : float
         Standard deviation of the pointwise noise.
     min_distance : float
-        In px.
+        Least distance of peaks, px.
     significance : float
         Threshold in standard deviations of the filtered noise.
     correlation_x : float

@@ -62,7 +62,7 @@ def with_frames(
     frames : ndarray of shape (n_frames, n_y, n_x)
         Columns bright; NaN at pixels without a measurement.
     contrast : float
-        Of the frames.
+        Contrast of the frames, in their units.
     info : NetworkInfo
     device : torch.device
     """
@@ -95,7 +95,7 @@ class FrameSource:
         Targets of the batches; the frames only give ``"enhance"``, the weight of the others is 0.
     batch_size : int
     size : int
-        Of the crops, px.
+        Edge of the crops, px.
     device : torch.device
 
     References

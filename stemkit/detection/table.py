@@ -43,7 +43,7 @@ def table_of(
     Parameters
     ----------
     fits : ColumnFits
-        In units of the normalized image.
+        Fitted columns in units of the normalized image.
     width_fixed : ndarray of bool, shape (n,)
         Columns that are flagged ``WIDTH_FIXED``.
     image : NormalizedImage

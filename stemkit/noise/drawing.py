@@ -195,7 +195,7 @@ def displace_rows(images: Tensor, shifts: Tensor, *, axis: int = -1) -> Tensor:
     ----------
     images : Tensor of shape (n_images, n_y, n_x)
     shifts : Tensor
-        px, broadcast to the images; a shift of 0 returns the pixels unchanged.
+        Displacements, px, broadcast to the images; a shift of 0 returns the pixels unchanged.
     axis : {-1, -2}
         Displacement along x or along y. Beyond the border the last pixel is repeated.
 

@@ -119,12 +119,12 @@ def column_table(
     ----------
     table : DataFrame
     source : ColumnDataSource
-        The columns, as the view has them.
+        Columns as displayed by the view.
     selection : ColumnFilter
     unit : str
-        Of positions.
+        Unit of positions.
     name : str
-        Of the file that is downloaded.
+        Name of the file that is downloaded.
     """
     source.data["good"] = table.index.isin(good_columns(table).index) if len(table) else []
     view = CDSView(filter=selection.filter)

@@ -173,9 +173,9 @@ def transfer_function(frequency: NDArray, offset: float = 0.5) -> NDArray[np.flo
     Parameters
     ----------
     frequency : ndarray
-        Cycles per px, up to 0.5.
+        Spatial frequency along y, cycles per px, up to 0.5; along x the modulus is 1 up to the Nyquist frequency.
     offset : float
-        px. Along x the modulus is 1 up to Nyquist's frequency.
+        Displacement along y, px.
 
     Notes
     -----

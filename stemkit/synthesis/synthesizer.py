@@ -63,7 +63,7 @@ class STEMSynthesizer(ImageEstimator):
     shape : (int, int), default=(256, 256)
         ``(n_y, n_x)`` of the images, px.
     pixel_size : float or None, default=None
-        nm; None takes it from the fitted images; without them 0.01.
+        Pixel size, nm; None takes it from the fitted images; without them 0.01.
     arrangements : tuple of str, default=all
         Arrangements that are drawn, see :class:`~stemkit.synthesis.Recipe`.
     spacing : float, (float, float) or None, default=None

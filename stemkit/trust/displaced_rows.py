@@ -30,7 +30,7 @@ class DisplacedRows:
     Attributes
     ----------
     residual : ndarray of shape (n_y, n_x)
-        In units of the standard deviation of the noise.
+        Residual in units of the standard deviation of the noise.
     shift : ndarray of shape (2,)
         Mean displacement (y, x) of the recorded relative to the enhanced image, px.
     rms : float

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -198,7 +198,7 @@ def _halved(pixels: NDArray) -> NDArray:
     return (np.rint(mean) if pixels.dtype.kind in "iu" else mean).astype(pixels.dtype)
 
 
-def open_group(path: Path, mode: str, **options: Any) -> Any:
+def open_group(path: Path, mode: Literal["r", "r+", "w"], **options: Any) -> Any:
     """The Zarr group in a folder, with the mode and the options of ``zarr.open_group``."""
     try:
         import zarr

@@ -38,13 +38,7 @@ DISPLAY_QUANTILES = (0.001, 0.999)
 #: Drawing order of scale bar and annotations (chosen: above the columns, which matplotlib draws at 1).
 ANNOTATION_ZORDER = 5.0
 #: Options of the legend on an image (chosen: readable on bright columns).
-LEGEND: dict[str, Any] = {
-    "loc": "upper right",
-    "fontsize": "small",
-    "facecolor": "0.35",
-    "labelcolor": "white",
-    "framealpha": 0.8,
-}
+LEGEND = dict[str, Any](loc="upper right", fontsize="small", facecolor="0.35", labelcolor="white", framealpha=0.8)
 
 
 def scale_bar_length(width: float) -> float:

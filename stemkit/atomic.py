@@ -24,6 +24,7 @@ __all__ = [
     "restore",
     "whole_file",
     "whole_folder",
+    "write_text",
 ]
 
 #: Errors of a disk, a quota or a limit of the size of files that leave no space.
@@ -65,9 +66,15 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, completely or not at all: see :func:`whole_file`."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder for a folder, and go on as :func:`whole_file` does."""
+    """Yield a temporary path in the same folder for a folder; the other steps are those of :func:`whole_file`."""
     prefix, suffix = _temporary_parts(path)
     _remove_left_behind(path.parent, prefix, suffix)
     restore(path)

@@ -51,7 +51,7 @@ def psnr(image: ArrayLike, truth: ArrayLike) -> float:
     Parameters
     ----------
     image, truth : array-like of shape (n_y, n_x) or (n_images, n_y, n_x)
-        In the same units.
+        Image and true image in the same units.
 
     Raises
     ------
@@ -119,12 +119,12 @@ def match_columns(found: ArrayLike, true: ArrayLike, radius: float) -> Match:
 
 def _matched_indices(found: NDArray, true: NDArray, radius: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Optimal assignment within each connected component of the graph of pairs within the radius."""
-    nothing = np.empty(0, dtype=np.intp)
+    empty = np.empty(0, dtype=np.intp)
     if len(found) == 0 or len(true) == 0:
-        return nothing, nothing
+        return empty, empty
     distances = cKDTree(found).sparse_distance_matrix(cKDTree(true), radius, output_type="coo_matrix")
     if distances.nnz == 0:
-        return nothing, nothing
+        return empty, empty
     n = len(found)
     graph = sparse.coo_matrix((np.ones(distances.nnz), (distances.row, distances.col + n)), shape=(n + len(true),) * 2)
     _, label = sparse.csgraph.connected_components(graph, directed=False)

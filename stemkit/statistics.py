@@ -1,4 +1,4 @@
-"""Robust standard deviations, spacings of positions, and the width and correlation of what an image shows."""
+"""Robust statistics, spacings of positions, and the width and row correlation of structures in an image."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from scipy.spatial import cKDTree
 
 __all__ = [
     "STD_PER_MAD",
+    "finite_median",
     "gaussian_width",
     "median_spacing",
     "nearest_distances",
@@ -34,6 +35,12 @@ def robust_std(values: NDArray, axis: int | None = None) -> NDArray[np.float64]:
 def robust_rms(values: NDArray) -> float:
     """Standard deviation of normally distributed values about zero from their median absolute value."""
     return STD_PER_MAD * float(np.median(np.abs(values)))
+
+
+def finite_median(values: NDArray, default: float = float("nan")) -> float:
+    """Median of the finite values; ``default`` if there are none."""
+    finite = values[np.isfinite(values)]
+    return float(np.median(finite)) if len(finite) else default
 
 
 def nearest_distances(positions: NDArray) -> NDArray[np.float64]:

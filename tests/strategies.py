@@ -144,8 +144,8 @@ def realised_background(model: NoiseModel, shape: tuple[int, int], seed: int) ->
 def columns_of(shape: tuple[int, int], spacing: float = 18.0, sigma: float = 3.0) -> tuple[NDArray, ColumnFits]:
     """A crystal of whole columns, 1 on 0, and the fits that describe it exactly."""
     positions = lattice_positions(shape, spacing, margin=-2.5 * sigma)
-    clean = gaussians(shape, positions, sigma)
-    return clean, fit_columns(clean, positions, sigma)
+    true_image = gaussians(shape, positions, sigma)
+    return true_image, fit_columns(true_image, positions, sigma)
 
 
 def labeled(values: NDArray, noise: NoiseModel) -> xr.DataArray:

@@ -46,9 +46,9 @@ def test_batches_are_drawn_on_their_device(seed, monkeypatch):
     with pretended_device(monkeypatch) as device:
         there = draw_batch(RECIPE, 6, (48, 64), torch_generator(seed, device))
         assert there.noisy.device == there.targets.detect.device == device
-        clean, noisy = there.targets.enhance.cpu(), there.noisy.cpu()
+        true_image, noisy = there.targets.enhance.cpu(), there.noisy.cpu()
     # the other device draws whole images at once, the CPU what is near to each column
-    torch.testing.assert_close(clean, here.targets.enhance, rtol=0, atol=1e-4)
+    torch.testing.assert_close(true_image, here.targets.enhance, rtol=0, atol=1e-4)
     assert torch.isfinite(noisy).all()
 
 

@@ -227,7 +227,7 @@ class TestPipeline:
 
 @pytest.fixture(scope="module")
 def crystals():
-    """Recorded and clean images of crystals, and their true columns as a list of tables."""
+    """Recorded and true images of crystals, and their true columns as a list of tables."""
     synthesizer = STEMSynthesizer(
         shape=(64, 64), arrangements=("lattice",), spacing=(0.08, 0.14), random_state=2,
         noise=NoiseModel(pointwise=PointwiseNoise(readout=0.2)),
@@ -239,11 +239,11 @@ def crystals():
 class TestCrossValidation:
     def test_of_the_shipped_network_does_not_train(self, crystals, monkeypatch):
         monkeypatch.setattr("stemkit.denoising.network.train", None)
-        noisy, clean, _ = crystals
-        scores = cross_val_score(SFINDenoiser(), noisy, clean, cv=2)
+        noisy, true_image, _ = crystals
+        scores = cross_val_score(SFINDenoiser(), noisy, true_image, cv=2)
         folds = (slice(0, 2), slice(2, 4))
-        assert scores == pytest.approx([SFINDenoiser().fit(noisy).score(noisy[f], clean[f]) for f in folds])
-        assert all(s > psnr(noisy[f], clean[f]) + 3 for s, f in zip(scores, folds, strict=True))
+        assert scores == pytest.approx([SFINDenoiser().fit(noisy).score(noisy[f], true_image[f]) for f in folds])
+        assert all(s > psnr(noisy[f], true_image[f]) + 3 for s, f in zip(scores, folds, strict=True))
 
     @pytest.mark.slow
     def test_of_a_pipeline_against_true_columns(self, crystals):
@@ -256,9 +256,9 @@ class TestCrossValidation:
         def negative_mse(denoiser, X, y):
             return -float(np.mean((denoiser.transform(X).values - y.values) ** 2))
 
-        noisy, clean, _ = crystals
-        before = -float(np.mean((noisy.values - clean.values) ** 2))
-        scores = cross_val_score(WienerDenoiser(), noisy, clean, cv=2, scoring=negative_mse)
+        noisy, true_image, _ = crystals
+        before = -float(np.mean((noisy.values - true_image.values) ** 2))
+        scores = cross_val_score(WienerDenoiser(), noisy, true_image, cv=2, scoring=negative_mse)
         assert ((scores > before) & (scores < 0)).all()
 
 
@@ -285,17 +285,17 @@ class TestGridSearch:
         assert search.cv_results_["mean_test_score"][1] < 0.5 < search.best_score_
 
     def test_over_the_architecture_of_a_network(self, crystals):
-        noisy, clean, _ = crystals
+        noisy, true_image, _ = crystals
         denoiser = SFINDenoiser(
             weights=None, max_epochs=1, batches_per_epoch=4, batch_size=2, crop_size=32, random_state=0, device="cpu"
         )
-        search = GridSearchCV(denoiser, {"n_channels": [2, 8], "n_blocks": [1]}, cv=2).fit(noisy, clean)
+        search = GridSearchCV(denoiser, {"n_channels": [2, 8], "n_blocks": [1]}, cv=2).fit(noisy, true_image)
         scores = search.cv_results_["mean_test_score"]
         assert len(set(scores)) == 2
         best = search.best_params_["n_channels"]
         assert best == [2, 8][int(np.argmax(scores))]
         assert search.best_estimator_.net_.head_conv.out_channels == best
-        assert search.score(noisy, clean) == pytest.approx(search.best_estimator_.score(noisy, clean))
+        assert search.score(noisy, true_image) == pytest.approx(search.best_estimator_.score(noisy, true_image))
 
 
 @pytest.mark.parametrize("denoiser", [WienerDenoiser(), ABSFDenoiser(), NLMDenoiser(), PeriodicDenoiser()])

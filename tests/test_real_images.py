@@ -60,9 +60,9 @@ def test_simulated_pairs_of_other_physics_gain(path):
 @pytest.mark.parametrize("name", ["perovskite_d5", "perovskite_d30", "hex2D_d5", "hex2D_d30", "dense_d5", "dense_d30"])
 def test_scenes_gain(name):
     with np.load(SCENES) as scenes:
-        noisy, clean = scenes[f"{name}_noisy"], scenes[name.split("_")[0] + "_clean"].astype(float)
+        noisy, true_image = scenes[f"{name}_noisy"], scenes[name.split("_")[0] + "_clean"].astype(float)
     enhanced = SFINDenoiser(mode="haadf").fit_transform(noisy)
-    assert psnr(_affine(enhanced, clean), clean) > psnr(_affine(noisy, clean), clean) + 3
+    assert psnr(_affine(enhanced, true_image), true_image) > psnr(_affine(noisy, true_image), true_image) + 3
 
 
 def _affine(image, truth):

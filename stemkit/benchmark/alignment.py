@@ -39,7 +39,7 @@ SHIFT_TOLERANCE = 0.003
 MAX_ROUNDS = 20
 #: Refinement changes a shift by less than this, px: it does not leave the maximum that was chosen (chosen).
 MAX_REFINEMENT = 1.5
-#: Pixels next to a border that are not compared: a shift by a fraction of a pixel is inaccurate there (chosen).
+#: Width of the border that is not compared, px: shifts by a fraction of a pixel are inaccurate there (chosen).
 BORDER_MARGIN = 4
 #: Smallest common area along each axis, px (chosen): below it, correlations and rings have too few pixels.
 MIN_COMMON_SIZE = 32
@@ -49,7 +49,7 @@ MIN_RELATIVE_CORRELATION = 0.7
 
 @dataclass(frozen=True)
 class Alignment:
-    """Where the same area lies in each frame.
+    """Positions of the same area in each frame.
 
     Attributes
     ----------

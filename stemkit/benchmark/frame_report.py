@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from stemkit.atomic import whole_file
+from stemkit.atomic import whole_file, write_text
 from stemkit.benchmark.frames import CEILING, FrameComparison
 from stemkit.benchmark.methods import RECORDED
 from stemkit.images.pixel_size import is_calibrated
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["frames_figure", "printed_table", "write_frames"]
 
-#: Edge of the part of each image that the figure shows, px (chosen).
+#: Edge of the crop of each image in the figure, px (chosen).
 SHOWN = 128
 #: Images in a row of the figure (chosen).
 PER_ROW = 5
@@ -44,7 +44,7 @@ def write_frames(comparison: FrameComparison, folder: Path) -> str:
     ----------
     comparison : FrameComparison
     folder : Path
-        Gets ``frames.csv`` (the scores), ``frames_each.csv`` (of each frame), ``frames_curves.csv`` (Fourier ring
+        Folder for ``frames.csv`` (the scores), ``frames_each.csv`` (of each frame), ``frames_curves.csv`` (Fourier ring
         correlations), ``frames_shifts.csv``, ``frames_table.csv`` and ``frames.md`` (the printed table), and
         ``frames.png``.
 
@@ -63,8 +63,8 @@ def write_frames(comparison: FrameComparison, folder: Path) -> str:
         "frames_table.csv": table.reset_index(),
     }
     for name, each in tables.items():
-        _write(folder / name, each.to_csv(index=False))
-    _write(folder / "frames.md", text)
+        write_text(folder / name, each.to_csv(index=False))
+    write_text(folder / "frames.md", text)
     with whole_file(folder / "frames.png") as temporary:
         frames_figure(comparison).savefig(temporary, dpi=150, format="png")
     return text
@@ -170,8 +170,3 @@ def _with_error(value: float, error: float) -> str:
         return f"{value:.{DECIMALS}f}"
     decimals = max(0, ERROR_DIGITS - 1 - int(np.floor(np.log10(error))))
     return f"{value:.{decimals}f} ± {error:.{decimals}f}"
-
-
-def _write(path: Path, text: str) -> None:
-    with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

@@ -39,7 +39,7 @@ class Moments:
     second : ndarray of shape (n_frames, n_frames, n_frames)
         ``second[i, a, b]``: mean product of the images a and b on the grid of frame i; image i is enhanced.
     covariance : ndarray of shape (n_frames, n_frames, n_frames)
-        The same with the means subtracted.
+        Mean products of the images without their means.
     """
 
     second: NDArray[np.float64]
@@ -47,7 +47,7 @@ class Moments:
 
     @classmethod
     def from_stacks(cls, stacks: Iterable[NDArray]) -> Moments:
-        """From n stacks ``(n_frames, n_y, n_x)``, in stack i of which image i is enhanced."""
+        """Moments of n stacks ``(n_frames, n_y, n_x)``; in stack i, image i is enhanced."""
         second, means = [], []
         for stack in stacks:
             images = np.asarray(stack, dtype=np.float64).reshape(len(stack), -1)
@@ -235,7 +235,7 @@ def jackknife_error(estimate: Callable[[list[int]], float | NDArray], n_frames: 
     Parameters
     ----------
     estimate : callable
-        From the indices of frames to the estimate.
+        Function of the indices of frames that returns the estimate.
     n_frames : int
 
     Returns

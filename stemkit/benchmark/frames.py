@@ -75,7 +75,7 @@ class FrameComparison:
     images : dict of str to DataArray
         The common area in the first frame, ``(n_y, n_x)``: recorded, denoised by each method, mean of the others.
     threshold : str
-        As given.
+        Threshold of the Fourier ring correlation, as given.
 
     References
     ----------

@@ -27,7 +27,7 @@ class MethodSpec:
     Parameters
     ----------
     name : str
-        As in the tables.
+        Name in the tables.
     import_path : str
         ``"module:Class"``; empty for the recorded image.
     parameters : mapping

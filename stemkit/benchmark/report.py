@@ -15,7 +15,7 @@ import torch
 import xarray as xr
 
 from stemkit._version import __version__
-from stemkit.atomic import whole_file
+from stemkit.atomic import write_text
 from stemkit.benchmark.methods import MethodSpec
 from stemkit.benchmark.scenes import scenes
 from stemkit.benchmark.tables import TABLES, Extent, Table
@@ -30,7 +30,7 @@ __all__ = ["Report", "example_figure", "provenance"]
 
 #: Set and index of the images in the figure (chosen).
 EXAMPLES = (("haadf", 0), ("haadf", 7), ("bf", 3), ("simulated", 15))
-#: Edge of the part of each image that the figure shows, px (chosen).
+#: Edge of the crop of each image in the figure, px (chosen).
 SHOWN = 128
 #: Width of a panel, inches (chosen).
 PANEL_WIDTH = 1.6
@@ -46,8 +46,8 @@ class Report:
     Parameters
     ----------
     folder : Path
-        Gets for each table ``NAME.csv`` (all scores), ``NAME_table.csv`` and ``NAME.md`` (the printed table), and
-        ``tables.md`` with all tables in the folder.
+        Folder for ``NAME.csv`` (all scores), ``NAME_table.csv`` and ``NAME.md`` (the printed table) of each table, and
+        ``tables.md`` with all tables.
     extent : Extent
         Number of images and conditions.
     """
@@ -73,20 +73,16 @@ class Report:
         markdown = [str(summary.to_markdown())] if available else []
         parts = [f"## {table.title}", table.description, *markdown, *_unavailable(rows), origin]
         text = "\n\n".join(parts) + "\n"
-        self._write(f"{name}.csv", scores.to_csv(index=False))
-        self._write(f"{name}_table.csv", summary.to_csv())
-        self._write(f"{name}.md", text)
+        write_text(self.folder / f"{name}.csv", scores.to_csv(index=False))
+        write_text(self.folder / f"{name}_table.csv", summary.to_csv())
+        write_text(self.folder / f"{name}.md", text)
         self._write_all()
         return text
 
     def _write_all(self) -> None:
         paths = [self.folder / f"{name}.md" for name in TABLES]
         texts = [path.read_text("utf-8") for path in paths if path.exists()]
-        self._write("tables.md", "\n".join(["# Benchmark\n", *texts]))
-
-    def _write(self, name: str, text: str) -> None:
-        with whole_file(self.folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(self.folder / "tables.md", "\n".join(["# Benchmark\n", *texts]))
 
 
 def provenance(rows: Sequence[MethodSpec], extent: Extent) -> str:
@@ -136,6 +132,7 @@ def example_figure(rows: Sequence[MethodSpec]) -> Figure:
     Parameters
     ----------
     rows : sequence of MethodSpec
+        Methods; those that locate columns only, ablations and unavailable ones are left out.
 
     Returns
     -------
@@ -157,7 +154,7 @@ def example_figure(rows: Sequence[MethodSpec]) -> Figure:
 
 
 def _example(name: str, index: int) -> tuple[xr.DataArray, xr.DataArray]:
-    """A noisy image and its truth."""
+    """A noisy image and its true image."""
     pair = scenes(name, index + 1).pairs.isel(image=index)
     mode = str(pair["mode"].values) if "mode" in pair.coords else name
     noisy = pair["noisy"].drop_vars(("arrangement", "held_back", "mode"), errors="ignore").assign_attrs(mode=mode)

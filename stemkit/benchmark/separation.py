@@ -56,7 +56,7 @@ class RichardsonLucy:
         self.iterations = iterations
 
     def fit(self, X: xr.DataArray, y: object = None) -> Self:
-        """Return the method itself, which learns nothing."""
+        """Return the method itself, which has no parameters to fit."""
         return self
 
     def transform(self, X: xr.DataArray) -> xr.DataArray:
@@ -120,7 +120,7 @@ def separation_table(
     methods : mapping of str to estimator
         As in :func:`~stemkit.benchmark.evaluate`.
     separations : sequence of float
-        In column widths.
+        Distances of the pairs, column widths.
     doses : sequence of float
         Electrons per pixel at a single column.
     n : int

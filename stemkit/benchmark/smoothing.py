@@ -31,7 +31,7 @@ class GaussianFilter:
         self.sigma = sigma
 
     def fit(self, X: xr.DataArray, y: object = None) -> Self:
-        """Do nothing: the filter has nothing to learn."""
+        """Do nothing: the filter has no parameters to fit."""
         return self
 
     def transform(self, X: xr.DataArray) -> xr.DataArray:

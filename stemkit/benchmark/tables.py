@@ -74,9 +74,9 @@ class Table:
     description : str
         Printed below the title.
     compute : callable
-        From the methods that can be run and the extent to all scores, one per row.
+        Function of the methods that can be run and the extent; returns all scores, one per row.
     summarize : callable
-        From all scores to the printed table, a row for each method.
+        Function of all scores; returns the printed table, a row for each method.
     includes : callable
         Whether a method belongs in the table. Default: all that return an image, without the ablations.
     """

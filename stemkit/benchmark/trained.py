@@ -67,7 +67,7 @@ class TrainingSpec:
     Parameters
     ----------
     name : str
-        As in the tables.
+        Name in the tables.
     info : NetworkInfo
         Architecture and outputs.
     recipe : Recipe
@@ -189,7 +189,7 @@ def train_networks(
     ------
     name : str
     path : Path or None
-        None if the time ended; nothing follows then.
+        None if the time ended; it is then the last item.
     """
     start, trained = time.monotonic(), dict[str, dict[str, Any]]()
     for spec in NETWORKS if specs is None else specs:

@@ -181,10 +181,10 @@ class Truth:
     ----------
     name : str
     plant : callable
-        From the host, the columns of the perfect crystal and a generator to the columns that are recorded.
+        Function of the host, the columns of the perfect crystal and a generator; returns the columns that are recorded.
     judge : callable
-        From the planted structure, a method's image (with bright columns in both modes) and the table of columns in it
-        to scores by name.
+        Function of the planted structure, a method's image (with bright columns in both modes) and the table of columns
+        in it; returns scores by name.
     """
 
     name: str

@@ -207,7 +207,7 @@ def _one_by_one(series: xr.DataArray) -> bool:
 
 
 def _without_gaps(frames: xr.DataArray) -> xr.DataArray:
-    """Aligned frames, whose pixels that show nothing are replaced by the median of the frame."""
+    """Aligned frames whose pixels without a measurement are replaced by the median of the frame."""
     from stemkit.images.lazy import is_lazy
 
     pixels = frames.data.map_blocks(_filled) if is_lazy(frames) else _filled(frames.values)
@@ -215,7 +215,7 @@ def _without_gaps(frames: xr.DataArray) -> xr.DataArray:
 
 
 def _filled(frames: NDArray) -> NDArray:
-    """Frames without gaps, in place: there may be many."""
+    """Fill the gaps of frames in place, since frames may need much memory."""
     import numpy as np
 
     for one in frames:

@@ -111,10 +111,10 @@ def for_each_file(
     work : callable
         Processes a :class:`Job`.
     result : str, optional
-        What the results of the command are, such as ``"columns"``; None for a command that only prints.
+        Name of the results of the command, such as ``"columns"``; None for a command that only prints.
     skipped : callable, optional
-        Called with the job and its results where the same command has finished them before; they are then not made
-        again. Without it, everything is.
+        Called with the job and its results if the same command has finished them before; they are then not made again.
+        None: all results are made.
     prepare : callable, optional
         Called once before the first file that is processed; its errors end the command.
     done : callable, optional

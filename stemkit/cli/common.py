@@ -105,9 +105,10 @@ def add_pixel_size_error_argument(group: argparse._ArgumentGroup, purpose: str) 
 
 
 def check_network(arguments: argparse.Namespace) -> None:
-    """Raise a ValueError unless the device and the weights of the arguments can be used."""
+    """Raise a ValueError unless the device, and without ``--no-enhance`` the weights, of the arguments can be used."""
     check_device(arguments.device)
-    _check_weights(arguments.weights)
+    if not getattr(arguments, "no_enhance", False):
+        _check_weights(arguments.weights)
 
 
 def check_device(name: str) -> None:

@@ -13,7 +13,6 @@ from stemkit.cli.common import (
     add_network_arguments,
     add_output_arguments,
     add_pixel_size_error_argument,
-    check_device,
     check_network,
     detector_options,
     image_endings,
@@ -124,10 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
     tables = dict[Path, Path]()
 
     def prepare() -> None:
-        if arguments.no_enhance:
-            check_device(arguments.device)
-        else:
-            check_network(arguments)
+        check_network(arguments)
 
     def skipped(job: Job, targets: list[Path]) -> None:
         tables[job.path] = targets[0]

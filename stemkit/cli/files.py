@@ -40,12 +40,10 @@ class Selection:
 
 
 def select_files(paths: Sequence[Path], recursive: bool = False, series: bool = False) -> Selection:
-    """Files among the paths and in their folders in natural order, each once.
+    """Files among the paths and in folders among them, in natural order, each once.
 
-    With ``series``, a folder is one series of frames, and counts as a file.
-
-    Files in folders whose names are those of results of other files (``a_enhanced.tif`` of ``a.dm4``) are left out,
-    unless they are named themselves.
+    With ``series``, a folder is one series of frames, and counts as a file. Files in folders whose names are those of
+    results of other files (``a_enhanced.tif`` of ``a.dm4``) are left out unless they are among the paths.
     """
     from stemkit.io.folders import image_files
     from stemkit.io.reading import READABLE
@@ -75,8 +73,8 @@ def select_files(paths: Sequence[Path], recursive: bool = False, series: bool = 
 def result_names(files: Sequence[Path]) -> list[str]:
     """Names of the results of files without their endings, each different.
 
-    The name is that of the file without its suffix. Where several files share it, the suffix is added
-    (``a_dm4``), then the names of folders (``x_a_dm4``), and where these are not different, a hash of the path.
+    The name is that of the file without its suffix. If several files share it, the suffix is added (``a_dm4``), then
+    the names of folders (``x_a_dm4``), and if these are equal, too, a hash of the path.
     """
     levels = [0] * len(files)
     names = [_name(path, 0) for path in files]
@@ -89,7 +87,7 @@ def result_names(files: Sequence[Path]) -> list[str]:
 
 
 def is_result_ending(ending: str) -> bool:
-    """Whether results with an ending such as ``_columns_001.png`` are recognised in folders."""
+    """Whether files with an ending such as ``_columns_001.png`` are recognised as results."""
     return re.fullmatch(rf"{_ENDING}\.\w+", ending) is not None
 
 
@@ -118,7 +116,7 @@ def _possible_names(path: Path) -> Iterable[str]:
 
 
 def _is_result(path: Path, origins: set[str]) -> bool:
-    """Whether the name is that of a result of one of the files, or of a result's result."""
+    """Whether the name is that of a result of one of the files, or of the result of a result."""
     match = _RESULT.match(path.stem)
     return match is not None and match["origin"] in origins
 

@@ -52,7 +52,7 @@ def _option(found: re.Match[str]) -> str:
 
 
 def first_use() -> str:
-    """Words about the first step that fits, if nothing was compiled before: it takes longer than later."""
+    """Note that the first fits take longer than later ones; empty if the functions are compiled already."""
     from stemkit.compilation import cache_folder
 
     folder = cache_folder("stemkit")

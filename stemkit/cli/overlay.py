@@ -118,7 +118,7 @@ def enlarged_part(shape: tuple[int, ...], table: pd.DataFrame, lattices: Sequenc
     Parameters
     ----------
     shape : (int, int)
-        Of the image, px.
+        ``(n_y, n_x)`` of the image, px.
     table : DataFrame
         Columns of the image.
     lattices : sequence of ImageLattice

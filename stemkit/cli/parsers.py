@@ -127,7 +127,7 @@ def _integers(text: str, n: int) -> tuple[int, ...]:
 
 
 def _float(text: str) -> float:
-    """NaN for what is not a number."""
+    """The number in a text; NaN if it is none."""
     try:
         return float(text)
     except ValueError:

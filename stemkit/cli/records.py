@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stemkit._version import __version__
-from stemkit.atomic import whole_file
+from stemkit.atomic import write_text
 
 __all__ = ["Record"]
 
@@ -119,8 +119,7 @@ class Record:
                 self.path.parent.rmdir()
                 return
             self.path.parent.mkdir(exist_ok=True)
-            with whole_file(self.path) as temporary:
-                temporary.write_text(json.dumps({"made_with": self.made_with, "outputs": self.outputs}))
+            write_text(self.path, json.dumps({"made_with": self.made_with, "outputs": self.outputs}))
 
 
 def _described(value: Any) -> Any:

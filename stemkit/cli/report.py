@@ -15,7 +15,6 @@ from stemkit.cli.common import (
     add_image_arguments,
     add_network_arguments,
     add_output_arguments,
-    check_device,
     check_network,
     image_endings,
     load,
@@ -80,10 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def prepare() -> None:
         check_analysis_options(arguments)
-        if arguments.no_enhance:
-            check_device(arguments.device)
-        else:
-            check_network(arguments)
+        check_network(arguments)
 
     def work(job: Job) -> None:
         written.extend(_report_on(job))

@@ -38,7 +38,7 @@ def add_to(subparsers: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Straighten each file."""
+    """Correct the jitter of the rows in each file."""
     import numpy as np
 
     from stemkit import RowAligner, write
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         made: dict[str, str | float] = {"stemkit": __version__, "step": "straighten", "rms_shift_px": round(rms, 4)}
         job.step("writing")
         if straight.attrs.get("stemkit") != image.attrs.get("stemkit"):
-            # the same step, with the displacement
+            # write() adds the record of this step, with the displacement
             straight.attrs["stemkit"] = image.attrs.get("stemkit")
         write(straight, target, overwrite=True, provenance=made)
         for i, path in enumerate(figure_paths):

@@ -84,7 +84,7 @@ def _suspicious(table: pd.DataFrame, detector: AtomDetector, shown: xr.DataArray
 def _advice(
     counts: dict[str, int], close: int, table: pd.DataFrame, detector: AtomDetector, shown: xr.DataArray, path: Path
 ) -> list[str]:
-    """What to try, the most promising first."""
+    """Suggestions for the user, the most promising one first."""
     from stemkit.images.provenance import was_averaged
 
     advice = []

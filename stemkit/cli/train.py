@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stemkit.atomic import check_place, whole_file
+from stemkit.atomic import check_place, write_text
 from stemkit.cli.common import add_device_argument, check_device
 from stemkit.cli.parsers import at_least, not_negative, positive
 from stemkit.cli.progress import Progress
@@ -89,15 +89,14 @@ def run(arguments: argparse.Namespace) -> int:
     for path in (weights, card):
         check_place(path, arguments.overwrite or record.may_replace(path))
     trained = _trained(checkpoint, arguments)
-    text = trained.with_suffix(".md").read_text()
+    text = trained.with_suffix(".md").read_text("utf-8")
     if arguments.judged:
         with Progress() as progress:
             progress.step("evaluating the network on the fixed sets")
             text = f"{text}\n{scores(trained, arguments.judged)}"
     record.begin([weights, card])
     _move(trained, weights, checkpoint)
-    with whole_file(card) as temporary:
-        temporary.write_text(text)
+    write_text(card, text)
     record.finish()
     print(weights)
     print(text)

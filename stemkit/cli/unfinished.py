@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stemkit.atomic import is_running, named_error, put_in_place, remove, restore, whole_file
+from stemkit.atomic import is_running, named_error, put_in_place, remove, restore, write_text
 
 __all__ = ["Unfinished", "unfinished_result"]
 
@@ -61,8 +61,7 @@ class Unfinished:
         if self.is_new:
             self.remove()
             self.place.mkdir()
-        with whole_file(self._manifest) as temporary:
-            temporary.write_text(json.dumps({"pid": os.getpid(), "made_with": made_with}))
+        write_text(self._manifest, json.dumps({"pid": os.getpid(), "made_with": made_with}))
 
     def mark(self, block: int) -> None:
         """Record that a block is finished."""
@@ -71,24 +70,24 @@ class Unfinished:
         self.finished.add(block)
 
     def complete(self) -> None:
-        """Put the result in its place, where a run that was killed at its end may have put it already."""
+        """Move the result to its target, unless a run that was killed at its end has moved it already."""
         if self.folder.exists():
             put_in_place(self.folder, self.target)
         else:
             restore(self.target)
 
     def close(self) -> None:
-        """Remove it if it has no finished block."""
+        """Remove the folder if it has no finished block."""
         if not self.finished:
             self.remove()
 
     def remove(self) -> None:
-        """Remove all of it, the manifest first: without it, what a kill leaves of the blocks is not resumed."""
+        """Remove all files, the manifest first: blocks that remain after a kill are not resumed without it."""
         remove(self._manifest)
         remove(self.place)
 
     def _resume(self, target_may_be_complete: bool) -> None:
-        """Keep the finished blocks; a kill before the first one may have left an incomplete folder, which is not."""
+        """Keep the finished blocks, but not the incomplete folder that a kill before the first block may have left."""
         finished = self._read_finished()
         in_place = target_may_be_complete and self.target.exists()
         if finished and (self.folder.exists() or in_place):
@@ -109,8 +108,7 @@ class Unfinished:
             return set()
         *lines, incomplete = text.split("\n")
         if incomplete:
-            with whole_file(self._finished) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in lines))
+            write_text(self._finished, "".join(f"{line}\n" for line in lines))
         return {int(line) for line in lines}
 
 

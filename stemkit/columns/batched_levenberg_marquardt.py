@@ -23,13 +23,8 @@ class BatchedLevenbergMarquardt:
 
     Parameters
     ----------
-    problem : FitProblem
-    start : Tensor of shape (n, P)
-        Starting parameters, in the order of :data:`stemkit.columns.gaussians.ELLIPTICAL`.
-    sigma : Tensor of shape (n,)
-        Widths that are the unit of the lengths of :class:`~stemkit.columns.constants.Constants`, px.
-    prior : Tensor of shape (n, 3) or None
-        Expected positions and their standard deviation, px.
+    problem, start, sigma, prior
+        As of :class:`~stemkit.columns.levenberg_marquardt.CompiledLevenbergMarquardt`; tensors on the same device.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Covariances of fitted columns, with the contributions of all that is not pixel noise, and the effect of slopes."""
+"""Covariances of fitted columns with the contributions of misfit, priors and slopes of the background."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from stemkit.columns.noise import FitNoise
 
 __all__ = ["FitErrors", "fit_errors"]
 
-#: Standard errors from which the slope of a column's background along an axis is significant (derived: noise exceeds it
-#: in one of 16,000 slopes; each such slope displaces a column by several standard errors).
+#: Significance of the slope of a column's background along an axis, standard errors (derived: noise exceeds it in one
+#: of 16,000 slopes; each such slope displaces a column by several standard errors).
 SLOPE_SIGNIFICANCE = 4.0
 #: Variance of the flat prior of a significant slope, in variances of its estimate (chosen: large).
 FLAT_PRIOR = 1e6
@@ -24,7 +24,7 @@ MAX_CORRECTION = 0.5
 MIN_UNCERTAINTY = 0.3
 #: Least number of columns whose slopes limit the general one (chosen).
 MIN_SLOPES = 20
-#: Standard errors by which the general slope may exceed that of the columns (chosen).
+#: Largest excess of the general slope over that of the columns, standard errors (chosen).
 SLOPE_ERRORS = 2.0
 #: Least information on a slope, as a fraction of that with all other parameters known (chosen: below, rounding errors).
 MIN_INFORMATION = 0.01
@@ -36,12 +36,12 @@ class FitErrors(NamedTuple):
     Attributes
     ----------
     covariance : ndarray of shape (n, P, P)
-        With those of slopes of the background, of misfit and of a prior.
+        Covariance including the effects of slopes of the background, of misfit and of a prior.
     residual : ndarray of shape (n,)
-        RMS of the residuals over the expected one.
+        RMS of the residuals over that expected from the noise.
     displacement : ndarray of shape (n, P)
         Expected displacement of the parameters by slopes of the background, to be subtracted from them; 0 where it is
-        too large for that, or the residual contains more than a slope: there it is part of the covariance.
+        too large for a correction, or the residual contains more than a slope: then it is part of the covariance.
     """
 
     covariance: NDArray[np.float64]
@@ -81,8 +81,8 @@ def fit_errors(
     prior : ndarray of shape (n, 3) or None
         Expected positions and their standard deviation, px, which no error of a position exceeds.
     final : bool, default=True
-        Whether the slope at each column is estimated from its residual. Not while columns are searched for: what is
-        significant above the noise on a steep edge is a column, although its amplitude is uncertain.
+        Whether the slope at each column is estimated from its residual. False during the search for columns: a
+        significant column on a steep edge is kept although its amplitude is uncertain.
     """
     reduced = chi2 / dof
     displacement = np.zeros(covariance.shape[:2])
@@ -94,7 +94,7 @@ def fit_errors(
         slopes, displacement, explained = _slope_effects(alone, ramps, noise.tilt, unexplained, final)
         relative = np.linalg.norm(displacement[:, [0, 1, 3]], axis=1) / widths
         is_corrected = relative < MAX_CORRECTION
-        # more than noise that the slope does not explain is a misfit, of which the slope may be a part
+        # a residual beyond noise that the slope does not explain is a misfit, and may also cause the apparent slope
         excess = chi2 - explained - dof
         is_corrected &= excess < np.maximum(explained, CONSTANTS.excess_significance * np.sqrt(2 * dof))
         # the terms of second order are smaller than those of first order by the displacement in widths; columns are not
@@ -118,8 +118,8 @@ def _slope_effects(
     the part ``(n,)`` of chi-square that the slopes explain.
 
     To first order, a slope b displaces the parameters by ``R^T b`` with ``R = r^T C^-1 J cov``. The residual of the fit
-    contains the information F on it, by which it is estimated: this is the fit with the slopes as two more parameters,
-    and with fixed neighbours: free ones are displaced by the slope, too, of which the window shows only a part.
+    contains the information F on the slope, which is estimated from it. This is the fit with the slopes as two more
+    parameters and with fixed neighbours; the displacement of free ones by the slope is only partly in the window.
     Their prior is a normal distribution of standard deviation ``tilt``, or of a smaller one if the residuals of the
     columns exclude this, and flat where the estimate is significant. With the covariance T of the prior, the slope is
     ``V r^T C^-1 residual`` with the covariance ``V = T (1 + F T)^-1``. If not ``final``, the slopes are not estimated.
@@ -138,8 +138,8 @@ def _slope_effects(
     slope = (free @ projection[:, :, None])[:, :, 0]
     usual = _usual_slope(slope[known], np.diagonal(information, axis1=1, axis2=2)[known], tilt)
     if not final:
-        nothing = np.zeros(covariance.shape[:2])
-        return usual**2 * response.transpose(0, 2, 1) @ response, nothing, nothing[:, 0]
+        zeros = np.zeros(covariance.shape[:2])
+        return usual**2 * response.transpose(0, 2, 1) @ response, zeros, zeros[:, 0]
     variance = unexplained[:, None] * np.diagonal(free, axis1=1, axis2=2)
     significant = slope**2 > SLOPE_SIGNIFICANCE**2 * variance
     prior = np.where(significant, FLAT_PRIOR * variance, usual**2)[:, None, :] * np.eye(2)

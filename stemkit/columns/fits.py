@@ -13,14 +13,15 @@ __all__ = ["FITTED_FIELDS", "ColumnFits"]
 
 #: Largest ellipticity after the correction for the size of pixels (chosen: a covariance needs less than 1).
 MAX_UNBINNED_ELLIPTICITY = 0.9
-#: Fields of :class:`ColumnFits` with numbers of the columns: fitted parameters and the integral, and their errors.
+#: Fields of :class:`ColumnFits` that are measured: fitted parameters and the integral.
 NUMBERS = (*ELLIPTICAL, "intensity")
+#: These fields and their errors.
 FITTED_FIELDS = (*NUMBERS, *(f"{name}_err" for name in NUMBERS))
 
 
 @dataclass(frozen=True)
 class ColumnFits:
-    """Fitted columns, one entry each; lengths in px, the others in the image's units.
+    """Fitted columns: arrays ``(n,)`` with one element per column; lengths in px, intensities in the image's units.
 
     ``*_err`` are standard deviations. Fits are ``failed`` if they ended at a limit, have no finite errors or are
     outside the image; their numbers are those of the start and their errors NaN. The covariance matrix of a column's
@@ -54,7 +55,7 @@ class ColumnFits:
 
     @classmethod
     def from_values(cls, n: int, **values: NDArray | float) -> ColumnFits:
-        """N fits with the given fields, each an array ``(n,)`` or a number; the other fields are 0 or False."""
+        """Create n fits from the given fields, each an array ``(n,)`` or a number; other fields are 0 or False."""
         default = {f.name: np.zeros(n, dtype=bool if f.name == "failed" else np.float64) for f in fields(cls)}
         return cls(**default | {name: np.broadcast_to(v, n).copy() for name, v in values.items()})
 

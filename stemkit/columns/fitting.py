@@ -24,7 +24,8 @@ __all__ = ["fit_columns"]
 
 #: Largest number of steps (chosen).
 ITERATIONS = 25
-#: Length of the last step, standard errors (chosen: the next one would be several times shorter).
+#: Length of a step below which a column has converged, standard errors (chosen: the next one would be several times
+#: shorter).
 TOLERANCE = 0.05
 #: Largest distance of a fitted column outside the image, widths (derived: its window ends at the image's border).
 MAX_DISTANCE_OUTSIDE = WINDOW_RADIUS
@@ -62,8 +63,8 @@ def fit_columns(
         Recorded pixels, columns bright. Several images show the same columns and are fitted together, on the CPU;
         their noise is independent.
     positions : ndarray of shape (n_columns, 2) or ColumnFits
-        Starting ``(y, x)``, px; or former fits, from which the fit continues. Columns that start outside the image by
-        more than 2.5 widths fail.
+        Starting ``(y, x)``, px; or former fits, from which the fit continues. Columns that start more than 2.5 widths
+        outside the image fail.
     sigma : float or ndarray of shape (n_columns,)
         Starting width, px; the fitted one stays within a factor of 2 of it.
     variance : LinearVariance or float, optional
@@ -88,7 +89,7 @@ def fit_columns(
         One fixed background for all columns, in the image's units. None: each column has its own, which is fitted.
     prior : ndarray of shape (n_columns, 3), optional
         Expected positions ``(y, x)`` and the standard deviation of either coordinate, px; inf for columns without a
-        prior. It counts like another measurement, also in the errors, and needs a variance.
+        prior. It is used as an additional measurement, which also reduces the errors, and requires ``variance``.
     elliptical : bool
         Whether columns are elliptical, with three parameters for their shape rather than one.
     changed : ndarray of bool, shape (n_columns,), optional
@@ -104,7 +105,7 @@ def fit_columns(
         Largest number of overlapping neighbours, the nearest ones, whose parameters are free in the covariance of a
         column; those of the others are taken as known.
     device : torch.device or str
-        Where to compute.
+        Device of the computation.
 
     Returns
     -------
@@ -182,14 +183,14 @@ def fit_columns(
         return fits
     taken = minimizer.touched[minimizer.touched] if movable is None else np.asarray(movable)[minimizer.touched]
     result = former.updated(np.flatnonzero(minimizer.touched)[taken], fits.take(taken))
-    # of columns that were not fitted, too, the step that their neighbours' changes would cause is known
+    # for columns that were not fitted, it is the step that the changes of their neighbours would cause
     return replace(result, last_step=minimizer.last_steps)
 
 
 def _units(values: NDArray, valid: NDArray | None) -> tuple[FitUnits, NDArray[np.float64]]:
-    """Units of a fit, and an image in these from which starting values are read: the mean of several ones.
+    """Units of a fit, and an image in these units from which starting values are read: the mean of several images.
 
-    Invalid pixels are interpolated in it.
+    Its invalid pixels are interpolated.
     """
     if values.ndim == 2:
         units = FitUnits.from_image(values if valid is None else filled(values, ~np.asarray(valid)))

@@ -20,7 +20,7 @@ def profile(parameters: Tensor, dy: Tensor, dx: Tensor) -> tuple[Tensor, Tensor,
     ----------
     parameters : Tensor of shape (..., 5) or (..., 7)
     dy, dx : Tensor of shape (..., h, 1) and (..., 1, w), or both up to (..., h, w)
-        Offsets from the centre, px. Separate along y and x, a round Gaussian takes h + w exponentials only.
+        Offsets from the centre, px. With separate offsets along y and x, a round Gaussian needs h + w exponentials.
 
     Returns
     -------
@@ -65,7 +65,7 @@ def derivatives(
     parameters : Tensor of shape (m, P), P is 5 or 7
     dy, dx : Tensor of shape (m, h, 1) and (m, 1, w), or both (m, h, w)
     share : Tensor of shape (m, h, w), optional
-        Weight of the column's background in that of a pixel.
+        Weight of the column's background in the background of each pixel.
     out : Tensor of shape (m, P, h, w), optional
         Array for the derivatives.
     """

@@ -1,4 +1,4 @@
-"""The noise that residuals of fits are weighted by."""
+"""Noise models of fits, from which the weights of the residuals follow."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class LinearVariance:
     Parameters
     ----------
     constant, floor : float
-        Squares of the unit of the image.
+        Variance at ``I = 0``, and its lower limit, in squares of the unit of the image.
     slope : float
-        Unit of the image.
+        Increase of the variance with the intensity, in the unit of the image.
     """
 
     constant: float
@@ -35,7 +35,7 @@ class LinearVariance:
         return (self.constant + self.slope * intensity).clip(self.floor)
 
     def in_units(self, level: float, scale: float) -> LinearVariance:
-        """The variance of ``(I - level) / scale``."""
+        """The variance of an image that is transformed to ``(I - level) / scale``."""
         return LinearVariance(
             (self.constant + self.slope * level) / scale**2, self.slope / scale, self.floor / scale**2
         )

@@ -35,9 +35,9 @@ def find_peaks(values: NDArray, *, threshold: float, min_distance: float) -> NDA
     ----------
     values : ndarray of shape (n_y, n_x)
     threshold : float
-        In the units of ``values``.
+        Least height of a peak, in the units of ``values``.
     min_distance : float
-        In px.
+        Least distance of peaks, px.
 
     Returns
     -------
@@ -90,15 +90,20 @@ def peaks_above_noise(
     noise : float
         Standard deviation of the pointwise noise.
     min_distance : float
-        In px.
+        Least distance of peaks, px.
     significance : float
         Threshold in standard deviations of the filtered noise.
     correlation_x : float
         Lag-1 correlation of the noise along the row.
 
+    Returns
+    -------
+    ndarray of shape (n_peaks, 2)
+        As of :func:`find_peaks`.
+
     Notes
     -----
-    The variance of the filtered noise is that of ``stemkit.filters.gaussian_variance_gain``.
+    The variance of the filtered noise is computed with ``stemkit.filters.gaussian_variance_gain``.
     """
     sigmas = [ratio * sigma for ratio in RESPONSE_WIDTHS]
     gain = gaussian_variance_gain(sigmas, RESPONSE_WEIGHTS, correlation_x=correlation_x)
@@ -132,7 +137,7 @@ def _local_maxima(values: NDArray, threshold: float) -> NDArray[np.int64]:
 
 
 def _subpixel(values: NDArray, found: NDArray) -> NDArray[np.float64]:
-    """Vertices of parabolas through each maximum and its neighbours; across the border there is no shift."""
+    """Vertices of parabolas through each maximum and its neighbours; no shift across the border."""
     # with reflection, both neighbours of a border pixel are equal
     padded = np.pad(np.asarray(values, dtype=np.float64), 1, mode="reflect")
     y, x = found.T + 1

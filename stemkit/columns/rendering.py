@@ -51,7 +51,7 @@ def render_columns(fits: ColumnFits, shape: tuple[int, int], shifts: NDArray | N
 def fitted_change(fits: ColumnFits, field: NDArray) -> NDArray[np.float64]:
     """The change of the fitted Gaussians, ``(n_y, n_x)``, if a small field ``(n_y, n_x)`` is added to the image.
 
-    To first order, each column by itself: one Gauss-Newton step of its fit. Changes of the backgrounds are left out.
+    It is that of one Gauss-Newton step of the fit of each single column; changes of the backgrounds are left out.
     """
     image = torch.as_tensor(np.asarray(field, dtype=np.float64))
     total = torch.zeros_like(image)

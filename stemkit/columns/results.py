@@ -21,7 +21,10 @@ AT_LIMIT = 1e-3
 def fits_of(
     minimizer: CompiledLevenbergMarquardt | BatchedLevenbergMarquardt, sigma: NDArray, units: FitUnits, joint: int
 ) -> ColumnFits:
-    """The fits of the columns that took part, in the units of the image; failed ones have their starting values."""
+    """Fits of the columns that took part, in the units of the image; failed ones have their starting values.
+
+    ``sigma`` are the starting widths ``(n,)``, px, ``joint`` is the largest number of free neighbours of a column.
+    """
     columns = np.flatnonzero(minimizer.touched)
     fitted, start, sigma = minimizer.fitted[columns], minimizer.start.cpu().numpy()[columns], sigma[columns]
     covariance, residual, by_slopes = minimizer.errors(joint)

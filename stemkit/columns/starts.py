@@ -27,7 +27,7 @@ class FitUnits:
     Parameters
     ----------
     level, scale : float
-        Intensity that is 0 in these units, and difference of intensities that is 1.
+        Intensity that becomes 0, and difference of intensities that becomes 1.
     normalized : ndarray of shape (n_y, n_x)
         ``(values - level) / scale``.
     """
@@ -70,7 +70,7 @@ def start_at(values: NDArray, positions: NDArray, sigma: NDArray) -> Tensor:
     """Starting parameters ``(n, 5)`` of columns at these positions, in an image in units of the fit."""
     row, col = (p.round().astype(int).clip(0, n - 1) for p, n in zip(positions.T, values.shape, strict=True))
     start = np.zeros((len(positions), len(ROUND)))
-    # of a column outside the image, only the tail is recorded; bright columns have values of about 1
+    # only the tail of a column outside the image is recorded; bright columns have values of about 1
     tail = np.exp(-0.5 * (distance_outside(positions, values.shape) / sigma) ** 2)
     height = np.where(tail < 1, np.minimum(values[row, col] / tail, 1.0), values[row, col])
     start[:, :2], start[:, 2], start[:, 3] = positions, height, sigma

@@ -46,7 +46,7 @@ def is_aligned(X: object) -> TypeGuard[xr.DataArray]:
 
 
 def without_gaps(frames: xr.DataArray) -> xr.DataArray:
-    """Aligned frames, interpolated where they show nothing."""
+    """Aligned frames whose missing pixels are interpolated."""
     return frames.copy(data=np.stack([filled(one, ~np.isfinite(one)) for one in frames.values]))
 
 
@@ -60,9 +60,9 @@ def with_frames(
     source : SynthesisSource
         Its crops become as small as the frames.
     frames : ndarray of shape (n_frames, n_y, n_x)
-        Columns bright; NaN where a frame shows nothing.
+        Columns bright; NaN at pixels without a measurement.
     contrast : float
-        Of the frames.
+        Contrast of the frames, in their units.
     info : NetworkInfo
     device : torch.device
     """
@@ -85,17 +85,17 @@ class FrameSource:
     Parameters
     ----------
     frames : ndarray of shape (n_frames, n_y, n_x)
-        Columns bright; NaN where a frame shows nothing. Such pixels are interpolated in the input, and have no weight
-        in the loss.
+        Columns bright; NaN at pixels without a measurement, which are interpolated in the input and have no weight in
+        the loss.
     contrast : float
-        Of the frames, in their units.
+        Contrast of the frames, in their units.
     info : NetworkInfo
         Its units are those of the network's input.
     target_names : sequence of str
         Targets of the batches; the frames only give ``"enhance"``, the weight of the others is 0.
     batch_size : int
     size : int
-        Of the crops, px.
+        Edge of the crops, px.
     device : torch.device
 
     References
@@ -138,7 +138,7 @@ class FrameSource:
 
     @property
     def validation_source(self) -> Source:
-        """The same frames: there are too few to reserve some."""
+        """The source itself: there are too few frames to reserve a part of them."""
         return self
 
     def draw(self, generator: torch.Generator, n: int) -> TrainingBatch:
@@ -153,7 +153,7 @@ class FrameSource:
         own, valid = self.frames[i][crop], self.valid[i][crop]
         others, n_others = self._mean_of_others(i, crop)
         both = valid & (n_others > 0)
-        # where one of the two shows nothing, the other one, whose pixel has no weight
+        # pixels without a measurement in one of the two are taken from the other one, and have no weight
         own, others = torch.where(valid, own, others), torch.where(n_others > 0, others, own)
         pair = list(zip((own, others), self.scales[i], strict=True))
         (noisy, (offset, scale)), (target, _) = reversed(pair) if is_reversed else pair

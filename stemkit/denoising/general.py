@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stemkit.atomic import whole_file
+from stemkit.atomic import write_text
 from stemkit.compute import resolve_device
 from stemkit.denoising.sources import CROP_MULTIPLE, MIN_CROP, SynthesisSource
 from stemkit.denoising.training import TrainingSchedule, train, training_record
@@ -123,8 +123,7 @@ def train_general(
     info = dataclasses.replace(info, training=training)
     path = save_weights(net.module_, info, folder / f"{name}.safetensors")
     load_weights(path)  # raises if the written file can't be read
-    with whole_file(path.with_suffix(".md")) as temporary:
-        temporary.write_text(model_card(info, RECIPE))
+    write_text(path.with_suffix(".md"), model_card(info, RECIPE))
     return path
 
 

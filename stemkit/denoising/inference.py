@@ -165,7 +165,7 @@ def _by_strips(values: NDArray, convert: Callable[[NDArray], NDArray], out: NDAr
 
 
 def _check_finite(raw: NDArray) -> None:
-    """Refuse maps with values that are not finite, which must not be taken for an enhanced image."""
+    """Refuse maps with values that are not finite, which are not an enhanced image."""
     strips = (one[start : start + STRIP] for one in raw for start in range(0, raw.shape[1], STRIP))
     n = sum(strip.size - int(np.count_nonzero(np.isfinite(strip))) for strip in strips)
     if n:

@@ -122,7 +122,7 @@ def combine_with_lattice(recorded: NDArray, enhanced: NDArray) -> NDArray[np.flo
 
 
 def _combine(recorded: NDArray, enhanced: NDArray) -> NDArray[np.float64] | None:
-    """The combination; None where it is the enhanced image."""
+    """The combination of a recorded and an enhanced image; None if it is the enhanced image itself."""
     translations = Translations.from_images(recorded, enhanced)
     if translations is None:
         return None

@@ -48,7 +48,8 @@ EMPTY = 0.05
 WIDENING = (0.9, 1.1)
 #: Lower limits of the ends of that range, px (chosen).
 LEAST_SPACING = (3.0, 4.0)
-#: Frames of a series on which the noise of synthetic images is calibrated, at most (chosen: each takes some seconds).
+#: Largest number of frames of a series on which the noise of synthetic images is calibrated (chosen: each takes a few
+#: seconds).
 MOST_CALIBRATED = 3
 #: Least values of integer parameters (chosen).
 LEAST = {"max_epochs": 0, "batches_per_epoch": 1, "batch_size": 1, "crop_size": 8, "tile_size": 64}

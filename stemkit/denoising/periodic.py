@@ -187,7 +187,7 @@ def _filtered_noise(model: NoiseModel, streaks: float, jitter: float, sigma: flo
 
 
 def _background(noisy: NDArray, model: NoiseModel, contrast: float) -> NDArray:
-    """Wiener estimate of the noise model's background, at the frequencies where it exceeds the noise by far."""
+    """Wiener estimate of the noise model's background, at the frequencies where it is much larger than the noise."""
     background = model.background
     if not background.amplitude:
         return np.zeros_like(noisy)
@@ -267,7 +267,7 @@ def _average(noisy: NDArray, guide: NDArray, offsets: NDArray, edge: int, varian
 
 
 def _significant(residual: NDArray, sigma: float, noise: float) -> NDArray:
-    """Residual where it is significant after a filter of ``sigma``, px; ``noise`` is its standard deviation then."""
+    """Residual where it is significant after a Gaussian filter of ``sigma`` px, whose noise is ``noise`` then."""
     significant = np.abs(ndimage.gaussian_filter(residual, sigma)) > CONSTANTS.significant * noise
     dilated = ndimage.grey_dilation(significant.astype(float), size=(2 * round(sigma) + 1,) * 2)
     return np.asarray(ndimage.gaussian_filter(dilated, sigma / 2) * residual)

@@ -201,7 +201,7 @@ def _spacing(values: NDArray) -> tuple[float | None, bool, float]:
     """
     spacing = found = find_periodicity(values).spacing
     noise, slow = variance_fractions(values)
-    # interpolated noise is correlated, and is taken for columns
+    # interpolated noise is correlated, and may be mistaken for columns
     fine = noise < CONSTANTS.clear and slow < CONSTANTS.slow_fraction
     doubtful, coarse, factor = not fine, values, 1
     while (

@@ -29,7 +29,7 @@ __all__ = [
     "random_flips",
 ]
 
-#: One pair in this many is used for validation (chosen).
+#: Number of pairs of which one is used for validation (chosen).
 PAIRS_PER_VALIDATION_PAIR = 10
 #: Edges of synthetic crops are multiples of this, px (chosen: a multiple of what each architecture requires).
 CROP_MULTIPLE = 16
@@ -41,7 +41,7 @@ MIN_SCALE = 1e-6
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Images, and what a network should give for them, in the network's units.
+    """Images and the target maps of a network, in the network's units.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ class Source(Protocol):
         ----------
         generator : torch.Generator
         n : int
-            Number of images of the smallest size; larger images are fewer.
+            Number of images of the smallest size; batches of larger images have fewer.
         """
 
 
@@ -104,6 +104,7 @@ class SynthesisSource:
     recipe : Recipe
     outputs : tuple of str
     batch_size : int
+        Number of images of the smallest size in a batch.
     crop_sizes : sequence of int
         Each batch has one of these sizes, px; batches of larger crops have fewer images.
     emphasis : float
@@ -112,12 +113,7 @@ class SynthesisSource:
     """
 
     def __init__(
-        self,
-        recipe: Recipe,
-        outputs: Sequence[str],
-        batch_size: int,
-        crop_sizes: Sequence[int],
-        emphasis: float = 0.0,
+        self, recipe: Recipe, outputs: Sequence[str], batch_size: int, crop_sizes: Sequence[int], emphasis: float = 0.0
     ):
         self.recipe, self.target_names, self.batch_size = recipe, tuple(outputs), batch_size
         self.crop_sizes, self.emphasis = [*crop_sizes], emphasis
@@ -131,7 +127,7 @@ class SynthesisSource:
 
     @property
     def validation_source(self) -> Source:
-        """The same source without emphasis; no image is drawn twice."""
+        """A source without emphasis; its images differ from those of the training, since each is drawn only once."""
         return SynthesisSource(self.recipe, self.target_names, self.batch_size, self.crop_sizes)
 
     def draw(self, generator: torch.Generator, n: int) -> TrainingBatch:
@@ -158,8 +154,9 @@ class PairSource:
     Parameters
     ----------
     noisy, truth : list of ndarray
-        Images in the network's units.
+        Noisy and true images in the network's units.
     batch_size : int
+        Number of crops in a batch.
     crop_size : int
         Largest edge of the crops, px; they are at most as large as the smallest image.
     multiple : int
@@ -221,7 +218,7 @@ class PairSource:
         )
 
     def _crop(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A crop of a noisy image and the same of its truth."""
+        """The same crop of a noisy image and of its true image."""
         i = random_integer(generator, len(self.noisy))
         crop = random_crop(generator, self.noisy[i].shape, self.size)
         flips = random_flips(generator)

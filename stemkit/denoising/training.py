@@ -256,7 +256,7 @@ def _digest(module: nn.Module) -> str:
 
 
 class _Task(NamedTuple):
-    """What one part of a batch is computed from."""
+    """Input of the computation of one part of a batch."""
 
     network: nn.Module
     source: Source

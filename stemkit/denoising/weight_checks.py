@@ -1,4 +1,4 @@
-"""Checks of files of weights, which may come from anybody: description, names, shapes, data types, values."""
+"""Checks of files of weights from unknown sources: description, names, shapes, data types, values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_CHANNELS = 1024
 MAX_BLOCKS = 128
 #: Data types of weights, as torch and as safetensors name them.
 FLOATS = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
-#: Largest number of trainings of which each started from the weights of the one before (chosen).
+#: Largest number of consecutive trainings, each of which started from the weights of the previous one (chosen).
 MAX_RUNS = 50
 #: Entries of the record of a training that are numbers.
 _NUMBERS = (
@@ -46,7 +46,7 @@ def parse_description(text: str, path: Path) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If it is no JSON, or if an entry is missing, unknown or outside its range: the message names the file.
+        If the text is no JSON, or if an entry is missing, unknown or outside its range; the message names the file.
     """
     try:
         found = json.loads(text)
@@ -132,7 +132,7 @@ def check_finite(tensors: Mapping[str, Tensor], subject: str, remedy: str) -> No
 
 
 def _check_training(record: object, path: Path) -> None:
-    """Check the entries of the record of a training, and of those before it, that are printed or added."""
+    """Check those entries of the record of a training, and of the trainings before it, that are printed or added."""
     for _ in range(MAX_RUNS):
         if not isinstance(record, dict):
             raise _wrong(path, "the record of a training", "a dictionary", record)
@@ -184,7 +184,7 @@ def _are_outputs(value: Any) -> bool:
     return _are(value, lambda v: isinstance(v, str) and v in OUTPUTS) and 0 < len(value) == len(set(value))
 
 
-#: Entries of a description: whether a value is valid, and what it must be.
+#: Entries of a description: test whether a value is valid, and the constraint in words.
 _ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "n_channels": _between(1, MAX_CHANNELS),
     "n_blocks": _between(1, MAX_BLOCKS),

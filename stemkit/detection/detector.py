@@ -30,9 +30,9 @@ from stemkit.parameters import check_number, check_positive
 
 __all__ = ["AtomDetector"]
 
-#: Widths (sigma) between which columns are plausible, nm (chosen: from half of the width in the sharpest images to four
-#: times that of a probe which just resolves atoms); outside, the pixel size is probably wrong.
+#: Least plausible column width, nm (chosen: half of that in the sharpest images): else the pixel size may be wrong.
 NARROWEST = 0.008
+#: Largest plausible column width, nm (chosen: four times that of a probe which just resolves atoms).
 WIDEST = 0.5
 
 
@@ -255,7 +255,7 @@ class AtomDetector(ImageTransformer):
         return _concatenate(tables)
 
     def predict(self, X: Images) -> pd.DataFrame:
-        """The same as :meth:`transform`."""
+        """Measure the columns, as :meth:`transform`."""
         return self.transform(X)
 
     def score(self, X: Images, y: Any) -> float:

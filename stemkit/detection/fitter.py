@@ -67,7 +67,7 @@ class FittedColumns:
 
 @dataclass(frozen=True)
 class ColumnFitter:
-    """How the columns of one image are fitted.
+    """Settings of the fits of the columns of one image.
 
     Parameters
     ----------

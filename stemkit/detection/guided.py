@@ -87,7 +87,7 @@ def add_guided_columns(
     columns : FittedColumns
         Columns that have been found on the recorded pixels.
     candidates : NetworkCandidates
-        In the pixels of the fitter's image.
+        Candidates in the pixels of the fitter's image.
     misfit : Misfit
         Misfit of the fitted columns.
     min_distance : float

@@ -41,7 +41,7 @@ class ThresholdConstants:
     local_false_fraction: float = 0.25
     #: Largest fraction of false peaks among all columns.
     total_false_fraction: float = 0.02
-    #: Number of standard deviations by which the number of peaks near the threshold is reduced, as a lower limit.
+    #: Margin of the lower limit of the number of peaks near the threshold, standard deviations.
     count_margin: float = 1.5
     #: Fraction of the skewness of counts that is accounted for: bright places have less, and all of it costs faint
     #: columns.
@@ -83,7 +83,7 @@ class FilteredImage:
 
 
 def matched_filter(values: NDArray, width: float) -> FilteredImage:
-    """Filter an image with the difference of a Gaussian of the columns' width and a wider one."""
+    """Filter an image with the difference of a Gaussian of the column width, px, and a wider one."""
     level, background = (
         ndimage.gaussian_filter(values, sigma, mode="reflect", truncate=TRUNCATE)
         for sigma in (width, BACKGROUND_RATIO * width)
@@ -92,7 +92,7 @@ def matched_filter(values: NDArray, width: float) -> FilteredImage:
 
 
 def noise_variance(level: NDArray, image: NormalizedImage, noise: NoiseModel, width: float) -> NDArray[np.float64]:
-    """Variance of the noise of the response where the filtered recorded image has this level, ``(n_y, n_x)``."""
+    """Variance of the noise of the response, ``(n_y, n_x)``, for the level of :class:`FilteredImage`."""
     pointwise_gain, additive = _filtered_noise(noise, width)
     variance = image.variance(level)
     variance *= pointwise_gain * _border_factor(level.shape, width)
@@ -112,7 +112,7 @@ def detection_threshold(heights: NDArray, area: float, width: float, n_known: in
     width : float
         Width of the filter, px.
     n_known : int
-        Number of columns that have been found before.
+        Number of columns that are already known.
     skewness : float
         Skewness of the filtered noise.
 

@@ -60,7 +60,7 @@ class Misfit:
     Parameters
     ----------
     mean_square : ndarray of shape (n_rings,)
-        In rings of half a width around the column, from the centre outwards.
+        Mean square of the residual in rings of half a width around the column, from the centre outwards.
     """
 
     mean_square: NDArray[np.float64]

@@ -19,23 +19,15 @@ from stemkit.noise.resolve import resolve_noise
 from stemkit.periodicity import central_crop, find_periodicity
 from stemkit.pixels import faulty_pixels, filled
 
-__all__ = [
-    "FRAMES",
-    "TYPICAL",
-    "NormalizedImage",
-    "bin_pixels",
-    "bin_positions",
-    "typical_frames",
-    "unbin_positions",
-]
+__all__ = ["FRAMES", "TYPICAL", "NormalizedImage", "bin_pixels", "bin_positions", "typical_frames", "unbin_positions"]
 
 #: Largest relative difference of height and width of pixels that are treated as square (chosen).
 MAX_ANISOTROPY = 0.03
 #: Coordinate of an average with the number of frames in each pixel.
 FRAMES = "n_frames"
-#: Attribute of this coordinate: the number of frames that the noise model of the average is for.
+#: Attribute of this coordinate: the number of frames for which the noise model of the average is valid.
 TYPICAL = "typical"
-#: Number of frames that pixels of gaps between displaced rows count for (chosen: they are interpolated).
+#: Number of frames assumed at pixels in gaps between displaced rows (chosen: they are interpolated).
 LEAST_FRAMES = 0.5
 #: Lower limit of the variance of the noise, as a fraction of that at a bright column (chosen: keeps weights finite).
 VARIANCE_FLOOR = 0.02
@@ -206,7 +198,7 @@ class NormalizedImage:
 
 
 def typical_frames(count: NDArray) -> float:
-    """Median number of frames of the pixels that any shows."""
+    """Median number of frames of the pixels that are in at least one frame."""
     return float(np.median(count[count > 0])) if (count > 0).any() else 1.0
 
 
@@ -224,7 +216,7 @@ def _enhanced(image: xr.DataArray) -> NDArray | None:
     if RECORDED not in image.coords:
         return None
     if "enhance" in image.coords:
-        # the image itself is another map of the network
+        # the image itself is another map of the network, such as superresolve
         return np.asarray(image.coords["enhance"].values)
     if "detect" in image.coords and np.array_equal(image.values.astype(np.float32), image.coords["detect"].values):
         return None
@@ -232,7 +224,7 @@ def _enhanced(image: xr.DataArray) -> NDArray | None:
 
 
 def bin_pixels(values: NDArray, factor: int) -> NDArray[np.float64]:
-    """Means over squares of pixels; the image is continued by its border to a multiple of the factor."""
+    """Means over squares of ``factor`` px; the last pixels are repeated up to a multiple of the factor."""
     if factor == 1:
         return values
     padded = np.pad(values, [(0, -n % factor) for n in values.shape], mode="edge")

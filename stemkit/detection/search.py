@@ -82,7 +82,7 @@ class ColumnSearch:
     Parameters
     ----------
     fitter : ColumnFitter
-        With the image and the learnt width.
+        Fits of the columns of the image, with the learnt width.
     spacing : float
         Spacing of the columns, px; may be NaN.
     significance : float

@@ -1,4 +1,4 @@
-"""Spacing and width of the columns, learnt from an image."""
+"""Estimation of the spacing and the width of the columns from an image."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stemkit.columns import ColumnFits, fit_columns
 from stemkit.columns.peaks import column_response, find_peaks
 from stemkit.detection.candidates import MIN_SHARP_WIDTH, NETWORK_CONSTANTS, network_candidates, recorded_candidates
 from stemkit.detection.fitter import ColumnFitter
-from stemkit.detection.guided import FoundColumns
+from stemkit.detection.guided import FoundColumns, is_inside
 from stemkit.detection.normalized_image import NormalizedImage, bin_positions
 from stemkit.detection.search import ColumnSearch
 from stemkit.periodicity import central_crop, find_periodicity
@@ -31,7 +31,7 @@ class _Constants:
     first_periods: int = 15
     #: Side of the square for the column search, in spacings.
     search_spacings: int = 11
-    #: Largest number of column searches ...
+    #: Largest number of column searches for the width ...
     max_searches: int = 2
     #: ... which end when the width changes by less than this fraction.
     max_change: float = 0.1
@@ -101,13 +101,13 @@ class Lengths:
 def learn_lengths(
     image: NormalizedImage, spacing: float | None, width: float | None, *, background: float | None = None
 ) -> tuple[Lengths, bool]:
-    """Learn the lengths of the columns in the middle of an image.
+    """Estimate the spacing and the width of the columns from the middle of an image.
 
     Parameters
     ----------
     image : NormalizedImage
     spacing, width : float or None
-        Lengths that are given by the user, px.
+        Lengths that the user has given, px, which are not estimated.
     background : float or None
         Background of all columns, in units of the image.
 
@@ -150,17 +150,14 @@ def learn_lengths(
 
 
 def _median_lengths(found: FoundColumns, image: NormalizedImage, default: Lengths, is_periodic: bool) -> Lengths:
-    """Median distance of nearest columns, and median width of those that determine one; the default for too few.
+    """Median distance of nearest columns, and median width of columns with a fitted width; the default for too few.
 
     If most columns are too faint to determine a width, the others are wide ones or variations of the background: the
     width of the columns that a network shows is used instead.
     """
-    fits, margin = found.fits, CONSTANTS.margin * default.width
-    n_y, n_x = image.recorded.shape
-    distance = nearest_distances(fits.take(~fits.failed).positions)
-    spacing = float(np.median(distance)) if len(distance) else default.spacing
-    inside = (np.minimum(fits.y, fits.x) > margin) & (fits.y < n_y - 1 - margin)
-    inside &= fits.x < n_x - 1 - margin
+    fits = found.fits
+    spacing = median_spacing(fits.take(~fits.failed).positions, default.spacing)
+    inside = is_inside(fits, image, CONSTANTS.margin * default.width)
     widths = fits.sigma[~fits.failed & ~found.width_fixed & inside]
     if len(widths) >= CONSTANTS.free_fraction * inside.sum():
         return Lengths(spacing, _median(widths, default.width))
@@ -187,8 +184,7 @@ def _first_lengths(image: NormalizedImage, period: float | None, spacing: float 
         if width is None:
             learnt_width = _network_width(image, positions, learnt_width, is_periodic)
     if spacing is None:
-        distance = nearest_distances(positions)
-        spacing = float(np.median(distance)) if len(distance) else float("nan")
+        spacing = median_spacing(positions)
     return Lengths(spacing, learnt_width)
 
 
@@ -242,7 +238,7 @@ def _enhanced_width(enhanced: NDArray, positions: NDArray, width: float) -> floa
 def _first_width(image: NormalizedImage, spacing: float | None) -> float:
     if spacing is not None:
         return _clip_width(CONSTANTS.width_per_spacing * spacing)
-    # the width of the filter for which the highest peaks exceed the noise or the texture of the support most
+    # the width of the filter that maximises the ratio of the highest peaks to the noise or the texture of the support
     prominence = []
     for width in CONSTANTS.compared_widths:
         response = column_response(image.recorded, width)

@@ -23,9 +23,9 @@ COLUMNS = (
 )  # fmt: skip
 #: Additional columns for elliptical Gaussians, each with its error.
 ELLIPTICAL_COLUMNS = ("sigma_major", "sigma_minor", "angle")
-#: Least width of a column, px, and least length of the jitter along the row, px, for the error of a position by jitter
-#: (chosen: its formula takes the sum over pixels as an integral).
+#: Least column width in the error of a position by jitter, px (chosen: its formula replaces a sum by an integral).
 MIN_JITTER_SIGMA = 0.5
+#: Least length of the jitter along the row in this error, px (chosen).
 MIN_JITTER_LENGTH = 0.3
 
 
@@ -43,7 +43,7 @@ def table_of(
     Parameters
     ----------
     fits : ColumnFits
-        In units of the normalized image.
+        Fitted columns in units of the normalized image.
     width_fixed : ndarray of bool, shape (n,)
         Columns that are flagged ``WIDTH_FIXED``.
     image : NormalizedImage

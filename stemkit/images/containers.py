@@ -67,7 +67,7 @@ def split(X: Images, *, name: str = "X") -> list[xr.DataArray]:
 
 
 def single_image(X: Images, *, name: str = "image") -> xr.DataArray:
-    """As :func:`~stemkit.images.split`, for one image.
+    """Validate one image, as :func:`~stemkit.images.split`, and convert it to a DataArray.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def _split_dataarray(X: xr.DataArray, name: str) -> list[xr.DataArray]:
 
 
 def unstacked(X: xr.DataArray, name: str) -> Iterator[xr.DataArray]:
-    """The images of a DataArray with their own attributes; only its dims are checked, ValueError if they are others."""
+    """The images of a DataArray with their own attributes; only the dims are checked, others raise a ValueError."""
     if X.dims == ("y", "x"):
         yield X
         return
@@ -198,7 +198,7 @@ def _carries_more(image: xr.DataArray) -> bool:
 
 
 def _stacked(images: Sequence[xr.DataArray], like: xr.DataArray) -> xr.DataArray:
-    """Stack images with the coordinates of another stack, and with maps and attributes of the images."""
+    """Stack images with the coordinates of the stack ``like``, and with the maps and attributes of the images."""
     first = images[0]
     coords = {c: v for c, v in like.coords.items() if set(v.dims) <= {like.dims[0]} or c in like.dims}
     for label in first.coords:

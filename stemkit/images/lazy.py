@@ -42,9 +42,9 @@ def lazy_images(X: xr.DataArray, name: str = "X") -> list[xr.DataArray]:
 
 @dataclass(frozen=True)
 class _Task:
-    """A function of one image, with what the images have in common.
+    """A function of one image, with the coordinates and attributes that all images have in common.
 
-    It is a dask task of its own, so that workers do not receive it, with the weights of a network, with each image.
+    It is a separate dask task, so that workers do not receive it, and the weights of a network, with each image.
     """
 
     work: Callable[[xr.DataArray], Any]

@@ -1,4 +1,4 @@
-"""What an image carries from earlier steps: recorded pixels, noise model, and a record of the steps."""
+"""Data that an image carries from earlier steps: recorded pixels, noise model, and a record of the steps."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Reading and writing of images, :func:`read` and :func:`write`; one module per family of formats.
 
-- ``reading`` and ``writing`` choose the format; ``file_dataset`` is what the modules of the formats return.
+- ``reading`` and ``writing`` choose the format; ``file_dataset`` is the result type of the modules of the formats.
 - ``folders``, ``lazy`` and ``choosing`` handle series of files, dask arrays and files with several datasets.
 - ``calibration``, ``units``, ``signals`` and ``attributes`` interpret metadata; ``checks`` refuses damaged files.
 """

@@ -1,4 +1,4 @@
-"""Pixel sizes from the scale and the unit of each axis, and what is said where a file's calibration isn't used."""
+"""Pixel sizes from the scale and the unit of each axis, and notes on calibrations that are not used."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SECONDS = {spelling: factor for factor, spellings in _TIMES.items() for spellin
 
 
 def pixel_sizes_of(scales: Sequence[float | None], units: Sequence[object]) -> tuple[Sizes | None, str]:
-    """Pixel sizes in nm and the text of a warning, empty if there is nothing to say.
+    """Pixel sizes in nm and the text of a warning, which may be empty.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def pixel_sizes_of(scales: Sequence[float | None], units: Sequence[object]) -> t
     sizes : tuple of float or None
         Height and width of a pixel in nm.
     note : str
-        Why a calibration of the file isn't used, or what was assumed.
+        Reason why a calibration of the file isn't used, or the assumption that was made.
     """
     if len(scales) < 2 or any(scale is None for scale in scales):
         return None, ""

@@ -27,7 +27,7 @@ __all__ = ["load", "load_zspy", "save"]
 _VERSION = "3.0"
 #: Keys of the groups in HyperSpy's metadata that are read; the rest is not needed.
 _READ = ("General", "Signal", "Acquisition_instrument", "stemkit")
-#: Depth up to which metadata are read.
+#: Depth up to which metadata are read (chosen).
 _DEPTH = 6
 
 

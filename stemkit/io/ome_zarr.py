@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -20,7 +20,7 @@ from stemkit.io.attributes import PROVENANCE, attributes_of, unpack
 from stemkit.io.calibration import seconds_per
 from stemkit.io.units import nm_per
 
-__all__ = ["create", "multiscale", "save", "write_levels", "write_rows"]
+__all__ = ["create", "multiscale", "open_group", "save", "write_levels", "write_rows"]
 
 #: Version of the metadata.
 VERSION = "0.5"
@@ -46,7 +46,7 @@ def save(image: xr.DataArray, path: Path, provenance: str) -> None:
 
 def create(image: xr.DataArray, path: Path, provenance: str) -> None:
     """Make a folder for an image or a stack like this one, without pixels."""
-    root = _zarr().open_group(path, mode="w", zarr_format=3)
+    root = open_group(path, "w", zarr_format=3)
     root.attrs["ome"] = {"version": VERSION, "multiscales": [_multiscales(image)]}
     root.attrs[OWN] = {PROVENANCE: provenance, "attrs": attributes_of(image), "name": image.name and str(image.name)}
     names = [axis["name"] for axis in _axes(image)]
@@ -61,14 +61,14 @@ def write_rows(path: Path, index: int, rows: slice, image: xr.DataArray) -> None
 
     Each image is stored by itself, so that several processes can write different ones.
     """
-    root = _zarr().open_group(path, mode="r+")
+    root = open_group(path, "r+")
     for name, values in {"0": image.values, **{f"{MAPS}/{m}": image.coords[m].values for m in _maps(image)}}.items():
         root[name][_part(root[name], index, rows)] = values
 
 
 def write_levels(path: Path, index: int) -> None:
     """Write the coarser levels of an image whose rows are complete, without the whole of it in memory."""
-    root = _zarr().open_group(path, mode="r+")
+    root = open_group(path, "r+")
     levels = [root[str(level)] for level in range(_n_levels(root["0"].shape))]
     for finer, coarser in pairwise(levels):
         for start in range(0, finer.shape[-2], 2 * CHUNK):
@@ -198,12 +198,13 @@ def _halved(pixels: NDArray) -> NDArray:
     return (np.rint(mean) if pixels.dtype.kind in "iu" else mean).astype(pixels.dtype)
 
 
-def _zarr() -> Any:
+def open_group(path: Path, mode: Literal["r", "r+", "w"], **options: Any) -> Any:
+    """The Zarr group in a folder, with the mode and the options of ``zarr.open_group``."""
     try:
         import zarr
     except ImportError:
         raise ImportError("Zarr folders need zarr: install it with pip install 'stemkit[zarr]'") from None
-    return zarr
+    return zarr.open_group(path, mode=mode, **options)
 
 
 # --- reading -----------------------------------------------------------------------------------------------------

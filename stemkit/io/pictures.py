@@ -43,7 +43,7 @@ def load(path: Path) -> list[FileDataset]:
 
 @contextlib.contextmanager
 def _limit_named() -> Iterator[None]:
-    """Say what to do about a picture with more pixels than Pillow opens."""
+    """Raise an error with a remedy for a picture with more pixels than Pillow opens."""
     from PIL import Image
 
     try:

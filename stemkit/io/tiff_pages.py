@@ -1,4 +1,4 @@
-"""Pages of TIFF files: whether all of their strips are there, and what their numbers mean."""
+"""Pages of TIFF files: check that they are complete, and conversion of stored numbers to intensities."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["check", "check_chain", "intensities"]
 
-#: Value of the tag PhotometricInterpretation where 0 is white (TIFF revision 6.0).
+#: Value of the tag PhotometricInterpretation of images in which 0 is white (TIFF revision 6.0).
 _MIN_IS_WHITE = 0
 #: Its value where pixels are indices of a palette (as before).
 _PALETTE = 3
-#: Numbers of bits up to which white is known to be the largest number.
+#: Largest number of bits at which white is assumed to be the largest number (chosen).
 _WHITE_BITS = 16
 #: Compressions that tifffile reads without imagecodecs: none, deflate (two codes), LZMA.
 _WITHOUT_IMAGECODECS = (1, 8, 32946, 34925)

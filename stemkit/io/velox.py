@@ -227,7 +227,7 @@ def _operations(file: h5py.File) -> Iterator[tuple[str, str, int]]:
 
 
 def _outputs(operation: str, content: dict[str, Any]) -> list[tuple[str, str]]:
-    """Paths and names of what an operation has computed."""
+    """Paths and names of the results of an operation."""
     if operation == "SurfaceReconstructionOperation":
         name = "iDPC" if content.get("integrationMode") == "true" else "dDPC"
         filtered = "Filtered " if content.get("enableFilter") == "true" else ""

@@ -74,15 +74,7 @@ def opened(path: Path) -> Any:
         raise FormatError("it is a file, but Zarr data are a folder: unpack it first")
     for name in _array_names(path):
         _check_codecs(path / name)
-    return _root(path)
-
-
-def _root(path: Path) -> Any:
-    try:
-        import zarr
-    except ImportError:
-        raise ImportError("Zarr folders need zarr: install it with pip install 'stemkit[zarr]'") from None
-    return zarr.open_group(path, mode="r")
+    return ome_zarr.open_group(path, "r")
 
 
 def group(parent: Any, *names: str) -> Any:
@@ -131,7 +123,8 @@ def image_of(path: Path, found: Any, arrange: Callable[[NDArray], NDArray] | Non
         chunks = found.shards or found.chunks
 
         def read(start: int, stop: int) -> NDArray:
-            values = np.asarray(_root(path)[name][(slice(None),) * axis + (slice(start, stop),)])
+            root = ome_zarr.open_group(path, "r")
+            values = np.asarray(root[name][(slice(None),) * axis + (slice(start, stop),)])
             return values if arrange is None else arrange(values)
 
         check_expansion(math.prod(shape) * dtype.itemsize, _stored_bytes(path / name))

@@ -48,7 +48,7 @@ class BlockOnCPU:
 
     @classmethod
     def from_weights(cls, weight: Tensor, bias: Tensor, from_unit: Tensor, mixing: Tensor) -> BlockOnCPU:
-        """From a block's merged convolutions and matrix, see ``stemkit.networks.folded``."""
+        """Create from a block's merged convolutions and matrix, see ``stemkit.networks.folded``."""
         half = len(from_unit)
         along_y, along_x, spectrum, constant = (part.contiguous() for part in mixing.T.split([1, 1, 2 * half, 1]))
         main, to_unit, from_unit = (

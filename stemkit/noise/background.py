@@ -65,7 +65,7 @@ class BackgroundStatistics:
     amplitude, amplitude_std : float
         Fraction of the contrast, and its standard deviation.
     length, length_std : float
-        px.
+        Correlation length, px, and its standard deviation.
     distance, covariance, fitted : ndarray of shape (n_bins,)
         Covariance of pixels in different rows against their distance, px, and the fitted curve.
     """

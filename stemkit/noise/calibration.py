@@ -237,7 +237,7 @@ def _mean_std(models: list[NoiseModel], stds: list[dict[str, float]]) -> dict[st
 
 
 def _having(models: list[NoiseModel], key: str) -> list[NoiseModel]:
-    """The models in which the number describes anything; all of them where it does in none."""
+    """The models in which the parameter ``key`` describes noise; all models if there are none."""
     return [m for m in models if describes_noise(m, key)] or models
 
 

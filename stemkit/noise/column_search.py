@@ -104,7 +104,7 @@ def find_faint_columns(residual: NDArray, fits: ColumnFits, spacing: float, vari
         The image without the rendered fits.
     fits : ColumnFits
     spacing : float
-        px.
+        Spacing of the columns, px.
     variance : ndarray of shape (n_y, n_x)
         Variance of the noise.
     """

@@ -46,9 +46,9 @@ class DisplacedSlope:
     slope : ndarray of shape (n_y, n_x)
         Contrast per px.
     displacement : BeamDisplacement or None
-        That of the fitted columns which were subtracted.
+        Displacement of the fitted columns that were subtracted.
     variance : float
-        Variance that it has added to the image, contrast squared.
+        Variance that this displacement has added to the image, contrast squared.
     """
 
     slope: NDArray
@@ -57,12 +57,12 @@ class DisplacedSlope:
 
     @classmethod
     def of(cls, slope: NDArray, displacement: BeamDisplacement | None) -> DisplacedSlope:
-        """From a slope, and the displacement along its axis."""
+        """Create from a slope, and the displacement along its axis."""
         variance = 0.0 if displacement is None else displacement.rms**2 * float((slope**2).mean())
         return cls(slope, displacement, variance)
 
     def removed(self, lags: NDArray) -> NDArray[np.float64]:
-        """Covariance of the displacement's error at these lags, px squared: by it the noise was reduced."""
+        """Covariance of the displacement's error at these lags, px squared, by which the noise was reduced."""
         return np.zeros(len(lags)) if self.displacement is None else self.displacement.error_covariance_at(lags)
 
 
@@ -91,7 +91,7 @@ class NoiseDifferences:
     def of(
         cls, residual: NDArray, valid: NDArray | None, x: DisplacedSlope, y: DisplacedSlope
     ) -> NoiseDifferences | None:
-        """From the image without its columns, outliers left out; None without noise."""
+        """The differences in an image without its columns, outliers left out; None without noise."""
         difference = row_difference(residual)
         known = np.ones(difference.shape) if valid is None else rows_without(~valid).astype(np.float64)
         thinned = np.s_[:, :: CONSTANTS.thinned]

@@ -58,13 +58,13 @@ class DisplacementParts:
         return max(self.noise, MIN_NOISE_FACTOR)
 
     def jitter_only(self, spectrum: RowSpectrum) -> DisplacementParts:
-        """Drift and hum rejected, with the errors that they would have; ``spectrum`` is that which was fitted."""
+        """Jitter alone, with the errors that drift and hum would have; ``spectrum`` is the one that was fitted."""
         std = {**self.std, "drift": self.std.get("drift", math.sqrt(self.std["drift^2"]))}
         fitted = self.noise * spectrum.noise + self.jitter**2 * spectrum.window.sum(axis=1)
         return DisplacementParts(self.jitter, noise=self.noise, std=std, fitted=fitted, rejected=True)
 
     def with_misfit(self, variance: float) -> DisplacementParts:
-        """With the error of the drift by misfits of the columns, which add this variance (px squared) to a row."""
+        """The same with the error of the drift by misfits of columns, which add a variance (px squared) to a row."""
         error = variance / (2 * self.drift) if self.drift else math.sqrt(variance)
         return replace(self, std={**self.std, "drift": math.hypot(self.std["drift"], error)})
 

@@ -90,7 +90,7 @@ class NoiseParameters:
 
 
 def stacked(noises: Sequence[NoiseParameters]) -> NoiseParameters:
-    """The noise of several images as that of one batch."""
+    """The noise of several images as the noise of one batch."""
     return NoiseParameters(**{f.name: torch.cat([getattr(n, f.name) for n in noises]) for f in fields(NoiseParameters)})
 
 
@@ -195,7 +195,7 @@ def displace_rows(images: Tensor, shifts: Tensor, *, axis: int = -1) -> Tensor:
     ----------
     images : Tensor of shape (n_images, n_y, n_x)
     shifts : Tensor
-        px, broadcast to the images; a shift of 0 returns the pixels unchanged.
+        Displacements, px, broadcast to the images; a shift of 0 returns the pixels unchanged.
     axis : {-1, -2}
         Displacement along x or along y. Beyond the border the last pixel is repeated.
 

@@ -57,10 +57,10 @@ class LatticePrior:
 
     @classmethod
     def of(cls, differences: sparse.csr_matrix, positions: NDArray, weight: NDArray) -> LatticePrior | None:
-        """From second differences, positions (px) and their inverse variances; None with few second differences.
+        """The prior from second differences, positions (px) and their inverse variances; None with few differences.
 
-        Their variance is that of their scatter less that of the noise, times the number of directions in which a column
-        has neighbours: second differences of a column in different directions are assumed to be equal.
+        The variance of the differences is their mean square less that of the noise, times the number of directions in
+        which a column has neighbours: second differences of a column in different directions are assumed to be equal.
         """
         values = differences @ positions
         if len(values) < len(positions) / 4:

@@ -20,6 +20,7 @@ from stemkit.parameters import MODES, check_number, check_option, check_positive
 
 __all__ = ["BackgroundNoise", "Digitization", "NoiseModel", "PointwiseNoise", "ScanNoise"]
 
+#: Distributions of the pointwise noise.
 KINDS = ("tukey", "poisson")
 #: Displacements of the beam, the same names in ``ScanNoise`` and ``NoiseParameters``.
 DISPLACEMENTS = ("jitter", "jitter_y", "jitter_length", "drift", "drift_y", "drift_rows", "hum", "hum_y", "hum_period")
@@ -325,7 +326,7 @@ class NoiseModel:
         return NoiseParameters(**tensors, poisson=poisson)
 
     def _relative_digitization(self) -> dict[str, float]:
-        """The digitisation in units of the contrast, columns bright, NaN for what is left out."""
+        """The digitisation in units of the contrast, columns bright; NaN for parameters that are not set."""
         digitization, sign = self.digitization, mode_sign(self.mode)
 
         def relative(value: float | None) -> float:

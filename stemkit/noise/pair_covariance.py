@@ -47,9 +47,9 @@ class PairCovariance:
     Parameters
     ----------
     distance : ndarray of shape (n_bins,)
-        px.
+        Distance along the row, px.
     covariance, error : ndarray of shape (n_bins,)
-        px squared, and its standard deviation.
+        Covariance, px squared, and its standard deviation.
     jackknife : ndarray of shape (N_BLOCKS, n_bins)
         The covariance without one block of rows at a time.
     """
@@ -60,7 +60,7 @@ class PairCovariance:
     jackknife: NDArray[np.float64]
 
     def minus(self, known: NDArray | float) -> PairCovariance:
-        """The same less a covariance that is known, px squared."""
+        """The same less a known covariance, px squared."""
         return PairCovariance(self.distance, self.covariance - known, self.error, self.jackknife - known)
 
     def mean(self) -> tuple[float, float]:

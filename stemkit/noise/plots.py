@@ -182,7 +182,7 @@ def _note_misfit(ax: Axes, points: NDArray, fitted: NDArray, weight: NDArray | N
 
 
 def _legend(ax: Axes, note: str = "") -> None:
-    """A legend where it hides the fewest points, with a note on the fit; the note alone if nothing has a label."""
+    """A legend where it hides the fewest points, with a note on the fit; the note alone if there are no labels."""
     handles, _ = ax.get_legend_handles_labels()
     legend = ax.legend(handles=handles, fontsize=8, title=note, title_fontsize=8, frameon=bool(handles))
     legend.get_title().set_color(FIT)

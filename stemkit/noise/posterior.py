@@ -60,8 +60,8 @@ class RowPosterior:
         min_frequency: float = 0.0,
         excluded: NDArray | None = None,
     ) -> RowPosterior:
-        """From the information on the rows; displacements below ``min_frequency`` (cycles per row) may be strain, those
-        in the ``excluded`` ranges of the frequency residuals of the columns.
+        """The posterior given the information on the rows. Displacements below ``min_frequency`` (cycles per row) may
+        be strain, those in the ``excluded`` ranges of the frequency may be residuals of the columns.
         """
         n = len(eigenvalues)
         eigenvalues = eigenvalues / parts.noise_factor

@@ -58,15 +58,15 @@ class BeamDisplacement:
         Covariance (px squared) along the row of the error of ``shifts``, in rows with many estimates; lags in px.
     jitter, jitter_std : float
         RMS displacement in this image of the part that is independent between rows, and the standard deviation of
-        that number, px.
+        this RMS, px.
     length, length_std : float
-        Its length along the row, px, as in :class:`stemkit.ScanNoise`; ``inf``: rows are displaced as a whole.
+        Length of this part along the row, px, as in :class:`stemkit.ScanNoise`; ``inf``: rows are displaced as a whole.
     distance, covariance : ndarray of shape (n_bins,)
         Covariance of the displacements at two columns of a row against their distance (px squared, px).
     parts : DisplacementParts
         Drift and hum in this image. Its ``jitter`` is that of the mean of a row.
     spectrum : RowSpectrum or None
-        Spectrum that the parts were fitted to.
+        Spectrum to which the parts were fitted.
     pairs : PairCovariance or None
         ``covariance`` with its errors.
     """
@@ -95,7 +95,7 @@ class BeamDisplacement:
 
 
 def no_displacement(shape: tuple[int, int]) -> BeamDisplacement:
-    """That of an image without estimates."""
+    """The displacement 0 of an image without estimates."""
     zero = np.zeros(1)
     return BeamDisplacement(np.zeros(shape), zero, zero, 0.0, math.nan, math.inf, math.nan, *np.empty((2, 0)))
 
@@ -214,7 +214,7 @@ class _Axis:
         max_columns: int,
         ambiguous: NDArray | None,
     ) -> _Axis:
-        """With the pairs of the known displacement if it has any."""
+        """Create from estimates, with the pair covariance of the known displacement if it has one."""
         pairs = None if known is None or known.pairs is NO_PAIRS else known.pairs
         pairs = pair_covariance(estimates, max_columns) if pairs is None else pairs
         rows = RowInformation.of(estimates, pairs.within_rows(), prior)

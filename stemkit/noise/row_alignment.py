@@ -1,4 +1,4 @@
-"""Scan lines shifted back to where the lattice of columns puts them."""
+"""Alignment of the scan lines of an image with its lattice of columns."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ class RowAligner(ImageTransformer):
         if shifts is None:
             shifts = _row_shifts(image, self.mode)
         attrs = {k: v for k, v in image.attrs.items() if k != "noise"} | {"stemkit": step_record(image, "straighten")}
-        # an interpolated faulty pixel is several pixels wide, and interpolated single counts are taken for faults
+        # an interpolated faulty pixel is several pixels wide, and interpolated single counts are mistaken for faults
         values = filled(image.values, faulty_pixels(image.values, averaged=was_averaged(image)))
         out = image.copy(data=_shift_back(values, shifts).astype(float_dtype(image.dtype)))
         out.attrs = attrs
@@ -317,13 +317,13 @@ class _Equations:
         """Displacements of the rows and errors of the columns, px, for weighted second differences of these values."""
         n_columns, n_rows = self.weight.shape
         by_row, by_column = (np.asarray(self.weight.sum(axis)).ravel() for axis in (0, 1))
-        nothing = sparse.csr_matrix((n_columns, self.shared.shape[1]))
+        zeros = sparse.csr_matrix((n_columns, self.shared.shape[1]))
         lattice = differences.T @ differences + sparse.diags(by_column + 1e-9 * by_column.max())
         matrix = sparse.bmat(
             [
                 [sparse.diags(by_row + self.jitter_weight), -self.weight.T, -self.shared],
-                [-self.weight, lattice.tocsc(), nothing],
-                [-self.shared.T, nothing.T, self.own],
+                [-self.weight, lattice.tocsc(), zeros],
+                [-self.shared.T, zeros.T, self.own],
             ]
         ).tocsc()
         right = np.r_[

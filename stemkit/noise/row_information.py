@@ -70,8 +70,8 @@ class RowInformation:
         prior: LatticePrior | None = None,
         ambiguous: NDArray | None = None,
     ) -> RowInformation:
-        """From estimates; displacements within a row add the variance ``extra``, px squared, to each. ``ambiguous`` is
-        the basis B ``(n_y, n)`` of displacements that may be the specimen's.
+        """The information in estimates, to each of which displacements within a row add the variance ``extra``, px
+        squared. ``ambiguous`` is the basis B ``(n_y, n)`` of displacements that may be the specimen's.
         """
         if extra > 0:
             estimates = estimates.reweighted(estimates.weight / (1 + extra * estimates.weight))
@@ -119,7 +119,7 @@ class RowInformation:
         return score if self.eliminated is None else self.eliminated @ score
 
     def mean_pair_covariance(self, factor: NDArray) -> float:
-        """Mean covariance of the estimates at two columns of a row, less what the columns' positions absorb.
+        """Mean covariance of the estimates at two columns of a row, less the part that the columns' positions absorb.
 
         The displacements have the covariance ``factor factor^T``, px squared.
         """

@@ -175,7 +175,7 @@ def _without_columns(values: NDArray, spacing: float | None, bad: NDArray) -> Se
 
 @dataclass(frozen=True)
 class _Image:
-    """One image, columns bright, and what does not change in the rounds."""
+    """One image, columns bright, and the quantities that do not change between the rounds."""
 
     values: NDArray
     faulty: NDArray
@@ -235,7 +235,7 @@ def _fit_and_register(image: _Image) -> _Registered | None:
     for i in range(CONSTANTS.rounds + CONSTANTS.extra_rounds):
         if fits is None:
             return None
-        # displacements along y are smaller, and two rounds of them: in more, some images of close columns diverge
+        # displacements along y are smaller: they are registered in two rounds, since more diverge for close columns
         x, *y = image.estimates(fits, shifts, (1, 0) if 0 < i < CONSTANTS.rounds else (1,))
         before = shifts[1]
         jitter_x = _plausible(register_rows(x, shape, find_length=i > 0), fits, no_displacement(shape))

@@ -93,7 +93,7 @@ class ShiftEstimates:
         return self.weight * self.modes
 
     def free_of_modes(self, values: NDArray) -> NDArray[np.float64]:
-        """Weighted values ``(n_columns, n_window)`` without what errors of the columns' parameters may have caused."""
+        """Weighted values ``(n_columns, n_window)`` without the effects of errors of the columns' parameters."""
         out = self.weight * values
         for weighted in self.weighted_modes():
             out = out - weighted * (weighted * values).sum(1, keepdims=True)
@@ -108,7 +108,7 @@ class ShiftEstimates:
         return replace(self, weight=weight, modes=_orthonormal(self.modes, weight))
 
     def take(self, chosen: NDArray) -> ShiftEstimates:
-        """Those of some columns."""
+        """The estimates of a subset of the columns."""
         return replace(
             self,
             shift=self.shift[chosen],

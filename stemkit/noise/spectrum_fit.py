@@ -249,7 +249,7 @@ def _non_negative_minimum(information: NDArray, score: NDArray) -> NDArray[np.fl
 
 
 def _goodness_of_fit(axis: _Axis) -> float:
-    """How much worse the ordinates fit their variances than normal numbers do, in standard deviations."""
+    """Misfit of the ordinates to their variances, relative to that of normal numbers, in its standard deviations."""
     ratio = np.maximum(axis.power / axis.fitted, 1e-12)[axis.counted]
     return float((ratio - np.log(ratio) - FIT_MEAN).sum() / math.sqrt(FIT_VARIANCE * len(ratio)))
 

@@ -34,7 +34,7 @@ class Tridiagonal:
 
     @classmethod
     def of(cls, matrix: NDArray) -> Tridiagonal:
-        """That of a matrix ``(n, n)``, of which the lower triangle is used."""
+        """The tridiagonal form of a matrix ``(n, n)``, of which the lower triangle is used."""
         size = int(lapack.dsytrd_lwork(len(matrix), lower=1)[0])
         reflectors, diagonal, off_diagonal, factors, _ = lapack.dsytrd(matrix, lower=1, lwork=size)
         return cls(diagonal, off_diagonal, reflectors, factors)

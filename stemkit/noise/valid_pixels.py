@@ -47,7 +47,7 @@ def valid_pixels(
     faulty : ndarray of bool, shape (n_y, n_x)
     fits : ColumnFits
     spacing : float
-        px.
+        Spacing of the columns, px.
     displacement : float
         RMS displacement along x, px.
     """

@@ -110,7 +110,7 @@ def find_pixel_faults(values: NDArray, *, averaged: bool = False) -> PixelFaults
         One recorded image, in any units, columns bright or dark.
     averaged : bool, default=False
         The image is an average of displaced frames, whose faults have been interpolated before: none is found. Single
-        electrons in vacuum would be taken for hot pixels, as the average has no digital levels by which they are
+        electrons in vacuum would be mistaken for hot pixels, as the average has no digital levels by which they are
         recognized.
 
     Returns

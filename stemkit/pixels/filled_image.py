@@ -45,12 +45,12 @@ class FilledImage:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """``(n_y, n_x)``."""
+        """Shape ``(n_y, n_x)`` of the image."""
         return self.recorded.shape
 
     @property
     def dtype(self) -> np.dtype:
-        """That of the recorded pixels, or float64 if integers have been interpolated."""
+        """Data type of the recorded pixels, or float64 if integers have been interpolated."""
         return self.values.dtype if len(self.places) else self.recorded.dtype
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""What supports an enhanced image, and what does not."""
+"""Evidence for and against an enhanced image."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stemkit.plotting.drawing import display_range, draw_note, draw_pixels, draw_scale_bar, limit_to_image
+from stemkit.plotting.drawing import LEGEND, display_range, draw_note, draw_pixels, draw_scale_bar, limit_to_image
 from stemkit.plotting.images import show_image
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _draw_doubtful(ax: Axes, assessment: Any) -> None:
             ax.plot([], [], "o", markerfacecolor="none", color=VERDICT_COLORS[name], label=f"{name} ({len(part)})")
             drawn += 1
     if drawn:
-        ax.legend(loc="upper right", fontsize="small", facecolor="0.25", labelcolor="white", framealpha=0.8)
+        ax.legend(**LEGEND | {"facecolor": "0.25"})
     limit_to_image(ax, assessment.enhanced.shape)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from stemkit.images.containers import Images, single_image
 from stemkit.images.pixel_size import pixel_sizes
 from stemkit.parameters import check_positive
-from stemkit.plotting.drawing import draw_note, limit_to_image, marker_size, pixel_positions
+from stemkit.plotting.drawing import LEGEND, draw_note, limit_to_image, marker_size, pixel_positions
 from stemkit.plotting.images import show_image
 from stemkit.tables import check_columns, unit_of_table
 
@@ -134,7 +134,7 @@ def show_labels(
     if rows.any():
         ax.scatter(x[rows], y[rows], s=size / 3, c="white", marker="x", linewidths=0.8, label=f"none ({rows.sum()})")
     if len(values):
-        ax.legend(loc="upper right", fontsize="small", facecolor="0.35", labelcolor="white", framealpha=0.8)
+        ax.legend(**LEGEND)
     limit_to_image(ax, one.shape)
     return ax
 

@@ -119,7 +119,7 @@ def show_mixture(
     Returns
     -------
     matplotlib Axes
-        With the intensity along x and the number of columns along y.
+        Axes with the intensity along x and the number of columns along y.
 
     Raises
     ------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 __all__ = [
+    "LEGEND",
     "display_range",
     "draw_note",
     "draw_pixels",
@@ -36,6 +37,8 @@ ROUND_LENGTHS = (1.0, 2.0, 5.0, 10.0)
 DISPLAY_QUANTILES = (0.001, 0.999)
 #: Drawing order of scale bar and annotations (chosen: above the columns, which matplotlib draws at 1).
 ANNOTATION_ZORDER = 5.0
+#: Options of the legend on an image (chosen: readable on bright columns).
+LEGEND = dict[str, Any](loc="upper right", fontsize="small", facecolor="0.35", labelcolor="white", framealpha=0.8)
 
 
 def scale_bar_length(width: float) -> float:

@@ -21,7 +21,7 @@ __all__ = ["show_grains"]
 
 #: Opacity of the colour of a grain (chosen: the columns remain visible).
 OPACITY = 0.32
-#: Points along the longer side of the image at which the grain is determined (chosen).
+#: Number of points along the longer side of the image at which the grain is determined (chosen).
 N_POINTS = 800
 #: Distance from the nearest column up to which a point belongs to its grain, typical distances of columns (chosen).
 MAX_GRAIN_DISTANCE = 1.2
@@ -32,7 +32,7 @@ BOUNDARY_COLOR = "white"
 
 
 class GrainTables(Protocol):
-    """What is drawn of :class:`stemkit.structure.Grains`."""
+    """The tables of :class:`stemkit.structure.Grains` that are drawn."""
 
     @property
     def columns(self) -> pd.DataFrame: ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from stemkit.images.containers import Images, single_image
-from stemkit.plotting.drawing import limit_to_image, pixel_positions
+from stemkit.plotting.drawing import LEGEND, limit_to_image, pixel_positions
 from stemkit.plotting.images import show_image
 from stemkit.tables import check_columns
 
@@ -18,7 +18,7 @@ __all__ = ["show_rings"]
 #: Colours of rings by size (chosen: five blue and seven red as usual for graphene; distinguishable with the common
 #: colour vision deficiencies).
 RING_COLORS = {3: "#f0e442", 4: "#cc79a7", 5: "#0072b2", 6: "#009e73", 7: "#d55e00", 8: "#e69f00"}
-#: Colour of the outline of larger rings, which are holes, or places where columns were not found (chosen).
+#: Colour of the outline of larger rings, which are holes or contain columns that were not found (chosen).
 LARGE_COLOR = "#56b4e9"
 #: Opacity of rings (chosen).
 RING_OPACITY = 0.8
@@ -79,9 +79,7 @@ def show_rings(
         )
         handles.append(ax.add_collection(drawn, autolim=False))
     if handles:
-        ax.legend(
-            handles=handles, loc="upper right", fontsize="small", facecolor="0.35", labelcolor="white", framealpha=0.8
-        )
+        ax.legend(handles=handles, **LEGEND)
     limit_to_image(ax, one.shape)
     return ax
 

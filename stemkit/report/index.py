@@ -13,7 +13,7 @@ import pandas as pd
 import xarray as xr
 
 from stemkit._version import __version__
-from stemkit.atomic import whole_file
+from stemkit.atomic import write_text
 from stemkit.detection import good_columns
 from stemkit.report.encoding import thumbnail_uri
 from stemkit.report.templating import environment
@@ -52,8 +52,7 @@ def write_index(folder: str | Path, *, title: str = "Reports") -> Path:
     if not entries:
         raise ValueError(f"folder must contain pages of write_report, but {folder} contains none")
     text = environment().get_template("index.html.jinja").render(title=title, entries=entries, version=__version__)
-    with whole_file(folder / INDEX) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(folder / INDEX, text)
     return folder / INDEX
 
 

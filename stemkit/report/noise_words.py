@@ -23,7 +23,7 @@ def noise_sentences(model: NoiseModel, pixel_size: float | None = None) -> list[
     ----------
     model : NoiseModel
     pixel_size : float, optional
-        In nm: displacements are also given in pm.
+        Pixel size, nm. With it, displacements are also given in pm.
     """
     return [
         *_pointwise(model, pixel_size),

@@ -15,7 +15,7 @@ from bokeh.embed import components
 from bokeh.resources import Resources
 
 from stemkit._version import __version__
-from stemkit.atomic import check_place, whole_file
+from stemkit.atomic import check_place, write_text
 from stemkit.detection import Quality, good_columns
 from stemkit.images.pixel_size import is_calibrated, pixel_sizes
 from stemkit.images.provenance import recorded_image, steps_before, was_enhanced
@@ -136,8 +136,7 @@ def write_report(
         "sections": [_rendered(section) for section in sections],
     }
     text = environment().get_template("page.html.jinja").render(page)
-    with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)
     return path
 
 

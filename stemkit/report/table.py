@@ -48,7 +48,7 @@ GOOD = "good columns"
 FLAGGED = "columns with a flag"
 #: Height of the table, screen pixels (chosen).
 TABLE_HEIGHT = 420
-#: Least width of the table, screen pixels: it scrolls on narrower pages.
+#: Least width of the table, screen pixels (chosen); it scrolls on narrower pages.
 MIN_TABLE_WIDTH = 820
 #: Colours of the table and of its controls, those of the page.
 COLORS = """
@@ -119,12 +119,12 @@ def column_table(
     ----------
     table : DataFrame
     source : ColumnDataSource
-        The columns, as the view has them.
+        Columns as displayed by the view.
     selection : ColumnFilter
     unit : str
-        Of positions.
+        Unit of positions.
     name : str
-        Of the file that is downloaded.
+        Name of the file that is downloaded.
     """
     source.data["good"] = table.index.isin(good_columns(table).index) if len(table) else []
     view = CDSView(filter=selection.filter)

@@ -42,23 +42,23 @@ REFERENCE_SIGMA = 1.2
 class SeriesAligner(ImageTransformer):
     """Align the frames of a series and average them.
 
-    Whole frames are aligned first, by the correlations of all pairs; then every row of every frame is compared with the
-    average of all, and its displacement is what is expected given this reading and the jitter, drift and hum of the
-    series. The average is the image of which all recorded rows are samples, by least squares: recorded pixels are
-    averaged, enhanced ones only serve as the reference.
+    Whole frames are aligned first, by the correlations of all pairs. Every row of every frame is then compared with the
+    average of all frames; its displacement is the expectation given this measurement and the jitter, drift and hum of
+    the series. The average is the least-squares estimate of the image that the recorded rows sample. Only recorded
+    pixels are averaged; the enhanced average serves as the reference.
 
     Parameters
     ----------
     rows : bool, default=True
         Measure a displacement for each row; with False, one for each frame.
     denoiser : "auto", None or Denoiser, default="auto"
-        Filter of the average that rows are compared with: ``"auto"`` is :class:`~stemkit.SFINDenoiser`, None a Gaussian
-        filter, which takes about half the time.
+        Filter of the average with which rows are compared: ``"auto"`` is :class:`~stemkit.SFINDenoiser`, None a
+        Gaussian filter, which takes about half the time.
     max_shift : float or None, default=None
         Largest displacement between consecutive frames, px. None: half of each side.
     coverage : float, default=0.5
         The average is cropped to the largest rectangle in which at least this fraction of the frames contributes to
-        each pixel. 1 is what all frames show; 0 is all that any frame shows, NaN where none does.
+        each pixel. 1: the area that all frames show. 0: the area that any frame shows, NaN at pixels without a frame.
     scan_angles : sequence of float or None, default=None
         Angle by which the scan of each frame is turned, degrees; they differ by multiples of 90. A frame at 90 degrees
         is ``np.rot90`` of the image at 0. None: the coordinate ``scan_angle`` of the frames, or the same for all. Scans
@@ -71,20 +71,20 @@ class SeriesAligner(ImageTransformer):
     Attributes
     ----------
     displacements_ : ndarray of shape (n_frames, n_y, 2)
-        Along y and x, px: pixel ``(y, x)`` of frame f recorded what is at ``(y, x) + displacements_[f, y]`` of the
-        average; where the scan is turned by k quarter turns, at the place of the pixel in ``np.rot90(frame, -k)`` plus
-        the displacement of its row. NaN for rejected frames.
+        Along y and x, px: pixel ``(y, x)`` of frame f was recorded at ``(y, x) + displacements_[f, y]`` of the average;
+        where the scan is turned by k quarter turns, at the position of the pixel in ``np.rot90(frame, -k)`` plus the
+        displacement of its row. NaN for rejected frames.
     quarter_turns_ : ndarray of shape (n_frames,)
-        By how many times 90 degrees the scan of each frame is turned against that of the first, 0 to 3.
+        Quarter turns of the scan of each frame relative to that of the first, 0 to 3.
     rejected_ : dict
-        Reasons, by the number of the frame.
+        Reason of each rejection, by the number of the frame.
     ambiguous_ : list of Ambiguity
         Frames that may be displaced by a lattice vector: ``frames``, ``vector`` (along y and x, px) and
         ``log_likelihood`` relative to the frames as they are. Empty where cells of the lattice can be distinguished.
     scan_noise_ : ScanNoise
-        Jitter, drift and hum of the frames, from which ``displacements_`` are expected.
+        Jitter, drift and hum of the frames: the prior distribution of ``displacements_``.
     noise_ratio_ : float
-        Standard deviation of the pixels of the average from the frames themselves over that which is calibrated on the
+        Standard deviation of the pixels of the average as derived from the frames, divided by that calibrated on the
         average. It is set by ``transform``.
     mode_ : {"haadf", "bf"}
         Bright or dark columns.
@@ -96,23 +96,24 @@ class SeriesAligner(ImageTransformer):
     Raises
     ------
     ValueError, TypeError
-        From ``fit``, where X is no series, or where fewer than two of its frames match.
+        By ``fit``, if X is no series, or if fewer than two of its frames match.
 
     Warns
     -----
     UserWarning
-        Where frames are rejected, or may be displaced by a lattice vector.
+        If frames are rejected, or may be displaced by a lattice vector.
 
     See Also
     --------
-    NoiseCalibrator, SFINDenoiser, AtomDetector : the steps after it.
+    NoiseCalibrator, SFINDenoiser, AtomDetector : The next steps.
 
     Notes
     -----
-    What all frames have in common cannot be determined: a drift that is the same in each frame shears and stretches the
-    average, and the mean of the jitter of n frames, ``jitter / sqrt(n)``, remains in it. :class:`~stemkit.RowAligner`
-    corrects the latter where there is a lattice. In a perfect lattice nothing distinguishes one cell from the next, and
-    in one whose columns differ by some per cent there is little at low doses (``benchmarks/series.py``).
+    Displacements that all frames have in common cannot be determined: a drift that is the same in each frame shears and
+    stretches the average, and the mean of the jitter of n frames, ``jitter / sqrt(n)``, remains in it.
+    :class:`~stemkit.RowAligner` corrects the latter in images of a lattice. The cells of a perfect lattice cannot be
+    distinguished, and at low doses hardly those of a lattice whose columns differ by a few per cent
+    (``benchmarks/series.py``).
 
     The interpolation does not blur. Along x it is that of the Fourier series of the row, whose transfer function is 1.
     Along y cubic splines are fitted to the rows (:func:`stemkit.series.transfer_function`).
@@ -183,12 +184,17 @@ class SeriesAligner(ImageTransformer):
     def transform(self, X: Images) -> xr.DataArray:
         """Average the frames that were fitted.
 
+        Parameters
+        ----------
+        X : DataArray, ndarray or list of them
+            The frames that :meth:`fit` was given; others raise a ValueError.
+
         Returns
         -------
         DataArray of shape (n_y, n_x)
             The average with the coordinates ``n_frames``, the number of frames with a row within 1 px of each pixel (0
-            where the average is interpolated), and ``standard_error``, that of the mean from the scatter of the frames
-            (NaN where there is one frame), and its noise model in ``attrs["noise"]``.
+            where the average is interpolated), and ``standard_error``, the standard error of the mean from the scatter
+            of the frames (NaN for a single frame), and its noise model in ``attrs["noise"]``.
         """
         series = self.fitted_frames(X)
         mean = self._combined(series.bright, with_variance=True)
@@ -205,12 +211,13 @@ class SeriesAligner(ImageTransformer):
         Parameters
         ----------
         maps : DataArray or ndarray of shape (n_frames, ..., n_y, n_x)
-            Of the frames that were fitted, rejected ones included: maps of elements, segments of a detector, ...
+            Signals of all frames that were given to :meth:`fit`, including rejected ones: maps of elements, segments
+            of a detector, ...; other shapes raise a ValueError.
 
         Returns
         -------
         Same type as maps, of shape (..., n_y, n_x)
-            On the pixels of the average; NaN where no frame shows them.
+            Average of each signal on the pixels of the average image; NaN at pixels that no frame shows.
         """
         check_is_fitted(self, "displacements_")
         # frame by frame and map by map: those of a lazy array need not be in memory together
@@ -237,14 +244,19 @@ class SeriesAligner(ImageTransformer):
         return xr.DataArray(result, coords, maps.dims[1:], maps.name, maps.attrs)
 
     def aligned(self, X: Images) -> xr.DataArray:
-        """Each of the frames that were fitted, but for rejected ones, on the pixels of the average.
+        """Resample each frame that was fitted and not rejected to the pixels of the average.
+
+        Parameters
+        ----------
+        X : DataArray, ndarray or list of them
+            The frames that :meth:`fit` was given; others raise a ValueError.
 
         Returns
         -------
         DataArray of shape (n_used, n_y, n_x)
-            Dims ``("frame", "y", "x")``, with the numbers of the frames as the coordinate ``frame``; NaN where a frame
-            shows nothing. They are for inspection: their noise is correlated along y. Those of a lazy series are
-            computed when they are needed.
+            Dims ``("frame", "y", "x")``, with the numbers of the frames as the coordinate ``frame``; NaN at pixels that
+            a frame does not show. These frames are for inspection: their noise is correlated along y. Frames of a lazy
+            series are computed when they are needed.
         """
         series = self.fitted_frames(X)
         dtype = float_dtype(series.first.dtype)
@@ -259,13 +271,18 @@ class SeriesAligner(ImageTransformer):
         return xr.DataArray(values, coords, ("frame", "y", "x"), attrs=attrs).rename(series.first.name)
 
     def fitted_frames(self, X: Images) -> Series:
-        """The frames that were fitted, checked: for measurements in their recorded pixels.
+        """Validate the frames that were fitted, for measurements in their recorded pixels.
+
+        Parameters
+        ----------
+        X : DataArray, ndarray or list of them
+            The frames that :meth:`fit` was given; others raise a ValueError.
 
         Returns
         -------
         Series
-            By the number of the frame: ``images``, ``faulty(i)``, and ``bright(i)``, interpolated where it is faulty. A
-            ValueError is raised if X are other frames.
+            ``images[i]`` are the recorded pixels of frame i, ``faulty(i)`` its faulty pixels, and ``bright(i)`` its
+            pixels with bright columns, in which faulty ones are interpolated.
         """
         check_is_fitted(self, "displacements_")
         series = read_series(X, self.mode_)
@@ -319,7 +336,7 @@ class SeriesAligner(ImageTransformer):
             warnings.warn(ambiguity_text(ambiguous), stacklevel=4)
 
     def _group(self, series: Series, turn: Turn, numbers: list[int]) -> Group:
-        """Frames of one scan direction against each other."""
+        """Align the frames of one scan direction with each other."""
         n_rows = turn.shape[0]
         if len(numbers) == 1:
             return Group(turn, numbers, np.zeros((1, n_rows, 2)), ScanNoise())
@@ -378,7 +395,7 @@ class SeriesAligner(ImageTransformer):
             )
 
     def _aligned(self, bright: NDArray, frame: int) -> NDArray[np.float64]:
-        """The pixels of a frame on those of the average; NaN where it shows nothing."""
+        """A frame resampled to the pixels of the average; NaN at pixels that it does not show."""
         grid = AverageGrid((0, 0), self.shape_)
         one = combined(lambda _: bright, self.displacements_[frame : frame + 1], self._turns([frame]), grid)
         return np.where(one.shown, mode_sign(self.mode_) * one.values, np.nan)
@@ -394,7 +411,7 @@ class SeriesAligner(ImageTransformer):
         frames = da.stack([series.images[i].data for i in self._used]).rechunk((1, -1, -1))
         numbers = da.from_array(np.reshape(self._used, (-1, 1, 1)), chunks=1)
         chunks = (frames.chunks[0], *((n,) for n in self.shape_))
-        _ = series.common_faults  # of all frames, before those of each one
+        _ = series.common_faults  # computed once from all frames, before the blocks need it
         return da.map_blocks(block, frames, numbers, chunks=chunks, dtype=dtype, meta=np.empty((0, 0, 0), dtype))
 
     def _combined(self, frames: Callable[[int], NDArray], *, with_variance: bool = False) -> Combined:

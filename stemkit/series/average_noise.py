@@ -32,14 +32,15 @@ def noise_gain(displacements: NDArray, shape: tuple[int, int]) -> tuple[float, f
     """Variance of the average of frames of white noise, times their number, over that of a pixel.
 
     It is 1 for frames that are not displaced. Where rows leave gaps, the average amplifies high frequencies along y:
-    the first number is that of a pixel, the second that of means over the height of a column. Both are measured by
-    averaging white noise.
+    the first number is the gain of single pixels, the second that of means over the height of a column. Both are
+    measured by averaging white noise.
 
     Parameters
     ----------
     displacements : ndarray of shape (n_frames, n_y, 2)
-        Along y they are those of the frames; along x the gain is 1, so that they do not matter.
+        Displacements of the rows, px. Those along x have no effect, since the gain along x is 1.
     shape : (int, int)
+        ``(n_y, n_x)`` of the average.
     """
     still = displacements.copy()
     still[..., 1] = 0.0
@@ -78,9 +79,9 @@ def noise_of_average(
     count : ndarray of shape (n_y, n_x)
         Number of frames.
     variance : (float, float)
-        Of a pixel of a frame, columns bright: constant and slope against the intensity.
+        Variance of a pixel of a frame, columns bright: constant and slope against the intensity.
     gain : float
-        From :func:`noise_gain`, of means over a column.
+        Gain of means over a column: the second result of :func:`noise_gain`.
     scan : ScanNoise
         Displacements within the frames.
     mode : {"haadf", "bf"}

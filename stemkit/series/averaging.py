@@ -1,4 +1,4 @@
-"""The average of displaced frames: the image of which every recorded row is a sample, by least squares."""
+"""The average of displaced frames: the least-squares estimate of the image that the recorded rows sample."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = [
 #: Weight of the squared second differences of the spline's coefficients against that of one recorded pixel (chosen: the
 #: transfer function of a frame that is displaced by half a pixel is then flattest).
 STIFFNESS = 3e-3
-#: The same of the squared coefficients (chosen: it only decides where no frame is).
+#: Weight of the squared coefficients (chosen: small, it only matters at pixels without a frame).
 NOTHING = 1e-9
-#: Rows within which a gap between displaced rows is closed (chosen).
+#: Window along y in which a single row makes pixels count as shown, px (chosen: closes gaps between displaced rows).
 GAP = 5
-#: Pixels next to the left and right borders of a frame that are not averaged: their interpolation needs pixels beyond
-#: (chosen).
+#: Number of pixels at the left and right borders of a frame that are not averaged: their interpolation needs pixels
+#: beyond the border (chosen).
 MARGIN = 2
 
 
@@ -54,7 +54,7 @@ class Placed:
         Interpolated by the Fourier series of the row, continued by reflection; 0 outside of the frame.
     inside : ndarray of bool, of the same shape
     splines : sparse array of shape (n_y, grid n_y + 2)
-        What each row records of the coefficients of cubic B-splines, whose first one is centred at -1.
+        Values of the cubic B-splines at each row; the first spline is centred at -1.
     """
 
     rows: NDArray[np.float64]
@@ -120,12 +120,12 @@ class SplineEquations:
 
     @classmethod
     def empty(cls, grid: AverageGrid) -> SplineEquations:
-        """Those of no frame."""
+        """Equations without any frame."""
         n_y, n_x = grid.shape
         return cls(np.zeros((4, n_y + 2, n_x)), np.zeros((n_y + 2, n_x)), np.zeros((n_y, n_x)))
 
     def add(self, frame: Placed, sign: float = 1.0) -> None:
-        """Add a frame, or take it away, in place."""
+        """Add a frame in place, or remove it with ``sign=-1``."""
         inside = frame.inside.astype(np.float64)
         self.right[:] += sign * (frame.splines.T @ (frame.rows * inside))
         for lag, band in enumerate(_products(frame.splines)):
@@ -133,7 +133,7 @@ class SplineEquations:
         self.count[:] += sign * (_nearest(frame.splines).T @ inside > 0)
 
     def solve(self) -> Average:
-        """The splines."""
+        """Solve the equations."""
         bands = self.bands.copy()
         for lag, value in enumerate(_stiffness(bands.shape[1])):
             bands[lag] += STIFFNESS * value[:, None]
@@ -145,7 +145,7 @@ class SplineEquations:
 
 
 def average(frames: Iterable[Placed], grid: AverageGrid) -> Average:
-    """The image ``sum_k c_k beta(y - k)``, with cubic B-splines beta along y, of which the rows are samples.
+    """The image ``sum_k c_k beta(y - k)``, with cubic B-splines beta along y, fitted to the rows of frames.
 
     The sum of the squares of the residuals, and ``STIFFNESS`` times that of the second differences of c, is minimised
     for each column of pixels. Frames are added one by one; they need not be in memory together.
@@ -173,9 +173,9 @@ def transfer_function(frequency: NDArray, offset: float = 0.5) -> NDArray[np.flo
     Parameters
     ----------
     frequency : ndarray
-        Cycles per px, up to 0.5.
+        Spatial frequency along y, cycles per px, up to 0.5; along x the modulus is 1 up to the Nyquist frequency.
     offset : float
-        px. Along x the modulus is 1 up to Nyquist's frequency.
+        Displacement along y, px.
 
     Notes
     -----
@@ -219,7 +219,7 @@ def _cubic(t: NDArray) -> NDArray[np.float64]:
 
 
 def _splines(place: NDArray, n_y: int) -> tuple[sparse.csr_array, NDArray[np.bool_]]:
-    """Values ``(n, n_y + 2)`` of the splines at places of rows; and which rows lie on the grid."""
+    """Values ``(n, n_y + 2)`` of the splines at the positions of n rows, and which rows lie on the grid."""
     seen = (place >= 0) & (place <= n_y - 1)
     first = np.clip(np.floor(place).astype(int), 0, n_y - 2)
     index = first[:, None] + np.arange(4)
@@ -246,7 +246,7 @@ def _nearest(splines: sparse.csr_array) -> sparse.csr_array:
     n, n_k = splines.shape
     index, weight = splines.indices.reshape(n, 4), splines.data.reshape(n, 4)
     seen = weight.sum(1) > 0
-    # the mean of the centres of cubic B-splines, weighted by their values, is the place
+    # the mean of the centres of cubic B-splines, weighted by their values, is the position
     place = (weight * (index - 1)).sum(1)
     below = np.clip(np.floor(place).astype(int), 0, n_k - 4)
     fraction = place - below

@@ -26,7 +26,7 @@ class Combined:
     shown : ndarray of bool, shape (n_y, n_x)
         Pixels that a frame shows, and those between its rows.
     variance : ndarray of shape (n_y, n_x) or None
-        Of the pixels of the frames about the average; not meaningful where there is one frame.
+        Variance of the pixels of the frames about the average; not meaningful where there is one frame.
     """
 
     values: NDArray[np.float64]
@@ -48,7 +48,7 @@ def combined(
     *,
     with_variance: bool = False,
 ) -> Combined:
-    """Average frames; those of one direction by least squares, then the directions, by their numbers of frames.
+    """Average the frames of each direction by least squares, and the directions weighted by their numbers of frames.
 
     Parameters
     ----------

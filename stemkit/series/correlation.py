@@ -1,4 +1,4 @@
-"""Correlation of pairs of frames over their overlap, after a filter that gives all signal the same weight."""
+"""Correlation of pairs of frames over their overlap, after a filter that equalises the weight of the signal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["CoherenceFilter", "PairCorrelation", "Spectra"]
 
 #: Distance, px, within which the maximum of a pair confirms a shift (chosen: frames are slightly sheared).
 NEAR = 3
-#: Standard deviations of the power of noise by which that of a coefficient with signal exceeds it (chosen).
+#: Standard deviations by which the power of a coefficient with signal exceeds that of the noise (chosen).
 SIGNIFICANT = 3.0
 #: Maxima whose gain is below this fraction of the highest are no candidates (chosen: of 657 pairs of simulated frames
 #: of 128 px the true shift of one crystal in a hundred has less than 0.1 of it).
@@ -30,15 +30,15 @@ MAX_PEAKS = 1000
 class CoherenceFilter:
     """Transfer function on the half plane of a real Fourier transform.
 
-    It is ``sqrt(g / P)`` with the mean power P of the frames and the fraction ``g = 1 - N / P`` of signal in it, the
-    smoothed coherence transform of [1]_: every coefficient has the weight of its signal relative to its noise, however
-    strong it is.
+    It is ``sqrt(g / P)`` with the mean power P of the frames, the power N of their noise, and the fraction
+    ``g = 1 - N / P`` of signal, the smoothed coherence transform of [1]_: the weight of a coefficient depends on its
+    ratio of signal to noise, but not on its strength.
 
     Parameters
     ----------
-    transfer : ndarray
+    transfer : ndarray of shape (n_y, n_x // 2 + 1)
     independent : float
-        Number of independent coefficients that the filter lets pass, over that of the pixels.
+        Number of independent coefficients that the filter transmits, divided by the number of pixels.
 
     References
     ----------
@@ -51,8 +51,8 @@ class CoherenceFilter:
 
     @classmethod
     def of(cls, spectrum: Spectrum) -> CoherenceFilter:
-        """For frames of this spectrum."""
-        # the many coefficients of noise alone, whose power exceeds its mean by chance, would outweigh a lattice's few
+        """The filter for frames of this spectrum."""
+        # the many coefficients of noise whose power exceeds its mean by chance would outweigh the few of a lattice
         scatter = 1 / np.sqrt(spectrum.n_frames * 4 * np.pi * SPECTRUM_SMOOTHING**2)
         is_signal = spectrum.power > spectrum.noise * (1 + SIGNIFICANT * scatter)
         coherence = np.where(is_signal, 1 - spectrum.noise / np.maximum(spectrum.power, 1e-300), 0.0)
@@ -89,7 +89,7 @@ class Spectra:
 
 @dataclass(frozen=True)
 class Peak:
-    """A maximum of the gain: ``shift`` is its place (y, x) to a fraction of a pixel."""
+    """A maximum of the gain, and its ``shift`` (y, x), px, with sub-pixel accuracy."""
 
     gain: float
     correlation: float
@@ -102,11 +102,12 @@ class PairCorrelation:
 
     Parameters
     ----------
-    gain : ndarray
+    gain : ndarray of shape (2 reach_y + 1, 2 reach_x + 1)
         Log-likelihood ratio of common structure over none: for the correlation c of n independent pairs of normal
         numbers it is ``-n log(1 - c^2) / 2``.
-    correlation : ndarray
+    correlation : ndarray of the same shape
     reach : (int, int)
+        Largest shift along y and x, px.
     """
 
     gain: NDArray[np.float64]
@@ -115,7 +116,7 @@ class PairCorrelation:
 
     @classmethod
     def of(cls, first: Spectra, second: Spectra, shape: tuple[int, int], independent: float) -> PairCorrelation:
-        """From the transforms of two filtered frames of this shape."""
+        """The correlation of two filtered frames of this shape, from their transforms."""
         reach = first.reach
         overlap = np.outer(*(n - np.abs(np.arange(-r, r + 1)) for n, r in zip(shape, reach, strict=True)))
         overlap[overlap < MIN_OVERLAP * shape[0] * shape[1]] = 0
@@ -143,7 +144,7 @@ class PairCorrelation:
         return np.asarray(ndimage.maximum_filter(self.gain, 2 * NEAR + 1))
 
     def peak_near(self, shift: NDArray) -> Peak:
-        """The largest gain near a shift; without gain and correlation outside of the largest shift."""
+        """The largest gain near a shift; gain and correlation are 0 beyond the largest shift."""
         y, x = np.rint(shift).astype(int) + self.reach
         n_y, n_x = self.gain.shape
         if not (NEAR < y < n_y - NEAR - 1 and NEAR < x < n_x - NEAR - 1):

@@ -20,7 +20,7 @@ from stemkit.series.turns import Turn
 
 __all__ = ["Group", "common_grid", "union_of", "variance_of", "without_slow_drift"]
 
-#: Rows over which displacements are averaged before the area is determined that frames have in common (chosen).
+#: Number of rows over which displacements are averaged before the common area of the frames is determined (chosen).
 SMOOTHED_ROWS = 17
 
 
@@ -32,14 +32,14 @@ class Group:
     ----------
     turn : Turn
     numbers : list of int
-        Of the frames in the series.
+        Numbers of the frames in the series.
     displacements : ndarray of shape (n_frames, n_rows, 2)
         Along y and x of the image, px.
     scan : ScanNoise
     variance : (float, float) or None
-        Of a pixel of a frame: constant and slope against the intensity; None for a single frame.
+        Variance of a pixel of a frame: constant and slope against the intensity; None for a single frame.
     rejected : dict of str
-        Reasons, by number.
+        Reason of each rejection, by the number of the frame.
     ambiguous : list of Ambiguity
     """
 
@@ -55,7 +55,7 @@ class Group:
 def without_slow_drift(series: Series, groups: list[Group]) -> tuple[list[Group], list[Ambiguity]]:
     """Groups of scans at right angles with the displacements by slow drift, and lattice vectors that remain possible.
 
-    Of each group the average is compared with those of the others (:func:`~stemkit.series.slow_drift.slow_drifts`).
+    The averages of the groups are compared with each other (:func:`~stemkit.series.slow_drift.slow_drifts`).
     """
     first = groups[0].turn.turned_shape
     common = tuple(np.min([group.turn.turned_shape for group in groups], axis=0).tolist())
@@ -82,7 +82,7 @@ def without_slow_drift(series: Series, groups: list[Group]) -> tuple[list[Group]
 
 
 def union_of(displacements: NDArray, turns: list[int], shape: tuple[int, int]) -> AverageGrid:
-    """The grid of the image that holds all frames of this shape."""
+    """The grid of the image that contains all frames of this shape."""
     grids = []
     for moved, quarters in zip(displacements, turns, strict=True):
         turn = Turn(quarters, shape)
@@ -98,7 +98,7 @@ def common_grid(displacements: NDArray, turns: list[int], shape: tuple[int, int]
     whole = union_of(displacements, turns, shape)
     if coverage == 0:
         return whole
-    # not the gaps between displaced rows
+    # smoothed, since gaps between displaced rows do not limit the area
     smooth = ndimage.uniform_filter1d(displacements, SMOOTHED_ROWS, axis=1, mode="nearest")
     count = combined(lambda _: np.zeros(shape), smooth, turns, whole).count
     return covered(whole, count, max(1.0, np.ceil(coverage * len(turns) - 1e-9)))

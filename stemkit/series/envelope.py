@@ -29,7 +29,8 @@ class _Constants:
     #: Frequencies beyond this radius, cycles per px, show the power of the noise (chosen: columns of a sigma above 1 px
     #: have less than 5 % of their amplitude there).
     noise_frequency: float = 0.4
-    #: Frequencies along y beyond this show that of the streaks, which are independent from row to row (chosen).
+    #: Frequencies along y beyond this, cycles per px, show the power of the streaks, which are independent from row to
+    #: row (chosen).
     streak_frequency: float = 0.25
     #: Edge of the square of coefficients with whose median a coefficient is compared (chosen).
     surroundings: int = 15
@@ -41,12 +42,12 @@ class _Constants:
     strong: float = 0.1
     #: Highest frequency that is used, cycles per px (chosen).
     highest: float = 0.1
-    #: Power of the signal that is taken for error, as a fraction of that of the noise (chosen).
+    #: Power of the signal that may be an error, as a fraction of that of the noise (chosen).
     min_signal: float = 0.02
     #: Largest fraction of signal in a coefficient (chosen: the brightness of frames may vary slowly, and single columns
     #: may move or vanish; with 0.95 frames of a particle on which one atom hops are left out).
     most_coherent: float = 0.8
-    #: Noise power that is assumed at least, as a fraction of the mean power (chosen): frames may be free of noise.
+    #: Least power of the noise, as a fraction of the mean power (chosen: frames may be free of noise).
     min_noise: float = 1e-6
     #: Sigma of the Gaussian filter before frames are thinned, in the pixels of the result (chosen).
     thinned_sigma: float = 0.6
@@ -70,16 +71,16 @@ class Spectrum:
 
     Parameters
     ----------
-    power : ndarray
-        Smoothed.
+    power : ndarray of shape (n_y, n_x // 2 + 1)
+        Smoothed power.
     noise : float
-        Of white noise.
-    noise_x : ndarray
-        Of white noise and of streaks, by the frequency along x.
+        Power of white noise.
+    noise_x : ndarray of shape (n_x // 2 + 1,)
+        Power of white noise and of streaks, by the frequency along x.
     first : float
         Frequency of the first reflection of a lattice, cycles per px; 1 without a lattice.
     signal : ndarray
-        Of structure that is not periodic, by the radius in steps of ``1 / min(shape)``.
+        Power of the structure that is not periodic, by the spatial frequency in steps of ``1 / min(shape)``.
     shape : (int, int)
     n_frames : int
     """
@@ -94,7 +95,7 @@ class Spectrum:
 
 
 def tapered(frame: NDArray) -> NDArray[np.float64]:
-    """A frame about its mean that fades out at its borders."""
+    """A frame without its mean, multiplied by a window that decreases to 0 at the borders."""
     window = _window((frame.shape[0], frame.shape[1]))
     work = np.asarray(frame, dtype=np.float64)
     return np.asarray((work - (work * window).sum() / window.sum()) * window)
@@ -130,7 +131,7 @@ def mean_spectrum(frames: Sequence[NDArray]) -> Spectrum:
 
 @dataclass(frozen=True)
 class Envelopes:
-    """Frames without their lattice, on fewer pixels, and the log-likelihood that two of them show the same there.
+    """Frames without their lattice, on fewer pixels, and the log-likelihood that two of them show the same area.
 
     Parameters
     ----------
@@ -148,7 +149,7 @@ class Envelopes:
 
     @classmethod
     def of(cls, frames: Sequence[NDArray], spectrum: Spectrum) -> Envelopes:
-        """From frames of one size."""
+        """The envelopes of frames of one size."""
         band = min(BASEBAND * spectrum.first, CONSTANTS.highest)
         shorter, longer = min(spectrum.shape), max(spectrum.shape)
         factor = max(int(CONSTANTS.thinned_frequency / band), -(-longer // CONSTANTS.longest))
@@ -171,7 +172,7 @@ class Envelopes:
         shift : (float, float)
             Along y and x, px.
         n_frames : float
-            Number of frames that show the same. The sum over all of their pairs is then the log-likelihood of all.
+            Number of frames that show the same area. The sum over all of their pairs is then the log-likelihood of all.
 
         Notes
         -----
@@ -195,7 +196,7 @@ class Envelopes:
     def guide(self, first: int, second: int, shifts: NDArray) -> NDArray[np.float64]:
         """Approximate log-likelihoods of shifts ``(n, 2)``, px, from one correlation of both frames.
 
-        Frames are filtered before the overlap is cut out, so that it is inexact at its borders.
+        Frames are filtered before they are cropped to the overlap, so that the result is inexact at its borders.
         """
         shape = self.frames[first].shape
         reach = [n - 2 for n in shape]
@@ -212,7 +213,7 @@ class Envelopes:
 
     @property
     def _mirrored(self) -> _Windowed:
-        """For frames that are continued by their mirror images."""
+        """Weights for frames that are continued by their mirror images."""
         n_y, n_x = self.frames[0].shape
         return self._windowed((2 * n_y, 2 * n_x))
 
@@ -236,7 +237,7 @@ class Envelopes:
 
 
 def weights_among(n_frames: NDArray | float) -> NDArray[np.float64]:
-    """Factors ``(..., CONSTANTS.classes)`` of the log-likelihood of a pair among n frames that show the same."""
+    """Factors ``(..., CONSTANTS.classes)`` of the log-likelihood of a pair among n frames of the same area."""
     r = CONSTANTS.most_coherent * (np.arange(CONSTANTS.classes) + 0.5) / CONSTANTS.classes
     return np.asarray((1 + r) / (1 + (np.asarray(n_frames, dtype=float)[..., None] - 1) * r))
 

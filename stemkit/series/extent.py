@@ -11,7 +11,7 @@ __all__ = ["covered", "largest_rectangle", "union"]
 
 
 def union(displacements: NDArray, shape: tuple[int, int]) -> AverageGrid:
-    """The grid that holds all frames of this shape.
+    """The grid that contains all frames of this shape.
 
     Parameters
     ----------
@@ -44,9 +44,9 @@ def covered(grid: AverageGrid, count: NDArray, fewest: float) -> AverageGrid:
 
 
 def largest_rectangle(mask: NDArray) -> tuple[slice, slice]:
-    """Rows and columns of the largest rectangle that holds only True; empty slices without any.
+    """Rows and columns of the largest rectangle that contains only True; empty slices without any.
 
-    The largest rectangle under a histogram, for the histogram of True above each row.
+    It is the largest rectangle under the histograms of the numbers of True above each row.
     """
     height = np.zeros(mask.shape[1], dtype=int)
     best, found = 0, (slice(0, 0), slice(0, 0))

@@ -41,7 +41,7 @@ class Series:
     rejected : dict of str
         Reasons, by number.
     n_frames : int
-        Of the whole series.
+        Number of frames of the whole series.
     mode : {"haadf", "bf"}
     """
 
@@ -60,12 +60,12 @@ class Series:
     def bright(self, frame: int) -> NDArray[np.float64]:
         """Pixels of a frame, faulty ones interpolated, with bright columns.
 
-        Those that are faulty in the mean of all frames are faulty in each: its noise is lower.
+        Pixels that are faulty in the mean of all frames, whose noise is lower, are faulty in each frame.
         """
         return self.brightened(self.images[frame].values, frame)
 
     def brightened(self, values: NDArray, frame: int) -> NDArray[np.float64]:
-        """The same from the recorded pixels of the frame."""
+        """As :meth:`bright`, from the recorded pixels ``values`` of the frame."""
         faulty = self._own_faults(frame, values) | self.common_faults
         return filled(values, faulty).astype(np.float64) * mode_sign(self.mode)
 
@@ -92,7 +92,7 @@ class Series:
 
 @dataclass(frozen=True)
 class BrightFrames(Sequence[NDArray]):
-    """Some frames of a series, each of which is computed when it is used: they need not be in memory together."""
+    """A subset of the frames of a series, each computed when it is used: they need not be in memory together."""
 
     series: Series
     numbers: list[int]
@@ -105,7 +105,7 @@ class BrightFrames(Sequence[NDArray]):
 
 
 def read_series(X: Images, mode: str | None = None) -> Series:
-    """Take a series apart.
+    """Validate the frames of a series.
 
     Parameters
     ----------

@@ -30,7 +30,7 @@ from stemkit.tables import unit_of_table
 
 __all__ = ["measure_frames", "measure_series"]
 
-#: Frames on which the noise is calibrated, at most (chosen: each takes some seconds).
+#: Largest number of frames on which the noise is calibrated (chosen: each takes a few seconds).
 MOST_CALIBRATED = 3
 #: Width from which the window of a column is enlarged, median widths (that of the detector).
 WIDE = 2**0.5
@@ -38,7 +38,7 @@ WIDE = 2**0.5
 ENLARGED = 2.0
 #: Fraction of a column that a frame must show to measure it (chosen).
 LEAST_SHOWN = 0.5
-#: Pixels of all frames that are fitted at a time, which take about 80 bytes each (chosen: memory).
+#: Number of pixels of all frames that are fitted at a time (chosen: each takes about 80 bytes of memory).
 MOST_PIXELS = 2**22
 #: Distance up to which other columns are fitted with those of a tile, median widths (derived: all columns whose models
 #: extend into the windows of these have complete windows).
@@ -57,18 +57,19 @@ def measure_series(
     Parameters
     ----------
     frames : DataArray, ndarray or list of them
-        Those that ``aligner`` was fitted on.
+        The frames on which ``aligner`` was fitted.
     columns : DataFrame
         Columns of the average (:class:`~stemkit.AtomDetector`), from which the fit starts. Widths and backgrounds that
-        are fixed there, and positions of ``GUIDED`` columns, stay so.
+        are fixed there, and positions of ``GUIDED`` columns, remain fixed.
     aligner : SeriesAligner
+        Fitted on the frames.
     noise : NoiseModel, optional
-        Of a frame. None: it is calibrated on up to three of the frames.
+        Noise of a single frame. None: it is calibrated on up to three of the frames.
 
     Returns
     -------
     DataFrame
-        As ``columns``, row by row, with ``n_frames``, the mean number of frames that show each column.
+        The rows and the variables of ``columns``, and ``n_frames``, the mean number of frames that show each column.
 
     Raises
     ------
@@ -78,7 +79,7 @@ def measure_series(
     Notes
     -----
     Errors contain the noise of the pixels. ``y_jitter`` and ``x_jitter`` are those of the mean of n frames, which have
-    ``1 / n`` of the variance of ``aligner.scan_noise_``: what all frames have in common cannot be measured.
+    ``1 / n`` of the variance of ``aligner.scan_noise_``: displacements common to all frames cannot be measured.
 
     Columns are fitted in tiles, with those nearby on all sides, so that about 2 million pixels of all frames are in
     memory at a time; frames of a lazy series are read once for each tile.
@@ -112,12 +113,12 @@ def measure_frames(
     fix_positions: bool = False,
     noise: NoiseModel | None = None,
 ) -> pd.DataFrame:
-    """Measure the columns of the average in each frame alone: what they do from frame to frame.
+    """Measure the columns of the average in each frame alone: how they change from frame to frame.
 
     Parameters
     ----------
     frames, columns, aligner, noise
-        As in :func:`measure_series`.
+        As in :func:`measure_series`, which raises the same errors.
     fix_positions : bool, default=False
         Fix positions and widths at those of ``columns``: only heights and backgrounds are fitted, for columns that may
         be absent in a frame.
@@ -126,11 +127,11 @@ def measure_frames(
     -------
     DataFrame
         A row for each column in each frame that shows it, with the numbers of the frame (``frame``, and ``image``) and
-        of the column (``column``, its label in ``columns``). Positions are on the pixels of the average.
+        of the column (``column``, its label in ``columns``). Positions are in the coordinates of the average.
 
     See Also
     --------
-    link_columns : for columns that are found in each frame, and may move further than their width.
+    link_columns : Links columns that are found in each frame, and may move further than their width.
     """
     if len(columns) == 0:
         return columns.assign(n_frames=np.zeros(0), frame=np.zeros(0, dtype=int), column=columns.index)
@@ -202,7 +203,7 @@ class _Frames:
         return Layers.joined(parts)
 
     def _displacement(self, frame: int, quarters: int) -> NDArray[np.float64]:
-        """Displacements in the order of the rows of the frame that is turned back."""
+        """Displacements of a frame in the order of its rows after it is turned back."""
         return np.asarray(self.aligner.displacements_[frame][:: 1 if quarters in (0, 3) else -1])
 
     def _turned_back(self, frame: int, quarters: int, *, exchanged: bool) -> tuple[NDArray, NDArray]:

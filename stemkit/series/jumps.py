@@ -1,4 +1,4 @@
-"""Jumps by lattice vectors between the frames of a series: those that are wrong, and those that cannot be excluded."""
+"""Jumps by lattice vectors between the frames of a series: correction of wrong shifts, and list of ambiguous ones."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Ambiguity:
     vector : (float, float)
         Along y and x, px.
     log_likelihood : float
-        That of the displaced frames over that of the frames as they are.
+        Logarithm of the likelihood of the displaced frames over that of the frames as they are.
     """
 
     frames: tuple[int, ...]
@@ -52,11 +52,11 @@ class Ambiguity:
     log_likelihood: float
 
     def numbered(self, numbers: dict[int, int]) -> Ambiguity:
-        """With other numbers of the frames; those without one are left out."""
+        """The same with frames renumbered by ``numbers``; frames without a new number are left out."""
         return replace(self, frames=tuple(numbers[i] for i in self.frames if i in numbers))
 
     def scaled(self, factor: float) -> Ambiguity:
-        """In other pixels."""
+        """The same with the vector multiplied by a factor, for another pixel size."""
         return replace(self, vector=(factor * self.vector[0], factor * self.vector[1]))
 
 
@@ -155,7 +155,7 @@ def _gains(pairs: Pairs, shifts: NDArray, placed: NDArray, moves: NDArray, vecto
             multiples, of_move = np.unique(np.r_[moves[:, index[i]] - moves[:, index[j]], 0], return_inverse=True)
             tried = at + multiples[:, None, None] * vectors
             values = pairs.log_likelihoods(i, j, tried.reshape(-1, 2), n_frames).reshape(len(multiples), -1)
-            # frames are not moved to where nothing can contradict
+            # frames are not moved so far that a pair no longer overlaps
             values[~pairs.overlap(tried.reshape(-1, 2)).reshape(values.shape)] = -np.inf
             out += values[of_move[:-1]] - values[of_move[-1]]
     return out

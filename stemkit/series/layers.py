@@ -21,7 +21,7 @@ class Layers:
     ----------
     values : ndarray of shape (n_layers, n_y, n_x)
     shifts : ndarray of shape (n_layers, 2, n_y, n_x)
-        Rest of the displacements along y and x, px, at most half a pixel.
+        Remaining displacements along y and x, px, at most half a pixel.
     valid : ndarray of bool, shape (n_layers, n_y, n_x)
         Pixels that were recorded.
     """
@@ -77,7 +77,7 @@ def layers_of(frames: Iterable[tuple[NDArray, NDArray]], displacements: NDArray,
 
 
 def _order_within_rows(rows: NDArray) -> NDArray[np.int64]:
-    """How many earlier elements have the same number, of the shape of rows; -1 for those of -1."""
+    """Number of earlier elements of the same value, of the shape of rows; -1 for elements of -1."""
     flat = rows.ravel()
     order = np.argsort(flat, kind="stable")
     first = np.searchsorted(flat[order], flat[order])

@@ -1,4 +1,4 @@
-"""Columns that are found in each frame linked into tracks: what moves or changes from frame to frame."""
+"""Tracks of the columns that are found in each frame: their displacements and changes from frame to frame."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stemkit.parameters import check_positive
 
 __all__ = ["link_columns"]
 
-#: Fewest displacements from which their common scatter is estimated (chosen).
+#: Least number of displacements from which their common scatter is estimated (chosen).
 FEWEST = 10
 #: Median of the square of a standard normal number (derived).
 MEDIAN_SQUARE = float(stats.chi2.median(1))
@@ -41,13 +41,14 @@ def link_columns(
         Tables of :class:`~stemkit.AtomDetector`, one per frame, or one in which ``frame``, or else ``image``, is the
         number of the frame.
     max_distance : float
-        Columns may move by less than this from one frame to the next, in the unit of ``y`` and ``x``: less than half of
-        the spacing of columns that are always there.
+        Limit of the displacement of a column from one frame to the next, in the unit of ``y`` and ``x``: less than half
+        of the spacing of columns that are present in all frames.
     displacements : ndarray of shape (n_frames, n_y, 2), optional
-        Of the rows of the frames, px (``SeriesAligner.displacements_``), by which columns are moved from the pixels of
-        their frames to those of the average. Columns of frames of NaN are left out. None: the frames are aligned.
+        Displacements of the rows of the frames, px (``SeriesAligner.displacements_``), by which columns are moved from
+        the pixels of their frames to those of the average. Columns of rejected frames, whose displacements are NaN, are
+        left out. None: the frames are aligned.
     memory : int, optional
-        Frames during which a column may be absent and be linked again. None: any number.
+        Number of frames during which a column may be absent before it is linked again. None: any number.
 
     Returns
     -------
@@ -60,7 +61,8 @@ def link_columns(
         - ``dy_err``, ``dx_err`` : their standard deviations
         - ``significance`` : ``(dy^2 / dy_err^2 + dx^2 / dx_err^2)^1/2``; columns that do not move exceed 3.4 in 3 of
           1000 cases
-        - ``amplitude_change``, ``amplitude_change_err`` : the same of ``amplitude``
+        - ``amplitude_change``, ``amplitude_change_err`` : change of ``amplitude`` since that frame, and its standard
+          deviation, if the tables have ``amplitude`` and ``amplitude_err``
 
         ``attrs["scatter"]`` is the common scatter ``(y, x)`` of the positions.
 
@@ -132,7 +134,7 @@ def _by_frame(tables: Sequence[pd.DataFrame] | pd.DataFrame) -> dict[int, pd.Dat
 
 
 def _placed(frames: dict[int, pd.DataFrame], displacements: NDArray) -> dict[int, pd.DataFrame]:
-    """Columns moved to the pixels of the average."""
+    """Tables by frame with the columns moved to the pixels of the average."""
     if displacements.ndim != 3 or displacements.shape[2] != 2 or len(displacements) <= max(frames, default=-1):
         raise ValueError(
             f"displacements must have the shape (n_frames, n_y, 2) with a frame for each table, {max(frames) + 1}, but "
@@ -209,7 +211,7 @@ def _matched(before: NDArray, after: NDArray, max_distance: float) -> tuple[NDAr
 
 
 def _assigned(near: NDArray, max_distance: float) -> NDArray[np.int64]:
-    """Pairs ``(m, 2)`` of one group. Not to link a pair costs the square of the maximum."""
+    """Linked pairs ``(m, 2)`` of one group; a pair that is not linked costs the square of the maximum distance."""
     rows, row = np.unique(near["i"], return_inverse=True)
     cols, col = np.unique(near["j"], return_inverse=True)
     n, m = len(rows), len(cols)
@@ -228,7 +230,7 @@ def _assigned(near: NDArray, max_distance: float) -> NDArray[np.int64]:
 
 
 def _with_changes(linked: pd.DataFrame) -> pd.DataFrame:
-    """Displacements and changes of height since the last frame with the same column."""
+    """The table with displacements and changes of amplitude since the last frame with the same column."""
     by_column = linked.groupby("column")
     out: dict[str, NDArray | pd.Series] = {}
     scatter = []
@@ -251,7 +253,7 @@ def _with_changes(linked: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_difference(linked: pd.DataFrame, by_column: pd.api.typing.DataFrameGroupBy, name: str) -> NDArray[np.float64]:
-    """Standard deviation of the difference of a number and the one before."""
+    """Standard deviation of the difference of a quantity from its value in the last frame with the column."""
     return np.hypot(linked[name].to_numpy(dtype=np.float64), by_column[name].shift().to_numpy(dtype=np.float64))
 
 

@@ -29,11 +29,11 @@ def frames_in_overlap(first: NDArray, second: NDArray, places: NDArray, shape: t
     Parameters
     ----------
     first, second : ndarray of shape (n, 2)
-        Places of n pairs of frames, px.
+        Positions of the frames of n pairs, px.
     places : ndarray of shape (n_frames, 2)
-        Of the frames that are counted.
+        Positions of the frames that are counted, px.
     shape : (int, int)
-        Of a frame.
+        ``(n_y, n_x)`` of a frame.
 
     Returns
     -------

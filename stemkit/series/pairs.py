@@ -25,11 +25,11 @@ class _Constants:
 
     #: Pairs of frames up to this distance in the series are correlated, and those at powers of two beyond (chosen).
     all_lags: int = 8
-    #: Maxima of the correlation of a pair that are followed (chosen).
+    #: Number of maxima of the correlation of a pair that become candidates (chosen).
     candidates: int = 12
-    #: Transforms of frames that are kept in memory (chosen: those of the frames that the next one is compared with).
+    #: Number of transforms in memory (chosen: those of the frames with which the next one is compared).
     kept: int = 16
-    #: Maxima among which they are chosen, those that the guide rates highest (chosen).
+    #: Number of maxima from which they are selected, those with the highest approximate log-likelihood (chosen).
     guided: int = 40
     #: Weight of the log-likelihood of the structure that is not periodic (tuned on the pairs of 320 simulated series of
     #: ``benchmarks/series.py`` with 128 px: the largest likelihood of the true shifts).
@@ -76,7 +76,7 @@ class Pairs:
         return len(self._filtered)
 
     def correlation(self, first: int, second: int) -> PairCorrelation:
-        """Of all structure, at every shift."""
+        """Correlation of all structure of a pair at every shift."""
         return PairCorrelation.of(self._transformed(first), self._transformed(second), self.shape, self.independent)
 
     def peaks(
@@ -88,7 +88,7 @@ class Pairs:
         return self._peaks[first, second]
 
     def candidates(self, first: int, second: int) -> NDArray[np.float64]:
-        """Shifts ``(n, 2)`` of the pair that are followed."""
+        """Shifts ``(n, 2)``, px, of the pair that the alignment considers."""
         if (first, second) not in self._candidates:
             self._candidates[first, second] = self._best_peaks(first, second)
         return self._candidates[first, second]
@@ -105,11 +105,11 @@ class Pairs:
     def log_likelihoods(
         self, first: int, second: int, shifts: NDArray, n_frames: NDArray | float = 2.0
     ) -> NDArray[np.float64]:
-        """Log-likelihoods of shifts ``(n, 2)`` of a pair among n frames that show the same.
+        """Log-likelihoods of shifts ``(n, 2)`` of a pair among n frames that show the same area.
 
-        They are those of the structure that is not periodic (:meth:`Envelopes.log_likelihood`) and of all structure.
-        That of all structure, at the maximum of the correlation near the shift, says little about the cell: the gains
-        of a lattice differ between cells by the displacements of rows as well. They were calibrated together.
+        They are weighted sums of those of the structure that is not periodic (:meth:`Envelopes.log_likelihood`) and of
+        all structure, at the maximum of the correlation near the shift. The latter hardly distinguish the cells of a
+        lattice: their gains also differ by the displacements of rows. The weights were calibrated together.
         """
         shifts = np.asarray(shifts, dtype=float).reshape(-1, 2)
         if len(shifts) == 0:
@@ -121,7 +121,7 @@ class Pairs:
         )
 
     def _rounded(self, shifts: NDArray) -> list[tuple[int, int]]:
-        """To what the structure that is not periodic resolves."""
+        """Shifts rounded to the resolution of the structure that is not periodic."""
         step = max(1, self.envelopes.factor // 2)
         return [(y, x) for y, x in (step * np.rint(shifts / step)).astype(int).tolist()]
 
@@ -132,7 +132,7 @@ class Pairs:
         return self._parts[key]
 
     def _log_gain(self, first: int, second: int, shifts: NDArray) -> NDArray[np.float64]:
-        """Logarithms of the gains at shifts over the usual one; 0 where the pair is not correlated."""
+        """Logarithms of the gains at shifts over the usual gain; 0 where the correlation is not known."""
         peaks, log_gain = self.peaks(first, second)
         if len(peaks) == 0:
             return np.zeros(len(shifts))

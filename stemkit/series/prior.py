@@ -25,11 +25,11 @@ __all__ = ["measured_scan_noise"]
 class _Constants:
     """Constants of the prior."""
 
-    #: Frames whose rows are used, at most (chosen).
+    #: Largest number of frames whose rows are used (chosen).
     max_frames: int = 8
-    #: Rows of each frame that are used, at most (chosen: the time grows with the cube of the rows).
+    #: Largest number of rows of each frame that are used (chosen: the time grows with the cube of the rows).
     max_rows: int = 512
-    #: The prior is at least this wide, px: readings of a row are not taken for more exact (chosen).
+    #: Least standard deviation of the prior, px (chosen: readings of a row are hardly more accurate).
     min_jitter: float = 0.02
     #: Longest correlation length of the drift, fraction of the rows (tuned on 16 simulated series of 8 frames of 96
     #: rows with a drift of 12 rows: its RMS is right to 5 %, and 12 % too large without this limit).
@@ -42,15 +42,15 @@ CONSTANTS = _Constants()
 
 
 def measured_scan_noise(readings: list[RowReadings], n_frames: int, reference: NDArray) -> ScanNoise:
-    """Jitter, drift and hum of the frames, by the spectrum of the rows' displacements.
+    """Jitter, drift and hum of the frames from the spectrum of the displacements of the rows.
 
     Parameters
     ----------
     readings : list of RowReadings
-        Against the average of ``n_frames`` frames, whose own displacements are ``1 / n_frames`` of the variance.
+        Measured against the average of ``n_frames`` frames, whose displacements have ``1 / n_frames`` of the variance.
     n_frames : int
     reference : ndarray of shape (n_y, n_x)
-        The average. Rows of columns follow each other with a period of the lattice, which is not taken for hum.
+        The average. The frequencies of its lattice along y are excluded from the search for hum.
     """
     chosen = [readings[int(i)] for i in np.linspace(0, len(readings) - 1, min(len(readings), CONSTANTS.max_frames))]
     n_rows = min(CONSTANTS.max_rows, chosen[0].place.shape[1])
@@ -65,9 +65,10 @@ def measured_scan_noise(readings: list[RowReadings], n_frames: int, reference: N
 
 
 def _of_determined_length(parts: DisplacementParts, n_rows: int) -> DisplacementParts:
-    """With a drift that is not longer than what is distinguished from the trends, and as large without them.
+    """The same with a drift whose length is limited, and whose variance about the trends is unchanged.
 
-    What the trends contain of a drift is extrapolated from the rest, by a factor that increases with its length.
+    A longer drift cannot be distinguished from the trends: the part of it that they contain is extrapolated from the
+    rest, by a factor that increases with the length.
     """
     longest = CONSTANTS.longest_drift * n_rows
     if not parts.drift_rows > longest:
@@ -87,8 +88,8 @@ def _without_trends(drift_rows: float, n_rows: int) -> float:
 def _spectrum(place: NDArray, information: NDArray) -> RowSpectrum:
     """Spectrum of the displacements ``(n_y,)`` of rows from which the trends were subtracted.
 
-    The fit of the trends takes a part of the slow displacements away: the spectrum's window and noise are those of what
-    remains, so that the drift is not underestimated in frames of few of its lengths.
+    The fit of the trends removes a part of the slow displacements: the spectrum's window and noise are those of the
+    residual, so that the drift is not underestimated in frames that are only a few times its length.
     """
     n = len(place)
     raw = row_spectrum(information, np.eye(n), information * place, _variance(place, information))
@@ -100,7 +101,7 @@ def _spectrum(place: NDArray, information: NDArray) -> RowSpectrum:
     noise = raw.noise - ((passed @ inverse) * passed).sum(1)
     window = fft.dct(response, axis=1, norm="ortho") ** 2
     spectrum = RowSpectrum(raw.frequency, raw.ordinate, noise, window, response)
-    # almost nothing remains in the first ones
+    # the trends remove almost all of the first ordinates
     return spectrum.highest(n - trends.shape[1])
 
 
@@ -120,7 +121,7 @@ def _lattice_bands(image: NDArray) -> NDArray[np.float64]:
 
 
 def _variance(place: NDArray, information: NDArray) -> float:
-    """Variance of the displacements over that of the readings' noise, px squared."""
+    """Variance of the displacements beyond that of the readings' noise, px squared."""
     seen = information > 0
     if not seen.any():
         return CONSTANTS.min_jitter**2

@@ -29,10 +29,10 @@ class _Constants:
 
     #: The displacements have settled when a round changes them by less than this (RMS), px (chosen).
     settled: float = 0.02
-    #: Rounds at most (chosen).
+    #: Largest number of rounds (chosen).
     max_rounds: int = 6
-    #: Rounds in which whole frames move, and shear and bend: the readings of single rows need an average that is not
-    #: blurred by their displacements (chosen).
+    #: Number of first rounds in which only whole frames are moved, sheared and bent (chosen: the readings of rows need
+    #: an average that is not blurred by their displacements).
     whole_rounds: int = 2
     #: Up to this number of frames each is compared with the average of the others (chosen): its own noise is a part of
     #: the average of all, and rows would be aligned to it. More frames are compared with the average of all, which is
@@ -40,7 +40,7 @@ class _Constants:
     most_apart: int = 6
     #: Bins of the intensity in which the variance of the pixels is measured (chosen).
     bins: int = 24
-    #: Frames that must show a pixel for the variance to be measured there.
+    #: Least number of frames in a pixel at which the variance is measured (derived: it needs two values).
     fewest: float = 2.0
 
 
@@ -54,11 +54,11 @@ class Refined:
     Parameters
     ----------
     displacements : ndarray of shape (n_frames, n_y, 2)
-        px, about a mean of 0.
+        Displacements along y and x, px, with a mean of 0.
     scan : ScanNoise
         Distribution of the displacements.
     variance : (float, float)
-        Of a pixel of a frame: constant and slope against the intensity.
+        Variance of a pixel of a frame: constant and slope against the intensity.
     """
 
     displacements: NDArray[np.float64]
@@ -71,9 +71,9 @@ def refined(
 ) -> Refined:
     """Displacements of the rows of frames.
 
-    The average at the displacements found so far is enhanced, each row of each frame is compared with it, and its
-    displacement is what is expected given the reading and the prior, whose jitter, drift and hum are measured from the
-    readings of all rows.
+    In each round, the average at the present displacements is enhanced, and each row of each frame is compared with it.
+    The new displacement of a row is its expectation given this reading and the prior, whose jitter, drift and hum are
+    measured from the readings of all rows.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def _read(
 
 
 def _variance(frames: Iterator[Placed], mean: Average, reference: NDArray) -> tuple[float, float]:
-    """:func:`pixel_variance` from the residuals of frames; about the mean of n they have ``1 - 1 / n`` of it."""
+    """:func:`pixel_variance` from the residuals of frames, which about the mean of n have ``1 - 1 / n`` of it."""
     total, number = squared_residuals(frames, mean)
     measured = total / np.maximum(number, 1e-9) / (1 - 1 / np.maximum(mean.count, CONSTANTS.fewest))
     return pixel_variance(measured, mean.count, mean.values, reference, number)
@@ -157,7 +157,7 @@ def pixel_variance(
 ) -> tuple[float, float]:
     """Variance of a pixel of a frame: constant and slope against the intensity.
 
-    What is proportional to the square of the gradient is not noise of the pixels, but of the displacements.
+    Variance that is proportional to the square of the gradient is due to displacements, and is not part of the result.
 
     Parameters
     ----------

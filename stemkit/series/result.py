@@ -1,4 +1,4 @@
-"""The average of a series as an image: coordinates, standard errors, noise model, record of the steps."""
+"""The average of a series as an image: coordinates, standard errors, noise model, record of the processing steps."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def average_image(
     gains : (float, float)
         From :func:`gains_of`.
     variance : (float, float)
-        Of a pixel of a frame: constant and slope against the intensity.
+        Variance of a pixel of a frame: constant and slope against the intensity.
     scan : ScanNoise
         Displacements within the frames.
 

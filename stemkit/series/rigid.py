@@ -25,19 +25,19 @@ class _Constants:
     max_shift: float = 0.5
     #: Frames are averaged over squares of pixels until their shorter side is at most this, px (chosen).
     max_side: int = 512
-    #: Consistent sets of shifts that are followed (chosen).
+    #: Number of consistent sets of shifts in the beam search (chosen).
     hypotheses: int = 24
     #: Gain of the log-likelihood that a frame must have with the others to be placed, beyond log(n), which the largest
     #: of n independent shifts of noise has (chosen: one of 3000 frames of noise is placed).
     significant: float = 8.0
-    #: Gain of a pair at a place of noise (derived: half of the largest square of 20 independent normal numbers is 2 to
-    #: 3, and zero for negative correlations).
+    #: Gain of a pair at a wrong shift (derived: half of the largest square of 20 independent normal numbers is 2 to 3,
+    #: and zero for negative correlations).
     by_chance: float = 2.0
-    #: Log-probability of a frame that does not match, though there is a place where it does by its lattice (chosen).
+    #: Log-probability of a frame that does not match, although its lattice matches at another shift (chosen).
     left_out: float = -30.0
     #: Residual, px, above which a pair is an outlier of the least squares (chosen).
     outlier: float = 1.0
-    #: Rounds of reweighting (chosen).
+    #: Number of rounds of reweighting (chosen).
     rounds: int = 10
     #: A frame whose gain per partner is below this fraction of the median does not match the others (chosen).
     outlying: float = 0.1
@@ -48,16 +48,16 @@ CONSTANTS = _Constants()
 
 @dataclass(frozen=True)
 class RigidShifts:
-    """Where the frames lie.
+    """Displacements of whole frames.
 
     Parameters
     ----------
     shifts : ndarray of shape (n_frames, 2)
-        Pixel p of frame f shows what is at ``p + shifts[f]``, px; NaN for frames that match no other.
+        Pixel p of frame f lies at ``p + shifts[f]``, px; NaN for frames that match no other.
     correlation : ndarray of shape (n_frames,)
         Median of the correlations with the other frames at these shifts.
     rejected : dict
-        Reason, by frame.
+        Reason of each rejection, by the index of the frame.
     ambiguous : list of Ambiguity
         Frames that a displacement by a lattice vector would fit about as well.
     """
@@ -71,13 +71,13 @@ class RigidShifts:
 def rigid_shifts(frames: Sequence[NDArray], max_shift: float | None = None, *, verbose: int = 0) -> RigidShifts:
     """Align whole frames.
 
-    Frames are filtered so that every Fourier coefficient counts by its ratio of signal to noise
-    (:class:`~stemkit.series.correlation.CoherenceFilter`) and correlated in pairs, near ones in the series before
-    distant ones. A lattice has many maxima: several are kept for each pair, and of the sets of shifts that are
-    consistent the one is chosen in which the structure that is not periodic agrees best over all pairs
+    Frames are filtered so that every Fourier coefficient is weighted by its ratio of signal to noise
+    (:class:`~stemkit.series.correlation.CoherenceFilter`) and correlated in pairs, neighbours in the series before
+    distant ones. The correlation of a lattice has many maxima: several are kept for each pair, and among the consistent
+    sets of shifts the one is chosen for which the structure that is not periodic agrees best over all pairs
     (:class:`~stemkit.series.envelope.Envelopes`). Jumps by lattice vectors are then searched for
-    (:func:`~stemkit.series.jumps.without_jumps`). The final shifts are least squares over all pairs, with the outliers
-    left out.
+    (:func:`~stemkit.series.jumps.without_jumps`). The final shifts are fitted to all pairs by least squares without
+    outliers.
 
     Parameters
     ----------
@@ -168,7 +168,7 @@ def _extended(
 
 
 def _continued(known: dict[int, NDArray], pairs: Pairs) -> NDArray[np.float64]:
-    """Places ``(n, 2)`` of the next frame for an even drift, and those that are a lattice vector from it."""
+    """Positions ``(n, 2)`` of the next frame for a uniform drift, and those displaced from it by lattice vectors."""
     places = list(known.values())
     if not places:
         return np.empty((0, 2))
@@ -179,7 +179,7 @@ def _continued(known: dict[int, NDArray], pairs: Pairs) -> NDArray[np.float64]:
 def _gains(
     places: NDArray, known: dict[int, NDArray], frame: int, maps: dict[int, PairCorrelation], pairs: Pairs
 ) -> NDArray[np.float64]:
-    """Log-likelihoods of places of a frame, summed over its partners; ``-inf`` where it does not match them."""
+    """Log-likelihoods of positions of a frame, summed over its partners; ``-inf`` where it does not match them."""
     whole, other = np.zeros(len(places)), np.zeros(len(places))
     others, n_overlapping = np.array(list(known.values())), np.zeros(len(places))
     for i, place in known.items():

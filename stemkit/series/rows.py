@@ -11,27 +11,20 @@ from scipy import linalg, ndimage
 
 from stemkit.noise import ScanNoise
 
-__all__ = [
-    "RowPrior",
-    "RowReadings",
-    "expected_displacements",
-    "read_rows",
-    "trends_of",
-    "without_trends",
-]
+__all__ = ["RowPrior", "RowReadings", "expected_displacements", "read_rows", "trends_of", "without_trends"]
 
 
 @dataclass(frozen=True)
 class _Constants:
     """Constants of the measurement of rows."""
 
-    #: Step, px, of the differences that give the slope of the reference (chosen).
+    #: Step of the finite differences for the slope of the reference, px (chosen).
     step: float = 0.5
     #: Pixels whose reference has fewer frames than this are not compared (chosen).
     min_count: float = 0.5
-    #: Quantile of the intensity that is a bright pixel; a dark one is at 1 minus it (chosen).
+    #: Quantile of the intensity of a bright pixel; that of a dark one is 1 minus it (chosen).
     bright: float = 0.99
-    #: Least variance of a pixel, fraction of the larger one of those of a bright and of a dark pixel (chosen: the
+    #: Least variance of a pixel, fraction of the larger of the variances of a bright and of a dark pixel (chosen: the
     #: reference is not exact, and where almost no electrons are expected a single one would dominate).
     min_variance: float = 0.4
     #: Sigma, px, of the Gaussian filter with which a frame is compared with the reference, that of a column (chosen).
@@ -59,7 +52,7 @@ class RowReadings:
     place : ndarray of shape (2, n_y)
         Displacement at which the row matches the reference best, px.
     information : ndarray of shape (2, n_y)
-        Inverse of its variance, px^-2; 0 where a row meets nothing.
+        Inverse of its variance, px^-2; 0 for a row in which the reference does not vary.
     residual : float
         Mean square of the residuals over their expected variance.
     """
@@ -69,34 +62,30 @@ class RowReadings:
     residual: float
 
     def first(self, n_rows: int) -> RowReadings:
-        """Those of the first rows."""
+        """The readings of the first rows."""
         return replace(self, place=self.place[:, :n_rows], information=self.information[:, :n_rows])
 
 
 def read_rows(
-    frame: NDArray,
-    displacement: NDArray,
-    reference: NDArray,
-    count: NDArray,
-    variance: tuple[float, float],
+    frame: NDArray, displacement: NDArray, reference: NDArray, count: NDArray, variance: tuple[float, float]
 ) -> RowReadings:
-    """Compare each row with the reference where it lies now: one step of Gauss and Newton.
+    """Compare each row with the reference at its present displacement: one Gauss-Newton step.
 
     Parameters
     ----------
     frame : ndarray of shape (n_y, n_x)
     displacement : ndarray of shape (n_y, 2)
-        In the pixels of the reference.
+        Present displacement of the rows along y and x, in pixels of the reference.
     reference, count : ndarray
-        Image without noise, and the number of frames in it.
+        Image with little noise, and the number of frames in each of its pixels.
     variance : (float, float)
         Constant and slope of the variance of a pixel of the frame against the reference.
 
     Notes
     -----
-    The reference is smoother than the frame: it is first replaced with ``a R + b laplace R``, of the a and b that fit
-    the frame best, since the blurred flanks of columns look like displacements of their rows. A row then differs from
-    the reference by an offset, its streak, and by ``d . grad R``. The offset is eliminated, and
+    The reference is smoother than the frame, and the residual at the flanks of blurred columns would be fitted by
+    displacements: the reference is first replaced with ``a R + b laplace R``, with a and b fitted to the frame. A row
+    then differs from it by an offset, its streak, and by ``d . grad R``. The offset is eliminated, and
     ``sum (frame - R - offset - d . grad R)^2 / variance`` is minimised along either axis.
     """
     y = np.arange(frame.shape[0])[:, None] + displacement[:, :1] + np.zeros(frame.shape)
@@ -129,11 +118,11 @@ def _sampled(knots: NDArray, y: NDArray, x: NDArray) -> NDArray[np.float64]:
 
 
 def _agreement(difference: NDArray, slopes: list[NDArray], weight: NDArray) -> NDArray[np.float64]:
-    """Factors of the weights, below 1 where a frame differs from the reference by more than noise and displacement do.
+    """Factors of the weights, below 1 where noise and displacement do not explain the difference from the reference.
 
-    Such is a column that moves, appears or vanishes, which would displace the rows through it. The residual, less the
-    displacement that fits the row best, is averaged over a column and compared with its noise; beyond
-    ``CONSTANTS.different`` standard deviations, and in their neighbourhood, weights decrease with its square.
+    Columns that move, appear or vanish would otherwise displace the rows through them. The residual of the best
+    displacement of each row is smoothed with the width of a column and compared with its noise; where it exceeds
+    ``CONSTANTS.different`` standard deviations, and near such pixels, weights decrease with its square.
     """
     rest = _centred(difference, weight)
     centered = [_centred(slope, weight) for slope in slopes]
@@ -184,7 +173,7 @@ class RowPrior:
 
     @classmethod
     def of(cls, scan: ScanNoise, n_rows: int, factor: float = 1.0) -> RowPrior:
-        """From jitter, drift and hum, and a displacement of the whole frame that changes linearly and quadratically.
+        """The prior for jitter, drift and hum, and a quadratic polynomial of time as displacement of the whole frame.
 
         ``factor`` multiplies the variances of the first three: the reference is displaced, too.
         """

@@ -41,18 +41,19 @@ def draw_displacements(
     Parameters
     ----------
     n_frames, n_rows : int
+        Number of frames, and of rows of each frame.
     scan : ScanNoise, optional
         Jitter, drift and hum within the frames; jitter moves rows as a whole.
     drift : (float, float)
         Displacement along y and x per frame, px; it is linear in time, and the flyback between frames takes no time.
     bend : (float, float)
-        Change of ``drift`` from the first frame to the last.
+        Change of ``drift`` from the first frame to the last, px per frame.
     random_state : int, RandomState or None
 
     Returns
     -------
     ndarray of shape (n_frames, n_rows, 2)
-        Along y and x, px, about a mean of 0; as in ``SeriesAligner.displacements_``.
+        Along y and x, px, with a mean of 0; defined as ``SeriesAligner.displacements_``.
     """
     scan = ScanNoise() if scan is None else scan
     generator = torch_generator(seed_from(random_state))
@@ -89,18 +90,18 @@ def draw_series(
         The specimen (its first image): positions in px of the undisplaced image. It must extend beyond the image as
         far as the frames are displaced.
     displacements : ndarray of shape (n_frames, n_y, 2)
-        Pixel ``(y, x)`` of frame f records what is at ``(y, x) + displacements[f, y]``, px; where the scan is turned,
-        at the place of the pixel in the image plus the displacement along y and x of the image.
+        Pixel ``(y, x)`` of frame f is recorded at ``(y, x) + displacements[f, y]``, px; where the scan is turned, at
+        the position of the pixel in the image plus the displacement along y and x of the image.
     shape : (int, int)
         ``(n_y, n_x)`` of the frames.
     scan_angles : sequence of float, optional
         Angle in degrees by which the scan of each frame is turned about the middle of the image: at 90, a frame is
         ``np.rot90(image)``.
     noise : NoiseModel, optional
-        Pointwise noise and streaks are drawn anew for each frame, the background once. Displacements of it are not
-        drawn. None: no noise.
+        Pointwise noise and streaks are drawn for each frame, the background once for all; the displacements of the
+        model are not used. None: no noise.
     pixel_size : float, optional
-        nm.
+        Pixel size, nm. None: the frames are not calibrated.
     random_state : int, RandomState or None
 
     Returns
@@ -154,7 +155,7 @@ def draw_series(
 
 
 def turned(place: tuple[NDArray, NDArray], angle: float, middle: Sequence[float]) -> tuple[NDArray, NDArray]:
-    """Places ``(y, x)`` in the image of the pixels of a frame whose scan is turned by an angle, degrees."""
+    """Positions ``(y, x)`` in the image of the pixels of a frame whose scan is turned by an angle, degrees."""
     sine, cosine = math.sin(math.radians(angle)), math.cos(math.radians(angle))
     y, x = place[0] - middle[0], place[1] - middle[1]
     return middle[0] + cosine * y + sine * x, middle[1] - sine * y + cosine * x

@@ -1,4 +1,4 @@
-"""Slow drift of scans at right angles: each direction shows the shear and stretch that the other one has."""
+"""Slow drift of scans at right angles, from the different shear and stretch of their images."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class _Constants:
     growth: float = 1.4
     #: Shorter vectors, px, are those of the noise and of single columns (chosen).
     shortest: float = 3.0
-    #: Standard deviation of the elements of the linear drift that is expected (chosen): it decides where the images
-    #: show nothing.
+    #: Standard deviation of the prior of the elements of the linear drift (chosen: it matters for images with little
+    #: structure).
     expected: float = 0.15
     #: Fractions of the sides of the images that are shifted onto each other, one after the other until that succeeds
     #: (chosen).
@@ -44,12 +44,12 @@ class _Constants:
     #: Fractions of the half sides of the images that are compared one after the other, with the degrees of the
     #: polynomials (chosen: the drift at the borders is known to a fraction of the spacing before they are used).
     extents: tuple[tuple[float, int], ...] = ((0.35, 1), (0.5, 1), (0.65, 2), (0.8, 2), (0.95, degree))
-    #: Rounds of the fit for each of them (chosen).
+    #: Number of rounds of the fit for each of them (chosen).
     rounds: int = 4
     #: Shift, px, by which images are moved after their polynomials are fitted (chosen: below half of the spacing).
     moved: float = 1.0
-    #: Standard deviation of the changes of the coefficients in one round, px at the border (chosen): they decide where
-    #: the images show nothing.
+    #: Standard deviation of the prior of the changes of the coefficients in one round, px at the border (chosen: they
+    #: matter for images with little structure).
     changes: tuple[float, float, float, float] = (10.0, 3.0, 3.0, 1.0)
 
 
@@ -58,7 +58,7 @@ CONSTANTS = _Constants()
 
 @dataclass(frozen=True)
 class SlowDrift:
-    """Displacement of the rows of a scan, a polynomial of their place along the slow axis.
+    """Displacement of the rows of a scan, a polynomial of their position along the slow axis.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ class SlowDrift:
     middle, half : float
         Middle and half of the length of the axis, px.
     coefficients : ndarray of shape (CONSTANTS.degree + 1, 2)
-        Along y and x, px at the end of the axis, by the power.
+        Coefficient of each power, along y and x: its contribution at the end of the axis, px.
     """
 
     axis: int
@@ -76,19 +76,19 @@ class SlowDrift:
     coefficients: NDArray[np.float64]
 
     def moved(self, shift: NDArray) -> SlowDrift:
-        """With a constant displacement in addition."""
+        """The drift plus a constant displacement, px."""
         coefficients = self.coefficients.copy()
         coefficients[0] += shift
         return replace(self, coefficients=coefficients)
 
     def __call__(self, place: NDArray) -> NDArray[np.float64]:
-        """Displacements ``(..., 2)`` of rows at these places along the slow axis, px."""
+        """Displacements ``(..., 2)`` of rows at these positions along the slow axis, px."""
         return _powers((np.asarray(place, dtype=float) - self.middle) / self.half) @ self.coefficients
 
 
 @dataclass(frozen=True)
 class SlowDrifts:
-    """Drifts of several images, and those of them that may be displaced by a lattice vector."""
+    """Drifts of several images, and the images that may be displaced by a lattice vector."""
 
     drifts: list[SlowDrift]
     ambiguous: list[Ambiguity]
@@ -106,24 +106,24 @@ def slow_drifts(images: list[NDArray], axes: list[int]) -> SlowDrifts:
     images : list of ndarray of shape (n_y, n_x)
         Turned to the same directions, columns bright; all of one shape.
     axes : list of int
-        The axis of each along which its rows follow each other; both occur.
+        Slow axis of each image, 0 or 1; both occur.
 
     Returns
     -------
     SlowDrifts
-        What image i shows at p lies at ``p + drifts[i]`` of the specimen.
+        Pixel p of image i shows the position ``p + drifts[i]`` of the specimen.
 
     Notes
     -----
     Image A of a scan with the slow axis y shows the specimen displaced by ``u(y)``, and image B, with the slow axis x,
-    by ``v(x)``. Their relative displacement ``u(y) - v(x)`` contains both but for a constant. The linear parts follow
-    from the autocorrelations, which do not depend on where the images lie: if a vector of the specimen appears as r in
-    A and as ``M r`` in B, then with ``u = (a_y, a_x) y`` and ``v = (b_y, b_x) x``, in the order y, x::
+    by ``v(x)``. Their relative displacement ``u(y) - v(x)`` determines both up to a constant. The linear parts follow
+    from the autocorrelations, which do not depend on the positions of the images: if a vector of the specimen appears
+    as r in A and as ``M r`` in B, then with ``u = (a_y, a_x) y`` and ``v = (b_y, b_x) x``, in the order y, x::
 
         [1 b_y; 0 1 + b_x] M = [1 + a_y 0; a_x 1]
 
-    M is found at short vectors first. Polynomials are fitted to the images afterwards, by least squares, from their
-    middle outwards.
+    M is fitted to short vectors first, then to longer ones. Polynomials are then fitted to the images by least squares,
+    from their middle outwards.
     """
     shape = images[0].shape
     drifts = []
@@ -135,7 +135,7 @@ def slow_drifts(images: list[NDArray], axes: list[int]) -> SlowDrifts:
     shifts = _shifts([warped(image, drift) for image, drift in zip(images, drifts, strict=True)])
     drifts = [one.moved(shift - shifts.mean(0)) for one, shift in zip(drifts, shifts, strict=True)]
     drifts = _polynomials(images, drifts)
-    # the whole images decide between the cells of a lattice
+    # only the whole images distinguish the cells of a lattice
     whole = rigid_shifts([warped(image, drift) for image, drift in zip(images, drifts, strict=True)])
     shifts = whole.shifts - np.nanmean(whole.shifts, axis=0)
     if np.isfinite(shifts).all() and np.abs(np.diff(shifts, axis=0)).max() > CONSTANTS.moved:
@@ -144,9 +144,9 @@ def slow_drifts(images: list[NDArray], axes: list[int]) -> SlowDrifts:
 
 
 def _shifts(images: list[NDArray]) -> NDArray[np.float64]:
-    """Shifts of images without linear drift, from their middle, where the rest of the drift does not matter.
+    """Shifts of images without linear drift, from their middle, where the remaining drift is small.
 
-    Between the cells of a lattice the whole images decide, by the structure that is not periodic.
+    The cells of a lattice are distinguished by the structure of the whole images that is not periodic.
     """
     for part in CONSTANTS.parts:
         cut = tuple(slice(m, n - m) for n in images[0].shape for m in [int((1 - part) / 2 * n)])
@@ -166,10 +166,10 @@ def _pairs(images: list[NDArray]) -> Pairs:
 
 
 def warped(image: NDArray, drift: SlowDrift) -> NDArray[np.float64]:
-    """The image on the pixels of the specimen, by cubic splines; its mean where it shows nothing."""
+    """The image on the pixels of the specimen, by cubic splines; its mean at pixels that it does not show."""
     at = np.indices(image.shape, dtype=float)
     source = at.copy()
-    for _ in range(3):  # q + drift(q) = p; the drift changes by some per cent per px
+    for _ in range(3):  # q + drift(q) = p; the drift changes by a few per cent per px
         source = at - np.moveaxis(drift(source[drift.axis]), -1, 0)
     return np.asarray(
         ndimage.map_coordinates(np.asarray(image, dtype=float), source, order=3, cval=float(np.mean(image)))
@@ -194,13 +194,13 @@ def _gradients(images: list[NDArray], axes: list[int]) -> list[NDArray[np.float6
 
 
 def _autocorrelation(image: NDArray) -> NDArray[np.float64]:
-    """Of an image with the root of its power, which sharpens the maxima; the vector 0 is in the middle."""
+    """Transform of the root of the power, whose maxima are sharper than those of the power; vector 0 in the middle."""
     spectrum = np.abs(fft.rfft2(tapered(image)))
     return np.asarray(fft.fftshift(fft.irfft2(spectrum, image.shape)))
 
 
 def _matrix(first: NDArray, second: NDArray) -> NDArray[np.float64]:
-    """The matrix M, in the order y, x, with which a vector r of the first autocorrelation is M r in the second."""
+    """The matrix M, in the order y, x: a vector r of the first autocorrelation is M r in the second."""
     middle = np.array([n // 2 for n in first.shape])[:, None]
     smooth = [ndimage.spline_filter(ndimage.gaussian_filter(values, 0.7), 3) for values in (first, second)]
     m, radius, last = np.eye(2), CONSTANTS.first_radius, CONSTANTS.last_radius * min(first.shape)
@@ -237,7 +237,7 @@ def _polynomials(images: list[NDArray], drifts: list[SlowDrift]) -> list[SlowDri
 
 
 def _step(images: list[NDArray], drifts: list[SlowDrift], extent: float, degree: int) -> list[SlowDrift]:
-    """One step of Gauss and Newton: the differences of all pairs of images, explained by their gradient."""
+    """One Gauss-Newton step: the differences of all pairs of images, explained by their gradient."""
     values = [warped(image, drift) for image, drift in zip(images, drifts, strict=True)]
     shape, n = values[0].shape, degree + 1
     use = tuple(slice(int((1 - extent) / 2 * m), m - int((1 - extent) / 2 * m)) for m in shape)

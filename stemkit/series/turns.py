@@ -20,8 +20,8 @@ TOLERANCE = 0.5
 
 
 def scan_angles_of(frames: object) -> list[float] | None:
-    """Scan angles, degrees, that frames carry: the coordinate ``scan_angle`` of a series, or that coordinate or the
-    attribute of each image of a list. None if one of them has none.
+    """Scan angles of frames, degrees: the coordinate ``scan_angle`` of a series, or that coordinate or attribute of
+    each image of a list. None if the angle of a frame is missing.
     """
     if isinstance(frames, xr.DataArray):
         angles = frames.coords.get("scan_angle")
@@ -88,7 +88,7 @@ class Turn:
     quarters : int
         0 to 3.
     shape : (int, int)
-        Of the frames as they are recorded.
+        ``(n_y, n_x)`` of the frames as recorded.
     """
 
     quarters: int
@@ -96,7 +96,7 @@ class Turn:
 
     @property
     def turned_shape(self) -> tuple[int, int]:
-        """Of the frames when they are turned back."""
+        """Shape of the frames after they are turned back."""
         return self.shape if self.quarters % 2 == 0 else self.shape[::-1]
 
     @property
@@ -109,7 +109,7 @@ class Turn:
         return np.rot90(values, -self.quarters)
 
     def rows(self) -> NDArray[np.float64]:
-        """Where each row lies along the slow axis of the frame that is turned back, px."""
+        """Position of each row along the slow axis of the frame after it is turned back, px."""
         n = self.shape[0]
         return np.arange(n, dtype=float) if self.quarters in (0, 3) else np.arange(n - 1, -1, -1, dtype=float)
 

@@ -15,14 +15,14 @@ __all__ = ["vectors_of_spectrum"]
 EQUAL = 0.65
 #: Longest lattice vector, fraction of the shorter side (chosen).
 FARTHEST = 0.4
-#: Shortest lattice vectors that are tried (chosen: a square lattice has 8 up to the diagonal of a cell).
+#: Number of the shortest lattice vectors that are tried (chosen: a square lattice has 8 up to the diagonal of a cell).
 N_VECTORS = 8
 
 
 def vectors_of_spectrum(spectrum: Spectrum) -> NDArray[np.float64]:
-    """The shortest vectors ``(n, 2)``, px, by which the lattice of frames looks about the same; none without a lattice.
+    """The shortest vectors ``(n, 2)``, px, by which the lattice of frames repeats approximately; empty without one.
 
-    They are the maxima of the autocorrelation without the noise, and without what changes over more than a cell.
+    They are the maxima of the autocorrelation of frames without noise and without variations slower than a cell.
     """
     shape = spectrum.shape
     radius = np.hypot(fft.fftfreq(shape[0])[:, None], fft.rfftfreq(shape[1]))

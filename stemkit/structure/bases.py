@@ -134,7 +134,7 @@ class CorrespondingBases:
 
     @classmethod
     def of(cls, vectors: NDArray, other: NDArray) -> CorrespondingBases:
-        """Those of two lattices with these vectors."""
+        """Corresponding bases of two lattices with these vectors."""
         own, others = np.array(_lagrange_gauss(vectors)), UNIMODULAR @ np.array(_lagrange_gauss(other))
         return cls(own, others, np.linalg.solve(others, np.broadcast_to(own, others.shape)))
 

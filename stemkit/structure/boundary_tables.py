@@ -24,8 +24,9 @@ MAX_ANGLE = 12.0
 LOW_ANGLE = 15.0
 #: Largest ratio of the extents of a straight boundary across and along it (chosen).
 STRAIGHT = 0.25
-#: Columns of the table in degrees, and those without a unit.
+#: Columns of the table in degrees.
 DEGREES = ("direction", "misorientation", "misorientation_err", "plane_angle", "plane_angle_err")
+#: Columns of the table without a unit.
 NUMBERS = ("n", "strain", "strain_err", "plane_mismatch", "plane_mismatch_err")
 #: Columns of the table, see :func:`~stemkit.structure.find_grains`.
 COLUMNS = (

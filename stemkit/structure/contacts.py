@@ -1,4 +1,4 @@
-"""Where grains are in contact: connected regions of columns, and the lines between the columns of two grains."""
+"""Contacts of grains: connected regions of columns, and the lines between the columns of two grains."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class PositionCovariance:
 
     @classmethod
     def from_table(cls, columns: ColumnPositions, table: pd.DataFrame) -> PositionCovariance:
-        """Of a table; without errors, all variances are NaN."""
+        """The covariance of the columns of a table; without errors, all variances are NaN."""
         errors = np.zeros_like(columns.positions) if columns.errors is None else columns.errors
         known = columns.errors is not None
         return cls(errors, np.nan_to_num(columns.jitter), columns.positions[:, 0], _width(columns, table), known)
@@ -105,7 +105,7 @@ class PositionCovariance:
 def _width(columns: ColumnPositions, table: pd.DataFrame) -> float:
     """Median sigma of the columns in the unit of the positions."""
     if len(columns.positions) < 2:
-        return 1.0  # of no consequence: there is nothing that a column could share its jitter with
+        return 1.0  # any value: a single column shares its jitter with no other
     if "sigma" in table and np.isfinite(width := float(table["sigma"].median())) and width > 0:
         return width
     return TYPICAL_WIDTH * median_spacing(columns.positions)

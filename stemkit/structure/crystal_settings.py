@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from stemkit.statistics import finite_median
 from stemkit.structure.bases import reduced_basis, superlattices
 from stemkit.structure.crystal_sites import CrystalSites
 
@@ -307,16 +308,11 @@ def _compared(
     moved = ideal + steps - nearest.positions(crystal) @ setting.transform - setting.origin
     kinds = np.unique(site[near])
     means = np.array([moved[near & (site == k)].mean(axis=0) for k in kinds]).reshape(-1, 2)
-    medians = np.array([_median(values[near & (site == k)]) for k in kinds])
+    medians = np.array([finite_median(values[near & (site == k)]) for k in kinds])
     n_cells = abs(np.linalg.det(crystal.vectors @ setting.transform) / np.linalg.det(cell.vectors))
     cost = _deviation(means, medians, crystal.brightness[kinds], cell.shortest) / n_cells
     origin = setting.origin + (means.mean(axis=0) if len(means) else 0.0)
     return replace(setting, origin=origin, cost=setting.misfit + cost)
-
-
-def _median(values: NDArray) -> float:
-    known = values[np.isfinite(values)]
-    return float(np.median(known)) if len(known) else float("nan")
 
 
 def _different(settings: list[Setting], crystal: CrystalSites, shortest: float) -> list[Setting]:

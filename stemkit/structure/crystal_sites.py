@@ -37,11 +37,11 @@ class CrystalSites:
     vectors : ndarray of shape (2, 2)
         Rows a and b, ``(y, x)`` in nm, a along x.
     fractions : ndarray of shape (k, 2)
-        Of each column in a and b.
+        Position of each column in units of a and b.
     names : tuple of str
         Atoms of each column within one period along the beam, such as ``"TiO"``.
     heights : tuple of tuple of float
-        Of the atoms along the beam, nm.
+        Positions of the atoms of each column along the beam, nm.
     brightness : ndarray of shape (k,)
         Sum of ``occupancy * Z**power``, relative to the brightest column.
     period : float

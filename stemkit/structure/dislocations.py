@@ -161,13 +161,13 @@ def _rows_of_one_site(lattice: Lattice, measured: NDArray) -> NDArray[np.intp]:
 
 
 def _circuits(positions: NDArray, indices: NDArray, vectors: NDArray) -> _Circuits:
-    nothing = _Circuits(np.empty((0, 2), np.int64), np.empty((0, 2)), np.empty((0, 2, 2)), [], [])
+    empty = _Circuits(np.empty((0, 2), np.int64), np.empty((0, 2)), np.empty((0, 2, 2)), [], [])
     if len(positions) <= CONSTANTS.n_basis_columns:
-        return nothing
+        return empty
     try:
         mesh = Delaunay(positions)
     except QhullError:
-        return nothing
+        return empty
     triangles, beyond = _clockwise(mesh)
     bases = _local_bases(positions, indices, vectors)
     inverse = np.linalg.inv(bases)
@@ -199,7 +199,7 @@ def _circuits(positions: NDArray, indices: NDArray, vectors: NDArray) -> _Circui
             circuits.append((edges[inside][border], relative[inside][border], local[inside][border]))
             break
     if not steps:
-        return nothing
+        return empty
     nearest = cKDTree(positions).query(cores, k=min(CONSTANTS.n_rotation_columns, len(positions)))[1]
     return _Circuits(
         np.array(steps).astype(np.int64),

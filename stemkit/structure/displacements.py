@@ -19,6 +19,7 @@ __all__ = ["add_vectors", "cage_displacements", "chance"]
 
 #: pm in a nm.
 PM = 1000.0
+#: References of displacements.
 REFERENCES = ("cage", "lattice")
 REFERENCE_ERRORS = ["reference_y_err", "reference_x_err"]
 OFF_LATTICE = "a column of the cage is not on the lattice"

@@ -47,7 +47,7 @@ def neighbor_distances(
     labels : Series, optional
         ``sublattices(table)``, required for ``between``.
     between : (int, int), optional
-        From columns of the first label to their nearest neighbours of the second.
+        Distances from columns of the first label to their nearest neighbours of the second.
 
     Returns
     -------

@@ -207,7 +207,7 @@ def fit_lattices(
 def _distinct_lattices(
     table: pd.DataFrame, label: NDArray, mismatch: float, order: bool, min_columns: int
 ) -> list[Lattice]:
-    """Lattices of the grains, those of the same vectors merged, that of most columns first."""
+    """Lattices of the grains, merged where their vectors are equal; the one with most columns first."""
     found: list[Lattice] = []
     for number in range(label.max(initial=-1) + 1):
         rows = np.flatnonzero(label == number)

@@ -27,6 +27,7 @@ SAME_PHASE = 0.03
 COHERENT = 0.02
 #: Fewest columns of a grain (chosen: fewer determine no lattice).
 MIN_COLUMNS = 10
+#: Local rotation and strain in the table of columns.
 LOCAL = ("rotation", "exx", "eyy", "exy")
 
 

@@ -61,7 +61,7 @@ def local_trend(
     site : ndarray of shape (m,)
         Number of each site.
     vectors : ndarray of shape (2, 2)
-        Of the lattice.
+        Lattice vectors as rows, in the unit of positions.
     values, errors : ndarray of shape (k,)
         Brightness of all columns, NaN for those that are not used, and their errors.
     own : ndarray of int of shape (m,)

@@ -1,4 +1,4 @@
-"""Mixtures of Gaussians of equal width on a line, their means free or those of a library times a scale."""
+"""One-dimensional mixtures of Gaussians of equal width; the means are free, or those of a library times a scale."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def brightness_order(cell: NDArray, site: NDArray, brightness: NDArray) -> NDArr
 
 
 def displacement_order(cell: NDArray, site: NDArray, shift: NDArray, shortest: float) -> NDArray[np.int64] | None:
-    """The same for the displacements ``shift`` ``(n, 2)`` of columns, in the unit of ``shortest``."""
+    """As :func:`brightness_order`, for displacements ``shift`` ``(n, 2)`` of columns, in the unit of ``shortest``."""
     used = site >= 0
     cell, site, shift = cell[used], site[used], shift[used] / shortest
     n_lines = min((len(np.unique(line)) for line in cell.T), default=0)

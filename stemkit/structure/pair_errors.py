@@ -9,7 +9,7 @@ from stemkit.structure.covariance import PositionCovariance
 
 __all__ = ["angle_variance", "axis_angle", "direction_variance", "distance_variance", "gradient_variance"]
 
-#: Least square of a distance, which keeps directions of coinciding columns finite.
+#: Least square of a distance, in the unit of the table squared (chosen: directions of coinciding columns stay finite).
 MIN_SQUARE = 1e-300
 
 

@@ -1,7 +1,7 @@
 """The planar graph of columns and their edges: Delaunay edges, half-edges and the faces they enclose.
 
-A half-edge is an edge in one direction. With the half-edges around each column in the order of their angles, a walk
-that leaves each column by the half-edge next to the one by which it arrived follows the border of one face.
+A half-edge is an edge in one direction. The half-edges of each column are sorted by angle: a path that leaves each
+column by the half-edge next to the one by which it has arrived follows the border of one face.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["HalfEdges", "delaunay_edges"]
 
 
 def delaunay_edges(positions: NDArray) -> NDArray[np.intp]:
-    """Edges ``(m, 2)`` of the Delaunay triangulation, the smaller row first; none if all positions are on a line."""
+    """Edges ``(m, 2)`` of the Delaunay triangulation, the smaller row number first; none for positions on a line."""
     if len(positions) < 3:
         return np.array([[0, 1]][: max(len(positions) - 1, 0)], dtype=np.intp).reshape(-1, 2)
     try:
@@ -31,8 +31,8 @@ def delaunay_edges(positions: NDArray) -> NDArray[np.intp]:
 class HalfEdges:
     """Both directions of the edges from i to j, sorted by their start and by their angle around it.
 
-    ``start`` and ``end`` ``(2 m,)`` are rows, ``edge`` the edge of each; ``reverse`` is the half-edge in the opposite
-    direction, ``next_around`` the one that follows at the same column, from +x towards +y.
+    Of each half-edge, ``start`` and ``end`` ``(2 m,)`` are the row numbers of its columns, ``edge`` is its edge,
+    ``reverse`` the opposite half-edge, and ``next_around`` the next one at the same column, from +x towards +y.
     """
 
     def __init__(self, positions: NDArray, i: NDArray, j: NDArray):

@@ -260,7 +260,7 @@ def _adjust(tests: pd.DataFrame, n_tests: _Numbers) -> None:
 
 
 def _reasons(table: pd.DataFrame, values: NDArray, lattice: Lattice) -> NDArray:
-    """Why ``(n,)`` the brightness of a column is not compared with that of its neighbours, empty if it is."""
+    """Reason ``(n,)`` why the brightness of a column is not compared with its neighbours; empty if it is compared."""
     reason = np.full(len(table), "", dtype=object)
     reason[lattice.site < 0] = "on no site"
     if "quality" in table:

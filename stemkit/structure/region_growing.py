@@ -251,7 +251,7 @@ def _nearest_region(lattice: GrownLattice, detached: NDArray) -> NDArray[np.intp
 
 
 def _extrapolated(lattice: GrownLattice, rows: NDArray) -> NDArray[np.float64]:
-    """Shift expected outside the lattice, ``(m, 2)``: a plane fitted to that of the nearest columns on it."""
+    """Shift expected outside the lattice, ``(m, 2)``: a plane fitted to the shifts of the nearest columns on it."""
     assigned = np.flatnonzero(lattice.site >= 0)
     distance = ((lattice.positions[assigned] - lattice.positions[rows[0]]) ** 2).sum(axis=1)
     assigned = assigned[np.argsort(distance)[: CONSTANTS.extrapolated_from]]

@@ -92,7 +92,7 @@ class CrystalRegistration:
     fits : bool
         Whether every kind of column has a site and every visible site has columns.
     verdict : str
-        What fits, what does not, and what the image does not decide.
+        A sentence: which columns and sites agree, which do not, and which ambiguities remain.
     """
 
     columns: pd.DataFrame
@@ -321,7 +321,7 @@ def _verdict(
 
 
 def _undecided(chances: _Chances) -> str:
-    """What the image does not decide."""
+    """Text about the ambiguities that remain: names of columns, and equivalent settings."""
     table = chances.table
     equal = table[(table["naming"] == 0) & (table["cost"] <= table["cost"].min() + CONSTANTS.min_cost_difference)]
     certain = np.nanmin(chances.name) if np.isfinite(chances.name).any() else 1.0

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from stemkit.statistics import finite_median
 from stemkit.structure.covariance import PositionCovariance
 from stemkit.structure.crystal_settings import MAX_SITE_DISTANCE, MIN_VISIBLE_BRIGHTNESS, Setting
 from stemkit.structure.crystal_sites import CrystalSites
@@ -107,7 +108,6 @@ def site_table(
         error = np.sqrt(covariance.of_many(np.flatnonzero(weights), weights[weights != 0]))
         mean = moved[own].mean(axis=0) if own.any() else np.full(2, np.nan)
         error = error if own.any() else np.full(2, np.nan)
-        known = values[(site == k) & np.isfinite(values)]
         rows.append(
             {
                 "name": name,
@@ -118,7 +118,7 @@ def site_table(
                 "visible": bool(crystal.brightness[k] >= MIN_VISIBLE_BRIGHTNESS),
                 "n_columns": int((site == k).sum()),
                 "n_missing": int((missing["crystal_site"] == k).sum()),
-                "measured": float(np.median(known)) if len(known) else np.nan,
+                "measured": finite_median(values[site == k]),
                 "displacement_y": scale * mean[0],
                 "displacement_x": scale * mean[1],
                 "displacement_y_err": scale * error[0],

@@ -1,4 +1,4 @@
-"""How the lattices of two grains are related: rotation, strain, mirror image, and lattice planes that coincide."""
+"""Relations of the lattices of two grains: rotation, strain, mirror image, and lattice planes that coincide."""
 
 from __future__ import annotations
 

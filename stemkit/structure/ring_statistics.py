@@ -49,7 +49,7 @@ def rings(table: pd.DataFrame, bonds: pd.DataFrame | None = None) -> pd.DataFram
 
     Notes
     -----
-    Rings are the faces of the planar graph of bonds: a walk that leaves each column by the bond next to the one by
+    Rings are the faces of the planar graph of bonds: a path that leaves each column by the bond next to the one by
     which it came encloses a face. Bonds that end at a column without another bond are removed first. The surroundings
     of all bonds are no ring. The area is that of the polygon, ``sum (y_k x_k+1 - x_k y_k+1) / 2``.
 

@@ -18,14 +18,14 @@ STEP = 1e-5
 
 @dataclass(frozen=True)
 class Deformation:
-    """How the image of a crystal is scaled, rotated and strained, with standard deviations.
+    """Scale, rotation and strain of the image of a crystal, with standard deviations.
 
     Parameters
     ----------
     scale, scale_err : float
-        Measured per true length: 1 for a right pixel size, or px per nm for a table in px.
+        Measured per true length: 1 for a correct pixel size, or px per nm for a table in px.
     rotation, rotation_err : float
-        Of the crystal's projected vector a, degrees from +x towards +y, which points down.
+        Direction of the crystal's projected vector a, degrees from +x towards +y, which points downwards.
     strain, strain_err : float
         Ratio of the largest to the smallest change of length, less 1: strain of the specimen and distortion by drift.
     """

@@ -12,8 +12,8 @@ from stemkit.structure.region_growing import GrownLattice
 
 __all__ = ["MIN_EVIDENCE", "evidence"]
 
-#: Least evidence of a lattice, nats. Tuned on random positions of 10 to 300 points, Poisson and blue noise, of which
-#: fewer than 1 in 100 reach it; lattices of 20 columns with displacements of 8 % of the spacing exceed it.
+#: Least evidence of a lattice, nats (tuned on random positions of 10 to 300 points, Poisson and blue noise, of which
+#: fewer than 1 in 100 reach it; lattices of 20 columns with displacements of 8 % of the spacing exceed it).
 MIN_EVIDENCE = 24.0
 #: The eight cells around a cell.
 RING = np.array([[[1, 1, 1], [1, 0, 1], [1, 1, 1]]], dtype=np.uint8)

@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 
 from stemkit.parameters import check_integer
+from stemkit.statistics import finite_median
 from stemkit.structure.lattice import Lattice, check_lattice
 from stemkit.structure.tables import amplitudes, column_positions
 
@@ -105,17 +106,12 @@ def sublattices(
 def _series(label: NDArray, values: NDArray, table: pd.DataFrame) -> pd.Series:
     """Labels in order of decreasing median brightness."""
     kinds = np.unique(label[label >= 0])
-    brightness = np.array([_median(values[label == kind]) for kind in kinds])
+    brightness = np.array([finite_median(values[label == kind], -np.inf) for kind in kinds])
     order = kinds[np.argsort(-brightness, kind="stable")]
     ranked = np.full(len(label), -1, dtype=np.int64)
     for rank, kind in enumerate(order):
         ranked[label == kind] = rank
     return pd.Series(ranked, index=table.index, name="sublattice")
-
-
-def _median(values: NDArray) -> float:
-    known = values[np.isfinite(values)]
-    return float(np.median(known)) if len(known) else -np.inf
 
 
 def _by_brightness(values: NDArray, n: int | None) -> NDArray[np.int64]:
@@ -176,7 +172,7 @@ def _split(site: NDArray, values: NDArray) -> NDArray[np.int64]:
 
 def _merged(site: NDArray, values: NDArray, n: int) -> NDArray[np.int64]:
     """Sites merged across all but the ``n - 1`` widest gaps of their median brightness."""
-    middle = np.array([_median(values[site == s]) for s in range(site.max() + 1)])
+    middle = np.array([finite_median(values[site == s], -np.inf) for s in range(site.max() + 1)])
     order = np.argsort(-middle, kind="stable")
     gaps = np.log(np.maximum(middle[order[:-1]], 1e-300)) - np.log(np.maximum(middle[order[1:]], 1e-300))
     cuts = np.sort(np.argsort(-gaps, kind="stable")[: n - 1])

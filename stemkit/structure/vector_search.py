@@ -73,9 +73,9 @@ def find_vectors(positions: NDArray, patch: int = CONSTANTS.patch) -> tuple[NDAr
 
     Notes
     -----
-    A lattice vector leads from nearly every column to another one; a vector between the columns of one cell does so
-    from some of the columns only. Peaks of the density of all differences within a patch are candidates. Of the
-    positions that a candidate leads to, inside the crystal, the fraction that is occupied by a column decides.
+    A lattice vector connects nearly every column with another one; a vector between the columns of one cell does so for
+    a part of the columns only. Candidates are the peaks of the density of all differences within a patch. They are
+    accepted by the fraction of occupied positions among those at one candidate vector from a column inside the crystal.
     """
     tree = cKDTree(positions)
     found = [(_vectors_of_patch(tree, center, patch), center) for center in _patch_centers(positions, patch)]
@@ -143,12 +143,12 @@ def _peaks(difference: NDArray, longest: float, step: float) -> NDArray[np.float
 
 
 def _occupied_fractions(tree: cKDTree, sources: NDArray, vectors: NDArray, tolerance: float) -> NDArray[np.float64]:
-    """Of the positions inside the crystal that each vector leads to from columns, the fraction occupied by a column."""
+    """Fraction of occupied positions among those that are one vector from a source and inside the crystal, ``(n,)``."""
     targets = sources + vectors[:, None]
     occupied = np.isfinite(tree.query(targets, distance_upper_bound=tolerance)[0])
     n_occupied = occupied.sum(axis=1)
     enough = n_occupied >= max(3, CONSTANTS.sources * len(sources))
-    # what is not occupied is inside if there are columns in all directions; only vectors with a chance are worth it
+    # an empty position is inside if there are columns in all directions; tested only for vectors that can be accepted
     is_empty = ~occupied & enough[:, None]
     empty = targets[is_empty]
     difference = tree.data[tree.query(empty, k=min(11, tree.n))[1]] - empty[:, None]

@@ -1,4 +1,4 @@
-"""What synthetic images take from given ones: mode, noise model, pixel size, spacing and column width."""
+"""Properties that synthetic images take from given ones: mode, noise model, pixel size, spacing, column width."""
 
 from __future__ import annotations
 

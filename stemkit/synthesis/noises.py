@@ -137,7 +137,7 @@ def draw_noise(
     scanned = (moved * pick(g, n, CONSTANTS.scanned)).bool()
     along_x, along_y = (_displacement(spacing, limits, g) for limits in (CONSTANTS.along_x, CONSTANTS.along_y))
     scan_length = log_uniform(g, n, *CONSTANTS.scan_length)
-    nothing = torch.full((n,), math.nan, device=g.device)
+    unknown = torch.full((n,), math.nan, device=g.device)
     digital = pick(g, n, CONSTANTS.digital).bool()
     return NoiseParameters(
         background=pick(g, n, CONSTANTS.clouded) * uniform(g, n, *CONSTANTS.background),
@@ -153,9 +153,9 @@ def draw_noise(
         shape=uniform(g, n, *CONSTANTS.shape),
         correlation_x=torch.where(counted, torch.zeros_like(correlation), correlation),
         poisson=counted & pick(g, n, CONSTANTS.poisson).bool(),
-        low=nothing,
-        high=nothing,
-        step=torch.where(digital, log_uniform(g, n, *CONSTANTS.step), nothing),
+        low=unknown,
+        high=unknown,
+        step=torch.where(digital, log_uniform(g, n, *CONSTANTS.step), unknown),
         step_origin=torch.zeros(n, device=g.device),
         jitter_y=torch.where(scanned, along_y.jitter, jitter_y),
         drift=scanned * along_x.drift,

@@ -30,7 +30,7 @@ GAP = 0.6
 
 @dataclass
 class _Crystals:
-    """Crystals of a batch: cells, spacings (px) and orientations (degrees)."""
+    """Crystals of a batch, one per image: cells, spacings (px) and orientations (degrees)."""
 
     cell: Cell
     spacing: Tensor
@@ -178,7 +178,7 @@ def _anywhere(n: int, g: torch.Generator) -> Tensor:
 
 
 def inner_position(n: int, shape: tuple[int, int], g: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Random positions in the inner part of an image, (y, x)."""
+    """Random positions (y, x), px, one per image, in the inner part of images."""
     return uniform(g, n, 0.2, 0.8) * shape[0], uniform(g, n, 0.2, 0.8) * shape[1]
 
 

@@ -72,7 +72,7 @@ def render(
     Returns
     -------
     Tensor of shape (n_images, n_y, n_x)
-        In units of the contrast.
+        Images in units of the contrast.
     """
     sigma = columns.sigma if sigma is None else sigma
     amplitude = columns.amplitude if amplitude is None else amplitude
@@ -87,7 +87,7 @@ def render(
 
 
 def render_targets(columns: Columns, shape: tuple[int, int], specimen: Tensor, tail: Tensor, spread: Tensor) -> Targets:
-    """Clean image and target maps.
+    """True images and target maps of specimens.
 
     Parameters
     ----------

@@ -63,7 +63,7 @@ class STEMSynthesizer(ImageEstimator):
     shape : (int, int), default=(256, 256)
         ``(n_y, n_x)`` of the images, px.
     pixel_size : float or None, default=None
-        nm; None takes it from the fitted images; without them 0.01.
+        Pixel size, nm; None takes it from the fitted images; without them 0.01.
     arrangements : tuple of str, default=all
         Arrangements that are drawn, see :class:`~stemkit.synthesis.Recipe`.
     spacing : float, (float, float) or None, default=None
@@ -245,8 +245,8 @@ class STEMSynthesizer(ImageEstimator):
         shape, recipe = self._shape(), self.recipe()
         columns = Columns(**{name: values.cpu() for name, values in vars(specimen).items()})
         columns = columns.take(torch.arange(len(specimen)).repeat_interleave(n))
-        nothing = torch.zeros(len(columns), dtype=columns.y.dtype)
-        targets = render_targets(columns, shape, torch.zeros(1, 1, 1, dtype=columns.y.dtype), nothing, nothing + 2.0)
+        zero = torch.zeros(len(columns), dtype=columns.y.dtype)
+        targets = render_targets(columns, shape, torch.zeros(1, 1, 1, dtype=columns.y.dtype), zero, zero + 2.0)
         generator = torch_generator(seed_from(self.random_state))
         dark = torch.full((len(columns),), self._mode() == "bf")
         noisy = recorded(targets.enhance.float(), columns.spacing.float(), recipe.noise, generator, dark)

@@ -1,4 +1,4 @@
-"""Whether to believe an enhanced image: range of the training, residual, uncertainty, columns, resolution.
+"""Assessment of an enhanced image: range of the training, residual, uncertainty, columns, resolution.
 
 - ``assessment`` combines one module per question: ``training_range``, ``residual`` (with ``expected_noise``,
   ``displaced_rows`` and ``column_field``), ``spread`` (uncertainty), ``columns`` (significance).

@@ -29,7 +29,7 @@ from stemkit.trust.training_range import range_table, shipped_info
 
 __all__ = ["Assessment", "assess"]
 
-#: Least number of pixels along an axis (chosen: fewer hold too few independent numbers for the tests).
+#: Least number of pixels along an axis (chosen: fewer contain too few independent numbers for the tests).
 MIN_SIZE = 32
 #: Columns of the table of an assessment.
 FIELDS = ["value", "unit", "low", "high", "p", "verdict"]
@@ -37,7 +37,7 @@ FIELDS = ["value", "unit", "low", "high", "p", "verdict"]
 
 @dataclass(frozen=True, eq=False)
 class Assessment:
-    """What supports an enhanced image, and what does not.
+    """Evidence for and against an enhanced image.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Assessment:
         Quantities of the image and their ranges in the training of the network: index ``spacing``, ``width``,
         ``noise``, ``dose``, ``displacement``, ``correlation``; columns ``value, unit, low, high, status``.
     residual : ResidualTests
-        Tests of what was removed: ``residual.table``, ``residual.map`` and ``residual.places``.
+        Tests of the residual: ``residual.table``, ``residual.map`` and ``residual.places``.
     columns : DataFrame or None
         With the index of the given columns: ``y_px, x_px, significance, p_value, q_value, verdict``, and with a
         denoiser ``intensity_uncertainty``, the half-width of the 68 % interval of the mean intensity around the column
@@ -53,7 +53,8 @@ class Assessment:
     missed : DataFrame
         Columns in the recorded image that the enhanced one does not show: ``y_px, x_px, z, q_value``.
     uncertainty : DataArray or None
-        Of each pixel of the enhanced image, see :func:`~stemkit.trust.network_uncertainty`; None without a denoiser.
+        Uncertainty of each pixel of the enhanced image, see :func:`~stemkit.trust.network_uncertainty`; None without a
+        denoiser.
     recorded, enhanced : DataArray of shape (n_y, n_x)
     mode : {"haadf", "bf"}
     """
@@ -170,7 +171,7 @@ def assess(
     enhanced : DataArray or ndarray of shape (n_y, n_x)
         Result of a denoiser for it.
     columns : DataFrame, optional
-        Columns of :class:`stemkit.AtomDetector`, measured in the recorded pixels, which are judged.
+        Columns of :class:`stemkit.AtomDetector`, measured in the recorded pixels, whose significance is tested.
     denoiser : NetworkDenoiser, optional
         The fitted denoiser that made the image. Its uncertainty is then measured, at about eight times the cost of the
         enhancement, and the range of its training is used.
@@ -188,9 +189,9 @@ def assess(
 
     Notes
     -----
-    Five questions, of which each has its own module in ``stemkit.trust``: is the image like those of the training;
-    is the residual noise; where is the network unsure; which columns are significant in the recorded pixels; and which
-    are missed. See :doc:`/trust` for what the numbers mean and how often they are wrong.
+    Five questions are answered: whether the image is similar to those of the training, whether the residual is noise,
+    where the network is uncertain, which columns are significant in the recorded pixels, and which are missed. The
+    page :doc:`/trust` explains the numbers and states how often they are wrong.
 
     Examples
     --------

@@ -15,13 +15,7 @@ from stemkit.detection.matched_filter import MIN_LENGTH, TRUNCATE, matched_filte
 from stemkit.filters import gaussian_variance_gain
 from stemkit.trust.expected_noise import ExpectedNoise
 
-__all__ = [
-    "column_field",
-    "normal_scores",
-    "response_variance",
-    "significant_peaks",
-    "two_sided_noise_peaks",
-]
+__all__ = ["column_field", "normal_scores", "response_variance", "significant_peaks", "two_sided_noise_peaks"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +41,7 @@ CONSTANTS = _Constants()
 
 
 def response_variance(expected: ExpectedNoise, width: float, local: NDArray) -> NDArray[np.float64]:
-    """Variance of the noise of the response where the pointwise noise has this variance."""
+    """Variance of the noise of the response at pixels whose pointwise noise has the variance ``local``."""
 
     def gain(lengths: tuple[float, float] = (0.0, 0.0), correlation: float = 0.0) -> float:
         sigmas = (width, BACKGROUND_RATIO * width)
@@ -83,11 +77,12 @@ def significant_peaks(field: NDArray, scaled: NDArray, width: float) -> pd.DataF
     scaled : ndarray of shape (n_y, n_x)
         The residual in units of its noise, for the skewness and the kurtosis.
     width : float
+        Column width, px.
 
     Returns
     -------
     DataFrame
-        ``y_px, x_px, z, q_value``.
+        ``y_px, x_px``, the corrected significance ``z`` (standard deviations of the noise, with sign), ``q_value``.
     """
     absolute = np.abs(field)
     is_peak = absolute == ndimage.maximum_filter(absolute, 2 * max(1, round(width)) + 1)
@@ -135,7 +130,7 @@ def two_sided_noise_peaks(z: NDArray, shape: tuple[int, ...], width: float) -> N
     z : ndarray
         Heights, standard deviations.
     shape : (int, int)
-        Shape of the image.
+        ``(n_y, n_x)`` of the image.
     width : float
         Width of the filter, px.
 

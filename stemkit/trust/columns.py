@@ -59,7 +59,7 @@ def judge_columns(
     mode : {"haadf", "bf"}
     expected : ExpectedNoise
     places : DataFrame
-        Peaks of the residual, see :class:`~stemkit.trust.residual.ResidualTests`.
+        Peaks of the residual: ``places`` of :class:`~stemkit.trust.residual.ResidualTests`.
 
     Returns
     -------
@@ -112,15 +112,16 @@ def judge_columns(
 
 
 def missed_columns(residual: NDArray, enhanced: NDArray, places: pd.DataFrame, width: float) -> pd.DataFrame:
-    """Peaks of the residual that the recorded image shows as columns, and the enhanced one does not.
+    """Peaks of the residual that are columns in the recorded, but not in the enhanced image.
 
     Parameters
     ----------
     residual, enhanced : ndarray of shape (n_y, n_x)
         Columns bright.
     places : DataFrame
+        Peaks of the residual: ``places`` of :class:`~stemkit.trust.residual.ResidualTests`.
     width : float
-        Width of a column, px.
+        Column width, px.
 
     Returns
     -------

@@ -17,9 +17,9 @@ PART_LENGTHS = (48, 16)
 #: Standard deviation of the displacements before they are fitted, px (chosen: where a row crosses no column they
 #: remain 0).
 PRIOR_STD = 3.0
-#: Standard errors above which a mean square is not that of errors (chosen).
+#: Significance above which a mean square is not due to errors alone, standard errors (chosen).
 SIGNIFICANCE = 3.0
-#: Groups of rows whose mean displacements are compared (chosen: drift is independent between groups).
+#: Number of groups of rows whose mean displacements are compared (chosen: drift is independent between groups).
 N_GROUPS = 8
 
 
@@ -30,7 +30,7 @@ class DisplacedRows:
     Attributes
     ----------
     residual : ndarray of shape (n_y, n_x)
-        In units of the standard deviation of the noise.
+        Residual in units of the standard deviation of the noise.
     shift : ndarray of shape (2,)
         Mean displacement (y, x) of the recorded relative to the enhanced image, px.
     rms : float

@@ -38,7 +38,7 @@ class ExpectedNoise:
     line : LinearVariance
         This variance as a function of the intensity of the enhanced image.
     range : (float, float)
-        Intensities between which this holds; the variance is constant beyond.
+        Intensities between which ``line`` is valid; the variance is constant beyond.
     correlation_x : float
         Correlation of neighbouring pixels along the row.
     streaks : tuple of (float, float)
@@ -46,7 +46,7 @@ class ExpectedNoise:
     background : (float, float)
         Variance of the background, and its length in px.
     skewness : float
-        Of the pointwise noise, where it does not depend on the intensity; otherwise it is that of counted electrons.
+        Skewness of the pointwise noise whose variance is constant; otherwise the noise has that of counted electrons.
     calibrated : bool
         Whether the noise is that of a noise model; otherwise it was measured in the residual itself.
     """
@@ -118,7 +118,7 @@ class ExpectedNoise:
 
 
 def column_width(image: NDArray) -> float:
-    """Width of the columns of an image, px, after its slow variation was subtracted."""
+    """Width of the columns of an image without its slow variation, px."""
     return gaussian_width(image - wide_gaussian(image, BACKGROUND_SIGMA))
 
 

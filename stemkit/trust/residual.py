@@ -64,7 +64,7 @@ CONSTANTS = _Constants()
 
 @dataclass(frozen=True, eq=False)
 class ResidualTests:
-    """Tests of a residual, and where it is not noise.
+    """Tests of a residual, and the positions at which it is not noise.
 
     Attributes
     ----------
@@ -150,14 +150,15 @@ def check_residual(residual: NDArray, enhanced: NDArray, expected: ExpectedNoise
     rows = fit_displacements(residual - wide_gaussian(residual, smoothing), enhanced, std)
     detail = (enhanced - wide_gaussian(enhanced, smoothing)) / std
     blurred = -ndimage.laplace(enhanced, mode="nearest") / std
-    whiteness, lattice, blur = _spectral_tests(rows.residual, detail, blurred)
+    spectral = _spectral_tests(rows.residual, detail, blurred)
+    blur, p_blur = spectral["blur"]
     found = column_field(rows.residual * std, expected, width)
     places = significant_peaks(found, rows.residual, width)
     tests = {
-        "whiteness": (*whiteness, "of the power of noise"),
+        "whiteness": (*spectral["whiteness"], "of the power of noise"),
         "variance": (*_local_variance(rows.residual, width, expected.correlation_x), "of the median"),
-        "lattice": (*lattice, "of the enhanced image"),
-        "blur": (blur[0] / width**2, blur[1], "of the width of columns"),
+        "lattice": (*spectral["lattice"], "of the enhanced image"),
+        "blur": (blur / width**2, p_blur, "of the width of columns"),
         "shift": (float(np.hypot(*rows.shift)), rows.p, "px"),
         "columns": (*_highest(places, found.shape, width), "standard deviations"),
     }
@@ -173,10 +174,8 @@ def smoothing_width(width: float) -> float:
 # --- spectrum ----------------------------------------------------------------------------------------------------
 
 
-def _spectral_tests(
-    scaled: NDArray, detail: NDArray, blurred: NDArray
-) -> tuple[tuple[float, float], tuple[float, float], tuple[float, float]]:
-    """Values and p of whiteness, lattice and blur (the latter the factor of its template)."""
+def _spectral_tests(scaled: NDArray, detail: NDArray, blurred: NDArray) -> dict[str, tuple[float, float]]:
+    """Value and p of the tests ``whiteness``, ``lattice`` and ``blur`` (of the latter the factor of its template)."""
     q_y, q_x = fft.fftfreq(scaled.shape[0])[:, None], fft.rfftfreq(scaled.shape[1])
     q = np.hypot(q_y, q_x)
     chosen = _strong_coefficients(detail, q)
@@ -188,11 +187,15 @@ def _spectral_tests(
     ratio = power / np.maximum(noise, 1e-300)
     number = used.sum(axis=0)
     weight = half_plane_weights(*scaled.shape)
-    lattice, p = _excess(ratio, weight, chosen, number)
+    power_ratio, p_lattice = _excess(ratio, weight, chosen, number)
     signal = float((weight * np.abs(fft.rfft2(detail)) ** 2).sum())
     left = math.sqrt(max(0.0, float((weight * (power - noise))[chosen].sum())) / signal) if signal else 0.0
-    blur = _fitted_template(coefficients, fft.rfft2(blurred), np.where(q >= CONSTANTS.background, weight, 0.0) / noise)
-    return _whiteness(ratio, weight, np.where(used, q, np.inf), number), (left if lattice > 1 else 0.0, p), blur
+    blur_weight = np.where(q >= CONSTANTS.background, weight, 0.0) / noise
+    return {
+        "whiteness": _whiteness(ratio, weight, np.where(used, q, np.inf), number),
+        "lattice": (left if power_ratio > 1 else 0.0, p_lattice),
+        "blur": _fitted_template(coefficients, fft.rfft2(blurred), blur_weight),
+    }
 
 
 def _fitted_template(data: NDArray, template: NDArray, weight: NDArray) -> tuple[float, float]:

@@ -68,8 +68,8 @@ def fourier_ring_correlation(first: Images, second: Images | None = None) -> Rin
     of spatial frequencies is ``sum Re(F G*) / sqrt(sum |F|^2 sum |G|^2)`` [1]_. The resolution is the period of the
     last crossing of a threshold: half a bit of information per coefficient of the mean of the two images [2]_, or 1/7.
 
-    What it cannot show: whether two *enhanced* images are right. A network adds the same expectations to both, so that
-    they correlate without any signal. Compare recorded frames, or one enhanced frame with another recorded one.
+    It cannot show whether two *enhanced* images are right: a network adds the same expectations to both, so that they
+    correlate without any signal. Compare recorded frames, or one enhanced frame with another recorded one.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""Where a network is unsure: sources of its errors in an image, calibrated on known images."""
+"""Uncertainty of a network: sources of its errors in an image, calibrated on images with known truth."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ NEIGHBORHOOD = 2.0
 #: Fractions of errors that the intervals contain: those within one and two standard deviations of a normal
 #: distribution.
 COVERAGES = (0.683, 0.954)
-#: File of the factors of the shipped weights; python benchmarks/trust.py coverage --write makes it.
+#: File of the factors of the shipped weights, written by ``python benchmarks/trust.py coverage --write``.
 CALIBRATED = Path(__file__).with_name("uncertainty.json")
 
 
@@ -77,11 +77,12 @@ class ErrorSources:
     Parameters
     ----------
     spread : ndarray
-        Standard deviation of the network's results, of each pixel.
+        Standard deviation of the network's results at each pixel.
     background : float
-        RMS of the background that was removed. A part of it may belong to the specimen, in all results alike.
+        RMS of the background that was removed. A part of it may belong to the specimen, which is an error that all
+        results have in common.
     displacement : ndarray
-        RMS displacement of the rows times the slope of the enhanced image, of each pixel: the displacement of a column
+        RMS displacement of the rows times the slope of the enhanced image at each pixel: the displacement of a column
         that is common to its rows remains in all results.
     """
 
@@ -173,7 +174,7 @@ def network_results(image: xr.DataArray, denoiser: NetworkDenoiser) -> NDArray[n
 def spread(results: NDArray, width: float = 0.0) -> NDArray[np.float64]:
     """Standard deviation of results ``(n, n_y, n_x)``, averaged with that of the neighbourhood, ``(n_y, n_x)``.
 
-    With a width, px, it is that of the mean intensities in Gaussians of this sigma.
+    With a ``width`` (px), it is the standard deviation of the mean intensities in Gaussians of this sigma.
     """
     if width:
         results = ndimage.gaussian_filter(results, (0, width, width))
@@ -192,7 +193,7 @@ def error_sources(image: xr.DataArray, results: NDArray, mode: str, width: float
         Results of the network, the first of them on the image's own grid and not mirrored.
     mode : {"haadf", "bf"}
     width : float, default=0.0
-        With a width, px, they are those of the mean intensity in a Gaussian of this sigma.
+        Sigma of a Gaussian, px: the sources are those of the mean intensity in it. 0: those of single pixels.
     """
     sign = mode_sign(mode)
     enhanced = sign * results[0]
@@ -205,7 +206,7 @@ def error_sources(image: xr.DataArray, results: NDArray, mode: str, width: float
 
 
 def factors_of(sha256: str) -> dict[str, Factors]:
-    """Factors of the weights with this hash; those of other weights, with a warning, if they have none.
+    """Factors of the weights with this hash; if there are none, those of other weights, with a warning.
 
     ``pixel``: for the intensity of a pixel, ``integrated``: for the mean intensity in a Gaussian of the column width.
     """

@@ -1,4 +1,4 @@
-"""Whether an image is like those that a network was trained on."""
+"""Whether an image is similar to those on which a network was trained."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def range_table(
     spacing = math.nan if grid.spacing is None else grid.spacing
     spacing_range = (math.nan, math.nan) if info is None or info.spacing is None else info.spacing
     is_shipped = info is not None and info.architecture == "sfin" and shipped_info(info.sha256) is not None
-    # of counted electrons at the lowest dose, on the highest background
+    # the noise of counted electrons at the lowest dose, on the highest background
     max_noise = math.sqrt((1 + noises.CONSTANTS.counted_background[1]) / noises.CONSTANTS.dose[0])
     noise = std / contrast * grid.sampling if contrast > 0 else math.nan
     values = {

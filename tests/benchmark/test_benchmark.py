@@ -174,7 +174,7 @@ def test_scores_of_known_errors():
     )
 
 
-def test_maxima_are_the_columns_of_a_clean_image():
+def test_maxima_are_the_columns_of_a_true_image():
     fixed = scenes("haadf", 2)
     true = fixed.columns[fixed.columns["image"] == 1]
     found = image_maxima(fixed.pairs["enhance"][1], 12.0)

@@ -135,8 +135,8 @@ def test_columns_without_a_lattice_are_written_with_a_note(tmp_path, capsys):
         [(24, 20), (70, 33), (41, 75), (96, 88), (25, 101), (60, 104), (98, 40), (68, 62), (35, 48), (101, 15)]
     )
     y, x = np.mgrid[:120, :120]
-    clean = sum(np.exp(-((y - p) ** 2 + (x - q) ** 2) / 18.0) for p, q in at)
-    np.save(tmp_path / "atoms.npy", clean + rng.normal(0, 0.05, clean.shape))
+    true_image = sum(np.exp(-((y - p) ** 2 + (x - q) ** 2) / 18.0) for p, q in at)
+    np.save(tmp_path / "atoms.npy", true_image + rng.normal(0, 0.05, true_image.shape))
     assert main(["detect", str(tmp_path / "atoms.npy"), "--no-enhance", "--lattice", "-o", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "note: no lattice was fitted, and atoms_vacancies.csv was not written: table must" in out

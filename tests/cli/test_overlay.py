@@ -132,12 +132,12 @@ def test_a_stack_has_a_figure_per_frame_with_its_own_columns(tmp_path):
 
 def test_lattice_lines_and_vacancies_are_drawn(tmp_path, monkeypatch):
     y, x = np.mgrid[:160, :160]
-    clean = np.zeros((160, 160))
+    true_image = np.zeros((160, 160))
     for p in range(10, 160, 16):
         for q in range(10, 160, 16):
             if (p, q) != (74, 90):
-                clean += np.exp(-((y - p) ** 2 + (x - q) ** 2) / 18)
-    np.save(tmp_path / "lattice.npy", clean + np.random.default_rng(0).normal(0, 0.03, clean.shape))
+                true_image += np.exp(-((y - p) ** 2 + (x - q) ** 2) / 18)
+    np.save(tmp_path / "lattice.npy", true_image + np.random.default_rng(0).normal(0, 0.03, true_image.shape))
     figures = []
     monkeypatch.setattr("stemkit.cli.detect.save_and_close", lambda figure, path: figures.append(figure))
     options = ["--no-enhance", "--lattice", "--figure", "-o", str(tmp_path)]

@@ -21,8 +21,8 @@ def folder(tmp_path):
     rng = np.random.default_rng(0)
     y, x = np.mgrid[0:96, 0:96]
     for name, spacing in (("fine", 9.0), ("coarse", 13.0)):
-        clean = np.exp(2 * (np.cos(2 * np.pi * y / spacing) + np.cos(2 * np.pi * x / spacing)))
-        tifffile.imwrite(tmp_path / f"{name}.tif", (clean + rng.normal(0, 3, clean.shape)).astype(np.float32))
+        true_image = np.exp(2 * (np.cos(2 * np.pi * y / spacing) + np.cos(2 * np.pi * x / spacing)))
+        tifffile.imwrite(tmp_path / f"{name}.tif", (true_image + rng.normal(0, 3, true_image.shape)).astype(np.float32))
     (tmp_path / "broken.tif").write_bytes(b"no image")
     return tmp_path
 
@@ -62,8 +62,8 @@ def test_a_series_is_averaged(tmp_path, capsys):
     rng = np.random.default_rng(1)
     y, x = np.mgrid[0:96, 0:96]
     bump = 1 + 0.6 * np.exp(-((y - 40) ** 2 + (x - 55) ** 2) / 400)
-    clean = bump * np.exp(2 * (np.cos(2 * np.pi * y / 12) + np.cos(2 * np.pi * x / 12)))
-    frames = np.stack([np.roll(clean, (k, -k), (0, 1)) + rng.normal(0, 4, clean.shape) for k in range(3)])
+    true_image = bump * np.exp(2 * (np.cos(2 * np.pi * y / 12) + np.cos(2 * np.pi * x / 12)))
+    frames = np.stack([np.roll(true_image, (k, -k), (0, 1)) + rng.normal(0, 4, true_image.shape) for k in range(3)])
     stemkit.write(xr.DataArray(frames, dims=("frame", "y", "x"), attrs={"mode": "haadf"}), tmp_path / "series.nc")
     assert main(["report", str(tmp_path / "series.nc"), "-o", str(tmp_path), "--no-enhance"]) == 0
     page = html.unescape((tmp_path / "series_report.html").read_text(encoding="utf-8"))
@@ -76,13 +76,13 @@ def test_a_series_is_averaged(tmp_path, capsys):
 def test_analyses_that_are_asked_for_are_sections(tmp_path):
     rng = np.random.default_rng(2)
     y, x = np.mgrid[0:128, 0:128]
-    clean = np.zeros((128, 128))
+    true_image = np.zeros((128, 128))
     # two sublattices; the fainter columns are 0.5 px from the centres of their cages along x
     for first, height, shift in ((4.0, 1.0, 0.0), (12.0, 0.5, 0.5)):
         for v in np.arange(first, 128, 16.0):
             for u in np.arange(first, 128, 16.0):
-                clean += height * np.exp(-((y - v) ** 2 + (x - u - shift) ** 2) / (2 * 2.2**2))
-    tifffile.imwrite(tmp_path / "cells.tif", (100 * clean + rng.normal(0, 3, clean.shape)).astype(np.float32))
+                true_image += height * np.exp(-((y - v) ** 2 + (x - u - shift) ** 2) / (2 * 2.2**2))
+    tifffile.imwrite(tmp_path / "cells.tif", (100 * true_image + rng.normal(0, 3, true_image.shape)).astype(np.float32))
     out = tmp_path / "out"
     command = ["report", str(tmp_path / "cells.tif"), "-o", str(out), "--pixel-size", "0.02", "--mode", "haadf"]
     assert main([*command, "--no-enhance", "--polarization", "--counts", "--grains", "--n-cage", "4"]) == 0

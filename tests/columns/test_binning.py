@@ -24,8 +24,8 @@ def fitted_pair(
     rng = np.random.default_rng(seed)
     positions = lattice_positions(SHAPE, spacing, margin=-3 * sigma)
     positions = positions + rng.uniform(-0.5, 0.5, positions.shape)
-    clean = 2.0 + gaussians(SHAPE, positions, sigma, rng.uniform(0.7, 1.3, len(positions)))
-    image = clean + rng.normal(0, level, SHAPE)
+    true_image = 2.0 + gaussians(SHAPE, positions, sigma, rng.uniform(0.7, 1.3, len(positions)))
+    image = true_image + rng.normal(0, level, SHAPE)
     wide = np.sqrt(sigma**2 + (factor**2 - 1) / 12) / factor
     fine = fit_columns(image, positions, sigma, variance=level**2, tolerance=0.01, **more)
     coarse = fit_columns(
@@ -36,7 +36,7 @@ def fitted_pair(
         tolerance=0.01,
         **more,
     )
-    true = fit_columns(clean, positions, sigma, variance=level**2, tolerance=1e-3)
+    true = fit_columns(true_image, positions, sigma, variance=level**2, tolerance=1e-3)
     return fine, coarse.unbinned(factor), true
 
 

@@ -35,11 +35,11 @@ def test_learns_from_pairs(fitted, pairs):
 
 @pytest.mark.parametrize("shape", [(33, 47), (40, 64)])
 def test_any_shape(fitted, pairs, shape):
-    noisy, clean = (pairs[name][0, : shape[0], : shape[1]] for name in ("noisy", "enhance"))
+    noisy, true_image = (pairs[name][0, : shape[0], : shape[1]] for name in ("noisy", "enhance"))
     result = fitted.transform(noisy)
     assert result.shape == shape
     # the contrast of a network that is hardly trained depends on the size, but not what it shows
-    after, before = (np.corrcoef(image.values.ravel(), clean.values.ravel())[0, 1] for image in (result, noisy))
+    after, before = (np.corrcoef(image.values.ravel(), true_image.values.ravel())[0, 1] for image in (result, noisy))
     assert after > before + 0.05
 
 

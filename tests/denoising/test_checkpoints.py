@@ -26,16 +26,16 @@ TINY = {
 
 
 def pairs():
-    clean = np.add.outer(np.cos(np.arange(48) / 2), np.cos(np.arange(48) / 2))
-    noisy = clean + np.random.default_rng(0).normal(0.0, 0.2, (2, 48, 48))
-    return noisy, np.stack([clean, clean])
+    true_image = np.add.outer(np.cos(np.arange(48) / 2), np.cos(np.arange(48) / 2))
+    noisy = true_image + np.random.default_rng(0).normal(0.0, 0.2, (2, 48, 48))
+    return noisy, np.stack([true_image, true_image])
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="no signals")
 def test_a_resumed_training_gives_the_network_of_an_uninterrupted_one(tmp_path):
-    noisy, clean = pairs()
-    np.savez(tmp_path / "pairs.npz", noisy=noisy, clean=clean)
+    noisy, true_image = pairs()
+    np.savez(tmp_path / "pairs.npz", noisy=noisy, true_image=true_image)
     code = f"""
         import os, signal, numpy as np
         from stemkit import SFINDenoiser
@@ -48,12 +48,12 @@ def test_a_resumed_training_gives_the_network_of_an_uninterrupted_one(tmp_path):
         from stemkit.denoising import training
         training.Checkpoint = Killed
         pairs = np.load("pairs.npz")
-        SFINDenoiser(**{TINY!r}, mode="haadf", checkpoint="c").fit(pairs["noisy"], pairs["clean"])
+        SFINDenoiser(**{TINY!r}, mode="haadf", checkpoint="c").fit(pairs["noisy"], pairs["true_image"])
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=tmp_path, check=False)
     assert done.returncode == -signal.SIGKILL
-    resumed = SFINDenoiser(**TINY, mode="haadf", checkpoint=tmp_path / "c").fit(noisy, clean)
-    whole = SFINDenoiser(**TINY, mode="haadf").fit(noisy, clean)
+    resumed = SFINDenoiser(**TINY, mode="haadf", checkpoint=tmp_path / "c").fit(noisy, true_image)
+    whole = SFINDenoiser(**TINY, mode="haadf").fit(noisy, true_image)
     assert len(resumed.history_) == 3
     np.testing.assert_allclose(resumed.history_["train_loss"], whole.history_["train_loss"], rtol=1e-5)
     np.testing.assert_allclose(resumed.transform(noisy), whole.transform(noisy), rtol=1e-4, atol=1e-4)
@@ -61,9 +61,9 @@ def test_a_resumed_training_gives_the_network_of_an_uninterrupted_one(tmp_path):
 
 
 def test_a_checkpoint_has_one_writer(tmp_path):
-    noisy, clean = pairs()
+    noisy, true_image = pairs()
     with exclusive(tmp_path / "c"), pytest.raises(FileExistsError, match="give each its own file"):
-        SFINDenoiser(**TINY, mode="haadf", checkpoint=tmp_path / "c").fit(noisy, clean)
+        SFINDenoiser(**TINY, mode="haadf", checkpoint=tmp_path / "c").fit(noisy, true_image)
     assert os.listdir(tmp_path) == []
 
 

@@ -70,16 +70,16 @@ class TestAllOfThem:
         assert enhanced.attrs["mode"] == pair["noisy"].attrs["mode"]
 
     def test_faulty_pixels_change_nothing_elsewhere(self, estimator, pair):
-        clean, spoiled = pair["noisy"], pair["noisy"].copy(deep=True)
-        model = NoiseCalibrator().fit(clean)
-        clean = model.transform(clean)
+        intact, spoiled = pair["noisy"], pair["noisy"].copy(deep=True)
+        model = NoiseCalibrator().fit(intact)
+        intact = model.transform(intact)
         y, x = np.random.default_rng(0).integers(4, 108, (2, 12))
         spoiled.values[y, x] = 1e4 * float(spoiled.max())
-        spoiled.attrs = clean.attrs
-        without, enhanced = (clone(estimator).fit_transform(image) for image in (clean, spoiled))
+        spoiled.attrs = intact.attrs
+        without, enhanced = (clone(estimator).fit_transform(image) for image in (intact, spoiled))
         np.testing.assert_array_equal(enhanced.coords["recorded"], spoiled)
         change = np.sqrt(((enhanced - without) ** 2).mean()).item()
-        assert change < 0.1 * np.sqrt(((clean - without) ** 2).mean()).item()
+        assert change < 0.1 * np.sqrt(((intact - without) ** 2).mean()).item()
 
     def test_do_not_depend_on_the_units(self, estimator, pair, enhance):
         plain = np.asarray(enhance(estimator))
@@ -275,7 +275,7 @@ class TestPeriodic:
         np.testing.assert_array_equal(PeriodicDenoiser().fit_transform(image), image)
 
     def test_without_a_lattice_neighbouring_patches_are_averaged(self):
-        clean = np.add.outer(np.linspace(0, 1, 64), np.linspace(0, 2, 64))
-        noisy = clean + np.random.default_rng(0).normal(0, 0.3, clean.shape)
+        true_image = np.add.outer(np.linspace(0, 1, 64), np.linspace(0, 2, 64))
+        noisy = true_image + np.random.default_rng(0).normal(0, 0.3, true_image.shape)
         image = xr.DataArray(noisy, dims=("y", "x"), attrs={"mode": "haadf"})
-        assert psnr(PeriodicDenoiser().fit_transform(image), clean) > psnr(noisy, clean) + 5
+        assert psnr(PeriodicDenoiser().fit_transform(image), true_image) > psnr(noisy, true_image) + 5

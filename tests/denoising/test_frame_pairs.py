@@ -79,8 +79,8 @@ def test_pairs_are_a_frame_and_the_mean_of_the_others():
 def test_the_noise_of_input_and_target_is_independent():
     source = source_of(frames_of(5), SIZE)
     batch = source.draw(torch_generator(1, CPU), 40)
-    clean = specimen()
-    noise = np.sqrt(clean.mean())
+    true_image = specimen()
+    noise = np.sqrt(true_image.mean())
     assert source.noise == pytest.approx(noise, rel=0.03)
     products = []
     for noisy, target, unit in zip(
@@ -88,10 +88,10 @@ def test_the_noise_of_input_and_target_is_independent():
     ):
         scale = CONTRAST / float(unit)
         flips = [(), (0,), (1,), (0, 1)]
-        best = max(flips, key=lambda f: np.corrcoef(np.flip(clean, f).ravel(), noisy.ravel())[0, 1])
-        truth_ = np.flip(clean, best)
+        best = max(flips, key=lambda f: np.corrcoef(np.flip(true_image, f).ravel(), noisy.ravel())[0, 1])
+        flipped = np.flip(true_image, best)
         inner = (slice(8, -8),) * 2
-        errors = [(scale * part - truth_)[inner] for part in (noisy, target)]
+        errors = [(scale * part - flipped)[inner] for part in (noisy, target)]
         products.append(np.corrcoef(*(e.ravel() for e in errors))[0, 1])
     assert np.abs(products).max() < 5 / (SIZE - 16)
 

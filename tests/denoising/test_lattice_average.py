@@ -33,9 +33,9 @@ class TestTranslations:
     @given(spacing=st.floats(8.0, 24.0), angle=st.floats(0.0, 90.0))
     @settings(max_examples=10, deadline=None)
     def test_do_not_change_a_noise_free_crystal(self, spacing, angle):
-        clean = crystal(spacing, angle)["enhance"].values.astype(np.float32)
-        found = Translations.from_images(clean, clean)
-        assert psnr(found.mean(clean), clean) > 35
+        true_image = crystal(spacing, angle)["enhance"].values.astype(np.float32)
+        found = Translations.from_images(true_image, true_image)
+        assert psnr(found.mean(true_image), true_image) > 35
 
     def test_noise_is_averaged_with_the_weights(self):
         shape, vectors = (192, 192), np.array([[10.3, 1.7], [-2.1, 9.6]])
@@ -51,9 +51,9 @@ class TestTranslations:
     @given(spacing=st.floats(9.0, 20.0), angle=st.floats(0.0, 90.0), error=st.floats(-0.2, 0.2))
     @settings(max_examples=10, deadline=None)
     def test_vectors_are_refined(self, spacing, angle, error):
-        clean = crystal(spacing, angle)["enhance"].values.astype(float)
-        start = find_periodicity(clean).vectors + error
-        lengths = np.hypot(*_refined(clean, start).T)
+        true_image = crystal(spacing, angle)["enhance"].values.astype(float)
+        start = find_periodicity(true_image).vectors + error
+        lengths = np.hypot(*_refined(true_image, start).T)
         assert abs(lengths.min() - spacing) < 0.03
 
     def test_weights_do_not_depend_on_the_sign_of_a_translation(self):
@@ -131,8 +131,8 @@ class TestCombination:
 
     def test_units_do_not_matter(self):
         pair = crystal(seed=5)
-        noisy, clean = (pair[name].values.astype(float) for name in ("noisy", "enhance"))
-        enhanced = 0.5 * clean + 0.5 * clean.mean()
+        noisy, true_image = (pair[name].values.astype(float) for name in ("noisy", "enhance"))
+        enhanced = 0.5 * true_image + 0.5 * true_image.mean()
         one = combine_with_lattice(noisy, enhanced)
         for factor, level in ((100.0, 7.0), (1e-20, 0.0), (1.0, 1e5)):
             other = combine_with_lattice(factor * noisy + level, factor * enhanced + level)

@@ -260,8 +260,8 @@ class TestTraining:
         assert set(denoiser.transform(pairs["noisy"]).coords) >= {"recorded", "detect", "superresolve"}
 
     def test_fine_tuning_uses_the_noise_of_every_image(self):
-        clean = render(lattice(planar_cell("square"), (96, 96), spacing=11.0), (96, 96))[0].numpy()
-        X = [NoiseModel(pointwise=PointwiseNoise(readout=r)).apply(clean, random_state=0) for r in (0.1, 0.5)]
+        true_image = render(lattice(planar_cell("square"), (96, 96), spacing=11.0), (96, 96))[0].numpy()
+        X = [NoiseModel(pointwise=PointwiseNoise(readout=r)).apply(true_image, random_state=0) for r in (0.1, 0.5)]
         denoiser = SFINDenoiser(weights=None, mode="haadf", **TINY, **QUICK)
         source, _ = denoiser._synthesis(split(X), NetworkInfo(4, 1, 2))
         # fractions are of the brightest columns' amplitude, which the two images share
@@ -320,11 +320,11 @@ class TestTraining:
         assert (out, err) == ("", "")
 
     def test_bright_field_pairs_are_inverted_for_the_training(self, pairs):
-        noisy, clean = -pairs["noisy"], -pairs["enhance"]
+        noisy, true_image = -pairs["noisy"], -pairs["enhance"]
         bright = SFINDenoiser(weights=None, mode="haadf", **TINY, **QUICK).fit(
             pairs["noisy"].values, pairs["enhance"].values
         )
-        dark = SFINDenoiser(weights=None, mode="bf", **TINY, **QUICK).fit(noisy.values, clean.values)
+        dark = SFINDenoiser(weights=None, mode="bf", **TINY, **QUICK).fit(noisy.values, true_image.values)
         np.testing.assert_allclose(dark.transform(noisy.values), -bright.transform(pairs["noisy"].values), atol=1e-4)
 
     def test_shapes_of_pairs_must_agree(self, pairs):

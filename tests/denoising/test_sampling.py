@@ -25,8 +25,8 @@ def crystal(spacing: float, shape: tuple[int, int] = SHAPE, sigma: float = 0.18)
     return render(columns, shape)[0].numpy().astype(np.float64)
 
 
-def noisy(clean: np.ndarray, readout: float, seed: int = 0) -> np.ndarray:
-    return clean + readout * np.random.default_rng(seed).normal(size=clean.shape)
+def noisy(true_image: np.ndarray, readout: float, seed: int = 0) -> np.ndarray:
+    return true_image + readout * np.random.default_rng(seed).normal(size=true_image.shape)
 
 
 class TestResampled:
@@ -90,16 +90,16 @@ class TestResampled:
 class TestVarianceShares:
     @given(st.floats(0.3, 3.0), seeds)
     def test_of_noise(self, readout, seed):
-        clean = crystal(20.0)
-        expected = readout**2 / (readout**2 + clean.var())
-        assert variance_fractions(noisy(clean, readout, seed))[0] == pytest.approx(expected, rel=0.1)
+        true_image = crystal(20.0)
+        expected = readout**2 / (readout**2 + true_image.var())
+        assert variance_fractions(noisy(true_image, readout, seed))[0] == pytest.approx(expected, rel=0.1)
 
     @given(st.floats(0.1, 3.0), seeds)
     def test_of_slow_variation(self, readout, seed):
-        clean = crystal(20.0)
+        true_image = crystal(20.0)
         # a sixteenth of the frequencies are slow
-        expected = (clean.var() + readout**2 / 16) / (clean.var() + readout**2)
-        assert variance_fractions(noisy(clean, readout, seed))[1] == pytest.approx(expected, abs=0.05)
+        expected = (true_image.var() + readout**2 / 16) / (true_image.var() + readout**2)
+        assert variance_fractions(noisy(true_image, readout, seed))[1] == pytest.approx(expected, abs=0.05)
 
     def test_of_finely_spaced_columns_without_noise_are_small(self):
         assert max(variance_fractions(crystal(2.3, sigma=0.25))) < 0.1
@@ -129,10 +129,10 @@ class TestChosenGrid:
 
     def test_a_clear_image_of_large_columns_is_not_taken_to_a_finer_grid(self):
         # correlated noise has near peaks in its correlogram, too
-        clean = crystal(40.0, (256, 256))
+        true_image = crystal(40.0, (256, 256))
         for seed in range(5):
             noise = np.random.default_rng(seed).normal(size=(256, 257))
-            assert chosen_grid(clean + 0.05 * (noise[:, 1:] + noise[:, :-1]), "auto", KNOWN).sampling == 1.0
+            assert chosen_grid(true_image + 0.05 * (noise[:, 1:] + noise[:, :-1]), "auto", KNOWN).sampling == 1.0
 
     @given(st.floats(0.01, 1.0))
     def test_a_number_is_the_sampling(self, sampling):
@@ -140,11 +140,11 @@ class TestChosenGrid:
 
     def test_noise_is_not_taken_for_columns(self):
         # the correlogram of noise has peaks at 2 to 3 px
-        clean = crystal(32.0)
+        true_image = crystal(32.0)
         for seed in range(5):
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
-                assert chosen_grid(noisy(clean, 2.0, seed), "auto", KNOWN).sampling <= 1.0
+                assert chosen_grid(noisy(true_image, 2.0, seed), "auto", KNOWN).sampling <= 1.0
 
     @given(shapes(1, 12), st.sampled_from(["auto", 1, 0.65, 0.1]), seeds)
     def test_small_images_have_a_grid(self, shape, sampling, seed):

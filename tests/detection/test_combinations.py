@@ -18,11 +18,11 @@ def low_dose_image(dose: float = 0.15, seed: int = 0) -> xr.DataArray:
     """A lattice recorded with few electrons, with the maps of an ideal network."""
     rng, shape = np.random.default_rng(seed), (96, 96)
     positions = lattice_positions(shape, 16.0, margin=8.0)
-    clean = 0.02 + gaussians(shape, positions, 2.5)
-    noisy = rng.poisson(dose * clean) / dose
+    true_image = 0.02 + gaussians(shape, positions, 2.5)
+    noisy = rng.poisson(dose * true_image) / dose
     spots = gaussians(shape, positions, 1.2)
     coords = {"recorded": (("y", "x"), noisy), "detect": (("y", "x"), spots)}
-    return xr.DataArray(clean, dims=("y", "x"), coords=coords, attrs={"mode": "haadf"})
+    return xr.DataArray(true_image, dims=("y", "x"), coords=coords, attrs={"mode": "haadf"})
 
 
 @pytest.mark.parametrize("background", [None, 0.02])

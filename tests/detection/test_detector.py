@@ -42,9 +42,9 @@ def disturbed_lattice(mode="haadf", contrast=100.0, level=50.0, seed=0):
 
 def recorded(mode="haadf", seed=0, pixel_size=0.02, **noise):
     contrast, level = 100.0, 50.0 if mode == "haadf" else 500.0
-    clean, positions = disturbed_lattice(mode, contrast, level)
+    true_image, positions = disturbed_lattice(mode, contrast, level)
     model = NoiseModel(contrast, level, mode, pointwise=PointwiseNoise(**noise))
-    image = model.apply(clean, random_state=seed)
+    image = model.apply(true_image, random_state=seed)
     return stemkit.calibrated(image, pixel_size=pixel_size).assign_attrs(mode=mode), positions
 
 
@@ -85,9 +85,9 @@ def test_errors_are_the_scatter_of_the_positions(noise):
 
 
 def test_jitter_has_its_own_column():
-    clean, positions = disturbed_lattice()
+    true_image, positions = disturbed_lattice()
     model = NoiseModel(100.0, 50.0, scan=ScanNoise(jitter=0.6), pointwise=PointwiseNoise(readout=0.05))
-    image = stemkit.calibrated(model.apply(clean, random_state=1), pixel_size=0.02).assign_attrs(mode="haadf")
+    image = stemkit.calibrated(model.apply(true_image, random_state=1), pixel_size=0.02).assign_attrs(mode="haadf")
     table = AtomDetector().fit_transform(image)
     match = match_columns(table[["y_px", "x_px"]], positions, SPACING / 3)
     found = table.iloc[match.found]
@@ -178,8 +178,8 @@ class TestNoColumns:
         assert len(table) == 0
 
     def test_one_column(self):
-        clean = gaussians((64, 64), np.array([[30.3, 33.8]]), 3.0)
-        image = NoiseModel(pointwise=PointwiseNoise(readout=0.05)).apply(clean, random_state=0)
+        true_image = gaussians((64, 64), np.array([[30.3, 33.8]]), 3.0)
+        image = NoiseModel(pointwise=PointwiseNoise(readout=0.05)).apply(true_image, random_state=0)
         table = AtomDetector(mode="haadf").fit_transform(image)
         assert len(table) == 1
         assert table.loc[0, ["y_px", "x_px"]].to_numpy(float) == pytest.approx([30.3, 33.8], abs=0.1)
@@ -252,9 +252,9 @@ def test_the_detect_map_as_target_finds_the_same_columns(mode):
     ("amplitude", "length", "recall"), [(0.15, 40.0, 0.97), (0.15, np.inf, 0.97), (0.3, 40.0, 0.8)]
 )
 def test_streaks_are_in_the_errors(amplitude, length, recall):
-    clean, positions = disturbed_lattice()
+    true_image, positions = disturbed_lattice()
     model = NoiseModel(100.0, 50.0, scan=ScanNoise(amplitude, length), pointwise=PointwiseNoise(readout=0.1, gain=0.01))
-    image = stemkit.calibrated(model.apply(clean, random_state=0), pixel_size=0.02).assign_attrs(mode="haadf")
+    image = stemkit.calibrated(model.apply(true_image, random_state=0), pixel_size=0.02).assign_attrs(mode="haadf")
     table = AtomDetector().fit_transform(image)
     match = match_columns(table[["y_px", "x_px"]], positions, SPACING / 3)
     assert match.recall > recall
@@ -276,9 +276,9 @@ def test_units_do_not_matter(scale):
 
 
 def test_columns_too_faint_for_a_width_have_the_learnt_one():
-    clean, positions = disturbed_lattice()
+    true_image, positions = disturbed_lattice()
     model = NoiseModel(100.0, 50.0, pointwise=PointwiseNoise(readout=0.9))
-    image = stemkit.calibrated(model.apply(clean, random_state=0), pixel_size=0.02).assign_attrs(mode="haadf")
+    image = stemkit.calibrated(model.apply(true_image, random_state=0), pixel_size=0.02).assign_attrs(mode="haadf")
     detector = AtomDetector(width=0.02 * SIGMA, spacing=0.02 * SPACING).fit(image)
     table = detector.transform(image)
     held = (table["quality"] & Quality.WIDTH_FIXED > 0) & (table["quality"] & Quality.FAILED == 0)
@@ -308,11 +308,11 @@ class TestMeasure:
 
     @pytest.mark.slow
     def test_amplitudes_at_fixed_positions_show_vacancies(self):
-        clean, positions = disturbed_lattice()
+        true_image, positions = disturbed_lattice()
         vacancy = positions[150]
         rest = np.delete(positions, 150, axis=0)
-        clean -= 100.0 * gaussians(clean.shape, vacancy[None], SIGMA)
-        image = NoiseModel(100.0, 50.0, pointwise=PointwiseNoise(readout=0.1)).apply(clean, random_state=0)
+        true_image -= 100.0 * gaussians(true_image.shape, vacancy[None], SIGMA)
+        image = NoiseModel(100.0, 50.0, pointwise=PointwiseNoise(readout=0.1)).apply(true_image, random_state=0)
         detector = AtomDetector(mode="haadf").fit(image)
         asked = np.vstack([vacancy, positions[149]])
         table = detector.measure(image, asked, neighbors=np.delete(rest, 149, axis=0), fix_positions=True)
@@ -331,13 +331,13 @@ class TestMeasure:
 @pytest.mark.parametrize("apart", [0.8, 1.3, 1.7])
 def test_two_spots_of_the_map_for_each_column_give_one_column(apart):
     """Networks draw such pairs of spots for scan noise that they were not trained on."""
-    clean, positions = disturbed_lattice()
+    true_image, positions = disturbed_lattice()
     model = NoiseModel(100.0, 50.0, "haadf", pointwise=PointwiseNoise(readout=0.03))
-    image = model.apply(clean, random_state=0)
+    image = model.apply(true_image, random_state=0)
     aside = np.array([0.0, apart * SIGMA / 2])
     halves = np.concatenate([positions + aside, positions - aside])
-    spots = 0.8 * gaussians(clean.shape, halves, 0.8)
-    enhanced = stemkit.calibrated(clean, pixel_size=0.02).assign_attrs(mode="haadf")
+    spots = 0.8 * gaussians(true_image.shape, halves, 0.8)
+    enhanced = stemkit.calibrated(true_image, pixel_size=0.02).assign_attrs(mode="haadf")
     enhanced = enhanced.assign_coords(recorded=(("y", "x"), image), detect=(("y", "x"), spots))
     table = AtomDetector().fit_transform(enhanced)
     match = match_columns(table[["y_px", "x_px"]], positions, 3.0)
@@ -365,12 +365,12 @@ def test_elliptical_columns_have_axes():
     y, x = np.mgrid[:200, :200]
     turn = np.radians(30.0)
     positions = square_grid(25.0, 190)
-    clean = np.zeros((200, 200))
+    true_image = np.zeros((200, 200))
     for row, col in positions:
         along = (x - col) * np.cos(turn) + (y - row) * np.sin(turn)
         across = -(x - col) * np.sin(turn) + (y - row) * np.cos(turn)
-        clean += np.exp(-(along**2) / (2 * 4.0**2) - across**2 / (2 * 3.0**2))
-    image = NoiseModel(pointwise=PointwiseNoise(readout=0.02)).apply(clean, random_state=0)
+        true_image += np.exp(-(along**2) / (2 * 4.0**2) - across**2 / (2 * 3.0**2))
+    image = NoiseModel(pointwise=PointwiseNoise(readout=0.02)).apply(true_image, random_state=0)
     table = AtomDetector(elliptical=True, mode="haadf").fit_transform(image)
     inner = table[table["quality"] == 0]
     assert len(inner) > 25
@@ -391,9 +391,9 @@ def test_the_integral_of_a_column_has_an_error():
 
 class TestUnusualImages:
     def test_saturated_columns_are_flagged(self):
-        clean, _ = disturbed_lattice()
+        true_image, _ = disturbed_lattice()
         model = NoiseModel(100.0, 50.0, pointwise=PointwiseNoise(readout=0.05), digitization=Digitization(high=130.0))
-        image = stemkit.calibrated(model.apply(clean, random_state=0), pixel_size=0.02).assign_attrs(mode="haadf")
+        image = stemkit.calibrated(model.apply(true_image, random_state=0), pixel_size=0.02).assign_attrs(mode="haadf")
         image.attrs["noise"] = json.dumps({"pixel_size": 0.02, **model.to_dict()})
         table = AtomDetector().fit_transform(image)
         assert len(table) > 250
@@ -404,8 +404,8 @@ class TestUnusualImages:
         """In some images (1 of 8 drawn) a few of the 324 columns are lost."""
         scores, shifts = [], []
         for seed in range(3):
-            clean, positions = disturbed_lattice()
-            image = NoiseModel(100.0, 50.0, pointwise=PointwiseNoise(readout=0.05)).apply(clean, random_state=seed)
+            true_image, positions = disturbed_lattice()
+            image = NoiseModel(100.0, 50.0, pointwise=PointwiseNoise(readout=0.05)).apply(true_image, random_state=seed)
             image += 2.0 * np.arange(SIZE)
             table = AtomDetector(mode="haadf").fit_transform(image)
             match = match_columns(table[["y_px", "x_px"]], positions, SPACING / 3)
@@ -421,8 +421,8 @@ class TestUnusualImages:
     def test_columns_two_px_apart_are_separated(self):
         positions = square_grid(2.0, 64)
         model = NoiseModel(mode="haadf", pointwise=PointwiseNoise(readout=0.05))
-        clean = gaussians((64, 64), positions, 0.5)
-        image = labeled(model.apply(clean, random_state=0), model)
+        true_image = gaussians((64, 64), positions, 0.5)
+        image = labeled(model.apply(true_image, random_state=0), model)
         table = AtomDetector(spacing=2.0, width=0.5).fit_transform(image)
         assert match_columns(table[["y_px", "x_px"]], positions, 0.7).recall > 0.9
 
@@ -446,9 +446,9 @@ def test_faint_partners_of_dumbbells_are_found():
     first += rng.uniform(-0.5, 0.5, first.shape)
     positions = np.vstack([first, first + np.array([15.0, 0.0])])
     height = np.repeat([1.0, 0.45], len(first))
-    clean = gaussians((270, 290), positions, 4.7, height)
+    true_image = gaussians((270, 290), positions, 4.7, height)
     noise = NoiseModel(1.0, 0.1, "haadf", pointwise=PointwiseNoise(0.05, 1 / 30, kind="poisson"))
-    image = noise.apply(clean + 0.1, random_state=0)
+    image = noise.apply(true_image + 0.1, random_state=0)
     table = AtomDetector(mode="haadf").fit_transform(image)
     inside = positions[(positions > 14).all(axis=1) & (positions < np.array(image.shape) - 14).all(axis=1)]
     match = match_columns(table[["y_px", "x_px"]], inside, 5.0)

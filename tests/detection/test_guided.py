@@ -20,9 +20,9 @@ SHAPE = (256, 256)
 LATTICES = {"square": (18.0, 3.0, 0.0), "centred": (24.0, 3.0, 0.6), "coarse": (26.0, 4.5, 0.0)}
 
 
-def counted(clean: np.ndarray, dose: float, seed: int, support: float = 0.1) -> xr.DataArray:
+def counted(true_image: np.ndarray, dose: float, seed: int, support: float = 0.1) -> xr.DataArray:
     """Counted electrons without readout noise, ``dose`` of them per pixel at a bright column."""
-    values = np.random.default_rng(seed).poisson(dose * (support + clean)) / dose
+    values = np.random.default_rng(seed).poisson(dose * (support + true_image)) / dose
     return labeled(values, NoiseModel(1.0, support, pointwise=PointwiseNoise(0.01, 1 / dose, kind="poisson")))
 
 

@@ -36,8 +36,8 @@ def far_apart(n: int) -> np.ndarray:
     return 50.0 * np.column_stack([np.arange(n), np.arange(n) % 3])
 
 
-def recorded(clean: np.ndarray, readout: float, seed: int = 0, **attrs: object):
-    noisy = NoiseModel(pointwise=PointwiseNoise(readout)).apply(clean, random_state=seed)
+def recorded(true_image: np.ndarray, readout: float, seed: int = 0, **attrs: object):
+    noisy = NoiseModel(pointwise=PointwiseNoise(readout)).apply(true_image, random_state=seed)
     return stemkit.calibrated(noisy, pixel_size=0.02).assign_attrs(mode="haadf", **attrs)
 
 
@@ -146,9 +146,9 @@ class TestBlended:
     @pytest.mark.parametrize("seed", [0, 1])
     def test_pairs_with_small_errors_are_kept(self, seed):
         positions = dumbbells(7.2)
-        clean = gaussians(SHAPE, positions, 3.0)
+        true_image = gaussians(SHAPE, positions, 3.0)
         detector = AtomDetector(width=0.06, spacing=0.144)
-        clear, noisy = (detector.fit_transform(recorded(clean, readout, seed)) for readout in (0.005, 0.4))
+        clear, noisy = (detector.fit_transform(recorded(true_image, readout, seed)) for readout in (0.005, 0.4))
         inside = (clear["quality"].to_numpy() & Quality.EDGE) == 0
         assert len(good_columns(clear)) == inside.sum()
         good = good_columns(noisy)
@@ -191,8 +191,8 @@ class TestOddShape:
     def test_the_misfit_of_elliptical_columns_is_not_a_column(self, readout):
         places = lattice_positions(SHAPE, 24.0, margin=-14.0)
         y, x = np.indices(SHAPE)
-        clean = sum(np.exp(-((y - r) ** 2) / (2 * 3.0**2) - (x - c) ** 2 / (2 * 4.2**2)) for r, c in places)
-        table = AtomDetector().fit_transform(recorded(clean, readout))
+        true_image = sum(np.exp(-((y - r) ** 2) / (2 * 3.0**2) - (x - c) ** 2 / (2 * 4.2**2)) for r, c in places)
+        table = AtomDetector().fit_transform(recorded(true_image, readout))
         match = match_columns(table[["y_px", "x_px"]], places, 6.0)
         assert (match.precision, match.recall) == (1.0, 1.0)
 
@@ -201,8 +201,8 @@ class TestOddShape:
         other = int(np.argmin(np.hypot(*(places - 128).T)))
         y, x = np.indices(SHAPE) - places[other][:, None, None]
         square = np.where((abs(y) < 4.5) & (abs(x) < 4.5), 1.0, 0.0)
-        clean = two_widths(np.delete(places, other, axis=0)) + square
-        table = AtomDetector().fit_transform(recorded(clean, 0.002))
+        true_image = two_widths(np.delete(places, other, axis=0)) + square
+        table = AtomDetector().fit_transform(recorded(true_image, 0.002))
         odd = table["quality"].to_numpy() & Quality.ODD_SHAPE > 0
         distance = np.hypot(*(table[["y_px", "x_px"]].to_numpy() - places[other]).T)
         assert odd[distance < 5].any()
@@ -225,9 +225,9 @@ class TestBackground:
         places = lattice_positions(SHAPE, 9.0, margin=-70.0)
         places = places[np.hypot(*(places - 127.5).T) < 45]
         heights = np.random.default_rng(seed).uniform(0.8, 1.2, len(places))
-        clean = level + sign * contrast * gaussians(SHAPE, places, SIGMA, heights)
+        true_image = level + sign * contrast * gaussians(SHAPE, places, SIGMA, heights)
         noise = NoiseModel(contrast, level, "haadf" if sign > 0 else "bf", pointwise=PointwiseNoise(readout))
-        image = stemkit.calibrated(noise.apply(clean, random_state=seed), pixel_size=0.02)
+        image = stemkit.calibrated(noise.apply(true_image, random_state=seed), pixel_size=0.02)
         return image.assign_attrs(mode=noise.mode), places, 2 * np.pi * (SIGMA * 0.02) ** 2 * contrast * heights
 
     @pytest.mark.parametrize("sign", [1.0, -1.0])

@@ -15,9 +15,9 @@ SHAPE = (160, 160)
 @pytest.mark.parametrize("elliptical", [False, True])
 def test_the_residual_is_the_noise(mode, elliptical):
     sign = 1 if mode == "haadf" else -1
-    clean = 500.0 + sign * gaussians(SHAPE, lattice_positions(SHAPE, 15.0, margin=-4.0), 2.6, 100.0)
+    true_image = 500.0 + sign * gaussians(SHAPE, lattice_positions(SHAPE, 15.0, margin=-4.0), 2.6, 100.0)
     noise = NoiseModel(100.0, 500.0, mode, pointwise=PointwiseNoise(readout=0.1))
-    image = stemkit.calibrated(noise.apply(clean, random_state=0), pixel_size=0.02).assign_attrs(mode=mode)
+    image = stemkit.calibrated(noise.apply(true_image, random_state=0), pixel_size=0.02).assign_attrs(mode=mode)
     table = AtomDetector(elliptical=elliptical).fit_transform(image)
     fitted = fitted_image(table, image)
     np.testing.assert_array_equal(fitted.coords["x"], image.coords["x"])

@@ -17,8 +17,8 @@ MODEL = NoiseModel(
 )
 
 
-def recorded(clean: np.ndarray, seed: int) -> xr.DataArray:
-    return labeled(MODEL.apply(clean, random_state=seed), MODEL)
+def recorded(true_image: np.ndarray, seed: int) -> xr.DataArray:
+    return labeled(MODEL.apply(true_image, random_state=seed), MODEL)
 
 
 @pytest.mark.parametrize("width", [1.5, 3.0, 6.0])

@@ -24,8 +24,8 @@ MANIFEST = str(files("stemkit.napari") / "napari.yaml")
 def crystal(seed=0):
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:96, 0:96]
-    clean = np.exp(2 * (np.cos(2 * np.pi * y / SPACING) + np.cos(2 * np.pi * x / SPACING)) - 4)
-    image = stemkit.calibrated(100 * clean + rng.normal(0, 4, clean.shape), pixel_size=PIXEL)
+    true_image = np.exp(2 * (np.cos(2 * np.pi * y / SPACING) + np.cos(2 * np.pi * x / SPACING)) - 4)
+    image = stemkit.calibrated(100 * true_image + rng.normal(0, 4, true_image.shape), pixel_size=PIXEL)
     return image.assign_attrs(mode="haadf")
 
 

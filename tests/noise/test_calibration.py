@@ -20,8 +20,8 @@ from stemkit.noise.image_calibration import calibrate_image
 
 def recorded(model: NoiseModel, seed: int = 0, second: float = 0.0, n: int = 320) -> np.ndarray:
     sign = -1.0 if model.mode == "bf" else 1.0
-    clean = model.level + sign * model.contrast * crystal((n, n), angle=0.3 + 0.2 * seed, second=second)
-    return model.apply(clean, random_state=seed)
+    true_image = model.level + sign * model.contrast * crystal((n, n), angle=0.3 + 0.2 * seed, second=second)
+    return model.apply(true_image, random_state=seed)
 
 
 def calibrated(model: NoiseModel, **how) -> NoiseModel:
@@ -44,7 +44,7 @@ def model(mode: str = "haadf", *, background=None, scan=None, **pointwise) -> No
 
 @st.composite
 def recordings(draw: st.DrawFn) -> tuple[NoiseModel, np.ndarray, int]:
-    """A noise model, a clean crystal whose columns do not overlap, and a seed."""
+    """A noise model, the true image of a crystal whose columns do not overlap, and a seed."""
     mode = draw(modes)
     readout = draw(st.floats(0.05, 0.2))
     gain = draw(st.just(0.0) | st.floats(0.005, 0.04))
@@ -72,9 +72,9 @@ def recordings(draw: st.DrawFn) -> tuple[NoiseModel, np.ndarray, int]:
 @settings(max_examples=10)
 @given(recordings())
 def test_drawn_noise_is_measured(recording):
-    known, clean, seed = recording
+    known, true_image, seed = recording
     sign = -1.0 if known.mode == "bf" else 1.0
-    fitted = NoiseCalibrator(mode=known.mode).fit(known.apply(clean, random_state=seed))
+    fitted = NoiseCalibrator(mode=known.mode).fit(known.apply(true_image, random_state=seed))
     found, std = fitted.noise_model_, fitted.noise_model_std_
 
     def near(key: str, true: float, floor: float) -> None:
@@ -84,8 +84,8 @@ def test_drawn_noise_is_measured(recording):
         assert abs(value - true) < error + floor, f"{key}: {value:.4g} for {true:.4g} +- {std[key]:.2g}"
 
     # errors are about the noise of this very image: a drawn background has a mean, and rows a scatter, of their own
-    field = sign * realised_background(known, clean.shape, seed)
-    rows = displacements(known, clean.shape, seed)[:, clean.shape[1] // 2]
+    field = sign * realised_background(known, true_image.shape, seed)
+    rows = displacements(known, true_image.shape, seed)[:, true_image.shape[1] // 2]
     signal_mean = sign * field.mean()
     assert found.mode == known.mode
     near("contrast", 100.0, 3.0)
@@ -220,8 +220,8 @@ def test_other_noise_is_not_identified_as_background(other):
 
 def test_residuals_of_overlapping_columns_are_not_identified_as_background():
     # neighbours 11 px apart and 3 px wide
-    clean = crystal((300, 300), 16.0, 3.0, angle=0.5, second=0.6)
-    noisy = NoiseModel(pointwise=PointwiseNoise(0.2)).apply(clean, random_state=0)
+    true_image = crystal((300, 300), 16.0, 3.0, angle=0.5, second=0.6)
+    noisy = NoiseModel(pointwise=PointwiseNoise(0.2)).apply(true_image, random_state=0)
     assert NoiseCalibrator(mode="haadf").fit(noisy).noise_model_.background.amplitude < 0.05
 
 
@@ -428,8 +428,8 @@ def test_estimator_conventions():
 
 @pytest.mark.parametrize("broken", [slice(80, 81), slice(50, 52), slice(-6, None)], ids=["dead", "two", "cut short"])
 def test_faulty_rows_do_not_count(broken):
-    clean = crystal((224, 224))
-    noisy = np.asarray(NoiseModel(1.0, 0.0, pointwise=PointwiseNoise(0.1)).apply(clean, random_state=0)) + 5.0
+    true_image = crystal((224, 224))
+    noisy = np.asarray(NoiseModel(1.0, 0.0, pointwise=PointwiseNoise(0.1)).apply(true_image, random_state=0)) + 5.0
     whole = NoiseCalibrator(mode="haadf").fit(noisy).noise_model_
     noisy[broken] = 0.0
     model = NoiseCalibrator(mode="haadf").fit(noisy).noise_model_
@@ -439,8 +439,8 @@ def test_faulty_rows_do_not_count(broken):
 
 
 def test_an_image_of_the_other_mode_is_refused():
-    clean = crystal((224, 224))
-    noisy = np.asarray(NoiseModel(1.0, 0.0, pointwise=PointwiseNoise(0.1)).apply(clean, random_state=0))
+    true_image = crystal((224, 224))
+    noisy = np.asarray(NoiseModel(1.0, 0.0, pointwise=PointwiseNoise(0.1)).apply(true_image, random_state=0))
     dark = xr.DataArray(-noisy, dims=("y", "x"), attrs={"mode": "bf"})
     calibrator = NoiseCalibrator().fit(dark)
     with pytest.raises(ValueError, match="fitted on bf images, but this one is haadf"):

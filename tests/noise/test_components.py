@@ -12,14 +12,14 @@ from stemkit import NoiseModel, PointwiseNoise, ScanNoise
 from stemkit.noise.components import NoiseComponents, measure_components
 from stemkit.noise.shift_estimates import derivative
 
-CLEAN = crystal((256, 256))
+TRUE_IMAGE = crystal((256, 256))
 FEW = settings(max_examples=6)
 
 
 def separated(model: NoiseModel, seed: int, **how) -> NoiseComponents:
-    """Components of the noise of a crystal whose clean image is known."""
-    noisy = model.apply(CLEAN, random_state=seed)
-    return measure_components(noisy, CLEAN, derivative(CLEAN), derivative(CLEAN, 0), **how)
+    """Components of the noise of a crystal whose true image is known."""
+    noisy = model.apply(TRUE_IMAGE, random_state=seed)
+    return measure_components(noisy, TRUE_IMAGE, derivative(TRUE_IMAGE), derivative(TRUE_IMAGE, 0), **how)
 
 
 @FEW
@@ -59,12 +59,12 @@ def test_residual_displacements_are_found_on_the_slopes(along_x, along_y, seed):
 @given(st.floats(0.05, 0.2), st.integers(1, 60), seeds)
 def test_outliers_and_invalid_pixels_do_not_count(readout, n_outliers, seed):
     model, rng = NoiseModel(pointwise=PointwiseNoise(readout)), np.random.default_rng(seed)
-    noisy = model.apply(CLEAN, random_state=seed)
-    valid = np.ones(CLEAN.shape, dtype=bool)
+    noisy = model.apply(TRUE_IMAGE, random_state=seed)
+    valid = np.ones(TRUE_IMAGE.shape, dtype=bool)
     valid[100:140, 50:90] = False
     noisy[~valid] = 7.0 * rng.normal(size=1600)
-    noisy.ravel()[rng.choice(CLEAN.size, n_outliers)] += 30.0
-    found = measure_components(noisy, CLEAN, derivative(CLEAN), derivative(CLEAN, 0), valid=valid)
+    noisy.ravel()[rng.choice(TRUE_IMAGE.size, n_outliers)] += 30.0
+    found = measure_components(noisy, TRUE_IMAGE, derivative(TRUE_IMAGE), derivative(TRUE_IMAGE, 0), valid=valid)
     assert abs(found.readout - readout) < SIGMAS * found.std["readout"] + 0.02 * readout
     assert found.streaks < 0.2 * readout
 

@@ -23,9 +23,9 @@ def honeycomb(bond: float, sigma: float) -> tuple[np.ndarray, int]:
     return gaussians(SHAPE, near, sigma), int(((near > 0) & (near < SHAPE)).all(axis=1).sum())
 
 
-def separated(clean: np.ndarray, scan: ScanNoise, readout: float, seed: int) -> FittedCrystal:
+def separated(true_image: np.ndarray, scan: ScanNoise, readout: float, seed: int) -> FittedCrystal:
     noise = NoiseModel(scan=scan, pointwise=PointwiseNoise(readout))
-    crystal = separate_specimen(np.asarray(noise.apply(clean, random_state=seed))).crystal
+    crystal = separate_specimen(np.asarray(noise.apply(true_image, random_state=seed))).crystal
     assert crystal is not None
     return crystal
 
@@ -33,8 +33,8 @@ def separated(clean: np.ndarray, scan: ScanNoise, readout: float, seed: int) -> 
 @pytest.mark.parametrize("bond", [9.0, 11.0])
 @pytest.mark.parametrize("seed", range(3))
 def test_columns_that_are_not_fitted_are_no_displacement(bond, seed):
-    clean, n_columns = honeycomb(bond, 0.31 * bond)
-    found = separated(clean, ScanNoise(0.16, 19.0), 0.3, seed)
+    true_image, n_columns = honeycomb(bond, 0.31 * bond)
+    found = separated(true_image, ScanNoise(0.16, 19.0), 0.3, seed)
     assert len(found.fits) < 0.95 * n_columns
     # a drift appears once in a thousand images
     assert found.displacement_y.parts.drift == 0

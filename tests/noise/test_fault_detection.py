@@ -15,7 +15,7 @@ from stemkit.noise.drawing import displace_rows
 from stemkit.noise.fault_detection import describe_hum, describe_pixel_faults, find_scan_faults, saturated_pixels
 from stemkit.pixels import find_pixel_faults
 
-CLEAN = 5.0 + crystal((120, 130))
+TRUE_IMAGE = 5.0 + crystal((120, 130))
 QUIET = NoiseModel(pointwise=PointwiseNoise(0.1))
 
 
@@ -24,7 +24,7 @@ def of_pixels(values: np.ndarray) -> dict[str, str]:
 
 
 def test_a_scan_that_was_cut_short_is_reported():
-    noisy = QUIET.apply(CLEAN, random_state=0)
+    noisy = QUIET.apply(TRUE_IMAGE, random_state=0)
     noisy[-7:] = 0.0
     assert (
         "7 row(s) are dead, hot or missing, the first is row 113 (the scan was cut short)" in of_pixels(noisy)["rows"]
@@ -35,7 +35,7 @@ def test_a_scan_that_was_cut_short_is_reported():
 
 
 def test_number_and_place_of_faulty_pixels_are_reported():
-    noisy = QUIET.apply(CLEAN, random_state=0)
+    noisy = QUIET.apply(TRUE_IMAGE, random_state=0)
     noisy[20, 31], noisy[50, 60], noisy[70, 80] = 900.0, 500.0, -400.0
     noisy[90:105, 40:60] = 50.0
     found = of_pixels(noisy)
@@ -50,7 +50,7 @@ def test_number_and_place_of_faulty_pixels_are_reported():
 @given(st.floats(5.3, 5.9), st.booleans(), seeds)
 def test_saturated_pixels_are_those_at_the_end(end, inverted, seed):
     sign = -1.0 if inverted else 1.0
-    clipped = sign * np.minimum(QUIET.apply(CLEAN, random_state=seed), end)
+    clipped = sign * np.minimum(QUIET.apply(TRUE_IMAGE, random_state=seed), end)
     np.testing.assert_array_equal(saturated_pixels(clipped), clipped == sign * end)
     assert f"{(clipped == sign * end).mean():.1%} of the pixels" in of_pixels(clipped)["saturation"]
 
@@ -58,7 +58,7 @@ def test_saturated_pixels_are_those_at_the_end(end, inverted, seed):
 @settings(max_examples=15)
 @given(st.floats(0.02, 0.1), seeds)
 def test_digital_levels_are_not_saturation(step, seed):
-    noisy = QUIET.apply(CLEAN, random_state=seed)
+    noisy = QUIET.apply(TRUE_IMAGE, random_state=seed)
     for image in (noisy, np.round(noisy / step) * step, np.zeros((9, 9))):
         assert not saturated_pixels(image).any()
 
@@ -140,8 +140,8 @@ def test_a_displacement_at_the_left_edge_is_reported(shift, seed):
 def test_few_columns_have_no_flyback():
     _, fits = columns_of((64, 64))
     assert find_scan_faults(QUIET.apply(crystal((64, 64)), random_state=0), fits) == {}
-    everything = fit_columns(CLEAN, lattice_positions(CLEAN.shape, 18.0, margin=-8.0), 3.0)
-    assert find_scan_faults(CLEAN, everything) == {}
+    everything = fit_columns(TRUE_IMAGE, lattice_positions(TRUE_IMAGE.shape, 18.0, margin=-8.0), 3.0)
+    assert find_scan_faults(TRUE_IMAGE, everything) == {}
 
 
 # --- what faulty pixels do to a calibration ----------------------------------------------------------------------

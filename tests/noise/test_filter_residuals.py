@@ -41,7 +41,7 @@ def test_pointwise_noise_of_a_flat_image_is_measured(readout, shape, mode, seed)
 
 
 def test_texture_of_a_noise_free_crystal_is_measured_as_noise():
-    clean = crystal((128, 128))
-    model = residual_curve_model(clean, mode="haadf", contrast=1.0, level=0.0, sigma=2.0)
+    true_image = crystal((128, 128))
+    model = residual_curve_model(true_image, mode="haadf", contrast=1.0, level=0.0, sigma=2.0)
     # the reason for calibration from fitted columns and registered rows
     assert model.scan.amplitude + model.scan.jitter > 0.02

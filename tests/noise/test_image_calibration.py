@@ -16,11 +16,11 @@ from stemkit import NoiseCalibrator, NoiseModel, PointwiseNoise, ScanNoise
 suffixes = st.sampled_from(["", "_y"])
 
 SHAPE = (256, 256)
-CLEAN = crystal(SHAPE, angle=0.3)
+TRUE_IMAGE = crystal(SHAPE, angle=0.3)
 
 
 def calibrated(scan: ScanNoise, seed: int, readout: float = 0.05) -> NoiseCalibrator:
-    image = NoiseModel(scan=scan, pointwise=PointwiseNoise(readout)).apply(CLEAN, random_state=seed)
+    image = NoiseModel(scan=scan, pointwise=PointwiseNoise(readout)).apply(TRUE_IMAGE, random_state=seed)
     return NoiseCalibrator(mode="haadf").fit(image)
 
 
@@ -72,7 +72,7 @@ def test_an_image_without_drift_and_hum_has_none(scan):
 def test_lengths_are_means_over_the_images_that_have_them():
     still = NoiseModel(scan=ScanNoise(jitter=0.2), pointwise=PointwiseNoise(0.05))
     humming = replace(still, scan=replace(still.scan, hum=0.6, hum_period=4.3))
-    images = [one.apply(CLEAN, random_state=i) for i, one in enumerate((still, humming, still))]
+    images = [one.apply(TRUE_IMAGE, random_state=i) for i, one in enumerate((still, humming, still))]
     calibrator = NoiseCalibrator(mode="haadf").fit(images)
     found = calibrator.noise_model_.scan
     assert found.hum_period == pytest.approx(4.3, abs=0.02)

@@ -317,10 +317,10 @@ def test_parts_of_amplitude_zero_change_no_bit(model, shape, seed):
 @given(amplitudes, st.floats(-0.3, 0.3), st.floats(-0.5, 1.5), tukey_shapes, modes, seeds)
 def test_pointwise_variance_is_a_line_in_the_signal(readout, gain, signal, shape, mode, seed):
     model = NoiseModel(50.0, 7.0, mode, pointwise=PointwiseNoise(readout, gain, shape))
-    clean = np.full((256, 256), 7.0 + (-50.0 if mode == "bf" else 50.0) * signal)
-    noise = model.apply(clean, random_state=seed) - clean
+    true_image = np.full((256, 256), 7.0 + (-50.0 if mode == "bf" else 50.0) * signal)
+    noise = model.apply(true_image, random_state=seed) - true_image
     expected = max(readout**2 + gain * signal, 0.0) * 2500
-    np.testing.assert_allclose(model.variance(clean), expected, atol=1e-9)
+    np.testing.assert_allclose(model.variance(true_image), expected, atol=1e-9)
     kurtosis = 3 + tukey_excess(shape)
     assert abs((noise**2).mean() - expected) <= SIGMAS * expected * math.sqrt((kurtosis - 1) / noise.size)
     assert abs(noise.mean()) <= SIGMAS * math.sqrt(expected / noise.size)
@@ -412,15 +412,15 @@ def test_counted_electrons(gain, dark, signal, contrast, mode, seed):
     sign = -1.0 if mode == "bf" else 1.0
     readout = math.sqrt(gain**2 * dark if mode == "haadf" else gain * (1.3 + dark))
     model = NoiseModel(contrast, 3.0, mode, pointwise=PointwiseNoise(readout, sign * gain, kind="poisson"))
-    clean = np.full((128, 128), 3.0 + sign * contrast * signal)
-    noisy = model.apply(clean, random_state=seed)
-    variance = float(model.variance(clean)[0, 0])
+    true_image = np.full((128, 128), 3.0 + sign * contrast * signal)
+    noisy = model.apply(true_image, random_state=seed)
+    variance = float(model.variance(true_image)[0, 0])
     expected = (readout**2 + sign * gain * signal) * contrast**2
     assert variance == pytest.approx(expected, rel=1e-9)
-    assert abs(noisy.mean() - clean[0, 0]) < SIGMAS * math.sqrt(variance / clean.size)
+    assert abs(noisy.mean() - true_image[0, 0]) < SIGMAS * math.sqrt(variance / true_image.size)
     kurtosis = 3 + (gain * contrast) ** 2 / variance
-    spread = SIGMAS * variance * math.sqrt((kurtosis - 1) / clean.size)
-    assert abs(((noisy - clean) ** 2).mean() - variance) < spread
+    spread = SIGMAS * variance * math.sqrt((kurtosis - 1) / true_image.size)
+    assert abs(((noisy - true_image) ** 2).mean() - variance) < spread
     electrons = ((noisy - 3.0) * sign / contrast + sign * readout**2 / gain) / (sign * gain)
     np.testing.assert_allclose(electrons, np.round(electrons), atol=1e-5)
     assert electrons.min() > -0.5

@@ -15,7 +15,7 @@ from stemkit.noise.shift_estimates import ShiftEstimates, derivative, estimate_s
 from stemkit.statistics import robust_rms
 
 SHAPE = (192, 192)
-CLEAN, FITS = columns_of(SHAPE, 16.0, 2.6)
+TRUE_IMAGE, FITS = columns_of(SHAPE, 16.0, 2.6)
 FEW = settings(max_examples=4)
 
 
@@ -32,7 +32,7 @@ def registered(
     """Rows registered in three rounds, and where they were."""
     scan = ScanNoise(jitter_length=length, **{("jitter_y", "jitter")[axis]: jitter})
     model = NoiseModel(scan=scan, pointwise=PointwiseNoise(noise))
-    noisy, shifts = model.apply(CLEAN, random_state=seed), np.zeros((2, *SHAPE))
+    noisy, shifts = model.apply(TRUE_IMAGE, random_state=seed), np.zeros((2, *SHAPE))
     for _ in range(3):
         found = register_rows(estimated(noisy, noise, shifts, axis), SHAPE)
         shifts[axis] = found.shifts
@@ -64,7 +64,7 @@ def test_rows_that_are_displaced_as_a_whole_are_registered(jitter, noise, seed):
     assert math.isinf(found.length)
     assert (found.shifts == found.shifts[:, :1]).all()
     assert found.shifts.mean() == pytest.approx(0.0, abs=1e-9)
-    estimates = estimated(CLEAN, noise)
+    estimates = estimated(TRUE_IMAGE, noise)
     crossed = estimates.by_row(estimates.weight) > 1 / jitter**2
     error = robust_rms((found.shifts[:, 0] - rows)[crossed & (np.abs(rows) < 2 * jitter)])
     assert error < 0.45 * jitter
@@ -101,7 +101,7 @@ def test_rows_without_displacement_are_not_displaced(noise, seed):
 
 
 def test_rows_without_columns_have_no_displacement():
-    found = register_rows(estimated(CLEAN, 0.1).unweighted(), SHAPE)
+    found = register_rows(estimated(TRUE_IMAGE, 0.1).unweighted(), SHAPE)
     assert (found.shifts == np.zeros(SHAPE)).all()
     assert found.jitter == 0
     assert math.isnan(found.jitter_std)
@@ -110,7 +110,7 @@ def test_rows_without_columns_have_no_displacement():
 
 def test_rows_between_columns_have_no_weight():
     lone = FITS.take(np.arange(4))
-    estimates = estimate_shifts(np.zeros(SHAPE), derivative(CLEAN), lone, np.zeros((2, *SHAPE)), np.ones(SHAPE))
+    estimates = estimate_shifts(np.zeros(SHAPE), derivative(TRUE_IMAGE), lone, np.zeros((2, *SHAPE)), np.ones(SHAPE))
     y = np.arange(SHAPE[0])
     weight = estimates.sparse(estimates.weight).toarray()
     far = np.abs(y[None] - lone.y[:, None]) > 2.2 * lone.sigma[:, None] + 1.5

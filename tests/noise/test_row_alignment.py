@@ -29,11 +29,11 @@ def specimen(*, sine: float = 0.0, period: float = 150.0, shear: float = 0.0, be
     return gaussians(SHAPE, positions, 2.6)
 
 
-def jittered(clean: np.ndarray, jitter: float, noise: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def jittered(true_image: np.ndarray, jitter: float, noise: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """A recorded image, and the displacements of its rows about their mean, px."""
     model = NoiseModel(scan=ScanNoise(jitter=jitter), pointwise=PointwiseNoise(noise))
     rows = displacements(model, SHAPE, seed)[:, SHAPE[1] // 2]
-    return model.apply(clean, random_state=seed), rows - rows.mean()
+    return model.apply(true_image, random_state=seed), rows - rows.mean()
 
 
 def labeled(values: np.ndarray, pixel_size: float = 0.01, **attrs: object) -> xr.DataArray:
@@ -43,16 +43,16 @@ def labeled(values: np.ndarray, pixel_size: float = 0.01, **attrs: object) -> xr
 @FEW
 @given(st.floats(0.3, 1.0), st.floats(0.01, 0.06), seeds)
 def test_rows_are_aligned(jitter, noise, seed):
-    clean = specimen()
-    image, rows = jittered(clean, jitter, noise, seed)
+    true_image = specimen()
+    image, rows = jittered(true_image, jitter, noise, seed)
     aligner = RowAligner(mode="haadf")
     straight = aligner.fit_transform(image)
     (shifts,) = aligner.shifts_
     assert shifts.shape == (SHAPE[0],)
     assert (shifts - rows).std() < 0.25 * rows.std()
     inside = np.s_[:, 8:-8]
-    quiet = ((straight - clean)[inside] ** 2).mean() - noise**2
-    assert quiet < 0.15 * (((image - clean)[inside] ** 2).mean() - noise**2)
+    quiet = ((straight - true_image)[inside] ** 2).mean() - noise**2
+    assert quiet < 0.15 * (((image - true_image)[inside] ** 2).mean() - noise**2)
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.3, 0.8])
@@ -186,8 +186,8 @@ def test_single_counts_of_an_aligned_image_are_not_faulty():
 
 
 def test_faulty_pixels_are_not_spread_by_interpolation():
-    clean = specimen()
-    image, _ = jittered(clean, 0.5, 0.03, 4)
+    true_image = specimen()
+    image, _ = jittered(true_image, 0.5, 0.03, 4)
     expected = RowAligner(mode="haadf").fit_transform(image)
     image[50, 60] = 1e3
     aligned = RowAligner(mode="haadf").fit_transform(image)

@@ -18,8 +18,8 @@ def test_threshold_between_two_sublattices():
 
 
 def test_contrast_is_that_of_the_brighter_sublattice():
-    clean = 20.0 + 100.0 * crystal((224, 224), 22.0, 2.6, second=0.6)
-    noisy = NoiseModel(100.0, 20.0, pointwise=PointwiseNoise(0.1)).apply(clean, random_state=0)
+    true_image = 20.0 + 100.0 * crystal((224, 224), 22.0, 2.6, second=0.6)
+    noisy = NoiseModel(100.0, 20.0, pointwise=PointwiseNoise(0.1)).apply(true_image, random_state=0)
     scale = measure_scale(separate_specimen(noisy))
     assert scale.contrast == pytest.approx(100.0, abs=5 * scale.contrast_std + 1.0)
     assert scale.level == pytest.approx(20.0, abs=5 * scale.level_std + 1.0)

@@ -16,8 +16,8 @@ from stemkit.noise.shift_estimates import _without_profile, derivative, estimate
 SHAPE = (256, 256)
 #: Rows of columns at every distance from the scan lines.
 POSITIONS = lattice_positions(SHAPE, 16.0, angle=0.3)
-CLEAN = gaussians(SHAPE, POSITIONS, 2.6)
-FITS = fit_columns(CLEAN, POSITIONS, 2.6)
+TRUE_IMAGE = gaussians(SHAPE, POSITIONS, 2.6)
+FITS = fit_columns(TRUE_IMAGE, POSITIONS, 2.6)
 STILL = np.zeros((2, *SHAPE))
 
 
@@ -27,8 +27,8 @@ STILL = np.zeros((2, *SHAPE))
 def test_stated_variance_is_that_of_correlated_noise(axis, readout, streaks, length, seed):
     model = NoiseModel(scan=ScanNoise(streaks, length), pointwise=PointwiseNoise(readout))
     noise = model.apply(np.zeros(SHAPE), random_state=seed)
-    variance = noise_variance(noise, np.zeros(SHAPE, dtype=bool), CLEAN, 2.6)[axis]
-    estimates = estimate_shifts(noise, derivative(CLEAN, axis), FITS, STILL, variance, axis=axis)
+    variance = noise_variance(noise, np.zeros(SHAPE, dtype=bool), TRUE_IMAGE, 2.6)[axis]
+    estimates = estimate_shifts(noise, derivative(TRUE_IMAGE, axis), FITS, STILL, variance, axis=axis)
     used = estimates.weight > 0
     # neighbouring columns share streaks: fewer independent estimates than there are
     tolerance = SIGMAS * math.sqrt(2 / used.sum() * 4) + 0.1
@@ -59,13 +59,13 @@ def test_close_columns_share_their_noise(axis, spacing):
 @settings(max_examples=8)
 def test_variance_of_dark_columns_has_the_square_of_the_unit(unit, gain):
     """The variance decreases towards the columns of bright field by the same fraction in any unit."""
-    noise = np.sqrt(np.maximum(0.15**2 + gain * CLEAN, 0.0)) * np.random.default_rng(0).normal(size=SHAPE)
+    noise = np.sqrt(np.maximum(0.15**2 + gain * TRUE_IMAGE, 0.0)) * np.random.default_rng(0).normal(size=SHAPE)
     faulty = np.zeros(SHAPE, dtype=bool)
-    first = noise_variance(noise, faulty, CLEAN, 2.6)
-    second = noise_variance(unit * noise, faulty, unit * CLEAN, 2.6)
+    first = noise_variance(noise, faulty, TRUE_IMAGE, 2.6)
+    second = noise_variance(unit * noise, faulty, unit * TRUE_IMAGE, 2.6)
     for one, other in zip(first, second, strict=True):
         np.testing.assert_allclose(other, unit**2 * one, rtol=1e-12)
-    bright, dark = first[1][CLEAN > 0.9].mean(), first[1][CLEAN < 0.05].mean()
+    bright, dark = first[1][TRUE_IMAGE > 0.9].mean(), first[1][TRUE_IMAGE < 0.05].mean()
     assert bright / dark == pytest.approx(1 + 0.95 * gain / 0.15**2, abs=0.15)
 
 
@@ -73,8 +73,8 @@ def test_variance_of_dark_columns_has_the_square_of_the_unit(unit, gain):
 @given(st.floats(0.05, 0.3), seeds)
 def test_displacements_along_y_keep_their_size(rms, seed):
     true = rms * np.random.default_rng(seed).normal(size=SHAPE[0])
-    residual = true[:, None] * derivative(CLEAN, 0)
-    estimates = estimate_shifts(residual, derivative(CLEAN, 0), FITS, STILL, np.ones(SHAPE), axis=0)
+    residual = true[:, None] * derivative(TRUE_IMAGE, 0)
+    estimates = estimate_shifts(residual, derivative(TRUE_IMAGE, 0), FITS, STILL, np.ones(SHAPE), axis=0)
     weighted = estimates.weight * true[estimates.row]
     assert (weighted * estimates.shift).sum() / (weighted * true[estimates.row]).sum() == pytest.approx(1.0, abs=0.03)
 
@@ -85,7 +85,7 @@ def test_a_profile_that_all_columns_share_is_no_displacement():
     along_x = np.exp(-0.5 * ((np.arange(SHAPE[1])[:, None] - POSITIONS[:, 1]) / 2.6) ** 2)
     profile = 0.05 * distance * (distance**2 / 2.6**2 - 3) * np.exp(-0.5 * (distance / 2.6) ** 2)
     residual = profile @ along_x.T
-    estimates = estimate_shifts(residual, derivative(CLEAN, 0), FITS, STILL, np.ones(SHAPE), axis=0)
+    estimates = estimate_shifts(residual, derivative(TRUE_IMAGE, 0), FITS, STILL, np.ones(SHAPE), axis=0)
     used = estimates.weight > 0
     # it is removed in steps of a pixel; without that the RMS is 0.5 px
     assert np.sqrt(np.average(estimates.shift[used] ** 2, weights=estimates.weight[used])) < 0.12

@@ -53,10 +53,10 @@ def columns():
 def image():
     rng = np.random.default_rng(3)
     y, x = np.mgrid[0:96, 0:120]
-    clean = np.exp(2 * (np.cos(2 * np.pi * y / 12) + np.cos(2 * np.pi * x / 12)) - 4)
-    noisy = stemkit.calibrated(100 * clean + rng.normal(0, 6, clean.shape), pixel_size=0.02)
+    true_image = np.exp(2 * (np.cos(2 * np.pi * y / 12) + np.cos(2 * np.pi * x / 12)) - 4)
+    noisy = stemkit.calibrated(100 * true_image + rng.normal(0, 6, true_image.shape), pixel_size=0.02)
     made = '{"stemkit": "0", "step": "enhance"}'
-    enhanced = noisy.copy(data=100 * clean).assign_attrs(mode="haadf", stemkit=made)
+    enhanced = noisy.copy(data=100 * true_image).assign_attrs(mode="haadf", stemkit=made)
     return enhanced.assign_coords(recorded=(("y", "x"), noisy.values))
 
 

@@ -31,8 +31,8 @@ def crystal(seed=0, size=96):
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:size, 0:size]
     sites = np.arange(SPACING / 2, size, SPACING)
-    clean = sum(np.exp(-((y - v) ** 2 + (x - u) ** 2) / (2 * 2.2**2)) for v in sites for u in sites)
-    image = stemkit.calibrated(100 * clean + rng.normal(0, 5, clean.shape), pixel_size=PIXEL)
+    true_image = sum(np.exp(-((y - v) ** 2 + (x - u) ** 2) / (2 * 2.2**2)) for v in sites for u in sites)
+    image = stemkit.calibrated(100 * true_image + rng.normal(0, 5, true_image.shape), pixel_size=PIXEL)
     return image.assign_attrs(mode="haadf", source="square <crystal>.tif")
 
 

@@ -58,11 +58,11 @@ class TestFrames:
     @pytest.mark.parametrize("height", [12.0, 4000.0])
     def test_a_pixel_that_is_hot_in_every_frame_is_not_averaged(self, height):
         frames = counts()
-        clean = SeriesAligner(rows=False, denoiser=None).fit_transform(frames)
+        intact = SeriesAligner(rows=False, denoiser=None).fit_transform(frames)
         frames.values[:, 20, 30] += height
         spoiled = SeriesAligner(rows=False, denoiser=None).fit_transform(frames)
-        assert spoiled.shape == clean.shape
-        assert np.abs(spoiled - clean).max() < 2.0
+        assert spoiled.shape == intact.shape
+        assert np.abs(spoiled - intact).max() < 2.0
 
     def test_what_is_faulty_in_the_mean_alone_is_interpolated(self):
         # on noise of 3, a fault of 18 is not significant in a frame; in the mean of 16 it is

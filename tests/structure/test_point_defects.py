@@ -83,12 +83,12 @@ def test_false_discoveries_power_and_probabilities_among_defects():
 def test_the_detection_limit_is_found_with_the_stated_power():
     hits = []
     for seed in range(25):
-        clean, lattice = without_defects(seed)
-        limits = point_defects(clean, lattice, power=0.8).columns
+        perfect, lattice = without_defects(seed)
+        limits = point_defects(perfect, lattice, power=0.8).columns
         rng = np.random.default_rng(seed)
-        inside = ((clean[["y", "x"]] > BORDER) & (clean[["y", "x"]] < 12 * 0.4 - BORDER)).all(axis=1)
+        inside = ((perfect[["y", "x"]] > BORDER) & (perfect[["y", "x"]] < 12 * 0.4 - BORDER)).all(axis=1)
         row = rng.choice(np.flatnonzero(inside))
-        changed = clean.copy()
+        changed = perfect.copy()
         # the measured value contains noise already: the true one is changed by the limit
         changed.loc[row, "amplitude"] -= limits["detectable"][row] * limits["expected"][row]
         hits.append(row in point_defects(changed, lattice).defects["column"].dropna().astype(int).tolist())
@@ -181,9 +181,9 @@ def test_vacancies_are_measured_in_the_image():
     pixel = 0.02
     at = np.arange(250) * pixel - 0.3
     y, x = (np.exp(-0.5 * ((at - shown[[d]].to_numpy()) / 0.06) ** 2) for d in ("y", "x"))
-    clean = 0.2 + (y * shown[["amplitude"]].to_numpy()).T @ x
+    true_image = 0.2 + (y * shown[["amplitude"]].to_numpy()).T @ x
     noise = NoiseModel(contrast=2.0, level=0.2, pointwise=PointwiseNoise.counted(60.0))
-    image = noise.apply(calibrated(clean, pixel_size=pixel), random_state=rng.integers(100))
+    image = noise.apply(calibrated(true_image, pixel_size=pixel), random_state=rng.integers(100))
     detector = AtomDetector()
     columns = detector.fit_transform(image)
     lattice = fit_lattice(columns)

@@ -145,9 +145,9 @@ def test_vacancies_of_an_image():
     y, x = np.mgrid[0:128, 0:128]
     sites = np.mgrid[8:128:16, 8:128:16].reshape(2, -1).T
     vacant, missed = sites[27], sites[37]
-    clean = sum(np.exp(-((y - a) ** 2 + (x - b) ** 2) / 18) for a, b in sites if (a, b) != tuple(vacant))
-    noise = np.random.default_rng(0).normal(0, 3, clean.shape)
-    image = NoiseCalibrator().fit_transform(calibrated(100 * clean + noise, pixel_size=0.02))
+    true_image = sum(np.exp(-((y - a) ** 2 + (x - b) ** 2) / 18) for a, b in sites if (a, b) != tuple(vacant))
+    noise = np.random.default_rng(0).normal(0, 3, true_image.shape)
+    image = NoiseCalibrator().fit_transform(calibrated(100 * true_image + noise, pixel_size=0.02))
     detector = AtomDetector().fit(image)
     table = detector.transform(image)
     table = table[np.hypot(*(table[["y_px", "x_px"]] - missed).to_numpy().T) > 8].reset_index(drop=True)

@@ -243,8 +243,8 @@ def test_images_have_the_requested_arrangement(arrangement):
 def test_fit_takes_mode_noise_spacing_and_pixel_size(mode):
     sign = -1 if mode == "bf" else 1
     noise = NoiseModel(100.0, 300.0, mode, pointwise=PointwiseNoise(0.1))
-    clean = 300.0 + sign * 100.0 * crystal((128, 128), spacing=14.0, sigma=2.5)
-    image = stemkit.calibrated(noise.apply(clean, random_state=0), pixel_size=0.02).assign_attrs(mode=mode)
+    true_image = 300.0 + sign * 100.0 * crystal((128, 128), spacing=14.0, sigma=2.5)
+    image = stemkit.calibrated(noise.apply(true_image, random_state=0), pixel_size=0.02).assign_attrs(mode=mode)
     fitted = STEMSynthesizer(shape=(48, 48), random_state=0, arrangements=("lattice",)).fit(image)
     assert fitted.mode_ == mode
     assert fitted.pixel_size_ == pytest.approx(0.02)
@@ -406,9 +406,9 @@ def specimen(n: int = 1) -> Columns:
 def test_record_shows_the_specimen_and_nothing_else():
     synthesizer = STEMSynthesizer(shape=(64, 72), noise=QUIET, pixel_size=0.02, random_state=0)
     pairs, table = synthesizer.record(specimen(), return_columns=True)
-    clean = 20.0 + 100.0 * render(specimen(), (64, 72)).numpy()
-    np.testing.assert_allclose(pairs["enhance"], clean, rtol=1e-5)
-    np.testing.assert_allclose(pairs["noisy"], clean, atol=0.01)
+    true_image = 20.0 + 100.0 * render(specimen(), (64, 72)).numpy()
+    np.testing.assert_allclose(pairs["enhance"], true_image, rtol=1e-5)
+    np.testing.assert_allclose(pairs["noisy"], true_image, atol=0.01)
     assert pairs["arrangement"].values.tolist() == ["given"]
     assert pairs["noisy"][0].stem.pixel_size == pytest.approx(0.02)
     assert set(table["amplitude"].round(6)) == {100.0, 50.0}
@@ -421,10 +421,10 @@ def test_recordings_differ_in_their_noise_alone():
     synthesizer = STEMSynthesizer(shape=(64, 72), noise=NoiseModel(pointwise=PointwiseNoise(0.2)), random_state=1)
     pairs, table = synthesizer.record(specimen(2), 3, return_columns=True)
     assert pairs.sizes["image"] == 6
-    clean = pairs["enhance"].values
-    assert np.array_equal(clean[0], clean[2])
-    assert np.array_equal(clean[3], clean[5])
-    assert not np.array_equal(clean[0], clean[3])
+    true_image = pairs["enhance"].values
+    assert np.array_equal(true_image[0], true_image[2])
+    assert np.array_equal(true_image[3], true_image[5])
+    assert not np.array_equal(true_image[0], true_image[3])
     rest = (pairs["noisy"] - pairs["enhance"]).values
     assert rest.std() == pytest.approx(0.2, rel=0.03)
     assert abs(np.corrcoef(rest[0].ravel(), rest[1].ravel())[0, 1]) < 0.1

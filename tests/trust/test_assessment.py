@@ -33,8 +33,8 @@ GRID = np.array([(10.0 + 12 * i, 8.0 + 12 * j) for i in range(10) for j in range
 @pytest.fixture(scope="module")
 def pair():
     model = NoiseModel(pointwise=PointwiseNoise.counted(20.0, background=4.0))
-    clean = gaussians(SHAPE, GRID, SIGMA)
-    recorded = stemkit.calibrated(xr.DataArray(model.apply(clean, random_state=0), dims=("y", "x")), pixel_size=0.02)
+    truth = gaussians(SHAPE, GRID, SIGMA)
+    recorded = stemkit.calibrated(xr.DataArray(model.apply(truth, random_state=0), dims=("y", "x")), pixel_size=0.02)
     recorded.attrs["mode"] = "haadf"
     return recorded, SFINDenoiser(device="cpu").fit_transform(recorded)
 
@@ -50,14 +50,14 @@ def test_the_range_is_that_of_the_weights(pair):
 
 def test_an_image_with_more_noise_than_in_the_training_is_outside():
     rng = np.random.default_rng(0)
-    clean = gaussians(SHAPE, GRID, SIGMA)
-    found = stemkit.assess(clean + 3.0 * rng.normal(size=SHAPE), clean, mode="haadf")
+    truth = gaussians(SHAPE, GRID, SIGMA)
+    found = stemkit.assess(truth + 3.0 * rng.normal(size=SHAPE), truth, mode="haadf")
     # arrays do not say what enhanced them
     assert found.range.loc["noise", "status"] == "unknown"
-    enhanced = xr.DataArray(clean, dims=("y", "x"))
+    enhanced = xr.DataArray(truth, dims=("y", "x"))
     sha = load_weights("auto")[1].sha256
     enhanced.attrs["stemkit"] = f'{{"step": "enhance", "weights": "{sha}"}}'
-    found = stemkit.assess(clean + 3.0 * rng.normal(size=SHAPE), enhanced, mode="haadf")
+    found = stemkit.assess(truth + 3.0 * rng.normal(size=SHAPE), enhanced, mode="haadf")
     assert found.range.loc["noise", "value"] == pytest.approx(3.0, rel=0.25)
     assert found.range.loc["noise", "status"] == "outside"
     assert any("noise is outside of the training" in text for text in found.warnings)
@@ -142,21 +142,21 @@ def test_factors_contain_the_stated_fractions():
 
 def test_errors_that_all_results_have_in_common_are_part_of_the_uncertainty():
     rng = np.random.default_rng(1)
-    clean = gaussians(SHAPE, GRID, SIGMA)
-    results = np.stack([clean] * 8)
+    truth = gaussians(SHAPE, GRID, SIGMA)
+    results = np.stack([truth] * 8)
     noise = 0.05 * rng.normal(size=SHAPE)
     slow = 0.3 * np.sin(np.arange(SHAPE[0]) / 20)[:, None]
-    still = error_sources(xr.DataArray(clean + noise, dims=("y", "x")), results, "haadf")
-    waves = error_sources(xr.DataArray(clean + noise + slow, dims=("y", "x")), results, "haadf")
+    still = error_sources(xr.DataArray(truth + noise, dims=("y", "x")), results, "haadf")
+    waves = error_sources(xr.DataArray(truth + noise + slow, dims=("y", "x")), results, "haadf")
     assert still.spread.max() < 1e-12
     assert not still.displacement.any()
     assert waves.background == pytest.approx(0.3 / np.sqrt(2), rel=0.2)
     assert still.background < 0.1 * waves.background
     jitter = rng.normal(scale=0.5, size=SHAPE[0])
     at = np.arange(SHAPE[1])
-    moved = np.stack([np.interp(at + d, at, row) for d, row in zip(jitter, clean, strict=True)])
+    moved = np.stack([np.interp(at + d, at, row) for d, row in zip(jitter, truth, strict=True)])
     rows = error_sources(xr.DataArray(moved + noise, dims=("y", "x")), results, "haadf")
-    slope = np.hypot(*np.gradient(clean))
+    slope = np.hypot(*np.gradient(truth))
     assert rows.displacement.max() == pytest.approx(0.5 * slope.max(), rel=0.2)
     # bright and dark columns alike
     dark = error_sources(xr.DataArray(-moved - noise, dims=("y", "x")), -results, "bf")

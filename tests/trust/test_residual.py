@@ -23,7 +23,7 @@ def crystal(shape=SHAPE, dx=0.0, sigma=SIGMA):
     return gaussians(shape, SPACING * steps @ np.array([[0.96, 0.28], [-0.28, 0.96]]) + (0.0, dx), sigma)
 
 
-CLEAN = crystal()
+TRUE_IMAGE = crystal()
 NOISES = {
     "white": NoiseModel(pointwise=PointwiseNoise(readout=0.2)),
     "counted": NoiseModel(pointwise=PointwiseNoise.counted(5.0, background=1.0)),
@@ -35,7 +35,7 @@ NOISES = {
 
 def residual_of(enhanced, name="white", seed=0, calibrated=False):
     model = NOISES[name]
-    residual = model.apply(CLEAN, random_state=seed) - enhanced
+    residual = model.apply(TRUE_IMAGE, random_state=seed) - enhanced
     expected = (
         ExpectedNoise.from_model(model, enhanced) if calibrated else ExpectedNoise.from_residual(residual, enhanced)
     )
@@ -51,7 +51,7 @@ def test_the_width_of_a_column_is_that_of_its_gaussian():
 @pytest.mark.parametrize("calibrated", [False, True])
 @pytest.mark.parametrize("name", NOISES)
 def test_tests_of_noise_are_not_significant(name, calibrated):
-    p = [residual_of(CLEAN, name, seed, calibrated).p for seed in range(3)]
+    p = [residual_of(TRUE_IMAGE, name, seed, calibrated).p for seed in range(3)]
     # three images: one below 1 % by chance is unlikely, and none may be far below
     assert sorted(p)[1] > 0.01
     assert min(p) > 1e-4
@@ -62,7 +62,7 @@ def test_a_column_that_was_removed_or_added_is_found_at_its_place(height):
     y, x = np.indices(SHAPE)
     middle = (81.0, 90.0)
     column = np.exp(-((y - middle[0]) ** 2 + (x - middle[1]) ** 2) / (2 * SIGMA**2))
-    found = residual_of(CLEAN + height * column)
+    found = residual_of(TRUE_IMAGE + height * column)
     assert "columns" in found.structure.index
     place = found.places.iloc[0]
     assert np.hypot(place["y_px"] - middle[0], place["x_px"] - middle[1]) < 3
@@ -71,35 +71,35 @@ def test_a_column_that_was_removed_or_added_is_found_at_its_place(height):
 
 
 def test_the_lattice_in_the_residual_of_a_blur_has_the_expected_size():
-    enhanced = gaussian_filter(CLEAN, 1.0)
+    enhanced = gaussian_filter(TRUE_IMAGE, 1.0)
     found = residual_of(enhanced)
     assert "lattice" in found.structure.index
-    removed = (CLEAN - enhanced).std() / enhanced.std()
+    removed = (TRUE_IMAGE - enhanced).std() / enhanced.std()
     assert found.table.loc["lattice", "value"] == pytest.approx(removed, rel=0.4)
 
 
 @pytest.mark.parametrize("name", ["white", "counted", "jitter", "background"])
 def test_blur_is_found_where_a_lattice_is_not(name):
-    enhanced = gaussian_filter(CLEAN, 0.8)
+    enhanced = gaussian_filter(TRUE_IMAGE, 0.8)
     # the variance of the filter, over that of the columns, for small ones half of it is the excess of the width
     expected = 0.5 * 0.8**2 / column_width(enhanced) ** 2
     found = [residual_of(enhanced, name, seed).table.loc["blur"] for seed in range(3)]
     assert max(row["p"] for row in found) < 0.01
     assert np.mean([row["value"] for row in found]) == pytest.approx(expected, rel=0.2)
-    sharp = [residual_of(CLEAN, name, seed).table.loc["blur", "p"] for seed in range(3)]
+    sharp = [residual_of(TRUE_IMAGE, name, seed).table.loc["blur", "p"] for seed in range(3)]
     assert min(sharp) > 1e-3
 
 
 def test_low_contrast_and_kept_noise_are_reported_as_blur():
-    faint = residual_of(CLEAN.mean() + 0.9 * (CLEAN - CLEAN.mean()), "white")
+    faint = residual_of(TRUE_IMAGE.mean() + 0.9 * (TRUE_IMAGE - TRUE_IMAGE.mean()), "white")
     assert "blur" in faint.structure.index
     rng = np.random.default_rng(5)
     noise = 0.3 * rng.normal(size=SHAPE)
-    kept = CLEAN + 0.5 * gaussian_filter(noise, 1.0)
-    residual = CLEAN + noise - kept
+    kept = TRUE_IMAGE + 0.5 * gaussian_filter(noise, 1.0)
+    residual = TRUE_IMAGE + noise - kept
     assert "blur" in check_residual(residual, kept, ExpectedNoise.from_residual(residual, kept)).structure.index
     # an image that is too sharp is none of them
-    sharp = residual_of(2 * CLEAN - gaussian_filter(CLEAN, 0.8), "white")
+    sharp = residual_of(2 * TRUE_IMAGE - gaussian_filter(TRUE_IMAGE, 0.8), "white")
     assert sharp.table.loc["blur", "value"] < 0
     assert "blur" not in sharp.structure.index
 
@@ -114,7 +114,7 @@ def test_locally_stronger_noise_is_found():
     rng = np.random.default_rng(1)
     strong = np.where(np.hypot(*(np.indices(SHAPE) - 80)) < 16, 2.0, 1.0)
     residual = 0.2 * strong * rng.normal(size=SHAPE)
-    found = check_residual(residual, CLEAN, ExpectedNoise.from_residual(residual, CLEAN))
+    found = check_residual(residual, TRUE_IMAGE, ExpectedNoise.from_residual(residual, TRUE_IMAGE))
     assert "variance" in found.structure.index
     # the median square has noise of variance 1, the strongest one of up to 4
     assert 2.5 < found.table.loc["variance", "value"] < 6
@@ -123,7 +123,7 @@ def test_locally_stronger_noise_is_found():
 def test_correlated_residuals_are_not_white():
     rng = np.random.default_rng(2)
     residual = 0.2 * rng.normal(size=SHAPE) + 0.2 * gaussian_filter(rng.normal(size=SHAPE), 1.0)
-    found = check_residual(residual, CLEAN, ExpectedNoise.from_residual(residual, CLEAN))
+    found = check_residual(residual, TRUE_IMAGE, ExpectedNoise.from_residual(residual, TRUE_IMAGE))
     assert "whiteness" in found.structure.index
 
 
@@ -131,8 +131,8 @@ def test_displacements_of_rows_are_removed():
     rng = np.random.default_rng(3)
     shifts = 0.4 * rng.normal(size=(SHAPE[0], 1))
     noise = 0.02 * rng.normal(size=SHAPE)
-    residual = np.gradient(CLEAN, axis=1) * shifts + noise
-    rows = fit_displacements(residual, CLEAN, np.full(SHAPE, 0.02))
+    residual = np.gradient(TRUE_IMAGE, axis=1) * shifts + noise
+    rows = fit_displacements(residual, TRUE_IMAGE, np.full(SHAPE, 0.02))
     assert rows.rms == pytest.approx(0.4, rel=0.2)
     assert np.mean(rows.residual**2) == pytest.approx(1.0, abs=0.4)
     assert np.mean((residual / 0.02) ** 2) > 4
@@ -140,8 +140,8 @@ def test_displacements_of_rows_are_removed():
 
 def test_the_variance_of_counts_is_measured():
     model = NoiseModel(pointwise=PointwiseNoise.counted(4.0, background=2.0))
-    residual = model.apply(CLEAN, random_state=0) - CLEAN
-    found, true = ExpectedNoise.from_residual(residual, CLEAN), ExpectedNoise.from_model(model, CLEAN)
+    residual = model.apply(TRUE_IMAGE, random_state=0) - TRUE_IMAGE
+    found, true = ExpectedNoise.from_residual(residual, TRUE_IMAGE), ExpectedNoise.from_model(model, TRUE_IMAGE)
     np.testing.assert_allclose(
         found.variance_at(np.array([0.1, 0.9])), true.variance_at(np.array([0.1, 0.9])), rtol=0.1
     )
@@ -153,7 +153,7 @@ def test_the_expected_number_of_noise_peaks_is_that_of_white_noise():
     counts = []
     for seed in range(8):
         residual = np.random.default_rng(seed).normal(size=SHAPE)
-        found = check_residual(residual, CLEAN, ExpectedNoise(np.ones(SHAPE), (1.0, 0.0, 0.0), (0.0, 1.0), 0.0))
+        found = check_residual(residual, TRUE_IMAGE, ExpectedNoise(np.ones(SHAPE), (1.0, 0.0, 0.0), (0.0, 1.0), 0.0))
         counts.append((found.places["z"].abs() > level).sum())
         width = found.width
     expected = float(two_sided_noise_peaks(np.array([level]), SHAPE, width)[0])

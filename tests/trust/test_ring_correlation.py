@@ -13,9 +13,9 @@ SHAPE = (128, 128)
 
 def frames(noise, n=2, blur=1.5):
     rng = np.random.default_rng(0)
-    clean = gaussian_filter(rng.normal(size=SHAPE), blur)
-    clean /= clean.std()
-    return np.stack([clean + noise * rng.normal(size=SHAPE) for _ in range(n)])
+    true_image = gaussian_filter(rng.normal(size=SHAPE), blur)
+    true_image /= true_image.std()
+    return np.stack([true_image + noise * rng.normal(size=SHAPE) for _ in range(n)])
 
 
 def test_equal_images_correlate_up_to_nyquist_s_frequency():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -106,14 +106,14 @@ def atom_frames(
 def _frame(part: pd.DataFrame, image: xr.DataArray | None, index: int, thickness: float) -> AtomFrame:
     from stemkit._version import __version__
 
-    left, bottom, width, height = _box(part) if image is None else _field(image)
+    box = _box_of_columns(part) if image is None else _box_of_image(image)
     x, y = part["x"].to_numpy(dtype=np.float64), part["y"].to_numpy(dtype=np.float64)
     return AtomFrame(
         symbols=list(part[SYMBOLS]),
-        positions=ANGSTROM * np.column_stack([x - left, bottom - y, np.zeros(len(part))]),
-        cell=ANGSTROM * np.array([width, height, thickness]),
+        positions=ANGSTROM * np.column_stack([x - box.left, box.bottom - y, np.zeros(len(part))]),
+        cell=ANGSTROM * np.array([box.width, box.height, thickness]),
         properties=_properties(part),
-        info={"image": index, "x0_nm": left, "y0_nm": bottom, "stemkit": __version__},
+        info={"image": index, "x0_nm": box.left, "y0_nm": box.bottom, "stemkit": __version__},
     )
 
 
@@ -153,22 +153,30 @@ def _image_of(index: int, images: list[xr.DataArray] | None) -> xr.DataArray | N
     return images[index]
 
 
-def _field(image: xr.DataArray) -> tuple[float, float, float, float]:
-    """Left and lower edge, width and height of an image, nm."""
+class _Box(NamedTuple):
+    """Left and lower edge, width and height of a rectangle, nm; y points downwards."""
+
+    left: float
+    bottom: float
+    width: float
+    height: float
+
+
+def _box_of_image(image: xr.DataArray) -> _Box:
     size_y, size_x = image.stem.pixel_sizes
     y0, x0 = (float(image.coords[d][0]) if d in image.coords else 0.0 for d in ("y", "x"))
     n_y, n_x = image.shape
-    return x0 - size_x / 2, y0 + (n_y - 0.5) * size_y, n_x * size_x, n_y * size_y
+    return _Box(x0 - size_x / 2, y0 + (n_y - 0.5) * size_y, n_x * size_x, n_y * size_y)
 
 
-def _box(part: pd.DataFrame) -> tuple[float, float, float, float]:
-    """Left and lower edge, width and height of a box half a spacing wider than the columns, nm."""
+def _box_of_columns(part: pd.DataFrame) -> _Box:
+    """The box of the columns, extended by half a spacing on each side."""
     margin = spacing_of(part, ("y", "x"), default=2 * MARGIN) / 2
     if len(part) == 0:
-        return -margin, margin, 2 * margin, 2 * margin
+        return _Box(-margin, margin, 2 * margin, 2 * margin)
     left, right = float(part["x"].min()) - margin, float(part["x"].max()) + margin
     top, bottom = float(part["y"].min()) - margin, float(part["y"].max()) + margin
-    return left, bottom, right - left, bottom - top
+    return _Box(left, bottom, right - left, bottom - top)
 
 
 def xyz_lines(frame: AtomFrame) -> Iterator[str]:

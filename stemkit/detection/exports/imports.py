@@ -25,7 +25,7 @@ def from_atomap(fitted: Any) -> pd.DataFrame:
     Parameters
     ----------
     fitted : atomap Sublattice, Atom_Lattice, or sequence of Sublattice
-        Of one image.
+        Sublattices of one image.
 
     Returns
     -------
@@ -38,7 +38,7 @@ def from_atomap(fitted: Any) -> pd.DataFrame:
     Raises
     ------
     TypeError
-        If it is none of these.
+        If ``fitted`` is none of these.
     ValueError
         If the sublattices have different pixel sizes.
 
@@ -74,7 +74,7 @@ def from_hyperspy_markers(markers: Any, signal: Any) -> pd.DataFrame:
     Parameters
     ----------
     markers : hyperspy.api.plot.markers.Points
-        Or other markers with one position each, such as ``signal.metadata.Markers.Points`` of a saved signal.
+        Markers with one position each, such as ``signal.metadata.Markers.Points`` of a saved signal.
     signal : hyperspy Signal2D
         The image to which they belong; its axes, in any unit and with any offset, determine the pixels.
 
@@ -82,14 +82,14 @@ def from_hyperspy_markers(markers: Any, signal: Any) -> pd.DataFrame:
     -------
     DataFrame
         ``y, x`` in nm if both axes of the signal are lengths, otherwise in px, from the centre of the first pixel;
-        ``y_px, x_px``. It has neither amplitudes nor errors: ``AtomDetector`` measures them.
+        ``y_px, x_px``. The table has neither amplitudes nor errors: ``AtomDetector`` measures them.
 
     Raises
     ------
     TypeError
         If the markers have no positions.
     ValueError
-        If they differ from image to image, or `signal` does not consist of images.
+        If the markers differ from image to image, or ``signal`` does not consist of images.
 
     See Also
     --------
@@ -140,9 +140,9 @@ def from_statstem(
     coordinates : array-like of shape (n, 2) or more columns
         ``output.coordinates`` of StatSTEM: x and y in angstrom, where the first pixel is at one pixel size, not at 0.
     heights : array-like of shape (n,), optional
-        ``output.eta``.
+        ``output.eta``: amplitudes, in the units of the image.
     widths : array-like of shape (n,) or float, optional
-        ``output.rho``, angstrom.
+        ``output.rho``: column widths (sigma), angstrom.
     pixel_size : float
         ``input.dx`` in nm: a tenth of StatSTEM's number.
     unit : {"nm", "px"}, default="nm"
@@ -185,7 +185,7 @@ def from_statstem(
 
 
 def _table(pixels: NDArray, scale: float, sigma: NDArray, amplitude: NDArray) -> pd.DataFrame:
-    """Table of columns at pixels ``(n, 2)``, with the size of a pixel, widths and heights."""
+    """Table of columns at pixels ``(n, 2)``; ``scale`` is the size of a pixel, and ``sigma`` in the same unit."""
     y, x = (pixels * scale).T
     columns = {"y": y, "x": x, "y_px": pixels[:, 0], "x_px": pixels[:, 1], "amplitude": amplitude, "sigma": sigma}
     return pd.DataFrame(columns).assign(intensity=2 * np.pi * amplitude * sigma**2)

@@ -36,7 +36,7 @@ def projected_columns(
     shape : (int, int)
         ``(n_y, n_x)``, px.
     pixel_size : float
-        nm.
+        Pixel size, nm.
     sigma : float
         Width of a column, nm.
     together : float

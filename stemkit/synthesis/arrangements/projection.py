@@ -35,9 +35,9 @@ class Projection:
     vectors : ndarray of shape (2, 2)
         Rows a and b of the projected cell, ``(y, x)`` in nm: reduced, a along x, y downwards as in an image.
     fractions : ndarray of shape (n_atoms, 2)
-        Of each atom in a and b, from 0 to 1.
+        Position of each atom in units of a and b, from 0 to 1.
     heights : ndarray of shape (n_atoms,)
-        Of each atom along the beam, nm, from 0 to ``period``.
+        Position of each atom along the beam, nm, from 0 to ``period``.
     period : float
         Length of the shortest lattice vector along the beam, nm.
     groups : tuple of ndarray of int

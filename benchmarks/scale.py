@@ -341,7 +341,7 @@ def _checked(path: Path, out: Path) -> dict:
     from stemkit.denoising.inference import _maps_of, for_inference, tile_slices
     from stemkit.denoising.units import from_network, network_units, to_network
     from stemkit.images.pixel_size import mean_pixel_size
-    from stemkit.pixels import FilledImage
+    from stemkit.pixels.filled_image import FilledImage
 
     result, image = stemkit.read(out, lazy=True), FilledImage.of(stemkit.read(path).values)
     denoiser = stemkit.SFINDenoiser().fit(np.eye(64))

@@ -1,5 +1,9 @@
-"""Files around the package: links of the documentation, dependencies of the recipe and of the oldest constraints."""
+"""Files around the package: links of the documentation, imports of the benchmarks and examples, dependencies of the
+recipe and of the oldest constraints.
+"""
 
+import ast
+import importlib
 import runpy
 from pathlib import Path
 
@@ -74,3 +78,25 @@ def _version():
     import stemkit
 
     return stemkit.__version__
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "examples", "docs"])
+def test_names_that_are_imported_from_the_package_exist(folder):
+    """Scripts are not run by the suite, and modules are renamed."""
+    imported = [
+        (path.name, node.module, name.name)
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "stemkit"
+        for name in node.names
+    ]
+    assert imported
+    missing = []
+    for script, module, name in imported:
+        try:
+            found = hasattr(importlib.import_module(module), name) or importlib.import_module(f"{module}.{name}")
+        except ImportError:
+            found = False
+        if not found:
+            missing.append(f"{script}: {module}.{name}")
+    assert missing == []

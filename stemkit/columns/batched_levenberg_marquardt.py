@@ -42,9 +42,7 @@ class BatchedLevenbergMarquardt:
         placeholder[:, :2] = -1e6
         self.parameters = torch.cat([start, placeholder])
         self.center = self._window_centers(self.parameters)
-        crowded = (problem.coupled < self.n).any(1)
-        self.damping = torch.where(crowded, CONSTANTS.crowded_first_damping, CONSTANTS.first_damping).to(start.dtype)
-        self.min_damping = torch.where(crowded, CONSTANTS.crowded_min_damping, CONSTANTS.min_damping).to(start.dtype)
+        self.damping, self.min_damping = (t.to(start.dtype) for t in problem.first_and_min_damping)
         self.all_columns = torch.arange(self.n, device=start.device)
         self.movable = torch.ones_like(self.all_columns, dtype=torch.bool)
         self.last_step = torch.full_like(self.damping, torch.inf)
@@ -84,10 +82,11 @@ class BatchedLevenbergMarquardt:
             marked = torch.as_tensor(np.append(first, False), device=self.start.device)
             marked[:-1] |= marked[self.problem.near].any(1)
             active = self._with_coupled(marked)
+        every_step = bool(self.problem.is_dense.any())
         for i in range(iterations):
             if len(active) == 0:
                 break
-            active = self._advance(active, tolerance, with_shared=i + 1 in COUPLING_UPDATES)
+            active = self._advance(active, tolerance, with_shared=every_step or i + 1 in COUPLING_UPDATES)
         crowded = self.all_columns[(self.problem.coupled < self.n).any(1)]
         if len(crowded):
             self.equations.put(crowded, self._evaluate(self.parameters, crowded))

@@ -36,7 +36,7 @@ class FitProblem:
         Indices of the neighbours whose models extend into the column's window, and of those that are solved for
         together with it, nearest first; padded with n, which stands for an absent neighbour.
     is_dense : Tensor of bool, shape (n,)
-        Columns of dense lattices.
+        Columns of dense lattices whose widths are fitted.
     free : Tensor of bool, shape (n + 1, P)
         Parameters that are fitted.
     scan : Tensor of shape (2, n_y + 2 pad, n_x + 2 pad) or None
@@ -127,7 +127,7 @@ def build_problem(
         Parameters that are fitted.
     device : torch.device
     """
-    is_dense = _is_dense(positions, sigma)
+    is_dense = _is_dense(positions, sigma) & free[:, 3]
     window = np.where(is_dense, DENSE_WINDOW_RADIUS, WINDOW_RADIUS)
     radius = np.maximum(2, np.ceil(window * sigma)).astype(int)
     reach = int(radius.max())
@@ -164,7 +164,7 @@ def _is_dense(positions: NDArray, sigma: NDArray) -> NDArray[np.bool_]:
     reach = CONSTANTS.dense_distance
     pairs = cKDTree(positions).query_pairs(reach * float(sigma.max()), output_type="ndarray")
     distance = np.hypot(*(positions[pairs[:, 0]] - positions[pairs[:, 1]]).T)
-    close = pairs[distance <= reach * sigma[pairs].mean(axis=1)]
+    close = pairs[distance <= reach * sigma[pairs].min(axis=1)]
     dense = np.asarray(np.bincount(close.ravel(), minlength=len(positions)) >= CONSTANTS.dense_neighbors)
     beside = close[dense[close].any(axis=1)]
     dense[beside] = True

@@ -125,9 +125,9 @@ class BatchedLevenbergMarquardt:
         new = self._evaluate(self.parameters, active, None if with_shared else equations.shared)
         slope, slope_at_end = (self._slope(e, change, neighbors) for e in (equations, new))
         # the gain of a step is half the sum of the slopes at its ends
-        worse = (slope + slope_at_end < 0) & (length > CONSTANTS.min_undone_step)
+        worse = (CONSTANTS.undone_overshoot * slope + slope_at_end < 0) & (length > CONSTANTS.min_undone_step)
         if worse.any():
-            self._undo(worse, active, neighbors, before, equations, new)
+            self._undo(worse, active, neighbors, before, new)
         self.equations.put(active, new)
         overshoot = -slope_at_end / slope.clamp_min(1e-200)
         factor = torch.where(overshoot < CONSTANTS.bad_overshoot, 1.0, CONSTANTS.damping_increase)
@@ -137,22 +137,13 @@ class BatchedLevenbergMarquardt:
         self.last_step[active] = length
         return self._unconverged(active, ~worse, tolerance, change)
 
-    def _undo(
-        self,
-        worse: Tensor,
-        active: Tensor,
-        neighbors: Tensor,
-        before: Tensor,
-        equations: NormalEquations,
-        new: NormalEquations,
-    ) -> None:
+    def _undo(self, worse: Tensor, active: Tensor, neighbors: Tensor, before: Tensor, new: NormalEquations) -> None:
         """Undo the steps of columns whose likelihood decreased and of their neighbours, and update ``new``."""
         undone = worse | _has_marked_neighbor(worse, neighbors)
         self.parameters[active[undone]] = before[undone]
-        new.put(undone, equations.take(undone))
-        affected = ~undone & _has_marked_neighbor(undone, neighbors)
-        if affected.any():
-            new.put(affected, self._evaluate(self.parameters, active[affected], new.shared[affected]))
+        # neighbours of the undone columns may have moved: their equations are not the former ones
+        affected = undone | _has_marked_neighbor(undone, neighbors)
+        new.put(affected, self._evaluate(self.parameters, active[affected], new.shared[affected]))
 
     def _evaluate(self, parameters: Tensor, columns: Tensor, shared: Tensor | None = None) -> NormalEquations:
         """Normal equations with the prior and the penalty for different backgrounds of overlapping columns; former

@@ -6,13 +6,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["CONSTANTS", "COUPLING_UPDATES", "DENSE_WINDOW_RADIUS", "IS_COUPLING_UPDATE", "RENDER_RADIUS", "WINDOW_RADIUS", "Constants"]
+__all__ = [
+    "CONSTANTS",
+    "COUPLING_UPDATES",
+    "DENSE_WINDOW_RADIUS",
+    "IS_COUPLING_UPDATE",
+    "RENDER_RADIUS",
+    "WINDOW_RADIUS",
+    "Constants",
+]
 
 #: Radius of a column's window, the pixels it is fitted to, sigmas (chosen: its height there is 4 % of the amplitude).
 WINDOW_RADIUS = 2.5
-#: Radius of the window of a column in a dense lattice, sigmas (chosen: 0.5 % of the amplitude. The equations of a column
-#: do not contain its tail beyond the window, which those of its neighbours do: where columns overlap on all sides, fits
-#: of their widths with smaller windows do not converge to the minimum, ``tests/columns/test_dense.py``).
+#: Radius of the window of a column in a dense lattice, sigmas (chosen: 0.5 % of the amplitude. The equations of a
+#: column do not contain its tail beyond the window, which those of its neighbours do: where columns overlap on all
+#: sides, fits of their widths with smaller windows do not converge to the minimum, ``tests/columns/test_dense.py``).
 DENSE_WINDOW_RADIUS = 3.25
 #: Radius within which the model of a column is drawn, sigmas (chosen: its height there is 4e-5 of the amplitude).
 RENDER_RADIUS = 4.5
@@ -58,8 +66,6 @@ class Constants(NamedTuple):
     converged_relative_step: float = 3e-5
     #: Shortest step that is undone where it decreases the likelihood, standard errors.
     min_undone_step: float = 0.05
-    #: Overshoot from which such a step is undone.
-    undone_overshoot: float = 3.0
     #: Overshoot from which such a step is undone.
     undone_overshoot: float = 3.0
     #: Damping above which a short step is no sign of convergence.

@@ -1,7 +1,7 @@
 """Errors of the detector relative to Cramér-Rao bounds: ``python benchmarks/column_precision.py`` checks the bounds.
 
-``python benchmarks/columns.py`` prints the parts ``precision`` and ``pairs``, which are defined here. Images, noise and
-bounds are plain NumPy; only the JSON text of the noise model comes from stemkit.
+``python benchmarks/columns.py`` prints the parts ``precision``, ``pairs`` and ``dense``, which are defined here.
+Images, noise and bounds are plain NumPy; only the JSON text of the noise model comes from stemkit.
 
 SNR is a column's amplitude over the standard deviation of the noise of one pixel at its centre (of the brighter column
 alone, in a pair): for counted electrons, that of 5 % dark and 95 % counted variance there. A bound is the square root
@@ -28,6 +28,7 @@ from plain_scenes import Columns, Noise, pointwise_noise, render
 from scipy import signal as filters
 
 from stemkit import AtomDetector, NoiseModel, PointwiseNoise
+from stemkit.columns import fit_columns
 from stemkit.images.provenance import check_noise_attr
 from stemkit.metrics import match_columns
 
@@ -300,6 +301,43 @@ def pair_figures(table: pd.DataFrame, places: NDArray, limit: NDArray) -> dict[s
         "pull 1": pull[0],
         "pull 2": pull[1],
     }
+
+
+# --- dense lattices ----------------------------------------------------------------------------------------------
+
+
+def dense(folder: Path | None, quick: bool) -> pd.DataFrame:
+    """Square lattices whose columns overlap on all sides: standard deviations of the errors in stated errors.
+
+    Two kinds of columns alternate, 12 % different in width and 30 % in height, displaced by 5 % of a width. Columns in
+    the two outer rows are left out. The fits start at the truth, with one width for all columns.
+    """
+    rows = []
+    for apart in (2.8, 3.0, 3.3, 4.0):
+        for snr in (30.0, 300.0):
+            found = [dense_errors(apart, snr, seed) for seed in range(1 if quick else 4)]
+            together = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+            spread = {name: float(np.nanstd(values)) for name, values in together.items()}
+            rows.append({"apart sigma": apart, "snr": snr, "columns": len(together["y"]), **spread})
+    return pd.DataFrame(rows)
+
+
+def dense_errors(apart: float, snr: float, seed: int, sigma: float = 3.0, n_side: int = 18) -> dict[str, NDArray]:
+    """Errors of the columns inside a lattice, in stated errors."""
+    rng = np.random.default_rng(seed)
+    index = np.mgrid[0:n_side, 0:n_side].reshape(2, -1).T
+    places = (index + 1.5) * apart * sigma + rng.normal(0, 0.05 * sigma, index.shape)
+    width = sigma * np.where(index.sum(axis=1) % 2, 1.0, 1.12)
+    height = np.where(index[:, 0] % 2, 1.0, 0.7)
+    y, x = np.mgrid[0 : int((n_side + 2) * apart * sigma), 0 : int((n_side + 2) * apart * sigma)]
+    image = 0.3 + rng.normal(0, 1 / snr, y.shape)
+    for place, w, h in zip(places, width, height, strict=True):
+        image += h * np.exp(-((y - place[0]) ** 2 + (x - place[1]) ** 2) / (2 * w**2))
+    fits = fit_columns(image, places, sigma, variance=snr**-2)
+    inside = ((index > 1) & (index < n_side - 2)).all(axis=1)
+    truth = {"y": places[:, 0], "x": places[:, 1], "amplitude": height, "sigma": width}
+    truth["intensity"] = 2 * np.pi * height * width**2
+    return {name: ((getattr(fits, name) - true) / getattr(fits, f"{name}_err"))[inside] for name, true in truth.items()}
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
 """Speed and precision of the detector: ``python benchmarks/columns.py [FOLDER] [--parts NAME ...] [--quick]``.
 
 Parts that need no data: ``speed`` (ms per column and memory of ``AtomDetector.transform``), ``precision`` (single
-columns: RMS error relative to the Cramér-Rao bound and to the stated error) and ``pairs`` (the same for two close
-columns). Parts that need FOLDER: ``detection`` (F1 on scenes with known truth), ``simulated`` (multislice images) and
-``real`` (standard deviation of the nearest-neighbour distances of a crystal). If Atomap is installed, it measures the
-same columns in ``speed`` and ``real``.
+columns: RMS error relative to the Cramér-Rao bound and to the stated error), ``pairs`` (the same for two close
+columns) and ``dense`` (errors relative to the stated ones in lattices that overlap on all sides). Parts that need
+FOLDER: ``detection`` (F1 on scenes with known truth), ``simulated`` (multislice images) and ``real`` (standard
+deviation of the nearest-neighbour distances of a crystal). If Atomap is installed, it measures the same columns in
+``speed`` and ``real``.
 
 The bounds and the SNR are defined in ``column_precision.py``; the bounds are checked first.
 """
@@ -24,7 +25,7 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
-from column_precision import bounds, check, fitted, pairs, precision, recorded
+from column_precision import bounds, check, dense, fitted, pairs, precision, recorded
 from numpy.typing import NDArray
 from plain_scenes import Columns, Noise, render
 from scenes import BORDER, HALF_CELL
@@ -386,6 +387,7 @@ PARTS = {
     "speed": speed,
     "precision": precision,
     "pairs": pairs,
+    "dense": dense,
     "detection": detection,
     "simulated": simulated,
     "real": real,

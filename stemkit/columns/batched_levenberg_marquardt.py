@@ -42,9 +42,7 @@ class BatchedLevenbergMarquardt:
         placeholder[:, :2] = -1e6
         self.parameters = torch.cat([start, placeholder])
         self.center = self._window_centers(self.parameters)
-        crowded = (problem.coupled < self.n).any(1)
-        self.damping = torch.where(crowded, CONSTANTS.crowded_first_damping, CONSTANTS.first_damping).to(start.dtype)
-        self.min_damping = torch.where(crowded, CONSTANTS.crowded_min_damping, CONSTANTS.min_damping).to(start.dtype)
+        self.damping, self.min_damping = (t.to(start.dtype) for t in problem.first_and_min_damping)
         self.all_columns = torch.arange(self.n, device=start.device)
         self.movable = torch.ones_like(self.all_columns, dtype=torch.bool)
         self.last_step = torch.full_like(self.damping, torch.inf)
@@ -84,10 +82,11 @@ class BatchedLevenbergMarquardt:
             marked = torch.as_tensor(np.append(first, False), device=self.start.device)
             marked[:-1] |= marked[self.problem.near].any(1)
             active = self._with_coupled(marked)
+        every_step = bool(self.problem.is_dense.any())
         for i in range(iterations):
             if len(active) == 0:
                 break
-            active = self._advance(active, tolerance, with_shared=i + 1 in COUPLING_UPDATES)
+            active = self._advance(active, tolerance, with_shared=every_step or i + 1 in COUPLING_UPDATES)
         crowded = self.all_columns[(self.problem.coupled < self.n).any(1)]
         if len(crowded):
             self.equations.put(crowded, self._evaluate(self.parameters, crowded))
@@ -126,9 +125,9 @@ class BatchedLevenbergMarquardt:
         new = self._evaluate(self.parameters, active, None if with_shared else equations.shared)
         slope, slope_at_end = (self._slope(e, change, neighbors) for e in (equations, new))
         # the gain of a step is half the sum of the slopes at its ends
-        worse = (slope + slope_at_end < 0) & (length > CONSTANTS.min_undone_step)
+        worse = (CONSTANTS.undone_overshoot * slope + slope_at_end < 0) & (length > CONSTANTS.min_undone_step)
         if worse.any():
-            self._undo(worse, active, neighbors, before, equations, new)
+            self._undo(worse, active, neighbors, before, new)
         self.equations.put(active, new)
         overshoot = -slope_at_end / slope.clamp_min(1e-200)
         factor = torch.where(overshoot < CONSTANTS.bad_overshoot, 1.0, CONSTANTS.damping_increase)
@@ -138,22 +137,13 @@ class BatchedLevenbergMarquardt:
         self.last_step[active] = length
         return self._unconverged(active, ~worse, tolerance, change)
 
-    def _undo(
-        self,
-        worse: Tensor,
-        active: Tensor,
-        neighbors: Tensor,
-        before: Tensor,
-        equations: NormalEquations,
-        new: NormalEquations,
-    ) -> None:
+    def _undo(self, worse: Tensor, active: Tensor, neighbors: Tensor, before: Tensor, new: NormalEquations) -> None:
         """Undo the steps of columns whose likelihood decreased and of their neighbours, and update ``new``."""
         undone = worse | _has_marked_neighbor(worse, neighbors)
         self.parameters[active[undone]] = before[undone]
-        new.put(undone, equations.take(undone))
-        affected = ~undone & _has_marked_neighbor(undone, neighbors)
-        if affected.any():
-            new.put(affected, self._evaluate(self.parameters, active[affected], new.shared[affected]))
+        # neighbours of the undone columns may have moved: their equations are not the former ones
+        affected = undone | _has_marked_neighbor(undone, neighbors)
+        new.put(affected, self._evaluate(self.parameters, active[affected], new.shared[affected]))
 
     def _evaluate(self, parameters: Tensor, columns: Tensor, shared: Tensor | None = None) -> NormalEquations:
         """Normal equations with the prior and the penalty for different backgrounds of overlapping columns; former

@@ -6,14 +6,26 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["CONSTANTS", "COUPLING_UPDATES", "IS_COUPLING_UPDATE", "RENDER_RADIUS", "WINDOW_RADIUS", "Constants"]
+__all__ = [
+    "CONSTANTS",
+    "COUPLING_UPDATES",
+    "DENSE_WINDOW_RADIUS",
+    "IS_COUPLING_UPDATE",
+    "RENDER_RADIUS",
+    "WINDOW_RADIUS",
+    "Constants",
+]
 
 #: Radius of a column's window, the pixels it is fitted to, sigmas (chosen: its height there is 4 % of the amplitude).
 WINDOW_RADIUS = 2.5
+#: Radius of the window of a column in a dense lattice, sigmas (chosen: 0.5 % of the amplitude. The equations of a
+#: column do not contain its tail beyond the window, which those of its neighbours do: where columns overlap on all
+#: sides, fits of their widths with smaller windows do not converge to the minimum, ``tests/columns/test_dense.py``).
+DENSE_WINDOW_RADIUS = 3.25
 #: Radius within which the model of a column is drawn, sigmas (chosen: its height there is 4e-5 of the amplitude).
 RENDER_RADIUS = 4.5
 #: Steps of a column after which the off-diagonal blocks with its neighbours are computed again; in between they change
-#: little (chosen).
+#: little (chosen). In dense lattices they are computed after each step.
 COUPLING_UPDATES = (1, 2, 4, 8, 16)
 #: Whether the i-th step is one of these; the last element stands for all later ones.
 IS_COUPLING_UPDATE = np.isin(np.arange(max(COUPLING_UPDATES) + 2), COUPLING_UPDATES)
@@ -31,7 +43,13 @@ class Constants(NamedTuple):
     #: Largest distance of the neighbours that are solved for together with it.
     coupled_distance: float = 5.5
     #: Largest number of these neighbours.
-    max_coupled: int = 20
+    max_coupled: int = 32
+    #: A lattice is dense around a column with at least ``dense_neighbors`` others that are nearer than this.
+    dense_distance: float = 3.5
+    dense_neighbors: int = 3
+    #: Largest distance of the neighbours that are then solved for together with it (derived: further windows do not
+    #: overlap).
+    dense_coupled_distance: float = 2 * DENSE_WINDOW_RADIUS
     #: Weight, per shared pixel of two windows, of the squared difference of the backgrounds of both columns.
     background_penalty: float = 10.0
     #: Largest distance of a fitted position from the start.
@@ -48,6 +66,8 @@ class Constants(NamedTuple):
     converged_relative_step: float = 3e-5
     #: Shortest step that is undone where it decreases the likelihood, standard errors.
     min_undone_step: float = 0.05
+    #: Overshoot from which such a step is undone.
+    undone_overshoot: float = 3.0
     #: Damping above which a short step is no sign of convergence.
     converged_damping: float = 0.1
     #: Excess of the residual's variance over that of the noise from which errors are scaled up, standard deviations.
@@ -61,6 +81,9 @@ class Constants(NamedTuple):
     crowded_first_damping: float = 0.3
     #: Least damping of such a column.
     crowded_min_damping: float = 0.01
+    #: The same of a column in a dense lattice, whose equations are those of a minimum.
+    dense_first_damping: float = 0.01
+    dense_min_damping: float = 1e-6
     #: Damping from which a column is no longer fitted: the fit has failed.
     max_damping: float = 1e4
     #: Overshoot of a step, as a fraction of its length, below which the damping is decreased.

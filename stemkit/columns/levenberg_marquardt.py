@@ -56,7 +56,8 @@ class CompiledLevenbergMarquardt:
         placeholder[0, :2], placeholder[0, 3] = -1e6, 1.0
         parameters = np.concatenate([start.numpy(), placeholder])
         crowded: NDArray[np.bool_] = np.asarray((coupled < self.n).any(1))
-        self._crowded = crowded
+        self._crowded, self._dense = crowded, problem.is_dense.numpy()
+        damping, min_damping = (t.numpy().copy() for t in problem.first_and_min_damping)
         self.images = _problem_arrays(problem)
         self.arrays = self.images[0]
         self.equations = EquationArrays(
@@ -73,8 +74,8 @@ class CompiledLevenbergMarquardt:
             start=np.ascontiguousarray(start.numpy()),
             sigma=np.ascontiguousarray(sigma.numpy()),
             prior=np.empty((0, 3)) if prior is None else np.ascontiguousarray(prior.numpy()),
-            damping=np.where(crowded, CONSTANTS.crowded_first_damping, CONSTANTS.first_damping),
-            min_damping=np.where(crowded, CONSTANTS.crowded_min_damping, CONSTANTS.min_damping),
+            damping=damping,
+            min_damping=min_damping,
             last_step=np.full(self.n, np.inf),
             background_weight=np.zeros(coupled.shape),
             evaluated=np.zeros(self.n, dtype=bool),
@@ -162,6 +163,7 @@ class CompiledLevenbergMarquardt:
         state.n_steps[columns] += 1
         state.outdated[columns] |= (length > min_step) & self._crowded[columns]
         with_shared = IS_COUPLING_UPDATE[np.minimum(state.n_steps[columns], len(IS_COUPLING_UPDATE) - 1)]
+        with_shared |= self._dense[columns]
         self._evaluate(columns, with_shared)
         undone, affected = accept_or_undo(*common, columns, subset_index, change, length, slope)
         if undone.any():

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from stemkit.columns.constants import CONSTANTS, RENDER_RADIUS, WINDOW_RADIUS
+from stemkit.columns.constants import CONSTANTS, DENSE_WINDOW_RADIUS, RENDER_RADIUS, WINDOW_RADIUS
 from stemkit.columns.noise import FitNoise
 
 __all__ = ["FitProblem", "build_problem", "find_neighbors"]
@@ -35,6 +35,8 @@ class FitProblem:
     near, coupled : Tensor of shape (n, k)
         Indices of the neighbours whose models extend into the column's window, and of those that are solved for
         together with it, nearest first; padded with n, which stands for an absent neighbour.
+    is_dense : Tensor of bool, shape (n,)
+        Columns of dense lattices whose widths are fitted.
     free : Tensor of bool, shape (n + 1, P)
         Parameters that are fitted.
     scan : Tensor of shape (2, n_y + 2 pad, n_x + 2 pad) or None
@@ -50,9 +52,26 @@ class FitProblem:
     noise: FitNoise
     near: Tensor
     coupled: Tensor
+    is_dense: Tensor
     free: Tensor
     scan: Tensor | None = None
     weight: Tensor | None = None
+
+    @property
+    def first_and_min_damping(self) -> tuple[Tensor, Tensor]:
+        """Damping of the first step of each column, and its least damping, ``(n,)``."""
+        crowded = (self.coupled < len(self.coupled)).any(1)
+        alone, overlapping, dense = (
+            torch.tensor(pair, dtype=torch.float64, device=crowded.device)
+            for pair in (
+                (CONSTANTS.first_damping, CONSTANTS.min_damping),
+                (CONSTANTS.crowded_first_damping, CONSTANTS.crowded_min_damping),
+                (CONSTANTS.dense_first_damping, CONSTANTS.dense_min_damping),
+            )
+        )
+        damping = torch.where(crowded[:, None], overlapping, alone)
+        first, least = torch.where((crowded & self.is_dense)[:, None], dense, damping).T
+        return first, least
 
     @property
     def span(self) -> Tensor:
@@ -108,11 +127,13 @@ def build_problem(
         Parameters that are fitted.
     device : torch.device
     """
-    radius = np.maximum(2, np.ceil(WINDOW_RADIUS * sigma)).astype(int)
+    is_dense = _is_dense(positions, sigma) & free[:, 3]
+    window = np.where(is_dense, DENSE_WINDOW_RADIUS, WINDOW_RADIUS)
+    radius = np.maximum(2, np.ceil(window * sigma)).astype(int)
     reach = int(radius.max())
     pad = 2 * reach + 2
     near = find_neighbors(positions, radius, RENDER_RADIUS * sigma)
-    coupled = _coupled(positions, near, sigma)
+    coupled = _coupled(positions, near, sigma, is_dense)
 
     def single(array: NDArray, mode: str = "constant") -> Tensor:
         return torch.as_tensor(np.ascontiguousarray(_padded(array, pad, mode), dtype=np.float32), device=device)
@@ -125,6 +146,7 @@ def build_problem(
         noise=noise,
         near=torch.as_tensor(near, device=device),
         coupled=torch.as_tensor(coupled, device=device),
+        is_dense=torch.as_tensor(is_dense, device=device),
         free=torch.as_tensor(np.concatenate([free, free[:1]]), device=device),
         scan=None if shifts is None else single(shifts, "edge"),
         weight=None if weight is None else single(weight),
@@ -137,7 +159,19 @@ def _padded(values: NDArray, pad: int, mode: str = "constant") -> NDArray:
     return np.pad(values, widths, mode=mode)  # type: ignore[call-overload]
 
 
-def _coupled(positions: NDArray, near: NDArray, sigma: NDArray) -> NDArray[np.int64]:
+def _is_dense(positions: NDArray, sigma: NDArray) -> NDArray[np.bool_]:
+    """Columns ``(n,)`` of dense lattices: those that overlap others on all sides, and these others."""
+    reach = CONSTANTS.dense_distance
+    pairs = cKDTree(positions).query_pairs(reach * float(sigma.max()), output_type="ndarray")
+    distance = np.hypot(*(positions[pairs[:, 0]] - positions[pairs[:, 1]]).T)
+    close = pairs[distance <= reach * sigma[pairs].min(axis=1)]
+    dense = np.asarray(np.bincount(close.ravel(), minlength=len(positions)) >= CONSTANTS.dense_neighbors)
+    beside = close[dense[close].any(axis=1)]
+    dense[beside] = True
+    return dense
+
+
+def _coupled(positions: NDArray, near: NDArray, sigma: NDArray, is_dense: NDArray) -> NDArray[np.int64]:
     """Neighbours that are solved for together with each column, nearest first, padded with n."""
     n = len(positions)
     if near.shape[1] == 0:
@@ -146,9 +180,8 @@ def _coupled(positions: NDArray, near: NDArray, sigma: NDArray) -> NDArray[np.in
     distance = np.hypot(*np.moveaxis(padded[near] - positions[:, None], -1, 0))
     # in units of the mean width of both columns
     distance /= (sigma[:, None] + np.append(sigma, 1.0)[near]) / 2
-    not_coupled = (distance > CONSTANTS.coupled_distance) | (
-        distance.min(axis=1, keepdims=True) > CONSTANTS.crowded_distance
-    )
+    reach = np.where(is_dense, CONSTANTS.dense_coupled_distance, CONSTANTS.coupled_distance)
+    not_coupled = (distance > reach[:, None]) | (distance.min(axis=1, keepdims=True) > CONSTANTS.crowded_distance)
     coupled = np.where(not_coupled, n, near)
     order = np.argsort(np.where(not_coupled, np.inf, distance), axis=1, kind="stable")
     most = min(CONSTANTS.max_coupled, int((coupled < n).sum(1).max()))

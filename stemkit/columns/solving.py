@@ -16,7 +16,7 @@ MAX_CYCLES = 20
 #: Norm of their residual at convergence, relative to that of the gradient (chosen).
 TOLERANCE = 1e-2
 #: Largest number of neighbours whose parameters are free in the errors of a column, the nearest ones (chosen).
-MAX_JOINT = 8
+MAX_JOINT = 14
 #: Added to the unit diagonal of each scaled block before its inversion (chosen).
 RIDGE = 1e-9
 #: Number of columns whose covariances are computed at once (chosen: bounds the memory).

@@ -197,9 +197,9 @@ class ColumnFitter:
         return replace(start, fits=fits.updated(is_near, again.take(is_near[is_part])))
 
     def window_widths(self, columns: FittedColumns) -> NDArray[np.float64]:
-        """Widths ``(n,)`` that determine the windows of fits: the learnt one, or a larger one for wide columns."""
+        """Widths ``(n,)`` that determine the windows of fits: the learnt one, or that of wide columns."""
         is_wide = ~columns.width_fixed & (columns.fits.sigma > CONSTANTS.wide**0.5 * self.width)
-        return np.where(is_wide, CONSTANTS.wide * self.width, self.width)
+        return np.where(is_wide, np.minimum(columns.fits.sigma, CONSTANTS.wide * self.width), self.width)
 
     def start_at(self, positions: NDArray, fits: ColumnFits) -> ColumnFits:
         """Starting values of new columns at these positions between fitted ones."""

@@ -115,7 +115,9 @@ class ColumnSearch:
         result = searched._search(_binned_candidates(network, coarse))
         candidates = replace(result.columns, fits=result.columns.fits.unbinned(coarse // fine))
         final = self._binned(fine)
-        columns = final._fit_finally(candidates).take(result.is_column)
+        # what is in the image but not a column could take part of the amplitude of a column next to it
+        fitted = result.is_column | ~is_inside(result.columns.fits, searched.image)
+        columns = final._fit_finally(candidates.take(fitted)).take(result.is_column[fitted])
         found = FoundColumns(columns.fits, columns.width_fixed, np.zeros(len(columns), dtype=bool))
         shown = _binned_candidates(network, fine)
         if shown is not None:

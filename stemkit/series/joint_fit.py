@@ -13,7 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from stemkit.columns import ColumnFits, fit_columns
-from stemkit.columns.constants import RENDER_RADIUS, WINDOW_RADIUS
+from stemkit.columns.constants import DENSE_WINDOW_RADIUS, RENDER_RADIUS
 from stemkit.detection import Quality
 from stemkit.detection.normalized_image import FRAMES, NormalizedImage
 from stemkit.detection.table import table_of
@@ -42,7 +42,7 @@ LEAST_SHOWN = 0.5
 MOST_PIXELS = 2**22
 #: Distance up to which other columns are fitted with those of a tile, median widths (derived: all columns whose models
 #: extend into the windows of these have complete windows).
-MARGIN = 2 * WINDOW_RADIUS + RENDER_RADIUS
+MARGIN = 2 * DENSE_WINDOW_RADIUS + RENDER_RADIUS
 
 
 def measure_series(

@@ -107,7 +107,7 @@ def accept_or_undo(problem, state, equations, constants, columns, subset_index, 
             if subset_index[j] < m:
                 at_start += slope[subset_index[j]]
                 at_end += slope_at_end[subset_index[j]]
-        worse[i] = at_start + at_end < 0.0 and length[i] > constants.min_undone_step
+        worse[i] = constants.undone_overshoot * at_start + at_end < 0.0 and length[i] > constants.min_undone_step
         overshoot = -at_end / max(at_start, 1e-200)
         factor = 1.0
         if overshoot < constants.good_overshoot:

@@ -119,17 +119,17 @@ def fit_columns(
     Notes
     -----
     The model is ``sum of A exp(-r^2 / (2 sigma^2)) + B``, fitted by the Levenberg-Marquardt method to the pixels within
-    ``2.5 sigma`` of each column, or ``3.25 sigma`` in dense lattices, where it overlaps others on all sides. The model of
-    a pixel contains all columns nearby. Columns nearer to each other than ``4.5 sigma`` are solved for together. The
-    background of a pixel is the mean of those of the columns whose windows
-    contain it, and differences of the backgrounds of overlapping columns are penalised. Residuals are weighted by the
-    inverse covariance of the noise: its variance at the *model's* intensity (weights from the data would favour pixels
-    that are low by chance), its correlation along the row, and streaks. The fitted numbers are thus those of (quasi-)
-    maximum likelihood [1]_, and their covariance is the inverse Fisher information of a column and its nearest
-    neighbours. Where the residual is significantly larger than the noise explains, as for non-Gaussian columns, errors
-    are multiplied by the ratio. Columns are displaced by slopes of the background: where the residual of a column shows
-    one, its numbers are corrected to first order, which is the fit with two more parameters; the errors of the slopes,
-    and a standard deviation ``tilt`` of those that the residual does not show, are included in the errors.
+    ``2.5 sigma`` of each column, or ``3.25 sigma`` in dense lattices, where it overlaps others on all sides. The model
+    of a pixel contains all columns nearby. Columns nearer to each other than ``4.5 sigma`` are solved for together. The
+    background of a pixel is the mean of those of the columns whose windows contain it, and differences of the
+    backgrounds of overlapping columns are penalised. Residuals are weighted by the inverse covariance of the noise: its
+    variance at the *model's* intensity (weights from the data would favour pixels that are low by chance), its
+    correlation along the row, and streaks. The fitted numbers are thus those of (quasi-) maximum likelihood [1]_, and
+    their covariance is the inverse Fisher information of a column and its nearest neighbours. Where the residual is
+    significantly larger than the noise explains, as for non-Gaussian columns, errors are multiplied by the ratio.
+    Columns are displaced by slopes of the background: where the residual of a column shows one, its numbers are
+    corrected to first order, which is the fit with two more parameters; the errors of the slopes, and a standard
+    deviation ``tilt`` of those that the residual does not show, are included in the errors.
 
     References
     ----------

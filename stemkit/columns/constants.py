@@ -66,7 +66,7 @@ class Constants(NamedTuple):
     converged_relative_step: float = 3e-5
     #: Shortest step that is undone where it decreases the likelihood, standard errors.
     min_undone_step: float = 0.05
-    #: Overshoot from which such a step is undone.
+    #: Overshoot from which such a step is undone, as a fraction of its length: small ones only increase the damping.
     undone_overshoot: float = 3.0
     #: Damping above which a short step is no sign of convergence.
     converged_damping: float = 0.1
@@ -81,7 +81,8 @@ class Constants(NamedTuple):
     crowded_first_damping: float = 0.3
     #: Least damping of such a column.
     crowded_min_damping: float = 0.01
-    #: The same of a column in a dense lattice, whose equations are those of a minimum.
+    #: Damping of the first step of a column in a dense lattice, and the least one there. They may be small, since its
+    #: window contains nearly all of its tail: steps converge to a minimum.
     dense_first_damping: float = 0.01
     dense_min_damping: float = 1e-6
     #: Damping from which a column is no longer fitted: the fit has failed.

@@ -38,7 +38,7 @@ class _Constants:
     refit_distance: float = 7.0
     #: Fraction of columns in a partial fit above which all are fitted again.
     max_partial: float = 0.4
-    #: Width of the windows of wide columns, in learnt widths.
+    #: Largest width by which the windows of wide columns are chosen, in learnt widths; columns are wide from its root.
     wide: float = 2.0
     #: Number of columns whose median background is the starting one of a new column.
     background_neighbors: int = 6
